@@ -1,0 +1,1 @@
+"""Measure, evaluate, infer, judge and report. Never imports torch."""

@@ -1,0 +1,1 @@
+"""One statistical method a file, each opening with its formula and source."""

@@ -1,0 +1,1 @@
+"""Teachers, students, fine-tuning, distillation, pruning, quantization."""

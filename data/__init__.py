@@ -1,0 +1,1 @@
+"""Studies: cases, splits, patients, subgroups, and the synthetic study."""

@@ -1,0 +1,84 @@
+"""`Study` and `Case`: a table of images with splits, labels, patients and subgroups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.runtime.pixels import Pixels
+from medfm_compress.runtime.task import TaskKind
+
+Split = Literal["train", "val", "test", "unlabelled"]
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """One image of a study.
+
+    Attributes:
+        image: path relative to the study, or a key inside its file; unique in the study.
+        split: ``train``, ``val``, ``test`` or any other name (kept, never trained on).
+        target: binary and multiclass: ``(index of the label,)``; multilabel: one 0/1 a label; empty if unlabelled.
+        patient: key that clusters cases; empty where the study has none (the case is then its own cluster).
+        mask: path of a mask relative to the study, or empty.
+        subgroups: further columns, e.g. ``{"sex": "F"}``.
+    """
+
+    image: str
+    split: str
+    target: tuple[int, ...] = ()
+    patient: str = ""
+    mask: str = ""
+    subgroups: dict[str, str] = {}
+
+    @property
+    def cluster(self) -> str:
+        """Patient, or the image itself where no patient is known."""
+        return self.patient or f"image:{self.image}"
+
+
+class ImageSource(Protocol):
+    """Where a study's pixels come from."""
+
+    def read(self, image: str) -> Pixels:
+        """Decode one image at its own bit depth; raises ``ImageRefused``."""
+        ...
+
+    def content_sha256(self, image: str) -> str:
+        """Hex sha256 of the stored image (file bytes, or array bytes in an ``.npz``)."""
+        ...
+
+
+class Study(msgspec.Struct, frozen=True, kw_only=True):
+    """Cases with labels; immutable.
+
+    Attributes:
+        root: folder or file it was opened from.
+        kind: task kind that the label columns imply.
+        labels: names, in the order of the network's outputs.
+        cases: all of them, in the table's order.
+        source: decodes the images.
+    """
+
+    root: Path
+    kind: TaskKind
+    labels: tuple[str, ...]
+    cases: tuple[Case, ...]
+    source: ImageSource
+
+    def split(self, name: str) -> tuple[Case, ...]:
+        """Labelled and unlabelled cases of one split, in the table's order."""
+        return tuple(case for case in self.cases if case.split == name)
+
+    def targets(self, cases: tuple[Case, ...]) -> NDArray[np.int64]:
+        """Targets ``[n, 1]`` (binary, multiclass) or ``[n, labels]`` (multilabel), int64, of labelled cases."""
+        return np.array([case.target for case in cases], dtype=np.int64)
+
+    def subgroup_names(self) -> tuple[str, ...]:
+        """Subgroup columns in the order of the table."""
+        names: Mapping[str, None] = {name: None for case in self.cases for name in case.subgroups}
+        return tuple(names)

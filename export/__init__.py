@@ -1,0 +1,1 @@
+"""(nn.Module, ImageSpec, Task) to ONNX and OpenVINO, with parity checked."""

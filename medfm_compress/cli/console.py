@@ -1,0 +1,37 @@
+"""What the commands print: lines and tables for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+
+def say(text: str = "") -> None:
+    """Print one line for people on standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def progress(text: str) -> None:
+    """Print one line of progress on standard error, so that standard output stays clean."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print an aligned table: first column left, the others right."""
+    cells = [list(headers), *[list(row) for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
+    for number, row in enumerate(cells):
+        first = row[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        say("  ".join([first, *rest]).rstrip())
+        if number == 0:
+            say("  ".join("-" * width for width in widths))
+
+
+def emit_json(value: Any) -> None:
+    """Print one JSON document on standard output."""
+    say(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -1,0 +1,1 @@
+"""The device: bundle, preprocessing, DICOM, sessions, engine. Imports numpy and little else."""

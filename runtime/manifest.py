@@ -1,0 +1,132 @@
+"""The bundle's manifest: types only. `bundle` reads and writes the file around them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.task import Task
+
+SCHEMA_VERSION = 1
+
+Backend = Literal["onnxruntime", "openvino"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file inside the bundle: its path, size in bytes and hex sha256."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Tensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One input or output of the network: name, role (``image``, ``logits``), shape, float32."""
+
+    name: str
+    role: Literal["image", "logits"]
+    shape: tuple[int, ...]
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One deployable form of the network.
+
+    Attributes:
+        name: unique in the bundle, e.g. ``openvino-cpu-int8``.
+        files: member paths; the first is the one to open (an OpenVINO ``.xml`` is followed by its ``.bin``).
+        backend: engine that runs it.
+        device: ``cpu`` or ``cuda``.
+        precision: inference precision, always set explicitly on the engine.
+        instruction_set: CPU flags it needs, in Linux's spelling, e.g. ``("avx512_vnni",)``; empty needs none. A
+            member ``"avx512_vnni|avx_vnni"`` is met by either.
+        engine_versions: version specifier of the engine, e.g. ``>=1.23,<2``.
+        golden_tolerance: largest allowed relative logit error on the golden cases (see `goldens`).
+    """
+
+    name: str
+    files: tuple[str, ...]
+    backend: Backend
+    device: Literal["cpu", "cuda"]
+    precision: Precision
+    instruction_set: tuple[str, ...] = ()
+    engine_versions: str = ""
+    golden_tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise InputError(f"variant {self.name!r} has no files")
+
+    @property
+    def target(self) -> str:
+        """``backend:device:precision``."""
+        return f"{self.backend}:{self.device}:{self.precision}"
+
+
+class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the gate said of one variant, and of exactly which model and under which policy.
+
+    Attributes:
+        variant: its name.
+        outcome: pass, fail or inconclusive.
+        model_digest: of the bundle that was judged; a verdict that cites another digest is void.
+        policy_sha256: of the policy file.
+        report_sha256: of the report's JSON.
+        date: ISO 8601, UTC.
+    """
+
+    variant: str
+    outcome: Outcome
+    model_digest: str
+    policy_sha256: str
+    report_sha256: str
+    date: str
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the model came from. Nothing of a patient: fingerprints and names of models only.
+
+    Attributes:
+        teacher: name of the teacher's architecture and the sha256 of its weights.
+        teacher_licence: SPDX id or sentence; travels with every student.
+        student: likewise for the deployed network.
+        study_fingerprint: sha256 over the study's table and images.
+        steps: what was done, in order, one line each.
+        recipe_sha256: of the recipe file, empty without one.
+        libraries: name → version of what made it.
+        date: ISO 8601, UTC; from SOURCE_DATE_EPOCH where that is set.
+    """
+
+    teacher: str = ""
+    teacher_licence: str = ""
+    student: str = ""
+    study_fingerprint: str = ""
+    steps: tuple[str, ...] = ()
+    recipe_sha256: str = ""
+    libraries: dict[str, str] = {}
+    date: str = ""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything a device needs to know before it opens a model file.
+
+    ``model_digest`` covers task, image spec, tensors, variants and the hashes of their files and goldens; not report,
+    verdicts or provenance, so that they may be added without a new model.
+    """
+
+    schema_version: int
+    name: str
+    task: Task
+    image_spec: ImageSpec
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    variants: tuple[Variant, ...]
+    members: tuple[Member, ...]
+    provenance: Provenance
+    intended_use: str
+    model_digest: str
+    verdicts: tuple[StoredVerdict, ...] = ()

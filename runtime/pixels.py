@@ -1,0 +1,34 @@
+"""`Pixels`: a decoded image at its own bit depth, before any preprocessing."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Pixels(NamedTuple):
+    """Decoded presentation values; larger is brighter.
+
+    Attributes:
+        values: ``[height, width]`` (grey) or ``[height, width, 3]`` (RGB); uint8, uint16 or float32.
+        low: value that stands for black.
+        high: value that stands for white, above ``low``.
+        flags: quality remarks that a prediction carries on, e.g. ``lossy-compressed``.
+    """
+
+    values: NDArray[Any]
+    low: float
+    high: float
+    flags: tuple[str, ...] = ()
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether the image has three channels."""
+        return self.values.ndim == 3
+
+    @classmethod
+    def from_integers(cls, values: NDArray[Any], flags: tuple[str, ...] = ()) -> Pixels:
+        """Pixels of an unsigned integer array that uses the full range of its dtype."""
+        return cls(values, 0.0, float(np.iinfo(values.dtype).max), flags)

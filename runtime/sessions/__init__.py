@@ -1,0 +1,1 @@
+"""One module a backend; each is imported only when it is opened."""

@@ -1,0 +1,71 @@
+"""`Task`: what the network's outputs mean, and where the decision thresholds stand."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from medfm_compress.runtime.errors import InputError
+
+TaskKind = Literal["binary", "multiclass", "multilabel"]
+
+
+class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A decision threshold, chosen on validation cases only.
+
+    Attributes:
+        label: the finding it decides.
+        threshold: the finding is called where the calibrated probability is >= this, in [0, 1].
+        rule: how it was chosen, e.g. ``youden`` or ``sensitivity>=0.95``.
+        sensitivity: on the validation cases, in [0, 1].
+        specificity: on the validation cases, in [0, 1].
+        positives: validation cases with the finding.
+        negatives: validation cases without it.
+    """
+
+    label: str
+    threshold: float
+    rule: str
+    sensitivity: float
+    specificity: float
+    positives: int
+    negatives: int
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Classification: logits of shape ``[n, len(labels)]``, float32, in the order of ``labels``.
+
+    ``binary`` is two mutually exclusive labels of which ``findings`` (the second) is the finding, ``multiclass`` any
+    number of them (softmax over temperature-scaled logits); ``multilabel`` is independent findings (sigmoid).
+
+    Attributes:
+        kind: see above.
+        labels: unique names, at least two (one for multilabel).
+        temperature: logits are divided by it before the activation, > 0 (Guo et al. 2017).
+        operating_points: at most one a finding; empty until `export` has seen validation cases.
+    """
+
+    kind: TaskKind
+    labels: tuple[str, ...]
+    temperature: float = 1.0
+    operating_points: tuple[OperatingPoint, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) != len(self.labels) or not all(self.labels):
+            raise InputError(f"labels {self.labels} must be unique and not empty")
+        least = 1 if self.kind == "multilabel" else 2
+        if len(self.labels) < least or (self.kind == "binary" and len(self.labels) != 2):
+            raise InputError(f"a {self.kind} task cannot have the {len(self.labels)} label(s) {self.labels}")
+        if not self.temperature > 0:
+            raise InputError(f"temperature is {self.temperature}; it must be above 0")
+        unknown = {point.label for point in self.operating_points} - set(self.findings)
+        if unknown:
+            raise InputError(
+                f"operating points for {sorted(unknown)}, which are not findings of this task: {self.findings}"
+            )
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Labels that have a score of their own: the second of a binary task, else all."""
+        return self.labels[1:] if self.kind == "binary" else self.labels
