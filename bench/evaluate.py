@@ -1,0 +1,133 @@
+"""Run one session over labelled cases, and the per-case table that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.bench.types import Evaluation
+from medfm_compress.runtime.errors import InputError
+
+Progress = Callable[[int, int], None]
+
+
+class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An `Evaluation` as JSON that names no case and no patient.
+
+    Images are their position in the table, clusters are numbered in order of first appearance. ``cases_sha256`` is one
+    hash over all image keys in order: equal hashes mean the same cases, and no single key can be looked up in it.
+
+    Attributes:
+        name: ``teacher`` or a variant's name.
+        findings: names of the columns of ``scores``, ``truth`` and ``decisions``.
+        cases_sha256: see above.
+        logits: n rows of one value a label.
+        scores: n rows of one probability a finding, in [0, 1].
+        truth: n rows of 0/1.
+        decisions: n rows of 0/1.
+        clusters: one number a case; equal numbers are one patient.
+        subgroups: column name → n values.
+    """
+
+    name: str
+    findings: tuple[str, ...]
+    cases_sha256: str
+    logits: tuple[tuple[float, ...], ...]
+    scores: tuple[tuple[float, ...], ...]
+    truth: tuple[tuple[int, ...], ...]
+    decisions: tuple[tuple[int, ...], ...]
+    clusters: tuple[int, ...]
+    subgroups: dict[str, tuple[str, ...]] = {}
+
+    @classmethod
+    def from_evaluation(cls, evaluation: Evaluation) -> EvaluationTable:
+        """Anonymise ``evaluation``.
+
+        Raises:
+            InputError: columns of different length, or a score that is no finite number (JSON has none).
+        """
+        check_evaluation(evaluation)
+        return cls(
+            name=evaluation.name,
+            findings=evaluation.findings,
+            cases_sha256=hashlib.sha256("\0".join(evaluation.images).encode()).hexdigest(),
+            logits=_rows(evaluation.logits),
+            scores=_rows(evaluation.scores),
+            truth=_rows(evaluation.truth),
+            decisions=_rows(evaluation.decisions),
+            clusters=tuple(number_clusters(evaluation.clusters).tolist()),
+            subgroups=dict(evaluation.subgroups),
+        )
+
+    def to_evaluation(self) -> Evaluation:
+        """The evaluation again, with made-up case and patient keys that are equal for equal cases.
+
+        Raises:
+            InputError: the table was altered: columns of different length, or values outside their range.
+        """
+        try:
+            evaluation = Evaluation(
+                name=self.name,
+                images=tuple(f"{self.cases_sha256}:{number}" for number in range(len(self.clusters))),
+                logits=np.array(self.logits, dtype=np.float64),
+                scores=np.array(self.scores, dtype=np.float64),
+                truth=np.array(self.truth, dtype=np.int64),
+                decisions=np.array(self.decisions, dtype=np.int64),
+                clusters=tuple(str(number) for number in self.clusters),
+                findings=self.findings,
+                subgroups=dict(self.subgroups),
+            )
+        except ValueError:
+            raise InputError(f"evaluation {self.name!r} has rows of different length; make the report again") from None
+        check_evaluation(evaluation)
+        return evaluation
+
+
+def check_evaluation(evaluation: Evaluation) -> None:
+    """Check shapes and ranges of an evaluation.
+
+    Raises:
+        InputError: no cases, columns of different length, or a value outside its range.
+    """
+    name, cases, shape = evaluation.name, len(evaluation.images), (len(evaluation.images), len(evaluation.findings))
+    if not cases:
+        raise InputError(f"evaluation {name!r} has no cases; choose a split with labelled cases")
+    for column in ("scores", "truth", "decisions"):
+        found = getattr(evaluation, column).shape
+        if found != shape:
+            raise InputError(f"{column} of evaluation {name!r} have shape {found}; cases by findings is {shape}")
+    lengths = {"clusters": len(evaluation.clusters), "logits": len(evaluation.logits)}
+    lengths |= {f"subgroup {key!r}": len(values) for key, values in evaluation.subgroups.items()}
+    for column, length in lengths.items():
+        if length != cases:
+            raise InputError(f"{column} of evaluation {name!r} have length {length}; there are {cases} cases")
+    _check_values(evaluation)
+
+
+def _check_values(evaluation: Evaluation) -> None:
+    for column in ("logits", "scores"):
+        bad = ~np.isfinite(getattr(evaluation, column)).reshape(len(evaluation.images), -1).all(axis=1)
+        if bad.any():
+            raise InputError(
+                f"evaluation {evaluation.name!r} has {column} that are not finite for {int(bad.sum())} of {len(bad)} "
+                "cases; the network overflows, so run it in a higher precision"
+            )
+    if ((evaluation.scores < 0) | (evaluation.scores > 1)).any():
+        raise InputError(f"scores of evaluation {evaluation.name!r} must be probabilities in [0, 1]")
+    for column in ("truth", "decisions"):
+        if not np.isin(getattr(evaluation, column), (0, 1)).all():
+            raise InputError(f"{column} of evaluation {evaluation.name!r} must be 0 or 1")
+
+
+def number_clusters(clusters: tuple[str, ...]) -> NDArray[np.int64]:
+    """Number the clusters 0, 1, … in order of first appearance; shape [n]."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
+
+
+def _rows(array: NDArray[np.float64] | NDArray[np.int64]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in array.tolist())
