@@ -1,0 +1,133 @@
+"""`Report`: everything one bench run found, as JSON from which the statistics can be computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from medfm_compress.bench.evaluate import EvaluationTable
+from medfm_compress.bench.machine import Machine
+from medfm_compress.bench.types import Comparison, Interval, Measurement, Policy
+from medfm_compress.runtime.codec import decode
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.files import write_atomically
+from medfm_compress.runtime.manifest import Provenance
+from medfm_compress.runtime.task import Task
+
+REPORT_SCHEMA_VERSION = 1
+TEACHER = "teacher"
+
+
+class Speedup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many times faster ``name`` is than ``baseline`` at the median, from interleaved rounds."""
+
+    name: str
+    baseline: str
+    ratio: Interval
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One bundle against its teacher on one study and one machine.
+
+    Attributes:
+        schema_version: of this file.
+        bundle_name: from the manifest.
+        model_digest: of the bundle; a verdict on this report is a verdict on that model only.
+        study_fingerprint: of the study that was evaluated.
+        split: the split that was evaluated.
+        policy: what must hold, declared beforehand.
+        policy_sha256: of the policy file.
+        task: the bundle's.
+        teacher_name: architecture of the teacher.
+        evaluations: the one named ``teacher`` first, then one a variant under the variant's name, on the same cases.
+        measurements: likewise, and after them other runtimes (the teacher in ONNX Runtime, …); interleaved.
+        comparisons: every metric and finding of every variant.
+        speedups: every measurement but the teacher's, against the teacher's.
+        machine: that made the measurements.
+        noise: reasons to distrust the timings; empty on a quiet machine.
+        provenance: the bundle's.
+        intended_use: the bundle's.
+        created: ISO 8601, UTC.
+    """
+
+    schema_version: int
+    bundle_name: str
+    model_digest: str
+    study_fingerprint: str
+    split: str
+    policy: Policy
+    policy_sha256: str
+    task: Task
+    teacher_name: str
+    evaluations: tuple[EvaluationTable, ...]
+    measurements: tuple[Measurement, ...]
+    comparisons: tuple[Comparison, ...]
+    machine: Machine
+    provenance: Provenance
+    created: str
+    speedups: tuple[Speedup, ...] = ()
+    noise: tuple[str, ...] = ()
+    intended_use: str = ""
+
+    @property
+    def teacher(self) -> EvaluationTable:
+        """The teacher's evaluation."""
+        return self.evaluations[0]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the evaluated variants, in order."""
+        return tuple(table.name for table in self.evaluations[1:])
+
+    def measurement(self, name: str) -> Measurement | None:
+        """The measurement called ``name``; none where it was not measured."""
+        return next((found for found in self.measurements if found.name == name), None)
+
+
+def save_report(report: Report, path: str | Path) -> None:
+    """Write ``report`` as compact JSON, atomically."""
+    write_atomically(path, msgspec.json.encode(report, order="deterministic") + b"\n")
+
+
+def load_report(path: str | Path) -> Report:
+    """Read and check a report.
+
+    Raises:
+        InputError: no such file, not a report, from a newer schema, or inconsistent in itself.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise InputError(f"cannot read report {path}: {exc.strerror}; run medfm-compress bench to make one") from None
+    return parse_report(data, source=str(path))
+
+
+def parse_report(data: bytes, *, source: str = "report") -> Report:
+    """Decode and check the JSON of a report; raises like :func:`load_report`."""
+    version = decode(data, _Version, source=source).schema_version
+    if version != REPORT_SCHEMA_VERSION:
+        raise InputError(
+            f"{source} has report schema {version}, this version reads {REPORT_SCHEMA_VERSION}; "
+            "read it with the medfm-compress that wrote it, or run the bench again"
+        )
+    report = decode(data, Report, source=source)
+    _check(report, source)
+    return report
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def _check(report: Report, source: str) -> None:
+    names = [table.name for table in report.evaluations]
+    if not names or names[0] != TEACHER or len(set(names)) != len(names):
+        raise InputError(f"{source}: evaluations must be the teacher's and then one a variant, found {names}")
+    measured = [measurement.name for measurement in report.measurements]
+    if len(set(measured)) != len(measured):
+        raise InputError(f"{source}: measurements must have different names, found {measured}")
+    for table in report.evaluations[1:]:
+        if table.cases_sha256 != report.teacher.cases_sha256:
+            raise InputError(f"{source}: {table.name!r} and the teacher were evaluated on different cases")
