@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.limits import read_limited
 from medfm_compress.runtime.pixels import Pixels
 from medfm_compress.runtime.signatures import HEAD_BYTES, Kind, kind_of, refusal_of
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     Source = str | Path | bytes | Dataset | NDArray[Any]
 
-MAX_FILE_BYTES = 2 * 1024**3
 _ANY = DicomRules()
 
 
@@ -43,7 +43,7 @@ def read_image(source: Source, rules: DicomRules = _ANY) -> Pixels:
         return pixels_from_array(source)
     if isinstance(source, (str, Path)):
         path = Path(source)
-        return _decode(_read_file(path), path.name, rules)
+        return _decode(read_limited(path), path.name, rules)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(bytes(source), "image data", rules)
     from medfm_compress.runtime.dicom import read_dicom
@@ -89,19 +89,6 @@ def _check_shape(shape: tuple[int, ...], name: str) -> None:
     if len(shape) >= 3 and min(shape) > 4:
         raise ImageRefused(f"{name}: shape {shape} is a 3-D volume, which is out of scope; give one 2-D slice of it")
     raise ImageRefused(f"{name}: shape is {shape}; it must be [height, width] or [height, width, 3]")
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        if path.is_dir():
-            raise ImageRefused(f"{path.name}: a folder, not an image; a series of slices (3-D volume) is out of scope")
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ImageRefused(f"{path.name}: {size} bytes; an image file has at most {MAX_FILE_BYTES}")
-        return path.read_bytes()
-    except (OSError, ValueError) as exc:
-        reason = (exc.strerror or "cannot be read") if isinstance(exc, OSError) else "not a valid path"
-        raise ImageRefused(f"{path.name}: {reason}; give the path of a readable image file") from None
 
 
 def _decode(data: bytes, name: str, rules: DicomRules) -> Pixels:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from medfm_compress.runtime.errors import ImageRefused
 
 MAX_SIDE_PX = 65_535
 MAX_PIXELS = 100_000_000
+MAX_FILE_BYTES = 2 * 1024**3
 
 
 def check_extent(height: int, width: int, name: str) -> None:
@@ -19,3 +22,21 @@ def check_extent(height: int, width: int, name: str) -> None:
             f"{name}: the image is {width}×{height} px; sides of 1 to {MAX_SIDE_PX} px and at most "
             f"{MAX_PIXELS // 1_000_000} megapixels are allowed"
         )
+
+
+def read_limited(path: Path) -> bytes:
+    """The whole file, of at most ``MAX_FILE_BYTES``.
+
+    Raises:
+        ImageRefused: missing, unreadable, a folder, or too large.
+    """
+    try:
+        if path.is_dir():
+            raise ImageRefused(f"{path.name}: a folder, not an image; a series of slices (3-D volume) is out of scope")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ImageRefused(f"{path.name}: {size} bytes; an image file has at most {MAX_FILE_BYTES}")
+        return path.read_bytes()
+    except (OSError, ValueError) as exc:
+        reason = (exc.strerror or "cannot be read") if isinstance(exc, OSError) else "not a valid path"
+        raise ImageRefused(f"{path.name}: {reason}; give the path of a readable image file") from None

@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from medfm_compress.runtime.errors import ImageRefused
+
 _LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "PIL")
 
 
@@ -51,6 +53,31 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         _SILENCE.leave()
+
+
+@contextmanager
+def decoding(name: str, kind: str) -> Iterator[None]:
+    """A block that reads a file which may be hostile: silent, and whatever a decoder raises becomes `ImageRefused`.
+
+    The decoder's own words are dropped, since they quote the file.
+
+    Args:
+        name: what to call the file.
+        kind: its format, e.g. ``DICOM``.
+
+    Raises:
+        ImageRefused: something in the block raised.
+    """
+    try:
+        with quiet():
+            yield
+    except ImageRefused:
+        raise
+    except Exception as exc:  # noqa: BLE001 - a damaged file may raise anything inside a decoder
+        raise ImageRefused(
+            f"{name}: the {kind} file is damaged, truncated or of an unsupported form ({type(exc).__name__}); "
+            "export it again"
+        ) from None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.limits import check_extent
 from medfm_compress.runtime.pixels import Pixels
-from medfm_compress.runtime.quiet import quiet
+from medfm_compress.runtime.quiet import decoding
 from medfm_compress.runtime.signatures import HEAD_BYTES, raster_format
 
 if TYPE_CHECKING:
@@ -44,14 +44,8 @@ def decode_raster(data: bytes, name: str) -> Pixels:
         ImageRefused: damaged, truncated, too large, several pages, transparent, or a pixel type that would lose bits.
     """
     kind = raster_format(data[:HEAD_BYTES]) or ""
-    try:
-        with quiet():
-            return _decode(data, kind, name)
-    except ImageRefused:
-        raise
-    except Exception as exc:  # noqa: BLE001 - a hostile file may raise anything inside a decoder
-        detail = type(exc).__name__
-        raise ImageRefused(f"{name}: the {kind} file is damaged or truncated ({detail}); export it again") from None
+    with decoding(name, kind):
+        return _decode(data, kind, name)
 
 
 def _decode(data: bytes, kind: str, name: str) -> Pixels:
