@@ -1,1 +1,35 @@
-"""The device: bundle, preprocessing, DICOM, sessions, engine. Imports numpy and little else."""
+"""The device: bundle, preprocessing, DICOM, sessions, engine. Imports numpy and little else.
+
+The names below are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medfm_compress.runtime.bundle import Bundle
+    from medfm_compress.runtime.engine import Engine, Prediction
+    from medfm_compress.runtime.image_spec import ImageSpec
+    from medfm_compress.runtime.task import Task
+
+__all__ = ["Bundle", "Engine", "ImageSpec", "Prediction", "Task"]
+
+_HOME = {
+    "Bundle": "medfm_compress.runtime.bundle",
+    "Engine": "medfm_compress.runtime.engine",
+    "ImageSpec": "medfm_compress.runtime.image_spec",
+    "Prediction": "medfm_compress.runtime.engine",
+    "Task": "medfm_compress.runtime.task",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,71 @@
+"""What the CPU can do: its instruction sets in Linux's spelling, and the cores this process may use."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+_CPUINFO = Path("/proc/cpuinfo")
+_SMT = Path("/sys/devices/system/cpu/smt/active")
+
+
+class Cpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A CPU as the operating system describes it.
+
+    Attributes:
+        model: marketing name, or the architecture where there is none.
+        flags: instruction-set flags as Linux spells them, lower case, e.g. ``avx512_vnni`` or ``asimddp``.
+        reason: why ``flags`` is empty, where it is.
+    """
+
+    model: str
+    flags: frozenset[str] = frozenset()
+    reason: str = ""
+
+
+def read_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
+    """Read the first processor of ``cpuinfo``; on another system the flags are empty, with the reason."""
+    model, flags = "", frozenset[str]()
+    try:
+        with cpuinfo.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                key, _, value = line.partition(":")
+                key = key.strip().lower()
+                if key == "model name":
+                    model = value.strip()
+                if key in ("flags", "features"):  # x86 and Arm
+                    flags = frozenset(value.lower().split())
+                    break
+    except OSError:
+        reason = f"the CPU's instruction sets cannot be read on {platform.system() or 'this system'}"
+        return Cpu(model=platform.machine(), reason=reason)
+    reason = "" if flags else f"{cpuinfo} names no instruction sets"
+    return Cpu(model=model or platform.machine(), flags=flags, reason=reason)
+
+
+def missing_flags(needed: Iterable[str], cpu: Cpu) -> tuple[str, ...]:
+    """Those of ``needed`` that ``cpu`` lacks; ``"a|b"`` is met by either."""
+    return tuple(need for need in needed if not set(need.lower().split("|")) & cpu.flags)
+
+
+def usable_cores(smt: Path = _SMT) -> int:
+    """Physical cores this process may run on: the CPUs of its affinity mask, halved where SMT is on; at least 1."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        threads_per_core = 2 if smt.read_text().strip() == "1" else 1
+    except OSError:
+        threads_per_core = 1
+    return max(1, count // threads_per_core)
+
+
+def memory_bytes() -> int:
+    """Physical memory in bytes; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0

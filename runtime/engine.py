@@ -1,0 +1,196 @@
+"""`Engine`: open a bundle once, predict many; no result at all rather than a wrong one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.runtime import choice, goldens
+from medfm_compress.runtime.activation import decisions, probabilities
+from medfm_compress.runtime.bundle import Bundle
+from medfm_compress.runtime.cpu import read_cpu, usable_cores
+from medfm_compress.runtime.errors import BundleRefused, InputError, Refused
+from medfm_compress.runtime.manifest import Manifest, Variant
+from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
+from medfm_compress.runtime.sessions.table import BACKENDS, open_variant
+from medfm_compress.runtime.task import Task
+
+if TYPE_CHECKING:
+    import pydicom
+
+    from medfm_compress.runtime.pixels import Pixels
+
+UNVERIFIED_FLAG = "unverified-model"
+
+_log = logging.getLogger("medfm_compress.runtime")
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the network says of one image.
+
+    Attributes:
+        probabilities: finding → calibrated probability in [0, 1].
+        findings: finding → called at its operating point or not; None where it has none.
+        label: the most probable class of a multiclass task, else None.
+        flags: quality remarks on the image, and ``unverified-model`` where no passing verdict stands behind it.
+        variant: which variant of the bundle answered.
+        model_digest: of the bundle.
+        intended_use: as the bundle's maker declared it.
+        elapsed_ms: from the source to this answer.
+    """
+
+    probabilities: dict[str, float]
+    findings: dict[str, bool | None]
+    label: str | None
+    flags: tuple[str, ...]
+    variant: str
+    model_digest: str
+    intended_use: str
+    elapsed_ms: float
+
+
+class Engine:
+    """A bundle, ready to predict; safe to use from several threads.
+
+    The first variant in the bundle's order that a passing verdict covers and that this machine can run is opened, its
+    golden cases are replayed, and the choice is logged with what kept the ones before it from being used.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | Bundle,
+        *,
+        backend: str | None = None,
+        threads: int | None = None,
+        unverified: bool = False,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        """Open ``bundle``.
+
+        Args:
+            bundle: path of a ``.medfm`` file, or one already opened.
+            backend: use only variants of this backend.
+            threads: for one prediction; by default the physical cores this process may use.
+            unverified: also use variants without a passing verdict; every prediction then carries a flag.
+            cache_dir: where the backend may keep compiled models for a faster start.
+
+        Raises:
+            BundleRefused: damaged or altered, no variant may run here, or the golden cases give another result.
+            InputError: the file cannot be read, or an option is unknown.
+        """
+        if backend is not None and backend not in BACKENDS:
+            raise InputError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}; it must be at least 1")
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.variant = _choose(self.bundle, backend, unverified)
+        self.verified = not choice.verdict_obstacle(self.bundle, self.variant)
+        if not self.verified:
+            _log.warning("variant %s has no passing verdict; used because unverified=True", self.variant.name)
+        cache = None if cache_dir is None else str(cache_dir)
+        session = open_variant(self.bundle, self.variant, threads or usable_cores(), cache)
+        _check_names(session, self.manifest)
+        self.golden_error = goldens.replay_goldens(self.bundle, self.variant, session)
+        self._session: Session | None = session
+        self.info: SessionInfo = session.info
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    def predict(self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any]) -> Prediction:
+        """Predict for one image: a path or the bytes of a DICOM, PNG or JPEG file, a dataset, or an array.
+
+        Raises:
+            ImageRefused: the image is unreadable or not what the bundle was made for.
+            Refused: the network's output is not finite.
+            InputError: the engine is closed, or the source is of no known kind.
+        """
+        from medfm_compress.runtime.images import read_image
+
+        start = time.perf_counter()
+        return self._predict(read_image(source, self.manifest.image_spec.dicom), start)
+
+    def _predict(self, pixels: Pixels, start: float) -> Prediction:
+        from medfm_compress.runtime.preprocess import preprocess
+
+        logits = self.logits(preprocess(pixels, self.manifest.image_spec))
+        scores = probabilities(logits, self.manifest.task)
+        task = self.manifest.task
+        return Prediction(
+            probabilities=dict(zip(task.findings, scores[0].tolist(), strict=True)),
+            findings=_called(scores, task),
+            label=task.labels[int(scores[0].argmax())] if task.kind == "multiclass" else None,
+            flags=pixels.flags if self.verified else (*pixels.flags, UNVERIFIED_FLAG),
+            variant=self.variant.name,
+            model_digest=self.manifest.model_digest,
+            intended_use=self.manifest.intended_use,
+            elapsed_ms=(time.perf_counter() - start) * 1e3,
+        )
+
+    def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Raw logits ``[1, labels]`` of one preprocessed image ``[1, C, H, W]``, float32.
+
+        Raises:
+            Refused: an output that is not finite or has another shape.
+            InputError: the engine is closed, or the tensor has another shape.
+        """
+        session = self._session
+        if session is None:
+            raise InputError("the engine is closed; open a new one")
+        if tensor.shape != self.manifest.image_spec.shape:
+            raise InputError(f"the network takes {self.manifest.image_spec.shape}, got {tensor.shape}")
+        logits = session.run({self.manifest.inputs[0].name: tensor})[self.manifest.outputs[0].name]
+        if logits.shape != self.manifest.outputs[0].shape or not np.isfinite(logits).all():
+            raise Refused("the network's output for this image is not finite or misshapen; no result is given")
+        return logits
+
+    def close(self) -> None:
+        """Release the session; predictions under way end normally. Closing twice is fine."""
+        self._session = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _choose(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:
+    passed_over: list[str] = []
+    for variant, reason in choice.obstacles(bundle, choice.Machine(cpu=read_cpu()), backend, unverified):
+        if not reason:
+            _log.info("variant %s (%s) chosen; passed over: %s", variant.name, variant.target, passed_over or "none")
+            return variant
+        passed_over.append(f"{variant.name}: {reason}")
+    raise BundleRefused(f"{bundle.path.name} has no variant that may run here: " + "; ".join(passed_over))
+
+
+def _check_names(session: Session, manifest: Manifest) -> None:
+    """The model file must have the tensors that the manifest says."""
+    inputs, outputs = {t.name for t in manifest.inputs}, {t.name for t in manifest.outputs}
+    if set(session.input_names) != inputs or set(session.output_names) != outputs:
+        raise BundleRefused(
+            f"the model has inputs {session.input_names} and outputs {session.output_names}; "
+            f"its manifest says {sorted(inputs)} and {sorted(outputs)}"
+        )
+
+
+def _called(scores: NDArray[np.float64], task: Task) -> dict[str, bool | None]:
+    """Decision for each finding; None for one without an operating point (a multiclass argmax needs none)."""
+    pointed = {point.label for point in task.operating_points}
+    called = decisions(scores, task)[0]
+    return {
+        finding: bool(value) if finding in pointed or task.kind == "multiclass" else None
+        for finding, value in zip(task.findings, called, strict=True)
+    }

@@ -1,0 +1,147 @@
+"""ONNX Runtime on the CPU: fp32, and int8 where the graph itself is quantized.
+
+The intra-op threads spin while a prediction runs (they wake microseconds apart) and stop spinning when it ends, so
+that an idle device stays idle. Warnings and errors reach the caller as exceptions, never standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
+from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
+
+BACKEND = "onnxruntime"
+PRECISIONS = ("fp32", "int8")
+
+_PROVIDER = "CPUExecutionProvider"
+_FATAL = 4
+_CONFIG = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
+_INTEGER_OPERATORS = (b"DequantizeLinear", b"DynamicQuantizeLinear", b"MatMulInteger", b"QLinearConv", b"QLinearMatMul")
+# TensorProto.external_data holds a StringStringEntryProto whose key (field 1, eight bytes) is "location".
+_EXTERNAL_DATA = b"\x0a\x08location\x12"
+
+
+class OnnxRuntimeSession:
+    """A `Session` on ONNX Runtime; ``InferenceSession.run`` is thread-safe by itself."""
+
+    def __init__(self, session: Any, info: SessionInfo) -> None:
+        self._session = session
+        self.info = info
+        self.input_names: tuple[str, ...] = tuple(value.name for value in session.get_inputs())
+        self.output_names: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once; see `Session.run`.
+
+        Raises:
+            InputError: names or shapes the model does not have.
+        """
+        try:
+            outputs = self._session.run(None, {name: as_float32(value) for name, value in inputs.items()})
+        except Exception as exc:
+            raise _as_input_error(exc, inputs) from exc
+        return dict(zip(self.output_names, outputs, strict=True))
+
+
+def is_available() -> Availability:
+    """Whether ONNX Runtime can be imported and has its CPU provider."""
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        return Availability(ok=False, reason=f"onnxruntime cannot be imported ({exc}): pip install onnxruntime")
+    if _PROVIDER not in onnxruntime.get_available_providers():
+        return Availability(
+            ok=False, reason=f"this onnxruntime build has no {_PROVIDER}", version=onnxruntime.__version__
+        )
+    return Availability(ok=True, version=onnxruntime.__version__)
+
+
+def open_session(model: str, threads: int, precision: str = "fp32") -> OnnxRuntimeSession:
+    """Open the ``.onnx`` or ``.ort`` file at path ``model``; see `from_bytes`."""
+    try:
+        content = Path(model).read_bytes()
+    except OSError as exc:
+        raise InputError(f"cannot read model {model}: {exc.strerror}") from None
+    return from_bytes([content], threads, precision)
+
+
+def from_bytes(files: Sequence[bytes], threads: int, precision: str = "fp32") -> OnnxRuntimeSession:
+    """Open a model held in memory.
+
+    Args:
+        files: one ONNX or ORT-format file with its weights inside.
+        threads: intra-op threads, >= 1.
+        precision: ``fp32`` or ``int8``; it must be what the graph holds.
+
+    Raises:
+        InputError: an option that this backend does not have.
+        MissingDependency: ONNX Runtime is not installed.
+        BundleRefused: the model cannot be loaded, or is not what ``precision`` says, or another provider took it.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"onnxruntime on a CPU runs {' or '.join(PRECISIONS)}, not {precision!r}")
+    if threads < 1 or len(files) != 1:
+        raise InputError(f"onnxruntime takes one model file and at least 1 thread, got {len(files)} and {threads}")
+    available = is_available()
+    if not available.ok:
+        raise MissingDependency(available.reason)
+    _check_content(files[0], precision)
+    session = _load(files[0], threads)
+    providers = session.get_providers()
+    if providers != [_PROVIDER]:
+        raise BundleRefused(f"onnxruntime runs the model on {providers}, not on {_PROVIDER} alone")
+    running = session.get_session_options().intra_op_num_threads
+    info = SessionInfo(
+        backend=BACKEND, version=available.version, provider=_PROVIDER, precision=precision, threads=running
+    )
+    return OnnxRuntimeSession(session, info)
+
+
+def _load(model: bytes, threads: int) -> Any:
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _FATAL
+    for key, value in _CONFIG.items():
+        options.add_session_config_entry(key, value)
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
+    except Exception as exc:
+        raise BundleRefused(f"onnxruntime cannot load the model: {_first_line(exc)}") from exc
+    with contextlib.suppress(AttributeError):  # gone from the versions that never fall back
+        session.disable_fallback()
+    return session
+
+
+def _check_content(model: bytes, precision: str) -> None:
+    if _EXTERNAL_DATA in model:
+        raise BundleRefused("the model keeps weights in another file; export it with its weights inside")
+    quantized = any(_names_operator(model, operator) for operator in _INTEGER_OPERATORS)
+    if quantized != (precision == "int8"):
+        held = "integer" if quantized else "no integer"
+        raise BundleRefused(f"the model is declared {precision}, yet its graph has {held} operators")
+
+
+def _names_operator(model: bytes, operator: bytes) -> bool:
+    """NodeProto.op_type is field 4 of the protobuf; in the ORT format it is a flatbuffers string."""
+    length = len(operator)
+    protobuf = bytes([0x22, length]) + operator
+    flatbuffers = length.to_bytes(4, "little") + operator + b"\0"
+    return protobuf in model or flatbuffers in model
+
+
+def _as_input_error(exc: Exception, inputs: Mapping[str, Array]) -> InputError:
+    shapes = {name: value.shape for name, value in inputs.items()}
+    return InputError(f"onnxruntime cannot run on inputs {shapes}: {_first_line(exc)}")
+
+
+def _first_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:300] or type(exc).__name__

@@ -1,0 +1,182 @@
+"""OpenVINO on the CPU: fp32, bf16, fp16, and int8 where the graph is quantized (its float part then runs in fp32).
+
+The precision is always set and read back: OpenVINO's own default is bf16 on one CPU and fp32 on another. One stream
+and one infer request a thread, for latency.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
+from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
+
+BACKEND = "openvino"
+FLOAT_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+
+_INTEGER_TYPES = frozenset({"i8", "u8"})
+_TELEMETRY = "openvino_telemetry"
+
+
+class OpenVinoSession:
+    """A `Session` on OpenVINO; each thread has an infer request of its own."""
+
+    def __init__(self, compiled: Any, info: SessionInfo) -> None:
+        self._compiled = compiled
+        self._requests = threading.local()
+        self.info = info
+        self.input_names: tuple[str, ...] = tuple(port.get_any_name() for port in compiled.inputs)
+        self.output_names: tuple[str, ...] = tuple(port.get_any_name() for port in compiled.outputs)
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once; see `Session.run`.
+
+        Raises:
+            InputError: names or shapes the model does not have.
+        """
+        request = getattr(self._requests, "request", None)
+        if request is None:
+            request = self._requests.request = self._compiled.create_infer_request()
+        if set(inputs) != set(self.input_names):
+            raise InputError(f"the model's inputs are {self.input_names}, got {tuple(inputs)}")
+        arrays = {name: as_float32(value) for name, value in inputs.items()}
+        try:
+            outputs = request.infer(arrays, share_inputs=True)
+        except (RuntimeError, TypeError, ValueError, KeyError) as exc:
+            shapes = {name: value.shape for name, value in inputs.items()}
+            raise InputError(f"openvino cannot run on inputs {shapes}: {_last_line(exc)}") from exc
+        return {name: outputs[index] for index, name in enumerate(self.output_names)}
+
+
+def is_available() -> Availability:
+    """Whether OpenVINO can be imported and has its CPU plugin."""
+    try:
+        openvino = import_openvino()
+    except ImportError as exc:
+        return Availability(
+            ok=False, reason=f"openvino cannot be imported ({exc}): pip install 'medfm-compress[openvino]'"
+        )
+    version = str(openvino.__version__).partition("-")[0]
+    if "CPU" not in openvino.Core().available_devices:
+        return Availability(ok=False, reason="this OpenVINO has no CPU device", version=version)
+    return Availability(ok=True, version=version)
+
+
+def open_session(model: str, threads: int, precision: str = "fp32", cache_dir: str | None = None) -> OpenVinoSession:
+    """Open the ``.onnx`` file, or the ``.xml`` with the ``.bin`` beside it, at path ``model``; see `from_bytes`."""
+    path = Path(model)
+    try:
+        files = [path.read_bytes()]
+        if path.suffix == ".xml":
+            files.append(path.with_suffix(".bin").read_bytes())
+    except OSError as exc:
+        raise InputError(f"cannot read model {exc.filename}: {exc.strerror}") from None
+    return from_bytes(files, threads, precision, cache_dir)
+
+
+def from_bytes(
+    files: Sequence[bytes], threads: int, precision: str = "fp32", cache_dir: str | None = None
+) -> OpenVinoSession:
+    """Open a model held in memory.
+
+    Args:
+        files: one ONNX file, or an IR's ``.xml`` and ``.bin``.
+        threads: inference threads, >= 1.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
+        cache_dir: where OpenVINO may keep compiled models for a faster start; nothing is kept without it.
+
+    Raises:
+        InputError: an option that this backend does not have.
+        MissingDependency: OpenVINO is not installed.
+        BundleRefused: the model cannot be loaded, or runs in another precision, device or number of threads.
+    """
+    if precision not in FLOAT_TYPES:
+        raise InputError(f"openvino runs {', '.join(FLOAT_TYPES)}, not {precision!r}")
+    if threads < 1 or len(files) not in (1, 2):
+        raise InputError(f"openvino takes one or two model files and at least 1 thread, got {len(files)} and {threads}")
+    available = is_available()
+    if not available.ok:
+        raise MissingDependency(available.reason)
+    compiled = _compile(files, _configuration(threads, precision, cache_dir))
+    return OpenVinoSession(compiled, _read_back(compiled, precision, threads, available.version))
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which otherwise reports home the moment it is imported.
+
+    OpenVINO falls back to a stub where ``openvino_telemetry`` cannot be imported, so it is hidden for the time of the
+    import. Nothing changes where OpenVINO was imported before.
+    """
+    if BACKEND in sys.modules:
+        return sys.modules[BACKEND]
+    with _hidden(_TELEMETRY):
+        return importlib.import_module(BACKEND)
+
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Make ``import module`` fail inside the block, unless it is imported already."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.modules.pop(module, None)
+
+
+def _configuration(threads: int, precision: str, cache_dir: str | None) -> dict[str, str]:
+    configuration = {
+        "INFERENCE_PRECISION_HINT": FLOAT_TYPES[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(threads),
+    }
+    return configuration | ({"CACHE_DIR": cache_dir} if cache_dir else {})
+
+
+def _compile(files: Sequence[bytes], configuration: dict[str, str]) -> Any:
+    core = import_openvino().Core()
+    try:
+        return core.compile_model(core.read_model(*files), "CPU", configuration)
+    except (RuntimeError, TypeError, ValueError) as exc:
+        raise BundleRefused(f"openvino cannot load the model: {_last_line(exc)}") from exc
+
+
+def _read_back(compiled: Any, precision: str, threads: int, version: str) -> SessionInfo:
+    """What the compiled model says of itself; raises BundleRefused where that is not what was asked."""
+    kind = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    devices = list(compiled.get_property("EXECUTION_DEVICES"))
+    running = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+    if kind != FLOAT_TYPES[precision] or devices != ["CPU"]:
+        raise BundleRefused(f"openvino runs the model in {kind} on {devices}, asked was {precision} on CPU")
+    if running != threads:
+        raise BundleRefused(f"openvino runs the model on {running} threads, asked was {threads}")
+    integers = _runs_integers(compiled)
+    if integers != (precision == "int8"):
+        found = "integer" if integers else "no integer"
+        raise BundleRefused(f"the model is declared {precision}, yet openvino runs {found} operators in it")
+    return SessionInfo(backend=BACKEND, version=version, provider=devices[0], precision=precision, threads=running)
+
+
+def _runs_integers(compiled: Any) -> bool:
+    """Whether any matrix product or convolution really runs in 8 bits, from the graph as it is executed."""
+    for node in compiled.get_runtime_model().get_ops():
+        about = node.get_rt_info()
+        layer = str(about["layerType"].value) if "layerType" in about else ""
+        kind = str(about["runtimePrecision"].value) if "runtimePrecision" in about else ""
+        if kind in _INTEGER_TYPES and layer in ("Convolution", "MatMul", "FullyConnected", "GroupConvolution"):
+            return True
+    return False
+
+
+def _last_line(exc: Exception) -> str:
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(exc).__name__)[:300]

@@ -1,0 +1,61 @@
+"""The backends: one import string each, so that only the one that is used is loaded."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from types import MappingProxyType, ModuleType
+from typing import cast
+
+from medfm_compress.runtime.bundle import Bundle
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.manifest import Variant
+from medfm_compress.runtime.sessions.protocol import Availability, Session
+
+BACKENDS = MappingProxyType(
+    {
+        "openvino": "medfm_compress.runtime.sessions.openvino",
+        "onnxruntime": "medfm_compress.runtime.sessions.onnxruntime",
+    }
+)
+
+
+def is_available(backend: str) -> Availability:
+    """Whether ``backend`` can run here; imports its engine, so ask only for one you mean to use.
+
+    Raises:
+        InputError: no such backend.
+    """
+    return cast(Availability, _module(backend).is_available())
+
+
+def open_session_from_bytes(
+    backend: str, files: Sequence[bytes], threads: int, precision: str, cache_dir: str | None = None
+) -> Session:
+    """Open a model held in memory on ``backend``; ``cache_dir`` is for backends that compile (OpenVINO).
+
+    Raises:
+        InputError, MissingDependency, BundleRefused: see the backend's own ``from_bytes``.
+    """
+    module = _module(backend)
+    if backend == "openvino":
+        return cast(Session, module.from_bytes(files, threads, precision, cache_dir))
+    return cast(Session, module.from_bytes(files, threads, precision))
+
+
+def open_variant(bundle: Bundle, variant: Variant, threads: int, cache_dir: str | None = None) -> Session:
+    """Open ``variant`` of an opened bundle, its files' hashes checked once more; the goldens are not replayed."""
+    files = [bundle.read(name) for name in variant.files]
+    return open_session_from_bytes(variant.backend, files, threads, variant.precision, cache_dir)
+
+
+def open_bundle_variant(bundle: str, variant: str, threads: int) -> Session:
+    """Open one variant of the bundle at path ``bundle``: the opener that a `SessionRef` names."""
+    opened = Bundle.open(bundle)
+    return open_variant(opened, opened.variant(variant), threads)
+
+
+def _module(backend: str) -> ModuleType:
+    if backend not in BACKENDS:
+        raise InputError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    return importlib.import_module(BACKENDS[backend])
