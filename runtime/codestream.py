@@ -37,8 +37,11 @@ def extent_of(frame: bytes) -> Extent | None:
 
 
 def is_complete(frame: bytes) -> bool:
-    """Whether the frame ends with its end-of-image (or end-of-codestream) marker, but for padding."""
-    return frame.rstrip(b"\x00").endswith(_EOI)
+    """Whether the frame ends with its end-of-image (or end-of-codestream) marker, but for padding.
+
+    Zeros may follow, and before them one byte of any value, which some writers put there to make the length even.
+    """
+    return _EOI in frame.rstrip(b"\x00")[-3:]
 
 
 def _jpeg_extent(frame: bytes) -> Extent | None:

@@ -55,7 +55,6 @@ _KEYWORDS = (
 # PS3.5 A.4: these always lose; plain JPEG 2000 (.91) and HTJ2K (.203) may be reversible and then say so.
 _ALWAYS_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 _MAYBE_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
-_RLE = "1.2.840.10008.1.2.5"
 _CODES_WITH_SIZE = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000 and HTJ2K
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -177,12 +176,20 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> NDArray[Any]:
         _check_encoded(ds, layout, name)
     else:
         _check_length(ds, layout, name)
-    # Unused high bits stay as they are, so that `_codes` can see whether they hold anything.
-    values: NDArray[Any] = pixel_array(ds, correct_unused_bits=False)
+    try:
+        # Unused high bits stay as they are, so that `_codes` can see whether they hold anything.
+        values: NDArray[Any] = pixel_array(ds, correct_unused_bits=False)
+    except RuntimeError:  # every decoder for this syntax has tried; 12-bit JPEG has none with a permissive licence
+        syntax = ds.file_meta.TransferSyntaxUID.name
+        raise ImageRefused(
+            f"{name}: no installed decoder reads these {syntax} pixels ({layout.bits_stored} bits), or they are damaged; "
+            "export the image uncompressed"
+        ) from None
     expected = (layout.rows, layout.columns, 3)[: 2 + (layout.samples == 3)]
     if values.shape != expected:
         raise ImageRefused(f"{name}: decoded to shape {values.shape} instead of {expected}; export the image again")
-    return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    native: NDArray[Any] = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    return native
 
 
 def _check_decoder(ds: Dataset, name: str) -> None:

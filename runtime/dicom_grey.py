@@ -17,12 +17,13 @@ certain polarity and is refused.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom_checks import Layout, code, whole_number
+from medfm_compress.runtime.dicom_lut import Lut, is_little_endian, lut_of
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
 
@@ -42,14 +43,6 @@ class Modality(NamedTuple):
     values: Values
     low: float
     high: float
-
-
-class Lut(NamedTuple):
-    """A lookup table: the input of its first entry, its entries, and the bits they use."""
-
-    first: int
-    entries: NDArray[np.uint16]
-    bits: int
 
 
 def p_value_table(
@@ -93,7 +86,7 @@ def _modality(ds: Dataset, stored: Values, name: str) -> Modality:
     sequence = ds.get("ModalityLUTSequence")
     if sequence:
         lut = _lut(ds, sequence[0], name, "modality", may_be_negative=bool(stored.min() < 0))
-        return Modality(_looked_up(lut, stored), 0.0, float(2**lut.bits - 1))
+        return Modality(lut(stored).astype(np.float64), 0.0, float(2**lut.bits - 1))
     slope, intercept = _first_number(ds, "RescaleSlope", name), _first_number(ds, "RescaleIntercept", name)
     if (slope is None) != (intercept is None) or slope == 0:
         raise ImageRefused(f"{name}: RescaleSlope and RescaleIntercept must both be there, and the slope not 0")
@@ -109,7 +102,7 @@ def _shown(ds: Dataset, modality: Modality, rules: DicomRules, name: str) -> tup
         sequence = ds.get("VOILUTSequence")
         if sequence:
             lut = _lut(ds, sequence[0], name, "VOI", may_be_negative=modality.low < 0)
-            return _looked_up(lut, modality.values) / (2**lut.bits - 1), ()
+            return lut(modality.values) / (2**lut.bits - 1), ()
         window = _first_window(ds, name)
         if window:
             return _windowed(ds, modality.values, *window, name), ()
@@ -187,40 +180,15 @@ def _as_stored(value: int, layout: Layout) -> int:
 
 
 def _lut(ds: Dataset, item: Dataset, name: str, label: str, *, may_be_negative: bool) -> Lut:
-    """LUT Descriptor and LUT Data (C.11.1.1): entries (0 is 65536), first input, bits."""
-    count, first, bits = (int(value) for value in item.LUTDescriptor)
-    count = count % 2**16 or 2**16  # 0 is 65536; a signed descriptor shows large counts as negative
-    if may_be_negative and first >= 2**15:
-        first -= 2**16
-    entries = _entries(ds, item["LUTData"].value, count, bits)
-    if not 8 <= bits <= 16 or entries is None or int(entries.max()) >= 2**bits:
+    lut = lut_of(
+        item.get("LUTDescriptor"),
+        item.get("LUTData"),
+        little_endian=is_little_endian(ds),
+        may_be_negative=may_be_negative,
+    )
+    if lut is None:
         raise ImageRefused(f"{name}: its {label} lookup table does not match its descriptor; export the image again")
-    return Lut(first, entries, bits)
-
-
-def _entries(ds: Dataset, data: Any, count: int, bits: int) -> NDArray[np.uint16] | None:
-    """The table as 16-bit numbers; two 8-bit entries may share a word (C.11.1.1). None where the length is wrong."""
-    if isinstance(data, bytes):
-        order = "<u2" if is_little_endian(ds) else ">u2"
-        words = np.frombuffer(data[: len(data) // 2 * 2], order).astype(np.uint16)
-    else:
-        words = np.atleast_1d(np.asarray(data, dtype=np.int64)).astype(np.uint16)
-    if words.size == count:
-        return words
-    if bits == 8 and words.size == (count + 1) // 2:
-        return words.astype("<u2").view(np.uint8)[:count].astype(np.uint16)
-    return None
-
-
-def _looked_up(lut: Lut, values: Values) -> Values:
-    """Inputs before the first or behind the last entry take that entry (C.11.1.1)."""
-    index = np.clip(np.rint(values) - lut.first, 0, lut.entries.size - 1).astype(np.int64)
-    return lut.entries[index].astype(np.float64)
-
-
-def is_little_endian(ds: Dataset) -> bool:
-    """Byte order of the data set, from its transfer syntax."""
-    return bool(ds.file_meta.TransferSyntaxUID.is_little_endian)
+    return lut
 
 
 def _first_number(ds: Dataset, keyword: str, name: str) -> float | None:

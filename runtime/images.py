@@ -6,7 +6,7 @@ Whatever cannot be read with certainty is refused with one sentence that names t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from medfm_compress.runtime.signatures import HEAD_BYTES, Kind, kind_of, refusal
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    Source = str | Path | bytes | Dataset | NDArray[Any]
+    Source: TypeAlias = str | Path | bytes | Dataset | NDArray[Any]
 
 _ANY = DicomRules()
 

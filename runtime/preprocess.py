@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float32]
 
 MAX_RESIZED_PIXELS = 64_000_000
-_LUMA = (0.299, 0.587, 0.114)
+_LUMA = (np.float32(0.299), np.float32(0.587), np.float32(0.114))
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _TIMM_CROP_FRACTION = 0.875
@@ -107,7 +107,9 @@ def spec_from_timm(
     """
     name = pretrained_cfg.get("interpolation") or "bicubic"
     if name not in _TIMM_FILTERS:
-        raise InputError(f"interpolation is {name!r}; allowed are {', '.join(_TIMM_FILTERS)}: choose the nearest of them")
+        raise InputError(
+            f"interpolation is {name!r}; allowed are {', '.join(_TIMM_FILTERS)}: choose the nearest of them"
+        )
     mode = pretrained_cfg.get("crop_mode") or "center"
     if mode not in _TIMM_RESIZE:
         raise InputError(f"crop_mode is {mode!r}; allowed are {', '.join(_TIMM_RESIZE)}")
@@ -143,7 +145,9 @@ def _check_size(height: int, width: int, spec: ImageSpec) -> None:
         )
     rows, columns = _resized_size(height, width, spec)
     if rows * columns > MAX_RESIZED_PIXELS:
-        raise ImageRefused(f"the image is {width}×{height} px, too elongated for this network: give the region of interest")
+        raise ImageRefused(
+            f"the image is {width}×{height} px, too elongated for this network: give the region of interest"
+        )
 
 
 def _planes(pixels: Pixels, spec: ImageSpec) -> list[FloatArray]:
@@ -153,7 +157,9 @@ def _planes(pixels: Pixels, spec: ImageSpec) -> list[FloatArray]:
     channels = [_scaled(pixels.values[..., index], pixels) for index in range(3)]
     if spec.colour == "rgb":
         return channels
-    return [sum((np.float32(weight) * plane for weight, plane in zip(_LUMA, channels, strict=True)), np.float32(0))]
+    red, green, blue = channels
+    luma: FloatArray = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+    return [luma]
 
 
 def _scaled(values: NDArray[Any], pixels: Pixels) -> FloatArray:
@@ -167,7 +173,7 @@ def _scaled(values: NDArray[Any], pixels: Pixels) -> FloatArray:
 
 
 def _fit(plane: FloatArray, spec: ImageSpec) -> FloatArray:
-    resized = _resize(plane, _resized_size(*plane.shape, spec), spec.filter)
+    resized = _resize(plane, _resized_size(plane.shape[0], plane.shape[1], spec), spec.filter)
     return _centre(resized, spec.height_px, spec.width_px)
 
 
