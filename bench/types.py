@@ -61,6 +61,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         peak_rss_bytes: peak resident memory of the fresh process.
         size_bytes: files this variant needs.
         warm_up_calls: calls made before the first sample.
+        calls_per_round: consecutive ``session_ms`` that belong to one interleaved round; 0 where there were no rounds.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     peak_rss_bytes: int = 0
     size_bytes: int = 0
     warm_up_calls: int = 0
+    calls_per_round: int = 0
 
     def quantile_ms(self, q: float) -> float:
         """Quantile ``q`` in [0, 1] of the session latency, in ms."""

@@ -1,0 +1,169 @@
+"""Time several contenders against each other: each in a fresh process, in interleaved rounds, raw samples kept.
+
+After every contender is open and warm, round r asks each in turn for its calls (A B C, A B C, …), and only the one
+that is asked runs. Whatever drifts on the machine (clock, heat, neighbours) then meets all of them alike, and ratios
+are taken round by round (see `speedup`).
+
+Warm is: the medians of two successive windows of calls differ by at most 3%, or the time for it is up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from medfm_compress.bench.process import Worker
+from medfm_compress.bench.types import Measurement
+from medfm_compress.bench.worker import Open, Reply, Time, WarmUp
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.sessions.protocol import SessionInfo, SessionRef
+from medfm_compress.runtime.task import Task
+
+Progress = Callable[[str], None]
+
+
+class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to measure.
+
+    Attributes:
+        name: unique among the contenders.
+        session: how its process opens it.
+        spec: its input; also the preprocessing of the end-to-end time.
+        task: what its logits mean; also the activation of the end-to-end time.
+        size_bytes: of the files it needs.
+        files: image files for the end-to-end time; without any, that is not measured.
+    """
+
+    name: str
+    session: SessionRef
+    spec: ImageSpec
+    task: Task
+    size_bytes: int = 0
+    files: tuple[str, ...] = ()
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long to measure.
+
+    Attributes:
+        rounds: interleaved rounds, >= 1; intervals of ratios need at least 10.
+        turn_ms: a contender's turn in a round is as many calls as fit in it, within ``min_calls`` and ``max_calls``.
+        min_calls: >= 1.
+        max_calls: >= ``min_calls``.
+        threads: of every engine, and CPUs of its process, >= 1.
+        warm_up_s: at most, for each contender.
+        timeout_s: for each answer of a contender's process.
+    """
+
+    rounds: int = 20
+    turn_ms: float = 200.0
+    min_calls: int = 5
+    max_calls: int = 100
+    threads: int = 1
+    warm_up_s: float = 10.0
+    timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "min_calls", "threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("turn_ms", "warm_up_s", "timeout_s"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.max_calls < self.min_calls:
+            raise InputError(f"max_calls is {self.max_calls}; it must be at least min_calls, {self.min_calls}")
+
+
+_DEFAULT_PLAN = Plan()
+
+
+def measure(
+    contenders: Sequence[Contender], plan: Plan = _DEFAULT_PLAN, progress: Progress | None = None
+) -> tuple[Measurement, ...]:
+    """Measure ``contenders`` against each other, in their order.
+
+    Args:
+        contenders: at least one; names must differ.
+        plan: how long, and on how many threads.
+        progress: called with one line at every step, in the order in which things run.
+
+    Returns:
+        One measurement a contender, each with ``rounds * calls_per_round`` samples.
+
+    Raises:
+        InputError: nothing to measure, equal names, or a contender that cannot run, dies or hangs.
+    """
+    names = [contender.name for contender in contenders]
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"contenders are {names}; there must be at least one, each with a name of its own")
+    tell = progress or _silent
+    with contextlib.ExitStack() as stack:
+        runs = [_Run(stack, contender, plan, tell) for contender in contenders]
+        for number in range(plan.rounds):
+            for run in runs:
+                tell(f"round {number + 1} of {plan.rounds}: {run.contender.name}")
+                run.take_turn()
+        return tuple(run.measurement() for run in runs)
+
+
+class _Run:
+    """One contender's process and what it has delivered so far."""
+
+    def __init__(self, stack: contextlib.ExitStack, contender: Contender, plan: Plan, tell: Progress) -> None:
+        self.contender = contender
+        tell(f"open {contender.name}")
+        self._worker = stack.enter_context(Worker(contender.name, plan.threads, plan.timeout_s))
+        opened = self._worker.ask(_open_request(contender))
+        self._first_ms = 1000 * (time.perf_counter() - self._worker.started)
+        self._info = _checked_info(opened, contender.name, plan.threads)
+        tell(f"warm up {contender.name}")
+        self._warm = self._worker.ask(WarmUp(limit_s=plan.warm_up_s))
+        fitting = int(plan.turn_ms / max(self._warm.median_ms, 1e-3))
+        self._calls = min(max(fitting, plan.min_calls), plan.max_calls)
+        self._turns: list[Reply] = []
+
+    def take_turn(self) -> None:
+        """One round's calls."""
+        self._turns.append(self._worker.ask(Time(calls=self._calls, end_to_end=bool(self.contender.files))))
+
+    def measurement(self) -> Measurement:
+        """Everything delivered."""
+        info = self._info
+        return Measurement(
+            name=self.contender.name,
+            target=f"{info.backend}:{_device(info)}:{info.precision}:{info.threads}",
+            session_ms=tuple(sample for turn in self._turns for sample in turn.session_ms),
+            end_to_end_ms=tuple(sample for turn in self._turns for sample in turn.end_to_end_ms),
+            first_prediction_ms=round(self._first_ms, 2),
+            peak_rss_bytes=max(turn.peak_rss_bytes for turn in self._turns),
+            size_bytes=self.contender.size_bytes,
+            warm_up_calls=self._warm.calls,
+            calls_per_round=self._calls,
+        )
+
+
+def _open_request(contender: Contender) -> Open:
+    return Open(session=contender.session, spec=contender.spec, task=contender.task, files=contender.files)
+
+
+def _checked_info(opened: Reply, name: str, threads: int) -> SessionInfo:
+    if opened.info is None:
+        raise InputError(f"{name} does not say what it runs on")
+    if opened.info.threads != threads:
+        raise InputError(
+            f"{name} runs on {opened.info.threads} threads and the plan says {threads}; open it with {threads}, "
+            "otherwise nothing can be compared"
+        )
+    return opened.info
+
+
+def _device(info: SessionInfo) -> str:
+    return "cuda" if "cuda" in info.provider.lower() or "gpu" in info.provider.lower() else "cpu"
+
+
+def _silent(_: str) -> None:
+    return None
