@@ -92,9 +92,9 @@ def from_bytes(
         cache_dir: where OpenVINO may keep compiled models for a faster start; nothing is kept without it.
 
     Raises:
-        InputError: an option that this backend does not have.
+        InputError: an option that this backend does not have, or more threads than it uses on this machine.
         MissingDependency: OpenVINO is not installed.
-        BundleRefused: the model cannot be loaded, or runs in another precision, device or number of threads.
+        BundleRefused: the model cannot be loaded, or runs in another precision or on another device.
     """
     if precision not in FLOAT_TYPES:
         raise InputError(f"openvino runs {', '.join(FLOAT_TYPES)}, not {precision!r}")
@@ -158,7 +158,7 @@ def _read_back(compiled: Any, precision: str, threads: int, version: str) -> Ses
     if kind != FLOAT_TYPES[precision] or devices != ["CPU"]:
         raise BundleRefused(f"openvino runs the model in {kind} on {devices}, asked was {precision} on CPU")
     if running != threads:
-        raise BundleRefused(f"openvino runs the model on {running} threads, asked was {threads}")
+        raise InputError(f"openvino runs the model on {running} threads here, not {threads}; ask for {running}")
     integers = _runs_integers(compiled)
     if integers != (precision == "int8"):
         found = "integer" if integers else "no integer"

@@ -1,0 +1,134 @@
+"""``medfm-compress inspect``: what is in a bundle, and does it compute the same here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medfm_compress.cli import console
+from medfm_compress.runtime.errors import EXIT_REFUSED, MedfmError
+
+if TYPE_CHECKING:
+    from medfm_compress.runtime.bundle import Bundle
+    from medfm_compress.runtime.image_spec import ImageSpec
+    from medfm_compress.runtime.manifest import Manifest, Variant
+
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="The .medfm file.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Replay the golden cases of every variant that can run here.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show a bundle. With --verify, exit code 4 where a variant computes something else here or none can run."""
+    from medfm_compress.runtime.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    variants = [_examine(opened, variant, verify) for variant in opened.manifest.variants]
+    if json:
+        document = {"bundle": str(bundle), "bytes": bundle.stat().st_size, "variants": variants}
+        console.emit_json({**document, "manifest": opened.manifest})
+    else:
+        _describe(opened.manifest, bundle)
+        _tabulate(variants)
+    agreeing = [row["verification"] == "agrees" for row in variants if row["verification"]]
+    if verify and not (agreeing and all(agreeing)):
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def _examine(bundle: Bundle, variant: Variant, verify: bool) -> dict[str, Any]:
+    """One row: name, target, bytes, verdict, why it cannot run here (empty if it can), and its golden cases."""
+    from medfm_compress.runtime.choice import Machine, obstacle
+    from medfm_compress.runtime.cpu import read_cpu
+
+    verdict = bundle.verdict(variant.name)
+    row: dict[str, Any] = {
+        "name": variant.name,
+        "target": variant.target,
+        "bytes": bundle.variant_bytes(variant),
+        "verdict": verdict.outcome if verdict else None,
+        "obstacle": obstacle(variant, Machine(cpu=read_cpu())),
+        "golden_error": None,
+        "verification": "",
+    }
+    return row | _replay(bundle, variant) if verify and not row["obstacle"] else row
+
+
+def _replay(bundle: Bundle, variant: Variant) -> dict[str, Any]:
+    from medfm_compress.runtime.goldens import replay_goldens
+    from medfm_compress.runtime.sessions.table import open_variant
+
+    try:
+        error = replay_goldens(bundle, variant, open_variant(bundle, variant, threads=1))
+    except MedfmError as exc:
+        return {"verification": str(exc)}
+    return {"golden_error": error, "verification": "agrees"}
+
+
+def _describe(manifest: Manifest, path: Path) -> None:
+    task, provenance = manifest.task, manifest.provenance
+    facts = {
+        "bundle": f"{manifest.name} ({path.stat().st_size / 1e6:.2f} MB, schema {manifest.schema_version})",
+        "model digest": manifest.model_digest,
+        "intended use": manifest.intended_use,
+        "task": f"{task.kind}: {', '.join(task.labels)}",
+        "input": _input_in_words(manifest.image_spec),
+        "teacher": provenance.teacher,
+        "teacher licence": provenance.teacher_licence,
+        "student": provenance.student,
+        "study": provenance.study_fingerprint,
+        "recipe": provenance.recipe_sha256,
+        "made": provenance.date,
+        "made with": ", ".join(f"{name} {version}" for name, version in sorted(provenance.libraries.items())),
+    }
+    for name, value in facts.items():
+        console.say(f"{name + ':':17}{value or '(not recorded)'}")
+    for point in task.operating_points:
+        console.say(
+            f"{'called at:':17}{point.label} >= {point.threshold:.4g} ({point.rule}; sensitivity {point.sensitivity:.3f}, "
+            f"specificity {point.specificity:.3f} on {point.positives} + {point.negatives} validation cases)"
+        )
+    for number, step in enumerate(provenance.steps, start=1):
+        console.say(f"{f'step {number}:':17}{step}")
+
+
+def _input_in_words(spec: ImageSpec) -> str:
+    accepted = "; ".join(
+        f"{name} {', '.join(values)}"
+        for name, values in (
+            ("modality", spec.dicom.modalities),
+            ("view", spec.dicom.view_positions),
+            ("body part", spec.dicom.body_parts),
+        )
+        if values
+    )
+    words = f"{spec.width_px}×{spec.height_px} px {spec.colour}, resize {spec.resize} ({spec.filter})"
+    return f"{words}; DICOM {accepted or 'of any kind'}"
+
+
+def _tabulate(variants: list[dict[str, Any]]) -> None:
+    console.say()
+    rows = [
+        [row["name"], row["target"], f"{row['bytes'] / 1e6:.2f}", row["verdict"] or "none", _here(row)]
+        for row in variants
+    ]
+    console.table(["variant", "target", "MB", "verdict", "here"], [[*row[:4], _short(row[4])] for row in rows])
+    for row in rows:
+        if len(row[4]) > len(_short(row[4])):
+            console.say(f"{row[0]}: {row[4]}")
+
+
+def _here(row: dict[str, Any]) -> str:
+    if row["obstacle"]:
+        return f"cannot run: {row['obstacle']}"
+    if row["verification"] == "agrees":
+        return f"agrees (relative logit error {row['golden_error']:.1e})"
+    return f"disagrees: {row['verification']}" if row["verification"] else "can run"
+
+
+def _short(text: str) -> str:
+    """Reasons stand below the table in full; in it only what they begin with."""
+    return text.partition(":")[0]
