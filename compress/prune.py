@@ -181,7 +181,8 @@ def _out_of_reach(goal: PruningGoal, least: float, units: Sequence[Unit], protec
         )
     return ModelError(
         f"macs {goal.macs} is out of reach: with widths in multiples of {goal.round_to} at least "
-        f"{math.ceil(least * 1000) / 1000} of the MACs stay; ask for more than that, round more finely, or distil into a smaller named model"
+        f"{math.ceil(least * 1000) / 1000} of the MACs stay; ask for more than that, "
+        "round more finely, or distil into a smaller named model"
     )
 
 
