@@ -1,0 +1,193 @@
+"""From a torch module to one self-contained ONNX file: static batch 1, float32, no trace of the exporting machine.
+
+The dynamo exporter is tried first; the TorchScript exporter is the fall-back, and what the first one said is returned
+with the file. Both traces are simplified by onnxscript's optimizer (constants, identities, BatchNorm after Conv).
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from medfm_compress.runtime.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from medfm_compress.runtime.image_spec import ImageSpec
+    from medfm_compress.runtime.task import Task
+
+INPUT = "image"
+OUTPUT = "logits"
+OPSET = 20  # the first with Gelu, which both engines have a kernel for
+
+_NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+class Exported(msgspec.Struct, frozen=True, kw_only=True):
+    """An ONNX file and how it came about.
+
+    Attributes:
+        content: the serialized model, weights inside; equal bytes for an equal module.
+        exporter: which of torch's exporters made it.
+        reason: why the dynamo exporter did not, empty where it did.
+    """
+
+    content: bytes
+    exporter: Literal["dynamo", "torchscript"]
+    reason: str = ""
+
+
+def export_onnx(module: nn.Module, spec: ImageSpec, task: Task) -> Exported:
+    """Export ``module`` with input ``image`` ``spec.shape`` and output ``logits`` ``[1, labels]``, float32.
+
+    The module itself is left as it is: a float32 CPU copy in eval mode is traced.
+
+    Raises:
+        ModelError: it does not take the spec's input, does not give one logit a label, or neither exporter can trace
+            it.
+    """
+    import torch
+
+    copied = copy.deepcopy(module).float().cpu().eval()
+    example = torch.zeros(spec.shape)
+    _check_output(copied, example, task)
+    with _silent(), torch.no_grad():
+        model, exporter, reason = _trace(copied, example)
+        model = _simplify(model)
+    _strip(model)
+    _check_model(model, spec)
+    return Exported(content=model.SerializeToString(deterministic=True), exporter=exporter, reason=reason)
+
+
+def _check_output(module: nn.Module, example: Tensor, task: Task) -> None:
+    import torch
+
+    try:
+        with torch.no_grad():
+            found = module(example)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as exc:
+        said = _one_line(exc)
+        raise ModelError(f"the model does not take an input of shape {tuple(example.shape)}: {said}") from exc
+    wanted = (1, len(task.labels))
+    shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+    if shape != wanted:
+        raise ModelError(f"the model returns {shape}; the task's labels {task.labels} need one tensor {wanted}")
+
+
+def _trace(module: nn.Module, example: Tensor) -> tuple[Any, Literal["dynamo", "torchscript"], str]:
+    try:
+        return _dynamo(module, example), "dynamo", ""
+    except Exception as first:  # noqa: BLE001 - exporters raise anything; the other one may still work
+        reason = _one_line(first)
+    try:
+        return _torchscript(module, example), "torchscript", reason
+    except Exception as second:
+        said = f"dynamo: {reason}; torchscript: {_one_line(second)}"
+        raise ModelError(f"the model cannot be exported to ONNX ({said})") from second
+
+
+def _dynamo(module: nn.Module, example: Tensor) -> Any:
+    import torch
+
+    program = torch.onnx.export(
+        module,
+        (example,),
+        dynamo=True,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        opset_version=OPSET,
+        verbose=False,
+        optimize=True,
+    )
+    return program.model_proto  # type: ignore[union-attr]
+
+
+def _torchscript(module: nn.Module, example: Tensor) -> Any:
+    import onnx
+    import torch
+
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        module,
+        (example,),
+        buffer,
+        dynamo=False,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        opset_version=OPSET,
+        do_constant_folding=True,
+    )
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _simplify(model: Any) -> Any:
+    from onnxscript import optimizer
+
+    return optimizer.optimize(model)
+
+
+def _strip(model: Any) -> None:
+    """Remove what names the exporting machine: the dynamo exporter writes stack traces into every node."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    _strip_graph(model.graph)
+    for function in model.functions:
+        del function.metadata_props[:]
+        function.doc_string = ""
+        for node in function.node:
+            _strip_node(node)
+
+
+def _strip_graph(graph: Any) -> None:
+    for part in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    for node in graph.node:
+        _strip_node(node)
+
+
+def _strip_node(node: Any) -> None:
+    node.doc_string = ""
+    del node.metadata_props[:]
+    for attribute in node.attribute:
+        attribute.doc_string = ""
+        for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+            _strip_graph(graph)
+
+
+def _check_model(model: Any, spec: ImageSpec) -> None:
+    import onnx
+
+    onnx.checker.check_model(model)
+    shape = tuple(dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim)
+    names = [value.name for value in (*model.graph.input, *model.graph.output)]
+    if names != [INPUT, OUTPUT] or shape != spec.shape:
+        raise ModelError(f"the exported graph has {names} and input {shape}, not {[INPUT, OUTPUT]} and {spec.shape}")
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The exporters warn of their own internals, on the way to a result that parity then checks."""
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _one_line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:200] or type(exc).__name__

@@ -1,0 +1,110 @@
+"""Parity: does an exported network compute what the module computes? Checked at each border, on synthetic cases.
+
+The measure is the relative logit error of `goldens`; the limit depends on the arithmetic alone and stands here only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.goldens import make_goldens, relative_logit_error, run_goldens
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medfm_compress.runtime.image_spec import ImageSpec
+    from medfm_compress.runtime.sessions.protocol import Session
+    from medfm_compress.runtime.task import Task
+
+PARITY_CASES = 8
+
+# Largest relative logit error by precision. float32: other summation orders, seen below 1e-4 over the supported
+# families. bf16 has 8 bits of mantissa, fp16 11. int8: how far another CPU's rounding may move stored golden logits.
+TOLERANCES = MappingProxyType({"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2, "int8": 1e-1})
+
+Logits = Callable[[NDArray[np.float32]], NDArray[Any]]
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a candidate is from its reference.
+
+    Attributes:
+        candidate: what was compared, e.g. ``onnxruntime fp32``.
+        cases: synthetic inputs compared.
+        max_abs_difference: over all logits.
+        relative_logit_error: over all cases, see `goldens`.
+        tolerance: largest allowed relative logit error.
+    """
+
+    candidate: str
+    cases: int
+    max_abs_difference: float
+    relative_logit_error: float
+    tolerance: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.candidate} matches the module on {self.cases} synthetic cases: "
+            f"relative logit error below {self.tolerance:g}"
+        )
+
+
+def check_parity(
+    reference: Logits, candidate: Session, spec: ImageSpec, task: Task, count: int = PARITY_CASES
+) -> Parity:
+    """Compare ``candidate`` with ``reference`` on ``count`` synthetic inputs.
+
+    Args:
+        reference: normalised inputs ``[n, C, H, W]`` float32 → logits ``[n, labels]``.
+        candidate: an opened session; its declared precision sets the tolerance.
+        spec: gives the inputs.
+        task: says what of the logits matters.
+        count: synthetic cases, 1 to 64.
+
+    Raises:
+        InputError: the relative logit error is above the tolerance, or a logit is not finite.
+    """
+    inputs = make_goldens(spec, count, seed=1)  # not the bundle's own goldens (seed 0)
+    wanted, found = np.asarray(reference(inputs), dtype=np.float64), run_goldens(candidate, inputs)
+    name = f"{candidate.info.backend} {candidate.info.precision}"
+    if wanted.shape != found.shape:
+        raise InputError(f"{name} gives logits of shape {found.shape}, the module {wanted.shape}; nothing was written")
+    parity = Parity(
+        candidate=name,
+        cases=count,
+        max_abs_difference=float(np.abs(found - wanted).max()),
+        relative_logit_error=relative_logit_error(found, wanted, task),
+        tolerance=TOLERANCES[candidate.info.precision],
+    )
+    if not parity.relative_logit_error <= parity.tolerance:
+        raise InputError(
+            f"{name} does not compute what the module computes: relative logit error "
+            f"{parity.relative_logit_error:.3g}, allowed is {parity.tolerance:g}; nothing was written"
+        )
+    return parity
+
+
+def module_logits(module: nn.Module) -> Logits:
+    """A function from inputs ``[n, C, H, W]`` to the module's logits, one case at a time, float32 on the CPU.
+
+    A copy in eval mode is run; the module keeps its mode, dtype and device.
+    """
+    import copy
+
+    import torch
+
+    copied = copy.deepcopy(module).float().cpu().eval()
+
+    def logits(inputs: NDArray[np.float32]) -> NDArray[Any]:
+        with torch.no_grad():
+            rows = [copied(torch.from_numpy(inputs[i : i + 1])).numpy() for i in range(len(inputs))]
+        return np.concatenate(rows)
+
+    return logits
