@@ -1,19 +1,22 @@
-"""The size an encoded frame claims for itself, read before a decoder allocates by it.
+"""The header of an encoded frame, read before a decoder sees it.
 
-A DICOM file may say 64×64 and hold a JPEG that says 65535×65535. Sources: ITU-T T.81 B.2.2 (JPEG), T.87 C.2.2
-(JPEG-LS), T.800 A.5.1 (JPEG 2000).
+A DICOM file may say 64×64 and hold a JPEG that says 65535×65535, and a decoder allocates by the latter. Worse, GDCM
+(the only permissive decoder of lossless JPEG) ends the process on some malformed headers instead of raising. So the
+header must be consistent before it is handed on. Sources: ITU-T T.81 B.2 (JPEG), T.87 C.2 (JPEG-LS), T.800 A.5.1
+(JPEG 2000).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _SOC_SIZ = b"\xff\x4f\xff\x51"
-# SOF0 to SOF15 without DHT (C4), JPG (C8) and DAC (CC); F7 is JPEG-LS.
-_FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
-_STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})
-_FILL = 0xFF
+_SOF_LOSSLESS, _SOF_JPEG_LS, _DHT, _SOS, _APP14 = 0xC3, 0xF7, 0xC4, 0xDA, 0xEE
+# Baseline, extended, progressive, lossless (all Huffman) and JPEG-LS; DICOM has no other process.
+_FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2, _SOF_LOSSLESS, _SOF_JPEG_LS})
+_ADOBE_TRANSFORM_AT = 11
 
 
 class Extent(NamedTuple):
@@ -24,8 +27,13 @@ class Extent(NamedTuple):
     components: int
 
 
+class _Segment(NamedTuple):
+    marker: int
+    body: bytes
+
+
 def extent_of(frame: bytes) -> Extent | None:
-    """What a JPEG, JPEG-LS or JPEG 2000 frame says of its own size, or None where it says nothing that can be read."""
+    """What a JPEG, JPEG-LS or JPEG 2000 frame says of its own size, or None where its header is not consistent."""
     if frame[:2] == _SOI:
         return _jpeg_extent(frame)
     start = frame.find(_SOC_SIZ, 0, 4096)  # behind the boxes of a JP2 file
@@ -45,18 +53,77 @@ def is_complete(frame: bytes) -> bool:
 
 
 def _jpeg_extent(frame: bytes) -> Extent | None:
+    segments = list(_segments(frame))
+    frames = [segment for segment in segments if segment.marker in _FRAME_MARKERS]
+    if len(frames) != 1 or not segments or segments[-1].marker != _SOS or len(frames[0].body) < 9:
+        return None
+    marker, body = frames[0]
+    count = body[5]
+    if len(body) != 6 + 3 * count or not _is_sampled(marker, body):
+        return None
+    if marker != _SOF_JPEG_LS and not _is_coded(segments, body):
+        return None
+    if any(segment.marker == _APP14 and not _is_adobe_known(segment.body) for segment in segments):
+        return None
+    return Extent(int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), count)
+
+
+def _segments(frame: bytes) -> Iterator[_Segment]:
+    """Marker segments up to and including the first start of scan; ends early at anything that is no marker."""
     at = 2
-    while at + 10 <= len(frame):
-        if frame[at] != _FILL:
-            return None
-        marker = frame[at + 1]
-        if marker in _FRAME_MARKERS:
-            height, width = (int.from_bytes(frame[at + k : at + k + 2], "big") for k in (5, 7))
-            return Extent(height, width, frame[at + 9])
-        if marker == _FILL:
+    while at + 4 <= len(frame) and frame[at] == 0xFF:
+        marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
+        if marker == 0xFF:  # fill byte
             at += 1
-        elif marker in _STANDALONE:
-            at += 2
-        else:
-            at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return None
+            continue
+        body = frame[at + 4 : at + 2 + length]
+        if length < 2 or len(body) != length - 2:
+            return
+        yield _Segment(marker, body)
+        if marker == _SOS:
+            return
+        at += 2 + length
+
+
+def _is_sampled(marker: int, body: bytes) -> bool:
+    """Precision 2 to 16 bits, sampling factors 1 to 4; 1 throughout where the process is lossless."""
+    largest = 1 if marker in (_SOF_LOSSLESS, _SOF_JPEG_LS) else 4
+    factors = body[7::3]
+    sampled = all(1 <= side <= largest for byte in factors for side in (byte >> 4, byte & 15))
+    return sampled and (2 <= body[0] <= 16 if largest == 1 else body[0] in (8, 12))
+
+
+def _is_coded(segments: list[_Segment], frame_body: bytes) -> bool:
+    """Whether the first scan names components of the frame and Huffman tables that were defined."""
+    scan = segments[-1].body
+    if not scan or len(scan) != 4 + 2 * scan[0]:
+        return False
+    tables: set[int] = set()
+    for segment in segments:
+        if segment.marker == _DHT:
+            defined = _huffman_tables(segment.body)
+            if not defined:
+                return False
+            tables |= defined
+    selectors = scan[2 : 2 + 2 * scan[0] : 2]
+    needed = {selector >> 4 for selector in selectors}
+    return set(scan[1 : 1 + 2 * scan[0] : 2]) <= set(frame_body[6::3]) and needed <= tables
+
+
+def _huffman_tables(body: bytes) -> set[int]:
+    """Numbers of the DC or lossless tables of a DHT segment, and of its AC tables from 16 on; empty where damaged."""
+    found, at = set(), 0
+    while at + 17 <= len(body):
+        counts = body[at + 1 : at + 17]
+        # Kraft: more codes than a length can hold end GDCM's decoder.
+        room = sum(count << (16 - length) for length, count in enumerate(counts, start=1))
+        if room > 1 << 16:
+            return set()
+        found.add(body[at])
+        at += 17 + sum(counts)
+    return found if at == len(body) else set()
+
+
+def _is_adobe_known(body: bytes) -> bool:
+    """Colour transform 0 (none), 1 (YCbCr) or 2 (YCCK); other APP14 segments say nothing of colour."""
+    return body[:5] != b"Adobe" or (len(body) > _ADOBE_TRANSFORM_AT and body[_ADOBE_TRANSFORM_AT] <= 2)

@@ -56,6 +56,8 @@ _KEYWORDS = (
 _ALWAYS_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 _MAYBE_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 _CODES_WITH_SIZE = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000 and HTJ2K
+# GDCM last: it ends the process on some damaged frames, where the others raise.
+_PLUGINS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
@@ -171,18 +173,18 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> NDArray[Any]:
     """
     from pydicom.pixels import pixel_array
 
-    _check_decoder(ds, name)
+    plugin = _decoder_of(ds, name)
     if ds.file_meta.TransferSyntaxUID.is_encapsulated:
         _check_encoded(ds, layout, name)
     else:
         _check_length(ds, layout, name)
     try:
         # Unused high bits stay as they are, so that `_codes` can see whether they hold anything.
-        values: NDArray[Any] = pixel_array(ds, correct_unused_bits=False)
+        values: NDArray[Any] = pixel_array(ds, decoding_plugin=plugin, correct_unused_bits=False)
     except RuntimeError:  # every decoder for this syntax has tried; 12-bit JPEG has none with a permissive licence
         syntax = ds.file_meta.TransferSyntaxUID.name
         raise ImageRefused(
-            f"{name}: no installed decoder reads these {syntax} pixels ({layout.bits_stored} bits), or they are damaged; "
+            f"{name}: no installed decoder reads these {syntax} pixels ({layout.bits_stored} bits); "
             "export the image uncompressed"
         ) from None
     expected = (layout.rows, layout.columns, 3)[: 2 + (layout.samples == 3)]
@@ -192,7 +194,8 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> NDArray[Any]:
     return native
 
 
-def _check_decoder(ds: Dataset, name: str) -> None:
+def _decoder_of(ds: Dataset, name: str) -> str:
+    """The plugin to decode with: the sturdiest that is installed."""
     from pydicom.pixels import get_decoder
 
     syntax = ds.file_meta.TransferSyntaxUID
@@ -206,6 +209,9 @@ def _check_decoder(ds: Dataset, name: str) -> None:
             f"{name}: the decoder for {syntax.name} is not installed; "
             "pip install python-gdcm pylibjpeg-openjpeg pyjpegls"
         )
+    if not syntax.is_encapsulated:
+        return ""
+    return next((plugin for plugin in _PLUGINS if plugin in decoder.available_plugins), "")
 
 
 def _check_length(ds: Dataset, layout: Layout, name: str) -> None:
@@ -229,7 +235,9 @@ def _check_encoded(ds: Dataset, layout: Layout, name: str) -> None:
         raise ImageRefused(f"{name}: the compressed pixel data are truncated (no end marker); export it again")
     extent = extent_of(frame)
     if extent != Extent(layout.rows, layout.columns, layout.samples):
-        raise ImageRefused(f"{name}: the compressed pixels have another size than Rows and Columns; export it again")
+        raise ImageRefused(
+            f"{name}: the compressed frame is damaged or has another size than Rows and Columns; export it again"
+        )
 
 
 def _codes(values: NDArray[Any], layout: Layout, name: str, *, lossy: bool) -> NDArray[Any]:
@@ -243,8 +251,8 @@ def _codes(values: NDArray[Any], layout: Layout, name: str, *, lossy: bool) -> N
         half = 2 ** (bits - 1)
         low, high = (-half, half - 1) if layout.is_signed else (0, 2 * half - 1)
         values = np.clip(values, low, high)
-    unsigned = values.view(f"u{values.dtype.itemsize}")
-    used = unsigned & unsigned.dtype.type(2**bits - 1)
+    unsigned: NDArray[Any] = values.view(f"u{values.dtype.itemsize}")
+    used: NDArray[Any] = unsigned & unsigned.dtype.type(2**bits - 1)
     extended = values == _sign_extended(used, bits, values.dtype) if layout.is_signed else False
     if not np.all((unsigned == used) | extended):
         raise ImageRefused(f"{name}: pixels exceed the {bits} bits stored; export the image again")
