@@ -55,10 +55,10 @@ class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             name=evaluation.name,
             findings=evaluation.findings,
             cases_sha256=hashlib.sha256("\0".join(evaluation.images).encode()).hexdigest(),
-            logits=_rows(evaluation.logits),
-            scores=_rows(evaluation.scores),
-            truth=_rows(evaluation.truth),
-            decisions=_rows(evaluation.decisions),
+            logits=tuple(map(tuple, evaluation.logits.tolist())),
+            scores=tuple(map(tuple, evaluation.scores.tolist())),
+            truth=tuple(map(tuple, evaluation.truth.tolist())),
+            decisions=tuple(map(tuple, evaluation.decisions.tolist())),
             clusters=tuple(number_clusters(evaluation.clusters).tolist()),
             subgroups=dict(evaluation.subgroups),
         )
@@ -127,7 +127,3 @@ def number_clusters(clusters: tuple[str, ...]) -> NDArray[np.int64]:
     """Number the clusters 0, 1, … in order of first appearance; shape [n]."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
-
-
-def _rows(array: NDArray[np.float64] | NDArray[np.int64]) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(row) for row in array.tolist())

@@ -117,7 +117,19 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One metric of one variant against the teacher on the same cases: values, and bundle − teacher."""
+    """One metric of one variant against the teacher on the same cases: values, and bundle − teacher.
+
+    Attributes:
+        metric: what is compared.
+        finding: which finding; empty for the accuracy over all labels of a task whose labels exclude each other.
+        variant: name of the evaluation that was compared with the teacher's.
+        teacher: the teacher's own value.
+        bundle: the variant's own value.
+        difference: bundle − teacher, paired.
+        margin: of the policy, where it requires this comparison.
+        p_worse: one-sided p-value, small where the difference is clearly below ``-margin``; not yet adjusted.
+        too_few: why no interval could be computed (the widest stands instead); empty otherwise.
+    """
 
     metric: Metric
     finding: str
@@ -125,6 +137,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     teacher: Interval
     bundle: Interval
     difference: Interval
+    margin: float | None = None
+    p_worse: float | None = None
+    too_few: str = ""
 
 
 class NonInferiority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,9 +181,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         non_inferiority: required comparisons; at least one.
         budget: hard limits.
-        min_positives: fewer positive cases of a finding make it inconclusive before any interval is computed.
-        min_negatives: likewise.
-        min_clusters: likewise, patients.
+        min_positives: fewer patients with a finding (cases, where no patient is known) make it inconclusive before
+            any interval is computed; at least 2.
+        min_negatives: likewise, patients with a case without it.
+        min_clusters: likewise, patients in all.
         alpha: one-sided, in (0, 0.5).
         resamples: bootstrap resamples, >= 1000.
         seed: of the bootstrap.
@@ -190,6 +206,24 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise InputError(f"alpha is {self.alpha}; it must be above 0 and below 0.5")
         if self.resamples < 1000:
             raise InputError(f"resamples is {self.resamples}; it must be at least 1000")
+        for name, least in (("min_positives", 2), ("min_negatives", 2), ("min_clusters", 2), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        keys = [(required.metric, required.finding) for required in self.non_inferiority]
+        twice = sorted(
+            {
+                f"{metric} of {finding or 'every finding'}"
+                for metric, finding in keys
+                if keys.count((metric, finding)) > 1
+            }
+        )
+        if twice:
+            raise InputError(f"the policy asks twice for {', '.join(twice)}; keep one entry each")
+
+    def requirement(self, metric: Metric, finding: str) -> NonInferiority | None:
+        """The entry that binds ``metric`` of ``finding``: the finding's own before the one for every finding."""
+        entries = {(entry.metric, entry.finding): entry for entry in self.non_inferiority}
+        return entries.get((metric, finding)) or entries.get((metric, ""))
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

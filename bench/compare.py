@@ -1,0 +1,279 @@
+"""Compare a variant with its teacher on the same cases: every metric of every finding, paired, clustered by patient.
+
+AUROC has a closed form (`stats.auroc`), all else is bootstrapped (`stats.bootstrap`) with resamples that teacher and
+variant share. Three cases have no usable interval and are handled before one is computed:
+
+- Too few patients for the policy: the widest interval possible stands in its place, and the reason with it.
+- The two models' probabilities agree within `SAME_OUTPUT` on every case: the difference is 0, with no width.
+- They differ, but in no resample (no decision changed): Tango's width of a sample without discordance, since the
+  bootstrap would claim that no decision could ever change.
+
+A metric that is undefined for one of the two (the precision of a model that calls nothing) gives no comparison.
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.bench.confusion import Confusion, are_labels_exclusive, confusion, confusion_matrix
+from medfm_compress.bench.evaluate import check_evaluation, number_clusters
+from medfm_compress.bench.stats import bootstrap
+from medfm_compress.bench.stats.auroc import area_interval, clustered_areas, difference_interval
+from medfm_compress.bench.stats.metrics import Sample, WeightedMetrics
+from medfm_compress.bench.stats.proportions import undiscordant_reach
+from medfm_compress.bench.types import METRICS, Comparison, Evaluation, Interval, Metric, Policy
+from medfm_compress.runtime.errors import InputError
+
+__all__ = ["Confusion", "check_same_cases", "compare", "confusion", "confusion_matrix", "too_few"]
+
+SAME_OUTPUT = 1e-4
+TIE = 1e-12
+Integers = NDArray[np.int64]
+
+
+class _Question(NamedTuple):
+    """One finding of one variant, and all that is needed to compare it."""
+
+    finding: str
+    variant: str
+    sample: Sample
+    strata: Integers
+    policy: Policy
+    seed: tuple[int, ...]
+    same: bool
+    too_few: str
+
+
+class _Answer(NamedTuple):
+    teacher: Interval
+    bundle: Interval
+    difference: Interval
+    p_worse: float | None = None
+
+
+def compare(teacher: Evaluation, bundle: Evaluation, policy: Policy) -> tuple[Comparison, ...]:
+    """Compare ``bundle`` (one variant) with ``teacher``.
+
+    Returns:
+        For each finding every metric that is defined for both, in the order of `METRICS`; then, where the labels
+        exclude each other, the accuracy over all of them under the finding ``""``.
+
+    Raises:
+        InputError: the two were not evaluated on the same cases.
+    """
+    check_same_cases(teacher, bundle)
+    comparisons: list[Comparison] = []
+    for number in range(len(teacher.findings)):
+        comparisons += _compare(_by_finding(teacher, bundle, policy, number), METRICS)
+    if are_labels_exclusive(teacher) and are_labels_exclusive(bundle):
+        comparisons += _compare(_overall(teacher, bundle, policy), ("accuracy",))
+    return tuple(comparisons)
+
+
+def check_same_cases(teacher: Evaluation, bundle: Evaluation) -> None:
+    """Check that two evaluations are of the same images, in the same order, with the same truth and patients.
+
+    Raises:
+        InputError: they are not.
+    """
+    for evaluation in (teacher, bundle):
+        check_evaluation(evaluation)
+    for what in ("findings", "images"):
+        if getattr(teacher, what) != getattr(bundle, what):
+            raise InputError(
+                f"{bundle.name!r} has other {what} than {teacher.name!r}; evaluate both on the same study and split"
+            )
+    same_patients = np.array_equal(number_clusters(teacher.clusters), number_clusters(bundle.clusters))
+    if not same_patients or not np.array_equal(teacher.truth, bundle.truth):
+        raise InputError(f"{bundle.name!r} has other truth or patients than {teacher.name!r}; evaluate both again")
+
+
+def too_few(evaluation: Evaluation, finding: str, policy: Policy) -> str:
+    """Why the cases are too few to judge ``finding`` (``""`` for all labels together); empty where they suffice."""
+    clusters = number_clusters(evaluation.clusters)
+    counts = [("patients", len(np.unique(clusters)), policy.min_clusters)]
+    if finding:
+        positive = evaluation.truth[:, evaluation.findings.index(finding)] == 1
+        counts += [
+            ("patients with it", len(np.unique(clusters[positive])), policy.min_positives),
+            ("patients without it", len(np.unique(clusters[~positive])), policy.min_negatives),
+        ]
+    lacking = [f"{count} {what}, the policy asks for {least}" for what, count, least in counts if count < least]
+    return "; ".join(lacking)
+
+
+def _by_finding(teacher: Evaluation, bundle: Evaluation, policy: Policy, number: int) -> _Question:
+    """One finding against all else; strata are the patients with and without it."""
+    scores = np.stack([teacher.scores[:, number], bundle.scores[:, number]])
+    decisions = np.stack([teacher.decisions[:, number], bundle.decisions[:, number]])
+    sample = Sample(scores, decisions, teacher.truth[:, number], number_clusters(teacher.clusters))
+    return _Question(
+        finding=teacher.findings[number],
+        variant=bundle.name,
+        sample=sample,
+        strata=_cluster_maximum(sample.truth, sample.clusters),
+        policy=policy,
+        seed=(policy.seed, number),
+        same=bool(np.abs(scores[1] - scores[0]).max() <= SAME_OUTPUT and (decisions[0] == decisions[1]).all()),
+        too_few=too_few(teacher, teacher.findings[number], policy),
+    )
+
+
+def _overall(teacher: Evaluation, bundle: Evaluation, policy: Policy) -> _Question:
+    """Whether the decided label is the true one, as a "finding" that every case has; strata are the labels."""
+    correct = np.stack([(model.truth * model.decisions).sum(axis=1) for model in (teacher, bundle)])
+    clusters = number_clusters(teacher.clusters)
+    sample = Sample(correct.astype(np.float64), correct, np.ones(len(clusters), dtype=np.int64), clusters)
+    same_scores = np.abs(teacher.scores - bundle.scores).max() <= SAME_OUTPUT
+    return _Question(
+        finding="",
+        variant=bundle.name,
+        sample=sample,
+        strata=_cluster_maximum(teacher.truth.argmax(axis=1), clusters),
+        policy=policy,
+        seed=(policy.seed, len(teacher.findings)),
+        same=bool(same_scores and (teacher.decisions == bundle.decisions).all()),
+        too_few=too_few(teacher, "", policy),
+    )
+
+
+def _cluster_maximum(values: Integers, clusters: Integers) -> Integers:
+    """Largest value in each cluster; shape [clusters]."""
+    largest = np.zeros(int(clusters.max()) + 1, dtype=np.int64)
+    np.maximum.at(largest, clusters, values)
+    return largest
+
+
+def _compare(question: _Question, metrics: tuple[Metric, ...]) -> list[Comparison]:
+    find = _without_intervals if question.too_few else _with_intervals
+    answers = find(question, metrics)
+    return [_comparison(question, metric, answers[metric]) for metric in metrics if metric in answers]
+
+
+def _comparison(question: _Question, metric: Metric, answer: _Answer) -> Comparison:
+    required = question.policy.requirement(metric, question.finding)
+    return Comparison(
+        metric=metric,
+        finding=question.finding,
+        variant=question.variant,
+        teacher=answer.teacher,
+        bundle=answer.bundle,
+        difference=answer.difference,
+        margin=required.margin if required else None,
+        p_worse=answer.p_worse,
+        too_few=question.too_few,
+    )
+
+
+def _without_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict[Metric, _Answer]:
+    values = WeightedMetrics(question.sample, metrics).unweighted()
+    level, method = _level(question.policy), "none: too few cases"
+    return {
+        metric: _Answer(
+            _widest(float(teacher), level, method),
+            _widest(float(bundle), level, method),
+            _widest(float(bundle - teacher), level, method, low=-1.0),
+        )
+        for metric, (teacher, bundle) in zip(metrics, values.T, strict=True)
+        if np.isfinite(bundle - teacher)
+    }
+
+
+def _with_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict[Metric, _Answer]:
+    sample, policy = question.sample, question.policy
+    counted = tuple(metric for metric in metrics if metric != "auroc")
+    resampled = bootstrap.resample(
+        WeightedMetrics(sample, counted),
+        question.strata,
+        cases=len(sample.truth),
+        resamples=policy.resamples,
+        seed=question.seed,
+    )
+    answers: dict[Metric, _Answer] = {"auroc": _compare_areas(question)} if "auroc" in metrics else {}
+    for column, metric in enumerate(counted):
+        if np.isfinite(resampled.estimate[:, column]).all():
+            answers[metric] = _compare_resampled(question, metric, _column(resampled, column))
+    return answers
+
+
+def _column(resampled: bootstrap.Resampled, column: int) -> bootstrap.Resampled:
+    return resampled.of(lambda values: values[..., column])
+
+
+def _compare_areas(question: _Question) -> _Answer:
+    sample, level = question.sample, _level(question.policy)
+    areas = clustered_areas(sample.scores, sample.truth, sample.clusters)
+    rarer = min(_patients(sample, sample.truth == 1), _patients(sample, sample.truth == 0))
+    own = [area_interval(float(a), float(v), level, rarer) for a, v in zip(*_diagonal(areas), strict=True)]
+    difference = _no_difference(level) if question.same else difference_interval(areas, level)
+    required = question.policy.requirement("auroc", question.finding)
+    return _Answer(own[0], own[1], difference, _wald_p(difference, required.margin) if required else None)
+
+
+def _diagonal(areas: tuple[NDArray[np.float64], NDArray[np.float64]]) -> tuple[list[float], list[float]]:
+    values, covariance = areas
+    return values.tolist(), np.diag(covariance).tolist()
+
+
+def _wald_p(difference: Interval, margin: float) -> float:
+    """One-sided p-value of "the difference is at least ``-margin``"."""
+    error, excess = difference.standard_error or 0.0, difference.estimate + margin
+    if error <= TIE:
+        return 0.0 if excess < 0 else 1.0
+    return NormalDist().cdf(excess / error)
+
+
+def _compare_resampled(question: _Question, metric: Metric, values: bootstrap.Resampled) -> _Answer:
+    """Compare one bootstrapped metric, ``values`` being ``[resamples, models]``."""
+    level, pairs = _level(question.policy), _denominator(metric, question.sample)
+    own = [_bootstrapped(values.of(lambda v, m=model: v[..., m]), level, pairs, 0.0) for model in (0, 1)]  # type: ignore[misc]
+    change = values.of(lambda v: v[..., 1] - v[..., 0])
+    difference = _no_difference(level) if question.same else _bootstrapped(change, level, pairs, -1.0)
+    required = question.policy.requirement(metric, question.finding)
+    return _Answer(own[0], own[1], difference, bootstrap.p_below(change, -required.margin) if required else None)
+
+
+def _bootstrapped(values: bootstrap.Resampled, level: float, pairs: int, least: float) -> Interval:
+    """The bootstrap's interval in [``least``, 1], with Tango's width where no resample differs from another."""
+    found, estimate = bootstrap.interval(values, level), float(values.estimate)
+    if found is None:
+        return _widest(estimate, level, "none: undefined in many resamples", low=least)
+    if pairs and found.high - found.low <= TIE:
+        reach, method = undiscordant_reach(pairs, level), "no variation, Tango's width"
+        low, high = max(estimate - reach, least), min(estimate + reach, 1.0)
+        return Interval(estimate=estimate, low=low, high=high, level=level, method=method)
+    return found
+
+
+def _denominator(metric: Metric, sample: Sample) -> int:
+    """Patients who enter the denominator of a metric of decisions; 0 for a metric of ranks, which varies smoothly."""
+    positive, called = sample.truth == 1, sample.decisions.any(axis=0)
+    rows = {
+        "accuracy": np.ones_like(positive),
+        "sensitivity": positive,
+        "specificity": ~positive,
+        "precision": called,
+        "f1": positive,
+    }
+    return _patients(sample, rows[metric]) if metric in rows else 0
+
+
+def _patients(sample: Sample, rows: NDArray[np.bool_]) -> int:
+    return len(np.unique(sample.clusters[rows]))
+
+
+def _level(policy: Policy) -> float:
+    """Two-sided level whose ends are one-sided at the policy's α."""
+    return 1 - 2 * policy.alpha
+
+
+def _no_difference(level: float) -> Interval:
+    return Interval(estimate=0.0, low=0.0, high=0.0, level=level, method="identical outputs", standard_error=0.0)
+
+
+def _widest(estimate: float, level: float, method: str, low: float = 0.0) -> Interval:
+    return Interval(estimate=estimate, low=low, high=1.0, level=level, method=method)
