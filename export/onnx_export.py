@@ -118,7 +118,7 @@ def _torchscript(module: nn.Module, example: Tensor) -> Any:
     torch.onnx.export(
         module,
         (example,),
-        buffer,
+        buffer,  # type: ignore[arg-type]
         dynamo=False,
         input_names=[INPUT],
         output_names=[OUTPUT],

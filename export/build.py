@@ -1,0 +1,169 @@
+"""Assemble a bundle: export, check parity, choose operating points on validation cases, seal.
+
+Nothing is written before everything has passed, and then atomically.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from medfm_compress.bench.machine import library_versions
+from medfm_compress.data.study import Study
+from medfm_compress.export.cases import Progress, check_labels, unheard
+from medfm_compress.export.onnx_export import INPUT, OUTPUT, export_onnx
+from medfm_compress.export.openvino_ir import to_openvino_ir
+from medfm_compress.export.operating_points import points_on_validation
+from medfm_compress.export.parity import TOLERANCES, check_parity, module_logits
+from medfm_compress.runtime.bundle import utc_date, write_bundle
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.goldens import golden_files, make_goldens, run_goldens
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.manifest import SCHEMA_VERSION, Backend, Manifest, Provenance, Tensor, Variant
+from medfm_compress.runtime.sessions.protocol import Session
+from medfm_compress.runtime.sessions.table import is_available, open_session_from_bytes
+from medfm_compress.runtime.task import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LIBRARIES = ("medfm-compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy")
+ENGINE_VERSIONS: Mapping[Backend, str] = MappingProxyType({"onnxruntime": ">=1.23,<2", "openvino": ">=2025.0"})
+_SUFFIXES: Mapping[Backend, tuple[str, ...]] = MappingProxyType(
+    {"onnxruntime": (".onnx",), "openvino": (".xml", ".bin")}
+)
+
+
+class BundleDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle says of itself beyond the network: see `Manifest`."""
+
+    name: str
+    spec: ImageSpec
+    task: Task
+    provenance: Provenance
+    intended_use: str
+
+
+class Export(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant with its files' contents, in order, and an opened session of it."""
+
+    variant: Variant
+    contents: tuple[bytes, ...]
+    session: Session
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Member path → content."""
+        return dict(zip(self.variant.files, self.contents, strict=True))
+
+
+def build_bundle(
+    module: nn.Module,
+    draft: BundleDraft,
+    path: str | Path,
+    *,
+    study: Study | None = None,
+    rule: str = "youden",
+    progress: Progress = unheard,
+) -> Manifest:
+    """Write the FP32 bundle of ``module``: ONNX Runtime always, OpenVINO where it is installed.
+
+    Args:
+        module: maps ``[1, C, H, W]`` to logits ``[1, labels]``; left as it is.
+        draft: name, preprocessing, task, provenance and intended use.
+        path: of the new ``.medfm`` file.
+        study: its validation cases give the operating points; without it the task keeps those it has.
+        rule: how operating points are chosen.
+        progress: told what begins.
+
+    Raises:
+        InputError: labels that differ from the study's, a module that cannot be exported, failing parity, a file that
+            cannot be written. Nothing is left behind.
+    """
+    if study is not None:
+        check_labels(study, draft.task)
+    progress("exporting to ONNX")
+    exported = export_onnx(module, draft.spec, draft.task)
+    steps = [f"export: ONNX by torch's {exported.exporter} exporter" + _because(exported.reason)]
+    exports = _fp32_exports(exported.content)
+    progress(f"checking parity of {len(exports)} variant(s)")
+    reference = module_logits(module)
+    for export in exports:
+        steps.append(f"export: {check_parity(reference, export.session, draft.spec, draft.task)}")
+    task = draft.task
+    if study is not None:
+        progress("choosing operating points on validation cases")
+        points = points_on_validation(exports[0].session, study, draft.spec, task, rule)
+        task = msgspec.structs.replace(task, operating_points=points)
+    manifest = _draft_manifest(msgspec.structs.replace(draft, task=task), exports, steps)
+    return write_bundle(path, manifest, bundle_files(exports, draft.spec))
+
+
+def make_variant(backend: Backend, precision: str, instruction_set: tuple[str, ...] = ()) -> Variant:
+    """The variant of a backend and precision on a CPU, named and tolerated alike everywhere."""
+    name = f"{backend}-cpu-{precision}"
+    return Variant(
+        name=name,
+        files=tuple(f"models/{name}{suffix}" for suffix in _SUFFIXES[backend]),
+        backend=backend,
+        device="cpu",
+        precision=precision,  # type: ignore[arg-type]
+        instruction_set=instruction_set,
+        engine_versions=ENGINE_VERSIONS[backend],
+        golden_tolerance=TOLERANCES[precision],
+    )
+
+
+def open_export(variant: Variant, contents: tuple[bytes, ...], threads: int = 1) -> Export:
+    """Open the model in ``contents`` as ``variant``; raises what the backend raises."""
+    session = open_session_from_bytes(variant.backend, contents, threads, variant.precision)
+    return Export(variant=variant, contents=contents, session=session)
+
+
+def bundle_files(exports: tuple[Export, ...], spec: ImageSpec) -> dict[str, bytes]:
+    """Members of a bundle: model files, golden inputs and each variant's own logits on them."""
+    inputs = make_goldens(spec)
+    logits = {export.variant.name: run_goldens(export.session, inputs) for export in exports}
+    files = {name: content for export in exports for name, content in export.files.items()}
+    return files | golden_files(inputs, logits, spec)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that make a bundle."""
+    return library_versions(LIBRARIES)
+
+
+def _fp32_exports(onnx: bytes) -> tuple[Export, ...]:
+    exports = [open_export(make_variant("onnxruntime", "fp32"), (onnx,))]
+    if is_available("openvino").ok:
+        exports.append(open_export(make_variant("openvino", "fp32"), tuple(to_openvino_ir(onnx))))
+    return tuple(exports)
+
+
+def _draft_manifest(draft: BundleDraft, exports: tuple[Export, ...], steps: list[str]) -> Manifest:
+    if not draft.intended_use.strip():
+        raise InputError("intended use is empty; say in one sentence what the bundle is for")
+    provenance = msgspec.structs.replace(
+        draft.provenance, steps=(*draft.provenance.steps, *steps), libraries=versions(), date=utc_date()
+    )
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=draft.name,
+        task=draft.task,
+        image_spec=draft.spec,
+        inputs=(Tensor(name=INPUT, role="image", shape=draft.spec.shape),),
+        outputs=(Tensor(name=OUTPUT, role="logits", shape=(1, len(draft.task.labels))),),
+        variants=tuple(export.variant for export in exports),
+        members=(),
+        provenance=provenance,
+        intended_use=draft.intended_use,
+        model_digest="",
+    )
+
+
+def _because(reason: str) -> str:
+    return f", since the dynamo exporter failed: {reason}" if reason else ""

@@ -1,0 +1,55 @@
+"""Network inputs of a study's cases, and what a session answers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.errors import StudyError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.preprocess import preprocess
+from medfm_compress.runtime.task import Task
+
+Progress = Callable[[str], None]
+
+
+def unheard(_: str) -> None:
+    """The progress callable of a caller that wants none."""
+
+
+def check_labels(study: Study, task: Task) -> None:
+    """Labels of study and task must agree in kind, names and order.
+
+    Raises:
+        StudyError: they do not.
+    """
+    if (study.kind, study.labels) != (task.kind, task.labels):
+        raise StudyError(
+            f"the model's labels are {task.kind} {task.labels}, those of {study.root.name} are {study.kind} "
+            f"{study.labels}; use the study that the model was made for"
+        )
+
+
+def sample_cases(study: Study, split: str, count: int, seed: int) -> tuple[Case, ...]:
+    """At most ``count`` cases of one split, drawn without replacement, in the table's order.
+
+    Raises:
+        StudyError: the split is empty.
+    """
+    cases = study.split(split)
+    if not cases:
+        raise StudyError(f"{study.root.name} has no case in split {split!r}; cut one with 'medfm-compress study split'")
+    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(cases))[:count]
+    return tuple(cases[i] for i in sorted(chosen.tolist()))
+
+
+def network_inputs(study: Study, cases: Sequence[Case], spec: ImageSpec) -> NDArray[np.float32]:
+    """Normalised inputs ``[n, C, H, W]``, float32, by the device's own preprocessing.
+
+    Raises:
+        ImageRefused: an image cannot be used.
+    """
+    return np.concatenate([preprocess(study.source.read(case.image), spec) for case in cases])

@@ -1,0 +1,67 @@
+"""``medfm-compress export``: a model folder becomes a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medfm_compress.cli import console
+
+if TYPE_CHECKING:
+    from medfm_compress.compress.model import Model
+    from medfm_compress.runtime.manifest import Manifest, Provenance
+
+RESEARCH_ONLY = "Research and evaluation only; not for clinical use."
+
+
+def export(
+    model_folder: Annotated[Path, typer.Argument(help="Folder with model.json and model.safetensors.")],
+    study: Annotated[Path, typer.Option(help="Study whose validation cases give the operating points.")],
+    out: Annotated[Path, typer.Option(help="The .medfm file to write.")],
+    intended_use: Annotated[str, typer.Option(help="What the bundle is for, in one sentence.")] = RESEARCH_ONLY,
+    rule: Annotated[
+        str, typer.Option(help="Operating points: youden, sensitivity>=0.95 or specificity>=0.90.")
+    ] = "youden",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Export a model folder to a bundle, its parity with the model checked and recorded."""
+    from medfm_compress.compress.model import load_model
+    from medfm_compress.data.open import open_study
+    from medfm_compress.export.build import BundleDraft, build_bundle
+
+    model, cases = load_model(model_folder), open_study(study)
+    draft = BundleDraft(
+        name=model.name, spec=model.spec, task=model.task, provenance=_provenance(model), intended_use=intended_use
+    )
+    manifest = build_bundle(model.module, draft, out, study=cases, rule=rule, progress=console.progress)
+    if json:
+        console.emit_json(manifest)
+    else:
+        _tell(manifest, out)
+
+
+def _provenance(model: Model) -> Provenance:
+    from medfm_compress.runtime.manifest import Provenance
+
+    identity = f"{model.name}@{model.weights_sha256()}"
+    return Provenance(
+        teacher=model.provenance.teacher or identity,
+        teacher_licence=model.licence,
+        student=identity,
+        study_fingerprint=model.provenance.study_fingerprint,
+        steps=model.provenance.steps,
+    )
+
+
+def _tell(manifest: Manifest, out: Path) -> None:
+    sizes = {member.path: member.bytes for member in manifest.members}
+    rows = [[v.name, f"{sum(sizes[name] for name in v.files) / 1e6:.2f} MB"] for v in manifest.variants]
+    console.table(["variant", "size"], rows)
+    for point in manifest.task.operating_points:
+        console.say(
+            f"{point.label}: threshold {point.threshold:.3f} by {point.rule} (validation sensitivity "
+            f"{point.sensitivity:.3f} of {point.positives}, specificity {point.specificity:.3f} of {point.negatives})"
+        )
+    console.say(f"wrote {out}")
