@@ -9,21 +9,27 @@ lost accuracy; distillation from the original is what brings it back (`distill`)
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from torch import nn
+from torch.nn import functional
 
+from medfm_compress.compress.model import Model
 from medfm_compress.compress.pruning_heads import find_attentions
 from medfm_compress.compress.pruning_macs import count_macs
-from medfm_compress.compress.pruning_plan import PruningPlan, differences, shapes_of
+from medfm_compress.compress.pruning_plan import PruningPlan, differences, merge_plans, shapes_of
 from medfm_compress.compress.pruning_scores import Batch, Importance, Loss, accumulate_gradients, scores
 from medfm_compress.compress.pruning_units import Member, Protected, Side, Unit, find_units, head_units
 from medfm_compress.compress.pruning_widths import choose_widths
+from medfm_compress.runtime.codec import convert
 from medfm_compress.runtime.errors import InputError, ModelError
+from medfm_compress.runtime.task import Task
 
 # Predicted and counted MACs agree but for rounding; more than this much over the target means a step is still missing.
 MACS_TOLERANCE = 1e-6
@@ -80,6 +86,75 @@ class PrunedModule:
     parameters_after: int
     widths: tuple[WidthChange, ...]
     protected: tuple[Protected, ...]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model and the record of what was done; counts are for one image, and of the model that was given.
+
+    Attributes:
+        model: the smaller model; its architecture carries the plan, so it saves and loads like any other.
+        macs_before: multiply-accumulates of the model that was given.
+        macs_after: of the smaller one.
+        parameters_before: of the model that was given.
+        parameters_after: of the smaller one.
+        widths: every unit that became narrower.
+        protected: what was left alone, and why.
+    """
+
+    model: Model
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    widths: tuple[WidthChange, ...]
+    protected: tuple[Protected, ...]
+
+
+def prune(
+    model: Model,
+    *,
+    macs: float,
+    round_to: int = 16,
+    importance: Importance = "magnitude",
+    batches: Iterable[Batch] = (),
+) -> Pruned:
+    """Prune ``model`` to a fraction of its MACs; it needs recovery by `distill` afterwards.
+
+    Args:
+        model: is not changed.
+        macs: fraction to keep, above 0 and below 1.
+        round_to: widths become multiples of it.
+        importance: ``magnitude``, or ``taylor`` with ``batches``.
+        batches: normalised images float32 ``[n, channels, height, width]`` and targets int64 as a study gives them,
+            ``[n, 1]`` or ``[n, labels]``; training cases only.
+
+    Raises:
+        InputError: a value outside its range, or ``taylor`` without cases.
+        ModelError: the fraction is out of reach, or the network does not run at smaller widths.
+    """
+    goal = PruningGoal(macs, round_to, importance)
+    small = prune_module(model.module, torch.zeros(model.spec.shape), goal, batches, _loss(model.task))
+    earlier = model.architecture.pruning
+    first = convert(earlier, PruningPlan, source="pruning plan", error=ModelError) if earlier else None
+    plan = merge_plans(first, small.plan)
+    before, after = small.plan.macs_before, small.plan.macs_after
+    step = f"prune: {after / before:.3f} of the MACs kept, widths in multiples of {round_to}, {importance}"
+    pruned = dataclasses.replace(
+        model,
+        name=f"{model.name}-pruned",
+        module=small.module,
+        architecture=msgspec.structs.replace(model.architecture, pruning=msgspec.to_builtins(plan)),
+        provenance=msgspec.structs.replace(model.provenance, steps=(*model.provenance.steps, step)),
+    )
+    return Pruned(pruned, before, after, small.parameters_before, small.parameters_after, small.widths, small.protected)
+
+
+def _loss(task: Task) -> Loss:
+    """Mean cross-entropy of a study's targets, binary where findings are independent."""
+    if task.kind == "multilabel":
+        return lambda logits, targets: functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+    return lambda logits, targets: functional.cross_entropy(logits, targets.flatten())
 
 
 def prune_module(

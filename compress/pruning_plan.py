@@ -6,6 +6,7 @@ many stayed. Building the named architecture, applying the plan and loading the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 import torch
 from torch import nn
 
+from medfm_compress.runtime.codec import convert
 from medfm_compress.runtime.errors import ModelError
 
 Value = int | float | tuple[int, ...]
@@ -74,6 +76,12 @@ def merge_plans(first: PruningPlan | None, then: PruningPlan) -> PruningPlan:
     return msgspec.structs.replace(
         then, tensors={**first.tensors, **then.tensors}, values=values, macs_before=first.macs_before
     )
+
+
+def apply_pruning_plan(module: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
+    """:func:`apply_plan` for the JSON that an architecture carries; returns ``module``, changed in place."""
+    apply_plan(module, convert(dict(plan), PruningPlan, source="pruning plan", error=ModelError))
+    return module
 
 
 def apply_plan(module: nn.Module, plan: PruningPlan) -> None:

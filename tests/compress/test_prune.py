@@ -14,13 +14,16 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 pytest.importorskip("torch_pruning")
 
-from medfm_compress.compress.prune import PruningGoal, cut_units, prune_module  # noqa: E402
+from medfm_compress.compress.build import build_model  # noqa: E402
+from medfm_compress.compress.model import Model, create_module, load_model, save_model  # noqa: E402
+from medfm_compress.compress.prune import PruningGoal, cut_units, prune, prune_module  # noqa: E402
 from medfm_compress.compress.pruning_heads import find_attentions  # noqa: E402
 from medfm_compress.compress.pruning_macs import count_macs  # noqa: E402
 from medfm_compress.compress.pruning_plan import PruningPlan, apply_plan, merge_plans  # noqa: E402
 from medfm_compress.compress.pruning_units import find_units, head_units  # noqa: E402
 from medfm_compress.runtime.codec import decode, encode  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
+from medfm_compress.runtime.task import Task  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -249,27 +252,54 @@ def test_plan_for_another_architecture_is_refused(change: dict[str, Any]) -> Non
         apply_plan(RESNET.build(), msgspec.structs.replace(plan, **change))
 
 
+def small_model(kind: Any = "binary") -> Model:
+    torch.manual_seed(0)
+    return build_model("resnet10t", Task(kind=kind, labels=("normal", "opacity")), size_px=48, colour="grey")
+
+
+def test_model_is_pruned_with_a_record_and_saves_like_any_other(tmp_path: Any) -> None:
+    model = small_model()
+    pruned = prune(model, macs=0.5)
+    assert pruned.macs_after <= 0.5 * pruned.macs_before
+    assert pruned.model.provenance.steps[-1].startswith("prune: 0.4") or pruned.macs_after == 0.5 * pruned.macs_before
+    assert not model.architecture.pruning
+    again = load_model(save_model(pruned.model, tmp_path / "pruned"))
+    images = torch.rand(2, *model.spec.shape[1:])
+    assert torch.equal(again.module(images), pruned.model.module(images))
+
+    twice = prune(again, macs=0.7)
+    assert twice.model.architecture.pruning["macs_before"] == pruned.macs_before
+    create_module(twice.model.architecture).load_state_dict(twice.model.module.state_dict())
+
+
+@pytest.mark.parametrize(("kind", "targets"), [("binary", [[0], [1]]), ("multilabel", [[0, 1], [1, 1]])])
+def test_taylor_reads_targets_as_a_study_gives_them(kind: Any, targets: list[list[int]]) -> None:
+    model = small_model(kind)
+    batch = (torch.rand(2, *model.spec.shape[1:]), torch.tensor(targets))
+    pruned = prune(model, macs=0.5, importance="taylor", batches=[batch])
+    assert pruned.macs_after <= 0.5 * pruned.macs_before
+    assert all(parameter.grad is None for parameter in pruned.model.module.parameters())
+
+
 def test_a_fresh_process_rebuilds_it_without_pickle(tmp_path: Any) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
-    pruned = prune_module(VIT.build(), VIT.images(1), PruningGoal(macs=0.5))
-    safetensors.save_file(pruned.module.state_dict(), tmp_path / "model.safetensors")
-    safetensors.save_file({"images": VIT.images(), "logits": pruned.module(VIT.images())}, tmp_path / "io.safetensors")
-    (tmp_path / "plan.json").write_bytes(encode(pruned.plan))
+    model = small_model()
+    pruned = prune(model, macs=0.5).model
+    save_model(pruned, tmp_path / "pruned")
+    images = torch.rand(2, *model.spec.shape[1:])
+    safetensors.save_file({"images": images, "logits": pruned.module(images)}, tmp_path / "io.safetensors")
     program = f"""
 import pickle
 import timm, torch
 from pathlib import Path
 from safetensors.torch import load_file
-from medfm_compress.compress.pruning_plan import PruningPlan, apply_plan
-from medfm_compress.runtime.codec import decode
+from medfm_compress.compress.model import load_model
 def refuse(*_a, **_k): raise SystemExit("pickle was used")
 pickle.load = pickle.loads = torch.load = refuse
 folder = Path({str(tmp_path)!r})
-network = timm.create_model({VIT.name!r}, num_classes=2, **{VIT.options!r}).eval()
-apply_plan(network, decode((folder / "plan.json").read_bytes(), PruningPlan, source="plan.json"))
-network.load_state_dict(load_file(folder / "model.safetensors"))
+model = load_model(folder / "pruned")
 io = load_file(folder / "io.safetensors")
-assert torch.equal(network(io["images"]), io["logits"])
+assert torch.equal(model.module(io["images"]), io["logits"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
