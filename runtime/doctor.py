@@ -16,15 +16,18 @@ import msgspec
 from medfm_compress.runtime.cpu import memory_bytes, read_cpu, usable_cores
 from medfm_compress.runtime.sessions.table import BACKENDS, is_available
 
-# What the int8 and bf16 kernels look for, in Linux's spelling.
-_INSTRUCTIONS = {
-    "avx2": "fast fp32",
-    "avx512f": "faster fp32",
-    "avx_vnni|avx512_vnni": "fast int8 that cannot saturate",
-    "avx512_bf16|amx_bf16": "bf16",
-    "amx_int8": "fastest int8",
-    "asimddp": "fast int8 on Arm",
-    "i8mm": "faster int8 on Arm",
+# What the kernels look for, in Linux's spelling, and what is lost without it.
+_X86_INSTRUCTIONS = {
+    "avx2": "fp32 and int8 are slow",
+    "avx512f": "fp32 runs at the speed of AVX2",
+    "avx_vnni|avx512_vnni": "int8 is slower, and saturates with unsigned activations",
+    "avx512_bf16|amx_bf16": "bf16 does not run",
+    "amx_int8": "int8 runs at the speed of VNNI at most",
+}
+_ARM_INSTRUCTIONS = {
+    "asimddp": "int8 is slow",
+    "i8mm": "int8 runs at the speed of dot products at most",
+    "bf16": "bf16 does not run",
 }
 _TOOLCHAIN = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript", "nncf", "torch_pruning")
 _PACKAGES = ("numpy", "pydicom", "Pillow", "msgspec")
@@ -86,9 +89,10 @@ def _system() -> Iterator[Finding]:
 
 def _instructions() -> Iterator[Finding]:
     flags = read_cpu().flags
-    for names, purpose in _INSTRUCTIONS.items():
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    for names, loss in (_ARM_INSTRUCTIONS if arm else _X86_INSTRUCTIONS).items():
         present = sorted(flags & set(names.split("|")))
-        yield Finding(name=names.replace("|", " or "), ok=bool(present), detail=", ".join(present) or f"no {purpose}")
+        yield Finding(name=names.replace("|", " or "), ok=bool(present), detail=", ".join(present) or loss)
 
 
 def _backends() -> Iterator[Finding]:

@@ -18,6 +18,8 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print one JSON doc
         console.emit_json(diagnosis)
         return
     for section in diagnosis.__struct_fields__:
+        findings = getattr(diagnosis, section)
+        width = max(len(finding.name) for finding in findings)
         console.say(section)
-        for finding in getattr(diagnosis, section):
-            console.say(f"  {'yes' if finding.ok else 'no ':3}  {finding.name:42}  {finding.detail}".rstrip())
+        for finding in findings:
+            console.say(f"  {'yes' if finding.ok else 'no':3}  {finding.name:{width}}  {finding.detail}".rstrip())

@@ -87,10 +87,9 @@ def _describe(manifest: Manifest, path: Path) -> None:
     for name, value in facts.items():
         console.say(f"{name + ':':17}{value or '(not recorded)'}")
     for point in task.operating_points:
-        console.say(
-            f"{'called at:':17}{point.label} >= {point.threshold:.4g} ({point.rule}; sensitivity {point.sensitivity:.3f}, "
-            f"specificity {point.specificity:.3f} on {point.positives} + {point.negatives} validation cases)"
-        )
+        rates = f"sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f}"
+        cases = f"{point.positives} + {point.negatives} validation cases"
+        console.say(f"{'called at:':17}{point.label} >= {point.threshold:.4g} ({point.rule}; {rates} on {cases})")
     for number, step in enumerate(provenance.steps, start=1):
         console.say(f"{f'step {number}:':17}{step}")
 

@@ -113,8 +113,9 @@ def import_openvino() -> Any:
     OpenVINO falls back to a stub where ``openvino_telemetry`` cannot be imported, so it is hidden for the time of the
     import. Nothing changes where OpenVINO was imported before.
     """
-    if BACKEND in sys.modules:
-        return sys.modules[BACKEND]
+    loaded = sys.modules.get(BACKEND)
+    if loaded is not None:
+        return loaded
     with _hidden(_TELEMETRY):
         return importlib.import_module(BACKEND)
 

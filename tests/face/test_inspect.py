@@ -1,0 +1,68 @@
+"""``inspect``: what a bundle holds, and whether it computes the same here."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from medfm_compress.cli.inspect import inspect
+from medfm_compress.runtime.bundle import rewrite_bundle
+from medfm_compress.runtime.errors import BundleRefused
+
+
+def invoke(*arguments):
+    app = typer.Typer()
+    app.command()(inspect)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def path(tiny, tmp_path):
+    return tiny.bundle(tmp_path / "tiny.medfm", (tiny.OV, tiny.ORT))
+
+
+def test_it_shows_what_the_bundle_is(path):
+    result = invoke(path)
+    assert result.exit_code == 0
+    for words in ("binary: normal, opacity", "32×32 px grey", "tests only", "Apache-2.0", "opacity >= 0.5", "can run"):
+        assert words in result.stdout
+
+
+def test_it_verifies_every_variant(path):
+    result = invoke(path, "--verify", "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert [row["verification"] for row in document["variants"]] == ["agrees", "agrees"]
+    assert all(row["golden_error"] < 1e-3 and row["verdict"] == "pass" for row in document["variants"])
+    assert document["bytes"] == path.stat().st_size
+    assert document["manifest"]["name"] == "tiny"
+
+
+def test_a_variant_that_computes_something_else_is_exit_code_4(tiny, path):
+    rewrite_bundle(path, path, files={"model.onnx": tiny.network(seed=1)})
+    result = invoke(path, "--verify")
+    assert result.exit_code == 4
+    assert result.stdout.count("computes something else on this machine") == 2
+    assert "none" in result.stdout  # the verdicts cite the model as it was
+
+
+def test_a_variant_that_cannot_run_here_has_its_reason(tiny, path):
+    alien = msgspec.structs.replace(tiny.OV, instruction_set=("warp_drive",))
+    rewrite_bundle(path, path, variants=(alien, tiny.ORT))
+    result = invoke(path, "--verify")
+    assert result.exit_code == 0
+    assert "needs CPU instructions warp_drive" in result.stdout and "agrees" in result.stdout
+    rewrite_bundle(path, path, variants=(alien,))
+    assert invoke(path, "--verify").exit_code == 4
+    assert invoke(path).exit_code == 0
+
+
+def test_a_damaged_bundle_is_refused(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert isinstance(invoke(path).exception, BundleRefused)

@@ -1,0 +1,81 @@
+"""``run``: a line for each image, and an exit code that a program can trust."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from medfm_compress.cli.run import run
+from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.task import Task
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    tiny.bundle(tmp_path / "tiny.medfm", (tiny.OV, tiny.ORT))
+    for name in ("one.png", "two.png"):
+        Image.fromarray(tiny.image()).save(tmp_path / name)
+    (tmp_path / "bad.png").write_text("no image")
+    return tmp_path
+
+
+def invoke(*arguments):
+    app = typer.Typer()
+    app.command()(run)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_line_for_each_image(folder):
+    result = invoke(folder / "tiny.medfm", folder / "one.png", folder / "two.png", "--threads", 1)
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0, result
+    assert [line.split(":")[0] for line in lines] == ["one.png", "two.png"]
+    assert "opacity 0." in lines[0] and "(not called)" in lines[0]
+
+
+def test_a_refused_image_does_not_stop_the_others(folder):
+    result = invoke(
+        folder / "tiny.medfm", folder / "bad.png", folder / "absent.png", folder / "two.png", "--threads", 1
+    )
+    first, second, third = result.stdout.splitlines()
+    assert result.exit_code == 4
+    assert first.startswith("bad.png: refused: ") and second.startswith("absent.png: refused: ")
+    assert third.startswith("two.png: opacity")
+
+
+def test_json_is_one_document(folder):
+    result = invoke(folder / "tiny.medfm", folder / "one.png", folder / "bad.png", "--json", "--backend", "onnxruntime")
+    one, bad = json.loads(result.stdout)
+    assert result.exit_code == 4
+    assert one["image"].endswith("one.png") and 0 <= one["probabilities"]["opacity"] <= 1
+    assert one["variant"] == "onnxruntime-cpu-fp32" and one["findings"] == {"opacity": False}
+    assert bad["exit_code"] == 4 and "error" in bad
+
+
+def test_a_bundle_without_a_verdict_needs_the_flag(tiny, folder):
+    path = tiny.bundle(folder / "new.medfm", outcome=None)
+    assert isinstance(invoke(path, folder / "one.png").exception, BundleRefused)
+    result = invoke(path, folder / "one.png", "--unverified", "--threads", 1)
+    assert result.exit_code == 0 and "[unverified-model]" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"), [("--threads", "0", "threads is 0"), ("--backend", "abacus", "no backend 'abacus'")]
+)
+def test_unusable_options(folder, option, value, words):
+    result = invoke(folder / "tiny.medfm", folder / "one.png", option, value)
+    assert isinstance(result.exception, InputError) and words in str(result.exception)
+
+
+def test_of_many_classes_the_most_probable_are_shown(tiny, folder):
+    labels = tuple(f"class{i}" for i in range(8))
+    task = Task(kind="multiclass", labels=labels)
+    path = tiny.bundle(folder / "many.medfm", model=tiny.network(labels=8), task=task)
+    line = invoke(path, folder / "one.png", "--threads", 1).stdout.splitlines()[0]
+    shown = [float(part.split()[1]) for part in line.split(": ")[1].split(", ")]
+    assert len(shown) == 5 and shown == sorted(shown, reverse=True)
+    assert "(called)" in line.split(", ")[0] and line.count("(called)") == 1

@@ -1,0 +1,217 @@
+"""A bundle is read back as written, or refused with a reason."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import msgspec
+import numpy as np
+import pytest
+
+from medfm_compress.runtime import archive
+from medfm_compress.runtime import bundle as bundles
+from medfm_compress.runtime.bundle import Bundle, rewrite_bundle, utc_date, write_bundle
+from medfm_compress.runtime.codec import encode
+from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.manifest import Provenance
+
+
+@pytest.fixture(scope="module")
+def sealed(tiny, tmp_path_factory):
+    return tiny.bundle(tmp_path_factory.mktemp("bundle") / "tiny.medfm", (tiny.OV, tiny.ORT))
+
+
+def forged(path, out, change_manifest=lambda plain: None, change_members=lambda members: None):
+    """A bundle in a valid layout whose manifest or members somebody changed."""
+    members = {entry.name: archive.read_member(path, entry) for entry in archive.read_directory(path)}
+    plain = msgspec.json.decode(members["manifest.json"])
+    change_manifest(plain)
+    members["manifest.json"] = msgspec.json.encode(plain)
+    change_members(members)
+    archive.write_archive(out, members)
+    return out
+
+
+def refusal(path):
+    with pytest.raises(BundleRefused) as info:
+        Bundle.open(path)
+    text = str(info.value)
+    assert "\n" not in text
+    return text
+
+
+def test_it_comes_back_as_written(tiny, sealed):
+    bundle = Bundle.open(sealed)
+    assert bundle.read("model.onnx") == tiny.network()
+    assert bundle.manifest.schema_version == 1
+    assert [v.name for v in bundle.manifest.variants] == [tiny.OV.name, tiny.ORT.name]
+    assert bundle.variant_bytes(tiny.ORT) == len(tiny.network())
+    assert len(bundle.model_digest) == 64
+    with pytest.raises(InputError, match="it has openvino-cpu-fp32, onnxruntime-cpu-fp32"):
+        bundle.variant("nope")
+    with pytest.raises(InputError, match="no member 'nope'"):
+        bundle.read("nope")
+
+
+def test_equal_arguments_give_equal_bytes(tiny, tmp_path):
+    files = tiny.contents()
+    first = write_bundle(tmp_path / "a.medfm", tiny.draft(), files)
+    write_bundle(tmp_path / "b.medfm", tiny.draft(), dict(reversed(files.items())))
+    assert (tmp_path / "a.medfm").read_bytes() == (tmp_path / "b.medfm").read_bytes()
+    assert Bundle.open(tmp_path / "a.medfm").manifest == first
+
+
+def test_any_flipped_byte_is_refused(sealed, tmp_path):
+    data = sealed.read_bytes()
+    random = np.random.default_rng(0)
+    path = tmp_path / "flipped.medfm"
+    for position in range(len(data)):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << int(random.integers(8))
+        path.write_bytes(flipped)
+        with pytest.raises(BundleRefused):
+            Bundle.open(path)
+
+
+@pytest.mark.parametrize("part", [0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(sealed, tmp_path, part):
+    path = tmp_path / "short.medfm"
+    path.write_bytes(sealed.read_bytes()[: int(part * sealed.stat().st_size)])
+    refusal(path)
+
+
+def test_a_newer_schema_says_upgrade_even_with_unknown_keys(sealed, tmp_path):
+    path = forged(sealed, tmp_path / "new.medfm", lambda plain: plain.update(schema_version=2, holograms=[]))
+    assert refusal(path) == ("new.medfm was made by a newer medfm-compress (schema 2; this one reads 1): upgrade")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda plain: plain.update(schema_version=0), "never existed"),
+        (lambda plain: plain.update(schema_version="1"), "schema_version"),
+        (lambda plain: plain.update(extra=1), "unknown field `extra`"),
+        (lambda plain: plain.pop("task"), "missing required field `task`"),
+        (lambda plain: plain["task"]["operating_points"][0].update(threshold=0.1), "model digest"),
+        (lambda plain: plain["image_spec"].update(mean=[0.4]), "model digest"),
+        (lambda plain: plain["image_spec"].update(mean=[]), "mean"),
+        (lambda plain: plain["variants"][0].update(golden_tolerance=9.0), "model digest"),
+        (lambda plain: plain["members"].append(plain["members"][0]), "lists a member twice"),
+        (lambda plain: plain["members"].pop(), "not listed in the manifest"),
+        (lambda plain: plain["members"].append({"path": "x", "bytes": 0, "sha256": ""}), "missing"),
+        (lambda plain: plain["members"][0].update(sha256="0" * 64), "sha256"),
+        (lambda plain: plain["variants"].clear(), "at least one"),
+        (lambda plain: plain["variants"][0].update(files=["none.onnx"]), "need 'none.onnx'"),
+        (lambda plain: plain["inputs"][0].update(shape=[1, 1, 64, 64]), "its image spec gives"),
+        (lambda plain: plain["outputs"][0].update(shape=[1, 3]), "its task needs"),
+        (lambda plain: plain["verdicts"][0].update(variant="ghost"), "'ghost'"),
+    ],
+)
+def test_a_forged_manifest_is_refused(sealed, tmp_path, change, words):
+    assert words in refusal(forged(sealed, tmp_path / "forged.medfm", change))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda members: members.update({"model.onnx": b"other"}), "model.onnx does not match"),
+        (lambda members: members.update({"stowaway": b""}), "'stowaway' is not listed"),
+        (lambda members: members.pop("model.onnx"), "'model.onnx' is listed in the manifest and missing"),
+        (lambda members: members.update({"manifest.json": b"not json"}), "manifest.json"),
+        (lambda members: members.update({"manifest.json": b"[" * 100_000}), "manifest.json"),
+        (lambda members: members.update({"manifest.json": b" " * (5 << 20)}), "does not start with"),
+        (lambda members: members.update({"a": members.pop("manifest.json")}), "does not start with"),
+    ],
+)
+def test_forged_members_are_refused(sealed, tmp_path, change, words):
+    assert words in refusal(forged(sealed, tmp_path / "forged.medfm", change_members=change))
+
+
+def test_what_is_not_a_bundle(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        Bundle.open(tmp_path / "absent.medfm")
+    with pytest.raises(InputError, match="is a folder"):
+        Bundle.open(tmp_path)
+    (tmp_path / "text.medfm").write_text("hello " * 100)
+    assert "is not a bundle" in refusal(tmp_path / "text.medfm")
+
+
+def test_a_file_swapped_after_opening_is_refused_at_the_next_read(tiny, tmp_path):
+    path = tiny.bundle(tmp_path / "a.medfm")
+    bundle = Bundle.open(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(tiny.network()) + 100
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleRefused, match=r"model\.onnx"):
+        bundle.read("model.onnx")
+
+
+def test_writing_refuses_parts_that_do_not_fit(tiny, tmp_path):
+    files = tiny.contents()
+    path = tmp_path / "a.medfm"
+    with pytest.raises(InputError, match=r"need 'goldens/onnxruntime-cpu-fp32\.npy'"):
+        write_bundle(path, tiny.draft(), {k: v for k, v in files.items() if "onnxruntime" not in k})
+    with pytest.raises(InputError, match="leave it out"):
+        write_bundle(path, tiny.draft(), files | {"manifest.json": b""})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_file(tiny, tmp_path, monkeypatch, failure):
+    path = tiny.bundle(tmp_path / "a.medfm")
+    before = path.read_bytes()
+
+    def fail(_):
+        raise failure
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises((InputError, KeyboardInterrupt)):
+        rewrite_bundle(path, path, provenance=Provenance(teacher="other"))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.medfm"]
+    assert path.read_bytes() == before
+
+
+def test_verdicts_and_provenance_do_not_change_the_model(tiny, tmp_path):
+    path = tiny.bundle(tmp_path / "a.medfm", outcome=None)
+    digest = Bundle.open(path).model_digest
+    rewrite_bundle(path, path, verdicts=[tiny.verdict(path, tiny.ORT.name, "fail")])
+    rewrite_bundle(path, path, verdicts=[tiny.verdict(path, tiny.ORT.name, "pass")], files={"report.html": b"<p>"})
+    sealed = rewrite_bundle(path, path, provenance=Provenance(teacher="other"))
+    assert sealed.model_digest == digest
+    assert [v.outcome for v in sealed.verdicts] == ["pass"]
+    assert Bundle.open(path).read("report.html") == b"<p>"
+
+
+def test_a_new_variant_voids_old_verdicts_and_a_dropped_one_leaves_nothing(tiny, tmp_path):
+    path = tiny.bundle(tmp_path / "a.medfm", (tiny.ORT,))
+    golden = tiny.contents((tiny.OV,))
+    both = rewrite_bundle(path, tmp_path / "b.medfm", variants=(tiny.OV, tiny.ORT), files=golden)
+    assert both.verdicts == ()
+    assert both.model_digest != Bundle.open(path).model_digest
+    alone = rewrite_bundle(tmp_path / "b.medfm", tmp_path / "c.medfm", variants=(tiny.OV,))
+    assert [m.path for m in alone.members] == ["goldens/inputs.npy", "goldens/openvino-cpu-fp32.npy", "model.onnx"]
+
+
+def test_a_verdict_on_another_model_is_not_recorded(tiny, tmp_path):
+    path = tiny.bundle(tmp_path / "a.medfm")
+    stranger = msgspec.structs.replace(tiny.verdict(path, tiny.ORT.name, "pass"), model_digest="f" * 64)
+    with pytest.raises(InputError, match="cites another model"):
+        rewrite_bundle(path, path, verdicts=[stranger])
+
+
+def test_the_digest_ignores_what_a_later_type_would_add_by_default(sealed):
+    plain = msgspec.to_builtins(Bundle.open(sealed).manifest)
+    assert bundles.model_digest(plain) == bundles.model_digest(msgspec.json.decode(encode(plain)))
+    assert bundles.model_digest(plain | {"later": 1}) == bundles.model_digest(plain)
+
+
+def test_the_date_follows_source_date_epoch(monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    assert utc_date() == "1970-01-01T00:00:00Z"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "soon")
+    with pytest.raises(InputError, match="'soon'"):
+        utc_date()
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    assert utc_date() > "2025"

@@ -1,0 +1,179 @@
+"""The engine predicts with what was verified, and with nothing else."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import numpy as np
+import pytest
+
+from medfm_compress.runtime import Bundle, Engine, Prediction
+from medfm_compress.runtime.activation import probabilities
+from medfm_compress.runtime.bundle import rewrite_bundle
+from medfm_compress.runtime.errors import BundleRefused, ImageRefused, InputError, Refused
+from medfm_compress.runtime.images import read_image
+from medfm_compress.runtime.preprocess import preprocess
+from medfm_compress.runtime.sessions.onnxruntime import from_bytes
+from medfm_compress.runtime.task import Task
+
+
+@pytest.fixture(scope="module")
+def passed(tiny, tmp_path_factory):
+    return tiny.bundle(tmp_path_factory.mktemp("engine") / "tiny.medfm", (tiny.OV, tiny.ORT))
+
+
+def test_a_prediction_is_the_network_on_the_one_preprocessing(tiny, passed):
+    tensor = preprocess(read_image(tiny.image()), tiny.SPEC)
+    logits = from_bytes([tiny.network()], 1).run({"image": tensor})["logits"]
+    with Engine(passed, threads=1) as engine:
+        prediction = engine.predict(tiny.image())
+    expected = probabilities(logits, tiny.TASK)[0, 0]
+    assert prediction.probabilities["opacity"] == pytest.approx(expected, abs=1e-5)
+    assert prediction.findings == {"opacity": bool(expected >= 0.5)}
+    assert prediction.label is None and prediction.flags == ()
+    assert prediction.variant == "openvino-cpu-fp32"
+    assert prediction.model_digest == Bundle.open(passed).model_digest
+    assert prediction.intended_use == "tests only"
+    assert prediction.elapsed_ms > 0
+    assert msgspec.json.decode(msgspec.json.encode(prediction), type=Prediction) == prediction
+
+
+def test_files_bytes_and_arrays_give_the_same(tiny, passed, tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "image.png"
+    Image.fromarray(tiny.image()).save(path)
+    with Engine(passed, threads=1) as engine:
+        answers = [engine.predict(source) for source in (path, str(path), path.read_bytes(), tiny.image())]
+    assert len({answer.probabilities["opacity"] for answer in answers}) == 1
+
+
+def test_both_backends_agree(tiny, passed):
+    answers = {}
+    for backend in ("openvino", "onnxruntime"):
+        with Engine(passed, backend=backend, threads=1) as engine:
+            assert engine.info.backend == engine.variant.backend == backend
+            answers[backend] = engine.predict(tiny.image()).probabilities["opacity"]
+    assert answers["openvino"] == pytest.approx(answers["onnxruntime"], abs=1e-5)
+
+
+def test_eight_threads_get_what_one_gets(tiny, passed):
+    images = [tiny.image(seed) for seed in range(8)]
+    for backend in ("openvino", "onnxruntime"):
+        with Engine(passed, backend=backend, threads=1) as engine:
+            alone = [engine.predict(image).probabilities for image in images]
+            with ThreadPoolExecutor(8) as pool:
+                assert list(pool.map(lambda image: engine.predict(image).probabilities, images * 10)) == alone * 10
+
+
+@pytest.mark.parametrize("outcome", ["fail", "inconclusive", None])
+def test_without_a_passing_verdict_there_is_no_engine(tiny, tmp_path, outcome):
+    path = tiny.bundle(tmp_path / "a.medfm", (tiny.OV, tiny.ORT), outcome=outcome)
+    with pytest.raises(BundleRefused) as info:
+        Engine(path, threads=1)
+    assert "openvino-cpu-fp32: " in str(info.value) and "onnxruntime-cpu-fp32: " in str(info.value)
+    with Engine(path, threads=1, unverified=True) as engine:
+        assert engine.predict(tiny.image()).flags == ("unverified-model",)
+
+
+def test_it_passes_over_what_cannot_run_and_says_why(tiny, tmp_path, caplog):
+    alien = msgspec.structs.replace(tiny.OV, instruction_set=("warp_drive",))
+    path = tiny.bundle(tmp_path / "a.medfm", (alien, tiny.ORT))
+    with caplog.at_level(logging.INFO, "medfm_compress.runtime"), Engine(path, threads=1) as engine:
+        assert engine.variant == tiny.ORT
+    assert "onnxruntime-cpu-fp32" in caplog.text and "warp_drive" in caplog.text
+    with pytest.raises(BundleRefused, match="warp_drive"):
+        Engine(path, backend="openvino", threads=1)
+
+
+def test_a_failed_variant_is_not_used_where_another_passed(tiny, tmp_path):
+    path = tiny.bundle(tmp_path / "a.medfm", (tiny.OV, tiny.ORT))
+    rewrite_bundle(path, path, verdicts=[tiny.verdict(path, tiny.OV.name, "fail")])
+    with Engine(path, threads=1) as engine:
+        assert engine.variant == tiny.ORT
+
+
+def test_another_model_under_the_same_goldens_is_refused(tiny, tmp_path):
+    path = tiny.bundle(tmp_path / "a.medfm", outcome=None)
+    rewrite_bundle(path, path, files={"model.onnx": tiny.network(seed=1)})
+    with pytest.raises(BundleRefused, match="computes something else"):
+        Engine(path, threads=1, unverified=True)
+
+
+def test_a_model_with_other_tensors_is_refused(tiny, tmp_path):
+    path = tiny.bundle(tmp_path / "a.medfm", outcome=None)
+    renamed = tiny.network().replace(b"logits", b"l0gits")
+    rewrite_bundle(path, path, files={"model.onnx": renamed})
+    with pytest.raises(BundleRefused, match="l0gits"):
+        Engine(path, threads=1, unverified=True)
+
+
+def test_an_output_that_is_not_finite_is_no_result(tiny, tmp_path):
+    path = tiny.bundle(tmp_path / "a.medfm", model=tiny.fragile_network())
+    dark, bright = np.full((2, 40, 40), 10, np.uint8) + np.arange(40, dtype=np.uint8), tiny.image()
+    with Engine(path, threads=1) as engine:
+        with pytest.raises(Refused, match="not finite"):
+            engine.predict(dark[0])
+        assert 0 <= engine.predict(bright).probabilities["opacity"] <= 1
+
+
+def test_a_closed_engine_a_bad_image_and_bad_options(tiny, passed, tmp_path):
+    engine = Engine(passed, threads=1)
+    (tmp_path / "not.png").write_text("no image")
+    with pytest.raises(ImageRefused):
+        engine.predict(tmp_path / "not.png")
+    with pytest.raises(InputError, match=r"takes \(1, 1, 32, 32\)"):
+        engine.logits(np.zeros((1, 1, 8, 8), np.float32))
+    engine.close()
+    engine.close()
+    with pytest.raises(InputError, match="closed"):
+        engine.predict(tiny.image())
+    with pytest.raises(InputError, match="no backend 'abacus'"):
+        Engine(passed, backend="abacus")
+    with pytest.raises(InputError, match="threads is 0"):
+        Engine(passed, threads=0)
+
+
+def test_multiclass_gives_a_label_and_multilabel_no_call_without_a_point(tiny, tmp_path):
+    model = tiny.network(labels=3)
+    for kind in ("multiclass", "multilabel"):
+        task = Task(kind=kind, labels=("a", "b", "c"))
+        path = tiny.bundle(tmp_path / f"{kind}.medfm", model=model, task=task)
+        with Engine(path, threads=1) as engine:
+            answer = engine.predict(tiny.image())
+        best = max(answer.probabilities, key=answer.probabilities.__getitem__)
+        if kind == "multiclass":
+            assert answer.label == best
+            assert answer.findings == {name: name == best for name in task.labels}
+            assert sum(answer.probabilities.values()) == pytest.approx(1)
+        else:
+            assert answer.label is None
+            assert answer.findings == dict.fromkeys(task.labels)
+
+
+def test_predicting_from_a_png_loads_only_what_it_needs(tiny, passed, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(tiny.image()).save(tmp_path / "image.png")
+    code = (
+        "import sys\n"
+        "from medfm_compress.runtime import Engine\n"
+        f"with Engine({str(passed)!r}, backend='onnxruntime', threads=1) as engine:\n"
+        f"    engine.predict({str(tmp_path / 'image.png')!r})\n"
+        "heavy = {'pydicom', 'openvino', 'torch', 'typer', 'yaml', 'scipy', 'zipfile'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_importing_the_runtime_is_cheap():
+    code = (
+        "import sys, time; start = time.perf_counter(); import medfm_compress.runtime as r; "
+        "assert time.perf_counter() - start < 0.35; assert 'numpy' not in sys.modules; "
+        "assert {'Engine', 'Bundle'} <= set(dir(r)); assert not hasattr(r, 'nope')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
