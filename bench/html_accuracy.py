@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medfm_compress.bench.curves import precision_recall, rates, roc
 from medfm_compress.bench.evaluate import EvaluationTable
 from medfm_compress.bench.html_text import METRIC_NAMES, bounds, esc, number, signed
-from medfm_compress.bench.html_verdict import find_rule, mark
+from medfm_compress.bench.html_verdict import mark
 from medfm_compress.bench.plots import (
     Series,
     curve_plot,
@@ -47,9 +47,11 @@ def comparison_tables(report: Report, _: Verdict) -> str:
         f'<p class="lead">Teacher and bundle on the same {len(report.teacher.clusters):,} cases; the difference is '
         f"bundle minus teacher, paired case by case and clustered by patient, with {level} intervals.</p>"
     )
-    rules = [find_rule(report, found) for found in report.comparisons]
     # One scale for all variants, so that their plots can be compared.
-    span = forest_range([found.difference for found in report.comparisons], [rule.margin for rule in rules if rule])
+    span = forest_range(
+        [found.difference for found in report.comparisons if not found.too_few],
+        [found.margin for found in report.comparisons if found.margin is not None],
+    )
     tables = []
     for variant in report.variants:
         mine = [found for found in report.comparisons if found.variant == variant]
@@ -104,7 +106,7 @@ def _policy_lead(report: Report) -> str:
     return (
         '<p class="lead">Declared in the policy before the test cases were evaluated: non-inferiority is judged '
         f"one‑sided at α = {policy.alpha:g}, each required comparison on its own; at least {policy.min_positives} "
-        f"positive cases, {policy.min_negatives} negative cases and {policy.min_clusters} patients.</p>"
+        f"patients with the finding, {policy.min_negatives} without and {policy.min_clusters} in all.</p>"
     )
 
 
@@ -118,32 +120,35 @@ def _comparison_table(report: Report, comparisons: Sequence[Comparison], span: t
         "<tr><th>Metric</th><th>Teacher</th><th>Bundle</th><th>Difference</th><th>Margin</th>"
         f'<th class="plot">{forest_axis(span)}</th></tr>'
     )
-    rows, several, finding = [], len(report.task.findings) > 1, ""
+    rows, several, finding = [], len({found.finding for found in comparisons}) > 1, None
     for found in comparisons:
-        rule = find_rule(report, found)
         if several and found.finding != finding:
             finding = found.finding
-            rows.append(f'<tr class="group"><th colspan="6">{esc(finding)}</th></tr>')
-        margin = rule.margin if rule else None
-        rows.append(
-            f"<tr{' class=required' if rule else ''}><th>{METRIC_NAMES[found.metric]}</th>"
-            f"{_value_cell(found.teacher)}{_value_cell(found.bundle)}{_value_cell(found.difference, sign=True)}"
-            f"{_margin_cell(found.difference, margin)}"
-            f'<td class="plot">{forest_row(found.difference, margin, span)}</td></tr>'
-        )
+            rows.append(f'<tr class="group"><th colspan="6">{esc(finding or "All labels together")}</th></tr>')
+        rows.append(_comparison_row(found, span))
     return f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _value_cell(interval: Interval, *, sign: bool = False) -> str:
+def _comparison_row(found: Comparison, span: tuple[float, float]) -> str:
+    values = _value_cell(found.teacher, found.too_few) + _value_cell(found.bundle, found.too_few)
+    plot = f'<span class="sub wrap">{esc(found.too_few)}</span>'
+    return (
+        f"<tr{'' if found.margin is None else ' class=required'}><th>{METRIC_NAMES[found.metric]}</th>{values}"
+        f"{_value_cell(found.difference, found.too_few, sign=True)}{_margin_cell(found)}"
+        f'<td class="plot">{plot if found.too_few else forest_row(found.difference, found.margin, span)}</td></tr>'
+    )
+
+
+def _value_cell(interval: Interval, too_few: str, *, sign: bool = False) -> str:
     value = signed(interval.estimate) if sign else number(interval.estimate)
-    return f'<td>{value}<span class="sub">{bounds(interval, sign=sign)}</span></td>'
+    return f'<td>{value}<span class="sub">{"no interval" if too_few else bounds(interval, sign=sign)}</span></td>'
 
 
-def _margin_cell(difference: Interval, margin: float | None) -> str:
-    if margin is None:
+def _margin_cell(found: Comparison) -> str:
+    if found.margin is None:
         return '<td><span class="sub">not required</span></td>'
-    word = "interval within" if difference.low > -margin else "interval beyond"
-    return f'<td>−{margin:g}<span class="sub">{word}</span></td>'
+    within = found.difference.low > -found.margin and not found.too_few
+    return f'<td>−{found.margin:g}<span class="sub">{"interval within" if within else "not shown"}</span></td>'
 
 
 def _legend(report: Report) -> str:

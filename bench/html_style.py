@@ -33,7 +33,7 @@ section > .lead { margin: 10px 0 20px; color: var(--muted); }
 .ids { display: flex; flex-wrap: wrap; gap: 4px 28px; margin: 20px 0 0; font-size: 13px; color: var(--muted); }
 .ids b { font-weight: 500; color: var(--ink); font-family: var(--mono); font-size: 12.5px; }
 .note { color: var(--muted); font-size: 13px; line-height: 1.5; max-width: 88ch; margin: 10px 0 0; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; margin: 0 -12px; padding: 0 12px; }
 
 .verdict { margin: 34px 0 0; border-radius: 6px; border: 1px solid; border-left-width: 10px; padding: 26px 30px 24px;
   display: grid; grid-template-columns: auto 1fr; gap: 6px 24px; align-items: center; }
@@ -42,7 +42,7 @@ section > .lead { margin: 10px 0 20px; color: var(--muted); }
 .verdict .means { grid-column: 2; margin: 0; font-size: 16px; color: var(--ink); max-width: 66ch; }
 .verdict ul { grid-column: 2; margin: 10px 0 0; padding: 0; list-style: none; font-size: 14px; }
 .verdict li { padding: 6px 0 6px; border-top: 1px solid #0000001a; display: grid; gap: 2px 16px;
-  grid-template-columns: 96px 1fr; }
+  grid-template-columns: 132px 1fr; }
 .verdict li b { font-weight: 600; }
 .verdict li .where { color: var(--muted); }
 .pass { --c: var(--pass); --w: var(--pass-wash); } .fail { --c: var(--fail); --w: var(--fail-wash); }
@@ -71,6 +71,7 @@ tbody td, tbody th { border-bottom: 1px solid var(--hair); font-weight: 400; }
 tbody th { text-align: left; }
 tbody tr:last-child > * { border-bottom-color: var(--rule); }
 td.text, th.text { text-align: left; }
+td .sub.wrap { white-space: normal; }
 td .sub, th .sub { display: block; color: var(--muted); font-size: 12px; font-weight: 400; white-space: nowrap; }
 td.plot, th.plot { width: 248px; padding-top: 3px; padding-bottom: 3px; vertical-align: middle; }
 tr.required > * { background: var(--wash); }
@@ -144,7 +145,8 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1.5px solid var(--ink)
   h2, h3, .lead, figcaption, thead { break-after: avoid; } thead { display: table-header-group; }
   tr, figure, .matrix, .verdict, .tiles, .caution, dt, dd { break-inside: avoid; }
   table { font-size: 8.6pt; } th, td { padding: 4.5pt 0 4.5pt 8pt; } td .sub, th .sub { font-size: 7.8pt; }
-  td.plot, th.plot { width: 182px; } .forest { width: 172px; height: auto; } .wide { overflow: visible; }
+  td.plot, th.plot { width: 182px; } .forest { width: 172px; height: auto; } .wide { overflow: visible;
+    margin: 0; padding: 0; }
   .verdict { padding: 16pt 18pt; margin-top: 18pt; }
   .verdict .word { font-size: 28pt; } .verdict .means { font-size: 10.5pt; }
   .verdict ul, .note, .legend, dl, .caution { font-size: 8.8pt; } .use { font-size: 11.5pt; }

@@ -13,7 +13,7 @@ from medfm_compress.bench.html_text import (
     signed,
 )
 from medfm_compress.bench.report import TEACHER, Report
-from medfm_compress.bench.types import Comparison, NonInferiority, Verdict
+from medfm_compress.bench.types import Comparison, Verdict
 from medfm_compress.runtime.manifest import Outcome
 
 WORDS: dict[Outcome, str] = {"pass": "Pass", "fail": "Fail", "inconclusive": "Inconclusive"}
@@ -62,7 +62,7 @@ def verdict_panel(report: Report, verdict: Verdict) -> str:
         items = [_passed(variant.variant, len(variant.checks)) for variant in verdict.variants]
     return (
         f'<div class="verdict {kind}">{glyph(kind)}<div class="word">{WORDS[kind]}</div>'
-        f'<p class="means">{_MEANS[kind]}</p><ul>{"".join(items)}</ul></div>{_voids(report, verdict)}'
+        f'<p class="means">{_MEANS[kind]}</p><ul>{"".join(items)}</ul></div>{_cautions(report, verdict)}'
     )
 
 
@@ -77,47 +77,41 @@ def summary_tiles(report: Report) -> str:
     return f'<div class="tiles">{shown}</div>{which if len(report.variants) > 1 else ""}'
 
 
-def find_rule(report: Report, comparison: Comparison) -> NonInferiority | None:
-    """The policy's requirement that ``comparison`` answers; the one that names its finding goes first."""
-    fitting = [
-        rule
-        for rule in report.policy.non_inferiority
-        if rule.metric == comparison.metric and rule.finding in ("", comparison.finding)
-    ]
-    return max(fitting, key=lambda rule: bool(rule.finding), default=None)
-
-
 def _passed(variant: str, checks: int) -> str:
     plural = "check" if checks == 1 else "checks"
     return f"<li>{mark('pass')}<span><b>{esc(variant)}</b><br>all {checks} {plural} hold</span></li>"
 
 
-def _voids(report: Report, verdict: Verdict) -> str:
-    """A verdict on another model or policy must not be read as one on this report."""
-    if (verdict.model_digest, verdict.policy_sha256) == (report.model_digest, report.policy_sha256):
-        return ""
-    return '<p class="caution">This verdict cites another model or policy than the report below: it is void.</p>'
+def _cautions(report: Report, verdict: Verdict) -> str:
+    """What must be known beside the outcome: notes, variants not judged, a verdict on something else."""
+    lines = list(verdict.notes)
+    if (verdict.model_digest, verdict.policy_sha256) != (report.model_digest, report.policy_sha256):
+        lines.append("This verdict cites another model or policy than the report below: it is void.")
+    missing = [name for name in report.shipped if name not in report.variants]
+    if missing:
+        lines.append(f"The bundle also ships {', '.join(missing)}, which this run did not evaluate.")
+    return "".join(f'<p class="caution">{esc(line)}</p>' for line in lines)
 
 
 def _accuracy_tile(report: Report, variant: str) -> str:
     mine = [found for found in report.comparisons if found.variant == variant]
-    required = [found for found in mine if find_rule(report, found)] or mine
+    required = [found for found in mine if found.margin is not None] or mine
     if not required:
         return ""
-    worst = min(required, key=lambda found: _room(report, found))
-    finding = f", {esc(worst.finding)}" if len(report.task.findings) > 1 else ""
+    worst = min(required, key=_room)
+    finding = f", {esc(worst.finding)}" if worst.finding and len(report.task.findings) > 1 else ""
+    spread = esc(worst.too_few) or f"difference {bounds(worst.difference, sign=True)}"
     return (
         f'<div class="label">{METRIC_NAMES[worst.metric]}{finding}</div>'
         f'<div class="figure">{number(worst.bundle.estimate)} <small>{signed(worst.difference.estimate)}</small></div>'
         f'<div class="detail">teacher {number(worst.teacher.estimate)}<br>'
-        f"difference {bounds(worst.difference, sign=True)}</div>"
+        f"{spread}</div>"
     )
 
 
-def _room(report: Report, comparison: Comparison) -> float:
+def _room(comparison: Comparison) -> float:
     """How far the lower end of the interval stays above the margin."""
-    rule = find_rule(report, comparison)
-    return comparison.difference.low + (rule.margin if rule else 0.0)
+    return comparison.difference.low + (comparison.margin or 0.0)
 
 
 def _speed_tile(report: Report, variant: str) -> str:

@@ -44,7 +44,7 @@ class Series(NamedTuple):
     name: str
     curve: Curve
     point: tuple[float, float] | None
-    index: int
+    series: int
 
 
 class Samples(NamedTuple):
@@ -52,7 +52,7 @@ class Samples(NamedTuple):
 
     name: str
     values_ms: Sequence[float]
-    index: int
+    series: int
 
 
 def series_class(index: int) -> str:
@@ -67,10 +67,10 @@ def curve_plot(series: Sequence[Series], *, title: str, x_label: str, y_label: s
     if diagonal:
         parts.append(_line(x.at(0), y.at(0), x.at(1), y.at(1), "chance"))
     for item in series:
-        parts.append(_polyline(item.curve, x, y, item.index))
+        parts.append(_polyline(item.curve, x, y, item.series))
     for item in series:
         if item.point:
-            parts.append(_operating_point(x.at(item.point[0]), y.at(item.point[1]), item.index))
+            parts.append(_operating_point(x.at(item.point[0]), y.at(item.point[1]), item.series))
     parts.append(_text((x.start + x.stop) / 2, 304, x_label, "axis middle"))
     parts.append(f'<text class="axis middle" transform="translate(11 140) rotate(-90)">{esc(y_label)}</text>')
     return _svg(316, 310, title, "".join(parts), "curve")
@@ -150,7 +150,7 @@ def _latency_row(row: Samples, axis: Axis, middle: float) -> str:
     diamond = f'<path class="p99" d="M{p99} {middle - 5}l4.5 5l-4.5 5l-4.5 -5z"/>'
     value = _text(p50, middle - 11, milliseconds(float(np.median(values))), "value middle")
     marks = _line(p5, middle, p95, middle, "whisker") + box + _line(p50, middle - 9, p50, middle + 9, "median")
-    return f'<g class="{series_class(row.index)}"><g class="dots">{"".join(dots)}</g>{marks}{diamond}</g>{value}'
+    return f'<g class="{series_class(row.series)}"><g class="dots">{"".join(dots)}</g>{marks}{diamond}</g>{value}'
 
 
 def _log_grid(axis: Axis, top: float, bottom: float) -> str:

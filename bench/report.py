@@ -13,7 +13,7 @@ from medfm_compress.runtime.codec import decode
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.files import write_atomically
 from medfm_compress.runtime.manifest import Provenance
-from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.task import OperatingPoint, Task
 
 REPORT_SCHEMA_VERSION = 1
 TEACHER = "teacher"
@@ -48,6 +48,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         noise: reasons to distrust the timings; empty on a quiet machine.
         provenance: the bundle's.
         intended_use: the bundle's.
+        teacher_operating_points: thresholds of the teacher's decisions; the bundle's stand in ``task``.
+        shipped: names of all variants in the bundle; those without an evaluation cannot be judged.
         created: ISO 8601, UTC.
     """
 
@@ -69,6 +71,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     speedups: tuple[Speedup, ...] = ()
     noise: tuple[str, ...] = ()
     intended_use: str = ""
+    teacher_operating_points: tuple[OperatingPoint, ...] = ()
+    shipped: tuple[str, ...] = ()
 
     @property
     def teacher(self) -> EvaluationTable:

@@ -1,0 +1,156 @@
+"""``medfm-compress bench``: a bundle against its teacher, in one interleaved run, under a policy."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medfm_compress.cli import console
+from medfm_compress.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from medfm_compress.bench.measure import Contender
+    from medfm_compress.bench.report import Report
+    from medfm_compress.bench.types import Measurement, Verdict
+
+TORCH = "torch"
+
+
+def bench(  # noqa: PLR0913, PLR0917 -- one parameter an option
+    bundle: Annotated[Path, typer.Argument(help="The .medfm file.")],
+    teacher: Annotated[Path, typer.Option(help="Model folder of the teacher.")],
+    study: Annotated[Path, typer.Option(help="Study with a test split.")],
+    policy: Annotated[Path, typer.Option(help="policy.yaml, committed before the test cases are evaluated.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.json, report.html and the evaluation log.")],
+    threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
+    targets: Annotated[
+        str, typer.Option(help="Limit to these, e.g. openvino:cpu,onnxruntime:cpu,torch:cpu; default: all.")
+    ] = "",
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 20,
+    cache: Annotated[Path | None, typer.Option(help="Keep prepared images in this folder.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Evaluate and time a bundle against its teacher; the report goes to a folder, the verdict to the gate.
+
+    The teacher always runs in PyTorch, because everything is held against it; name torch:cpu alone among its engines
+    to leave its ONNX Runtime and OpenVINO rows out.
+    """
+    from medfm_compress.bench.gate import judge
+    from medfm_compress.bench.measure import Plan
+    from medfm_compress.bench.policy import load_policy
+    from medfm_compress.bench.run import BenchOptions, bench_bundle
+    from medfm_compress.data.open import open_study
+    from medfm_compress.teacher_rows import require_toolchain, teacher_ref
+
+    declared, plan = load_policy(policy), Plan(rounds=rounds, threads=threads)
+    require_toolchain()
+    reference, opened = teacher_ref(teacher, threads), open_study(study, dicom_rules=None)
+    wanted = _parse_targets(targets)
+    with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
+        options = BenchOptions(
+            plan=plan,
+            targets=tuple(target for target in wanted if not target.startswith(TORCH)),
+            others=_other_rows(teacher, threads, Path(scratch), wanted),
+            cache_dir=cache,
+        )
+        report = bench_bundle(bundle, reference, opened, declared, out, options, console.progress)
+    verdict = judge(report)
+    if json:
+        console.emit_json(_as_json(report, verdict, out))
+    else:
+        _tell(report, verdict, out)
+
+
+def _parse_targets(text: str) -> tuple[str, ...]:
+    """Comma-separated targets, checked."""
+    from medfm_compress.bench.types import Target
+
+    targets = tuple(part.strip() for part in text.split(",") if part.strip())
+    for target in targets:
+        if Target.parse(target).device != "cpu":
+            raise InputError(f"target {target!r}: bench measures on the CPU; write {target.split(':')[0]}:cpu")
+    return targets
+
+
+def _other_rows(teacher: Path, threads: int, scratch: Path, wanted: tuple[str, ...]) -> tuple[Contender, ...]:
+    """The teacher in the engines that ``wanted`` names (all of them where it names nothing)."""
+    from medfm_compress.teacher_rows import ENGINES, teacher_in_engines
+
+    named = {target.split(":")[0] for target in wanted}
+    engines = tuple(engine for engine in ENGINES if not named or engine in named)
+    if not engines:
+        return ()
+    console.progress("export the teacher for other engines")
+    return teacher_in_engines(teacher, threads, scratch, engines)
+
+
+def _as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any]:
+    ratios = {found.name: found.ratio for found in report.speedups}
+    return {
+        "report": str(out / "report.json"),
+        "html": str(out / "report.html"),
+        "model_digest": report.model_digest,
+        "policy_sha256": report.policy_sha256,
+        "verdict": verdict,
+        "noise": report.noise,
+        "measurements": [
+            {
+                "name": found.name,
+                "target": found.target,
+                "p50_ms": found.quantile_ms(0.5),
+                "p99_ms": found.quantile_ms(0.99),
+                "first_prediction_ms": found.first_prediction_ms,
+                "peak_rss_bytes": found.peak_rss_bytes,
+                "size_bytes": found.size_bytes,
+                "speedup": ratios.get(found.name),
+            }
+            for found in report.measurements
+        ],
+        "comparisons": report.comparisons,
+    }
+
+
+def _tell(report: Report, verdict: Verdict, out: Path) -> None:
+    from medfm_compress.bench.html_text import METRIC_NAMES, bounds, number, signed
+
+    console.table(
+        ["model", "p50 ms", "p99 ms", "faster", "first s", "peak MB", "MB"],
+        [_row(report, found) for found in report.measurements],
+    )
+    console.say()
+    console.table(
+        ["bundle − teacher", "teacher", "bundle", "difference", "95% interval"],
+        [
+            [
+                f"{METRIC_NAMES[found.metric]} {found.finding} ({found.variant})",
+                number(found.teacher.estimate),
+                number(found.bundle.estimate),
+                signed(found.difference.estimate),
+                "too few cases" if found.too_few else bounds(found.difference, sign=True),
+            ]
+            for found in report.comparisons
+            if found.margin is not None
+        ],
+    )
+    console.say()
+    for reason in report.noise:
+        console.say(f"noisy: {reason}")
+    console.say(f"verdict: {verdict.outcome}")
+    console.say(f"report:  {out / 'report.html'}")
+    console.say(f"judge it with: medfm-compress gate {out / 'report.json'}")
+
+
+def _row(report: Report, measurement: Measurement) -> list[str]:
+    ratio = next((found.ratio.estimate for found in report.speedups if found.name == measurement.name), 1.0)
+    return [
+        measurement.name,
+        f"{measurement.quantile_ms(0.5):.2f}",
+        f"{measurement.quantile_ms(0.99):.2f}",
+        f"{ratio:.1f}×",
+        f"{measurement.first_prediction_ms / 1000:.2f}",
+        f"{measurement.peak_rss_bytes / 1e6:.0f}",
+        f"{measurement.size_bytes / 1e6:.2f}",
+    ]
