@@ -243,9 +243,13 @@ class VariantVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The answer: pass only if every shipped variant passes."""
+    """The answer: pass only if every shipped variant passes.
+
+    ``notes`` is what a reader must know beside the outcome, e.g. that the policy changed after the evaluation.
+    """
 
     outcome: Outcome
     variants: tuple[VariantVerdict, ...]
     policy_sha256: str
     model_digest: str
+    notes: tuple[str, ...] = ()
