@@ -1,0 +1,90 @@
+"""``medfm-compress prune``: remove channels, MLP widths and heads, then recover by distillation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medfm_compress.cli import console
+
+if TYPE_CHECKING:
+    from medfm_compress.compress.prune import Pruned
+
+
+def prune(
+    model: Annotated[Path, typer.Argument(help="Model folder to prune; it is not changed.")],
+    study: Annotated[Path, typer.Option(help="Study to recover on.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    macs: Annotated[
+        float, typer.Option(help="Fraction of the multiply-accumulates to keep, above 0 and below 1.")
+    ] = 0.5,
+    round_to: Annotated[int, typer.Option(help="Widths become multiples of it: 16 or 32.")] = 16,
+    importance: Annotated[
+        str, typer.Option(help="magnitude, or taylor (first order, on training cases).")
+    ] = "magnitude",
+    modality: Annotated[str, typer.Option(help="radiograph, dermoscopy, histology, endoscopy or none.")] = "radiograph",
+    epochs: Annotated[int, typer.Option(help="Of recovery by distillation; 0 only prunes.", min=0)] = 10,
+    batch_size: Annotated[int, typer.Option(help="Cases a step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 5e-4,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of cases, views and batches.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Prune a model to a fraction of its MACs and distil the original into it. Resumes where it was interrupted."""
+    from medfm_compress.compress.model import load_model, save_model
+    from medfm_compress.compress.prune import PruningGoal
+    from medfm_compress.compress.prune import prune as prune_model
+    from medfm_compress.compress.recovery import recover, training_batches
+    from medfm_compress.compress.training import TrainingConfig
+    from medfm_compress.data.open import open_study
+    from medfm_compress.runtime.errors import InputError
+
+    if out.resolve() == model.resolve():
+        raise InputError(f"--out {out} is the model itself; the original is the teacher of its recovery: name another")
+    goal = PruningGoal(macs=macs, round_to=round_to, importance=importance)  # type: ignore[arg-type]
+    config = TrainingConfig(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        precision=precision,
+        device=device,
+        modality=modality,
+        seed=seed,
+    )
+    original, cases = load_model(model), open_study(study)
+    batches = training_batches(cases, original, console.progress, seed=seed) if goal.importance == "taylor" else ()
+    pruned = prune_model(original, macs=macs, round_to=round_to, importance=goal.importance, batches=batches)
+    console.progress(f"pruned to {pruned.macs_after / pruned.macs_before:.3f} of the MACs")
+    if epochs:
+        recover(cases, original, pruned, config, out, console.progress)
+    else:
+        save_model(pruned.model, out)
+    if json:
+        console.emit_json(_as_json(pruned, out))
+    else:
+        _tell(pruned, out)
+
+
+def _as_json(pruned: Pruned, out: Path) -> dict[str, Any]:
+    return {
+        "model": str(out),
+        "macs_before": pruned.macs_before,
+        "macs_after": pruned.macs_after,
+        "parameters_before": pruned.parameters_before,
+        "parameters_after": pruned.parameters_after,
+        "widths": [vars(change) for change in pruned.widths],
+        "protected": [vars(entry) for entry in pruned.protected],
+    }
+
+
+def _tell(pruned: Pruned, out: Path) -> None:
+    counts = (
+        ("MACs an image", pruned.macs_before, pruned.macs_after),
+        ("parameters", pruned.parameters_before, pruned.parameters_after),
+    )
+    rows = [(name, f"{before:,}", f"{after:,}", f"{after / before:.3f}") for name, before, after in counts]
+    console.table(("", "before", "after", "kept"), rows)
+    console.say(f"{len(pruned.widths)} layers became narrower, {len(pruned.protected)} were left alone; wrote {out}")
