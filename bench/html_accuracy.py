@@ -23,6 +23,7 @@ from medfm_compress.bench.report import Report
 from medfm_compress.bench.types import Comparison, Interval, Verdict
 
 _LARGEST_MATRIX = 12
+_KEPT_ROWS = 14
 
 
 def requirements(report: Report, verdict: Verdict) -> str:
@@ -37,7 +38,7 @@ def requirements(report: Report, verdict: Verdict) -> str:
         ]
     head = '<tr><th class="text">Requirement</th><th class="text">Outcome</th><th class="text">Found</th></tr>'
     table = f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'{_policy_lead(report)}<div class="wide">{table}</div>'
+    return f'{_policy_lead(report)}<div{_keep(len(rows))}><div class="wide">{table}</div></div>'
 
 
 def comparison_tables(report: Report, _: Verdict) -> str:
@@ -56,7 +57,8 @@ def comparison_tables(report: Report, _: Verdict) -> str:
     for variant in report.variants:
         mine = [found for found in report.comparisons if found.variant == variant]
         heading = f"<h3>{esc(variant)}</h3>" if len(report.variants) > 1 else ""
-        tables.append(heading + _comparison_table(report, mine, span) if mine else "")
+        if mine:
+            tables.append(f"<div{_keep(len(mine))}>{heading}{_comparison_table(mine, span)}</div>")
     note = (
         '<p class="note">Shaded rows are required by the policy. The dot is the difference, the line its interval; '
         "hatching begins where the bundle would be worse than the margin allows. Non-inferior means that the whole "
@@ -115,7 +117,12 @@ def _level_name(comparisons: Sequence[Comparison]) -> str:
     return f"{100 * levels.pop():g}%" if len(levels) == 1 else "two-sided"
 
 
-def _comparison_table(report: Report, comparisons: Sequence[Comparison], span: tuple[float, float]) -> str:
+def _keep(rows: int) -> str:
+    """Class of a block that print must not tear, if it is short enough for that."""
+    return ' class="keep"' if rows <= _KEPT_ROWS else ""
+
+
+def _comparison_table(comparisons: Sequence[Comparison], span: tuple[float, float]) -> str:
     head = (
         "<tr><th>Metric</th><th>Teacher</th><th>Bundle</th><th>Difference</th><th>Margin</th>"
         f'<th class="plot">{forest_axis(span)}</th></tr>'

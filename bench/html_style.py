@@ -70,7 +70,9 @@ thead th { font-weight: 500; font-size: 12.5px; color: var(--muted); vertical-al
 tbody td, tbody th { border-bottom: 1px solid var(--hair); font-weight: 400; }
 tbody th { text-align: left; }
 tbody tr:last-child > * { border-bottom-color: var(--rule); }
+td { white-space: nowrap; }
 td.text, th.text { text-align: left; }
+td.text { white-space: normal; }
 td .sub.wrap { white-space: normal; }
 td .sub, th .sub { display: block; color: var(--muted); font-size: 12px; font-weight: 400; white-space: nowrap; }
 td.plot, th.plot { width: 248px; padding-top: 3px; padding-bottom: 3px; vertical-align: middle; }
@@ -112,14 +114,14 @@ svg.latency { width: 100%; height: auto; }
 figure { margin: 0 0 8px; } figcaption { font-size: 13.5px; font-weight: 600; margin: 0 0 6px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 26px; margin: 4px 0 14px; font-size: 13px; }
 .legend svg { display: inline-block; vertical-align: 0; margin-right: 8px; }
-.matrices { display: flex; flex-wrap: wrap; gap: 26px 28px; }
+.matrices { display: flex; flex-wrap: wrap; gap: 26px 24px; }
 .matrix { width: auto; font-size: 13px; } .matrix caption { text-align: left; font-weight: 600; padding: 0 0 8px;
   font-size: 13.5px; } .matrix caption .sub { display: block; font-weight: 400; color: var(--muted); font-size: 12px; }
 .matrix td, .matrix th { padding: 8px 9px; border: 0 !important; text-align: center; vertical-align: middle; }
 .matrix thead th { border: 0; padding: 2px 12px 6px; } .matrix tbody th { text-align: right; color: var(--muted);
-  font-size: 12.5px; padding-left: 0; max-width: 130px; }
+  font-size: 12.5px; padding-left: 0; max-width: 104px; }
 .matrix { border-collapse: separate; border-spacing: 2px; }
-.matrix td { min-width: 78px; background: color-mix(in srgb, var(--k) var(--share), #fff); }
+.matrix td { min-width: 72px; background: color-mix(in srgb, var(--k) var(--share), #fff); }
 .matrix td b { font-size: 17px; font-weight: 600; display: block; } .matrix td span { font-size: 12px; }
 .matrix td.off { outline: 1px dashed #8793a0; outline-offset: -5px; }
 .matrix td:empty { background: none; min-width: 0; }
@@ -132,7 +134,7 @@ dd code, code { font: 12.5px var(--mono); } dd ol { margin: 0; padding-left: 1.3
 footer { margin-top: 64px; padding-top: 16px; border-top: 1.5px solid var(--ink); font-size: 12.5px;
   color: var(--muted); }
 
-@media (max-width: 760px) {
+@media screen and (max-width: 760px) {
   main { padding: 28px 18px 48px; } h1 { font-size: 30px; } .pair { grid-template-columns: 1fr; }
   .tiles { grid-template-columns: 1fr 1fr; row-gap: 14px; } .tile:nth-child(odd) { border-left: 0; padding-left: 0; }
   dl { grid-template-columns: 1fr; } dt { border: 0; padding-bottom: 0; }
@@ -143,7 +145,7 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1.5px solid var(--ink)
   body { font-size: 9.6pt; line-height: 1.45; } main { max-width: none; padding: 0; } h1 { font-size: 24pt; }
   h2 { font-size: 15.5pt; padding-top: 10pt; } h3 { font-size: 11.5pt; margin-top: 14pt; } section { margin-top: 24pt; }
   h2, h3, .lead, figcaption, thead { break-after: avoid; } thead { display: table-header-group; }
-  tr, figure, .matrix, .verdict, .tiles, .caution, dt, dd { break-inside: avoid; }
+  tr, figure, .keep, .matrix, .verdict, .tiles, .caution, dt, dd { break-inside: avoid; }
   table { font-size: 8.6pt; } th, td { padding: 4.5pt 0 4.5pt 8pt; } td .sub, th .sub { font-size: 7.8pt; }
   td.plot, th.plot { width: 182px; } .forest { width: 172px; height: auto; } .wide { overflow: visible;
     margin: 0; padding: 0; }
@@ -152,6 +154,9 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1.5px solid var(--ink)
   .verdict ul, .note, .legend, dl, .caution { font-size: 8.8pt; } .use { font-size: 11.5pt; }
   .tile .figure { font-size: 19pt; }
   .tile { padding: 2pt 10pt 10pt; } .tile .detail, .tile .label, .ids { font-size: 8.2pt; } .pair { gap: 8pt 20pt; }
+  .lead { break-inside: avoid; } .matrices { gap: 12pt 14pt; } .matrix td { min-width: 52px; padding: 5pt; }
+  .matrix th { padding: 4pt; } .matrix tbody th { max-width: 74px; font-size: 7.8pt; } .matrix td b { font-size: 11pt; }
+  dl { grid-template-columns: 130px 1fr; } dt, dd { padding-top: 3pt; padding-bottom: 3pt; }
   footer { margin-top: 26pt; font-size: 8.2pt; }
 }
 """

@@ -14,6 +14,7 @@ from medfm_compress.bench.process import Worker
 from medfm_compress.bench.types import Evaluation
 from medfm_compress.bench.worker import Evaluate, Open
 from medfm_compress.data.prepared import prepared_images
+from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.codec import digest
 from medfm_compress.runtime.errors import StudyError
@@ -79,7 +80,9 @@ def evaluate_contender(
 def image_files(study: Study, cases: Sequence[Case], count: int) -> tuple[str, ...]:
     """Paths of ``count`` cases spread evenly over ``cases``; empty where a study does not keep images as files."""
     chosen = np.unique(np.linspace(0, len(cases) - 1, min(count, len(cases))).astype(np.int64))
-    paths = [study.root / cases[number].image for number in chosen]
+    if not isinstance(study.source, Files):
+        return ()
+    paths = [study.source.path(cases[number].image) for number in chosen]
     return tuple(str(path.resolve()) for path in paths) if all(path.is_file() for path in paths) else ()
 
 

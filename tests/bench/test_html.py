@@ -86,6 +86,7 @@ def make_comparisons(variants: tuple[str, ...], findings: tuple[str, ...]) -> tu
                         metric=metric,
                         finding=finding,
                         variant=variant,
+                        margin={"auroc": 0.02, "sensitivity": 0.03}.get(metric),
                         teacher=Interval(estimate=value, low=value - 0.016, high=value + 0.013),
                         bundle=Interval(estimate=value + shift, low=value + shift - 0.017, high=value + shift + 0.014),
                         difference=Interval(estimate=shift, low=shift - wide, high=shift + wide, method="DeLong"),

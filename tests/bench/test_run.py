@@ -1,0 +1,151 @@
+"""A whole bench run on a tiny study: evaluated, measured, compared, logged, written."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+import numpy as np
+import pytest
+
+from medfm_compress.bench.inference import image_files
+from medfm_compress.bench.machine import describe_machine
+from medfm_compress.bench.measure import Contender, Plan
+from medfm_compress.bench.policy import LoadedPolicy
+from medfm_compress.bench.report import load_report
+from medfm_compress.bench.run import LOG, BenchOptions, TeacherRef, bench_bundle, noise_reasons
+from medfm_compress.bench.types import Budget, Measurement, NonInferiority, Policy
+from medfm_compress.data.open import open_study
+from medfm_compress.runtime.errors import InputError, StudyError
+from medfm_compress.runtime.sessions.protocol import SessionRef
+from medfm_compress.runtime.task import Task
+
+ORT = "medfm_compress.runtime.sessions.onnxruntime:open_session"
+QUICK = Plan(rounds=3, turn_ms=2, min_calls=2, max_calls=5, warm_up_s=0.3)
+POLICY = LoadedPolicy(
+    Policy(
+        non_inferiority=(NonInferiority(metric="auroc", margin=0.05),),
+        budget=Budget(p50_ms=10_000),
+        min_positives=5,
+        min_negatives=5,
+        min_clusters=5,
+        resamples=1000,
+    ),
+    "a" * 64,
+)
+
+
+@pytest.fixture
+def study(tmp_path: Path):
+    """40 test and 24 validation cases; the positive ones are brighter at the top."""
+    image = pytest.importorskip("PIL.Image")
+    random, rows = np.random.default_rng(0), []
+    (tmp_path / "study").mkdir()
+    for number in range(64):
+        pixels = random.integers(0, 120, (48, 40))
+        pixels[:20] += 60 * (number % 2)
+        image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "study" / f"{number:02}.png")
+        label = ("normal", "opacity")[number % 2]
+        rows.append([f"{number:02}.png", "test" if number < 40 else "val", label, f"p{number}", "FM"[number % 3 == 0]])
+    with (tmp_path / "study" / "cases.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "split", "label", "patient", "sex"], *rows])
+    return open_study(tmp_path / "study")
+
+
+@pytest.fixture
+def teacher(tiny: ModuleType, tmp_path: Path) -> TeacherRef:
+    path = tmp_path / "teacher.onnx"
+    path.write_bytes(tiny.network())
+    return TeacherRef(
+        name="tiny_net",
+        session=SessionRef(opener=ORT, arguments={"model": str(path), "threads": 1}),
+        spec=tiny.SPEC,
+        task=Task(kind="binary", labels=("normal", "opacity")),
+        size_bytes=path.stat().st_size,
+    )
+
+
+def test_run_of_a_bundle_with_its_teacher(tiny, teacher, study, tmp_path: Path) -> None:
+    bundle, out, said = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "out", []
+    other = Contender(name="teacher elsewhere", session=teacher.session, spec=teacher.spec, task=teacher.task)
+    report = bench_bundle(
+        bundle, teacher, study, POLICY, out, BenchOptions(plan=QUICK, others=(other,), files=2), said.append
+    )
+    assert load_report(out / "report.json") == report
+    assert [table.name for table in report.evaluations] == ["teacher", "onnxruntime-cpu-fp32"]
+    assert [found.name for found in report.measurements] == ["teacher", "onnxruntime-cpu-fp32", "teacher elsewhere"]
+    # The same network twice: the same scores, so no difference at all.
+    assert report.evaluations[0].scores == report.evaluations[1].scores
+    assert {found.difference.estimate for found in report.comparisons if found.metric == "auroc"} == {0.0}
+    assert len(report.evaluations[0].scores) == 40
+    assert report.evaluations[0].subgroups["sex"].count("M") == 14
+    assert all(len(found.end_to_end_ms) == 6 for found in report.measurements)
+    assert report.shipped == report.variants
+    page = (out / "report.html").read_text()
+    assert "tiny_net" in page
+    assert "00.png" not in page + (out / "report.json").read_text()
+    # The teacher had no thresholds: they are chosen on its validation cases, by the bundle's rule.
+    order = [
+        said.index(line) for line in ("evaluate teacher on 24 cases", "evaluate teacher on 40 cases", "open teacher")
+    ]
+    assert order == sorted(order)
+    (point,) = report.teacher_operating_points
+    assert (point.rule, point.positives, point.negatives) == ("youden", 12, 12)
+
+
+def test_every_look_at_the_test_cases_is_logged_before_it(tiny, teacher, study, tmp_path: Path) -> None:
+    """A teacher that breaks leaves no report, and leaves the line."""
+    broken = msgspec.structs.replace(teacher, session=SessionRef(opener=ORT, arguments={"model": "/no", "threads": 1}))
+    task = msgspec.structs.replace(teacher.task, operating_points=tiny.TASK.operating_points)
+    bundle, out = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "out"
+    for _ in range(2):
+        with pytest.raises(InputError, match="teacher cannot run"):
+            bench_bundle(
+                bundle, msgspec.structs.replace(broken, task=task), study, POLICY, out, BenchOptions(plan=QUICK)
+            )
+    lines = [msgspec.json.decode(line) for line in (out / LOG).read_bytes().splitlines()]
+    assert len(lines) == 2
+    assert (lines[0]["policy_sha256"], lines[0]["split"], lines[0]["cases"]) == ("a" * 64, "test", 40)
+    assert not (out / "report.json").exists()
+
+
+def test_targets_that_no_variant_fits_are_refused(tiny, teacher, study, tmp_path: Path) -> None:
+    options = BenchOptions(plan=QUICK, targets=("openvino:cpu",))
+    with pytest.raises(InputError, match=r"no variant fits .* the bundle has onnxruntime:cpu:fp32"):
+        bench_bundle(tiny.bundle(tmp_path / "t.medfm"), teacher, study, POLICY, tmp_path / "out", options)
+
+
+def test_split_without_cases_is_refused(tiny, teacher, study, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no labelled case in split 'holdout'"):
+        bench_bundle(
+            tiny.bundle(tmp_path / "t.medfm"), teacher, study, POLICY, tmp_path / "out", BenchOptions(split="holdout")
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_teacher_of_other_labels_is_refused(tiny, teacher, study, tmp_path: Path) -> None:
+    other = msgspec.structs.replace(
+        teacher, task=Task(kind="binary", labels=("cat", "opacity"), operating_points=tiny.TASK.operating_points)
+    )
+    with pytest.raises(InputError, match="labels"):
+        bench_bundle(
+            tiny.bundle(tmp_path / "t.medfm"), other, study, POLICY, tmp_path / "out", BenchOptions(plan=QUICK)
+        )
+
+
+def test_end_to_end_images_are_spread_over_the_split(study) -> None:
+    cases = study.split("test")
+    assert [Path(path).name for path in image_files(study, cases, 3)] == ["00.png", "19.png", "39.png"]
+    gone = (msgspec.structs.replace(cases[0], image="not there.png"),)
+    assert image_files(study, gone, 3) == ()
+
+
+def test_noise_is_named() -> None:
+    steady = Measurement(name="steady", target="", session_ms=(1.0,) * 20, calls_per_round=2)
+    jumpy = Measurement(name="jumpy", target="", session_ms=(1.0,) * 10 + (2.0,) * 10, calls_per_round=2)
+    quiet = msgspec.structs.replace(describe_machine(), load_average=0.0)
+    assert noise_reasons(quiet, [steady]) == ()
+    assert "jumpy" in " ".join(noise_reasons(quiet, [steady, jumpy]))
+    assert "load" in " ".join(noise_reasons(msgspec.structs.replace(quiet, load_average=99.0), [steady]))
