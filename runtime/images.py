@@ -71,8 +71,7 @@ def pixels_from_array(values: NDArray[Any], name: str = "array") -> Pixels:
         ImageRefused: another shape or type, a value outside [0, 1], NaN, or no pixel at all.
     """
     _check_shape(values.shape, name)
-    if values.dtype in (np.uint8, np.uint16):
-        # A byte-swapped uint16 compares equal to the native one, but nothing downstream should have to know.
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:  # in either byte order
         return Pixels.from_integers(np.ascontiguousarray(values, values.dtype.newbyteorder("=")))
     if values.dtype.kind != "f":
         raise ImageRefused(f"{name}: the type is {values.dtype}; give uint8, uint16, or float in [0, 1]")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import ImageRefused
-from medfm_compress.runtime.limits import check_extent
+from medfm_compress.runtime.limits import MAX_PIXELS, check_extent
 from medfm_compress.runtime.pixels import Pixels
 from medfm_compress.runtime.quiet import decoding
 from medfm_compress.runtime.signatures import HEAD_BYTES, raster_format
@@ -49,10 +49,9 @@ def decode_raster(data: bytes, name: str) -> Pixels:
 
 
 def _decode(data: bytes, kind: str, name: str) -> Pixels:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    # The limit comes first in every format: Pillow reads only the header here.
-    with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+    with _opened(data, kind, name) as image:
         check_extent(image.height, image.width, name)
         _refuse_pages(image, name)
         _refuse_deep_colour(image, data, kind, name)
@@ -62,6 +61,16 @@ def _decode(data: bytes, kind: str, name: str) -> Pixels:
         if upright.mode in _SIXTEEN_BIT:
             return _sixteen_bit(upright, bits, inverted=inverted)
         return Pixels.from_integers(np.asarray(_eight_bit(upright, name)))
+
+
+def _opened(data: bytes, kind: str, name: str) -> Image:
+    """Pillow reads only the header here, and refuses on its own what is far beyond our limit."""
+    from PIL import Image
+
+    try:
+        return Image.open(io.BytesIO(data), formats=(kind,))
+    except Image.DecompressionBombError:
+        raise ImageRefused(f"{name}: more than the {MAX_PIXELS // 1_000_000} megapixels that are allowed") from None
 
 
 def _refuse_pages(image: Image, name: str) -> None:
