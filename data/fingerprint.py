@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from medfm_compress.data.study import Case, Study
+from medfm_compress.data.study import ImageSource, Study
 from medfm_compress.runtime.codec import digest
+from medfm_compress.runtime.errors import ImageRefused, StudyError
+
+_WORKERS = 4
 
 
-def content_hashes(study: Study, cases: tuple[Case, ...]) -> dict[str, str]:
-    """Image → hex sha256 of its stored content; raises ``ImageRefused`` for an unreadable file."""
-    names = [case.image for case in cases]
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        return dict(zip(names, pool.map(study.source.content_sha256, names), strict=True))
+def content_hashes(source: ImageSource, images: Sequence[str]) -> list[str]:
+    """Hex sha256 of each image's stored content, in order; raises ``StudyError`` for an unreadable file."""
+
+    def one(image: str) -> str:
+        try:
+            return source.content_sha256(image)
+        except ImageRefused as exc:
+            raise StudyError(f"image {image!r}: {exc}") from None
+
+    with ThreadPoolExecutor(_WORKERS) as pool:  # reading and hashing release the GIL
+        return list(pool.map(one, images))
 
 
 def study_fingerprint(study: Study) -> str:
-    """Hex sha256 over labels, cases and image contents; independent of where the study lies."""
-    hashes = content_hashes(study, study.cases)
-    rows = [(msgspec.to_builtins(msgspec.structs.replace(c, image="", mask="")), hashes[c.image]) for c in study.cases]
+    """Hex sha256 over labels, cases and image contents, in the table's order; independent of where the study lies.
+
+    Raises:
+        StudyError: an image cannot be read.
+    """
+    hashes = content_hashes(study.source, [case.image for case in study.cases])
+    plain = [msgspec.to_builtins(msgspec.structs.replace(case, image="", mask="")) for case in study.cases]
+    rows = list(zip(plain, hashes, strict=True))
     return digest({"kind": study.kind, "labels": study.labels, "cases": rows})

@@ -1,41 +1,118 @@
-"""A folder a class: ``root/CLASS/*.png``, or ``root/{train,val,test}/CLASS/*.png``."""
+"""Studies without a table: a folder per class, or a folder of DICOM files without labels."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medfm_compress.data.labels import label_names, task_kind
+from medfm_compress.data.dicom_header import Header, is_dicom_file, read_header
+from medfm_compress.data.labels import exclusive_study
 from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Case, Study
-from medfm_compress.data.table import check_classes
+from medfm_compress.data.volumes import refuse_series, refuse_volume_files
+from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.images import is_image_file
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
-SPLITS = ("train", "val", "test")
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 
 
-def read_class_folders(root: Path, rules: DicomRules) -> Study | None:
-    """The study, or None where ``root`` has no class folders with images.
-
-    Without split folders every image is in split ``train``: cut the others with `study split`.
+def open_folder(root: Path, rules: DicomRules) -> Study:
+    """Open ``root/class/*``, ``root/{train,val,test}/class/*`` or a folder of unlabelled DICOM files.
 
     Raises:
-        StudyError: a single class, or a class that stands in val or test only.
+        StudyError: the folder holds none of these, or volumes.
     """
-    splits = {name: root / name for name in SPLITS if (root / name).is_dir()} or {"train": root}
-    found = [(split, image) for split, folder in splits.items() for image in _images(folder)]
-    if not found:
-        return None
-    labels = label_names(image.parent.name for _, image in found)
-    kind = task_kind(labels, str(root))
-    cases = tuple(
-        Case(image=image.relative_to(root).as_posix(), split=split, target=(labels.index(image.parent.name),))
-        for split, image in found
+    splits = {folder: _SPLITS[folder.name.lower()] for folder in _folders(root) if folder.name.lower() in _SPLITS}
+    labelled = _by_class(splits or {root: "train"})
+    refuse_volume_files(path.name for path, _, _ in labelled)
+    if not labelled or (not splits and _is_dicom_archive(root)):
+        return _unlabelled(root, rules)
+    headers = _headers(path for path, _, _ in labelled)
+    cases = [_case(root, path, split, headers) for path, split, _ in labelled]
+    return exclusive_study(root, Files(root, rules), cases, [name for _, _, name in labelled])
+
+
+def _by_class(splits: Mapping[Path, str]) -> list[tuple[Path, str, str]]:
+    """Image, split and class name, in a fixed order."""
+    return [
+        (path, split, folder.name)
+        for parent, split in splits.items()
+        for folder in _folders(parent)
+        for path in _images(folder)
+    ]
+
+
+def _is_dicom_archive(root: Path) -> bool:
+    """DICOM folders are usually sorted by patient, study and series, not by class.
+
+    A class holds several patients, a patient's folder holds one: folders are classes only if there are at least two and
+    each holds the files of at least two patients.
+    """
+    folders = [[path for path in _images(folder) if is_dicom_file(path)] for folder in _folders(root)]
+    folders = [files for files in folders if files]
+    if not folders:
+        return any(is_dicom_file(path) for path in _images(root, deep=False))
+    patients = [{read_header(path).patient for path in files} - {""} for files in folders]
+    return len(folders) < 2 or min(map(len, patients)) < 2
+
+
+def _unlabelled(root: Path, rules: DicomRules) -> Study:
+    paths = [path for path in _images(root) if is_dicom_file(path)]
+    if not paths:
+        refuse_volume_files(path.name for path in sorted(root.rglob("*")))
+        raise StudyError(
+            f"{root} is no study: it has no cases.csv, no folder per class with images and no DICOM files; see "
+            "'medfm-compress study --help'"
+        )
+    headers = _headers(paths)
+    refuse_series(headers.values())
+    cases = tuple(_case(root, path, "unlabelled", headers) for path in paths)
+    return Study(root=root, kind="binary", labels=(), cases=cases, source=Files(root, rules))
+
+
+def _case(root: Path, path: Path, split: str, headers: Mapping[Path, Header]) -> Case:
+    header = headers.get(path, Header())
+    found = {"sex": header.sex, "age": header.age} if headers else {}
+    names = [name for name in found if any(getattr(other, name) for other in headers.values())]
+    return Case(
+        image=path.relative_to(root).as_posix(),
+        split=split,
+        patient=header.patient,
+        subgroups={name: found[name] for name in names},
     )
-    study = Study(root=root, kind=kind, labels=labels, cases=cases, source=Files(root, rules))
-    check_classes(study)
-    return study
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def _headers(paths: Iterable[Path]) -> dict[Path, Header]:
+    headers = {path: read_header(path) for path in paths if is_dicom_file(path)}
+    refuse_series(headers.values())
+    return headers
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not _is_hidden(path))
+
+
+def _images(folder: Path, *, deep: bool = True) -> Sequence[Path]:
+    """Files that are, or by their name claim to be, images: a broken one must be reported, not overlooked."""
+    found = sorted(folder.rglob("*") if deep else folder.iterdir())
+    return [
+        path
+        for path in found
+        if path.is_file()
+        and not any(_is_hidden(part) for part in (path, *path.relative_to(folder).parents))
+        and (path.name.lower().endswith(_SUFFIXES) or is_image_file(path) or _is_volume(path))
+    ]
+
+
+def _is_volume(path: Path) -> bool:
+    try:
+        refuse_volume_files([path.name])
+    except StudyError:
+        return True
+    return False
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith((".", "__"))

@@ -1,53 +1,132 @@
 """From label columns to a task: which kind, which names, in which order.
 
-Exclusive labels stand in one column ``label``; two values make a binary task, more a multi-class one. A binary task's
-finding is its second label, so the conventional names of "nothing found" come first; else the order is alphabetical.
-Independent findings stand in columns ``label:NAME`` of 0 and 1, in the table's order: a multi-label task.
+Exclusive labels stand in one column ``label``; two values make a binary task, more a multi-class one. Names that
+usually mean *nothing found* come first, in the order of ``NEGATIVE_NAMES``, then all others alphabetically; a binary
+task's finding is its second label. Labels that are all whole numbers are ordered as numbers. Independent findings stand
+in columns ``label:NAME`` of 0 and 1, in the table's order: a multi-label task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
+from msgspec.structs import replace
+
+from medfm_compress.data.study import Case, ImageSource, Study
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.task import TaskKind
 
-NEGATIVE_NAMES = ("normal", "negative", "benign", "healthy", "none", "no", "other", "absent", "control", "false", "0")
+NEGATIVE_NAMES = (
+    "normal", "negative", "no finding", "healthy", "control", "benign", "none", "absent", "other", "no", "false", "0",
+)  # fmt: skip
 PREFIX = "label:"
+LEARNED = ("train", "val", "test")
 
 
 def label_names(values: Iterable[str]) -> tuple[str, ...]:
-    """Distinct labels, the negative one first, then alphabetically."""
-
-    def rank(name: str) -> tuple[int, str]:
-        low = name.lower()
-        negative = low in NEGATIVE_NAMES or low.startswith(("no ", "no_", "no-"))
-        return (0 if negative else 1, name)
-
-    return tuple(sorted({value for value in values if value}, key=rank))
+    """Distinct labels in the order of the network's outputs; see the top of the module."""
+    distinct = {value for value in values if value}
+    if all(name.isdecimal() for name in distinct):
+        return tuple(sorted(distinct, key=lambda name: (int(name), name)))
+    return tuple(sorted(distinct, key=lambda name: (_rank(name), name)))
 
 
-def task_kind(labels: Sequence[str], source: str) -> TaskKind:
-    """``binary`` or ``multiclass`` from the number of exclusive labels.
+def describe_order(study: Study) -> str:
+    """The rule that put the labels in their order, in words."""
+    labels = study.labels
+    if study.kind == "multilabel":
+        return "in the order of the label columns"
+    if all(label.isdecimal() for label in labels):
+        rule = "as numbers"
+    elif labels and _rank(labels[0]) < len(NEGATIVE_NAMES) + 1:
+        rule = f"{labels[0]!r} first, a usual name for nothing found"
+    else:
+        rule = "alphabetical"
+    return f"{rule}; the finding is {labels[1]!r}" if study.kind == "binary" and labels else rule
+
+
+def exclusive_study(root: Path, source: ImageSource, cases: Sequence[Case], names: Sequence[str]) -> Study:
+    """A study of at most one label a case.
+
+    Args:
+        root: what the study was opened from.
+        source: decodes the images.
+        cases: without targets.
+        names: label of each case, empty where it has none; as long as ``cases``.
 
     Raises:
-        StudyError: exactly one label, which leaves nothing to tell apart.
+        StudyError: a single label, a case of train, val or test without label, or a class that train lacks.
     """
+    labels = label_names(names)
     if len(labels) == 1:
-        raise StudyError(f"{source}: every labelled image is {labels[0]!r}; at least two labels are needed")
-    return "binary" if len(labels) == 2 else "multiclass"
+        raise StudyError(f"{root.name}: every label is {labels[0]!r}; at least two different labels are needed")
+    index = {name: (number,) for number, name in enumerate(labels)}
+    done = tuple(replace(case, target=index.get(name, ())) for case, name in zip(cases, names, strict=True))
+    kind: TaskKind = "multiclass" if len(labels) > 2 else "binary"
+    study = Study(root=root, kind=kind, labels=labels, cases=done, source=source)
+    check_classes(study)
+    return study
 
 
-def independent_targets(row: dict[str, str], columns: Sequence[str], source: str) -> tuple[int, ...]:
+def independent_targets(row: Mapping[str, str], columns: Sequence[str], source: str) -> tuple[int, ...]:
     """0/1 of the ``label:NAME`` columns; empty where all of them are empty.
 
     Raises:
-        StudyError: a value other than 0, 1 or all empty.
+        StudyError: a value other than 0 and 1, unless all are empty.
     """
-    values = [row[column].strip() for column in columns]
-    if not any(values):
+    cells = {column: row[column] for column in columns}
+    if not any(cells.values()):
         return ()
-    for column, value in zip(columns, values, strict=True):
-        if value not in {"0", "1"}:
-            raise StudyError(f"{source}: column {column!r} has {value!r}; multi-label columns hold 0 or 1")
-    return tuple(int(value) for value in values)
+    for column, value in cells.items():
+        if value not in ("0", "1"):
+            raise StudyError(
+                f"{source}: column {column!r} of {row['image']!r} is {value!r}; it must be 0 or 1, or all label "
+                "columns of the row empty"
+            )
+    return tuple(int(value) for value in cells.values())
+
+
+def check_classes(study: Study) -> None:
+    """Refuse labels that a model could not be trained or tested on.
+
+    Raises:
+        StudyError: a case of train, val or test has no label although others have one, or a class of val or test does
+            not occur in train (a study without train cases is for testing only, and passes).
+    """
+    if not study.labels:
+        return
+    bare = [case.image for case in study.cases if case.split in LEARNED and not case.target]
+    if bare:
+        raise StudyError(
+            f"{study.root.name}: {len(bare)} cases of train, val or test have no label, first {bare[0]!r}; label them "
+            "or set their split to 'unlabelled'"
+        )
+    trained = class_counts(study, "train")
+    for split in ("val", "test") if study.split("train") else ():
+        lacking = [label for label in class_counts(study, split) if label not in trained]
+        if lacking:
+            raise StudyError(
+                f"{study.root.name}: class {lacking[0]!r} occurs in {split}, but train has no case of it; add some to "
+                f"train or take them out of {split}"
+            )
+
+
+def class_counts(study: Study, split: str) -> Counter[str]:
+    """Cases a label in one split; in a multi-label study a case counts once for each of its findings."""
+    return Counter(name for case in study.split(split) for name in names_of(study, case))
+
+
+def names_of(study: Study, case: Case) -> tuple[str, ...]:
+    """Names behind a target: one, or in a multi-label study every finding that is 1."""
+    if study.kind == "multilabel":
+        return tuple(label for label, value in zip(study.labels, case.target, strict=False) if value)
+    return tuple(study.labels[value] for value in case.target)
+
+
+def _rank(name: str) -> int:
+    plain = " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+    if plain in NEGATIVE_NAMES:
+        return NEGATIVE_NAMES.index(plain)
+    return len(NEGATIVE_NAMES) + (not plain.startswith("no "))

@@ -1,36 +1,76 @@
-"""Open a study, whatever shape it comes in."""
+"""`open_study`: one call for every form a study comes in.
+
+1. A folder with ``cases.csv``, or the path of any CSV file. Columns:
+
+   =============  ======================================================================================
+   ``image``      path relative to the folder of the CSV, or absolute, or ``archive.npz#split/row``
+   ``split``      ``train``, ``val``, ``test``; any other name is kept and never trained on
+   ``label``      name of the class (binary and multi-class), empty where unlabelled
+   ``label:NAME`` 0 or 1, one column a finding, instead of ``label``: a multi-label study
+   ``mask``       path of a mask, optional; with it ``label`` may be absent
+   ``patient``    key that clusters cases, optional; read (hashed) from DICOM files where the column is absent
+   others         subgroups; plain numbers in a column ``age`` (years) are read as decades
+   =============  ======================================================================================
+
+   A CSV need not lie beside the images: what ``study split`` writes elsewhere names them by absolute paths. Paths may
+   lead out of the CSV's folder, since the table is the user's own; nothing of it enters a bundle.
+2. A folder per class: ``root/class/*`` (all of it is then ``train``: cut it with ``study split``) or
+   ``root/{train,val,test}/class/*``. DICOM files in ``root/folder/*`` are read so only where each folder holds several
+   patients; else the folders are taken for those of an archive (4).
+3. A MedMNIST ``.npz``.
+4. A folder of DICOM files without a table: split ``unlabelled``, no labels; patient key, sex and age from the headers.
+
+The order of the labels is described in `medfm_compress.data.labels`. 3-D volumes are out of scope and refused by name.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from medfm_compress.data.dicom_folder import read_dicom_folder
-from medfm_compress.data.folders import read_class_folders
-from medfm_compress.data.medmnist import read_medmnist
 from medfm_compress.data.study import Study
-from medfm_compress.data.table import VOLUMES, read_table
+from medfm_compress.data.volumes import refuse_volume_files
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules
 
 
 def open_study(path: str | Path, *, dicom_rules: DicomRules | None = None) -> Study:
-    """Open a folder with ``cases.csv``, a csv, a folder a class, a MedMNIST ``.npz``, or a folder of DICOM.
+    """Open a study; images are not decoded, but every file a table names must exist.
 
     Args:
-        path: of the study.
-        dicom_rules: which DICOM files belong in it, and their window; by default any.
+        path: see above.
+        dicom_rules: which DICOM images are accepted when they are read, and their window; by default any.
+
+    Returns:
+        The study, its labels in a fixed order.
 
     Raises:
-        StudyError: none of these, or one that cannot be used.
+        StudyError: the path, the table, its files or its labels cannot be used; one sentence says why.
     """
     path, rules = Path(path), dicom_rules or DicomRules()
-    name = path.name.lower()
-    if name.endswith(VOLUMES):
-        raise StudyError(f"{path} is a 3-D volume, which is out of scope; give 2-D images")
-    if path.is_file():
-        return read_medmnist(path) if name.endswith(".npz") else read_table(path, rules)
-    if not path.is_dir():
-        raise StudyError(f"study {path} does not exist; give a folder with cases.csv, a csv or an .npz")
+    if not path.exists():
+        raise StudyError(f"{path} does not exist; give a folder, a CSV file or a MedMNIST .npz")
+    if path.is_dir():
+        return _open_folder(path, rules)
+    refuse_volume_files([path.name])
+    if path.suffix.lower() == ".csv":
+        from medfm_compress.data.table_study import open_table
+
+        return open_table(path, rules)
+    if path.suffix.lower() == ".npz":
+        from medfm_compress.data.medmnist import open_medmnist
+
+        return open_medmnist(path)
+    raise StudyError(f"{path} is no study; give a folder, a CSV file or a MedMNIST .npz")
+
+
+def _open_folder(path: Path, rules: DicomRules) -> Study:
     if (path / "cases.csv").is_file():
-        return read_table(path / "cases.csv", rules)
-    return read_class_folders(path, rules) or read_dicom_folder(path, rules)
+        from medfm_compress.data.table_study import open_table
+
+        return open_table(path / "cases.csv", rules)
+    from medfm_compress.data.folders import open_folder
+
+    try:
+        return open_folder(path, rules)
+    except OSError as exc:
+        raise StudyError(f"{path} cannot be read: {exc.strerror}; check its permissions") from None

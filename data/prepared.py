@@ -1,76 +1,128 @@
-"""Cases as one array of prepared images, decoded once and memory-mapped afterwards."""
+"""Decoded and prepared images, kept on disk so that an epoch is bound by arithmetic and not by decoding.
+
+The cache is one ``.npy`` a set of cases, named by a digest of everything that its values depend on: the preprocessing,
+the libraries that carry it out, and the content of every image in its order. Nothing stale can be read under that name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress import __version__
 from medfm_compress.data.fingerprint import content_hashes
-from medfm_compress.data.study import Case, Study
+from medfm_compress.data.sources import with_rules
+from medfm_compress.data.study import Case, ImageSource, Study
 from medfm_compress.runtime.codec import digest
 from medfm_compress.runtime.errors import ImageRefused, StudyError
 from medfm_compress.runtime.files import replacing
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import prepare
 
-WORKERS = 2
-Floats = NDArray[np.float32]
+Prepared = NDArray[np.float32]
+Progress = Callable[[str], None]
+
+_WORKERS = 2
+_BATCH = 128
+_LINE_EVERY = 10 * _BATCH
 
 
 def prepared_images(
     study: Study,
-    cases: tuple[Case, ...],
+    cases: Sequence[Case],
     spec: ImageSpec,
     cache: Path | None,
-    progress: Callable[[str], None] | None = None,
-) -> Floats:
-    """Images ``[n, channels, height, width]`` float32 in [0, 1], before normalisation, bit-equal to `prepare`.
+    progress: Progress | None = None,
+) -> Prepared:
+    """Decode and `prepare` the images of ``cases``; DICOM files are read by the rules of ``spec``, not of the study.
 
     Args:
-        study: decodes them.
-        cases: which, in this order.
-        spec: how.
-        cache: folder for memory-mapped arrays, keyed by spec and image contents; None keeps them in memory.
-        progress: told now and then.
+        study: whose source decodes the images.
+        cases: in the order wanted.
+        spec: preprocessing; its mean and std are not applied yet, so one cache serves every normalisation.
+        cache: folder of the cache; None keeps the images in memory.
+        progress: receives a line now and then.
+
+    Returns:
+        float32 ``[n, channels, height_px, width_px]`` in [0, 1]; read-only and memory-mapped where cached.
 
     Raises:
-        StudyError: an image that cannot be read or does not fit the spec.
+        StudyError: an image cannot be read or prepared; names it.
+        InputError: the cache cannot be written.
     """
-    shape = (len(cases), *spec.shape[1:])
-    if cache is None:
+    source = with_rules(study.source, spec.dicom)
+    names = [case.image for case in cases]
+    shape = (len(names), *spec.shape[1:])
+    if cache is None or not names:
         images = np.empty(shape, np.float32)
-        _fill(images, study, cases, spec, progress)
+        for start, batch in _batches(source, names, spec, progress):
+            images[start : start + len(batch)] = batch
         return images
-    hashes = content_hashes(study, cases)
-    path = cache / f"{digest([spec, [hashes[case.image] for case in cases]])[:32]}.npy"
-    if not path.is_file():
-        with replacing(path) as temporary:
-            stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            _fill(stored, study, cases, spec, progress)
-            stored.flush()
-    loaded: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
-    return loaded
+    path = cache / f"prepared-{_key(source, names, spec)[:32]}.npy"
+    found = _open_cache(path, shape)
+    if found is not None:
+        return found
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        _write_header(file, shape)
+        # Written, not mapped: on a full disk a write fails with an error, a mapped page kills the process.
+        for _, batch in _batches(source, names, spec, progress):
+            file.write(batch.tobytes())
+    return _mapped(path)
 
 
-def _fill(
-    images: Floats,
-    study: Study,
-    cases: tuple[Case, ...],
-    spec: ImageSpec,
-    progress: Callable[[str], None] | None,
-) -> None:
-    def one(case: Case) -> Floats:
+def _batches(
+    source: ImageSource, names: Sequence[str], spec: ImageSpec, progress: Progress | None
+) -> Iterator[tuple[int, Prepared]]:
+    """First index and images of one batch after the other."""
+
+    def one(name: str) -> Prepared:
         try:
-            return prepare(study.source.read(case.image), spec)
+            return prepare(source.read(name), spec)
         except ImageRefused as exc:
-            raise StudyError(f"{study.root}: {exc}; remove it from the table") from None
+            raise StudyError(f"image {name!r}: {exc}; 'medfm-compress study check' lists every such image") from None
 
-    with ThreadPoolExecutor(max_workers=WORKERS) as pool:
-        for number, image in enumerate(pool.map(one, cases)):
-            images[number] = image
-            if progress and (number + 1) % 1000 == 0:
-                progress(f"decoded {number + 1} of {len(cases)} images")
+    with ThreadPoolExecutor(_WORKERS) as pool:  # Pillow and the DICOM codecs release the GIL
+        for start in range(0, len(names), _BATCH):
+            if progress and start % _LINE_EVERY == 0 and start:
+                progress(f"prepared {start} of {len(names)} images")
+            yield start, np.stack(list(pool.map(one, names[start : start + _BATCH])))
+
+
+def _key(source: ImageSource, names: Sequence[str], spec: ImageSpec) -> str:
+    import PIL
+    import pydicom
+
+    plain = msgspec.structs.replace(spec, mean=(0.0,) * spec.channels, std=(1.0,) * spec.channels)
+    versions = {"medfm-compress": __version__, "numpy": np.__version__, "pillow": PIL.__version__}
+    return digest([plain, versions | {"pydicom": pydicom.__version__}, content_hashes(source, names)])
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _open_cache(path: Path, shape: tuple[int, ...]) -> Prepared | None:
+    """The cached images, or None where there are none or the file is not whole."""
+    if not path.is_file():
+        return None
+    header = io.BytesIO()
+    _write_header(header, shape)
+    expected = len(header.getvalue()) + 4 * int(np.prod(shape))
+    try:
+        cached = _mapped(path)
+    except (OSError, ValueError):
+        return None
+    return cached if cached.shape == shape and path.stat().st_size == expected else None
+
+
+def _mapped(path: Path) -> Prepared:
+    mapped: Prepared = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped

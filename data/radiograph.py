@@ -5,19 +5,20 @@ Attenuation along the beam is a sum of soft shapes in coordinates x (left to rig
 
     T = body - lungs + heart + mediastinum + spine + ribs + clavicles + vessels + opacity
 
-and what a detector and its software make of it is ``v = T^gamma`` with quantum noise that grows where less light arrives.
-Opacities are soft, of low contrast and inside a lung; nipples, rib crossings and vessels near the hila look similar.
+and what a detector and its software make of it is ``v = T^gamma`` with quantum noise that grows where less light
+arrives. Opacities are soft, of low contrast and inside a lung; nipples, rib crossings and vessels near the hila look
+similar.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Plane = NDArray[np.float32]
+Plane = NDArray[np.floating[Any]]
 
 _RIB_SPACING = 0.165
 _LUNG_X, _LUNG_Y = 0.42, -0.06
@@ -228,7 +229,8 @@ def _outline(x: Plane, y: Plane, body: Body) -> Plane:
     """Neck, shoulders and chest; thicker where the beam grazes the flank."""
     half = 0.20 + (body.width - 0.20) * _step(y + 0.80 - 0.12 * np.abs(x), 0.045)
     flank = np.exp(-(((half - np.abs(x)) / 0.10) ** 2))
-    return _step(half - np.abs(x), 0.015) * (1 + 0.18 * flank * (y > -0.8))
+    outline: Plane = _step(half - np.abs(x), 0.015) * (1 + 0.18 * flank * (y > -0.8))
+    return outline
 
 
 def _lungs(x: Plane, y: Plane, body: Body, breath: float) -> Plane:
@@ -253,7 +255,8 @@ def _mediastinum(x: Plane, y: Plane, body: Body) -> Plane:
     spine = (0.10 + 0.02 * np.cos(2 * np.pi * y / 0.14)) * _step(0.07 - np.abs(x), 0.012)
     trachea = 0.14 * _step(0.035 - np.abs(x), 0.012) * _step(-0.18 - y, 0.03)
     hila = sum(np.exp(-(((x - s * _HILUM_X) / 0.07) ** 2) - ((y - _HILUM_Y) / 0.13) ** 2) for s in (-1.0, 1.0))
-    return np.hypot(heart, band) + aorta + spine - trachea + 0.10 * hila
+    total: Plane = np.hypot(heart, band) + aorta + spine - trachea + 0.10 * hila
+    return total
 
 
 def _bones(x: Plane, y: Plane, body: Body) -> Plane:
@@ -264,7 +267,8 @@ def _bones(x: Plane, y: Plane, body: Body) -> Plane:
     cage = _step(y + 0.70, 0.03) * _step(0.52 - y, 0.05) * _step(reach - 0.07, 0.02)
     line = y + 0.60 + 0.18 * (reach - 0.1) - 0.10 * np.sin(4 * reach)
     clavicle = np.exp(-((line / 0.032) ** 2)) * _step(reach - 0.09, 0.02) * _step(0.68 - reach, 0.03)
-    return (0.75 * posterior + 0.45 * anterior) * cage + 1.1 * clavicle
+    bones: Plane = (0.75 * posterior + 0.45 * anterior) * cage + 1.1 * clavicle
+    return bones
 
 
 def _bars(height: Plane, phase: float, width: float) -> Plane:
@@ -272,21 +276,24 @@ def _bars(height: Plane, phase: float, width: float) -> Plane:
     offset = (height / _RIB_SPACING + np.float32(phase)) % 1 - 0.5
     body = _step(width - np.abs(offset), 0.035)
     edge = np.exp(-(((np.abs(offset) - width) / 0.06) ** 2))
-    return 0.7 * body + 0.45 * edge
+    bars: Plane = 0.7 * body + 0.45 * edge
+    return bars
 
 
 def _vessels(x: Plane, y: Plane, fine: Plane, coarse: Plane) -> Plane:
     """Ridges of a texture, dense near the hila and fading outwards, over a faint general haze."""
     distance = np.hypot(np.abs(x) - _HILUM_X, 0.8 * (y - _HILUM_Y))
     ridges = np.exp(-((fine / 0.35) ** 2))
-    return (0.15 * np.exp(-distance / 0.22) + 0.025) * ridges + 0.030 * coarse
+    vessels: Plane = (0.15 * np.exp(-distance / 0.22) + 0.025) * ridges + 0.030 * coarse
+    return vessels
 
 
 def _shadow(x: Plane, y: Plane, blob: Blob, coarse: Plane) -> Plane:
     u, v = (x - blob.x) * blob.stretch**0.5, (y - blob.y) / blob.stretch**0.5
     radius = blob.radius * np.maximum(1 + 0.22 * blob.edge * coarse, 0.3)
     distance = np.hypot(u, v) / radius
-    return blob.strength * np.exp(-(distance * distance) * np.sqrt(distance))
+    shadow: Plane = blob.strength * np.exp(-(distance * distance) * np.sqrt(distance))
+    return shadow
 
 
 def _exposed(dense: Plane, exposure: Exposure, rng: np.random.Generator) -> Plane:

@@ -1,59 +1,119 @@
-"""Where a study's pixels come from: files, or arrays inside a MedMNIST ``.npz``."""
+"""Where a study's pixels come from: files on disk, or the arrays of a MedMNIST ``.npz``."""
 
 from __future__ import annotations
 
 import hashlib
+import threading
+import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.data.study import ImageSource
 from medfm_compress.runtime.errors import ImageRefused, StudyError
 from medfm_compress.runtime.image_spec import DicomRules
-from medfm_compress.runtime.images import read_image
+from medfm_compress.runtime.images import pixels_from_array, read_image
+from medfm_compress.runtime.limits import read_limited
 from medfm_compress.runtime.pixels import Pixels
 
+ARCHIVE_MARK = ".npz#"
 
-class Files:
-    """Image files below a folder."""
 
-    def __init__(self, root: Path, rules: DicomRules) -> None:
-        self._root, self._rules = root, rules
+class Files(msgspec.Struct, frozen=True):
+    """Image files.
 
-    def path(self, image: str) -> Path:
-        """Path of one image."""
-        return self._root / image
+    Attributes:
+        root: folder that relative paths start from; an absolute path stands for itself.
+        rules: which DICOM files are accepted and how they are windowed.
+    """
+
+    root: Path
+    rules: DicomRules = DicomRules()
 
     def read(self, image: str) -> Pixels:
-        """Decode one image; raises ``ImageRefused``."""
-        return read_image(self.path(image), self._rules)
+        """Decode one file by its content; raises ``ImageRefused``."""
+        return read_image(self.root / image, self.rules)
 
     def content_sha256(self, image: str) -> str:
-        """Hex sha256 of the file; raises ``ImageRefused`` where it cannot be read."""
-        try:
-            return hashlib.sha256(self.path(image).read_bytes()).hexdigest()
-        except OSError as exc:
-            raise ImageRefused(f"{image} cannot be read: {exc.strerror}") from None
+        """Hex sha256 of the file's bytes; raises ``ImageRefused`` where it cannot be read."""
+        return hashlib.sha256(read_limited(self.root / image)).hexdigest()
 
 
 class Arrays:
-    """Images of a ``.npz``, keyed ``split/row``."""
+    """Images of a ``.npz``; the key of one is ``<split>/<row>``, e.g. ``train/17``. Safe to read from several threads.
 
-    def __init__(self, images: dict[str, NDArray[Any]]) -> None:
-        self._images = images
+    Nothing pickled is loaded: an archive may come from anywhere.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._arrays: dict[str, NDArray[np.uint8]] = {}
+        self._lock = threading.Lock()
 
     def read(self, image: str) -> Pixels:
-        """The stored array; raises ``ImageRefused``."""
-        return read_image(self._array(image))
+        """One row ``[height, width]`` or ``[height, width, 3]``, uint8; raises ``ImageRefused``."""
+        return pixels_from_array(self._row(image), f"{self.path.name}#{image}")
 
     def content_sha256(self, image: str) -> str:
-        """Hex sha256 of the array's bytes."""
-        return hashlib.sha256(np.ascontiguousarray(self._array(image)).tobytes()).hexdigest()
+        """Hex sha256 of the row's bytes."""
+        return hashlib.sha256(self._row(image).tobytes()).hexdigest()
 
-    def _array(self, image: str) -> NDArray[Any]:
-        split, _, row = image.rpartition("/")
-        if split not in self._images or not row.isdigit() or int(row) >= len(self._images[split]):
-            raise StudyError(f"the study has no image {image!r}; keys are split/row")
-        array: NDArray[Any] = self._images[split][int(row)]
-        return array
+    def images(self, split: str) -> NDArray[np.uint8]:
+        """All images of one split, ``[n, height, width]`` or ``[n, height, width, 3]``, read once and kept."""
+        with self._lock:
+            if split not in self._arrays:
+                self._arrays[split] = load_array(self.path, f"{split}_images")
+            return self._arrays[split]
+
+    def _row(self, image: str) -> NDArray[np.uint8]:
+        split, _, number = image.partition("/")
+        stack = self.images(split) if split in ("train", "val", "test") else np.empty(0, np.uint8)
+        if not number.isdecimal() or int(number) >= len(stack):
+            raise ImageRefused(f"{self.path.name} holds no image {image!r}; keys are like 'train/0'")
+        row: NDArray[np.uint8] = stack[int(number)]
+        return row
+
+
+def load_array(path: Path, key: str) -> NDArray[np.uint8]:
+    """One array of an ``.npz``, never unpickled.
+
+    Raises:
+        StudyError: no such file or key, a damaged archive, or an array of Python objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if key in archive.files:
+                array: NDArray[np.uint8] = archive[key]
+                return array
+            names = archive.files
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error):
+        raise StudyError(
+            f"{path.name}: array {key!r} cannot be read as plain numbers; download the .npz again"
+        ) from None
+    raise StudyError(f"{path.name} has no array {key!r}; it has {', '.join(names)}")
+
+
+def array_names(path: Path) -> tuple[str, ...]:
+    """Names of the arrays in an ``.npz``; raises ``StudyError`` where it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return tuple(name.removesuffix(".npy") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        raise StudyError(f"{path.name} is not an .npz archive, or a damaged one; download it again") from None
+
+
+def with_rules(source: ImageSource, rules: DicomRules) -> ImageSource:
+    """The same source, reading DICOM by other rules; sources that hold no DICOM are returned as they are."""
+    return Files(source.root, rules) if isinstance(source, Files) else source
+
+
+def locate(source: ImageSource, image: str) -> str:
+    """Absolute path of an image, or ``<archive>#<key>``; the image itself where the source is of another kind."""
+    if not image:
+        return ""
+    if isinstance(source, Files):
+        return str((source.root / image).absolute())
+    return f"{source.path.absolute()}#{image}" if isinstance(source, Arrays) else image

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from medfm_compress.data.fingerprint import content_hashes
+from medfm_compress.data.labels import LEARNED, check_classes
 from medfm_compress.data.study import Case, Study
-from medfm_compress.data.table import check_classes
 from medfm_compress.runtime.errors import StudyError
 
 
@@ -59,15 +59,15 @@ def split_study(study: Study, plan: SplitPlan) -> SplitResult:
     if plan.keep_test and not kept:
         raise StudyError(f"{study.root} has no test split to keep; give the fraction of a new one")
     fixed = {group[image] for image in kept}
-    leaking = tuple(c for c in study.cases if c.image not in kept and group[c.image] in fixed)
+    cut = [c for c in study.cases if c.split in LEARNED and c.target and c.image not in kept]
+    leaking = tuple(c for c in cut if group[c.image] in fixed)
     if leaking and not plan.drop_leaking:
         raise StudyError(
             f"{len(leaking)} images outside the test split share a patient or an image with it; drop them "
             "(--drop-leaking) or cut a new test split"
         )
     dropped = {c.image for c in leaking}
-    free = [c for c in study.cases if c.target and c.image not in kept and c.image not in dropped]
-    assigned = _deal(free, group, plan)
+    assigned = _deal([c for c in cut if c.image not in dropped], group, plan)
     cases = tuple(
         msgspec.structs.replace(case, split=assigned.get(case.image, case.split))
         for case in study.cases
@@ -80,7 +80,7 @@ def split_study(study: Study, plan: SplitPlan) -> SplitResult:
 
 def _groups(study: Study) -> dict[str, int]:
     """Image → number of its group: connected components over shared patients and shared contents."""
-    hashes = content_hashes(study, study.cases)
+    hashes = content_hashes(study.source, [case.image for case in study.cases])
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -90,8 +90,8 @@ def _groups(study: Study) -> dict[str, int]:
             key = parent[key]
         return key
 
-    for case in study.cases:
-        parent[root(f"content:{hashes[case.image]}")] = root(f"cluster:{case.cluster}")
+    for case, content in zip(study.cases, hashes, strict=True):
+        parent[root(f"content:{content}")] = root(f"cluster:{case.cluster}")
     numbers: dict[str, int] = {}
     return {c.image: numbers.setdefault(root(f"cluster:{c.cluster}"), len(numbers)) for c in study.cases}
 

@@ -63,8 +63,8 @@ def draw_study(folder: str | Path, *, patients: int, seed: int, size_px: int = 1
     """
     if patients < _MIN_PATIENTS or not 64 <= size_px <= 1024 or seed < 0:
         raise InputError(
-            f"patients {patients}, size_px {size_px}, seed {seed}: at least {_MIN_PATIENTS} patients, 64 to 1024 px and "
-            "a seed from 0 are needed"
+            f"patients {patients}, size_px {size_px}, seed {seed}: at least {_MIN_PATIENTS} patients, 64 to 1024 px "
+            "and a seed from 0 are needed"
         )
     folder, grid = Path(folder), make_grid(size_px)
     _make_room(folder)

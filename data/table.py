@@ -1,136 +1,142 @@
-"""Read and write ``cases.csv``: image, split, label or ``label:NAME`` columns, mask, patient, then subgroups."""
+"""Read and write ``cases.csv``: UTF-8, comma-separated, one header line. A complaint names the column or the line."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from medfm_compress.data.labels import PREFIX, independent_targets, label_names, task_kind
-from medfm_compress.data.sources import Files
+from medfm_compress.data.labels import PREFIX, names_of
+from medfm_compress.data.sources import ARCHIVE_MARK, locate
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.files import write_atomically
-from medfm_compress.runtime.image_spec import DicomRules
-from medfm_compress.runtime.task import TaskKind
-
-KNOWN = ("image", "split", "label", "mask", "patient")
-VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy")
 
 
-def read_table(path: Path, rules: DicomRules) -> Study:
-    """Open a csv; image paths are relative to its folder.
+class Table(NamedTuple):
+    """A parsed table.
+
+    Attributes:
+        path: of the file.
+        columns: header names.
+        rows: cells by column, stripped.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, str], ...]
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The 0/1 columns ``label:NAME``."""
+        return tuple(name for name in self.columns if name.startswith(PREFIX))
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(name.removeprefix(PREFIX).strip() for name in self.label_columns)
+
+
+def read_table(path: Path) -> Table:
+    """Parse a CSV file.
 
     Raises:
-        StudyError: no such file, not UTF-8, a missing column, a short row, a duplicate or missing image, 3-D volumes.
+        StudyError: unreadable, not UTF-8, no rows, a doubled or unnamed column, or a line of another length.
     """
-    rows = _rows(path)
-    columns = tuple(rows[0])
-    independent = [column for column in columns if column.startswith(PREFIX)]
-    if independent and "label" in columns:
-        raise StudyError(f"{path} has both 'label' and {independent[0]!r}; use one way of labelling")
-    kind: TaskKind
-    if independent:
-        labels, kind = tuple(column.removeprefix(PREFIX) for column in independent), "multilabel"
-    else:
-        labels = label_names(row.get("label", "").strip() for row in rows)
-        kind = task_kind(labels, str(path)) if labels else "binary"
-    cases = tuple(_case(row, labels, independent, str(path)) for row in rows)
-    study = Study(root=path, kind=kind, labels=labels, cases=cases, source=Files(path.parent, rules))
-    _check_images(study, path)
-    check_classes(study)
-    return study
+    lines = list(_lines(path))
+    if not lines:
+        raise StudyError(f"{path.name} is empty; it needs a header line and one line an image")
+    header = tuple(cell.strip() for cell in lines[0][1])
+    _check_header(path, header)
+    for number, cells in lines:
+        if len(cells) != len(header):
+            raise StudyError(f"{path.name} line {number} has {len(cells)} cells, the header has {len(header)}")
+    if len(lines) == 1:
+        raise StudyError(f"{path.name} has a header but no rows; add one line an image")
+    rows = tuple(dict(zip(header, (cell.strip() for cell in cells), strict=True)) for _, cells in lines[1:])
+    return Table(path, header, rows)
 
 
-def write_table(study: Study, path: Path) -> None:
-    """Write a csv whose image paths are relative to its own folder; atomic."""
-    subgroups = study.subgroup_names()
-    exclusive = study.kind != "multilabel"
-    labels = ["label"] if exclusive else [PREFIX + name for name in study.labels]
-    root = study.root if study.root.is_dir() else study.root.parent
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "split", *labels, "mask", "patient", *subgroups])
-    for case in study.cases:
-        targets = _label_cells(case, study.labels, exclusive, len(labels))
-        image, mask = (_relative(root, name, path.parent) for name in (case.image, case.mask))
-        tail = [case.subgroups.get(name, "") for name in subgroups]
-        writer.writerow([image, case.split, *targets, mask, case.patient, *tail])
-    write_atomically(path, text.getvalue().encode())
-
-
-def check_classes(study: Study) -> None:
-    """Every class that val or test holds must stand in train.
+def require_columns(table: Table, columns: Iterable[str]) -> None:
+    """Refuse a table that lacks a column.
 
     Raises:
-        StudyError: a class in val or test that train lacks.
+        StudyError: naming the column, what is there and what to do.
     """
-    train = {value for case in study.split("train") for value in case.target}
-    if not train or study.kind == "multilabel":
-        return
-    for split in ("val", "test"):
-        for value in sorted({v for case in study.split(split) for v in case.target} - train):
+    hints = {"split": ": 'train' in every row will do, 'medfm-compress study split' then cuts val and test"}
+    for column in columns:
+        if column not in table.columns:
             raise StudyError(
-                f"{study.root}: label {study.labels[value]!r} stands in split {split!r} but not in 'train'; "
-                "add training images of it or remove it"
+                f"{table.path.name} has no column {column!r}; it has {', '.join(table.columns)}. Add it"
+                + hints.get(column, "")
             )
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise StudyError(f"study {path} does not exist; give a folder with cases.csv, a csv or an .npz")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except UnicodeDecodeError:
-        raise StudyError(f"{path} is not UTF-8; save it as 'CSV UTF-8'") from None
-    except csv.Error as exc:
-        raise StudyError(f"{path} is not a readable csv: {exc}") from None
-    for name in ("image", "split"):
-        if name not in columns:
-            raise StudyError(f"{path} has no column {name!r}; it has {', '.join(columns) or 'none'}")
-    if not rows:
-        raise StudyError(f"{path} lists no images; write one row an image")
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise StudyError(f"{path} line {number} has another number of cells than the header")
-    return rows
+def write_table(study: Study, path: Path) -> None:
+    """Write the cases of ``study`` so that opening ``path`` gives them again, wherever ``path`` is; atomic.
 
-
-def _case(row: dict[str, str], labels: Sequence[str], independent: Sequence[str], source: str) -> Case:
-    label = row.get("label", "").strip()
-    target = (labels.index(label),) if label else ()
-    return Case(
-        image=row["image"].strip(),
-        split=row["split"].strip(),
-        target=independent_targets(row, independent, source) if independent else target,
-        patient=row.get("patient", "").strip(),
-        mask=row.get("mask", "").strip(),
-        subgroups={k: v.strip() for k, v in row.items() if k not in KNOWN and not k.startswith(PREFIX) and k.strip()},
+    Images below the folder of ``path`` are written relative to it, all others as absolute paths.
+    """
+    folder = path.absolute().parent
+    labels = (
+        [PREFIX + label for label in study.labels] if study.kind == "multilabel" else ["label"] * bool(study.labels)
     )
-
-
-def _check_images(study: Study, path: Path) -> None:
-    name, count = Counter(case.image for case in study.cases).most_common(1)[0]
-    if count > 1:
-        raise StudyError(f"{path} lists {name!r} {count} times; keep one row an image")
+    optional = [name for name in ("mask", "patient") if any(getattr(case, name) for case in study.cases)]
+    subgroups = study.subgroup_names()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "split", *labels, *optional, *subgroups])
     for case in study.cases:
-        if case.image.lower().endswith(VOLUMES):
-            raise StudyError(f"{path}: {case.image!r} is a 3-D volume, which is out of scope; give 2-D images")
-        if not case.image or not (path.parent / case.image).is_file():
-            raise StudyError(f"{path}: image {case.image!r} does not exist below {path.parent}")
+        cells = {"mask": _place(study, case.mask, folder), "patient": case.patient}
+        groups = [case.subgroups.get(name, "") for name in subgroups]
+        targets = _label_cells(study, case, len(labels))
+        image = _place(study, case.image, folder)
+        writer.writerow([image, case.split, *targets, *(cells[name] for name in optional), *groups])
+    write_atomically(path, text.getvalue().encode())
 
 
-def _label_cells(case: Case, labels: Sequence[str], exclusive: bool, width: int) -> list[str]:
+def _label_cells(study: Study, case: Case, width: int) -> Sequence[str]:
     if not case.target:
         return [""] * width
-    return [labels[case.target[0]]] if exclusive else [str(value) for value in case.target]
+    return [str(value) for value in case.target] if study.kind == "multilabel" else names_of(study, case)
 
 
-def _relative(root: Path, name: str, folder: Path) -> str:
-    return os.path.relpath(root.resolve() / name, folder.resolve()) if name else ""
+def _place(study: Study, image: str, folder: Path) -> str:
+    file, mark, key = locate(study.source, image).partition(ARCHIVE_MARK)
+    path = Path(file + ".npz" if mark else file)
+    text = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+    return (f"{text}#{key}" if mark else text) if image else ""
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Lines that are not empty, with their numbers."""
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+    except csv.Error as exc:
+        raise StudyError(f"{path.name} line {reader.line_num} is not valid CSV: {exc}; save it again as CSV") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        # utf-8-sig: Excel begins its "CSV UTF-8" with a byte order mark.
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as exc:
+        raise StudyError(f"{path} cannot be read: {exc.strerror}; give a readable CSV file") from None
+    except UnicodeDecodeError as exc:
+        raise StudyError(f"{path.name} is not UTF-8 (byte {exc.start}); save it as 'CSV UTF-8'") from None
+
+
+def _check_header(path: Path, header: tuple[str, ...]) -> None:
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+        raise StudyError(f"{path.name} does not separate its columns by commas; save it as comma-separated CSV")
+    doubled = [name for name, count in Counter(header).items() if count > 1]
+    if doubled:
+        raise StudyError(f"{path.name} has the column {doubled[0]!r} twice; rename or remove one")
+    if not all(header):
+        raise StudyError(f"{path.name} has a column without a name; name or remove it")
