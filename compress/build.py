@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -42,8 +43,9 @@ def build_model(
     if weights is not None:
         load_weights(module, weights, replace_head=True)
     _check_runs(module, name, arguments["in_chans"], size_px)
-    spec = spec or spec_from_timm(module.pretrained_cfg, height_px=size_px, width_px=size_px, colour=colour)
-    licence = str(module.pretrained_cfg.get("license") or "") if name.startswith("hf-hub:") else ""
+    published = cast("Mapping[str, Any]", module.pretrained_cfg)
+    spec = spec or spec_from_timm(published, height_px=size_px, width_px=size_px, colour=colour)
+    licence = str(published.get("license") or "") if name.startswith("hf-hub:") else ""
     return Model(name.rsplit("/", 1)[-1], module, spec, task, architecture, licence)
 
 
@@ -65,7 +67,8 @@ def _from_hub(architecture: Architecture) -> nn.Module:
     previous = os.environ.get("HF_HUB_DISABLE_TELEMETRY")
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
-        return nn.Module.eval(timm.create_model(architecture.name, pretrained=True, **architecture.arguments))
+        module: nn.Module = timm.create_model(architecture.name, pretrained=True, **architecture.arguments)
+        return module.eval()
     except Exception as exc:
         first = (str(exc).splitlines() or ["no reason given"])[0]
         raise ModelError(f"{architecture.name} could not be had from the hub or its cache: {first}") from exc

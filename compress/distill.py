@@ -1,7 +1,7 @@
 """Distil a teacher into a student: logits at a temperature, plus labels (Hinton et al. 2015).
 
-The teacher sees ``views`` augmented views of each training case once, before the first epoch; the student's epochs cycle
-through those views. A patient teacher is consistent: it answers on the very pixels that the student sees (Beyer et al.
+The teacher sees ``views`` augmented views of each training case once, before the first epoch; the student's epochs
+cycle through those views. A patient teacher is consistent: it answers on the very pixels that the student sees (Beyer et al.
 2022, "Knowledge distillation: a good teacher is patient and consistent").
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medfm_compress.compress.augment import View, augmentation_for, draw_view
 from medfm_compress.compress.device import best_device, best_precision
-from medfm_compress.compress.examples import check_labels, load_examples
+from medfm_compress.compress.examples import check_labels, load_examples, pixels_of
 from medfm_compress.compress.losses import class_weights, distillation_loss, label_loss
 from medfm_compress.compress.model import Model, Origin, save_model
 from medfm_compress.compress.training import Examples, Job, Progress, TrainingConfig, logits_of, train
@@ -86,7 +86,7 @@ def distill(
         "config": config,
         "distillation": distillation,
         "architecture": student.architecture,
-        "spec": student.spec,
+        "spec": pixels_of(student.spec),
         "start": student.weights_sha256(),
     }
     training = load_examples(study, "train", student.spec, out / "training" / "cache", progress)
@@ -102,7 +102,7 @@ def distill(
     origin = Origin(
         teacher=teacher_id,
         study_fingerprint=fingerprint,
-        steps=(*teacher.provenance.steps, *student.provenance.steps, step),
+        steps=tuple(dict.fromkeys((*teacher.provenance.steps, *student.provenance.steps, step))),
     )
     result = replace(student, module=trained.module, provenance=origin, licence=teacher.licence)
     save_model(result, out)

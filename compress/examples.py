@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from medfm_compress.compress.training import Examples, Progress
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import StudyError
-from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.image_spec import DicomRules, ImageSpec
 from medfm_compress.runtime.task import Task
 
 
@@ -41,5 +43,13 @@ def check_labels(study: Study, task: Task, name: str) -> None:
     """
     if (study.kind, study.labels) != (task.kind, task.labels):
         raise StudyError(
-            f"{name} knows {task.kind} {task.labels}, but {study.root} has {study.kind} {study.labels}; use one label set"
+            f"{name} knows {task.kind} {task.labels}, but {study.root} has {study.kind} {study.labels}; "
+            "use one label set"
         )
+
+
+def pixels_of(spec: ImageSpec) -> ImageSpec:
+    """What of a spec decides the pixels that a network learns from: not which DICOM files a device lets in."""
+    rules = spec.dicom
+    window = DicomRules(window=rules.window, window_center=rules.window_center, window_width=rules.window_width)
+    return msgspec.structs.replace(spec, dicom=window)

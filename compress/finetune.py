@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medfm_compress.compress.augment import augmentation_for
-from medfm_compress.compress.examples import check_labels, load_examples
+from medfm_compress.compress.examples import check_labels, load_examples, pixels_of
 from medfm_compress.compress.losses import class_weights, label_loss
 from medfm_compress.compress.model import Model, Origin, save_model
 from medfm_compress.compress.training import Job, Progress, Trained, TrainingConfig, train, view_of
@@ -48,7 +48,13 @@ def finetune(
 
 
 def _job(
-    study: Study, model: Model, config: TrainingConfig, out: Path, progress: Progress, balanced: bool, fingerprint: str
+    study: Study,
+    model: Model,
+    config: TrainingConfig,
+    out: Path,
+    progress: Progress,
+    balanced: bool,
+    fingerprint: str,
 ) -> Job:
     cache = out / "training" / "cache"
     training = load_examples(study, "train", model.spec, cache, progress)
@@ -58,7 +64,7 @@ def _job(
     def loss(logits: Tensor, index: Tensor, epoch: int) -> Tensor:
         return label_loss(logits, targets[index].to(logits.device), weights.to(logits.device), model.task)
 
-    identity = {"study": fingerprint, "config": config, "architecture": model.architecture, "spec": model.spec}
+    identity = {"study": fingerprint, "config": config, "architecture": model.architecture, "spec": pixels_of(model.spec)}
     return Job(
         module=model.module,
         spec=model.spec,

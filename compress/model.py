@@ -56,6 +56,9 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     steps: tuple[str, ...] = ()
 
 
+NO_ORIGIN = Origin()
+
+
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Content of ``model.json``."""
 
@@ -65,7 +68,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     spec: ImageSpec
     task: Task
     licence: str = ""
-    provenance: Origin = Origin()
+    provenance: Origin = NO_ORIGIN
     weights_sha256: str = ""
 
 
@@ -89,7 +92,7 @@ class Model:
     task: Task
     architecture: Architecture
     licence: str = ""
-    provenance: Origin = Origin()
+    provenance: Origin = NO_ORIGIN
 
     def weights_sha256(self) -> str:
         """Hex sha256 over names, shapes and float32 bytes of all parameters and buffers."""

@@ -23,7 +23,7 @@ class TorchSession:
         self._module = model.module.to(device).eval()
         self._device = device
         self.info = SessionInfo(
-            backend="torch", version=torch.__version__, provider=device, precision="fp32", threads=threads
+            backend="torch", version=str(torch.__version__), provider=device, precision="fp32", threads=threads
         )
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TORCH = "torch"
 
 
-def bench(  # noqa: PLR0913, PLR0917 -- one parameter an option
+def bench(
     bundle: Annotated[Path, typer.Argument(help="The .medfm file.")],
     teacher: Annotated[Path, typer.Option(help="Model folder of the teacher.")],
     study: Annotated[Path, typer.Option(help="Study with a test split.")],
@@ -59,9 +59,9 @@ def bench(  # noqa: PLR0913, PLR0917 -- one parameter an option
         report = bench_bundle(bundle, reference, opened, declared, out, options, console.progress)
     verdict = judge(report)
     if json:
-        console.emit_json(_as_json(report, verdict, out))
+        console.emit_json(report_as_json(report, verdict, out))
     else:
-        _tell(report, verdict, out)
+        describe_report(report, verdict, out)
 
 
 def _parse_targets(text: str) -> tuple[str, ...]:
@@ -87,7 +87,8 @@ def _other_rows(teacher: Path, threads: int, scratch: Path, wanted: tuple[str, .
     return teacher_in_engines(teacher, threads, scratch, engines)
 
 
-def _as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any]:
+def report_as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any]:
+    """What ``--json`` prints of a bench."""
     ratios = {found.name: found.ratio for found in report.speedups}
     return {
         "report": str(out / "report.json"),
@@ -113,7 +114,8 @@ def _as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any]:
     }
 
 
-def _tell(report: Report, verdict: Verdict, out: Path) -> None:
+def describe_report(report: Report, verdict: Verdict, out: Path) -> None:
+    """What people read of a bench: speed, accuracy, verdict, where the report is."""
     from medfm_compress.bench.html_text import METRIC_NAMES, bounds, number, signed
 
     console.table(

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from medfm_compress.cli import console
+from medfm_compress.cli.told import tell_model
 
 
-def distill(  # noqa: PLR0913 -- one parameter an option
+def distill(
     study: Annotated[Path, typer.Argument(help="Study to learn on.")],
     teacher: Annotated[Path, typer.Option(help="Model folder of the teacher.")],
     student: Annotated[str, typer.Option(help="timm name, or a model folder (e.g. of a pruned network).")],
@@ -31,7 +32,7 @@ def distill(  # noqa: PLR0913 -- one parameter an option
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Distil a teacher's logits, and the labels, into a student. Resumes where it was interrupted."""
-    from medfm_compress import pipeline
+    from medfm_compress import steps
     from medfm_compress.compress.distill import Distillation
     from medfm_compress.compress.training import TrainingConfig
     from medfm_compress.recipe import DistillStep
@@ -53,5 +54,5 @@ def distill(  # noqa: PLR0913 -- one parameter an option
         training=config,
         distillation=Distillation(temperature=temperature, teacher_weight=teacher_weight, views=views),
     )
-    result = pipeline.distill(study, teacher, step, out, console.progress)
-    pipeline.tell_model(result, out, json)
+    result = steps.distill(study, teacher, step, console.progress, out)
+    tell_model(result, out, json)

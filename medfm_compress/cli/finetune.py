@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from medfm_compress.cli import console
+from medfm_compress.cli.told import tell_model
+from medfm_compress.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from medfm_compress.runtime.image_spec import Colour
 
 
-def finetune(  # noqa: PLR0913 -- one parameter an option
+def finetune(
     study: Annotated[Path, typer.Argument(help="Study: a folder with cases.csv, a csv, a folder a class, an .npz.")],
     model: Annotated[str, typer.Option(help="timm name, or hf-hub:owner/name (this asks for the network).")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
@@ -31,7 +36,7 @@ def finetune(  # noqa: PLR0913 -- one parameter an option
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train a teacher on a study's train split; the epoch with the best validation AUROC is kept. Resumes."""
-    from medfm_compress import pipeline
+    from medfm_compress import steps
     from medfm_compress.compress.training import TrainingConfig
     from medfm_compress.recipe import FinetuneStep
 
@@ -50,10 +55,21 @@ def finetune(  # noqa: PLR0913 -- one parameter an option
         model=model,
         weights=str(weights) if weights else "",
         image_size=image_size,
-        colour=pipeline.colour_of(colour),
+        colour=parse_colour(colour),
         balanced=not unbalanced,
         licence=licence,
         training=config,
     )
-    result = pipeline.finetune(study, step, out, console.progress)
-    pipeline.tell_model(result, out, json)
+    result = steps.finetune(study, step, console.progress, out)
+    tell_model(result, out, json)
+
+
+def parse_colour(text: str) -> Colour | None:
+    """``auto`` is None: look at the study.
+
+    Raises:
+        InputError: neither auto, grey nor rgb.
+    """
+    if text not in {"auto", "grey", "rgb"}:
+        raise InputError(f"colour is {text!r}; it must be auto, grey or rgb")
+    return None if text == "auto" else cast("Colour", text)

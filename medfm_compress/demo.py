@@ -1,0 +1,76 @@
+"""The demo: a synthetic study and the recipe that is run on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from medfm_compress import pipeline
+from medfm_compress.bench.measure import Plan
+from medfm_compress.compress.distill import Distillation
+from medfm_compress.compress.quantize import QuantizeOptions
+from medfm_compress.compress.training import TrainingConfig
+from medfm_compress.data.open import open_study
+from medfm_compress.data.synthetic import draw_study
+from medfm_compress.recipe import BenchStep, DistillStep, ExportStep, FinetuneStep, LoadedRecipe, Recipe
+from medfm_compress.runtime.codec import digest
+from medfm_compress.runtime.files import write_atomically
+from medfm_compress.runtime.image_spec import DicomRules
+
+PATIENTS = 1000
+POLICY = """\
+# Written before any model has seen a test image.
+non_inferiority:
+  - metric: auroc
+    margin: 0.03
+    teacher_floor: 0.80
+budget:
+  min_speedup: 2.0
+  min_compression: 4.0
+min_positives: 50
+min_negatives: 50
+min_clusters: 100
+"""
+
+
+def run_demo(out: Path, seed: int, progress: Callable[[str], None]) -> tuple[pipeline.Finished, Path]:
+    """Draw the study, run the recipe, and name one DICOM file of the test split.
+
+    Args:
+        out: folder for the study and everything that is made; finished steps are not repeated.
+        seed: of drawing and training.
+        progress: receives one line at a time.
+    """
+    study = out / "study"
+    if not (study / "cases.csv").is_file():
+        progress(f"drawing {PATIENTS} synthetic patients …")
+        draw_study(study, patients=PATIENTS, seed=seed)
+    write_atomically(out / "policy.yaml", POLICY.encode())
+    recipe = demo_recipe(seed)
+    loaded = LoadedRecipe(recipe, out.resolve(), digest(recipe))
+    finished = pipeline.compress(loaded, study, out, progress)
+    case = next(case for case in open_study(study).split("test") if case.target == (1,))
+    return finished, study / case.image
+
+
+def demo_recipe(seed: int) -> Recipe:
+    """A ResNet-34 teacher and a ResNet-10 student at 96 px: small enough for two minutes on two cores."""
+    return Recipe(
+        name="demo",
+        policy="policy.yaml",
+        teacher=FinetuneStep(
+            model="resnet34",
+            image_size=96,
+            licence="Apache-2.0",
+            dicom=DicomRules(modalities=("DX", "CR"), view_positions=("PA", "AP")),
+            training=TrainingConfig(epochs=6, seed=seed),
+        ),
+        distill=DistillStep(
+            student="resnet10t",
+            training=TrainingConfig(epochs=8, learning_rate=2e-3, patience=0, seed=seed),
+            distillation=Distillation(views=2),
+        ),
+        export=ExportStep(intended_use="A demonstration on synthetic images. Never for clinical use."),
+        quantize=QuantizeOptions(samples=128),
+        bench=BenchStep(plan=Plan(rounds=12)),
+    )

@@ -1,0 +1,71 @@
+"""The walk from a teacher to a verdict; each step is also a command.
+
+study → teacher → student (→ pruned) → bundle (→ INT8) → report → verdict
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from medfm_compress import steps
+from medfm_compress.bench.policy import load_policy
+from medfm_compress.bench.report import Report, load_report
+from medfm_compress.bench.run import REPORT_JSON
+from medfm_compress.bench.types import Verdict
+from medfm_compress.recipe import LoadedRecipe
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.stepbook import StepBook
+
+Progress = Callable[[str], None]
+
+
+class Finished(NamedTuple):
+    """Where everything is, and the answer."""
+
+    bundle: Path
+    report_folder: Path
+    report: Report
+    verdict: Verdict
+
+
+def compress(loaded: LoadedRecipe, study: Path | None, out: Path, progress: Progress) -> Finished:
+    """Do the whole job, or what is left of it.
+
+    Args:
+        loaded: the recipe.
+        study: takes the place of the recipe's own.
+        out: folder for everything that is made; an interrupted call goes on there.
+        progress: receives one line at a time.
+
+    Raises:
+        MedfmError: as the steps do.
+    """
+    recipe = loaded.recipe
+    if study is None and not recipe.study:
+        raise InputError("the recipe names no study; add 'study:' to it or give --study")
+    source = study or loaded.resolve(recipe.study)
+    policy = load_policy(loaded.resolve(recipe.policy))
+    book = StepBook(out, progress)
+
+    cut = [steps.identity(source), recipe.split]
+    table = book.step("study", "study.csv", cut, partial(steps.cut, source, recipe.split, progress))
+    teach = partial(steps.teach, loaded, table, progress)
+    teacher = book.step("teacher", "teacher", recipe.teacher, teach)
+    distill = partial(steps.distill, table, teacher, recipe.distill, progress)
+    model = book.step("distill", "student", recipe.distill, distill)
+    if recipe.prune is not None:
+        prune = partial(steps.prune, table, teacher, model, recipe.prune, progress)
+        model = book.step("prune", "pruned", recipe.prune, prune)
+    export = partial(steps.export, model, table, recipe.export, recipe.name, loaded.sha256, progress)
+    bundle = book.step("export", "exported.medfm", [recipe.export, loaded.sha256], export)
+    if recipe.quantize is not None:
+        quantize = partial(steps.quantize, table, bundle, recipe.quantize, progress)
+        bundle = book.step("quantize", "quantized.medfm", recipe.quantize, quantize)
+    bench = partial(steps.bench, table, teacher, bundle, policy, recipe.bench, progress)
+    report = book.step("bench", "report", [recipe.bench, policy.sha256], bench)
+    finished = out / f"{recipe.name}.medfm"
+    verdict = steps.gate(report / REPORT_JSON, bundle, finished)
+    return Finished(finished, report, load_report(report / REPORT_JSON), verdict)

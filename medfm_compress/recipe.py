@@ -1,0 +1,164 @@
+"""`Recipe`: the whole job in one YAML file; each section is one step, and each step is a command of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from medfm_compress.bench.measure import Plan
+from medfm_compress.compress.distill import Distillation
+from medfm_compress.compress.quantize import QuantizeOptions
+from medfm_compress.compress.training import TrainingConfig
+from medfm_compress.data.splitting import SplitPlan
+from medfm_compress.runtime.codec import convert
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.image_spec import Colour, DicomRules
+
+NOT_FOR_CLINICAL_USE = "Research and evaluation only; not for clinical use."
+
+
+class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the teacher comes from: a model folder as it stands, or a timm model that is trained here.
+
+    Attributes:
+        folder: a model folder, relative to the recipe; nothing else is read then.
+        model: timm name or ``hf-hub:owner/name``.
+        weights: local weights to start from, relative to the recipe.
+        image_size: network input in pixels.
+        colour: ``grey``, ``rgb``, or empty to look at the study's first training image.
+        balanced: weight the loss by inverse class frequency.
+        licence: of the weights.
+        dicom: rules for DICOM input, which every student and bundle inherits.
+        training: how.
+    """
+
+    folder: str = ""
+    model: str = ""
+    weights: str = ""
+    image_size: int = 224
+    colour: Colour | None = None
+    balanced: bool = True
+    licence: str = ""
+    dicom: DicomRules = DicomRules()
+    training: TrainingConfig = TrainingConfig()
+
+    def __post_init__(self) -> None:
+        if bool(self.folder) == bool(self.model):
+            raise InputError(
+                "a teacher is either a model folder ('folder') or a timm model ('model'); give one of them"
+            )
+
+
+class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A student and how it learns.
+
+    Attributes:
+        student: timm name or model folder.
+        weights: local weights to start from.
+        image_size: 0 takes the teacher's.
+        training: how.
+        distillation: from what.
+    """
+
+    student: str
+    weights: str = ""
+    image_size: int = 0
+    training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=2e-3, patience=10)
+    distillation: Distillation = Distillation()
+
+
+class PruneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to cut from the student, and how it recovers.
+
+    Attributes:
+        macs: fraction of the MACs to keep.
+        round_to: widths become multiples of it.
+        importance: ``magnitude`` or ``taylor``.
+        training: of the recovery by distillation.
+        distillation: likewise.
+    """
+
+    macs: float
+    round_to: int = 16
+    importance: Literal["magnitude", "taylor"] = "taylor"
+    training: TrainingConfig = TrainingConfig(epochs=8, learning_rate=5e-4)
+    distillation: Distillation = Distillation()
+
+
+class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the bundle says of itself, and the rule of its operating points."""
+
+    rule: str = "youden"
+    intended_use: str = NOT_FOR_CLINICAL_USE
+
+
+class BenchStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to measure."""
+
+    plan: Plan = Plan()
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole job.
+
+    Attributes:
+        name: of the bundle, letters, digits, ``-`` and ``_``.
+        study: path relative to the recipe; may be given on the command line instead.
+        split: how to cut the study; without it the study's own splits hold.
+        teacher: see `FinetuneStep`.
+        distill: see `DistillStep`.
+        prune: optional.
+        export: see `ExportStep`.
+        quantize: optional.
+        bench: see `BenchStep`.
+        policy: path relative to the recipe, committed before the first test evaluation.
+    """
+
+    name: str
+    teacher: FinetuneStep
+    distill: DistillStep
+    policy: str
+    study: str = ""
+    split: SplitPlan | None = None
+    prune: PruneStep | None = None
+    export: ExportStep = ExportStep()
+    quantize: QuantizeOptions | None = QuantizeOptions()
+    bench: BenchStep = BenchStep()
+
+    def __post_init__(self) -> None:
+        if not self.name.replace("-", "").replace("_", "").isalnum():
+            raise InputError(f"name is {self.name!r}; use letters, digits, '-' and '_'")
+
+
+class LoadedRecipe(msgspec.Struct, frozen=True):
+    """A recipe, where it lies, and the sha256 of its bytes."""
+
+    recipe: Recipe
+    folder: Path
+    sha256: str
+
+    def resolve(self, name: str) -> Path:
+        """A path that the recipe names, relative to the recipe's folder."""
+        return self.folder / Path(name).expanduser()
+
+
+def load_recipe(path: Path) -> LoadedRecipe:
+    """Read a recipe.
+
+    Raises:
+        InputError: the file cannot be read, is not YAML, has an unknown key or a value outside its range.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise InputError(f"cannot read recipe {path}: {exc.strerror}") from None
+    try:
+        value: Any = yaml.safe_load(data)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
+        raise InputError(f"recipe {path} is not YAML: {' '.join(str(exc).split())}") from None
+    recipe = convert(value, Recipe, source=f"recipe {path}")
+    return LoadedRecipe(recipe, path.resolve().parent, hashlib.sha256(data).hexdigest())

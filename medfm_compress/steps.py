@@ -1,0 +1,218 @@
+"""The steps of the job between files: what a command does, and what `pipeline` strings together."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from medfm_compress.data.fingerprint import study_fingerprint
+from medfm_compress.data.open import open_study
+from medfm_compress.data.splitting import SplitPlan, split_study
+from medfm_compress.data.study import Study
+from medfm_compress.data.table import write_table
+from medfm_compress.runtime.errors import ModelError, StudyError
+from medfm_compress.runtime.image_spec import Colour
+
+if TYPE_CHECKING:
+    from medfm_compress.bench.policy import LoadedPolicy
+    from medfm_compress.bench.report import Report
+    from medfm_compress.bench.types import Verdict
+    from medfm_compress.compress.model import Model
+    from medfm_compress.compress.prune import Pruned
+    from medfm_compress.compress.quantize import Quantized, QuantizeOptions
+    from medfm_compress.recipe import BenchStep, DistillStep, ExportStep, FinetuneStep, LoadedRecipe, PruneStep
+    from medfm_compress.runtime.manifest import Manifest
+
+Progress = Callable[[str], None]
+
+
+def identity(source: Path) -> str:
+    """Fingerprint of a study, for the step book."""
+    return study_fingerprint(open_study(source))
+
+
+def cut(source: Path, plan: SplitPlan | None, progress: Progress, out: Path) -> None:
+    """Write the study's table, with new splits where a plan is given.
+
+    Raises:
+        StudyError: no labelled test split, or splits that leak.
+    """
+    study = open_study(source)
+    if plan is not None:
+        result = split_study(study, plan)
+        study = result.study
+        if result.dropped:
+            progress(f"left out {len(result.dropped)} images that share a patient or an image with the test split")
+    for name in ("train", "val", "test"):
+        count = sum(1 for case in study.split(name) if case.target)
+        progress(f"{name}: {count} labelled images")
+        if count == 0:
+            raise StudyError(f"{source} has no labelled images in split {name!r}; add a 'split:' section to the recipe")
+    write_table(study, out)
+
+
+def teach(loaded: LoadedRecipe, study: Path, progress: Progress, out: Path) -> None:
+    """The recipe's teacher as a model folder at ``out``: a copy of a given one, or one that is trained here."""
+    from medfm_compress.compress.model import load_model, save_model
+
+    step = loaded.recipe.teacher
+    if step.folder:
+        save_model(load_model(loaded.resolve(step.folder)), out)
+    else:
+        weights = str(loaded.resolve(step.weights)) if step.weights else ""
+        finetune(study, msgspec.structs.replace(step, weights=weights), progress, out)
+
+
+def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path) -> Model:
+    """Build the teacher that ``step`` names and train it on the study's train split."""
+    import torch
+
+    from medfm_compress.compress.build import build_model
+    from medfm_compress.compress.examples import task_of
+    from medfm_compress.compress.finetune import finetune as train_teacher
+
+    cases = open_study(study, dicom_rules=step.dicom)
+    torch.manual_seed(step.training.seed)
+    model = build_model(
+        step.model,
+        task_of(cases),
+        size_px=step.image_size,
+        colour=step.colour or colour_of(cases),
+        weights=Path(step.weights) if step.weights else None,
+    )
+    spec = msgspec.structs.replace(model.spec, dicom=step.dicom)
+    model = dataclasses.replace(model, spec=spec, licence=step.licence or model.licence)
+    return train_teacher(cases, model, step.training, out, progress, balanced=step.balanced)
+
+
+def distill(study: Path, teacher: Path, step: DistillStep, progress: Progress, out: Path) -> Model:
+    """Distil the teacher into the student that ``step`` names."""
+    import torch
+
+    from medfm_compress.compress.distill import distill as train_student
+    from medfm_compress.compress.model import load_model
+
+    known = load_model(teacher)
+    torch.manual_seed(step.training.seed)
+    student = _student(known, step)
+    cases = open_study(study, dicom_rules=known.spec.dicom)
+    return train_student(cases, known, student, step.training, out, progress, step.distillation)
+
+
+def _student(teacher: Model, step: DistillStep) -> Model:
+    """A model folder, or an untrained timm model with the teacher's task and, but for its size, the teacher's spec."""
+    from medfm_compress.compress.build import build_model
+    from medfm_compress.compress.model import CARD, load_model
+
+    if (Path(step.student) / CARD).is_file():
+        return load_model(step.student)
+    spec = teacher.spec
+    if step.image_size:
+        spec = msgspec.structs.replace(spec, height_px=step.image_size, width_px=step.image_size)
+    if spec.height_px != spec.width_px:
+        raise ModelError(f"the teacher's input is {spec.height_px}×{spec.width_px}; give the student's --image-size")
+    weights = Path(step.weights) if step.weights else None
+    return build_model(
+        step.student, teacher.task, size_px=spec.height_px, colour=spec.colour, weights=weights, spec=spec
+    )
+
+
+def prune(study: Path, teacher: Path, model: Path, step: PruneStep, progress: Progress, out: Path) -> Pruned:
+    """Prune a model and let it recover by distillation from the teacher; what is returned is already trained."""
+    from medfm_compress.compress.distill import distill as train_student
+    from medfm_compress.compress.model import load_model
+    from medfm_compress.compress.prune import prune as cut_model
+    from medfm_compress.compress.recovery import training_batches
+
+    student, known = load_model(model), load_model(teacher)
+    cases = open_study(study, dicom_rules=student.spec.dicom)
+    batches = training_batches(cases, student, progress, seed=step.training.seed) if step.importance == "taylor" else ()
+    pruned = cut_model(student, macs=step.macs, round_to=step.round_to, importance=step.importance, batches=batches)
+    progress(f"pruned to {pruned.macs_after / pruned.macs_before:.2f} of the MACs")
+    trained = train_student(cases, known, pruned.model, step.training, out, progress, step.distillation)
+    return dataclasses.replace(pruned, model=trained)
+
+
+def export(
+    model: Path, study: Path, step: ExportStep, name: str, recipe_sha256: str, progress: Progress, out: Path
+) -> Manifest:
+    """Write the FP32 bundle of a model folder, its parity with the module checked."""
+    from medfm_compress.compress.model import load_model
+    from medfm_compress.export.build import BundleDraft, build_bundle
+    from medfm_compress.runtime.manifest import Provenance
+
+    loaded = load_model(model)
+    own = f"{loaded.name}@{loaded.weights_sha256()}"
+    provenance = Provenance(
+        teacher=loaded.provenance.teacher or own,
+        teacher_licence=loaded.licence,
+        student=own,
+        study_fingerprint=loaded.provenance.study_fingerprint,
+        steps=loaded.provenance.steps,
+        recipe_sha256=recipe_sha256,
+    )
+    draft = BundleDraft(
+        name=name or loaded.name,
+        spec=loaded.spec,
+        task=loaded.task,
+        provenance=provenance,
+        intended_use=step.intended_use,
+    )
+    cases = open_study(study, dicom_rules=loaded.spec.dicom)
+    return build_bundle(loaded.module, draft, out, study=cases, rule=step.rule, progress=progress)
+
+
+def quantize(study: Path, bundle: Path, options: QuantizeOptions, progress: Progress, out: Path) -> Quantized:
+    """Write a copy of a bundle with INT8 variants where they are faithful and faster."""
+    from medfm_compress.compress.quantize import quantize_bundle
+    from medfm_compress.runtime.bundle import Bundle
+
+    cases = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
+    return quantize_bundle(bundle, cases, out, options, progress)
+
+
+def bench(
+    study: Path, teacher: Path, bundle: Path, policy: LoadedPolicy, step: BenchStep, progress: Progress, out: Path
+) -> Report:
+    """Evaluate and time a bundle against its teacher, with the teacher's rows in the other engines."""
+    from medfm_compress.bench.run import BenchOptions, bench_bundle
+    from medfm_compress.runtime.bundle import Bundle
+    from medfm_compress.teacher_rows import teacher_in_engines, teacher_ref
+
+    threads = step.plan.threads
+    cases = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
+    with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
+        others = teacher_in_engines(teacher, threads, Path(scratch))
+        options = BenchOptions(plan=step.plan, others=others, cache_dir=out / "cache")
+        return bench_bundle(bundle, teacher_ref(teacher, threads), cases, policy, out, options, progress)
+
+
+def gate(report: Path, bundle: Path, out: Path) -> Verdict:
+    """Judge a report as it was made, and write a copy of the bundle that carries the verdict."""
+    from medfm_compress.bench.gate import judge, stored_verdicts
+    from medfm_compress.bench.report import parse_report
+    from medfm_compress.runtime.bundle import rewrite_bundle, utc_date
+
+    data = report.read_bytes()
+    verdict = judge(parse_report(data, source=str(report)))
+    stored = stored_verdicts(verdict, report_sha256=hashlib.sha256(data).hexdigest(), date=utc_date())
+    rewrite_bundle(bundle, out, verdicts=stored)
+    return verdict
+
+
+def colour_of(study: Study) -> Colour:
+    """Whether the first labelled training image is grey or in colour.
+
+    Raises:
+        StudyError: there is none.
+    """
+    cases = [case for case in study.split("train") if case.target]
+    if not cases:
+        raise StudyError(f"{study.root} has no labelled image in split 'train'; cut one with 'study split'")
+    return "rgb" if study.source.read(cases[0].image).is_colour else "grey"
