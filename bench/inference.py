@@ -82,7 +82,7 @@ def image_files(study: Study, cases: Sequence[Case], count: int) -> tuple[str, .
     chosen = np.unique(np.linspace(0, len(cases) - 1, min(count, len(cases))).astype(np.int64))
     if not isinstance(study.source, Files):
         return ()
-    paths = [study.source.path(cases[number].image) for number in chosen]
+    paths = [study.source.root / cases[number].image for number in chosen]
     return tuple(str(path.resolve()) for path in paths) if all(path.is_file() for path in paths) else ()
 
 
