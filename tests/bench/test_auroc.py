@@ -1,0 +1,102 @@
+"""AUROC, its variance and its paired difference, against R's pROC and the definitions taken literally."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from medfm_compress.bench.stats.auroc import area_interval, auroc, clustered_areas, difference_interval, midranks
+from medfm_compress.runtime.errors import InputError
+
+
+def worked_example() -> tuple[np.ndarray, np.ndarray]:
+    """Scores with many ties, by a formula that R can repeat."""
+    i = np.arange(1, 201)
+    truth = ((i * i) % 7 < 3).astype(np.int64)
+    first = np.floor((i * 0.6180339887498949) % 1 * 20 + 6 * truth)
+    second = np.floor((i * 0.4142135623730951) % 1 * 30 + 5 * truth)
+    return np.stack([first, second]), truth
+
+
+def literal_areas(scores: np.ndarray, truth: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Obuchowski's estimator as it is printed, by loops over all pairs and clusters."""
+    positive, negative = np.flatnonzero(truth == 1), np.flatnonzero(truth == 0)
+    m, n, names = len(positive), len(negative), np.unique(clusters)
+    kernels = [
+        (row[positive][:, None] > row[negative]) + 0.5 * (row[positive][:, None] == row[negative]) for row in scores
+    ]
+    areas = np.array([kernel.mean() for kernel in kernels])
+    d10, d01 = np.zeros((2, len(scores), len(names)))
+    for model, kernel in enumerate(kernels):
+        for column, name in enumerate(names):
+            mine, theirs = clusters[positive] == name, clusters[negative] == name
+            d10[model, column] = kernel.mean(axis=1)[mine].sum() - mine.sum() * areas[model]
+            d01[model, column] = kernel.mean(axis=0)[theirs].sum() - theirs.sum() * areas[model]
+    i10, i01, total = len(set(clusters[positive])), len(set(clusters[negative])), len(names)
+    s10, s01 = i10 / ((i10 - 1) * m) * d10 @ d10.T, i01 / ((i01 - 1) * n) * d01 @ d01.T
+    s11 = total / (total - 1) * d10 @ d01.T
+    return areas, s10 / m + s01 / n + (s11 + s11.T) / (m * n)
+
+
+def test_proc_agrees_on_areas_covariance_and_the_paired_interval() -> None:
+    # pROC 1.18.0: auc, var and cov (method = "delong"), roc.test(method = "delong")$conf.int, of worked_example().
+    scores, truth = worked_example()
+    areas = clustered_areas(scores, truth, np.arange(len(truth)))
+    np.testing.assert_allclose(areas.values, [0.783339467549994, 0.660287081339713], atol=1e-12)
+    expected = [[1.19917915930134e-03, 2.91693097955347e-05], [2.91693097955347e-05, 1.74223882443796e-03]]
+    np.testing.assert_allclose(areas.covariance, expected, rtol=0, atol=1e-13)
+    difference = difference_interval(areas, 0.95)
+    assert difference.low == pytest.approx(-0.2282913079748471, abs=1e-10)
+    assert difference.high == pytest.approx(-0.0178134644457152, abs=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_clustered_covariance_is_the_printed_formula(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    clusters = rng.integers(0, 25, 80)
+    truth = (rng.random(80) < 0.4).astype(np.int64)
+    scores = np.round(rng.normal(size=(3, 80)) + truth + rng.normal(size=25)[clusters], 1)
+    areas = clustered_areas(scores, truth, clusters)
+    values, covariance = literal_areas(scores, truth, clusters)
+    np.testing.assert_allclose(areas.values, values, atol=1e-12)
+    np.testing.assert_allclose(areas.covariance, covariance, atol=1e-13)
+
+
+def test_copies_of_each_case_in_its_own_cluster_change_neither_area_nor_variance_by_much() -> None:
+    scores, truth = worked_example()
+    cases = np.arange(len(truth))
+    once = clustered_areas(scores, truth, cases)
+    twice = clustered_areas(np.tile(scores, 2), np.tile(truth, 2), np.tile(cases, 2))
+    pretending = clustered_areas(np.tile(scores, 2), np.tile(truth, 2), np.arange(2 * len(truth)))
+    np.testing.assert_allclose(twice.covariance, once.covariance, rtol=1e-9)
+    assert pretending.covariance[0, 0] < 0.52 * once.covariance[0, 0]
+
+
+def test_auroc_agrees_with_sklearn_under_ties() -> None:
+    scores, truth = worked_example()
+    for row in scores:
+        assert auroc(row, truth) == pytest.approx(roc_auc_score(truth, row), abs=1e-12)
+    assert midranks(np.array([2.0, 1.0, 2.0, 3.0])).tolist() == [2.5, 1.0, 2.5, 4.0]
+
+
+def test_all_scores_tied_is_one_half_without_spread() -> None:
+    truth = np.array([0, 1] * 20)
+    areas = clustered_areas(np.zeros((2, 40)), truth, np.arange(40))
+    assert areas.values.tolist() == [0.5, 0.5]
+    assert difference_interval(areas, 0.95).high == 0
+
+
+def test_the_interval_of_one_area_stays_inside_the_unit_interval() -> None:
+    near_one = area_interval(0.995, 0.004**2, 0.95, rarer=50)
+    assert 0.97 < near_one.low < 0.995 < near_one.high < 1
+    perfect = area_interval(1.0, 0.0, 0.95, rarer=50)
+    assert perfect.high == 1
+    assert perfect.low == pytest.approx(1 - 3.8415 / 53.8415, abs=1e-4)
+
+
+def test_one_class_or_one_patient_of_a_class_is_refused() -> None:
+    with pytest.raises(InputError, match="both classes"):
+        auroc(np.zeros(3), np.ones(3, dtype=np.int64))
+    with pytest.raises(InputError, match="at least two patients"):
+        clustered_areas(np.zeros((1, 6)), np.array([1, 1, 1, 0, 0, 0]), np.array([0, 0, 0, 1, 2, 3]))
