@@ -38,9 +38,11 @@ def obstacle(variant: Variant, machine: Machine) -> str:
     available = machine.availability(variant.backend)
     if not available.ok:
         return available.reason
-    if not version_satisfies(available.version, variant.engine_versions):
-        return f"needs {variant.backend} {variant.engine_versions}; installed is {available.version}"
-    return ""
+    try:
+        fits = version_satisfies(available.version, variant.engine_versions)
+    except InputError as exc:
+        return str(exc)
+    return "" if fits else f"needs {variant.backend} {variant.engine_versions}; installed is {available.version}"
 
 
 def verdict_obstacle(bundle: Bundle, variant: Variant) -> str:

@@ -31,6 +31,8 @@ _ARM_INSTRUCTIONS = {
 }
 _TOOLCHAIN = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript", "nncf", "torch_pruning")
 _PACKAGES = ("numpy", "pydicom", "Pillow", "msgspec")
+# The ones with permissive licences; pydicom itself would also name pylibjpeg-libjpeg, which is GPL.
+_DECODERS = "pip install python-gdcm pyjpegls pylibjpeg pylibjpeg-openjpeg"
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -121,9 +123,8 @@ def _decoders() -> Iterator[Finding]:
             except NotImplementedError:
                 yield Finding(name=syntax.name, ok=False, detail="pydicom has no decoder for it")
                 continue
-            remedy = "; ".join(decoder.missing_dependencies) or "no decoder"
             plugins = ", ".join(decoder.available_plugins)
-            yield Finding(name=syntax.name, ok=decoder.is_available, detail=plugins or remedy)
+            yield Finding(name=syntax.name, ok=decoder.is_available, detail=plugins or _DECODERS)
 
 
 def _toolchain() -> Iterator[Finding]:

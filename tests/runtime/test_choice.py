@@ -27,6 +27,7 @@ def machine(version="1.25.0", ok=True, reason="", cpu=CPU):
         ({"instruction_set": ("amx_int8",)}, "needs CPU instructions amx_int8; which test CPU lacks"),
         ({"engine_versions": ">=1.23,<2"}, ""),
         ({"engine_versions": ">=1.30"}, "needs onnxruntime >=1.30; installed is 1.25.0"),
+        ({"engine_versions": "newest"}, "version clause 'newest'"),
     ],
 )
 def test_a_machine_may_lack_something(tiny, changes, words):
