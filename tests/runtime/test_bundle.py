@@ -62,16 +62,26 @@ def test_equal_arguments_give_equal_bytes(tiny, tmp_path):
     assert Bundle.open(tmp_path / "a.medfm").manifest == first
 
 
-def test_any_flipped_byte_is_refused(sealed, tmp_path):
-    data = sealed.read_bytes()
+def refuses_flips(sealed, tmp_path, positions):
+    data, path = sealed.read_bytes(), tmp_path / "flipped.medfm"
     random = np.random.default_rng(0)
-    path = tmp_path / "flipped.medfm"
-    for position in range(len(data)):
+    for position in positions:
         flipped = bytearray(data)
         flipped[position] ^= 1 << int(random.integers(8))
         path.write_bytes(flipped)
         with pytest.raises(BundleRefused):
             Bundle.open(path)
+
+
+def test_a_flipped_byte_is_refused_in_every_header_and_all_over_the_contents(sealed, tmp_path):
+    last = archive.read_directory(sealed)[-1]
+    headers = range(last.start + last.size, sealed.stat().st_size, 2)
+    refuses_flips(sealed, tmp_path, [*range(0, 46), *range(46, headers.start, 29), *headers])
+
+
+@pytest.mark.slow
+def test_any_flipped_byte_at_all_is_refused(sealed, tmp_path):
+    refuses_flips(sealed, tmp_path, range(sealed.stat().st_size))
 
 
 @pytest.mark.parametrize("part", [0, 0.1, 0.5, 0.99])
