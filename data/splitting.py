@@ -1,7 +1,8 @@
 """Cut train, val and test by patient, stratified by label, seeded.
 
 Cases that share a patient, or whose stored images are identical, form a group; a group goes to one split as a whole.
-Groups are dealt label by label (a group's label is its rarest), shuffled, each to the split that lacks most cases.
+Groups are dealt label by label (a group's label is its rarest), shuffled, each to the split that lacks most cases. Of a
+multi-label study, combinations of findings are dealt; rare ones together.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from medfm_compress.data.fingerprint import content_hashes
 from medfm_compress.data.labels import LEARNED, check_classes
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
+
+_RARE_GROUPS = 20
 
 
 class SplitPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,7 +41,13 @@ class SplitPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if not 0 < self.val < 1 or not 0 <= self.test < 1 or self.val + self.test >= 1:
             raise StudyError(f"val {self.val} and test {self.test} must be fractions whose sum is below 1, val above 0")
         if self.keep_test == (self.test > 0):
-            raise StudyError("either keep the given test split, or give the fraction of a new one; not both")
+            raise StudyError(
+                "either keep the given test split (--keep-test) or give the fraction of a new one (--test 0.2)"
+            )
+        if self.drop_leaking and not self.keep_test:
+            raise StudyError("drop_leaking goes with keep_test: splits that are cut anew by patient do not leak")
+        if self.seed < 0:
+            raise StudyError(f"seed is {self.seed}; it must be 0 or more")
 
 
 class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +116,10 @@ def _deal(cases: list[Case], group: dict[str, int], plan: SplitPlan) -> dict[str
     for number, part in members.items():
         strata[min((c.target for c in part), key=lambda target: (frequency[target], target))].append(number)
     generator = np.random.Generator(np.random.PCG64(plan.seed))
+    # A combination of findings that is rarer than the smallest share can hold would always go to train.
+    rare = [target for target, numbers in strata.items() if len(target) > 1 and len(numbers) < _RARE_GROUPS]
+    if rare:
+        strata[()] = [number for target in sorted(rare) for number in strata.pop(target)]
     shares = {"train": 1 - plan.val - plan.test, "val": plan.val, "test": plan.test}
     assigned: dict[str, str] = {}
     for _, numbers in sorted(strata.items()):

@@ -60,7 +60,7 @@ def split(
     ] = False,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal splits.", min=0)] = 0,
 ) -> None:
-    """Cut train, val and test by patient, stratified by label, and write them as a new CSV; the study is not changed."""
+    """Cut train, val and test by patient, stratified by label, and write a new CSV; the study itself is not changed."""
     from medfm_compress.data.open import open_study
     from medfm_compress.data.splitting import SplitPlan, split_study
     from medfm_compress.data.table import write_table
