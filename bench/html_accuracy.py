@@ -21,6 +21,7 @@ from medfm_compress.bench.plots import (
 )
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.types import Comparison, Interval, Verdict
+from medfm_compress.runtime.task import OperatingPoint
 
 _LARGEST_MATRIX = 12
 _KEPT_ROWS = 14
@@ -38,7 +39,7 @@ def requirements(report: Report, verdict: Verdict) -> str:
         ]
     head = '<tr><th class="text">Requirement</th><th class="text">Outcome</th><th class="text">Found</th></tr>'
     table = f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'{_policy_lead(report)}<div{_keep(len(rows))}><div class="wide">{table}</div></div>'
+    return f'{_policy_lead(report)}<div class="wide">{table}</div>'
 
 
 def comparison_tables(report: Report, _: Verdict) -> str:
@@ -83,14 +84,20 @@ def curve_section(report: Report, _: Verdict) -> str:
 
 def matrix_section(report: Report, _: Verdict) -> str:
     """Confusion matrices at the stored operating points."""
-    points = "; ".join(
-        f"{point.label} at a probability of {number(point.threshold)} or more ({point.rule})"
-        for point in report.task.operating_points
-    )
-    rule = f"A case is called {points}." if points else "A case is called where its label is the most probable."
+    rule = "A case is called where its label is the most probable."
+    if report.task.operating_points:
+        rule = f"The bundle calls {_thresholds(report.task.operating_points)}."
+    if report.teacher_operating_points:
+        rule += f" The teacher calls {_thresholds(report.teacher_operating_points)}."
     draw = _class_matrices if report.task.kind == "multiclass" else _finding_matrices
     note = '<p class="note">Dashed cells are errors. Percentages are of the row: of all cases with that truth.</p>'
     return f'<p class="lead">{esc(rule)}</p>{draw(report)}{note}'
+
+
+def _thresholds(points: Sequence[OperatingPoint]) -> str:
+    return "; ".join(
+        f"{point.label} at a probability of {number(point.threshold)} or more (rule: {point.rule})" for point in points
+    )
 
 
 class _Columns:

@@ -92,6 +92,7 @@ svg text.axis { font-size: 12px; fill: var(--ink); }
 svg text.row-name { font-size: 12.5px; fill: var(--ink); } svg text.value { font-size: 11.5px; fill: var(--ink);
   font-weight: 600; paint-order: stroke; stroke: #fff; stroke-width: 3px; }
 svg.curve { width: 100%; height: auto; max-width: 420px; }
+svg.curve text { font-size: 8.8px; } svg.curve text.axis { font-size: 9.6px; }
 svg.latency { width: 100%; height: auto; }
 .grid { stroke: var(--hair); } .chance { stroke: var(--faint); stroke-dasharray: 2 4; }
 .line { fill: none; stroke: var(--k); stroke-width: 2; stroke-linejoin: round; }
@@ -112,7 +113,7 @@ svg.latency { width: 100%; height: auto; }
 
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 12px 48px; }
 figure { margin: 0 0 8px; } figcaption { font-size: 13.5px; font-weight: 600; margin: 0 0 6px; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 26px; margin: 4px 0 14px; font-size: 13px; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 26px; margin: 16px 0 18px; font-size: 13px; }
 .legend svg { display: inline-block; vertical-align: 0; margin-right: 8px; }
 .matrices { display: flex; flex-wrap: wrap; gap: 26px 24px; }
 .matrix { width: auto; font-size: 13px; } .matrix caption { text-align: left; font-weight: 600; padding: 0 0 8px;
@@ -144,7 +145,7 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1.5px solid var(--ink)
 @media print {
   body { font-size: 9.6pt; line-height: 1.45; } main { max-width: none; padding: 0; } h1 { font-size: 24pt; }
   h2 { font-size: 15.5pt; padding-top: 10pt; } h3 { font-size: 11.5pt; margin-top: 14pt; } section { margin-top: 24pt; }
-  h2, h3, .lead, figcaption, thead { break-after: avoid; } thead { display: table-header-group; }
+  h2, h3, .lead, .legend, figcaption, thead { break-after: avoid; } thead { display: table-header-group; }
   tr, figure, .keep, .matrix, .verdict, .tiles, .caution, dt, dd { break-inside: avoid; }
   table { font-size: 8.6pt; } th, td { padding: 4.5pt 0 4.5pt 8pt; } td .sub, th .sub { font-size: 7.8pt; }
   td.plot, th.plot { width: 182px; } .forest { width: 172px; height: auto; } .wide { overflow: visible;
@@ -154,8 +155,10 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1.5px solid var(--ink)
   .verdict ul, .note, .legend, dl, .caution { font-size: 8.8pt; } .use { font-size: 11.5pt; }
   .tile .figure { font-size: 19pt; }
   .tile { padding: 2pt 10pt 10pt; } .tile .detail, .tile .label, .ids { font-size: 8.2pt; } .pair { gap: 8pt 20pt; }
-  .lead { break-inside: avoid; } .matrices { gap: 12pt 14pt; } .matrix td { min-width: 52px; padding: 5pt; }
-  .matrix th { padding: 4pt; } .matrix tbody th { max-width: 74px; font-size: 7.8pt; } .matrix td b { font-size: 11pt; }
+  .lead { break-inside: avoid; } .matrices { gap: 12pt 14pt; } .matrix td { min-width: 46px; padding: 5pt; }
+  .matrix th, .matrix thead th { padding: 3pt; font-size: 7.4pt; }
+  .matrix tbody th { max-width: 58px; font-size: 7.4pt; }
+  .matrix td b { font-size: 11pt; }
   dl { grid-template-columns: 130px 1fr; } dt, dd { padding-top: 3pt; padding-bottom: 3pt; }
   footer { margin-top: 26pt; font-size: 8.2pt; }
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from medfm_compress.runtime.codec import digest
+from medfm_compress.runtime.cpu import read_cpu
 
 FLAGS_OF_INTEREST = (
     "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
@@ -63,10 +64,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def describe_machine(root: Path = Path("/")) -> Machine:
     """Fingerprint this machine from ``/proc`` and ``/sys`` below ``root``; takes a few ms and runs no other program."""
-    cpuinfo = _text(root / "proc/cpuinfo")
+    cpu = read_cpu(root / "proc/cpuinfo")
     return Machine(
-        cpu_model=_field(cpuinfo, "model name") or _field(cpuinfo, "Model") or platform.processor(),
-        cpu_flags=_flags(cpuinfo),
+        cpu_model=cpu.model,
+        cpu_flags=tuple(flag for flag in FLAGS_OF_INTEREST if flag in cpu.flags),
         logical_cpus=os.cpu_count() or 1,
         allowed_cpus=len(allowed_cpus()),
         governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip(),
@@ -107,11 +108,6 @@ def _text(path: Path) -> str:
 def _field(text: str, name: str) -> str:
     found = re.search(rf"^{re.escape(name)}\s*:\s*(.+)$", text, flags=re.MULTILINE)
     return found.group(1).strip() if found else ""
-
-
-def _flags(cpuinfo: str) -> tuple[str, ...]:
-    present = set((_field(cpuinfo, "flags") or _field(cpuinfo, "Features")).split())
-    return tuple(flag for flag in FLAGS_OF_INTEREST if flag in present)
 
 
 def _gpus(root: Path) -> tuple[str, ...]:

@@ -1,0 +1,102 @@
+"""``medfm-compress bench`` from a model folder and a bundle to a report."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("timm")
+typer = pytest.importorskip("typer")
+
+from typer.testing import CliRunner  # noqa: E402
+
+from medfm_compress.bench.measure import Plan  # noqa: E402
+from medfm_compress.cli.bench import _parse_targets, bench  # noqa: E402
+from medfm_compress.compress.model import Architecture, Model, create_module, save_model  # noqa: E402
+from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
+
+app = typer.Typer()
+app.command()(bench)
+POLICY = "non_inferiority:\n  - {metric: auroc, margin: 0.05}\nmin_positives: 5\nmin_negatives: 5\nmin_clusters: 5\n"
+
+
+@pytest.fixture
+def inputs(tiny: ModuleType, tmp_path: Path) -> dict[str, Path]:
+    """A teacher, a bundle, a study and a policy."""
+    image = pytest.importorskip("PIL.Image")
+    architecture = Architecture(name="test_resnet", arguments={"num_classes": 2, "in_chans": 1})
+    torch.manual_seed(0)
+    model = Model(
+        name="tiny-teacher",
+        module=create_module(architecture),
+        spec=tiny.SPEC,
+        task=tiny.TASK,
+        architecture=architecture,
+    )
+    save_model(model, tmp_path / "teacher")
+    (tmp_path / "study").mkdir()
+    rows = [["image", "split", "label", "patient"]]
+    for number in range(24):
+        image.fromarray(tiny.image(number)).save(tmp_path / "study" / f"{number}.png")
+        rows.append([f"{number}.png", "test", ("normal", "opacity")[number % 2], f"p{number}"])
+    with (tmp_path / "study" / "cases.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    return {
+        "bundle": tiny.bundle(tmp_path / "tiny.medfm"),
+        "teacher": tmp_path / "teacher",
+        "study": tmp_path / "study",
+        "policy": tmp_path / "policy.yaml",
+        "out": tmp_path / "out",
+    }
+
+
+def arguments(inputs: dict[str, Path], **changes: str) -> list[str]:
+    options = {f"--{name}": str(path) for name, path in inputs.items() if name != "bundle"} | changes
+    return [str(inputs["bundle"]), *(part for pair in options.items() for part in pair)]
+
+
+def test_bench_writes_a_report_and_prints_json(inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = {"turn_ms": 2.0, "min_calls": 2, "max_calls": 3, "warm_up_s": 0.2}
+    monkeypatch.setattr("medfm_compress.bench.measure.Plan", lambda **given: Plan(**given, **quick))
+    result = CliRunner().invoke(
+        app,
+        [*arguments(inputs, **{"--rounds": "2", "--targets": "torch:cpu,onnxruntime:cpu"}), "--json"],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    rows = {row["name"]: row for row in told["measurements"]}
+    assert list(rows) == ["teacher", "onnxruntime-cpu-fp32", "teacher in ONNX Runtime"]
+    assert rows["teacher"]["target"] == "torch:cpu:fp32:1"
+    assert rows["onnxruntime-cpu-fp32"]["speedup"]["estimate"] > 1
+    assert rows["teacher"]["peak_rss_bytes"] > rows["onnxruntime-cpu-fp32"]["peak_rss_bytes"]
+    assert told["verdict"]["outcome"] in ("pass", "fail", "inconclusive")
+    assert "tiny-teacher" in Path(told["html"]).read_text()
+    assert len((inputs["out"] / "test-evaluations.jsonl").read_text().splitlines()) == 1
+    assert np.isfinite([row["p99_ms"] for row in rows.values()]).all()
+
+
+def test_policy_is_read_before_anything_else(inputs) -> None:
+    inputs["policy"].write_text("non_inferiority: []\n")
+    with pytest.raises(InputError, match="at least one"):
+        CliRunner().invoke(app, arguments(inputs), catch_exceptions=False)
+    assert not inputs["out"].exists()
+
+
+def test_teacher_that_is_no_model_folder(inputs) -> None:
+    with pytest.raises(ModelError, match="is not a model folder"):
+        CliRunner().invoke(app, arguments(inputs, **{"--teacher": str(inputs["study"])}), catch_exceptions=False)
+
+
+def test_targets_are_checked() -> None:
+    assert _parse_targets("openvino:cpu, torch:cpu") == ("openvino:cpu", "torch:cpu")
+    for wrong in ("tflite:cpu", "onnxruntime:cuda"):
+        with pytest.raises(InputError, match=wrong):
+            _parse_targets(wrong)
