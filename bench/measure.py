@@ -104,8 +104,8 @@ def measure(
     with contextlib.ExitStack() as stack:
         runs = [_Run(stack, contender, plan, tell) for contender in contenders]
         for number in range(plan.rounds):
+            tell(f"round {number + 1} of {plan.rounds}")
             for run in runs:
-                tell(f"round {number + 1} of {plan.rounds}: {run.contender.name}")
                 run.take_turn()
         return tuple(run.measurement() for run in runs)
 

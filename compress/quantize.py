@@ -134,7 +134,7 @@ def quantize_bundle(
 
     Raises:
         InputError: no FP32 ONNX variant, an unknown target, labels that differ, or too few cases.
-        ImageRefused: a case cannot be read.
+        StudyError: a case cannot be read; it is named.
     """
     options = options or QuantizeOptions()
     bundle = Bundle.open(bundle_path)

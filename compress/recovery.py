@@ -46,15 +46,16 @@ def training_batches(
 
 def recover(
     study: Study,
-    original: Model,
+    teacher: Model,
     pruned: Pruned,
     config: TrainingConfig,
     out: Path,
     progress: Progress,
     distillation: Distillation | None = None,
 ) -> Model:
-    """Distil ``original`` into ``pruned`` and save the result in the model folder ``out``; resumes like `distill`."""
-    own = pruned.model.provenance.steps[len(original.provenance.steps) :]
-    provenance = msgspec.structs.replace(pruned.model.provenance, steps=own)  # distil puts the teacher's steps before
+    """Distil ``teacher`` (the original, or that one's own teacher) into ``pruned``; saves and resumes like `distill`."""
+    steps, before = pruned.model.provenance.steps, teacher.provenance.steps
+    own = steps[len(before) :] if steps[: len(before)] == before else steps  # distil puts the teacher's steps first
+    provenance = msgspec.structs.replace(pruned.model.provenance, steps=own)
     student = dataclasses.replace(pruned.model, provenance=provenance)
-    return distill(study, original, student, config, out, progress, distillation)
+    return distill(study, teacher, student, config, out, progress, distillation)

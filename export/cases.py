@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.preprocess import preprocess
+from medfm_compress.runtime.preprocess import normalise
 from medfm_compress.runtime.task import Task
 
 Progress = Callable[[str], None]
@@ -50,6 +51,6 @@ def network_inputs(study: Study, cases: Sequence[Case], spec: ImageSpec) -> NDAr
     """Normalised inputs ``[n, C, H, W]``, float32, by the device's own preprocessing.
 
     Raises:
-        ImageRefused: an image cannot be used.
+        StudyError: an image cannot be used; it is named.
     """
-    return np.concatenate([preprocess(study.source.read(case.image), spec) for case in cases])
+    return normalise(prepared_images(study, cases, spec, None), spec)

@@ -23,7 +23,7 @@ from medfm_compress.cli.inspect import inspect
 from medfm_compress.cli.prune import prune
 from medfm_compress.cli.quantize import quantize
 from medfm_compress.cli.run import run
-#from medfm_compress.cli.study import app as study
+from medfm_compress.cli.study import app as study
 from medfm_compress.runtime.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_UNUSABLE, MedfmError
 
 COMMANDS = (compress, finetune, distill, prune, export, quantize, bench, gate, run, inspect, doctor, demo)
@@ -41,7 +41,7 @@ def build_app() -> typer.Typer:
     )
     for command in COMMANDS:
         app.command()(command)
-    #    app.add_typer(study, name="study", help="Check and split studies.")
+    app.add_typer(study, name="study", help="Check and split studies.")
     app.callback(invoke_without_command=True)(_version)
     return app
 

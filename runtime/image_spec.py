@@ -60,7 +60,7 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         colour: ``grey`` (1 channel) or ``rgb`` (3 channels; grey images are repeated).
         resize: ``stretch`` both sides, ``shortest`` side to size then crop, ``longest`` side to size then pad with 0.
         filter: antialiased resampling filter.
-        crop_fraction: the image is resized to ``round(size / crop_fraction)`` and centre-cropped, in (0, 1].
+        crop_fraction: the image is resized to ``floor(size / crop_fraction)`` and centre-cropped, in (0, 1].
         min_side_px: images with a shorter side below this are refused.
         mean: per channel, in units of [0, 1].
         std: per channel, > 0.
