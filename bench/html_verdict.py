@@ -18,9 +18,9 @@ from medfm_compress.runtime.manifest import Outcome
 
 WORDS: dict[Outcome, str] = {"pass": "Pass", "fail": "Fail", "inconclusive": "Inconclusive"}
 _MEANS: dict[Outcome, str] = {
-    "pass": "Every shipped variant kept within every margin and budget of the policy, which was declared before these "
-    "cases were evaluated.",
-    "fail": "At least one shipped variant breaks a limit of the policy, or is significantly worse than its margin "
+    "pass": "Every variant judged here keeps within every margin, floor and budget of the policy, whose hash was logged "
+    "before these cases were evaluated.",
+    "fail": "At least one variant breaks a limit of the policy, or is significantly worse than its margin "
     "allows. It must not be deployed.",
     "inconclusive": "Nothing was shown to be broken, and not everything required was shown to hold. This is not a "
     "pass: more cases, or a better model, are needed.",
@@ -73,8 +73,9 @@ def summary_tiles(report: Report) -> str:
     name = report.variants[0]
     tiles = [_accuracy_tile(report, name), _speed_tile(report, name), *_cost_tiles(report, name)]
     shown = "".join(f'<div class="tile">{tile}</div>' for tile in tiles if tile)
+    noisy = '<p class="caution">The machine was noisy: see section 3 before citing a speed.</p>' if report.noise else ""
     which = f'<p class="note">Figures of the variant {esc(name)}, the first of {len(report.variants)}.</p>'
-    return f'<div class="tiles">{shown}</div>{which if len(report.variants) > 1 else ""}'
+    return f'<div class="tiles">{shown}</div>{which if len(report.variants) > 1 else ""}{noisy}'
 
 
 def _passed(variant: str, checks: int) -> str:

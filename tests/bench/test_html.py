@@ -319,6 +319,16 @@ def test_verdict_on_another_model_is_called_void() -> None:
     assert "void" in " ".join(parse(render_html(report, other)).text)
 
 
+def test_noise_and_unjudged_variants_are_said_at_the_top() -> None:
+    report = msgspec.structs.replace(
+        make_report(), noise=("the load was 9.0",), shipped=("openvino-cpu-int8", "onnxruntime-cpu-int8", "forgotten")
+    )
+    text = " ".join(parse(render_html(report, make_verdict(report))).text)
+    top = text[: text.index("What was required")]
+    assert "noisy" in top
+    assert "also ships forgotten" in top
+
+
 def test_report_survives_its_json(tmp_path: Path) -> None:
     report = make_report()
     save_report(report, tmp_path / "report.json")
