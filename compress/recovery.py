@@ -53,7 +53,7 @@ def recover(
     progress: Progress,
     distillation: Distillation | None = None,
 ) -> Model:
-    """Distil ``teacher`` (the original, or that one's own teacher) into ``pruned``; saves and resumes like `distill`."""
+    """Distil ``teacher`` (the original, or its own teacher) into ``pruned``; saves and resumes like `distill`."""
     steps, before = pruned.model.provenance.steps, teacher.provenance.steps
     own = steps[len(before) :] if steps[: len(before)] == before else steps  # distil puts the teacher's steps first
     provenance = msgspec.structs.replace(pruned.model.provenance, steps=own)
