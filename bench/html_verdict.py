@@ -18,8 +18,8 @@ from medfm_compress.runtime.manifest import Outcome
 
 WORDS: dict[Outcome, str] = {"pass": "Pass", "fail": "Fail", "inconclusive": "Inconclusive"}
 _MEANS: dict[Outcome, str] = {
-    "pass": "Every variant judged here keeps within every margin, floor and budget of the policy, whose hash was logged "
-    "before these cases were evaluated.",
+    "pass": "Every variant judged here keeps within every margin, floor and budget of the policy, whose hash was "
+    "logged before these cases were evaluated.",
     "fail": "At least one variant breaks a limit of the policy, or is significantly worse than its margin "
     "allows. It must not be deployed.",
     "inconclusive": "Nothing was shown to be broken, and not everything required was shown to hold. This is not a "
