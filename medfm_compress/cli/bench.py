@@ -43,11 +43,13 @@ def bench(
     from medfm_compress.bench.policy import load_policy
     from medfm_compress.bench.run import BenchOptions, bench_bundle
     from medfm_compress.data.open import open_study
+    from medfm_compress.runtime.bundle import Bundle
     from medfm_compress.teacher_rows import require_toolchain, teacher_ref
 
     declared, plan = load_policy(policy), Plan(rounds=rounds, threads=threads)
     require_toolchain()
-    reference, opened = teacher_ref(teacher, threads), open_study(study, dicom_rules=None)
+    rules = Bundle.open(bundle).manifest.image_spec.dicom
+    reference, opened = teacher_ref(teacher, threads), open_study(study, dicom_rules=rules)
     wanted = _parse_targets(targets)
     with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
         options = BenchOptions(
