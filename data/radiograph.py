@@ -136,9 +136,9 @@ def draw_opacities(rng: np.random.Generator, body: Body) -> tuple[Blob, ...]:
             _blob(
                 side * _LUNG_X + body.lung_width * reach * np.cos(angle),
                 _LUNG_Y + body.lung_height * reach * np.sin(angle),
-                rng.uniform(0.07, 0.19),
+                rng.uniform(0.09, 0.21),
                 np.exp(rng.normal(0, 0.3)),
-                np.clip(np.exp(rng.normal(-1.75, 0.42)), 0.05, 0.45),
+                np.clip(np.exp(rng.normal(-1.3, 0.4)), 0.07, 0.6),
                 rng.uniform(0.25, 0.9),
             )
         )

@@ -1,0 +1,97 @@
+"""What `check_study` sees, and what it leaves in peace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from medfm_compress.data.check import check_study
+from medfm_compress.data.study import Case, Study
+
+
+def plain(count: int = 120) -> list[Case]:
+    splits = ("train", "train", "val", "test")
+    return [
+        Case(image=f"{n}", split=splits[n // 2 % 4], target=(n % 2,), patient=f"p{n}", subgroups={"sex": "FM"[n % 2]})
+        for n in range(count)
+    ]
+
+
+def test_a_sound_study_has_counts_and_no_complaints(in_memory: Callable[..., Study]) -> None:
+    found = check_study(in_memory(plain(480)))
+    assert found.images == {"train": 240, "val": 120, "test": 120}
+    assert found.classes["val"] == {"normal": 60, "mass": 60}
+    assert found.patients == found.images
+    assert found.subgroups == {"sex": {"F": 240, "M": 240}}
+    assert found.leakage == found.errors == found.remarks == ()
+    assert found.copies == found.shared_patients == found.odd_sizes == found.unreadable == ()
+    assert "'normal' first" in found.label_order
+
+
+def test_a_patient_in_two_splits_is_leakage(in_memory: Callable[..., Study]) -> None:
+    cases = plain()
+    cases[4] = replace(cases[4], patient="p0")  # 0 is in train, 4 in val
+    found = check_study(in_memory(cases))
+    assert found.leakage == ("1 image(s) of train share a patient with 1 image(s) of val (1 patient(s))",)
+    assert found.shared_patients[0].images == {"train": 1, "val": 1}
+
+
+def test_a_patient_in_an_unlabelled_split_is_not(in_memory: Callable[..., Study]) -> None:
+    extra = Case(image="u", split="unlabelled", patient="p0")
+    assert not check_study(in_memory([*plain(), extra])).leakage
+
+
+def test_copies_across_splits_are_leakage_and_within_one_are_not(in_memory: Callable[..., Study]) -> None:
+    within = check_study(in_memory(plain(), same=[("0", "2")]))
+    assert not within.leakage
+    assert within.copies[0].images == ("0", "2")
+    across = check_study(in_memory(plain(), same=[("0", "6")]))
+    assert across.leakage == ("1 image(s) of train are exact copies of 1 image(s) of test",)
+
+
+def test_copies_with_different_labels_are_an_error(in_memory: Callable[..., Study]) -> None:
+    found = check_study(in_memory(plain(), same=[("0", "1")]))
+    assert found.copies[0].contradict
+    assert "different labels, first 0 and 1" in found.errors[0]
+
+
+def test_unreadable_blank_and_odd_images_are_named(in_memory: Callable[..., Study]) -> None:
+    study = in_memory(plain())
+    study.source.broken = ("5",)  # type: ignore[attr-defined]
+    study.source.arrays["7"] = np.full((40, 40), 9, np.uint8)  # type: ignore[attr-defined]
+    study.source.arrays["9"] = np.eye(200, 40, dtype=np.uint8)  # type: ignore[attr-defined]
+    found = check_study(study)
+    assert [(bad.image, bad.reason) for bad in found.unreadable] == [("5", "5: truncated")]
+    assert found.errors == ("1 image(s) cannot be read, first 5: truncated",)
+    assert found.blank == ("7",)
+    assert [(odd.image, odd.height_px, odd.width_px) for odd in found.odd_sizes] == [("9", 200, 40)]
+
+
+@pytest.mark.parametrize(
+    ("change", "remark"),
+    [
+        (lambda case: replace(case, patient=""), "no patient column"),
+        (lambda case: replace(case, split="train"), "no val cases"),
+        (
+            lambda case: replace(case, target=(0,) if case.split == "train" else case.target),
+            "train has no case of 'mass'",
+        ),
+        (lambda case: replace(case, split="test" if case.split == "train" else case.split), "no train cases"),
+    ],
+)
+def test_remarks(in_memory: Callable[..., Study], change: Callable[[Case], Case], remark: str) -> None:
+    found = check_study(in_memory([change(case) for case in plain()]))
+    assert any(remark in text for text in found.remarks)
+
+
+def test_a_tiny_val_split_is_remarked(in_memory: Callable[..., Study]) -> None:
+    assert any("val has 30 images" in remark for remark in check_study(in_memory(plain())).remarks)
+
+
+def test_progress_is_told(in_memory: Callable[..., Study]) -> None:
+    lines: list[str] = []
+    check_study(in_memory(plain(1200)), progress=lines.append)
+    assert lines == ["read 1000 of 1200 images"]

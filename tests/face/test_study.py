@@ -1,0 +1,94 @@
+"""``medfm-compress study check`` and ``study split``: exit codes, tables, JSON, and a new table outside the study."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from medfm_compress.cli.study import app
+from medfm_compress.data.open import open_study
+from medfm_compress.runtime.errors import InputError, StudyError
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, Exception):
+        raise result.exception
+    return result.exit_code, result.stdout
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Forty patients of two images; one of them stands in train and in test."""
+    folder = tmp_path / "study"
+    folder.mkdir()
+    rows = ["image,split,label,patient,site"]
+    for number in range(80):
+        values = np.random.default_rng(number).integers(0, 255, (40, 40), dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"{number}.png")
+        split = "test" if number > 49 else "train"
+        rows.append(f"{number}.png,{split},{('normal', 'mass')[number // 2 % 2]},p{(number + 1) // 2},{number % 3}")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_leakage_fails_unless_accepted(study: Path) -> None:
+    code, text = run("check", study)
+    assert code == 2
+    assert "1 image(s) of train share a patient with 1 image(s) of test" in text
+    assert "site: 0 27, 1 27, 2 26" in text
+    code, text = run("check", study, "--accept-leakage")
+    assert code == 0
+    assert "accepted leakage" in text
+
+
+def test_json_is_one_document(study: Path) -> None:
+    code, text = run("check", study, "--json")
+    found = json.loads(text)
+    assert code == 2
+    assert found["images"] == {"train": 50, "test": 30}
+    assert found["labels"] == ["normal", "mass"]
+    assert len(found["leakage"]) == 1
+
+
+def test_an_unreadable_image_fails_whatever_is_accepted(study: Path) -> None:
+    (study / "7.png").write_bytes(b"no image")
+    code, text = run("check", study, "--accept-leakage")
+    assert code == 2
+    assert "1 image(s) cannot be read, first 7.png" in text
+
+
+def test_split_keeps_test_and_drops_what_leaks(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "elsewhere" / "cases.csv"
+    with pytest.raises(StudyError, match="--drop-leaking"):
+        run("split", study, "--out", out, "--keep-test")
+    assert not out.parent.exists()
+    code, text = run("split", study, "--out", out, "--val", 0.2, "--keep-test", "--drop-leaking")
+    assert code == 0
+    assert "dropped 1 images" in text
+    assert run("check", out)[0] == 0
+    assert len(open_study(out).split("test")) == 30
+    assert len(open_study(study).cases) == 80  # unchanged
+
+
+def test_split_cuts_all_three_anew(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new.csv"
+    assert run("split", study, "--out", out, "--val", 0.2, "--test", 0.3, "--seed", 4)[0] == 0
+    first = out.read_bytes()
+    assert {case.split for case in open_study(out).cases} == {"train", "val", "test"}
+    assert run("split", study, "--out", out, "--val", 0.2, "--test", 0.3, "--seed", 4)[0] == 0
+    assert out.read_bytes() == first
+
+
+def test_options_that_do_not_fit_together(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="either keep the given test split"):
+        run("split", study, "--out", tmp_path / "x.csv")
+    with pytest.raises(InputError, match=r"--out is .*; give the path of a \.csv file"):
+        run("split", study, "--out", tmp_path / "x.txt", "--keep-test")
+    with pytest.raises(StudyError, match="does not exist"):
+        run("check", tmp_path / "none")
