@@ -1,8 +1,8 @@
 """Distil a teacher into a student: logits at a temperature, plus labels (Hinton et al. 2015).
 
 The teacher sees ``views`` augmented views of each training case once, before the first epoch; the student's epochs
-cycle through those views. A patient teacher is consistent: it answers on the very pixels that the student sees (Beyer et al.
-2022, "Knowledge distillation: a good teacher is patient and consistent").
+cycle through those views. It answers on the very pixels that the student sees (Beyer et al. 2022, "Knowledge
+distillation: a good teacher is patient and consistent").
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def _job(
     def loss(logits: Tensor, index: Tensor, epoch: int) -> Tensor:
         return label_loss(logits, targets[index].to(logits.device), weights.to(logits.device), model.task)
 
-    identity = {"study": fingerprint, "config": config, "architecture": model.architecture, "spec": pixels_of(model.spec)}
+    spec = pixels_of(model.spec)
+    identity = {"study": fingerprint, "config": config, "architecture": model.architecture, "spec": spec}
     return Job(
         module=model.module,
         spec=model.spec,

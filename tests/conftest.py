@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 
@@ -27,3 +28,26 @@ def tiny() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def discs_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study to train on: bright discs on noise, or noise alone."""
+    return _write_discs(tmp_path_factory.mktemp("discs") / "discs.npz")
+
+
+def _write_discs(path: Path, seed: int = 0) -> Path:
+    """A MedMNIST-like archive: label 1 has a disc that is a little brighter than the noise."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:48, :48]
+    arrays = {}
+    for split, count in {"train": 48, "val": 24, "test": 24}.items():
+        images = generator.normal(100, 25, (count, 48, 48))
+        labels = np.arange(count) % 2
+        for image, label in zip(images, labels, strict=True):
+            cx, cy = generator.integers(14, 48 - 14, 2)
+            image[(x - cx) ** 2 + (y - cy) ** 2 < 80] += 60 * label
+        arrays[f"{split}_images"] = images.clip(0, 255).astype(np.uint8)
+        arrays[f"{split}_labels"] = labels[:, None].astype(np.uint8)
+    np.savez(path, **arrays)
+    return path

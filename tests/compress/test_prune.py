@@ -23,6 +23,7 @@ from medfm_compress.compress.pruning_plan import PruningPlan, apply_plan, merge_
 from medfm_compress.compress.pruning_units import find_units, head_units  # noqa: E402
 from medfm_compress.runtime.codec import decode, encode  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
+from medfm_compress.runtime.image_spec import ImageSpec  # noqa: E402
 from medfm_compress.runtime.task import Task  # noqa: E402
 
 
@@ -303,3 +304,26 @@ assert torch.equal(model.module(io["images"]), io["logits"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(family, marks=[] if family is VIT else pytest.mark.slow) for family in FAMILIES],
+    ids=lambda family: family.name,
+)
+def test_pruned_network_exports_and_answers_alike(family: Family) -> None:
+    """ONNX Runtime on the exported file against PyTorch on the module."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from medfm_compress.export.onnx_export import export_onnx
+
+    pruned = prune_module(family.build(), family.images(1), PruningGoal(macs=0.5))
+    black, white = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    spec = ImageSpec(height_px=family.px, width_px=family.px, colour="rgb", mean=black, std=white)
+    exported = export_onnx(pruned.module, spec, Task(kind="binary", labels=("normal", "opacity")))
+    session = onnxruntime.InferenceSession(exported.content, providers=["CPUExecutionProvider"])
+    image = family.images(1)
+    (logits,) = session.run(["logits"], {"image": image.numpy()})
+    with torch.no_grad():
+        expected = pruned.module(image)
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-5, atol=1e-5)

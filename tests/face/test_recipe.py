@@ -1,0 +1,52 @@
+"""Recipes: strict, relative to their own folder, and the examples in the repository are valid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medfm_compress.bench.policy import load_policy
+from medfm_compress.recipe import load_recipe
+from medfm_compress.runtime.errors import InputError
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+GOOD = """\
+name: job
+policy: policy.yaml
+teacher: {model: resnet18}
+distill: {student: resnet10t}
+"""
+
+
+def test_a_minimal_recipe_has_sane_defaults(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(GOOD)
+    loaded = load_recipe(tmp_path / "r.yaml")
+    assert loaded.recipe.quantize is not None
+    assert loaded.resolve("policy.yaml") == tmp_path / "policy.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "prun: {}\n", "prun"),
+        (GOOD.replace("resnet18}", "resnet18, training: {epoch: 3}}"), "epoch"),
+        (GOOD.replace("resnet18}", "resnet18, folder: x}"), "give one of them"),
+        (GOOD.replace("name: job", "name: ../job"), "letters, digits"),
+        ("name: [", "not YAML"),
+        ("- a\n- b\n", "recipe"),
+    ],
+)
+def test_a_wrong_recipe_is_one_clear_sentence(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_recipe(tmp_path / "r.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for p in EXAMPLES.glob("*.yaml") if "policy" not in p.name), ids=lambda p: p.name
+)
+def test_the_examples_are_valid(path: Path) -> None:
+    loaded = load_recipe(path)
+    load_policy(loaded.resolve(loaded.recipe.policy))
