@@ -114,8 +114,8 @@ def _policy_lead(report: Report) -> str:
     policy = report.policy
     return (
         '<p class="lead">From the policy, whose hash was logged before the cases were evaluated: non-inferiority is '
-        f"judged one‑sided at α = {policy.alpha:g}, each required comparison on its own; at least {policy.min_positives} "
-        f"patients with the finding, {policy.min_negatives} without and {policy.min_clusters} in all.</p>"
+        f"judged one‑sided at α = {policy.alpha:g}, each required comparison on its own; at least "
+        f"{policy.min_positives} patients with the finding, {policy.min_negatives} without and {policy.min_clusters} in all.</p>"
     )
 
 
