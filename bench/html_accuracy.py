@@ -115,7 +115,8 @@ def _policy_lead(report: Report) -> str:
     return (
         '<p class="lead">From the policy, whose hash was logged before the cases were evaluated: non-inferiority is '
         f"judged one‑sided at α = {policy.alpha:g}, each required comparison on its own; at least "
-        f"{policy.min_positives} patients with the finding, {policy.min_negatives} without and {policy.min_clusters} in all.</p>"
+        f"{policy.min_positives} patients with the finding, {policy.min_negatives} without and "
+        f"{policy.min_clusters} in all.</p>"
     )
 
 
