@@ -138,7 +138,7 @@ def draw_opacities(rng: np.random.Generator, body: Body) -> tuple[Blob, ...]:
                 _LUNG_Y + body.lung_height * reach * np.sin(angle),
                 rng.uniform(0.09, 0.21),
                 np.exp(rng.normal(0, 0.3)),
-                np.clip(np.exp(rng.normal(-1.3, 0.4)), 0.07, 0.6),
+                np.clip(np.exp(rng.normal(-1.15, 0.38)), 0.09, 0.6),
                 rng.uniform(0.25, 0.9),
             )
         )
@@ -153,7 +153,7 @@ def draw_distractors(rng: np.random.Generator, body: Body) -> tuple[Blob, ...]:
         height, spread = rng.normal(0.30, 0.05), rng.normal(0.47, 0.04)
         strength = rng.uniform(0.06, 0.20)
         blobs += [_blob(s * spread, height, 0.045, 1.0, strength * rng.uniform(0.5, 1), 0.1) for s in (-1.0, 1.0)]
-    for _ in range(int(rng.poisson(0.8))):
+    for _ in range(int(rng.poisson(0.6))):
         side = float(rng.choice([-1.0, 1.0]))
         x, y = side * rng.normal(_HILUM_X + 0.09, 0.03), rng.normal(_HILUM_Y + 0.05, 0.09)
         blobs.append(_blob(x, y, rng.uniform(0.05, 0.10), rng.uniform(0.6, 1.6), rng.uniform(0.06, 0.20), 0.8))

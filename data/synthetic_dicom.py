@@ -117,8 +117,8 @@ def _dataset(site: Site, subject: Subject) -> Dataset:
     ds.StudyTime = ds.SeriesTime = ds.ContentTime = ds.AcquisitionTime = _TIME
     ds.PatientName, ds.PatientID, ds.PatientBirthDate = f"Synthetic^{subject.patient}", subject.patient, ""
     ds.PatientSex, ds.PatientAge = subject.sex, f"{subject.age:03d}Y"
-    ds.AccessionNumber = ds.ReferringPhysicianName = ds.StudyID = ""
-    ds.SeriesNumber, ds.InstanceNumber = "1", str(subject.number)
+    ds.AccessionNumber = ds.ReferringPhysicianName = ""
+    ds.StudyID, ds.SeriesNumber, ds.InstanceNumber = "1", "1", str(subject.number)
     ds.Manufacturer, ds.ManufacturerModelName = "medfm-compress", "synthetic radiograph"
     ds.InstitutionName, ds.StationName = site.name, site.name.upper()
     ds.BodyPartExamined, ds.ViewPosition, ds.PatientOrientation = "CHEST", "PA", ["L", "F"]
