@@ -75,9 +75,19 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _complain("interrupted; what was finished is kept", EXIT_INTERRUPTED)
     except BrokenPipeError:
         return _quiet_pipe()
+    except ModuleNotFoundError as exc:
+        return _missing(exc)
     except Exception as exc:  # noqa: BLE001 -- the last resort that keeps tracebacks from users
         return _unexpected(exc)
     return code if isinstance(code, int) else EXIT_OK
+
+
+def _missing(exc: ModuleNotFoundError) -> int:
+    """A command of the toolchain in a bare install; a missing module of our own is a fault instead."""
+    library = (exc.name or "").partition(".")[0]
+    if library in {"", "medfm_compress"}:
+        return _unexpected(exc)
+    return _complain(f"this command needs {library}: pip install 'medfm-compress[toolchain]'", EXIT_UNUSABLE)
 
 
 def _unexpected(exc: Exception) -> int:
