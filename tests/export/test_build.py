@@ -1,0 +1,127 @@
+import importlib.util
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medfm_compress.export.build import BundleDraft, build_bundle
+from medfm_compress.runtime.bundle import Bundle
+from medfm_compress.runtime.errors import InputError, StudyError
+from medfm_compress.runtime.goldens import replay_goldens
+from medfm_compress.runtime.manifest import Provenance
+from medfm_compress.runtime.sessions.table import open_variant
+
+_spec = importlib.util.spec_from_file_location("tiny_study", Path(__file__).parents[1] / "tiny_study.py")
+tiny_study = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tiny_study)
+
+
+def draft(**changes):
+    values = {
+        "name": "tiny",
+        "spec": tiny_study.SPEC,
+        "task": tiny_study.TASK,
+        "provenance": Provenance(teacher="tiny@0", teacher_licence="Apache-2.0", steps=("finetune: 1 epoch",)),
+        "intended_use": "testing",
+    }
+    return BundleDraft(**{**values, **changes})
+
+
+def test_a_bundle_opens_replays_and_says_where_it_came_from(tmp_path):
+    study = tiny_study.make_study()
+    build_bundle(tiny_study.make_module(), draft(), tmp_path / "a.medfm", study=study)
+    bundle = Bundle.open(tmp_path / "a.medfm")
+    assert [v.name for v in bundle.manifest.variants] == ["onnxruntime-cpu-fp32", "openvino-cpu-fp32"]
+    for variant in bundle.manifest.variants:
+        assert replay_goldens(bundle, variant, open_variant(bundle, variant, 1)) < 1e-5
+    steps = bundle.manifest.provenance.steps
+    assert steps[0] == "finetune: 1 epoch" and sum("matches the module" in step for step in steps) == 2
+    assert {"torch", "onnxruntime"} <= bundle.manifest.provenance.libraries.keys()
+
+
+def test_operating_points_come_from_validation_cases_only(tmp_path):
+    study = tiny_study.make_study()
+    manifest = build_bundle(tiny_study.make_module(), draft(), tmp_path / "a.medfm", study=study)
+    (point,) = manifest.task.operating_points
+    assert (point.label, point.positives, point.negatives) == ("spot", 8, 8)
+    assert set(study.source.read_images) == {case.image for case in study.split("val")}
+
+
+def test_without_a_study_the_task_is_kept(tmp_path):
+    manifest = build_bundle(tiny_study.make_module(), draft(), tmp_path / "a.medfm")
+    assert manifest.task == tiny_study.TASK
+
+
+def test_equal_arguments_give_equal_bytes(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    for name in ("a", "b"):
+        build_bundle(tiny_study.make_module(), draft(), tmp_path / name, study=tiny_study.make_study())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert b"2023-11-14T22:13:20Z" in (tmp_path / "a").read_bytes()
+
+
+def test_labels_that_differ_are_refused_before_any_work(tmp_path):
+    study = tiny_study.make_study(labels=("spot", "normal"))
+    with pytest.raises(StudyError, match="use the study that the model was made for"):
+        build_bundle(tiny_study.make_module(), draft(), tmp_path / "a.medfm", study=study)
+    with pytest.raises(StudyError, match="operating points"):
+        build_bundle(tiny_study.make_module(), draft(), tmp_path / "a.medfm", study=tiny_study.make_study(val=0))
+    with pytest.raises(InputError, match="rule"):
+        build_bundle(tiny_study.make_module(), draft(), tmp_path / "a", study=tiny_study.make_study(), rule="best")
+    with pytest.raises(InputError, match="intended use is empty"):
+        build_bundle(tiny_study.make_module(), draft(intended_use=" "), tmp_path / "a.medfm")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Treacherous(nn.Module):
+    """Computes something else while it is being exported."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(tiny_study.SIDE**2, 2)
+
+    def forward(self, x):
+        logits = self.head(x.flatten(1))
+        return logits * torch.tensor([1.0, 2.0]) if torch.compiler.is_compiling() else logits
+
+
+def test_failing_parity_writes_nothing(tmp_path):
+    with pytest.raises(InputError, match="nothing was written"):
+        build_bundle(Treacherous(), draft(), tmp_path / "a.medfm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_bundle_and_nothing_partial(tmp_path):
+    path = tmp_path / "a.medfm"
+    build_bundle(tiny_study.make_module(), draft(), path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - 1, hard))  # the kernel refuses the last byte
+    try:
+        with pytest.raises(InputError, match="cannot write"):
+            build_bundle(tiny_study.make_module(), draft(), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
+
+
+def test_an_interrupt_while_writing_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build_bundle(tiny_study.make_module(), draft(), tmp_path / "a.medfm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_goldens_are_synthetic_and_shared(tmp_path):
+    build_bundle(tiny_study.make_module(), draft(), tmp_path / "a.medfm")
+    bundle = Bundle.open(tmp_path / "a.medfm")
+    members = {member.path for member in bundle.manifest.members}
+    assert {"goldens/inputs.npy", "goldens/onnxruntime-cpu-fp32.npy", "goldens/openvino-cpu-fp32.npy"} <= members
+    assert np.isfinite(np.frombuffer(bundle.read("goldens/onnxruntime-cpu-fp32.npy")[-32:], np.float32)).all()

@@ -1,0 +1,74 @@
+"""Export and quantize as a user calls them, on a study and a model folder on disk."""
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medfm_compress.compress.model import Architecture, Model, create_module, save_model
+from medfm_compress.runtime.bundle import Bundle
+
+_spec = importlib.util.spec_from_file_location("tiny_study", Path(__file__).parents[1] / "tiny_study.py")
+tiny_study = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tiny_study)
+
+
+def call(*arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "medfm_compress", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("face")
+    study = tiny_study.make_study()
+    (root / "study").mkdir()
+    with (root / "study" / "cases.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "split", "label"])
+        for case in study.cases:
+            Image.fromarray(study.source.read(case.image).values).save(root / "study" / f"{case.image}.png")
+            rows.writerow([f"{case.image}.png", case.split, study.labels[case.target[0]]])
+    architecture = Architecture(name="resnet10t", arguments={"in_chans": 1, "num_classes": 2})
+    module = create_module(architecture)
+    save_model(Model("tiny", module, tiny_study.SPEC, tiny_study.TASK, architecture, "Apache-2.0"), root / "model")
+    return root
+
+
+def test_export_then_quantize_by_command(folder):
+    exported = call("export", folder / "model", "--study", folder / "study", "--out", folder / "a.medfm")
+    assert exported.returncode == 0, exported.stderr
+    assert "onnxruntime-cpu-fp32" in exported.stdout and "spot: threshold" in exported.stdout
+    assert Bundle.open(folder / "a.medfm").manifest.provenance.teacher_licence == "Apache-2.0"
+    done = call("quantize", folder / "a.medfm", "--study", folder / "study", "--out", folder / "b.medfm",
+                "--samples", 16, "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["calibration_cases"] == 16
+    assert {"qdq-minmax", "nncf-minmax", "fp32"} <= {candidate["method"] for candidate in answer["candidates"]}
+    assert all(candidate["reason"] for candidate in answer["candidates"])
+    assert answer["variants"] == [v.name for v in Bundle.open(folder / "b.medfm").manifest.variants]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "nowhere"}, "is not a model folder"),
+        ({"study": "nowhere"}, "nowhere"),
+        ({"rule": "best"}, "rule 'best' is unknown"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(folder, changes, said):
+    values = {"model": "model", "study": "study", "rule": "youden", **changes}
+    done = call("export", folder / values["model"], "--study", folder / values["study"], "--out", folder / "bad.medfm",
+                "--rule", values["rule"])  # fmt: skip
+    assert done.returncode == 2
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert not list(folder.glob("*bad*"))
