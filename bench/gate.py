@@ -91,7 +91,7 @@ def judge(report: Report) -> Verdict:
         report.comparisons,
         report.measurements,
         report.model_digest,
-        report.variants,
+        report.shipped or report.variants,
     )
     return judge_evidence(evidence, report.policy, policy_sha256=report.policy_sha256)
 

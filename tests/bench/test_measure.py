@@ -13,6 +13,7 @@ import pytest
 
 from medfm_compress.bench import process, worker
 from medfm_compress.bench.machine import Machine, describe_machine
+from medfm_compress.bench import measure as measuring
 from medfm_compress.bench.measure import Contender, Plan, measure
 from medfm_compress.bench.process import Worker
 from medfm_compress.bench.speedup import round_spread, speedup
@@ -57,17 +58,27 @@ def measurement(name: str, rounds: list[list[float]]) -> Measurement:
     return Measurement(name=name, target="torch:cpu:fp32:1", session_ms=samples, calls_per_round=len(rounds[0]))
 
 
-def test_interleaved_rounds_rank_a_heavy_network_slower(tiny: ModuleType, contender, tmp_path: Path) -> None:
+def test_interleaved_rounds_rank_a_heavy_network_slower(
+    tiny: ModuleType, contender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = pytest.importorskip("PIL.Image")
     image.fromarray(tiny.image()).save(tmp_path / "case.png")
     files = (str(tmp_path / "case.png"),)
     said: list[str] = []
+    turns: list[str] = []
+    take_turn = measuring._Run.take_turn
+
+    def noted(run: measuring._Run) -> None:
+        turns.append(run.contender.name)
+        take_turn(run)
+
+    monkeypatch.setattr(measuring._Run, "take_turn", noted)
     heavy, light = measure(
         [contender("heavy", heavy_network(tiny), files=files), contender("light", tiny.network(), files=files)],
         QUICK,
         said.append,
     )
-    turns = [line.split(": ")[1] for line in said if line.startswith("round")]
+    assert [line for line in said if line.startswith("round")] == [f"round {n} of 10" for n in range(1, 11)]
     assert turns == ["heavy", "light"] * 10
     ratio = speedup(heavy, light)
     assert 1 < ratio.low <= ratio.estimate <= ratio.high
