@@ -118,14 +118,14 @@ def create_module(architecture: Architecture) -> nn.Module:
         near = ", ".join(timm.list_models(f"*{architecture.name.split('_')[0]}*")[:5]) or "see timm.list_models()"
         raise ModelError(f"timm has no model {architecture.name!r}; near it: {near}")
     try:
-        module = timm.create_model(architecture.name, pretrained=False, **architecture.arguments)
+        module: nn.Module = timm.create_model(architecture.name, pretrained=False, **architecture.arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as exc:
         raise ModelError(f"{architecture.name} cannot be built with {architecture.arguments}: {exc}") from None
     if architecture.pruning:
         from medfm_compress.compress.pruning_plan import apply_pruning_plan
 
         module = apply_pruning_plan(module, architecture.pruning)
-    return nn.Module.eval(module)
+    return module.eval()
 
 
 def load_model_card(folder: str | Path) -> ModelCard:

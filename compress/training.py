@@ -176,7 +176,7 @@ class _Run:
         order = torch.randperm(len(self.job.train.images))
         nn.Module.train(self.module, not self.config.freeze_backbone)
         total, started, told = 0.0, time.monotonic(), time.monotonic()
-        for step, index in enumerate(order.split(self.config.batch_size)):
+        for step, index in enumerate(torch.split(order, self.config.batch_size)):
             if len(index) > 1:  # batch normalisation has no variance of one case
                 total += self._step(number * self.steps + step, number, index, view)
             if time.monotonic() - told > 30:
@@ -227,7 +227,7 @@ class _Run:
     def result(self) -> Trained:
         module = self.average.cpu()
         module.load_state_dict(self.state.best)
-        module = module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        module = module.to(memory_format=torch.contiguous_format)
         best = self.state.history[self.state.best_epoch]["val_auroc"] if self.state.history else float("nan")
         return Trained(nn.Module.eval(module), best, self.state.history)
 
@@ -247,7 +247,7 @@ def logits_of(
     nn.Module.eval(module)
     outputs = []
     with torch.inference_mode(), autocast(device, precision):
-        for index in torch.arange(len(images)).split(64):
+        for index in torch.split(torch.arange(len(images)), 64):
             batch = torch.from_numpy(np.ascontiguousarray(images[index.numpy()]))
             batch = batch if view is None else apply_view(batch, view, index)
             batch = ((batch - mean) / std).to(device).contiguous(memory_format=torch.channels_last)
@@ -270,7 +270,8 @@ def one_hot(targets: np.ndarray[Any, np.dtype[np.int64]], task: Task) -> np.ndar
     """0/1 ``[n, labels]`` of targets ``[n, 1]`` (index) or ``[n, labels]`` (already 0/1)."""
     if task.kind == "multilabel":
         return targets
-    return (targets == np.arange(len(task.labels))).astype(np.int64)
+    columns: np.ndarray[Any, np.dtype[np.int64]] = (targets == np.arange(len(task.labels))).astype(np.int64)
+    return columns
 
 
 def _parameter_groups(module: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:

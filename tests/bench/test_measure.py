@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from medfm_compress.bench import measure as measuring
 from medfm_compress.bench import process, worker
 from medfm_compress.bench.machine import Machine, describe_machine
-from medfm_compress.bench import measure as measuring
 from medfm_compress.bench.measure import Contender, Plan, measure
 from medfm_compress.bench.process import Worker
 from medfm_compress.bench.speedup import round_spread, speedup
