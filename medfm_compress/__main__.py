@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # No library of the toolchain may reach for the network on its own: telemetry off, hubs asked only on request.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     sys.exit(_run(arguments))
 
 

@@ -7,6 +7,7 @@ that an idle device stays idle. Warnings and errors reach the caller as exceptio
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class OnnxRuntimeSession:
 def is_available() -> Availability:
     """Whether ONNX Runtime can be imported and has its CPU provider."""
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError as exc:
         return Availability(ok=False, reason=f"onnxruntime cannot be imported ({exc}): pip install onnxruntime")
     if _PROVIDER not in onnxruntime.get_available_providers():
@@ -101,10 +102,20 @@ def from_bytes(files: Sequence[bytes], threads: int, precision: str = "fp32") ->
     return OnnxRuntimeSession(session, info)
 
 
-def _load(model: bytes, threads: int) -> Any:
+def import_onnxruntime() -> Any:
+    """ONNX Runtime with its telemetry off.
+
+    From 1.32 on, importing it already writes to ``~/.cache/Microsoft`` unless the environment forbids it beforehand.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def _load(model: bytes, threads: int) -> Any:
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
