@@ -10,8 +10,7 @@ import typer
 from medfm_compress.cli import console
 
 if TYPE_CHECKING:
-    from medfm_compress.compress.model import Model
-    from medfm_compress.runtime.manifest import Manifest, Provenance
+    from medfm_compress.runtime.manifest import Manifest
 
 RESEARCH_ONLY = "Research and evaluation only; not for clinical use."
 
@@ -27,32 +26,15 @@ def export(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Export a model folder to a bundle, its parity with the model checked and recorded."""
-    from medfm_compress.compress.model import load_model
-    from medfm_compress.data.open import open_study
-    from medfm_compress.export.build import BundleDraft, build_bundle
+    from medfm_compress import steps
+    from medfm_compress.recipe import ExportStep
 
-    model, cases = load_model(model_folder), open_study(study)
-    draft = BundleDraft(
-        name=model.name, spec=model.spec, task=model.task, provenance=_provenance(model), intended_use=intended_use
-    )
-    manifest = build_bundle(model.module, draft, out, study=cases, rule=rule, progress=console.progress)
+    step = ExportStep(rule=rule, intended_use=intended_use)
+    manifest = steps.export(model_folder, study, step, "", "", console.progress, out)
     if json:
         console.emit_json(manifest)
     else:
         _tell(manifest, out)
-
-
-def _provenance(model: Model) -> Provenance:
-    from medfm_compress.runtime.manifest import Provenance
-
-    identity = f"{model.name}@{model.weights_sha256()}"
-    return Provenance(
-        teacher=model.provenance.teacher or identity,
-        teacher_licence=model.licence,
-        student=identity,
-        study_fingerprint=model.provenance.study_fingerprint,
-        steps=model.provenance.steps,
-    )
 
 
 def _tell(manifest: Manifest, out: Path) -> None:

@@ -23,11 +23,11 @@ def quantize(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Quantize a bundle to INT8; only candidates that are faithful and faster than FP32 are kept."""
-    from medfm_compress.compress.quantize import QuantizeOptions, quantize_bundle
-    from medfm_compress.data.open import open_study
+    from medfm_compress import steps
+    from medfm_compress.compress.quantize import QuantizeOptions
 
     options = QuantizeOptions(samples=samples, seed=seed, keep_fp32=keep_fp32)
-    quantized = quantize_bundle(bundle, open_study(study), out, options, console.progress)
+    quantized = steps.quantize(study, bundle, options, console.progress, out)
     if json:
         console.emit_json(_as_json(quantized))
     else:
