@@ -98,6 +98,8 @@ def distill(study: Path, teacher: Path, step: DistillStep, progress: Progress, o
     from medfm_compress.compress.distill import distill as train_student
     from medfm_compress.compress.model import load_model
 
+    if out.resolve() in {teacher.resolve(), Path(step.student).resolve()}:
+        raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
     known = load_model(teacher)
     torch.manual_seed(step.training.seed)
     student = _student(known, step)
