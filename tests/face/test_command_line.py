@@ -115,14 +115,10 @@ def test_an_unknown_option_and_an_unknown_command(capsys: pytest.CaptureFixture[
 def test_an_interrupt_during_export_leaves_nothing(study: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "b.medfm"
     command = [sys.executable, "-m", "medfm_compress", "export", str(model), "--study", str(study), "--out", str(out)]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # a test run started in the background passes on that interrupts are ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # A test run started in the background ignores interrupts, and its children would inherit that.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, previous)
     assert process.stderr is not None
     for line in process.stderr:
         if "parity" in line:
