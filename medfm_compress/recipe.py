@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import yaml
 
 from medfm_compress.bench.measure import Plan
 from medfm_compress.compress.distill import Distillation
+from medfm_compress.compress.prune import PruningGoal
+from medfm_compress.compress.pruning_scores import Importance
 from medfm_compress.compress.quantize import QuantizeOptions
 from medfm_compress.compress.training import TrainingConfig
 from medfm_compress.data.splitting import SplitPlan
@@ -84,9 +86,16 @@ class PruneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     macs: float
     round_to: int = 16
-    importance: Literal["magnitude", "taylor"] = "taylor"
+    importance: Importance = "taylor"
     training: TrainingConfig = TrainingConfig(epochs=8, learning_rate=5e-4)
     distillation: Distillation = Distillation()
+
+    def __post_init__(self) -> None:
+        self.goal()
+
+    def goal(self) -> PruningGoal:
+        """What to reach; raises InputError for a value outside its range."""
+        return PruningGoal(macs=self.macs, round_to=self.round_to, importance=self.importance)
 
 
 class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -126,19 +126,25 @@ def _student(teacher: Model, step: DistillStep) -> Model:
 
 
 def prune(study: Path, teacher: Path, model: Path, step: PruneStep, progress: Progress, out: Path) -> Pruned:
-    """Prune a model and let it recover by distillation from the teacher; what is returned is already trained."""
-    from medfm_compress.compress.distill import distill as train_student
-    from medfm_compress.compress.model import load_model
+    """Prune a model and let it recover by distillation from the teacher; without epochs it is only pruned."""
+    from medfm_compress.compress.model import load_model, save_model
     from medfm_compress.compress.prune import prune as cut_model
-    from medfm_compress.compress.recovery import training_batches
+    from medfm_compress.compress.recovery import recover, training_batches
 
+    if out.resolve() in {teacher.resolve(), model.resolve()}:
+        raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
+    goal = step.goal()
     student, known = load_model(model), load_model(teacher)
     cases = open_study(study, dicom_rules=student.spec.dicom)
-    batches = training_batches(cases, student, progress, seed=step.training.seed) if step.importance == "taylor" else ()
-    pruned = cut_model(student, macs=step.macs, round_to=step.round_to, importance=step.importance, batches=batches)
-    progress(f"pruned to {pruned.macs_after / pruned.macs_before:.2f} of the MACs")
-    trained = train_student(cases, known, pruned.model, step.training, out, progress, step.distillation)
-    return dataclasses.replace(pruned, model=trained)
+    taylor = goal.importance == "taylor"
+    batches = training_batches(cases, student, progress, seed=step.training.seed) if taylor else ()
+    pruned = cut_model(student, macs=goal.macs, round_to=goal.round_to, importance=goal.importance, batches=batches)
+    progress(f"pruned to {pruned.macs_after / pruned.macs_before:.3f} of the MACs")
+    if step.training.epochs:
+        recover(cases, known, pruned, step.training, out, progress, step.distillation)
+    else:
+        save_model(pruned.model, out)
+    return pruned
 
 
 def export(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -11,6 +11,7 @@ from medfm_compress.cli import console
 
 if TYPE_CHECKING:
     from medfm_compress.compress.prune import Pruned
+    from medfm_compress.compress.pruning_scores import Importance
 
 
 def prune(
@@ -34,17 +35,10 @@ def prune(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Prune a model to a fraction of its MACs and distil the original into it. Resumes where it was interrupted."""
-    from medfm_compress.compress.model import load_model, save_model
-    from medfm_compress.compress.prune import PruningGoal
-    from medfm_compress.compress.prune import prune as prune_model
-    from medfm_compress.compress.recovery import recover, training_batches
+    from medfm_compress import steps
     from medfm_compress.compress.training import TrainingConfig
-    from medfm_compress.data.open import open_study
-    from medfm_compress.runtime.errors import InputError
+    from medfm_compress.recipe import PruneStep
 
-    if out.resolve() == model.resolve():
-        raise InputError(f"--out {out} is the model itself; the original is the teacher of its recovery: name another")
-    goal = PruningGoal(macs=macs, round_to=round_to, importance=importance)  # type: ignore[arg-type]
     config = TrainingConfig(
         epochs=epochs,
         batch_size=batch_size,
@@ -54,14 +48,8 @@ def prune(
         modality=modality,
         seed=seed,
     )
-    original, cases = load_model(model), open_study(study)
-    batches = training_batches(cases, original, console.progress, seed=seed) if goal.importance == "taylor" else ()
-    pruned = prune_model(original, macs=macs, round_to=round_to, importance=goal.importance, batches=batches)
-    console.progress(f"pruned to {pruned.macs_after / pruned.macs_before:.3f} of the MACs")
-    if epochs:
-        recover(cases, original, pruned, config, out, console.progress)
-    else:
-        save_model(pruned.model, out)
+    step = PruneStep(macs=macs, round_to=round_to, importance=cast("Importance", importance), training=config)
+    pruned = steps.prune(study, model, model, step, console.progress, out)
     if json:
         console.emit_json(_as_json(pruned, out))
     else:
