@@ -1,3 +1,5 @@
+import re
+
 import onnx
 import pytest
 import torch
@@ -35,7 +37,8 @@ def check_family(name, side, sized, colour="grey"):
     exported = export_onnx(module, spec, TASK)
     again = export_onnx(module, spec, TASK)
     assert exported.content == again.content
-    assert b"site-packages" not in exported.content and b".py" not in exported.content
+    # ".py" alone stands by chance in megabytes of weights
+    assert not re.search(rb"site-packages|/[\w.-]{2,}\.py", exported.content)
     ir = to_openvino_ir(exported.content)
     assert ir == to_openvino_ir(exported.content)
     reference = module_logits(module)
