@@ -19,8 +19,7 @@ from medfm_compress.data.splitting import SplitPlan
 from medfm_compress.runtime.codec import convert
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import Colour, DicomRules
-
-NOT_FOR_CLINICAL_USE = "Research and evaluation only; not for clinical use."
+from medfm_compress.runtime.manifest import NOT_FOR_CLINICAL_USE
 
 
 class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
 
 SCHEMA_VERSION = 1
+NOT_FOR_CLINICAL_USE = "Research and evaluation only; not for clinical use."
 
 Backend = Literal["onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medfm_compress.cli import console
+from medfm_compress.runtime.manifest import NOT_FOR_CLINICAL_USE
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.manifest import Manifest
-
-RESEARCH_ONLY = "Research and evaluation only; not for clinical use."
 
 
 def export(
     model_folder: Annotated[Path, typer.Argument(help="Folder with model.json and model.safetensors.")],
     study: Annotated[Path, typer.Option(help="Study whose validation cases give the operating points.")],
     out: Annotated[Path, typer.Option(help="The .medfm file to write.")],
-    intended_use: Annotated[str, typer.Option(help="What the bundle is for, in one sentence.")] = RESEARCH_ONLY,
+    intended_use: Annotated[str, typer.Option(help="What the bundle is for, in one sentence.")] = NOT_FOR_CLINICAL_USE,
     rule: Annotated[
         str, typer.Option(help="Operating points: youden, sensitivity>=0.95 or specificity>=0.90.")
     ] = "youden",
