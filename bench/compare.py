@@ -8,7 +8,7 @@ variant share. Three cases have no usable interval and are handled before one is
 - They differ, but in no resample (no decision changed): Tango's width of a sample without discordance, since the
   bootstrap would claim that no decision could ever change.
 
-A metric that is undefined for one of the two (the precision of a model that calls nothing) gives no comparison.
+A metric that is undefined for one of the two (the PPV of a model that calls nothing) gives no comparison.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def _denominator(metric: Metric, sample: Sample) -> int:
         "accuracy": np.ones_like(positive),
         "sensitivity": positive,
         "specificity": ~positive,
-        "precision": called,
+        "ppv": called,
         "f1": positive,
     }
     return _patients(sample, rows[metric]) if metric in rows else 0

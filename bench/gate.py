@@ -201,7 +201,7 @@ def _check_entry(entry: NonInferiority, comparison: Comparison | None, p_worse: 
 def _obstacle(comparison: Comparison | None, margin: float, alpha: float) -> str:
     """Why a comparison cannot be judged; empty where it can."""
     if comparison is None:
-        return "not evaluated, or undefined (the precision of a model that calls nothing is)"
+        return "not evaluated, or undefined (the PPV of a model that calls nothing is)"
     if comparison.too_few:
         return f"too few cases: {comparison.too_few}"
     difference = comparison.difference

@@ -11,10 +11,15 @@ METRIC_NAMES: dict[Metric, str] = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
     "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
-    "precision": "Precision",
+    "ppv": "PPV",
+    "npv": "NPV",
     "f1": "F1 score",
+    "brier": "Brier score",
+    "log_loss": "Log loss",
+    "ece": "ECE",
 }
 BACKEND_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
 

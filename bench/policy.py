@@ -20,7 +20,7 @@ TEMPLATE = """\
 # hash, and the gate refuses a policy that changed afterwards.
 
 # Required comparisons: bundle - teacher on the same cases, paired, clustered by patient. Each passes where the lower
-# end of its interval lies above -margin. Metrics: auroc, auprc, accuracy, sensitivity, specificity, precision, f1.
+# end of its interval lies above -margin. Metrics: auroc, auprc, accuracy, sensitivity, specificity, ppv, …
 non_inferiority:
   - metric: auroc
     margin: 0.02

@@ -7,15 +7,19 @@ from pathlib import Path
 import msgspec
 
 from medfm_compress.bench.evaluate import EvaluationTable
+from medfm_compress.bench.evaluation_log import LoggedEvaluation
+from medfm_compress.bench.explanations import ExplanationAgreement
 from medfm_compress.bench.machine import Machine
-from medfm_compress.bench.types import Comparison, Interval, Measurement, Policy
+from medfm_compress.bench.regression import Slowdown
+from medfm_compress.bench.scenario import ScenarioResult
+from medfm_compress.bench.types import Comparison, Fidelity, Interval, Measurement, Policy
 from medfm_compress.runtime.codec import decode
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.files import write_atomically
 from medfm_compress.runtime.manifest import Provenance
 from medfm_compress.runtime.task import OperatingPoint, Task
 
-REPORT_SCHEMA_VERSION = 1
+REPORT_SCHEMA_VERSION = 2
 TEACHER = "teacher"
 
 
@@ -40,7 +44,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         policy_sha256: of the policy file.
         task: the bundle's.
         teacher_name: architecture of the teacher.
-        evaluations: the one named ``teacher`` first, then one a variant under the variant's name, on the same cases.
+        evaluations: the one named ``teacher`` first, then one a variant under the variant's name, then the opponents',
+            all on the same cases.
         measurements: likewise, and after them other runtimes (the teacher in ONNX Runtime, …); interleaved.
         comparisons: every metric and finding of every variant.
         speedups: every measurement but the teacher's, against the teacher's.
@@ -51,6 +56,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         teacher_operating_points: thresholds of the teacher's decisions; the bundle's stand in ``task``.
         shipped: names of all variants in the bundle; those without an evaluation cannot be judged.
         created: ISO 8601, UTC.
+        opponents: names of evaluated models that are not in the bundle; they are compared and never judged.
+        fidelity: of every variant and opponent.
+        notes: what a reader must know of the cases, e.g. for how many a subgroup's column is not recorded.
+        scenarios: load scenarios, where they were run.
+        slowdowns: against an earlier bundle, where one was given.
+        explanations: agreement of attribution maps, where they were made.
+        looks: every logged evaluation of this study's split up to this one, oldest first.
     """
 
     schema_version: int
@@ -73,6 +85,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     intended_use: str = ""
     teacher_operating_points: tuple[OperatingPoint, ...] = ()
     shipped: tuple[str, ...] = ()
+    opponents: tuple[str, ...] = ()
+    fidelity: tuple[Fidelity, ...] = ()
+    notes: tuple[str, ...] = ()
+    scenarios: tuple[ScenarioResult, ...] = ()
+    slowdowns: tuple[Slowdown, ...] = ()
+    explanations: tuple[ExplanationAgreement, ...] = ()
+    looks: tuple[LoggedEvaluation, ...] = ()
 
     @property
     def teacher(self) -> EvaluationTable:
@@ -81,8 +100,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Names of the evaluated variants, in order."""
-        return tuple(table.name for table in self.evaluations[1:])
+        """Names of the evaluated variants of the bundle, in order."""
+        return tuple(table.name for table in self.evaluations[1:] if table.name not in self.opponents)
 
     def measurement(self, name: str) -> Measurement | None:
         """The measurement called ``name``; none where it was not measured."""

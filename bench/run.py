@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 
 from medfm_compress.bench.compare import compare
 from medfm_compress.bench.evaluate import EvaluationTable
+from medfm_compress.bench.evaluation_log import LoggedEvaluation, log_evaluation
 from medfm_compress.bench.gate import judge
 from medfm_compress.bench.html import render_html
 from medfm_compress.bench.inference import Folders, evaluate_contender, image_files, labelled_cases
@@ -33,7 +33,6 @@ from medfm_compress.runtime.task import OperatingPoint, Task
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
-LOG = "test-evaluations.jsonl"
 VARIANT_OPENER = "medfm_compress.runtime.sessions.table:open_bundle_variant"
 _NOISY_SPREAD = 0.10
 
@@ -108,7 +107,17 @@ def bench_bundle(
         folder = Folders(Path(temporary), options.cache_dir or Path(temporary))
         candidate = _teacher_contender(teacher, files)
         candidate = _with_points(candidate, bundle.manifest.task, study, options.plan, folder, tell)
-        _log_evaluation(Path(out_dir), bundle, policy, fingerprint, options.split, len(cases))
+        log_evaluation(
+            Path(out_dir),
+            LoggedEvaluation(
+                date=utc_date(),
+                split=options.split,
+                cases=len(cases),
+                policy_sha256=policy.sha256,
+                model_digest=bundle.model_digest,
+                study_fingerprint=fingerprint,
+            ),
+        )
         evaluations = [
             evaluate_contender(contender, study, cases, options.plan, folder, tell)
             for contender in (candidate, *variants)
@@ -241,28 +250,6 @@ def _report(
 def _comparisons(evaluations: Sequence[Evaluation], policy: LoadedPolicy) -> tuple[Comparison, ...]:
     teacher, *variants = evaluations
     return tuple(found for variant in variants for found in compare(teacher, variant, policy.policy))
-
-
-def _log_evaluation(
-    out_dir: Path, bundle: Bundle, policy: LoadedPolicy, fingerprint: str, split: str, cases: int
-) -> None:
-    """Append one line, on the disk before any model sees a case, so that an interrupted look is a look all the same."""
-    entry = {
-        "date": utc_date(),
-        "split": split,
-        "cases": cases,
-        "policy_sha256": policy.sha256,
-        "model_digest": bundle.model_digest,
-        "study_fingerprint": fingerprint,
-    }
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        with (out_dir / LOG).open("ab") as file:
-            file.write(msgspec.json.encode(entry) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as exc:
-        raise InputError(f"cannot write {out_dir / LOG}: {exc.strerror}; choose a folder that is writable") from None
 
 
 def _silent(_: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import msgspec
@@ -11,8 +12,38 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.manifest import Outcome
 
-Metric = Literal["auroc", "auprc", "accuracy", "sensitivity", "specificity", "precision", "f1"]
-METRICS: tuple[Metric, ...] = ("auroc", "auprc", "accuracy", "sensitivity", "specificity", "precision", "f1")
+Metric = Literal[
+    "auroc",
+    "auprc",
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "npv",
+    "f1",
+    "brier",
+    "log_loss",
+    "ece",
+]
+METRICS: tuple[Metric, ...] = (
+    "auroc",
+    "auprc",
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "npv",
+    "f1",
+    "brier",
+    "log_loss",
+    "ece",
+)
+LOWER_IS_BETTER: frozenset[Metric] = frozenset({"brier", "log_loss", "ece"})
+"""Errors: for them a rise is the loss, so a margin bounds the upper end of bundle − teacher."""
+REPORTED_ONLY: frozenset[Metric] = frozenset({"ece"})
+"""Binned calibration error is biased upwards, more so on few cases (Kumar et al. 2019): shown, never gated."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,7 +92,13 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         peak_rss_bytes: peak resident memory of the fresh process.
         size_bytes: files this variant needs.
         warm_up_calls: calls made before the first sample.
+        warm_up_stable: whether the latency had settled before the first sample (see `measure`).
         calls_per_round: consecutive ``session_ms`` that belong to one interleaved round; 0 where there were no rounds.
+        stages_ms: stage name → one value a call, in the order in which they run (``read``, ``preprocess``, ``infer``,
+            ``postprocess``); they split ``end_to_end_ms``. Empty where that was not measured.
+        peak_gpu_bytes: largest GPU memory of the fresh process; 0 where no GPU was used.
+        energy_mj: energy of one call in mJ, from the counter named in ``energy_source``; None where there is none.
+        energy_source: ``rapl`` or ``nvml``, or why there is no figure.
     """
 
     name: str
@@ -72,7 +109,12 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     peak_rss_bytes: int = 0
     size_bytes: int = 0
     warm_up_calls: int = 0
+    warm_up_stable: bool = True
     calls_per_round: int = 0
+    stages_ms: dict[str, tuple[float, ...]] = {}
+    peak_gpu_bytes: int = 0
+    energy_mj: float | None = None
+    energy_source: str = ""
 
     def quantile_ms(self, q: float) -> float:
         """Quantile ``q`` in [0, 1] of the session latency, in ms."""
@@ -123,11 +165,15 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         metric: what is compared.
         finding: which finding; empty for the accuracy over all labels of a task whose labels exclude each other.
         variant: name of the evaluation that was compared with the teacher's.
+        subgroup: which group of patients, e.g. ``age >= 70`` or ``sex = female``; empty for all cases.
+        cases: compared.
+        patients: compared.
+        patients_with: of them, those with the finding in at least one case; all of them for the finding ``""``.
         teacher: the teacher's own value.
         bundle: the variant's own value.
         difference: bundle − teacher, paired.
         margin: of the policy, where it requires this comparison.
-        p_worse: one-sided p-value, small where the difference is clearly below ``-margin``; not yet adjusted.
+        p_worse: one-sided p-value, small where the loss is clearly above ``margin``; not yet adjusted.
         too_few: why no interval could be computed (the widest stands instead); empty otherwise.
     """
 
@@ -137,42 +183,113 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     teacher: Interval
     bundle: Interval
     difference: Interval
+    subgroup: str = ""
+    cases: int = 0
+    patients: int = 0
+    patients_with: int = 0
     margin: float | None = None
     p_worse: float | None = None
     too_few: str = ""
 
+    @property
+    def largest_loss(self) -> float:
+        """The largest loss that the interval leaves possible; negative where even the worst end is a gain.
 
-class NonInferiority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A required comparison: the lower end of the 95% interval of bundle − teacher must lie above ``-margin``.
+        Non-inferior means that this is below the margin.
+        """
+        return self.difference.high if self.metric in LOWER_IS_BETTER else -self.difference.low
+
+
+class SubgroupRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one column of the study divides the cases into groups.
 
     Attributes:
-        metric: what is compared.
+        column: of the study.
+        cuts: ascending; make groups of a number: ``[50, 70]`` gives < 50, 50 to below 70 and >= 70, and a value that is
+            no number counts as not recorded. Without cuts every value is a group, and the empty one is not recorded.
+        when_too_few: what a group without enough patients makes of a requirement: ``inconclusive``, or ``named``, which
+            says so in the verdict's notes and asks nothing of it.
+    """
+
+    column: str
+    cuts: tuple[float, ...] = ()
+    when_too_few: Literal["inconclusive", "named"] = "inconclusive"
+
+    def __post_init__(self) -> None:
+        if not self.column:
+            raise InputError("a subgroup rule names no column; write 'column: age'")
+        if any(not later > earlier for earlier, later in itertools.pairwise(self.cuts)):
+            raise InputError(f"cuts of {self.column!r} are {list(self.cuts)}; they must rise")
+
+
+class NonInferiority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A required comparison: the interval of bundle − teacher must exclude a loss of ``margin`` or more.
+
+    Attributes:
+        metric: what is compared; `REPORTED_ONLY` ones cannot be required.
         margin: in the metric's own unit, > 0 and < 1.
         finding: one finding, or empty for every finding.
-        teacher_floor: the teacher's own estimate must reach it (a bad teacher proves nothing).
-        bundle_floor: the bundle's own estimate must reach it.
+        subgroup: a column that `Policy.subgroups` declares, for every group of it; empty for all cases together.
+        teacher_floor: the teacher's own estimate must reach it (a bad teacher proves nothing); for errors, a ceiling.
+        bundle_floor: the bundle's own estimate must reach it; for errors, a ceiling.
     """
 
     metric: Metric
     margin: float
     finding: str = ""
+    subgroup: str = ""
     teacher_floor: float | None = None
     bundle_floor: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.margin < 1:
             raise InputError(f"margin is {self.margin}; it must be above 0 and below 1")
+        if self.metric in REPORTED_ONLY:
+            raise InputError(f"{self.metric} is biased on few cases and cannot be required; require brier or log_loss")
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hard limits on what a variant may cost; absent ones do not bind."""
+    """Hard limits on what a variant may cost; absent ones do not bind.
+
+    Attributes:
+        p50_ms: session latency, median.
+        p99_ms: session latency, 99th percentile.
+        end_to_end_p50_ms: from file to prediction, median.
+        end_to_end_p99_ms: from file to prediction, 99th percentile.
+        first_prediction_ms: process start to first prediction.
+        size_bytes: of the files that the variant needs.
+        peak_rss_bytes: of its process.
+        peak_gpu_bytes: likewise, on the GPU.
+        energy_mj: of one call.
+        min_speedup: teacher's median session latency / the variant's, at least.
+        min_compression: teacher's files / the variant's, at least.
+        max_slowdown: median latency / that of an earlier bundle, at most, e.g. 1.05 (see `regression`).
+    """
 
     p50_ms: float | None = None
     p99_ms: float | None = None
+    end_to_end_p50_ms: float | None = None
+    end_to_end_p99_ms: float | None = None
+    first_prediction_ms: float | None = None
     size_bytes: int | None = None
     peak_rss_bytes: int | None = None
+    peak_gpu_bytes: int | None = None
+    energy_mj: float | None = None
     min_speedup: float | None = None
     min_compression: float | None = None
+    max_slowdown: float | None = None
+
+
+class FidelityLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How near to its teacher a variant must stay, case by case; absent limits do not bind.
+
+    Attributes:
+        max_relative_logit_error: see `Fidelity`; fits a quantized teacher, not a student of another architecture.
+        min_agreement: lower end of the interval of `Fidelity.agreement`, in [0, 1].
+    """
+
+    max_relative_logit_error: float | None = None
+    min_agreement: float | None = None
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -181,6 +298,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         non_inferiority: required comparisons; at least one.
         budget: hard limits.
+        fidelity: hard limits on the difference case by case.
+        subgroups: columns whose groups are compared one by one.
         min_positives: fewer patients with a finding (cases, where no patient is known) make it inconclusive before
             any interval is computed; at least 2.
         min_negatives: likewise, patients with a case without it.
@@ -192,6 +311,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     non_inferiority: tuple[NonInferiority, ...]
     budget: Budget = Budget()
+    fidelity: FidelityLimits = FidelityLimits()
+    subgroups: tuple[SubgroupRule, ...] = ()
     min_positives: int = 20
     min_negatives: int = 20
     min_clusters: int = 40
@@ -209,21 +330,54 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for name, least in (("min_positives", 2), ("min_negatives", 2), ("min_clusters", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        keys = [(required.metric, required.finding) for required in self.non_inferiority]
+        columns = [rule.column for rule in self.subgroups]
+        if len(set(columns)) != len(columns):
+            raise InputError(f"the policy divides one column twice: {', '.join(columns)}; keep one rule each")
+        for required in self.non_inferiority:
+            if required.subgroup and required.subgroup not in columns:
+                raise InputError(
+                    f"{required.metric} is required by {required.subgroup!r}, which is none of the policy's subgroups "
+                    f"({', '.join(columns) or 'it has none'}); add '- column: {required.subgroup}' to subgroups"
+                )
+        keys = [(required.metric, required.finding, required.subgroup) for required in self.non_inferiority]
         twice = sorted(
             {
-                f"{metric} of {finding or 'every finding'}"
-                for metric, finding in keys
-                if keys.count((metric, finding)) > 1
+                f"{metric} of {finding or 'every finding'}{f' by {subgroup}' if subgroup else ''}"
+                for metric, finding, subgroup in keys
+                if keys.count((metric, finding, subgroup)) > 1
             }
         )
         if twice:
             raise InputError(f"the policy asks twice for {', '.join(twice)}; keep one entry each")
 
-    def requirement(self, metric: Metric, finding: str) -> NonInferiority | None:
-        """The entry that binds ``metric`` of ``finding``: the finding's own before the one for every finding."""
-        entries = {(entry.metric, entry.finding): entry for entry in self.non_inferiority}
-        return entries.get((metric, finding)) or entries.get((metric, ""))
+    def requirement(self, metric: Metric, finding: str, column: str = "") -> NonInferiority | None:
+        """The entry that binds ``metric`` of ``finding`` in groups of ``column`` (empty: all cases).
+
+        The finding's own entry comes before the one for every finding.
+        """
+        entries = {(entry.metric, entry.finding, entry.subgroup): entry for entry in self.non_inferiority}
+        return entries.get((metric, finding, column)) or entries.get((metric, "", column))
+
+
+class Fidelity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a variant's outputs differ from the teacher's, case by case; it still tells where AUROC cannot.
+
+    Attributes:
+        variant: name of the evaluation that was held against the teacher's.
+        relative_logit_error: ‖z_v − z‖_F / ‖z − z̄‖_F, z̄ the per-output mean; for labels that exclude each other each
+            case's mean logit is subtracted first.
+        agreement: share of patients on all of whose cases every decision is the same, Wilson's interval.
+        flipped_cases: cases with at least one other decision.
+        cases: compared.
+        largest_change: of any probability, absolute.
+    """
+
+    variant: str
+    relative_logit_error: float
+    agreement: Interval
+    flipped_cases: int
+    cases: int
+    largest_change: float
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -38,7 +38,7 @@ def difference(sample: Sample, metric: Metric, resamples: int = 2000, seed: int 
     [
         ("accuracy", -0.1, -0.19, -0.01),
         ("f1", -0.09231411863, -0.17296569049, -0.01236736734),
-        ("precision", -0.04945177892, -0.12400043196, 0.02572059115),
+        ("ppv", -0.04945177892, -0.12400043196, 0.02572059115),
         ("auprc", -0.06181244994, -0.11504444183, -0.01096094942),
     ],
 )
@@ -88,7 +88,7 @@ def test_metrics_under_integer_weights_are_those_of_repeated_cases_by_sklearn(me
         "accuracy": sk.accuracy_score,
         "sensitivity": sk.recall_score,
         "specificity": lambda y, d: sk.recall_score(y, d, pos_label=0),
-        "precision": sk.precision_score,
+        "ppv": sk.precision_score,
         "f1": sk.f1_score,
     }[metric]
     for row, counts in enumerate(weights.astype(int)):
@@ -101,7 +101,7 @@ def test_metrics_under_integer_weights_are_those_of_repeated_cases_by_sklearn(me
 def test_a_zero_denominator_is_undefined_and_never_zero() -> None:
     sample = Sample(np.zeros((1, 4)), np.zeros((1, 4), dtype=np.int64), np.array([0, 1, 0, 1]), np.arange(4))
     values = dict(zip(METRICS, WeightedMetrics(sample).unweighted()[0], strict=True))
-    assert np.isnan(values["precision"])
+    assert np.isnan(values["ppv"])
     assert values["sensitivity"] == 0
     assert values["auroc"] == 0.5
 

@@ -112,10 +112,10 @@ def test_all_scores_tied_compares_at_chance(make_evaluation: MakeEvaluation) -> 
     assert found["sensitivity"].difference.low > 0
 
 
-def test_a_model_that_calls_nothing_has_no_precision(make_evaluation: MakeEvaluation) -> None:
+def test_a_model_that_calls_nothing_has_no_ppv(make_evaluation: MakeEvaluation) -> None:
     mute = changed(make_evaluation("variant", noise=0.2), decisions=np.zeros((300, 1), np.int64))
     found = by_metric(compare(make_evaluation(), mute, POLICY))
-    assert set(METRICS) - set(found) == {"precision"}
+    assert set(METRICS) - set(found) == {"ppv"}
     assert found["f1"].bundle.estimate == 0
     assert found["sensitivity"].p_worse == pytest.approx(0, abs=1e-9)
 
@@ -147,7 +147,7 @@ def test_positives_are_counted_in_patients(make_evaluation: MakeEvaluation) -> N
 def test_one_class_only_gives_what_is_defined(make_evaluation: MakeEvaluation) -> None:
     healthy = [changed(make_evaluation(n, noise=0.1), truth=np.zeros((300, 1), np.int64)) for n in ("teacher", "v")]
     found = by_metric(compare(*healthy, POLICY))
-    assert set(found) == {"accuracy", "specificity", "precision", "f1"}
+    assert set(found) == {"accuracy", "specificity", "ppv", "f1"}
     assert "0 patients with it" in found["specificity"].too_few
 
 
