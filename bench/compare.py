@@ -9,10 +9,14 @@ variant share. Three cases have no usable interval and are handled before one is
   bootstrap would claim that no decision could ever change.
 
 A metric that is undefined for one of the two (the PPV of a model that calls nothing) gives no comparison.
+
+Groups of patients are compared like the whole, each on its own cases. What is not required of them is left out, but for
+AUROC, since a wall of figures hides the one that matters.
 """
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -23,9 +27,19 @@ from medfm_compress.bench.confusion import Confusion, are_labels_exclusive, conf
 from medfm_compress.bench.evaluate import check_evaluation, number_clusters
 from medfm_compress.bench.stats import bootstrap
 from medfm_compress.bench.stats.auroc import area_interval, clustered_areas, difference_interval
-from medfm_compress.bench.stats.metrics import Sample, WeightedMetrics
+from medfm_compress.bench.stats.metrics import LOG_CLIP, Sample, WeightedMetrics
 from medfm_compress.bench.stats.proportions import undiscordant_reach
-from medfm_compress.bench.types import METRICS, Comparison, Evaluation, Interval, Metric, Policy
+from medfm_compress.bench.subgroups import Group, divide, restrict
+from medfm_compress.bench.types import (
+    LOWER_IS_BETTER,
+    METRICS,
+    Comparison,
+    Evaluation,
+    Interval,
+    Metric,
+    NonInferiority,
+    Policy,
+)
 from medfm_compress.runtime.errors import InputError
 
 __all__ = ["Confusion", "check_same_cases", "compare", "confusion", "confusion_matrix", "too_few"]
@@ -46,6 +60,7 @@ class _Question(NamedTuple):
     seed: tuple[int, ...]
     same: bool
     too_few: str
+    group: Group | None
 
 
 class _Answer(NamedTuple):
@@ -60,18 +75,35 @@ def compare(teacher: Evaluation, bundle: Evaluation, policy: Policy) -> tuple[Co
 
     Returns:
         For each finding every metric that is defined for both, in the order of `METRICS`; then, where the labels
-        exclude each other, the accuracy over all of them under the finding ``""``.
+        exclude each other, the accuracy over all of them under the finding ``""``. After that the same for every group
+        of the policy's subgroups, with AUROC and what the policy requires there.
 
     Raises:
-        InputError: the two were not evaluated on the same cases.
+        InputError: the two were not evaluated on the same cases, or the study lacks a column that the policy names.
     """
     check_same_cases(teacher, bundle)
-    comparisons: list[Comparison] = []
-    for number in range(len(teacher.findings)):
-        comparisons += _compare(_by_finding(teacher, bundle, policy, number), METRICS)
-    if are_labels_exclusive(teacher) and are_labels_exclusive(bundle):
-        comparisons += _compare(_overall(teacher, bundle, policy), ("accuracy",))
+    comparisons = _compare_group(teacher, bundle, policy, None)
+    for rule in policy.subgroups:
+        for group in divide(teacher, rule).groups:
+            if group.rows.any():
+                parts = restrict(teacher, group.rows), restrict(bundle, group.rows)
+                comparisons += _compare_group(*parts, policy, group)
     return tuple(comparisons)
+
+
+def _compare_group(teacher: Evaluation, bundle: Evaluation, policy: Policy, group: Group | None) -> list[Comparison]:
+    comparisons: list[Comparison] = []
+    for number, finding in enumerate(teacher.findings):
+        wanted = METRICS if group is None else _wanted(policy, finding, group.column)
+        comparisons += _compare(_by_finding(teacher, bundle, policy, number, group), wanted)
+    wants_overall = group is None or policy.requirement("accuracy", "", group.column) is not None
+    if wants_overall and are_labels_exclusive(teacher) and are_labels_exclusive(bundle):
+        comparisons += _compare(_overall(teacher, bundle, policy, group), ("accuracy",))
+    return comparisons
+
+
+def _wanted(policy: Policy, finding: str, column: str) -> tuple[Metric, ...]:
+    return tuple(metric for metric in METRICS if metric == "auroc" or policy.requirement(metric, finding, column))
 
 
 def check_same_cases(teacher: Evaluation, bundle: Evaluation) -> None:
@@ -106,7 +138,7 @@ def too_few(evaluation: Evaluation, finding: str, policy: Policy) -> str:
     return "; ".join(lacking)
 
 
-def _by_finding(teacher: Evaluation, bundle: Evaluation, policy: Policy, number: int) -> _Question:
+def _by_finding(teacher: Evaluation, bundle: Evaluation, policy: Policy, number: int, group: Group | None) -> _Question:
     """One finding against all else; strata are the patients with and without it."""
     scores = np.stack([teacher.scores[:, number], bundle.scores[:, number]])
     decisions = np.stack([teacher.decisions[:, number], bundle.decisions[:, number]])
@@ -120,10 +152,11 @@ def _by_finding(teacher: Evaluation, bundle: Evaluation, policy: Policy, number:
         seed=(policy.seed, number),
         same=bool(np.abs(scores[1] - scores[0]).max() <= SAME_OUTPUT and (decisions[0] == decisions[1]).all()),
         too_few=too_few(teacher, teacher.findings[number], policy),
+        group=group,
     )
 
 
-def _overall(teacher: Evaluation, bundle: Evaluation, policy: Policy) -> _Question:
+def _overall(teacher: Evaluation, bundle: Evaluation, policy: Policy, group: Group | None) -> _Question:
     """Whether the decided label is the true one, as a "finding" that every case has; strata are the labels."""
     correct = np.stack([(model.truth * model.decisions).sum(axis=1) for model in (teacher, bundle)])
     clusters = number_clusters(teacher.clusters)
@@ -138,6 +171,7 @@ def _overall(teacher: Evaluation, bundle: Evaluation, policy: Policy) -> _Questi
         seed=(policy.seed, len(teacher.findings)),
         same=bool(same_scores and (teacher.decisions == bundle.decisions).all()),
         too_few=too_few(teacher, "", policy),
+        group=group,
     )
 
 
@@ -155,11 +189,15 @@ def _compare(question: _Question, metrics: tuple[Metric, ...]) -> list[Compariso
 
 
 def _comparison(question: _Question, metric: Metric, answer: _Answer) -> Comparison:
-    required = question.policy.requirement(metric, question.finding)
+    required, sample = _requirement(question, metric), question.sample
     return Comparison(
         metric=metric,
         finding=question.finding,
         variant=question.variant,
+        subgroup=question.group.name if question.group else "",
+        cases=len(sample.truth),
+        patients=int(sample.clusters.max()) + 1,
+        patients_with=_patients(sample, sample.truth == 1),
         teacher=answer.teacher,
         bundle=answer.bundle,
         difference=answer.difference,
@@ -169,14 +207,19 @@ def _comparison(question: _Question, metric: Metric, answer: _Answer) -> Compari
     )
 
 
+def _requirement(question: _Question, metric: Metric) -> NonInferiority | None:
+    column = question.group.column if question.group else ""
+    return question.policy.requirement(metric, question.finding, column)
+
+
 def _without_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict[Metric, _Answer]:
     values = WeightedMetrics(question.sample, metrics).unweighted()
     level, method = _level(question.policy), "none: too few cases"
     return {
         metric: _Answer(
-            _widest(float(teacher), level, method),
-            _widest(float(bundle), level, method),
-            _widest(float(bundle - teacher), level, method, low=-1.0),
+            _widest(float(teacher), level, method, (0.0, _most(metric))),
+            _widest(float(bundle), level, method, (0.0, _most(metric))),
+            _widest(float(bundle - teacher), level, method, (-_most(metric), _most(metric))),
         )
         for metric, (teacher, bundle) in zip(metrics, values.T, strict=True)
         if np.isfinite(bundle - teacher)
@@ -184,8 +227,13 @@ def _without_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict
 
 
 def _with_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict[Metric, _Answer]:
-    sample, policy = question.sample, question.policy
+    answers: dict[Metric, _Answer] = {"auroc": _compare_areas(question)} if "auroc" in metrics else {}
     counted = tuple(metric for metric in metrics if metric != "auroc")
+    return answers | _compare_counted(question, counted) if counted else answers
+
+
+def _compare_counted(question: _Question, counted: tuple[Metric, ...]) -> dict[Metric, _Answer]:
+    sample, policy = question.sample, question.policy
     resampled = bootstrap.resample(
         WeightedMetrics(sample, counted),
         question.strata,
@@ -193,11 +241,11 @@ def _with_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict[Me
         resamples=policy.resamples,
         seed=question.seed,
     )
-    answers: dict[Metric, _Answer] = {"auroc": _compare_areas(question)} if "auroc" in metrics else {}
-    for column, metric in enumerate(counted):
-        if np.isfinite(resampled.estimate[:, column]).all():
-            answers[metric] = _compare_resampled(question, metric, _column(resampled, column))
-    return answers
+    return {
+        metric: _compare_resampled(question, metric, _column(resampled, column))
+        for column, metric in enumerate(counted)
+        if np.isfinite(resampled.estimate[:, column]).all()
+    }
 
 
 def _column(resampled: bootstrap.Resampled, column: int) -> bootstrap.Resampled:
@@ -210,7 +258,7 @@ def _compare_areas(question: _Question) -> _Answer:
     rarer = min(_patients(sample, sample.truth == 1), _patients(sample, sample.truth == 0))
     own = [area_interval(float(a), float(v), level, rarer) for a, v in zip(*_diagonal(areas), strict=True)]
     difference = _no_difference(level) if question.same else difference_interval(areas, level)
-    required = question.policy.requirement("auroc", question.finding)
+    required = _requirement(question, "auroc")
     return _Answer(own[0], own[1], difference, _wald_p(difference, required.margin) if required else None)
 
 
@@ -229,24 +277,30 @@ def _wald_p(difference: Interval, margin: float) -> float:
 
 def _compare_resampled(question: _Question, metric: Metric, values: bootstrap.Resampled) -> _Answer:
     """Compare one bootstrapped metric, ``values`` being ``[resamples, models]``."""
-    level, pairs = _level(question.policy), _denominator(metric, question.sample)
-    own = [_bootstrapped(values.of(lambda v, m=model: v[..., m]), level, pairs, 0.0) for model in (0, 1)]  # type: ignore[misc]
+    level, pairs, most = _level(question.policy), _denominator(metric, question.sample), _most(metric)
+    own = [_bootstrapped(values.of(lambda v, m=model: v[..., m]), level, pairs, (0.0, most)) for model in (0, 1)]  # type: ignore[misc]
     change = values.of(lambda v: v[..., 1] - v[..., 0])
-    difference = _no_difference(level) if question.same else _bootstrapped(change, level, pairs, -1.0)
-    required = question.policy.requirement(metric, question.finding)
-    return _Answer(own[0], own[1], difference, bootstrap.p_below(change, -required.margin) if required else None)
+    difference = _no_difference(level) if question.same else _bootstrapped(change, level, pairs, (-most, most))
+    required = _requirement(question, metric)
+    gain = change.of(lambda v: -v) if metric in LOWER_IS_BETTER else change
+    return _Answer(own[0], own[1], difference, bootstrap.p_below(gain, -required.margin) if required else None)
 
 
-def _bootstrapped(values: bootstrap.Resampled, level: float, pairs: int, least: float) -> Interval:
-    """The bootstrap's interval in [``least``, 1], with Tango's width where no resample differs from another."""
+def _bootstrapped(values: bootstrap.Resampled, level: float, pairs: int, ends: tuple[float, float]) -> Interval:
+    """The bootstrap's interval within ``ends``, with Tango's width where no resample differs from another."""
     found, estimate = bootstrap.interval(values, level), float(values.estimate)
     if found is None:
-        return _widest(estimate, level, "none: undefined in many resamples", low=least)
+        return _widest(estimate, level, "none: undefined in many resamples", ends)
     if pairs and found.high - found.low <= TIE:
         reach, method = undiscordant_reach(pairs, level), "no variation, Tango's width"
-        low, high = max(estimate - reach, least), min(estimate + reach, 1.0)
+        low, high = max(estimate - reach, ends[0]), min(estimate + reach, ends[1])
         return Interval(estimate=estimate, low=low, high=high, level=level, method=method)
     return found
+
+
+def _most(metric: Metric) -> float:
+    """The largest value that ``metric`` can take."""
+    return -math.log(LOG_CLIP) if metric == "log_loss" else 1.0
 
 
 def _denominator(metric: Metric, sample: Sample) -> int:
@@ -257,8 +311,11 @@ def _denominator(metric: Metric, sample: Sample) -> int:
         "sensitivity": positive,
         "specificity": ~positive,
         "ppv": called,
+        "npv": ~sample.decisions.all(axis=0),
         "f1": positive,
     }
+    if metric == "balanced_accuracy":
+        return min(_patients(sample, positive), _patients(sample, ~positive))
     return _patients(sample, rows[metric]) if metric in rows else 0
 
 
@@ -275,5 +332,5 @@ def _no_difference(level: float) -> Interval:
     return Interval(estimate=0.0, low=0.0, high=0.0, level=level, method="identical outputs", standard_error=0.0)
 
 
-def _widest(estimate: float, level: float, method: str, low: float = 0.0) -> Interval:
-    return Interval(estimate=estimate, low=low, high=1.0, level=level, method=method)
+def _widest(estimate: float, level: float, method: str, ends: tuple[float, float]) -> Interval:
+    return Interval(estimate=estimate, low=ends[0], high=ends[1], level=level, method=method)

@@ -1,8 +1,9 @@
 """The gate: from comparisons, measurements and a policy to pass, fail or inconclusive.
 
-- **Pass**: every required comparison excludes its margin (lower end of the two-sided 1 − 2α interval above −margin),
-  each at α with no correction, since all must hold (intersection–union: Berger, Technometrics 24 (1982) 295–300); every
-  floor and budget holds; and every shipped variant passes.
+- **Pass**: every required comparison, of all cases and of each group of patients, excludes its margin (the two-sided
+  1 − 2α interval of bundle − teacher allows no loss of it), each at α with no correction, since all must hold
+  (intersection–union: Berger, Technometrics 24 (1982) 295–300); every floor and budget holds; and every shipped variant
+  passes.
 - **Fail**: a budget or floor is broken, or some comparison is significantly below its margin at α after Holm's
   adjustment over all required comparisons of all variants.
 - **Inconclusive**: all else, among it too few patients, an interval that is not finite, and a budget without its
@@ -13,20 +14,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
-import msgspec
-
 from medfm_compress.bench.budget import check_budget
-from medfm_compress.bench.compare import compare
+from medfm_compress.bench.compare import compare, too_few
 from medfm_compress.bench.confusion import are_labels_exclusive
+from medfm_compress.bench.fidelity import check_fidelity, fidelity
+from medfm_compress.bench.regression import Slowdown
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.stats.holm import holm
+from medfm_compress.bench.subgroups import Group, divide, restrict
 from medfm_compress.bench.types import (
+    LOWER_IS_BETTER,
     Check,
     Comparison,
     Evaluation,
-    Interval,
+    Fidelity,
     Measurement,
     NonInferiority,
     Policy,
@@ -35,8 +39,26 @@ from medfm_compress.bench.types import (
 )
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.manifest import Outcome, StoredVerdict
+from medfm_compress.runtime.task import Task
 
-Key = tuple[str, str, str]
+POWER = 0.8
+Key = tuple[str, str, str, str]
+
+
+class Population(NamedTuple):
+    """Cases that are judged together: all of them (``column`` and ``name`` empty), or a group of patients.
+
+    Attributes:
+        column: that the group is of.
+        name: of the group.
+        lacking: finding → why there are too few patients to judge it; empty where they suffice.
+        optional: a group whose lack of patients is named and asks nothing.
+    """
+
+    column: str
+    name: str
+    lacking: dict[str, str]
+    optional: bool = False
 
 
 class Evidence(NamedTuple):
@@ -44,68 +66,93 @@ class Evidence(NamedTuple):
 
     Attributes:
         findings: of the task, and ``""`` where its labels exclude each other.
+        populations: all cases first, then the groups of the policy's subgroups.
         comparisons: of every variant.
+        fidelity: of every variant.
         measurements: of one bench run.
+        slowdowns: against an earlier bundle.
         model_digest: of the bundle.
         shipped: variants to judge; one without comparisons is inconclusive.
+        notes: on the cases.
     """
 
     findings: tuple[str, ...]
+    populations: tuple[Population, ...]
     comparisons: tuple[Comparison, ...]
-    measurements: tuple[Measurement, ...]
-    model_digest: str
-    shipped: tuple[str, ...]
+    fidelity: tuple[Fidelity, ...]
+    measurements: tuple[Measurement, ...] = ()
+    slowdowns: tuple[Slowdown, ...] = ()
+    model_digest: str = ""
+    shipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def gather(
-    teacher: Evaluation,
-    variants: Mapping[str, Evaluation],
-    measurements: Sequence[Measurement],
-    policy: Policy,
-    *,
-    model_digest: str = "",
-    shipped: Iterable[str] = (),
-) -> Evidence:
-    """Compare every variant with the teacher under ``policy``.
+class Required(NamedTuple):
+    """One entry of the policy, spelt out for one finding and one population."""
 
-    Args:
-        teacher: its evaluation.
-        variants: evaluation of each variant under its name, on the same cases.
-        measurements: named ``teacher`` and like the variants.
-        policy: margins, α and resampling.
-        model_digest: of the bundle.
-        shipped: names of all variants in the bundle, where some may not have been evaluated.
+    entry: NonInferiority
+    finding: str
+    population: Population
+
+    @property
+    def name(self) -> str:
+        """As the check is called."""
+        whose = f"{self.entry.metric} of {self.finding}" if self.finding else f"{self.entry.metric} over all labels"
+        return f"{whose}, {self.population.name}" if self.population.name else whose
+
+    def key(self, variant: str) -> Key:
+        """Which comparison of ``variant`` answers it."""
+        return (variant, self.entry.metric, self.finding, self.population.name)
+
+
+def gather(teacher: Evaluation, variants: Iterable[Evaluation], policy: Policy, task: Task) -> Evidence:
+    """Compare ``variants`` with ``teacher`` under ``policy``; nothing of it was measured yet.
 
     Raises:
-        InputError: no variant, or evaluations of different cases.
+        InputError: evaluations of different cases, or a subgroup column that the study lacks.
     """
-    compared = [comparison for evaluation in variants.values() for comparison in compare(teacher, evaluation, policy)]
-    names = tuple(dict.fromkeys([*variants, *shipped]))
-    return Evidence(_findings(teacher), tuple(compared), tuple(measurements), model_digest, names)
+    populations, notes = _populations(teacher, policy)
+    variants = tuple(variants)
+    return Evidence(
+        findings=_findings(teacher),
+        populations=populations,
+        comparisons=tuple(found for variant in variants for found in compare(teacher, variant, policy)),
+        fidelity=tuple(fidelity(teacher, variant, task) for variant in variants),
+        shipped=tuple(variant.name for variant in variants),
+        notes=notes,
+    )
 
 
 def judge(report: Report) -> Verdict:
     """Judge a report as it was made: its own comparisons, under its own policy; raises like :func:`judge_evidence`."""
-    evidence = Evidence(
-        _findings(report.teacher.to_evaluation()),
-        report.comparisons,
-        report.measurements,
-        report.model_digest,
-        report.shipped or report.variants,
-    )
-    return judge_evidence(evidence, report.policy, policy_sha256=report.policy_sha256)
+    evidence = gather(report.teacher.to_evaluation(), (), report.policy, report.task)
+    evidence = evidence._replace(comparisons=report.comparisons, fidelity=report.fidelity)
+    return judge_evidence(_measured(evidence, report), report.policy, policy_sha256=report.policy_sha256)
 
 
 def recompute(report: Report, policy: Policy, shipped: Iterable[str] = ()) -> Evidence:
-    """Compare again, from the per-case scores in ``report`` and under ``policy``; raises like :func:`gather`."""
-    teacher, *variants = (table.to_evaluation() for table in report.evaluations)
-    return gather(
-        teacher,
-        {variant.name: variant for variant in variants},
-        report.measurements,
-        policy,
+    """Compare again, from the per-case scores in ``report`` and under ``policy``.
+
+    Args:
+        report: its per-case scores and measurements count; its own comparisons do not.
+        policy: margins, subgroups, α and resampling.
+        shipped: names of all variants in the bundle, where some may not have been evaluated.
+
+    Raises:
+        InputError: as :func:`gather`.
+    """
+    judged = [table.to_evaluation() for table in report.evaluations[1:] if table.name not in report.opponents]
+    evidence = gather(report.teacher.to_evaluation(), judged, policy, report.task)
+    return _measured(evidence, report, shipped)
+
+
+def _measured(evidence: Evidence, report: Report, shipped: Iterable[str] = ()) -> Evidence:
+    """``evidence`` with everything of ``report`` that is no comparison."""
+    return evidence._replace(
+        measurements=report.measurements,
+        slowdowns=report.slowdowns,
         model_digest=report.model_digest,
-        shipped=shipped,
+        shipped=tuple(dict.fromkeys([*report.variants, *report.shipped, *shipped])),
     )
 
 
@@ -117,14 +164,17 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
     """
     if not evidence.shipped:
         raise InputError("there is no variant to judge; bench the bundle first")
-    required = _required(policy, evidence.findings)
-    found: dict[Key, Comparison] = {(c.variant, c.metric, c.finding): c for c in evidence.comparisons}
-    adjusted = _adjusted_p([key for name in evidence.shipped for key in _keys(name, required)], found)
+    required, waived = _required(policy, evidence)
+    found: dict[Key, Comparison] = {(c.variant, c.metric, c.finding, c.subgroup): c for c in evidence.comparisons}
+    adjusted = _adjusted_p([one.key(name) for name in evidence.shipped for one in required], found)
     verdicts = []
     for variant in evidence.shipped:
         checks: list[Check] = []
-        for entry, key in zip(required, _keys(variant, required), strict=True):
-            checks += _check_entry(entry, found.get(key), adjusted.get(key, 1.0), policy.alpha)
+        for one in required:
+            key = one.key(variant)
+            checks += _check_required(one, found.get(key), adjusted.get(key, 1.0), policy.alpha)
+        near = next((entry for entry in evidence.fidelity if entry.variant == variant), None)
+        checks += check_fidelity(policy.fidelity, near)
         checks += check_budget(policy.budget, variant, evidence.measurements)
         outcome = _worst(check.outcome for check in checks)
         verdicts.append(VariantVerdict(variant=variant, outcome=outcome, checks=tuple(checks)))
@@ -133,7 +183,7 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
         variants=tuple(verdicts),
         policy_sha256=policy_sha256,
         model_digest=evidence.model_digest,
-        notes=notes,
+        notes=(*notes, *evidence.notes, *waived),
     )
 
 
@@ -157,23 +207,51 @@ def _findings(teacher: Evaluation) -> tuple[str, ...]:
     return teacher.findings + (("",) if are_labels_exclusive(teacher) else ())
 
 
-def _required(policy: Policy, findings: tuple[str, ...]) -> tuple[NonInferiority, ...]:
-    """The policy's entries, each spelt out for every finding that it binds."""
+def _populations(teacher: Evaluation, policy: Policy) -> tuple[tuple[Population, ...], tuple[str, ...]]:
+    """All cases and every group, and for how many cases a column is not recorded."""
+    findings = _findings(teacher)
+    populations = [Population("", "", {finding: too_few(teacher, finding, policy) for finding in findings})]
+    notes = []
+    for rule in policy.subgroups:
+        division = divide(teacher, rule)
+        for group in division.groups:
+            populations.append(_population(teacher, group, policy, optional=rule.when_too_few == "named"))
+        if division.unrecorded:
+            notes.append(
+                f"{rule.column} is not recorded for {division.unrecorded} of {len(teacher.images)} cases; they count "
+                "among all cases and in no group"
+            )
+    return tuple(populations), tuple(notes)
+
+
+def _population(teacher: Evaluation, group: Group, policy: Policy, *, optional: bool) -> Population:
+    findings = _findings(teacher)
+    if not group.rows.any():
+        return Population(group.column, group.name, dict.fromkeys(findings, "no case is in this group"), optional)
+    part = restrict(teacher, group.rows)
+    lacking = {finding: too_few(part, finding, policy) for finding in findings}
+    return Population(group.column, group.name, lacking, optional)
+
+
+def _required(policy: Policy, evidence: Evidence) -> tuple[tuple[Required, ...], tuple[str, ...]]:
+    """The policy's entries, each spelt out, and what is waived because a group is too small for it."""
     for entry in policy.non_inferiority:
-        if entry.finding and entry.finding not in findings:
-            known = ", ".join(filter(None, findings))
+        if entry.finding and entry.finding not in evidence.findings:
+            known = ", ".join(filter(None, evidence.findings))
             raise InputError(f"the policy names finding {entry.finding!r}, which this task lacks; it has {known}")
-    return tuple(
-        msgspec.structs.replace(entry, finding=finding)
+    spelt = [
+        Required(entry, finding, population)
         for entry in policy.non_inferiority
-        for finding in findings
+        for population in evidence.populations
+        if population.column == entry.subgroup
+        for finding in evidence.findings
         # Over all labels together only accuracy has a meaning.
-        if policy.requirement(entry.metric, finding) is entry and (finding or entry.metric == "accuracy")
-    )
-
-
-def _keys(variant: str, required: tuple[NonInferiority, ...]) -> list[Key]:
-    return [(variant, entry.metric, entry.finding) for entry in required]
+        if policy.requirement(entry.metric, finding, entry.subgroup) is entry
+        and (finding or entry.metric == "accuracy")
+    ]
+    waived = [one for one in spelt if one.population.optional and one.population.lacking[one.finding]]
+    notes = tuple(f"not judged: {one.name}: {one.population.lacking[one.finding]}" for one in waived)
+    return tuple(one for one in spelt if one not in waived), notes
 
 
 def _adjusted_p(keys: Sequence[Key], found: Mapping[Key, Comparison]) -> dict[Key, float]:
@@ -183,18 +261,20 @@ def _adjusted_p(keys: Sequence[Key], found: Mapping[Key, Comparison]) -> dict[Ke
     return dict(zip(finite, holm(tuple(finite.values())), strict=True))
 
 
-def _check_entry(entry: NonInferiority, comparison: Comparison | None, p_worse: float, alpha: float) -> list[Check]:
+def _check_required(one: Required, comparison: Comparison | None, p_worse: float, alpha: float) -> list[Check]:
     """The comparison's own check, then its floors'."""
-    name = f"{entry.metric} of {entry.finding}" if entry.finding else f"{entry.metric} over all labels"
+    entry, name = one.entry, one.name
     floors = (("teacher", entry.teacher_floor), ("bundle", entry.bundle_floor))
-    names = {whose: f"{name}, floor of the {whose}" for whose, floor in floors if floor is not None}
-    obstacle = _obstacle(comparison, entry.margin, alpha)
+    bound = "ceiling" if entry.metric in LOWER_IS_BETTER else "floor"
+    names = {whose: f"{name}, {bound} of the {whose}" for whose, floor in floors if floor is not None}
+    lacking = one.population.lacking[one.finding]
+    obstacle = f"too few cases: {lacking}" if lacking else _obstacle(comparison, entry.margin, alpha)
     if comparison is None or obstacle:
         return [Check(name=each, outcome="inconclusive", reason=obstacle) for each in (name, *names.values())]
     values = {"teacher": comparison.teacher.estimate, "bundle": comparison.bundle.estimate}
     return [
-        _check_margin(name, comparison.difference, entry.margin, p_worse <= alpha),
-        *(_check_floor(names[whose], values[whose], floor) for whose, floor in floors if floor is not None),
+        _check_margin(name, comparison, entry.margin, p_worse <= alpha),
+        *(_check_floor(names[whose], values[whose], floor, bound) for whose, floor in floors if floor is not None),
     ]
 
 
@@ -213,22 +293,39 @@ def _obstacle(comparison: Comparison | None, margin: float, alpha: float) -> str
     return ""
 
 
-def _check_margin(name: str, difference: Interval, margin: float, worse: bool) -> Check:
+def _check_margin(name: str, comparison: Comparison, margin: float, worse: bool) -> Check:
+    difference = comparison.difference
+    rise, loss = ("a rise", "rise") if comparison.metric in LOWER_IS_BETTER else ("a drop", "drop")
     found = (
         f"difference {difference.estimate:+.4f}, {100 * difference.level:.4g}% interval {difference.low:+.4f} to "
         f"{difference.high:+.4f}, margin {margin:.4g}"
     )
-    if difference.low > -margin:
-        return Check(name=name, outcome="pass", reason=f"{found}: so large a drop is ruled out")
+    if comparison.largest_loss < margin:
+        return Check(name=name, outcome="pass", reason=f"{found}: {rise} so large is ruled out")
     if worse:
         return Check(name=name, outcome="fail", reason=f"{found}: significantly worse than the margin allows")
-    reason = f"{found}: so large a drop is neither shown nor ruled out"
+    reason = f"{found}: {rise} so large is neither shown nor ruled out; {_power(comparison, loss, margin)}"
     return Check(name=name, outcome="inconclusive", reason=reason)
 
 
-def _check_floor(name: str, estimate: float, floor: float) -> Check:
-    outcome: Outcome = "pass" if estimate >= floor else "fail"
-    return Check(name=name, outcome=outcome, reason=f"{estimate:.4f}, at least {floor:.4g} is required")
+def _power(comparison: Comparison, loss: str, margin: float) -> str:
+    """What these cases could have shown at best: an inconclusive answer must say what would settle it."""
+    alpha = (1 - comparison.difference.level) / 2
+    error = comparison.difference.standard_error
+    if not error:
+        return "these cases do not tell how many more are needed"
+    reach = (NormalDist().inv_cdf(1 - alpha) + NormalDist().inv_cdf(POWER)) * error
+    needed = comparison.patients * max((reach / margin) ** 2, 1.0)
+    return (
+        f"were the two equal in truth, {comparison.patients} such patients would rule out a {loss} of {reach:.3f} "
+        f"in {100 * POWER:.0f}% of studies, and {margin:.4g} would take about {needed:,.0f}"
+    )
+
+
+def _check_floor(name: str, estimate: float, floor: float, bound: str) -> Check:
+    holds = estimate >= floor if bound == "floor" else estimate <= floor
+    needed = f"at {'least' if bound == 'floor' else 'most'} {floor:.4g}"
+    return Check(name=name, outcome="pass" if holds else "fail", reason=f"{estimate:.4f}, {needed} is required")
 
 
 def _worst(outcomes: Iterable[Outcome]) -> Outcome:

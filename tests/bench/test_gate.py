@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from medfm_compress.bench.gate import Evidence, gather, judge_evidence, stored_verdicts
+from medfm_compress.bench.gate import Evidence, Population, gather, judge_evidence, stored_verdicts
 from medfm_compress.bench.junit import render_junit, save_junit
 from medfm_compress.bench.types import (
     Budget,
@@ -25,6 +25,7 @@ from medfm_compress.bench.types import (
     Verdict,
 )
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.task import Task
 
 MakeEvaluation = Callable[..., Evaluation]
 AUROC = NonInferiority(metric="auroc", margin=0.05)
@@ -55,7 +56,8 @@ def verdict_on(
     measurements: tuple[Measurement, ...] = (),
     shipped: tuple[str, ...] = ("int8",),
 ) -> Verdict:
-    evidence = Evidence(("opacity",), comparisons, measurements, "m" * 64, shipped)
+    everyone = Population("", "", {"opacity": ""})
+    evidence = Evidence(("opacity",), (everyone,), comparisons, (), measurements, (), "m" * 64, shipped)
     return judge_evidence(evidence, rules or policy(), policy_sha256="p" * 64)
 
 
@@ -193,7 +195,7 @@ def test_from_evaluations(make_evaluation: MakeEvaluation, changes: dict[str, fl
     entries = (AUROC, NonInferiority(metric="sensitivity", margin=0.1), NonInferiority(metric="f1", margin=0.1))
     rules = policy(non_inferiority=entries)
     variant = make_evaluation("int8", cases=cases, **changes)
-    evidence = gather(make_evaluation(cases=cases), {"int8": variant}, (), rules, model_digest="m" * 64)
+    evidence = gather(make_evaluation(cases=cases), (variant,), rules, Task(kind="multilabel", labels=variant.findings))
     verdict = judge_evidence(evidence, rules, policy_sha256="p" * 64)
     assert verdict.outcome == outcome, verdict
     if cases == 38:
