@@ -4,26 +4,35 @@ After every contender is open and warm, round r asks each in turn for its calls 
 that is asked runs. Whatever drifts on the machine (clock, heat, neighbours) then meets all of them alike, and ratios
 are taken round by round (see `speedup`).
 
-Warm is: the medians of two successive windows of calls differ by at most 3%, or the time for it is up.
+Warm is: the medians of two successive windows of 8 calls differ by at most 3% of the earlier one.
+`Measurement.warm_up_stable` says whether that was reached within ``Plan.warm_up_s``; where it was not, the samples were
+taken all the same.
+
+From file to prediction is timed apart from the session, over files that the system has in its cache after the warm-up,
+and split at the borders of its stages: the stages of a call add up to it exactly. The clock is read twice a call, which
+costs under a microsecond; ``docs/results/measuring.md`` has the figures.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
+from medfm_compress.bench.energy import COUNTERS
 from medfm_compress.bench.process import Worker
 from medfm_compress.bench.types import Measurement
-from medfm_compress.bench.worker import Open, Reply, Time, WarmUp
+from medfm_compress.bench.worker import STAGES, Open, Reply, Time, WarmUp, device_of
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions.protocol import SessionInfo, SessionRef
 from medfm_compress.runtime.task import Task
 
 Progress = Callable[[str], None]
+_DIGITS = 5
 
 
 class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,9 +126,9 @@ class _Run:
         self.contender = contender
         tell(f"open {contender.name}")
         self._worker = stack.enter_context(Worker(contender.name, plan.threads, plan.timeout_s))
-        opened = self._worker.ask(_open_request(contender))
+        opened = self._worker.ask(open_request(contender))
         self._first_ms = 1000 * (time.perf_counter() - self._worker.started)
-        self._info = _checked_info(opened, contender.name, plan.threads)
+        self._info = checked_info(opened, contender.name, plan.threads)
         tell(f"warm up {contender.name}")
         self._warm = self._worker.ask(WarmUp(limit_s=plan.warm_up_s))
         fitting = int(plan.turn_ms / max(self._warm.median_ms, 1e-3))
@@ -128,29 +137,55 @@ class _Run:
 
     def take_turn(self) -> None:
         """One round's calls."""
-        self._turns.append(self._worker.ask(Time(calls=self._calls, end_to_end=bool(self.contender.files))))
+        files = len(self.contender.files)
+        passes = math.ceil(self._calls / files) if files else 0
+        self._turns.append(self._worker.ask(Time(calls=self._calls, passes=passes)))
 
     def measurement(self) -> Measurement:
         """Everything delivered."""
-        info = self._info
+        stages = [stages for turn in self._turns for stages in turn.stages_ms]
         return Measurement(
             name=self.contender.name,
-            target=f"{info.backend}:{_device(info)}:{info.precision}:{info.threads}",
+            target=target_of(self._info),
             session_ms=tuple(sample for turn in self._turns for sample in turn.session_ms),
-            end_to_end_ms=tuple(sample for turn in self._turns for sample in turn.end_to_end_ms),
+            end_to_end_ms=tuple(round(sum(call), _DIGITS) for call in stages),
+            stages_ms={
+                stage: tuple(round(call[position], _DIGITS) for call in stages)
+                for position, stage in enumerate(STAGES)
+                if stages
+            },
             first_prediction_ms=round(self._first_ms, 2),
             peak_rss_bytes=max(turn.peak_rss_bytes for turn in self._turns),
             size_bytes=self.contender.size_bytes,
             warm_up_calls=self._warm.calls,
+            warm_up_stable=self._warm.stable,
             calls_per_round=self._calls,
+            peak_gpu_bytes=max(turn.gpu_bytes for turn in self._turns),
+            energy_mj=self._energy_mj(),
+            energy_source=self._energy_source(),
         )
 
+    def _energy_mj(self) -> float | None:
+        """Of one call, over all turns; none where a turn has no figure or the counter stood still."""
+        spent = [turn.energy_mj for turn in self._turns if turn.energy_mj is not None]
+        total = sum(spent)
+        return total / (len(spent) * self._calls) if len(spent) == len(self._turns) and total > 0 else None
 
-def _open_request(contender: Contender) -> Open:
+    def _energy_source(self) -> str:
+        source = self._turns[-1].energy_source
+        if self._energy_mj() is not None or source not in COUNTERS:
+            return source
+        failed = any(turn.energy_mj is None for turn in self._turns)
+        return f"the {source} counter {'failed' if failed else 'does not move'}"
+
+
+def open_request(contender: Contender) -> Open:
+    """What its process must be told first."""
     return Open(session=contender.session, spec=contender.spec, task=contender.task, files=contender.files)
 
 
-def _checked_info(opened: Reply, name: str, threads: int) -> SessionInfo:
+def checked_info(opened: Reply, name: str, threads: int) -> SessionInfo:
+    """What ``opened`` says it runs on; raises InputError where the threads are not those of the plan."""
     if opened.info is None:
         raise InputError(f"{name} does not say what it runs on")
     if opened.info.threads != threads:
@@ -161,8 +196,9 @@ def _checked_info(opened: Reply, name: str, threads: int) -> SessionInfo:
     return opened.info
 
 
-def _device(info: SessionInfo) -> str:
-    return "cuda" if "cuda" in info.provider.lower() or "gpu" in info.provider.lower() else "cpu"
+def target_of(info: SessionInfo) -> str:
+    """``backend:device:precision:threads`` of what really runs."""
+    return f"{info.backend}:{device_of(info)}:{info.precision}:{info.threads}"
 
 
 def _silent(_: str) -> None:

@@ -6,8 +6,10 @@ that it can never be mistaken for a reply. Run by `measure` as ``python -m medfm
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -20,6 +22,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.bench.energy import EnergyCounter, find_counter
+from medfm_compress.bench.gpu_memory import gpu_bytes_in_use
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo, SessionRef
@@ -27,6 +31,8 @@ from medfm_compress.runtime.task import Task
 
 _PR_SET_PDEATHSIG = 1
 _DISCARDED_CALLS = 2
+STAGES = ("read", "preprocess", "infer", "postprocess")
+"""The way from file to prediction: read the file and decode it, preprocess, infer, activate and decide."""
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="open"):
@@ -47,10 +53,10 @@ class WarmUp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Time(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="time"):
-    """Time ``calls`` runs of the session, and of each file once from file to prediction where ``end_to_end``."""
+    """Time ``calls`` runs of the session, then ``passes`` over the files, each from file to prediction."""
 
     calls: int
-    end_to_end: bool = False
+    passes: int = 0
 
 
 class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="evaluate"):
@@ -77,8 +83,11 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     stable: bool = False
     median_ms: float = 0.0
     session_ms: list[float] = []
-    end_to_end_ms: list[float] = []
+    stages_ms: list[tuple[float, ...]] = []
     peak_rss_bytes: int = 0
+    gpu_bytes: int = 0
+    energy_mj: float | None = None
+    energy_source: str = ""
 
 
 class Contestant:
@@ -86,6 +95,8 @@ class Contestant:
 
     def __init__(self, request: Open) -> None:
         self._session: Session = request.session.open()
+        self._on_gpu = device_of(self._session.info) != "cpu"
+        self._energy: EnergyCounter | None = None
         self._spec, self._task, self._files = request.spec, request.task, request.files
         self._name = self._session.input_names[0]
         self._output = self._session.output_names[0]
@@ -99,14 +110,22 @@ class Contestant:
         """Logits ``[1, labels]`` of one input ``[1, C, H, W]``."""
         return self._session.run({self._name: values})[self._output]
 
-    def predict(self, file: str) -> None:
-        """The whole way of one image file: decode, preprocess, infer, activate, decide."""
+    def predict(self, file: str) -> tuple[float, ...]:
+        """The whole way of one image file, and how many ms each of `STAGES` took."""
         from medfm_compress.runtime.activation import decisions, probabilities
         from medfm_compress.runtime.images import read_image
         from medfm_compress.runtime.preprocess import preprocess
 
-        values = preprocess(read_image(file, self._spec.dicom), self._spec)
-        decisions(probabilities(self.run(values), self._task), self._task)
+        stamps = [time.perf_counter_ns()]
+        pixels = read_image(file, self._spec.dicom)
+        stamps.append(time.perf_counter_ns())
+        values = preprocess(pixels, self._spec)
+        stamps.append(time.perf_counter_ns())
+        logits = self.run(values)
+        stamps.append(time.perf_counter_ns())
+        decisions(probabilities(logits, self._task), self._task)
+        stamps.append(time.perf_counter_ns())
+        return tuple((later - earlier) / 1e6 for earlier, later in itertools.pairwise(stamps))
 
     def answer(self, request: WarmUp | Time | Evaluate) -> Reply:
         """Do what ``request`` says."""
@@ -126,8 +145,8 @@ class Contestant:
     def _warm_up(self, request: WarmUp) -> Reply:
         samples: list[float] = []
         stable, deadline = False, time.monotonic() + request.limit_s
-        while not stable and time.monotonic() < deadline:
-            samples += _timed_ms(self._once, request.window)
+        while not stable and (not samples or time.monotonic() < deadline):
+            samples += timed_ms(self._once, request.window)
             stable = is_stable(samples, request.window, request.tolerance)
         median = float(np.median(samples[-request.window :]))
         for file in self._files:
@@ -135,13 +154,22 @@ class Contestant:
         return Reply(calls=len(samples), stable=stable, median_ms=median)
 
     def _time(self, request: Time) -> Reply:
+        counter = self._energy = self._energy or find_counter(on_gpu=self._on_gpu)
         # Another process had the caches a moment ago: the first calls of a turn are not samples.
-        _timed_ms(self._once, _DISCARDED_CALLS)
-        session_ms = _timed_ms(self._once, request.calls)
-        end_to_end_ms = []
-        for file in self._files if request.end_to_end else ():
-            end_to_end_ms += _timed_ms(lambda file=file: self.predict(file), 1)  # type: ignore[misc]
-        return Reply(session_ms=session_ms, end_to_end_ms=end_to_end_ms, peak_rss_bytes=peak_rss_bytes())
+        timed_ms(self._once, _DISCARDED_CALLS)
+        before = counter.read()
+        session_ms = timed_ms(self._once, request.calls)
+        energy_mj = counter.spent_mj(before, counter.read())
+        with _without_collector():
+            stages_ms = [self.predict(file) for _ in range(request.passes) for file in self._files]
+        return Reply(
+            session_ms=session_ms,
+            stages_ms=stages_ms,
+            peak_rss_bytes=peak_rss_bytes(),
+            gpu_bytes=gpu_bytes_in_use() if self._on_gpu else 0,
+            energy_mj=energy_mj,
+            energy_source=counter.source,
+        )
 
     def _evaluate(self, request: Evaluate) -> Reply:
         inputs = np.load(request.inputs, mmap_mode="r", allow_pickle=False)
@@ -182,18 +210,30 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _timed_ms(call: Callable[[], None], count: int) -> list[float]:
-    gc.collect()
-    gc.disable()
-    try:
-        samples = []
+def timed_ms(call: Callable[[], object], count: int) -> list[float]:
+    """Time ``count`` calls one by one, in ms, with the garbage collector at rest."""
+    samples = []
+    with _without_collector():
         for _ in range(count):
             start = time.perf_counter_ns()
             call()
             samples.append(round((time.perf_counter_ns() - start) / 1e6, 5))
-        return samples
+    return samples
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
     finally:
         gc.enable()
+
+
+def device_of(info: SessionInfo) -> str:
+    """``cuda`` or ``cpu``, from the provider that the engine names."""
+    return "cuda" if "cuda" in info.provider.lower() or "gpu" in info.provider.lower() else "cpu"
 
 
 def _private_stdout() -> IO[bytes]:

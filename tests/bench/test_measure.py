@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 from pathlib import Path
@@ -85,12 +86,34 @@ def test_interleaved_rounds_rank_a_heavy_network_slower(
     for found in (heavy, light):
         assert found.target == "onnxruntime:cpu:fp32:1"
         assert len(found.session_ms) == 10 * found.calls_per_round
-        assert len(found.end_to_end_ms) == 10
+        assert len(found.end_to_end_ms) >= 10
         assert min(found.end_to_end_ms) > min(found.session_ms) > 0
+        assert tuple(found.stages_ms) == ("read", "preprocess", "infer", "postprocess")
+        together = np.sum([found.stages_ms[stage] for stage in found.stages_ms], axis=0)
+        assert together == pytest.approx(found.end_to_end_ms, abs=1e-4)
+        assert found.peak_gpu_bytes == 0
+        assert found.energy_source
         assert found.first_prediction_ms > 20
         assert found.peak_rss_bytes > 20e6
         assert found.warm_up_calls >= 16
     assert heavy.size_bytes > light.size_bytes
+
+
+def test_measuring_costs_less_than_one_percent_of_a_short_inference() -> None:
+    """Of one of 5 ms: the median of many empty calls, so that a busy machine does not matter."""
+    assert np.median(worker.timed_ms(lambda: None, 5000)) < 0.01 * 5.0
+
+
+def test_collector_rests_while_calls_are_timed() -> None:
+    states: list[bool] = []
+    worker.timed_ms(lambda: states.append(gc.isenabled()), 3)
+    assert states == [False] * 3
+    assert gc.isenabled()
+
+
+def test_unsettled_warm_up_is_said(contender, tiny: ModuleType) -> None:
+    hasty = msgspec.structs.replace(QUICK, rounds=1, warm_up_s=1e-9)
+    assert not measure([contender("light", tiny.network())], hasty)[0].warm_up_stable
 
 
 def test_torch_stays_out_of_the_workers(tiny: ModuleType, contender) -> None:
