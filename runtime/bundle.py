@@ -20,7 +20,15 @@ import msgspec
 from medfm_compress.runtime import archive
 from medfm_compress.runtime.codec import decode, digest, encode
 from medfm_compress.runtime.errors import BundleRefused, InputError
-from medfm_compress.runtime.manifest import SCHEMA_VERSION, Manifest, Member, Provenance, StoredVerdict, Variant
+from medfm_compress.runtime.manifest import (
+    SCHEMA_VERSION,
+    Manifest,
+    Member,
+    Provenance,
+    StoredVerdict,
+    Variant,
+    schema_of,
+)
 from medfm_compress.runtime.task import Task
 
 MANIFEST = "manifest.json"
@@ -231,7 +239,7 @@ def contradiction(manifest: Manifest) -> str:
     strangers = sorted({verdict.variant for verdict in manifest.verdicts} - set(variants))
     if strangers:
         return f"a verdict names variant {strangers[0]!r}, which it does not have"
-    return _tensor_contradiction(manifest)
+    return _tensor_contradiction(manifest) or _decision_contradiction(manifest)
 
 
 def _tensor_contradiction(manifest: Manifest) -> str:
@@ -245,6 +253,16 @@ def _tensor_contradiction(manifest: Manifest) -> str:
     return ""
 
 
+def _decision_contradiction(manifest: Manifest) -> str:
+    """Temperatures and operating points of variants must fit the task."""
+    for variant in manifest.variants:
+        try:
+            manifest.task_of(variant)
+        except InputError as exc:
+            return f"variant {variant.name!r} does not fit its task: {exc}"
+    return ""
+
+
 def _model_files(variants: Iterable[Variant]) -> set[str]:
     return {file for variant in variants for file in (*variant.files, golden_member(variant.name))}
 
@@ -254,7 +272,7 @@ def _seal(draft: Manifest, files: Mapping[str, bytes]) -> Manifest:
         Member(path=name, bytes=len(files[name]), sha256=hashlib.sha256(files[name]).hexdigest())
         for name in sorted(files)
     )
-    sealed = msgspec.structs.replace(draft, schema_version=SCHEMA_VERSION, members=members)
+    sealed = msgspec.structs.replace(draft, schema_version=schema_of(draft), members=members)
     reason = contradiction(sealed)
     if reason:
         raise InputError(f"bundle {draft.name!r}: {reason}")

@@ -91,6 +91,7 @@ class Engine:
             raise InputError(f"threads is {threads}; it must be at least 1")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.variant = _choose(self.bundle, backend, unverified)
+        self.task: Task = self.manifest.task_of(self.variant)
         self.verified = not choice.verdict_obstacle(self.bundle, self.variant)
         if not self.verified:
             _log.warning("variant %s has no passing verdict; used because unverified=True", self.variant.name)
@@ -123,8 +124,8 @@ class Engine:
         from medfm_compress.runtime.preprocess import preprocess
 
         logits = self.logits(preprocess(pixels, self.manifest.image_spec))
-        scores = probabilities(logits, self.manifest.task)
-        task = self.manifest.task
+        task = self.task
+        scores = probabilities(logits, task)
         return Prediction(
             probabilities=dict(zip(task.findings, scores[0].tolist(), strict=True)),
             findings=_called(scores, task),

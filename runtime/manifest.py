@@ -8,9 +8,10 @@ import msgspec
 
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.task import OperatingPoint, Task
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The newest schema; a bundle is written in the oldest that holds it (see `schema_of`)."""
 NOT_FOR_CLINICAL_USE = "Research and evaluation only; not for clinical use."
 
 Backend = Literal["onnxruntime", "openvino"]
@@ -47,6 +48,11 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             member ``"avx512_vnni|avx_vnni"`` is met by either.
         engine_versions: version specifier of the engine, e.g. ``>=1.23,<2``.
         golden_tolerance: largest allowed relative logit error on the golden cases (see `goldens`).
+        temperature: its own, > 0; absent it is the task's. Since schema 2.
+        operating_points: its own, in place of all of the task's; absent they are the task's. Since schema 2.
+
+    Read the last two through `Manifest.task_of`. Unset fields are left out of the JSON, so that the digest of a bundle
+    without them, and the verdicts that cite it, hold in every version.
     """
 
     name: str
@@ -57,6 +63,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     instruction_set: tuple[str, ...] = ()
     engine_versions: str = ""
     golden_tolerance: float = 1e-3
+    temperature: float | msgspec.UnsetType = msgspec.UNSET
+    operating_points: tuple[OperatingPoint, ...] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -66,6 +74,11 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def target(self) -> str:
         """``backend:device:precision``."""
         return f"{self.backend}:{self.device}:{self.precision}"
+
+    @property
+    def decides_itself(self) -> bool:
+        """Whether it has a temperature or operating points of its own."""
+        return self.temperature is not msgspec.UNSET or self.operating_points is not msgspec.UNSET
 
 
 class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,3 +144,26 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     intended_use: str
     model_digest: str
     verdicts: tuple[StoredVerdict, ...] = ()
+
+    def task_of(self, variant: Variant) -> Task:
+        """The task as ``variant`` decides it: with its own temperature and operating points where it has them.
+
+        Raises:
+            InputError: they do not fit the task (a written bundle was checked for that).
+        """
+        own = {
+            name: getattr(variant, name)
+            for name in ("temperature", "operating_points")
+            if getattr(variant, name) is not msgspec.UNSET
+        }
+        if "temperature" in own and "operating_points" not in own and self.task.operating_points:
+            raise InputError(
+                "it has a temperature of its own and the task's operating points, which were chosen at another; give "
+                "it operating points too"
+            )
+        return msgspec.structs.replace(self.task, **own)
+
+
+def schema_of(manifest: Manifest) -> int:
+    """The oldest schema that holds ``manifest``: 2 with a variant that decides by itself, else 1."""
+    return 2 if any(variant.decides_itself for variant in manifest.variants) else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -32,6 +33,10 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     positives: int
     negatives: int
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"the threshold of {self.label!r} is {self.threshold}; it must be in [0, 1]")
+
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Classification: logits of shape ``[n, len(labels)]``, float32, in the order of ``labels``.
@@ -57,9 +62,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         least = 1 if self.kind == "multilabel" else 2
         if len(self.labels) < least or (self.kind == "binary" and len(self.labels) != 2):
             raise InputError(f"a {self.kind} task cannot have the {len(self.labels)} label(s) {self.labels}")
-        if not self.temperature > 0:
-            raise InputError(f"temperature is {self.temperature}; it must be above 0")
-        unknown = {point.label for point in self.operating_points} - set(self.findings)
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature is {self.temperature}; it must be above 0 and finite")
+        pointed = [point.label for point in self.operating_points]
+        if len(set(pointed)) != len(pointed):
+            raise InputError(f"operating points for {pointed}; there may be one a finding")
+        unknown = set(pointed) - set(self.findings)
         if unknown:
             raise InputError(
                 f"operating points for {sorted(unknown)}, which are not findings of this task: {self.findings}"

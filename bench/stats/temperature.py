@@ -179,7 +179,7 @@ def _probabilities(sample: Sample, beta: float) -> Floats:
 def _p_value(sample: Sample, beta: float, clusters: Integers | None) -> float:
     gradients = _gradients(sample, beta)
     if clusters is not None:
-        gradients = np.bincount(np.asarray(clusters), weights=gradients)
+        gradients = np.bincount(clusters, weights=gradients).astype(np.float64)
     spread = float((gradients**2).sum())
     # P(χ²₁ > x²) = erfc(x / √2)
     return math.erfc(abs(float(gradients.sum())) / math.sqrt(2 * spread)) if spread > 0 else 1.0

@@ -92,8 +92,8 @@ def test_a_truncated_file_is_refused(sealed, tmp_path, part):
 
 
 def test_a_newer_schema_says_upgrade_even_with_unknown_keys(sealed, tmp_path):
-    path = forged(sealed, tmp_path / "new.medfm", lambda plain: plain.update(schema_version=2, holograms=[]))
-    assert refusal(path) == ("new.medfm was made by a newer medfm-compress (schema 2; this one reads 1): upgrade")
+    path = forged(sealed, tmp_path / "new.medfm", lambda plain: plain.update(schema_version=3, holograms=[]))
+    assert refusal(path) == ("new.medfm was made by a newer medfm-compress (schema 3; this one reads 2): upgrade")
 
 
 @pytest.mark.parametrize(
@@ -215,6 +215,69 @@ def test_the_digest_ignores_what_a_later_type_would_add_by_default(sealed):
     plain = msgspec.to_builtins(Bundle.open(sealed).manifest)
     assert bundles.model_digest(plain) == bundles.model_digest(msgspec.json.decode(encode(plain)))
     assert bundles.model_digest(plain | {"later": 1}) == bundles.model_digest(plain)
+
+
+@pytest.fixture
+def deciding(tiny, tmp_path):
+    """A bundle whose ONNX Runtime variant decides by itself and whose OpenVINO variant decides as the task does."""
+    point = msgspec.structs.replace(tiny.POINT, threshold=0.25, sensitivity=0.95)
+    own = msgspec.structs.replace(tiny.ORT, temperature=2.0, operating_points=(point,))
+    return tiny.bundle(tmp_path / "deciding.medfm", (tiny.OV, own), outcome=None)
+
+
+def test_a_variant_may_decide_by_itself(tiny, deciding):
+    bundle = Bundle.open(deciding)
+    theirs, own = bundle.manifest.variants
+    assert bundle.manifest.task_of(theirs) == bundle.manifest.task == tiny.TASK
+    task = bundle.manifest.task_of(own)
+    assert (task.temperature, task.operating_points[0].threshold) == (2.0, 0.25)
+    assert (task.kind, task.labels) == (tiny.TASK.kind, tiny.TASK.labels)
+    assert (theirs.decides_itself, own.decides_itself) == (False, True)
+
+
+def test_a_variants_decisions_are_part_of_the_model(tiny, deciding, tmp_path):
+    plain = Bundle.open(tiny.bundle(tmp_path / "plain.medfm", (tiny.OV, tiny.ORT))).model_digest
+    assert Bundle.open(deciding).model_digest != plain
+    path = forged(
+        deciding,
+        tmp_path / "forged.medfm",
+        lambda plain: plain["variants"][1]["operating_points"][0].update(threshold=0.2),
+    )
+    assert "model digest" in refusal(path)
+
+
+def test_a_bundle_without_them_is_written_as_it_always_was(sealed):
+    raw = archive.read_member(sealed, archive.read_directory(sealed)[0])
+    stored = msgspec.json.decode(raw)
+    assert stored["schema_version"] == 1
+    assert {key for variant in stored["variants"] for key in variant} == {
+        "name", "files", "backend", "device", "precision", "instruction_set", "engine_versions", "golden_tolerance",
+    }  # fmt: skip
+
+
+def test_an_older_runtime_is_told_to_upgrade(deciding, sealed, monkeypatch):
+    monkeypatch.setattr(bundles, "SCHEMA_VERSION", 1)
+    assert "made by a newer medfm-compress (schema 2; this one reads 1): upgrade" in refusal(deciding)
+    assert Bundle.open(sealed).manifest.schema_version == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"temperature": 2.0}, "give it operating points too"),
+        ({"temperature": 0.0, "operating_points": []}, "temperature is 0.0"),
+        ({"operating_points": [{"label": "ghost"}]}, "'ghost'"),
+        ({"operating_points": [{}, {}]}, "one a finding"),
+        ({"operating_points": [{"threshold": 1.5}]}, "in [0, 1]"),
+    ],
+)
+def test_decisions_that_do_not_fit_the_task_are_refused(tiny, sealed, tmp_path, own, words):
+    if "operating_points" in own:
+        own = own | {
+            "operating_points": [msgspec.to_builtins(tiny.POINT) | change for change in own["operating_points"]]
+        }
+    path = forged(sealed, tmp_path / "forged.medfm", lambda plain: plain["variants"][1].update(own))
+    assert words in refusal(path)
 
 
 def test_the_date_follows_source_date_epoch(monkeypatch):

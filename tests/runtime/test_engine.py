@@ -42,6 +42,27 @@ def test_a_prediction_is_the_network_on_the_one_preprocessing(tiny, passed):
     assert msgspec.json.decode(msgspec.json.encode(prediction), type=Prediction) == prediction
 
 
+def test_the_chosen_variants_own_temperature_and_threshold_decide(tiny, tmp_path):
+    with Engine(tiny.bundle(tmp_path / "task.medfm", (tiny.OV, tiny.ORT)), threads=1) as engine:
+        plain = engine.predict(tiny.image()).probabilities["opacity"]
+    expected = 1 / (1 + (1 / plain - 1) ** 0.5)  # a temperature of 2 halves the logit
+    answers = {}
+    for threshold in (expected - 0.01, expected + 0.01):
+        point = msgspec.structs.replace(tiny.POINT, threshold=threshold)
+        own = msgspec.structs.replace(tiny.ORT, temperature=2.0, operating_points=(point,))
+        path = tiny.bundle(tmp_path / "own.medfm", (tiny.OV, own))
+        for backend in ("openvino", "onnxruntime"):
+            with Engine(path, backend=backend, threads=1) as engine:
+                assert engine.task == engine.manifest.task_of(engine.variant)
+                answers[backend, threshold < expected] = engine.predict(tiny.image())
+    own_called, own_not = answers["onnxruntime", True], answers["onnxruntime", False]
+    assert own_called.probabilities["opacity"] == pytest.approx(expected, abs=1e-4)
+    assert (own_called.findings, own_not.findings) == ({"opacity": True}, {"opacity": False})
+    theirs = answers["openvino", True]
+    assert theirs.probabilities["opacity"] == pytest.approx(plain, abs=1e-4)
+    assert theirs.findings == answers["openvino", False].findings == {"opacity": plain >= tiny.POINT.threshold}
+
+
 def test_files_bytes_and_arrays_give_the_same(tiny, passed, tmp_path):
     from PIL import Image
 
