@@ -87,11 +87,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InputError(f"max_calls is {self.max_calls}; it must be at least min_calls, {self.min_calls}")
 
 
-_DEFAULT_PLAN = Plan()
+DEFAULT_PLAN = Plan()
 
 
 def measure(
-    contenders: Sequence[Contender], plan: Plan = _DEFAULT_PLAN, progress: Progress | None = None
+    contenders: Sequence[Contender], plan: Plan = DEFAULT_PLAN, progress: Progress | None = None
 ) -> tuple[Measurement, ...]:
     """Measure ``contenders`` against each other, in their order.
 
@@ -109,7 +109,7 @@ def measure(
     names = [contender.name for contender in contenders]
     if not names or len(set(names)) != len(names):
         raise InputError(f"contenders are {names}; there must be at least one, each with a name of its own")
-    tell = progress or _silent
+    tell = progress or silent
     with contextlib.ExitStack() as stack:
         runs = [_Run(stack, contender, plan, tell) for contender in contenders]
         for number in range(plan.rounds):
@@ -201,5 +201,5 @@ def target_of(info: SessionInfo) -> str:
     return f"{info.backend}:{device_of(info)}:{info.precision}:{info.threads}"
 
 
-def _silent(_: str) -> None:
-    return None
+def silent(_: str) -> None:
+    """Tell nobody."""
