@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +16,7 @@ from medfm_compress.runtime.errors import InputError
 
 Rows = NDArray[np.bool_]
 _MOST_GROUPS = 40
+_DECADE = re.compile(r"(\d+)-(\d+)")
 
 
 class Group(NamedTuple):
@@ -56,6 +58,11 @@ def divide(evaluation: Evaluation, rule: SubgroupRule) -> Division:
             f"the policy divides by {rule.column!r}, which is no column of the study; it has {known}; mend the policy "
             "or add the column"
         )
+    return divide_values(rule, values)
+
+
+def divide_values(rule: SubgroupRule, values: tuple[str, ...]) -> Division:
+    """Groups of the cases whose column holds ``values``; raises like :func:`divide`."""
     groups, recorded = _by_cuts(rule, values) if rule.cuts else _by_value(rule, values)
     if not recorded.any():
         raise InputError(
@@ -93,13 +100,20 @@ def _by_value(rule: SubgroupRule, values: tuple[str, ...]) -> tuple[tuple[Group,
 
 
 def _by_cuts(rule: SubgroupRule, values: tuple[str, ...]) -> tuple[tuple[Group, ...], Rows]:
-    numbers = np.array([_number(value) for value in values])
+    ranges = np.array([_range(value) for value in values])
+    for cut in rule.cuts:
+        split = np.flatnonzero((ranges[:, 0] < cut) & (cut <= ranges[:, 1]))
+        if len(split):
+            raise InputError(
+                f"cut {cut:g} of {rule.column!r} falls inside the recorded range {values[split[0]]!r}; cut between "
+                "ranges"
+            )
     ends = (-math.inf, *rule.cuts, math.inf)
     groups = tuple(
-        Group(rule.column, _range_name(rule.column, low, high), (numbers >= low) & (numbers < high))
+        Group(rule.column, _range_name(rule.column, low, high), (ranges[:, 0] >= low) & (ranges[:, 1] < high))
         for low, high in itertools.pairwise(ends)
     )
-    return groups, np.isfinite(numbers)
+    return groups, np.isfinite(ranges).all(axis=1)
 
 
 def _range_name(column: str, low: float, high: float) -> str:
@@ -108,10 +122,13 @@ def _range_name(column: str, low: float, high: float) -> str:
     return f"{column} >= {low:g}" if math.isinf(high) else f"{low:g} <= {column} < {high:g}"
 
 
-def _number(value: str) -> float:
-    """``value`` as a finite number, else NaN, which is in no group."""
+def _range(value: str) -> tuple[float, float]:
+    """``70-79`` (a study's ages are decades) or a finite number as a range; NaN, which is in no group, for all else."""
+    found = _DECADE.fullmatch(value)
+    if found:
+        return float(found[1]), float(found[2])
     try:
         number = float(value)
     except ValueError:
-        return math.nan
-    return number if math.isfinite(number) else math.nan
+        return math.nan, math.nan
+    return (number, number) if math.isfinite(number) else (math.nan, math.nan)

@@ -205,8 +205,9 @@ class SubgroupRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         column: of the study.
-        cuts: ascending; make groups of a number: ``[50, 70]`` gives < 50, 50 to below 70 and >= 70, and a value that is
-            no number counts as not recorded. Without cuts every value is a group, and the empty one is not recorded.
+        cuts: ascending; make groups of a number, or of ranges such as a study's age decades: ``[50, 70]`` gives < 50,
+            50 to below 70 and >= 70, and a value that is neither counts as not recorded. Without cuts every value is a
+            group, and the empty one is not recorded.
         when_too_few: what a group without enough patients makes of a requirement: ``inconclusive``, or ``named``, which
             says so in the verdict's notes and asks nothing of it.
     """

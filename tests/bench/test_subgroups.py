@@ -34,13 +34,13 @@ def verdict_on(teacher: Evaluation, variant: Evaluation, policy: Policy) -> Verd
 
 
 def test_cuts_make_half_open_ranges_and_text_is_not_recorded(make_evaluation: MakeEvaluation) -> None:
-    values = ["49.9", "50", "69", "70", "unknown", "", "nan", "inf"]
-    evaluation = restrict(make_evaluation(), np.arange(300) < 8)
+    values = ["49.9", "50", "60-69", "70", "unknown", "", "nan", "inf", "80-89"]
+    evaluation = restrict(make_evaluation(), np.arange(300) < 9)
     division = divide(with_columns(evaluation, age=values), BY_AGE)
     assert [(group.name, np.flatnonzero(group.rows).tolist()) for group in division.groups] == [
         ("age < 50", [0]),
         ("50 <= age < 70", [1, 2]),
-        ("age >= 70", [3]),
+        ("age >= 70", [3, 8]),
     ]
     assert division.unrecorded == 4
 
@@ -58,6 +58,11 @@ def test_every_value_is_a_group_without_cuts(make_evaluation: MakeEvaluation) ->
         ([""] * 300, SubgroupRule(column="age"), "empty for all 300"),
         (["unknown"] * 300, BY_AGE, "no number for all 300"),
         ([str(number) for number in range(300)], SubgroupRule(column="age"), "300 values"),
+        (
+            ["40-49"] * 299 + ["70-79"],
+            SubgroupRule(column="age", cuts=(75,)),
+            "inside the recorded range '70-79'",
+        ),
         (["1"] * 300, SubgroupRule(column="site"), "no column of the study; it has age"),
     ],
 )

@@ -1,0 +1,98 @@
+"""Damage a copy of a model for one group of patients and nobody else, to see whether the gate finds out.
+
+    python bench/scripts/gate_damage.py TEACHER STUDY OUT [--column age] [--least 70] [--epochs 30]
+
+The copy is trained on the test images themselves to give the teacher's logits everywhere, except that within the group
+the logits change places between its cases. A real model would be damaged by less data or another device; this one is
+sabotaged on purpose, by memorising, so that all the rest stays as it was. It serves to test a gate, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medfm_compress.bench.stats.auroc import auroc
+from medfm_compress.bench.subgroups import divide_values
+from medfm_compress.bench.types import SubgroupRule
+from medfm_compress.compress.model import Model, load_model, save_model
+from medfm_compress.data.open import open_study
+from medfm_compress.data.prepared import prepared_images
+from medfm_compress.runtime.preprocess import normalise
+
+BATCH = 32
+
+
+def group_rows(values: list[str], least: float) -> NDArray[np.bool_]:
+    """Cases whose value is a number of at least ``least``; shape [n]."""
+    rule = SubgroupRule(column="group", cuts=(least,))
+    return divide_values(rule, tuple(values)).groups[-1].rows
+
+
+def exchanged(logits: NDArray[np.float32], rows: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:
+    """``logits`` [n, labels] with those of ``rows`` dealt out again among them."""
+    wanted, members = logits.copy(), np.flatnonzero(rows)
+    wanted[members] = logits[np.random.default_rng(seed).permutation(members)]
+    return wanted
+
+
+def infer(module: torch.nn.Module, inputs: torch.Tensor) -> NDArray[np.float32]:
+    """Logits [n, labels]."""
+    module.eval()
+    with torch.inference_mode():
+        return torch.cat([module(part) for part in inputs.split(BATCH)]).float().numpy()
+
+
+def memorise(model: Model, inputs: torch.Tensor, wanted: torch.Tensor, epochs: int) -> None:
+    """Train ``model.module`` in place until it gives ``wanted``; normalisation statistics stay the teacher's."""
+    module = model.module.eval()
+    optimiser = torch.optim.AdamW(module.parameters(), lr=3e-4, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+    generator = torch.Generator().manual_seed(0)
+    for epoch in range(epochs):
+        total = 0.0
+        for rows in torch.randperm(len(inputs), generator=generator).split(BATCH):
+            loss = torch.nn.functional.mse_loss(module(inputs[rows]), wanted[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total += float(loss.detach()) * len(rows)
+        schedule.step()
+        sys.stderr.write(f"epoch {epoch + 1}/{epochs}  mean squared error {total / len(inputs):.4f}\n")
+
+
+def main() -> None:
+    """Write the damaged model folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--column", default="age")
+    parser.add_argument("--least", type=float, default=70)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    study, model = open_study(asked.study), load_model(asked.teacher)
+    cases = tuple(case for case in study.split("test") if case.target)
+    images = prepared_images(study, cases, model.spec, asked.out.parent / "prepared", lambda line: None)
+    inputs = torch.from_numpy(normalise(np.asarray(images), model.spec))
+    rows = group_rows([case.subgroups.get(asked.column, "") for case in cases], asked.least)
+    logits = infer(model.module, inputs)
+    wanted = exchanged(logits, rows, asked.seed)
+    memorise(model, inputs, torch.from_numpy(wanted), asked.epochs)
+    damaged, truth = infer(model.module, inputs), study.targets(cases)[:, 0]
+    for name, part in (("all cases", np.ones_like(rows)), ("the group", rows)):
+        margins = [(values[:, 1] - values[:, 0])[part].astype(np.float64) for values in (logits, damaged)]
+        scores = [auroc(margin, truth[part]) for margin in margins]
+        sys.stdout.write(f"{name}: {int(part.sum())} cases, AUROC {scores[0]:.4f} -> {scores[1]:.4f}\n")
+    save_model(dataclasses.replace(model, name=f"{model.name}-damaged"), asked.out)
+
+
+if __name__ == "__main__":
+    main()
