@@ -4,57 +4,42 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from medfm_compress.bench.compare import compare
+from medfm_compress.bench.contenders import (
+    TeacherRef,
+    check_names,
+    teacher_contender,
+    variant_contenders,
+    with_points,
+    with_task_points,
+)
 from medfm_compress.bench.evaluate import EvaluationTable
-from medfm_compress.bench.evaluation_log import LoggedEvaluation, log_evaluation
+from medfm_compress.bench.evaluation_log import LoggedEvaluation, log_evaluation, read_log
+from medfm_compress.bench.fidelity import fidelity
 from medfm_compress.bench.gate import judge
 from medfm_compress.bench.html import render_html
 from medfm_compress.bench.inference import Folders, evaluate_contender, image_files, labelled_cases
 from medfm_compress.bench.machine import Machine, describe_machine
 from medfm_compress.bench.measure import Contender, Plan, Progress, measure
-from medfm_compress.bench.operating_points import choose_operating_points
 from medfm_compress.bench.policy import LoadedPolicy
 from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, TEACHER, Report, Speedup, save_report
+from medfm_compress.bench.scenario import ScenarioName
 from medfm_compress.bench.speedup import round_spread, speedup
 from medfm_compress.bench.types import Comparison, Evaluation, Measurement
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.bundle import Bundle, utc_date
-from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.files import write_atomically
-from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.manifest import Variant
-from medfm_compress.runtime.sessions.protocol import SessionRef
-from medfm_compress.runtime.task import OperatingPoint, Task
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
-VARIANT_OPENER = "medfm_compress.runtime.sessions.table:open_bundle_variant"
 _NOISY_SPREAD = 0.10
-
-
-class TeacherRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The teacher, as a session that a fresh process opens.
-
-    Attributes:
-        name: architecture, for the report.
-        session: how to open it, on as many threads as the plan says.
-        spec: its own preprocessing.
-        task: its own temperature and operating points; without points they are chosen here, on validation cases.
-        size_bytes: of its weights.
-        licence: of its weights.
-    """
-
-    name: str
-    session: SessionRef
-    spec: ImageSpec
-    task: Task
-    size_bytes: int
-    licence: str = ""
 
 
 class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +49,11 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         plan: rounds, threads, warm-up.
         targets: measure only variants whose ``backend:device[:precision]`` begins with one of these; empty takes all.
         others: further contenders, measured and not evaluated, e.g. the teacher in ONNX Runtime.
+        opponents: ONNX files or bundles, evaluated and measured beside the bundle, never judged.
+        scenarios: loads to put on the teacher and every variant, after the interleaved rounds.
+        harness: what drives the scenarios; ``plain`` needs nothing installed.
+        baseline: an earlier bundle, to see whether a variant became slower.
+        pairs: interleaved pairs of processes for that, >= 10.
         split: evaluated split.
         files: images for the end-to-end time.
         cache_dir: where prepared images are kept between runs; none keeps nothing.
@@ -72,6 +62,11 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     plan: Plan = Plan()
     targets: tuple[str, ...] = ()
     others: tuple[Contender, ...] = ()
+    opponents: tuple[Path, ...] = ()
+    scenarios: tuple[ScenarioName, ...] = ()
+    harness: Literal["loadgen", "plain"] = "plain"
+    baseline: Path | None = None
+    pairs: int = 10
     split: str = "test"
     files: int = 4
     cache_dir: Path | None = None
@@ -98,32 +93,28 @@ def bench_bundle(
         BundleRefused: the bundle is damaged.
         StudyError: no labelled case in the split, or other labels than the models have.
     """
-    tell = progress or _silent
+    tell, out = progress or _silent, Path(out_dir)
     bundle, cases = Bundle.open(bundle_path), labelled_cases(study, options.split)
     machine, fingerprint = describe_machine(), study_fingerprint(study)
     files = image_files(study, cases, options.files)
-    variants = variant_contenders(bundle, options, files)
+    variants = variant_contenders(bundle, options.plan.threads, options.targets, files)
+    rivals: tuple[Contender, ...] = ()
+    check_names([*variants, *rivals, *options.others])
     with tempfile.TemporaryDirectory(prefix="medfm-bench-") as temporary:
         folder = Folders(Path(temporary), options.cache_dir or Path(temporary))
-        candidate = _teacher_contender(teacher, files)
-        candidate = _with_points(candidate, bundle.manifest.task, study, options.plan, folder, tell)
-        log_evaluation(
-            Path(out_dir),
-            LoggedEvaluation(
-                date=utc_date(),
-                split=options.split,
-                cases=len(cases),
-                policy_sha256=policy.sha256,
-                model_digest=bundle.model_digest,
-                study_fingerprint=fingerprint,
-            ),
-        )
+        rule = next((point.rule for point in bundle.manifest.task.operating_points), "")
+        decide = partial(with_points, rule=rule, study=study, plan=options.plan, folder=folder, tell=tell)
+        candidate = decide(teacher_contender(teacher, files))
+        if not candidate.task.operating_points:
+            candidate = with_task_points(candidate, bundle.manifest.task.operating_points)
+        rivals = tuple(decide(rival) for rival in rivals)
+        log_evaluation(out, _log_entry(bundle, policy, fingerprint, options.split, len(cases)))
         evaluations = [
             evaluate_contender(contender, study, cases, options.plan, folder, tell)
-            for contender in (candidate, *variants)
+            for contender in (candidate, *variants, *rivals)
         ]
     others = [msgspec.structs.replace(other, files=files) for other in options.others]
-    measurements = measure([candidate, *variants, *others], options.plan, tell)
+    measurements = measure([candidate, *variants, *rivals, *others], options.plan, tell)
     tell("compare")
     report = _report(bundle, policy, machine, evaluations, measurements)
     report = msgspec.structs.replace(
@@ -132,41 +123,30 @@ def bench_bundle(
         split=options.split,
         teacher_name=teacher.name,
         teacher_operating_points=candidate.task.operating_points,
+        opponents=tuple(rival.name for rival in rivals),
+        looks=tuple(
+            look for look in read_log(out) if (look.study_fingerprint, look.split) == (fingerprint, options.split)
+        ),
     )
-    write_report(report, out_dir)
+    write_report(report, out)
     return report
+
+
+def _log_entry(bundle: Bundle, policy: LoadedPolicy, fingerprint: str, split: str, cases: int) -> LoggedEvaluation:
+    return LoggedEvaluation(
+        date=utc_date(),
+        split=split,
+        cases=cases,
+        policy_sha256=policy.sha256,
+        model_digest=bundle.model_digest,
+        study_fingerprint=fingerprint,
+    )
 
 
 def write_report(report: Report, out_dir: str | Path) -> None:
     """Write ``report.json`` and, with the gate's verdict on it, ``report.html``."""
     save_report(report, Path(out_dir) / REPORT_JSON)
     write_atomically(Path(out_dir) / REPORT_HTML, render_html(report, judge(report)).encode())
-
-
-def variant_contenders(bundle: Bundle, options: BenchOptions, files: tuple[str, ...]) -> tuple[Contender, ...]:
-    """A contender for each variant that ``options.targets`` let through; raises InputError where none is left."""
-    chosen = [variant for variant in bundle.manifest.variants if _fits(variant, options.targets)]
-    if not chosen:
-        there = ", ".join(variant.target for variant in bundle.manifest.variants)
-        raise InputError(f"no variant fits the targets {', '.join(options.targets)}; the bundle has {there}")
-    return tuple(
-        Contender(
-            name=variant.name,
-            session=SessionRef(
-                opener=VARIANT_OPENER,
-                arguments={
-                    "bundle": str(bundle.path.resolve()),
-                    "variant": variant.name,
-                    "threads": options.plan.threads,
-                },
-            ),
-            spec=bundle.manifest.image_spec,
-            task=bundle.manifest.task,
-            size_bytes=bundle.variant_bytes(variant),
-            files=files,
-        )
-        for variant in chosen
-    )
 
 
 def noise_reasons(machine: Machine, measurements: Sequence[Measurement]) -> tuple[str, ...]:
@@ -179,38 +159,6 @@ def noise_reasons(machine: Machine, measurements: Sequence[Measurement]) -> tupl
         if spread > _NOISY_SPREAD:
             reasons.append(f"the rounds' medians of {measurement.name} spread by {100 * spread:.0f}%")
     return tuple(reasons)
-
-
-def _fits(variant: Variant, targets: tuple[str, ...]) -> bool:
-    return not targets or any(f"{variant.target}:".startswith(f"{target}:") for target in targets)
-
-
-def _teacher_contender(teacher: TeacherRef, files: tuple[str, ...]) -> Contender:
-    return Contender(
-        name=TEACHER,
-        session=teacher.session,
-        spec=teacher.spec,
-        task=teacher.task,
-        size_bytes=teacher.size_bytes,
-        files=files,
-    )
-
-
-def _with_points(
-    contender: Contender, task: Task, study: Study, plan: Plan, folder: Folders, tell: Progress
-) -> Contender:
-    """The teacher with operating points by the bundle's rule, if it lacks them.
-
-    They are chosen on its own validation scores. A study without validation cases leaves only the bundle's thresholds.
-    """
-    if contender.task.operating_points or not task.operating_points:
-        return contender
-    cases = tuple(case for case in study.split("val") if case.target)
-    points: tuple[OperatingPoint, ...] = task.operating_points
-    if cases:
-        evaluation = evaluate_contender(contender, study, cases, plan, folder, tell)
-        points = choose_operating_points(evaluation, rule=task.operating_points[0].rule)
-    return msgspec.structs.replace(contender, task=msgspec.structs.replace(contender.task, operating_points=points))
 
 
 def _report(
@@ -234,6 +182,7 @@ def _report(
         evaluations=tuple(EvaluationTable.from_evaluation(evaluation) for evaluation in evaluations),
         measurements=measurements,
         comparisons=_comparisons(evaluations, policy),
+        fidelity=tuple(fidelity(evaluations[0], found, manifest.task) for found in evaluations[1:]),
         speedups=tuple(
             Speedup(name=found.name, baseline=TEACHER, ratio=speedup(measurements[0], found))
             for found in measurements[1:]

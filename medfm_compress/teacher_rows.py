@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medfm_compress.bench.contenders import TeacherRef
 from medfm_compress.bench.measure import Contender
-from medfm_compress.bench.run import TeacherRef
 from medfm_compress.runtime.errors import InputError, MissingDependency
 from medfm_compress.runtime.sessions.protocol import SessionRef
 

@@ -10,13 +10,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from medfm_compress.bench.contenders import TeacherRef
 from medfm_compress.bench.evaluation_log import LOG
 from medfm_compress.bench.inference import image_files
 from medfm_compress.bench.machine import describe_machine
 from medfm_compress.bench.measure import Contender, Plan
 from medfm_compress.bench.policy import LoadedPolicy
 from medfm_compress.bench.report import load_report
-from medfm_compress.bench.run import BenchOptions, TeacherRef, bench_bundle, noise_reasons
+from medfm_compress.bench.run import BenchOptions, bench_bundle, noise_reasons
 from medfm_compress.bench.types import Budget, Measurement, NonInferiority, Policy
 from medfm_compress.data.open import open_study
 from medfm_compress.runtime.errors import InputError, StudyError
