@@ -1,7 +1,8 @@
 """Compare a variant with its teacher on the same cases: every metric of every finding, paired, clustered by patient.
 
-AUROC has a closed form (`stats.auroc`), all else is bootstrapped (`stats.bootstrap`) with resamples that teacher and
-variant share. Three cases have no usable interval and are handled before one is computed:
+AUROC has a closed form (`stats.auroc_difference`). Accuracy, sensitivity and specificity have Tango's score interval
+wherever every patient counts once in the denominator. All else is bootstrapped (`stats.bootstrap`) with resamples that
+teacher and variant share. Three cases have no usable interval and are handled before one is computed:
 
 - Too few patients for the policy: the widest interval possible stands in its place, and the reason with it.
 - The two models' probabilities agree within `SAME_OUTPUT` on every case: the difference is 0, with no width.
@@ -17,7 +18,6 @@ AUROC, since a wall of figures hides the one that matters.
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +26,11 @@ from numpy.typing import NDArray
 from medfm_compress.bench.confusion import Confusion, are_labels_exclusive, confusion, confusion_matrix
 from medfm_compress.bench.evaluate import check_evaluation, number_clusters
 from medfm_compress.bench.stats import bootstrap
-from medfm_compress.bench.stats.auroc import area_interval, clustered_areas, difference_interval
+from medfm_compress.bench.stats.auroc import area_interval, clustered_areas
+from medfm_compress.bench.stats.auroc_difference import area_difference, p_area_below
 from medfm_compress.bench.stats.metrics import LOG_CLIP, Sample, WeightedMetrics
-from medfm_compress.bench.stats.proportions import undiscordant_reach
+from medfm_compress.bench.stats.proportions import wilson
+from medfm_compress.bench.stats.tango import p_tango_below, tango, undiscordant_reach
 from medfm_compress.bench.subgroups import Group, divide, restrict
 from medfm_compress.bench.types import (
     LOWER_IS_BETTER,
@@ -228,8 +230,36 @@ def _without_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict
 
 def _with_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict[Metric, _Answer]:
     answers: dict[Metric, _Answer] = {"auroc": _compare_areas(question)} if "auroc" in metrics else {}
-    counted = tuple(metric for metric in metrics if metric != "auroc")
-    return answers | _compare_counted(question, counted) if counted else answers
+    for metric in metrics:
+        right = _pairs(metric, question.sample)
+        if right is not None and right.shape[1]:
+            answers[metric] = _compare_pairs(question, metric, right)
+    left = tuple(metric for metric in metrics if metric not in answers)
+    return answers | _compare_counted(question, left) if left else answers
+
+
+def _pairs(metric: Metric, sample: Sample) -> NDArray[np.bool_] | None:
+    """Whether each model is right, [2, n], on the n cases that ``metric`` counts.
+
+    None where one patient has several of them, or ``metric`` is no plain share of right decisions.
+    """
+    rows = {"accuracy": np.ones(len(sample.truth), np.bool_), "sensitivity": sample.truth == 1}
+    rows["specificity"] = sample.truth == 0
+    if metric not in rows or np.bincount(sample.clusters[rows[metric]], minlength=1).max() > 1:
+        return None
+    return (sample.decisions == sample.truth)[:, rows[metric]]
+
+
+def _compare_pairs(question: _Question, metric: Metric, right: NDArray[np.bool_]) -> _Answer:
+    level, count = _level(question.policy), right.shape[1]
+    gained, lost = int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum())
+    own = [wilson(int(model.sum()), count, level) for model in right]
+    difference = _no_difference(level) if question.same else tango(gained, lost, count, level)
+    required = _requirement(question, metric)
+    if required is None:
+        return _Answer(own[0], own[1], difference)
+    p_worse = 1.0 if question.same else p_tango_below(gained, lost, count, -required.margin)
+    return _Answer(own[0], own[1], difference, p_worse)
 
 
 def _compare_counted(question: _Question, counted: tuple[Metric, ...]) -> dict[Metric, _Answer]:
@@ -255,24 +285,12 @@ def _column(resampled: bootstrap.Resampled, column: int) -> bootstrap.Resampled:
 def _compare_areas(question: _Question) -> _Answer:
     sample, level = question.sample, _level(question.policy)
     areas = clustered_areas(sample.scores, sample.truth, sample.clusters)
-    rarer = min(_patients(sample, sample.truth == 1), _patients(sample, sample.truth == 0))
-    own = [area_interval(float(a), float(v), level, rarer) for a, v in zip(*_diagonal(areas), strict=True)]
-    difference = _no_difference(level) if question.same else difference_interval(areas, level)
+    own = [area_interval(areas, model, level) for model in (0, 1)]
+    difference = _no_difference(level) if question.same else area_difference(areas, level)
     required = _requirement(question, "auroc")
-    return _Answer(own[0], own[1], difference, _wald_p(difference, required.margin) if required else None)
-
-
-def _diagonal(areas: tuple[NDArray[np.float64], NDArray[np.float64]]) -> tuple[list[float], list[float]]:
-    values, covariance = areas
-    return values.tolist(), np.diag(covariance).tolist()
-
-
-def _wald_p(difference: Interval, margin: float) -> float:
-    """One-sided p-value of "the difference is at least ``-margin``"."""
-    error, excess = difference.standard_error or 0.0, difference.estimate + margin
-    if error <= TIE:
-        return 0.0 if excess < 0 else 1.0
-    return NormalDist().cdf(excess / error)
+    if required is None:
+        return _Answer(own[0], own[1], difference)
+    return _Answer(own[0], own[1], difference, 1.0 if question.same else p_area_below(areas, -required.margin))
 
 
 def _compare_resampled(question: _Question, metric: Metric, values: bootstrap.Resampled) -> _Answer:

@@ -11,39 +11,55 @@ d01_k = Σ_{j in k} (V01_j − A); I10, I01 and I are the numbers of clusters th
     cov(A, B) = I10/(I10−1) Σ d10(A) d10(B) / m²  +  I01/(I01−1) Σ d01(A) d01(B) / n²
               + I/(I−1) Σ [d10(A) d01(B) + d01(A) d10(B)] / (m n)
 
-Where each cluster is a single case the last line vanishes and the rest is DeLong's covariance, exactly.
+Where each cluster is a single case the last line vanishes and the rest is DeLong's covariance, exactly. The interval of
+one area is taken on the logit scale, which keeps it inside (0, 1); `difference` compares two.
 
 Sources: DeLong, DeLong, Clarke-Pearson, Biometrics 44 (1988) 837–845; mid-ranks: Sun, Xu, IEEE Signal Processing
-Letters 21 (2014) 1389–1393; clusters: Obuchowski, Biometrics 53 (1997) 567–578. The interval of one area is taken on
-the logit scale, which keeps it inside (0, 1) (Pepe 2003, section 5.2); that of a difference is plain Wald, because a
-difference has no bound near by and the margin is stated on the plain scale.
+Letters 21 (2014) 1389–1393; clusters: Obuchowski, Biometrics 53 (1997) 567–578; logit: Pepe (2003), section 5.2; t
+quantile with Satterthwaite's degrees over the two classes: Brunner, Munzel, Biometrical Journal 42 (2000) 17–25.
 """
 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.bench.stats.proportions import undiscordant_reach
+from medfm_compress.bench.stats.student import satterthwaite, t_quantile
+from medfm_compress.bench.stats.tango import undiscordant_reach
 from medfm_compress.bench.types import Interval
 from medfm_compress.runtime.errors import InputError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-METHOD_AREA = "Obuchowski/DeLong, logit"
-METHOD_DIFFERENCE = "Obuchowski/DeLong, paired"
+METHOD_AREA = "Obuchowski/DeLong, logit, t"
 
 
 class Areas(NamedTuple):
-    """Areas ``[models]`` and their covariance ``[models, models]``."""
+    """Areas of several models on the same cases.
+
+    Attributes:
+        values: [models].
+        covariance: [models, models].
+        by_class: [2, models, models], what the positives and the negatives add to the covariance.
+        patients: with a positive, with a negative, and in all.
+    """
 
     values: Floats
     covariance: Floats
+    by_class: Floats
+    patients: tuple[int, int, int]
+
+    def degrees(self, contrast: Floats) -> float:
+        """Degrees of freedom of the variance of Σ ``contrast`` · area, Satterthwaite's over the two classes.
+
+        Patients with cases of both classes count once, so that there are never more than patients − 1.
+        """
+        parts = [max(float(contrast @ part @ contrast), 0.0) for part in self.by_class]
+        return min(satterthwaite(parts, [count - 1 for count in self.patients[:2]]), self.patients[2] - 1)
 
 
 def midranks(values: Floats) -> Floats:
@@ -91,45 +107,31 @@ def clustered_areas(scores: Floats, truth: Integers, clusters: Integers) -> Area
         d10.append(np.bincount(clusters[positive], v10 - area, minlength=size))
         d01.append(np.bincount(clusters[~positive], v01 - area, minlength=size))
     x, y = np.array(d10), np.array(d01)
+    patients = (_patients(clusters[positive]), _patients(clusters[~positive]), _patients(clusters))
+    correct = [count / (count - 1) for count in patients]
+    by_class = np.stack([correct[0] * (x @ x.T) / m**2, correct[1] * (y @ y.T) / n**2])
     cross = x @ y.T
-    covariance = (
-        _small_sample(clusters[positive]) * (x @ x.T) / m**2
-        + _small_sample(clusters[~positive]) * (y @ y.T) / n**2
-        + _small_sample(clusters) * (cross + cross.T) / (m * n)
-    )
-    return Areas(np.array(values), covariance)
+    covariance = by_class.sum(axis=0) + correct[2] * (cross + cross.T) / (m * n)
+    return Areas(np.array(values), covariance, by_class, patients)
 
 
-def area_interval(area: float, variance: float, level: float, rarer: int) -> Interval:
-    """Two-sided interval of one area, on the logit scale.
+def area_interval(areas: Areas, model: int, level: float) -> Interval:
+    """Two-sided interval of the area of ``model``, on the logit scale with a t quantile.
 
-    An area of 0 or 1 has no logit and no variance; it reaches as far as ``rarer`` pairs without discordance allow,
-    the number of patients of the rarer class (see `proportions`).
+    An area of 0 or 1 has no logit and no variance; it reaches as far as so many pairs without discordance allow as
+    there are patients of the rarer class (see `tango`).
     """
+    area, variance = float(areas.values[model]), float(areas.covariance[model, model])
     if not 0 < area < 1:
-        reach = undiscordant_reach(rarer, level)
+        reach = undiscordant_reach(min(areas.patients[:2]), level)
         low, high = max(area - reach, 0.0), min(area + reach, 1.0)
         return Interval(estimate=area, low=low, high=high, level=level, method="no variation, Tango's width")
-    z, error = NormalDist().inv_cdf((1 + level) / 2), math.sqrt(max(variance, 0.0))
-    logit, spread = math.log(area / (1 - area)), z * error / (area * (1 - area))
+    degrees = areas.degrees(np.eye(len(areas.values))[model])
+    t, error = t_quantile((1 + level) / 2, degrees), math.sqrt(max(variance, 0.0))
+    logit, spread = math.log(area / (1 - area)), t * error / (area * (1 - area))
     low, high = (1 / (1 + math.exp(-min(max(end, -500.0), 500.0))) for end in (logit - spread, logit + spread))
-    return Interval(estimate=area, low=low, high=high, level=level, method=METHOD_AREA, standard_error=error)
-
-
-def difference_interval(areas: Areas, level: float) -> Interval:
-    """Two-sided Wald interval of ``areas.values[1] - areas.values[0]``, paired; needs two patients of each class."""
-    c = areas.covariance
-    estimate = float(areas.values[1] - areas.values[0])
-    error = math.sqrt(max(float(c[0, 0] + c[1, 1] - 2 * c[0, 1]), 0.0))
-    reach = NormalDist().inv_cdf((1 + level) / 2) * error
-    return Interval(
-        estimate=estimate,
-        low=max(estimate - reach, -1.0),
-        high=min(estimate + reach, 1.0),
-        level=level,
-        method=METHOD_DIFFERENCE,
-        standard_error=error,
-    )
+    method = f"{METHOD_AREA} with {degrees:.0f} degrees of freedom"
+    return Interval(estimate=area, low=low, high=high, level=level, method=method, standard_error=error)
 
 
 def _components(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -142,15 +144,16 @@ def _components(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Fl
 
 
 def _split(truth: Integers) -> NDArray[np.bool_]:
+    if not np.isin(truth, (0, 1)).all():
+        raise InputError(f"the truth of a finding must be 0 or 1, got {np.unique(truth)[:5].tolist()}")
     positive = truth == 1
     if positive.all() or not positive.any():
         raise InputError(f"AUROC needs both classes, got {int(positive.sum())} positives among {len(truth)} cases")
     return np.asarray(positive)
 
 
-def _small_sample(clusters: Integers) -> float:
-    """I / (I − 1) of the clusters."""
+def _patients(clusters: Integers) -> int:
     count = len(np.unique(clusters))
     if count < 2:
         raise InputError("the variance of AUROC needs at least two patients with and two without the finding")
-    return count / (count - 1)
+    return count

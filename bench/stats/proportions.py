@@ -1,14 +1,10 @@
-"""Intervals of proportions that stay honest when nothing varies.
+"""Wilson's score interval of one proportion, honest at 0 and 1 too.
 
-Wilson's score interval of one proportion, x successes of n, p̂ = x/n, z the normal quantile::
+With x successes of n, p̂ = x/n and z the normal quantile::
 
     (p̂ + z²/2n ± z sqrt(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n)
 
-Tango's score interval of a paired difference has a closed form where no pair is discordant: ± z² / (n + z²). A
-bootstrap of such data collapses to [0, 0], as if a change in the next patient were impossible; this is the width to
-state instead.
-
-Sources: Wilson, JASA 22 (1927) 209–212; Tango, Statistics in Medicine 17 (1998) 891–908.
+Source: Wilson, JASA 22 (1927) 209–212.
 """
 
 from __future__ import annotations
@@ -34,9 +30,3 @@ def wilson(successes: float, total: float, level: float = 0.95) -> Interval:
     reach = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2)) / shrink
     low, high = max(centre - reach, 0.0), min(centre + reach, 1.0)
     return Interval(estimate=share, low=min(low, share), high=max(high, share), level=level, method="Wilson")
-
-
-def undiscordant_reach(total: int, level: float = 0.95) -> float:
-    """Half the width of Tango's interval where none of ``total`` pairs is discordant; 1 without any pair."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    return z**2 / (total + z**2)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
+from scipy.stats import norm
+from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
-from medfm_compress.bench.stats.auroc import area_interval, auroc, clustered_areas, difference_interval, midranks
+from medfm_compress.bench.stats.auroc import Areas, area_interval, auroc, clustered_areas, midranks
+from medfm_compress.bench.stats.auroc_difference import area_difference, p_area_below
 from medfm_compress.runtime.errors import InputError
 
 
@@ -39,16 +43,19 @@ def literal_areas(scores: np.ndarray, truth: np.ndarray, clusters: np.ndarray) -
     return areas, s10 / m + s01 / n + (s11 + s11.T) / (m * n)
 
 
-def test_proc_agrees_on_areas_covariance_and_the_paired_interval() -> None:
+def test_proc_agrees_on_areas_covariance_and_the_paired_standard_error() -> None:
     # pROC 1.18.0: auc, var and cov (method = "delong"), roc.test(method = "delong")$conf.int, of worked_example().
     scores, truth = worked_example()
     areas = clustered_areas(scores, truth, np.arange(len(truth)))
     np.testing.assert_allclose(areas.values, [0.783339467549994, 0.660287081339713], atol=1e-12)
     expected = [[1.19917915930134e-03, 2.91693097955347e-05], [2.91693097955347e-05, 1.74223882443796e-03]]
     np.testing.assert_allclose(areas.covariance, expected, rtol=0, atol=1e-13)
-    difference = difference_interval(areas, 0.95)
-    assert difference.low == pytest.approx(-0.2282913079748471, abs=1e-10)
-    assert difference.high == pytest.approx(-0.0178134644457152, abs=1e-10)
+    difference = area_difference(areas, 0.95)
+    assert difference.standard_error is not None
+    walds = [difference.estimate + sign * norm.ppf(0.975) * difference.standard_error for sign in (-1, 1)]
+    assert walds == pytest.approx([-0.2282913079748471, -0.0178134644457152], abs=1e-10)
+    # Ours is not Wald's, but near it at areas as low as these.
+    assert [difference.low, difference.high] == pytest.approx(walds, abs=0.003)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -84,15 +91,75 @@ def test_all_scores_tied_is_one_half_without_spread() -> None:
     truth = np.array([0, 1] * 20)
     areas = clustered_areas(np.zeros((2, 40)), truth, np.arange(40))
     assert areas.values.tolist() == [0.5, 0.5]
-    assert difference_interval(areas, 0.95).high == 0
+    assert area_difference(areas, 0.95).high == 0
+
+
+def areas_of(values: list[float], covariance: list[list[float]], patients: tuple[int, int, int]) -> Areas:
+    halves = np.stack([np.array(covariance) / 2] * 2)
+    return Areas(np.array(values), np.array(covariance), halves, patients)
 
 
 def test_the_interval_of_one_area_stays_inside_the_unit_interval() -> None:
-    near_one = area_interval(0.995, 0.004**2, 0.95, rarer=50)
+    areas = areas_of([0.995, 1.0], [[0.004**2, 0.0], [0.0, 0.0]], (50, 80, 130))
+    near_one, perfect = (area_interval(areas, model, 0.95) for model in (0, 1))
     assert 0.97 < near_one.low < 0.995 < near_one.high < 1
-    perfect = area_interval(1.0, 0.0, 0.95, rarer=50)
     assert perfect.high == 1
     assert perfect.low == pytest.approx(1 - 3.8415 / 53.8415, abs=1e-4)
+
+
+def test_degrees_of_freedom_are_welchs_and_never_more_than_patients_allow() -> None:
+    areas = clustered_areas(*worked_example(), np.arange(200))
+    contrast = np.array([-1.0, 1.0])
+    first, second = (float(contrast @ part @ contrast) for part in areas.by_class)
+    m, n = areas.patients[:2]
+    welch = (first + second) ** 2 / (first**2 / (m - 1) + second**2 / (n - 1))
+    assert areas.degrees(contrast) == pytest.approx(welch)
+    assert f"t with {welch:.0f} degrees" in area_difference(areas, 0.95).method
+    # Every patient brings a case of each class: 60 patients, and not 59 degrees twice.
+    scores = worked_example()[0]
+    both = clustered_areas(scores[:, :120], np.tile([0, 1], 60), np.arange(120) // 2)
+    assert both.degrees(contrast) <= 59
+
+
+def test_the_difference_is_profiled_over_the_joint_region_of_the_logits() -> None:
+    # The same ends by a search along the bundle's logit, the other end of the ellipse found by the quadratic formula.
+    areas = clustered_areas(*worked_example(), np.arange(200))
+    slopes = areas.values * (1 - areas.values)
+    precision = np.linalg.inv(areas.covariance / np.outer(slopes, slopes))
+    radius = student.ppf(0.975, areas.degrees(np.array([-1.0, 1.0]))) ** 2
+    centre = np.log(areas.values / (1 - areas.values))
+
+    def smallest(move: float) -> float:
+        a, b = precision[0, 0], 2 * precision[0, 1] * move
+        root = b * b - 4 * a * (precision[1, 1] * move**2 - radius)
+        if root < 0:
+            return 1.0
+        first = centre[0] + (-b + np.sqrt(root)) / (2 * a)
+        return float(1 / (1 + np.exp(-centre[1] - move)) - 1 / (1 + np.exp(-first)))
+
+    found = minimize_scalar(smallest, bounds=(-1, 0), method="bounded", options={"xatol": 1e-10})
+    assert area_difference(areas, 0.95).low == pytest.approx(found.fun, abs=1e-9)
+
+
+def test_the_p_value_inverts_the_interval() -> None:
+    for scores, truth in (worked_example(), (worked_example()[0] + 100 * worked_example()[1], worked_example()[1])):
+        areas = clustered_areas(scores, truth, np.arange(200))
+        for level in (0.8, 0.95):
+            found = area_difference(areas, level)
+            assert p_area_below(areas, found.high) == pytest.approx((1 - level) / 2, abs=1e-6)
+            assert p_area_below(areas, found.low) == pytest.approx((1 + level) / 2, abs=1e-6)
+
+
+def test_equal_ranks_differ_by_nothing_but_two_perfect_models_may_still_differ() -> None:
+    scores, truth = worked_example()
+    same = clustered_areas(np.stack([scores[0], np.exp(scores[0] / 9)]), truth, np.arange(200))
+    assert area_difference(same, 0.95).low == area_difference(same, 0.95).high == 0
+    assert (p_area_below(same, 0.01), p_area_below(same, -0.01)) == (0, 1)
+    perfect = clustered_areas(scores + 100 * truth, truth, np.arange(200))
+    found = area_difference(perfect, 0.95)
+    fewest = int(min(truth.sum(), (1 - truth).sum()))
+    assert -found.low == found.high == pytest.approx(3.8415 / (fewest + 3.8415), rel=1e-4)
+    assert "perfect" in found.method
 
 
 def test_one_class_or_one_patient_of_a_class_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -10,11 +11,25 @@ import pytest
 
 from medfm_compress.bench.compare import compare, confusion, confusion_matrix
 from medfm_compress.bench.evaluate import EvaluationTable
-from medfm_compress.bench.types import METRICS, Comparison, Evaluation, NonInferiority, Policy
+from medfm_compress.bench.stats.metrics import LOG_CLIP
+from medfm_compress.bench.stats.tango import tango
+from medfm_compress.bench.types import (
+    LOWER_IS_BETTER,
+    METRICS,
+    REPORTED_ONLY,
+    Comparison,
+    Evaluation,
+    NonInferiority,
+    Policy,
+)
 from medfm_compress.runtime.errors import InputError
 
 MakeEvaluation = Callable[..., Evaluation]
-POLICY = Policy(non_inferiority=tuple(NonInferiority(metric=metric, margin=0.05) for metric in METRICS), resamples=1000)
+TANGO = ("accuracy", "sensitivity", "specificity")
+REQUIRED = tuple(metric for metric in METRICS if metric not in REPORTED_ONLY)
+POLICY = Policy(
+    non_inferiority=tuple(NonInferiority(metric=metric, margin=0.05) for metric in REQUIRED), resamples=1000
+)
 
 
 def by_metric(comparisons: tuple[Comparison, ...], finding: str = "opacity") -> dict[str, Comparison]:
@@ -35,7 +50,7 @@ def test_every_metric_is_compared_and_intervals_hold_their_estimates(make_evalua
         gap = comparison.bundle.estimate - comparison.teacher.estimate
         assert comparison.difference.estimate == pytest.approx(gap)
         assert comparison.variant == "variant"
-        assert comparison.margin == 0.05
+        assert comparison.margin == (None if comparison.metric in REPORTED_ONLY else 0.05)
 
 
 def test_alpha_sets_the_level(make_evaluation: MakeEvaluation) -> None:
@@ -49,6 +64,8 @@ def test_alpha_sets_the_level(make_evaluation: MakeEvaluation) -> None:
 
 def test_pairing_makes_intervals_narrower_than_independence_would(make_evaluation: MakeEvaluation) -> None:
     for comparison in compare(make_evaluation(), make_evaluation("variant", noise=0.3), POLICY):
+        if comparison.metric in REPORTED_ONLY:
+            continue
         width = comparison.difference.high - comparison.difference.low
         assert width < 0.7 * (comparison.teacher.high - comparison.teacher.low) * 2**0.5
 
@@ -70,14 +87,15 @@ def test_many_images_a_patient_widen_the_interval(make_evaluation: MakeEvaluatio
     clustered = by_metric(compare(*repeated, POLICY))
     for metric in METRICS:
         one, four = (found[metric].difference.high - found[metric].difference.low for found in (alone, clustered))
-        assert four == pytest.approx(one, rel=0.1)
+        # Alone, shares have Tango's interval, which 60 patients make wider than the bootstrap's.
+        assert four == pytest.approx(one, rel=0.3 if metric in TANGO else 0.1)
 
 
 def test_identical_models_differ_by_nothing_with_no_width(make_evaluation: MakeEvaluation) -> None:
     for comparison in compare(make_evaluation(), make_evaluation("variant"), POLICY):
         assert (comparison.difference.low, comparison.difference.high) == (0, 0)
         assert comparison.difference.method == "identical outputs"
-        assert comparison.p_worse == 1
+        assert comparison.p_worse == (None if comparison.metric in REPORTED_ONLY else 1)
 
 
 def test_other_scores_without_one_flip_still_have_width(make_evaluation: MakeEvaluation) -> None:
@@ -93,10 +111,36 @@ def test_other_scores_without_one_flip_still_have_width(make_evaluation: MakeEva
     assert found["auroc"].difference.low == 0
 
 
+def test_shares_of_single_cases_have_tangos_interval_and_no_other(make_evaluation: MakeEvaluation) -> None:
+    teacher, variant = make_evaluation(), make_evaluation("variant", noise=0.5)
+    found = by_metric(compare(teacher, variant, POLICY))
+    rows = {"accuracy": np.ones(300, bool), "sensitivity": teacher.truth[:, 0] == 1}
+    rows["specificity"] = ~rows["sensitivity"]
+    for metric, which in rows.items():
+        right = [(e.decisions == e.truth)[which, 0] for e in (teacher, variant)]
+        gained, lost = int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum())
+        assert found[metric].difference == tango(gained, lost, int(which.sum()))
+        assert found[metric].teacher.method == "Wilson"
+    clustered = [changed(e, clusters=tuple(f"{n // 2}" for n in range(300))) for e in (teacher, variant)]
+    again = by_metric(compare(*clustered, POLICY))
+    assert all("bootstrap" in again[metric].difference.method for metric in TANGO)
+
+
+def test_a_required_margin_is_excluded_exactly_where_the_p_value_says_so(make_evaluation: MakeEvaluation) -> None:
+    teacher, variant = make_evaluation(), make_evaluation("variant", noise=0.6, shift=0.3)
+    for comparison in compare(teacher, variant, POLICY):
+        if comparison.metric in REPORTED_ONLY:
+            continue
+        # The loss is significantly above the margin where even the smallest loss of the interval exceeds it.
+        ends = comparison.difference
+        smallest = ends.low if comparison.metric in LOWER_IS_BETTER else -ends.high
+        assert (comparison.p_worse < POLICY.alpha) == (smallest > 0.05)
+
+
 def test_a_perfect_model_has_an_interval_below_one(make_evaluation: MakeEvaluation) -> None:
     teacher = make_evaluation(separation=30.0)
     found = by_metric(compare(teacher, make_evaluation("variant", separation=30.0, noise=0.5), POLICY))
-    for metric in METRICS:
+    for metric in set(METRICS) - LOWER_IS_BETTER:
         assert found[metric].bundle.high == 1
         assert found[metric].bundle.estimate == 1
         assert metric == "auprc" or found[metric].bundle.low < 0.99
@@ -134,7 +178,8 @@ def test_too_few_cases_give_the_widest_interval(
     policy = msgspec.structs.replace(POLICY, **minimum)
     for comparison in compare(make_evaluation(), make_evaluation("variant", noise=0.5), policy):
         assert reason in comparison.too_few
-        assert (comparison.difference.low, comparison.difference.high) == (-1, 1)
+        most = -math.log(LOG_CLIP) if comparison.metric == "log_loss" else 1
+        assert (comparison.difference.low, comparison.difference.high) == (-most, most)
         assert comparison.p_worse is None
 
 
@@ -147,7 +192,7 @@ def test_positives_are_counted_in_patients(make_evaluation: MakeEvaluation) -> N
 def test_one_class_only_gives_what_is_defined(make_evaluation: MakeEvaluation) -> None:
     healthy = [changed(make_evaluation(n, noise=0.1), truth=np.zeros((300, 1), np.int64)) for n in ("teacher", "v")]
     found = by_metric(compare(*healthy, POLICY))
-    assert set(found) == {"accuracy", "specificity", "ppv", "f1"}
+    assert set(found) == {"accuracy", "specificity", "ppv", "npv", "f1", "brier", "log_loss", "ece"}
     assert "0 patients with it" in found["specificity"].too_few
 
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from medfm_compress.bench.stats.holm import holm
-from medfm_compress.bench.stats.proportions import undiscordant_reach, wilson
+from medfm_compress.bench.stats.proportions import wilson
 from medfm_compress.runtime.errors import InputError
 
 
@@ -39,11 +39,3 @@ def test_wilson_refuses_impossible_counts() -> None:
     for successes, total in ((1, 0), (-1, 5), (6, 5)):
         with pytest.raises(InputError, match="no proportion"):
             wilson(successes, total)
-
-
-def test_tangos_width_without_discordance_solves_his_score_equation() -> None:
-    # With b = c = 0 the restricted estimate of the discordant share is 0, and the score is n δ / sqrt(n δ (1 − δ)).
-    for total in (10, 44, 500):
-        delta = undiscordant_reach(total)
-        assert total * delta / (total * delta * (1 - delta)) ** 0.5 == pytest.approx(stats.norm.ppf(0.975))
-    assert undiscordant_reach(0) == 1
