@@ -1,4 +1,4 @@
-"""Assemble a bundle: export, check parity, choose operating points on validation cases, seal.
+"""Assemble a bundle: export, check parity, decide temperature and operating points on validation cases, seal.
 
 Nothing is written before everything has passed, and then atomically.
 """
@@ -17,7 +17,7 @@ from medfm_compress.data.study import Study
 from medfm_compress.export.cases import Progress, check_labels, unheard
 from medfm_compress.export.onnx_export import INPUT, OUTPUT, export_onnx
 from medfm_compress.export.openvino_ir import to_openvino_ir
-from medfm_compress.export.operating_points import points_on_validation
+from medfm_compress.export.operating_points import decide_on_validation
 from medfm_compress.export.parity import TOLERANCES, check_parity, module_logits
 from medfm_compress.runtime.bundle import utc_date, write_bundle
 from medfm_compress.runtime.errors import InputError
@@ -76,7 +76,7 @@ def build_bundle(
         module: maps ``[1, C, H, W]`` to logits ``[1, labels]``; left as it is.
         draft: name, preprocessing, task, provenance and intended use.
         path: of the new ``.medfm`` file.
-        study: its validation cases give the operating points; without it the task keeps those it has.
+        study: its validation cases give temperature and operating points; without it the task keeps those it has.
         rule: how operating points are chosen.
         progress: told what begins.
 
@@ -96,9 +96,9 @@ def build_bundle(
         steps.append(f"export: {check_parity(reference, export.session, draft.spec, draft.task)}")
     task = draft.task
     if study is not None:
-        progress("choosing operating points on validation cases")
-        points = points_on_validation(exports[0].session, study, draft.spec, task, rule)
-        task = msgspec.structs.replace(task, operating_points=points)
+        progress("deciding temperature and operating points on validation cases")
+        decided = decide_on_validation(exports[0].session, study, draft.spec, task, rule)
+        task, steps = decided.task, [*steps, f"export: {decided.line}"]
     manifest = _draft_manifest(msgspec.structs.replace(draft, task=task), exports, steps)
     return write_bundle(path, manifest, bundle_files(exports, draft.spec))
 

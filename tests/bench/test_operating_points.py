@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from medfm_compress.bench.operating_points import choose_operating_points
+from medfm_compress.bench.operating_points import choose_operating_points, held
+from medfm_compress.bench.stats.proportions import wilson
 from medfm_compress.bench.types import Evaluation
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.task import OperatingPoint
 
 MakeEvaluation = Callable[..., Evaluation]
 RULES = ("youden", "sensitivity>=0.95", "specificity>=0.90")
@@ -80,3 +82,52 @@ def test_a_finding_with_one_class_is_refused(make_evaluation: MakeEvaluation, va
 def test_an_unknown_rule_is_refused(make_evaluation: MakeEvaluation, rule: str) -> None:
     with pytest.raises(InputError, match="is unknown; write youden"):
         choose_operating_points(make_evaluation(), rule=rule)
+
+
+def at_its_point(evaluation: Evaluation) -> tuple[OperatingPoint, Evaluation]:
+    """A point chosen on ``evaluation``, and the evaluation as decided there."""
+    (point,) = choose_operating_points(evaluation, rule="sensitivity>=0.95")
+    decided = (evaluation.scores >= point.threshold).astype(np.int64)
+    return point, msgspec.structs.replace(evaluation, decisions=decided)
+
+
+def test_a_point_holds_on_its_own_cases_what_it_promised(make_evaluation: MakeEvaluation) -> None:
+    point, evaluation = at_its_point(make_evaluation())
+    found = held(point, evaluation)
+    assert found.promised is point
+    assert found.sensitivity == wilson(round(point.sensitivity * point.positives), point.positives)
+    assert found.specificity == wilson(round(point.specificity * point.negatives), point.negatives)
+
+
+def test_several_images_of_a_patient_widen_what_it_holds(make_evaluation: MakeEvaluation) -> None:
+    point, evaluation = at_its_point(make_evaluation())
+    rows = np.repeat(np.arange(len(evaluation.images)), 4)
+    columns = {name: getattr(evaluation, name)[rows] for name in ("logits", "scores", "truth", "decisions")}
+    copied = msgspec.structs.replace(
+        evaluation,
+        **columns,
+        images=tuple(f"{number}.png" for number in range(len(rows))),
+        clusters=tuple(evaluation.clusters[row] for row in rows),
+        subgroups={},
+    )
+    alone, several = held(point, evaluation), held(point, copied)
+    for once, four in ((alone.sensitivity, several.sensitivity), (alone.specificity, several.specificity)):
+        assert once and four
+        assert (four.estimate, four.method) == (pytest.approx(once.estimate), "Wilson, clustered by patient")
+        assert (four.low, four.high) == pytest.approx((once.low, once.high), abs=0.01)
+
+
+def test_without_a_case_of_one_class_that_rate_is_not_known(make_evaluation: MakeEvaluation) -> None:
+    point, evaluation = at_its_point(make_evaluation())
+    healthy = with_scores(evaluation, [0.0, 1.0], [0, 0])
+    found = held(point, msgspec.structs.replace(healthy, decisions=np.array([[0], [1]])))
+    assert found.sensitivity is None
+    assert found.specificity == wilson(1, 2)
+
+
+def test_a_point_of_another_finding_or_threshold_is_refused(make_evaluation: MakeEvaluation) -> None:
+    point, evaluation = at_its_point(make_evaluation())
+    with pytest.raises(InputError, match="not of 'nodule'"):
+        held(msgspec.structs.replace(point, label="nodule"), evaluation)
+    with pytest.raises(InputError, match=r"did not decide 'opacity' at 0\.99"):
+        held(msgspec.structs.replace(point, threshold=0.99), evaluation)

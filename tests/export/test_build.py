@@ -2,17 +2,23 @@ import importlib.util
 import resource
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import log_loss
 from torch import nn
 
+from medfm_compress.bench.evaluate import evaluate
 from medfm_compress.export.build import BundleDraft, build_bundle
+from medfm_compress.runtime.activation import probabilities
 from medfm_compress.runtime.bundle import Bundle
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.goldens import replay_goldens
 from medfm_compress.runtime.manifest import Provenance
 from medfm_compress.runtime.sessions.table import open_variant
+from medfm_compress.runtime.task import Task
 
 _spec = importlib.util.spec_from_file_location("tiny_study", Path(__file__).parents[1] / "tiny_study.py")
 tiny_study = importlib.util.module_from_spec(_spec)
@@ -48,6 +54,51 @@ def test_operating_points_come_from_validation_cases_only(tmp_path):
     (point,) = manifest.task.operating_points
     assert (point.label, point.positives, point.negatives) == ("spot", 8, 8)
     assert set(study.source.read_images) == {case.image for case in study.split("val")}
+
+
+class Bright(nn.Module):
+    """Calls the spot by the brightest pixel, far too surely."""
+
+    def forward(self, x):
+        brightest = x.amax(dim=(1, 2, 3))
+        return torch.stack([-brightest, brightest], dim=1) * 4 - torch.tensor([-9.2, 9.2])
+
+
+def test_the_temperature_is_fitted_on_validation_cases_and_the_points_on_what_it_gives(tmp_path):
+    study = tiny_study.make_study(val=120)
+    manifest = build_bundle(Bright(), draft(), tmp_path / "a.medfm", study=study)
+    cases, task = study.split("val"), manifest.task
+    session = open_variant(Bundle.open(tmp_path / "a.medfm"), manifest.variants[0], 1)
+    found = evaluate(session, study, cases, tiny_study.SPEC, task, name="bundle")
+
+    def loss(temperature):
+        scores = probabilities(found.logits, msgspec.structs.replace(task, temperature=temperature))
+        return log_loss(found.truth[:, 0], scores)
+
+    surest = minimize_scalar(loss, bounds=(0.05, 20), method="bounded")
+    assert task.temperature == pytest.approx(surest.x, rel=1e-3) and task.temperature > 1.2
+    (point,) = task.operating_points
+    assert point.sensitivity == pytest.approx(found.decisions[found.truth == 1].mean())
+    (step,) = [step for step in manifest.provenance.steps if "temperature" in step]
+    assert step.startswith(f"export: temperature {task.temperature:g} fitted on 120 validation cases: NLL ")
+    assert set(study.source.read_images) == {case.image for case in cases}
+
+
+def test_too_few_validation_cases_fit_no_temperature_and_it_is_said(tmp_path):
+    manifest = build_bundle(Bright(), draft(), tmp_path / "a.medfm", study=tiny_study.make_study(val=48))
+    assert manifest.task.temperature == 1 and manifest.task.operating_points
+    assert any("temperature stays 1: 48 validation cases are too few" in step for step in manifest.provenance.steps)
+
+
+def test_a_multiclass_task_gets_a_temperature_and_no_points(tmp_path):
+    labels = ("normal", "spot", "haze")
+    task = Task(kind="multiclass", labels=labels)
+    for count, said in ((120, "temperature "), (0, "no labelled validation case")):
+        study = msgspec.structs.replace(tiny_study.make_study(val=count), kind="multiclass", labels=labels)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(tiny_study.SIDE**2, 3))
+        manifest = build_bundle(module, draft(task=task), tmp_path / "a.medfm", study=study)
+        assert manifest.task.operating_points == ()
+        assert any(said in step for step in manifest.provenance.steps)
 
 
 def test_without_a_study_the_task_is_kept(tmp_path):
