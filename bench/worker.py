@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.energy import EnergyCounter, find_counter
 from medfm_compress.bench.gpu_memory import gpu_bytes_in_use
+from medfm_compress.bench.scenario import Load, LoadOutcome, LoadPlan
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo, SessionRef
@@ -71,7 +72,7 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stop: int
 
 
-Request = Open | WarmUp | Time | Evaluate
+Request = Open | WarmUp | Time | Evaluate | Load
 
 
 class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -88,6 +89,7 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     gpu_bytes: int = 0
     energy_mj: float | None = None
     energy_source: str = ""
+    load: LoadOutcome | None = None
 
 
 class Contestant:
@@ -127,12 +129,14 @@ class Contestant:
         stamps.append(time.perf_counter_ns())
         return tuple((later - earlier) / 1e6 for earlier, later in itertools.pairwise(stamps))
 
-    def answer(self, request: WarmUp | Time | Evaluate) -> Reply:
+    def answer(self, request: WarmUp | Time | Evaluate | Load) -> Reply:
         """Do what ``request`` says."""
         if isinstance(request, WarmUp):
             return self._warm_up(request)
         if isinstance(request, Time):
             return self._time(request)
+        if isinstance(request, Load):
+            return self._serve(request)
         return self._evaluate(request)
 
     def opened(self) -> Reply:
@@ -170,6 +174,26 @@ class Contestant:
             energy_mj=energy_mj,
             energy_source=counter.source,
         )
+
+    def _serve(self, request: Load) -> Reply:
+        from medfm_compress.bench.serving import Library, drive
+
+        most = request.plan.samples_per_query if request.scenario in ("multi-stream", "offline") else 1
+        library = Library(self._inputs(request.plan), self.run, most)
+        with _without_collector():
+            outcome = drive(library, request)
+        outcome = msgspec.structs.replace(outcome, batched=library.batch > 1, made_up=not self._files)
+        return Reply(load=outcome)
+
+    def _inputs(self, plan: LoadPlan) -> NDArray[np.float32]:
+        """What queries ask about: the files, preprocessed, or made-up values."""
+        from medfm_compress.runtime.images import read_image
+        from medfm_compress.runtime.preprocess import preprocess
+
+        if not self._files:
+            shape = (plan.inputs, *self._spec.shape[1:])
+            return np.random.default_rng(plan.seed).standard_normal(shape, dtype=np.float32)
+        return np.concatenate([preprocess(read_image(file, self._spec.dicom), self._spec) for file in self._files])
 
     def _evaluate(self, request: Evaluate) -> Reply:
         inputs = np.load(request.inputs, mmap_mode="r", allow_pickle=False)
