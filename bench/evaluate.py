@@ -90,8 +90,10 @@ class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 findings=self.findings,
                 subgroups=dict(self.subgroups),
             )
-        except ValueError:
-            raise InputError(f"evaluation {self.name!r} has rows of different length; make the report again") from None
+        except (ValueError, OverflowError):
+            raise InputError(
+                f"evaluation {self.name!r} has rows of different length or numbers out of range; make the report again"
+            ) from None
         check_evaluation(evaluation)
         return evaluation
 

@@ -23,7 +23,17 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """The module ``tests/tiny_bundle.py``: small networks, and bundles around them."""
-    spec = importlib.util.spec_from_file_location("tiny_bundle", Path(__file__).with_name("tiny_bundle.py"))
+    return _module("tiny_bundle")
+
+
+@pytest.fixture(scope="session")
+def reports() -> ModuleType:
+    """The module ``tests/tiny_report.py``: small reports of simulated models."""
+    return _module("tiny_report")
+
+
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

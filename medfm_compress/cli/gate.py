@@ -1,10 +1,10 @@
-"""``medfm-compress gate``: pass, fail or inconclusive, from a report and a policy alone."""
+"""``medfm-compress gate``: pass, fail or inconclusive, from a report and a policy, or from a bundle and a study."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -12,60 +12,146 @@ from medfm_compress.cli import console
 from medfm_compress.runtime.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, InputError
 
 if TYPE_CHECKING:
+    from medfm_compress.bench.judgement import Judgement
     from medfm_compress.bench.policy import LoadedPolicy
     from medfm_compress.bench.report import Report
-    from medfm_compress.bench.types import Verdict
-    from medfm_compress.runtime.bundle import Bundle
 
 _EXIT_CODES = {"pass": EXIT_OK, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
 
 
 def gate(
-    report: Annotated[Path, typer.Argument(help="report.json that bench wrote.")],
-    policy: Annotated[Path, typer.Option(help="The policy that the report was made under, YAML or JSON.")],
+    report: Annotated[Path | None, typer.Argument(help="report.json that bench wrote; or give --study.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="What must hold, YAML or JSON; docs/policy.md.")] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Check that the report is of this bundle, and record the verdicts in it.")
     ] = None,
+    study: Annotated[Path | None, typer.Option(help="Bench --bundle on this study first; needs the toolchain.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="With --study: model folder of the teacher.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --study: folder for the report.")] = None,
+    threads: Annotated[int, typer.Option(help="With --study: threads of every engine.")] = 1,
+    rounds: Annotated[int, typer.Option(help="With --study: interleaved rounds.")] = 20,
+    check_study: Annotated[Path | None, typer.Option(help="Refuse a report that is not of this study.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="An earlier report on the same cases, shown beside this one and not judged.")
+    ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here; all but a pass shows as a failure.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a comment for a pull request here.")] = None,
+    sarif: Annotated[Path | None, typer.Option(help="Write SARIF 2.1.0 here, for code scanning.")] = None,
+    policy_name: Annotated[
+        str, typer.Option(help="Path of the policy in the repository, for SARIF; default: as given.")
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     accept_changed_policy: Annotated[
         bool, typer.Option("--accept-changed-policy", help="Judge by a policy that changed since; said in the verdict.")
     ] = False,
+    init: Annotated[Path | None, typer.Option(help="Write a commented starter policy here, and nothing else.")] = None,
 ) -> None:
     """Judge a bundle: exit code 0 pass, 1 fail, 3 inconclusive.
 
-    The statistics are computed again from the per-case scores in the report.
+    From a report alone: the statistics are computed again from its per-case scores. With --bundle, --study, --teacher
+    and --out in place of a report the bench runs first.
     """
-    from medfm_compress.bench.gate import judge_evidence, recompute, stored_verdicts
-    from medfm_compress.bench.junit import save_junit
-    from medfm_compress.bench.policy import load_policy
-    from medfm_compress.bench.report import parse_report
-    from medfm_compress.runtime.bundle import rewrite_bundle, utc_date
+    from medfm_compress.bench.policy import parse_policy
 
-    data = _read(report)
-    made, declared = parse_report(data, source=str(report)), load_policy(policy)
-    notes = _policy_notes(made, declared, accept_changed_policy)
-    opened = _open(bundle, made) if bundle else None
-    shipped = [variant.name for variant in opened.manifest.variants] if opened else ()
+    if init:
+        _tell_starter(init)
+        return
+    if policy is None:
+        raise InputError("give --policy; 'medfm-compress gate --init policy.yaml' writes a starter")
+    rules = _read(policy, "the policy", "medfm-compress gate --init writes a starter")
+    declared = parse_policy(rules, source=f"policy {policy}")
+    needed = {"--bundle": bundle, "--teacher": teacher, "--out": out}
+    _check_source(report, study, needed)
+    if bundle and study and teacher and out:
+        _bench(study, teacher, bundle, declared, (rounds, threads), out)
+    path = report or (out or Path()) / "report.json"
+    data = _read(path, "the report", "medfm-compress bench makes one")
+    opened = _Opened(path, data, bundle, check_study, baseline)
+    judgement = _judge(opened, declared, accept_changed_policy)
+    _save(judgement, junit, markdown)
+    if sarif:
+        _save_sarif(judgement, sarif, rules, policy_name or str(policy), path)
+    if bundle:
+        _record(judgement, bundle, data)
+    if json:
+        console.emit_json(_as_json(judgement))
+    else:
+        _tell(judgement, bundle)
+    raise typer.Exit(_EXIT_CODES[judgement.verdict.outcome])
+
+
+class _Opened(NamedTuple):
+    """What is judged, and what it is held against."""
+
+    path: Path
+    data: bytes
+    bundle: Path | None
+    check_study: Path | None
+    baseline: Path | None
+
+
+def _tell_starter(path: Path) -> None:
+    from medfm_compress.bench.policy_starter import write_starter
+
+    for written in write_starter(path):
+        console.say(f"wrote {written}")
+    console.say("choose the margins, then commit the policy before any model sees a test case")
+
+
+def _read(path: Path, what: str, hint: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise InputError(f"cannot read {what} {path}: {exc.strerror}; {hint}") from None
+
+
+def _check_source(report: Path | None, study: Path | None, needed: dict[str, Path | None]) -> None:
+    """A report, or a study to bench on; never both, and never half of the second."""
+    if report and study:
+        raise InputError(
+            "give a report to judge, or --study to bench first, not both; --check-study checks whose report it is"
+        )
+    if report:
+        idle = [name for name in ("--teacher", "--out") if needed[name]]
+        if idle:
+            raise InputError(f"{idle[0]} has a meaning with --study only; leave it out, or leave the report out")
+        return
+    if study is None:
+        raise InputError("give the report to judge, or --bundle, --study, --teacher and --out to bench first")
+    missing = [name for name, path in needed.items() if path is None]
+    if missing:
+        raise InputError(f"--study benches first, and needs {', '.join(missing)} too")
+
+
+def _bench(study: Path, teacher: Path, bundle: Path, declared: LoadedPolicy, plan: tuple[int, int], out: Path) -> None:
+    from medfm_compress import steps
+    from medfm_compress.bench.measure import Plan
+    from medfm_compress.recipe import BenchStep
+    from medfm_compress.teacher_rows import require_toolchain
+
+    require_toolchain()
+    rounds, threads = plan
+    step = BenchStep(plan=Plan(rounds=rounds, threads=threads))
+    steps.bench(study, teacher, bundle, declared, step, console.progress, out)
+
+
+def _judge(opened: _Opened, declared: LoadedPolicy, accepted: bool) -> Judgement:
+    from medfm_compress.bench.earlier import hold_beside
+    from medfm_compress.bench.gate import judge_evidence, recompute
+    from medfm_compress.bench.judgement import Judgement, look_notes
+    from medfm_compress.bench.report import load_report, parse_report
+
+    made = parse_report(opened.data, source=str(opened.path))
+    notes = (*_policy_notes(made, declared, accepted), *look_notes(made))
+    if opened.check_study:
+        _check_study(opened.check_study, made)
+    shipped = _shipped(opened.bundle, made) if opened.bundle else ()
     evidence = recompute(made, declared.policy, shipped)
     verdict = judge_evidence(evidence, declared.policy, policy_sha256=declared.sha256, notes=notes)
-    if junit:
-        save_junit(verdict, junit)
-    if bundle and opened:
-        stored = stored_verdicts(verdict, report_sha256=hashlib.sha256(data).hexdigest(), date=utc_date())
-        rewrite_bundle(opened, bundle, verdicts=stored)
-    if json:
-        console.emit_json({"verdict": verdict, "comparisons": evidence.comparisons})
-    else:
-        _describe(verdict, made, bundle)
-    raise typer.Exit(_EXIT_CODES[verdict.outcome])
-
-
-def _read(report: Path) -> bytes:
-    try:
-        return report.read_bytes()
-    except OSError as exc:
-        raise InputError(f"cannot read report {report}: {exc.strerror}; medfm-compress bench makes one") from None
+    earlier = None
+    if opened.baseline:
+        earlier = hold_beside(made, evidence, load_report(opened.baseline), declared.policy)
+    return Judgement(verdict, evidence, declared.policy, made, earlier)
 
 
 def _policy_notes(made: Report, declared: LoadedPolicy, accepted: bool) -> tuple[str, ...]:
@@ -78,10 +164,23 @@ def _policy_notes(made: Report, declared: LoadedPolicy, accepted: bool) -> tuple
             f"{told} ({made.policy_sha256[:12]}): it must be written before the test cases are evaluated; give that "
             "one, or --accept-changed-policy to judge by this one and have the verdict say so"
         )
-    return (f"{told} ({made.policy_sha256[:12]}): it changed after the test cases were evaluated",)
+    return (f"{told} ({made.policy_sha256[:12]}): it is not known to be older than the evaluation of the test cases",)
 
 
-def _open(path: Path, made: Report) -> Bundle:
+def _check_study(path: Path, made: Report) -> None:
+    from medfm_compress.data.fingerprint import study_fingerprint
+    from medfm_compress.data.open import open_study
+
+    found = study_fingerprint(open_study(path))
+    if found != made.study_fingerprint:
+        raise InputError(
+            f"the report is of study {made.study_fingerprint[:12]}, {path} is study {found[:12]}: other cases, labels, "
+            "splits or images; bench the bundle on this study and judge that report"
+        )
+
+
+def _shipped(path: Path, made: Report) -> tuple[str, ...]:
+    """Names of the bundle's variants; raises InputError where the report is of another model."""
     from medfm_compress.runtime.bundle import Bundle
 
     opened = Bundle.open(path)
@@ -90,18 +189,43 @@ def _open(path: Path, made: Report) -> Bundle:
             f"{path} holds model {opened.model_digest[:12]}, the report is of model {made.model_digest[:12]}; "
             "bench this bundle and judge that report"
         )
-    return opened
+    return tuple(variant.name for variant in opened.manifest.variants)
 
 
-def _describe(verdict: Verdict, made: Report, bundle: Path | None) -> None:
-    console.say(f"{verdict.outcome.upper()}: {made.bundle_name} (model {verdict.model_digest[:12]})")
-    for note in verdict.notes:
-        console.say(f"note: {note}")
-    for judged in verdict.variants:
-        console.say()
-        console.say(f"{judged.variant}: {judged.outcome}")
-        for check in judged.checks:
-            console.say(f"  {check.outcome:<12}  {check.name}: {check.reason}")
+def _save(judgement: Judgement, junit: Path | None, markdown: Path | None) -> None:
+    from medfm_compress.bench.junit import save_junit
+    from medfm_compress.bench.markdown import save_markdown
+
+    if junit:
+        save_junit(judgement.verdict, junit)
+    if markdown:
+        save_markdown(judgement, markdown)
+
+
+def _save_sarif(judgement: Judgement, path: Path, rules: bytes, policy_name: str, report: Path) -> None:
+    from medfm_compress.bench.sarif import save_sarif
+
+    save_sarif(judgement, path, rules, policy_name, str(report))
+
+
+def _record(judgement: Judgement, bundle: Path, data: bytes) -> None:
+    """Write the verdicts into the bundle."""
+    from medfm_compress.bench.gate import stored_verdicts
+    from medfm_compress.runtime.bundle import rewrite_bundle, utc_date
+
+    sha256 = hashlib.sha256(data).hexdigest()
+    rewrite_bundle(bundle, bundle, verdicts=stored_verdicts(judgement.verdict, report_sha256=sha256, date=utc_date()))
+
+
+def _as_json(judgement: Judgement) -> dict[str, Any]:
+    document: dict[str, Any] = {"verdict": judgement.verdict, "comparisons": judgement.evidence.comparisons}
+    return document | ({"earlier": judgement.earlier._asdict()} if judgement.earlier else {})
+
+
+def _tell(judgement: Judgement, bundle: Path | None) -> None:
+    from medfm_compress.cli.gate_told import tell_judgement
+
+    tell_judgement(judgement)
     if bundle:
         console.say()
         console.say(f"recorded in {bundle}")
