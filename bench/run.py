@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -21,21 +20,28 @@ from medfm_compress.bench.contenders import (
 )
 from medfm_compress.bench.evaluate import EvaluationTable
 from medfm_compress.bench.evaluation_log import LoggedEvaluation, log_evaluation, read_log
+from medfm_compress.bench.explanations import load_explanations
 from medfm_compress.bench.fidelity import fidelity
+from medfm_compress.bench.flips import write_flips
+from medfm_compress.bench.gallery import write_gallery
 from medfm_compress.bench.gate import judge
 from medfm_compress.bench.html import render_html
 from medfm_compress.bench.inference import Folders, evaluate_contender, image_files, labelled_cases
+from medfm_compress.bench.load import run_scenario
 from medfm_compress.bench.machine import Machine, describe_machine
 from medfm_compress.bench.measure import Contender, Plan, Progress, measure
 from medfm_compress.bench.policy import LoadedPolicy
+from medfm_compress.bench.regression import Slowdown, measure_slowdown
 from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, TEACHER, Report, Speedup, save_report
-from medfm_compress.bench.scenario import ScenarioName
+from medfm_compress.bench.scenario import Harness, LoadPlan, ScenarioName, ScenarioResult
 from medfm_compress.bench.speedup import round_spread, speedup
 from medfm_compress.bench.types import Comparison, Evaluation, Measurement
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.bundle import Bundle, utc_date
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.files import write_atomically
+from medfm_compress.runtime.image_spec import ImageSpec
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -52,6 +58,7 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         opponents: ONNX files or bundles, evaluated and measured beside the bundle, never judged.
         scenarios: loads to put on the teacher and every variant, after the interleaved rounds.
         harness: what drives the scenarios; ``plain`` needs nothing installed.
+        load: how long a scenario runs; its threads are the plan's.
         baseline: an earlier bundle, to see whether a variant became slower.
         pairs: interleaved pairs of processes for that, >= 10.
         split: evaluated split.
@@ -64,7 +71,8 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     others: tuple[Contender, ...] = ()
     opponents: tuple[Path, ...] = ()
     scenarios: tuple[ScenarioName, ...] = ()
-    harness: Literal["loadgen", "plain"] = "plain"
+    harness: Harness = "plain"
+    load: LoadPlan = LoadPlan()
     baseline: Path | None = None
     pairs: int = 10
     split: str = "test"
@@ -95,6 +103,7 @@ def bench_bundle(
     """
     tell, out = progress or _silent, Path(out_dir)
     bundle, cases = Bundle.open(bundle_path), labelled_cases(study, options.split)
+    load_explanations(out, model_digest=bundle.model_digest)  # refused now, not after an hour
     machine, fingerprint = describe_machine(), study_fingerprint(study)
     files = image_files(study, cases, options.files)
     variants = variant_contenders(bundle, options.plan.threads, options.targets, files)
@@ -115,6 +124,8 @@ def bench_bundle(
         ]
     others = [msgspec.structs.replace(other, files=files) for other in options.others]
     measurements = measure([candidate, *variants, *rivals, *others], options.plan, tell)
+    loads = run_scenarios((candidate, *variants), options, tell)
+    slowdowns = measure_slowdowns(bundle, options, tell)
     tell("compare")
     report = _report(bundle, policy, machine, evaluations, measurements)
     report = msgspec.structs.replace(
@@ -124,12 +135,58 @@ def bench_bundle(
         teacher_name=teacher.name,
         teacher_operating_points=candidate.task.operating_points,
         opponents=tuple(rival.name for rival in rivals),
+        scenarios=loads,
+        slowdowns=slowdowns,
+        explanations=load_explanations(out, model_digest=bundle.model_digest, cases_sha256=report.teacher.cases_sha256),
         looks=tuple(
             look for look in read_log(out) if (look.study_fingerprint, look.split) == (fingerprint, options.split)
         ),
     )
+    write_case_files(out, study, bundle.manifest.image_spec, evaluations)
     write_report(report, out)
     return report
+
+
+def run_scenarios(contenders: Sequence[Contender], options: BenchOptions, tell: Progress) -> tuple[ScenarioResult, ...]:
+    """Every scenario of ``options`` on every contender, one after the other; raises like `load.run_scenario`."""
+    plan = msgspec.structs.replace(options.load, threads=options.plan.threads)
+    return tuple(
+        run_scenario(contender, scenario, options.harness, plan, tell)
+        for scenario in options.scenarios
+        for contender in contenders
+    )
+
+
+def measure_slowdowns(bundle: Bundle, options: BenchOptions, tell: Progress) -> tuple[Slowdown, ...]:
+    """Each variant against the one of the same name in ``options.baseline``; nothing without a baseline.
+
+    Raises:
+        InputError: the two bundles have no variant in common.
+    """
+    if options.baseline is None:
+        return ()
+    earlier = Bundle.open(options.baseline)
+    old = {found.name: found for found in variant_contenders(earlier, options.plan.threads)}
+    new = variant_contenders(bundle, options.plan.threads, options.targets)
+    both = [found for found in new if found.name in old]
+    if not both:
+        raise InputError(
+            f"{options.baseline} has no variant of this bundle; it has {', '.join(old)}, this one "
+            f"{', '.join(found.name for found in new)}"
+        )
+    return tuple(
+        measure_slowdown(
+            old[found.name], found, options.plan, options.pairs, tell, baseline_digest=earlier.model_digest
+        )
+        for found in both
+    )
+
+
+def write_case_files(folder: Path, study: Study, spec: ImageSpec, evaluations: Sequence[Evaluation]) -> None:
+    """Write ``flips.csv`` and ``gallery.html``, which name cases and show images, and must stay at home."""
+    teacher, *others = evaluations
+    write_flips(folder, teacher, others)
+    write_gallery(folder, study, spec, teacher, others)
 
 
 def _log_entry(bundle: Bundle, policy: LoadedPolicy, fingerprint: str, split: str, cases: int) -> LoggedEvaluation:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -14,7 +15,8 @@ from medfm_compress.runtime.errors import InputError
 if TYPE_CHECKING:
     from medfm_compress.bench.measure import Contender
     from medfm_compress.bench.report import Report
-    from medfm_compress.bench.types import Measurement, Verdict
+    from medfm_compress.bench.scenario import Harness, ScenarioName, ScenarioResult
+    from medfm_compress.bench.types import Comparison, Measurement, Verdict
 
 TORCH = "torch"
 
@@ -29,6 +31,18 @@ def bench(
     targets: Annotated[
         str, typer.Option(help="Limit to these, e.g. openvino:cpu,onnxruntime:cpu,torch:cpu; default: all.")
     ] = "",
+    against: Annotated[
+        list[Path] | None, typer.Option(help="An ONNX file or bundle as opponent; may be given several times.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="An earlier bundle: is this one slower? Interleaved pairs of processes.")
+    ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(help="Load to put on teacher and variants: single-stream, multi-stream, offline, server; or all."),
+    ] = None,
+    harness: Annotated[str, typer.Option(help="What drives the scenarios: loadgen (MLPerf's) or plain.")] = "loadgen",
+    seconds: Annotated[float, typer.Option(help="Length of each scenario; below 600 it is unofficial.")] = 10.0,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 20,
     cache: Annotated[Path | None, typer.Option(help="Keep prepared images in this folder.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -42,11 +56,13 @@ def bench(
     from medfm_compress.bench.measure import Plan
     from medfm_compress.bench.policy import load_policy
     from medfm_compress.bench.run import BenchOptions, bench_bundle
+    from medfm_compress.bench.scenario import LoadPlan
     from medfm_compress.data.open import open_study
     from medfm_compress.runtime.bundle import Bundle
     from medfm_compress.teacher_rows import require_toolchain, teacher_ref
 
     declared, plan = load_policy(policy), Plan(rounds=rounds, threads=threads)
+    scenarios, driver = _parse_scenarios(scenario or []), _parse_harness(harness)
     require_toolchain()
     rules = Bundle.open(bundle).manifest.image_spec.dicom
     reference, opened = teacher_ref(teacher, threads), open_study(study, dicom_rules=rules)
@@ -56,6 +72,11 @@ def bench(
             plan=plan,
             targets=tuple(target for target in wanted if not target.startswith(TORCH)),
             others=_other_rows(teacher, threads, Path(scratch), wanted),
+            opponents=tuple(against or ()),
+            baseline=baseline,
+            scenarios=scenarios,
+            harness=driver,
+            load=LoadPlan(duration_s=seconds),
             cache_dir=cache,
         )
         report = bench_bundle(bundle, reference, opened, declared, out, options, console.progress)
@@ -75,6 +96,24 @@ def _parse_targets(text: str) -> tuple[str, ...]:
         if Target.parse(target).device != "cpu":
             raise InputError(f"target {target!r}: bench measures on the CPU; write {target.split(':')[0]}:cpu")
     return targets
+
+
+def _parse_scenarios(names: Sequence[str]) -> tuple[ScenarioName, ...]:
+    """Scenarios, checked; ``all`` is every one."""
+    from medfm_compress.bench.scenario import ScenarioName
+
+    known: dict[str, ScenarioName] = {name: name for name in get_args(ScenarioName)}
+    unknown = [name for name in names if name not in (*known, "all")]
+    if unknown:
+        raise InputError(f"there is no scenario {unknown[0]!r}; choose of {', '.join(known)}, or all")
+    return tuple(known.values()) if "all" in names else tuple(known[name] for name in dict.fromkeys(names))
+
+
+def _parse_harness(name: str) -> Harness:
+    drivers: dict[str, Harness] = {"loadgen": "loadgen", "plain": "plain"}
+    if name not in drivers:
+        raise InputError(f"there is no harness {name!r}; choose of {', '.join(drivers)}")
+    return drivers[name]
 
 
 def _other_rows(teacher: Path, threads: int, scratch: Path, wanted: tuple[str, ...]) -> tuple[Contender, ...]:
@@ -118,7 +157,7 @@ def report_as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any
 
 def describe_report(report: Report, verdict: Verdict, out: Path) -> None:
     """What people read of a bench: speed, accuracy, verdict, where the report is."""
-    from medfm_compress.bench.html_text import METRIC_NAMES, bounds, number, signed
+    from medfm_compress.bench.html_text import bounds, number, signed
 
     console.table(
         ["model", "p50 ms", "p99 ms", "faster", "first s", "peak MB", "MB"],
@@ -129,7 +168,7 @@ def describe_report(report: Report, verdict: Verdict, out: Path) -> None:
         ["bundle − teacher", "teacher", "bundle", "difference", "95% interval"],
         [
             [
-                f"{METRIC_NAMES[found.metric]} {found.finding} ({found.variant})",
+                _asked(found),
                 number(found.teacher.estimate),
                 number(found.bundle.estimate),
                 signed(found.difference.estimate),
@@ -140,11 +179,33 @@ def describe_report(report: Report, verdict: Verdict, out: Path) -> None:
         ],
     )
     console.say()
+    for load in report.scenarios:
+        console.say(_scenario_line(load))
+    for slower in report.slowdowns:
+        console.say(
+            f"{slower.variant}: {slower.ratio.estimate:.3f}× the earlier bundle's latency "
+            f"({slower.ratio.low:.3f} to {slower.ratio.high:.3f}, {len(slower.p50_ms)} pairs of processes)"
+        )
     for reason in report.noise:
         console.say(f"noisy: {reason}")
     console.say(f"verdict: {verdict.outcome}")
     console.say(f"report:  {out / 'report.html'}")
     console.say(f"judge it with: medfm-compress gate {out / 'report.json'}")
+
+
+def _asked(found: Comparison) -> str:
+    from medfm_compress.bench.html_text import METRIC_NAMES
+
+    where = f", {found.subgroup}" if found.subgroup else ""
+    return f"{METRIC_NAMES[found.metric]} {found.finding}{where} ({found.variant})"
+
+
+def _scenario_line(load: ScenarioResult) -> str:
+    latency = load.latency_ms
+    return (
+        f"{load.scenario} ({load.harness}{'' if load.official else ', unofficial'}), {load.name}: "
+        f"{load.queries_per_second:.1f} per second, p{100 * load.percentile:g} {latency.estimate:.2f} ms"
+    )
 
 
 def _row(report: Report, measurement: Measurement) -> list[str]:
