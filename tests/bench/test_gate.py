@@ -65,7 +65,7 @@ def measured(name: str = "int8", target: str = "openvino:cpu:int8:1", ms: float 
     return Measurement(
         name=name,
         target=target,
-        session_ms=tuple(np.full(200, ms)),
+        session_ms=tuple(np.full(400, ms)),
         size_bytes=int(mb * 1e6),
         peak_rss_bytes=int(2e8),
     )
