@@ -2,7 +2,8 @@
 
 Calibration sees training cases only, the choice among candidates validation cases only. Fidelity is the relative
 logit error against the FP32 session (see `goldens`); latency is measured here, interleaved with FP32 of the same
-backend. A candidate that is not kept is a value with a reason, not an exception.
+backend. A candidate that is not kept is a value with a reason, not an exception. One that is kept gets its own
+thresholds (see `redecide`), on all validation cases, because the task's were chosen on all.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.bench.evaluate import tabulate
 from medfm_compress.compress import int8_onnxruntime, int8_openvino
-from medfm_compress.data.study import Study
+from medfm_compress.compress.redecide import redecide
+from medfm_compress.data.study import Case, Study
 from medfm_compress.export.build import Export, make_variant, open_export, versions
 from medfm_compress.export.cases import Progress, check_labels, network_inputs, sample_cases, unheard
 from medfm_compress.export.onnx_export import INPUT
@@ -29,6 +33,7 @@ from medfm_compress.runtime.sessions.table import is_available
 
 INSTRUCTION_SET = ("avx512_vnni|avx_vnni",)  # U8×S8 without VNNI saturates in 16 bits: a silent wrong answer
 MIN_CALIBRATION_CASES = 8
+_CHUNK = 64  # validation cases that are in memory at once, beyond those that judge
 _NEAR = 1.05  # latencies within it are equal, so that fidelity decides among them
 
 
@@ -44,6 +49,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         keep_fp32: keep the FP32 variants of backends that got an INT8 one, as a fall-back for other CPUs.
         rounds: interleaved latency rounds, >= 5.
         threads: of the sessions that are timed, >= 1.
+        rechoose: give each INT8 variant that is kept its own temperature and thresholds (see `redecide`).
     """
 
     samples: int = 300
@@ -54,6 +60,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     keep_fp32: bool = False
     rounds: int = 40
     threads: int = 1
+    rechoose: bool = True
 
     def __post_init__(self) -> None:
         least = {"samples": MIN_CALIBRATION_CASES, "validation_samples": 1, "rounds": 5, "threads": 1}
@@ -114,6 +121,22 @@ class _Trial(msgspec.Struct, kw_only=True):
     error: float = 0.0
     reason: str = ""
     kept: bool = False
+    logits: NDArray[np.float32] | None = None  # of an INT8 trial, on the cases that judge
+
+
+class _Judges(NamedTuple):
+    """Validation cases that candidates are judged on, and their inputs ``[n, C, H, W]``."""
+
+    cases: tuple[Case, ...]
+    inputs: NDArray[np.float32]
+
+
+class _Kept(NamedTuple):
+    """A kept INT8 trial and its logits on validation cases, in pieces."""
+
+    trial: _Trial
+    export: Export
+    logits: list[NDArray[np.float32]]
 
 
 def quantize_bundle(
@@ -145,15 +168,19 @@ def quantize_bundle(
     cases = sample_cases(study, "train", options.samples, options.seed)
     if len(cases) < MIN_CALIBRATION_CASES:
         raise StudyError(f"{len(cases)} training cases; calibration needs at least {MIN_CALIBRATION_CASES}")
-    judges = sample_cases(study, "val", options.validation_samples, options.seed)
-    progress(f"reading {len(cases)} training and {len(judges)} validation cases")
-    calibration, validation = network_inputs(study, cases, spec), network_inputs(study, judges, spec)
+    judging = sample_cases(study, "val", options.validation_samples, options.seed)
+    progress(f"reading {len(cases)} training and {len(judging)} validation cases")
+    calibration, judges = network_inputs(study, cases, spec), _Judges(judging, network_inputs(study, judging, spec))
     trials: list[_Trial] = []
     for reference in references:
         group = [reference, *_attempt(reference.variant.backend, onnx, calibration, options, progress)]
-        _judge(group, validation, bundle, options)
+        _judge(group, judges.inputs, bundle, options)
         trials += group
-    manifest = _write(bundle, out_path, trials, options, len(cases))
+    steps = _steps(trials, options, len(cases))
+    if options.rechoose:
+        progress("choosing thresholds of the INT8 variants on validation cases")
+        steps += _redecide(trials, study, judges, bundle)
+    manifest = _write(bundle, out_path, trials, steps)
     return Quantized(
         manifest=manifest,
         candidates=tuple(_candidate(trial, trials) for trial in trials),
@@ -219,7 +246,8 @@ def _judge(group: list[_Trial], validation: NDArray[np.float32], bundle: Bundle,
     opened = [(trial, trial.export.session) for trial in group if trial.export is not None]
     wanted = run_goldens(opened[0][1], validation)
     for trial, session in opened[1:]:
-        trial.error = relative_logit_error(run_goldens(session, validation), wanted, bundle.manifest.task)
+        trial.logits = run_goldens(session, validation)
+        trial.error = relative_logit_error(trial.logits, wanted, bundle.manifest.task)
     latencies = interleaved_p50_ms([session for _, session in opened], validation[:1], options.rounds)
     for (trial, _), p50 in zip(opened, latencies, strict=True):
         trial.p50_ms = p50
@@ -264,9 +292,37 @@ def interleaved_p50_ms(sessions: list[Session], image: NDArray[np.float32], roun
     return [median(values) for values in samples]
 
 
-def _write(
-    bundle: Bundle, out_path: str | Path, trials: list[_Trial], options: QuantizeOptions, calibrated: int
-) -> Manifest:
+def _redecide(trials: list[_Trial], study: Study, judges: _Judges, bundle: Bundle) -> list[str]:
+    """Decide every kept INT8 trial anew on all labelled validation cases; the lines for the provenance."""
+    task = bundle.manifest.task
+    labelled = np.array([bool(case.target) for case in judges.cases])
+    kept = [
+        _Kept(trial, trial.export, [trial.logits[labelled]])
+        for trial in trials
+        if trial.kept and trial.export is not None and trial.logits is not None
+    ]
+    cases = _complete(kept, study, judges, bundle)
+    lines = []
+    for trial, export, logits in kept if cases else ():
+        evaluation = tabulate(np.concatenate(logits), study, cases, task, name=trial.variant.name)
+        decided = redecide(trial.variant, evaluation, task)
+        trial.variant, trial.export = decided.variant, msgspec.structs.replace(export, variant=decided.variant)
+        lines += [f"quantize: {trial.variant.name}: {line}" for line in decided.lines]
+    return lines
+
+
+def _complete(kept: list[_Kept], study: Study, judges: _Judges, bundle: Bundle) -> tuple[Case, ...]:
+    """Append the logits of the labelled validation cases that did not judge; all the cases, in the logits' order."""
+    judged = {case.image for case in judges.cases}
+    rest = tuple(case for case in study.split("val") if case.target and case.image not in judged)
+    for start in range(0, len(rest) if kept else 0, _CHUNK):
+        inputs = network_inputs(study, rest[start : start + _CHUNK], bundle.manifest.image_spec)
+        for each in kept:
+            each.logits.append(run_goldens(each.export.session, inputs))
+    return (*(case for case in judges.cases if case.target), *rest)
+
+
+def _write(bundle: Bundle, out_path: str | Path, trials: list[_Trial], steps: list[str]) -> Manifest:
     shipped = [trial.export for trial in trials if trial.kept and trial.export is not None]
     latency = {id(trial.export): trial.p50_ms for trial in trials}
     decided = {trial.variant.name for trial in trials if trial.kept or trial.method == "fp32"}
@@ -280,9 +336,7 @@ def _write(
             logits = {export.variant.name: run_goldens(export.session, inputs)}
             files |= golden_files(inputs, logits, bundle.manifest.image_spec)
     old = bundle.manifest.provenance
-    provenance = msgspec.structs.replace(
-        old, steps=(*old.steps, *_steps(trials, options, calibrated)), libraries=versions(), date=utc_date()
-    )
+    provenance = msgspec.structs.replace(old, steps=(*old.steps, *steps), libraries=versions(), date=utc_date())
     return rewrite_bundle(bundle, out_path, variants=(*ordered, *untouched), files=files, provenance=provenance)
 
 
