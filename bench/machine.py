@@ -18,7 +18,10 @@ FLAGS_OF_INTEREST = (
     "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
     "asimd", "asimddp", "i8mm", "bf16", "sve", "hypervisor",
 )  # fmt: skip
-LIBRARIES = ("medfm-compress", "numpy", "onnxruntime", "openvino", "torch", "timm", "pydicom", "pillow", "msgspec")
+LIBRARIES = (
+    "medfm-compress", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch", "timm", "nncf",
+    "mlcommons-loadgen", "nvidia-ml-py", "pydicom", "pillow", "msgspec",
+)  # fmt: skip
 BUSY_LOAD_PER_CPU = 0.5
 
 
@@ -28,6 +31,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         cpu_model: as the processor names itself.
         cpu_flags: instruction sets that matter for inference, and ``hypervisor`` on a virtual machine.
+        physical_cores: of the machine; 0 where unknown.
+        turbo: whether the clock may rise above its nominal value: ``on``, ``off``.
         logical_cpus: of the machine.
         allowed_cpus: that this process may use.
         governor: frequency governor of the first CPU.
@@ -36,6 +41,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         python: version.
         libraries: name → version of what is installed.
         gpus: model names.
+        gpu_driver: version of the NVIDIA driver.
         load_average: one-minute load when the measurement began; negative where unknown.
     """
 
@@ -49,6 +55,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     python: str
     libraries: dict[str, str]
     gpus: tuple[str, ...] = ()
+    gpu_driver: str = ""
+    physical_cores: int = 0
+    turbo: str = ""
     load_average: float = -1.0
 
     @property
@@ -76,6 +85,9 @@ def describe_machine(root: Path = Path("/")) -> Machine:
         python=platform.python_version(),
         libraries=library_versions(),
         gpus=_gpus(root),
+        gpu_driver=_driver(root),
+        physical_cores=_physical_cores(_text(root / "proc/cpuinfo")),
+        turbo=_turbo(root / "sys/devices/system/cpu"),
         load_average=_load_average(),
     )
 
@@ -114,6 +126,27 @@ def _gpus(root: Path) -> tuple[str, ...]:
     folder = root / "proc/driver/nvidia/gpus"
     files = sorted(folder.glob("*/information")) if folder.is_dir() else []
     return tuple(_field(_text(file), "Model") for file in files)
+
+
+def _driver(root: Path) -> str:
+    """E.g. ``580.95.05`` from ``NVRM version: NVIDIA UNIX … Kernel Module  580.95.05  Release Build …``."""
+    found = re.search(r"NVRM version:.*?\s(\d+\.\d[\d.]*)\s", _text(root / "proc/driver/nvidia/version"))
+    return found.group(1) if found else ""
+
+
+def _physical_cores(cpuinfo: str) -> int:
+    """Different pairs of socket and core; 0 where the system names none (Arm)."""
+    blocks = [block for block in cpuinfo.split("\n\n") if _field(block, "core id")]
+    return len({(_field(block, "physical id"), _field(block, "core id")) for block in blocks})
+
+
+def _turbo(folder: Path) -> str:
+    """Intel's driver says ``no_turbo``, the others ``boost``."""
+    switches = (
+        (folder / "intel_pstate/no_turbo", {"0": "on", "1": "off"}),
+        (folder / "cpufreq/boost", {"0": "off", "1": "on"}),
+    )
+    return next((names[said] for path, names in switches if (said := _text(path).strip()) in names), "")
 
 
 def _load_average() -> float:

@@ -287,6 +287,22 @@ def test_machine_is_read_from_proc(tmp_path: Path) -> None:
     assert (machine.memory_bytes, machine.gpus) == (16_384_000_000, ("NVIDIA T4",))
 
 
+def test_driver_cores_and_turbo_are_read(tmp_path: Path) -> None:
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    (tmp_path / "sys/devices/system/cpu/intel_pstate").mkdir(parents=True)
+    (tmp_path / "sys/devices/system/cpu/intel_pstate/no_turbo").write_text("1\n")
+    (tmp_path / "proc/driver/nvidia/version").write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (dvs-builder)\n"
+        "GCC version:  gcc version 12.3.0\n"
+    )
+    threads = ((0, 0), (0, 1), (0, 0), (0, 1), (1, 0))
+    (tmp_path / "proc/cpuinfo").write_text(
+        "".join(f"processor\t: 0\nphysical id\t: {socket}\ncore id\t\t: {core}\n\n" for socket, core in threads)
+    )
+    machine = describe_machine(tmp_path)
+    assert (machine.gpu_driver, machine.physical_cores, machine.turbo) == ("580.95.05", 3, "off")
+
+
 def test_machine_without_proc_is_still_described(tmp_path: Path) -> None:
     machine = describe_machine(tmp_path)
     assert isinstance(machine, Machine)
