@@ -247,7 +247,8 @@ def _pairs(metric: Metric, sample: Sample) -> NDArray[np.bool_] | None:
     rows["specificity"] = sample.truth == 0
     if metric not in rows or np.bincount(sample.clusters[rows[metric]], minlength=1).max() > 1:
         return None
-    return (sample.decisions == sample.truth)[:, rows[metric]]
+    right: NDArray[np.bool_] = (sample.decisions == sample.truth)[:, rows[metric]]
+    return right
 
 
 def _compare_pairs(question: _Question, metric: Metric, right: NDArray[np.bool_]) -> _Answer:

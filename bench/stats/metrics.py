@@ -24,9 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.bench.types import METRICS, Metric
+from medfm_compress.runtime.errors import InputError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Weights = NDArray[np.int32] | Floats
 RANKED: tuple[Metric, ...] = ("auroc", "auprc")
 SCORED: tuple[Metric, ...] = ("brier", "log_loss", "ece")
 ECE_BINS = 15
@@ -50,23 +52,33 @@ class Sample(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """One model's cases from the highest score down.
+    """One model's cases from the highest score down; a group is the cases that share a score, with a positive in it.
 
     Attributes:
         clusters: [n], cluster of each case in that order.
-        truth: [n], float, in that order.
-        ends: [distinct scores], position of the last case of each distinct score.
+        positives: [positive cases], likewise of the positive cases only.
+        starts: [groups], cases before the group.
+        ends: [groups], position of the group's last case.
+        hits: [groups], position of the group's last positive case among the positive ones.
     """
 
     clusters: Integers
-    truth: Floats
+    positives: Integers
+    starts: Integers
     ends: Integers
+    hits: Integers
 
 
 class WeightedMetrics:
-    """Metrics of a `Sample`, prepared once and computed for any weights of its clusters."""
+    """Metrics of a `Sample`, prepared once and computed for any weights of its clusters.
+
+    Raises:
+        InputError: on creation; the parts of the sample have unlike lengths, a score is not finite (for brier, log_loss
+            and ece: no probability), a truth or decision is not 0 or 1, or there is no case.
+    """
 
     def __init__(self, sample: Sample, metrics: tuple[Metric, ...] = METRICS) -> None:
+        _check(sample, metrics)
         self.metrics = metrics
         self.models, self.cases = sample.scores.shape
         self.clusters = int(sample.clusters.max()) + 1
@@ -74,13 +86,17 @@ class WeightedMetrics:
         self._errors = _cluster_errors(sample, self.clusters) if set(metrics) & set(SCORED) else None
         self._rankings = [_rank(row, sample) for row in sample.scores] if set(metrics) & set(RANKED) else []
 
-    def __call__(self, weights: Floats) -> Floats:
-        """Values ``[weightings, models, metrics]`` for cluster weights ``[weightings, clusters]``; NaN if undefined."""
-        counts = (weights @ self._counts).reshape(len(weights), self.models, 4)
+    def __call__(self, weights: Weights) -> Floats:
+        """Values ``[weightings, models, metrics]`` for cluster weights ``[weightings, clusters]``; NaN if undefined.
+
+        Integers of 32 bits are summed as they are, which is exact and several times faster than as floats.
+        """
+        floats = weights.astype(np.float64, copy=False)
+        counts = (floats @ self._counts).reshape(len(weights), self.models, 4)
         counted = [metric for metric in self.metrics if metric not in (*RANKED, *SCORED)]
         values = {metric: count_metric(metric, counts) for metric in counted}
         if self._errors is not None:
-            values |= _scored((weights @ self._errors).reshape(len(weights), self.models, -1), counts.sum(axis=-1))
+            values |= _scored((floats @ self._errors).reshape(len(weights), self.models, -1), counts.sum(axis=-1))
         if self._rankings:
             wanted = tuple(metric for metric in RANKED if metric in self.metrics)
             ranked = np.stack([_ranked(ranking, weights, wanted) for ranking in self._rankings], axis=1)
@@ -108,6 +124,26 @@ def count_metric(metric: Metric, counts: Floats) -> Floats:
         "f1": (2 * tp, 2 * tp + fp + fn),
     }
     return _ratio(*parts[metric])
+
+
+def _check(sample: Sample, metrics: tuple[Metric, ...]) -> None:
+    cases = len(sample.truth)
+    shapes = {"scores": sample.scores.shape[1:], "decisions": sample.decisions.shape[1:]}
+    shapes["clusters"] = sample.clusters.shape
+    unlike = [f"{len_of} {shape}" for len_of, shape in shapes.items() if shape != (cases,)]
+    if unlike or not cases:
+        raise InputError(
+            f"a sample of {cases} cases has {', '.join(unlike) or 'nothing to measure'}; lengths must agree"
+        )
+    if not np.isfinite(sample.scores).all():
+        raise InputError(f"{int((~np.isfinite(sample.scores)).sum())} scores are not finite; mend the model's output")
+    if set(metrics) & set(SCORED) and not (sample.scores.min() >= 0 and sample.scores.max() <= 1):
+        raise InputError(
+            f"{', '.join(SCORED)} need probabilities in [0, 1], got {sample.scores.min():g} to {sample.scores.max():g}"
+        )
+    for name, values in (("truth", sample.truth), ("decisions", sample.decisions)):
+        if not np.isin(values, (0, 1)).all():
+            raise InputError(f"{name} must be 0 or 1, got {np.unique(values)[:5].tolist()}")
 
 
 def _cluster_counts(sample: Sample, clusters: int) -> Floats:
@@ -144,27 +180,38 @@ def _scored(sums: Floats, total: Floats) -> dict[Metric, Floats]:
 
 def _rank(scores: Floats, sample: Sample) -> Ranking:
     order = np.argsort(-scores, kind="stable")
+    truth = sample.truth[order]
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    return Ranking(sample.clusters[order], sample.truth[order].astype(np.float64), ends)
+    hits = np.cumsum(truth)[ends]
+    holds = np.diff(hits, prepend=0) > 0
+    starts = np.append(0, ends[:-1] + 1)[holds]
+    return Ranking(sample.clusters[order], sample.clusters[order][truth == 1], starts, ends[holds], hits[holds] - 1)
 
 
-def _ranked(ranking: Ranking, weights: Floats, wanted: tuple[Metric, ...]) -> Floats:
-    """AUROC and average precision, as wanted: ``[weightings, metrics]``."""
-    case_weights = weights[:, ranking.clusters]
-    called = np.cumsum(case_weights, axis=1)[:, ranking.ends]
-    case_weights *= ranking.truth
-    hits = np.cumsum(case_weights, axis=1)[:, ranking.ends]
+def _ranked(ranking: Ranking, weights: Weights, wanted: tuple[Metric, ...]) -> Floats:
+    """AUROC and average precision, as wanted: ``[weightings, metrics]``; only groups with a positive add to either."""
+    called = _running(weights, ranking.clusters)
+    hits = _running(weights, ranking.positives).take(ranking.hits, axis=1).astype(np.float64)
     gained = np.diff(hits, axis=1, prepend=0.0)
-    positives, total = hits[:, -1].copy(), called[:, -1].copy()
+    positives, total = gained.sum(axis=1, keepdims=True), called[:, -1:].astype(np.float64)
+    at_end = called.take(ranking.ends, axis=1)
     columns = []
     if "auroc" in wanted:
-        # called - hits are the false positives; the mean of two neighbouring heights is hits - gained / 2.
-        area = np.einsum("wg,wg->w", np.diff(called - hits, axis=1, prepend=0.0), hits - gained / 2)
-        columns.append(_ratio(area, positives * (total - positives)))
+        # Negatives above the group and down to its end; those tied with it count half.
+        before = np.where(ranking.starts > 0, called.take(ranking.starts - 1, axis=1), 0) - (hits - gained)
+        beaten = total - positives - (before + at_end - hits) / 2
+        columns.append(_ratio(np.einsum("wg,wg->w", gained, beaten), (positives * (total - positives))[:, 0]))
     if "auprc" in wanted:
-        np.divide(hits, called, out=hits, where=called > 0)
-        columns.append(_ratio(np.einsum("wg,wg->w", gained, hits), positives))
+        np.divide(hits, at_end, out=hits, where=at_end > 0)
+        columns.append(_ratio(np.einsum("wg,wg->w", gained, hits), positives[:, 0]))
     return np.stack(columns, axis=1)
+
+
+def _running(weights: Weights, clusters: Integers) -> Weights:
+    """Running sums ``[weightings, cases]`` of the weights of cases in the order of ``clusters``."""
+    cases = weights.take(clusters, axis=1)
+    sums: Weights = np.cumsum(cases, axis=1, dtype=cases.dtype, out=cases)
+    return sums
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

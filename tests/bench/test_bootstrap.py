@@ -11,6 +11,7 @@ from medfm_compress.bench.stats import bootstrap
 from medfm_compress.bench.stats.bootstrap import Resampled, interval, p_below, resample
 from medfm_compress.bench.stats.metrics import Sample, WeightedMetrics
 from medfm_compress.bench.types import METRICS, Metric
+from medfm_compress.runtime.errors import InputError
 
 
 def worked_example() -> Sample:
@@ -74,28 +75,67 @@ def test_scipy_agrees_on_a_skewed_statistic_of_two_samples() -> None:
     assert ours.standard_error == pytest.approx(theirs.standard_error, rel=0.03)
 
 
+def literal_ece(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Guo et al. 2017 for one finding: |share that has it − mean score| in 15 bins, weighted by their cases."""
+    bins = np.digitize(scores, np.linspace(0, 1, 16)[1:-1])
+    gaps = [abs(truth[bins == b].mean() - scores[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
+    return float(np.sum(gaps))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float64])
 @pytest.mark.parametrize("metric", METRICS)
-def test_metrics_under_integer_weights_are_those_of_repeated_cases_by_sklearn(metric: Metric) -> None:
+def test_metrics_under_integer_weights_are_those_of_repeated_cases_by_sklearn(metric: Metric, dtype: type) -> None:
     rng = np.random.default_rng(5)
     truth = (rng.random(90) < 0.3).astype(np.int64)
-    scores = np.round(rng.normal(size=(2, 90)) + truth, 1)
-    sample = Sample(scores, (scores > 0.4).astype(np.int64), truth, rng.permutation(np.arange(90) % 60))
-    weights = rng.integers(0, 4, (3, 60)).astype(np.float64)
+    scores = 1 / (1 + np.exp(-np.round(rng.normal(size=(2, 90)) + truth, 1)))
+    sample = Sample(scores, (scores > 0.6).astype(np.int64), truth, rng.permutation(np.arange(90) % 60))
+    weights = rng.integers(0, 4, (3, 60)).astype(dtype)
     ours = WeightedMetrics(sample, (metric,))(weights)[:, :, 0]
-    reference = {
+    of_scores = {
         "auroc": sk.roc_auc_score,
         "auprc": sk.average_precision_score,
+        "brier": sk.brier_score_loss,
+        "log_loss": sk.log_loss,
+        "ece": literal_ece,
+    }
+    of_decisions = {
         "accuracy": sk.accuracy_score,
+        "balanced_accuracy": sk.balanced_accuracy_score,
         "sensitivity": sk.recall_score,
         "specificity": lambda y, d: sk.recall_score(y, d, pos_label=0),
         "ppv": sk.precision_score,
+        "npv": lambda y, d: sk.precision_score(y, d, pos_label=0),
         "f1": sk.f1_score,
-    }[metric]
+    }
+    reference = (of_scores | of_decisions)[metric]
     for row, counts in enumerate(weights.astype(int)):
         repeated = np.repeat(np.arange(90), counts[sample.clusters])
         for model in range(2):
-            given = (sample.scores if metric in ("auroc", "auprc") else sample.decisions)[model, repeated]
+            given = (sample.scores if metric in of_scores else sample.decisions)[model, repeated]
             assert ours[row, model] == pytest.approx(reference(truth[repeated], given), abs=1e-12)
+
+
+def test_a_certain_error_has_a_large_but_finite_log_loss() -> None:
+    sample = Sample(np.array([[0.0, 1.0]]), np.array([[0, 1]]), np.array([1, 0]), np.arange(2))
+    values = WeightedMetrics(sample, ("log_loss", "brier")).unweighted()[0]
+    assert values.tolist() == pytest.approx([-np.log(1e-7), 1.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"truth": np.array([0, 1, 1])}, "lengths must agree"),
+        ({"clusters": np.arange(3)}, "lengths must agree"),
+        ({"scores": np.array([[0.1, np.nan, 0.3, 0.4]])}, "1 scores are not finite"),
+        ({"scores": np.array([[0.1, 1.2, 0.3, 0.4]])}, "probabilities in"),
+        ({"truth": np.array([0, 1, 2, 1])}, "truth must be 0 or 1"),
+        ({"decisions": np.array([[0, 1, -1, 1]])}, "decisions must be 0 or 1"),
+    ],
+)
+def test_samples_that_mean_nothing_are_refused(change: dict[str, np.ndarray], message: str) -> None:
+    good = Sample(np.full((1, 4), 0.5), np.zeros((1, 4), dtype=np.int64), np.array([0, 1, 0, 1]), np.arange(4))
+    with pytest.raises(InputError, match=message):
+        WeightedMetrics(good._replace(**change))
 
 
 def test_a_zero_denominator_is_undefined_and_never_zero() -> None:
@@ -110,6 +150,14 @@ def test_equal_seeds_give_equal_intervals_and_chunks_do_not_matter_to_what_is_dr
     sample = worked_example()
     assert interval(difference(sample, "f1"), 0.95) == interval(difference(sample, "f1"), 0.95)
     assert interval(difference(sample, "f1"), 0.95) != interval(difference(sample, "f1", seed=1), 0.95)
+
+
+def test_the_size_of_the_chunks_has_no_say_in_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = worked_example()
+    whole = difference(sample, "f1", resamples=300)
+    monkeypatch.setattr(bootstrap, "CHUNK_VALUES", 1000)
+    pieces = difference(sample, "f1", resamples=300)
+    np.testing.assert_array_equal(whole.replicates, pieces.replicates)
 
 
 def test_strata_and_pairs_hold_in_every_resample() -> None:
@@ -136,6 +184,22 @@ def test_without_variation_the_interval_is_a_point_and_says_why() -> None:
     assert found is not None
     assert (found.low, found.high) == (0, 0)
     assert found.method.startswith("percentile bootstrap over patients (no single patient")
+
+
+def test_few_clusters_expand_the_tails_as_hesterberg_says() -> None:
+    # The mean of 12 numbers: its expanded percentile interval is close to Student's, the plain one too narrow.
+    x = stats.norm.ppf((np.arange(12) + 0.5) / 12)
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        return weights @ x / weights.sum(axis=1)
+
+    found = resample(mean, np.zeros(12, dtype=np.int64), cases=12, resamples=20000, seed=(1,))
+    ours, plain = interval(found, 0.95), interval(found._replace(clusters=()), 0.95)
+    assert ours is not None and plain is not None
+    student = stats.t.ppf(0.975, 11) * x.std(ddof=1) / 12**0.5
+    assert ours.high - ours.low == pytest.approx(2 * student, rel=0.03)
+    assert plain.high - plain.low < 0.9 * (ours.high - ours.low)
+    assert p_below(found, ours.high) == pytest.approx(0.025, abs=0.003)
 
 
 def test_an_estimate_at_the_edge_of_its_resamples_falls_back_to_percentiles() -> None:
