@@ -8,6 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from medfm_compress.bench.evaluate import evaluate
+from medfm_compress.bench.operating_points import choose_operating_points
 from medfm_compress.compress import quantize as module_under_test
 from medfm_compress.compress.int8_onnxruntime import candidates, has_attention
 from medfm_compress.compress.quantize import QuantizeOptions, quantize_bundle
@@ -58,6 +60,51 @@ def test_int8_replaces_fp32_where_it_is_faithful_and_faster(source, tmp_path, mo
     assert bundle.manifest.provenance.steps[0] == "finetune: 1 epoch"
     assert any("calibrated on 16 training cases" in step for step in bundle.manifest.provenance.steps)
     assert bundle.manifest.task == Bundle.open(source).manifest.task
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A bundle whose thresholds rest on 160 validation cases."""
+    path = tmp_path_factory.mktemp("many") / "fp32.medfm"
+    draft = BundleDraft(
+        name="tiny", spec=tiny_study.SPEC, task=tiny_study.TASK, provenance=Provenance(), intended_use="testing"
+    )
+    build_bundle(tiny_study.make_module(48), draft, path, study=tiny_study.make_study(val=160))
+    return path
+
+
+def test_a_kept_variant_gets_its_own_threshold_from_all_validation_cases(many, tmp_path, monkeypatch):
+    monkeypatch.setattr(module_under_test, "interleaved_p50_ms", clock(2.0, 1.0))
+    study = tiny_study.make_study(val=160)
+    options = msgspec.structs.replace(FEW, validation_samples=30, targets=("onnxruntime",), keep_fp32=True)
+    quantize_bundle(many, study, tmp_path / "q.medfm", options)
+    bundle = Bundle.open(tmp_path / "q.medfm")
+    int8, fp32 = bundle.variant("onnxruntime-cpu-int8"), bundle.variant("onnxruntime-cpu-fp32")
+    assert bundle.manifest.task == Bundle.open(many).manifest.task == bundle.manifest.task_of(fp32)
+    task = bundle.manifest.task_of(int8)
+    session = open_variant(bundle, int8, 1)
+    (wanted,) = choose_operating_points(
+        evaluate(session, study, study.split("val"), tiny_study.SPEC, task, name="int8"), rule="youden"
+    )
+    (found,) = task.operating_points
+    assert (found.positives, found.negatives) == (80, 80)
+    assert found.threshold == pytest.approx(wanted.threshold, abs=1e-9)
+    assert not any(name.startswith("test") for name in study.source.read_images)
+    steps = [step for step in bundle.manifest.provenance.steps if "onnxruntime-cpu-int8: " in step]
+    assert any("threshold of spot" in step for step in steps) and any("temperature" in step for step in steps)
+
+
+def test_thresholds_are_left_where_asked_and_where_cases_are_too_few(many, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(module_under_test, "interleaved_p50_ms", clock(2.0, 1.0))
+    options = msgspec.structs.replace(FEW, targets=("onnxruntime",))
+    left = msgspec.structs.replace(options, rechoose=False)
+    manifest = quantize_bundle(many, tiny_study.make_study(val=160), tmp_path / "left.medfm", left).manifest
+    assert not any(variant.decides_itself for variant in manifest.variants) and manifest.schema_version == 1
+    manifest = quantize_bundle(source, tiny_study.make_study(), tmp_path / "few.medfm", options).manifest
+    assert not any(variant.decides_itself for variant in manifest.variants)
+    assert any(
+        "threshold of spot stays" in step and "8 with it and 8 without" in step for step in manifest.provenance.steps
+    )
 
 
 def test_int8_that_is_slower_is_refused_with_a_reason(source, tmp_path, monkeypatch):
