@@ -81,7 +81,8 @@ def occlusion_map(
         drops[rows, columns] += whole - _score(session, covered, task, finding)
         counts[rows, columns] += 1
         covered[..., rows, columns] = image[..., rows, columns]
-    return (drops / counts).astype(np.float32)
+    found: FloatArray = (drops / counts).astype(np.float32)
+    return found
 
 
 def log_odds(logits: NDArray[Any], task: Task, finding: str) -> NDArray[np.float64]:
@@ -125,7 +126,8 @@ def _spans(side: int, options: OcclusionOptions) -> list[slice]:
 
 def _baseline(image: FloatArray, kind: Baseline) -> FloatArray:
     if kind == "mean":
-        return image.mean(axis=(2, 3), keepdims=True)
+        mean: FloatArray = image.mean(axis=(2, 3), keepdims=True)
+        return mean
     return _box_blur(_box_blur(_box_blur(image, 2), 3), 2)
 
 
@@ -136,8 +138,8 @@ def _box_blur(image: FloatArray, axis: int, part: int = 8) -> FloatArray:
     padding = [(radius + 1, radius) if number == axis else (0, 0) for number in range(image.ndim)]
     sums = np.cumsum(np.pad(image, padding, mode="edge"), axis=axis, dtype=np.float64)
     upper, lower = np.arange(side) + 2 * radius + 1, np.arange(side)
-    blurred = (sums.take(upper, axis) - sums.take(lower, axis)) / (2 * radius + 1)
-    return blurred.astype(np.float32)
+    blurred: FloatArray = ((sums.take(upper, axis) - sums.take(lower, axis)) / (2 * radius + 1)).astype(np.float32)
+    return blurred
 
 
 def _score(session: Session, image: FloatArray, task: Task, finding: str) -> float:

@@ -35,7 +35,8 @@ def attribute(model: Model, images: NDArray[np.float32], finding: str) -> NDArra
     if finding not in model.task.findings:
         raise InputError(f"there is no finding {finding!r}; choose of {', '.join(model.task.findings)}")
     maps = []
-    for image in torch.from_numpy(np.ascontiguousarray(images)).split(1):
+    for row in range(len(images)):
+        image = torch.from_numpy(np.ascontiguousarray(images[row : row + 1]))
         if has_rollout(model.module):
             maps.append(attention_rollout(model.module, image))
         else:

@@ -16,8 +16,8 @@ OPENER = "medfm_compress.compress.torch_session:open_session"
 class TorchSession:
     """Eager float32 inference of one module."""
 
-    input_names = ("image",)
-    output_names = ("logits",)
+    input_names: tuple[str, ...] = ("image",)
+    output_names: tuple[str, ...] = ("logits",)
 
     def __init__(self, model: Model, device: str, threads: int) -> None:
         self._module = model.module.to(device).eval()

@@ -16,6 +16,7 @@ from medfm_compress.cli.compress import compress
 from medfm_compress.cli.demo import demo
 from medfm_compress.cli.distill import distill
 from medfm_compress.cli.doctor import doctor
+from medfm_compress.cli.explain import explain
 from medfm_compress.cli.export import export
 from medfm_compress.cli.finetune import finetune
 from medfm_compress.cli.gate import gate
@@ -26,7 +27,7 @@ from medfm_compress.cli.run import run
 from medfm_compress.cli.study import app as study
 from medfm_compress.runtime.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_UNUSABLE, MedfmError
 
-COMMANDS = (compress, finetune, distill, prune, export, quantize, bench, gate, run, inspect, doctor, demo)
+COMMANDS = (compress, finetune, distill, prune, export, quantize, bench, explain, gate, run, inspect, doctor, demo)
 
 
 def build_app() -> typer.Typer:

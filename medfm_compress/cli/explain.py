@@ -1,0 +1,76 @@
+"""``medfm-compress explain``: do teacher and student look at the same places?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from medfm_compress.cli import console
+
+if TYPE_CHECKING:
+    from medfm_compress.bench.explanations import ExplanationAgreement
+    from medfm_compress.compress.explain import Explained, Method
+
+
+def explain(
+    bundle: Annotated[Path, typer.Argument(help="The .medfm file.")],
+    teacher: Annotated[Path, typer.Option(help="Model folder of the teacher.")],
+    study: Annotated[Path, typer.Option(help="Study whose images are explained.")],
+    out: Annotated[Path, typer.Option(help="Folder of the report; the maps go to its subfolder 'explanations'.")],
+    variant: Annotated[str, typer.Option(help="Of the bundle; default: the first that can run here.")] = "",
+    finding: Annotated[str, typer.Option(help="Whose score is explained, where the task has several.")] = "",
+    cases: Annotated[int, typer.Option(help="How many, half of them with the finding.")] = 16,
+    method: Annotated[
+        str, typer.Option(help="occlusion (the engine that will run), or gradient (the PyTorch model folders).")
+    ] = "occlusion",
+    student: Annotated[
+        Path | None, typer.Option(help="Model folder that the bundle was exported from; with --method gradient.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split that the cases come from.")] = "test",
+    seed: Annotated[int, typer.Option(help="Which cases are drawn.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of every engine.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Compare where teacher and student look on a few cases, as numbers and as maps that bench shows.
+
+    It looks at images of the test split but at no metric: it is no evaluation, and no model may be chosen by it. The
+    maps hold images of patients and stay in the folder.
+    """
+    from medfm_compress.compress.explain import ExplainOptions
+    from medfm_compress.compress.explain import explain as compare_maps
+    from medfm_compress.data.open import open_study
+    from medfm_compress.runtime.bundle import Bundle
+
+    options = ExplainOptions(
+        variant=variant,
+        finding=finding,
+        cases=cases,
+        method=cast("Method", method),
+        split=split,
+        seed=seed,
+        threads=threads,
+    )
+    opened = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
+    explained = compare_maps(bundle, teacher, opened, out, options, student_folder=student, progress=console.progress)
+    if json:
+        console.emit_json({"folder": str(explained.folder), "agreements": explained.agreements})
+    else:
+        _tell(explained)
+
+
+def _tell(explained: Explained) -> None:
+    console.table(
+        ["against the teacher", "method", "cases", "rank correlation", "lowest", "overlap", "lowest"],
+        [_row(found) for found in explained.agreements],
+    )
+    console.say()
+    console.say("randomised is the teacher with random weights: agreement that is no higher tells nothing")
+    console.say(f"maps, with images of patients: {explained.folder}")
+
+
+def _row(found: ExplanationAgreement) -> list[str]:
+    ranks, overlaps = found.rank_correlation, found.overlap
+    figures = (sum(ranks) / len(ranks), min(ranks), sum(overlaps) / len(overlaps), min(overlaps))
+    return [found.variant, found.method, str(len(found.cases)), *(f"{value:.2f}" for value in figures)]
