@@ -44,6 +44,7 @@ def gate(
     accept_changed_policy: Annotated[
         bool, typer.Option("--accept-changed-policy", help="Judge by a policy that changed since; said in the verdict.")
     ] = False,
+    note: Annotated[list[str] | None, typer.Option(help="A sentence to put into the verdict's notes.")] = None,
     init: Annotated[Path | None, typer.Option(help="Write a commented starter policy here, and nothing else.")] = None,
 ) -> None:
     """Judge a bundle: exit code 0 pass, 1 fail, 3 inconclusive.
@@ -67,7 +68,7 @@ def gate(
     path = report or (out or Path()) / "report.json"
     data = _read(path, "the report", "medfm-compress bench makes one")
     opened = _Opened(path, data, bundle, check_study, baseline)
-    judgement = _judge(opened, declared, accept_changed_policy)
+    judgement = _judge(opened, declared, accept_changed_policy, tuple(note or ()))
     _save(judgement, junit, markdown)
     if sarif:
         _save_sarif(judgement, sarif, rules, policy_name or str(policy), path)
@@ -135,14 +136,14 @@ def _bench(study: Path, teacher: Path, bundle: Path, declared: LoadedPolicy, pla
     steps.bench(study, teacher, bundle, declared, step, console.progress, out)
 
 
-def _judge(opened: _Opened, declared: LoadedPolicy, accepted: bool) -> Judgement:
+def _judge(opened: _Opened, declared: LoadedPolicy, accepted: bool, given: tuple[str, ...]) -> Judgement:
     from medfm_compress.bench.earlier import hold_beside
     from medfm_compress.bench.gate import judge_evidence, recompute
     from medfm_compress.bench.judgement import Judgement, look_notes
     from medfm_compress.bench.report import load_report, parse_report
 
     made = parse_report(opened.data, source=str(opened.path))
-    notes = (*_policy_notes(made, declared, accepted), *look_notes(made))
+    notes = (*given, *_policy_notes(made, declared, accepted), *look_notes(made))
     if opened.check_study:
         _check_study(opened.check_study, made)
     shipped = _shipped(opened.bundle, made) if opened.bundle else ()
