@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.energy import EnergyCounter, find_counter
 from medfm_compress.bench.gpu_memory import gpu_bytes_in_use
+from medfm_compress.bench.onnx_graph import OnnxGraph, inspect_onnx
 from medfm_compress.bench.scenario import Load, LoadOutcome, LoadPlan
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -72,7 +73,14 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stop: int
 
 
-Request = Open | WarmUp | Time | Evaluate | Load
+class Inspect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="inspect"):
+    """Look at the ONNX file ``model`` with ONNX Runtime, and run it on made-up inputs of shape ``shape``."""
+
+    model: str
+    shape: tuple[int, ...]
+
+
+Request = Inspect | Open | WarmUp | Time | Evaluate | Load
 
 
 class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -90,6 +98,7 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     energy_mj: float | None = None
     energy_source: str = ""
     load: LoadOutcome | None = None
+    graph: OnnxGraph | None = None
 
 
 class Contestant:
@@ -279,7 +288,9 @@ def serve(lines: Iterator[bytes], replies: IO[bytes]) -> None:
     for line in lines:
         try:
             request = msgspec.json.decode(line, type=Request)
-            if isinstance(request, Open):
+            if isinstance(request, Inspect):
+                reply = Reply(graph=inspect_onnx(request.model, request.shape))
+            elif isinstance(request, Open):
                 contestant = Contestant(request)
                 reply = contestant.opened()
             elif contestant is None:

@@ -26,6 +26,9 @@ _INTEGER_OPERATORS = (b"DequantizeLinear", b"DynamicQuantizeLinear", b"MatMulInt
 _EXTERNAL_DATA = b"\x0a\x08location\x12"
 
 
+Port = tuple[str, str, tuple[int | str | None, ...]]
+
+
 class OnnxRuntimeSession:
     """A `Session` on ONNX Runtime; ``InferenceSession.run`` is thread-safe by itself."""
 
@@ -46,6 +49,12 @@ class OnnxRuntimeSession:
         except Exception as exc:
             raise _as_input_error(exc, inputs) from exc
         return dict(zip(self.output_names, outputs, strict=True))
+
+    def ports(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+        """Inputs and outputs: name, type as ONNX Runtime spells it, and sides; a free side is a name or None."""
+        ends = (self._session.get_inputs(), self._session.get_outputs())
+        inputs, outputs = (tuple((end.name, end.type, tuple(end.shape)) for end in side) for side in ends)
+        return inputs, outputs
 
 
 def is_available() -> Availability:
@@ -135,10 +144,15 @@ def _load(model: bytes, threads: int) -> Any:
 def _check_content(model: bytes, precision: str) -> None:
     if _EXTERNAL_DATA in model:
         raise BundleRefused("the model keeps weights in another file; export it with its weights inside")
-    quantized = any(_names_operator(model, operator) for operator in _INTEGER_OPERATORS)
+    quantized = holds_integers(model)
     if quantized != (precision == "int8"):
         held = "integer" if quantized else "no integer"
         raise BundleRefused(f"the model is declared {precision}, yet its graph has {held} operators")
+
+
+def holds_integers(model: bytes) -> bool:
+    """Whether the graph of an ONNX or ORT-format file has operators of a quantized network."""
+    return any(_names_operator(model, operator) for operator in _INTEGER_OPERATORS)
 
 
 def _names_operator(model: bytes, operator: bytes) -> bool:
