@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from medfm_compress.bench.html_text import date_name, esc, megabytes
+from medfm_compress.bench.html_text import definitions, esc, megabytes, versions
 from medfm_compress.bench.machine import Machine
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.types import Verdict
@@ -17,9 +17,14 @@ _READING = (
     ("AUPRC", "Average precision over all thresholds; it depends on how common the finding is among these cases."),
     ("Sensitivity", "Of the cases with the finding, the share that is called."),
     ("Specificity", "Of the cases without the finding, the share that is not called."),
-    ("Precision", "Of the called cases, the share that has the finding; it depends on how common the finding is."),
-    ("F1 score", "The harmonic mean of precision and sensitivity."),
+    ("PPV", "Of the called cases, the share that has the finding; it depends on how common the finding is."),
+    ("NPV", "Of the cases that are not called, the share that does not have the finding; likewise."),
+    ("F1 score", "The harmonic mean of PPV and sensitivity."),
+    ("Balanced accuracy", "The mean of sensitivity and specificity."),
     ("Accuracy", "The share of cases that is decided correctly."),
+    ("Brier score", "The mean squared error of the probability; 0 is perfect."),
+    ("Log loss", "The mean of −ln of the probability given to the truth; confident errors weigh most."),
+    ("ECE", "Expected calibration error: mean gap between probability and share, by bins; too large on few cases."),
     ("Interval", "The values that these cases leave plausible; an interval that includes the margin proves nothing."),
     ("Non-inferior", "The bundle may be worse than the teacher by less than the margin, and by no more."),
     ("Inconclusive", "The cases are too few, or the interval too wide, to say; it does not count as a pass."),
@@ -45,19 +50,13 @@ def cases_section(report: Report, _: Verdict) -> str:
         f"key counts as its own patient), split “{esc(report.split)}”. Thresholds and stopping "
         "points are chosen on validation cases, never on these.</p>"
     )
-    return f"{lead}<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{_subgroups(report)}"
+    notes = "".join(f'<p class="caution">{esc(note)}</p>' for note in report.notes)
+    return f"{lead}<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>{_subgroups(report)}{notes}"
 
 
 def provenance_section(report: Report, _: Verdict) -> str:
-    """Where the model came from, which files these are, and what measured it."""
+    """Which files these are, and what measured them."""
     origin, machine = report.provenance, report.machine
-    model = {
-        "Teacher": origin.teacher or report.teacher_name,
-        "Teacher's licence": origin.teacher_licence,
-        "Network in the bundle": origin.student,
-        "Made": date_name(origin.date) if origin.date else "",
-        "Made with": _versions(origin.libraries),
-    }
     hashes = {
         "Model digest": report.model_digest,
         "Study fingerprint": report.study_fingerprint,
@@ -66,27 +65,42 @@ def provenance_section(report: Report, _: Verdict) -> str:
         "Recipe (sha256)": origin.recipe_sha256,
         "Machine fingerprint": machine.fingerprint,
     }
-    steps = "".join(f"<li>{esc(step)}</li>" for step in origin.steps)
-    listed = f"<dt>Steps</dt><dd><ol>{steps}</ol></dd>" if steps else ""
     return (
-        f"<h3>Model</h3><dl>{_definitions(model)}{listed}</dl><h3>Identities</h3><dl>{_definitions(hashes, code=True)}"
-        f"</dl><h3>Machine</h3><dl>{_definitions(_machine_facts(machine))}</dl>"
+        f"<h3>Identities</h3><dl>{definitions(hashes, code=True)}</dl>"
+        f"<h3>Machine</h3><dl>{definitions(_machine_facts(machine))}</dl>"
     )
 
 
 def reading_section(_: Report, __: Verdict) -> str:
     """One sentence a term."""
-    return f"<dl>{_definitions(dict(_READING))}</dl>"
+    return f"<dl>{definitions(dict(_READING))}</dl>"
 
 
 def _subgroups(report: Report) -> str:
     facts = {}
     for name, values in report.teacher.subgroups.items():
+        numbers = _numbers(values)
+        if numbers:
+            facts[name] = f"from {min(numbers):g} to {max(numbers):g}, median {float(np.median(numbers)):g}"
+            missing = len(values) - len(numbers)
+            facts[name] += f"  ·  not recorded: {missing:,}" if missing else ""
+            continue
         counts = Counter(values)
-        shown = [f"{value or 'unknown'}: {count:,}" for value, count in counts.most_common(_MOST_VALUES)]
+        shown = [f"{value or 'not recorded'}: {count:,}" for value, count in counts.most_common(_MOST_VALUES)]
         rest = len(counts) - _MOST_VALUES
         facts[name] = "  ·  ".join(shown) + (f"  ·  and {rest} more values" if rest > 0 else "")
-    return f"<h3>Subgroups</h3><dl>{_definitions(facts)}</dl>" if facts else ""
+    return f"<h3>Who they are</h3><dl>{definitions(facts)}</dl>" if facts else ""
+
+
+def _numbers(values: tuple[str, ...]) -> list[float]:
+    """The recorded values of a column that is a quantity; none where it has few values or some are no numbers."""
+    recorded = [value for value in values if value]
+    if len(set(recorded)) <= _MOST_VALUES:
+        return []
+    try:
+        return [float(value) for value in recorded]
+    except ValueError:
+        return []
 
 
 def _machine_facts(machine: Machine) -> dict[str, str]:
@@ -101,16 +115,5 @@ def _machine_facts(machine: Machine) -> dict[str, str]:
         "GPU": ", ".join(machine.gpus) or "none",
         "System": machine.system,
         "Load": load,
-        "Software": _versions({"Python": machine.python, **machine.libraries}),
+        "Software": versions({"Python": machine.python, **machine.libraries}),
     }
-
-
-def _versions(libraries: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in libraries.items())
-
-
-def _definitions(facts: dict[str, str], *, code: bool = False) -> str:
-    """Terms and values; empty values are left out."""
-    shown = {name: value for name, value in facts.items() if value}
-    wrap = "<code>{}</code>" if code else "{}"
-    return "".join(f"<dt>{esc(name)}</dt><dd>{wrap.format(esc(value))}</dd>" for name, value in shown.items())

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from medfm_compress.bench.html_load import scenario_table, slowdown_table
+from medfm_compress.bench.html_stages import percentile_table, stage_drawing
 from medfm_compress.bench.html_text import esc, factor, megabytes, milliseconds, target_name
-from medfm_compress.bench.plots import SERIES, Samples, latency_plot, series_class
+from medfm_compress.bench.pareto import is_teacher_elsewhere
+from medfm_compress.bench.plots import SERIES, key
+from medfm_compress.bench.plots_speed import Samples, latency_plot
 from medfm_compress.bench.report import TEACHER, Report
 from medfm_compress.bench.types import Measurement, Verdict
 
@@ -34,6 +38,7 @@ def speed_section(report: Report, _: Verdict) -> str:
     return (
         f'{_lead(report)}{_caution(report)}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
         f"</table></div>{_NOTE}<h3>Latency, call by call</h3><figure>{plot}</figure>{_PLOT_NOTE}"
+        f"{percentile_table(report)}{stage_drawing(report)}{scenario_table(report)}{slowdown_table(report)}"
     )
 
 
@@ -72,17 +77,21 @@ def _row(report: Report, measurement: Measurement) -> str:
         faster = (
             f'<td>{factor(ratio.estimate)}<span class="sub">{factor(ratio.low)} to {factor(ratio.high)}</span></td>'
         )
-    shape = " square" if measurement.name == TEACHER else ""
-    style = series_class(_series(report, measurement.name))
     required = ' class="required"' if measurement.name in report.variants else ""
     return (
-        f'<tr{required}><th class="text"><span class="key {style}{shape}"></span>{esc(_long(report, measurement.name))}'
+        f'<tr{required}><th class="text">{_key(report, measurement)}{esc(_long(report, measurement.name))}'
         f'<span class="sub">{esc(target_name(measurement.target))}</span></th>'
         f"{_quantiles(measurement.session_ms)}{_quantiles(measurement.end_to_end_ms)}"
         f"<td>{1000 / float(np.mean(measurement.session_ms)):,.0f}</td>{faster}"
         f"<td>{_seconds(measurement.first_prediction_ms)}</td><td>{megabytes(measurement.peak_rss_bytes)}</td>"
         f"<td>{megabytes(measurement.size_bytes)}</td></tr>"
     )
+
+
+def _key(report: Report, measurement: Measurement) -> str:
+    if is_teacher_elsewhere(report, measurement):
+        return key(0, hollow=True)
+    return key(_series(report, measurement.name))
 
 
 def _quantiles(samples: tuple[float, ...]) -> str:

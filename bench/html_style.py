@@ -80,9 +80,19 @@ tr.required > * { background: var(--wash); }
 tr.required > :first-child { box-shadow: -12px 0 0 var(--wash); }
 tr.required > :last-child { box-shadow: 12px 0 0 var(--wash); }
 tr.required th { font-weight: 600; }
+tr.harm > * { background: var(--fail-wash); } tr.harm th { font-weight: 600; }
+tr.harm > :first-child { box-shadow: -12px 0 0 var(--fail-wash); } tr.harm > :last-child { box-shadow: 12px 0 0
+  var(--fail-wash); }
+tr.scale th { color: var(--muted); font-size: 12.5px; vertical-align: bottom; padding-top: 14px; }
+tr.scale td { vertical-align: bottom; }
+table.groups th:first-child { max-width: 190px; overflow-wrap: anywhere; }
+table.tight { font-size: 13px; } table.tight th, table.tight td { padding: 6px 0 6px 12px; }
+table.tight th:first-child { padding-left: 0; } thead th.span { text-align: center; border-bottom: 1px solid
+  var(--rule); }
 tr.group th { padding-top: 18px; font-weight: 600; border-bottom-color: var(--rule); }
-.key { display: inline-block; width: 11px; height: 11px; border-radius: 50%; background: var(--k); margin-right: 8px; }
-.key.square { border-radius: 0; }
+svg.key { display: inline-block; width: 14px; height: 14px; vertical-align: -2px; margin-right: 7px; }
+.mark-solid { fill: var(--k); stroke: #fff; stroke-width: 0.8; }
+.mark-hollow { fill: #fff; stroke: var(--k); stroke-width: 1.8; }
 .s0 { --k: var(--s0); } .s1 { --k: var(--s1); } .s2 { --k: var(--s2); } .s3 { --k: var(--s3); } .s4 { --k: var(--s4); }
 .s5 { --k: var(--s5); }
 
@@ -98,13 +108,31 @@ svg.latency { width: 100%; height: auto; }
 .line { fill: none; stroke: var(--k); stroke-width: 2; stroke-linejoin: round; }
 .line.s0 { stroke-width: 3.2; stroke: #9aa5b0; } .line.s2 { stroke-dasharray: 7 3; } .line.s3 { stroke-dasharray: 2 3; }
 .line.s4 { stroke-dasharray: 9 3 2 3; }
-.point { fill: var(--k); } .halo { fill: #fff; stroke: var(--k); stroke-width: 1.4; }
+.line.thin, .line.thin.s0 { stroke-width: 1.4; stroke: var(--k); } .line.before { stroke-dasharray: 2 3; }
+.error { stroke: var(--k); stroke-width: 1.4; }
+.count { fill: #dde3e9; }
+.cloud { fill: none; stroke: #7d8995; stroke-width: 3.2; stroke-linecap: round; opacity: 0.75; }
+.cloud.plus { stroke: #43505c; stroke-width: 1; stroke-linecap: butt; opacity: 1; }
+.threshold { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 5 3; }
+.harmful { fill: var(--fail); stroke: #fff; stroke-width: 0.8; }
+.beneficial { fill: #fff; stroke: var(--s1); stroke-width: 2; }
+.front { fill: none; stroke: var(--ink); stroke-width: 1.4; stroke-dasharray: 1 0; opacity: 0.75; }
+.dominated { stroke: var(--muted); stroke-width: 1.4; } svg text.dim { fill: var(--muted); font-style: italic; }
+.leader { stroke: var(--faint); stroke-width: 0.8; }
+.stage { stroke: var(--ink); stroke-width: 0.8; } .stage-pattern { fill: none; }
+.t0 { fill: #fff; } .t1 { fill: #cfd8e0; } .t2 { fill: var(--s1); } .t3 { fill: var(--ink); }
+.stage-pattern.p1 { fill: url(#dotted); } .stage-pattern.p2 { fill: url(#striped); }
+.paper-line { stroke: #fff; stroke-width: 1.4; opacity: 0.55; } .ink { fill: #46525e; }
+svg.swatch { display: inline-block; width: 26px; height: 14px; vertical-align: -2px; margin-right: 8px; }
+.halo { fill: #fff; stroke: var(--k); stroke-width: 1.4; }
 .dots { fill: var(--k); opacity: 0.33; } .latency rect { fill: #fff; fill-opacity: 0.75; stroke: var(--k);
   stroke-width: 1.5; }
 .latency .whisker { stroke: var(--k); stroke-width: 1.5; } .latency .median { stroke: var(--k); stroke-width: 3.5; }
 .latency .p99 { fill: #fff; stroke: var(--k); stroke-width: 1.5; }
 .forest { margin-left: auto; overflow: visible; }
 .zero { stroke: var(--ink); stroke-width: 1; }
+.reference { stroke: var(--fail); stroke-width: 1.2; stroke-dasharray: 1 3; }
+svg text.side { font-size: 9.5px; fill: var(--faint); }
 .margin { stroke: var(--fail); stroke-width: 1.2; stroke-dasharray: 3 2; }
 .inferior { fill: url(#hatch); } .interval { stroke: var(--s1); stroke-width: 2.2; } .dot { fill: var(--s1); }
 .interval.free { stroke: var(--faint); stroke-width: 1.6; } .dot.free { fill: #fff; stroke: var(--faint);
@@ -112,6 +140,7 @@ svg.latency { width: 100%; height: auto; }
 .hatch-line { stroke: #b3261e; stroke-width: 1; opacity: 0.38; }
 
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 12px 48px; }
+.thirds { display: grid; grid-template-columns: repeat(3, 1fr); gap: 12px 26px; margin-top: 18px; }
 figure { margin: 0 0 8px; } figcaption { font-size: 13.5px; font-weight: 600; margin: 0 0 6px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 26px; margin: 16px 0 18px; font-size: 13px; }
 .legend svg { display: inline-block; vertical-align: 0; margin-right: 8px; }
@@ -130,6 +159,22 @@ dl { display: grid; grid-template-columns: 190px 1fr; gap: 0; margin: 8px 0 0; f
 dt { color: var(--muted); padding: 6px 16px 6px 0; border-bottom: 1px solid var(--hair); }
 dd { margin: 0; padding: 6px 0; border-bottom: 1px solid var(--hair); overflow-wrap: anywhere; }
 dd code, code { font: 12.5px var(--mono); } dd ol { margin: 0; padding-left: 1.3em; }
+a { color: #005a8c; text-decoration-thickness: 1px; text-underline-offset: 2px; }
+.part { margin: 76px 0 -26px; padding: 14px 0 0; border-top: 4px solid var(--ink); display: flex; gap: 22px;
+  align-items: baseline; } .part p { margin: 0; } .part p:last-child { font: italic 17px var(--serif); color:
+  var(--muted); }
+.part .eyebrow { color: var(--ink); }
+.contents { display: grid; grid-template-columns: 0.9fr 1.1fr 1.5fr 1fr; gap: 10px 28px; margin: 34px 0 0; font-size:
+  13px; }
+.contents ul { list-style: none; margin: 0; padding: 0; columns: auto; } .contents .eyebrow { font-size: 10.5px;
+  margin: 0 0 6px;
+  display: block; } .contents a { color: var(--ink); text-decoration: none; display: flex; gap: 8px; padding: 2px 0; }
+.contents .no { color: var(--faint); min-width: 1.3em; text-align: right; }
+.plain { margin: 10px 0 14px; font-size: 14px; } .limits { font-size: 14px; padding-left: 1.5em; max-width: 82ch; }
+.limits li { padding: 4px 0 4px 6px; } .limits li::marker { color: var(--faint); }
+.worst { border-left: 4px solid var(--ink); background: var(--wash); padding: 10px 16px; font-size: 13.5px; margin:
+  14px 0 0;
+  max-width: none; }
 .caution { border-left: 4px solid var(--open); background: var(--open-wash); padding: 10px 16px; font-size: 13.5px;
   margin: 14px 0 0; max-width: none; }
 footer { margin-top: 64px; padding-top: 16px; border-top: 1.5px solid var(--ink); font-size: 12.5px;
@@ -137,6 +182,7 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1.5px solid var(--ink)
 
 @media screen and (max-width: 760px) {
   main { padding: 28px 18px 48px; } h1 { font-size: 30px; } .pair { grid-template-columns: 1fr; }
+  .contents { grid-template-columns: 1fr 1fr; } .part { flex-wrap: wrap; gap: 2px 22px; }
   .tiles { grid-template-columns: 1fr 1fr; row-gap: 14px; } .tile:nth-child(odd) { border-left: 0; padding-left: 0; }
   dl { grid-template-columns: 1fr; } dt { border: 0; padding-bottom: 0; }
 }
@@ -146,7 +192,8 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1.5px solid var(--ink)
   body { font-size: 9.6pt; line-height: 1.45; } main { max-width: none; padding: 0; } h1 { font-size: 24pt; }
   h2 { font-size: 15.5pt; padding-top: 10pt; } h3 { font-size: 11.5pt; margin-top: 14pt; } section { margin-top: 24pt; }
   h2, h3, .lead, .legend, figcaption, thead { break-after: avoid; } thead { display: table-header-group; }
-  tr, figure, .keep, .matrix, .verdict, .tiles, .caution, dt, dd { break-inside: avoid; }
+  tr, figure, .keep, .matrix, .verdict, .tiles, .caution, .worst, .part, .contents, .limits li, dt, dd { break-inside:
+  avoid; }
   table { font-size: 8.6pt; } th, td { padding: 4.5pt 0 4.5pt 8pt; } td .sub, th .sub { font-size: 7.8pt; }
   td.plot, th.plot { width: 182px; } .forest { width: 172px; height: auto; } .wide { overflow: visible;
     margin: 0; padding: 0; }
@@ -155,6 +202,9 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1.5px solid var(--ink)
   .verdict ul, .note, .legend, dl, .caution { font-size: 8.8pt; } .use { font-size: 11.5pt; }
   .tile .figure { font-size: 19pt; }
   .tile { padding: 2pt 10pt 10pt; } .tile .detail, .tile .label, .ids { font-size: 8.2pt; } .pair { gap: 8pt 20pt; }
+  .part { margin-top: 34pt; break-after: avoid; } .contents { font-size: 8.4pt; gap: 6pt 14pt; } a { color: inherit;
+    text-decoration: none; } .plain, .limits { font-size: 9pt; } .worst { font-size: 8.8pt; } table.tight { font-size:
+  7.8pt; }
   .lead { break-inside: avoid; } .matrices { gap: 12pt 14pt; } .matrix td { min-width: 46px; padding: 5pt; }
   .matrix th, .matrix thead th { padding: 3pt; font-size: 7.4pt; }
   .matrix tbody th { max-width: 58px; font-size: 7.4pt; }

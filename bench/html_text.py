@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping
 
-from medfm_compress.bench.types import Interval, Metric
+from medfm_compress.bench.types import LOWER_IS_BETTER, Interval, Metric
 
 METRIC_NAMES: dict[Metric, str] = {
     "auroc": "AUROC",
@@ -94,3 +95,30 @@ def date_name(stamp: str) -> str:
     """``2026-11-23T19:28:00Z`` as ``2026-11-23, 19:28 UTC``; anything else as it is."""
     day, separator, clock = stamp.partition("T")
     return f"{day}, {clock[:5]} UTC" if separator and len(clock) >= 5 else stamp
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """``1 case``, ``1,204 cases``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def margin_text(metric: Metric, margin: float) -> str:
+    """``−0.02``: how far the bundle may fall; ``+0.02`` for errors, of which less is better."""
+    return f"+{margin:g}" if metric in LOWER_IS_BETTER else f"−{margin:g}"
+
+
+def percent(share: float) -> str:
+    """``93.4%``; a dash where it is not finite."""
+    return f"{100 * share:.1f}%" if math.isfinite(share) else "–"
+
+
+def versions(libraries: dict[str, str]) -> str:
+    """``numpy 2.3.4, openvino 2025.4.0``."""
+    return ", ".join(f"{name} {version}" for name, version in libraries.items())
+
+
+def definitions(facts: Mapping[str, str], *, code: bool = False) -> str:
+    """Terms and values as ``dt`` and ``dd``; empty values are left out."""
+    shown = {name: value for name, value in facts.items() if value}
+    wrap = "<code>{}</code>" if code else "{}"
+    return "".join(f"<dt>{esc(name)}</dt><dd>{wrap.format(esc(value))}</dd>" for name, value in shown.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medfm_compress.bench.html_outline import section
 from medfm_compress.bench.html_text import (
     METRIC_NAMES,
     bounds,
@@ -57,7 +58,7 @@ def verdict_panel(report: Report, verdict: Verdict) -> str:
     ]
     if len(items) > _SHOWN_REASONS:
         rest = len(items) - _SHOWN_REASONS
-        items = [*items[:_SHOWN_REASONS], f"<li><span></span><span>and {rest} more in section 1</span></li>"]
+        items = [*items[:_SHOWN_REASONS], f"<li><span></span><span>and {rest} more in {section('checks')}</span></li>"]
     if kind == "pass":
         items = [_passed(variant.variant, len(variant.checks)) for variant in verdict.variants]
     return (
@@ -73,7 +74,11 @@ def summary_tiles(report: Report) -> str:
     name = report.variants[0]
     tiles = [_accuracy_tile(report, name), _speed_tile(report, name), *_cost_tiles(report, name)]
     shown = "".join(f'<div class="tile">{tile}</div>' for tile in tiles if tile)
-    noisy = '<p class="caution">The machine was noisy: see section 3 before citing a speed.</p>' if report.noise else ""
+    noisy = (
+        f'<p class="caution">The machine was noisy: see {section("speed")} before citing a speed.</p>'
+        if report.noise
+        else ""
+    )
     which = f'<p class="note">Figures of the variant {esc(name)}, the first of {len(report.variants)}.</p>'
     return f'<div class="tiles">{shown}</div>{which if len(report.variants) > 1 else ""}{noisy}'
 
@@ -95,7 +100,7 @@ def _cautions(report: Report, verdict: Verdict) -> str:
 
 
 def _accuracy_tile(report: Report, variant: str) -> str:
-    mine = [found for found in report.comparisons if found.variant == variant]
+    mine = [found for found in report.comparisons if found.variant == variant and not found.subgroup]
     required = [found for found in mine if found.margin is not None] or mine
     if not required:
         return ""
@@ -111,8 +116,8 @@ def _accuracy_tile(report: Report, variant: str) -> str:
 
 
 def _room(comparison: Comparison) -> float:
-    """How far the lower end of the interval stays above the margin."""
-    return comparison.difference.low + (comparison.margin or 0.0)
+    """How far the largest loss that the interval leaves possible stays below the margin."""
+    return (comparison.margin or 0.0) - comparison.largest_loss
 
 
 def _speed_tile(report: Report, variant: str) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -46,3 +49,13 @@ def simulate(
 def make_evaluation() -> MakeEvaluation:
     """:func:`simulate`."""
     return simulate
+
+
+@pytest.fixture(scope="session")
+def full() -> ModuleType:
+    """The module ``full_report.py`` beside this file: a report that fills every section."""
+    spec = importlib.util.spec_from_file_location("full_report", Path(__file__).with_name("full_report.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

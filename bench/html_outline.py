@@ -1,0 +1,77 @@
+"""The report's table of contents, in the order of a predetermined change control plan.
+
+The three parts are those that the FDA recommends (Marketing Submission Recommendations for a Predetermined Change
+Control Plan for Artificial Intelligence-Enabled Device Software Functions, December 2024): description of
+modifications, modification protocol, impact assessment.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Key = Literal[
+    "change", "protocol", "cases", "checks", "groups", "flips", "accuracy", "curves", "calibration", "explanations",
+    "speed", "tradeoff", "limits", "provenance", "reading",
+]  # fmt: skip
+
+
+class Part(NamedTuple):
+    """One part: its name in the plan, what it answers, and its sections' keys and titles."""
+
+    name: str
+    question: str
+    sections: tuple[tuple[Key, str], ...]
+
+
+OUTLINE: tuple[Part, ...] = (
+    Part("Description of modifications", "What was changed?", (("change", "From teacher to bundle"),)),
+    Part(
+        "Modification protocol",
+        "How was it tested?",
+        (("protocol", "What was required, and how it was judged"), ("cases", "The cases")),
+    ),
+    Part(
+        "Impact assessment",
+        "What follows from it?",
+        (
+            ("checks", "Every requirement, and what was found"),
+            ("groups", "Findings and groups of patients against the margin"),
+            ("flips", "Decisions that changed"),
+            ("accuracy", "Accuracy against the teacher"),
+            ("curves", "Discrimination and decisions"),
+            ("calibration", "Can the probabilities be believed?"),
+            ("explanations", "Where the models look"),
+            ("speed", "Speed, memory and size"),
+            ("tradeoff", "Speed against accuracy"),
+            ("limits", "Residual risk and limits"),
+        ),
+    ),
+    Part(
+        "Appendix",
+        "On what does it rest?",
+        (("provenance", "Identities and machine"), ("reading", "How to read this report")),
+    ),
+)
+
+
+def number(key: Key) -> int:
+    """Number of a section, counted through all parts from 1."""
+    keys = [section for part in OUTLINE for section, _ in part.sections]
+    return keys.index(key) + 1
+
+
+def section(key: Key) -> str:
+    """A reference to a section, as a link inside the page."""
+    return f'<a href="#{key}">section {number(key)}</a>'
+
+
+def contents() -> str:
+    """The table of contents."""
+    parts = []
+    for part in OUTLINE:
+        items = "".join(
+            f'<li><a href="#{key}"><span class="no">{number(key)}</span>{title}</a></li>'
+            for key, title in part.sections
+        )
+        parts.append(f'<div><p class="eyebrow">{part.name}</p><ul>{items}</ul></div>')
+    return f'<nav class="contents">{"".join(parts)}</nav>'
