@@ -40,6 +40,7 @@ def _tell(manifest: Manifest, out: Path) -> None:
     sizes = {member.path: member.bytes for member in manifest.members}
     rows = [[v.name, f"{sum(sizes[name] for name in v.files) / 1e6:.2f} MB"] for v in manifest.variants]
     console.table(["variant", "size"], rows)
+    console.say(f"temperature {manifest.task.temperature:g}")
     for point in manifest.task.operating_points:
         console.say(
             f"{point.label}: threshold {point.threshold:.3f} by {point.rule} (validation sensitivity "

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.bundle import Bundle
     from medfm_compress.runtime.image_spec import ImageSpec
     from medfm_compress.runtime.manifest import Manifest, Variant
+    from medfm_compress.runtime.task import Task
 
 
 def inspect(
@@ -34,13 +35,14 @@ def inspect(
     else:
         _describe(opened.manifest, bundle)
         _tabulate(variants)
+        _tell_decisions(opened.manifest)
     agreeing = [row["verification"] == "agrees" for row in variants if row["verification"]]
     if verify and not (agreeing and all(agreeing)):
         raise typer.Exit(EXIT_REFUSED)
 
 
 def _examine(bundle: Bundle, variant: Variant, verify: bool) -> dict[str, Any]:
-    """One row: name, target, bytes, verdict, why it cannot run here (empty if it can), and its golden cases."""
+    """One row: name, target, bytes, verdict, how it decides, why it cannot run here (empty if it can), golden cases."""
     from medfm_compress.runtime.choice import Machine, obstacle
     from medfm_compress.runtime.cpu import read_cpu
 
@@ -50,6 +52,8 @@ def _examine(bundle: Bundle, variant: Variant, verify: bool) -> dict[str, Any]:
         "target": variant.target,
         "bytes": bundle.variant_bytes(variant),
         "verdict": verdict.outcome if verdict else None,
+        "temperature": bundle.manifest.task_of(variant).temperature,
+        "operating_points": bundle.manifest.task_of(variant).operating_points,
         "obstacle": obstacle(variant, Machine(cpu=read_cpu())),
         "golden_error": None,
         "verification": "",
@@ -86,12 +90,28 @@ def _describe(manifest: Manifest, path: Path) -> None:
     }
     for name, value in facts.items():
         console.say(f"{name + ':':17}{value or '(not recorded)'}")
+    for name, value in _decisions(task):
+        console.say(f"{name + ':':17}{value}")
+    for number, step in enumerate(provenance.steps, start=1):
+        console.say(f"{f'step {number}:':17}{step}")
+
+
+def _decisions(task: Task) -> list[tuple[str, str]]:
+    """How scores become calls, as names and values."""
+    lines = [("temperature", f"{task.temperature:g}")]
     for point in task.operating_points:
         rates = f"sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f}"
         cases = f"{point.positives} + {point.negatives} validation cases"
-        console.say(f"{'called at:':17}{point.label} >= {point.threshold:.4g} ({point.rule}; {rates} on {cases})")
-    for number, step in enumerate(provenance.steps, start=1):
-        console.say(f"{f'step {number}:':17}{step}")
+        lines.append(("called at", f"{point.label} >= {point.threshold:.4g} ({point.rule}; {rates} on {cases})"))
+    return lines
+
+
+def _tell_decisions(manifest: Manifest) -> None:
+    """The variants that decide otherwise than the task does."""
+    for variant in manifest.variants:
+        if variant.decides_itself:
+            for name, value in _decisions(manifest.task_of(variant)):
+                console.say(f"{variant.name}: {name} {value}")
 
 
 def _input_in_words(spec: ImageSpec) -> str:

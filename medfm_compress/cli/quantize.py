@@ -20,13 +20,16 @@ def quantize(
     samples: Annotated[int, typer.Option(help="Calibration cases.")] = 300,
     seed: Annotated[int, typer.Option(help="Which cases are drawn.")] = 0,
     keep_fp32: Annotated[bool, typer.Option("--keep-fp32", help="Keep FP32 as fall-back for other CPUs.")] = False,
+    rechoose: Annotated[
+        bool, typer.Option(help="Choose thresholds anew for each INT8 variant, on validation cases.")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Quantize a bundle to INT8; only candidates that are faithful and faster than FP32 are kept."""
     from medfm_compress import steps
     from medfm_compress.compress.quantize import QuantizeOptions
 
-    options = QuantizeOptions(samples=samples, seed=seed, keep_fp32=keep_fp32)
+    options = QuantizeOptions(samples=samples, seed=seed, keep_fp32=keep_fp32, rechoose=rechoose)
     quantized = steps.quantize(study, bundle, options, console.progress, out)
     if json:
         console.emit_json(_as_json(quantized))

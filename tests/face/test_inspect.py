@@ -32,6 +32,20 @@ def test_it_shows_what_the_bundle_is(path):
         assert words in result.stdout
 
 
+def test_it_shows_the_thresholds_of_a_variant_that_has_its_own(tiny, tmp_path):
+    point = msgspec.structs.replace(tiny.POINT, threshold=0.25, sensitivity=0.97)
+    own = msgspec.structs.replace(tiny.ORT, temperature=2.0, operating_points=(point,))
+    path = tiny.bundle(tmp_path / "own.medfm", (tiny.OV, own), outcome=None)
+    shown = invoke(path).stdout
+    assert "called at:       opacity >= 0.5" in shown
+    assert "onnxruntime-cpu-fp32: temperature 2" in shown
+    assert "onnxruntime-cpu-fp32: called at opacity >= 0.25 (youden; sensitivity 0.970" in shown
+    assert "openvino-cpu-fp32: temperature" not in shown
+    theirs, its = json.loads(invoke(path, "--json").stdout)["variants"]
+    assert (theirs["temperature"], its["temperature"]) == (1.0, 2.0)
+    assert [row["operating_points"][0]["threshold"] for row in (theirs, its)] == [0.5, 0.25]
+
+
 def test_it_verifies_every_variant(path):
     result = invoke(path, "--verify", "--json")
     document = json.loads(result.stdout)
