@@ -70,22 +70,25 @@ def check_budget(
 
 def _latencies(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _Found]]:
     session, whole = (own.session_ms, own.end_to_end_ms) if own else ((), ())
+    calls = own.calls_per_round if own else 0
+    rounds = len(session) // calls if calls else 0
+    passes = len(whole) // rounds if rounds else 0
     return [
-        (_Limit(name, " ms", limit), _percentile(samples, quantile) if own else _Found())
-        for name, limit, samples, quantile in (
-            ("p50 latency", budget.p50_ms, session, 0.5),
-            ("p99 latency", budget.p99_ms, session, 0.99),
-            ("end-to-end p50", budget.end_to_end_p50_ms, whole, 0.5),
-            ("end-to-end p99", budget.end_to_end_p99_ms, whole, 0.99),
+        (_Limit(name, " ms", limit), _percentile(samples, quantile, per_round) if own else _Found())
+        for name, limit, samples, quantile, per_round in (
+            ("p50 latency", budget.p50_ms, session, 0.5, calls),
+            ("p99 latency", budget.p99_ms, session, 0.99, calls),
+            ("end-to-end p50", budget.end_to_end_p50_ms, whole, 0.5, passes),
+            ("end-to-end p99", budget.end_to_end_p99_ms, whole, 0.99, passes),
         )
         if limit is not None
     ]
 
 
-def _percentile(samples: Sequence[float], q: float) -> _Found:
-    if not samples:
+def _percentile(samples: Sequence[float], q: float, per_round: int) -> _Found:
+    if not samples or not all(map(math.isfinite, samples)):
         return _Found(missing="no call was timed")
-    bounds, needed = percentile_bounds(samples, q), samples_for_upper_bound(q)
+    bounds, needed = percentile_bounds(samples, q, per_round), samples_for_upper_bound(q)
     remedy = f"bench with more --rounds: {len(samples)} calls were timed"
     if len(samples) < needed:
         remedy += f", {needed} are needed for an upper bound"

@@ -70,6 +70,15 @@ def test_too_few_calls_have_no_upper_bound_for_a_tail_and_yet_can_break_a_limit(
     assert one_check(Budget(p99_ms=99.0), measured(session_ms=NOISY[:368])).outcome == "pass"
 
 
+def test_calls_of_one_round_are_not_taken_as_independent() -> None:
+    """Each round had a speed of its own: a thousand calls in ten rounds say little more than ten."""
+    moods = np.repeat(RANDOM.normal(10, 1, 10), 100)
+    together = measured(session_ms=tuple(moods + RANDOM.normal(0, 0.01, 1000)), calls_per_round=100)
+    limit = Budget(p50_ms=float(np.median(together.session_ms)) + 0.2)
+    assert one_check(limit, together).outcome == "inconclusive"
+    assert one_check(limit, measured(session_ms=tuple(RANDOM.permutation(together.session_ms)))).outcome == "pass"
+
+
 @pytest.mark.parametrize(
     ("budget", "changes", "outcome"),
     [
