@@ -62,6 +62,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         scenarios: load scenarios, where they were run.
         slowdowns: against an earlier bundle, where one was given.
         explanations: agreement of attribution maps, where they were made.
+        tasks: name of an evaluation → the task that it was scored and decided under: a variant's own temperature and
+            operating points, the teacher's, an opponent's. Read it through `task_of`.
         looks: every logged evaluation of this study's split up to this one, oldest first.
     """
 
@@ -92,6 +94,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     slowdowns: tuple[Slowdown, ...] = ()
     explanations: tuple[ExplanationAgreement, ...] = ()
     looks: tuple[LoggedEvaluation, ...] = ()
+    tasks: dict[str, Task] = {}
 
     @property
     def teacher(self) -> EvaluationTable:
@@ -102,6 +105,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def variants(self) -> tuple[str, ...]:
         """Names of the evaluated variants of the bundle, in order."""
         return tuple(table.name for table in self.evaluations[1:] if table.name not in self.opponents)
+
+    def task_of(self, name: str) -> Task:
+        """The task under which the evaluation called ``name`` was scored; the bundle's where none is recorded."""
+        return self.tasks.get(name, self.task)
 
     def measurement(self, name: str) -> Measurement | None:
         """The measurement called ``name``; none where it was not measured."""

@@ -135,6 +135,7 @@ def bench_bundle(
         teacher_name=teacher.name,
         teacher_operating_points=candidate.task.operating_points,
         opponents=tuple(rival.name for rival in rivals),
+        tasks={contender.name: contender.task for contender in (candidate, *variants, *rivals)},
         scenarios=loads,
         slowdowns=slowdowns,
         explanations=load_explanations(out, model_digest=bundle.model_digest, cases_sha256=report.teacher.cases_sha256),

@@ -15,11 +15,13 @@ from medfm_compress.bench.evaluation_log import LOG
 from medfm_compress.bench.inference import image_files
 from medfm_compress.bench.machine import describe_machine
 from medfm_compress.bench.measure import Contender, Plan
+from medfm_compress.bench.operating_points import held
 from medfm_compress.bench.policy import LoadedPolicy
 from medfm_compress.bench.report import load_report
 from medfm_compress.bench.run import BenchOptions, bench_bundle, noise_reasons
 from medfm_compress.bench.types import Budget, Measurement, NonInferiority, Policy
 from medfm_compress.data.open import open_study
+from medfm_compress.runtime.activation import probabilities
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.sessions.protocol import SessionRef
 from medfm_compress.runtime.task import Task
@@ -95,6 +97,20 @@ def test_run_of_a_bundle_with_its_teacher(tiny, teacher, study, tmp_path: Path) 
     assert order == sorted(order)
     (point,) = report.teacher_operating_points
     assert (point.rule, point.positives, point.negatives) == ("youden", 12, 12)
+
+
+def test_a_variant_is_decided_by_its_own_temperature_and_threshold(tiny, teacher, study, tmp_path: Path) -> None:
+    point = msgspec.structs.replace(tiny.POINT, threshold=0.01)
+    own = msgspec.structs.replace(tiny.ORT, temperature=2.0, operating_points=(point,))
+    bundle = tiny.bundle(tmp_path / "tiny.medfm", (own,))
+    report = bench_bundle(bundle, teacher, study, POLICY, tmp_path / "out", BenchOptions(plan=QUICK, files=0))
+    theirs, its = (table.to_evaluation() for table in report.evaluations)
+    np.testing.assert_allclose(its.logits, theirs.logits)
+    np.testing.assert_allclose(its.scores, probabilities(its.logits, report.task_of(own.name)))
+    assert (report.task.temperature, report.task_of(own.name).temperature) == (1.0, 2.0)
+    assert report.task_of("teacher").operating_points == report.teacher_operating_points
+    assert report.task_of("unheard of") == report.task
+    assert held(point, its).promised.threshold == 0.01
 
 
 def test_every_look_at_the_test_cases_is_logged_before_it(tiny, teacher, study, tmp_path: Path) -> None:
