@@ -12,6 +12,10 @@ from medfm_compress.compress.model import Model, create_module
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task
 
+# Training starts from small seeds: the copy must not be the very weights that the teacher was trained from. PyTorch
+# looks at the lower 32 bits of a seed alone.
+_FAR = 0x5EED_0000
+
 
 def method_of(model: Model) -> str:
     """Which method :func:`attribute` uses for ``model``."""
@@ -27,7 +31,7 @@ def attribute(model: Model, images: NDArray[np.float32], finding: str) -> NDArra
         finding: one of the task's; attention rollout is the same for all of them.
 
     Returns:
-        float32 ``[n, h, w]`` at the resolution of the method, >= 0.
+        float32 ``[n, h, w]`` at the resolution of the method.
 
     Raises:
         InputError: no such finding, or a network that neither method can read.
@@ -57,6 +61,6 @@ def log_odds(logits: torch.Tensor, task: Task, finding: str) -> torch.Tensor:
 def randomised(model: Model, seed: int) -> Model:
     """The same architecture with fresh random weights; the caller's random numbers are not disturbed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(_FAR + seed)
         module = create_module(model.architecture)
     return Model("randomised", module, model.spec, model.task, model.architecture)

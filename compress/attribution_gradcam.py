@@ -1,9 +1,12 @@
 """Grad-CAM: which places of the last feature map speak for a finding.
 
-    α_k = mean_{ij} ∂s/∂A_kij,    h = ReLU(Σ_k α_k A_k)
+    α_k = mean_{ij} ∂s/∂A_kij,    h = Σ_k α_k A_k
 
 A the last feature map with more than one place ([n, C, h, w]), s the finding's log-odds. Selvaraju et al., Grad-CAM
 (ICCV 2017), by Captum. The map has the resolution of A, often 4×4 to 16×16.
+
+The paper's ReLU over h is left out: where nothing speaks for the finding it empties the map, and then even a network
+and its own copy have nothing to agree on. Negative values are places that speak against the finding, as in `occlusion`.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ def grad_cam(module: nn.Module, images: torch.Tensor, score: Score) -> torch.Ten
         score: ``[n]`` log-odds of logits ``[n, labels]``.
 
     Returns:
-        float32 ``[n, h, w]``, >= 0.
+        float32 ``[n, h, w]``; negative where a place speaks against the finding.
 
     Raises:
         InputError: the module has no feature map ``[n, C, h, w]`` with more than one place.
@@ -40,7 +43,7 @@ def grad_cam(module: nn.Module, images: torch.Tensor, score: Score) -> torch.Ten
     layer = last_feature_map(module, images[:1])
     with torch.enable_grad():
         method = LayerGradCam(lambda values: score(module(values)), layer)
-        maps = method.attribute(images.detach().clone().requires_grad_(), relu_attributions=True)
+        maps = method.attribute(images.detach().clone().requires_grad_(), relu_attributions=False)
     if not isinstance(maps, torch.Tensor):
         raise InputError("the last feature map is a tuple of tensors; use --method occlusion")
     return maps.detach()[:, 0]

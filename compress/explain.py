@@ -151,22 +151,21 @@ def explain(
     _check_view(viewers)
     cases = labelled_cases(study, options.split)
     positions = sample_positions(cases, _has(study, cases, finding), options.cases, options.seed)
+    shown = [cases[position] for position in positions]
+    origin = ExplanationOrigin(
+        model_digest=bundle.model_digest,
+        cases_sha256=hashlib.sha256("\0".join(case.image for case in cases).encode()).hexdigest(),
+        split=options.split,
+        teacher=f"{teacher.name}@{teacher.weights_sha256()}",
+    )
     with _replaced(Path(out) / explanations.FOLDER) as folder:
-        shown = [cases[position] for position in positions]
-        first, *others = viewers
-        maps = [_maps(viewer, study, shown, first.spec, progress) for viewer in viewers]
+        maps = [_maps(viewer, study, shown, teacher.spec, progress) for viewer in viewers]
         rows = tuple(
-            _agreement((first, viewer), (maps[0], found), finding, positions)
-            for viewer, found in zip(others, maps[1:], strict=True)
+            _agreement((viewers[0], viewer), (maps[0], found), finding, positions)
+            for viewer, found in zip(viewers[1:], maps[1:], strict=True)
         )
-        _write_maps(folder / explanations.MAPS, _pictures(study, shown, first.spec), maps)
+        _write_maps(folder / explanations.MAPS, _pictures(study, shown, teacher.spec), maps)
         write_atomically(folder / explanations.AGREEMENT, encode(rows))
-        origin = ExplanationOrigin(
-            model_digest=bundle.model_digest,
-            cases_sha256=hashlib.sha256("\0".join(case.image for case in cases).encode()).hexdigest(),
-            split=options.split,
-            teacher=f"{teacher.name}@{teacher.weights_sha256()}",
-        )
         write_atomically(folder / explanations.ORIGIN, encode(origin))
     return Explained(folder=Path(out) / explanations.FOLDER, agreements=rows)
 
