@@ -1,8 +1,9 @@
 """Compare a variant with its teacher on the same cases: every metric of every finding, paired, clustered by patient.
 
 AUROC has a closed form (`stats.auroc_difference`). Accuracy, sensitivity and specificity have Tango's score interval
-wherever every patient counts once in the denominator. All else is bootstrapped (`stats.bootstrap`) with resamples that
-teacher and variant share. Three cases have no usable interval and are handled before one is computed:
+wherever every patient counts once in the denominator. All else is bootstrapped with resamples that teacher and variant
+share: shares as in `stats.bootstrap_difference`, errors by `stats.bootstrap`. Three cases have no usable interval and
+are handled before one is computed:
 
 - Too few patients for the policy: the widest interval possible stands in its place, and the reason with it.
 - The two models' probabilities agree within `SAME_OUTPUT` on every case: the difference is 0, with no width.
@@ -28,6 +29,7 @@ from medfm_compress.bench.evaluate import check_evaluation, number_clusters
 from medfm_compress.bench.stats import bootstrap
 from medfm_compress.bench.stats.auroc import area_interval, clustered_areas
 from medfm_compress.bench.stats.auroc_difference import area_difference, p_area_below
+from medfm_compress.bench.stats.bootstrap_difference import change, p_share_below, share_difference
 from medfm_compress.bench.stats.metrics import LOG_CLIP, Sample, WeightedMetrics
 from medfm_compress.bench.stats.proportions import wilson
 from medfm_compress.bench.stats.tango import p_tango_below, tango, undiscordant_reach
@@ -297,17 +299,23 @@ def _compare_areas(question: _Question) -> _Answer:
 def _compare_resampled(question: _Question, metric: Metric, values: bootstrap.Resampled) -> _Answer:
     """Compare one bootstrapped metric, ``values`` being ``[resamples, models]``."""
     level, pairs, most = _level(question.policy), _denominator(metric, question.sample), _most(metric)
-    own = [_bootstrapped(values.of(lambda v, m=model: v[..., m]), level, pairs, (0.0, most)) for model in (0, 1)]  # type: ignore[misc]
-    change = values.of(lambda v: v[..., 1] - v[..., 0])
-    difference = _no_difference(level) if question.same else _bootstrapped(change, level, pairs, (-most, most))
+    singles = [values.of(lambda v, m=model: v[..., m]) for model in (0, 1)]  # type: ignore[misc]
+    own = [_widened(bootstrap.interval(v, level), float(v.estimate), level, pairs, (0.0, most)) for v in singles]
+    errors = metric in LOWER_IS_BETTER
+    found = bootstrap.interval(change(values), level) if errors else share_difference(values, level)
+    estimate = float(change(values).estimate)
+    widened = _widened(found, estimate, level, pairs, (-most, most))
+    difference = _no_difference(level) if question.same else widened
     required = _requirement(question, metric)
-    gain = change.of(lambda v: -v) if metric in LOWER_IS_BETTER else change
-    return _Answer(own[0], own[1], difference, bootstrap.p_below(gain, -required.margin) if required else None)
+    if required is None:
+        return _Answer(own[0], own[1], difference)
+    gain = change(values).of(lambda v: -v)
+    p_worse = bootstrap.p_below(gain, -required.margin) if errors else p_share_below(values, -required.margin)
+    return _Answer(own[0], own[1], difference, p_worse)
 
 
-def _bootstrapped(values: bootstrap.Resampled, level: float, pairs: int, ends: tuple[float, float]) -> Interval:
-    """The bootstrap's interval within ``ends``, with Tango's width where no resample differs from another."""
-    found, estimate = bootstrap.interval(values, level), float(values.estimate)
+def _widened(found: Interval | None, estimate: float, level: float, pairs: int, ends: tuple[float, float]) -> Interval:
+    """The bootstrap's interval, with Tango's width where no resample differs from another, and the widest for none."""
     if found is None:
         return _widest(estimate, level, "none: undefined in many resamples", ends)
     if pairs and found.high - found.low <= TIE:

@@ -107,8 +107,8 @@ def interval(resampled: Resampled, level: float) -> Interval | None:
         return None
     estimate = float(resampled.estimate)
     bias, acceleration, reason = _corrections(resampled, replicates)
-    expansion, degrees = _expansion(resampled)
-    tails = [expansion * t_quantile((1 + sign * level) / 2, degrees) for sign in (-1, 1)]
+    stretch, degrees = expansion(resampled)
+    tails = [stretch * t_quantile((1 + sign * level) / 2, degrees) for sign in (-1, 1)]
     shares = [_NORMAL.cdf(_corrected(bias, acceleration, tail)) for tail in tails]
     low, high = (float(end) for end in np.quantile(replicates, shares))
     return Interval(
@@ -133,13 +133,13 @@ def p_below(resampled: Resampled, bound: float) -> float:
     estimate, error = float(resampled.estimate), float(replicates.std(ddof=1))
     if error <= TIE:
         return 0.0 if estimate < bound - TIE else 1.0
-    expansion, degrees = _expansion(resampled)
+    stretch, degrees = expansion(resampled)
     share = _share_below(replicates, bound)
     if min(share, 1 - share) * len(replicates) < TAIL_REPLICATES:
-        return t_cdf((estimate - bound) / (error * expansion), degrees)
+        return t_cdf((estimate - bound) / (error * stretch), degrees)
     bias, acceleration, _ = _corrections(resampled, replicates)
     offset = _NORMAL.inv_cdf(share) - bias
-    return t_cdf((bias - offset / (1 + acceleration * offset)) / expansion, degrees)
+    return t_cdf((bias - offset / (1 + acceleration * offset)) / stretch, degrees)
 
 
 def _draw(members: list[Integers], count: int, streams: list[np.random.Generator]) -> Weights:
@@ -198,7 +198,7 @@ def _influences(resampled: Resampled) -> list[Floats]:
     return [(len(d) - 1) / len(d) * (d.mean() - d) for d in resampled.deletions]
 
 
-def _expansion(resampled: Resampled) -> tuple[float, float]:
+def expansion(resampled: Resampled) -> tuple[float, float]:
     """By how much the tails are stretched, and the degrees of freedom of their t quantile."""
     variances = [float((values**2).sum()) for values in _influences(resampled)]
     if not resampled.clusters or not 0 < sum(variances) < math.inf:

@@ -114,7 +114,7 @@ def test_degrees_of_freedom_are_welchs_and_never_more_than_patients_allow() -> N
     m, n = areas.patients[:2]
     welch = (first + second) ** 2 / (first**2 / (m - 1) + second**2 / (n - 1))
     assert areas.degrees(contrast) == pytest.approx(welch)
-    assert f"t with {welch:.0f} degrees" in area_difference(areas, 0.95).method
+    assert f"t({welch:.0f})" in area_difference(areas, 0.95).method
     # Every patient brings a case of each class: 60 patients, and not 59 degrees twice.
     scores = worked_example()[0]
     both = clustered_areas(scores[:, :120], np.tile([0, 1], 60), np.arange(120) // 2)
