@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 from medfm_compress.bench.budget import check_budget
@@ -24,6 +23,7 @@ from medfm_compress.bench.fidelity import check_fidelity, fidelity
 from medfm_compress.bench.regression import Slowdown
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.stats.holm import holm
+from medfm_compress.bench.stats.power import reach
 from medfm_compress.bench.subgroups import Group, divide, restrict
 from medfm_compress.bench.types import (
     LOWER_IS_BETTER,
@@ -311,13 +311,13 @@ def _check_margin(name: str, comparison: Comparison, margin: float, worse: bool)
 def _power(comparison: Comparison, loss: str, margin: float) -> str:
     """What these cases could have shown at best: an inconclusive answer must say what would settle it."""
     alpha = (1 - comparison.difference.level) / 2
-    error = comparison.difference.standard_error
-    if not error:
-        return "these cases do not tell how many more are needed"
-    reach = (NormalDist().inv_cdf(1 - alpha) + NormalDist().inv_cdf(POWER)) * error
-    needed = comparison.patients * max((reach / margin) ** 2, 1.0)
+    found = reach(comparison.difference.standard_error, margin, alpha=alpha, power=POWER)
+    if found.smallest_margin is None or found.times_patients is None:
+        return f"how many more patients it takes is not known: {found.reason}"
+    needed = comparison.patients * max(found.times_patients, 1.0)
     return (
-        f"were the two equal in truth, {comparison.patients} such patients would rule out a {loss} of {reach:.3f} "
+        f"were the two equal in truth, {comparison.patients} such patients would rule out a {loss} of "
+        f"{found.smallest_margin:.3f} "
         f"in {100 * POWER:.0f}% of studies, and {margin:.4g} would take about {needed:,.0f}"
     )
 

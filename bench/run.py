@@ -30,6 +30,7 @@ from medfm_compress.bench.inference import Folders, evaluate_contender, image_fi
 from medfm_compress.bench.load import run_scenario
 from medfm_compress.bench.machine import Machine, describe_machine
 from medfm_compress.bench.measure import Contender, Plan, Progress, measure
+from medfm_compress.bench.opponents import opponent
 from medfm_compress.bench.policy import LoadedPolicy
 from medfm_compress.bench.regression import Slowdown, measure_slowdown
 from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, TEACHER, Report, Speedup, save_report
@@ -107,7 +108,7 @@ def bench_bundle(
     machine, fingerprint = describe_machine(), study_fingerprint(study)
     files = image_files(study, cases, options.files)
     variants = variant_contenders(bundle, options.plan.threads, options.targets, files)
-    rivals: tuple[Contender, ...] = ()
+    rivals = tuple(_rival(path, bundle, options.plan.threads, files) for path in options.opponents)
     check_names([*variants, *rivals, *options.others])
     with tempfile.TemporaryDirectory(prefix="medfm-bench-") as temporary:
         folder = Folders(Path(temporary), options.cache_dir or Path(temporary))
@@ -146,6 +147,11 @@ def bench_bundle(
     write_case_files(out, study, bundle.manifest.image_spec, evaluations)
     write_report(report, out)
     return report
+
+
+def _rival(path: Path, bundle: Bundle, threads: int, files: tuple[str, ...]) -> Contender:
+    rival = opponent(path, bundle.manifest.image_spec, bundle.manifest.task, threads)
+    return msgspec.structs.replace(rival, files=files)
 
 
 def run_scenarios(contenders: Sequence[Contender], options: BenchOptions, tell: Progress) -> tuple[ScenarioResult, ...]:
