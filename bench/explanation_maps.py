@@ -1,8 +1,7 @@
-"""The folder ``explanations``: pictures and attribution maps of a few cases, as arrays that hold nothing executable.
+"""Pictures for the gallery from the folder ``explanations``: what `explain` wrote there, as arrays without code.
 
-``maps.npz``: ``images`` uint8 ``[n, H, W, 3]`` (the network's input), ``teacher`` and ``variant`` float32 ``[n, H,
-W]`` in [0, 1]. ``agreement.json``: a list of `ExplanationAgreement`; the maps follow its cases, one entry after the
-other.
+``maps.npz`` holds ``images`` uint8 ``[n, H, W, 3]`` (the network's input), ``teacher`` and ``variant`` float32
+``[n, H, W]`` in [0, 1]; the maps of each row of ``agreement.json`` follow one another, in the order of its cases.
 """
 
 from __future__ import annotations
@@ -14,13 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.bench.explanations import ExplanationAgreement
+from medfm_compress.bench.explanations import FOLDER, MAPS, RANDOMISED, ExplanationAgreement, load_explanations
 from medfm_compress.bench.html_text import number
-from medfm_compress.runtime.codec import decode
 from medfm_compress.runtime.errors import InputError
-
-MAPS_NPZ = "maps.npz"
-AGREEMENT_JSON = "agreement.json"
 
 
 class ExplanationPair(NamedTuple):
@@ -33,24 +28,28 @@ class ExplanationPair(NamedTuple):
     detail: str
 
 
-def read_pairs(folder: Path) -> tuple[ExplanationPair, ...]:
-    """All pairs in ``folder``; none where it has no maps.
+def read_pairs(report_folder: Path, cases_sha256: str = "") -> tuple[ExplanationPair, ...]:
+    """All pairs below ``report_folder``; none where nothing was explained there.
+
+    Args:
+        report_folder: of the bench.
+        cases_sha256: of the evaluated cases, as in `EvaluationTable`; empty does not ask.
 
     Raises:
-        InputError: the arrays or the agreement are damaged, or do not fit each other.
+        InputError: the files are damaged, do not fit each other, or are of other cases.
     """
-    path = folder / MAPS_NPZ
-    if not path.is_file():
+    rows = load_explanations(report_folder, cases_sha256=cases_sha256)
+    if not rows:
         return ()
+    path = report_folder / FOLDER / MAPS
     images, teacher, variant = _arrays(path)
-    captions = _captions(folder / AGREEMENT_JSON)
-    if captions and len(captions) != len(images):
+    captions = [caption for row in rows for caption in _captions(row)]
+    if len(captions) != len(images):
         raise InputError(
-            f"{path} holds {len(images)} maps, {AGREEMENT_JSON} beside it {len(captions)} cases; explain again"
+            f"{path} holds {len(images)} maps for {len(captions)} cases; run 'medfm-compress explain' again"
         )
-    captions = captions or [(f"Map {number + 1}", "") for number in range(len(images))]
-    rows = zip(images, teacher, variant, captions, strict=True)
-    return tuple(ExplanationPair(image, first, second, *told) for image, first, second, told in rows)
+    pairs = zip(images, teacher, variant, captions, strict=True)
+    return tuple(ExplanationPair(image, first, second, *told) for image, first, second, told in pairs)
 
 
 def _arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
@@ -58,33 +57,23 @@ def _arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray
         with np.load(path, allow_pickle=False) as archive:
             images, teacher, variant = archive["images"], archive["teacher"], archive["variant"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
-        raise InputError(
-            f"cannot read {path}: {exc}; it must hold images, teacher and variant; explain again"
-        ) from None
-    shape = images.shape[:3]
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 4
-        or images.shape[3] != 3
-        or {teacher.shape, variant.shape} != {shape}
-    ):
+        raise InputError(f"cannot read {path}: {exc}; run 'medfm-compress explain' again") from None
+    fits = images.ndim == 4 and images.shape[3] == 3 and {teacher.shape, variant.shape} == {images.shape[:3]}
+    if images.dtype != np.uint8 or not fits:
         raise InputError(
             f"{path} holds images {images.shape} {images.dtype} and maps {teacher.shape}, {variant.shape}; "
-            "[n, H, W, 3] uint8 and twice [n, H, W] are needed; explain again"
+            "[n, H, W, 3] uint8 and twice [n, H, W] are needed: run 'medfm-compress explain' again"
         )
     return images, teacher, variant
 
 
-def _captions(path: Path) -> list[tuple[str, str]]:
-    """Title and details of each map, in their order; none without the file."""
-    if not path.is_file():
-        return []
-    agreements = decode(path.read_bytes(), list[ExplanationAgreement], source=str(path))
+def _captions(row: ExplanationAgreement) -> list[tuple[str, str]]:
+    """Title and details of each case of one row."""
+    other = "the teacher with random weights (the floor)" if row.variant == RANDOMISED else row.variant
     return [
         (
-            f"Case {case + 1}: {told.finding or 'label'}, {told.variant}",
-            f"{told.method}; rank correlation {number(rank, 2)}, overlap of the hottest tenth {number(overlap, 2)}",
+            f"Case {case + 1}: {row.finding or 'label'}, teacher and {other}",
+            f"{row.method}; rank correlation {number(rank, 2)}, overlap of the hottest tenth {number(overlap, 2)}",
         )
-        for told in agreements
-        for case, rank, overlap in zip(told.cases, told.rank_correlation, told.overlap, strict=False)
+        for case, rank, overlap in zip(row.cases, row.rank_correlation, row.overlap, strict=True)
     ]

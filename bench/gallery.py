@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.bench.evaluate import EvaluationTable
 from medfm_compress.bench.explanation_maps import ExplanationPair, read_pairs
 from medfm_compress.bench.flips import Flip, find_flips
 from medfm_compress.bench.html_style import STYLE
@@ -21,7 +22,7 @@ from medfm_compress.bench.html_text import esc, number
 from medfm_compress.bench.types import Evaluation
 from medfm_compress.data.sources import with_rules
 from medfm_compress.data.study import Study
-from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.files import write_atomically
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import prepare
@@ -50,17 +51,17 @@ def write_gallery(
         Its path; None where there is nothing to show, and then no older gallery stays behind either.
 
     Raises:
-        InputError: the folder cannot be written, evaluations of different cases, or damaged maps.
+        InputError: the folder cannot be written, or evaluations of different cases.
     """
     folder = Path(folder)
     path = folder / GALLERY_HTML
     flips = _by_case([flip for other in others for flip in find_flips(teacher, other)])
-    pairs = read_pairs(folder / "explanations")
-    if not flips and not pairs:
+    maps = _pair_section(folder, teacher)
+    if not flips and not maps:
         path.unlink(missing_ok=True)
         return None
     cards = [_card(study, spec, teacher, case, told) for case, told in list(flips.items())[:MOST_CASES]]
-    write_atomically(path, _page(_flip_section(cards, len(flips)) + _pair_section(pairs)).encode())
+    write_atomically(path, _page(_flip_section(cards, len(flips)) + maps).encode())
     return path
 
 
@@ -91,7 +92,8 @@ def overlay(image: Picture, heat: NDArray[np.float32]) -> Picture:
     colour = np.stack([np.interp(value, stops, _HEAT[:, channel]) for channel in range(3)], axis=-1)
     grey = image.astype(np.float64).mean(axis=-1, keepdims=True)
     share = 0.25 + 0.45 * value[..., None]
-    return np.rint((1 - share) * grey + share * colour).astype(np.uint8)
+    blended: Picture = np.rint((1 - share) * grey + share * colour).astype(np.uint8)
+    return blended
 
 
 def _by_case(flips: Sequence[Flip]) -> dict[int, list[Flip]]:
@@ -136,7 +138,12 @@ def _flip_section(cards: Sequence[str], cases: int) -> str:
     )
 
 
-def _pair_section(pairs: Sequence[ExplanationPair]) -> str:
+def _pair_section(folder: Path, teacher: Evaluation) -> str:
+    """Maps that cannot be shown are told and not raised: a long bench must not end in nothing because of them."""
+    try:
+        pairs = read_pairs(folder, EvaluationTable.from_evaluation(teacher).cases_sha256)
+    except InputError as exc:
+        return f'<section><h2>Where the models look</h2><p class="caution">Not shown: {esc(exc)}</p></section>'
     if not pairs:
         return ""
     rows = "".join(_pair(pair) for pair in pairs[:MOST_PAIRS])

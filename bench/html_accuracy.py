@@ -34,7 +34,7 @@ def checks_section(_: Report, verdict: Verdict) -> str:
             for check in variant.checks
         ]
     head = '<tr><th class="text">Requirement</th><th class="text">Outcome</th><th class="text">Found</th></tr>'
-    return f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return f'<div class="wide"><table class="checks"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def comparison_tables(report: Report, _: Verdict) -> str:
@@ -92,7 +92,12 @@ def _keep(rows: int) -> str:
 
 
 def _comparison_table(comparisons: Sequence[Comparison], spans: Spans) -> str:
-    heads = "<tr><th>Metric</th><th>Teacher</th><th>Bundle</th><th>Difference</th><th>Margin</th><th></th></tr>"
+    findings = list(dict.fromkeys(found.finding for found in comparisons))
+    comparisons = sorted(
+        comparisons,
+        key=lambda found: (findings.index(found.finding), list(_GROUP_NAMES).index(axis_group(found.metric))),
+    )
+    heads = "<tr><th>Metric</th><th>Teacher</th><th>This model</th><th>Difference</th><th>Margin</th><th></th></tr>"
     several, rows = len({found.finding for found in comparisons}) > 1, []
     place: tuple[str, str] | None = None
     for found in comparisons:

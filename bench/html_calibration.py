@@ -23,9 +23,9 @@ _SAME = 1e-6
 def calibration_section(report: Report, _: Verdict) -> str:
     """A table of the errors, then one diagram a finding and model."""
     tables = [table for table in report.evaluations if table.name == TEACHER or table.name in report.variants]
-    found = [(table, calibrations(table, report.task)) for table in tables]
+    found = [(table, calibrations(table, report.task_of(table.name))) for table in tables]
     rows = "".join(
-        _row(_name(report, table), one, scaled=_is_scaled(table, report.task), several=len(several) > 1)
+        _row(_name(report, table), one, told=_temperature(report, table), several=len(several) > 1)
         for table, several in found
         for one in several
     )
@@ -67,14 +67,13 @@ def _diagrams(report: Report, found: Sequence[tuple[EvaluationTable, Sequence[Ca
     )
 
 
-def _row(name: str, found: Calibration, *, scaled: bool, several: bool) -> str:
+def _row(name: str, found: Calibration, *, told: str, several: bool) -> str:
     label = f'<span class="sub">{esc(found.finding)}</span>' if several else ""
-    same = "" if scaled else '<span class="sub">no temperature</span>'
     cells = "".join(
         f"<td>{number(getattr(found.before, error), 4)}</td><td>{number(getattr(found.after, error), 4)}</td>"
         for error in ("ece", "brier", "log_loss")
     )
-    return f'<tr><th class="text">{esc(name)}{label}{same}</th>{cells}</tr>'
+    return f'<tr><th class="text">{esc(name)}{label}<span class="sub">{told}</span></th>{cells}</tr>'
 
 
 def _figure(report: Report, table: EvaluationTable, found: Calibration, index: int) -> str:
@@ -89,6 +88,13 @@ def _bins(found: Reliability) -> list[Bin]:
         Bin(part.mean_score, part.observed.estimate, part.observed.low, part.observed.high, part.cases)
         for part in found.bins
     ]
+
+
+def _temperature(report: Report, table: EvaluationTable) -> str:
+    if not _is_scaled(table, report.task):
+        return "no temperature scaling"
+    recorded = report.tasks.get(table.name)
+    return f"temperature {recorded.temperature:.3g}" if recorded else "temperature not recorded"
 
 
 def _is_scaled(table: EvaluationTable, task: Task) -> bool:

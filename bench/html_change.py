@@ -27,7 +27,7 @@ def change_section(report: Report, _: Verdict) -> str:
         '<p class="lead">The bundle replaces the teacher; its intended use stays the same. What follows compares '
         "the two on "
         "the same cases.</p>"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<div class="wide keep"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
         f"<dl>{listed}{definitions(facts)}</dl>"
     )
 
@@ -44,5 +44,4 @@ def _row(role: str, network: str, report: Report, name: str) -> str:
 
 def _unchanged(report: Report) -> str:
     labels = ", ".join(report.task.labels)
-    own = " The bundle has a temperature and operating points of its own." if report.task.operating_points else ""
-    return f"The labels ({labels}) and their meaning.{own}"
+    return f"The labels ({labels}) and their meaning."

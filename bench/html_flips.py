@@ -10,7 +10,8 @@ import numpy as np
 from medfm_compress.bench.flips import KINDS, Flip, find_flips
 from medfm_compress.bench.html_text import counted, esc, number, percent
 from medfm_compress.bench.plots_curves import Scatter, flip_mark, scatter_plot
-from medfm_compress.bench.report import Report
+from medfm_compress.bench.report import TEACHER, Report
+from medfm_compress.bench.stats.mcnemar import mcnemar
 from medfm_compress.bench.types import Evaluation, Verdict
 from medfm_compress.runtime.activation import DEFAULT_THRESHOLD
 from medfm_compress.runtime.task import OperatingPoint
@@ -70,19 +71,30 @@ def _kind_table(report: Report, flips: dict[str, tuple[Flip, ...]]) -> str:
     kinds += sorted(found - set(kinds))
     if not kinds:
         return '<p class="plain">No decision changed.</p>'
-    head = "".join(f"<th>{esc(kind)}{_direction(kind)}</th>" for kind in kinds)
+    head = "".join(f"<th>{esc(kind)}{_direction(kind)}</th>" for kind in kinds) + "<th>McNemar’s<br>p</th>"
     rows = []
     for name, several in flips.items():
         findings = dict.fromkeys(flip.finding for flip in several) if report.task.kind == "multilabel" else {"": None}
         for finding in findings or {"": None}:
-            counts = Counter(flip.kind for flip in several if not finding or flip.finding == finding)
+            mine = [flip for flip in several if not finding or flip.finding == finding]
+            counts = Counter(flip.kind for flip in mine)
             label = f'<span class="sub">{esc(finding)}</span>' if finding else ""
-            cells = "".join(f"<td>{counts[kind]:,}</td>" for kind in kinds)
+            cells = "".join(f"<td>{counts[kind]:,}</td>" for kind in kinds) + f"<td>{_p_value(mine)}</td>"
             rows.append(f'<tr><th class="text">{esc(_called(report, name))}{label}</th>{cells}</tr>')
     return (
         f'<h3>What the changes mean</h3><table><thead><tr><th class="text">Cases</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
+        '<p class="note">McNemar’s test (mid-p): small where harmful and beneficial changes are not equally '
+        "frequent. It "
+        "counts cases, so it is too small where patients have several; and a large p does not show that the models are "
+        "alike.</p>"
     )
+
+
+def _p_value(flips: Sequence[Flip]) -> str:
+    directions = Counter(flip.direction for flip in flips)
+    p = mcnemar(directions["beneficial"], directions["harmful"])
+    return "&lt; 0.001" if p < 0.001 else number(p)
 
 
 def _direction(kind: str) -> str:
@@ -116,14 +128,16 @@ def _scatters(report: Report, teacher: Evaluation, others: Sequence[Evaluation])
 
 
 def _legend() -> str:
-    harm, benefit = (
-        f'<svg class="key" viewBox="0 0 14 14" aria-hidden="true">{flip_mark(7, 7, harmful=harmful)}</svg>'
-        for harmful in (True, False)
+    signs = (
+        (flip_mark(7, 7, harmful=True), "harmful change"),
+        (flip_mark(7, 7, harmful=False), "beneficial change"),
+        ('<path class="cloud plus" d="M4 7h6M7 4v6"/>', "unchanged, with the finding"),
+        ('<path class="cloud large" d="M7 7h0"/>', "unchanged, without it"),
     )
-    dot = '<svg class="key" viewBox="0 0 14 14" aria-hidden="true"><path class="cloud" d="M7 7h0"/></svg>'
-    plus = '<svg class="key" viewBox="0 0 14 14" aria-hidden="true"><path class="cloud plus" d="M4 7h6M7 4v6"/></svg>'
-    names = ((harm, "harmful change"), (benefit, "beneficial change"), (plus, "unchanged, with the finding"))
-    items = "".join(f"<span>{sign}{name}</span>" for sign, name in (*names, (dot, "unchanged, without it")))
+    items = "".join(
+        f'<span><svg class="key" viewBox="0 0 14 14" aria-hidden="true">{sign}</svg>{name}</span>'
+        for sign, name in signs
+    )
     return f'<div class="legend">{items}</div>'
 
 
@@ -142,57 +156,67 @@ def _cloud(report: Report, teacher: Evaluation, other: Evaluation, column: int) 
     drawn = {name: [(float(x), float(y)) for x, y in places[chosen]] for name, chosen in rows.items()}
     finding = teacher.findings[column]
     thresholds = (
-        _threshold(report, report.teacher_operating_points, finding),
-        _threshold(report, report.task.operating_points, finding),
+        _threshold(points_of(report, TEACHER), finding),
+        _threshold(points_of(report, other.name), finding),
     )
     both = (thresholds[0], thresholds[1]) if thresholds[0] is not None and thresholds[1] is not None else None
     return Scatter(**drawn, thresholds=both)
 
 
-def _threshold(report: Report, points: Sequence[OperatingPoint], finding: str) -> float | None:
-    """Where a finding is called; None where the most probable label is."""
-    stored = next((point.threshold for point in points if point.label == finding), None)
-    if stored is not None or report.task.kind == "multiclass":
-        return stored
-    return DEFAULT_THRESHOLD
+def points_of(report: Report, name: str) -> tuple[OperatingPoint, ...] | None:
+    """Operating points that ``name`` decides by; None where it calls the most probable label."""
+    points = report.task_of(name).operating_points
+    if name == TEACHER and name not in report.tasks:
+        points = report.teacher_operating_points
+    return None if report.task.kind == "multiclass" and not points else points
+
+
+def _threshold(points: Sequence[OperatingPoint] | None, finding: str) -> float | None:
+    if points is None:
+        return None
+    return next((point.threshold for point in points if point.label == finding), DEFAULT_THRESHOLD)
 
 
 def _listed(name: str, flips: Sequence[Flip]) -> str:
     if not flips:
         return f'<h3>Cases, {esc(name)}</h3><p class="plain">No decision changed.</p>'
-    columns = list(flips[0].subgroups)
-    several = len({flip.finding for flip in flips}) > 1
-    head = "".join(
-        f'<th class="{style}">{esc(title)}</th>'
-        for title, style in (
-            ("Case", ""),
-            ("Change", "text"),
-            *([("Finding", "text")] if several else []),
-            ("Truth", "text"),
-            ("Teacher", ""),
-            ("Bundle", ""),
-            *((column, "text") for column in columns),
-        )
-    )
-    rows = "".join(_flip_row(flip, columns, several=several) for flip in flips[:MOST_LISTED])
+    columns, several = list(flips[0].subgroups), len({flip.finding for flip in flips}) > 1
+    heads = ["Case", "What changed", "Truth", "Teacher", "Bundle", *columns]
+    head = "".join(f'<th class="text">{esc(title)}</th>' for title in heads)
+    rows, direction = [], ""
+    for flip in flips[:MOST_LISTED]:
+        if flip.direction != direction:
+            direction = flip.direction
+            count = sum(other.direction == direction for other in flips)
+            rows.append(f'<tr class="group"><th colspan="{len(heads)}">{_DIRECTIONS[direction]}: {count}</th></tr>')
+        rows.append(_flip_row(flip, columns, several=several))
     rest = len(flips) - MOST_LISTED
-    more = f" And {counted(rest, 'more change')}, the less harmful ones." if rest > 0 else ""
+    more = f" <b>{counted(rest, 'more change is', 'more changes are')} not listed.</b>" if rest > 0 else ""
     return (
-        f'<h3>Cases, {esc(name)}</h3><div class="wide"><table class="tight"><thead><tr>{head}</tr></thead><tbody>{rows}'
-        '</tbody></table></div><p class="note">Numbers count the rows of the tables in report.json from 1; they '
-        "name no "
-        f"patient. Harmful changes come first, in each kind the largest change of probability.{more}</p>"
+        f'<h3>Cases, {esc(name)}</h3><div class="wide"><table class="tight"><thead><tr>{head}</tr></thead><tbody>'
+        f'{"".join(rows)}</tbody></table></div><p class="note">Numbers count the rows of the tables in report.json '
+        "from 1; they name no patient. Teacher and bundle: probability of the finding (of the true label, where "
+        f"labels exclude each other). In each part the largest change of probability comes first.{more}</p>"
     )
 
 
 def _flip_row(flip: Flip, columns: Sequence[str], *, several: bool) -> str:
-    finding = f'<td class="text">{esc(flip.finding)}</td>' if several else ""
-    groups = "".join(f'<td class="text">{esc(flip.subgroups[column] or "not recorded")}</td>' for column in columns)
-    style = ' class="harm"' if flip.direction == "harmful" else ""
-    return (
-        f'<tr{style}><th>{flip.case + 1:,}</th><td class="text">{esc(flip.kind)}<span '
-        f'class="sub">{flip.direction}</span></td>'
-        f'{finding}<td class="text">{esc(flip.truth)}</td><td>{number(flip.teacher_score)}'
-        f'<span class="sub">{esc(flip.teacher)}</span></td><td>{number(flip.bundle_score)}'
-        f'<span class="sub">{esc(flip.bundle)}</span></td>{groups}</tr>'
+    # Of a finding the kind of change tells both decisions; of labels that exclude each other only their names do.
+    names = ("", "") if flip.finding else (f" {flip.teacher}", f" {flip.bundle}")
+    cells = (
+        f"{flip.kind}: {flip.finding}" if several else flip.kind,
+        flip.truth,
+        f"{number(flip.teacher_score)}{names[0]}",
+        f"{number(flip.bundle_score)}{names[1]}",
+        *(flip.subgroups[column] or "not recorded" for column in columns),
     )
+    style = ' class="harm"' if flip.direction == "harmful" else ""
+    told = "".join(f'<td class="text">{esc(cell)}</td>' for cell in cells)
+    return f"<tr{style}><th>{flip.case + 1:,}</th>{told}</tr>"
+
+
+_DIRECTIONS = {
+    "harmful": "Harmful, the teacher alone is right",
+    "neither": "Both are wrong, in different ways",
+    "beneficial": "Beneficial, the bundle alone is right",
+}

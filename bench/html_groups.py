@@ -18,6 +18,7 @@ from medfm_compress.bench.report import Report
 from medfm_compress.bench.types import LOWER_IS_BETTER, METRICS, Comparison, Metric, Policy, Verdict
 
 _MOST_NAMED = 12
+_KEPT_ROWS = 14
 
 
 def groups_section(report: Report, _: Verdict) -> str:
@@ -99,8 +100,12 @@ def _plot(policy: Policy, compared: Sequence[Comparison]) -> str:
             rows.append(f'<tr class="group"><th colspan="7">By {esc(column or "group")}{finding}</th></tr>')
             heading = here
         rows.append(_row(found, span, overall.get(found.finding)))
-    body = f'<div class="wide"><table class="groups"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
-    return body + _worst(metric, compared) + _unjudged(compared)
+    table = f'<table class="groups"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+    return (
+        f'<div class="wide apart{" keep" if len(rows) <= _KEPT_ROWS else ""}">{table}</div>'
+        + _worst(metric, compared)
+        + _unjudged(compared)
+    )
 
 
 def _row(found: Comparison, span: tuple[float, float], reference: float | None) -> str:

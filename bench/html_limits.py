@@ -26,7 +26,7 @@ def limits_section(report: Report, verdict: Verdict) -> str:
 
 
 def _of_verdict(verdict: Verdict) -> Iterator[str]:
-    for outcome, words in (("fail", "broken"), ("inconclusive", "neither shown nor ruled out")):
+    for outcome, words in (("fail", "broken"), ("inconclusive", "open, neither shown to hold nor shown to fail")):
         names = [
             f"{check.name} ({judged.variant})"
             for judged in verdict.variants

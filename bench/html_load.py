@@ -36,7 +36,7 @@ def scenario_table(report: Report) -> str:
         else ""
     )
     return (
-        f'<h3>Under load</h3><div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table>'
+        f'<h3>Under load</h3><div class="wide keep"><table><thead>{head}</thead><tbody>{rows}</tbody></table>'
         f"</div>{unofficial}"
         '<p class="note">Scenarios as in Reddi et al. (MLPerf Inference, 2020). Latency is the percentile that the '
         "scenario "

@@ -42,7 +42,8 @@ def _note(report: Report) -> str:
     elsewhere = [m.name for m in report.measurements if m.name not in evaluated and m.name.startswith("teacher in ")]
     rest = [m.name for m in report.measurements if m.name not in evaluated and m.name not in elsewhere]
     told = (
-        "Lines through the marks are intervals; where they overlap, the order is open. The step line joins the models "
+        "Lines through the marks are intervals; where they overlap, the order is open. The broad step line joins "
+        "the models "
         "that nobody beats; a stroke through the mark and a grey name mean beaten."
     )
     if elsewhere:

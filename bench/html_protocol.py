@@ -38,7 +38,7 @@ def protocol_section(report: Report, _: Verdict) -> str:
         '<p class="lead">The policy was written down before the cases were evaluated; its hash was logged then, '
         "and every "
         f"line of it must hold for every variant. Policy {esc(short_digest(report.policy_sha256))}:</p>"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<div class="wide keep"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
         f"<dl>{definitions(_limits(report))}</dl><h3>How it is judged</h3><dl>{definitions(_statistics(report))}</dl>"
         f"<h3>Looks at the test cases</h3>{_looks(report)}"
     )
@@ -128,7 +128,7 @@ def _statistics(report: Report) -> dict[str, str]:
     methods: dict[str, list[str]] = {}
     for found in report.comparisons:
         if not found.too_few and found.difference.method:
-            methods.setdefault(found.difference.method, []).append(METRIC_NAMES[found.metric])
+            methods.setdefault(found.difference.method.partition(", t with ")[0], []).append(METRIC_NAMES[found.metric])
     used = "; ".join(f"{method} ({', '.join(dict.fromkeys(names))})" for method, names in methods.items())
     return {
         "Difference": "Bundle minus teacher on the same cases, paired; patients, not images, are the independent unit.",

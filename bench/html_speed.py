@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from medfm_compress.bench.html_load import scenario_table, slowdown_table
-from medfm_compress.bench.html_stages import percentile_table, stage_drawing
+from medfm_compress.bench.html_stages import cost_table, percentile_table, stage_drawing
 from medfm_compress.bench.html_text import esc, factor, megabytes, milliseconds, target_name
 from medfm_compress.bench.pareto import is_teacher_elsewhere
 from medfm_compress.bench.plots import SERIES, key
@@ -36,9 +36,10 @@ def speed_section(report: Report, _: Verdict) -> str:
         title="Session latency of every model",
     )
     return (
-        f'{_lead(report)}{_caution(report)}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'
+        f'{_lead(report)}{_caution(report)}<div class="wide keep"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody>"
         f"</table></div>{_NOTE}<h3>Latency, call by call</h3><figure>{plot}</figure>{_PLOT_NOTE}"
-        f"{percentile_table(report)}{stage_drawing(report)}{scenario_table(report)}{slowdown_table(report)}"
+        f"{percentile_table(report)}{stage_drawing(report)}{cost_table(report)}{scenario_table(report)}{slowdown_table(report)}"
     )
 
 

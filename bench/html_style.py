@@ -83,9 +83,12 @@ tr.required th { font-weight: 600; }
 tr.harm > * { background: var(--fail-wash); } tr.harm th { font-weight: 600; }
 tr.harm > :first-child { box-shadow: -12px 0 0 var(--fail-wash); } tr.harm > :last-child { box-shadow: 12px 0 0
   var(--fail-wash); }
+thead tr + tr th:first-child { text-align: right; padding-left: 16px; }
 tr.scale th { color: var(--muted); font-size: 12.5px; vertical-align: bottom; padding-top: 14px; }
 tr.scale td { vertical-align: bottom; }
-table.groups th:first-child { max-width: 190px; overflow-wrap: anywhere; }
+table.groups th:first-child { min-width: 150px; max-width: 190px; overflow-wrap: anywhere; }
+.wide.apart { margin-top: 26px; }
+table.checks th:first-child { width: 27%; } table.checks td:nth-child(2) { padding-right: 8px; }
 table.tight { font-size: 13px; } table.tight th, table.tight td { padding: 6px 0 6px 12px; }
 table.tight th:first-child { padding-left: 0; } thead th.span { text-align: center; border-bottom: 1px solid
   var(--rule); }
@@ -103,7 +106,9 @@ svg text.row-name { font-size: 12.5px; fill: var(--ink); } svg text.value { font
   font-weight: 600; paint-order: stroke; stroke: #fff; stroke-width: 3px; }
 svg.curve { width: 100%; height: auto; max-width: 420px; }
 svg.curve text { font-size: 8.8px; } svg.curve text.axis { font-size: 9.6px; }
-svg.latency { width: 100%; height: auto; }
+svg.latency, svg.drawing { width: 100%; height: auto; }
+.thirds svg.curve text { font-size: 10.5px; } .thirds svg.curve text.axis { font-size: 12px; }
+.pareto text.row-name { paint-order: stroke; stroke: #fff; stroke-width: 4px; }
 .grid { stroke: var(--hair); } .chance { stroke: var(--faint); stroke-dasharray: 2 4; }
 .line { fill: none; stroke: var(--k); stroke-width: 2; stroke-linejoin: round; }
 .line.s0 { stroke-width: 3.2; stroke: #9aa5b0; } .line.s2 { stroke-dasharray: 7 3; } .line.s3 { stroke-dasharray: 2 3; }
@@ -113,10 +118,11 @@ svg.latency { width: 100%; height: auto; }
 .count { fill: #dde3e9; }
 .cloud { fill: none; stroke: #7d8995; stroke-width: 3.2; stroke-linecap: round; opacity: 0.75; }
 .cloud.plus { stroke: #43505c; stroke-width: 1; stroke-linecap: butt; opacity: 1; }
+.cloud.large { stroke-width: 5; }
 .threshold { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 5 3; }
 .harmful { fill: var(--fail); stroke: #fff; stroke-width: 0.8; }
 .beneficial { fill: #fff; stroke: var(--s1); stroke-width: 2; }
-.front { fill: none; stroke: var(--ink); stroke-width: 1.4; stroke-dasharray: 1 0; opacity: 0.75; }
+.front { fill: none; stroke: #c3ccd4; stroke-width: 5; stroke-linejoin: round; }
 .dominated { stroke: var(--muted); stroke-width: 1.4; } svg text.dim { fill: var(--muted); font-style: italic; }
 .leader { stroke: var(--faint); stroke-width: 0.8; }
 .stage { stroke: var(--ink); stroke-width: 0.8; } .stage-pattern { fill: none; }
@@ -132,7 +138,7 @@ svg.swatch { display: inline-block; width: 26px; height: 14px; vertical-align: -
 .forest { margin-left: auto; overflow: visible; }
 .zero { stroke: var(--ink); stroke-width: 1; }
 .reference { stroke: var(--fail); stroke-width: 1.2; stroke-dasharray: 1 3; }
-svg text.side { font-size: 9.5px; fill: var(--faint); }
+svg text.side { font-size: 10.5px; }
 .margin { stroke: var(--fail); stroke-width: 1.2; stroke-dasharray: 3 2; }
 .inferior { fill: url(#hatch); } .interval { stroke: var(--s1); stroke-width: 2.2; } .dot { fill: var(--s1); }
 .interval.free { stroke: var(--faint); stroke-width: 1.6; } .dot.free { fill: #fff; stroke: var(--faint);
@@ -164,11 +170,13 @@ a { color: #005a8c; text-decoration-thickness: 1px; text-underline-offset: 2px; 
   align-items: baseline; } .part p { margin: 0; } .part p:last-child { font: italic 17px var(--serif); color:
   var(--muted); }
 .part .eyebrow { color: var(--ink); }
-.contents { display: grid; grid-template-columns: 0.9fr 1.1fr 1.5fr 1fr; gap: 10px 28px; margin: 34px 0 0; font-size:
-  13px; }
-.contents ul { list-style: none; margin: 0; padding: 0; columns: auto; } .contents .eyebrow { font-size: 10.5px;
-  margin: 0 0 6px;
-  display: block; } .contents a { color: var(--ink); text-decoration: none; display: flex; gap: 8px; padding: 2px 0; }
+.contents { display: grid; grid-template-columns: 0.9fr 2fr 0.75fr; gap: 16px 34px; margin: 34px 0 0; font-size: 13px; }
+.contents > div:nth-child(2) { grid-row: 2; } .contents > div:nth-child(3) { grid-column: 2; grid-row: 1 / 3; }
+.contents > div:nth-child(3) ul { columns: 2; column-gap: 26px; }
+.contents > div:nth-child(4) { grid-column: 3; grid-row: 1 / 3; }
+.contents ul { list-style: none; margin: 0; padding: 0; } .contents .eyebrow { font-size: 10.5px; margin: 0 0 6px;
+  display: block; } .contents a { color: var(--ink); text-decoration: none; display: flex; gap: 8px; padding: 2px 0;
+  break-inside: avoid; }
 .contents .no { color: var(--faint); min-width: 1.3em; text-align: right; }
 .plain { margin: 10px 0 14px; font-size: 14px; } .limits { font-size: 14px; padding-left: 1.5em; max-width: 82ch; }
 .limits li { padding: 4px 0 4px 6px; } .limits li::marker { color: var(--faint); }
@@ -182,7 +190,7 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1.5px solid var(--ink)
 
 @media screen and (max-width: 760px) {
   main { padding: 28px 18px 48px; } h1 { font-size: 30px; } .pair { grid-template-columns: 1fr; }
-  .contents { grid-template-columns: 1fr 1fr; } .part { flex-wrap: wrap; gap: 2px 22px; }
+  .contents { display: block; } .contents > div { margin: 0 0 12px; } .part { flex-wrap: wrap; gap: 2px 22px; }
   .tiles { grid-template-columns: 1fr 1fr; row-gap: 14px; } .tile:nth-child(odd) { border-left: 0; padding-left: 0; }
   dl { grid-template-columns: 1fr; } dt { border: 0; padding-bottom: 0; }
 }
@@ -192,10 +200,12 @@ footer { margin-top: 64px; padding-top: 16px; border-top: 1.5px solid var(--ink)
   body { font-size: 9.6pt; line-height: 1.45; } main { max-width: none; padding: 0; } h1 { font-size: 24pt; }
   h2 { font-size: 15.5pt; padding-top: 10pt; } h3 { font-size: 11.5pt; margin-top: 14pt; } section { margin-top: 24pt; }
   h2, h3, .lead, .legend, figcaption, thead { break-after: avoid; } thead { display: table-header-group; }
-  tr, figure, .keep, .matrix, .verdict, .tiles, .caution, .worst, .part, .contents, .limits li, dt, dd { break-inside:
+  tr, figure, .keep, .legend, .matrix, .verdict, .tiles, .caution, .worst, .part, .contents, .limits li, dt, dd {
+  break-inside:
   avoid; }
   table { font-size: 8.6pt; } th, td { padding: 4.5pt 0 4.5pt 8pt; } td .sub, th .sub { font-size: 7.8pt; }
-  td.plot, th.plot { width: 182px; } .forest { width: 172px; height: auto; } .wide { overflow: visible;
+  td.plot, th.plot { width: 182px; min-width: 182px; } table.groups th:first-child { min-width: 0; } .forest { width:
+  172px; height: auto; } .wide { overflow: visible;
     margin: 0; padding: 0; }
   .verdict { padding: 16pt 18pt; margin-top: 18pt; }
   .verdict .word { font-size: 28pt; } .verdict .means { font-size: 10.5pt; }

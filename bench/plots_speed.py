@@ -14,6 +14,7 @@ from medfm_compress.bench.plots import Axis, line, log_grid, mark, series_class,
 
 DOTS = 160
 _NAMES_END, _WIDTH, _STEP = 190, 900, 42
+_LABELS_LEFT_FROM = 640
 
 
 class Samples(NamedTuple):
@@ -69,7 +70,7 @@ def stage_plot(rows: Sequence[Stages], *, title: str) -> str:
             start += value
         parts.append(text(axis.at(start) + 6, middle + 4, f"{milliseconds(start)} ms", "value"))
     parts.append(text((axis.start + axis.stop) / 2, bottom + 36, "median of each stage in ms", "axis middle"))
-    return svg(_WIDTH, bottom + 44, title, "".join(parts), "latency stages")
+    return svg(_WIDTH, bottom + 44, title, "".join(parts), "drawing stages")
 
 
 def stage_box(index: int, x: float, y: float, width: float, height: float) -> str:
@@ -91,10 +92,12 @@ def pareto_plot(contestants: Sequence[Contestant], *, title: str) -> str:
     parts.append(_front_line([contestants[number] for number in best], x_axis, y_axis))
     labels = _label_heights([(x_axis.at(c.latency_ms.estimate), y_axis.at(c.auroc.estimate)) for c in contestants])
     for number, found in enumerate(contestants):
-        parts.append(_contestant(found, x_axis, y_axis, on_front=number in best, label_y=labels[number]))
+        parts.append(_contestant(found, x_axis, y_axis, beaten=number not in best))
+    for number, found in enumerate(contestants):  # Over all marks and lines.
+        parts.append(_label(found, x_axis, y_axis, beaten=number not in best, label_y=labels[number]))
     parts.append(text((left + width) / 2, foot + 38, "median latency of the session in ms, logarithmic", "axis middle"))
     parts.append(upright(14, foot / 2 + 6, "AUROC"))
-    return svg(width, height, title, "".join(parts), "latency pareto")
+    return svg(width, height, title, "".join(parts), "drawing pareto")
 
 
 def _pareto_axes(contestants: Sequence[Contestant], left: float, width: float, foot: float) -> tuple[Axis, Axis]:
@@ -120,33 +123,39 @@ def _front_line(best: Sequence[Contestant], x_axis: Axis, y_axis: Axis) -> str:
     return f'<polyline class="front" points="{drawn}"/>'
 
 
-def _contestant(found: Contestant, x_axis: Axis, y_axis: Axis, *, on_front: bool, label_y: float) -> str:
+def _contestant(found: Contestant, x_axis: Axis, y_axis: Axis, *, beaten: bool) -> str:
     x, y = x_axis.at(found.latency_ms.estimate), y_axis.at(found.auroc.estimate)
-    parts = []
-    for low, high, across in (
-        (found.latency_ms.low, found.latency_ms.high, True),
-        (found.auroc.low, found.auroc.high, False),
-    ):
-        if math.isfinite(low) and math.isfinite(high) and high > low:
-            ends = (x_axis.at(low), y, x_axis.at(high), y) if across else (x, y_axis.at(low), x, y_axis.at(high))
-            parts.append(line(*ends, f"error {series_class(found.series)}"))
+    style, parts = f"error {series_class(found.series)}", []
+    time, area = found.latency_ms, found.auroc
+    if math.isfinite(time.high):
+        parts.append(line(x_axis.at(time.low), y, x_axis.at(time.high), y, style))
+    if math.isfinite(area.low) and math.isfinite(area.high):
+        low, high = y_axis.at(area.low), y_axis.at(area.high)
+        parts.append(line(x, low, x, high, style))
+        parts += [line(x - 4, end, x + 4, end, style) for end in (low, high)]
     parts.append(mark(x, y, found.series, hollow=found.hollow, size=6))
-    if not on_front:  # Struck out, so that no colour is needed to see it.
-        parts.append(line(x - 9, y + 9, x + 9, y - 9, "dominated"))
-    style = "row-name" if on_front else "row-name dim"
-    if abs(label_y - y) > 8:
-        parts.append(line(x + 4, y, x + 12, label_y, "leader"))
-    return "".join(parts) + text(x + 13, label_y + 4, found.name, style)
+    if beaten:  # Struck out, so that no colour is needed to see it.
+        parts.append(line(x - 10, y + 10, x + 10, y - 10, "dominated"))
+    return "".join(parts)
+
+
+def _label(found: Contestant, x_axis: Axis, y_axis: Axis, *, beaten: bool, label_y: float) -> str:
+    x, y = x_axis.at(found.latency_ms.estimate), y_axis.at(found.auroc.estimate)
+    side = -1 if x > _LABELS_LEFT_FROM else 1
+    far, style = abs(label_y - y) > 12, f"row-name{' end' if side < 0 else ''}{' dim' if beaten else ''}"
+    leader = line(x + 7 * side, y + (4 if label_y > y else -4), x + 13 * side, label_y, "leader") if far else ""
+    return leader + text(x + 14 * side, label_y + 4, found.name, style)
 
 
 def _label_heights(places: Sequence[tuple[float, float]], room: float = 15, reach: float = 210) -> list[float]:
-    """Heights of the labels beside the points: near ones are pushed down until none covers another."""
+    """Heights of the labels beside the points: each is pushed down until it covers no other label and no point."""
     heights = [0.0] * len(places)
     done: list[tuple[float, float]] = []
     for number in sorted(range(len(places)), key=lambda n: places[n][1]):
         x, height = places[number]
-        height -= 9
-        while any(abs(x - other) < reach and abs(height - taken) < room for other, taken in done):
+        height -= 14
+        marks = [(other, mark_y) for other, mark_y in places if 0 < abs(other - x) < reach]
+        while any(abs(x - other) < reach and abs(height - taken) < room for other, taken in (*done, *marks)):
             height += 1
         heights[number] = height
         done.append((x, height))

@@ -41,7 +41,8 @@ def make_evaluation(name: str, findings: tuple[str, ...], noise: float = 0.0, ca
     """A model whose logit is the teacher's plus noise; its logits are too large by 1.5, which its temperature mends."""
     random = np.random.default_rng(0)
     truth = (random.random((cases, len(findings))) < 0.6).astype(np.int64)
-    base = truth * 2.9 + random.standard_normal(truth.shape) * 1.25 - 1.2
+    seen = truth * 2.9 + random.standard_normal(truth.shape) * 1.25 - 1.2
+    base = 1.86 * (seen - 0.25) + 0.4  # the log odds that this distribution implies: calibrated
     logit = base + noise * np.random.default_rng(len(name)).standard_normal(truth.shape)
     scores, sharp = 1 / (1 + np.exp(-logit)), 1.5 * logit
     patients = np.arange(cases) * 400 // cases
@@ -121,6 +122,7 @@ def make_report(variants: tuple[str, ...] = VARIANTS, findings: tuple[str, ...] 
         provenance=_PROVENANCE,
         created="2026-03-04T11:30:12Z",
         intended_use="Second reader for frontal chest radiographs, as a hint and never as the only finding.",
+        tasks=dict.fromkeys(("teacher", *variants, OPPONENT), task),
         teacher_operating_points=task.operating_points,
         shipped=variants,
         opponents=(OPPONENT,),
