@@ -125,12 +125,14 @@ def _check_source(report: Path | None, study: Path | None, needed: dict[str, Pat
 
 
 def _bench(study: Path, teacher: Path, bundle: Path, declared: LoadedPolicy, plan: tuple[int, int], out: Path) -> None:
+    from medfm_compress.teacher_rows import require_toolchain
+
+    require_toolchain()  # before anything that imports PyTorch
+
     from medfm_compress import steps
     from medfm_compress.bench.measure import Plan
     from medfm_compress.recipe import BenchStep
-    from medfm_compress.teacher_rows import require_toolchain
 
-    require_toolchain()
     rounds, threads = plan
     step = BenchStep(plan=Plan(rounds=rounds, threads=threads))
     steps.bench(study, teacher, bundle, declared, step, console.progress, out)

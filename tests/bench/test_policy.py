@@ -15,7 +15,7 @@ import yaml
 from medfm_compress.bench.policy import load_policy, parse_policy
 from medfm_compress.bench.policy_schema import describe, policy_schema
 from medfm_compress.bench.policy_starter import STARTER, write_starter
-from medfm_compress.bench.types import METRICS, Policy
+from medfm_compress.bench.types import METRICS, Budget, FidelityLimits, NonInferiority, Policy, SubgroupRule
 from medfm_compress.runtime.codec import encode
 from medfm_compress.runtime.errors import InputError
 
@@ -35,7 +35,7 @@ def test_the_starter_with_every_setting_switched_on_leaves_no_key_out() -> None:
     policy = parse_policy(SWITCHED_ON.encode()).policy
     assert None not in msgspec.structs.asdict(policy.budget).values()
     assert None not in msgspec.structs.asdict(policy.fidelity).values()
-    assert policy.subgroups[1].cuts == (18.5, 30) and policy.subgroups[1].when_too_few == "named"
+    assert policy.subgroups[1].cuts == (40, 70) and policy.subgroups[1].when_too_few == "named"
     for key in msgspec.structs.asdict(policy.non_inferiority[0]):
         assert any(getattr(entry, key) for entry in policy.non_inferiority), key
 
@@ -58,8 +58,22 @@ def test_the_starter_is_written_with_its_schema_and_never_over_a_file(tmp_path: 
 
 def test_the_schema_in_the_docs_is_the_one_of_the_types() -> None:
     path = ROOT / "docs" / "policy.schema.json"
-    told = "the types changed; write the schema again: Path('docs/policy.schema.json').write_bytes(encode(policy_schema()))"
+    told = "write it again: Path('docs/policy.schema.json').write_bytes(encode(policy_schema()))"
     assert path.read_bytes() == encode(policy_schema()), told
+
+
+def test_the_docs_explain_every_key_and_their_example_is_a_policy() -> None:
+    text = (ROOT / "docs" / "policy.md").read_text()
+    explained = {
+        name for cell in re.findall(r"^\| (`.+?) \|", text, flags=re.M) for name in re.findall(r"`(\w+)`", cell)
+    }
+    sections = {"non_inferiority", "budget", "fidelity", "subgroups"}
+    assert {f"## `{section}`" in text for section in sections} == {True}
+    for kind in (Policy, Budget, FidelityLimits, NonInferiority, SubgroupRule):
+        assert set(kind.__struct_fields__) - sections <= explained, kind
+    assert set(METRICS) <= explained
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.S)
+    assert parse_policy(example.encode()).policy.subgroups
 
 
 def test_every_object_of_the_schema_is_closed_and_every_key_explained() -> None:

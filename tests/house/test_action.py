@@ -222,6 +222,16 @@ def test_every_variable_that_the_action_sets_is_one_that_the_scripts_read(action
             assert name in text or f"${name}" in step["run"], name
 
 
+def test_the_workflows_in_the_docs_use_what_there_is(action: dict[str, Any], root: Path) -> None:
+    text = (root / "docs" / "ci.md").read_text()
+    github, gitlab = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.S))
+    step = next(step for step in github["jobs"]["gate"]["steps"] if "medfm-compress@" in step.get("uses", ""))
+    assert set(step["with"]) <= set(action["inputs"])
+    assert set(re.findall(r"steps\.gate\.outputs\.([\w-]+)", text)) <= set(action["outputs"])
+    scripts = "".join((root / "scripts" / "ci" / name).read_text() for name in NAMES)
+    assert all(name in scripts for name in gitlab["gate"]["variables"])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_scripts_are_sound_shell(root: Path, name: str) -> None:
     path = root / "scripts" / "ci" / name
