@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -21,6 +22,10 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task
 
 TASK = Task(kind="binary", labels=("normal", "opacity"))
+SMALL = {
+    "mixer_s32_224": {"img_size": 64},
+    "swin_tiny_patch4_window7_224": {"img_size": 64, "window_size": 4},
+}
 
 
 class OneQuadrant(nn.Module):
@@ -144,6 +149,11 @@ def test_rollout_does_not_apply_to_networks_without_patches(name: str) -> None:
 def test_what_neither_method_can_read_is_refused() -> None:
     with pytest.raises(InputError, match="--method occlusion"):
         grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), torch.zeros(1, 1, 8, 8), lambda z: z[:, 0])
+    for name in ("mixer_s32_224", "swin_tiny_patch4_window7_224"):
+        torch.manual_seed(0)
+        module = timm.create_model(name, num_classes=2, in_chans=1, **SMALL[name]).eval()
+        with pytest.raises(InputError, match="--method occlusion"):
+            grad_cam(module, torch.zeros(1, 1, 64, 64), lambda z: z[:, 0])
     with pytest.raises(InputError, match="no finding 'cyst'; choose of opacity"):
         attribute(vit(), images(1), "cyst")
 
