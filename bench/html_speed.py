@@ -37,9 +37,9 @@ def speed_section(report: Report, _: Verdict) -> str:
     )
     return (
         f'{_lead(report)}{_caution(report)}<div class="wide keep"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody>"
-        f"</table></div>{_NOTE}<h3>Latency, call by call</h3><figure>{plot}</figure>{_PLOT_NOTE}"
-        f"{percentile_table(report)}{stage_drawing(report)}{cost_table(report)}{scenario_table(report)}{slowdown_table(report)}"
+        f"<tbody>{rows}</tbody></table></div>{_NOTE}<h3>Latency, call by call</h3><figure>{plot}</figure>{_PLOT_NOTE}"
+        f"{percentile_table(report)}{stage_drawing(report)}{cost_table(report)}"
+        f"{scenario_table(report)}{slowdown_table(report)}"
     )
 
 
