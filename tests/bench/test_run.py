@@ -12,6 +12,7 @@ import pytest
 
 from medfm_compress.bench.contenders import TeacherRef
 from medfm_compress.bench.evaluation_log import LOG
+from medfm_compress.bench.gate import judge, recompute
 from medfm_compress.bench.inference import image_files
 from medfm_compress.bench.machine import describe_machine
 from medfm_compress.bench.measure import Contender, Plan
@@ -19,6 +20,7 @@ from medfm_compress.bench.operating_points import held
 from medfm_compress.bench.policy import LoadedPolicy
 from medfm_compress.bench.report import load_report
 from medfm_compress.bench.run import BenchOptions, bench_bundle, noise_reasons
+from medfm_compress.bench.scenario import LoadPlan
 from medfm_compress.bench.types import Budget, Measurement, NonInferiority, Policy
 from medfm_compress.data.open import open_study
 from medfm_compress.runtime.activation import probabilities
@@ -85,7 +87,8 @@ def test_run_of_a_bundle_with_its_teacher(tiny, teacher, study, tmp_path: Path) 
     assert {found.difference.estimate for found in report.comparisons if found.metric == "auroc"} == {0.0}
     assert len(report.evaluations[0].scores) == 40
     assert report.evaluations[0].subgroups["sex"].count("M") == 14
-    assert all(len(found.end_to_end_ms) == 6 for found in report.measurements)
+    # Every round goes over both files, as often as it takes to have as many samples as of the session alone.
+    assert all(len(found.end_to_end_ms) in (6, 12, 18) for found in report.measurements)
     assert report.shipped == report.variants
     page = (out / "report.html").read_text()
     assert "tiny_net" in page
@@ -111,6 +114,46 @@ def test_a_variant_is_decided_by_its_own_temperature_and_threshold(tiny, teacher
     assert report.task_of("teacher").operating_points == report.teacher_operating_points
     assert report.task_of("unheard of") == report.task
     assert held(point, its).promised.threshold == 0.01
+
+
+def test_opponents_baselines_and_loads_stand_beside_the_bundle(tiny, teacher, study, tmp_path: Path) -> None:
+    bundle, rival = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "rival.onnx"
+    rival.write_bytes(tiny.network())
+    options = BenchOptions(
+        plan=QUICK,
+        files=2,
+        opponents=(rival,),
+        baseline=bundle,
+        scenarios=("single-stream", "offline"),
+        harness="plain",
+        load=LoadPlan(duration_s=0.05, min_queries=5, warm_up_s=0.2),
+    )
+    report = bench_bundle(bundle, teacher, study, POLICY, tmp_path / "out", options)
+    assert [table.name for table in report.evaluations] == ["teacher", "onnxruntime-cpu-fp32", "rival"]
+    assert (report.opponents, report.variants) == (("rival",), ("onnxruntime-cpu-fp32",))
+    # The rival decides at a threshold of its own, chosen on validation cases; it is compared and never judged.
+    assert report.task_of("rival").operating_points[0].positives == 12
+    assert {found.variant for found in report.comparisons} == {"onnxruntime-cpu-fp32", "rival"}
+    assert [judged.variant for judged in judge(report).variants] == ["onnxruntime-cpu-fp32"]
+    assert [(load.scenario, load.name) for load in report.scenarios] == [
+        (scenario, name) for scenario in options.scenarios for name in ("teacher", "onnxruntime-cpu-fp32")
+    ]
+    assert not any(load.official for load in report.scenarios)
+    (slower,) = report.slowdowns
+    assert (slower.variant, len(slower.p50_ms)) == ("onnxruntime-cpu-fp32", 10)
+    assert slower.baseline_digest == report.model_digest
+    assert [look.cases for look in report.looks] == [40]
+    assert (tmp_path / "out" / "flips.csv").is_file()
+    again = recompute(load_report(tmp_path / "out" / "report.json"), POLICY.policy)
+    assert {found.variant for found in again.comparisons} == {"onnxruntime-cpu-fp32"}
+
+
+def test_an_opponent_of_another_shape_is_refused_before_any_case_is_seen(tiny, teacher, study, tmp_path: Path) -> None:
+    bundle, rival = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "rival.onnx"
+    rival.write_bytes(b"not an ONNX file")
+    with pytest.raises(InputError, match=r"rival\.onnx"):
+        bench_bundle(bundle, teacher, study, POLICY, tmp_path / "out", BenchOptions(plan=QUICK, opponents=(rival,)))
+    assert not (tmp_path / "out" / LOG).exists()
 
 
 def test_every_look_at_the_test_cases_is_logged_before_it(tiny, teacher, study, tmp_path: Path) -> None:

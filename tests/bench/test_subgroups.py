@@ -127,7 +127,7 @@ def test_what_is_not_recorded_is_said(make_evaluation: MakeEvaluation) -> None:
 
 
 def test_an_error_that_rises_is_a_loss(make_evaluation: MakeEvaluation) -> None:
-    teacher = make_evaluation(cases=600)
+    teacher = make_evaluation(cases=1200)
     overconfident = msgspec.structs.replace(teacher, name="int8", scores=np.where(teacher.scores > 0.5, 1.0, 0.0))
     policy = Policy(non_inferiority=(NonInferiority(metric="brier", margin=0.01),), resamples=1000)
     assert verdict_on(teacher, overconfident, policy).outcome == "fail"
