@@ -29,7 +29,7 @@ from medfm_compress.bench.stats.student import t_cdf, t_quantile
 Floats = NDArray[np.float64]
 
 CONTRAST = np.array([-1.0, 1.0])
-ANGLES, ZOOMS = 64, 6
+ANGLES, ZOOMS = 64, 4
 FARTHEST = 1e3
 TIE = 1e-12
 
