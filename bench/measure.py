@@ -60,7 +60,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes:
         rounds: interleaved rounds, >= 1; intervals of ratios need at least 10.
-        turn_ms: a contender's turn in a round is as many calls as fit in it, within ``min_calls`` and ``max_calls``.
+        turn_ms: a contender's turn in a round is as many calls as fit in it, within ``min_calls`` and ``max_calls``;
+            where it has files, a second such turn goes from file to prediction.
         min_calls: >= 1.
         max_calls: >= ``min_calls``.
         threads: of every engine, and CPUs of its process, >= 1.
@@ -131,15 +132,14 @@ class _Run:
         self._info = checked_info(opened, contender.name, plan.threads)
         tell(f"warm up {contender.name}")
         self._warm = self._worker.ask(WarmUp(limit_s=plan.warm_up_s))
-        fitting = int(plan.turn_ms / max(self._warm.median_ms, 1e-3))
-        self._calls = min(max(fitting, plan.min_calls), plan.max_calls)
+        files = len(contender.files)
+        self._calls = _fitting(plan, self._warm.median_ms)
+        self._passes = math.ceil(_fitting(plan, self._warm.mean_file_ms) / files) if files else 0
         self._turns: list[Reply] = []
 
     def take_turn(self) -> None:
         """One round's calls."""
-        files = len(self.contender.files)
-        passes = math.ceil(self._calls / files) if files else 0
-        self._turns.append(self._worker.ask(Time(calls=self._calls, passes=passes)))
+        self._turns.append(self._worker.ask(Time(calls=self._calls, passes=self._passes)))
 
     def measurement(self) -> Measurement:
         """Everything delivered."""
@@ -177,6 +177,11 @@ class _Run:
             return source
         failed = any(turn.energy_mj is None for turn in self._turns)
         return f"the {source} counter {'failed' if failed else 'does not move'}"
+
+
+def _fitting(plan: Plan, call_ms: float) -> int:
+    """Calls of ``call_ms`` that make a turn."""
+    return min(max(int(plan.turn_ms / max(call_ms, 1e-3)), plan.min_calls), plan.max_calls)
 
 
 def open_request(contender: Contender) -> Open:

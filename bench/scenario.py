@@ -6,10 +6,9 @@
 - ``server``: queries of one sample arrive as a Poisson process at ``target_qps``, whether or not earlier ones are
   answered; latency counts from the scheduled arrival, so that waiting in the queue is part of it; 99th percentile.
 
-Definitions: Reddi et al., MLPerf Inference Benchmark, ISCA 2020, section IV; durations and counts: mlperf.conf of
-LoadGen 6.0, which sets 600 s for all, 662 queries for multi-stream and 24 576 samples for offline (where the data set
-has as many), and leaves single-stream and server to early stopping, which needs 64 and 459 queries at the least (Moses
-and Reddi, the appendix on early stopping in MLPerf's rules).
+Definitions: Reddi et al., MLPerf Inference Benchmark, ISCA 2020, section IV. Durations and counts: the mlperf.conf in
+LoadGen 6.0 asks for 600 s, for 662 queries of multi-stream and 24 576 samples offline; single-stream and server are
+left to its early stopping, which by its own log needs 64 and 459 queries at the least.
 """
 
 from __future__ import annotations

@@ -91,6 +91,7 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     calls: int = 0
     stable: bool = False
     median_ms: float = 0.0
+    mean_file_ms: float = 0.0
     session_ms: list[float] = []
     stages_ms: list[tuple[float, ...]] = []
     peak_rss_bytes: int = 0
@@ -162,9 +163,8 @@ class Contestant:
             samples += timed_ms(self._once, request.window)
             stable = is_stable(samples, request.window, request.tolerance)
         median = float(np.median(samples[-request.window :]))
-        for file in self._files:
-            self.predict(file)
-        return Reply(calls=len(samples), stable=stable, median_ms=median)
+        whole = [sum(self.predict(file)) for file in self._files]
+        return Reply(calls=len(samples), stable=stable, median_ms=median, mean_file_ms=float(np.mean(whole or [0])))
 
     def _time(self, request: Time) -> Reply:
         counter = self._energy = self._energy or find_counter(on_gpu=self._on_gpu)
