@@ -64,7 +64,7 @@ def calibrate(evaluation: Evaluation, task: Task) -> Calibrated:
         evaluation.logits, truth, exclusive=exclusive, clusters=patients, held_against=task.temperature
     )
     if fit.at_bound:
-        return _kept(evaluation, task, "the cases do not determine it; every temperature down or up to the bound fits")
+        return _kept(evaluation, task, f"the cases do not determine it, the fit ends at its bound {fit.temperature:g}")
     if not (fit.p_value < ALPHA and fit.nll_after < fit.nll_before):
         return _kept(evaluation, task, f"not wrong beyond chance on {_counted(patients)} (p = {fit.p_value:.2g})")
     chosen = msgspec.structs.replace(task, temperature=float(f"{fit.temperature:.4g}"))

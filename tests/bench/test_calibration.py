@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 from sklearn.calibration import calibration_curve
+from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+from sklearn.naive_bayes import GaussianNB
 
-from medfm_compress.bench.calibrate import calibrate
+from medfm_compress.bench.calibrate import calibrate, rescore
 from medfm_compress.bench.calibration import calibrations, ece, reliability
 from medfm_compress.bench.evaluate import EvaluationTable
 from medfm_compress.bench.stats.clustered_proportion import clustered_wilson
@@ -139,6 +141,42 @@ def test_an_overconfident_network_gets_its_temperature(task):
             assert aurocs[0] == pytest.approx(aurocs[1], abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("load", "task", "smoothing"),
+    [
+        (load_breast_cancer, Task(kind="binary", labels=("malignant", "benign")), 1e-5),
+        (load_digits, Task(kind="multiclass", labels=tuple("0123456789")), 0.02),
+    ],
+)
+def test_on_real_data_it_calibrates_cases_that_it_has_not_seen(load, task, smoothing):
+    x, y = load(return_X_y=True)
+    train, val, test = (np.arange(start, len(y), 3) for start in range(3))
+    model = GaussianNB(var_smoothing=smoothing).fit(x[train], y[train])  # far too sure of itself
+    truth = np.eye(len(task.labels), dtype=np.int64)[y][:, len(task.labels) - len(task.findings) :]
+    rows = [
+        rescore(
+            Evaluation(
+                name="nb",
+                images=tuple(map(str, held)),
+                logits=model.predict_joint_log_proba(x[held]),
+                scores=np.zeros(truth[held].shape),
+                truth=truth[held],
+                decisions=truth[held],
+                clusters=tuple(map(str, held)),
+                findings=task.findings,
+            ),
+            task,
+        )
+        for held in (val, test)
+    ]
+    fitted = calibrate(rows[0], task)
+    assert fitted.applied and fitted.task.temperature > 1.5
+    found = calibrations(rescore(rows[1], fitted.task), fitted.task)
+    for error in ("log_loss", "brier"):
+        before, after = (sum(getattr(getattr(each, when), error) for each in found) for when in ("before", "after"))
+        assert after < before
+
+
 def test_it_is_held_against_the_temperature_in_use():
     right = calibrate(evaluation(BINARY), msgspec.structs.replace(BINARY, temperature=2.0))
     assert not right.applied and right.task.temperature == 2.0
@@ -183,7 +221,7 @@ def test_separable_cases_leave_it_and_say_so():
     given = evaluation(BINARY)
     logits = np.concatenate([1 - given.truth, given.truth], axis=1).astype(np.float64)
     found = calibrate(msgspec.structs.replace(given, logits=logits), BINARY)
-    assert not found.applied and "do not determine it" in found.line
+    assert not found.applied and "the fit ends at its bound 0.05" in found.line
 
 
 def test_an_evaluation_of_another_task_is_refused():
