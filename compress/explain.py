@@ -158,12 +158,13 @@ def explain(
         split=options.split,
         teacher=f"{teacher.name}@{teacher.weights_sha256()}",
     )
+    _require_writable(Path(out))
+    maps = [_maps(viewer, study, shown, teacher.spec, progress) for viewer in viewers]
+    rows = tuple(
+        _agreement((viewers[0], viewer), (maps[0], found), finding, positions)
+        for viewer, found in zip(viewers[1:], maps[1:], strict=True)
+    )
     with _replaced(Path(out) / explanations.FOLDER) as folder:
-        maps = [_maps(viewer, study, shown, teacher.spec, progress) for viewer in viewers]
-        rows = tuple(
-            _agreement((viewers[0], viewer), (maps[0], found), finding, positions)
-            for viewer, found in zip(viewers[1:], maps[1:], strict=True)
-        )
         _write_maps(folder / explanations.MAPS, _pictures(study, shown, teacher.spec), maps)
         write_atomically(folder / explanations.AGREEMENT, encode(rows))
         write_atomically(folder / explanations.ORIGIN, encode(origin))
@@ -331,16 +332,20 @@ def _stretched(maps: FloatArray) -> FloatArray:
     return np.asarray((maps - low) / np.where(high > low, high - low, 1), np.float32)
 
 
+def _require_writable(folder: Path) -> None:
+    """Make ``folder`` and see that it can be written, before minutes are spent on what goes there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise InputError(f"cannot write {folder}: {exc.strerror}; choose a folder that is writable") from None
+
+
 @contextlib.contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
     """A new folder that takes the place of ``folder`` on success, and vanishes on any error or interrupt."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as exc:
-        raise InputError(
-            f"cannot write {folder}: {exc.strerror}; choose a folder that exists and is writable"
-        ) from None
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         (scratch / "new").mkdir()
         yield scratch / "new"

@@ -202,6 +202,9 @@ def test_what_cannot_be_compared_is_refused(
     refused("different parts of an image", save_model(cropped, tmp_path / "cropped"))
     other = dataclasses.replace(teacher, task=Task(kind="binary", labels=("normal", "cyst")))
     refused("labels", save_model(other, tmp_path / "labels"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        explain(bundle, folder, study, tmp_path / "file", QUICK)
     with pytest.raises(InputError, match="goes with --method gradient"):
         explain(bundle, folder, study, tmp_path / "out", QUICK, student_folder=folder)
 
