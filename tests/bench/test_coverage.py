@@ -129,8 +129,8 @@ def test_bootstrapped_differences_keep_their_level(patients: int, images: int) -
 @pytest.mark.parametrize(("patients", "images"), [(80, 1), (200, 1), (120, 3)])
 def test_bootstrapped_differences_keep_their_level_in_many_studies(patients: int, images: int) -> None:
     for passes, fails in error_rates(patients, images, 2000).values():
-        assert 0.010 <= passes <= 0.045
-        assert 0.010 <= fails <= 0.045
+        assert 0.010 <= passes <= 0.055
+        assert 0.010 <= fails <= 0.055
 
 
 @pytest.mark.slow
@@ -142,8 +142,8 @@ def test_auroc_at_the_margin_in_many_studies(positives: int, negatives: int, are
     passes, fails = (
         np.mean([wrong(f) for f in found]) for wrong in (lambda f: f.low > -MARGIN, lambda f: f.high < -MARGIN)
     )
-    assert 0.018 <= passes <= 0.034
-    assert 0.015 <= fails <= 0.034
+    assert 0.014 <= passes <= 0.041
+    assert 0.014 <= fails <= 0.036
 
 
 def test_the_p_value_of_a_bootstrapped_share_inverts_its_interval() -> None:
