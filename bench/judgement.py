@@ -49,8 +49,8 @@ def look_notes(report: Report) -> tuple[str, ...]:
     if len(models) < 2 and len(policies) < 2:
         return ()
     return (
-        f"these cases were evaluated {len(report.looks)} times, with {len(models)} models under {len(policies)} "
-        "policies: the more often, the less a pass on them says",
+        f"these cases were evaluated {len(report.looks)} times (different models: {len(models)}, different policies: "
+        f"{len(policies)}): the more often, the less a pass on them says",
     )
 
 

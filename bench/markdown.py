@@ -32,23 +32,24 @@ _SHOWN_REASONS = 10
 _OPEN_ROWS = 12
 _SHOWN_ROWS = 60
 _LONGEST = 600
+_NAME = 120
+_LONGEST_TABLES = 40_000  # a comment on GitHub has room for 65,536 characters
 
 
 def render_markdown(judgement: Judgement) -> str:
     """The comment."""
     verdict, report = judgement.verdict, judgement.report
-    parts = [
+    head = [
         MARKER,
-        f"## {SIGNS[verdict.outcome]} {verdict.outcome.capitalize()}: {escape(report.bundle_name)}",
+        f"## {SIGNS[verdict.outcome]} {verdict.outcome.capitalize()}: {escape(report.bundle_name, _NAME)}",
         _MEANS[verdict.outcome],
         _reasons(judgement),
         *(f"> **Note:** {escape(note)}" for note in verdict.notes),
-        _checks(judgement),
-        _costs(judgement),
-        _earlier(judgement.earlier) if judgement.earlier else "",
-        _origin(judgement),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    tables = [_checks(judgement), _costs(judgement), _earlier(judgement.earlier) if judgement.earlier else ""]
+    if sum(map(len, tables)) > _LONGEST_TABLES:
+        tables = ["The tables do not fit into a comment; the JUnit file has every check."]
+    return "\n\n".join(part for part in (*head, *tables, _origin(judgement)) if part) + "\n"
 
 
 def save_markdown(judgement: Judgement, path: str | Path) -> None:
@@ -56,11 +57,11 @@ def save_markdown(judgement: Judgement, path: str | Path) -> None:
     write_atomically(path, render_markdown(judgement).encode())
 
 
-def escape(text: object) -> str:
-    """``text`` on one line, as GitHub shows it and not as it reads it."""
+def escape(text: object, longest: int = _LONGEST) -> str:
+    """``text`` on one line of at most ``longest`` characters, as GitHub shows it and not as it reads it."""
     line = " ".join(str(text).split())
     kept = "".join(char for char in line if char.isprintable())
-    kept = kept if len(kept) <= _LONGEST else f"{kept[:_LONGEST]}…"
+    kept = kept if len(kept) <= longest else f"{kept[:longest]}…"
     kept = html.escape(re.sub(r"([\\`*_{}\[\]|~$!#])", r"\\\1", kept), quote=False)
     # A zero-width space ends what GitHub would take for a mention, an issue or an address.
     return re.sub(r"(@|\\#|:(?=//)|www(?=\.)|GH(?=-))", "\\1\u200b", kept)
@@ -69,7 +70,7 @@ def escape(text: object) -> str:
 def _reasons(judgement: Judgement) -> str:
     """The checks in the way of a pass, failed ones first."""
     lines = [
-        f"- {SIGNS[outcome]} **{escape(check.name)}** ({outcome}, {escape(judged.variant)}): "
+        f"- {SIGNS[outcome]} **{escape(check.name, _NAME)}** ({outcome}, {escape(judged.variant, _NAME)}): "
         f"{_values(judgement.comparison(judged.variant, check))}{escape(check.reason)}."
         for outcome in ("fail", "inconclusive")
         for judged in judgement.verdict.variants
@@ -100,7 +101,7 @@ def _checks(judgement: Judgement) -> str:
 
 
 def _row(judgement: Judgement, variant: str, check: Check) -> tuple[str, ...]:
-    head = (SIGNS[check.outcome], escape(check.name), escape(variant))
+    head = (SIGNS[check.outcome], escape(check.name, _NAME), escape(variant, _NAME))
     found = judgement.comparison(variant, check)
     if found is None:
         return (*head, "", "", "", "", escape(check.reason))
@@ -126,22 +127,24 @@ def _costs(judgement: Judgement) -> str:
 
 def _cost(found: Measurement, ratio: float | None) -> tuple[str, ...]:
     p50, p99 = (milliseconds(found.quantile_ms(q)) for q in (0.5, 0.99))
-    return escape(found.name), p50, p99, factor(ratio) if ratio else "–", megabytes(found.size_bytes)
+    return escape(found.name, _NAME), p50, p99, factor(ratio) if ratio else "–", megabytes(found.size_bytes)
 
 
 def _earlier(earlier: Earlier) -> str:
     rows = [
-        (escape(change.name), escape(change.variant), number(change.before), number(change.now),
+        (escape(change.name, _NAME), escape(change.variant, _NAME), number(change.before), number(change.now),
          signed(change.now - change.before))
         for change in earlier.estimates
     ]  # fmt: skip
     rows += [
-        (f"{change.name}, ms", escape(change.variant), milliseconds(change.before), milliseconds(change.now),
+        (f"{change.name}, ms", escape(change.variant, _NAME), milliseconds(change.before), milliseconds(change.now),
          signed(change.now - change.before))
         for change in earlier.medians_ms
     ]  # fmt: skip
     untimed = f"\n\nTimings: {earlier.untimed}." if earlier.untimed else ""
-    title = f"Against the report of {escape(earlier.created)} (model `{_digest(earlier.model_digest)}`), not judged:"
+    title = (
+        f"Against the report of {escape(earlier.created, _NAME)} (model `{_digest(earlier.model_digest)}`), not judged:"
+    )
     return f"{title}\n\n{_table(('Figure', 'Variant', 'Then', 'Now', 'Change'), rows)}{untimed}"
 
 
@@ -150,9 +153,9 @@ def _origin(judgement: Judgement) -> str:
     level = 100 * (1 - 2 * judgement.policy.alpha)
     return (
         f"<sub>Difference: bundle − teacher on the same {len(report.teacher.clusters)} cases of split "
-        f"{escape(report.split)}, {level:.4g}% intervals, computed again from the report's scores. "
+        f"{escape(report.split, _NAME)}, {level:.4g}% intervals, computed again from the report's scores. "
         f"Model {_digest(verdict.model_digest)} · policy {_digest(verdict.policy_sha256)} · "
-        f"study {_digest(report.study_fingerprint)} · report of {escape(report.created)}.</sub>"
+        f"study {_digest(report.study_fingerprint)} · report of {escape(report.created, _NAME)}.</sub>"
     )
 
 

@@ -95,6 +95,12 @@ def test_a_long_verdict_stays_short_and_says_what_it_leaves_out(tiny, reports, t
     assert "<details><summary>All 200 checks</summary>" in text
     assert "140 more rows are in the JUnit file" in text
 
+    long = tuple(msgspec.structs.replace(check, name=f"{check.name} {'&' * 5000}") for check in checks)
+    variants = (msgspec.structs.replace(verdict.variants[0], variant="&" * 5000, checks=long),)
+    hostile = render_markdown(given._replace(verdict=msgspec.structs.replace(verdict, variants=variants)))
+    assert len(hostile) < 65_536
+    assert "## ❌ Fail" in hostile and "The tables do not fit into a comment" in hostile
+
 
 HOSTILE = (
     "<img src=x onerror=1> | @maintainer #12 GH-3 [a](https://e.example) `x` **b** \n# Pass\n ~~s~~ $x$ \x1b\u202e &lt;"

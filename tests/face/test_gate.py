@@ -249,7 +249,7 @@ def test_a_report_whose_cases_were_looked_at_often_says_so(write_report, reports
     )
     reports.change_report(folder, looks=looks)
     told = " ".join(invoke(folder).stdout.split())
-    assert "evaluated 3 times, with 3 models under 1 policies" in told
+    assert "evaluated 3 times (different models: 3, different policies: 1)" in told
 
 
 def edit(folder, change):
