@@ -222,7 +222,11 @@ def _record(judgement: Judgement, bundle: Path, data: bytes) -> None:
 
 def _as_json(judgement: Judgement) -> dict[str, Any]:
     document: dict[str, Any] = {"verdict": judgement.verdict, "comparisons": judgement.evidence.comparisons}
-    return document | ({"earlier": judgement.earlier._asdict()} if judgement.earlier else {})
+    earlier = judgement.earlier
+    if earlier is None:
+        return document
+    changes = {name: [each._asdict() for each in getattr(earlier, name)] for name in ("estimates", "medians_ms")}
+    return document | {"earlier": earlier._asdict() | changes}
 
 
 def _tell(judgement: Judgement, bundle: Path | None) -> None:

@@ -211,6 +211,9 @@ def test_an_earlier_report_is_shown_and_not_judged(write_report, folder):
     assert re.search(r"auroc of opacity \(onnx\S+\) +0\.\d+ +0\.\d+ +\+0\.\d+", result.stdout)
     assert re.search(r"p50 latency, ms \(onnx\S+\) +10\.0 +10\.0 +0\.000", result.stdout)
     assert "not judged" in (folder / "c.md").read_text()
+    told = json.loads(invoke(folder, "--baseline", folder / "earlier.json", "--json").stdout)["earlier"]
+    assert told["medians_ms"] == [{"variant": VARIANT, "name": "p50 latency", "before": 10.0, "now": 10.0}]
+    assert told["estimates"][0]["now"] > told["estimates"][0]["before"]
 
 
 def test_timings_of_another_machine_are_not_shown(write_report, reports, folder):
