@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medfm_compress.bench.curves import precision_recall, rates, roc
 from medfm_compress.bench.evaluate import EvaluationTable
 from medfm_compress.bench.html_flips import points_of
-from medfm_compress.bench.html_text import esc, number
+from medfm_compress.bench.html_text import definitions, esc, number
 from medfm_compress.bench.plots import key, series_class
 from medfm_compress.bench.plots_curves import Series, curve_plot
 from medfm_compress.bench.report import Report
@@ -50,18 +50,18 @@ def legend(report: Report) -> str:
 
 def _matrix_section(report: Report) -> str:
     """Confusion matrices at the stored operating points."""
-    rule = " ".join(f"{_rule(report, table.name)}." for table in report.evaluations)
+    rules = {table.name: _rule(report, table.name) for table in report.evaluations}
     draw = _class_matrices if report.task.kind == "multiclass" else _finding_matrices
     note = '<p class="note">Dashed cells are errors. Percentages are of the row: of all cases with that truth.</p>'
-    return f'<h3>Decisions</h3><p class="note">{esc(rule)}</p>{draw(report)}{note}'
+    return f'<h3>Decisions</h3><dl class="rules">{definitions(rules)}</dl>{draw(report)}{note}'
 
 
 def _rule(report: Report, name: str) -> str:
     points = points_of(report, name)
     if points is None:
-        return f"{name} calls the most probable label"
+        return "calls the most probable label"
     calls = ", ".join(f"{point.label} from {number(point.threshold)} on (rule: {point.rule})" for point in points)
-    return f"{name} calls {calls or f'a finding from {DEFAULT_THRESHOLD:g} on'}"
+    return f"calls {calls or f'a finding from {DEFAULT_THRESHOLD:g} on'}"
 
 
 class _Columns:

@@ -74,8 +74,7 @@ def _kind_table(report: Report, flips: dict[str, tuple[Flip, ...]]) -> str:
     head = "".join(f"<th>{esc(kind)}{_direction(kind)}</th>" for kind in kinds) + "<th>McNemar’s<br>p</th>"
     rows = []
     for name, several in flips.items():
-        findings = dict.fromkeys(flip.finding for flip in several) if report.task.kind == "multilabel" else {"": None}
-        for finding in findings or {"": None}:
+        for finding in report.task.findings if report.task.kind == "multilabel" else ("",):
             mine = [flip for flip in several if not finding or flip.finding == finding]
             counts = Counter(flip.kind for flip in mine)
             label = f'<span class="sub">{esc(finding)}</span>' if finding else ""

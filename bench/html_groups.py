@@ -92,7 +92,7 @@ def _plot(policy: Policy, compared: Sequence[Comparison]) -> str:
     )
     overall = {found.finding: found.margin for found in compared if not found.subgroup}
     rows, heading, several = [], ("", ""), len({found.finding for found in compared}) > 1
-    for found in sorted(compared, key=lambda found: bool(found.subgroup)):
+    for found in _ordered(policy, compared):
         column = column_of(policy, found.subgroup) if found.subgroup else ""
         here = (column, found.finding if found.subgroup else "")
         if found.subgroup and here != heading:
@@ -106,6 +106,17 @@ def _plot(policy: Policy, compared: Sequence[Comparison]) -> str:
         + _worst(metric, compared)
         + _unjudged(compared)
     )
+
+
+def _ordered(policy: Policy, compared: Sequence[Comparison]) -> list[Comparison]:
+    """All cases of every finding first, then column by column and in each finding by finding."""
+    columns = ["", *(rule.column for rule in policy.subgroups)]
+    findings = list(dict.fromkeys(found.finding for found in compared))
+
+    def place(found: Comparison) -> tuple[bool, int, int]:
+        return bool(found.subgroup), columns.index(column_of(policy, found.subgroup)), findings.index(found.finding)
+
+    return sorted(compared, key=place)
 
 
 def _row(found: Comparison, span: tuple[float, float], reference: float | None) -> str:
@@ -125,16 +136,18 @@ def _worst(metric: Metric, compared: Sequence[Comparison]) -> str:
     worst = worst_group(compared)
     if worst is None:
         return ""
-    covered = len({found.subgroup for found in compared if found.subgroup and has_interval(found)})
+    covered = sum(bool(found.subgroup) and has_interval(found) for found in compared)
+    several = len({found.finding for found in compared}) > 1
     confidence = f"{100 * (1 + worst.difference.level) / 2:g}%"
+    each = " (by finding)" if several else ""
     errors = metric in LOWER_IS_BETTER
     bound = worst.difference.high if errors else worst.difference.low
     margin = f"; the margin is {margin_text(metric, worst.margin)}" if worst.margin is not None else ""
-    of_finding = f" of {worst.finding}" if worst.finding and len({found.finding for found in compared}) > 1 else ""
+    of_finding = f" of {worst.finding}" if worst.finding and several else ""
     sentence = (
-        f"{METRIC_NAMES[metric]}{of_finding}, {worst.subgroup}: whichever of the {covered} groups with an interval "
-        "is truly "
-        f"worst, its difference is {'at most' if errors else 'at least'} {signed(bound)} with {confidence} "
+        f"{METRIC_NAMES[metric]}{of_finding}, {worst.subgroup}: whichever of the {covered} groups{each} with an "
+        f"interval is truly worst, its difference is {'at most' if errors else 'at least'} {signed(bound)} with "
+        f"{confidence} "
         f"confidence{margin}."
     )
     return f'<p class="worst"><b>Worst group.</b> {esc(sentence)}</p>'

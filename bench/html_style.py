@@ -164,6 +164,7 @@ figure { margin: 0 0 8px; } figcaption { font-size: 13.5px; font-weight: 600; ma
 dl { display: grid; grid-template-columns: 190px 1fr; gap: 0; margin: 8px 0 0; font-size: 13.5px; }
 dt { color: var(--muted); padding: 6px 16px 6px 0; border-bottom: 1px solid var(--hair); }
 dd { margin: 0; padding: 6px 0; border-bottom: 1px solid var(--hair); overflow-wrap: anywhere; }
+.rules { margin: 6px 0 18px; }
 dd code, code { font: 12.5px var(--mono); } dd ol { margin: 0; padding-left: 1.3em; }
 a { color: #005a8c; text-decoration-thickness: 1px; text-underline-offset: 2px; }
 .part { margin: 76px 0 -26px; padding: 14px 0 0; border-top: 4px solid var(--ink); display: flex; gap: 22px;

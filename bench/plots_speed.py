@@ -14,7 +14,7 @@ from medfm_compress.bench.plots import Axis, line, log_grid, mark, series_class,
 
 DOTS = 160
 _NAMES_END, _WIDTH, _STEP = 190, 900, 42
-_LABELS_LEFT_FROM = 640
+_NAME_ROOM, _LONGEST_NAME = 220, 32
 
 
 class Samples(NamedTuple):
@@ -87,7 +87,7 @@ def pareto_plot(contestants: Sequence[Contestant], *, title: str) -> str:
     parts = [log_grid(x_axis, y_axis.stop, foot)]
     for tick in ticks(y_axis.low, y_axis.high):
         place = y_axis.at(tick)
-        parts += [line(left, place, width - 20, place, "grid"), text(left - 8, place + 4, f"{tick:.3g}", "tick end")]
+        parts += [line(left, place, x_axis.stop, place, "grid"), text(left - 8, place + 4, f"{tick:.3g}", "tick end")]
     best = front([(found.latency_ms.estimate, found.auroc.estimate) for found in contestants])
     parts.append(_front_line([contestants[number] for number in best], x_axis, y_axis))
     labels = _label_heights([(x_axis.at(c.latency_ms.estimate), y_axis.at(c.auroc.estimate)) for c in contestants])
@@ -95,8 +95,8 @@ def pareto_plot(contestants: Sequence[Contestant], *, title: str) -> str:
         parts.append(_contestant(found, x_axis, y_axis, beaten=number not in best))
     for number, found in enumerate(contestants):  # Over all marks and lines.
         parts.append(_label(found, x_axis, y_axis, beaten=number not in best, label_y=labels[number]))
-    parts.append(text((left + width) / 2, foot + 38, "median latency of the session in ms, logarithmic", "axis middle"))
-    parts.append(upright(14, foot / 2 + 6, "AUROC"))
+    words = "median latency of the session in ms, logarithmic"
+    parts += [text((left + x_axis.stop) / 2, foot + 38, words, "axis middle"), upright(14, foot / 2 + 6, "AUROC")]
     return svg(width, height, title, "".join(parts), "drawing pareto")
 
 
@@ -105,8 +105,8 @@ def _pareto_axes(contestants: Sequence[Contestant], left: float, width: float, f
     areas = [v for c in contestants for v in (c.auroc.low, c.auroc.high, c.auroc.estimate)]
     times, areas = ([v for v in values if math.isfinite(v)] for values in (times, areas))
     air = 0.12 * max(max(areas) - min(areas), 0.01)
-    # Room on the right for the name of the slowest.
-    x_axis = Axis(min(t for t in times if t > 0) / 1.3, max(times) * 1.9, left, width - 20, log=True)
+    # Names stand to the right of their marks: room for that of the slowest.
+    x_axis = Axis(min(t for t in times if t > 0) / 1.3, max(times) * 1.1, left, width - _NAME_ROOM, log=True)
     return x_axis, Axis(max(min(areas) - air, 0.0), min(max(areas) + air, 1.0), foot, 14)
 
 
@@ -141,10 +141,10 @@ def _contestant(found: Contestant, x_axis: Axis, y_axis: Axis, *, beaten: bool) 
 
 def _label(found: Contestant, x_axis: Axis, y_axis: Axis, *, beaten: bool, label_y: float) -> str:
     x, y = x_axis.at(found.latency_ms.estimate), y_axis.at(found.auroc.estimate)
-    side = -1 if x > _LABELS_LEFT_FROM else 1
-    far, style = abs(label_y - y) > 12, f"row-name{' end' if side < 0 else ''}{' dim' if beaten else ''}"
-    leader = line(x + 7 * side, y + (4 if label_y > y else -4), x + 13 * side, label_y, "leader") if far else ""
-    return leader + text(x + 14 * side, label_y + 4, found.name, style)
+    far = abs(label_y - y) > 12
+    leader = line(x + 7, y + (4 if label_y > y else -4), x + 13, label_y, "leader") if far else ""
+    name = found.name if len(found.name) <= _LONGEST_NAME else found.name[: _LONGEST_NAME - 1] + "…"
+    return leader + text(x + 14, label_y + 4, name, "row-name dim" if beaten else "row-name")
 
 
 def _label_heights(places: Sequence[tuple[float, float]], room: float = 15, reach: float = 210) -> list[float]:
