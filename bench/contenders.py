@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from medfm_compress.bench.calibrate import calibrate
 from medfm_compress.bench.inference import Folders, evaluate_contender
 from medfm_compress.bench.measure import Contender, Plan, Progress
 from medfm_compress.bench.operating_points import choose_operating_points
@@ -90,15 +91,18 @@ def variant_contenders(
 def with_points(
     contender: Contender, rule: str, study: Study, plan: Plan, folder: Folders, tell: Progress
 ) -> Contender:
-    """``contender`` with operating points by ``rule``, chosen on its own validation scores, if it lacks them.
+    """``contender`` with a temperature and operating points of its own, decided on validation cases, if it lacks them.
 
-    A study without validation cases leaves it as it is.
+    They come about as those of a bundle do (see `calibrate`), so that neither side is held against scores that nobody
+    calibrated. A study without validation cases leaves it as it is.
     """
     cases = tuple(case for case in study.split("val") if case.target)
     if contender.task.operating_points or not rule or not cases:
         return contender
     evaluation = evaluate_contender(contender, study, cases, plan, folder, tell)
-    return with_task_points(contender, choose_operating_points(evaluation, rule=rule))
+    found = calibrate(evaluation, contender.task)
+    points = choose_operating_points(found.evaluation, rule=rule)
+    return with_task_points(msgspec.structs.replace(contender, task=found.task), points)
 
 
 def with_task_points(contender: Contender, points: tuple[OperatingPoint, ...]) -> Contender:
