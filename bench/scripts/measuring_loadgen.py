@@ -24,7 +24,7 @@ from medfm_compress.bench.load import run_scenario
 from medfm_compress.bench.machine import Machine, describe_machine
 from medfm_compress.bench.measure import Contender, Plan, measure
 from medfm_compress.bench.regression import Slowdown, geometric_mean_ratio, measure_slowdown
-from medfm_compress.bench.scenario import SCENARIOS, LoadPlan, ScenarioName
+from medfm_compress.bench.scenario import SCENARIOS, Harness, LoadPlan, ScenarioName
 from medfm_compress.bench.types import Interval
 from medfm_compress.bench.worker import timed_ms
 from medfm_compress.runtime.bundle import Bundle
@@ -37,6 +37,7 @@ SPEC = ImageSpec(height_px=128, width_px=128, colour="grey", mean=(0.5,), std=(0
 TASK = Task(kind="binary", labels=("normal", "finding"))
 LAYERS, HEAVIER = 8, 9
 WIDTH = 32
+HARNESSES: tuple[Harness, ...] = ("loadgen", "plain")
 SHORT_INFERENCE_MS = 5.0
 ORT = "medfm_compress.runtime.sessions.onnxruntime:open_session"
 
@@ -85,8 +86,7 @@ def agreement(
     """One row a percentile: LoadGen's and the plain mode's median over processes, their spread, and the ratio."""
     found: dict[str, list[tuple[float, ...]]] = {"loadgen": [], "plain": []}
     for pair in range(pairs):
-        harnesses = ("loadgen", "plain") if pair % 2 == 0 else ("plain", "loadgen")
-        for harness in harnesses:
+        for harness in HARNESSES if pair % 2 == 0 else HARNESSES[::-1]:
             tell(f"{scenario}, pair {pair + 1} of {pairs}, {harness}")
             # Another seed for each pair, or one draw of arrivals would decide.
             run = run_scenario(contender, scenario, harness, msgspec.structs.replace(plan, seed=pair))
@@ -167,8 +167,8 @@ Reproduce with
 
 ## LoadGen and the plain mode agree
 
-One thread, {pairs} pairs of fresh processes of {seconds:g} s each (LoadGen first in one pair, the plain mode first in the
-next). Median over processes (quartiles); the ratio plain / LoadGen is a geometric mean over pairs with its 95% t
+One thread, {pairs} pairs of fresh processes of {seconds:g} s each (LoadGen first in one pair, the plain mode first in
+the next). Median over processes (quartiles); the ratio plain / LoadGen is a geometric mean over pairs with its 95% t
 interval. `server` gets half of the rate that the engine can answer one by one; the two draw their arrivals from
 generators of their own, so its tail differs from pair to pair.
 
