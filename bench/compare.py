@@ -1,9 +1,9 @@
 """Compare a variant with its teacher on the same cases: every metric of every finding, paired, clustered by patient.
 
-AUROC has a closed form (`stats.auroc_difference`). Accuracy, sensitivity and specificity have Tango's score interval
-wherever every patient counts once in the denominator. All else is bootstrapped with resamples that teacher and variant
-share: shares as in `stats.bootstrap_difference`, errors by `stats.bootstrap`. Three cases have no usable interval and
-are handled before one is computed:
+AUROC has a closed form (`stats.auroc_difference`). Accuracy, sensitivity, specificity and their balanced mean have
+Tango's score interval wherever every patient counts once in the denominator. All else is bootstrapped with resamples
+that teacher and variant share: shares as in `stats.bootstrap_difference`, errors by `stats.bootstrap`. Three cases have
+no usable interval and are handled before one is computed:
 
 - Too few patients for the policy: the widest interval possible stands in its place, and the reason with it.
 - The two models' probabilities agree within `SAME_OUTPUT` on every case: the difference is 0, with no width.
@@ -29,6 +29,7 @@ from medfm_compress.bench.evaluate import check_evaluation, number_clusters
 from medfm_compress.bench.stats import bootstrap
 from medfm_compress.bench.stats.auroc import area_interval, clustered_areas
 from medfm_compress.bench.stats.auroc_difference import area_difference, p_area_below
+from medfm_compress.bench.stats.balanced_accuracy import Pairs, balanced_difference, joined, p_balanced_below
 from medfm_compress.bench.stats.bootstrap_difference import change, p_share_below, share_difference
 from medfm_compress.bench.stats.metrics import LOG_CLIP, Sample, WeightedMetrics
 from medfm_compress.bench.stats.proportions import wilson
@@ -50,6 +51,7 @@ __all__ = ["Confusion", "check_same_cases", "compare", "confusion", "confusion_m
 
 SAME_OUTPUT = 1e-4
 TIE = 1e-12
+METHOD_OWN = "Wilson, sensitivity and specificity joined"
 Integers = NDArray[np.int64]
 
 
@@ -233,9 +235,9 @@ def _without_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict
 def _with_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict[Metric, _Answer]:
     answers: dict[Metric, _Answer] = {"auroc": _compare_areas(question)} if "auroc" in metrics else {}
     for metric in metrics:
-        right = _pairs(metric, question.sample)
-        if right is not None and right.shape[1]:
-            answers[metric] = _compare_pairs(question, metric, right)
+        answer = _compare_balanced(question) if metric == "balanced_accuracy" else _compare_pairs(question, metric)
+        if answer is not None:
+            answers[metric] = answer
     left = tuple(metric for metric in metrics if metric not in answers)
     return answers | _compare_counted(question, left) if left else answers
 
@@ -253,15 +255,41 @@ def _pairs(metric: Metric, sample: Sample) -> NDArray[np.bool_] | None:
     return right
 
 
-def _compare_pairs(question: _Question, metric: Metric, right: NDArray[np.bool_]) -> _Answer:
-    level, count = _level(question.policy), right.shape[1]
-    gained, lost = int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum())
-    own = [wilson(int(model.sum()), count, level) for model in right]
-    difference = _no_difference(level) if question.same else tango(gained, lost, count, level)
+def _compare_pairs(question: _Question, metric: Metric) -> _Answer | None:
+    right = _pairs(metric, question.sample)
+    if right is None or not right.shape[1]:
+        return None
+    level, counts = _level(question.policy), _discordant(right)
+    own = [wilson(int(model.sum()), counts[2], level) for model in right]
     required = _requirement(question, metric)
-    if required is None:
-        return _Answer(own[0], own[1], difference)
-    p_worse = 1.0 if question.same else p_tango_below(gained, lost, count, -required.margin)
+    p_worse = p_tango_below(*counts, -required.margin) if required else None
+    return _decided(question, own, tango(*counts, level), p_worse)
+
+
+def _compare_balanced(question: _Question) -> _Answer | None:
+    """Balanced accuracy, where sensitivity and specificity come from different patients, each with one case."""
+    sample, level = question.sample, _level(question.policy)
+    rights = [_pairs(metric, sample) for metric in ("sensitivity", "specificity")]
+    if _pairs("accuracy", sample) is None or any(right is None or not right.shape[1] for right in rights):
+        return None
+    given = [right for right in rights if right is not None]
+    first, second = ([wilson(int(model.sum()), len(model), level) for model in right] for right in given)
+    own = [joined(*parts, METHOD_OWN) for parts in zip(first, second, strict=True)]
+    counts = [_discordant(right) for right in given]
+    required = _requirement(question, "balanced_accuracy")
+    p_worse = p_balanced_below(counts[0], counts[1], -required.margin) if required else None
+    return _decided(question, own, balanced_difference(counts[0], counts[1], level), p_worse)
+
+
+def _discordant(right: NDArray[np.bool_]) -> Pairs:
+    """Pairs gained, pairs lost, and all."""
+    return int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum()), right.shape[1]
+
+
+def _decided(question: _Question, own: list[Interval], difference: Interval, p_worse: float | None) -> _Answer:
+    """The answer; for equal outputs no difference, which is never worse than a margin."""
+    if question.same:
+        return _Answer(own[0], own[1], _no_difference(difference.level), None if p_worse is None else 1.0)
     return _Answer(own[0], own[1], difference, p_worse)
 
 
@@ -289,11 +317,9 @@ def _compare_areas(question: _Question) -> _Answer:
     sample, level = question.sample, _level(question.policy)
     areas = clustered_areas(sample.scores, sample.truth, sample.clusters)
     own = [area_interval(areas, model, level) for model in (0, 1)]
-    difference = _no_difference(level) if question.same else area_difference(areas, level)
     required = _requirement(question, "auroc")
-    if required is None:
-        return _Answer(own[0], own[1], difference)
-    return _Answer(own[0], own[1], difference, 1.0 if question.same else p_area_below(areas, -required.margin))
+    p_worse = p_area_below(areas, -required.margin) if required else None
+    return _decided(question, own, area_difference(areas, level), p_worse)
 
 
 def _compare_resampled(question: _Question, metric: Metric, values: bootstrap.Resampled) -> _Answer:
@@ -305,13 +331,12 @@ def _compare_resampled(question: _Question, metric: Metric, values: bootstrap.Re
     found = bootstrap.interval(change(values), level) if errors else share_difference(values, level)
     estimate = float(change(values).estimate)
     widened = _widened(found, estimate, level, pairs, (-most, most))
-    difference = _no_difference(level) if question.same else widened
-    required = _requirement(question, metric)
-    if required is None:
-        return _Answer(own[0], own[1], difference)
-    gain = change(values).of(lambda v: -v)
-    p_worse = bootstrap.p_below(gain, -required.margin) if errors else p_share_below(values, -required.margin)
-    return _Answer(own[0], own[1], difference, p_worse)
+    required, p_worse = _requirement(question, metric), None
+    if required is not None and errors:
+        p_worse = bootstrap.p_below(change(values).of(lambda v: -v), -required.margin)
+    elif required is not None:
+        p_worse = p_share_below(values, -required.margin)
+    return _decided(question, own, widened, p_worse)
 
 
 def _widened(found: Interval | None, estimate: float, level: float, pairs: int, ends: tuple[float, float]) -> Interval:

@@ -25,7 +25,7 @@ from medfm_compress.bench.types import (
 from medfm_compress.runtime.errors import InputError
 
 MakeEvaluation = Callable[..., Evaluation]
-TANGO = ("accuracy", "sensitivity", "specificity")
+TANGO = ("accuracy", "sensitivity", "specificity", "balanced_accuracy")
 REQUIRED = tuple(metric for metric in METRICS if metric not in REPORTED_ONLY)
 POLICY = Policy(
     non_inferiority=tuple(NonInferiority(metric=metric, margin=0.05) for metric in REQUIRED), resamples=1000
@@ -121,6 +121,7 @@ def test_shares_of_single_cases_have_tangos_interval_and_no_other(make_evaluatio
         gained, lost = int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum())
         assert found[metric].difference == tango(gained, lost, int(which.sum()))
         assert found[metric].teacher.method == "Wilson"
+    assert found["balanced_accuracy"].difference.method.startswith("Tango")
     clustered = [changed(e, clusters=tuple(f"{n // 2}" for n in range(300))) for e in (teacher, variant)]
     again = by_metric(compare(*clustered, POLICY))
     assert all("bootstrap" in again[metric].difference.method for metric in TANGO)
