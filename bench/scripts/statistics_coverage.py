@@ -2,7 +2,7 @@
 
     python bench/scripts/statistics_coverage.py areas --studies 4000
     python bench/scripts/statistics_coverage.py shares --studies 1000
-    python bench/scripts/statistics_coverage.py bootstrapped --studies 500
+    python bench/scripts/statistics_coverage.py bootstrapped --studies 1000
 
 Every study draws patients whose latent score has a normal distribution, shifted where the finding is present; teacher
 and bundle share part of it. "passes" counts intervals wholly above the true difference: were that the margin, a bundle
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.stats.auroc import clustered_areas
 from medfm_compress.bench.stats.auroc_difference import area_difference
+from medfm_compress.bench.stats.balanced_accuracy import balanced_difference
 from medfm_compress.bench.stats.bootstrap import interval, resample
 from medfm_compress.bench.stats.bootstrap_difference import change, share_difference
 from medfm_compress.bench.stats.metrics import Sample, WeightedMetrics
@@ -164,8 +165,17 @@ def bootstrap_study(population: Population, rng: np.random.Generator) -> dict[Me
             expanded: ends(interval(change(values), 0.95)),
         }
         if metric not in LOWER_IS_BETTER:
-            found[metric]["**ours**: logit profile"] = ends(share_difference(values, 0.95))
+            name = "logit profile" if metric == "balanced_accuracy" else "**ours**: logit profile"
+            found[metric][name] = ends(share_difference(values, 0.95))
+    right = sample.decisions == sample.truth
+    counts = [discordant(right[:, sample.truth == label]) for label in (1, 0)]
+    found["balanced_accuracy"]["**ours**: Tango, joined"] = ends(balanced_difference(counts[0], counts[1], 0.95))
     return found
+
+
+def discordant(right: NDArray[np.bool_]) -> tuple[int, int, int]:
+    """Pairs gained, lost and all."""
+    return int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum()), right.shape[1]
 
 
 def share_study(cases: int, first: float, second: float, rng: np.random.Generator) -> Ends:
@@ -173,7 +183,7 @@ def share_study(cases: int, first: float, second: float, rng: np.random.Generato
     cuts = np.array([NormalDist().inv_cdf(share) for share in (first, second)])[:, None]
     latent = sqrt(0.7) * rng.normal(size=cases) + sqrt(0.3) * rng.normal(size=(2, cases))
     right = latent < cuts
-    gained, lost = int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum())
+    gained, lost, _ = discordant(right)
     error = sqrt(max(gained + lost - (gained - lost) ** 2 / cases, 0.0)) / cases
     values = right.astype(np.float64).T
 

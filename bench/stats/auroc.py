@@ -77,8 +77,9 @@ def auroc(scores: Floats, truth: Integers) -> float:
         truth: [n], 0 or 1.
 
     Raises:
-        InputError: one class is absent.
+        InputError: one class is absent, the lengths differ, or a score is not finite.
     """
+    _check(scores, truth)
     positive = _split(truth)
     positives = int(positive.sum())
     ranks = midranks(scores)[positive].sum()
@@ -94,8 +95,12 @@ def clustered_areas(scores: Floats, truth: Integers, clusters: Integers) -> Area
         clusters: [n], non-negative integers; equal numbers are one patient.
 
     Raises:
-        InputError: a class is absent, or stands in one cluster only, from which no variance can be learnt.
+        InputError: the lengths differ, a score is not finite, a class is absent, or it stands in one cluster only, from
+            which no variance can be learnt.
     """
+    _check(scores, truth)
+    if clusters.shape != truth.shape:
+        raise InputError(f"{len(clusters)} patient numbers and {len(truth)} cases; they must be as many")
     positive = _split(truth)
     m, n = int(positive.sum()), int((~positive).sum())
     size = int(clusters.max()) + 1
@@ -141,6 +146,13 @@ def _components(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Fl
     v10 = (ranks[positive] - midranks(scores[positive])) / n
     v01 = 1 - (ranks[~positive] - midranks(scores[~positive])) / m
     return v10, v01
+
+
+def _check(scores: Floats, truth: Integers) -> None:
+    if scores.shape[-1:] != truth.shape:
+        raise InputError(f"scores have shape {scores.shape} and truth {truth.shape}; they must be of the same cases")
+    if not np.isfinite(scores).all():
+        raise InputError(f"{int((~np.isfinite(scores)).sum())} scores are not finite; mend the model's output")
 
 
 def _split(truth: Integers) -> NDArray[np.bool_]:

@@ -167,3 +167,15 @@ def test_one_class_or_one_patient_of_a_class_is_refused() -> None:
         auroc(np.zeros(3), np.ones(3, dtype=np.int64))
     with pytest.raises(InputError, match="at least two patients"):
         clustered_areas(np.zeros((1, 6)), np.array([1, 1, 1, 0, 0, 0]), np.array([0, 0, 0, 1, 2, 3]))
+
+
+def test_scores_that_cannot_be_ranked_are_refused() -> None:
+    truth, cases = np.array([0, 1, 0, 1]), np.arange(4)
+    with pytest.raises(InputError, match="1 scores are not finite"):
+        clustered_areas(np.array([[0.1, np.nan, 0.2, 0.3]]), truth, cases)
+    with pytest.raises(InputError, match="of the same cases"):
+        auroc(np.zeros(3), truth)
+    with pytest.raises(InputError, match="as many"):
+        clustered_areas(np.zeros((1, 4)), truth, np.arange(3))
+    with pytest.raises(InputError, match="0 or 1"):
+        clustered_areas(np.zeros((1, 4)), np.array([0, 1, 2, 1]), cases)
