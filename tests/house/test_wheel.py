@@ -6,6 +6,11 @@ import zipfile
 from pathlib import Path
 
 ROOMS = ("compress", "export", "bench", "data", "runtime")
+SCRIPTS = "bench/scripts/"  # run by hand to write docs/results; no package, and not in the wheel
+
+
+def modules(root: Path, room: str) -> set[Path]:
+    return {path for path in (root / room).rglob("*.py") if not path.relative_to(root).as_posix().startswith(SCRIPTS)}
 
 
 def names(wheel: Path) -> set[str]:
@@ -15,16 +20,14 @@ def names(wheel: Path) -> set[str]:
 
 def test_wheel_has_exactly_the_tree_s_modules(wheel: Path, root: Path) -> None:
     face = {path.relative_to(root).as_posix() for path in (root / "medfm_compress").rglob("*.py")}
-    rooms = {
-        f"medfm_compress/{path.relative_to(root).as_posix()}" for room in ROOMS for path in (root / room).rglob("*.py")
-    }
+    rooms = {f"medfm_compress/{path.relative_to(root).as_posix()}" for room in ROOMS for path in modules(root, room)}
     packed = {name for name in names(wheel) if ".dist-info/" not in name}
     assert packed == {*face, *rooms, "medfm_compress/py.typed"}
 
 
 def test_every_folder_of_modules_is_a_package(root: Path) -> None:
     for top in ("medfm_compress", *ROOMS):
-        for path in (root / top).rglob("*.py"):
+        for path in modules(root, top):
             assert (path.parent / "__init__.py").is_file(), f"{path.parent} has no __init__.py"
 
 
