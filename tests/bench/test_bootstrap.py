@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -158,6 +160,21 @@ def test_the_size_of_the_chunks_has_no_say_in_the_result(monkeypatch: pytest.Mon
     monkeypatch.setattr(bootstrap, "CHUNK_VALUES", 1000)
     pieces = difference(sample, "f1", resamples=300)
     np.testing.assert_array_equal(whole.replicates, pieces.replicates)
+
+
+def test_memory_does_not_grow_with_the_number_of_resamples() -> None:
+    rng = np.random.default_rng(9)
+    truth = (rng.random(5000) < 0.3).astype(np.int64)
+    sample = Sample(rng.random((2, 5000)), rng.integers(0, 2, (2, 5000)), truth, np.arange(5000))
+    statistic = WeightedMetrics(sample, ("auprc", "brier", "accuracy"))
+    peaks = []
+    for resamples in (100, 800):
+        tracemalloc.start()
+        resample(statistic, truth, cases=5000, resamples=resamples, seed=(0,))
+        peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
+        tracemalloc.stop()
+    assert max(peaks) < 60
+    assert peaks[1] < 1.5 * peaks[0]
 
 
 def test_strata_and_pairs_hold_in_every_resample() -> None:
