@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from medfm_compress.bench.stats.auroc import clustered_areas
 from medfm_compress.bench.stats.auroc_difference import area_difference
 from medfm_compress.bench.stats.balanced_accuracy import balanced_difference
-from medfm_compress.bench.stats.bootstrap import interval, resample
+from medfm_compress.bench.stats.bootstrap import Weights, interval, resample
 from medfm_compress.bench.stats.bootstrap_difference import change, share_difference
 from medfm_compress.bench.stats.metrics import Sample, WeightedMetrics
 from medfm_compress.bench.stats.tango import tango
@@ -187,7 +187,7 @@ def share_study(cases: int, first: float, second: float, rng: np.random.Generato
     error = sqrt(max(gained + lost - (gained - lost) ** 2 / cases, 0.0)) / cases
     values = right.astype(np.float64).T
 
-    def means(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    def means(weights: Weights) -> NDArray[np.float64]:
         return np.asarray(weights @ values / cases)
 
     seed = (int(rng.integers(1 << 30)),)
