@@ -32,6 +32,7 @@ _NAMES = {
 _SAMPLE = re.compile(r'^\{"name":"Sample".*"ph":"b".*"ts":([\d.]+).*"query_seq":(\d+).*"complete_ns":(\d+)')
 _RESULT = re.compile(r"^Result is : (\w+)", re.MULTILINE)
 _COMPLAINTS = re.compile(r"^Recommendations:\n((?: \* .*\n)+)", re.MULTILINE)
+_POLL_MS = 1000  # its logging thread wakes so often even then, and would interrupt every other call of 5 ms
 _NO_AUDIT = "no-audit.config"
 
 
@@ -129,6 +130,7 @@ def _logs(loadgen: Any, folder: Path) -> Any:
     output.copy_summary_to_stdout = output.copy_detail_to_stdout = False
     settings.log_output = output
     settings.log_mode = loadgen.LoggingMode.EndOfTestOnly
+    settings.log_mode_async_poll_interval_ms = _POLL_MS
     settings.enable_trace = True
     return settings
 

@@ -146,13 +146,15 @@ def machine_line(machine: Machine, load_after: float) -> str:
     """The machine in one sentence."""
     libraries = ", ".join(f"{name} {version}" for name, version in machine.libraries.items() if name in SHOWN)
     return (
-        f"Machine: {machine.cpu_model}, {machine.allowed_cpus} CPUs ({', '.join(machine.cpu_flags)}), "
-        f"{machine.memory_bytes / 2**30:.0f} GiB, {machine.system}; Python {machine.python}, {libraries}. Load average "
-        f"{machine.load_average:.2f} before and {load_after:.2f} after."
+        f"Machine: {machine.cpu_model}, {machine.allowed_cpus} of {machine.logical_cpus} CPUs\n"
+        f"({', '.join(machine.cpu_flags)}),\n{machine.memory_bytes / 2**30:.0f} GiB, {machine.system}; "
+        f"Python {machine.python},\n{libraries}.\n"
+        f"Load average {machine.load_average:.2f} before and {load_after:.2f} after."
     )
 
 
 SHOWN = ("numpy", "onnxruntime", "openvino", "mlcommons-loadgen")
+REMARKS = "## What to read with care\n"
 TEXT = """# Measuring: does the ruler measure straight?
 
 Reproduce with
@@ -218,7 +220,8 @@ def main() -> None:
         ]
     chosen = f" --bundle {given.name}" if given else ""
     text = TEXT.format(
-        command=f"python bench/scripts/measuring_loadgen.py{chosen} --out {options.out}",
+        command=f"python bench/scripts/measuring_loadgen.py{chosen} --out {options.out} "
+        f"--pairs {options.pairs} --seconds {options.seconds:g}",
         machine=machine_line(before, describe_machine().load_average),
         model=described(served, given),
         pairs=options.pairs,
@@ -227,7 +230,14 @@ def main() -> None:
         cost=lines(cost),
         slowdowns=lines(slowdowns),
     )
-    write_atomically(options.out, text.encode())
+    write_atomically(options.out, (text + remarks(options.out)).encode())
+
+
+def remarks(path: Path) -> str:
+    """What people wrote at the end of an earlier result; it is kept."""
+    earlier = path.read_text(encoding="utf-8") if path.is_file() else ""
+    _, heading, said = earlier.partition(REMARKS)
+    return f"\n{heading}{said}" if heading else ""
 
 
 def described(contender: Contender, bundle: Path | None) -> str:
