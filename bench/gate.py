@@ -175,7 +175,7 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
             checks += _check_required(one, found.get(key), adjusted.get(key, 1.0), policy.alpha)
         near = next((entry for entry in evidence.fidelity if entry.variant == variant), None)
         checks += check_fidelity(policy.fidelity, near)
-        checks += check_budget(policy.budget, variant, evidence.measurements)
+        checks += check_budget(policy.budget, variant, evidence.measurements, evidence.slowdowns)
         outcome = _worst(check.outcome for check in checks)
         verdicts.append(VariantVerdict(variant=variant, outcome=outcome, checks=tuple(checks)))
     return Verdict(

@@ -219,6 +219,8 @@ def noise_reasons(machine: Machine, measurements: Sequence[Measurement]) -> tupl
     if machine.busy:
         reasons.append(f"the load was {machine.load_average:.1f} when the measurement began")
     for measurement in measurements:
+        if not measurement.warm_up_stable:
+            reasons.append(f"{measurement.name} had not settled after {measurement.warm_up_calls} warm-up calls")
         spread = round_spread(measurement)
         if spread > _NOISY_SPREAD:
             reasons.append(f"the rounds' medians of {measurement.name} spread by {100 * spread:.0f}%")

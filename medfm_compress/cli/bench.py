@@ -37,6 +37,7 @@ def bench(
     baseline: Annotated[
         Path | None, typer.Option(help="An earlier bundle: is this one slower? Interleaved pairs of processes.")
     ] = None,
+    pairs: Annotated[int, typer.Option(help="With --baseline: pairs of processes, at least 10.")] = 10,
     scenario: Annotated[
         list[str] | None,
         typer.Option(help="Load to put on teacher and variants: single-stream, multi-stream, offline, server; or all."),
@@ -74,6 +75,7 @@ def bench(
             others=_other_rows(teacher, threads, Path(scratch), wanted),
             opponents=tuple(against or ()),
             baseline=baseline,
+            pairs=pairs,
             scenarios=scenarios,
             harness=driver,
             load=LoadPlan(duration_s=seconds),
