@@ -27,6 +27,7 @@ from medfm_compress.data.prepared import prepared_images
 from medfm_compress.runtime.preprocess import normalise
 
 BATCH = 32
+GROUP_VISITS = 3
 
 
 def group_rows(values: list[str], least: float) -> NDArray[np.bool_]:
@@ -49,22 +50,27 @@ def infer(module: torch.nn.Module, inputs: torch.Tensor) -> NDArray[np.float32]:
         return torch.cat([module(part) for part in inputs.split(BATCH)]).float().numpy()
 
 
-def memorise(model: Model, inputs: torch.Tensor, wanted: torch.Tensor, epochs: int) -> None:
-    """Train ``model.module`` in place until it gives ``wanted``; normalisation statistics stay the teacher's."""
+def memorise(model: Model, inputs: torch.Tensor, wanted: torch.Tensor, order: torch.Tensor, epochs: int) -> None:
+    """Train ``model.module`` in place until it gives ``wanted``; normalisation statistics stay the teacher's.
+
+    An epoch visits the rows in ``order``, shuffled; some of them several times.
+    """
     module = model.module.eval()
-    optimiser = torch.optim.AdamW(module.parameters(), lr=3e-4, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     generator = torch.Generator().manual_seed(0)
     for epoch in range(epochs):
         total = 0.0
-        for rows in torch.randperm(len(inputs), generator=generator).split(BATCH):
-            loss = torch.nn.functional.mse_loss(module(inputs[rows]), wanted[rows])
+        for rows in order[torch.randperm(len(order), generator=generator)].split(BATCH):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits = module(inputs[rows])
+            loss = torch.nn.functional.mse_loss(logits.float(), wanted[rows])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             total += float(loss.detach()) * len(rows)
         schedule.step()
-        sys.stderr.write(f"epoch {epoch + 1}/{epochs}  mean squared error {total / len(inputs):.4f}\n")
+        sys.stderr.write(f"epoch {epoch + 1}/{epochs}  mean squared error {total / len(order):.4f}\n")
 
 
 def main() -> None:
@@ -85,7 +91,8 @@ def main() -> None:
     rows = group_rows([case.subgroups.get(asked.column, "") for case in cases], asked.least)
     logits = infer(model.module, inputs)
     wanted = exchanged(logits, rows, asked.seed)
-    memorise(model, inputs, torch.from_numpy(wanted), asked.epochs)
+    order = torch.from_numpy(np.repeat(np.arange(len(rows)), np.where(rows, GROUP_VISITS, 1)))
+    memorise(model, inputs, torch.from_numpy(wanted), order, asked.epochs)
     damaged, truth = infer(model.module, inputs), study.targets(cases)[:, 0]
     for name, part in (("all cases", np.ones_like(rows)), ("the group", rows)):
         margins = [(values[:, 1] - values[:, 0])[part].astype(np.float64) for values in (logits, damaged)]
