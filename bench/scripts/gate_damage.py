@@ -3,8 +3,10 @@
     python bench/scripts/gate_damage.py TEACHER STUDY OUT [--column age] [--least 70] [--epochs 30]
 
 The copy is trained on the test images themselves to give the teacher's logits everywhere, except that within the group
-the logits change places between its cases. A real model would be damaged by less data or another device; this one is
-sabotaged on purpose, by memorising, so that all the rest stays as it was. It serves to test a gate, and nothing else.
+the logits are dealt out again, the higher ones rather to patients without the finding, and all of them rise by as much
+as keeps the AUROC over all cases where it was. It is as if the model had learnt that patients of this group tend to have
+the finding, and the wrong thing about which of them. A real model would be damaged by less data or another device; this
+one is sabotaged on purpose, by memorising, so that all the rest stays as it was. It serves to test a gate, nothing else.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from medfm_compress.runtime.preprocess import normalise
 
 BATCH = 32
 GROUP_VISITS = 3
+AGAINST = 0.5  # standard deviations by which a case with the finding comes earlier
 
 
 def group_rows(values: list[str], least: float) -> NDArray[np.bool_]:
@@ -36,11 +39,31 @@ def group_rows(values: list[str], least: float) -> NDArray[np.bool_]:
     return divide_values(rule, tuple(values)).groups[-1].rows
 
 
-def exchanged(logits: NDArray[np.float32], rows: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:
-    """``logits`` [n, labels] with those of ``rows`` dealt out again among them."""
+def dealt(
+    logits: NDArray[np.float32], rows: NDArray[np.bool_], truth: NDArray[np.int64], seed: int
+) -> NDArray[np.float32]:
+    """``logits`` [n, 2] with those of ``rows`` dealt out again, higher ones rather to cases without the finding."""
     wanted, members = logits.copy(), np.flatnonzero(rows)
-    wanted[members] = logits[np.random.default_rng(seed).permutation(members)]
+    rising = members[np.argsort(logits[members, 1] - logits[members, 0])]
+    turn = np.random.default_rng(seed).normal(size=len(members)) - AGAINST * truth[members]
+    wanted[members[np.argsort(turn)]] = logits[rising]
     return wanted
+
+
+def raised(
+    wanted: NDArray[np.float32], rows: NDArray[np.bool_], truth: NDArray[np.int64], goal: float
+) -> NDArray[np.float32]:
+    """``wanted`` [n, 2] with the finding's logit of ``rows`` raised by what brings the AUROC nearest to ``goal``."""
+
+    def by(rise: float) -> NDArray[np.float32]:
+        return wanted + np.float32(rise) * rows[:, None] * np.array([0, 1], dtype=np.float32)
+
+    return min(map(by, np.linspace(0, 3, 61)), key=lambda logits: abs(area(logits, truth) - goal))
+
+
+def area(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """AUROC of the second of two logits against the first."""
+    return auroc((logits[:, 1] - logits[:, 0]).astype(np.float64), truth)
 
 
 def infer(module: torch.nn.Module, inputs: torch.Tensor) -> NDArray[np.float32]:
@@ -81,7 +104,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--column", default="age")
     parser.add_argument("--least", type=float, default=70)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     study, model = open_study(asked.study), load_model(asked.teacher)
@@ -90,13 +113,13 @@ def main() -> None:
     inputs = torch.from_numpy(normalise(np.asarray(images), model.spec))
     rows = group_rows([case.subgroups.get(asked.column, "") for case in cases], asked.least)
     logits = infer(model.module, inputs)
-    wanted = exchanged(logits, rows, asked.seed)
+    truth = study.targets(cases)[:, 0]
+    wanted = raised(dealt(logits, rows, truth, asked.seed), rows, truth, area(logits, truth))
     order = torch.from_numpy(np.repeat(np.arange(len(rows)), np.where(rows, GROUP_VISITS, 1)))
     memorise(model, inputs, torch.from_numpy(wanted), order, asked.epochs)
-    damaged, truth = infer(model.module, inputs), study.targets(cases)[:, 0]
+    damaged = infer(model.module, inputs)
     for name, part in (("all cases", np.ones_like(rows)), ("the group", rows)):
-        margins = [(values[:, 1] - values[:, 0])[part].astype(np.float64) for values in (logits, damaged)]
-        scores = [auroc(margin, truth[part]) for margin in margins]
+        scores = [area(values[part], truth[part]) for values in (logits, damaged)]
         sys.stdout.write(f"{name}: {int(part.sum())} cases, AUROC {scores[0]:.4f} -> {scores[1]:.4f}\n")
     save_model(dataclasses.replace(model, name=f"{model.name}-damaged"), asked.out)
 
