@@ -121,9 +121,10 @@ def explain(
     """Write ``explanations`` below ``out``: ``maps.npz``, ``agreement.json`` and ``origin.json``, all or none.
 
     The maps of each row of the agreement follow one another in ``maps.npz``, in the order of its cases: ``images``
-    uint8 ``[m, H, W, 3]``, ``teacher`` and ``variant`` float32 ``[m, H, W]``, each map stretched to [0, 1], which keeps
-    its ranks. H and W are the teacher's; a map of another size is resized bilinearly. The file holds images of
-    patients: it stays where the study may be.
+    uint8 ``[m, H, W, 3]``, ``teacher`` and ``variant`` float32 ``[m, H, W]``, each map stretched to [0, 1]: above 0.5
+    speaks for the finding and below it against, or from 0 on where maps have no sign (attention rollout). H and W are
+    the teacher's; a map of another size is resized bilinearly. The file holds images of patients: it stays where the
+    study may be.
 
     Args:
         bundle_path: whose variant is held against the teacher.
@@ -327,7 +328,14 @@ def _write_maps(path: Path, pictures: NDArray[np.uint8], maps: Sequence[FloatArr
 
 
 def _stretched(maps: FloatArray) -> FloatArray:
-    """Each map of ``[n, H, W]`` to [0, 1]; a constant one to 0."""
+    """Maps ``[n, H, W]`` of one network, each to [0, 1] in its own units, its ranks kept.
+
+    Where its maps have a sign, 0.5 stands for none: stretched from its lowest to its highest value, a map with
+    evidence against the finding alone would look hot all over.
+    """
+    if maps.min() < 0:
+        largest = np.abs(maps).max(axis=(1, 2), keepdims=True)
+        return np.asarray(0.5 + 0.5 * maps / np.where(largest > 0, largest, 1), np.float32)
     low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
     return np.asarray((maps - low) / np.where(high > low, high - low, 1), np.float32)
 

@@ -4,9 +4,9 @@
 
 The copy is trained on the test images themselves to give the teacher's logits everywhere, except that within the group
 the logits are dealt out again, the higher ones rather to patients without the finding, and all of them rise by as much
-as keeps the AUROC over all cases where it was. It is as if the model had learnt that patients of this group tend to have
-the finding, and the wrong thing about which of them. A real model would be damaged by less data or another device; this
-one is sabotaged on purpose, by memorising, so that all the rest stays as it was. It serves to test a gate, nothing else.
+as keeps the AUROC over all cases where it was: as if the model had learnt that patients of this group tend to have the
+finding, and the wrong thing about which of them. A real model would be damaged by less data or another device; this one
+is sabotaged on purpose, by memorising, so that all the rest stays as it was. It serves to test a gate, nothing else.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from medfm_compress.bench.evaluate import EvaluationTable
 from medfm_compress.bench.explanations import load_explanations, overlap, rank_correlation
 from medfm_compress.bench.occlusion import OcclusionOptions
 from medfm_compress.bench.types import Evaluation
-from medfm_compress.compress.explain import ExplainOptions, explain, on_grid, sample_positions
+from medfm_compress.compress.explain import ExplainOptions, _stretched, explain, on_grid, sample_positions
 from medfm_compress.compress.model import Architecture, Model, create_module, save_model
 from medfm_compress.data.open import open_study
 from medfm_compress.data.study import Case, Study
@@ -98,13 +98,20 @@ def test_what_is_written_fits_the_report(bundle: Path, folder: Path, study: Stud
     assert images.shape == (8, 32, 32, 3) and images.dtype == np.uint8
     for maps in (first, second):
         assert maps.shape == (8, 32, 32) and maps.dtype == np.float32
-        assert (maps.min(), maps.max()) == (0, 1)
+        assert maps.min() >= 0 and maps.max() <= 1
     # The stored maps give the stored figures: row after row, case after case.
     figures = [value for row in rows for value in row.rank_correlation]
     assert [rank_correlation(*pair) for pair in zip(first, second, strict=True)] == pytest.approx(figures, abs=1e-3)
     figures = [value for row in rows for value in row.overlap]
     assert [overlap(*pair) for pair in zip(first, second, strict=True)] == pytest.approx(figures, abs=1e-3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["explanations", "teacher"]
+
+
+def test_stretched_maps_keep_their_ranks_and_their_sign() -> None:
+    signed = np.array([[[-4, 0], [1, 2]], [[0, 0], [0, 0]]], np.float32)
+    np.testing.assert_allclose(_stretched(signed), [[[0, 0.5], [0.625, 0.75]], [[0.5, 0.5], [0.5, 0.5]]])
+    np.testing.assert_allclose(_stretched(signed + 5)[0], [[0, 4 / 6], [5 / 6, 1]])
+    assert (_stretched(signed + 5)[1] == 0).all()
 
 
 def test_networks_of_different_size_are_laid_on_the_teacher_s_grid(

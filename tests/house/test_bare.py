@@ -65,7 +65,10 @@ def test_runtime_imports_fast(bare: Any) -> None:
     assert best < START_S
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["gate", "--help"], ["doctor"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["run", "--help"], ["gate", "--help"], ["doctor"], ["gate", "--init", "policy.yaml"]],
+)
 def test_command_line_works(bare: Any, arguments: list[str]) -> None:
     done = bare.run("-m", "medfm_compress", *arguments)
     assert done.returncode == 0, done.stderr
