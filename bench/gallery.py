@@ -149,8 +149,10 @@ def _pair_section(folder: Path, teacher: Evaluation) -> str:
     rows = "".join(_pair(pair) for pair in pairs[:MOST_PAIRS])
     more = f" Shown are {MOST_PAIRS} of {len(pairs)}." if len(pairs) > MOST_PAIRS else ""
     return (
-        '<section><h2>Where the models look</h2><p class="lead">Attribution maps: lighter is more important to the '
-        "score. They suggest what drives a score and prove nothing about it, and two good models may look at different "
+        '<section><h2>Where the models look</h2><p class="lead">Attribution maps: lighter speaks for the finding, the '
+        "middle of the scale means nothing either way, darker speaks against it; attention rollout has no sign and "
+        "begins at the least attended place. They suggest what drives a score and prove nothing about it, and two "
+        "good models may look at different "
         f'places.{more}</p><div class="pairs">{rows}</div></section>'
     )
 

@@ -314,11 +314,15 @@ def _power(comparison: Comparison, loss: str, margin: float) -> str:
     found = reach(comparison.difference.standard_error, margin, alpha=alpha, power=POWER)
     if found.smallest_margin is None or found.times_patients is None:
         return f"how many more patients it takes is not known: {found.reason}"
-    needed = comparison.patients * max(found.times_patients, 1.0)
+    if found.times_patients <= 1:
+        return (
+            f"these {comparison.patients} patients would rule it out in over {100 * POWER:.0f}% of studies were the "
+            "two equal in truth, so the bundle is probably somewhat worse"
+        )
+    needed = comparison.patients * found.times_patients
     return (
         f"were the two equal in truth, {comparison.patients} such patients would rule out a {loss} of "
-        f"{found.smallest_margin:.3f} "
-        f"in {100 * POWER:.0f}% of studies, and {margin:.4g} would take about {needed:,.0f}"
+        f"{found.smallest_margin:.3f} in {100 * POWER:.0f}% of studies, and {margin:.4g} would take about {needed:,.0f}"
     )
 
 

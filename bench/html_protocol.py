@@ -128,7 +128,7 @@ def _statistics(report: Report) -> dict[str, str]:
     methods: dict[str, list[str]] = {}
     for found in report.comparisons:
         if not found.too_few and found.difference.method:
-            methods.setdefault(found.difference.method.partition(", t with ")[0], []).append(METRIC_NAMES[found.metric])
+            methods.setdefault(found.difference.method.partition(", t(")[0], []).append(METRIC_NAMES[found.metric])
     used = "; ".join(f"{method} ({', '.join(dict.fromkeys(names))})" for method, names in methods.items())
     return {
         "Difference": "Bundle minus teacher on the same cases, paired; patients, not images, are the independent unit.",

@@ -144,8 +144,8 @@ def bench_bundle(
             look for look in read_log(out) if (look.study_fingerprint, look.split) == (fingerprint, options.split)
         ),
     )
-    write_case_files(out, study, bundle.manifest.image_spec, evaluations)
-    write_report(report, out)
+    local = write_case_files(out, study, bundle.manifest.image_spec, evaluations)
+    write_report(report, out, local)
     return report
 
 
@@ -189,11 +189,14 @@ def measure_slowdowns(bundle: Bundle, options: BenchOptions, tell: Progress) -> 
     )
 
 
-def write_case_files(folder: Path, study: Study, spec: ImageSpec, evaluations: Sequence[Evaluation]) -> None:
-    """Write ``flips.csv`` and ``gallery.html``, which name cases and show images, and must stay at home."""
+def write_case_files(folder: Path, study: Study, spec: ImageSpec, evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
+    """Write ``flips.csv`` and ``gallery.html``, which name cases and show images, and must stay at home.
+
+    Returns the names of those that there was something to write for.
+    """
     teacher, *others = evaluations
-    write_flips(folder, teacher, others)
-    write_gallery(folder, study, spec, teacher, others)
+    written = write_flips(folder, teacher, others), write_gallery(folder, study, spec, teacher, others)
+    return tuple(path.name for path in written if path)
 
 
 def _log_entry(bundle: Bundle, policy: LoadedPolicy, fingerprint: str, split: str, cases: int) -> LoggedEvaluation:
@@ -207,10 +210,10 @@ def _log_entry(bundle: Bundle, policy: LoadedPolicy, fingerprint: str, split: st
     )
 
 
-def write_report(report: Report, out_dir: str | Path) -> None:
-    """Write ``report.json`` and, with the gate's verdict on it, ``report.html``."""
+def write_report(report: Report, out_dir: str | Path, local_files: Sequence[str] = ()) -> None:
+    """Write ``report.json`` and, with the gate's verdict on it, ``report.html``, which links to ``local_files``."""
     save_report(report, Path(out_dir) / REPORT_JSON)
-    write_atomically(Path(out_dir) / REPORT_HTML, render_html(report, judge(report)).encode())
+    write_atomically(Path(out_dir) / REPORT_HTML, render_html(report, judge(report), local_files).encode())
 
 
 def noise_reasons(machine: Machine, measurements: Sequence[Measurement]) -> tuple[str, ...]:
