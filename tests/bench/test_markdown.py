@@ -51,7 +51,7 @@ def judged(tiny: ModuleType, reports: ModuleType, policy: Policy = POLICY, **cha
     [
         ({}, "## ✅ Pass: tiny", ""),
         ({"shift": 1.5}, "## ❌ Fail: tiny", "significantly worse than the margin allows"),
-        ({"noise": 1.2}, "## ⚠️ Inconclusive: tiny", "such patients would rule out a drop of"),
+        ({"noise": 1.2}, "## ⚠️ Inconclusive: tiny", "of studies were the two equal in truth"),
     ],
 )
 def test_the_verdict_comes_first_and_its_reasons_after(tiny, reports, changes, title, reason) -> None:
