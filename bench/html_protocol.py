@@ -50,11 +50,12 @@ def looks_sentence(report: Report) -> str:
     if not looks:
         return "No log of evaluations is part of this report: how often this split has been looked at is not known."
     times = "once, for this report" if len(looks) == 1 else f"{len(looks)} times, this report included"
+    log = " That is what the log in this report's folder knows; looks that were logged elsewhere are not in it."
     models, policies = {look.model_digest for look in looks}, {look.policy_sha256 for look in looks}
     which = ""
     if len(looks) > 1:
         which = f" It saw {counted(len(models), 'model')} under {counted(len(policies), 'policy', 'policies')}."
-    return f"This {report.split} split has been looked at {times}.{which}"
+    return f"This {report.split} split has been looked at {times}.{which}{log}"
 
 
 def _required_row(entry: NonInferiority) -> str:
