@@ -300,7 +300,8 @@ pickle.load = pickle.loads = torch.load = refuse
 folder = Path({str(tmp_path)!r})
 model = load_model(folder / "pruned")
 io = load_file(folder / "io.safetensors")
-assert torch.equal(model.module(io["images"]), io["logits"])
+# Sums are ordered by the number of threads, which the two processes need not share.
+torch.testing.assert_close(model.module(io["images"]), io["logits"], rtol=0, atol=1e-5)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
