@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 import numpy as np
@@ -26,20 +26,7 @@ Metric = Literal[
     "log_loss",
     "ece",
 ]
-METRICS: tuple[Metric, ...] = (
-    "auroc",
-    "auprc",
-    "accuracy",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "ppv",
-    "npv",
-    "f1",
-    "brier",
-    "log_loss",
-    "ece",
-)
+METRICS: tuple[Metric, ...] = get_args(Metric)
 LOWER_IS_BETTER: frozenset[Metric] = frozenset({"brier", "log_loss", "ece"})
 """Errors: for them a rise is the loss, so a margin bounds the upper end of bundle − teacher."""
 REPORTED_ONLY: frozenset[Metric] = frozenset({"ece"})
