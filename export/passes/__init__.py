@@ -1,0 +1,1 @@
+"""Graph passes on ONNX, one a file; `pipeline` puts them in order."""
