@@ -172,16 +172,16 @@ class _Writer:
 
     def _layer(self, layer: Layer) -> None:
         scale = self._scales.get(layer.input)
-        bias = constant(layer.bias) if self._placement.biases and scale is not None else None
-        if bias is not None and (bias.ndim != 1 or not _takes_int32_bias(layer)):
-            bias = None
-        least = None if bias is None else least_scales(bias, float(scale or 0))
+        bias = layer.bias if self._placement.biases and scale is not None else None
+        least = None
+        if bias is not None and scale is not None:
+            least = least_scales(bias.values, float(scale))
         weight, scales = self._weight(layer, least)
         layer.node.replace_input_with(1, weight)
-        if bias is not None and scale is not None and bias.size == scales.size:
-            values, steps = quantize_bias(bias, float(scale), scales)
-            name = f"{layer.name}_bias"
-            layer.node.replace_input_with(2, self._dequantized(name, values, steps, 0, layer.node))
+        if bias is not None and scale is not None and bias.values.size == scales.size:
+            values, steps = quantize_bias(bias.values, float(scale), scales)
+            added = self._dequantized(f"{layer.name}_bias", values, steps, 0)
+            bias.node.replace_input_with(bias.index, added)
 
     def _weight(self, layer: Layer, least: NDArray[np.float64] | None) -> tuple[ir.Value, NDArray[np.float32]]:
         """Layers that share a float weight share the int8 one, unless a bias asks for larger scales."""
@@ -194,12 +194,12 @@ class _Writer:
         if (name, layer.axis) in self._weights and np.array_equal(self._weights[name, layer.axis][1], scales):
             return self._weights[name, layer.axis]
         unique = name if (name, layer.axis) not in self._weights else f"{name}_{layer.name}"
-        made = self._dequantized(unique, values, scales, layer.axis, layer.node), scales
+        made = self._dequantized(unique, values, scales, layer.axis), scales
         self._weights.setdefault((name, layer.axis), made)
         return made
 
     def _dequantized(
-        self, name: str, values: NDArray[np.int8 | np.int32], scales: NDArray[np.float32], axis: int, user: ir.Node
+        self, name: str, values: NDArray[np.int8 | np.int32], scales: NDArray[np.float32], axis: int
     ) -> ir.Value:
         import onnx_ir as ir
 
@@ -220,7 +220,3 @@ class _Writer:
         value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self._graph.register_initializer(value)
         return value
-
-
-def _takes_int32_bias(layer: Layer) -> bool:
-    return layer.node.op_type in ("Conv", "Gemm") and (layer.bias is None or len(layer.bias.shape or ()) == 1)

@@ -1,8 +1,8 @@
 """Layers with constant weights, and their symmetric INT8 weights with one scale a channel of the output.
 
 For a weight ``w`` of channel ``c``: ``scale_c = max|w| / limit``, ``q = round(w / scale_c)``, with ``limit`` 127, or 63
-for 7-bit weights. Two products of an unsigned byte with a 7-bit weight stay below 2·255·63 < 2¹⁵, so ``vpmaddubsw``, which
-adds pairs in 16 bits on CPUs without VNNI, cannot saturate.
+for 7-bit weights. Two products of an unsigned byte with a 7-bit weight stay below 2·255·63 < 2¹⁵, so
+``vpmaddubsw``, which adds pairs in 16 bits on CPUs without VNNI, cannot saturate.
 """
 
 from __future__ import annotations
@@ -49,9 +49,23 @@ class Layer(NamedTuple):
         return value
 
     @property
-    def bias(self) -> ir.Value | None:
-        """The third input, where there is one."""
-        return self.node.inputs[2] if len(self.node.inputs) > 2 else None
+    def bias(self) -> Bias | None:
+        """Where the constant ``[channels]`` is added: in the layer itself, or in the Add that alone reads a MatMul."""
+        if self.node.op_type != "MatMul":
+            return _bias(self.node, 2)
+        result = self.node.outputs[0]
+        uses = list(result.uses())
+        if len(uses) != 1 or uses[0].node.op_type != "Add" or result.is_graph_output():
+            return None
+        return _bias(uses[0].node, 1 - uses[0].idx)
+
+
+class Bias(NamedTuple):
+    """Input ``index`` of ``node`` is the constant ``values``, float32 ``[channels]``."""
+
+    node: ir.Node
+    index: int
+    values: NDArray[np.float32]
 
 
 class QuantizedWeight(NamedTuple):
@@ -130,6 +144,11 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """The value of an attribute, or ``default``."""
     found = node.attributes.get(name)
     return default if found is None else found.value
+
+
+def _bias(node: ir.Node, index: int) -> Bias | None:
+    values = constant(node.inputs[index]) if len(node.inputs) > index else None
+    return Bias(node, index, values) if values is not None and values.ndim == 1 else None
 
 
 def _is_plain(node: ir.Node) -> bool:
