@@ -10,26 +10,50 @@ import typer
 from medfm_compress.cli import console
 
 if TYPE_CHECKING:
-    from medfm_compress.compress.quantize import Candidate, Quantized
+    from medfm_compress.compress.int8.candidate import Candidate
+    from medfm_compress.compress.quantize import Quantized
 
 
 def quantize(
     bundle: Annotated[Path, typer.Argument(help="A .medfm file with FP32 variants.")],
     study: Annotated[Path, typer.Option(help="Study: training cases calibrate, validation cases judge.")],
     out: Annotated[Path, typer.Option(help="The .medfm file to write.")],
+    targets: Annotated[
+        str, typer.Option(help="Where it will run, e.g. openvino:cpu,onnxruntime:cpu; all that the bundle has if empty.")
+    ] = "",
     samples: Annotated[int, typer.Option(help="Calibration cases.")] = 300,
     seed: Annotated[int, typer.Option(help="Which cases are drawn.")] = 0,
+    error_limit: Annotated[float, typer.Option(help="Largest relative logit error on validation cases.")] = 0.05,
+    auroc_limit: Annotated[float, typer.Option(help="Largest fall of AUROC on validation cases.")] = 0.02,
+    time_budget: Annotated[
+        float, typer.Option(help="Seconds a target after which no candidate is begun; 0 tries one INT8 candidate.")
+    ] = 300.0,
+    threads: Annotated[int, typer.Option(help="Threads of the sessions that are timed.")] = 1,
     keep_fp32: Annotated[bool, typer.Option("--keep-fp32", help="Keep FP32 as fall-back for other CPUs.")] = False,
+    reduced_range: Annotated[bool, typer.Option(help="Ship 7-bit weights beside, for CPUs without VNNI.")] = True,
+    optimised: Annotated[bool, typer.Option(help="Ship ONNX Runtime's graph as optimised for this CPU class.")] = True,
     rechoose: Annotated[
-        bool, typer.Option(help="Choose thresholds anew for each INT8 variant, on validation cases.")
+        bool, typer.Option(help="Choose thresholds anew for each new variant, on validation cases.")
     ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Quantize a bundle to INT8; only candidates that are faithful and faster than FP32 are kept."""
+    """Quantize a bundle: of many candidates for each target, the fastest within the limits of fidelity is kept."""
     from medfm_compress import steps
     from medfm_compress.compress.quantize import QuantizeOptions
 
-    options = QuantizeOptions(samples=samples, seed=seed, keep_fp32=keep_fp32, rechoose=rechoose)
+    options = QuantizeOptions(
+        samples=samples,
+        seed=seed,
+        targets=tuple(part.strip() for part in targets.split(",") if part.strip()),
+        error_limit=error_limit,
+        auroc_limit=auroc_limit,
+        time_budget_s=time_budget,
+        threads=threads,
+        keep_fp32=keep_fp32,
+        reduced_range=reduced_range,
+        optimised=optimised,
+        rechoose=rechoose,
+    )
     quantized = steps.quantize(study, bundle, options, console.progress, out)
     if json:
         console.emit_json(_as_json(quantized))
@@ -48,14 +72,17 @@ def _as_json(quantized: Quantized) -> dict[str, Any]:
 
 
 def _tell(quantized: Quantized, out: Path) -> None:
-    headers = ["variant", "method", "p50 ms", "speed-up", "logit error", "MB", "outcome"]
+    headers = ["target", "method", "p50 ms", "speed-up", "logit error", "MB", "outcome"]
     console.table(headers, [_row(candidate) for candidate in quantized.candidates])
+    console.say("* no other candidate is both faster and more faithful")
     if not quantized.applied:
-        console.say("INT8 did not apply: no candidate is both faithful and faster than FP32; the bundle keeps FP32.")
+        console.say("Nothing applied: no candidate is both faithful and faster than FP32; the bundle keeps FP32.")
     console.say(f"wrote {out}")
 
 
 def _row(candidate: Candidate) -> list[str]:
+    if not candidate.variant:
+        return [candidate.target, candidate.method, "–", "–", "–", "–", f"does not apply: {candidate.reason}"]
     outcome = f"{'kept' if candidate.kept else 'refused'}: {candidate.reason}"
     figures = ["–"] * 4
     if candidate.p50_ms:
@@ -65,4 +92,5 @@ def _row(candidate: Candidate) -> list[str]:
             f"{candidate.relative_logit_error:.4f}",
             f"{candidate.size_bytes / 1e6:.2f}",
         ]
-    return [candidate.variant, candidate.method, *figures, outcome]
+    star = "*" if candidate.pareto else ""
+    return [candidate.target, candidate.method + star, *figures, outcome]

@@ -1,0 +1,125 @@
+"""Make INT8 candidates of one graph: one calibration, shared by every backend, method and placement.
+
+Order: SmoothQuant and bias correction on the portable graph, then the backend's own passes, then Q/DQ where the backend
+wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import lru_cache, partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.compress.int8 import placement_onnxruntime, placement_openvino
+from medfm_compress.compress.int8.bias_correction import correct_biases
+from medfm_compress.compress.int8.dynamic import quantize_dynamic
+from medfm_compress.compress.int8.method import Method
+from medfm_compress.compress.int8.qdq import Placement, write_qdq
+from medfm_compress.compress.int8.ranges import Range, estimate_ranges
+from medfm_compress.compress.int8.sensitivity import rank_layers
+from medfm_compress.compress.int8.smoothquant import Smoothed, smooth
+from medfm_compress.compress.int8.statistics import Statistics
+from medfm_compress.export.openvino_ir import to_openvino_ir
+from medfm_compress.export.passes.pipeline import for_onnxruntime
+from medfm_compress.export.passes.read import read_graph
+from medfm_compress.runtime.manifest import Backend
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+DYNAMIC = "dynamic"
+
+
+class Place(Protocol):
+    """Chooses where Q/DQ goes in a graph; layers named in ``exclude`` stay in float."""
+
+    def __call__(self, model: ir.Model, exclude: Collection[str] = (), *, reduced: bool = False) -> Placement:
+        """The placement."""
+        ...
+
+
+PLACEMENTS: MappingProxyType[Backend, MappingProxyType[str, Place]] = MappingProxyType(
+    {
+        "openvino": MappingProxyType(
+            {
+                "default": partial(placement_openvino.place, attention=False),
+                "attention": partial(placement_openvino.place, attention=True),
+            }
+        ),
+        "onnxruntime": MappingProxyType({"default": placement_onnxruntime.place}),
+    }
+)
+
+
+class GraphBuilder:
+    """The candidates of one float graph; see `ladder.Builder`."""
+
+    def __init__(self, onnx: bytes, statistics: Statistics, inputs: NDArray[np.float32]) -> None:
+        """Keep a graph, what calibration measured on it, and a few of its inputs ``[n, C, H, W]`` to rank layers on."""
+        self._statistics = statistics
+        self._inputs = inputs
+        self._model = read_graph(onnx)
+        self._smooth = lru_cache(maxsize=1)(self._smoothed)
+
+    def placements(self, backend: Backend) -> tuple[str, ...]:
+        """Names of the backend's placements that give this graph different files, the usual one first."""
+        if not has_attention(self._model):
+            return ("default",)
+        return ("default", DYNAMIC) if backend == "onnxruntime" else tuple(PLACEMENTS[backend])
+
+    def smooths(self) -> bool:
+        """Whether SmoothQuant finds anything to fold into."""
+        return bool(self._smooth().layers)
+
+    def build(self, backend: Backend, method: Method) -> tuple[bytes, ...]:
+        """The contents of the candidate's files: ``.onnx``, or an IR's ``.xml`` and ``.bin``."""
+        model, ranges = self._prepared(backend, method)
+        if method.placement == DYNAMIC:
+            quantized = quantize_dynamic(model, exclude=method.excluded, reduced=method.reduced)
+        else:
+            place = PLACEMENTS[backend][method.placement]
+            quantized = write_qdq(model, place(model, method.excluded, reduced=method.reduced), ranges)
+        content = serialise(quantized)
+        return tuple(to_openvino_ir(content)) if backend == "openvino" else (content,)
+
+    def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
+        """Node names of the layers whose own quantization moves the output most, most harmful first."""
+        model, ranges = self._prepared(backend, method)
+        ranked = rank_layers(model, ranges, PLACEMENTS[backend][method.placement], self._inputs)
+        return tuple(layer.name for layer in ranked)
+
+    def _prepared(self, backend: Backend, method: Method) -> tuple[ir.Model, dict[str, Range]]:
+        """The float graph that Q/DQ goes into, and the range of every value of it."""
+        model, statistics = self._model, self._statistics
+        if method.smoothquant:
+            model, statistics = self._smooth().model, self._smooth().statistics
+        if method.bias_correction:
+            model = correct_biases(model, statistics)
+        if backend == "onnxruntime":
+            model = for_onnxruntime(model, quantized=True)[0]
+        return model, estimate_ranges(statistics, method.estimator)
+
+    def _smoothed(self) -> Smoothed:
+        return smooth(self._model, self._statistics)
+
+
+def has_attention(model: ir.Model) -> bool:
+    """Whether the graph multiplies the result of a softmax with another activation."""
+    return any(
+        user.op_type in ("MatMul", "Einsum")
+        for node in model.graph
+        if node.op_type == "Softmax"
+        for user, _ in node.outputs[0].uses()
+    )
+
+
+def serialise(model: ir.Model) -> bytes:
+    """The bytes of an ONNX file; equal for equal graphs."""
+    import onnx_ir as ir
+
+    content: bytes = ir.serde.to_proto(model).SerializeToString(deterministic=True)
+    return content

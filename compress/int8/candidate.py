@@ -1,0 +1,35 @@
+"""`Candidate`: one way to run the network that was tried, and what became of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run the network that was tried.
+
+    Attributes:
+        target: ``backend:device:precision``.
+        variant: name of the variant it would be.
+        method: how it was made, e.g. ``int8-minmax``; ``fp32`` for what it would replace.
+        p50_ms: median session latency here; 0 where it never ran.
+        speedup: p50 of FP32 on the same backend / its own, both timed in turns.
+        relative_logit_error: against FP32 on validation cases.
+        auroc_drop: largest fall of a finding's AUROC on the labelled ones among them; 0 where they cannot tell.
+        size_bytes: of its files.
+        pareto: no other candidate of this run that could run is both faster and more faithful.
+        kept: it is in the new bundle.
+        reason: why, or why not.
+    """
+
+    target: str
+    variant: str
+    method: str
+    p50_ms: float = 0.0
+    speedup: float = 0.0
+    relative_logit_error: float = 0.0
+    auroc_drop: float = 0.0
+    size_bytes: int = 0
+    pareto: bool = False
+    kept: bool = False
+    reason: str = ""

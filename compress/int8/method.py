@@ -1,0 +1,131 @@
+"""`Method`: how one INT8 candidate is made, and the rungs of the ladder in the order in which they are tried.
+
+The ladder climbs greedily: each rung changes one thing of the best candidate so far, so that a good range estimator is
+kept when SmoothQuant is tried on top of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from medfm_compress.runtime.manifest import Backend
+
+DEFAULT_ESTIMATOR = "minmax"  # clips nothing; the others must win on validation cases
+OTHER_ESTIMATORS = ("mse", "percentile", "mean-minmax")
+EXCLUSIONS = (1, 2, 4, 8, 16)  # layers left in float, as long as the limits are not met
+
+
+class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an INT8 candidate is made.
+
+    Attributes:
+        estimator: of the activation ranges, see `ranges`.
+        placement: name of the backend's placement, see `build`; ``dynamic`` finds ranges at run time.
+        smoothquant: activation outliers are moved into the weights first.
+        bias_correction: the mean error of the rounded weights is taken out of the biases.
+        excluded: layers that stay in float, by node name.
+        reduced: weights of 7 bits, which no CPU saturates on.
+    """
+
+    estimator: str = DEFAULT_ESTIMATOR
+    placement: str = "default"
+    smoothquant: bool = False
+    bias_correction: bool = False
+    excluded: tuple[str, ...] = ()
+    reduced: bool = False
+
+    def __str__(self) -> str:
+        parts = [self.placement] if self.placement != "default" else []
+        parts += [self.estimator] if self.placement != "dynamic" else []
+        parts += ["smoothquant"] if self.smoothquant else []
+        parts += ["bias-correction"] if self.bias_correction else []
+        parts += [f"without-{len(self.excluded)}-layers"] if self.excluded else []
+        parts += ["7-bit-weights"] if self.reduced else []
+        return "int8-" + "+".join(parts)
+
+
+class DoesNotApply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rung that has nothing to do here, and why.
+
+    Attributes:
+        rung: its name.
+        reason: one phrase.
+    """
+
+    rung: str
+    reason: str
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ladder knows when it asks for the next rung.
+
+    Attributes:
+        best: the best method so far; None before any could be opened.
+        within_limits: it may ship as it is.
+    """
+
+    best: Method | None
+    within_limits: bool
+
+
+class Lookup(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ladder asks for while it climbs.
+
+    Attributes:
+        standing: the best so far.
+        most_harmful: node names of layers, most harmful first, for a method; slow, so asked last.
+        smooths: whether SmoothQuant finds anything to fold into.
+    """
+
+    standing: Callable[[], Standing]
+    most_harmful: Callable[[Method], tuple[str, ...]]
+    smooths: Callable[[], bool]
+
+
+def rungs(backend: Backend, placements: tuple[str, ...], lookup: Lookup) -> Iterator[Method | DoesNotApply]:
+    """The INT8 rungs for ``backend``, cheapest first; lazily, since later ones build on the best so far.
+
+    Args:
+        backend: where the candidates run.
+        placements: names of its placements that this graph distinguishes, the usual one first.
+        lookup: what is known so far.
+    """
+    first = Method(placement=placements[0])
+    yield first
+    for placement in placements[1:]:
+        yield Method(placement=placement)
+    for estimator in OTHER_ESTIMATORS:
+        best = _best(lookup, first)
+        if best.placement != "dynamic":
+            yield msgspec.structs.replace(best, estimator=estimator)
+    if lookup.smooths():
+        yield msgspec.structs.replace(_best(lookup, first), smoothquant=True)
+    else:
+        yield DoesNotApply(rung="int8-smoothquant", reason="no LayerNorm or weights precede a matrix product")
+    yield msgspec.structs.replace(_best(lookup, first), bias_correction=True)
+    yield from _exclusions(lookup, first)
+    yield DoesNotApply(
+        rung="int8-quantization-aware-training",
+        reason="it needs the torch model and its teacher, and a bundle holds neither",
+    )
+
+
+def _exclusions(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:
+    start = lookup.standing()
+    if start.within_limits:
+        yield DoesNotApply(rung="int8-without-layers", reason="the limits are met with every layer in INT8")
+        return
+    best = start.best or first
+    ranked = () if best.placement == "dynamic" else lookup.most_harmful(best)
+    if not ranked:
+        yield DoesNotApply(rung="int8-without-layers", reason="no layer's own harm could be measured")
+    for count in EXCLUSIONS:
+        if count >= len(ranked) or lookup.standing().within_limits:
+            return
+        yield msgspec.structs.replace(best, excluded=ranked[:count])
+
+
+def _best(lookup: Lookup, first: Method) -> Method:
+    return lookup.standing().best or first

@@ -1,0 +1,71 @@
+"""The targets of a bundle: each with its FP32 variant opened, and the float precisions that this CPU has beside it."""
+
+from __future__ import annotations
+
+from medfm_compress.bench.types import Target
+from medfm_compress.compress.int8.ladder import Group, Trial
+from medfm_compress.compress.int8.method import DoesNotApply, Method
+from medfm_compress.export.build import make_variant, open_export
+from medfm_compress.runtime.bundle import Bundle
+from medfm_compress.runtime.cpu import missing_flags, read_cpu
+from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.manifest import Backend, Precision, Variant
+from medfm_compress.runtime.sessions.table import is_available
+
+_FLOATS: dict[Backend, tuple[Precision, ...]] = {"openvino": ("bf16", "fp16"), "onnxruntime": ()}
+
+
+def open_groups(bundle: Bundle, targets: tuple[str, ...], threads: int) -> tuple[Group, ...]:
+    """The groups of ``targets``, e.g. ``openvino:cpu``; of every FP32 variant that can run here where none are named.
+
+    Raises:
+        InputError: a target that is not known, has no FP32 variant, or cannot run here.
+    """
+    variants = [v for v in bundle.manifest.variants if v.precision == "fp32" and v.device == "cpu"]
+    known = tuple(dict.fromkeys(v.backend for v in variants))
+    wanted = tuple(dict.fromkeys(_backend(target) for target in targets))
+    missing = [backend for backend in wanted if backend not in known]
+    if missing:
+        raise InputError(f"{bundle.path.name} has no FP32 variant for {missing[0]}; it has {', '.join(known)}")
+    chosen = [v for v in variants if v.backend in (wanted or known) and is_available(v.backend).ok]
+    if not chosen:
+        raise InputError(f"none of {', '.join(wanted or known)} can run here; install one of them")
+    return tuple(_group(bundle, variant, threads) for variant in chosen)
+
+
+def _backend(target: str) -> str:
+    parsed = Target.parse(target)
+    if parsed.backend not in _FLOATS or parsed.device != "cpu" or target.count(":") > 1:
+        allowed = " or ".join(f"{backend}:cpu" for backend in _FLOATS)
+        raise InputError(f"target {target!r} cannot be quantized for; it must be {allowed}")
+    return parsed.backend
+
+
+def _group(bundle: Bundle, variant: Variant, threads: int) -> Group:
+    contents = tuple(bundle.read(name) for name in variant.files)
+    reference = Trial(
+        name="fp32",
+        variant=variant,
+        export=open_export(variant, contents, threads),
+        size_bytes=sum(map(len, contents)),
+    )
+    floats = tuple(_float(variant.backend, precision, contents, threads) for precision in _FLOATS[variant.backend])
+
+    def int8(method: Method) -> Variant:
+        return make_variant(variant.backend, "int8", qualifier="reduced" if method.reduced else "")
+
+    return Group(reference=reference, floats=floats, variant=int8)
+
+
+def _float(backend: Backend, precision: Precision, contents: tuple[bytes, ...], threads: int) -> Trial | DoesNotApply:
+    """The same files in another inference precision."""
+    variant = make_variant(backend, precision)
+    missing = missing_flags(variant.instruction_set, read_cpu())
+    if missing:
+        return DoesNotApply(rung=precision, reason=f"this CPU lacks {', '.join(missing)}")
+    trial = Trial(name=precision, variant=variant, size_bytes=sum(map(len, contents)))
+    try:
+        trial.export = open_export(variant, contents, threads)
+    except BundleRefused as exc:
+        trial.reason = f"cannot be run: {exc}"
+    return trial
