@@ -7,7 +7,7 @@ is served by the same pass. A value that only views another (a reshape, a transp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.compress.int8.statistics import RunningStatistics, Statistics
+from medfm_compress.compress.int8.weights import WEIGHTED, is_constant, layers
 from medfm_compress.export.cases import Progress, unheard
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.sessions.onnxruntime import import_onnxruntime
@@ -22,9 +23,7 @@ from medfm_compress.runtime.sessions.onnxruntime import import_onnxruntime
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-
-_QUANTIZABLE = WEIGHTED | {
+_QUANTIZABLE = frozenset(WEIGHTED) | {
     *("Add", "Sub", "Mul", "Concat", "Relu", "Clip", "LeakyRelu", "HardSwish", "HardSigmoid", "Sigmoid"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Resize", "Split", "Pad"),
 }
@@ -49,6 +48,16 @@ class Probe:
     views: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What calibration keeps of the graph, which itself is dropped once ONNX Runtime has it."""
+
+    image: str
+    batch: int
+    probes: tuple[Probe, ...]
+    makers: Mapping[str, str]  # value name → operator and node
+
+
 def calibrate(
     onnx: bytes, inputs: Iterable[NDArray[np.float32]], threads: int = 1, progress: Progress = unheard
 ) -> Statistics:
@@ -65,30 +74,30 @@ def calibrate(
         InputError: no input, inputs that the graph does not take, a model that ONNX Runtime does not load, or an
             activation that is NaN or infinite: it is named, with the operator that made it and the case.
     """
-    model = _parsed(onnx)
-    probes = probes_of(model)
-    session = _session(model, [probe.name for probe in probes], threads)
-    running = {probe.name: RunningStatistics(probe.axis) for probe in probes}
+    plan, session = _prepared(onnx, threads)
+    running = {probe.name: RunningStatistics(probe.axis) for probe in plan.probes}
     count = 0
-    for batch in _runs(inputs, _batch_size(model)):
-        _add(running, session, model, batch, count)
+    for batch in _runs(inputs, plan.batch):
+        _add(running, session, plan, batch, count)
         count += len(batch)
         if count % _REPORT_EVERY < len(batch):
             progress(f"calibrated on {count} cases")
     if not count:
         raise InputError("calibration got no case; give at least one input")
     results = {name: statistics.result() for name, statistics in running.items()}
-    return {name: results[probe.name] for probe in probes for name in (probe.name, *probe.views)}
+    return {name: results[probe.name] for probe in plan.probes for name in (probe.name, *probe.views)}
 
 
 def probes_of(model: ir.Model) -> tuple[Probe, ...]:
     """What to measure in ``model``, in the graph's order; values that are constant are left out."""
+    channels: dict[str | None, int] = {}
+    for layer in layers(model.graph):
+        channels[layer.input.name] = 1 if layer.node.op_type.startswith("Conv") else -1
     asked = [value for value in _activations(model.graph) if _may_be_quantized(value)]
-    channels = {value.name: _channel_axis(value) for value in asked}
     groups: dict[str, list[ir.Value]] = {}
     for value in asked:
-        own = channels[value.name] is not None
-        groups.setdefault(_name(value if own else _viewed(value, channels)), []).append(value)
+        measured = value if value.name in channels else _viewed(value, channels)
+        groups.setdefault(_name(measured), []).append(value)
     return tuple(
         Probe(name, channels.get(name), tuple(_name(value) for value in members if _name(value) != name))
         for name, members in groups.items()
@@ -107,37 +116,27 @@ def _is_float(value: ir.Value) -> bool:
 
 
 def _may_be_quantized(value: ir.Value) -> bool:
-    readers = {use.node.op_type for use in value.uses()}
-    producer = value.producer()
+    """Whether an operator with an INT8 form reads it, or makes it for something that could read it in INT8."""
+    readers = {use.node.op_type for use in value.uses() if not _adds_bias(value, use.node)}
     if readers & _QUANTIZABLE:
         return True
-    left = producer is not None and producer.op_type in _QUANTIZABLE | _VIEWS
-    return left and bool(readers - _FLOAT_ONLY) and not (producer is not None and producer.op_type in _VIEWS)
+    producer = value.producer()
+    return producer is not None and producer.op_type in _QUANTIZABLE and bool(readers - _FLOAT_ONLY)
 
 
-def _channel_axis(value: ir.Value) -> int | None:
-    """The axis of input channels for the weighted layers that read ``value`` as their first input."""
-    readers = {use.node.op_type for use in value.uses() if use.idx == 0 and _is_weighted(use.node)}
-    if not readers:
-        return None
-    return 1 if readers & {"Conv", "ConvTranspose"} else -1
+def _adds_bias(value: ir.Value, reader: ir.Node) -> bool:
+    """Whether this is a matrix product on its way to its bias: no backend quantizes between the two."""
+    producer = value.producer()
+    product = producer is not None and producer.op_type == "MatMul"
+    return product and reader.op_type == "Add" and any(is_constant(side) for side in reader.inputs)
 
 
-def _is_weighted(node: ir.Node) -> bool:
-    return node.op_type in WEIGHTED and len(node.inputs) > 1 and is_constant(node.inputs[1])
-
-
-def is_constant(value: ir.Value | None) -> bool:
-    """Whether the graph knows the value: an initializer, or the output of a Constant."""
-    return value is not None and value.const_value is not None
-
-
-def _viewed(value: ir.Value, channels: Mapping[str | None, int | None]) -> ir.Value:
+def _viewed(value: ir.Value, channels: Collection[str | None]) -> ir.Value:
     """The value that ``value`` shows in another shape: itself, or the first in its chain of views."""
     producer = value.producer()
     while producer is not None and producer.op_type in _VIEWS and producer.inputs[0] is not None:
         value = producer.inputs[0]
-        if channels.get(value.name) is not None:
+        if value.name in channels:
             break
         producer = value.producer()
     return value
@@ -147,51 +146,47 @@ def _name(value: ir.Value) -> str:
     return str(value.name)
 
 
-def _parsed(onnx: bytes) -> ir.Model:
+def _prepared(onnx: bytes, threads: int) -> tuple[_Plan, Any]:
+    """The plan, and a session whose outputs are the activations to measure."""
     import onnx as onnx_library
     import onnx_ir as ir
 
     try:
-        return ir.from_proto(onnx_library.load_model_from_string(onnx))
+        proto = onnx_library.load_model_from_string(onnx)
+        model = ir.from_proto(proto)
     except Exception as exc:
         raise InputError(f"the model cannot be read as ONNX: {_first_line(exc)}") from exc
+    plan = _plan(model)
+    del proto.graph.output[:]
+    for name in [probe.name for probe in plan.probes if probe.name != plan.image]:
+        proto.graph.output.add(name=name).type.tensor_type.elem_type = onnx_library.TensorProto.FLOAT
+    content = proto.SerializeToString()
+    del proto, model  # a second copy of the weights
+    return plan, _session(content, threads)
 
 
-def _session(model: ir.Model, names: list[str], threads: int) -> Any:
-    """A session whose outputs are the activations ``names``."""
-    from onnx_ir import to_proto
+def _plan(model: ir.Model) -> _Plan:
+    names = [_name(value) for value in model.graph.inputs]
+    if len(names) != 1:
+        raise InputError(f"the model has the inputs {names}; calibration takes models with one image input")
+    shape = model.graph.inputs[0].shape
+    first = shape[0] if shape is not None and len(shape) else 1
+    makers = {_name(value): f"{node.op_type} {node.name!r}" for node in model.graph for value in node.outputs}
+    return _Plan(names[0], first if isinstance(first, int) and first > 0 else 1, probes_of(model), makers)
 
+
+def _session(content: bytes, threads: int) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = _FATAL
     try:
-        content = to_proto(_with_outputs(model, names)).SerializeToString()
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as exc:
         raise InputError(
             f"the model cannot be calibrated, ONNX Runtime does not load it: {_first_line(exc)}; export it with its "
             "weights inside and an opset that this ONNX Runtime knows"
         ) from exc
-
-
-def _with_outputs(model: ir.Model, names: list[str]) -> ir.Model:
-    clone = model.clone()
-    graph = clone.graph
-    inputs = {value.name for value in graph.inputs}
-    values = {value.name: value for node in graph for value in node.outputs}
-    graph.outputs.clear()
-    graph.outputs.extend(values[name] for name in names if name not in inputs)
-    return clone
-
-
-def _batch_size(model: ir.Model) -> int:
-    if len(model.graph.inputs) != 1:
-        names = [value.name for value in model.graph.inputs]
-        raise InputError(f"the model has the inputs {names}; calibration takes models with one image input")
-    shape = model.graph.inputs[0].shape
-    first = shape[0] if shape is not None and len(shape) else 1
-    return first if isinstance(first, int) and first > 0 else 1
 
 
 def _runs(inputs: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
@@ -203,31 +198,29 @@ def _runs(inputs: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[
 
 
 def _add(
-    running: Mapping[str, RunningStatistics], session: Any, model: ir.Model, batch: NDArray[np.float32], case: int
+    running: Mapping[str, RunningStatistics], session: Any, plan: _Plan, batch: NDArray[np.float32], case: int
 ) -> None:
     """Run ``batch``, whose first case is number ``case``, and add its activations."""
-    size = _batch_size(model)
-    filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)]) if len(batch) < size else batch
-    name = str(model.graph.inputs[0].name)
+    missing = plan.batch - len(batch)
+    filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
     names = [output.name for output in session.get_outputs()]
     try:
-        outputs = session.run(names, {name: filled})
+        outputs = session.run(names, {plan.image: filled})
     except Exception as exc:
         raise InputError(f"the model does not take inputs {filled.shape}: {_first_line(exc)}") from exc
-    values = {name: filled, **dict(zip(names, outputs, strict=True))}
-    for key, statistics in running.items():
-        if not statistics.add(values[key]):
-            raise InputError(_not_finite(model, key, case, len(batch)))
+    values = {plan.image: filled, **dict(zip(names, outputs, strict=True))}
+    for name, statistics in running.items():
+        if not statistics.add(values[name]):
+            raise InputError(_not_finite(plan, name, case, len(batch)))
 
 
-def _not_finite(model: ir.Model, name: str, case: int, count: int) -> str:
+def _not_finite(plan: _Plan, name: str, case: int, count: int) -> str:
     cases = f"case {case}" if count == 1 else f"cases {case} to {case + count - 1}"
-    if name == model.graph.inputs[0].name:
+    if name == plan.image:
         return f"the input {name!r} of calibration {cases} (counted from 0) is NaN or infinite; check that image"
-    producer = next(node for node in model.graph for value in node.outputs if value.name == name)
     return (
-        f"the activation {name!r}, made by {producer.op_type} {producer.name!r}, is NaN or infinite in calibration "
-        f"{cases} (counted from 0); check the weights before it, or leave that image out"
+        f"the activation {name!r}, made by {plan.makers[name]}, is NaN or infinite in calibration {cases} (counted "
+        "from 0); check the weights before it, or leave that image out"
     )
 
 
