@@ -1,7 +1,7 @@
 """From a torch module to one self-contained ONNX file: static batch 1, float32, no trace of the exporting machine.
 
 The dynamo exporter is tried first; the TorchScript exporter is the fall-back, and what the first one said is returned
-with the file. Both traces are simplified by onnxscript's optimizer (constants, identities, BatchNorm after Conv).
+with the file. Both traces go through the portable passes of `passes.pipeline`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from medfm_compress.export.passes.pipeline import simplify
 from medfm_compress.runtime.errors import ModelError
 
 if TYPE_CHECKING:
@@ -129,9 +130,11 @@ def _torchscript(module: nn.Module, example: Tensor) -> Any:
 
 
 def _simplify(model: Any) -> Any:
-    from onnxscript import optimizer
+    import onnx_ir as ir
 
-    return optimizer.optimize(model)
+    graph = ir.from_proto(model)
+    simplify(graph)
+    return ir.to_proto(graph)
 
 
 def _strip(model: Any) -> None:

@@ -1,0 +1,50 @@
+"""Attention as ONNX Runtime's one fused kernel, ``com.microsoft::MultiHeadAttention``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medfm_compress.export.passes.attention import Attention, find_attention
+from medfm_compress.export.passes.graph import add_constant, constant, graph_of, take_over
+from medfm_compress.export.passes.projection import project
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+DOMAIN = "com.microsoft"
+
+
+def multi_head_attention(model: ir.Model) -> int:
+    """Fuse in place; how many attentions were. Their queries, keys and values become layers of their own."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    found = find_attention(model)
+    for attention in found:
+        _fuse(attention)
+    if found:
+        model.opset_imports[DOMAIN] = 1
+        RemoveUnusedNodesPass()(model)
+    return len(found)
+
+
+def _fuse(attention: Attention) -> None:
+    import onnx_ir as ir
+
+    softmax, graph = attention.softmax, graph_of(attention.softmax)
+    scale = attention.scale * attention.query.scale * attention.key.scale
+    inputs: list[ir.Value | None] = [
+        project(attention.query, "query", scale, softmax),
+        project(attention.key, "key", 1.0, softmax),
+        project(attention.value, "value", attention.value.scale, softmax),
+    ]
+    mask = constant(attention.mask)
+    if mask is not None:
+        shape = (1,) * (4 - mask.ndim) + mask.shape
+        inputs += [None, None, add_constant(graph, f"{softmax.name}_mask", mask.reshape(shape))]
+    heads = attention.query.columns.shape[0]
+    name = f"{softmax.name}_attention"
+    node = ir.node(
+        "MultiHeadAttention", inputs, {"num_heads": heads, "scale": 1.0}, domain=DOMAIN, num_outputs=1, name=name
+    )
+    graph.insert_before(softmax, node)
+    take_over(attention.output, node.outputs[0])

@@ -1,0 +1,54 @@
+"""Which passes run, and in which order: the portable ones at export, those of one backend before it gets the graph.
+
+A pass changes a graph in place and says how often it applied, 0 where it does not. Values that survive keep their
+names, and layers theirs, because calibration and placements go by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from medfm_compress.export.passes.batch_norm_to_conv import batch_norm_to_conv
+from medfm_compress.export.passes.flatten_tokens import flatten_tokens
+from medfm_compress.export.passes.fold_affine_after import fold_affine_after
+from medfm_compress.export.passes.fold_affine_before import fold_affine_before
+from medfm_compress.export.passes.global_pool import global_pool
+from medfm_compress.export.passes.matmul_to_gemm import matmul_to_gemm
+from medfm_compress.export.passes.multi_head_attention import multi_head_attention
+from medfm_compress.export.passes.split_attention import split_attention
+from medfm_compress.export.passes.split_layers import split_layers
+from medfm_compress.export.passes.tidy import tidy
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Pass = Callable[["ir.Model"], int]
+
+PORTABLE: tuple[Pass, ...] = (tidy, fold_affine_after, fold_affine_before, split_layers, split_attention)
+ONNXRUNTIME: tuple[Pass, ...] = (multi_head_attention, flatten_tokens, matmul_to_gemm)
+ONNXRUNTIME_INT8: tuple[Pass, ...] = (batch_norm_to_conv, global_pool)
+
+
+def simplify(model: ir.Model) -> tuple[str, ...]:
+    """Run the portable passes in place; the names of those that applied. A second run finds nothing to do."""
+    return _run(model, PORTABLE)
+
+
+def for_onnxruntime(model: ir.Model, *, quantized: bool) -> tuple[ir.Model, tuple[str, ...]]:
+    """The graph as ONNX Runtime's CPU provider runs it fastest, and the names of the passes that applied.
+
+    Args:
+        model: a portable graph; it is left as it is.
+        quantized: Q/DQ will be put into the result.
+    """
+    changed = model.clone()
+    return changed, _run(changed, (*ONNXRUNTIME, *(ONNXRUNTIME_INT8 if quantized else ())))
+
+
+def _run(model: ir.Model, passes: tuple[Pass, ...]) -> tuple[str, ...]:
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    applied = tuple(each.__name__ for each in passes if each(model))
+    RemoveUnusedNodesPass()(model)
+    return applied

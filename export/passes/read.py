@@ -1,0 +1,82 @@
+"""Read an ONNX file that is to be changed: refuse beforehand what would fail later and less clearly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medfm_compress.runtime.errors import ModelError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+OLDEST_OPSET = 13  # the first with quantization scales a channel
+NEWEST_OPSET = 23  # the newest that the oldest supported ONNX Runtime (1.23) runs
+
+
+def read_graph(onnx: bytes) -> ir.Model:
+    """The graph of a serialized ONNX model, with the shapes of its values.
+
+    Args:
+        onnx: one self-contained file: weights inside, static height and width.
+
+    Raises:
+        ModelError: not ONNX, an opset outside 13 to 23, weights in other files, a free height or width.
+    """
+    import onnx_ir as ir
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    proto = _parse(onnx)
+    _check_opset(proto)
+    _check_weights(proto)
+    _check_inputs(proto)
+    return ShapeInferencePass()(ir.from_proto(proto)).model
+
+
+def _parse(content: bytes) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        proto = onnx.load_model_from_string(content)
+    except (DecodeError, ValueError) as exc:
+        raise ModelError(f"{len(content)} bytes are not an ONNX model; give the content of an .onnx file") from exc
+    if not proto.graph.node:
+        raise ModelError(f"{len(content)} bytes hold no ONNX graph; give the content of an .onnx file")
+    return proto
+
+
+def _check_opset(proto: Any) -> None:
+    found = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if not OLDEST_OPSET <= found <= NEWEST_OPSET:
+        raise ModelError(
+            f"the model has opset {found}; allowed are {OLDEST_OPSET} to {NEWEST_OPSET}. Export it again with "
+            f"opset_version=20, or convert it with onnx.version_converter"
+        )
+
+
+def _check_weights(proto: Any) -> None:
+    import onnx
+
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            file = next((entry.value for entry in tensor.external_data if entry.key == "location"), "another file")
+            raise ModelError(
+                f"weight {tensor.name!r} lies in {file!r}; one file must hold everything. Load the model with "
+                f"onnx.load and save it with save_as_external_data=False"
+            )
+
+
+def _check_inputs(proto: Any) -> None:
+    given = {tensor.name for tensor in proto.graph.initializer}
+    for value in proto.graph.input:
+        dims = [_size(dim) for dim in value.type.tensor_type.shape.dim]
+        if value.name not in given and (not dims or any(not isinstance(size, int) for size in dims[1:])):
+            raise ModelError(
+                f"input {value.name!r} has shape [{', '.join(map(str, dims))}]; height and width must be numbers. "
+                f"Export the model without dynamic axes, at the size it will run at"
+            )
+
+
+def _size(dim: Any) -> int | str:
+    """A dimension: its size, or its name where it is free."""
+    return int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param or "?"

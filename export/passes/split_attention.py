@@ -1,0 +1,68 @@
+"""Give each attention its queries, keys and values as linear layers of their own, in one plain form.
+
+    one layer of 3 * C columns, view, permute, slices, scales  →  Q, K, V = MatMul + Add, Reshape, Transpose each
+
+The scale goes into the weights of the queries. Nothing is moved to slice it, and engines recognise the form.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medfm_compress.export.passes.attention import Attention, Projection, find_attention
+from medfm_compress.export.passes.graph import add_shape, constant, graph_of, insert, shaped, static_shape, take_over
+from medfm_compress.export.passes.projection import is_whole, project
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def split_attention(model: ir.Model) -> int:
+    """Rewrite in place; how many attentions were not in this form."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    found = [attention for attention in find_attention(model) if not _is_plain(attention)]
+    for attention in found:
+        _rewrite(attention)
+    RemoveUnusedNodesPass()(model)
+    return len(found)
+
+
+def _is_plain(attention: Attention) -> bool:
+    parts = (attention.query, attention.key, attention.value)
+    return attention.scale == 1 and all(is_whole(part) for part in parts)
+
+
+def _rewrite(attention: Attention) -> None:
+    scores = _scores(attention)
+    before = scores.producer()
+    if before is None:
+        return
+    scale = attention.scale * attention.query.scale * attention.key.scale
+    query = _heads(attention.query, "query", scale, before, (0, 2, 1, 3))
+    key = _heads(attention.key, "key", 1.0, before, (0, 2, 3, 1))
+    product = insert(before, "MatMul", [query, key], f"{scores.name}_product")
+    take_over(scores, product)
+    weighted = attention.softmax.outputs[0].consumers()[0]
+    value = _heads(attention.value, "value", attention.value.scale, weighted, (0, 2, 1, 3))
+    weighted.replace_input_with(1, value)
+
+
+def _scores(attention: Attention) -> ir.Value:
+    """The scaled scores, before the mask."""
+    given = attention.softmax.inputs[0]
+    add = None if given is None or attention.mask is None else given.producer()
+    found = given if add is None else next(each for each in add.inputs if constant(each) is None)
+    if found is None:
+        raise ValueError(f"{attention.softmax.name} reads nothing")
+    return found
+
+
+def _heads(part: Projection, role: str, scale: float, before: ir.Node, perm: tuple[int, ...]) -> ir.Value:
+    """The tokens as ``[1, heads, tokens, width]``, or as ``perm`` says."""
+    flat = project(part, role, scale, before)
+    tokens = (static_shape(flat) or (1, 1, 1))[1]
+    split = (1, tokens, *part.columns.shape)
+    view = insert(before, "Reshape", [flat, add_shape(graph_of(before), split)], f"{before.name}_{role}_view")
+    heads = insert(before, "Transpose", [shaped(view, split, flat)], f"{before.name}_{role}_heads", {"perm": perm})
+    return shaped(heads, tuple(split[axis] for axis in perm), flat)
