@@ -247,7 +247,7 @@ def _settle(reference: Trial, tried: list[Trial | DoesNotApply], judges: Judges,
     for trial in _trials(tried)[1:]:
         trial.kept = trial is best
         trial.reason = objection(trial, limits) or (
-            "fastest within the limits" if trial.kept else "another candidate is faster or more faithful"
+            "fastest within the limits" if trial.kept else "another one is faster or more faithful"
         )
 
 

@@ -19,7 +19,8 @@ def quantize(
     study: Annotated[Path, typer.Option(help="Study: training cases calibrate, validation cases judge.")],
     out: Annotated[Path, typer.Option(help="The .medfm file to write.")],
     targets: Annotated[
-        str, typer.Option(help="Where it will run, e.g. openvino:cpu,onnxruntime:cpu; all that the bundle has if empty.")
+        str,
+        typer.Option(help="Where it will run, e.g. openvino:cpu,onnxruntime:cpu; all that the bundle has if empty."),
     ] = "",
     samples: Annotated[int, typer.Option(help="Calibration cases.")] = 300,
     seed: Annotated[int, typer.Option(help="Which cases are drawn.")] = 0,
@@ -72,25 +73,34 @@ def _as_json(quantized: Quantized) -> dict[str, Any]:
 
 
 def _tell(quantized: Quantized, out: Path) -> None:
-    headers = ["target", "method", "p50 ms", "speed-up", "logit error", "MB", "outcome"]
-    console.table(headers, [_row(candidate) for candidate in quantized.candidates])
-    console.say("* no other candidate is both faster and more faithful")
+    backends = dict.fromkeys(_backend(candidate) for candidate in quantized.candidates)
+    for backend in backends:
+        tried = [candidate for candidate in quantized.candidates if _backend(candidate) == backend]
+        headers = [backend, "p50 ms", "speed-up", "logit error", "MB", "outcome"]
+        console.table(headers, [_row(candidate) for candidate in tried if candidate.variant], left=(0, 5))
+        for candidate in tried:
+            if not candidate.variant:
+                console.say(f"{candidate.method} does not apply: {candidate.reason}")
+        console.say()
+    console.say("* of all, no other is both faster and more faithful")
     if not quantized.applied:
         console.say("Nothing applied: no candidate is both faithful and faster than FP32; the bundle keeps FP32.")
     console.say(f"wrote {out}")
 
 
+def _backend(candidate: Candidate) -> str:
+    return ":".join(candidate.target.split(":")[:2])
+
+
 def _row(candidate: Candidate) -> list[str]:
-    if not candidate.variant:
-        return [candidate.target, candidate.method, "–", "–", "–", "–", f"does not apply: {candidate.reason}"]
-    outcome = f"{'kept' if candidate.kept else 'refused'}: {candidate.reason}"
-    figures = ["–"] * 4
-    if candidate.p50_ms:
-        figures = [
-            f"{candidate.p50_ms:.2f}",
-            f"{candidate.speedup:.2f}×",
-            f"{candidate.relative_logit_error:.4f}",
-            f"{candidate.size_bytes / 1e6:.2f}",
-        ]
-    star = "*" if candidate.pareto else ""
-    return [candidate.target, candidate.method + star, *figures, outcome]
+    outcome = f"{'kept' if candidate.kept else 'not kept'}: {candidate.reason}"
+    if not candidate.p50_ms:
+        return [candidate.method, *["–"] * 4, outcome]
+    return [
+        candidate.method + ("*" if candidate.pareto else ""),
+        f"{candidate.p50_ms:.2f}",
+        f"{candidate.speedup:.2f}×",
+        f"{candidate.relative_logit_error:.4f}",
+        f"{candidate.size_bytes / 1e6:.2f}",
+        outcome,
+    ]

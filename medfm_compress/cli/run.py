@@ -24,13 +24,16 @@ def run(
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Also use a variant that no passing verdict covers.")
     ] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of your own where OpenVINO may keep compiled models (faster start).")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
 ) -> None:
     """Predict for images with a bundle. A refused image gets its reason, the others are still done (exit code 4)."""
     from medfm_compress.runtime.engine import Engine
 
     code, results = EXIT_OK, []
-    with Engine(bundle, backend=backend, threads=threads, unverified=unverified) as engine:
+    with Engine(bundle, backend=backend, threads=threads, unverified=unverified, cache_dir=cache) as engine:
         for image in images:
             answer = _answer(engine, image)
             if isinstance(answer, MedfmError):

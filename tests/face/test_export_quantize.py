@@ -48,11 +48,11 @@ def test_export_then_quantize_by_command(folder):
     assert "onnxruntime-cpu-fp32" in exported.stdout and "spot: threshold" in exported.stdout
     assert Bundle.open(folder / "a.medfm").manifest.provenance.teacher_licence == "Apache-2.0"
     done = call("quantize", folder / "a.medfm", "--study", folder / "study", "--out", folder / "b.medfm",
-                "--samples", 16, "--json")  # fmt: skip
+                "--samples", 16, "--time-budget", 5, "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["calibration_cases"] == 16
-    assert {"qdq-minmax", "nncf-minmax", "fp32"} <= {candidate["method"] for candidate in answer["candidates"]}
+    assert {"int8-minmax", "fp32"} <= {candidate["method"] for candidate in answer["candidates"]}
     assert all(candidate["reason"] for candidate in answer["candidates"])
     assert answer["variants"] == [v.name for v in Bundle.open(folder / "b.medfm").manifest.variants]
 

@@ -1,0 +1,69 @@
+"""The rungs and their order, with standings played back."""
+
+import msgspec
+import pytest
+
+from medfm_compress.compress.int8.method import EXCLUSIONS, DoesNotApply, Lookup, Method, Standing, rungs
+
+
+def climb(backend, placements, better=lambda method: False, *, limits=True, ranked=(), smooths=True):
+    """Walk the rungs; a rung that is ``better`` becomes the best one."""
+    state = {"best": None}
+    lookup = Lookup(
+        standing=lambda: Standing(best=state["best"], within_limits=limits),
+        most_harmful=lambda method: ranked,
+        smooths=lambda: smooths,
+    )
+    walked = []
+    for rung in rungs(backend, placements, lookup):
+        walked.append(rung)
+        if isinstance(rung, Method) and (state["best"] is None or better(rung)):
+            state["best"] = rung
+    return walked
+
+
+def names(walked):
+    return [str(rung) if isinstance(rung, Method) else f"({rung.rung})" for rung in walked]
+
+
+def test_every_technique_has_its_rung_and_the_cheapest_comes_first():
+    walked = climb("openvino", ("default", "attention"))
+    assert names(walked) == [
+        "int8-minmax",
+        "int8-attention+minmax",
+        "int8-mse",
+        "int8-percentile",
+        "int8-mean-minmax",
+        "int8-minmax+smoothquant",
+        "int8-minmax+bias-correction",
+        "(int8-without-layers)",
+        "(int8-quantization-aware-training)",
+    ]
+
+
+def test_later_rungs_build_on_the_best_so_far():
+    walked = climb("openvino", ("default",), better=lambda method: method.estimator == "mse")
+    assert names(walked)[4:6] == ["int8-mse+smoothquant", "int8-mse+smoothquant+bias-correction"]
+
+
+def test_dynamic_ranges_have_no_estimator():
+    walked = climb("onnxruntime", ("default", "dynamic"), better=lambda method: method.placement == "dynamic")
+    assert names(walked)[:2] == ["int8-minmax", "int8-dynamic"]
+    assert not any("mse" in name for name in names(walked))
+
+
+def test_layers_are_left_out_in_growing_numbers_only_while_the_limits_are_missed():
+    ranked = tuple(f"layer{number}" for number in range(6))
+    walked = climb("openvino", ("default",), limits=False, ranked=ranked)
+    left_out = [rung.excluded for rung in walked if isinstance(rung, Method) and rung.excluded]
+    assert left_out == [ranked[:count] for count in EXCLUSIONS if count < 6]
+
+
+@pytest.mark.parametrize(("arguments", "reason"), [({"smooths": False}, "LayerNorm"), ({"limits": False}, "measured")])
+def test_what_does_not_apply_says_why(arguments, reason):
+    walked = climb("openvino", ("default",), **arguments)
+    assert any(reason in rung.reason for rung in walked if isinstance(rung, DoesNotApply))
+
+
+def test_a_reduced_range_is_named():
+    assert str(msgspec.structs.replace(Method(), reduced=True)) == "int8-minmax+7-bit-weights"
