@@ -1,13 +1,17 @@
 """Where OpenVINO wants Q/DQ: at the inputs of every product, so that its kernels read bytes and write floats or bytes.
 
-OpenVINO's low-precision transformations move each quantization back into the operator that produced the value, past
-ReLU, pooling, concatenation and reshapes; what cannot move stays at the product's input. A pair at the producer with
-all consumers behind it leaves one value in memory, as bytes.
+OpenVINO's low-precision transformations move each quantization back into the operator that produced the value. A pair
+at the producer, with all consumers behind it, leaves one value in memory, as bytes. What pays beside that:
+
+- above MaxPool and reshapes, so that these move bytes;
+- on both branches of a residual sum when one is in bytes anyway: the convolution then adds the other one itself;
+- inside attention. Its fused kernel reads bytes only where no zero point is subtracted: Q, K and V are symmetric,
+  the probabilities start at 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from medfm_compress.compress.int8.qdq import Placement
@@ -16,37 +20,65 @@ from medfm_compress.compress.int8.weights import is_constant, layers
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_MOVES_NUMBERS = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+
 
 def place(
     model: ir.Model,
     exclude: Collection[str] = (),
     *,
     attention: bool = True,
-    adds: bool = False,
+    sums: bool = True,
     reduced: bool = False,
 ) -> Placement:
-    """Pairs on the inputs of Conv, ConvTranspose, Gemm and MatMul with constant weights.
+    """Pairs on the inputs of Conv, ConvTranspose, Gemm and MatMul, and where they cost less than they save.
 
     Args:
         model: the float graph.
-        exclude: names of layers that stay in float.
-        attention: the inputs of products of two activations (QKᵀ and PV) too.
-        adds: the inputs of sums of two activations too.
+        exclude: names of nodes that stay in float.
+        attention: products of two activations (QKᵀ and PV) too.
+        sums: residual sums too.
         reduced: 7-bit weights.
     """
     chosen = [layer for layer in layers(model.graph) if layer.name not in exclude]
-    names = dict.fromkeys(layer.input.name or "" for layer in chosen)
-    for node in model.graph:
-        two = _takes_two_activations(node) and node.name not in exclude
-        if two and ((node.op_type == "MatMul" and attention) or (node.op_type == "Add" and adds)):
-            names.update(dict.fromkeys(value.name or "" for value in node.inputs if value is not None))
+    names = dict.fromkeys(_origin(layer.input) for layer in chosen)
+    symmetric: set[str] = set()
+    for node in _of_two_activations(model, "MatMul", exclude) if attention else ():
+        inputs = [value for value in node.inputs if value is not None]
+        names.update((value.name or "", None) for value in inputs)
+        symmetric.update(value.name or "" for value in inputs if not _is_probability(value))
+    results = {layer.node.outputs[0].name for layer in chosen}
+    for node in _of_two_activations(model, "Add", exclude) if sums else ():
+        inputs = [value for value in node.inputs if value is not None]
+        if any(value.name in names for value in inputs) or all(value.name in results for value in inputs):
+            names.update((value.name or "", None) for value in inputs)
     return Placement(
         activations=tuple(names),
         layers=tuple(layer.name for layer in chosen),
         floats=frozenset(exclude),
+        symmetric=frozenset(symmetric),
         reduced=reduced,
     )
 
 
-def _takes_two_activations(node: ir.Node) -> bool:
-    return len(node.inputs) == 2 and not any(is_constant(value) for value in node.inputs)
+def _of_two_activations(model: ir.Model, operator: str, exclude: Collection[str]) -> Iterator[ir.Node]:
+    for node in model.graph:
+        constants = any(is_constant(value) for value in node.inputs)
+        if node.op_type == operator and node.name not in exclude and not constants:
+            yield node
+
+
+def _origin(value: ir.Value) -> str:
+    """The value that holds the same numbers before operators that only move them, where nothing else reads it."""
+    producer = value.producer()
+    while producer is not None and producer.op_type in _MOVES_NUMBERS:
+        before = producer.inputs[0]
+        if before is None or len(before.uses()) > 1 or is_constant(before):
+            break
+        value, producer = before, before.producer()
+    return value.name or ""
+
+
+def _is_probability(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Softmax"

@@ -45,6 +45,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
         floats: names of nodes that go on reading the values before the pairs.
         ties: (value, other): the value takes the other's range, as operators that only move numbers need it.
         signed: S8 symmetric activations instead of U8.
+        symmetric: names of values that are S8 symmetric, whatever the others are.
         reduced: 7-bit weights, for CPUs without VNNI.
         biases: biases of the layers become int32, in steps of input scale times weight scale.
     """
@@ -54,6 +55,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     floats: frozenset[str] = frozenset()
     ties: tuple[tuple[str, str], ...] = ()
     signed: bool = False
+    symmetric: frozenset[str] = frozenset()
     reduced: bool = False
     biases: bool = False
 
@@ -135,13 +137,14 @@ class _Writer:
 
     def _affine(self, value: ir.Value) -> Affine:
         name, seen = value.name or "", set[str]()
+        signed = self._placement.signed or name in self._placement.symmetric
         while name not in seen:
             seen.add(name)
             if name in self._ties:
                 name = self._ties[name]
             elif name in self._ranges:
                 low, high = self._ranges[name]
-                return affine(low, high, signed=self._placement.signed)
+                return affine(low, high, signed=signed)
             elif name in self._values:
                 name = self._values[name].metadata_props.get(SAME_AS, name)
         raise InputError(f"no range is known for {value.name!r}: calibrate the graph that holds this value")
@@ -181,7 +184,7 @@ class _Writer:
         if bias is not None and scale is not None and bias.values.size == scales.size:
             values, steps = quantize_bias(bias.values, float(scale), scales)
             added = self._dequantized(f"{layer.name}_bias", values, steps, 0)
-            bias.node.replace_input_with(bias.index, added)
+            bias.node.replace_input_with(bias.slot, added)
 
     def _weight(self, layer: Layer, least: NDArray[np.float64] | None) -> tuple[ir.Value, NDArray[np.float32]]:
         """Layers that share a float weight share the int8 one, unless a bias asks for larger scales."""

@@ -61,10 +61,10 @@ class Layer(NamedTuple):
 
 
 class Bias(NamedTuple):
-    """Input ``index`` of ``node`` is the constant ``values``, float32 ``[channels]``."""
+    """Input ``slot`` of ``node`` is the constant ``values``, float32 ``[channels]``."""
 
     node: ir.Node
-    index: int
+    slot: int
     values: NDArray[np.float32]
 
 
