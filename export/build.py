@@ -23,6 +23,7 @@ from medfm_compress.runtime.bundle import utc_date, write_bundle
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.goldens import golden_files, make_goldens, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.instruction_sets import instructions
 from medfm_compress.runtime.manifest import SCHEMA_VERSION, Backend, Manifest, Provenance, Tensor, Variant
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import is_available, open_session_from_bytes
@@ -103,16 +104,32 @@ def build_bundle(
     return write_bundle(path, manifest, bundle_files(exports, draft.spec))
 
 
-def make_variant(backend: Backend, precision: str, instruction_set: tuple[str, ...] = ()) -> Variant:
-    """The variant of a backend and precision on a CPU, named and tolerated alike everywhere."""
-    name = f"{backend}-cpu-{precision}"
+def make_variant(
+    backend: Backend,
+    precision: str,
+    instruction_set: tuple[str, ...] | None = None,
+    qualifier: str = "",
+    files: tuple[str, ...] = (),
+) -> Variant:
+    """The variant of a backend and precision on a CPU, named and tolerated alike everywhere.
+
+    Args:
+        backend: engine that runs it.
+        precision: inference precision.
+        instruction_set: CPU instructions it needs; None is what the precision needs with weights of the full 8 bits
+            (see `instruction_sets`).
+        qualifier: ends the name, so that several variants of one backend and precision fit into one bundle, e.g.
+            ``reduced``.
+        files: member paths of another variant whose files it runs; empty gives it files of its own.
+    """
+    name = f"{backend}-cpu-{precision}" + (f"-{qualifier}" if qualifier else "")
     return Variant(
         name=name,
-        files=tuple(f"models/{name}{suffix}" for suffix in _SUFFIXES[backend]),
+        files=files or tuple(f"models/{name}{suffix}" for suffix in _SUFFIXES[backend]),
         backend=backend,
         device="cpu",
         precision=precision,  # type: ignore[arg-type]
-        instruction_set=instruction_set,
+        instruction_set=instructions(backend, precision) if instruction_set is None else instruction_set,
         engine_versions=ENGINE_VERSIONS[backend],
         golden_tolerance=TOLERANCES[precision],
     )
@@ -125,10 +142,18 @@ def open_export(variant: Variant, contents: tuple[bytes, ...], threads: int = 1)
 
 
 def bundle_files(exports: tuple[Export, ...], spec: ImageSpec) -> dict[str, bytes]:
-    """Members of a bundle: model files, golden inputs and each variant's own logits on them."""
+    """Members of a bundle: model files, golden inputs and each variant's own logits on them.
+
+    Raises:
+        InputError: variants share a file and give it different contents.
+    """
     inputs = make_goldens(spec)
     logits = {export.variant.name: run_goldens(export.session, inputs) for export in exports}
-    files = {name: content for export in exports for name, content in export.files.items()}
+    files: dict[str, bytes] = {}
+    for export in exports:
+        for name, content in export.files.items():
+            if files.setdefault(name, content) != content:
+                raise InputError(f"variant {export.variant.name} shares {name} with another and has other contents")
     return files | golden_files(inputs, logits, spec)
 
 

@@ -31,11 +31,12 @@ def _fuse(attention: Attention) -> None:
     import onnx_ir as ir
 
     softmax, graph = attention.softmax, graph_of(attention.softmax)
+    before = softmax.outputs[0].consumers()[0]  # the values' own layer may stand behind the softmax
     scale = attention.scale * attention.query.scale * attention.key.scale
     inputs: list[ir.Value | None] = [
-        project(attention.query, "query", scale, softmax),
-        project(attention.key, "key", 1.0, softmax),
-        project(attention.value, "value", attention.value.scale, softmax),
+        project(attention.query, "query", scale, before),
+        project(attention.key, "key", 1.0, before),
+        project(attention.value, "value", attention.value.scale, before),
     ]
     mask = constant(attention.mask)
     if mask is not None:
@@ -46,5 +47,5 @@ def _fuse(attention: Attention) -> None:
     node = ir.node(
         "MultiHeadAttention", inputs, {"num_heads": heads, "scale": 1.0}, domain=DOMAIN, num_outputs=1, name=name
     )
-    graph.insert_before(softmax, node)
+    graph.insert_before(before, node)
     take_over(attention.output, node.outputs[0])

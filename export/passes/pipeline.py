@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from medfm_compress.export.passes.average_pool_to_conv import average_pool_to_conv
 from medfm_compress.export.passes.batch_norm_to_conv import batch_norm_to_conv
 from medfm_compress.export.passes.flatten_tokens import flatten_tokens
 from medfm_compress.export.passes.fold_affine_after import fold_affine_after
@@ -16,6 +17,7 @@ from medfm_compress.export.passes.fold_affine_before import fold_affine_before
 from medfm_compress.export.passes.global_pool import global_pool
 from medfm_compress.export.passes.matmul_to_gemm import matmul_to_gemm
 from medfm_compress.export.passes.multi_head_attention import multi_head_attention
+from medfm_compress.export.passes.quick_gelu import quick_gelu
 from medfm_compress.export.passes.split_attention import split_attention
 from medfm_compress.export.passes.split_layers import split_layers
 from medfm_compress.export.passes.tidy import tidy
@@ -27,7 +29,7 @@ Pass = Callable[["ir.Model"], int]
 
 PORTABLE: tuple[Pass, ...] = (tidy, fold_affine_after, fold_affine_before, split_layers, split_attention)
 ONNXRUNTIME: tuple[Pass, ...] = (multi_head_attention, flatten_tokens, matmul_to_gemm)
-ONNXRUNTIME_INT8: tuple[Pass, ...] = (batch_norm_to_conv, global_pool)
+ONNXRUNTIME_INT8: tuple[Pass, ...] = (batch_norm_to_conv, average_pool_to_conv, global_pool, quick_gelu)
 
 
 def simplify(model: ir.Model) -> tuple[str, ...]:
