@@ -43,7 +43,7 @@ class _SchemaOnly(msgspec.Struct, frozen=True):
 
 
 class Bundle:
-    """A verified bundle: its manifest, and its members on demand (checked again each time they are read).
+    """A verified bundle: its manifest, and its members on demand (checked each time they are read).
 
     Nothing is extracted and no file is kept open; a bundle that is replaced on disk while it is in use is refused at
     the next read.
@@ -55,8 +55,13 @@ class Bundle:
         self._entries = entries
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
+    def open(cls, path: str | Path, *, whole: bool = True) -> Bundle:
         """Open and verify the bundle at ``path``: layout, schema, manifest, sha256 of every member, model digest.
+
+        Args:
+            path: of the ``.medfm`` file.
+            whole: hash every member now. Without it a member is hashed when it is read, so that a device does not wait
+                for variants that it will not run; nothing that was not hashed is ever given out either way.
 
         Raises:
             BundleRefused: damaged, altered, too new, or its parts contradict each other.
@@ -69,7 +74,11 @@ class Bundle:
         raw = _read_manifest(path, entries)
         manifest = _decode_manifest(raw, path.name)
         bundle = cls(path, manifest, {entry.name: entry for entry in entries})
-        bundle._verify(raw)
+        bundle._verify_parts()
+        if whole:
+            bundle._verify_members()
+        if model_digest(msgspec.json.decode(raw)) != manifest.model_digest:
+            raise BundleRefused(f"{path.name}: the model digest does not match the manifest; fetch the bundle again")
         return bundle
 
     def read(self, member: str) -> bytes:
@@ -79,13 +88,18 @@ class Bundle:
             BundleRefused: the content changed since the bundle was opened.
             InputError: no such member.
         """
-        listed = {known.path: known for known in self.manifest.members}.get(member)
-        if listed is None:
-            raise InputError(f"{self.path.name} has no member {member!r}; it has {sorted(self._entries)}")
-        content = archive.read_member(self.path, self._entries[member])
-        if hashlib.sha256(content).hexdigest() != listed.sha256:
+        sha256 = self.sha256(member)
+        content = archive.read_content(self.path, self._entries[member])
+        if hashlib.sha256(content).hexdigest() != sha256:
             raise BundleRefused(f"{self.path.name}: {member} does not match its sha256; copy the bundle again")
         return content
+
+    def sha256(self, member: str) -> str:
+        """Hex sha256 that the content of ``member`` must have; raises InputError where there is no such member."""
+        for known in self.manifest.members:
+            if known.path == member:
+                return known.sha256
+        raise InputError(f"{self.path.name} has no member {member!r}; it has {sorted(self._entries)}")
 
     def variant(self, name: str) -> Variant:
         """The variant called ``name``; raises InputError with the names there are."""
@@ -109,7 +123,7 @@ class Bundle:
         """Of the manifest; checked when the bundle was opened."""
         return self.manifest.model_digest
 
-    def _verify(self, raw: bytes) -> None:
+    def _verify_parts(self) -> None:
         name = self.path.name
         listed = {member.path for member in self.manifest.members}
         for odd in sorted(listed ^ (self._entries.keys() - {MANIFEST})):
@@ -118,15 +132,20 @@ class Bundle:
         reason = contradiction(self.manifest)
         if reason:
             raise BundleRefused(f"{name}: {reason}")
+        for member in self.manifest.members:
+            if self._entries[member.path].size != member.bytes:
+                raise BundleRefused(f"{name}: {member.path} does not match its listed size; copy the bundle again")
+
+    def _verify_members(self) -> None:
         with archive.open_archive(self.path) as file:
             for member in self.manifest.members:
                 sha256 = hashlib.sha256()
                 for chunk in archive.chunks(file, self._entries[member.path]):
                     sha256.update(chunk)
-                if sha256.hexdigest() != member.sha256 or self._entries[member.path].size != member.bytes:
-                    raise BundleRefused(f"{name}: {member.path} does not match its sha256; copy the bundle again")
-        if model_digest(msgspec.json.decode(raw)) != self.manifest.model_digest:
-            raise BundleRefused(f"{name}: the model digest does not match the manifest; fetch the bundle again")
+                if sha256.hexdigest() != member.sha256:
+                    raise BundleRefused(
+                        f"{self.path.name}: {member.path} does not match its sha256; copy the bundle again"
+                    )
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:

@@ -33,8 +33,7 @@ def obstacle(variant: Variant, machine: Machine) -> str:
         return f"needs backend {variant.backend}, which this version does not have"
     missing = missing_flags(variant.instruction_set, machine.cpu)
     if missing:
-        because = machine.cpu.reason or f"which {machine.cpu.model} lacks"
-        return f"needs CPU instructions {', '.join(missing)}; {because}"
+        return _in_words(missing, machine.cpu)
     available = machine.availability(variant.backend)
     if not available.ok:
         return available.reason
@@ -43,6 +42,13 @@ def obstacle(variant: Variant, machine: Machine) -> str:
     except InputError as exc:
         return str(exc)
     return "" if fits else f"needs {variant.backend} {variant.engine_versions}; installed is {available.version}"
+
+
+def _in_words(missing: tuple[str, ...], cpu: Cpu) -> str:
+    lacking = [need for need in missing if not need.startswith("!")]
+    if lacking or cpu.reason:
+        return f"needs CPU instructions {', '.join(lacking or missing)}; {cpu.reason or f'which {cpu.model} lacks'}"
+    return f"is laid out for a CPU without {', '.join(need[1:] for need in missing)}, which {cpu.model} has"
 
 
 def verdict_obstacle(bundle: Bundle, variant: Variant) -> str:

@@ -48,8 +48,13 @@ def read_cpu(cpuinfo: Path = _CPUINFO) -> Cpu:
 
 
 def missing_flags(needed: Iterable[str], cpu: Cpu) -> tuple[str, ...]:
-    """Those of ``needed`` that ``cpu`` lacks; ``"a|b"`` is met by either."""
-    return tuple(need for need in needed if not set(need.lower().split("|")) & cpu.flags)
+    """Those of ``needed`` that ``cpu`` does not meet; ``"a|b"`` is met by either, ``"!a"`` by a CPU without ``a``."""
+    return tuple(need for need in needed if not any(_meets(flag, cpu) for flag in need.lower().split("|")))
+
+
+def _meets(flag: str, cpu: Cpu) -> bool:
+    # A CPU whose flags cannot be read meets nothing, not even an absence.
+    return bool(cpu.flags) and flag[1:] not in cpu.flags if flag.startswith("!") else flag in cpu.flags
 
 
 def usable_cores(smt: Path = _SMT) -> int:

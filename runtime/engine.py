@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.pixels import Pixels
 
 UNVERIFIED_FLAG = "unverified-model"
+START_GOLDENS = 1
+"""Golden cases replayed at the start: one already passes through every operator; ``inspect --verify`` replays all."""
 
 _log = logging.getLogger("medfm_compress.runtime")
 
@@ -59,8 +61,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Engine:
     """A bundle, ready to predict; safe to use from several threads.
 
-    The first variant in the bundle's order that a passing verdict covers and that this machine can run is opened, its
-    golden cases are replayed, and the choice is logged with what kept the ones before it from being used.
+    The first variant in the bundle's order that a passing verdict covers and that this machine can run is opened, a
+    golden case is replayed, and the choice is logged with what kept the ones before it from being used. Only the files
+    of that variant are read and hashed.
     """
 
     def __init__(
@@ -79,17 +82,19 @@ class Engine:
             backend: use only variants of this backend.
             threads: for one prediction; by default the physical cores this process may use.
             unverified: also use variants without a passing verdict; every prediction then carries a flag.
-            cache_dir: where the backend may keep compiled models for a faster start.
+            cache_dir: where the backend may keep compiled models for a faster start (OpenVINO: about half the time):
+                a folder of the user's own, made where it is missing, refused where others may write to it. It holds
+                models only, nothing of an image; it may be emptied at any time. Without it nothing is kept.
 
         Raises:
-            BundleRefused: damaged or altered, no variant may run here, or the golden cases give another result.
-            InputError: the file cannot be read, or an option is unknown.
+            BundleRefused: damaged or altered, no variant may run here, or the golden case gives another result.
+            InputError: the file cannot be read, an option is unknown, or the cache folder cannot be used.
         """
         if backend is not None and backend not in BACKENDS:
             raise InputError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, whole=False)
         self.variant = _choose(self.bundle, backend, unverified)
         self.task: Task = self.manifest.task_of(self.variant)
         self.verified = not choice.verdict_obstacle(self.bundle, self.variant)
@@ -98,7 +103,7 @@ class Engine:
         cache = None if cache_dir is None else str(cache_dir)
         session = open_variant(self.bundle, self.variant, threads or usable_cores(), cache)
         _check_names(session, self.manifest)
-        self.golden_error = goldens.replay_goldens(self.bundle, self.variant, session)
+        self.golden_error = goldens.replay_goldens(self.bundle, self.variant, session, START_GOLDENS)
         self._session: Session | None = session
         self.info: SessionInfo = session.info
 

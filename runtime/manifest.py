@@ -10,12 +10,12 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import OperatingPoint, Task
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The newest schema; a bundle is written in the oldest that holds it (see `schema_of`)."""
 NOT_FOR_CLINICAL_USE = "Research and evaluation only; not for clinical use."
 
 Backend = Literal["onnxruntime", "openvino"]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "int8-bf16"]
 Outcome = Literal["pass", "fail", "inconclusive"]
 
 
@@ -40,12 +40,14 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         name: unique in the bundle, e.g. ``openvino-cpu-int8``.
-        files: member paths; the first is the one to open (an OpenVINO ``.xml`` is followed by its ``.bin``).
+        files: member paths; the first is the one to open (an OpenVINO ``.xml`` is followed by its ``.bin``). Variants
+            may share them: OpenVINO runs one file in several precisions.
         backend: engine that runs it.
         device: ``cpu`` or ``cuda``.
-        precision: inference precision, always set explicitly on the engine.
+        precision: inference precision, always set explicitly on the engine. ``int8-bf16`` is a quantized network whose
+            float part runs in bf16 (since schema 3); of ``int8`` it runs in fp32.
         instruction_set: CPU flags it needs, in Linux's spelling, e.g. ``("avx512_vnni",)``; empty needs none. A
-            member ``"avx512_vnni|avx_vnni"`` is met by either.
+            member ``"avx512_vnni|avx_vnni"`` is met by either, ``"!avx512f"`` by a CPU without it.
         engine_versions: version specifier of the engine, e.g. ``>=1.23,<2``.
         golden_tolerance: largest allowed relative logit error on the golden cases (see `goldens`).
         temperature: its own, > 0; absent it is the task's. Since schema 2.
@@ -165,5 +167,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def schema_of(manifest: Manifest) -> int:
-    """The oldest schema that holds ``manifest``: 2 with a variant that decides by itself, else 1."""
+    """The oldest schema that holds ``manifest``: 3 with a mixed precision, 2 with own decisions, else 1."""
+    if any(variant.precision == "int8-bf16" for variant in manifest.variants):
+        return 3
     return 2 if any(variant.decides_itself for variant in manifest.variants) else 1

@@ -105,6 +105,11 @@ def bundle(
     return path
 
 
+def write(path: Path, variants: tuple[Variant, ...], files: dict[str, bytes]) -> None:
+    """Write a bundle of these variants and members, without verdicts."""
+    write_bundle(path, draft(variants), files)
+
+
 def verdict(path: Path, variant: str, outcome: str) -> StoredVerdict:
     """A verdict on ``variant`` of the bundle at ``path`` as it stands."""
     return StoredVerdict(

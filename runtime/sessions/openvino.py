@@ -1,34 +1,43 @@
-"""OpenVINO on the CPU: fp32, bf16, fp16, and int8 where the graph is quantized (its float part then runs in fp32).
+"""OpenVINO on the CPU: fp32, bf16, fp16, and int8 where the graph is quantized.
 
-The precision is always set and read back: OpenVINO's own default is bf16 on one CPU and fp32 on another. One stream
-and one infer request a thread, for latency.
+The float part of ``int8`` runs in fp32, that of ``int8-bf16`` in bf16. The precision is always set and read back:
+OpenVINO's own default is bf16 on one CPU and fp32 on another. One stream and one infer request a thread, for latency.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import logging
+import mmap
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
+from medfm_compress.runtime.sessions import openvino_cache
 from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
 
 BACKEND = "openvino"
-FLOAT_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+FLOAT_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32", "int8-bf16": "bf16"}
 
 _INTEGER_TYPES = frozenset({"i8", "u8"})
+_log = logging.getLogger("medfm_compress.runtime")
 _TELEMETRY = "openvino_telemetry"
+_TOOLS = "openvino.tools"  # half of the time that importing OpenVINO takes, and nothing a device needs
 
 
 class OpenVinoSession:
     """A `Session` on OpenVINO; each thread has an infer request of its own."""
 
-    def __init__(self, compiled: Any, info: SessionInfo) -> None:
+    def __init__(self, compiled: Any, info: SessionInfo, keep: object = None) -> None:
         self._compiled = compiled
+        self._keep = keep  # memory that the compiled model refers to
         self._requests = threading.local()
         self.info = info
         self.input_names: tuple[str, ...] = tuple(port.get_any_name() for port in compiled.inputs)
@@ -63,7 +72,9 @@ def is_available() -> Availability:
             ok=False, reason=f"openvino cannot be imported ({exc}): pip install 'medfm-compress[openvino]'"
         )
     version = str(openvino.__version__).partition("-")[0]
-    if "CPU" not in openvino.Core().available_devices:
+    try:
+        openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")  # loads this plugin; listing the devices loads them all
+    except RuntimeError:
         return Availability(ok=False, reason="this OpenVINO has no CPU device", version=version)
     return Availability(ok=True, version=version)
 
@@ -88,35 +99,58 @@ def from_bytes(
     Args:
         files: one ONNX file, or an IR's ``.xml`` and ``.bin``.
         threads: inference threads, >= 1.
-        precision: ``fp32``, ``bf16``, ``fp16`` or ``int8``.
-        cache_dir: where OpenVINO may keep compiled models for a faster start; nothing is kept without it.
+        precision: one of ``FLOAT_TYPES``.
+        cache_dir: where compiled models may be kept for a faster start (see `openvino_cache`); none keeps nothing.
 
     Raises:
-        InputError: an option that this backend does not have, or more threads than it uses on this machine.
+        InputError: an option that this backend does not have, more threads than it uses on this machine, or a cache
+            folder that cannot be used.
         MissingDependency: OpenVINO is not installed.
         BundleRefused: the model cannot be loaded, or runs in another precision or on another device.
     """
+    digests = [hashlib.sha256(file).hexdigest() for file in files] if cache_dir else [""] * len(files)
+    return open_listed(digests, lambda: files, threads, precision, cache_dir)
+
+
+def open_listed(
+    digests: Sequence[str], read: Callable[[], Sequence[bytes]], threads: int, precision: str, cache_dir: str | None
+) -> OpenVinoSession:
+    """Open a model whose files' hex sha256 are known, without reading them where it lies compiled in the cache.
+
+    Args:
+        digests: one for each file, in order.
+        read: gives the files' contents; they must have these digests.
+        threads: see `from_bytes`, also for what is raised.
+        precision: likewise.
+        cache_dir: likewise.
+    """
     if precision not in FLOAT_TYPES:
         raise InputError(f"openvino runs {', '.join(FLOAT_TYPES)}, not {precision!r}")
-    if threads < 1 or len(files) not in (1, 2):
-        raise InputError(f"openvino takes one or two model files and at least 1 thread, got {len(files)} and {threads}")
+    if threads < 1 or len(digests) not in (1, 2):
+        raise InputError(
+            f"openvino takes one or two model files and at least 1 thread, got {len(digests)} and {threads}"
+        )
     available = is_available()
     if not available.ok:
         raise MissingDependency(available.reason)
-    compiled = _compile(files, _configuration(threads, precision, cache_dir))
-    return OpenVinoSession(compiled, _read_back(compiled, precision, threads, available.version))
+    configuration = _configuration(threads, precision)
+    if cache_dir is None:
+        compiled, keep = _compile(read(), configuration), None
+    else:
+        compiled, keep = _compile_or_load(digests, read, configuration, cache_dir)
+    return OpenVinoSession(compiled, _read_back(compiled, precision, threads, available.version), keep)
 
 
 def import_openvino() -> Any:
     """Import OpenVINO without its telemetry, which otherwise reports home the moment it is imported.
 
     OpenVINO falls back to a stub where ``openvino_telemetry`` cannot be imported, so it is hidden for the time of the
-    import. Nothing changes where OpenVINO was imported before.
+    import; so is its model converter, which can be imported later. Nothing changes where OpenVINO was imported before.
     """
     loaded = sys.modules.get(BACKEND)
     if loaded is not None:
         return loaded
-    with _hidden(_TELEMETRY):
+    with _hidden(_TELEMETRY), _hidden(_TOOLS):
         return importlib.import_module(BACKEND)
 
 
@@ -133,22 +167,51 @@ def _hidden(module: str) -> Iterator[None]:
         sys.modules.pop(module, None)
 
 
-def _configuration(threads: int, precision: str, cache_dir: str | None) -> dict[str, str]:
-    configuration = {
+def _configuration(threads: int, precision: str) -> dict[str, str]:
+    return {
         "INFERENCE_PRECISION_HINT": FLOAT_TYPES[precision],
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
         "INFERENCE_NUM_THREADS": str(threads),
     }
-    return configuration | ({"CACHE_DIR": cache_dir} if cache_dir else {})
 
 
-def _compile(files: Sequence[bytes], configuration: dict[str, str]) -> Any:
+def _compile(files: Sequence[bytes], configuration: Mapping[str, str]) -> Any:
     core = import_openvino().Core()
     try:
-        return core.compile_model(core.read_model(*files), "CPU", configuration)
+        return core.compile_model(core.read_model(*files), "CPU", dict(configuration))
     except (RuntimeError, TypeError, ValueError) as exc:
         raise BundleRefused(f"openvino cannot load the model: {_last_line(exc)}") from exc
+
+
+def _compile_or_load(
+    digests: Sequence[str], read: Callable[[], Sequence[bytes]], configuration: Mapping[str, str], folder: str
+) -> tuple[Any, object]:
+    """The compiled model, and the memory that must live as long as it does."""
+    kept = openvino_cache.place(folder, digests, str(import_openvino().__version__), configuration)
+    blob = openvino_cache.load(kept)
+    if blob is not None:
+        imported = _import(blob, configuration)
+        if imported is not None:
+            return imported
+    compiled = _compile(read(), configuration)
+    openvino_cache.store(kept, compiled.export_model().getvalue())
+    return compiled, None
+
+
+def _import(blob: mmap.mmap, configuration: Mapping[str, str]) -> tuple[Any, object] | None:
+    """Import an intact blob; None where OpenVINO does not want it, e.g. because its environment changed."""
+    openvino = import_openvino()
+    tensor = openvino.Tensor(
+        np.frombuffer(blob, np.uint8, openvino_cache.blob_bytes(blob)), shared_memory=True
+    )  # OpenVINO keeps pointers into it
+    try:
+        compiled = openvino.Core().import_model(tensor, "CPU", dict(configuration))
+    except (RuntimeError, TypeError, ValueError) as exc:
+        _log.warning("openvino does not import the compiled model (%s); compiling again", _last_line(exc))
+        return None
+    openvino_cache.release(blob)
+    return compiled, tensor
 
 
 def _read_back(compiled: Any, precision: str, threads: int, version: str) -> SessionInfo:
@@ -161,7 +224,7 @@ def _read_back(compiled: Any, precision: str, threads: int, version: str) -> Ses
     if running != threads:
         raise InputError(f"openvino runs the model on {running} threads here, not {threads}; ask for {running}")
     integers = _runs_integers(compiled)
-    if integers != (precision == "int8"):
+    if integers != precision.startswith("int8"):
         found = "integer" if integers else "no integer"
         raise BundleRefused(f"the model is declared {precision}, yet openvino runs {found} operators in it")
     return SessionInfo(backend=BACKEND, version=version, provider=devices[0], precision=precision, threads=running)

@@ -92,8 +92,8 @@ def test_a_truncated_file_is_refused(sealed, tmp_path, part):
 
 
 def test_a_newer_schema_says_upgrade_even_with_unknown_keys(sealed, tmp_path):
-    path = forged(sealed, tmp_path / "new.medfm", lambda plain: plain.update(schema_version=3, holograms=[]))
-    assert refusal(path) == ("new.medfm was made by a newer medfm-compress (schema 3; this one reads 2): upgrade")
+    path = forged(sealed, tmp_path / "new.medfm", lambda plain: plain.update(schema_version=4, holograms=[]))
+    assert refusal(path) == ("new.medfm was made by a newer medfm-compress (schema 4; this one reads 3): upgrade")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""OpenVINO's compiled models, kept in a folder of the user's for a faster start.
+
+One file a model, backend version, CPU and configuration: what OpenVINO exports right after it compiled, before any
+image was seen, so there is nothing of a patient in it. The file ends with ``sha256(key ‖ blob)``, so that one that is
+damaged, cut short or moved to another model's name is not used: the model is compiled anew and the file replaced.
+
+This protects against accidents. Against people it is the folder that protects: it is made for its owner alone
+(mode 0700), and one that others may write to is refused, since OpenVINO trusts what it imports. The golden cases are
+replayed on an imported model like on any other. The folder may be emptied at any time.
+
+The blob is mapped, not read, and its pages are given back once imported: OpenVINO has packed the weights by then. So
+the folder must not be altered in place while an engine runs; files are only ever replaced whole here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import mmap
+import os
+import stat
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from medfm_compress.runtime.cpu import read_cpu
+from medfm_compress.runtime.errors import InputError
+
+_DIGEST_BYTES = 32
+_FORMAT = 1  # of the file; part of the key
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+_log = logging.getLogger("medfm_compress.runtime")
+
+
+class Place(NamedTuple):
+    """Where one compiled model is kept, and the key that it must have been made for."""
+
+    path: Path
+    key: bytes
+
+
+def place(folder: str, digests: Sequence[str], version: str, configuration: Mapping[str, str]) -> Place:
+    """The place of a model in ``folder``, which is made where it is missing.
+
+    Args:
+        folder: the user's cache folder.
+        digests: hex sha256 of each of the model's files.
+        version: OpenVINO's, with its build.
+        configuration: what the model is compiled with.
+
+    Raises:
+        InputError: the folder cannot be made, or others may write to it.
+    """
+    _check_folder(Path(folder))
+    cpu = read_cpu()
+    said = (_FORMAT, tuple(digests), version, dict(configuration), cpu.model, sorted(cpu.flags))
+    key = hashlib.sha256(msgspec.json.encode(said, order="sorted")).digest()
+    return Place(Path(folder) / f"openvino-{key.hex()[:32]}.blob", key)
+
+
+def load(kept: Place) -> mmap.mmap | None:
+    """Map the blob at ``kept``, privately; None where there is none or it is not what was stored.
+
+    The last 32 bytes of the mapping are the digest, not the blob.
+    """
+    try:
+        handle = os.open(kept.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return None
+    with open(handle, "rb") as file:  # noqa: PTH123 - a descriptor
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_size <= _DIGEST_BYTES or _is_foreign(found):
+            return None
+        blob = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    with memoryview(blob) as view:
+        whole = _digest(kept.key, view[:-_DIGEST_BYTES]) == view[-_DIGEST_BYTES:]
+    if whole:
+        return blob
+    blob.close()
+    _log.warning("the compiled model %s is damaged; compiling again", kept.path.name)
+    return None
+
+
+def blob_bytes(blob: mmap.mmap) -> int:
+    """Size of the blob in a mapping that `load` gave."""
+    return len(blob) - _DIGEST_BYTES
+
+
+def release(blob: mmap.mmap) -> None:
+    """Give the mapping's pages back; what is needed again is read from the file again."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        blob.madvise(mmap.MADV_DONTNEED)
+
+
+def store(kept: Place, blob: bytes) -> None:
+    """Write ``blob`` for its owner alone, whole or not at all; a failure costs the next start time, so it is logged."""
+    name = ""
+    try:
+        handle, name = tempfile.mkstemp(dir=kept.path.parent, prefix=".openvino-", suffix=".partial")  # mode 0600
+        with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor
+            file.write(blob)
+            file.write(_digest(kept.key, blob))
+        Path(name).replace(kept.path)
+    except OSError as exc:
+        _log.warning("the compiled model is not kept: %s", exc.strerror)
+    finally:
+        if name:
+            Path(name).unlink(missing_ok=True)
+
+
+def _digest(key: bytes, blob: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(key)
+    digest.update(blob)
+    return digest.digest()
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError as exc:
+        raise InputError(f"cannot use cache folder {folder}: {exc.strerror}; give one that can be written") from None
+    if _is_foreign(found):
+        raise InputError(
+            f"others may write to cache folder {folder}, and a compiled model is trusted like a program; give one of "
+            "your own (chmod 700)"
+        )
+
+
+def _is_foreign(found: os.stat_result) -> bool:
+    """Whether somebody else owns it or may write to it; unknown, so False, on a system without Unix permissions."""
+    if not hasattr(os, "geteuid"):
+        return False
+    return found.st_uid not in (os.geteuid(), 0) or bool(found.st_mode & _OTHERS_MAY_WRITE)
