@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.compress.int8.rescaling import groups
 from medfm_compress.compress.int8.statistics import RunningStatistics, Statistics
 from medfm_compress.compress.int8.weights import WEIGHTED, is_constant, layers
 from medfm_compress.export.cases import Progress, unheard
@@ -39,7 +40,7 @@ class Probe:
 
     Attributes:
         name: the value's.
-        axis: its channels' axis for a weighted layer that reads it, else None.
+        axis: of its channels where a weighted layer reads it or they can be rescaled, else None.
         views: names of values that hold the same numbers in another shape.
     """
 
@@ -93,14 +94,16 @@ def probes_of(model: ir.Model) -> tuple[Probe, ...]:
     channels: dict[str | None, int] = {}
     for layer in layers(model.graph):
         channels[layer.input.name] = 1 if layer.node.op_type.startswith("Conv") else -1
+    for group in groups(model.graph):
+        channels.update({value.name: group.axis for value in group.values})
     asked = [value for value in _activations(model.graph) if _may_be_quantized(value)]
-    groups: dict[str, list[ir.Value]] = {}
+    members: dict[str, list[ir.Value]] = {}
     for value in asked:
         measured = value if value.name in channels else _viewed(value, channels)
-        groups.setdefault(_name(measured), []).append(value)
+        members.setdefault(_name(measured), []).append(value)
     return tuple(
-        Probe(name, channels.get(name), tuple(_name(value) for value in members if _name(value) != name))
-        for name, members in groups.items()
+        Probe(name, channels.get(name), tuple(_name(value) for value in values if _name(value) != name))
+        for name, values in members.items()
     )
 
 
@@ -117,18 +120,24 @@ def _is_float(value: ir.Value) -> bool:
 
 def _may_be_quantized(value: ir.Value) -> bool:
     """Whether an operator with an INT8 form reads it, or makes it for something that could read it in INT8."""
-    readers = {use.node.op_type for use in value.uses() if not _adds_bias(value, use.node)}
+    if _is_fused(value):
+        return False
+    readers = {use.node.op_type for use in value.uses()}
     if readers & _QUANTIZABLE:
         return True
     producer = value.producer()
     return producer is not None and producer.op_type in _QUANTIZABLE and bool(readers - _FLOAT_ONLY)
 
 
-def _adds_bias(value: ir.Value, reader: ir.Node) -> bool:
-    """Whether this is a matrix product on its way to its bias: no backend quantizes between the two."""
+def _is_fused(value: ir.Value) -> bool:
+    """Whether it exists between operators only that every backend runs as one: a layer's ReLU, a product's bias."""
+    uses = list(value.uses())
     producer = value.producer()
-    product = producer is not None and producer.op_type == "MatMul"
-    return product and reader.op_type == "Add" and any(is_constant(side) for side in reader.inputs)
+    if len(uses) != 1 or producer is None:
+        return False
+    reader = uses[0].node
+    adds = producer.op_type == "MatMul" and reader.op_type == "Add" and any(map(is_constant, reader.inputs))
+    return adds or reader.op_type in ("Relu", "Clip")
 
 
 def _viewed(value: ir.Value, channels: Collection[str | None]) -> ir.Value:
@@ -153,9 +162,12 @@ def _prepared(onnx: bytes, threads: int) -> tuple[_Plan, Any]:
 
     try:
         proto = onnx_library.load_model_from_string(onnx)
+        elsewhere = [tensor.name for tensor in proto.graph.initializer if tensor.external_data]
         model = ir.from_proto(proto)
     except Exception as exc:
         raise InputError(f"the model cannot be read as ONNX: {_first_line(exc)}") from exc
+    if elsewhere:
+        raise InputError(f"the weight {elsewhere[0]!r} lies in another file; export the model with its weights inside")
     plan = _plan(model)
     del proto.graph.output[:]
     for name in [probe.name for probe in plan.probes if probe.name != plan.image]:
@@ -184,8 +196,8 @@ def _session(content: bytes, threads: int) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as exc:
         raise InputError(
-            f"the model cannot be calibrated, ONNX Runtime does not load it: {_first_line(exc)}; export it with its "
-            "weights inside and an opset that this ONNX Runtime knows"
+            f"the model cannot be calibrated, ONNX Runtime does not load it: {_first_line(exc)}; export it with an "
+            "opset that this ONNX Runtime knows"
         ) from exc
 
 

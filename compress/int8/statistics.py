@@ -35,7 +35,7 @@ class TensorStatistics:
         counts: ``int64[BINS]``, the histogram of part of the values on ``[-bound, bound]``; None where it is not
             known, for instance after a change of scale by channel: then only extremes are valid.
         bound: the histogram's end, a power of two.
-        channel_low: ``float32[C]`` exact minimum of each channel, None where no weighted layer reads the value.
+        channel_low: ``float32[C]`` exact minimum of each channel, None where no weighted layer needs them.
         channel_high: ``float32[C]`` exact maximum of each channel.
         channel_mean: ``float32[C]`` mean of each channel over all positions and cases.
     """
