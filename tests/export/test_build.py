@@ -11,11 +11,12 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from medfm_compress.bench.evaluate import evaluate
-from medfm_compress.export.build import BundleDraft, build_bundle
+from medfm_compress.export.build import BundleDraft, build_bundle, bundle_files, make_variant, open_export
 from medfm_compress.runtime.activation import probabilities
 from medfm_compress.runtime.bundle import Bundle
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.goldens import replay_goldens
+from medfm_compress.runtime.instruction_sets import BF16, U8S8
 from medfm_compress.runtime.manifest import Provenance
 from medfm_compress.runtime.sessions.table import open_variant
 from medfm_compress.runtime.task import Task
@@ -176,3 +177,26 @@ def test_goldens_are_synthetic_and_shared(tmp_path):
     members = {member.path for member in bundle.manifest.members}
     assert {"goldens/inputs.npy", "goldens/onnxruntime-cpu-fp32.npy", "goldens/openvino-cpu-fp32.npy"} <= members
     assert np.isfinite(np.frombuffer(bundle.read("goldens/onnxruntime-cpu-fp32.npy")[-32:], np.float32)).all()
+
+
+def test_variants_of_one_backend_and_precision_have_names_of_their_own():
+    plain = make_variant("onnxruntime", "int8")
+    reduced = make_variant("onnxruntime", "int8", (), qualifier="reduced")
+    assert plain.name == "onnxruntime-cpu-int8" and plain.instruction_set == U8S8
+    assert reduced.name == "onnxruntime-cpu-int8-reduced" and reduced.instruction_set == ()
+    assert not set(plain.files) & set(reduced.files)
+    shared = make_variant("openvino", "bf16", files=make_variant("openvino", "fp32").files)
+    assert shared.name == "openvino-cpu-bf16" and shared.instruction_set == BF16
+    assert shared.files == ("models/openvino-cpu-fp32.xml", "models/openvino-cpu-fp32.bin")
+    assert make_variant("openvino", "int8-bf16").golden_tolerance == plain.golden_tolerance
+
+
+def test_a_shared_file_is_one_member_and_must_be_the_same(tiny):
+    fp32 = open_export(make_variant("openvino", "fp32", qualifier="a"), (tiny.network(),))
+    sharer = make_variant("openvino", "fp32", qualifier="b", files=fp32.variant.files[:1])
+    fp32 = msgspec.structs.replace(fp32, variant=msgspec.structs.replace(fp32.variant, files=sharer.files))
+    both = (fp32, open_export(sharer, fp32.contents))
+    assert len(bundle_files(both, tiny.SPEC)) == 4  # a model, the golden inputs, two sets of golden logits
+    other = open_export(sharer, (tiny.network(seed=1),))
+    with pytest.raises(InputError, match=r"shares models/openvino-cpu-fp32-a\.xml with another"):
+        bundle_files((fp32, other), tiny.SPEC)

@@ -1,0 +1,157 @@
+"""Each of ONNX Runtime's passes where it applies, where it does not, and that the graph computes the same."""
+
+import numpy as np
+import pytest
+
+from medfm_compress.export.passes.average_pool_to_conv import average_pool_to_conv
+from medfm_compress.export.passes.batch_norm_to_conv import batch_norm_to_conv
+from medfm_compress.export.passes.flatten_tokens import flatten_tokens
+from medfm_compress.export.passes.global_pool import global_pool
+from medfm_compress.export.passes.graph import SAME_AS
+from medfm_compress.export.passes.matmul_to_gemm import matmul_to_gemm
+from medfm_compress.export.passes.quick_gelu import quick_gelu
+
+CLOSE = 1e-5
+IMAGE = "(float[1,4,8,8] x) => (float[a,b,c,d] y)"
+TOKENS = "(float[1,5,4] x) => (float[1,5,4] y)"
+
+# one block of a transformer, without attention
+BLOCK = """
+    t = Transpose<perm=[0,2,1]>(x) tt = Transpose<perm=[0,2,1]>(t) p = Add(tt, pos)
+    n = LayerNormalization<axis=-1>(p, g, b) m = MatMul(n, w) a = Add(m, c) h = Gelu(a) k = MatMul(h, v) e = Add(k, b)
+    r = Add(p, e) y = Softmax<axis=1>(r)
+"""
+
+
+def block(graphs):
+    constants = {"g": graphs.normal(4), "b": graphs.normal(4), "c": graphs.normal(6), "pos": graphs.normal(1, 5, 4)}
+    return graphs.build(TOKENS, BLOCK, w=graphs.normal(4, 6), v=graphs.normal(6, 4), **constants)
+
+
+def named(model):
+    return {output.name: output for node in model.graph for output in node.outputs}
+
+
+def test_tokens_are_kept_in_two_axes_within_a_block(graphs):
+    before = block(graphs)
+    model = graphs.read(before)
+    assert flatten_tokens(model) == 8
+    values = named(model)
+    assert all(len(values[name].shape) == 2 for name in "pnmahker")
+    assert graphs.ops(model).count("Reshape") == 2  # in, and out for the Softmax
+    assert values["tt_flat"].metadata_props[SAME_AS] == "tt"
+    assert values["r_tokens"].metadata_props[SAME_AS] == "r"
+    assert graphs.difference(before, model) < CLOSE
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "n = LayerNormalization<axis=-1>(x, g, g) y = Relu(n)",  # nothing to gain
+        "m = MatMul(x, w) y = Add(m, g)",  # the output of the graph keeps its axes
+        "m = MatMul(x, ww) r = Relu(m) y = Softmax<axis=1>(r)",
+    ],
+)
+def test_tokens_stay_in_three_axes(graphs, nodes):
+    constants = {"w": graphs.normal(4, 4), "g": graphs.normal(4), "ww": graphs.normal(1, 4, 4)}
+    model = graphs.read(graphs.build(TOKENS, nodes, **constants))
+    assert flatten_tokens(model) == 0 and "Reshape" not in graphs.ops(model)
+
+
+def test_a_matmul_and_its_bias_become_a_gemm(graphs):
+    before = block(graphs)
+    model = graphs.read(before)
+    flatten_tokens(model)
+    layers = [node.name for node in model.graph if node.op_type == "MatMul"]
+    assert matmul_to_gemm(model) == 2
+    gemms = [node for node in model.graph if node.op_type == "Gemm"]
+    assert [node.name for node in gemms] == layers and [node.outputs[0].name for node in gemms] == ["a", "e"]
+    assert graphs.difference(before, model) < CLOSE
+
+
+@pytest.mark.parametrize("nodes", ["m = MatMul(x, w) y = Relu(m)", "m = MatMul(x, w) a = Add(m, x) y = Relu(a)"])
+def test_a_matmul_without_a_constant_bias_stays(graphs, nodes):
+    model = graphs.read(graphs.build("(float[5,4] x) => (float[5,4] y)", nodes, w=graphs.normal(4, 4)))
+    assert matmul_to_gemm(model) == 0
+
+
+def test_a_matmul_on_three_axes_stays(graphs):
+    model = graphs.read(block(graphs))
+    assert matmul_to_gemm(model) == 0
+
+
+def norm(graphs, nodes, signature=IMAGE, **more):
+    constants = {"g": graphs.normal(4), "b": graphs.normal(4), "m": graphs.normal(4), "v": graphs.normal(4) ** 2}
+    return graphs.build(signature, nodes, **constants, **more)
+
+
+def test_a_pre_activation_batch_norm_becomes_a_conv(graphs):
+    before = norm(graphs, "n = BatchNormalization<epsilon=0.01>(x, g, b, m, v) y = Relu(n)")
+    model = graphs.read(before)
+    name = model.graph[0].name
+    assert batch_norm_to_conv(model) == 1 and graphs.ops(model) == ["Conv", "Relu"]
+    assert (model.graph[0].name, model.graph[0].outputs[0].name) == (name, "n")
+    assert graphs.difference(before, model) < CLOSE
+
+
+def test_a_batch_norm_of_vectors_or_of_computed_numbers_stays(graphs):
+    vectors = norm(graphs, "y = BatchNormalization(x, g, b, m, v)", "(float[1,4] x) => (float[1,4] y)")
+    computed = norm(graphs, "h = ReduceMax<keepdims=0>(x, o) y = BatchNormalization(x, h, b, m, v)", o=[0, 2, 3])
+    for content in (vectors, computed):
+        assert batch_norm_to_conv(graphs.read(content)) == 0
+
+
+@pytest.mark.parametrize("attributes", ["kernel_shape=[2,2],strides=[2,2]", "kernel_shape=[3,2]"])
+def test_an_average_pool_becomes_a_conv(graphs, attributes):
+    before = graphs.build(IMAGE, f"r = AveragePool<{attributes}>(x) y = Relu(r)")
+    model = graphs.read(before)
+    assert average_pool_to_conv(model) == 1 and graphs.ops(model) == ["Conv", "Relu"]
+    assert graphs.difference(before, model) < CLOSE
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    ["kernel_shape=[3,3],pads=[1,1,1,1]", 'kernel_shape=[2,2],auto_pad="SAME_UPPER"', "kernel_shape=[3,3],ceil_mode=1"],
+)
+def test_an_average_pool_with_padding_stays(graphs, attributes):
+    model = graphs.read(graphs.build(IMAGE, f"r = AveragePool<{attributes}>(x) y = Relu(r)"))
+    assert average_pool_to_conv(model) == 0
+
+
+@pytest.mark.parametrize(("keep", "axes", "opset"), [(1, [2, 3], 20), (0, [-1, -2], 20)])
+def test_a_mean_over_the_image_becomes_a_global_pool(graphs, keep, axes, opset):
+    signature = "(float[1,4,8,8] x) => (float[a,b,c,d] y)" if keep else "(float[1,4,8,8] x) => (float[a,b] y)"
+    before = graphs.build(signature, f"r = ReduceMean<keepdims={keep}>(x, o) y = Relu(r)", opset, o=axes)
+    model = graphs.read(before)
+    assert global_pool(model) == 1 and graphs.ops(model)[0] == "GlobalAveragePool"
+    if not keep:
+        assert named(model)["r_pool"].metadata_props[SAME_AS] == "r"
+    assert graphs.difference(before, model) < CLOSE
+
+
+def test_the_axes_of_an_older_opset_are_an_attribute(graphs):
+    before = graphs.build(IMAGE, "r = ReduceMean<axes=[2,3]>(x) y = Relu(r)", 13)
+    model = graphs.read(before)
+    assert global_pool(model) == 1
+    assert graphs.difference(before, model) < CLOSE
+
+
+@pytest.mark.parametrize("axes", [[1], [2], [1, 2, 3]])
+def test_another_mean_stays(graphs, axes):
+    model = graphs.read(graphs.build(IMAGE, "r = ReduceMean(x, o) y = Relu(r)", o=axes))
+    assert global_pool(model) == 0
+
+
+@pytest.mark.parametrize("product", ["Mul(x, s)", "Mul(s, x)"])
+def test_silu_becomes_one_kernel(graphs, product):
+    before = graphs.build(IMAGE, f"s = Sigmoid(x) z = {product} y = Relu(z)")
+    model = graphs.read(before)
+    assert quick_gelu(model) == 1 and graphs.ops(model) == ["QuickGelu", "Relu"]
+    assert model.graph[0].outputs[0].name == "z"
+    assert graphs.difference(before, model) < CLOSE
+
+
+@pytest.mark.parametrize("nodes", ["s = Sigmoid(x) y = Mul(s, w)", "s = Sigmoid(x) z = Mul(x, s) y = Add(z, s)"])
+def test_another_gate_stays(graphs, nodes):
+    model = graphs.read(graphs.build(IMAGE, nodes, w=np.float32(2)))
+    assert quick_gelu(model) == 0 and "com.microsoft" not in model.opset_imports

@@ -1,0 +1,102 @@
+"""Both pipelines on networks as they are exported: the same numbers, under the same names, and nothing left to do."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from medfm_compress.export.onnx_export import export_onnx
+from medfm_compress.export.passes.pipeline import for_onnxruntime, simplify
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.task import Task
+
+TASK = Task(kind="binary", labels=("no", "yes"))
+CLOSE = 1e-5
+
+
+class PreActivation(nn.Module):
+    """What DenseNet is made of, with a gate of SiLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(16)
+        self.grow, self.head = nn.Conv2d(8, 8, 3, 1, 1), nn.Linear(16, 2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.cat([x, nn.functional.silu(self.grow(x))], 1)
+        x = nn.functional.avg_pool2d(torch.relu(self.norm(x)), 2)
+        return self.head(x.mean((2, 3)))
+
+
+def networks(name):
+    import timm
+
+    torch.manual_seed(0)
+    if name == "pre-activation":
+        return PreActivation()
+    sized = {"img_size": 64, "depth": 2, "init_values": 0.5} if name.startswith("vit") else {}
+    return timm.create_model(name, num_classes=2, **sized)
+
+
+@pytest.fixture(scope="module", params=["vit_tiny_patch16_224", "pre-activation"])
+def exported(request):
+    module = networks(request.param)
+    for parameter in module.parameters():  # no zeros and ones that would hide a mistake
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 2)
+    spec = ImageSpec(height_px=64, width_px=64, colour="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
+    return export_onnx(module, spec, TASK).content
+
+
+def values_of(graphs, content, image):
+    """Every value of a graph by name, as ONNX Runtime computes it."""
+    model = onnx.load_model_from_string(content)
+    names = [name for node in model.graph.node for name in node.output if name]
+    model.graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(name) for name in names if name != model.graph.output[0].name
+    )
+    found = graphs.run(model.SerializeToString(), {"image": image})
+    return dict(zip([value.name for value in model.graph.output], found, strict=True))
+
+
+def test_an_exported_graph_is_simple_already(graphs, exported):
+    model = graphs.read(exported)
+    assert simplify(model) == ()
+    assert not {"Identity", "Slice"} & set(graphs.ops(model))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_names_that_survive_hold_the_same_numbers(graphs, exported, quantized):
+    model = graphs.read(exported)
+    count = len(model.graph)
+    changed, applied = for_onnxruntime(model, quantized=quantized)
+    assert len(model.graph) == count and graphs.difference(exported, model) == 0  # the given graph is left as it was
+    image = graphs.normal(1, 3, 64, 64)
+    before, after = values_of(graphs, exported, image), values_of(graphs, graphs.bytes(changed), image)
+    links = {o.name: o.metadata_props["same_as"] for n in changed.graph for o in n.outputs if o.metadata_props}
+    compared = {name: links.get(name, name) for name in after} if applied else {}
+    for name, known in compared.items():
+        if known in before:
+            wanted = before[known].reshape(-1)
+            assert np.abs(after[name].reshape(-1) - wanted).max() <= CLOSE * np.abs(wanted).max(), name
+    assert not applied or len(set(compared.values()) & set(before)) > len(before) / 3
+
+
+def test_each_network_gets_the_passes_that_it_needs(graphs, exported):
+    model = graphs.read(exported)
+    ops = set(graphs.ops(for_onnxruntime(model, quantized=True)[0]))
+    if "Softmax" in graphs.ops(model):
+        assert {"MultiHeadAttention", "Gemm"} <= ops and not {"Softmax", "MatMul"} & ops
+    else:
+        assert {"QuickGelu", "GlobalAveragePool"} <= ops and not {"BatchNormalization", "AveragePool"} & ops
+
+
+def test_weighted_layers_keep_their_names(graphs, exported):
+    model = graphs.read(exported)
+    layers = {n.name for n in model.graph if n.op_type in ("Conv", "Gemm", "MatMul") and n.inputs[1].const_value}
+    changed = for_onnxruntime(model, quantized=True)[0]
+    assert layers <= {node.name for node in changed.graph}
