@@ -17,7 +17,7 @@ from medfm_compress.runtime.bundle import rewrite_bundle
 from medfm_compress.runtime.errors import BundleRefused, ImageRefused, InputError, Refused
 from medfm_compress.runtime.images import read_image
 from medfm_compress.runtime.preprocess import preprocess
-from medfm_compress.runtime.sessions.onnxruntime import from_bytes
+from medfm_compress.runtime.sessions.onnxruntime import OnnxRuntimeSession, from_bytes
 from medfm_compress.runtime.task import Task
 
 
@@ -123,6 +123,41 @@ def test_another_model_under_the_same_goldens_is_refused(tiny, tmp_path):
     rewrite_bundle(path, path, files={"model.onnx": tiny.network(seed=1)})
     with pytest.raises(BundleRefused, match="computes something else"):
         Engine(path, threads=1, unverified=True)
+
+
+def test_one_golden_case_is_replayed_at_the_start(tiny, tmp_path, monkeypatch):
+    path = tiny.bundle(tmp_path / "a.medfm")
+    runs = []
+    run = OnnxRuntimeSession.run
+    monkeypatch.setattr(OnnxRuntimeSession, "run", lambda self, inputs: runs.append(1) or run(self, inputs))
+    with Engine(path, threads=1) as engine:
+        assert len(runs) == 1 and 0 <= engine.golden_error < 1e-5
+
+
+def test_only_the_chosen_variants_files_are_hashed_and_those_always_are(tiny, tmp_path):
+    other = msgspec.structs.replace(tiny.OV, files=("other.onnx",))
+    path = tmp_path / "a.medfm"
+    files = {**tiny.contents((tiny.ORT,)), **tiny.contents((other,)), "other.onnx": tiny.network()}
+    tiny.write(path, (tiny.ORT, other), files)
+    whole = path.read_bytes()
+    first, second = whole.index(tiny.network()), whole.rindex(tiny.network())
+    for start, backend, refused in (
+        (first, "onnxruntime", True),
+        (first, "openvino", False),
+        (second, "onnxruntime", False),
+        (second, "openvino", True),
+    ):
+        damaged = bytearray(whole)
+        damaged[start + 100] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(BundleRefused, match="does not match its sha256"):
+            Bundle.open(path)
+        if refused:
+            with pytest.raises(BundleRefused, match="does not match its sha256"):
+                Engine(path, backend=backend, threads=1, unverified=True)
+        else:
+            with Engine(path, backend=backend, threads=1, unverified=True) as engine:
+                assert engine.variant.backend == backend
 
 
 def test_a_model_with_other_tensors_is_refused(tiny, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -115,3 +116,28 @@ def test_what_is_not_finite_is_infinitely_wrong():
         assert goldens.relative_logit_error(z, np.full((3, 3), bad)) == np.inf
     with pytest.raises(InputError, match="cannot be compared"):
         goldens.relative_logit_error(z, z[:2])
+
+
+def test_the_error_of_a_part_is_by_the_spread_of_all(tiny, tmp_path):
+    """Each case a tenth of the spread off: so is any part of them, though one case alone has no spread."""
+
+    class Off:
+        input_names, output_names = ("image",), ("logits",)
+
+        def run(self, _):
+            self.index = getattr(self, "index", -1) + 1
+            return {"logits": moved[self.index : self.index + 1]}
+
+    path = tiny.bundle(tmp_path / "a.medfm")
+    bundle = Bundle.open(path)
+    stored = goldens.read_golden_logits(bundle, tiny.ORT)
+    difference = stored - stored.mean(axis=1, keepdims=True)
+    spread = np.linalg.norm(difference - difference.mean(axis=0))
+    step = np.array([[1, -1]]) * 0.1 * spread / np.sqrt(2 * len(stored))
+    moved = (stored + step).astype(np.float32)
+    lenient = msgspec.structs.replace(tiny.ORT, golden_tolerance=0.2)
+    for count in (None, 1, 2):
+        assert goldens.replay_goldens(bundle, lenient, Off(), count) == pytest.approx(0.1, rel=1e-2)
+    moved[0] = np.nan
+    with pytest.raises(BundleRefused, match="relative logit error inf"):
+        goldens.replay_goldens(bundle, lenient, Off(), 1)

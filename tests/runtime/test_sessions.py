@@ -117,6 +117,12 @@ def test_onnxruntime_reads_no_file_that_the_bundle_does_not_hold(tiny, tmp_path)
         ort_backend.open_session(str(tmp_path / "m.onnx"), 1)
 
 
+def test_onnxruntime_keeps_no_copy_of_the_file(tiny, tensors):
+    session = ort_backend.from_bytes([tiny.network()], 1)
+    assert session._session._model_bytes is None
+    assert np.isfinite(session.run({"image": tensors[0]})["logits"]).all()
+
+
 @pytest.mark.parametrize("backend", BOTH)
 def test_eight_threads_get_what_one_gets(tiny, tensors, backend):
     session = backend.from_bytes([tiny.network()], 1)
