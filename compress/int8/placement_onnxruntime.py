@@ -1,57 +1,60 @@
-"""Where ONNX Runtime wants Q/DQ: around operators, because it fuses DQ → operator → Q and nothing less for Conv.
+"""Where ONNX Runtime wants Q/DQ: around operators, because it fuses DQ → operator → Q, and for Conv nothing less.
 
-Activations are U8 (signed ones are up to 2.4 times slower), biases int32. A ReLU or Clip between a layer and its Q
+Activations are U8 (signed ones are up to 2.4 times slower), biases int32. A ReLU or Clip between an operator and its Q
 disappears, since the zero point does its work. Products of matrices need no Q behind them: they give floats to what
-stays in float anyway (SiLU, GELU, softmax, LayerNorm).
+stays in float anyway (SiLU, GELU, softmax, LayerNorm). What only passes numbers on is done in bytes where bytes come
+in and bytes are wanted behind it, so that no value is rounded for nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from medfm_compress.compress.int8.qdq import Placement
-from medfm_compress.compress.int8.weights import is_constant, layers
+from medfm_compress.compress.int8.qdq import Placement, values_by_name
+from medfm_compress.compress.int8.weights import Layer, is_constant, layers
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 _ABSORBED = ("Relu", "Clip")
-_TIED = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
-_BYTES = ("Add", "AveragePool", "GlobalAveragePool", "Concat", *_TIED)
+_MOVES_NUMBERS = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
+_PASSES_ON = ("Add", "Concat", "GlobalAveragePool", *_MOVES_NUMBERS)
 
 
 def place(
     model: ir.Model,
     exclude: Collection[str] = (),
     *,
+    attention: bool = True,
+    sums: bool = True,
     reduced: bool = False,
 ) -> Placement:
     """Pairs around every layer with constant weights and around what passes bytes on between them.
 
     Args:
         model: the float graph.
-        exclude: names of layers that stay in float.
+        exclude: names of nodes that stay in float.
+        attention: products of two activations (QKᵀ and PV) too; fused attention operators stay in float.
+        sums: residual sums too.
         reduced: 7-bit weights.
     """
-    chosen = [
-        layer for layer in layers(model.graph) if layer.node.op_type != "ConvTranspose" and layer.name not in exclude
-    ]
-    names: dict[str, None] = {}
-    ties: list[tuple[str, str]] = []
-    for layer in chosen:
-        names[layer.input.name or ""] = None
-        if layer.node.op_type == "Conv":
-            names[_last(layer.node).name or ""] = None
-    for node in _passing(model, exclude):
-        inputs = [value for value in node.inputs if value is not None and not is_constant(value)]
-        if all(value.name in names for value in inputs):
-            result = _last(node) if node.op_type == "Add" else node.outputs[0]
-            names[result.name or ""] = None
-            if node.op_type in _TIED:
-                ties.append((result.name or "", inputs[0].name or ""))
+    chosen = [each for each in layers(model.graph) if each.node.op_type != "ConvTranspose" and each.name not in exclude]
+    products = _products(model, exclude) if attention else []
+    wanted = {value.name for value in _inputs([*(layer.node for layer in chosen), *products])}
+    results = {_result(layer).name for layer in chosen} | {node.outputs[0].name for node in products}
+    operators = tuple(operator for operator in _PASSES_ON if sums or operator != "Add")
+    passing = _passing(model, exclude, operators, wanted | results)
+    ties = []
+    for node in reversed(passing):
+        result = _last(node)
+        if result.name in wanted or node.op_type == "GlobalAveragePool":
+            wanted |= {result.name, *(value.name for value in _inputs([node]))}
+            if node.op_type in _MOVES_NUMBERS:
+                ties.append((result.name or "", _inputs([node])[0].name or ""))
+    wanted |= {_result(layer).name for layer in chosen if layer.node.op_type == "Conv"}
     return Placement(
-        activations=tuple(names),
+        activations=tuple(name for name in values_by_name(model.graph) if name in wanted),
         layers=tuple(layer.name for layer in chosen),
         floats=frozenset(exclude),
         ties=tuple(ties),
@@ -60,11 +63,40 @@ def place(
     )
 
 
-def _passing(model: ir.Model, exclude: Collection[str]) -> Iterator[ir.Node]:
+def _products(model: ir.Model, exclude: Collection[str]) -> list[ir.Node]:
+    """Products of two activations that no excluded name forbids."""
+    return [
+        node
+        for node in model.graph
+        if node.op_type == "MatMul" and node.name not in exclude and len(_inputs([node])) == len(node.inputs)
+    ]
+
+
+def _passing(
+    model: ir.Model, exclude: Collection[str], operators: Collection[str], in_bytes: Collection[str | None]
+) -> list[ir.Node]:
+    """Nodes that could work on bytes, since all that enters can be in bytes, in graph order."""
+    possible, found = set(in_bytes), []
     for node in model.graph:
-        of_constant = node.op_type == "Add" and any(is_constant(value) for value in node.inputs)
-        if node.op_type in _BYTES and node.name not in exclude and not of_constant:
-            yield node
+        if node.op_type not in operators or node.domain not in ("", "ai.onnx") or node.name in exclude:
+            continue
+        entering = _inputs([node])
+        complete = node.op_type not in ("Add", "Concat") or len(entering) == len(node.inputs)
+        if complete and entering and all(value.name in possible for value in entering):
+            possible.add(_last(node).name)
+            found.append(node)
+    return found
+
+
+def _inputs(nodes: Iterable[ir.Node]) -> list[ir.Value]:
+    """The activations that enter, without constants."""
+    return [value for node in nodes for value in node.inputs if value is not None and not is_constant(value)]
+
+
+def _result(layer: Layer) -> ir.Value:
+    """What the layer gives once bias and activation are in it."""
+    bias = layer.bias
+    return _last(layer.node if bias is None else bias.node)
 
 
 def _last(node: ir.Node) -> ir.Value:
