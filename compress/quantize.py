@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medfm_compress.bench.evaluate import tabulate
 from medfm_compress.bench.pareto import front
 from medfm_compress.compress.int8 import companion
-from medfm_compress.compress.int8.build import GraphBuilder
+from medfm_compress.compress.int8.build import GraphBuilder, portable
 from medfm_compress.compress.int8.calibrate import calibrate
 from medfm_compress.compress.int8.candidate import Candidate
 from medfm_compress.compress.int8.judge import Judges, case_logits
@@ -159,7 +159,7 @@ def quantize_bundle(
 def _source_graph(bundle: Bundle) -> bytes:
     for variant in bundle.manifest.variants:
         if variant.backend == "onnxruntime" and variant.precision == "fp32":
-            return bundle.read(variant.files[0])
+            return portable(bundle.read(variant.files[0]))
     raise InputError(f"{bundle.path.name} has no FP32 ONNX variant to quantize; export the model again")
 
 

@@ -6,6 +6,7 @@ wants it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from functools import lru_cache, partial
 from types import MappingProxyType
@@ -24,7 +25,7 @@ from medfm_compress.compress.int8.sensitivity import rank_layers
 from medfm_compress.compress.int8.smoothquant import Smoothed, smooth
 from medfm_compress.compress.int8.statistics import Statistics
 from medfm_compress.export.openvino_ir import to_openvino_ir
-from medfm_compress.export.passes.pipeline import for_onnxruntime
+from medfm_compress.export.passes.pipeline import for_onnxruntime, simplify
 from medfm_compress.export.passes.read import read_graph
 from medfm_compress.runtime.manifest import Backend
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 DYNAMIC = "dynamic"
+_RANKING_S = 60.0  # for one ranking of layers
 
 
 class Place(Protocol):
@@ -89,7 +91,8 @@ class GraphBuilder:
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
         """Node names of the layers whose own quantization moves the output most, most harmful first."""
         model, ranges = self._prepared(backend, method)
-        ranked = rank_layers(model, ranges, PLACEMENTS[backend][method.placement], self._inputs)
+        place = PLACEMENTS[backend][method.placement]
+        ranked = rank_layers(model, ranges, place, self._inputs, deadline=time.monotonic() + _RANKING_S)
         return tuple(layer.name for layer in ranked)
 
     def _prepared(self, backend: Backend, method: Method) -> tuple[ir.Model, dict[str, Range]]:
@@ -98,13 +101,24 @@ class GraphBuilder:
         if method.smoothquant:
             model, statistics = self._smooth().model, self._smooth().statistics
         if method.bias_correction:
-            model = correct_biases(model, statistics)
+            model = correct_biases(model, statistics, exclude=method.excluded, reduced=method.reduced)
         if backend == "onnxruntime":
             model = for_onnxruntime(model, quantized=True)[0]
         return model, estimate_ranges(statistics, method.estimator)
 
     def _smoothed(self) -> Smoothed:
         return smooth(self._model, self._statistics)
+
+
+def portable(onnx: bytes) -> bytes:
+    """The graph after the portable passes; what a current export gave comes back as it is.
+
+    Raises:
+        ModelError: see `read_graph`.
+    """
+    model = read_graph(onnx)
+    simplify(model)
+    return serialise(model)
 
 
 def has_attention(model: ir.Model) -> bool:

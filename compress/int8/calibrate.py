@@ -123,10 +123,17 @@ def _may_be_quantized(value: ir.Value) -> bool:
     if _is_fused(value):
         return False
     readers = {use.node.op_type for use in value.uses()}
-    if readers & _QUANTIZABLE:
+    if readers & _QUANTIZABLE or any(_may_be_quantized(view) for view in _views_of(value)):
         return True
     producer = value.producer()
     return producer is not None and producer.op_type in _QUANTIZABLE and bool(readers - _FLOAT_ONLY)
+
+
+def _views_of(value: ir.Value) -> Iterator[ir.Value]:
+    """What shows the same numbers in another shape: a placement may put its pair before or behind it."""
+    for use in value.uses():
+        if use.node.op_type in _VIEWS and use.idx == 0:
+            yield use.node.outputs[0]
 
 
 def _is_fused(value: ir.Value) -> bool:

@@ -94,12 +94,11 @@ def rungs(backend: Backend, placements: tuple[str, ...], lookup: Lookup) -> Iter
     """
     first = Method(placement=placements[0])
     yield first
-    for placement in placements[1:]:
-        yield Method(placement=placement)
     for estimator in OTHER_ESTIMATORS:
-        best = _best(lookup, first)
-        if best.placement != "dynamic":
-            yield msgspec.structs.replace(best, estimator=estimator)
+        yield msgspec.structs.replace(first, estimator=estimator)
+    static = _best(lookup, first)
+    for placement in placements[1:]:
+        yield msgspec.structs.replace(static, placement=placement)
     if lookup.smooths():
         yield msgspec.structs.replace(_best(lookup, first), smoothquant=True)
     else:

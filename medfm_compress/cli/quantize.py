@@ -20,7 +20,7 @@ def quantize(
     out: Annotated[Path, typer.Option(help="The .medfm file to write.")],
     targets: Annotated[
         str,
-        typer.Option(help="Where it will run, e.g. openvino:cpu,onnxruntime:cpu; all that the bundle has if empty."),
+        typer.Option(help="Where it will run, e.g. openvino:cpu,onnxruntime:cpu; empty is all it has."),
     ] = "",
     samples: Annotated[int, typer.Option(help="Calibration cases.")] = 300,
     seed: Annotated[int, typer.Option(help="Which cases are drawn.")] = 0,
