@@ -11,9 +11,17 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medfm_compress.compress.int8.weights import Bias, Layer, attribute, constant, layers, quantize_weight
+from medfm_compress.compress.int8.weights import (
+    Bias,
+    Layer,
+    add_initializer,
+    attribute,
+    constant,
+    layers,
+    quantize_weight,
+    take_place,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -61,13 +69,8 @@ def _replace(
     if key not in shared:
         shared[key] = _weight(graph, layer, reduced=reduced)
     inputs = [layer.input, *shared[key], None, _value(bias)]
-    result = last.outputs[0]
     node = ir.node("DynamicQuantizeMatMul", inputs, domain=DOMAIN, name=layer.name)
-    node.outputs[0].shape, node.outputs[0].type = result.shape, result.type
-    graph.insert_after(last, node)
-    ir.convenience.replace_all_uses_with(result, node.outputs[0], replace_graph_outputs=True)
-    name, result.name = result.name, f"{result.name}_float"
-    node.outputs[0].name = name
+    take_place(graph, last, node)
     for old in dict.fromkeys((last, layer.node)):
         graph.remove(old, safe=True)
 
@@ -82,13 +85,4 @@ def _weight(graph: ir.Graph, layer: Layer, *, reduced: bool) -> tuple[ir.Value, 
     values, scales = quantize_weight(array, layer.axis, reduced=reduced)
     stored = values if layer.axis == 1 else np.ascontiguousarray(values.T)
     name = f"{layer.weight.name}_{layer.axis}"
-    return _add(graph, f"{name}_quantized", stored), _add(graph, f"{name}_scale", scales)
-
-
-def _add(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    import onnx_ir as ir
-
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return add_initializer(graph, f"{name}_quantized", stored), add_initializer(graph, f"{name}_scale", scales)

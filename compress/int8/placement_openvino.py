@@ -4,7 +4,8 @@ OpenVINO's low-precision transformations move each quantization back into the op
 at the producer, with all consumers behind it, leaves one value in memory, as bytes. What pays beside that:
 
 - above MaxPool and reshapes, so that these move bytes;
-- on both branches of a residual sum when one is in bytes anyway: the convolution then adds the other one itself;
+- in some networks (ResNet), on both branches of a residual sum when one is in bytes anyway: the convolution then adds
+  the other one itself;
 - inside attention. Its fused kernel reads bytes only where no zero point is subtracted: Q, K and V are symmetric,
   the probabilities start at 0.
 """
@@ -12,13 +13,17 @@ at the producer, with all consumers behind it, leaves one value in memory, as by
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from medfm_compress.compress.int8.qdq import Placement
 from medfm_compress.compress.int8.weights import is_constant, layers
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+Sums = Literal["shared", "bytes", "float"]
+"""What a residual sum reads: ``shared`` the bytes of a branch that a layer reads anyway, and floats of the other one;
+``bytes`` of both as soon as one is; ``float`` of both, so that rounding does not add up along the residuals."""
 
 _MOVES_NUMBERS = ("MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
@@ -28,7 +33,7 @@ def place(
     exclude: Collection[str] = (),
     *,
     attention: bool = True,
-    sums: bool = True,
+    sums: Sums = "shared",
     reduced: bool = False,
 ) -> Placement:
     """Pairs on the inputs of Conv, ConvTranspose, Gemm and MatMul, and where they cost less than they save.
@@ -37,7 +42,7 @@ def place(
         model: the float graph.
         exclude: names of nodes that stay in float.
         attention: products of two activations (QKᵀ and PV) too.
-        sums: residual sums too.
+        sums: what residual sums read; see `Sums`.
         reduced: 7-bit weights.
     """
     chosen = [layer for layer in layers(model.graph) if layer.name not in exclude]
@@ -48,17 +53,21 @@ def place(
         names.update((value.name or "", None) for value in inputs)
         symmetric.update(value.name or "" for value in inputs if not _is_probability(value))
     results = {layer.node.outputs[0].name for layer in chosen}
-    for node in _of_two_activations(model, "Add", exclude) if sums else ():
+    for node in _of_two_activations(model, "Add", exclude) if sums == "bytes" else ():
         inputs = [value for value in node.inputs if value is not None]
         if any(value.name in names for value in inputs) or all(value.name in results for value in inputs):
             names.update((value.name or "", None) for value in inputs)
     return Placement(
         activations=tuple(names),
         layers=tuple(layer.name for layer in chosen),
-        floats=frozenset(exclude),
+        floats=frozenset(exclude).union(_names_of(model, "Add") if sums == "float" else ()),
         symmetric=frozenset(symmetric),
         reduced=reduced,
     )
+
+
+def _names_of(model: ir.Model, operator: str) -> list[str]:
+    return [node.name or "" for node in model.graph if node.op_type == operator]
 
 
 def _of_two_activations(model: ir.Model, operator: str, exclude: Collection[str]) -> Iterator[ir.Node]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.compress.int8.weights import (
     Layer,
+    add_initializer,
     constant,
     layers,
     least_scales,
@@ -157,8 +158,8 @@ class _Writer:
             return
         scale, zero = self._affine(value)
         constants = [
-            self._add(f"{value.name}_scale", np.asarray(scale)),
-            self._add(f"{value.name}_zero", np.asarray(zero)),
+            add_initializer(self._graph, f"{value.name}_scale", np.asarray(scale)),
+            add_initializer(self._graph, f"{value.name}_zero", np.asarray(zero)),
         ]
         before = ir.node("QuantizeLinear", [value, *constants], name=f"{value.name}_Q")
         after = ir.node("DequantizeLinear", [before.outputs[0], *constants], name=f"{value.name}_DQ")
@@ -181,7 +182,7 @@ class _Writer:
             least = least_scales(bias.values, float(scale))
         weight, scales = self._weight(layer, least)
         layer.node.replace_input_with(1, weight)
-        if bias is not None and scale is not None and bias.values.size == scales.size:
+        if bias is not None and scale is not None:
             values, steps = quantize_bias(bias.values, float(scale), scales)
             added = self._dequantized(f"{layer.name}_bias", values, steps, 0)
             bias.node.replace_input_with(bias.slot, added)
@@ -190,8 +191,6 @@ class _Writer:
         """Layers that share a float weight share the int8 one, unless a bias asks for larger scales."""
         array = constant(layer.weight)
         assert array is not None  # noqa: S101 - a layer has a constant weight
-        if least is not None and least.size != array.shape[layer.axis]:
-            least = None
         values, scales = quantize_weight(array, layer.axis, reduced=self._placement.reduced, least=least)
         name = layer.weight.name or layer.name
         if (name, layer.axis) in self._weights and np.array_equal(self._weights[name, layer.axis][1], scales):
@@ -206,20 +205,15 @@ class _Writer:
     ) -> ir.Value:
         import onnx_ir as ir
 
-        constants = [self._add(f"{name}_quantized", values), self._add(f"{name}_scale", scales)]
+        constants = [
+            add_initializer(self._graph, f"{name}_quantized", values),
+            add_initializer(self._graph, f"{name}_scale", scales),
+        ]
         if values.dtype == np.int8:
-            constants.append(self._add(f"{name}_zero", np.zeros(scales.shape, np.int8)))
+            constants.append(add_initializer(self._graph, f"{name}_zero", np.zeros(scales.shape, np.int8)))
         node = ir.node("DequantizeLinear", constants, {"axis": axis}, name=f"{name}_DQ")
         node.outputs[0].name = f"{name}_dequantized"
         node.outputs[0].shape = ir.Shape(values.shape)
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         self._graph.insert_before(self._graph[0], [node])
         return node.outputs[0]
-
-    def _add(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        import onnx_ir as ir
-
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self._graph.register_initializer(value)
-        return value

@@ -52,12 +52,12 @@ class Layer(NamedTuple):
     def bias(self) -> Bias | None:
         """Where the constant ``[channels]`` is added: in the layer itself, or in the Add that alone reads a MatMul."""
         if self.node.op_type != "MatMul":
-            return _bias(self.node, 2)
+            return _bias(self, self.node, 2)
         result = self.node.outputs[0]
         uses = list(result.uses())
         if len(uses) != 1 or uses[0].node.op_type != "Add" or result.is_graph_output():
             return None
-        return _bias(uses[0].node, 1 - uses[0].idx)
+        return _bias(self, uses[0].node, 1 - uses[0].idx)
 
 
 class Bias(NamedTuple):
@@ -140,15 +140,39 @@ def quantize_bias(
     return np.clip(np.rint(bias.astype(np.float64) / scales), limits.min, limits.max).astype(np.int32), scales
 
 
+def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    """A new constant of the graph, of the array's own type."""
+    import onnx_ir as ir
+
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def take_place(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
+    """Put ``new`` behind ``old``; its one result takes the name and every reader of the old one."""
+    import onnx_ir as ir
+
+    before, after = old.outputs[0], new.outputs[0]
+    after.shape, after.type = before.shape, before.type
+    graph.insert_after(old, new)
+    ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
+    after.name, before.name = before.name, f"{before.name}_replaced"
+
+
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """The value of an attribute, or ``default``."""
     found = node.attributes.get(name)
     return default if found is None else found.value
 
 
-def _bias(node: ir.Node, index: int) -> Bias | None:
-    values = constant(node.inputs[index]) if len(node.inputs) > index else None
-    return Bias(node, index, values) if values is not None and values.ndim == 1 else None
+def _bias(layer: Layer, node: ir.Node, slot: int) -> Bias | None:
+    values = constant(node.inputs[slot]) if len(node.inputs) > slot else None
+    shape = layer.weight.shape
+    if values is None or shape is None or values.shape != (shape[layer.axis],):
+        return None
+    return Bias(node, slot, values)
 
 
 def _is_plain(node: ir.Node) -> bool:
