@@ -7,15 +7,15 @@ is served by the same pass. A value that only views another (a reshape, a transp
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.compress.int8.rescaling import groups
-from medfm_compress.compress.int8.statistics import RunningStatistics, Statistics
+from medfm_compress.compress.int8.statistics import RunningStatistics, Statistics, TensorStatistics
 from medfm_compress.compress.int8.weights import WEIGHTED, is_constant, layers
 from medfm_compress.export.cases import Progress, unheard
 from medfm_compress.runtime.errors import InputError
@@ -41,7 +41,7 @@ class Probe:
     Attributes:
         name: the value's.
         axis: of its channels where a weighted layer reads it or they can be rescaled, else None.
-        views: names of values that hold the same numbers in another shape.
+        views: names of values that hold the same numbers in another shape, before or after it.
     """
 
     name: str
@@ -86,7 +86,12 @@ def calibrate(
     if not count:
         raise InputError("calibration got no case; give at least one input")
     results = {name: statistics.result() for name, statistics in running.items()}
-    return {name: results[probe.name] for probe in plan.probes for name in (probe.name, *probe.views)}
+    found: dict[str, TensorStatistics] = {}
+    for probe in plan.probes:
+        found[probe.name] = results[probe.name]
+        bare = replace(results[probe.name], channel_low=None, channel_high=None, channel_mean=None)
+        found.update(dict.fromkeys(probe.views, bare))
+    return found
 
 
 def probes_of(model: ir.Model) -> tuple[Probe, ...]:
@@ -96,15 +101,20 @@ def probes_of(model: ir.Model) -> tuple[Probe, ...]:
         channels[layer.input.name] = 1 if layer.node.op_type.startswith("Conv") else -1
     for group in groups(model.graph):
         channels.update({value.name: group.axis for value in group.values})
-    asked = [value for value in _activations(model.graph) if _may_be_quantized(value)]
-    members: dict[str, list[ir.Value]] = {}
-    for value in asked:
-        measured = value if value.name in channels else _viewed(value, channels)
-        members.setdefault(_name(measured), []).append(value)
-    return tuple(
-        Probe(name, channels.get(name), tuple(_name(value) for value in values if _name(value) != name))
-        for name, values in members.items()
-    )
+    families: dict[str, list[ir.Value]] = {}
+    roots: dict[str, str] = {}
+    for value in _activations(model.graph):
+        roots[_name(value)] = root = roots.get(_viewed(value), _name(value))
+        families.setdefault(root, []).append(value)
+    asked = [family for family in families.values() if any(map(_may_be_quantized, family))]
+    return tuple(probe for family in asked for probe in _probes([_name(value) for value in family], channels))
+
+
+def _probes(family: list[str], channels: Mapping[str | None, int]) -> Iterator[Probe]:
+    """Values that hold the same numbers: those with channels are measured each, the others share the first's."""
+    measured = [name for name in family if name in channels] or family[:1]
+    yield Probe(measured[0], channels.get(measured[0]), tuple(name for name in family if name not in measured))
+    yield from (Probe(name, channels[name]) for name in measured[1:])
 
 
 def _activations(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -123,17 +133,11 @@ def _may_be_quantized(value: ir.Value) -> bool:
     if _is_fused(value):
         return False
     readers = {use.node.op_type for use in value.uses()}
-    if readers & _QUANTIZABLE or any(_may_be_quantized(view) for view in _views_of(value)):
+    if readers & _QUANTIZABLE:
         return True
     producer = value.producer()
-    return producer is not None and producer.op_type in _QUANTIZABLE and bool(readers - _FLOAT_ONLY)
-
-
-def _views_of(value: ir.Value) -> Iterator[ir.Value]:
-    """What shows the same numbers in another shape: a placement may put its pair before or behind it."""
-    for use in value.uses():
-        if use.node.op_type in _VIEWS and use.idx == 0:
-            yield use.node.outputs[0]
+    maker = "" if producer is None else producer.op_type
+    return maker in _QUANTIZABLE and (maker not in WEIGHTED or not readers <= _FLOAT_ONLY)
 
 
 def _is_fused(value: ir.Value) -> bool:
@@ -147,15 +151,11 @@ def _is_fused(value: ir.Value) -> bool:
     return adds or reader.op_type in ("Relu", "Clip")
 
 
-def _viewed(value: ir.Value, channels: Collection[str | None]) -> ir.Value:
-    """The value that ``value`` shows in another shape: itself, or the first in its chain of views."""
+def _viewed(value: ir.Value) -> str:
+    """Name of the value that ``value`` shows in another shape; empty if it is no view."""
     producer = value.producer()
-    while producer is not None and producer.op_type in _VIEWS and producer.inputs[0] is not None:
-        value = producer.inputs[0]
-        if value.name in channels:
-            break
-        producer = value.producer()
-    return value
+    source = producer.inputs[0] if producer is not None and producer.op_type in _VIEWS else None
+    return "" if source is None else _name(source)
 
 
 def _name(value: ir.Value) -> str:

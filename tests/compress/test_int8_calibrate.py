@@ -90,6 +90,14 @@ def test_channels_are_not_measured_elsewhere() -> None:
     assert all(statistics[name].channel_mean is None for name in ("relu", "pool", "product"))
 
 
+def test_views_share_what_was_measured_once() -> None:
+    """A placement may put its pair before or behind a reshape; channels are those of what the layer reads."""
+    statistics = calibrate(network(root="Identity"), [images(3)])
+    assert statistics["flat"].low == statistics["pool"].low and statistics["flat"].counts is statistics["pool"].counts
+    assert statistics["norm"].high == statistics["root"].high
+    assert statistics["root"].channel_mean is not None and statistics["norm"].channel_mean is not None
+
+
 def test_weights_and_what_is_fused_are_left_out() -> None:
     """Every backend runs a layer and its ReLU as one, so nothing can be quantized between them."""
     found = set(calibrate(network(), [images(1)]))
