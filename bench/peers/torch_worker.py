@@ -41,12 +41,12 @@ def open_run(model: str, threads: int) -> Run:
 
     torch.set_num_threads(threads)
     if not model.endswith(".pt2"):
-        return load_module(model)  # type: ignore[no-any-return]
+        return load_module(model)
     import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer  # noqa: F401 - registers operators and passes
     from torch._inductor import config
 
     config.freezing = True
-    return torch.compile(torch.export.load(model).module())  # type: ignore[no-any-return]
+    return torch.compile(torch.export.load(model).module())
 
 
 def answer(run: Run, question: dict[str, Any]) -> dict[str, Any]:

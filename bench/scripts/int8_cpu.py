@@ -216,7 +216,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--names", type=lambda text: text.split(","), default=list(MODELS))
     parser.add_argument("--stages", type=lambda text: text.split(","), default=list(STAGES))
     parser.add_argument("--again", type=lambda text: text.split(","), default=[], help="stages to repeat")
-    parser.add_argument("--calibration", type=int, default=128)
+    parser.add_argument("--calibration", type=int, default=64)
     parser.add_argument("--validation", type=int, default=128)
     parser.add_argument("--time-budget", type=float, default=60.0, help="seconds of the ladder for each target")
     parser.add_argument("--budget", type=float, default=15.0, help="seconds of timing for each cell, roughly")

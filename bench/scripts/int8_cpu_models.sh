@@ -95,21 +95,63 @@ PY
   finetune "$out/coarse/study-$4.csv" "$1" 224 "$5" 0.0003 "$out/$1" --weights "$coarse/stretched.safetensors"
 }
 
-cnn() { # cnn NAME THEIR_EPOCHS: at 96 px, which costs a fifth; its filters and statistics then meet 224 px in one short epoch
+# The larger ViTs start as a wider DeiT-tiny: copies of its channels, each shared among k, compute the same (Net2Net, Chen
+# et al. 2016); noise of a fifth of each weight makes the copies differ.
+wide() { # wide NAME FACTOR
+  local start=$out/coarse/$1.safetensors
+  train deit_tiny_patch16_224
+  mkdir -p "$out/coarse"
+  step "$start" python - "$out/deit_tiny_patch16_224" "$2" "$start" <<'PY'
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+folder, k, out = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+torch.manual_seed(0)
+
+
+def widened(name, tensor):
+    if name.startswith("head.bias"):
+        return tensor
+    if name.startswith("head"):
+        return tensor.tile(1, k) / k
+    if "qkv" in name:
+        parts = tensor.reshape(3, -1, *tensor.shape[1:])
+        wide = parts.tile(1, k, k) / k if parts.ndim == 3 else parts.tile(1, k)
+        return wide.reshape(-1, *wide.shape[2:])
+    if name.startswith("patch_embed") and tensor.ndim == 4:
+        return tensor.tile(k, 1, 1, 1)
+    if tensor.ndim == 2:
+        return tensor.tile(k, k) / k
+    return tensor.tile(*[1] * (tensor.ndim - 1), k)  # biases, norms, embeddings of class and position
+
+
+def disturbed(tensor):
+    return (tensor * (1 + 0.2 * torch.randn_like(tensor))).contiguous() if tensor.ndim > 1 else tensor.contiguous()
+
+
+tensors = load_file(folder / "model.safetensors")
+save_file({name: disturbed(widened(name, tensor)) for name, tensor in tensors.items()}, out)
+PY
+  finetune "$out/study.csv" "$1" 224 0 0.0001 "$out/$1" --weights "$start"
+}
+
+cnn() { # cnn NAME EPOCHS: at 96 px, which costs a fifth; filters and statistics are then used at 224 px as they are
   local coarse=$out/coarse/$1
   mkdir -p "$out/coarse"
-  step "$out/coarse/study-100.csv" cut "$out/coarse/study-100.csv" 100
   finetune "$out/study.csv" "$1" 96 "$2" 0.001 "$coarse"
-  finetune "$out/coarse/study-100.csv" "$1" 224 1 0.0003 "$out/$1" --weights "$coarse/model.safetensors"
+  finetune "$out/study.csv" "$1" 224 0 0.001 "$out/$1" --weights "$coarse/model.safetensors"
 }
 
 train() {
   case $1 in
-    vit_base_*) vit "$1" 600 2 100 1 ;;
-    vit_small_*) vit "$1" 1000 3 100 1 ;;
+    vit_base_*) wide "$1" 4 ;;
+    vit_small_*) wide "$1" 2 ;;
     deit_*) vit "$1" 2000 8 300 2 ;;
-    resnet50 | densenet121) cnn "$1" 4 ;;
-    efficientformer_l1) finetune "$out/study.csv" "$1" 224 2 0.001 "$out/$1" ;;
+    resnet50 | densenet121) cnn "$1" 3 ;;
+    efficientformer_l1) finetune "$out/study.csv" "$1" 224 1 0.001 "$out/$1" ;;
     *) finetune "$out/study.csv" "$1" 224 5 0.001 "$out/$1" ;;
   esac
   pack "$1"

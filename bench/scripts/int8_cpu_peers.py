@@ -26,6 +26,7 @@ SCRIPTS = {
     "modelopt": "modelopt_onnx.py",
     "torchao": "torchao_pt2e.py",
 }
+HUNGRY = ("modelopt", "torchao")  # their histograms want every activation in memory, or minutes: they get few cases
 LIMIT_S = float(os.environ.get("INT8_PEER_SECONDS", "900"))
 LIMIT_MB = float(os.environ.get("INT8_PEER_MB", "8000"))
 _POLL_S = 0.1
@@ -88,7 +89,8 @@ def main(peer: str, form: str, work: str, model: str, python: str, batch: str) -
     if out.with_suffix(".json").is_file():
         return
     source = Path(model) if peer == "torchao" else folder / f"{form}-b{size}.onnx"
-    calibration = folder / ("calibration.npz" if size == 1 else "calibration-few.npz")
+    few = size > 1 or peer in HUNGRY
+    calibration = folder / ("calibration-few.npz" if few else "calibration.npz")
     about = quantize(peer, source, calibration, out, python, size)
     sys.stdout.write(f"{folder.name} {peer} {form} batch {size}: {about['reason'] or 'done'}, {about['seconds']} s\n")
 
