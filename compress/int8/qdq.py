@@ -195,7 +195,8 @@ class _Writer:
         name = layer.weight.name or layer.name
         if (name, layer.axis) in self._weights and np.array_equal(self._weights[name, layer.axis][1], scales):
             return self._weights[name, layer.axis]
-        unique = name if (name, layer.axis) not in self._weights else f"{name}_{layer.name}"
+        taken = f"{name}_quantized" in self._graph.initializers
+        unique = f"{name}_{layer.name}" if taken else name
         made = self._dequantized(unique, values, scales, layer.axis), scales
         self._weights.setdefault((name, layer.axis), made)
         return made
