@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises:
         InputError: the folder cannot be created or written (read-only, disk full).
     """
+    import tempfile  # writing is rare on a device, and this is a tenth of what the engine takes to import
+
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

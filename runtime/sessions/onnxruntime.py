@@ -143,6 +143,7 @@ def session_options(onnxruntime: Any, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_mem_pattern = False  # 6 MB on a ViT-S, and no faster with it on a fixed shape
     options.log_severity_level = _FATAL
     exact = {} if multiplies_exactly(read_cpu()) else _EXACT_CONFIG
     for key, value in {**_CONFIG, **exact}.items():

@@ -20,7 +20,6 @@ import logging
 import mmap
 import os
 import stat
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -99,6 +98,8 @@ def release(blob: mmap.mmap) -> None:
 
 def store(kept: Place, blob: bytes) -> None:
     """Write ``blob`` for its owner alone, whole or not at all; a failure costs the next start time, so it is logged."""
+    import tempfile
+
     name = ""
     try:
         handle, name = tempfile.mkstemp(dir=kept.path.parent, prefix=".openvino-", suffix=".partial")  # mode 0600

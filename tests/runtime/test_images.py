@@ -131,7 +131,7 @@ REFUSED = {
     "truncated PNG": (lambda: encode(RGB8)[:150], "PNG file is damaged, truncated"),
     "half a BMP": (lambda: encode(RGB8, "BMP")[:2000], "BMP file is damaged, truncated"),
     "large": (lambda: bomb(11_000), "11000×11000 px; sides"),
-    "decompression bomb": (lambda: bomb(60_000), "more than the 100 megapixels"),
+    "decompression bomb": (lambda: bomb(60_000), "at most 100 megapixels"),
     "NIfTI": (nifti, "NIfTI 3-D volume, which is out of scope"),
     "NIfTI, zipped": (lambda: gzip.compress(nifti()), "NIfTI 3-D volume, which is out of scope"),
     "gzip": (lambda: gzip.compress(b"anything"), "gzip archive"),
