@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("medfm-compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy")
 ENGINE_VERSIONS: Mapping[Backend, str] = MappingProxyType({"onnxruntime": ">=1.23,<2", "openvino": ">=2025.0"})
+REDUCED = "reduced"
+"""Qualifier of variants whose 8-bit weights lie within ±64."""
 _SUFFIXES: Mapping[Backend, tuple[str, ...]] = MappingProxyType(
     {"onnxruntime": (".onnx",), "openvino": (".xml", ".bin")}
 )
@@ -116,20 +118,21 @@ def make_variant(
     Args:
         backend: engine that runs it.
         precision: inference precision.
-        instruction_set: CPU instructions it needs; None is what the precision needs with weights of the full 8 bits
-            (see `instruction_sets`).
-        qualifier: ends the name, so that several variants of one backend and precision fit into one bundle, e.g.
-            ``reduced``.
+        instruction_set: CPU instructions it needs; None is what the precision needs (see `instruction_sets`), with
+            weights of 7 bits where the qualifier is ``reduced``, else of the full 8.
+        qualifier: ends the name, so that several variants of one backend and precision fit into one bundle.
         files: member paths of another variant whose files it runs; empty gives it files of its own.
     """
     name = f"{backend}-cpu-{precision}" + (f"-{qualifier}" if qualifier else "")
+    if instruction_set is None:
+        instruction_set = instructions(backend, precision, reduced=qualifier == REDUCED)
     return Variant(
         name=name,
         files=files or tuple(f"models/{name}{suffix}" for suffix in _SUFFIXES[backend]),
         backend=backend,
         device="cpu",
         precision=precision,  # type: ignore[arg-type]
-        instruction_set=instructions(backend, precision) if instruction_set is None else instruction_set,
+        instruction_set=instruction_set,
         engine_versions=ENGINE_VERSIONS[backend],
         golden_tolerance=TOLERANCES[precision],
     )

@@ -35,7 +35,7 @@ _SHAPES = {"Gemm": (8, DEPTH), "Conv": (1, DEPTH, 7, 7)}
 _ROUNDS = 15
 
 
-def build(operator: str, largest: int) -> tuple[bytes, NDArray[np.float32], NDArray[np.float64]]:
+def build(operator: str, largest: int) -> tuple[bytes, NDArray[np.float32], NDArray[Any]]:
     """A network of one 8-bit ``operator``, an input, and the output by exact arithmetic."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -58,7 +58,7 @@ def build(operator: str, largest: int) -> tuple[bytes, NDArray[np.float32], NDAr
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    return model.SerializeToString(), x.astype(np.float32) / np.float32(255), y
+    return model.SerializeToString(), (x / 255).astype(np.float32), y
 
 
 def _nodes(operator: str) -> list[tuple[str, str, str, dict[str, int]]]:
@@ -66,7 +66,10 @@ def _nodes(operator: str) -> list[tuple[str, str, str, dict[str, int]]]:
         dynamic = [("DynamicQuantizeLinear", "x", "q qs qz"), ("MatMulInteger", "q W qz", "i"), ("Mul", "qs ws", "f")]
         rest = [("Cast", "i", "c", {"to": 1}), ("Mul", "c f", "y", {})]
         return [(kind, i, o, {}) for kind, i, o in dynamic] + rest
-    ends = [("QuantizeLinear", "y0 ys yz", "y1", {}), ("DequantizeLinear", "y1 ys yz", "y", {})]
+    ends: list[tuple[str, str, str, dict[str, int]]] = [
+        ("QuantizeLinear", "y0 ys yz", "y1", {}),
+        ("DequantizeLinear", "y1 ys yz", "y", {}),
+    ]
     return [
         ("QuantizeLinear", "x s z", "q", {}),
         ("DequantizeLinear", "q s z", "d", {}),

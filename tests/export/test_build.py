@@ -181,9 +181,10 @@ def test_goldens_are_synthetic_and_shared(tmp_path):
 
 def test_variants_of_one_backend_and_precision_have_names_of_their_own():
     plain = make_variant("onnxruntime", "int8")
-    reduced = make_variant("onnxruntime", "int8", (), qualifier="reduced")
+    reduced = make_variant("onnxruntime", "int8", qualifier="reduced")
     assert plain.name == "onnxruntime-cpu-int8" and plain.instruction_set == U8S8
     assert reduced.name == "onnxruntime-cpu-int8-reduced" and reduced.instruction_set == ()
+    assert make_variant("openvino", "int8", ("avx2",), qualifier="reduced").instruction_set == ("avx2",)
     assert not set(plain.files) & set(reduced.files)
     shared = make_variant("openvino", "bf16", files=make_variant("openvino", "fp32").files)
     assert shared.name == "openvino-cpu-bf16" and shared.instruction_set == BF16
