@@ -28,7 +28,7 @@ class Projection(NamedTuple):
     """Where queries, keys or values come from.
 
     Attributes:
-        layer: a linear layer on tokens, ``[1, tokens, channels]``.
+        layer: a linear layer on tokens ``[1, tokens, channels]``, or a Conv on an image ``[1, channels, H, W]``.
         columns: of the layer's output that make them, ``[heads, width]``.
         scale: what they are multiplied by on the way.
     """
@@ -46,7 +46,7 @@ class Attention(NamedTuple):
         scale: of the scores, those of query and key not counted.
         mask: added to the scores, a constant that broadcasts to ``[1, heads, tokens, tokens]``, or None.
         softmax: the node.
-        output: the value ``[1, tokens, heads * width]``.
+        output: the value ``[1, tokens, heads * width]``, or as an image ``[1, heads * width, H, W]``.
     """
 
     query: Projection
@@ -115,19 +115,19 @@ def _scalar(node: ir.Node) -> tuple[float, ir.Value | None] | None:
 
 
 def _output(value: ir.Value) -> ir.Value | None:
-    """The value ``[1, tokens, heads * width]`` that heads ``[1, heads, tokens, width]`` are put together to."""
+    """The tokens or the image that heads ``[1, heads, tokens, width]`` are put together to; see `Attention`."""
     shape, end = static_shape(value), value
     if shape is None:
         return None
     heads, tokens, width = shape[1:]
-    wanted = np.arange(heads * tokens * width).reshape(shape[1:]).transpose(1, 0, 2).reshape(1, tokens, -1)
-    found = np.arange(wanted.size).reshape(shape)
+    found = np.arange(heads * tokens * width).reshape(shape)
+    wanted = found[0].transpose(1, 0, 2).reshape(1, tokens, -1)
     while (user := only_user(end)) is not None and user.op_type in ("Transpose", "Reshape"):
         end = user.outputs[0]
         if static_shape(end) is None:
             return None
         found = _replay(user, end, found)
-        if found.shape == wanted.shape and np.array_equal(found, wanted):
+        if np.array_equal(found, wanted) or np.array_equal(_as_tokens(found), wanted):
             return end
     return None
 
@@ -146,23 +146,41 @@ def _projection(value: ir.Value | None, *, transposed: bool) -> Projection | Non
             value = node.inputs[0]
     layer = None if value is None else layer_behind(value)
     shape = None if value is None else static_shape(value)
-    if layer is None or shape is None or len(shape) != 3 or shape[0] != 1 or any(not static_shape(v) for v in path):
+    if layer is None or shape is None or shape[0] != 1 or any(not static_shape(v) for v in path):
         return None
-    positions = np.arange(np.prod(shape)).reshape(shape)
+    positions = _positions(layer, shape)
+    if positions is None:
+        return None
     for step in reversed(path):
         positions = _follow(step, positions)
-    columns = _columns(positions, shape[1], shape[2], transposed=transposed)
+    columns = _columns(positions, layer.channels, transposed=transposed)
     return None if columns is None else Projection(layer, columns, scale)
 
 
-def _columns(positions: Indices, tokens: int, channels: int, *, transposed: bool) -> Indices | None:
+def _positions(layer: Layer, shape: tuple[int, ...]) -> Indices | None:
+    """For each number of a layer's output, token * channels + channel."""
+    found = np.arange(np.prod(shape))
+    if layer.axis == -1:
+        return found.reshape(shape) if len(shape) == 3 else None
+    if len(shape) != 4 or attribute(layer.node, "group", 1) != 1:
+        return None
+    return found.reshape(-1, layer.channels).T.reshape(shape)
+
+
+def _as_tokens(image: NDArray[Any]) -> NDArray[Any]:
+    """``[1, channels, H, W]`` as ``[1, H * W, channels]``; anything else as nothing."""
+    return image.reshape(1, image.shape[1], -1).swapaxes(1, 2) if image.ndim == 4 else np.empty(0)
+
+
+def _columns(positions: Indices, channels: int, *, transposed: bool) -> Indices | None:
     """Columns ``[heads, width]`` of positions ``[1, heads, tokens, width]``, if each token stays where it is."""
     if positions.ndim == 3:
         positions = positions[None]
     if transposed:
         positions = positions.swapaxes(-1, -2)
-    if positions.ndim != 4 or positions.shape[0] != 1 or positions.shape[2] != tokens:
+    if positions.ndim != 4 or positions.shape[0] != 1:
         return None
+    tokens = positions.shape[2]
     token, column = np.divmod(positions[0], channels)
     in_place = np.array_equal(token, np.broadcast_to(np.arange(tokens)[:, None], token.shape))
     return column[:, 0] if in_place and np.all(column == column[:, :1]) else None

@@ -18,13 +18,19 @@ def multi_head_attention(model: ir.Model) -> int:
     """Fuse in place; how many attentions were. Their queries, keys and values become layers of their own."""
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    found = find_attention(model)
+    found = [attention for attention in find_attention(model) if _on_tokens(attention)]
     for attention in found:
         _fuse(attention)
     if found:
         model.opset_imports[DOMAIN] = 1
         RemoveUnusedNodesPass()(model)
     return len(found)
+
+
+def _on_tokens(attention: Attention) -> bool:
+    """Where channels lie in front (CoAtNet), bringing them to the back costs more than the kernel saves."""
+    layers = (attention.query.layer, attention.key.layer, attention.value.layer)
+    return all(layer.axis == -1 for layer in layers) and len(attention.output.shape or ()) == 3
 
 
 def _fuse(attention: Attention) -> None:

@@ -1,4 +1,4 @@
-"""Queries, keys or values as a linear layer of their own: the columns of a wider one, in the order of the heads."""
+"""Queries, keys or values as a layer of their own: the columns of a wider one, in the order of the heads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_whole(part: Projection) -> bool:
 
 
 def project(part: Projection, role: str, scale: float, before: ir.Node) -> ir.Value:
-    """The tokens ``[1, tokens, heads * width]`` times ``scale``, from a layer of their own before ``before``.
+    """Tokens ``[1, tokens, heads * width]`` or an image ``[1, heads * width, H, W]``, as the layer gives them.
 
     Args:
         part: where they come from; a layer that gives just them is taken as it is.
@@ -27,18 +27,34 @@ def project(part: Projection, role: str, scale: float, before: ir.Node) -> ir.Va
         scale: what the weights are multiplied by.
         before: the node that reads them.
     """
-    layer, graph = part.layer, graph_of(before)
     if is_whole(part) and scale == 1:
-        return layer.output
-    columns = part.columns.reshape(-1)
+        return part.layer.output
+    name = f"{part.layer.output.name}_{role}"
+    return (_tokens if part.layer.axis == -1 else _image)(part, name, scale, before)
+
+
+def _tokens(part: Projection, name: str, scale: float, before: ir.Node) -> ir.Value:
+    layer, graph, columns = part.layer, graph_of(before), part.columns.reshape(-1)
     weight = layer.weight if layer.out_axis == 1 else layer.weight.T
-    tokens = (static_shape(layer.output) or (1, 1, 1))[1]
-    name = f"{layer.output.name}_{role}"
+    shape = (1, (static_shape(layer.output) or (1, 1))[1], columns.size)
     weights = add_constant(graph, f"{name}_weight", (weight[:, columns] * scale).astype(np.float32))
     inputs = [layer.node.inputs[0], weights]
     made = insert(before, "MatMul", inputs, name if layer.bias is None else f"{name}_unbiased")
-    shaped(made, (1, tokens, columns.size), layer.output)
+    shaped(made, shape, layer.output)
+    if layer.bias is None:
+        return made
+    bias = add_constant(graph, f"{name}_bias", (layer.bias[columns] * scale).astype(np.float32))
+    return shaped(insert(before, "Add", [made, bias], name), shape, layer.output)
+
+
+def _image(part: Projection, name: str, scale: float, before: ir.Node) -> ir.Value:
+    import onnx_ir as ir
+
+    layer, graph, rows = part.layer, graph_of(before), part.columns.reshape(-1)
+    constants = [add_constant(graph, f"{name}_weight", (layer.weight[rows] * scale).astype(np.float32))]
     if layer.bias is not None:
-        bias = add_constant(graph, f"{name}_bias", (layer.bias[columns] * scale).astype(np.float32))
-        made = shaped(insert(before, "Add", [made, bias], name), (1, tokens, columns.size), layer.output)
-    return made
+        constants.append(add_constant(graph, f"{name}_bias", (layer.bias[rows] * scale).astype(np.float32)))
+    conv = ir.node("Conv", [layer.node.inputs[0], *constants], layer.node.attributes, name=f"node_{name}")
+    conv.outputs[0].name = name
+    graph.insert_before(before, conv)
+    return shaped(conv.outputs[0], (1, rows.size, *(static_shape(layer.output) or ())[2:]), layer.output)

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from medfm_compress.export.passes.attention import Attention, Projection, find_attention
 from medfm_compress.export.passes.graph import add_shape, constant, graph_of, insert, shaped, static_shape, take_over
 from medfm_compress.export.passes.projection import is_whole, project
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+_KEYS = ((0, 1, 2, 3), (0, 2, 3, 1))  # from an image [1, heads, width, tokens], from [1, tokens, heads, width]
+_OTHERS = ((0, 1, 3, 2), (0, 2, 1, 3))
 
 
 def split_attention(model: ir.Model) -> int:
@@ -39,12 +44,12 @@ def _rewrite(attention: Attention) -> None:
     if before is None:
         return
     scale = attention.scale * attention.query.scale * attention.key.scale
-    query = _heads(attention.query, "query", scale, before, (0, 2, 1, 3))
-    key = _heads(attention.key, "key", 1.0, before, (0, 2, 3, 1))
+    query = _heads(attention.query, "query", scale, before)
+    key = _heads(attention.key, "key", 1.0, before)
     product = insert(before, "MatMul", [query, key], f"{scores.name}_product")
     take_over(scores, product)
     weighted = attention.softmax.outputs[0].consumers()[0]
-    value = _heads(attention.value, "value", attention.value.scale, weighted, (0, 2, 1, 3))
+    value = _heads(attention.value, "value", attention.value.scale, weighted)
     weighted.replace_input_with(1, value)
 
 
@@ -58,11 +63,16 @@ def _scores(attention: Attention) -> ir.Value:
     return found
 
 
-def _heads(part: Projection, role: str, scale: float, before: ir.Node, perm: tuple[int, ...]) -> ir.Value:
-    """The tokens as ``[1, heads, tokens, width]``, or as ``perm`` says."""
+def _heads(part: Projection, role: str, scale: float, before: ir.Node) -> ir.Value:
+    """Queries and values as ``[1, heads, tokens, width]``, keys as ``[1, heads, width, tokens]``."""
     flat = project(part, role, scale, before)
-    tokens = (static_shape(flat) or (1, 1, 1))[1]
-    split = (1, tokens, *part.columns.shape)
-    view = insert(before, "Reshape", [flat, add_shape(graph_of(before), split)], f"{before.name}_{role}_view")
-    heads = insert(before, "Transpose", [shaped(view, split, flat)], f"{before.name}_{role}_heads", {"perm": perm})
-    return shaped(heads, tuple(split[axis] for axis in perm), flat)
+    heads, width = part.columns.shape
+    tokens = int(np.prod(static_shape(flat) or ())) // part.columns.size
+    on_tokens = part.layer.axis == -1
+    split = (1, tokens, heads, width) if on_tokens else (1, heads, width, tokens)
+    name = f"{flat.name}_heads"
+    view = shaped(insert(before, "Reshape", [flat, add_shape(graph_of(before), split)], f"{name}_split"), split, flat)
+    perm = (_KEYS if role == "key" else _OTHERS)[on_tokens]
+    if perm == (0, 1, 2, 3):
+        return view
+    return shaped(insert(before, "Transpose", [view], name, {"perm": perm}), tuple(split[axis] for axis in perm), flat)

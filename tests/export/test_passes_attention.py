@@ -34,7 +34,16 @@ SEPARATE = f"""
     v0 = MatMul(x, wv) v1 = Reshape(v0, four) v = Transpose<perm=[0,2,1,3]>(v1)
     s = MatMul(q, k) {END}
 """
-LAYOUTS = {"sliced": SLICED, "by head": BY_HEAD, "separate": SEPARATE}
+# an image with its channels in front, each head's queries, keys and values together (CoAtNet)
+IMAGE = """
+    c0 = Transpose<perm=[0,2,1]>(x) c1 = Reshape(c0, image) l = Conv(c1, wc, b) r = Reshape(l, image_heads)
+    q0, k0, v0 = Split<axis=2>(r, widths) q = Transpose<perm=[0,1,3,2]>(q0) v = Transpose<perm=[0,1,3,2]>(v0)
+    k = Mul(root, k0) s0 = MatMul(q, k) s = Add(mask, s0) p = Softmax<axis=-1>(s) o = MatMul(p, v)
+    t = Transpose<perm=[0,1,3,2]>(o) u = Reshape(t, image) z = Reshape(u, channels_first)
+    y = Transpose<perm=[0,2,1]>(z)
+"""
+LAYOUTS = {"sliced": SLICED, "by head": BY_HEAD, "separate": SEPARATE, "image": IMAGE}
+ON_TOKENS = ["sliced", "by head", "separate"]
 
 
 def build(graphs, nodes):
@@ -46,6 +55,9 @@ def build(graphs, nodes):
         "three_axes": [HEADS, TOKENS, WIDTH],
         "four_axes": [1, HEADS, WIDTH, TOKENS],
         "widths": [WIDTH] * 3,
+        "image": [1, CHANNELS, TOKENS, 1],
+        "image_heads": [1, HEADS, 3 * WIDTH, TOKENS],
+        "channels_first": [1, CHANNELS, TOKENS],
     }
     numbers = {"zero": [0], "one": [1], "two": [2], "three": [3]}
     weights = {name: graphs.normal(CHANNELS, CHANNELS) for name in ("wq", "wk", "wv")}
@@ -53,6 +65,7 @@ def build(graphs, nodes):
         SIGNATURE,
         nodes,
         w=graphs.normal(CHANNELS, 3 * CHANNELS),
+        wc=graphs.normal(3 * CHANNELS, CHANNELS, 1, 1),
         b=graphs.normal(3 * CHANNELS),
         root=np.float32(0.7),
         mask=graphs.normal(HEADS, TOKENS, TOKENS),
@@ -67,7 +80,7 @@ def test_every_layout_is_found(graphs, layout):
     found = find_attention(graphs.read(build(graphs, LAYOUTS[layout])))
     assert len(found) == 1 and found[0].output.name == "u"
     assert found[0].query.columns.shape == (HEADS, WIDTH)
-    assert (found[0].mask is not None) == (layout == "by head")
+    assert (found[0].mask is not None) == (layout in ("by head", "image"))
 
 
 @pytest.mark.parametrize("layout", ["sliced", "by head"])
@@ -82,12 +95,28 @@ def test_one_layer_becomes_three(graphs, layout):
     assert split_attention(model) == 0
 
 
+def test_one_conv_becomes_three(graphs):
+    before = build(graphs, IMAGE)
+    model = graphs.read(before)
+    assert split_attention(model) == 1
+    ops = graphs.ops(model)
+    assert ops.count("Conv") == 3 and not {"Split", "Mul"} & set(ops)
+    assert {"l_query", "l_key", "l_value", "s", "p", "o", "u"} <= {n.outputs[0].name for n in model.graph}
+    assert graphs.difference(before, model) < CLOSE
+    assert split_attention(model) == 0
+
+
+def test_images_stay_out_of_the_fused_kernel(graphs):
+    model = graphs.read(build(graphs, IMAGE))
+    assert multi_head_attention(model) == 0 and "com.microsoft" not in model.opset_imports
+
+
 def test_three_layers_stay(graphs):
     model = graphs.read(build(graphs, SEPARATE))
     assert split_attention(model) == 0
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ON_TOKENS)
 def test_attention_is_fused_as_one_kernel(graphs, layout):
     before = build(graphs, LAYOUTS[layout])
     model = graphs.read(before)
