@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.manifest import Outcome
+from medfm_compress.runtime.manifest import Outcome, Precision
 
 Metric = Literal[
     "auroc",
@@ -38,7 +38,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     backend: Literal["onnxruntime", "openvino", "torch"]
     device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    precision: Precision = "fp32"
     threads: int = 1
 
     def __str__(self) -> str:

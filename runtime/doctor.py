@@ -20,12 +20,14 @@ from medfm_compress.runtime.sessions.table import BACKENDS, is_available
 _X86_INSTRUCTIONS = {
     "avx2": "fp32 and int8 are slow",
     "avx512f": "fp32 runs at the speed of AVX2",
-    "avx_vnni|avx512_vnni": "int8 is slower, and saturates with unsigned activations",
+    "avx_vnni|avx512_vnni": "int8 is slower, and variants of the full 8-bit range are passed over",
     "avx512_bf16|amx_bf16": "bf16 does not run",
+    "avx512_fp16|amx_fp16": "fp16 does not run",
     "amx_int8": "int8 runs at the speed of VNNI at most",
 }
 _ARM_INSTRUCTIONS = {
     "asimddp": "int8 is slow",
+    "asimdhp": "fp16 does not run",
     "i8mm": "int8 runs at the speed of dot products at most",
     "bf16": "bf16 does not run",
 }

@@ -63,6 +63,12 @@ def test_a_bundle_without_a_verdict_needs_the_flag(tiny, folder):
     assert result.exit_code == 0 and "[unverified-model]" in result.stdout
 
 
+def test_compiled_models_are_kept_where_the_user_says(folder):
+    for _ in range(2):
+        result = invoke(folder / "tiny.medfm", folder / "one.png", "--threads", 1, "--cache", folder / "models")
+        assert result.exit_code == 0 and len(list((folder / "models").iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     ("option", "value", "words"), [("--threads", "0", "threads is 0"), ("--backend", "abacus", "no backend 'abacus'")]
 )

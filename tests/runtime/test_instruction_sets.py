@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from medfm_compress.bench.types import Target
 from medfm_compress.runtime import Bundle, Engine
 from medfm_compress.runtime import cpu as cpu_module
 from medfm_compress.runtime.choice import Machine, obstacle
@@ -162,6 +163,11 @@ def test_the_float_part_of_int8_may_run_in_bf16(tiny, tmp_path):
         from medfm_compress.runtime.sessions.openvino import from_bytes
 
         from_bytes([tiny.network()], 1, "int8-bf16")
+
+
+def test_a_target_may_be_of_any_precision():
+    for precision in FULL_RANGE["openvino"]:
+        assert Target.parse(f"openvino:cpu:{precision}:2").precision == precision
 
 
 def test_flags_are_read_in_lower_case(tmp_path):
