@@ -27,7 +27,6 @@ def place(
     exclude: Collection[str] = (),
     *,
     attention: bool = True,
-    sums: bool = True,
     reduced: bool = False,
 ) -> Placement:
     """Pairs around every layer with constant weights and around what passes bytes on between them.
@@ -36,30 +35,39 @@ def place(
         model: the float graph.
         exclude: names of nodes that stay in float.
         attention: products of two activations (QKᵀ and PV) too; fused attention operators stay in float.
-        sums: residual sums too.
         reduced: 7-bit weights.
     """
     chosen = [each for each in layers(model.graph) if each.node.op_type != "ConvTranspose" and each.name not in exclude]
     products = _products(model, exclude) if attention else []
-    wanted = {value.name for value in _inputs([*(layer.node for layer in chosen), *products])}
-    results = {_result(layer).name for layer in chosen} | {node.outputs[0].name for node in products}
-    operators = tuple(operator for operator in _PASSES_ON if sums or operator != "Add")
-    passing = _passing(model, exclude, operators, wanted | results)
+    nodes = [*(layer.node for layer in chosen), *products]
+    wanted = {value.name for value in _inputs(nodes)}
+    made = {_result(layer).name for layer in chosen} | {node.outputs[0].name for node in products}
     ties = []
-    for node in reversed(passing):
+    for node in reversed(_passing(model, exclude, wanted | made)):
         result = _last(node)
         if result.name in wanted or node.op_type == "GlobalAveragePool":
             wanted |= {result.name, *(value.name for value in _inputs([node]))}
+            made.add(result.name)
+            nodes.append(node)
             if node.op_type in _MOVES_NUMBERS:
                 ties.append((result.name or "", _inputs([node])[0].name or ""))
     wanted |= {_result(layer).name for layer in chosen if layer.node.op_type == "Conv"}
+    values = values_by_name(model.graph)
     return Placement(
-        activations=tuple(name for name in values_by_name(model.graph) if name in wanted),
+        activations=tuple(name for name in values if name in wanted),
         layers=tuple(layer.name for layer in chosen),
         floats=frozenset(exclude),
+        reads=_float_reads([values[name] for name in values if name in wanted and name not in made], nodes),
         ties=tuple(ties),
         reduced=reduced,
         biases=True,
+    )
+
+
+def _float_reads(values: Iterable[ir.Value], in_bytes: Collection[ir.Node]) -> frozenset[tuple[str, str]]:
+    """Reads of values that exist in float by nodes that work in float: the detour over bytes would only round them."""
+    return frozenset(
+        (value.name or "", user.name or "") for value in values for user, _ in value.uses() if user not in in_bytes
     )
 
 
@@ -72,13 +80,11 @@ def _products(model: ir.Model, exclude: Collection[str]) -> list[ir.Node]:
     ]
 
 
-def _passing(
-    model: ir.Model, exclude: Collection[str], operators: Collection[str], in_bytes: Collection[str | None]
-) -> list[ir.Node]:
+def _passing(model: ir.Model, exclude: Collection[str], in_bytes: Collection[str | None]) -> list[ir.Node]:
     """Nodes that could work on bytes, since all that enters can be in bytes, in graph order."""
     possible, found = set(in_bytes), []
     for node in model.graph:
-        if node.op_type not in operators or node.domain not in ("", "ai.onnx") or node.name in exclude:
+        if node.op_type not in _PASSES_ON or node.domain not in ("", "ai.onnx") or node.name in exclude:
             continue
         entering = _inputs([node])
         complete = node.op_type not in ("Add", "Concat") or len(entering) == len(node.inputs)

@@ -55,8 +55,9 @@ def place(
     results = {layer.node.outputs[0].name for layer in chosen}
     for node in _of_two_activations(model, "Add", exclude) if sums == "bytes" else ():
         inputs = [value for value in node.inputs if value is not None]
-        if any(value.name in names for value in inputs) or all(value.name in results for value in inputs):
-            names.update((value.name or "", None) for value in inputs)
+        origins = [_origin(value) for value in inputs]
+        if any(origin in names for origin in origins) or all(origin in results for origin in origins):
+            names.update(dict.fromkeys(origins))
     return Placement(
         activations=tuple(names),
         layers=tuple(layer.name for layer in chosen),

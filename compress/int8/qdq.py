@@ -44,6 +44,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
         activations: names of values; a pair follows each and every consumer reads its result.
         layers: names of nodes whose constant weight becomes int8.
         floats: names of nodes that go on reading the values before the pairs.
+        reads: (value, node): this one node goes on reading the value before its pair.
         ties: (value, other): the value takes the other's range, as operators that only move numbers need it.
         signed: S8 symmetric activations instead of U8.
         symmetric: names of values that are S8 symmetric, whatever the others are.
@@ -54,6 +55,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     activations: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     floats: frozenset[str] = frozenset()
+    reads: frozenset[tuple[str, str]] = frozenset()
     ties: tuple[tuple[str, str], ...] = ()
     signed: bool = False
     symmetric: frozenset[str] = frozenset()
@@ -153,7 +155,9 @@ class _Writer:
     def _pair(self, value: ir.Value) -> None:
         import onnx_ir as ir
 
-        uses = [use for use in value.uses() if use.node.name not in self._placement.floats]
+        placement = self._placement
+        uses = [use for use in value.uses() if use.node.name not in placement.floats]
+        uses = [use for use in uses if (value.name, use.node.name) not in placement.reads]
         if not uses:
             return
         scale, zero = self._affine(value)
