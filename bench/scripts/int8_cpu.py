@@ -7,6 +7,7 @@ where its result is there already (``--again STAGE`` repeats it):
 
     prepare  plain FP32 graphs, the stressed graph, calibration and validation inputs
     peers    every peer's artefact, and what it cost
+    stressed the same of the stressed graph, for two of them
     ours     the ladder's choice for each target
     errors   relative logit errors on validation cases, of the plain and of the stressed graph
     timing   1 and 2 threads, batch 1 and 8, everybody in turns
@@ -34,7 +35,7 @@ MODELS = (
     "resnet18", "mobilenetv3_large_100", "deit_tiny_patch16_224", "mobilevitv2_100", "efficientformer_l1",
     "densenet121", "vit_small_patch16_224", "resnet50", "vit_base_patch16_224",
 )  # fmt: skip
-STAGES = ("prepare", "peers", "ours", "errors", "timing", "tables")
+STAGES = ("prepare", "peers", "stressed", "ours", "errors", "timing", "tables")
 CELLS = ((1, 1), (2, 1), (1, 8), (2, 8))
 """Threads and batch."""
 ENVIRONMENTS = {
@@ -46,7 +47,7 @@ ENVIRONMENTS = {
     "modelopt": "modelopt",
     "torchao": "torchao",
 }
-STRESSED = ("ort-static", "ort-dynamic", "nncf-onnxruntime", "nncf-openvino")
+STRESSED = ("ort-static", "nncf-openvino")
 SLOW = 1.5  # a peer so many times slower than FP32 at batch 1 is not timed at batch 8
 
 
@@ -79,6 +80,8 @@ class Harness:
             script("int8_cpu_prepare.py", folder, self.study, work, *counts)
         if "peers" in self.arguments.stages:
             self._peers(work, folder)
+        for peer in STRESSED if "stressed" in self.arguments.stages and "stress" in self._forms(work) else ():
+            script("int8_cpu_peers.py", peer, "stress", work, folder, self.pythons[peer], 1)
         for form in self._forms(work):
             if self.wants("ours", work / "ours" / f"{form}-openvino.json"):
                 script("int8_cpu_ours.py", work, self.study, folder, form, self.arguments.time_budget)
@@ -99,8 +102,6 @@ class Harness:
                 if (peer == "torchao" and batch > 1) or not self.pythons.get(peer):
                     continue  # compiling takes minutes
                 script("int8_cpu_peers.py", peer, "plain", work, folder, self.pythons[peer], batch)
-        for peer in STRESSED if "stress" in self._forms(work) else ():
-            script("int8_cpu_peers.py", peer, "stress", work, folder, self.pythons[peer], 1)
 
     def _errors(self, work: Path, folder: Path, form: str) -> None:
         """Errors of whoever's files changed since the last time."""
@@ -181,7 +182,7 @@ def pythons(environments: Path | None) -> dict[str, str]:
 
 def stamp(contender: Contender) -> list[float]:
     """Changes when one of its files does."""
-    return [Path(file).stat().st_mtime for file in contender.files]
+    return [Path(file).stat().st_mtime for file in contender.files if Path(file).exists()]
 
 
 def script(name: str, *words: object) -> None:

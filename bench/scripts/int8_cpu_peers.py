@@ -36,22 +36,24 @@ def quantize(peer: str, source: Path, calibration: Path, out: Path, python: str,
     """Let a peer write ``out``; what that cost, and why not where it did not."""
     out.parent.mkdir(parents=True, exist_ok=True)
     command = [python, str(PEERS / SCRIPTS[peer]), str(source), str(calibration), str(out)]
-    log = out.with_suffix(".log")
+    about = {"peer": peer} | watched([*command, str(batch)] if peer == "torchao" else command, out.with_suffix(".log"))
+    if not about["reason"] and not out.is_file():
+        about["reason"] = "it wrote nothing"
+    out.with_suffix(".json").write_text(json.dumps(about))
+    return about
+
+
+def watched(command: list[str], log: Path) -> dict[str, object]:
+    """Run a command; its seconds, its peak resident memory in MB, and the last line it said where it failed."""
     start = time.perf_counter()
     with log.open("w") as file:
-        process = subprocess.Popen(
-            [*command, str(batch)] if peer == "torchao" else command, stdout=file, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         reason, peak_mb = _watch(process, start)
     seconds = time.perf_counter() - start
     if not reason and process.returncode:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         reason = lines[-1][:200] if lines else f"exit code {process.returncode}"
-    elif not reason and not out.is_file():
-        reason = "it wrote nothing"
-    about = {"peer": peer, "seconds": round(seconds, 1), "peak_mb": round(peak_mb), "reason": reason}
-    out.with_suffix(".json").write_text(json.dumps(about))
-    return about
+    return {"seconds": round(seconds, 1), "peak_mb": round(peak_mb), "reason": reason}
 
 
 def _watch(process: subprocess.Popen[bytes], start: float) -> tuple[str, float]:
