@@ -88,10 +88,17 @@ def calibrate(
     results = {name: statistics.result() for name, statistics in running.items()}
     found: dict[str, TensorStatistics] = {}
     for probe in plan.probes:
+        if probe.name == plan.image:
+            results[probe.name] = _unclipped(results[probe.name])
         found[probe.name] = results[probe.name]
         bare = replace(results[probe.name], channel_low=None, channel_high=None, channel_mean=None)
         found.update(dict.fromkeys(probe.views, bare))
     return found
+
+
+def _unclipped(image: TensorStatistics) -> TensorStatistics:
+    """The input, for which every estimator shall answer minmax: what an image saturates at is part of its contents."""
+    return replace(image, mean_low=image.low, mean_high=image.high, counts=None)
 
 
 def probes_of(model: ir.Model) -> tuple[Probe, ...]:

@@ -62,7 +62,7 @@ def reference(content: bytes, name: str, inputs: NDArray[np.float32]) -> NDArray
     return np.stack([run.run([name], {"image": inputs[i : i + 1]})[0] for i in range(len(inputs))])
 
 
-@pytest.mark.parametrize("name", ["image", "relu", "pool", "root", "product"])
+@pytest.mark.parametrize("name", ["relu", "pool", "root", "product"])
 def test_statistics_are_those_of_the_activations(name: str) -> None:
     inputs = images(7)
     found = calibrate(network(), [inputs[:3], inputs[3:]])[name]
@@ -88,6 +88,16 @@ def test_channels_are_measured_where_a_weighted_layer_reads(name: str, axis: int
 def test_channels_are_not_measured_elsewhere() -> None:
     statistics = calibrate(network(), [images(2)])
     assert all(statistics[name].channel_mean is None for name in ("relu", "pool", "product"))
+
+
+def test_the_image_itself_is_never_clipped() -> None:
+    inputs = images(5)
+    inputs[2, 0, 0, 0] = 9.0
+    statistics = calibrate(network(), [inputs])
+    for estimator in ESTIMATORS:
+        assert estimate_ranges(statistics, estimator)["image"] == (inputs.min(), 9.0)
+    assert statistics["image"].channel_mean is not None
+    assert estimate_ranges(statistics, "mse")["root"] != estimate_ranges(statistics, "minmax")["root"]
 
 
 def test_views_share_what_was_measured_once() -> None:
