@@ -41,12 +41,14 @@ def open_run(model: str, threads: int) -> Run:
 
     torch.set_num_threads(threads)
     if not model.endswith(".pt2"):
-        return load_module(model)
+        eager: Run = load_module(model)
+        return eager
     import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer  # noqa: F401 - registers operators and passes
     from torch._inductor import config
 
     config.freezing = True
-    return torch.compile(torch.export.load(model).module())
+    compiled: Run = torch.compile(torch.export.load(model).module())
+    return compiled
 
 
 def answer(run: Run, question: dict[str, Any]) -> dict[str, Any]:

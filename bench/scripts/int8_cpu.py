@@ -48,6 +48,7 @@ ENVIRONMENTS = {
     "torchao": "torchao",
 }
 STRESSED = ("ort-static", "nncf-openvino")
+SINGLE = ("torchao", "modelopt")  # batch 1 only: compiling takes minutes; the other is slower than FP32
 SLOW = 1.5  # a peer so many times slower than FP32 at batch 1 is not timed at batch 8
 
 
@@ -99,8 +100,8 @@ class Harness:
     def _peers(self, work: Path, folder: Path) -> None:
         for batch in sorted({1, *(batch for _, batch in self.arguments.cells)}):
             for peer in PEER_FORMS:
-                if (peer == "torchao" and batch > 1) or not self.pythons.get(peer):
-                    continue  # compiling takes minutes
+                if (batch > 1 and peer in SINGLE) or not self.pythons.get(peer):
+                    continue
                 script("int8_cpu_peers.py", peer, "plain", work, folder, self.pythons[peer], batch)
 
     def _errors(self, work: Path, folder: Path, form: str) -> None:

@@ -220,6 +220,6 @@ def _peer(work: Path, name: str, pythons: dict[str, str], batch: int, form: str)
     about = path.with_suffix(".json")
     if backend == "torch" and form != "plain":
         return Contender(name=name, backend=backend, reason="takes a module, and the stress is one of the graph")
-    reason = json.loads(about.read_text())["reason"] if about.is_file() else "was not made"
+    reason = json.loads(about.read_text())["reason"] if about.is_file() else f"was not made for batch {batch}"
     files = (str(path), str(path.with_suffix(".bin"))) if suffix == ".xml" else (str(path),)
     return Contender(name=name, backend=backend, precision="int8", files=files, python=python, reason=reason)
