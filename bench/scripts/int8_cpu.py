@@ -130,9 +130,11 @@ class Harness:
             return
         tell(f"  {threads} threads, batch {batch}")
         everybody = contenders_of(work, folder, self.pythons, batch)
-        slow = self._slow(work) if batch > 1 else {}
+        absent = self._slow(work) | {"pytorch-fp32": "timed at batch 1 only"} if batch > 1 else {}
+        if (threads, batch) != (1, 1):
+            absent["torchao"] = "compiled for one thread and batch 1 only"
         cell = {
-            "contenders": [msgspec.structs.replace(c, reason=c.reason or slow.get(c.name, "")) for c in everybody],
+            "contenders": [msgspec.structs.replace(c, reason=c.reason or absent.get(c.name, "")) for c in everybody],
             "threads": threads,
             "image": str(work / f"image-b{batch}.npy"),
             "budget_s": self.arguments.budget,

@@ -28,13 +28,16 @@ CELLS = {
 }
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = "–"
+COST = "cost-"
 
 
 def write_tables(results: Path) -> Path:
     """Write ``tables.md`` beside the JSON files."""
-    records = [msgspec.json.decode(path.read_bytes()) for path in sorted(results.glob("*.json"))]
-    order = sorted(records, key=lambda record: str(record["model"]))
-    text = "\n".join([*headline(order), *duels(order), *(line for record in order for line in table_of(record))])
+    read = {path.stem: msgspec.json.decode(path.read_bytes()) for path in sorted(results.glob("*.json"))}
+    records = [record for name, record in read.items() if not name.startswith(COST)]
+    costs = [line for name, record in read.items() if name.startswith(COST) for line in cost_of(record)]
+    networks = [line for record in records for line in table_of(record)]
+    text = "\n".join([*headline(records), *duels(records), *costs, *networks])
     path = results / "tables.md"
     path.write_text(text + "\n")
     return path
@@ -115,6 +118,16 @@ def duels(records: list[dict[str, Any]]) -> list[str]:
                 lines.append(f"| {record['model']} | {peer} | {' | '.join(cells)} | {' | '.join(errors)} |")
             else:
                 lines.append(f"| {record['model']} | {peer} | {_why(record, peer)} |||| {' | '.join(errors)} |")
+    return [*lines, ""]
+
+
+def cost_of(record: dict[str, Any]) -> list[str]:
+    """What quantizing one network costs."""
+    lines = [f"## Quantizing {record['model']}, {record['cases']} calibration cases, one placement", ""]
+    lines += ["| command | s | peak MB | |", "|---|---|---|---|"]
+    for name, cost in record["costs"].items():
+        failed = f"fails: {cost['reason']}".replace("|", "/") if cost["reason"] else ""
+        lines.append(f"| {name} | {cost['seconds']} | {cost['peak_mb']} | {failed} |")
     return [*lines, ""]
 
 
