@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from medfm_compress.export.passes.graph import attribute, constant, maker, only_user, static_shape
 from medfm_compress.export.passes.layers import Layer, layer_behind
+from medfm_compress.export.passes.layout import LAYOUT, replay
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 Indices = NDArray[np.int64]
-_LAYOUT = ("Reshape", "Transpose", "Slice", "Split", "Squeeze", "Unsqueeze")
 
 
 class Projection(NamedTuple):
@@ -126,7 +126,7 @@ def _output(value: ir.Value) -> ir.Value | None:
         end = user.outputs[0]
         if static_shape(end) is None:
             return None
-        found = _replay(user, end, found)
+        found = replay(user, end, found)
         if np.array_equal(found, wanted) or np.array_equal(_as_tokens(found), wanted):
             return end
     return None
@@ -135,7 +135,7 @@ def _output(value: ir.Value) -> ir.Value | None:
 def _projection(value: ir.Value | None, *, transposed: bool) -> Projection | None:
     path: list[ir.Value] = []
     scale = 1.0
-    while value is not None and (node := maker(value, *_LAYOUT, "Mul", "Div")) is not None:
+    while value is not None and (node := maker(value, *LAYOUT, "Mul", "Div")) is not None:
         if node.op_type in ("Mul", "Div"):
             factor = _scalar(node)
             if factor is None:
@@ -189,32 +189,4 @@ def _columns(positions: Indices, channels: int, *, transposed: bool) -> Indices 
 def _follow(value: ir.Value, positions: Indices) -> Indices:
     node = value.producer()
     assert node is not None  # noqa: S101 - the path was walked from it
-    return _replay(node, value, positions)
-
-
-def _replay(node: ir.Node, output: ir.Value, array: NDArray[Any]) -> NDArray[Any]:
-    """Apply a layout node to ``array``; the shape of its output is known."""
-    shape = static_shape(output)
-    if node.op_type == "Transpose":
-        return array.transpose(attribute(node, "perm", tuple(reversed(range(array.ndim)))))
-    if node.op_type == "Slice":
-        return array[_slices(node, array.ndim)]
-    if node.op_type == "Split":
-        axis = attribute(node, "axis", 0)
-        sizes = [(static_shape(each) or (0,) * array.ndim)[axis] for each in node.outputs]
-        number = [each is output for each in node.outputs].index(True)
-        start = sum(sizes[:number])
-        return array.take(range(start, start + sizes[number]), axis)
-    return array.reshape(shape or ())
-
-
-def _slices(node: ir.Node, rank: int) -> tuple[slice, ...]:
-    starts, ends = constant(node.inputs[1]), constant(node.inputs[2])
-    axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
-    steps = constant(node.inputs[4]) if len(node.inputs) > 4 else None
-    cut = [slice(None)] * rank
-    if starts is None or ends is None:
-        raise ValueError(f"slice {node.name} has no constant bounds")
-    for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        cut[number if axes is None else axes[number]] = slice(start, end, 1 if steps is None else steps[number])
-    return tuple(cut)
+    return replay(node, value, positions)

@@ -18,6 +18,7 @@ from medfm_compress.export.passes.global_pool import global_pool
 from medfm_compress.export.passes.matmul_to_gemm import matmul_to_gemm
 from medfm_compress.export.passes.multi_head_attention import multi_head_attention
 from medfm_compress.export.passes.quick_gelu import quick_gelu
+from medfm_compress.export.passes.space_to_depth import space_to_depth
 from medfm_compress.export.passes.split_attention import split_attention
 from medfm_compress.export.passes.split_layers import split_layers
 from medfm_compress.export.passes.tidy import tidy
@@ -29,7 +30,13 @@ Pass = Callable[["ir.Model"], int]
 
 PORTABLE: tuple[Pass, ...] = (tidy, fold_affine_after, fold_affine_before, split_layers, split_attention)
 ONNXRUNTIME: tuple[Pass, ...] = (multi_head_attention, flatten_tokens, matmul_to_gemm)
-ONNXRUNTIME_INT8: tuple[Pass, ...] = (batch_norm_to_conv, average_pool_to_conv, global_pool, quick_gelu)
+ONNXRUNTIME_INT8: tuple[Pass, ...] = (
+    batch_norm_to_conv,
+    average_pool_to_conv,
+    global_pool,
+    quick_gelu,
+    space_to_depth,
+)
 
 
 def simplify(model: ir.Model) -> tuple[str, ...]:

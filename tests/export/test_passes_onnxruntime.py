@@ -10,6 +10,7 @@ from medfm_compress.export.passes.global_pool import global_pool
 from medfm_compress.export.passes.graph import SAME_AS
 from medfm_compress.export.passes.matmul_to_gemm import matmul_to_gemm
 from medfm_compress.export.passes.quick_gelu import quick_gelu
+from medfm_compress.export.passes.space_to_depth import space_to_depth
 
 CLOSE = 1e-5
 IMAGE = "(float[1,4,8,8] x) => (float[a,b,c,d] y)"
@@ -155,3 +156,41 @@ def test_silu_becomes_one_kernel(graphs, product):
 def test_another_gate_stays(graphs, nodes):
     model = graphs.read(graphs.build(IMAGE, nodes, w=np.float32(2)))
     assert quick_gelu(model) == 0 and "com.microsoft" not in model.opset_imports
+
+
+UNFOLD = "i = Relu(x) a = Reshape(i, six) b = Transpose<perm=[0,1,3,5,2,4]>(a) c = Reshape(b, four) y = Softmax(c)"
+FOLD = "i = Relu(x) a = Reshape(i, back) b = Transpose<perm=[0,1,4,2,5,3]>(a) c = Reshape(b, image) y = Relu(c)"
+UNFOLD_SIZES = {"six": [1, 3, 4, 2, 6, 2], "four": [1, 3, 4, 24]}
+FOLD_SIZES = {"back": [1, 3, 2, 2, 4, 6], "image": [1, 3, 8, 12]}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "shape", "sizes", "op"),
+    [
+        (UNFOLD, "1,3,8,12", UNFOLD_SIZES, "SpaceToDepth"),
+        (UNFOLD, "1,3,8,12", UNFOLD_SIZES | {"four": [1, 12, 24]}, "SpaceToDepth"),
+        (FOLD, "1,3,4,24", FOLD_SIZES, "DepthToSpace"),
+    ],
+)
+def test_patches_are_unfolded_and_folded_by_rows(graphs, nodes, shape, sizes, op):
+    result = ",".join("abcd"[: len(sizes["four"])]) if "four" in sizes else "a,b,c,d"
+    before = graphs.build(f"(float[{shape}] x) => (float[{result}] y)", nodes, **sizes)
+    model = graphs.read(before)
+    assert space_to_depth(model) == 1 and op in graphs.ops(model)
+    values = named(model)
+    assert len(values["c"].shape) == len(sizes.get("four", [0] * 4))
+    assert graphs.difference(before, model) == 0
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sizes"),
+    [
+        (UNFOLD.replace("0,1,3,5,2,4", "0,1,5,3,2,4"), UNFOLD_SIZES),  # blocks turned
+        (UNFOLD, {"six": [1, 3, 2, 4, 6, 2], "four": [1, 3, 8, 12]}),  # blocks of 4 by 2
+        (UNFOLD.replace("Softmax(c)", "ReduceMax(b)"), UNFOLD_SIZES),
+    ],
+)
+def test_another_move_of_six_axes_stays(graphs, nodes, sizes):
+    result = "a,b,c,d,e,f" if "ReduceMax" in nodes else "a,b,c,d"
+    model = graphs.read(graphs.build(f"(float[1,3,8,12] x) => (float[{result}] y)", nodes, **sizes))
+    assert space_to_depth(model) == 0
