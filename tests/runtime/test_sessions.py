@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from medfm_compress.runtime.cpu import read_cpu
+from medfm_compress.runtime.cpu import missing_flags, read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
+from medfm_compress.runtime.instruction_sets import FP16
 from medfm_compress.runtime.sessions import onnxruntime as ort_backend
 from medfm_compress.runtime.sessions import openvino as ov_backend
 from medfm_compress.runtime.sessions import table
@@ -71,6 +72,13 @@ def test_openvino_runs_the_precision_it_was_given(tiny, tensors):
     difference = np.abs(session.run({"image": tensors[0]})["logits"] - fp32).max()
     assert session.info.precision == "bf16"
     assert 0 < difference < 0.1
+
+
+def test_openvino_does_not_run_a_precision_that_the_cpu_lacks(tiny):
+    if not missing_flags(FP16, read_cpu()):
+        pytest.skip("this CPU has fp16")
+    with pytest.raises(BundleRefused, match="asked was fp16"):
+        ov_backend.from_bytes([tiny.network()], 1, "fp16")
 
 
 @pytest.mark.parametrize("backend", BOTH)
