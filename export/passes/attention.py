@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.export.passes.graph import attribute, constant, maker, only_user, static_shape
 from medfm_compress.export.passes.layers import Layer, layer_behind
-from medfm_compress.export.passes.layout import LAYOUT, replay
+from medfm_compress.export.passes.layout import mover, replay
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -135,7 +135,7 @@ def _output(value: ir.Value) -> ir.Value | None:
 def _projection(value: ir.Value | None, *, transposed: bool) -> Projection | None:
     path: list[ir.Value] = []
     scale = 1.0
-    while value is not None and (node := maker(value, *LAYOUT, "Mul", "Div")) is not None:
+    while value is not None and (node := mover(value) or maker(value, "Mul", "Div")) is not None:
         if node.op_type in ("Mul", "Div"):
             factor = _scalar(node)
             if factor is None:
@@ -146,7 +146,7 @@ def _projection(value: ir.Value | None, *, transposed: bool) -> Projection | Non
             value = node.inputs[0]
     layer = None if value is None else layer_behind(value)
     shape = None if value is None else static_shape(value)
-    if layer is None or shape is None or shape[0] != 1 or any(not static_shape(v) for v in path):
+    if layer is None or shape is None or shape[0] != 1:
         return None
     positions = _positions(layer, shape)
     if positions is None:

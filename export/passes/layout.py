@@ -6,20 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from medfm_compress.export.passes.graph import attribute, constant, static_shape
+from medfm_compress.export.passes.graph import attribute, constant, maker, static_shape
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-LAYOUT = ("Reshape", "Transpose", "Slice", "Split", "Squeeze", "Unsqueeze")
+_LAYOUT = ("Reshape", "Transpose", "Slice", "Split", "Squeeze", "Unsqueeze")
+
+
+def mover(value: ir.Value | None) -> ir.Node | None:
+    """The node that makes ``value`` if it only moves numbers, and to where is known beforehand."""
+    node = maker(value, *_LAYOUT)
+    if node is None or any(static_shape(each) is None for each in (node.inputs[0], *node.outputs)):
+        return None
+    computed = any(constant(each) is None for each in node.inputs[1:] if each is not None)
+    return None if node.op_type == "Slice" and computed else node
 
 
 def replay(node: ir.Node, output: ir.Value, array: NDArray[Any]) -> NDArray[Any]:
-    """Apply a layout node to an array of its input's shape; the shapes of its outputs are known.
-
-    Raises:
-        ValueError: a Slice whose bounds are computed.
-    """
+    """Apply a layout node (see `mover`) to an array of its input's shape."""
     shape = static_shape(output)
     if node.op_type == "Transpose":
         return array.transpose(attribute(node, "perm", tuple(reversed(range(array.ndim)))))
@@ -40,7 +45,7 @@ def _slices(node: ir.Node, rank: int) -> tuple[slice, ...]:
     steps = constant(node.inputs[4]) if len(node.inputs) > 4 else None
     cut = [slice(None)] * rank
     if starts is None or ends is None:
-        raise ValueError(f"slice {node.name} has no constant bounds")
+        raise ValueError(f"the bounds of {node.name} are computed")  # `mover` refuses it
     for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         cut[number if axes is None else axes[number]] = slice(start, end, 1 if steps is None else steps[number])
     return tuple(cut)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from medfm_compress.export.passes.attention import Attention, find_attention
-from medfm_compress.export.passes.graph import add_constant, constant, graph_of, take_over
+from medfm_compress.export.passes.graph import add_constant, constant, graph_of, static_shape, take_over
 from medfm_compress.export.passes.projection import project
 
 if TYPE_CHECKING:
@@ -33,6 +36,13 @@ def _on_tokens(attention: Attention) -> bool:
     return all(layer.axis == -1 for layer in layers) and len(attention.output.shape or ()) == 3
 
 
+def _for_all_tokens(mask: NDArray[Any], attention: Attention) -> NDArray[Any]:
+    """The mask as the kernel wants it, ``[1, 1 or heads, tokens, tokens]``."""
+    mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+    tokens = (static_shape(attention.softmax.outputs[0]) or ())[2:]
+    return np.ascontiguousarray(np.broadcast_to(mask, (*mask.shape[:2], *tokens)))
+
+
 def _fuse(attention: Attention) -> None:
     import onnx_ir as ir
 
@@ -46,8 +56,7 @@ def _fuse(attention: Attention) -> None:
     ]
     mask = constant(attention.mask)
     if mask is not None:
-        shape = (1,) * (4 - mask.ndim) + mask.shape
-        inputs += [None, None, add_constant(graph, f"{softmax.name}_mask", mask.reshape(shape))]
+        inputs += [None, None, add_constant(graph, f"{softmax.name}_mask", _for_all_tokens(mask, attention))]
     heads = attention.query.columns.shape[0]
     name = f"{softmax.name}_attention"
     node = ir.node(

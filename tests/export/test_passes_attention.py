@@ -46,7 +46,7 @@ LAYOUTS = {"sliced": SLICED, "by head": BY_HEAD, "separate": SEPARATE, "image": 
 ON_TOKENS = ["sliced", "by head", "separate"]
 
 
-def build(graphs, nodes):
+def build(graphs, nodes, mask=None):
     sizes = {
         "five": [1, TOKENS, 3, HEADS, WIDTH],
         "by_head": [1, TOKENS, HEADS, 3 * WIDTH],
@@ -68,7 +68,7 @@ def build(graphs, nodes):
         wc=graphs.normal(3 * CHANNELS, CHANNELS, 1, 1),
         b=graphs.normal(3 * CHANNELS),
         root=np.float32(0.7),
-        mask=graphs.normal(HEADS, TOKENS, TOKENS),
+        mask=graphs.normal(HEADS, TOKENS, TOKENS) if mask is None else mask,
         **weights,
         **sizes,
         **numbers,
@@ -127,6 +127,14 @@ def test_attention_is_fused_as_one_kernel(graphs, layout):
     assert graphs.difference(before, model) < CLOSE
 
 
+@pytest.mark.parametrize("shape", [(TOKENS,), (TOKENS, 1), (1, 1, TOKENS), (1, HEADS, 1, TOKENS), ()])
+def test_a_mask_that_broadcasts_is_spread_for_the_kernel(graphs, shape):
+    before = build(graphs, BY_HEAD, mask=graphs.normal(*shape))
+    model = graphs.read(before)
+    assert multi_head_attention(model) == 1
+    assert graphs.difference(before, model) < CLOSE
+
+
 @pytest.mark.parametrize("layout", ["sliced", "by head"])
 def test_attention_is_fused_after_it_was_split(graphs, layout):
     before = build(graphs, LAYOUTS[layout])
@@ -144,6 +152,9 @@ OTHERS = {
     "mask of the input": BY_HEAD.replace("Add(s1, mask)", "Add(s1, s0)"),
     "softmax over queries": SLICED.replace("axis=-1", "axis=2"),
     "weights read twice": SLICED.replace("y = Relu(u)", "z = ReduceMax(p) y = Add(u, z)"),
+    "bounds that are computed": SLICED.replace("Slice(a, zero, one,", "Slice(a, zero, computed,").replace(
+        PROJECTED, f"{PROJECTED} computed = Add(one, zero)"
+    ),
     "scale of each head": BY_HEAD.replace("Div(s0, root)", "Div(s0, each)"),
 }
 
