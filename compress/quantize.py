@@ -28,12 +28,13 @@ from medfm_compress.compress.int8.method import DoesNotApply
 from medfm_compress.compress.int8.targets import open_groups
 from medfm_compress.compress.redecide import redecide
 from medfm_compress.data.study import Case, Study
-from medfm_compress.export.build import Export, versions
+from medfm_compress.export.build import Export, make_variant, versions
 from medfm_compress.export.cases import Progress, check_labels, network_inputs, sample_cases, unheard
 from medfm_compress.runtime.bundle import Bundle, rewrite_bundle, utc_date
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.goldens import golden_files, read_golden_inputs, run_goldens
+from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.manifest import Manifest
 
 MIN_CALIBRATION_CASES = 8
@@ -142,7 +143,7 @@ def quantize_bundle(
     judges = _judges(bundle, study, options, progress)
     tried: list[Trial | DoesNotApply] = []
     for group in groups:
-        tried += _climbed(group, builder, judges, options, progress)
+        tried += _climbed(group, builder, judges, bundle.manifest.image_spec, options, progress)
     steps = _steps(tried, options, len(cases))
     if options.rechoose:
         progress("choosing thresholds of the new variants on validation cases")
@@ -158,7 +159,7 @@ def quantize_bundle(
 
 def _source_graph(bundle: Bundle) -> bytes:
     for variant in bundle.manifest.variants:
-        if variant.backend == "onnxruntime" and variant.precision == "fp32":
+        if variant.name == make_variant("onnxruntime", "fp32").name:
             return portable(bundle.read(variant.files[0]))
     raise InputError(f"{bundle.path.name} has no FP32 ONNX variant to quantize; export the model again")
 
@@ -183,7 +184,12 @@ def _judges(bundle: Bundle, study: Study, options: QuantizeOptions, progress: Pr
 
 
 def _climbed(
-    group: Group, builder: GraphBuilder, judges: Judges, options: QuantizeOptions, progress: Progress
+    group: Group,
+    builder: GraphBuilder,
+    judges: Judges,
+    spec: ImageSpec,
+    options: QuantizeOptions,
+    progress: Progress,
 ) -> list[Trial | DoesNotApply]:
     limits = Limits(
         error=options.error_limit,
@@ -195,6 +201,8 @@ def _climbed(
     tried = climb(group, builder, judges, limits, progress)
     kept = [trial for trial in _trials(tried) if trial.kept]
     reference = group.reference
+    if kept and options.optimised:
+        tried += companion.optimised(kept[0], group, spec, judges, limits)
     if kept and options.reduced_range:
         tried += companion.reduced_range(kept[0], group, builder, judges, limits)
     reference.kept, reference.beside = options.keep_fp32 or not kept, bool(kept)

@@ -46,24 +46,11 @@ def product_graph(plain: Path, *, stressed: bool = False) -> bytes:
 
 
 def group_of(backend: Backend, graph: bytes) -> Group:
-    """The target's FP32 and, for OpenVINO, bf16."""
-    from medfm_compress.compress.int8.ladder import Group, Trial
-    from medfm_compress.compress.int8.method import Method
-    from medfm_compress.export.build import make_variant, open_export
-    from medfm_compress.runtime.manifest import Variant
+    """The target with its FP32, as the command opens it."""
+    from medfm_compress.compress.int8.targets import make_group
+    from medfm_compress.export.build import make_variant
 
-    contents = form_of(backend, graph)
-
-    def trial(precision: str) -> Trial:
-        variant = make_variant(backend, precision)
-        size = sum(map(len, contents))
-        return Trial(name=precision, variant=variant, export=open_export(variant, contents), size_bytes=size)
-
-    def int8(_: Method) -> Variant:
-        return make_variant(backend, "int8")
-
-    floats = (trial("bf16"),) if backend == "openvino" else ()
-    return Group(reference=trial("fp32"), floats=floats, variant=int8)
+    return make_group(make_variant(backend, "fp32"), form_of(backend, graph), 1)
 
 
 def form_of(backend: Backend, graph: bytes) -> tuple[bytes, ...]:

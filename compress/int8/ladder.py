@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.compress.int8.judge import Judges, case_logits, fidelity, interleaved_p50_ms
-from medfm_compress.compress.int8.method import DoesNotApply, Lookup, Method, Standing, rungs
+from medfm_compress.compress.int8.method import DoesNotApply, Lookup, Method, Rest, Standing, rungs
 from medfm_compress.export.build import Export, open_export
 from medfm_compress.export.cases import Progress
 from medfm_compress.runtime.errors import BundleRefused, ModelError
@@ -104,10 +104,11 @@ class Builder(Protocol):
 
 
 class Group(NamedTuple):
-    """One target: its FP32 trial, opened, and the float precisions that this machine has beside it."""
+    """One target: its FP32 trial, opened, other float trials, and the precisions that float parts may have here."""
 
     reference: Trial
     floats: tuple[Trial | DoesNotApply, ...]
+    rests: tuple[Rest, ...]
     variant: Callable[[Method], Variant]
 
 
@@ -133,7 +134,8 @@ def climb(
         most_harmful=lambda method: builder.most_harmful(backend, method),
         smooths=builder.smooths,
     )
-    for rung in _timely((*group.floats,), rungs(backend, builder.placements(backend), lookup), limits):
+    starts = tuple(Method(placement=name, rest=rest) for name in builder.placements(backend) for rest in group.rests)
+    for rung in _timely(group.floats, rungs(starts, lookup), limits):
         if isinstance(rung, DoesNotApply):
             tried.append(rung)
             continue
@@ -142,7 +144,7 @@ def climb(
             tried.append(try_method(rung, group, builder, judges, limits))
         else:
             tried.append(rung)
-            _judge(rung, reference, judges, limits)
+            judge_trial(rung, reference, judges, limits)
         _forget(tried, limits)
     _settle(reference, tried, judges, limits)
     return tried
@@ -151,7 +153,7 @@ def climb(
 def try_method(method: Method, group: Group, builder: Builder, judges: Judges, limits: Limits) -> Trial:
     """Build, open, judge and time one INT8 candidate; what cannot be run says so in ``reason``."""
     trial = _open(method, group, builder, limits)
-    _judge(trial, group.reference, judges, limits)
+    judge_trial(trial, group.reference, judges, limits)
     return trial
 
 
@@ -210,7 +212,8 @@ def _open(method: Method, group: Group, builder: Builder, limits: Limits) -> Tri
     return trial
 
 
-def _judge(trial: Trial, reference: Trial, judges: Judges, limits: Limits) -> None:
+def judge_trial(trial: Trial, reference: Trial, judges: Judges, limits: Limits) -> None:
+    """Fill in how faithful and how fast an opened trial is; one that could not be opened stays as it is."""
     if trial.export is None or reference.logits is None:
         return
     trial.logits = case_logits(trial.export.session, judges.inputs)

@@ -7,13 +7,15 @@ kept when SmoothQuant is tried on top of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import msgspec
 
-from medfm_compress.runtime.manifest import Backend
+from medfm_compress.runtime.manifest import Precision
 
 DEFAULT_ESTIMATOR = "minmax"  # clips nothing; the others must win on validation cases
 OTHER_ESTIMATORS = ("mse", "percentile", "mean-minmax")
+Rest = Literal["fp32", "bf16"]
 EXCLUSIONS = (1, 2, 4, 8, 16)  # layers left in float, as long as the limits are not met
 
 
@@ -23,6 +25,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         estimator: of the activation ranges, see `ranges`.
         placement: name of the backend's placement, see `build`; ``dynamic`` finds ranges at run time.
+        rest: precision of what stays in float: ``fp32``, or ``bf16`` where the CPU has it.
         smoothquant: activation outliers are moved into the weights first.
         bias_correction: the mean error of the rounded weights is taken out of the biases.
         excluded: layers that stay in float, by node name.
@@ -31,6 +34,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     estimator: str = DEFAULT_ESTIMATOR
     placement: str = "default"
+    rest: Rest = "fp32"
     smoothquant: bool = False
     bias_correction: bool = False
     excluded: tuple[str, ...] = ()
@@ -43,7 +47,12 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         parts += ["bias-correction"] if self.bias_correction else []
         parts += [f"without-{len(self.excluded)}-layers"] if self.excluded else []
         parts += ["7-bit-weights"] if self.reduced else []
-        return "int8-" + "+".join(parts)
+        return f"{self.precision}-" + "+".join(parts)
+
+    @property
+    def precision(self) -> Precision:
+        """Of the variant it makes."""
+        return "int8-bf16" if self.rest == "bf16" else "int8"
 
 
 class DoesNotApply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,21 +93,20 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     smooths: Callable[[], bool]
 
 
-def rungs(backend: Backend, placements: tuple[str, ...], lookup: Lookup) -> Iterator[Method | DoesNotApply]:
-    """The INT8 rungs for ``backend``, cheapest first; lazily, since later ones build on the best so far.
+def rungs(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesNotApply]:
+    """The INT8 rungs, cheapest first; lazily, since later ones build on the best so far.
 
     Args:
-        backend: where the candidates run.
-        placements: names of its placements that this graph distinguishes, the usual one first.
+        starts: the placements and float precisions that differ on this graph and target, the usual one first.
         lookup: what is known so far.
     """
-    first = Method(placement=placements[0])
+    first = starts[0]
     yield first
     for estimator in OTHER_ESTIMATORS:
         yield msgspec.structs.replace(first, estimator=estimator)
     static = _best(lookup, first)
-    for placement in placements[1:]:
-        yield msgspec.structs.replace(static, placement=placement)
+    for start in starts[1:]:
+        yield msgspec.structs.replace(static, placement=start.placement, rest=start.rest)
     if lookup.smooths():
         yield msgspec.structs.replace(_best(lookup, first), smoothquant=True)
     else:

@@ -78,7 +78,9 @@ def run(judges, plans, *, error=0.05, budget=60.0, floats=(), **builder):
     reference = Trial(
         name="fp32", variant=variant, export=Export(variant=variant, contents=(), session=PlayedSession(10.0, 0.0))
     )
-    group = Group(reference=reference, floats=floats, variant=lambda method: make_variant("openvino", "int8"))
+    group = Group(
+        reference=reference, floats=floats, rests=("fp32",), variant=lambda method: make_variant("openvino", "int8")
+    )
     limits = Limits(error=error, auroc_drop=0.02, rounds=5, threads=1, deadline=time.monotonic() + budget)
     tried = climb(group, PlayedBuilder(plans, **builder), judges, limits, lambda text: None)
     return {(each.rung if isinstance(each, DoesNotApply) else each.name): each for each in tried}

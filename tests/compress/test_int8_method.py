@@ -6,7 +6,7 @@ import pytest
 from medfm_compress.compress.int8.method import EXCLUSIONS, DoesNotApply, Lookup, Method, Standing, rungs
 
 
-def climb(backend, placements, better=lambda method: False, *, limits=True, ranked=(), smooths=True):
+def climb(placements, better=lambda method: False, *, rests=("fp32",), limits=True, ranked=(), smooths=True):
     """Walk the rungs; a rung that is ``better`` becomes the best one."""
     state = {"best": None}
     lookup = Lookup(
@@ -15,7 +15,8 @@ def climb(backend, placements, better=lambda method: False, *, limits=True, rank
         smooths=lambda: smooths,
     )
     walked = []
-    for rung in rungs(backend, placements, lookup):
+    starts = tuple(Method(placement=name, rest=rest) for name in placements for rest in rests)
+    for rung in rungs(starts, lookup):
         walked.append(rung)
         if isinstance(rung, Method) and (state["best"] is None or better(rung)):
             state["best"] = rung
@@ -27,7 +28,7 @@ def names(walked):
 
 
 def test_every_technique_has_its_rung_and_the_cheapest_comes_first():
-    walked = climb("openvino", ("default", "attention"))
+    walked = climb(("default", "attention"))
     assert names(walked) == [
         "int8-minmax",
         "int8-mse",
@@ -42,30 +43,35 @@ def test_every_technique_has_its_rung_and_the_cheapest_comes_first():
 
 
 def test_later_rungs_build_on_the_best_so_far():
-    walked = climb("openvino", ("default",), better=lambda method: method.estimator == "mse")
+    walked = climb(("default",), better=lambda method: method.estimator == "mse")
     assert names(walked)[4:6] == ["int8-mse+smoothquant", "int8-mse+smoothquant+bias-correction"]
 
 
 def test_other_placements_take_the_best_estimator():
-    walked = climb("openvino", ("default", "attention"), better=lambda method: method.estimator == "percentile")
+    walked = climb(("default", "attention"), better=lambda method: method.estimator == "percentile")
     assert names(walked)[4] == "int8-attention+percentile"
 
 
+def test_the_float_part_may_have_another_precision():
+    walked = climb(("default", "attention"), rests=("fp32", "bf16"))
+    assert names(walked)[4:7] == ["int8-bf16-minmax", "int8-attention+minmax", "int8-bf16-attention+minmax"]
+
+
 def test_dynamic_ranges_have_no_estimator():
-    walked = climb("onnxruntime", ("default", "dynamic"), better=lambda method: method.placement == "dynamic")
+    walked = climb(("default", "dynamic"), better=lambda method: method.placement == "dynamic")
     assert names(walked)[4:6] == ["int8-dynamic", "int8-dynamic+smoothquant"]
 
 
 def test_layers_are_left_out_in_growing_numbers_only_while_the_limits_are_missed():
     ranked = tuple(f"layer{number}" for number in range(6))
-    walked = climb("openvino", ("default",), limits=False, ranked=ranked)
+    walked = climb(("default",), limits=False, ranked=ranked)
     left_out = [rung.excluded for rung in walked if isinstance(rung, Method) and rung.excluded]
     assert left_out == [ranked[:count] for count in EXCLUSIONS if count < 6]
 
 
 @pytest.mark.parametrize(("arguments", "reason"), [({"smooths": False}, "LayerNorm"), ({"limits": False}, "measured")])
 def test_what_does_not_apply_says_why(arguments, reason):
-    walked = climb("openvino", ("default",), **arguments)
+    walked = climb(("default",), **arguments)
     assert any(reason in rung.reason for rung in walked if isinstance(rung, DoesNotApply))
 
 
