@@ -23,8 +23,8 @@ import numpy as np
 from medfm_compress.runtime.errors import InputError, MedfmError
 from medfm_compress.runtime.sessions import openvino
 
-Isa = Literal["AVX2", "AVX512_CORE"]
-"""Without VNNI both; ``AVX512_CORE`` is AVX-512 F, BW, VL and DQ."""
+Isa = Literal["AVX2", "AVX512_CORE", "DEFAULT"]
+"""The first two are without VNNI (``AVX512_CORE`` is AVX-512 F, BW, VL and DQ); ``DEFAULT`` is this CPU as it is."""
 
 _WARM_UP = 3
 _TIMEOUT_S = 600

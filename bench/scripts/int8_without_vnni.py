@@ -18,21 +18,22 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.bench.restricted_isa import Isa, Model, p50_ms_on
+from medfm_compress.runtime.sessions.onnxruntime import holds_integers
+from medfm_compress.runtime.sessions.openvino import import_openvino
+
 OPERATORS = ("MatMul", "Gemm", "Conv", "dynamic MatMul")
 RANGES = {"full": 127, "reduced": 64}
-ISAS = ("AVX2", "AVX512_CORE", "")
+ISAS: tuple[Isa, ...] = ("AVX2", "AVX512_CORE", "DEFAULT")
 DEPTH, WIDTH = 256, 64
 _SHAPES = {"Gemm": (8, DEPTH), "Conv": (1, DEPTH, 7, 7)}
-_ROUNDS = 15
 
 
 def build(operator: str, largest: int) -> tuple[bytes, NDArray[np.float32], NDArray[Any]]:
@@ -92,7 +93,9 @@ def errors(backend: str) -> dict[str, float]:
 
 def _run(backend: str, model: bytes, x: NDArray[np.float32]) -> NDArray[Any]:
     if backend == "openvino":
-        return np.asarray(_openvino(model)(x))
+        core = import_openvino().Core()
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1"}
+        return np.asarray(core.compile_model(core.read_model(model, b""), "CPU", settings)([x])[0])
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -102,50 +105,34 @@ def _run(backend: str, model: bytes, x: NDArray[np.float32]) -> NDArray[Any]:
     return np.asarray(session.run(None, {"x": x})[0])
 
 
-def _openvino(model: bytes) -> Any:
-    from medfm_compress.runtime.sessions.openvino import import_openvino
-
-    core = import_openvino().Core()
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1", "NUM_STREAMS": "1"}
-    compiled = core.compile_model(core.read_model(model, b""), "CPU", settings)
-    request = compiled.create_infer_request()
-    return lambda x: request.infer([x], share_inputs=True)[0]
+def timings(paths: list[str]) -> dict[str, dict[str, float]]:
+    """Median ms of each ONNX file in OpenVINO, by instruction set."""
+    contents = [Path(path).read_bytes() for path in paths]
+    models = [Model((content,), "int8" if holds_integers(content) else "fp32") for content in contents]
+    names = [Path(path).name for path in paths]
+    return {isa: dict(zip(names, p50_ms_on(isa, models, (1, 3, 224, 224)), strict=True)) for isa in ISAS}
 
 
-def timings(models: list[str]) -> dict[str, float]:
-    """Median ms of each ONNX file in OpenVINO, one call each a round."""
-    runs = {model: _openvino(Path(model).read_bytes()) for model in models}
-    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
-    samples: dict[str, list[float]] = {model: [] for model in models}
-    for number in range(_ROUNDS + 3):
-        for model, run in runs.items():
-            start = time.perf_counter()
-            run(x)
-            if number >= 3:
-                samples[model].append((time.perf_counter() - start) * 1e3)
-    return {Path(model).name: median(values) for model, values in samples.items()}
-
-
-def _ask(job: list[str], isa: str = "", emulator: tuple[str, ...] = ()) -> dict[str, float]:
-    """Run this file's ``job`` in a process of its own, on a smaller CPU where one is given."""
-    environment = os.environ | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
-    command = [*emulator, sys.executable, str(Path(__file__).resolve()), "--job", *job]
+def _ask(backend: str, isa: Isa = "DEFAULT", emulator: tuple[str, ...] = ()) -> dict[str, float]:
+    """The `errors` of ``backend`` in a process of its own, on a lesser CPU where one is given."""
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa}
+    command = [*emulator, sys.executable, str(Path(__file__).resolve()), "--job", backend]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _columns() -> Iterator[tuple[str, dict[str, float]]]:
     for isa in ISAS:
-        yield f"OpenVINO, {isa or 'native'}", _ask(["openvino"], isa)
-    yield "ONNX Runtime, native", _ask(["onnxruntime"])
+        yield f"OpenVINO, {'native' if isa == 'DEFAULT' else isa}", _ask("openvino", isa)
+    yield "ONNX Runtime, native", _ask("onnxruntime")
     qemu = shutil.which("qemu-x86_64")
     if qemu is None:
         print("qemu-x86_64 is not installed: no emulated Haswell")  # noqa: T201 - a script's result
         return
     haswell = (qemu, "-cpu", "Haswell")
-    yield "OpenVINO, Haswell", _ask(["openvino"], emulator=haswell)
-    yield "ONNX Runtime, Haswell", _ask(["onnxruntime"], emulator=haswell)
-    yield "ONNX Runtime told to be exact, Haswell", _ask(["onnxruntime-exact"], emulator=haswell)
+    yield "OpenVINO, Haswell", _ask("openvino", emulator=haswell)
+    yield "ONNX Runtime, Haswell", _ask("onnxruntime", emulator=haswell)
+    yield "ONNX Runtime told to be exact, Haswell", _ask("onnxruntime-exact", emulator=haswell)
 
 
 def _tell(columns: dict[str, dict[str, float]], form: str) -> None:
@@ -160,13 +147,12 @@ def main() -> None:
     """Print a Markdown table: relative errors of operators, or milliseconds of models."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", help="ONNX files with an image input of 1×3×224×224")
-    parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
-        backend, *models = options.job
-        print(json.dumps(timings(models) if models else errors(backend)))  # noqa: T201
+        print(json.dumps(errors(options.job)))  # noqa: T201
     elif options.models:
-        _tell({isa or "native": _ask(["openvino", *options.models], isa) for isa in ISAS}, ".1f")
+        _tell(timings(options.models), ".1f")
     else:
         _tell(dict(_columns()), ".1e")
 
