@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from medfm_compress.compress.int8.qdq import Placement, values_by_name
-from medfm_compress.compress.int8.weights import Layer, is_constant, layers
+from medfm_compress.compress.int8.weights import Layer, is_constant, is_probability, layers
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,6 +27,9 @@ def place(
     exclude: Collection[str] = (),
     *,
     attention: bool = True,
+    probabilities: bool = False,
+    sums: bool = True,
+    joined: bool = False,
     reduced: bool = False,
 ) -> Placement:
     """Pairs around every layer with constant weights and around what passes bytes on between them.
@@ -34,34 +37,48 @@ def place(
     Args:
         model: the float graph.
         exclude: names of nodes that stay in float.
-        attention: products of two activations (QKᵀ and PV) too; fused attention operators stay in float.
+        attention: products of two activations too, without what a softmax gives (QKᵀ, not PV); fused attention
+            operators stay in float.
+        probabilities: what a softmax gives too (PV); faster, but most probabilities are below one step of 1/255.
+        sums: residual sums too; in float they are slower, but rounding does not add up along the residuals.
+        joined: all that is concatenated shares one range, so that concatenating is copying; coarser steps for the
+            parts with small values.
         reduced: 7-bit weights.
     """
-    chosen = [each for each in layers(model.graph) if each.node.op_type != "ConvTranspose" and each.name not in exclude]
-    products = _products(model, exclude) if attention else []
+    chosen = [layer for layer in layers(model.graph) if layer.name not in exclude and _is_fused(layer)]
+    products = _products(model, exclude, probabilities) if attention else []
     nodes = [*(layer.node for layer in chosen), *products]
     wanted = {value.name for value in _inputs(nodes)}
     made = {_result(layer).name for layer in chosen} | {node.outputs[0].name for node in products}
-    ties = []
-    for node in reversed(_passing(model, exclude, wanted | made)):
+    ties: dict[str, str] = {}
+    operators = tuple(operator for operator in _PASSES_ON if sums or operator != "Add")
+    for node in reversed(_passing(model, exclude, operators, wanted | made)):
         result = _last(node)
         if result.name in wanted or node.op_type == "GlobalAveragePool":
             wanted |= {result.name, *(value.name for value in _inputs([node]))}
             made.add(result.name)
             nodes.append(node)
             if node.op_type in _MOVES_NUMBERS:
-                ties.append((result.name or "", _inputs([node])[0].name or ""))
+                ties[result.name or ""] = _inputs([node])[0].name or ""
     wanted |= {_result(layer).name for layer in chosen if layer.node.op_type == "Conv"}
+    if joined:
+        ties |= _joined([node for node in nodes if node.op_type == "Concat"], ties)
     values = values_by_name(model.graph)
     return Placement(
         activations=tuple(name for name in values if name in wanted),
         layers=tuple(layer.name for layer in chosen),
         floats=frozenset(exclude),
         reads=_float_reads([values[name] for name in values if name in wanted and name not in made], nodes),
-        ties=tuple(ties),
+        ties=tuple(ties.items()),
         reduced=reduced,
         biases=True,
     )
+
+
+def _is_fused(layer: Layer) -> bool:
+    """Whether the layer gets an integer kernel; a Conv does only before a Q, which would round the network's output."""
+    last = layer.node.op_type == "Conv" and _result(layer).is_graph_output()
+    return layer.node.op_type != "ConvTranspose" and not last
 
 
 def _float_reads(values: Iterable[ir.Value], in_bytes: Collection[ir.Node]) -> frozenset[tuple[str, str]]:
@@ -71,20 +88,51 @@ def _float_reads(values: Iterable[ir.Value], in_bytes: Collection[ir.Node]) -> f
     )
 
 
-def _products(model: ir.Model, exclude: Collection[str]) -> list[ir.Node]:
+def _joined(concats: list[ir.Node], ties: Collection[str]) -> dict[str, str]:
+    """Each part and each result → the result of the last Concat that they are in.
+
+    Args:
+        concats: the last one first.
+        ties: names of what only moves numbers; the parts' origins are tied instead of them.
+    """
+    last: dict[str, str] = {}
+    for node in concats:
+        origins = [_origin(value, ties) for value in _inputs([node])]
+        free = [value for value in origins if not _is_absorbed(value)]  # a ReLU needs a range that starts at 0
+        names = [value.name or "" for value in (*free, node.outputs[0])]
+        root = next((last[name] for name in names if name in last), names[-1])
+        last.update(dict.fromkeys(names, root))
+    return {name: root for name, root in last.items() if name != root}
+
+
+def _origin(value: ir.Value, ties: Collection[str]) -> ir.Value:
+    """The value whose range a tied one has."""
+    producer = value.producer()
+    while value.name in ties and producer is not None:
+        value = _inputs([producer])[0]
+        producer = value.producer()
+    return value
+
+
+def _is_absorbed(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type in _ABSORBED
+
+
+def _products(model: ir.Model, exclude: Collection[str], probabilities: bool) -> list[ir.Node]:
     """Products of two activations that no excluded name forbids."""
-    return [
-        node
-        for node in model.graph
-        if node.op_type == "MatMul" and node.name not in exclude and len(_inputs([node])) == len(node.inputs)
-    ]
+    found = [node for node in model.graph if node.op_type == "MatMul" and len(_inputs([node])) == len(node.inputs)]
+    allowed = [node for node in found if probabilities or not any(map(is_probability, node.inputs))]
+    return [node for node in allowed if node.name not in exclude]
 
 
-def _passing(model: ir.Model, exclude: Collection[str], in_bytes: Collection[str | None]) -> list[ir.Node]:
+def _passing(
+    model: ir.Model, exclude: Collection[str], operators: Collection[str], in_bytes: Collection[str | None]
+) -> list[ir.Node]:
     """Nodes that could work on bytes, since all that enters can be in bytes, in graph order."""
     possible, found = set(in_bytes), []
     for node in model.graph:
-        if node.op_type not in _PASSES_ON or node.domain not in ("", "ai.onnx") or node.name in exclude:
+        if node.op_type not in operators or node.domain not in ("", "ai.onnx") or node.name in exclude:
             continue
         entering = _inputs([node])
         complete = node.op_type not in ("Add", "Concat") or len(entering) == len(node.inputs)

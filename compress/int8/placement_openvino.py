@@ -6,8 +6,7 @@ at the producer, with all consumers behind it, leaves one value in memory, as by
 - above MaxPool and reshapes, so that these move bytes;
 - in some networks (ResNet), on both branches of a residual sum when one is in bytes anyway: the convolution then adds
   the other one itself;
-- inside attention. Its fused kernel reads bytes only where no zero point is subtracted: Q, K and V are symmetric,
-  the probabilities start at 0.
+- inside attention, at QKᵀ. Its fused kernel reads bytes only where no zero point is subtracted: Q and K are symmetric.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Literal
 
 from medfm_compress.compress.int8.qdq import Placement
-from medfm_compress.compress.int8.weights import is_constant, layers
+from medfm_compress.compress.int8.weights import is_constant, is_probability, layers
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,7 +32,8 @@ def place(
     exclude: Collection[str] = (),
     *,
     attention: bool = True,
-    sums: Sums = "shared",
+    probabilities: bool = False,
+    sums: Sums = "float",
     reduced: bool = False,
 ) -> Placement:
     """Pairs on the inputs of Conv, ConvTranspose, Gemm and MatMul, and where they cost less than they save.
@@ -41,7 +41,8 @@ def place(
     Args:
         model: the float graph.
         exclude: names of nodes that stay in float.
-        attention: products of two activations (QKᵀ and PV) too.
+        attention: products of two activations too, without what a softmax gives (QKᵀ, not PV).
+        probabilities: what a softmax gives too (PV); faster, but most probabilities are below one step of 1/255.
         sums: what residual sums read; see `Sums`.
         reduced: 7-bit weights.
     """
@@ -50,8 +51,10 @@ def place(
     symmetric: set[str] = set()
     for node in _of_two_activations(model, "MatMul", exclude) if attention else ():
         inputs = [value for value in node.inputs if value is not None]
+        if any(is_probability(value) for value in inputs) and not probabilities:
+            continue
         names.update((value.name or "", None) for value in inputs)
-        symmetric.update(value.name or "" for value in inputs if not _is_probability(value))
+        symmetric.update(value.name or "" for value in inputs if not is_probability(value))
     results = {layer.node.outputs[0].name for layer in chosen}
     for node in _of_two_activations(model, "Add", exclude) if sums == "bytes" else ():
         inputs = [value for value in node.inputs if value is not None]
@@ -87,8 +90,3 @@ def _origin(value: ir.Value) -> str:
             break
         value, producer = before, before.producer()
     return value.name or ""
-
-
-def _is_probability(value: ir.Value) -> bool:
-    producer = value.producer()
-    return producer is not None and producer.op_type == "Softmax"

@@ -92,6 +92,12 @@ def is_constant(value: ir.Value | None) -> bool:
     return value is not None and not value.is_graph_input() and ir.convenience.get_const_tensor(value) is not None
 
 
+def is_probability(value: ir.Value | None) -> bool:
+    """Whether a softmax gives the value."""
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "Softmax"
+
+
 def layers(graph: ir.Graph) -> Iterator[Layer]:
     """Every Conv, ConvTranspose, Gemm and MatMul of an activation with a constant float32 weight, in graph order."""
     for node in graph:

@@ -164,6 +164,56 @@ def test_onnxruntime_runs_the_convolutions_and_the_residual_sum_in_bytes(tmp_pat
     assert ran["DequantizeLinear"] <= 2  # before the SiLU, which ONNX Runtime sees as two operators
 
 
+def test_onnxruntime_sums_stay_in_float_when_asked(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    net (float[1, 8, 8, 8] image) => (float[1, 8, 8, 8] logits) <float[8, 8, 3, 3] w>
+    {
+      [one] a = Conv <pads = [1, 1, 1, 1]> (image, w)
+      [sum] s = Add (a, image)
+      [two] b = Conv <pads = [1, 1, 1, 1]> (s, w)
+      [last] t = Add (b, s)
+      [act] logits = Gelu (t)
+    }"""
+    model = network(text)
+    for sums, added in {True: 1, False: 0}.items():
+        placement = placement_onnxruntime.place(model, sums=sums)
+        ran = operators(write_qdq(model, placement, ranges(model)), tmp_path)
+        assert ran["QLinearAdd"] == added and ran["Add"] == 2 - added and ran["QLinearConv"] == 2
+
+
+def test_onnxruntime_parts_of_a_concat_share_a_range_when_asked(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    net (float[1, 8, 8, 8] image) => (float[1, 8, 8, 8] logits)
+    <float[8, 8, 3, 3] w0, float[8, 8, 3, 3] w1, float[8, 16, 1, 1] w2, float[8, 24, 1, 1] w3>
+    {
+      [one] a = Conv <pads = [1, 1, 1, 1]> (image, w0)
+      [relu] r = Relu (a)
+      [two] b = Conv <pads = [1, 1, 1, 1]> (r, w1)
+      [join] c = Concat <axis = 1> (r, b)
+      [three] d = Conv (c, w2)
+      [again] e = Concat <axis = 1> (r, b, d)
+      [four] f = Conv (e, w3)
+      [act] logits = Gelu (f)
+    }"""
+    model = network(text)
+    quantized = write_qdq(model, placement_onnxruntime.place(model, joined=True), ranges(model))
+    scales = {name: quantized.graph.initializers[f"{name}_scale"].const_value for name in "rbcde"}
+    found = {name: float(scale.numpy()) for name, scale in scales.items() if scale is not None}
+    assert found["b"] == found["c"] == found["d"] == found["e"] != found["r"]  # the ReLU keeps its zero point
+    ran = operators(quantized, tmp_path)
+    assert ran["QLinearConv"] == 4 and ran["QLinearConcat"] == 2 and ran["Relu"] == 0
+    apart = placement_onnxruntime.place(model)
+    assert ("b", "e") in placement_onnxruntime.place(model, joined=True).ties and not apart.ties
+
+
+def test_onnxruntime_leaves_a_convolution_that_gives_the_output_in_float() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    net (float[1, 8, 8, 8] image) => (float[1, 8, 8, 8] logits) <float[8, 8, 3, 3] w>
+    { [one] a = Conv <pads = [1, 1, 1, 1]> (image, w) [two] logits = Conv <pads = [1, 1, 1, 1]> (a, w) }"""
+    placement = placement_onnxruntime.place(network(text))
+    assert placement.layers == ("one",) and set(placement.activations) == {"image", "a"}
+
+
 def test_onnxruntime_float_operators_read_floats_where_there_are_any(tmp_path: Path) -> None:
     """The second layer reads the SiLU's result in bytes; the sum, which stays in float, need not."""
     text = """<ir_version: 10, opset_import: ["" : 20]>
@@ -182,11 +232,16 @@ def test_onnxruntime_float_operators_read_floats_where_there_are_any(tmp_path: P
     assert operators(quantized, tmp_path)["QLinearConv"] == 2
 
 
-def test_onnxruntime_runs_attention_in_bytes_but_for_softmax_and_the_residual(tmp_path: Path) -> None:
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_onnxruntime_runs_attention_in_bytes_but_for_softmax_and_the_residual(
+    tmp_path: Path, probabilities: bool
+) -> None:
     model = network(ATTENTION)
-    ran = operators(write_qdq(model, placement_onnxruntime.place(model), ranges(model)), tmp_path)
-    assert ran["QGemm"] == 4 and ran["QLinearMatMul"] + ran["MatMulIntegerToFloat"] == 2
-    assert ran["MatMul"] == ran["FusedMatMul"] == ran["Gemm"] == 0
+    placement = placement_onnxruntime.place(model, probabilities=probabilities)
+    ran = operators(write_qdq(model, placement, ranges(model)), tmp_path)
+    assert ran["QGemm"] == 4 and ran["QLinearMatMul"] + ran["MatMulIntegerToFloat"] == (2 if probabilities else 1)
+    assert ran["MatMul"] + ran["FusedMatMul"] == (0 if probabilities else 1)
+    assert ran["Gemm"] == 0
     assert ran["Add"] == ran["Softmax"] == ran["LayerNormalization"] == 1
 
 
@@ -207,7 +262,7 @@ def test_what_moves_numbers_keeps_their_range_in_onnxruntime() -> None:
 
 def test_openvino_gets_inputs_of_layers_above_what_moves_numbers() -> None:
     placement = placement_openvino.place(network(RESIDUAL))
-    assert set(placement.activations) == {"image", "r0", "r1", "g"}
+    assert set(placement.activations) == {"image", "r0", "r1", "g"}  # g: no farther, a mean is no mere move
     assert placement.layers == ("stem", "body", "body2", "head")
     assert not placement.biases
 
@@ -215,16 +270,23 @@ def test_openvino_gets_inputs_of_layers_above_what_moves_numbers() -> None:
 def test_openvino_sums_read_bytes_or_floats_as_asked() -> None:
     model = network(RESIDUAL)
     assert {"c1", "r0"} <= set(placement_openvino.place(model, sums="bytes").activations)
-    in_float = placement_openvino.place(model, sums="float")
-    nodes = {node.name: node for node in write_qdq(model, in_float, ranges(model)).graph}
-    assert [value.name for value in nodes["sum"].inputs if value is not None] == ["c1", "p0"]
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    net (float[1, 8, 8, 8] image) => (float[1, 8, 8, 8] logits) <float[8, 8, 3, 3] w>
+    { [act] x = Relu (image) [one] a = Conv <pads = [1, 1, 1, 1]> (x, w) [sum] logits = Add (a, x) }"""
+    model = network(text)
+    for sums, read in {"float": ["a", "x"], "shared": ["a", "x_dequantized"], "bytes": ["a_dequantized"]}.items():
+        placement = placement_openvino.place(model, sums=sums)  # type: ignore[arg-type]
+        nodes = {node.name: node for node in write_qdq(model, placement, ranges(model)).graph}
+        assert [value.name for value in nodes["sum"].inputs if value is not None][: len(read)] == read
 
 
 def test_openvino_attention_has_no_zero_points_and_probabilities_start_at_zero() -> None:
     model = network(ATTENTION)
-    placement = placement_openvino.place(model)
+    scores = placement_openvino.place(model)
+    assert {"q", "k"} <= set(scores.activations) and {"v", "p"}.isdisjoint(scores.activations)
+    placement = placement_openvino.place(model, probabilities=True)
     assert {"q", "k", "v", "p"} <= set(placement.activations)
-    assert placement.symmetric == {"q", "k", "v"}
+    assert scores.symmetric == {"q", "k"} and placement.symmetric == {"q", "k", "v"}
     without = placement_openvino.place(model, attention=False)
     assert set(without.activations) == {"x", "o1"} or set(without.activations) == {"x", "o2"}
 
