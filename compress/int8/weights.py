@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.compress.int8.rounding import round_keeping_sums
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -127,8 +129,14 @@ def quantize_weight(
         scales = np.maximum(scales, least)
     stored = scales.astype(np.float32)
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    values = np.clip(np.rint(weight / stored.reshape(shape)), -limit, limit).astype(np.int8)
-    return QuantizedWeight(values, stored)
+    return QuantizedWeight(_rounded(weight / stored.reshape(shape), axis, limit), stored)
+
+
+def _rounded(weight: NDArray[np.float32], axis: int, limit: int) -> NDArray[np.int8]:
+    """To the nearest integer; the kernels of a convolution (outputs first) keep their sums."""
+    if weight.ndim > 2 and axis == 0:
+        return round_keeping_sums(weight.reshape(*weight.shape[:2], -1), limit).reshape(weight.shape)
+    return np.clip(np.rint(weight), -limit, limit).astype(np.int8)
 
 
 def least_scales(bias: NDArray[np.float32], input_scale: float) -> NDArray[np.float64]:

