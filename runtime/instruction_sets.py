@@ -30,9 +30,10 @@ ANY: InstructionSet = ()
 # ONNX Runtime is exact without VNNI, but then slower than what the variant was measured and chosen for.
 FULL_RANGE: Mapping[Backend, Mapping[Precision, InstructionSet]] = MappingProxyType(
     {
-        "onnxruntime": MappingProxyType({"fp32": ANY, "int8": U8S8}),
+        "onnxruntime": MappingProxyType({"fp32": ANY, "int8": U8S8, "int8-weights": ANY, "int4-weights": ANY}),
         "openvino": MappingProxyType(
             {"fp32": ANY, "bf16": BF16, "fp16": FP16, "int8": U8S8, "int8-bf16": (*U8S8, *BF16)}
+            | {"int8-weights": ANY, "int4-weights": ANY}
         ),
     }
 )

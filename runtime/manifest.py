@@ -15,7 +15,8 @@ SCHEMA_VERSION = 3
 NOT_FOR_CLINICAL_USE = "Research and evaluation only; not for clinical use."
 
 Backend = Literal["onnxruntime", "openvino"]
-Precision = Literal["fp32", "bf16", "fp16", "int8", "int8-bf16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "int8-bf16", "int8-weights", "int4-weights"]
+OF_SCHEMA_3 = ("int8-bf16", "int8-weights", "int4-weights")
 Outcome = Literal["pass", "fail", "inconclusive"]
 
 
@@ -167,7 +168,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def schema_of(manifest: Manifest) -> int:
-    """The oldest schema that holds ``manifest``: 3 with a mixed precision, 2 with own decisions, else 1."""
-    if any(variant.precision == "int8-bf16" for variant in manifest.variants):
+    """The oldest schema that holds ``manifest``: 3 with a precision of two parts, 2 with own decisions, else 1."""
+    if any(variant.precision in OF_SCHEMA_3 for variant in manifest.variants):
         return 3
     return 2 if any(variant.decides_itself for variant in manifest.variants) else 1

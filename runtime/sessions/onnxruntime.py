@@ -26,13 +26,15 @@ from medfm_compress.runtime.sessions.operators import is_ort_format, read_operat
 from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
 
 BACKEND = "onnxruntime"
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "int8-weights", "int4-weights")
 
 _PROVIDER = "CPUExecutionProvider"
 _FATAL = 4
 _CONFIG = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
 _EXACT_CONFIG = {"session.x64quantprecision": "1"}
-_ORT_FORMAT_CONFIG = {"session.use_ort_model_bytes_directly": "1"}  # parsed where they are, not from a copy
+# Parsed where they are, not from one more copy. The binding frees them before initialisation, which does not read them
+# (nor would their initializers be copied with "…for_initializers", which therefore crashes): a test overwrites them.
+_ORT_FORMAT_CONFIG = {"session.use_ort_model_bytes_directly": "1"}
 _INTEGER_OPERATORS = frozenset(  # of ONNX, and what ONNX Runtime makes of them
     (
         *("DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul"),
@@ -99,7 +101,7 @@ def from_bytes(files: Sequence[bytes], threads: int, precision: str = "fp32") ->
     Args:
         files: one ONNX or ORT-format file with its weights inside.
         threads: intra-op threads, >= 1.
-        precision: ``fp32`` or ``int8``; it must be what the graph holds.
+        precision: one of `PRECISIONS`; it must be what the graph holds.
 
     Raises:
         InputError: an option that this backend does not have.
@@ -107,7 +109,7 @@ def from_bytes(files: Sequence[bytes], threads: int, precision: str = "fp32") ->
         BundleRefused: the model cannot be loaded, or is not what ``precision`` says, or another provider took it.
     """
     if precision not in PRECISIONS:
-        raise InputError(f"onnxruntime on a CPU runs {' or '.join(PRECISIONS)}, not {precision!r}")
+        raise InputError(f"onnxruntime on a CPU runs {', '.join(PRECISIONS)}, not {precision!r}")
     if threads < 1 or len(files) != 1:
         raise InputError(f"onnxruntime takes one model file and at least 1 thread, got {len(files)} and {threads}")
     available = is_available()
@@ -176,7 +178,7 @@ def _check_content(model: bytes, precision: str) -> None:
     if operators.external:
         raise BundleRefused("the model keeps weights in another file; export it with its weights inside")
     quantized = bool(operators.kinds & _INTEGER_OPERATORS)
-    if quantized != (precision == "int8"):
+    if quantized != (precision != "fp32"):
         held = "integer" if quantized else "no integer"
         raise BundleRefused(f"the model is declared {precision}, yet its graph has {held} operators")
 

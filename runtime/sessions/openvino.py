@@ -25,6 +25,7 @@ from medfm_compress.runtime.sessions.protocol import Array, Availability, Sessio
 
 BACKEND = "openvino"
 FLOAT_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32", "int8-bf16": "bf16"}
+FLOAT_TYPES |= {"int8-weights": "f32", "int4-weights": "f32"}  # which are widened again before they are used
 
 _INTEGER_TYPES = frozenset({"i8", "u8"})
 _log = logging.getLogger("medfm_compress.runtime")
@@ -224,7 +225,7 @@ def _read_back(compiled: Any, precision: str, threads: int, version: str) -> Ses
     if running != threads:
         raise InputError(f"openvino runs the model on {running} threads here, not {threads}; ask for {running}")
     integers = _runs_integers(compiled)
-    if integers != precision.startswith("int8"):
+    if integers != (precision in ("int8", "int8-bf16")):
         found = "integer" if integers else "no integer"
         raise BundleRefused(f"the model is declared {precision}, yet openvino runs {found} operators in it")
     return SessionInfo(backend=BACKEND, version=version, provider=devices[0], precision=precision, threads=running)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import msgspec
 import numpy as np
 import pytest
@@ -39,6 +43,30 @@ def test_it_computes_the_same_from_optimised_operators(tiny, precision):
     )
     before, after = (read_operators(export.contents[0]).kinds for export in (plain, found.export))
     assert "Relu" in before and "Relu" not in after  # fused into its convolution
+
+
+def test_the_session_needs_none_of_the_files_bytes(tiny, tmp_path):
+    """The C library overwrites freed memory here, so a session that still read the file would compute garbage."""
+    paths = []
+    for precision in ("fp32", "int8"):
+        plain = portable(tiny, precision)
+        paths.append(tmp_path / f"{precision}.ort")
+        paths[-1].write_bytes(optimise(plain.contents[0]))
+        image = make_goldens(tiny.SPEC, 1)
+        np.save(tmp_path / f"{precision}.npy", plain.session.run({"image": image})["logits"])
+    np.save(tmp_path / "image.npy", image)
+    code = (
+        "import sys, pathlib, numpy as np\n"
+        "from medfm_compress.runtime.sessions.onnxruntime import open_session\n"
+        "folder = pathlib.Path(sys.argv[1]); image = np.load(folder / 'image.npy')\n"
+        "for precision in ('fp32', 'int8'):\n"
+        "    for _ in range(5):\n"
+        "        session = open_session(str(folder / f'{precision}.ort'), 1, precision)\n"
+        "        found = session.run({'image': image})['logits']\n"
+        "        np.testing.assert_allclose(found, np.load(folder / f'{precision}.npy'), rtol=1e-5, atol=1e-6)\n"
+    )
+    environment = {**os.environ, "MALLOC_PERTURB_": "165"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=True, timeout=60)
 
 
 def wide_network():
