@@ -8,8 +8,8 @@ wherever the declaration does not fit. A bundle with both is larger by the size 
 counts the one file it runs.
 
 Measured on an INT8 ViT-S (22 MB): the session opens in 76 ms instead of 110, and the process stays 12 MB smaller.
-Optimised ONNX takes 90 ms. ``session.use_ort_model_bytes_for_initializers`` would save one more copy of the weights; from
-Python it crashes, because the binding frees the bytes it would point into: left off.
+Optimised ONNX takes 90 ms. ``session.use_ort_model_bytes_for_initializers`` would save one more copy of the weights;
+from Python it crashes, because the binding frees the bytes it would point into: left off.
 """
 
 from __future__ import annotations

@@ -27,15 +27,19 @@ BF16: InstructionSet = ("avx512_bf16|amx_bf16",)
 FP16: InstructionSet = ("avx512_fp16|amx_fp16|asimdhp",)
 ANY: InstructionSet = ()
 
+_WEIGHTS: Mapping[Precision, InstructionSet] = {"int8-weights": ANY, "int4-weights": ANY}
+_ORT: Mapping[Precision, InstructionSet] = {"fp32": ANY, "int8": U8S8, **_WEIGHTS}
+_OV: Mapping[Precision, InstructionSet] = {
+    "fp32": ANY,
+    "bf16": BF16,
+    "fp16": FP16,
+    "int8": U8S8,
+    "int8-bf16": (*U8S8, *BF16),
+    **_WEIGHTS,
+}
 # ONNX Runtime is exact without VNNI, but then slower than what the variant was measured and chosen for.
 FULL_RANGE: Mapping[Backend, Mapping[Precision, InstructionSet]] = MappingProxyType(
-    {
-        "onnxruntime": MappingProxyType({"fp32": ANY, "int8": U8S8, "int8-weights": ANY, "int4-weights": ANY}),
-        "openvino": MappingProxyType(
-            {"fp32": ANY, "bf16": BF16, "fp16": FP16, "int8": U8S8, "int8-bf16": (*U8S8, *BF16)}
-            | {"int8-weights": ANY, "int4-weights": ANY}
-        ),
-    }
+    {"onnxruntime": MappingProxyType(_ORT), "openvino": MappingProxyType(_OV)}
 )
 """What a variant needs whose weights use all 8 bits; of a reduced range it needs the same without `U8S8`."""
 

@@ -46,7 +46,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         backend: engine that runs it.
         device: ``cpu`` or ``cuda``.
         precision: inference precision, always set explicitly on the engine. ``int8-bf16`` is a quantized network whose
-            float part runs in bf16 (since schema 3); of ``int8`` it runs in fp32.
+            float part runs in bf16, of ``int8`` it runs in fp32; of ``int8-weights`` and ``int4-weights`` only the
+            weights are stored in that many bits. All but the plain ones are since schema 3.
         instruction_set: CPU flags it needs, in Linux's spelling, e.g. ``("avx512_vnni",)``; empty needs none. A
             member ``"avx512_vnni|avx_vnni"`` is met by either, ``"!avx512f"`` by a CPU without it.
         engine_versions: version specifier of the engine, e.g. ``>=1.23,<2``.

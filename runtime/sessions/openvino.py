@@ -24,8 +24,15 @@ from medfm_compress.runtime.sessions import openvino_cache
 from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
 
 BACKEND = "openvino"
-FLOAT_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32", "int8-bf16": "bf16"}
-FLOAT_TYPES |= {"int8-weights": "f32", "int4-weights": "f32"}  # which are widened again before they are used
+FLOAT_TYPES = {
+    "fp32": "f32",
+    "bf16": "bf16",
+    "fp16": "f16",
+    "int8": "f32",
+    "int8-bf16": "bf16",
+    "int8-weights": "f32",  # weights that are widened again before they are used
+    "int4-weights": "f32",
+}
 
 _INTEGER_TYPES = frozenset({"i8", "u8"})
 _log = logging.getLogger("medfm_compress.runtime")
