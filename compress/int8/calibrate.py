@@ -28,6 +28,7 @@ _QUANTIZABLE = frozenset(WEIGHTED) | {
     *("Add", "Sub", "Mul", "Concat", "Relu", "Clip", "LeakyRelu", "HardSwish", "HardSigmoid", "Sigmoid"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Resize", "Split", "Pad"),
 }
+_PRODUCTS = frozenset({"Gemm", "MatMul"})  # they give floats to what needs floats; a Conv always gives bytes
 _VIEWS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 _FLOAT_ONLY = frozenset({"Softmax", "LayerNormalization", "Gelu", "Erf", "InstanceNormalization", "GroupNormalization"})
 _REPORT_EVERY = 50
@@ -144,7 +145,7 @@ def _may_be_quantized(value: ir.Value) -> bool:
         return True
     producer = value.producer()
     maker = "" if producer is None else producer.op_type
-    return maker in _QUANTIZABLE and (maker not in WEIGHTED or not readers <= _FLOAT_ONLY)
+    return maker in _QUANTIZABLE and (maker not in _PRODUCTS or not readers <= _FLOAT_ONLY)
 
 
 def _is_fused(value: ir.Value) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.compress.int8.calibrate import calibrate
 from medfm_compress.compress.int8.rescaling import Group, finish, groups, input_maxima, rescale
 from medfm_compress.compress.int8.statistics import Statistics, TensorStatistics
 from medfm_compress.runtime.errors import InputError
@@ -34,9 +35,9 @@ class Smoothed(NamedTuple):
 
     Attributes:
         model: a new model that computes the same.
-        statistics: of the new model's activations. Those that were rescaled have exact extremes but no histogram, so
-            every range estimator answers minmax for them; calibrate ``model`` anew to try the others. An activation
-            inside a group that has no channel statistics is missing, for its extremes are not known.
+        statistics: of the new model's activations. Those that were rescaled have exact extremes; without ``inputs``
+            they have no histogram, so every range estimator answers minmax for them. An activation inside a group that
+            has no channel statistics is missing, for its extremes are not known.
         layers: names of the layers whose weights changed; empty where nothing can be folded.
     """
 
@@ -45,13 +46,16 @@ class Smoothed(NamedTuple):
     layers: tuple[str, ...]
 
 
-def smooth(model: ir.Model, statistics: Statistics, strength: float = 0.5) -> Smoothed:
+def smooth(
+    model: ir.Model, statistics: Statistics, strength: float = 0.5, inputs: NDArray[np.float32] | None = None
+) -> Smoothed:
     """Move outliers of activations into weights, as far as that folds; ``model`` is left as it is.
 
     Args:
         model: a float graph.
         statistics: of its activations.
         strength: α in [0, 1]; 1 makes all channels of an activation equal, 0 those of the weight.
+        inputs: some cases ``[n, C, H, W]`` that give the rescaled activations a histogram anew; 16 or more.
 
     Raises:
         InputError: a strength outside [0, 1].
@@ -68,7 +72,32 @@ def smooth(model: ir.Model, statistics: Statistics, strength: float = 0.5) -> Sm
         _rescale_statistics(found, group, factors)
         smoothed += [layer.name for layer in group.layers]
     finish(new)
+    if inputs is not None and smoothed:
+        found = _with_histograms(found, calibrate(_serialised(new), [inputs]))
     return Smoothed(new, found, tuple(smoothed))
+
+
+def _with_histograms(statistics: Statistics, measured: Statistics) -> dict[str, TensorStatistics]:
+    """``statistics`` with what is missing in them taken from a few cases; the extremes over all cases stay."""
+    return {
+        name: replace(
+            one,
+            mean_low=measured[name].mean_low,
+            mean_high=measured[name].mean_high,
+            counts=measured[name].counts,
+            bound=measured[name].bound,
+        )
+        if one.counts is None and name in measured and measured[name].counts is not None
+        else one
+        for name, one in statistics.items()
+    }
+
+
+def _serialised(model: ir.Model) -> bytes:
+    import onnx_ir as ir
+
+    content: bytes = ir.to_proto(model).SerializeToString()
+    return content
 
 
 def _largest(group: Group, statistics: Statistics) -> NDArray[np.float64] | None:

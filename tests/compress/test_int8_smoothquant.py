@@ -188,6 +188,19 @@ def test_smoothed_activations_answer_minmax(estimator: str) -> None:
     assert estimate_ranges(smoothed.statistics, estimator)["norm"] == pytest.approx((min(one.low, 0), max(one.high, 0)))
 
 
+def test_inputs_give_smoothed_activations_a_histogram() -> None:
+    model = network(TRANSFORMER)
+    statistics = calibrate(serialised(model), [images()])
+    smoothed = smooth(model, statistics, inputs=images()[:4])
+    plain, anew = smooth(model, statistics).statistics["norm"], smoothed.statistics["norm"]
+    assert anew.counts is not None and anew.counts.sum() == 4 * 16 * 24
+    assert (anew.low, anew.high) == (plain.low, plain.high)
+    measured = calibrate(serialised(smoothed.model), [images()[:4]])["norm"]
+    assert anew.mean_high == pytest.approx(measured.mean_high)
+    assert estimate_ranges(smoothed.statistics, "mean-minmax")["norm"].high < anew.high
+    assert smoothed.statistics["image"].counts is None  # which is never clipped
+
+
 def test_dead_channels_do_no_harm(model: ir.Model) -> None:
     """A calibration in which channels never fire, and weights that ignore others."""
     for node in model.graph:
