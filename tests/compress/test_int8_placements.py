@@ -214,6 +214,20 @@ def test_onnxruntime_leaves_a_convolution_that_gives_the_output_in_float() -> No
     assert placement.layers == ("one",) and set(placement.activations) == {"image", "a"}
 
 
+def test_onnxruntime_embeds_patches_in_float() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    net (float[1, 3, 16, 16] image) => (float[1, 8, sh, sw] logits)
+    <float[8, 3, KERNEL, KERNEL] w0, float[8, 8, 1, 1] w1>
+    {
+      [patches] a = Conv <kernel_shape = [KERNEL, KERNEL], strides = [4, 4]> (image, w0)
+      [act] g = Gelu (a)
+      [two] b = Conv (g, w1)
+      [last] logits = Gelu (b)
+    }"""
+    assert placement_onnxruntime.place(network(text.replace("KERNEL", "4"))).layers == ("two",)
+    assert placement_onnxruntime.place(network(text.replace("KERNEL", "5"))).layers == ("patches", "two")
+
+
 def test_onnxruntime_float_operators_read_floats_where_there_are_any(tmp_path: Path) -> None:
     """The second layer reads the SiLU's result in bytes; the sum, which stays in float, need not."""
     text = """<ir_version: 10, opset_import: ["" : 20]>
