@@ -2,8 +2,9 @@
 
 python int8_cpu_ours.py WORK STUDY.csv MODEL_FOLDER FORM TIME_BUDGET_S
 
-FORM ``stress`` quantizes the graph with outlier channels (`compress.int8.outliers`). Statistics of batch 1 serve batch
-8, because its graph has the same values. The calibration and validation cases are those that everybody gets.
+FORM ``stress`` quantizes the graph with outlier channels (`compress.int8.outliers`). Batch 8 is quantized by the method
+that was chosen at batch 1, with statistics of its own graph: its values need not have the same names. The cases that
+calibrate and judge are those that everybody gets.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def product_graph(plain: Path, *, stressed: bool = False) -> bytes:
 
 
 def group_of(backend: Backend, graph: bytes) -> Group:
-    """The target with its FP32, as the command opens it."""
+    """The target's FP32 and what else its CPU runs floats in."""
     from medfm_compress.compress.int8.targets import make_group
     from medfm_compress.export.build import make_variant
 
@@ -60,10 +61,19 @@ def form_of(backend: Backend, graph: bytes) -> tuple[bytes, ...]:
     return tuple(to_openvino_ir(graph)) if backend == "openvino" else (graph,)
 
 
-def cases(images: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    """One case at a time."""
-    for start in range(len(images)):
-        yield images[start : start + 1]
+def fused(graph: bytes) -> bytes:
+    """A float graph with ONNX Runtime's own operators."""
+    from medfm_compress.compress.int8.build import serialise
+    from medfm_compress.export.passes.pipeline import for_onnxruntime
+    from medfm_compress.export.passes.read import read_graph
+
+    return serialise(for_onnxruntime(read_graph(graph), quantized=False)[0])
+
+
+def batches(images: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float32]]:
+    """``size`` cases at a time; those left over are left out."""
+    for start in range(0, len(images) - size + 1, size):
+        yield images[start : start + size]
 
 
 def judges_of(work: Path, study_path: Path, folder: Path) -> Judges:
@@ -88,17 +98,25 @@ def choose(work: Path, judges: Judges, form: str, budget_s: float) -> None:
     graph = product_graph(work / "plain-b1.onnx", stressed=stressed)
     images = np.load(work / "calibration.npz")["image"]
     start = time.perf_counter()
-    statistics = calibrate(graph, cases(images), threads=2)
+    statistics = calibrate(graph, batches(images, 1), threads=2)
     calibration_s = time.perf_counter() - start
     builder = GraphBuilder(graph, statistics, images[:RANKING])
-    larger = product_graph(work / f"plain-b{BATCH}.onnx")
-    batched = None if stressed else (larger, GraphBuilder(larger, statistics, images[:RANKING]))
+    batched = None if stressed else _larger(work, images)
     for backend in TARGETS:
         limits = Limits(error=0.05, auroc_drop=0.02, rounds=40, threads=1, deadline=time.monotonic() + budget_s)
         start = time.perf_counter()
         tried = climb(group_of(backend, graph), builder, judges, limits, _told)
         about = {"calibration_s": round(calibration_s, 1), "ladder_s": round(time.perf_counter() - start, 1)}
         keep(work, f"{form}-{backend}", tried, batched, about)
+
+
+def _larger(work: Path, images: NDArray[np.float32]) -> tuple[bytes, GraphBuilder]:
+    """The graph of batch 8, and what builds its candidates."""
+    from medfm_compress.compress.int8.build import GraphBuilder
+    from medfm_compress.compress.int8.calibrate import calibrate
+
+    graph = product_graph(work / f"plain-b{BATCH}.onnx")
+    return graph, GraphBuilder(graph, calibrate(graph, batches(images, BATCH), threads=2), images[:BATCH])
 
 
 def keep(
@@ -120,7 +138,10 @@ def keep(
     files = {"1": _write(folder, f"{name}-b1", best.export.contents)}
     if batched is not None:
         graph, builder = batched
-        contents = builder.build(backend, best.method) if best.method is not None else form_of(backend, graph)
+        if best.method is not None:
+            contents = builder.build(backend, best.method)
+        else:
+            contents = (fused(graph),) if best.name == "fp32-fused" else form_of(backend, graph)
         files[str(BATCH)] = _write(folder, f"{name}-b{BATCH}", contents)
     about |= {"method": best.name, "precision": best.variant.precision, "files": files}
     about["tried"] = [_line(each) for each in tried]
