@@ -83,7 +83,7 @@ def _is_fused(layer: Layer) -> bool:
     tokens, to which every later block adds: the largest single error of a ViT, for 1% of its time.
     """
     if layer.node.op_type != "Conv":
-        return layer.node.op_type != "ConvTranspose"
+        return bool(layer.node.op_type != "ConvTranspose")
     return not (_result(layer).is_graph_output() or _embeds_patches(layer))
 
 
