@@ -151,7 +151,7 @@ train() {
     vit_small_*) wide "$1" 2 ;;
     deit_*) vit "$1" 2000 8 300 2 ;;
     resnet50 | densenet121) cnn "$1" 3 ;;
-    efficientformer_l1) finetune "$out/study.csv" "$1" 224 1 0.001 "$out/$1" ;;
+    efficientformer_l1) finetune "$out/study.csv" "$1" 224 4 0.001 "$out/$1" ;;
     *) finetune "$out/study.csv" "$1" 224 5 0.001 "$out/$1" ;;
   esac
   pack "$1"
