@@ -8,9 +8,10 @@ validation cases, because the task's were chosen on all.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -39,6 +40,7 @@ from medfm_compress.runtime.manifest import Manifest
 
 MIN_CALIBRATION_CASES = 8
 _CHUNK = 32  # cases that are in memory at once, beyond those that judge
+_WEIGHT_BITS: Mapping[str, Literal[0, 4, 8]] = MappingProxyType({"": 0, "int8": 8, "int4": 4})
 _RANKING = 4  # calibration cases on which layers are ranked
 
 
@@ -54,6 +56,8 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         error_limit: largest relative logit error on validation cases that is kept, > 0.
         auroc_limit: largest fall of AUROC on validation cases that is kept, >= 0.
         time_budget_s: seconds for each target after which no further candidate is begun; 0 tries one INT8 candidate.
+        weights_only: compress weights only, in 8 or 4 bits, where size on disk or in memory is what hurts; the clock
+            then decides nothing.
         keep_fp32: keep the FP32 variants of backends that got an INT8 one, as a fall-back for other CPUs.
         reduced_range: ship a variant with 7-bit weights beside an INT8 one, for CPUs without VNNI.
         optimised: ship the ONNX Runtime variant also as that engine optimised it for this class of CPU.
@@ -69,6 +73,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     error_limit: float = 0.05
     auroc_limit: float = 0.02
     time_budget_s: float = 300.0
+    weights_only: Literal["", "int8", "int4"] = ""
     keep_fp32: bool = False
     reduced_range: bool = True
     optimised: bool = True
@@ -197,6 +202,7 @@ def _climbed(
         rounds=options.rounds,
         threads=options.threads,
         deadline=time.monotonic() + options.time_budget_s,
+        weight_bits=_WEIGHT_BITS[options.weights_only],
     )
     tried = climb(group, builder, judges, limits, progress)
     kept = [trial for trial in _trials(tried) if trial.kept]

@@ -24,6 +24,7 @@ from medfm_compress.compress.int8.ranges import Range, estimate_ranges
 from medfm_compress.compress.int8.sensitivity import rank_layers
 from medfm_compress.compress.int8.smoothquant import Smoothed, smooth
 from medfm_compress.compress.int8.statistics import Statistics
+from medfm_compress.compress.int8.weight_only import weight_only
 from medfm_compress.export.openvino_ir import to_openvino_ir
 from medfm_compress.export.passes.pipeline import for_onnxruntime, simplify
 from medfm_compress.export.passes.read import read_graph
@@ -80,7 +81,9 @@ class GraphBuilder:
     def build(self, backend: Backend, method: Method) -> tuple[bytes, ...]:
         """The contents of the candidate's files: ``.onnx``, or an IR's ``.xml`` and ``.bin``."""
         model, ranges = self._prepared(backend, method)
-        if method.placement == DYNAMIC:
+        if method.weight_bits:
+            quantized = weight_only(model, method.weight_bits, backend)
+        elif method.placement == DYNAMIC:
             quantized = quantize_dynamic(model, exclude=method.excluded, reduced=method.reduced)
         else:
             place = PLACEMENTS[backend][method.placement]
@@ -103,7 +106,7 @@ class GraphBuilder:
         if method.bias_correction:
             model = correct_biases(model, statistics, exclude=method.excluded, reduced=method.reduced)
         if backend == "onnxruntime":
-            model = for_onnxruntime(model, quantized=True)[0]
+            model = for_onnxruntime(model, quantized=not method.weight_bits)[0]
         return model, estimate_ranges(statistics, method.estimator)
 
     def _smoothed(self) -> Smoothed:

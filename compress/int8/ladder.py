@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -34,6 +34,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         auroc_drop: largest fall of a finding's AUROC on them, >= 0.
         rounds: interleaved latency rounds, fewer where a network is slow.
         threads: of the sessions that are timed.
+        weight_bits: 8 or 4 to compress weights only; the clock then decides nothing, since size is what hurts.
         deadline: `time.monotonic` after which no further rung begins; the first one always does.
     """
 
@@ -42,6 +43,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rounds: int
     threads: int
     deadline: float
+    weight_bits: Literal[0, 4, 8] = 0
 
 
 class Trial(msgspec.Struct, kw_only=True):
@@ -135,7 +137,9 @@ def climb(
         smooths=builder.smooths,
     )
     starts = tuple(Method(placement=name, rest=rest) for name in builder.placements(backend) for rest in group.rests)
-    for rung in _timely(group.floats, rungs(starts, lookup), limits):
+    if limits.weight_bits:
+        starts = (Method(weight_bits=limits.weight_bits),)
+    for rung in _timely(() if limits.weight_bits else group.floats, rungs(starts, lookup), limits):
         if isinstance(rung, DoesNotApply):
             tried.append(rung)
             continue
@@ -165,7 +169,7 @@ def objection(trial: Trial, limits: Limits) -> str:
         return f"relative logit error {trial.error:.3g} is above the limit {limits.error:g}"
     if not trial.auroc_drop <= limits.auroc_drop:
         return f"AUROC falls by {trial.auroc_drop:.3g} on validation cases, the limit is {limits.auroc_drop:g}"
-    if trial.speedup <= 1:
+    if trial.speedup <= 1 and not limits.weight_bits:
         return "not faster than FP32 on the measuring machine"
     return ""
 
@@ -250,8 +254,12 @@ def _settle(reference: Trial, tried: list[Trial | DoesNotApply], judges: Judges,
     for trial in _trials(tried)[1:]:
         trial.kept = trial is best
         trial.reason = objection(trial, limits) or (
-            "fastest within the limits" if trial.kept else "another one is faster or more faithful"
+            _why_kept(limits) if trial.kept else "another one is faster or more faithful"
         )
+
+
+def _why_kept(limits: Limits) -> str:
+    return "within the limits" if limits.weight_bits else "fastest within the limits"
 
 
 def _trials(tried: list[Trial | DoesNotApply]) -> list[Trial]:

@@ -26,6 +26,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         estimator: of the activation ranges, see `ranges`.
         placement: name of the backend's placement, see `build`; ``dynamic`` finds ranges at run time.
         rest: precision of what stays in float: ``fp32``, or ``bf16`` where the CPU has it.
+        weight_bits: 8 or 4 for weights only, with float activations; 0 for both.
         smoothquant: activation outliers are moved into the weights first.
         bias_correction: the mean error of the rounded weights is taken out of the biases.
         excluded: layers that stay in float, by node name.
@@ -35,12 +36,15 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     estimator: str = DEFAULT_ESTIMATOR
     placement: str = "default"
     rest: Rest = "fp32"
+    weight_bits: Literal[0, 4, 8] = 0
     smoothquant: bool = False
     bias_correction: bool = False
     excluded: tuple[str, ...] = ()
     reduced: bool = False
 
     def __str__(self) -> str:
+        if self.weight_bits:
+            return self.precision
         parts = [self.placement] if self.placement != "default" else []
         parts += [self.estimator] if self.placement != "dynamic" else []
         parts += ["smoothquant"] if self.smoothquant else []
@@ -52,6 +56,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def precision(self) -> Precision:
         """Of the variant it makes."""
+        if self.weight_bits:
+            return "int4-weights" if self.weight_bits == 4 else "int8-weights"
         return "int8-bf16" if self.rest == "bf16" else "int8"
 
 
@@ -102,6 +108,8 @@ def rungs(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesN
     """
     first = starts[0]
     yield first
+    if first.weight_bits:
+        return
     for estimator in OTHER_ESTIMATORS:
         yield msgspec.structs.replace(first, estimator=estimator)
     static = _best(lookup, first)

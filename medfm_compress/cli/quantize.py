@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from medfm_compress.cli import console
+from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from medfm_compress.compress.int8.candidate import Candidate
@@ -29,6 +30,9 @@ def quantize(
     time_budget: Annotated[
         float, typer.Option(help="Seconds a target after which no candidate is begun; 0 tries one INT8 candidate.")
     ] = 300.0,
+    weights_only: Annotated[
+        str, typer.Option(help="int8 or int4: compress weights only, for size instead of speed.")
+    ] = "",
     threads: Annotated[int, typer.Option(help="Threads of the sessions that are timed.")] = 1,
     keep_fp32: Annotated[bool, typer.Option("--keep-fp32", help="Keep FP32 as fall-back for other CPUs.")] = False,
     reduced_range: Annotated[bool, typer.Option(help="Ship 7-bit weights beside, for CPUs without VNNI.")] = True,
@@ -49,6 +53,7 @@ def quantize(
         error_limit=error_limit,
         auroc_limit=auroc_limit,
         time_budget_s=time_budget,
+        weights_only=_bits(weights_only),
         threads=threads,
         keep_fp32=keep_fp32,
         reduced_range=reduced_range,
@@ -60,6 +65,12 @@ def quantize(
         console.emit_json(_as_json(quantized))
     else:
         _tell(quantized, out)
+
+
+def _bits(text: str) -> Literal["", "int8", "int4"]:
+    if text not in ("", "int8", "int4"):
+        raise InputError(f"--weights-only is {text!r}; it must be int8 or int4")
+    return cast(Literal["", "int8", "int4"], text)
 
 
 def _as_json(quantized: Quantized) -> dict[str, Any]:

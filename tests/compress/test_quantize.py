@@ -11,7 +11,7 @@ import pytest
 from medfm_compress.bench.evaluate import evaluate
 from medfm_compress.bench.operating_points import choose_operating_points
 from medfm_compress.compress import quantize as module_under_test
-from medfm_compress.compress.int8 import ladder
+from medfm_compress.compress.int8 import companion, ladder
 from medfm_compress.compress.quantize import QuantizeOptions, quantize_bundle
 from medfm_compress.export.build import BundleDraft, build_bundle
 from medfm_compress.export.cases import network_inputs
@@ -32,6 +32,11 @@ FEW = QuantizeOptions(samples=16, rounds=5, error_limit=10.0, auroc_limit=1.0, t
 def clock(fp32_ms, int8_ms):
     """Stand in for the clock: floats of any precision take as long as FP32."""
     return lambda sessions, image, rounds: [int8_ms if s.info.precision == "int8" else fp32_ms for s in sessions]
+
+
+@pytest.fixture(autouse=True)
+def faster_on_every_cpu(monkeypatch):
+    monkeypatch.setattr(companion, "p50_ms_on", lambda isa, models, *_: (2.0, 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +196,36 @@ def test_an_unknown_target_is_refused_and_the_known_ones_are_named(source, tmp_p
             source, tiny_study.make_study(), tmp_path / "q.medfm", msgspec.structs.replace(FEW, targets=(target,))
         )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_weights_alone_are_compressed_for_size_whatever_the_clock_says(source, tmp_path, monkeypatch, bits):
+    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock(1.0, 1.2))
+    options = msgspec.structs.replace(FEW, weights_only=bits)
+    quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
+    bundle = Bundle.open(tmp_path / "q.medfm")
+    assert {v.name for v in bundle.manifest.variants} == {
+        f"{b}-cpu-{bits}-weights" for b in ("openvino", "onnxruntime")
+    }
+    assert all(not v.instruction_set for v in bundle.manifest.variants) and bundle.manifest.schema_version == 3
+    for variant in bundle.manifest.variants:
+        assert replay_goldens(bundle, variant, open_variant(bundle, variant, 1)) < 1e-3
+    errors = [c.relative_logit_error for c in quantized.candidates if c.kept]
+    assert all(0 < error < 0.1 for error in errors)
+
+
+def test_a_variant_for_lesser_cpus_asks_for_what_it_pays_on(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock(2.0, 1.0))
+    options = msgspec.structs.replace(FEW, targets=("openvino:cpu",))
+    timed = {"AVX2": (1.0, 1.5), "AVX512_CORE": (1.0, 0.8)}
+    monkeypatch.setattr(companion, "p50_ms_on", lambda isa, *_: timed[isa])
+    manifest = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options).manifest
+    reduced = next(v for v in manifest.variants if v.name.endswith("reduced"))
+    assert reduced.instruction_set == ("avx512bw",)
+    timed["AVX512_CORE"] = (1.0, 1.1)
+    quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
+    assert not any(v.name.endswith("reduced") for v in quantized.manifest.variants)
+    assert any(c.reason == "not faster than FP32 without VNNI" for c in quantized.candidates)
 
 
 def test_constant_images_calibrate(source, tmp_path):
