@@ -70,7 +70,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     validation_samples: int = 128
     seed: int = 0
     targets: tuple[str, ...] = ()
-    error_limit: float = 0.05
+    error_limit: float = 0.03
     auroc_limit: float = 0.02
     time_budget_s: float = 300.0
     weights_only: Literal["", "int8", "int4"] = ""

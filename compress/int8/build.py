@@ -49,13 +49,21 @@ PLACEMENTS: MappingProxyType[Backend, MappingProxyType[str, Place]] = MappingPro
     {
         "openvino": MappingProxyType(
             {
-                "default": partial(placement_openvino.place, attention=False),
-                "attention": partial(placement_openvino.place, attention=True),
+                "default": placement_openvino.place,
+                "byte-sums": partial(placement_openvino.place, sums="bytes"),
+                "probabilities": partial(placement_openvino.place, sums="bytes", probabilities=True),
             }
         ),
-        "onnxruntime": MappingProxyType({"default": placement_onnxruntime.place}),
+        "onnxruntime": MappingProxyType(
+            {
+                "default": placement_onnxruntime.place,
+                "joined": partial(placement_onnxruntime.place, joined=True),
+                "float-sums": partial(placement_onnxruntime.place, sums=False),
+            }
+        ),
     }
 )
+"""Options of each backend's placement that were the fastest, or the most faithful, on some network."""
 
 
 class GraphBuilder:
@@ -70,9 +78,12 @@ class GraphBuilder:
 
     def placements(self, backend: Backend) -> tuple[str, ...]:
         """Names of the backend's placements that give this graph different files, the usual one first."""
-        if not has_attention(self._model):
-            return ("default",)
-        return ("default", DYNAMIC) if backend == "onnxruntime" else tuple(PLACEMENTS[backend])
+        model, _ = self._prepared(backend, Method())
+        names: dict[Placement, str] = {}
+        for name, place in PLACEMENTS[backend].items():
+            names.setdefault(place(model), name)
+        dynamic = (DYNAMIC,) if backend == "onnxruntime" and has_attention(self._model) else ()
+        return (*names.values(), *dynamic)
 
     def smooths(self) -> bool:
         """Whether SmoothQuant finds anything to fold into."""

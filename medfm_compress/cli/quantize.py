@@ -25,7 +25,7 @@ def quantize(
     ] = "",
     samples: Annotated[int, typer.Option(help="Calibration cases.")] = 300,
     seed: Annotated[int, typer.Option(help="Which cases are drawn.")] = 0,
-    error_limit: Annotated[float, typer.Option(help="Largest relative logit error on validation cases.")] = 0.05,
+    error_limit: Annotated[float, typer.Option(help="Largest relative logit error on validation cases.")] = 0.03,
     auroc_limit: Annotated[float, typer.Option(help="Largest fall of AUROC on validation cases.")] = 0.02,
     time_budget: Annotated[
         float, typer.Option(help="Seconds a target after which no candidate is begun; 0 tries one INT8 candidate.")
