@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from medfm_compress.bench.evaluate import tabulate
 from medfm_compress.bench.pareto import front
 from medfm_compress.compress.int8 import companion
-from medfm_compress.compress.int8.build import GraphBuilder, portable
+from medfm_compress.compress.int8.build import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.int8.calibrate import calibrate
 from medfm_compress.compress.int8.candidate import Candidate
 from medfm_compress.compress.int8.judge import Judges, case_logits
@@ -41,7 +41,6 @@ from medfm_compress.runtime.manifest import Manifest
 MIN_CALIBRATION_CASES = 8
 _CHUNK = 32  # cases that are in memory at once, beyond those that judge
 _WEIGHT_BITS: Mapping[str, Literal[0, 4, 8]] = MappingProxyType({"": 0, "int8": 8, "int4": 4})
-_RANKING = 4  # calibration cases on which layers are ranked
 
 
 class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -178,7 +177,7 @@ def _calibrated(onnx: bytes, study: Study, cases: tuple[Case, ...], bundle: Bund
             yield network_inputs(study, cases[start : start + _CHUNK], spec)
 
     statistics = calibrate(onnx, stream(), threads=usable_cores(), progress=progress)
-    return GraphBuilder(onnx, statistics, network_inputs(study, cases[:_RANKING], spec))
+    return GraphBuilder(onnx, statistics, network_inputs(study, cases[:SAMPLE], spec))
 
 
 def _judges(bundle: Bundle, study: Study, options: QuantizeOptions, progress: Progress) -> Judges:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.manifest import Backend
 
 BATCH = 8
-RANKING = 4
 TARGETS: tuple[Backend, ...] = ("onnxruntime", "openvino")
 
 
@@ -90,7 +89,7 @@ def judges_of(work: Path, study_path: Path, folder: Path) -> Judges:
 
 def choose(work: Path, judges: Judges, form: str, budget_s: float) -> None:
     """Climb the ladder on every target and keep what it chooses."""
-    from medfm_compress.compress.int8.build import GraphBuilder
+    from medfm_compress.compress.int8.build import SAMPLE, GraphBuilder
     from medfm_compress.compress.int8.calibrate import calibrate
     from medfm_compress.compress.int8.ladder import Limits, climb
 
@@ -100,7 +99,7 @@ def choose(work: Path, judges: Judges, form: str, budget_s: float) -> None:
     start = time.perf_counter()
     statistics = calibrate(graph, batches(images, 1), threads=2)
     calibration_s = time.perf_counter() - start
-    builder = GraphBuilder(graph, statistics, images[:RANKING])
+    builder = GraphBuilder(graph, statistics, images[:SAMPLE])
     batched = None if stressed else _larger(work, images)
     for backend in TARGETS:
         limits = Limits(error=0.05, auroc_drop=0.02, rounds=40, threads=1, deadline=time.monotonic() + budget_s)

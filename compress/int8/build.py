@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 DYNAMIC = "dynamic"
+SAMPLE = 32  # calibration cases kept: rescaled activations get their histograms from them
+_RANKING = 4  # of them, on which layers are ranked
 _RANKING_S = 60.0  # for one ranking of layers
 
 
@@ -70,7 +72,7 @@ class GraphBuilder:
     """The candidates of one float graph; see `ladder.Builder`."""
 
     def __init__(self, onnx: bytes, statistics: Statistics, inputs: NDArray[np.float32]) -> None:
-        """Keep a graph, what calibration measured on it, and a few of its inputs ``[n, C, H, W]`` to rank layers on."""
+        """Keep a graph, what calibration measured on it, and `SAMPLE` of its inputs ``[n, C, H, W]``."""
         self._statistics = statistics
         self._inputs = inputs
         self._model = read_graph(onnx)
@@ -106,7 +108,7 @@ class GraphBuilder:
         """Node names of the layers whose own quantization moves the output most, most harmful first."""
         model, ranges = self._prepared(backend, method)
         place = PLACEMENTS[backend][method.placement]
-        ranked = rank_layers(model, ranges, place, self._inputs, deadline=time.monotonic() + _RANKING_S)
+        ranked = rank_layers(model, ranges, place, self._inputs[:_RANKING], deadline=time.monotonic() + _RANKING_S)
         return tuple(layer.name for layer in ranked)
 
     def _prepared(self, backend: Backend, method: Method) -> tuple[ir.Model, dict[str, Range]]:
@@ -121,7 +123,7 @@ class GraphBuilder:
         return model, estimate_ranges(statistics, method.estimator)
 
     def _smoothed(self) -> Smoothed:
-        return smooth(self._model, self._statistics)
+        return smooth(self._model, self._statistics, inputs=self._inputs)
 
 
 def portable(onnx: bytes) -> bytes:

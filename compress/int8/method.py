@@ -15,8 +15,9 @@ from medfm_compress.runtime.manifest import Precision
 
 DEFAULT_ESTIMATOR = "minmax"  # clips nothing; the others must win on validation cases
 OTHER_ESTIMATORS = ("mse", "percentile", "mean-minmax")
+_AFTER_SMOOTHING = ("minmax", "mse")  # outliers gone, another estimator may be best
 Rest = Literal["fp32", "bf16"]
-EXCLUSIONS = (1, 2, 4, 8, 16)  # layers left in float, as long as the limits are not met
+EXCLUSIONS = (1, 2, 4, 8, 16, 32)  # layers left in float, as long as the limits are not met
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,7 +117,10 @@ def rungs(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesN
     for start in starts[1:]:
         yield msgspec.structs.replace(static, placement=start.placement, rest=start.rest)
     if lookup.smooths():
-        yield msgspec.structs.replace(_best(lookup, first), smoothquant=True)
+        best = _best(lookup, first)
+        others = () if best.placement == "dynamic" else _AFTER_SMOOTHING
+        for estimator in dict.fromkeys((best.estimator, *others)):
+            yield msgspec.structs.replace(best, smoothquant=True, estimator=estimator)
     else:
         yield DoesNotApply(rung="int8-smoothquant", reason="no LayerNorm or weights precede a matrix product")
     yield msgspec.structs.replace(_best(lookup, first), bias_correction=True)
