@@ -32,7 +32,7 @@ from medfm_compress.runtime.task import Task
 if TYPE_CHECKING:
     from torch import nn
 
-LIBRARIES = ("medfm-compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy")
+LIBRARIES = ("medfm-compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
 ENGINE_VERSIONS: Mapping[Backend, str] = MappingProxyType({"onnxruntime": ">=1.23,<2", "openvino": ">=2025.0"})
 REDUCED = "reduced"
 """Qualifier of variants whose 8-bit weights lie within ±64."""

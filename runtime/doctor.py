@@ -31,7 +31,7 @@ _ARM_INSTRUCTIONS = {
     "i8mm": "int8 runs at the speed of dot products at most",
     "bf16": "bf16 does not run",
 }
-_TOOLCHAIN = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript", "nncf", "torch_pruning")
+_TOOLCHAIN = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript", "torch_pruning")
 _PACKAGES = ("numpy", "pydicom", "Pillow", "msgspec")
 # The ones with permissive licences; pydicom itself would also name pylibjpeg-libjpeg, which is GPL.
 _DECODERS = "pip install python-gdcm pyjpegls pylibjpeg pylibjpeg-openjpeg"

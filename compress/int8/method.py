@@ -14,7 +14,8 @@ import msgspec
 from medfm_compress.runtime.manifest import Precision
 
 DEFAULT_ESTIMATOR = "minmax"  # clips nothing; the others must win on validation cases
-OTHER_ESTIMATORS = ("mse", "percentile", "mean-minmax")
+SECOND_ESTIMATOR = "mse"  # the better one for most CNNs
+OTHER_ESTIMATORS = ("percentile", "mean-minmax")
 _AFTER_SMOOTHING = ("minmax", "mse")  # outliers gone, another estimator may be best
 Rest = Literal["fp32", "bf16"]
 EXCLUSIONS = (1, 2, 4, 8, 16, 32)  # layers left in float, as long as the limits are not met
@@ -111,11 +112,13 @@ def rungs(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesN
     yield first
     if first.weight_bits:
         return
-    for estimator in OTHER_ESTIMATORS:
-        yield msgspec.structs.replace(first, estimator=estimator)
+    yield msgspec.structs.replace(first, estimator=SECOND_ESTIMATOR)
     static = _best(lookup, first)
     for start in starts[1:]:
         yield msgspec.structs.replace(static, placement=start.placement, rest=start.rest)
+    best = _best(lookup, first)
+    for estimator in OTHER_ESTIMATORS if best.placement != "dynamic" else ():
+        yield msgspec.structs.replace(best, estimator=estimator)
     if lookup.smooths():
         best = _best(lookup, first)
         others = () if best.placement == "dynamic" else _AFTER_SMOOTHING
