@@ -102,7 +102,7 @@ def choose(work: Path, judges: Judges, form: str, budget_s: float) -> None:
     builder = GraphBuilder(graph, statistics, images[:SAMPLE])
     batched = None if stressed else _larger(work, images)
     for backend in TARGETS:
-        limits = Limits(error=0.05, auroc_drop=0.02, rounds=40, threads=1, deadline=time.monotonic() + budget_s)
+        limits = Limits(error=0.03, auroc_drop=0.02, rounds=40, threads=1, deadline=time.monotonic() + budget_s)
         start = time.perf_counter()
         tried = climb(group_of(backend, graph), builder, judges, limits, _told)
         about = {"calibration_s": round(calibration_s, 1), "ladder_s": round(time.perf_counter() - start, 1)}
