@@ -113,25 +113,28 @@ def rungs(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesN
     if first.weight_bits:
         return
     yield msgspec.structs.replace(first, estimator=SECOND_ESTIMATOR)
+    yield from _smoothed(lookup, first)
     static = _best(lookup, first)
     for start in starts[1:]:
         yield msgspec.structs.replace(static, placement=start.placement, rest=start.rest)
     best = _best(lookup, first)
     for estimator in OTHER_ESTIMATORS if best.placement != "dynamic" else ():
         yield msgspec.structs.replace(best, estimator=estimator)
-    if lookup.smooths():
-        best = _best(lookup, first)
-        others = () if best.placement == "dynamic" else _AFTER_SMOOTHING
-        for estimator in dict.fromkeys((best.estimator, *others)):
-            yield msgspec.structs.replace(best, smoothquant=True, estimator=estimator)
-    else:
-        yield DoesNotApply(rung="int8-smoothquant", reason="no LayerNorm or weights precede a matrix product")
     yield msgspec.structs.replace(_best(lookup, first), bias_correction=True)
     yield from _exclusions(lookup, first)
     yield DoesNotApply(
         rung="int8-quantization-aware-training",
         reason="it needs the torch model and its teacher, and a bundle holds neither",
     )
+
+
+def _smoothed(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:
+    if not lookup.smooths():
+        yield DoesNotApply(rung="int8-smoothquant", reason="nothing precedes a layer that its scales could be folded into")
+        return
+    best = _best(lookup, first)
+    for estimator in dict.fromkeys((best.estimator, *_AFTER_SMOOTHING)):
+        yield msgspec.structs.replace(best, smoothquant=True, estimator=estimator)
 
 
 def _exclusions(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:

@@ -32,11 +32,11 @@ def test_every_technique_has_its_rung_and_the_cheapest_comes_first():
     assert names(walked) == [
         "int8-minmax",
         "int8-mse",
+        "int8-minmax+smoothquant",
+        "int8-mse+smoothquant",
         "int8-attention+minmax",
         "int8-percentile",
         "int8-mean-minmax",
-        "int8-minmax+smoothquant",
-        "int8-mse+smoothquant",
         "int8-minmax+bias-correction",
         "(int8-without-layers)",
         "(int8-quantization-aware-training)",
@@ -45,22 +45,22 @@ def test_every_technique_has_its_rung_and_the_cheapest_comes_first():
 
 def test_later_rungs_build_on_the_best_so_far():
     walked = climb(("default",), better=lambda method: method.estimator == "mse")
-    assert names(walked)[4] == "int8-mse+smoothquant" and names(walked)[6] == "int8-mse+smoothquant+bias-correction"
+    assert names(walked)[2] == "int8-mse+smoothquant" and names(walked)[-3] == "int8-mse+smoothquant+bias-correction"
 
 
 def test_other_placements_take_the_best_estimator():
     walked = climb(("default", "attention"), better=lambda method: method.estimator == "mse")
-    assert names(walked)[2] == "int8-attention+mse"
+    assert "int8-attention+mse+smoothquant" in names(walked)
 
 
 def test_the_float_part_may_have_another_precision():
     walked = climb(("default", "attention"), rests=("fp32", "bf16"))
-    assert names(walked)[2:5] == ["int8-bf16-minmax", "int8-attention+minmax", "int8-bf16-attention+minmax"]
+    assert names(walked)[4:7] == ["int8-bf16-minmax", "int8-attention+minmax", "int8-bf16-attention+minmax"]
 
 
 def test_dynamic_ranges_have_no_estimator():
     walked = climb(("default", "dynamic"), better=lambda method: method.placement == "dynamic")
-    assert names(walked)[2:4] == ["int8-dynamic", "int8-dynamic+smoothquant"]
+    assert names(walked)[4:6] == ["int8-dynamic", "int8-dynamic+bias-correction"]
 
 
 def test_layers_are_left_out_in_growing_numbers_only_while_the_limits_are_missed():
@@ -70,7 +70,7 @@ def test_layers_are_left_out_in_growing_numbers_only_while_the_limits_are_missed
     assert left_out == [ranked[:count] for count in EXCLUSIONS if count < 6]
 
 
-@pytest.mark.parametrize(("arguments", "reason"), [({"smooths": False}, "LayerNorm"), ({"limits": False}, "measured")])
+@pytest.mark.parametrize(("arguments", "reason"), [({"smooths": False}, "folded"), ({"limits": False}, "measured")])
 def test_what_does_not_apply_says_why(arguments, reason):
     walked = climb(("default",), **arguments)
     assert any(reason in rung.reason for rung in walked if isinstance(rung, DoesNotApply))
