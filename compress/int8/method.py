@@ -130,7 +130,7 @@ def rungs(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesN
 
 def _smoothed(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:
     if not lookup.smooths():
-        yield DoesNotApply(rung="int8-smoothquant", reason="nothing precedes a layer that its scales could be folded into")
+        yield DoesNotApply(rung="int8-smoothquant", reason="nothing before a layer takes up its scales")
         return
     best = _best(lookup, first)
     for estimator in dict.fromkeys((best.estimator, *_AFTER_SMOOTHING)):

@@ -70,7 +70,7 @@ def test_layers_are_left_out_in_growing_numbers_only_while_the_limits_are_missed
     assert left_out == [ranked[:count] for count in EXCLUSIONS if count < 6]
 
 
-@pytest.mark.parametrize(("arguments", "reason"), [({"smooths": False}, "folded"), ({"limits": False}, "measured")])
+@pytest.mark.parametrize(("arguments", "reason"), [({"smooths": False}, "takes up"), ({"limits": False}, "measured")])
 def test_what_does_not_apply_says_why(arguments, reason):
     walked = climb(("default",), **arguments)
     assert any(reason in rung.reason for rung in walked if isinstance(rung, DoesNotApply))
