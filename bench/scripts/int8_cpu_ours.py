@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.manifest import Backend
 
 BATCH = 8
+JUDGES = 64  # validation cases on which the ladder judges; errors are measured on all
 TARGETS: tuple[Backend, ...] = ("onnxruntime", "openvino")
 
 
@@ -84,7 +85,8 @@ def judges_of(work: Path, study_path: Path, folder: Path) -> Judges:
 
     study, inputs = open_study(study_path), np.load(work / "validation.npy")
     task = load_model_card(folder).task
-    return Judges(study=study, cases=sample_cases(study, "val", len(inputs), 0), inputs=inputs, task=task)
+    cases = sample_cases(study, "val", len(inputs), 0)
+    return Judges(study=study, cases=cases[:JUDGES], inputs=inputs[:JUDGES], task=task)
 
 
 def choose(work: Path, judges: Judges, form: str, budget_s: float) -> None:
@@ -101,7 +103,8 @@ def choose(work: Path, judges: Judges, form: str, budget_s: float) -> None:
     calibration_s = time.perf_counter() - start
     builder = GraphBuilder(graph, statistics, images[:SAMPLE])
     batched = None if stressed else _larger(work, images)
-    for backend in TARGETS:
+    for backend in JUDGES = 64  # validation cases on which the ladder judges; errors are measured on all
+TARGETS:
         limits = Limits(error=0.03, auroc_drop=0.02, rounds=40, threads=1, deadline=time.monotonic() + budget_s)
         start = time.perf_counter()
         tried = climb(group_of(backend, graph), builder, judges, limits, _told)

@@ -25,7 +25,7 @@ from medfm_compress.runtime.task import Task
 Logits = NDArray[np.float32]
 
 _WARM_UP = 3
-_SECONDS = 4.0  # of timing for one candidate, at most; fewer rounds where a network is slow
+_SECONDS = 2.5  # of timing for one candidate, at most; fewer rounds where a network is slow
 _LEAST_ROUNDS = 7
 
 

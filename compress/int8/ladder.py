@@ -106,12 +106,22 @@ class Builder(Protocol):
 
 
 class Group(NamedTuple):
-    """One target: its FP32 trial, opened, other float trials, and the precisions that float parts may have here."""
+    """One target.
+
+    Attributes:
+        reference: its FP32 trial, opened.
+        floats: trials in other float precisions.
+        rests: precisions that what stays in float may have beside INT8.
+        variant: what a method makes.
+        last: a float trial for when nothing else may ship.
+    """
+
 
     reference: Trial
     floats: tuple[Trial | DoesNotApply, ...]
     rests: tuple[Rest, ...]
     variant: Callable[[Method], Variant]
+    last: Callable[[], Trial | DoesNotApply] | None = None
 
 
 def climb(
@@ -139,7 +149,7 @@ def climb(
     starts = tuple(Method(placement=name, rest=rest) for name in builder.placements(backend) for rest in group.rests)
     if limits.weight_bits:
         starts = (Method(weight_bits=limits.weight_bits),)
-    for rung in _timely(() if limits.weight_bits else group.floats, rungs(starts, lookup), limits):
+    for rung in _timely(group, rungs(starts, lookup), lookup, limits):
         if isinstance(rung, DoesNotApply):
             tried.append(rung)
             continue
@@ -184,15 +194,18 @@ def best_of(trials: list[Trial], limits: Limits) -> Trial | None:
 
 
 def _timely(
-    floats: tuple[Trial | DoesNotApply, ...], climbed: Iterator[Method | DoesNotApply], limits: Limits
+    group: Group, climbed: Iterator[Method | DoesNotApply], lookup: Lookup, limits: Limits
 ) -> Iterator[Trial | Method | DoesNotApply]:
     """The rungs, until the deadline; the float ones and the first INT8 one need no calibration of their own."""
-    yield from floats
+    if not limits.weight_bits:
+        yield from group.floats
     for number, rung in enumerate(climbed):
         if number and time.monotonic() > limits.deadline:
             yield DoesNotApply(rung="further rungs", reason="the time budget was used up")
-            return
+            break
         yield rung
+    if group.last is not None and not lookup.standing().within_limits and not limits.weight_bits:
+        yield group.last()
 
 
 def _standing(tried: list[Trial | DoesNotApply], limits: Limits) -> Standing:

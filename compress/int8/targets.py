@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from medfm_compress.bench.types import Target
 from medfm_compress.compress.int8.build import portable, serialise
 from medfm_compress.compress.int8.ladder import Group, Trial
@@ -63,7 +65,8 @@ def make_group(variant: Variant, contents: tuple[bytes, ...], threads: int) -> G
         return make_variant(variant.backend, method.precision, qualifier=REDUCED if method.reduced else "")
 
     if variant.backend == "onnxruntime":
-        return Group(reference=reference, floats=(_fused(contents[0], threads),), rests=("fp32",), variant=int8)
+        fused = partial(_fused, contents[0], threads)
+        return Group(reference=reference, floats=(), rests=("fp32",), variant=int8, last=fused)
     floats = tuple(_float(variant.backend, precision, contents, threads) for precision in _FLOATS)
     rests: tuple[Rest, ...] = ("fp32", "bf16") if not missing_flags(BF16, read_cpu()) else ("fp32",)
     return Group(reference=reference, floats=floats, rests=rests, variant=int8)
