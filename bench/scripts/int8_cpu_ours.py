@@ -103,8 +103,7 @@ def choose(work: Path, judges: Judges, form: str, budget_s: float) -> None:
     calibration_s = time.perf_counter() - start
     builder = GraphBuilder(graph, statistics, images[:SAMPLE])
     batched = None if stressed else _larger(work, images)
-    for backend in JUDGES = 64  # validation cases on which the ladder judges; errors are measured on all
-TARGETS:
+    for backend in TARGETS:
         limits = Limits(error=0.03, auroc_drop=0.02, rounds=40, threads=1, deadline=time.monotonic() + budget_s)
         start = time.perf_counter()
         tried = climb(group_of(backend, graph), builder, judges, limits, _told)
