@@ -116,7 +116,6 @@ class Group(NamedTuple):
         last: a float trial for when nothing else may ship.
     """
 
-
     reference: Trial
     floats: tuple[Trial | DoesNotApply, ...]
     rests: tuple[Rest, ...]
