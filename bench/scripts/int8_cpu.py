@@ -226,12 +226,18 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--validation", type=int, default=128)
     parser.add_argument("--time-budget", type=float, default=60.0, help="seconds of the ladder for each target")
     parser.add_argument("--budget", type=float, default=15.0, help="seconds of timing for each cell, roughly")
+    parser.add_argument("--cells", type=_cells, default=CELLS, help="threads x batch, e.g. 1x1,2x1,1x8,2x8")
     parser.add_argument("--quick", action="store_true", help="one thread, batch 1, a few rounds")
     arguments = parser.parse_args(words)
-    arguments.cells = CELLS[:1] if arguments.quick else CELLS
+    arguments.cells = CELLS[:1] if arguments.quick else arguments.cells
     if arguments.quick:
         arguments.budget, arguments.time_budget = 4.0, min(arguments.time_budget, 20.0)
     return arguments
+
+
+def _cells(text: str) -> tuple[tuple[int, int], ...]:
+    pairs = (part.split("x") for part in text.split(","))
+    return tuple((int(threads), int(batch)) for threads, batch in pairs)
 
 
 def main() -> None:
