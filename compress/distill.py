@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from medfm_compress.compress.augment import View, augmentation_for, draw_view
-from medfm_compress.compress.device import best_device, best_precision
+from medfm_compress.compress.training.device import best_device, best_precision
 from medfm_compress.compress.examples import check_labels, load_examples, pixels_of
-from medfm_compress.compress.losses import class_weights, distillation_loss, label_loss
+from medfm_compress.compress.losses_old import class_weights, distillation_loss, label_loss
 from medfm_compress.compress.model import Model, Origin, save_model
-from medfm_compress.compress.training import Examples, Job, Progress, TrainingConfig, logits_of, train
+from medfm_compress.compress.old_training import Examples, Job, Progress, TrainingConfig, logits_of, train
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.codec import digest

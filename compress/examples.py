@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfm_compress.compress.training import Examples, Progress
+from medfm_compress.compress.old_training import Examples, Progress
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import StudyError

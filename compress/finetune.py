@@ -10,9 +10,9 @@ from torch import Tensor
 
 from medfm_compress.compress.augment import augmentation_for
 from medfm_compress.compress.examples import check_labels, load_examples, pixels_of
-from medfm_compress.compress.losses import class_weights, label_loss
+from medfm_compress.compress.losses_old import class_weights, label_loss
 from medfm_compress.compress.model import Model, Origin, save_model
-from medfm_compress.compress.training import Job, Progress, Trained, TrainingConfig, train, view_of
+from medfm_compress.compress.old_training import Job, Progress, Trained, TrainingConfig, train, view_of
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.codec import digest

@@ -15,7 +15,7 @@ from medfm_compress.compress.examples import check_labels, load_examples
 from medfm_compress.compress.model import Model
 from medfm_compress.compress.prune import Pruned
 from medfm_compress.compress.pruning_scores import Batch
-from medfm_compress.compress.training import Progress, TrainingConfig
+from medfm_compress.compress.old_training import Progress, TrainingConfig
 from medfm_compress.data.study import Study
 
 TAYLOR_CASES = 256

@@ -14,7 +14,7 @@ from medfm_compress.compress.distill import Distillation
 from medfm_compress.compress.prune import PruningGoal
 from medfm_compress.compress.pruning_scores import Importance
 from medfm_compress.compress.quantize import QuantizeOptions
-from medfm_compress.compress.training import TrainingConfig
+from medfm_compress.compress.old_training import TrainingConfig
 from medfm_compress.data.splitting import SplitPlan
 from medfm_compress.runtime.codec import convert
 from medfm_compress.runtime.errors import InputError

@@ -34,7 +34,7 @@ def distill(
     """Distil a teacher's logits, and the labels, into a student. Resumes where it was interrupted."""
     from medfm_compress import steps
     from medfm_compress.compress.distill import Distillation
-    from medfm_compress.compress.training import TrainingConfig
+    from medfm_compress.compress.old_training import TrainingConfig
     from medfm_compress.recipe import DistillStep
 
     config = TrainingConfig(

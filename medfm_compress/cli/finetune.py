@@ -37,7 +37,7 @@ def finetune(
 ) -> None:
     """Train a teacher on a study's train split; the epoch with the best validation AUROC is kept. Resumes."""
     from medfm_compress import steps
-    from medfm_compress.compress.training import TrainingConfig
+    from medfm_compress.compress.old_training import TrainingConfig
     from medfm_compress.recipe import FinetuneStep
 
     config = TrainingConfig(

@@ -36,7 +36,7 @@ def prune(
 ) -> None:
     """Prune a model to a fraction of its MACs and distil the original into it. Resumes where it was interrupted."""
     from medfm_compress import steps
-    from medfm_compress.compress.training import TrainingConfig
+    from medfm_compress.compress.old_training import TrainingConfig
     from medfm_compress.recipe import PruneStep
 
     config = TrainingConfig(

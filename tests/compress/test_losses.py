@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from medfm_compress.compress.losses import class_weights, distillation_loss, label_loss
+from medfm_compress.compress.losses_old import class_weights, distillation_loss, label_loss
 from medfm_compress.runtime.task import Task
 
 BINARY = Task(kind="binary", labels=("normal", "finding"))

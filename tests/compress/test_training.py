@@ -14,7 +14,7 @@ from medfm_compress.compress.distill import Distillation, distill
 from medfm_compress.compress.examples import task_of
 from medfm_compress.compress.finetune import finetune
 from medfm_compress.compress.model import Model, load_model
-from medfm_compress.compress.training import TrainingConfig
+from medfm_compress.compress.old_training import TrainingConfig
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.pixels import Pixels

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from medfm_compress.bench.stats.auroc import auroc
 from medfm_compress.compress.augment import Augmentation, View, apply_view, draw_view
-from medfm_compress.compress.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from medfm_compress.compress.device import autocast, best_device, best_precision
+from medfm_compress.compress.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from medfm_compress.compress.training.device import autocast, best_device, best_precision
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task

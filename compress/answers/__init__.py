@@ -1,0 +1,1 @@
+"""What a teacher answered, computed once and kept in shards."""

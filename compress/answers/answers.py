@@ -1,0 +1,24 @@
+"""What a teacher says of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import Tensor
+
+NO_FEATURES: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A teacher's outputs on ``n`` images, on the CPU.
+
+    Attributes:
+        logits: ``[n, labels]`` float32.
+        features: name → ``[n, …]`` float32 or float16, see `features`.
+    """
+
+    logits: Tensor
+    features: Mapping[str, Tensor] = NO_FEATURES

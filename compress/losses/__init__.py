@@ -1,0 +1,1 @@
+"""Label terms and distillation terms, one a file; `table` names them all."""

@@ -1,0 +1,51 @@
+"""What a distillation term sees of one batch, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+from torch import Tensor
+
+from medfm_compress.runtime.task import Task
+
+NO_FEATURES: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One batch of ``b`` cases, everything float32 on one device.
+
+    Attributes:
+        student: logits ``[b, labels]``, with gradient.
+        teacher: logits ``[b, labels]``.
+        student_features: name → tensor, see `features`; with gradient.
+        teacher_features: likewise, of the teacher.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    student_features: Mapping[str, Tensor] = NO_FEATURES
+    teacher_features: Mapping[str, Tensor] = NO_FEATURES
+
+
+class Term(Protocol):
+    """A distillation term; one that learns something (a projection) is also an ``nn.Module``.
+
+    Attributes:
+        student_features: names that it reads of the student, see `features`.
+        teacher_features: names that it reads of the teacher.
+    """
+
+    student_features: tuple[str, ...]
+    teacher_features: tuple[str, ...]
+
+    def applies_to(self, task: Task) -> str:
+        """Empty, or the reason why this term means nothing for a task."""
+        ...
+
+    def __call__(self, lesson: Lesson) -> Tensor:
+        """Loss of each case ``[b]``, at least 0; a relation among the whole batch gives every case the same value."""
+        ...

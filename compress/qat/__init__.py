@@ -1,0 +1,1 @@
+"""Training through fake quantization, consistent with what `int8` writes."""

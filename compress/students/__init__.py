@@ -1,0 +1,1 @@
+"""Students: named, scaled copies of a teacher, or chosen by a budget on the target."""

@@ -1,0 +1,1 @@
+"""Teachers of every origin behind one protocol; `open` finds the right one."""

@@ -1,0 +1,54 @@
+"""`Teacher`: whatever answers on images, wherever it came from."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+from torch import Tensor
+
+from medfm_compress.compress.answers.answers import Answers
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.task import Task
+
+
+class TeacherCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a teacher, and travels with everything that it teaches.
+
+    Attributes:
+        name: what reports call it.
+        identity: ``name@sha256`` over all that decides its answers; another identity makes cached answers stale.
+        spec: its preprocessing.
+        task: its outputs.
+        licence: of its weights.
+        intended_use: what its publisher says it is for; empty where nothing is said.
+        steps: what was done to it, in order.
+        family: ``cnn``, ``vit``, ``hybrid``, or empty where its layers cannot be seen.
+        features: names of `features` that it can give; empty where only logits come out.
+    """
+
+    name: str
+    identity: str
+    spec: ImageSpec
+    task: Task
+    licence: str = ""
+    intended_use: str = ""
+    steps: tuple[str, ...] = ()
+    family: str = ""
+    features: tuple[str, ...] = ()
+
+
+class Teacher(Protocol):
+    """A model folder, a timm or torchvision network, an ONNX file, a MONAI bundle, or several of them."""
+
+    card: TeacherCard
+
+    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> Answers:
+        """Outputs on images ``[n, channels, height, width]`` float32 in [0, 1], prepared by ``card.spec``.
+
+        The teacher applies mean and std itself. ``wanted`` are features, of ``card.features``.
+
+        Raises:
+            ModelError: logits that are not finite.
+        """
+        ...

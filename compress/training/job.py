@@ -1,0 +1,93 @@
+"""What the engine trains: a learner, its batches, and the score that says how well it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Progress = Callable[[str], None]
+Images = Any
+"""``[n, channels, height, width]`` float32 in [0, 1]: an array, a memory map, or anything that an index array indexes."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cases of one step on one process, on the training device.
+
+    Attributes:
+        images: ``[b, channels, height, width]`` float32, augmented, normalised.
+        index: ``[b]`` int64 on the CPU, which training cases they are.
+        epoch: number of the epoch, from 0.
+        extras: what the job's ``extras`` looked up for them, e.g. targets and a teacher's answers.
+    """
+
+    images: Tensor
+    index: Tensor
+    epoch: int
+    extras: Mapping[str, Tensor]
+
+
+class Views(Protocol):
+    """Augmentation as the engine needs it."""
+
+    def apply(self, images: Tensor, epoch: int, index: Tensor) -> Tensor:
+        """Augmented images ``[b, c, h, w]`` in [0, 1]; decided by epoch and index alone, not by what ran before."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that the engine needs besides its config.
+
+    Attributes:
+        learner: its ``forward(batch)`` gives the scalar loss, a mean over the batch's cases; holds ``network``.
+        network: averaged, scored and returned.
+        images: training images.
+        views: augmentation.
+        mean: of the spec, one a channel; subtracted after augmentation.
+        std: likewise, divided by.
+        extras: (index ``[b]``, epoch) → name → tensor ``[b, …]`` on the CPU.
+        score: of the averaged network on validation cases, higher is better; called on the first process only.
+        score_name: what progress calls it.
+        checkpoint: where a killed run goes on from; None keeps nothing.
+        fingerprint: of everything that decides the outcome; a checkpoint of another one is not used.
+    """
+
+    learner: nn.Module
+    network: nn.Module
+    images: Images
+    views: Views
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    score: Callable[[nn.Module], float]
+    extras: Callable[[Tensor, int], Mapping[str, Tensor]] = field(default=lambda index, epoch: {})
+    score_name: str = "val AUROC"
+    checkpoint: Path | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The best averaged network seen, on the CPU in eval mode, and the course of training.
+
+    Attributes:
+        network: the job's, with the best averaged weights.
+        best: its score.
+        history: a row an epoch: epoch, loss, score, seconds, waited (fraction of the time that the device had no batch).
+    """
+
+    network: nn.Module
+    best: float
+    history: tuple[dict[str, float], ...]
+
+
+def gather(images: Images, index: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Rows ``index`` of ``images`` as one contiguous array."""
+    rows: NDArray[np.float32] = np.ascontiguousarray(images[index], dtype=np.float32)
+    return rows
