@@ -61,3 +61,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for name, (value, low, high) in bounds.items():
             if not low <= value <= high:
                 raise InputError(f"{name} is {value}; it must be {low} to {high}")
+
+    def outcome(self) -> TrainingConfig:
+        """What of it decides the weights: not where logs go, nor how often a checkpoint is written."""
+        return msgspec.structs.replace(self, tensorboard="", checkpoint_minutes=0.0)

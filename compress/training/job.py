@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,24 +13,25 @@ from torch import Tensor, nn
 
 Progress = Callable[[str], None]
 Images = Any
-"""``[n, channels, height, width]`` float32 in [0, 1]: an array, a memory map, or anything that an index array indexes."""
+"""``[n, channels, height, width]`` float32 in [0, 1]: an array, a memory map, whatever an index array indexes."""
+Extras = Callable[[Tensor, int], Mapping[str, Tensor]]
+"""(case index ``[b]``, epoch) → name → tensor ``[b, …]`` on the CPU."""
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Cases of one step on one process, on the training device.
 
     Attributes:
         images: ``[b, channels, height, width]`` float32, augmented, normalised.
-        index: ``[b]`` int64 on the CPU, which training cases they are.
+        cases: ``[b]`` int64 on the CPU, which training cases they are.
         epoch: number of the epoch, from 0.
         extras: what the job's ``extras`` looked up for them, e.g. targets and a teacher's answers.
     """
 
     images: Tensor
-    index: Tensor
+    cases: Tensor
     epoch: int
-    extras: Mapping[str, Tensor]
+    extras: dict[str, Tensor]
 
 
 class Views(Protocol):
@@ -39,6 +40,11 @@ class Views(Protocol):
     def apply(self, images: Tensor, epoch: int, index: Tensor) -> Tensor:
         """Augmented images ``[b, c, h, w]`` in [0, 1]; decided by epoch and index alone, not by what ran before."""
         ...
+
+
+def no_extras(index: Tensor, epoch: int) -> Mapping[str, Tensor]:
+    """For a job that needs nothing but images."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Job:
         views: augmentation.
         mean: of the spec, one a channel; subtracted after augmentation.
         std: likewise, divided by.
-        extras: (index ``[b]``, epoch) → name → tensor ``[b, …]`` on the CPU.
+        extras: what a batch carries besides its images.
         score: of the averaged network on validation cases, higher is better; called on the first process only.
         score_name: what progress calls it.
         checkpoint: where a killed run goes on from; None keeps nothing.
@@ -66,7 +72,7 @@ class Job:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     score: Callable[[nn.Module], float]
-    extras: Callable[[Tensor, int], Mapping[str, Tensor]] = field(default=lambda index, epoch: {})
+    extras: Extras = no_extras
     score_name: str = "val AUROC"
     checkpoint: Path | None = None
     fingerprint: str = ""
@@ -79,7 +85,7 @@ class Trained:
     Attributes:
         network: the job's, with the best averaged weights.
         best: its score.
-        history: a row an epoch: epoch, loss, score, seconds, waited (fraction of the time that the device had no batch).
+        history: a row an epoch: epoch, loss, score, seconds, waited (fraction of it that the device had no batch).
     """
 
     network: nn.Module
