@@ -7,6 +7,7 @@ at any resolution, so that a teacher's outputs on it can be computed once.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -127,6 +128,45 @@ def apply_view(images: Tensor, view: View, index: Tensor) -> Tensor:
     toned = ((moved - 0.5) * contrast + 0.5 + brightness).clamp(0, 1).pow(gamma)
     if not view.noise.any():
         return toned
-    generator = torch.Generator().manual_seed(view.seed * 1_000_003 + int(index[0]))
-    noise = torch.randn(images.shape, generator=generator).to(images.device)
+    noise = _white_noise(view.seed, index, images.shape[1:], images.device)
     return (toned + noise * view.noise[index].to(images.device).reshape(-1, 1, 1, 1)).clamp(0, 1)
+
+
+class CycledViews:
+    """The views of a training run: epoch → seed → view of all ``cases``."""
+
+    def __init__(self, augmentation: Augmentation, cases: int, seed_of: Callable[[int], int]) -> None:
+        self._augmentation, self._cases, self._seed_of = augmentation, cases, seed_of
+        self._epoch, self._view = 0, draw_view(augmentation, cases, seed_of(0))
+
+    def apply(self, images: Tensor, epoch: int, index: Tensor) -> Tensor:
+        """See `apply_view`; ``epoch`` decides the view."""
+        if self._epoch != epoch:
+            self._epoch, self._view = epoch, draw_view(self._augmentation, self._cases, self._seed_of(epoch))
+        return apply_view(images, self._view, index)
+
+
+def view_seed(seed: int, number: int) -> int:
+    """Seed of view ``number`` of a run with ``seed``."""
+    return seed * 100_003 + number
+
+
+_MASK = 0xFFFFFFFF
+
+
+def _white_noise(seed: int, index: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
+    """Noise ``[b, *shape]`` of variance 1 that depends on seed and case alone, not on its batch, nor on the device.
+
+    Integers are hashed (the 32-bit mixer of C. Wellons' hash prospector, "lowbias32"); the sum of a hash's four bytes
+    is nearly normal.
+    """
+    keys = _mixed((index * 0x9E3779B1 + seed) & _MASK).to(device).reshape(-1, 1)
+    bits = _mixed((torch.arange(shape.numel(), device=device) * 0x85EBCA6B & _MASK) ^ keys)
+    total = (bits & 255) + (bits >> 8 & 255) + (bits >> 16 & 255) + (bits >> 24)
+    return ((total.float() - 510) / 147.8).reshape(-1, *shape)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    x = (x ^ (x >> 16)) * 0x7FEB352D & _MASK
+    x = (x ^ (x >> 15)) * 0x846CA68B & _MASK
+    return x ^ (x >> 16)

@@ -1,179 +1,236 @@
-"""Distil a teacher into a student: logits at a temperature, plus labels (Hinton et al. 2015).
+"""Distil a teacher into a student: the teacher answers once, on views through which the epochs cycle.
 
-The teacher sees ``views`` augmented views of each training case once, before the first epoch; the student's epochs
-cycle through those views. It answers on the very pixels that the student sees (Beyer et al. 2022, "Knowledge
-distillation: a good teacher is patient and consistent").
+The student sees the very pixels that the teacher answered on (Beyer et al. 2022, "Knowledge distillation: a good
+teacher is patient and consistent"); labels are one more term, for the cases that have them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from medfm_compress.compress.augment import View, augmentation_for, draw_view
-from medfm_compress.compress.training.device import best_device, best_precision
-from medfm_compress.compress.examples import check_labels, load_examples, pixels_of
-from medfm_compress.compress.losses_old import class_weights, distillation_loss, label_loss
+from medfm_compress.compress.answers.collect import Questions, collect_answers
+from medfm_compress.compress.answers.store import AnswerStore, ViewPlan
+from medfm_compress.compress.augment import CycledViews, augmentation_for, view_seed
+from medfm_compress.compress.distillation import Distillation, default_losses
+from medfm_compress.compress.examples import check_labels, load_examples, load_images, pixels_of
+from medfm_compress.compress.features import family_of, offered, tapped
+from medfm_compress.compress.losses.table import (
+    TEACHER_FEATURES,
+    FeatureShapes,
+    LabelTerm,
+    Setting,
+    make_label_term,
+    make_term,
+)
+from medfm_compress.compress.losses.term import Lesson, Term
+from medfm_compress.compress.material import Material, Weighing, gather_material
 from medfm_compress.compress.model import Model, Origin, save_model
-from medfm_compress.compress.old_training import Examples, Job, Progress, TrainingConfig, logits_of, train
+from medfm_compress.compress.score import auroc_scorer
+from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard
+from medfm_compress.compress.training.config import TrainingConfig
+from medfm_compress.compress.training.job import Batch, Job, Progress
+from medfm_compress.compress.training.loop import train
+from medfm_compress.compress.training.processes import is_first
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.codec import digest
-from medfm_compress.runtime.errors import InputError, ModelError
-from medfm_compress.runtime.files import replacing
-
-
-class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the student learns from.
-
-    Attributes:
-        temperature: of both softmaxes, above 0.
-        teacher_weight: w in [0, 1]; the labels have 1 − w.
-        views: augmented views that the teacher answers on, at least 1.
-        balanced: weight the label term by inverse class frequency.
-    """
-
-    temperature: float = 3.0
-    teacher_weight: float = 0.8
-    views: int = 6
-    balanced: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InputError(f"temperature is {self.temperature}; it must be above 0")
-        if not 0 <= self.teacher_weight <= 1:
-            raise InputError(f"teacher_weight is {self.teacher_weight}; it must be 0 to 1")
-        if self.views < 1:
-            raise InputError(f"views is {self.views}; it must be at least 1")
 
 
 def distill(
-    study: Study,
-    teacher: Model,
+    studies: tuple[Study, ...],
+    teacher: Teacher | AnswerStore,
     student: Model,
     config: TrainingConfig,
     out: Path,
     progress: Progress,
     distillation: Distillation | None = None,
 ) -> Model:
-    """Train ``student`` on the teacher's logits and the labels, save it with the teacher's licence.
+    """Train ``student`` on the teacher's answers and the labels, save it with the teacher's licence.
 
     Args:
-        study: needs train and val splits; the test split is never read.
-        teacher: its spec may differ from the student's (another size or colour).
+        studies: the first needs train and val splits, its test split is never read; of further ones the training and
+            unlabelled images are learned from without their labels.
+        teacher: its spec may differ from the student's (another size or colour); or its cached answers alone.
         student: start; its module is trained in place.
         config: how.
-        out: model folder; ``out/training`` keeps caches and the checkpoint, and an interrupted call goes on there.
+        out: model folder; ``out/training`` keeps answers, caches and the checkpoint: an interrupted call goes on there.
         progress: receives one line an epoch.
         distillation: what to learn from.
 
     Raises:
-        StudyError: labels that differ from the teacher's or the student's.
+        StudyError: labels that differ from the teacher's or the student's, or cached answers of other cases.
         ModelError: a teacher whose logits are not finite.
+        InputError: a loss that does not fit the task, the teacher or the student.
     """
     distillation = distillation or Distillation()
-    check_labels(study, teacher.task, teacher.name)
+    study, card = studies[0], teacher.card
+    check_labels(study, card.task, card.name)
     check_labels(study, student.task, student.name)
-    fingerprint = study_fingerprint(study)
-    teacher_id = f"{teacher.name}@{teacher.weights_sha256()}"
-    identity = {
-        "study": fingerprint,
-        "teacher": teacher_id,
-        "config": config,
-        "distillation": distillation,
-        "architecture": student.architecture,
-        "spec": pixels_of(student.spec),
-        "start": student.weights_sha256(),
-    }
-    training = load_examples(study, "train", student.spec, out / "training" / "cache", progress)
-    val = load_examples(study, "val", student.spec, out / "training" / "cache", progress)
-    lesson = Lesson(study, teacher, config, distillation, out / "training", digest(identity))
-    answers = teacher_logits(lesson, progress)
-    trained = train(_job(lesson, student, training, val, answers), config, progress)
+    course = _Course(study, card, student, config, out / "training", with_losses(distillation, card, student))
+    weighing = Weighing(
+        distillation.teacher_weight, distillation.label_weight_column, distillation.teacher_weight_column
+    )
+    material = gather_material(study, weighing, unlabelled=distillation.unlabelled, more=studies[1:])
+    if material.unlabelled:
+        progress(f"{material.labelled} labelled cases, and {material.unlabelled} that learn from the teacher alone")
+    if isinstance(teacher, AnswerStore):
+        teacher.check(material.groups)
+    store = teacher if isinstance(teacher, AnswerStore) else _ask(course, teacher, material, progress)
+    trained = train(_job(course, material, store, progress), config, progress)
     step = (
-        f"distilled {student.name} from {teacher.name}: {len(trained.history)} epochs, temperature "
-        f"{distillation.temperature:g}, teacher weight {distillation.teacher_weight:g}, seed {config.seed}, "
-        f"validation AUROC {trained.best_auroc:.4f}"
+        f"distilled {student.name} from {card.name}: {len(trained.history)} epochs, "
+        f"losses {_spoken(course.distillation.losses)}, temperature {distillation.temperature:g}, "
+        f"teacher weight {distillation.teacher_weight:g}, {material.unlabelled} unlabelled cases, seed {config.seed}, "
+        f"validation AUROC {trained.best:.4f}"
     )
     origin = Origin(
-        teacher=teacher_id,
-        study_fingerprint=fingerprint,
-        steps=tuple(dict.fromkeys((*teacher.provenance.steps, *student.provenance.steps, step))),
+        teacher=card.identity,
+        study_fingerprint=course.study_fingerprint,
+        steps=tuple(dict.fromkeys((*card.steps, *student.provenance.steps, step))),
     )
-    result = replace(student, module=trained.module, provenance=origin, licence=teacher.licence)
-    save_model(result, out)
+    result = replace(
+        student, module=trained.network, provenance=origin, licence=card.licence, intended_use=card.intended_use
+    )
+    if is_first():
+        save_model(result, out)
     return result
 
 
+def with_losses(distillation: Distillation, teacher: TeacherCard, student: Model) -> Distillation:
+    """Fill the losses in that were left to the default of the pair of families."""
+    if distillation.losses:
+        return distillation
+    losses = default_losses(teacher.family, family_of(student.module), student.task)
+    return msgspec.structs.replace(distillation, losses=losses)
+
+
+class StudentLearner(nn.Module):
+    """A student, and all that it is compared with; trains the projections of the terms along with it."""
+
+    def __init__(self, student: nn.Module, terms: Mapping[str, tuple[float, Term]], label_term: LabelTerm) -> None:
+        super().__init__()
+        wanted = {name for _, term in terms.values() for name in term.student_features}
+        self.student = tapped(student, tuple(sorted(wanted)))
+        self.trained_terms = nn.ModuleList(term for _, term in terms.values() if isinstance(term, nn.Module))
+        self._terms, self._label_term = tuple(terms.values()), label_term
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean loss of a batch; its extras are what `extras_of` looks up. A scalar."""
+        outputs = self.student(batch.images)
+        logits, extras = outputs.logits.float(), batch.extras
+        with torch.autocast(logits.device.type, enabled=False):
+            lesson = Lesson(
+                student=logits,
+                teacher=extras["teacher"],
+                student_features={name: value.float() for name, value in outputs.features.items()},
+                teacher_features={k.removeprefix("teacher:"): v for k, v in extras.items() if k.startswith("teacher:")},
+            )
+            learned = sum((weight * term(lesson) for weight, term in self._terms), torch.zeros_like(logits[:, 0]))
+            # Where there is no label its weight is 0; class 0 only keeps the arithmetic defined.
+            labelled = self._label_term(logits, extras["targets"].clamp(min=0))
+            loss: Tensor = (extras["teacher_weight"] * learned + extras["label_weight"] * labelled).mean()
+        return loss
+
+
 @dataclass(frozen=True)
-class Lesson:
-    """Everything that determines the teacher's answers, and where they are kept."""
+class _Course:
+    """Everything that decides what the student becomes, but for the cases."""
 
     study: Study
-    teacher: Model
+    teacher: TeacherCard
+    student: Model
     config: TrainingConfig
-    distillation: Distillation
     folder: Path
-    fingerprint: str
+    distillation: Distillation
 
-    def view(self, epoch: int, cases: int) -> View:
-        """The augmented view that an epoch trains on."""
-        number = epoch % self.distillation.views
-        return draw_view(augmentation_for(self.config.modality), cases, self.config.seed * 100_003 + number)
+    @property
+    def study_fingerprint(self) -> str:
+        return study_fingerprint(self.study)
+
+    def fingerprint(self, material: Material, store: AnswerStore) -> str:
+        return digest(
+            {
+                "studies": [study_fingerprint(study) for study, _ in material.groups],
+                "cases": len(material.targets),
+                "answers": store.fingerprint,
+                "config": self.config.outcome(),
+                "distillation": self.distillation,
+                "architecture": self.student.architecture,
+                "spec": pixels_of(self.student.spec),
+                "start": self.student.weights_sha256(),
+            }
+        )
 
 
-def _job(lesson: Lesson, student: Model, training: Examples, val: Examples, answers: Tensor) -> Job:
-    distillation, task = lesson.distillation, student.task
-    targets = torch.from_numpy(training.targets)
-    weights = class_weights(targets, task, balanced=distillation.balanced)
+def _ask(course: _Course, teacher: Teacher, material: Material, progress: Progress) -> AnswerStore:
+    """The teacher's answers on the views of this course, from the cache where they are there."""
+    config, distillation = course.config, course.distillation
+    plan = ViewPlan(
+        augmentation=augmentation_for(config.modality),
+        seeds=tuple(view_seed(config.seed, number) for number in range(distillation.views)),
+    )
+    wanted = sorted({f for name in distillation.losses for f in TEACHER_FEATURES.get(name, ())})
+    questions = Questions(
+        images=load_images(material.groups, teacher.card.spec, course.folder / "cache", progress),
+        groups=material.groups,
+        plan=plan,
+        wanted=tuple(name for name in wanted if name in teacher.card.features),
+        precision=distillation.teacher_precision,
+    )
+    return collect_answers(teacher, questions, course.folder / "answers", progress)
 
-    def loss(logits: Tensor, index: Tensor, epoch: int) -> Tensor:
-        answer = answers[epoch % distillation.views, index].to(logits.device)
-        learned = distillation_loss(logits, answer, distillation.temperature, task)
-        labelled = label_loss(logits, targets[index].to(logits.device), weights.to(logits.device), task)
-        return distillation.teacher_weight * learned + (1 - distillation.teacher_weight) * labelled
 
+def _job(course: _Course, material: Material, store: AnswerStore, progress: Progress) -> Job:
+    student, config, cache = course.student, course.config, course.folder / "cache"
+    val = load_examples(course.study, "val", student.spec, cache, progress)
+    images = load_images(material.groups, student.spec, cache, progress)
+    labelled = material.targets[: material.labelled]
+    distillation = course.distillation
+    label_term = make_label_term(distillation.label_loss, labelled, student.task, balanced=distillation.balanced)
+    plan = store.plan
     return Job(
-        module=student.module,
-        spec=student.spec,
-        task=task,
-        train=training,
-        val=val,
-        loss=loss,
-        view=lambda epoch: lesson.view(epoch, len(training.images)),
-        checkpoint=lesson.folder / "checkpoint.pt",
-        fingerprint=lesson.fingerprint,
+        learner=StudentLearner(student.module, _terms(course, store), label_term),
+        network=student.module,
+        images=images,
+        views=CycledViews(plan.augmentation, len(material.targets), lambda epoch: plan.seeds[epoch % len(plan.seeds)]),
+        mean=student.spec.mean,
+        std=student.spec.std,
+        extras=extras_of(material, store),
+        score=auroc_scorer(val, student.spec, student.task, config),
+        checkpoint=course.folder / "checkpoint.pt",
+        fingerprint=course.fingerprint(material, store),
     )
 
 
-def teacher_logits(lesson: Lesson, progress: Progress) -> Tensor:
-    """The teacher's logits ``[views, n, labels]`` float32 on the training cases, computed once and kept on disk.
+def extras_of(material: Material, store: AnswerStore) -> Callable[[Tensor, int], Mapping[str, Tensor]]:
+    """Targets, weights, and the teacher's logits (``teacher``) and features (``teacher:NAME``) of a batch's cases."""
 
-    Raises:
-        ModelError: logits that are not finite.
-    """
-    path, teacher, views = lesson.folder / "teacher_logits.pt", lesson.teacher, lesson.distillation.views
-    done: list[Tensor] = []
-    if path.is_file():
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        done = list(saved["logits"]) if saved["fingerprint"] == lesson.fingerprint else []
-    if len(done) >= views:
-        return torch.stack(done[:views])
-    images = load_examples(lesson.study, "train", teacher.spec, lesson.folder / "cache", progress).images
-    device = best_device(lesson.config.device)
-    precision = best_precision(lesson.config.precision, device)
-    module = teacher.module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for number in range(len(done), views):
-        progress(f"teacher: view {number + 1} of {views}")
-        view = lesson.view(number, len(images))
-        logits = logits_of(module, images, teacher.spec, device=device, precision=precision, view=view)
-        if not torch.isfinite(logits).all():
-            raise ModelError(f"the teacher {teacher.name} gives logits that are not finite; check its weights")
-        done.append(logits)
-        with replacing(path) as temporary:
-            torch.save({"fingerprint": lesson.fingerprint, "logits": done}, temporary)
-    return torch.stack(done)
+    def look_up(cases: Tensor, epoch: int) -> Mapping[str, Tensor]:
+        answers = store.lookup(epoch % len(store.plan.seeds), cases)
+        return {
+            "targets": material.targets[cases],
+            "label_weight": material.label_weight[cases],
+            "teacher_weight": material.teacher_weight[cases],
+            "teacher": answers.logits,
+            **{f"teacher:{name}": tensor.float() for name, tensor in answers.features.items()},
+        }
+
+    return look_up
+
+
+def _terms(course: _Course, store: AnswerStore) -> dict[str, tuple[float, Term]]:
+    """The terms with their weights; raises InputError for one that does not fit the task, student or teacher."""
+    student, distillation = course.student, course.distillation
+    shapes = FeatureShapes(offered(student.module, student.spec.shape), store.header.features)
+    setting = Setting(distillation.temperature, student.task, shapes)
+    return {name: (weight, make_term(name, setting)) for name, weight in distillation.losses.items()}
+
+
+def _spoken(losses: Mapping[str, float]) -> str:
+    return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in losses.items())

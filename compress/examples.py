@@ -2,16 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from medfm_compress.compress.old_training import Examples, Progress
+from medfm_compress.compress.training.job import Images, Progress
+from medfm_compress.compress.training.processes import first_goes_first
 from medfm_compress.data.prepared import prepared_images
-from medfm_compress.data.study import Study
+from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules, ImageSpec
 from medfm_compress.runtime.task import Task
+
+NO_LABEL = -1
+UNLABELLED = "unlabelled"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training or validation cases.
+
+    Attributes:
+        images: ``[n, channels, height, width]`` float32 in [0, 1], before normalisation; may be memory-mapped.
+        targets: ``[n, 1]`` or ``[n, labels]`` int64; ``NO_LABEL`` throughout a row without labels.
+    """
+
+    images: Images
+    targets: NDArray[np.int64]
+
+
+class Stacked:
+    """Several image arrays one after the other, without copying them.
+
+    Attributes:
+        shape: ``(n, channels, height, width)``.
+    """
+
+    def __init__(self, parts: Sequence[Images]) -> None:
+        self._parts = tuple(parts)
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.shape: tuple[int, ...] = (int(self._ends[-1]), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Rows ``index`` float32 ``[b, channels, height, width]``."""
+        out = np.empty((len(index), *self.shape[1:]), np.float32)
+        part = np.searchsorted(self._ends, index, side="right")
+        for number, images in enumerate(self._parts):
+            rows = part == number
+            if rows.any():
+                out[rows] = images[index[rows] - (self._ends[number] - len(images))]
+        return out
 
 
 def load_examples(study: Study, split: str, spec: ImageSpec, cache: Path | None, progress: Progress) -> Examples:
@@ -20,14 +67,33 @@ def load_examples(study: Study, split: str, spec: ImageSpec, cache: Path | None,
     Raises:
         StudyError: the split has no labelled case, or fewer than two classes.
     """
+    cases = labelled_cases(study, split)
+    with first_goes_first():
+        return Examples(prepared_images(study, cases, spec, cache, progress), study.targets(cases))
+
+
+def labelled_cases(study: Study, split: str) -> tuple[Case, ...]:
+    """The labelled cases of one split.
+
+    Raises:
+        StudyError: the split has none, or fewer than two classes.
+    """
     cases = tuple(case for case in study.split(split) if case.target)
     if not cases:
         raise StudyError(f"{study.root} has no labelled case in split {split!r}; cut one with 'study split'")
-    targets = study.targets(cases)
-    if study.kind != "multilabel" and len(set(targets.flatten().tolist())) < 2:
-        only = study.labels[int(targets[0, 0])]
+    if study.kind != "multilabel" and len({case.target for case in cases}) < 2:
+        only = study.labels[cases[0].target[0]]
         raise StudyError(f"every case in split {split!r} is {only!r}; two classes are needed to train or to validate")
-    return Examples(prepared_images(study, cases, spec, cache, progress), targets)
+    return cases
+
+
+def load_images(
+    groups: Sequence[tuple[Study, tuple[Case, ...]]], spec: ImageSpec, cache: Path | None, progress: Progress
+) -> Images:
+    """The images of cases of several studies, in this order, prepared once and cached."""
+    with first_goes_first():
+        parts = [prepared_images(study, cases, spec, cache, progress) for study, cases in groups if cases]
+    return parts[0] if len(parts) == 1 else Stacked(parts)
 
 
 def task_of(study: Study) -> Task:
@@ -43,8 +109,8 @@ def check_labels(study: Study, task: Task, name: str) -> None:
     """
     if (study.kind, study.labels) != (task.kind, task.labels):
         raise StudyError(
-            f"{name} knows {task.kind} {task.labels}, but {study.root} has {study.kind} {study.labels}; "
-            "use one label set"
+            f"{name} knows {task.kind} {task.labels}, but {study.root} has {study.kind} {study.labels}; use one label "
+            "set, or say with --map which of a teacher's labels means which of the study's"
         )
 
 

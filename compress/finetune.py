@@ -6,20 +6,31 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from medfm_compress.compress.augment import augmentation_for
+from medfm_compress.compress.augment import CycledViews, augmentation_for, view_seed
 from medfm_compress.compress.examples import check_labels, load_examples, pixels_of
-from medfm_compress.compress.losses_old import class_weights, label_loss
+from medfm_compress.compress.losses.table import LabelTerm, make_label_term
 from medfm_compress.compress.model import Model, Origin, save_model
-from medfm_compress.compress.old_training import Job, Progress, Trained, TrainingConfig, train, view_of
+from medfm_compress.compress.score import auroc_scorer
+from medfm_compress.compress.training.config import TrainingConfig
+from medfm_compress.compress.training.job import Batch, Job, Progress, Trained
+from medfm_compress.compress.training.loop import train
+from medfm_compress.compress.training.processes import is_first
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.codec import digest
 
 
 def finetune(
-    study: Study, model: Model, config: TrainingConfig, out: Path, progress: Progress, *, balanced: bool = True
+    study: Study,
+    model: Model,
+    config: TrainingConfig,
+    out: Path,
+    progress: Progress,
+    *,
+    balanced: bool = True,
+    label_loss: str = "cross-entropy",
 ) -> Model:
     """Train ``model`` on the study's train split, keep the epoch with the best validation AUROC, save it.
 
@@ -30,21 +41,37 @@ def finetune(
         out: model folder; ``out/training`` keeps the cache and the checkpoint, and an interrupted call goes on there.
         progress: receives one line an epoch.
         balanced: weight the loss by inverse class frequency.
+        label_loss: see `make_label_term`.
 
     Raises:
         StudyError: labels that differ from the model's, or a split without two classes.
-        InputError: a loss that is no longer finite.
+        InputError: a loss that is no longer finite, or an unknown one.
     """
     check_labels(study, model.task, model.name)
     fingerprint = study_fingerprint(study)
     trained = Trained(model.module, float("nan"), ())
     if config.epochs > 0:
-        trained = train(_job(study, model, config, out, progress, balanced, fingerprint), config, progress)
+        job = _job(study, model, config, out, progress, (label_loss, balanced, fingerprint))
+        trained = train(job, config, progress)
     step = _describe(model, config, trained)
     origin = Origin(study_fingerprint=fingerprint, steps=(*model.provenance.steps, step))
-    result = replace(model, module=trained.module, provenance=origin)
-    save_model(result, out)
+    result = replace(model, module=trained.network, provenance=origin)
+    if is_first():
+        save_model(result, out)
     return result
+
+
+class LabelLearner(nn.Module):
+    """A network that learns from labels alone."""
+
+    def __init__(self, network: nn.Module, term: LabelTerm) -> None:
+        super().__init__()
+        self.network, self._term = network, term
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean label loss of a batch whose extras hold ``targets``; a scalar."""
+        loss: Tensor = self._term(self.network(batch.images).float(), batch.extras["targets"]).mean()
+        return loss
 
 
 def _job(
@@ -53,29 +80,35 @@ def _job(
     config: TrainingConfig,
     out: Path,
     progress: Progress,
-    balanced: bool,
-    fingerprint: str,
+    labels: tuple[str, bool, str],
 ) -> Job:
+    label_loss, balanced, fingerprint = labels
     cache = out / "training" / "cache"
     training = load_examples(study, "train", model.spec, cache, progress)
+    val = load_examples(study, "val", model.spec, cache, progress)
     targets = torch.from_numpy(training.targets)
-    weights = class_weights(targets, model.task, balanced=balanced)
-
-    def loss(logits: Tensor, index: Tensor, epoch: int) -> Tensor:
-        return label_loss(logits, targets[index].to(logits.device), weights.to(logits.device), model.task)
-
-    spec = pixels_of(model.spec)
-    identity = {"study": fingerprint, "config": config, "architecture": model.architecture, "spec": spec}
+    term = make_label_term(label_loss, targets, model.task, balanced=balanced)
+    identity = {
+        "study": fingerprint,
+        "config": config.outcome(),
+        "architecture": model.architecture,
+        "spec": pixels_of(model.spec),
+        "balanced": balanced,
+        "label_loss": label_loss,
+        "start": model.weights_sha256(),
+    }
+    views = CycledViews(augmentation_for(config.modality), len(targets), lambda epoch: view_seed(config.seed, epoch))
     return Job(
-        module=model.module,
-        spec=model.spec,
-        task=model.task,
-        train=training,
-        val=load_examples(study, "val", model.spec, cache, progress),
-        loss=loss,
-        view=view_of(augmentation_for(config.modality), len(training.images), config.seed),
+        learner=LabelLearner(model.module, term),
+        network=model.module,
+        images=training.images,
+        views=views,
+        mean=model.spec.mean,
+        std=model.spec.std,
+        extras=lambda index, epoch: {"targets": targets[index]},
+        score=auroc_scorer(val, model.spec, model.task, config),
         checkpoint=out / "training" / "checkpoint.pt",
-        fingerprint=digest(identity | {"balanced": balanced, "start": model.weights_sha256()}),
+        fingerprint=digest(identity),
     )
 
 
@@ -84,5 +117,5 @@ def _describe(model: Model, config: TrainingConfig, trained: Trained) -> str:
         return f"packaged {model.name} as given"
     return (
         f"fine-tuned {model.name}: {len(trained.history)} epochs, seed {config.seed}, "
-        f"validation AUROC {trained.best_auroc:.4f}"
+        f"validation AUROC {trained.best:.4f}"
     )

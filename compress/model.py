@@ -15,6 +15,7 @@ import msgspec
 import torch
 from torch import nn
 
+from medfm_compress.compress.students.nearest import nearest
 from medfm_compress.runtime.codec import decode, encode
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.files import replacing, write_atomically
@@ -23,7 +24,7 @@ from medfm_compress.runtime.task import Task
 
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,6 +69,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     spec: ImageSpec
     task: Task
     licence: str = ""
+    intended_use: str = ""
     provenance: Origin = NO_ORIGIN
     weights_sha256: str = ""
 
@@ -83,6 +85,7 @@ class Model:
         task: its outputs.
         architecture: how to build the module again.
         licence: of the weights; a student inherits its teacher's.
+        intended_use: what the weights' publisher says they are for; likewise inherited.
         provenance: where the weights came from.
     """
 
@@ -93,6 +96,7 @@ class Model:
     architecture: Architecture
     licence: str = ""
     provenance: Origin = NO_ORIGIN
+    intended_use: str = ""
 
     def weights_sha256(self) -> str:
         """Hex sha256 over names, shapes and float32 bytes of all parameters and buffers."""
@@ -115,7 +119,7 @@ def create_module(architecture: Architecture) -> nn.Module:
     if architecture.library != "timm":
         raise ModelError(f"architecture library is {architecture.library!r}; only 'timm' can be built")
     if not architecture.name.startswith("hf-hub:") and not timm.is_model(architecture.name):
-        near = ", ".join(timm.list_models(f"*{architecture.name.split('_')[0]}*")[:5]) or "see timm.list_models()"
+        near = ", ".join(nearest(architecture.name)) or "nothing; see timm.list_models()"
         raise ModelError(f"timm has no model {architecture.name!r}; near it: {near}")
     try:
         module: nn.Module = timm.create_model(architecture.name, pretrained=False, **architecture.arguments)
@@ -152,7 +156,16 @@ def load_model(folder: str | Path) -> Model:
     card = load_model_card(folder)
     module = create_module(card.architecture)
     load_weights(module, Path(folder) / WEIGHTS)
-    model = Model(card.name, module, card.spec, card.task, card.architecture, card.licence, card.provenance)
+    model = Model(
+        name=card.name,
+        module=module,
+        spec=card.spec,
+        task=card.task,
+        architecture=card.architecture,
+        licence=card.licence,
+        provenance=card.provenance,
+        intended_use=card.intended_use,
+    )
     if card.weights_sha256 and model.weights_sha256() != card.weights_sha256:
         raise ModelError(f"{folder}: {WEIGHTS} is not the file that {CARD} describes; restore it or train again")
     return model
@@ -172,6 +185,7 @@ def save_model(model: Model, folder: str | Path) -> Path:
         spec=model.spec,
         task=model.task,
         licence=model.licence,
+        intended_use=model.intended_use,
         provenance=model.provenance,
         weights_sha256=model.weights_sha256(),
     )

@@ -10,12 +10,15 @@ import msgspec
 import numpy as np
 import torch
 
-from medfm_compress.compress.distill import Distillation, distill
+from medfm_compress.compress.distill import distill
+from medfm_compress.compress.distillation import Distillation
 from medfm_compress.compress.examples import check_labels, load_examples
 from medfm_compress.compress.model import Model
 from medfm_compress.compress.prune import Pruned
 from medfm_compress.compress.pruning_scores import Batch
-from medfm_compress.compress.old_training import Progress, TrainingConfig
+from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
+from medfm_compress.compress.training.config import TrainingConfig
+from medfm_compress.compress.training.job import Progress
 from medfm_compress.data.study import Study
 
 TAYLOR_CASES = 256
@@ -58,4 +61,4 @@ def recover(
     own = steps[len(before) :] if steps[: len(before)] == before else steps  # distil puts the teacher's steps first
     provenance = msgspec.structs.replace(pruned.model.provenance, steps=own)
     student = dataclasses.replace(pruned.model, provenance=provenance)
-    return distill(study, teacher, student, config, out, progress, distillation)
+    return distill((study,), ModuleTeacher(teacher), student, config, out, progress, distillation)

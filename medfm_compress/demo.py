@@ -7,9 +7,9 @@ from pathlib import Path
 
 from medfm_compress import pipeline
 from medfm_compress.bench.measure import Plan
-from medfm_compress.compress.distill import Distillation
+from medfm_compress.compress.distillation import Distillation
 from medfm_compress.compress.quantize import QuantizeOptions
-from medfm_compress.compress.old_training import TrainingConfig
+from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.open import open_study
 from medfm_compress.data.synthetic import draw_study
 from medfm_compress.recipe import BenchStep, DistillStep, ExportStep, FinetuneStep, LoadedRecipe, Recipe

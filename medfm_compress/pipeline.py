@@ -15,6 +15,7 @@ from medfm_compress.bench.policy import load_policy
 from medfm_compress.bench.report import Report, load_report
 from medfm_compress.bench.run import REPORT_JSON
 from medfm_compress.bench.types import Verdict
+from medfm_compress.compress.teachers.open import TeacherSource
 from medfm_compress.recipe import LoadedRecipe
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.stepbook import StepBook
@@ -54,7 +55,7 @@ def compress(loaded: LoadedRecipe, study: Path | None, out: Path, progress: Prog
     table = book.step("study", "study.csv", cut, partial(steps.cut, source, recipe.split, progress))
     teach = partial(steps.teach, loaded, table, progress)
     teacher = book.step("teacher", "teacher", recipe.teacher, teach)
-    distill = partial(steps.distill, table, teacher, recipe.distill, progress)
+    distill = partial(steps.distill, table, (TeacherSource(source=str(teacher)),), recipe.distill, progress)
     model = book.step("distill", "student", recipe.distill, distill)
     if recipe.prune is not None:
         prune = partial(steps.prune, table, teacher, model, recipe.prune, progress)

@@ -10,11 +10,11 @@ import msgspec
 import yaml
 
 from medfm_compress.bench.measure import Plan
-from medfm_compress.compress.distill import Distillation
+from medfm_compress.compress.distillation import Distillation
 from medfm_compress.compress.prune import PruningGoal
 from medfm_compress.compress.pruning_scores import Importance
 from medfm_compress.compress.quantize import QuantizeOptions
-from medfm_compress.compress.old_training import TrainingConfig
+from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.splitting import SplitPlan
 from medfm_compress.runtime.codec import convert
 from medfm_compress.runtime.errors import InputError
@@ -32,7 +32,9 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         image_size: network input in pixels.
         colour: ``grey``, ``rgb``, or empty to look at the study's first training image.
         balanced: weight the loss by inverse class frequency.
+        label_loss: ``cross-entropy``, ``focal`` or ``class-balanced``.
         licence: of the weights.
+        intended_use: what their publisher says they are for.
         dicom: rules for DICOM input, which every student and bundle inherits.
         training: how.
     """
@@ -43,7 +45,9 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     image_size: int = 224
     colour: Colour | None = None
     balanced: bool = True
+    label_loss: str = "cross-entropy"
     licence: str = ""
+    intended_use: str = ""
     dicom: DicomRules = DicomRules()
     training: TrainingConfig = TrainingConfig()
 
@@ -58,9 +62,13 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A student and how it learns.
 
     Attributes:
-        student: timm name or model folder.
+        student: timm name, model folder, ``scaled:width=W,depth=D``, or ``auto``.
         weights: local weights to start from.
         image_size: 0 takes the teacher's.
+        budget_ms: of an ``auto`` student, on one image.
+        target: where an ``auto`` student will run.
+        threads: there.
+        more: studies that are learned from without their labels.
         training: how.
         distillation: from what.
     """
@@ -68,6 +76,10 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     student: str
     weights: str = ""
     image_size: int = 0
+    budget_ms: float = 0.0
+    target: str = "openvino:cpu"
+    threads: int = 1
+    more: tuple[str, ...] = ()
     training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=2e-3, patience=10)
     distillation: Distillation = Distillation()
 

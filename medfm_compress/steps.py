@@ -18,6 +18,7 @@ from medfm_compress.data.study import Study
 from medfm_compress.data.table import write_table
 from medfm_compress.runtime.errors import ModelError, StudyError
 from medfm_compress.runtime.image_spec import Colour
+from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
     from medfm_compress.bench.policy import LoadedPolicy
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from medfm_compress.compress.model import Model
     from medfm_compress.compress.prune import Pruned
     from medfm_compress.compress.quantize import Quantized, QuantizeOptions
+    from medfm_compress.compress.teachers.open import TeacherSource
+    from medfm_compress.compress.teachers.teacher import TeacherCard
     from medfm_compress.recipe import BenchStep, DistillStep, ExportStep, FinetuneStep, LoadedRecipe, PruneStep
     from medfm_compress.runtime.manifest import Manifest
 
@@ -87,42 +90,45 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path) -> 
         weights=Path(step.weights) if step.weights else None,
     )
     spec = msgspec.structs.replace(model.spec, dicom=step.dicom)
-    model = dataclasses.replace(model, spec=spec, licence=step.licence or model.licence)
-    return train_teacher(cases, model, step.training, out, progress, balanced=step.balanced)
+    model = dataclasses.replace(
+        model, spec=spec, licence=step.licence or model.licence, intended_use=step.intended_use or model.intended_use
+    )
+    return train_teacher(cases, model, step.training, out, progress, balanced=step.balanced, label_loss=step.label_loss)
 
 
-def distill(study: Path, teacher: Path, step: DistillStep, progress: Progress, out: Path) -> Model:
-    """Distil the teacher into the student that ``step`` names."""
+def distill(
+    study: Path, teachers: tuple[TeacherSource, ...], step: DistillStep, progress: Progress, out: Path
+) -> Model:
+    """Distil the teachers' mean into the student that ``step`` names."""
     import torch
 
     from medfm_compress.compress.distill import distill as train_student
-    from medfm_compress.compress.model import load_model
+    from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
+    from medfm_compress.compress.teachers.open import open_teacher
 
-    if out.resolve() in {teacher.resolve(), Path(step.student).resolve()}:
+    inputs = {Path(source.source.removeprefix("answers:")).resolve() for source in teachers}
+    if out.resolve() in {*inputs, Path(step.student).resolve()}:
         raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
-    known = load_model(teacher)
+    cases = open_study(study)
+    teacher = open_teacher(teachers, Task(kind=cases.kind, labels=cases.labels), step.training, step.distillation)
     torch.manual_seed(step.training.seed)
-    student = _student(known, step)
-    cases = open_study(study, dicom_rules=known.spec.dicom)
-    return train_student(cases, known, student, step.training, out, progress, step.distillation)
+    own = teacher.model if isinstance(teacher, ModuleTeacher) else None
+    student = _student(teacher.card, own, step, progress)
+    rules = teacher.card.spec.dicom
+    more = tuple(open_study(Path(path), dicom_rules=rules) for path in step.more)
+    studies = (open_study(study, dicom_rules=rules), *more)
+    return train_student(studies, teacher, student, step.training, out, progress, step.distillation)
 
 
-def _student(teacher: Model, step: DistillStep) -> Model:
-    """A model folder, or an untrained timm model with the teacher's task and, but for its size, the teacher's spec."""
-    from medfm_compress.compress.build import build_model
-    from medfm_compress.compress.model import CARD, load_model
+def _student(teacher: TeacherCard, own: Model | None, step: DistillStep, progress: Progress) -> Model:
+    """The student with the teacher's task and, but for its size, the teacher's spec."""
+    from medfm_compress.compress.students.make import make_student
 
-    if (Path(step.student) / CARD).is_file():
-        return load_model(step.student)
     spec = teacher.spec
     if step.image_size:
         spec = msgspec.structs.replace(spec, height_px=step.image_size, width_px=step.image_size)
-    if spec.height_px != spec.width_px:
-        raise ModelError(f"the teacher's input is {spec.height_px}×{spec.width_px}; give the student's --image-size")
     weights = Path(step.weights) if step.weights else None
-    return build_model(
-        step.student, teacher.task, size_px=spec.height_px, colour=spec.colour, weights=weights, spec=spec
-    )
+    return make_student(step.student, teacher.task, spec, weights, own)
 
 
 def prune(study: Path, teacher: Path, model: Path, step: PruneStep, progress: Progress, out: Path) -> Pruned:

@@ -105,14 +105,17 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.table}/{self.pair.name}/{self.arm.name}/seed-{self.seed}"
 
     def arguments(self, study: str, teacher: str, out: str) -> list[str]:
-        """Of ``medfm-compress``."""
+        """The command: ``distill …`` of ``medfm-compress``, or ``labels …`` of `distillation_labels`."""
         pair, arm = self.pair, self.arm
         training = ["--image-size", str(pair.pixels), "--modality", self.modality, "--epochs", str(arm.epochs)]
         training += ["--batch-size", str(BATCH), "--learning-rate", str(pair.learning_rate), "--patience", "0"]
         training += ["--device", "cpu", "--seed", str(self.seed), "--out", out, *arm.options]
-        if not arm.teacher:
-            return ["finetune", study, "--model", pair.student, *training]
-        return ["distill", study, "--teacher", teacher, "--student", pair.student, "--views", str(arm.views), *training]
+        pupils = [study, "--teacher", teacher, "--student", pair.student]
+        return (
+            ["distill", *pupils, "--views", str(arm.views), *training]
+            if arm.teacher
+            else ["labels", *pupils, *training]
+        )
 
 
 TEACHERS = (

@@ -4,8 +4,8 @@
 
 A run's folder below ``WORK/runs`` receives ``log.txt``, the student's model folder and ``result.json``; runs that have
 ended are skipped, and several runners (each on its own core) may share the list. A run whose teacher is not there yet,
-or whose answers another runner is collecting, is left for later. Prepared images and the teacher's answers are kept once
-for all runs in ``WORK/cache`` and ``WORK/answers``: named, or checked, by all they depend on.
+or whose answers another runner is collecting, is left for later. Prepared images and the teacher's answers are kept
+once for all runs in ``WORK/cache`` and ``WORK/answers``: named, or checked, by all they depend on.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def trained(place: Place, command: list[str], log: Path) -> tuple[str, float, fl
     with log.open("ab") as file:
         try:
             code = subprocess.run(
-                [*place.commands, *command],
+                [*started(place, command[0]), *command[command[0] == "labels" :]],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=environment,
@@ -175,6 +175,12 @@ def trained(place: Place, command: list[str], log: Path) -> tuple[str, float, fl
         "" if code == 0 else f"exit code {code}: {last}" if code > 0 else f"no end in {place.timeout_s:g} s: {last}"
     )
     return reason, time.monotonic() - start, cpu_s
+
+
+def started(place: Place, name: str) -> tuple[str, ...]:
+    """What starts a command."""
+    script = Path(__file__).with_name("distillation_labels.py")
+    return (sys.executable, str(script)) if name == "labels" else place.commands
 
 
 def finished(place: Place, run: Run, folder: Path) -> Result:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 from torch import Tensor
-
-NO_FEATURES: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -21,4 +18,4 @@ class Answers:
     """
 
     logits: Tensor
-    features: Mapping[str, Tensor] = NO_FEATURES
+    features: Mapping[str, Tensor] = field(default_factory=dict)

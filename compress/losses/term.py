@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
 from medfm_compress.runtime.task import Task
-
-NO_FEATURES: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,8 @@ class Lesson:
 
     student: Tensor
     teacher: Tensor
-    student_features: Mapping[str, Tensor] = NO_FEATURES
-    teacher_features: Mapping[str, Tensor] = NO_FEATURES
+    student_features: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher_features: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Term(Protocol):

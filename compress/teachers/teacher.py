@@ -42,6 +42,8 @@ class Teacher(Protocol):
     """A model folder, a timm or torchvision network, an ONNX file, a MONAI bundle, or several of them."""
 
     card: TeacherCard
+    engine: str
+    """In which engine and precision it answers, e.g. ``pytorch fp32``; other ones give slightly other answers."""
 
     def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> Answers:
         """Outputs on images ``[n, channels, height, width]`` float32 in [0, 1], prepared by ``card.spec``.

@@ -1,4 +1,7 @@
-"""What a killed training run goes on from: tensors and numbers only, read with ``weights_only=True``."""
+"""What a killed training run goes on from: tensors and numbers only, read with ``weights_only=True``.
+
+No generator state is kept: order, views and the generators that dropout draws from are functions of seed and step.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,27 @@ from medfm_compress.runtime.files import replacing
 
 @dataclass
 class Checkpoint:
-    """State after the last finished epoch; mutated by the loop that owns it."""
+    """State after ``step`` steps of the epoch that follows ``history``; mutated by the loop that owns it.
+
+    Attributes:
+        best: weights of the best averaged network so far.
+        best_epoch: its number, −1 before the first.
+        history: a row a finished epoch.
+        step: steps done in the epoch that is under way.
+        loss_sum: of those steps.
+        learner: state dict.
+        average: state dict of the averaged network.
+        optimizer: state dict.
+    """
 
     best: dict[str, Tensor]
     best_epoch: int = -1
     history: tuple[dict[str, float], ...] = ()
-    module: dict[str, Tensor] = field(default_factory=dict)
+    step: int = 0
+    loss_sum: float = 0.0
+    learner: dict[str, Tensor] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
-    rng: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
 
 
 def save_checkpoint(path: Path | None, state: Checkpoint, fingerprint: str) -> None:
@@ -35,10 +50,13 @@ def save_checkpoint(path: Path | None, state: Checkpoint, fingerprint: str) -> N
 
 
 def load_checkpoint(path: Path | None, fingerprint: str) -> Checkpoint | None:
-    """The state at ``path`` if it belongs to this job; a checkpoint of another job is not used."""
+    """The state at ``path`` if it belongs to this job; one of another job, or a damaged one, is not used."""
     if path is None or not path.is_file():
         return None
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if content.pop("fingerprint") != fingerprint:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content.pop("fingerprint") != fingerprint:
+            return None
+        return Checkpoint(**{**content, "history": tuple(content["history"])})
+    except Exception:  # noqa: BLE001 -- torch names no common base for what a damaged file raises
         return None
-    return Checkpoint(**{**content, "history": tuple(content["history"])})

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import distributed
@@ -23,6 +23,7 @@ from medfm_compress.compress.training.device import best_device, best_precision
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+_Value = TypeVar("_Value")
 _PATIENCE = timedelta(hours=12)  # the first process may decode a study, or run a teacher, while the others wait
 
 
@@ -80,17 +81,22 @@ def first_goes_first() -> Iterator[None]:
 def wait() -> None:
     """Until every process is here."""
     if world_size() > 1:
-        if not distributed.is_initialized():
-            backend = "nccl" if torch.cuda.is_available() else "gloo"
-            distributed.init_process_group(backend, timeout=_PATIENCE)
+        _join()
         distributed.barrier()
 
 
-def agree(value: float) -> float:
-    """The first process's value, on all of them."""
+def _join() -> None:
+    if not distributed.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, timeout=_PATIENCE)
+
+
+def agree(value: _Value) -> _Value:
+    """The first process's value, on all of them; of plain Python types."""
     if world_size() == 1:
         return value
     box = [value]
+    _join()
     distributed.broadcast_object_list(box)
     return box[0]
 

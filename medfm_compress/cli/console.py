@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -9,13 +10,22 @@ from typing import Any
 import msgspec
 
 
+def speaks() -> bool:
+    """Whether this process speaks: under ``torchrun`` every process runs the command, and the first one tells."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str = "") -> None:
     """Print one line for people on standard output."""
+    if not speaks():
+        return
     sys.stdout.write(text + "\n")
 
 
 def progress(text: str) -> None:
     """Print one line of progress on standard error, so that standard output stays clean."""
+    if not speaks():
+        return
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 

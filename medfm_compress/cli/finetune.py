@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from medfm_compress.cli import console
+from medfm_compress.cli import training_options as options
 from medfm_compress.cli.told import tell_model
 from medfm_compress.runtime.errors import InputError
 
@@ -19,36 +20,52 @@ def finetune(
     study: Annotated[Path, typer.Argument(help="Study: a folder with cases.csv, a csv, a folder a class, an .npz.")],
     model: Annotated[str, typer.Option(help="timm name, or hf-hub:owner/name (this asks for the network).")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
-    weights: Annotated[Path | None, typer.Option(help="Start from local safetensors or a state dict.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from local safetensors or a state dict, e.g. of 'pretrain'.")
+    ] = None,
     image_size: Annotated[int, typer.Option(help="Network input in pixels, 32 to 1024.")] = 224,
     colour: Annotated[str, typer.Option(help="grey or rgb; auto looks at the study.")] = "auto",
-    modality: Annotated[str, typer.Option(help="radiograph, dermoscopy, histology, endoscopy or none.")] = "radiograph",
-    epochs: Annotated[int, typer.Option(help="0 packages the weights as they are.")] = 12,
-    batch_size: Annotated[int, typer.Option(help="Cases a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    patience: Annotated[int, typer.Option(help="Stop after so many epochs without a better validation AUROC.")] = 5,
     freeze_backbone: Annotated[bool, typer.Option("--freeze-backbone", help="Train the classifier only.")] = False,
+    label_loss: Annotated[str, typer.Option(help="cross-entropy, focal or class-balanced.")] = "cross-entropy",
     unbalanced: Annotated[bool, typer.Option("--unbalanced", help="Do not weight the loss by class.")] = False,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     licence: Annotated[str, typer.Option(help="Licence of the weights; every student inherits it.")] = "",
-    seed: Annotated[int, typer.Option(help="Of views and batches.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    intended_use: Annotated[str, typer.Option(help="What the weights' publisher says they are for.")] = "",
+    modality: options.Modality = "radiograph",
+    epochs: options.Epochs = 12,
+    batch_size: options.BatchSize = 32,
+    micro_batch: options.MicroBatch = 0,
+    learning_rate: options.LearningRate = 1e-3,
+    ema: options.Ema = 0.995,
+    patience: options.Patience = 5,
+    precision: options.Precision = "auto",
+    device: options.Device = "auto",
+    compiled: options.Compile = False,
+    tensorboard: options.TensorBoard = "",
+    seed: options.Seed = 0,
+    json: options.Json = False,
 ) -> None:
-    """Train a teacher on a study's train split; the epoch with the best validation AUROC is kept. Resumes."""
+    """Train a teacher on a study's train split; the epoch with the best validation AUROC is kept. Resumes.
+
+    Without epochs it packages the weights as they are. Runs on many devices under
+    'torchrun --nproc-per-node N -m medfm_compress finetune ...'.
+    """
     from medfm_compress import steps
-    from medfm_compress.compress.old_training import TrainingConfig
+    from medfm_compress.compress.training.config import TrainingConfig
     from medfm_compress.recipe import FinetuneStep
 
     config = TrainingConfig(
         epochs=epochs,
         batch_size=batch_size,
+        micro_batch=micro_batch,
         learning_rate=learning_rate,
+        ema=ema,
         patience=patience,
         freeze_backbone=freeze_backbone,
         precision=precision,
         device=device,
+        compile=compiled,
         modality=modality,
+        tensorboard=tensorboard,
         seed=seed,
     )
     step = FinetuneStep(
@@ -57,7 +74,9 @@ def finetune(
         image_size=image_size,
         colour=parse_colour(colour),
         balanced=not unbalanced,
+        label_loss=label_loss,
         licence=licence,
+        intended_use=intended_use,
         training=config,
     )
     result = steps.finetune(study, step, console.progress, out)

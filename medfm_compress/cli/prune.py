@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from medfm_compress.cli import console
+from medfm_compress.cli import training_options as options
 
 if TYPE_CHECKING:
     from medfm_compress.compress.prune import Pruned
@@ -25,23 +26,25 @@ def prune(
     importance: Annotated[
         str, typer.Option(help="magnitude, or taylor (first order, on training cases).")
     ] = "magnitude",
-    modality: Annotated[str, typer.Option(help="radiograph, dermoscopy, histology, endoscopy or none.")] = "radiograph",
     epochs: Annotated[int, typer.Option(help="Of recovery by distillation; 0 only prunes.", min=0)] = 10,
-    batch_size: Annotated[int, typer.Option(help="Cases a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 5e-4,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of cases, views and batches.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    modality: options.Modality = "radiograph",
+    batch_size: options.BatchSize = 32,
+    micro_batch: options.MicroBatch = 0,
+    learning_rate: options.LearningRate = 5e-4,
+    precision: options.Precision = "auto",
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    json: options.Json = False,
 ) -> None:
     """Prune a model to a fraction of its MACs and distil the original into it. Resumes where it was interrupted."""
     from medfm_compress import steps
-    from medfm_compress.compress.old_training import TrainingConfig
+    from medfm_compress.compress.training.config import TrainingConfig
     from medfm_compress.recipe import PruneStep
 
     config = TrainingConfig(
         epochs=epochs,
         batch_size=batch_size,
+        micro_batch=micro_batch,
         learning_rate=learning_rate,
         precision=precision,
         device=device,

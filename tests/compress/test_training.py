@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from medfm_compress.compress.build import build_model
-from medfm_compress.compress.distill import Distillation, distill
+from medfm_compress.compress.distill import distill
+from medfm_compress.compress.distillation import Distillation
 from medfm_compress.compress.examples import task_of
 from medfm_compress.compress.finetune import finetune
 from medfm_compress.compress.model import Model, load_model
-from medfm_compress.compress.old_training import TrainingConfig
+from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
+from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.pixels import Pixels
@@ -73,13 +75,15 @@ def test_a_checkpoint_of_another_job_is_not_used(discs: Study, tmp_path: Path) -
 def test_distillation_follows_the_teacher_and_keeps_its_licence(discs: Study, tmp_path: Path) -> None:
     teacher = finetune(discs, start(discs), msgspec.structs.replace(FAST, epochs=4), tmp_path / "t", silent)
     teacher = dataclasses.replace(teacher, licence="CC-BY-4.0")
-    student = distill(discs, teacher, start(discs), FAST, tmp_path / "s", silent, Distillation(views=2))
+    student = distill(
+        (discs,), ModuleTeacher(teacher), start(discs), FAST, tmp_path / "s", silent, Distillation(views=2)
+    )
     assert student.licence == "CC-BY-4.0"
     assert student.provenance.teacher == f"{teacher.name}@{teacher.weights_sha256()}"
     assert any("distilled" in step for step in student.provenance.steps)
     assert any("fine-tuned" in step for step in student.provenance.steps)
     # the teacher is asked once: a second call reads its answers, and resumes to the same weights
-    again = distill(discs, teacher, start(discs), FAST, tmp_path / "s", silent, Distillation(views=2))
+    again = distill((discs,), ModuleTeacher(teacher), start(discs), FAST, tmp_path / "s", silent, Distillation(views=2))
     assert again.weights_sha256() == student.weights_sha256()
 
 
@@ -95,7 +99,7 @@ def test_test_cases_are_never_read(discs: Study, tmp_path: Path) -> None:
     guarded = msgspec.structs.replace(discs, source=NoTest())
     one = msgspec.structs.replace(FAST, epochs=1)
     teacher = finetune(guarded, start(discs), one, tmp_path / "t", silent)
-    distill(guarded, teacher, start(discs), one, tmp_path / "s", silent, Distillation(views=1))
+    distill((guarded,), ModuleTeacher(teacher), start(discs), one, tmp_path / "s", silent, Distillation(views=1))
 
 
 def test_a_frozen_backbone_trains_the_classifier_only(discs: Study, tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""A teacher's network with its features as one ONNX graph of a fixed batch: what a CPU engine runs faster than PyTorch.
+
+The portable passes fold what bf16 and INT8 would otherwise round for nothing. Normalisation stays outside: subtracting
+a mean in bf16 would cost more than the whole network does.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medfm_compress.compress.features import Tapped
+from medfm_compress.compress.model import Model
+from medfm_compress.runtime.errors import ModelError
+
+BATCH = 32
+IMAGE = "image"
+LOGITS = "logits"
+_OPSET = 20
+_NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+class _Listed(nn.Module):
+    """Outputs in a row instead of by name, as an exporter wants them."""
+
+    def __init__(self, network: nn.Module, wanted: tuple[str, ...]) -> None:
+        super().__init__()
+        self.tapped = Tapped(network, wanted)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.tapped(images)
+        return (outputs.logits, *(outputs.features[name] for name in self.tapped.wanted))
+
+
+def export_graph(model: Model, wanted: tuple[str, ...]) -> bytes:
+    """Serialized ONNX: ``image`` ``[BATCH, c, h, w]`` normalised → ``logits`` and ``wanted`` features, float32.
+
+    The module itself is left as it is: a float32 CPU copy in eval mode is traced.
+
+    Raises:
+        ModelError: the network cannot be traced, or is too large for one file.
+    """
+    listed = nn.Module.eval(_Listed(copy.deepcopy(model.module).float().cpu(), wanted))
+    try:
+        with _silent(), torch.no_grad():
+            traced = _traced(listed, torch.zeros(BATCH, *model.spec.shape[1:]), [LOGITS, *wanted])
+            return _simplified(traced)
+    except Exception as exc:  # exporters raise anything; PyTorch still runs what they cannot trace
+        said = " ".join(str(exc).split())[:200] or type(exc).__name__
+        raise ModelError(f"{model.name} cannot be exported to ONNX: {said}") from exc
+
+
+def quantized_graph(onnx: bytes, inputs: NDArray[np.float32]) -> tuple[bytes, ...]:
+    """OpenVINO IR with the products in INT8, calibrated on normalised ``inputs`` ``[n, c, h, w]``.
+
+    Raises:
+        InputError: an activation that is not finite.
+    """
+    from medfm_compress.compress.int8.build import GraphBuilder
+    from medfm_compress.compress.int8.calibrate import calibrate
+    from medfm_compress.compress.int8.method import Method
+
+    statistics = calibrate(onnx, [inputs], threads=torch.get_num_threads())
+    return GraphBuilder(onnx, statistics, inputs).build("openvino", Method())
+
+
+def _traced(module: nn.Module, example: Tensor, outputs: list[str]) -> Any:
+    program = torch.onnx.export(
+        module,
+        (example,),
+        dynamo=True,
+        input_names=[IMAGE],
+        output_names=outputs,
+        opset_version=_OPSET,
+        verbose=False,
+        optimize=True,
+    )
+    return program.model_proto  # type: ignore[union-attr]
+
+
+def _simplified(proto: Any) -> bytes:
+    import onnx_ir as ir
+
+    from medfm_compress.export.passes.pipeline import simplify
+
+    graph = ir.from_proto(proto)
+    simplify(graph)
+    content: bytes = ir.to_proto(graph).SerializeToString()
+    return content
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The exporter warns of its own internals, on the way to a result that is then compared with PyTorch's."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,37 @@
+r"""Hard distillation through a token of its own (Touvron et al. 2021, "Training data-efficient image transformers").
+
+.. math:: L = CE(\sigma(z^{S}_{dist}), \arg\max_k z^T_k)
+
+for the logits :math:`z^S_{dist}` of the student's distillation token. For independent labels the teacher's decision is
+taken label by label, with binary cross-entropy.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from medfm_compress.compress.losses.term import Lesson
+from medfm_compress.runtime.task import Task
+
+
+class HardToken:
+    """The distillation token learns the teacher's decision."""
+
+    student_features: tuple[str, ...] = ("token",)
+    teacher_features: tuple[str, ...] = ()
+
+    def __init__(self, task: Task) -> None:
+        self._independent = task.kind == "multilabel"
+
+    def applies_to(self, task: Task) -> str:
+        """To every task."""
+        return ""
+
+    def __call__(self, lesson: Lesson) -> Tensor:
+        """Cross-entropy of each case ``[b]``."""
+        token = lesson.student_features["token"]
+        if self._independent:
+            decided = (lesson.teacher > 0).float()
+            return functional.binary_cross_entropy_with_logits(token, decided, reduction="none").sum(1)
+        return functional.cross_entropy(token, lesson.teacher.argmax(1), reduction="none")

@@ -1,0 +1,115 @@
+"""What a student learns on: labelled and unlabelled training cases, and what each case's label and teacher weigh."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfm_compress.compress.examples import NO_LABEL, UNLABELLED, labelled_cases
+from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.errors import StudyError
+
+
+class Weighing(NamedTuple):
+    """How much a case's label and its teacher count.
+
+    Attributes:
+        teacher: w in [0, 1] of a labelled case; its label has 1 − w. Without a label the teacher has 1.
+        label_column: column of the study that multiplies a case's label weight; empty for none.
+        teacher_column: likewise its teacher weight.
+    """
+
+    teacher: float
+    label_column: str = ""
+    teacher_column: str = ""
+
+
+class Material(NamedTuple):
+    """Training cases in the order in which everything about them is kept; labelled ones first.
+
+    Attributes:
+        groups: studies with their cases; an image set is the concatenation.
+        targets: int64 ``[n, 1]`` or ``[n, labels]``; ``NO_LABEL`` throughout the rows of unlabelled cases.
+        label_weight: float32 ``[n]``, 0 where there is no label.
+        teacher_weight: float32 ``[n]``.
+    """
+
+    groups: tuple[tuple[Study, tuple[Case, ...]], ...]
+    targets: Tensor
+    label_weight: Tensor
+    teacher_weight: Tensor
+
+    @property
+    def labelled(self) -> int:
+        """How many cases have a label."""
+        return len(self.groups[0][1])
+
+    @property
+    def unlabelled(self) -> int:
+        """How many have none."""
+        return len(self.targets) - self.labelled
+
+
+def gather_material(study: Study, weighing: Weighing, *, unlabelled: bool, more: tuple[Study, ...] = ()) -> Material:
+    """The labelled training cases of ``study``, and unlabelled ones.
+
+    Args:
+        study: gives the labels.
+        weighing: of labels against the teacher.
+        unlabelled: add the study's own cases of split ``unlabelled``, and training cases without label.
+        more: studies whose train and unlabelled cases are added without their labels.
+
+    Raises:
+        StudyError: no labelled case in train, a column that is missing, or a weight that is not a number at least 0.
+    """
+    own = labelled_cases(study, "train")
+    bare = tuple(case for case in study.cases if _is_bare(case)) if unlabelled else ()
+    groups = [(study, own), (study, bare), *((other, _all_training(other)) for other in more)]
+    kept = tuple((owner, cases) for owner, cases in groups if cases)
+    count = sum(len(cases) for _, cases in kept)
+    labelled = study.targets(own)
+    targets = np.full((count, labelled.shape[1]), NO_LABEL, np.int64)
+    targets[: len(own)] = labelled
+    has_label = torch.arange(count) < len(own)
+    cases = tuple(case for _, cases in kept for case in cases)
+    label_weight = torch.where(has_label, 1 - weighing.teacher, 0.0)
+    teacher_weight = torch.where(has_label, weighing.teacher, 1.0)
+    return Material(
+        groups=kept,
+        targets=torch.from_numpy(targets),
+        label_weight=label_weight * _column(study, cases, weighing.label_column),
+        teacher_weight=teacher_weight * _column(study, cases, weighing.teacher_column),
+    )
+
+
+def _is_bare(case: Case) -> bool:
+    return not case.target and case.split in (UNLABELLED, "train")
+
+
+def _all_training(study: Study) -> tuple[Case, ...]:
+    return tuple(case for case in study.cases if case.split in (UNLABELLED, "train"))
+
+
+def _column(study: Study, cases: tuple[Case, ...], column: str) -> Tensor:
+    """Weights of one column of the table ``[n]`` float32; 1 for cases that leave it empty."""
+    if not column:
+        return torch.ones(len(cases))
+    if column not in study.subgroup_names():
+        known = ", ".join(study.subgroup_names()) or "none"
+        raise StudyError(f"{study.root} has no column {column!r} to weigh cases by; its columns: {known}")
+    return torch.tensor([_weight(case, column) for case in cases], dtype=torch.float32)
+
+
+def _weight(case: Case, column: str) -> float:
+    text = case.subgroups.get(column, "")
+    try:
+        value = float(text or 1)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise StudyError(f"column {column!r} of {case.image!r} is {text!r}; a weight is a number, at least 0")
+    return value
