@@ -173,14 +173,13 @@ def _ask(course: _Course, teacher: Teacher, material: Material, progress: Progre
     config, distillation = course.config, course.distillation
     plan = ViewPlan(
         augmentation=augmentation_for(config.modality),
-        seeds=tuple(view_seed(config.seed, number) for number in range(distillation.views)),
+        seeds=tuple(view_seed(distillation.views_seed, number) for number in range(distillation.views)),
     )
-    wanted = sorted({f for name in distillation.losses for f in TEACHER_FEATURES.get(name, ())})
     questions = Questions(
         images=load_images(material.groups, teacher.card.spec, course.folder / "cache", progress),
         groups=material.groups,
         plan=plan,
-        wanted=tuple(name for name in wanted if name in teacher.card.features),
+        wanted=tuple(name for name in _wanted(distillation) if name in teacher.card.features),
         precision=distillation.teacher_precision,
     )
     return collect_answers(teacher, questions, course.folder / "answers", progress)
@@ -190,7 +189,7 @@ def _job(course: _Course, material: Material, store: AnswerStore, progress: Prog
     student, config, cache = course.student, course.config, course.folder / "cache"
     val = load_examples(course.study, "val", student.spec, cache, progress)
     images = load_images(material.groups, student.spec, cache, progress)
-    labelled = material.targets[: material.labelled]
+    labelled = material.targets[material.has_label]
     distillation = course.distillation
     label_term = make_label_term(distillation.label_loss, labelled, student.task, balanced=distillation.balanced)
     plan = store.plan
@@ -201,18 +200,20 @@ def _job(course: _Course, material: Material, store: AnswerStore, progress: Prog
         views=CycledViews(plan.augmentation, len(material.targets), lambda epoch: plan.seeds[epoch % len(plan.seeds)]),
         mean=student.spec.mean,
         std=student.spec.std,
-        extras=extras_of(material, store),
+        extras=extras_of(material, store, _wanted(distillation)),
         score=auroc_scorer(val, student.spec, student.task, config),
         checkpoint=course.folder / "checkpoint.pt",
         fingerprint=course.fingerprint(material, store),
     )
 
 
-def extras_of(material: Material, store: AnswerStore) -> Callable[[Tensor, int], Mapping[str, Tensor]]:
+def extras_of(
+    material: Material, store: AnswerStore, wanted: tuple[str, ...]
+) -> Callable[[Tensor, int], Mapping[str, Tensor]]:
     """Targets, weights, and the teacher's logits (``teacher``) and features (``teacher:NAME``) of a batch's cases."""
 
     def look_up(cases: Tensor, epoch: int) -> Mapping[str, Tensor]:
-        answers = store.lookup(epoch % len(store.plan.seeds), cases)
+        answers = store.lookup(epoch % len(store.plan.seeds), cases, wanted)
         return {
             "targets": material.targets[cases],
             "label_weight": material.label_weight[cases],
@@ -222,6 +223,11 @@ def extras_of(material: Material, store: AnswerStore) -> Callable[[Tensor, int],
         }
 
     return look_up
+
+
+def _wanted(distillation: Distillation) -> tuple[str, ...]:
+    """The teacher's features that the losses read."""
+    return tuple(sorted({f for name in distillation.losses for f in TEACHER_FEATURES.get(name, ())}))
 
 
 def _terms(course: _Course, store: AnswerStore) -> dict[str, tuple[float, Term]]:

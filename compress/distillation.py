@@ -22,6 +22,7 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         label_loss: ``cross-entropy``, ``focal`` or ``class-balanced``.
         balanced: weight the label term by inverse class frequency.
         views: augmented views that the teacher answers on, at least 1; the epochs cycle through them.
+        views_seed: of the views; not the training's, so that runs of several seeds share the teacher's answers.
         unlabelled: learn from the study's unlabelled cases too.
         label_weight_column: column of the study that multiplies a case's label weight; empty for none.
         teacher_weight_column: likewise its teacher weight.
@@ -34,6 +35,7 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     label_loss: str = "cross-entropy"
     balanced: bool = True
     views: int = 6
+    views_seed: int = 0
     unlabelled: bool = True
     label_weight_column: str = ""
     teacher_weight_column: str = ""

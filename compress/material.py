@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +28,9 @@ class Weighing(NamedTuple):
 
 
 class Material(NamedTuple):
-    """Training cases in the order in which everything about them is kept; labelled ones first.
+    """Training cases in the order in which everything about them is kept: that of the studies' tables.
+
+    Which of them have a label does not change the order, so that a teacher's cached answers serve every labelling.
 
     Attributes:
         groups: studies with their cases; an image set is the concatenation.
@@ -44,9 +45,14 @@ class Material(NamedTuple):
     teacher_weight: Tensor
 
     @property
+    def has_label(self) -> Tensor:
+        """Bool ``[n]``."""
+        return self.targets[:, 0] != NO_LABEL
+
+    @property
     def labelled(self) -> int:
         """How many cases have a label."""
-        return len(self.groups[0][1])
+        return int(self.has_label.sum())
 
     @property
     def unlabelled(self) -> int:
@@ -66,24 +72,32 @@ def gather_material(study: Study, weighing: Weighing, *, unlabelled: bool, more:
     Raises:
         StudyError: no labelled case in train, a column that is missing, or a weight that is not a number at least 0.
     """
-    own = labelled_cases(study, "train")
-    bare = tuple(case for case in study.cases if _is_bare(case)) if unlabelled else ()
-    groups = [(study, own), (study, bare), *((other, _all_training(other)) for other in more)]
+    labelled_cases(study, "train")  # refuses a study without any
+    own = tuple(case for case in study.cases if _is_labelled(case) or (unlabelled and _is_bare(case)))
+    groups = [(study, own), *((other, _all_training(other)) for other in more)]
     kept = tuple((owner, cases) for owner, cases in groups if cases)
-    count = sum(len(cases) for _, cases in kept)
-    labelled = study.targets(own)
-    targets = np.full((count, labelled.shape[1]), NO_LABEL, np.int64)
-    targets[: len(own)] = labelled
-    has_label = torch.arange(count) < len(own)
     cases = tuple(case for _, cases in kept for case in cases)
+    targets = torch.full((len(cases), _width(study)), NO_LABEL, dtype=torch.int64)
+    has_label = torch.zeros(len(cases), dtype=torch.bool)
+    for row, case in enumerate(own):
+        if case.target:
+            targets[row], has_label[row] = torch.tensor(case.target), True
     label_weight = torch.where(has_label, 1 - weighing.teacher, 0.0)
     teacher_weight = torch.where(has_label, weighing.teacher, 1.0)
     return Material(
         groups=kept,
-        targets=torch.from_numpy(targets),
+        targets=targets,
         label_weight=label_weight * _column(study, cases, weighing.label_column),
         teacher_weight=teacher_weight * _column(study, cases, weighing.teacher_column),
     )
+
+
+def _width(study: Study) -> int:
+    return len(study.labels) if study.kind == "multilabel" else 1
+
+
+def _is_labelled(case: Case) -> bool:
+    return bool(case.target) and case.split == "train"
 
 
 def _is_bare(case: Case) -> bool:

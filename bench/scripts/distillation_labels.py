@@ -2,8 +2,9 @@
 
 python bench/scripts/distillation_labels.py STUDY --teacher FOLDER --student NAME --out FOLDER [OPTION]...
 
-``medfm-compress finetune`` takes the crop that the student's architecture was published with, ``distill`` the teacher's;
-here both see the same pixels, so that the arms differ in nothing but what is learned from. The teacher is not asked.
+``medfm-compress finetune`` takes the crop that the student's architecture was published with, ``distill`` the
+teacher's. Here both see the same pixels, so that the arms differ in nothing but what is learned from. The teacher is
+not asked.
 """
 
 from __future__ import annotations

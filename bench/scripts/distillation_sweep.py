@@ -222,8 +222,10 @@ def answers_key(run: Run) -> str:
         return run.name.replace("/", "-").replace(" ", "_")
     asked = [option.partition("=")[0] for option in arm.options if "=" in option]
     features = sorted({"feature", "attention", "relational"} & set(asked))
-    labelled = "labelled" if "--no-unlabelled" in arm.options else "all"
-    return "-".join([run.pair.teacher, arm.study, labelled, f"{arm.views}-views", f"seed-{run.seed}", *features])
+    if "--no-unlabelled" in arm.options:
+        return "-".join([run.pair.teacher, arm.study, "labelled", f"{arm.views}-views", *features])
+    # Hidden labels change nothing that the teacher is asked.
+    return "-".join([run.pair.teacher, arm.study.partition("-")[0], f"{arm.views}-views", *features])
 
 
 def link_caches(place: Place, run: Run, training: Path) -> None:

@@ -111,7 +111,10 @@ class AnswerStore:
 
     @classmethod
     def answering(cls, folder: Path, header: Header) -> AnswerStore | None:
-        """The store in ``folder`` where it answers the questions of ``header``, in whichever engine; else None."""
+        """The store in ``folder`` where it answers the questions of ``header``, and perhaps more; else None.
+
+        The engine may be another one, and there may be further features.
+        """
         path = folder / HEADER
         if not path.is_file():
             return None
@@ -119,7 +122,8 @@ class AnswerStore:
             found = decode(path.read_bytes(), Header, source=str(path), error=ModelError)
         except ModelError:
             return None
-        same = msgspec.structs.replace(found, engine=header.engine) == header
+        more = {**found.features, **header.features} == found.features
+        same = msgspec.structs.replace(found, engine=header.engine, features=header.features) == header and more
         return cls(folder, found) if same else None
 
     @classmethod
@@ -175,10 +179,10 @@ class AnswerStore:
             _save(self._path(name, view, shard), answers.features[name].numpy().astype(np.float16))
         _save(self._path(LOGITS, view, shard), answers.logits.numpy().astype(np.float32))
 
-    def lookup(self, view: int, index: Tensor) -> Answers:
-        """Answers on cases ``index`` ``[b]`` of one view; features are float16."""
+    def lookup(self, view: int, index: Tensor, wanted: tuple[str, ...] = ()) -> Answers:
+        """Answers on cases ``index`` ``[b]`` of one view, with ``wanted`` features in float16."""
         numbers = index.numpy()
-        features = {name: torch.from_numpy(self._gather(name, view, numbers)) for name in self.header.features}
+        features = {name: torch.from_numpy(self._gather(name, view, numbers)) for name in wanted}
         return Answers(torch.from_numpy(self._gather(LOGITS, view, numbers)), features)
 
     def _gather(self, kind: str, view: int, numbers: NDArray[np.int64]) -> NDArray[np.floating]:

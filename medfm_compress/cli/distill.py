@@ -47,6 +47,7 @@ def distill(
     teacher_weight: Annotated[float, typer.Option(help="0 to 1 of a labelled case; its label has the rest.")] = 0.8,
     label_loss: Annotated[str, typer.Option(help="cross-entropy, focal or class-balanced.")] = "cross-entropy",
     views: Annotated[int, typer.Option(help="Augmented views that the teacher answers on, once.")] = 6,
+    views_seed: Annotated[int, typer.Option(help="Of the views: runs that share it share the cached answers.")] = 0,
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled/--no-unlabelled", help="Learn from the study's unlabelled images too.")
     ] = True,
@@ -99,6 +100,7 @@ def distill(
         teacher_weight=teacher_weight,
         label_loss=label_loss,
         views=views,
+        views_seed=views_seed,
         unlabelled=unlabelled,
         label_weight_column=label_weight_column,
         teacher_weight_column=teacher_weight_column,
