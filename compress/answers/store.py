@@ -84,7 +84,9 @@ class AnswerStore:
     """Answers on every case and view; complete once `missing` is empty."""
 
     def __init__(self, folder: Path, header: Header) -> None:
-        self.folder, self.header = folder, header
+        self.folder = folder
+        # As it is read back: a number given as 10 is 10.0 in the file, and the fingerprint must be the same for both.
+        self.header = decode(encode(header), Header, source=HEADER, error=ModelError)
         self._maps: dict[str, NDArray[np.floating]] = {}
 
     @classmethod
