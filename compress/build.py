@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
-from medfm_compress.compress.model import Architecture, Model, create_module, load_weights
+from medfm_compress.compress.model import Architecture, Model, Origin, create_module, load_weights
+from medfm_compress.compress.pretrain.backbone import BackboneCard, check_input, find_start
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import Colour, ImageSpec
 from medfm_compress.runtime.preprocess import spec_from_timm
@@ -27,7 +29,8 @@ def build_model(
         task: gives the number of logits.
         size_px: height and width of the input, 32 to 1024.
         colour: ``grey`` builds one input channel.
-        weights: safetensors or state dict; a classifier of another shape is replaced.
+        weights: safetensors, state dict, or the folder of a pre-trained backbone; a classifier of another shape is
+            replaced.
         spec: preprocessing; by default the architecture's own.
 
     Raises:
@@ -39,14 +42,26 @@ def build_model(
     if takes_image_size(name):
         arguments["img_size"] = size_px
     architecture = Architecture(name=name, arguments=arguments)
-    module = _from_hub(architecture) if name.startswith("hf-hub:") else create_module(architecture)
-    if weights is not None:
-        load_weights(module, weights, replace_head=True)
+    module = from_hub(architecture) if name.startswith("hf-hub:") else create_module(architecture)
+    card = None if weights is None else _load_start(module, weights, architecture)
     _check_runs(module, name, arguments["in_chans"], size_px)
     published = cast("Mapping[str, Any]", module.pretrained_cfg)
     spec = spec or spec_from_timm(published, height_px=size_px, width_px=size_px, colour=colour)
     licence = str(published.get("license") or "") if name.startswith("hf-hub:") else ""
-    return Model(name.rsplit("/", 1)[-1], module, spec, task, architecture, licence)
+    model = Model(name.rsplit("/", 1)[-1], module, spec, task, architecture, licence)
+    if card is None:
+        return model
+    origin = Origin(steps=card.provenance.steps)
+    return replace(model, licence=card.licence or licence, intended_use=card.intended_use, provenance=origin)
+
+
+def _load_start(module: nn.Module, weights: Path, architecture: Architecture) -> BackboneCard | None:
+    """Load weights into ``module``; the card of a pre-trained backbone, None for a file without one."""
+    start = find_start(weights)
+    if start.card is not None:
+        check_input(start.card, architecture)
+    load_weights(module, start.weights, replace_head=True)
+    return start.card
 
 
 def takes_image_size(name: str) -> bool:
@@ -61,7 +76,12 @@ def takes_image_size(name: str) -> bool:
     return "img_size" in inspect.signature(entry).parameters
 
 
-def _from_hub(architecture: Architecture) -> nn.Module:
+def from_hub(architecture: Architecture) -> nn.Module:
+    """A timm network with the hub's weights, in eval mode; asks for the network, or the hub's local cache.
+
+    Raises:
+        ModelError: neither has it, or it is no timm network.
+    """
     import timm
 
     previous = os.environ.get("HF_HUB_DISABLE_TELEMETRY")

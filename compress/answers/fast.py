@@ -21,6 +21,7 @@ from torch import Tensor
 from medfm_compress.compress.answers.answers import Answers
 from medfm_compress.compress.answers.openvino_teacher import OpenVinoTeacher
 from medfm_compress.compress.answers.teacher_graph import BATCH, export_graph, quantized_graph
+from medfm_compress.compress.teachers.ensemble import EnsembleTeacher
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.device import best_precision
@@ -71,7 +72,7 @@ def hasten(
     """The same teacher in the fastest engine and precision that stay faithful here.
 
     Args:
-        teacher: one that is no PyTorch module comes back as it is.
+        teacher: one that is no PyTorch module comes back as it is; of several each is hastened.
         images: ``[n, c, h, w]`` float32 in [0, 1], which it will be asked about; some of them are probed.
         wanted: features that it will be asked for.
         precision: ``auto``, ``fp32`` (PyTorch), ``bf16`` or ``int8``; what fails falls back to PyTorch in fp32.
@@ -84,6 +85,8 @@ def hasten(
     """
     if precision not in PRECISIONS:
         raise InputError(f"teacher_precision is {precision!r}; it must be {', '.join(PRECISIONS)}")
+    if isinstance(teacher, EnsembleTeacher):
+        return EnsembleTeacher([hasten(each, images, (), precision, views, progress) for each in teacher.teachers])
     if not isinstance(teacher, ModuleTeacher):
         return teacher
     reference = in_pytorch(teacher, "fp32")

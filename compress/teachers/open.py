@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import msgspec
+from types import MappingProxyType
 
 from medfm_compress.compress.answers.store import AnswerStore
 from medfm_compress.compress.distillation import Distillation
-from medfm_compress.compress.model import CARD, load_model
+from medfm_compress.compress.model import CARD, Model
+from medfm_compress.compress.teachers.ensemble import EnsembleTeacher
+from medfm_compress.compress.teachers.from_folder import open_folder
+from medfm_compress.compress.teachers.from_hub import open_hub
+from medfm_compress.compress.teachers.from_monai import METADATA, open_monai
+from medfm_compress.compress.teachers.from_onnx import open_onnx
+from medfm_compress.compress.teachers.from_timm import open_timm
+from medfm_compress.compress.teachers.from_torchvision import open_torchvision
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
+from medfm_compress.compress.teachers.source import KINDS, TeacherSource
 from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.compress.training.device import best_device, best_precision
+from medfm_compress.compress.training.device import best_device
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.task import Task
 
+__all__ = ["TeacherSource", "open_teacher"]
 
-class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a teacher comes from, and what its file does not say of itself.
-
-    Attributes:
-        source: model folder, ``timm:NAME``, ``hf-hub:OWNER/NAME``, ``torchvision:NAME``, an ``.onnx`` file, a MONAI
-            bundle, or ``answers:FOLDER``.
-        weights: of a timm or torchvision network.
-        labels: its labels in the order of its outputs; empty takes the study's.
-        spec: JSON file of its `ImageSpec`.
-        mapping: its label → the study's label.
-        licence: of its weights.
-        intended_use: what its publisher says it is for.
-    """
-
-    source: str
-    weights: str = ""
-    labels: tuple[str, ...] = ()
-    spec: str = ""
-    mapping: dict[str, str] = {}
-    licence: str = ""
-    intended_use: str = ""
+_ANSWERS = "answers:"
+_Opener = Callable[[TeacherSource, Task], Model]
+_BY_PREFIX: Mapping[str, _Opener] = MappingProxyType(
+    {"timm": open_timm, "hf-hub": open_hub, "torchvision": open_torchvision}
+)
 
 
 def open_teacher(
@@ -49,20 +42,52 @@ def open_teacher(
         sources: at least one.
         task: of the study.
         config: names the device.
-        distillation: names the teacher's precision.
+        distillation: names the teacher's precision; float32 unless it is ``bf16``.
 
     Raises:
         ModelError: there is no such teacher, or its labels cannot be the study's.
-        InputError: a device or precision that this machine lacks.
+        InputError: a device that this machine lacks.
+        MissingDependency: a library that the teacher needs.
     """
+    if not sources:
+        raise ModelError(f"no teacher is given; give {KINDS}")
+    cached = [source for source in sources if source.source.startswith(_ANSWERS)]
+    if cached:
+        return _open_answers(cached[0], alone=len(sources) == 1)
     device = best_device(config.device)
-    precision = best_precision(distillation.teacher_precision, device)
-    return _open_one(sources[0], task, device, precision)
+    precision = "bf16" if distillation.teacher_precision == "bf16" else "fp32"  # `hasten` finds what is faster
+    teachers = [_open_one(source, task, device, precision) for source in sources]
+    return teachers[0] if len(teachers) == 1 else EnsembleTeacher(teachers)
 
 
-def _open_one(source: TeacherSource, task: Task, device: str, precision: str) -> Teacher | AnswerStore:
-    if source.source.startswith("answers:"):
-        return AnswerStore.open(source.source.removeprefix("answers:"))
-    if (Path(source.source) / CARD).is_file():
-        return ModuleTeacher(load_model(source.source), device, precision)
-    raise ModelError(f"{source.source} is no model folder")
+def _open_answers(source: TeacherSource, *, alone: bool) -> AnswerStore:
+    if not alone:
+        raise ModelError(f"{source.source} are answers already and cannot be averaged; name it alone")
+    source.refuse("weights", "labels", "spec")
+    if source.mapping:
+        raise ModelError(f"{source.source} are answers with the study's labels already; leave --map out")
+    return AnswerStore.open(source.source.removeprefix(_ANSWERS))
+
+
+def _open_one(source: TeacherSource, task: Task, device: str, precision: str) -> Teacher:
+    path = Path(source.source)
+    if path.suffix.lower() == ".onnx" and path.is_file():
+        return open_onnx(source, task)
+    return ModuleTeacher(_opener(source.source)(source, task), device, precision)
+
+
+def _opener(text: str) -> _Opener:
+    """What opens a network; raises ModelError for a source of no known kind."""
+    path = Path(text)
+    if (path / CARD).is_file():
+        return open_folder
+    if (path / METADATA).is_file():
+        return open_monai
+    kind = text.partition(":")[0]
+    if kind in _BY_PREFIX:
+        return _BY_PREFIX[kind]
+    if path.exists():
+        raise ModelError(f"{text} is no teacher; a teacher is {KINDS}")
+    unknown = ":" in text and len(kind) > 1
+    problem = f"a teacher of kind {kind!r} is not known" if unknown else f"{text} does not exist"
+    raise ModelError(f"{problem}; a teacher is {KINDS}")

@@ -1,0 +1,40 @@
+"""A teacher that is a model folder: it says everything of itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from medfm_compress.compress.model import Model, Origin, load_model
+from medfm_compress.compress.teachers.mapping import Labelled, mapped, settle
+from medfm_compress.compress.teachers.published import count_outputs
+from medfm_compress.compress.teachers.source import TeacherSource
+from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.task import Task
+
+
+def open_folder(source: TeacherSource, study: Task) -> Model:
+    """The model, with the study's labels.
+
+    Raises:
+        ModelError: a damaged folder, another spec than its own, or labels that cannot be the study's.
+    """
+    source.refuse("weights")
+    model = load_model(source.source)
+    if source.given_spec() not in (None, model.spec):
+        raise ModelError(f"{source.source} has a spec of its own; leave --teacher-spec out")
+    known = Labelled(model.task.labels, model.task.kind, model.task.temperature)
+    found = settle(model.name, count_outputs(model.module, model.spec, model.name), known, source, study)
+    origin = Origin(
+        teacher=model.provenance.teacher,
+        study_fingerprint=model.provenance.study_fingerprint,
+        steps=(*model.provenance.steps, *found.steps),
+    )
+    same = found.label_map is None and (model.task.kind, model.task.labels) == (study.kind, study.labels)
+    return replace(
+        model,
+        module=mapped(model.module, found.label_map),
+        task=model.task if same else found.task,
+        licence=source.licence or model.licence,
+        intended_use=source.intended_use or model.intended_use,
+        provenance=origin,
+    )

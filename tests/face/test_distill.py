@@ -1,0 +1,204 @@
+"""``medfm-compress distill``: from teachers and labels to a student; what it refuses, and many processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medfm_compress.__main__ import main
+from medfm_compress.compress.build import build_model
+from medfm_compress.compress.model import load_model, save_model
+from medfm_compress.runtime.task import Task
+
+LABELS = ("normal", "opacity")
+FAST = ("--epochs", "2", "--batch-size", "8", "--views", "2", "--precision", "fp32", "--device", "cpu", "--ema", "0.8")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+SHORT = (*FAST, "--learning-rate", "0.003", "--patience", "0")
+
+
+def draw(folder: Path, cases: int = 32, unlabelled: int = 0) -> Path:
+    """A table of tiny images: those with an opacity are brighter."""
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    rows = ["image,split,label,patient,trust"]
+    for number in range(cases + unlabelled):
+        bright = number % 2
+        pixels = noise.integers(0, 150, (48, 48), dtype=np.uint8) + np.uint8(60 * bright)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        split = "unlabelled" if number >= cases else "val" if number % 4 > 1 else "train"
+        label = "" if split == "unlabelled" else LABELS[bright]
+        rows.append(f"{number}.png,{split},{label},p{number},{number % 3}")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def save(folder: Path, name: str = "test_resnet", labels: tuple[str, ...] = LABELS, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    task = Task(kind="binary" if len(labels) == 2 else "multiclass", labels=labels)
+    return save_model(build_model(name, task, size_px=48, colour="grey"), folder)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("distill") / "study", unlabelled=8)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("distill") / "teacher")
+
+
+def distil(capsys, study, teacher, out, *more):
+    """Run the command; what it prints."""
+    given = teacher if isinstance(teacher, tuple) else (teacher,)
+    teachers = [part for each in given for part in ("--teacher", str(each))]
+    with pytest.raises(SystemExit) as caught:
+        main(["distill", str(study), *teachers, "--student", "test_resnet", "--out", str(out), *SHORT, *more])
+    printed = capsys.readouterr()
+    return int(caught.value.code or 0), printed.out, printed.err
+
+
+def refused(capsys, study, teacher, out, *more):
+    code, _, error = distil(capsys, study, teacher, out, *more)
+    assert code == 2, error
+    assert "Traceback" not in error
+    assert not (out / "model.json").exists()
+    return next(line for line in error.splitlines() if line.startswith("error:"))
+
+
+def test_a_student_from_labelled_and_unlabelled_images(capsys, study, teacher, tmp_path):
+    code, printed, told = distil(capsys, study, teacher, tmp_path / "s", "--json")
+    assert code == 0, told
+    assert "16 labelled cases, and 8 that learn from the teacher alone" in told
+    document = json.loads(printed)
+    assert document["name"] == "test_resnet"
+    assert "losses kl" in document["steps"][-1]
+    assert "8 unlabelled cases" in document["steps"][-1]
+    assert load_model(tmp_path / "s").provenance.teacher.startswith("test_resnet@")
+
+
+def test_cached_answers_alone_give_the_same_student(capsys, study, teacher, tmp_path):
+    distil(capsys, study, teacher, tmp_path / "s")
+    answers = f"answers:{tmp_path / 's' / 'training' / 'answers'}"
+    code, _, told = distil(capsys, study, answers, tmp_path / "alone")
+    assert code == 0, told
+    assert load_model(tmp_path / "alone").weights_sha256() == load_model(tmp_path / "s").weights_sha256()
+
+
+def test_answers_of_another_study(capsys, study, teacher, tmp_path):
+    distil(capsys, study, teacher, tmp_path / "s")
+    answers = f"answers:{tmp_path / 's' / 'training' / 'answers'}"
+    other = draw(tmp_path / "other", cases=28)
+    error = refused(capsys, other, answers, tmp_path / "alone")
+    assert "are on 24 other cases than the study's 14" in error
+
+
+def test_two_teachers_are_averaged(capsys, study, teacher, tmp_path):
+    other = save(tmp_path / "other", seed=1)
+    code, _, told = distil(capsys, study, (teacher, other), tmp_path / "s")
+    assert code == 0, told
+    one = distil(capsys, study, teacher, tmp_path / "one")
+    assert one[0] == 0
+    assert load_model(tmp_path / "s").weights_sha256() != load_model(tmp_path / "one").weights_sha256()
+
+
+@pytest.mark.parametrize(
+    "losses", [("dist=1",), ("kl=1", "feature=0.5"), ("decoupled", "attention=2", "relational=0.1")]
+)
+def test_losses_by_name(capsys, study, teacher, tmp_path, losses):
+    options = [part for loss in losses for part in ("--loss", loss)]
+    code, _, told = distil(capsys, study, teacher, tmp_path / "s", *options, "--label-loss", "focal")
+    assert code == 0, told
+    said = load_model(tmp_path / "s").provenance.steps[-1]
+    for loss in losses:
+        assert loss.partition("=")[0] in said
+
+
+def test_weights_of_cases_come_from_columns(capsys, study, teacher, tmp_path):
+    plain = distil(capsys, study, teacher, tmp_path / "plain")
+    weighed = distil(capsys, study, teacher, tmp_path / "weighed", "--label-weight-column", "trust")
+    assert plain[0] == weighed[0] == 0
+    assert load_model(tmp_path / "plain").weights_sha256() != load_model(tmp_path / "weighed").weights_sha256()
+
+
+def test_other_classes_need_a_mapping(capsys, study, tmp_path):
+    teacher = save(tmp_path / "three", labels=("clear", "bacterial", "viral"))
+    error = refused(capsys, study, teacher, tmp_path / "s")
+    assert "--map" in error
+    assert "clear" in error
+    options = ("--map", "clear=normal", "--map", "bacterial=opacity", "--map", "viral=opacity")
+    code, _, told = distil(capsys, study, teacher, tmp_path / "s", *options)
+    assert code == 0, told
+    assert load_model(tmp_path / "s").task.labels == LABELS
+
+
+def test_a_teacher_that_returns_nan(capsys, study, tmp_path):
+    torch.manual_seed(0)
+    model = build_model("test_resnet", Task(kind="binary", labels=LABELS), size_px=48, colour="grey")
+    with torch.no_grad():
+        model.module.get_classifier().weight[0, 0] = float("nan")
+    error = refused(capsys, study, save_model(model, tmp_path / "nan"), tmp_path / "s")
+    assert "gives logits that are not finite" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--loss", "kld=1"), "no distillation loss is called 'kld'; choose of kl, "),
+        (("--loss", "kl=heavy"), "--loss kl is 'heavy'; give a number"),
+        (("--loss", "kl=1", "--loss", "kl=2"), "names 'kl' twice"),
+        (("--loss", "sigmoid=1"), "does not fit a binary task"),
+        (("--loss", "token-hard=1"), "needs the student's 'token'"),
+        (("--teacher-weight", "2"), "teacher_weight is 2.0; it must be 0 to 1"),
+        (("--temperature", "0"), "temperature is 0.0; it must be above 0"),
+        (("--label-weight-column", "quality"), "no column 'quality'"),
+        (("--label-loss", "hinge"), "no label loss is called 'hinge'"),
+        (("--teacher-precision", "fp64"), "'fp64'"),
+        (("--quantize", "int4"), "quantize is 'int4'; it must be int8"),
+        (("--budget", "10ms"), "--student auto"),
+    ],
+)
+def test_bad_options(capsys, study, teacher, tmp_path, options, said):
+    assert said in refused(capsys, study, teacher, tmp_path / "s", *options)
+
+
+def test_a_student_that_does_not_exist(capsys, study, teacher, tmp_path):
+    error = refused(capsys, study, teacher, tmp_path / "s", "--student", "resnet18z")
+    assert "resnet18" in error.replace("resnet18z", "")
+
+
+def test_the_output_may_not_replace_what_it_learns_from(capsys, study, teacher):
+    code, _, error = distil(capsys, study, teacher, teacher)
+    assert code == 2
+    assert "would replace it" in error
+
+
+def test_two_processes_distil_one_student(study, teacher, tmp_path):
+    """``torchrun`` runs the command unchanged; the loss follows that of one process with the same global batch."""
+    vit = ("--student", "test_vit")
+    command = ["distill", str(study), "--teacher", str(teacher), *vit, *SHORT, "--no-unlabelled"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    runs = {
+        "one": [sys.executable, "-m", "medfm_compress"],
+        "two": [sys.executable, *TORCHRUN, "-m", "medfm_compress"],
+    }
+    curves = {}
+    for name, starter in runs.items():
+        out = ["--out", str(tmp_path / name)]
+        done = subprocess.run(
+            [*starter, *command, *out], env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stderr.splitlines() if line.startswith("epoch")]
+        assert len(lines) == 2, done.stderr  # one process speaks
+        curves[name] = [float(line.split("loss ")[1].split()[0]) for line in lines]
+        assert load_model(tmp_path / name).name == "test_vit"
+    np.testing.assert_allclose(curves["two"], curves["one"], rtol=2e-3)
