@@ -100,8 +100,10 @@ def from_hub(architecture: Architecture) -> nn.Module:
 def _check_runs(module: nn.Module, name: str, channels: int, size_px: int) -> None:
     import torch
 
-    patch = getattr(getattr(module, "patch_embed", None), "patch_size", (1, 1))
-    if any(size_px % side for side in patch):
+    embed = getattr(module, "patch_embed", None)
+    patch = tuple(getattr(embed, "patch_size", (1, 1)))
+    overlapping = getattr(getattr(embed, "proj", None), "stride", patch) != patch
+    if not overlapping and any(size_px % side for side in patch):
         # timm would cut the odd pixels off without a word
         raise ModelError(f"{name} cannot take {size_px} px whole: its patches have {patch[0]}; give a multiple of it")
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from medfm_compress.cli import console
 from medfm_compress.cli import training_options as options
 from medfm_compress.cli.told import tell_model
 from medfm_compress.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from medfm_compress.compress.students.auto import Choice
 
 TEACHER = (
     "Model folder, timm:NAME, hf-hub:OWNER/NAME (asks for the network), torchvision:NAME, an .onnx file, a MONAI "
@@ -24,21 +28,31 @@ def distill(
     teacher: Annotated[list[str], typer.Option(help=TEACHER)],
     student: Annotated[str, typer.Option(help=STUDENT)],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
-    teacher_weights: Annotated[str, typer.Option(help="Weights of a timm or torchvision teacher.")] = "",
-    teacher_labels: Annotated[str, typer.Option(help="Its labels, in the order of its outputs: a,b,c.")] = "",
-    teacher_spec: Annotated[str, typer.Option(help="JSON of its ImageSpec, where the file does not say it.")] = "",
+    teacher_weights: Annotated[
+        list[str] | None, typer.Option(help="Weights of a timm or torchvision teacher; the n-th for the n-th teacher.")
+    ] = None,
+    teacher_labels: Annotated[
+        list[str] | None, typer.Option(help="Its labels, in the order of its outputs: a,b,c; likewise repeated.")
+    ] = None,
+    teacher_spec: Annotated[
+        list[str] | None, typer.Option(help="JSON of its ImageSpec, where its file does not say it; likewise.")
+    ] = None,
+    teacher_licence: Annotated[str, typer.Option(help="Licence of the teacher's weights, where no file says it.")] = "",
+    teacher_intended_use: Annotated[str, typer.Option(help="What its publisher says it is for, likewise.")] = "",
     label_map: Annotated[
         list[str] | None, typer.Option("--map", help="THEIRS=OURS: which of its labels means which of the study's.")
     ] = None,
     teacher_precision: Annotated[
-        str, typer.Option(help="auto (the fastest that stays faithful here), fp32 or bf16.")
+        str, typer.Option(help="auto (the fastest that stays faithful here), fp32, bf16 or int8.")
     ] = "auto",
     image_size: Annotated[int, typer.Option(help="Student's input in pixels; 0 is the teacher's.")] = 0,
     weights: Annotated[
         Path | None, typer.Option(help="Start from local safetensors or a state dict, e.g. of 'pretrain'.")
     ] = None,
     budget: Annotated[str, typer.Option(help="With --student auto: latency of one image, e.g. 10ms.")] = "",
-    target: Annotated[str, typer.Option(help="With --student auto: where it will run.")] = "openvino:cpu",
+    target: Annotated[str, typer.Option(help="With --student auto: where it will run, e.g. openvino:cpu:int8.")] = (
+        "openvino:cpu"
+    ),
     threads: Annotated[int, typer.Option(help="With --student auto: threads there.")] = 1,
     loss: Annotated[
         list[str] | None, typer.Option(help="NAME=WEIGHT of a term; without any, the default for the two families.")
@@ -56,6 +70,9 @@ def distill(
     ] = None,
     label_weight_column: Annotated[str, typer.Option(help="Column that multiplies a case's label weight.")] = "",
     teacher_weight_column: Annotated[str, typer.Option(help="Column that multiplies its teacher weight.")] = "",
+    quantize: Annotated[
+        str, typer.Option(help="int8: train with the values that INT8 will have; 'quantize' then takes them over.")
+    ] = "",
     modality: options.Modality = "radiograph",
     epochs: options.Epochs = 30,
     batch_size: options.BatchSize = 32,
@@ -105,16 +122,26 @@ def distill(
         label_weight_column=label_weight_column,
         teacher_weight_column=teacher_weight_column,
         teacher_precision=teacher_precision,
+        quantize=quantize,
+    )
+    said = zip(
+        teacher,
+        one_each(teacher_weights, teacher, "--teacher-weights"),
+        one_each(teacher_labels, teacher, "--teacher-labels"),
+        one_each(teacher_spec, teacher, "--teacher-spec"),
+        strict=True,
     )
     sources = tuple(
         TeacherSource(
             source=source,
-            weights=teacher_weights,
-            labels=tuple(part.strip() for part in teacher_labels.split(",") if part.strip()),
-            spec=teacher_spec,
+            weights=its_weights,
+            labels=tuple(part.strip() for part in its_labels.split(",") if part.strip()),
+            spec=its_spec,
             mapping=dict(pairs(label_map, "--map")),
+            licence=teacher_licence,
+            intended_use=teacher_intended_use,
         )
-        for source in teacher
+        for source, its_weights, its_labels, its_spec in said
     )
     step = DistillStep(
         student=student,
@@ -127,8 +154,49 @@ def distill(
         training=config,
         distillation=distillation,
     )
-    result = steps.distill(study, sources, step, console.progress, out)
-    tell_model(result, out, json)
+    choices: list[Choice] = []
+
+    def heard(choice: Choice) -> None:
+        choices.append(choice)
+        if not json:
+            tell_choice(choice)
+
+    result = steps.distill(study, sources, step, console.progress, out, heard)
+    tell_model(result, out, json, {"choice": choices[0]} if choices else {})
+
+
+def tell_choice(choice: Choice) -> None:
+    """Which network was chosen, of which."""
+    console.say(str(choice))
+    rows = [
+        (
+            each.name,
+            f"{each.macs / 1e6:.0f}" if each.macs else "-",
+            f"{each.parameters / 1e6:.1f}" if each.parameters else "-",
+            "-" if each.p50_ms is None else f"{each.p50_ms:.2f}",
+            "-" if each.p99_ms is None else f"{each.p99_ms:.2f}",
+            each.reason,
+        )
+        for each in choice.candidates
+    ]
+    console.table(("network", "M MACs", "M parameters", "p50 ms", "p99 ms", ""), rows, left=(0, 5))
+    sys.stdout.flush()  # before the training, also where a file or a pipe listens
+
+
+def one_each(given: list[str] | None, teachers: list[str], option: str) -> list[str]:
+    """A value a teacher, empty for ``-``; nothing given is nothing for each.
+
+    Raises:
+        InputError: some values, but not one for each.
+    """
+    if not given:
+        return [""] * len(teachers)
+    if len(given) != len(teachers):
+        raise InputError(
+            f"{option} is given {len(given)} times for {len(teachers)} teachers; give one for each, in their order, "
+            "and '-' where a teacher needs none"
+        )
+    return ["" if value == "-" else value for value in given]
 
 
 def pairs(given: list[str] | None, option: str, default: str = "") -> list[tuple[str, str]]:

@@ -164,6 +164,7 @@ def test_a_teacher_that_returns_nan(capsys, study, tmp_path):
         (("--teacher-precision", "fp64"), "'fp64'"),
         (("--quantize", "int4"), "quantize is 'int4'; it must be int8"),
         (("--budget", "10ms"), "--student auto"),
+        (("--teacher-labels", "a,b", "--teacher-labels", "a,b"), "--teacher-labels is given 2 times for 1 teachers"),
     ],
 )
 def test_bad_options(capsys, study, teacher, tmp_path, options, said):
