@@ -81,8 +81,10 @@ def offered(network: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, 
     return shapes
 
 
-def as_map(inner: Tensor, network: nn.Module) -> Tensor | None:
+def as_map(inner: object, network: nn.Module) -> Tensor | None:
     """Feature map ``[n, c, h, w]`` of what ``forward_features`` gives; None where tokens lie on no square grid."""
+    if not isinstance(inner, Tensor):  # CrossViT gives a list, a scale each
+        return None
     if inner.ndim == 4:
         channels = getattr(network, "num_features", None)
         last = inner.shape[3] == channels and inner.shape[1] != channels

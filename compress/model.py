@@ -199,7 +199,7 @@ def load_weights(module: nn.Module, path: str | Path, *, replace_head: bool = Fa
     Args:
         module: receives the weights.
         path: ``.safetensors``, or a ``.pth`` / ``.pt`` state dict.
-        replace_head: keep the module's own classifier where the file's has another shape (another label set).
+        replace_head: keep the module's own classifier where the file's has another shape (another label set), or none.
 
     Raises:
         ModelError: unreadable file, or names or shapes that do not match.
@@ -211,11 +211,18 @@ def load_weights(module: nn.Module, path: str | Path, *, replace_head: bool = Fa
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())
     wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
-    head = {k for k in missing if k.startswith(("head", "fc", "classifier"))} if replace_head else set()
-    problems = [k for k in missing if k not in head] + unexpected + wrong
+    heads = classifier_names(module) if replace_head else ()
+    problems = [k for k in missing if not k.startswith(heads)] + unexpected + wrong
     if problems:
         raise ModelError(f"{path} does not fit the architecture: {len(problems)} tensors differ, first {problems[0]!r}")
     module.load_state_dict(state, strict=False)
+
+
+def classifier_names(module: nn.Module) -> tuple[str, ...]:
+    """Prefixes, dot included, of the parameters of a network's classifier or classifiers; as timm states them."""
+    published = getattr(module, "pretrained_cfg", None) or {}
+    given = published.get("classifier") or ("head", "fc", "classifier")
+    return tuple(f"{name}." for name in ((given,) if isinstance(given, str) else given))
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Studies without a table: a folder per class, or a folder of DICOM files without labels."""
+"""Studies without a table: a folder per class, or a folder of images without labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 
 
 def open_folder(root: Path, rules: DicomRules) -> Study:
-    """Open ``root/class/*``, ``root/{train,val,test}/class/*`` or a folder of unlabelled DICOM files.
+    """Open ``root/class/*``, ``root/{train,val,test}/class/*`` or a folder of unlabelled images.
 
     Raises:
         StudyError: the folder holds none of these, or volumes.
@@ -62,8 +62,10 @@ def _unlabelled(root: Path, rules: DicomRules) -> Study:
     paths = [path for path in _images(root) if is_dicom_file(path)]
     if not paths:
         refuse_volume_files(path.name for path in sorted(root.rglob("*")))
+        paths = list(_images(root, deep=False))
+    if not paths:
         raise StudyError(
-            f"{root} is no study: it has no cases.csv, no folder per class with images and no DICOM files; see "
+            f"{root} is no study: it has no cases.csv, no folder per class with images and no images itself; see "
             "'medfm-compress study --help'"
         )
     headers = _headers(paths)

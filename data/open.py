@@ -18,7 +18,8 @@
    ``root/{train,val,test}/class/*``. DICOM files in ``root/folder/*`` are read so only where each folder holds several
    patients; else the folders are taken for those of an archive (4).
 3. A MedMNIST ``.npz``.
-4. A folder of DICOM files without a table: split ``unlabelled``, no labels; patient key, sex and age from the headers.
+4. A folder of images without a table (DICOM files at any depth, others in the folder itself): split ``unlabelled``, no
+   labels; patient key, sex and age from DICOM headers.
 
 The order of the labels is described in `medfm_compress.data.labels`. 3-D volumes are out of scope and refused by name.
 """

@@ -21,13 +21,29 @@ from medfm_compress.cli.export import export
 from medfm_compress.cli.finetune import finetune
 from medfm_compress.cli.gate import gate
 from medfm_compress.cli.inspect import inspect
+from medfm_compress.cli.pretrain import pretrain
 from medfm_compress.cli.prune import prune
 from medfm_compress.cli.quantize import quantize
 from medfm_compress.cli.run import run
 from medfm_compress.cli.study import app as study
 from medfm_compress.runtime.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_UNUSABLE, MedfmError
 
-COMMANDS = (compress, finetune, distill, prune, export, quantize, bench, explain, gate, run, inspect, doctor, demo)
+COMMANDS = (
+    compress,
+    pretrain,
+    finetune,
+    distill,
+    prune,
+    export,
+    quantize,
+    bench,
+    explain,
+    gate,
+    run,
+    inspect,
+    doctor,
+    demo,
+)
 
 
 def build_app() -> typer.Typer:

@@ -11,6 +11,7 @@ import yaml
 
 from medfm_compress.bench.measure import Plan
 from medfm_compress.compress.distillation import Distillation
+from medfm_compress.compress.pretrain.method import Masking
 from medfm_compress.compress.prune import PruningGoal
 from medfm_compress.compress.pruning_scores import Importance
 from medfm_compress.compress.quantize import QuantizeOptions
@@ -20,6 +21,34 @@ from medfm_compress.runtime.codec import convert
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import Colour, DicomRules
 from medfm_compress.runtime.manifest import NOT_FOR_CLINICAL_USE
+
+
+class PretrainStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network, and how it learns from images without labels.
+
+    Attributes:
+        model: timm name or ``hf-hub:owner/name``.
+        weights: local weights to start from.
+        image_size: network input in pixels.
+        colour: ``grey``, ``rgb``, or empty to look at the study's first image to learn from.
+        more: further studies whose images are learned from.
+        licence: of the weights that it starts from.
+        intended_use: what their publisher says they are for.
+        dicom: rules for DICOM input.
+        training: how.
+        masking: what is hidden.
+    """
+
+    model: str
+    weights: str = ""
+    image_size: int = 224
+    colour: Colour | None = None
+    more: tuple[str, ...] = ()
+    licence: str = ""
+    intended_use: str = ""
+    dicom: DicomRules = DicomRules()
+    training: TrainingConfig = TrainingConfig(epochs=100, batch_size=64, patience=0)
+    masking: Masking = Masking()
 
 
 class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,9 +14,9 @@ import msgspec
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
-from medfm_compress.data.study import Study
+from medfm_compress.data.study import Case, Study
 from medfm_compress.data.table import write_table
-from medfm_compress.runtime.errors import ModelError, StudyError
+from medfm_compress.runtime.errors import InputError, ModelError, StudyError
 from medfm_compress.runtime.image_spec import Colour
 from medfm_compress.runtime.task import Task
 
@@ -25,11 +25,21 @@ if TYPE_CHECKING:
     from medfm_compress.bench.report import Report
     from medfm_compress.bench.types import Verdict
     from medfm_compress.compress.model import Model
+    from medfm_compress.compress.pretrain.pretrain import Pretrained
     from medfm_compress.compress.prune import Pruned
     from medfm_compress.compress.quantize import Quantized, QuantizeOptions
+    from medfm_compress.compress.students.auto import Auto, Choice
     from medfm_compress.compress.teachers.open import TeacherSource
     from medfm_compress.compress.teachers.teacher import TeacherCard
-    from medfm_compress.recipe import BenchStep, DistillStep, ExportStep, FinetuneStep, LoadedRecipe, PruneStep
+    from medfm_compress.recipe import (
+        BenchStep,
+        DistillStep,
+        ExportStep,
+        FinetuneStep,
+        LoadedRecipe,
+        PretrainStep,
+        PruneStep,
+    )
     from medfm_compress.runtime.manifest import Manifest
 
 Progress = Callable[[str], None]
@@ -72,6 +82,30 @@ def teach(loaded: LoadedRecipe, study: Path, progress: Progress, out: Path) -> N
         finetune(study, msgspec.structs.replace(step, weights=weights), progress, out)
 
 
+def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path) -> Pretrained:
+    """Build the network that ``step`` names and pre-train it on images without labels."""
+    import torch
+
+    from medfm_compress.compress.build import build_model
+    from medfm_compress.compress.pretrain.images import choose_images
+    from medfm_compress.compress.pretrain.pretrain import pretrain as train_backbone
+
+    studies = tuple(open_study(path, dicom_rules=step.dicom) for path in (study, *map(Path, step.more)))
+    torch.manual_seed(step.training.seed)
+    model = build_model(
+        step.model,
+        Task(kind="binary", labels=("absent", "present")),  # a classifier has to have some; it is not saved
+        size_px=step.image_size,
+        colour=step.colour or _colour_of(studies[0], choose_images(studies).training[0][1][0]),
+        weights=Path(step.weights) if step.weights else None,
+    )
+    spec = msgspec.structs.replace(model.spec, dicom=step.dicom)
+    model = dataclasses.replace(
+        model, spec=spec, licence=step.licence or model.licence, intended_use=step.intended_use or model.intended_use
+    )
+    return train_backbone(studies, model, step.training, out, progress, step.masking)
+
+
 def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path) -> Model:
     """Build the teacher that ``step`` names and train it on the study's train split."""
     import torch
@@ -97,30 +131,54 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path) -> 
 
 
 def distill(
-    study: Path, teachers: tuple[TeacherSource, ...], step: DistillStep, progress: Progress, out: Path
+    study: Path,
+    teachers: tuple[TeacherSource, ...],
+    step: DistillStep,
+    progress: Progress,
+    out: Path,
+    heard: Callable[[Choice], None] = lambda _: None,
 ) -> Model:
-    """Distil the teachers' mean into the student that ``step`` names."""
+    """Distil the teachers' mean into the student that ``step`` names; ``heard`` is told which one ``auto`` chose."""
     import torch
 
     from medfm_compress.compress.distill import distill as train_student
+    from medfm_compress.compress.teachers.mapping import unmapped
     from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
     from medfm_compress.compress.teachers.open import open_teacher
 
     inputs = {Path(source.source.removeprefix("answers:")).resolve() for source in teachers}
     if out.resolve() in {*inputs, Path(step.student).resolve()}:
         raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
+    auto = _auto(step, progress, out, heard)
     cases = open_study(study)
     teacher = open_teacher(teachers, Task(kind=cases.kind, labels=cases.labels), step.training, step.distillation)
     torch.manual_seed(step.training.seed)
-    own = teacher.model if isinstance(teacher, ModuleTeacher) else None
-    student = _student(teacher.card, own, step, progress)
+    own = unmapped(teacher.model) if isinstance(teacher, ModuleTeacher) else None
+    student = _student(teacher.card, own, step, auto)
     rules = teacher.card.spec.dicom
     more = tuple(open_study(Path(path), dicom_rules=rules) for path in step.more)
     studies = (open_study(study, dicom_rules=rules), *more)
     return train_student(studies, teacher, student, step.training, out, progress, step.distillation)
 
 
-def _student(teacher: TeacherCard, own: Model | None, step: DistillStep, progress: Progress) -> Model:
+def _auto(step: DistillStep, progress: Progress, out: Path, heard: Callable[[Choice], None]) -> Auto | None:
+    """What student ``auto`` needs; None for another, which has neither budget nor target."""
+    from medfm_compress.compress.students.auto import AUTO, Auto
+    from medfm_compress.compress.students.goal import parse_goal
+
+    if step.student == AUTO:
+        goal = parse_goal(step.budget_ms, step.target, step.threads)
+        return Auto(goal, out / "training", lambda line: progress(f"student: {line}"), heard)
+    plain = type(step)(student=step.student)
+    if (step.budget_ms, step.target, step.threads) != (plain.budget_ms, plain.target, plain.threads):
+        raise InputError(
+            f"budget, target and threads choose a student, and --student names {step.student!r}; "
+            "give --student auto, or leave them out"
+        )
+    return None
+
+
+def _student(teacher: TeacherCard, own: Model | None, step: DistillStep, auto: Auto | None) -> Model:
     """The student with the teacher's task and, but for its size, the teacher's spec."""
     from medfm_compress.compress.students.make import make_student
 
@@ -128,7 +186,13 @@ def _student(teacher: TeacherCard, own: Model | None, step: DistillStep, progres
     if step.image_size:
         spec = msgspec.structs.replace(spec, height_px=step.image_size, width_px=step.image_size)
     weights = Path(step.weights) if step.weights else None
-    return make_student(step.student, teacher.task, spec, weights, own)
+    student = make_student(step.student, teacher.task, spec, weights, own, auto)
+    if step.image_size and student.spec.shape[2:] != spec.shape[2:]:
+        raise ModelError(
+            f"student {step.student} takes {student.spec.height_px}×{student.spec.width_px} px and --image-size is "
+            f"{step.image_size}; leave --image-size out"
+        )
+    return student
 
 
 def prune(study: Path, teacher: Path, model: Path, step: PruneStep, progress: Progress, out: Path) -> Pruned:
@@ -158,6 +222,7 @@ def export(
 ) -> Manifest:
     """Write the FP32 bundle of a model folder, its parity with the module checked."""
     from medfm_compress.compress.model import load_model
+    from medfm_compress.compress.qat.ranges_file import load_ranges
     from medfm_compress.export.build import BundleDraft, build_bundle
     from medfm_compress.runtime.manifest import Provenance
 
@@ -168,7 +233,7 @@ def export(
         teacher_licence=loaded.licence,
         student=own,
         study_fingerprint=loaded.provenance.study_fingerprint,
-        steps=loaded.provenance.steps,
+        steps=(*loaded.provenance.steps, *_intention(loaded)),
         recipe_sha256=recipe_sha256,
     )
     draft = BundleDraft(
@@ -179,7 +244,14 @@ def export(
         intended_use=step.intended_use,
     )
     cases = open_study(study, dicom_rules=loaded.spec.dicom)
-    return build_bundle(loaded.module, draft, out, study=cases, rule=step.rule, progress=progress)
+    return build_bundle(
+        loaded.module, draft, out, study=cases, rule=step.rule, progress=progress, ranges=load_ranges(model)
+    )
+
+
+def _intention(model: Model) -> tuple[str, ...]:
+    """What the publisher of the teacher's weights says they are for, as a line of the bundle's provenance."""
+    return (f"teacher's intended use: {model.intended_use}",) if model.intended_use else ()
 
 
 def quantize(study: Path, bundle: Path, options: QuantizeOptions, progress: Progress, out: Path) -> Quantized:
@@ -229,4 +301,8 @@ def colour_of(study: Study) -> Colour:
     cases = [case for case in study.split("train") if case.target]
     if not cases:
         raise StudyError(f"{study.root} has no labelled image in split 'train'; cut one with 'study split'")
-    return "rgb" if study.source.read(cases[0].image).is_colour else "grey"
+    return _colour_of(study, cases[0])
+
+
+def _colour_of(study: Study, case: Case) -> Colour:
+    return "rgb" if study.source.read(case.image).is_colour else "grey"

@@ -170,6 +170,7 @@ CHEST = Table(
     arms=(
         Arm(name="a", title="labels alone", study="chest", epochs=4, teacher=False),
         Arm(name="b", title="default recipe", study="chest", epochs=4, views=2),
+        Arm(name="t", title="the teacher alone", study="chest", epochs=4, views=2, options=("--teacher-weight", "1")),
         Arm(name="c", title="default recipe, 90% of the labels hidden", study="chest-tenth", epochs=4, views=2),
         Arm(name="a10", title="labels alone, 10% of them", study="chest-tenth", epochs=38, teacher=False),
     ),

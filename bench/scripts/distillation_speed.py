@@ -104,6 +104,11 @@ def first_cases(material: Material, cases: int) -> Material:
 
 def ours(setup: Setup) -> float:
     """Seconds of one epoch of the engine."""
+    return engine_epoch(setup)["seconds"]
+
+
+def engine_epoch(setup: Setup) -> dict[str, float]:
+    """The engine's own row of one epoch: its seconds, and for which share of them no batch was ready."""
     model = setup.fresh()
     task, material, plan = setup.teacher.task, setup.material, setup.store.plan
     label_term = make_label_term("cross-entropy", material.targets[material.has_label], task, balanced=False)
@@ -119,7 +124,7 @@ def ours(setup: Setup) -> float:
         score=lambda network: 0.0,
     )
     config = TrainingConfig(epochs=1, batch_size=BATCH, learning_rate=RATE, patience=0, precision="fp32", device="cpu")
-    return train(job, config, lambda line: None).history[0]["seconds"]
+    return train(job, config, lambda line: None).history[0]
 
 
 def plain_kept(setup: Setup) -> float:
@@ -215,6 +220,7 @@ def main(teacher: str, study: str, student: str, out: str, rounds: str = "7", ca
                 if number:  # the first round warms up
                     seconds[name].append(took)
                 tell(f"round {number} {name}: {took:.2f} s")
+        waited = engine_epoch(setup)["waited"]
     ratios = {name: [a / b for a, b in zip(took, seconds["ours"], strict=True)] for name, took in seconds.items()}
     found = {
         "machine": msgspec.to_builtins(describe_machine()),
@@ -222,6 +228,7 @@ def main(teacher: str, study: str, student: str, out: str, rounds: str = "7", ca
         "cases": len(setup.images),
         "views": VIEWS,
         "asking_s": setup.asking_s,
+        "waited": waited,
         "seconds": seconds,
     }
     write_atomically(Path(out), msgspec.json.format(msgspec.json.encode(found)))
@@ -229,7 +236,8 @@ def main(teacher: str, study: str, student: str, out: str, rounds: str = "7", ca
         low, middle, high = np.percentile(ratios[name], (0, 50, 100))
         rate = len(setup.images) / statistics.median(took)
         sys.stdout.write(f"{name:11} {rate:7.1f} images/s, {middle:.2f} [{low:.2f}, {high:.2f}] times our time\n")
-    sys.stdout.write(f"asking the teacher for {VIEWS} views, once: {setup.asking_s:.1f} s\n")
+    sys.stdout.write(f"asking the teacher for {VIEWS} views, once: {setup.asking_s:.1f} s; no batch was ready for ")
+    sys.stdout.write(f"{waited:.1%} of our time\n")
 
 
 if __name__ == "__main__":

@@ -79,6 +79,10 @@ def test_tokens_on_no_grid_have_no_map():
     assert as_map(torch.zeros(1, 7, 4), torch.nn.Module()) is None
 
 
+def test_several_scales_have_no_map():
+    assert as_map([torch.zeros(1, 4, 8)], torch.nn.Module()) is None
+
+
 def test_attention_by_hand():
     grid = torch.tensor([[[[1.0, 2.0]], [[1.0, 0.0]]]])  # mean squares 1 and 2
     torch.testing.assert_close(attention_of(grid), torch.tensor([[[1.0, 2.0]]]) / 5**0.5)
