@@ -56,7 +56,12 @@ def train(asked: argparse.Namespace) -> None:
     )
     torch.manual_seed(asked.seed)
     student = make_student(asked.student, task_of(study), spec, None, None)
-    finetune(study, student, config, asked.out, lambda line: sys.stderr.write(f"{line}\n") and None)
+    finetune(study, student, config, asked.out, tell)
+
+
+def tell(line: str) -> None:
+    """One line of progress."""
+    sys.stderr.write(line + "\n")
 
 
 if __name__ == "__main__":

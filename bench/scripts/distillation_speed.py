@@ -66,7 +66,7 @@ class Setup(NamedTuple):
         torch.manual_seed(0)
         spec = self.teacher.spec
         model = build_model(self.student, self.teacher.task, size_px=spec.height_px, colour=spec.colour, spec=spec)
-        model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.module.to(memory_format=torch.channels_last)
         return model
 
     def steps(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -232,9 +232,9 @@ def main(teacher: str, study: str, student: str, out: str, rounds: str = "7", ca
         "seconds": seconds,
     }
     write_atomically(Path(out), msgspec.json.format(msgspec.json.encode(found)))
-    for name, took in seconds.items():
+    for name, times in seconds.items():
         low, middle, high = np.percentile(ratios[name], (0, 50, 100))
-        rate = len(setup.images) / statistics.median(took)
+        rate = len(setup.images) / statistics.median(times)
         sys.stdout.write(f"{name:11} {rate:7.1f} images/s, {middle:.2f} [{low:.2f}, {high:.2f}] times our time\n")
     sys.stdout.write(f"asking the teacher for {VIEWS} views, once: {setup.asking_s:.1f} s; no batch was ready for ")
     sys.stdout.write(f"{waited:.1%} of our time\n")

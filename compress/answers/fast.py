@@ -219,7 +219,7 @@ def _kind(engine: str) -> str:
 
 
 def _asked(teacher: Teacher, images: Tensor, wanted: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-    parts = [teacher.answer(part, wanted) for part in images.split(BATCH)]
+    parts = [teacher.answer(part, wanted) for part in torch.split(images, BATCH)]
     features = {name: torch.cat([part.features[name] for part in parts]) for name in wanted}
     return torch.cat([part.logits for part in parts]), features
 

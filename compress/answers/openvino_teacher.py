@@ -39,7 +39,7 @@ class OpenVinoTeacher:
         if unknown:
             given = ", ".join(self.wanted) or "no features"
             raise InputError(f"feature {unknown[0]!r} was not asked for when {self.card.name} was opened, only {given}")
-        parts = [self._run(part) for part in images.split(BATCH)]
+        parts = [self._run(part) for part in torch.split(images, BATCH)]
         found = {name: torch.cat([part[name] for part in parts]) for name in (LOGITS, *wanted)}
         logits = finite(found.pop(LOGITS), self.card.name)
         return Answers(logits, found)
