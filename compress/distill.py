@@ -20,6 +20,7 @@ from medfm_compress.compress.augment import CycledViews, augmentation_for, view_
 from medfm_compress.compress.distillation import Distillation, default_losses
 from medfm_compress.compress.examples import check_labels, load_examples, load_images, pixels_of
 from medfm_compress.compress.features import family_of, offered, tapped
+from medfm_compress.compress.int8.ranges import Range
 from medfm_compress.compress.losses.table import (
     TEACHER_FEATURES,
     FeatureShapes,
@@ -31,10 +32,13 @@ from medfm_compress.compress.losses.table import (
 from medfm_compress.compress.losses.term import Lesson, Term
 from medfm_compress.compress.material import Material, Weighing, gather_material
 from medfm_compress.compress.model import Model, Origin, save_model
+from medfm_compress.compress.qat.network import trained_ranges
+from medfm_compress.compress.qat.ranges_file import save_ranges
+from medfm_compress.compress.qat.stage import after_float, in_full_precision, needs_float_stage, plain, quantizing
 from medfm_compress.compress.score import auroc_scorer
 from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.compress.training.job import Batch, Job, Progress
+from medfm_compress.compress.training.job import Batch, Job, Progress, Trained
 from medfm_compress.compress.training.loop import train
 from medfm_compress.compress.training.processes import is_first
 from medfm_compress.data.fingerprint import study_fingerprint
@@ -82,12 +86,12 @@ def distill(
     if isinstance(teacher, AnswerStore):
         teacher.check(material.groups)
     store = teacher if isinstance(teacher, AnswerStore) else _ask(course, teacher, material, progress)
-    trained = train(_job(course, material, store, progress), config, progress)
+    trained, ranges = _train(course, material, store, progress)
     step = (
         f"distilled {student.name} from {card.name}: {len(trained.history)} epochs, "
         f"losses {_spoken(course.distillation.losses)}, temperature {distillation.temperature:g}, "
         f"teacher weight {distillation.teacher_weight:g}, {material.unlabelled} unlabelled cases, seed {config.seed}, "
-        f"validation AUROC {trained.best:.4f}"
+        f"validation AUROC {trained.best:.4f}" + (f", {len(ranges)} layers with INT8 values" if ranges else "")
     )
     origin = Origin(
         teacher=card.identity,
@@ -99,6 +103,8 @@ def distill(
     )
     if is_first():
         save_model(result, out)
+        if ranges:
+            save_ranges(ranges, result.weights_sha256(), out)
     return result
 
 
@@ -148,6 +154,7 @@ class _Course:
     config: TrainingConfig
     folder: Path
     distillation: Distillation
+    checkpoint: str = "checkpoint.pt"
 
     @property
     def study_fingerprint(self) -> str:
@@ -185,6 +192,25 @@ def _ask(course: _Course, teacher: Teacher, material: Material, progress: Progre
     return collect_answers(teacher, questions, course.folder / "answers", progress)
 
 
+def _train(
+    course: _Course, material: Material, store: AnswerStore, progress: Progress
+) -> tuple[Trained, dict[str, Range]]:
+    """The trained network, with plain weights, and where it was trained with INT8 values the ranges of its layers."""
+    if not course.distillation.quantize:
+        return train(_job(course, material, store, progress), course.config, progress), {}
+    if needs_float_stage(course.student):
+        progress("in float first, then with INT8 values")
+        floats = train(_job(course, material, store, progress), course.config, progress)
+        student = replace(course.student, module=floats.network)
+        course = replace(course, student=student, config=after_float(course.config))
+    images = load_images(material.groups, course.student.spec, course.folder / "cache", progress)
+    config = in_full_precision(course.config)
+    student = quantizing(course.student, images)
+    rounded = replace(course, student=student, config=config, checkpoint="checkpoint-int8.pt")
+    trained = train(_job(rounded, material, store, progress), config, progress)
+    return replace(trained, network=plain(course.student, trained.network)), trained_ranges(trained.network)
+
+
 def _job(course: _Course, material: Material, store: AnswerStore, progress: Progress) -> Job:
     student, config, cache = course.student, course.config, course.folder / "cache"
     val = load_examples(course.study, "val", student.spec, cache, progress)
@@ -202,7 +228,7 @@ def _job(course: _Course, material: Material, store: AnswerStore, progress: Prog
         std=student.spec.std,
         extras=extras_of(material, store, _wanted(distillation)),
         score=auroc_scorer(val, student.spec, student.task, config),
-        checkpoint=course.folder / "checkpoint.pt",
+        checkpoint=course.folder / course.checkpoint,
         fingerprint=course.fingerprint(material, store),
     )
 

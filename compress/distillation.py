@@ -26,7 +26,9 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         unlabelled: learn from the study's unlabelled cases too.
         label_weight_column: column of the study that multiplies a case's label weight; empty for none.
         teacher_weight_column: likewise its teacher weight.
-        teacher_precision: ``auto``, ``fp32`` or ``bf16``; auto is the fastest that stays faithful on this machine.
+        quantize: ``int8`` trains with the values that INT8 will have, after training in float where nothing trained the
+            student before; empty trains in float alone.
+        teacher_precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; auto is the fastest that stays faithful here.
     """
 
     losses: dict[str, float] = {}
@@ -39,6 +41,7 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     unlabelled: bool = True
     label_weight_column: str = ""
     teacher_weight_column: str = ""
+    quantize: str = ""
     teacher_precision: str = "auto"
 
     def __post_init__(self) -> None:
@@ -48,6 +51,8 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise InputError(f"teacher_weight is {self.teacher_weight}; it must be 0 to 1")
         if self.views < 1:
             raise InputError(f"views is {self.views}; it must be at least 1")
+        if self.quantize not in ("", "int8"):
+            raise InputError(f"quantize is {self.quantize!r}; it must be int8, or empty for a student in float")
         for name, weight in self.losses.items():
             if name not in TERMS:
                 raise InputError(f"no distillation loss is called {name!r}; choose of {', '.join(TERMS)}")

@@ -19,6 +19,7 @@ from medfm_compress.export.onnx_export import INPUT, OUTPUT, export_onnx
 from medfm_compress.export.openvino_ir import to_openvino_ir
 from medfm_compress.export.operating_points import decide_on_validation
 from medfm_compress.export.parity import TOLERANCES, check_parity, module_logits
+from medfm_compress.export.trained_ranges import Ranges, attach_ranges
 from medfm_compress.runtime.bundle import utc_date, write_bundle
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.goldens import golden_files, make_goldens, run_goldens
@@ -72,6 +73,7 @@ def build_bundle(
     study: Study | None = None,
     rule: str = "youden",
     progress: Progress = unheard,
+    ranges: Ranges | None = None,
 ) -> Manifest:
     """Write the FP32 bundle of ``module``: ONNX Runtime always, OpenVINO where it is installed.
 
@@ -82,6 +84,7 @@ def build_bundle(
         study: its validation cases give temperature and operating points; without it the task keeps those it has.
         rule: how operating points are chosen.
         progress: told what begins.
+        ranges: name of a layer → range of its input, as it was trained with; `quantize` then begins with them.
 
     Raises:
         InputError: labels that differ from the study's, a module that cannot be exported, failing parity, a file that
@@ -92,7 +95,11 @@ def build_bundle(
     progress("exporting to ONNX")
     exported = export_onnx(module, draft.spec, draft.task)
     steps = [f"export: ONNX by torch's {exported.exporter} exporter" + _because(exported.reason)]
-    exports = _fp32_exports(exported.content)
+    content = exported.content
+    if ranges:
+        attached = attach_ranges(content, module, ranges)
+        content, steps = attached.content, [*steps, f"export: {attached.line}"]
+    exports = _fp32_exports(content)
     progress(f"checking parity of {len(exports)} variant(s)")
     reference = module_logits(module)
     for export in exports:

@@ -6,9 +6,10 @@ STUDENT and TEACHER are model folders, STUDENT trained in float. It is distilled
 once in float (so that training longer is no advantage) and once with INT8 values. Both are exported and quantized for
 each engine on CASES training cases; on validation cases, with 7-bit weights where the CPU has no VNNI:
 
-- ``fidelity``: relative logit error against the float student that training started from, and against the teacher;
+- ``to_start``, ``to_teacher``, ``to_own``: relative logit error against the float student that training started from,
+  the teacher, and the student's own float weights;
 - ``auroc``: mean over findings;
-- ``parity``: relative logit error of the engine against the network that was trained (with INT8 values in PyTorch).
+- ``to_trained``: relative logit error of the engine against the network that was trained (with INT8 values in PyTorch).
 
 WORK/qat.json has the figures. Test cases are not read.
 """
@@ -64,6 +65,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         runs: ``torch``, ``torch-int8-values``, or backend and method.
         to_start: relative logit error against the float student that training started from.
         to_teacher: against the teacher.
+        to_own: against the student's own float weights in PyTorch.
         to_trained: against the network as it was trained with INT8 values; None where it was not.
         auroc: mean over findings.
     """
@@ -72,6 +74,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     runs: str
     to_start: float
     to_teacher: float
+    to_own: float
     auroc: float
     to_trained: float | None = None
 
@@ -92,7 +95,7 @@ class Bench:
         theirs = load_images([(study, val)], teacher.spec, cache, say)
         self.teacher = logits_of(teacher.module, theirs, teacher.spec).numpy()
 
-    def row(self, student: str, runs: str, logits: Logits, trained: Logits | None = None) -> Row:
+    def row(self, student: str, runs: str, logits: Logits, own: Logits, trained: Logits | None = None) -> Row:
         """What logits ``[n, labels]`` are worth."""
         task = self.start.task
         return Row(
@@ -100,19 +103,21 @@ class Bench:
             runs=runs,
             to_start=relative_logit_error(logits, self.wanted, task),
             to_teacher=relative_logit_error(logits, self.teacher, task),
+            to_own=relative_logit_error(logits, own, task),
             to_trained=None if trained is None else relative_logit_error(logits, trained, task),
             auroc=mean_auroc(torch.from_numpy(logits), self.targets, task),
         )
 
     def rows(self, name: str, model: Model, folder: Path) -> list[Row]:
         """Of a network in PyTorch and in both engines by every method."""
-        found = [self.row(name, "torch", logits_of(model.module, self.images, model.spec).numpy())]
+        own = logits_of(model.module, self.images, model.spec).numpy()
+        found = [self.row(name, "torch", own, own)]
         ranges = load_ranges(folder)
         trained: dict[bool, Logits] = {}
         for reduced in {False, self.reduced} if ranges else ():
             network = with_ranges(model.module, torch.from_numpy(self.inputs[:1]), ranges, reduced=reduced)
             trained[reduced] = logits_of(network, self.images, model.spec).numpy()
-            found.append(self.row(name, f"torch-int8-values{seven(reduced)}", trained[reduced]))
+            found.append(self.row(name, f"torch-int8-values{seven(reduced)}", trained[reduced], own))
         content = export_onnx(model.module, model.spec, model.task).content
         if ranges:
             attached = attach_ranges(content, model.module, ranges)
@@ -124,7 +129,7 @@ class Bench:
             for method in self.methods(builder, backend, bool(ranges)):
                 files = builder.build(backend, method)
                 logits = case_logits(open_session_from_bytes(backend, files, 1, "int8"), self.inputs)
-                found.append(self.row(name, f"{backend} {method}", logits, trained.get(method.reduced)))
+                found.append(self.row(name, f"{backend} {method}", logits, own, trained.get(method.reduced)))
                 say(str(found[-1]))
         return found
 
@@ -144,6 +149,7 @@ class Bench:
 def say(text: str) -> None:
     """Progress."""
     sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def seven(reduced: bool) -> str:

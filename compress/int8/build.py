@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medfm_compress.compress.int8 import placement_onnxruntime, placement_openvino
 from medfm_compress.compress.int8.bias_correction import correct_biases
 from medfm_compress.compress.int8.dynamic import quantize_dynamic
-from medfm_compress.compress.int8.method import Method
+from medfm_compress.compress.int8.method import DEFAULT_ESTIMATOR, TRAINED, Method
 from medfm_compress.compress.int8.qdq import Placement, write_qdq
 from medfm_compress.compress.int8.ranges import Range, estimate_ranges
 from medfm_compress.compress.int8.sensitivity import rank_layers
@@ -28,6 +28,7 @@ from medfm_compress.compress.int8.weight_only import weight_only
 from medfm_compress.export.openvino_ir import to_openvino_ir
 from medfm_compress.export.passes.pipeline import for_onnxruntime, simplify
 from medfm_compress.export.passes.read import read_graph
+from medfm_compress.export.trained_ranges import take_ranges
 from medfm_compress.runtime.manifest import Backend
 
 if TYPE_CHECKING:
@@ -76,7 +77,13 @@ class GraphBuilder:
         self._statistics = statistics
         self._inputs = inputs
         self._model = read_graph(onnx)
+        self._trained = take_ranges(self._model)
         self._smooth = lru_cache(maxsize=1)(self._smoothed)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the network was trained for INT8, and the graph says with which ranges."""
+        return bool(self._trained)
 
     def placements(self, backend: Backend) -> tuple[str, ...]:
         """Names of the backend's placements that give this graph different files, the usual one first."""
@@ -120,7 +127,10 @@ class GraphBuilder:
             model = correct_biases(model, statistics, exclude=method.excluded, reduced=method.reduced)
         if backend == "onnxruntime":
             model = for_onnxruntime(model, quantized=not method.weight_bits)[0]
-        return model, estimate_ranges(statistics, method.estimator)
+        if method.estimator != TRAINED:
+            return model, estimate_ranges(statistics, method.estimator)
+        trained = {name: Range(*ends) for name, ends in self._trained.items()}
+        return model, estimate_ranges(statistics, DEFAULT_ESTIMATOR) | trained
 
     def _smoothed(self) -> Smoothed:
         return smooth(self._model, self._statistics, inputs=self._inputs)

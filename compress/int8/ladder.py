@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.compress.int8.judge import Judges, case_logits, fidelity, interleaved_p50_ms
-from medfm_compress.compress.int8.method import DoesNotApply, Lookup, Method, Rest, Standing, rungs
+from medfm_compress.compress.int8.method import (
+    DEFAULT_ESTIMATOR,
+    TRAINED,
+    DoesNotApply,
+    Lookup,
+    Method,
+    Rest,
+    Standing,
+    rungs,
+)
 from medfm_compress.export.build import Export, open_export
 from medfm_compress.export.cases import Progress
 from medfm_compress.runtime.errors import BundleRefused, ModelError
@@ -88,6 +97,11 @@ class Trial(msgspec.Struct, kw_only=True):
 class Builder(Protocol):
     """What makes the contents of a candidate's files; see `build.GraphBuilder`."""
 
+    @property
+    def trained(self) -> bool:
+        """Whether the network was trained for INT8, so that it has ranges of its own."""
+        ...
+
     def placements(self, backend: Backend) -> tuple[str, ...]:
         """Names of the backend's placements that this graph distinguishes, the usual one first."""
         ...
@@ -145,7 +159,8 @@ def climb(
         most_harmful=lambda method: builder.most_harmful(backend, method),
         smooths=builder.smooths,
     )
-    starts = tuple(Method(placement=name, rest=rest) for name in builder.placements(backend) for rest in group.rests)
+    names, estimator = builder.placements(backend), TRAINED if builder.trained else DEFAULT_ESTIMATOR
+    starts = tuple(Method(placement=name, rest=rest, estimator=estimator) for name in names for rest in group.rests)
     if limits.weight_bits:
         starts = (Method(weight_bits=limits.weight_bits),)
     for rung in _timely(group, rungs(starts, lookup), lookup, limits):
@@ -184,12 +199,20 @@ def objection(trial: Trial, limits: Limits) -> str:
 
 
 def best_of(trials: list[Trial], limits: Limits) -> Trial | None:
-    """The trial that ships: the fastest without an objection, of those that are nearly as fast the most faithful."""
+    """The trial that ships: the fastest without an objection, of those that are nearly as fast the most faithful.
+
+    Before that come those with trained ranges: they compute what was trained, and FP32, which the others are held
+    against, does not.
+    """
     eligible = [trial for trial in trials if not objection(trial, limits)]
     if not eligible:
         return None
     near = max(trial.speedup for trial in eligible) / NEAR
-    return min((trial for trial in eligible if trial.speedup >= near), key=lambda trial: trial.error)
+    return min((trial for trial in eligible if trial.speedup >= near), key=lambda t: (not _is_trained(t), t.error))
+
+
+def _is_trained(trial: Trial) -> bool:
+    return trial.method is not None and trial.method.estimator == TRAINED
 
 
 def _timely(

@@ -16,6 +16,7 @@ from medfm_compress.runtime.manifest import Precision
 DEFAULT_ESTIMATOR = "minmax"  # clips nothing; the others must win on validation cases
 SECOND_ESTIMATOR = "mse"  # the better one for most CNNs
 OTHER_ESTIMATORS = ("percentile", "mean-minmax")
+TRAINED = "trained"  # no estimator: the ranges that the network was trained with, see `qat`
 _AFTER_SMOOTHING = ("minmax", "mse")  # outliers gone, another estimator may be best
 Rest = Literal["fp32", "bf16"]
 EXCLUSIONS = (1, 2, 4, 8, 16, 32)  # layers left in float, as long as the limits are not met
@@ -25,7 +26,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How an INT8 candidate is made.
 
     Attributes:
-        estimator: of the activation ranges, see `ranges`.
+        estimator: of the activation ranges, see `ranges`; or `TRAINED`, with which what has none gets the default.
         placement: name of the backend's placement, see `build`; ``dynamic`` finds ranges at run time.
         rest: precision of what stays in float: ``fp32``, or ``bf16`` where the CPU has it.
         weight_bits: 8 or 4 for weights only, with float activations; 0 for both.
@@ -112,6 +113,12 @@ def rungs(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesN
     yield first
     if first.weight_bits:
         return
+    if first.estimator == TRAINED:
+        yield from _trained(lookup, starts)
+        if lookup.standing().within_limits:
+            return
+        first = msgspec.structs.replace(first, estimator=DEFAULT_ESTIMATOR)
+        yield first
     yield msgspec.structs.replace(first, estimator=SECOND_ESTIMATOR)
     yield from _smoothed(lookup, first)
     static = _best(lookup, first)
@@ -122,10 +129,18 @@ def rungs(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesN
         yield msgspec.structs.replace(best, estimator=estimator)
     yield msgspec.structs.replace(_best(lookup, first), bias_correction=True)
     yield from _exclusions(lookup, first)
-    yield DoesNotApply(
-        rung="int8-quantization-aware-training",
-        reason="it needs the torch model and its teacher, and a bundle holds neither",
-    )
+    if starts[0].estimator != TRAINED:
+        yield DoesNotApply(
+            rung="int8-quantization-aware-training",
+            reason="it needs the torch model and its teacher, and a bundle holds neither: distill --quantize int8",
+        )
+
+
+def _trained(lookup: Lookup, starts: tuple[Method, ...]) -> Iterator[Method | DoesNotApply]:
+    """The other placements with trained ranges; what calibration could do to them would undo what was trained."""
+    yield from starts[1:]
+    if lookup.standing().within_limits:
+        yield DoesNotApply(rung="int8-calibrated", reason="the network was trained for INT8, within the limits")
 
 
 def _smoothed(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:
@@ -133,7 +148,8 @@ def _smoothed(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:
         yield DoesNotApply(rung="int8-smoothquant", reason="nothing before a layer takes up its scales")
         return
     best = _best(lookup, first)
-    for estimator in dict.fromkeys((best.estimator, *_AFTER_SMOOTHING)):
+    own = () if best.estimator == TRAINED else (best.estimator,)  # smoothing moves what trained ranges are of
+    for estimator in dict.fromkeys((*own, *_AFTER_SMOOTHING)):
         yield msgspec.structs.replace(best, smoothquant=True, estimator=estimator)
 
 

@@ -139,17 +139,18 @@ class _Writer:
             self._layer(known[name])
 
     def _affine(self, value: ir.Value) -> Affine:
-        name, seen = value.name or "", set[str]()
+        name, seen = value.name or "", dict[str, None]()
         signed = self._placement.signed or name in self._placement.symmetric
         while name not in seen:
-            seen.add(name)
+            seen[name] = None
             if name in self._ties:
                 name = self._ties[name]
-            elif name in self._ranges:
-                low, high = self._ranges[name]
-                return affine(low, high, signed=signed)
-            elif name in self._values:
+            elif name in self._values and name not in self._ranges:
                 name = self._values[name].metadata_props.get(SAME_AS, name)
+        # A tie may lead to a value that says that it is the same as the first one: then any of them will do.
+        known = next((each for each in (name, *seen) if each in self._ranges), None)
+        if known is not None:
+            return affine(*self._ranges[known], signed=signed)
         raise InputError(f"no range is known for {value.name!r}: calibrate the graph that holds this value")
 
     def _pair(self, value: ir.Value) -> None:

@@ -38,8 +38,8 @@ class PlayedSession:
 class PlayedBuilder:
     """Plans: method name → (ms, noise), or an exception."""
 
-    def __init__(self, plans, smooths=True, ranked=("a", "b", "c")):
-        self.plans, self._smooths, self._ranked = plans, smooths, ranked
+    def __init__(self, plans, smooths=True, ranked=("a", "b", "c"), trained=False):
+        self.plans, self._smooths, self._ranked, self.trained = plans, smooths, ranked, trained
 
     def placements(self, backend):
         return ("default", "attention")
