@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import copy
 import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from medfm_compress.export.passes.pipeline import simplify
+from medfm_compress.export.quiet_exporter import quiet_exporter
 from medfm_compress.runtime.errors import ModelError
 
 if TYPE_CHECKING:
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
 INPUT = "image"
 OUTPUT = "logits"
 OPSET = 20  # the first with Gelu, which both engines have a kernel for
-
-_NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +55,7 @@ def export_onnx(module: nn.Module, spec: ImageSpec, task: Task) -> Exported:
     copied = copy.deepcopy(module).float().cpu().eval()
     example = torch.zeros(spec.shape)
     _check_output(copied, example, task)
-    with _silent(), torch.no_grad():
+    with quiet_exporter(), torch.no_grad():
         model, exporter, reason = _trace(copied, example)
         model = _simplify(model)
     _strip(model)
@@ -174,22 +169,6 @@ def _check_model(model: Any, spec: ImageSpec) -> None:
     names = [value.name for value in (*model.graph.input, *model.graph.output)]
     if names != [INPUT, OUTPUT] or shape != spec.shape:
         raise ModelError(f"the exported graph has {names} and input {shape}, not {[INPUT, OUTPUT]} and {spec.shape}")
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """The exporters warn of their own internals, on the way to a result that parity then checks."""
-    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _one_line(exc: BaseException) -> str:

@@ -7,10 +7,6 @@ a mean in bf16 would cost more than the whole network does.
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,13 +16,13 @@ from torch import Tensor, nn
 
 from medfm_compress.compress.features import Tapped
 from medfm_compress.compress.model import Model
+from medfm_compress.export.onnx_export import OPSET
+from medfm_compress.export.quiet_exporter import quiet_exporter
 from medfm_compress.runtime.errors import ModelError
 
 BATCH = 32
 IMAGE = "image"
 LOGITS = "logits"
-_OPSET = 20
-_NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 class _Listed(nn.Module):
@@ -51,7 +47,7 @@ def export_graph(model: Model, wanted: tuple[str, ...]) -> bytes:
     """
     listed = nn.Module.eval(_Listed(copy.deepcopy(model.module).float().cpu(), wanted))
     try:
-        with _silent(), torch.no_grad():
+        with quiet_exporter(), torch.no_grad():
             traced = _traced(listed, torch.zeros(BATCH, *model.spec.shape[1:]), [LOGITS, *wanted])
             return _simplified(traced)
     except Exception as exc:  # exporters raise anything; PyTorch still runs what they cannot trace
@@ -80,7 +76,7 @@ def _traced(module: nn.Module, example: Tensor, outputs: list[str]) -> Any:
         dynamo=True,
         input_names=[IMAGE],
         output_names=outputs,
-        opset_version=_OPSET,
+        opset_version=OPSET,
         verbose=False,
         optimize=True,
     )
@@ -96,19 +92,3 @@ def _simplified(proto: Any) -> bytes:
     simplify(graph)
     content: bytes = ir.to_proto(graph).SerializeToString()
     return content
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """The exporter warns of its own internals, on the way to a result that is then compared with PyTorch's."""
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
