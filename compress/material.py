@@ -61,7 +61,7 @@ class Material(NamedTuple):
 
 
 def gather_material(study: Study, weighing: Weighing, *, unlabelled: bool, more: tuple[Study, ...] = ()) -> Material:
-    """The labelled training cases of ``study``, and unlabelled ones.
+    """The labelled training cases of ``study``, if there are any, and unlabelled ones.
 
     Args:
         study: gives the labels.
@@ -70,13 +70,17 @@ def gather_material(study: Study, weighing: Weighing, *, unlabelled: bool, more:
         more: studies whose train and unlabelled cases are added without their labels.
 
     Raises:
-        StudyError: no labelled case in train, a column that is missing, or a weight that is not a number at least 0.
+        StudyError: no image to learn from, training labels that are all the same, a column that is missing, or a weight
+            that is not a number at least 0.
     """
-    labelled_cases(study, "train")  # refuses a study without any
+    if any(_is_labelled(case) for case in study.cases):
+        labelled_cases(study, "train")  # refuses labels that are all the same
     own = tuple(case for case in study.cases if _is_labelled(case) or (unlabelled and _is_bare(case)))
     groups = [(study, own), *((other, _all_training(other)) for other in more)]
     kept = tuple((owner, cases) for owner, cases in groups if cases)
     cases = tuple(case for _, cases in kept for case in cases)
+    if not cases:
+        raise StudyError(f"{study.root} has no image in split 'train' or '{UNLABELLED}' to learn from")
     targets = torch.full((len(cases), _width(study)), NO_LABEL, dtype=torch.int64)
     has_label = torch.zeros(len(cases), dtype=torch.bool)
     for row, case in enumerate(own):

@@ -95,9 +95,15 @@ def test_a_column_that_is_not_there(discs):
         gather_material(discs, Weighing(0.8, teacher_column="quality"), unlabelled=True)
 
 
-def test_without_any_label_there_is_no_student(discs):
-    with pytest.raises(StudyError, match="no labelled case in split 'train'"):
-        gather_material(without_labels(discs, 48), Weighing(0.8), unlabelled=True)
+def test_without_any_label_the_teacher_teaches_alone(discs):
+    material = gather_material(without_labels(discs, 48), Weighing(0.8), unlabelled=True)
+    assert (material.labelled, material.unlabelled) == (0, 48)
+    assert material.teacher_weight.unique().tolist() == [1.0]
+
+
+def test_there_must_be_something_to_learn_from(discs):
+    with pytest.raises(StudyError, match="no image in split 'train' or 'unlabelled' to learn from"):
+        gather_material(without_labels(discs, 48), Weighing(0.8), unlabelled=False)
 
 
 def task_of(study):

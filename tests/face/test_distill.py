@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,18 @@ def test_a_student_from_labelled_and_unlabelled_images(capsys, study, teacher, t
     assert "losses kl" in document["steps"][-1]
     assert "8 unlabelled cases" in document["steps"][-1]
     assert load_model(tmp_path / "s").provenance.teacher.startswith("test_resnet@")
+
+
+def test_without_any_training_label_the_teacher_teaches_alone(capsys, study, teacher, tmp_path):
+    table = (study / "cases.csv").read_text()
+    bare = tmp_path / "bare.csv"
+    rows = [re.sub(",train,[a-z]+,", ",unlabelled,,", line) for line in table.split("\n")]
+    bare.write_text("\n".join(rows))
+    for name in {line.split(",")[0] for line in rows[1:] if line}:
+        (tmp_path / name).symlink_to(study / name)
+    code, _, told = distil(capsys, bare, teacher, tmp_path / "s")
+    assert code == 0, told
+    assert "0 labelled cases, and 24 that learn from the teacher alone" in told
 
 
 def test_cached_answers_alone_give_the_same_student(capsys, study, teacher, tmp_path):
