@@ -1,6 +1,8 @@
 """The tables of docs/results/distillation.md from the runs that `distillation_sweep` left.
 
-python bench/scripts/distillation_tables.py WORK OUT.md
+python bench/scripts/distillation_tables.py WORK OUT
+
+``OUT`` receives ``tables.md`` and ``runs.json``, the runs that the tables rest on.
 
 A row is an arm: the mean of its seeds with their range, and of each seed's paired difference to the teacher the widest
 interval. Losses are compared on ``choice``, a split that no test is judged on; everything else on ``test``.
@@ -156,8 +158,19 @@ def main(work: str, out: str) -> None:
         body = write(table, found)
         lines += [f"## {table.title}", "", *body] if body else []
     text = "\n".join(lines).rstrip() + "\n"
-    write_atomically(Path(out), text.encode())
+    write_atomically(Path(out) / "tables.md", text.encode())
+    lines_of_runs = [compact(result) for results in found.values() for result in results]
+    write_atomically(Path(out) / "runs.json", b"[\n" + b",\n".join(lines_of_runs) + b"\n]\n")
     sys.stdout.write(text)
+
+
+def compact(result: Result) -> bytes:
+    """One run in one line: without what is the same for every run, or stands in another field."""
+    short = msgspec.to_builtins(result)
+    short["run"] = result.run.name
+    for judged in short["judged"]:
+        judged.pop("reasons")
+    return msgspec.json.encode(short)
 
 
 if __name__ == "__main__":

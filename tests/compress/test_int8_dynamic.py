@@ -10,7 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from medfm_compress.compress.int8.dynamic import quantize_dynamic
+from medfm_compress.runtime.cpu import read_cpu
+from medfm_compress.runtime.instruction_sets import multiplies_exactly
 
+REDUCED = not multiplies_exactly(read_cpu())  # 8-bit weights saturate here: 7 bits, as `quantize` ships them
 TEXT = """
 <ir_version: 10, opset_import: ["" : 20]>
 net (float[1, 4, 16] image) => (float[4, 5] logits)
@@ -56,8 +59,9 @@ def image(spread: float = 1.0) -> NDArray[np.float32]:
 @pytest.mark.parametrize("spread", [1e-3, 1.0, 1e3])
 def test_any_range_of_inputs_is_met(spread: float) -> None:
     model = network()
-    expected, found = run(model, image(spread)), run(quantize_dynamic(model), image(spread))
-    assert 0 < np.linalg.norm(found - expected) < 0.03 * np.linalg.norm(expected)
+    expected, found = run(model, image(spread)), run(quantize_dynamic(model, reduced=REDUCED), image(spread))
+    limit = 0.04 if REDUCED else 0.03
+    assert 0 < np.linalg.norm(found - expected) < limit * np.linalg.norm(expected)
 
 
 def test_each_layer_with_its_bias_becomes_one_operator_of_the_same_name_and_result() -> None:
@@ -85,12 +89,12 @@ def test_the_first_layer_is_that_of_rounded_weights_and_inputs() -> None:
     bias = model.graph.initializers["b0"].const_value
     assert weight is not None and bias is not None
     w, x = weight.numpy(), image()[0]
-    w_step = np.abs(w).max(axis=0) / 127
+    w_step = np.abs(w).max(axis=0) / (63 if REDUCED else 127)
     x_step = (max(x.max(), 0) - min(x.min(), 0)) / 255
     zero = np.rint(-min(x.min(), 0) / x_step)
     rounded = (np.clip(np.rint(x / x_step) + zero, 0, 255) - zero) * x_step
     expected = rounded @ (np.rint(w / w_step) * w_step) + bias.numpy()
-    quantized = quantize_dynamic(model)
+    quantized = quantize_dynamic(model, reduced=REDUCED)
     quantized.graph.outputs.append(next(node for node in quantized.graph if node.name == "one").outputs[0])
     session = ort.InferenceSession(serialise(quantized), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(["hidden"], {"image": image()})[0][0], expected, atol=1e-4)
