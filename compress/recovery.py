@@ -18,6 +18,7 @@ from medfm_compress.compress.prune import Pruned
 from medfm_compress.compress.pruning_scores import Batch
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.training.config import TrainingConfig
+from medfm_compress.compress.training.device import best_device
 from medfm_compress.compress.training.job import Progress
 from medfm_compress.data.study import Study
 
@@ -61,4 +62,5 @@ def recover(
     own = steps[len(before) :] if steps[: len(before)] == before else steps  # distil puts the teacher's steps first
     provenance = msgspec.structs.replace(pruned.model.provenance, steps=own)
     student = dataclasses.replace(pruned.model, provenance=provenance)
-    return distill((study,), ModuleTeacher(teacher), student, config, out, progress, distillation)
+    asked = ModuleTeacher(teacher, best_device(config.device))
+    return distill((study,), asked, student, config, out, progress, distillation)

@@ -21,6 +21,7 @@ from medfm_compress.compress.teachers.source import KINDS, TeacherSource
 from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.device import best_device
+from medfm_compress.compress.training.processes import take_device
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.task import Task
 
@@ -55,6 +56,7 @@ def open_teacher(
     if cached:
         return _open_answers(cached[0], alone=len(sources) == 1)
     device = best_device(config.device)
+    take_device()
     precision = "bf16" if distillation.teacher_precision == "bf16" else "fp32"  # `hasten` finds what is faster
     teachers = [_open_one(source, task, device, precision) for source in sources]
     return teachers[0] if len(teachers) == 1 else EnsembleTeacher(teachers)

@@ -53,6 +53,12 @@ def start(config: TrainingConfig) -> Fabric:
     return fabric
 
 
+def take_device() -> None:
+    """Make "cuda" mean this process's own GPU, one a process on each node."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
 def rank() -> int:
     """Number of this process among all, from 0."""
     return int(os.environ.get("RANK", "0"))
@@ -87,7 +93,8 @@ def wait() -> None:
 
 def _join() -> None:
     if not distributed.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        take_device()
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=_PATIENCE)
 
 
