@@ -96,16 +96,17 @@ def hasten(
     if is_first():
         name, fastest = _fastest(makers, workshop, partial(_probe, reference, images, wanted), progress)
         agree(name)
-        return fastest
+        if fastest is None:
+            progress(f"teacher: {reference.engine}")
+        return fastest or reference
     name = agree("")  # what the first process chose: every shard comes from one engine
     return makers[name](workshop) if name else reference
 
 
 def _fastest(
     makers: Mapping[str, _Maker], workshop: _Workshop, make_probe: Callable[[], Probe], progress: Progress
-) -> tuple[str, Teacher]:
-    """The first candidate that may stand in, with its name; the reference under an empty one."""
-    reference = in_pytorch(workshop.teacher, "fp32")
+) -> tuple[str, Teacher | None]:
+    """The first candidate that may stand in, with its name; an empty one and None where there is none."""
     probes: list[Probe] = []  # asked for at most once, and not at all without candidates
     for name, make in makers.items():
         probes = probes or [make_probe()]
@@ -114,8 +115,7 @@ def _fastest(
             progress(f"teacher: {outcome}")
             return name, outcome.teacher
         progress(f"teacher: not in {name}: {outcome}")
-    progress(f"teacher: {reference.engine}")
-    return "", reference
+    return "", None
 
 
 class Faithful(NamedTuple):
