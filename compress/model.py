@@ -34,7 +34,7 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         library: ``timm``.
         name: timm model name.
         arguments: keyword arguments of ``timm.create_model`` (``img_size``, ``in_chans``, ``num_classes`` …).
-        pruning: plan of `pruning_plan`, empty for an unpruned network.
+        pruning: plan of `pruning.plan`, empty for an unpruned network.
     """
 
     library: str = "timm"
@@ -126,7 +126,7 @@ def create_module(architecture: Architecture) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, AssertionError) as exc:
         raise ModelError(f"{architecture.name} cannot be built with {architecture.arguments}: {exc}") from None
     if architecture.pruning:
-        from medfm_compress.compress.pruning_plan import apply_pruning_plan
+        from medfm_compress.compress.pruning.plan import apply_pruning_plan
 
         module = apply_pruning_plan(module, architecture.pruning)
     return module.eval()

@@ -12,8 +12,8 @@ import yaml
 from medfm_compress.bench.measure import Plan
 from medfm_compress.compress.distillation import Distillation
 from medfm_compress.compress.pretrain.method import Masking
-from medfm_compress.compress.prune import PruningGoal
-from medfm_compress.compress.pruning_scores import Importance
+from medfm_compress.compress.pruning.prune import PruningGoal
+from medfm_compress.compress.pruning.scores import Importance
 from medfm_compress.compress.quantize import QuantizeOptions
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.splitting import SplitPlan

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from medfm_compress.bench.types import Verdict
     from medfm_compress.compress.model import Model
     from medfm_compress.compress.pretrain.pretrain import Pretrained
-    from medfm_compress.compress.prune import Pruned
+    from medfm_compress.compress.pruning.prune import Pruned
     from medfm_compress.compress.quantize import Quantized, QuantizeOptions
     from medfm_compress.compress.students.auto import Auto, Choice
     from medfm_compress.compress.teachers.open import TeacherSource
@@ -198,8 +198,8 @@ def _student(teacher: TeacherCard, own: Model | None, step: DistillStep, auto: A
 def prune(study: Path, teacher: Path, model: Path, step: PruneStep, progress: Progress, out: Path) -> Pruned:
     """Prune a model and let it recover by distillation from the teacher; without epochs it is only pruned."""
     from medfm_compress.compress.model import load_model, save_model
-    from medfm_compress.compress.prune import prune as cut_model
-    from medfm_compress.compress.recovery import recover, training_batches
+    from medfm_compress.compress.pruning.prune import prune as cut_model
+    from medfm_compress.compress.pruning.recovery import recover, training_batches
 
     if out.resolve() in {teacher.resolve(), model.resolve()}:
         raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")

@@ -210,7 +210,7 @@ def macs_of(model: Any) -> int:
     """Multiply–accumulates of one image."""
     import torch
 
-    from medfm_compress.compress.pruning_macs import count_macs
+    from medfm_compress.compress.pruning.macs import count_macs
 
     return count_macs(model.module, torch.zeros(model.spec.shape)).total
 

@@ -25,7 +25,7 @@ from medfm_compress.bench.measure import Contender, Plan, measure
 from medfm_compress.bench.types import Measurement
 from medfm_compress.compress.build import build_model
 from medfm_compress.compress.model import Model
-from medfm_compress.compress.pruning_macs import count_macs
+from medfm_compress.compress.pruning.macs import count_macs
 from medfm_compress.compress.students.goal import LatencyGoal
 from medfm_compress.runtime.codec import decode, digest, encode
 from medfm_compress.runtime.cpu import read_cpu

@@ -11,8 +11,8 @@ from medfm_compress.cli import console
 from medfm_compress.cli import training_options as options
 
 if TYPE_CHECKING:
-    from medfm_compress.compress.prune import Pruned
-    from medfm_compress.compress.pruning_scores import Importance
+    from medfm_compress.compress.pruning.prune import Pruned
+    from medfm_compress.compress.pruning.scores import Importance
 
 
 def prune(

@@ -16,11 +16,11 @@ pytest.importorskip("torch_pruning")
 
 from medfm_compress.compress.build import build_model  # noqa: E402
 from medfm_compress.compress.model import Model, create_module, load_model, save_model  # noqa: E402
-from medfm_compress.compress.prune import PruningGoal, cut_units, prune, prune_module  # noqa: E402
-from medfm_compress.compress.pruning_heads import find_attentions  # noqa: E402
-from medfm_compress.compress.pruning_macs import count_macs  # noqa: E402
-from medfm_compress.compress.pruning_plan import PruningPlan, apply_plan, merge_plans  # noqa: E402
-from medfm_compress.compress.pruning_units import find_units, head_units  # noqa: E402
+from medfm_compress.compress.pruning.heads import find_attentions  # noqa: E402
+from medfm_compress.compress.pruning.macs import count_macs  # noqa: E402
+from medfm_compress.compress.pruning.plan import PruningPlan, apply_plan, merge_plans  # noqa: E402
+from medfm_compress.compress.pruning.prune import PruningGoal, cut_units, prune, prune_module  # noqa: E402
+from medfm_compress.compress.pruning.units import find_units, head_units  # noqa: E402
 from medfm_compress.runtime.codec import decode, encode  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
 from medfm_compress.runtime.image_spec import ImageSpec  # noqa: E402

@@ -14,8 +14,8 @@ from medfm_compress.compress.distill import distill
 from medfm_compress.compress.distillation import Distillation
 from medfm_compress.compress.examples import check_labels, load_examples
 from medfm_compress.compress.model import Model
-from medfm_compress.compress.prune import Pruned
-from medfm_compress.compress.pruning_scores import Batch
+from medfm_compress.compress.pruning.prune import Pruned
+from medfm_compress.compress.pruning.scores import Batch
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.device import best_device

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-from medfm_compress.compress.pruning_macs import Macs
-from medfm_compress.compress.pruning_units import Unit
+from medfm_compress.compress.pruning.macs import Macs
+from medfm_compress.compress.pruning.units import Unit
 
 
 @dataclass(frozen=True, order=True)

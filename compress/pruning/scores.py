@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from medfm_compress.compress.pruning_units import Unit
+from medfm_compress.compress.pruning.units import Unit
 from medfm_compress.runtime.errors import InputError
 
 Importance = Literal["magnitude", "taylor"]

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from medfm_compress.compress.pruning_heads import Attention, set_heads
+from medfm_compress.compress.pruning.heads import Attention, set_heads
 
 Side = Literal["in", "out"]
 
@@ -82,7 +82,7 @@ def find_units(
     Args:
         module: traced in evaluation mode; every parameter must require a gradient.
         example: float32 ``[1, channels, height, width]``.
-        attentions: their heads are units of their own (`pruning_heads`); the tokens they read are left alone, because
+        attentions: their heads are units of their own (`heads`); the tokens they read are left alone, because
             LayerNorm and the residual path of every block run over them.
         sealed: names of modules whose inside is not understood; no channel into or inside them is touched.
         round_to: widths are multiples of it.

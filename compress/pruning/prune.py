@@ -21,12 +21,12 @@ from torch import nn
 from torch.nn import functional
 
 from medfm_compress.compress.model import Model
-from medfm_compress.compress.pruning_heads import find_attentions
-from medfm_compress.compress.pruning_macs import count_macs
-from medfm_compress.compress.pruning_plan import PruningPlan, differences, merge_plans, shapes_of
-from medfm_compress.compress.pruning_scores import Batch, Importance, Loss, accumulate_gradients, scores
-from medfm_compress.compress.pruning_units import Member, Protected, Side, Unit, find_units, head_units
-from medfm_compress.compress.pruning_widths import choose_widths
+from medfm_compress.compress.pruning.heads import find_attentions
+from medfm_compress.compress.pruning.macs import count_macs
+from medfm_compress.compress.pruning.plan import PruningPlan, differences, merge_plans, shapes_of
+from medfm_compress.compress.pruning.scores import Batch, Importance, Loss, accumulate_gradients, scores
+from medfm_compress.compress.pruning.units import Member, Protected, Side, Unit, find_units, head_units
+from medfm_compress.compress.pruning.widths import choose_widths
 from medfm_compress.runtime.codec import convert
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.task import Task
