@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from medfm_compress.compress.pruning.tokens import merged_tokens
 from medfm_compress.runtime.errors import InputError
 
 
@@ -25,6 +26,8 @@ def has_rollout(module: nn.Module) -> bool:
     blocks = getattr(module, "blocks", None)
     embedded = getattr(getattr(module, "patch_embed", None), "grid_size", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or embedded is None or not len(blocks):
+        return False
+    if merged_tokens(module):  # what a later block attends to is no patch any more
         return False
     attentions = [getattr(block, "attn", None) for block in blocks]
     return hasattr(module, "num_prefix_tokens") and all(hasattr(layer, "attn_drop") for layer in attentions)

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medfm_compress.compress.pruning.tokens import merged_tokens
+
 FEATURES = ("embedding", "map", "attention", "token")
 _MAPS = ("map", "attention")
 _EPSILON = 1e-12
@@ -84,6 +86,8 @@ def offered(network: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, 
 def as_map(inner: object, network: nn.Module) -> Tensor | None:
     """Feature map ``[n, c, h, w]`` of what ``forward_features`` gives; None where tokens lie on no square grid."""
     if not isinstance(inner, Tensor):  # CrossViT gives a list, a scale each
+        return None
+    if merged_tokens(network):  # where a merged token lies is not known, even if their number is a square
         return None
     if inner.ndim == 4:
         channels = getattr(network, "num_features", None)

@@ -12,8 +12,7 @@ import yaml
 from medfm_compress.bench.measure import Plan
 from medfm_compress.compress.distillation import Distillation
 from medfm_compress.compress.pretrain.method import Masking
-from medfm_compress.compress.pruning.prune import PruningGoal
-from medfm_compress.compress.pruning.scores import Importance
+from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.quantize import QuantizeOptions
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.splitting import SplitPlan
@@ -113,31 +112,6 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     distillation: Distillation = Distillation()
 
 
-class PruneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to cut from the student, and how it recovers.
-
-    Attributes:
-        macs: fraction of the MACs to keep.
-        round_to: widths become multiples of it.
-        importance: ``magnitude`` or ``taylor``.
-        training: of the recovery by distillation.
-        distillation: likewise.
-    """
-
-    macs: float
-    round_to: int = 16
-    importance: Importance = "taylor"
-    training: TrainingConfig = TrainingConfig(epochs=8, learning_rate=5e-4)
-    distillation: Distillation = Distillation()
-
-    def __post_init__(self) -> None:
-        self.goal()
-
-    def goal(self) -> PruningGoal:
-        """What to reach; raises InputError for a value outside its range."""
-        return PruningGoal(macs=self.macs, round_to=self.round_to, importance=self.importance)
-
-
 class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the bundle says of itself, and the rule of its operating points."""
 
@@ -160,7 +134,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         split: how to cut the study; without it the study's own splits hold.
         teacher: see `FinetuneStep`.
         distill: see `DistillStep`.
-        prune: optional.
+        prune: optional, see `PruneOptions`.
         export: see `ExportStep`.
         quantize: optional.
         bench: see `BenchStep`.
@@ -173,7 +147,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     policy: str
     study: str = ""
     split: SplitPlan | None = None
-    prune: PruneStep | None = None
+    prune: PruneOptions | None = None
     export: ExportStep = ExportStep()
     quantize: QuantizeOptions | None = QuantizeOptions()
     bench: BenchStep = BenchStep()

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from medfm_compress.bench.types import Verdict
     from medfm_compress.compress.model import Model
     from medfm_compress.compress.pretrain.pretrain import Pretrained
-    from medfm_compress.compress.pruning.prune import Pruned
+    from medfm_compress.compress.pruning.options import PruneOptions
+    from medfm_compress.compress.pruning.record import PruningRecord
     from medfm_compress.compress.quantize import Quantized, QuantizeOptions
     from medfm_compress.compress.students.auto import Auto, Choice
     from medfm_compress.compress.teachers.open import TeacherSource
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
         FinetuneStep,
         LoadedRecipe,
         PretrainStep,
-        PruneStep,
     )
     from medfm_compress.runtime.manifest import Manifest
 
@@ -195,26 +195,19 @@ def _student(teacher: TeacherCard, own: Model | None, step: DistillStep, auto: A
     return student
 
 
-def prune(study: Path, teacher: Path, model: Path, step: PruneStep, progress: Progress, out: Path) -> Pruned:
+def prune(
+    study: Path, teacher: Path, model: Path, options: PruneOptions, progress: Progress, out: Path
+) -> PruningRecord:
     """Prune a model and let it recover by distillation from the teacher; without epochs it is only pruned."""
-    from medfm_compress.compress.model import load_model, save_model
-    from medfm_compress.compress.pruning.prune import prune as cut_model
-    from medfm_compress.compress.pruning.recovery import recover, training_batches
+    from medfm_compress.compress.model import load_model
+    from medfm_compress.compress.pruning.schedule import Work, prune_and_recover
 
     if out.resolve() in {teacher.resolve(), model.resolve()}:
         raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
-    goal = step.goal()
-    student, known = load_model(model), load_model(teacher)
+    student = load_model(model)
+    known = student if teacher.resolve() == model.resolve() else load_model(teacher)
     cases = open_study(study, dicom_rules=student.spec.dicom)
-    taylor = goal.importance == "taylor"
-    batches = training_batches(cases, student, progress, seed=step.training.seed) if taylor else ()
-    pruned = cut_model(student, macs=goal.macs, round_to=goal.round_to, importance=goal.importance, batches=batches)
-    progress(f"pruned to {pruned.macs_after / pruned.macs_before:.3f} of the MACs")
-    if step.training.epochs:
-        recover(cases, known, pruned, step.training, out, progress, step.distillation)
-    else:
-        save_model(pruned.model, out)
-    return pruned
+    return prune_and_recover(Work(cases, known, options, out, progress), student)
 
 
 def export(

@@ -1,23 +1,28 @@
 """`PruningPlan`: how a pruned network differs from the named one, as JSON, so that no pickle is ever needed.
 
 A plan holds shapes and numbers, not indices: which channels went is no longer visible in a pruned network, only how
-many stayed. Building the named architecture, applying the plan and loading the safetensors file gives the network back.
+many stayed. It makes a network smaller, drops blocks of it and merges its tokens, and can do nothing else. Building the
+named architecture, applying the plan and loading the safetensors file gives the network back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import torch
 from torch import nn
 
+from medfm_compress.compress.pruning.depth import drop_blocks
+from medfm_compress.compress.pruning.tokens import set_merging
 from medfm_compress.runtime.codec import convert
 from medfm_compress.runtime.errors import ModelError
 
 Value = int | float | tuple[int, ...]
+Entry = TypeVar("Entry")
 
 
 class PruningPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,6 +35,8 @@ class PruningPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         macs_after: MACs of one image now.
         round_to: widths are multiples of it.
         importance: how channels were chosen.
+        dropped: blocks that an identity replaces (`depth`).
+        merging: block → pairs of tokens that it merges (`tokens`).
     """
 
     tensors: dict[str, tuple[int, ...]]
@@ -38,6 +45,8 @@ class PruningPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     macs_after: int
     round_to: int
     importance: str
+    dropped: tuple[str, ...] = ()
+    merging: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ def shapes_of(module: nn.Module) -> Shapes:
 
 
 def differences(before: Shapes, after: Shapes) -> tuple[dict[str, tuple[int, ...]], dict[str, dict[str, Value]]]:
-    """Tensors and values of ``after`` that are not those of ``before``."""
+    """Tensors and values of ``after`` that are not those of ``before``; what has gone with its block is in neither."""
     tensors = {name: shape for name, shape in after.tensors.items() if shape != before.tensors[name]}
     values = {
         name: changed
@@ -73,8 +82,14 @@ def merge_plans(first: PruningPlan | None, then: PruningPlan) -> PruningPlan:
     values = {name: dict(numbers) for name, numbers in first.values.items()}
     for name, numbers in then.values.items():
         values[name] = {**values.get(name, {}), **numbers}
+    dropped = _outermost((*first.dropped, *then.dropped))
     return msgspec.structs.replace(
-        then, tensors={**first.tensors, **then.tensors}, values=values, macs_before=first.macs_before
+        then,
+        tensors=_left({**first.tensors, **then.tensors}, dropped),
+        values=_left(values, dropped),
+        macs_before=first.macs_before,
+        dropped=dropped,
+        merging=_left({**first.merging, **then.merging}, dropped),
     )
 
 
@@ -93,14 +108,27 @@ def apply_plan(module: nn.Module, plan: PruningPlan) -> None:
     for name, shape in plan.tensors.items():
         _reshape(module, name, shape)
     for name, numbers in plan.values.items():
-        part = _submodule(module, name)
-        allowed = _numbers(part)
-        for key, value in numbers.items():
-            if key not in allowed or type(allowed[key]) is not type(value):
-                raise ModelError(
-                    f"the pruning plan sets {name}.{key} to {value!r}, which this architecture does not have"
-                )
-            setattr(part, key, value)
+        _set_numbers(_submodule(module, name), name, numbers)
+    try:
+        if plan.merging:
+            set_merging(module, plan.merging)
+        drop_blocks(module, plan.dropped)
+    except ModelError as exc:
+        raise ModelError(f"the pruning plan is not one for this architecture: {exc}") from None
+
+
+def _outermost(blocks: tuple[str, ...]) -> tuple[str, ...]:
+    """``blocks``, each once, without those that lie inside another."""
+    return tuple(name for name in dict.fromkeys(blocks) if not _inside(name, [b for b in blocks if b != name]))
+
+
+def _left(entries: Mapping[str, Entry], dropped: tuple[str, ...]) -> dict[str, Entry]:
+    """Those of ``entries`` whose tensor or module has not gone with a block."""
+    return {name: entry for name, entry in entries.items() if not _inside(name, dropped)}
+
+
+def _inside(name: str, blocks: Iterable[str]) -> bool:
+    return any(f"{name}.".startswith(f"{block}.") for block in blocks)
 
 
 def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -115,6 +143,25 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, tuple):
         return bool(value) and all(type(entry) is int for entry in value)
     return type(value) in {int, float}
+
+
+def _set_numbers(part: nn.Module, name: str, numbers: Mapping[str, Value]) -> None:
+    allowed = _numbers(part)
+    for key, value in numbers.items():
+        if key not in allowed or type(allowed[key]) is not type(value):
+            raise ModelError(f"the pruning plan sets {name}.{key} to {value!r}, which this architecture does not have")
+        if not _fits(value, allowed[key]):
+            raise ModelError(f"the pruning plan sets {name}.{key} to {value!r}; this architecture has {allowed[key]!r}")
+        setattr(part, key, value)
+
+
+def _fits(new: Value, old: Value) -> bool:
+    """Whether a number can be that of a smaller layer: whole ones only shrink, the scale of attention may do either."""
+    if isinstance(new, tuple) and isinstance(old, tuple):
+        return len(new) == len(old) and all(_fits(*pair) for pair in zip(new, old, strict=True))
+    if isinstance(new, int) and isinstance(old, int):
+        return 0 < new <= old or new == old
+    return math.isfinite(new) if isinstance(new, float) else False
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module:

@@ -1,61 +1,36 @@
-"""Structured pruning: remove channels, MLP widths and attention heads until a fraction of the MACs is left.
+"""Structured pruning: remove channels, MLP widths, heads, token widths and blocks until a goal is met.
 
-    units (what must go together)  →  scores (what matters least)  →  widths (how many stay)  →  cut  →  plan
+    units (what must go together)  →  scores (what matters least in each)  →  damage (what each unit costs)
+        →  allocation (which gives up how much, at what price)  →  cut  →  repair  →  plan
 
 The result is an ordinary network with smaller layers: it trains, distils, exports and quantizes like any other. It has
-lost accuracy; distillation from the original is what brings it back (`distill`).
+lost accuracy; distillation from the original is what brings it back (`schedule`).
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from medfm_compress.compress.model import Model
-from medfm_compress.compress.pruning.heads import find_attentions
+from medfm_compress.compress.pruning.choose import NOTHING, Before, Chooser, Material
+from medfm_compress.compress.pruning.damage import Curves
+from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.macs import count_macs
 from medfm_compress.compress.pruning.plan import PruningPlan, differences, merge_plans, shapes_of
-from medfm_compress.compress.pruning.scores import Batch, Importance, Loss, accumulate_gradients, scores
-from medfm_compress.compress.pruning.units import Member, Protected, Side, Unit, find_units, head_units
-from medfm_compress.compress.pruning.widths import choose_widths
+from medfm_compress.compress.pruning.scores import Loss
+from medfm_compress.compress.pruning.tokens import merge_tokens
+from medfm_compress.compress.pruning.units import Kind, Protected
 from medfm_compress.runtime.codec import convert
-from medfm_compress.runtime.errors import InputError, ModelError
+from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.task import Task
-
-# Predicted and counted MACs agree but for rounding; more than this much over the target means a step is still missing.
-MACS_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class PruningGoal:
-    """What to reach.
-
-    Attributes:
-        macs: fraction of the MACs to keep, above 0 and below 1.
-        round_to: widths become multiples of it; processors are fast at 16 and faster at 32.
-        importance: ``magnitude`` needs no data, ``taylor`` needs training cases.
-    """
-
-    macs: float
-    round_to: int = 16
-    importance: Importance = "magnitude"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.macs < 1:
-            raise InputError(f"macs is {self.macs}; the fraction to keep must be above 0 and below 1, e.g. 0.5")
-        if not 1 <= self.round_to <= 256:
-            raise InputError(f"round_to is {self.round_to}; it must be 1 to 256, usually 16 or 32")
-        if self.importance not in {"magnitude", "taylor"}:
-            raise InputError(f"importance is {self.importance!r}; it must be 'magnitude' or 'taylor'")
 
 
 @dataclass(frozen=True)
@@ -65,6 +40,7 @@ class WidthChange:
     name: str
     before: int
     after: int
+    kind: Kind = "channels"
 
 
 @dataclass(frozen=True)
@@ -76,8 +52,13 @@ class PrunedModule:
         plan: how to build it again from the unpruned architecture.
         parameters_before: of the network that was given.
         parameters_after: of the smaller one.
-        widths: every unit that became narrower.
+        widths: every unit that became narrower; blocks of width 0 are gone.
         protected: what was left alone, and why.
+        before: cost of the network that was given, in MACs, bytes or ms, as the goal wants.
+        predicted: what the price said of the smaller one.
+        measured: what it turned out to be.
+        curves: measured damage, empty where none was measured.
+        units: name → kind and width, of all units.
     """
 
     module: nn.Module
@@ -86,6 +67,11 @@ class PrunedModule:
     parameters_after: int
     widths: tuple[WidthChange, ...]
     protected: tuple[Protected, ...]
+    before: float = 0.0
+    predicted: float = 0.0
+    measured: float = 0.0
+    curves: Curves = field(default_factory=dict)
+    units: Mapping[str, tuple[Kind, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,8 +84,7 @@ class Pruned:
         macs_after: of the smaller one.
         parameters_before: of the model that was given.
         parameters_after: of the smaller one.
-        widths: every unit that became narrower.
-        protected: what was left alone, and why.
+        details: of the network.
     """
 
     model: Model
@@ -107,134 +92,134 @@ class Pruned:
     macs_after: int
     parameters_before: int
     parameters_after: int
-    widths: tuple[WidthChange, ...]
-    protected: tuple[Protected, ...]
+    details: PrunedModule
+
+    @property
+    def widths(self) -> tuple[WidthChange, ...]:
+        """Every unit that became narrower."""
+        return self.details.widths
+
+    @property
+    def protected(self) -> tuple[Protected, ...]:
+        """What was left alone, and why."""
+        return self.details.protected
 
 
-def prune(
-    model: Model,
-    *,
-    macs: float,
-    round_to: int = 16,
-    importance: Importance = "magnitude",
-    batches: Iterable[Batch] = (),
-) -> Pruned:
-    """Prune ``model`` to a fraction of its MACs; it needs recovery by `distill` afterwards.
+def prune(model: Model, goal: PruningGoal, material: Material = NOTHING) -> Pruned:
+    """Prune ``model``; it needs recovery by distillation afterwards.
 
     Args:
         model: is not changed.
-        macs: fraction to keep, above 0 and below 1.
-        round_to: widths become multiples of it.
-        importance: ``magnitude``, or ``taylor`` with ``batches``.
-        batches: normalised images float32 ``[n, channels, height, width]`` and targets int64 as a study gives them,
-            ``[n, 1]`` or ``[n, labels]``; training cases only.
+        goal: what to reach.
+        material: cases and target, as far as the goal needs them.
 
     Raises:
-        InputError: a value outside its range, or ``taylor`` without cases.
-        ModelError: the fraction is out of reach, or the network does not run at smaller widths.
+        InputError: a goal that needs cases or a target that are not given.
+        ModelError: the goal is out of reach, or the network does not run at smaller widths.
     """
-    goal = PruningGoal(macs, round_to, importance)
-    small = prune_module(model.module, torch.zeros(model.spec.shape), goal, batches, _loss(model.task))
+    small = prune_module(model.module, torch.zeros(model.spec.shape), goal, material)
     earlier = model.architecture.pruning
     first = convert(earlier, PruningPlan, source="pruning plan", error=ModelError) if earlier else None
     plan = merge_plans(first, small.plan)
     before, after = small.plan.macs_before, small.plan.macs_after
-    step = f"prune: {after / before:.3f} of the MACs kept, widths in multiples of {round_to}, {importance}"
+    name = model.name if model.name.endswith("-pruned") else f"{model.name}-pruned"
     pruned = dataclasses.replace(
         model,
-        name=f"{model.name}-pruned",
+        name=name,
         module=small.module,
         architecture=msgspec.structs.replace(model.architecture, pruning=msgspec.to_builtins(plan)),
-        provenance=msgspec.structs.replace(model.provenance, steps=(*model.provenance.steps, step)),
+        provenance=msgspec.structs.replace(model.provenance, steps=(*model.provenance.steps, _spoken(small, goal))),
     )
-    return Pruned(pruned, before, after, small.parameters_before, small.parameters_after, small.widths, small.protected)
+    return Pruned(pruned, before, after, small.parameters_before, small.parameters_after, small)
 
 
-def _loss(task: Task) -> Loss:
+def restate(small: nn.Module, whole: nn.Module) -> None:
+    """Tell ``small`` how wide its features are now, where timm keeps it as a number, in place."""
+    before, after = _head_width(whole), _head_width(small)
+    for name in ("num_features", "head_hidden_size", "embed_dim"):
+        if before and after and getattr(small, name, None) == before:
+            setattr(small, name, after)
+
+
+def _head_width(module: nn.Module) -> int:
+    head = module.get_classifier() if hasattr(module, "get_classifier") else None  # type: ignore[operator]
+    return int(getattr(head, "in_features", 0))
+
+
+def _spoken(small: PrunedModule, goal: PruningGoal) -> str:
+    kept = small.plan.macs_after / small.plan.macs_before
+    rounding = f"multiples of {goal.round_to}" if goal.round_to else "multiples of 16 or 32"
+    parts = [
+        f"prune: {kept:.3f} of the MACs kept, widths in {rounding}, {goal.importance}, {goal.allocation} allocation"
+    ]
+    if small.plan.dropped:
+        parts.append(f"{len(small.plan.dropped)} blocks dropped")
+    if goal.merge_tokens:
+        parts.append(f"{goal.merge_tokens} tokens merged a block")
+    return ", ".join(parts)
+
+
+def loss_of(task: Task) -> Loss:
     """Mean cross-entropy of a study's targets, binary where findings are independent."""
     if task.kind == "multilabel":
         return lambda logits, targets: functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
     return lambda logits, targets: functional.cross_entropy(logits, targets.flatten())
 
 
-def prune_module(
-    module: nn.Module, example: torch.Tensor, goal: PruningGoal, batches: Iterable[Batch] = (), loss: Loss | None = None
-) -> PrunedModule:
+def prune_module(module: nn.Module, example: Tensor, goal: PruningGoal, material: Material = NOTHING) -> PrunedModule:
     """Prune a copy of ``module``.
 
     Args:
         module: is not changed; frozen parameters count like any other.
         example: float32 ``[1, channels, height, width]``, on any device; only its shape matters.
         goal: what to reach.
-        batches: training cases for ``taylor``: images and targets.
-        loss: for ``taylor``: mean loss of logits and targets.
+        material: cases and target, as far as the goal needs them.
 
     Raises:
-        InputError: ``taylor`` without cases or loss.
-        ModelError: the fraction is out of reach, or the network does not run at smaller widths.
+        InputError: a goal that needs cases or a target that are not given.
+        ModelError: the goal is out of reach, or the network does not run at smaller widths.
     """
     small = copy.deepcopy(module).eval().requires_grad_(True)
     example = torch.rand(example.shape, device=next(small.parameters()).device)
     before, macs_before = shapes_of(small), count_macs(small, example)
-    if goal.importance == "taylor":
-        if loss is None:
-            raise InputError("Taylor importance needs a loss; give one or use importance 'magnitude'")
-        accumulate_gradients(small, batches, loss)
-    units, protected = _all_units(small, example, goal.round_to)
-    importance = {unit.name: scores(unit, goal.importance) for unit in units}
-    widths, predicted = choose_widths(units, importance, macs_before, goal.macs * macs_before.total)
-    if predicted > goal.macs * macs_before.total * (1 + MACS_TOLERANCE):
-        raise _out_of_reach(goal, predicted / macs_before.total, units, protected)
-    small.zero_grad(set_to_none=True)
-    cut_units(units, widths, importance)
-    macs_after = _run(small, example)
+    merging = merge_tokens(small, goal.merge_tokens) if goal.merge_tokens else {}
+    work = Chooser(small, example, goal, material)
+    chosen = work.choose(Before(module, macs_before.total))
+    work.carry_out(chosen.allocation)
+    restate(small, module)
+    macs_after = proven(small, example)
     tensors, values = differences(before, shapes_of(small))
+    changes = [
+        WidthChange(unit.name, unit.width, chosen.allocation.widths[unit.name], unit.kind)
+        for unit in work.units
+        if chosen.allocation.widths[unit.name] < unit.width
+    ]
     plan = PruningPlan(
         tensors=tensors,
         values=values,
         macs_before=macs_before.total,
         macs_after=macs_after,
-        round_to=goal.round_to,
+        round_to=goal.round_to or goal.step(1),
         importance=goal.importance,
+        dropped=tuple(change.name for change in changes if change.kind == "block"),
+        merging=merging,
     )
-    changes = (WidthChange(unit.name, unit.width, widths[unit.name]) for unit in units)
     return PrunedModule(
         module=small,
         plan=plan,
         parameters_before=_parameters(module),
         parameters_after=_parameters(small),
-        widths=tuple(change for change in changes if change.after < change.before),
-        protected=tuple(protected),
+        widths=tuple(changes),
+        protected=tuple(work.protected),
+        before=chosen.before or macs_before.total,
+        predicted=chosen.allocation.cost,
+        measured=chosen.measured or macs_after,
+        curves=dict(material.curves),
+        units={unit.name: (unit.kind, unit.width) for unit in work.units},
     )
 
 
-def _all_units(module: nn.Module, example: torch.Tensor, round_to: int) -> tuple[list[Unit], list[Protected]]:
-    attentions, sealed = find_attentions(module)
-    heads, whole = head_units(module, attentions, round_to)
-    channels, protected = find_units(module, example, attentions, sealed, round_to)
-    return [*heads, *channels], [*whole, *protected]
-
-
-def cut_units(units: Sequence[Unit], widths: Mapping[str, int], importance: Mapping[str, torch.Tensor]) -> None:
-    """Cut units down to ``widths``, in place, least important first.
-
-    Every layer is cut once: two units may meet in one layer, and positions count in its original width.
-    """
-    gone: dict[tuple[str, Side], set[int]] = defaultdict(set)
-    members: dict[tuple[str, Side], Member] = {}
-    for unit in units:
-        order = torch.argsort(importance[unit.name], stable=True)
-        roots = set(order[: unit.width - widths[unit.name]].tolist())
-        for member in unit.members:
-            key = (member.layer, member.side)
-            members[key] = member
-            gone[key].update(i for i, root in zip(member.indices, member.roots, strict=True) if root in roots)
-    for key, positions in gone.items():
-        if positions:
-            members[key].remove(sorted(positions))
-
-
-def _run(module: nn.Module, example: torch.Tensor) -> int:
+def proven(module: nn.Module, example: Tensor) -> int:
     """MACs of the pruned network, which proves that it runs."""
     try:
         return count_macs(module, example).total
@@ -246,19 +231,6 @@ def _run(module: nn.Module, example: torch.Tensor) -> int:
             f"this network does not run at smaller widths ({exc}): of its layers {', '.join(kinds)} some are not "
             "understood; distil into a smaller named model instead"
         ) from exc
-
-
-def _out_of_reach(goal: PruningGoal, least: float, units: Sequence[Unit], protected: Sequence[Protected]) -> ModelError:
-    if not units:
-        reasons = "; ".join(dict.fromkeys(f"{entry.name}: {entry.reason}" for entry in protected[:3]))
-        return ModelError(
-            f"nothing in this network can be pruned ({reasons}); distil into a smaller named model instead"
-        )
-    return ModelError(
-        f"macs {goal.macs} is out of reach: with widths in multiples of {goal.round_to} at least "
-        f"{math.ceil(least * 1000) / 1000} of the MACs stay; ask for more than that, "
-        "round more finely, or distil into a smaller named model"
-    )
 
 
 def _parameters(module: nn.Module) -> int:

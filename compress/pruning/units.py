@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from medfm_compress.compress.pruning.heads import Attention, set_heads
+from medfm_compress.compress.pruning.tokens import unmerged
 
 Side = Literal["in", "out"]
+Kind = Literal["channels", "heads", "embedding", "block"]
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,21 @@ class Member:
 
 @dataclass(frozen=True)
 class Unit:
-    """Channels that are removed together.
+    """Channels that are removed together, or a block that is dropped.
 
     Attributes:
         name: of the layer that produces them.
-        width: how many there are.
+        width: how many there are; 1 for a block.
         levels: widths that it may take, falling; the first is ``width``.
-        members: every layer that must shrink with it.
+        members: every layer that must shrink with it; none for a block.
+        kind: ``embedding`` is the width of the tokens that attention layers read, ``block`` a residual block.
     """
 
     name: str
     width: int
     levels: tuple[int, ...]
     members: tuple[Member, ...]
+    kind: Kind = "channels"
 
 
 @dataclass(frozen=True)
@@ -69,64 +73,76 @@ class Protected:
     reason: str
 
 
-def levels(width: int, round_to: int) -> tuple[int, ...]:
-    """``width`` itself, then every smaller multiple of ``round_to`` down to ``round_to``."""
-    return (width, *range((width - 1) // round_to * round_to, 0, -round_to))
+Rounding = Callable[[int], int]
+"""What the widths of a unit of a given width become multiples of."""
+
+
+def levels(width: int, step: int) -> tuple[int, ...]:
+    """``width`` itself, then every smaller multiple of ``step`` down to ``step``."""
+    return (width, *range((width - 1) // step * step, 0, -step))
 
 
 def find_units(
-    module: nn.Module, example: torch.Tensor, attentions: Sequence[Attention], sealed: Sequence[str], round_to: int
+    module: nn.Module, example: torch.Tensor, attentions: Sequence[Attention], sealed: Sequence[str], rounding: Rounding
 ) -> tuple[list[Unit], list[Protected]]:
     """Find the channel units of ``module``.
 
     Args:
         module: traced in evaluation mode; every parameter must require a gradient.
         example: float32 ``[1, channels, height, width]``.
-        attentions: their heads are units of their own (`heads`); the tokens they read are left alone, because
-            LayerNorm and the residual path of every block run over them.
+        attentions: their heads are units of their own (`heads`), so that no channel is followed through them.
         sealed: names of modules whose inside is not understood; no channel into or inside them is touched.
-        round_to: widths are multiples of it.
+        rounding: of widths.
     """
     import torch_pruning as tp
 
     barriers = _barriers(module, example, attentions, sealed)
+    read = {(f"{attention.name}.qkv", "in") for attention in attentions}
     names = {part: name for name, part in module.named_modules()}
-    graph = tp.DependencyGraph().build_dependency(
-        module,
-        example_inputs=(example,),
-        # The product puts an operation of its own behind the classifier, which is then recognised as the output.
-        forward_fn=lambda network, inputs: network(*inputs) * 1.0,
-        verbose=False,
-    )
+    with unmerged(module):  # merging changes no channel, and its indexing cannot be traced
+        graph = tp.DependencyGraph().build_dependency(
+            module,
+            example_inputs=(example,),
+            # The product puts an operation of its own behind the classifier, which is then recognised as the output.
+            forward_fn=lambda network, inputs: network(*inputs) * 1.0,
+            verbose=False,
+        )
     units: list[Unit] = []
     protected = [Protected(seal, f"{type(module.get_submodule(seal)).__name__} is not understood") for seal in sealed]
-    for group in graph.get_all_groups(ignored_layers=list(barriers)):
+    # A root is cut at its outputs.
+    ignored = [part for part, side in barriers if side == "out"]
+    for group in graph.get_all_groups(ignored_layers=ignored):
         name = names[group[0].dep.target.module]
-        reason = _why_not(group, barriers)
+        reason = _why_not(group, graph, barriers)
         width = len(group[0].idxs)
-        steps = levels(width, round_to)
+        steps = levels(width, rounding(width))
         if not reason and len(steps) == 1:
-            reason = f"its width of {width} has no smaller multiple of {round_to}"
+            reason = f"its width of {width} has no smaller multiple of {rounding(width)}"
         if reason:
             protected.append(Protected(name, reason))
         else:
-            units.append(Unit(name, width, steps, tuple(_members(group, graph, names, module))))
+            members = tuple(_members(group, graph, names, module))
+            embedding = any((member.layer, member.side) in read for member in members)
+            units.append(Unit(name, width, steps, members, "embedding" if embedding else "channels"))
     return units, protected
 
 
 def _barriers(
     module: nn.Module, example: torch.Tensor, attentions: Sequence[Attention], sealed: Sequence[str]
-) -> dict[nn.Module, str]:
-    """Layers that no channel unit may touch, each with the reason."""
+) -> dict[tuple[nn.Module, Side], str]:
+    """Sides of layers that no channel unit may touch, each with the reason."""
+    sides: tuple[Side, ...] = ("in", "out")
     barriers = {
-        part: f"they run into {seal}, a {type(module.get_submodule(seal)).__name__}"
+        (part, side): f"they run into {seal}, a {type(module.get_submodule(seal)).__name__}"
         for seal in sealed
         for part in module.get_submodule(seal).modules()
+        for side in sides
     }
     for attention in attentions:
-        barriers[module.get_submodule(f"{attention.name}.qkv")] = "they are the tokens that attention reads"
+        barriers[module.get_submodule(f"{attention.name}.qkv"), "out"] = "they are the heads of attention"
+        barriers[module.get_submodule(f"{attention.name}.proj"), "in"] = "they are the heads of attention"
     for part in _called_twice(module, example):
-        barriers[part] = f"{type(part).__name__} is used more than once"
+        barriers.update({(part, side): f"{type(part).__name__} is used more than once" for side in sides})
     return barriers
 
 
@@ -145,7 +161,7 @@ def _called_twice(module: nn.Module, example: torch.Tensor) -> set[nn.Module]:
     return {part for part, number in calls.items() if number > 1}
 
 
-def _why_not(group: Any, barriers: Mapping[nn.Module, str]) -> str:
+def _why_not(group: Any, graph: Any, barriers: Mapping[tuple[nn.Module, Side], str]) -> str:
     """Why a group cannot be cut, or an empty string."""
     from torch_pruning.ops import OPTYPE
 
@@ -155,7 +171,7 @@ def _why_not(group: Any, barriers: Mapping[nn.Module, str]) -> str:
             return "they are the network's outputs"
         if any(root is None for root in item.root_idxs):
             return f"their way through {item.dep.target.name} cannot be followed"
-        reason = barriers.get(part) or _unsupported(part)
+        reason = barriers.get((part, _side(graph, item))) or _unsupported(part)
         if reason:
             return reason
     return ""
@@ -175,10 +191,14 @@ def _unsupported(part: Any) -> str:
     return ""
 
 
+def _side(graph: Any, item: Any) -> Side:
+    return "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
+
+
 def _members(group: Any, graph: Any, names: dict[nn.Module, str], module: nn.Module) -> Iterator[Member]:
     for item in group:
         part = item.dep.target.module
-        side: Side = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
+        side = _side(graph, item)
         indices, roots = tuple(item.idxs), tuple(item.root_idxs)
         if isinstance(part, nn.Parameter):
             yield parameter_member(module, graph._param_to_name[part], item.dep.target.pruning_dim, indices, roots)
@@ -212,20 +232,25 @@ def parameter_member(
     return Member(name, "out", parameter.shape[dim], indices, roots, ((parameter, dim),), remove)
 
 
-def head_units(module: nn.Module, attentions: Sequence[Attention], round_to: int) -> tuple[list[Unit], list[Protected]]:
-    """One unit an attention layer: its heads. The packed width left is a multiple of ``round_to``."""
+def head_units(
+    module: nn.Module, attentions: Sequence[Attention], rounding: Rounding
+) -> tuple[list[Unit], list[Protected]]:
+    """One unit an attention layer: its heads. The packed width left is a multiple of what ``rounding`` says."""
     units: list[Unit] = []
     protected: list[Protected] = []
     for attention in attentions:
-        fewer = [n for n in range(attention.heads - 1, 0, -1) if n * attention.head_dim % round_to == 0]
+        step = rounding(attention.heads * attention.head_dim)
+        fewer = [n for n in range(attention.heads - 1, 0, -1) if n * attention.head_dim % step == 0]
         name = f"{attention.name} heads"
         if fewer:
             members = tuple(_head_members(module, attention))
-            units.append(Unit(name, attention.heads, (attention.heads, *fewer), members))
+            units.append(Unit(name, attention.heads, (attention.heads, *fewer), members, "heads"))
         else:
             width = attention.head_dim
             protected.append(
-                Protected(name, f"no fewer than {attention.heads} heads of {width} make a multiple of {round_to}")
+                Protected(
+                    name, f"no fewer than {attention.heads} heads of {width} make a multiple of {rounding(width)}"
+                )
             )
     return units, protected
 

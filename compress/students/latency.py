@@ -24,6 +24,7 @@ from medfm_compress.bench.machine import describe_machine
 from medfm_compress.bench.measure import Contender, Plan, measure
 from medfm_compress.bench.types import Measurement
 from medfm_compress.compress.build import build_model
+from medfm_compress.compress.int8.method import Method, Rest
 from medfm_compress.compress.model import Model
 from medfm_compress.compress.pruning.macs import count_macs
 from medfm_compress.compress.students.goal import LatencyGoal
@@ -160,7 +161,6 @@ def engine_files(model: Model, goal: LatencyGoal) -> tuple[bytes, ...]:
     """
     from medfm_compress.compress.int8.build import GraphBuilder, portable
     from medfm_compress.compress.int8.calibrate import calibrate
-    from medfm_compress.compress.int8.method import Method
     from medfm_compress.export.onnx_export import export_onnx
     from medfm_compress.export.openvino_ir import to_openvino_ir
 
@@ -168,9 +168,14 @@ def engine_files(model: Model, goal: LatencyGoal) -> tuple[bytes, ...]:
     precision = goal.target.precision
     if precision in ("int8", "int8-bf16"):
         onnx, noise = portable(onnx), _noise(model.spec)
-        method = Method(rest="bf16" if precision == "int8-bf16" else "fp32", reduced=not multiplies_exactly(read_cpu()))
-        return GraphBuilder(onnx, calibrate(onnx, [noise]), noise).build(goal.backend, method)
+        return GraphBuilder(onnx, calibrate(onnx, [noise]), noise).build(goal.backend, int8_method(goal))
     return tuple(to_openvino_ir(onnx)) if goal.backend == "openvino" else (onnx,)
+
+
+def int8_method(goal: LatencyGoal) -> Method:
+    """The usual INT8 candidate for the goal, with weights that this machine multiplies exactly."""
+    rest: Rest = "bf16" if goal.target.precision == "int8-bf16" else "fp32"
+    return Method(rest=rest, reduced=not multiplies_exactly(read_cpu()))
 
 
 def _looked_at(names: Sequence[str], prepared: _Prepared, book: Book, progress: Progress) -> list[Row]:

@@ -10,6 +10,7 @@ import typer
 
 from medfm_compress.cli import console
 from medfm_compress.cli import training_options as options
+from medfm_compress.cli.quantities import milliseconds, parse_number
 from medfm_compress.cli.told import tell_model
 from medfm_compress.runtime.errors import InputError
 
@@ -147,7 +148,7 @@ def distill(
         student=student,
         weights=str(weights) if weights else "",
         image_size=image_size,
-        budget_ms=parse_milliseconds(budget),
+        budget_ms=milliseconds(budget, "--budget") if budget else 0.0,
         target=target,
         threads=threads,
         more=tuple(str(path) for path in more or ()),
@@ -215,30 +216,3 @@ def pairs(given: list[str] | None, option: str, default: str = "") -> list[tuple
             raise InputError(f"{option} names {name!r} twice; give it once")
         found[name] = value
     return list(found.items())
-
-
-def parse_number(text: str, option: str) -> float:
-    """A number; raises InputError for anything else."""
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"{option} is {text!r}; give a number") from None
-
-
-def parse_milliseconds(text: str) -> float:
-    """``10ms``, ``0.02s`` or a plain number of milliseconds; 0 for an empty text.
-
-    Raises:
-        InputError: anything else, or a time not above 0.
-    """
-    if not text:
-        return 0.0
-    plain, factor = text.strip().lower(), 1.0
-    if plain.endswith("ms"):
-        plain = plain[:-2]
-    elif plain.endswith("s"):
-        plain, factor = plain[:-1], 1000.0
-    value = parse_number(plain.strip(), "--budget") * factor
-    if not value > 0:
-        raise InputError(f"--budget is {text!r}; give a time above 0, e.g. 10ms")
-    return value

@@ -16,10 +16,13 @@ pytest.importorskip("torch_pruning")
 
 from medfm_compress.compress.build import build_model  # noqa: E402
 from medfm_compress.compress.model import Model, create_module, load_model, save_model  # noqa: E402
+from medfm_compress.compress.pruning.choose import Material  # noqa: E402
+from medfm_compress.compress.pruning.cut import cut_units  # noqa: E402
+from medfm_compress.compress.pruning.goal import PruningGoal  # noqa: E402
 from medfm_compress.compress.pruning.heads import find_attentions  # noqa: E402
 from medfm_compress.compress.pruning.macs import count_macs  # noqa: E402
 from medfm_compress.compress.pruning.plan import PruningPlan, apply_plan, merge_plans  # noqa: E402
-from medfm_compress.compress.pruning.prune import PruningGoal, cut_units, prune, prune_module  # noqa: E402
+from medfm_compress.compress.pruning.prune import loss_of, prune, prune_module  # noqa: E402
 from medfm_compress.compress.pruning.units import find_units, head_units  # noqa: E402
 from medfm_compress.runtime.codec import decode, encode  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
@@ -92,8 +95,8 @@ def test_cutting_equals_silencing(family: Family) -> None:
     """
     whole, cut = family.build(), family.build()
     attentions, sealed = find_attentions(cut)
-    channels, _ = find_units(cut, family.images(1), attentions, sealed, round_to=8)
-    heads, _ = head_units(cut, attentions, round_to=8)
+    channels, _ = find_units(cut, family.images(1), attentions, sealed, lambda _: 8)
+    heads, _ = head_units(cut, attentions, lambda _: 8)
     mixing = tuple(
         name for name, part in cut.named_modules() if isinstance(part, (torch.nn.LayerNorm, torch.nn.GroupNorm))
     )
@@ -110,7 +113,7 @@ def test_cutting_equals_silencing(family: Family) -> None:
             if member.side == "in":
                 silent = [i for i, root in zip(member.indices, member.roots, strict=True) if root in gone]
                 parameters[f"{member.layer}.weight"].data[:, silent] = 0
-    cut_units(units, widths, ranking)
+    cut_units(cut, units, widths, ranking)
     with torch.no_grad():
         expected, actual = whole(family.images()), cut(family.images())
     assert (expected - actual).abs().max() <= 1e-5 * expected.abs().max().clamp_min(1)
@@ -155,7 +158,8 @@ def test_channels_without_effect_go_first(importance: Any) -> None:
             block.attn.proj.weight[:, 64:128] = 0
     images, targets = VIT.images(4), torch.tensor([0, 1, 0, 1])
     goal = PruningGoal(macs=0.65, importance=importance)
-    pruned = prune_module(network, images[:1], goal, [(images, targets)], torch.nn.functional.cross_entropy)
+    material = Material(train=[(images, targets)] * 8, loss=torch.nn.functional.cross_entropy)
+    pruned = prune_module(network, images[:1], goal, material)
     assert any(change.after < change.before for change in pruned.widths if change.name.endswith(" heads"))
     torch.testing.assert_close(pruned.module(images), network(images), rtol=1e-4, atol=1e-5)
 
@@ -168,11 +172,12 @@ def test_frozen_and_training_networks_are_pruned_like_any_other() -> None:
     assert all(parameter.requires_grad for parameter in pruned.module.parameters())
 
 
-def test_the_classifier_and_the_tokens_stay() -> None:
-    pruned = prune_module(VIT.build(), VIT.images(1), PruningGoal(macs=0.5))
+def test_the_classifier_stays_and_so_do_the_tokens_where_they_are_to() -> None:
+    goal = PruningGoal(macs=0.5, allocation="global", embedding=False)
+    pruned = prune_module(VIT.build(), VIT.images(1), goal)
     reasons = {entry.name: entry.reason for entry in pruned.protected}
     assert reasons["head"] == "they are the network's outputs"
-    assert "they are the tokens that attention reads" in reasons.values()
+    assert "the width of tokens is to stay" in reasons.values()
     assert pruned.module.patch_embed.proj.out_channels == 192
     assert pruned.module.head.weight.shape == (2, 192)
 
@@ -207,7 +212,7 @@ def test_macs_are_those_of_the_textbook() -> None:
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"macs": 0.0}, "fraction"), ({"macs": 1.0}, "fraction"), ({"macs": 0.5, "round_to": 0}, "round_to")],
+    [({"macs": 0.0}, "fraction"), ({"macs": 1.0}, "fraction"), ({"macs": 0.5, "round_to": -1}, "round_to")],
 )
 def test_goal_outside_its_range_is_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
@@ -225,7 +230,7 @@ def test_out_of_reach_says_what_can_be_reached() -> None:
 def test_taylor_without_cases_is_refused() -> None:
     goal = PruningGoal(macs=0.5, importance="taylor")
     with pytest.raises(InputError, match="training cases"):
-        prune_module(RESNET.build(), RESNET.images(1), goal, [], torch.nn.functional.cross_entropy)
+        prune_module(RESNET.build(), RESNET.images(1), goal, Material(loss=torch.nn.functional.cross_entropy))
 
 
 def test_network_with_nothing_to_prune_is_refused() -> None:
@@ -260,7 +265,7 @@ def small_model(kind: Any = "binary") -> Model:
 
 def test_model_is_pruned_with_a_record_and_saves_like_any_other(tmp_path: Any) -> None:
     model = small_model()
-    pruned = prune(model, macs=0.5)
+    pruned = prune(model, PruningGoal(macs=0.5))
     assert pruned.macs_after <= 0.5 * pruned.macs_before
     assert pruned.model.provenance.steps[-1].startswith("prune: 0.4") or pruned.macs_after == 0.5 * pruned.macs_before
     assert not model.architecture.pruning
@@ -268,7 +273,7 @@ def test_model_is_pruned_with_a_record_and_saves_like_any_other(tmp_path: Any) -
     images = torch.rand(2, *model.spec.shape[1:])
     assert torch.equal(again.module(images), pruned.model.module(images))
 
-    twice = prune(again, macs=0.7)
+    twice = prune(again, PruningGoal(macs=0.7))
     assert twice.model.architecture.pruning["macs_before"] == pruned.macs_before
     create_module(twice.model.architecture).load_state_dict(twice.model.module.state_dict())
 
@@ -277,7 +282,9 @@ def test_model_is_pruned_with_a_record_and_saves_like_any_other(tmp_path: Any) -
 def test_taylor_reads_targets_as_a_study_gives_them(kind: Any, targets: list[list[int]]) -> None:
     model = small_model(kind)
     batch = (torch.rand(2, *model.spec.shape[1:]), torch.tensor(targets))
-    pruned = prune(model, macs=0.5, importance="taylor", batches=[batch])
+    pruned = prune(
+        model, PruningGoal(macs=0.5, importance="taylor"), Material(train=[batch] * 8, loss=loss_of(model.task))
+    )
     assert pruned.macs_after <= 0.5 * pruned.macs_before
     assert all(parameter.grad is None for parameter in pruned.model.module.parameters())
 
@@ -285,7 +292,7 @@ def test_taylor_reads_targets_as_a_study_gives_them(kind: Any, targets: list[lis
 def test_a_fresh_process_rebuilds_it_without_pickle(tmp_path: Any) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     model = small_model()
-    pruned = prune(model, macs=0.5).model
+    pruned = prune(model, PruningGoal(macs=0.5)).model
     save_model(pruned, tmp_path / "pruned")
     images = torch.rand(2, *model.spec.shape[1:])
     safetensors.save_file({"images": images, "logits": pruned.module(images)}, tmp_path / "io.safetensors")

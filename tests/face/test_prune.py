@@ -97,8 +97,8 @@ def test_zero_epochs_only_prunes(study: Path, model: Path, tmp_path: Path) -> No
     [
         (("--macs", 0), InputError, "fraction to keep"),
         (("--macs", 0.001), ModelError, "out of reach"),
-        (("--round-to", 0), InputError, "round_to"),
-        (("--importance", "hessian"), InputError, "'magnitude' or 'taylor'"),
+        (("--round-to", -1), InputError, "round_to"),
+        (("--importance", "size"), InputError, "magnitude"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_written(

@@ -1,0 +1,81 @@
+"""The target's clock for networks of one model: quick looks while widths are chosen, and the final comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from medfm_compress.bench.measure import Contender, Plan, measure
+from medfm_compress.bench.types import Measurement
+from medfm_compress.compress.model import Model
+from medfm_compress.compress.pruning.latency_price import latency_price
+from medfm_compress.compress.pruning.latency_table import LatencyTable, default_record, measure_ms
+from medfm_compress.compress.pruning.price import Price
+from medfm_compress.compress.pruning.units import Unit
+from medfm_compress.compress.students.goal import LatencyGoal
+from medfm_compress.compress.students.latency import Progress, engine_files
+from medfm_compress.runtime.sessions.protocol import SessionRef
+from medfm_compress.runtime.sessions.table import BACKENDS
+
+
+class TargetClock:
+    """What networks with the spec and task of one model cost on a target. See `choose.Clock`."""
+
+    def __init__(self, model: Model, goal: LatencyGoal, progress: Progress, record: Path | None = None) -> None:
+        """Keep ``model`` for its spec and task; layer times are kept in ``record``, by default the user's own."""
+        self._model, self._goal = model, goal
+        self._table = LatencyTable(goal, record or default_record(), progress)
+        self._times: dict[int, float] = {}
+
+    @property
+    def target(self) -> str:
+        """Where it is measured."""
+        return str(self._goal.target)
+
+    @property
+    def threads(self) -> int:
+        """Of the engine."""
+        return self._goal.target.threads
+
+    @cached_property
+    def floor_ms(self) -> float:
+        """What an empty graph takes."""
+        return self._table.floor_ms(self._model.spec.shape)
+
+    def price(self, module: nn.Module, units: Sequence[Unit]) -> Price:
+        """Time in ms by layer of ``module``."""
+        return latency_price(module, torch.zeros(self._model.spec.shape), self._table, self.measure(module))
+
+    def measure(self, module: nn.Module) -> float:
+        """Time of one image in ms, session alone; a quick look in this process."""
+        return measure_ms(self._files(module), self._goal, self._model.spec.shape)
+
+    def size(self, module: nn.Module) -> int:
+        """Bytes of the files that the target reads."""
+        return sum(len(content) for content in self._files(module))
+
+    def compare(self, modules: Mapping[str, nn.Module], plan: Plan) -> tuple[Measurement, ...]:
+        """Time networks in turns, each in a fresh process with its CPUs pinned."""
+        suffixes = (".xml", ".bin") if self._goal.backend == "openvino" else (".onnx",)
+        options = {"threads": self._goal.target.threads, "precision": self._goal.target.precision}
+        spec, task = self._model.spec, self._model.task
+        with tempfile.TemporaryDirectory(prefix="medfm-prune-") as scratch:
+            contenders = []
+            for number, (name, module) in enumerate(modules.items()):
+                paths = [Path(scratch) / f"{number}{suffix}" for suffix in suffixes]
+                for path, content in zip(paths, self._files(module), strict=True):
+                    path.write_bytes(content)
+                arguments = {"model": str(paths[0]), **options}
+                session = SessionRef(opener=f"{BACKENDS[self._goal.backend]}:open_session", arguments=arguments)
+                size = sum(path.stat().st_size for path in paths)
+                contenders.append(Contender(name=name, session=session, spec=spec, task=task, size_bytes=size))
+            return measure(contenders, plan)
+
+    def _files(self, module: nn.Module) -> tuple[bytes, ...]:
+        return engine_files(dataclasses.replace(self._model, module=module.eval()), self._goal)
