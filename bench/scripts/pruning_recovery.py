@@ -29,15 +29,19 @@ from typing import Any
 
 import torch
 
+from medfm_compress.bench.measure import Plan
 from medfm_compress.compress.distill import distill
 from medfm_compress.compress.distillation import Distillation
 from medfm_compress.compress.examples import load_examples
 from medfm_compress.compress.model import Model, load_model
 from medfm_compress.compress.pruning import record as records
+from medfm_compress.compress.pruning.clock import TargetClock
+from medfm_compress.compress.pruning.macs import count_macs
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.pruning.record import RECORD, PruningRecord
 from medfm_compress.compress.pruning.schedule import Work, prune_and_recover
 from medfm_compress.compress.score import logits_of, mean_auroc
+from medfm_compress.compress.students.goal import parse_goal
 from medfm_compress.compress.students.make import make_student
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.training.config import TrainingConfig
@@ -190,7 +194,18 @@ def main() -> None:
             start = time.perf_counter()
             student = make_student(asked.student, bench.model.task, bench.model.spec, None, bench.model, None)
             done = bench.recovered(student, bench.work / name.replace("/", "-"), seed, asked.student_epochs)
-            bench.put(name, {**bench.score(done, name), "seconds": round(time.perf_counter() - start, 1)})
+            seconds = round(time.perf_counter() - start, 1)
+            bench.put(name, {**timed(bench, done), **bench.score(done, name), "seconds": seconds})
+
+
+def timed(bench: Bench, student: Model) -> dict[str, Any]:
+    """Time of a student against the original, as `counts` has it."""
+    clock = TargetClock(bench.model, parse_goal(1.0, bench.asked.target, 1), tell)
+    found = clock.compare({"original": bench.model.module, "student": student.module}, Plan(rounds=10, threads=1))
+    before, after = (round(each.quantile_ms(0.5), 4) for each in found)
+    example = torch.zeros(bench.model.spec.shape)
+    macs = count_macs(student.module, example).total / count_macs(bench.model.module, example).total
+    return {"macs": round(macs, 4), "p50_ms": [before, after], "speedup": round(before / after, 3)}
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from medfm_compress.compress.pruning.damage import (
 from medfm_compress.compress.pruning.depth import droppable_blocks
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.heads import find_attentions
+from medfm_compress.compress.pruning.linear_attention import linear_attention_units
 from medfm_compress.compress.pruning.macs import count_macs
 from medfm_compress.compress.pruning.price import Price, macs_price, size_price
 from medfm_compress.compress.pruning.reconstruct import Reconstruction, recalibrate
@@ -234,13 +235,21 @@ def all_units(module: nn.Module, example: Tensor, goal: PruningGoal) -> tuple[li
     """Everything that the goal lets shrink, and what stays as it is, with the reason."""
     attentions, sealed = find_attentions(module)
     heads, whole = head_units(module, attentions, goal.step)
+    linear, dense = linear_attention_units(module, goal.step)
     channels, protected = find_units(module, example, attentions, sealed, goal.step)
-    left = [*whole, *protected]
+    _forget_cached(module)
+    left = [*whole, *dense, *protected]
     if not goal.embedding:
         left += [Protected(u.name, "the width of tokens is to stay") for u in channels if u.kind == "embedding"]
         channels = [unit for unit in channels if unit.kind != "embedding"]
     blocks = droppable_blocks(module, example) if goal.depth and goal.allocation == "measured" else ()
-    return [*heads, *channels, *(Unit(name, 1, (1, 0), (), "block") for name in blocks)], left
+    return [*heads, *linear, *channels, *(Unit(name, 1, (1, 0), (), "block") for name in blocks)], left
+
+
+def _forget_cached(module: nn.Module) -> None:
+    """Some attentions keep their position bias between calls, after tracing with its graph; training empties it."""
+    module.train()
+    module.eval()
 
 
 def _loss(goal: PruningGoal, material: Material) -> Loss:

@@ -28,13 +28,18 @@ class Macs:
 
 def count_macs(module: nn.Module, example: torch.Tensor) -> Macs:
     """Count the MACs of ``module`` at ``example``, float32 ``[n, channels, height, width]``, in evaluation mode."""
-    training = module.training
+    training, learning = module.training, [p for p in module.parameters() if p.requires_grad]
     module.eval()
+    module.requires_grad_(
+        False
+    )  # the counter hooks what requires one, which some networks do not survive
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             module(example)
     finally:
         module.train(training)
+        for parameter in learning:
+            parameter.requires_grad_(True)
     inclusive = {
         name.partition(".")[2]: sum(operations.values()) // 2
         for name, operations in counter.get_flop_counts().items()

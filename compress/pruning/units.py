@@ -16,8 +16,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from medfm_compress.compress.pruning.heads import Attention, set_heads
+from medfm_compress.compress.pruning.heads import Attention, set_heads, why_sealed
 from medfm_compress.compress.pruning.tokens import unmerged
+from medfm_compress.runtime.errors import ModelError
 
 Side = Literal["in", "out"]
 Kind = Literal["channels", "heads", "embedding", "block"]
@@ -94,21 +95,12 @@ def find_units(
         sealed: names of modules whose inside is not understood; no channel into or inside them is touched.
         rounding: of widths.
     """
-    import torch_pruning as tp
-
     barriers = _barriers(module, example, attentions, sealed)
     read = {(f"{attention.name}.qkv", "in") for attention in attentions}
     names = {part: name for name, part in module.named_modules()}
-    with unmerged(module):  # merging changes no channel, and its indexing cannot be traced
-        graph = tp.DependencyGraph().build_dependency(
-            module,
-            example_inputs=(example,),
-            # The product puts an operation of its own behind the classifier, which is then recognised as the output.
-            forward_fn=lambda network, inputs: network(*inputs) * 1.0,
-            verbose=False,
-        )
+    graph = _trace(module, example)
     units: list[Unit] = []
-    protected = [Protected(seal, f"{type(module.get_submodule(seal)).__name__} is not understood") for seal in sealed]
+    protected = [Protected(seal, why_sealed(module.get_submodule(seal))) for seal in sealed]
     # A root is cut at its outputs.
     ignored = [part for part, side in barriers if side == "out"]
     for group in graph.get_all_groups(ignored_layers=ignored):
@@ -118,13 +110,46 @@ def find_units(
         steps = levels(width, rounding(width))
         if not reason and len(steps) == 1:
             reason = f"its width of {width} has no smaller multiple of {rounding(width)}"
+        members = () if reason else tuple(_members(group, graph, names, module))
+        reason = reason or _inconsistent(members)
         if reason:
             protected.append(Protected(name, reason))
         else:
-            members = tuple(_members(group, graph, names, module))
             embedding = any((member.layer, member.side) in read for member in members)
             units.append(Unit(name, width, steps, members, "embedding" if embedding else "channels"))
     return units, protected
+
+
+def _trace(module: nn.Module, example: torch.Tensor) -> Any:
+    """torch-pruning's dependency graph of ``module``.
+
+    Raises:
+        ModelError: it cannot follow this network.
+    """
+    import torch_pruning as tp
+
+    try:
+        with unmerged(module):  # merging changes no channel, and its indexing cannot be traced
+            return tp.DependencyGraph().build_dependency(
+                module,
+                example_inputs=(example,),
+                # The product puts an operation of its own behind the classifier, which is then seen to be the output.
+                forward_fn=lambda network, inputs: network(*inputs) * 1.0,
+                verbose=False,
+            )
+    except Exception as exc:
+        raise ModelError(
+            f"the layers of this network cannot be followed ({type(exc).__name__}: {exc}); distil into a smaller named "
+            "model instead"
+        ) from exc
+
+
+def _inconsistent(members: Sequence[Member]) -> str:
+    """Why traced positions cannot be right, or an empty string."""
+    for member in members:
+        if member.indices and (max(member.indices) >= member.size or len(set(member.indices)) < len(member.indices)):
+            return f"their way to {member.layer} cannot be followed"
+    return ""
 
 
 def _barriers(

@@ -72,6 +72,8 @@ def test_prune_and_recover(study: Path, model: Path, tmp_path: Path, importance:
         "--device",
         "cpu",
         "--json",
+        "--target",
+        "",
     )
     done = invoke(model, "--study", study, "--out", out, *options)
     assert done.exit_code == 0, (done.output, done.exception)
@@ -86,7 +88,7 @@ def test_prune_and_recover(study: Path, model: Path, tmp_path: Path, importance:
 
 
 def test_zero_epochs_only_prunes(study: Path, model: Path, tmp_path: Path) -> None:
-    done = invoke(model, "--study", study, "--out", tmp_path / "out", "--epochs", 0)
+    done = invoke(model, "--study", study, "--out", tmp_path / "out", "--macs", 0.5, "--target", "", "--epochs", 0)
     assert done.exit_code == 0, (done.output, done.exception)
     assert "MACs an image" in done.stdout
     assert load_model(tmp_path / "out").architecture.pruning
@@ -95,21 +97,28 @@ def test_zero_epochs_only_prunes(study: Path, model: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
+        ((), InputError, "one goal"),
+        (("--macs", 0.5, "--speedup", 2), InputError, "one goal"),
+        (("--speedup", 2), InputError, "needs a target"),
+        (("--speedup", 1), InputError, "above 1"),
+        (("--latency", "fast"), InputError, "give a number"),
+        (("--size", "0MB"), InputError, "above 0"),
+        (("--macs", 0.5, "--steps", 0), InputError, "steps"),
         (("--macs", 0), InputError, "fraction to keep"),
         (("--macs", 0.001), ModelError, "out of reach"),
-        (("--round-to", -1), InputError, "round_to"),
-        (("--importance", "size"), InputError, "magnitude"),
+        (("--macs", 0.5, "--round-to", -1), InputError, "round_to"),
+        (("--macs", 0.5, "--importance", "size"), InputError, "magnitude"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_written(
     study: Path, model: Path, tmp_path: Path, options: tuple[object, ...], error: type[MedfmError], says: str
 ) -> None:
-    done = invoke(model, "--study", study, "--out", tmp_path / "out", *options)
+    done = invoke(model, "--study", study, "--out", tmp_path / "out", "--target", "", *options)
     assert isinstance(done.exception, error)
     assert says in str(done.exception)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_original_is_not_overwritten(study: Path, model: Path) -> None:
-    done = invoke(model, "--study", study, "--out", model)
+    done = invoke(model, "--study", study, "--out", model, "--macs", 0.5)
     assert isinstance(done.exception, InputError)
