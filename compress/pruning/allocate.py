@@ -182,7 +182,7 @@ class _State:
                 for unit, levels in self._levels.items()
                 if (now := self.forecast.widths[unit]) != levels[0]
                 for width in levels
-                if width > now and self.damage[unit][width] < self.damage[unit][now]
+                if width > now and self.damage[unit][width] <= self.damage[unit][now]
                 if self.forecast.change(unit, width) <= room
             ]
             if not fitting:

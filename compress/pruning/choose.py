@@ -37,7 +37,7 @@ from medfm_compress.runtime.errors import InputError, ModelError
 _COUNTED = 1e-6  # predicted and counted MACs agree but for rounding
 _MEASURED = 0.01  # two measurements of one network differ by as much
 _CLOSE = 0.97  # of the budget: near enough
-_CORRECTIONS = 5
+_CORRECTIONS = 8
 _ABSOLUTE = frozenset({"taylor", "hessian"})  # their scores estimate the loss itself
 
 
@@ -177,26 +177,34 @@ class Chooser:
         return clock.price(module, units), budget
 
     def _corrected(self, damage: Damage, price: Price, budget: float, measure: Callable[[nn.Module], float]) -> Chosen:
-        """The widest choice that was measured within the budget, else the one that came nearest to it."""
-        tried: dict[tuple[int, ...], Chosen] = {}
+        """The widest choice that was measured within the budget.
+
+        Raises:
+            ModelError: whatever is chosen takes longer than that.
+        """
+        tried: list[Chosen] = []
         asked = budget
         for _ in range(_CORRECTIONS):
             allocation = self._allocate(damage, price, asked)
-            key = tuple(allocation.widths.values())
-            if key in tried:
+            if not any(allocation.widths == chosen.allocation.widths for chosen in tried):
+                tried.append(Chosen(allocation, self._tried(allocation, measure)))
+                told = f"predicted {allocation.cost:.4g}, measured {tried[-1].measured:.4g}, goal {budget:.4g}"
+                self.material.progress(told)
+            elif min(chosen.measured for chosen in tried) <= budget * (1 + _MEASURED):
+                break  # nothing new comes of it
+            if _CLOSE * budget <= tried[-1].measured <= budget * (1 + _MEASURED):
                 break
-            with undone(self.module):
-                cut_units(self.module, self.units, allocation.widths, self.scores)
-                measured = measure(self.module)
-            tried[key] = Chosen(allocation, measured)
-            self.material.progress(f"predicted {allocation.cost:.4g}, measured {measured:.4g}, goal {budget:.4g}")
-            if _CLOSE * budget <= measured <= budget * (1 + _MEASURED):
-                break
-            asked *= budget / measured
-        within = [chosen for chosen in tried.values() if chosen.measured <= budget * (1 + _MEASURED)]
+            asked = _next_budget(asked, tried, budget)
+        within = [chosen for chosen in tried if chosen.measured <= budget * (1 + _MEASURED)]
         if within:
             return max(within, key=lambda chosen: chosen.measured)
-        return min(tried.values(), key=lambda chosen: chosen.measured)
+        least = min(chosen.measured for chosen in tried)
+        raise self._out_of_reach(least, budget)
+
+    def _tried(self, allocation: Allocation, measure: Callable[[nn.Module], float]) -> float:
+        with undone(self.module):
+            cut_units(self.module, self.units, allocation.widths, self.scores)
+            return measure(self.module)
 
     def _clock(self) -> Clock:
         if self.material.clock is None:
@@ -213,22 +221,39 @@ class Chooser:
             raise ModelError(
                 f"nothing in this network can be pruned ({reasons}); distil into a smaller named model instead"
             )
-        raise ModelError(
-            f"{self._offer(least, budget, before)}; ask for more than that, round more finely, or distil into a "
-            "smaller named model"
+        raise self._out_of_reach(least if self.goal.macs is None else least / before.macs, budget)
+
+    def _out_of_reach(self, least: float, budget: float) -> ModelError:
+        """With what can be reached: ``least``, of the MACs the fraction."""
+        return ModelError(
+            f"{self._offer(least, budget)}; ask for no more than that, round more finely, or distil into a smaller "
+            "named model"
         )
 
-    def _offer(self, least: float, budget: float, before: Before) -> str:
+    def _offer(self, least: float, budget: float) -> str:
         goal = self.goal
         widths = f"with widths in multiples of {goal.round_to or goal.step(1)}"
         if goal.macs is not None:
-            return f"macs {goal.macs} is out of reach: {widths} at least {_up(least / before.macs)} of the MACs stay"
+            return f"macs {goal.macs} is out of reach: {widths} at least {_up(least)} of the MACs stay"
         if goal.size_mb is not None:
             return f"size {goal.size_mb:g} MB is out of reach: {widths} at least {_up(least / 1e6)} MB stay"
         if goal.speedup is not None:
             most = math.floor(goal.speedup * budget / least * 100) / 100
             return f"speedup {goal.speedup:g} is out of reach: {widths} about {most:g} can be reached"
         return f"latency {goal.latency_ms:g} ms is out of reach: {widths} about {_up(least)} ms can be reached"
+
+
+def _next_budget(asked: float, tried: Sequence[Chosen], budget: float) -> float:
+    """What to ask the price for next: along the line through the last two choices, or in proportion to the last."""
+    last = tried[-1]
+    target = budget * (1 + _CLOSE) / 2
+    after = asked * target / last.measured
+    if len(tried) > 1:
+        previous = tried[-2]
+        rise, run = last.measured - previous.measured, last.allocation.cost - previous.allocation.cost
+        if rise * run > 0:
+            after = last.allocation.cost + (target - last.measured) * run / rise
+    return min(max(after, asked / 2), asked * 2)
 
 
 def all_units(module: nn.Module, example: Tensor, goal: PruningGoal) -> tuple[list[Unit], list[Protected]]:

@@ -15,13 +15,15 @@ from medfm_compress.bench.measure import Contender, Plan, measure
 from medfm_compress.bench.types import Measurement
 from medfm_compress.compress.model import Model
 from medfm_compress.compress.pruning.latency_price import latency_price
-from medfm_compress.compress.pruning.latency_table import LatencyTable, default_record, measure_ms
+from medfm_compress.compress.pruning.latency_table import LatencyTable, default_record
 from medfm_compress.compress.pruning.price import Price
 from medfm_compress.compress.pruning.units import Unit
 from medfm_compress.compress.students.goal import LatencyGoal
 from medfm_compress.compress.students.latency import Progress, engine_files
 from medfm_compress.runtime.sessions.protocol import SessionRef
 from medfm_compress.runtime.sessions.table import BACKENDS
+
+_QUICK_ROUNDS = 8
 
 
 class TargetClock:
@@ -31,7 +33,6 @@ class TargetClock:
         """Keep ``model`` for its spec and task; layer times are kept in ``record``, by default the user's own."""
         self._model, self._goal = model, goal
         self._table = LatencyTable(goal, record or default_record(), progress)
-        self._times: dict[int, float] = {}
 
     @property
     def target(self) -> str:
@@ -53,8 +54,23 @@ class TargetClock:
         return latency_price(module, torch.zeros(self._model.spec.shape), self._table, self.measure(module))
 
     def measure(self, module: nn.Module) -> float:
-        """Time of one image in ms, session alone; a quick look in this process."""
-        return measure_ms(self._files(module), self._goal, self._model.spec.shape)
+        """Median time of one image in ms, session alone, by `bench.measure`.
+
+        A candidate is timed in turns with the model itself, and its time is given at the pace at which that ran when
+        it was timed first: what slows both down for a while changes nothing.
+        """
+        if module is self._model.module:
+            return self._own_ms
+        own, candidate = self.compare({"original": self._model.module, "candidate": module}, self._plan(_QUICK_ROUNDS))
+        return candidate.quantile_ms(0.5) * self._own_ms / own.quantile_ms(0.5)
+
+    @cached_property
+    def _own_ms(self) -> float:
+        (own,) = self.compare({"original": self._model.module}, self._plan(_QUICK_ROUNDS))
+        return own.quantile_ms(0.5)
+
+    def _plan(self, rounds: int) -> Plan:
+        return Plan(rounds=rounds, threads=self.threads, turn_ms=100.0, warm_up_s=3.0)
 
     def size(self, module: nn.Module) -> int:
         """Bytes of the files that the target reads."""
@@ -77,5 +93,12 @@ class TargetClock:
                 contenders.append(Contender(name=name, session=session, spec=spec, task=task, size_bytes=size))
             return measure(contenders, plan)
 
+    @cached_property
+    def _own_files(self) -> tuple[bytes, ...]:
+        return self._made(self._model.module)
+
     def _files(self, module: nn.Module) -> tuple[bytes, ...]:
+        return self._own_files if module is self._model.module else self._made(module)
+
+    def _made(self, module: nn.Module) -> tuple[bytes, ...]:
         return engine_files(dataclasses.replace(self._model, module=module.eval()), self._goal)

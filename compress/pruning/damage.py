@@ -120,11 +120,14 @@ def tried_widths(unit: Unit) -> tuple[int, ...]:
 
 
 def damage_of(unit: Unit, trials: Sequence[Trial]) -> dict[int, float]:
-    """Damage at each of a unit's levels: squared errors, interpolated, never falling with more removed."""
-    errors = np.maximum.accumulate([trial.error**2 for trial in trials])
+    """Damage at each of a unit's levels: squares of the errors, interpolated, never falling with more removed.
+
+    The error itself is interpolated and then squared: what matters least goes first, so that damage begins flat.
+    """
+    errors = np.maximum.accumulate([trial.error for trial in trials])
     kept = [trial.kept for trial in trials]
     values = np.interp(unit.levels, kept[::-1], errors[::-1])
-    return {level: float(value) for level, value in zip(unit.levels, values, strict=True)}
+    return {level: float(value) ** 2 for level, value in zip(unit.levels, values, strict=True)}
 
 
 def guessed_damage(unit: Unit, scores: Tensor, *, absolute: bool) -> dict[int, float]:

@@ -30,9 +30,7 @@ def count_macs(module: nn.Module, example: torch.Tensor) -> Macs:
     """Count the MACs of ``module`` at ``example``, float32 ``[n, channels, height, width]``, in evaluation mode."""
     training, learning = module.training, [p for p in module.parameters() if p.requires_grad]
     module.eval()
-    module.requires_grad_(
-        False
-    )  # the counter hooks what requires one, which some networks do not survive
+    module.requires_grad_(False)  # the counter hooks what requires one, which some networks do not survive
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             module(example)

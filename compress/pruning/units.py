@@ -95,12 +95,14 @@ def find_units(
         sealed: names of modules whose inside is not understood; no channel into or inside them is touched.
         rounding: of widths.
     """
-    barriers = _barriers(module, example, attentions, sealed)
+    repeated = _called_twice(module, example)
+    barriers = _barriers(module, repeated, attentions, sealed)
     read = {(f"{attention.name}.qkv", "in") for attention in attentions}
     names = {part: name for name, part in module.named_modules()}
     graph = _trace(module, example)
     units: list[Unit] = []
     protected = [Protected(seal, why_sealed(module.get_submodule(seal))) for seal in sealed]
+    protected += [Protected(names[part], reason) for part, reason in repeated.items()]
     # A root is cut at its outputs.
     ignored = [part for part, side in barriers if side == "out"]
     for group in graph.get_all_groups(ignored_layers=ignored):
@@ -129,7 +131,7 @@ def _trace(module: nn.Module, example: torch.Tensor) -> Any:
     import torch_pruning as tp
 
     try:
-        with unmerged(module):  # merging changes no channel, and its indexing cannot be traced
+        with torch.enable_grad(), unmerged(module):  # merging changes no channel, and its indexing cannot be traced
             return tp.DependencyGraph().build_dependency(
                 module,
                 example_inputs=(example,),
@@ -153,7 +155,7 @@ def _inconsistent(members: Sequence[Member]) -> str:
 
 
 def _barriers(
-    module: nn.Module, example: torch.Tensor, attentions: Sequence[Attention], sealed: Sequence[str]
+    module: nn.Module, repeated: Mapping[nn.Module, str], attentions: Sequence[Attention], sealed: Sequence[str]
 ) -> dict[tuple[nn.Module, Side], str]:
     """Sides of layers that no channel unit may touch, each with the reason."""
     sides: tuple[Side, ...] = ("in", "out")
@@ -166,12 +168,13 @@ def _barriers(
     for attention in attentions:
         barriers[module.get_submodule(f"{attention.name}.qkv"), "out"] = "they are the heads of attention"
         barriers[module.get_submodule(f"{attention.name}.proj"), "in"] = "they are the heads of attention"
-    for part in _called_twice(module, example):
-        barriers.update({(part, side): f"{type(part).__name__} is used more than once" for side in sides})
+    for part, reason in repeated.items():
+        barriers.update({(part, side): reason for side in sides})
     return barriers
 
 
-def _called_twice(module: nn.Module, example: torch.Tensor) -> set[nn.Module]:
+def _called_twice(module: nn.Module, example: torch.Tensor) -> dict[nn.Module, str]:
+    """Layers with weights that are called more than once, each with that as the reason to leave it alone."""
     calls: Counter[nn.Module] = Counter()
 
     def count(part: nn.Module, *_: object) -> None:
@@ -183,7 +186,8 @@ def _called_twice(module: nn.Module, example: torch.Tensor) -> set[nn.Module]:
         module(example)
     for hook in hooks:
         hook.remove()
-    return {part for part, number in calls.items() if number > 1}
+    twice = (part for part, number in calls.items() if number > 1)
+    return {part: f"{type(part).__name__} is used more than once" for part in twice}
 
 
 def _why_not(group: Any, graph: Any, barriers: Mapping[tuple[nn.Module, Side], str]) -> str:
