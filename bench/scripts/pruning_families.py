@@ -28,6 +28,8 @@ import torch
 from torch import nn
 
 from medfm_compress.compress.model import Architecture, Model, create_module, load_model, save_model
+from medfm_compress.compress.pruning.choose import Material
+from medfm_compress.compress.pruning.damage import Question
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.prune import PrunedModule, prune_module
 from medfm_compress.runtime.errors import MedfmError
@@ -180,7 +182,8 @@ def prune_family(family: Family, folder: Path) -> tuple[Outcome, Model | None]:
     """Prune a family to half its MACs and save it into ``folder``, with two images and its answers to them."""
     model = family.build()
     try:
-        small = prune_module(model.module, family.images(1), PruningGoal(macs=0.5, round_to=family.round_to))
+        goal = PruningGoal(macs=0.5, round_to=family.round_to, allocation="measured")
+        small = prune_module(model.module, family.images(1), goal, Material(question=_question(family)))
     except MedfmError as exc:
         return Outcome(family, "refused", refusal=str(exc)), None
     except Exception as exc:  # noqa: BLE001  (the table shows it and the test fails)
@@ -192,6 +195,11 @@ def prune_family(family: Family, folder: Path) -> tuple[Outcome, Model | None]:
     kept = small.plan.macs_after / small.plan.macs_before
     reasons = tuple(sorted({entry.reason for entry in small.protected}))
     return Outcome(family, "pruned", kept, _shrinks(small), reasons), pruned
+
+
+def _question(family: Family) -> Question:
+    """A few random images: which widths go does not matter here, but every kind of unit has to be tried."""
+    return Question([(family.images(4), torch.zeros(4, 1, dtype=torch.int64))], lambda *_: None, centred=True)
 
 
 def _shrinks(small: PrunedModule) -> str:
@@ -275,7 +283,8 @@ def row(outcome: Outcome) -> str:
 HEADER = """# Pruning, family by family
 
 Written by `python bench/scripts/pruning_families.py table`; do not edit. A small, untrained member of every family is
-pruned to half its multiply-accumulates at widths in multiples of 16, saved, loaded in a fresh process and exported to
+pruned to half its multiply-accumulates at widths in multiples of 16, with every lever of the default allocation
+(channels, heads, token width, whole blocks), saved, loaded in a fresh process and exported to
 ONNX. *Equal* means the fresh process gives the same logits to the bit; *parity* is the largest difference between ONNX
 Runtime and PyTorch relative to the largest logit. A family that cannot be pruned is refused with the sentence shown;
 no wrong network is ever returned.

@@ -11,6 +11,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from medfm_compress.compress.pruning.allocate import Allocation, Damage, deepest, evolve, knapsack, uniform
@@ -263,12 +264,28 @@ def all_units(module: nn.Module, example: Tensor, goal: PruningGoal) -> tuple[li
     linear, dense = linear_attention_units(module, goal.step)
     channels, protected = find_units(module, example, attentions, sealed, goal.step)
     _forget_cached(module)
-    left = [*whole, *dense, *protected]
+    units, stuck = _that_run(module, example, [*heads, *linear, *channels])
+    left = [*whole, *dense, *protected, *stuck]
     if not goal.embedding:
-        left += [Protected(u.name, "the width of tokens is to stay") for u in channels if u.kind == "embedding"]
-        channels = [unit for unit in channels if unit.kind != "embedding"]
+        left += [Protected(u.name, "the width of tokens is to stay") for u in units if u.kind == "embedding"]
+        units = [unit for unit in units if unit.kind != "embedding"]
     blocks = droppable_blocks(module, example) if goal.depth and goal.allocation == "measured" else ()
-    return [*heads, *linear, *channels, *(Unit(name, 1, (1, 0), (), "block") for name in blocks)], left
+    return [*units, *(Unit(name, 1, (1, 0), (), "block") for name in blocks)], left
+
+
+def _that_run(module: nn.Module, example: Tensor, units: Sequence[Unit]) -> tuple[list[Unit], list[Protected]]:
+    """Those units without most of which the network still runs; the others are left alone."""
+    running: list[Unit] = []
+    stuck: list[Protected] = []
+    for unit in units:
+        try:
+            with undone(module), torch.no_grad():
+                cut_units(module, [unit], {unit.name: unit.levels[-1]}, {unit.name: torch.zeros(unit.width)})
+                module(example)
+            running.append(unit)
+        except (RuntimeError, ValueError, AssertionError, IndexError, TypeError):
+            stuck.append(Protected(unit.name, "the network does not run without them"))
+    return running, stuck
 
 
 def _forget_cached(module: nn.Module) -> None:
