@@ -80,20 +80,26 @@ def prune_and_recover(work: Work, model: Model) -> PruningRecord:
     current, steps = model, []
     for number, wanted in enumerate(targets):
         last = number + 1 == len(targets)
+        if wanted.macs is not None and steps:  # of the original; a cut counts from what it is given
+            share = wanted.macs * steps[0].macs_before / steps[-1].macs_after
+            if share >= 1:
+                continue
+            wanted = dataclasses.replace(wanted, macs=share)
         current, step = _step(work, current, clock, number, wanted)
         steps.append(step)
         if not last:
             training = msgspec.structs.replace(options.training, epochs=options.step_epochs)
             current = _recovered(work, current, training, work.training / f"step-{number + 1}-recovered")
-    names = sparsify(current.module).layers if options.sparse else ()
+    names: tuple[str, ...] = ()
+    if options.sparse:
+        names = sparsify(current.module).layers
+        keep_sparse(current.module)
     if options.training.epochs:
-        keep_sparse(current.module) if options.sparse else None
         result = _recovered(work, current, options.training, work.out)
     else:
         result = current
         save_model(result, work.out)
-    if names:
-        verify_sparse(result.module, names)
+    verify_sparse(result.module, names)
     measurements = _compare(model, result, clock, work.progress)
     record = PruningRecord(
         model=model.name,
