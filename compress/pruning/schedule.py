@@ -77,17 +77,15 @@ def prune_and_recover(work: Work, model: Model) -> PruningRecord:
     goal = options.clock_goal()
     clock = TargetClock(model, goal, work.progress) if goal else None
     targets = _targets(options, model, clock)
-    current, steps = model, []
-    for number, wanted in enumerate(targets):
-        last = number + 1 == len(targets)
-        if wanted.macs is not None and steps:  # of the original; a cut counts from what it is given
-            share = wanted.macs * steps[0].macs_before / steps[-1].macs_after
-            if share >= 1:
-                continue
-            wanted = dataclasses.replace(wanted, macs=share)
+    current = model
+    steps: list[Step] = []
+    for number, target in enumerate(targets):
+        wanted = _from_here(target, steps)
+        if wanted is None:
+            continue
         current, step = _step(work, current, clock, number, wanted)
         steps.append(step)
-        if not last:
+        if number + 1 < len(targets):
             training = msgspec.structs.replace(options.training, epochs=options.step_epochs)
             current = _recovered(work, current, training, work.training / f"step-{number + 1}-recovered")
     names: tuple[str, ...] = ()
@@ -137,6 +135,14 @@ def _targets(options: PruneOptions, model: Model, clock: TargetClock | None) -> 
     full = clock.measure(model.module)
     end = goal.latency_ms or full / (goal.speedup or 1)
     return [dataclasses.replace(goal, speedup=None, latency_ms=full * (end / full) ** share) for share in shares]
+
+
+def _from_here(goal: PruningGoal, steps: Sequence[Step]) -> PruningGoal | None:
+    """``goal``, whose MACs are of the original, as one that counts from where ``steps`` led; None if it is met."""
+    if goal.macs is None or not steps:
+        return goal
+    share = goal.macs * steps[0].macs_before / steps[-1].macs_after
+    return dataclasses.replace(goal, macs=share) if share < 1 else None
 
 
 def _step(work: Work, current: Model, clock: TargetClock | None, number: int, goal: PruningGoal) -> tuple[Model, Step]:
