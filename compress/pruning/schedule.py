@@ -9,6 +9,7 @@ call takes up the first one that is missing, and within it whatever distillation
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec

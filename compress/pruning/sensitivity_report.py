@@ -243,7 +243,7 @@ def _panel(curve: SensitivityCurve, y: Axis, z: Axis | None) -> str:
     place = x.at(curve.removed(curve.chosen))
     parts.append(line(place, y.stop, place, foot, "pick"))
     label = f"Error of {curve.name}: {number(curve.half.error)} with {curve.half.kept} of {curve.width} kept"
-    return svg(284, foot + 22, label, "".join(parts), "panel")
+    return svg(292, foot + 22, label, "".join(parts), "panel")
 
 
 def _path(places: Sequence[tuple[float, float]], style: str) -> str:

@@ -7,7 +7,7 @@ tracing autograd. Here each group becomes a value that scores, predicts MACs and
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -95,7 +95,7 @@ def find_units(
         sealed: names of modules whose inside is not understood; no channel into or inside them is touched.
         rounding: of widths.
     """
-    repeated = _called_twice(module, example)
+    repeated = {**_called_twice(module, example), **_tied(module)}
     barriers = _barriers(module, repeated, attentions, sealed)
     read = {(f"{attention.name}.qkv", "in") for attention in attentions}
     names = {part: name for name, part in module.named_modules()}
@@ -188,6 +188,16 @@ def _called_twice(module: nn.Module, example: torch.Tensor) -> dict[nn.Module, s
         hook.remove()
     twice = (part for part, number in calls.items() if number > 1)
     return {part: f"{type(part).__name__} is used more than once" for part in twice}
+
+
+def _tied(module: nn.Module) -> dict[nn.Module, str]:
+    """Layers that own a tensor together with another layer, each with that as the reason to leave it alone."""
+    owners: dict[nn.Parameter, list[nn.Module]] = defaultdict(list)
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            owners[parameter].append(part)
+    tied = {part for parts in owners.values() if len(parts) > 1 for part in parts}
+    return dict.fromkeys(tied, "their weights are shared with another layer")
 
 
 def _why_not(group: Any, graph: Any, barriers: Mapping[tuple[nn.Module, Side], str]) -> str:

@@ -312,3 +312,16 @@ def test_a_shared_layer_stays_whole_and_says_why() -> None:
     assert any("more than once" in entry.reason for entry in pruned.protected), pruned.protected
     assert pruned.module.shared.weight.shape == (32, 32, 3, 3)
     assert pruned.module.own.out_channels < 64
+
+
+def test_layers_that_share_a_tensor_stay_whole() -> None:
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 32, 3), torch.nn.Conv2d(32, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3),
+        torch.nn.Conv2d(32, 64, 3), torch.nn.Conv2d(64, 64, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Linear(64, 2),
+    )  # fmt: skip
+    module[3].weight = module[1].weight
+    pruned = prune_module(module, images(), PruningGoal(macs=0.9))
+    assert sum("shared with another layer" in entry.reason for entry in pruned.protected) >= 2
+    assert pruned.module[1].weight is pruned.module[3].weight and pruned.module[1].weight.shape[0] == 32
+    assert pruned.module[4].out_channels < 64
