@@ -15,7 +15,7 @@ from medfm_compress.bench.measure import Contender, Plan, measure
 from medfm_compress.bench.types import Measurement
 from medfm_compress.compress.model import Model
 from medfm_compress.compress.pruning.latency_price import latency_price
-from medfm_compress.compress.pruning.latency_table import LatencyTable, default_record
+from medfm_compress.compress.pruning.latency_table import LatencyTable, default_record, measure_ms
 from medfm_compress.compress.pruning.price import Price
 from medfm_compress.compress.pruning.units import Unit
 from medfm_compress.compress.students.goal import LatencyGoal
@@ -24,6 +24,25 @@ from medfm_compress.runtime.sessions.protocol import SessionRef
 from medfm_compress.runtime.sessions.table import BACKENDS
 
 _QUICK_ROUNDS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class _AtPace:
+    """A price with every cost multiplied by ``pace``."""
+
+    price: Price
+    pace: float
+
+    @property
+    def fixed(self) -> float:
+        return self.price.fixed * self.pace
+
+    @property
+    def layers(self) -> Mapping[str, tuple[int, int]]:
+        return self.price.layers
+
+    def of(self, layer: str, inputs: float, outputs: float) -> float:
+        return self.price.of(layer, inputs, outputs) * self.pace
 
 
 class TargetClock:
@@ -50,8 +69,14 @@ class TargetClock:
         return self._table.floor_ms(self._model.spec.shape)
 
     def price(self, module: nn.Module, units: Sequence[Unit]) -> Price:
-        """Time in ms by layer of ``module``."""
-        return latency_price(module, torch.zeros(self._model.spec.shape), self._table, self.measure(module))
+        """Time in ms by layer of ``module``.
+
+        Table and whole network are compared as one instrument sees them, in this process; the sum is then brought to
+        the pace of `measure`, which is slower by much the same factor for every layer.
+        """
+        example = torch.zeros(self._model.spec.shape)
+        here = measure_ms(self._files(module), self._goal, self._model.spec.shape)
+        return _AtPace(latency_price(module, example, self._table, here), self.measure(module) / here)
 
     def measure(self, module: nn.Module) -> float:
         """Median time of one image in ms, session alone, by `bench.measure`.

@@ -5,10 +5,12 @@
 - *floor*: a network that only reads the image. No width changes it.
 - *layers*: convolutions, linear layers and attentions from `LatencyTable`, timed at a few widths (`knots`) and
   interpolated between them: t = a + b·in + c·out + d·in·out is exact on the piece between four knots.
-- *rest*: what the measured network takes beyond that: activations, sums, concatenation, pooling, and the memory
-  traffic that a layer timed by itself does not see. All of it passes over feature maps and grows with them, so it is
-  spread over the normalisations, and the layers that run straight into an activation, by the numbers that come out of
-  them, and scales with the width that each keeps. A network with neither has it spread over all its layers.
+- *rest*: what the measured network takes beyond that. Part of it is the memory traffic that a layer timed by itself
+  does not see: half the rest is spread over the layers in proportion to their times, and scales as these do. The other
+  part are activations, sums, concatenation and pooling, which pass over feature maps: half is spread over the
+  normalisations, and the layers that run straight into an activation, by the numbers that come out of them, and scales
+  with the width that each keeps; over all layers where there is neither. With all of it in either part, predictions
+  after large cuts were further off (docs/results/pruning.md).
 
 Where the layers alone exceed what was measured (the engine fused what the table timed apart), they are scaled down to
 fit and no rest is left. Either way the cost at full width is what was measured.
@@ -28,6 +30,7 @@ from medfm_compress.compress.pruning.layer_calls import LayerCall, layer_calls
 
 _PARTS = (1, 2, 4)  # of the full width are knots
 _WIDE = 256  # from here on an eighth is one, too
+_PASSING = 0.5  # of the rest goes by feature maps and not by layers' times
 _ROUND = 16  # knots are multiples of it where the width allows
 
 
@@ -73,12 +76,10 @@ def latency_price(module: nn.Module, example: torch.Tensor, table: LatencyTable,
     timed = {name: Surface(table, call) for name, call in calls.items() if call.kind != "norm"}
     total = sum(timed[name](call.inputs, call.outputs) for name, call in calls.items() if name in timed)
     rest = measured_ms - floor - total
-    scale = 1.0 if rest >= 0 else (measured_ms - floor) / total
+    passing = _PASSING * max(rest, 0.0) if timed else max(rest, 0.0)
+    scale = (measured_ms - floor - passing) / total if total else 1.0
     shares = _shares(calls)
-    costs = {
-        name: _Cost(call, timed.get(name), scale, max(rest, 0.0) * shares.get(name, 0.0))
-        for name, call in calls.items()
-    }
+    costs = {name: _Cost(call, timed.get(name), scale, passing * shares.get(name, 0.0)) for name, call in calls.items()}
     return LatencyPrice(
         fixed=floor if calls else measured_ms,
         layers={name: (call.inputs, call.outputs) for name, call in calls.items()},

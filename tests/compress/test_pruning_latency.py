@@ -323,31 +323,34 @@ def test_costs_add_up_to_what_was_measured(measured_ms: float) -> None:
     assert price.table_ms == pytest.approx(cost(3, 16) + cost(1, 16) + cost(16, 2))
 
 
-def test_the_rest_shrinks_with_the_normalisations() -> None:
+def test_half_the_rest_shrinks_with_the_normalisations_and_half_with_the_layers() -> None:
     price = priced(5000.0)
     assert price.rest_ms > 0
-    assert price.of("norm", 1, 16) == pytest.approx(price.rest_ms)
-    assert price.of("norm", 1, 4) == pytest.approx(price.rest_ms / 4)
-    assert price.of("conv", 3, 8) == pytest.approx(cost(3, 8))
+    assert price.of("norm", 1, 16) == pytest.approx(price.rest_ms / 2)
+    assert price.of("norm", 1, 4) == pytest.approx(price.rest_ms / 8)
+    pace = 1 + price.rest_ms / 2 / price.table_ms
+    assert price.of("conv", 3, 8) == pytest.approx(cost(3, 8) * pace)
 
 
-def test_the_rest_goes_to_what_runs_into_an_activation_too() -> None:
+def test_it_goes_to_what_runs_into_an_activation_too() -> None:
     module = nn.Sequential(nn.Conv2d(3, 16, 1), nn.LayerNorm(8), nn.Conv2d(16, 48, 1), nn.Identity(), nn.GELU())
     price = priced(30000.0, module)
     assert price.rest_ms > 0
-    assert price.of("1", 1, 8) == pytest.approx(price.rest_ms / 4)  # 16 of 64 channels pass through it
-    assert price.of("2", 16, 24) == pytest.approx(cost(16, 24) + price.rest_ms * 3 / 4 / 2)
-    assert price.of("0", 3, 16) == pytest.approx(cost(3, 16))
+    passing, pace = price.rest_ms / 2, 1 + price.rest_ms / 2 / price.table_ms
+    assert price.of("1", 1, 8) == pytest.approx(passing / 4)  # 16 of 64 channels pass through it
+    assert price.of("2", 16, 24) == pytest.approx(cost(16, 24) * pace + passing * 3 / 4 / 2)
+    assert price.of("0", 3, 16) == pytest.approx(cost(3, 16) * pace)
 
 
-def test_without_normalisations_the_rest_goes_to_the_layers() -> None:
+def test_without_normalisations_it_goes_to_the_layers() -> None:
     module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 48, 3), nn.Flatten(), nn.Linear(48 * 16, 2))
     price = priced(30000.0, module)
     total = price.fixed + sum(price.of(name, *widths) for name, widths in price.layers.items())
     assert total == pytest.approx(30000.0)
     assert price.rest_ms > 0
+    passing, pace = price.rest_ms / 2, 1 + price.rest_ms / 2 / price.table_ms
     share = 16 * 36 / (16 * 36 + 48 * 16 + 2)
-    assert price.of("0", 3, 16) == pytest.approx(cost(3, 16) + share * price.rest_ms)
+    assert price.of("0", 3, 16) == pytest.approx(cost(3, 16) * pace + share * passing)
 
 
 def test_a_network_without_layers_costs_what_it_costs() -> None:

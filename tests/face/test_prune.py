@@ -49,7 +49,7 @@ def model(tmp_path: Path) -> Path:
     """An untrained ResNet as a model folder."""
     torch.manual_seed(0)
     task = Task(kind="binary", labels=("normal", "opacity"))
-    return save_model(build_model("resnet10t", task, size_px=48, colour="grey"), tmp_path / "model")
+    return save_model(build_model("test_resnet", task, size_px=48, colour="grey"), tmp_path / "model")
 
 
 def invoke(*arguments: object) -> Any:
@@ -83,7 +83,7 @@ def test_prune_and_recover(study: Path, model: Path, tmp_path: Path, importance:
     recovered = load_model(out)
     assert sum(parameter.numel() for parameter in recovered.module.parameters()) == told["parameters_after"]
     assert [step.split()[0].strip(":") for step in recovered.provenance.steps] == ["prune", "distilled"]
-    assert recovered.provenance.teacher.startswith("resnet10t@")
+    assert recovered.provenance.teacher.startswith("test_resnet@")
     assert (model / "model.safetensors").read_bytes() == before
 
 
