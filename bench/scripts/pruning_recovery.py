@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from medfm_compress.bench.measure import Plan
+from medfm_compress.bench.speedup import speedup
 from medfm_compress.compress.distill import distill
 from medfm_compress.compress.distillation import Distillation
 from medfm_compress.compress.examples import load_examples
@@ -196,6 +197,27 @@ def main() -> None:
             done = bench.recovered(student, bench.work / name.replace("/", "-"), seed, asked.student_epochs)
             seconds = round(time.perf_counter() - start, 1)
             bench.put(name, {**timed(bench, done), **bench.score(done, name), "seconds": seconds})
+    if "together" not in bench.rows():
+        bench.put("together", together(bench))
+
+
+def together(bench: Bench) -> dict[str, Any]:
+    """All models of the comparison timed in turns with each other, so that their latencies are of one moment."""
+    modules = {"original": bench.model.module}
+    for arm in bench.asked.arms.split(","):
+        modules[arm] = load_model(bench.work / f"cut-{arm}").module
+    if bench.asked.student:
+        modules[bench.asked.student] = load_model(bench.work / f"{bench.asked.student}-seed-0").module
+    clock = TargetClock(bench.model, parse_goal(1.0, bench.asked.target, 1), tell)
+    found = clock.compare(modules, Plan(rounds=20, threads=1))
+    return {
+        each.name: {
+            "p50_ms": round(each.quantile_ms(0.5), 4),
+            "speedup": [round(value, 3) for value in (gain.estimate, gain.low, gain.high)],
+        }
+        for each in found
+        for gain in [speedup(found[0], each)]
+    }
 
 
 def timed(bench: Bench, student: Model) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from medfm_compress.runtime.errors import InputError, ModelError
 
 _COUNTED = 1e-6  # predicted and counted MACs agree but for rounding
 _MEASURED = 0.01  # two measurements of one network differ by as much
-_CLOSE = 0.97  # of the budget: near enough
+_CLOSE = 0.95  # of the budget: near enough
 _CORRECTIONS = 8
 _ABSOLUTE = frozenset({"taylor", "hessian"})  # their scores estimate the loss itself
 

@@ -38,6 +38,7 @@ from medfm_compress.compress.training.job import Progress
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.codec import digest
+from medfm_compress.runtime.errors import InputError
 
 _ROUNDS = 10  # of the final comparison
 
@@ -77,6 +78,7 @@ def prune_and_recover(work: Work, model: Model) -> PruningRecord:
     options = work.options
     goal = options.clock_goal()
     clock = TargetClock(model, goal, work.progress) if goal else None
+    _refuse_what_is_met(options, model, clock)
     targets = _targets(options, model, clock)
     current = model
     steps: list[Step] = []
@@ -115,6 +117,22 @@ def prune_and_recover(work: Work, model: Model) -> PruningRecord:
     )
     records.save(record, work.out / RECORD)
     return record
+
+
+def _refuse_what_is_met(options: PruneOptions, model: Model, clock: TargetClock | None) -> None:
+    """A model that is fast or small enough already is not to lose anything."""
+    if clock is None:
+        return
+    if options.latency_ms is not None and (now := clock.measure(model.module)) <= options.latency_ms:
+        raise InputError(
+            f"latency {options.latency_ms:g} ms is met already: {model.name} takes {now:.3g} ms on {clock.target}; ask "
+            "for less"
+        )
+    if options.size_mb is not None and (size := clock.size(model.module) / 1e6) <= options.size_mb:
+        raise InputError(
+            f"size {options.size_mb:g} MB is met already: {model.name} has {size:.3g} MB on {clock.target}; ask for "
+            "less"
+        )
 
 
 def _targets(options: PruneOptions, model: Model, clock: TargetClock | None) -> list[PruningGoal]:

@@ -136,6 +136,28 @@ def test_sparse_weights_stay_sparse_through_recovery(study: Study, tmp_path: Pat
     assert set(record.sparse) <= set(sparse_layers(load_model(tmp_path / "out").module))
 
 
+def test_a_target_is_timed_and_what_is_met_already_is_refused(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real engine, layers from a table of its own; the speed-up holds for what was measured."""
+    import msgspec
+
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    plain = {"target": "openvino:cpu:fp32", "training": TrainingConfig(epochs=0), "allocation": "global"}
+    with pytest.raises(InputError, match=r"met already: test_resnet takes [\d.]+ ms on openvino:cpu:fp32:1"):
+        run(study, tmp_path / "met", PruneOptions(latency_ms=1e6, **plain))
+    assert not (tmp_path / "met").exists()
+
+    record, lines = run(study, tmp_path / "out", PruneOptions(macs=0.6, **plain))
+    before, after = record.measurements
+    assert (before.name, after.name) == ("original", "pruned") and before.target == "openvino:cpu:fp32:1"
+    assert after.size_bytes < before.size_bytes
+    assert record.speedup == before.quantile_ms(0.5) / after.quantile_ms(0.5)
+    assert any("in turns" in line for line in lines)
+    assert msgspec.json.decode((tmp_path / "out" / RECORD).read_bytes())["target"] == record.target
+
+
 def test_sparse_without_recovery_is_refused() -> None:
     with pytest.raises(InputError, match="without recovery"):
         PruneOptions(macs=0.5, sparse=True, training=TrainingConfig(epochs=0))
