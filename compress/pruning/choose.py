@@ -11,10 +11,10 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from medfm_compress.compress.pruning.allocate import Allocation, Damage, deepest, evolve, knapsack, uniform
+from medfm_compress.compress.pruning.alone import tried_alone
 from medfm_compress.compress.pruning.cut import cut_units, undone
 from medfm_compress.compress.pruning.damage import (
     Progress,
@@ -264,28 +264,13 @@ def all_units(module: nn.Module, example: Tensor, goal: PruningGoal) -> tuple[li
     linear, dense = linear_attention_units(module, goal.step)
     channels, protected = find_units(module, example, attentions, sealed, goal.step)
     _forget_cached(module)
-    units, stuck = _that_run(module, example, [*heads, *linear, *channels])
+    units, stuck = tried_alone(module, example, [*heads, *linear, *channels])
     left = [*whole, *dense, *protected, *stuck]
     if not goal.embedding:
         left += [Protected(u.name, "the width of tokens is to stay") for u in units if u.kind == "embedding"]
         units = [unit for unit in units if unit.kind != "embedding"]
     blocks = droppable_blocks(module, example) if goal.depth and goal.allocation == "measured" else ()
     return [*units, *(Unit(name, 1, (1, 0), (), "block") for name in blocks)], left
-
-
-def _that_run(module: nn.Module, example: Tensor, units: Sequence[Unit]) -> tuple[list[Unit], list[Protected]]:
-    """Those units without most of which the network still runs; the others are left alone."""
-    running: list[Unit] = []
-    stuck: list[Protected] = []
-    for unit in units:
-        try:
-            with undone(module), torch.no_grad():
-                cut_units(module, [unit], {unit.name: unit.levels[-1]}, {unit.name: torch.zeros(unit.width)})
-                module(example)
-            running.append(unit)
-        except (RuntimeError, ValueError, AssertionError, IndexError, TypeError):
-            stuck.append(Protected(unit.name, "the network does not run without them"))
-    return running, stuck
 
 
 def _forget_cached(module: nn.Module) -> None:

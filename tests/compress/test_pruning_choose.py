@@ -13,6 +13,7 @@ timm = pytest.importorskip("timm")
 pytest.importorskip("torch_pruning")
 
 from medfm_compress.compress.pruning.allocate import deepest, evolve, knapsack, uniform  # noqa: E402
+from medfm_compress.compress.pruning.alone import tried_alone  # noqa: E402
 from medfm_compress.compress.pruning.choose import Material, all_units  # noqa: E402
 from medfm_compress.compress.pruning.cut import cut_units, undone  # noqa: E402
 from medfm_compress.compress.pruning.damage import Question, Trial, damage_of, measure_damage, tried_widths  # noqa: E402
@@ -21,7 +22,7 @@ from medfm_compress.compress.pruning.macs import count_macs  # noqa: E402
 from medfm_compress.compress.pruning.price import Forecast, macs_price, size_price  # noqa: E402
 from medfm_compress.compress.pruning.prune import prune_module  # noqa: E402
 from medfm_compress.compress.pruning.scores import Evidence, scores  # noqa: E402
-from medfm_compress.compress.pruning.units import Member, Unit  # noqa: E402
+from medfm_compress.compress.pruning.units import Member, Unit, find_units  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
 
 PX = 32
@@ -325,3 +326,32 @@ def test_layers_that_share_a_tensor_stay_whole() -> None:
     assert sum("shared with another layer" in entry.reason for entry in pruned.protected) >= 2
     assert pruned.module[1].weight is pruned.module[3].weight and pruned.module[1].weight.shape[0] == 32
     assert pruned.widths
+
+
+def test_a_group_that_was_traced_wrongly_is_left_alone() -> None:
+    """Shapes fit, so that the network runs; only its answer tells that other columns should have gone."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 2),
+    )  # fmt: skip
+    module.eval().requires_grad_(True)
+    units, _ = find_units(module, images(), [], [], lambda _: 16)
+    sound, left = tried_alone(module, images(), units)
+    assert [unit.name for unit in sound] == [unit.name for unit in units] and not left
+
+    unit = next(unit for unit in units if unit.name == "0")
+    crossed = tuple(
+        dataclasses.replace(member, roots=member.roots[::-1]) if member.side == "out" else member
+        for member in unit.members
+    )
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    sound, left = tried_alone(module, images(), [dataclasses.replace(unit, members=crossed)])
+    assert not sound and left[0].reason == "the network answers otherwise without them"
+
+    short = tuple(
+        dataclasses.replace(member, remove=lambda _: None) if member.side == "in" else member for member in unit.members
+    )
+    sound, left = tried_alone(module, images(), [dataclasses.replace(unit, members=short)])
+    assert not sound and left[0].reason == "the network does not run without them"
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
