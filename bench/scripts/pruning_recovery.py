@@ -31,6 +31,8 @@ import torch
 
 from medfm_compress.bench.measure import Plan
 from medfm_compress.bench.speedup import speedup
+from medfm_compress.bench.stats.auroc import clustered_areas
+from medfm_compress.bench.stats.auroc_difference import area_difference
 from medfm_compress.compress.distill import distill
 from medfm_compress.compress.distillation import Distillation
 from medfm_compress.compress.examples import load_examples
@@ -199,6 +201,29 @@ def main() -> None:
             bench.put(name, {**timed(bench, done), **bench.score(done, name), "seconds": seconds})
     if "together" not in bench.rows():
         bench.put("together", together(bench))
+    if "margins" not in bench.rows():
+        bench.put("margins", margins(bench))
+
+
+def margins(bench: Bench) -> dict[str, Any]:
+    """Test AUROC of every recovered model minus the original's, paired, clustered by patient, with its 95 % interval."""
+    cases = [case for case in bench.study.split("test") if case.target]
+    names = {name: number for number, name in enumerate(sorted({case.cluster for case in cases}))}
+    clusters = np.array([names[case.cluster] for case in cases])
+    test, task = bench.splits["test"], bench.model.task
+
+    def scores(model: Model) -> Any:
+        return torch.softmax(logits_of(model.module, test.images, model.spec).double(), 1)[:, 1].numpy()
+
+    whole, truth = scores(bench.model), test.targets[:, 0]
+    rows = {}
+    for name in bench.rows():
+        folder = bench.work / name.replace("/", "-")
+        if "/seed-" in name and (folder / "model.json").is_file() and task.kind == "binary":
+            areas = clustered_areas(np.stack([whole, scores(load_model(folder))]), truth, clusters)
+            found = area_difference(areas, 0.95)
+            rows[name] = [round(value, 4) for value in (found.estimate, found.low, found.high)]
+    return rows
 
 
 def together(bench: Bench) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from medfm_compress.compress.score import mean_auroc
 from medfm_compress.compress.training.job import Progress
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task
 
 TRAINING_CASES = 256
@@ -52,7 +53,7 @@ def auroc_of(task: Task) -> Callable[[Tensor, Tensor], float | None]:
     def score(logits: Tensor, targets: Tensor) -> float | None:
         try:
             return mean_auroc(logits, targets.numpy(), task)
-        except ValueError:
+        except InputError:  # one class is absent
             return None
 
     return score

@@ -190,6 +190,7 @@ def test_cases_are_normalised_and_only_from_their_split(study: Study) -> None:
     assert abs(float(torch.cat([images for images, _ in train]).mean())) < 2.5
     truth = torch.cat([targets for _, targets in question.batches])
     assert question.auroc(torch.stack([-truth[:, 0], truth[:, 0]], 1).double(), truth) == 1.0
+    assert question.auroc(torch.zeros(3, 2).double(), torch.ones(3, 1, dtype=torch.int64)) is None, "one class alone"
     other = Task(kind="binary", labels=("healthy", "ill"))
     import dataclasses
 
