@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from medfm_compress.bench.measure import Plan
@@ -206,7 +207,7 @@ def main() -> None:
 
 
 def margins(bench: Bench) -> dict[str, Any]:
-    """Test AUROC of every recovered model minus the original's, paired, clustered by patient, with its 95 % interval."""
+    """Test AUROC of each recovered model minus the original, paired and clustered by patient, with a 95 % interval."""
     cases = [case for case in bench.study.split("test") if case.target]
     names = {name: number for number, name in enumerate(sorted({case.cluster for case in cases}))}
     clusters = np.array([names[case.cluster] for case in cases])
