@@ -157,6 +157,5 @@ def _tell(record: PruningRecord, out: Path) -> None:
     blocks = sum(group.kind == "block" and group.after == 0 for group in groups)
     narrower = len({group.name for group in groups if group.kind != "block" and group.after < group.before})
     console.say(
-        f"{narrower} groups became narrower, {blocks} blocks were dropped, {len(last.protected)} groups had to stay; "
-        f"wrote {out}"
+        f"groups narrowed: {narrower}, blocks dropped: {blocks}, groups left whole: {len(last.protected)}; wrote {out}"
     )
