@@ -32,6 +32,14 @@ def interval(values: list[float]) -> str:
     return f"{values[0]:.2f} [{values[1]:.2f}, {values[2]:.2f}]"
 
 
+def widest(margins: list[list[float]]) -> str:
+    """Mean difference with the widest ends of the intervals of all seeds."""
+    if not margins:
+        return ""
+    estimates, lows, highs = zip(*margins, strict=True)
+    return f"{mean(estimates):+.4f} [{min(lows):+.4f}, {max(highs):+.4f}]"
+
+
 def speed(found: dict[str, Any]) -> str:
     """Realised speed-up and efficiency, a row a pruned network."""
     rows = []
@@ -69,7 +77,17 @@ def recovery(folder: Path) -> str:
     whole = found["original"]
     before = times.get("original", {}).get("p50_ms")
     rows = [
-        ("original", "1", f"{before:.2f}" if before else "", "", "", f"{whole['val']:.4f}", f"{whole['test']:.4f}", "")
+        (
+            "original",
+            "1",
+            f"{before:.2f}" if before else "",
+            "",
+            "",
+            f"{whole['val']:.4f}",
+            f"{whole['test']:.4f}",
+            "",
+            "",
+        )
     ]
     for arm, ours in runs.items():
         cut, timed = found.get(f"{arm}/cut", {}), times.get(arm)
@@ -80,10 +98,21 @@ def recovery(folder: Path) -> str:
             f"{cut['test']:.4f}" if cut else "",
             spread([row["val"] for row in ours]),
             spread([row["test"] for row in ours]),
+            widest([value for name, value in found.get("margins", {}).items() if name.startswith(f"{arm}/")]),
             f"{mean(row['seconds'] for row in ours):.0f}",
         )
         rows.append((arm, *cells))
-    head = ("", "MACs", "p50 ms", "faster", "test before recovery", "val AUROC", "test AUROC", "s a run")
+    head = (
+        "",
+        "MACs",
+        "p50 ms",
+        "faster",
+        "test before recovery",
+        "val AUROC",
+        "test AUROC",
+        "− original [95%]",
+        "s a run",
+    )
     return table(head, rows)
 
 

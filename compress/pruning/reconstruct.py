@@ -7,8 +7,9 @@ square are those of the linear regression of x_G on x_K,
     W' = W_K + W_G C_GK (C_KK + λ I)^-1          b' = b + W m - W' m_K
 
 with λ a hundredth of the mean variance. Where a layer has no bias, moments about zero take the place of C, and b' falls
-away. A channel that others can stand in for costs nothing then. (He et al. 2017, "Channel Pruning for Accelerating Very
-Deep Neural Networks", eq. 3 without the choice of channels; Hassibi & Stork 1993, OBS, for the form.)
+away. With P = (C + λ I)^-1 the product C_GK (C_KK + λ I)^-1 is also −(P_GG)^-1 P_GK (OBS), which is quick where little
+is gone: P is computed once a layer. A channel that others can stand in for costs nothing then. (He et al. 2017, "Channel
+Pruning for Accelerating Very Deep Neural Networks", eq. 3 without the choice of channels; Hassibi & Stork 1993, OBS.)
 
 Normalisations that follow the cut have running statistics of the whole network; `recalibrate` measures them anew.
 """
@@ -16,7 +17,6 @@ Normalisations that follow the cut have running statistics of the whole network;
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +31,38 @@ MAX_INPUTS = 4608  # a square matrix of them in float32 takes 85 MB
 _ROWS_A_CASE = 16  # positions of a map or tokens that are looked at
 
 
-class _Moments(NamedTuple):
+class _Moments:
     """Of a layer's inputs, before it was cut.
 
     Attributes:
         weight: of the whole layer, ``[outputs, inputs, kernel]``.
-        second: ``[inputs * kernel, inputs * kernel]`` mean of x xᵀ.
         mean: ``[inputs * kernel]``.
+        damped: ``[inputs * kernel, inputs * kernel]``, C + λ I.
     """
 
-    weight: Tensor
-    second: Tensor
-    mean: Tensor
+    def __init__(self, weight: Tensor, second: Tensor, mean: Tensor, *, centred: bool) -> None:
+        self.weight, self.mean = weight, mean
+        self.damped = second - torch.outer(mean, mean) if centred else second
+        diagonal = self.damped.diagonal()
+        diagonal.add_(DAMPING * diagonal.mean() + torch.finfo(second.dtype).tiny)
+        self._inverse: Tensor | None = None
+
+    def stand_in(self, kept: Tensor, lost: Tensor) -> Tensor | None:
+        """Coefficients float32 ``[kept, lost]`` of the regression of what is lost on what is kept; None if it fails."""
+        if len(lost) > len(kept):
+            factor, failed = torch.linalg.cholesky_ex(self.damped[kept][:, kept].double())
+            return None if failed else torch.cholesky_solve(self.damped[kept][:, lost].double(), factor).float()
+        inverse = self._inverted()
+        if inverse is None:
+            return None
+        factor, failed = torch.linalg.cholesky_ex(inverse[lost][:, lost].double())
+        return None if failed else -torch.cholesky_solve(inverse[lost][:, kept].double(), factor).T.float()
+
+    def _inverted(self) -> Tensor | None:
+        if self._inverse is None:
+            factor, failed = torch.linalg.cholesky_ex(self.damped.double())
+            self._inverse = torch.empty(0) if failed else torch.cholesky_inverse(factor).float()
+        return self._inverse if self._inverse.numel() else None
 
 
 class Reconstruction:
@@ -76,14 +96,10 @@ class Reconstruction:
         rows = _others(outputs, outputs_gone)
         kept, lost = (_spread(channels, kernel) for channels in (_others(inputs, gone), torch.tensor(gone)))
         bias = getattr(part, "bias", None)
-        centred = moments.second - torch.outer(moments.mean, moments.mean) if bias is not None else moments.second
         weight = moments.weight[rows].flatten(1)
-        among = centred[kept][:, kept]
-        among.diagonal().add_(DAMPING * among.diagonal().mean() + torch.finfo(among.dtype).tiny)
-        factor, failed = torch.linalg.cholesky_ex(among.double())
-        if failed:
+        stand_in = moments.stand_in(kept, lost)
+        if stand_in is None:
             return
-        stand_in = torch.cholesky_solve(centred[kept][:, lost].double(), factor).float()  # [kept, lost]
         fitted = weight[:, kept] + weight[:, lost] @ stand_in.T
         old: nn.Parameter = part.weight  # type: ignore[assignment]
         part.weight = nn.Parameter(fitted.reshape(old.shape).to(old), old.requires_grad)
@@ -107,9 +123,9 @@ class _Sums:
 
     def moments(self) -> _Moments:
         weight: Tensor = self.part.weight.detach()  # type: ignore[operator]
-        return _Moments(
-            weight.flatten(2) if weight.ndim > 2 else weight[:, :, None], self.second / self.rows, self.mean / self.rows
-        )
+        shaped = weight.flatten(2) if weight.ndim > 2 else weight[:, :, None]
+        centred = getattr(self.part, "bias", None) is not None
+        return _Moments(shaped, self.second / self.rows, self.mean / self.rows, centred=centred)
 
 
 def _fits(part: nn.Module) -> bool:

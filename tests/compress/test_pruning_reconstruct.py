@@ -14,7 +14,7 @@ from medfm_compress.compress.pruning.choose import Material, all_units  # noqa: 
 from medfm_compress.compress.pruning.cut import cut_units  # noqa: E402
 from medfm_compress.compress.pruning.goal import PruningGoal  # noqa: E402
 from medfm_compress.compress.pruning.prune import prune_module  # noqa: E402
-from medfm_compress.compress.pruning.reconstruct import Reconstruction, recalibrate  # noqa: E402
+from medfm_compress.compress.pruning.reconstruct import Reconstruction, _Moments, recalibrate  # noqa: E402
 from medfm_compress.compress.pruning.scores import Evidence, scores  # noqa: E402
 
 
@@ -109,6 +109,23 @@ def test_against_least_squares() -> None:
 
     assert miss(module.second.weight.detach()) <= 1.1 * miss(expected)
     assert miss(weight[:, kept]) > 1.2 * miss(expected)
+
+
+def test_both_ways_to_the_coefficients_agree() -> None:
+    """By the inverse of what is gone, and by what is kept: the regression of one on the other."""
+    torch.manual_seed(0)
+    rows = torch.randn(400, 24) @ torch.randn(24, 24)
+    second, mean = rows.T @ rows / len(rows), rows.mean(0)
+    moments = _Moments(torch.zeros(4, 24, 1), second, mean, centred=True)
+    for lost_count in (4, 12, 20):
+        lost, kept = torch.arange(lost_count), torch.arange(lost_count, 24)
+        damped = moments.damped.double()
+        expected = torch.linalg.solve(damped[kept][:, kept], damped[kept][:, lost])
+        found = moments.stand_in(kept, lost)
+        assert found is not None
+        torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
+    broken = _Moments(torch.zeros(4, 2, 1), torch.full((2, 2), float("nan")), torch.zeros(2), centred=False)
+    assert broken.stand_in(torch.tensor([0]), torch.tensor([1])) is None
 
 
 def test_statistics_are_measured_anew_and_nothing_else_changes() -> None:
