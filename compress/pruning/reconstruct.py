@@ -8,8 +8,9 @@ square are those of the linear regression of x_G on x_K,
 
 with λ a hundredth of the mean variance. Where a layer has no bias, moments about zero take the place of C, and b' falls
 away. With P = (C + λ I)^-1 the product C_GK (C_KK + λ I)^-1 is also −(P_GG)^-1 P_GK (OBS), which is quick where little
-is gone: P is computed once a layer. A channel that others can stand in for costs nothing then. (He et al. 2017, "Channel
-Pruning for Accelerating Very Deep Neural Networks", eq. 3 without the choice of channels; Hassibi & Stork 1993, OBS.)
+is gone: P is computed once a layer. A channel that others can stand in for costs nothing then. (He et al. 2017,
+"Channel Pruning for Accelerating Very Deep Neural Networks", eq. 3 without the choice of channels; Hassibi & Stork
+1993, OBS.)
 
 Normalisations that follow the cut have running statistics of the whole network; `recalibrate` measures them anew.
 """
