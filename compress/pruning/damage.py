@@ -28,6 +28,7 @@ from medfm_compress.compress.pruning.units import Unit
 from medfm_compress.runtime.errors import InputError
 
 _TRIALS = 4  # widths of a unit that are tried
+_HOPELESS = 1e3  # the error of a network that does not run, or whose answers are not finite
 Progress = Callable[[str], None]
 
 
@@ -96,18 +97,34 @@ def measure_damage(
         trials = [msgspec.structs.replace(first, kept=unit.width)]
         for width in tried_widths(unit):
             with undone(module):
-                cut = cut_units(module, [unit], {unit.name: width}, scores)
-                if repair is not None:
-                    repair.repair(module, cut)
-                logits = _answers(module, question)
+                logits = _without(module, unit, width, scores, repair, question)
+            if logits is None or not torch.isfinite(logits).all():
+                trials.append(Trial(kept=width, error=_HOPELESS))
+                continue
             error = float((_centre(logits - whole, question.centred)).square().sum()) / scale
-            # A network that answers with nothing finite is as wrong as can be.
-            error = min(error, 1e6) if np.isfinite(error) else 1e6
-            trials.append(Trial(kept=width, error=float(np.sqrt(error)), auroc=question.auroc(logits, targets)))
+            trials.append(Trial(kept=width, error=min(error**0.5, _HOPELESS), auroc=question.auroc(logits, targets)))
         known[unit.name] = tuple(trials)
         if number % 10 == 9 or number + 1 == len(units):
             progress(f"tried {number + 1} of {len(units)} groups")
     return {unit.name: known[unit.name] for unit in units}
+
+
+def _without(
+    module: nn.Module,
+    unit: Unit,
+    width: int,
+    scores: Mapping[str, Tensor],
+    repair: Reconstruction | None,
+    question: Question,
+) -> Tensor | None:
+    """Answers of the network with ``unit`` cut to ``width``; None where it does not run without just these channels."""
+    cut = cut_units(module, [unit], {unit.name: width}, scores)
+    if repair is not None:
+        repair.repair(module, cut)
+    try:
+        return _answers(module, question)
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError):
+        return None
 
 
 def tried_widths(unit: Unit) -> tuple[int, ...]:

@@ -147,6 +147,19 @@ def test_damage_is_the_relative_logit_error_of_the_cut_network() -> None:
         measure_damage(module, units[:1], ranking, again, None, {}, lambda _: None)
 
 
+def test_a_cut_that_does_not_run_or_answers_nothing_is_hopeless() -> None:
+    module = network()
+    units, ranking = found(module)
+    unit = units[0]
+
+    broken = dataclasses.replace(
+        unit, members=tuple(dataclasses.replace(m, remove=lambda _: None) for m in unit.members[:1]) + unit.members[1:]
+    )
+    curves = measure_damage(module, [broken], ranking, question(), None, {}, lambda _: None)
+    assert [trial.error for trial in curves[unit.name][1:]] == [1e3] * len(tried_widths(unit))
+    assert all(trial.auroc is None for trial in curves[unit.name][1:])
+
+
 def test_damage_between_trials_is_interpolated_and_never_falls() -> None:
     unit = Unit("u", 64, (64, 48, 32, 16), ())
     trials = (Trial(kept=64, error=0), Trial(kept=32, error=0.2), Trial(kept=16, error=0.1))
