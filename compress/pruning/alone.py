@@ -13,12 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.pruning.cut import cut_units, undone
+from medfm_compress.compress.pruning.cut import DOES_NOT_RUN, cut_units, undone
 from medfm_compress.compress.pruning.units import Protected, Unit
 
 _TOLERANCE = 1e-3  # of the largest logit
 _PLAIN = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
-_ERRORS = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
 
 
 def tried_alone(module: nn.Module, example: Tensor, units: Sequence[Unit]) -> tuple[list[Unit], list[Protected]]:
@@ -48,7 +47,7 @@ def _why_not(module: nn.Module, example: Tensor, unit: Unit) -> str:
         with undone(module):
             cut_units(module, [unit], {unit.name: narrowest}, {unit.name: order})
             without = module(example)
-    except _ERRORS:
+    except DOES_NOT_RUN:
         return "the network does not run without them"
     if not _comparable(module, unit):
         return ""

@@ -15,6 +15,9 @@ from medfm_compress.compress.pruning.units import Member, Side, Unit
 Cut = Mapping[tuple[str, Side], tuple[int, ...]]
 """Layer and side → the positions that are gone, in the layer's width before."""
 
+DOES_NOT_RUN = (RuntimeError, ValueError, AssertionError, IndexError, TypeError)
+"""What a network raises whose shapes do not fit after a cut."""
+
 
 def cut_units(
     module: nn.Module, units: Sequence[Unit], widths: Mapping[str, int], scores: Mapping[str, torch.Tensor]

@@ -139,7 +139,7 @@ def _trace(module: nn.Module, example: torch.Tensor) -> Any:
                 forward_fn=lambda network, inputs: network(*inputs) * 1.0,
                 verbose=False,
             )
-    except Exception as exc:
+    except Exception as exc:  # whatever its tracing stumbles over: it names no common base
         raise ModelError(
             f"the layers of this network cannot be followed ({type(exc).__name__}: {exc}); distil into a smaller named "
             "model instead"
