@@ -6,17 +6,20 @@ from pathlib import Path
 
 import msgspec
 
-from medfm_compress.bench.evaluate import EvaluationTable
-from medfm_compress.bench.evaluation_log import LoggedEvaluation
-from medfm_compress.bench.explanations import ExplanationAgreement
-from medfm_compress.bench.machine import Machine
-from medfm_compress.bench.regression import Slowdown
-from medfm_compress.bench.scenario import ScenarioResult
-from medfm_compress.bench.types import Comparison, Fidelity, Interval, Measurement, Policy
-from medfm_compress.runtime.codec import decode
+from medfm_compress.bench.evaluate.attribution_agreement import ExplanationAgreement
+from medfm_compress.bench.evaluate.evaluate import EvaluationTable
+from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation
+from medfm_compress.bench.measure.latency_regression import Slowdown
+from medfm_compress.bench.measure.load_scenario import ScenarioResult
+from medfm_compress.bench.measure.machine import Machine
+from medfm_compress.bench.types.evaluation import Comparison, Fidelity
+from medfm_compress.bench.types.interval import Interval
+from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.policy import Policy
+from medfm_compress.runtime.atomic_write import write_atomically
+from medfm_compress.runtime.bundle.manifest import Provenance
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.files import write_atomically
-from medfm_compress.runtime.manifest import Provenance
+from medfm_compress.runtime.strict_json import decode
 from medfm_compress.runtime.task import OperatingPoint, Task
 
 REPORT_SCHEMA_VERSION = 2

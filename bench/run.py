@@ -9,8 +9,23 @@ from pathlib import Path
 
 import msgspec
 
-from medfm_compress.bench.compare import compare
-from medfm_compress.bench.contenders import (
+from medfm_compress.bench.evaluate.attribution_agreement import load_explanations
+from medfm_compress.bench.evaluate.evaluate import EvaluationTable
+from medfm_compress.bench.evaluate.fidelity import fidelity
+from medfm_compress.bench.evaluate.paired_comparison import compare
+from medfm_compress.bench.evaluate.prediction_flips import write_flips
+from medfm_compress.bench.evaluate.subprocess_inference import Folders, evaluate_contender, image_files, labelled_cases
+from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation, log_evaluation, read_log
+from medfm_compress.bench.external_models import opponent
+from medfm_compress.bench.gate.gate import judge
+from medfm_compress.bench.gate.policy_file import LoadedPolicy
+from medfm_compress.bench.measure.latency import Contender, Plan, Progress, measure
+from medfm_compress.bench.measure.latency_regression import Slowdown, measure_slowdown
+from medfm_compress.bench.measure.load_run import run_scenario
+from medfm_compress.bench.measure.load_scenario import Harness, LoadPlan, ScenarioName, ScenarioResult
+from medfm_compress.bench.measure.machine import Machine, describe_machine
+from medfm_compress.bench.measure.speedup import round_spread, speedup
+from medfm_compress.bench.models import (
     TeacherRef,
     check_names,
     teacher_contender,
@@ -18,30 +33,16 @@ from medfm_compress.bench.contenders import (
     with_points,
     with_task_points,
 )
-from medfm_compress.bench.evaluate import EvaluationTable
-from medfm_compress.bench.evaluation_log import LoggedEvaluation, log_evaluation, read_log
-from medfm_compress.bench.explanations import load_explanations
-from medfm_compress.bench.fidelity import fidelity
-from medfm_compress.bench.flips import write_flips
-from medfm_compress.bench.gallery import write_gallery
-from medfm_compress.bench.gate import judge
-from medfm_compress.bench.html import render_html
-from medfm_compress.bench.inference import Folders, evaluate_contender, image_files, labelled_cases
-from medfm_compress.bench.load import run_scenario
-from medfm_compress.bench.machine import Machine, describe_machine
-from medfm_compress.bench.measure import Contender, Plan, Progress, measure
-from medfm_compress.bench.opponents import opponent
-from medfm_compress.bench.policy import LoadedPolicy
-from medfm_compress.bench.regression import Slowdown, measure_slowdown
+from medfm_compress.bench.render.html.gallery import write_gallery
+from medfm_compress.bench.render.html.page import render_html
 from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, TEACHER, Report, Speedup, save_report
-from medfm_compress.bench.scenario import Harness, LoadPlan, ScenarioName, ScenarioResult
-from medfm_compress.bench.speedup import round_spread, speedup
-from medfm_compress.bench.types import Comparison, Evaluation, Measurement
+from medfm_compress.bench.types.evaluation import Comparison, Evaluation
+from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
-from medfm_compress.runtime.bundle import Bundle, utc_date
+from medfm_compress.runtime.atomic_write import write_atomically
+from medfm_compress.runtime.bundle.bundle import Bundle, utc_date
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.files import write_atomically
 from medfm_compress.runtime.image_spec import ImageSpec
 
 REPORT_JSON = "report.json"

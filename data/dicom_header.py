@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from medfm_compress.runtime.errors import ImageRefused
-from medfm_compress.runtime.quiet import decoding
-from medfm_compress.runtime.signatures import HEAD_BYTES, kind_of
+from medfm_compress.runtime.images.file_types import HEAD_BYTES, kind_of
+from medfm_compress.runtime.images.quiet_decoders import decoding
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from medfm_compress.data.study import ImageSource, Study
-from medfm_compress.runtime.codec import digest
 from medfm_compress.runtime.errors import ImageRefused, StudyError
+from medfm_compress.runtime.strict_json import digest
 
 _WORKERS = 4
 

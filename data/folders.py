@@ -12,7 +12,7 @@ from medfm_compress.data.study import Case, Study
 from medfm_compress.data.volumes import refuse_series, refuse_volume_files
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules
-from medfm_compress.runtime.images import is_image_file
+from medfm_compress.runtime.read_image import is_image_file
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")

@@ -20,11 +20,11 @@ from medfm_compress import __version__
 from medfm_compress.data.fingerprint import content_hashes
 from medfm_compress.data.sources import with_rules
 from medfm_compress.data.study import Case, ImageSource, Study
-from medfm_compress.runtime.codec import digest
+from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import ImageRefused, StudyError
-from medfm_compress.runtime.files import replacing
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import prepare
+from medfm_compress.runtime.strict_json import digest
 
 Prepared = NDArray[np.float32]
 Progress = Callable[[str], None]

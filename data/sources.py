@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from medfm_compress.data.study import ImageSource
 from medfm_compress.runtime.errors import ImageRefused, StudyError
 from medfm_compress.runtime.image_spec import DicomRules
-from medfm_compress.runtime.images import pixels_from_array, read_image
-from medfm_compress.runtime.limits import read_limited
-from medfm_compress.runtime.pixels import Pixels
+from medfm_compress.runtime.images.pixels import Pixels
+from medfm_compress.runtime.images.size_limits import read_limited
+from medfm_compress.runtime.read_image import pixels_from_array, read_image
 
 ARCHIVE_MARK = ".npz#"
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.pixels import Pixels
+from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.task import TaskKind
 
 Split = Literal["train", "val", "test", "unlabelled"]

@@ -26,8 +26,8 @@ from medfm_compress.data.radiograph import (
 )
 from medfm_compress.data.study import Study
 from medfm_compress.data.synthetic_dicom import SITES, Site, Subject, dicom_bytes
+from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.files import write_atomically
 
 _SPLITS = (("train", 0.55), ("val", 0.15), ("test", 0.30))
 _SECOND_IMAGE = 0.4

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from medfm_compress.data.labels import PREFIX, names_of
 from medfm_compress.data.sources import ARCHIVE_MARK, locate
 from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import StudyError
-from medfm_compress.runtime.files import write_atomically
 
 
 class Table(NamedTuple):

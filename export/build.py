@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from medfm_compress.bench.machine import library_versions
+from medfm_compress.bench.measure.machine import library_versions
 from medfm_compress.data.study import Study
 from medfm_compress.export.cases import Progress, check_labels, unheard
 from medfm_compress.export.onnx_export import INPUT, OUTPUT, export_onnx
@@ -20,12 +20,12 @@ from medfm_compress.export.openvino_ir import to_openvino_ir
 from medfm_compress.export.operating_points import decide_on_validation
 from medfm_compress.export.parity import TOLERANCES, check_parity, module_logits
 from medfm_compress.export.trained_ranges import Ranges, attach_ranges
-from medfm_compress.runtime.bundle import utc_date, write_bundle
+from medfm_compress.runtime.bundle.bundle import utc_date, write_bundle
+from medfm_compress.runtime.bundle.manifest import SCHEMA_VERSION, Backend, Manifest, Provenance, Tensor, Variant
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.goldens import golden_files, make_goldens, run_goldens
+from medfm_compress.runtime.golden_cases import golden_files, make_goldens, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.instruction_sets import instructions
-from medfm_compress.runtime.manifest import SCHEMA_VERSION, Backend, Manifest, Provenance, Tensor, Variant
+from medfm_compress.runtime.sessions.instruction_sets import instructions
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import is_available, open_session_from_bytes
 from medfm_compress.runtime.task import Task

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from medfm_compress.bench.calibrate import calibrate
-from medfm_compress.bench.evaluate import evaluate
-from medfm_compress.bench.operating_points import choose_operating_points
+from medfm_compress.bench.evaluate.evaluate import evaluate
+from medfm_compress.bench.evaluate.operating_points import choose_operating_points
+from medfm_compress.bench.evaluate.temperature_scaling import calibrate
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec

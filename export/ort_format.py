@@ -22,13 +22,13 @@ from typing import NamedTuple
 import msgspec
 
 from medfm_compress.export.build import Export, open_export
+from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.cpu import Cpu, read_cpu
 from medfm_compress.runtime.errors import BundleRefused
-from medfm_compress.runtime.goldens import make_goldens, relative_logit_error, run_goldens
+from medfm_compress.runtime.golden_cases import make_goldens, relative_logit_error, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.instruction_sets import InstructionSet
-from medfm_compress.runtime.manifest import Variant
 from medfm_compress.runtime.sessions import onnxruntime as backend
+from medfm_compress.runtime.sessions.instruction_sets import InstructionSet
 from medfm_compress.runtime.sessions.operators import read_operators
 
 SUFFIX = ".ort"

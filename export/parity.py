@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.goldens import make_goldens, relative_logit_error, run_goldens
+from medfm_compress.runtime.golden_cases import make_goldens, relative_logit_error, run_goldens
 
 if TYPE_CHECKING:
     from torch import nn

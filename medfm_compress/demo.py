@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medfm_compress import pipeline
-from medfm_compress.bench.measure import Plan
-from medfm_compress.compress.distillation import Distillation
-from medfm_compress.compress.quantize import QuantizeOptions
+from medfm_compress.bench.measure.latency import Plan
+from medfm_compress.compress.distillation.options import Distillation
+from medfm_compress.compress.quantization.quantize_bundle import QuantizeOptions
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.open import open_study
 from medfm_compress.data.synthetic import draw_study
 from medfm_compress.recipe import BenchStep, DistillStep, ExportStep, FinetuneStep, LoadedRecipe, Recipe
-from medfm_compress.runtime.codec import digest
-from medfm_compress.runtime.files import write_atomically
+from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.strict_json import digest
 
 PATIENTS = 1000
 POLICY = """\

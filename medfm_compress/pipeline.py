@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfm_compress import steps
-from medfm_compress.bench.policy import load_policy
+from medfm_compress.bench.gate.policy_file import load_policy
 from medfm_compress.bench.report import Report, load_report
 from medfm_compress.bench.run import REPORT_JSON
-from medfm_compress.bench.types import Verdict
+from medfm_compress.bench.types.verdict import Verdict
 from medfm_compress.compress.teachers.open import TeacherSource
 from medfm_compress.recipe import LoadedRecipe
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.stepbook import StepBook
+from medfm_compress.step_cache import StepBook
 
 Progress = Callable[[str], None]
 

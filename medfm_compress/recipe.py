@@ -9,17 +9,17 @@ from typing import Any
 import msgspec
 import yaml
 
-from medfm_compress.bench.measure import Plan
-from medfm_compress.compress.distillation import Distillation
-from medfm_compress.compress.pretrain.method import Masking
+from medfm_compress.bench.measure.latency import Plan
+from medfm_compress.compress.distillation.options import Distillation
+from medfm_compress.compress.networks.backbone import Masking
 from medfm_compress.compress.pruning.options import PruneOptions
-from medfm_compress.compress.quantize import QuantizeOptions
+from medfm_compress.compress.quantization.quantize_bundle import QuantizeOptions
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.splitting import SplitPlan
-from medfm_compress.runtime.codec import convert
+from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import Colour, DicomRules
-from medfm_compress.runtime.manifest import NOT_FOR_CLINICAL_USE
+from medfm_compress.runtime.strict_json import convert
 
 
 class PretrainStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,15 +21,15 @@ from medfm_compress.runtime.image_spec import Colour
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
-    from medfm_compress.bench.policy import LoadedPolicy
+    from medfm_compress.bench.gate.policy_file import LoadedPolicy
     from medfm_compress.bench.report import Report
-    from medfm_compress.bench.types import Verdict
-    from medfm_compress.compress.model import Model
+    from medfm_compress.bench.types.verdict import Verdict
+    from medfm_compress.compress.networks.model import Model
     from medfm_compress.compress.pretrain.pretrain import Pretrained
     from medfm_compress.compress.pruning.options import PruneOptions
     from medfm_compress.compress.pruning.record import PruningRecord
-    from medfm_compress.compress.quantize import Quantized, QuantizeOptions
-    from medfm_compress.compress.students.auto import Auto, Choice
+    from medfm_compress.compress.quantization.quantize_bundle import Quantized, QuantizeOptions
+    from medfm_compress.compress.students.auto_select import Auto, Choice
     from medfm_compress.compress.teachers.open import TeacherSource
     from medfm_compress.compress.teachers.teacher import TeacherCard
     from medfm_compress.recipe import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         LoadedRecipe,
         PretrainStep,
     )
-    from medfm_compress.runtime.manifest import Manifest
+    from medfm_compress.runtime.bundle.manifest import Manifest
 
 Progress = Callable[[str], None]
 
@@ -72,7 +72,7 @@ def cut(source: Path, plan: SplitPlan | None, progress: Progress, out: Path) -> 
 
 def teach(loaded: LoadedRecipe, study: Path, progress: Progress, out: Path) -> None:
     """The recipe's teacher as a model folder at ``out``: a copy of a given one, or one that is trained here."""
-    from medfm_compress.compress.model import load_model, save_model
+    from medfm_compress.compress.networks.model import load_model, save_model
 
     step = loaded.recipe.teacher
     if step.folder:
@@ -86,7 +86,7 @@ def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path) -> 
     """Build the network that ``step`` names and pre-train it on images without labels."""
     import torch
 
-    from medfm_compress.compress.build import build_model
+    from medfm_compress.compress.networks.build import build_model
     from medfm_compress.compress.pretrain.images import choose_images
     from medfm_compress.compress.pretrain.pretrain import pretrain as train_backbone
 
@@ -110,9 +110,9 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path) -> 
     """Build the teacher that ``step`` names and train it on the study's train split."""
     import torch
 
-    from medfm_compress.compress.build import build_model
-    from medfm_compress.compress.examples import task_of
-    from medfm_compress.compress.finetune import finetune as train_teacher
+    from medfm_compress.compress.networks.build import build_model
+    from medfm_compress.compress.training.dataset import task_of
+    from medfm_compress.compress.training.finetune import finetune as train_teacher
 
     cases = open_study(study, dicom_rules=step.dicom)
     torch.manual_seed(step.training.seed)
@@ -141,8 +141,8 @@ def distill(
     """Distil the teachers' mean into the student that ``step`` names; ``heard`` is told which one ``auto`` chose."""
     import torch
 
-    from medfm_compress.compress.distill import distill as train_student
-    from medfm_compress.compress.teachers.mapping import unmapped
+    from medfm_compress.compress.distillation.distill import distill as train_student
+    from medfm_compress.compress.teachers.label_mapping import unmapped
     from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
     from medfm_compress.compress.teachers.open import open_teacher
 
@@ -151,7 +151,8 @@ def distill(
         raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
     auto = _auto(step, progress, out, heard)
     cases = open_study(study)
-    teacher = open_teacher(teachers, Task(kind=cases.kind, labels=cases.labels), step.training, step.distillation)
+    task = Task(kind=cases.kind, labels=cases.labels)
+    teacher = open_teacher(teachers, task, step.training, step.distillation.teacher_precision)
     torch.manual_seed(step.training.seed)
     own = unmapped(teacher.model) if isinstance(teacher, ModuleTeacher) else None
     student = _student(teacher.card, own, step, auto)
@@ -163,8 +164,8 @@ def distill(
 
 def _auto(step: DistillStep, progress: Progress, out: Path, heard: Callable[[Choice], None]) -> Auto | None:
     """What student ``auto`` needs; None for another, which has neither budget nor target."""
-    from medfm_compress.compress.students.auto import AUTO, Auto
-    from medfm_compress.compress.students.goal import parse_goal
+    from medfm_compress.compress.latency.latency_goal import parse_goal
+    from medfm_compress.compress.students.auto_select import AUTO, Auto
 
     if step.student == AUTO:
         goal = parse_goal(step.budget_ms, step.target, step.threads)
@@ -180,7 +181,7 @@ def _auto(step: DistillStep, progress: Progress, out: Path, heard: Callable[[Cho
 
 def _student(teacher: TeacherCard, own: Model | None, step: DistillStep, auto: Auto | None) -> Model:
     """The student with the teacher's task and, but for its size, the teacher's spec."""
-    from medfm_compress.compress.students.make import make_student
+    from medfm_compress.compress.students.build_student import make_student
 
     spec = teacher.spec
     if step.image_size:
@@ -199,8 +200,8 @@ def prune(
     study: Path, teacher: Path, model: Path, options: PruneOptions, progress: Progress, out: Path
 ) -> PruningRecord:
     """Prune a model and let it recover by distillation from the teacher; without epochs it is only pruned."""
-    from medfm_compress.compress.model import load_model
-    from medfm_compress.compress.pruning.schedule import Work, prune_and_recover
+    from medfm_compress.compress.networks.model import load_model
+    from medfm_compress.compress.pruning.iterative import Work, prune_and_recover
 
     if out.resolve() in {teacher.resolve(), model.resolve()}:
         raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
@@ -214,10 +215,10 @@ def export(
     model: Path, study: Path, step: ExportStep, name: str, recipe_sha256: str, progress: Progress, out: Path
 ) -> Manifest:
     """Write the FP32 bundle of a model folder, its parity with the module checked."""
-    from medfm_compress.compress.model import load_model
+    from medfm_compress.compress.networks.model import load_model
     from medfm_compress.compress.qat.ranges_file import load_ranges
     from medfm_compress.export.build import BundleDraft, build_bundle
-    from medfm_compress.runtime.manifest import Provenance
+    from medfm_compress.runtime.bundle.manifest import Provenance
 
     loaded = load_model(model)
     own = f"{loaded.name}@{loaded.weights_sha256()}"
@@ -249,8 +250,8 @@ def _intention(model: Model) -> tuple[str, ...]:
 
 def quantize(study: Path, bundle: Path, options: QuantizeOptions, progress: Progress, out: Path) -> Quantized:
     """Write a copy of a bundle with INT8 variants where they are faithful and faster."""
-    from medfm_compress.compress.quantize import quantize_bundle
-    from medfm_compress.runtime.bundle import Bundle
+    from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
+    from medfm_compress.runtime.bundle.bundle import Bundle
 
     cases = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
     return quantize_bundle(bundle, cases, out, options, progress)
@@ -261,8 +262,8 @@ def bench(
 ) -> Report:
     """Evaluate and time a bundle against its teacher, with the teacher's rows in the other engines."""
     from medfm_compress.bench.run import BenchOptions, bench_bundle
-    from medfm_compress.runtime.bundle import Bundle
-    from medfm_compress.teacher_rows import teacher_in_engines, teacher_ref
+    from medfm_compress.runtime.bundle.bundle import Bundle
+    from medfm_compress.teacher_baselines import teacher_in_engines, teacher_ref
 
     threads = step.plan.threads
     cases = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
@@ -274,9 +275,9 @@ def bench(
 
 def gate(report: Path, bundle: Path, out: Path) -> Verdict:
     """Judge a report as it was made, and write a copy of the bundle that carries the verdict."""
-    from medfm_compress.bench.gate import judge, stored_verdicts
+    from medfm_compress.bench.gate.gate import judge, stored_verdicts
     from medfm_compress.bench.report import parse_report
-    from medfm_compress.runtime.bundle import rewrite_bundle, utc_date
+    from medfm_compress.runtime.bundle.bundle import rewrite_bundle, utc_date
 
     data = report.read_bytes()
     verdict = judge(parse_report(data, source=str(report)))

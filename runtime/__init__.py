@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.bundle import Bundle
+    from medfm_compress.runtime.bundle.bundle import Bundle
     from medfm_compress.runtime.engine import Engine, Prediction
     from medfm_compress.runtime.image_spec import ImageSpec
     from medfm_compress.runtime.task import Task
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Bundle", "Engine", "ImageSpec", "Prediction", "Task"]
 
 _HOME = {
-    "Bundle": "medfm_compress.runtime.bundle",
+    "Bundle": "medfm_compress.runtime.bundle.bundle",
     "Engine": "medfm_compress.runtime.engine",
     "ImageSpec": "medfm_compress.runtime.image_spec",
     "Prediction": "medfm_compress.runtime.engine",

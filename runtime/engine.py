@@ -12,12 +12,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime import choice, goldens
+from medfm_compress.runtime import golden_cases as goldens
+from medfm_compress.runtime import variant_selection as choice
 from medfm_compress.runtime.activation import decisions, probabilities
-from medfm_compress.runtime.bundle import Bundle
+from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.cpu import read_cpu, usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused
-from medfm_compress.runtime.manifest import Manifest, Variant
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
 from medfm_compress.runtime.sessions.table import BACKENDS, open_variant
 from medfm_compress.runtime.task import Task
@@ -25,7 +26,7 @@ from medfm_compress.runtime.task import Task
 if TYPE_CHECKING:
     import pydicom
 
-    from medfm_compress.runtime.pixels import Pixels
+    from medfm_compress.runtime.images.pixels import Pixels
 
 UNVERIFIED_FLAG = "unverified-model"
 START_GOLDENS = 1
@@ -120,7 +121,7 @@ class Engine:
             Refused: the network's output is not finite.
             InputError: the engine is closed, or the source is of no known kind.
         """
-        from medfm_compress.runtime.images import read_image
+        from medfm_compress.runtime.read_image import read_image
 
         start = time.perf_counter()
         return self._predict(read_image(source, self.manifest.image_spec.dicom), start)

@@ -21,7 +21,7 @@ from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import Colour, Filter, ImageSpec, Resize
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.pixels import Pixels
+    from medfm_compress.runtime.images.pixels import Pixels
 
 FloatArray = NDArray[np.float32]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 from pathlib import Path
 from types import ModuleType
@@ -22,22 +22,14 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
-    """The module ``tests/tiny_bundle.py``: small networks, and bundles around them."""
-    return _module("tiny_bundle")
+    """The module ``tests/helpers/tiny_bundle.py``: small networks, and bundles around them."""
+    return importlib.import_module("tiny_bundle")
 
 
 @pytest.fixture(scope="session")
 def reports() -> ModuleType:
-    """The module ``tests/tiny_report.py``: small reports of simulated models."""
-    return _module("tiny_report")
-
-
-def _module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module ``tests/helpers/tiny_report.py``: small reports of simulated models."""
+    return importlib.import_module("tiny_report")
 
 
 @pytest.fixture(scope="session")

@@ -27,9 +27,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.bench.stats.student import satterthwaite, t_quantile
+from medfm_compress.bench.stats.t_distribution import satterthwaite, t_quantile
 from medfm_compress.bench.stats.tango import undiscordant_reach
-from medfm_compress.bench.types import Interval
+from medfm_compress.bench.types.interval import Interval
 from medfm_compress.runtime.errors import InputError
 
 Floats = NDArray[np.float64]

@@ -14,8 +14,8 @@ import math
 
 from medfm_compress.bench.stats.auroc import Areas, area_interval
 from medfm_compress.bench.stats.logit_profile import CONTRAST, Pair, p_profile_below, profile, quantile_reaching
-from medfm_compress.bench.stats.student import t_cdf
-from medfm_compress.bench.types import Interval
+from medfm_compress.bench.stats.t_distribution import t_cdf
+from medfm_compress.bench.types.interval import Interval
 
 FARTHEST_NORMAL = 8.0
 

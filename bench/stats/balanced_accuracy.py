@@ -16,9 +16,9 @@ from __future__ import annotations
 import math
 
 from medfm_compress.bench.stats.logit_profile import quantile_reaching
-from medfm_compress.bench.stats.student import t_cdf
+from medfm_compress.bench.stats.t_distribution import t_cdf
 from medfm_compress.bench.stats.tango import tango
-from medfm_compress.bench.types import Interval
+from medfm_compress.bench.types.interval import Interval
 
 METHOD = "Tango's score, sensitivity and specificity joined"
 FARTHEST = 8.0

@@ -33,8 +33,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.bench.stats.student import satterthwaite, t_cdf, t_quantile
-from medfm_compress.bench.types import Interval
+from medfm_compress.bench.stats.t_distribution import satterthwaite, t_cdf, t_quantile
+from medfm_compress.bench.types.interval import Interval
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -12,7 +12,7 @@ import numpy as np
 from medfm_compress.bench.stats import bootstrap
 from medfm_compress.bench.stats.bootstrap import Resampled
 from medfm_compress.bench.stats.logit_profile import Pair, p_profile_below, profile
-from medfm_compress.bench.types import Interval
+from medfm_compress.bench.types.interval import Interval
 
 METHOD = "bootstrap over patients, logit profile"
 

@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.bench.stats.proportions import wilson
-from medfm_compress.bench.types import Interval
+from medfm_compress.bench.stats.wilson import wilson
+from medfm_compress.bench.types.interval import Interval
 from medfm_compress.runtime.errors import InputError
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.bench.stats.student import t_cdf, t_quantile
+from medfm_compress.bench.stats.t_distribution import t_cdf, t_quantile
 
 Floats = NDArray[np.float64]
 

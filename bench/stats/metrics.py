@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.bench.types import METRICS, Metric
+from medfm_compress.bench.types.metric import METRICS, Metric
 from medfm_compress.runtime.errors import InputError
 
 Floats = NDArray[np.float64]

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medfm_compress.bench.stats.student import NORMAL_FROM, t_quantile
+from medfm_compress.bench.stats.t_distribution import NORMAL_FROM, t_quantile
 from medfm_compress.runtime.errors import InputError
 
 NODES = 201

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from medfm_compress.bench.types import Interval
+from medfm_compress.bench.types.interval import Interval
 from medfm_compress.runtime.errors import InputError
 
 METHOD = "Tango's score"

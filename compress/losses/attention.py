@@ -11,8 +11,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from medfm_compress.compress.losses.base import Lesson
 from medfm_compress.compress.losses.feature import same_size
-from medfm_compress.compress.losses.term import Lesson
 from medfm_compress.runtime.task import Task
 
 FEATURE = "attention"

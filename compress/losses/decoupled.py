@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medfm_compress.compress.losses.term import Lesson
+from medfm_compress.compress.losses.base import Lesson
 from medfm_compress.runtime.task import Task
 
 ALPHA, BETA = 1.0, 2.0

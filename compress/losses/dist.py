@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medfm_compress.compress.losses.term import Lesson
+from medfm_compress.compress.losses.base import Lesson
 from medfm_compress.runtime.task import Task
 
 BETA, GAMMA = 1.0, 1.0

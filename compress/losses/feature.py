@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medfm_compress.compress.losses.term import Lesson
+from medfm_compress.compress.losses.base import Lesson
 from medfm_compress.runtime.task import Task
 
 FEATURE = "map"

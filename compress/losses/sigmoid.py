@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medfm_compress.compress.losses.term import Lesson
+from medfm_compress.compress.losses.base import Lesson
 from medfm_compress.runtime.task import Task
 
 

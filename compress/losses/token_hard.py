@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from medfm_compress.compress.losses.term import Lesson
+from medfm_compress.compress.losses.base import Lesson
 from medfm_compress.runtime.task import Task
 
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from medfm_compress.compress.losses.base import Lesson
 from medfm_compress.compress.losses.kl import SoftLabels
 from medfm_compress.compress.losses.sigmoid import SigmoidLabels
-from medfm_compress.compress.losses.term import Lesson
 from medfm_compress.runtime.task import Task
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medfm_compress.compress.examples import UNLABELLED
+from medfm_compress.compress.training.dataset import UNLABELLED
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medfm_compress.compress.pretrain.geometry import Geometry
-from medfm_compress.compress.pretrain.mask import enlarge
+from medfm_compress.compress.pretrain.masking import enlarge
+from medfm_compress.compress.pretrain.patch_geometry import Geometry
 from medfm_compress.compress.training.job import Batch
 
 if TYPE_CHECKING:

@@ -4,43 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-import msgspec
 import torch
 from torch import nn
 
+from medfm_compress.compress.networks.backbone import Masking
 from medfm_compress.compress.pretrain import mae, simmim
-from medfm_compress.compress.pretrain.geometry import geometry_of, mask_grid
-from medfm_compress.compress.pretrain.mask import Masks, check_ratio
-from medfm_compress.runtime.errors import InputError, ModelError
+from medfm_compress.compress.pretrain.masking import Masks
+from medfm_compress.compress.pretrain.patch_geometry import geometry_of, mask_grid
+from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
-
-METHODS = ("auto", "mae", "simmim")
-
-
-class Masking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is hidden from the network, and how it answers.
-
-    Attributes:
-        method: ``mae``, ``simmim``, or ``auto``: mae for a plain ViT, else simmim.
-        ratio: fraction of an image that is hidden; None takes the method's own, 0.75 for mae and 0.6 for simmim.
-        patch_px: side of the squares that are hidden; 0 takes the network's patches for mae, and for simmim the largest
-            that leave six along a side.
-    """
-
-    method: str = "auto"
-    ratio: float | None = None
-    patch_px: int = 0
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}")
-        if self.ratio is not None:
-            check_ratio(self.ratio)
-        if self.patch_px < 0:
-            raise InputError(f"mask patch is {self.patch_px} px; it must be 0 (left to the method) or more")
 
 
 class Puzzle(NamedTuple):

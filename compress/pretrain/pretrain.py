@@ -9,23 +9,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.augment import CycledViews, apply_view, augmentation_for, draw_view, view_seed
-from medfm_compress.compress.examples import load_images, pixels_of
-from medfm_compress.compress.model import Model, Origin
-from medfm_compress.compress.pretrain.backbone import BackboneCard, save_backbone
+from medfm_compress.compress.networks.backbone import BackboneCard, Masking, save_backbone
+from medfm_compress.compress.networks.model import Model, Origin
 from medfm_compress.compress.pretrain.images import Images, choose_images
-from medfm_compress.compress.pretrain.mask import FIXED, Masks
-from medfm_compress.compress.pretrain.method import Masking, Puzzle, make_puzzle
+from medfm_compress.compress.pretrain.masking import FIXED, Masks
+from medfm_compress.compress.pretrain.method import Puzzle, make_puzzle
+from medfm_compress.compress.training.augment import CycledViews, apply_view, augmentation_for, draw_view, view_seed
 from medfm_compress.compress.training.config import TrainingConfig
+from medfm_compress.compress.training.dataset import load_images, pixels_of
 from medfm_compress.compress.training.device import autocast, best_device, best_precision
+from medfm_compress.compress.training.distributed import is_first
 from medfm_compress.compress.training.job import Batch, Job, Progress, Trained, gather
 from medfm_compress.compress.training.loop import train
-from medfm_compress.compress.training.processes import is_first
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
-from medfm_compress.runtime.codec import digest
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.strict_json import digest
 
 _BATCH = 64
 

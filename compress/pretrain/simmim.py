@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medfm_compress.compress.features import as_map
-from medfm_compress.compress.pretrain.geometry import Geometry
-from medfm_compress.compress.pretrain.mask import enlarge
+from medfm_compress.compress.networks.features import as_map
+from medfm_compress.compress.pretrain.masking import enlarge
+from medfm_compress.compress.pretrain.patch_geometry import Geometry
 from medfm_compress.compress.training.job import Batch
 
 RATIO = 0.6

@@ -25,8 +25,8 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
-from medfm_compress.compress.pruning.price import Forecast, Price
-from medfm_compress.compress.pruning.units import Unit
+from medfm_compress.compress.pruning.channel_groups import Unit
+from medfm_compress.compress.pruning.cost_model import Forecast, Price
 
 Search = Literal["knapsack", "evolution"]
 SEARCHES: tuple[Search, ...] = get_args(Search)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from medfm_compress.compress.pruning.allocate import SEARCHES, Search
-from medfm_compress.compress.pruning.scores import IMPORTANCES, Importance
+from medfm_compress.compress.pruning.importance import IMPORTANCES, Importance
 from medfm_compress.runtime.errors import InputError
 
 AllocationName = Literal["measured", "global", "uniform"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from medfm_compress.compress.pruning.units import Member, Protected, Rounding, Unit, levels
+from medfm_compress.compress.pruning.channel_groups import Member, Protected, Rounding, Unit, levels
 
 
 def linear_attention_units(module: nn.Module, rounding: Rounding) -> tuple[list[Unit], list[Protected]]:

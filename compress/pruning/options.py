@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from medfm_compress.compress.distillation import Distillation
+from medfm_compress.compress.distillation.options import Distillation
+from medfm_compress.compress.latency.latency_goal import LatencyGoal, parse_goal
 from medfm_compress.compress.pruning.allocate import Search
 from medfm_compress.compress.pruning.goal import AllocationName, PruningGoal
-from medfm_compress.compress.pruning.scores import Importance
-from medfm_compress.compress.students.goal import LatencyGoal, parse_goal
+from medfm_compress.compress.pruning.importance import Importance
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.runtime.errors import InputError
 

@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medfm_compress.compress.model import Model
-from medfm_compress.compress.pruning.choose import NOTHING, Before, Chooser, Material
-from medfm_compress.compress.pruning.damage import Curves
+from medfm_compress.compress.networks.macs import count_macs
+from medfm_compress.compress.networks.model import Model
+from medfm_compress.compress.networks.pruning_plan import PruningPlan, differences, merge_plans, shapes_of
+from medfm_compress.compress.networks.token_merging import merge_tokens
+from medfm_compress.compress.pruning.channel_groups import Kind, Protected
 from medfm_compress.compress.pruning.goal import PruningGoal
-from medfm_compress.compress.pruning.macs import count_macs
-from medfm_compress.compress.pruning.plan import PruningPlan, differences, merge_plans, shapes_of
-from medfm_compress.compress.pruning.scores import Loss
-from medfm_compress.compress.pruning.tokens import merge_tokens
-from medfm_compress.compress.pruning.units import Kind, Protected
-from medfm_compress.runtime.codec import convert
+from medfm_compress.compress.pruning.importance import Loss
+from medfm_compress.compress.pruning.sensitivity import Curves
+from medfm_compress.compress.pruning.width_search import NOTHING, Before, Chooser, Material
 from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.strict_json import convert
 from medfm_compress.runtime.task import Task
 
 

@@ -7,15 +7,15 @@ from typing import TypeVar
 
 import msgspec
 
-from medfm_compress.bench.types import Measurement
-from medfm_compress.compress.pruning.damage import Trial
+from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.compress.pruning.channel_groups import Kind
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.pruning.prune import Pruned
-from medfm_compress.compress.pruning.units import Kind
-from medfm_compress.runtime.codec import decode, encode
+from medfm_compress.compress.pruning.sensitivity import Trial
+from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.files import write_atomically
+from medfm_compress.runtime.strict_json import decode, encode
 
 RECORD = "pruning.json"
 

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.int8.qdq import affine
-from medfm_compress.compress.int8.weights import LIMIT, REDUCED_LIMIT
-from medfm_compress.compress.qat.rounding import round_keeping_sums
+from medfm_compress.compress.qat.sum_preserving_rounding import round_keeping_sums
+from medfm_compress.compress.quantization.qdq import affine
+from medfm_compress.compress.quantization.weights import LIMIT, REDUCED_LIMIT
 
 LEVELS = 255
 _TINY = float(torch.finfo(torch.float32).tiny)

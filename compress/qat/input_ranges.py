@@ -14,9 +14,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.int8.ranges import Range, estimate_ranges
-from medfm_compress.compress.int8.statistics import RunningStatistics, TensorStatistics
-from medfm_compress.compress.qat.layers import run_hooked
+from medfm_compress.compress.qat.quantized_layers import run_hooked
+from medfm_compress.compress.quantization.activation_statistics import RunningStatistics, TensorStatistics
+from medfm_compress.compress.quantization.range_estimators import Range, estimate_ranges
 from medfm_compress.runtime.errors import InputError
 
 ESTIMATORS = ("minmax", "mse")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from medfm_compress.compress.int8.ranges import Range
-from medfm_compress.compress.model import load_model_card
-from medfm_compress.runtime.codec import decode, encode
+from medfm_compress.compress.networks.model import load_model_card
+from medfm_compress.compress.quantization.range_estimators import Range
+from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import ModelError
-from medfm_compress.runtime.files import write_atomically
+from medfm_compress.runtime.strict_json import decode, encode
 
 FILE = "quantization.json"
 SCHEMA_VERSION = 1

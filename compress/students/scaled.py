@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from medfm_compress.compress.build import build_model
-from medfm_compress.compress.model import Architecture, Model, Origin, create_module
-from medfm_compress.compress.students.selection import State, select_weights
-from medfm_compress.compress.students.sizes import Sizes, resized, scaled, sizes_of
-from medfm_compress.compress.teachers.mapping import unmapped
+from medfm_compress.compress.networks.build import build_model
+from medfm_compress.compress.networks.model import Architecture, Model, Origin, create_module
+from medfm_compress.compress.students.architecture_sizes import Sizes, resized, scaled, sizes_of
+from medfm_compress.compress.students.weight_selection import State, select_weights
+from medfm_compress.compress.teachers.label_mapping import unmapped
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task

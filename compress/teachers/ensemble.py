@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medfm_compress.compress.answers.answers import Answers
 from medfm_compress.compress.teachers.module_teacher import finite
+from medfm_compress.compress.teachers.outputs import Answers
 from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard
-from medfm_compress.runtime.codec import digest
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.strict_json import digest
 
 _OWN = ("mean", "std")  # each teacher normalises by itself
 _NOT_STATED = "not stated"

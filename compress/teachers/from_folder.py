@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from medfm_compress.compress.model import Model, Origin, load_model
-from medfm_compress.compress.teachers.mapping import Labelled, mapped, settle
-from medfm_compress.compress.teachers.published import count_outputs
+from medfm_compress.compress.networks.model import Model, Origin, load_model
+from medfm_compress.compress.teachers.label_mapping import Labelled, mapped, settle
+from medfm_compress.compress.teachers.pretrained import count_outputs
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.task import Task

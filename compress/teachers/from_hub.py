@@ -12,11 +12,11 @@ from typing import Any, cast
 
 from torch import nn
 
-from medfm_compress.compress.build import from_hub
-from medfm_compress.compress.model import Architecture, Model
+from medfm_compress.compress.networks.build import from_hub
+from medfm_compress.compress.networks.model import Architecture, Model
 from medfm_compress.compress.teachers.from_timm import published_spec
-from medfm_compress.compress.teachers.mapping import Labelled
-from medfm_compress.compress.teachers.published import Published, as_model
+from medfm_compress.compress.teachers.label_mapping import Labelled
+from medfm_compress.compress.teachers.pretrained import Published, as_model
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.task import Task

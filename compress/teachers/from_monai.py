@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medfm_compress.compress.model import Model
-from medfm_compress.compress.teachers.mapping import Labelled
+from medfm_compress.compress.networks.model import Model
+from medfm_compress.compress.teachers.label_mapping import Labelled
 from medfm_compress.compress.teachers.monai_config import METADATA, NETWORK, TARGET, MonaiBundle
 from medfm_compress.compress.teachers.monai_networks import build_network, channels_of
 from medfm_compress.compress.teachers.monai_transforms import Chain, follow, nearest_spec
-from medfm_compress.compress.teachers.published import Published, as_model, load_all, read_weights
+from medfm_compress.compress.teachers.pretrained import Published, as_model, load_all, read_weights
 from medfm_compress.compress.teachers.source import TeacherSource, spec_to_write
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfm_compress.compress.answers.answers import Answers
-from medfm_compress.compress.teachers.mapping import UNKNOWN, LabelMap, settle
+from medfm_compress.compress.teachers.label_mapping import UNKNOWN, LabelMap, settle
 from medfm_compress.compress.teachers.module_teacher import finite
+from medfm_compress.compress.teachers.outputs import Answers
 from medfm_compress.compress.teachers.source import TeacherSource, spec_to_write
 from medfm_compress.compress.teachers.teacher import TeacherCard
-from medfm_compress.runtime.codec import digest
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions import onnxruntime
+from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.task import Task
 
 Ending = Literal["logits", "softmax", "sigmoid"]

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from medfm_compress.compress.build import takes_image_size
-from medfm_compress.compress.model import Architecture, Model, create_module
-from medfm_compress.compress.teachers.published import Published, as_model, load_all, read_weights
+from medfm_compress.compress.networks.build import takes_image_size
+from medfm_compress.compress.networks.model import Architecture, Model, create_module
+from medfm_compress.compress.teachers.pretrained import Published, as_model, load_all, read_weights
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.image_spec import Colour, ImageSpec
@@ -50,7 +50,7 @@ def check_timm_name(name: str) -> None:
     """Raises ModelError for a name that timm does not know, with near ones."""
     import timm
 
-    from medfm_compress.compress.students.nearest import nearest
+    from medfm_compress.compress.networks.similar_names import nearest
 
     if not timm.is_model(name):
         near = ", ".join(nearest(name)) or "nothing; see timm.list_models()"

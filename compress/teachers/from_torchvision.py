@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from medfm_compress.compress.model import Architecture, Model
-from medfm_compress.compress.students.nearest import resembling
-from medfm_compress.compress.teachers.published import Published, as_model, first_line, load_all, read_weights
+from medfm_compress.compress.networks.model import Architecture, Model
+from medfm_compress.compress.networks.similar_names import resembling
+from medfm_compress.compress.teachers.pretrained import Published, as_model, first_line, load_all, read_weights
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import Filter, ImageSpec

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.answers.answers import Answers
-from medfm_compress.compress.features import family_of, offered, tapped
-from medfm_compress.compress.model import Model
+from medfm_compress.compress.networks.features import family_of, offered, tapped
+from medfm_compress.compress.networks.model import Model
+from medfm_compress.compress.teachers.outputs import Answers
 from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.compress.training.device import autocast
 from medfm_compress.runtime.errors import ModelError

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from medfm_compress.compress.model import Architecture, create_module
+from medfm_compress.compress.networks.model import Architecture, create_module
 from medfm_compress.compress.teachers.from_torchvision import build_torchvision, check_torchvision_name, own_input
 from medfm_compress.compress.teachers.monai_config import TARGET
-from medfm_compress.compress.teachers.published import first_line
+from medfm_compress.compress.teachers.pretrained import first_line
 from medfm_compress.runtime.errors import MissingDependency, ModelError
 
 NETWORKS = (

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from medfm_compress.compress.answers.store import AnswerStore
-from medfm_compress.compress.distillation import Distillation
-from medfm_compress.compress.model import CARD, Model
+from medfm_compress.compress.networks.model import CARD, Model
 from medfm_compress.compress.teachers.ensemble import EnsembleTeacher
 from medfm_compress.compress.teachers.from_folder import open_folder
 from medfm_compress.compress.teachers.from_hub import open_hub
@@ -17,11 +15,12 @@ from medfm_compress.compress.teachers.from_onnx import open_onnx
 from medfm_compress.compress.teachers.from_timm import open_timm
 from medfm_compress.compress.teachers.from_torchvision import open_torchvision
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
+from medfm_compress.compress.teachers.output_cache import AnswerStore
 from medfm_compress.compress.teachers.source import KINDS, TeacherSource
 from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.device import best_device
-from medfm_compress.compress.training.processes import take_device
+from medfm_compress.compress.training.distributed import take_device
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.task import Task
 
@@ -35,7 +34,7 @@ _BY_PREFIX: Mapping[str, _Opener] = MappingProxyType(
 
 
 def open_teacher(
-    sources: tuple[TeacherSource, ...], task: Task, config: TrainingConfig, distillation: Distillation
+    sources: tuple[TeacherSource, ...], task: Task, config: TrainingConfig, precision: str = "fp32"
 ) -> Teacher | AnswerStore:
     """The teacher, ready to answer on a study of ``task``; several are averaged.
 
@@ -43,7 +42,7 @@ def open_teacher(
         sources: at least one.
         task: of the study.
         config: names the device.
-        distillation: names the teacher's precision; float32 unless it is ``bf16``.
+        precision: ``bf16``; anything else is float32, from which `fastest_engine` finds what is faster.
 
     Raises:
         ModelError: there is no such teacher, or its labels cannot be the study's.
@@ -57,8 +56,8 @@ def open_teacher(
         return _open_answers(cached[0], alone=len(sources) == 1)
     device = best_device(config.device)
     take_device()
-    precision = "bf16" if distillation.teacher_precision == "bf16" else "fp32"  # `hasten` finds what is faster
-    teachers = [_open_one(source, task, device, precision) for source in sources]
+    autocast = "bf16" if precision == "bf16" else "fp32"
+    teachers = [_open_one(source, task, device, autocast) for source in sources]
     return teachers[0] if len(teachers) == 1 else EnsembleTeacher(teachers)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from medfm_compress.runtime.codec import decode
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.strict_json import decode
 
 KINDS = (
     "a model folder, timm:NAME, hf-hub:OWNER/NAME, torchvision:NAME, an .onnx file, a MONAI bundle or answers:FOLDER"

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 from torch import Tensor
 
-from medfm_compress.compress.answers.answers import Answers
+from medfm_compress.compress.teachers.outputs import Answers
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medfm_compress.runtime.files import replacing
+from medfm_compress.runtime.atomic_write import replacing
 
 
 @dataclass

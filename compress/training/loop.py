@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.training import processes
-from medfm_compress.compress.training.average import Average, decay_at
+from medfm_compress.compress.training import distributed as processes
 from medfm_compress.compress.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.compress.training.feed import Feed, Raw, plan_epoch
+from medfm_compress.compress.training.ema import Average, decay_at
 from medfm_compress.compress.training.job import Batch, Job, Progress, Trained
-from medfm_compress.compress.training.journal import Journal
+from medfm_compress.compress.training.prefetch import Feed, Raw, plan_epoch
 from medfm_compress.compress.training.schedule import rate
+from medfm_compress.compress.training.tensorboard import Journal
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:

@@ -13,10 +13,12 @@ from medfm_compress.cli import console
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from medfm_compress.bench.measure import Contender
+    from medfm_compress.bench.measure.latency import Contender
+    from medfm_compress.bench.measure.load_scenario import Harness, ScenarioName, ScenarioResult
     from medfm_compress.bench.report import Report
-    from medfm_compress.bench.scenario import Harness, ScenarioName, ScenarioResult
-    from medfm_compress.bench.types import Comparison, Measurement, Verdict
+    from medfm_compress.bench.types.evaluation import Comparison
+    from medfm_compress.bench.types.measurement import Measurement
+    from medfm_compress.bench.types.verdict import Verdict
 
 TORCH = "torch"
 
@@ -53,14 +55,14 @@ def bench(
     The teacher always runs in PyTorch, because everything is held against it; name torch:cpu alone among its engines
     to leave its ONNX Runtime and OpenVINO rows out.
     """
-    from medfm_compress.bench.gate import judge
-    from medfm_compress.bench.measure import Plan
-    from medfm_compress.bench.policy import load_policy
+    from medfm_compress.bench.gate.gate import judge
+    from medfm_compress.bench.gate.policy_file import load_policy
+    from medfm_compress.bench.measure.latency import Plan
+    from medfm_compress.bench.measure.load_scenario import LoadPlan
     from medfm_compress.bench.run import BenchOptions, bench_bundle
-    from medfm_compress.bench.scenario import LoadPlan
     from medfm_compress.data.open import open_study
-    from medfm_compress.runtime.bundle import Bundle
-    from medfm_compress.teacher_rows import require_toolchain, teacher_ref
+    from medfm_compress.runtime.bundle.bundle import Bundle
+    from medfm_compress.teacher_baselines import require_toolchain, teacher_ref
 
     declared, plan = load_policy(policy), Plan(rounds=rounds, threads=threads)
     scenarios, driver = _parse_scenarios(scenario or []), _parse_harness(harness)
@@ -91,7 +93,7 @@ def bench(
 
 def _parse_targets(text: str) -> tuple[str, ...]:
     """Comma-separated targets, checked."""
-    from medfm_compress.bench.types import Target
+    from medfm_compress.bench.types.target import Target
 
     targets = tuple(part.strip() for part in text.split(",") if part.strip())
     for target in targets:
@@ -102,7 +104,7 @@ def _parse_targets(text: str) -> tuple[str, ...]:
 
 def _parse_scenarios(names: Sequence[str]) -> tuple[ScenarioName, ...]:
     """Scenarios, checked; ``all`` is every one."""
-    from medfm_compress.bench.scenario import ScenarioName
+    from medfm_compress.bench.measure.load_scenario import ScenarioName
 
     known: dict[str, ScenarioName] = {name: name for name in get_args(ScenarioName)}
     unknown = [name for name in names if name not in (*known, "all")]
@@ -120,7 +122,7 @@ def _parse_harness(name: str) -> Harness:
 
 def _other_rows(teacher: Path, threads: int, scratch: Path, wanted: tuple[str, ...]) -> tuple[Contender, ...]:
     """The teacher in the engines that ``wanted`` names (all of them where it names nothing)."""
-    from medfm_compress.teacher_rows import ENGINES, teacher_in_engines
+    from medfm_compress.teacher_baselines import ENGINES, teacher_in_engines
 
     named = {target.split(":")[0] for target in wanted}
     engines = tuple(engine for engine in ENGINES if not named or engine in named)
@@ -159,7 +161,7 @@ def report_as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any
 
 def describe_report(report: Report, verdict: Verdict, out: Path) -> None:
     """What people read of a bench: speed, accuracy, verdict, where the report is."""
-    from medfm_compress.bench.html_text import bounds, number, signed
+    from medfm_compress.bench.render.format import bounds, number, signed
 
     console.table(
         ["model", "p50 ms", "p99 ms", "faster", "first s", "peak MB", "MB"],
@@ -196,7 +198,7 @@ def describe_report(report: Report, verdict: Verdict, out: Path) -> None:
 
 
 def _asked(found: Comparison) -> str:
-    from medfm_compress.bench.html_text import METRIC_NAMES
+    from medfm_compress.bench.render.format import METRIC_NAMES
 
     where = f", {found.subgroup}" if found.subgroup else ""
     return f"{METRIC_NAMES[found.metric]} {found.finding}{where} ({found.variant})"

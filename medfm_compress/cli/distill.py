@@ -10,12 +10,12 @@ import typer
 
 from medfm_compress.cli import console
 from medfm_compress.cli import training_options as options
-from medfm_compress.cli.quantities import milliseconds, parse_number
-from medfm_compress.cli.told import tell_model
+from medfm_compress.cli.model_summary import tell_model
+from medfm_compress.cli.parse_units import milliseconds, parse_number
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from medfm_compress.compress.students.auto import Choice
+    from medfm_compress.compress.students.auto_select import Choice
 
 TEACHER = (
     "Model folder, timm:NAME, hf-hub:OWNER/NAME (asks for the network), torchvision:NAME, an .onnx file, a MONAI "
@@ -93,7 +93,7 @@ def distill(
     Runs on many devices under 'torchrun --nproc-per-node N -m medfm_compress distill ...'.
     """
     from medfm_compress import steps
-    from medfm_compress.compress.distillation import Distillation
+    from medfm_compress.compress.distillation.options import Distillation
     from medfm_compress.compress.teachers.open import TeacherSource
     from medfm_compress.compress.training.config import TrainingConfig
     from medfm_compress.recipe import DistillStep

@@ -10,8 +10,8 @@ import typer
 from medfm_compress.cli import console
 
 if TYPE_CHECKING:
-    from medfm_compress.bench.explanations import ExplanationAgreement
-    from medfm_compress.compress.explain import Explained, Method
+    from medfm_compress.bench.evaluate.attribution_agreement import ExplanationAgreement
+    from medfm_compress.compress.explain.explain import Explained, Method
 
 
 def explain(
@@ -38,10 +38,10 @@ def explain(
     It looks at images of the test split but at no metric: it is no evaluation, and no model may be chosen by it. The
     maps hold images of patients and stay in the folder.
     """
-    from medfm_compress.compress.explain import ExplainOptions
-    from medfm_compress.compress.explain import explain as compare_maps
+    from medfm_compress.compress.explain.explain import ExplainOptions
+    from medfm_compress.compress.explain.explain import explain as compare_maps
     from medfm_compress.data.open import open_study
-    from medfm_compress.runtime.bundle import Bundle
+    from medfm_compress.runtime.bundle.bundle import Bundle
 
     options = ExplainOptions(
         variant=variant,

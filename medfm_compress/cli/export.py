@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.runtime.manifest import NOT_FOR_CLINICAL_USE
+from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.manifest import Manifest
+    from medfm_compress.runtime.bundle.manifest import Manifest
 
 
 def export(

@@ -9,7 +9,7 @@ import typer
 
 from medfm_compress.cli import console
 from medfm_compress.cli import training_options as options
-from medfm_compress.cli.told import tell_model
+from medfm_compress.cli.model_summary import tell_model
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from medfm_compress.cli import console
 from medfm_compress.runtime.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, InputError
 
 if TYPE_CHECKING:
-    from medfm_compress.bench.judgement import Judgement
-    from medfm_compress.bench.policy import LoadedPolicy
+    from medfm_compress.bench.gate.decision import Judgement
+    from medfm_compress.bench.gate.policy_file import LoadedPolicy
     from medfm_compress.bench.report import Report
 
 _EXIT_CODES = {"pass": EXIT_OK, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
@@ -52,7 +52,7 @@ def gate(
     From a report alone: the statistics are computed again from its per-case scores. With --bundle, --study, --teacher
     and --out in place of a report the bench runs first.
     """
-    from medfm_compress.bench.policy import parse_policy
+    from medfm_compress.bench.gate.policy_file import parse_policy
 
     if init:
         _tell_starter(init)
@@ -92,7 +92,7 @@ class _Opened(NamedTuple):
 
 
 def _tell_starter(path: Path) -> None:
-    from medfm_compress.bench.policy_starter import write_starter
+    from medfm_compress.bench.gate.policy_template import write_starter
 
     for written in write_starter(path):
         console.say(f"wrote {written}")
@@ -125,12 +125,12 @@ def _check_source(report: Path | None, study: Path | None, needed: dict[str, Pat
 
 
 def _bench(study: Path, teacher: Path, bundle: Path, declared: LoadedPolicy, plan: tuple[int, int], out: Path) -> None:
-    from medfm_compress.teacher_rows import require_toolchain
+    from medfm_compress.teacher_baselines import require_toolchain
 
     require_toolchain()  # before anything that imports PyTorch
 
     from medfm_compress import steps
-    from medfm_compress.bench.measure import Plan
+    from medfm_compress.bench.measure.latency import Plan
     from medfm_compress.recipe import BenchStep
 
     rounds, threads = plan
@@ -139,9 +139,9 @@ def _bench(study: Path, teacher: Path, bundle: Path, declared: LoadedPolicy, pla
 
 
 def _judge(opened: _Opened, declared: LoadedPolicy, accepted: bool, given: tuple[str, ...]) -> Judgement:
-    from medfm_compress.bench.earlier import hold_beside
-    from medfm_compress.bench.gate import judge_evidence, recompute
-    from medfm_compress.bench.judgement import Judgement, look_notes
+    from medfm_compress.bench.gate.baseline_report import hold_beside
+    from medfm_compress.bench.gate.decision import Judgement, look_notes
+    from medfm_compress.bench.gate.gate import judge_evidence, recompute
     from medfm_compress.bench.report import load_report, parse_report
 
     made = parse_report(opened.data, source=str(opened.path))
@@ -184,7 +184,7 @@ def _check_study(path: Path, made: Report) -> None:
 
 def _shipped(path: Path, made: Report) -> tuple[str, ...]:
     """Names of the bundle's variants; raises InputError where the report is of another model."""
-    from medfm_compress.runtime.bundle import Bundle
+    from medfm_compress.runtime.bundle.bundle import Bundle
 
     opened = Bundle.open(path)
     if opened.model_digest != made.model_digest:
@@ -196,8 +196,8 @@ def _shipped(path: Path, made: Report) -> tuple[str, ...]:
 
 
 def _save(judgement: Judgement, junit: Path | None, markdown: Path | None) -> None:
-    from medfm_compress.bench.junit import save_junit
-    from medfm_compress.bench.markdown import save_markdown
+    from medfm_compress.bench.render.junit import save_junit
+    from medfm_compress.bench.render.markdown import save_markdown
 
     if junit:
         save_junit(judgement.verdict, junit)
@@ -206,15 +206,15 @@ def _save(judgement: Judgement, junit: Path | None, markdown: Path | None) -> No
 
 
 def _save_sarif(judgement: Judgement, path: Path, rules: bytes, policy_name: str, report: Path) -> None:
-    from medfm_compress.bench.sarif import save_sarif
+    from medfm_compress.bench.render.sarif import save_sarif
 
     save_sarif(judgement, path, rules, policy_name, str(report))
 
 
 def _record(judgement: Judgement, bundle: Path, data: bytes) -> None:
     """Write the verdicts into the bundle."""
-    from medfm_compress.bench.gate import stored_verdicts
-    from medfm_compress.runtime.bundle import rewrite_bundle, utc_date
+    from medfm_compress.bench.gate.gate import stored_verdicts
+    from medfm_compress.runtime.bundle.bundle import rewrite_bundle, utc_date
 
     sha256 = hashlib.sha256(data).hexdigest()
     rewrite_bundle(bundle, bundle, verdicts=stored_verdicts(judgement.verdict, report_sha256=sha256, date=utc_date()))
@@ -230,7 +230,7 @@ def _as_json(judgement: Judgement) -> dict[str, Any]:
 
 
 def _tell(judgement: Judgement, bundle: Path | None) -> None:
-    from medfm_compress.cli.gate_told import tell_judgement
+    from medfm_compress.cli.gate_summary import tell_judgement
 
     tell_judgement(judgement)
     if bundle:

@@ -11,9 +11,9 @@ from medfm_compress.cli import console
 from medfm_compress.runtime.errors import EXIT_REFUSED, MedfmError
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.bundle import Bundle
+    from medfm_compress.runtime.bundle.bundle import Bundle
+    from medfm_compress.runtime.bundle.manifest import Manifest, Variant
     from medfm_compress.runtime.image_spec import ImageSpec
-    from medfm_compress.runtime.manifest import Manifest, Variant
     from medfm_compress.runtime.task import Task
 
 
@@ -25,7 +25,7 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show a bundle. With --verify, exit code 4 where a variant computes something else here or none can run."""
-    from medfm_compress.runtime.bundle import Bundle
+    from medfm_compress.runtime.bundle.bundle import Bundle
 
     opened = Bundle.open(bundle)
     variants = [_examine(opened, variant, verify) for variant in opened.manifest.variants]
@@ -43,8 +43,8 @@ def inspect(
 
 def _examine(bundle: Bundle, variant: Variant, verify: bool) -> dict[str, Any]:
     """One row: name, target, bytes, verdict, how it decides, why it cannot run here (empty if it can), golden cases."""
-    from medfm_compress.runtime.choice import Machine, obstacle
     from medfm_compress.runtime.cpu import read_cpu
+    from medfm_compress.runtime.variant_selection import Machine, obstacle
 
     verdict = bundle.verdict(variant.name)
     row: dict[str, Any] = {
@@ -62,7 +62,7 @@ def _examine(bundle: Bundle, variant: Variant, verify: bool) -> dict[str, Any]:
 
 
 def _replay(bundle: Bundle, variant: Variant) -> dict[str, Any]:
-    from medfm_compress.runtime.goldens import replay_goldens
+    from medfm_compress.runtime.golden_cases import replay_goldens
     from medfm_compress.runtime.sessions.table import open_variant
 
     try:

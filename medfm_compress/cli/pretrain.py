@@ -53,7 +53,7 @@ def pretrain(
     'torchrun --nproc-per-node N -m medfm_compress pretrain ...'.
     """
     from medfm_compress import steps
-    from medfm_compress.compress.pretrain.method import Masking
+    from medfm_compress.compress.networks.backbone import Masking
     from medfm_compress.compress.training.config import TrainingConfig
     from medfm_compress.recipe import PretrainStep
 

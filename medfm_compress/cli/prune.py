@@ -9,13 +9,13 @@ import typer
 
 from medfm_compress.cli import console
 from medfm_compress.cli import training_options as options
-from medfm_compress.cli.quantities import megabytes, milliseconds
+from medfm_compress.cli.parse_units import megabytes, milliseconds
 
 if TYPE_CHECKING:
     from medfm_compress.compress.pruning.allocate import Search
     from medfm_compress.compress.pruning.goal import AllocationName
+    from medfm_compress.compress.pruning.importance import Importance
     from medfm_compress.compress.pruning.record import PruningRecord
-    from medfm_compress.compress.pruning.scores import Importance
 
 
 def prune(

@@ -11,8 +11,8 @@ from medfm_compress.cli import console
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from medfm_compress.compress.int8.candidate import Candidate
-    from medfm_compress.compress.quantize import Quantized
+    from medfm_compress.compress.quantization.candidate import Candidate
+    from medfm_compress.compress.quantization.quantize_bundle import Quantized
 
 
 def quantize(
@@ -44,7 +44,7 @@ def quantize(
 ) -> None:
     """Quantize a bundle: of many candidates for each target, the fastest within the limits of fidelity is kept."""
     from medfm_compress import steps
-    from medfm_compress.compress.quantize import QuantizeOptions
+    from medfm_compress.compress.quantization.quantize_bundle import QuantizeOptions
 
     options = QuantizeOptions(
         samples=samples,

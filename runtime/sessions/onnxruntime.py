@@ -21,7 +21,7 @@ from typing import Any
 
 from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
-from medfm_compress.runtime.instruction_sets import multiplies_exactly
+from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
 from medfm_compress.runtime.sessions.operators import is_ort_format, read_operators
 from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
 

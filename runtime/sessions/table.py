@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from types import MappingProxyType, ModuleType
 from typing import cast
 
-from medfm_compress.runtime.bundle import Bundle
+from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.manifest import Variant
 from medfm_compress.runtime.sessions.protocol import Availability, Session
 
 BACKENDS = MappingProxyType(

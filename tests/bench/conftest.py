@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from medfm_compress.bench.types import Evaluation
+from medfm_compress.bench.types.evaluation import Evaluation
 
 MakeEvaluation = Callable[..., Evaluation]
 
@@ -53,9 +52,5 @@ def make_evaluation() -> MakeEvaluation:
 
 @pytest.fixture(scope="session")
 def full() -> ModuleType:
-    """The module ``full_report.py`` beside this file: a report that fills every section."""
-    spec = importlib.util.spec_from_file_location("full_report", Path(__file__).with_name("full_report.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module ``tests/helpers/full_report.py``: a report that fills every section."""
+    return importlib.import_module("full_report")

@@ -10,18 +10,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from medfm_compress.bench.contenders import TeacherRef
-from medfm_compress.bench.evaluation_log import LOG
-from medfm_compress.bench.gate import judge, recompute
-from medfm_compress.bench.inference import image_files
-from medfm_compress.bench.machine import describe_machine
-from medfm_compress.bench.measure import Contender, Plan
-from medfm_compress.bench.operating_points import held
-from medfm_compress.bench.policy import LoadedPolicy
+from medfm_compress.bench.evaluate.operating_points import held
+from medfm_compress.bench.evaluate.subprocess_inference import image_files
+from medfm_compress.bench.evaluate.test_set_log import LOG
+from medfm_compress.bench.gate.gate import judge, recompute
+from medfm_compress.bench.gate.policy_file import LoadedPolicy
+from medfm_compress.bench.measure.latency import Contender, Plan
+from medfm_compress.bench.measure.load_scenario import LoadPlan
+from medfm_compress.bench.measure.machine import describe_machine
+from medfm_compress.bench.models import TeacherRef
 from medfm_compress.bench.report import load_report
 from medfm_compress.bench.run import BenchOptions, bench_bundle, noise_reasons
-from medfm_compress.bench.scenario import LoadPlan
-from medfm_compress.bench.types import Budget, Measurement, NonInferiority, Policy
+from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.policy import Budget, NonInferiority, Policy
 from medfm_compress.data.open import open_study
 from medfm_compress.runtime.activation import probabilities
 from medfm_compress.runtime.errors import InputError, StudyError

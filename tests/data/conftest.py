@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medfm_compress.data.study import Case, Study
 from medfm_compress.data.synthetic import draw_study
 from medfm_compress.runtime.errors import ImageRefused
-from medfm_compress.runtime.pixels import Pixels
+from medfm_compress.runtime.images.pixels import Pixels
 
 
 class MemorySource:

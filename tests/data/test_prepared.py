@@ -15,8 +15,8 @@ from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.image_spec import DicomRules, ImageSpec
-from medfm_compress.runtime.images import read_image
 from medfm_compress.runtime.preprocess import prepare
+from medfm_compress.runtime.read_image import read_image
 
 SPEC = ImageSpec(height_px=24, width_px=32, colour="rgb", mean=(0.5,) * 3, std=(0.2,) * 3)
 

@@ -1,29 +1,24 @@
-import importlib.util
 import resource
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import tiny_study
 import torch
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss
 from torch import nn
 
-from medfm_compress.bench.evaluate import evaluate
+from medfm_compress.bench.evaluate.evaluate import evaluate
 from medfm_compress.export.build import BundleDraft, build_bundle, bundle_files, make_variant, open_export
 from medfm_compress.runtime.activation import probabilities
-from medfm_compress.runtime.bundle import Bundle
+from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.bundle.manifest import Provenance
 from medfm_compress.runtime.errors import InputError, StudyError
-from medfm_compress.runtime.goldens import replay_goldens
-from medfm_compress.runtime.instruction_sets import BF16, U8S8
-from medfm_compress.runtime.manifest import Provenance
+from medfm_compress.runtime.golden_cases import replay_goldens
+from medfm_compress.runtime.sessions.instruction_sets import BF16, U8S8
 from medfm_compress.runtime.sessions.table import open_variant
 from medfm_compress.runtime.task import Task
-
-_spec = importlib.util.spec_from_file_location("tiny_study", Path(__file__).parents[1] / "tiny_study.py")
-tiny_study = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny_study)
 
 
 def draft(**changes):

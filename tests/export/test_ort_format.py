@@ -13,13 +13,13 @@ import pytest
 from medfm_compress.export.build import make_variant, open_export
 from medfm_compress.export.ort_format import cpu_class, minor_range, optimise, optimise_export, optimised_variant
 from medfm_compress.runtime import Bundle, Engine
-from medfm_compress.runtime.bundle import rewrite_bundle
-from medfm_compress.runtime.choice import Machine, obstacle
+from medfm_compress.runtime.bundle.bundle import rewrite_bundle
 from medfm_compress.runtime.cpu import Cpu
 from medfm_compress.runtime.errors import BundleRefused
-from medfm_compress.runtime.goldens import make_goldens
+from medfm_compress.runtime.golden_cases import make_goldens
 from medfm_compress.runtime.sessions.operators import is_ort_format, read_operators
 from medfm_compress.runtime.sessions.protocol import Availability
+from medfm_compress.runtime.variant_selection import Machine, obstacle
 
 SMALL = Cpu(model="Haswell", flags=frozenset({"avx", "avx2"}))
 LARGE = Cpu(model="Skylake server", flags=SMALL.flags | {"avx512f"})
@@ -145,7 +145,7 @@ def test_the_engine_takes_the_portable_form_where_the_optimised_one_does_not_fit
 
 
 def _goldens(tiny, export):
-    from medfm_compress.runtime.goldens import golden_files, run_goldens
+    from medfm_compress.runtime.golden_cases import golden_files, run_goldens
 
     inputs = make_goldens(tiny.SPEC, 2)
     return golden_files(inputs, {export.variant.name: run_goldens(export.session, inputs)}, tiny.SPEC)

@@ -16,9 +16,9 @@ typer = pytest.importorskip("typer")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from medfm_compress.bench.measure import Plan  # noqa: E402
+from medfm_compress.bench.measure.latency import Plan  # noqa: E402
 from medfm_compress.cli.bench import _parse_targets, bench  # noqa: E402
-from medfm_compress.compress.model import Architecture, Model, create_module, save_model  # noqa: E402
+from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
 
 app = typer.Typer()
@@ -64,7 +64,7 @@ def arguments(inputs: dict[str, Path], **changes: str) -> list[str]:
 
 def test_bench_writes_a_report_and_prints_json(inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = {"turn_ms": 2.0, "min_calls": 2, "max_calls": 3, "warm_up_s": 0.2}
-    monkeypatch.setattr("medfm_compress.bench.measure.Plan", lambda **given: Plan(**given, **quick))
+    monkeypatch.setattr("medfm_compress.bench.measure.latency.Plan", lambda **given: Plan(**given, **quick))
     result = CliRunner().invoke(
         app,
         [*arguments(inputs, **{"--rounds": "2", "--targets": "torch:cpu,onnxruntime:cpu"}), "--json"],

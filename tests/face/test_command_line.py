@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from medfm_compress.__main__ import main
-from medfm_compress.compress.build import build_model
-from medfm_compress.compress.model import save_model
+from medfm_compress.compress.networks.build import build_model
+from medfm_compress.compress.networks.model import save_model
 from medfm_compress.runtime.task import Task
 
 

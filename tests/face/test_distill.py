@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from medfm_compress.__main__ import main
-from medfm_compress.compress.build import build_model
-from medfm_compress.compress.model import load_model, save_model
+from medfm_compress.compress.networks.build import build_model
+from medfm_compress.compress.networks.model import load_model, save_model
 from medfm_compress.runtime.task import Task
 
 LABELS = ("normal", "opacity")

@@ -1,22 +1,17 @@
 """Export and quantize as a user calls them, on a study and a model folder on disk."""
 
 import csv
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import tiny_study
 from PIL import Image
 
-from medfm_compress.compress.model import Architecture, Model, create_module, save_model
-from medfm_compress.runtime.bundle import Bundle
-
-_spec = importlib.util.spec_from_file_location("tiny_study", Path(__file__).parents[1] / "tiny_study.py")
-tiny_study = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny_study)
+from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model
+from medfm_compress.runtime.bundle.bundle import Bundle
 
 
 def call(*arguments):

@@ -12,10 +12,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from medfm_compress.bench.policy import load_policy
+from medfm_compress.bench.gate.policy_file import load_policy
 from medfm_compress.bench.report import save_report
 from medfm_compress.cli.gate import gate
-from medfm_compress.runtime.bundle import Bundle
+from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import InputError
 
 VARIANT = "onnxruntime-cpu-fp32"
@@ -236,7 +236,7 @@ def test_an_earlier_report_of_other_cases_is_refused(write_report, reports, fold
 
 
 def test_a_report_whose_cases_were_looked_at_often_says_so(write_report, reports, folder):
-    from medfm_compress.bench.evaluation_log import LoggedEvaluation
+    from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation
 
     write_report()
     looks = tuple(

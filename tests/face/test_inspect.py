@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from medfm_compress.cli.inspect import inspect
-from medfm_compress.runtime.bundle import rewrite_bundle
+from medfm_compress.runtime.bundle.bundle import rewrite_bundle
 from medfm_compress.runtime.errors import BundleRefused
 
 

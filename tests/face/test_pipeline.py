@@ -11,7 +11,7 @@ import pytest
 
 from medfm_compress.pipeline import Finished, compress
 from medfm_compress.recipe import load_recipe
-from medfm_compress.runtime.bundle import Bundle
+from medfm_compress.runtime.bundle.bundle import Bundle
 
 RECIPE = """\
 name: discs

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("timm")
 
 from medfm_compress.__main__ import main  # noqa: E402
-from medfm_compress.compress.pretrain.backbone import find_start  # noqa: E402
+from medfm_compress.compress.networks.backbone import find_start  # noqa: E402
 
 FAST = ("--epochs", "1", "--batch-size", "8", "--precision", "fp32", "--device", "cpu", "--model", "test_vit")
 

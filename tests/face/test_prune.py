@@ -17,8 +17,8 @@ typer = pytest.importorskip("typer")
 from typer.testing import CliRunner  # noqa: E402
 
 from medfm_compress.cli.prune import prune  # noqa: E402
-from medfm_compress.compress.build import build_model  # noqa: E402
-from medfm_compress.compress.model import load_model, save_model  # noqa: E402
+from medfm_compress.compress.networks.build import build_model  # noqa: E402
+from medfm_compress.compress.networks.model import load_model, save_model  # noqa: E402
 from medfm_compress.runtime.errors import InputError, MedfmError, ModelError  # noqa: E402
 from medfm_compress.runtime.task import Task  # noqa: E402
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medfm_compress.bench.policy import load_policy
+from medfm_compress.bench.gate.policy_file import load_policy
 from medfm_compress.recipe import load_recipe
 from medfm_compress.runtime.errors import InputError
 

@@ -41,7 +41,7 @@ def test_imports_run_one_way(root: Path) -> None:
     ("module", "line"),
     [
         ("runtime/engine.py", "import torch"),
-        ("runtime/bundle.py", "import yaml"),
+        ("runtime/bundle/bundle.py", "import yaml"),
         ("data/open.py", "from medfm_compress.bench import types"),
         ("export/build.py", "from medfm_compress.compress import model"),
     ],

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 ROOMS = ("compress", "export", "bench", "data", "runtime")
-SCRIPTS = ("bench/scripts/", "bench/peers/")  # run by hand to write docs/results; no packages, and not in the wheel
+SCRIPTS = ("experiments/", "experiments/peers/")  # run by hand to write docs/results; no packages, and not in the wheel
 
 
 def modules(root: Path, room: str) -> set[Path]:

@@ -13,10 +13,10 @@ import pytest
 
 from medfm_compress.runtime import Bundle, Engine, Prediction
 from medfm_compress.runtime.activation import probabilities
-from medfm_compress.runtime.bundle import rewrite_bundle
+from medfm_compress.runtime.bundle.bundle import rewrite_bundle
 from medfm_compress.runtime.errors import BundleRefused, ImageRefused, InputError, Refused
-from medfm_compress.runtime.images import read_image
 from medfm_compress.runtime.preprocess import preprocess
+from medfm_compress.runtime.read_image import read_image
 from medfm_compress.runtime.sessions.onnxruntime import OnnxRuntimeSession, from_bytes
 from medfm_compress.runtime.task import Task
 

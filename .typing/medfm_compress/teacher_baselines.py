@@ -1,0 +1,1 @@
+../../medfm_compress/teacher_baselines.py

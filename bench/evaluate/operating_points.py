@@ -1,0 +1,158 @@
+"""Choose decision thresholds, on validation cases only; say afterwards what they held on other cases.
+
+A threshold stands midway between two adjacent distinct scores, so that a tiny numerical change of the model flips no
+validation case. Among all of them (and 0, which calls everything) a rule picks one:
+
+- ``youden``: largest sensitivity + specificity − 1 (Youden, Cancer 3 (1950) 32–35); of equals the more sensitive.
+- ``sensitivity>=0.95``: the highest threshold that reaches the sensitivity, hence the best specificity.
+- ``specificity>=0.90``: the lowest threshold that reaches the specificity, hence the best sensitivity.
+
+A multiclass task gets no operating points: its classes exclude each other and a case gets the most probable one, while
+one-vs-rest thresholds would call several classes for one case, or none. Sensitivity and specificity of a class are then
+those of the argmax, which promised nothing on validation cases.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.bench.evaluate.evaluate import check_evaluation, number_clusters
+from medfm_compress.bench.stats.clustered_proportion import clustered_wilson
+from medfm_compress.bench.types.evaluation import Evaluation
+from medfm_compress.bench.types.interval import Interval
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.task import OperatingPoint
+
+Floats = NDArray[np.float64]
+_RULE = re.compile(r"(sensitivity|specificity)>=(0\.\d+|1(?:\.0+)?)")
+
+
+class Held(NamedTuple):
+    """What an operating point holds on other cases than it was chosen on.
+
+    Attributes:
+        sensitivity: at its threshold, Wilson's interval, clustered by patient where one has several cases with the
+            finding; None without a case with it.
+        specificity: likewise, without the finding.
+        promised: the point, with its sensitivity and specificity on validation cases and their numbers.
+    """
+
+    sensitivity: Interval | None
+    specificity: Interval | None
+    promised: OperatingPoint
+
+
+class Candidates(NamedTuple):
+    """Thresholds from the lowest up, ``[k]`` each; sensitivity falls and specificity rises along them."""
+
+    thresholds: Floats
+    sensitivity: Floats
+    specificity: Floats
+
+
+def choose_operating_points(evaluation: Evaluation, *, rule: str) -> tuple[OperatingPoint, ...]:
+    """Choose one threshold a finding on a validation evaluation.
+
+    Args:
+        evaluation: of validation cases, never of test cases.
+        rule: ``youden``, ``sensitivity>=X`` or ``specificity>=X`` with X in (0, 1].
+
+    Raises:
+        InputError: an unknown rule, or a finding without positive or without negative cases.
+    """
+    check_evaluation(evaluation)
+    _parse(rule)
+    columns = zip(evaluation.findings, evaluation.scores.T, evaluation.truth.T, strict=True)
+    return tuple(choose_operating_point(finding, scores, truth, rule=rule) for finding, scores, truth in columns)
+
+
+def choose_operating_point(finding: str, scores: Floats, truth: NDArray[np.int64], *, rule: str) -> OperatingPoint:
+    """Choose the threshold of one finding from its ``scores`` ``[n]`` and ``truth`` 0/1 ``[n]``.
+
+    Raises:
+        InputError: as :func:`choose_operating_points`.
+    """
+    positives, negatives = int(truth.sum()), int(len(truth) - truth.sum())
+    if not positives or not negatives:
+        raise InputError(
+            f"finding {finding!r} has {positives} positive and {negatives} negative validation cases; an operating "
+            "point needs both, so use a validation split that holds them"
+        )
+    candidates = _candidates(scores, truth)
+    chosen = _pick(candidates, rule)
+    return OperatingPoint(
+        label=finding,
+        threshold=float(candidates.thresholds[chosen]),
+        rule=rule,
+        sensitivity=float(candidates.sensitivity[chosen]),
+        specificity=float(candidates.specificity[chosen]),
+        positives=positives,
+        negatives=negatives,
+    )
+
+
+def held(point: OperatingPoint, evaluation: Evaluation) -> Held:
+    """Hold ``point`` against an evaluation, usually of test cases, under the task that the point belongs to.
+
+    Raises:
+        InputError: the evaluation is not in order, lacks the point's finding, or decided it at another threshold.
+    """
+    check_evaluation(evaluation)
+    if point.label not in evaluation.findings:
+        raise InputError(f"evaluation {evaluation.name!r} is of {evaluation.findings}, not of {point.label!r}")
+    column = evaluation.findings.index(point.label)
+    truth, called = evaluation.truth[:, column], evaluation.scores[:, column] >= point.threshold
+    if (called != evaluation.decisions[:, column]).any():
+        raise InputError(
+            f"evaluation {evaluation.name!r} did not decide {point.label!r} at {point.threshold:g}; hold it against "
+            "the operating point of its own variant"
+        )
+    patients = number_clusters(evaluation.clusters)
+    rates = [
+        clustered_wilson((called == value)[truth == value].astype(np.int64), patients[truth == value])
+        if (truth == value).any()
+        else None
+        for value in (1, 0)
+    ]
+    return Held(rates[0], rates[1], point)
+
+
+def _candidates(scores: Floats, truth: NDArray[np.int64]) -> Candidates:
+    values = np.unique(scores)
+    middle = (values[:-1] + values[1:]) / 2
+    # Between neighbouring doubles the middle rounds to one of them; the upper one separates them all the same.
+    middle = np.where(middle > values[:-1], middle, values[1:])
+    ends = [[values[-1] + (1 - values[-1]) / 2]] if values[-1] < 1 else []
+    thresholds = np.concatenate([[0.0], middle, *ends])
+    positive, negative = np.sort(scores[truth == 1]), np.sort(scores[truth == 0])
+    return Candidates(
+        thresholds,
+        1 - np.searchsorted(positive, thresholds, side="left") / len(positive),
+        np.searchsorted(negative, thresholds, side="left") / len(negative),
+    )
+
+
+def _pick(candidates: Candidates, rule: str) -> int:
+    name, least = _parse(rule)
+    if name == "youden":
+        index = candidates.sensitivity + candidates.specificity
+        return int(np.flatnonzero(index >= index.max() - 1e-12)[0])
+    reached = np.flatnonzero(getattr(candidates, name) >= least - 1e-12)
+    if not len(reached):
+        raise InputError(f"no threshold below 1 reaches {rule}; every case scores 1, so choose another rule")
+    return int(reached[-1] if name == "sensitivity" else reached[0])
+
+
+def _parse(rule: str) -> tuple[str, float]:
+    if rule == "youden":
+        return rule, 0.0
+    found = _RULE.fullmatch(rule.replace(" ", ""))
+    if found is None or not float(found[2]) > 0:
+        raise InputError(
+            f"operating point rule {rule!r} is unknown; write youden, sensitivity>=0.95 or specificity>=0.90"
+        )
+    return found[1], float(found[2])

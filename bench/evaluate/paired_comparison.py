@@ -1,0 +1,382 @@
+"""Compare a variant with its teacher on the same cases: every metric of every finding, paired, clustered by patient.
+
+AUROC has a closed form (`stats.auroc_difference`). Accuracy, sensitivity, specificity and their balanced mean have
+Tango's score interval wherever every patient counts once in the denominator. All else is bootstrapped with resamples
+that teacher and variant share: shares as in `stats.bootstrap_difference`, errors by `stats.bootstrap`. Three cases have
+no usable interval and are handled before one is computed:
+
+- Too few patients for the policy: the widest interval possible stands in its place, and the reason with it.
+- The two models' probabilities agree within `SAME_OUTPUT` on every case: the difference is 0, with no width.
+- They differ, but in no resample (no decision changed): Tango's width of a sample without discordance, since the
+  bootstrap would claim that no decision could ever change.
+
+A metric that is undefined for one of the two (the PPV of a model that calls nothing) gives no comparison.
+
+Groups of patients are compared like the whole, each on its own cases. What is not required of them is left out, but for
+AUROC, since a wall of figures hides the one that matters.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.bench.evaluate.confusion_matrix import Confusion, are_labels_exclusive, confusion, confusion_matrix
+from medfm_compress.bench.evaluate.evaluate import check_evaluation, number_clusters
+from medfm_compress.bench.evaluate.subgroups import Group, divide, restrict
+from medfm_compress.bench.stats import bootstrap
+from medfm_compress.bench.stats.auroc import area_interval, clustered_areas
+from medfm_compress.bench.stats.auroc_difference import area_difference, p_area_below
+from medfm_compress.bench.stats.balanced_accuracy import Pairs, balanced_difference, joined, p_balanced_below
+from medfm_compress.bench.stats.bootstrap_difference import change, p_share_below, share_difference
+from medfm_compress.bench.stats.metrics import LOG_CLIP, Sample, WeightedMetrics
+from medfm_compress.bench.stats.tango import p_tango_below, tango, undiscordant_reach
+from medfm_compress.bench.stats.wilson import wilson
+from medfm_compress.bench.types.evaluation import Comparison, Evaluation
+from medfm_compress.bench.types.interval import Interval
+from medfm_compress.bench.types.metric import LOWER_IS_BETTER, METRICS, Metric
+from medfm_compress.bench.types.policy import NonInferiority, Policy
+from medfm_compress.runtime.errors import InputError
+
+__all__ = ["Confusion", "check_same_cases", "compare", "confusion", "confusion_matrix", "too_few"]
+
+SAME_OUTPUT = 1e-4
+TIE = 1e-12
+METHOD_OWN = "Wilson, sensitivity and specificity joined"
+Integers = NDArray[np.int64]
+
+
+class _Question(NamedTuple):
+    """One finding of one variant, and all that is needed to compare it."""
+
+    finding: str
+    variant: str
+    sample: Sample
+    strata: Integers
+    policy: Policy
+    seed: tuple[int, ...]
+    same: bool
+    too_few: str
+    group: Group | None
+
+
+class _Answer(NamedTuple):
+    teacher: Interval
+    bundle: Interval
+    difference: Interval
+    p_worse: float | None = None
+
+
+def compare(teacher: Evaluation, bundle: Evaluation, policy: Policy) -> tuple[Comparison, ...]:
+    """Compare ``bundle`` (one variant) with ``teacher``.
+
+    Returns:
+        For each finding every metric that is defined for both, in the order of `METRICS`; then, where the labels
+        exclude each other, the accuracy over all of them under the finding ``""``. After that the same for every group
+        of the policy's subgroups, with AUROC and what the policy requires there.
+
+    Raises:
+        InputError: the two were not evaluated on the same cases, or the study lacks a column that the policy names.
+    """
+    check_same_cases(teacher, bundle)
+    comparisons = _compare_group(teacher, bundle, policy, None)
+    for rule in policy.subgroups:
+        for group in divide(teacher, rule).groups:
+            if group.rows.any():
+                parts = restrict(teacher, group.rows), restrict(bundle, group.rows)
+                comparisons += _compare_group(*parts, policy, group)
+    return tuple(comparisons)
+
+
+def _compare_group(teacher: Evaluation, bundle: Evaluation, policy: Policy, group: Group | None) -> list[Comparison]:
+    comparisons: list[Comparison] = []
+    for number, finding in enumerate(teacher.findings):
+        wanted = METRICS if group is None else _wanted(policy, finding, group.column)
+        comparisons += _compare(_by_finding(teacher, bundle, policy, number, group), wanted)
+    wants_overall = group is None or policy.requirement("accuracy", "", group.column) is not None
+    if wants_overall and are_labels_exclusive(teacher) and are_labels_exclusive(bundle):
+        comparisons += _compare(_overall(teacher, bundle, policy, group), ("accuracy",))
+    return comparisons
+
+
+def _wanted(policy: Policy, finding: str, column: str) -> tuple[Metric, ...]:
+    return tuple(metric for metric in METRICS if metric == "auroc" or policy.requirement(metric, finding, column))
+
+
+def check_same_cases(teacher: Evaluation, bundle: Evaluation) -> None:
+    """Check that two evaluations are of the same images, in the same order, with the same truth and patients.
+
+    Raises:
+        InputError: they are not.
+    """
+    for evaluation in (teacher, bundle):
+        check_evaluation(evaluation)
+    for what in ("findings", "images"):
+        if getattr(teacher, what) != getattr(bundle, what):
+            raise InputError(
+                f"{bundle.name!r} has other {what} than {teacher.name!r}; evaluate both on the same study and split"
+            )
+    same_patients = np.array_equal(number_clusters(teacher.clusters), number_clusters(bundle.clusters))
+    if not same_patients or not np.array_equal(teacher.truth, bundle.truth):
+        raise InputError(f"{bundle.name!r} has other truth or patients than {teacher.name!r}; evaluate both again")
+
+
+def too_few(evaluation: Evaluation, finding: str, policy: Policy) -> str:
+    """Why the cases are too few to judge ``finding`` (``""`` for all labels together); empty where they suffice."""
+    clusters = number_clusters(evaluation.clusters)
+    counts = [("patients", len(np.unique(clusters)), policy.min_clusters)]
+    if finding:
+        positive = evaluation.truth[:, evaluation.findings.index(finding)] == 1
+        counts += [
+            ("patients with it", len(np.unique(clusters[positive])), policy.min_positives),
+            ("patients without it", len(np.unique(clusters[~positive])), policy.min_negatives),
+        ]
+    lacking = [f"{count} {what}, the policy asks for {least}" for what, count, least in counts if count < least]
+    return "; ".join(lacking)
+
+
+def _by_finding(teacher: Evaluation, bundle: Evaluation, policy: Policy, number: int, group: Group | None) -> _Question:
+    """One finding against all else; strata are the patients with and without it."""
+    scores = np.stack([teacher.scores[:, number], bundle.scores[:, number]])
+    decisions = np.stack([teacher.decisions[:, number], bundle.decisions[:, number]])
+    sample = Sample(scores, decisions, teacher.truth[:, number], number_clusters(teacher.clusters))
+    return _Question(
+        finding=teacher.findings[number],
+        variant=bundle.name,
+        sample=sample,
+        strata=_cluster_maximum(sample.truth, sample.clusters),
+        policy=policy,
+        seed=(policy.seed, number),
+        same=bool(np.abs(scores[1] - scores[0]).max() <= SAME_OUTPUT and (decisions[0] == decisions[1]).all()),
+        too_few=too_few(teacher, teacher.findings[number], policy),
+        group=group,
+    )
+
+
+def _overall(teacher: Evaluation, bundle: Evaluation, policy: Policy, group: Group | None) -> _Question:
+    """Whether the decided label is the true one, as a "finding" that every case has; strata are the labels."""
+    correct = np.stack([(model.truth * model.decisions).sum(axis=1) for model in (teacher, bundle)])
+    clusters = number_clusters(teacher.clusters)
+    sample = Sample(correct.astype(np.float64), correct, np.ones(len(clusters), dtype=np.int64), clusters)
+    same_scores = np.abs(teacher.scores - bundle.scores).max() <= SAME_OUTPUT
+    return _Question(
+        finding="",
+        variant=bundle.name,
+        sample=sample,
+        strata=_cluster_maximum(teacher.truth.argmax(axis=1), clusters),
+        policy=policy,
+        seed=(policy.seed, len(teacher.findings)),
+        same=bool(same_scores and (teacher.decisions == bundle.decisions).all()),
+        too_few=too_few(teacher, "", policy),
+        group=group,
+    )
+
+
+def _cluster_maximum(values: Integers, clusters: Integers) -> Integers:
+    """Largest value in each cluster; shape [clusters]."""
+    largest = np.zeros(int(clusters.max()) + 1, dtype=np.int64)
+    np.maximum.at(largest, clusters, values)
+    return largest
+
+
+def _compare(question: _Question, metrics: tuple[Metric, ...]) -> list[Comparison]:
+    find = _without_intervals if question.too_few else _with_intervals
+    answers = find(question, metrics)
+    return [_comparison(question, metric, answers[metric]) for metric in metrics if metric in answers]
+
+
+def _comparison(question: _Question, metric: Metric, answer: _Answer) -> Comparison:
+    required, sample = _requirement(question, metric), question.sample
+    return Comparison(
+        metric=metric,
+        finding=question.finding,
+        variant=question.variant,
+        subgroup=question.group.name if question.group else "",
+        cases=len(sample.truth),
+        patients=int(sample.clusters.max()) + 1,
+        patients_with=_patients(sample, sample.truth == 1),
+        teacher=answer.teacher,
+        bundle=answer.bundle,
+        difference=answer.difference,
+        margin=required.margin if required else None,
+        p_worse=answer.p_worse,
+        too_few=question.too_few,
+    )
+
+
+def _requirement(question: _Question, metric: Metric) -> NonInferiority | None:
+    column = question.group.column if question.group else ""
+    return question.policy.requirement(metric, question.finding, column)
+
+
+def _without_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict[Metric, _Answer]:
+    values = WeightedMetrics(question.sample, metrics).unweighted()
+    level, method = _level(question.policy), "none: too few cases"
+    return {
+        metric: _Answer(
+            _widest(float(teacher), level, method, (0.0, _most(metric))),
+            _widest(float(bundle), level, method, (0.0, _most(metric))),
+            _widest(float(bundle - teacher), level, method, (-_most(metric), _most(metric))),
+        )
+        for metric, (teacher, bundle) in zip(metrics, values.T, strict=True)
+        if np.isfinite(bundle - teacher)
+    }
+
+
+def _with_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict[Metric, _Answer]:
+    answers: dict[Metric, _Answer] = {"auroc": _compare_areas(question)} if "auroc" in metrics else {}
+    for metric in metrics:
+        answer = _compare_balanced(question) if metric == "balanced_accuracy" else _compare_pairs(question, metric)
+        if answer is not None:
+            answers[metric] = answer
+    left = tuple(metric for metric in metrics if metric not in answers)
+    return answers | _compare_counted(question, left) if left else answers
+
+
+def _pairs(metric: Metric, sample: Sample) -> NDArray[np.bool_] | None:
+    """Whether each model is right, [2, n], on the n cases that ``metric`` counts.
+
+    None where one patient has several of them, or ``metric`` is no plain share of right decisions.
+    """
+    rows = {"accuracy": np.ones(len(sample.truth), np.bool_), "sensitivity": sample.truth == 1}
+    rows["specificity"] = sample.truth == 0
+    if metric not in rows or np.bincount(sample.clusters[rows[metric]], minlength=1).max() > 1:
+        return None
+    right: NDArray[np.bool_] = (sample.decisions == sample.truth)[:, rows[metric]]
+    return right
+
+
+def _compare_pairs(question: _Question, metric: Metric) -> _Answer | None:
+    right = _pairs(metric, question.sample)
+    if right is None or not right.shape[1]:
+        return None
+    level, counts = _level(question.policy), _discordant(right)
+    own = [wilson(int(model.sum()), counts[2], level) for model in right]
+    required = _requirement(question, metric)
+    p_worse = p_tango_below(*counts, -required.margin) if required else None
+    return _decided(question, own, tango(*counts, level), p_worse)
+
+
+def _compare_balanced(question: _Question) -> _Answer | None:
+    """Balanced accuracy, where sensitivity and specificity come from different patients, each with one case."""
+    sample, level = question.sample, _level(question.policy)
+    rights = [_pairs(metric, sample) for metric in ("sensitivity", "specificity")]
+    if _pairs("accuracy", sample) is None or any(right is None or not right.shape[1] for right in rights):
+        return None
+    given = [right for right in rights if right is not None]
+    first, second = ([wilson(int(model.sum()), len(model), level) for model in right] for right in given)
+    own = [joined(*parts, METHOD_OWN) for parts in zip(first, second, strict=True)]
+    counts = [_discordant(right) for right in given]
+    required = _requirement(question, "balanced_accuracy")
+    p_worse = p_balanced_below(counts[0], counts[1], -required.margin) if required else None
+    return _decided(question, own, balanced_difference(counts[0], counts[1], level), p_worse)
+
+
+def _discordant(right: NDArray[np.bool_]) -> Pairs:
+    """Pairs gained, pairs lost, and all."""
+    return int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum()), right.shape[1]
+
+
+def _decided(question: _Question, own: list[Interval], difference: Interval, p_worse: float | None) -> _Answer:
+    """The answer; for equal outputs no difference, which is never worse than a margin."""
+    if question.same:
+        return _Answer(own[0], own[1], _no_difference(difference.level), None if p_worse is None else 1.0)
+    return _Answer(own[0], own[1], difference, p_worse)
+
+
+def _compare_counted(question: _Question, counted: tuple[Metric, ...]) -> dict[Metric, _Answer]:
+    sample, policy = question.sample, question.policy
+    resampled = bootstrap.resample(
+        WeightedMetrics(sample, counted),
+        question.strata,
+        cases=len(sample.truth),
+        resamples=policy.resamples,
+        seed=question.seed,
+    )
+    return {
+        metric: _compare_resampled(question, metric, _column(resampled, column))
+        for column, metric in enumerate(counted)
+        if np.isfinite(resampled.estimate[:, column]).all()
+    }
+
+
+def _column(resampled: bootstrap.Resampled, column: int) -> bootstrap.Resampled:
+    return resampled.of(lambda values: values[..., column])
+
+
+def _compare_areas(question: _Question) -> _Answer:
+    sample, level = question.sample, _level(question.policy)
+    areas = clustered_areas(sample.scores, sample.truth, sample.clusters)
+    own = [area_interval(areas, model, level) for model in (0, 1)]
+    required = _requirement(question, "auroc")
+    p_worse = p_area_below(areas, -required.margin) if required else None
+    return _decided(question, own, area_difference(areas, level), p_worse)
+
+
+def _compare_resampled(question: _Question, metric: Metric, values: bootstrap.Resampled) -> _Answer:
+    """Compare one bootstrapped metric, ``values`` being ``[resamples, models]``."""
+    level, pairs, most = _level(question.policy), _denominator(metric, question.sample), _most(metric)
+    singles = [values.of(lambda v, m=model: v[..., m]) for model in (0, 1)]  # type: ignore[misc]
+    own = [_widened(bootstrap.interval(v, level), float(v.estimate), level, pairs, (0.0, most)) for v in singles]
+    errors = metric in LOWER_IS_BETTER
+    found = bootstrap.interval(change(values), level) if errors else share_difference(values, level)
+    estimate = float(change(values).estimate)
+    widened = _widened(found, estimate, level, pairs, (-most, most))
+    required, p_worse = _requirement(question, metric), None
+    if required is not None and errors:
+        p_worse = bootstrap.p_below(change(values).of(lambda v: -v), -required.margin)
+    elif required is not None:
+        p_worse = p_share_below(values, -required.margin)
+    return _decided(question, own, widened, p_worse)
+
+
+def _widened(found: Interval | None, estimate: float, level: float, pairs: int, ends: tuple[float, float]) -> Interval:
+    """The bootstrap's interval, with Tango's width where no resample differs from another, and the widest for none."""
+    if found is None:
+        return _widest(estimate, level, "none: undefined in many resamples", ends)
+    if pairs and found.high - found.low <= TIE:
+        reach, method = undiscordant_reach(pairs, level), "no variation, Tango's width"
+        low, high = max(estimate - reach, ends[0]), min(estimate + reach, ends[1])
+        return Interval(estimate=estimate, low=low, high=high, level=level, method=method)
+    return found
+
+
+def _most(metric: Metric) -> float:
+    """The largest value that ``metric`` can take."""
+    return -math.log(LOG_CLIP) if metric == "log_loss" else 1.0
+
+
+def _denominator(metric: Metric, sample: Sample) -> int:
+    """Patients who enter the denominator of a metric of decisions; 0 for a metric of ranks, which varies smoothly."""
+    positive, called = sample.truth == 1, sample.decisions.any(axis=0)
+    rows = {
+        "accuracy": np.ones_like(positive),
+        "sensitivity": positive,
+        "specificity": ~positive,
+        "ppv": called,
+        "npv": ~sample.decisions.all(axis=0),
+        "f1": positive,
+    }
+    if metric == "balanced_accuracy":
+        return min(_patients(sample, positive), _patients(sample, ~positive))
+    return _patients(sample, rows[metric]) if metric in rows else 0
+
+
+def _patients(sample: Sample, rows: NDArray[np.bool_]) -> int:
+    return len(np.unique(sample.clusters[rows]))
+
+
+def _level(policy: Policy) -> float:
+    """Two-sided level whose ends are one-sided at the policy's α."""
+    return 1 - 2 * policy.alpha
+
+
+def _no_difference(level: float) -> Interval:
+    return Interval(estimate=0.0, low=0.0, high=0.0, level=level, method="identical outputs", standard_error=0.0)
+
+
+def _widest(estimate: float, level: float, method: str, ends: tuple[float, float]) -> Interval:
+    return Interval(estimate=estimate, low=ends[0], high=ends[1], level=level, method=method)

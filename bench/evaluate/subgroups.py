@@ -1,0 +1,135 @@
+"""Divide the cases of an evaluation into groups of patients, by one column of the study."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.bench.types.evaluation import Evaluation
+from medfm_compress.bench.types.policy import SubgroupRule
+from medfm_compress.runtime.errors import InputError
+
+Rows = NDArray[np.bool_]
+_MOST_GROUPS = 40
+_DECADE = re.compile(r"(\d+)-(\d+)")
+
+
+class Group(NamedTuple):
+    """Cases of one group.
+
+    Attributes:
+        column: of the study.
+        name: as people read it, e.g. ``age >= 70`` or ``sex = female``.
+        rows: [n], which cases.
+    """
+
+    column: str
+    name: str
+    rows: Rows
+
+
+class Division(NamedTuple):
+    """All groups of one column, in the order of their values; empty ones too, where the cuts make them.
+
+    Attributes:
+        groups: of the column.
+        unrecorded: cases in no group, because the column is empty there (with cuts: is no number).
+    """
+
+    groups: tuple[Group, ...]
+    unrecorded: int
+
+
+def divide(evaluation: Evaluation, rule: SubgroupRule) -> Division:
+    """Groups of ``evaluation`` under ``rule``.
+
+    Raises:
+        InputError: the study has no such column, it is empty for every case, or it has too many values to be groups.
+    """
+    values = evaluation.subgroups.get(rule.column)
+    if values is None:
+        known = ", ".join(sorted(evaluation.subgroups)) or "none"
+        raise InputError(
+            f"the policy divides by {rule.column!r}, which is no column of the study; it has {known}; mend the policy "
+            "or add the column"
+        )
+    return divide_values(rule, values)
+
+
+def divide_values(rule: SubgroupRule, values: tuple[str, ...]) -> Division:
+    """Groups of the cases whose column holds ``values``; raises like :func:`divide`."""
+    groups, recorded = _by_cuts(rule, values) if rule.cuts else _by_value(rule, values)
+    if not recorded.any():
+        raise InputError(
+            f"column {rule.column!r} of the study is {'no number' if rule.cuts else 'empty'} for all {len(values)} "
+            "evaluated cases, so its groups cannot be judged; fill it in or take it out of the policy"
+        )
+    return Division(groups, int((~recorded).sum()))
+
+
+def restrict(evaluation: Evaluation, rows: Rows) -> Evaluation:
+    """The part of ``evaluation`` on ``rows`` ([n], bool), in the same order."""
+    numbers = np.flatnonzero(rows)
+    return msgspec.structs.replace(
+        evaluation,
+        images=tuple(evaluation.images[row] for row in numbers),
+        logits=evaluation.logits[rows],
+        scores=evaluation.scores[rows],
+        truth=evaluation.truth[rows],
+        decisions=evaluation.decisions[rows],
+        clusters=tuple(evaluation.clusters[row] for row in numbers),
+        subgroups={name: tuple(values[row] for row in numbers) for name, values in evaluation.subgroups.items()},
+    )
+
+
+def _by_value(rule: SubgroupRule, values: tuple[str, ...]) -> tuple[tuple[Group, ...], Rows]:
+    column = np.array(values, dtype=object)
+    found = sorted({value for value in values if value})
+    if len(found) > _MOST_GROUPS:
+        raise InputError(
+            f"column {rule.column!r} has {len(found)} values, at most {_MOST_GROUPS} can be groups; give 'cuts' to "
+            "divide a number"
+        )
+    groups = tuple(Group(rule.column, f"{rule.column} = {value}", column == value) for value in found)
+    return groups, column != ""
+
+
+def _by_cuts(rule: SubgroupRule, values: tuple[str, ...]) -> tuple[tuple[Group, ...], Rows]:
+    ranges = np.array([_range(value) for value in values])
+    for cut in rule.cuts:
+        split = np.flatnonzero((ranges[:, 0] < cut) & (cut <= ranges[:, 1]))
+        if len(split):
+            raise InputError(
+                f"cut {cut:g} of {rule.column!r} falls inside the recorded range {values[split[0]]!r}; cut between "
+                "ranges"
+            )
+    ends = (-math.inf, *rule.cuts, math.inf)
+    groups = tuple(
+        Group(rule.column, _range_name(rule.column, low, high), (ranges[:, 0] >= low) & (ranges[:, 1] < high))
+        for low, high in itertools.pairwise(ends)
+    )
+    return groups, np.isfinite(ranges).all(axis=1)
+
+
+def _range_name(column: str, low: float, high: float) -> str:
+    if math.isinf(low):
+        return f"{column} < {high:g}"
+    return f"{column} >= {low:g}" if math.isinf(high) else f"{low:g} <= {column} < {high:g}"
+
+
+def _range(value: str) -> tuple[float, float]:
+    """``70-79`` (a study's ages are decades) or a finite number as a range; NaN, which is in no group, for all else."""
+    found = _DECADE.fullmatch(value)
+    if found:
+        return float(found[1]), float(found[2])
+    try:
+        number = float(value)
+    except ValueError:
+        return math.nan, math.nan
+    return (number, number) if math.isfinite(number) else (math.nan, math.nan)

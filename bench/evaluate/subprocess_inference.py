@@ -1,0 +1,101 @@
+"""Logits of every case of a split, computed in a process of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from medfm_compress.bench.evaluate.evaluate import check_cases, tabulate
+from medfm_compress.bench.measure.latency import Contender, Plan, Progress
+from medfm_compress.bench.measure.worker import Evaluate, Open
+from medfm_compress.bench.measure.worker_process import Worker
+from medfm_compress.bench.types.evaluation import Evaluation
+from medfm_compress.data.prepared import prepared_images
+from medfm_compress.data.sources import Files
+from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.errors import StudyError
+from medfm_compress.runtime.preprocess import normalise
+from medfm_compress.runtime.strict_json import digest
+
+_CHUNK = 64
+_TELL_EVERY = 512
+
+
+class Folders(NamedTuple):
+    """Where a run keeps its arrays: network inputs and logits while it lasts, prepared images perhaps for longer."""
+
+    temporary: Path
+    prepared: Path
+
+
+def labelled_cases(study: Study, split: str) -> tuple[Case, ...]:
+    """Cases of ``split`` that have a label.
+
+    Raises:
+        StudyError: there are none.
+    """
+    cases = tuple(case for case in study.split(split) if case.target)
+    if not cases:
+        raise StudyError(f"{study.root.name} has no labelled case in split {split!r}; cut one or name another split")
+    return cases
+
+
+def evaluate_contender(
+    contender: Contender, study: Study, cases: tuple[Case, ...], plan: Plan, folder: Folders, tell: Progress
+) -> Evaluation:
+    """Per-case table of ``contender`` on ``cases``.
+
+    Args:
+        contender: opened in a fresh process, so that what it imports never enters this one.
+        study: where the images come from.
+        cases: labelled cases of one split.
+        plan: threads and time-out of the process.
+        folder: for temporary arrays, shared by contenders with equal specs, and for prepared images.
+        tell: told now and then.
+
+    Raises:
+        InputError: the study's labels are not the contender's, an image cannot be used, or the contender cannot run or
+            gives logits that are not finite.
+    """
+    check_cases(study, cases, contender.task)
+    inputs = _write_inputs(contender, study, cases, folder, tell)
+    outputs = folder.temporary / "logits.npy"
+    shape = (len(cases), len(contender.task.labels))
+    np.lib.format.open_memmap(outputs, mode="w+", dtype=np.float32, shape=shape).flush()
+    tell(f"evaluate {contender.name} on {len(cases)} cases")
+    with Worker(contender.name, plan.threads, plan.timeout_s) as worker:
+        worker.ask(Open(session=contender.session, spec=contender.spec, task=contender.task))
+        for start in range(0, len(cases), _CHUNK):
+            stop = min(start + _CHUNK, len(cases))
+            worker.ask(Evaluate(inputs=str(inputs), outputs=str(outputs), start=start, stop=stop))
+            if stop % _TELL_EVERY == 0:
+                tell(f"evaluated {contender.name} on {stop} of {len(cases)} cases")
+    logits = np.load(outputs, allow_pickle=False)
+    return tabulate(logits, study, cases, contender.task, name=contender.name)
+
+
+def image_files(study: Study, cases: Sequence[Case], count: int) -> tuple[str, ...]:
+    """Paths of ``count`` cases spread evenly over ``cases``; empty where a study does not keep images as files."""
+    chosen = np.unique(np.linspace(0, len(cases) - 1, min(count, len(cases))).astype(np.int64))
+    if not isinstance(study.source, Files):
+        return ()
+    paths = [study.source.root / cases[number].image for number in chosen]
+    return tuple(str(path.resolve()) for path in paths) if all(path.is_file() for path in paths) else ()
+
+
+def _write_inputs(contender: Contender, study: Study, cases: tuple[Case, ...], folder: Folders, tell: Progress) -> Path:
+    """Normalised inputs ``[n, C, H, W]`` as ``.npy``, in chunks, so that memory does not grow with the study."""
+    keys = [contender.spec, [case.image for case in cases]]
+    path = folder.temporary / f"inputs-{digest(keys)[:16]}.npy"
+    if path.is_file():
+        return path
+    tell(f"decode {len(cases)} images at {contender.spec.width_px} × {contender.spec.height_px} px")
+    prepared = prepared_images(study, cases, contender.spec, folder.prepared, tell)
+    stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=prepared.shape)
+    for start in range(0, len(cases), _CHUNK):
+        stored[start : start + _CHUNK] = normalise(prepared[start : start + _CHUNK], contender.spec)
+    stored.flush()
+    return path

@@ -1,0 +1,135 @@
+"""Models that other tools made, as contenders: any ONNX file, or a variant of another bundle.
+
+A bundle brings its own preprocessing, labels and temperature. A bare ONNX file brings none: the preprocessing and the
+labels of the bundle under test are assumed, and what can be checked is checked: one float32 input NCHW with a batch of
+one or free, and a first output of one logit a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from medfm_compress.bench.measure.latency import Contender
+from medfm_compress.bench.measure.onnx_io import OnnxGraph, Port, fits
+from medfm_compress.bench.measure.worker import Inspect
+from medfm_compress.bench.measure.worker_process import Worker
+from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.bundle.manifest import Variant
+from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.sessions.protocol import SessionRef
+from medfm_compress.runtime.sessions.table import BACKENDS, is_available
+from medfm_compress.runtime.task import Task
+
+BUNDLE_SUFFIX = ".medfm"
+VARIANT_MARK = "#"
+_BUNDLE_OPENER = "medfm_compress.runtime.sessions.table:open_bundle_variant"
+_INSPECTION_S = 120.0
+
+
+def opponent(path: str | Path, spec: ImageSpec, task: Task, threads: int) -> Contender:
+    """A contender from a file that another tool made; its name is the file's, without the suffix.
+
+    Args:
+        path: an ``.onnx`` file with its weights inside, run by ONNX Runtime; or a ``.medfm`` bundle, of which ``#name``
+            behind the path picks a variant (without it: the first whose engine is installed).
+        spec: of the bundle under test, assumed for an ONNX file.
+        task: likewise; operating points are not taken over, since another model's scores are on another scale.
+        threads: of its engine, >= 1.
+
+    Raises:
+        InputError: the file cannot be read, is neither of the two, or does not fit; says what it has and what it needs.
+        MissingDependency: ONNX Runtime is not installed.
+    """
+    text = str(path)
+    file, _, variant = text.rpartition(VARIANT_MARK) if BUNDLE_SUFFIX + VARIANT_MARK in text else (text, "", "")
+    if not Path(file).is_file():
+        raise InputError(f"there is no opponent {file}; give an .onnx file or a {BUNDLE_SUFFIX} bundle")
+    if Path(file).suffix == BUNDLE_SUFFIX:
+        return _from_bundle(Path(file).resolve(), variant, threads)
+    return _from_onnx(Path(file).resolve(), spec, task, threads)
+
+
+def _from_bundle(path: Path, name: str, threads: int) -> Contender:
+    try:
+        bundle = Bundle.open(path)
+    except BundleRefused as exc:
+        raise InputError(f"the opponent {path.name} cannot be used: {exc}") from exc
+    variant = _choose(bundle, name)
+    return Contender(
+        name=f"{path.stem} ({variant.name})",
+        session=SessionRef(
+            opener=_BUNDLE_OPENER, arguments={"bundle": str(path), "variant": variant.name, "threads": threads}
+        ),
+        spec=bundle.manifest.image_spec,
+        task=bundle.manifest.task_of(variant),
+        size_bytes=bundle.variant_bytes(variant),
+    )
+
+
+def _choose(bundle: Bundle, name: str) -> Variant:
+    """The variant called ``name``, or the first whose engine is installed."""
+    variants = bundle.manifest.variants
+    if name:
+        found = [variant for variant in variants if variant.name == name]
+    else:
+        found = [variant for variant in variants if is_available(variant.backend).ok]
+    if found:
+        return found[0]
+    there = ", ".join(variant.name for variant in variants)
+    wanted = f"no variant called {name!r}" if name else "no variant whose engine is installed"
+    raise InputError(f"the opponent {bundle.path.name} has {wanted}; it has {there}")
+
+
+def _from_onnx(path: Path, spec: ImageSpec, task: Task, threads: int) -> Contender:
+    with Worker(path.name, 1, _INSPECTION_S) as worker:
+        graph = worker.ask(Inspect(model=str(path), shape=spec.shape)).graph
+    if graph is None:
+        raise InputError(f"{path.name} could not be inspected")
+    obstacle = _obstacle(graph, spec, task)
+    if obstacle:
+        raise InputError(f"{path.name} cannot be an opponent: {obstacle}")
+    precision = "int8" if graph.quantized else "fp32"
+    return Contender(
+        name=path.stem,
+        session=SessionRef(
+            opener=f"{BACKENDS['onnxruntime']}:open_session",
+            arguments={"model": str(path), "threads": threads, "precision": precision},
+        ),
+        spec=spec,
+        task=msgspec.structs.replace(task, temperature=1.0, operating_points=()),
+        size_bytes=path.stat().st_size,
+    )
+
+
+def _obstacle(graph: OnnxGraph, spec: ImageSpec, task: Task) -> str:
+    """Why the graph does not fit, in one sentence; empty where it does."""
+    needed = f"float32 {_sides(spec.shape)} (batch, channels, height, width; the batch may be free)"
+    if len(graph.inputs) != 1:
+        return f"it has {len(graph.inputs)} inputs, one is allowed, {needed}; export it with the image alone"
+    (taken,) = graph.inputs
+    if taken.type != "tensor(float)" or not fits(taken.shape, spec.shape):
+        return (
+            f"its input is {_described(taken)}, needed is {needed}; export it like that, without preprocessing inside"
+        )
+    labels = len(task.labels)
+    if graph.answer != (1, labels):
+        return (
+            f"its first output is {_sides(graph.answer)} for one image, needed is {_sides((1, labels))}, a logit for "
+            f"each of {', '.join(task.labels)}; export it with that output first"
+        )
+    if graph.is_softmax and task.kind != "multilabel":
+        return "its output adds up to 1, so it ends in a softmax, and logits are needed; export it without the softmax"
+    return ""
+
+
+def _described(port: Port) -> str:
+    kind = port.type.removeprefix("tensor(").removesuffix(")")
+    return f"{'float32' if kind == 'float' else kind} {_sides(port.shape)}"
+
+
+def _sides(sides: Sequence[int | None]) -> str:
+    return f"[{', '.join('free' if side is None else str(side) for side in sides)}]"

@@ -1,0 +1,1 @@
+"""A policy, and the verdict that it gives of a report."""

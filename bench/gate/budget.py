@@ -1,0 +1,216 @@
+"""Hard limits on what a variant may cost: each gives one `Check`, from the measurements of one bench run.
+
+- A latency percentile, a speed-up and a slowdown have an interval, and the limit is held against its ends: it passes
+  where the whole interval keeps the limit, fails where the whole interval breaks it, and is inconclusive in between.
+  More calls make the interval narrow (`latency_bounds`, `speedup`, `regression`).
+- A size, a compression, a peak of memory, the time to the first prediction and the energy of a call are single figures
+  and are held against the limit as they are.
+
+A limit without its measurement is inconclusive, never passed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from medfm_compress.bench.measure.latency_regression import Slowdown
+from medfm_compress.bench.measure.percentile_bounds import percentile_bounds, samples_for_upper_bound
+from medfm_compress.bench.measure.speedup import speedup
+from medfm_compress.bench.report import TEACHER
+from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.policy import Budget
+from medfm_compress.bench.types.verdict import Check
+from medfm_compress.runtime.bundle.manifest import Outcome
+
+_MB = 1e6
+
+
+class _Found(NamedTuple):
+    """What is held against a limit: a figure with the ends of its interval, or ``missing`` says why there is none.
+
+    A single figure has itself for both ends. ``remedy`` says how to make the interval narrower.
+    """
+
+    estimate: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    missing: str = ""
+    remedy: str = ""
+
+    @classmethod
+    def single(cls, value: float, missing: str = "") -> _Found:
+        """A figure without an interval."""
+        return cls(value, value, value, missing)
+
+
+class _Limit(NamedTuple):
+    """One limit: its name, its unit, how much, and whether that is the least and not the most."""
+
+    name: str
+    unit: str
+    value: float
+    at_least: bool = False
+
+
+def check_budget(
+    budget: Budget, variant: str, measurements: Sequence[Measurement], slowdowns: Sequence[Slowdown] = ()
+) -> tuple[Check, ...]:
+    """Checks of every limit that ``budget`` sets, for the measurement and the slowdown called ``variant``.
+
+    The teacher, for the two ratios, is the measurement called ``teacher``.
+    """
+    own = next((found for found in measurements if found.name == variant), None)
+    teacher = next((found for found in measurements if found.name == TEACHER), None)
+    slowdown = next((found for found in slowdowns if found.variant == variant), None)
+    pairs = [*_latencies(budget, own), *_costs(budget, own), *_ratios(budget, own, teacher)]
+    if budget.max_slowdown is not None:
+        pairs.append((_Limit("slowdown", "×", budget.max_slowdown), _slowdown(slowdown)))
+    return tuple(_check(limit, found, variant) for limit, found in pairs)
+
+
+def _latencies(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _Found]]:
+    session, whole = (own.session_ms, own.end_to_end_ms) if own else ((), ())
+    calls = own.calls_per_round if own else 0
+    rounds = len(session) // calls if calls else 0
+    passes = len(whole) // rounds if rounds else 0
+    return [
+        (_Limit(name, " ms", limit), _percentile(samples, quantile, per_round) if own else _Found())
+        for name, limit, samples, quantile, per_round in (
+            ("p50 latency", budget.p50_ms, session, 0.5, calls),
+            ("p99 latency", budget.p99_ms, session, 0.99, calls),
+            ("end-to-end p50", budget.end_to_end_p50_ms, whole, 0.5, passes),
+            ("end-to-end p99", budget.end_to_end_p99_ms, whole, 0.99, passes),
+        )
+        if limit is not None
+    ]
+
+
+def _percentile(samples: Sequence[float], q: float, per_round: int) -> _Found:
+    if not samples or not all(map(math.isfinite, samples)):
+        return _Found(missing="no call was timed")
+    bounds, needed = percentile_bounds(samples, q, per_round), samples_for_upper_bound(q)
+    remedy = f"bench with more --rounds: {len(samples)} calls were timed"
+    if len(samples) < needed:
+        remedy += f", {needed} are needed for an upper bound"
+    return _Found(bounds.estimate, bounds.low, bounds.high, remedy=remedy)
+
+
+def _costs(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _Found]]:
+    pairs = []
+    if budget.first_prediction_ms is not None:
+        found = _Found.single(own.first_prediction_ms) if own else _Found()
+        pairs.append((_Limit("first prediction", " ms", budget.first_prediction_ms), found))
+    for name, most, size in (
+        ("size", budget.size_bytes, own.size_bytes if own else 0),
+        ("peak memory", budget.peak_rss_bytes, own.peak_rss_bytes if own else 0),
+    ):
+        if most is not None:
+            pairs.append((_Limit(name, " MB", most / _MB), _Found.single(size / _MB)))
+    if budget.peak_gpu_bytes is not None:
+        pairs.append((_Limit("peak GPU memory", " MB", budget.peak_gpu_bytes / _MB), _gpu_memory(own)))
+    if budget.energy_mj is not None:
+        pairs.append((_Limit("energy per call", " mJ", budget.energy_mj), _energy(own)))
+    return pairs
+
+
+def _gpu_memory(own: Measurement | None) -> _Found:
+    if own is None:
+        return _Found()
+    if not own.peak_gpu_bytes and own.target.split(":")[1] != "cpu":
+        return _Found(missing="the driver did not tell this process's GPU memory (pip install nvidia-ml-py)")
+    return _Found.single(own.peak_gpu_bytes / _MB)
+
+
+def _energy(own: Measurement | None) -> _Found:
+    if own is None:
+        return _Found()
+    if own.energy_mj is None:
+        return _Found(missing=own.energy_source or "energy was not measured")
+    return _Found.single(own.energy_mj)
+
+
+def _ratios(budget: Budget, own: Measurement | None, teacher: Measurement | None) -> list[tuple[_Limit, _Found]]:
+    pairs = []
+    if budget.min_speedup is not None:
+        pairs.append((_Limit("speed-up at p50", "×", budget.min_speedup, at_least=True), _speedup(own, teacher)))
+    if budget.min_compression is not None:
+        found = _Found.single(_ratio(teacher.size_bytes, own.size_bytes)) if own and teacher else _Found()
+        if teacher is None:
+            found = _Found(missing="the teacher was not measured")
+        pairs.append((_Limit("compression", "×", budget.min_compression, at_least=True), found))
+    return pairs
+
+
+def _speedup(own: Measurement | None, teacher: Measurement | None) -> _Found:
+    """With an interval where both were measured in the same interleaved rounds, else of the medians alone."""
+    missing = _incomparable(own, teacher)
+    if missing or own is None or teacher is None or not own.session_ms:
+        return _Found(missing=missing)
+    calls = (own.calls_per_round, teacher.calls_per_round)
+    if min(calls) < 1 or len(own.session_ms) * calls[1] != len(teacher.session_ms) * calls[0]:
+        return _Found.single(_ratio(teacher.quantile_ms(0.5), own.quantile_ms(0.5)))
+    ratio = speedup(teacher, own)
+    return _Found(ratio.estimate, ratio.low, ratio.high, remedy="bench with more --rounds on a quiet machine")
+
+
+def _slowdown(found: Slowdown | None) -> _Found:
+    if found is None:
+        return _Found(missing="no earlier bundle was measured; give the earlier bundle with --baseline")
+    ratio = found.ratio
+    return _Found(ratio.estimate, ratio.low, ratio.high, remedy="bench with more --pairs on a quiet machine")
+
+
+def _incomparable(own: Measurement | None, teacher: Measurement | None) -> str:
+    """Why the two latencies cannot be divided; empty where they can or ``own`` is absent."""
+    if teacher is None or not teacher.session_ms:
+        return "the teacher was not measured"
+    if own is None or not own.session_ms:
+        return ""
+    device, threads = (("device", 1), ("threads", -1))
+    for what, position in (device, threads):
+        mine, theirs = (target.split(":")[position] for target in (own.target, teacher.target))
+        if mine != theirs:
+            return f"{own.target} and the teacher's {teacher.target} differ in {what}"
+    return ""
+
+
+def _check(limit: _Limit, found: _Found, variant: str) -> Check:
+    missing = found.missing or _nonsense(limit, found, variant)
+    if missing:
+        return Check(name=limit.name, outcome="inconclusive", reason=f"not known: {missing}")
+    outcome = _outcome(limit, found)
+    bound = "at least" if limit.at_least else "at most"
+    said = f"{_figure(limit, found)}, {bound} {limit.value:.4g}{limit.unit} is allowed"
+    if outcome == "inconclusive":
+        said += f": neither kept nor broken for certain; {found.remedy}"
+    return Check(name=limit.name, outcome=outcome, reason=said)
+
+
+def _nonsense(limit: _Limit, found: _Found, variant: str) -> str:
+    """Why the figure is none; empty where it is one. 0 is one for GPU memory alone, on a CPU."""
+    known = found.estimate > 0 or (found.estimate == 0 and limit.name == "peak GPU memory")
+    sound = known and math.isfinite(found.estimate) and not math.isnan(found.low + found.high)
+    return "" if sound else f"{variant} was not measured"
+
+
+def _outcome(limit: _Limit, found: _Found) -> Outcome:
+    if limit.at_least:
+        kept, broken = found.low >= limit.value, found.high < limit.value
+    else:
+        kept, broken = found.high <= limit.value, found.low > limit.value
+    return "pass" if kept else "fail" if broken else "inconclusive"
+
+
+def _figure(limit: _Limit, found: _Found) -> str:
+    value = f"{found.estimate:.4g}{limit.unit}"
+    if found.low == found.high:
+        return value
+    if math.isinf(found.high):
+        return f"{value} (95% interval from {found.low:.4g}, without an upper end)"
+    return f"{value} (95% interval {found.low:.4g} to {found.high:.4g})"
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator > 0 else 0.0

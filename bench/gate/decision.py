@@ -1,0 +1,91 @@
+"""A verdict with what it rests on, for everything that tells people of it: terminal, Markdown, SARIF."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from medfm_compress.bench.evaluate.fidelity import check_fidelity
+from medfm_compress.bench.gate.baseline_report import Earlier
+from medfm_compress.bench.gate.budget import check_budget
+from medfm_compress.bench.gate.gate import Evidence, Required
+from medfm_compress.bench.report import Report
+from medfm_compress.bench.types.evaluation import Comparison
+from medfm_compress.bench.types.policy import Budget, FidelityLimits, Policy
+from medfm_compress.bench.types.verdict import Check, Verdict
+
+PolicyKey = tuple[str | int, ...]
+
+
+class Judgement(NamedTuple):
+    """One answer of the gate.
+
+    Attributes:
+        verdict: the answer.
+        evidence: what was judged.
+        policy: by which.
+        report: where the evidence came from.
+        earlier: an earlier report beside it, where one was given.
+    """
+
+    verdict: Verdict
+    evidence: Evidence
+    policy: Policy
+    report: Report
+    earlier: Earlier | None = None
+
+    def comparison(self, variant: str, check: Check) -> Comparison | None:
+        """What ``check`` of ``variant`` judged; none for a floor, a limit, or what could not be compared."""
+        for one in _spelt_out(self):
+            if one.name == check.name:
+                found = {_key(each): each for each in self.evidence.comparisons}.get(one.key(variant))
+                return None if found is None or found.too_few else found
+        return None
+
+
+def look_notes(report: Report) -> tuple[str, ...]:
+    """What must be said where the same cases were evaluated before: each look makes a pass by chance likelier."""
+    models = {look.model_digest for look in report.looks}
+    policies = {look.policy_sha256 for look in report.looks}
+    if len(models) < 2 and len(policies) < 2:
+        return ()
+    return (
+        f"these cases were evaluated {len(report.looks)} times (different models: {len(models)}, different policies: "
+        f"{len(policies)}): the more often, the less a pass on them says",
+    )
+
+
+def policy_keys(judgement: Judgement) -> dict[str, PolicyKey]:
+    """Name of each check that the policy can make → where the policy asks for it, e.g. ``("budget", "p50_ms")``."""
+    keys: dict[str, PolicyKey] = {}
+    for one in _spelt_out(judgement):
+        number = judgement.policy.non_inferiority.index(one.entry)
+        keys[one.name] = ("non_inferiority", number)
+        for bound in ("floor", "ceiling"):
+            keys |= {f"{one.name}, {bound} of the {whose}": ("non_inferiority", number, f"{whose}_floor") for whose in
+                     ("teacher", "bundle")}  # fmt: skip
+    # What a limit is called is asked of the module that checks it.
+    for limit in Budget.__struct_fields__:
+        for check in check_budget(msgspec.structs.replace(Budget(), **{limit: 1}), "", ()):
+            keys[check.name] = ("budget", limit)
+    for limit in FidelityLimits.__struct_fields__:
+        for check in check_fidelity(msgspec.structs.replace(FidelityLimits(), **{limit: 1.0}), None):
+            keys[check.name] = ("fidelity", limit)
+    return keys
+
+
+def _spelt_out(judgement: Judgement) -> list[Required]:
+    policy, evidence = judgement.policy, judgement.evidence
+    return [
+        Required(entry, finding, population)
+        for entry in policy.non_inferiority
+        for population in evidence.populations
+        if population.column == entry.subgroup
+        for finding in evidence.findings
+        if policy.requirement(entry.metric, finding, entry.subgroup) is entry
+    ]
+
+
+def _key(comparison: Comparison) -> tuple[str, str, str, str]:
+    return (comparison.variant, comparison.metric, comparison.finding, comparison.subgroup)

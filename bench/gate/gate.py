@@ -1,0 +1,331 @@
+"""The gate: from comparisons, measurements and a policy to pass, fail or inconclusive.
+
+- **Pass**: every required comparison, of all cases and of each group of patients, excludes its margin (the two-sided
+  1 − 2α interval of bundle − teacher allows no loss of it), each at α with no correction, since all must hold
+  (intersection–union: Berger, Technometrics 24 (1982) 295–300); every floor and budget holds; and every shipped variant
+  passes.
+- **Fail**: a budget or floor is broken, or some comparison is significantly below its margin at α after Holm's
+  adjustment over all required comparisons of all variants.
+- **Inconclusive**: all else, among it too few patients, an interval that is not finite, and a budget without its
+  measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from medfm_compress.bench.evaluate.confusion_matrix import are_labels_exclusive
+from medfm_compress.bench.evaluate.fidelity import check_fidelity, fidelity
+from medfm_compress.bench.evaluate.paired_comparison import compare, too_few
+from medfm_compress.bench.evaluate.subgroups import Group, divide, restrict
+from medfm_compress.bench.gate.budget import check_budget
+from medfm_compress.bench.measure.latency_regression import Slowdown
+from medfm_compress.bench.report import Report
+from medfm_compress.bench.stats.holm import holm
+from medfm_compress.bench.stats.power import reach
+from medfm_compress.bench.types.evaluation import Comparison, Evaluation, Fidelity
+from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.metric import LOWER_IS_BETTER
+from medfm_compress.bench.types.policy import NonInferiority, Policy
+from medfm_compress.bench.types.verdict import Check, VariantVerdict, Verdict
+from medfm_compress.runtime.bundle.manifest import Outcome, StoredVerdict
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.task import Task
+
+POWER = 0.8
+Key = tuple[str, str, str, str]
+
+
+class Population(NamedTuple):
+    """Cases that are judged together: all of them (``column`` and ``name`` empty), or a group of patients.
+
+    Attributes:
+        column: that the group is of.
+        name: of the group.
+        lacking: finding → why there are too few patients to judge it; empty where they suffice.
+        optional: a group whose lack of patients is named and asks nothing.
+    """
+
+    column: str
+    name: str
+    lacking: dict[str, str]
+    optional: bool = False
+
+
+class Evidence(NamedTuple):
+    """What a verdict rests on.
+
+    Attributes:
+        findings: of the task, and ``""`` where its labels exclude each other.
+        populations: all cases first, then the groups of the policy's subgroups.
+        comparisons: of every variant.
+        fidelity: of every variant.
+        measurements: of one bench run.
+        slowdowns: against an earlier bundle.
+        model_digest: of the bundle.
+        shipped: variants to judge; one without comparisons is inconclusive.
+        notes: on the cases.
+    """
+
+    findings: tuple[str, ...]
+    populations: tuple[Population, ...]
+    comparisons: tuple[Comparison, ...]
+    fidelity: tuple[Fidelity, ...]
+    measurements: tuple[Measurement, ...] = ()
+    slowdowns: tuple[Slowdown, ...] = ()
+    model_digest: str = ""
+    shipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Required(NamedTuple):
+    """One entry of the policy, spelt out for one finding and one population."""
+
+    entry: NonInferiority
+    finding: str
+    population: Population
+
+    @property
+    def name(self) -> str:
+        """As the check is called."""
+        whose = f"{self.entry.metric} of {self.finding}" if self.finding else f"{self.entry.metric} over all labels"
+        return f"{whose}, {self.population.name}" if self.population.name else whose
+
+    def key(self, variant: str) -> Key:
+        """Which comparison of ``variant`` answers it."""
+        return (variant, self.entry.metric, self.finding, self.population.name)
+
+
+def gather(teacher: Evaluation, variants: Iterable[Evaluation], policy: Policy, task: Task) -> Evidence:
+    """Compare ``variants`` with ``teacher`` under ``policy``; nothing of it was measured yet.
+
+    Raises:
+        InputError: evaluations of different cases, or a subgroup column that the study lacks.
+    """
+    populations, notes = _populations(teacher, policy)
+    variants = tuple(variants)
+    return Evidence(
+        findings=_findings(teacher),
+        populations=populations,
+        comparisons=tuple(found for variant in variants for found in compare(teacher, variant, policy)),
+        fidelity=tuple(fidelity(teacher, variant, task) for variant in variants),
+        shipped=tuple(variant.name for variant in variants),
+        notes=notes,
+    )
+
+
+def judge(report: Report) -> Verdict:
+    """Judge a report as it was made: its own comparisons, under its own policy; raises like :func:`judge_evidence`."""
+    evidence = gather(report.teacher.to_evaluation(), (), report.policy, report.task)
+    evidence = evidence._replace(comparisons=report.comparisons, fidelity=report.fidelity)
+    return judge_evidence(_measured(evidence, report), report.policy, policy_sha256=report.policy_sha256)
+
+
+def recompute(report: Report, policy: Policy, shipped: Iterable[str] = ()) -> Evidence:
+    """Compare again, from the per-case scores in ``report`` and under ``policy``.
+
+    Args:
+        report: its per-case scores and measurements count; its own comparisons do not.
+        policy: margins, subgroups, α and resampling.
+        shipped: names of all variants in the bundle, where some may not have been evaluated.
+
+    Raises:
+        InputError: as :func:`gather`.
+    """
+    judged = [table.to_evaluation() for table in report.evaluations[1:] if table.name not in report.opponents]
+    evidence = gather(report.teacher.to_evaluation(), judged, policy, report.task)
+    return _measured(evidence, report, shipped)
+
+
+def _measured(evidence: Evidence, report: Report, shipped: Iterable[str] = ()) -> Evidence:
+    """``evidence`` with everything of ``report`` that is no comparison."""
+    return evidence._replace(
+        measurements=report.measurements,
+        slowdowns=report.slowdowns,
+        model_digest=report.model_digest,
+        shipped=tuple(dict.fromkeys([*report.variants, *report.shipped, *shipped])),
+    )
+
+
+def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, notes: tuple[str, ...] = ()) -> Verdict:
+    """Judge every shipped variant.
+
+    Raises:
+        InputError: nothing to judge, or the policy names a finding that the task does not have.
+    """
+    if not evidence.shipped:
+        raise InputError("there is no variant to judge; bench the bundle first")
+    required, waived = _required(policy, evidence)
+    found: dict[Key, Comparison] = {(c.variant, c.metric, c.finding, c.subgroup): c for c in evidence.comparisons}
+    adjusted = _adjusted_p([one.key(name) for name in evidence.shipped for one in required], found)
+    verdicts = []
+    for variant in evidence.shipped:
+        checks: list[Check] = []
+        for one in required:
+            key = one.key(variant)
+            checks += _check_required(one, found.get(key), adjusted.get(key, 1.0), policy.alpha)
+        near = next((entry for entry in evidence.fidelity if entry.variant == variant), None)
+        checks += check_fidelity(policy.fidelity, near)
+        checks += check_budget(policy.budget, variant, evidence.measurements, evidence.slowdowns)
+        outcome = _worst(check.outcome for check in checks)
+        verdicts.append(VariantVerdict(variant=variant, outcome=outcome, checks=tuple(checks)))
+    return Verdict(
+        outcome=_worst(verdict.outcome for verdict in verdicts),
+        variants=tuple(verdicts),
+        policy_sha256=policy_sha256,
+        model_digest=evidence.model_digest,
+        notes=(*notes, *evidence.notes, *waived),
+    )
+
+
+def stored_verdicts(verdict: Verdict, *, report_sha256: str, date: str) -> tuple[StoredVerdict, ...]:
+    """What the bundle keeps of ``verdict``: one outcome a variant, and what it rests on."""
+    return tuple(
+        StoredVerdict(
+            variant=judged.variant,
+            outcome=judged.outcome,
+            model_digest=verdict.model_digest,
+            policy_sha256=verdict.policy_sha256,
+            report_sha256=report_sha256,
+            date=date,
+        )
+        for judged in verdict.variants
+    )
+
+
+def _findings(teacher: Evaluation) -> tuple[str, ...]:
+    """What can be required: the findings, and all labels together where they exclude each other."""
+    return teacher.findings + (("",) if are_labels_exclusive(teacher) else ())
+
+
+def _populations(teacher: Evaluation, policy: Policy) -> tuple[tuple[Population, ...], tuple[str, ...]]:
+    """All cases and every group, and for how many cases a column is not recorded."""
+    findings = _findings(teacher)
+    populations = [Population("", "", {finding: too_few(teacher, finding, policy) for finding in findings})]
+    notes = []
+    for rule in policy.subgroups:
+        division = divide(teacher, rule)
+        for group in division.groups:
+            populations.append(_population(teacher, group, policy, optional=rule.when_too_few == "named"))
+        if division.unrecorded:
+            notes.append(
+                f"{rule.column} is not recorded for {division.unrecorded} of {len(teacher.images)} cases; they count "
+                "among all cases and in no group"
+            )
+    return tuple(populations), tuple(notes)
+
+
+def _population(teacher: Evaluation, group: Group, policy: Policy, *, optional: bool) -> Population:
+    findings = _findings(teacher)
+    if not group.rows.any():
+        return Population(group.column, group.name, dict.fromkeys(findings, "no case is in this group"), optional)
+    part = restrict(teacher, group.rows)
+    lacking = {finding: too_few(part, finding, policy) for finding in findings}
+    return Population(group.column, group.name, lacking, optional)
+
+
+def _required(policy: Policy, evidence: Evidence) -> tuple[tuple[Required, ...], tuple[str, ...]]:
+    """The policy's entries, each spelt out, and what is waived because a group is too small for it."""
+    for entry in policy.non_inferiority:
+        if entry.finding and entry.finding not in evidence.findings:
+            known = ", ".join(filter(None, evidence.findings))
+            raise InputError(f"the policy names finding {entry.finding!r}, which this task lacks; it has {known}")
+    spelt = [
+        Required(entry, finding, population)
+        for entry in policy.non_inferiority
+        for population in evidence.populations
+        if population.column == entry.subgroup
+        for finding in evidence.findings
+        # Over all labels together only accuracy has a meaning.
+        if policy.requirement(entry.metric, finding, entry.subgroup) is entry
+        and (finding or entry.metric == "accuracy")
+    ]
+    waived = [one for one in spelt if one.population.optional and one.population.lacking[one.finding]]
+    notes = tuple(f"not judged: {one.name}: {one.population.lacking[one.finding]}" for one in waived)
+    return tuple(one for one in spelt if one not in waived), notes
+
+
+def _adjusted_p(keys: Sequence[Key], found: Mapping[Key, Comparison]) -> dict[Key, float]:
+    """Holm-adjusted p-values of all required comparisons that have one."""
+    p_values = {key: found[key].p_worse for key in keys if key in found and not found[key].too_few}
+    finite = {key: p for key, p in p_values.items() if p is not None and math.isfinite(p)}
+    return dict(zip(finite, holm(tuple(finite.values())), strict=True))
+
+
+def _check_required(one: Required, comparison: Comparison | None, p_worse: float, alpha: float) -> list[Check]:
+    """The comparison's own check, then its floors'."""
+    entry, name = one.entry, one.name
+    floors = (("teacher", entry.teacher_floor), ("bundle", entry.bundle_floor))
+    bound = "ceiling" if entry.metric in LOWER_IS_BETTER else "floor"
+    names = {whose: f"{name}, {bound} of the {whose}" for whose, floor in floors if floor is not None}
+    lacking = one.population.lacking[one.finding]
+    obstacle = f"too few cases: {lacking}" if lacking else _obstacle(comparison, entry.margin, alpha)
+    if comparison is None or obstacle:
+        return [Check(name=each, outcome="inconclusive", reason=obstacle) for each in (name, *names.values())]
+    values = {"teacher": comparison.teacher.estimate, "bundle": comparison.bundle.estimate}
+    return [
+        _check_margin(name, comparison, entry.margin, p_worse <= alpha),
+        *(_check_floor(names[whose], values[whose], floor, bound) for whose, floor in floors if floor is not None),
+    ]
+
+
+def _obstacle(comparison: Comparison | None, margin: float, alpha: float) -> str:
+    """Why a comparison cannot be judged; empty where it can."""
+    if comparison is None:
+        return "not evaluated, or undefined (the PPV of a model that calls nothing is)"
+    if comparison.too_few:
+        return f"too few cases: {comparison.too_few}"
+    difference = comparison.difference
+    values = (comparison.teacher.estimate, comparison.bundle.estimate, difference.estimate)
+    if not all(map(math.isfinite, (*values, difference.low, difference.high))):
+        return "the interval is not finite"
+    if comparison.margin != margin or not math.isclose(difference.level, 1 - 2 * alpha):
+        return "computed under another policy; compare again under this one"
+    return ""
+
+
+def _check_margin(name: str, comparison: Comparison, margin: float, worse: bool) -> Check:
+    difference = comparison.difference
+    rise, loss = ("a rise", "rise") if comparison.metric in LOWER_IS_BETTER else ("a drop", "drop")
+    found = (
+        f"difference {difference.estimate:+.4f}, {100 * difference.level:.4g}% interval {difference.low:+.4f} to "
+        f"{difference.high:+.4f}, margin {margin:.4g}"
+    )
+    if comparison.largest_loss < margin:
+        return Check(name=name, outcome="pass", reason=f"{found}: {rise} so large is ruled out")
+    if worse:
+        return Check(name=name, outcome="fail", reason=f"{found}: significantly worse than the margin allows")
+    reason = f"{found}: {rise} so large is neither shown nor ruled out; {_power(comparison, loss, margin)}"
+    return Check(name=name, outcome="inconclusive", reason=reason)
+
+
+def _power(comparison: Comparison, loss: str, margin: float) -> str:
+    """What these cases could have shown at best: an inconclusive answer must say what would settle it."""
+    alpha = (1 - comparison.difference.level) / 2
+    found = reach(comparison.difference.standard_error, margin, alpha=alpha, power=POWER)
+    if found.smallest_margin is None or found.times_patients is None:
+        return f"how many more patients it takes is not known: {found.reason}"
+    if found.times_patients <= 1:
+        return (
+            f"these {comparison.patients} patients would rule it out in over {100 * POWER:.0f}% of studies were the "
+            "two equal in truth, so the bundle is probably somewhat worse"
+        )
+    needed = comparison.patients * found.times_patients
+    return (
+        f"were the two equal in truth, {comparison.patients} such patients would rule out a {loss} of "
+        f"{found.smallest_margin:.3f} in {100 * POWER:.0f}% of studies, and {margin:.4g} would take about {needed:,.0f}"
+    )
+
+
+def _check_floor(name: str, estimate: float, floor: float, bound: str) -> Check:
+    holds = estimate >= floor if bound == "floor" else estimate <= floor
+    needed = f"at {'least' if bound == 'floor' else 'most'} {floor:.4g}"
+    return Check(name=name, outcome="pass" if holds else "fail", reason=f"{estimate:.4f}, {needed} is required")
+
+
+def _worst(outcomes: Iterable[Outcome]) -> Outcome:
+    found = set(outcomes)
+    order: tuple[Outcome, ...] = ("fail", "inconclusive")
+    return next((outcome for outcome in order if outcome in found), "pass")

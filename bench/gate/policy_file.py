@@ -1,0 +1,145 @@
+"""Read a policy: what must hold, written down and committed before the test split is touched.
+
+A policy's identity is the sha256 of its file's bytes, comments and all. A key or a number that nobody can have meant is
+refused, since a limit that silently does not bind is worse than none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import yaml
+from msgspec.inspect import (
+    Field,
+    FloatType,
+    IntType,
+    LiteralType,
+    NoneType,
+    StructType,
+    Type,
+    UnionType,
+    VarTupleType,
+    type_info,
+)
+
+from medfm_compress.bench.types.metric import LOWER_IS_BETTER, REPORTED_ONLY
+from medfm_compress.bench.types.policy import NonInferiority, Policy
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.strict_json import convert
+
+
+class LoadedPolicy(NamedTuple):
+    """A policy and the hex sha256 of the file it came from."""
+
+    policy: Policy
+    sha256: str
+
+
+def load_policy(path: str | Path) -> LoadedPolicy:
+    """Read a policy from YAML or JSON.
+
+    Raises:
+        InputError: the file cannot be read, is neither, or has an unknown key or a value outside its range.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise InputError(
+            f"cannot read policy {path}: {exc.strerror}; 'medfm-compress gate --init policy.yaml' writes a starter"
+        ) from None
+    return parse_policy(data, source=f"policy {path}")
+
+
+def parse_policy(data: bytes, *, source: str = "policy") -> LoadedPolicy:
+    """Decode the bytes of a policy file, YAML or JSON; raises like :func:`load_policy`."""
+    try:
+        value = yaml.load(data, Loader=_Strict)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
+        raise InputError(f"{source} is not YAML: {' '.join(str(exc).split())}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{source} must be a table of keys; 'medfm-compress gate --init policy.yaml' writes a starter")
+    # An empty section is what remains when every line of it is commented out.
+    present = {key: entry for key, entry in value.items() if entry is not None}
+    _check(present, type_info(Policy), source)
+    policy = convert(present, Policy, source=source)
+    _check_limits(policy, source)
+    return LoadedPolicy(policy, hashlib.sha256(data).hexdigest())
+
+
+class _Strict(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice instead of keeping the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct one mapping; raises ``ConstructorError`` for a repeated key."""
+        keys = [key.value for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            problem = f"key {', '.join(twice)} is given twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _check(value: Any, kind: Type, where: str) -> None:
+    """Say what is allowed, in one sentence, where ``value`` cannot be a ``kind``; what else is wrong msgspec says."""
+    if isinstance(kind, UnionType):
+        kind = next(member for member in kind.types if not isinstance(member, NoneType))
+    if value is None:
+        raise InputError(f"{where} is empty; write a value, or leave the key out")
+    if isinstance(kind, StructType) and isinstance(value, dict):
+        _check_table(value, kind.fields, where)
+    elif isinstance(kind, VarTupleType) and isinstance(value, list):
+        for number, entry in enumerate(value, start=1):
+            _check(entry, kind.item_type, f"{where}, entry {number}")
+    elif isinstance(kind, LiteralType) and value not in kind.values:
+        allowed = ", ".join(str(choice) for choice in kind.values if choice not in REPORTED_ONLY)
+        raise InputError(f"{where} is {value!r}; it must be one of {allowed}")
+    elif isinstance(kind, FloatType | IntType):
+        _check_number(value, kind, where)
+
+
+def _check_table(value: dict[Any, Any], fields: tuple[Field, ...], where: str) -> None:
+    known = {field.encode_name: field for field in fields}
+    unknown = [str(key) for key in value if key not in known]
+    if unknown:
+        raise InputError(f"{where} has the unknown key {unknown[0]!r}; allowed are {', '.join(known)}")
+    for name, field in known.items():
+        if name in value:
+            _check(value[name], field.type, f"{where}: {name}")
+        elif field.required:
+            raise InputError(f"{where} lacks {name!r}; write it")
+
+
+def _check_number(value: Any, kind: FloatType | IntType, where: str) -> None:
+    whole = isinstance(kind, IntType)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        example = "20000000" if whole else "0.02 (and 1.0e+2, not 1e2, which YAML takes for text)"
+        raise InputError(f"{where} is {value!r}; write a {'whole number' if whole else 'number'}, e.g. {example}")
+    if not math.isfinite(value):
+        raise InputError(f"{where} is {value}; a limit must be finite, and one that shall not bind is left out")
+
+
+def _check_limits(policy: Policy, source: str) -> None:
+    """Refuse limits that always or never hold."""
+    for section in ("budget", "fidelity"):
+        for name, limit in msgspec.structs.asdict(getattr(policy, section)).items():
+            if limit is not None and limit <= 0:
+                raise InputError(f"{source}: {section}.{name} is {limit}; it must be above 0")
+    if policy.fidelity.min_agreement is not None and policy.fidelity.min_agreement > 1:
+        raise InputError(f"{source}: fidelity.min_agreement is {policy.fidelity.min_agreement}; a share is at most 1")
+    for entry in policy.non_inferiority:
+        for name in ("teacher_floor", "bundle_floor"):
+            _check_floor(entry, name, source)
+
+
+def _check_floor(entry: NonInferiority, name: str, source: str) -> None:
+    floor = getattr(entry, name)
+    most = math.inf if entry.metric == "log_loss" else 1.0
+    if floor is not None and not 0 <= floor <= most:
+        kind = "ceiling" if entry.metric in LOWER_IS_BETTER else "floor"
+        allowed = "at least 0" if math.isinf(most) else "between 0 and 1"
+        raise InputError(f"{source}: {name} of {entry.metric} is {floor}; this {kind} must be {allowed}")

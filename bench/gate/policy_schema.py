@@ -1,0 +1,81 @@
+"""JSON Schema (2020-12) of a policy file, for the editors that complete and check YAML by one.
+
+Keys, types and defaults come from the types, descriptions from their docstrings; the ranges stand here, because the
+types check them in code. ``docs/policy.schema.json`` is its output.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from medfm_compress.bench.types.metric import METRICS, REPORTED_ONLY
+from medfm_compress.bench.types.policy import Policy
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_TITLES = {
+    "Policy": "Policy of medfm-compress gate",
+    "NonInferiority": "Required comparison",
+    "Budget": "Budget",
+    "FidelityLimits": "Fidelity limits",
+    "SubgroupRule": "Subgroup rule",
+}
+_SECTIONS = ("budget", "fidelity", "subgroups")
+_POSITIVE = {"exclusiveMinimum": 0}
+_RANGES: dict[tuple[str, str], dict[str, Any]] = {
+    ("Policy", "non_inferiority"): {"minItems": 1},
+    ("Policy", "min_positives"): {"minimum": 2},
+    ("Policy", "min_negatives"): {"minimum": 2},
+    ("Policy", "min_clusters"): {"minimum": 2},
+    ("Policy", "alpha"): {"exclusiveMinimum": 0, "exclusiveMaximum": 0.5},
+    ("Policy", "resamples"): {"minimum": 1000},
+    ("Policy", "seed"): {"minimum": 0},
+    ("NonInferiority", "metric"): {"enum": [metric for metric in METRICS if metric not in REPORTED_ONLY]},
+    ("NonInferiority", "margin"): {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    ("NonInferiority", "teacher_floor"): {"minimum": 0},
+    ("NonInferiority", "bundle_floor"): {"minimum": 0},
+    ("SubgroupRule", "column"): {"minLength": 1},
+    ("FidelityLimits", "max_relative_logit_error"): _POSITIVE,
+    ("FidelityLimits", "min_agreement"): {"exclusiveMinimum": 0, "maximum": 1},
+}
+
+
+def policy_schema() -> dict[str, Any]:
+    """The schema, as plain data."""
+    _, found = msgspec.json.schema_components([Policy], ref_template="#/$defs/{name}")
+    shapes = {name: _described(name, shape) for name, shape in found.items()}
+    return {"$schema": DIALECT, **shapes.pop("Policy"), "$defs": shapes}
+
+
+def describe(docstring: str) -> tuple[str, dict[str, str]]:
+    """Split a Google-style docstring into what it says of the whole and of each attribute, markup removed."""
+    whole, _, rest = docstring.partition("Attributes:")
+    found = re.findall(r"^ {8}(\w+): (.+(?:\n {9,}.+)*)", rest, flags=re.MULTILINE)
+    return _plain(whole), {name: _plain(text) for name, text in found}
+
+
+def _described(name: str, shape: dict[str, Any]) -> dict[str, Any]:
+    whole, attributes = describe(shape["description"])
+    properties = {
+        key: {"description": attributes[key], **_property(name, key, value)}
+        for key, value in shape["properties"].items()
+    }
+    return {**shape, "title": _TITLES[name], "description": whole, "properties": properties}
+
+
+def _property(name: str, key: str, value: dict[str, Any]) -> dict[str, Any]:
+    """One key's own shape: no null where leaving it out says the same, and its range."""
+    kept = {word: entry for word, entry in value.items() if not (word == "default" and entry in (None, "", (), []))}
+    if "anyOf" in kept:
+        (only,) = [choice for choice in kept.pop("anyOf") if choice != {"type": "null"}]
+        kept |= only
+    if name == "Policy" and key in _SECTIONS:  # empty where every line of the section is commented out
+        kept.pop("default", None)
+        return {"anyOf": [kept, {"type": "null"}]}
+    return kept | (_POSITIVE if name == "Budget" else _RANGES.get((name, key), {}))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("`", "").split())

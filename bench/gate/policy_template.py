@@ -1,0 +1,93 @@
+"""The commented policy that ``medfm-compress gate --init`` writes.
+
+A line whose ``#`` is followed by a space is prose; one whose ``#`` is not is a setting that is switched off. All
+of them switched on are a policy too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medfm_compress.bench.gate.policy_schema import policy_schema
+from medfm_compress.runtime.atomic_write import write_atomically
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.strict_json import encode
+
+SCHEMA_FILE = "policy.schema.json"
+STARTER = f"""\
+# yaml-language-server: $schema={SCHEMA_FILE}
+#
+# What must hold before a bundle ships. Commit this file before any model has seen a test case: the report cites its
+# hash, and the gate refuses a policy that changed afterwards. Remove a '#' that no space follows to switch a line on.
+
+# Required comparisons: bundle - teacher on the same cases, paired, clustered by patient. An entry passes where the
+# interval of the difference rules out a loss of 'margin' or more in the metric's own unit (0.02: two points of AUROC).
+# Metrics: auroc, auprc, accuracy, balanced_accuracy, sensitivity, specificity, ppv, npv, f1; and the errors brier and
+# log_loss, of which a rise is the loss. ece is reported and cannot be required: it is biased on few cases.
+non_inferiority:
+  - metric: auroc
+    margin: 0.02
+    teacher_floor: 0.80         # a poor teacher proves nothing; for the errors a ceiling
+    #bundle_floor: 0.80
+    #finding: pneumonia         # one finding; without it, every finding of the task
+  #- {{metric: sensitivity, margin: 0.05}}
+  #- {{metric: brier, margin: 0.01, bundle_floor: 0.20}}
+  #- {{metric: auroc, margin: 0.05, subgroup: sex}}         # in every group of a column declared below
+
+# Columns of the study whose groups are compared one by one. Without cuts every value is a group; cuts divide a number:
+# [40, 70] makes < 40, 40 to below 70, and >= 70. A group with too few patients is inconclusive, or, with 'named', only
+# named in the verdict's notes.
+subgroups:
+  #- {{column: sex}}
+  #- {{column: age, cuts: [40, 70], when_too_few: named}}
+
+# How near to the teacher every variant must stay, case by case.
+fidelity:
+  #max_relative_logit_error: 0.10   # for a quantized teacher, not for a student of another architecture
+  #min_agreement: 0.95              # share of patients with no changed decision, lower end of its interval
+
+# Hard limits for every variant; leave out what does not bind. Times are in ms at batch 1, sizes in bytes.
+budget:
+  #p50_ms: 50                   # the network alone, median
+  #p99_ms: 100                  # and its 99th percentile; takes at least 368 timed calls
+  #end_to_end_p50_ms: 80        # from file to prediction
+  #end_to_end_p99_ms: 160
+  #first_prediction_ms: 2000    # from the start of the process
+  #size_bytes: 20000000         # of the files that one variant needs
+  #peak_rss_bytes: 500000000    # memory of its process
+  #peak_gpu_bytes: 2000000000
+  #energy_mj: 500               # of one call, where the machine has a counter
+  #min_speedup: 4.0             # teacher in PyTorch / variant, at p50, on the same number of threads
+  #min_compression: 4.0         # teacher's files / variant's files
+  #max_slowdown: 1.05           # against an earlier bundle: bench --baseline EARLIER.medfm
+
+# Fewer patients than these are inconclusive before any interval is computed.
+min_positives: 20
+min_negatives: 20
+min_clusters: 40
+
+alpha: 0.025                    # one-sided; 0.025 gives two-sided 95% intervals
+resamples: 2000
+seed: 0
+"""
+
+
+def write_starter(path: str | Path) -> tuple[Path, ...]:
+    """Write the starter to ``path`` and, beside it, the schema that editors complete and check it by.
+
+    Returns:
+        What was written; a schema that is there already is left as it is.
+
+    Raises:
+        InputError: ``path`` exists, or its folder cannot be written.
+    """
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise InputError(f"{path} exists and is not overwritten; name another file, or remove it first")
+    written = [path]
+    write_atomically(path, STARTER.encode())
+    schema = path.parent / SCHEMA_FILE
+    if not schema.exists():
+        write_atomically(schema, encode(policy_schema()))
+        written.append(schema)
+    return tuple(written)

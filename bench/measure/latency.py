@@ -1,0 +1,210 @@
+"""Time several contenders against each other: each in a fresh process, in interleaved rounds, raw samples kept.
+
+After every contender is open and warm, round r asks each in turn for its calls (A B C, A B C, …), and only the one
+that is asked runs. Whatever drifts on the machine (clock, heat, neighbours) then meets all of them alike, and ratios
+are taken round by round (see `speedup`).
+
+Warm is: the medians of two successive windows of 8 calls differ by at most 3% of the earlier one.
+`Measurement.warm_up_stable` says whether that was reached within ``Plan.warm_up_s``; where it was not, the samples were
+taken all the same.
+
+From file to prediction is timed apart from the session, over files that the system has in its cache after the warm-up,
+and split at the borders of its stages: the stages of a call add up to it exactly. The clock is read twice a call, which
+costs under a microsecond; ``docs/results/measuring.md`` has the figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from medfm_compress.bench.measure.energy import COUNTERS
+from medfm_compress.bench.measure.worker import STAGES, Open, Reply, Time, WarmUp, device_of
+from medfm_compress.bench.measure.worker_process import Worker
+from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.sessions.protocol import SessionInfo, SessionRef
+from medfm_compress.runtime.task import Task
+
+Progress = Callable[[str], None]
+_DIGITS = 5
+
+
+class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to measure.
+
+    Attributes:
+        name: unique among the contenders.
+        session: how its process opens it.
+        spec: its input; also the preprocessing of the end-to-end time.
+        task: what its logits mean; also the activation of the end-to-end time.
+        size_bytes: of the files it needs.
+        files: image files for the end-to-end time; without any, that is not measured.
+    """
+
+    name: str
+    session: SessionRef
+    spec: ImageSpec
+    task: Task
+    size_bytes: int = 0
+    files: tuple[str, ...] = ()
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long to measure.
+
+    Attributes:
+        rounds: interleaved rounds, >= 1; intervals of ratios need at least 10.
+        turn_ms: a contender's turn in a round is as many calls as fit in it, within ``min_calls`` and ``max_calls``;
+            where it has files, a second such turn goes from file to prediction.
+        min_calls: >= 1.
+        max_calls: >= ``min_calls``.
+        threads: of every engine, and CPUs of its process, >= 1.
+        warm_up_s: at most, for each contender.
+        timeout_s: for each answer of a contender's process.
+    """
+
+    rounds: int = 20
+    turn_ms: float = 200.0
+    min_calls: int = 5
+    max_calls: int = 100
+    threads: int = 1
+    warm_up_s: float = 10.0
+    timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "min_calls", "threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("turn_ms", "warm_up_s", "timeout_s"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.max_calls < self.min_calls:
+            raise InputError(f"max_calls is {self.max_calls}; it must be at least min_calls, {self.min_calls}")
+
+
+DEFAULT_PLAN = Plan()
+
+
+def measure(
+    contenders: Sequence[Contender], plan: Plan = DEFAULT_PLAN, progress: Progress | None = None
+) -> tuple[Measurement, ...]:
+    """Measure ``contenders`` against each other, in their order.
+
+    Args:
+        contenders: at least one; names must differ.
+        plan: how long, and on how many threads.
+        progress: called with one line at every step, in the order in which things run.
+
+    Returns:
+        One measurement a contender, each with ``rounds * calls_per_round`` samples.
+
+    Raises:
+        InputError: nothing to measure, equal names, or a contender that cannot run, dies or hangs.
+    """
+    names = [contender.name for contender in contenders]
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"contenders are {names}; there must be at least one, each with a name of its own")
+    tell = progress or silent
+    with contextlib.ExitStack() as stack:
+        runs = [_Run(stack, contender, plan, tell) for contender in contenders]
+        for number in range(plan.rounds):
+            tell(f"round {number + 1} of {plan.rounds}")
+            for run in runs:
+                run.take_turn()
+        return tuple(run.measurement() for run in runs)
+
+
+class _Run:
+    """One contender's process and what it has delivered so far."""
+
+    def __init__(self, stack: contextlib.ExitStack, contender: Contender, plan: Plan, tell: Progress) -> None:
+        self.contender = contender
+        tell(f"open {contender.name}")
+        self._worker = stack.enter_context(Worker(contender.name, plan.threads, plan.timeout_s))
+        opened = self._worker.ask(open_request(contender))
+        self._first_ms = 1000 * (time.perf_counter() - self._worker.started)
+        self._info = checked_info(opened, contender.name, plan.threads)
+        tell(f"warm up {contender.name}")
+        self._warm = self._worker.ask(WarmUp(limit_s=plan.warm_up_s))
+        files = len(contender.files)
+        self._calls = _fitting(plan, self._warm.median_ms)
+        self._passes = math.ceil(_fitting(plan, self._warm.mean_file_ms) / files) if files else 0
+        self._turns: list[Reply] = []
+
+    def take_turn(self) -> None:
+        """One round's calls."""
+        self._turns.append(self._worker.ask(Time(calls=self._calls, passes=self._passes)))
+
+    def measurement(self) -> Measurement:
+        """Everything delivered."""
+        stages = [stages for turn in self._turns for stages in turn.stages_ms]
+        return Measurement(
+            name=self.contender.name,
+            target=target_of(self._info),
+            session_ms=tuple(sample for turn in self._turns for sample in turn.session_ms),
+            end_to_end_ms=tuple(round(sum(call), _DIGITS) for call in stages),
+            stages_ms={
+                stage: tuple(round(call[position], _DIGITS) for call in stages)
+                for position, stage in enumerate(STAGES)
+                if stages
+            },
+            first_prediction_ms=round(self._first_ms, 2),
+            peak_rss_bytes=max(turn.peak_rss_bytes for turn in self._turns),
+            size_bytes=self.contender.size_bytes,
+            warm_up_calls=self._warm.calls,
+            warm_up_stable=self._warm.stable,
+            calls_per_round=self._calls,
+            peak_gpu_bytes=max(turn.gpu_bytes for turn in self._turns),
+            energy_mj=self._energy_mj(),
+            energy_source=self._energy_source(),
+        )
+
+    def _energy_mj(self) -> float | None:
+        """Of one call, over all turns; none where a turn has no figure or the counter stood still."""
+        spent = [turn.energy_mj for turn in self._turns if turn.energy_mj is not None]
+        total = sum(spent)
+        return total / (len(spent) * self._calls) if len(spent) == len(self._turns) and total > 0 else None
+
+    def _energy_source(self) -> str:
+        source = self._turns[-1].energy_source
+        if self._energy_mj() is not None or source not in COUNTERS:
+            return source
+        failed = any(turn.energy_mj is None for turn in self._turns)
+        return f"the {source} counter {'failed' if failed else 'does not move'}"
+
+
+def _fitting(plan: Plan, call_ms: float) -> int:
+    """Calls of ``call_ms`` that make a turn."""
+    return min(max(int(plan.turn_ms / max(call_ms, 1e-3)), plan.min_calls), plan.max_calls)
+
+
+def open_request(contender: Contender) -> Open:
+    """What its process must be told first."""
+    return Open(session=contender.session, spec=contender.spec, task=contender.task, files=contender.files)
+
+
+def checked_info(opened: Reply, name: str, threads: int) -> SessionInfo:
+    """What ``opened`` says it runs on; raises InputError where the threads are not those of the plan."""
+    if opened.info is None:
+        raise InputError(f"{name} does not say what it runs on")
+    if opened.info.threads != threads:
+        raise InputError(
+            f"{name} runs on {opened.info.threads} threads and the plan says {threads}; open it with {threads}, "
+            "otherwise nothing can be compared"
+        )
+    return opened.info
+
+
+def target_of(info: SessionInfo) -> str:
+    """``backend:device:precision:threads`` of what really runs."""
+    return f"{info.backend}:{device_of(info)}:{info.precision}:{info.threads}"
+
+
+def silent(_: str) -> None:
+    """Tell nobody."""

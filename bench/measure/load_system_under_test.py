@@ -1,0 +1,48 @@
+"""The side of a load scenario that answers: a library of inputs, and an engine that takes one or several at a time.
+
+Networks are exported with a batch of one, because that is what a scanner sends; most engines here therefore answer the
+samples of a query one after the other. An engine whose network takes any batch gets ``samples_per_query`` at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Run = Callable[[NDArray[np.float32]], NDArray[Any]]
+
+
+class Library:
+    """Inputs that queries draw from, and the engine that answers them.
+
+    Attributes:
+        count: of inputs.
+        batch: samples that the engine takes at once.
+    """
+
+    def __init__(self, inputs: NDArray[np.float32], run: Run, most: int) -> None:
+        """Take inputs ``[n, C, H, W]``, an engine for ``[b, C, H, W]``, and the ``most`` to hand it at once."""
+        self._inputs, self._run = inputs, run
+        self.count = len(inputs)
+        self.batch = most if most > 1 and _takes_batches(inputs, run) else 1
+
+    def chunks(self, samples: Sequence[int]) -> Iterator[Sequence[int]]:
+        """``samples`` in pieces that the engine takes at once."""
+        return (samples[start : start + self.batch] for start in range(0, len(samples), self.batch))
+
+    def answer(self, samples: Sequence[int]) -> None:
+        """Run the engine on the inputs ``samples``, at most ``batch`` of them."""
+        if len(samples) == 1:
+            self._run(self._inputs[samples[0] : samples[0] + 1])
+        else:
+            self._run(self._inputs[list(samples)])
+
+
+def _takes_batches(inputs: NDArray[np.float32], run: Run) -> bool:
+    try:
+        return len(run(np.repeat(inputs[:1], 2, axis=0))) == 2
+    except Exception:  # noqa: BLE001 - an engine refuses a batch in whatever way it likes
+        return False

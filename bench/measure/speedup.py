@@ -1,0 +1,56 @@
+"""How many times faster one measurement is than another, with an interval.
+
+    ratio = median(baseline) / median(candidate)
+
+over all samples. The interval is a percentile bootstrap over rounds: a resample draws rounds with replacement, the
+same for both, because what happened in a round (a slower clock, a busy neighbour) happened to both (paired resampling:
+Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 8; ratios of interleaved runs: Kalibera and Jones,
+Rigorous Benchmarking in Reasonable Time, 2013).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.bench.types.interval import Interval
+from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.runtime.errors import InputError
+
+LEVEL = 0.95
+RESAMPLES = 1000
+METHOD = "ratio of medians, percentile bootstrap over interleaved rounds"
+
+
+def speedup(baseline: Measurement, candidate: Measurement, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Ratio of the median session latencies, above 1 where ``candidate`` is faster.
+
+    Raises:
+        InputError: the two were not measured in the same interleaved rounds.
+    """
+    base, other = by_round(baseline), by_round(candidate)
+    if len(base) != len(other):
+        raise InputError(
+            f"{baseline.name} has {len(base)} rounds and {candidate.name} {len(other)}; measure them in one run"
+        )
+    random = np.random.default_rng(seed)
+    draws = random.integers(0, len(base), size=(resamples, len(base)))
+    ratios = [float(np.median(base[rounds]) / np.median(other[rounds])) for rounds in draws]
+    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    estimate = float(np.median(base) / np.median(other))
+    return Interval(estimate=estimate, low=float(low), high=float(high), level=LEVEL, method=METHOD)
+
+
+def by_round(measurement: Measurement) -> NDArray[np.float64]:
+    """Session samples ``[rounds, calls]`` in ms; raises InputError where there were no rounds."""
+    calls, samples = measurement.calls_per_round, np.array(measurement.session_ms, dtype=np.float64)
+    if calls < 1 or not samples.size or samples.size % calls:
+        raise InputError(f"{measurement.name} was not measured in rounds; measure it again beside the other")
+    return samples.reshape(-1, calls)
+
+
+def round_spread(measurement: Measurement) -> float:
+    """Interquartile range of the rounds' medians over their median: what the machine did, not the model."""
+    medians = np.median(by_round(measurement), axis=1)
+    quarter, half, three_quarters = np.quantile(medians, [0.25, 0.5, 0.75])
+    return float((three_quarters - quarter) / half)

@@ -1,0 +1,316 @@
+"""One contender in a process of its own: opens a session and times it when told to.
+
+Requests and replies are JSON lines on standard input and output. Whatever a library prints goes to standard error, so
+that it can never be mistaken for a reply. Run by `measure` as ``python -m medfm_compress.bench.measure.worker``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.bench.measure.energy import EnergyCounter, find_counter
+from medfm_compress.bench.measure.gpu_memory import gpu_bytes_in_use
+from medfm_compress.bench.measure.load_scenario import Load, LoadOutcome, LoadPlan
+from medfm_compress.bench.measure.onnx_io import OnnxGraph, inspect_onnx
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.sessions.protocol import Session, SessionInfo, SessionRef
+from medfm_compress.runtime.task import Task
+
+_PR_SET_PDEATHSIG = 1
+_DISCARDED_CALLS = 2
+STAGES = ("read", "preprocess", "infer", "postprocess")
+"""The way from file to prediction: read the file and decode it, preprocess, infer, activate and decide."""
+
+
+class Open(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="open"):
+    """Open a session and make one prediction: from the first file if there are any, else from made-up input."""
+
+    session: SessionRef
+    spec: ImageSpec
+    task: Task
+    files: tuple[str, ...] = ()
+
+
+class WarmUp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="warm_up"):
+    """Run until two successive windows of ``window`` calls have medians within ``tolerance``, or ``limit_s`` is up."""
+
+    window: int = 8
+    tolerance: float = 0.03
+    limit_s: float = 10.0
+
+
+class Time(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="time"):
+    """Time ``calls`` runs of the session, then ``passes`` over the files, each from file to prediction."""
+
+    calls: int
+    passes: int = 0
+
+
+class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="evaluate"):
+    """Run rows ``start`` to ``stop`` of the file ``inputs`` into the same rows of ``outputs``.
+
+    Both are ``.npy`` files that exist: float32 ``[n, C, H, W]`` and float32 ``[n, labels]``.
+    """
+
+    inputs: str
+    outputs: str
+    start: int
+    stop: int
+
+
+class Inspect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="inspect"):
+    """Look at the ONNX file ``model`` with ONNX Runtime, and run it on made-up inputs of shape ``shape``."""
+
+    model: str
+    shape: tuple[int, ...]
+
+
+Request = Inspect | Open | WarmUp | Time | Evaluate | Load
+
+
+class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Answer to any request; ``error`` is one sentence and stands alone."""
+
+    error: str = ""
+    info: SessionInfo | None = None
+    calls: int = 0
+    stable: bool = False
+    median_ms: float = 0.0
+    mean_file_ms: float = 0.0
+    session_ms: list[float] = []
+    stages_ms: list[tuple[float, ...]] = []
+    peak_rss_bytes: int = 0
+    gpu_bytes: int = 0
+    energy_mj: float | None = None
+    energy_source: str = ""
+    load: LoadOutcome | None = None
+    graph: OnnxGraph | None = None
+
+
+class Contestant:
+    """An opened session with its preprocessing and its input."""
+
+    def __init__(self, request: Open) -> None:
+        self._session: Session = request.session.open()
+        self._on_gpu = device_of(self._session.info) != "cpu"
+        self._energy: EnergyCounter | None = None
+        self._spec, self._task, self._files = request.spec, request.task, request.files
+        self._name = self._session.input_names[0]
+        self._output = self._session.output_names[0]
+        self._input = np.random.default_rng(0).standard_normal(request.spec.shape, dtype=np.float32)
+        if self._files:
+            self.predict(self._files[0])
+        else:
+            self.run(self._input)
+
+    def run(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        """Logits ``[1, labels]`` of one input ``[1, C, H, W]``."""
+        return self._session.run({self._name: values})[self._output]
+
+    def predict(self, file: str) -> tuple[float, ...]:
+        """The whole way of one image file, and how many ms each of `STAGES` took."""
+        from medfm_compress.runtime.activation import decisions, probabilities
+        from medfm_compress.runtime.preprocess import preprocess
+        from medfm_compress.runtime.read_image import read_image
+
+        stamps = [time.perf_counter_ns()]
+        pixels = read_image(file, self._spec.dicom)
+        stamps.append(time.perf_counter_ns())
+        values = preprocess(pixels, self._spec)
+        stamps.append(time.perf_counter_ns())
+        logits = self.run(values)
+        stamps.append(time.perf_counter_ns())
+        decisions(probabilities(logits, self._task), self._task)
+        stamps.append(time.perf_counter_ns())
+        return tuple((later - earlier) / 1e6 for earlier, later in itertools.pairwise(stamps))
+
+    def answer(self, request: WarmUp | Time | Evaluate | Load) -> Reply:
+        """Do what ``request`` says."""
+        if isinstance(request, WarmUp):
+            return self._warm_up(request)
+        if isinstance(request, Time):
+            return self._time(request)
+        if isinstance(request, Load):
+            return self._serve(request)
+        return self._evaluate(request)
+
+    def opened(self) -> Reply:
+        """What runs, after the first prediction."""
+        return Reply(info=self._session.info, peak_rss_bytes=peak_rss_bytes())
+
+    def _once(self) -> None:
+        self.run(self._input)
+
+    def _warm_up(self, request: WarmUp) -> Reply:
+        samples: list[float] = []
+        stable, deadline = False, time.monotonic() + request.limit_s
+        while not stable and (not samples or time.monotonic() < deadline):
+            samples += timed_ms(self._once, request.window)
+            stable = is_stable(samples, request.window, request.tolerance)
+        median = float(np.median(samples[-request.window :]))
+        whole = [sum(self.predict(file)) for file in self._files]
+        return Reply(calls=len(samples), stable=stable, median_ms=median, mean_file_ms=float(np.mean(whole or [0])))
+
+    def _time(self, request: Time) -> Reply:
+        counter = self._energy = self._energy or find_counter(on_gpu=self._on_gpu)
+        # Another process had the caches a moment ago: the first calls of a turn are not samples.
+        timed_ms(self._once, _DISCARDED_CALLS)
+        before = counter.read()
+        session_ms = timed_ms(self._once, request.calls)
+        energy_mj = counter.spent_mj(before, counter.read())
+        with _without_collector():
+            stages_ms = [self.predict(file) for _ in range(request.passes) for file in self._files]
+        return Reply(
+            session_ms=session_ms,
+            stages_ms=stages_ms,
+            peak_rss_bytes=peak_rss_bytes(),
+            gpu_bytes=gpu_bytes_in_use() if self._on_gpu else 0,
+            energy_mj=energy_mj,
+            energy_source=counter.source,
+        )
+
+    def _serve(self, request: Load) -> Reply:
+        from medfm_compress.bench.measure.load_drive import drive
+        from medfm_compress.bench.measure.load_system_under_test import Library
+
+        most = request.plan.samples_per_query if request.scenario in ("multi-stream", "offline") else 1
+        library = Library(self._inputs(request.plan), self.run, most)
+        with _without_collector():
+            outcome = drive(library, request)
+        outcome = msgspec.structs.replace(outcome, batched=library.batch > 1, made_up=not self._files)
+        return Reply(load=outcome)
+
+    def _inputs(self, plan: LoadPlan) -> NDArray[np.float32]:
+        """What queries ask about: the files, preprocessed, or made-up values."""
+        from medfm_compress.runtime.preprocess import preprocess
+        from medfm_compress.runtime.read_image import read_image
+
+        if not self._files:
+            shape = (plan.inputs, *self._spec.shape[1:])
+            return np.random.default_rng(plan.seed).standard_normal(shape, dtype=np.float32)
+        return np.concatenate([preprocess(read_image(file, self._spec.dicom), self._spec) for file in self._files])
+
+    def _evaluate(self, request: Evaluate) -> Reply:
+        inputs = np.load(request.inputs, mmap_mode="r", allow_pickle=False)
+        logits = np.load(request.outputs, mmap_mode="r+", allow_pickle=False)
+        for row in range(request.start, request.stop):
+            found = self.run(np.array(inputs[row : row + 1], dtype=np.float32))
+            if found.shape != (1, logits.shape[1]):
+                raise InputError(f"the session gives logits {found.shape}; the task needs (1, {logits.shape[1]})")
+            logits[row] = found[0]
+        logits.flush()
+        return Reply(calls=request.stop - request.start)
+
+
+def is_stable(samples: list[float], window: int, tolerance: float) -> bool:
+    """Whether the medians of the last two windows of ``samples`` differ by at most ``tolerance``, relatively."""
+    if len(samples) < 2 * window:
+        return False
+    before, now = np.median(samples[-2 * window : -window]), np.median(samples[-window:])
+    return bool(abs(now - before) <= tolerance * before)
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process in bytes; 0 where the system does not tell.
+
+    ``VmHWM`` comes first: ``ru_maxrss`` survives ``exec`` and would report the parent's peak.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def timed_ms(call: Callable[[], object], count: int) -> list[float]:
+    """Time ``count`` calls one by one, in ms, with the garbage collector at rest."""
+    samples = []
+    with _without_collector():
+        for _ in range(count):
+            start = time.perf_counter_ns()
+            call()
+            samples.append(round((time.perf_counter_ns() - start) / 1e6, 5))
+    return samples
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def device_of(info: SessionInfo) -> str:
+    """``cuda`` or ``cpu``, from the provider that the engine names."""
+    return "cuda" if "cuda" in info.provider.lower() or "gpu" in info.provider.lower() else "cpu"
+
+
+def _private_stdout() -> IO[bytes]:
+    """The real standard output for replies alone; descriptor 1 becomes standard error for everyone else."""
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return replies
+
+
+def _die_with_parent() -> None:
+    """A worker that is stopped between its turns could not see its parent die; the kernel ends it (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def serve(lines: Iterator[bytes], replies: IO[bytes]) -> None:
+    """Answer requests until ``lines`` end; an error is answered and ends it."""
+    contestant: Contestant | None = None
+    for line in lines:
+        try:
+            request = msgspec.json.decode(line, type=Request)
+            if isinstance(request, Inspect):
+                reply = Reply(graph=inspect_onnx(request.model, request.shape))
+            elif isinstance(request, Open):
+                contestant = Contestant(request)
+                reply = contestant.opened()
+            elif contestant is None:
+                reply = Reply(error="no session is open")
+            else:
+                reply = contestant.answer(request)
+        except Exception as exc:  # noqa: BLE001 - whatever an engine raises is for the parent to report
+            reply = Reply(error=" ".join(str(exc).split()) or type(exc).__name__)
+        replies.write(msgspec.json.encode(reply) + b"\n")
+        if reply.error:
+            return
+
+
+def main() -> None:
+    """Serve the parent process."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    serve(iter(sys.stdin.buffer.readline, b""), _private_stdout())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""How the report writes numbers and strings. Everything that comes from a file goes through :func:`esc`."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping
+
+from medfm_compress.bench.types.interval import Interval
+from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
+
+METRIC_NAMES: dict[Metric, str] = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "f1": "F1 score",
+    "brier": "Brier score",
+    "log_loss": "Log loss",
+    "ece": "ECE",
+}
+BACKEND_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
+
+
+def esc(text: object) -> str:
+    """``text`` as HTML text or attribute value, control characters dropped."""
+    kept = "".join(char for char in str(text) if char.isprintable() or char in "\n\t")
+    return html.escape(kept, quote=True)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """``0.953``; a true minus sign; a dash where it is not finite."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """``+0.004``, ``−0.012`` or ``0.000``."""
+    if not math.isfinite(value):
+        return "–"
+    text = f"{value:+.{digits}f}"
+    return text[1:] if not float(text) else text.replace("-", "−")
+
+
+def bounds(interval: Interval, digits: int = 3, *, sign: bool = False) -> str:
+    """``0.931 to 0.972``: words and not a dash, which a minus sign would sit beside."""
+    write = signed if sign else number
+    return f"{write(interval.low, digits)} to {write(interval.high, digits)}"
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits: ``0.312``, ``4.07``, ``25.3``, ``1,204``."""
+    if not math.isfinite(value):
+        return "–"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:,.{digits}f}"
+
+
+def factor(value: float) -> str:
+    """``15.4×``."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.0f}×" if value >= 100 else f"{value:.1f}×" if value >= 2 else f"{value:.2f}×"
+
+
+def megabytes(value: float) -> str:
+    """Decimal megabytes, ``5.12 MB``; a dash for 0, which means "not known"."""
+    if value <= 0:
+        return "–"
+    size = value / 1e6
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2
+    return f"{size:,.{digits}f} MB"
+
+
+def short_digest(digest: str) -> str:
+    """The first 12 digits of a hash, for reading; the whole stands in the provenance."""
+    return digest[:12] or "–"
+
+
+def target_name(target: str) -> str:
+    """``onnxruntime:cpu:int8:2`` as ``ONNX Runtime · CPU · INT8 · 2 threads``."""
+    parts = target.split(":")
+    if len(parts) != 4:
+        return target
+    backend, device, precision, threads = parts
+    plural = "thread" if threads == "1" else "threads"
+    return f"{BACKEND_NAMES.get(backend, backend)} · {device.upper()} · {precision.upper()} · {threads} {plural}"
+
+
+def date_name(stamp: str) -> str:
+    """``2026-11-23T19:28:00Z`` as ``2026-11-23, 19:28 UTC``; anything else as it is."""
+    day, separator, clock = stamp.partition("T")
+    return f"{day}, {clock[:5]} UTC" if separator and len(clock) >= 5 else stamp
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """``1 case``, ``1,204 cases``."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def margin_text(metric: Metric, margin: float) -> str:
+    """``−0.02``: how far the bundle may fall; ``+0.02`` for errors, of which less is better."""
+    return f"+{margin:g}" if metric in LOWER_IS_BETTER else f"−{margin:g}"
+
+
+def percent(share: float) -> str:
+    """``93.4%``; a dash where it is not finite."""
+    return f"{100 * share:.1f}%" if math.isfinite(share) else "–"
+
+
+def versions(libraries: dict[str, str]) -> str:
+    """``numpy 2.3.4, openvino 2025.4.0``."""
+    return ", ".join(f"{name} {version}" for name, version in libraries.items())
+
+
+def definitions(facts: Mapping[str, str], *, code: bool = False) -> str:
+    """Terms and values as ``dt`` and ``dd``; empty values are left out."""
+    shown = {name: value for name, value in facts.items() if value}
+    wrap = "<code>{}</code>" if code else "{}"
+    return "".join(f"<dt>{esc(name)}</dt><dd>{wrap.format(esc(value))}</dd>" for name, value in shown.items())

@@ -1,0 +1,78 @@
+"""The models of a report as points of latency and AUROC."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from medfm_compress.bench.measure.percentile_bounds import percentile_bounds
+from medfm_compress.bench.report import TEACHER, Report
+from medfm_compress.bench.types.interval import Interval
+from medfm_compress.bench.types.measurement import Measurement
+
+
+class Contestant(NamedTuple):
+    """One model in the plane of latency and AUROC.
+
+    Attributes:
+        name: as people read it.
+        latency_ms: median of the session; its interval may reach to infinity.
+        auroc: with its interval.
+        series: number of its colour and mark.
+        hollow: whether it has no evaluation of its own and is given the teacher's AUROC.
+    """
+
+    name: str
+    latency_ms: Interval
+    auroc: Interval
+    series: int
+    hollow: bool
+
+
+def contestants(report: Report, finding: str) -> tuple[Contestant, ...]:
+    """Everything measured that has an AUROC of ``finding``: teacher, variants, opponents, the teacher in other engines.
+
+    What was measured without an evaluation and is not the teacher in another engine has no place in the plane.
+    """
+    areas = auroc_of(report, finding)
+    names = [table.name for table in report.evaluations]
+    found = []
+    for measurement in report.measurements:
+        own = measurement.name in areas
+        if not own and not (is_teacher_elsewhere(report, measurement) and TEACHER in areas):
+            continue
+        found.append(
+            Contestant(
+                name=f"Teacher ({report.teacher_name})" if measurement.name == TEACHER else measurement.name,
+                latency_ms=median_interval(measurement),
+                auroc=areas[measurement.name if own else TEACHER],
+                series=names.index(measurement.name) if own else 0,
+                hollow=not own,
+            )
+        )
+    return tuple(found)
+
+
+def auroc_of(report: Report, finding: str) -> dict[str, Interval]:
+    """Name of each evaluated model → its AUROC of ``finding`` on all cases, where an interval was computed."""
+    areas: dict[str, Interval] = {}
+    for compared in report.comparisons:
+        if (
+            compared.metric == "auroc"
+            and compared.finding == finding
+            and not compared.subgroup
+            and not compared.too_few
+        ):
+            areas.setdefault(TEACHER, compared.teacher)
+            areas[compared.variant] = compared.bundle
+    return areas
+
+
+def is_teacher_elsewhere(report: Report, measurement: Measurement) -> bool:
+    """Whether this is the teacher in another engine, whose scores were held to the teacher's when it was exported."""
+    evaluated = {table.name for table in report.evaluations}
+    return measurement.name not in evaluated and measurement.name.startswith(f"{TEACHER} in ")
+
+
+def median_interval(measurement: Measurement) -> Interval:
+    """Median session latency in ms, with its distribution-free interval."""
+    return percentile_bounds(measurement.session_ms, 0.5)

@@ -1,0 +1,1 @@
+"""The bench's nouns, one a file: targets, measurements, evaluations, policies, verdicts."""

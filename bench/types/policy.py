@@ -1,0 +1,171 @@
+"""`Policy`: what must hold, declared before the test split is touched."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+import msgspec
+
+from medfm_compress.bench.types.metric import REPORTED_ONLY, Metric
+from medfm_compress.runtime.errors import InputError
+
+
+class SubgroupRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one column of the study divides the cases into groups.
+
+    Attributes:
+        column: of the study.
+        cuts: ascending; make groups of a number, or of ranges such as a study's age decades: ``[50, 70]`` gives < 50,
+            50 to below 70 and >= 70, and a value that is neither counts as not recorded. Without cuts every value is a
+            group, and the empty one is not recorded.
+        when_too_few: what a group without enough patients makes of a requirement: ``inconclusive``, or ``named``, which
+            says so in the verdict's notes and asks nothing of it.
+    """
+
+    column: str
+    cuts: tuple[float, ...] = ()
+    when_too_few: Literal["inconclusive", "named"] = "inconclusive"
+
+    def __post_init__(self) -> None:
+        if not self.column:
+            raise InputError("a subgroup rule names no column; write 'column: age'")
+        if any(not later > earlier for earlier, later in itertools.pairwise(self.cuts)):
+            raise InputError(f"cuts of {self.column!r} are {list(self.cuts)}; they must rise")
+
+
+class NonInferiority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A required comparison: the interval of bundle − teacher must exclude a loss of ``margin`` or more.
+
+    Attributes:
+        metric: what is compared; `REPORTED_ONLY` ones cannot be required.
+        margin: in the metric's own unit, > 0 and < 1.
+        finding: one finding, or empty for every finding.
+        subgroup: a column that `Policy.subgroups` declares, for every group of it; empty for all cases together.
+        teacher_floor: the teacher's own estimate must reach it (a bad teacher proves nothing); for errors, a ceiling.
+        bundle_floor: the bundle's own estimate must reach it; for errors, a ceiling.
+    """
+
+    metric: Metric
+    margin: float
+    finding: str = ""
+    subgroup: str = ""
+    teacher_floor: float | None = None
+    bundle_floor: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin < 1:
+            raise InputError(f"margin is {self.margin}; it must be above 0 and below 1")
+        if self.metric in REPORTED_ONLY:
+            raise InputError(f"{self.metric} is biased on few cases and cannot be required; require brier or log_loss")
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hard limits on what a variant may cost; absent ones do not bind.
+
+    Attributes:
+        p50_ms: session latency, median.
+        p99_ms: session latency, 99th percentile.
+        end_to_end_p50_ms: from file to prediction, median.
+        end_to_end_p99_ms: from file to prediction, 99th percentile.
+        first_prediction_ms: process start to first prediction.
+        size_bytes: of the files that the variant needs.
+        peak_rss_bytes: of its process.
+        peak_gpu_bytes: likewise, on the GPU.
+        energy_mj: of one call.
+        min_speedup: teacher's median session latency / the variant's, at least.
+        min_compression: teacher's files / the variant's, at least.
+        max_slowdown: median latency / that of an earlier bundle, at most, e.g. 1.05 (see `regression`).
+    """
+
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    end_to_end_p50_ms: float | None = None
+    end_to_end_p99_ms: float | None = None
+    first_prediction_ms: float | None = None
+    size_bytes: int | None = None
+    peak_rss_bytes: int | None = None
+    peak_gpu_bytes: int | None = None
+    energy_mj: float | None = None
+    min_speedup: float | None = None
+    min_compression: float | None = None
+    max_slowdown: float | None = None
+
+
+class FidelityLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How near to its teacher a variant must stay, case by case; absent limits do not bind.
+
+    Attributes:
+        max_relative_logit_error: see `Fidelity`; fits a quantized teacher, not a student of another architecture.
+        min_agreement: lower end of the interval of `Fidelity.agreement`, in [0, 1].
+    """
+
+    max_relative_logit_error: float | None = None
+    min_agreement: float | None = None
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What must hold, declared before the test split is touched.
+
+    Attributes:
+        non_inferiority: required comparisons; at least one.
+        budget: hard limits.
+        fidelity: hard limits on the difference case by case.
+        subgroups: columns whose groups are compared one by one.
+        min_positives: fewer patients with a finding (cases, where no patient is known) make it inconclusive before
+            any interval is computed; at least 2.
+        min_negatives: likewise, patients with a case without it.
+        min_clusters: likewise, patients in all.
+        alpha: one-sided, in (0, 0.5).
+        resamples: bootstrap resamples, >= 1000.
+        seed: of the bootstrap.
+    """
+
+    non_inferiority: tuple[NonInferiority, ...]
+    budget: Budget = Budget()
+    fidelity: FidelityLimits = FidelityLimits()
+    subgroups: tuple[SubgroupRule, ...] = ()
+    min_positives: int = 20
+    min_negatives: int = 20
+    min_clusters: int = 40
+    alpha: float = 0.025
+    resamples: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.non_inferiority:
+            raise InputError("a policy needs at least one non_inferiority entry; without one, nothing is proven")
+        if not 0 < self.alpha < 0.5:
+            raise InputError(f"alpha is {self.alpha}; it must be above 0 and below 0.5")
+        if self.resamples < 1000:
+            raise InputError(f"resamples is {self.resamples}; it must be at least 1000")
+        for name, least in (("min_positives", 2), ("min_negatives", 2), ("min_clusters", 2), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        columns = [rule.column for rule in self.subgroups]
+        if len(set(columns)) != len(columns):
+            raise InputError(f"the policy divides one column twice: {', '.join(columns)}; keep one rule each")
+        for required in self.non_inferiority:
+            if required.subgroup and required.subgroup not in columns:
+                raise InputError(
+                    f"{required.metric} is required by {required.subgroup!r}, which is none of the policy's subgroups "
+                    f"({', '.join(columns) or 'it has none'}); add '- column: {required.subgroup}' to subgroups"
+                )
+        keys = [(required.metric, required.finding, required.subgroup) for required in self.non_inferiority]
+        twice = sorted(
+            {
+                f"{metric} of {finding or 'every finding'}{f' by {subgroup}' if subgroup else ''}"
+                for metric, finding, subgroup in keys
+                if keys.count((metric, finding, subgroup)) > 1
+            }
+        )
+        if twice:
+            raise InputError(f"the policy asks twice for {', '.join(twice)}; keep one entry each")
+
+    def requirement(self, metric: Metric, finding: str, column: str = "") -> NonInferiority | None:
+        """The entry that binds ``metric`` of ``finding`` in groups of ``column`` (empty: all cases).
+
+        The finding's own entry comes before the one for every finding.
+        """
+        entries = {(entry.metric, entry.finding, entry.subgroup): entry for entry in self.non_inferiority}
+        return entries.get((metric, finding, column)) or entries.get((metric, "", column))

@@ -1,0 +1,44 @@
+"""`Target`: backend, device, precision and threads that a model runs with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from medfm_compress.runtime.bundle.manifest import Precision
+from medfm_compress.runtime.errors import InputError
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where something runs: ``backend:device:precision:threads``, e.g. ``openvino:cpu:int8:2``."""
+
+    backend: Literal["onnxruntime", "openvino", "torch"]
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Precision = "fp32"
+    threads: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.backend}:{self.device}:{self.precision}:{self.threads}"
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Parse ``backend[:device[:precision[:threads]]]``.
+
+        Raises:
+            InputError: an unknown part, or threads below 1.
+        """
+        parts = text.split(":")
+        names = ("backend", "device", "precision", "threads")
+        fields: dict[str, object] = dict(zip(names, parts, strict=False))
+        if len(parts) > len(names):
+            raise InputError(f"target {text!r} has too many parts; write backend:device:precision:threads")
+        try:
+            if "threads" in fields:
+                fields["threads"] = int(str(fields["threads"]))
+            target = msgspec.convert(fields, cls)
+        except (msgspec.ValidationError, ValueError) as exc:
+            raise InputError(f"target {text!r}: {exc}; write backend:device:precision:threads") from None
+        if target.threads < 1:
+            raise InputError(f"target {text!r}: threads must be at least 1")
+        return target

@@ -1,1 +1,0 @@
-"""What a teacher answered, computed once and kept in shards."""

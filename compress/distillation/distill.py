@@ -1,0 +1,277 @@
+"""Distil a teacher into a student: the teacher answers once, on views through which the epochs cycle.
+
+The student sees the very pixels that the teacher answered on (Beyer et al. 2022, "Knowledge distillation: a good
+teacher is patient and consistent"); labels are one more term, for the cases that have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from medfm_compress.compress.distillation.options import Distillation, default_losses
+from medfm_compress.compress.distillation.training_cases import Material, Weighing, gather_material
+from medfm_compress.compress.losses.base import Lesson, Term
+from medfm_compress.compress.losses.registry import (
+    TEACHER_FEATURES,
+    FeatureShapes,
+    LabelTerm,
+    Setting,
+    make_label_term,
+    make_term,
+)
+from medfm_compress.compress.networks.features import family_of, offered, tapped
+from medfm_compress.compress.networks.model import Model, Origin, save_model
+from medfm_compress.compress.qat.prepare import trained_ranges
+from medfm_compress.compress.qat.ranges_file import save_ranges
+from medfm_compress.compress.qat.schedule import after_float, in_full_precision, needs_float_stage, plain, quantizing
+from medfm_compress.compress.quantization.range_estimators import Range
+from medfm_compress.compress.teacher_outputs.collect import Questions, collect_answers
+from medfm_compress.compress.teachers.output_cache import AnswerStore, ViewPlan
+from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard
+from medfm_compress.compress.training.augment import CycledViews, augmentation_for, view_seed
+from medfm_compress.compress.training.config import TrainingConfig
+from medfm_compress.compress.training.dataset import check_labels, load_examples, load_images, pixels_of
+from medfm_compress.compress.training.distributed import is_first
+from medfm_compress.compress.training.job import Batch, Job, Progress, Trained
+from medfm_compress.compress.training.loop import train
+from medfm_compress.compress.training.validation_score import auroc_scorer
+from medfm_compress.data.fingerprint import study_fingerprint
+from medfm_compress.data.study import Study
+from medfm_compress.runtime.strict_json import digest
+
+
+def distill(
+    studies: tuple[Study, ...],
+    teacher: Teacher | AnswerStore,
+    student: Model,
+    config: TrainingConfig,
+    out: Path,
+    progress: Progress,
+    distillation: Distillation | None = None,
+) -> Model:
+    """Train ``student`` on the teacher's answers and the labels, save it with the teacher's licence.
+
+    Args:
+        studies: the first needs train and val splits, its test split is never read; of further ones the training and
+            unlabelled images are learned from without their labels.
+        teacher: its spec may differ from the student's (another size or colour); or its cached answers alone.
+        student: start; its module is trained in place.
+        config: how.
+        out: model folder; ``out/training`` keeps answers, caches and the checkpoint: an interrupted call goes on there.
+        progress: receives one line an epoch.
+        distillation: what to learn from.
+
+    Raises:
+        StudyError: labels that differ from the teacher's or the student's, or cached answers of other cases.
+        ModelError: a teacher whose logits are not finite.
+        InputError: a loss that does not fit the task, the teacher or the student.
+    """
+    distillation = distillation or Distillation()
+    study, card = studies[0], teacher.card
+    check_labels(study, card.task, card.name)
+    check_labels(study, student.task, student.name)
+    course = _Course(study, card, student, config, out / "training", with_losses(distillation, card, student))
+    weighing = Weighing(
+        distillation.teacher_weight, distillation.label_weight_column, distillation.teacher_weight_column
+    )
+    material = gather_material(study, weighing, unlabelled=distillation.unlabelled, more=studies[1:])
+    if material.unlabelled:
+        progress(f"{material.labelled} labelled cases, and {material.unlabelled} that learn from the teacher alone")
+    if isinstance(teacher, AnswerStore):
+        teacher.check(material.groups)
+    store = teacher if isinstance(teacher, AnswerStore) else _ask(course, teacher, material, progress)
+    trained, ranges = _train(course, material, store, progress)
+    step = (
+        f"distilled {student.name} from {card.name}: {len(trained.history)} epochs, "
+        f"losses {_spoken(course.distillation.losses)}, temperature {distillation.temperature:g}, "
+        f"teacher weight {distillation.teacher_weight:g}, {material.unlabelled} unlabelled cases, seed {config.seed}, "
+        f"validation AUROC {trained.best:.4f}" + (f", {len(ranges)} layers with INT8 values" if ranges else "")
+    )
+    origin = Origin(
+        teacher=card.identity,
+        study_fingerprint=course.study_fingerprint,
+        steps=lineage(card.steps, student.provenance.steps, step),
+    )
+    result = replace(
+        student, module=trained.network, provenance=origin, licence=card.licence, intended_use=card.intended_use
+    )
+    if is_first():
+        save_model(result, out)
+        if ranges:
+            save_ranges(ranges, result.weights_sha256(), out)
+    return result
+
+
+def lineage(teacher: tuple[str, ...], student: tuple[str, ...], step: str) -> tuple[str, ...]:
+    """Steps of the result: the teacher's, the student's own and this one; what both begin with is said once.
+
+    Steps that read alike are still steps: recovering twice to the same score was done twice.
+    """
+    own = student[len(teacher) :] if student[: len(teacher)] == teacher else student
+    return (*teacher, *own, step)
+
+
+def with_losses(distillation: Distillation, teacher: TeacherCard, student: Model) -> Distillation:
+    """Fill the losses in that were left to the default of the pair of families."""
+    if distillation.losses:
+        return distillation
+    losses = default_losses(teacher.family, family_of(student.module), student.task)
+    return msgspec.structs.replace(distillation, losses=losses)
+
+
+class StudentLearner(nn.Module):
+    """A student, and all that it is compared with; trains the projections of the terms along with it."""
+
+    def __init__(self, student: nn.Module, terms: Mapping[str, tuple[float, Term]], label_term: LabelTerm) -> None:
+        super().__init__()
+        wanted = {name for _, term in terms.values() for name in term.student_features}
+        self.student = tapped(student, tuple(sorted(wanted)))
+        self.trained_terms = nn.ModuleList(term for _, term in terms.values() if isinstance(term, nn.Module))
+        self._terms, self._label_term = tuple(terms.values()), label_term
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean loss of a batch; its extras are what `extras_of` looks up. A scalar."""
+        outputs = self.student(batch.images)
+        logits, extras = outputs.logits.float(), batch.extras
+        with torch.autocast(logits.device.type, enabled=False):
+            lesson = Lesson(
+                student=logits,
+                teacher=extras["teacher"],
+                student_features={name: value.float() for name, value in outputs.features.items()},
+                teacher_features={k.removeprefix("teacher:"): v for k, v in extras.items() if k.startswith("teacher:")},
+            )
+            learned = sum((weight * term(lesson) for weight, term in self._terms), torch.zeros_like(logits[:, 0]))
+            # Where there is no label its weight is 0; class 0 only keeps the arithmetic defined.
+            labelled = self._label_term(logits, extras["targets"].clamp(min=0))
+            loss: Tensor = (extras["teacher_weight"] * learned + extras["label_weight"] * labelled).mean()
+        return loss
+
+
+@dataclass(frozen=True)
+class _Course:
+    """Everything that decides what the student becomes, but for the cases."""
+
+    study: Study
+    teacher: TeacherCard
+    student: Model
+    config: TrainingConfig
+    folder: Path
+    distillation: Distillation
+    checkpoint: str = "checkpoint.pt"
+
+    @property
+    def study_fingerprint(self) -> str:
+        return study_fingerprint(self.study)
+
+    def fingerprint(self, material: Material, store: AnswerStore) -> str:
+        return digest(
+            {
+                "studies": [study_fingerprint(study) for study, _ in material.groups],
+                "cases": len(material.targets),
+                "answers": store.fingerprint,
+                "config": self.config.outcome(),
+                "distillation": self.distillation,
+                "architecture": self.student.architecture,
+                "spec": pixels_of(self.student.spec),
+                "start": self.student.weights_sha256(),
+            }
+        )
+
+
+def _ask(course: _Course, teacher: Teacher, material: Material, progress: Progress) -> AnswerStore:
+    """The teacher's answers on the views of this course, from the cache where they are there."""
+    config, distillation = course.config, course.distillation
+    plan = ViewPlan(
+        augmentation=augmentation_for(config.modality),
+        seeds=tuple(view_seed(distillation.views_seed, number) for number in range(distillation.views)),
+    )
+    questions = Questions(
+        images=load_images(material.groups, teacher.card.spec, course.folder / "cache", progress),
+        groups=material.groups,
+        plan=plan,
+        wanted=tuple(name for name in _wanted(distillation) if name in teacher.card.features),
+        precision=distillation.teacher_precision,
+    )
+    return collect_answers(teacher, questions, course.folder / "answers", progress)
+
+
+def _train(
+    course: _Course, material: Material, store: AnswerStore, progress: Progress
+) -> tuple[Trained, dict[str, Range]]:
+    """The trained network, with plain weights, and where it was trained with INT8 values the ranges of its layers."""
+    if not course.distillation.quantize:
+        return train(_job(course, material, store, progress), course.config, progress), {}
+    if needs_float_stage(course.student):
+        progress("in float first, then with INT8 values")
+        floats = train(_job(course, material, store, progress), course.config, progress)
+        student = replace(course.student, module=floats.network)
+        course = replace(course, student=student, config=after_float(course.config))
+    images = load_images(material.groups, course.student.spec, course.folder / "cache", progress)
+    config = in_full_precision(course.config)
+    student = quantizing(course.student, images)
+    rounded = replace(course, student=student, config=config, checkpoint="checkpoint-int8.pt")
+    trained = train(_job(rounded, material, store, progress), config, progress)
+    return replace(trained, network=plain(course.student, trained.network)), trained_ranges(trained.network)
+
+
+def _job(course: _Course, material: Material, store: AnswerStore, progress: Progress) -> Job:
+    student, config, cache = course.student, course.config, course.folder / "cache"
+    val = load_examples(course.study, "val", student.spec, cache, progress)
+    images = load_images(material.groups, student.spec, cache, progress)
+    labelled = material.targets[material.has_label]
+    distillation = course.distillation
+    label_term = make_label_term(distillation.label_loss, labelled, student.task, balanced=distillation.balanced)
+    plan = store.plan
+    return Job(
+        learner=StudentLearner(student.module, _terms(course, store), label_term),
+        network=student.module,
+        images=images,
+        views=CycledViews(plan.augmentation, len(material.targets), lambda epoch: plan.seeds[epoch % len(plan.seeds)]),
+        mean=student.spec.mean,
+        std=student.spec.std,
+        extras=extras_of(material, store, _wanted(distillation)),
+        score=auroc_scorer(val, student.spec, student.task, config),
+        checkpoint=course.folder / course.checkpoint,
+        fingerprint=course.fingerprint(material, store),
+    )
+
+
+def extras_of(
+    material: Material, store: AnswerStore, wanted: tuple[str, ...]
+) -> Callable[[Tensor, int], Mapping[str, Tensor]]:
+    """Targets, weights, and the teacher's logits (``teacher``) and features (``teacher:NAME``) of a batch's cases."""
+
+    def look_up(cases: Tensor, epoch: int) -> Mapping[str, Tensor]:
+        answers = store.lookup(epoch % len(store.plan.seeds), cases, wanted)
+        return {
+            "targets": material.targets[cases],
+            "label_weight": material.label_weight[cases],
+            "teacher_weight": material.teacher_weight[cases],
+            "teacher": answers.logits,
+            **{f"teacher:{name}": tensor.float() for name, tensor in answers.features.items()},
+        }
+
+    return look_up
+
+
+def _wanted(distillation: Distillation) -> tuple[str, ...]:
+    """The teacher's features that the losses read."""
+    return tuple(sorted({f for name in distillation.losses for f in TEACHER_FEATURES.get(name, ())}))
+
+
+def _terms(course: _Course, store: AnswerStore) -> dict[str, tuple[float, Term]]:
+    """The terms with their weights; raises InputError for one that does not fit the task, student or teacher."""
+    student, distillation = course.student, course.distillation
+    shapes = FeatureShapes(offered(student.module, student.spec.shape), store.header.features)
+    setting = Setting(distillation.temperature, student.task, shapes)
+    return {name: (weight, make_term(name, setting)) for name, weight in distillation.losses.items()}
+
+
+def _spoken(losses: Mapping[str, float]) -> str:
+    return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in losses.items())

@@ -1,0 +1,1 @@
+"""Attribution maps of two models on the same images, one method a file."""

@@ -1,0 +1,1 @@
+"""How long networks and their layers take on a target."""

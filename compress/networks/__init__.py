@@ -1,0 +1,1 @@
+"""Networks as they are built, saved, rebuilt and looked into."""

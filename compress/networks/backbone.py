@@ -1,0 +1,155 @@
+"""A *backbone folder*: a network without a task, ready to start ``finetune`` and ``distill`` from.
+
+``backbone.safetensors`` (float32 weights without the classifier) beside ``backbone.json`` (`BackboneCard`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from torch import nn
+
+from medfm_compress.compress.networks.model import CARD as MODEL_CARD
+from medfm_compress.compress.networks.model import NO_ORIGIN, Architecture, Origin, classifier_names
+from medfm_compress.compress.networks.model import WEIGHTS as MODEL_WEIGHTS
+from medfm_compress.runtime.atomic_write import replacing, write_atomically
+from medfm_compress.runtime.errors import InputError, ModelError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.strict_json import decode, encode
+
+CARD = "backbone.json"
+WEIGHTS = "backbone.safetensors"
+SCHEMA_VERSION = 1
+METHODS = ("auto", "mae", "simmim")
+
+
+class Masking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is hidden from the network, and how it answers.
+
+    Attributes:
+        method: ``mae``, ``simmim``, or ``auto``: mae for a plain ViT, else simmim.
+        ratio: fraction of an image that is hidden; None takes the method's own, 0.75 for mae and 0.6 for simmim.
+        patch_px: side of the squares that are hidden; 0 takes the network's patches for mae, and for simmim the largest
+            that leave six along a side.
+    """
+
+    method: str = "auto"
+    ratio: float | None = None
+    patch_px: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}")
+        if self.ratio is not None:
+            check_ratio(self.ratio)
+        if self.patch_px < 0:
+            raise InputError(f"mask patch is {self.patch_px} px; it must be 0 (left to the method) or more")
+
+
+def check_ratio(ratio: float) -> float:
+    """The fraction of an image that is hidden; raises InputError unless it lies above 0 and below 1."""
+    if not 0 < ratio < 1:
+        raise InputError(f"mask ratio is {ratio}; it must be above 0 and below 1, e.g. 0.6")
+    return ratio
+
+
+class BackboneCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Content of ``backbone.json``.
+
+    Attributes:
+        name: of the network.
+        architecture: how it was built; its number of classes says nothing.
+        spec: preprocessing that it learned with.
+        masking: how it learned.
+        images: that it learned from.
+        epochs: that it learned for.
+        seed: of the run.
+        score: minus the reconstruction loss on validation images.
+        licence: of the weights that it started from.
+        intended_use: what their publisher says they are for.
+        provenance: where the weights came from.
+        weights_sha256: of the file of weights.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    architecture: Architecture
+    spec: ImageSpec
+    masking: Masking
+    images: int
+    epochs: int
+    seed: int
+    score: float
+    licence: str = ""
+    intended_use: str = ""
+    provenance: Origin = NO_ORIGIN
+    weights_sha256: str = ""
+
+
+class Start(NamedTuple):
+    """Weights to start from, and what is known of them; no card beside a file of anybody else's."""
+
+    weights: Path
+    card: BackboneCard | None
+
+
+def save_backbone(network: nn.Module, card: BackboneCard, folder: Path) -> BackboneCard:
+    """Write a backbone folder, the card last; returns the card with the digest of the weights."""
+    from safetensors.torch import save_file
+
+    heads = classifier_names(network)
+    state = network.state_dict().items()
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state if not name.startswith(heads)}
+    (folder / CARD).unlink(missing_ok=True)
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary)
+    card = msgspec.structs.replace(card, weights_sha256=_sha256(folder / WEIGHTS))
+    write_atomically(folder / CARD, encode(card))
+    return card
+
+
+def find_start(path: Path) -> Start:
+    """The weights at ``path``: a file, or a backbone folder.
+
+    Raises:
+        ModelError: a folder of another kind, or weights that their card does not describe.
+    """
+    if path.is_dir():
+        if (path / MODEL_CARD).is_file():
+            raise ModelError(f"{path} is a model folder; give its weights, {path / MODEL_WEIGHTS}")
+        if not (path / CARD).is_file():
+            raise ModelError(f"{path} is no backbone folder: it has no {CARD}; make one with 'medfm-compress pretrain'")
+        path = path / WEIGHTS
+    card = path.with_name(CARD)
+    if path.name != WEIGHTS or not card.is_file():
+        return Start(path, None)
+    found = decode(card.read_bytes(), BackboneCard, source=str(card), error=ModelError)
+    if found.schema_version > SCHEMA_VERSION:
+        raise ModelError(f"{card} has schema {found.schema_version}; this version reads {SCHEMA_VERSION}: upgrade")
+    if not path.is_file() or _sha256(path) != found.weights_sha256:
+        raise ModelError(f"{path} is not the file that {CARD} describes; restore it or pre-train again")
+    return Start(path, found)
+
+
+def check_input(card: BackboneCard, architecture: Architecture) -> None:
+    """What shapes the weights must be the same there and here.
+
+    Raises:
+        ModelError: another number of colours, or another size where the architecture fixes it.
+    """
+    before, now = card.architecture.arguments, architecture.arguments
+    if before.get("in_chans", 3) != now.get("in_chans", 3):
+        colour = "grey" if before.get("in_chans", 3) == 1 else "rgb"
+        raise ModelError(f"{card.name} was pre-trained on {colour} images; give --colour {colour}")
+    if "img_size" in now and before.get("img_size") != now["img_size"]:
+        raise ModelError(
+            f"{card.name} was pre-trained at {card.spec.height_px} px, and its architecture fixes the size; give "
+            f"--image-size {card.spec.height_px}, or pre-train at {now['img_size']}"
+        )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

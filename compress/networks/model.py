@@ -1,0 +1,259 @@
+"""`Model`: a network with its spec, task and origin, and the *model folder* that holds it on disk.
+
+A model folder is ``model.safetensors`` (float32 weights) beside ``model.json`` (:class:`ModelCard`). No pickle is read
+or written: weights are safetensors, or state dicts loaded with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from medfm_compress.compress.networks.similar_names import nearest
+from medfm_compress.runtime.atomic_write import replacing, write_atomically
+from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.strict_json import decode, encode
+from medfm_compress.runtime.task import Task
+
+CARD = "model.json"
+WEIGHTS = "model.safetensors"
+SCHEMA_VERSION = 2
+
+
+class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to build the module: a timm name, its arguments, and what was pruned away afterwards.
+
+    Attributes:
+        library: ``timm``.
+        name: timm model name.
+        arguments: keyword arguments of ``timm.create_model`` (``img_size``, ``in_chans``, ``num_classes`` …).
+        pruning: plan of `pruning.plan`, empty for an unpruned network.
+    """
+
+    library: str = "timm"
+    name: str
+    arguments: dict[str, Any] = {}
+    pruning: dict[str, Any] = {}
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the weights came from; travels into the bundle's provenance.
+
+    Attributes:
+        teacher: ``name@sha256`` of the teacher, empty for a teacher itself.
+        study_fingerprint: of the study it was trained on.
+        steps: what was done, in order, one line each.
+    """
+
+    teacher: str = ""
+    study_fingerprint: str = ""
+    steps: tuple[str, ...] = ()
+
+
+NO_ORIGIN = Origin()
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Content of ``model.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    architecture: Architecture
+    spec: ImageSpec
+    task: Task
+    licence: str = ""
+    intended_use: str = ""
+    provenance: Origin = NO_ORIGIN
+    weights_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network in memory, in eval mode, float32.
+
+    Attributes:
+        name: what reports call it.
+        module: maps ``[n, channels, height, width]`` to logits ``[n, labels]``.
+        spec: its preprocessing.
+        task: its outputs.
+        architecture: how to build the module again.
+        licence: of the weights; a student inherits its teacher's.
+        intended_use: what the weights' publisher says they are for; likewise inherited.
+        provenance: where the weights came from.
+    """
+
+    name: str
+    module: nn.Module
+    spec: ImageSpec
+    task: Task
+    architecture: Architecture
+    licence: str = ""
+    provenance: Origin = NO_ORIGIN
+    intended_use: str = ""
+
+    def weights_sha256(self) -> str:
+        """Hex sha256 over names, shapes and float32 bytes of all parameters and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(_tensors(self.module).items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def create_module(architecture: Architecture) -> nn.Module:
+    """Build an untrained module in eval mode.
+
+    Raises:
+        ModelError: unknown library or name, arguments that the architecture does not take, or a pruning plan that
+            does not fit.
+    """
+    import timm
+
+    if architecture.library != "timm":
+        raise ModelError(f"architecture library is {architecture.library!r}; only 'timm' can be built")
+    if not architecture.name.startswith("hf-hub:") and not timm.is_model(architecture.name):
+        near = ", ".join(nearest(architecture.name)) or "nothing; see timm.list_models()"
+        raise ModelError(f"timm has no model {architecture.name!r}; near it: {near}")
+    try:
+        module: nn.Module = timm.create_model(architecture.name, pretrained=False, **architecture.arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as exc:
+        raise ModelError(f"{architecture.name} cannot be built with {architecture.arguments}: {exc}") from None
+    if architecture.pruning:
+        from medfm_compress.compress.networks.pruning_plan import apply_pruning_plan
+
+        module = apply_pruning_plan(module, architecture.pruning)
+    return module.eval()
+
+
+def load_model_card(folder: str | Path) -> ModelCard:
+    """Read ``model.json``.
+
+    Raises:
+        ModelError: no such file, a newer schema, or unknown keys.
+    """
+    path = Path(folder) / CARD
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model folder: it has no {CARD}; make one with 'medfm-compress finetune'")
+    card = decode(path.read_bytes(), ModelCard, source=str(path), error=ModelError)
+    if card.schema_version > SCHEMA_VERSION:
+        raise ModelError(f"{path} has schema {card.schema_version}; this version reads {SCHEMA_VERSION}: upgrade")
+    return card
+
+
+def load_model(folder: str | Path) -> Model:
+    """Load a model folder.
+
+    Raises:
+        ModelError: damaged or missing files, weights that do not match the card or the architecture.
+    """
+    card = load_model_card(folder)
+    module = create_module(card.architecture)
+    load_weights(module, Path(folder) / WEIGHTS)
+    model = Model(
+        name=card.name,
+        module=module,
+        spec=card.spec,
+        task=card.task,
+        architecture=card.architecture,
+        licence=card.licence,
+        provenance=card.provenance,
+        intended_use=card.intended_use,
+    )
+    if card.weights_sha256 and model.weights_sha256() != card.weights_sha256:
+        raise ModelError(f"{folder}: {WEIGHTS} is not the file that {CARD} describes; restore it or train again")
+    return model
+
+
+def save_model(model: Model, folder: str | Path) -> Path:
+    """Write a model folder; the card is written last, so that an interrupted save leaves no model folder behind."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    (folder / CARD).unlink(missing_ok=True)
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(_tensors(model.module), temporary)
+    card = ModelCard(
+        name=model.name,
+        architecture=model.architecture,
+        spec=model.spec,
+        task=model.task,
+        licence=model.licence,
+        intended_use=model.intended_use,
+        provenance=model.provenance,
+        weights_sha256=model.weights_sha256(),
+    )
+    write_atomically(folder / CARD, encode(card))
+    return folder
+
+
+def load_weights(module: nn.Module, path: str | Path, *, replace_head: bool = False) -> None:
+    """Load safetensors or a state dict into ``module`` in place; never a pickle with code in it.
+
+    Args:
+        module: receives the weights.
+        path: ``.safetensors``, or a ``.pth`` / ``.pt`` state dict.
+        replace_head: keep the module's own classifier where the file's has another shape (another label set), or none.
+
+    Raises:
+        ModelError: unreadable file, or names or shapes that do not match.
+    """
+    state = read_state_dict(path)
+    own = module.state_dict()
+    if replace_head:
+        state = {k: v for k, v in state.items() if k not in own or own[k].shape == v.shape}
+    missing = sorted(own.keys() - state.keys())
+    unexpected = sorted(state.keys() - own.keys())
+    wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    heads = classifier_names(module) if replace_head else ()
+    problems = [k for k in missing if not k.startswith(heads)] + unexpected + wrong
+    if problems:
+        raise ModelError(f"{path} does not fit the architecture: {len(problems)} tensors differ, first {problems[0]!r}")
+    module.load_state_dict(state, strict=False)
+
+
+def classifier_names(module: nn.Module) -> tuple[str, ...]:
+    """Prefixes, dot included, of the parameters of a network's classifier or classifiers; as timm states them."""
+    published = getattr(module, "pretrained_cfg", None) or {}
+    given = published.get("classifier") or ("head", "fc", "classifier")
+    return tuple(f"{name}." for name in ((given,) if isinstance(given, str) else given))
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file or of a state dict saved by torch (``weights_only=True``).
+
+    Raises:
+        ModelError: the file is missing, damaged, or holds more than tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"weights {path} do not exist; give a .safetensors file or a state dict")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as exc:
+        raise ModelError(f"{path} is not readable as safetensors or a state dict: {_first_line(exc)}") from None
+    except Exception as exc:  # noqa: BLE001 -- pickle.UnpicklingError and friends: torch names no common base
+        raise ModelError(f"{path} holds more than tensors and is refused: {_first_line(exc)}") from None
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ModelError(f"{path} is not a state dict of tensors; save model.state_dict()")
+    return state
+
+
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).splitlines() or [type(exc).__name__])[0]

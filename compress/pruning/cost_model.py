@@ -1,0 +1,173 @@
+r"""What a network costs at given widths, layer by layer: multiply–accumulates, bytes, or time on the target.
+
+    cost(widths) = fixed + sum over layers of  c_l(inputs kept, outputs kept)
+
+Channels that go make two layers cheaper, the one that wrote them and the one that reads them, so that what a unit saves
+depends on the widths of its neighbours. `Forecast` keeps the account while widths change. Time is another matter than
+MACs: see `latency_price`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from torch import nn
+
+from medfm_compress.compress.networks.macs import Macs
+from medfm_compress.compress.pruning.channel_groups import Unit
+
+
+class Price(Protocol):
+    """The cost of a network as a sum over its layers.
+
+    Attributes:
+        fixed: what no width changes.
+        layers: module name → full input and output width, as `Member.size` counts them; the input width is 1 where a
+            layer has one width only (a normalisation, a depthwise convolution, the heads of an attention).
+    """
+
+    @property
+    def fixed(self) -> float: ...  # noqa: D102
+
+    @property
+    def layers(self) -> Mapping[str, tuple[int, int]]: ...  # noqa: D102
+
+    def of(self, layer: str, inputs: float, outputs: float) -> float:
+        """Cost of ``layer`` at so many inputs and outputs, at least 0."""
+        ...
+
+
+class _Proportional:
+    """A price in which every layer's share is (inputs kept) x (outputs kept) of its full cost."""
+
+    def __init__(self, full: Mapping[str, float], layers: Mapping[str, tuple[int, int]], fixed: float) -> None:
+        self.fixed, self.layers, self._full = fixed, layers, full
+
+    def of(self, layer: str, inputs: float, outputs: float) -> float:
+        all_inputs, all_outputs = self.layers[layer]
+        return self._full[layer] * inputs / all_inputs * outputs / all_outputs
+
+
+def macs_price(macs: Macs, units: Sequence[Unit]) -> Price:
+    """Multiply–accumulates of one image; what lies outside every unit is fixed."""
+    layers = _widths(units, macs.layers)
+    full = {name: float(macs.layers[name]) for name in layers}
+    return _Proportional(full, layers, macs.total - sum(full.values()))
+
+
+def size_price(module: nn.Module, units: Sequence[Unit], file_bytes: int) -> Price:
+    """Bytes of the file that the target reads; its bytes are shared out over the parameters.
+
+    Args:
+        module: the network of the units.
+        units: what may shrink.
+        file_bytes: size of the file at full width; what it holds besides weights is small, and shared out with them.
+    """
+    own = {name: sum(p.numel() for p in part.parameters(recurse=False)) for name, part in module.named_modules()}
+    own |= {name: parameter.numel() for name, parameter in module.named_parameters()}
+    total = sum(parameter.numel() for parameter in module.parameters())
+    layers = _widths(units, {name: count for name, count in own.items() if count})
+    full = {name: file_bytes * own[name] / total for name in layers}
+    return _Proportional(full, layers, file_bytes - sum(full.values()))
+
+
+def _widths(units: Sequence[Unit], known: Mapping[str, object]) -> dict[str, tuple[int, int]]:
+    sizes: dict[str, dict[str, int]] = defaultdict(lambda: {"in": 1, "out": 1})
+    for unit in units:
+        for member in unit.members:
+            if member.layer in known:
+                sizes[member.layer][member.side] = member.size
+        if unit.kind == "block":
+            inside = (name for name in known if name.startswith(f"{unit.name}."))
+            sizes.update({name: sizes[name] for name in inside})
+    return {name: (size["in"], size["out"]) for name, size in sizes.items()}
+
+
+class _Part(NamedTuple):
+    """A unit's part in a layer: how many positions of a side one of its channels takes along."""
+
+    layer: str
+    side: int
+    each: float
+
+
+class Forecast:
+    """The cost of a network whose units shrink and grow again."""
+
+    def __init__(self, units: Sequence[Unit], price: Price) -> None:
+        """Start at full width."""
+        self.widths = {unit.name: unit.width for unit in units}
+        self._price = price
+        self._kept: dict[str, tuple[float, float]] = {
+            name: (float(i), float(o)) for name, (i, o) in price.layers.items()
+        }
+        self._parts = {unit.name: self._parts_of(unit) for unit in units}
+        self._inside = {unit.name: self._layers_in(unit) for unit in units if unit.kind == "block"}
+        self._dead: dict[str, int] = dict.fromkeys(price.layers, 0)
+        self._cost = {name: price.of(name, *kept) for name, kept in self._kept.items()}
+        self.total = price.fixed + sum(self._cost.values())
+        self.neighbours = self._neighbours()
+
+    def change(self, unit: str, width: int) -> float:
+        """By how much the total would change if ``unit`` had ``width``; negative where that is cheaper."""
+        now = self.widths[unit]
+        if unit in self._inside:
+            return self._change_of_block(unit, width - now)
+        after: dict[str, list[float]] = {}
+        for part in self._parts[unit]:
+            kept = after.setdefault(part.layer, list(self._kept[part.layer]))
+            kept[part.side] += part.each * (width - now)
+        living = ((name, kept) for name, kept in after.items() if not self._dead[name])
+        return sum(self._price.of(name, kept[0], kept[1]) - self._cost[name] for name, kept in living)
+
+    def set(self, unit: str, width: int) -> None:
+        """Give ``unit`` another width."""
+        delta = width - self.widths[unit]
+        touched: set[str] = set()
+        for part in self._parts[unit]:
+            inputs, outputs = self._kept[part.layer]
+            step = part.each * delta
+            self._kept[part.layer] = (inputs + step, outputs) if part.side == 0 else (inputs, outputs + step)
+            touched.add(part.layer)
+        for name in self._inside.get(unit, ()):
+            self._dead[name] -= delta
+            touched.add(name)
+        for name in touched:
+            cost = 0.0 if self._dead[name] else self._price.of(name, *self._kept[name])
+            self.total += cost - self._cost[name]
+            self._cost[name] = cost
+        self.widths[unit] = width
+
+    def _change_of_block(self, unit: str, delta: int) -> float:
+        change = 0.0
+        for name in self._inside[unit]:
+            dead = self._dead[name] - delta
+            change += (0.0 if dead else self._price.of(name, *self._kept[name])) - self._cost[name]
+        return change
+
+    def _parts_of(self, unit: Unit) -> tuple[_Part, ...]:
+        return tuple(
+            _Part(member.layer, 0 if member.side == "in" else 1, len(member.indices) / unit.width)
+            for member in unit.members
+            if member.layer in self._price.layers
+        )
+
+    def _layers_in(self, unit: Unit) -> tuple[str, ...]:
+        return tuple(name for name in self._price.layers if name == unit.name or name.startswith(f"{unit.name}."))
+
+    def _neighbours(self) -> dict[str, frozenset[str]]:
+        """Units whose saving changes when a unit does, itself among them."""
+        by_layer: dict[str, set[str]] = defaultdict(set)
+        for unit, parts in self._parts.items():
+            for part in parts:
+                by_layer[part.layer].add(unit)
+        for unit, names in self._inside.items():
+            for name in names:
+                by_layer[name].add(unit)
+        touching: dict[str, set[str]] = {unit: {unit} for unit in self.widths}
+        for together in by_layer.values():
+            for unit in together:
+                touching[unit] |= together
+        return {unit: frozenset(others) for unit, others in touching.items()}

@@ -1,0 +1,129 @@
+"""The target's clock for networks of one model: quick looks while widths are chosen, and the final comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from medfm_compress.bench.measure.latency import Contender, Plan, measure
+from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.compress.latency.latency_goal import LatencyGoal
+from medfm_compress.compress.latency.layer_table import LatencyTable, default_record, measure_ms
+from medfm_compress.compress.latency.network_latency import Progress, engine_files
+from medfm_compress.compress.networks.model import Model
+from medfm_compress.compress.pruning.channel_groups import Unit
+from medfm_compress.compress.pruning.cost_model import Price
+from medfm_compress.compress.pruning.latency_cost import latency_price
+from medfm_compress.runtime.sessions.protocol import SessionRef
+from medfm_compress.runtime.sessions.table import BACKENDS
+
+_QUICK_ROUNDS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class _AtPace:
+    """A price with every cost multiplied by ``pace``."""
+
+    price: Price
+    pace: float
+
+    @property
+    def fixed(self) -> float:
+        return self.price.fixed * self.pace
+
+    @property
+    def layers(self) -> Mapping[str, tuple[int, int]]:
+        return self.price.layers
+
+    def of(self, layer: str, inputs: float, outputs: float) -> float:
+        return self.price.of(layer, inputs, outputs) * self.pace
+
+
+class TargetClock:
+    """What networks with the spec and task of one model cost on a target. See `choose.Clock`."""
+
+    def __init__(self, model: Model, goal: LatencyGoal, progress: Progress, record: Path | None = None) -> None:
+        """Keep ``model`` for its spec and task; layer times are kept in ``record``, by default the user's own."""
+        self._model, self._goal = model, goal
+        self._table = LatencyTable(goal, record or default_record(), progress)
+
+    @property
+    def target(self) -> str:
+        """Where it is measured."""
+        return str(self._goal.target)
+
+    @property
+    def threads(self) -> int:
+        """Of the engine."""
+        return self._goal.target.threads
+
+    @cached_property
+    def floor_ms(self) -> float:
+        """What an empty graph takes."""
+        return self._table.floor_ms(self._model.spec.shape)
+
+    def price(self, module: nn.Module, units: Sequence[Unit]) -> Price:
+        """Time in ms by layer of ``module``.
+
+        Table and whole network are compared as one instrument sees them, in this process; the sum is then brought to
+        the pace of `measure`, which is slower by much the same factor for every layer.
+        """
+        example = torch.zeros(self._model.spec.shape)
+        here = measure_ms(self._files(module), self._goal, self._model.spec.shape)
+        return _AtPace(latency_price(module, example, self._table, here), self.measure(module) / here)
+
+    def measure(self, module: nn.Module) -> float:
+        """Median time of one image in ms, session alone, by `bench.measure`.
+
+        A candidate is timed in turns with the model itself, and its time is given at the pace at which that ran when
+        it was timed first: what slows both down for a while changes nothing.
+        """
+        if module is self._model.module:
+            return self._own_ms
+        own, candidate = self.compare({"original": self._model.module, "candidate": module}, self._plan(_QUICK_ROUNDS))
+        return candidate.quantile_ms(0.5) * self._own_ms / own.quantile_ms(0.5)
+
+    @cached_property
+    def _own_ms(self) -> float:
+        (own,) = self.compare({"original": self._model.module}, self._plan(_QUICK_ROUNDS))
+        return own.quantile_ms(0.5)
+
+    def _plan(self, rounds: int) -> Plan:
+        return Plan(rounds=rounds, threads=self.threads, turn_ms=100.0, warm_up_s=3.0)
+
+    def size(self, module: nn.Module) -> int:
+        """Bytes of the files that the target reads."""
+        return sum(len(content) for content in self._files(module))
+
+    def compare(self, modules: Mapping[str, nn.Module], plan: Plan) -> tuple[Measurement, ...]:
+        """Time networks in turns, each in a fresh process with its CPUs pinned."""
+        suffixes = (".xml", ".bin") if self._goal.backend == "openvino" else (".onnx",)
+        options = {"threads": self._goal.target.threads, "precision": self._goal.target.precision}
+        spec, task = self._model.spec, self._model.task
+        with tempfile.TemporaryDirectory(prefix="medfm-prune-") as scratch:
+            contenders = []
+            for number, (name, module) in enumerate(modules.items()):
+                paths = [Path(scratch) / f"{number}{suffix}" for suffix in suffixes]
+                for path, content in zip(paths, self._files(module), strict=True):
+                    path.write_bytes(content)
+                arguments = {"model": str(paths[0]), **options}
+                session = SessionRef(opener=f"{BACKENDS[self._goal.backend]}:open_session", arguments=arguments)
+                size = sum(path.stat().st_size for path in paths)
+                contenders.append(Contender(name=name, session=session, spec=spec, task=task, size_bytes=size))
+            return measure(contenders, plan)
+
+    @cached_property
+    def _own_files(self) -> tuple[bytes, ...]:
+        return self._made(self._model.module)
+
+    def _files(self, module: nn.Module) -> tuple[bytes, ...]:
+        return self._own_files if module is self._model.module else self._made(module)
+
+    def _made(self, module: nn.Module) -> tuple[bytes, ...]:
+        return engine_files(dataclasses.replace(self._model, module=module.eval()), self._goal)

@@ -1,0 +1,165 @@
+"""Make INT8 candidates of one graph: one calibration, shared by every backend, method and placement.
+
+Order: SmoothQuant and bias correction on the portable graph, then the backend's own passes, then Q/DQ where the backend
+wants it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from functools import lru_cache, partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.compress.quantization import placement_onnxruntime, placement_openvino
+from medfm_compress.compress.quantization.activation_statistics import Statistics
+from medfm_compress.compress.quantization.bias_correction import correct_biases
+from medfm_compress.compress.quantization.dynamic import quantize_dynamic
+from medfm_compress.compress.quantization.layer_sensitivity import rank_layers
+from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, TRAINED, Method
+from medfm_compress.compress.quantization.qdq import Placement, write_qdq
+from medfm_compress.compress.quantization.range_estimators import Range, estimate_ranges
+from medfm_compress.compress.quantization.smoothquant import Smoothed, smooth
+from medfm_compress.compress.quantization.weight_only import weight_only
+from medfm_compress.export.openvino_ir import to_openvino_ir
+from medfm_compress.export.passes.pipeline import for_onnxruntime, simplify
+from medfm_compress.export.passes.read import read_graph
+from medfm_compress.export.trained_ranges import take_ranges
+from medfm_compress.runtime.bundle.manifest import Backend
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+DYNAMIC = "dynamic"
+SAMPLE = 32  # calibration cases kept: rescaled activations get their histograms from them
+_RANKING = 4  # of them, on which layers are ranked
+_RANKING_S = 60.0  # for one ranking of layers
+
+
+class Place(Protocol):
+    """Chooses where Q/DQ goes in a graph; layers named in ``exclude`` stay in float."""
+
+    def __call__(self, model: ir.Model, exclude: Collection[str] = (), *, reduced: bool = False) -> Placement:
+        """The placement."""
+        ...
+
+
+PLACEMENTS: MappingProxyType[Backend, MappingProxyType[str, Place]] = MappingProxyType(
+    {
+        "openvino": MappingProxyType(
+            {
+                "default": placement_openvino.place,
+                "byte-sums": partial(placement_openvino.place, sums="bytes"),
+                "probabilities": partial(placement_openvino.place, sums="bytes", probabilities=True),
+            }
+        ),
+        "onnxruntime": MappingProxyType(
+            {
+                "default": placement_onnxruntime.place,
+                "joined": partial(placement_onnxruntime.place, joined=True),
+                "float-sums": partial(placement_onnxruntime.place, sums=False),
+            }
+        ),
+    }
+)
+"""Options of each backend's placement that were the fastest, or the most faithful, on some network."""
+
+
+class GraphBuilder:
+    """The candidates of one float graph; see `ladder.Builder`."""
+
+    def __init__(self, onnx: bytes, statistics: Statistics, inputs: NDArray[np.float32]) -> None:
+        """Keep a graph, what calibration measured on it, and `SAMPLE` of its inputs ``[n, C, H, W]``."""
+        self._statistics = statistics
+        self._inputs = inputs
+        self._model = read_graph(onnx)
+        self._trained = take_ranges(self._model)
+        self._smooth = lru_cache(maxsize=1)(self._smoothed)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the network was trained for INT8, and the graph says with which ranges."""
+        return bool(self._trained)
+
+    def placements(self, backend: Backend) -> tuple[str, ...]:
+        """Names of the backend's placements that give this graph different files, the usual one first."""
+        model, _ = self._prepared(backend, Method())
+        names: dict[Placement, str] = {}
+        for name, place in PLACEMENTS[backend].items():
+            names.setdefault(place(model), name)
+        dynamic = (DYNAMIC,) if backend == "onnxruntime" and has_attention(self._model) else ()
+        return (*names.values(), *dynamic)
+
+    def smooths(self) -> bool:
+        """Whether SmoothQuant finds anything to fold into."""
+        return bool(self._smooth().layers)
+
+    def build(self, backend: Backend, method: Method) -> tuple[bytes, ...]:
+        """The contents of the candidate's files: ``.onnx``, or an IR's ``.xml`` and ``.bin``."""
+        model, ranges = self._prepared(backend, method)
+        if method.weight_bits:
+            quantized = weight_only(model, method.weight_bits, backend)
+        elif method.placement == DYNAMIC:
+            quantized = quantize_dynamic(model, exclude=method.excluded, reduced=method.reduced)
+        else:
+            place = PLACEMENTS[backend][method.placement]
+            quantized = write_qdq(model, place(model, method.excluded, reduced=method.reduced), ranges)
+        content = serialise(quantized)
+        return tuple(to_openvino_ir(content)) if backend == "openvino" else (content,)
+
+    def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
+        """Node names of the layers whose own quantization moves the output most, most harmful first."""
+        model, ranges = self._prepared(backend, method)
+        place = PLACEMENTS[backend][method.placement]
+        ranked = rank_layers(model, ranges, place, self._inputs[:_RANKING], deadline=time.monotonic() + _RANKING_S)
+        return tuple(layer.name for layer in ranked)
+
+    def _prepared(self, backend: Backend, method: Method) -> tuple[ir.Model, dict[str, Range]]:
+        """The float graph that Q/DQ goes into, and the range of every value of it."""
+        model, statistics = self._model, self._statistics
+        if method.smoothquant:
+            model, statistics = self._smooth().model, self._smooth().statistics
+        if method.bias_correction:
+            model = correct_biases(model, statistics, exclude=method.excluded, reduced=method.reduced)
+        if backend == "onnxruntime":
+            model = for_onnxruntime(model, quantized=not method.weight_bits)[0]
+        if method.estimator != TRAINED:
+            return model, estimate_ranges(statistics, method.estimator)
+        trained = {name: Range(*ends) for name, ends in self._trained.items()}
+        return model, estimate_ranges(statistics, DEFAULT_ESTIMATOR) | trained
+
+    def _smoothed(self) -> Smoothed:
+        return smooth(self._model, self._statistics, inputs=self._inputs)
+
+
+def portable(onnx: bytes) -> bytes:
+    """The graph after the portable passes; what a current export gave comes back as it is.
+
+    Raises:
+        ModelError: see `read_graph`.
+    """
+    model = read_graph(onnx)
+    simplify(model)
+    return serialise(model)
+
+
+def has_attention(model: ir.Model) -> bool:
+    """Whether the graph multiplies the result of a softmax with another activation."""
+    return any(
+        user.op_type in ("MatMul", "Einsum")
+        for node in model.graph
+        if node.op_type == "Softmax"
+        for user, _ in node.outputs[0].uses()
+    )
+
+
+def serialise(model: ir.Model) -> bytes:
+    """The bytes of an ONNX file; equal for equal graphs."""
+    import onnx_ir as ir
+
+    content: bytes = ir.serde.to_proto(model).SerializeToString(deterministic=True)
+    return content

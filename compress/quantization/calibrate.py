@@ -1,0 +1,255 @@
+"""Streaming calibration: one pass over the cases gives the statistics of every activation that may be quantized.
+
+The activations are asked of ONNX Runtime as further outputs of the graph, one run at a time, and are dropped once the
+statistics have seen them: memory holds the network and one case. Every backend's placement and every range estimator
+is served by the same pass. A value that only views another (a reshape, a transpose) shares its statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.compress.quantization.activation_statistics import RunningStatistics, Statistics, TensorStatistics
+from medfm_compress.compress.quantization.channel_rescaling import groups
+from medfm_compress.compress.quantization.weights import WEIGHTED, is_constant, layers
+from medfm_compress.export.cases import Progress, unheard
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.sessions.onnxruntime import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_QUANTIZABLE = frozenset(WEIGHTED) | {
+    *("Add", "Sub", "Mul", "Concat", "Relu", "Clip", "LeakyRelu", "HardSwish", "HardSigmoid", "Sigmoid"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Resize", "Split", "Pad"),
+}
+_PRODUCTS = frozenset({"Gemm", "MatMul"})  # they give floats to what needs floats; a Conv always gives bytes
+_VIEWS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+_FLOAT_ONLY = frozenset({"Softmax", "LayerNormalization", "Gelu", "Erf", "InstanceNormalization", "GroupNormalization"})
+_REPORT_EVERY = 50
+_FATAL = 4
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A value to measure.
+
+    Attributes:
+        name: the value's.
+        axis: of its channels where a weighted layer reads it or they can be rescaled, else None.
+        views: names of values that hold the same numbers in another shape, before or after it.
+    """
+
+    name: str
+    axis: int | None
+    views: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What calibration keeps of the graph, which itself is dropped once ONNX Runtime has it."""
+
+    image: str
+    batch: int
+    probes: tuple[Probe, ...]
+    makers: Mapping[str, str]  # value name → operator and node
+
+
+def calibrate(
+    onnx: bytes, inputs: Iterable[NDArray[np.float32]], threads: int = 1, progress: Progress = unheard
+) -> Statistics:
+    """Statistics of the activations that enter or leave an operator that some placement may quantize, by value name.
+
+    Args:
+        onnx: a serialized FP32 model with one input and its weights inside.
+        inputs: batches ``[n, C, H, W]`` of normalised inputs, any n; they are run in slices of the graph's own batch
+            size (1 where it is free; a last slice that is too short is filled up with its last case).
+        threads: of ONNX Runtime.
+        progress: hears how many cases are done.
+
+    Raises:
+        InputError: no input, inputs that the graph does not take, a model that ONNX Runtime does not load, or an
+            activation that is NaN or infinite: it is named, with the operator that made it and the case.
+    """
+    plan, session = _prepared(onnx, threads)
+    running = {probe.name: RunningStatistics(probe.axis) for probe in plan.probes}
+    count = 0
+    for batch in _runs(inputs, plan.batch):
+        _add(running, session, plan, batch, count)
+        count += len(batch)
+        if count % _REPORT_EVERY < len(batch):
+            progress(f"calibrated on {count} cases")
+    if not count:
+        raise InputError("calibration got no case; give at least one input")
+    results = {name: statistics.result() for name, statistics in running.items()}
+    found: dict[str, TensorStatistics] = {}
+    for probe in plan.probes:
+        if probe.name == plan.image:
+            results[probe.name] = _unclipped(results[probe.name])
+        found[probe.name] = results[probe.name]
+        bare = replace(results[probe.name], channel_low=None, channel_high=None, channel_mean=None)
+        found.update(dict.fromkeys(probe.views, bare))
+    return found
+
+
+def _unclipped(image: TensorStatistics) -> TensorStatistics:
+    """The input, for which every estimator shall answer minmax: what an image saturates at is part of its contents."""
+    return replace(image, mean_low=image.low, mean_high=image.high, counts=None)
+
+
+def probes_of(model: ir.Model) -> tuple[Probe, ...]:
+    """What to measure in ``model``, in the graph's order; values that are constant are left out."""
+    channels: dict[str | None, int] = {}
+    for layer in layers(model.graph):
+        channels[layer.input.name] = 1 if layer.node.op_type.startswith("Conv") else -1
+    for group in groups(model.graph):
+        channels.update({value.name: group.axis for value in group.values})
+    families: dict[str, list[ir.Value]] = {}
+    roots: dict[str, str] = {}
+    for value in _activations(model.graph):
+        roots[_name(value)] = root = roots.get(_viewed(value), _name(value))
+        families.setdefault(root, []).append(value)
+    asked = [family for family in families.values() if any(map(_may_be_quantized, family))]
+    return tuple(probe for family in asked for probe in _probes([_name(value) for value in family], channels))
+
+
+def _probes(family: list[str], channels: Mapping[str | None, int]) -> Iterator[Probe]:
+    """Values that hold the same numbers: those with channels are measured each, the others share the first's."""
+    measured = [name for name in family if name in channels] or family[:1]
+    yield Probe(measured[0], channels.get(measured[0]), tuple(name for name in family if name not in measured))
+    yield from (Probe(name, channels[name]) for name in measured[1:])
+
+
+def _activations(graph: ir.Graph) -> Iterator[ir.Value]:
+    initializers = set(graph.initializers)
+    yield from (value for value in graph.inputs if value.name not in initializers)
+    for node in graph:
+        yield from (value for value in node.outputs if value.const_value is None and _is_float(value))
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.name not in (None, "") and (value.dtype is None or value.dtype.name == "FLOAT")
+
+
+def _may_be_quantized(value: ir.Value) -> bool:
+    """Whether an operator with an INT8 form reads it, or makes it for something that could read it in INT8."""
+    if _is_fused(value):
+        return False
+    readers = {use.node.op_type for use in value.uses()}
+    if readers & _QUANTIZABLE:
+        return True
+    producer = value.producer()
+    maker = "" if producer is None else producer.op_type
+    return maker in _QUANTIZABLE and (maker not in _PRODUCTS or not readers <= _FLOAT_ONLY)
+
+
+def _is_fused(value: ir.Value) -> bool:
+    """Whether it exists between operators only that every backend runs as one: a layer's ReLU, a product's bias."""
+    uses = list(value.uses())
+    producer = value.producer()
+    if len(uses) != 1 or producer is None:
+        return False
+    reader = uses[0].node
+    adds = producer.op_type == "MatMul" and reader.op_type == "Add" and any(map(is_constant, reader.inputs))
+    return adds or reader.op_type in ("Relu", "Clip")
+
+
+def _viewed(value: ir.Value) -> str:
+    """Name of the value that ``value`` shows in another shape; empty if it is no view."""
+    producer = value.producer()
+    source = producer.inputs[0] if producer is not None and producer.op_type in _VIEWS else None
+    return "" if source is None else _name(source)
+
+
+def _name(value: ir.Value) -> str:
+    return str(value.name)
+
+
+def _prepared(onnx: bytes, threads: int) -> tuple[_Plan, Any]:
+    """The plan, and a session whose outputs are the activations to measure."""
+    import onnx as onnx_library
+    import onnx_ir as ir
+
+    try:
+        proto = onnx_library.load_model_from_string(onnx)
+        elsewhere = [tensor.name for tensor in proto.graph.initializer if tensor.external_data]
+        model = ir.from_proto(proto)
+    except Exception as exc:
+        raise InputError(f"the model cannot be read as ONNX: {_first_line(exc)}") from exc
+    if elsewhere:
+        raise InputError(f"the weight {elsewhere[0]!r} lies in another file; export the model with its weights inside")
+    plan = _plan(model)
+    del proto.graph.output[:]
+    for name in [probe.name for probe in plan.probes if probe.name != plan.image]:
+        proto.graph.output.add(name=name).type.tensor_type.elem_type = onnx_library.TensorProto.FLOAT
+    content = proto.SerializeToString()
+    del proto, model  # a second copy of the weights
+    return plan, _session(content, threads)
+
+
+def _plan(model: ir.Model) -> _Plan:
+    names = [_name(value) for value in model.graph.inputs]
+    if len(names) != 1:
+        raise InputError(f"the model has the inputs {names}; calibration takes models with one image input")
+    shape = model.graph.inputs[0].shape
+    first = shape[0] if shape is not None and len(shape) else 1
+    makers = {_name(value): f"{node.op_type} {node.name!r}" for node in model.graph for value in node.outputs}
+    return _Plan(names[0], first if isinstance(first, int) and first > 0 else 1, probes_of(model), makers)
+
+
+def _session(content: bytes, threads: int) -> Any:
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = _FATAL
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:
+        raise InputError(
+            f"the model cannot be calibrated, ONNX Runtime does not load it: {_first_line(exc)}; export it with an "
+            "opset that this ONNX Runtime knows"
+        ) from exc
+
+
+def _runs(inputs: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
+    for batch in inputs:
+        if batch.ndim != 4:
+            raise InputError(f"a calibration input has shape {batch.shape}; give batches [n, C, H, W]")
+        for start in range(0, len(batch), size):
+            yield np.ascontiguousarray(batch[start : start + size], dtype=np.float32)
+
+
+def _add(
+    running: Mapping[str, RunningStatistics], session: Any, plan: _Plan, batch: NDArray[np.float32], case: int
+) -> None:
+    """Run ``batch``, whose first case is number ``case``, and add its activations."""
+    missing = plan.batch - len(batch)
+    filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
+    names = [output.name for output in session.get_outputs()]
+    try:
+        outputs = session.run(names, {plan.image: filled})
+    except Exception as exc:
+        raise InputError(f"the model does not take inputs {filled.shape}: {_first_line(exc)}") from exc
+    values = {plan.image: filled, **dict(zip(names, outputs, strict=True))}
+    for name, statistics in running.items():
+        if not statistics.add(values[name]):
+            raise InputError(_not_finite(plan, name, case, len(batch)))
+
+
+def _not_finite(plan: _Plan, name: str, case: int, count: int) -> str:
+    cases = f"case {case}" if count == 1 else f"cases {case} to {case + count - 1}"
+    if name == plan.image:
+        return f"the input {name!r} of calibration {cases} (counted from 0) is NaN or infinite; check that image"
+    return (
+        f"the activation {name!r}, made by {plan.makers[name]}, is NaN or infinite in calibration {cases} (counted "
+        "from 0); check the weights before it, or leave that image out"
+    )
+
+
+def _first_line(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:300] or type(exc).__name__

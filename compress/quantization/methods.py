@@ -1,0 +1,172 @@
+"""`Method`: how one INT8 candidate is made, and the rungs of the ladder in the order in which they are tried.
+
+The ladder climbs greedily: each rung changes one thing of the best candidate so far, so that a good range estimator is
+kept when SmoothQuant is tried on top of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import msgspec
+
+from medfm_compress.runtime.bundle.manifest import Precision
+
+DEFAULT_ESTIMATOR = "minmax"  # clips nothing; the others must win on validation cases
+SECOND_ESTIMATOR = "mse"  # the better one for most CNNs
+OTHER_ESTIMATORS = ("percentile", "mean-minmax")
+TRAINED = "trained"  # no estimator: the ranges that the network was trained with, see `qat`
+_AFTER_SMOOTHING = ("minmax", "mse")  # outliers gone, another estimator may be best
+Rest = Literal["fp32", "bf16"]
+EXCLUSIONS = (1, 2, 4, 8, 16, 32)  # layers left in float, as long as the limits are not met
+
+
+class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an INT8 candidate is made.
+
+    Attributes:
+        estimator: of the activation ranges, see `ranges`; or `TRAINED`, with which what has none gets the default.
+        placement: name of the backend's placement, see `build`; ``dynamic`` finds ranges at run time.
+        rest: precision of what stays in float: ``fp32``, or ``bf16`` where the CPU has it.
+        weight_bits: 8 or 4 for weights only, with float activations; 0 for both.
+        smoothquant: activation outliers are moved into the weights first.
+        bias_correction: the mean error of the rounded weights is taken out of the biases.
+        excluded: layers that stay in float, by node name.
+        reduced: weights of 7 bits, which no CPU saturates on.
+    """
+
+    estimator: str = DEFAULT_ESTIMATOR
+    placement: str = "default"
+    rest: Rest = "fp32"
+    weight_bits: Literal[0, 4, 8] = 0
+    smoothquant: bool = False
+    bias_correction: bool = False
+    excluded: tuple[str, ...] = ()
+    reduced: bool = False
+
+    def __str__(self) -> str:
+        if self.weight_bits:
+            return self.precision
+        parts = [self.placement] if self.placement != "default" else []
+        parts += [self.estimator] if self.placement != "dynamic" else []
+        parts += ["smoothquant"] if self.smoothquant else []
+        parts += ["bias-correction"] if self.bias_correction else []
+        parts += [f"without-{len(self.excluded)}-layers"] if self.excluded else []
+        parts += ["7-bit-weights"] if self.reduced else []
+        return f"{self.precision}-" + "+".join(parts)
+
+    @property
+    def precision(self) -> Precision:
+        """Of the variant it makes."""
+        if self.weight_bits:
+            return "int4-weights" if self.weight_bits == 4 else "int8-weights"
+        return "int8-bf16" if self.rest == "bf16" else "int8"
+
+
+class DoesNotApply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rung that has nothing to do here, and why.
+
+    Attributes:
+        rung: its name.
+        reason: one phrase.
+    """
+
+    rung: str
+    reason: str
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ladder knows when it asks for the next rung.
+
+    Attributes:
+        best: the best method so far; None before any could be opened.
+        within_limits: it may ship as it is.
+    """
+
+    best: Method | None
+    within_limits: bool
+
+
+class Lookup(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ladder asks for while it climbs.
+
+    Attributes:
+        standing: the best so far.
+        most_harmful: node names of layers, most harmful first, for a method; slow, so asked last.
+        smooths: whether SmoothQuant finds anything to fold into.
+    """
+
+    standing: Callable[[], Standing]
+    most_harmful: Callable[[Method], tuple[str, ...]]
+    smooths: Callable[[], bool]
+
+
+def rungs(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesNotApply]:
+    """The INT8 rungs, cheapest first; lazily, since later ones build on the best so far.
+
+    Args:
+        starts: the placements and float precisions that differ on this graph and target, the usual one first.
+        lookup: what is known so far.
+    """
+    first = starts[0]
+    yield first
+    if first.weight_bits:
+        return
+    if first.estimator == TRAINED:
+        yield from _trained(lookup, starts)
+        if lookup.standing().within_limits:
+            return
+        first = msgspec.structs.replace(first, estimator=DEFAULT_ESTIMATOR)
+        yield first
+    yield msgspec.structs.replace(first, estimator=SECOND_ESTIMATOR)
+    yield from _smoothed(lookup, first)
+    static = _best(lookup, first)
+    for start in starts[1:]:
+        yield msgspec.structs.replace(static, placement=start.placement, rest=start.rest)
+    best = _best(lookup, first)
+    for estimator in OTHER_ESTIMATORS if best.placement != "dynamic" else ():
+        yield msgspec.structs.replace(best, estimator=estimator)
+    yield msgspec.structs.replace(_best(lookup, first), bias_correction=True)
+    yield from _exclusions(lookup, first)
+    if starts[0].estimator != TRAINED:
+        yield DoesNotApply(
+            rung="int8-quantization-aware-training",
+            reason="it needs the torch model and its teacher, and a bundle holds neither: distill --quantize int8",
+        )
+
+
+def _trained(lookup: Lookup, starts: tuple[Method, ...]) -> Iterator[Method | DoesNotApply]:
+    """The other placements with trained ranges; what calibration could do to them would undo what was trained."""
+    yield from starts[1:]
+    if lookup.standing().within_limits:
+        yield DoesNotApply(rung="int8-calibrated", reason="the network was trained for INT8, within the limits")
+
+
+def _smoothed(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:
+    if not lookup.smooths():
+        yield DoesNotApply(rung="int8-smoothquant", reason="nothing before a layer takes up its scales")
+        return
+    best = _best(lookup, first)
+    own = () if best.estimator == TRAINED else (best.estimator,)  # smoothing moves what trained ranges are of
+    for estimator in dict.fromkeys((*own, *_AFTER_SMOOTHING)):
+        yield msgspec.structs.replace(best, smoothquant=True, estimator=estimator)
+
+
+def _exclusions(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:
+    start = lookup.standing()
+    if start.within_limits:
+        yield DoesNotApply(rung="int8-without-layers", reason="the limits are met with every layer in INT8")
+        return
+    best = start.best or first
+    ranked = () if best.placement == "dynamic" else lookup.most_harmful(best)
+    if not ranked:
+        yield DoesNotApply(rung="int8-without-layers", reason="no layer's own harm could be measured")
+    for count in EXCLUSIONS:
+        if count >= len(ranked) or lookup.standing().within_limits:
+            return
+        yield msgspec.structs.replace(best, excluded=ranked[:count])
+
+
+def _best(lookup: Lookup, first: Method) -> Method:
+    return lookup.standing().best or first

@@ -1,0 +1,98 @@
+"""The targets of a bundle: each with its FP32 variant opened, and the float precisions that this CPU has beside it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from medfm_compress.bench.types.target import Target
+from medfm_compress.compress.quantization.build_candidate import portable, serialise
+from medfm_compress.compress.quantization.candidate_search import Group, Trial
+from medfm_compress.compress.quantization.methods import DoesNotApply, Method, Rest
+from medfm_compress.export.build import REDUCED, make_variant, open_export
+from medfm_compress.export.passes.pipeline import for_onnxruntime
+from medfm_compress.export.passes.read import read_graph
+from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.bundle.manifest import Backend, Precision, Variant
+from medfm_compress.runtime.cpu import missing_flags, read_cpu
+from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.sessions.instruction_sets import BF16
+from medfm_compress.runtime.sessions.table import is_available
+
+_BACKENDS = ("openvino", "onnxruntime")
+_FLOATS: tuple[Precision, ...] = ("bf16", "fp16")  # of OpenVINO, beside FP32
+
+
+def open_groups(bundle: Bundle, targets: tuple[str, ...], threads: int) -> tuple[Group, ...]:
+    """The groups of ``targets``, e.g. ``openvino:cpu``; of every FP32 variant that can run here where none are named.
+
+    Raises:
+        InputError: a target that is not known, has no FP32 variant, or cannot run here.
+    """
+    variants = [v for v in bundle.manifest.variants if v.precision == "fp32" and v.device == "cpu"]
+    known = tuple(dict.fromkeys(v.backend for v in variants))
+    wanted = tuple(dict.fromkeys(_backend(target) for target in targets))
+    missing = [backend for backend in wanted if backend not in known]
+    if missing:
+        raise InputError(f"{bundle.path.name} has no FP32 variant for {missing[0]}; it has {', '.join(known)}")
+    chosen = [v for v in variants if v.backend in (wanted or known) and is_available(v.backend).ok]
+    if not chosen:
+        raise InputError(f"none of {', '.join(wanted or known)} can run here; install one of them")
+    return tuple(make_group(variant, tuple(map(bundle.read, variant.files)), threads) for variant in chosen)
+
+
+def _backend(target: str) -> str:
+    parsed = Target.parse(target)
+    if parsed.backend not in _BACKENDS or parsed.device != "cpu" or target.count(":") > 1:
+        allowed = " or ".join(f"{backend}:cpu" for backend in _BACKENDS)
+        raise InputError(f"target {target!r} cannot be quantized for; it must be {allowed}")
+    return parsed.backend
+
+
+def make_group(variant: Variant, contents: tuple[bytes, ...], threads: int) -> Group:
+    """The group of one FP32 variant, given the contents of its files.
+
+    Raises:
+        BundleRefused: it cannot be opened.
+    """
+    reference = Trial(
+        name="fp32",
+        variant=variant,
+        export=open_export(variant, contents, threads),
+        size_bytes=sum(map(len, contents)),
+    )
+
+    def int8(method: Method) -> Variant:
+        return make_variant(variant.backend, method.precision, qualifier=REDUCED if method.reduced else "")
+
+    if variant.backend == "onnxruntime":
+        fused = partial(_fused, contents[0], threads)
+        return Group(reference=reference, floats=(), rests=("fp32",), variant=int8, last=fused)
+    floats = tuple(_float(variant.backend, precision, contents, threads) for precision in _FLOATS)
+    rests: tuple[Rest, ...] = ("fp32", "bf16") if not missing_flags(BF16, read_cpu()) else ("fp32",)
+    return Group(reference=reference, floats=floats, rests=rests, variant=int8)
+
+
+def _float(backend: Backend, precision: Precision, contents: tuple[bytes, ...], threads: int) -> Trial | DoesNotApply:
+    """The same files in another inference precision."""
+    variant = make_variant(backend, precision)
+    missing = missing_flags(variant.instruction_set, read_cpu())
+    if missing:
+        return DoesNotApply(rung=precision, reason=f"this CPU lacks {', '.join(missing)}")
+    return _opened(precision, variant, contents, threads)
+
+
+def _fused(onnx: bytes, threads: int) -> Trial | DoesNotApply:
+    """FP32 with the operators that ONNX Runtime runs fastest, e.g. one for a whole attention."""
+    fused, passes = for_onnxruntime(read_graph(portable(onnx)), quantized=False)
+    if not passes:
+        return DoesNotApply(rung="fp32-fused", reason="ONNX Runtime has no faster operators for this graph")
+    return _opened("fp32-fused", make_variant("onnxruntime", "fp32", qualifier="fused"), (serialise(fused),), threads)
+
+
+def _opened(name: str, variant: Variant, contents: tuple[bytes, ...], threads: int) -> Trial:
+    trial = Trial(name=name, variant=variant, size_bytes=sum(map(len, contents)))
+    try:
+        trial.export = open_export(variant, contents, threads)
+    except BundleRefused as exc:
+        trial.reason = f"cannot be run: {exc}"
+    return trial

@@ -1,0 +1,52 @@
+"""A teacher that is a PyTorch module, run by OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medfm_compress.compress.teacher_outputs.onnx_graph import BATCH, IMAGE, LOGITS
+from medfm_compress.compress.teachers.module_teacher import ModuleTeacher, finite
+from medfm_compress.compress.teachers.outputs import Answers
+from medfm_compress.runtime.cpu import usable_cores
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.sessions import openvino
+
+
+class OpenVinoTeacher:
+    """Answers as the module does, but for rounding, `BATCH` images at a time."""
+
+    def __init__(self, origin: ModuleTeacher, files: Sequence[bytes], wanted: tuple[str, ...], precision: str) -> None:
+        """Open the graph of ``origin`` that was exported with ``wanted`` features.
+
+        Raises:
+            MissingDependency: OpenVINO is not installed.
+            BundleRefused: it cannot run the graph in this precision here.
+        """
+        self.card = origin.card
+        self.engine = f"openvino {precision}"
+        self.wanted = wanted
+        threads = max(1, min(torch.get_num_threads(), usable_cores()))
+        self._session = openvino.from_bytes(files, threads, precision)
+        self._mean = torch.tensor(origin.model.spec.mean).reshape(1, -1, 1, 1)
+        self._std = torch.tensor(origin.model.spec.std).reshape(1, -1, 1, 1)
+
+    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> Answers:
+        """See `Teacher`."""
+        unknown = sorted(set(wanted) - set(self.wanted))
+        if unknown:
+            given = ", ".join(self.wanted) or "no features"
+            raise InputError(f"feature {unknown[0]!r} was not asked for when {self.card.name} was opened, only {given}")
+        parts = [self._run(part) for part in torch.split(images, BATCH)]
+        found = {name: torch.cat([part[name] for part in parts]) for name in (LOGITS, *wanted)}
+        logits = finite(found.pop(LOGITS), self.card.name)
+        return Answers(logits, found)
+
+    def _run(self, images: Tensor) -> dict[str, Tensor]:
+        """All outputs on up to `BATCH` images; the graph's batch is fixed, so that a shorter one is filled up."""
+        batch = torch.zeros(BATCH, *images.shape[1:])
+        batch[: len(images)] = (images - self._mean) / self._std
+        outputs = self._session.run({IMAGE: batch.numpy()})
+        return {name: torch.from_numpy(values)[: len(images)] for name, values in outputs.items()}

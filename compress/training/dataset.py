@@ -1,0 +1,121 @@
+"""A study's cases as arrays that the training loop indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.compress.training.distributed import first_goes_first
+from medfm_compress.compress.training.job import Images, Progress
+from medfm_compress.data.prepared import prepared_images
+from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.errors import StudyError
+from medfm_compress.runtime.image_spec import DicomRules, ImageSpec
+from medfm_compress.runtime.task import Task
+
+NO_LABEL = -1
+UNLABELLED = "unlabelled"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training or validation cases.
+
+    Attributes:
+        images: ``[n, channels, height, width]`` float32 in [0, 1], before normalisation; may be memory-mapped.
+        targets: ``[n, 1]`` or ``[n, labels]`` int64; ``NO_LABEL`` throughout a row without labels.
+    """
+
+    images: Images
+    targets: NDArray[np.int64]
+
+
+class Stacked:
+    """Several image arrays one after the other, without copying them.
+
+    Attributes:
+        shape: ``(n, channels, height, width)``.
+    """
+
+    def __init__(self, parts: Sequence[Images]) -> None:
+        self._parts = tuple(parts)
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.shape: tuple[int, ...] = (int(self._ends[-1]), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Rows ``index`` float32 ``[b, channels, height, width]``."""
+        out = np.empty((len(index), *self.shape[1:]), np.float32)
+        part = np.searchsorted(self._ends, index, side="right")
+        for number, images in enumerate(self._parts):
+            rows = part == number
+            if rows.any():
+                out[rows] = images[index[rows] - (self._ends[number] - len(images))]
+        return out
+
+
+def load_examples(study: Study, split: str, spec: ImageSpec, cache: Path | None, progress: Progress) -> Examples:
+    """The labelled cases of one split, prepared once and cached.
+
+    Raises:
+        StudyError: the split has no labelled case, or fewer than two classes.
+    """
+    cases = labelled_cases(study, split)
+    with first_goes_first():
+        return Examples(prepared_images(study, cases, spec, cache, progress), study.targets(cases))
+
+
+def labelled_cases(study: Study, split: str) -> tuple[Case, ...]:
+    """The labelled cases of one split.
+
+    Raises:
+        StudyError: the split has none, or fewer than two classes.
+    """
+    cases = tuple(case for case in study.split(split) if case.target)
+    if not cases:
+        raise StudyError(f"{study.root} has no labelled case in split {split!r}; cut one with 'study split'")
+    if study.kind != "multilabel" and len({case.target for case in cases}) < 2:
+        only = study.labels[cases[0].target[0]]
+        raise StudyError(f"every case in split {split!r} is {only!r}; two classes are needed to train or to validate")
+    return cases
+
+
+def load_images(
+    groups: Sequence[tuple[Study, tuple[Case, ...]]], spec: ImageSpec, cache: Path | None, progress: Progress
+) -> Images:
+    """The images of cases of several studies, in this order, prepared once and cached."""
+    with first_goes_first():
+        parts = [prepared_images(study, cases, spec, cache, progress) for study, cases in groups if cases]
+    return parts[0] if len(parts) == 1 else Stacked(parts)
+
+
+def task_of(study: Study) -> Task:
+    """The task that a study's label columns imply."""
+    return Task(kind=study.kind, labels=study.labels)
+
+
+def check_labels(study: Study, task: Task, name: str) -> None:
+    """A model fits a study only where the labels agree, in order.
+
+    Raises:
+        StudyError: they differ.
+    """
+    if (study.kind, study.labels) != (task.kind, task.labels):
+        raise StudyError(
+            f"{name} knows {task.kind} {task.labels}, but {study.root} has {study.kind} {study.labels}; use one label "
+            "set, or say with --map which of a teacher's labels means which of the study's"
+        )
+
+
+def pixels_of(spec: ImageSpec) -> ImageSpec:
+    """What of a spec decides the pixels that a network learns from: not which DICOM files a device lets in."""
+    rules = spec.dicom
+    window = DicomRules(window=rules.window, window_center=rules.window_center, window_width=rules.window_width)
+    return msgspec.structs.replace(spec, dicom=window)

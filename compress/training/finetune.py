@@ -1,0 +1,121 @@
+"""Fine-tune a teacher on a study."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medfm_compress.compress.losses.registry import LabelTerm, make_label_term
+from medfm_compress.compress.networks.model import Model, Origin, save_model
+from medfm_compress.compress.training.augment import CycledViews, augmentation_for, view_seed
+from medfm_compress.compress.training.config import TrainingConfig
+from medfm_compress.compress.training.dataset import check_labels, load_examples, pixels_of
+from medfm_compress.compress.training.distributed import is_first
+from medfm_compress.compress.training.job import Batch, Job, Progress, Trained
+from medfm_compress.compress.training.loop import train
+from medfm_compress.compress.training.validation_score import auroc_scorer
+from medfm_compress.data.fingerprint import study_fingerprint
+from medfm_compress.data.study import Study
+from medfm_compress.runtime.strict_json import digest
+
+
+def finetune(
+    study: Study,
+    model: Model,
+    config: TrainingConfig,
+    out: Path,
+    progress: Progress,
+    *,
+    balanced: bool = True,
+    label_loss: str = "cross-entropy",
+) -> Model:
+    """Train ``model`` on the study's train split, keep the epoch with the best validation AUROC, save it.
+
+    Args:
+        study: needs train and val splits; the test split is never read.
+        model: start; its module is trained in place.
+        config: how.
+        out: model folder; ``out/training`` keeps the cache and the checkpoint, and an interrupted call goes on there.
+        progress: receives one line an epoch.
+        balanced: weight the loss by inverse class frequency.
+        label_loss: see `make_label_term`.
+
+    Raises:
+        StudyError: labels that differ from the model's, or a split without two classes.
+        InputError: a loss that is no longer finite, or an unknown one.
+    """
+    check_labels(study, model.task, model.name)
+    fingerprint = study_fingerprint(study)
+    trained = Trained(model.module, float("nan"), ())
+    if config.epochs > 0:
+        job = _job(study, model, config, out, progress, (label_loss, balanced, fingerprint))
+        trained = train(job, config, progress)
+    step = _describe(model, config, trained)
+    origin = Origin(study_fingerprint=fingerprint, steps=(*model.provenance.steps, step))
+    result = replace(model, module=trained.network, provenance=origin)
+    if is_first():
+        save_model(result, out)
+    return result
+
+
+class LabelLearner(nn.Module):
+    """A network that learns from labels alone."""
+
+    def __init__(self, network: nn.Module, term: LabelTerm) -> None:
+        super().__init__()
+        self.network, self._term = network, term
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean label loss of a batch whose extras hold ``targets``; a scalar."""
+        loss: Tensor = self._term(self.network(batch.images).float(), batch.extras["targets"]).mean()
+        return loss
+
+
+def _job(
+    study: Study,
+    model: Model,
+    config: TrainingConfig,
+    out: Path,
+    progress: Progress,
+    labels: tuple[str, bool, str],
+) -> Job:
+    label_loss, balanced, fingerprint = labels
+    cache = out / "training" / "cache"
+    training = load_examples(study, "train", model.spec, cache, progress)
+    val = load_examples(study, "val", model.spec, cache, progress)
+    targets = torch.from_numpy(training.targets)
+    term = make_label_term(label_loss, targets, model.task, balanced=balanced)
+    identity = {
+        "study": fingerprint,
+        "config": config.outcome(),
+        "architecture": model.architecture,
+        "spec": pixels_of(model.spec),
+        "balanced": balanced,
+        "label_loss": label_loss,
+        "start": model.weights_sha256(),
+    }
+    views = CycledViews(augmentation_for(config.modality), len(targets), lambda epoch: view_seed(config.seed, epoch))
+    return Job(
+        learner=LabelLearner(model.module, term),
+        network=model.module,
+        images=training.images,
+        views=views,
+        mean=model.spec.mean,
+        std=model.spec.std,
+        extras=lambda index, epoch: {"targets": targets[index]},
+        score=auroc_scorer(val, model.spec, model.task, config),
+        checkpoint=out / "training" / "checkpoint.pt",
+        fingerprint=digest(identity),
+    )
+
+
+def _describe(model: Model, config: TrainingConfig, trained: Trained) -> str:
+    if config.epochs == 0:
+        return f"packaged {model.name} as given"
+    return (
+        f"fine-tuned {model.name}: {len(trained.history)} epochs, seed {config.seed}, "
+        f"validation AUROC {trained.best:.4f}"
+    )

@@ -1,0 +1,68 @@
+"""Train a student on labels alone, with the very preprocessing and the very start that ``distill`` gives it.
+
+python experiments/distillation_labels.py STUDY --teacher FOLDER --student NAME --out FOLDER [OPTION]...
+
+``medfm-compress finetune`` takes the crop that the student's architecture was published with, ``distill`` the
+teacher's. Here both see the same pixels, so that the arms differ in nothing but what is learned from. The teacher is
+not asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+
+
+def main() -> None:
+    """Write the model folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", type=Path)
+    for name in ("teacher", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--student", required=True)
+    for name in ("image-size", "epochs", "batch-size", "patience", "seed"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float, required=True)
+    parser.add_argument("--modality", required=True)
+    parser.add_argument("--device", default="cpu")
+    train(parser.parse_args())
+
+
+def train(asked: argparse.Namespace) -> None:
+    """Train as asked."""
+    import torch
+
+    from medfm_compress.compress.networks.model import load_model
+    from medfm_compress.compress.students.build_student import make_student
+    from medfm_compress.compress.training.config import TrainingConfig
+    from medfm_compress.compress.training.dataset import task_of
+    from medfm_compress.compress.training.finetune import finetune
+    from medfm_compress.data.open import open_study
+
+    teacher = load_model(asked.teacher)
+    study = open_study(asked.study, dicom_rules=teacher.spec.dicom)
+    spec = msgspec.structs.replace(teacher.spec, height_px=asked.image_size, width_px=asked.image_size)
+    config = TrainingConfig(
+        epochs=asked.epochs,
+        batch_size=asked.batch_size,
+        learning_rate=asked.learning_rate,
+        patience=asked.patience,
+        device=asked.device,
+        modality=asked.modality,
+        seed=asked.seed,
+    )
+    torch.manual_seed(asked.seed)
+    student = make_student(asked.student, task_of(study), spec, None, None)
+    finetune(study, student, config, asked.out, tell)
+
+
+def tell(line: str) -> None:
+    """One line of progress."""
+    sys.stderr.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

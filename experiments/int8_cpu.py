@@ -1,0 +1,256 @@
+"""Measure INT8 on a CPU against everything else: docs/results/int8-cpu.md, one network after another.
+
+python experiments/int8_cpu.py MODELS --work FOLDER --environments FOLDER
+
+MODELS is what `int8_cpu_models.sh` made, ENVIRONMENTS what `experiments/peers/setup.sh` made. Stages, each of them
+skipped where its result is there already (``--again STAGE`` repeats it):
+
+    prepare  plain FP32 graphs, the stressed graph, calibration and validation inputs
+    peers    every peer's artefact, and what it cost
+    stressed the same of the stressed graph, for two of them
+    ours     the ladder's choice for each target
+    errors   relative logit errors on validation cases, of the plain and of the stressed graph
+    timing   1 and 2 threads, batch 1 and 8, everybody in turns
+    tables   docs/results/int8-cpu/*.json to Markdown
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from int8_cpu_contenders import PEER_FORMS, Contender, contenders_of
+from int8_cpu_tables import write_tables
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "docs" / "results" / "int8-cpu"
+MODELS = (
+    "resnet18", "mobilenetv3_large_100", "deit_tiny_patch16_224", "mobilevitv2_100", "efficientformer_l1",
+    "densenet121", "vit_small_patch16_224", "resnet50", "vit_base_patch16_224",
+)  # fmt: skip
+STAGES = ("prepare", "peers", "stressed", "ours", "errors", "timing", "tables")
+CELLS = ((1, 1), (2, 1), (1, 8), (2, 8))
+"""Threads and batch."""
+ENVIRONMENTS = {
+    "ort-static": "onnxruntime",
+    "ort-dynamic": "onnxruntime",
+    "nncf-onnxruntime": "nncf",
+    "nncf-openvino": "nncf",
+    "optimum-static": "optimum",
+    "modelopt": "modelopt",
+    "torchao": "torchao",
+}
+STRESSED = ("ort-static", "nncf-openvino")
+SINGLE = ("torchao", "modelopt", "ort-static")  # batch 1 only: one compiles for minutes, the others are the slowest
+STRESS_SHARE = 0.5  # of the time budget for the ladder on the stressed graph
+SLOW = 1.5  # a peer so many times slower than FP32 at batch 1 is not timed at batch 8
+
+
+class Harness:
+    """One run's arguments, and where things are."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.models = Path(arguments.models).resolve()
+        self.study = self.models / "study.csv"
+        self.results = Path(arguments.results).resolve()
+        self.pythons = pythons(Path(arguments.environments).resolve() if arguments.environments else None)
+
+    def wants(self, stage: str, result: Path) -> bool:
+        """Whether a stage is due: asked for, and without a result or to be repeated."""
+        if stage not in self.arguments.stages:
+            return False
+        return stage in self.arguments.again or not result.exists()
+
+    def work(self, name: str) -> Path:
+        """Folder of a network's artefacts."""
+        return Path(self.arguments.work).resolve() / name
+
+    def measure(self, name: str) -> None:
+        """All stages of one network."""
+        work, folder = self.work(name), self.models / name
+        tell(f"{name}:")
+        if "prepare" in self.arguments.stages:
+            counts = (str(self.arguments.calibration), str(self.arguments.validation))
+            script("int8_cpu_prepare.py", folder, self.study, work, *counts)
+        if "peers" in self.arguments.stages:
+            self._peers(work, folder)
+        for peer in STRESSED if "stressed" in self.arguments.stages and "stress" in self._forms(work) else ():
+            script("int8_cpu_peers.py", peer, "stress", work, folder, self.pythons[peer], 1)
+        for form in self._forms(work):
+            if self.wants("ours", work / "ours" / f"{form}-openvino.json"):
+                seconds = self.arguments.time_budget * (1.0 if form == "plain" else STRESS_SHARE)
+                script("int8_cpu_ours.py", work, self.study, folder, form, seconds)
+        if "errors" in self.arguments.stages:
+            for form in self._forms(work):
+                self._errors(work, folder, form)
+        if "timing" in self.arguments.stages:
+            for threads, batch in self.arguments.cells:
+                self._time(work, folder, threads, batch)
+        self._record(work, folder)
+
+    def _forms(self, work: Path) -> tuple[str, ...]:
+        return ("plain", "stress") if (work / "stress-b1.onnx").is_file() else ("plain",)
+
+    def _peers(self, work: Path, folder: Path) -> None:
+        for batch in sorted({1, *(batch for _, batch in self.arguments.cells)}):
+            for peer in PEER_FORMS:
+                if (batch > 1 and peer in SINGLE) or not self.pythons.get(peer):
+                    continue
+                script("int8_cpu_peers.py", peer, "plain", work, folder, self.pythons[peer], batch)
+
+    def _errors(self, work: Path, folder: Path, form: str) -> None:
+        """Errors of whoever's files changed since the last time."""
+        path = work / f"errors-{form}.json"
+        known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"errors": {}, "stamps": {}}
+        everybody = contenders_of(work, folder, self.pythons, 1, form)
+        stamps = {each.name: stamp(each) for each in everybody}
+        due = [each for each in everybody if not each.reason and known["stamps"].get(each.name) != stamps[each.name]]
+        if due:
+            question = {
+                "contenders": due,
+                "inputs": str(work / "validation.npy"),
+                "image": str(work / "image-b1.npy"),
+                "reference": str(work / f"reference-{form}.npy"),
+                "kind": json.loads((folder / "model.json").read_text())["task"]["kind"],
+            }
+            found = ask("int8_cpu_errors.py", question, work)
+            known["errors"] = {**known["errors"], **found.pop("errors")}
+            known |= found | {"stamps": known["stamps"] | {each.name: stamps[each.name] for each in due}}
+            path.write_text(json.dumps(known))
+
+    def _time(self, work: Path, folder: Path, threads: int, batch: int) -> None:
+        out = work / f"cell-{threads}x{batch}.json"
+        if not self.wants("timing", out):
+            return
+        tell(f"  {threads} threads, batch {batch}")
+        everybody = contenders_of(work, folder, self.pythons, batch)
+        absent = self._slow(work) | {"pytorch-fp32": "timed at batch 1 only"} if batch > 1 else {}
+        if (threads, batch) != (1, 1):
+            absent["torchao"] = "compiled for one thread and batch 1 only"
+        cell = {
+            "contenders": [msgspec.structs.replace(c, reason=c.reason or absent.get(c.name, "")) for c in everybody],
+            "threads": threads,
+            "image": str(work / f"image-b{batch}.npy"),
+            "budget_s": self.arguments.budget,
+        }
+        out.write_text(json.dumps(ask("int8_cpu_timing.py", cell, work)))
+
+    def _slow(self, work: Path) -> dict[str, str]:
+        """Who need not be timed at batch 8, and why."""
+        path = work / "cell-1x1.json"
+        samples = json.loads(path.read_text())["samples"] if path.is_file() else {}
+        middle = {name: sorted(values)[len(values) // 2] for name, values in samples.items() if name in PEER_FORMS}
+        limit = SLOW * sorted(samples["onnxruntime-fp32"])[len(samples["onnxruntime-fp32"]) // 2] if samples else 0.0
+        return {name: "slower than FP32 at batch 1" for name, ms in middle.items() if ms > limit}
+
+    def _record(self, work: Path, folder: Path) -> None:
+        """Everything known of a network, as the JSON that the tables are made of."""
+        from medfm_compress.bench.measure.machine import describe_machine
+
+        record: dict[str, Any] = {"model": folder.name, "calibration": self.arguments.calibration}
+        record["machine"] = msgspec.to_builtins(describe_machine())
+        record["cells"] = {
+            f"{threads}x{batch}": json.loads((work / f"cell-{threads}x{batch}.json").read_text())
+            for threads, batch in CELLS
+            if (work / f"cell-{threads}x{batch}.json").is_file()
+        }
+        for form in ("plain", "stress"):
+            path = work / f"errors-{form}.json"
+            record[form] = json.loads(path.read_text()) if path.is_file() else {}
+            record[form].pop("stamps", None)
+        record["peers"] = {path.stem: json.loads(path.read_text()) for path in sorted((work / "peers").glob("*.json"))}
+        made = {path.stem: json.loads(path.read_text()) for path in sorted((work / "ours").glob("*.json"))}
+        record["ours"] = {name: {k: v for k, v in about.items() if k != "files"} for name, about in made.items()}
+        self.results.mkdir(parents=True, exist_ok=True)
+        (self.results / f"{folder.name}.json").write_text(json.dumps(record, separators=(",", ":")) + "\n")
+
+
+def pythons(environments: Path | None) -> dict[str, str]:
+    """Interpreter of each peer and of ``torch``; this one where ONNX Runtime and NNCF have no environment."""
+    found = {"torch": sys.executable}
+    for peer, environment in ENVIRONMENTS.items():
+        own = environments / environment / "bin" / "python" if environments else None
+        if own is not None and own.is_file():
+            found[peer] = str(own)
+        elif environment in ("onnxruntime", "nncf"):
+            found[peer] = sys.executable
+    return found
+
+
+def stamp(contender: Contender) -> list[float]:
+    """Changes when one of its files does."""
+    return [Path(file).stat().st_mtime for file in contender.files if Path(file).exists()]
+
+
+def script(name: str, *words: object) -> None:
+    """Run one of the scripts beside this one in a process of its own; a failure is told and survived."""
+    done = subprocess.run([sys.executable, str(HERE / name), *map(str, words)], check=False)
+    if done.returncode:
+        tell(f"  {name} {' '.join(map(str, words[-3:]))} failed with {done.returncode}")
+
+
+def ask(name: str, question: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Run a script that answers a question in JSON."""
+    asked, answer = work / "question.json", work / "answer.json"
+    asked.write_bytes(msgspec.json.encode(question))
+    answer.unlink(missing_ok=True)
+    subprocess.run([sys.executable, str(HERE / name), str(asked), str(answer)], check=True)
+    told: dict[str, Any] = json.loads(answer.read_text())
+    return told
+
+
+def tell(line: str) -> None:
+    """One line of progress, with the time."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", help="folder of int8_cpu_models.sh")
+    parser.add_argument("--work", required=True, help="folder for artefacts")
+    parser.add_argument("--environments", default="", help="folder of experiments/peers/setup.sh")
+    parser.add_argument("--results", default=str(RESULTS))
+    parser.add_argument("--names", type=lambda text: text.split(","), default=list(MODELS))
+    parser.add_argument("--stages", type=lambda text: text.split(","), default=list(STAGES))
+    parser.add_argument("--again", type=lambda text: text.split(","), default=[], help="stages to repeat")
+    parser.add_argument("--calibration", type=int, default=64)
+    parser.add_argument("--validation", type=int, default=128)
+    parser.add_argument("--time-budget", type=float, default=60.0, help="seconds of the ladder for each target")
+    parser.add_argument("--budget", type=float, default=15.0, help="seconds of timing for each cell, roughly")
+    parser.add_argument("--cells", type=_cells, default=CELLS, help="threads x batch, e.g. 1x1,2x1,1x8,2x8")
+    parser.add_argument("--quick", action="store_true", help="one thread, batch 1, a few rounds")
+    arguments = parser.parse_args(words)
+    arguments.cells = CELLS[:1] if arguments.quick else arguments.cells
+    if arguments.quick:
+        arguments.budget, arguments.time_budget = 4.0, min(arguments.time_budget, 20.0)
+    return arguments
+
+
+def _cells(text: str) -> tuple[tuple[int, int], ...]:
+    pairs = (part.split("x") for part in text.split(","))
+    return tuple((int(threads), int(batch)) for threads, batch in pairs)
+
+
+def main() -> None:
+    """Measure every network that is there."""
+    harness = Harness(parse())
+    for name in harness.arguments.names:
+        if (harness.models / name / "model.json").is_file():
+            harness.measure(name)
+        else:
+            tell(f"{name}: not trained, left out")
+    if "tables" in harness.arguments.stages:
+        write_tables(harness.results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What quantizing itself costs: seconds and peak memory of the product's command and of every peer, one network.
+
+python experiments/int8_cpu_cost.py MODELS NAME --work FOLDER --environments FOLDER [--cases 300]
+
+Every command runs alone in a fresh process, on all CPUs that this one may use, and reads as many calibration cases. The
+result is ``docs/results/int8-cpu/cost-NAME.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from int8_cpu import RESULTS, pythons, tell
+from int8_cpu_contenders import PEER_FORMS
+from int8_cpu_peers import quantize, watched
+
+TARGETS = ("onnxruntime:cpu", "openvino:cpu")
+
+
+def calibration(models: Path, name: str, cases: int, out: Path) -> Path:
+    """Inputs for the peers, drawn as the command draws its own."""
+    from medfm_compress.compress.networks.model import load_model_card
+    from medfm_compress.data.open import open_study
+    from medfm_compress.export.cases import network_inputs, sample_cases
+
+    study, spec = open_study(models / "study.csv"), load_model_card(models / name).spec
+    np.savez(out, image=network_inputs(study, sample_cases(study, "train", cases, 0), spec))
+    return out
+
+
+def ours(models: Path, name: str, target: str, cases: int, work: Path) -> dict[str, Any]:
+    """The command with one placement: no rung after the first, no companion."""
+    words = ["quantize", models / f"{name}.medfm", "--study", models / "study.csv", "--out", work / "cost.medfm"]
+    words += ["--targets", target, "--samples", cases, "--time-budget", 0]
+    command = [sys.executable, "-m", "medfm_compress", *map(str, words)]
+    return watched(command, work / f"cost-{target.partition(':')[0]}.log")
+
+
+def main() -> None:
+    """Run every command once, one after another."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--environments", type=Path)
+    parser.add_argument("--cases", type=int, default=300)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    work = given.work.resolve() / given.name
+    cases = calibration(given.models, given.name, given.cases, work / "calibration-cost.npz")
+    costs: dict[str, Any] = {}
+    for target in TARGETS:
+        costs[f"ours-{target.partition(':')[0]}"] = ours(given.models.resolve(), given.name, target, given.cases, work)
+    for peer, python in pythons(given.environments and given.environments.resolve()).items():
+        if peer in PEER_FORMS:
+            source = given.models.resolve() / given.name if peer == "torchao" else work / "plain-b1.onnx"
+            out = work / "cost" / f"{peer}{PEER_FORMS[peer][1]}"
+            costs[peer] = quantize(peer, source, cases, out, python, 1)
+            tell(f"{peer}: {costs[peer]}")
+    given.results.mkdir(parents=True, exist_ok=True)
+    about = {"model": given.name, "cases": given.cases, "costs": costs}
+    (given.results / f"cost-{given.name}.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

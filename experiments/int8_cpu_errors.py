@@ -1,0 +1,71 @@
+"""Relative logit errors of all contenders on validation cases, against ONNX Runtime's FP32 of the same graph.
+
+python int8_cpu_errors.py QUESTION.json OUT.json
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from int8_cpu_contenders import Contender, opened
+
+REFERENCE = "onnxruntime-fp32"
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose errors, on which cases ``.npy`` ``[n, C, H, W]``; ``reference`` keeps the FP32 logits between runs."""
+
+    contenders: list[Contender]
+    inputs: str
+    image: str
+    reference: str
+    kind: str
+
+
+class Errors(msgspec.Struct, frozen=True, kw_only=True):
+    """Contender → relative logit error; how much the reference's logits vary; why others have none."""
+
+    errors: dict[str, float]
+    spread: list[float]
+    cases: int
+    failed: dict[str, str]
+
+
+def errors(question: Question) -> Errors:
+    """Run every contender on every case, one contender open at a time."""
+    from medfm_compress.runtime.golden_cases import relative_logit_error
+    from medfm_compress.runtime.task import Task
+
+    found, failed, wanted = {}, {}, None
+    for contender in sorted(question.contenders, key=lambda each: each.name != REFERENCE):
+        logits, reason = _logits(contender, question)
+        if logits is None:
+            failed[contender.name] = reason
+            continue
+        if contender.name == REFERENCE:
+            np.save(question.reference, logits)
+        wanted = np.load(question.reference)
+        task = Task(kind=question.kind, labels=tuple(f"class {i}" for i in range(wanted.shape[1])))  # type: ignore[arg-type]
+        found[contender.name] = float(relative_logit_error(logits, wanted, task))
+    wanted = np.load(question.reference)
+    spread = [round(float(value), 5) for value in np.std(wanted, axis=0)]
+    return Errors(errors=found, spread=spread, cases=len(wanted), failed=failed)
+
+
+def _logits(contender: Contender, question: Question) -> tuple[NDArray[np.float32] | None, str]:
+    """Logits ``[n, labels]``, or None and why."""
+    with tempfile.TemporaryDirectory() as folder, opened([contender], 1, Path(question.image)) as (running, failed):
+        for each in running.values():
+            return each.logits(Path(question.inputs), Path(folder) / "logits.npy"), ""
+    return None, failed[contender.name]
+
+
+if __name__ == "__main__":
+    asked = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Question)
+    Path(sys.argv[2]).write_bytes(msgspec.json.encode(errors(asked)))

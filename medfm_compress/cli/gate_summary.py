@@ -1,0 +1,84 @@
+"""What ``gate`` prints for people: the verdict, one block a variant, what stands in the way, what changed."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from medfm_compress.cli import console
+
+if TYPE_CHECKING:
+    from medfm_compress.bench.gate.baseline_report import Earlier
+    from medfm_compress.bench.gate.decision import Judgement
+    from medfm_compress.bench.types.verdict import VariantVerdict
+
+_WIDTH = 110
+
+
+def tell_judgement(judgement: Judgement) -> None:
+    """Print everything that a reader needs to act on a verdict."""
+    verdict, report = judgement.verdict, judgement.report
+    console.say(f"{verdict.outcome.upper()}: {report.bundle_name} (model {verdict.model_digest[:12]})")
+    for note in verdict.notes:
+        _say_wrapped(f"note: {note}", "      ")
+    for judged in verdict.variants:
+        console.say()
+        _tell_variant(judgement, judged)
+    if judgement.earlier:
+        console.say()
+        _tell_earlier(judgement.earlier)
+
+
+def _tell_variant(judgement: Judgement, judged: VariantVerdict) -> None:
+    from medfm_compress.bench.render.format import bounds, number, signed
+
+    console.say(f"{judged.variant}: {judged.outcome}")
+    compared = {check.name: judgement.comparison(judged.variant, check) for check in judged.checks}
+    width = max((len(check.name) for check in judged.checks), default=0)
+    rows = [
+        [
+            f"{check.outcome:<12}  {check.name:<{width}}",
+            number(found.teacher.estimate),
+            number(found.bundle.estimate),
+            signed(found.difference.estimate),
+            bounds(found.difference, sign=True),
+            f"{found.margin:.4g}",
+        ]
+        for check in judged.checks
+        if (found := compared[check.name])
+    ]
+    level = f"{100 * (1 - 2 * judgement.policy.alpha):.4g}% interval"
+    if rows:
+        console.table(["bundle − teacher", "teacher", "bundle", "difference", level, "margin"], rows)
+    for check in judged.checks:
+        if compared[check.name] is None:
+            _say_wrapped(f"{check.outcome:<12}  {check.name:<{width}}  {check.reason}", " " * (16 + width))
+    # The table has no room for why a comparison is not a pass.
+    for check in judged.checks:
+        if check.outcome != "pass" and compared[check.name]:
+            console.say()
+            _say_wrapped(f"{check.outcome}: {check.name}: {check.reason}", "    ")
+
+
+def _tell_earlier(earlier: Earlier) -> None:
+    from medfm_compress.bench.render.format import milliseconds, number, signed
+
+    console.say(f"against the report of {earlier.created} (model {earlier.model_digest[:12]}), not judged:")
+    rows = [
+        [f"{change.name} ({change.variant})", number(change.before), number(change.now),
+         signed(change.now - change.before)]
+        for change in earlier.estimates
+    ]  # fmt: skip
+    rows += [
+        [f"{change.name}, ms ({change.variant})", milliseconds(change.before), milliseconds(change.now),
+         signed(change.now - change.before)]
+        for change in earlier.medians_ms
+    ]  # fmt: skip
+    console.table(["figure", "then", "now", "change"], rows)
+    if earlier.untimed:
+        console.say(f"timings: {earlier.untimed}")
+
+
+def _say_wrapped(text: str, indent: str) -> None:
+    for line in textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_on_hyphens=False):
+        console.say(line)

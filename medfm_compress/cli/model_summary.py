@@ -1,0 +1,26 @@
+"""What several commands say in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from medfm_compress.cli import console
+
+if TYPE_CHECKING:
+    from medfm_compress.compress.networks.model import Model
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def tell_model(model: Model, out: Path, as_json: bool, more: Mapping[str, Any] = NOTHING) -> None:
+    """A trained model: where it is and what was done; ``more`` is for programs."""
+    parameters = sum(parameter.numel() for parameter in model.module.parameters())
+    if as_json:
+        steps = list(model.provenance.steps)
+        console.emit_json({"model": str(out), "name": model.name, "parameters": parameters, "steps": steps, **more})
+        return
+    console.say(f"{model.provenance.steps[-1]}")
+    console.say(f"wrote {out} ({model.name}, {parameters / 1e6:.1f} M parameters)")

@@ -1,0 +1,1 @@
+"""The artefact: manifest, archive, and reading both with every hash checked."""

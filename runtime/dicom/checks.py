@@ -1,0 +1,177 @@
+"""Which DICOM images are read at all, and which of them a network was made for.
+
+Everything here looks at attributes only, before a pixel is decoded or allocated.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.images.size_limits import check_extent
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+# PS3.4 B.5; by class first, since Modality may be absent or wrong.
+_OBJECTS = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation object (SEG)",
+    "1.2.840.10008.5.1.4.1.1.66.7": "a label map segmentation object (SEG)",
+    "1.2.840.10008.5.1.4.1.1.481.2": "a dose grid (RTDOSE)",
+    "1.2.840.10008.5.1.4.1.1.30": "a parametric map",
+}
+_MODALITIES = {
+    "SEG": "a segmentation object (SEG)",
+    "RTDOSE": "a dose grid (RTDOSE)",
+    "RTSTRUCT": "a structure set (RTSTRUCT)",
+    "RTPLAN": "a treatment plan (RTPLAN)",
+    "PR": "a presentation state (PR)",
+    "SR": "a structured report (SR)",
+    "KO": "a key object selection (KO)",
+    "REG": "a registration (REG)",
+    "DOC": "a document (DOC)",
+}
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_PALETTE = "PALETTE COLOR"
+_CODE_STRING = re.compile(r"[A-Z0-9_ ]{1,16}")
+
+
+class Layout(NamedTuple):
+    """Image Pixel Module (PS3.3 C.7.6.3): how the stored pixels lie."""
+
+    rows: int
+    columns: int
+    samples: int
+    bits_allocated: int
+    bits_stored: int
+    is_signed: bool
+    photometric: str
+
+    @property
+    def is_grey(self) -> bool:
+        """MONOCHROME1 or MONOCHROME2."""
+        return self.photometric in _GREY
+
+    @property
+    def is_palette(self) -> bool:
+        """One sample that indexes a table of colours."""
+        return self.photometric == _PALETTE
+
+
+def check_object(ds: Dataset, name: str) -> None:
+    """Refuse what is not one single-frame image for presentation.
+
+    Raises:
+        ImageRefused: segmentation, dose grid, parametric map, presentation state, a multi-frame or enhanced object,
+            raw detector data, or no pixels.
+    """
+    known = _OBJECTS.get(str(ds.get("SOPClassUID", ""))) or _MODALITIES.get(code(ds, "Modality"))
+    if known:
+        raise ImageRefused(f"{name}: {known}, not an image; give the image it belongs to")
+    if "FloatPixelData" in ds or "DoubleFloatPixelData" in ds:
+        raise ImageRefused(f"{name}: floating-point pixels (a parametric map), not an image")
+    if "PixelData" not in ds or "Rows" not in ds:
+        raise ImageRefused(f"{name}: this DICOM file holds no image (no Pixel Data); give an image file")
+    frames = whole_number(ds, "NumberOfFrames", name, default=1)
+    if frames != 1:
+        raise ImageRefused(f"{name}: {frames} frames, a multi-frame object or 3-D volume, out of scope; give one frame")
+    if "SharedFunctionalGroupsSequence" in ds or "PerFrameFunctionalGroupsSequence" in ds:
+        # Their rescale and window live inside the functional groups (PS3.3 C.7.6.16); ignoring those would be wrong.
+        raise ImageRefused(f"{name}: an enhanced multi-frame object, out of scope; give a classic single-frame image")
+    if code(ds, "PresentationIntentType") == "FOR PROCESSING":
+        raise ImageRefused(f"{name}: raw detector data (FOR PROCESSING); give the image FOR PRESENTATION")
+
+
+def check_rules(ds: Dataset, rules: DicomRules, name: str) -> None:
+    """Refuse an image the network was not made for.
+
+    Raises:
+        ImageRefused: its modality, view position or body part is not among those allowed, or it names no modality.
+    """
+    modality = code(ds, "Modality")
+    if rules.modalities and not modality:
+        raise ImageRefused(f"{name}: no Modality (0008,0060); allowed are {_listed(rules.modalities)}")
+    for label, value, allowed in (
+        ("modality", modality, rules.modalities),
+        ("view position", code(ds, "ViewPosition"), rules.view_positions),
+        ("body part", code(ds, "BodyPartExamined"), rules.body_parts),
+    ):
+        if allowed and value and value not in {item.upper() for item in allowed}:
+            shown = value if _CODE_STRING.fullmatch(value) else "not a code"
+            raise ImageRefused(f"{name}: the {label} is {shown}; this network was made for {_listed(allowed)}")
+
+
+def layout_of(ds: Dataset, name: str) -> Layout:
+    """Read the Image Pixel Module and refuse what cannot be decoded with certainty.
+
+    Raises:
+        ImageRefused: an attribute is missing, the image is too large, or bits, samples and photometric interpretation
+            do not make an 8- or 16-bit grey or colour image.
+    """
+    layout = Layout(
+        rows=whole_number(ds, "Rows", name),
+        columns=whole_number(ds, "Columns", name),
+        samples=whole_number(ds, "SamplesPerPixel", name, default=1),
+        bits_allocated=whole_number(ds, "BitsAllocated", name),
+        bits_stored=whole_number(ds, "BitsStored", name),
+        is_signed=whole_number(ds, "PixelRepresentation", name) == 1,
+        photometric=code(ds, "PhotometricInterpretation"),
+    )
+    check_extent(layout.rows, layout.columns, name)
+    _check_bits(ds, layout, name)
+    _check_photometric(layout, name)
+    return layout
+
+
+def _check_bits(ds: Dataset, layout: Layout, name: str) -> None:
+    allocated, stored = layout.bits_allocated, layout.bits_stored
+    if allocated not in (8, 16) or not 2 <= stored <= allocated:
+        raise ImageRefused(f"{name}: {stored} bits stored in {allocated}; 2 to 16 bits in 8 or 16 are allowed")
+    high_bit = whole_number(ds, "HighBit", name, default=stored - 1)
+    if high_bit != stored - 1:
+        raise ImageRefused(f"{name}: High Bit is {high_bit} with {stored} bits stored; it must be {stored - 1}")
+
+
+def _check_photometric(layout: Layout, name: str) -> None:
+    samples = 1 if layout.is_grey or layout.is_palette else 3
+    if samples == 3 and layout.photometric not in _COLOUR:
+        shown = layout.photometric if _CODE_STRING.fullmatch(layout.photometric) else "missing or no code"
+        raise ImageRefused(
+            f"{name}: the photometric interpretation is {shown}; allowed are {_listed((*_GREY, _PALETTE, *_COLOUR))}"
+        )
+    if layout.samples != samples:
+        raise ImageRefused(f"{name}: {layout.samples} samples per pixel; {layout.photometric} has {samples}")
+    if layout.is_signed and not layout.is_grey:
+        raise ImageRefused(f"{name}: signed colour pixels; colour is unsigned (PS3.3 C.7.6.3)")
+
+
+def code(ds: Dataset, keyword: str) -> str:
+    """A code string in upper case without padding; empty where it is absent, the first where there are several."""
+    value = ds.get(keyword)
+    if value is not None and not isinstance(value, str):
+        value = value[0] if len(value) else ""
+    return (value or "").strip().upper()
+
+
+def whole_number(ds: Dataset, keyword: str, name: str, default: int | None = None) -> int:
+    """An integer attribute.
+
+    Raises:
+        ImageRefused: absent or empty without a ``default``, or not one integer.
+    """
+    value = ds.get(keyword)
+    if value is None or value == "":
+        if default is None:
+            raise ImageRefused(f"{name}: the DICOM file has no {keyword}; export it again")
+        return default
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise ImageRefused(f"{name}: {keyword} is not one integer; export the image again") from None
+
+
+def _listed(allowed: tuple[str, ...]) -> str:
+    return ", ".join(allowed)

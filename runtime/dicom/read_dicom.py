@@ -1,0 +1,265 @@
+"""DICOM to presentation values: what is not one certain image is refused.
+
+Only the attributes that decide about pixels are read from a file; name, number and birth date of the patient are never
+in memory, and no message or log record holds a value of the file other than codes and sizes.
+
+The order is: attributes (`dicom_checks`) → encoded size → decoding by pydicom's plugins → grey values (`dicom_grey`) or
+colour (`dicom_colour`). ICC profiles are not applied: images that networks are trained on do not carry them.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.runtime.dicom.checks import Layout, check_object, check_rules, code, layout_of
+from medfm_compress.runtime.dicom.codestream import Extent, extent_of, is_complete
+from medfm_compress.runtime.dicom.colour import rgb_pixels
+from medfm_compress.runtime.dicom.grey import p_value_table
+from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.images.pixels import Pixels
+from medfm_compress.runtime.images.quiet_decoders import decoding
+from medfm_compress.runtime.images.size_limits import read_limited
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MAX_INFLATED_BYTES = 1024**3
+LOSSY = "lossy-compressed"
+BURNED_IN = "burned-in-annotation"
+
+_ANY = DicomRules()
+_KEYWORDS = (
+    *("SOPClassUID", "Modality", "PresentationIntentType", "ViewPosition", "BodyPartExamined", "NumberOfFrames"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "BurnedInAnnotation"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "LossyImageCompression"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
+    *("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth"),
+    *("PresentationLUTShape", "PresentationLUTSequence"),
+    *(
+        f"{kind}{colour}PaletteColorLookupTable{part}"
+        for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
+        for colour in ("Red", "Green", "Blue")
+    ),
+    *("AlphaPaletteColorLookupTableData", "SegmentedAlphaPaletteColorLookupTableData"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+)
+# PS3.5 A.4: these always lose; plain JPEG 2000 (.91) and HTJ2K (.203) may be reversible and then say so.
+_ALWAYS_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
+_MAYBE_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
+_CODES_WITH_SIZE = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000 and HTJ2K
+# GDCM last: it ends the process on some damaged frames, where the others raise.
+_PLUGINS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+
+
+def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -> Pixels:
+    """Decode one single-frame DICOM image.
+
+    Args:
+        source: path of, or bytes of, a DICOM file with or without preamble, or a pydicom ``Dataset`` with its
+            ``file_meta``; a data set is not changed.
+        rules: which images are accepted, and how they are windowed.
+
+    Returns:
+        Grey: uint16 P-values, 0 black and 65535 white, MONOCHROME1 inverted. Colour: RGB, uint8 or uint16. Flags:
+        ``lossy-compressed``, ``burned-in-annotation``, and ``no-window`` where the file should give one and does not.
+
+    Raises:
+        ImageRefused: not an image, not one the rules allow, several frames, more than 16 bits, damaged, truncated,
+            too large, without a transfer syntax, or in one that no installed decoder reads.
+    """
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        return decode_dicom(read_limited(path), path.name, rules)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return decode_dicom(bytes(source), "DICOM data", rules)
+    name = "DICOM dataset"
+    with decoding(name, "DICOM"):
+        if not getattr(source, "file_meta", None):
+            raise ImageRefused(f"{name}: no transfer syntax; set ds.file_meta.TransferSyntaxUID")
+        return _pixels(source, rules, name)
+
+
+def decode_dicom(data: bytes, name: str, rules: DicomRules) -> Pixels:
+    """:func:`read_dicom` for the bytes of a file that errors call ``name``."""
+    with decoding(name, "DICOM"):
+        return _pixels(_parse(data, name), rules, name)
+
+
+def _parse(data: bytes, name: str) -> Dataset:
+    """Read the attributes that decide about pixels."""
+    from pydicom import dcmread
+
+    _check_transfer_syntax(data, name)
+    ds = dcmread(io.BytesIO(data), force=True, specific_tags=list(_KEYWORDS))
+    if "TransferSyntaxUID" not in ds.file_meta:
+        _assume_transfer_syntax(ds, name)
+    return ds
+
+
+def _check_transfer_syntax(data: bytes, name: str) -> None:
+    """Refuse a file that names none (PS3.10 7.1), and one that inflates to more than any image."""
+    from pydicom.filereader import read_dataset, read_preamble
+
+    file = io.BytesIO(data)
+    if read_preamble(file, force=True) is None:
+        return
+    meta = read_dataset(
+        file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _length: tag.group != 2
+    )
+    if "TransferSyntaxUID" not in meta:
+        raise ImageRefused(f"{name}: the DICOM file names no transfer syntax (0002,0010); export it again")
+    if meta.TransferSyntaxUID == _DEFLATED:
+        _check_inflated_size(data[file.tell() :], name)
+
+
+def _check_inflated_size(deflated: bytes, name: str) -> None:
+    inflater, total, rest = zlib.decompressobj(wbits=-zlib.MAX_WBITS), 0, deflated
+    while rest and not inflater.eof:
+        total += len(inflater.decompress(rest, 2**22))
+        rest = inflater.unconsumed_tail
+        if total > MAX_INFLATED_BYTES:
+            raise ImageRefused(f"{name}: inflates to more than {MAX_INFLATED_BYTES} bytes; no image needs that")
+
+
+def _assume_transfer_syntax(ds: Dataset, name: str) -> None:
+    """A data set without file meta information is uncompressed, in the encoding that it was found to have."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if "PixelData" not in ds:
+        raise ImageRefused(f"{name}: not a DICOM image; give a DICOM, PNG, JPEG, TIFF or BMP image")
+    if ds["PixelData"].is_undefined_length:
+        raise ImageRefused(f"{name}: compressed pixels without a transfer syntax (0002,0010); export it again")
+    implicit, little = ds.original_encoding
+    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+
+
+def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
+    check_object(ds, name)
+    check_rules(ds, rules, name)
+    layout = layout_of(ds, name)
+    # The table comes before the pixels: a bad window is found without decoding anything.
+    table, flags = p_value_table(ds, layout, rules, name) if layout.is_grey else (None, ())
+    flags += _quality_flags(ds)
+    values = _stored(ds, layout, name)
+    if table is None:
+        return rgb_pixels(ds, layout, values, name)._replace(flags=flags)
+    codes = _codes(values, layout, name, lossy=LOSSY in flags)
+    return Pixels.from_integers(table[codes], flags)
+
+
+def _quality_flags(ds: Dataset) -> tuple[str, ...]:
+    said, syntax = code(ds, "LossyImageCompression"), str(ds.file_meta.TransferSyntaxUID)
+    lossy = said == "01" or syntax in _ALWAYS_LOSSY or (syntax in _MAYBE_LOSSY and said != "00")
+    burned_in = code(ds, "BurnedInAnnotation") == "YES"
+    return (LOSSY,) * lossy + (BURNED_IN,) * burned_in
+
+
+def _stored(ds: Dataset, layout: Layout, name: str) -> NDArray[Any]:
+    """Decode the one frame; colour comes out as RGB.
+
+    Raises:
+        ImageRefused: no decoder, too few bytes, or an encoded size that differs from Rows and Columns.
+    """
+    from pydicom.pixels import pixel_array
+
+    plugin = _decoder_of(ds, name)
+    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        _check_encoded(ds, layout, name)
+    else:
+        _check_length(ds, layout, name)
+    try:
+        # Unused high bits stay as they are, so that `_codes` can see whether they hold anything.
+        values: NDArray[Any] = pixel_array(ds, decoding_plugin=plugin, correct_unused_bits=False)
+    except RuntimeError:  # every decoder for this syntax has tried; 12-bit JPEG has none with a permissive licence
+        syntax = ds.file_meta.TransferSyntaxUID.name
+        raise ImageRefused(
+            f"{name}: no installed decoder reads these {syntax} pixels ({layout.bits_stored} bits); "
+            "export the image uncompressed"
+        ) from None
+    expected = (layout.rows, layout.columns, 3)[: 2 + (layout.samples == 3)]
+    if values.shape != expected:
+        raise ImageRefused(f"{name}: decoded to shape {values.shape} instead of {expected}; export the image again")
+    native: NDArray[Any] = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    return native
+
+
+def _decoder_of(ds: Dataset, name: str) -> str:
+    """The plugin to decode with: the sturdiest that is installed."""
+    from pydicom.pixels import get_decoder
+
+    syntax = ds.file_meta.TransferSyntaxUID
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        known = syntax.name if syntax.name != str(syntax) else "an unknown one"
+        raise ImageRefused(f"{name}: no decoder for its transfer syntax ({known}); export it uncompressed") from None
+    if not decoder.is_available:
+        raise ImageRefused(
+            f"{name}: the decoder for {syntax.name} is not installed; "
+            "pip install python-gdcm pylibjpeg-openjpeg pyjpegls"
+        )
+    if not syntax.is_encapsulated:
+        return ""
+    return next((plugin for plugin in _PLUGINS if plugin in decoder.available_plugins), "")
+
+
+def _check_length(ds: Dataset, layout: Layout, name: str) -> None:
+    """PS3.5 8.1.1; data for a whole further frame are no padding either."""
+    samples = 2 if layout.photometric == "YBR_FULL_422" else layout.samples  # two luma to one pair of chroma
+    expected = layout.rows * layout.columns * samples * (layout.bits_allocated // 8)
+    actual = len(ds.PixelData)
+    if actual < expected:
+        raise ImageRefused(f"{name}: the pixel data are truncated, {actual} of {expected} bytes; export it again")
+    if actual >= 2 * expected and expected > 1:
+        raise ImageRefused(f"{name}: {actual} bytes of pixel data for {expected}, so more than one frame; give one")
+
+
+def _check_encoded(ds: Dataset, layout: Layout, name: str) -> None:
+    from pydicom.encaps import get_frame
+
+    if not str(ds.file_meta.TransferSyntaxUID).startswith(_CODES_WITH_SIZE):
+        return
+    frame = get_frame(ds.PixelData, 0, number_of_frames=1)
+    if not is_complete(frame):
+        raise ImageRefused(f"{name}: the compressed pixel data are truncated (no end marker); export it again")
+    extent = extent_of(frame)
+    if extent != Extent(layout.rows, layout.columns, layout.samples):
+        raise ImageRefused(
+            f"{name}: the compressed frame is damaged or has another size than Rows and Columns; export it again"
+        )
+
+
+def _codes(values: NDArray[Any], layout: Layout, name: str, *, lossy: bool) -> NDArray[Any]:
+    """The stored bits as unsigned numbers below ``2 ** bits_stored``.
+
+    Unused high bits must be zero or repeat the sign (PS3.5 8.1.1). Anything else is an old overlay or a wrong
+    Bits Stored; masking it would turn the second into noise. A lossy decoder may overshoot and is clipped.
+    """
+    bits = layout.bits_stored
+    if lossy:
+        half = 2 ** (bits - 1)
+        low, high = (-half, half - 1) if layout.is_signed else (0, 2 * half - 1)
+        values = np.clip(values, low, high)
+    unsigned: NDArray[Any] = values.view(f"u{values.dtype.itemsize}")
+    used: NDArray[Any] = unsigned & unsigned.dtype.type(2**bits - 1)
+    extended = values == _sign_extended(used, bits, values.dtype) if layout.is_signed else False
+    if not np.all((unsigned == used) | extended):
+        raise ImageRefused(f"{name}: pixels exceed the {bits} bits stored; export the image again")
+    return used
+
+
+def _sign_extended(used: NDArray[Any], bits: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    shift = 8 * dtype.itemsize - bits
+    extended: NDArray[Any] = (used << shift).view(dtype) >> shift
+    return extended

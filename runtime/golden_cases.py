@@ -1,0 +1,210 @@
+"""Golden cases: synthetic inputs whose logits are stored in the bundle and replayed before it is trusted.
+
+They catch what no hash can: an engine, a CPU or a setting that computes something else from the same file. Inputs are
+smooth random fields, never a patient's image. They are kept as uint8 of the [0, 1] image before normalisation, which
+is a quarter of the size and puts the normalisation under test as well.
+
+Relative logit error, over n cases (z_q measured, z reference, z̄ the per-output mean of z):
+
+    ‖z_q − z‖_F / max(‖z − z̄‖_F, 0.01 ‖z‖_F, 1e-6)
+
+For softmax tasks each case's mean logit is subtracted from both first, because softmax ignores it. The two floors
+keep the quotient meaningful where the cases hardly differ (or there is one only): rounding is relative to ‖z‖.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.runtime.bundle.bundle import GOLDEN_INPUTS, Bundle, golden_member
+from medfm_compress.runtime.bundle.manifest import Variant
+from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.sessions.protocol import Session
+from medfm_compress.runtime.task import Task
+
+GOLDEN_COUNT = 4
+MAX_GOLDENS = 64
+
+_LEVELS = 255
+_OCTAVES = (2, 4, 9, 18)  # cells across the image; each finer one has half the amplitude
+_SPREAD_FLOOR = 0.01
+_ABSOLUTE_FLOOR = 1e-6
+
+
+def make_goldens(spec: ImageSpec, count: int = GOLDEN_COUNT, seed: int = 0) -> NDArray[np.float32]:
+    """Draw ``count`` network inputs ``[count, C, H, W]``, normalised float32, the same for the same seed.
+
+    Raises:
+        InputError: ``count`` outside 1 to 64.
+    """
+    if not 1 <= count <= MAX_GOLDENS:
+        raise InputError(f"{count} golden cases; there must be 1 to {MAX_GOLDENS}")
+    random = np.random.Generator(np.random.PCG64(seed))
+    fields = np.stack([_field(random, spec.height_px, spec.width_px) for _ in range(count)])
+    grey = np.rint(fields * _LEVELS).astype(np.uint8)[:, None]
+    return _normalised(np.repeat(grey, spec.channels, axis=1), spec)
+
+
+def golden_files(inputs: NDArray[np.float32], logits: Mapping[str, NDArray[Any]], spec: ImageSpec) -> dict[str, bytes]:
+    """Members for a bundle: ``goldens/inputs.npy`` and one ``goldens/<variant>.npy`` for each entry of ``logits``.
+
+    Args:
+        inputs: from `make_goldens`, ``[n, C, H, W]``.
+        logits: variant name → its own logits on ``inputs``, ``[n, labels]``.
+        spec: the one that ``inputs`` were made for.
+
+    Raises:
+        InputError: inputs that `make_goldens` did not make for ``spec``, or logits that are not finite.
+    """
+    shape = (1, -1, 1, 1)
+    prepared = inputs * np.reshape(spec.std, shape) + np.reshape(spec.mean, shape)
+    levels = np.rint(prepared * _LEVELS)
+    if np.abs(levels - prepared * _LEVELS).max() > 0.05 or levels.min() < 0 or levels.max() > _LEVELS:
+        raise InputError("golden inputs must come from make_goldens with the same image spec")
+    files = {GOLDEN_INPUTS: _to_npy(levels.astype(np.uint8))}
+    for variant, values in logits.items():
+        if len(values) != len(inputs) or not np.isfinite(values).all():
+            raise InputError(f"golden logits of {variant!r} must be finite, one row for each of {len(inputs)} inputs")
+        files[golden_member(variant)] = _to_npy(np.asarray(values, dtype=np.float32))
+    return files
+
+
+def read_golden_inputs(bundle: Bundle, count: int | None = None) -> NDArray[np.float32]:
+    """Network inputs ``[n, C, H, W]`` of the bundle's golden cases, or of the first ``count``, normalised float32."""
+    spec = bundle.manifest.image_spec
+    levels = _from_npy(bundle, GOLDEN_INPUTS, np.dtype(np.uint8))
+    if levels.shape[1:] != spec.shape[1:] or not 1 <= len(levels) <= MAX_GOLDENS:
+        raise BundleRefused(
+            f"{bundle.path.name}: golden inputs have shape {levels.shape}, which its spec does not give"
+        )
+    return _normalised(levels[:count], spec)
+
+
+def read_golden_logits(bundle: Bundle, variant: Variant) -> NDArray[np.float32]:
+    """Stored logits ``[n, labels]``, float32, of ``variant`` on the golden inputs."""
+    logits = _from_npy(bundle, golden_member(variant.name), np.dtype(np.float32))
+    if logits.ndim != 2 or logits.shape[1] != len(bundle.manifest.task.labels) or not np.isfinite(logits).all():
+        raise BundleRefused(f"{bundle.path.name}: golden logits of {variant.name} do not fit its task")
+    return logits.astype(np.float32)
+
+
+def run_goldens(session: Session, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits ``[n, labels]`` of ``session`` on ``inputs`` ``[n, C, H, W]``, one case at a time as the device does."""
+    name, output = session.input_names[0], session.output_names[0]
+    return np.concatenate([session.run({name: inputs[i : i + 1]})[output] for i in range(len(inputs))])
+
+
+def replay_goldens(bundle: Bundle, variant: Variant, session: Session, count: int | None = None) -> float:
+    """Replay the golden cases, or the first ``count`` of them, on an opened session; the relative logit error.
+
+    Of a part of the cases the error is relative to the spread of all, as it would be if the others had the same one.
+
+    Raises:
+        BundleRefused: it is above the variant's tolerance, or the goldens do not fit the bundle.
+    """
+    inputs, stored = read_golden_inputs(bundle, count), read_golden_logits(bundle, variant)
+    measured = run_goldens(session, inputs)
+    expected = stored[:count]
+    if measured.shape != expected.shape or len(stored) < len(inputs):
+        raise BundleRefused(f"variant {variant.name} gives logits {measured.shape}, its goldens have {stored.shape}")
+    error = _error_of_part(measured, expected, stored, bundle.manifest.task)
+    if not error <= variant.golden_tolerance:
+        raise BundleRefused(
+            f"variant {variant.name} computes something else on this machine: relative logit error {error:.3g} on its "
+            f"golden cases, allowed is {variant.golden_tolerance:g}; use another variant or backend"
+        )
+    return error
+
+
+def relative_logit_error(measured: NDArray[Any], reference: NDArray[Any], task: Task | None = None) -> float:
+    """Relative logit error (see above) of ``measured`` against ``reference``, both ``[n, labels]``; 0 is equal.
+
+    Without a ``task``, or for a multilabel one, logits are compared as they are. Not finite anywhere is ``inf``.
+
+    Raises:
+        InputError: the shapes differ or are not two-dimensional.
+    """
+    z_q, z = np.asarray(measured, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    if z_q.shape != z.shape or z.ndim != 2:
+        raise InputError(f"logits of shapes {z_q.shape} and {z.shape} cannot be compared; both must be [n, labels]")
+    if not (np.isfinite(z_q).all() and np.isfinite(z).all()):
+        return float("inf")
+    z_q, z = _compared(z_q, task), _compared(z, task)
+    return float(np.linalg.norm(z_q - z)) / _scale(z)
+
+
+def _error_of_part(
+    measured: NDArray[np.float32], expected: NDArray[np.float32], stored: NDArray[np.float32], task: Task
+) -> float:
+    """Relative logit error of some cases ``[k, labels]`` by the scale of all ``[n, labels]``."""
+    if not np.isfinite(measured).all():
+        return float("inf")
+    z_q, z, everything = (_compared(values.astype(np.float64), task) for values in (measured, expected, stored))
+    return float(np.linalg.norm(z_q - z)) / (_scale(everything) * math.sqrt(len(z) / len(everything)))
+
+
+def _compared(logits: NDArray[np.float64], task: Task | None) -> NDArray[np.float64]:
+    """Logits ``[n, labels]`` without what a softmax ignores."""
+    if task is None or task.kind == "multilabel":
+        return logits
+    centred: NDArray[np.float64] = logits - logits.mean(axis=1, keepdims=True)
+    return centred
+
+
+def _scale(z: NDArray[np.float64]) -> float:
+    """The denominator of the relative logit error."""
+    spread = float(np.linalg.norm(z - z.mean(axis=0)))
+    return max(spread, _SPREAD_FLOOR * float(np.linalg.norm(z)), _ABSOLUTE_FLOOR)
+
+
+def _field(random: np.random.Generator, height: int, width: int) -> NDArray[np.float64]:
+    """A smooth random field over [0, 1], ``[height, width]``: value noise in octaves, stretched to the full range."""
+    total = np.zeros((height, width))
+    for octave, cells in enumerate(_OCTAVES):
+        grid = random.random((cells + 1, cells + 1))
+        rows, columns = _interpolation(cells, height), _interpolation(cells, width)
+        total += 0.5**octave * (rows @ grid @ columns.T)
+    total -= total.min()
+    return total / max(float(total.max()), _ABSOLUTE_FLOOR)
+
+
+def _interpolation(cells: int, size: int) -> NDArray[np.float64]:
+    """Linear interpolation matrix ``[size, cells + 1]`` from grid corners to pixels, eased so that slopes are even."""
+    position = np.linspace(0, cells, size)
+    left = np.minimum(position.astype(np.int64), cells - 1)
+    t = position - left
+    weight = t * t * (3 - 2 * t)
+    matrix = np.zeros((size, cells + 1))
+    matrix[np.arange(size), left] = 1 - weight
+    matrix[np.arange(size), left + 1] = weight
+    return matrix
+
+
+def _normalised(levels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.float32]:
+    from medfm_compress.runtime.preprocess import normalise
+
+    return normalise(levels.astype(np.float32) / np.float32(_LEVELS), spec)
+
+
+def _to_npy(values: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(values), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _from_npy(bundle: Bundle, member: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    content = bundle.read(member)
+    try:
+        values = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, OSError, EOFError, SyntaxError) as exc:
+        raise BundleRefused(f"{bundle.path.name}: {member} is not an array: {exc}") from None
+    if not isinstance(values, np.ndarray) or values.dtype != dtype:
+        raise BundleRefused(f"{bundle.path.name}: {member} must hold {dtype} values")
+    return values

@@ -1,0 +1,1 @@
+"""Image files: which kind, how large, and their pixels."""

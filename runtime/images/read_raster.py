@@ -1,0 +1,137 @@
+"""PNG, JPEG, TIFF and BMP through Pillow, at their own bit depth."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.images.file_types import HEAD_BYTES, raster_format
+from medfm_compress.runtime.images.pixels import Pixels
+from medfm_compress.runtime.images.quiet_decoders import decoding
+from medfm_compress.runtime.images.size_limits import check_extent
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Pillow's own opener of each format. Image.open() would first import five formats, which takes longer than decoding.
+_OPENERS = MappingProxyType(
+    {
+        "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
+        "JPEG": ("PIL.JpegImagePlugin", "jpeg_factory"),
+        "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
+        "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
+    }
+)
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
+_WHITE_IS_ZERO = 0
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+_CONVERSIONS = {"L": "L", "RGB": "RGB", "P": "RGB", "YCbCr": "RGB"}
+_WITH_ALPHA = {"LA": "L", "La": "L", "RGBA": "RGB", "RGBa": "RGB", "PA": "RGB"}
+_REFUSED_MODES = {
+    "1": "a 1-bit image, which is a mask or a fax",
+    "CMYK": "a CMYK image, which is made for print and has no one conversion to RGB",
+    "I": "a 32-bit or signed integer image",
+    "F": "a 32-bit float image",
+}
+
+
+def decode_raster(data: bytes, name: str) -> Pixels:
+    """Decode a PNG, JPEG, TIFF or BMP file.
+
+    Args:
+        data: the whole file.
+        name: what to call it in an error.
+
+    Returns:
+        uint8 grey or RGB, or uint16 grey; turned upright as its EXIF orientation says.
+
+    Raises:
+        ImageRefused: damaged, truncated, too large, several pages, transparent, or a pixel type that would lose bits.
+    """
+    kind = raster_format(data[:HEAD_BYTES]) or ""
+    with decoding(name, kind):
+        return _decode(data, kind, name)
+
+
+def _decode(data: bytes, kind: str, name: str) -> Pixels:
+    from PIL import ImageOps
+
+    with _opened(data, kind) as image:
+        check_extent(image.height, image.width, name)
+        _refuse_pages(image, name)
+        _refuse_deep_colour(image, data, kind, name)
+        bits, inverted = _tiff_depth(image, kind)
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in _SIXTEEN_BIT:
+            return _sixteen_bit(upright, bits, inverted=inverted)
+        return Pixels.from_integers(np.asarray(_eight_bit(upright, name)))
+
+
+def _opened(data: bytes, kind: str) -> Image:
+    """Pillow reads only the header here."""
+    module, opener = _OPENERS[kind]
+    image: Image = getattr(importlib.import_module(module), opener)(io.BytesIO(data))
+    return image
+
+
+def _refuse_pages(image: Image, name: str) -> None:
+    # A camera's MPO is a JPEG with its preview appended: the first picture is the image.
+    pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise ImageRefused(
+            f"{name}: {pages} pages or frames, a 3-D volume or an animation, which is out of scope; give one 2-D image"
+        )
+
+
+def _refuse_deep_colour(image: Image, data: bytes, kind: str, name: str) -> None:
+    """Pillow reads 16-bit colour (and grey with alpha) by dropping the low byte, in silence."""
+    png_depth = data[24] if kind == "PNG" and len(data) > 24 else 8  # IHDR: width, height, bit depth
+    depths = [png_depth, *_tiff_bits(image, kind)]
+    if max(depths) > 8 and image.mode not in (*_SIXTEEN_BIT, "I", "F"):
+        raise ImageRefused(f"{name}: {max(depths)} bits a channel in colour cannot be read in full; give 8-bit RGB")
+
+
+def _tiff_bits(image: Image, kind: str) -> tuple[int, ...]:
+    if kind != "TIFF":
+        return ()
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    return tuple(tags.get(_TIFF_BITS, (8,)))
+
+
+def _tiff_depth(image: Image, kind: str) -> tuple[int, bool]:
+    """Bits of a 16-bit container that are used, and whether black and white are swapped.
+
+    Pillow unpacks 12-bit samples without scaling them, and inverts WhiteIsZero only up to 8 bits.
+    """
+    if kind != "TIFF":
+        return 16, False
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    return max(_tiff_bits(image, kind)), tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def _sixteen_bit(image: Image, bits: int, *, inverted: bool) -> Pixels:
+    values: NDArray[np.uint16] = np.asarray(image).astype(np.uint16)
+    white = 2 ** min(bits, 16) - 1
+    return Pixels(np.subtract(white, values, dtype=np.uint16) if inverted else values, 0.0, float(white))
+
+
+def _eight_bit(image: Image, name: str) -> Image:
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode in _WITH_ALPHA:
+        straight = image.convert("LA" if _WITH_ALPHA[image.mode] == "L" else "RGBA")
+        low, _ = straight.getchannel("A").getextrema()
+        if low != 255:
+            raise ImageRefused(f"{name}: the image has transparent pixels; flatten it first")
+        return straight.convert(_WITH_ALPHA[image.mode])
+    if image.mode not in _CONVERSIONS:
+        reason = _REFUSED_MODES.get(image.mode, f"a {image.mode} image")
+        raise ImageRefused(f"{name}: {reason}; give 8- or 16-bit grey or 8-bit RGB")
+    return image if image.mode == _CONVERSIONS[image.mode] else image.convert(_CONVERSIONS[image.mode])

@@ -1,0 +1,103 @@
+"""Read an image from a file, bytes, a DICOM dataset or an array, by its content and never by its extension.
+
+Whatever cannot be read with certainty is refused with one sentence that names the file and no patient.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.images.file_types import HEAD_BYTES, Kind, kind_of, refusal_of
+from medfm_compress.runtime.images.pixels import Pixels
+from medfm_compress.runtime.images.size_limits import read_limited
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    Source: TypeAlias = str | Path | bytes | Dataset | NDArray[Any]
+
+_ANY = DicomRules()
+
+
+def read_image(source: Source, rules: DicomRules = _ANY) -> Pixels:
+    """Decode one 2-D image.
+
+    Args:
+        source: path of, or bytes of, a DICOM, PNG, JPEG, TIFF or BMP file; a pydicom ``Dataset``; or an array
+            ``[H, W]`` or ``[H, W, 3]`` of uint8 or uint16 (full range) or float in [0, 1].
+        rules: what DICOM images are accepted, and their window; other sources ignore them.
+
+    Returns:
+        Presentation values at their own bit depth.
+
+    Raises:
+        ImageRefused: anything that is not one readable, unambiguous 2-D image.
+    """
+    if isinstance(source, np.ndarray):
+        return pixels_from_array(source)
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        return _decode(read_limited(path), path.name, rules)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(bytes(source), "image data", rules)
+    from medfm_compress.runtime.dicom.read_dicom import read_dicom
+
+    return read_dicom(source, rules)
+
+
+def is_image_file(path: str | Path) -> bool:
+    """Whether the file begins like an image that :func:`read_image` may read. Reads its first bytes only."""
+    try:
+        with Path(path).open("rb") as file:
+            return kind_of(file.read(HEAD_BYTES)) in ("dicom", "raster")
+    except OSError:
+        return False
+
+
+def pixels_from_array(values: NDArray[Any], name: str = "array") -> Pixels:
+    """Check an array and wrap it.
+
+    Args:
+        values: ``[H, W]`` or ``[H, W, 3]``; uint8 or uint16 use their full range, floats lie in [0, 1].
+        name: what to call it in an error.
+
+    Raises:
+        ImageRefused: another shape or type, a value outside [0, 1], NaN, or no pixel at all.
+    """
+    _check_shape(values.shape, name)
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:  # in either byte order
+        return Pixels.from_integers(np.ascontiguousarray(values, values.dtype.newbyteorder("=")))
+    if values.dtype.kind != "f":
+        raise ImageRefused(f"{name}: the type is {values.dtype}; give uint8, uint16, or float in [0, 1]")
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):  # NaN fails this too
+        raise ImageRefused(f"{name}: float values must be finite and lie in [0, 1]; scale them first")
+    return Pixels(np.ascontiguousarray(values, np.float32), 0.0, 1.0)
+
+
+def _check_shape(shape: tuple[int, ...], name: str) -> None:
+    is_image = len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
+    if is_image and min(shape) > 0:
+        return
+    if len(shape) >= 3 and min(shape) > 4:
+        raise ImageRefused(f"{name}: shape {shape} is a 3-D volume, which is out of scope; give one 2-D slice of it")
+    raise ImageRefused(f"{name}: shape is {shape}; it must be [height, width] or [height, width, 3]")
+
+
+def _decode(data: bytes, name: str, rules: DicomRules) -> Pixels:
+    kind: Kind = kind_of(data[:HEAD_BYTES])
+    if kind == "dicom":
+        from medfm_compress.runtime.dicom.read_dicom import decode_dicom
+
+        return decode_dicom(data, name, rules)
+    if kind == "raster":
+        from medfm_compress.runtime.images.read_raster import decode_raster
+
+        return decode_raster(data, name)
+    raise ImageRefused(f"{name}: {refusal_of(data[:HEAD_BYTES])}")

@@ -1,0 +1,107 @@
+"""Which variant of a bundle may run here, and for each other one the reason why not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+
+import msgspec
+
+from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.bundle.manifest import Variant
+from medfm_compress.runtime.cpu import Cpu, missing_flags
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.sessions.protocol import Availability
+from medfm_compress.runtime.sessions.table import BACKENDS, is_available
+
+_CLAUSE = re.compile(r"(>=|<=|==|!=|>|<)\s*(\d+(?:\.\d+)*)")
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What a choice depends on: the CPU, and how to ask for a backend (asked only when a variant needs it)."""
+
+    cpu: Cpu
+    availability: Callable[[str], Availability] = is_available
+
+
+def obstacle(variant: Variant, machine: Machine) -> str:
+    """Why ``variant`` cannot run on ``machine``, as a phrase; empty where it can."""
+    if variant.device != "cpu":
+        return f"needs device {variant.device}; this runtime drives CPUs only"
+    if variant.backend not in BACKENDS:
+        return f"needs backend {variant.backend}, which this version does not have"
+    missing = missing_flags(variant.instruction_set, machine.cpu)
+    if missing:
+        return _in_words(missing, machine.cpu)
+    available = machine.availability(variant.backend)
+    if not available.ok:
+        return available.reason
+    try:
+        fits = version_satisfies(available.version, variant.engine_versions)
+    except InputError as exc:
+        return str(exc)
+    return "" if fits else f"needs {variant.backend} {variant.engine_versions}; installed is {available.version}"
+
+
+def _in_words(missing: tuple[str, ...], cpu: Cpu) -> str:
+    lacking = [need for need in missing if not need.startswith("!")]
+    if lacking or cpu.reason:
+        return f"needs CPU instructions {', '.join(lacking or missing)}; {cpu.reason or f'which {cpu.model} lacks'}"
+    return f"is laid out for a CPU without {', '.join(need[1:] for need in missing)}, which {cpu.model} has"
+
+
+def verdict_obstacle(bundle: Bundle, variant: Variant) -> str:
+    """Why the gate's verdict keeps ``variant`` from being used; empty where it passed."""
+    verdict = bundle.verdict(variant.name)
+    if verdict is None:
+        return "no verdict cites this model; run the gate, or accept it unverified"
+    return "" if verdict.outcome == "pass" else f"the gate's verdict on it is {verdict.outcome}"
+
+
+def obstacles(bundle: Bundle, machine: Machine, backend: str | None, unverified: bool) -> Iterator[tuple[Variant, str]]:
+    """Each variant in the bundle's order with its obstacle, found lazily: engines are imported only when reached."""
+    for variant in bundle.manifest.variants:
+        if backend is not None and variant.backend != backend:
+            yield variant, f"runs on {variant.backend}; asked for is {backend}"
+        else:
+            yield variant, ("" if unverified else verdict_obstacle(bundle, variant)) or obstacle(variant, machine)
+
+
+def version_satisfies(version: str, specifier: str) -> bool:
+    """Whether ``version`` meets every clause of ``specifier``, e.g. ``>=1.23,<2``; an empty one is met by any.
+
+    Versions compare by their leading numbers; missing ones count as 0.
+
+    Raises:
+        InputError: a clause that is not a comparison with a version.
+    """
+    return all(_meets(version, clause.strip()) for clause in specifier.split(",") if clause.strip())
+
+
+def _meets(version: str, clause: str) -> bool:
+    match = _CLAUSE.fullmatch(clause)
+    if match is None:
+        raise InputError(f"version clause {clause!r} is not one of >= <= == != > < and a version")
+    order = _order(version, match[2])
+    return {
+        ">=": order >= 0,
+        "<=": order <= 0,
+        "==": order == 0,
+        "!=": order != 0,
+        ">": order > 0,
+        "<": order < 0,
+    }[match[1]]
+
+
+def _order(a: str, b: str) -> int:
+    """-1, 0 or 1 as version ``a`` is before, equal to or after ``b``."""
+    for x, y in zip_longest(_numbers(a), _numbers(b), fillvalue=0):
+        if x != y:
+            return -1 if x < y else 1
+    return 0
+
+
+def _numbers(version: str) -> list[int]:
+    leading = re.match(r"\d+(\.\d+)*", version)
+    return [int(part) for part in leading[0].split(".")] if leading else []

@@ -1,0 +1,226 @@
+"""The gate's truth table, from evaluations and from single comparisons, and its JUnit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import numpy as np
+import pytest
+
+from medfm_compress.bench.gate.gate import Evidence, Population, gather, judge_evidence, stored_verdicts
+from medfm_compress.bench.render.junit import render_junit, save_junit
+from medfm_compress.bench.types.evaluation import Comparison, Evaluation
+from medfm_compress.bench.types.interval import Interval
+from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.policy import Budget, NonInferiority, Policy
+from medfm_compress.bench.types.verdict import Check, VariantVerdict, Verdict
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.task import Task
+
+MakeEvaluation = Callable[..., Evaluation]
+AUROC = NonInferiority(metric="auroc", margin=0.05)
+
+
+def policy(**changes: object) -> Policy:
+    return msgspec.structs.replace(Policy(non_inferiority=(AUROC,), resamples=1000), **changes)
+
+
+def comparison(low: float = -0.01, *, p_worse: float = 1.0, **changes: object) -> Comparison:
+    own = Interval(estimate=0.9, low=0.85, high=0.95)
+    made = Comparison(
+        metric="auroc",
+        finding="opacity",
+        variant="int8",
+        teacher=own,
+        bundle=own,
+        difference=Interval(estimate=low + 0.01, low=low, high=low + 0.02),
+        margin=0.05,
+        p_worse=p_worse,
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+def verdict_on(
+    comparisons: tuple[Comparison, ...],
+    rules: Policy | None = None,
+    measurements: tuple[Measurement, ...] = (),
+    shipped: tuple[str, ...] = ("int8",),
+) -> Verdict:
+    everyone = Population("", "", {"opacity": ""})
+    evidence = Evidence(("opacity",), (everyone,), comparisons, (), measurements, (), "m" * 64, shipped)
+    return judge_evidence(evidence, rules or policy(), policy_sha256="p" * 64)
+
+
+def measured(name: str = "int8", target: str = "openvino:cpu:int8:1", ms: float = 10.0, mb: float = 5.0) -> Measurement:
+    return Measurement(
+        name=name,
+        target=target,
+        session_ms=tuple(np.full(400, ms)),
+        size_bytes=int(mb * 1e6),
+        peak_rss_bytes=int(2e8),
+    )
+
+
+TEACHER = measured("teacher", "torch:cpu:fp32:1", 100.0, 80.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "outcome"),
+    [
+        (comparison(-0.0499), "pass"),
+        (comparison(-0.05), "inconclusive"),
+        (comparison(-0.2, p_worse=0.024), "fail"),
+        (comparison(-0.2, p_worse=0.026), "inconclusive"),
+        (comparison(-0.2, p_worse=0.0, too_few="3 patients"), "inconclusive"),
+        (comparison(float("nan")), "inconclusive"),
+        (comparison(float("-inf")), "inconclusive"),
+        (comparison(margin=0.01), "inconclusive"),
+        (comparison(difference=Interval(estimate=0, low=-0.01, high=0.01, level=0.8)), "inconclusive"),
+        (comparison(variant="other"), "inconclusive"),
+        (comparison(finding="nodule"), "inconclusive"),
+    ],
+)
+def test_one_comparison(given: Comparison, outcome: str) -> None:
+    assert verdict_on((given,)).outcome == outcome
+
+
+def test_not_significant_after_holm_is_inconclusive() -> None:
+    # p = 0.02 alone is below 0.025; as the smallest of two it counts 0.04.
+    rules = policy(non_inferiority=(AUROC, NonInferiority(metric="f1", margin=0.05)))
+    worse = comparison(-0.2, p_worse=0.02)
+    fine = comparison(metric="f1")
+    assert verdict_on((worse,)).outcome == "fail"
+    assert verdict_on((worse, fine), rules).outcome == "inconclusive"
+    assert verdict_on((comparison(-0.2, p_worse=0.01), fine), rules).outcome == "fail"
+
+
+def test_every_required_comparison_must_pass_at_alpha_without_correction() -> None:
+    rules = policy(non_inferiority=(AUROC, NonInferiority(metric="f1", margin=0.05)))
+    assert verdict_on((comparison(), comparison(metric="f1")), rules).outcome == "pass"
+    assert verdict_on((comparison(), comparison(-0.06, metric="f1")), rules).outcome == "inconclusive"
+    assert verdict_on((comparison(),), rules).outcome == "inconclusive"
+
+
+@pytest.mark.parametrize("floor", ["teacher_floor", "bundle_floor"])
+def test_floors_are_held_against_point_estimates(floor: str) -> None:
+    for value, outcome in ((0.9, "pass"), (0.91, "fail")):
+        rules = policy(non_inferiority=(msgspec.structs.replace(AUROC, **{floor: value}),))
+        assert verdict_on((comparison(),), rules).outcome == outcome
+    rules = policy(non_inferiority=(msgspec.structs.replace(AUROC, **{floor: 0.95}),))
+    assert verdict_on((comparison(too_few="3 patients"),), rules).outcome == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("budget", "measurements", "outcome"),
+    [
+        (Budget(p50_ms=10.0), (measured(),), "pass"),
+        (Budget(p50_ms=9.9), (measured(),), "fail"),
+        (Budget(p50_ms=10.0), (), "inconclusive"),
+        (Budget(p50_ms=10.0), (measured("fp32"),), "inconclusive"),
+        (Budget(p50_ms=10.0), (msgspec.structs.replace(measured(), session_ms=()),), "inconclusive"),
+        (Budget(p50_ms=10.0), (measured(ms=float("nan")),), "inconclusive"),
+        (Budget(p99_ms=10.0), (measured(),), "pass"),
+        (Budget(p99_ms=9.0), (measured(),), "fail"),
+        (Budget(p99_ms=99.0), (msgspec.structs.replace(measured(), session_ms=(10.0,) * 99),), "inconclusive"),
+        (Budget(size_bytes=5_000_000), (measured(),), "pass"),
+        (Budget(size_bytes=4_999_999), (measured(),), "fail"),
+        (Budget(size_bytes=5_000_000), (measured(mb=0),), "inconclusive"),
+        (Budget(peak_rss_bytes=200_000_000), (measured(),), "pass"),
+        (Budget(peak_rss_bytes=199_999_999), (measured(),), "fail"),
+        (Budget(min_speedup=10.0), (TEACHER, measured()), "pass"),
+        (Budget(min_speedup=10.1), (TEACHER, measured()), "fail"),
+        (Budget(min_speedup=2.0), (measured(),), "inconclusive"),
+        (Budget(min_speedup=2.0), (TEACHER, measured(target="openvino:cpu:int8:4")), "inconclusive"),
+        (Budget(min_speedup=2.0), (TEACHER, measured(target="openvino:cuda:int8:1")), "inconclusive"),
+        (Budget(min_compression=16.0), (TEACHER, measured()), "pass"),
+        (Budget(min_compression=16.1), (TEACHER, measured()), "fail"),
+        (Budget(min_compression=16.0), (measured(),), "inconclusive"),
+    ],
+)
+def test_budgets(budget: Budget, measurements: tuple[Measurement, ...], outcome: str) -> None:
+    verdict = verdict_on((comparison(),), policy(budget=budget), measurements)
+    assert verdict.outcome == outcome
+    assert len(verdict.variants[0].checks) == 2
+
+
+def test_a_broken_budget_fails_even_where_the_rest_is_inconclusive() -> None:
+    given = (comparison(too_few="3 patients"),)
+    assert verdict_on(given, policy(budget=Budget(p50_ms=1.0)), (measured(),)).outcome == "fail"
+
+
+def test_every_shipped_variant_must_pass() -> None:
+    both = ("int8", "fp32")
+    good, other = comparison(), comparison(variant="fp32")
+    assert verdict_on((good, other), shipped=both).outcome == "pass"
+    verdict = verdict_on((good,), shipped=both)
+    assert [v.outcome for v in verdict.variants] == ["pass", "inconclusive"]
+    assert verdict.outcome == "inconclusive"
+    worse = comparison(-0.2, p_worse=0.001, variant="fp32")
+    assert verdict_on((good, worse), shipped=both).outcome == "fail"
+    with pytest.raises(InputError, match="no variant"):
+        verdict_on((), shipped=())
+
+
+def test_a_findings_own_entry_goes_before_the_general_one() -> None:
+    strict = NonInferiority(metric="auroc", margin=0.005, finding="opacity")
+    verdict = verdict_on((comparison(margin=0.005),), policy(non_inferiority=(AUROC, strict)))
+    assert [check.outcome for check in verdict.variants[0].checks] == ["inconclusive"]
+    unknown = NonInferiority(metric="auroc", margin=0.05, finding="fracture")
+    with pytest.raises(InputError, match="names finding 'fracture', which this task lacks; it has opacity"):
+        verdict_on((comparison(),), policy(non_inferiority=(unknown,)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "cases", "outcome"),
+    [
+        ({}, 300, "pass"),
+        ({"noise": 0.15}, 300, "pass"),
+        ({"shift": 1.5}, 300, "fail"),
+        ({"noise": 0.9}, 300, "inconclusive"),
+        ({}, 38, "inconclusive"),
+        ({"shift": 1.5}, 38, "inconclusive"),
+    ],
+)
+def test_from_evaluations(make_evaluation: MakeEvaluation, changes: dict[str, float], cases: int, outcome: str) -> None:
+    entries = (AUROC, NonInferiority(metric="sensitivity", margin=0.1), NonInferiority(metric="f1", margin=0.1))
+    rules = policy(non_inferiority=entries)
+    variant = make_evaluation("int8", cases=cases, **changes)
+    evidence = gather(make_evaluation(cases=cases), (variant,), rules, Task(kind="multilabel", labels=variant.findings))
+    verdict = judge_evidence(evidence, rules, policy_sha256="p" * 64)
+    assert verdict.outcome == outcome, verdict
+    if cases == 38:
+        assert all("too few" in check.reason for check in verdict.variants[0].checks)
+
+
+def test_stored_verdicts_cite_what_they_rest_on() -> None:
+    (stored,) = stored_verdicts(verdict_on((comparison(),)), report_sha256="r" * 64, date="2026-01-01T00:00:00Z")
+    assert (stored.variant, stored.outcome) == ("int8", "pass")
+    assert (stored.model_digest[0], stored.policy_sha256[0], stored.report_sha256[0]) == ("m", "p", "r")
+
+
+def test_junit_shows_all_but_a_pass_as_failure_and_survives_hostile_text(tmp_path: Path) -> None:
+    hostile = '<b> & "quotes" ]]> \x00\x1b\ud800 ü'
+    checks = tuple(
+        Check(name=f"{outcome} {hostile}", outcome=outcome, reason=hostile)
+        for outcome in ("pass", "fail", "inconclusive")
+    )
+    verdict = Verdict(
+        outcome="fail",
+        variants=(VariantVerdict(variant=hostile, outcome="fail", checks=checks),),
+        policy_sha256="p" * 64,
+        model_digest="m" * 64,
+        notes=(hostile,),
+    )
+    save_junit(verdict, tmp_path / "deep" / "junit.xml")
+    data = (tmp_path / "deep" / "junit.xml").read_bytes()
+    assert data == render_junit(verdict)
+    root = ElementTree.fromstring(data)
+    assert (root.tag, root.get("tests"), root.get("failures")) == ("testsuites", "3", "2")
+    passed, failed, open_case = root.findall("testsuite/testcase")
+    assert passed.find("failure") is None
+    assert '<b> & "quotes" ]]> ��� ü' in (passed.findtext("system-out") or "")
+    assert [case.find("failure").get("type") for case in (failed, open_case)] == ["fail", "inconclusive"]
+    assert open_case.find("failure").get("message").startswith("inconclusive: ")

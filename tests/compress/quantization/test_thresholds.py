@@ -1,0 +1,144 @@
+"""A variant decides anew where its validation cases can tell, and as the task does where they cannot."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+
+from medfm_compress.bench.evaluate.operating_points import choose_operating_points
+from medfm_compress.bench.evaluate.temperature_scaling import calibrate, rescore
+from medfm_compress.bench.types.evaluation import Evaluation
+from medfm_compress.compress.quantization.thresholds import redecide
+from medfm_compress.runtime.bundle.manifest import Manifest, Variant
+from medfm_compress.runtime.task import OperatingPoint, Task
+
+VARIANT = Variant(name="onnxruntime-cpu-int8", files=("m",), backend="onnxruntime", device="cpu", precision="int8")
+BINARY = Task(kind="binary", labels=("normal", "opacity"))
+MULTILABEL = Task(kind="multilabel", labels=("opacity", "nodule"))
+MULTICLASS = Task(kind="multiclass", labels=("a", "b", "c"))
+
+
+def evaluation(
+    task: Task, *, scale: float = 1.0, shift: float = 0.0, rare: float = 0.0, cases: int = 400
+) -> Evaluation:
+    """Validation cases of a network whose logits are ``scale`` times what they should be, plus ``shift``."""
+    random = np.random.default_rng(0)
+    honest = random.normal(0, 2, (cases, len(task.labels)))
+    honest[:, -1] -= rare
+    if task.kind == "multilabel":
+        truth = (random.random(honest.shape) < expit(honest)).astype(np.int64)
+    else:
+        chosen = [random.choice(len(row), p=row) for row in softmax(honest, axis=1)]
+        truth = np.eye(len(task.labels), dtype=np.int64)[chosen][:, len(task.labels) - len(task.findings) :]
+    bare = Evaluation(
+        name="validation",
+        images=tuple(map(str, range(cases))),
+        logits=scale * honest + shift * (np.arange(len(task.labels)) == len(task.labels) - 1),
+        scores=np.zeros(truth.shape),
+        truth=truth,
+        decisions=np.zeros(truth.shape, dtype=np.int64),
+        clusters=tuple(map(str, range(cases))),
+        findings=task.findings,
+    )
+    return rescore(bare, task)
+
+
+def decided_task(task: Task, given: Evaluation, rule: str = "sensitivity>=0.95") -> Task:
+    """As export decides it."""
+    calibrated = calibrate(given, task)
+    return msgspec.structs.replace(
+        calibrated.task, operating_points=choose_operating_points(calibrated.evaluation, rule=rule)
+    )
+
+
+def effective(task: Task, variant: Variant) -> Task:
+    """What a bundle makes of the two."""
+    return Manifest.task_of(msgspec.structs.replace(_BLANK, task=task), variant)
+
+
+_BLANK = msgspec.convert(
+    {
+        "schema_version": 1, "name": "n", "task": {"kind": "binary", "labels": ["a", "b"]},
+        "image_spec": {"height_px": 8, "width_px": 8, "colour": "grey", "mean": [0.5], "std": [0.5]}, "inputs": [],
+        "outputs": [], "variants": [], "members": [], "provenance": {}, "intended_use": "tests", "model_digest": "",
+    },
+    Manifest,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("task", [BINARY, MULTILABEL])
+def test_a_shifted_variant_gets_the_threshold_that_keeps_the_promise(task):
+    promised = decided_task(task, evaluation(task))
+    shifted = evaluation(task, shift=-1.5)
+    found = redecide(VARIANT, shifted, promised)
+    broken, kept = rescore(shifted, promised), rescore(shifted, effective(promised, found.variant))
+    truth = shifted.truth[:, -1] == 1
+    assert broken.decisions[truth, -1].mean() < 0.9
+    assert kept.decisions[truth, -1].mean() >= 0.95
+    assert found.variant.operating_points[-1].rule == "sensitivity>=0.95"
+    assert any(
+        f"the task's is {promised.operating_points[-1].threshold:.4g}" in line and "again on" in line
+        for line in found.lines
+    )
+
+
+@pytest.mark.parametrize("task", [BINARY, MULTILABEL, MULTICLASS])
+def test_an_overconfident_variant_gets_its_own_temperature(task):
+    promised = task if task is MULTICLASS else decided_task(task, evaluation(task))
+    found = redecide(VARIANT, evaluation(task, scale=2.5), promised)
+    assert effective(promised, found.variant).temperature == pytest.approx(2.5 * promised.temperature, rel=0.2)
+    assert found.lines[0].startswith("temperature 2.") and "fitted on 400 validation cases" in found.lines[0]
+    assert (task is MULTICLASS) == (found.variant.operating_points is msgspec.UNSET)
+
+
+def test_a_variant_with_the_tasks_own_scores_stays_as_it_is():
+    given = evaluation(BINARY)
+    promised = decided_task(BINARY, given)
+    found = redecide(VARIANT, given, promised)
+    assert found.variant == VARIANT and not found.variant.decides_itself
+    assert len(found.lines) == 2
+
+
+def test_a_finding_with_too_few_patients_keeps_the_tasks_threshold_and_temperature():
+    given = evaluation(MULTILABEL, rare=7.5)
+    assert 0 < given.truth[:, 1].sum() < 10
+    promised = decided_task(MULTILABEL, given)
+    found = redecide(VARIANT, evaluation(MULTILABEL, rare=7.5, scale=2.5), promised)
+    task = effective(promised, found.variant)
+    assert task.temperature == promised.temperature
+    assert task.operating_points[1] == promised.operating_points[1]
+    assert task.operating_points[0] != promised.operating_points[0]
+    assert any("threshold of nodule stays" in line and "10 patients of each are needed" in line for line in found.lines)
+    assert any("temperature stays" in line for line in found.lines)
+
+
+def test_patients_are_counted_and_not_images():
+    given = evaluation(BINARY)
+    promised = decided_task(BINARY, given)
+    copies = msgspec.structs.replace(evaluation(BINARY, shift=-1.5), clusters=tuple(str(n % 9) for n in range(400)))
+    found = redecide(VARIANT, copies, promised)
+    assert found.variant == VARIANT and any("stays" in line for line in found.lines)
+
+
+def test_a_rule_that_nothing_reaches_leaves_the_task():
+    promised = decided_task(BINARY, evaluation(BINARY), rule="specificity>=0.90")
+    saturated = evaluation(BINARY, cases=120)
+    logits = np.tile([-500.0, 500.0], (120, 1))
+    found = redecide(VARIANT, msgspec.structs.replace(saturated, logits=logits), promised)
+    assert found.variant == VARIANT
+    assert found.lines[0].startswith("decides as the task does: no threshold below 1 reaches")
+
+
+def test_without_points_only_the_temperature_may_change():
+    found = redecide(VARIANT, evaluation(BINARY, scale=2.5), BINARY)
+    assert found.variant.temperature == pytest.approx(2.5, rel=0.2)
+    assert found.variant.operating_points is msgspec.UNSET
+
+
+def test_the_points_say_which_cases_they_rest_on():
+    given = evaluation(BINARY, shift=-1.5)
+    (point,) = redecide(VARIANT, given, decided_task(BINARY, evaluation(BINARY))).variant.operating_points
+    assert isinstance(point, OperatingPoint)
+    assert (point.positives, point.negatives) == (given.truth.sum(), (1 - given.truth).sum())

@@ -1,0 +1,222 @@
+"""An ONNX file as a teacher: any batch, logits out of probabilities, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from medfm_compress.compress.teacher_outputs.fastest_engine import hasten
+from medfm_compress.compress.teachers.from_onnx import OnnxTeacher, ending_of
+from medfm_compress.compress.teachers.open import TeacherSource, open_teacher
+from medfm_compress.compress.training.config import TrainingConfig
+from medfm_compress.runtime.errors import InputError, ModelError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.strict_json import decode, encode
+from medfm_compress.runtime.task import Task
+
+STUDY = Task(kind="multiclass", labels=("a", "b", "c"))
+SPEC = ImageSpec(height_px=8, width_px=8, colour="rgb", mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+WEIGHTS = np.random.default_rng(0).normal(0, 0.3, (3 * 8 * 8, 3)).astype(np.float32)
+
+
+def write(
+    path: Path,
+    ending: Sequence[str] = (),
+    *,
+    batch: int | str = "n",
+    weights: np.ndarray = WEIGHTS,
+    dtype: int = TensorProto.FLOAT,
+    extra: bool = False,
+) -> str:
+    """A linear network on flattened images, and then the operators of ``ending``."""
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"], axis=1),
+        helper.make_node("MatMul", ["flat", "w"], ["x0"]),
+    ]
+    names = [f"x{number}" for number in range(len(ending) + 1)]
+    nodes += [helper.make_node(kind, [names[i]], [names[i + 1]]) for i, kind in enumerate(ending)]
+    outputs = [helper.make_tensor_value_info(names[-1], dtype, [batch, weights.shape[1]])]
+    if extra:
+        outputs.append(helper.make_tensor_value_info("flat", dtype, [batch, len(weights)]))
+    image = helper.make_tensor_value_info("image", dtype, [batch, 3, 8, 8])
+    kind = np.float16 if dtype == TensorProto.FLOAT16 else np.float32
+    graph = helper.make_graph(nodes, "g", [image], outputs, [numpy_helper.from_array(weights.astype(kind), "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return str(path)
+
+
+def opened(path: str, study: Task = STUDY, spec: ImageSpec | None = SPEC, **options: object) -> OnnxTeacher:
+    if spec is not None:
+        given = Path(path).with_suffix(".spec.json")
+        given.write_bytes(encode(spec))
+        options["spec"] = str(given)
+    source = TeacherSource(source=path, **options)  # type: ignore[arg-type]
+    teacher = open_teacher((source,), study, TrainingConfig(device="cpu"))
+    assert isinstance(teacher, OnnxTeacher)
+    return teacher
+
+
+def reference(images: torch.Tensor) -> torch.Tensor:
+    mean, std = torch.tensor(SPEC.mean)[:, None, None], torch.tensor(SPEC.std)[:, None, None]
+    return ((images - mean) / std).flatten(1) @ torch.from_numpy(WEIGHTS)
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 4])
+@pytest.mark.parametrize("count", [1, 5, 33])
+def test_any_number_of_images_is_answered(batch: int | str, count: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx", batch=batch)
+    teacher = opened(path, labels=STUDY.labels)
+    images = torch.rand(count, 3, 8, 8)
+    assert torch.allclose(teacher.answer(images).logits, reference(images), atol=1e-4)
+    assert teacher.engine == "onnxruntime fp32"
+    assert teacher.card.identity == f"net@{hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
+    assert (teacher.card.spec, teacher.card.task, teacher.card.features) == (SPEC, STUDY, ())
+
+
+@pytest.mark.parametrize("ending", [("Softmax",), ("Softmax", "Identity"), ("LogSoftmax",), ()])
+def test_logits_are_taken_out_of_a_softmax(ending: tuple[str, ...], tmp_path: Path) -> None:
+    teacher = opened(write(tmp_path / "net.onnx", ending), labels=STUDY.labels)
+    images = torch.rand(6, 3, 8, 8)
+    given = torch.softmax(teacher.answer(images).logits, 1)
+    assert torch.allclose(given, torch.softmax(reference(images), 1), atol=1e-5)
+    assert teacher.card.steps == (("net: log of its softmax",) if "Softmax" in ending else ())
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_logits_are_taken_out_of_a_sigmoid(inside: bool, tmp_path: Path) -> None:
+    study = Task(kind="multilabel", labels=STUDY.labels)
+    teacher = opened(write(tmp_path / "net.onnx", ("Sigmoid",) if inside else ()), study, labels=STUDY.labels)
+    images = torch.rand(6, 3, 8, 8)
+    given = torch.sigmoid(teacher.answer(images).logits)
+    assert torch.allclose(given, torch.sigmoid(reference(images)), atol=1e-5)
+    assert teacher.card.steps == (("net: log-odds of its sigmoid",) if inside else ())
+
+
+def test_probabilities_that_rounded_to_zero_stay_finite(tmp_path: Path) -> None:
+    teacher = opened(write(tmp_path / "net.onnx", ("Softmax",), weights=1000 * WEIGHTS), labels=STUDY.labels)
+    logits = teacher.answer(torch.rand(4, 3, 8, 8)).logits
+    assert torch.isfinite(logits).all() and logits.min() < -16
+
+
+def test_a_single_sigmoid_is_a_binary_teacher(tmp_path: Path) -> None:
+    study = Task(kind="binary", labels=("normal", "finding"))
+    path = write(tmp_path / "net.onnx", ("Sigmoid",), weights=WEIGHTS[:, :1])
+    teacher = opened(path, study, labels=study.labels)
+    images = torch.rand(4, 3, 8, 8)
+    given = torch.softmax(teacher.answer(images).logits, 1)[:, 1]
+    assert torch.allclose(given, torch.sigmoid(reference(images)[:, 0]), atol=1e-5)
+
+
+def test_a_mapped_file_has_another_identity(tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx")
+    study = Task(kind="binary", labels=("normal", "finding"))
+    maps = (
+        {"a": "normal", "b": "finding", "c": "finding"},
+        {"a": "normal", "b": "finding"},
+        {"b": "normal", "a": "finding"},
+    )
+    teachers = [opened(path, study, labels=STUDY.labels, mapping=mapping) for mapping in maps]
+    assert len({teacher.card.identity for teacher in teachers}) == 3
+    images = torch.rand(4, 3, 8, 8)
+    p = torch.softmax(reference(images), 1)
+    given = torch.softmax(teachers[0].answer(images).logits, 1)
+    assert torch.allclose(given, torch.stack([p[:, 0], p[:, 1] + p[:, 2]], 1), atol=1e-5)
+
+
+def test_a_file_without_a_spec_is_refused_with_the_one_to_write(tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=r"silent wrong answer.* --teacher-spec") as caught:
+        opened(path, spec=None, labels=STUDY.labels)
+    text = str(caught.value)
+    told = decode(text[text.index("{") : text.rindex("}") + 1], ImageSpec, source="the message")
+    assert told.shape == SPEC.shape
+
+
+def test_a_file_without_labels_is_refused_with_the_option_to_add(tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=r"--teacher-labels a,b,c$"):
+        opened(path)
+    with pytest.raises(ModelError, match=r"--teacher-labels a,b,c --map a=normal --map b=finding$"):
+        opened(path, Task(kind="binary", labels=("normal", "finding")))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"extra": True}, r"1 inputs and 2 outputs \(image, x0, flat\)"),
+        ({"dtype": TensorProto.FLOAT16}, r"maps tensor\(float16\)"),
+        ({"weights": np.full_like(WEIGHTS, np.nan)}, "not finite"),
+    ],
+)
+def test_a_graph_that_gives_no_logits_is_refused(options: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=said):
+        opened(write(tmp_path / "net.onnx", **options), labels=STUDY.labels)  # type: ignore[arg-type]
+
+
+def test_other_images_than_the_graph_takes_are_refused(tmp_path: Path) -> None:
+    small = ImageSpec(height_px=16, width_px=8, colour="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
+    with pytest.raises(ModelError, match=r"takes images of 3×8×8 .* describes 3×16×8"):
+        opened(write(tmp_path / "net.onnx"), spec=small, labels=STUDY.labels)
+
+
+def test_logits_that_are_not_finite_are_refused_when_asked(tmp_path: Path) -> None:
+    teacher = opened(write(tmp_path / "net.onnx"), labels=STUDY.labels)
+    with pytest.raises(ModelError, match="not finite"):
+        teacher.answer(torch.full((1, 3, 8, 8), torch.nan))
+    with pytest.raises(InputError, match="logits only"):
+        teacher.answer(torch.rand(1, 3, 8, 8), ("embedding",))
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "net.onnx"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ModelError, match="cannot be a teacher"):
+        opened(str(path), labels=STUDY.labels)
+    path.write_bytes(b"no network at all")
+    with pytest.raises(ModelError, match="cannot be a teacher"):
+        opened(str(path), labels=STUDY.labels)
+
+
+def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
+    model = onnx.load(write(tmp_path / "net.onnx"))
+    onnx.save(model, tmp_path / "out.onnx", save_as_external_data=True, location="out.bin", size_threshold=0)
+    assert (tmp_path / "out.bin").is_file()
+    with pytest.raises(ModelError, match="weights in another file"):
+        opened(str(tmp_path / "out.onnx"), labels=STUDY.labels)
+
+
+def test_raw_logits_that_happen_to_lie_in_the_unit_interval_stay(tmp_path: Path) -> None:
+    assert ending_of(torch.tensor([[0.2, 0.3], [0.9, 0.4]]), "Gemm") == "logits"
+    assert ending_of(torch.tensor([[0.2, 0.3], [0.9, 0.4]]), "Sigmoid") == "sigmoid"
+    assert ending_of(torch.tensor([[0.2, 0.8], [0.6, 0.4]]), "Gemm") == "softmax"
+
+
+def test_a_file_is_not_hastened(tmp_path: Path) -> None:
+    teacher = opened(write(tmp_path / "net.onnx"), labels=STUDY.labels)
+    images = np.zeros((2, 3, 8, 8), np.float32)
+    assert hasten(teacher, images, (), "auto", 1, lambda text: None) is teacher
+
+
+@pytest.mark.shared
+def test_a_real_lung_and_colon_classifier_teaches_lung(shared_data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "lung-colon.onnx"
+    path.write_bytes((shared_data / "models" / "shufflenet-lung-colon.onnx").read_bytes())
+    spec = ImageSpec(height_px=32, width_px=32, colour="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
+    study = Task(kind="multiclass", labels=("adenocarcinoma", "benign", "squamous"))
+    theirs = ("colon_aca", "colon_n", "lung_aca", "lung_n", "lung_scc")
+    mapping = {"lung_aca": "adenocarcinoma", "lung_n": "benign", "lung_scc": "squamous"}
+    teacher = opened(str(path), study, spec, labels=theirs, mapping=mapping)
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    import onnxruntime
+
+    inner = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    rows = [inner.run(None, {"input.1": ((image - 0.5) / 0.5)[None].numpy()})[0][0] for image in images]
+    assert np.allclose(teacher.answer(images).logits.numpy(), np.array(rows)[:, 2:], atol=1e-4)
+    assert "left out: colon_aca,colon_n" in teacher.card.steps[0]

@@ -1,0 +1,110 @@
+"""DICOM files that are damaged, truncated, hostile or without a transfer syntax: read or refused, and never loud."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medfm_compress.runtime.dicom.read_dicom import read_dicom
+from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.read_image import read_image
+
+RAMP8 = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64).astype(np.uint8)
+RAMP12 = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+
+
+def test_transfer_syntaxes_are_not_guessed(make_dicom, dicom_bytes):
+    ds = make_dicom(RAMP8)
+    whole = dicom_bytes(ds)
+    expected = read_image(whole).values
+    bare = whole[132 + 12 + int.from_bytes(whole[140:144], "little") :]
+    np.testing.assert_array_equal(read_image(bare).values, expected)
+    for uid, words in (
+        ("1.2.840.10008.1.2.4.100", "no decoder for its transfer syntax"),
+        ("1.2.3.4.5", r"no decoder for its transfer syntax \(an unknown one\)"),
+    ):
+        ds.file_meta.TransferSyntaxUID = uid
+        with pytest.raises(ImageRefused, match=words):
+            read_dicom(ds)
+    del ds.file_meta
+    with pytest.raises(ImageRefused, match="no transfer syntax"):
+        read_dicom(ds)
+
+
+def test_a_deflated_bomb_is_refused_before_it_is_inflated(make_dicom, dicom_bytes, monkeypatch):
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    from medfm_compress.runtime.dicom import read_dicom as dicom
+
+    ds = make_dicom(np.zeros((2000, 2000), np.uint8))
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data = dicom_bytes(ds)
+    assert read_image(data).values.shape == (2000, 2000)
+    monkeypatch.setattr(dicom, "MAX_INFLATED_BYTES", 10**6)
+    with pytest.raises(ImageRefused, match="inflates to more than"):
+        read_image(data)
+
+
+def encapsulated(make_dicom, frame, uid, **changes):
+    from pydicom.encaps import encapsulate
+
+    ds = make_dicom(RAMP8, **changes)
+    ds.file_meta.TransferSyntaxUID = uid
+    ds.PixelData = encapsulate([frame])
+    ds["PixelData"].is_undefined_length = True
+    return ds
+
+
+def test_a_compressed_frame_must_be_whole_and_of_the_stated_size(make_dicom):
+    buffer = io.BytesIO()
+    Image.fromarray(RAMP8).save(buffer, "JPEG", quality=95)
+    frame, baseline = buffer.getvalue(), "1.2.840.10008.1.2.4.50"
+    pixels = read_dicom(encapsulated(make_dicom, frame, baseline))
+    assert pixels.flags == ("no-window", "lossy-compressed") and pixels.values.shape == (64, 64)
+    with pytest.raises(ImageRefused, match="truncated"):
+        read_dicom(encapsulated(make_dicom, frame[: len(frame) // 2], baseline))
+    with pytest.raises(ImageRefused, match="another size than Rows and Columns"):
+        read_dicom(encapsulated(make_dicom, frame, baseline, Rows=63))
+
+
+@pytest.mark.shared
+def test_headers_that_end_gdcms_process_are_refused_before_it_sees_them(shared_data):
+    """Each change of one byte in a lossless JPEG's header made the decoder abort or read wild memory."""
+    whole = (shared_data / "dicom" / "pydicom-data" / "JPEG-LL.dcm").read_bytes()
+    start = whole.rfind(b"\xff\xd8\xff\xc3")
+    assert read_image(whole).values.shape == (1024, 256)
+    for at, value in ((15, 12), (6, 85), (6, 153), (16, 1), (15, 145)):
+        data = bytearray(whole)
+        data[start + at] = value
+        with pytest.raises(ImageRefused, match="damaged or has another size"):
+            read_image(bytes(data))
+
+
+def test_damaged_dicoms_are_read_or_refused_and_nothing_else(make_dicom, dicom_bytes, capfd):
+    ds = make_dicom(RAMP12, BitsStored=12, WindowCenter=2000, WindowWidth=1000, PhotometricInterpretation="MONOCHROME1")
+    whole, dice = dicom_bytes(ds), random.Random(11)
+    header = len(whole) - RAMP12.nbytes
+    for _ in range(200):
+        data = bytearray(whole[: dice.randrange(1, len(whole))] if dice.random() < 0.2 else whole)
+        for _ in range(dice.choice([1, 2, 12])):
+            data[dice.randrange(min(header, len(data)))] = dice.randrange(256)
+        try:
+            assert read_image(bytes(data)).values.size > 0
+        except ImageRefused as refused:
+            assert "\n" not in str(refused) and "Secret" not in str(refused)
+    out = capfd.readouterr()
+    assert (out.out, out.err) == ("", "")
+
+
+def test_no_word_of_a_decoder_reaches_a_log_that_may_be_kept(make_dicom, dicom_bytes, caplog):
+    data = dicom_bytes(make_dicom(RAMP8))
+    broken = data.replace(b"Secret^Patient", b"\xff\xfe^Patient\x00\x01\x02\x03")
+    with caplog.at_level("DEBUG"):
+        read_image(broken)
+        with pytest.raises(ImageRefused):
+            read_image(broken[:-500])
+    assert not [record for record in caplog.records if record.name.startswith("pydicom")]
