@@ -160,7 +160,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import torch
-from medfm_compress.compress.answers import store as storing
+from medfm_compress.compress.teachers import output_cache as storing
 from medfm_compress.compress.teacher_outputs.collect import Questions, collect_answers
 from medfm_compress.compress.teachers.output_cache import ViewPlan
 from medfm_compress.compress.training.augment import augmentation_for
