@@ -1,4 +1,4 @@
-"""Models that other tools made, as contenders: any ONNX file, or a variant of another bundle.
+"""Models that other tools made, as models: any ONNX file, or a variant of another bundle.
 
 A bundle brings its own preprocessing, labels and temperature. A bare ONNX file brings none: the preprocessing and the
 labels of the bundle under test are assumed, and what can be checked is checked: one float32 input NCHW with a batch of
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfm_compress.bench.measure.latency import Contender
+from medfm_compress.bench.measure.latency import ModelUnderTest
 from medfm_compress.bench.measure.onnx_io import OnnxGraph, Port, fits
 from medfm_compress.bench.measure.worker import Inspect
 from medfm_compress.bench.measure.worker_process import Worker
@@ -30,8 +30,8 @@ _BUNDLE_OPENER = "medfm_compress.runtime.sessions.table:open_bundle_variant"
 _INSPECTION_S = 120.0
 
 
-def opponent(path: str | Path, spec: ImageSpec, task: Task, threads: int) -> Contender:
-    """A contender from a file that another tool made; its name is the file's, without the suffix.
+def external_model(path: str | Path, spec: ImageSpec, task: Task, threads: int) -> ModelUnderTest:
+    """A model from a file that another tool made; its name is the file's, without the suffix.
 
     Args:
         path: an ``.onnx`` file with its weights inside, run by ONNX Runtime; or a ``.medfm`` bundle, of which ``#name``
@@ -47,19 +47,19 @@ def opponent(path: str | Path, spec: ImageSpec, task: Task, threads: int) -> Con
     text = str(path)
     file, _, variant = text.rpartition(VARIANT_MARK) if BUNDLE_SUFFIX + VARIANT_MARK in text else (text, "", "")
     if not Path(file).is_file():
-        raise InputError(f"there is no opponent {file}; give an .onnx file or a {BUNDLE_SUFFIX} bundle")
+        raise InputError(f"there is no external model {file}; give an .onnx file or a {BUNDLE_SUFFIX} bundle")
     if Path(file).suffix == BUNDLE_SUFFIX:
         return _from_bundle(Path(file).resolve(), variant, threads)
     return _from_onnx(Path(file).resolve(), spec, task, threads)
 
 
-def _from_bundle(path: Path, name: str, threads: int) -> Contender:
+def _from_bundle(path: Path, name: str, threads: int) -> ModelUnderTest:
     try:
         bundle = Bundle.open(path)
     except BundleRefused as exc:
-        raise InputError(f"the opponent {path.name} cannot be used: {exc}") from exc
+        raise InputError(f"the external model {path.name} cannot be used: {exc}") from exc
     variant = _choose(bundle, name)
-    return Contender(
+    return ModelUnderTest(
         name=f"{path.stem} ({variant.name})",
         session=SessionRef(
             opener=_BUNDLE_OPENER, arguments={"bundle": str(path), "variant": variant.name, "threads": threads}
@@ -81,19 +81,19 @@ def _choose(bundle: Bundle, name: str) -> Variant:
         return found[0]
     there = ", ".join(variant.name for variant in variants)
     wanted = f"no variant called {name!r}" if name else "no variant whose engine is installed"
-    raise InputError(f"the opponent {bundle.path.name} has {wanted}; it has {there}")
+    raise InputError(f"the external model {bundle.path.name} has {wanted}; it has {there}")
 
 
-def _from_onnx(path: Path, spec: ImageSpec, task: Task, threads: int) -> Contender:
+def _from_onnx(path: Path, spec: ImageSpec, task: Task, threads: int) -> ModelUnderTest:
     with Worker(path.name, 1, _INSPECTION_S) as worker:
         graph = worker.ask(Inspect(model=str(path), shape=spec.shape)).graph
     if graph is None:
         raise InputError(f"{path.name} could not be inspected")
-    obstacle = _obstacle(graph, spec, task)
-    if obstacle:
-        raise InputError(f"{path.name} cannot be an opponent: {obstacle}")
+    incompatibility = _incompatibility(graph, spec, task)
+    if incompatibility:
+        raise InputError(f"{path.name} cannot be an external model: {incompatibility}")
     precision = "int8" if graph.quantized else "fp32"
-    return Contender(
+    return ModelUnderTest(
         name=path.stem,
         session=SessionRef(
             opener=f"{BACKENDS['onnxruntime']}:open_session",
@@ -105,7 +105,7 @@ def _from_onnx(path: Path, spec: ImageSpec, task: Task, threads: int) -> Contend
     )
 
 
-def _obstacle(graph: OnnxGraph, spec: ImageSpec, task: Task) -> str:
+def _incompatibility(graph: OnnxGraph, spec: ImageSpec, task: Task) -> str:
     """Why the graph does not fit, in one sentence; empty where it does."""
     needed = f"float32 {_sides(spec.shape)} (batch, channels, height, width; the batch may be free)"
     if len(graph.inputs) != 1:

@@ -7,15 +7,16 @@ from collections.abc import Iterable
 import msgspec
 
 from medfm_compress.bench.evaluate.operating_points import choose_operating_points
-from medfm_compress.bench.evaluate.subprocess_inference import Folders, evaluate_contender
+from medfm_compress.bench.evaluate.subprocess_inference import Folders, evaluate_model
 from medfm_compress.bench.evaluate.temperature_scaling import calibrate
-from medfm_compress.bench.measure.latency import Contender, Plan, Progress
+from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.report import TEACHER
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import SessionRef
 from medfm_compress.runtime.task import OperatingPoint, Task
 
@@ -42,9 +43,9 @@ class TeacherRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     licence: str = ""
 
 
-def teacher_contender(teacher: TeacherRef, files: tuple[str, ...]) -> Contender:
+def teacher_model(teacher: TeacherRef, files: tuple[str, ...]) -> ModelUnderTest:
     """The teacher under the name that everything is held against."""
-    return Contender(
+    return ModelUnderTest(
         name=TEACHER,
         session=teacher.session,
         spec=teacher.spec,
@@ -54,10 +55,10 @@ def teacher_contender(teacher: TeacherRef, files: tuple[str, ...]) -> Contender:
     )
 
 
-def variant_contenders(
+def variant_models(
     bundle: Bundle, threads: int, targets: tuple[str, ...] = (), files: tuple[str, ...] = ()
-) -> tuple[Contender, ...]:
-    """A contender for each variant, each with its own temperature and thresholds.
+) -> tuple[ModelUnderTest, ...]:
+    """A model for each variant, each with its own temperature and thresholds.
 
     Args:
         bundle: that holds them.
@@ -73,7 +74,7 @@ def variant_contenders(
         there = ", ".join(variant.target for variant in bundle.manifest.variants)
         raise InputError(f"no variant fits the targets {', '.join(targets)}; the bundle has {there}")
     return tuple(
-        Contender(
+        ModelUnderTest(
             name=variant.name,
             session=SessionRef(
                 opener=VARIANT_OPENER,
@@ -89,34 +90,34 @@ def variant_contenders(
 
 
 def with_points(
-    contender: Contender, rule: str, study: Study, plan: Plan, folder: Folders, tell: Progress
-) -> Contender:
-    """``contender`` with a temperature and operating points of its own, decided on validation cases, if it lacks them.
+    model: ModelUnderTest, rule: str, study: Study, plan: Plan, folder: Folders, progress: Progress
+) -> ModelUnderTest:
+    """``model`` with a temperature and operating points of its own, decided on validation cases, if it lacks them.
 
     They come about as those of a bundle do (see `calibrate`), so that neither side is held against scores that nobody
     calibrated. A study without validation cases leaves it as it is.
     """
     cases = tuple(case for case in study.split("val") if case.target)
-    if contender.task.operating_points or not rule or not cases:
-        return contender
-    evaluation = evaluate_contender(contender, study, cases, plan, folder, tell)
-    found = calibrate(evaluation, contender.task)
+    if model.task.operating_points or not rule or not cases:
+        return model
+    evaluation = evaluate_model(model, study, cases, plan, folder, progress)
+    found = calibrate(evaluation, model.task)
     points = choose_operating_points(found.evaluation, rule=rule)
-    return with_task_points(msgspec.structs.replace(contender, task=found.task), points)
+    return with_task_points(msgspec.structs.replace(model, task=found.task), points)
 
 
-def with_task_points(contender: Contender, points: tuple[OperatingPoint, ...]) -> Contender:
-    """``contender`` deciding at ``points``."""
-    return msgspec.structs.replace(contender, task=msgspec.structs.replace(contender.task, operating_points=points))
+def with_task_points(model: ModelUnderTest, points: tuple[OperatingPoint, ...]) -> ModelUnderTest:
+    """``model`` deciding at ``points``."""
+    return msgspec.structs.replace(model, task=msgspec.structs.replace(model.task, operating_points=points))
 
 
-def check_names(contenders: Iterable[Contender]) -> None:
-    """Check that every contender has a name of its own.
+def check_names(models: Iterable[ModelUnderTest]) -> None:
+    """Check that every model has a name of its own.
 
     Raises:
         InputError: two have the same.
     """
-    names = [contender.name for contender in contenders]
+    names = [model.name for model in models]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"two models are called {twice[0]!r}; rename the file of one of them")

@@ -47,8 +47,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         policy_sha256: of the policy file.
         task: the bundle's.
         teacher_name: architecture of the teacher.
-        evaluations: the one named ``teacher`` first, then one a variant under the variant's name, then the opponents',
-            all on the same cases.
+        evaluations: the one named ``teacher`` first, then one a variant under the variant's name, then the external
+            models', all on the same cases.
         measurements: likewise, and after them other runtimes (the teacher in ONNX Runtime, …); interleaved.
         comparisons: every metric and finding of every variant.
         speedups: every measurement but the teacher's, against the teacher's.
@@ -59,14 +59,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         teacher_operating_points: thresholds of the teacher's decisions; the bundle's stand in ``task``.
         shipped: names of all variants in the bundle; those without an evaluation cannot be judged.
         created: ISO 8601, UTC.
-        opponents: names of evaluated models that are not in the bundle; they are compared and never judged.
-        fidelity: of every variant and opponent.
+        external_models: names of evaluated models that are not in the bundle; they are compared and never judged.
+        fidelity: of every variant and external model.
         notes: what a reader must know of the cases, e.g. for how many a subgroup's column is not recorded.
         scenarios: load scenarios, where they were run.
         slowdowns: against an earlier bundle, where one was given.
         explanations: agreement of attribution maps, where they were made.
         tasks: name of an evaluation → the task that it was scored and decided under: a variant's own temperature and
-            operating points, the teacher's, an opponent's. Read it through `task_of`.
+            operating points, the teacher's, an external model's. Read it through `task_of`.
         looks: every logged evaluation of this study's split up to this one, oldest first.
     """
 
@@ -90,7 +90,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     intended_use: str = ""
     teacher_operating_points: tuple[OperatingPoint, ...] = ()
     shipped: tuple[str, ...] = ()
-    opponents: tuple[str, ...] = ()
+    external_models: tuple[str, ...] = ()
     fidelity: tuple[Fidelity, ...] = ()
     notes: tuple[str, ...] = ()
     scenarios: tuple[ScenarioResult, ...] = ()
@@ -107,7 +107,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def variants(self) -> tuple[str, ...]:
         """Names of the evaluated variants of the bundle, in order."""
-        return tuple(table.name for table in self.evaluations[1:] if table.name not in self.opponents)
+        return tuple(table.name for table in self.evaluations[1:] if table.name not in self.external_models)
 
     def task_of(self, name: str) -> Task:
         """The task under which the evaluation called ``name`` was scored; the bundle's where none is recorded."""

@@ -14,12 +14,12 @@ from medfm_compress.bench.evaluate.evaluate import EvaluationTable
 from medfm_compress.bench.evaluate.fidelity import fidelity
 from medfm_compress.bench.evaluate.paired_comparison import compare
 from medfm_compress.bench.evaluate.prediction_flips import write_flips
-from medfm_compress.bench.evaluate.subprocess_inference import Folders, evaluate_contender, image_files, labelled_cases
+from medfm_compress.bench.evaluate.subprocess_inference import Folders, evaluate_model, image_files, labelled_cases
 from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation, log_evaluation, read_log
-from medfm_compress.bench.external_models import opponent
+from medfm_compress.bench.external_models import external_model
 from medfm_compress.bench.gate.gate import judge
 from medfm_compress.bench.gate.policy_file import LoadedPolicy
-from medfm_compress.bench.measure.latency import Contender, Plan, Progress, measure
+from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.measure.latency_regression import Slowdown, measure_slowdown
 from medfm_compress.bench.measure.load_run import run_scenario
 from medfm_compress.bench.measure.load_scenario import Harness, LoadPlan, ScenarioName, ScenarioResult
@@ -28,8 +28,8 @@ from medfm_compress.bench.measure.speedup import round_spread, speedup
 from medfm_compress.bench.models import (
     TeacherRef,
     check_names,
-    teacher_contender,
-    variant_contenders,
+    teacher_model,
+    variant_models,
     with_points,
     with_task_points,
 )
@@ -44,6 +44,7 @@ from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.bundle.bundle import Bundle, utc_date
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.progress import Progress, no_progress
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -56,8 +57,8 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         plan: rounds, threads, warm-up.
         targets: measure only variants whose ``backend:device[:precision]`` begins with one of these; empty takes all.
-        others: further contenders, measured and not evaluated, e.g. the teacher in ONNX Runtime.
-        opponents: ONNX files or bundles, evaluated and measured beside the bundle, never judged.
+        others: further models, measured and not evaluated, e.g. the teacher in ONNX Runtime.
+        external_models: ONNX files or bundles, evaluated and measured beside the bundle, never judged.
         scenarios: loads to put on the teacher and every variant, after the interleaved rounds.
         harness: what drives the scenarios; ``plain`` needs nothing installed.
         load: how long a scenario runs; its threads are the plan's.
@@ -70,8 +71,8 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     plan: Plan = Plan()
     targets: tuple[str, ...] = ()
-    others: tuple[Contender, ...] = ()
-    opponents: tuple[Path, ...] = ()
+    others: tuple[ModelUnderTest, ...] = ()
+    external_models: tuple[Path, ...] = ()
     scenarios: tuple[ScenarioName, ...] = ()
     harness: Harness = "plain"
     load: LoadPlan = LoadPlan()
@@ -99,36 +100,36 @@ def bench_bundle(
     The evaluation is logged in ``test-evaluations.jsonl`` there, with the policy's hash, before it begins.
 
     Raises:
-        InputError: nothing to measure, or a contender that cannot run.
+        InputError: nothing to measure, or a model that cannot run.
         BundleRefused: the bundle is damaged.
         StudyError: no labelled case in the split, or other labels than the models have.
     """
-    tell, out = progress or _silent, Path(out_dir)
+    progress, out = progress or no_progress, Path(out_dir)
     bundle, cases = Bundle.open(bundle_path), labelled_cases(study, options.split)
     load_explanations(out, model_digest=bundle.model_digest)  # refused now, not after an hour
     machine, fingerprint = describe_machine(), study_fingerprint(study)
     files = image_files(study, cases, options.files)
-    variants = variant_contenders(bundle, options.plan.threads, options.targets, files)
-    rivals = tuple(_rival(path, bundle, options.plan.threads, files) for path in options.opponents)
-    check_names([*variants, *rivals, *options.others])
+    variants = variant_models(bundle, options.plan.threads, options.targets, files)
+    externals = tuple(_external_model(path, bundle, options.plan.threads, files) for path in options.external_models)
+    check_names([*variants, *externals, *options.others])
     with tempfile.TemporaryDirectory(prefix="medfm-bench-") as temporary:
         folder = Folders(Path(temporary), options.cache_dir or Path(temporary))
         rule = next((point.rule for point in bundle.manifest.task.operating_points), "")
-        decide = partial(with_points, rule=rule, study=study, plan=options.plan, folder=folder, tell=tell)
-        candidate = decide(teacher_contender(teacher, files))
+        decide = partial(with_points, rule=rule, study=study, plan=options.plan, folder=folder, progress=progress)
+        candidate = decide(teacher_model(teacher, files))
         if not candidate.task.operating_points:
             candidate = with_task_points(candidate, bundle.manifest.task.operating_points)
-        rivals = tuple(decide(rival) for rival in rivals)
+        externals = tuple(decide(external) for external in externals)
         log_evaluation(out, _log_entry(bundle, policy, fingerprint, options.split, len(cases)))
         evaluations = [
-            evaluate_contender(contender, study, cases, options.plan, folder, tell)
-            for contender in (candidate, *variants, *rivals)
+            evaluate_model(model, study, cases, options.plan, folder, progress)
+            for model in (candidate, *variants, *externals)
         ]
     others = [msgspec.structs.replace(other, files=files) for other in options.others]
-    measurements = measure([candidate, *variants, *rivals, *others], options.plan, tell)
-    loads = run_scenarios((candidate, *variants), options, tell)
-    slowdowns = measure_slowdowns(bundle, options, tell)
-    tell("compare")
+    measurements = measure([candidate, *variants, *externals, *others], options.plan, progress)
+    loads = run_scenarios((candidate, *variants), options, progress)
+    slowdowns = measure_slowdowns(bundle, options, progress)
+    progress("compare")
     report = _report(bundle, policy, machine, evaluations, measurements)
     report = msgspec.structs.replace(
         report,
@@ -136,8 +137,8 @@ def bench_bundle(
         split=options.split,
         teacher_name=teacher.name,
         teacher_operating_points=candidate.task.operating_points,
-        opponents=tuple(rival.name for rival in rivals),
-        tasks={contender.name: contender.task for contender in (candidate, *variants, *rivals)},
+        external_models=tuple(external.name for external in externals),
+        tasks={model.name: model.task for model in (candidate, *variants, *externals)},
         scenarios=loads,
         slowdowns=slowdowns,
         explanations=load_explanations(out, model_digest=bundle.model_digest, cases_sha256=report.teacher.cases_sha256),
@@ -150,22 +151,24 @@ def bench_bundle(
     return report
 
 
-def _rival(path: Path, bundle: Bundle, threads: int, files: tuple[str, ...]) -> Contender:
-    rival = opponent(path, bundle.manifest.image_spec, bundle.manifest.task, threads)
-    return msgspec.structs.replace(rival, files=files)
+def _external_model(path: Path, bundle: Bundle, threads: int, files: tuple[str, ...]) -> ModelUnderTest:
+    external = external_model(path, bundle.manifest.image_spec, bundle.manifest.task, threads)
+    return msgspec.structs.replace(external, files=files)
 
 
-def run_scenarios(contenders: Sequence[Contender], options: BenchOptions, tell: Progress) -> tuple[ScenarioResult, ...]:
-    """Every scenario of ``options`` on every contender, one after the other; raises like `load.run_scenario`."""
+def run_scenarios(
+    models: Sequence[ModelUnderTest], options: BenchOptions, progress: Progress
+) -> tuple[ScenarioResult, ...]:
+    """Every scenario of ``options`` on every model, one after the other; raises like `load.run_scenario`."""
     plan = msgspec.structs.replace(options.load, threads=options.plan.threads)
     return tuple(
-        run_scenario(contender, scenario, options.harness, plan, tell)
+        run_scenario(model, scenario, options.harness, plan, progress)
         for scenario in options.scenarios
-        for contender in contenders
+        for model in models
     )
 
 
-def measure_slowdowns(bundle: Bundle, options: BenchOptions, tell: Progress) -> tuple[Slowdown, ...]:
+def measure_slowdowns(bundle: Bundle, options: BenchOptions, progress: Progress) -> tuple[Slowdown, ...]:
     """Each variant against the one of the same name in ``options.baseline``; nothing without a baseline.
 
     Raises:
@@ -174,8 +177,8 @@ def measure_slowdowns(bundle: Bundle, options: BenchOptions, tell: Progress) -> 
     if options.baseline is None:
         return ()
     earlier = Bundle.open(options.baseline)
-    old = {found.name: found for found in variant_contenders(earlier, options.plan.threads)}
-    new = variant_contenders(bundle, options.plan.threads, options.targets)
+    old = {found.name: found for found in variant_models(earlier, options.plan.threads)}
+    new = variant_models(bundle, options.plan.threads, options.targets)
     both = [found for found in new if found.name in old]
     if not both:
         raise InputError(
@@ -184,14 +187,14 @@ def measure_slowdowns(bundle: Bundle, options: BenchOptions, tell: Progress) -> 
         )
     return tuple(
         measure_slowdown(
-            old[found.name], found, options.plan, options.pairs, tell, baseline_digest=earlier.model_digest
+            old[found.name], found, options.plan, options.pairs, progress, baseline_digest=earlier.model_digest
         )
         for found in both
     )
 
 
 def write_case_files(folder: Path, study: Study, spec: ImageSpec, evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
-    """Write ``flips.csv`` and ``gallery.html``, which name cases and show images, and must stay at home.
+    """Write ``prediction_flips.csv`` and ``gallery.html``, which name cases and show images, and must stay at home.
 
     Returns the names of those that there was something to write for.
     """
@@ -269,7 +272,3 @@ def _report(
 def _comparisons(evaluations: Sequence[Evaluation], policy: LoadedPolicy) -> tuple[Comparison, ...]:
     teacher, *variants = evaluations
     return tuple(found for variant in variants for found in compare(teacher, variant, policy.policy))
-
-
-def _silent(_: str) -> None:
-    return None

@@ -7,7 +7,7 @@ the libraries that carry it out, and the content of every image in its order. No
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -24,10 +24,10 @@ from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import ImageRefused, StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import prepare
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import digest
 
 Prepared = NDArray[np.float32]
-Progress = Callable[[str], None]
 
 _WORKERS = 2
 _BATCH = 128

@@ -22,7 +22,7 @@ import msgspec
 
 from medfm_compress.bench.measure.machine import describe_machine
 from medfm_compress.compress.networks.model import load_model
-from medfm_compress.compress.teachers.output_cache import AnswerStore
+from medfm_compress.compress.teachers.output_cache import OutputCache
 from medfm_compress.runtime.atomic_write import write_atomically
 
 VIEWS, EPOCHS, PIXELS = 4, 4, 64
@@ -65,18 +65,18 @@ def main(teacher: str, study: str, student: str, out: str, modality: str = "hist
         whole, killed, again = (Path(scratch) / name for name in ("whole", "killed", "again"))
         began = time.monotonic()
         said, whole_s = finish(start(command, whole), began)
-        store = AnswerStore.open(whole / "training" / "answers")
+        store = OutputCache.open(whole / "training" / "teacher-outputs")
         shards = store.header.shards * VIEWS
-        kept = kill_half_way(start(command, killed), killed / "training" / "answers", shards)
+        kept = kill_half_way(start(command, killed), killed / "training" / "teacher-outputs", shards)
         began = time.monotonic()
         resumed, resumed_s = finish(start(command, killed), began)
-        untouched = all((killed / "training" / "answers" / n).stat().st_mtime_ns == t for n, t in kept.items())
+        untouched = all((killed / "training" / "teacher-outputs" / n).stat().st_mtime_ns == t for n, t in kept.items())
         again.joinpath("training").mkdir(parents=True)
-        again.joinpath("training", "answers").symlink_to(whole / "training" / "answers")
+        again.joinpath("training", "teacher-outputs").symlink_to(whole / "training" / "teacher-outputs")
         again.joinpath("training", "cache").symlink_to(whole / "training" / "cache")
         began = time.monotonic()
         other, again_s = finish(start(command, again, "--seed", "1"), began)
-        size = sum(path.stat().st_size for path in (whole / "training" / "answers").glob("*.npy"))
+        size = sum(path.stat().st_size for path in (whole / "training" / "teacher-outputs").glob("*.npy"))
         same = load_model(whole).weights_sha256() == load_model(killed).weights_sha256()
     found = {
         "machine": msgspec.to_builtins(describe_machine()),

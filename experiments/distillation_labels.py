@@ -36,7 +36,7 @@ def train(asked: argparse.Namespace) -> None:
     import torch
 
     from medfm_compress.compress.networks.model import load_model
-    from medfm_compress.compress.students.build_student import make_student
+    from medfm_compress.compress.students.build_student import build_student
     from medfm_compress.compress.training.config import TrainingConfig
     from medfm_compress.compress.training.dataset import task_of
     from medfm_compress.compress.training.finetune import finetune
@@ -55,11 +55,11 @@ def train(asked: argparse.Namespace) -> None:
         seed=asked.seed,
     )
     torch.manual_seed(asked.seed)
-    student = make_student(asked.student, task_of(study), spec, None, None)
-    finetune(study, student, config, asked.out, tell)
+    student = build_student(asked.student, task_of(study), spec, None, None)
+    finetune(study, student, config, asked.out, print_line)
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     """One line of progress."""
     sys.stderr.write(line + "\n")
 

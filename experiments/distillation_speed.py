@@ -2,7 +2,7 @@
 
 python experiments/distillation_speed.py TEACHER STUDY.csv STUDENT OUT.json [ROUNDS] [CASES]
 
-Every contender trains the same student (a timm name) on the same views of the same images with the same batch size and
+Every model trains the same student (a timm name) on the same views of the same images with the same batch size and
 optimizer, on one core. What differs is where the teacher's logits come from, and what the loop around it costs:
 
 ==============  =====================================================================================
@@ -31,13 +31,13 @@ from torch.nn import functional
 
 from medfm_compress.bench.measure.machine import describe_machine
 from medfm_compress.compress.distillation.distill import StudentLearner, extras_of
-from medfm_compress.compress.distillation.training_cases import Material, Weighing, gather_material
+from medfm_compress.compress.distillation.training_cases import TrainingCases, Weighing, gather_training_cases
 from medfm_compress.compress.losses.registry import Setting, make_label_term, make_term
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.networks.model import Model, load_model
-from medfm_compress.compress.teacher_outputs.collect import Questions, collect_answers
+from medfm_compress.compress.teacher_outputs.collect import OutputRequest, collect_outputs
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
-from medfm_compress.compress.teachers.output_cache import AnswerStore, ViewPlan
+from medfm_compress.compress.teachers.output_cache import OutputCache, ViewPlan
 from medfm_compress.compress.training.augment import CycledViews, apply_view, augmentation_for, draw_view
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.dataset import load_images
@@ -52,13 +52,13 @@ MODALITY = "histology"
 
 
 class Setup(NamedTuple):
-    """What all contenders share."""
+    """What all models share."""
 
     teacher: Model
     student: str
-    material: Material
+    training_cases: TrainingCases
     images: Any
-    store: AnswerStore
+    store: OutputCache
     asking_s: float
 
     def fresh(self) -> Model:
@@ -82,23 +82,23 @@ class Setup(NamedTuple):
 def set_up(teacher: Path, study: Path, student: str, cases: int, folder: Path) -> Setup:
     """Prepare the images and ask the teacher, which is timed by itself."""
     model, opened = load_model(teacher), open_study(study)
-    material = first_cases(gather_material(opened, Weighing(TEACHER_WEIGHT), unlabelled=True), cases)
-    images = load_images(material.groups, model.spec, folder / "cache", tell)
+    training_cases = first_cases(gather_training_cases(opened, Weighing(TEACHER_WEIGHT), unlabelled=True), cases)
+    images = load_images(training_cases.groups, model.spec, folder / "cache", print_line)
     plan = ViewPlan(augmentation=augmentation_for(MODALITY), seeds=tuple(range(VIEWS)))
     start = time.perf_counter()
-    questions = Questions(images, material.groups, plan, precision="fp32")
-    store = collect_answers(ModuleTeacher(model), questions, folder / "answers", tell)
-    return Setup(model, student, material, images, store, time.perf_counter() - start)
+    request = OutputRequest(images, training_cases.groups, plan, precision="fp32")
+    store = collect_outputs(ModuleTeacher(model), request, folder / "teacher-outputs", print_line)
+    return Setup(model, student, training_cases, images, store, time.perf_counter() - start)
 
 
-def first_cases(material: Material, cases: int) -> Material:
+def first_cases(training_cases: TrainingCases, cases: int) -> TrainingCases:
     """The first ``cases`` of the first study."""
-    study, chosen = material.groups[0]
-    return Material(
+    study, chosen = training_cases.groups[0]
+    return TrainingCases(
         groups=((study, chosen[:cases]),),
-        targets=material.targets[:cases],
-        label_weight=material.label_weight[:cases],
-        teacher_weight=material.teacher_weight[:cases],
+        targets=training_cases.targets[:cases],
+        label_weight=training_cases.label_weight[:cases],
+        teacher_weight=training_cases.teacher_weight[:cases],
     )
 
 
@@ -110,8 +110,10 @@ def ours(setup: Setup) -> float:
 def engine_epoch(setup: Setup) -> dict[str, float]:
     """The engine's own row of one epoch: its seconds, and for which share of them no batch was ready."""
     model = setup.fresh()
-    task, material, plan = setup.teacher.task, setup.material, setup.store.plan
-    label_term = make_label_term("cross-entropy", material.targets[material.has_label], task, balanced=False)
+    task, training_cases, plan = setup.teacher.task, setup.training_cases, setup.store.plan
+    label_term = make_label_term(
+        "cross-entropy", training_cases.targets[training_cases.has_label], task, balanced=False
+    )
     terms = {"kl": (1.0, make_term("kl", Setting(TEMPERATURE, task)))}
     job = Job(
         learner=StudentLearner(model.module, terms, label_term),
@@ -120,7 +122,7 @@ def engine_epoch(setup: Setup) -> dict[str, float]:
         views=CycledViews(plan.augmentation, len(setup.images), lambda epoch: plan.seeds[0]),
         mean=model.spec.mean,
         std=model.spec.std,
-        extras=extras_of(material, setup.store, ()),
+        extras=extras_of(training_cases, setup.store, ()),
         score=lambda network: 0.0,
     )
     config = TrainingConfig(epochs=1, batch_size=BATCH, learning_rate=RATE, patience=0, precision="fp32", device="cpu")
@@ -149,7 +151,7 @@ def looped(setup: Setup, teach: Callable[[Tensor, Tensor], Tensor]) -> float:
     """Seconds of one epoch of the plain loop."""
     network = setup.fresh().module.train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
-    material = setup.material
+    training_cases = setup.training_cases
     start = time.perf_counter()
     for index, images in setup.steps():
         wanted, logits = teach(index, images), network(images)
@@ -159,8 +161,8 @@ def looped(setup: Setup, teach: Callable[[Tensor, Tensor], Tensor]) -> float:
             reduction="none",
             log_target=True,
         ).sum(1)
-        hard = functional.cross_entropy(logits, material.targets[index, 0].clamp(min=0), reduction="none")
-        weights = material.teacher_weight[index], material.label_weight[index]
+        hard = functional.cross_entropy(logits, training_cases.targets[index, 0].clamp(min=0), reduction="none")
+        weights = training_cases.teacher_weight[index], training_cases.label_weight[index]
         loss = (weights[0] * soft * TEMPERATURE**2 + weights[1] * hard).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -184,7 +186,7 @@ def timm_task(setup: Setup) -> float:
         verbose=False,
     ).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
-    targets = setup.material.targets[:, 0].clamp(min=0)
+    targets = setup.training_cases.targets[:, 0].clamp(min=0)
     start = time.perf_counter()
     for index, images in setup.steps():
         loss = task(images, targets[index])["loss"]
@@ -203,7 +205,7 @@ CONTENDERS: dict[str, Callable[[Setup], float]] = {
 }
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     """One line of progress."""
     sys.stderr.write(line + "\n")
 
@@ -219,7 +221,7 @@ def main(teacher: str, study: str, student: str, out: str, rounds: str = "7", ca
                 took = run(setup)
                 if number:  # the first round warms up
                     seconds[name].append(took)
-                tell(f"round {number} {name}: {took:.2f} s")
+                print_line(f"round {number} {name}: {took:.2f} s")
         waited = engine_epoch(setup)["waited"]
     ratios = {name: [a / b for a, b in zip(took, seconds["ours"], strict=True)] for name, took in seconds.items()}
     found = {

@@ -117,10 +117,10 @@ def settled(place: Place, run: Run) -> bool:
 def attempt(place: Place, run: Run) -> str:
     """Do one run; ``done``, ``failed``, ``busy`` (another runner has it, or its answers) or ``no teacher``."""
     if not (place.teacher(run) / "model.json").is_file():
-        tell(f"{run.name}: no teacher {place.teacher(run)}")
+        print_line(f"{run.name}: no teacher {place.teacher(run)}")
         return "no teacher"
     folder = place.folder(run)
-    with locked(folder / "lock") as mine, locked(place.work / "answers" / f"{answers_key(run)}.lock") as free:
+    with locked(folder / "lock") as mine, locked(place.work / "teacher-outputs" / f"{answers_key(run)}.lock") as free:
         if not mine or not free:
             return "busy"
         if settled(place, run):
@@ -134,18 +134,18 @@ def carry_out(place: Place, run: Run, folder: Path) -> str:
     wall_s, cpu_s = 0.0, 0.0
     if not (folder / MODEL / "model.json").is_file():
         link_caches(place, run, folder / MODEL / "training")
-        tell(f"{run.name}: {' '.join(command)}")
+        print_line(f"{run.name}: {' '.join(command)}")
         reason, wall_s, cpu_s = trained(place, command, folder / "log.txt")
         if reason:
             write_atomically(folder / FAILED, reason.encode())
-            tell(f"{run.name}: failed: {reason}")
+            print_line(f"{run.name}: failed: {reason}")
             return "failed"
         write_atomically(folder / "time.json", msgspec.json.encode((wall_s, cpu_s)))
     result = finished(place, run, folder)
     write_atomically(folder / RESULT, msgspec.json.encode(result))
     shutil.rmtree(folder / MODEL / "training", ignore_errors=True)
     for one in result.judged:
-        tell(
+        print_line(
             f"{run.name}: {one.split} {one.student.estimate:.4f}, teacher {one.teacher.estimate:.4f}, difference "
             f"{one.difference.estimate:+.4f} [{one.difference.low:+.4f}, {one.difference.high:+.4f}], {one.outcome}"
         )
@@ -233,7 +233,7 @@ def link_caches(place: Place, run: Run, training: Path) -> None:
     training.mkdir(parents=True, exist_ok=True)
     links = {"cache": place.work / "cache"}
     if run.arm.teacher:
-        links["answers"] = place.work / "answers" / answers_key(run)
+        links["teacher-outputs"] = place.work / "teacher-outputs" / answers_key(run)
     for name, target in links.items():
         target.mkdir(parents=True, exist_ok=True)
         if not (training / name).exists():
@@ -253,7 +253,7 @@ def locked(path: Path) -> Iterator[bool]:
         yield True
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     """One line of progress."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
     sys.stderr.flush()
@@ -290,7 +290,7 @@ def main() -> None:
         (place.folder(run) / FAILED).unlink(missing_ok=True)
     if asked.core >= 0:
         os.sched_setaffinity(0, {asked.core})
-    tell(f"{sweep(place, runs)} runs done here")
+    print_line(f"{sweep(place, runs)} runs done here")
 
 
 if __name__ == "__main__":

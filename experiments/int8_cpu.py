@@ -8,7 +8,7 @@ skipped where its result is there already (``--again STAGE`` repeats it):
     prepare  plain FP32 graphs, the stressed graph, calibration and validation inputs
     peers    every peer's artefact, and what it cost
     stressed the same of the stressed graph, for two of them
-    ours     the ladder's choice for each target
+    ours     the candidate search's choice for each target
     errors   relative logit errors on validation cases, of the plain and of the stressed graph
     timing   1 and 2 threads, batch 1 and 8, everybody in turns
     tables   docs/results/int8-cpu/*.json to Markdown
@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from int8_cpu_contenders import PEER_FORMS, Contender, contenders_of
+from int8_cpu_compared import PEER_FORMS, ComparedModel, compared_models
 from int8_cpu_tables import write_tables
 
 HERE = Path(__file__).resolve().parent
@@ -49,7 +49,7 @@ ENVIRONMENTS = {
 }
 STRESSED = ("ort-static", "nncf-openvino")
 SINGLE = ("torchao", "modelopt", "ort-static")  # batch 1 only: one compiles for minutes, the others are the slowest
-STRESS_SHARE = 0.5  # of the time budget for the ladder on the stressed graph
+STRESS_SHARE = 0.5  # of the time budget for the candidate search on the stressed graph
 SLOW = 1.5  # a peer so many times slower than FP32 at batch 1 is not timed at batch 8
 
 
@@ -76,7 +76,7 @@ class Harness:
     def measure(self, name: str) -> None:
         """All stages of one network."""
         work, folder = self.work(name), self.models / name
-        tell(f"{name}:")
+        print_line(f"{name}:")
         if "prepare" in self.arguments.stages:
             counts = (str(self.arguments.calibration), str(self.arguments.validation))
             script("int8_cpu_prepare.py", folder, self.study, work, *counts)
@@ -110,12 +110,12 @@ class Harness:
         """Errors of whoever's files changed since the last time."""
         path = work / f"errors-{form}.json"
         known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"errors": {}, "stamps": {}}
-        everybody = contenders_of(work, folder, self.pythons, 1, form)
+        everybody = compared_models(work, folder, self.pythons, 1, form)
         stamps = {each.name: stamp(each) for each in everybody}
         due = [each for each in everybody if not each.reason and known["stamps"].get(each.name) != stamps[each.name]]
         if due:
             question = {
-                "contenders": due,
+                "compared": due,
                 "inputs": str(work / "validation.npy"),
                 "image": str(work / "image-b1.npy"),
                 "reference": str(work / f"reference-{form}.npy"),
@@ -130,13 +130,13 @@ class Harness:
         out = work / f"cell-{threads}x{batch}.json"
         if not self.wants("timing", out):
             return
-        tell(f"  {threads} threads, batch {batch}")
-        everybody = contenders_of(work, folder, self.pythons, batch)
+        print_line(f"  {threads} threads, batch {batch}")
+        everybody = compared_models(work, folder, self.pythons, batch)
         absent = self._slow(work) | {"pytorch-fp32": "timed at batch 1 only"} if batch > 1 else {}
         if (threads, batch) != (1, 1):
             absent["torchao"] = "compiled for one thread and batch 1 only"
         cell = {
-            "contenders": [msgspec.structs.replace(c, reason=c.reason or absent.get(c.name, "")) for c in everybody],
+            "compared": [msgspec.structs.replace(c, reason=c.reason or absent.get(c.name, "")) for c in everybody],
             "threads": threads,
             "image": str(work / f"image-b{batch}.npy"),
             "budget_s": self.arguments.budget,
@@ -185,16 +185,16 @@ def pythons(environments: Path | None) -> dict[str, str]:
     return found
 
 
-def stamp(contender: Contender) -> list[float]:
+def stamp(compared_model: ComparedModel) -> list[float]:
     """Changes when one of its files does."""
-    return [Path(file).stat().st_mtime for file in contender.files if Path(file).exists()]
+    return [Path(file).stat().st_mtime for file in compared_model.files if Path(file).exists()]
 
 
 def script(name: str, *words: object) -> None:
     """Run one of the scripts beside this one in a process of its own; a failure is told and survived."""
     done = subprocess.run([sys.executable, str(HERE / name), *map(str, words)], check=False)
     if done.returncode:
-        tell(f"  {name} {' '.join(map(str, words[-3:]))} failed with {done.returncode}")
+        print_line(f"  {name} {' '.join(map(str, words[-3:]))} failed with {done.returncode}")
 
 
 def ask(name: str, question: dict[str, Any], work: Path) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def ask(name: str, question: dict[str, Any], work: Path) -> dict[str, Any]:
     return told
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     """One line of progress, with the time."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
@@ -224,7 +224,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--again", type=lambda text: text.split(","), default=[], help="stages to repeat")
     parser.add_argument("--calibration", type=int, default=64)
     parser.add_argument("--validation", type=int, default=128)
-    parser.add_argument("--time-budget", type=float, default=60.0, help="seconds of the ladder for each target")
+    parser.add_argument(
+        "--time-budget", type=float, default=60.0, help="seconds of the candidate search for each target"
+    )
     parser.add_argument("--budget", type=float, default=15.0, help="seconds of timing for each cell, roughly")
     parser.add_argument("--cells", type=_cells, default=CELLS, help="threads x batch, e.g. 1x1,2x1,1x8,2x8")
     parser.add_argument("--quick", action="store_true", help="one thread, batch 1, a few rounds")
@@ -247,7 +249,7 @@ def main() -> None:
         if (harness.models / name / "model.json").is_file():
             harness.measure(name)
         else:
-            tell(f"{name}: not trained, left out")
+            print_line(f"{name}: not trained, left out")
     if "tables" in harness.arguments.stages:
         write_tables(harness.results)
 

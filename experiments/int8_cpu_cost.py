@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from int8_cpu import RESULTS, pythons, tell
-from int8_cpu_contenders import PEER_FORMS
+from int8_cpu import RESULTS, print_line, pythons
+from int8_cpu_compared import PEER_FORMS
 from int8_cpu_peers import quantize, watched
 
 TARGETS = ("onnxruntime:cpu", "openvino:cpu")
@@ -62,7 +62,7 @@ def main() -> None:
             source = given.models.resolve() / given.name if peer == "torchao" else work / "plain-b1.onnx"
             out = work / "cost" / f"{peer}{PEER_FORMS[peer][1]}"
             costs[peer] = quantize(peer, source, cases, out, python, 1)
-            tell(f"{peer}: {costs[peer]}")
+            print_line(f"{peer}: {costs[peer]}")
     given.results.mkdir(parents=True, exist_ok=True)
     about = {"model": given.name, "cases": given.cases, "costs": costs}
     (given.results / f"cost-{given.name}.json").write_text(json.dumps(about, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Relative logit errors of all contenders on validation cases, against ONNX Runtime's FP32 of the same graph.
+"""Relative logit errors of all compared on validation cases, against ONNX Runtime's FP32 of the same graph.
 
 python int8_cpu_errors.py QUESTION.json OUT.json
 """
@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from int8_cpu_contenders import Contender, opened
+from int8_cpu_compared import ComparedModel, opened
 
 REFERENCE = "onnxruntime-fp32"
 
@@ -21,7 +21,7 @@ REFERENCE = "onnxruntime-fp32"
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """Whose errors, on which cases ``.npy`` ``[n, C, H, W]``; ``reference`` keeps the FP32 logits between runs."""
 
-    contenders: list[Contender]
+    compared: list[ComparedModel]
     inputs: str
     image: str
     reference: str
@@ -29,7 +29,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Errors(msgspec.Struct, frozen=True, kw_only=True):
-    """Contender → relative logit error; how much the reference's logits vary; why others have none."""
+    """ComparedModel → relative logit error; how much the reference's logits vary; why others have none."""
 
     errors: dict[str, float]
     spread: list[float]
@@ -38,32 +38,35 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def errors(question: Question) -> Errors:
-    """Run every contender on every case, one contender open at a time."""
+    """Run every compared_model on every case, one compared_model open at a time."""
     from medfm_compress.runtime.golden_cases import relative_logit_error
     from medfm_compress.runtime.task import Task
 
     found, failed, wanted = {}, {}, None
-    for contender in sorted(question.contenders, key=lambda each: each.name != REFERENCE):
-        logits, reason = _logits(contender, question)
+    for compared_model in sorted(question.compared, key=lambda each: each.name != REFERENCE):
+        logits, reason = _logits(compared_model, question)
         if logits is None:
-            failed[contender.name] = reason
+            failed[compared_model.name] = reason
             continue
-        if contender.name == REFERENCE:
+        if compared_model.name == REFERENCE:
             np.save(question.reference, logits)
         wanted = np.load(question.reference)
         task = Task(kind=question.kind, labels=tuple(f"class {i}" for i in range(wanted.shape[1])))  # type: ignore[arg-type]
-        found[contender.name] = float(relative_logit_error(logits, wanted, task))
+        found[compared_model.name] = float(relative_logit_error(logits, wanted, task))
     wanted = np.load(question.reference)
     spread = [round(float(value), 5) for value in np.std(wanted, axis=0)]
     return Errors(errors=found, spread=spread, cases=len(wanted), failed=failed)
 
 
-def _logits(contender: Contender, question: Question) -> tuple[NDArray[np.float32] | None, str]:
+def _logits(compared_model: ComparedModel, question: Question) -> tuple[NDArray[np.float32] | None, str]:
     """Logits ``[n, labels]``, or None and why."""
-    with tempfile.TemporaryDirectory() as folder, opened([contender], 1, Path(question.image)) as (running, failed):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        opened([compared_model], 1, Path(question.image)) as (running, failed),
+    ):
         for each in running.values():
             return each.logits(Path(question.inputs), Path(folder) / "logits.npy"), ""
-    return None, failed[contender.name]
+    return None, failed[compared_model.name]
 
 
 if __name__ == "__main__":

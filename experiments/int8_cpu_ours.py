@@ -1,4 +1,4 @@
-"""Our own candidates for one network: what the ladder chooses for each target, and the same for batch 8.
+"""Our own candidates for one network: what the candidate search chooses for each target, and the same for batch 8.
 
 python int8_cpu_ours.py WORK STUDY.csv MODEL_FOLDER FORM TIME_BUDGET_S
 
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from medfm_compress.compress.quantization.build_candidate import GraphBuilder
-    from medfm_compress.compress.quantization.candidate_search import Group, Trial
-    from medfm_compress.compress.quantization.fidelity import Judges
+    from medfm_compress.compress.quantization.candidate_search import CandidateTrial, Group
+    from medfm_compress.compress.quantization.fidelity import ValidationSet
     from medfm_compress.compress.quantization.methods import DoesNotApply
     from medfm_compress.runtime.bundle.manifest import Backend
 
 BATCH = 8
-JUDGES = 64  # validation cases on which the ladder judges; errors are measured on all
+JUDGES = 64  # validation cases on which the candidate search judges; errors are measured on all
 TARGETS: tuple[Backend, ...] = ("onnxruntime", "openvino")
 
 
@@ -76,24 +76,24 @@ def batches(images: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float
         yield images[start : start + size]
 
 
-def judges_of(work: Path, study_path: Path, folder: Path) -> Judges:
+def judges_of(work: Path, study_path: Path, folder: Path) -> ValidationSet:
     """The validation cases."""
     from medfm_compress.compress.networks.model import load_model_card
-    from medfm_compress.compress.quantization.fidelity import Judges
+    from medfm_compress.compress.quantization.fidelity import ValidationSet
     from medfm_compress.data.open import open_study
     from medfm_compress.export.cases import sample_cases
 
     study, inputs = open_study(study_path), np.load(work / "validation.npy")
     task = load_model_card(folder).task
     cases = sample_cases(study, "val", len(inputs), 0)
-    return Judges(study=study, cases=cases[:JUDGES], inputs=inputs[:JUDGES], task=task)
+    return ValidationSet(study=study, cases=cases[:JUDGES], inputs=inputs[:JUDGES], task=task)
 
 
-def choose(work: Path, judges: Judges, form: str, budget_s: float) -> None:
-    """Climb the ladder on every target and keep what it chooses."""
+def choose(work: Path, validation: ValidationSet, form: str, budget_s: float) -> None:
+    """Climb the candidate search on every target and keep what it chooses."""
     from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder
     from medfm_compress.compress.quantization.calibrate import calibrate
-    from medfm_compress.compress.quantization.candidate_search import Limits, climb
+    from medfm_compress.compress.quantization.candidate_search import Limits, search_candidates
 
     stressed = form == "stress"
     graph = product_graph(work / "plain-b1.onnx", stressed=stressed)
@@ -106,7 +106,7 @@ def choose(work: Path, judges: Judges, form: str, budget_s: float) -> None:
     for backend in TARGETS:
         limits = Limits(error=0.03, auroc_drop=0.02, rounds=40, threads=1, deadline=time.monotonic() + budget_s)
         start = time.perf_counter()
-        tried = climb(group_of(backend, graph), builder, judges, limits, _told)
+        tried = search_candidates(group_of(backend, graph), builder, validation, limits, _print_line)
         about = {"calibration_s": round(calibration_s, 1), "ladder_s": round(time.perf_counter() - start, 1)}
         keep(work, f"{form}-{backend}", tried, batched, about)
 
@@ -123,14 +123,14 @@ def _larger(work: Path, images: NDArray[np.float32]) -> tuple[bytes, GraphBuilde
 def keep(
     work: Path,
     name: str,
-    tried: list[Trial | DoesNotApply],
+    tried: list[CandidateTrial | DoesNotApply],
     batched: tuple[bytes, GraphBuilder] | None,
     about: dict[str, Any],
 ) -> None:
-    """Write the files of what the ladder chose, of FP32 where it chose nothing, and a ``.json`` of all it tried."""
-    from medfm_compress.compress.quantization.candidate_search import Trial
+    """Write the files of what the search chose, of FP32 where it chose nothing, and a ``.json`` of all it tried."""
+    from medfm_compress.compress.quantization.candidate_search import CandidateTrial
 
-    trials = [each for each in tried if isinstance(each, Trial)]
+    trials = [each for each in tried if isinstance(each, CandidateTrial)]
     best = next((trial for trial in trials if trial.kept), trials[0])
     if best.export is None:
         raise RuntimeError(f"{best.name} was chosen and is not open")
@@ -157,16 +157,16 @@ def _write(folder: Path, name: str, contents: tuple[bytes, ...]) -> list[str]:
     return files
 
 
-def _line(each: Trial | DoesNotApply) -> dict[str, Any]:
-    from medfm_compress.compress.quantization.candidate_search import Trial
+def _line(each: CandidateTrial | DoesNotApply) -> dict[str, Any]:
+    from medfm_compress.compress.quantization.candidate_search import CandidateTrial
 
-    if not isinstance(each, Trial):
-        return {"name": each.rung, "reason": each.reason}
+    if not isinstance(each, CandidateTrial):
+        return {"name": each.candidate, "reason": each.reason}
     figures = {"p50_ms": each.p50_ms, "speedup": each.speedup, "error": each.error}
     return {"name": each.name, "reason": each.reason} | {key: round(value, 5) for key, value in figures.items()}
 
 
-def _told(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from int8_cpu_contenders import PEER_FORMS, PEERS
+from int8_cpu_compared import PEER_FORMS, PEERS
 
 SCRIPTS = {
     "ort-static": "ort_static.py",

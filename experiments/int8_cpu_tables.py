@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from int8_cpu_contenders import FLOATS, OURS, PEER_FORMS
+from int8_cpu_compared import FLOATS, OURS, PEER_FORMS
 from medfm_compress.bench.measure.speedup import speedup
 from medfm_compress.bench.types.measurement import Measurement
 
@@ -44,7 +44,7 @@ def write_tables(results: Path) -> Path:
 
 
 def measurement(record: dict[str, Any], cell: str, name: str) -> Measurement | None:
-    """The samples of a contender in one cell, or None where it was not timed."""
+    """The samples of a compared_model in one cell, or None where it was not timed."""
     timed = record["cells"].get(cell, {"samples": {}})
     if not timed["samples"].get(name):
         return None

@@ -2,7 +2,7 @@
 
 python int8_cpu_timing.py CELL.json OUT.json
 
-After a warm-up, round r asks each contender in turn (A B C, A B C, …), so that whatever drifts on the machine meets all
+After a warm-up, round r asks each model in turn (A B C, A B C, …), so that whatever drifts on the machine meets all
 of them alike; the ratios are taken over rounds (`bench.speedup`). A turn is one call for a slow network and several for
 a fast one; the first of several is not recorded, because the one before has emptied the caches.
 """
@@ -15,7 +15,7 @@ from statistics import median
 
 import msgspec
 
-from int8_cpu_contenders import Contender, Opened, opened, pin
+from int8_cpu_compared import ComparedModel, Opened, opened, pin
 
 LEAST_ROUNDS = 10
 LEAST_SLOW_ROUNDS = 6
@@ -29,14 +29,14 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """What to time.
 
     Attributes:
-        contenders: in the order of their turns.
+        compared: in the order of their turns.
         threads: of each engine, and CPUs of this process.
         image: ``.npy`` of ``[batch, C, H, W]``.
         budget_s: of all turns together, roughly; at least 10 rounds are run all the same, 6 of a very slow network.
         turn_ms: of one turn.
     """
 
-    contenders: list[Contender]
+    compared: list[ComparedModel]
     threads: int
     image: str
     budget_s: float = 20.0
@@ -44,7 +44,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timed(msgspec.Struct, frozen=True, kw_only=True):
-    """Raw samples: contender → latencies in ms, ``calls`` of them a round; and why others could not run."""
+    """Raw samples: compared_model → latencies in ms, ``calls`` of them a round; and why others could not run."""
 
     samples: dict[str, list[float]]
     calls: dict[str, int]
@@ -54,7 +54,7 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True):
 def time_cell(cell: Cell) -> Timed:
     """Open, warm up, and time in turns."""
     pin(cell.threads)
-    with opened(cell.contenders, cell.threads, Path(cell.image)) as (running, failed):
+    with opened(cell.compared, cell.threads, Path(cell.image)) as (running, failed):
         expected = {name: median(each.time(_WARM_UP)[1:]) for name, each in running.items()}
         calls = {name: min(max(int(cell.turn_ms / ms), 1), _MOST_CALLS) for name, ms in expected.items()}
         turn_s = sum(expected[name] * (calls[name] + (calls[name] > 1)) for name in running) / 1000
@@ -67,11 +67,11 @@ def time_cell(cell: Cell) -> Timed:
     return Timed(samples=samples, calls=calls, failed=failed)
 
 
-def take_turn(contender: Opened, calls: int) -> list[float]:
+def take_turn(compared_model: Opened, calls: int) -> list[float]:
     """The recorded latencies of one turn, in ms, to the microsecond."""
     if calls > 1:
-        contender.time(1)
-    return [round(ms, 3) for ms in contender.time(calls)]
+        compared_model.time(1)
+    return [round(ms, 3) for ms in compared_model.time(calls)]
 
 
 if __name__ == "__main__":

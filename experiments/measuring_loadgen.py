@@ -19,13 +19,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from medfm_compress.bench.measure.latency import Contender, Plan, measure
+from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.measure.latency_regression import Slowdown, geometric_mean_ratio, measure_slowdown
 from medfm_compress.bench.measure.load_run import run_scenario
 from medfm_compress.bench.measure.load_scenario import SCENARIOS, Harness, LoadPlan, ScenarioName
 from medfm_compress.bench.measure.machine import Machine, describe_machine
 from medfm_compress.bench.measure.worker import timed_ms
-from medfm_compress.bench.models import variant_contenders
+from medfm_compress.bench.models import variant_models
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.bundle.bundle import Bundle
@@ -69,27 +69,27 @@ def network(layers: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def built(folder: Path, name: str, layers: int) -> Contender:
-    """A contender of :func:`network`, with one image file."""
+def built(folder: Path, name: str, layers: int) -> ModelUnderTest:
+    """A model of :func:`network`, with one image file."""
     from PIL import Image
 
     model, image = folder / f"{name}.onnx", folder / "case.png"
     model.write_bytes(network(layers))
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512), dtype=np.uint8)).save(image)
     reference = SessionRef(opener=ORT, arguments={"model": str(model), "threads": 1})
-    return Contender(name=name, session=reference, spec=SPEC, task=TASK, files=(str(image),))
+    return ModelUnderTest(name=name, session=reference, spec=SPEC, task=TASK, files=(str(image),))
 
 
 def agreement(
-    contender: Contender, scenario: ScenarioName, plan: LoadPlan, pairs: int, tell: Callable[[str], None]
+    model: ModelUnderTest, scenario: ScenarioName, plan: LoadPlan, pairs: int, print_line: Callable[[str], None]
 ) -> str:
     """One row a percentile: LoadGen's and the plain mode's median over processes, their spread, and the ratio."""
     found: dict[str, list[tuple[float, ...]]] = {"loadgen": [], "plain": []}
     for pair in range(pairs):
         for harness in HARNESSES if pair % 2 == 0 else HARNESSES[::-1]:
-            tell(f"{scenario}, pair {pair + 1} of {pairs}, {harness}")
+            print_line(f"{scenario}, pair {pair + 1} of {pairs}, {harness}")
             # Another seed for each pair, or one draw of arrivals would decide.
-            run = run_scenario(contender, scenario, harness, msgspec.structs.replace(plan, seed=pair))
+            run = run_scenario(model, scenario, harness, msgspec.structs.replace(plan, seed=pair))
             figures = np.quantile(run.latencies_ms, [0.5, 0.9, 0.99]).tolist()
             found[harness].append((*figures, run.queries_per_second))
     loadgen, plain = np.array(found["loadgen"]), np.array(found["plain"])
@@ -105,10 +105,10 @@ def agreement(
     )
 
 
-def cost_of_measuring(contender: Contender) -> list[str]:
+def cost_of_measuring(model: ModelUnderTest) -> list[str]:
     """What an empty call seems to take, and how far the stages are from their sum."""
     empty = np.array(timed_ms(lambda: None, 100_000))
-    found = measure([contender], Plan(rounds=20))[0]
+    found = measure([model], Plan(rounds=20))[0]
     apart = np.abs(np.sum([found.stages_ms[name] for name in found.stages_ms], axis=0) - found.end_to_end_ms)
     parts = ", ".join(f"{name} {np.median(values):.3f}" for name, values in found.stages_ms.items())
     median, tail = 1000 * np.median(empty), 1000 * np.quantile(empty, 0.99)
@@ -207,7 +207,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="medfm-measuring-") as temporary:
         folder, given = Path(temporary), options.bundle
         measured = built(folder, "measured", LAYERS)
-        served = variant_contenders(Bundle.open(given), 1)[0] if given else measured
+        served = variant_models(Bundle.open(given), 1)[0] if given else measured
         one_by_one = np.median(measure([served], Plan(rounds=1))[0].session_ms)
         plan = LoadPlan(duration_s=options.seconds, target_qps=float(500 / one_by_one))
         rows = [agreement(served, scenario, plan, options.pairs, say) for scenario in SCENARIOS]
@@ -240,10 +240,10 @@ def remarks(path: Path) -> str:
     return f"\n{heading}{said}" if heading else ""
 
 
-def described(contender: Contender, bundle: Path | None) -> str:
+def described(model: ModelUnderTest, bundle: Path | None) -> str:
     """What was put under load."""
     if bundle:
-        return f"Under load: the variant {contender.name} of {bundle.name}."
+        return f"Under load: the variant {model.name} of {bundle.name}."
     return f"Under load: {LAYERS} equal convolutions of {WIDTH} channels, 128 × 128 px, ONNX Runtime FP32."
 
 

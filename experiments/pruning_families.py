@@ -30,8 +30,8 @@ from torch import nn
 from medfm_compress.compress.networks.model import Architecture, Model, create_module, load_model, save_model
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.prune import PrunedModule, prune_module
-from medfm_compress.compress.pruning.sensitivity import Question
-from medfm_compress.compress.pruning.width_search import Material
+from medfm_compress.compress.pruning.sensitivity import ValidationSet
+from medfm_compress.compress.pruning.width_search import PruningData
 from medfm_compress.runtime.errors import MedfmError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
@@ -183,7 +183,7 @@ def prune_family(family: Family, folder: Path) -> tuple[Outcome, Model | None]:
     model = family.build()
     try:
         goal = PruningGoal(macs=0.5, round_to=family.round_to, allocation="measured")
-        small = prune_module(model.module, family.images(1), goal, Material(question=_question(family)))
+        small = prune_module(model.module, family.images(1), goal, PruningData(validation=_validation_set(family)))
     except MedfmError as exc:
         return Outcome(family, "refused", refusal=str(exc)), None
     except Exception as exc:  # noqa: BLE001  (the table shows it and the test fails)
@@ -197,9 +197,9 @@ def prune_family(family: Family, folder: Path) -> tuple[Outcome, Model | None]:
     return Outcome(family, "pruned", kept, _shrinks(small), reasons), pruned
 
 
-def _question(family: Family) -> Question:
+def _validation_set(family: Family) -> ValidationSet:
     """A few random images: which widths go does not matter here, but every kind of unit has to be tried."""
-    return Question([(family.images(4), torch.zeros(4, 1, dtype=torch.int64))], lambda *_: None, centred=True)
+    return ValidationSet([(family.images(4), torch.zeros(4, 1, dtype=torch.int64))], lambda *_: None, centred=True)
 
 
 def _shrinks(small: PrunedModule) -> str:

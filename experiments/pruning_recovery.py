@@ -40,14 +40,14 @@ from medfm_compress.compress.latency.latency_goal import parse_goal
 from medfm_compress.compress.networks.macs import count_macs
 from medfm_compress.compress.networks.model import Model, load_model
 from medfm_compress.compress.pruning import record as records
-from medfm_compress.compress.pruning.iterative import Work, prune_and_recover
+from medfm_compress.compress.pruning.iterative import PruningRun, prune_and_recover
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.pruning.record import RECORD, PruningRecord
-from medfm_compress.compress.pruning.target_latency import TargetClock
-from medfm_compress.compress.students.build_student import make_student
+from medfm_compress.compress.pruning.target_latency import TargetLatency
+from medfm_compress.compress.students.build_student import build_student
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.compress.training.dataset import load_examples
+from medfm_compress.compress.training.dataset import load_dataset
 from medfm_compress.compress.training.validation_score import logits_of, mean_auroc
 from medfm_compress.data.open import open_study
 from medfm_compress.data.study import Study
@@ -64,7 +64,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     """One line of progress."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
     sys.stderr.flush()
@@ -80,7 +80,7 @@ class Bench:
         self.teacher = load_model(asked.teacher) if asked.teacher else self.model
         self.results = self.work / "results.json"
         self.splits = {
-            split: load_examples(self.study, split, self.model.spec, self.work / "cache", tell)
+            split: load_dataset(self.study, split, self.model.spec, self.work / "cache", print_line)
             for split in ("val", "test")
         }
 
@@ -91,7 +91,7 @@ class Bench:
     def put(self, name: str, row: dict[str, Any]) -> None:
         """Keep a run's figures."""
         write_atomically(self.results, json.dumps({**self.rows(), name: row}, indent=1).encode())
-        tell(f"{name}: {row}")
+        print_line(f"{name}: {row}")
 
     def score(self, model: Model, name: str) -> dict[str, float]:
         """AUROC on validation and test cases; the latter is logged."""
@@ -115,7 +115,7 @@ class Bench:
 
     def recovered(self, start: Model, out: Path, seed: int, epochs: int) -> Model:
         """``start`` after distillation; all runs share the teacher's answers and the prepared images."""
-        for name in ("answers", "cache"):
+        for name in ("teacher-outputs", "cache"):
             link = out / "training" / name
             (self.work / name).mkdir(parents=True, exist_ok=True)
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ class Bench:
                 link.symlink_to((self.work / name).resolve(), target_is_directory=True)
         plan = Distillation(views=2)
         teacher = ModuleTeacher(self.teacher)
-        return distill((self.study,), teacher, start, self.training(seed, epochs), out, tell, plan)
+        return distill((self.study,), teacher, start, self.training(seed, epochs), out, print_line, plan)
 
 
 def cut(bench: Bench, arm: str) -> tuple[Model, PruningRecord]:
@@ -134,7 +134,7 @@ def cut(bench: Bench, arm: str) -> tuple[Model, PruningRecord]:
         return load_model(out), known
     options = PruneOptions(speedup=asked.speedup, target=asked.target, training=bench.training(0, 0), **ARMS[arm])
     start = time.perf_counter()
-    record = prune_and_recover(Work(bench.study, bench.teacher, options, out, tell), bench.model)
+    record = prune_and_recover(PruningRun(bench.study, bench.teacher, options, out, print_line), bench.model)
     model = load_model(out)
     bench.put(
         f"{arm}/cut",
@@ -196,7 +196,7 @@ def main() -> None:
         if asked.student and name not in bench.rows():
             torch.manual_seed(seed)
             start = time.perf_counter()
-            student = make_student(asked.student, bench.model.task, bench.model.spec, None, bench.model, None)
+            student = build_student(asked.student, bench.model.task, bench.model.spec, None, bench.model, None)
             done = bench.recovered(student, bench.work / name.replace("/", "-"), seed, asked.student_epochs)
             seconds = round(time.perf_counter() - start, 1)
             bench.put(name, {**timed(bench, done), **bench.score(done, name), "seconds": seconds})
@@ -213,15 +213,15 @@ def margins(bench: Bench) -> dict[str, Any]:
     clusters = np.array([names[case.cluster] for case in cases])
     test, task = bench.splits["test"], bench.model.task
 
-    def scores(model: Model) -> Any:
+    def importance_scores(model: Model) -> Any:
         return torch.softmax(logits_of(model.module, test.images, model.spec).double(), 1)[:, 1].numpy()
 
-    whole, truth = scores(bench.model), test.targets[:, 0]
+    whole, truth = importance_scores(bench.model), test.targets[:, 0]
     rows = {}
     for name in bench.rows():
         folder = bench.work / name.replace("/", "-")
         if "/seed-" in name and (folder / "model.json").is_file() and task.kind == "binary":
-            areas = clustered_areas(np.stack([whole, scores(load_model(folder))]), truth, clusters)
+            areas = clustered_areas(np.stack([whole, importance_scores(load_model(folder))]), truth, clusters)
             found = area_difference(areas, 0.95)
             rows[name] = [round(value, 4) for value in (found.estimate, found.low, found.high)]
     return rows
@@ -234,8 +234,8 @@ def together(bench: Bench) -> dict[str, Any]:
         modules[arm] = load_model(bench.work / f"cut-{arm}").module
     if bench.asked.student:
         modules[bench.asked.student] = load_model(bench.work / f"{bench.asked.student}-seed-0").module
-    clock = TargetClock(bench.model, parse_goal(1.0, bench.asked.target, 1), tell)
-    found = clock.compare(modules, Plan(rounds=20, threads=1))
+    target_latency = TargetLatency(bench.model, parse_goal(1.0, bench.asked.target, 1), print_line)
+    found = target_latency.compare(modules, Plan(rounds=20, threads=1))
     return {
         each.name: {
             "p50_ms": round(each.quantile_ms(0.5), 4),
@@ -248,8 +248,10 @@ def together(bench: Bench) -> dict[str, Any]:
 
 def timed(bench: Bench, student: Model) -> dict[str, Any]:
     """Time of a student against the original, as `counts` has it."""
-    clock = TargetClock(bench.model, parse_goal(1.0, bench.asked.target, 1), tell)
-    found = clock.compare({"original": bench.model.module, "student": student.module}, Plan(rounds=10, threads=1))
+    target_latency = TargetLatency(bench.model, parse_goal(1.0, bench.asked.target, 1), print_line)
+    found = target_latency.compare(
+        {"original": bench.model.module, "student": student.module}, Plan(rounds=10, threads=1)
+    )
     before, after = (round(each.quantile_ms(0.5), 4) for each in found)
     example = torch.zeros(bench.model.spec.shape)
     macs = count_macs(student.module, example).total / count_macs(bench.model.module, example).total

@@ -19,12 +19,12 @@ import torch
 
 from medfm_compress.compress.networks.macs import count_macs
 from medfm_compress.compress.networks.model import load_model
-from medfm_compress.compress.pruning.allocate import Allocation, Damage, evolve, knapsack, uniform
-from medfm_compress.compress.pruning.cost_model import macs_price
+from medfm_compress.compress.pruning.allocate import Allocation, Sensitivities, evolve, knapsack, uniform
+from medfm_compress.compress.pruning.cost_model import macs_cost
 from medfm_compress.compress.pruning.goal import PruningGoal
-from medfm_compress.compress.pruning.importance import Evidence, scores
-from medfm_compress.compress.pruning.sensitivity import Trial, damage_of
-from medfm_compress.compress.pruning.width_search import all_units
+from medfm_compress.compress.pruning.importance import Evidence, importance_scores
+from medfm_compress.compress.pruning.sensitivity import SensitivityPoint, sensitivity_at_levels
+from medfm_compress.compress.pruning.width_search import all_channel_groups
 
 BUDGETS = (0.7, 0.5, 0.3, 0.2)
 
@@ -37,30 +37,33 @@ def main() -> None:
     asked = parser.parse_args()
     model = load_model(asked.model)
     module, example = model.module.requires_grad_(True), torch.zeros(model.spec.shape)
-    units, _ = all_units(module, example, PruningGoal(macs=0.5, allocation="measured"))
-    kept = msgspec.json.decode(asked.damage.read_bytes())["trials"]
-    damage = {unit.name: damage_of(unit, msgspec.convert(kept[unit.name], tuple[Trial, ...])) for unit in units}
-    ranking = {unit.name: scores(unit, Evidence("magnitude")) for unit in units if unit.kind != "block"}
+    groups, _ = all_channel_groups(module, example, PruningGoal(macs=0.5, allocation="measured"))
+    kept = msgspec.json.decode(asked.sensitivities.read_bytes())["trials"]
+    sensitivities = {
+        group.name: sensitivity_at_levels(group, msgspec.convert(kept[group.name], tuple[SensitivityPoint, ...]))
+        for group in groups
+    }
+    ranking = {group.name: importance_scores(group, Evidence("magnitude")) for group in groups if group.kind != "block"}
     macs = count_macs(module, example)
-    price = macs_price(macs, units)
+    cost_model = macs_cost(macs, groups)
     sys.stdout.write(
         "| MACs | uniform | knapsack | evolution | seconds (knapsack, evolution) |\n|---|---|---|---|---|\n"
     )
     for budget in BUDGETS:
         limit = budget * macs.total
-        even = uniform(units, ranking, price, limit)
+        even = uniform(groups, ranking, cost_model, limit)
         start = time.perf_counter()
-        greedy = knapsack(units, damage, price, limit)
+        greedy = knapsack(groups, sensitivities, cost_model, limit)
         between = time.perf_counter()
-        evolved = evolve(units, damage, price, limit, greedy)
+        evolved = evolve(groups, sensitivities, cost_model, limit, greedy)
         took = f"{between - start:.2f}, {time.perf_counter() - between:.1f}"
-        cells = [f"{damage_at(damage, each):.5f}" for each in (even, greedy, evolved)]
+        cells = [f"{sensitivity_at(sensitivities, each):.5f}" for each in (even, greedy, evolved)]
         sys.stdout.write(f"| {budget} | {' | '.join(cells)} | {took} |\n")
 
 
-def damage_at(damage: Damage, allocation: Allocation) -> float:
+def sensitivity_at(sensitivities: Sensitivities, allocation: Allocation) -> float:
     """Sum over units."""
-    return sum(damage[name][width] for name, width in allocation.widths.items())
+    return sum(sensitivities[name][width] for name, width in allocation.widths.items())
 
 
 if __name__ == "__main__":

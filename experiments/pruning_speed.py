@@ -4,9 +4,9 @@ python experiments/pruning_speed.py OUT.json [--target-backend openvino] [--macs
     [--only vit_small_patch16_224]...
 
 Weights are untrained, since latency does not depend on them; so widths are chosen without cases: ``uniform`` takes the
-same fraction of every unit, ``clock`` shares the loss out by magnitude and by what the target's own clock says that it
+same fraction of every group, ``clock`` shares the loss out by magnitude and by what the target's own clock says that it
 saves. One thread, batch 1. For each network: PyTorch eager, the engine in FP32 and INT8, each before and after pruning,
-every contender in a fresh process. Efficiency is (speed-up) x (fraction of MACs kept), with the interval over rounds.
+every model in a fresh process. Efficiency is (speed-up) x (fraction of MACs kept), with the interval over rounds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import torch
 
-from medfm_compress.bench.measure.latency import Contender, Plan, measure
+from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.measure.machine import describe_machine
 from medfm_compress.bench.measure.speedup import speedup
 from medfm_compress.compress.latency.latency_goal import parse_goal
@@ -31,8 +31,8 @@ from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.networks.model import Model, save_model
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.prune import Pruned, prune
-from medfm_compress.compress.pruning.target_latency import TargetClock
-from medfm_compress.compress.pruning.width_search import Material
+from medfm_compress.compress.pruning.target_latency import TargetLatency
+from medfm_compress.compress.pruning.width_search import PruningData
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.sessions.protocol import SessionRef
 from medfm_compress.runtime.sessions.table import BACKENDS
@@ -43,7 +43,7 @@ NETWORKS = ("vit_small_patch16_224", "resnet50", "densenet121", "coatnet_nano_rw
 TASK = Task(kind="binary", labels=("absent", "present"))
 
 
-def tell(line: str) -> None:
+def print_line(line: str) -> None:
     """One line of progress."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
     sys.stderr.flush()
@@ -55,17 +55,17 @@ def pruned_by(model: Model, way: str, asked: argparse.Namespace, precision: str)
     if way == "uniform":
         return prune(model, PruningGoal(macs=asked.macs, allocation="uniform", int8=int8))
     target = parse_goal(1.0, f"{asked.backend}:cpu:{precision}", 1)
-    clock = TargetClock(model, target, tell)
+    target_latency = TargetLatency(model, target, print_line)
     goal = PruningGoal(speedup=1 / asked.macs, allocation="global", int8=int8)
-    return prune(model, goal, Material(clock=clock, progress=tell))
+    return prune(model, goal, PruningData(target_latency=target_latency, progress=print_line))
 
 
-def contender(name: str, model: Model, precision: str, asked: argparse.Namespace, folder: Path) -> Contender:
+def under_test(name: str, model: Model, precision: str, asked: argparse.Namespace, folder: Path) -> ModelUnderTest:
     """``model`` as ``eager`` PyTorch, or as the engine's files in ``precision``."""
     folder = folder / name.replace(" ", "-")
     folder.mkdir(parents=True)
     if precision == "eager":
-        return Contender(
+        return ModelUnderTest(
             name=name, session=teacher_ref(save_model(model, folder), 1).session, spec=model.spec, task=TASK
         )
     goal = parse_goal(1.0, f"{asked.backend}:cpu:{precision}", 1)
@@ -75,7 +75,7 @@ def contender(name: str, model: Model, precision: str, asked: argparse.Namespace
         path.write_bytes(content)
     arguments = {"model": str(paths[0]), "threads": 1, "precision": precision}
     session = SessionRef(opener=f"{BACKENDS[asked.backend]}:open_session", arguments=arguments)
-    return Contender(
+    return ModelUnderTest(
         name=name, session=session, spec=model.spec, task=TASK, size_bytes=sum(p.stat().st_size for p in paths)
     )
 
@@ -86,18 +86,18 @@ def one(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     model = build_model(name, TASK, size_px=asked.px, colour="grey")
     kept: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="medfm-speed-") as scratch:
-        contenders = [contender("eager", model, "eager", asked, Path(scratch))]
+        models = [under_test("eager", model, "eager", asked, Path(scratch))]
         for precision in ("fp32", "int8"):
-            contenders.append(contender(precision, model, precision, asked, Path(scratch)))
+            models.append(under_test(precision, model, precision, asked, Path(scratch)))
             for way in asked.ways.split(","):
                 start = time.perf_counter()
                 small = pruned_by(model, way, asked, precision)
                 label = f"{precision} {way}"
                 kept[label] = small.macs_after / small.macs_before
-                tell(f"{name} {label}: {kept[label]:.3f} of the MACs, {time.perf_counter() - start:.0f} s")
-                contenders.append(contender(label, small.model, precision, asked, Path(scratch)))
+                print_line(f"{name} {label}: {kept[label]:.3f} of the MACs, {time.perf_counter() - start:.0f} s")
+                models.append(under_test(label, small.model, precision, asked, Path(scratch)))
         plan = Plan(rounds=asked.rounds, threads=1, min_calls=3, turn_ms=150)
-        found = {each.name: each for each in measure(contenders, plan)}
+        found = {each.name: each for each in measure(models, plan)}
     rows: dict[str, Any] = {}
     for label, each in found.items():
         row: dict[str, Any] = {"p50_ms": round(each.quantile_ms(0.5), 3), "bytes": each.size_bytes}

@@ -14,7 +14,7 @@ import msgspec
 
 from medfm_compress.bench.measure.machine import library_versions
 from medfm_compress.data.study import Study
-from medfm_compress.export.cases import Progress, check_labels, unheard
+from medfm_compress.export.cases import check_labels
 from medfm_compress.export.onnx_export import INPUT, OUTPUT, export_onnx
 from medfm_compress.export.openvino_ir import to_openvino_ir
 from medfm_compress.export.operating_points import decide_on_validation
@@ -25,6 +25,7 @@ from medfm_compress.runtime.bundle.manifest import SCHEMA_VERSION, Backend, Mani
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.golden_cases import golden_files, make_goldens, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.progress import Progress, no_progress
 from medfm_compress.runtime.sessions.instruction_sets import instructions
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import is_available, open_session_from_bytes
@@ -72,7 +73,7 @@ def build_bundle(
     *,
     study: Study | None = None,
     rule: str = "youden",
-    progress: Progress = unheard,
+    progress: Progress = no_progress,
     ranges: Ranges | None = None,
 ) -> Manifest:
     """Write the FP32 bundle of ``module``: ONNX Runtime always, OpenVINO where it is installed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,6 @@ from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import normalise
 from medfm_compress.runtime.task import Task
-
-Progress = Callable[[str], None]
-
-
-def unheard(_: str) -> None:
-    """The progress callable of a caller that wants none."""
 
 
 def check_labels(study: Study, task: Task) -> None:

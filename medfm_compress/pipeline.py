@@ -5,7 +5,6 @@ study → teacher → student (→ pruned) → bundle (→ INT8) → report → 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +17,8 @@ from medfm_compress.bench.types.verdict import Verdict
 from medfm_compress.compress.teachers.open import TeacherSource
 from medfm_compress.recipe import LoadedRecipe
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.step_cache import StepBook
-
-Progress = Callable[[str], None]
+from medfm_compress.runtime.progress import Progress
+from medfm_compress.step_cache import StepCache
 
 
 class Finished(NamedTuple):
@@ -49,24 +47,26 @@ def compress(loaded: LoadedRecipe, study: Path | None, out: Path, progress: Prog
         raise InputError("the recipe names no study; add 'study:' to it or give --study")
     source = study or loaded.resolve(recipe.study)
     policy = load_policy(loaded.resolve(recipe.policy))
-    book = StepBook(out, progress)
+    cache = StepCache(out, progress)
 
-    cut = [steps.identity(source), recipe.split]
-    table = book.step("study", "study.csv", cut, partial(steps.cut, source, recipe.split, progress))
-    teach = partial(steps.teach, loaded, table, progress)
-    teacher = book.step("teacher", "teacher", recipe.teacher, teach)
+    prepare_study = [steps.fingerprint_of(source), recipe.split]
+    table = cache.step(
+        "study", "study.csv", prepare_study, partial(steps.prepare_study, source, recipe.split, progress)
+    )
+    prepare_teacher = partial(steps.prepare_teacher, loaded, table, progress)
+    teacher = cache.step("teacher", "teacher", recipe.teacher, prepare_teacher)
     distill = partial(steps.distill, table, (TeacherSource(source=str(teacher)),), recipe.distill, progress)
-    model = book.step("distill", "student", recipe.distill, distill)
+    model = cache.step("distill", "student", recipe.distill, distill)
     if recipe.prune is not None:
         prune = partial(steps.prune, table, teacher, model, recipe.prune, progress)
-        model = book.step("prune", "pruned", recipe.prune, prune)
+        model = cache.step("prune", "pruned", recipe.prune, prune)
     export = partial(steps.export, model, table, recipe.export, recipe.name, loaded.sha256, progress)
-    bundle = book.step("export", "exported.medfm", [recipe.export, loaded.sha256], export)
+    bundle = cache.step("export", "exported.medfm", [recipe.export, loaded.sha256], export)
     if recipe.quantize is not None:
         quantize = partial(steps.quantize, table, bundle, recipe.quantize, progress)
-        bundle = book.step("quantize", "quantized.medfm", recipe.quantize, quantize)
+        bundle = cache.step("quantize", "quantized.medfm", recipe.quantize, quantize)
     bench = partial(steps.bench, table, teacher, bundle, policy, recipe.bench, progress)
-    report = book.step("bench", "report", [recipe.bench, policy.sha256], bench)
+    report = cache.step("bench", "report", [recipe.bench, policy.sha256], bench)
     finished = out / f"{recipe.name}.medfm"
     verdict = steps.gate(report / REPORT_JSON, bundle, finished)
     return Finished(finished, report, load_report(report / REPORT_JSON), verdict)

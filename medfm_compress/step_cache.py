@@ -21,7 +21,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     seconds: float
 
 
-class StepBook:
+class StepCache:
     """Runs steps in order and remembers them in ``folder/steps``."""
 
     def __init__(self, folder: Path, progress: Callable[[str], None]) -> None:

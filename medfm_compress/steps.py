@@ -18,6 +18,7 @@ from medfm_compress.data.study import Case, Study
 from medfm_compress.data.table import write_table
 from medfm_compress.runtime.errors import InputError, ModelError, StudyError
 from medfm_compress.runtime.image_spec import Colour
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
@@ -42,15 +43,13 @@ if TYPE_CHECKING:
     )
     from medfm_compress.runtime.bundle.manifest import Manifest
 
-Progress = Callable[[str], None]
 
-
-def identity(source: Path) -> str:
+def fingerprint_of(source: Path) -> str:
     """Fingerprint of a study, for the step book."""
     return study_fingerprint(open_study(source))
 
 
-def cut(source: Path, plan: SplitPlan | None, progress: Progress, out: Path) -> None:
+def prepare_study(source: Path, plan: SplitPlan | None, progress: Progress, out: Path) -> None:
     """Write the study's table, with new splits where a plan is given.
 
     Raises:
@@ -70,7 +69,7 @@ def cut(source: Path, plan: SplitPlan | None, progress: Progress, out: Path) -> 
     write_table(study, out)
 
 
-def teach(loaded: LoadedRecipe, study: Path, progress: Progress, out: Path) -> None:
+def prepare_teacher(loaded: LoadedRecipe, study: Path, progress: Progress, out: Path) -> None:
     """The recipe's teacher as a model folder at ``out``: a copy of a given one, or one that is trained here."""
     from medfm_compress.compress.networks.model import load_model, save_model
 
@@ -136,9 +135,9 @@ def distill(
     step: DistillStep,
     progress: Progress,
     out: Path,
-    heard: Callable[[Choice], None] = lambda _: None,
+    on_choice: Callable[[Choice], None] = lambda _: None,
 ) -> Model:
-    """Distil the teachers' mean into the student that ``step`` names; ``heard`` is told which one ``auto`` chose."""
+    """Distil the teachers' mean into the student that ``step`` names; ``on_choice`` gets what ``auto`` chose."""
     import torch
 
     from medfm_compress.compress.distillation.distill import distill as train_student
@@ -146,10 +145,10 @@ def distill(
     from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
     from medfm_compress.compress.teachers.open import open_teacher
 
-    inputs = {Path(source.source.removeprefix("answers:")).resolve() for source in teachers}
+    inputs = {Path(source.source.removeprefix("outputs:")).resolve() for source in teachers}
     if out.resolve() in {*inputs, Path(step.student).resolve()}:
         raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
-    auto = _auto(step, progress, out, heard)
+    auto = _auto(step, progress, out, on_choice)
     cases = open_study(study)
     task = Task(kind=cases.kind, labels=cases.labels)
     teacher = open_teacher(teachers, task, step.training, step.distillation.teacher_precision)
@@ -162,14 +161,14 @@ def distill(
     return train_student(studies, teacher, student, step.training, out, progress, step.distillation)
 
 
-def _auto(step: DistillStep, progress: Progress, out: Path, heard: Callable[[Choice], None]) -> Auto | None:
+def _auto(step: DistillStep, progress: Progress, out: Path, on_choice: Callable[[Choice], None]) -> Auto | None:
     """What student ``auto`` needs; None for another, which has neither budget nor target."""
     from medfm_compress.compress.latency.latency_goal import parse_goal
     from medfm_compress.compress.students.auto_select import AUTO, Auto
 
     if step.student == AUTO:
         goal = parse_goal(step.budget_ms, step.target, step.threads)
-        return Auto(goal, out / "training", lambda line: progress(f"student: {line}"), heard)
+        return Auto(goal, out / "training", lambda line: progress(f"student: {line}"), on_choice)
     plain = type(step)(student=step.student)
     if (step.budget_ms, step.target, step.threads) != (plain.budget_ms, plain.target, plain.threads):
         raise InputError(
@@ -181,13 +180,13 @@ def _auto(step: DistillStep, progress: Progress, out: Path, heard: Callable[[Cho
 
 def _student(teacher: TeacherCard, own: Model | None, step: DistillStep, auto: Auto | None) -> Model:
     """The student with the teacher's task and, but for its size, the teacher's spec."""
-    from medfm_compress.compress.students.build_student import make_student
+    from medfm_compress.compress.students.build_student import build_student
 
     spec = teacher.spec
     if step.image_size:
         spec = msgspec.structs.replace(spec, height_px=step.image_size, width_px=step.image_size)
     weights = Path(step.weights) if step.weights else None
-    student = make_student(step.student, teacher.task, spec, weights, own, auto)
+    student = build_student(step.student, teacher.task, spec, weights, own, auto)
     if step.image_size and student.spec.shape[2:] != spec.shape[2:]:
         raise ModelError(
             f"student {step.student} takes {student.spec.height_px}×{student.spec.width_px} px and --image-size is "
@@ -201,14 +200,14 @@ def prune(
 ) -> PruningRecord:
     """Prune a model and let it recover by distillation from the teacher; without epochs it is only pruned."""
     from medfm_compress.compress.networks.model import load_model
-    from medfm_compress.compress.pruning.iterative import Work, prune_and_recover
+    from medfm_compress.compress.pruning.iterative import PruningRun, prune_and_recover
 
     if out.resolve() in {teacher.resolve(), model.resolve()}:
         raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
     student = load_model(model)
     known = student if teacher.resolve() == model.resolve() else load_model(teacher)
     cases = open_study(study, dicom_rules=student.spec.dicom)
-    return prune_and_recover(Work(cases, known, options, out, progress), student)
+    return prune_and_recover(PruningRun(cases, known, options, out, progress), student)
 
 
 def export(

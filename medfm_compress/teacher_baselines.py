@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medfm_compress.bench.measure.latency import Contender
+from medfm_compress.bench.measure.latency import ModelUnderTest
 from medfm_compress.bench.models import TeacherRef
 from medfm_compress.runtime.errors import InputError, MissingDependency
 from medfm_compress.runtime.sessions.protocol import SessionRef
@@ -37,8 +37,8 @@ def teacher_ref(folder: str | Path, threads: int) -> TeacherRef:
 
 def teacher_in_engines(
     folder: str | Path, threads: int, scratch: Path, engines: tuple[str, ...] = ENGINES
-) -> tuple[Contender, ...]:
-    """The teacher exported to ONNX, as FP32 contenders on ``engines``; those that are not installed are left out.
+) -> tuple[ModelUnderTest, ...]:
+    """The teacher exported to ONNX, as FP32 models on ``engines``; those that are not installed are left out.
 
     Args:
         folder: the teacher's model folder.
@@ -63,7 +63,7 @@ def teacher_in_engines(
     teacher, path = load_model(folder), scratch / _ONNX
     path.write_bytes(export_onnx(teacher.module, teacher.spec, teacher.task).content)
     return tuple(
-        Contender(
+        ModelUnderTest(
             name=_NAMES[engine],
             session=SessionRef(
                 opener=f"{BACKENDS[engine]}:open_session", arguments={"model": str(path), "threads": threads}

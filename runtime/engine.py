@@ -98,7 +98,7 @@ class Engine:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, whole=False)
         self.variant = _choose(self.bundle, backend, unverified)
         self.task: Task = self.manifest.task_of(self.variant)
-        self.verified = not choice.verdict_obstacle(self.bundle, self.variant)
+        self.verified = not choice.verdict_incompatibility(self.bundle, self.variant)
         if not self.verified:
             _log.warning("variant %s has no passing verdict; used because unverified=True", self.variant.name)
         cache = None if cache_dir is None else str(cache_dir)
@@ -175,7 +175,7 @@ class Engine:
 
 def _choose(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:
     passed_over: list[str] = []
-    for variant, reason in choice.obstacles(bundle, choice.Machine(cpu=read_cpu()), backend, unverified):
+    for variant, reason in choice.incompatibilities(bundle, choice.Machine(cpu=read_cpu()), backend, unverified):
         if not reason:
             _log.info("variant %s (%s) chosen; passed over: %s", variant.name, variant.target, passed_over or "none")
             return variant

@@ -25,7 +25,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     availability: Callable[[str], Availability] = is_available
 
 
-def obstacle(variant: Variant, machine: Machine) -> str:
+def incompatibility(variant: Variant, machine: Machine) -> str:
     """Why ``variant`` cannot run on ``machine``, as a phrase; empty where it can."""
     if variant.device != "cpu":
         return f"needs device {variant.device}; this runtime drives CPUs only"
@@ -51,7 +51,7 @@ def _in_words(missing: tuple[str, ...], cpu: Cpu) -> str:
     return f"is laid out for a CPU without {', '.join(need[1:] for need in missing)}, which {cpu.model} has"
 
 
-def verdict_obstacle(bundle: Bundle, variant: Variant) -> str:
+def verdict_incompatibility(bundle: Bundle, variant: Variant) -> str:
     """Why the gate's verdict keeps ``variant`` from being used; empty where it passed."""
     verdict = bundle.verdict(variant.name)
     if verdict is None:
@@ -59,13 +59,18 @@ def verdict_obstacle(bundle: Bundle, variant: Variant) -> str:
     return "" if verdict.outcome == "pass" else f"the gate's verdict on it is {verdict.outcome}"
 
 
-def obstacles(bundle: Bundle, machine: Machine, backend: str | None, unverified: bool) -> Iterator[tuple[Variant, str]]:
+def incompatibilities(
+    bundle: Bundle, machine: Machine, backend: str | None, unverified: bool
+) -> Iterator[tuple[Variant, str]]:
     """Each variant in the bundle's order with its obstacle, found lazily: engines are imported only when reached."""
     for variant in bundle.manifest.variants:
         if backend is not None and variant.backend != backend:
             yield variant, f"runs on {variant.backend}; asked for is {backend}"
         else:
-            yield variant, ("" if unverified else verdict_obstacle(bundle, variant)) or obstacle(variant, machine)
+            yield (
+                variant,
+                ("" if unverified else verdict_incompatibility(bundle, variant)) or incompatibility(variant, machine),
+            )
 
 
 def version_satisfies(version: str, specifier: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import normalise
+from medfm_compress.runtime.progress import Progress, no_progress
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.task import Task
 
-Progress = Callable[[str], None]
 PROGRESS_EVERY = 200
 
 
@@ -170,12 +169,12 @@ def evaluate(  # noqa: PLR0913 (what is evaluated takes five nouns, how takes th
     from medfm_compress.data.prepared import prepared_images
 
     check_cases(study, cases, task)
-    tell = progress or _silent
-    images = prepared_images(study, cases, spec, cache_dir, tell)
+    progress = progress or no_progress
+    images = prepared_images(study, cases, spec, cache_dir, progress)
     logits = np.empty((len(cases), len(task.labels)), dtype=np.float64)
     for row in range(len(cases)):
         if row % PROGRESS_EVERY == 0:
-            tell(f"{name}: case {row + 1} of {len(cases)}")
+            progress(f"{name}: case {row + 1} of {len(cases)}")
         logits[row] = _logits(session, normalise(np.asarray(images[row : row + 1]), spec), len(task.labels))
     return tabulate(logits, study, cases, task, name=name)
 
@@ -244,7 +243,3 @@ def _truth(targets: NDArray[np.int64], task: Task) -> NDArray[np.int64]:
         return targets
     one_hot: NDArray[np.int64] = (targets == np.arange(len(task.labels))).astype(np.int64)
     return one_hot[:, 1:] if task.kind == "binary" else one_hot
-
-
-def _silent(_: str) -> None:
-    """Tell nobody."""

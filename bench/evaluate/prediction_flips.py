@@ -80,7 +80,7 @@ def find_flips(teacher: Evaluation, bundle: Evaluation) -> tuple[Flip, ...]:
 
 
 def write_flips(folder: str | Path, teacher: Evaluation, others: Sequence[Evaluation]) -> Path:
-    """Write ``flips.csv`` with the real image and patient keys: a local file that must not leave the site.
+    """Write ``prediction_flips.csv`` with the real image and patient keys: a local file that must not leave the site.
 
     It is written without rows too, so that no older one stays behind. Cells that a spreadsheet would run as a formula
     begin with an apostrophe (OWASP, CSV injection).
@@ -117,13 +117,13 @@ def _cell(text: str) -> str:
 
 def _of_findings(teacher: Evaluation, bundle: Evaluation) -> list[Flip]:
     cases, findings = np.nonzero(teacher.decisions != bundle.decisions)
-    flips = []
+    prediction_flips = []
     for case, column in zip(cases.tolist(), findings.tolist(), strict=True):
         finding = teacher.findings[column]
         names = (f"no {finding}", finding)
         truth, called = int(teacher.truth[case, column]), int(bundle.decisions[case, column])
         kind = {(1, 0): "newly missed", (0, 1): "new false alarm", (1, 1): "newly found", (0, 0): "false alarm gone"}
-        flips.append(
+        prediction_flips.append(
             Flip(
                 case=case,
                 variant=bundle.name,
@@ -138,17 +138,17 @@ def _of_findings(teacher: Evaluation, bundle: Evaluation) -> list[Flip]:
                 subgroups=_subgroups(teacher, case),
             )
         )
-    return flips
+    return prediction_flips
 
 
 def _of_labels(teacher: Evaluation, bundle: Evaluation) -> list[Flip]:
     truth, before, after = (table.argmax(axis=1) for table in (teacher.truth, teacher.decisions, bundle.decisions))
-    flips = []
+    prediction_flips = []
     for case in np.flatnonzero(before != after).tolist():
         true = int(truth[case])
         direction: Direction = "harmful" if before[case] == true else "beneficial" if after[case] == true else "neither"
         kind = {"harmful": "newly wrong", "beneficial": "newly right", "neither": "wrong in another way"}[direction]
-        flips.append(
+        prediction_flips.append(
             Flip(
                 case=case,
                 variant=bundle.name,
@@ -163,7 +163,7 @@ def _of_labels(teacher: Evaluation, bundle: Evaluation) -> list[Flip]:
                 subgroups=_subgroups(teacher, case),
             )
         )
-    return flips
+    return prediction_flips
 
 
 def _subgroups(evaluation: Evaluation, case: int) -> dict[str, str]:

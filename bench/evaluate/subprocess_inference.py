@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medfm_compress.bench.evaluate.evaluate import check_cases, tabulate
-from medfm_compress.bench.measure.latency import Contender, Plan, Progress
+from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.measure.worker import Evaluate, Open
 from medfm_compress.bench.measure.worker_process import Worker
 from medfm_compress.bench.types.evaluation import Evaluation
@@ -18,6 +18,7 @@ from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.preprocess import normalise
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import digest
 
 _CHUNK = 64
@@ -43,38 +44,38 @@ def labelled_cases(study: Study, split: str) -> tuple[Case, ...]:
     return cases
 
 
-def evaluate_contender(
-    contender: Contender, study: Study, cases: tuple[Case, ...], plan: Plan, folder: Folders, tell: Progress
+def evaluate_model(
+    model: ModelUnderTest, study: Study, cases: tuple[Case, ...], plan: Plan, folder: Folders, progress: Progress
 ) -> Evaluation:
-    """Per-case table of ``contender`` on ``cases``.
+    """Per-case table of ``model`` on ``cases``.
 
     Args:
-        contender: opened in a fresh process, so that what it imports never enters this one.
+        model: opened in a fresh process, so that what it imports never enters this one.
         study: where the images come from.
         cases: labelled cases of one split.
         plan: threads and time-out of the process.
-        folder: for temporary arrays, shared by contenders with equal specs, and for prepared images.
-        tell: told now and then.
+        folder: for temporary arrays, shared by models with equal specs, and for prepared images.
+        progress: told now and then.
 
     Raises:
-        InputError: the study's labels are not the contender's, an image cannot be used, or the contender cannot run or
+        InputError: the study's labels are not the model's, an image cannot be used, or the model cannot run or
             gives logits that are not finite.
     """
-    check_cases(study, cases, contender.task)
-    inputs = _write_inputs(contender, study, cases, folder, tell)
+    check_cases(study, cases, model.task)
+    inputs = _write_inputs(model, study, cases, folder, progress)
     outputs = folder.temporary / "logits.npy"
-    shape = (len(cases), len(contender.task.labels))
+    shape = (len(cases), len(model.task.labels))
     np.lib.format.open_memmap(outputs, mode="w+", dtype=np.float32, shape=shape).flush()
-    tell(f"evaluate {contender.name} on {len(cases)} cases")
-    with Worker(contender.name, plan.threads, plan.timeout_s) as worker:
-        worker.ask(Open(session=contender.session, spec=contender.spec, task=contender.task))
+    progress(f"evaluate {model.name} on {len(cases)} cases")
+    with Worker(model.name, plan.threads, plan.timeout_s) as worker:
+        worker.ask(Open(session=model.session, spec=model.spec, task=model.task))
         for start in range(0, len(cases), _CHUNK):
             stop = min(start + _CHUNK, len(cases))
             worker.ask(Evaluate(inputs=str(inputs), outputs=str(outputs), start=start, stop=stop))
             if stop % _TELL_EVERY == 0:
-                tell(f"evaluated {contender.name} on {stop} of {len(cases)} cases")
+                progress(f"evaluated {model.name} on {stop} of {len(cases)} cases")
     logits = np.load(outputs, allow_pickle=False)
-    return tabulate(logits, study, cases, contender.task, name=contender.name)
+    return tabulate(logits, study, cases, model.task, name=model.name)
 
 
 def image_files(study: Study, cases: Sequence[Case], count: int) -> tuple[str, ...]:
@@ -86,16 +87,18 @@ def image_files(study: Study, cases: Sequence[Case], count: int) -> tuple[str, .
     return tuple(str(path.resolve()) for path in paths) if all(path.is_file() for path in paths) else ()
 
 
-def _write_inputs(contender: Contender, study: Study, cases: tuple[Case, ...], folder: Folders, tell: Progress) -> Path:
+def _write_inputs(
+    model: ModelUnderTest, study: Study, cases: tuple[Case, ...], folder: Folders, progress: Progress
+) -> Path:
     """Normalised inputs ``[n, C, H, W]`` as ``.npy``, in chunks, so that memory does not grow with the study."""
-    keys = [contender.spec, [case.image for case in cases]]
+    keys = [model.spec, [case.image for case in cases]]
     path = folder.temporary / f"inputs-{digest(keys)[:16]}.npy"
     if path.is_file():
         return path
-    tell(f"decode {len(cases)} images at {contender.spec.width_px} × {contender.spec.height_px} px")
-    prepared = prepared_images(study, cases, contender.spec, folder.prepared, tell)
+    progress(f"decode {len(cases)} images at {model.spec.width_px} × {model.spec.height_px} px")
+    prepared = prepared_images(study, cases, model.spec, folder.prepared, progress)
     stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=prepared.shape)
     for start in range(0, len(cases), _CHUNK):
-        stored[start : start + _CHUNK] = normalise(prepared[start : start + _CHUNK], contender.spec)
+        stored[start : start + _CHUNK] = normalise(prepared[start : start + _CHUNK], model.spec)
     stored.flush()
     return path

@@ -26,7 +26,7 @@ class Change(NamedTuple):
     now: float
 
 
-class Earlier(NamedTuple):
+class BaselineComparison(NamedTuple):
     """What changed since an earlier report.
 
     Attributes:
@@ -44,7 +44,7 @@ class Earlier(NamedTuple):
     untimed: str
 
 
-def hold_beside(report: Report, evidence: Evidence, earlier: Report, policy: Policy) -> Earlier:
+def compare_to_baseline(report: Report, evidence: Evidence, earlier: Report, policy: Policy) -> BaselineComparison:
     """Hold ``evidence`` of ``report`` beside ``earlier``, whose comparisons are computed again under ``policy``.
 
     Raises:
@@ -53,7 +53,7 @@ def hold_beside(report: Report, evidence: Evidence, earlier: Report, policy: Pol
     _check_same_cases(report, earlier)
     then = {_key(found): found for found in recompute(earlier, policy).comparisons}
     same_machine = report.machine.fingerprint == earlier.machine.fingerprint
-    return Earlier(
+    return BaselineComparison(
         created=earlier.created,
         model_digest=earlier.model_digest,
         estimates=tuple(

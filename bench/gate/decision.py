@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from medfm_compress.bench.evaluate.fidelity import check_fidelity
-from medfm_compress.bench.gate.baseline_report import Earlier
+from medfm_compress.bench.gate.baseline_report import BaselineComparison
 from medfm_compress.bench.gate.budget import check_budget
 from medfm_compress.bench.gate.gate import Evidence, Required
 from medfm_compress.bench.report import Report
@@ -18,7 +18,7 @@ from medfm_compress.bench.types.verdict import Check, Verdict
 PolicyKey = tuple[str | int, ...]
 
 
-class Judgement(NamedTuple):
+class Decision(NamedTuple):
     """One answer of the gate.
 
     Attributes:
@@ -33,7 +33,7 @@ class Judgement(NamedTuple):
     evidence: Evidence
     policy: Policy
     report: Report
-    earlier: Earlier | None = None
+    earlier: BaselineComparison | None = None
 
     def comparison(self, variant: str, check: Check) -> Comparison | None:
         """What ``check`` of ``variant`` judged; none for a floor, a limit, or what could not be compared."""
@@ -44,7 +44,7 @@ class Judgement(NamedTuple):
         return None
 
 
-def look_notes(report: Report) -> tuple[str, ...]:
+def reuse_warnings(report: Report) -> tuple[str, ...]:
     """What must be said where the same cases were evaluated before: each look makes a pass by chance likelier."""
     models = {look.model_digest for look in report.looks}
     policies = {look.policy_sha256 for look in report.looks}
@@ -56,11 +56,11 @@ def look_notes(report: Report) -> tuple[str, ...]:
     )
 
 
-def policy_keys(judgement: Judgement) -> dict[str, PolicyKey]:
+def policy_keys(decision: Decision) -> dict[str, PolicyKey]:
     """Name of each check that the policy can make → where the policy asks for it, e.g. ``("budget", "p50_ms")``."""
     keys: dict[str, PolicyKey] = {}
-    for one in _spelt_out(judgement):
-        number = judgement.policy.non_inferiority.index(one.entry)
+    for one in _spelt_out(decision):
+        number = decision.policy.non_inferiority.index(one.entry)
         keys[one.name] = ("non_inferiority", number)
         for bound in ("floor", "ceiling"):
             keys |= {f"{one.name}, {bound} of the {whose}": ("non_inferiority", number, f"{whose}_floor") for whose in
@@ -75,8 +75,8 @@ def policy_keys(judgement: Judgement) -> dict[str, PolicyKey]:
     return keys
 
 
-def _spelt_out(judgement: Judgement) -> list[Required]:
-    policy, evidence = judgement.policy, judgement.evidence
+def _spelt_out(decision: Decision) -> list[Required]:
+    policy, evidence = decision.policy, decision.evidence
     return [
         Required(entry, finding, population)
         for entry in policy.non_inferiority

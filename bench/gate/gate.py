@@ -134,7 +134,7 @@ def recompute(report: Report, policy: Policy, shipped: Iterable[str] = ()) -> Ev
     Raises:
         InputError: as :func:`gather`.
     """
-    judged = [table.to_evaluation() for table in report.evaluations[1:] if table.name not in report.opponents]
+    judged = [table.to_evaluation() for table in report.evaluations[1:] if table.name not in report.external_models]
     evidence = gather(report.teacher.to_evaluation(), judged, policy, report.task)
     return _measured(evidence, report, shipped)
 
@@ -261,9 +261,9 @@ def _check_required(one: Required, comparison: Comparison | None, p_worse: float
     bound = "ceiling" if entry.metric in LOWER_IS_BETTER else "floor"
     names = {whose: f"{name}, {bound} of the {whose}" for whose, floor in floors if floor is not None}
     lacking = one.population.lacking[one.finding]
-    obstacle = f"too few cases: {lacking}" if lacking else _obstacle(comparison, entry.margin, alpha)
-    if comparison is None or obstacle:
-        return [Check(name=each, outcome="inconclusive", reason=obstacle) for each in (name, *names.values())]
+    incompatibility = f"too few cases: {lacking}" if lacking else _incompatibility(comparison, entry.margin, alpha)
+    if comparison is None or incompatibility:
+        return [Check(name=each, outcome="inconclusive", reason=incompatibility) for each in (name, *names.values())]
     values = {"teacher": comparison.teacher.estimate, "bundle": comparison.bundle.estimate}
     return [
         _check_margin(name, comparison, entry.margin, p_worse <= alpha),
@@ -271,7 +271,7 @@ def _check_required(one: Required, comparison: Comparison | None, p_worse: float
     ]
 
 
-def _obstacle(comparison: Comparison | None, margin: float, alpha: float) -> str:
+def _incompatibility(comparison: Comparison | None, margin: float, alpha: float) -> str:
     """Why a comparison cannot be judged; empty where it can."""
     if comparison is None:
         return "not evaluated, or undefined (the PPV of a model that calls nothing is)"

@@ -1,6 +1,6 @@
-"""Time several contenders against each other: each in a fresh process, in interleaved rounds, raw samples kept.
+"""Time several models against each other: each in a fresh process, in interleaved rounds, raw samples kept.
 
-After every contender is open and warm, round r asks each in turn for its calls (A B C, A B C, …), and only the one
+After every model is open and warm, round r asks each in turn for its calls (A B C, A B C, …), and only the one
 that is asked runs. Whatever drifts on the machine (clock, heat, neighbours) then meets all of them alike, and ratios
 are taken round by round (see `speedup`).
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -28,18 +28,18 @@ from medfm_compress.bench.measure.worker_process import Worker
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.progress import Progress, no_progress
 from medfm_compress.runtime.sessions.protocol import SessionInfo, SessionRef
 from medfm_compress.runtime.task import Task
 
-Progress = Callable[[str], None]
 _DIGITS = 5
 
 
-class Contender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ModelUnderTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to measure.
 
     Attributes:
-        name: unique among the contenders.
+        name: unique among the models.
         session: how its process opens it.
         spec: its input; also the preprocessing of the end-to-end time.
         task: what its logits mean; also the activation of the end-to-end time.
@@ -60,13 +60,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes:
         rounds: interleaved rounds, >= 1; intervals of ratios need at least 10.
-        turn_ms: a contender's turn in a round is as many calls as fit in it, within ``min_calls`` and ``max_calls``;
+        turn_ms: a model's turn in a round is as many calls as fit in it, within ``min_calls`` and ``max_calls``;
             where it has files, a second such turn goes from file to prediction.
         min_calls: >= 1.
         max_calls: >= ``min_calls``.
         threads: of every engine, and CPUs of its process, >= 1.
-        warm_up_s: at most, for each contender.
-        timeout_s: for each answer of a contender's process.
+        warm_up_s: at most, for each model.
+        timeout_s: for each answer of a model's process.
     """
 
     rounds: int = 20
@@ -92,47 +92,47 @@ DEFAULT_PLAN = Plan()
 
 
 def measure(
-    contenders: Sequence[Contender], plan: Plan = DEFAULT_PLAN, progress: Progress | None = None
+    models: Sequence[ModelUnderTest], plan: Plan = DEFAULT_PLAN, progress: Progress | None = None
 ) -> tuple[Measurement, ...]:
-    """Measure ``contenders`` against each other, in their order.
+    """Measure ``models`` against each other, in their order.
 
     Args:
-        contenders: at least one; names must differ.
+        models: at least one; names must differ.
         plan: how long, and on how many threads.
         progress: called with one line at every step, in the order in which things run.
 
     Returns:
-        One measurement a contender, each with ``rounds * calls_per_round`` samples.
+        One measurement a model, each with ``rounds * calls_per_round`` samples.
 
     Raises:
-        InputError: nothing to measure, equal names, or a contender that cannot run, dies or hangs.
+        InputError: nothing to measure, equal names, or a model that cannot run, dies or hangs.
     """
-    names = [contender.name for contender in contenders]
+    names = [model.name for model in models]
     if not names or len(set(names)) != len(names):
-        raise InputError(f"contenders are {names}; there must be at least one, each with a name of its own")
-    tell = progress or silent
+        raise InputError(f"models are {names}; there must be at least one, each with a name of its own")
+    progress = progress or no_progress
     with contextlib.ExitStack() as stack:
-        runs = [_Run(stack, contender, plan, tell) for contender in contenders]
+        runs = [_Run(stack, model, plan, progress) for model in models]
         for number in range(plan.rounds):
-            tell(f"round {number + 1} of {plan.rounds}")
+            progress(f"round {number + 1} of {plan.rounds}")
             for run in runs:
                 run.take_turn()
         return tuple(run.measurement() for run in runs)
 
 
 class _Run:
-    """One contender's process and what it has delivered so far."""
+    """One model's process and what it has delivered so far."""
 
-    def __init__(self, stack: contextlib.ExitStack, contender: Contender, plan: Plan, tell: Progress) -> None:
-        self.contender = contender
-        tell(f"open {contender.name}")
-        self._worker = stack.enter_context(Worker(contender.name, plan.threads, plan.timeout_s))
-        opened = self._worker.ask(open_request(contender))
+    def __init__(self, stack: contextlib.ExitStack, model: ModelUnderTest, plan: Plan, progress: Progress) -> None:
+        self.model = model
+        progress(f"open {model.name}")
+        self._worker = stack.enter_context(Worker(model.name, plan.threads, plan.timeout_s))
+        opened = self._worker.ask(open_request(model))
         self._first_ms = 1000 * (time.perf_counter() - self._worker.started)
-        self._info = checked_info(opened, contender.name, plan.threads)
-        tell(f"warm up {contender.name}")
+        self._info = checked_info(opened, model.name, plan.threads)
+        progress(f"warm up {model.name}")
         self._warm = self._worker.ask(WarmUp(limit_s=plan.warm_up_s))
-        files = len(contender.files)
+        files = len(model.files)
         self._calls = _fitting(plan, self._warm.median_ms)
         self._passes = math.ceil(_fitting(plan, self._warm.mean_file_ms) / files) if files else 0
         self._turns: list[Reply] = []
@@ -145,7 +145,7 @@ class _Run:
         """Everything delivered."""
         stages = [stages for turn in self._turns for stages in turn.stages_ms]
         return Measurement(
-            name=self.contender.name,
+            name=self.model.name,
             target=target_of(self._info),
             session_ms=tuple(sample for turn in self._turns for sample in turn.session_ms),
             end_to_end_ms=tuple(round(sum(call), _DIGITS) for call in stages),
@@ -156,7 +156,7 @@ class _Run:
             },
             first_prediction_ms=round(self._first_ms, 2),
             peak_rss_bytes=max(turn.peak_rss_bytes for turn in self._turns),
-            size_bytes=self.contender.size_bytes,
+            size_bytes=self.model.size_bytes,
             warm_up_calls=self._warm.calls,
             warm_up_stable=self._warm.stable,
             calls_per_round=self._calls,
@@ -184,9 +184,9 @@ def _fitting(plan: Plan, call_ms: float) -> int:
     return min(max(int(plan.turn_ms / max(call_ms, 1e-3)), plan.min_calls), plan.max_calls)
 
 
-def open_request(contender: Contender) -> Open:
+def open_request(model: ModelUnderTest) -> Open:
     """What its process must be told first."""
-    return Open(session=contender.session, spec=contender.spec, task=contender.task, files=contender.files)
+    return Open(session=model.session, spec=model.spec, task=model.task, files=model.files)
 
 
 def checked_info(opened: Reply, name: str, threads: int) -> SessionInfo:
@@ -204,7 +204,3 @@ def checked_info(opened: Reply, name: str, threads: int) -> SessionInfo:
 def target_of(info: SessionInfo) -> str:
     """``backend:device:precision:threads`` of what really runs."""
     return f"{info.backend}:{device_of(info)}:{info.precision}:{info.threads}"
-
-
-def silent(_: str) -> None:
-    """Tell nobody."""

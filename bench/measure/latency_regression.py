@@ -21,10 +21,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from medfm_compress.bench.measure.latency import DEFAULT_PLAN, Contender, Plan, Progress, measure, silent
+from medfm_compress.bench.measure.latency import DEFAULT_PLAN, ModelUnderTest, Plan, measure
 from medfm_compress.bench.stats.t_distribution import t_quantile
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.progress import Progress, no_progress
 
 LEAST_PAIRS = 10
 LEVEL = 0.95
@@ -52,8 +53,8 @@ class Slowdown(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def measure_slowdown(
-    old: Contender,
-    new: Contender,
+    old: ModelUnderTest,
+    new: ModelUnderTest,
     plan: Plan = DEFAULT_PLAN,
     pairs: int = LEAST_PAIRS,
     progress: Progress | None = None,
@@ -77,14 +78,14 @@ def measure_slowdown(
         raise InputError(
             f"{pairs} pairs of processes are too few to tell a slowdown from noise; use {LEAST_PAIRS} or more"
         )
-    tell = progress or silent
+    progress = progress or no_progress
     rounds = max(_LEAST_ROUNDS, math.ceil(plan.rounds / pairs))
     once = msgspec.structs.replace(plan, rounds=rounds)
     earlier = msgspec.structs.replace(old, name=f"{old.name}{_EARLIER}", files=())
     later = msgspec.structs.replace(new, files=())
     medians: list[tuple[float, float]] = []
     for pair in range(pairs):
-        tell(f"{new.name} against the earlier bundle: pair {pair + 1} of {pairs}")
+        progress(f"{new.name} against the earlier bundle: pair {pair + 1} of {pairs}")
         found = {m.name: m.quantile_ms(0.5) for m in measure(_order(earlier, later, pair), once)}
         medians.append((found[earlier.name], found[later.name]))
     before, after = (tuple(column) for column in zip(*medians, strict=True))
@@ -103,6 +104,6 @@ def geometric_mean_ratio(before: Sequence[float], after: Sequence[float]) -> Int
     return Interval(estimate=math.exp(mean), low=low, high=high, level=LEVEL, method=METHOD)
 
 
-def _order(earlier: Contender, later: Contender, pair: int) -> tuple[Contender, Contender]:
+def _order(earlier: ModelUnderTest, later: ModelUnderTest, pair: int) -> tuple[ModelUnderTest, ModelUnderTest]:
     """Who begins alternates, so that being first favours neither."""
     return (later, earlier) if pair % 2 else (earlier, later)

@@ -1,8 +1,8 @@
-"""Run one contender under one load scenario, in a fresh process, and say what the run is worth."""
+"""Run one model under one load scenario, in a fresh process, and say what the run is worth."""
 
 from __future__ import annotations
 
-from medfm_compress.bench.measure.latency import Contender, Progress, checked_info, open_request, silent, target_of
+from medfm_compress.bench.measure.latency import ModelUnderTest, checked_info, open_request, target_of
 from medfm_compress.bench.measure.load_driver_loadgen import require_loadgen
 from medfm_compress.bench.measure.load_scenario import (
     OFFICIAL_DURATION_S,
@@ -19,6 +19,7 @@ from medfm_compress.bench.measure.percentile_bounds import finite, percentile_bo
 from medfm_compress.bench.measure.worker import WarmUp
 from medfm_compress.bench.measure.worker_process import Worker
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.progress import Progress, no_progress
 
 _DEFAULT_PLAN = LoadPlan()
 # A server that falls behind, or an engine slower under load, takes longer than the load was meant to.
@@ -26,16 +27,16 @@ _PATIENCE = 4.0
 
 
 def run_scenario(
-    contender: Contender,
+    model: ModelUnderTest,
     scenario: ScenarioName,
     harness: Harness = "loadgen",
     plan: LoadPlan = _DEFAULT_PLAN,
     progress: Progress | None = None,
 ) -> ScenarioResult:
-    """Put ``contender`` under ``scenario``.
+    """Put ``model`` under ``scenario``.
 
     Args:
-        contender: opened in a process of its own; its files, preprocessed, are what queries ask about.
+        model: opened in a process of its own; its files, preprocessed, are what queries ask about.
         scenario: which load.
         harness: ``loadgen``, or ``plain`` where LoadGen is not installed.
         plan: how long, and how many queries a second.
@@ -43,23 +44,23 @@ def run_scenario(
 
     Raises:
         MissingDependency: LoadGen is asked for and not installed.
-        InputError: the contender cannot run, dies or hangs.
+        InputError: the model cannot run, dies or hangs.
     """
     if scenario not in PERCENTILES:
         raise InputError(f"there is no scenario {scenario!r}; choose one of {', '.join(PERCENTILES)}")
     if harness == "loadgen":
         require_loadgen()
-    tell = progress or silent
+    progress = progress or no_progress
     patience_s = plan.timeout_s + _PATIENCE * plan.duration_s
-    with Worker(contender.name, plan.threads, patience_s) as worker:
-        info = checked_info(worker.ask(open_request(contender)), contender.name, plan.threads)
+    with Worker(model.name, plan.threads, patience_s) as worker:
+        info = checked_info(worker.ask(open_request(model)), model.name, plan.threads)
         warm = worker.ask(WarmUp(limit_s=plan.warm_up_s))
         load = Load(scenario=scenario, harness=harness, plan=plan, one_by_one_ms=max(warm.median_ms, 1e-3))
-        tell(f"{scenario} of {contender.name}, {harness}, {plan.duration_s:g} s")
+        progress(f"{scenario} of {model.name}, {harness}, {plan.duration_s:g} s")
         outcome = worker.ask(load).load
     if outcome is None or not outcome.latencies_ms:
-        raise InputError(f"{contender.name} answered no query under {scenario}; give it a longer duration")
-    return _result(contender.name, target_of(info), load, outcome)
+        raise InputError(f"{model.name} answered no query under {scenario}; give it a longer duration")
+    return _result(model.name, target_of(info), load, outcome)
 
 
 def _result(name: str, target: str, load: Load, outcome: LoadOutcome) -> ScenarioResult:

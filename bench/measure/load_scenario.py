@@ -69,7 +69,7 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="load"):
-    """What a contender's process is asked to do: one scenario.
+    """What a model's process is asked to do: one scenario.
 
     Attributes:
         scenario: which load.
@@ -119,10 +119,10 @@ class LoadOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class ScenarioResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One contender under one scenario, in a fresh process; raw samples are kept.
+    """One model under one scenario, in a fresh process; raw samples are kept.
 
     Attributes:
-        name: of the contender, as in the report's measurements.
+        name: of the model, as in the report's measurements.
         target: what the engine says really ran.
         scenario: which load.
         harness: ``loadgen`` or ``plain``.

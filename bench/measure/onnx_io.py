@@ -1,6 +1,6 @@
 """What an ONNX file takes and gives, as ONNX Runtime sees it; the file may come from anywhere.
 
-It is opened in a process of its own (see `opponents`): a file made to crash or to fill the memory then ends that
+It is opened in a process of its own (see `external_models`): a file made to crash or to fill the memory then ends that
 process and not the bench.
 """
 

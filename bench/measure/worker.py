@@ -1,4 +1,4 @@
-"""One contender in a process of its own: opens a session and times it when told to.
+"""One model in a process of its own: opens a session and times it when told to.
 
 Requests and replies are JSON lines on standard input and output. Whatever a library prints goes to standard error, so
 that it can never be mistaken for a reply. Run by `measure` as ``python -m medfm_compress.bench.measure.worker``.
@@ -102,7 +102,7 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     graph: OnnxGraph | None = None
 
 
-class Contestant:
+class ParetoPoint:
     """An opened session with its preprocessing and its input."""
 
     def __init__(self, request: Open) -> None:
@@ -285,14 +285,14 @@ def _die_with_parent() -> None:
 
 def serve(lines: Iterator[bytes], replies: IO[bytes]) -> None:
     """Answer requests until ``lines`` end; an error is answered and ends it."""
-    contestant: Contestant | None = None
+    contestant: ParetoPoint | None = None
     for line in lines:
         try:
             request = msgspec.json.decode(line, type=Request)
             if isinstance(request, Inspect):
                 reply = Reply(graph=inspect_onnx(request.model, request.shape))
             elif isinstance(request, Open):
-                contestant = Contestant(request)
+                contestant = ParetoPoint(request)
                 reply = contestant.opened()
             elif contestant is None:
                 reply = Reply(error="no session is open")

@@ -36,7 +36,7 @@ _CAN_STOP = hasattr(signal, "SIGSTOP")
 
 
 class Worker:
-    """One contender's process; a context manager, so that it never outlives its parent's interest."""
+    """One model's process; a context manager, so that it never outlives its parent's interest."""
 
     def __init__(self, name: str, threads: int, timeout_s: float) -> None:
         self.name = name
@@ -59,7 +59,7 @@ class Worker:
         """Send ``request`` and wait for the answer; the worker runs only in between.
 
         Raises:
-            InputError: the worker reported an error, died, or did not answer in time; names the contender.
+            InputError: the worker reported an error, died, or did not answer in time; names the model.
         """
         self._resume()
         pipe = self._stdin()

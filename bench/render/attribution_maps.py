@@ -55,7 +55,7 @@ def read_pairs(report_folder: Path, cases_sha256: str = "") -> tuple[Explanation
             f"{path} holds {len(images)} maps for {len(captions)} cases; run 'medfm-compress explain' again"
         )
     pairs = zip(images, teacher, variant, captions, strict=True)
-    return tuple(ExplanationPair(image, first, second, *told) for image, first, second, told in pairs)
+    return tuple(ExplanationPair(image, first, second, *text) for image, first, second, text in pairs)
 
 
 def _arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from medfm_compress.bench.gate.baseline_report import Earlier
-from medfm_compress.bench.gate.decision import Judgement
+from medfm_compress.bench.gate.baseline_report import BaselineComparison
+from medfm_compress.bench.gate.decision import Decision
 from medfm_compress.bench.render.format import bounds, factor, megabytes, milliseconds, number, signed
 from medfm_compress.bench.types.evaluation import Comparison
 from medfm_compress.bench.types.measurement import Measurement
@@ -38,25 +38,25 @@ _NAME = 120
 _LONGEST_TABLES = 40_000  # a comment on GitHub has room for 65,536 characters
 
 
-def render_markdown(judgement: Judgement) -> str:
+def render_markdown(decision: Decision) -> str:
     """The comment."""
-    verdict, report = judgement.verdict, judgement.report
+    verdict, report = decision.verdict, decision.report
     head = [
         MARKER,
         f"## {SIGNS[verdict.outcome]} {verdict.outcome.capitalize()}: {escape(report.bundle_name, _NAME)}",
         _MEANS[verdict.outcome],
-        _reasons(judgement),
+        _reasons(decision),
         *(f"> **Note:** {escape(note)}" for note in verdict.notes),
     ]
-    tables = [_checks(judgement), _costs(judgement), _earlier(judgement.earlier) if judgement.earlier else ""]
+    tables = [_checks(decision), _costs(decision), _earlier(decision.earlier) if decision.earlier else ""]
     if sum(map(len, tables)) > _LONGEST_TABLES:
         tables = ["The tables do not fit into a comment; the JUnit file has every check."]
-    return "\n\n".join(part for part in (*head, *tables, _origin(judgement)) if part) + "\n"
+    return "\n\n".join(part for part in (*head, *tables, _origin(decision)) if part) + "\n"
 
 
-def save_markdown(judgement: Judgement, path: str | Path) -> None:
+def save_markdown(decision: Decision, path: str | Path) -> None:
     """Write the comment to ``path``, atomically."""
-    write_atomically(path, render_markdown(judgement).encode())
+    write_atomically(path, render_markdown(decision).encode())
 
 
 def escape(text: object, longest: int = _LONGEST) -> str:
@@ -69,13 +69,13 @@ def escape(text: object, longest: int = _LONGEST) -> str:
     return re.sub(r"(@|\\#|:(?=//)|www(?=\.)|GH(?=-))", "\\1\u200b", kept)
 
 
-def _reasons(judgement: Judgement) -> str:
+def _reasons(decision: Decision) -> str:
     """The checks in the way of a pass, failed ones first."""
     lines = [
         f"- {SIGNS[outcome]} **{escape(check.name, _NAME)}** ({outcome}, {escape(judged.variant, _NAME)}): "
-        f"{_values(judgement.comparison(judged.variant, check))}{escape(check.reason)}."
+        f"{_values(decision.comparison(judged.variant, check))}{escape(check.reason)}."
         for outcome in ("fail", "inconclusive")
-        for judged in judgement.verdict.variants
+        for judged in decision.verdict.variants
         for check in judged.checks
         if check.outcome == outcome
     ]
@@ -91,8 +91,8 @@ def _values(found: Comparison | None) -> str:
     return f"{number(found.bundle.estimate)} against the teacher's {number(found.teacher.estimate)}; "
 
 
-def _checks(judgement: Judgement) -> str:
-    rows = [_row(judgement, judged.variant, check) for judged in judgement.verdict.variants for check in judged.checks]
+def _checks(decision: Decision) -> str:
+    rows = [_row(decision, judged.variant, check) for judged in decision.verdict.variants for check in judged.checks]
     headers = ("", "Check", "Variant", "Teacher", "Bundle", "Difference", "Interval", "Allowed")
     table = _table(headers, rows[:_SHOWN_ROWS])
     if len(rows) > _SHOWN_ROWS:
@@ -102,9 +102,9 @@ def _checks(judgement: Judgement) -> str:
     return f"<details><summary>All {len(rows)} checks</summary>\n\n{table}\n\n</details>"
 
 
-def _row(judgement: Judgement, variant: str, check: Check) -> tuple[str, ...]:
+def _row(decision: Decision, variant: str, check: Check) -> tuple[str, ...]:
     head = (SIGNS[check.outcome], escape(check.name, _NAME), escape(variant, _NAME))
-    found = judgement.comparison(variant, check)
+    found = decision.comparison(variant, check)
     if found is None:
         return (*head, "", "", "", "", escape(check.reason))
     return (
@@ -117,10 +117,10 @@ def _row(judgement: Judgement, variant: str, check: Check) -> tuple[str, ...]:
     )
 
 
-def _costs(judgement: Judgement) -> str:
-    report = judgement.report
+def _costs(decision: Decision) -> str:
+    report = decision.report
     ratios = {found.name: found.ratio.estimate for found in report.speedups}
-    measured = [found for found in report.measurements if found.session_ms and found.name not in report.opponents]
+    measured = [found for found in report.measurements if found.session_ms and found.name not in report.external_models]
     rows = [_cost(found, ratios.get(found.name)) for found in measured]
     noise = "; ".join(report.noise)
     caution = f"\n\n> **Noisy timings:** {escape(noise)}." if noise else ""
@@ -132,7 +132,7 @@ def _cost(found: Measurement, ratio: float | None) -> tuple[str, ...]:
     return escape(found.name, _NAME), p50, p99, factor(ratio) if ratio else "–", megabytes(found.size_bytes)
 
 
-def _earlier(earlier: Earlier) -> str:
+def _earlier(earlier: BaselineComparison) -> str:
     rows = [
         (escape(change.name, _NAME), escape(change.variant, _NAME), number(change.before), number(change.now),
          signed(change.now - change.before))
@@ -150,9 +150,9 @@ def _earlier(earlier: Earlier) -> str:
     return f"{title}\n\n{_table(('Figure', 'Variant', 'Then', 'Now', 'Change'), rows)}{untimed}"
 
 
-def _origin(judgement: Judgement) -> str:
-    verdict, report = judgement.verdict, judgement.report
-    level = 100 * (1 - 2 * judgement.policy.alpha)
+def _origin(decision: Decision) -> str:
+    verdict, report = decision.verdict, decision.report
+    level = 100 * (1 - 2 * decision.policy.alpha)
     return (
         f"<sub>Difference: bundle − teacher on the same {len(report.teacher.clusters)} cases of split "
         f"{escape(report.split, _NAME)}, {level:.4g}% intervals, computed again from the report's scores. "

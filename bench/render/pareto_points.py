@@ -10,7 +10,7 @@ from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
 
 
-class Contestant(NamedTuple):
+class ParetoPoint(NamedTuple):
     """One model in the plane of latency and AUROC.
 
     Attributes:
@@ -28,8 +28,8 @@ class Contestant(NamedTuple):
     hollow: bool
 
 
-def contestants(report: Report, finding: str) -> tuple[Contestant, ...]:
-    """Everything measured that has an AUROC of ``finding``: teacher, variants, opponents, the teacher in other engines.
+def pareto_points(report: Report, finding: str) -> tuple[ParetoPoint, ...]:
+    """Everything measured that has an AUROC of ``finding``: teacher, variants, external models, teacher in other engines.
 
     What was measured without an evaluation and is not the teacher in another engine has no place in the plane.
     """
@@ -41,7 +41,7 @@ def contestants(report: Report, finding: str) -> tuple[Contestant, ...]:
         if not own and not (is_teacher_elsewhere(report, measurement) and TEACHER in areas):
             continue
         found.append(
-            Contestant(
+            ParetoPoint(
                 name=f"Teacher ({report.teacher_name})" if measurement.name == TEACHER else measurement.name,
                 latency_ms=median_interval(measurement),
                 auroc=areas[measurement.name if own else TEACHER],

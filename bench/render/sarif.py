@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from medfm_compress import __version__
-from medfm_compress.bench.gate.decision import Judgement, policy_keys
+from medfm_compress.bench.gate.decision import Decision, policy_keys
 from medfm_compress.bench.gate.policy_line_numbers import PolicyKey, nearest_line, policy_lines
 from medfm_compress.bench.types.verdict import Check
 from medfm_compress.runtime.atomic_write import write_atomically
@@ -34,24 +34,24 @@ _HELP = {
 }
 
 
-def render_sarif(judgement: Judgement, policy: bytes, policy_uri: str, report_uri: str) -> dict[str, Any]:
+def render_sarif(decision: Decision, policy: bytes, policy_uri: str, report_uri: str) -> dict[str, Any]:
     """The log, as plain data.
 
     Args:
-        judgement: what was found.
+        decision: what was found.
         policy: bytes of the policy file.
         policy_uri: its path in the repository.
         report_uri: likewise the report's, which a check without a line in the policy points at.
     """
-    keys, lines = policy_keys(judgement), policy_lines(policy)
+    keys, lines = policy_keys(decision), policy_lines(policy)
     results: list[dict[str, Any]] = []
     rules: dict[str, dict[str, Any]] = {}
-    for judged in judgement.verdict.variants:
+    for judged in decision.verdict.variants:
         for check in judged.checks:
             if check.outcome == "pass":
                 continue
             key = keys.get(check.name, ())
-            rule = _rule(judgement, key)
+            rule = _rule(decision, key)
             rules.setdefault(rule["id"], rule)
             result = _result(judged.variant, check, rule["id"])
             result["ruleIndex"] = list(rules).index(rule["id"])
@@ -69,26 +69,26 @@ def render_sarif(judgement: Judgement, policy: bytes, policy_uri: str, report_ur
         "results": results,
         "columnKind": "unicodeCodePoints",
         "properties": {
-            "outcome": judgement.verdict.outcome,
-            "model_digest": judgement.verdict.model_digest,
-            "policy_sha256": judgement.verdict.policy_sha256,
-            "notes": list(judgement.verdict.notes),
+            "outcome": decision.verdict.outcome,
+            "model_digest": decision.verdict.model_digest,
+            "policy_sha256": decision.verdict.policy_sha256,
+            "notes": list(decision.verdict.notes),
         },
     }
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
-def save_sarif(judgement: Judgement, path: str | Path, policy: bytes, policy_uri: str, report_uri: str) -> None:
+def save_sarif(decision: Decision, path: str | Path, policy: bytes, policy_uri: str, report_uri: str) -> None:
     """Write the log to ``path``, atomically; arguments as :func:`render_sarif`."""
-    write_atomically(path, encode(render_sarif(judgement, policy, policy_uri, report_uri)))
+    write_atomically(path, encode(render_sarif(decision, policy, policy_uri, report_uri)))
 
 
-def _rule(judgement: Judgement, key: PolicyKey) -> dict[str, Any]:
+def _rule(decision: Decision, key: PolicyKey) -> dict[str, Any]:
     """The rule of a check that the policy asks for at ``key``; its id says what kind of check and of what."""
     kind, what = "check", ""
     if key[:1] == ("non_inferiority",):
         kind = "floor" if len(key) > 2 else "non-inferiority"
-        what = judgement.policy.non_inferiority[int(key[1])].metric
+        what = decision.policy.non_inferiority[int(key[1])].metric
     elif key:
         kind, what = str(key[0]), str(key[1])
     text = _HELP[kind]

@@ -6,6 +6,7 @@ teacher is patient and consistent"); labels are one more term, for the cases tha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from medfm_compress.compress.distillation.options import Distillation, default_losses
-from medfm_compress.compress.distillation.training_cases import Material, Weighing, gather_material
-from medfm_compress.compress.losses.base import Lesson, Term
+from medfm_compress.compress.distillation.training_cases import TrainingCases, Weighing, gather_training_cases
+from medfm_compress.compress.losses.base import DistillationBatch, Term
 from medfm_compress.compress.losses.registry import (
     TEACHER_FEATURES,
     FeatureShapes,
@@ -31,24 +32,25 @@ from medfm_compress.compress.qat.prepare import trained_ranges
 from medfm_compress.compress.qat.ranges_file import save_ranges
 from medfm_compress.compress.qat.schedule import after_float, in_full_precision, needs_float_stage, plain, quantizing
 from medfm_compress.compress.quantization.range_estimators import Range
-from medfm_compress.compress.teacher_outputs.collect import Questions, collect_answers
-from medfm_compress.compress.teachers.output_cache import AnswerStore, ViewPlan
+from medfm_compress.compress.teacher_outputs.collect import OutputRequest, collect_outputs
+from medfm_compress.compress.teachers.output_cache import OutputCache, ViewPlan
 from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard
 from medfm_compress.compress.training.augment import CycledViews, augmentation_for, view_seed
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.compress.training.dataset import check_labels, load_examples, load_images, pixels_of
+from medfm_compress.compress.training.dataset import check_labels, load_dataset, load_images, pixels_of
 from medfm_compress.compress.training.distributed import is_first
-from medfm_compress.compress.training.job import Batch, Job, Progress, Trained
+from medfm_compress.compress.training.job import Batch, Job, Trained
 from medfm_compress.compress.training.loop import train
 from medfm_compress.compress.training.validation_score import auroc_scorer
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import digest
 
 
 def distill(
     studies: tuple[Study, ...],
-    teacher: Teacher | AnswerStore,
+    teacher: Teacher | OutputCache,
     student: Model,
     config: TrainingConfig,
     out: Path,
@@ -80,17 +82,19 @@ def distill(
     weighing = Weighing(
         distillation.teacher_weight, distillation.label_weight_column, distillation.teacher_weight_column
     )
-    material = gather_material(study, weighing, unlabelled=distillation.unlabelled, more=studies[1:])
-    if material.unlabelled:
-        progress(f"{material.labelled} labelled cases, and {material.unlabelled} that learn from the teacher alone")
-    if isinstance(teacher, AnswerStore):
-        teacher.check(material.groups)
-    store = teacher if isinstance(teacher, AnswerStore) else _ask(course, teacher, material, progress)
-    trained, ranges = _train(course, material, store, progress)
+    training_cases = gather_training_cases(study, weighing, unlabelled=distillation.unlabelled, more=studies[1:])
+    if training_cases.unlabelled:
+        unlabelled = f"{training_cases.unlabelled} that learn from the teacher alone"
+        progress(f"{training_cases.labelled} labelled cases, and {unlabelled}")
+    if isinstance(teacher, OutputCache):
+        teacher.check(training_cases.groups)
+    store = teacher if isinstance(teacher, OutputCache) else _ask(course, teacher, training_cases, progress)
+    trained, ranges = _train(course, training_cases, store, progress)
     step = (
         f"distilled {student.name} from {card.name}: {len(trained.history)} epochs, "
-        f"losses {_spoken(course.distillation.losses)}, temperature {distillation.temperature:g}, "
-        f"teacher weight {distillation.teacher_weight:g}, {material.unlabelled} unlabelled cases, seed {config.seed}, "
+        f"losses {_describe(course.distillation.losses)}, temperature {distillation.temperature:g}, "
+        f"teacher weight {distillation.teacher_weight:g}, {training_cases.unlabelled} unlabelled cases, "
+        f"seed {config.seed}, "
         f"validation AUROC {trained.best:.4f}" + (f", {len(ranges)} layers with INT8 values" if ranges else "")
     )
     origin = Origin(
@@ -113,8 +117,9 @@ def lineage(teacher: tuple[str, ...], student: tuple[str, ...], step: str) -> tu
 
     Steps that read alike are still steps: recovering twice to the same score was done twice.
     """
-    own = student[len(teacher) :] if student[: len(teacher)] == teacher else student
-    return (*teacher, *own, step)
+    differs = (a != b for a, b in itertools.zip_longest(teacher, student))
+    shared = next((number for number, here in enumerate(differs) if here), len(teacher))
+    return (*teacher, *student[shared:], step)
 
 
 def with_losses(distillation: Distillation, teacher: TeacherCard, student: Model) -> Distillation:
@@ -140,13 +145,13 @@ class StudentLearner(nn.Module):
         outputs = self.student(batch.images)
         logits, extras = outputs.logits.float(), batch.extras
         with torch.autocast(logits.device.type, enabled=False):
-            lesson = Lesson(
+            inputs = DistillationBatch(
                 student=logits,
                 teacher=extras["teacher"],
                 student_features={name: value.float() for name, value in outputs.features.items()},
                 teacher_features={k.removeprefix("teacher:"): v for k, v in extras.items() if k.startswith("teacher:")},
             )
-            learned = sum((weight * term(lesson) for weight, term in self._terms), torch.zeros_like(logits[:, 0]))
+            learned = sum((weight * term(inputs) for weight, term in self._terms), torch.zeros_like(logits[:, 0]))
             # Where there is no label its weight is 0; class 0 only keeps the arithmetic defined.
             labelled = self._label_term(logits, extras["targets"].clamp(min=0))
             loss: Tensor = (extras["teacher_weight"] * learned + extras["label_weight"] * labelled).mean()
@@ -169,11 +174,11 @@ class _Course:
     def study_fingerprint(self) -> str:
         return study_fingerprint(self.study)
 
-    def fingerprint(self, material: Material, store: AnswerStore) -> str:
+    def fingerprint(self, training_cases: TrainingCases, store: OutputCache) -> str:
         return digest(
             {
-                "studies": [study_fingerprint(study) for study, _ in material.groups],
-                "cases": len(material.targets),
+                "studies": [study_fingerprint(study) for study, _ in training_cases.groups],
+                "cases": len(training_cases.targets),
                 "answers": store.fingerprint,
                 "config": self.config.outcome(),
                 "distillation": self.distillation,
@@ -184,47 +189,47 @@ class _Course:
         )
 
 
-def _ask(course: _Course, teacher: Teacher, material: Material, progress: Progress) -> AnswerStore:
+def _ask(course: _Course, teacher: Teacher, training_cases: TrainingCases, progress: Progress) -> OutputCache:
     """The teacher's answers on the views of this course, from the cache where they are there."""
     config, distillation = course.config, course.distillation
     plan = ViewPlan(
         augmentation=augmentation_for(config.modality),
         seeds=tuple(view_seed(distillation.views_seed, number) for number in range(distillation.views)),
     )
-    questions = Questions(
-        images=load_images(material.groups, teacher.card.spec, course.folder / "cache", progress),
-        groups=material.groups,
+    request = OutputRequest(
+        images=load_images(training_cases.groups, teacher.card.spec, course.folder / "cache", progress),
+        groups=training_cases.groups,
         plan=plan,
         wanted=tuple(name for name in _wanted(distillation) if name in teacher.card.features),
         precision=distillation.teacher_precision,
     )
-    return collect_answers(teacher, questions, course.folder / "answers", progress)
+    return collect_outputs(teacher, request, course.folder / "teacher-outputs", progress)
 
 
 def _train(
-    course: _Course, material: Material, store: AnswerStore, progress: Progress
+    course: _Course, training_cases: TrainingCases, store: OutputCache, progress: Progress
 ) -> tuple[Trained, dict[str, Range]]:
     """The trained network, with plain weights, and where it was trained with INT8 values the ranges of its layers."""
     if not course.distillation.quantize:
-        return train(_job(course, material, store, progress), course.config, progress), {}
+        return train(_job(course, training_cases, store, progress), course.config, progress), {}
     if needs_float_stage(course.student):
         progress("in float first, then with INT8 values")
-        floats = train(_job(course, material, store, progress), course.config, progress)
+        floats = train(_job(course, training_cases, store, progress), course.config, progress)
         student = replace(course.student, module=floats.network)
         course = replace(course, student=student, config=after_float(course.config))
-    images = load_images(material.groups, course.student.spec, course.folder / "cache", progress)
+    images = load_images(training_cases.groups, course.student.spec, course.folder / "cache", progress)
     config = in_full_precision(course.config)
     student = quantizing(course.student, images)
     rounded = replace(course, student=student, config=config, checkpoint="checkpoint-int8.pt")
-    trained = train(_job(rounded, material, store, progress), config, progress)
+    trained = train(_job(rounded, training_cases, store, progress), config, progress)
     return replace(trained, network=plain(course.student, trained.network)), trained_ranges(trained.network)
 
 
-def _job(course: _Course, material: Material, store: AnswerStore, progress: Progress) -> Job:
+def _job(course: _Course, training_cases: TrainingCases, store: OutputCache, progress: Progress) -> Job:
     student, config, cache = course.student, course.config, course.folder / "cache"
-    val = load_examples(course.study, "val", student.spec, cache, progress)
-    images = load_images(material.groups, student.spec, cache, progress)
-    labelled = material.targets[material.has_label]
+    val = load_dataset(course.study, "val", student.spec, cache, progress)
+    images = load_images(training_cases.groups, student.spec, cache, progress)
+    labelled = training_cases.targets[training_cases.has_label]
     distillation = course.distillation
     label_term = make_label_term(distillation.label_loss, labelled, student.task, balanced=distillation.balanced)
     plan = store.plan
@@ -232,27 +237,29 @@ def _job(course: _Course, material: Material, store: AnswerStore, progress: Prog
         learner=StudentLearner(student.module, _terms(course, store), label_term),
         network=student.module,
         images=images,
-        views=CycledViews(plan.augmentation, len(material.targets), lambda epoch: plan.seeds[epoch % len(plan.seeds)]),
+        views=CycledViews(
+            plan.augmentation, len(training_cases.targets), lambda epoch: plan.seeds[epoch % len(plan.seeds)]
+        ),
         mean=student.spec.mean,
         std=student.spec.std,
-        extras=extras_of(material, store, _wanted(distillation)),
+        extras=extras_of(training_cases, store, _wanted(distillation)),
         score=auroc_scorer(val, student.spec, student.task, config),
         checkpoint=course.folder / course.checkpoint,
-        fingerprint=course.fingerprint(material, store),
+        fingerprint=course.fingerprint(training_cases, store),
     )
 
 
 def extras_of(
-    material: Material, store: AnswerStore, wanted: tuple[str, ...]
+    training_cases: TrainingCases, store: OutputCache, wanted: tuple[str, ...]
 ) -> Callable[[Tensor, int], Mapping[str, Tensor]]:
     """Targets, weights, and the teacher's logits (``teacher``) and features (``teacher:NAME``) of a batch's cases."""
 
     def look_up(cases: Tensor, epoch: int) -> Mapping[str, Tensor]:
         answers = store.lookup(epoch % len(store.plan.seeds), cases, wanted)
         return {
-            "targets": material.targets[cases],
-            "label_weight": material.label_weight[cases],
-            "teacher_weight": material.teacher_weight[cases],
+            "targets": training_cases.targets[cases],
+            "label_weight": training_cases.label_weight[cases],
+            "teacher_weight": training_cases.teacher_weight[cases],
             "teacher": answers.logits,
             **{f"teacher:{name}": tensor.float() for name, tensor in answers.features.items()},
         }
@@ -265,7 +272,7 @@ def _wanted(distillation: Distillation) -> tuple[str, ...]:
     return tuple(sorted({f for name in distillation.losses for f in TEACHER_FEATURES.get(name, ())}))
 
 
-def _terms(course: _Course, store: AnswerStore) -> dict[str, tuple[float, Term]]:
+def _terms(course: _Course, store: OutputCache) -> dict[str, tuple[float, Term]]:
     """The terms with their weights; raises InputError for one that does not fit the task, student or teacher."""
     student, distillation = course.student, course.distillation
     shapes = FeatureShapes(offered(student.module, student.spec.shape), store.header.features)
@@ -273,5 +280,5 @@ def _terms(course: _Course, store: AnswerStore) -> dict[str, tuple[float, Term]]
     return {name: (weight, make_term(name, setting)) for name, weight in distillation.losses.items()}
 
 
-def _spoken(losses: Mapping[str, float]) -> str:
+def _describe(losses: Mapping[str, float]) -> str:
     return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in losses.items())

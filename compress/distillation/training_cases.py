@@ -27,7 +27,7 @@ class Weighing(NamedTuple):
     teacher_column: str = ""
 
 
-class Material(NamedTuple):
+class TrainingCases(NamedTuple):
     """Training cases in the order in which everything about them is kept: that of the studies' tables.
 
     Which of them have a label does not change the order, so that a teacher's cached answers serve every labelling.
@@ -60,7 +60,9 @@ class Material(NamedTuple):
         return len(self.targets) - self.labelled
 
 
-def gather_material(study: Study, weighing: Weighing, *, unlabelled: bool, more: tuple[Study, ...] = ()) -> Material:
+def gather_training_cases(
+    study: Study, weighing: Weighing, *, unlabelled: bool, more: tuple[Study, ...] = ()
+) -> TrainingCases:
     """The labelled training cases of ``study``, if there are any, and unlabelled ones.
 
     Args:
@@ -88,7 +90,7 @@ def gather_material(study: Study, weighing: Weighing, *, unlabelled: bool, more:
             targets[row], has_label[row] = torch.tensor(case.target), True
     label_weight = torch.where(has_label, 1 - weighing.teacher, 0.0)
     teacher_weight = torch.where(has_label, weighing.teacher, 1.0)
-    return Material(
+    return TrainingCases(
         groups=kept,
         targets=targets,
         label_weight=label_weight * _column(study, cases, weighing.label_column),

@@ -37,7 +37,7 @@ from medfm_compress.compress.networks.model import Model, load_model
 from medfm_compress.compress.networks.torch_session import TorchSession
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Case, Study
-from medfm_compress.export.cases import Progress, check_labels, unheard
+from medfm_compress.export.cases import check_labels
 from medfm_compress.runtime.atomic_write import replacing, write_atomically
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Variant
@@ -45,11 +45,12 @@ from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import normalise
+from medfm_compress.runtime.progress import Progress, no_progress
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import open_variant
 from medfm_compress.runtime.strict_json import encode
 from medfm_compress.runtime.task import Task
-from medfm_compress.runtime.variant_selection import Machine, obstacle
+from medfm_compress.runtime.variant_selection import Machine, incompatibility
 
 FloatArray = NDArray[np.float32]
 Method = Literal["occlusion", "gradient"]
@@ -121,7 +122,7 @@ def explain(
     options: ExplainOptions | None = None,
     *,
     student_folder: str | Path | None = None,
-    progress: Progress = unheard,
+    progress: Progress = no_progress,
 ) -> Explained:
     """Write ``explanations`` below ``out``: ``maps.npz``, ``agreement.json`` and ``origin.json``, all or none.
 
@@ -265,12 +266,12 @@ def _variant(bundle: Bundle, name: str) -> Variant:
     machine = Machine(cpu=read_cpu())
     if name:
         found = bundle.variant(name)
-        reason = obstacle(found, machine)
+        reason = incompatibility(found, machine)
         if reason:
             raise InputError(f"variant {name!r} cannot run here: {reason}")
         return found
     for variant in bundle.manifest.variants:
-        if not obstacle(variant, machine):
+        if not incompatibility(variant, machine):
             return variant
     raise InputError(f"no variant of {bundle.path.name} can run here; 'medfm-compress inspect' says why")
 
@@ -290,12 +291,12 @@ def _aspect(spec: ImageSpec) -> float:
     return round(spec.width_px / spec.height_px, 3)
 
 
-def _maps(viewer: _Viewer, study: Study, cases: Sequence[Case], grid: ImageSpec, tell: Progress) -> FloatArray:
+def _maps(viewer: _Viewer, study: Study, cases: Sequence[Case], grid: ImageSpec, progress: Progress) -> FloatArray:
     """Maps ``[n, H, W]`` of ``cases`` on the grid of ``grid``."""
     prepared = prepared_images(study, cases, viewer.spec, None)
     found = np.empty((len(cases), grid.height_px, grid.width_px), np.float32)
     for row in range(len(cases)):
-        tell(f"{viewer.name}: {viewer.method} of case {row + 1} of {len(cases)}")
+        progress(f"{viewer.name}: {viewer.method} of case {row + 1} of {len(cases)}")
         seen = viewer.look(normalise(prepared[row : row + 1], viewer.spec))
         found[row] = on_grid(seen, grid.height_px, grid.width_px)
     return found

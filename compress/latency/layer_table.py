@@ -32,6 +32,7 @@ from medfm_compress.compress.latency.network_latency import int8_method
 from medfm_compress.compress.quantization.activation_statistics import Statistics, TensorStatistics
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
 from medfm_compress.runtime.strict_json import decode, digest, encode
@@ -46,8 +47,6 @@ _STEADY, _LOW = 0.03, 0.1  # timing stops where so large a part of the calls is 
 _COPIES_MACS = 24e6  # about so many in all copies together, so that their time stands out from that of the call
 _LEAST_COPIES, _MOST_COPIES = 2, 9
 _RANGE = 4.0  # of every activation in the made-up ranges for INT8
-
-Progress = Callable[[str], None]
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

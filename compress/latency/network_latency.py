@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medfm_compress.bench.measure.latency import Contender, Plan, measure
+from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.measure.machine import describe_machine
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.latency.latency_goal import LatencyGoal
@@ -32,6 +32,7 @@ from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError, Refused
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
 from medfm_compress.runtime.sessions.protocol import Session, SessionRef
 from medfm_compress.runtime.sessions.table import BACKENDS, open_session_from_bytes
@@ -45,10 +46,8 @@ _LOOKS = 10
 _LOOK_S = 0.5
 _NOISE = 4  # made-up cases for the ranges of INT8
 
-Progress = Callable[[str], None]
 
-
-class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NetworkLatency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known of one network on the target.
 
     Attributes:
@@ -73,7 +72,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return self.measurement.quantile_ms(0.5) if self.measurement else self.look_ms
 
 
-class Asked(NamedTuple):
+class LatencyRequest(NamedTuple):
     """What is measured: networks of ``task`` on images of ``spec`` under ``goal``; ``plan`` says how long."""
 
     task: Task
@@ -85,45 +84,47 @@ class Asked(NamedTuple):
 class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Content of the file that spares a second measurement."""
 
-    rows: dict[str, Row]
+    rows: dict[str, NetworkLatency]
 
 
-def measure_networks(names: Sequence[str], asked: Asked, record: Path, progress: Progress) -> tuple[Row, ...]:
+def measure_networks(
+    names: Sequence[str], request: LatencyRequest, record: Path, progress: Progress
+) -> tuple[NetworkLatency, ...]:
     """A row for each of ``names``, in their order; those after the budget is clearly exceeded are left out.
 
     Args:
         names: timm names, those with the fewest MACs first.
-        asked: see `Asked`.
+        request: see `LatencyRequest`.
         record: JSON file of what was measured before, and of what is now.
         progress: told what begins.
     """
     if describe_machine().busy:
         progress("other work runs on this machine, so that latencies will look longer than they are")
-    book = Book(record, asked)
+    cache = LatencyCache(record, request)
     with tempfile.TemporaryDirectory(prefix="medfm-students-") as scratch:
-        prepared = _Prepared(asked, Path(scratch))
-        rows = _looked_at(names, prepared, book, progress)
-        return _timed(rows, prepared, book, progress)
+        prepared = _Prepared(request, Path(scratch))
+        rows = _looked_at(names, prepared, cache, progress)
+        return _timed(rows, prepared, cache, progress)
 
 
-class Book:
+class LatencyCache:
     """The rows of a record that hold for this machine with its engines, and for one target and input."""
 
-    def __init__(self, path: Path, asked: Asked) -> None:
+    def __init__(self, path: Path, request: LatencyRequest) -> None:
         """Read the record at ``path``; one that is missing or of another version holds nothing."""
-        target, shape = str(asked.goal.target), asked.spec.shape
+        target, shape = str(request.goal.target), request.spec.shape
         self._path = path
-        self._about = [describe_machine().fingerprint, target, shape, len(asked.task.labels)]
+        self._about = [describe_machine().fingerprint, target, shape, len(request.task.labels)]
         try:
             self._rows = decode(path.read_bytes(), _Kept, source=str(path)).rows
         except (OSError, InputError):
             self._rows = {}
 
-    def get(self, name: str) -> Row | None:
+    def get(self, name: str) -> NetworkLatency | None:
         """What is known of the network ``name``."""
         return self._rows.get(digest([name, *self._about]))
 
-    def put(self, row: Row) -> Row:
+    def put(self, row: NetworkLatency) -> NetworkLatency:
         """Write ``row`` into the record, and give it back."""
         self._rows = {**self._rows, digest([row.name, *self._about]): row}
         write_atomically(self._path, encode(_Kept(rows=self._rows)))
@@ -133,21 +134,21 @@ class Book:
 class _Prepared:
     """Untrained networks, and their files for the engine; made when they are first asked for."""
 
-    def __init__(self, asked: Asked, folder: Path) -> None:
-        self.asked, self._folder = asked, folder
+    def __init__(self, request: LatencyRequest, folder: Path) -> None:
+        self.request, self._folder = request, folder
 
     def model(self, name: str) -> Model:
         """The network; whoever draws random numbers after it draws the same ones with or without it."""
-        spec = self.asked.spec
+        spec = self.request.spec
         with torch.random.fork_rng(devices=[]):
-            return build_model(name, self.asked.task, size_px=spec.height_px, colour=spec.colour, spec=spec)
+            return build_model(name, self.request.task, size_px=spec.height_px, colour=spec.colour, spec=spec)
 
     def files(self, name: str, model: Model | None = None) -> tuple[Path, ...]:
         """The network as the engine reads it: ``.onnx``, or ``.xml`` and ``.bin``."""
-        suffixes = (".xml", ".bin") if self.asked.goal.backend == "openvino" else (".onnx",)
+        suffixes = (".xml", ".bin") if self.request.goal.backend == "openvino" else (".onnx",)
         paths = tuple(self._folder / f"{name}{suffix}" for suffix in suffixes)
         if not paths[0].is_file():
-            contents = engine_files(model or self.model(name), self.asked.goal)
+            contents = engine_files(model or self.model(name), self.request.goal)
             for path, content in zip(paths, contents, strict=True):
                 path.write_bytes(content)
         return paths
@@ -178,21 +179,23 @@ def int8_method(goal: LatencyGoal) -> Method:
     return Method(rest=rest, reduced=not multiplies_exactly(read_cpu()))
 
 
-def _looked_at(names: Sequence[str], prepared: _Prepared, book: Book, progress: Progress) -> list[Row]:
-    rows: list[Row] = []
-    limit = CLEARLY_OVER * prepared.asked.goal.budget_ms
+def _looked_at(
+    names: Sequence[str], prepared: _Prepared, cache: LatencyCache, progress: Progress
+) -> list[NetworkLatency]:
+    rows: list[NetworkLatency] = []
+    limit = CLEARLY_OVER * prepared.request.goal.budget_ms
     for name in names:
         known = [row for row in rows if not row.reason]
         if len(known) >= _IN_A_ROW and all(row.least_ms > limit for row in known[-_IN_A_ROW:]):
             before = " and ".join(row.name for row in known[-_IN_A_ROW:])
-            rows.append(Row(name=name, reason=f"not tried, since {before} take over twice the budget"))
+            rows.append(NetworkLatency(name=name, reason=f"not tried, since {before} take over twice the budget"))
         else:
-            rows.append(book.get(name) or book.put(_look(name, prepared, progress)))
+            rows.append(cache.get(name) or cache.put(_look(name, prepared, progress)))
     return rows
 
 
-def _look(name: str, prepared: _Prepared, progress: Progress) -> Row:
-    goal, spec = prepared.asked.goal, prepared.asked.spec
+def _look(name: str, prepared: _Prepared, progress: Progress) -> NetworkLatency:
+    goal, spec = prepared.request.goal, prepared.request.spec
     try:
         model = prepared.model(name)
         contents = [path.read_bytes() for path in prepared.files(name, model)]
@@ -200,11 +203,11 @@ def _look(name: str, prepared: _Prepared, progress: Progress) -> Row:
         took = _fastest_ms(session, _noise(spec)[:1])
     except (InputError, Refused) as exc:
         progress(f"{name}: left out, {exc}")
-        return Row(name=name, reason=str(exc))
+        return NetworkLatency(name=name, reason=str(exc))
     macs = count_macs(model.module, torch.zeros(spec.shape)).total
     progress(f"{name}: {macs / 1e6:.0f} M MACs, at best {took:.3g} ms on {goal.target}")
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
-    return Row(name=name, macs=macs, parameters=parameters, look_ms=round(took, 4))
+    return NetworkLatency(name=name, macs=macs, parameters=parameters, look_ms=round(took, 4))
 
 
 def _fastest_ms(session: Session, image: NDArray[np.float32]) -> float:
@@ -218,9 +221,11 @@ def _fastest_ms(session: Session, image: NDArray[np.float32]) -> float:
     return min(took[_WARM_UP:])
 
 
-def _timed(rows: list[Row], prepared: _Prepared, book: Book, progress: Progress) -> tuple[Row, ...]:
+def _timed(
+    rows: list[NetworkLatency], prepared: _Prepared, cache: LatencyCache, progress: Progress
+) -> tuple[NetworkLatency, ...]:
     """``rows`` with the measurement of those that come near the budget and have none yet."""
-    goal, task, spec = prepared.asked.goal, prepared.asked.task, prepared.asked.spec
+    goal, task, spec = prepared.request.goal, prepared.request.task, prepared.request.spec
     limit = CLEARLY_OVER * goal.budget_ms
     near = [row.name for row in rows if not row.reason and row.measurement is None and row.look_ms <= limit]
     if not near:
@@ -228,15 +233,15 @@ def _timed(rows: list[Row], prepared: _Prepared, book: Book, progress: Progress)
     progress(f"timing {len(near)} networks in turns")
     opener = f"{BACKENDS[goal.backend]}:open_session"
     options = {"threads": goal.target.threads, "precision": goal.target.precision}
-    contenders = []
+    models = []
     for name in near:
         paths = prepared.files(name)
         session = SessionRef(opener=opener, arguments={"model": str(paths[0]), **options})
         size = sum(path.stat().st_size for path in paths)
-        contenders.append(Contender(name=name, session=session, spec=spec, task=task, size_bytes=size))
-    found = {each.name: each for each in measure(contenders, prepared.asked.plan)}
+        models.append(ModelUnderTest(name=name, session=session, spec=spec, task=task, size_bytes=size))
+    found = {each.name: each for each in measure(models, prepared.request.plan)}
     return tuple(
-        book.put(msgspec.structs.replace(row, measurement=found[row.name])) if row.name in found else row
+        cache.put(msgspec.structs.replace(row, measurement=found[row.name])) if row.name in found else row
         for row in rows
     )
 

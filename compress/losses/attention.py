@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from medfm_compress.compress.losses.base import Lesson
+from medfm_compress.compress.losses.base import DistillationBatch
 from medfm_compress.compress.losses.feature import same_size
 from medfm_compress.runtime.task import Task
 
@@ -28,9 +28,9 @@ class AttentionTransfer:
         """To every task."""
         return ""
 
-    def __call__(self, lesson: Lesson) -> Tensor:
+    def __call__(self, batch: DistillationBatch) -> Tensor:
         """Squared distance of each case ``[b]``, at most 4."""
-        maps = (lesson.student_features[FEATURE], lesson.teacher_features[FEATURE])
+        maps = (batch.student_features[FEATURE], batch.teacher_features[FEATURE])
         student, teacher = same_size(*(attention.unsqueeze(1) for attention in maps))
         distance = functional.normalize(student.flatten(1), dim=1) - functional.normalize(teacher.flatten(1), dim=1)
         return distance.square().sum(1)

@@ -12,7 +12,7 @@ from medfm_compress.runtime.task import Task
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DistillationBatch:
     """One batch of ``b`` cases, everything float32 on one device.
 
     Attributes:
@@ -43,6 +43,6 @@ class Term(Protocol):
         """Empty, or the reason why this term means nothing for a task."""
         ...
 
-    def __call__(self, lesson: Lesson) -> Tensor:
+    def __call__(self, batch: DistillationBatch) -> Tensor:
         """Loss of each case ``[b]``, at least 0; a relation among the whole batch gives every case the same value."""
         ...

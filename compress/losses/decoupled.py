@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medfm_compress.compress.losses.base import Lesson
+from medfm_compress.compress.losses.base import DistillationBatch
 from medfm_compress.runtime.task import Task
 
 ALPHA, BETA = 1.0, 2.0
@@ -35,9 +35,9 @@ class Decoupled:
         """Not to independent labels."""
         return "its labels are independent; use 'sigmoid'" if task.kind == "multilabel" else ""
 
-    def __call__(self, lesson: Lesson) -> Tensor:
+    def __call__(self, batch: DistillationBatch) -> Tensor:
         """Weighted divergences of each case ``[b]``."""
-        s, t = lesson.student / self._temperature, lesson.teacher / self._temperature
+        s, t = batch.student / self._temperature, batch.teacher / self._temperature
         chosen = functional.one_hot(t.argmax(1), t.shape[1]).bool()
         target = _divergence(_binary(s, chosen), _binary(t, chosen))
         others = _divergence(_others(s, chosen), _others(t, chosen))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medfm_compress.compress.losses.base import Lesson
+from medfm_compress.compress.losses.base import DistillationBatch
 from medfm_compress.runtime.task import Task
 
 BETA, GAMMA = 1.0, 1.0
@@ -34,9 +34,9 @@ class Correlation:
         """Not to independent labels."""
         return "its labels are independent; use 'sigmoid'" if task.kind == "multilabel" else ""
 
-    def __call__(self, lesson: Lesson) -> Tensor:
+    def __call__(self, batch: DistillationBatch) -> Tensor:
         """Loss of each case ``[b]``; the second sum is the same for all of them."""
-        s, t = ((z / self._temperature).softmax(1) for z in (lesson.student, lesson.teacher))
+        s, t = ((z / self._temperature).softmax(1) for z in (batch.student, batch.teacher))
         among_cases = (1 - pearson(s.T, t.T)).mean()
         among_labels = 1 - pearson(s, t) if s.shape[1] > 2 else torch.zeros_like(s[:, 0])
         return (BETA * among_labels + GAMMA * among_cases) * self._temperature**2

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medfm_compress.compress.losses.base import Lesson
+from medfm_compress.compress.losses.base import DistillationBatch
 from medfm_compress.runtime.task import Task
 
 FEATURE = "map"
@@ -33,9 +33,9 @@ class Hint(nn.Module):
         """To every task."""
         return ""
 
-    def forward(self, lesson: Lesson) -> Tensor:
+    def forward(self, batch: DistillationBatch) -> Tensor:
         """Mean squared distance of each case ``[b]``."""
-        student, teacher = same_size(lesson.student_features[FEATURE], lesson.teacher_features[FEATURE])
+        student, teacher = same_size(batch.student_features[FEATURE], batch.teacher_features[FEATURE])
         wanted = functional.layer_norm(teacher, teacher.shape[1:])
         distance: Tensor = (self.projection(student) - wanted).square().flatten(1).mean(1)
         return distance

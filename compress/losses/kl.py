@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from medfm_compress.compress.losses.base import Lesson
+from medfm_compress.compress.losses.base import DistillationBatch
 from medfm_compress.runtime.task import Task
 
 
@@ -28,9 +28,9 @@ class SoftLabels:
         """Not to independent labels, whose probabilities do not sum to 1."""
         return "its labels are independent; use 'sigmoid'" if task.kind == "multilabel" else ""
 
-    def __call__(self, lesson: Lesson) -> Tensor:
+    def __call__(self, batch: DistillationBatch) -> Tensor:
         """Divergence of each case ``[b]``."""
-        return softened_kl(lesson.student, lesson.teacher, self._temperature)
+        return softened_kl(batch.student, batch.teacher, self._temperature)
 
 
 def softened_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

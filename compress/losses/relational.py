@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medfm_compress.compress.losses.base import Lesson
+from medfm_compress.compress.losses.base import DistillationBatch
 from medfm_compress.runtime.task import Task
 
 FEATURE = "embedding"
@@ -31,9 +31,9 @@ class Relations:
         """To every task."""
         return ""
 
-    def __call__(self, lesson: Lesson) -> Tensor:
+    def __call__(self, batch: DistillationBatch) -> Tensor:
         """A relation of the whole batch, the same for each of its cases ``[b]``."""
-        student, teacher = lesson.student_features[FEATURE], lesson.teacher_features[FEATURE]
+        student, teacher = batch.student_features[FEATURE], batch.teacher_features[FEATURE]
         distance = functional.huber_loss(distances(student), distances(teacher))
         angle = functional.huber_loss(angles(student), angles(teacher))
         return (DISTANCE * distance + ANGLE * angle).expand(len(student))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medfm_compress.compress.losses.base import Lesson
+from medfm_compress.compress.losses.base import DistillationBatch
 from medfm_compress.runtime.task import Task
 
 
@@ -29,9 +29,9 @@ class SigmoidLabels:
         """Not to exclusive labels, where one probability decides the others."""
         return "" if task.kind == "multilabel" else "its labels exclude each other; use 'kl'"
 
-    def __call__(self, lesson: Lesson) -> Tensor:
+    def __call__(self, batch: DistillationBatch) -> Tensor:
         """Divergence of each case ``[b]``."""
-        s, t = lesson.student / self._temperature, lesson.teacher / self._temperature
+        s, t = batch.student / self._temperature, batch.teacher / self._temperature
         target = torch.sigmoid(t)
         cross = functional.binary_cross_entropy_with_logits(s, target, reduction="none")
         entropy = functional.binary_cross_entropy_with_logits(t, target, reduction="none")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from medfm_compress.compress.losses.base import Lesson
+from medfm_compress.compress.losses.base import DistillationBatch
 from medfm_compress.runtime.task import Task
 
 
@@ -28,10 +28,10 @@ class HardToken:
         """To every task."""
         return ""
 
-    def __call__(self, lesson: Lesson) -> Tensor:
+    def __call__(self, batch: DistillationBatch) -> Tensor:
         """Cross-entropy of each case ``[b]``."""
-        token = lesson.student_features["token"]
+        token = batch.student_features["token"]
         if self._independent:
-            decided = (lesson.teacher > 0).float()
+            decided = (batch.teacher > 0).float()
             return functional.binary_cross_entropy_with_logits(token, decided, reduction="none").sum(1)
-        return functional.cross_entropy(token, lesson.teacher.argmax(1), reduction="none")
+        return functional.cross_entropy(token, batch.teacher.argmax(1), reduction="none")

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from medfm_compress.compress.losses.base import Lesson
+from medfm_compress.compress.losses.base import DistillationBatch
 from medfm_compress.compress.losses.kl import SoftLabels
 from medfm_compress.compress.losses.sigmoid import SigmoidLabels
 from medfm_compress.runtime.task import Task
@@ -28,6 +28,6 @@ class SoftToken:
         """To every task."""
         return ""
 
-    def __call__(self, lesson: Lesson) -> Tensor:
+    def __call__(self, batch: DistillationBatch) -> Tensor:
         """Divergence of each case ``[b]``."""
-        return self._term(replace(lesson, student=lesson.student_features["token"]))
+        return self._term(replace(batch, student=batch.student_features["token"]))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
 
-class Puzzle(NamedTuple):
+class MaskedTask(NamedTuple):
     """A learner and its masks.
 
     Attributes:
@@ -32,7 +32,7 @@ class Puzzle(NamedTuple):
     settled: Masking
 
 
-def make_puzzle(network: nn.Module, spec: ImageSpec, name: str, masking: Masking, seed: int) -> Puzzle:
+def make_masked_task(network: nn.Module, spec: ImageSpec, name: str, masking: Masking, seed: int) -> MaskedTask:
     """Fill in what ``masking`` leaves open, and build the learner around ``network``.
 
     Raises:
@@ -54,4 +54,4 @@ def make_puzzle(network: nn.Module, spec: ImageSpec, name: str, masking: Masking
         learner = mae.MAE(cast("VisionTransformer", network), geometry)
     else:
         learner = simmim.SimMIM(network, geometry)
-    return Puzzle(learner, masks, Masking(method=method, ratio=ratio, patch_px=spec.height_px // grid[0]))
+    return MaskedTask(learner, masks, Masking(method=method, ratio=ratio, patch_px=spec.height_px // grid[0]))

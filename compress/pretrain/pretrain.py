@@ -13,18 +13,19 @@ from medfm_compress.compress.networks.backbone import BackboneCard, Masking, sav
 from medfm_compress.compress.networks.model import Model, Origin
 from medfm_compress.compress.pretrain.images import Images, choose_images
 from medfm_compress.compress.pretrain.masking import FIXED, Masks
-from medfm_compress.compress.pretrain.method import Puzzle, make_puzzle
+from medfm_compress.compress.pretrain.method import MaskedTask, make_masked_task
 from medfm_compress.compress.training.augment import CycledViews, apply_view, augmentation_for, draw_view, view_seed
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.dataset import load_images, pixels_of
 from medfm_compress.compress.training.device import autocast, best_device, best_precision
 from medfm_compress.compress.training.distributed import is_first
-from medfm_compress.compress.training.job import Batch, Job, Progress, Trained, gather
+from medfm_compress.compress.training.job import Batch, Job, Trained, gather
 from medfm_compress.compress.training.loop import train
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import digest
 
 _BATCH = 64
@@ -64,15 +65,15 @@ def pretrain(
     if config.epochs < 1 or config.freeze_backbone:
         raise InputError("pre-training takes at least one epoch, and trains the whole network")
     images = choose_images(studies)
-    puzzle = make_puzzle(model.module, model.spec, model.name, masking or Masking(), config.seed)
+    masked_task = make_masked_task(model.module, model.spec, model.name, masking or Masking(), config.seed)
     fingerprints = [study_fingerprint(study) for study in studies]
     fingerprint = fingerprints[0] if len(fingerprints) == 1 else digest(fingerprints)
-    job = _job(images, model, puzzle, config, out / "training", progress, fingerprint)
+    job = _job(images, model, masked_task, config, out / "training", progress, fingerprint)
     checked = sum(len(cases) for _, cases in images.validation)
-    progress(f"{puzzle.settled.method} on {len(job.images)} images, {checked} to check them by")
+    progress(f"{masked_task.settled.method} on {len(job.images)} images, {checked} to check them by")
     trained = train(job, config, progress)
     network: nn.Module = trained.network.network  # type: ignore[assignment]
-    card = _card(model, config, puzzle.settled, trained, len(job.images), fingerprint)
+    card = _card(model, config, masked_task.settled, trained, len(job.images), fingerprint)
     return Pretrained(network, save_backbone(network, card, out) if is_first() else card)
 
 
@@ -102,7 +103,7 @@ def _card(
 def _job(
     images: Images,
     model: Model,
-    puzzle: Puzzle,
+    masked_task: MaskedTask,
     config: TrainingConfig,
     folder: Path,
     progress: Progress,
@@ -114,21 +115,21 @@ def _job(
     identity = {
         "studies": fingerprint,
         "config": config.outcome(),
-        "masking": puzzle.settled,
+        "masking": masked_task.settled,
         "architecture": model.architecture,
         "spec": pixels_of(model.spec),
         "start": model.weights_sha256(),
     }
     views = CycledViews(augmentation_for(config.modality), len(training), lambda epoch: view_seed(config.seed, epoch))
     return Job(
-        learner=puzzle.learner,
-        network=puzzle.learner,  # the decoder is averaged too: without it the average could not be scored
+        learner=masked_task.learner,
+        network=masked_task.learner,  # the decoder is averaged too: without it the average could not be scored
         images=training,
         views=views,
         mean=model.spec.mean,
         std=model.spec.std,
-        extras=lambda cases, epoch: {"mask": puzzle.masks.draw(cases, epoch)},
-        score=reconstruction_scorer(val, model.spec, puzzle.masks, config),
+        extras=lambda cases, epoch: {"mask": masked_task.masks.draw(cases, epoch)},
+        score=reconstruction_scorer(val, model.spec, masked_task.masks, config),
         score_name="negated val loss",
         checkpoint=folder / "checkpoint.pt",
         fingerprint=digest(identity),

@@ -1,16 +1,16 @@
-r"""Which unit gives up how much, so that the network fits a budget and loses least.
+r"""Which group gives up how much, so that the network fits a budget and loses least.
 
-    minimise  sum over units u of  d_u(w_u)      subject to   cost(w) <= budget
+    minimise  sum over groups u of  d_u(w_u)      subject to   cost(w) <= budget
 
-``d_u(w)`` is the damage of unit u alone at width w, ``cost`` a `Price`. Three ways to share the loss out:
+``d_u(w)`` is the sensitivity of group u alone at width w, ``cost`` a `CostModel`. Three ways to share the loss out:
 
-- uniform: the same fraction everywhere. Steps of all units (multiples of 16 or 32, whole heads) stand in one order, by
+- uniform: the same fraction everywhere. Steps of all groups (multiples of 16 or 32, whole heads) stand in one order, by
   the fraction at which plain rounding would take them, and are taken until the budget is met; so it is met closely even
   where one step would halve every layer at once. Of steps that fall due together, those that lose least go first. Only
   channels and heads take part: neither the width of the tokens nor whole blocks.
-- knapsack: the step with the least damage per cost saved, again and again, and at the end whatever still fits is
-  given back. A step may pass over widths, since damage curves are not convex.
-- evolution: random changes of a few units at a time, brought back to the budget by the knapsack's rule; what is not
+- knapsack: the step with the least sensitivity per cost saved, again and again, and at the end whatever still fits is
+  given back. A step may pass over widths, since sensitivity curves are not convex.
+- evolution: random changes of a few groups at a time, brought back to the budget by the knapsack's rule; what is not
   worse is kept. It begins with the better of the other two, so that it cannot end worse, and takes longer.
 
 Cf. Frantar & Alistarh 2022, "SPDY: Accurate Pruning with Speedup Guarantees"; Shen et al. 2022, "HALP".
@@ -25,24 +25,24 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
-from medfm_compress.compress.pruning.channel_groups import Unit
-from medfm_compress.compress.pruning.cost_model import Forecast, Price
+from medfm_compress.compress.pruning.channel_groups import ChannelGroup
+from medfm_compress.compress.pruning.cost_model import CostModel, CostTracker
 
 Search = Literal["knapsack", "evolution"]
 SEARCHES: tuple[Search, ...] = get_args(Search)
-Damage = Mapping[str, Mapping[int, float]]
-"""Unit name → width → damage, at least 0; 0 at full width."""
+Sensitivities = Mapping[str, Mapping[int, float]]
+"""Unit name → width → sensitivity, at least 0; 0 at full width."""
 _GENERATIONS = 400
-_CHANGES = 3  # units that one random change meets, at most
+_CHANGES = 3  # groups that one random change meets, at most
 _SLACK = 1e-9
 
 
 class Allocation(NamedTuple):
-    """Width by unit name, the cost predicted for them, and the damage; ``cost`` is above a budget out of reach."""
+    """Width by group name, the cost predicted for them, and what is lost; ``cost`` is above a budget out of reach."""
 
     widths: dict[str, int]
     cost: float
-    damage: float = 0.0
+    sensitivities: float = 0.0
 
 
 class _Step(NamedTuple):
@@ -50,85 +50,94 @@ class _Step(NamedTuple):
 
     due: float
     loss: float
-    unit: str
+    group: str
     width: int
 
 
-def uniform(units: Sequence[Unit], scores: Mapping[str, torch.Tensor], price: Price, budget: float) -> Allocation:
-    """The same fraction of every unit.
+def uniform(
+    groups: Sequence[ChannelGroup], importance_scores: Mapping[str, torch.Tensor], cost_model: CostModel, budget: float
+) -> Allocation:
+    """The same fraction of every group.
 
     Args:
-        units: what may shrink.
-        scores: importance by unit name, float ``[width]``; decides between steps that fall due together.
-        price: of the network.
+        groups: what may shrink.
+        importance_scores: importance by group name, float ``[width]``; decides between steps that fall due together.
+        cost_model: of the network.
         budget: in its unit.
     """
-    forecast = Forecast(units, price)
-    for step in sorted(_uniform_steps(units, scores)):
-        if forecast.total <= budget * (1 + _SLACK):
+    tracker = CostTracker(groups, cost_model)
+    for step in sorted(_uniform_steps(groups, importance_scores)):
+        if tracker.total <= budget * (1 + _SLACK):
             break
-        forecast.set(step.unit, step.width)
-    return Allocation(forecast.widths, forecast.total)
+        tracker.set(step.group, step.width)
+    return Allocation(tracker.widths, tracker.total)
 
 
-def _uniform_steps(units: Sequence[Unit], scores: Mapping[str, torch.Tensor]) -> list[_Step]:
+def _uniform_steps(groups: Sequence[ChannelGroup], importance_scores: Mapping[str, torch.Tensor]) -> list[_Step]:
     steps = []
-    for unit in units:
-        if unit.kind not in ("channels", "heads"):
+    for group in groups:
+        if group.kind not in ("channels", "heads"):
             continue
-        lost = lost_importance(scores[unit.name])
-        for wide, narrow in zip(unit.levels, unit.levels[1:], strict=False):
-            due = 1 - (wide + narrow) / 2 / unit.width
-            steps.append(_Step(due, lost[unit.width - narrow], unit.name, narrow))
+        lost = lost_importance(importance_scores[group.name])
+        for wide, narrow in zip(group.levels, group.levels[1:], strict=False):
+            due = 1 - (wide + narrow) / 2 / group.width
+            steps.append(_Step(due, lost[group.width - narrow], group.name, narrow))
     return steps
 
 
-def lost_importance(scores: torch.Tensor) -> list[float]:
-    """Share of a unit's importance that is lost with its k least important channels, k = 0 … width."""
-    order = torch.sort(scores.double()).values
+def lost_importance(importance_scores: torch.Tensor) -> list[float]:
+    """Share of a group's importance that is lost with its k least important channels, k = 0 … width."""
+    order = torch.sort(importance_scores.double()).values
     lost = torch.cumsum(order, 0) / order.sum().clamp_min(torch.finfo(order.dtype).tiny)
     return [0.0, *lost.tolist()]
 
 
-def deepest(units: Sequence[Unit], price: Price) -> float:
-    """The least cost that can be reached: every unit as narrow as it may be, every block dropped."""
-    forecast = Forecast(units, price)
-    for unit in units:
-        forecast.set(unit.name, unit.levels[-1])
-    return forecast.total
+def deepest(groups: Sequence[ChannelGroup], cost_model: CostModel) -> float:
+    """The least cost that can be reached: every group as narrow as it may be, every block dropped."""
+    tracker = CostTracker(groups, cost_model)
+    for group in groups:
+        tracker.set(group.name, group.levels[-1])
+    return tracker.total
 
 
-def knapsack(units: Sequence[Unit], damage: Damage, price: Price, budget: float) -> Allocation:
-    """The steps with the least damage per cost saved.
+def knapsack(
+    groups: Sequence[ChannelGroup], sensitivities: Sensitivities, cost_model: CostModel, budget: float
+) -> Allocation:
+    """The steps that lose least per cost saved.
 
     Args:
-        units: what may shrink.
-        damage: of every level of every unit.
-        price: of the network.
+        groups: what may shrink.
+        sensitivities: of every level of every group.
+        cost_model: of the network.
         budget: in its unit.
     """
-    state = _State(units, damage, price)
+    state = _State(groups, sensitivities, cost_model)
     state.shrink(budget)
     state.fill(budget)
     return state.allocation()
 
 
 def evolve(
-    units: Sequence[Unit], damage: Damage, price: Price, budget: float, start: Allocation, seed: int = 0
+    groups: Sequence[ChannelGroup],
+    sensitivities: Sensitivities,
+    cost_model: CostModel,
+    budget: float,
+    start: Allocation,
+    seed: int = 0,
 ) -> Allocation:
     """Random changes of `Allocation` ``start``, at most as costly as the budget, never more damaging."""
     dice = random.Random(seed)  # noqa: S311 -- no secret
-    state = _State(units, damage, price)
+    state = _State(groups, sensitivities, cost_model)
     for name, width in start.widths.items():
-        state.forecast.set(name, width)
+        state.tracker.set(name, width)
     best = state.allocation()
     for _ in range(_GENERATIONS):
-        for unit in dice.sample(list(units), min(len(units), dice.randint(1, _CHANGES))):
-            state.set(unit.name, dice.choice(unit.levels))
+        for group in dice.sample(list(groups), min(len(groups), dice.randint(1, _CHANGES))):
+            state.set(group.name, dice.choice(group.levels))
         state.shrink(budget)
         state.fill(budget)
         found = state.allocation()
-        if found.cost <= budget * (1 + _SLACK) and found.damage <= best.damage:
+        if found.cost <= budget * (1 + _SLACK) and found.sensitivities <= best.sensitivities:
             best = found
         else:
             state.restore(best.widths)
@@ -137,67 +146,69 @@ def evolve(
 
 @dataclass
 class _State:
-    """Widths on the way to a budget, with the best next step of every unit kept until a neighbour changes."""
+    """Widths on the way to a budget, with the best next step of every group kept until a neighbour changes."""
 
-    units: Sequence[Unit]
-    damage: Damage
-    price: Price
-    forecast: Forecast = field(init=False)
+    groups: Sequence[ChannelGroup]
+    sensitivities: Sensitivities
+    cost_model: CostModel
+    tracker: CostTracker = field(init=False)
     _best: dict[str, tuple[float, int] | None] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.forecast = Forecast(self.units, self.price)
-        self._levels = {unit.name: unit.levels for unit in self.units}
+        self.tracker = CostTracker(self.groups, self.cost_model)
+        self._levels = {group.name: group.levels for group in self.groups}
 
     def allocation(self) -> Allocation:
-        widths = dict(self.forecast.widths)
-        return Allocation(widths, self.forecast.total, sum(self.damage[name][width] for name, width in widths.items()))
+        widths = dict(self.tracker.widths)
+        return Allocation(
+            widths, self.tracker.total, sum(self.sensitivities[name][width] for name, width in widths.items())
+        )
 
-    def set(self, unit: str, width: int) -> None:
-        self.forecast.set(unit, width)
-        for name in self.forecast.neighbours[unit]:
+    def set(self, group: str, width: int) -> None:
+        self.tracker.set(group, width)
+        for name in self.tracker.neighbours[group]:
             self._best.pop(name, None)
 
     def restore(self, widths: Mapping[str, int]) -> None:
         for name, width in widths.items():
-            if self.forecast.widths[name] != width:
+            if self.tracker.widths[name] != width:
                 self.set(name, width)
 
     def shrink(self, budget: float) -> None:
         """Take the cheapest steps until the budget is met or nothing is left to take."""
-        while self.forecast.total > budget * (1 + _SLACK):
-            steps = ((step, unit) for unit in self._levels if (step := self._next(unit)) is not None)
+        while self.tracker.total > budget * (1 + _SLACK):
+            steps = ((step, group) for group in self._levels if (step := self._next(group)) is not None)
             found = min(steps, key=lambda entry: entry[0][0], default=None)
             if found is None:
                 return
-            (_, width), unit = found
-            self.set(unit, width)
+            (_, width), group = found
+            self.set(group, width)
 
     def fill(self, budget: float) -> None:
         """Give back what still fits, the greatest relief first."""
         while True:
-            room = budget - self.forecast.total
+            room = budget - self.tracker.total
             fitting = [
-                (self.damage[unit][now] - self.damage[unit][width], unit, width)
-                for unit, levels in self._levels.items()
-                if (now := self.forecast.widths[unit]) != levels[0]
+                (self.sensitivities[group][now] - self.sensitivities[group][width], group, width)
+                for group, levels in self._levels.items()
+                if (now := self.tracker.widths[group]) != levels[0]
                 for width in levels
-                if width > now and self.damage[unit][width] <= self.damage[unit][now]
-                if self.forecast.change(unit, width) <= room
+                if width > now and self.sensitivities[group][width] <= self.sensitivities[group][now]
+                if self.tracker.change(group, width) <= room
             ]
             if not fitting:
                 return
-            _, unit, width = max(fitting)
-            self.set(unit, width)
+            _, group, width = max(fitting)
+            self.set(group, width)
 
-    def _next(self, unit: str) -> tuple[float, int] | None:
-        """Least damage per cost saved of all narrower widths, and that width; None where none saves anything."""
-        if unit not in self._best:
-            now, curve = self.forecast.widths[unit], self.damage[unit]
+    def _next(self, group: str) -> tuple[float, int] | None:
+        """Least sensitivity per cost saved of all narrower widths, and that width; None where none saves anything."""
+        if group not in self._best:
+            now, curve = self.tracker.widths[group], self.sensitivities[group]
             ratios = (
                 ((curve[width] - curve[now]) / saved, width)
-                for width in self._levels[unit]
-                if width < now and (saved := -self.forecast.change(unit, width)) > 0
+                for width in self._levels[group]
+                if width < now and (saved := -self.tracker.change(group, width)) > 0
             )
-            self._best[unit] = min(ratios, default=None)
-        return self._best[unit]
+            self._best[group] = min(ratios, default=None)
+        return self._best[group]

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.pruning.importance import Batch
-from medfm_compress.compress.pruning.sensitivity import Question
+from medfm_compress.compress.pruning.sensitivity import ValidationSet
 from medfm_compress.compress.training.dataset import check_labels, labelled_cases
-from medfm_compress.compress.training.job import Progress
 from medfm_compress.compress.training.validation_score import mean_auroc
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
 
 TRAINING_CASES = 256
@@ -37,14 +37,14 @@ def training_batches(study: Study, model: Model, progress: Progress, seed: int =
     return _batches(study, "train", TRAINING_CASES, model, progress, seed)
 
 
-def validation_question(study: Study, model: Model, progress: Progress, seed: int = 0) -> Question:
+def validation_set(study: Study, model: Model, progress: Progress, seed: int = 0) -> ValidationSet:
     """At most `VALIDATION_CASES` validation cases, and how answers to them are compared.
 
     Raises:
         StudyError: as `training_batches`.
     """
     batches = _batches(study, "val", VALIDATION_CASES, model, progress, seed)
-    return Question(batches, auroc_of(model.task), centred=model.task.kind != "multilabel")
+    return ValidationSet(batches, auroc_of(model.task), centred=model.task.kind != "multilabel")
 
 
 def auroc_of(task: Task) -> Callable[[Tensor, Tensor], float | None]:

@@ -1,4 +1,4 @@
-"""What can be removed: a `Unit` is a set of channels (or heads) that must go together, found by torch-pruning.
+"""What can be removed: a `ChannelGroup` is a set of channels (or heads) that must go together, found by torch-pruning.
 
 Removing one channel of a layer removes a row or column of every layer it is added to, concatenated with or read by.
 torch-pruning's dependency graph (Fang et al. 2023, "DepGraph: Towards Any Structural Pruning") finds these groups by
@@ -26,14 +26,14 @@ Kind = Literal["channels", "heads", "embedding", "block"]
 
 @dataclass(frozen=True)
 class Member:
-    """One layer's part in a unit.
+    """One layer's part in a group.
 
     Attributes:
         layer: name of the module, or of the bare parameter.
         side: which dimension of the layer shrinks; a depthwise convolution or a normalisation counts as ``out``.
         size: width of that dimension before pruning.
         indices: positions in that dimension.
-        roots: for each position, the unit's channel that it belongs to.
+        roots: for each position, the group's channel that it belongs to.
         weights: the tensors that shrink, each with its dimension.
         remove: cuts the given positions out of the layer, in place.
     """
@@ -48,7 +48,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Unit:
+class ChannelGroup:
     """Channels that are removed together, or a block that is dropped.
 
     Attributes:
@@ -75,7 +75,7 @@ class Protected:
 
 
 Rounding = Callable[[int], int]
-"""What the widths of a unit of a given width become multiples of."""
+"""What the widths of a group of a given width become multiples of."""
 
 
 def levels(width: int, step: int) -> tuple[int, ...]:
@@ -83,15 +83,15 @@ def levels(width: int, step: int) -> tuple[int, ...]:
     return (width, *range((width - 1) // step * step, 0, -step))
 
 
-def find_units(
+def find_channel_groups(
     module: nn.Module, example: torch.Tensor, attentions: Sequence[Attention], sealed: Sequence[str], rounding: Rounding
-) -> tuple[list[Unit], list[Protected]]:
-    """Find the channel units of ``module``.
+) -> tuple[list[ChannelGroup], list[Protected]]:
+    """Find the channel groups of ``module``.
 
     Args:
         module: traced in evaluation mode; every parameter must require a gradient.
         example: float32 ``[1, channels, height, width]``.
-        attentions: their heads are units of their own (`heads`), so that no channel is followed through them.
+        attentions: their heads are groups of their own (`heads`), so that no channel is followed through them.
         sealed: names of modules whose inside is not understood; no channel into or inside them is touched.
         rounding: of widths.
     """
@@ -100,7 +100,7 @@ def find_units(
     read = {(f"{attention.name}.qkv", "in") for attention in attentions}
     names = {part: name for name, part in module.named_modules()}
     graph = _trace(module, example)
-    units: list[Unit] = []
+    groups: list[ChannelGroup] = []
     protected = [Protected(seal, why_sealed(module.get_submodule(seal))) for seal in sealed]
     protected += [Protected(names[part], reason) for part, reason in repeated.items()]
     # A root is cut at its outputs.
@@ -118,8 +118,8 @@ def find_units(
             protected.append(Protected(name, reason))
         else:
             embedding = any((member.layer, member.side) in read for member in members)
-            units.append(Unit(name, width, steps, members, "embedding" if embedding else "channels"))
-    return units, protected
+            groups.append(ChannelGroup(name, width, steps, members, "embedding" if embedding else "channels"))
+    return groups, protected
 
 
 def _trace(module: nn.Module, example: torch.Tensor) -> Any:
@@ -157,7 +157,7 @@ def _inconsistent(members: Sequence[Member]) -> str:
 def _barriers(
     module: nn.Module, repeated: Mapping[nn.Module, str], attentions: Sequence[Attention], sealed: Sequence[str]
 ) -> dict[tuple[nn.Module, Side], str]:
-    """Sides of layers that no channel unit may touch, each with the reason."""
+    """Sides of layers that no channel group may touch, each with the reason."""
     sides: tuple[Side, ...] = ("in", "out")
     barriers = {
         (part, side): f"they run into {seal}, a {type(module.get_submodule(seal)).__name__}"
@@ -271,11 +271,11 @@ def parameter_member(
     return Member(name, "out", parameter.shape[dim], indices, roots, ((parameter, dim),), remove)
 
 
-def head_units(
+def head_groups(
     module: nn.Module, attentions: Sequence[Attention], rounding: Rounding
-) -> tuple[list[Unit], list[Protected]]:
-    """One unit an attention layer: its heads. The packed width left is a multiple of what ``rounding`` says."""
-    units: list[Unit] = []
+) -> tuple[list[ChannelGroup], list[Protected]]:
+    """One group an attention layer: its heads. The packed width left is a multiple of what ``rounding`` says."""
+    groups: list[ChannelGroup] = []
     protected: list[Protected] = []
     for attention in attentions:
         step = rounding(attention.heads * attention.head_dim)
@@ -283,7 +283,7 @@ def head_units(
         name = f"{attention.name} heads"
         if fewer:
             members = tuple(_head_members(module, attention))
-            units.append(Unit(name, attention.heads, (attention.heads, *fewer), members, "heads"))
+            groups.append(ChannelGroup(name, attention.heads, (attention.heads, *fewer), members, "heads"))
         else:
             width = attention.head_dim
             protected.append(
@@ -291,7 +291,7 @@ def head_units(
                     name, f"no fewer than {attention.heads} heads of {width} make a multiple of {rounding(width)}"
                 )
             )
-    return units, protected
+    return groups, protected
 
 
 def _head_members(module: nn.Module, attention: Attention) -> Iterator[Member]:

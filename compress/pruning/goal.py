@@ -26,9 +26,9 @@ class PruningGoal:
         latency_ms: of one image on the target, session alone.
         size_mb: of the files that the target reads, in 10^6 bytes.
         round_to: widths become multiples of it; 0 takes 16, and 32 for layers from 128 on where the target is INT8.
-        importance: what ranks the channels of a unit, see `scores`.
-        allocation: ``measured`` cuts a unit at several widths and looks at the answers, ``global`` adds up importance
-            over all units, ``uniform`` takes the same fraction everywhere. See `allocate`.
+        importance: what ranks the channels of a group, see `importance_scores`.
+        allocation: ``measured`` cuts a group at several widths and looks at the answers, ``global`` adds up importance
+            over all groups, ``uniform`` takes the same fraction everywhere. See `allocate`.
         search: of the first two.
         embedding: whether the width of tokens may shrink.
         depth: whether whole blocks may be dropped.
@@ -54,8 +54,8 @@ class PruningGoal:
     def __post_init__(self) -> None:
         given = {name: value for name in GOALS if (value := getattr(self, name)) is not None}
         if len(given) != 1:
-            told = ", ".join(f"{name} {value:g}" for name, value in given.items()) or "none"
-            raise InputError(f"pruning needs one goal of speedup, latency, macs and size; given: {told}")
+            described = ", ".join(f"{name} {value:g}" for name, value in given.items()) or "none"
+            raise InputError(f"pruning needs one goal of speedup, latency, macs and size; given: {described}")
         if self.macs is not None and not 0 < self.macs < 1:
             raise InputError(f"macs is {self.macs}; the fraction to keep must be above 0 and below 1, e.g. 0.5")
         if self.speedup is not None and not 1 < self.speedup < math.inf:
@@ -84,5 +84,5 @@ class PruningGoal:
         return self.speedup is not None or self.latency_ms is not None
 
     def step(self, width: int) -> int:
-        """What the widths of a unit of ``width`` become multiples of."""
+        """What the widths of a group of ``width`` become multiples of."""
         return self.round_to or (32 if self.int8 and width >= _WIDE else 16)

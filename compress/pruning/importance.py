@@ -1,6 +1,6 @@
-r"""How much a channel matters: one score a channel of a `Unit`; the least are removed.
+r"""How much a channel matters: one score a channel of a `ChannelGroup`; the least are removed.
 
-With ``W_k`` the weights that go when channel k goes, over all members of the unit, ``L`` the mean loss over training
+With ``W_k`` the weights that go when channel k goes, over all members of the group, ``L`` the mean loss over training
 cases and ``L_n`` that of case n:
 
 - magnitude:  ``I_k = sum w^2`` over W_k (Fang et al. 2023, DepGraph, eq. 4)
@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from medfm_compress.compress.pruning.channel_groups import Member, Unit
+from medfm_compress.compress.pruning.channel_groups import ChannelGroup, Member
 from medfm_compress.runtime.errors import InputError, ModelError
 
 Importance = Literal["taylor", "hessian", "magnitude", "activation"]
@@ -39,7 +39,7 @@ MIN_CASES = 16
 
 @dataclass(frozen=True)
 class Evidence:
-    """What training cases say about the weights of some units.
+    """What training cases say about the weights of some groups.
 
     Attributes:
         importance: what it is for.
@@ -53,14 +53,18 @@ class Evidence:
 
 
 def gather(
-    module: nn.Module, units: Sequence[Unit], importance: Importance, batches: Iterable[Batch], loss: Loss | None
+    module: nn.Module,
+    groups: Sequence[ChannelGroup],
+    importance: Importance,
+    batches: Iterable[Batch],
+    loss: Loss | None,
 ) -> Evidence:
     """Read from training cases what ``importance`` needs to know; ``magnitude`` reads none.
 
     Args:
-        module: runs in evaluation mode; it and its ``.grad`` are left as they are. The units' weights must require
+        module: runs in evaluation mode; it and its ``.grad`` are left as they are. The groups' weights must require
             gradients.
-        units: of this very module.
+        groups: of this very module.
         importance: what to gather for.
         batches: images float32 ``[n, channels, height, width]`` and targets as ``loss`` takes them; read once.
         loss: mean loss of logits ``[n, labels]`` against targets, a scalar; for ``taylor`` and ``hessian``.
@@ -73,13 +77,13 @@ def gather(
         return Evidence(importance)
     seen = _Seen(importance)
     if importance == "activation":
-        layers = [member.layer for unit in units for member in unit.members if member.side == "in"]
+        layers = [member.layer for group in groups for member in group.members if member.side == "in"]
         evidence = Evidence(importance, moments=input_moments(module, layers, seen.watch(batches)))
         found = evidence.moments.values()
     else:
         if loss is None:
             raise InputError(f"importance '{importance}' needs a loss; give one or use importance 'magnitude'")
-        weights = dict.fromkeys(weight for unit in units for member in unit.members for weight, _ in member.weights)
+        weights = dict.fromkeys(weight for group in groups for member in group.members for weight, _ in member.weights)
         with _evaluating(module):
             evidence = Evidence(importance, slopes=_slopes(module, list(weights), seen, batches, loss))
         found = evidence.slopes.values()
@@ -119,10 +123,10 @@ def input_moments(module: nn.Module, layers: Iterable[str], batches: Iterable[Ba
 
 
 @torch.no_grad()
-def scores(unit: Unit, evidence: Evidence) -> torch.Tensor:
-    """Scores of a unit's channels, float64 ``[width]``, >= 0, on the CPU."""
-    total = torch.zeros(unit.width, dtype=torch.float64)
-    for member in unit.members:
+def importance_scores(group: ChannelGroup, evidence: Evidence) -> torch.Tensor:
+    """Scores of a group's channels, float64 ``[width]``, >= 0, on the CPU."""
+    total = torch.zeros(group.width, dtype=torch.float64)
+    for member in group.members:
         share = _share(member, evidence)
         if share is not None:
             total.index_add_(0, torch.tensor(member.roots), share[torch.tensor(member.indices)])

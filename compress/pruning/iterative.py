@@ -20,31 +20,31 @@ from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.distillation.distill import distill
 from medfm_compress.compress.networks.model import CARD, Model, load_model, save_model
 from medfm_compress.compress.pruning import record as records
-from medfm_compress.compress.pruning.calibration_cases import training_batches, validation_question
+from medfm_compress.compress.pruning.calibration_cases import training_batches, validation_set
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.importance import NEEDS_CASES
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.pruning.prune import loss_of, prune
 from medfm_compress.compress.pruning.record import RECORD, PruningRecord, Step, record_step
-from medfm_compress.compress.pruning.sensitivity_cache import CurveBook
+from medfm_compress.compress.pruning.sensitivity_cache import SensitivityCache
 from medfm_compress.compress.pruning.sensitivity_record import sensitivity_of
 from medfm_compress.compress.pruning.sparsity import keep_sparse, sparsify, verify_sparse
-from medfm_compress.compress.pruning.target_latency import TargetClock
-from medfm_compress.compress.pruning.width_search import Material
+from medfm_compress.compress.pruning.target_latency import TargetLatency
+from medfm_compress.compress.pruning.width_search import PruningData
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.device import best_device
-from medfm_compress.compress.training.job import Progress
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import digest
 
 _ROUNDS = 10  # of the final comparison
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class PruningRun:
     """What all steps share.
 
     Attributes:
@@ -67,45 +67,45 @@ class Work:
         return self.out / "training"
 
 
-def prune_and_recover(work: Work, model: Model) -> PruningRecord:
-    """Prune ``model`` as the options say, let it recover, save it at ``work.out`` with `pruning.json` beside it.
+def prune_and_recover(run: PruningRun, model: Model) -> PruningRecord:
+    """Prune ``model`` as the options say, let it recover, save it at ``run.out`` with `pruning.json` beside it.
 
     Raises:
         InputError: a goal that needs what is not given.
         ModelError: the goal is out of reach.
         StudyError: labels that are not the model's, or too few cases.
     """
-    options = work.options
-    goal = options.clock_goal()
-    clock = TargetClock(model, goal, work.progress) if goal else None
-    _refuse_what_is_met(options, model, clock)
-    targets = _targets(options, model, clock)
+    options = run.options
+    goal = options.latency_goal()
+    target_latency = TargetLatency(model, goal, run.progress) if goal else None
+    _refuse_what_is_met(options, model, target_latency)
+    targets = _targets(options, model, target_latency)
     current = model
     steps: list[Step] = []
     for number, target in enumerate(targets):
         wanted = _from_here(target, steps)
         if wanted is None:
             continue
-        current, step = _step(work, current, clock, number, wanted)
+        current, step = _step(run, current, target_latency, number, wanted)
         steps.append(step)
         if number + 1 < len(targets):
             training = msgspec.structs.replace(options.training, epochs=options.step_epochs)
-            current = _recovered(work, current, training, work.training / f"step-{number + 1}-recovered")
+            current = _recovered(run, current, training, run.training / f"step-{number + 1}-recovered")
     names: tuple[str, ...] = ()
     if options.sparse:
         names = sparsify(current.module).layers
         keep_sparse(current.module)
     if options.training.epochs:
-        result = _recovered(work, current, options.training, work.out)
+        result = _recovered(run, current, options.training, run.out)
     else:
         result = current
-        save_model(result, work.out)
+        save_model(result, run.out)
     verify_sparse(result.module, names)
-    measurements = _compare(model, result, clock, work.progress)
+    measurements = _compare(model, result, target_latency, run.progress)
     record = PruningRecord(
         model=model.name,
-        goal=records.spoken(options.goal()),
-        target=clock.target if clock else "",
+        goal=records.describe_goal(options.goal()),
+        target=target_latency.target if target_latency else "",
         options=options,
         macs_before=steps[0].macs_before,
         macs_after=steps[-1].macs_after,
@@ -115,27 +115,27 @@ def prune_and_recover(work: Work, model: Model) -> PruningRecord:
         sparse=tuple(names),
         measurements=measurements,
     )
-    records.save(record, work.out / RECORD)
+    records.save(record, run.out / RECORD)
     return record
 
 
-def _refuse_what_is_met(options: PruneOptions, model: Model, clock: TargetClock | None) -> None:
+def _refuse_what_is_met(options: PruneOptions, model: Model, target_latency: TargetLatency | None) -> None:
     """A model that is fast or small enough already is not to lose anything."""
-    if clock is None:
+    if target_latency is None:
         return
-    if options.latency_ms is not None and (now := clock.measure(model.module)) <= options.latency_ms:
+    if options.latency_ms is not None and (now := target_latency.measure(model.module)) <= options.latency_ms:
         raise InputError(
-            f"latency {options.latency_ms:g} ms is met already: {model.name} takes {now:.3g} ms on {clock.target}; ask "
-            "for less"
+            f"latency {options.latency_ms:g} ms is met already: {model.name} takes {now:.3g} ms on "
+            f"{target_latency.target}; ask for less"
         )
-    if options.size_mb is not None and (size := clock.size(model.module) / 1e6) <= options.size_mb:
+    if options.size_mb is not None and (size := target_latency.size(model.module) / 1e6) <= options.size_mb:
         raise InputError(
-            f"size {options.size_mb:g} MB is met already: {model.name} has {size:.3g} MB on {clock.target}; ask for "
-            "less"
+            f"size {options.size_mb:g} MB is met already: {model.name} has {size:.3g} MB on "
+            f"{target_latency.target}; ask for less"
         )
 
 
-def _targets(options: PruneOptions, model: Model, clock: TargetClock | None) -> list[PruningGoal]:
+def _targets(options: PruneOptions, model: Model, target_latency: TargetLatency | None) -> list[PruningGoal]:
     """The goals of the steps: equal ratios from where the model is to where it is to be.
 
     Every one but the last is absolute, so that what one step leaves over the next takes up.
@@ -146,12 +146,12 @@ def _targets(options: PruneOptions, model: Model, clock: TargetClock | None) -> 
     shares = [(number + 1) / options.steps for number in range(options.steps)]
     if goal.macs is not None:
         return [dataclasses.replace(goal, macs=goal.macs**share) for share in shares]
-    if clock is None:
+    if target_latency is None:
         return [goal]
     if goal.size_mb is not None:
-        full = clock.size(model.module) / 1e6
+        full = target_latency.size(model.module) / 1e6
         return [dataclasses.replace(goal, size_mb=full * (goal.size_mb / full) ** share) for share in shares]
-    full = clock.measure(model.module)
+    full = target_latency.measure(model.module)
     end = goal.latency_ms or full / (goal.speedup or 1)
     return [dataclasses.replace(goal, speedup=None, latency_ms=full * (end / full) ** share) for share in shares]
 
@@ -164,64 +164,70 @@ def _from_here(goal: PruningGoal, steps: Sequence[Step]) -> PruningGoal | None:
     return dataclasses.replace(goal, macs=share) if share < 1 else None
 
 
-def _step(work: Work, current: Model, clock: TargetClock | None, number: int, goal: PruningGoal) -> tuple[Model, Step]:
+def _step(
+    run: PruningRun, current: Model, target_latency: TargetLatency | None, number: int, goal: PruningGoal
+) -> tuple[Model, Step]:
     """One cut, or what an earlier call left of it."""
-    folder = work.training / f"step-{number + 1}"
+    folder = run.training / f"step-{number + 1}"
     if number:  # blocks that merge go on merging
         goal = dataclasses.replace(goal, merge_tokens=0)
-    settings = msgspec.structs.replace(work.options, training=TrainingConfig(), steps=1, step_epochs=1)
-    made_from = [current.weights_sha256(), current.architecture, study_fingerprint(work.study), settings, repr(goal)]
-    fingerprint = digest([*made_from, work.options.training.seed])
+    settings = msgspec.structs.replace(run.options, training=TrainingConfig(), steps=1, step_epochs=1)
+    made_from = [current.weights_sha256(), current.architecture, study_fingerprint(run.study), settings, repr(goal)]
+    fingerprint = digest([*made_from, run.options.training.seed])
     known = records.load(folder / "step.json", Step)
     if known is not None and known.fingerprint == fingerprint and (folder / CARD).is_file():
-        work.progress(f"step {number + 1}: kept from an earlier call")
+        run.progress(f"step {number + 1}: kept from an earlier call")
         return load_model(folder), known
-    material = _material(work, current, clock, goal, CurveBook(folder / "damage.json", fingerprint))
-    pruned = prune(current, goal, material)
-    work.progress(
+    data = _data(run, current, target_latency, goal, SensitivityCache(folder / "sensitivity-cache.json", fingerprint))
+    pruned = prune(current, goal, data)
+    run.progress(
         f"step {number + 1}: {pruned.macs_after / pruned.macs_before:.3f} of the MACs, "
         f"{pruned.parameters_after / pruned.parameters_before:.3f} of the parameters"
     )
     step = record_step(pruned, fingerprint, goal)
     save_model(pruned.model, folder)
-    if material.question is not None:
-        whole = material.question
-        write_sensitivity(sensitivity_of(step, current.name, work.options.target, whole), folder)
+    if data.validation is not None:
+        whole = data.validation
+        write_sensitivity(sensitivity_of(step, current.name, run.options.target, whole), folder)
     records.save(step, folder / "step.json")
     return pruned.model, step
 
 
-def _material(work: Work, model: Model, clock: TargetClock | None, goal: PruningGoal, curves: CurveBook) -> Material:
-    seed, progress = work.options.training.seed, work.progress
+def _data(
+    run: PruningRun, model: Model, target_latency: TargetLatency | None, goal: PruningGoal, curves: SensitivityCache
+) -> PruningData:
+    seed, progress = run.options.training.seed, run.progress
     needs_train = goal.importance in NEEDS_CASES or goal.repair
-    return Material(
-        train=training_batches(work.study, model, progress, seed) if needs_train else (),
+    return PruningData(
+        train=training_batches(run.study, model, progress, seed) if needs_train else (),
         loss=loss_of(model.task),
-        question=validation_question(work.study, model, progress, seed) if goal.allocation == "measured" else None,
-        clock=clock,
+        validation=validation_set(run.study, model, progress, seed) if goal.allocation == "measured" else None,
+        target_latency=target_latency,
         curves=curves,
         progress=progress,
     )
 
 
-def _recovered(work: Work, model: Model, training: TrainingConfig, out: Path) -> Model:
+def _recovered(run: PruningRun, model: Model, training: TrainingConfig, out: Path) -> Model:
     """``model`` after distillation from the teacher; steps share the teacher's answers and the prepared images."""
-    if out != work.out:
-        for name in ("answers", "cache"):
-            shared, link = work.training / name, out / "training" / name
+    if out != run.out:
+        for name in ("teacher-outputs", "cache"):
+            shared, link = run.training / name, out / "training" / name
             shared.mkdir(parents=True, exist_ok=True)
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.exists():
                 link.symlink_to(shared.resolve(), target_is_directory=True)
-    teacher = ModuleTeacher(work.teacher, best_device(training.device))
-    return distill((work.study,), teacher, model, training, out, work.progress, work.options.distillation)
+    teacher = ModuleTeacher(run.teacher, best_device(training.device))
+    return distill((run.study,), teacher, model, training, out, run.progress, run.options.distillation)
 
 
-def _compare(before: Model, after: Model, clock: TargetClock | None, progress: Progress) -> tuple[Measurement, ...]:
+def _compare(
+    before: Model, after: Model, target_latency: TargetLatency | None, progress: Progress
+) -> tuple[Measurement, ...]:
     """Both on the target, in turns, each in a fresh process."""
-    if clock is None:
+    if target_latency is None:
         return ()
-    progress(f"timing the original and the pruned network in turns on {clock.target}")
-    return clock.compare(
-        {"original": before.module, "pruned": after.module}, Plan(rounds=_ROUNDS, threads=clock.threads)
+    progress(f"timing the original and the pruned network in turns on {target_latency.target}")
+    return target_latency.compare(
+        {"original": before.module, "pruned": after.module}, Plan(rounds=_ROUNDS, threads=target_latency.threads)
     )

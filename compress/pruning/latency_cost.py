@@ -1,4 +1,4 @@
-"""What a network's widths cost in milliseconds on the target: a `Price` for `allocation`.
+"""What a network's widths cost in milliseconds on the target: a `CostModel` for `allocation`.
 
     measured = floor + Σ layers + rest
 
@@ -35,8 +35,8 @@ _ROUND = 16  # knots are multiples of it where the width allows
 
 
 @dataclass(frozen=True)
-class LatencyPrice:
-    """Cost of widths in ms; see `price.Price`.
+class LatencyCost:
+    """Cost of widths in ms; see `cost_model.CostModel`.
 
     Attributes:
         fixed: what no width changes.
@@ -60,8 +60,8 @@ class LatencyPrice:
         return self._costs[layer](inputs, outputs)
 
 
-def latency_price(module: nn.Module, example: torch.Tensor, table: LatencyTable, measured_ms: float) -> LatencyPrice:
-    """The price of ``module``.
+def latency_cost(module: nn.Module, example: torch.Tensor, table: LatencyTable, measured_ms: float) -> LatencyCost:
+    """The cost model of ``module``.
 
     Args:
         module: the network at full width.
@@ -80,7 +80,7 @@ def latency_price(module: nn.Module, example: torch.Tensor, table: LatencyTable,
     scale = (measured_ms - floor - passing) / total if total else 1.0
     shares = _shares(calls)
     costs = {name: _Cost(call, timed.get(name), scale, passing * shares.get(name, 0.0)) for name, call in calls.items()}
-    return LatencyPrice(
+    return LatencyCost(
         fixed=floor if calls else measured_ms,
         layers={name: (call.inputs, call.outputs) for name, call in calls.items()},
         measured_ms=measured_ms,

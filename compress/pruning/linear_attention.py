@@ -4,7 +4,7 @@ r"""The inside of linear attention (MobileViTv2) as channels that can be removed
 and ``d`` values ``V``, in this order: ``[1 + d + d]`` outputs, and ``W_o`` reads ``d`` inputs. Channel i of the
 context meets channel i of the values and nothing else, so key i, value i and column i of ``W_o`` go together; the
 query stays. Source: Mehta and Rastegari 2022, "Separable Self-attention for Mobile Vision Transformers", section 3.2.
-The tokens that run in and out are none of this unit.
+The tokens that run in and out are none of this group.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 from torch import nn
 
-from medfm_compress.compress.pruning.channel_groups import Member, Protected, Rounding, Unit, levels
+from medfm_compress.compress.pruning.channel_groups import ChannelGroup, Member, Protected, Rounding, levels
 
 
-def linear_attention_units(module: nn.Module, rounding: Rounding) -> tuple[list[Unit], list[Protected]]:
-    """One unit a linear attention layer of ``module``; widths are multiples of what ``rounding`` says."""
+def linear_attention_groups(module: nn.Module, rounding: Rounding) -> tuple[list[ChannelGroup], list[Protected]]:
+    """One group a linear attention layer of ``module``; widths are multiples of what ``rounding`` says."""
     from timm.models.mobilevit import LinearSelfAttention
 
-    units: list[Unit] = []
+    groups: list[ChannelGroup] = []
     protected: list[Protected] = []
     for name, part in module.named_modules():
         if type(part) is not LinearSelfAttention:
@@ -30,11 +30,11 @@ def linear_attention_units(module: nn.Module, rounding: Rounding) -> tuple[list[
         width = part.out_proj.in_channels
         steps = levels(width, rounding(width))
         if len(steps) > 1:
-            units.append(Unit(f"{name} values", width, steps, tuple(_members(name, part, width))))
+            groups.append(ChannelGroup(f"{name} values", width, steps, tuple(_members(name, part, width))))
         else:
             reason = f"its width of {width} has no smaller multiple of {rounding(width)}"
             protected.append(Protected(f"{name} values", reason))
-    return units, protected
+    return groups, protected
 
 
 def _members(name: str, part: Any, width: int) -> Iterator[Member]:

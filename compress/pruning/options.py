@@ -87,7 +87,7 @@ class PruneOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             int8=":int8" in self.target,
         )
 
-    def clock_goal(self) -> LatencyGoal | None:
+    def latency_goal(self) -> LatencyGoal | None:
         """The target to measure on; None where none is wanted.
 
         Raises:

@@ -1,7 +1,7 @@
 """Structured pruning: remove channels, MLP widths, heads, token widths and blocks until a goal is met.
 
-    units (what must go together)  →  scores (what matters least in each)  →  damage (what each unit costs)
-        →  allocation (which gives up how much, at what price)  →  cut  →  repair  →  plan
+    groups (what must go together)  →  scores (what matters least in each)  →  sensitivity (what each group costs)
+        →  allocation (which gives up how much, at what cost model)  →  cut  →  repair  →  plan
 
 The result is an ordinary network with smaller layers: it trains, distils, exports and quantizes like any other. It has
 lost accuracy; distillation from the original is what brings it back (`schedule`).
@@ -26,8 +26,8 @@ from medfm_compress.compress.networks.token_merging import merge_tokens
 from medfm_compress.compress.pruning.channel_groups import Kind, Protected
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.importance import Loss
-from medfm_compress.compress.pruning.sensitivity import Curves
-from medfm_compress.compress.pruning.width_search import NOTHING, Before, Chooser, Material
+from medfm_compress.compress.pruning.sensitivity import SensitivityPoints
+from medfm_compress.compress.pruning.width_search import NO_DATA, Before, PruningData, WidthSearch
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.strict_json import convert
 from medfm_compress.runtime.task import Task
@@ -35,7 +35,7 @@ from medfm_compress.runtime.task import Task
 
 @dataclass(frozen=True)
 class WidthChange:
-    """What became of one unit."""
+    """What became of one group."""
 
     name: str
     before: int
@@ -52,13 +52,13 @@ class PrunedModule:
         plan: how to build it again from the unpruned architecture.
         parameters_before: of the network that was given.
         parameters_after: of the smaller one.
-        widths: every unit that became narrower; blocks of width 0 are gone.
+        widths: every group that became narrower; blocks of width 0 are gone.
         protected: what was left alone, and why.
         before: cost of the network that was given, in MACs, bytes or ms, as the goal wants.
-        predicted: what the price said of the smaller one.
+        predicted: what the cost model said of the smaller one.
         measured: what it turned out to be.
-        curves: measured damage, empty where none was measured.
-        units: name → kind and width, of all units.
+        curves: measured sensitivity, empty where none was measured.
+        groups: name → kind and width, of all groups.
     """
 
     module: nn.Module
@@ -70,8 +70,8 @@ class PrunedModule:
     before: float = 0.0
     predicted: float = 0.0
     measured: float = 0.0
-    curves: Curves = field(default_factory=dict)
-    units: Mapping[str, tuple[Kind, int]] = field(default_factory=dict)
+    curves: SensitivityPoints = field(default_factory=dict)
+    groups: Mapping[str, tuple[Kind, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Pruned:
 
     @property
     def widths(self) -> tuple[WidthChange, ...]:
-        """Every unit that became narrower."""
+        """Every group that became narrower."""
         return self.details.widths
 
     @property
@@ -105,19 +105,19 @@ class Pruned:
         return self.details.protected
 
 
-def prune(model: Model, goal: PruningGoal, material: Material = NOTHING) -> Pruned:
+def prune(model: Model, goal: PruningGoal, data: PruningData = NO_DATA) -> Pruned:
     """Prune ``model``; it needs recovery by distillation afterwards.
 
     Args:
         model: is not changed.
         goal: what to reach.
-        material: cases and target, as far as the goal needs them.
+        data: cases and target, as far as the goal needs them.
 
     Raises:
         InputError: a goal that needs cases or a target that are not given.
         ModelError: the goal is out of reach, or the network does not run at smaller widths.
     """
-    small = prune_module(model.module, torch.zeros(model.spec.shape), goal, material)
+    small = prune_module(model.module, torch.zeros(model.spec.shape), goal, data)
     earlier = model.architecture.pruning
     first = convert(earlier, PruningPlan, source="pruning plan", error=ModelError) if earlier else None
     plan = merge_plans(first, small.plan)
@@ -128,7 +128,7 @@ def prune(model: Model, goal: PruningGoal, material: Material = NOTHING) -> Prun
         name=name,
         module=small.module,
         architecture=msgspec.structs.replace(model.architecture, pruning=msgspec.to_builtins(plan)),
-        provenance=msgspec.structs.replace(model.provenance, steps=(*model.provenance.steps, _spoken(small, goal))),
+        provenance=msgspec.structs.replace(model.provenance, steps=(*model.provenance.steps, _describe(small, goal))),
     )
     return Pruned(pruned, before, after, small.parameters_before, small.parameters_after, small)
 
@@ -146,7 +146,7 @@ def _head_width(module: nn.Module) -> int:
     return int(getattr(head, "in_features", 0))
 
 
-def _spoken(small: PrunedModule, goal: PruningGoal) -> str:
+def _describe(small: PrunedModule, goal: PruningGoal) -> str:
     kept = small.plan.macs_after / small.plan.macs_before
     rounding = f"multiples of {goal.round_to}" if goal.round_to else "multiples of 16 or 32"
     parts = [
@@ -166,14 +166,14 @@ def loss_of(task: Task) -> Loss:
     return lambda logits, targets: functional.cross_entropy(logits, targets.flatten())
 
 
-def prune_module(module: nn.Module, example: Tensor, goal: PruningGoal, material: Material = NOTHING) -> PrunedModule:
+def prune_module(module: nn.Module, example: Tensor, goal: PruningGoal, data: PruningData = NO_DATA) -> PrunedModule:
     """Prune a copy of ``module``.
 
     Args:
         module: is not changed; frozen parameters count like any other.
         example: float32 ``[1, channels, height, width]``, on any device; only its shape matters.
         goal: what to reach.
-        material: cases and target, as far as the goal needs them.
+        data: cases and target, as far as the goal needs them.
 
     Raises:
         InputError: a goal that needs cases or a target that are not given.
@@ -183,16 +183,16 @@ def prune_module(module: nn.Module, example: Tensor, goal: PruningGoal, material
     example = torch.rand(example.shape, device=next(small.parameters()).device)
     before, macs_before = shapes_of(small), count_macs(small, example)
     merging = merge_tokens(small, goal.merge_tokens) if goal.merge_tokens else {}
-    work = Chooser(small, example, goal, material)
-    chosen = work.choose(Before(module, macs_before.total))
-    work.carry_out(chosen.allocation)
+    search_state = WidthSearch(small, example, goal, data)
+    chosen = search_state.search(Before(module, macs_before.total))
+    search_state.carry_out(chosen.allocation)
     restate(small, module)
     macs_after = proven(small, example)
     tensors, values = differences(before, shapes_of(small))
     changes = [
-        WidthChange(unit.name, unit.width, chosen.allocation.widths[unit.name], unit.kind)
-        for unit in work.units
-        if chosen.allocation.widths[unit.name] < unit.width
+        WidthChange(group.name, group.width, chosen.allocation.widths[group.name], group.kind)
+        for group in search_state.groups
+        if chosen.allocation.widths[group.name] < group.width
     ]
     plan = PruningPlan(
         tensors=tensors,
@@ -210,12 +210,12 @@ def prune_module(module: nn.Module, example: Tensor, goal: PruningGoal, material
         parameters_before=_parameters(module),
         parameters_after=_parameters(small),
         widths=tuple(changes),
-        protected=tuple(work.protected),
+        protected=tuple(search_state.protected),
         before=chosen.before or macs_before.total,
         predicted=chosen.allocation.cost,
         measured=chosen.measured or macs_after,
-        curves=dict(material.curves),
-        units={unit.name: (unit.kind, unit.width) for unit in work.units},
+        curves=dict(data.curves),
+        groups={group.name: (group.kind, group.width) for group in search_state.groups},
     )
 
 

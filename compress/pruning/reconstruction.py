@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medfm_compress.compress.pruning.apply import Cut
-from medfm_compress.compress.pruning.channel_groups import Unit
+from medfm_compress.compress.pruning.channel_groups import ChannelGroup
 from medfm_compress.compress.pruning.importance import Batch
 
 DAMPING = 0.01
@@ -67,11 +67,11 @@ class _Moments:
 
 
 class Reconstruction:
-    """Moments of the inputs of every layer that units cut at its inputs."""
+    """Moments of the inputs of every layer that groups cut at its inputs."""
 
-    def __init__(self, module: nn.Module, units: Sequence[Unit], batches: Iterable[Batch]) -> None:
+    def __init__(self, module: nn.Module, groups: Sequence[ChannelGroup], batches: Iterable[Batch]) -> None:
         """Gather them on ``batches`` of cases; ``module`` is in evaluation mode and not changed."""
-        names = {member.layer for unit in units for member in unit.members if member.side == "in"}
+        names = {member.layer for group in groups for member in group.members if member.side == "in"}
         layers = {name: part for name in sorted(names) if _fits(part := module.get_submodule(name))}
         sums = {name: _Sums(part) for name, part in layers.items()}
         hooks = [layers[name].register_forward_pre_hook(sums[name]) for name in layers]

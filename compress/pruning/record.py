@@ -12,7 +12,7 @@ from medfm_compress.compress.pruning.channel_groups import Kind
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.pruning.prune import Pruned
-from medfm_compress.compress.pruning.sensitivity import Trial
+from medfm_compress.compress.pruning.sensitivity import SensitivityPoint
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import decode, encode
@@ -21,13 +21,13 @@ RECORD = "pruning.json"
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A unit: what it is, and how wide before and after; a block has width 1 or, dropped, 0."""
+    """A group: what it is, and how wide before and after; a block has width 1 or, dropped, 0."""
 
     name: str
     kind: Kind
     before: int
     after: int
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[SensitivityPoint, ...] = ()
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,13 +111,13 @@ Content = TypeVar("Content", bound=msgspec.Struct)
 
 
 def record_step(pruned: Pruned, fingerprint: str, goal: PruningGoal) -> Step:
-    """What became of every unit in one cut."""
+    """What became of every group in one cut."""
     details = pruned.details
     after = {change.name: change.after for change in details.widths}
     unit = "ms" if goal.timed else "bytes" if goal.size_mb is not None else "MACs"
     return Step(
         fingerprint=fingerprint,
-        goal=spoken(goal),
+        goal=describe_goal(goal),
         unit=unit,
         before=details.before,
         predicted=details.predicted,
@@ -128,13 +128,13 @@ def record_step(pruned: Pruned, fingerprint: str, goal: PruningGoal) -> Step:
         parameters_after=pruned.parameters_after,
         groups=tuple(
             Group(name=name, kind=kind, before=width, after=after.get(name, width), trials=details.curves.get(name, ()))
-            for name, (kind, width) in details.units.items()
+            for name, (kind, width) in details.groups.items()
         ),
         protected=tuple(Kept(name=entry.name, reason=entry.reason) for entry in details.protected),
     )
 
 
-def spoken(goal: PruningGoal) -> str:
+def describe_goal(goal: PruningGoal) -> str:
     """A goal in words."""
     values = (
         ("speedup", goal.speedup, "×"),
@@ -142,8 +142,8 @@ def spoken(goal: PruningGoal) -> str:
         ("macs", goal.macs, " of the MACs"),
         ("size", goal.size_mb, " MB"),
     )
-    told = ", ".join(f"{name} {value:.4g}{unit}" for name, value, unit in values if value is not None)
-    return f"{told}; {goal.allocation} allocation, importance {goal.importance}"
+    described = ", ".join(f"{name} {value:.4g}{unit}" for name, value, unit in values if value is not None)
+    return f"{described}; {goal.allocation} allocation, importance {goal.importance}"
 
 
 def load(path: Path, kind: type[Content]) -> Content | None:

@@ -1,4 +1,4 @@
-"""Trials kept on disk as they are made, so that an interrupted measurement of damage goes on where it was."""
+"""Trials kept on disk as they are made, so that an interrupted measurement of sensitivity goes on where it was."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfm_compress.compress.pruning.sensitivity import Trial
+from medfm_compress.compress.pruning.sensitivity import SensitivityPoint
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import decode, encode
@@ -17,10 +17,10 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Content of the file."""
 
     fingerprint: str
-    trials: dict[str, tuple[Trial, ...]]
+    trials: dict[str, tuple[SensitivityPoint, ...]]
 
 
-class CurveBook(MutableMapping[str, tuple[Trial, ...]]):
+class SensitivityCache(MutableMapping[str, tuple[SensitivityPoint, ...]]):
     """Unit name → trials; every new entry is written at once."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
@@ -32,10 +32,10 @@ class CurveBook(MutableMapping[str, tuple[Trial, ...]]):
             kept = _Kept(fingerprint="", trials={})
         self._trials = dict(kept.trials) if kept.fingerprint == fingerprint else {}
 
-    def __getitem__(self, name: str) -> tuple[Trial, ...]:
+    def __getitem__(self, name: str) -> tuple[SensitivityPoint, ...]:
         return self._trials[name]
 
-    def __setitem__(self, name: str, trials: tuple[Trial, ...]) -> None:
+    def __setitem__(self, name: str, trials: tuple[SensitivityPoint, ...]) -> None:
         self._trials[name] = trials
         self._write()
 

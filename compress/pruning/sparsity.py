@@ -68,8 +68,8 @@ def sparsify(
 
     Args:
         module: its linear layers and convolutions in one group; it has lost accuracy afterwards (`keep_sparse`).
-        moments: layer → mean square of each input, float ``[inputs]`` (`scores.input_moments`); weights are then judged
-            by magnitude times input norm. A layer without an entry is judged by magnitude.
+        moments: layer → mean square of each input, float ``[inputs]`` (`importance.input_moments`); weights are then
+            judged by magnitude times input norm. A layer without an entry is judged by magnitude.
         leave: names of layers to leave dense, such as the classifier.
 
     Raises:
@@ -83,8 +83,8 @@ def sparsify(
     reasons = {name: "it was asked to stay dense" if name in leave else _why_not(part) for name, part in layers.items()}
     done = tuple(name for name, reason in reasons.items() if not reason)
     if not done:
-        told = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
-        raise ModelError(f"no layer of this network can be made 2:4 sparse ({told}); leave sparsity out")
+        listed = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
+        raise ModelError(f"no layer of this network can be made 2:4 sparse ({listed}); leave sparsity out")
     for name in done:
         weight = layers[name].weight
         weight.masked_fill_(~_kept(weight, (moments or {}).get(name)), 0)

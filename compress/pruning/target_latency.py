@@ -11,15 +11,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medfm_compress.bench.measure.latency import Contender, Plan, measure
+from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.latency.latency_goal import LatencyGoal
 from medfm_compress.compress.latency.layer_table import LatencyTable, default_record, measure_ms
-from medfm_compress.compress.latency.network_latency import Progress, engine_files
+from medfm_compress.compress.latency.network_latency import engine_files
 from medfm_compress.compress.networks.model import Model
-from medfm_compress.compress.pruning.channel_groups import Unit
-from medfm_compress.compress.pruning.cost_model import Price
-from medfm_compress.compress.pruning.latency_cost import latency_price
+from medfm_compress.compress.pruning.channel_groups import ChannelGroup
+from medfm_compress.compress.pruning.cost_model import CostModel
+from medfm_compress.compress.pruning.latency_cost import latency_cost
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import SessionRef
 from medfm_compress.runtime.sessions.table import BACKENDS
 
@@ -27,26 +28,26 @@ _QUICK_ROUNDS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class _AtPace:
-    """A price with every cost multiplied by ``pace``."""
+class _Scaled:
+    """A cost model with every cost multiplied by ``scale``."""
 
-    price: Price
-    pace: float
+    cost_model: CostModel
+    scale: float
 
     @property
     def fixed(self) -> float:
-        return self.price.fixed * self.pace
+        return self.cost_model.fixed * self.scale
 
     @property
     def layers(self) -> Mapping[str, tuple[int, int]]:
-        return self.price.layers
+        return self.cost_model.layers
 
     def of(self, layer: str, inputs: float, outputs: float) -> float:
-        return self.price.of(layer, inputs, outputs) * self.pace
+        return self.cost_model.of(layer, inputs, outputs) * self.scale
 
 
-class TargetClock:
-    """What networks with the spec and task of one model cost on a target. See `choose.Clock`."""
+class TargetLatency:
+    """What networks with the spec and task of one model cost on a target. See `choose.LatencyMeter`."""
 
     def __init__(self, model: Model, goal: LatencyGoal, progress: Progress, record: Path | None = None) -> None:
         """Keep ``model`` for its spec and task; layer times are kept in ``record``, by default the user's own."""
@@ -68,7 +69,7 @@ class TargetClock:
         """What an empty graph takes."""
         return self._table.floor_ms(self._model.spec.shape)
 
-    def price(self, module: nn.Module, units: Sequence[Unit]) -> Price:
+    def cost_model(self, module: nn.Module, groups: Sequence[ChannelGroup]) -> CostModel:
         """Time in ms by layer of ``module``.
 
         Table and whole network are compared as one instrument sees them, in this process; the sum is then brought to
@@ -76,7 +77,7 @@ class TargetClock:
         """
         example = torch.zeros(self._model.spec.shape)
         here = measure_ms(self._files(module), self._goal, self._model.spec.shape)
-        return _AtPace(latency_price(module, example, self._table, here), self.measure(module) / here)
+        return _Scaled(latency_cost(module, example, self._table, here), self.measure(module) / here)
 
     def measure(self, module: nn.Module) -> float:
         """Median time of one image in ms, session alone, by `bench.measure`.
@@ -107,7 +108,7 @@ class TargetClock:
         options = {"threads": self._goal.target.threads, "precision": self._goal.target.precision}
         spec, task = self._model.spec, self._model.task
         with tempfile.TemporaryDirectory(prefix="medfm-prune-") as scratch:
-            contenders = []
+            models = []
             for number, (name, module) in enumerate(modules.items()):
                 paths = [Path(scratch) / f"{number}{suffix}" for suffix in suffixes]
                 for path, content in zip(paths, self._files(module), strict=True):
@@ -115,8 +116,8 @@ class TargetClock:
                 arguments = {"model": str(paths[0]), **options}
                 session = SessionRef(opener=f"{BACKENDS[self._goal.backend]}:open_session", arguments=arguments)
                 size = sum(path.stat().st_size for path in paths)
-                contenders.append(Contender(name=name, session=session, spec=spec, task=task, size_bytes=size))
-            return measure(contenders, plan)
+                models.append(ModelUnderTest(name=name, session=session, spec=spec, task=task, size_bytes=size))
+            return measure(models, plan)
 
     @cached_property
     def _own_files(self) -> tuple[bytes, ...]:

@@ -1,7 +1,7 @@
-"""Choose the width of every unit so that a goal is met; on the target's own clock where the goal is time.
+"""Choose the width of every group so that a goal is met; on the target's own clock where the goal is time.
 
-A price predicts, and what it predicts is then made and measured. Where the two differ, the budget is corrected by their
-ratio and the choice made again, so that the goal holds for what is measured and not for what was hoped.
+A cost model predicts, and what it predicts is then made and measured. Where the two differ, the budget is corrected by
+their ratio and the choice made again, so that the goal holds for what is measured and not for what was hoped.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch import Tensor, nn
 from medfm_compress.compress.networks.attention_layers import find_attentions
 from medfm_compress.compress.networks.block_removal import droppable_blocks
 from medfm_compress.compress.networks.macs import count_macs
-from medfm_compress.compress.pruning.allocate import Allocation, Damage, deepest, evolve, knapsack, uniform
-from medfm_compress.compress.pruning.apply import cut_units, undone
-from medfm_compress.compress.pruning.channel_groups import Protected, Unit, find_units, head_units
-from medfm_compress.compress.pruning.cost_model import Price, macs_price, size_price
+from medfm_compress.compress.pruning.allocate import Allocation, Sensitivities, deepest, evolve, knapsack, uniform
+from medfm_compress.compress.pruning.apply import remove_channels, temporarily
+from medfm_compress.compress.pruning.channel_groups import ChannelGroup, Protected, find_channel_groups, head_groups
+from medfm_compress.compress.pruning.cost_model import CostModel, macs_cost, size_cost
 from medfm_compress.compress.pruning.goal import PruningGoal
-from medfm_compress.compress.pruning.importance import NEEDS_CASES, Batch, Loss, gather, scores
-from medfm_compress.compress.pruning.isolation_check import tried_alone
-from medfm_compress.compress.pruning.linear_attention import linear_attention_units
+from medfm_compress.compress.pruning.importance import NEEDS_CASES, Batch, Loss, gather, importance_scores
+from medfm_compress.compress.pruning.isolation_check import check_in_isolation
+from medfm_compress.compress.pruning.linear_attention import linear_attention_groups
 from medfm_compress.compress.pruning.reconstruction import Reconstruction, recalibrate
 from medfm_compress.compress.pruning.sensitivity import (
-    Progress,
-    Question,
-    Trial,
-    damage_of,
-    guessed_damage,
-    measure_damage,
+    SensitivityPoint,
+    ValidationSet,
+    measure_sensitivity,
+    sensitivity_at_levels,
+    sensitivity_from_importance,
 )
 from medfm_compress.runtime.errors import InputError, ModelError
+from medfm_compress.runtime.progress import Progress, no_progress
 
 _COUNTED = 1e-6  # predicted and counted MACs agree but for rounding
 _MEASURED = 0.01  # two measurements of one network differ by as much
@@ -42,10 +42,10 @@ _CORRECTIONS = 8
 _ABSOLUTE = frozenset({"taylor", "hessian"})  # their scores estimate the loss itself
 
 
-class Clock(Protocol):
-    """The target: what networks cost there. See `clock`."""
+class LatencyMeter(Protocol):
+    """The target: what networks cost there. See `target_latency`."""
 
-    def price(self, module: nn.Module, units: Sequence[Unit]) -> Price:
+    def cost_model(self, module: nn.Module, groups: Sequence[ChannelGroup]) -> CostModel:
         """Time in ms by layer."""
         ...
 
@@ -63,32 +63,28 @@ class Clock(Protocol):
         ...
 
 
-def _silent(_: str) -> None:
-    pass
-
-
 @dataclass(frozen=True)
-class Material:
+class PruningData:
     """What a network is pruned by.
 
     Attributes:
         train: batches of training cases, for importance, repair and running statistics.
         loss: mean loss of logits and targets, for importance.
-        question: validation cases, for measured damage; None where there are none.
-        clock: the target; needed for goals of time and size.
-        curves: damage that is known already; filled as it is measured.
+        validation: validation cases, for measured sensitivity; None where there are none.
+        target_latency: the target; needed for goals of time and size.
+        curves: sensitivity that is known already; filled as it is measured.
         progress: receives one line at a time.
     """
 
     train: Sequence[Batch] = ()
     loss: Loss | None = None
-    question: Question | None = None
-    clock: Clock | None = None
-    curves: MutableMapping[str, tuple[Trial, ...]] = field(default_factory=dict)
-    progress: Progress = _silent
+    validation: ValidationSet | None = None
+    target_latency: LatencyMeter | None = None
+    curves: MutableMapping[str, tuple[SensitivityPoint, ...]] = field(default_factory=dict)
+    progress: Progress = no_progress
 
 
-NOTHING = Material()
+NO_DATA = PruningData()
 
 
 class Before(NamedTuple):
@@ -98,7 +94,7 @@ class Before(NamedTuple):
     macs: int
 
 
-class Chosen(NamedTuple):
+class ChosenWidths(NamedTuple):
     """Widths, and what they turned out to cost, and the whole before; 0 where the goal is MACs, counted later."""
 
     allocation: Allocation
@@ -106,91 +102,98 @@ class Chosen(NamedTuple):
     before: float = 0.0
 
 
-class Chooser:
+class WidthSearch:
     """A copy of the network on its way to the goal."""
 
-    def __init__(self, module: nn.Module, example: Tensor, goal: PruningGoal, material: Material) -> None:
-        """Find and score all units of ``module``, which is cut in place by `carry_out`."""
-        self.module, self.example, self.goal, self.material = module, example, goal, material
-        self.units, self.protected = all_units(module, example, goal)
-        wide = [unit for unit in self.units if unit.kind != "block"]
-        evidence = gather(module, wide, goal.importance, material.train, _loss(goal, material))
-        self.scores = {unit.name: scores(unit, evidence) for unit in wide}
-        self._repair = Reconstruction(module, wide, material.train) if goal.repair and material.train else None
+    def __init__(self, module: nn.Module, example: Tensor, goal: PruningGoal, data: PruningData) -> None:
+        """Find and score all groups of ``module``, which is cut in place by `carry_out`."""
+        self.module, self.example, self.goal, self.data = module, example, goal, data
+        self.groups, self.protected = all_channel_groups(module, example, goal)
+        wide = [group for group in self.groups if group.kind != "block"]
+        evidence = gather(module, wide, goal.importance, data.train, _loss(goal, data))
+        self.importance_scores = {group.name: importance_scores(group, evidence) for group in wide}
+        self._repair = Reconstruction(module, wide, data.train) if goal.repair and data.train else None
 
-    def choose(self, before: Before) -> Chosen:
+    def search(self, before: Before) -> ChosenWidths:
         """Widths that meet the goal.
 
         Raises:
             InputError: a goal that needs cases or a target that are not given.
             ModelError: the goal is out of reach.
         """
-        price, budget = self._price_and_budget(before)
-        self._check(price, budget, before)
-        damage = self._damage()
+        cost_model, budget = self._cost_model_and_budget(before)
+        self._check(cost_model, budget, before)
+        sensitivities = self._sensitivities()
         if self.goal.macs is not None:
-            return Chosen(self._allocate(damage, price, budget))
-        measure = self._clock().measure if self.goal.timed else self._clock().size
-        return self._corrected(damage, price, budget, measure)._replace(before=measure(before.module))
+            return ChosenWidths(self._allocate(sensitivities, cost_model, budget))
+        measure = self._target_latency().measure if self.goal.timed else self._target_latency().size
+        return self._corrected(sensitivities, cost_model, budget, measure)._replace(before=measure(before.module))
 
     def carry_out(self, allocation: Allocation) -> None:
         """Cut, repair, and measure running statistics anew."""
-        cut = cut_units(self.module, self.units, allocation.widths, self.scores)
+        cut = remove_channels(self.module, self.groups, allocation.widths, self.importance_scores)
         if self._repair is not None:
             self._repair.repair(self.module, cut)
-            recalibrate(self.module, self.material.train)
+            recalibrate(self.module, self.data.train)
 
-    def _damage(self) -> Damage:
-        """Of every unit that takes part; a unit without any has no say in the matter."""
-        goal, material = self.goal, self.material
+    def _sensitivities(self) -> Sensitivities:
+        """Of every group that takes part; a group without any has no say in the matter."""
+        goal, data = self.goal, self.data
         if goal.allocation == "uniform":
             return {}
         if goal.allocation == "global":
             absolute = goal.importance in _ABSOLUTE
-            self.units = [unit for unit in self.units if unit.kind != "block"]
-            return {unit.name: guessed_damage(unit, self.scores[unit.name], absolute=absolute) for unit in self.units}
-        if material.question is None:
+            self.groups = [group for group in self.groups if group.kind != "block"]
+            return {
+                group.name: sensitivity_from_importance(group, self.importance_scores[group.name], absolute=absolute)
+                for group in self.groups
+            }
+        if data.validation is None:
             raise InputError("allocation 'measured' needs validation cases; give a study with a val split, or uniform")
-        curves = measure_damage(
-            self.module, self.units, self.scores, material.question, self._repair, material.curves, material.progress
+        curves = measure_sensitivity(
+            self.module, self.groups, self.importance_scores, data.validation, self._repair, data.curves, data.progress
         )
-        return {unit.name: damage_of(unit, curves[unit.name]) for unit in self.units}
+        return {group.name: sensitivity_at_levels(group, curves[group.name]) for group in self.groups}
 
-    def _allocate(self, damage: Damage, price: Price, budget: float) -> Allocation:
+    def _allocate(self, sensitivities: Sensitivities, cost_model: CostModel, budget: float) -> Allocation:
         if self.goal.allocation == "uniform":
-            return uniform(self.units, self.scores, price, budget)
-        found = knapsack(self.units, damage, price, budget)
-        return evolve(self.units, damage, price, budget, found) if self.goal.search == "evolution" else found
+            return uniform(self.groups, self.importance_scores, cost_model, budget)
+        found = knapsack(self.groups, sensitivities, cost_model, budget)
+        return (
+            evolve(self.groups, sensitivities, cost_model, budget, found) if self.goal.search == "evolution" else found
+        )
 
-    def _price_and_budget(self, before: Before) -> tuple[Price, float]:
-        goal, module, units = self.goal, self.module, self.units
+    def _cost_model_and_budget(self, before: Before) -> tuple[CostModel, float]:
+        goal, module, groups = self.goal, self.module, self.groups
         if goal.macs is not None:
-            return macs_price(count_macs(module, self.example), units), goal.macs * before.macs
-        clock = self._clock()
+            return macs_cost(count_macs(module, self.example), groups), goal.macs * before.macs
+        target_latency = self._target_latency()
         if goal.size_mb is not None:
-            return size_price(module, units, clock.size(module)), goal.size_mb * 1e6
-        if goal.latency_ms is not None and goal.latency_ms <= clock.floor_ms:
+            return size_cost(module, groups, target_latency.size(module)), goal.size_mb * 1e6
+        if goal.latency_ms is not None and goal.latency_ms <= target_latency.floor_ms:
             raise ModelError(
                 f"latency {goal.latency_ms:g} ms is out of reach: on this target an empty graph takes "
-                f"{clock.floor_ms:.3g} ms; ask for more than that"
+                f"{target_latency.floor_ms:.3g} ms; ask for more than that"
             )
-        budget = goal.latency_ms or clock.measure(before.module) / (goal.speedup or 1)
-        return clock.price(module, units), budget
+        budget = goal.latency_ms or target_latency.measure(before.module) / (goal.speedup or 1)
+        return target_latency.cost_model(module, groups), budget
 
-    def _corrected(self, damage: Damage, price: Price, budget: float, measure: Callable[[nn.Module], float]) -> Chosen:
+    def _corrected(
+        self, sensitivities: Sensitivities, cost_model: CostModel, budget: float, measure: Callable[[nn.Module], float]
+    ) -> ChosenWidths:
         """The widest choice that was measured within the budget.
 
         Raises:
             ModelError: whatever is chosen takes longer than that.
         """
-        tried: list[Chosen] = []
+        tried: list[ChosenWidths] = []
         asked = budget
         for _ in range(_CORRECTIONS):
-            allocation = self._allocate(damage, price, asked)
+            allocation = self._allocate(sensitivities, cost_model, asked)
             if not any(allocation.widths == chosen.allocation.widths for chosen in tried):
-                tried.append(Chosen(allocation, self._tried(allocation, measure)))
-                told = f"predicted {allocation.cost:.4g}, measured {tried[-1].measured:.4g}, goal {budget:.4g}"
-                self.material.progress(told)
+                tried.append(ChosenWidths(allocation, self._tried(allocation, measure)))
+                described = f"predicted {allocation.cost:.4g}, measured {tried[-1].measured:.4g}, goal {budget:.4g}"
+                self.data.progress(described)
             elif min(chosen.measured for chosen in tried) <= budget * (1 + _MEASURED):
                 break  # nothing new comes of it
             if _CLOSE * budget <= tried[-1].measured <= budget * (1 + _MEASURED):
@@ -203,18 +206,18 @@ class Chooser:
         raise self._out_of_reach(least, budget)
 
     def _tried(self, allocation: Allocation, measure: Callable[[nn.Module], float]) -> float:
-        with undone(self.module):
-            cut_units(self.module, self.units, allocation.widths, self.scores)
+        with temporarily(self.module):
+            remove_channels(self.module, self.groups, allocation.widths, self.importance_scores)
             return measure(self.module)
 
-    def _clock(self) -> Clock:
-        if self.material.clock is None:
+    def _target_latency(self) -> LatencyMeter:
+        if self.data.target_latency is None:
             raise InputError("a goal of time or size needs a target, e.g. openvino:cpu:int8")
-        return self.material.clock
+        return self.data.target_latency
 
-    def _check(self, price: Price, budget: float, before: Before) -> None:
-        taking_part = [u for u in self.units if self.goal.allocation != "uniform" or u.kind in ("channels", "heads")]
-        least = deepest(taking_part, price)
+    def _check(self, cost_model: CostModel, budget: float, before: Before) -> None:
+        taking_part = [u for u in self.groups if self.goal.allocation != "uniform" or u.kind in ("channels", "heads")]
+        least = deepest(taking_part, cost_model)
         if least <= budget * (1 + _COUNTED):
             return
         if not taking_part:
@@ -244,8 +247,8 @@ class Chooser:
         return f"latency {goal.latency_ms:g} ms is out of reach: {widths} about {_up(least)} ms can be reached"
 
 
-def _next_budget(asked: float, tried: Sequence[Chosen], budget: float) -> float:
-    """What to ask the price for next: along the line through the last two choices, or in proportion to the last."""
+def _next_budget(asked: float, tried: Sequence[ChosenWidths], budget: float) -> float:
+    """What to ask the cost model for next: on the line through the last two choices, or in proportion to the last."""
     last = tried[-1]
     target = budget * (1 + _CLOSE) / 2
     after = asked * target / last.measured
@@ -257,20 +260,22 @@ def _next_budget(asked: float, tried: Sequence[Chosen], budget: float) -> float:
     return min(max(after, asked / 2), asked * 2)
 
 
-def all_units(module: nn.Module, example: Tensor, goal: PruningGoal) -> tuple[list[Unit], list[Protected]]:
+def all_channel_groups(
+    module: nn.Module, example: Tensor, goal: PruningGoal
+) -> tuple[list[ChannelGroup], list[Protected]]:
     """Everything that the goal lets shrink, and what stays as it is, with the reason."""
     attentions, sealed = find_attentions(module)
-    heads, whole = head_units(module, attentions, goal.step)
-    linear, dense = linear_attention_units(module, goal.step)
-    channels, protected = find_units(module, example, attentions, sealed, goal.step)
+    heads, whole = head_groups(module, attentions, goal.step)
+    linear, dense = linear_attention_groups(module, goal.step)
+    channels, protected = find_channel_groups(module, example, attentions, sealed, goal.step)
     _forget_cached(module)
-    units, stuck = tried_alone(module, example, [*heads, *linear, *channels])
+    groups, stuck = check_in_isolation(module, example, [*heads, *linear, *channels])
     left = [*whole, *dense, *protected, *stuck]
     if not goal.embedding:
-        left += [Protected(u.name, "the width of tokens is to stay") for u in units if u.kind == "embedding"]
-        units = [unit for unit in units if unit.kind != "embedding"]
+        left += [Protected(u.name, "the width of tokens is to stay") for u in groups if u.kind == "embedding"]
+        groups = [group for group in groups if group.kind != "embedding"]
     blocks = droppable_blocks(module, example) if goal.depth and goal.allocation == "measured" else ()
-    return [*units, *(Unit(name, 1, (1, 0), (), "block") for name in blocks)], left
+    return [*groups, *(ChannelGroup(name, 1, (1, 0), (), "block") for name in blocks)], left
 
 
 def _forget_cached(module: nn.Module) -> None:
@@ -279,10 +284,10 @@ def _forget_cached(module: nn.Module) -> None:
     module.eval()
 
 
-def _loss(goal: PruningGoal, material: Material) -> Loss:
-    if goal.importance in NEEDS_CASES and material.loss is None:
+def _loss(goal: PruningGoal, data: PruningData) -> Loss:
+    if goal.importance in NEEDS_CASES and data.loss is None:
         raise InputError(f"importance {goal.importance!r} needs a loss and training cases; or use 'magnitude'")
-    return material.loss or (lambda logits, _: logits.sum())
+    return data.loss or (lambda logits, _: logits.sum())
 
 
 def _up(value: float) -> float:

@@ -70,7 +70,7 @@ PLACEMENTS: MappingProxyType[Backend, MappingProxyType[str, Place]] = MappingPro
 
 
 class GraphBuilder:
-    """The candidates of one float graph; see `ladder.Builder`."""
+    """The candidates of one float graph; see `candidate_search.Builder`."""
 
     def __init__(self, onnx: bytes, statistics: Statistics, inputs: NDArray[np.float32]) -> None:
         """Keep a graph, what calibration measured on it, and `SAMPLE` of its inputs ``[n, C, H, W]``."""

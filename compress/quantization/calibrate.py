@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from medfm_compress.compress.quantization.activation_statistics import RunningStatistics, Statistics, TensorStatistics
 from medfm_compress.compress.quantization.channel_rescaling import groups
 from medfm_compress.compress.quantization.weights import WEIGHTED, is_constant, layers
-from medfm_compress.export.cases import Progress, unheard
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.progress import Progress, no_progress
 from medfm_compress.runtime.sessions.onnxruntime import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class _Plan:
 
 
 def calibrate(
-    onnx: bytes, inputs: Iterable[NDArray[np.float32]], threads: int = 1, progress: Progress = unheard
+    onnx: bytes, inputs: Iterable[NDArray[np.float32]], threads: int = 1, progress: Progress = no_progress
 ) -> Statistics:
     """Statistics of the activations that enter or leave an operator that some placement may quantize, by value name.
 

@@ -1,4 +1,4 @@
-"""The ladder: try one candidate after another on one target, cheapest first, and choose the one that ships.
+"""The candidate search: try one candidate after another on one target, cheapest first, and choose the one that ships.
 
 Among the candidates within the limits of fidelity, and faster than the FP32 they would replace, the fastest ships; of
 those whose latencies hardly differ, the most faithful. Every other one keeps the reason why not. The finalists are
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.compress.quantization.fidelity import Judges, case_logits, fidelity, interleaved_p50_ms
+from medfm_compress.compress.quantization.fidelity import ValidationSet, case_logits, fidelity, interleaved_p50_ms
 from medfm_compress.compress.quantization.methods import (
     DEFAULT_ESTIMATOR,
     TRAINED,
@@ -24,12 +24,12 @@ from medfm_compress.compress.quantization.methods import (
     Method,
     Rest,
     Standing,
-    rungs,
+    candidates,
 )
 from medfm_compress.export.build import Export, open_export
-from medfm_compress.export.cases import Progress
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
 from medfm_compress.runtime.errors import BundleRefused, ModelError
+from medfm_compress.runtime.progress import Progress
 
 NEAR = 1.05  # latencies within it are equal, so that fidelity decides among them
 _FINALISTS = 3
@@ -55,7 +55,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight_bits: Literal[0, 4, 8] = 0
 
 
-class Trial(msgspec.Struct, kw_only=True):
+class CandidateTrial(msgspec.Struct, kw_only=True):
     """A candidate under trial.
 
     Attributes:
@@ -70,7 +70,7 @@ class Trial(msgspec.Struct, kw_only=True):
         size_bytes: of its files.
         logits: on the validation cases that judge.
         kept: it ships.
-        beside: as a fall-back behind the one that ships first.
+        is_fallback: as a fall-back behind the one that ships first.
         reason: why, or why not.
     """
 
@@ -85,7 +85,7 @@ class Trial(msgspec.Struct, kw_only=True):
     size_bytes: int = 0
     logits: NDArray[np.float32] | None = None
     kept: bool = False
-    beside: bool = False
+    is_fallback: bool = False
     reason: str = ""
 
     @property
@@ -130,30 +130,30 @@ class Group(NamedTuple):
         last: a float trial for when nothing else may ship.
     """
 
-    reference: Trial
-    floats: tuple[Trial | DoesNotApply, ...]
+    reference: CandidateTrial
+    floats: tuple[CandidateTrial | DoesNotApply, ...]
     rests: tuple[Rest, ...]
     variant: Callable[[Method], Variant]
-    last: Callable[[], Trial | DoesNotApply] | None = None
+    last: Callable[[], CandidateTrial | DoesNotApply] | None = None
 
 
-def climb(
-    group: Group, builder: Builder, judges: Judges, limits: Limits, progress: Progress
-) -> list[Trial | DoesNotApply]:
+def search_candidates(
+    group: Group, builder: Builder, validation: ValidationSet, limits: Limits, progress: Progress
+) -> list[CandidateTrial | DoesNotApply]:
     """Try every rung on one target; the trials in order, FP32 first, with ``kept`` and ``reason`` filled in.
 
     Args:
         group: the target.
         builder: makes the INT8 candidates.
-        judges: validation cases.
+        validation: validation cases.
         limits: see `Limits`.
         progress: told what begins.
     """
     reference = group.reference
     backend = reference.variant.backend
     session = _opened(reference).session
-    reference.logits = case_logits(session, judges.inputs)
-    tried: list[Trial | DoesNotApply] = [reference]
+    reference.logits = case_logits(session, validation.inputs)
+    tried: list[CandidateTrial | DoesNotApply] = [reference]
     lookup = Lookup(
         standing=lambda: _standing(tried, limits),
         most_harmful=lambda method: builder.most_harmful(backend, method),
@@ -163,29 +163,31 @@ def climb(
     starts = tuple(Method(placement=name, rest=rest, estimator=estimator) for name in names for rest in group.rests)
     if limits.weight_bits:
         starts = (Method(weight_bits=limits.weight_bits),)
-    for rung in _timely(group, rungs(starts, lookup), lookup, limits):
-        if isinstance(rung, DoesNotApply):
-            tried.append(rung)
+    for candidate in _timely(group, candidates(starts, lookup), lookup, limits):
+        if isinstance(candidate, DoesNotApply):
+            tried.append(candidate)
             continue
-        progress(f"{backend}: {rung if isinstance(rung, Method) else rung.name}")
-        if isinstance(rung, Method):
-            tried.append(try_method(rung, group, builder, judges, limits))
+        progress(f"{backend}: {candidate if isinstance(candidate, Method) else candidate.name}")
+        if isinstance(candidate, Method):
+            tried.append(try_method(candidate, group, builder, validation, limits))
         else:
-            tried.append(rung)
-            judge_trial(rung, reference, judges, limits)
+            tried.append(candidate)
+            measure_fidelity(candidate, reference, validation, limits)
         _forget(tried, limits)
-    _settle(reference, tried, judges, limits)
+    _settle(reference, tried, validation, limits)
     return tried
 
 
-def try_method(method: Method, group: Group, builder: Builder, judges: Judges, limits: Limits) -> Trial:
+def try_method(
+    method: Method, group: Group, builder: Builder, validation: ValidationSet, limits: Limits
+) -> CandidateTrial:
     """Build, open, judge and time one INT8 candidate; what cannot be run says so in ``reason``."""
     trial = _open(method, group, builder, limits)
-    judge_trial(trial, group.reference, judges, limits)
+    measure_fidelity(trial, group.reference, validation, limits)
     return trial
 
 
-def objection(trial: Trial, limits: Limits) -> str:
+def rejection_reason(trial: CandidateTrial, limits: Limits) -> str:
     """Why a trial may not ship; empty where it may. No figure of the clock, so that bundles stay comparable."""
     if not trial.ran:
         return trial.reason or "it could not be run"
@@ -198,39 +200,39 @@ def objection(trial: Trial, limits: Limits) -> str:
     return ""
 
 
-def best_of(trials: list[Trial], limits: Limits) -> Trial | None:
+def best_of(trials: list[CandidateTrial], limits: Limits) -> CandidateTrial | None:
     """The trial that ships: the fastest without an objection, of those that are nearly as fast the most faithful.
 
     Before that come those with trained ranges: they compute what was trained, and FP32, which the others are held
     against, does not.
     """
-    eligible = [trial for trial in trials if not objection(trial, limits)]
+    eligible = [trial for trial in trials if not rejection_reason(trial, limits)]
     if not eligible:
         return None
     near = max(trial.speedup for trial in eligible) / NEAR
     return min((trial for trial in eligible if trial.speedup >= near), key=lambda t: (not _is_trained(t), t.error))
 
 
-def _is_trained(trial: Trial) -> bool:
+def _is_trained(trial: CandidateTrial) -> bool:
     return trial.method is not None and trial.method.estimator == TRAINED
 
 
 def _timely(
     group: Group, climbed: Iterator[Method | DoesNotApply], lookup: Lookup, limits: Limits
-) -> Iterator[Trial | Method | DoesNotApply]:
+) -> Iterator[CandidateTrial | Method | DoesNotApply]:
     """The rungs, until the deadline; the float ones and the first INT8 one need no calibration of their own."""
     if not limits.weight_bits:
         yield from group.floats
-    for number, rung in enumerate(climbed):
+    for number, candidate in enumerate(climbed):
         if number and time.monotonic() > limits.deadline:
-            yield DoesNotApply(rung="further rungs", reason="the time budget was used up")
+            yield DoesNotApply(candidate="further rungs", reason="the time budget was used up")
             break
-        yield rung
+        yield candidate
     if group.last is not None and not lookup.standing().within_limits and not limits.weight_bits:
         yield group.last()
 
 
-def _standing(tried: list[Trial | DoesNotApply], limits: Limits) -> Standing:
+def _standing(tried: list[CandidateTrial | DoesNotApply], limits: Limits) -> Standing:
     """The best INT8 trial so far: what would ship of them, else the most faithful that ran."""
     trials = [trial for trial in _trials(tried) if trial.method is not None and trial.ran]
     best = best_of(trials, limits)
@@ -240,8 +242,8 @@ def _standing(tried: list[Trial | DoesNotApply], limits: Limits) -> Standing:
     return Standing(best=best.method, within_limits=True)
 
 
-def _open(method: Method, group: Group, builder: Builder, limits: Limits) -> Trial:
-    trial = Trial(name=str(method), method=method, variant=group.variant(method))
+def _open(method: Method, group: Group, builder: Builder, limits: Limits) -> CandidateTrial:
+    trial = CandidateTrial(name=str(method), method=method, variant=group.variant(method))
     try:
         contents = builder.build(trial.variant.backend, method)
         trial.size_bytes = sum(map(len, contents))
@@ -251,44 +253,50 @@ def _open(method: Method, group: Group, builder: Builder, limits: Limits) -> Tri
     return trial
 
 
-def judge_trial(trial: Trial, reference: Trial, judges: Judges, limits: Limits) -> None:
+def measure_fidelity(
+    trial: CandidateTrial, reference: CandidateTrial, validation: ValidationSet, limits: Limits
+) -> None:
     """Fill in how faithful and how fast an opened trial is; one that could not be opened stays as it is."""
     if trial.export is None or reference.logits is None:
         return
-    trial.logits = case_logits(trial.export.session, judges.inputs)
-    trial.error, trial.auroc_drop = fidelity(trial.logits, reference.logits, judges)
-    _time(reference, [trial], judges, limits)
+    trial.logits = case_logits(trial.export.session, validation.inputs)
+    trial.error, trial.auroc_drop = fidelity(trial.logits, reference.logits, validation)
+    _time(reference, [trial], validation, limits)
 
 
-def _time(reference: Trial, trials: list[Trial], judges: Judges, limits: Limits) -> None:
+def _time(reference: CandidateTrial, trials: list[CandidateTrial], validation: ValidationSet, limits: Limits) -> None:
     """Time FP32 and ``trials`` in turns; a trial's speed-up is of this very comparison."""
     sessions = [_opened(each).session for each in (reference, *trials)]
-    latencies = interleaved_p50_ms(sessions, judges.inputs[:1], limits.rounds)
+    latencies = interleaved_p50_ms(sessions, validation.inputs[:1], limits.rounds)
     if not reference.ran:
         reference.p50_ms, reference.speedup = latencies[0], 1.0
     for trial, p50 in zip(trials, latencies[1:], strict=True):
         trial.p50_ms, trial.speedup = p50, latencies[0] / p50
 
 
-def _forget(tried: list[Trial | DoesNotApply], limits: Limits) -> None:
+def _forget(tried: list[CandidateTrial | DoesNotApply], limits: Limits) -> None:
     """Free the networks that are out of the running: a large one takes hundreds of MB."""
     running = [trial for trial in _trials(tried)[1:] if trial.export is not None]
-    stay = sorted((t for t in running if not objection(t, limits)), key=lambda t: -t.speedup)[:_FINALISTS]
+    stay = sorted((t for t in running if not rejection_reason(t, limits)), key=lambda t: -t.speedup)[:_FINALISTS]
     best = best_of(running, limits)
     for trial in running:
         if trial not in stay and trial is not best:
             trial.export = trial.logits = None
 
 
-def _settle(reference: Trial, tried: list[Trial | DoesNotApply], judges: Judges, limits: Limits) -> None:
+def _settle(
+    reference: CandidateTrial, tried: list[CandidateTrial | DoesNotApply], validation: ValidationSet, limits: Limits
+) -> None:
     """Time the finalists together, choose, and give every trial its reason."""
-    finalists = [trial for trial in _trials(tried)[1:] if trial.export is not None and not objection(trial, limits)]
+    finalists = [
+        trial for trial in _trials(tried)[1:] if trial.export is not None and not rejection_reason(trial, limits)
+    ]
     if finalists:
-        _time(reference, finalists, judges, limits)
+        _time(reference, finalists, validation, limits)
     best = best_of(finalists, limits)
     for trial in _trials(tried)[1:]:
         trial.kept = trial is best
-        trial.reason = objection(trial, limits) or (
+        trial.reason = rejection_reason(trial, limits) or (
             _why_kept(limits) if trial.kept else "another one is faster or more faithful"
         )
 
@@ -297,11 +305,11 @@ def _why_kept(limits: Limits) -> str:
     return "within the limits" if limits.weight_bits else "fastest within the limits"
 
 
-def _trials(tried: list[Trial | DoesNotApply]) -> list[Trial]:
-    return [each for each in tried if isinstance(each, Trial)]
+def _trials(tried: list[CandidateTrial | DoesNotApply]) -> list[CandidateTrial]:
+    return [each for each in tried if isinstance(each, CandidateTrial)]
 
 
-def _opened(trial: Trial) -> Export:
+def _opened(trial: CandidateTrial) -> Export:
     if trial.export is None:
-        raise RuntimeError(f"{trial.name} is not open")  # a defect of the ladder, not of the input
+        raise RuntimeError(f"{trial.name} is not open")  # a defect of the candidate search, not of the input
     return trial.export

@@ -29,7 +29,7 @@ _SECONDS = 2.5  # of timing for one candidate, at most; fewer rounds where a net
 _LEAST_ROUNDS = 7
 
 
-class Judges(NamedTuple):
+class ValidationSet(NamedTuple):
     """Validation cases that candidates are judged on, and their inputs ``[n, C, H, W]``."""
 
     study: Study
@@ -56,22 +56,22 @@ def case_logits(session: Session, inputs: NDArray[np.float32]) -> Logits:
         return np.concatenate(list(pool.map(one, range(len(inputs)))))
 
 
-def fidelity(logits: Logits, wanted: Logits, judges: Judges) -> Fidelity:
+def fidelity(logits: Logits, wanted: Logits, validation: ValidationSet) -> Fidelity:
     """Compare a candidate's logits with those of FP32 on the same cases."""
-    error = relative_logit_error(logits, wanted, judges.task)
+    error = relative_logit_error(logits, wanted, validation.task)
     if not np.isfinite(logits).all():
         return Fidelity(error, 1.0)
-    falls = [was - now for was, now in zip(_aurocs(wanted, judges), _aurocs(logits, judges), strict=True)]
+    falls = [was - now for was, now in zip(_aurocs(wanted, validation), _aurocs(logits, validation), strict=True)]
     return Fidelity(error, max(falls, default=0.0))
 
 
-def _aurocs(logits: Logits, judges: Judges) -> list[float]:
+def _aurocs(logits: Logits, validation: ValidationSet) -> list[float]:
     """AUROC of each finding that has both outcomes among the labelled cases."""
-    labelled = np.array([bool(case.target) for case in judges.cases])
-    cases = tuple(case for case in judges.cases if case.target)
+    labelled = np.array([bool(case.target) for case in validation.cases])
+    cases = tuple(case for case in validation.cases if case.target)
     if not cases:
         return []
-    table = tabulate(logits[labelled], judges.study, cases, judges.task, name="candidate")
+    table = tabulate(logits[labelled], validation.study, cases, validation.task, name="candidate")
     columns = range(len(table.findings))
     return [auroc(table.scores[:, i], table.truth[:, i]) for i in columns if len(np.unique(table.truth[:, i])) == 2]
 

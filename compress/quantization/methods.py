@@ -1,7 +1,7 @@
-"""`Method`: how one INT8 candidate is made, and the rungs of the ladder in the order in which they are tried.
+"""`Method`: how one INT8 candidate is made, and the candidates in the order in which they are tried.
 
-The ladder climbs greedily: each rung changes one thing of the best candidate so far, so that a good range estimator is
-kept when SmoothQuant is tried on top of it.
+The search is greedy: each candidate changes one thing of the best one so far, so that a good range estimator is kept
+when SmoothQuant is tried on top of it.
 """
 
 from __future__ import annotations
@@ -68,16 +68,16 @@ class DoesNotApply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A rung that has nothing to do here, and why.
 
     Attributes:
-        rung: its name.
+        candidate: its name.
         reason: one phrase.
     """
 
-    rung: str
+    candidate: str
     reason: str
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """What the ladder knows when it asks for the next rung.
+    """What the candidate search knows when it asks for the next rung.
 
     Attributes:
         best: the best method so far; None before any could be opened.
@@ -89,7 +89,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lookup(msgspec.Struct, frozen=True, kw_only=True):
-    """What the ladder asks for while it climbs.
+    """What the candidate search asks for while it climbs.
 
     Attributes:
         standing: the best so far.
@@ -102,7 +102,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     smooths: Callable[[], bool]
 
 
-def rungs(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesNotApply]:
+def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesNotApply]:
     """The INT8 rungs, cheapest first; lazily, since later ones build on the best so far.
 
     Args:
@@ -131,7 +131,7 @@ def rungs(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesN
     yield from _exclusions(lookup, first)
     if starts[0].estimator != TRAINED:
         yield DoesNotApply(
-            rung="int8-quantization-aware-training",
+            candidate="int8-quantization-aware-training",
             reason="it needs the torch model and its teacher, and a bundle holds neither: distill --quantize int8",
         )
 
@@ -140,12 +140,12 @@ def _trained(lookup: Lookup, starts: tuple[Method, ...]) -> Iterator[Method | Do
     """The other placements with trained ranges; what calibration could do to them would undo what was trained."""
     yield from starts[1:]
     if lookup.standing().within_limits:
-        yield DoesNotApply(rung="int8-calibrated", reason="the network was trained for INT8, within the limits")
+        yield DoesNotApply(candidate="int8-calibrated", reason="the network was trained for INT8, within the limits")
 
 
 def _smoothed(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:
     if not lookup.smooths():
-        yield DoesNotApply(rung="int8-smoothquant", reason="nothing before a layer takes up its scales")
+        yield DoesNotApply(candidate="int8-smoothquant", reason="nothing before a layer takes up its scales")
         return
     best = _best(lookup, first)
     own = () if best.estimator == TRAINED else (best.estimator,)  # smoothing moves what trained ranges are of
@@ -156,12 +156,12 @@ def _smoothed(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:
 def _exclusions(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:
     start = lookup.standing()
     if start.within_limits:
-        yield DoesNotApply(rung="int8-without-layers", reason="the limits are met with every layer in INT8")
+        yield DoesNotApply(candidate="int8-without-layers", reason="the limits are met with every layer in INT8")
         return
     best = start.best or first
     ranked = () if best.placement == "dynamic" else lookup.most_harmful(best)
     if not ranked:
-        yield DoesNotApply(rung="int8-without-layers", reason="no layer's own harm could be measured")
+        yield DoesNotApply(candidate="int8-without-layers", reason="no layer's own harm could be measured")
     for count in EXCLUSIONS:
         if count >= len(ranked) or lookup.standing().within_limits:
             return

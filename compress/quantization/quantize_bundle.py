@@ -1,8 +1,8 @@
-"""Post-training quantization of a bundle: calibrate once, climb the ladder on every target, ship the best of each.
+"""Post-training quantization of a bundle: calibrate once, search the candidates of every target, ship the best of each.
 
 Calibration sees training cases only, the choice among candidates validation cases only. A candidate that is not kept
-is a value with a reason, not an exception. One that is kept gets its own thresholds (see `redecide`), on all
-validation cases, because the task's were chosen on all.
+is a value with a reason, not an exception. One that is kept gets its own thresholds (see `recalibrate_thresholds`),
+on all validation cases, because the task's were chosen on all.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from medfm_compress.compress.quantization import companion_variants as companion
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
 from medfm_compress.compress.quantization.candidate import Candidate
-from medfm_compress.compress.quantization.candidate_search import Group, Limits, Trial, climb
-from medfm_compress.compress.quantization.fidelity import Judges, case_logits
+from medfm_compress.compress.quantization.candidate_search import CandidateTrial, Group, Limits, search_candidates
+from medfm_compress.compress.quantization.fidelity import ValidationSet, case_logits
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.compress.quantization.targets import open_groups
-from medfm_compress.compress.quantization.thresholds import redecide
+from medfm_compress.compress.quantization.thresholds import recalibrate_thresholds
 from medfm_compress.data.study import Case, Study
 from medfm_compress.export.build import Export, make_variant, versions
-from medfm_compress.export.cases import Progress, check_labels, network_inputs, sample_cases, unheard
+from medfm_compress.export.cases import check_labels, network_inputs, sample_cases
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, utc_date
 from medfm_compress.runtime.bundle.manifest import Manifest
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.golden_cases import golden_files, read_golden_inputs, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.progress import Progress, no_progress
 
 MIN_CALIBRATION_CASES = 8
 _CHUNK = 32  # cases that are in memory at once, beyond those that judge
@@ -62,7 +63,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         optimised: ship the ONNX Runtime variant also as that engine optimised it for this class of CPU.
         rounds: interleaved latency rounds, >= 5.
         threads: of the sessions that are timed, >= 1.
-        rechoose: give each variant that is kept its own temperature and thresholds (see `redecide`).
+        rechoose: give each variant that is kept its own temperature and thresholds (see `recalibrate_thresholds`).
     """
 
     samples: int = 300
@@ -109,7 +110,7 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
 class _Kept(NamedTuple):
     """A kept trial and its logits on validation cases, in pieces."""
 
-    trial: Trial
+    trial: CandidateTrial
     export: Export
     logits: list[NDArray[np.float32]]
 
@@ -119,7 +120,7 @@ def quantize_bundle(
     study: Study,
     out_path: str | Path,
     options: QuantizeOptions | None = None,
-    progress: Progress = unheard,
+    progress: Progress = no_progress,
 ) -> Quantized:
     """Write a copy of a bundle with the best variant for each target, where one is faithful and faster than FP32.
 
@@ -144,14 +145,14 @@ def quantize_bundle(
     if len(cases) < MIN_CALIBRATION_CASES:
         raise StudyError(f"{len(cases)} training cases; calibration needs at least {MIN_CALIBRATION_CASES}")
     builder = _calibrated(onnx, study, cases, bundle, progress)
-    judges = _judges(bundle, study, options, progress)
-    tried: list[Trial | DoesNotApply] = []
+    validation = _judges(bundle, study, options, progress)
+    tried: list[CandidateTrial | DoesNotApply] = []
     for group in groups:
-        tried += _climbed(group, builder, judges, bundle.manifest.image_spec, options, progress)
+        tried += _climbed(group, builder, validation, bundle.manifest.image_spec, options, progress)
     steps = _steps(tried, options, len(cases))
     if options.rechoose:
         progress("choosing thresholds of the new variants on validation cases")
-        steps += _redecide(_trials(tried), judges, bundle)
+        steps += _recalibrate_thresholds(_trials(tried), validation, bundle)
     manifest = _write(bundle, out_path, _trials(tried), steps)
     return Quantized(
         manifest=manifest,
@@ -180,21 +181,21 @@ def _calibrated(onnx: bytes, study: Study, cases: tuple[Case, ...], bundle: Bund
     return GraphBuilder(onnx, statistics, network_inputs(study, cases[:SAMPLE], spec))
 
 
-def _judges(bundle: Bundle, study: Study, options: QuantizeOptions, progress: Progress) -> Judges:
+def _judges(bundle: Bundle, study: Study, options: QuantizeOptions, progress: Progress) -> ValidationSet:
     cases = sample_cases(study, "val", options.validation_samples, options.seed)
     progress(f"reading {len(cases)} validation cases")
     inputs = network_inputs(study, cases, bundle.manifest.image_spec)
-    return Judges(study=study, cases=cases, inputs=inputs, task=bundle.manifest.task)
+    return ValidationSet(study=study, cases=cases, inputs=inputs, task=bundle.manifest.task)
 
 
 def _climbed(
     group: Group,
     builder: GraphBuilder,
-    judges: Judges,
+    validation: ValidationSet,
     spec: ImageSpec,
     options: QuantizeOptions,
     progress: Progress,
-) -> list[Trial | DoesNotApply]:
+) -> list[CandidateTrial | DoesNotApply]:
     limits = Limits(
         error=options.error_limit,
         auroc_drop=options.auroc_limit,
@@ -203,59 +204,59 @@ def _climbed(
         deadline=time.monotonic() + options.time_budget_s,
         weight_bits=_WEIGHT_BITS[options.weights_only],
     )
-    tried = climb(group, builder, judges, limits, progress)
+    tried = search_candidates(group, builder, validation, limits, progress)
     kept = [trial for trial in _trials(tried) if trial.kept]
     reference = group.reference
     if kept and options.optimised:
-        tried += companion.optimised(kept[0], group, spec, judges, limits)
+        tried += companion.optimised(kept[0], group, spec, validation, limits)
     if kept and options.reduced_range:
-        tried += companion.reduced_range(kept[0], group, builder, judges, limits)
-    reference.kept, reference.beside = options.keep_fp32 or not kept, bool(kept)
+        tried += companion.reduced_range(kept[0], group, builder, validation, limits)
+    reference.kept, reference.is_fallback = options.keep_fp32 or not kept, bool(kept)
     reference.reason = _reference_reason(kept, keep=options.keep_fp32)
     return tried
 
 
-def _reference_reason(kept: list[Trial], *, keep: bool) -> str:
+def _reference_reason(kept: list[CandidateTrial], *, keep: bool) -> str:
     if not kept:
         return "no candidate may replace it"
     return "kept as fall-back" if keep else f"replaced by {kept[0].variant.precision}"
 
 
-def _redecide(trials: list[Trial], judges: Judges, bundle: Bundle) -> list[str]:
+def _recalibrate_thresholds(trials: list[CandidateTrial], validation: ValidationSet, bundle: Bundle) -> list[str]:
     """Decide every kept trial anew on all labelled validation cases; the lines for the provenance."""
     task = bundle.manifest.task
-    labelled = np.array([bool(case.target) for case in judges.cases])
+    labelled = np.array([bool(case.target) for case in validation.cases])
     kept = [
         _Kept(trial, trial.export, [trial.logits[labelled]])
         for trial in trials
         if trial.kept and trial.export is not None and trial.logits is not None
     ]
-    cases = _complete(kept, judges, bundle)
+    cases = _complete(kept, validation, bundle)
     lines = []
     for trial, export, logits in kept if cases else ():
-        evaluation = tabulate(np.concatenate(logits), judges.study, cases, task, name=trial.variant.name)
-        decided = redecide(trial.variant, evaluation, task)
+        evaluation = tabulate(np.concatenate(logits), validation.study, cases, task, name=trial.variant.name)
+        decided = recalibrate_thresholds(trial.variant, evaluation, task)
         trial.variant, trial.export = decided.variant, msgspec.structs.replace(export, variant=decided.variant)
         lines += [f"quantize: {trial.variant.name}: {line}" for line in decided.lines]
     return lines
 
 
-def _complete(kept: list[_Kept], judges: Judges, bundle: Bundle) -> tuple[Case, ...]:
+def _complete(kept: list[_Kept], validation: ValidationSet, bundle: Bundle) -> tuple[Case, ...]:
     """Append the logits of the labelled validation cases that did not judge; all the cases, in the logits' order."""
-    judged = {case.image for case in judges.cases}
-    rest = tuple(case for case in judges.study.split("val") if case.target and case.image not in judged)
+    judged = {case.image for case in validation.cases}
+    rest = tuple(case for case in validation.study.split("val") if case.target and case.image not in judged)
     for start in range(0, len(rest) if kept else 0, _CHUNK):
-        inputs = network_inputs(judges.study, rest[start : start + _CHUNK], bundle.manifest.image_spec)
+        inputs = network_inputs(validation.study, rest[start : start + _CHUNK], bundle.manifest.image_spec)
         for each in kept:
             each.logits.append(case_logits(each.export.session, inputs))
-    return (*(case for case in judges.cases if case.target), *rest)
+    return (*(case for case in validation.cases if case.target), *rest)
 
 
-def _write(bundle: Bundle, out_path: str | Path, trials: list[Trial], steps: list[str]) -> Manifest:
+def _write(bundle: Bundle, out_path: str | Path, trials: list[CandidateTrial], steps: list[str]) -> Manifest:
     shipped = [(trial, trial.export) for trial in trials if trial.kept and trial.export is not None]
     replaced = {trial.variant.name for trial in trials if trial.kept or trial.name == "fp32"}
     untouched = [variant for variant in bundle.manifest.variants if variant.name not in replaced]
-    ordered = [export.variant for _, export in sorted(shipped, key=lambda pair: (pair[0].beside, pair[0].p50_ms))]
+    ordered = [export.variant for _, export in sorted(shipped, key=lambda pair: (pair[0].is_fallback, pair[0].p50_ms))]
     files: dict[str, bytes] = {}
     inputs = read_golden_inputs(bundle)
     for trial, export in shipped:
@@ -268,7 +269,7 @@ def _write(bundle: Bundle, out_path: str | Path, trials: list[Trial], steps: lis
     return rewrite_bundle(bundle, out_path, variants=(*ordered, *untouched), files=files, provenance=provenance)
 
 
-def _steps(tried: list[Trial | DoesNotApply], options: QuantizeOptions, calibrated: int) -> list[str]:
+def _steps(tried: list[CandidateTrial | DoesNotApply], options: QuantizeOptions, calibrated: int) -> list[str]:
     lines = [f"quantize: calibrated on {calibrated} training cases, seed {options.seed}"]
     for trial in _trials(tried):
         if trial.name != "fp32":
@@ -277,21 +278,21 @@ def _steps(tried: list[Trial | DoesNotApply], options: QuantizeOptions, calibrat
     return lines
 
 
-def _candidates(tried: list[Trial | DoesNotApply], groups: tuple[Group, ...]) -> tuple[Candidate, ...]:
+def _candidates(tried: list[CandidateTrial | DoesNotApply], groups: tuple[Group, ...]) -> tuple[Candidate, ...]:
     """Everything that was tried as values that outlive the sessions; the Pareto front is over all targets."""
     ran = [trial for trial in _trials(tried) if trial.ran]
     best = {id(ran[number]) for number in front([(trial.p50_ms, -trial.error) for trial in ran])}
     found, backend = [], ""
     for each in tried:
         if isinstance(each, DoesNotApply):
-            found.append(Candidate(target=f"{backend}:cpu", variant="", method=each.rung, reason=each.reason))
+            found.append(Candidate(target=f"{backend}:cpu", variant="", method=each.candidate, reason=each.reason))
             continue
         backend = each.variant.backend
         found.append(_candidate(each, pareto=id(each) in best))
     return tuple(found)
 
 
-def _candidate(trial: Trial, *, pareto: bool) -> Candidate:
+def _candidate(trial: CandidateTrial, *, pareto: bool) -> Candidate:
     return Candidate(
         target=trial.variant.target,
         variant=trial.variant.name,
@@ -307,5 +308,5 @@ def _candidate(trial: Trial, *, pareto: bool) -> Candidate:
     )
 
 
-def _trials(tried: list[Trial | DoesNotApply]) -> list[Trial]:
-    return [each for each in tried if isinstance(each, Trial)]
+def _trials(tried: list[CandidateTrial | DoesNotApply]) -> list[CandidateTrial]:
+    return [each for each in tried if isinstance(each, CandidateTrial)]

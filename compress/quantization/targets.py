@@ -6,7 +6,7 @@ from functools import partial
 
 from medfm_compress.bench.types.target import Target
 from medfm_compress.compress.quantization.build_candidate import portable, serialise
-from medfm_compress.compress.quantization.candidate_search import Group, Trial
+from medfm_compress.compress.quantization.candidate_search import CandidateTrial, Group
 from medfm_compress.compress.quantization.methods import DoesNotApply, Method, Rest
 from medfm_compress.export.build import REDUCED, make_variant, open_export
 from medfm_compress.export.passes.pipeline import for_onnxruntime
@@ -54,7 +54,7 @@ def make_group(variant: Variant, contents: tuple[bytes, ...], threads: int) -> G
     Raises:
         BundleRefused: it cannot be opened.
     """
-    reference = Trial(
+    reference = CandidateTrial(
         name="fp32",
         variant=variant,
         export=open_export(variant, contents, threads),
@@ -72,25 +72,27 @@ def make_group(variant: Variant, contents: tuple[bytes, ...], threads: int) -> G
     return Group(reference=reference, floats=floats, rests=rests, variant=int8)
 
 
-def _float(backend: Backend, precision: Precision, contents: tuple[bytes, ...], threads: int) -> Trial | DoesNotApply:
+def _float(
+    backend: Backend, precision: Precision, contents: tuple[bytes, ...], threads: int
+) -> CandidateTrial | DoesNotApply:
     """The same files in another inference precision."""
     variant = make_variant(backend, precision)
     missing = missing_flags(variant.instruction_set, read_cpu())
     if missing:
-        return DoesNotApply(rung=precision, reason=f"this CPU lacks {', '.join(missing)}")
+        return DoesNotApply(candidate=precision, reason=f"this CPU lacks {', '.join(missing)}")
     return _opened(precision, variant, contents, threads)
 
 
-def _fused(onnx: bytes, threads: int) -> Trial | DoesNotApply:
+def _fused(onnx: bytes, threads: int) -> CandidateTrial | DoesNotApply:
     """FP32 with the operators that ONNX Runtime runs fastest, e.g. one for a whole attention."""
     fused, passes = for_onnxruntime(read_graph(portable(onnx)), quantized=False)
     if not passes:
-        return DoesNotApply(rung="fp32-fused", reason="ONNX Runtime has no faster operators for this graph")
+        return DoesNotApply(candidate="fp32-fused", reason="ONNX Runtime has no faster operators for this graph")
     return _opened("fp32-fused", make_variant("onnxruntime", "fp32", qualifier="fused"), (serialise(fused),), threads)
 
 
-def _opened(name: str, variant: Variant, contents: tuple[bytes, ...], threads: int) -> Trial:
-    trial = Trial(name=name, variant=variant, size_bytes=sum(map(len, contents)))
+def _opened(name: str, variant: Variant, contents: tuple[bytes, ...], threads: int) -> CandidateTrial:
+    trial = CandidateTrial(name=name, variant=variant, size_bytes=sum(map(len, contents)))
     try:
         trial.export = open_export(variant, contents, threads)
     except BundleRefused as exc:

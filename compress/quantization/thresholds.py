@@ -21,14 +21,14 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import OperatingPoint, Task
 
 
-class Redecided(msgspec.Struct, frozen=True, kw_only=True):
+class RecalibratedThresholds(msgspec.Struct, frozen=True, kw_only=True):
     """A variant with what is its own, and one line for the provenance on each thing that was decided or left."""
 
     variant: Variant
     lines: tuple[str, ...]
 
 
-def redecide(variant: Variant, evaluation: Evaluation, task: Task) -> Redecided:
+def recalibrate_thresholds(variant: Variant, evaluation: Evaluation, task: Task) -> RecalibratedThresholds:
     """Give ``variant`` a temperature and operating points of its own.
 
     Args:
@@ -51,12 +51,12 @@ def redecide(variant: Variant, evaluation: Evaluation, task: Task) -> Redecided:
         try:
             points.append(point if point.label in few else _chosen_again(point, scored))
         except InputError as exc:  # no threshold reaches the rule; any other would stand at another temperature
-            return Redecided(variant=variant, lines=(f"decides as the task does: {exc}",))
+            return RecalibratedThresholds(variant=variant, lines=(f"decides as the task does: {exc}",))
         lines.append(_in_words(point, points[-1], few.get(point.label, "")))
     own: dict[str, object] = {} if calibrated == task else {"temperature": calibrated.temperature}
     if own or tuple(points) != task.operating_points:
         own |= {"operating_points": tuple(points)} if points else {}
-    return Redecided(variant=msgspec.structs.replace(variant, **own), lines=tuple(lines))
+    return RecalibratedThresholds(variant=msgspec.structs.replace(variant, **own), lines=tuple(lines))
 
 
 def _too_few(evaluation: Evaluation, task: Task) -> dict[str, str]:

@@ -81,7 +81,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
         return found | ({_STEM: self.stem} if self.stem else {})
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {_spoken(value)}" for name, value in self.arguments().items())
+        return ", ".join(f"{name} {_describe(value)}" for name, value in self.arguments().items())
 
 
 def sizes_of(module: nn.Module, architecture: Architecture) -> Sizes:
@@ -181,5 +181,5 @@ def _parameters(kind: type) -> frozenset[str]:
     return frozenset(name for each in constructors if each for name in inspect.signature(each).parameters)
 
 
-def _spoken(value: Any) -> str:
+def _describe(value: Any) -> str:
     return "/".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -14,12 +14,13 @@ import msgspec
 
 from medfm_compress.bench.measure.latency import Plan
 from medfm_compress.compress.latency.latency_goal import LatencyGoal
-from medfm_compress.compress.latency.network_latency import Asked, Progress, Row, measure_networks
+from medfm_compress.compress.latency.network_latency import LatencyRequest, NetworkLatency, measure_networks
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.networks.model import Model, Origin
 from medfm_compress.compress.training.distributed import agree, is_first
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import decode, encode
 from medfm_compress.runtime.task import Task
 
@@ -96,7 +97,7 @@ class Auto(NamedTuple):
         goal: latency and target.
         folder: keeps the measurements, in ``students.json``.
         progress: told what begins.
-        heard: given the choice, once it is made.
+        on_choice: given the choice, once it is made.
         shortlist: timm names, fewest MACs first.
         plan: how long to measure; its threads are the target's.
     """
@@ -104,30 +105,30 @@ class Auto(NamedTuple):
     goal: LatencyGoal
     folder: Path
     progress: Progress
-    heard: Callable[[Choice], None]
+    on_choice: Callable[[Choice], None]
     shortlist: tuple[str, ...] = SHORTLIST
     plan: Plan = _PLAN
 
 
-def choose_student(task: Task, spec: ImageSpec, auto: Auto) -> Model:
+def auto_select(task: Task, spec: ImageSpec, auto: Auto) -> Model:
     """An untrained network of the shortlist, chosen by its latency; under ``torchrun`` the first process measures.
 
     Raises:
         InputError: none fits, with the latency of the fastest; or none could be measured.
     """
     plan = msgspec.structs.replace(auto.plan, threads=auto.goal.target.threads)
-    told = ""
+    encoded = ""
     if is_first():
-        asked = Asked(task, spec, auto.goal, plan)
-        rows = measure_networks(auto.shortlist, asked, auto.folder / RECORD, auto.progress)
-        told = encode(choose(rows, auto.goal)).decode()
-    choice = decode(agree(told), Choice, source="choice of a student")
-    auto.heard(choice)
+        request = LatencyRequest(task, spec, auto.goal, plan)
+        rows = measure_networks(auto.shortlist, request, auto.folder / RECORD, auto.progress)
+        encoded = encode(choose(rows, auto.goal)).decode()
+    choice = decode(agree(encoded), Choice, source="choice of a student")
+    auto.on_choice(choice)
     model = build_model(choice.name, task, size_px=spec.height_px, colour=spec.colour, spec=spec)
     return dataclasses.replace(model, provenance=Origin(steps=(str(choice),)))
 
 
-def choose(rows: tuple[Row, ...], goal: LatencyGoal) -> Choice:
+def choose(rows: tuple[NetworkLatency, ...], goal: LatencyGoal) -> Choice:
     """The row of the most MACs within the budget.
 
     Raises:
@@ -150,7 +151,7 @@ def choose(rows: tuple[Row, ...], goal: LatencyGoal) -> Choice:
     return Choice(name=chosen.name, target=str(goal.target), budget_ms=goal.budget_ms, candidates=candidates)
 
 
-def _candidate(row: Row, goal: LatencyGoal, chosen: str) -> Candidate:
+def _candidate(row: NetworkLatency, goal: LatencyGoal, chosen: str) -> Candidate:
     timed = row.measurement
     fits = timed is not None and row.least_ms <= goal.budget_ms
     reason = row.reason

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.networks.model import CARD, Model, load_model
-from medfm_compress.compress.students.auto_select import AUTO, Auto, choose_student
+from medfm_compress.compress.students.auto_select import AUTO, Auto, auto_select
 from medfm_compress.compress.students.scaled import PREFIX, parse_scale, scale_model
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -15,7 +15,7 @@ from medfm_compress.runtime.task import Task
 _OWN_START = "only a timm network starts from a file"
 
 
-def make_student(
+def build_student(
     name: str,
     task: Task,
     spec: ImageSpec,
@@ -55,7 +55,7 @@ def make_student(
     if name == AUTO:
         if auto is None:
             raise InputError("student 'auto' is chosen by its latency; give --budget, e.g. --budget 10ms")
-        return choose_student(task, spec, auto)
+        return auto_select(task, spec, auto)
     return build_model(name, task, size_px=spec.height_px, colour=spec.colour, weights=weights, spec=spec)
 
 

@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfm_compress.compress.teacher_outputs.fastest_engine import hasten
-from medfm_compress.compress.teachers.output_cache import AnswerStore, Groups, Header, ViewPlan, hash_of_cases
-from medfm_compress.compress.teachers.outputs import Answers
+from medfm_compress.compress.teacher_outputs.fastest_engine import fastest_engine
+from medfm_compress.compress.teachers.output_cache import Groups, Header, OutputCache, ViewPlan, hash_of_cases
+from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.augment import View, apply_view, draw_view
 from medfm_compress.compress.training.distributed import rank, wait, world_size
-from medfm_compress.compress.training.job import Images, Progress, gather
+from medfm_compress.compress.training.job import Images, gather
+from medfm_compress.runtime.progress import Progress
 
 _BATCH = 32
 _TELL_EVERY_S = 20.0
 
 
-class Questions(NamedTuple):
+class OutputRequest(NamedTuple):
     """What a teacher is asked.
 
     Attributes:
@@ -31,7 +32,7 @@ class Questions(NamedTuple):
         groups: the cases that they are, in the same order.
         plan: the views.
         wanted: features of the teacher to keep beside its logits.
-        precision: ``auto``, ``fp32``, ``bf16`` or ``int8``, see `hasten`.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``int8``, see `fastest_engine`.
     """
 
     images: Images
@@ -41,14 +42,14 @@ class Questions(NamedTuple):
     precision: str = "auto"
 
 
-def collect_answers(teacher: Teacher, questions: Questions, folder: Path, progress: Progress) -> AnswerStore:
+def collect_outputs(teacher: Teacher, request: OutputRequest, folder: Path, progress: Progress) -> OutputCache:
     """The teacher's answers on all views; what an earlier call has already asked is read from ``folder``.
 
     Several processes share the shards.
 
     Args:
         teacher: is asked at most once for each case and view, in the fastest engine that stays faithful.
-        questions: what it is asked.
+        request: what it is asked.
         folder: of the store.
         progress: told how far it is.
 
@@ -56,72 +57,72 @@ def collect_answers(teacher: Teacher, questions: Questions, folder: Path, progre
         ModelError: the teacher gives logits that are not finite.
         InputError: an unknown precision.
     """
-    header = _header(teacher, questions)
-    store = AnswerStore.answering(folder, header)
+    header = _header(teacher, request)
+    store = OutputCache.answering(folder, header)
     if store is not None and not store.missing():
         wait()
         return store
-    fast = hasten(teacher, questions.images, questions.wanted, questions.precision, len(questions.plan.seeds), progress)
+    fast = fastest_engine(teacher, request.images, request.wanted, request.precision, len(request.plan.seeds), progress)
     header = msgspec.structs.replace(header, engine=fast.engine)
     if rank() == 0:
-        AnswerStore.begin(folder, header)
+        OutputCache.begin(folder, header)
     wait()
-    store = AnswerStore(folder, header)
+    store = OutputCache(folder, header)
     missing = store.missing()
     wait()  # nobody writes before everybody has seen what is missing
-    total = header.shards * len(questions.plan.seeds)
+    total = header.shards * len(request.plan.seeds)
     if missing and len(missing) < total:
         progress(f"teacher: {total - len(missing)} of {total} shards of answers are there, going on")
-    _fill(_Asker(fast, questions, store), missing[rank() :: world_size()], progress)
+    _fill(_Collector(fast, request, store), missing[rank() :: world_size()], progress)
     wait()
     return store
 
 
-def _header(teacher: Teacher, questions: Questions) -> Header:
-    images = questions.images
-    first = teacher.answer(torch.from_numpy(gather(images, np.arange(min(2, len(images))))), questions.wanted)
+def _header(teacher: Teacher, request: OutputRequest) -> Header:
+    images = request.images
+    first = teacher.answer(torch.from_numpy(gather(images, np.arange(min(2, len(images))))), request.wanted)
     return Header(
         teacher=teacher.card,
         engine=teacher.engine,
-        precision=questions.precision,
-        plan=questions.plan,
-        cases_sha256=hash_of_cases(questions.groups),
+        precision=request.precision,
+        plan=request.plan,
+        cases_sha256=hash_of_cases(request.groups),
         cases=len(images),
         features={name: tuple(value.shape[1:]) for name, value in first.features.items()},
     )
 
 
-class _Asker:
+class _Collector:
     """Answers on one shard at a time."""
 
-    def __init__(self, teacher: Teacher, questions: Questions, store: AnswerStore) -> None:
-        self.teacher, self.questions, self.store = teacher, questions, store
+    def __init__(self, teacher: Teacher, request: OutputRequest, store: OutputCache) -> None:
+        self.teacher, self.request, self.store = teacher, request, store
         self._view_number = -1
         self._view: View | None = None
 
-    def shard(self, view: int, shard: int) -> Answers:
+    def shard(self, view: int, shard: int) -> TeacherOutputs:
         rows = torch.tensor(self.store.header.rows(shard))
         parts = [self._batch(index, self._drawn(view)) for index in torch.split(rows, _BATCH)]
         features = {name: torch.cat([part.features[name] for part in parts]) for name in self.store.header.features}
-        return Answers(torch.cat([part.logits for part in parts]), features)
+        return TeacherOutputs(torch.cat([part.logits for part in parts]), features)
 
-    def _batch(self, index: Tensor, view: View) -> Answers:
-        images = torch.from_numpy(gather(self.questions.images, index.numpy()))
-        return self.teacher.answer(apply_view(images, view, index), self.questions.wanted)
+    def _batch(self, index: Tensor, view: View) -> TeacherOutputs:
+        images = torch.from_numpy(gather(self.request.images, index.numpy()))
+        return self.teacher.answer(apply_view(images, view, index), self.request.wanted)
 
     def _drawn(self, number: int) -> View:
         if self._view is None or self._view_number != number:
-            plan, cases = self.store.plan, len(self.questions.images)
+            plan, cases = self.store.plan, len(self.request.images)
             self._view_number, self._view = number, draw_view(plan.augmentation, cases, plan.seeds[number])
         return self._view
 
 
-def _fill(asker: _Asker, missing: list[tuple[int, int]], progress: Progress) -> None:
-    started = told = time.monotonic()
+def _fill(asker: _Collector, missing: list[tuple[int, int]], progress: Progress) -> None:
+    started = told_at = time.monotonic()
     for number, (view, shard) in enumerate(missing):
         asker.store.write(view, shard, asker.shard(view, shard))
         now = time.monotonic()
-        if now - told > _TELL_EVERY_S or number + 1 == len(missing):
-            told = now
+        if now - told_at > _TELL_EVERY_S or number + 1 == len(missing):
+            told_at = now
             left = (now - started) / (number + 1) * (len(missing) - number - 1)
             progress(f"teacher: {number + 1} of {len(missing)} shards of answers, {left:.0f} s left")

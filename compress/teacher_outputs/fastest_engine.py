@@ -22,14 +22,15 @@ from medfm_compress.compress.teacher_outputs.onnx_graph import BATCH, export_gra
 from medfm_compress.compress.teacher_outputs.openvino_teacher import OpenVinoTeacher
 from medfm_compress.compress.teachers.ensemble import EnsembleTeacher
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
-from medfm_compress.compress.teachers.outputs import Answers
+from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.device import best_precision
 from medfm_compress.compress.training.distributed import agree, is_first
-from medfm_compress.compress.training.job import Images, Progress, gather
+from medfm_compress.compress.training.job import Images, gather
 from medfm_compress.runtime.cpu import missing_flags, read_cpu
 from medfm_compress.runtime.errors import InputError, MedfmError
 from medfm_compress.runtime.golden_cases import relative_logit_error
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.instruction_sets import BF16, U8S8
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
@@ -57,11 +58,11 @@ class Probe(NamedTuple):
     images: Tensor
     wanted: tuple[str, ...]
     reference: ModuleTeacher
-    answers: Answers
+    answers: TeacherOutputs
     seconds: float
 
 
-def hasten(
+def fastest_engine(
     teacher: Teacher,
     images: Images,
     wanted: tuple[str, ...],
@@ -86,7 +87,9 @@ def hasten(
     if precision not in PRECISIONS:
         raise InputError(f"teacher_precision is {precision!r}; it must be {', '.join(PRECISIONS)}")
     if isinstance(teacher, EnsembleTeacher):
-        return EnsembleTeacher([hasten(each, images, (), precision, views, progress) for each in teacher.teachers])
+        return EnsembleTeacher(
+            [fastest_engine(each, images, (), precision, views, progress) for each in teacher.teachers]
+        )
     if not isinstance(teacher, ModuleTeacher):
         return teacher
     reference = in_pytorch(teacher, "fp32")
@@ -189,7 +192,7 @@ def in_pytorch(teacher: ModuleTeacher, precision: str) -> ModuleTeacher:
 
 def _probe(reference: ModuleTeacher, images: Images, wanted: tuple[str, ...]) -> Probe:
     chosen = _spread(images, _PROBES)
-    answers = Answers(*_asked(reference, chosen, wanted))
+    answers = TeacherOutputs(*_asked(reference, chosen, wanted))
     return Probe(chosen, wanted, reference, answers, _seconds(reference, chosen[:BATCH], wanted))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medfm_compress.compress.teacher_outputs.onnx_graph import BATCH, IMAGE, LOGITS
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher, finite
-from medfm_compress.compress.teachers.outputs import Answers
+from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.sessions import openvino
@@ -33,7 +33,7 @@ class OpenVinoTeacher:
         self._mean = torch.tensor(origin.model.spec.mean).reshape(1, -1, 1, 1)
         self._std = torch.tensor(origin.model.spec.std).reshape(1, -1, 1, 1)
 
-    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> Answers:
+    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`."""
         unknown = sorted(set(wanted) - set(self.wanted))
         if unknown:
@@ -42,7 +42,7 @@ class OpenVinoTeacher:
         parts = [self._run(part) for part in torch.split(images, BATCH)]
         found = {name: torch.cat([part[name] for part in parts]) for name in (LOGITS, *wanted)}
         logits = finite(found.pop(LOGITS), self.card.name)
-        return Answers(logits, found)
+        return TeacherOutputs(logits, found)
 
     def _run(self, images: Tensor) -> dict[str, Tensor]:
         """All outputs on up to `BATCH` images; the graph's batch is fixed, so that a shorter one is filled up."""

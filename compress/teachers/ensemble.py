@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medfm_compress.compress.teachers.module_teacher import finite
-from medfm_compress.compress.teachers.outputs import Answers
+from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -42,13 +42,13 @@ class EnsembleTeacher:
         self.card = joined_card([teacher.card for teacher in teachers])
         self.engine = " + ".join(dict.fromkeys(teacher.engine for teacher in teachers))
 
-    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> Answers:
+    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`; there are no features."""
         if wanted:
             raise InputError(f"feature {wanted[0]!r} cannot be had of several teachers: their means give logits only")
         logits = [teacher.answer(images).logits / teacher.card.task.temperature for teacher in self.teachers]
         mean = mean_of(torch.stack(logits), exclusive=self.card.task.kind != "multilabel")
-        return Answers(finite(mean, self.card.name))
+        return TeacherOutputs(finite(mean, self.card.name))
 
 
 def mean_of(logits: Tensor, *, exclusive: bool) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medfm_compress.compress.teachers.label_mapping import UNKNOWN, LabelMap, settle
 from medfm_compress.compress.teachers.module_teacher import finite
-from medfm_compress.compress.teachers.outputs import Answers
+from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.source import TeacherSource, spec_to_write
 from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.runtime.cpu import usable_cores
@@ -48,13 +48,13 @@ class OnnxTeacher:
         self._mean = torch.tensor(card.spec.mean).reshape(1, -1, 1, 1)
         self._std = torch.tensor(card.spec.std).reshape(1, -1, 1, 1)
 
-    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> Answers:
+    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`; there are no features."""
         if wanted:
             raise InputError(f"feature {wanted[0]!r} cannot be had of {self.card.name}: an ONNX file gives logits only")
         outputs = finite(self._graph.run((images - self._mean) / self._std), self.card.name)
         logits = to_logits(outputs, self._ending)
-        return Answers(logits if self._label_map is None else self._label_map(logits))
+        return TeacherOutputs(logits if self._label_map is None else self._label_map(logits))
 
 
 class OnnxGraph:

@@ -111,7 +111,7 @@ def settle(name: str, outputs: int, known: Labelled, source: TeacherSource, stud
     groups = _groups(name, theirs, study, source.mapping)
     label_map = LabelMap(groups, theirs, outputs == 1 and len(theirs) == 2, known.temperature)
     task = Task(kind=study.kind, labels=study.labels, temperature=known.temperature)
-    steps = (_told(name, theirs, groups, study),) if label_map.changes(outputs) else ()
+    steps = (_describe(name, theirs, groups, study),) if label_map.changes(outputs) else ()
     return Settled(label_map if label_map.changes(outputs) else None, task, steps)
 
 
@@ -255,7 +255,7 @@ def _listed(labels: tuple[str, ...]) -> str:
     return ",".join(labels if len(labels) <= _SHOWN else (*labels[:_SHOWN], f"... ({len(labels)} in all)"))
 
 
-def _told(name: str, theirs: tuple[str, ...], groups: Groups, study: Task) -> str:
+def _describe(name: str, theirs: tuple[str, ...], groups: Groups, study: Task) -> str:
     parts = [
         f"{' + '.join(theirs[i] for i in group)} as {our}" for our, group in zip(study.labels, groups, strict=True)
     ]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from medfm_compress.compress.networks.features import family_of, offered, tapped
 from medfm_compress.compress.networks.model import Model
-from medfm_compress.compress.teachers.outputs import Answers
+from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.compress.training.device import autocast
 from medfm_compress.runtime.errors import ModelError
@@ -24,13 +24,13 @@ class ModuleTeacher:
         self._mean = torch.tensor(model.spec.mean).reshape(1, -1, 1, 1)
         self._std = torch.tensor(model.spec.std).reshape(1, -1, 1, 1)
 
-    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> Answers:
+    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`."""
         normalised = ((images - self._mean) / self._std).to(self.device).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), autocast(self.device, self.precision):
             outputs = tapped(self._network, wanted)(normalised)
         features = {name: value.float().cpu() for name, value in outputs.features.items()}
-        return Answers(finite(outputs.logits.float().cpu(), self.card.name), features)
+        return TeacherOutputs(finite(outputs.logits.float().cpu(), self.card.name), features)
 
 
 def card_of(model: Model) -> TeacherCard:

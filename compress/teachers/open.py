@@ -15,7 +15,7 @@ from medfm_compress.compress.teachers.from_onnx import open_onnx
 from medfm_compress.compress.teachers.from_timm import open_timm
 from medfm_compress.compress.teachers.from_torchvision import open_torchvision
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
-from medfm_compress.compress.teachers.output_cache import AnswerStore
+from medfm_compress.compress.teachers.output_cache import OutputCache
 from medfm_compress.compress.teachers.source import KINDS, TeacherSource
 from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.config import TrainingConfig
@@ -26,7 +26,7 @@ from medfm_compress.runtime.task import Task
 
 __all__ = ["TeacherSource", "open_teacher"]
 
-_ANSWERS = "answers:"
+_OUTPUTS = "outputs:"
 _Opener = Callable[[TeacherSource, Task], Model]
 _BY_PREFIX: Mapping[str, _Opener] = MappingProxyType(
     {"timm": open_timm, "hf-hub": open_hub, "torchvision": open_torchvision}
@@ -35,7 +35,7 @@ _BY_PREFIX: Mapping[str, _Opener] = MappingProxyType(
 
 def open_teacher(
     sources: tuple[TeacherSource, ...], task: Task, config: TrainingConfig, precision: str = "fp32"
-) -> Teacher | AnswerStore:
+) -> Teacher | OutputCache:
     """The teacher, ready to answer on a study of ``task``; several are averaged.
 
     Args:
@@ -51,9 +51,9 @@ def open_teacher(
     """
     if not sources:
         raise ModelError(f"no teacher is given; give {KINDS}")
-    cached = [source for source in sources if source.source.startswith(_ANSWERS)]
+    cached = [source for source in sources if source.source.startswith(_OUTPUTS)]
     if cached:
-        return _open_answers(cached[0], alone=len(sources) == 1)
+        return _open_outputs(cached[0], alone=len(sources) == 1)
     device = best_device(config.device)
     take_device()
     autocast = "bf16" if precision == "bf16" else "fp32"
@@ -61,13 +61,13 @@ def open_teacher(
     return teachers[0] if len(teachers) == 1 else EnsembleTeacher(teachers)
 
 
-def _open_answers(source: TeacherSource, *, alone: bool) -> AnswerStore:
+def _open_outputs(source: TeacherSource, *, alone: bool) -> OutputCache:
     if not alone:
         raise ModelError(f"{source.source} are answers already and cannot be averaged; name it alone")
     source.refuse("weights", "labels", "spec")
     if source.mapping:
         raise ModelError(f"{source.source} are answers with the study's labels already; leave --map out")
-    return AnswerStore.open(source.source.removeprefix(_ANSWERS))
+    return OutputCache.open(source.source.removeprefix(_OUTPUTS))
 
 
 def _open_one(source: TeacherSource, task: Task, device: str, precision: str) -> Teacher:

@@ -1,6 +1,6 @@
 """Cached answers on disk: shards of one view and some hundred cases each, memory-mapped.
 
-A folder holds ``answers.json`` (:class:`Header`) and ``KIND-vVVV-sSSSSS.npy``, where KIND is ``logits`` (float32) or a
+A folder holds ``outputs.json`` (:class:`Header`) and ``KIND-vVVV-sSSSSS.npy``, where KIND is ``logits`` (float32) or a
 feature (float16). The header is written before the first shard, a shard under a temporary name and renamed: what is
 there is whole, and a killed run goes on with the first shard that is missing.
 """
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medfm_compress.compress.teachers.outputs import Answers
+from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.compress.training.augment import Augmentation
 from medfm_compress.data.fingerprint import content_hashes
@@ -25,7 +25,7 @@ from medfm_compress.runtime.atomic_write import replacing, write_atomically
 from medfm_compress.runtime.errors import ModelError, StudyError
 from medfm_compress.runtime.strict_json import decode, digest, encode
 
-HEADER = "answers.json"
+HEADER = "outputs.json"
 LOGITS = "logits"
 SCHEMA_VERSION = 1
 SHARD_CASES = 512
@@ -80,7 +80,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return range(shard * self.shard_cases, min(self.cases, (shard + 1) * self.shard_cases))
 
 
-class AnswerStore:
+class OutputCache:
     """Answers on every case and view; complete once `missing` is empty."""
 
     def __init__(self, folder: Path, header: Header) -> None:
@@ -90,7 +90,7 @@ class AnswerStore:
         self._maps: dict[str, NDArray[np.floating]] = {}
 
     @classmethod
-    def open(cls, folder: str | Path) -> AnswerStore:
+    def open(cls, folder: str | Path) -> OutputCache:
         """A complete store.
 
         Raises:
@@ -112,7 +112,7 @@ class AnswerStore:
         return store
 
     @classmethod
-    def answering(cls, folder: Path, header: Header) -> AnswerStore | None:
+    def answering(cls, folder: Path, header: Header) -> OutputCache | None:
         """The store in ``folder`` where it answers the questions of ``header``, and perhaps more; else None.
 
         The engine may be another one, and there may be further features.
@@ -129,7 +129,7 @@ class AnswerStore:
         return cls(folder, found) if same else None
 
     @classmethod
-    def begin(cls, folder: Path, header: Header) -> AnswerStore:
+    def begin(cls, folder: Path, header: Header) -> OutputCache:
         """A store to fill; what is in the folder is kept where the header is the same, and deleted otherwise."""
         path = folder / HEADER
         content = encode(header)
@@ -175,17 +175,17 @@ class AnswerStore:
         every = ((view, shard) for view in range(len(self.plan.seeds)) for shard in range(self.header.shards))
         return [(view, shard) for view, shard in every if not self._is_whole(view, shard)]
 
-    def write(self, view: int, shard: int, answers: Answers) -> None:
+    def write(self, view: int, shard: int, answers: TeacherOutputs) -> None:
         """Keep the answers on the cases of one shard; logits last, so that a shard with logits is whole."""
         for name in self.header.features:
             _save(self._path(name, view, shard), answers.features[name].numpy().astype(np.float16))
         _save(self._path(LOGITS, view, shard), answers.logits.numpy().astype(np.float32))
 
-    def lookup(self, view: int, index: Tensor, wanted: tuple[str, ...] = ()) -> Answers:
+    def lookup(self, view: int, index: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
         """Answers on cases ``index`` ``[b]`` of one view, with ``wanted`` features in float16."""
         numbers = index.numpy()
         features = {name: torch.from_numpy(self._gather(name, view, numbers)) for name in wanted}
-        return Answers(torch.from_numpy(self._gather(LOGITS, view, numbers)), features)
+        return TeacherOutputs(torch.from_numpy(self._gather(LOGITS, view, numbers)), features)
 
     def _gather(self, kind: str, view: int, numbers: NDArray[np.int64]) -> NDArray[np.floating]:
         shards, rows = np.divmod(numbers, self.header.shard_cases)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Answers:
+class TeacherOutputs:
     """A teacher's outputs on ``n`` images, on the CPU.
 
     Attributes:

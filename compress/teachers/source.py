@@ -11,7 +11,7 @@ from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.strict_json import decode
 
 KINDS = (
-    "a model folder, timm:NAME, hf-hub:OWNER/NAME, torchvision:NAME, an .onnx file, a MONAI bundle or answers:FOLDER"
+    "a model folder, timm:NAME, hf-hub:OWNER/NAME, torchvision:NAME, an .onnx file, a MONAI bundle or outputs:FOLDER"
 )
 
 
@@ -20,7 +20,7 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         source: model folder, ``timm:NAME``, ``hf-hub:OWNER/NAME``, ``torchvision:NAME``, an ``.onnx`` file, a MONAI
-            bundle, or ``answers:FOLDER``.
+            bundle, or ``outputs:FOLDER``.
         weights: of a timm or torchvision network.
         labels: its labels in the order of its outputs; needed where its file does not say them.
         spec: JSON file of its `ImageSpec`.

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 from torch import Tensor
 
-from medfm_compress.compress.teachers.outputs import Answers
+from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
 
@@ -45,7 +45,7 @@ class Teacher(Protocol):
     engine: str
     """In which engine and precision it answers, e.g. ``pytorch fp32``; other ones give slightly other answers."""
 
-    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> Answers:
+    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
         """Outputs on images ``[n, channels, height, width]`` float32 in [0, 1], prepared by ``card.spec``.
 
         The teacher applies mean and std itself. ``wanted`` are features, of ``card.features``.

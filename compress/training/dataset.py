@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.compress.training.distributed import first_goes_first
-from medfm_compress.compress.training.job import Images, Progress
+from medfm_compress.compress.training.job import Images
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules, ImageSpec
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
 
 NO_LABEL = -1
@@ -23,7 +24,7 @@ UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True)
-class Examples:
+class Dataset:
     """Training or validation cases.
 
     Attributes:
@@ -61,7 +62,7 @@ class Stacked:
         return out
 
 
-def load_examples(study: Study, split: str, spec: ImageSpec, cache: Path | None, progress: Progress) -> Examples:
+def load_dataset(study: Study, split: str, spec: ImageSpec, cache: Path | None, progress: Progress) -> Dataset:
     """The labelled cases of one split, prepared once and cached.
 
     Raises:
@@ -69,7 +70,7 @@ def load_examples(study: Study, split: str, spec: ImageSpec, cache: Path | None,
     """
     cases = labelled_cases(study, split)
     with first_goes_first():
-        return Examples(prepared_images(study, cases, spec, cache, progress), study.targets(cases))
+        return Dataset(prepared_images(study, cases, spec, cache, progress), study.targets(cases))
 
 
 def labelled_cases(study: Study, split: str) -> tuple[Case, ...]:

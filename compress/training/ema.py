@@ -14,7 +14,7 @@ def decay_at(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-class Average:
+class ExponentialMovingAverage:
     """Moves ``average`` towards ``module``, two networks of one architecture, in place."""
 
     def __init__(self, average: nn.Module, module: nn.Module) -> None:

@@ -12,13 +12,14 @@ from medfm_compress.compress.losses.registry import LabelTerm, make_label_term
 from medfm_compress.compress.networks.model import Model, Origin, save_model
 from medfm_compress.compress.training.augment import CycledViews, augmentation_for, view_seed
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.compress.training.dataset import check_labels, load_examples, pixels_of
+from medfm_compress.compress.training.dataset import check_labels, load_dataset, pixels_of
 from medfm_compress.compress.training.distributed import is_first
-from medfm_compress.compress.training.job import Batch, Job, Progress, Trained
+from medfm_compress.compress.training.job import Batch, Job, Trained
 from medfm_compress.compress.training.loop import train
 from medfm_compress.compress.training.validation_score import auroc_scorer
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import digest
 
 
@@ -84,8 +85,8 @@ def _job(
 ) -> Job:
     label_loss, balanced, fingerprint = labels
     cache = out / "training" / "cache"
-    training = load_examples(study, "train", model.spec, cache, progress)
-    val = load_examples(study, "val", model.spec, cache, progress)
+    training = load_dataset(study, "train", model.spec, cache, progress)
+    val = load_dataset(study, "val", model.spec, cache, progress)
     targets = torch.from_numpy(training.targets)
     term = make_label_term(label_loss, targets, model.task, balanced=balanced)
     identity = {

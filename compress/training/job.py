@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Progress = Callable[[str], None]
 Images = Any
 """``[n, channels, height, width]`` float32 in [0, 1]: an array, a memory map, whatever an index array indexes."""
 Extras = Callable[[Tensor, int], Mapping[str, Tensor]]

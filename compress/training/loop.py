@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from medfm_compress.compress.training import distributed as processes
 from medfm_compress.compress.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.compress.training.ema import Average, decay_at
-from medfm_compress.compress.training.job import Batch, Job, Progress, Trained
-from medfm_compress.compress.training.prefetch import Feed, Raw, plan_epoch
+from medfm_compress.compress.training.ema import ExponentialMovingAverage, decay_at
+from medfm_compress.compress.training.job import Batch, Job, Trained
+from medfm_compress.compress.training.prefetch import Prefetcher, Raw, plan_epoch
 from medfm_compress.compress.training.schedule import rate
-from medfm_compress.compress.training.tensorboard import Journal
+from medfm_compress.compress.training.tensorboard import TensorBoardLog
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -39,8 +40,8 @@ def train(job: Job, config: TrainingConfig, progress: Progress) -> Trained:
             does not suffice.
     """
     fabric = processes.start(config)
-    told = progress if processes.is_first() else _silent
-    run = _Run(job, config, fabric, told)
+    told_at = progress if processes.is_first() else no_progress
+    run = _Run(job, config, fabric, told_at)
     run.resume()
     try:
         while not run.finished:
@@ -48,7 +49,7 @@ def train(job: Job, config: TrainingConfig, progress: Progress) -> Trained:
     except torch.OutOfMemoryError:
         raise _out_of_memory(job, config) from None
     finally:
-        run.journal.close()
+        run.log.close()
     return run.result()
 
 
@@ -65,9 +66,9 @@ class _Run:
         self.learner, self.optimizer = fabric.setup(job.learner, optimizer)
         self.mean = torch.tensor(job.mean, device=fabric.device).reshape(1, -1, 1, 1)
         self.std = torch.tensor(job.std, device=fabric.device).reshape(1, -1, 1, 1)
-        self.averaging = Average(self.average, self.network)
+        self.averaging = ExponentialMovingAverage(self.average, self.network)
         self.state = Checkpoint(best={k: v.clone() for k, v in self.average.state_dict().items()})
-        self.journal = Journal(config.tensorboard)
+        self.log = TensorBoardLog(config.tensorboard)
         self.steps = len(self._plan(0).steps)
         if self.steps == 0 and config.epochs:
             raise InputError(f"{len(job.images)} training cases are too few for {processes.world_size()} processes")
@@ -101,16 +102,16 @@ class _Run:
         first = self.state.step
         # A checkpoint holds the first process's sum; the others take it for their own, which only the log sees.
         loss_sum = torch.tensor(self.state.loss_sum, device=self.fabric.device)
-        feed = Feed(self.job, plan, number, first, pin=self.fabric.device.type == "cuda")
-        started = saved = told = time.monotonic()
-        parts = iter(feed)
+        prefetcher = Prefetcher(self.job, plan, number, first, pin=self.fabric.device.type == "cuda")
+        started = saved = told_at = time.monotonic()
+        parts = iter(prefetcher)
         for step in range(first, len(plan.steps)):
             raws = [next(parts) for _ in plan.steps[step]]
             loss_sum = loss_sum + self._step(number * self.steps + step, number, raws, plan.sizes[step])
             self.state.step = step + 1
             now = time.monotonic()
-            if now - told > _TELL_EVERY_S:
-                told = now
+            if now - told_at > _TELL_EVERY_S:
+                told_at = now
                 left = (now - started) / (step + 1 - first) * (len(plan.steps) - step - 1)
                 self.progress(f"  epoch {number + 1}: step {step + 1}/{len(plan.steps)}, {left:.0f} s left in it")
             if self.config.checkpoint_minutes and now - saved > 60 * self.config.checkpoint_minutes:
@@ -122,7 +123,7 @@ class _Run:
             raise InputError(f"the loss became {mean} in epoch {number + 1}; lower --learning-rate or use fp32")
         trained = time.monotonic() - started
         score = processes.agree(self.job.score(self.average) if processes.is_first() else 0.0)
-        self._record(mean, score, time.monotonic() - started, feed.waited / max(trained, 1e-9))
+        self._record(mean, score, time.monotonic() - started, prefetcher.waited / max(trained, 1e-9))
 
     def _step(self, step: int, epoch: int, raws: list[Raw], size: int) -> Tensor:
         """One optimizer step; returns the sum of this process's losses over its cases."""
@@ -141,9 +142,9 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.averaging.update(decay_at(step, self.config.ema))
-        if self.journal.open and step % 10 == 0:
+        if self.log.open and step % 10 == 0:
             mine = sum(len(raw.cases) for raw in raws)
-            self.journal.note(step, {"loss/step": float(summed) / mine, "rate": factor})
+            self.log.note(step, {"loss/step": float(summed) / mine, "rate": factor})
         return summed
 
     def _on_device(self, raw: Raw, epoch: int) -> Batch:
@@ -161,7 +162,7 @@ class _Run:
         if state.best_epoch < 0 or score > state.history[state.best_epoch]["score"]:
             state.best_epoch = number
             state.best = {k: v.detach().cpu().clone() for k, v in self.average.state_dict().items()}
-        self.journal.note((number + 1) * self.steps, {"loss/epoch": loss, self.job.score_name: score, "waited": waited})
+        self.log.note((number + 1) * self.steps, {"loss/epoch": loss, self.job.score_name: score, "waited": waited})
         self._save()
         self.progress(self._line(row, best=state.best_epoch == number))
 
@@ -207,7 +208,3 @@ def _out_of_memory(job: Job, config: TrainingConfig) -> InputError:
         f"the GPU ran out of memory with {micro} images of {tuple(job.images.shape[1:])} at once; give --micro-batch "
         f"{max(1, micro // 2)} (same result, in smaller parts), --precision bf16, or a smaller --image-size"
     )
-
-
-def _silent(text: str) -> None:
-    """Progress of every process but the first."""

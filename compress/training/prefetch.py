@@ -53,7 +53,7 @@ def _parts(index: Tensor, size: int) -> tuple[Tensor, ...]:
     return torch.tensor_split(index, -(-len(index) // size))
 
 
-class Feed:
+class Prefetcher:
     """Iterates the parts of one epoch from ``first_step`` on, and counts the seconds that the consumer waited."""
 
     def __init__(self, job: Job, plan: Plan, epoch: int, first_step: int, pin: bool) -> None:

@@ -8,7 +8,7 @@ from medfm_compress.compress.training.distributed import is_first
 from medfm_compress.runtime.errors import MissingDependency
 
 
-class Journal:
+class TensorBoardLog:
     """Writes scalars to ``folder``; without a folder, or on another process than the first, it writes nothing."""
 
     def __init__(self, folder: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medfm_compress.bench.stats.auroc import auroc
 from medfm_compress.compress.training.augment import View, apply_view
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.compress.training.dataset import Examples
+from medfm_compress.compress.training.dataset import Dataset
 from medfm_compress.compress.training.device import autocast, best_device, best_precision
 from medfm_compress.compress.training.job import Images, gather
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -45,7 +45,7 @@ def logits_of(
     return torch.cat(outputs)
 
 
-def auroc_scorer(val: Examples, spec: ImageSpec, task: Task, config: TrainingConfig) -> Callable[[nn.Module], float]:
+def auroc_scorer(val: Dataset, spec: ImageSpec, task: Task, config: TrainingConfig) -> Callable[[nn.Module], float]:
     """Scores a network by `mean_auroc` on ``val``, on the device and in the precision that it is trained in."""
     device = best_device(config.device)
     precision = best_precision(config.precision, device)

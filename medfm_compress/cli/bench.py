@@ -13,7 +13,7 @@ from medfm_compress.cli import console
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from medfm_compress.bench.measure.latency import Contender
+    from medfm_compress.bench.measure.latency import ModelUnderTest
     from medfm_compress.bench.measure.load_scenario import Harness, ScenarioName, ScenarioResult
     from medfm_compress.bench.report import Report
     from medfm_compress.bench.types.evaluation import Comparison
@@ -34,7 +34,7 @@ def bench(
         str, typer.Option(help="Limit to these, e.g. openvino:cpu,onnxruntime:cpu,torch:cpu; default: all.")
     ] = "",
     against: Annotated[
-        list[Path] | None, typer.Option(help="An ONNX file or bundle as opponent; may be given several times.")
+        list[Path] | None, typer.Option(help="An ONNX file or bundle as external model; may be given several times.")
     ] = None,
     baseline: Annotated[
         Path | None, typer.Option(help="An earlier bundle: is this one slower? Interleaved pairs of processes.")
@@ -75,7 +75,7 @@ def bench(
             plan=plan,
             targets=tuple(target for target in wanted if not target.startswith(TORCH)),
             others=_other_rows(teacher, threads, Path(scratch), wanted),
-            opponents=tuple(against or ()),
+            external_models=tuple(against or ()),
             baseline=baseline,
             pairs=pairs,
             scenarios=scenarios,
@@ -120,7 +120,7 @@ def _parse_harness(name: str) -> Harness:
     return drivers[name]
 
 
-def _other_rows(teacher: Path, threads: int, scratch: Path, wanted: tuple[str, ...]) -> tuple[Contender, ...]:
+def _other_rows(teacher: Path, threads: int, scratch: Path, wanted: tuple[str, ...]) -> tuple[ModelUnderTest, ...]:
     """The teacher in the engines that ``wanted`` names (all of them where it names nothing)."""
     from medfm_compress.teacher_baselines import ENGINES, teacher_in_engines
 

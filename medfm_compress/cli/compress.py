@@ -29,11 +29,11 @@ def compress(
     loaded = load_recipe(recipe)
     folder = out or Path("runs") / loaded.recipe.name
     finished = pipeline.compress(loaded, study, folder, console.progress)
-    tell_finished(finished, json)
+    print_finished(finished, json)
     raise typer.Exit(EXIT_CODES[finished.verdict.outcome])
 
 
-def tell_finished(finished: Finished, as_json: bool) -> None:
+def print_finished(finished: Finished, as_json: bool) -> None:
     """The table, the verdict and where everything is."""
     from medfm_compress.cli.bench import describe_report, report_as_json
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.compress import EXIT_CODES, tell_finished
+from medfm_compress.cli.compress import EXIT_CODES, print_finished
 
 
 def demo(
@@ -20,7 +20,7 @@ def demo(
     from medfm_compress.demo import run_demo
 
     finished, image = run_demo(out, seed, console.progress)
-    tell_finished(finished, json)
+    print_finished(finished, json)
     if not json:
         console.say()
         console.say("predict on one of its DICOM files, without PyTorch:")

@@ -10,7 +10,7 @@ import typer
 
 from medfm_compress.cli import console
 from medfm_compress.cli import training_options as options
-from medfm_compress.cli.model_summary import tell_model
+from medfm_compress.cli.model_summary import print_model
 from medfm_compress.cli.parse_units import milliseconds, parse_number
 from medfm_compress.runtime.errors import InputError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TEACHER = (
     "Model folder, timm:NAME, hf-hub:OWNER/NAME (asks for the network), torchvision:NAME, an .onnx file, a MONAI "
-    "bundle, or answers:FOLDER (cached outputs alone). Several are averaged."
+    "bundle, or outputs:FOLDER (cached outputs alone). Several are averaged."
 )
 STUDENT = "timm name, model folder (e.g. of 'prune'), scaled:width=0.5,depth=0.5 (a copy of the teacher), or auto."
 
@@ -157,16 +157,16 @@ def distill(
     )
     choices: list[Choice] = []
 
-    def heard(choice: Choice) -> None:
+    def on_choice(choice: Choice) -> None:
         choices.append(choice)
         if not json:
-            tell_choice(choice)
+            print_choice(choice)
 
-    result = steps.distill(study, sources, step, console.progress, out, heard)
-    tell_model(result, out, json, {"choice": choices[0]} if choices else {})
+    result = steps.distill(study, sources, step, console.progress, out, on_choice)
+    print_model(result, out, json, {"choice": choices[0]} if choices else {})
 
 
-def tell_choice(choice: Choice) -> None:
+def print_choice(choice: Choice) -> None:
     """Which network was chosen, of which."""
     console.say(str(choice))
     rows = [

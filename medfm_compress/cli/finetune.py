@@ -9,7 +9,7 @@ import typer
 
 from medfm_compress.cli import console
 from medfm_compress.cli import training_options as options
-from medfm_compress.cli.model_summary import tell_model
+from medfm_compress.cli.model_summary import print_model
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def finetune(
         training=config,
     )
     result = steps.finetune(study, step, console.progress, out)
-    tell_model(result, out, json)
+    print_model(result, out, json)
 
 
 def parse_colour(text: str) -> Colour | None:

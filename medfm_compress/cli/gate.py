@@ -12,7 +12,7 @@ from medfm_compress.cli import console
 from medfm_compress.runtime.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, InputError
 
 if TYPE_CHECKING:
-    from medfm_compress.bench.gate.decision import Judgement
+    from medfm_compress.bench.gate.decision import Decision
     from medfm_compress.bench.gate.policy_file import LoadedPolicy
     from medfm_compress.bench.report import Report
 
@@ -55,7 +55,7 @@ def gate(
     from medfm_compress.bench.gate.policy_file import parse_policy
 
     if init:
-        _tell_starter(init)
+        _print_starter(init)
         return
     if policy is None:
         raise InputError("give --policy; 'medfm-compress gate --init policy.yaml' writes a starter")
@@ -68,17 +68,17 @@ def gate(
     path = report or (out or Path()) / "report.json"
     data = _read(path, "the report", "medfm-compress bench makes one")
     opened = _Opened(path, data, bundle, check_study, baseline)
-    judgement = _judge(opened, declared, accept_changed_policy, tuple(note or ()))
-    _save(judgement, junit, markdown)
+    decision = _judge(opened, declared, accept_changed_policy, tuple(note or ()))
+    _save(decision, junit, markdown)
     if sarif:
-        _save_sarif(judgement, sarif, rules, policy_name or str(policy), path)
+        _save_sarif(decision, sarif, rules, policy_name or str(policy), path)
     if bundle:
-        _record(judgement, bundle, data)
+        _record(decision, bundle, data)
     if json:
-        console.emit_json(_as_json(judgement))
+        console.emit_json(_as_json(decision))
     else:
-        _tell(judgement, bundle)
-    raise typer.Exit(_EXIT_CODES[judgement.verdict.outcome])
+        _tell(decision, bundle)
+    raise typer.Exit(_EXIT_CODES[decision.verdict.outcome])
 
 
 class _Opened(NamedTuple):
@@ -91,7 +91,7 @@ class _Opened(NamedTuple):
     baseline: Path | None
 
 
-def _tell_starter(path: Path) -> None:
+def _print_starter(path: Path) -> None:
     from medfm_compress.bench.gate.policy_template import write_starter
 
     for written in write_starter(path):
@@ -138,14 +138,14 @@ def _bench(study: Path, teacher: Path, bundle: Path, declared: LoadedPolicy, pla
     steps.bench(study, teacher, bundle, declared, step, console.progress, out)
 
 
-def _judge(opened: _Opened, declared: LoadedPolicy, accepted: bool, given: tuple[str, ...]) -> Judgement:
-    from medfm_compress.bench.gate.baseline_report import hold_beside
-    from medfm_compress.bench.gate.decision import Judgement, look_notes
+def _judge(opened: _Opened, declared: LoadedPolicy, accepted: bool, given: tuple[str, ...]) -> Decision:
+    from medfm_compress.bench.gate.baseline_report import compare_to_baseline
+    from medfm_compress.bench.gate.decision import Decision, reuse_warnings
     from medfm_compress.bench.gate.gate import judge_evidence, recompute
     from medfm_compress.bench.report import load_report, parse_report
 
     made = parse_report(opened.data, source=str(opened.path))
-    notes = (*given, *_policy_notes(made, declared, accepted), *look_notes(made))
+    notes = (*given, *_policy_notes(made, declared, accepted), *reuse_warnings(made))
     if opened.check_study:
         _check_study(opened.check_study, made)
     shipped = _shipped(opened.bundle, made) if opened.bundle else ()
@@ -153,21 +153,21 @@ def _judge(opened: _Opened, declared: LoadedPolicy, accepted: bool, given: tuple
     verdict = judge_evidence(evidence, declared.policy, policy_sha256=declared.sha256, notes=notes)
     earlier = None
     if opened.baseline:
-        earlier = hold_beside(made, evidence, load_report(opened.baseline), declared.policy)
-    return Judgement(verdict, evidence, declared.policy, made, earlier)
+        earlier = compare_to_baseline(made, evidence, load_report(opened.baseline), declared.policy)
+    return Decision(verdict, evidence, declared.policy, made, earlier)
 
 
 def _policy_notes(made: Report, declared: LoadedPolicy, accepted: bool) -> tuple[str, ...]:
     """What must be said where the policy is not the one that the report was made under."""
     if declared.sha256 == made.policy_sha256:
         return ()
-    told = f"the policy (sha256 {declared.sha256[:12]}) is not the one that the report was made under"
+    text = f"the policy (sha256 {declared.sha256[:12]}) is not the one that the report was made under"
     if not accepted:
         raise InputError(
-            f"{told} ({made.policy_sha256[:12]}): it must be written before the test cases are evaluated; give that "
+            f"{text} ({made.policy_sha256[:12]}): it must be written before the test cases are evaluated; give that "
             "one, or --accept-changed-policy to judge by this one and have the verdict say so"
         )
-    return (f"{told} ({made.policy_sha256[:12]}): it is not known to be older than the evaluation of the test cases",)
+    return (f"{text} ({made.policy_sha256[:12]}): it is not known to be older than the evaluation of the test cases",)
 
 
 def _check_study(path: Path, made: Report) -> None:
@@ -195,44 +195,44 @@ def _shipped(path: Path, made: Report) -> tuple[str, ...]:
     return tuple(variant.name for variant in opened.manifest.variants)
 
 
-def _save(judgement: Judgement, junit: Path | None, markdown: Path | None) -> None:
+def _save(decision: Decision, junit: Path | None, markdown: Path | None) -> None:
     from medfm_compress.bench.render.junit import save_junit
     from medfm_compress.bench.render.markdown import save_markdown
 
     if junit:
-        save_junit(judgement.verdict, junit)
+        save_junit(decision.verdict, junit)
     if markdown:
-        save_markdown(judgement, markdown)
+        save_markdown(decision, markdown)
 
 
-def _save_sarif(judgement: Judgement, path: Path, rules: bytes, policy_name: str, report: Path) -> None:
+def _save_sarif(decision: Decision, path: Path, rules: bytes, policy_name: str, report: Path) -> None:
     from medfm_compress.bench.render.sarif import save_sarif
 
-    save_sarif(judgement, path, rules, policy_name, str(report))
+    save_sarif(decision, path, rules, policy_name, str(report))
 
 
-def _record(judgement: Judgement, bundle: Path, data: bytes) -> None:
+def _record(decision: Decision, bundle: Path, data: bytes) -> None:
     """Write the verdicts into the bundle."""
     from medfm_compress.bench.gate.gate import stored_verdicts
     from medfm_compress.runtime.bundle.bundle import rewrite_bundle, utc_date
 
     sha256 = hashlib.sha256(data).hexdigest()
-    rewrite_bundle(bundle, bundle, verdicts=stored_verdicts(judgement.verdict, report_sha256=sha256, date=utc_date()))
+    rewrite_bundle(bundle, bundle, verdicts=stored_verdicts(decision.verdict, report_sha256=sha256, date=utc_date()))
 
 
-def _as_json(judgement: Judgement) -> dict[str, Any]:
-    document: dict[str, Any] = {"verdict": judgement.verdict, "comparisons": judgement.evidence.comparisons}
-    earlier = judgement.earlier
+def _as_json(decision: Decision) -> dict[str, Any]:
+    document: dict[str, Any] = {"verdict": decision.verdict, "comparisons": decision.evidence.comparisons}
+    earlier = decision.earlier
     if earlier is None:
         return document
     changes = {name: [each._asdict() for each in getattr(earlier, name)] for name in ("estimates", "medians_ms")}
     return document | {"earlier": earlier._asdict() | changes}
 
 
-def _tell(judgement: Judgement, bundle: Path | None) -> None:
-    from medfm_compress.cli.gate_summary import tell_judgement
+def _tell(decision: Decision, bundle: Path | None) -> None:
+    from medfm_compress.cli.gate_summary import print_decision
 
-    tell_judgement(judgement)
+    print_decision(decision)
     if bundle:
         console.say()
         console.say(f"recorded in {bundle}")

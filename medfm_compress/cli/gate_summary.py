@@ -8,32 +8,32 @@ from typing import TYPE_CHECKING
 from medfm_compress.cli import console
 
 if TYPE_CHECKING:
-    from medfm_compress.bench.gate.baseline_report import Earlier
-    from medfm_compress.bench.gate.decision import Judgement
+    from medfm_compress.bench.gate.baseline_report import BaselineComparison
+    from medfm_compress.bench.gate.decision import Decision
     from medfm_compress.bench.types.verdict import VariantVerdict
 
 _WIDTH = 110
 
 
-def tell_judgement(judgement: Judgement) -> None:
+def print_decision(decision: Decision) -> None:
     """Print everything that a reader needs to act on a verdict."""
-    verdict, report = judgement.verdict, judgement.report
+    verdict, report = decision.verdict, decision.report
     console.say(f"{verdict.outcome.upper()}: {report.bundle_name} (model {verdict.model_digest[:12]})")
     for note in verdict.notes:
         _say_wrapped(f"note: {note}", "      ")
     for judged in verdict.variants:
         console.say()
-        _tell_variant(judgement, judged)
-    if judgement.earlier:
+        _print_variant(decision, judged)
+    if decision.earlier:
         console.say()
-        _tell_earlier(judgement.earlier)
+        _print_baseline(decision.earlier)
 
 
-def _tell_variant(judgement: Judgement, judged: VariantVerdict) -> None:
+def _print_variant(decision: Decision, judged: VariantVerdict) -> None:
     from medfm_compress.bench.render.format import bounds, number, signed
 
     console.say(f"{judged.variant}: {judged.outcome}")
-    compared = {check.name: judgement.comparison(judged.variant, check) for check in judged.checks}
+    compared = {check.name: decision.comparison(judged.variant, check) for check in judged.checks}
     width = max((len(check.name) for check in judged.checks), default=0)
     rows = [
         [
@@ -47,7 +47,7 @@ def _tell_variant(judgement: Judgement, judged: VariantVerdict) -> None:
         for check in judged.checks
         if (found := compared[check.name])
     ]
-    level = f"{100 * (1 - 2 * judgement.policy.alpha):.4g}% interval"
+    level = f"{100 * (1 - 2 * decision.policy.alpha):.4g}% interval"
     if rows:
         console.table(["bundle − teacher", "teacher", "bundle", "difference", level, "margin"], rows)
     for check in judged.checks:
@@ -60,7 +60,7 @@ def _tell_variant(judgement: Judgement, judged: VariantVerdict) -> None:
             _say_wrapped(f"{check.outcome}: {check.name}: {check.reason}", "    ")
 
 
-def _tell_earlier(earlier: Earlier) -> None:
+def _print_baseline(earlier: BaselineComparison) -> None:
     from medfm_compress.bench.render.format import milliseconds, number, signed
 
     console.say(f"against the report of {earlier.created} (model {earlier.model_digest[:12]}), not judged:")

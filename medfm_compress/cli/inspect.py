@@ -35,7 +35,7 @@ def inspect(
     else:
         _describe(opened.manifest, bundle)
         _tabulate(variants)
-        _tell_decisions(opened.manifest)
+        _print_operating_points(opened.manifest)
     agreeing = [row["verification"] == "agrees" for row in variants if row["verification"]]
     if verify and not (agreeing and all(agreeing)):
         raise typer.Exit(EXIT_REFUSED)
@@ -44,7 +44,7 @@ def inspect(
 def _examine(bundle: Bundle, variant: Variant, verify: bool) -> dict[str, Any]:
     """One row: name, target, bytes, verdict, how it decides, why it cannot run here (empty if it can), golden cases."""
     from medfm_compress.runtime.cpu import read_cpu
-    from medfm_compress.runtime.variant_selection import Machine, obstacle
+    from medfm_compress.runtime.variant_selection import Machine, incompatibility
 
     verdict = bundle.verdict(variant.name)
     row: dict[str, Any] = {
@@ -54,7 +54,7 @@ def _examine(bundle: Bundle, variant: Variant, verify: bool) -> dict[str, Any]:
         "verdict": verdict.outcome if verdict else None,
         "temperature": bundle.manifest.task_of(variant).temperature,
         "operating_points": bundle.manifest.task_of(variant).operating_points,
-        "obstacle": obstacle(variant, Machine(cpu=read_cpu())),
+        "obstacle": incompatibility(variant, Machine(cpu=read_cpu())),
         "golden_error": None,
         "verification": "",
     }
@@ -106,7 +106,7 @@ def _decisions(task: Task) -> list[tuple[str, str]]:
     return lines
 
 
-def _tell_decisions(manifest: Manifest) -> None:
+def _print_operating_points(manifest: Manifest) -> None:
     """The variants that decide otherwise than the task does."""
     for variant in manifest.variants:
         if variant.decides_itself:

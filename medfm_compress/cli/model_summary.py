@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def tell_model(model: Model, out: Path, as_json: bool, more: Mapping[str, Any] = NOTHING) -> None:
+def print_model(model: Model, out: Path, as_json: bool, more: Mapping[str, Any] = NOTHING) -> None:
     """A trained model: where it is and what was done; ``more`` is for programs."""
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
     if as_json:

@@ -84,8 +84,8 @@ def pretrain(
     )
     card = steps.pretrain(study, step, console.progress, out).card
     if json:
-        told = {name: getattr(card, name) for name in ("name", "masking", "images", "epochs", "seed", "score")}
-        console.emit_json({"backbone": str(out), **told, "steps": card.provenance.steps})
+        text = {name: getattr(card, name) for name in ("name", "masking", "images", "epochs", "seed", "score")}
+        console.emit_json({"backbone": str(out), **text, "steps": card.provenance.steps})
         return
     console.say(card.provenance.steps[-1])
     console.say(f"wrote {out}; go on with 'medfm-compress finetune STUDY --model {model} --weights {out} ...'")

@@ -32,7 +32,7 @@ class _Silence:
                 self._undo.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
                 for name in _LOGGERS:
-                    self._undo.enter_context(_unheard(logging.getLogger(name)))
+                    self._undo.enter_context(_muted(logging.getLogger(name)))
             self._inside += 1
 
     def leave(self) -> None:
@@ -81,7 +81,7 @@ def decoding(name: str, kind: str) -> Iterator[None]:
 
 
 @contextmanager
-def _unheard(logger: logging.Logger) -> Iterator[None]:
+def _muted(logger: logging.Logger) -> Iterator[None]:
     # Records of child loggers climb to this one and stop here.
     propagate, silent = logger.propagate, logging.NullHandler()
     logger.propagate = False

@@ -1,4 +1,4 @@
-"""Opponents: ONNX files of other tools, bundles of others, and files that are neither or worse."""
+"""External models: ONNX files of other tools, bundles of others, and files that are neither or worse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from medfm_compress.bench.external_models import opponent
+from medfm_compress.bench.external_models import external_model
 from medfm_compress.bench.measure.latency import Plan, measure
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task
@@ -40,7 +40,7 @@ def graph(
     weights = np.random.default_rng(0).normal(size=(channels, labels)).astype(np.float32)
     made = helper.make_graph(
         nodes,
-        "opponent",
+        "external model",
         [helper.make_tensor_value_info(f"image{n or ''}", kind, shape) for n in range(inputs)],
         [helper.make_tensor_value_info(last[-1], 1, ["n", labels])],
         [numpy_helper.from_array(weights, "W")],
@@ -54,7 +54,7 @@ def refuse(tiny: ModuleType, tmp_path: Path):
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(InputError, match=match) as caught:
-            opponent(path, tiny.SPEC, task, 1)
+            external_model(path, tiny.SPEC, task, 1)
         assert "\n" not in str(caught.value)
 
     return make
@@ -64,7 +64,7 @@ def refuse(tiny: ModuleType, tmp_path: Path):
 def test_a_float_network_runs_beside_the_others(tiny: ModuleType, tmp_path: Path, shape: tuple[object, ...]) -> None:
     path = tmp_path / "rival.onnx"
     path.write_bytes(graph(shape))
-    found = opponent(path, tiny.SPEC, tiny.TASK, 1)
+    found = external_model(path, tiny.SPEC, tiny.TASK, 1)
     assert (found.name, found.spec, found.size_bytes) == ("rival", tiny.SPEC, path.stat().st_size)
     assert (found.task.labels, found.task.operating_points) == (tiny.TASK.labels, ())
     assert measure([found], QUICK)[0].target == "onnxruntime:cpu:fp32:1"
@@ -73,14 +73,14 @@ def test_a_float_network_runs_beside_the_others(tiny: ModuleType, tmp_path: Path
 def test_a_quantized_network_says_int8(tiny: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "rival.onnx"
     path.write_bytes(tiny.quantized_network())
-    assert measure([opponent(path, tiny.SPEC, tiny.TASK, 1)], QUICK)[0].target == "onnxruntime:cpu:int8:1"
+    assert measure([external_model(path, tiny.SPEC, tiny.TASK, 1)], QUICK)[0].target == "onnxruntime:cpu:int8:1"
 
 
 def test_another_models_temperature_and_thresholds_are_not_assumed(tiny: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "rival.onnx"
     path.write_bytes(graph())
     warm = msgspec.structs.replace(tiny.TASK, temperature=2.5)
-    assert opponent(path, tiny.SPEC, warm, 1).task.temperature == 1.0
+    assert external_model(path, tiny.SPEC, warm, 1).task.temperature == 1.0
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_said(refuse, content: dict[str, object], match: st
 def test_independent_labels_may_add_up_to_one(tiny: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "rival.onnx").write_bytes(graph(tail=("Softmax",)))
     task = Task(kind="multilabel", labels=("opacity", "nodule"))
-    assert opponent(tmp_path / "rival.onnx", tiny.SPEC, task, 1).task.kind == "multilabel"
+    assert external_model(tmp_path / "rival.onnx", tiny.SPEC, task, 1).task.kind == "multilabel"
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
@@ -126,7 +126,7 @@ def test_flipped_bytes_never_escape_as_another_error(tiny: ModuleType, tmp_path:
             damaged[place] ^= 0xFF
         path.write_bytes(damaged)
         try:
-            assert opponent(path, tiny.SPEC, tiny.TASK, 1).name == "rival"
+            assert external_model(path, tiny.SPEC, tiny.TASK, 1).name == "rival"
         except InputError:
             continue
 
@@ -146,12 +146,12 @@ def test_a_variant_of_another_bundle(tiny: ModuleType, tmp_path: Path) -> None:
     path = tiny.bundle(tmp_path / "other.medfm", outcome=None)
     other = Task(kind="binary", labels=("healthy", "ill"))
     for given in (path, f"{path}#onnxruntime-cpu-fp32"):
-        found = opponent(given, tiny.SPEC, other, 1)
+        found = external_model(given, tiny.SPEC, other, 1)
         assert found.name == "other (onnxruntime-cpu-fp32)"
         assert found.task == tiny.TASK
         assert measure([found], QUICK)[0].target == "onnxruntime:cpu:fp32:1"
     with pytest.raises(InputError, match="no variant called 'int4'; it has onnxruntime-cpu-fp32"):
-        opponent(f"{path}#int4", tiny.SPEC, other, 1)
+        external_model(f"{path}#int4", tiny.SPEC, other, 1)
 
 
 def test_a_damaged_bundle_is_refused(refuse, tiny: ModuleType, tmp_path: Path) -> None:
@@ -162,4 +162,4 @@ def test_a_damaged_bundle_is_refused(refuse, tiny: ModuleType, tmp_path: Path) -
 
 def test_a_missing_file_says_what_is_allowed(tiny: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"give an \.onnx file or a \.medfm bundle"):
-        opponent(tmp_path / "nowhere.onnx", tiny.SPEC, tiny.TASK, 1)
+        external_model(tmp_path / "nowhere.onnx", tiny.SPEC, tiny.TASK, 1)

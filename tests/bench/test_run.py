@@ -15,7 +15,7 @@ from medfm_compress.bench.evaluate.subprocess_inference import image_files
 from medfm_compress.bench.evaluate.test_set_log import LOG
 from medfm_compress.bench.gate.gate import judge, recompute
 from medfm_compress.bench.gate.policy_file import LoadedPolicy
-from medfm_compress.bench.measure.latency import Contender, Plan
+from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.measure.load_scenario import LoadPlan
 from medfm_compress.bench.measure.machine import describe_machine
 from medfm_compress.bench.models import TeacherRef
@@ -76,7 +76,7 @@ def teacher(tiny: ModuleType, tmp_path: Path) -> TeacherRef:
 
 def test_run_of_a_bundle_with_its_teacher(tiny, teacher, study, tmp_path: Path) -> None:
     bundle, out, said = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "out", []
-    other = Contender(name="teacher elsewhere", session=teacher.session, spec=teacher.spec, task=teacher.task)
+    other = ModelUnderTest(name="teacher elsewhere", session=teacher.session, spec=teacher.spec, task=teacher.task)
     report = bench_bundle(
         bundle, teacher, study, POLICY, out, BenchOptions(plan=QUICK, others=(other,), files=2), said.append
     )
@@ -118,12 +118,12 @@ def test_a_variant_is_decided_by_its_own_temperature_and_threshold(tiny, teacher
 
 
 def test_opponents_baselines_and_loads_stand_beside_the_bundle(tiny, teacher, study, tmp_path: Path) -> None:
-    bundle, rival = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "rival.onnx"
-    rival.write_bytes(tiny.network())
+    bundle, external = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "rival.onnx"
+    external.write_bytes(tiny.network())
     options = BenchOptions(
         plan=QUICK,
         files=2,
-        opponents=(rival,),
+        external_models=(external,),
         baseline=bundle,
         scenarios=("single-stream", "offline"),
         harness="plain",
@@ -131,7 +131,7 @@ def test_opponents_baselines_and_loads_stand_beside_the_bundle(tiny, teacher, st
     )
     report = bench_bundle(bundle, teacher, study, POLICY, tmp_path / "out", options)
     assert [table.name for table in report.evaluations] == ["teacher", "onnxruntime-cpu-fp32", "rival"]
-    assert (report.opponents, report.variants) == (("rival",), ("onnxruntime-cpu-fp32",))
+    assert (report.external_models, report.variants) == (("rival",), ("onnxruntime-cpu-fp32",))
     # The rival decides at a threshold of its own, chosen on validation cases; it is compared and never judged.
     assert report.task_of("rival").operating_points[0].positives == 12
     assert {found.variant for found in report.comparisons} == {"onnxruntime-cpu-fp32", "rival"}
@@ -150,10 +150,12 @@ def test_opponents_baselines_and_loads_stand_beside_the_bundle(tiny, teacher, st
 
 
 def test_an_opponent_of_another_shape_is_refused_before_any_case_is_seen(tiny, teacher, study, tmp_path: Path) -> None:
-    bundle, rival = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "rival.onnx"
-    rival.write_bytes(b"not an ONNX file")
+    bundle, external = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "rival.onnx"
+    external.write_bytes(b"not an ONNX file")
     with pytest.raises(InputError, match=r"rival\.onnx"):
-        bench_bundle(bundle, teacher, study, POLICY, tmp_path / "out", BenchOptions(plan=QUICK, opponents=(rival,)))
+        bench_bundle(
+            bundle, teacher, study, POLICY, tmp_path / "out", BenchOptions(plan=QUICK, external_models=(external,))
+        )
     assert not (tmp_path / "out" / LOG).exists()
 
 

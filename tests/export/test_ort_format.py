@@ -19,7 +19,7 @@ from medfm_compress.runtime.errors import BundleRefused
 from medfm_compress.runtime.golden_cases import make_goldens
 from medfm_compress.runtime.sessions.operators import is_ort_format, read_operators
 from medfm_compress.runtime.sessions.protocol import Availability
-from medfm_compress.runtime.variant_selection import Machine, obstacle
+from medfm_compress.runtime.variant_selection import Machine, incompatibility
 
 SMALL = Cpu(model="Haswell", flags=frozenset({"avx", "avx2"}))
 LARGE = Cpu(model="Skylake server", flags=SMALL.flags | {"avx512f"})
@@ -90,7 +90,7 @@ def classes_it_may_run_on(portable, content, made_on):
         Machine(cpu=cpu, availability=lambda _: Availability(ok=True, version="1.32.5"))
         for cpu in (SMALL, LARGE, ARM, UNREAD)
     )
-    return [machine.cpu.model for machine in there if not obstacle(variant, machine)]
+    return [machine.cpu.model for machine in there if not incompatibility(variant, machine)]
 
 
 def test_blocked_layouts_are_bound_to_the_class_of_cpu(tiny):
@@ -114,7 +114,7 @@ def test_it_is_named_by_the_class_and_bound_to_the_minor_version(tiny):
     assert variant.name == "onnxruntime-cpu-fp32-avx512" and variant.files == (f"models/{variant.name}.ort",)
     for version, runs in (("1.32.9", True), ("1.33.0", False), ("1.31.4", False)):
         here = Machine(cpu=LARGE, availability=lambda _, v=version: Availability(ok=True, version=v))
-        assert (obstacle(variant, here) == "") is runs
+        assert (incompatibility(variant, here) == "") is runs
 
 
 def test_an_int8_variant_keeps_its_own_needs(tiny):

@@ -100,7 +100,7 @@ def test_without_any_training_label_the_teacher_teaches_alone(capsys, study, tea
 
 def test_cached_answers_alone_give_the_same_student(capsys, study, teacher, tmp_path):
     distil(capsys, study, teacher, tmp_path / "s")
-    answers = f"answers:{tmp_path / 's' / 'training' / 'answers'}"
+    answers = f"outputs:{tmp_path / 's' / 'training' / 'teacher-outputs'}"
     code, _, told = distil(capsys, study, answers, tmp_path / "alone")
     assert code == 0, told
     assert load_model(tmp_path / "alone").weights_sha256() == load_model(tmp_path / "s").weights_sha256()
@@ -108,7 +108,7 @@ def test_cached_answers_alone_give_the_same_student(capsys, study, teacher, tmp_
 
 def test_answers_of_another_study(capsys, study, teacher, tmp_path):
     distil(capsys, study, teacher, tmp_path / "s")
-    answers = f"answers:{tmp_path / 's' / 'training' / 'answers'}"
+    answers = f"outputs:{tmp_path / 's' / 'training' / 'teacher-outputs'}"
     other = draw(tmp_path / "other", cases=28)
     error = refused(capsys, other, answers, tmp_path / "alone")
     assert "are on 24 other cases than the study's 14" in error

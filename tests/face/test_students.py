@@ -17,7 +17,7 @@ from medfm_compress.__main__ import main  # noqa: E402
 from medfm_compress.bench.measure.latency import Plan  # noqa: E402
 from medfm_compress.bench.types.measurement import Measurement  # noqa: E402
 from medfm_compress.compress.latency.latency_goal import parse_goal  # noqa: E402
-from medfm_compress.compress.latency.network_latency import Asked, Book, Row  # noqa: E402
+from medfm_compress.compress.latency.network_latency import LatencyCache, LatencyRequest, NetworkLatency  # noqa: E402
 from medfm_compress.compress.networks.build import build_model  # noqa: E402
 from medfm_compress.compress.networks.model import load_model, save_model  # noqa: E402
 from medfm_compress.compress.students.auto_select import RECORD, SHORTLIST  # noqa: E402
@@ -112,10 +112,12 @@ def test_auto_prints_what_was_measured_before_it_trains(distil, teacher: Path, t
     """The measurements are on record, as after an interrupted call: the smallest fits, the next two do not."""
     out, spec = tmp_path / "out", load_model(teacher).spec
     goal = parse_goal(10, "onnxruntime:cpu:int8", 1)
-    book = Book(out / "training" / RECORD, Asked(Task(kind="binary", labels=("0", "1")), spec, goal, Plan()))
+    cache = LatencyCache(
+        out / "training" / RECORD, LatencyRequest(Task(kind="binary", labels=("0", "1")), spec, goal, Plan())
+    )
     for name, macs, took in zip(SHORTLIST, (2_000_000, 3_000_000, 9_000_000), (8.0, 30.0, 30.0), strict=False):
         samples = Measurement(name=name, target=str(goal.target), session_ms=(took, took))
-        book.put(Row(name=name, macs=macs, parameters=570_000, look_ms=took, measurement=samples))
+        cache.put(NetworkLatency(name=name, macs=macs, parameters=570_000, look_ms=took, measurement=samples))
     options = ("--budget", "10ms", "--target", "onnxruntime:cpu:int8")
     ran = distil("auto", *options)
     assert ran.code == 0, ran.err

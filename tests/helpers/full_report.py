@@ -1,4 +1,4 @@
-"""A report of simulated models that fills every section: two variants, an opponent, groups, one of them too small."""
+"""A report of simulated models that fills every section: two variants, an external one, groups, one of them too small."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def make_report(variants: tuple[str, ...] = VARIANTS, findings: tuple[str, ...] 
         tasks=dict.fromkeys(("teacher", *variants, OPPONENT), task),
         teacher_operating_points=task.operating_points,
         shipped=variants,
-        opponents=(OPPONENT,),
+        external_models=(OPPONENT,),
         fidelity=tuple(fidelity(teacher, other, task) for other in others),
         notes=("The column age is not recorded for 25 of 624 cases; they are in no group of it.",),
         scenarios=_scenarios(variants),
@@ -189,7 +189,7 @@ def hostile_report(report: Report, text: str) -> Report:
         noise=(text,),
         notes=(text,),
         shipped=(text,),
-        opponents=(names[OPPONENT],),
+        external_models=(names[OPPONENT],),
         provenance=Provenance(teacher=text, steps=(text,), libraries={text: text}, date=text, teacher_licence=text),
         machine=rename(report.machine, cpu_model=text, libraries={text: text}),
         policy=rename(

@@ -9,7 +9,13 @@ from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.cpu import Cpu, memory_bytes, missing_flags, read_cpu, usable_cores
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.sessions.protocol import Availability
-from medfm_compress.runtime.variant_selection import Machine, obstacle, obstacles, verdict_obstacle, version_satisfies
+from medfm_compress.runtime.variant_selection import (
+    Machine,
+    incompatibilities,
+    incompatibility,
+    verdict_incompatibility,
+    version_satisfies,
+)
 
 CPU = Cpu(model="test CPU", flags=frozenset({"avx2", "avx_vnni"}))
 
@@ -31,14 +37,14 @@ def machine(version="1.25.0", ok=True, reason="", cpu=CPU):
     ],
 )
 def test_a_machine_may_lack_something(tiny, changes, words):
-    reason = obstacle(msgspec.structs.replace(tiny.ORT, **changes), machine())
+    reason = incompatibility(msgspec.structs.replace(tiny.ORT, **changes), machine())
     assert words in reason and bool(words) == bool(reason)
 
 
 def test_a_missing_engine_or_an_unreadable_cpu_is_said(tiny):
-    assert obstacle(tiny.ORT, machine(ok=False, reason="not here")) == "not here"
+    assert incompatibility(tiny.ORT, machine(ok=False, reason="not here")) == "not here"
     needy = msgspec.structs.replace(tiny.ORT, instruction_set=("avx2",))
-    assert "cannot be read" in obstacle(needy, machine(cpu=Cpu(model="x", reason="cannot be read on Plan9")))
+    assert "cannot be read" in incompatibility(needy, machine(cpu=Cpu(model="x", reason="cannot be read on Plan9")))
 
 
 def test_only_a_passing_verdict_on_this_model_opens_the_way(tiny, tmp_path):
@@ -49,7 +55,7 @@ def test_only_a_passing_verdict_on_this_model_opens_the_way(tiny, tmp_path):
         (None, "no verdict"),
     ):
         path = tiny.bundle(tmp_path / f"{outcome}.medfm", outcome=outcome)
-        reason = verdict_obstacle(Bundle.open(path), tiny.ORT)
+        reason = verdict_incompatibility(Bundle.open(path), tiny.ORT)
         assert words in reason and bool(words) == bool(reason)
 
 
@@ -57,9 +63,9 @@ def test_engines_are_asked_only_when_a_variant_is_reached(tiny, tmp_path):
     bundle = Bundle.open(tiny.bundle(tmp_path / "a.medfm", (tiny.ORT, tiny.OV)))
     asked = []
     here = Machine(cpu=CPU, availability=lambda name: asked.append(name) or Availability(ok=True, version="9"))
-    assert next(obstacles(bundle, here, None, False)) == (tiny.ORT, "")
+    assert next(incompatibilities(bundle, here, None, False)) == (tiny.ORT, "")
     assert asked == ["onnxruntime"]
-    reasons = {variant.name: reason for variant, reason in obstacles(bundle, here, "openvino", False)}
+    reasons = {variant.name: reason for variant, reason in incompatibilities(bundle, here, "openvino", False)}
     assert reasons == {tiny.ORT.name: "runs on onnxruntime; asked for is openvino", tiny.OV.name: ""}
 
 

@@ -53,10 +53,10 @@ def comparison_tables(report: Report, _: Verdict) -> str:
         for group in {axis_group(found.metric) for found in compared}
     }
     tables = []
-    for name in (*report.variants, *report.opponents):
+    for name in (*report.variants, *report.external_models):
         mine = [found for found in compared if found.variant == name]
         if mine:
-            other = " (not in the bundle)" if name in report.opponents else ""
+            other = " (not in the bundle)" if name in report.external_models else ""
             tables.append(f"<div{_keep(len(mine))}><h3>{esc(name)}{other}</h3>{_comparison_table(mine, spans)}</div>")
     note = (
         '<p class="note">Shaded rows are required by the policy. The dot is the difference, the line its interval; '

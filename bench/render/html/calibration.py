@@ -25,7 +25,7 @@ def calibration_section(report: Report, _: Verdict) -> str:
     tables = [table for table in report.evaluations if table.name == TEACHER or table.name in report.variants]
     found = [(table, calibrations(table, report.task_of(table.name))) for table in tables]
     rows = "".join(
-        _row(_name(report, table), one, told=_temperature(report, table), several=len(several) > 1)
+        _row(_name(report, table), one, text=_temperature(report, table), several=len(several) > 1)
         for table, several in found
         for one in several
     )
@@ -67,13 +67,13 @@ def _diagrams(report: Report, found: Sequence[tuple[EvaluationTable, Sequence[Ca
     )
 
 
-def _row(name: str, found: Calibration, *, told: str, several: bool) -> str:
+def _row(name: str, found: Calibration, *, text: str, several: bool) -> str:
     label = f'<span class="sub">{esc(found.finding)}</span>' if several else ""
     cells = "".join(
         f"<td>{number(getattr(found.before, error), 4)}</td><td>{number(getattr(found.after, error), 4)}</td>"
         for error in ("ece", "brier", "log_loss")
     )
-    return f'<tr><th class="text">{esc(name)}{label}<span class="sub">{told}</span></th>{cells}</tr>'
+    return f'<tr><th class="text">{esc(name)}{label}<span class="sub">{text}</span></th>{cells}</tr>'
 
 
 def _figure(report: Report, table: EvaluationTable, found: Calibration, index: int) -> str:

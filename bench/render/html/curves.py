@@ -43,7 +43,7 @@ def legend(report: Report) -> str:
         sample = (
             f'<svg width="30" height="8" aria-hidden="true"><line class="line {style}" x2="30" y1="4" y2="4"/></svg>'
         )
-        other = " (not in the bundle)" if table.name in report.opponents else ""
+        other = " (not in the bundle)" if table.name in report.external_models else ""
         items.append(f"<span>{sample}{key(index)}{esc(name)}{other}</span>")
     return f'<div class="legend">{"".join(items)}</div>'
 

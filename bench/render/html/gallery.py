@@ -45,7 +45,7 @@ def write_gallery(
         study: decodes the images, by the DICOM rules of ``spec``.
         spec: preprocessing of the bundle, so that the pictures are what its network saw.
         teacher: its evaluation, with the real image keys.
-        others: variants and opponents, on the same cases.
+        others: variants and external models, on the same cases.
 
     Returns:
         Its path; None where there is nothing to show, and then no older gallery stays behind either.
@@ -55,13 +55,13 @@ def write_gallery(
     """
     folder = Path(folder)
     path = folder / GALLERY_HTML
-    flips = _by_case([flip for other in others for flip in find_flips(teacher, other)])
+    prediction_flips = _by_case([flip for other in others for flip in find_flips(teacher, other)])
     maps = _pair_section(folder, teacher)
-    if not flips and not maps:
+    if not prediction_flips and not maps:
         path.unlink(missing_ok=True)
         return None
-    cards = [_card(study, spec, teacher, case, told) for case, told in list(flips.items())[:MOST_CASES]]
-    write_atomically(path, _page(_flip_section(cards, len(flips)) + maps).encode())
+    cards = [_card(study, spec, teacher, case, text) for case, text in list(prediction_flips.items())[:MOST_CASES]]
+    write_atomically(path, _page(_flip_section(cards, len(prediction_flips)) + maps).encode())
     return path
 
 
@@ -96,15 +96,15 @@ def overlay(image: Picture, heat: NDArray[np.float32]) -> Picture:
     return blended
 
 
-def _by_case(flips: Sequence[Flip]) -> dict[int, list[Flip]]:
+def _by_case(prediction_flips: Sequence[Flip]) -> dict[int, list[Flip]]:
     """Case → its flips; cases with a harmful one first, then as :func:`find_flips` orders them."""
     cases: dict[int, list[Flip]] = {}
-    for flip in sorted(flips, key=lambda flip: flip.direction != "harmful"):
+    for flip in sorted(prediction_flips, key=lambda flip: flip.direction != "harmful"):
         cases.setdefault(flip.case, []).append(flip)
     return cases
 
 
-def _card(study: Study, spec: ImageSpec, teacher: Evaluation, case: int, flips: Sequence[Flip]) -> str:
+def _card(study: Study, spec: ImageSpec, teacher: Evaluation, case: int, prediction_flips: Sequence[Flip]) -> str:
     image = teacher.images[case]
     try:
         pixels = with_rules(study.source, spec.dicom).read(image)
@@ -112,16 +112,18 @@ def _card(study: Study, spec: ImageSpec, teacher: Evaluation, case: int, flips: 
         picture = f'<img alt="case {case + 1}" src="{uri}">'
     except ImageRefused as exc:
         picture = f'<p class="caution">No picture: {esc(exc)}</p>'
-    groups = " · ".join(f"{column}: {value or 'not recorded'}" for column, value in flips[0].subgroups.items())
-    told = "".join(
+    groups = " · ".join(
+        f"{column}: {value or 'not recorded'}" for column, value in prediction_flips[0].subgroups.items()
+    )
+    text = "".join(
         f'<li class="{flip.direction}"><b>{esc(flip.kind)}</b> by {esc(flip.variant)}'
         f'<span class="sub">truth {esc(flip.truth)}; teacher {esc(flip.teacher)} ({number(flip.teacher_score)}), '
         f"variant {esc(flip.bundle)} ({number(flip.bundle_score)})</span></li>"
-        for flip in flips
+        for flip in prediction_flips
     )
     return (
         f'<article>{picture}<h3>Case {case + 1}</h3><p class="sub">{esc(image)}</p><p class="sub">{esc(groups)}</p>'
-        f"<ul>{told}</ul></article>"
+        f"<ul>{text}</ul></article>"
     )
 
 

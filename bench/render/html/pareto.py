@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medfm_compress.bench.render.format import counted, esc
-from medfm_compress.bench.render.pareto_points import contestants
+from medfm_compress.bench.render.pareto_points import pareto_points
 from medfm_compress.bench.render.plots.latency import pareto_plot
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.stats.pareto_front import front
@@ -17,7 +17,7 @@ def tradeoff_section(report: Report, _: Verdict) -> str:
     parts, placed = [], set()
     findings = report.teacher.findings
     for finding in findings[:_MOST_PLOTS]:
-        found = contestants(report, finding)
+        found = pareto_points(report, finding)
         if len(found) < 2:
             continue
         placed |= {one.name for one in found}
@@ -42,19 +42,19 @@ def _note(report: Report) -> str:
     evaluated = {table.name for table in report.evaluations}
     elsewhere = [m.name for m in report.measurements if m.name not in evaluated and m.name.startswith("teacher in ")]
     rest = [m.name for m in report.measurements if m.name not in evaluated and m.name not in elsewhere]
-    told = (
+    text = (
         "Lines through the marks are intervals; where they overlap, the order is open. The broad step line joins "
         "the models "
         "that nobody beats; a stroke through the mark and a grey name mean beaten."
     )
     if elsewhere:
-        told += (
+        text += (
             f" Hollow marks ({', '.join(elsewhere)}) were timed and not evaluated: they stand at the teacher’s AUROC, "
             "which they keep within the parity that was checked when the teacher was exported."
         )
     if rest:
-        told += f" Not placed, for want of an evaluation: {', '.join(rest)}."
+        text += f" Not placed, for want of an evaluation: {', '.join(rest)}."
     hidden = len(report.teacher.findings) - _MOST_PLOTS
     if hidden > 0:
-        told += f" {counted(hidden, 'more finding')} not drawn."
-    return f'<p class="note">{esc(told)}</p>'
+        text += f" {counted(hidden, 'more finding')} not drawn."
+    return f'<p class="note">{esc(text)}</p>'

@@ -26,7 +26,7 @@ def flips_section(report: Report, _: Verdict) -> str:
     """Fidelity, flips by kind, scatter of the scores, and a list of the cases."""
     teacher = report.teacher.to_evaluation()
     others = [table.to_evaluation() for table in report.evaluations[1:]]
-    flips = {other.name: find_flips(teacher, other) for other in others}
+    prediction_flips = {other.name: find_flips(teacher, other) for other in others}
     lead = (
         '<p class="lead">Two models with the same AUROC may still decide differently on single patients. A change is '
         "<b>harmful</b> where the teacher alone was right, <b>beneficial</b> where the bundle alone was.</p>"
@@ -35,9 +35,9 @@ def flips_section(report: Report, _: Verdict) -> str:
         (
             lead,
             _fidelity_table(report),
-            _kind_table(report, flips),
+            _kind_table(report, prediction_flips),
             _scatters(report, teacher, others),
-            *(_listed(other.name, flips[other.name]) for other in others if other.name in report.variants),
+            *(_listed(other.name, prediction_flips[other.name]) for other in others if other.name in report.variants),
         )
     )
 
@@ -66,15 +66,15 @@ def _fidelity_table(report: Report) -> str:
     return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>{note}"
 
 
-def _kind_table(report: Report, flips: dict[str, tuple[Flip, ...]]) -> str:
+def _kind_table(report: Report, prediction_flips: dict[str, tuple[Flip, ...]]) -> str:
     kinds = list(KINDS) if report.task.kind != "multiclass" else []
-    found = {flip.kind for several in flips.values() for flip in several}
+    found = {flip.kind for several in prediction_flips.values() for flip in several}
     kinds += sorted(found - set(kinds))
     if not kinds:
         return '<p class="plain">No decision changed.</p>'
     head = "".join(f"<th>{esc(kind)}{_direction(kind)}</th>" for kind in kinds) + "<th>McNemar’s<br>p</th>"
     rows = []
-    for name, several in flips.items():
+    for name, several in prediction_flips.items():
         for finding in report.task.findings if report.task.kind == "multilabel" else ("",):
             mine = [flip for flip in several if not finding or flip.finding == finding]
             counts = Counter(flip.kind for flip in mine)
@@ -91,8 +91,8 @@ def _kind_table(report: Report, flips: dict[str, tuple[Flip, ...]]) -> str:
     )
 
 
-def _p_value(flips: Sequence[Flip]) -> str:
-    directions = Counter(flip.direction for flip in flips)
+def _p_value(prediction_flips: Sequence[Flip]) -> str:
+    directions = Counter(flip.direction for flip in prediction_flips)
     p = mcnemar(directions["beneficial"], directions["harmful"])
     return "&lt; 0.001" if p < 0.001 else number(p)
 
@@ -103,7 +103,7 @@ def _direction(kind: str) -> str:
 
 
 def _called(report: Report, name: str) -> str:
-    return f"{name} (not in the bundle)" if name in report.opponents else name
+    return f"{name} (not in the bundle)" if name in report.external_models else name
 
 
 def _scatters(report: Report, teacher: Evaluation, others: Sequence[Evaluation]) -> str:
@@ -177,20 +177,20 @@ def _threshold(points: Sequence[OperatingPoint] | None, finding: str) -> float |
     return next((point.threshold for point in points if point.label == finding), DEFAULT_THRESHOLD)
 
 
-def _listed(name: str, flips: Sequence[Flip]) -> str:
-    if not flips:
+def _listed(name: str, prediction_flips: Sequence[Flip]) -> str:
+    if not prediction_flips:
         return f'<h3>Cases, {esc(name)}</h3><p class="plain">No decision changed.</p>'
-    columns, several = list(flips[0].subgroups), len({flip.finding for flip in flips}) > 1
+    columns, several = list(prediction_flips[0].subgroups), len({flip.finding for flip in prediction_flips}) > 1
     heads = ["Case", "What changed", "Truth", "Teacher", "Bundle", *columns]
     head = "".join(f'<th class="text">{esc(title)}</th>' for title in heads)
     rows, direction = [], ""
-    for flip in flips[:MOST_LISTED]:
+    for flip in prediction_flips[:MOST_LISTED]:
         if flip.direction != direction:
             direction = flip.direction
-            count = sum(other.direction == direction for other in flips)
+            count = sum(other.direction == direction for other in prediction_flips)
             rows.append(f'<tr class="group"><th colspan="{len(heads)}">{_DIRECTIONS[direction]}: {count}</th></tr>')
         rows.append(_flip_row(flip, columns, several=several))
-    rest = len(flips) - MOST_LISTED
+    rest = len(prediction_flips) - MOST_LISTED
     more = f" <b>{counted(rest, 'more change is', 'more changes are')} not listed.</b>" if rest > 0 else ""
     return (
         f'<h3>Cases, {esc(name)}</h3><div class="wide"><table class="tight"><thead><tr>{head}</tr></thead><tbody>'
@@ -211,8 +211,8 @@ def _flip_row(flip: Flip, columns: Sequence[str], *, several: bool) -> str:
         *(flip.subgroups[column] or "not recorded" for column in columns),
     )
     style = ' class="harm"' if flip.direction == "harmful" else ""
-    told = "".join(f'<td class="text">{esc(cell)}</td>' for cell in cells)
-    return f"<tr{style}><th>{flip.case + 1:,}</th>{told}</tr>"
+    text = "".join(f'<td class="text">{esc(cell)}</td>' for cell in cells)
+    return f"<tr{style}><th>{flip.case + 1:,}</th>{text}</tr>"
 
 
 _DIRECTIONS = {

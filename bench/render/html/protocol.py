@@ -46,7 +46,7 @@ def protocol_section(report: Report, _: Verdict) -> str:
     )
 
 
-def looks_sentence(report: Report) -> str:
+def reuse_sentence(report: Report) -> str:
     """How often this split has been looked at, plainly."""
     looks = report.looks
     if not looks:
@@ -148,15 +148,15 @@ def _statistics(report: Report) -> dict[str, str]:
 
 def _looks(report: Report) -> str:
     shown = report.looks[-_MOST_LOOKS:]
-    told = f'<p class="{"caution" if len(report.looks) != 1 else "plain"}"><b>{esc(looks_sentence(report))}</b>'
+    text = f'<p class="{"caution" if len(report.looks) != 1 else "plain"}"><b>{esc(reuse_sentence(report))}</b>'
     if len(report.looks) > 1:
-        told += " Each further look makes a pass by chance likelier than α; choose nothing by what was seen."
+        text += " Each further look makes a pass by chance likelier than α; choose nothing by what was seen."
     rows = "".join(_look_row(report, look) for look in shown)
     head = '<tr><th class="text">Date</th><th>Cases</th><th class="text">Model</th><th class="text">Policy</th></tr>'
     hidden = len(report.looks) - len(shown)
     more = f'<p class="note">And {hidden} earlier.</p>' if hidden else ""
     table = f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>{more}" if len(shown) > 1 else ""
-    return f"{told}</p>{table}"
+    return f"{text}</p>{table}"
 
 
 def _look_row(report: Report, look: LoggedEvaluation) -> str:

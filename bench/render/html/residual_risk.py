@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from medfm_compress.bench.evaluate.prediction_flips import find_flips
 from medfm_compress.bench.render.format import counted, esc
 from medfm_compress.bench.render.html.outline import section
-from medfm_compress.bench.render.html.protocol import looks_sentence
+from medfm_compress.bench.render.html.protocol import reuse_sentence
 from medfm_compress.bench.render.html.subgroups import has_interval
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.types.verdict import Verdict
@@ -46,10 +46,10 @@ def _of_flips(report: Report) -> Iterator[str]:
             harmful = [flip for flip in find_flips(teacher, table.to_evaluation()) if flip.direction == "harmful"]
             missed = sum(flip.kind == "newly missed" for flip in harmful)
             if harmful:
-                told = f", {missed} of them a finding that the teacher called and this variant misses" if missed else ""
+                text = f", {missed} of them a finding that the teacher called and this variant misses" if missed else ""
                 yield (
                     f"<b>{esc(table.name)} decides {counted(len(harmful), 'case')} wrongly that the teacher decides "
-                    f"rightly</b>{told}; see {section('flips')}."
+                    f"rightly</b>{text}; see {section('flips')}."
                 )
 
 
@@ -66,7 +66,7 @@ def _of_groups(report: Report) -> Iterator[str]:
 
 def _of_policy(report: Report) -> Iterator[str]:
     if len(report.looks) != 1:
-        yield f"<b>{esc(looks_sentence(report))}</b> See {section('protocol')}."
+        yield f"<b>{esc(reuse_sentence(report))}</b> See {section('protocol')}."
     unbound = [entry for entry in report.policy.non_inferiority if entry.bundle_floor is None]
     if len(unbound) == len(report.policy.non_inferiority):
         yield (

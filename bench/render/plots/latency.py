@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medfm_compress.bench.render.format import milliseconds
-from medfm_compress.bench.render.pareto_points import Contestant
+from medfm_compress.bench.render.pareto_points import ParetoPoint
 from medfm_compress.bench.render.plots.svg import Axis, line, log_grid, mark, series_class, svg, text, ticks, upright
 from medfm_compress.bench.stats.pareto_front import front
 
@@ -81,29 +81,29 @@ def stage_box(index: int, x: float, y: float, width: float, height: float) -> st
     return f'<rect class="stage t{index % 4}" {place}/>{pattern}'
 
 
-def pareto_plot(contestants: Sequence[Contestant], *, title: str) -> str:
+def pareto_plot(pareto_points: Sequence[ParetoPoint], *, title: str) -> str:
     """AUROC over median latency (logarithmic), intervals both ways, the front as a step line."""
     width, height, left, foot = 900, 380, 64, 330
-    x_axis, y_axis = _pareto_axes(contestants, left, width, foot)
+    x_axis, y_axis = _pareto_axes(pareto_points, left, width, foot)
     parts = [log_grid(x_axis, y_axis.stop, foot)]
     for tick in ticks(y_axis.low, y_axis.high):
         place = y_axis.at(tick)
         parts += [line(left, place, x_axis.stop, place, "grid"), text(left - 8, place + 4, f"{tick:.3g}", "tick end")]
-    best = front([(found.latency_ms.estimate, found.auroc.estimate) for found in contestants])
-    parts.append(_front_line([contestants[number] for number in best], x_axis, y_axis))
-    labels = _label_heights([(x_axis.at(c.latency_ms.estimate), y_axis.at(c.auroc.estimate)) for c in contestants])
-    for number, found in enumerate(contestants):
+    best = front([(found.latency_ms.estimate, found.auroc.estimate) for found in pareto_points])
+    parts.append(_front_line([pareto_points[number] for number in best], x_axis, y_axis))
+    labels = _label_heights([(x_axis.at(c.latency_ms.estimate), y_axis.at(c.auroc.estimate)) for c in pareto_points])
+    for number, found in enumerate(pareto_points):
         parts.append(_contestant(found, x_axis, y_axis, beaten=number not in best))
-    for number, found in enumerate(contestants):  # Over all marks and lines.
+    for number, found in enumerate(pareto_points):  # Over all marks and lines.
         parts.append(_label(found, x_axis, y_axis, beaten=number not in best, label_y=labels[number]))
     words = "median latency of the session in ms, logarithmic"
     parts += [text((left + x_axis.stop) / 2, foot + 38, words, "axis middle"), upright(14, foot / 2 + 6, "AUROC")]
     return svg(width, height, title, "".join(parts), "drawing pareto")
 
 
-def _pareto_axes(contestants: Sequence[Contestant], left: float, width: float, foot: float) -> tuple[Axis, Axis]:
-    times = [v for c in contestants for v in (c.latency_ms.low, c.latency_ms.high, c.latency_ms.estimate)]
-    areas = [v for c in contestants for v in (c.auroc.low, c.auroc.high, c.auroc.estimate)]
+def _pareto_axes(pareto_points: Sequence[ParetoPoint], left: float, width: float, foot: float) -> tuple[Axis, Axis]:
+    times = [v for c in pareto_points for v in (c.latency_ms.low, c.latency_ms.high, c.latency_ms.estimate)]
+    areas = [v for c in pareto_points for v in (c.auroc.low, c.auroc.high, c.auroc.estimate)]
     times, areas = ([v for v in values if math.isfinite(v)] for values in (times, areas))
     air = 0.12 * max(max(areas) - min(areas), 0.01)
     # Names stand to the right of their marks: room for that of the slowest.
@@ -111,7 +111,7 @@ def _pareto_axes(contestants: Sequence[Contestant], left: float, width: float, f
     return x_axis, Axis(max(min(areas) - air, 0.0), min(max(areas) + air, 1.0), foot, 14)
 
 
-def _front_line(best: Sequence[Contestant], x_axis: Axis, y_axis: Axis) -> str:
+def _front_line(best: Sequence[ParetoPoint], x_axis: Axis, y_axis: Axis) -> str:
     """Steps from the fastest to the slowest: what AUROC one can have at most within a given time."""
     if not best:
         return ""
@@ -124,7 +124,7 @@ def _front_line(best: Sequence[Contestant], x_axis: Axis, y_axis: Axis) -> str:
     return f'<polyline class="front" points="{drawn}"/>'
 
 
-def _contestant(found: Contestant, x_axis: Axis, y_axis: Axis, *, beaten: bool) -> str:
+def _contestant(found: ParetoPoint, x_axis: Axis, y_axis: Axis, *, beaten: bool) -> str:
     x, y = x_axis.at(found.latency_ms.estimate), y_axis.at(found.auroc.estimate)
     style, parts = f"error {series_class(found.series)}", []
     time, area = found.latency_ms, found.auroc
@@ -140,7 +140,7 @@ def _contestant(found: Contestant, x_axis: Axis, y_axis: Axis, *, beaten: bool) 
     return "".join(parts)
 
 
-def _label(found: Contestant, x_axis: Axis, y_axis: Axis, *, beaten: bool, label_y: float) -> str:
+def _label(found: ParetoPoint, x_axis: Axis, y_axis: Axis, *, beaten: bool, label_y: float) -> str:
     x, y = x_axis.at(found.latency_ms.estimate), y_axis.at(found.auroc.estimate)
     far = abs(label_y - y) > 12
     leader = line(x + 7, y + (4 if label_y > y else -4), x + 13, label_y, "leader") if far else ""

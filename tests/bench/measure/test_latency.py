@@ -15,7 +15,7 @@ import pytest
 from medfm_compress.bench.measure import latency as measuring
 from medfm_compress.bench.measure import worker
 from medfm_compress.bench.measure import worker_process as process
-from medfm_compress.bench.measure.latency import Contender, Plan, measure
+from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.measure.machine import Machine, describe_machine
 from medfm_compress.bench.measure.speedup import round_spread, speedup
 from medfm_compress.bench.measure.worker_process import Worker
@@ -39,11 +39,11 @@ def heavy_network(tiny: ModuleType, width: int = 96) -> bytes:
 
 
 @pytest.fixture
-def contender(tiny: ModuleType, tmp_path: Path):
-    def make(name: str, model: bytes, **changes: object) -> Contender:
+def model(tiny: ModuleType, tmp_path: Path):
+    def make(name: str, model: bytes, **changes: object) -> ModelUnderTest:
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(model)
-        made = Contender(
+        made = ModelUnderTest(
             name=name,
             session=SessionRef(opener=ORT, arguments={"model": str(path), "threads": 1}),
             spec=tiny.SPEC,
@@ -61,7 +61,7 @@ def measurement(name: str, rounds: list[list[float]]) -> Measurement:
 
 
 def test_interleaved_rounds_rank_a_heavy_network_slower(
-    tiny: ModuleType, contender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: ModuleType, model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = pytest.importorskip("PIL.Image")
     image.fromarray(tiny.image()).save(tmp_path / "case.png")
@@ -71,12 +71,12 @@ def test_interleaved_rounds_rank_a_heavy_network_slower(
     take_turn = measuring._Run.take_turn
 
     def noted(run: measuring._Run) -> None:
-        turns.append(run.contender.name)
+        turns.append(run.model.name)
         take_turn(run)
 
     monkeypatch.setattr(measuring._Run, "take_turn", noted)
     heavy, light = measure(
-        [contender("heavy", heavy_network(tiny), files=files), contender("light", tiny.network(), files=files)],
+        [model("heavy", heavy_network(tiny), files=files), model("light", tiny.network(), files=files)],
         QUICK,
         said.append,
     )
@@ -112,30 +112,30 @@ def test_collector_rests_while_calls_are_timed() -> None:
     assert gc.isenabled()
 
 
-def test_unsettled_warm_up_is_said(contender, tiny: ModuleType) -> None:
+def test_unsettled_warm_up_is_said(model, tiny: ModuleType) -> None:
     hasty = msgspec.structs.replace(QUICK, rounds=1, warm_up_s=1e-9)
-    assert not measure([contender("light", tiny.network())], hasty)[0].warm_up_stable
+    assert not measure([model("light", tiny.network())], hasty)[0].warm_up_stable
 
 
-def test_torch_stays_out_of_the_workers(tiny: ModuleType, contender) -> None:
+def test_torch_stays_out_of_the_workers(tiny: ModuleType, model) -> None:
     """A bare ONNX Runtime process is far below PyTorch's footprint."""
-    found = measure([contender("light", tiny.network())], msgspec.structs.replace(QUICK, rounds=1))
+    found = measure([model("light", tiny.network())], msgspec.structs.replace(QUICK, rounds=1))
     assert found[0].peak_rss_bytes < 150e6
 
 
-def test_contender_that_cannot_open_is_named(contender, tiny: ModuleType) -> None:
-    broken = contender("broken", b"this is no network")
+def test_contender_that_cannot_open_is_named(model, tiny: ModuleType) -> None:
+    broken = model("broken", b"this is no network")
     with pytest.raises(InputError, match="broken cannot run: onnxruntime cannot load"):
-        measure([contender("light", tiny.network()), broken], QUICK)
+        measure([model("light", tiny.network()), broken], QUICK)
 
 
-def test_contender_on_other_threads_is_refused(contender, tiny: ModuleType) -> None:
+def test_contender_on_other_threads_is_refused(model, tiny: ModuleType) -> None:
     with pytest.raises(InputError, match="runs on 1 threads and the plan says 2"):
-        measure([contender("light", tiny.network())], msgspec.structs.replace(QUICK, threads=2))
+        measure([model("light", tiny.network())], msgspec.structs.replace(QUICK, threads=2))
 
 
 def test_opener_outside_the_package_is_refused(tiny: ModuleType) -> None:
-    evil = Contender(name="evil", session=SessionRef(opener="os:system"), spec=tiny.SPEC, task=tiny.TASK)
+    evil = ModelUnderTest(name="evil", session=SessionRef(opener="os:system"), spec=tiny.SPEC, task=tiny.TASK)
     with pytest.raises(InputError, match="not inside medfm_compress"):
         measure([evil], QUICK)
 
@@ -155,15 +155,15 @@ def test_last_line_of_standard_error_is_passed_on() -> None:
             talker.ask(worker.WarmUp())
 
 
-def test_silent_process_times_out(contender, tiny: ModuleType) -> None:
-    light = contender("light", tiny.network())
+def test_silent_process_times_out(model, tiny: ModuleType) -> None:
+    light = model("light", tiny.network())
     with Worker("light", 1, 0.001) as slow, pytest.raises(InputError, match=r"light did not answer within 0\.001 s"):
         slow.ask(worker.Open(session=light.session, spec=light.spec, task=light.task))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_waiting_worker_is_stopped_and_pinned(contender, tiny: ModuleType) -> None:
-    light = contender("light", tiny.network())
+def test_waiting_worker_is_stopped_and_pinned(model, tiny: ModuleType) -> None:
+    light = model("light", tiny.network())
     allowed = os.sched_getaffinity(0)
     with Worker("light", 1, 30) as waiting:
         waiting.ask(worker.Open(session=light.session, spec=light.spec, task=light.task))
@@ -224,8 +224,8 @@ def test_senseless_plan_is_refused(change: dict[str, float]) -> None:
         Plan(**change)
 
 
-def test_names_must_differ(contender, tiny: ModuleType) -> None:
-    same = contender("light", tiny.network())
+def test_names_must_differ(model, tiny: ModuleType) -> None:
+    same = model("light", tiny.network())
     with pytest.raises(InputError, match="name of its own"):
         measure([same, same], QUICK)
 

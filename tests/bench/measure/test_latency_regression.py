@@ -11,20 +11,21 @@ import numpy as np
 import pytest
 
 from medfm_compress.bench.measure import latency_regression as regression
-from medfm_compress.bench.measure.latency import Contender, Plan, Progress
+from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.measure.latency_regression import geometric_mean_ratio, measure_slowdown
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import SessionRef
 
 ORT = "medfm_compress.runtime.sessions.onnxruntime:open_session"
 QUICK = Plan(rounds=10, turn_ms=5, min_calls=3, max_calls=20, warm_up_s=0.2)
 
 
-def contender(tiny: ModuleType, path: Path, model: bytes) -> Contender:
+def model(tiny: ModuleType, path: Path, model: bytes) -> ModelUnderTest:
     path.write_bytes(model)
     reference = SessionRef(opener=ORT, arguments={"model": str(path), "threads": 1})
-    return Contender(name="int8", session=reference, spec=tiny.SPEC, task=tiny.TASK)
+    return ModelUnderTest(name="int8", session=reference, spec=tiny.SPEC, task=tiny.TASK)
 
 
 def wide_network(tiny: ModuleType, width: int = 96) -> bytes:
@@ -59,7 +60,9 @@ def test_interval_holds_the_truth_as_often_as_it_says() -> None:
 def test_processes_are_fresh_and_take_turns_to_be_first(tiny: ModuleType, tmp_path: Path, monkeypatch) -> None:
     asked: list[tuple[str, ...]] = []
 
-    def scripted(pair: Sequence[Contender], plan: Plan, progress: Progress | None = None) -> tuple[Measurement, ...]:
+    def scripted(
+        pair: Sequence[ModelUnderTest], plan: Plan, progress: Progress | None = None
+    ) -> tuple[Measurement, ...]:
         asked.append(tuple(one.session.arguments["model"][-8:] for one in pair))
         assert plan.rounds == 2
         return tuple(
@@ -68,8 +71,8 @@ def test_processes_are_fresh_and_take_turns_to_be_first(tiny: ModuleType, tmp_pa
         )
 
     monkeypatch.setattr(regression, "measure", scripted)
-    old = contender(tiny, tmp_path / "old.onnx", b"")
-    new = contender(tiny, tmp_path / "new.onnx", b"")
+    old = model(tiny, tmp_path / "old.onnx", b"")
+    new = model(tiny, tmp_path / "new.onnx", b"")
     said: list[str] = []
     found = measure_slowdown(old, new, QUICK, 10, said.append, baseline_digest="d" * 64)
     assert asked == [("old.onnx", "new.onnx"), ("new.onnx", "old.onnx")] * 5
@@ -80,8 +83,8 @@ def test_processes_are_fresh_and_take_turns_to_be_first(tiny: ModuleType, tmp_pa
 
 
 def test_a_heavier_network_is_slower_and_the_same_one_is_not(tiny: ModuleType, tmp_path: Path) -> None:
-    light = contender(tiny, tmp_path / "light.onnx", tiny.network())
-    heavy = contender(tiny, tmp_path / "heavy.onnx", wide_network(tiny))
+    light = model(tiny, tmp_path / "light.onnx", tiny.network())
+    heavy = model(tiny, tmp_path / "heavy.onnx", wide_network(tiny))
     found = measure_slowdown(light, heavy, QUICK)
     assert found.ratio.low > 1.5
     assert len(found.p50_ms) == len(found.baseline_p50_ms) == 10
@@ -89,7 +92,7 @@ def test_a_heavier_network_is_slower_and_the_same_one_is_not(tiny: ModuleType, t
 
 
 def test_too_few_pairs_are_refused(tiny: ModuleType, tmp_path: Path) -> None:
-    light = contender(tiny, tmp_path / "light.onnx", b"")
+    light = model(tiny, tmp_path / "light.onnx", b"")
     with pytest.raises(InputError, match="9 pairs of processes are too few"):
         measure_slowdown(light, light, QUICK, 9)
 

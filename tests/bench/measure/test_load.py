@@ -16,7 +16,7 @@ import pytest
 
 from medfm_compress.bench.measure import load_driver_loadgen as loadgen
 from medfm_compress.bench.measure import load_run as loading
-from medfm_compress.bench.measure.latency import Contender
+from medfm_compress.bench.measure.latency import ModelUnderTest
 from medfm_compress.bench.measure.load_driver_builtin import arrivals_s, drive_plain
 from medfm_compress.bench.measure.load_run import run_scenario
 from medfm_compress.bench.measure.load_scenario import (
@@ -41,11 +41,11 @@ HARNESSES = [pytest.param("loadgen", marks=needs_loadgen), "plain"]
 
 
 @pytest.fixture
-def contender(tiny: ModuleType, tmp_path: Path) -> Contender:
+def model(tiny: ModuleType, tmp_path: Path) -> ModelUnderTest:
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny.network())
     reference = SessionRef(opener=ORT, arguments={"model": str(path), "threads": 1})
-    return Contender(name="int8", session=reference, spec=tiny.SPEC, task=tiny.TASK)
+    return ModelUnderTest(name="int8", session=reference, spec=tiny.SPEC, task=tiny.TASK)
 
 
 def request(scenario: ScenarioName, plan: LoadPlan = QUICK, harness: str = "plain", ms: float = 1.0) -> Load:
@@ -59,11 +59,11 @@ def library(run=lambda values: values, batch: int = 1) -> Library:
 @pytest.mark.parametrize("harness", HARNESSES)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_scenario(
-    contender: Contender, scenario: ScenarioName, harness: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: ModelUnderTest, scenario: ScenarioName, harness: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delitem(sys.modules, "mlperf_loadgen", raising=False)
-    found = run_scenario(contender, scenario, harness, QUICK)  # type: ignore[arg-type]
+    found = run_scenario(model, scenario, harness, QUICK)  # type: ignore[arg-type]
     latencies = np.array(found.latencies_ms)
     assert (found.name, found.target) == ("int8", "onnxruntime:cpu:fp32:1")
     assert (found.scenario, found.harness, found.official) == (scenario, harness, False)
@@ -81,10 +81,10 @@ def test_every_scenario(
     assert "mlperf_loadgen" not in sys.modules
 
 
-def test_files_are_what_is_asked_about(contender: Contender, tiny: ModuleType, tmp_path: Path) -> None:
+def test_files_are_what_is_asked_about(model: ModelUnderTest, tiny: ModuleType, tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     image.fromarray(tiny.image()).save(tmp_path / "case.png")
-    with_file = msgspec.structs.replace(contender, files=(str(tmp_path / "case.png"),))
+    with_file = msgspec.structs.replace(model, files=(str(tmp_path / "case.png"),))
     assert "made up" not in run_scenario(with_file, "single-stream", "plain", QUICK).note
 
 
@@ -111,15 +111,15 @@ def test_engine_that_fails_under_loadgen_is_an_error_and_not_a_crash() -> None:
         loadgen.drive_loadgen(library(fails), request("single-stream", harness="loadgen"))
 
 
-def test_missing_loadgen_names_the_pip_command(contender: Contender, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_loadgen_names_the_pip_command(model: ModelUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loadgen.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match="pip install mlcommons-loadgen"):
-        run_scenario(contender, "server", "loadgen", QUICK)
+        run_scenario(model, "server", "loadgen", QUICK)
 
 
-def test_unknown_scenario_is_refused(contender: Contender) -> None:
+def test_unknown_scenario_is_refused(model: ModelUnderTest) -> None:
     with pytest.raises(InputError, match="choose one of single-stream, multi-stream, offline, server"):
-        run_scenario(contender, "burst", "plain", QUICK)  # type: ignore[arg-type]
+        run_scenario(model, "burst", "plain", QUICK)  # type: ignore[arg-type]
 
 
 def test_arrivals_are_a_poisson_process_with_a_fixed_seed() -> None:

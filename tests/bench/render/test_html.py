@@ -312,7 +312,7 @@ def test_unmeasured_and_uncomputed_values_are_dashes(full: ModuleType, report: R
         explanations=(),
         looks=(),
         notes=(),
-        opponents=(),
+        external_models=(),
         evaluations=report.evaluations[:-1],
     )
     text = words(render_html(bare, full.make_verdict(bare)))

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
-from medfm_compress.bench.gate.baseline_report import Change, Earlier
-from medfm_compress.bench.gate.decision import Judgement
+from medfm_compress.bench.gate.baseline_report import BaselineComparison, Change
+from medfm_compress.bench.gate.decision import Decision
 from medfm_compress.bench.gate.gate import judge_evidence, recompute
 from medfm_compress.bench.render.markdown import MARKER, escape, render_markdown, save_markdown
 from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, Report
@@ -25,7 +25,7 @@ POLICY = Policy(
 )
 
 
-def judged(tiny: ModuleType, reports: ModuleType, policy: Policy = POLICY, **changes: float) -> Judgement:
+def judged(tiny: ModuleType, reports: ModuleType, policy: Policy = POLICY, **changes: float) -> Decision:
     evaluations = (reports.evaluation("teacher"), reports.evaluation("int8", **changes))
     report = Report(
         schema_version=REPORT_SCHEMA_VERSION,
@@ -45,7 +45,7 @@ def judged(tiny: ModuleType, reports: ModuleType, policy: Policy = POLICY, **cha
         created="2026-01-01T00:00:00Z",
     )
     evidence = recompute(report, policy)
-    return Judgement(judge_evidence(evidence, policy, policy_sha256="b" * 64), evidence, policy, report)
+    return Decision(judge_evidence(evidence, policy, policy_sha256="b" * 64), evidence, policy, report)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,9 @@ def test_the_verdict_comes_first_and_its_reasons_after(tiny, reports, changes, t
 def test_every_table_is_whole(tiny, reports) -> None:
     text = render_markdown(
         judged(tiny, reports)._replace(
-            earlier=Earlier("2025-12-01", "c" * 64, (Change("int8", "auroc of a|b", 0.9, 0.91),), (), "another machine")
+            earlier=BaselineComparison(
+                "2025-12-01", "c" * 64, (Change("int8", "auroc of a|b", 0.9, 0.91),), (), "another machine"
+            )
         )
     )
     tables = re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from medfm_compress.bench.render.pareto_points import Contestant, contestants
+from medfm_compress.bench.render.pareto_points import ParetoPoint, pareto_points
 from medfm_compress.bench.render.plots.latency import pareto_plot
 from medfm_compress.bench.stats.pareto_front import front
 from medfm_compress.bench.types.interval import Interval
@@ -37,7 +37,7 @@ def test_what_is_not_a_number_is_never_on_the_front() -> None:
 
 
 def test_teacher_in_another_engine_has_the_teachers_area_and_is_hollow(full: ModuleType) -> None:
-    found = {one.name: one for one in contestants(full.make_report(), "pneumonia")}
+    found = {one.name: one for one in pareto_points(full.make_report(), "pneumonia")}
     teacher, elsewhere = found["Teacher (coatnet_nano_rw_224)"], found["teacher in OpenVINO"]
     assert elsewhere.hollow
     assert not teacher.hollow
@@ -50,12 +50,12 @@ def test_what_has_no_evaluation_and_is_no_teacher_has_no_place(full: ModuleType)
     report = full.make_report()
     stranger = msgspec.structs.replace(report.measurements[0], name="stranger")
     report = msgspec.structs.replace(report, measurements=(*report.measurements, stranger))
-    assert "stranger" not in {one.name for one in contestants(report, "pneumonia")}
+    assert "stranger" not in {one.name for one in pareto_points(report, "pneumonia")}
 
 
 def test_labels_do_not_cover_each_other() -> None:
     close = [
-        Contestant(f"model {n}", Interval(estimate=2 + 0.01 * n, low=1.9, high=2.2), area, n, False)
+        ParetoPoint(f"model {n}", Interval(estimate=2 + 0.01 * n, low=1.9, high=2.2), area, n, False)
         for n, area in enumerate([Interval(estimate=0.95, low=0.94, high=0.96)] * 5)
     ]
     drawn = pareto_plot(close, title="t")
@@ -65,10 +65,10 @@ def test_labels_do_not_cover_each_other() -> None:
 
 
 def test_beaten_points_are_struck_out_and_intervals_go_both_ways() -> None:
-    good = Contestant(
+    good = ParetoPoint(
         "good", Interval(estimate=1, low=0.9, high=1.1), Interval(estimate=0.95, low=0.9, high=0.97), 1, False
     )
-    poor = Contestant("poor", Interval(estimate=5, low=4, high=6), Interval(estimate=0.8, low=0.7, high=0.9), 2, False)
+    poor = ParetoPoint("poor", Interval(estimate=5, low=4, high=6), Interval(estimate=0.8, low=0.7, high=0.9), 2, False)
     drawn = pareto_plot([good, poor], title="t")
     assert drawn.count('class="dominated"') == 1
     assert "dim" in drawn[drawn.rindex("<text", 0, drawn.index(">poor<")) : drawn.index(">poor<")]

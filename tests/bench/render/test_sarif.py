@@ -13,7 +13,7 @@ import pytest
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
 from medfm_compress.bench.evaluate.fidelity import check_fidelity
 from medfm_compress.bench.gate.budget import check_budget
-from medfm_compress.bench.gate.decision import Judgement, policy_keys
+from medfm_compress.bench.gate.decision import Decision, policy_keys
 from medfm_compress.bench.gate.gate import judge_evidence, recompute
 from medfm_compress.bench.gate.policy_file import parse_policy
 from medfm_compress.bench.gate.policy_line_numbers import nearest_line, policy_lines
@@ -40,7 +40,7 @@ resamples: 1000
 
 
 @pytest.fixture(scope="module")
-def failing(tiny: Any, reports: Any) -> Judgement:
+def failing(tiny: Any, reports: Any) -> Decision:
     policy = parse_policy(POLICY).policy
     evaluations = (reports.evaluation("teacher"), reports.evaluation("int8", shift=1.5))
     report = Report(
@@ -61,15 +61,15 @@ def failing(tiny: Any, reports: Any) -> Judgement:
         created="2026-01-01T00:00:00Z",
     )
     evidence = recompute(report, policy)
-    return Judgement(judge_evidence(evidence, policy, policy_sha256="b" * 64), evidence, policy, report)
+    return Decision(judge_evidence(evidence, policy, policy_sha256="b" * 64), evidence, policy, report)
 
 
-def results(judgement: Judgement) -> dict[str, dict[str, Any]]:
-    log = render_sarif(judgement, POLICY, "ml/policy.yaml", "out/report.json")
+def results(decision: Decision) -> dict[str, dict[str, Any]]:
+    log = render_sarif(decision, POLICY, "ml/policy.yaml", "out/report.json")
     return {found["message"]["text"].split(" (int8)")[0]: found for found in log["runs"][0]["results"]}
 
 
-def test_every_check_but_a_pass_points_at_the_line_that_asks_for_it(failing: Judgement) -> None:
+def test_every_check_but_a_pass_points_at_the_line_that_asks_for_it(failing: Decision) -> None:
     found = results(failing)
     lines = {name: each["locations"][0]["physicalLocation"]["region"]["startLine"] for name, each in found.items()}
     assert lines == {
@@ -91,7 +91,7 @@ def test_every_check_but_a_pass_points_at_the_line_that_asks_for_it(failing: Jud
     assert found["fail: auroc of opacity"]["level"] == "error"
 
 
-def test_the_log_has_what_the_standard_requires(failing: Judgement, tmp_path: Path) -> None:
+def test_the_log_has_what_the_standard_requires(failing: Decision, tmp_path: Path) -> None:
     """Required properties of SARIF 2.1.0: §3.13.2, §3.14.6, §3.18.2, §3.19.8, §3.27.5, §3.27.11, §3.49.3."""
     save_sarif(failing, tmp_path / "deep" / "s.sarif", POLICY, "a b/policy.yaml", "report.json")
     log = json.loads((tmp_path / "deep" / "s.sarif").read_text())
@@ -111,9 +111,9 @@ def test_the_log_has_what_the_standard_requires(failing: Judgement, tmp_path: Pa
     assert len(set(prints)) == len(prints)
 
 
-def test_fingerprints_do_not_change_with_the_figures(failing: Judgement) -> None:
-    def prints(judgement: Judgement) -> list[str]:
-        return [found["partialFingerprints"][FINGERPRINT] for found in results(judgement).values()]
+def test_fingerprints_do_not_change_with_the_figures(failing: Decision) -> None:
+    def prints(decision: Decision) -> list[str]:
+        return [found["partialFingerprints"][FINGERPRINT] for found in results(decision).values()]
 
     (variant,) = failing.verdict.variants
     later = tuple(msgspec.structs.replace(check, reason=f"{check.reason} later") for check in variant.checks)
@@ -122,7 +122,7 @@ def test_fingerprints_do_not_change_with_the_figures(failing: Judgement) -> None
     assert prints(moved) == prints(failing)
 
 
-def test_a_pass_leaves_no_result(failing: Judgement) -> None:
+def test_a_pass_leaves_no_result(failing: Decision) -> None:
     checks = (Check(name="auroc of opacity", outcome="pass", reason="fine"),)
     verdict = msgspec.structs.replace(
         failing.verdict, outcome="pass", variants=(VariantVerdict(variant="int8", outcome="pass", checks=checks),)
@@ -130,7 +130,7 @@ def test_a_pass_leaves_no_result(failing: Judgement) -> None:
     assert results(failing._replace(verdict=verdict)) == {}
 
 
-def test_a_check_that_no_entry_asks_for_points_at_the_report(failing: Judgement) -> None:
+def test_a_check_that_no_entry_asks_for_points_at_the_report(failing: Decision) -> None:
     checks = (Check(name="something else", outcome="fail", reason="see [here](https://e.example)"),)
     verdict = msgspec.structs.replace(
         failing.verdict, variants=(VariantVerdict(variant="int8", outcome="fail", checks=checks),)
@@ -141,7 +141,7 @@ def test_a_check_that_no_entry_asks_for_points_at_the_report(failing: Judgement)
     assert r"\[here\]" in found["message"]["text"]
 
 
-def test_every_limit_that_a_policy_can_set_is_known_by_name(failing: Judgement) -> None:
+def test_every_limit_that_a_policy_can_set_is_known_by_name(failing: Decision) -> None:
     keys = policy_keys(failing)
     limits = Budget(**dict.fromkeys(Budget.__struct_fields__, 1))
     names = {check.name for check in check_budget(limits, "int8", ())}
@@ -160,7 +160,7 @@ def test_lines_of_a_policy() -> None:
     assert policy_lines(b"[1, 2") == policy_lines(b"") == {}
 
 
-def test_numpy_does_not_reach_the_log(failing: Judgement) -> None:
+def test_numpy_does_not_reach_the_log(failing: Decision) -> None:
     log = render_sarif(failing, POLICY, "p.yaml", "r.json")
     assert json.loads(json.dumps(log)) == log
     assert not any(isinstance(value, np.generic) for value in log.values())

@@ -17,6 +17,7 @@ TEACHER = ("fine-tuned teacher",)
         ((), (*TEACHER, "distilled")),
         (("half as wide",), (*TEACHER, "half as wide", "distilled")),
         ((*TEACHER, "pruned"), (*TEACHER, "pruned", "distilled")),
+        (TEACHER, (*TEACHER, "distilled")),
         (("fine-tuned another",), (*TEACHER, "fine-tuned another", "distilled")),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from medfm_compress.compress.losses.base import Lesson
+from medfm_compress.compress.losses.base import DistillationBatch
 from medfm_compress.compress.losses.class_weights import BETA as CUI
 from medfm_compress.compress.losses.class_weights import effective_number, inverse_frequency
 from medfm_compress.compress.losses.cross_entropy import CrossEntropy
@@ -44,8 +44,8 @@ def term(name, task=THREE, temperature=1.0, shapes=None):
     return make_term(name, Setting(temperature, task, FeatureShapes(shapes, shapes)))
 
 
-def lesson(student, teacher, student_features=None, teacher_features=None):
-    return Lesson(student, teacher, student_features or {}, teacher_features or {})
+def batch(student, teacher, student_features=None, teacher_features=None):
+    return DistillationBatch(student, teacher, student_features or {}, teacher_features or {})
 
 
 def test_kl_by_hand():
@@ -53,29 +53,29 @@ def test_kl_by_hand():
     tau = 2.0
     teacher, student = torch.tensor([[0.0, tau * math.log(3)]]), torch.zeros(1, 2)
     expected = tau**2 * (0.25 * math.log(0.5) + 0.75 * math.log(1.5))
-    assert term("kl", BINARY, tau)(lesson(student, teacher)).tolist() == pytest.approx([expected], rel=1e-6)
+    assert term("kl", BINARY, tau)(batch(student, teacher)).tolist() == pytest.approx([expected], rel=1e-6)
 
 
 def test_sigmoid_by_hand():
     teacher, student = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2)  # probabilities 3/4 and 1/2
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert term("sigmoid", FINDINGS)(lesson(student, teacher)).tolist() == pytest.approx([expected], rel=1e-5)
+    assert term("sigmoid", FINDINGS)(batch(student, teacher)).tolist() == pytest.approx([expected], rel=1e-5)
 
 
 def test_hard_token_by_hand():
     token = torch.tensor([[0.0, math.log(3), 0.0]])
     teacher = torch.tensor([[-1.0, 2.0, 1.0]])  # decides for the second of three: probability 3/5
-    found = term("token-hard")(lesson(torch.zeros(1, 3), teacher, {"token": token}))
+    found = term("token-hard")(batch(torch.zeros(1, 3), teacher, {"token": token}))
     assert found.tolist() == pytest.approx([-math.log(0.6)])
     both = term("token-hard", FINDINGS, shapes={"token": (2,)})
-    found = both(lesson(torch.zeros(1, 2), torch.tensor([[3.0, -3.0]]), {"token": torch.tensor([[math.log(3), 0.0]])}))
+    found = both(batch(torch.zeros(1, 2), torch.tensor([[3.0, -3.0]]), {"token": torch.tensor([[math.log(3), 0.0]])}))
     assert found.tolist() == pytest.approx([-math.log(0.75) - math.log(0.5)])
 
 
 def test_soft_token_is_the_divergence_of_the_token():
     student, teacher, token = draw(4, 3), draw(4, 3, seed=1), draw(4, 3, seed=2)
-    found = term("token-soft", temperature=2.0)(lesson(student, teacher, {"token": token}))
-    torch.testing.assert_close(found, term("kl", temperature=2.0)(lesson(token, teacher)))
+    found = term("token-soft", temperature=2.0)(batch(student, teacher, {"token": token}))
+    torch.testing.assert_close(found, term("kl", temperature=2.0)(batch(token, teacher)))
 
 
 def test_decoupled_against_its_definition():
@@ -87,16 +87,16 @@ def test_decoupled_against_its_definition():
         binary = sum(p * math.log(p / q) for p, q in ((t[target], s[target]), (1 - t[target], 1 - s[target])))
         p, q = t[rest] / t[rest].sum(), s[rest] / s[rest].sum()
         expected.append(tau**2 * (ALPHA * binary + BETA * float((p * np.log(p / q)).sum())))
-    np.testing.assert_allclose(term("decoupled", temperature=tau)(lesson(student, teacher)), expected, rtol=1e-4)
+    np.testing.assert_allclose(term("decoupled", temperature=tau)(batch(student, teacher)), expected, rtol=1e-4)
 
 
 def test_decoupled_is_hintons_where_its_weights_say_so():
     # KL = KL of the binary part + (1 - p_t) KL among the others (equation 5 of the paper)
     student, teacher = draw(6, 3), draw(6, 3, seed=1)
-    whole = term("kl")(lesson(student, teacher))
+    whole = term("kl")(batch(student, teacher))
     chosen = functional.one_hot(teacher.argmax(1), 3).bool()
     p_target = teacher.softmax(1)[chosen]
-    parts = Decoupled(1.0)(lesson(student, teacher))
+    parts = Decoupled(1.0)(batch(student, teacher))
     s, t = student.softmax(1), teacher.softmax(1)
     p, q = t[chosen], s[chosen]
     binary = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
@@ -107,7 +107,7 @@ def test_decoupled_is_hintons_where_its_weights_say_so():
 def test_decoupled_between_two_labels_is_hintons():
     student, teacher = draw(5, 2), draw(5, 2, seed=1)
     torch.testing.assert_close(
-        term("decoupled", BINARY, 2.0)(lesson(student, teacher)), term("kl", BINARY, 2.0)(lesson(student, teacher))
+        term("decoupled", BINARY, 2.0)(batch(student, teacher)), term("kl", BINARY, 2.0)(batch(student, teacher))
     )
 
 
@@ -116,7 +116,7 @@ def test_dist_against_numpy():
     s, t = (student / tau).softmax(1).numpy(), (teacher / tau).softmax(1).numpy()
     columns = np.mean([1 - np.corrcoef(s[:, k], t[:, k])[0, 1] for k in range(3)])
     rows = np.array([1 - np.corrcoef(s[i], t[i])[0, 1] for i in range(6)])
-    found = term("dist", temperature=tau)(lesson(student, teacher))
+    found = term("dist", temperature=tau)(batch(student, teacher))
     np.testing.assert_allclose(found, tau**2 * (rows + columns), rtol=1e-4)
 
 
@@ -124,7 +124,7 @@ def test_dist_of_two_labels_leaves_the_labels_of_a_case_out():
     student, teacher = draw(6, 2), draw(6, 2, seed=1)
     s, t = student.softmax(1).numpy(), teacher.softmax(1).numpy()
     expected = np.mean([1 - np.corrcoef(s[:, k], t[:, k])[0, 1] for k in range(2)])
-    np.testing.assert_allclose(term("dist", BINARY)(lesson(student, teacher)), [expected] * 6, rtol=1e-4)
+    np.testing.assert_allclose(term("dist", BINARY)(batch(student, teacher)), [expected] * 6, rtol=1e-4)
     assert pearson(torch.ones(1, 4), draw(1, 4)).item() == 0  # no spread, no relation
 
 
@@ -134,13 +134,13 @@ def test_feature_by_hand():
         hint.projection.weight.fill_(2.0)
         hint.projection.bias.fill_(1.0)
     student, teacher = torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[10.0, 20.0]]]])  # normalised: -1, 1
-    found = hint(lesson(torch.zeros(1, 3), torch.zeros(1, 3), {"map": student}, {"map": teacher}))
+    found = hint(batch(torch.zeros(1, 3), torch.zeros(1, 3), {"map": student}, {"map": teacher}))
     assert found.tolist() == pytest.approx([((1 + 1) ** 2 + (3 - 1) ** 2) / 2], rel=1e-4)
 
 
 def test_feature_pools_the_larger_map_and_learns():
     hint = make_term("feature", Setting(1.0, THREE, FeatureShapes({"map": (4, 2, 2)}, {"map": (6, 4, 4)})))
-    given = lesson(draw(2, 3), draw(2, 3), {"map": draw(2, 4, 2, 2)}, {"map": draw(2, 6, 4, 4)})
+    given = batch(draw(2, 3), draw(2, 3), {"map": draw(2, 4, 2, 2)}, {"map": draw(2, 6, 4, 4)})
     loss = hint(given)
     assert loss.shape == (2,)
     loss.mean().backward()
@@ -149,14 +149,14 @@ def test_feature_pools_the_larger_map_and_learns():
 
 def test_attention_by_hand():
     student, teacher = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[1.0, 0.0]]])
-    found = term("attention")(lesson(draw(1, 3), draw(1, 3), {"attention": student}, {"attention": teacher}))
+    found = term("attention")(batch(draw(1, 3), draw(1, 3), {"attention": student}, {"attention": teacher}))
     assert found.tolist() == pytest.approx([(0.6 - 1) ** 2 + 0.8**2])
 
 
 def test_attention_of_another_size_is_averaged():
     coarse = torch.tensor([[[1.0, 2.0]]])
     fine = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    given = lesson(draw(1, 3), draw(1, 3), {"attention": fine}, {"attention": coarse})
+    given = batch(draw(1, 3), draw(1, 3), {"attention": fine}, {"attention": coarse})
     assert term("attention")(given).tolist() == pytest.approx([0.0], abs=1e-6)
 
 
@@ -179,7 +179,7 @@ def test_relations_against_loops():
 
     (sd, sa), (td, ta) = table(student), table(teacher)
     expected = np.mean([huber(sd[p] - td[p]) for p in sd]) + 2 * np.mean([huber(sa[c] - ta[c]) for c in sa])
-    found = term("relational")(lesson(draw(4, 3), draw(4, 3), {"embedding": student}, {"embedding": teacher}))
+    found = term("relational")(batch(draw(4, 3), draw(4, 3), {"embedding": student}, {"embedding": teacher}))
     np.testing.assert_allclose(found, [expected] * 4, rtol=1e-3)
     assert distances(student).shape == (4, 4)
     assert angles(student).shape == (4, 4, 4)
@@ -189,7 +189,7 @@ def test_relations_against_loops():
 def test_a_student_that_agrees_has_no_loss(name):
     logits = draw(5, 3)
     features = {"attention": draw(5, 3, 3).abs(), "embedding": draw(5, 5), "token": logits}
-    found = term(name, temperature=2.0)(lesson(logits, logits, features, features))
+    found = term(name, temperature=2.0)(batch(logits, logits, features, features))
     assert found.shape == (5,)
     assert found.abs().max() < 1e-4
 
@@ -206,7 +206,7 @@ def test_gradients_are_finite_even_where_a_case_occurs_twice(name):
     }
     others = {key: value.detach().flip(0) * 1.1 for key, value in features.items()}
     found = term(name, task, shapes={**SHAPES, "token": (len(task.labels),)})
-    found(lesson(logits, draw(3, len(task.labels), seed=3), features, others)).mean().backward()
+    found(batch(logits, draw(3, len(task.labels), seed=3), features, others)).mean().backward()
     for tensor in (logits, *features.values()):
         assert tensor.grad is None or torch.isfinite(tensor.grad).all()
 

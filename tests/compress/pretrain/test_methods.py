@@ -9,7 +9,7 @@ from torch import nn
 from medfm_compress.compress.networks.backbone import Masking
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.pretrain.masking import FIXED, Masks, enlarge
-from medfm_compress.compress.pretrain.method import make_puzzle
+from medfm_compress.compress.pretrain.method import make_masked_task
 from medfm_compress.compress.training.job import Batch
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -18,15 +18,15 @@ from medfm_compress.runtime.task import Task
 TASK = Task(kind="binary", labels=("absent", "present"))
 
 
-def puzzle_of(name, size=64, **masking):
+def masked_task_of(name, size=64, **masking):
     torch.manual_seed(0)
     model = build_model(name, TASK, size_px=size, colour="grey")
-    return make_puzzle(model.module, model.spec, name, Masking(**masking), seed=3)
+    return make_masked_task(model.module, model.spec, name, Masking(**masking), seed=3)
 
 
-def batch_of(puzzle, images, epoch=0):
+def batch_of(masked_task, images, epoch=0):
     cases = torch.arange(len(images))
-    return Batch(images, cases, epoch, {"mask": puzzle.masks.draw(cases, epoch)})
+    return Batch(images, cases, epoch, {"mask": masked_task.masks.draw(cases, epoch)})
 
 
 def test_a_mask_is_a_function_of_seed_epoch_and_case():
@@ -82,11 +82,11 @@ def test_a_mask_is_enlarged_to_pixels():
 )
 def test_hidden_pixels_never_reach_the_network(name, method):
     size = 64
-    puzzle = puzzle_of(name, size, method=method)
-    learner = puzzle.learner.eval()
+    masked_task = masked_task_of(name, size, method=method)
+    learner = masked_task.learner.eval()
     torch.manual_seed(1)
     images = torch.randn(2, 1, size, size)
-    batch = batch_of(puzzle, images)
+    batch = batch_of(masked_task, images)
     hidden = enlarge(batch.extras["mask"], size, size)
     known = []
     reader = learner.embed if method == "mae" else learner.decoder
@@ -104,21 +104,21 @@ def test_hidden_pixels_never_reach_the_network(name, method):
 
 
 def test_mae_can_hide_squares_of_several_patches():
-    puzzle = puzzle_of("test_vit", 128, method="mae", patch_px=32)
-    assert (puzzle.masks.grid, puzzle.masks.hidden) == ((4, 4), 12)
+    masked_task = masked_task_of("test_vit", 128, method="mae", patch_px=32)
+    assert (masked_task.masks.grid, masked_task.masks.hidden) == ((4, 4), 12)
     known = []
-    puzzle.learner.embed.register_forward_pre_hook(lambda module, given: known.append(given[0].shape[1]))
-    batch = batch_of(puzzle, torch.randn(2, 1, 128, 128))
-    assert torch.isfinite(puzzle.learner(batch))
-    assert known == [16 + puzzle.learner.network.num_prefix_tokens]  # of 64 patches
+    masked_task.learner.embed.register_forward_pre_hook(lambda module, given: known.append(given[0].shape[1]))
+    batch = batch_of(masked_task, torch.randn(2, 1, 128, 128))
+    assert torch.isfinite(masked_task.learner(batch))
+    assert known == [16 + masked_task.learner.network.num_prefix_tokens]  # of 64 patches
 
 
 @pytest.mark.parametrize(("name", "method"), [("test_vit", "mae"), ("test_vit", "simmim"), ("test_resnet", "simmim")])
 def test_the_loss_asks_for_hidden_pixels_alone(name, method):
-    puzzle = puzzle_of(name, method=method)
-    learner = puzzle.learner.eval()
+    masked_task = masked_task_of(name, method=method)
+    learner = masked_task.learner.eval()
     torch.manual_seed(1)
-    batch = batch_of(puzzle, torch.randn(2, 1, 64, 64))
+    batch = batch_of(masked_task, torch.randn(2, 1, 64, 64))
     batch.images.requires_grad_(True)
     # The decoder alone is left: with its answer held still, only the target can move the loss.
     decoder = learner.predict if method == "mae" else learner.decoder
@@ -137,14 +137,14 @@ def test_the_loss_asks_for_hidden_pixels_alone(name, method):
 
 @pytest.mark.parametrize(("name", "method"), [("test_vit", "mae"), ("test_vit", "simmim"), ("test_convnext", "simmim")])
 def test_the_learner_overfits_a_batch(name, method):
-    puzzle = puzzle_of(name, method=method)
+    masked_task = masked_task_of(name, method=method)
     ramp = torch.linspace(-1, 1, 64)
     images = torch.stack([ramp.expand(64, 64), ramp.flip(0).expand(64, 64), ramp.unsqueeze(1).expand(64, 64)])
-    batch = batch_of(puzzle, images.unsqueeze(1).contiguous())
-    optimizer = torch.optim.AdamW(puzzle.learner.parameters(), lr=3e-3)
+    batch = batch_of(masked_task, images.unsqueeze(1).contiguous())
+    optimizer = torch.optim.AdamW(masked_task.learner.parameters(), lr=3e-3)
     losses = []
     for _ in range(25):
-        loss = puzzle.learner(batch)
+        loss = masked_task.learner(batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -153,8 +153,8 @@ def test_the_learner_overfits_a_batch(name, method):
 
 
 def test_auto_takes_mae_for_a_plain_vit_and_simmim_for_the_rest():
-    assert puzzle_of("test_vit").settled == Masking(method="mae", ratio=0.75, patch_px=16)
-    assert puzzle_of("test_resnet").settled == Masking(method="simmim", ratio=0.6, patch_px=8)
+    assert masked_task_of("test_vit").settled == Masking(method="mae", ratio=0.75, patch_px=16)
+    assert masked_task_of("test_resnet").settled == Masking(method="simmim", ratio=0.6, patch_px=8)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_auto_takes_mae_for_a_plain_vit_and_simmim_for_the_rest():
     [("test_resnet", 224, 32), ("test_resnet", 96, 16), ("test_vit", 224, 32), ("test_vit", 96, 16)],
 )
 def test_the_patch_leaves_six_along_a_side(name, size, patch):
-    assert puzzle_of(name, size, method="simmim").settled.patch_px == patch
+    assert masked_task_of(name, size, method="simmim").settled.patch_px == patch
 
 
 @pytest.mark.parametrize(
@@ -186,13 +186,13 @@ def test_the_patch_leaves_six_along_a_side(name, size, patch):
 )
 def test_what_does_not_fit_is_refused(name, size, masking, message):
     with pytest.raises((InputError, ModelError), match=message):
-        puzzle_of(name, size, **masking)
+        masked_task_of(name, size, **masking)
 
 
 def test_a_network_of_unknown_make_is_refused_for_its_lack_of_a_map():
     spec = ImageSpec(height_px=32, width_px=32, colour="grey", mean=(0.5,), std=(0.25,))
     with pytest.raises(ModelError, match="plain gives no feature map"):
-        make_puzzle(nn.Sequential(nn.Flatten(), nn.Linear(1024, 2)), spec, "plain", Masking(), seed=0)
+        make_masked_task(nn.Sequential(nn.Flatten(), nn.Linear(1024, 2)), spec, "plain", Masking(), seed=0)
 
 
 def test_an_unknown_method_is_refused():

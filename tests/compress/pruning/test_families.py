@@ -14,9 +14,9 @@ pytest.importorskip("torch_pruning")
 import pruning_families as script  # noqa: E402
 from medfm_compress.compress.networks.attention_layers import find_attentions, why_sealed  # noqa: E402
 from medfm_compress.compress.networks.model import Architecture, create_module  # noqa: E402
-from medfm_compress.compress.pruning.apply import cut_units  # noqa: E402
-from medfm_compress.compress.pruning.channel_groups import Unit, head_units  # noqa: E402
-from medfm_compress.compress.pruning.linear_attention import linear_attention_units  # noqa: E402
+from medfm_compress.compress.pruning.apply import remove_channels  # noqa: E402
+from medfm_compress.compress.pruning.channel_groups import ChannelGroup, head_groups  # noqa: E402
+from medfm_compress.compress.pruning.linear_attention import linear_attention_groups  # noqa: E402
 
 FAMILIES = {family.name: family for family in script.FAMILIES}
 
@@ -75,9 +75,9 @@ def test_a_reloaded_network_that_answers_otherwise_is_noticed(tmp_path: Path) ->
     assert script._reload(tmp_path) == {family.network: False}
 
 
-def attention_units(module: Any) -> list[Unit]:
-    heads, _ = head_units(module, find_attentions(module)[0], lambda _: 8)
-    values, _ = linear_attention_units(module, lambda _: 8)
+def attention_groups(module: Any) -> list[ChannelGroup]:
+    heads, _ = head_groups(module, find_attentions(module)[0], lambda _: 8)
+    values, _ = linear_attention_groups(module, lambda _: 8)
     return [*heads, *values]
 
 
@@ -98,20 +98,20 @@ def test_cutting_attention_equals_silencing(name: str, fused: bool) -> None:
     whole, cut = family.build().module, family.build().module
     with torch.no_grad():
         cut(family.images(1))  # fills the caches of position tables, which must not outlive the cut
-    units = attention_units(cut)
-    assert units
-    ranking = {unit.name: torch.rand(unit.width, generator=torch.Generator().manual_seed(2)) for unit in units}
-    widths = {unit.name: unit.levels[-1] for unit in units}
+    groups = attention_groups(cut)
+    assert groups
+    ranking = {group.name: torch.rand(group.width, generator=torch.Generator().manual_seed(2)) for group in groups}
+    widths = {group.name: group.levels[-1] for group in groups}
     parameters = dict(whole.named_parameters())
     with torch.no_grad():
         before = whole(family.images())
-        for unit in units:
-            gone = set(torch.argsort(ranking[unit.name])[: unit.width - widths[unit.name]].tolist())
-            for member in unit.members:
+        for group in groups:
+            gone = set(torch.argsort(ranking[group.name])[: group.width - widths[group.name]].tolist())
+            for member in group.members:
                 silent = [i for i, root in zip(member.indices, member.roots, strict=True) if root in gone]
                 if member.side == "in":
                     parameters[f"{member.layer}.weight"][:, silent] = 0
-        cut_units(cut, units, widths, ranking)
+        remove_channels(cut, groups, widths, ranking)
         for part in [*whole.modules(), *cut.modules()]:
             if hasattr(part, "fused_attn"):
                 part.fused_attn = fused
@@ -123,18 +123,18 @@ def test_cutting_attention_equals_silencing(name: str, fused: bool) -> None:
 
 def test_linear_attention_keeps_its_query() -> None:
     module = FAMILIES["MobileViT v2"].build().module
-    units, _ = linear_attention_units(module, lambda _: 16)
-    unit = units[0]
-    cut_units(module, [unit], {unit.name: 16}, {unit.name: torch.arange(unit.width)})
-    part = module.get_submodule(unit.name.removesuffix(" values"))
+    groups, _ = linear_attention_groups(module, lambda _: 16)
+    group = groups[0]
+    remove_channels(module, [group], {group.name: 16}, {group.name: torch.arange(group.width)})
+    part = module.get_submodule(group.name.removesuffix(" values"))
     assert (part.embed_dim, part.qkv_proj.out_channels, part.out_proj.in_channels) == (16, 33, 16)
-    whole = FAMILIES["MobileViT v2"].build().module.get_submodule(unit.name.removesuffix(" values"))
+    whole = FAMILIES["MobileViT v2"].build().module.get_submodule(group.name.removesuffix(" values"))
     assert torch.equal(part.qkv_proj.weight[0], whole.qkv_proj.weight[0])
 
 
 def test_linear_attention_too_narrow_for_the_step_stays() -> None:
-    units, protected = linear_attention_units(FAMILIES["MobileViT v2"].build().module, lambda _: 256)
-    assert not units and {entry.reason for entry in protected} > {"its width of 64 has no smaller multiple of 256"}
+    groups, protected = linear_attention_groups(FAMILIES["MobileViT v2"].build().module, lambda _: 256)
+    assert not groups and {entry.reason for entry in protected} > {"its width of 64 has no smaller multiple of 256"}
 
 
 @pytest.mark.parametrize(

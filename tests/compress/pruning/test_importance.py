@@ -10,15 +10,15 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from medfm_compress.compress.pruning.channel_groups import Member, Unit  # noqa: E402
+from medfm_compress.compress.pruning.channel_groups import ChannelGroup, Member  # noqa: E402
 from medfm_compress.compress.pruning.importance import (  # noqa: E402
     IMPORTANCES,
     MIN_CASES,
     NEEDS_CASES,
     Evidence,
     gather,
+    importance_scores,
     input_moments,
-    scores,
 )
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
 
@@ -66,7 +66,7 @@ def member(layer: str, side: Any, weights: Any, size: int = WIDTH) -> Member:
     return Member(layer, side, size, tuple(range(size)), tuple(range(size)), weights, lambda positions: None)
 
 
-def unit_of(network: Tiny, *names: str) -> Unit:
+def group_of(network: Tiny, *names: str) -> ChannelGroup:
     members = {
         "first": member("first", "out", ((network.first.weight, 0), (network.first.bias, 0))),
         "norm": member("norm", "out", ((network.norm.weight, 0), (network.norm.bias, 0))),
@@ -75,7 +75,7 @@ def unit_of(network: Tiny, *names: str) -> Unit:
         "second": member("second", "in", ((network.second.weight, 1),)),
         "side": member("side", "in", ((network.side.weight, 1),)),
     }
-    return Unit("first", WIDTH, (WIDTH, 4), tuple(members[name] for name in names or members))
+    return ChannelGroup("first", WIDTH, (WIDTH, 4), tuple(members[name] for name in names or members))
 
 
 def cases(count: int = 32, size: int = 5) -> list[tuple[Any, Any]]:
@@ -91,8 +91,8 @@ def loss_of(network: Any, batches: Any) -> Any:
 
 
 def ranked(network: Tiny, importance: Any, *names: str) -> Any:
-    unit = unit_of(network, *names)
-    return scores(unit, gather(network, [unit], importance, cases(), functional.cross_entropy))
+    group = group_of(network, *names)
+    return importance_scores(group, gather(network, [group], importance, cases(), functional.cross_entropy))
 
 
 @every
@@ -116,23 +116,23 @@ def test_a_channel_that_nobody_reads_is_worthless_by_data_but_not_by_magnitude()
 
 def test_magnitude_is_the_sum_of_squares_and_needs_no_cases() -> None:
     network = tiny()
-    unit = unit_of(network)
-    found = scores(unit, gather(network, [unit], "magnitude", [], None))
+    group = group_of(network)
+    found = importance_scores(group, gather(network, [group], "magnitude", [], None))
     expected = sum(
         (weight.detach().double() ** 2).movedim(dim, 0).flatten(1).sum(1) if weight.ndim > 1 else weight.detach() ** 2
-        for part in unit.members
+        for part in group.members
         for weight, dim in part.weights
     )
     torch.testing.assert_close(found, expected.double())
-    assert torch.equal(found, scores(unit, Evidence("magnitude")))
+    assert torch.equal(found, importance_scores(group, Evidence("magnitude")))
 
 
 def test_taylor_is_the_first_order_change_of_the_mean_loss() -> None:
     """Shrinking a channel's columns by a small fraction changes the loss by that fraction of its score."""
     network, step = tiny().double(), 1e-4
     batches = [(images.double(), targets) for images, targets in cases()]
-    unit = unit_of(network, "second")
-    found = scores(unit, gather(network, [unit], "taylor", batches, functional.cross_entropy))
+    group = group_of(network, "second")
+    found = importance_scores(group, gather(network, [group], "taylor", batches, functional.cross_entropy))
     for channel in range(WIDTH):
         other = tiny().double()
         with torch.no_grad():
@@ -146,8 +146,8 @@ def test_taylor_predicts_what_removing_a_channel_of_small_weights_does() -> None
     batches = [(images.double(), targets) for images, targets in cases()]
     with torch.no_grad():
         network.second.weight *= 1e-3
-    unit = unit_of(network, "second")
-    found = scores(unit, gather(network, [unit], "taylor", batches, functional.cross_entropy))
+    group = group_of(network, "second")
+    found = importance_scores(group, gather(network, [group], "taylor", batches, functional.cross_entropy))
     whole = network.second.weight.detach().clone()
     for channel in range(WIDTH):
         with torch.no_grad():
@@ -160,8 +160,8 @@ def test_taylor_predicts_what_removing_a_channel_of_small_weights_does() -> None
 
 def test_hessian_is_half_the_explicit_fisher_diagonal_times_squared_weights() -> None:
     network = tiny()
-    unit = unit_of(network)
-    weights = [(weight, dim) for part in unit.members for weight, dim in part.weights]
+    group = group_of(network)
+    weights = [(weight, dim) for part in group.members for weight, dim in part.weights]
     expected = torch.zeros(WIDTH, dtype=torch.float64)
     images, targets = (torch.cat(part) for part in zip(*cases(), strict=True))
     for image, target in zip(images, targets, strict=True):
@@ -175,18 +175,20 @@ def test_hessian_is_half_the_explicit_fisher_diagonal_times_squared_weights() ->
 
 def test_hessian_does_not_depend_on_how_cases_are_batched() -> None:
     network = tiny()
-    unit = unit_of(network)
+    group = group_of(network)
     one, other = (
-        scores(unit, gather(network, [unit], "hessian", cases(size=size), functional.cross_entropy)) for size in (1, 32)
+        importance_scores(group, gather(network, [group], "hessian", cases(size=size), functional.cross_entropy))
+        for size in (1, 32)
     )
     torch.testing.assert_close(one, other)
 
 
 def test_taylor_weighs_every_case_alike_however_they_are_batched() -> None:
     network = tiny()
-    unit = unit_of(network)
+    group = group_of(network)
     one, other = (
-        scores(unit, gather(network, [unit], "taylor", cases(size=size), functional.cross_entropy)) for size in (5, 32)
+        importance_scores(group, gather(network, [group], "taylor", cases(size=size), functional.cross_entropy))
+        for size in (5, 32)
     )
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-9)
 
@@ -222,11 +224,11 @@ def test_positions_reach_the_channel_they_belong_to(importance: Any) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).eval()
     weights = ((network[1].weight, 1),)
-    whole = Unit("0", 36, (36, 18), (member("1", "in", weights, 36),))
+    whole = ChannelGroup("0", 36, (36, 18), (member("1", "in", weights, 36),))
     indices, roots = (4, 9, 5, 20), (0, 0, 1, 2)
-    part = Unit("0", 3, (3, 1), (Member("1", "in", 36, indices, roots, weights, lambda positions: None),))
+    part = ChannelGroup("0", 3, (3, 1), (Member("1", "in", 36, indices, roots, weights, lambda positions: None),))
     evidence = gather(network, [part], importance, cases(), functional.cross_entropy)
-    all_of_them, found = scores(whole, evidence), scores(part, evidence)
+    all_of_them, found = importance_scores(whole, evidence), importance_scores(part, evidence)
     torch.testing.assert_close(found, torch.stack([all_of_them[4] + all_of_them[9], all_of_them[5], all_of_them[20]]))
 
 
@@ -237,7 +239,7 @@ def test_nothing_of_the_network_changes(importance: Any) -> None:
     network.norm.eval()
     network.side.weight.grad = torch.ones_like(network.side.weight)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    gather(network, [unit_of(network)], importance, cases(), functional.cross_entropy)
+    gather(network, [group_of(network)], importance, cases(), functional.cross_entropy)
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
     assert network.training and network.first.training and not network.norm.training
     assert torch.equal(network.side.weight.grad, torch.ones_like(network.side.weight))
@@ -248,8 +250,8 @@ def test_nothing_of_the_network_changes(importance: Any) -> None:
 @with_cases
 def test_batches_may_be_an_iterator(importance: Any) -> None:
     network = tiny()
-    unit = unit_of(network)
-    found = scores(unit, gather(network, [unit], importance, iter(cases()), functional.cross_entropy))
+    group = group_of(network)
+    found = importance_scores(group, gather(network, [group], importance, iter(cases()), functional.cross_entropy))
     torch.testing.assert_close(found, ranked(network, importance))
 
 
@@ -259,9 +261,9 @@ def test_too_few_cases_are_refused(importance: Any, count: int) -> None:
     network = tiny()
     batches = cases(count) if count else []
     with pytest.raises(InputError, match=rf"at least {MIN_CASES} training cases, and there are {count};.*'magnitude'"):
-        gather(network, [unit_of(network)], importance, batches, functional.cross_entropy)
+        gather(network, [group_of(network)], importance, batches, functional.cross_entropy)
     enough = cases(MIN_CASES)
-    assert gather(network, [unit_of(network)], importance, enough, functional.cross_entropy).importance == importance
+    assert gather(network, [group_of(network)], importance, enough, functional.cross_entropy).importance == importance
 
 
 @with_cases
@@ -269,7 +271,7 @@ def test_cases_of_one_class_are_refused(importance: Any) -> None:
     network = tiny()
     batches = [(images, torch.ones_like(targets)) for images, targets in cases()]
     with pytest.raises(InputError, match=r"two classes, and all 32 have the same labels.*'magnitude'"):
-        gather(network, [unit_of(network)], importance, batches, functional.cross_entropy)
+        gather(network, [group_of(network)], importance, batches, functional.cross_entropy)
 
 
 def test_findings_that_vary_in_one_label_are_enough() -> None:
@@ -279,17 +281,17 @@ def test_findings_that_vary_in_one_label_are_enough() -> None:
     def loss(logits: Any, targets: Any) -> Any:
         return functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
 
-    assert scores(unit_of(network), gather(network, [unit_of(network)], "taylor", batches, loss)).sum() > 0
+    assert importance_scores(group_of(network), gather(network, [group_of(network)], "taylor", batches, loss)).sum() > 0
     with pytest.raises(InputError, match="same labels"):
-        gather(network, [unit_of(network)], "taylor", [(i, torch.ones_like(t)) for i, t in batches], loss)
+        gather(network, [group_of(network)], "taylor", [(i, torch.ones_like(t)) for i, t in batches], loss)
 
 
 @pytest.mark.parametrize("importance", ["taylor", "hessian"])
 def test_a_loss_is_needed_for_gradients(importance: Any) -> None:
     network = tiny()
     with pytest.raises(InputError, match="needs a loss"):
-        gather(network, [unit_of(network)], importance, cases(), None)
-    assert gather(network, [unit_of(network)], "activation", cases(), None).moments
+        gather(network, [group_of(network)], importance, cases(), None)
+    assert gather(network, [group_of(network)], "activation", cases(), None).moments
 
 
 @with_cases
@@ -298,7 +300,7 @@ def test_what_is_not_finite_is_refused(importance: Any) -> None:
     with torch.no_grad():
         network.first.weight[0] = float("nan")
     with pytest.raises(ModelError, match="not finite"):
-        gather(network, [unit_of(network)], importance, cases(), functional.cross_entropy)
+        gather(network, [group_of(network)], importance, cases(), functional.cross_entropy)
 
 
 def test_moments_are_of_inputs_whatever_the_rank() -> None:
@@ -314,7 +316,7 @@ def test_real_units_of_a_transformer_and_its_heads(importance: Any) -> None:
     timm = pytest.importorskip("timm")
     pytest.importorskip("torch_pruning")
     from medfm_compress.compress.networks.attention_layers import find_attentions
-    from medfm_compress.compress.pruning.channel_groups import head_units
+    from medfm_compress.compress.pruning.channel_groups import head_groups
 
     torch.manual_seed(0)
     network = timm.create_model("test_vit", img_size=32, in_chans=1, num_classes=2).eval()
@@ -326,8 +328,8 @@ def test_real_units_of_a_transformer_and_its_heads(importance: Any) -> None:
         for part in network.blocks[0].attn.qkv.bias.view(3, -1, width):
             part[0] = 0
     attentions, _ = find_attentions(network)
-    units, _ = head_units(network, attentions, lambda width: 16)
-    assert units
+    groups, _ = head_groups(network, attentions, lambda width: 16)
+    assert groups
     batches = [(torch.rand(16, 1, 32, 32), torch.arange(16) % 2)]
-    found = scores(units[0], gather(network, units, importance, batches, functional.cross_entropy))
+    found = importance_scores(groups[0], gather(network, groups, importance, batches, functional.cross_entropy))
     assert found[0] == 0 and bool((found[1:] > 0).all())

@@ -17,12 +17,12 @@ from medfm_compress.compress.distillation.options import Distillation  # noqa: E
 from medfm_compress.compress.networks.build import build_model  # noqa: E402
 from medfm_compress.compress.networks.model import Model, load_model  # noqa: E402
 from medfm_compress.compress.pruning import record as records  # noqa: E402
-from medfm_compress.compress.pruning.calibration_cases import draw, training_batches, validation_question  # noqa: E402
-from medfm_compress.compress.pruning.iterative import Work, prune_and_recover  # noqa: E402
+from medfm_compress.compress.pruning.calibration_cases import draw, training_batches, validation_set  # noqa: E402
+from medfm_compress.compress.pruning.iterative import PruningRun, prune_and_recover  # noqa: E402
 from medfm_compress.compress.pruning.options import PruneOptions  # noqa: E402
 from medfm_compress.compress.pruning.record import RECORD, PruningRecord  # noqa: E402
-from medfm_compress.compress.pruning.sensitivity import Trial  # noqa: E402
-from medfm_compress.compress.pruning.sensitivity_cache import CurveBook  # noqa: E402
+from medfm_compress.compress.pruning.sensitivity import SensitivityPoint  # noqa: E402
+from medfm_compress.compress.pruning.sensitivity_cache import SensitivityCache  # noqa: E402
 from medfm_compress.compress.pruning.sparsity import sparse_layers  # noqa: E402
 from medfm_compress.compress.training.config import TrainingConfig  # noqa: E402
 from medfm_compress.data.open import open_study  # noqa: E402
@@ -69,7 +69,7 @@ def run(study: Study, out: Path, options: PruneOptions = OPTIONS, stop_at: str =
             raise Stop
 
     model = small_model()
-    return prune_and_recover(Work(study, model, options, out, hear), model), lines
+    return prune_and_recover(PruningRun(study, model, options, out, hear), model), lines
 
 
 @pytest.fixture(scope="module")
@@ -184,13 +184,13 @@ def test_a_study_too_small_for_taylor_is_refused_with_a_way_out(study: Study, tm
 def test_cases_are_normalised_and_only_from_their_split(study: Study) -> None:
     model = small_model()
     train = training_batches(study, model, lambda _: None)
-    question = validation_question(study, model, lambda _: None)
+    validation = validation_set(study, model, lambda _: None)
     assert sum(len(images) for images, _ in train) == 32
-    assert sum(len(images) for images, _ in question.batches) == 16
+    assert sum(len(images) for images, _ in validation.batches) == 16
     assert abs(float(torch.cat([images for images, _ in train]).mean())) < 2.5
-    truth = torch.cat([targets for _, targets in question.batches])
-    assert question.auroc(torch.stack([-truth[:, 0], truth[:, 0]], 1).double(), truth) == 1.0
-    assert question.auroc(torch.zeros(3, 2).double(), torch.ones(3, 1, dtype=torch.int64)) is None, "one class alone"
+    truth = torch.cat([targets for _, targets in validation.batches])
+    assert validation.auroc(torch.stack([-truth[:, 0], truth[:, 0]], 1).double(), truth) == 1.0
+    assert validation.auroc(torch.zeros(3, 2).double(), torch.ones(3, 1, dtype=torch.int64)) is None, "one class alone"
     other = Task(kind="binary", labels=("healthy", "ill"))
     import dataclasses
 
@@ -199,9 +199,11 @@ def test_cases_are_normalised_and_only_from_their_split(study: Study) -> None:
 
 
 def test_trials_survive_and_foreign_ones_do_not(tmp_path: Path) -> None:
-    book = CurveBook(tmp_path / "damage.json", "one")
-    book["unit"] = (Trial(kept=4, error=0.5),)
-    assert dict(CurveBook(tmp_path / "damage.json", "one")) == {"unit": (Trial(kept=4, error=0.5),)}
-    assert not CurveBook(tmp_path / "damage.json", "two")
-    (tmp_path / "damage.json").write_text("{")
-    assert not CurveBook(tmp_path / "damage.json", "one")
+    cache = SensitivityCache(tmp_path / "sensitivity-cache.json", "one")
+    cache["unit"] = (SensitivityPoint(kept=4, error=0.5),)
+    assert dict(SensitivityCache(tmp_path / "sensitivity-cache.json", "one")) == {
+        "unit": (SensitivityPoint(kept=4, error=0.5),)
+    }
+    assert not SensitivityCache(tmp_path / "sensitivity-cache.json", "two")
+    (tmp_path / "sensitivity-cache.json").write_text("{")
+    assert not SensitivityCache(tmp_path / "sensitivity-cache.json", "one")

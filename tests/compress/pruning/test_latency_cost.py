@@ -30,7 +30,7 @@ from medfm_compress.compress.latency.layer_table import (  # noqa: E402
     interleaved,
     measure_ms,
 )
-from medfm_compress.compress.pruning.latency_cost import Surface, knots, latency_price  # noqa: E402
+from medfm_compress.compress.pruning.latency_cost import Surface, knots, latency_cost  # noqa: E402
 from medfm_compress.runtime.sessions.onnxruntime import holds_integers  # noqa: E402
 from medfm_compress.runtime.sessions.table import is_available, open_session_from_bytes  # noqa: E402
 
@@ -59,7 +59,7 @@ CALLS = {
 every_kind = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
-class Clock:
+class LatencyMeter:
     """In place of an engine: a time for each graph, by its number of copies."""
 
     def __init__(self, overhead_ms: float = 0.5) -> None:
@@ -158,17 +158,17 @@ def test_engines_time_real_layers(tmp_path: Path) -> None:
     """More work takes longer, and what was timed is known to a second table, which times nothing."""
     small = LayerCall(kind="linear", inputs=64, outputs=64, rows=16)
     large = LayerCall(kind="linear", inputs=512, outputs=512, rows=64)
-    told: list[str] = []
-    table = LatencyTable(ORT, tmp_path / "record.json", told.append)
+    described: list[str] = []
+    table = LatencyTable(ORT, tmp_path / "record.json", described.append)
     assert 0 <= table.ms(small) < table.ms(large)
     assert table.floor_ms((1, 3, 16, 16)) > 0
     assert table.timed == 3
-    assert len(told) == 1
-    again = LatencyTable(ORT, tmp_path / "record.json", told.append, timer=Clock())
+    assert len(described) == 1
+    again = LatencyTable(ORT, tmp_path / "record.json", described.append, timer=LatencyMeter())
     assert again.ms(large) == table.ms(large)
     assert again.floor_ms((1, 3, 16, 16)) == table.floor_ms((1, 3, 16, 16))
     assert again.timed == 0
-    assert len(told) == 1
+    assert len(described) == 1
 
 
 @pytest.mark.skipif(not is_available("openvino").ok, reason="needs OpenVINO")
@@ -180,16 +180,16 @@ def test_openvino_times_integers(tmp_path: Path) -> None:
 
 
 def test_overhead_cancels_and_projections_are_taken_off(tmp_path: Path) -> None:
-    clock = Clock()
-    table = LatencyTable(ORT, tmp_path / "record.json", lambda _: None, timer=clock)
+    target_latency = LatencyMeter()
+    table = LatencyTable(ORT, tmp_path / "record.json", lambda _: None, timer=target_latency)
     assert table.ms(CONV) == pytest.approx(0.25)
-    assert table.floor_ms((1, 3, 8, 8)) == pytest.approx(clock.overhead_ms)
+    assert table.floor_ms((1, 3, 8, 8)) == pytest.approx(target_latency.overhead_ms)
     # three projections, two products and a softmax, less the three projections
     assert table.ms(TOKENS) == pytest.approx(3 * 0.25)
     assert projections(TOKENS) == (LayerCall(kind="linear", inputs=16, outputs=16, rows=5),) * 3
     assert [each.outputs for each in projections(WINDOWS)] == [8, 8, 32]
     assert [each.rows for each in projections(WINDOWS)] == [12, 12, 12]
-    assert clock.asked == table.timed == 4
+    assert target_latency.asked == table.timed == 4
 
 
 def test_no_layer_takes_less_than_nothing() -> None:
@@ -199,32 +199,32 @@ def test_no_layer_takes_less_than_nothing() -> None:
 
 def test_another_target_or_a_damaged_record_knows_nothing(tmp_path: Path) -> None:
     record = tmp_path / "deep" / "record.json"
-    LatencyTable(ORT, record, lambda _: None, timer=Clock()).ms(CONV)
+    LatencyTable(ORT, record, lambda _: None, timer=LatencyMeter()).ms(CONV)
     for goal, content in ((ORT_INT8, None), (ORT, b"{"), (ORT, b'{"entries": {"a": 1}}'), (ORT, b"\xff\x00")):
         if content is not None:
             record.write_bytes(content)
-        table = LatencyTable(goal, record, lambda _: None, timer=Clock(1.5))
+        table = LatencyTable(goal, record, lambda _: None, timer=LatencyMeter(1.5))
         assert table.floor_ms((1, 3, 8, 8)) == pytest.approx(1.5)
         assert table.timed == 1
-    assert LatencyTable(ORT, record, lambda _: None, timer=Clock()).floor_ms((1, 3, 8, 8)) == pytest.approx(1.5)
+    assert LatencyTable(ORT, record, lambda _: None, timer=LatencyMeter()).floor_ms((1, 3, 8, 8)) == pytest.approx(1.5)
 
 
 def test_a_record_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    told: list[str] = []
-    table = LatencyTable(ORT, tmp_path / "file" / "record.json", told.append, timer=Clock())
+    described: list[str] = []
+    table = LatencyTable(ORT, tmp_path / "file" / "record.json", described.append, timer=LatencyMeter())
     assert table.ms(CONV) == table.ms(CONV) == pytest.approx(0.25)
     table.ms(LINEAR)
     assert table.timed == 2
-    assert sum("not kept" in line for line in told) == 1
+    assert sum("not kept" in line for line in described) == 1
 
 
 def test_another_machine_knows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = tmp_path / "record.json"
-    LatencyTable(ORT, record, lambda _: None, timer=Clock()).ms(CONV)
+    LatencyTable(ORT, record, lambda _: None, timer=LatencyMeter()).ms(CONV)
     other = latency_table.describe_machine()
     monkeypatch.setattr(latency_table, "describe_machine", lambda: _renamed(other))
-    table = LatencyTable(ORT, record, lambda _: None, timer=Clock())
+    table = LatencyTable(ORT, record, lambda _: None, timer=LatencyMeter())
     table.ms(CONV)
     assert table.timed == 1
 
@@ -237,10 +237,10 @@ def _renamed(machine):
 
 def test_tables_that_write_at_the_same_time_keep_what_both_timed(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
-    first, second = (LatencyTable(ORT, record, lambda _: None, timer=Clock()) for _ in range(2))
+    first, second = (LatencyTable(ORT, record, lambda _: None, timer=LatencyMeter()) for _ in range(2))
     first.ms(CONV)
     second.ms(LINEAR)
-    third = LatencyTable(ORT, record, lambda _: None, timer=Clock())
+    third = LatencyTable(ORT, record, lambda _: None, timer=LatencyMeter())
     third.ms(CONV)
     third.ms(LINEAR)
     assert third.timed == 0
@@ -309,54 +309,54 @@ def plain() -> nn.Module:
 
 def priced(measured_ms: float, module: nn.Module | None = None):
     module = module or plain()
-    return latency_price(module, torch.zeros(1, 3, 8, 8), Plane(), measured_ms)  # type: ignore[arg-type]
+    return latency_cost(module, torch.zeros(1, 3, 8, 8), Plane(), measured_ms)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("measured_ms", [10.0, 400.0, 5000.0])
 def test_costs_add_up_to_what_was_measured(measured_ms: float) -> None:
     """Whether something is left over or the table says more than was measured."""
-    price = priced(measured_ms)
-    total = price.fixed + sum(price.of(name, *widths) for name, widths in price.layers.items())
+    cost_model = priced(measured_ms)
+    total = cost_model.fixed + sum(cost_model.of(name, *widths) for name, widths in cost_model.layers.items())
     assert total == pytest.approx(measured_ms)
-    assert price.measured_ms == measured_ms
-    assert price.floor_ms + price.table_ms + price.rest_ms == pytest.approx(measured_ms)
-    assert price.table_ms == pytest.approx(cost(3, 16) + cost(1, 16) + cost(16, 2))
+    assert cost_model.measured_ms == measured_ms
+    assert cost_model.floor_ms + cost_model.table_ms + cost_model.rest_ms == pytest.approx(measured_ms)
+    assert cost_model.table_ms == pytest.approx(cost(3, 16) + cost(1, 16) + cost(16, 2))
 
 
 def test_half_the_rest_shrinks_with_the_normalisations_and_half_with_the_layers() -> None:
-    price = priced(5000.0)
-    assert price.rest_ms > 0
-    assert price.of("norm", 1, 16) == pytest.approx(price.rest_ms / 2)
-    assert price.of("norm", 1, 4) == pytest.approx(price.rest_ms / 8)
-    pace = 1 + price.rest_ms / 2 / price.table_ms
-    assert price.of("conv", 3, 8) == pytest.approx(cost(3, 8) * pace)
+    cost_model = priced(5000.0)
+    assert cost_model.rest_ms > 0
+    assert cost_model.of("norm", 1, 16) == pytest.approx(cost_model.rest_ms / 2)
+    assert cost_model.of("norm", 1, 4) == pytest.approx(cost_model.rest_ms / 8)
+    scale = 1 + cost_model.rest_ms / 2 / cost_model.table_ms
+    assert cost_model.of("conv", 3, 8) == pytest.approx(cost(3, 8) * scale)
 
 
 def test_it_goes_to_what_runs_into_an_activation_too() -> None:
     module = nn.Sequential(nn.Conv2d(3, 16, 1), nn.LayerNorm(8), nn.Conv2d(16, 48, 1), nn.Identity(), nn.GELU())
-    price = priced(30000.0, module)
-    assert price.rest_ms > 0
-    passing, pace = price.rest_ms / 2, 1 + price.rest_ms / 2 / price.table_ms
-    assert price.of("1", 1, 8) == pytest.approx(passing / 4)  # 16 of 64 channels pass through it
-    assert price.of("2", 16, 24) == pytest.approx(cost(16, 24) * pace + passing * 3 / 4 / 2)
-    assert price.of("0", 3, 16) == pytest.approx(cost(3, 16) * pace)
+    cost_model = priced(30000.0, module)
+    assert cost_model.rest_ms > 0
+    passing, scale = cost_model.rest_ms / 2, 1 + cost_model.rest_ms / 2 / cost_model.table_ms
+    assert cost_model.of("1", 1, 8) == pytest.approx(passing / 4)  # 16 of 64 channels pass through it
+    assert cost_model.of("2", 16, 24) == pytest.approx(cost(16, 24) * scale + passing * 3 / 4 / 2)
+    assert cost_model.of("0", 3, 16) == pytest.approx(cost(3, 16) * scale)
 
 
 def test_without_normalisations_it_goes_to_the_layers() -> None:
     module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 48, 3), nn.Flatten(), nn.Linear(48 * 16, 2))
-    price = priced(30000.0, module)
-    total = price.fixed + sum(price.of(name, *widths) for name, widths in price.layers.items())
+    cost_model = priced(30000.0, module)
+    total = cost_model.fixed + sum(cost_model.of(name, *widths) for name, widths in cost_model.layers.items())
     assert total == pytest.approx(30000.0)
-    assert price.rest_ms > 0
-    passing, pace = price.rest_ms / 2, 1 + price.rest_ms / 2 / price.table_ms
+    assert cost_model.rest_ms > 0
+    passing, scale = cost_model.rest_ms / 2, 1 + cost_model.rest_ms / 2 / cost_model.table_ms
     share = 16 * 36 / (16 * 36 + 48 * 16 + 2)
-    assert price.of("0", 3, 16) == pytest.approx(cost(3, 16) * pace + share * passing)
+    assert cost_model.of("0", 3, 16) == pytest.approx(cost(3, 16) * scale + share * passing)
 
 
 def test_a_network_without_layers_costs_what_it_costs() -> None:
-    price = priced(9.0, nn.Identity())
-    assert price.layers == {}
-    assert price.fixed == 9.0
+    cost_model = priced(9.0, nn.Identity())
+    assert cost_model.layers == {}
+    assert cost_model.fixed == 9.0
 
 
 def test_an_empty_network_only_reads_the_image() -> None:

@@ -19,11 +19,11 @@ from medfm_compress.compress.networks.build import build_model  # noqa: E402
 from medfm_compress.compress.networks.macs import count_macs  # noqa: E402
 from medfm_compress.compress.networks.model import Model, create_module, load_model, save_model  # noqa: E402
 from medfm_compress.compress.networks.pruning_plan import PruningPlan, apply_plan, merge_plans  # noqa: E402
-from medfm_compress.compress.pruning.apply import cut_units  # noqa: E402
-from medfm_compress.compress.pruning.channel_groups import find_units, head_units  # noqa: E402
+from medfm_compress.compress.pruning.apply import remove_channels  # noqa: E402
+from medfm_compress.compress.pruning.channel_groups import find_channel_groups, head_groups  # noqa: E402
 from medfm_compress.compress.pruning.goal import PruningGoal  # noqa: E402
 from medfm_compress.compress.pruning.prune import loss_of, prune, prune_module  # noqa: E402
-from medfm_compress.compress.pruning.width_search import Material  # noqa: E402
+from medfm_compress.compress.pruning.width_search import PruningData  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
 from medfm_compress.runtime.image_spec import ImageSpec  # noqa: E402
 from medfm_compress.runtime.strict_json import decode, encode  # noqa: E402
@@ -95,25 +95,25 @@ def test_cutting_equals_silencing(family: Family) -> None:
     """
     whole, cut = family.build(), family.build()
     attentions, sealed = find_attentions(cut)
-    channels, _ = find_units(cut, family.images(1), attentions, sealed, lambda _: 8)
-    heads, _ = head_units(cut, attentions, lambda _: 8)
+    channels, _ = find_channel_groups(cut, family.images(1), attentions, sealed, lambda _: 8)
+    heads, _ = head_groups(cut, attentions, lambda _: 8)
     mixing = tuple(
         name for name, part in cut.named_modules() if isinstance(part, (torch.nn.LayerNorm, torch.nn.GroupNorm))
     )
-    units = [unit for unit in [*channels, *heads] if not {member.layer for member in unit.members} & set(mixing)]
-    assert units
+    groups = [group for group in [*channels, *heads] if not {member.layer for member in group.members} & set(mixing)]
+    assert groups
     generator = torch.Generator().manual_seed(2)
-    ranking = {unit.name: torch.rand(unit.width, generator=generator) for unit in units}
-    widths = {unit.name: unit.levels[len(unit.levels) // 2] for unit in units}
+    ranking = {group.name: torch.rand(group.width, generator=generator) for group in groups}
+    widths = {group.name: group.levels[len(group.levels) // 2] for group in groups}
 
     parameters = dict(whole.named_parameters())
-    for unit in units:
-        gone = set(torch.argsort(ranking[unit.name])[: unit.width - widths[unit.name]].tolist())
-        for member in unit.members:
+    for group in groups:
+        gone = set(torch.argsort(ranking[group.name])[: group.width - widths[group.name]].tolist())
+        for member in group.members:
             if member.side == "in":
                 silent = [i for i, root in zip(member.indices, member.roots, strict=True) if root in gone]
                 parameters[f"{member.layer}.weight"].data[:, silent] = 0
-    cut_units(cut, units, widths, ranking)
+    remove_channels(cut, groups, widths, ranking)
     with torch.no_grad():
         expected, actual = whole(family.images()), cut(family.images())
     assert (expected - actual).abs().max() <= 1e-5 * expected.abs().max().clamp_min(1)
@@ -158,8 +158,8 @@ def test_channels_without_effect_go_first(importance: Any) -> None:
             block.attn.proj.weight[:, 64:128] = 0
     images, targets = VIT.images(4), torch.tensor([0, 1, 0, 1])
     goal = PruningGoal(macs=0.65, importance=importance)
-    material = Material(train=[(images, targets)] * 8, loss=torch.nn.functional.cross_entropy)
-    pruned = prune_module(network, images[:1], goal, material)
+    data = PruningData(train=[(images, targets)] * 8, loss=torch.nn.functional.cross_entropy)
+    pruned = prune_module(network, images[:1], goal, data)
     assert any(change.after < change.before for change in pruned.widths if change.name.endswith(" heads"))
     torch.testing.assert_close(pruned.module(images), network(images), rtol=1e-4, atol=1e-5)
 
@@ -230,7 +230,7 @@ def test_out_of_reach_says_what_can_be_reached() -> None:
 def test_taylor_without_cases_is_refused() -> None:
     goal = PruningGoal(macs=0.5, importance="taylor")
     with pytest.raises(InputError, match="training cases"):
-        prune_module(RESNET.build(), RESNET.images(1), goal, Material(loss=torch.nn.functional.cross_entropy))
+        prune_module(RESNET.build(), RESNET.images(1), goal, PruningData(loss=torch.nn.functional.cross_entropy))
 
 
 def test_network_with_nothing_to_prune_is_refused() -> None:
@@ -283,7 +283,7 @@ def test_taylor_reads_targets_as_a_study_gives_them(kind: Any, targets: list[lis
     model = small_model(kind)
     batch = (torch.rand(2, *model.spec.shape[1:]), torch.tensor(targets))
     pruned = prune(
-        model, PruningGoal(macs=0.5, importance="taylor"), Material(train=[batch] * 8, loss=loss_of(model.task))
+        model, PruningGoal(macs=0.5, importance="taylor"), PruningData(train=[batch] * 8, loss=loss_of(model.task))
     )
     assert pruned.macs_after <= 0.5 * pruned.macs_before
     assert all(parameter.grad is None for parameter in pruned.model.module.parameters())

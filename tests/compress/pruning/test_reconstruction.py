@@ -10,12 +10,12 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 pytest.importorskip("torch_pruning")
 
-from medfm_compress.compress.pruning.apply import cut_units  # noqa: E402
+from medfm_compress.compress.pruning.apply import remove_channels  # noqa: E402
 from medfm_compress.compress.pruning.goal import PruningGoal  # noqa: E402
-from medfm_compress.compress.pruning.importance import Evidence, scores  # noqa: E402
+from medfm_compress.compress.pruning.importance import Evidence, importance_scores  # noqa: E402
 from medfm_compress.compress.pruning.prune import prune_module  # noqa: E402
 from medfm_compress.compress.pruning.reconstruction import Reconstruction, _Moments, recalibrate  # noqa: E402
-from medfm_compress.compress.pruning.width_search import Material, all_units  # noqa: E402
+from medfm_compress.compress.pruning.width_search import PruningData, all_channel_groups  # noqa: E402
 
 
 class Chain(torch.nn.Module):
@@ -44,10 +44,12 @@ def cases(count: int = 32, seed: int = 1) -> list[Any]:
 
 
 def halved(module: Any, fit: bool) -> Any:
-    units, _ = all_units(module, cases()[0][0][:1], PruningGoal(macs=0.5))
-    unit = next(unit for unit in units if unit.width == 32)
-    repair = Reconstruction(module, [unit], cases()) if fit else None
-    cut = cut_units(module, [unit], {unit.name: 16}, {unit.name: scores(unit, Evidence("magnitude"))})
+    groups, _ = all_channel_groups(module, cases()[0][0][:1], PruningGoal(macs=0.5))
+    group = next(group for group in groups if group.width == 32)
+    repair = Reconstruction(module, [group], cases()) if fit else None
+    cut = remove_channels(
+        module, [group], {group.name: 16}, {group.name: importance_scores(group, Evidence("magnitude"))}
+    )
     if repair is not None:
         repair.repair(module, cut)
     return module
@@ -95,13 +97,13 @@ def test_against_least_squares() -> None:
             module(images)
     hook.remove()
     x, weight = torch.cat(inputs).detach(), module.second.weight.detach().clone()
-    units, _ = all_units(module, batches[0][0][:1], PruningGoal(macs=0.5))
-    unit = next(unit for unit in units if unit.width == 32)
-    repair = Reconstruction(module, [unit], batches)
-    ranking = {unit.name: scores(unit, Evidence("magnitude"))}
-    cut = cut_units(module, [unit], {unit.name: 16}, ranking)
+    groups, _ = all_channel_groups(module, batches[0][0][:1], PruningGoal(macs=0.5))
+    group = next(group for group in groups if group.width == 32)
+    repair = Reconstruction(module, [group], batches)
+    ranking = {group.name: importance_scores(group, Evidence("magnitude"))}
+    cut = remove_channels(module, [group], {group.name: 16}, ranking)
     repair.repair(module, cut)
-    kept = sorted(torch.argsort(ranking[unit.name], stable=True)[16:].tolist())
+    kept = sorted(torch.argsort(ranking[group.name], stable=True)[16:].tolist())
     expected = torch.linalg.lstsq(x[:, kept], x @ weight.T).solution.T
 
     def miss(fitted: Any) -> float:
@@ -149,7 +151,7 @@ def test_repair_makes_pruning_gentler() -> None:
     errors = {}
     for repair in (False, True):
         goal = PruningGoal(macs=0.7, repair=repair)
-        pruned = prune_module(module, probe[:1], goal, Material(train=train))
+        pruned = prune_module(module, probe[:1], goal, PruningData(train=train))
         with torch.no_grad():
             errors[repair] = float((pruned.module(probe) - module(probe)).norm())
     assert errors[True] < errors[False]

@@ -161,11 +161,11 @@ def test_zeros_hold_through_the_training_loop_with_decay_average_and_resume(tmp_
     assert all(torch.equal(mask, masks[name]) for name, mask in zeros(network, done).items())
     assert not torch.equal(before, network.blocks[0].mlp.fc1.weight)
 
-    again, told = vit(), []
+    again, described = vit(), []
     sparsify(again)
     keep_sparse(again)
-    trained = train(engine_job.make_job(tmp_path / "run.pt", module=again), replace(config, epochs=2), told.append)
-    assert told[0].startswith("resuming after epoch 1")
+    trained = train(engine_job.make_job(tmp_path / "run.pt", module=again), replace(config, epochs=2), described.append)
+    assert described[0].startswith("resuming after epoch 1")
     for module in (again, trained.network):
         assert all(torch.equal(mask, masks[name]) for name, mask in zeros(module, done).items())
         verify_sparse(module, done)

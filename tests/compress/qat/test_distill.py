@@ -20,11 +20,11 @@ from medfm_compress.compress.networks.model import Model, load_model
 from medfm_compress.compress.qat.prepare import fake_quantized, plain_state, trained_ranges
 from medfm_compress.compress.qat.ranges_file import load_ranges, save_ranges
 from medfm_compress.compress.qat.schedule import needs_float_stage
-from medfm_compress.compress.quantization import candidate_search as ladder
+from medfm_compress.compress.quantization import candidate_search
 from medfm_compress.compress.quantization import companion_variants as companion
 from medfm_compress.compress.quantization.build_candidate import PLACEMENTS, GraphBuilder, portable, serialise
 from medfm_compress.compress.quantization.calibrate import calibrate
-from medfm_compress.compress.quantization.methods import TRAINED, DoesNotApply, Lookup, Method, Standing, rungs
+from medfm_compress.compress.quantization.methods import TRAINED, DoesNotApply, Lookup, Method, Standing, candidates
 from medfm_compress.compress.quantization.qdq import write_qdq
 from medfm_compress.compress.quantization.quantize_bundle import QuantizeOptions, quantize_bundle
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
@@ -181,9 +181,9 @@ def walk(*, limits: bool) -> list[str]:
     )
     walked = []
     starts = tuple(Method(placement=name, estimator=TRAINED) for name in ("default", "attention"))
-    for rung in rungs(starts, lookup):
-        walked.append(f"({rung.rung})" if isinstance(rung, DoesNotApply) else str(rung))
-        state["best"] = state["best"] or (None if isinstance(rung, DoesNotApply) else rung)
+    for candidate in candidates(starts, lookup):
+        walked.append(f"({candidate.candidate})" if isinstance(candidate, DoesNotApply) else str(candidate))
+        state["best"] = state["best"] or (None if isinstance(candidate, DoesNotApply) else candidate)
     return walked
 
 
@@ -256,7 +256,7 @@ def test_the_bundle_ships_what_was_trained(
     def clock(sessions: list[object], image: object, rounds: int) -> list[float]:
         return [1.0 if session.info.precision == "int8" else 2.0 for session in sessions]  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock)
+    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock)
     monkeypatch.setattr(companion, "p50_ms_on", lambda isa, models, *_: (2.0, 1.0))
     export(distilled[0], discs_path, ExportStep(), "tiny", "", silent, tmp_path / "fp32.medfm")
     few = QuantizeOptions(

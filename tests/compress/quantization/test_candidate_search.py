@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tiny_study
 
-from medfm_compress.compress.quantization import candidate_search as ladder
+from medfm_compress.compress.quantization import candidate_search
 from medfm_compress.compress.quantization import fidelity as judge
-from medfm_compress.compress.quantization.candidate_search import Group, Limits, Trial, climb
-from medfm_compress.compress.quantization.fidelity import Judges
+from medfm_compress.compress.quantization.candidate_search import CandidateTrial, Group, Limits, search_candidates
+from medfm_compress.compress.quantization.fidelity import ValidationSet
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.export.build import Export, make_variant
 from medfm_compress.runtime.errors import BundleRefused
@@ -54,7 +54,7 @@ class PlayedBuilder:
 
 
 @pytest.fixture
-def judges(monkeypatch):
+def validation(monkeypatch):
     study = tiny_study.make_study()
     random = np.random.default_rng(0)
     cases = study.split("val")
@@ -64,89 +64,94 @@ def judges(monkeypatch):
     def open_played(variant, contents, threads):
         return Export(variant=variant, contents=contents, session=PlayedSession(*json.loads(contents[0])))
 
-    monkeypatch.setattr(ladder, "open_export", open_played)
-    monkeypatch.setattr(ladder, "interleaved_p50_ms", lambda sessions, image, rounds: [s.ms for s in sessions])
-    return Judges(study=study, cases=cases, inputs=inputs, task=tiny_study.TASK)
+    monkeypatch.setattr(candidate_search, "open_export", open_played)
+    monkeypatch.setattr(
+        candidate_search, "interleaved_p50_ms", lambda sessions, image, rounds: [s.ms for s in sessions]
+    )
+    return ValidationSet(study=study, cases=cases, inputs=inputs, task=tiny_study.TASK)
 
 
-def run(judges, plans, *, error=0.05, budget=60.0, floats=(), **builder):
+def run(validation, plans, *, error=0.05, budget=60.0, floats=(), **builder):
     variant = make_variant("openvino", "fp32")
-    reference = Trial(
+    reference = CandidateTrial(
         name="fp32", variant=variant, export=Export(variant=variant, contents=(), session=PlayedSession(10.0, 0.0))
     )
     group = Group(
         reference=reference, floats=floats, rests=("fp32",), variant=lambda method: make_variant("openvino", "int8")
     )
     limits = Limits(error=error, auroc_drop=0.02, rounds=5, threads=1, deadline=time.monotonic() + budget)
-    tried = climb(group, PlayedBuilder(plans, **builder), judges, limits, lambda text: None)
-    return {(each.rung if isinstance(each, DoesNotApply) else each.name): each for each in tried}
+    tried = search_candidates(group, PlayedBuilder(plans, **builder), validation, limits, lambda text: None)
+    return {(each.candidate if isinstance(each, DoesNotApply) else each.name): each for each in tried}
 
 
 def kept(tried):
-    return [name for name, each in tried.items() if isinstance(each, Trial) and each.kept]
+    return [name for name, each in tried.items() if isinstance(each, CandidateTrial) and each.kept]
 
 
-def test_the_fastest_within_the_limits_ships(judges):
-    tried = run(judges, {"int8-minmax": (4.0, 0.01), "int8-attention+minmax": (3.0, 0.03)})
+def test_the_fastest_within_the_limits_ships(validation):
+    tried = run(validation, {"int8-minmax": (4.0, 0.01), "int8-attention+minmax": (3.0, 0.03)})
     assert kept(tried) == ["int8-attention+minmax"]
     assert tried["int8-minmax"].reason == "another one is faster or more faithful"
     assert tried["int8-attention+minmax"].speedup == pytest.approx(10 / 3)
 
 
-def test_of_nearly_equal_latencies_the_most_faithful_ships(judges):
-    tried = run(judges, {"int8-minmax": (4.0, 0.03), "int8-attention+minmax": (4.1, 0.005)})
+def test_of_nearly_equal_latencies_the_most_faithful_ships(validation):
+    tried = run(validation, {"int8-minmax": (4.0, 0.03), "int8-attention+minmax": (4.1, 0.005)})
     assert kept(tried) == ["int8-attention+minmax"]
 
 
-def test_unfaithful_and_slow_candidates_are_refused_with_a_reason(judges):
-    tried = run(judges, {"int8-minmax": (12.0, 0.01), "int8-attention+minmax": (3.0, 0.4)})
+def test_unfaithful_and_slow_candidates_are_refused_with_a_reason(validation):
+    tried = run(validation, {"int8-minmax": (12.0, 0.01), "int8-attention+minmax": (3.0, 0.4)})
     assert kept(tried) == []
     assert tried["int8-minmax"].reason == "not faster than FP32 on the measuring machine"
     assert "above the limit 0.05" in tried["int8-attention+minmax"].reason
 
 
-def test_a_fall_of_auroc_refuses_what_the_logits_allow(judges, monkeypatch):
-    monkeypatch.setattr(ladder, "fidelity", lambda logits, wanted, judges: judge.Fidelity(0.01, 0.03))
-    tried = run(judges, {"int8-minmax": (4.0, 0.0)})
+def test_a_fall_of_auroc_refuses_what_the_logits_allow(validation, monkeypatch):
+    monkeypatch.setattr(candidate_search, "fidelity", lambda logits, wanted, validation: judge.Fidelity(0.01, 0.03))
+    tried = run(validation, {"int8-minmax": (4.0, 0.0)})
     assert kept(tried) == [] and "AUROC falls by 0.03" in tried["int8-minmax"].reason
 
 
-def test_what_cannot_be_opened_does_not_stop_the_ladder(judges):
-    tried = run(judges, {"int8-minmax": BundleRefused("no kernel"), "int8-percentile": (4.0, 0.01)})
+def test_what_cannot_be_opened_does_not_stop_the_ladder(validation):
+    tried = run(validation, {"int8-minmax": BundleRefused("no kernel"), "int8-percentile": (4.0, 0.01)})
     assert kept(tried) == ["int8-percentile"] and tried["int8-minmax"].reason == "cannot be run: no kernel"
 
 
-def test_a_float_precision_may_win(judges):
+def test_a_float_precision_may_win(validation):
     variant = make_variant("openvino", "bf16")
     session = Export(variant=variant, contents=(), session=PlayedSession(2.0, 0.01))
-    floats = (Trial(name="bf16", variant=variant, export=session), DoesNotApply(rung="fp16", reason="not here"))
-    tried = run(judges, {"int8-minmax": (4.0, 0.01)}, floats=floats)
+    floats = (
+        CandidateTrial(name="bf16", variant=variant, export=session),
+        DoesNotApply(candidate="fp16", reason="not here"),
+    )
+    tried = run(validation, {"int8-minmax": (4.0, 0.01)}, floats=floats)
     assert kept(tried) == ["bf16"] and tried["fp16"].reason == "not here"
 
 
-def test_layers_are_excluded_until_the_limits_are_met(judges):
+def test_layers_are_excluded_until_the_limits_are_met(validation):
     plans = {"int8-minmax+without-1-layers": (4.0, 0.2), "int8-minmax+without-2-layers": (4.5, 0.02)}
-    tried = run(judges, {"int8-minmax": (4.0, 0.3), **plans})
+    tried = run(validation, {"int8-minmax": (4.0, 0.3), **plans})
     assert kept(tried) == ["int8-minmax+without-2-layers"]
 
 
-def test_without_time_one_int8_candidate_is_tried(judges):
-    tried = run(judges, {"int8-minmax": (4.0, 0.01)}, budget=-1.0)
+def test_without_time_one_int8_candidate_is_tried(validation):
+    tried = run(validation, {"int8-minmax": (4.0, 0.01)}, budget=-1.0)
     assert list(tried) == ["fp32", "int8-minmax", "further rungs"] and kept(tried) == ["int8-minmax"]
 
 
-def test_networks_out_of_the_running_are_freed(judges):
-    tried = run(judges, {"int8-minmax": (4.0, 0.01)})
-    open_ones = [each.name for each in tried.values() if isinstance(each, Trial) and each.export is not None]
+def test_networks_out_of_the_running_are_freed(validation):
+    tried = run(validation, {"int8-minmax": (4.0, 0.01)})
+    open_ones = [each.name for each in tried.values() if isinstance(each, CandidateTrial) and each.export is not None]
     assert "int8-minmax" in open_ones and len(open_ones) <= 4 and "int8-mse" not in open_ones
 
 
-def test_logits_that_are_not_finite_are_never_kept(judges):
-    tried = run(judges, {"int8-minmax": (1.0, float("nan"))}, smooths=False)
+def test_logits_that_are_not_finite_are_never_kept(validation):
+    tried = run(validation, {"int8-minmax": (1.0, float("nan"))}, smooths=False)
     assert kept(tried) == [] and "inf" in tried["int8-minmax"].reason
 
 
-def test_case_logits_keep_the_order_of_the_cases(judges):
+def test_case_logits_keep_the_order_of_the_cases(validation):
     session = PlayedSession(1.0, 0.0)
-    found = judge.case_logits(session, judges.inputs)
-    assert np.allclose(found[:, 1], judges.inputs.mean(axis=(1, 2, 3)), atol=1e-6)
+    found = judge.case_logits(session, validation.inputs)
+    assert np.allclose(found[:, 1], validation.inputs.mean(axis=(1, 2, 3)), atol=1e-6)

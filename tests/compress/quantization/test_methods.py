@@ -3,10 +3,12 @@
 import msgspec
 import pytest
 
-from medfm_compress.compress.quantization.methods import EXCLUSIONS, DoesNotApply, Lookup, Method, Standing, rungs
+from medfm_compress.compress.quantization.methods import EXCLUSIONS, DoesNotApply, Lookup, Method, Standing, candidates
 
 
-def climb(placements, better=lambda method: False, *, rests=("fp32",), limits=True, ranked=(), smooths=True):
+def search_candidates(
+    placements, better=lambda method: False, *, rests=("fp32",), limits=True, ranked=(), smooths=True
+):
     """Walk the rungs; a rung that is ``better`` becomes the best one."""
     state = {"best": None}
     lookup = Lookup(
@@ -16,19 +18,19 @@ def climb(placements, better=lambda method: False, *, rests=("fp32",), limits=Tr
     )
     walked = []
     starts = tuple(Method(placement=name, rest=rest) for name in placements for rest in rests)
-    for rung in rungs(starts, lookup):
-        walked.append(rung)
-        if isinstance(rung, Method) and (state["best"] is None or better(rung)):
-            state["best"] = rung
+    for candidate in candidates(starts, lookup):
+        walked.append(candidate)
+        if isinstance(candidate, Method) and (state["best"] is None or better(candidate)):
+            state["best"] = candidate
     return walked
 
 
 def names(walked):
-    return [str(rung) if isinstance(rung, Method) else f"({rung.rung})" for rung in walked]
+    return [str(candidate) if isinstance(candidate, Method) else f"({candidate.candidate})" for candidate in walked]
 
 
 def test_every_technique_has_its_rung_and_the_cheapest_comes_first():
-    walked = climb(("default", "attention"))
+    walked = search_candidates(("default", "attention"))
     assert names(walked) == [
         "int8-minmax",
         "int8-mse",
@@ -44,36 +46,36 @@ def test_every_technique_has_its_rung_and_the_cheapest_comes_first():
 
 
 def test_later_rungs_build_on_the_best_so_far():
-    walked = climb(("default",), better=lambda method: method.estimator == "mse")
+    walked = search_candidates(("default",), better=lambda method: method.estimator == "mse")
     assert names(walked)[2] == "int8-mse+smoothquant" and names(walked)[-3] == "int8-mse+smoothquant+bias-correction"
 
 
 def test_other_placements_take_the_best_estimator():
-    walked = climb(("default", "attention"), better=lambda method: method.estimator == "mse")
+    walked = search_candidates(("default", "attention"), better=lambda method: method.estimator == "mse")
     assert "int8-attention+mse+smoothquant" in names(walked)
 
 
 def test_the_float_part_may_have_another_precision():
-    walked = climb(("default", "attention"), rests=("fp32", "bf16"))
+    walked = search_candidates(("default", "attention"), rests=("fp32", "bf16"))
     assert names(walked)[4:7] == ["int8-bf16-minmax", "int8-attention+minmax", "int8-bf16-attention+minmax"]
 
 
 def test_dynamic_ranges_have_no_estimator():
-    walked = climb(("default", "dynamic"), better=lambda method: method.placement == "dynamic")
+    walked = search_candidates(("default", "dynamic"), better=lambda method: method.placement == "dynamic")
     assert names(walked)[4:6] == ["int8-dynamic", "int8-dynamic+bias-correction"]
 
 
 def test_layers_are_left_out_in_growing_numbers_only_while_the_limits_are_missed():
     ranked = tuple(f"layer{number}" for number in range(6))
-    walked = climb(("default",), limits=False, ranked=ranked)
-    left_out = [rung.excluded for rung in walked if isinstance(rung, Method) and rung.excluded]
+    walked = search_candidates(("default",), limits=False, ranked=ranked)
+    left_out = [candidate.excluded for candidate in walked if isinstance(candidate, Method) and candidate.excluded]
     assert left_out == [ranked[:count] for count in EXCLUSIONS if count < 6]
 
 
 @pytest.mark.parametrize(("arguments", "reason"), [({"smooths": False}, "takes up"), ({"limits": False}, "measured")])
 def test_what_does_not_apply_says_why(arguments, reason):
-    walked = climb(("default",), **arguments)
-    assert any(reason in rung.reason for rung in walked if isinstance(rung, DoesNotApply))
+    walked = search_candidates(("default",), **arguments)
+    assert any(reason in candidate.reason for candidate in walked if isinstance(candidate, DoesNotApply))
 
 
 def test_a_reduced_range_is_named():

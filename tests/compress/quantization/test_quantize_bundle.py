@@ -10,7 +10,7 @@ import tiny_study
 
 from medfm_compress.bench.evaluate.evaluate import evaluate
 from medfm_compress.bench.evaluate.operating_points import choose_operating_points
-from medfm_compress.compress.quantization import candidate_search as ladder
+from medfm_compress.compress.quantization import candidate_search
 from medfm_compress.compress.quantization import companion_variants as companion
 from medfm_compress.compress.quantization import quantize_bundle as module_under_test
 from medfm_compress.compress.quantization.quantize_bundle import QuantizeOptions, quantize_bundle
@@ -51,7 +51,7 @@ def source(tmp_path_factory):
 
 
 def test_int8_replaces_fp32_where_it_is_faithful_and_faster(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock(2.0, 1.0))
+    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", FEW)
     bundle = Bundle.open(tmp_path / "q.medfm")
     assert quantized.applied
@@ -80,7 +80,7 @@ def many(tmp_path_factory):
 
 
 def test_a_kept_variant_gets_its_own_threshold_from_all_validation_cases(many, tmp_path, monkeypatch):
-    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock(2.0, 1.0))
+    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
     study = tiny_study.make_study(val=160)
     options = msgspec.structs.replace(FEW, validation_samples=30, targets=("onnxruntime:cpu",), keep_fp32=True)
     quantize_bundle(many, study, tmp_path / "q.medfm", options)
@@ -101,7 +101,7 @@ def test_a_kept_variant_gets_its_own_threshold_from_all_validation_cases(many, t
 
 
 def test_thresholds_are_left_where_asked_and_where_cases_are_too_few(many, source, tmp_path, monkeypatch):
-    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock(2.0, 1.0))
+    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
     options = msgspec.structs.replace(FEW, targets=("onnxruntime:cpu",))
     left = msgspec.structs.replace(options, rechoose=False)
     manifest = quantize_bundle(many, tiny_study.make_study(val=160), tmp_path / "left.medfm", left).manifest
@@ -114,7 +114,7 @@ def test_thresholds_are_left_where_asked_and_where_cases_are_too_few(many, sourc
 
 
 def test_int8_that_is_slower_is_refused_with_a_reason(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock(1.0, 1.2))
+    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(1.0, 1.2))
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", FEW)
     assert not quantized.applied
     tried = [candidate for candidate in quantized.candidates if candidate.p50_ms and candidate.method != "fp32"]
@@ -125,7 +125,7 @@ def test_int8_that_is_slower_is_refused_with_a_reason(source, tmp_path, monkeypa
 
 
 def test_int8_that_is_unfaithful_is_refused_with_a_reason(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock(2.0, 1.0))
+    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
     strict = msgspec.structs.replace(FEW, error_limit=1e-9)
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", strict)
     assert not quantized.applied
@@ -133,7 +133,7 @@ def test_int8_that_is_unfaithful_is_refused_with_a_reason(source, tmp_path, monk
 
 
 def test_fp32_is_kept_only_when_asked_for(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock(2.0, 1.0))
+    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
     keep = msgspec.structs.replace(FEW, keep_fp32=True, targets=("onnxruntime:cpu",))
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", keep)
     names = [v.name for v in quantized.manifest.variants]
@@ -178,7 +178,7 @@ def test_too_few_cases_are_refused(source, tmp_path, sizes, split):
 
 
 def test_a_bundle_without_its_fp32_graph_is_refused(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock(2.0, 1.0))
+    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
     quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", FEW)
     with pytest.raises(InputError, match="no FP32 ONNX variant"):
         quantize_bundle(tmp_path / "q.medfm", tiny_study.make_study(), tmp_path / "r.medfm", FEW)
@@ -197,7 +197,7 @@ def test_an_unknown_target_is_refused_and_the_known_ones_are_named(source, tmp_p
 
 @pytest.mark.parametrize("bits", ["int8", "int4"])
 def test_weights_alone_are_compressed_for_size_whatever_the_clock_says(source, tmp_path, monkeypatch, bits):
-    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock(1.0, 1.2))
+    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(1.0, 1.2))
     options = msgspec.structs.replace(FEW, weights_only=bits)
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
     bundle = Bundle.open(tmp_path / "q.medfm")
@@ -212,7 +212,7 @@ def test_weights_alone_are_compressed_for_size_whatever_the_clock_says(source, t
 
 
 def test_a_variant_for_lesser_cpus_asks_for_what_it_pays_on(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock(2.0, 1.0))
+    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
     options = msgspec.structs.replace(FEW, targets=("openvino:cpu",))
     timed = {"AVX2": (1.0, 1.5), "AVX512_CORE": (1.0, 0.8)}
     monkeypatch.setattr(companion, "p50_ms_on", lambda isa, *_: timed[isa])
@@ -255,7 +255,7 @@ def test_files_shrink_about_fourfold_and_bytes_repeat(tmp_path, monkeypatch):
     import torch
     from torch import nn
 
-    monkeypatch.setattr(ladder, "interleaved_p50_ms", clock(2.0, 1.0))
+    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(1, 256, 4, 4), nn.ReLU(), nn.Conv2d(256, 512, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),

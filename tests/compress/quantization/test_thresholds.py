@@ -10,7 +10,7 @@ from scipy.special import expit, softmax
 from medfm_compress.bench.evaluate.operating_points import choose_operating_points
 from medfm_compress.bench.evaluate.temperature_scaling import calibrate, rescore
 from medfm_compress.bench.types.evaluation import Evaluation
-from medfm_compress.compress.quantization.thresholds import redecide
+from medfm_compress.compress.quantization.thresholds import recalibrate_thresholds
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.task import OperatingPoint, Task
 
@@ -72,7 +72,7 @@ _BLANK = msgspec.convert(
 def test_a_shifted_variant_gets_the_threshold_that_keeps_the_promise(task):
     promised = decided_task(task, evaluation(task))
     shifted = evaluation(task, shift=-1.5)
-    found = redecide(VARIANT, shifted, promised)
+    found = recalibrate_thresholds(VARIANT, shifted, promised)
     broken, kept = rescore(shifted, promised), rescore(shifted, effective(promised, found.variant))
     truth = shifted.truth[:, -1] == 1
     assert broken.decisions[truth, -1].mean() < 0.9
@@ -87,7 +87,7 @@ def test_a_shifted_variant_gets_the_threshold_that_keeps_the_promise(task):
 @pytest.mark.parametrize("task", [BINARY, MULTILABEL, MULTICLASS])
 def test_an_overconfident_variant_gets_its_own_temperature(task):
     promised = task if task is MULTICLASS else decided_task(task, evaluation(task))
-    found = redecide(VARIANT, evaluation(task, scale=2.5), promised)
+    found = recalibrate_thresholds(VARIANT, evaluation(task, scale=2.5), promised)
     assert effective(promised, found.variant).temperature == pytest.approx(2.5 * promised.temperature, rel=0.2)
     assert found.lines[0].startswith("temperature 2.") and "fitted on 400 validation cases" in found.lines[0]
     assert (task is MULTICLASS) == (found.variant.operating_points is msgspec.UNSET)
@@ -96,7 +96,7 @@ def test_an_overconfident_variant_gets_its_own_temperature(task):
 def test_a_variant_with_the_tasks_own_scores_stays_as_it_is():
     given = evaluation(BINARY)
     promised = decided_task(BINARY, given)
-    found = redecide(VARIANT, given, promised)
+    found = recalibrate_thresholds(VARIANT, given, promised)
     assert found.variant == VARIANT and not found.variant.decides_itself
     assert len(found.lines) == 2
 
@@ -105,7 +105,7 @@ def test_a_finding_with_too_few_patients_keeps_the_tasks_threshold_and_temperatu
     given = evaluation(MULTILABEL, rare=7.5)
     assert 0 < given.truth[:, 1].sum() < 10
     promised = decided_task(MULTILABEL, given)
-    found = redecide(VARIANT, evaluation(MULTILABEL, rare=7.5, scale=2.5), promised)
+    found = recalibrate_thresholds(VARIANT, evaluation(MULTILABEL, rare=7.5, scale=2.5), promised)
     task = effective(promised, found.variant)
     assert task.temperature == promised.temperature
     assert task.operating_points[1] == promised.operating_points[1]
@@ -118,7 +118,7 @@ def test_patients_are_counted_and_not_images():
     given = evaluation(BINARY)
     promised = decided_task(BINARY, given)
     copies = msgspec.structs.replace(evaluation(BINARY, shift=-1.5), clusters=tuple(str(n % 9) for n in range(400)))
-    found = redecide(VARIANT, copies, promised)
+    found = recalibrate_thresholds(VARIANT, copies, promised)
     assert found.variant == VARIANT and any("stays" in line for line in found.lines)
 
 
@@ -126,19 +126,19 @@ def test_a_rule_that_nothing_reaches_leaves_the_task():
     promised = decided_task(BINARY, evaluation(BINARY), rule="specificity>=0.90")
     saturated = evaluation(BINARY, cases=120)
     logits = np.tile([-500.0, 500.0], (120, 1))
-    found = redecide(VARIANT, msgspec.structs.replace(saturated, logits=logits), promised)
+    found = recalibrate_thresholds(VARIANT, msgspec.structs.replace(saturated, logits=logits), promised)
     assert found.variant == VARIANT
     assert found.lines[0].startswith("decides as the task does: no threshold below 1 reaches")
 
 
 def test_without_points_only_the_temperature_may_change():
-    found = redecide(VARIANT, evaluation(BINARY, scale=2.5), BINARY)
+    found = recalibrate_thresholds(VARIANT, evaluation(BINARY, scale=2.5), BINARY)
     assert found.variant.temperature == pytest.approx(2.5, rel=0.2)
     assert found.variant.operating_points is msgspec.UNSET
 
 
 def test_the_points_say_which_cases_they_rest_on():
     given = evaluation(BINARY, shift=-1.5)
-    (point,) = redecide(VARIANT, given, decided_task(BINARY, evaluation(BINARY))).variant.operating_points
+    (point,) = recalibrate_thresholds(VARIANT, given, decided_task(BINARY, evaluation(BINARY))).variant.operating_points
     assert isinstance(point, OperatingPoint)
     assert (point.positives, point.negatives) == (given.truth.sum(), (1 - given.truth).sum())

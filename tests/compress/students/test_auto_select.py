@@ -15,11 +15,17 @@ from medfm_compress.bench.measure.latency import Plan  # noqa: E402
 from medfm_compress.bench.types.measurement import Measurement  # noqa: E402
 from medfm_compress.bench.types.target import Target  # noqa: E402
 from medfm_compress.compress.latency.latency_goal import LatencyGoal, parse_goal  # noqa: E402
-from medfm_compress.compress.latency.network_latency import Asked, Book, Row, engine_files, measure_networks  # noqa: E402
+from medfm_compress.compress.latency.network_latency import (  # noqa: E402
+    LatencyCache,
+    LatencyRequest,
+    NetworkLatency,
+    engine_files,
+    measure_networks,
+)
 from medfm_compress.compress.networks.build import build_model  # noqa: E402
 from medfm_compress.compress.networks.model import Model  # noqa: E402
-from medfm_compress.compress.students.auto_select import SHORTLIST, Auto, Choice, choose, choose_student  # noqa: E402
-from medfm_compress.compress.students.build_student import make_student  # noqa: E402
+from medfm_compress.compress.students.auto_select import SHORTLIST, Auto, Choice, auto_select, choose  # noqa: E402
+from medfm_compress.compress.students.build_student import build_student  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
 from medfm_compress.runtime.image_spec import ImageSpec  # noqa: E402
 from medfm_compress.runtime.sessions.table import is_available, open_session_from_bytes  # noqa: E402
@@ -32,24 +38,24 @@ PLAN = Plan(rounds=2, turn_ms=5, warm_up_s=0.2)
 ONE = Target(backend="onnxruntime", precision="fp32", threads=1)
 
 
-def auto_of(folder: Path, budget_ms: float, told: list[str], shortlist: tuple[str, ...] = TINY) -> Auto:
+def auto_of(folder: Path, budget_ms: float, encoded: list[str], shortlist: tuple[str, ...] = TINY) -> Auto:
     goal = LatencyGoal(budget_ms=budget_ms, target=ONE)
-    return Auto(goal, folder, told.append, lambda _: None, shortlist=shortlist, plan=PLAN)
+    return Auto(goal, folder, encoded.append, lambda _: None, shortlist=shortlist, plan=PLAN)
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model, list[str], list[Choice]]:
     """Two tiny networks, really measured, under a budget that both keep to; the first random number behind it."""
     folder = tmp_path_factory.mktemp("auto")
-    told: list[str] = []
+    encoded: list[str] = []
     choices: list[Choice] = []
     torch.manual_seed(5)
-    student = choose_student(TASK, SPEC, auto_of(folder, 5000, told)._replace(heard=choices.append))
-    return folder, student, told, choices
+    student = auto_select(TASK, SPEC, auto_of(folder, 5000, encoded)._replace(on_choice=choices.append))
+    return folder, student, encoded, choices
 
 
 def test_the_largest_that_fits_is_built_and_explained(measured) -> None:
-    folder, student, told, choices = measured
+    folder, student, encoded, choices = measured
     rows = {each.name: each for each in choices[0].candidates}
     assert set(rows) == set(TINY)
     assert all(each.fits and 0 < each.p50_ms <= each.p99_ms for each in rows.values())
@@ -59,23 +65,23 @@ def test_the_largest_that_fits_is_built_and_explained(measured) -> None:
     assert student.provenance.steps == (str(choices[0]),)
     assert "of 2 that were timed" in str(choices[0])
     assert "budget 5000 ms" in str(choices[0])
-    assert sum("at best" in line for line in told) == 2
+    assert sum("at best" in line for line in encoded) == 2
     assert (folder / "students.json").is_file()
 
 
 def test_the_record_keeps_raw_samples_and_spares_a_second_measurement(measured) -> None:
     folder, student, _, choices = measured
     goal = LatencyGoal(budget_ms=5000, target=ONE)
-    row = Book(folder / "students.json", Asked(TASK, SPEC, goal, PLAN)).get("test_vit")
+    row = LatencyCache(folder / "students.json", LatencyRequest(TASK, SPEC, goal, PLAN)).get("test_vit")
     assert row is not None
     assert row.measurement is not None
     assert len(row.measurement.session_ms) >= PLAN.rounds * PLAN.min_calls
-    told: list[str] = []
-    heard: list[Choice] = []
+    encoded: list[str] = []
+    on_choice: list[Choice] = []
     torch.manual_seed(5)
-    again = choose_student(TASK, SPEC, auto_of(folder, 5000, told)._replace(heard=heard.append))
-    assert heard == choices
-    assert not [line for line in told if "at best" in line or "timing" in line]
+    again = auto_select(TASK, SPEC, auto_of(folder, 5000, encoded)._replace(on_choice=on_choice.append))
+    assert on_choice == choices
+    assert not [line for line in encoded if "at best" in line or "timing" in line]
     # whether it was measured or looked up, the same student starts from the same weights
     assert again.weights_sha256() == student.weights_sha256()
 
@@ -85,38 +91,40 @@ def test_another_target_or_size_is_measured_anew(measured) -> None:
     other = msgspec.structs.replace(ONE, threads=2)
     larger = msgspec.structs.replace(SPEC, height_px=64, width_px=64)
     for spec, target in ((SPEC, other), (larger, ONE)):
-        asked = Asked(TASK, spec, LatencyGoal(budget_ms=5000, target=target), PLAN)
-        assert Book(folder / "students.json", asked).get("test_vit") is None
+        request = LatencyRequest(TASK, spec, LatencyGoal(budget_ms=5000, target=target), PLAN)
+        assert LatencyCache(folder / "students.json", request).get("test_vit") is None
 
 
 def test_the_search_ends_where_networks_are_clearly_over_the_budget(measured) -> None:
     folder = measured[0]
-    asked = Asked(TASK, SPEC, LatencyGoal(budget_ms=1e-4, target=ONE), PLAN)
-    told: list[str] = []
-    rows = measure_networks((*TINY, "resnet50"), asked, folder / "students.json", told.append)
+    request = LatencyRequest(TASK, SPEC, LatencyGoal(budget_ms=1e-4, target=ONE), PLAN)
+    encoded: list[str] = []
+    rows = measure_networks((*TINY, "resnet50"), request, folder / "students.json", encoded.append)
     assert rows[2].name == "resnet50"
     assert "not tried" in rows[2].reason
     assert "test_resnet and test_vit" in rows[2].reason
     with pytest.raises(InputError, match=r"the fastest, test_\w+, takes [\d.]+ ms; raise --budget"):
-        choose(rows, asked.goal)
+        choose(rows, request.goal)
 
 
 def test_a_network_that_cannot_take_the_size_is_left_out_with_its_reason(tmp_path: Path) -> None:
     odd = msgspec.structs.replace(SPEC, height_px=40, width_px=40)
-    told: list[str] = []
+    encoded: list[str] = []
     with pytest.raises(InputError, match="could be measured on onnxruntime:cpu:fp32:1: test_vit cannot take 40 px"):
-        choose_student(TASK, odd, auto_of(tmp_path, 10, told, ("test_vit",)))
-    assert any(line.startswith("test_vit: left out") for line in told)
+        auto_select(TASK, odd, auto_of(tmp_path, 10, encoded, ("test_vit",)))
+    assert any(line.startswith("test_vit: left out") for line in encoded)
 
 
 def test_a_record_of_another_version_is_measured_over(tmp_path: Path) -> None:
     record = tmp_path / "students.json"
     record.write_text('{"rows": {"x": {"name": "x", "colour": "blue"}}}')
-    asked = Asked(TASK, SPEC, LatencyGoal(budget_ms=10, target=ONE), PLAN)
-    book = Book(record, asked)
-    assert book.get("test_vit") is None
-    book.put(Row(name="test_vit", macs=1, parameters=1, look_ms=2.0))
-    assert Book(record, asked).get("test_vit") == Row(name="test_vit", macs=1, parameters=1, look_ms=2.0)
+    request = LatencyRequest(TASK, SPEC, LatencyGoal(budget_ms=10, target=ONE), PLAN)
+    cache = LatencyCache(record, request)
+    assert cache.get("test_vit") is None
+    cache.put(NetworkLatency(name="test_vit", macs=1, parameters=1, look_ms=2.0))
+    assert LatencyCache(record, request).get("test_vit") == NetworkLatency(
+        name="test_vit", macs=1, parameters=1, look_ms=2.0
+    )
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -130,9 +138,9 @@ def test_int8_targets_are_measured_on_quantized_networks(backend: str) -> None:
     assert session.info.precision == "int8"
 
 
-def row(name: str, macs: int, *milliseconds: float) -> Row:
+def row(name: str, macs: int, *milliseconds: float) -> NetworkLatency:
     samples = Measurement(name=name, target=str(ONE), session_ms=milliseconds)
-    return Row(name=name, macs=macs, parameters=1, look_ms=milliseconds[0], measurement=samples)
+    return NetworkLatency(name=name, macs=macs, parameters=1, look_ms=milliseconds[0], measurement=samples)
 
 
 def test_the_median_decides_and_macs_break_in() -> None:
@@ -148,7 +156,7 @@ def test_the_median_decides_and_macs_break_in() -> None:
 
 
 def test_a_first_look_alone_never_fits() -> None:
-    looked = Row(name="looked", macs=99, look_ms=25.0)
+    looked = NetworkLatency(name="looked", macs=99, look_ms=25.0)
     choice = choose((row("small", 10, 1.0), looked), LatencyGoal(budget_ms=10, target=ONE))
     assert choice.name == "small"
     assert choice.candidates[1].p50_ms is None
@@ -188,15 +196,15 @@ def test_other_goals_are_refused_with_what_is_allowed(budget: float, target: str
 
 def test_auto_needs_a_goal_and_takes_no_weights(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--budget 10ms"):
-        make_student("auto", TASK, SPEC, None, None)
+        build_student("auto", TASK, SPEC, None, None)
     for name in ("auto", "scaled:width=0.5"):
         with pytest.raises(InputError, match="only a timm network starts from a file"):
-            make_student(name, TASK, SPEC, tmp_path / "start.safetensors", None)
+            build_student(name, TASK, SPEC, tmp_path / "start.safetensors", None)
 
 
 def test_a_scaled_student_needs_a_teacher_of_layers() -> None:
     with pytest.raises(ModelError, match="cut from the teacher's own layers"):
-        make_student("scaled:width=0.5", TASK, SPEC, None, None)
+        build_student("scaled:width=0.5", TASK, SPEC, None, None)
 
 
 def test_the_shortlist_is_of_timm_and_not_repeated() -> None:

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from medfm_compress.compress.distillation.training_cases import Weighing, gather_material
+from medfm_compress.compress.distillation.training_cases import Weighing, gather_training_cases
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.teacher_outputs import fastest_engine as fast
-from medfm_compress.compress.teacher_outputs.collect import Questions, collect_answers
-from medfm_compress.compress.teacher_outputs.fastest_engine import hasten
+from medfm_compress.compress.teacher_outputs.collect import OutputRequest, collect_outputs
+from medfm_compress.compress.teacher_outputs.fastest_engine import fastest_engine
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
-from medfm_compress.compress.teachers.output_cache import AnswerStore, ViewPlan
-from medfm_compress.compress.teachers.outputs import Answers
+from medfm_compress.compress.teachers.output_cache import OutputCache, ViewPlan
+from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.training.augment import apply_view, augmentation_for, draw_view
 from medfm_compress.compress.training.dataset import load_images, task_of
 from medfm_compress.data.open import open_study
@@ -36,7 +36,7 @@ def silent(line: str) -> None:
 
 
 class CountingTeacher:
-    """A module teacher that counts the images that it is asked about; `hasten` leaves it as it is."""
+    """A module teacher that counts the images that it is asked about; `fastest_engine` leaves it as it is."""
 
     def __init__(self, model, spoil=False):
         inner = ModuleTeacher(model)
@@ -45,7 +45,7 @@ class CountingTeacher:
     def answer(self, images, wanted=()):
         self.asked += len(images)
         found = self._inner.answer(images, wanted)
-        return Answers(found.logits, found.features)
+        return TeacherOutputs(found.logits, found.features)
 
 
 @pytest.fixture(scope="module")
@@ -55,104 +55,104 @@ def model(discs):
 
 
 @pytest.fixture(scope="module")
-def questions(discs, model):
-    groups = gather_material(discs, Weighing(0.8), unlabelled=True).groups
-    return Questions(load_images(groups, model.spec, None, silent), groups, PLAN, precision="fp32")
+def output_request(discs, model):
+    groups = gather_training_cases(discs, Weighing(0.8), unlabelled=True).groups
+    return OutputRequest(load_images(groups, model.spec, None, silent), groups, PLAN, precision="fp32")
 
 
-def test_a_teacher_is_asked_once_a_case_and_view(model, questions, tmp_path):
+def test_a_teacher_is_asked_once_a_case_and_view(model, output_request, tmp_path):
     teacher = CountingTeacher(model)
-    store = collect_answers(teacher, questions, tmp_path, silent)
+    store = collect_outputs(teacher, output_request, tmp_path, silent)
     assert teacher.asked == 2 * 48 + 2  # and two images to learn the shapes of its features
     again = CountingTeacher(model)
-    collect_answers(again, questions, tmp_path, silent)
+    collect_outputs(again, output_request, tmp_path, silent)
     assert again.asked == 2
     assert store.bytes_per_case == 2 * 2 * 4  # views, labels, float32
 
 
-def test_what_is_kept_is_what_the_teacher_says_of_that_view(model, questions, tmp_path):
-    wanted = questions._replace(wanted=("embedding",))
-    store = collect_answers(ModuleTeacher(model), wanted, tmp_path, silent)
+def test_what_is_kept_is_what_the_teacher_says_of_that_view(model, output_request, tmp_path):
+    wanted = output_request._replace(wanted=("embedding",))
+    store = collect_outputs(ModuleTeacher(model), wanted, tmp_path, silent)
     rows = torch.tensor([40, 2, 17])
     view = draw_view(PLAN.augmentation, 48, PLAN.seeds[1])
-    pixels = apply_view(torch.from_numpy(np.ascontiguousarray(questions.images[rows.numpy()])), view, rows)
+    pixels = apply_view(torch.from_numpy(np.ascontiguousarray(output_request.images[rows.numpy()])), view, rows)
     said = ModuleTeacher(model).answer(pixels, ("embedding",))
     kept = store.lookup(1, rows, ("embedding",))
     torch.testing.assert_close(kept.logits, said.logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(kept.features["embedding"].float(), said.features["embedding"], rtol=2e-3, atol=2e-3)
 
 
-def test_a_store_with_features_also_serves_who_needs_none(model, questions, tmp_path):
-    collect_answers(ModuleTeacher(model), questions._replace(wanted=("embedding",)), tmp_path, silent)
+def test_a_store_with_features_also_serves_who_needs_none(model, output_request, tmp_path):
+    collect_outputs(ModuleTeacher(model), output_request._replace(wanted=("embedding",)), tmp_path, silent)
     teacher = CountingTeacher(model)
-    assert collect_answers(teacher, questions, tmp_path, silent).lookup(0, torch.tensor([1])).features == {}
+    assert collect_outputs(teacher, output_request, tmp_path, silent).lookup(0, torch.tensor([1])).features == {}
     assert teacher.asked == 2
     more = CountingTeacher(model)
-    collect_answers(more, questions._replace(wanted=("embedding", "map")), tmp_path, silent)
+    collect_outputs(more, output_request._replace(wanted=("embedding", "map")), tmp_path, silent)
     assert more.asked == 2 * 48 + 2
 
 
 @pytest.mark.parametrize("change", ["teacher", "plan", "precision", "cases"])
-def test_whatever_they_depend_on_makes_them_stale(change, discs, model, questions, tmp_path):
-    collect_answers(CountingTeacher(model), questions, tmp_path, silent)
-    teacher, asked = CountingTeacher(model), questions
+def test_whatever_they_depend_on_makes_them_stale(change, discs, model, output_request, tmp_path):
+    collect_outputs(CountingTeacher(model), output_request, tmp_path, silent)
+    teacher, asked = CountingTeacher(model), output_request
     if change == "teacher":
         torch.manual_seed(2)
         teacher = CountingTeacher(build_model("test_resnet", task_of(discs), size_px=48, colour="grey"))
     if change == "plan":
-        asked = questions._replace(plan=msgspec.structs.replace(PLAN, seeds=(3, 5)))
+        asked = output_request._replace(plan=msgspec.structs.replace(PLAN, seeds=(3, 5)))
     if change == "precision":
-        asked = questions._replace(precision="auto")
+        asked = output_request._replace(precision="auto")
     if change == "cases":
         study = msgspec.structs.replace(discs, cases=tuple(case for case in discs.cases if case.image != "train/3"))
         study = msgspec.structs.replace(discs, cases=study.cases[1:])
-        groups = gather_material(study, Weighing(0.8), unlabelled=True).groups
-        asked = questions._replace(groups=groups, images=questions.images[1:])
-    collect_answers(teacher, asked, tmp_path, silent)
+        groups = gather_training_cases(study, Weighing(0.8), unlabelled=True).groups
+        asked = output_request._replace(groups=groups, images=output_request.images[1:])
+    collect_outputs(teacher, asked, tmp_path, silent)
     assert teacher.asked == 2 * len(asked.images) + 2
 
 
-def test_a_damaged_or_missing_shard_is_asked_for_again(model, questions, tmp_path):
-    store = collect_answers(CountingTeacher(model), questions, tmp_path, silent)
+def test_a_damaged_or_missing_shard_is_asked_for_again(model, output_request, tmp_path):
+    store = collect_outputs(CountingTeacher(model), output_request, tmp_path, silent)
     before = store.lookup(1, torch.arange(48)).logits
     (tmp_path / SHARD).write_bytes((tmp_path / SHARD).read_bytes()[:-8])
     with pytest.raises(ModelError, match="1 of 2 shards are missing or damaged"):
-        AnswerStore.open(tmp_path)
+        OutputCache.open(tmp_path)
     teacher, told = CountingTeacher(model), []
-    store = collect_answers(teacher, questions, tmp_path, told.append)
+    store = collect_outputs(teacher, output_request, tmp_path, told.append)
     assert teacher.asked == 48 + 2
     assert told[0] == "teacher: 1 of 2 shards of answers are there, going on"
     assert torch.equal(store.lookup(1, torch.arange(48)).logits, before)
 
 
-def test_a_damaged_header_is_no_reason_to_stop(model, questions, tmp_path):
-    collect_answers(CountingTeacher(model), questions, tmp_path, silent)
-    (tmp_path / "answers.json").write_text("{")
-    with pytest.raises(ModelError, match=r"answers\.json"):
-        AnswerStore.open(tmp_path)
-    collect_answers(CountingTeacher(model), questions, tmp_path, silent)
-    assert not AnswerStore.open(tmp_path).missing()
+def test_a_damaged_header_is_no_reason_to_stop(model, output_request, tmp_path):
+    collect_outputs(CountingTeacher(model), output_request, tmp_path, silent)
+    (tmp_path / "outputs.json").write_text("{")
+    with pytest.raises(ModelError, match=r"outputs\.json"):
+        OutputCache.open(tmp_path)
+    collect_outputs(CountingTeacher(model), output_request, tmp_path, silent)
+    assert not OutputCache.open(tmp_path).missing()
 
 
-def test_other_cases_are_refused(discs, model, questions, tmp_path):
-    store = collect_answers(CountingTeacher(model), questions, tmp_path, silent)
-    store.check(questions.groups)
-    fewer = gather_material(msgspec.structs.replace(discs, cases=discs.cases[1:]), Weighing(0.8), unlabelled=True)
+def test_other_cases_are_refused(discs, model, output_request, tmp_path):
+    store = collect_outputs(CountingTeacher(model), output_request, tmp_path, silent)
+    store.check(output_request.groups)
+    fewer = gather_training_cases(msgspec.structs.replace(discs, cases=discs.cases[1:]), Weighing(0.8), unlabelled=True)
     with pytest.raises(StudyError, match="are on 48 other cases than the study's 47"):
         store.check(fewer.groups)
 
 
 def test_there_must_be_answers(tmp_path):
-    with pytest.raises(ModelError, match=r"holds no cached answers: it has no answers\.json"):
-        AnswerStore.open(tmp_path)
+    with pytest.raises(ModelError, match=r"holds no cached answers: it has no outputs\.json"):
+        OutputCache.open(tmp_path)
 
 
-def test_a_teacher_that_gives_nan_is_named(discs, questions, tmp_path):
+def test_a_teacher_that_gives_nan_is_named(discs, output_request, tmp_path):
     model = build_model("test_resnet", task_of(discs), size_px=48, colour="grey")
     with torch.no_grad():
         model.module.get_classifier().bias[0] = float("nan")
     with pytest.raises(ModelError, match="teacher test_resnet gives logits that are not finite"):
-        collect_answers(ModuleTeacher(model), questions, tmp_path, silent)
+        collect_outputs(ModuleTeacher(model), output_request, tmp_path, silent)
     assert not list(tmp_path.glob("*.npy"))
 
 
@@ -161,27 +161,27 @@ import sys, time
 from pathlib import Path
 import torch
 from medfm_compress.compress.teachers import output_cache as storing
-from medfm_compress.compress.teacher_outputs.collect import Questions, collect_answers
+from medfm_compress.compress.teacher_outputs.collect import OutputRequest, collect_outputs
 from medfm_compress.compress.teachers.output_cache import ViewPlan
 from medfm_compress.compress.training.augment import augmentation_for
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.training.dataset import load_images, task_of
-from medfm_compress.compress.distillation.training_cases import Weighing, gather_material
+from medfm_compress.compress.distillation.training_cases import Weighing, gather_training_cases
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.data.open import open_study
 
 torch.manual_seed(1)
 study = open_study(Path(sys.argv[1]))
 model = build_model("test_resnet", task_of(study), size_px=48, colour="grey")
-groups = gather_material(study, Weighing(0.8), unlabelled=True).groups
+groups = gather_training_cases(study, Weighing(0.8), unlabelled=True).groups
 plan = ViewPlan(augmentation=augmentation_for("radiograph"), seeds=tuple(range(40)))
-questions = Questions(load_images(groups, model.spec, None, print), groups, plan, precision="fp32")
-write = storing.AnswerStore.write
+request = OutputRequest(load_images(groups, model.spec, None, print), groups, plan, precision="fp32")
+write = storing.OutputCache.write
 def slowly(*arguments):
     time.sleep(float(sys.argv[3]))
     write(*arguments)
-storing.AnswerStore.write = slowly
-print(collect_answers(ModuleTeacher(model), questions, Path(sys.argv[2]), print).fingerprint)
+storing.OutputCache.write = slowly
+print(collect_outputs(ModuleTeacher(model), request, Path(sys.argv[2]), print).fingerprint)
 """
 
 
@@ -207,16 +207,18 @@ def test_a_kill_in_the_middle_loses_no_shard_that_was_written(discs_path, tmp_pa
     said = collecting(discs_path, tmp_path, 0.0).communicate(timeout=120)[0]
     assert f"{len(written)} of 40 shards of answers are there, going on" in said
     assert {path: path.stat().st_mtime_ns for path in written} == written
-    store = AnswerStore.open(tmp_path)
+    store = OutputCache.open(tmp_path)
     assert store.fingerprint in said
     assert open_study(discs_path).split("train")
 
 
-def test_openvino_answers_as_pytorch_does(discs, model, questions):
+def test_openvino_answers_as_pytorch_does(discs, model, output_request):
     teacher = ModuleTeacher(model)
     workshop = fast._Workshop(teacher, ("embedding",), lambda: None)
     quick = workshop.openvino("fp32")
-    images = torch.from_numpy(np.ascontiguousarray(questions.images[np.arange(40)]))  # more than a batch, no multiple
+    images = torch.from_numpy(
+        np.ascontiguousarray(output_request.images[np.arange(40)])
+    )  # more than a batch, no multiple
     expected, found = teacher.answer(images, ("embedding",)), quick.answer(images, ("embedding",))
     torch.testing.assert_close(found.logits, expected.logits, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(found.features["embedding"], expected.features["embedding"], rtol=1e-3, atol=1e-3)
@@ -224,35 +226,35 @@ def test_openvino_answers_as_pytorch_does(discs, model, questions):
         quick.answer(images, ("map",))
 
 
-def test_an_engine_that_is_unfaithful_is_not_used(model, questions, monkeypatch):
+def test_an_engine_that_is_unfaithful_is_not_used(model, output_request, monkeypatch):
     monkeypatch.setattr(fast, "WORTH", 1)
     monkeypatch.setattr(fast, "LIMITS", {"fp32": -1.0, "bf16": -1.0, "int8": -1.0})
     told = []
-    chosen = hasten(ModuleTeacher(model), questions.images, (), "auto", 2, told.append)
+    chosen = fastest_engine(ModuleTeacher(model), output_request.images, (), "auto", 2, told.append)
     assert chosen.engine == "pytorch fp32"
     assert any(line.startswith("teacher: not in openvino fp32: relative logit error") for line in told)
     assert told[-1] == "teacher: pytorch fp32"
 
 
-def test_an_engine_that_is_faithful_and_no_slower_is_used(model, questions, monkeypatch):
+def test_an_engine_that_is_faithful_and_no_slower_is_used(model, output_request, monkeypatch):
     monkeypatch.setattr(fast, "WORTH", 1)
     monkeypatch.setattr(fast, "_SLOWER", 1000.0)
     told = []
-    chosen = hasten(ModuleTeacher(model), questions.images, (), "auto", 2, told.append)
+    chosen = fastest_engine(ModuleTeacher(model), output_request.images, (), "auto", 2, told.append)
     assert chosen.engine.startswith("openvino")
     assert "relative logit error" in told[-1]
 
 
-def test_few_questions_are_not_worth_a_conversion(model, questions):
-    chosen = hasten(ModuleTeacher(model), questions.images, (), "auto", 2, silent)
+def test_few_questions_are_not_worth_a_conversion(model, output_request):
+    chosen = fastest_engine(ModuleTeacher(model), output_request.images, (), "auto", 2, silent)
     assert chosen.engine.startswith("pytorch")
 
 
-def test_an_unknown_precision(model, questions):
+def test_an_unknown_precision(model, output_request):
     with pytest.raises(InputError, match="teacher_precision is 'fp64'; it must be auto, fp32, bf16, int8"):
-        hasten(ModuleTeacher(model), questions.images, (), "fp64", 2, silent)
+        fastest_engine(ModuleTeacher(model), output_request.images, (), "fp64", 2, silent)
 
 
-def test_a_teacher_that_is_no_module_stays_as_it_is(model, questions):
+def test_a_teacher_that_is_no_module_stays_as_it_is(model, output_request):
     teacher = CountingTeacher(model)
-    assert hasten(teacher, questions.images, (), "bf16", 2, silent) is teacher
+    assert fastest_engine(teacher, output_request.images, (), "bf16", 2, silent) is teacher

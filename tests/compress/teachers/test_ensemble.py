@@ -15,7 +15,7 @@ from medfm_compress.compress.networks.model import Model, save_model
 from medfm_compress.compress.teachers.ensemble import EnsembleTeacher, mean_of
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.teachers.open import TeacherSource, open_teacher
-from medfm_compress.compress.teachers.outputs import Answers
+from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.runtime.errors import InputError, ModelError
@@ -35,8 +35,8 @@ class Fixed:
         self.card = TeacherCard(name=name, identity=f"{name}@1", spec=spec, task=task, family="cnn", features=("map",))
         self._logits = logits
 
-    def answer(self, images: torch.Tensor, wanted: tuple[str, ...] = ()) -> Answers:
-        return Answers(self._logits)
+    def answer(self, images: torch.Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
+        return TeacherOutputs(self._logits)
 
 
 def drawn(seed: int) -> torch.Tensor:

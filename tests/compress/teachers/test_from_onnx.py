@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from medfm_compress.compress.teacher_outputs.fastest_engine import hasten
+from medfm_compress.compress.teacher_outputs.fastest_engine import fastest_engine
 from medfm_compress.compress.teachers.from_onnx import OnnxTeacher, ending_of
 from medfm_compress.compress.teachers.open import TeacherSource, open_teacher
 from medfm_compress.compress.training.config import TrainingConfig
@@ -201,7 +201,7 @@ def test_raw_logits_that_happen_to_lie_in_the_unit_interval_stay(tmp_path: Path)
 def test_a_file_is_not_hastened(tmp_path: Path) -> None:
     teacher = opened(write(tmp_path / "net.onnx"), labels=STUDY.labels)
     images = np.zeros((2, 3, 8, 8), np.float32)
-    assert hasten(teacher, images, (), "auto", 1, lambda text: None) is teacher
+    assert fastest_engine(teacher, images, (), "auto", 1, lambda text: None) is teacher
 
 
 @pytest.mark.shared

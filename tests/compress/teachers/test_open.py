@@ -79,7 +79,7 @@ def test_a_model_folder_keeps_its_own_weights_and_spec(model: Model, tmp_path: P
         ("torchvision:resnet81", r"no classification model 'resnet81'; near it: .*resnet18"),
         ("torchvision:squeezenet1_1", r"no weights; .*--teacher-weights"),
         ("torchvision:inception_v3", "normalises its input or not by how it was built"),
-        ("answers:/no/such/folder", "no cached answers"),
+        ("outputs:/no/such/folder", "no cached answers"),
     ],
 )
 def test_a_source_that_is_no_teacher_is_refused(source: str, said: str) -> None:
@@ -93,12 +93,12 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_cached_answers_stand_alone_and_as_they_are(model: Model, tmp_path: Path) -> None:
-    answers = TeacherSource(source="answers:a")
+    answers = TeacherSource(source="outputs:a")
     folder = TeacherSource(source=str(save_model(model, tmp_path / "m")))
     with pytest.raises(ModelError, match="cannot be averaged"):
         open_all(folder, answers)
     with pytest.raises(ModelError, match="leave --map out"):
-        open_all(TeacherSource(source="answers:a", mapping={"x": "normal"}))
+        open_all(TeacherSource(source="outputs:a", mapping={"x": "normal"}))
 
 
 def test_a_timm_network_has_the_classes_and_channels_of_its_weights(tmp_path: Path) -> None:

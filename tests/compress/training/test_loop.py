@@ -13,9 +13,9 @@ import torch
 from msgspec.structs import replace
 
 from medfm_compress.compress.training import prefetch as feeding
-from medfm_compress.compress.training.ema import Average, decay_at
+from medfm_compress.compress.training.ema import ExponentialMovingAverage, decay_at
 from medfm_compress.compress.training.loop import train
-from medfm_compress.compress.training.prefetch import Feed, plan_epoch
+from medfm_compress.compress.training.prefetch import Prefetcher, plan_epoch
 from medfm_compress.compress.training.schedule import rate
 from medfm_compress.runtime.errors import InputError
 
@@ -213,10 +213,10 @@ def test_the_feed_counts_waiting_and_hands_errors_on():
         return {}
 
     plan = plan_epoch(CASES, 8, 0, seed=0, epoch=0)
-    starved = Feed(type(job)(**{**vars(job), "extras": slow}), plan, 0, 0, pin=False)
+    starved = Prefetcher(type(job)(**{**vars(job), "extras": slow}), plan, 0, 0, pin=False)
     assert len(list(starved)) == 5
     assert starved.waited > 0.15
-    fed = Feed(job, plan, 0, 0, pin=False)
+    fed = Prefetcher(job, plan, 0, 0, pin=False)
     for _ in fed:
         time.sleep(0.02)  # the device is busy meanwhile
     assert fed.waited < 0.05
@@ -225,7 +225,7 @@ def test_the_feed_counts_waiting_and_hands_errors_on():
         raise RuntimeError("the disk is gone")
 
     with pytest.raises(RuntimeError, match="the disk is gone"):
-        list(Feed(type(job)(**{**vars(job), "extras": broken}), plan, 0, 0, pin=False))
+        list(Prefetcher(type(job)(**{**vars(job), "extras": broken}), plan, 0, 0, pin=False))
 
 
 def test_schedule():
@@ -242,7 +242,7 @@ def test_average_against_the_formula():
         for parameter in other.parameters():
             parameter.add_(1.0)
     before = weights(one)
-    Average(one, other).update(0.75)
+    ExponentialMovingAverage(one, other).update(0.75)
     for name, value in weights(one).items():
         torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * other.state_dict()[name])
     assert decay_at(0, 0.995) == pytest.approx(0.1)

@@ -16,7 +16,7 @@ from medfm_compress.runtime.cpu import Cpu, missing_flags, read_cpu
 from medfm_compress.runtime.errors import BundleRefused
 from medfm_compress.runtime.sessions.instruction_sets import BF16, FULL_RANGE, U8S8, instructions, multiplies_exactly
 from medfm_compress.runtime.sessions.protocol import Availability
-from medfm_compress.runtime.variant_selection import Machine, obstacle
+from medfm_compress.runtime.variant_selection import Machine, incompatibility
 
 HASWELL = Cpu(model="Haswell", flags=frozenset({"sse4_2", "avx", "avx2", "fma"}))
 SKYLAKE = Cpu(model="Skylake server", flags=HASWELL.flags | {"avx512f", "avx512bw", "avx512vl"})
@@ -54,7 +54,9 @@ def variant(backend, precision, name="", needs=None):
 def test_what_openvino_may_run_on_a_cpu(cpu, runs):
     here = Machine(cpu=cpu, availability=lambda _: Availability(ok=True, version="2026.0"))
     weights_alone = {"int8-weights", "int4-weights"}  # of a float network
-    assert {p for p in FULL_RANGE["openvino"] if not obstacle(variant("openvino", p), here)} == runs | weights_alone
+    assert {
+        p for p in FULL_RANGE["openvino"] if not incompatibility(variant("openvino", p), here)
+    } == runs | weights_alone
 
 
 def test_only_vnni_and_arm_multiply_exactly():
@@ -74,13 +76,13 @@ def test_an_absence_can_be_asked_for():
     assert missing_flags(("!avx512f",), SKYLAKE) == missing_flags(("!avx512f",), UNKNOWN) == ("!avx512f",)
     here = Machine(cpu=SKYLAKE, availability=lambda _: Availability(ok=True, version="1.30"))
     laid_out = variant("onnxruntime", "int8", needs=("avx2", "!avx512f"))
-    assert obstacle(laid_out, here) == "is laid out for a CPU without avx512f, which Skylake server has"
+    assert incompatibility(laid_out, here) == "is laid out for a CPU without avx512f, which Skylake server has"
     unread = msgspec.structs.replace(here, cpu=UNKNOWN)
-    assert "avx2; cannot be read" in obstacle(laid_out, unread)
+    assert "avx2; cannot be read" in incompatibility(laid_out, unread)
 
 
 def saturating_bundle(tiny, path):
-    """int8 of the full range, beside one of a reduced range and fp32, as the ladder would ship them."""
+    """int8 of the full range, beside one of a reduced range and fp32, as the candidate search would ship them."""
     full = variant("onnxruntime", "int8")
     reduced = msgspec.structs.replace(
         variant("onnxruntime", "int8", "onnxruntime-cpu-int8-reduced", ()), files=("reduced.onnx",)

@@ -20,7 +20,7 @@ PEERS = Path(__file__).resolve().parent / "peers"
 SIDE = 224
 
 
-class Contender(msgspec.Struct, frozen=True, kw_only=True):
+class ComparedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Who runs, and what.
 
     Attributes:
@@ -41,7 +41,7 @@ class Contender(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Opened(Protocol):
-    """A contender that runs."""
+    """A compared_model that runs."""
 
     def time(self, calls: int) -> list[float]:
         """Latencies of so many calls on the batch it was opened for, in ms."""
@@ -55,11 +55,11 @@ class Opened(Protocol):
 class InProcess:
     """A session of `runtime`."""
 
-    def __init__(self, contender: Contender, threads: int, image: Path) -> None:
+    def __init__(self, compared_model: ComparedModel, threads: int, image: Path) -> None:
         from medfm_compress.runtime.sessions.table import open_session_from_bytes
 
-        files = [Path(file).read_bytes() for file in contender.files]
-        self._session = open_session_from_bytes(contender.backend, files, threads, contender.precision)
+        files = [Path(file).read_bytes() for file in compared_model.files]
+        self._session = open_session_from_bytes(compared_model.backend, files, threads, compared_model.precision)
         self._image = np.load(image)
         self._name = self._session.input_names[0]
 
@@ -84,13 +84,13 @@ class InProcess:
 class Worker:
     """A `torch_worker` process."""
 
-    def __init__(self, contender: Contender, threads: int, image: Path) -> None:
+    def __init__(self, compared_model: ComparedModel, threads: int, image: Path) -> None:
         self._image = image
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         batch = len(np.load(image))
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
-            [contender.python, str(PEERS / "torch_worker.py"), contender.files[0], str(threads), str(batch)],
+            [compared_model.python, str(PEERS / "torch_worker.py"), compared_model.files[0], str(threads), str(batch)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
@@ -135,26 +135,26 @@ class Worker:
 
 @contextmanager
 def opened(
-    contenders: list[Contender], threads: int, image: Path
+    compared: list[ComparedModel], threads: int, image: Path
 ) -> Iterator[tuple[dict[str, Opened], dict[str, str]]]:
     """Open all that can be; name → what runs, and name → why not."""
     running: dict[str, Opened] = {}
-    failed = {contender.name: contender.reason for contender in contenders if contender.reason}
+    failed = {compared_model.name: compared_model.reason for compared_model in compared if compared_model.reason}
     with ExitStack() as stack:
-        for contender in contenders:
-            if contender.reason:
+        for compared_model in compared:
+            if compared_model.reason:
                 continue
             try:
-                if contender.backend == "torch":
-                    worker = Worker(contender, threads, image)
+                if compared_model.backend == "torch":
+                    worker = Worker(compared_model, threads, image)
                     stack.callback(worker.close)
-                    running[contender.name] = worker
+                    running[compared_model.name] = worker
                 else:
-                    running[contender.name] = InProcess(contender, threads, image)
-                running[contender.name].time(1)
+                    running[compared_model.name] = InProcess(compared_model, threads, image)
+                running[compared_model.name].time(1)
             except Exception as exc:  # noqa: BLE001 - whatever a peer's model does is a result, not our failure
-                running.pop(contender.name, None)
-                failed[contender.name] = " ".join(str(exc).split())[:200] or type(exc).__name__
+                running.pop(compared_model.name, None)
+                failed[compared_model.name] = " ".join(str(exc).split())[:200] or type(exc).__name__
         yield running, failed
 
 
@@ -185,11 +185,13 @@ PEER_FORMS = {
 OURS = ("ours-onnxruntime", "ours-openvino")
 
 
-def contenders_of(work: Path, model: Path, pythons: dict[str, str], batch: int, form: str = "plain") -> list[Contender]:
+def compared_models(
+    work: Path, model: Path, pythons: dict[str, str], batch: int, form: str = "plain"
+) -> list[ComparedModel]:
     """Everybody, on the graphs of one form (``plain`` or ``stress``) and batch."""
     graph = work / f"{form}-b{batch}.onnx"
     found = [
-        Contender(
+        ComparedModel(
             name=name,
             backend=backend,
             precision=precision,
@@ -203,23 +205,23 @@ def contenders_of(work: Path, model: Path, pythons: dict[str, str], batch: int, 
     return found + [_peer(work, name, pythons, batch, form) for name in PEER_FORMS]
 
 
-def _ours(work: Path, name: str, batch: int, form: str) -> Contender:
+def _ours(work: Path, name: str, batch: int, form: str) -> ComparedModel:
     backend = name.partition("-")[2]
     about = work / "ours" / f"{form}-{backend}.json"
     if not about.is_file():
-        return Contender(name=name, backend=backend, reason="was not made")
+        return ComparedModel(name=name, backend=backend, reason="was not made")
     made = json.loads(about.read_text())
     files = tuple(str(about.parent / file) for file in made["files"][str(batch)])
-    return Contender(name=name, backend=backend, precision=made["precision"], files=files)
+    return ComparedModel(name=name, backend=backend, precision=made["precision"], files=files)
 
 
-def _peer(work: Path, name: str, pythons: dict[str, str], batch: int, form: str) -> Contender:
+def _peer(work: Path, name: str, pythons: dict[str, str], batch: int, form: str) -> ComparedModel:
     backend, suffix = PEER_FORMS[name]
     path = work / "peers" / f"{name}-{form}-b{batch}{suffix}"
     python = pythons.get(name, "")
     about = path.with_suffix(".json")
     if backend == "torch" and form != "plain":
-        return Contender(name=name, backend=backend, reason="takes a module, and the stress is one of the graph")
+        return ComparedModel(name=name, backend=backend, reason="takes a module, and the stress is one of the graph")
     reason = json.loads(about.read_text())["reason"] if about.is_file() else f"was not made for batch {batch}"
     files = (str(path), str(path.with_suffix(".bin"))) if suffix == ".xml" else (str(path),)
-    return Contender(name=name, backend=backend, precision="int8", files=files, python=python, reason=reason)
+    return ComparedModel(name=name, backend=backend, precision="int8", files=files, python=python, reason=reason)
