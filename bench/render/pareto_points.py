@@ -29,7 +29,7 @@ class ParetoPoint(NamedTuple):
 
 
 def pareto_points(report: Report, finding: str) -> tuple[ParetoPoint, ...]:
-    """Everything measured that has an AUROC of ``finding``: teacher, variants, external models, teacher in other engines.
+    """Everything measured that has an AUROC of ``finding``: teacher, variants, external models, other engines.
 
     What was measured without an evaluation and is not the teacher in another engine has no place in the plane.
     """

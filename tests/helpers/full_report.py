@@ -1,4 +1,4 @@
-"""A report of simulated models that fills every section: two variants, an external one, groups, one of them too small."""
+"""A report of simulated models for every section: two variants, an external one, groups, one of them too small."""
 
 from __future__ import annotations
 
