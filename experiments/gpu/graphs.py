@@ -59,7 +59,7 @@ def build(name: str) -> nn.Module:
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.momentum = None  # a plain average
         module(images)
-    return module.eval()
+    return nn.Module.eval(module)
 
 
 def cases(count: int, seed: int) -> NDArray[np.float32]:
@@ -72,13 +72,9 @@ def export(module: nn.Module) -> bytes:
     """ONNX with a dynamic batch, opset 17, from the TorchScript exporter, after the portable passes."""
     buffer = io.BytesIO()
     axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
-    options: dict[str, Any] = {
-        "opset_version": OPSET,
-        "input_names": ["image"],
-        "output_names": ["logits"],
-        "dynamic_axes": axes,
-    }
-    torch.onnx.export(module, (torch.zeros(1, 3, 224, 224),), buffer, dynamo=False, **options)
+    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"], "dynamic_axes": axes}
+    example = (torch.zeros(1, 3, 224, 224),)
+    torch.onnx.export(module, example, buffer, dynamo=False, opset_version=OPSET, **names)  # type: ignore[arg-type]
     model = read(buffer.getvalue())
     simplify(model)
     return write(model)
