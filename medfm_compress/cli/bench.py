@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -13,19 +12,16 @@ from medfm_compress.cli import console
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from medfm_compress.bench.measure.latency import ModelUnderTest
     from medfm_compress.bench.measure.load_scenario import Harness, ScenarioName, ScenarioResult
     from medfm_compress.bench.report import Report
     from medfm_compress.bench.types.evaluation import Comparison
     from medfm_compress.bench.types.measurement import Measurement
     from medfm_compress.bench.types.verdict import Verdict
 
-TORCH = "torch"
-
 
 def bench(
     bundle: Annotated[Path, typer.Argument(help="The .medfm file.")],
-    teacher: Annotated[Path, typer.Option(help="Model folder of the teacher.")],
+    teacher: Annotated[list[str], typer.Option(help="Whatever can teach, see distill; several are averaged.")],
     study: Annotated[Path, typer.Option(help="Study with a test split.")],
     policy: Annotated[Path, typer.Option(help="policy.yaml, committed before the test cases are evaluated.")],
     out: Annotated[Path, typer.Option(help="Folder for report.json, report.html and the evaluation log.")],
@@ -55,51 +51,36 @@ def bench(
     The teacher always runs in PyTorch, because everything is held against it; name torch:cpu alone among its engines
     to leave its ONNX Runtime and OpenVINO rows out.
     """
+    from medfm_compress import steps
     from medfm_compress.bench.gate.gate import judge
     from medfm_compress.bench.gate.policy_file import load_policy
     from medfm_compress.bench.measure.latency import Plan
     from medfm_compress.bench.measure.load_scenario import LoadPlan
-    from medfm_compress.bench.run import BenchOptions, bench_bundle
-    from medfm_compress.data.open import open_study
-    from medfm_compress.runtime.bundle.bundle import Bundle
-    from medfm_compress.teacher_baselines import require_toolchain, teacher_ref
+    from medfm_compress.teacher_baselines import require_toolchain
 
-    declared, plan = load_policy(policy), Plan(rounds=rounds, threads=threads)
-    scenarios, driver = _parse_scenarios(scenario or []), _parse_harness(harness)
-    require_toolchain()
-    rules = Bundle.open(bundle).manifest.image_spec.dicom
-    reference, opened = teacher_ref(teacher, threads), open_study(study, dicom_rules=rules)
-    wanted = _parse_targets(targets)
-    with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
-        options = BenchOptions(
-            plan=plan,
-            targets=tuple(target for target in wanted if not target.startswith(TORCH)),
-            others=_other_rows(teacher, threads, Path(scratch), wanted),
-            external_models=tuple(against or ()),
-            baseline=baseline,
-            pairs=pairs,
-            scenarios=scenarios,
-            harness=driver,
-            load=LoadPlan(duration_s=seconds),
-            cache_dir=cache,
-        )
-        report = bench_bundle(bundle, reference, opened, declared, out, options, console.progress)
+    require_toolchain()  # before anything that imports PyTorch
+
+    from medfm_compress.compress.teachers.source import TeacherSource
+    from medfm_compress.recipe import BenchStep
+
+    settings = BenchStep(
+        plan=Plan(rounds=rounds, threads=threads),
+        targets=tuple(part.strip() for part in targets.split(",") if part.strip()),
+        external_models=tuple(map(str, against or ())),
+        baseline=str(baseline or ""),
+        pairs=pairs,
+        scenarios=_parse_scenarios(scenario or []),
+        harness=_parse_harness(harness),
+        load=LoadPlan(duration_s=seconds),
+        cache=str(cache or ""),
+    )
+    sources = tuple(TeacherSource(source=name) for name in teacher)
+    report = steps.bench(study, sources, bundle, load_policy(policy), settings, console.progress, out)
     verdict = judge(report)
     if json:
         console.emit_json(report_as_json(report, verdict, out))
     else:
         describe_report(report, verdict, out)
-
-
-def _parse_targets(text: str) -> tuple[str, ...]:
-    """Comma-separated targets, checked."""
-    from medfm_compress.bench.types.target import Target
-
-    targets = tuple(part.strip() for part in text.split(",") if part.strip())
-    for target in targets:
-        if Target.parse(target).device != "cpu":
-            raise InputError(f"target {target!r}: bench measures on the CPU; write {target.split(':')[0]}:cpu")
-    return targets
 
 
 def _parse_scenarios(names: Sequence[str]) -> tuple[ScenarioName, ...]:
@@ -118,18 +99,6 @@ def _parse_harness(name: str) -> Harness:
     if name not in drivers:
         raise InputError(f"there is no harness {name!r}; choose of {', '.join(drivers)}")
     return drivers[name]
-
-
-def _other_rows(teacher: Path, threads: int, scratch: Path, wanted: tuple[str, ...]) -> tuple[ModelUnderTest, ...]:
-    """The teacher in the engines that ``wanted`` names (all of them where it names nothing)."""
-    from medfm_compress.teacher_baselines import ENGINES, teacher_in_engines
-
-    named = {target.split(":")[0] for target in wanted}
-    engines = tuple(engine for engine in ENGINES if not named or engine in named)
-    if not engines:
-        return ()
-    console.progress("export the teacher for other engines")
-    return teacher_in_engines(teacher, threads, scratch, engines)
 
 
 def report_as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any]:

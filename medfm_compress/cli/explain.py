@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def explain(
     bundle: Annotated[Path, typer.Argument(help="The .medfm file.")],
-    teacher: Annotated[Path, typer.Option(help="Model folder of the teacher.")],
+    teacher: Annotated[list[str], typer.Option(help="A network that can teach, see distill.")],
     study: Annotated[Path, typer.Option(help="Study whose images are explained.")],
     out: Annotated[Path, typer.Option(help="Folder of the report; the maps go to its subfolder 'explanations'.")],
     variant: Annotated[str, typer.Option(help="Of the bundle; default: the first that can run here.")] = "",
@@ -38,10 +38,9 @@ def explain(
     It looks at images of the test split but at no metric: it is no evaluation, and no model may be chosen by it. The
     maps hold images of patients and stay in the folder.
     """
+    from medfm_compress import steps
     from medfm_compress.compress.explain.explain import ExplainOptions
-    from medfm_compress.compress.explain.explain import explain as compare_maps
-    from medfm_compress.data.open import open_study
-    from medfm_compress.runtime.bundle.bundle import Bundle
+    from medfm_compress.compress.teachers.source import TeacherSource
 
     options = ExplainOptions(
         variant=variant,
@@ -52,8 +51,8 @@ def explain(
         seed=seed,
         threads=threads,
     )
-    opened = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
-    explained = compare_maps(bundle, teacher, opened, out, options, student_folder=student, progress=console.progress)
+    sources = tuple(TeacherSource(source=name) for name in teacher)
+    explained = steps.explain(bundle, sources, study, options, console.progress, out, student)
     if json:
         console.emit_json({"folder": str(explained.folder), "agreements": explained.agreements})
     else:

@@ -131,11 +131,12 @@ def _bench(study: Path, teacher: Path, bundle: Path, declared: LoadedPolicy, pla
 
     from medfm_compress import steps
     from medfm_compress.bench.measure.latency import Plan
+    from medfm_compress.compress.teachers.source import TeacherSource
     from medfm_compress.recipe import BenchStep
 
     rounds, threads = plan
     step = BenchStep(plan=Plan(rounds=rounds, threads=threads))
-    steps.bench(study, teacher, bundle, declared, step, console.progress, out)
+    steps.bench(study, (TeacherSource(source=str(teacher)),), bundle, declared, step, console.progress, out)
 
 
 def _judge(opened: _Opened, declared: LoadedPolicy, accepted: bool, given: tuple[str, ...]) -> Decision:

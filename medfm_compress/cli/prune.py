@@ -30,7 +30,9 @@ def prune(
         str, typer.Option(help="Where it will run and is measured, e.g. openvino:cpu:int8; empty with --macs for none.")
     ] = "openvino:cpu",
     threads: Annotated[int, typer.Option(help="Threads there.")] = 1,
-    teacher: Annotated[Path | None, typer.Option(help="Model folder to recover from; the original by default.")] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="What it recovers from, see distill; the original by default.")
+    ] = None,
     importance: Annotated[
         str, typer.Option(help="What ranks channels: taylor, hessian, activation (training cases) or magnitude.")
     ] = "taylor",
@@ -62,6 +64,7 @@ def prune(
     """
     from medfm_compress import steps as job
     from medfm_compress.compress.pruning.options import PruneOptions
+    from medfm_compress.compress.teachers.source import TeacherSource
     from medfm_compress.compress.training.config import TrainingConfig
 
     config = TrainingConfig(
@@ -94,7 +97,8 @@ def prune(
         step_epochs=step_epochs,
         training=config,
     )
-    record = job.prune(study, teacher or model, model, wanted, console.progress, out)
+    sources = tuple(TeacherSource(source=name) for name in teacher or ())
+    record = job.prune(study, sources, model, wanted, console.progress, out)
     if json:
         console.emit_json(_as_json(record, out))
     else:
