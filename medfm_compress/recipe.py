@@ -261,8 +261,8 @@ def with_backbone(recipe: Recipe, pretrained: PretrainStep, backbone: str) -> Re
     """``recipe`` whose teacher or student, whichever the pre-trained network is, starts from ``backbone``."""
     replace = msgspec.structs.replace
     if recipe.teacher is not None and recipe.teacher.model == pretrained.model:
-        return replace(recipe, teacher=replace(recipe.teacher, weights=backbone))
-    return replace(recipe, distill=replace(recipe.distill, weights=backbone))
+        return replace(recipe, pretrain=None, teacher=replace(recipe.teacher, weights=backbone))
+    return replace(recipe, pretrain=None, distill=replace(recipe.distill, weights=backbone))
 
 
 def load_recipe(path: Path) -> LoadedRecipe:

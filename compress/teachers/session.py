@@ -32,8 +32,14 @@ class TeacherSession:
         self._teacher = teacher
         self._mean = torch.tensor(teacher.card.spec.mean).reshape(1, -1, 1, 1)
         self._std = torch.tensor(teacher.card.spec.std).reshape(1, -1, 1, 1)
+        engine, _, precision = teacher.engine.partition(" ")
+        single = "+" not in teacher.engine
         self.info = SessionInfo(
-            backend="torch", version=str(torch.__version__), provider=teacher.engine, precision="fp32", threads=threads
+            backend=engine.replace("pytorch", "torch") if single else "torch",
+            version=str(torch.__version__) if engine == "pytorch" else "",
+            provider="cpu",
+            precision=precision if single else "fp32",
+            threads=threads,
         )
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
