@@ -244,9 +244,35 @@ def export(
         intended_use=step.intended_use,
     )
     cases = open_study(study, dicom_rules=loaded.spec.dicom)
-    return build_bundle(
+    manifest = build_bundle(
         loaded.module, draft, out, study=cases, rule=step.rule, progress=progress, ranges=load_ranges(model)
     )
+    _check_sparsity(model, out, progress)
+    return manifest
+
+
+def _check_sparsity(model: Path, bundle: Path, progress: Progress) -> None:
+    """Where pruning made weights 2:4 sparse, the exported files still hold them; else there is no bundle."""
+    from medfm_compress.compress.networks.model import load_model
+    from medfm_compress.compress.pruning import record as records
+    from medfm_compress.compress.pruning.sparsity import sparse_layers, verify_sparse_onnx
+    from medfm_compress.runtime.bundle.bundle import Bundle
+
+    record = records.load(model / records.RECORD, records.PruningRecord)
+    if record is None or not record.sparse:
+        return
+    module = load_model(model).module
+    weights = module.state_dict()
+    zeros = sum(int((weights[f"{name}.weight"] == 0).sum().item()) for name in sparse_layers(module))
+    opened = Bundle.open(bundle)
+    graphs = [name for variant in opened.manifest.variants for name in variant.files if name.endswith(".onnx")]
+    try:
+        for name in graphs:
+            verify_sparse_onnx(opened.read(name), zeros)
+    except ModelError:
+        bundle.unlink()
+        raise
+    progress(f"{len(record.sparse)} layers are 2:4 sparse, in the exported file as well")
 
 
 def _intention(model: Model) -> tuple[str, ...]:
@@ -277,7 +303,7 @@ def bench(
     from medfm_compress.runtime.bundle.bundle import Bundle
     from medfm_compress.teacher_baselines import ENGINES, Reference, teacher_in_engines
 
-    threads, targets = step.plan.threads, _cpu_targets(step.targets)
+    threads, targets = step.plan.threads, cpu_targets(step.targets)
     cases = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
     teacher = Reference(teachers, task_of(cases), threads)
     named = {target.split(":")[0] for target in targets}
@@ -301,7 +327,7 @@ def bench(
         return bench_bundle(bundle, teacher.ref, cases, policy, out, options, progress)
 
 
-def _cpu_targets(targets: tuple[str, ...]) -> tuple[str, ...]:
+def cpu_targets(targets: tuple[str, ...]) -> tuple[str, ...]:
     """Targets, checked; raises InputError for one that is not known, or is no CPU."""
     from medfm_compress.bench.types.target import Target
 

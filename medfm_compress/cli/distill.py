@@ -56,7 +56,8 @@ def distill(
     ),
     threads: Annotated[int, typer.Option(help="With --student auto: threads there.")] = 1,
     loss: Annotated[
-        list[str] | None, typer.Option(help="NAME=WEIGHT of a term; without any, the default for the two families.")
+        list[str] | None,
+        typer.Option(help="NAME=WEIGHT of a term; without any, sigmoid for independent findings, else kl."),
     ] = None,
     temperature: Annotated[float, typer.Option(help="Of the distributions that are compared.")] = 3.0,
     teacher_weight: Annotated[float, typer.Option(help="0 to 1 of a labelled case; its label has the rest.")] = 0.8,

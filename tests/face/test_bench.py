@@ -17,9 +17,10 @@ typer = pytest.importorskip("typer")
 from typer.testing import CliRunner  # noqa: E402
 
 from medfm_compress.bench.measure.latency import Plan  # noqa: E402
-from medfm_compress.cli.bench import _parse_targets, bench  # noqa: E402
+from medfm_compress.cli.bench import bench  # noqa: E402
 from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
+from medfm_compress.steps import cpu_targets  # noqa: E402
 
 app = typer.Typer()
 app.command()(bench)
@@ -90,13 +91,13 @@ def test_policy_is_read_before_anything_else(inputs) -> None:
     assert not inputs["out"].exists()
 
 
-def test_teacher_that_is_no_model_folder(inputs) -> None:
-    with pytest.raises(ModelError, match="is not a model folder"):
+def test_teacher_that_is_none(inputs) -> None:
+    with pytest.raises(ModelError, match="is no teacher; a teacher is a model folder"):
         CliRunner().invoke(app, arguments(inputs, **{"--teacher": str(inputs["study"])}), catch_exceptions=False)
 
 
 def test_targets_are_checked() -> None:
-    assert _parse_targets("openvino:cpu, torch:cpu") == ("openvino:cpu", "torch:cpu")
+    assert cpu_targets(("openvino:cpu", "torch:cpu")) == ("openvino:cpu", "torch:cpu")
     for wrong in ("tflite:cpu", "onnxruntime:cuda"):
         with pytest.raises(InputError, match=wrong):
-            _parse_targets(wrong)
+            cpu_targets((wrong,))
