@@ -21,7 +21,14 @@ PAGES = sorted(
 )
 FOLDERS = "bench|compress|data|docs|examples|experiments|export|medfm_compress|runtime|scripts|tests"
 PATH = re.compile(rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*[\w/])")
-OTHERS_OPTIONS = {"--import-mode", "--nproc-per-node", "--platform", "--seconds", "--dry-run", "--help"}  # of torchrun, pytest and scripts
+OTHERS_OPTIONS = {
+    "--import-mode",
+    "--nproc-per-node",
+    "--platform",
+    "--seconds",
+    "--dry-run",
+    "--help",
+}  # of torchrun, pytest and scripts
 NOT_IN_THE_TREE = ("docs/results/", "runs/", "data/images")
 
 

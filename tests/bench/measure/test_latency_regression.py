@@ -82,6 +82,7 @@ def test_processes_are_fresh_and_take_turns_to_be_first(tiny: ModuleType, tmp_pa
     assert len(said) == 10
 
 
+@pytest.mark.serial
 def test_a_heavier_network_is_slower_and_the_same_one_is_not(tiny: ModuleType, tmp_path: Path) -> None:
     light = model(tiny, tmp_path / "light.onnx", tiny.network())
     heavy = model(tiny, tmp_path / "heavy.onnx", wide_network(tiny))
