@@ -142,7 +142,7 @@ def bench_bundle(
         scenarios=loads,
         slowdowns=slowdowns,
         explanations=load_explanations(out, model_digest=bundle.model_digest, cases_sha256=report.teacher.cases_sha256),
-        looks=tuple(
+        test_set_evaluations=tuple(
             look for look in read_log(out) if (look.study_fingerprint, look.split) == (fingerprint, options.split)
         ),
     )

@@ -46,12 +46,12 @@ class Decision(NamedTuple):
 
 def reuse_warnings(report: Report) -> tuple[str, ...]:
     """What must be said where the same cases were evaluated before: each look makes a pass by chance likelier."""
-    models = {look.model_digest for look in report.looks}
-    policies = {look.policy_sha256 for look in report.looks}
+    logged = report.test_set_evaluations
+    models, policies = {entry.model_digest for entry in logged}, {entry.policy_sha256 for entry in logged}
     if len(models) < 2 and len(policies) < 2:
         return ()
     return (
-        f"these cases were evaluated {len(report.looks)} times (different models: {len(models)}, different policies: "
+        f"these cases were evaluated {len(logged)} times (different models: {len(models)}, different policies: "
         f"{len(policies)}): the more often, the less a pass on them says",
     )
 

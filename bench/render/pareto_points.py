@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from medfm_compress.bench.measure.percentile_bounds import percentile_bounds
+from medfm_compress.bench.render.model_names import model_name
 from medfm_compress.bench.report import TEACHER, Report
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
@@ -42,7 +43,7 @@ def pareto_points(report: Report, finding: str) -> tuple[ParetoPoint, ...]:
             continue
         found.append(
             ParetoPoint(
-                name=f"Teacher ({report.teacher_name})" if measurement.name == TEACHER else measurement.name,
+                name=model_name(report, measurement.name),
                 latency_ms=median_interval(measurement),
                 auroc=areas[measurement.name if own else TEACHER],
                 series=names.index(measurement.name) if own else 0,

@@ -143,7 +143,7 @@ def test_opponents_baselines_and_loads_stand_beside_the_bundle(tiny, teacher, st
     (slower,) = report.slowdowns
     assert (slower.variant, len(slower.p50_ms)) == ("onnxruntime-cpu-fp32", 10)
     assert slower.baseline_digest == report.model_digest
-    assert [look.cases for look in report.looks] == [40]
+    assert [entry.cases for entry in report.test_set_evaluations] == [40]
     assert (tmp_path / "out" / "flips.csv").is_file()
     again = recompute(load_report(tmp_path / "out" / "report.json"), POLICY.policy)
     assert {found.variant for found in again.comparisons} == {"onnxruntime-cpu-fp32"}

@@ -132,7 +132,7 @@ def make_report(variants: tuple[str, ...] = VARIANTS, findings: tuple[str, ...] 
             ),
         ),
         explanations=_explanations(variants[0], findings[0]),
-        looks=tuple(
+        test_set_evaluations=tuple(
             LoggedEvaluation(
                 date=f"2026-03-0{day}T10:00:00Z",
                 split="test",
@@ -212,7 +212,9 @@ def hostile_report(report: Report, text: str) -> Report:
         scenarios=tuple(rename(found, name=text, target=text, note=text) for found in report.scenarios),
         slowdowns=tuple(rename(found, variant=text, baseline_digest=text) for found in report.slowdowns),
         explanations=tuple(rename(found, variant=text, finding=text, method=text) for found in report.explanations),
-        looks=tuple(rename(look, date=text, model_digest=text, policy_sha256=text) for look in report.looks),
+        test_set_evaluations=tuple(
+            rename(entry, date=text, model_digest=text, policy_sha256=text) for entry in report.test_set_evaluations
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from medfm_compress.bench.render.format import signed
 from medfm_compress.bench.render.plots.svg import Axis, line, svg, text, ticks
@@ -13,9 +14,10 @@ from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 FOREST_WIDTH = 232
 FOREST_HEIGHT = 30
 LEAST_SPAN = 0.01
+AxisGroup = Literal["shares", "errors", "log_loss"]
 
 
-def axis_group(metric: Metric) -> str:
+def axis_group(metric: Metric) -> AxisGroup:
     """Which metrics share an axis: shares of cases, errors in [0, 1], and log loss, which has no upper end."""
     if metric == "log_loss":
         return "log_loss"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medfm_compress.bench.render.format import milliseconds
+from medfm_compress.bench.render.model_names import shortened
 from medfm_compress.bench.render.pareto_points import ParetoPoint
 from medfm_compress.bench.render.plots.svg import Axis, line, log_grid, mark, series_class, svg, text, ticks, upright
 from medfm_compress.bench.stats.pareto_front import front
@@ -144,8 +145,9 @@ def _label(found: ParetoPoint, x_axis: Axis, y_axis: Axis, *, beaten: bool, labe
     x, y = x_axis.at(found.latency_ms.estimate), y_axis.at(found.auroc.estimate)
     far = abs(label_y - y) > 12
     leader = line(x + 7, y + (4 if label_y > y else -4), x + 13, label_y, "leader") if far else ""
-    name = found.name if len(found.name) <= _LONGEST_NAME else found.name[: _LONGEST_NAME - 1] + "…"
-    return leader + text(x + 14, label_y + 4, name, "row-name dim" if beaten else "row-name")
+    return leader + text(
+        x + 14, label_y + 4, shortened(found.name, _LONGEST_NAME), "row-name dim" if beaten else "row-name"
+    )
 
 
 def _label_heights(places: Sequence[tuple[float, float]], room: float = 15, reach: float = 210) -> list[float]:

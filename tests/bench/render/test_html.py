@@ -178,7 +178,7 @@ def test_margin_of_an_error_stands_above_zero(page: str) -> None:
 def test_log_loss_does_not_stretch_the_other_scales(report: Report) -> None:
     def widest(changed: Report) -> list[str]:
         drawn = render_html(changed, judge(report))
-        return re.findall(r'<th>(?:AUROC|Brier score)</th>.*?cx="([\d.]+)"', drawn)
+        return re.findall(r'<th>(?:AUROC|Brier score)</th>.*?cx="([\d.]+)"', drawn, flags=re.DOTALL)
 
     huge = tuple(
         msgspec.structs.replace(found, difference=Interval(estimate=4.0, low=3.0, high=9.0))
@@ -257,9 +257,9 @@ def test_looks_are_told_plainly(full: ModuleType, report: Report, page: str) -> 
     assert "This test split has been looked at 2 times, this report included. It saw 2 models under 1 policy." in words(
         page
     )
-    once = msgspec.structs.replace(report, looks=report.looks[-1:])
+    once = msgspec.structs.replace(report, test_set_evaluations=report.test_set_evaluations[-1:])
     assert "looked at once, for this report." in words(render_html(once, full.make_verdict(once)))
-    never = msgspec.structs.replace(report, looks=())
+    never = msgspec.structs.replace(report, test_set_evaluations=())
     assert "is not known" in section(render_html(never, full.make_verdict(never)), "protocol")
 
 
@@ -310,7 +310,7 @@ def test_unmeasured_and_uncomputed_values_are_dashes(full: ModuleType, report: R
         scenarios=(),
         slowdowns=(),
         explanations=(),
-        looks=(),
+        test_set_evaluations=(),
         notes=(),
         external_models=(),
         evaluations=report.evaluations[:-1],
