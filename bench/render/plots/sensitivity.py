@@ -26,7 +26,7 @@ def panel_plots(curves: Sequence[SensitivityCurve], auroc: float | None) -> list
 
 
 def strip_plot(curves: Sequence[SensitivityCurve], ranks: Mapping[str, int], auroc: float | None) -> str:
-    """One row a group, left whole, right removed; beside it what is lost of ``auroc``, the whole model's, where known."""
+    """One row a group, left whole, right removed; beside it what is lost of ``auroc``, the whole model's."""
     top, end = 20, 900 - 16
     bottom = top + _ROW * len(curves)
     axes = [Axis(0, 1, _NAME + 34, end)] if auroc is None else [Axis(0, 1, _NAME + 34, 552), Axis(0, 1, 602, end)]
