@@ -116,7 +116,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def measurement(self, name: str) -> Measurement | None:
         """The measurement called ``name``; none where it was not measured."""
-        return next((found for found in self.measurements if found.name == name), None)
+        return next((measurement for measurement in self.measurements if measurement.name == name), None)
 
 
 def save_report(report: Report, path: str | Path) -> None:

@@ -209,10 +209,10 @@ class ParetoPoint:
         inputs = np.load(request.inputs, mmap_mode="r", allow_pickle=False)
         logits = np.load(request.outputs, mmap_mode="r+", allow_pickle=False)
         for row in range(request.start, request.stop):
-            found = self.run(np.array(inputs[row : row + 1], dtype=np.float32))
-            if found.shape != (1, logits.shape[1]):
-                raise InputError(f"the session gives logits {found.shape}; the task needs (1, {logits.shape[1]})")
-            logits[row] = found[0]
+            answer = self.run(np.array(inputs[row : row + 1], dtype=np.float32))
+            if answer.shape != (1, logits.shape[1]):
+                raise InputError(f"the session gives logits {answer.shape}; the task needs (1, {logits.shape[1]})")
+            logits[row] = answer[0]
         logits.flush()
         return Reply(calls=request.stop - request.start)
 

@@ -90,9 +90,9 @@ def date_name(stamp: str) -> str:
     return f"{day}, {clock[:5]} UTC" if separator and len(clock) >= 5 else stamp
 
 
-def counted(count: int, one: str, many: str = "") -> str:
+def counted(count: int, singular: str, plural: str = "") -> str:
     """``1 case``, ``1,204 cases``."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
 def margin_text(metric: Metric, margin: float) -> str:

@@ -85,10 +85,10 @@ def _reasons(decision: Decision) -> str:
     return "\n".join(lines)
 
 
-def _values(found: Comparison | None) -> str:
-    if found is None:
+def _values(comparison: Comparison | None) -> str:
+    if comparison is None:
         return ""
-    return f"{number(found.bundle.estimate)} against the teacher's {number(found.teacher.estimate)}; "
+    return f"{number(comparison.bundle.estimate)} against the teacher's {number(comparison.teacher.estimate)}; "
 
 
 def _checks(decision: Decision) -> str:
@@ -104,32 +104,36 @@ def _checks(decision: Decision) -> str:
 
 def _row(decision: Decision, variant: str, check: Check) -> tuple[str, ...]:
     head = (SIGNS[check.outcome], escape(check.name, _NAME), escape(variant, _NAME))
-    found = decision.comparison(variant, check)
-    if found is None:
+    comparison = decision.comparison(variant, check)
+    if comparison is None:
         return (*head, "", "", "", "", escape(check.reason))
     return (
         *head,
-        number(found.teacher.estimate),
-        number(found.bundle.estimate),
-        signed(found.difference.estimate),
-        bounds(found.difference, sign=True),
-        f"loss below {found.margin:.4g}",
+        number(comparison.teacher.estimate),
+        number(comparison.bundle.estimate),
+        signed(comparison.difference.estimate),
+        bounds(comparison.difference, sign=True),
+        f"loss below {comparison.margin:.4g}",
     )
 
 
 def _costs(decision: Decision) -> str:
     report = decision.report
-    ratios = {found.name: found.ratio.estimate for found in report.speedups}
-    measured = [found for found in report.measurements if found.session_ms and found.name not in report.external_models]
-    rows = [_cost(found, ratios.get(found.name)) for found in measured]
+    ratios = {speedup.name: speedup.ratio.estimate for speedup in report.speedups}
+    measured = [
+        measurement
+        for measurement in report.measurements
+        if measurement.session_ms and measurement.name not in report.external_models
+    ]
+    rows = [_cost(measurement, ratios.get(measurement.name)) for measurement in measured]
     noise = "; ".join(report.noise)
     caution = f"\n\n> **Noisy timings:** {escape(noise)}." if noise else ""
     return _table(("Model", "p50 ms", "p99 ms", "Faster", "Size"), rows) + caution if rows else ""
 
 
-def _cost(found: Measurement, ratio: float | None) -> tuple[str, ...]:
-    p50, p99 = (milliseconds(found.quantile_ms(q)) for q in (0.5, 0.99))
-    return escape(found.name, _NAME), p50, p99, factor(ratio) if ratio else "–", megabytes(found.size_bytes)
+def _cost(measurement: Measurement, ratio: float | None) -> tuple[str, ...]:
+    p50, p99 = (milliseconds(measurement.quantile_ms(q)) for q in (0.5, 0.99))
+    return escape(measurement.name, _NAME), p50, p99, factor(ratio) if ratio else "–", megabytes(measurement.size_bytes)
 
 
 def _earlier(earlier: BaselineComparison) -> str:

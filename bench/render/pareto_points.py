@@ -36,12 +36,12 @@ def pareto_points(report: Report, finding: str) -> tuple[ParetoPoint, ...]:
     """
     areas = auroc_of(report, finding)
     names = [table.name for table in report.evaluations]
-    found = []
+    points = []
     for measurement in report.measurements:
         own = measurement.name in areas
         if not own and not (is_teacher_elsewhere(report, measurement) and TEACHER in areas):
             continue
-        found.append(
+        points.append(
             ParetoPoint(
                 name=model_name(report, measurement.name),
                 latency_ms=median_interval(measurement),
@@ -50,7 +50,7 @@ def pareto_points(report: Report, finding: str) -> tuple[ParetoPoint, ...]:
                 hollow=not own,
             )
         )
-    return tuple(found)
+    return tuple(points)
 
 
 def auroc_of(report: Report, finding: str) -> dict[str, Interval]:

@@ -68,9 +68,9 @@ def words(page: str) -> str:
 
 def section(page: str, key: str) -> str:
     """What a reader sees of one section."""
-    found = re.search(rf'<section id="{key}">.*?</section>', page, flags=re.DOTALL)
-    assert found
-    return words(found.group())
+    match = re.search(rf'<section id="{key}">.*?</section>', page, flags=re.DOTALL)
+    assert match
+    return words(match.group())
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,8 @@ def test_every_link_leads_inside_the_page_or_to_a_local_file_that_was_made(repor
     assert links
     assert links <= {f"#{name}" for name in ids}
     linked = render_html(report, judge(report), ("flips.csv",))
-    found = {value for name, value in parse(linked).attributes if name == "href"} - links
-    assert found == {"flips.csv"}
+    added = {value for name, value in parse(linked).attributes if name == "href"} - links
+    assert added == {"flips.csv"}
     with pytest.raises(InputError, match="evil"):
         render_html(report, judge(report), ("evil.html",))
 
@@ -152,7 +152,7 @@ def test_several_findings_and_variants_are_all_shown(full: ModuleType) -> None:
     findings = ("effusion", "nodule", "oedema")
     report = full.make_report(findings=findings)
     text = words(render_html(report, judge(report)))
-    for name in (*findings, *report.variants, full.OPPONENT):
+    for name in (*findings, *report.variants, full.EXTERNAL):
         assert name in text
 
 
@@ -181,10 +181,10 @@ def test_log_loss_does_not_stretch_the_other_scales(report: Report) -> None:
         return re.findall(r'<th>(?:AUROC|Brier score)</th>.*?cx="([\d.]+)"', drawn, flags=re.DOTALL)
 
     huge = tuple(
-        msgspec.structs.replace(found, difference=Interval(estimate=4.0, low=3.0, high=9.0))
-        if found.metric == "log_loss"
-        else found
-        for found in report.comparisons
+        msgspec.structs.replace(comparison, difference=Interval(estimate=4.0, low=3.0, high=9.0))
+        if comparison.metric == "log_loss"
+        else comparison
+        for comparison in report.comparisons
     )
     places = widest(report)
     assert len(places) > 3
@@ -225,7 +225,7 @@ def test_worst_group_is_the_largest_loss_that_is_left_possible() -> None:
     ],
 )
 def test_group_is_told_to_its_column(name: str, column: str) -> None:
-    rules = tuple(SubgroupRule(column=each) for each in ("sex", "age", "age at scan"))
+    rules = tuple(SubgroupRule(column=known) for known in ("sex", "age", "age at scan"))
     policy = Policy(non_inferiority=(NonInferiority(metric="auroc", margin=0.1),), subgroups=rules)
     assert column_of(policy, name) == column
 
@@ -233,7 +233,7 @@ def test_group_is_told_to_its_column(name: str, column: str) -> None:
 def test_report_without_groups_says_so(full: ModuleType, report: Report) -> None:
     plain = msgspec.structs.replace(
         report,
-        comparisons=tuple(found for found in report.comparisons if not found.subgroup),
+        comparisons=tuple(comparison for comparison in report.comparisons if not comparison.subgroup),
         policy=Policy(non_inferiority=(NonInferiority(metric="auroc", margin=0.02),)),
     )
     drawn = render_html(plain, full.make_verdict(plain))
@@ -253,7 +253,7 @@ def test_flips_are_counted_by_what_they_mean_and_listed_by_number(report: Report
     assert f"decides {missed + alarms} cases wrongly that the teacher decides rightly" in section(page, "limits")
 
 
-def test_looks_are_told_plainly(full: ModuleType, report: Report, page: str) -> None:
+def test_evaluations_of_the_test_split_are_told_plainly(full: ModuleType, report: Report, page: str) -> None:
     assert "This test split has been looked at 2 times, this report included. It saw 2 models under 1 policy." in words(
         page
     )
@@ -271,7 +271,7 @@ def test_tradeoff_says_what_is_hollow_and_who_is_unbeaten(page: str) -> None:
 
 def test_speed_shows_stages_scenarios_slowdown_and_warm_up(page: str) -> None:
     text = section(page, "speed")
-    for told in (
+    for fact in (
         "read and decode",
         "Under load",
         "unofficial",
@@ -279,7 +279,7 @@ def test_speed_shows_stages_scenarios_slowdown_and_warm_up(page: str) -> None:
         "had not settled",
         "New / old",
     ):
-        assert told in text
+        assert fact in text
     assert "no difference shown" in text
 
 
@@ -300,10 +300,10 @@ def test_explanations_show_the_floor(report: Report, page: str) -> None:
 
 def test_unmeasured_and_uncomputed_values_are_dashes(full: ModuleType, report: Report) -> None:
     nothing = Interval(estimate=0.5, low=float("nan"), high=float("nan"))
-    one = msgspec.structs.replace(report.comparisons[0], difference=nothing)
+    comparison = msgspec.structs.replace(report.comparisons[0], difference=nothing)
     bare = msgspec.structs.replace(
         report,
-        comparisons=(one,),
+        comparisons=(comparison,),
         measurements=(),
         speedups=(),
         fidelity=(),
@@ -339,7 +339,7 @@ def test_report_survives_its_json(tmp_path: Path, report: Report) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "complaint"),
     [
         (lambda raw: raw.replace(b'"schema_version":2', b'"schema_version":9', 1), "schema 9"),
         (lambda raw: raw.replace(b'"split"', b'"spilt"', 1), "spilt"),
@@ -350,11 +350,11 @@ def test_report_survives_its_json(tmp_path: Path, report: Report) -> None:
         ),
     ],
 )
-def test_altered_report_is_refused(tmp_path: Path, report: Report, change, said: str) -> None:
+def test_altered_report_is_refused(tmp_path: Path, report: Report, change, complaint: str) -> None:
     path = tmp_path / "report.json"
     save_report(report, path)
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=complaint):
         load_report(path)
 
 
