@@ -24,6 +24,11 @@ METRIC_NAMES: dict[Metric, str] = {
 BACKEND_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
 
 
+def printable(text: str, kept: str = "") -> str:
+    """``text`` without control characters and what turns the direction of writing, but for those in ``kept``."""
+    return "".join(char for char in text if char.isprintable() or char in kept)
+
+
 def number(value: float, digits: int = 3) -> str:
     """``0.953``; a true minus sign; a dash where it is not finite."""
     if not math.isfinite(value):

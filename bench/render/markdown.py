@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medfm_compress.bench.gate.baseline_report import BaselineComparison
 from medfm_compress.bench.gate.decision import Decision
-from medfm_compress.bench.render.format import bounds, factor, megabytes, milliseconds, number, signed
+from medfm_compress.bench.render.format import bounds, factor, megabytes, milliseconds, number, printable, signed
 from medfm_compress.bench.types.evaluation import Comparison
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.verdict import Check
@@ -62,7 +62,7 @@ def save_markdown(decision: Decision, path: str | Path) -> None:
 def escape(text: object, longest: int = _LONGEST) -> str:
     """``text`` on one line of at most ``longest`` characters, as GitHub shows it and not as it reads it."""
     line = " ".join(str(text).split())
-    kept = "".join(char for char in line if char.isprintable())
+    kept = printable(line)
     kept = kept if len(kept) <= longest else f"{kept[:longest]}…"
     kept = html.escape(re.sub(r"([\\`*_{}\[\]|~$!#])", r"\\\1", kept), quote=False)
     # A zero-width space ends what GitHub would take for a mention, an issue or an address.

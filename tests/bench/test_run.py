@@ -156,7 +156,9 @@ def test_external_models_baselines_and_loads_stand_beside_the_bundle(tiny, teach
     assert {comparison.variant for comparison in again.comparisons} == {"onnxruntime-cpu-fp32"}
 
 
-def test_an_opponent_of_another_shape_is_refused_before_any_case_is_seen(tiny, teacher, study, tmp_path: Path) -> None:
+def test_an_external_model_of_another_shape_is_refused_before_any_case_is_seen(
+    tiny, teacher, study, tmp_path: Path
+) -> None:
     bundle, external = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "external.onnx"
     external.write_bytes(b"not an ONNX file")
     with pytest.raises(InputError, match=r"external\.onnx"):

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
-from medfm_compress.bench.measure.percentile_bounds import percentile_bounds, samples_for_upper_bound
+from medfm_compress.bench.measure.percentile_bounds import samples_for_upper_bound
 from medfm_compress.bench.render.html.rendering import drawing
 from medfm_compress.bench.render.model_names import model_name, shortened
 from medfm_compress.bench.render.pareto_points import is_teacher_elsewhere
 from medfm_compress.bench.render.plots.latency import Samples, Stages, latency_plot, stage_box, stage_plot
 from medfm_compress.bench.render.plots.svg import SERIES
-from medfm_compress.bench.report import TEACHER, Report
+from medfm_compress.bench.report import Report
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
 
-_QUANTILES = (0.5, 0.9, 0.99)
 _STAGE_NAMES = {
     "read": "read and decode",
     "preprocess": "preprocess",
@@ -27,43 +25,14 @@ _STAGE_NAMES = {
 }
 
 
-class Quantiles(NamedTuple):
-    """Of a latency, ms."""
-
-    p50: float
-    p99: float
-
-
 class MeasuredModel(NamedTuple):
-    """One row of the tables.
-
-    Attributes:
-        name: as people read it.
-        measurement: what was measured.
-        series: of its mark; the last one for engines that are there for comparison only.
-        is_hollow: whether it is the teacher in another engine.
-        is_teacher: whether it is the reference.
-        is_variant: whether the bundle ships it.
-        session: of the network alone; none where that was not measured.
-        end_to_end: from file to finding, likewise.
-        per_second: calls of the session.
-        speedup: against the teacher.
-        session_percentiles: with intervals.
-        end_to_end_percentiles: likewise.
-    """
+    """One row of the tables: its name as people read it, its mark, and how many times faster than the teacher it is."""
 
     name: str
     measurement: Measurement
     series: int
     is_hollow: bool
-    is_teacher: bool
-    is_variant: bool
-    session: Quantiles | None
-    end_to_end: Quantiles | None
-    per_second: float
     speedup: Interval | None
-    session_percentiles: list[Interval | None]
-    end_to_end_percentiles: list[Interval | None]
 
 
 class SpeedView(NamedTuple):
@@ -104,26 +73,12 @@ def _model(report: Report, measurement: Measurement) -> MeasuredModel:
         measurement=measurement,
         series=0 if is_hollow else _series(report, measurement.name),
         is_hollow=is_hollow,
-        is_teacher=measurement.name == TEACHER,
-        is_variant=measurement.name in report.variants,
-        session=_quantiles(measurement.session_ms),
-        end_to_end=_quantiles(measurement.end_to_end_ms),
-        per_second=1000 / float(np.mean(measurement.session_ms)),
         speedup=next((speedup.ratio for speedup in report.speedups if speedup.name == measurement.name), None),
-        session_percentiles=_percentiles(measurement.session_ms),
-        end_to_end_percentiles=_percentiles(measurement.end_to_end_ms),
     )
 
 
-def _quantiles(samples_ms: Sequence[float]) -> Quantiles | None:
-    return Quantiles(*map(float, np.quantile(samples_ms, [0.5, 0.99]))) if samples_ms else None
-
-
-def _percentiles(samples_ms: tuple[float, ...]) -> list[Interval | None]:
-    return [percentile_bounds(samples_ms, quantile) if samples_ms else None for quantile in _QUANTILES]
-
-
 def _series(report: Report, name: str) -> int:
+    """The colour of the model's curves; the last one for engines that are there for comparison only."""
     names = [table.name for table in report.evaluations]
     return names.index(name) if name in names else SERIES - 1
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from medfm_compress.bench.measure.percentile_bounds import percentile_bounds
 from medfm_compress.bench.render import format as write
 from medfm_compress.bench.render.html.outline import number as section_number
 from medfm_compress.bench.render.plots.sensitivity import shade_class
@@ -20,7 +22,7 @@ from medfm_compress.bench.types.metric import LOWER_IS_BETTER
 
 _FILTERS = (
     write.bounds, write.counted, write.date_name, write.factor, write.megabytes, write.milliseconds, write.number,
-    write.percent, write.short_digest, write.signed, write.target_name,
+    write.percent, write.short_digest, write.signed, write.target_name, percentile_bounds,
 )  # fmt: skip
 
 
@@ -36,7 +38,7 @@ class Tile(NamedTuple):
 def render(template: str, values: Mapping[str, object]) -> str:
     """The page that ``template`` makes of ``values``; control characters, which no escape disarms, are dropped."""
     page = _environment().get_template(template).render(values)
-    return "".join(char for char in page if char.isprintable() or char in "\n\t") + "\n"
+    return write.printable(page, "\n\t") + "\n"
 
 
 def drawing(svg: str) -> Markup:
@@ -53,9 +55,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        {filter_.__name__: filter_ for filter_ in _FILTERS}, median=median, thousands="{:,}".format
-    )
+    environment.filters.update({filter_.__name__: filter_ for filter_ in _FILTERS})
+    environment.filters.update(median=median, quantile=_quantile, thousands="{:,}".format)
     environment.tests.update(infinite=math.isinf, bounded=_is_bounded)
     environment.globals.update(
         series_mark=_series_mark,
@@ -75,3 +76,7 @@ def _series_mark(index: int, *, hollow: bool = False) -> Markup:
 
 def _is_bounded(interval: Interval) -> bool:
     return math.isfinite(interval.low) and math.isfinite(interval.high)
+
+
+def _quantile(samples: Sequence[float], share: float) -> float:
+    return float(np.quantile(samples, share))

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from medfm_compress.bench.render.format import printable
+
 SERIES = 6
 
 
@@ -129,4 +131,4 @@ def svg(width: float, height: float, title: str, body: str, style: str) -> str:
 
 def _escaped(text: str) -> str:
     """``text`` as text or attribute value, control characters dropped."""
-    return html.escape("".join(char for char in text if char.isprintable()), quote=True)
+    return html.escape(printable(text), quote=True)

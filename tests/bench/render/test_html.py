@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -336,6 +337,7 @@ def test_noise_and_unjudged_variants_are_said_at_the_top(full: ModuleType, repor
 def test_report_survives_its_json(tmp_path: Path, report: Report) -> None:
     save_report(report, tmp_path / "report.json")
     assert load_report(tmp_path / "report.json") == report
+    assert len(json.loads((tmp_path / "report.json").read_bytes())["looks"]) == len(report.test_set_evaluations)
 
 
 @pytest.mark.parametrize(
