@@ -151,6 +151,40 @@ def make_report(variants: tuple[str, ...] = VARIANTS, findings: tuple[str, ...] 
     )
 
 
+def make_multiclass_report(classes: int) -> Report:
+    """Labels that exclude each other: the teacher, two variants and an external model, decided by the largest score."""
+    labels = tuple(f"label {number}" for number in range(classes))
+    random = np.random.default_rng(0)
+    truth = np.eye(classes, dtype=np.int64)[random.integers(0, classes, 200)]
+    base = 2 * truth + random.standard_normal(truth.shape)
+
+    def evaluation(name: str, noise: float) -> Evaluation:
+        logits = base + noise * np.random.default_rng(len(name)).standard_normal(base.shape)
+        scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        return msgspec.structs.replace(
+            make_evaluation(name, labels, cases=200),
+            logits=logits,
+            scores=scores,
+            truth=truth,
+            decisions=np.eye(classes, dtype=np.int64)[scores.argmax(axis=1)],
+        )
+
+    evaluations = (evaluation("teacher", 0.0), *(evaluation(name, 0.8) for name in (*VARIANTS, EXTERNAL)))
+    policy = Policy(non_inferiority=(NonInferiority(metric="accuracy", margin=0.02),), resamples=1000)
+    return msgspec.structs.replace(
+        make_report(),
+        task=Task(kind="multiclass", labels=labels),
+        tasks={},
+        teacher_operating_points=(),
+        policy=policy,
+        evaluations=tuple(EvaluationTable.from_evaluation(table) for table in evaluations),
+        comparisons=tuple(
+            comparison for other in evaluations[1:] for comparison in compare(evaluations[0], other, policy)
+        ),
+        fidelity=(),
+    )
+
+
 def make_verdict(report: Report, outcomes: tuple[str, ...] = ("pass", "pass")) -> Verdict:
     variants = tuple(
         VariantVerdict(

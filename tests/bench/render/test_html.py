@@ -157,6 +157,38 @@ def test_several_findings_and_variants_are_all_shown(full: ModuleType) -> None:
         assert name in text
 
 
+def test_what_does_not_fit_is_counted(full: ModuleType) -> None:
+    report = full.make_report(findings=tuple("abcdefg"))
+    logged = report.test_set_evaluations
+    report = msgspec.structs.replace(report, test_set_evaluations=7 * logged + logged[:1])
+    checks = tuple(Check(name=f"limit {number}", outcome="fail", reason="x") for number in range(20))
+    variants = (VariantVerdict(variant=report.variants[0], outcome="fail", checks=checks),)
+    page = render_html(report, msgspec.structs.replace(full.make_verdict(report), outcome="fail", variants=variants))
+    assert "and 8 more in section 4" in words(page)
+    assert "And 3 earlier." in section(page, "protocol")
+    assert "Drawn for the first 4 of 7 findings." in section(page, "flips")
+    assert re.search(r"\d+ more changes are not listed", section(page, "flips"))
+    assert "3 more findings not drawn." in section(page, "calibration")
+    assert "1 more finding not drawn." in section(page, "tradeoff")
+    assert re.search(
+        r"20 requirements are broken : limit 0 .* limit 5 \(\S+\) and others; see", section(page, "limits")
+    )
+
+
+@pytest.mark.parametrize("classes", [4, 14])
+def test_labels_that_exclude_each_other_are_decided_by_the_largest(full: ModuleType, classes: int) -> None:
+    report = full.make_multiclass_report(classes)
+    page = render_html(report, full.make_verdict(report))
+    text = section(page, "curves")
+    assert "calls the most probable label" in text
+    assert ("Not drawn: 14 classes; at most 12 fit a page." in text) == (classes == 14)
+    assert ("By the most probable class." in text) == (classes == 4)
+    if classes == 4:
+        truth, called = (np.array(values).argmax(axis=1) for values in (report.teacher.truth, report.teacher.scores))
+        assert f"truly label 1 {((truth == 1) & (called == 0)).sum()} " in text
+    assert "newly wrong harmful" in section(page, "flips")
+
+
 def test_groups_show_sizes_name_the_small_one_and_call_out_the_worst(report: Report, page: str) -> None:
     text = section(page, "groups")
     for name in ("By sex", "By age", "18 <= age < 65", "By site", "site = east"):
