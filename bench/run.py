@@ -142,8 +142,8 @@ def bench_bundle(
         scenarios=loads,
         slowdowns=slowdowns,
         explanations=load_explanations(out, model_digest=bundle.model_digest, cases_sha256=report.teacher.cases_sha256),
-        looks=tuple(
-            look for look in read_log(out) if (look.study_fingerprint, look.split) == (fingerprint, options.split)
+        test_set_evaluations=tuple(
+            entry for entry in read_log(out) if (entry.study_fingerprint, entry.split) == (fingerprint, options.split)
         ),
     )
     local = write_case_files(out, study, bundle.manifest.image_spec, evaluations)
@@ -177,19 +177,19 @@ def measure_slowdowns(bundle: Bundle, options: BenchOptions, progress: Progress)
     if options.baseline is None:
         return ()
     earlier = Bundle.open(options.baseline)
-    old = {found.name: found for found in variant_models(earlier, options.plan.threads)}
+    old = {model.name: model for model in variant_models(earlier, options.plan.threads)}
     new = variant_models(bundle, options.plan.threads, options.targets)
-    both = [found for found in new if found.name in old]
+    both = [model for model in new if model.name in old]
     if not both:
         raise InputError(
             f"{options.baseline} has no variant of this bundle; it has {', '.join(old)}, this one "
-            f"{', '.join(found.name for found in new)}"
+            f"{', '.join(model.name for model in new)}"
         )
     return tuple(
         measure_slowdown(
-            old[found.name], found, options.plan, options.pairs, progress, baseline_digest=earlier.model_digest
+            old[model.name], model, options.plan, options.pairs, progress, baseline_digest=earlier.model_digest
         )
-        for found in both
+        for model in both
     )
 
 
@@ -255,10 +255,10 @@ def _report(
         evaluations=tuple(EvaluationTable.from_evaluation(evaluation) for evaluation in evaluations),
         measurements=measurements,
         comparisons=_comparisons(evaluations, policy),
-        fidelity=tuple(fidelity(evaluations[0], found, manifest.task) for found in evaluations[1:]),
+        fidelity=tuple(fidelity(evaluations[0], other, manifest.task) for other in evaluations[1:]),
         speedups=tuple(
-            Speedup(name=found.name, baseline=TEACHER, ratio=speedup(measurements[0], found))
-            for found in measurements[1:]
+            Speedup(name=measurement.name, baseline=TEACHER, ratio=speedup(measurements[0], measurement))
+            for measurement in measurements[1:]
         ),
         machine=machine,
         noise=noise_reasons(machine, measurements),
@@ -271,4 +271,4 @@ def _report(
 
 def _comparisons(evaluations: Sequence[Evaluation], policy: LoadedPolicy) -> tuple[Comparison, ...]:
     teacher, *variants = evaluations
-    return tuple(found for variant in variants for found in compare(teacher, variant, policy.policy))
+    return tuple(comparison for variant in variants for comparison in compare(teacher, variant, policy.policy))

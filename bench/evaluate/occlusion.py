@@ -81,8 +81,8 @@ def occlusion_map(
         drops[rows, columns] += whole - _score(session, covered, task, finding)
         counts[rows, columns] += 1
         covered[..., rows, columns] = image[..., rows, columns]
-    found: FloatArray = (drops / counts).astype(np.float32)
-    return found
+    heat: FloatArray = (drops / counts).astype(np.float32)
+    return heat
 
 
 def log_odds(logits: NDArray[Any], task: Task, finding: str) -> NDArray[np.float64]:
