@@ -59,7 +59,8 @@ def build(name: str) -> nn.Module:
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.momentum = None  # a plain average
         module(images)
-    return nn.Module.eval(module)
+    frozen: nn.Module = module.eval()
+    return frozen
 
 
 def cases(count: int, seed: int) -> NDArray[np.float32]:
