@@ -6,15 +6,13 @@ that it can never be mistaken for a reply. Run by `measure` as ``python -m medfm
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import gc
 import itertools
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +24,7 @@ from medfm_compress.bench.measure.energy import EnergyCounter, find_counter
 from medfm_compress.bench.measure.gpu_memory import gpu_bytes_in_use
 from medfm_compress.bench.measure.load_scenario import Load, LoadOutcome, LoadPlan
 from medfm_compress.bench.measure.onnx_io import OnnxGraph, inspect_onnx
+from medfm_compress.bench.measure.stopwatch import is_stable, timed_ms, without_collector
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo, SessionRef
@@ -173,7 +172,7 @@ class ParetoPoint:
         before = counter.read()
         session_ms = timed_ms(self._once, request.calls)
         energy_mj = counter.spent_mj(before, counter.read())
-        with _without_collector():
+        with without_collector():
             stages_ms = [self.predict(file) for _ in range(request.passes) for file in self._files]
         return Reply(
             session_ms=session_ms,
@@ -190,7 +189,7 @@ class ParetoPoint:
 
         most = request.plan.samples_per_query if request.scenario in ("multi-stream", "offline") else 1
         library = Library(self._inputs(request.plan), self.run, most)
-        with _without_collector():
+        with without_collector():
             outcome = drive(library, request)
         outcome = msgspec.structs.replace(outcome, batched=library.batch > 1, made_up=not self._files)
         return Reply(load=outcome)
@@ -217,14 +216,6 @@ class ParetoPoint:
         return Reply(calls=request.stop - request.start)
 
 
-def is_stable(samples: list[float], window: int, tolerance: float) -> bool:
-    """Whether the medians of the last two windows of ``samples`` differ by at most ``tolerance``, relatively."""
-    if len(samples) < 2 * window:
-        return False
-    before, now = np.median(samples[-2 * window : -window]), np.median(samples[-window:])
-    return bool(abs(now - before) <= tolerance * before)
-
-
 def peak_rss_bytes() -> int:
     """Peak resident memory of this process in bytes; 0 where the system does not tell.
 
@@ -242,27 +233,6 @@ def peak_rss_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def timed_ms(call: Callable[[], object], count: int) -> list[float]:
-    """Time ``count`` calls one by one, in ms, with the garbage collector at rest."""
-    samples = []
-    with _without_collector():
-        for _ in range(count):
-            start = time.perf_counter_ns()
-            call()
-            samples.append(round((time.perf_counter_ns() - start) / 1e6, 5))
-    return samples
-
-
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def device_of(info: SessionInfo) -> str:
