@@ -33,10 +33,10 @@ def test_what_the_lesser_cpu_lacks_cannot_run_there(tiny):
     if missing_flags(BF16, read_cpu()):
         pytest.skip("this CPU has no bf16 either")
     assert from_bytes([tiny.network()], 1, "bf16").info.precision == "bf16"
-    with pytest.raises(InputError, match="timed with AVX2: .*openvino"):
+    with pytest.raises(InputError, match=r"timed with AVX2: .*openvino"):
         p50_ms_on("AVX2", [Model((tiny.network(),), "bf16")], tiny.SPEC, tiny.TASK, PLAN)
 
 
 def test_a_model_that_cannot_be_opened_is_said(tiny):
-    with pytest.raises(InputError, match="timed with AVX512_CORE: .*openvino cannot load the model"):
+    with pytest.raises(InputError, match=r"timed with AVX512_CORE: .*openvino cannot load the model"):
         p50_ms_on("AVX512_CORE", [Model((b"garbage",), "fp32")], tiny.SPEC, tiny.TASK, PLAN)
