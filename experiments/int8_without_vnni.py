@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.measure.restricted_isa import Isa, Model, p50_ms_on
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.task import Task
 from medfm_compress.runtime.sessions.onnxruntime import holds_integers
 from medfm_compress.runtime.sessions.openvino import import_openvino
+from medfm_compress.runtime.task import Task
 
 OPERATORS = ("MatMul", "Gemm", "Conv", "dynamic MatMul")
 RANGES = {"full": 127, "reduced": 64}

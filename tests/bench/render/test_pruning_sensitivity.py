@@ -16,12 +16,10 @@ pytest.importorskip("torch")
 from medfm_compress.bench.render.html.pruning_sensitivity import (
     SENSITIVITY_HTML,
     SENSITIVITY_JSON,
-    SensitivityCurve,
-    SensitivityPoint,
-    SensitivityReport,
     render_sensitivity,
     write_sensitivity,
 )
+from medfm_compress.bench.types.sensitivity import SensitivityCurve, SensitivityPoint, SensitivityReport
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import decode
 
