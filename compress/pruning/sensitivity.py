@@ -1,7 +1,7 @@
 r"""What each group costs in accuracy when it alone is cut: measured, not guessed.
 
-Every group is cut at a few widths, the layers that read it are repaired, and its logits on the cases are computed once more.
-Sensitivity is the square of the relative logit error,
+Every group is cut at a few widths, the layers that read it are repaired, and the network's logits on the cases are
+computed once more. Sensitivity is the square of the relative logit error,
 
     d = ||z' - z||_F^2 / ||z - z̄||_F^2
 

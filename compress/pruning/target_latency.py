@@ -1,4 +1,4 @@
-"""What networks of one model take on the target: short measurements while widths are chosen, and the last comparison."""
+"""Latency on the target of networks of one model: short measurements while widths are chosen, then the comparison."""
 
 from __future__ import annotations
 
