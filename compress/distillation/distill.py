@@ -200,7 +200,7 @@ def _ask(course: _Course, teacher: Teacher, training_cases: TrainingCases, progr
         images=load_images(training_cases.groups, teacher.card.spec, course.folder / "cache", progress),
         groups=training_cases.groups,
         plan=plan,
-        wanted=tuple(name for name in _wanted(distillation) if name in teacher.card.features),
+        features=tuple(name for name in _features_of(distillation) if name in teacher.card.features),
         precision=distillation.teacher_precision,
     )
     return collect_outputs(teacher, request, course.folder / "teacher-outputs", progress)
@@ -242,7 +242,7 @@ def _job(course: _Course, training_cases: TrainingCases, store: OutputCache, pro
         ),
         mean=student.spec.mean,
         std=student.spec.std,
-        extras=extras_of(training_cases, store, _wanted(distillation)),
+        extras=extras_of(training_cases, store, _features_of(distillation)),
         score=auroc_scorer(val, student.spec, student.task, config),
         checkpoint=course.folder / course.checkpoint,
         fingerprint=course.fingerprint(training_cases, store),
@@ -267,7 +267,7 @@ def extras_of(
     return look_up
 
 
-def _wanted(distillation: Distillation) -> tuple[str, ...]:
+def _features_of(distillation: Distillation) -> tuple[str, ...]:
     """The teacher's features that the losses read."""
     return tuple(sorted({f for name in distillation.losses for f in TEACHER_FEATURES.get(name, ())}))
 

@@ -43,6 +43,7 @@ from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 
 _FINALISTS = 3
+_PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in this process
 _SECONDS = 2.5  # of timing for one candidate, at most; fewer rounds where a network is slow
 _LEAST_ROUNDS = 5
 
@@ -199,7 +200,8 @@ def _close_losers(attempts: Sequence[Attempt], limits: Limits) -> list[Attempt]:
     """``attempts`` without the networks that are out of the running: a large one takes hundreds of MB."""
     running = finalists(attempts, limits)
     fastest = sorted(running, key=lambda trial: -trial.speedup)[:_FINALISTS]
-    stay = [attempts[0], best_of(running, limits), *fastest]
+    plausible = [trial for trial in fastest if trial.speedup * _PLAUSIBLE >= fastest[0].speedup]
+    stay = [attempts[0], best_of(running, limits), *plausible]
     return [attempt if any(attempt is kept for kept in stay) else _closed(attempt) for attempt in attempts]
 
 
