@@ -135,8 +135,8 @@ class StudentLearner(nn.Module):
 
     def __init__(self, student: nn.Module, terms: Mapping[str, tuple[float, Term]], label_term: LabelTerm) -> None:
         super().__init__()
-        wanted = {name for _, term in terms.values() for name in term.student_features}
-        self.student = tapped(student, tuple(sorted(wanted)))
+        features = {name for _, term in terms.values() for name in term.student_features}
+        self.student = tapped(student, tuple(sorted(features)))
         self.trained_terms = nn.ModuleList(term for _, term in terms.values() if isinstance(term, nn.Module))
         self._terms, self._label_term = tuple(terms.values()), label_term
 
@@ -250,12 +250,12 @@ def _job(course: _Course, training_cases: TrainingCases, store: OutputCache, pro
 
 
 def extras_of(
-    training_cases: TrainingCases, store: OutputCache, wanted: tuple[str, ...]
+    training_cases: TrainingCases, store: OutputCache, features: tuple[str, ...]
 ) -> Callable[[Tensor, int], Mapping[str, Tensor]]:
     """Targets, weights, and the teacher's logits (``teacher``) and features (``teacher:NAME``) of a batch's cases."""
 
     def look_up(cases: Tensor, epoch: int) -> Mapping[str, Tensor]:
-        answers = store.lookup(epoch % len(store.plan.seeds), cases, wanted)
+        answers = store.lookup(epoch % len(store.plan.seeds), cases, features)
         return {
             "targets": training_cases.targets[cases],
             "label_weight": training_cases.label_weight[cases],

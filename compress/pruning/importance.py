@@ -79,16 +79,16 @@ def gather(
     if importance == "activation":
         layers = [member.layer for group in groups for member in group.members if member.side == "in"]
         evidence = Evidence(importance, moments=input_moments(module, layers, seen.watch(batches)))
-        found = evidence.moments.values()
+        tensors = evidence.moments.values()
     else:
         if loss is None:
             raise InputError(f"importance '{importance}' needs a loss; give one or use importance 'magnitude'")
         weights = dict.fromkeys(weight for group in groups for member in group.members for weight, _ in member.weights)
         with _evaluating(module):
             evidence = Evidence(importance, slopes=_slopes(module, list(weights), seen, batches, loss))
-        found = evidence.slopes.values()
+        tensors = evidence.slopes.values()
     seen.check()
-    if not all(bool(tensor.isfinite().all()) for tensor in found):
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise ModelError(f"importance '{importance}' is not finite on these cases; check the model and its images")
     return evidence
 

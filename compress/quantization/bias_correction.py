@@ -36,7 +36,7 @@ def correct_biases(
         reduced: weights will have 7 bits.
     """
     new = model.clone()
-    for layer in [each for each in layers(new.graph) if each.name not in exclude]:
+    for layer in [layer for layer in layers(new.graph) if layer.name not in exclude]:
         means = _means(layer, statistics)
         shift = None if means is None else mean_error(layer, means, reduced=reduced)
         if shift is not None and np.any(shift):
@@ -76,10 +76,10 @@ def _of_conv(error: NDArray[np.float64], means: NDArray[np.float32], count: int)
 
 def _means(layer: Layer, statistics: Statistics) -> NDArray[np.float32] | None:
     value = layer.input
-    one: TensorStatistics | None = statistics.get(value.name or "") or statistics.get(
+    known: TensorStatistics | None = statistics.get(value.name or "") or statistics.get(
         value.metadata_props.get(SAME_AS, "")
     )
-    return None if one is None else one.channel_mean
+    return None if known is None else known.channel_mean
 
 
 def _add(layer: Layer, shift: NDArray[np.float32]) -> None:

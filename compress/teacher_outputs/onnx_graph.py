@@ -34,7 +34,7 @@ class _Listed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         outputs = self.tapped(images)
-        return (outputs.logits, *(outputs.features[name] for name in self.tapped.wanted))
+        return (outputs.logits, *(outputs.features[name] for name in self.tapped.requested))
 
 
 def export_graph(model: Model, features: tuple[str, ...]) -> bytes:

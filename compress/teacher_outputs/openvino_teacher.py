@@ -35,16 +35,16 @@ class OpenVinoTeacher:
         self._mean = torch.tensor(origin.model.spec.mean).reshape(1, -1, 1, 1)
         self._std = torch.tensor(origin.model.spec.std).reshape(1, -1, 1, 1)
 
-    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
+    def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`."""
-        unknown = sorted(set(wanted) - set(self.features))
+        unknown = sorted(set(features) - set(self.features))
         if unknown:
             available = ", ".join(self.features) or "no features"
             raise InputError(
                 f"feature {unknown[0]!r} was not asked for when {self.card.name} was opened, only {available}"
             )
         parts = [self._run(part) for part in torch.split(images, BATCH)]
-        outputs = {name: torch.cat([part[name] for part in parts]) for name in (LOGITS, *wanted)}
+        outputs = {name: torch.cat([part[name] for part in parts]) for name in (LOGITS, *features)}
         logits = finite(outputs.pop(LOGITS), self.card.name)
         return TeacherOutputs(logits, outputs)
 
