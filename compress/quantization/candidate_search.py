@@ -179,7 +179,7 @@ def _timely(
         yield from group.floats
     for number, method in enumerate(methods):
         if number and time.monotonic() > limits.deadline:
-            yield DoesNotApply(candidate="further rungs", reason="the time budget was used up")
+            yield DoesNotApply(candidate="further candidates", reason="the time budget was used up")
             break
         yield method
     if group.last is not None and not lookup.standing().within_limits and not limits.weight_bits:

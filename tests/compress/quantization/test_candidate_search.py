@@ -169,7 +169,7 @@ def test_layers_are_excluded_until_the_limits_are_met(validation):
 
 def test_without_time_one_int8_candidate_is_tried(validation):
     tried = run(validation, {"int8-minmax": (4.0, 0.01)}, budget=-1.0)
-    assert list(tried) == ["fp32", "int8-minmax", "further rungs"] and kept(tried) == ["int8-minmax"]
+    assert list(tried) == ["fp32", "int8-minmax", "further candidates"] and kept(tried) == ["int8-minmax"]
 
 
 def test_networks_out_of_the_running_are_freed(validation):

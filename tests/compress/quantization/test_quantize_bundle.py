@@ -110,12 +110,12 @@ def test_a_kept_variant_gets_its_own_threshold_from_all_validation_cases(many, t
     assert bundle.manifest.task == Bundle.open(many).manifest.task == bundle.manifest.task_of(fp32)
     task = bundle.manifest.task_of(int8)
     session = open_variant(bundle, int8, 1)
-    (wanted,) = choose_operating_points(
+    (expected,) = choose_operating_points(
         evaluate(session, study, study.split("val"), tiny_study.SPEC, task, name="int8"), rule="youden"
     )
-    (found,) = task.operating_points
-    assert (found.positives, found.negatives) == (80, 80)
-    assert found.threshold == pytest.approx(wanted.threshold, abs=1e-9)
+    (point,) = task.operating_points
+    assert (point.positives, point.negatives) == (80, 80)
+    assert point.threshold == pytest.approx(expected.threshold, abs=1e-9)
     assert not any(name.startswith("test") for name in study.source.read_images)
     steps = [step for step in bundle.manifest.provenance.steps if "onnxruntime-cpu-int8: " in step]
     assert any("threshold of spot" in step for step in steps) and any("temperature" in step for step in steps)
@@ -218,16 +218,16 @@ def test_calibration_sees_training_cases_only_and_test_cases_are_never_read(sour
     quantized = quantize_bundle(source, study, tmp_path / "q.medfm", FEW)
     train = {case.image: case for case in study.split("train")}
     assert len(quantized.calibration_images) == 16 and set(quantized.calibration_images) <= train.keys()
-    wanted = network_inputs(study, [train[name] for name in quantized.calibration_images], tiny_study.SPEC)
-    assert np.array_equal(np.concatenate(seen), wanted)
+    expected = network_inputs(study, [train[name] for name in quantized.calibration_images], tiny_study.SPEC)
+    assert np.array_equal(np.concatenate(seen), expected)
     assert not any(name.startswith("test") for name in study.source.read_images)
 
 
 def test_the_seed_decides_which_cases(source, tmp_path):
-    one = msgspec.structs.replace(FEW, targets=("onnxruntime:cpu",))
+    options = msgspec.structs.replace(FEW, targets=("onnxruntime:cpu",))
     study = tiny_study.make_study()
     images = [
-        quantize_bundle(source, study, tmp_path / "q", msgspec.structs.replace(one, seed=seed)).calibration_images
+        quantize_bundle(source, study, tmp_path / "q", msgspec.structs.replace(options, seed=seed)).calibration_images
         for seed in (0, 0, 1)
     ]
     assert images[0] == images[1] != images[2]
