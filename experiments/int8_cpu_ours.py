@@ -113,7 +113,7 @@ def choose(work: Path, folder: Path, validation: ValidationSet, form: str, budge
         start = time.perf_counter()
         searched = search_candidates(group_of(backend, graph), builder, validation, limits, _print_line)
         (tried,) = choose_variants([searched], lambda *_: (), timer_of(folder, limits, budget_s), limits)
-        about = {"calibration_s": round(calibration_s, 1), "search_s": round(time.perf_counter() - start, 1)}
+        about = {"calibration_s": round(calibration_s, 1), "ladder_s": round(time.perf_counter() - start, 1)}
         keep(work, f"{form}-{backend}", tried, batched, about)
 
 
