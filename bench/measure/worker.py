@@ -101,7 +101,7 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     graph: OnnxGraph | None = None
 
 
-class ParetoPoint:
+class OpenedModel:
     """An opened session with its preprocessing and its input."""
 
     def __init__(self, request: Open) -> None:
@@ -255,19 +255,19 @@ def _die_with_parent() -> None:
 
 def serve(lines: Iterator[bytes], replies: IO[bytes]) -> None:
     """Answer requests until ``lines`` end; an error is answered and ends it."""
-    contestant: ParetoPoint | None = None
+    model: OpenedModel | None = None
     for line in lines:
         try:
             request = msgspec.json.decode(line, type=Request)
             if isinstance(request, Inspect):
                 reply = Reply(graph=inspect_onnx(request.model, request.shape))
             elif isinstance(request, Open):
-                contestant = ParetoPoint(request)
-                reply = contestant.opened()
-            elif contestant is None:
+                model = OpenedModel(request)
+                reply = model.opened()
+            elif model is None:
                 reply = Reply(error="no session is open")
             else:
-                reply = contestant.answer(request)
+                reply = model.answer(request)
         except Exception as exc:  # noqa: BLE001 - whatever an engine raises is for the parent to report
             reply = Reply(error=" ".join(str(exc).split()) or type(exc).__name__)
         replies.write(msgspec.json.encode(reply) + b"\n")

@@ -111,7 +111,7 @@ class _Viewer:
     name: str
     method: str
     spec: ImageSpec
-    look: Callable[[FloatArray], FloatArray]
+    map_of: Callable[[FloatArray], FloatArray]
 
 
 def explain(
@@ -245,10 +245,10 @@ def _viewers(
     session, spec = open_variant(bundle, variant, options.threads), bundle.manifest.image_spec
 
     def viewer(name: str, session: Session, spec: ImageSpec) -> _Viewer:
-        def look(image: FloatArray) -> FloatArray:
+        def map_of(image: FloatArray) -> FloatArray:
             return occlusion_map(session, image, teacher.task, finding, options.occlusion)
 
-        return _Viewer(name, "occlusion", spec, look)
+        return _Viewer(name, "occlusion", spec, map_of)
 
     return (
         viewer("teacher", TorchSession(teacher, "cpu", options.threads), teacher.spec),
@@ -297,8 +297,8 @@ def _maps(viewer: _Viewer, study: Study, cases: Sequence[Case], grid: ImageSpec,
     maps = np.empty((len(cases), grid.height_px, grid.width_px), np.float32)
     for row in range(len(cases)):
         progress(f"{viewer.name}: {viewer.method} of case {row + 1} of {len(cases)}")
-        seen = viewer.look(normalise(prepared[row : row + 1], viewer.spec))
-        maps[row] = on_grid(seen, grid.height_px, grid.width_px)
+        own_map = viewer.map_of(normalise(prepared[row : row + 1], viewer.spec))
+        maps[row] = on_grid(own_map, grid.height_px, grid.width_px)
     return maps
 
 

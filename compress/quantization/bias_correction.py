@@ -70,8 +70,8 @@ def _of_conv(error: NDArray[np.float64], means: NDArray[np.float32], count: int)
     kernel = error.reshape(*error.shape[:2], -1).sum(axis=2)
     if kernel.shape[1] * count != means.size:
         return None
-    seen = np.repeat(means.reshape(count, -1), len(kernel) // count, axis=0)
-    return np.asarray((kernel * seen).sum(axis=1))
+    means_by_input = np.repeat(means.reshape(count, -1), len(kernel) // count, axis=0)
+    return np.asarray((kernel * means_by_input).sum(axis=1))
 
 
 def _means(layer: Layer, statistics: Statistics) -> NDArray[np.float32] | None:
