@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from medfm_compress.bench.types.measurement import Measurement
     from medfm_compress.compress.quantization.build_candidate import GraphBuilder
-    from medfm_compress.compress.quantization.candidate_search import CandidateTrial, Group
+    from medfm_compress.compress.quantization.candidate_search import Group
+    from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, Limits
     from medfm_compress.compress.quantization.fidelity import ValidationSet
+    from medfm_compress.compress.quantization.final_timing import Timer
     from medfm_compress.compress.quantization.methods import DoesNotApply
     from medfm_compress.runtime.bundle.manifest import Backend
 
@@ -89,11 +92,13 @@ def judges_of(work: Path, study_path: Path, folder: Path) -> ValidationSet:
     return ValidationSet(study=study, cases=cases[:JUDGES], inputs=inputs[:JUDGES], task=task)
 
 
-def choose(work: Path, validation: ValidationSet, form: str, budget_s: float) -> None:
+def choose(work: Path, folder: Path, validation: ValidationSet, form: str, budget_s: float) -> None:
     """Climb the candidate search on every target and keep what it chooses."""
     from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder
     from medfm_compress.compress.quantization.calibrate import calibrate
-    from medfm_compress.compress.quantization.candidate_search import Limits, search_candidates
+    from medfm_compress.compress.quantization.candidate_search import search_candidates
+    from medfm_compress.compress.quantization.candidate_trial import Limits
+    from medfm_compress.compress.quantization.final_choice import choose_variants
 
     stressed = form == "stress"
     graph = product_graph(work / "plain-b1.onnx", stressed=stressed)
@@ -106,9 +111,24 @@ def choose(work: Path, validation: ValidationSet, form: str, budget_s: float) ->
     for backend in TARGETS:
         limits = Limits(error=0.03, auroc_drop=0.02, rounds=40, threads=1, deadline=time.monotonic() + budget_s)
         start = time.perf_counter()
-        tried = search_candidates(group_of(backend, graph), builder, validation, limits, _print_line)
+        searched = search_candidates(group_of(backend, graph), builder, validation, limits, _print_line)
+        (tried,) = choose_variants([searched], lambda *_: (), timer_of(folder, limits, budget_s), limits)
         about = {"calibration_s": round(calibration_s, 1), "ladder_s": round(time.perf_counter() - start, 1)}
         keep(work, f"{form}-{backend}", tried, batched, about)
+
+
+def timer_of(folder: Path, limits: Limits, budget_s: float) -> Timer:
+    """Fresh processes on inputs as the model in ``folder`` takes them."""
+    from medfm_compress.compress.networks.model import load_model_card
+    from medfm_compress.compress.quantization.final_timing import final_plan, time_in_fresh_processes
+
+    card = load_model_card(folder)
+
+    def timer(trials: Sequence[CandidateTrial]) -> Sequence[Measurement]:
+        plan = final_plan(trials, limits.rounds, limits.threads, budget_s)
+        return time_in_fresh_processes(trials, card.spec, card.task, plan)
+
+    return timer
 
 
 def _larger(work: Path, images: NDArray[np.float32]) -> tuple[bytes, GraphBuilder]:
@@ -123,12 +143,12 @@ def _larger(work: Path, images: NDArray[np.float32]) -> tuple[bytes, GraphBuilde
 def keep(
     work: Path,
     name: str,
-    tried: list[CandidateTrial | DoesNotApply],
+    tried: tuple[CandidateTrial | DoesNotApply, ...],
     batched: tuple[bytes, GraphBuilder] | None,
     about: dict[str, Any],
 ) -> None:
     """Write the files of what the search chose, of FP32 where it chose nothing, and a ``.json`` of all it tried."""
-    from medfm_compress.compress.quantization.candidate_search import CandidateTrial
+    from medfm_compress.compress.quantization.candidate_trial import CandidateTrial
 
     trials = [each for each in tried if isinstance(each, CandidateTrial)]
     best = next((trial for trial in trials if trial.kept), trials[0])
@@ -158,7 +178,7 @@ def _write(folder: Path, name: str, contents: tuple[bytes, ...]) -> list[str]:
 
 
 def _line(each: CandidateTrial | DoesNotApply) -> dict[str, Any]:
-    from medfm_compress.compress.quantization.candidate_search import CandidateTrial
+    from medfm_compress.compress.quantization.candidate_trial import CandidateTrial
 
     if not isinstance(each, CandidateTrial):
         return {"name": each.candidate, "reason": each.reason}
@@ -172,4 +192,4 @@ def _print_line(line: str) -> None:
 
 if __name__ == "__main__":
     where, study_csv, folder, wanted, seconds = sys.argv[1:]
-    choose(Path(where), judges_of(Path(where), Path(study_csv), Path(folder)), wanted, float(seconds))
+    choose(Path(where), Path(folder), judges_of(Path(where), Path(study_csv), Path(folder)), wanted, float(seconds))

@@ -26,8 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.bench.measure.restricted_isa import Isa, Model, p50_ms_on
+from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions.onnxruntime import holds_integers
 from medfm_compress.runtime.sessions.openvino import import_openvino
+from medfm_compress.runtime.task import Task
 
 OPERATORS = ("MatMul", "Gemm", "Conv", "dynamic MatMul")
 RANGES = {"full": 127, "reduced": 64}
@@ -105,12 +107,16 @@ def _run(backend: str, model: bytes, x: NDArray[np.float32]) -> NDArray[Any]:
     return np.asarray(session.run(None, {"x": x})[0])
 
 
+_SPEC = ImageSpec(height_px=224, width_px=224, colour="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
+_TASK = Task(kind="binary", labels=("absent", "present"))
+
+
 def timings(paths: list[str]) -> dict[str, dict[str, float]]:
     """Median ms of each ONNX file in OpenVINO, by instruction set."""
     contents = [Path(path).read_bytes() for path in paths]
     models = [Model((content,), "int8" if holds_integers(content) else "fp32") for content in contents]
     names = [Path(path).name for path in paths]
-    return {isa: dict(zip(names, p50_ms_on(isa, models, (1, 3, 224, 224)), strict=True)) for isa in ISAS}
+    return {isa: dict(zip(names, p50_ms_on(isa, models, _SPEC, _TASK), strict=True)) for isa in ISAS}
 
 
 def _ask(backend: str, isa: Isa = "DEFAULT", emulator: tuple[str, ...] = ()) -> dict[str, float]:

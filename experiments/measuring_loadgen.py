@@ -24,7 +24,7 @@ from medfm_compress.bench.measure.latency_regression import Slowdown, geometric_
 from medfm_compress.bench.measure.load_run import run_scenario
 from medfm_compress.bench.measure.load_scenario import SCENARIOS, Harness, LoadPlan, ScenarioName
 from medfm_compress.bench.measure.machine import Machine, describe_machine
-from medfm_compress.bench.measure.worker import timed_ms
+from medfm_compress.bench.measure.stopwatch import timed_ms
 from medfm_compress.bench.models import variant_models
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.runtime.atomic_write import write_atomically

@@ -17,13 +17,14 @@ from pathlib import Path
 import msgspec
 import torch
 
+from medfm_compress.bench.types.sensitivity import SensitivityPoint
 from medfm_compress.compress.networks.macs import count_macs
 from medfm_compress.compress.networks.model import load_model
 from medfm_compress.compress.pruning.allocate import Allocation, Sensitivities, evolve, knapsack, uniform
 from medfm_compress.compress.pruning.cost_model import macs_cost
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.importance import Evidence, importance_scores
-from medfm_compress.compress.pruning.sensitivity import SensitivityPoint, sensitivity_at_levels
+from medfm_compress.compress.pruning.sensitivity import sensitivity_at_levels
 from medfm_compress.compress.pruning.width_search import all_channel_groups
 
 BUDGETS = (0.7, 0.5, 0.3, 0.2)
@@ -38,7 +39,7 @@ def main() -> None:
     model = load_model(asked.model)
     module, example = model.module.requires_grad_(True), torch.zeros(model.spec.shape)
     groups, _ = all_channel_groups(module, example, PruningGoal(macs=0.5, allocation="measured"))
-    kept = msgspec.json.decode(asked.sensitivities.read_bytes())["trials"]
+    kept = msgspec.json.decode(asked.damage.read_bytes())["entries"]
     sensitivities = {
         group.name: sensitivity_at_levels(group, msgspec.convert(kept[group.name], tuple[SensitivityPoint, ...]))
         for group in groups

@@ -68,14 +68,14 @@ def _check_output(module: nn.Module, example: Tensor, task: Task) -> None:
 
     try:
         with torch.no_grad():
-            found = module(example)
+            output = module(example)
     except (RuntimeError, AssertionError, ValueError, TypeError) as exc:
-        said = _one_line(exc)
-        raise ModelError(f"the model does not take an input of shape {tuple(example.shape)}: {said}") from exc
-    wanted = (1, len(task.labels))
-    shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-    if shape != wanted:
-        raise ModelError(f"the model returns {shape}; the task's labels {task.labels} need one tensor {wanted}")
+        message = _one_line(exc)
+        raise ModelError(f"the model does not take an input of shape {tuple(example.shape)}: {message}") from exc
+    expected = (1, len(task.labels))
+    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if shape != expected:
+        raise ModelError(f"the model returns {shape}; the task's labels {task.labels} need one tensor {expected}")
 
 
 def _trace(module: nn.Module, example: Tensor) -> tuple[Any, Literal["dynamo", "torchscript"], str]:
@@ -86,8 +86,8 @@ def _trace(module: nn.Module, example: Tensor) -> tuple[Any, Literal["dynamo", "
     try:
         return _torchscript(module, example), "torchscript", reason
     except Exception as second:
-        said = f"dynamo: {reason}; torchscript: {_one_line(second)}"
-        raise ModelError(f"the model cannot be exported to ONNX ({said})") from second
+        message = f"dynamo: {reason}; torchscript: {_one_line(second)}"
+        raise ModelError(f"the model cannot be exported to ONNX ({message})") from second
 
 
 def _dynamo(module: nn.Module, example: Tensor) -> Any:

@@ -40,8 +40,8 @@ def read_onnx(onnx: bytes) -> Any:
     try:
         return backend.import_openvino().Core().read_model(onnx, b"")
     except RuntimeError as exc:
-        said = " ".join(str(exc).split())[-200:]
-        raise ModelError(f"OpenVINO cannot read the exported ONNX model: {said}") from exc
+        message = " ".join(str(exc).split())[-200:]
+        raise ModelError(f"OpenVINO cannot read the exported ONNX model: {message}") from exc
 
 
 def serialise(model: Any) -> Ir:

@@ -74,15 +74,17 @@ def check_parity(
         InputError: the relative logit error is above the tolerance, or a logit is not finite.
     """
     inputs = make_goldens(spec, count, seed=1)  # not the bundle's own goldens (seed 0)
-    wanted, found = np.asarray(reference(inputs), dtype=np.float64), run_goldens(candidate, inputs)
+    expected, logits = np.asarray(reference(inputs), dtype=np.float64), run_goldens(candidate, inputs)
     name = f"{candidate.info.backend} {candidate.info.precision}"
-    if wanted.shape != found.shape:
-        raise InputError(f"{name} gives logits of shape {found.shape}, the module {wanted.shape}; nothing was written")
+    if expected.shape != logits.shape:
+        raise InputError(
+            f"{name} gives logits of shape {logits.shape}, the module {expected.shape}; nothing was written"
+        )
     parity = Parity(
         candidate=name,
         cases=count,
-        max_abs_difference=float(np.abs(found - wanted).max()),
-        relative_logit_error=relative_logit_error(found, wanted, task),
+        max_abs_difference=float(np.abs(logits - expected).max()),
+        relative_logit_error=relative_logit_error(logits, expected, task),
         tolerance=TOLERANCES[candidate.info.precision],
     )
     if not parity.relative_logit_error <= parity.tolerance:

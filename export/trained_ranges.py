@@ -64,7 +64,7 @@ def attach_ranges(onnx: bytes, module: nn.Module, ranges: Ranges) -> Attached:
     proto = onnx_library.load_model_from_string(onnx)
     graph = ir.from_proto(proto).graph
     known = {name: _normalised(_module_rows(module, name)) for name in ranges}
-    found: dict[str, tuple[float, float]] = {}
+    united: dict[str, tuple[float, float]] = {}
     missing, count = [], 0
     for node, rows in _weighted(graph):
         count += 1
@@ -73,10 +73,10 @@ def attach_ranges(onnx: bytes, module: nn.Module, ranges: Ranges) -> Attached:
             missing.append(node.name or "")
             continue
         for value in _origins(node.inputs[0]):
-            low, high = found.get(value, ranges[name])
-            found[value] = (min(low, ranges[name][0]), max(high, ranges[name][1]))
+            low, high = united.get(value, ranges[name])
+            united[value] = (min(low, ranges[name][0]), max(high, ranges[name][1]))
     entry = proto.metadata_props.add()
-    entry.key, entry.value = KEY, json.dumps(found, sort_keys=True)
+    entry.key, entry.value = KEY, json.dumps(united, sort_keys=True)
     return Attached(proto.SerializeToString(deterministic=True), count, tuple(missing))
 
 

@@ -45,6 +45,7 @@ class ModelUnderTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         task: what its logits mean; also the activation of the end-to-end time.
         size_bytes: of the files it needs.
         files: image files for the end-to-end time; without any, that is not measured.
+        environment: variables that its process has besides, e.g. ``ONEDNN_MAX_CPU_ISA``.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ModelUnderTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     task: Task
     size_bytes: int = 0
     files: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -126,7 +128,7 @@ class _Run:
     def __init__(self, stack: contextlib.ExitStack, model: ModelUnderTest, plan: Plan, progress: Progress) -> None:
         self.model = model
         progress(f"open {model.name}")
-        self._worker = stack.enter_context(Worker(model.name, plan.threads, plan.timeout_s))
+        self._worker = stack.enter_context(Worker(model.name, plan.threads, plan.timeout_s, model.environment))
         opened = self._worker.ask(open_request(model))
         self._first_ms = 1000 * (time.perf_counter() - self._worker.started)
         self._info = checked_info(opened, model.name, plan.threads)

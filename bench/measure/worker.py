@@ -6,15 +6,13 @@ that it can never be mistaken for a reply. Run by `measure` as ``python -m medfm
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import gc
 import itertools
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +24,7 @@ from medfm_compress.bench.measure.energy import EnergyCounter, find_counter
 from medfm_compress.bench.measure.gpu_memory import gpu_bytes_in_use
 from medfm_compress.bench.measure.load_scenario import Load, LoadOutcome, LoadPlan
 from medfm_compress.bench.measure.onnx_io import OnnxGraph, inspect_onnx
+from medfm_compress.bench.measure.stopwatch import is_stable, timed_ms, without_collector
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo, SessionRef
@@ -102,7 +101,7 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     graph: OnnxGraph | None = None
 
 
-class OpenModel:
+class OpenedModel:
     """An opened session with its preprocessing and its input."""
 
     def __init__(self, request: Open) -> None:
@@ -173,7 +172,7 @@ class OpenModel:
         before = counter.read()
         session_ms = timed_ms(self._once, request.calls)
         energy_mj = counter.spent_mj(before, counter.read())
-        with _without_collector():
+        with without_collector():
             stages_ms = [self.predict(file) for _ in range(request.passes) for file in self._files]
         return Reply(
             session_ms=session_ms,
@@ -190,7 +189,7 @@ class OpenModel:
 
         most = request.plan.samples_per_query if request.scenario in ("multi-stream", "offline") else 1
         library = Library(self._inputs(request.plan), self.run, most)
-        with _without_collector():
+        with without_collector():
             outcome = drive(library, request)
         outcome = msgspec.structs.replace(outcome, batched=library.batch > 1, made_up=not self._files)
         return Reply(load=outcome)
@@ -209,20 +208,12 @@ class OpenModel:
         inputs = np.load(request.inputs, mmap_mode="r", allow_pickle=False)
         logits = np.load(request.outputs, mmap_mode="r+", allow_pickle=False)
         for row in range(request.start, request.stop):
-            answer = self.run(np.array(inputs[row : row + 1], dtype=np.float32))
-            if answer.shape != (1, logits.shape[1]):
-                raise InputError(f"the session gives logits {answer.shape}; the task needs (1, {logits.shape[1]})")
-            logits[row] = answer[0]
+            found = self.run(np.array(inputs[row : row + 1], dtype=np.float32))
+            if found.shape != (1, logits.shape[1]):
+                raise InputError(f"the session gives logits {found.shape}; the task needs (1, {logits.shape[1]})")
+            logits[row] = found[0]
         logits.flush()
         return Reply(calls=request.stop - request.start)
-
-
-def is_stable(samples: list[float], window: int, tolerance: float) -> bool:
-    """Whether the medians of the last two windows of ``samples`` differ by at most ``tolerance``, relatively."""
-    if len(samples) < 2 * window:
-        return False
-    before, now = np.median(samples[-2 * window : -window]), np.median(samples[-window:])
-    return bool(abs(now - before) <= tolerance * before)
 
 
 def peak_rss_bytes() -> int:
@@ -242,27 +233,6 @@ def peak_rss_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def timed_ms(call: Callable[[], object], count: int) -> list[float]:
-    """Time ``count`` calls one by one, in ms, with the garbage collector at rest."""
-    samples = []
-    with _without_collector():
-        for _ in range(count):
-            start = time.perf_counter_ns()
-            call()
-            samples.append(round((time.perf_counter_ns() - start) / 1e6, 5))
-    return samples
-
-
-@contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def device_of(info: SessionInfo) -> str:
@@ -285,14 +255,14 @@ def _die_with_parent() -> None:
 
 def serve(lines: Iterator[bytes], replies: IO[bytes]) -> None:
     """Answer requests until ``lines`` end; an error is answered and ends it."""
-    model: OpenModel | None = None
+    model: OpenedModel | None = None
     for line in lines:
         try:
             request = msgspec.json.decode(line, type=Request)
             if isinstance(request, Inspect):
                 reply = Reply(graph=inspect_onnx(request.model, request.shape))
             elif isinstance(request, Open):
-                model = OpenModel(request)
+                model = OpenedModel(request)
                 reply = model.opened()
             elif model is None:
                 reply = Reply(error="no session is open")

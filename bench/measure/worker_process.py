@@ -15,8 +15,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from types import TracebackType
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType, TracebackType
 from typing import IO
 
 import msgspec
@@ -38,7 +38,9 @@ _CAN_STOP = hasattr(signal, "SIGSTOP")
 class Worker:
     """One model's process; a context manager, so that it never outlives its parent's interest."""
 
-    def __init__(self, name: str, threads: int, timeout_s: float) -> None:
+    def __init__(
+        self, name: str, threads: int, timeout_s: float, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.name = name
         self._timeout_s = timeout_s
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
@@ -51,7 +53,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                env=_environment(threads),
+                env=_environment(threads) | dict(environment),
             )
         threading.Thread(target=self._listen, daemon=True).start()
 

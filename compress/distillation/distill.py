@@ -133,8 +133,8 @@ class StudentLearner(nn.Module):
 
     def __init__(self, student: nn.Module, terms: Mapping[str, tuple[float, Term]], label_term: LabelTerm) -> None:
         super().__init__()
-        wanted = {name for _, term in terms.values() for name in term.student_features}
-        self.student = tapped(student, tuple(sorted(wanted)))
+        features = {name for _, term in terms.values() for name in term.student_features}
+        self.student = tapped(student, tuple(sorted(features)))
         self.trained_terms = nn.ModuleList(term for _, term in terms.values() if isinstance(term, nn.Module))
         self._terms, self._label_term = tuple(terms.values()), label_term
 
@@ -198,7 +198,7 @@ def _ask(course: _Course, teacher: Teacher, training_cases: TrainingCases, progr
         images=load_images(training_cases.groups, teacher.card.spec, course.folder / "cache", progress),
         groups=training_cases.groups,
         plan=plan,
-        wanted=tuple(name for name in _wanted(distillation) if name in teacher.card.features),
+        features=tuple(name for name in _features_of(distillation) if name in teacher.card.features),
         precision=distillation.teacher_precision,
     )
     return collect_outputs(teacher, request, course.folder / "teacher-outputs", progress)
@@ -240,7 +240,7 @@ def _job(course: _Course, training_cases: TrainingCases, store: OutputCache, pro
         ),
         mean=student.spec.mean,
         std=student.spec.std,
-        extras=extras_of(training_cases, store, _wanted(distillation)),
+        extras=extras_of(training_cases, store, _features_of(distillation)),
         score=auroc_scorer(val, student.spec, student.task, config),
         checkpoint=course.folder / course.checkpoint,
         fingerprint=course.fingerprint(training_cases, store),
@@ -248,12 +248,12 @@ def _job(course: _Course, training_cases: TrainingCases, store: OutputCache, pro
 
 
 def extras_of(
-    training_cases: TrainingCases, store: OutputCache, wanted: tuple[str, ...]
+    training_cases: TrainingCases, store: OutputCache, features: tuple[str, ...]
 ) -> Callable[[Tensor, int], Mapping[str, Tensor]]:
     """Targets, weights, and the teacher's logits (``teacher``) and features (``teacher:NAME``) of a batch's cases."""
 
     def look_up(cases: Tensor, epoch: int) -> Mapping[str, Tensor]:
-        answers = store.lookup(epoch % len(store.plan.seeds), cases, wanted)
+        answers = store.lookup(epoch % len(store.plan.seeds), cases, features)
         return {
             "targets": training_cases.targets[cases],
             "label_weight": training_cases.label_weight[cases],
@@ -265,7 +265,7 @@ def extras_of(
     return look_up
 
 
-def _wanted(distillation: Distillation) -> tuple[str, ...]:
+def _features_of(distillation: Distillation) -> tuple[str, ...]:
     """The teacher's features that the losses read."""
     return tuple(sorted({f for name in distillation.losses for f in TEACHER_FEATURES.get(name, ())}))
 

@@ -68,11 +68,11 @@ def _pooled_tokens(vit: Any) -> slice:
 
 def _attentions(vit: Any, images: torch.Tensor) -> list[torch.Tensor]:
     """Attention ``[n, heads, tokens, tokens]`` of each block, in order."""
-    found: list[torch.Tensor] = []
+    weights: list[torch.Tensor] = []
     layers = [block.attn for block in vit.blocks]
 
     def note(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        found.append(inputs[0].detach())
+        weights.append(inputs[0].detach())
 
     with _taken_apart(layers), torch.no_grad():
         handles = [layer.attn_drop.register_forward_pre_hook(note) for layer in layers]
@@ -81,10 +81,10 @@ def _attentions(vit: Any, images: torch.Tensor) -> list[torch.Tensor]:
         finally:
             for handle in handles:
                 handle.remove()
-    shapes = {attention.shape for attention in found}
-    if len(found) != len(layers) or len({(shape[-2], shape[-1]) for shape in shapes}) != 1:
+    shapes = {attention.shape for attention in weights}
+    if len(weights) != len(layers) or len({(shape[-2], shape[-1]) for shape in shapes}) != 1:
         raise InputError("the network's blocks attend over different tokens; use --method occlusion")
-    return found
+    return weights
 
 
 @contextlib.contextmanager

@@ -45,8 +45,8 @@ def attribute(model: Model, images: NDArray[np.float32], finding: str) -> NDArra
             maps.append(attention_rollout(model.module, image))
         else:
             maps.append(grad_cam(model.module, image, lambda z: log_odds(z, model.task, finding)))
-    found: NDArray[np.float32] = torch.cat(maps).numpy()
-    return found
+    attribution: NDArray[np.float32] = torch.cat(maps).numpy()
+    return attribution
 
 
 def log_odds(logits: torch.Tensor, task: Task, finding: str) -> torch.Tensor:

@@ -111,7 +111,7 @@ class _Viewer:
     name: str
     method: str
     spec: ImageSpec
-    look: Callable[[FloatArray], FloatArray]
+    map_of: Callable[[FloatArray], FloatArray]
 
 
 def explain(
@@ -168,8 +168,8 @@ def explain(
     _require_writable(Path(out))
     maps = [_maps(viewer, study, shown, teacher.spec, progress) for viewer in viewers]
     rows = tuple(
-        _agreement((viewers[0], viewer), (maps[0], found), finding, positions)
-        for viewer, found in zip(viewers[1:], maps[1:], strict=True)
+        _agreement((viewers[0], viewer), (maps[0], other), finding, positions)
+        for viewer, other in zip(viewers[1:], maps[1:], strict=True)
     )
     with _replaced(Path(out) / explanations.FOLDER) as folder:
         _write_maps(folder / explanations.MAPS, _pictures(study, shown, teacher.spec), maps)
@@ -193,28 +193,28 @@ def sample_positions(cases: Sequence[Case], has: NDArray[np.bool_], count: int, 
     order.sort(key=lambda position: position not in firsts)
     positive = [position for position in order if has[position]]
     negative = [position for position in order if not has[position]]
-    wanted = max(count - count // 2, count - len(negative))
-    chosen = positive[:wanted]
+    positives = max(count - count // 2, count - len(negative))
+    chosen = positive[:positives]
     return tuple(sorted(chosen + negative[: count - len(chosen)]))
 
 
-def on_grid(found: FloatArray, height: int, width: int) -> FloatArray:
+def on_grid(values: FloatArray, height: int, width: int) -> FloatArray:
     """Map ``[h, w]`` resized to ``[height, width]``, float32; bilinear, antialiased where it shrinks."""
     from PIL import Image
 
-    image = Image.fromarray(np.ascontiguousarray(found, np.float32))
+    image = Image.fromarray(np.ascontiguousarray(values, np.float32))
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), np.float32)
 
 
-def _finding(study: Study, teacher: Task, bundle: Task, asked: str) -> str:
+def _finding(study: Study, teacher: Task, bundle: Task, requested: str) -> str:
     check_labels(study, teacher)
     check_labels(study, bundle)
-    if not asked and len(teacher.findings) == 1:
+    if not requested and len(teacher.findings) == 1:
         return teacher.findings[0]
-    if asked not in teacher.findings:
-        given = f"there is no finding {asked!r}" if asked else "the task has several findings"
-        raise InputError(f"{given}; give --finding as one of {', '.join(teacher.findings)}")
-    return asked
+    if requested not in teacher.findings:
+        problem = f"there is no finding {requested!r}" if requested else "the task has several findings"
+        raise InputError(f"{problem}; give --finding as one of {', '.join(teacher.findings)}")
+    return requested
 
 
 def _has(study: Study, cases: tuple[Case, ...], finding: str) -> NDArray[np.bool_]:
@@ -245,10 +245,10 @@ def _viewers(
     session, spec = open_variant(bundle, variant, options.threads), bundle.manifest.image_spec
 
     def viewer(name: str, session: Session, spec: ImageSpec) -> _Viewer:
-        def look(image: FloatArray) -> FloatArray:
+        def map_of(image: FloatArray) -> FloatArray:
             return occlusion_map(session, image, teacher.task, finding, options.occlusion)
 
-        return _Viewer(name, "occlusion", spec, look)
+        return _Viewer(name, "occlusion", spec, map_of)
 
     return (
         viewer("teacher", TorchSession(teacher, "cpu", options.threads), teacher.spec),
@@ -265,11 +265,11 @@ def _variant(bundle: Bundle, name: str) -> Variant:
     """The variant called ``name``, or the first that can run here."""
     machine = Machine(cpu=read_cpu())
     if name:
-        found = bundle.variant(name)
-        reason = incompatibility(found, machine)
+        requested = bundle.variant(name)
+        reason = incompatibility(requested, machine)
         if reason:
             raise InputError(f"variant {name!r} cannot run here: {reason}")
-        return found
+        return requested
     for variant in bundle.manifest.variants:
         if not incompatibility(variant, machine):
             return variant
@@ -294,12 +294,12 @@ def _aspect(spec: ImageSpec) -> float:
 def _maps(viewer: _Viewer, study: Study, cases: Sequence[Case], grid: ImageSpec, progress: Progress) -> FloatArray:
     """Maps ``[n, H, W]`` of ``cases`` on the grid of ``grid``."""
     prepared = prepared_images(study, cases, viewer.spec, None)
-    found = np.empty((len(cases), grid.height_px, grid.width_px), np.float32)
+    maps = np.empty((len(cases), grid.height_px, grid.width_px), np.float32)
     for row in range(len(cases)):
         progress(f"{viewer.name}: {viewer.method} of case {row + 1} of {len(cases)}")
-        seen = viewer.look(normalise(prepared[row : row + 1], viewer.spec))
-        found[row] = on_grid(seen, grid.height_px, grid.width_px)
-    return found
+        own_map = viewer.map_of(normalise(prepared[row : row + 1], viewer.spec))
+        maps[row] = on_grid(own_map, grid.height_px, grid.width_px)
+    return maps
 
 
 def _agreement(
@@ -323,7 +323,7 @@ def _pictures(study: Study, cases: Sequence[Case], spec: ImageSpec) -> NDArray[n
 
 
 def _write_maps(path: Path, pictures: NDArray[np.uint8], maps: Sequence[FloatArray]) -> None:
-    teacher, *others = (_stretched(found) for found in maps)
+    teacher, *others = (_stretched(other) for other in maps)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,

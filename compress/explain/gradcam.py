@@ -57,11 +57,11 @@ def last_feature_map(module: nn.Module, image: torch.Tensor) -> nn.Module:
     Raises:
         InputError: there is none, it is turned into tokens before the classifier, or it holds the channels last.
     """
-    found: list[tuple[nn.Module, torch.Size]] = []
+    layers: list[tuple[nn.Module, torch.Size]] = []
 
     def note(layer: nn.Module, _: object, output: object) -> None:
         if isinstance(output, torch.Tensor) and output.ndim in (3, 4) and output.shape[2:].numel() > 1:
-            found.append((layer, output.shape))
+            layers.append((layer, output.shape))
 
     handles = [layer.register_forward_hook(note) for layer in _outside_attention(module)]
     try:
@@ -70,9 +70,9 @@ def last_feature_map(module: nn.Module, image: torch.Tensor) -> nn.Module:
     finally:
         for handle in handles:
             handle.remove()
-    if not found or len(found[-1][1]) == 3:
+    if not layers or len(layers[-1][1]) == 3:
         raise InputError("the network does not end in a feature map, which Grad-CAM needs; use --method occlusion")
-    layer, shape = found[-1]
+    layer, shape = layers[-1]
     if shape[1] != shape[3] and shape[3] == getattr(module, "num_features", None):
         raise InputError("the network keeps its channels last, which Grad-CAM cannot read; use --method occlusion")
     return layer

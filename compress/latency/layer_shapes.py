@@ -92,7 +92,7 @@ def layer_calls(module: nn.Module, example: torch.Tensor, attentions: Sequence[A
 
     A layer that is called several times is counted so, with the sizes of its last call.
     """
-    found: dict[str, LayerCall] = {}
+    calls: dict[str, LayerCall] = {}
     last = _Last()
     known = {attention.name: attention for attention in attentions}
     packed = {f"{name}.qkv" for name, attention in known.items() if len(set(attention.parts)) == 1}
@@ -100,9 +100,9 @@ def layer_calls(module: nn.Module, example: torch.Tensor, attentions: Sequence[A
     for name, part in module.named_modules():
         describe = partial(_attention, known[name]) if name in known else _description_of(part)
         if describe is not None:
-            hooks.append(part.register_forward_hook(_Listener(name, describe, found, last, split=name in packed)))
+            hooks.append(part.register_forward_hook(_Listener(name, describe, calls, last, split=name in packed)))
         elif type(part).__module__ in _ACTIVATIONS:
-            hooks.append(part.register_forward_pre_hook(partial(_activated, found, last)))
+            hooks.append(part.register_forward_pre_hook(partial(_activated, calls, last)))
     training = {part: part.training for part in module.modules()}
     try:
         with torch.no_grad():
@@ -112,7 +112,7 @@ def layer_calls(module: nn.Module, example: torch.Tensor, attentions: Sequence[A
             hook.remove()
         for part, mode in training.items():
             part.training = mode
-    return found
+    return calls
 
 
 Describe = Callable[[Any, torch.Tensor, torch.Tensor], LayerCall]
@@ -125,26 +125,26 @@ class _Last:
     result: torch.Tensor | None = None
 
 
-def _activated(found: dict[str, LayerCall], last: _Last, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _activated(calls: dict[str, LayerCall], last: _Last, _: nn.Module, inputs: tuple[Any, ...]) -> None:
     """A hook before an activation: says so of the layer that its input comes from."""
     if inputs and inputs[0] is last.result:
-        found[last.name] = msgspec.structs.replace(found[last.name], activated=True)
+        calls[last.name] = msgspec.structs.replace(calls[last.name], activated=True)
 
 
 class _Listener:
     """A forward hook that writes down what one layer was asked to do."""
 
-    def __init__(self, name: str, describe: Describe, found: dict[str, LayerCall], last: _Last, *, split: bool) -> None:
-        self._name, self._describe, self._found, self._last = name, describe, found, last
+    def __init__(self, name: str, describe: Describe, calls: dict[str, LayerCall], last: _Last, *, split: bool) -> None:
+        self._name, self._describe, self._calls, self._last = name, describe, calls, last
         self._split = _PACKED if split else 1
 
     def __call__(self, part: nn.Module, inputs: tuple[Any, ...], result: Any) -> None:
         if not (inputs and isinstance(inputs[0], torch.Tensor) and isinstance(result, torch.Tensor)):
             return
-        before = self._found.get(self._name)
+        before = self._calls.get(self._name)
         call = self._describe(part, inputs[0], result)
         times = before.times + 1 if before else 1
-        self._found[self._name] = msgspec.structs.replace(call, elements=result.numel(), split=self._split, times=times)
+        self._calls[self._name] = msgspec.structs.replace(call, elements=result.numel(), split=self._split, times=times)
         self._last.name, self._last.result = self._name, result
 
 

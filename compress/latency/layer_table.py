@@ -4,10 +4,9 @@
 
 with ``T`` the time of one call of a graph of `layer_graphs`. Call overhead, input and output are in both and cancel.
 
-Every time here, of layers and of whole networks, is that of the fastest of many calls in this process, since other
-work on the machine only ever adds to a call. With one thread it is time of the processor, which does not count what
-other programs do in between; with more it is time of the clock. It is lower than the median that `bench.measure`
-reports; use the ratio of two of them.
+Every time here, of layers and of whole networks, is a median by the stopwatch in this process (`bench.measure`'s
+`stopwatch`). With one thread it is time of the processor, which does not count what other programs do in between; with
+more it is time of the clock. It is lower than what fresh processes take; use the ratio of two of them.
 
 What was timed is kept under the machine's fingerprint, the target and the layer, so that equal layers of all networks
 share one entry and a second pruning times nothing.
@@ -17,7 +16,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,76 +24,53 @@ import msgspec
 import numpy as np
 
 from medfm_compress.bench.measure.machine import describe_machine
+from medfm_compress.bench.measure.stopwatch import Effort, interleaved_p50_ms
+from medfm_compress.compress.latency.json_cache import JsonCache
 from medfm_compress.compress.latency.latency_goal import LatencyGoal
 from medfm_compress.compress.latency.layer_graphs import empty_graph, input_shape, layer_graph, projections
 from medfm_compress.compress.latency.layer_shapes import LayerCall
 from medfm_compress.compress.latency.network_latency import int8_method
 from medfm_compress.compress.quantization.activation_statistics import Statistics, TensorStatistics
-from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
-from medfm_compress.runtime.strict_json import decode, digest, encode
+from medfm_compress.runtime.strict_json import digest
 
-_VERSION = 1  # of how a layer is timed; a higher one forgets what was timed before
-_WARM_UP = 3
-_LEAST_CALLS, _MOST_CALLS = 12, 600  # of each graph
-_ROUNDS = 6  # between two looks at whether it is enough
-_LEAST_S, _MOST = 0.06, 4  # of all graphs together; times that where they are not steady
-_WHOLE_S = 0.8  # of a whole network
-_STEADY, _LOW = 0.03, 0.1  # timing stops where so large a part of the calls is so near to the fastest
+_FORMAT = "layer latencies, 2"  # changes with how a layer is timed, and forgets what was timed before
+_LAYER = Effort(least_rounds=12, most_rounds=600, steady_s=0.06, seconds=0.24)
+_NETWORK = Effort(least_rounds=12, most_rounds=600, steady_s=0.8, seconds=3.2)
 _COPIES_MACS = 24e6  # about so many in all copies together, so that their time stands out from that of the call
 _LEAST_COPIES, _MOST_COPIES = 2, 9
 _RANGE = 4.0  # of every activation in the made-up ranges for INT8
-
-
-class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The calls of one graph.
-
-    Attributes:
-        low_ms: of the fastest.
-        median_ms: of all.
-        calls: how many there were.
-    """
-
-    low_ms: float
-    median_ms: float
-    calls: int
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was timed of one layer.
 
     Attributes:
-        one: graph with one copy.
-        many: graph with ``copies`` copies; the same as ``one`` where there is one only.
+        single_ms: median of the graph with one copy.
+        copies_ms: of the graph with ``copies`` copies; the same as ``single_ms`` where there is one only.
         copies: >= 1.
     """
 
-    one: Timing
-    many: Timing
+    single_ms: float
+    copies_ms: float
     copies: int
 
     @property
     def ms(self) -> float:
         """Time of one copy, >= 0; of the whole graph where there is one copy only."""
         if self.copies == 1:
-            return self.one.low_ms
-        return max((self.many.low_ms - self.one.low_ms) / (self.copies - 1), 0.0)
-
-
-class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Content of the record."""
-
-    entries: dict[str, Entry]
+            return self.single_ms
+        return max((self.copies_ms - self.single_ms) / (self.copies - 1), 0.0)
 
 
 class Timer(Protocol):
     """Times graphs on the goal's engine, in turns; ``graphs`` are serialized ONNX models of one input ``shape``."""
 
-    def __call__(self, graphs: Sequence[bytes], shape: tuple[int, ...]) -> Sequence[Timing]:
-        """One timing a graph."""
+    def __call__(self, graphs: Sequence[bytes], shape: tuple[int, ...]) -> Sequence[float]:
+        """One median in ms a graph."""
         ...
 
 
@@ -110,10 +86,10 @@ class LatencyTable:
             progress: told what is timed.
             timer: other than the engine's own, for tests.
         """
-        self._record, self._progress = record, progress
+        self._progress = progress
         self._timer = timer or EngineTimer(goal)
-        self._about = [describe_machine().fingerprint, str(goal.target), _VERSION]
-        self._entries = _read(record)
+        self._conditions = [describe_machine().fingerprint, str(goal.target)]
+        self._entries = JsonCache(record, _FORMAT, Entry)
         self.timed = 0  # entries that were not known before
 
     def ms(self, call: LayerCall) -> float:
@@ -128,21 +104,20 @@ class LatencyTable:
         """Time of a network that does nothing but read an image ``[1, channels, height, width]``."""
         return self._get(shape, lambda: [empty_graph(shape)], shape, 1).ms
 
-    def _get(self, what: object, graphs: Callable[[], list[bytes]], shape: tuple[int, ...], copies: int) -> Entry:
-        key = digest([*self._about, what])
+    def _get(self, layer: object, graphs: Callable[[], list[bytes]], shape: tuple[int, ...], copies: int) -> Entry:
+        key = digest([*self._conditions, layer])
         if key not in self._entries:
             if not self.timed:
                 self._progress("timing layers on the target, each for a fraction of a second")
-            timings = self._timer(graphs(), shape)
-            self._put(key, Entry(one=timings[0], many=timings[-1], copies=copies))
+            medians = self._timer(graphs(), shape)
+            self._put(key, Entry(single_ms=medians[0], copies_ms=medians[-1], copies=copies))
         return self._entries[key]
 
     def _put(self, key: str, entry: Entry) -> None:
-        """Keep an entry, and those that other processes have written meanwhile."""
+        """Keep an entry; where the file cannot be written, for this process only."""
         self.timed += 1
-        self._entries = {**self._entries, **_read(self._record), key: entry}
         try:
-            write_atomically(self._record, encode(_Kept(entries=self._entries)))
+            self._entries[key] = entry
         except InputError as exc:
             if self.timed == 1:
                 self._progress(f"what is timed is not kept for the next time: {exc}")
@@ -156,15 +131,15 @@ def default_record() -> Path:
 
 
 def measure_ms(files: Sequence[bytes], goal: LatencyGoal, shape: tuple[int, ...]) -> float:
-    """Time in ms of the fastest call of a whole network, on the same clock as its layers.
+    """Median time in ms of a whole network, on the same clock as its layers.
 
     Args:
-        files: what the goal's engine opens, see `students.latency.engine_files`.
+        files: what the goal's engine opens, see `network_latency.engine_files`.
         goal: the target.
         shape: of the image, ``[1, channels, height, width]``.
     """
     session = open_session_from_bytes(goal.backend, files, goal.target.threads, goal.target.precision)
-    return interleaved([_calling(session, shape)], goal.target.threads, _WHOLE_S)[0].low_ms
+    return interleaved_p50_ms([_calling(session, shape)], _NETWORK, _clock(goal))[0]
 
 
 class EngineTimer:
@@ -173,9 +148,10 @@ class EngineTimer:
     def __init__(self, goal: LatencyGoal) -> None:
         self._goal = goal
 
-    def __call__(self, graphs: Sequence[bytes], shape: tuple[int, ...]) -> Sequence[Timing]:
-        """One timing a graph; see `Timer`."""
-        return interleaved([_calling(self._opened(graph), shape) for graph in graphs], self._goal.target.threads)
+    def __call__(self, graphs: Sequence[bytes], shape: tuple[int, ...]) -> Sequence[float]:
+        """One median in ms a graph; see `Timer`."""
+        calls = [_calling(self._opened(graph), shape) for graph in graphs]
+        return interleaved_p50_ms(calls, _LAYER, _clock(self._goal))
 
     def _opened(self, graph: bytes) -> Session:
         """A session in the goal's precision, or in its float part where the placement leaves the layer in float."""
@@ -198,44 +174,15 @@ def int8_files(graph: bytes, goal: LatencyGoal) -> tuple[bytes, ...]:
 
     model = onnx.load_model_from_string(graph)
     names = [value.name for value in model.graph.input] + [name for node in model.graph.node for name in node.output]
-    one = TensorStatistics(low=-_RANGE, high=_RANGE, mean_low=-_RANGE, mean_high=_RANGE, counts=None, bound=_RANGE)
-    statistics: Statistics = dict.fromkeys(names, one)
+    made_up = TensorStatistics(low=-_RANGE, high=_RANGE, mean_low=-_RANGE, mean_high=_RANGE, counts=None, bound=_RANGE)
+    statistics: Statistics = dict.fromkeys(names, made_up)
     nothing = np.zeros((0, 1, 1, 1), np.float32)
     return GraphBuilder(graph, statistics, nothing).build(goal.backend, int8_method(goal))
 
 
-def interleaved(calls: Sequence[Callable[[], object]], threads: int, least_s: float = _LEAST_S) -> list[Timing]:
-    """Time ``calls`` in turns (A B A B …) until they are steady: at least ``least_s``, at most `_MOST` times that.
-
-    Args:
-        calls: at least one.
-        threads: that one of them keeps busy.
-        least_s: for all of them together.
-    """
-    clock = time.process_time if threads == 1 else time.perf_counter
-    for call in calls:
-        for _ in range(_WARM_UP):
-            call()
-    taken: list[list[float]] = [[] for _ in calls]
-    while not _enough(taken, least_s):
-        for call, times in [*zip(calls, taken, strict=True)] * _ROUNDS:
-            start = clock()
-            call()
-            times.append((clock() - start) * 1e3)
-    return [_summary(times) for times in taken]
-
-
-def _enough(taken: list[list[float]], least_s: float) -> bool:
-    calls, elapsed_s = len(taken[0]), sum(map(sum, taken)) / 1e3
-    if calls < _LEAST_CALLS or (elapsed_s < least_s and calls < _MOST_CALLS):
-        return False
-    lows = [(min(times), float(np.quantile(times, _LOW))) for times in taken]
-    steady = all(low - least <= _STEADY * low for least, low in lows)
-    return steady or elapsed_s >= _MOST * least_s or calls >= _MOST_CALLS
-
-
-def _summary(times: Sequence[float]) -> Timing:
-    return Timing(low_ms=round(min(times), 5), median_ms=round(float(np.median(times)), 5), calls=len(times))
+def _clock(goal: LatencyGoal) -> Callable[[], float]:
+    """Time of the processor for one thread, which no other program's work lengthens; else time of day."""
+    return time.process_time if goal.target.threads == 1 else time.perf_counter
 
 
 def _calling(session: Session, shape: tuple[int, ...]) -> Callable[[], object]:
@@ -252,10 +199,3 @@ def _copies(call: LayerCall) -> int:
     if call.kind == "attention":
         macs = call.batch * call.outputs * (call.key_dim + call.head_dim) * call.rows**2
     return int(np.clip(round(_COPIES_MACS / max(macs, 1)), _LEAST_COPIES, _MOST_COPIES))
-
-
-def _read(record: Path) -> Mapping[str, Entry]:
-    try:
-        return decode(record.read_bytes(), _Kept, source=str(record)).entries
-    except (OSError, InputError):
-        return {}

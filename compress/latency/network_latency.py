@@ -1,16 +1,14 @@
-"""How long untrained networks take on a target: a first look at each, then all that come near against each other.
+"""How long untrained networks take on a target: an estimate of each, then all that come near against each other.
 
 Latency does not depend on the weights, nor INT8 latency on the calibration, so nothing is trained and the calibration
-sees noise. The first look, in this process, counts the fastest of a few calls: no median lies below it, whatever else
-the machine does, so that it rules a network out safely. `bench.measure` then times the others in turns, each in a fresh
-process with its CPUs pinned. What was measured is kept, raw samples and all, and not measured again on the same machine
-with the same engines.
+sees noise. The estimate, by the stopwatch in this process, rules out only what takes over twice the budget.
+`bench.measure` then times the others in turns, each in a fresh process with its CPUs pinned. What was measured is kept,
+raw samples and all, and not measured again on the same machine with the same engines.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,28 +20,28 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.measure.machine import describe_machine
+from medfm_compress.bench.measure.model_files import EngineFiles, write_model
+from medfm_compress.bench.measure.stopwatch import Effort, interleaved_p50_ms
 from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.compress.latency.json_cache import JsonCache
 from medfm_compress.compress.latency.latency_goal import LatencyGoal
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.networks.macs import count_macs
 from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.quantization.methods import Method, Rest
-from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError, Refused
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
-from medfm_compress.runtime.sessions.protocol import Session, SessionRef
-from medfm_compress.runtime.sessions.table import BACKENDS, open_session_from_bytes
-from medfm_compress.runtime.strict_json import decode, digest, encode
+from medfm_compress.runtime.sessions.table import open_session_from_bytes
+from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.task import Task
 
-CLEARLY_OVER = 2.0  # times the budget: not worth a second look
+CLEARLY_OVER = 2.0  # times the budget: not worth a measurement
 _IN_A_ROW = 2  # so many clearly over end the search, since MACs order latencies only roughly
-_WARM_UP = 3
-_LOOKS = 10
-_LOOK_S = 0.5
+_EFFORT = Effort(least_rounds=10, most_rounds=1000, seconds=0.5)
+_FORMAT = "network latencies, 1"
 _NOISE = 4  # made-up cases for the ranges of INT8
 
 
@@ -54,22 +52,22 @@ class NetworkLatency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         name: timm name.
         macs: of one image.
         parameters: of the network.
-        look_ms: fastest call of the first look; 0 where there was none.
-        measurement: of the interleaved rounds; None where the first look was enough.
+        estimate_ms: median by the stopwatch in this process; 0 where there was none.
+        measurement: of the interleaved rounds; None where the estimate was enough.
         reason: why it was not measured, empty where it was.
     """
 
     name: str
     macs: int = 0
     parameters: int = 0
-    look_ms: float = 0.0
+    estimate_ms: float = 0.0
     measurement: Measurement | None = None
     reason: str = ""
 
     @property
-    def least_ms(self) -> float:
-        """The median latency where it was measured, else what it cannot be below; 0 where nothing is known."""
-        return self.measurement.quantile_ms(0.5) if self.measurement else self.look_ms
+    def median_ms(self) -> float:
+        """The median latency where it was measured, else its estimate; 0 where nothing is known."""
+        return self.measurement.quantile_ms(0.5) if self.measurement else self.estimate_ms
 
 
 class LatencyRequest(NamedTuple):
@@ -79,12 +77,6 @@ class LatencyRequest(NamedTuple):
     spec: ImageSpec
     goal: LatencyGoal
     plan: Plan
-
-
-class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Content of the file that spares a second measurement."""
-
-    rows: dict[str, NetworkLatency]
 
 
 def measure_networks(
@@ -103,7 +95,7 @@ def measure_networks(
     cache = LatencyCache(record, request)
     with tempfile.TemporaryDirectory(prefix="medfm-students-") as scratch:
         prepared = _Prepared(request, Path(scratch))
-        rows = _looked_at(names, prepared, cache, progress)
+        rows = _estimated(names, prepared, cache, progress)
         return _timed(rows, prepared, cache, progress)
 
 
@@ -113,29 +105,25 @@ class LatencyCache:
     def __init__(self, path: Path, request: LatencyRequest) -> None:
         """Read the record at ``path``; one that is missing or of another version holds nothing."""
         target, shape = str(request.goal.target), request.spec.shape
-        self._path = path
-        self._about = [describe_machine().fingerprint, target, shape, len(request.task.labels)]
-        try:
-            self._rows = decode(path.read_bytes(), _Kept, source=str(path)).rows
-        except (OSError, InputError):
-            self._rows = {}
+        self._conditions = [describe_machine().fingerprint, target, shape, len(request.task.labels)]
+        self._rows = JsonCache(path, _FORMAT, NetworkLatency)
 
     def get(self, name: str) -> NetworkLatency | None:
         """What is known of the network ``name``."""
-        return self._rows.get(digest([name, *self._about]))
+        return self._rows.get(digest([name, *self._conditions]))
 
     def put(self, row: NetworkLatency) -> NetworkLatency:
         """Write ``row`` into the record, and give it back."""
-        self._rows = {**self._rows, digest([row.name, *self._about]): row}
-        write_atomically(self._path, encode(_Kept(rows=self._rows)))
+        self._rows[digest([row.name, *self._conditions])] = row
         return row
 
 
 class _Prepared:
-    """Untrained networks, and their files for the engine; made when they are first asked for."""
+    """Untrained networks, and their files for the engine; made when they are first needed."""
 
     def __init__(self, request: LatencyRequest, folder: Path) -> None:
         self.request, self._folder = request, folder
+        self._models: dict[str, ModelUnderTest] = {}
 
     def model(self, name: str) -> Model:
         """The network; whoever draws random numbers after it draws the same ones with or without it."""
@@ -143,15 +131,19 @@ class _Prepared:
         with torch.random.fork_rng(devices=[]):
             return build_model(name, self.request.task, size_px=spec.height_px, colour=spec.colour, spec=spec)
 
-    def files(self, name: str, model: Model | None = None) -> tuple[Path, ...]:
-        """The network as the engine reads it: ``.onnx``, or ``.xml`` and ``.bin``."""
-        suffixes = (".xml", ".bin") if self.request.goal.backend == "openvino" else (".onnx",)
-        paths = tuple(self._folder / f"{name}{suffix}" for suffix in suffixes)
-        if not paths[0].is_file():
-            contents = engine_files(model or self.model(name), self.request.goal)
-            for path, content in zip(paths, contents, strict=True):
-                path.write_bytes(content)
-        return paths
+    def write(self, name: str, model: Model) -> tuple[bytes, ...]:
+        """The network as the engine reads it, written for `measure`; the contents of the files."""
+        request, target = self.request, self.request.goal.target
+        contents = engine_files(model, request.goal)
+        files = EngineFiles(request.goal.backend, contents, target.precision, target.threads)
+        self._models[name] = write_model(self._folder / name, name, files, request.spec, request.task)
+        return contents
+
+    def model_under_test(self, name: str) -> ModelUnderTest:
+        """What `measure` is given."""
+        if name not in self._models:
+            self.write(name, self.model(name))
+        return self._models[name]
 
 
 def engine_files(model: Model, goal: LatencyGoal) -> tuple[bytes, ...]:
@@ -179,69 +171,51 @@ def int8_method(goal: LatencyGoal) -> Method:
     return Method(rest=rest, reduced=not multiplies_exactly(read_cpu()))
 
 
-def _looked_at(
+def _estimated(
     names: Sequence[str], prepared: _Prepared, cache: LatencyCache, progress: Progress
 ) -> list[NetworkLatency]:
     rows: list[NetworkLatency] = []
     limit = CLEARLY_OVER * prepared.request.goal.budget_ms
     for name in names:
         known = [row for row in rows if not row.reason]
-        if len(known) >= _IN_A_ROW and all(row.least_ms > limit for row in known[-_IN_A_ROW:]):
+        if len(known) >= _IN_A_ROW and all(row.median_ms > limit for row in known[-_IN_A_ROW:]):
             before = " and ".join(row.name for row in known[-_IN_A_ROW:])
             rows.append(NetworkLatency(name=name, reason=f"not tried, since {before} take over twice the budget"))
         else:
-            rows.append(cache.get(name) or cache.put(_look(name, prepared, progress)))
+            rows.append(cache.get(name) or cache.put(_estimate(name, prepared, progress)))
     return rows
 
 
-def _look(name: str, prepared: _Prepared, progress: Progress) -> NetworkLatency:
+def _estimate(name: str, prepared: _Prepared, progress: Progress) -> NetworkLatency:
     goal, spec = prepared.request.goal, prepared.request.spec
     try:
         model = prepared.model(name)
-        contents = [path.read_bytes() for path in prepared.files(name, model)]
+        contents = prepared.write(name, model)
         session = open_session_from_bytes(goal.backend, contents, goal.target.threads, goal.target.precision)
-        took = _fastest_ms(session, _noise(spec)[:1])
+        image = {session.input_names[0]: _noise(spec)[:1]}
+        (estimate_ms,) = interleaved_p50_ms([lambda: session.run(image)], _EFFORT)
     except (InputError, Refused) as exc:
         progress(f"{name}: left out, {exc}")
         return NetworkLatency(name=name, reason=str(exc))
     macs = count_macs(model.module, torch.zeros(spec.shape)).total
-    progress(f"{name}: {macs / 1e6:.0f} M MACs, at best {took:.3g} ms on {goal.target}")
+    progress(f"{name}: {macs / 1e6:.0f} M MACs, about {estimate_ms:.3g} ms on {goal.target}")
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
-    return NetworkLatency(name=name, macs=macs, parameters=parameters, look_ms=round(took, 4))
-
-
-def _fastest_ms(session: Session, image: NDArray[np.float32]) -> float:
-    """Time in ms of the fastest of `_LOOKS` calls, or of as many as fit into `_LOOK_S`; the first ones do not count."""
-    took: list[float] = []
-    begin = time.perf_counter()
-    while len(took) < _WARM_UP + _LOOKS or time.perf_counter() < begin + _LOOK_S:
-        start = time.perf_counter()
-        session.run({session.input_names[0]: image})
-        took.append((time.perf_counter() - start) * 1e3)
-    return min(took[_WARM_UP:])
+    return NetworkLatency(name=name, macs=macs, parameters=parameters, estimate_ms=round(estimate_ms, 4))
 
 
 def _timed(
     rows: list[NetworkLatency], prepared: _Prepared, cache: LatencyCache, progress: Progress
 ) -> tuple[NetworkLatency, ...]:
     """``rows`` with the measurement of those that come near the budget and have none yet."""
-    goal, task, spec = prepared.request.goal, prepared.request.task, prepared.request.spec
-    limit = CLEARLY_OVER * goal.budget_ms
-    near = [row.name for row in rows if not row.reason and row.measurement is None and row.look_ms <= limit]
+    limit = CLEARLY_OVER * prepared.request.goal.budget_ms
+    near = [row.name for row in rows if not row.reason and row.measurement is None and row.estimate_ms <= limit]
     if not near:
         return tuple(rows)
     progress(f"timing {len(near)} networks in turns")
-    opener = f"{BACKENDS[goal.backend]}:open_session"
-    options = {"threads": goal.target.threads, "precision": goal.target.precision}
-    models = []
-    for name in near:
-        paths = prepared.files(name)
-        session = SessionRef(opener=opener, arguments={"model": str(paths[0]), **options})
-        size = sum(path.stat().st_size for path in paths)
-        models.append(ModelUnderTest(name=name, session=session, spec=spec, task=task, size_bytes=size))
-    found = {each.name: each for each in measure(models, prepared.request.plan)}
+    models = [prepared.model_under_test(name) for name in near]
+    measurements = {measurement.name: measurement for measurement in measure(models, prepared.request.plan)}
     return tuple(
-        cache.put(msgspec.structs.replace(row, measurement=found[row.name])) if row.name in found else row
+        cache.put(msgspec.structs.replace(row, measurement=measurements[row.name])) if row.name in measurements else row
         for row in rows
     )
 

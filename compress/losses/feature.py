@@ -36,15 +36,15 @@ class Hint(nn.Module):
     def forward(self, batch: DistillationBatch) -> Tensor:
         """Mean squared distance of each case ``[b]``."""
         student, teacher = same_size(batch.student_features[FEATURE], batch.teacher_features[FEATURE])
-        wanted = functional.layer_norm(teacher, teacher.shape[1:])
-        distance: Tensor = (self.projection(student) - wanted).square().flatten(1).mean(1)
+        target = functional.layer_norm(teacher, teacher.shape[1:])
+        distance: Tensor = (self.projection(student) - target).square().flatten(1).mean(1)
         return distance
 
 
-def same_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+def same_size(first: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps ``[b, c, h, w]`` averaged to the smaller height and the smaller width of both."""
-    height, width = min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3])
-    return _pooled(one, height, width), _pooled(other, height, width)
+    height, width = min(first.shape[2], other.shape[2]), min(first.shape[3], other.shape[3])
+    return _pooled(first, height, width), _pooled(other, height, width)
 
 
 def _pooled(maps: Tensor, height: int, width: int) -> Tensor:

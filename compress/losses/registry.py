@@ -92,11 +92,11 @@ def make_term(name: str, setting: Setting) -> Term:
     return term
 
 
-def _require(name: str, who: str, needed: tuple[str, ...], given: Mapping[str, tuple[int, ...]]) -> None:
-    missing = [feature for feature in needed if feature not in given]
+def _require(name: str, who: str, needed: tuple[str, ...], available: Mapping[str, tuple[int, ...]]) -> None:
+    missing = [feature for feature in needed if feature not in available]
     if missing:
         hint = "a DeiT-style student with a distillation token has it" if missing[0] == "token" else "leave it out"
-        gives = ", ".join(given) or "logits alone"
+        gives = ", ".join(available) or "logits alone"
         raise InputError(f"loss {name!r} needs the {who}'s {missing[0]!r}, but the {who} gives {gives}; {hint}")
 
 

@@ -44,8 +44,8 @@ def distances(embedding: Tensor) -> Tensor:
     squares = embedding.square().sum(1)
     squared = (squares[:, None] + squares[None, :] - 2 * embedding @ embedding.T).clamp(min=_EPSILON)
     others = ~torch.eye(len(embedding), dtype=torch.bool, device=embedding.device)
-    found = squared.sqrt() * others
-    return found / (found.sum() / others.sum().clamp(min=1)).clamp(min=_EPSILON)
+    distances = squared.sqrt() * others
+    return distances / (distances.sum() / others.sum().clamp(min=1)).clamp(min=_EPSILON)
 
 
 def angles(embedding: Tensor) -> Tensor:

@@ -126,12 +126,14 @@ def find_start(path: Path) -> Start:
     card = path.with_name(CARD)
     if path.name != WEIGHTS or not card.is_file():
         return Start(path, None)
-    found = decode(card.read_bytes(), BackboneCard, source=str(card), error=ModelError)
-    if found.schema_version > SCHEMA_VERSION:
-        raise ModelError(f"{card} has schema {found.schema_version}; this version reads {SCHEMA_VERSION}: upgrade")
-    if not path.is_file() or _sha256(path) != found.weights_sha256:
+    backbone_card = decode(card.read_bytes(), BackboneCard, source=str(card), error=ModelError)
+    if backbone_card.schema_version > SCHEMA_VERSION:
+        raise ModelError(
+            f"{card} has schema {backbone_card.schema_version}; this version reads {SCHEMA_VERSION}: upgrade"
+        )
+    if not path.is_file() or _sha256(path) != backbone_card.weights_sha256:
         raise ModelError(f"{path} is not the file that {CARD} describes; restore it or pre-train again")
-    return Start(path, found)
+    return Start(path, backbone_card)
 
 
 def check_input(card: BackboneCard, architecture: Architecture) -> None:

@@ -73,15 +73,15 @@ def drop_blocks(module: nn.Module, names: Iterable[str]) -> None:
     Raises:
         ModelError: a name that is no block of ``module``, or whose block has gone already.
     """
-    wanted = tuple(names)
+    requested = tuple(names)
     blocks = set(_candidates(module))
-    for name in wanted:
-        if name not in blocks or wanted.count(name) > 1:
-            raise ModelError(f"{name!r} cannot be dropped: {_no_block(module, name, wanted)}")
-    for name in wanted:
-        if any(name.startswith(f"{other}.") for other in wanted):
+    for name in requested:
+        if name not in blocks or requested.count(name) > 1:
+            raise ModelError(f"{name!r} cannot be dropped: {_no_block(module, name, requested)}")
+    for name in requested:
+        if any(name.startswith(f"{other}.") for other in requested):
             raise ModelError(f"{name!r} cannot be dropped: it lies in a block that is dropped too; name the outer one")
-    for name in wanted:
+    for name in requested:
         module.set_submodule(name, Dropped())
 
 
@@ -90,8 +90,8 @@ def dropped_blocks(module: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, part in module.named_modules() if isinstance(part, Dropped))
 
 
-def _no_block(module: nn.Module, name: str, wanted: tuple[str, ...]) -> str:
-    if wanted.count(name) > 1:
+def _no_block(module: nn.Module, name: str, requested: tuple[str, ...]) -> str:
+    if requested.count(name) > 1:
         return "it is named twice; name each block once"
     if name in dropped_blocks(module):
         return "it has been dropped already"
@@ -115,15 +115,16 @@ def _weighted_layers(part: nn.Module) -> int:
 
 def _calls(module: nn.Module, names: Iterable[str], images: torch.Tensor) -> dict[str, _Call]:
     """How each of ``names`` is called in one forward pass; those called once, with a tensor first."""
-    found: dict[str, list[_Call]] = {name: [] for name in names}
+    calls_by_name: dict[str, list[_Call]] = {name: [] for name in names}
     hooks = [
         module.get_submodule(name).register_forward_hook(_recorder(calls), with_kwargs=True)
-        for name, calls in found.items()
+        for name, calls in calls_by_name.items()
     ]
     module(images)
     for hook in hooks:
         hook.remove()
-    return {name: calls[0] for name, calls in found.items() if len(calls) == 1 and calls[0].inputs == calls[0].outputs}
+    once = {name: calls[0] for name, calls in calls_by_name.items() if len(calls) == 1}
+    return {name: call for name, call in once.items() if call.inputs == call.outputs}
 
 
 def _recorder(calls: list[_Call]) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:

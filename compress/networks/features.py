@@ -37,13 +37,13 @@ class Outputs(NamedTuple):
 class Tapped(nn.Module):
     """A network that also gives features; its logits are the network's own."""
 
-    def __init__(self, network: nn.Module, wanted: tuple[str, ...]) -> None:
+    def __init__(self, network: nn.Module, requested: tuple[str, ...]) -> None:
         super().__init__()
-        self.network, self.wanted = network, wanted
+        self.network, self.requested = network, requested
 
     def forward(self, images: Tensor) -> Outputs:
         """Logits and features of normalised images ``[n, channels, height, width]``."""
-        if not self.wanted:
+        if not self.requested:
             return Outputs(self.network(images), {})
         inner = self.network.forward_features(images)  # type: ignore[operator]
         logits = self.network.forward_head(inner)  # type: ignore[operator]
@@ -51,22 +51,22 @@ class Tapped(nn.Module):
         if isinstance(logits, tuple):  # class token and distillation token, while the latter learns
             logits, token = logits
             features["token"] = token
-        if "embedding" in self.wanted:
+        if "embedding" in self.requested:
             features["embedding"] = self.network.forward_head(inner, pre_logits=True).flatten(1)  # type: ignore[operator]
-        if any(name in self.wanted for name in _MAPS):
+        if any(name in self.requested for name in _MAPS):
             features.update(self._maps(inner))
-        return Outputs(logits, {name: features[name] for name in self.wanted if name in features})
+        return Outputs(logits, {name: features[name] for name in self.requested if name in features})
 
     def _maps(self, inner: Tensor) -> dict[str, Tensor]:
         grid = as_map(inner, self.network)
         return {} if grid is None else {"map": grid, "attention": attention_of(grid)}
 
 
-def tapped(network: nn.Module, wanted: tuple[str, ...]) -> Tapped:
-    """A network that also gives ``wanted`` features; a distillation token answers on its own from then on."""
-    if "token" in wanted:
+def tapped(network: nn.Module, requested: tuple[str, ...]) -> Tapped:
+    """A network that also gives ``requested`` features; a distillation token answers on its own from then on."""
+    if "token" in requested:
         network.set_distilled_training(True)  # type: ignore[operator]
-    return Tapped(network, wanted)
+    return Tapped(network, requested)
 
 
 def offered(network: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

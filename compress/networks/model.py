@@ -221,8 +221,8 @@ def load_weights(module: nn.Module, path: str | Path, *, replace_head: bool = Fa
 def classifier_names(module: nn.Module) -> tuple[str, ...]:
     """Prefixes, dot included, of the parameters of a network's classifier or classifiers; as timm states them."""
     published = getattr(module, "pretrained_cfg", None) or {}
-    given = published.get("classifier") or ("head", "fc", "classifier")
-    return tuple(f"{name}." for name in ((given,) if isinstance(given, str) else given))
+    classifier = published.get("classifier") or ("head", "fc", "classifier")
+    return tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:

@@ -208,13 +208,13 @@ def _plain_vit(module: nn.Module) -> _Vit:
     if merged_tokens(module):
         raise ModelError("this network merges tokens already; start from the network that it was made from")
     kinds = {VisionTransformer, VisionTransformerDistilled}
-    found = [(name, part) for name, part in module.named_modules() if type(part) in kinds]
-    if len(found) != 1:
+    mergeable = [(name, part) for name, part in module.named_modules() if type(part) in kinds]
+    if len(mergeable) != 1:
         raise ModelError(
             f"tokens cannot be merged in a {type(module).__name__}, only in a plain ViT or DeiT of timm; prune its "
             "channels or drop blocks instead"
         )
-    name, vit = found[0]
+    name, vit = mergeable[0]
     return _Vit(tuple(_blocks(name, vit)), _patches(vit), int(vit.num_prefix_tokens))
 
 

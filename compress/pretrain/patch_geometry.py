@@ -98,7 +98,7 @@ def mask_grid(geometry: Geometry, spec: ImageSpec, cell_px: int, *, whole: bool)
     fine = [side for side in fitting if min(height, width) // side >= _CELLS]
     side = cell_px or (stride if whole else max(fine, default=stride))
     if side not in fitting:
-        allowed = ", ".join(str(each) for each in fitting if (height // each) * (width // each) >= _FEWEST)
+        allowed = ", ".join(str(size) for size in fitting if (height // size) * (width // size) >= _FEWEST)
         raise InputError(f"mask patch is {side} px; images of {height}×{width} px take one of {allowed or 'none'}")
     if (height // side) * (width // side) < _FEWEST:
         raise InputError(

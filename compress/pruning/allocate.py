@@ -136,9 +136,9 @@ def evolve(
             state.set(group.name, dice.choice(group.levels))
         state.shrink(budget)
         state.fill(budget)
-        found = state.allocation()
-        if found.cost <= budget * (1 + _SLACK) and found.sensitivities <= best.sensitivities:
-            best = found
+        candidate = state.allocation()
+        if candidate.cost <= budget * (1 + _SLACK) and candidate.sensitivities <= best.sensitivities:
+            best = candidate
         else:
             state.restore(best.widths)
     return best
@@ -178,10 +178,10 @@ class _State:
         """Take the cheapest steps until the budget is met or nothing is left to take."""
         while self.tracker.total > budget * (1 + _SLACK):
             steps = ((step, group) for group in self._levels if (step := self._next(group)) is not None)
-            found = min(steps, key=lambda entry: entry[0][0], default=None)
-            if found is None:
+            candidate = min(steps, key=lambda entry: entry[0][0], default=None)
+            if candidate is None:
                 return
-            (_, width), group = found
+            (_, width), group = candidate
             self.set(group, width)
 
     def fill(self, budget: float) -> None:

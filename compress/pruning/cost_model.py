@@ -90,7 +90,7 @@ class _Part(NamedTuple):
 
     layer: str
     side: int
-    each: float
+    per_channel: float
 
 
 class CostTracker:
@@ -118,7 +118,7 @@ class CostTracker:
         after: dict[str, list[float]] = {}
         for part in self._parts[group]:
             kept = after.setdefault(part.layer, list(self._kept[part.layer]))
-            kept[part.side] += part.each * (width - now)
+            kept[part.side] += part.per_channel * (width - now)
         living = ((name, kept) for name, kept in after.items() if not self._dead[name])
         return sum(self._price.of(name, kept[0], kept[1]) - self._cost[name] for name, kept in living)
 
@@ -128,7 +128,7 @@ class CostTracker:
         touched: set[str] = set()
         for part in self._parts[group]:
             inputs, outputs = self._kept[part.layer]
-            step = part.each * delta
+            step = part.per_channel * delta
             self._kept[part.layer] = (inputs + step, outputs) if part.side == 0 else (inputs, outputs + step)
             touched.add(part.layer)
         for name in self._inside.get(group, ()):

@@ -52,9 +52,9 @@ class PruningGoal:
     int8: bool = False
 
     def __post_init__(self) -> None:
-        given = {name: value for name in GOALS if (value := getattr(self, name)) is not None}
-        if len(given) != 1:
-            described = ", ".join(f"{name} {value:g}" for name, value in given.items()) or "none"
+        goals = {name: value for name in GOALS if (value := getattr(self, name)) is not None}
+        if len(goals) != 1:
+            described = ", ".join(f"{name} {value:g}" for name, value in goals.items()) or "none"
             raise InputError(f"pruning needs one goal of speedup, latency, macs and size; given: {described}")
         if self.macs is not None and not 0 < self.macs < 1:
             raise InputError(f"macs is {self.macs}; the fraction to keep must be above 0 and below 1, e.g. 0.5")

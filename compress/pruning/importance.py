@@ -75,20 +75,20 @@ def gather(
     """
     if importance not in NEEDS_CASES:
         return Evidence(importance)
-    seen = _Seen(importance)
+    counter = _CaseCounter(importance)
     if importance == "activation":
         layers = [member.layer for group in groups for member in group.members if member.side == "in"]
-        evidence = Evidence(importance, moments=input_moments(module, layers, seen.watch(batches)))
-        found = evidence.moments.values()
+        evidence = Evidence(importance, moments=input_moments(module, layers, counter.watch(batches)))
+        tensors = evidence.moments.values()
     else:
         if loss is None:
             raise InputError(f"importance '{importance}' needs a loss; give one or use importance 'magnitude'")
         weights = dict.fromkeys(weight for group in groups for member in group.members for weight, _ in member.weights)
         with _evaluating(module):
-            evidence = Evidence(importance, slopes=_slopes(module, list(weights), seen, batches, loss))
-        found = evidence.slopes.values()
-    seen.check()
-    if not all(bool(tensor.isfinite().all()) for tensor in found):
+            evidence = Evidence(importance, slopes=_slopes(module, list(weights), counter, batches, loss))
+        tensors = evidence.slopes.values()
+    counter.check()
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise ModelError(f"importance '{importance}' is not finite on these cases; check the model and its images")
     return evidence
 
@@ -159,12 +159,12 @@ def _along(values: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def _slopes(
-    module: nn.Module, weights: list[nn.Parameter], seen: _Seen, batches: Iterable[Batch], loss: Loss
+    module: nn.Module, weights: list[nn.Parameter], counter: _CaseCounter, batches: Iterable[Batch], loss: Loss
 ) -> dict[nn.Parameter, torch.Tensor]:
     """Mean gradient of the loss (taylor), or mean square of each case's own gradient (hessian)."""
-    squared = seen.importance == "hessian"
+    squared = counter.importance == "hessian"
     sums = [torch.zeros_like(weight) for weight in weights]
-    for images, targets in seen.watch(_one_by_one(batches) if squared else batches):
+    for images, targets in counter.watch(_one_by_one(batches) if squared else batches):
         device = _device(module)
         with torch.enable_grad():
             value = loss(module(images.to(device)), targets.to(device)) * len(images)
@@ -172,7 +172,7 @@ def _slopes(
         for total, slope in zip(sums, slopes, strict=True):
             if slope is not None:
                 total.add_(slope.square() if squared else slope)
-    return {weight: total / max(seen.cases, 1) for weight, total in zip(weights, sums, strict=True)}
+    return {weight: total / max(counter.cases, 1) for weight, total in zip(weights, sums, strict=True)}
 
 
 def _one_by_one(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -196,7 +196,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-class _Seen:
+class _CaseCounter:
     """Counts the cases that pass by, and says whether they are enough."""
 
     def __init__(self, importance: Importance) -> None:

@@ -9,7 +9,7 @@ call takes up the first one that is missing, and within it whatever distillation
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,9 @@ import msgspec
 from medfm_compress.bench.measure.latency import Plan
 from medfm_compress.bench.render.html.pruning_sensitivity import write_sensitivity
 from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.sensitivity import SensitivityPoint
 from medfm_compress.compress.distillation.distill import distill
+from medfm_compress.compress.latency.json_cache import JsonCache
 from medfm_compress.compress.networks.model import CARD, Model, load_model, save_model
 from medfm_compress.compress.pruning import record as records
 from medfm_compress.compress.pruning.calibration_cases import training_batches, validation_set
@@ -26,7 +28,6 @@ from medfm_compress.compress.pruning.importance import NEEDS_CASES
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.pruning.prune import loss_of, prune
 from medfm_compress.compress.pruning.record import RECORD, PruningRecord, Step, record_step
-from medfm_compress.compress.pruning.sensitivity_cache import SensitivityCache
 from medfm_compress.compress.pruning.sensitivity_record import sensitivity_of
 from medfm_compress.compress.pruning.sparsity import keep_sparse, sparsify, verify_sparse
 from medfm_compress.compress.pruning.target_latency import TargetLatency
@@ -41,6 +42,8 @@ from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import digest
 
 _ROUNDS = 10  # of the final comparison
+_STEP = "step"  # key of the one entry of a step's cache
+SensitivityCurves = MutableMapping[str, tuple[SensitivityPoint, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ class PruningRun:
     Attributes:
         study: with train and val splits.
         teacher: what recovery distils from: the original, or its own teacher.
-        options: what is wanted.
+        options: goal, method and training.
         out: folder of the result.
         progress: receives one line at a time.
     """
@@ -83,10 +86,10 @@ def prune_and_recover(run: PruningRun, model: Model) -> PruningRecord:
     current = model
     steps: list[Step] = []
     for number, target in enumerate(targets):
-        wanted = _from_here(target, steps)
-        if wanted is None:
+        remaining = _from_here(target, steps)
+        if remaining is None:
             continue
-        current, step = _step(run, current, target_latency, number, wanted)
+        current, step = _step(run, current, target_latency, number, remaining)
         steps.append(step)
         if number + 1 < len(targets):
             training = msgspec.structs.replace(options.training, epochs=options.step_epochs)
@@ -174,11 +177,12 @@ def _step(
     settings = msgspec.structs.replace(run.options, training=TrainingConfig(), steps=1, step_epochs=1)
     made_from = [current.weights_sha256(), current.architecture, study_fingerprint(run.study), settings, repr(goal)]
     fingerprint = digest([*made_from, run.options.training.seed])
-    known = records.load(folder / "step.json", Step)
-    if known is not None and known.fingerprint == fingerprint and (folder / CARD).is_file():
+    steps = JsonCache(folder / "step.json", fingerprint, Step)
+    if _STEP in steps and (folder / CARD).is_file():
         run.progress(f"step {number + 1}: kept from an earlier call")
-        return load_model(folder), known
-    data = _data(run, current, target_latency, goal, SensitivityCache(folder / "sensitivity-cache.json", fingerprint))
+        return load_model(folder), steps[_STEP]
+    curves = JsonCache(folder / "sensitivity-cache.json", fingerprint, tuple[SensitivityPoint, ...])
+    data = _data(run, current, target_latency, goal, curves)
     pruned = prune(current, goal, data)
     run.progress(
         f"step {number + 1}: {pruned.macs_after / pruned.macs_before:.3f} of the MACs, "
@@ -189,12 +193,12 @@ def _step(
     if data.validation is not None:
         whole = data.validation
         write_sensitivity(sensitivity_of(step, current.name, run.options.target, whole), folder)
-    records.save(step, folder / "step.json")
+    steps[_STEP] = step
     return pruned.model, step
 
 
 def _data(
-    run: PruningRun, model: Model, target_latency: TargetLatency | None, goal: PruningGoal, curves: SensitivityCache
+    run: PruningRun, model: Model, target_latency: TargetLatency | None, goal: PruningGoal, curves: SensitivityCurves
 ) -> PruningData:
     seed, progress = run.options.training.seed, run.progress
     needs_train = goal.importance in NEEDS_CASES or goal.repair

@@ -67,7 +67,7 @@ def latency_cost(module: nn.Module, example: torch.Tensor, table: LatencyTable, 
         module: the network at full width.
         example: float32 ``[1, channels, height, width]``; only its shape matters.
         table: of the target.
-        measured_ms: of the whole network, from `latency_table.measure_ms`.
+        measured_ms: of the whole network, from `layer_table.measure_ms`.
 
     Layers are timed at full width here, at smaller widths when they are first asked for.
     """
@@ -146,8 +146,8 @@ def knots(full: int, step: int = _ROUND) -> tuple[int, ...]:
     They are multiples of ``step``, but for ``full`` itself and what is at most ``step``.
     """
     parts = (*_PARTS, 8) if full >= _WIDE else _PARTS
-    wanted = {max(round(full / part / step), 1) * step for part in parts[1:]}
-    narrower = {width for width in wanted if width < full} or {max(full // 2, 1)}
+    rounded = {max(round(full / part / step), 1) * step for part in parts[1:]}
+    narrower = {width for width in rounded if width < full} or {max(full // 2, 1)}
     return tuple(sorted({full, *narrower}))
 
 

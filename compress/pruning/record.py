@@ -8,11 +8,11 @@ from typing import TypeVar
 import msgspec
 
 from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.sensitivity import SensitivityPoint
 from medfm_compress.compress.pruning.channel_groups import Kind
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.pruning.prune import Pruned
-from medfm_compress.compress.pruning.sensitivity import SensitivityPoint
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import decode, encode
@@ -27,7 +27,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     kind: Kind
     before: int
     after: int
-    trials: tuple[SensitivityPoint, ...] = ()
+    points: tuple[SensitivityPoint, ...] = msgspec.field(default=(), name="trials")
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,7 +127,7 @@ def record_step(pruned: Pruned, fingerprint: str, goal: PruningGoal) -> Step:
         parameters_before=pruned.parameters_before,
         parameters_after=pruned.parameters_after,
         groups=tuple(
-            Group(name=name, kind=kind, before=width, after=after.get(name, width), trials=details.curves.get(name, ()))
+            Group(name=name, kind=kind, before=width, after=after.get(name, width), points=details.curves.get(name, ()))
             for name, (kind, width) in details.groups.items()
         ),
         protected=tuple(Kept(name=entry.name, reason=entry.reason) for entry in details.protected),

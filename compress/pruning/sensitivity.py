@@ -1,7 +1,7 @@
 r"""What each group costs in accuracy when it alone is cut: measured, not guessed.
 
-Every group is cut at a few widths, the layers that read it are repaired, and the network answers the cases once more.
-Damage is the square of the relative logit error,
+Every group is cut at a few widths, the layers that read it are repaired, and the network's logits on the cases are
+computed once more. Sensitivity is the square of the relative logit error,
 
     d = ||z' - z||_F^2 / ||z - z̄||_F^2
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medfm_compress.bench.types.sensitivity import SensitivityPoint
 from medfm_compress.compress.pruning.allocate import lost_importance
 from medfm_compress.compress.pruning.apply import DOES_NOT_RUN, remove_channels, temporarily
 from medfm_compress.compress.pruning.channel_groups import ChannelGroup
@@ -28,26 +29,12 @@ from medfm_compress.compress.pruning.reconstruction import Reconstruction
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress
 
-_TRIALS = 4  # widths of a group that are tried
-_HOPELESS = 1e3  # the error of a network that does not run, or whose answers are not finite
-
-
-class SensitivityPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One group cut to one width.
-
-    Attributes:
-        kept: the width.
-        error: relative logit error, at least 0.
-        auroc: of the cases, where they have labels of both classes.
-    """
-
-    kept: int
-    error: float
-    auroc: float | None = None
+_WIDTHS = 4  # of a group that are measured
+_HOPELESS = 1e3  # the error of a network that does not run, or whose logits are not finite
 
 
 SensitivityPoints = Mapping[str, tuple[SensitivityPoint, ...]]
-"""Unit name → its trials, falling widths; the first is the whole group with error 0."""
+"""Group name → its points, falling widths; the first is the whole group with error 0."""
 
 
 class ValidationSet(NamedTuple):
@@ -81,12 +68,12 @@ def measure_sensitivity(
         importance_scores: by group name, see `remove_channels`.
         validation: the cases.
         repair: None leaves weights as they are.
-        known: trials of an earlier call with the same arguments; new ones are put in as they are made.
+        known: points of an earlier call with the same arguments; new ones are put in as they are made.
         progress: receives a line now and then.
     """
     if not validation.batches:
-        raise InputError("no cases to measure damage on; give validation cases, or take allocation 'uniform'")
-    whole = _answers(module, validation)
+        raise InputError("no cases to measure sensitivity on; give validation cases, or take allocation 'uniform'")
+    whole = _all_logits(module, validation)
     spread = _centre(whole, validation.centred)
     scale = float((spread - spread.mean(0)).square().sum()) or 1.0
     targets = torch.cat([targets for _, targets in validation.batches])
@@ -94,18 +81,18 @@ def measure_sensitivity(
     for number, group in enumerate(groups):
         if group.name in known:
             continue
-        trials = [msgspec.structs.replace(first, kept=group.width)]
+        points = [msgspec.structs.replace(first, kept=group.width)]
         for width in tried_widths(group):
             with temporarily(module):
                 logits = _without(module, group, width, importance_scores, repair, validation)
             if logits is None or not torch.isfinite(logits).all():
-                trials.append(SensitivityPoint(kept=width, error=_HOPELESS))
+                points.append(SensitivityPoint(kept=width, error=_HOPELESS))
                 continue
             error = float((_centre(logits - whole, validation.centred)).square().sum()) / scale
-            trials.append(
+            points.append(
                 SensitivityPoint(kept=width, error=min(error**0.5, _HOPELESS), auroc=validation.auroc(logits, targets))
             )
-        known[group.name] = tuple(trials)
+        known[group.name] = tuple(points)
         if number % 10 == 9 or number + 1 == len(groups):
             progress(f"tried {number + 1} of {len(groups)} groups")
     return {group.name: known[group.name] for group in groups}
@@ -119,32 +106,32 @@ def _without(
     repair: Reconstruction | None,
     validation: ValidationSet,
 ) -> Tensor | None:
-    """Answers of the network with ``group`` cut to ``width``; None where it does not run without these channels."""
+    """Logits of the network with ``group`` cut to ``width``; None where it does not run without these channels."""
     cut = remove_channels(module, [group], {group.name: width}, importance_scores)
     if repair is not None:
         repair.repair(module, cut)
     try:
-        return _answers(module, validation)
+        return _all_logits(module, validation)
     except DOES_NOT_RUN:
         return None
 
 
 def tried_widths(group: ChannelGroup) -> tuple[int, ...]:
-    """At most `_TRIALS` of a group's narrower widths, evenly spread, the narrowest among them; falling."""
+    """At most `_WIDTHS` of a group's narrower widths, evenly spread, the narrowest among them; falling."""
     narrower = group.levels[1:]
-    if len(narrower) <= _TRIALS:
+    if len(narrower) <= _WIDTHS:
         return narrower
-    picked = np.linspace(0, len(narrower) - 1, _TRIALS + 1).round().astype(int)[1:]
+    picked = np.linspace(0, len(narrower) - 1, _WIDTHS + 1).round().astype(int)[1:]
     return tuple(narrower[i] for i in picked)
 
 
-def sensitivity_at_levels(group: ChannelGroup, trials: Sequence[SensitivityPoint]) -> dict[int, float]:
-    """Damage at each of a group's levels: squares of the errors, interpolated, never falling with more removed.
+def sensitivity_at_levels(group: ChannelGroup, points: Sequence[SensitivityPoint]) -> dict[int, float]:
+    """Sensitivity at each of a group's levels: squares of the errors, interpolated, never falling with more removed.
 
     The error itself is interpolated and then squared: what matters least goes first, so that sensitivity begins flat.
     """
-    errors = np.maximum.accumulate([trial.error for trial in trials])
-    kept = [trial.kept for trial in trials]
+    errors = np.maximum.accumulate([point.error for point in points])
+    kept = [point.kept for point in points]
     values = np.interp(group.levels, kept[::-1], errors[::-1])
     return {level: float(value) ** 2 for level, value in zip(group.levels, values, strict=True)}
 
@@ -162,7 +149,7 @@ def sensitivity_from_importance(group: ChannelGroup, importance_scores: Tensor, 
     return {level: lost[group.width - level] * total for level in group.levels}
 
 
-def _answers(module: nn.Module, validation: ValidationSet) -> Tensor:
+def _all_logits(module: nn.Module, validation: ValidationSet) -> Tensor:
     """Logits of all cases ``[n, labels]`` float64, on the CPU."""
     device = next(module.parameters()).device
     with torch.inference_mode():

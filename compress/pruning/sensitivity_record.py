@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medfm_compress.bench.render.sensitivity_report import SensitivityCurve, SensitivityPoint, SensitivityReport
+from medfm_compress.bench.types.sensitivity import SensitivityCurve, SensitivityReport
 from medfm_compress.compress.pruning.record import Group, Step
 from medfm_compress.compress.pruning.sensitivity import ValidationSet
 
@@ -21,13 +21,13 @@ def sensitivity_of(step: Step, model: str, target: str, validation: ValidationSe
         target: where it was measured; empty where it was not.
         validation: the cases.
     """
-    whole = next((group.trials[0] for group in step.groups if group.trials), None)
+    whole = next((group.points[0] for group in step.groups if group.points), None)
     return SensitivityReport(
         model=model,
         target=target,
         metric=_METRIC,
         cases=sum(len(images) for images, _ in validation.batches),
-        curves=tuple(_curve(group) for group in step.groups if len(group.trials) > 1),
+        curves=tuple(_curve(group) for group in step.groups if len(group.points) > 1),
         allocation=step.goal,
         auroc=whole.auroc if whole else None,
         cost=step.unit,
@@ -37,7 +37,6 @@ def sensitivity_of(step: Step, model: str, target: str, validation: ValidationSe
 
 
 def _curve(group: Group) -> SensitivityCurve:
-    points = tuple(
-        SensitivityPoint(kept=trial.kept, error=trial.error, auroc=trial.auroc) for trial in group.trials[1:]
+    return SensitivityCurve(
+        name=group.name, kind=group.kind, width=group.before, points=group.points[1:], chosen=group.after
     )
-    return SensitivityCurve(name=group.name, kind=group.kind, width=group.before, points=points, chosen=group.after)

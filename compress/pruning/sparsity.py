@@ -160,14 +160,14 @@ def verify_sparse_onnx(content: bytes, zeros: int = 1) -> tuple[str, ...]:
     import onnx
 
     graph = onnx.load_model_from_string(content).graph
-    found = {name: matrix for name, matrix in _onnx_weights(graph) if _is_sparse(matrix)}
-    held = sum(int((matrix == 0).sum()) for matrix in found.values())
+    sparse = {name: matrix for name, matrix in _onnx_weights(graph) if _is_sparse(matrix)}
+    held = sum(int((matrix == 0).sum()) for matrix in sparse.values())
     if held < zeros:
         raise ModelError(
             f"the 2:4 sparse weights of this ONNX file hold {held} zeros, and at least {zeros} are needed; export the "
             "sparse network again without a step that mixes weights"
         )
-    return tuple(found)
+    return tuple(sparse)
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""The target's clock for networks of one model: quick looks while widths are chosen, and the final comparison."""
+"""Latency on the target of networks of one model: short measurements while widths are chosen, then the comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
+from medfm_compress.bench.measure.latency import Plan, measure
+from medfm_compress.bench.measure.model_files import EngineFiles, write_model
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.latency.latency_goal import LatencyGoal
 from medfm_compress.compress.latency.layer_table import LatencyTable, default_record, measure_ms
@@ -21,8 +22,6 @@ from medfm_compress.compress.pruning.channel_groups import ChannelGroup
 from medfm_compress.compress.pruning.cost_model import CostModel
 from medfm_compress.compress.pruning.latency_cost import latency_cost
 from medfm_compress.runtime.progress import Progress
-from medfm_compress.runtime.sessions.protocol import SessionRef
-from medfm_compress.runtime.sessions.table import BACKENDS
 
 _QUICK_ROUNDS = 8
 
@@ -47,7 +46,7 @@ class _Scaled:
 
 
 class TargetLatency:
-    """What networks with the spec and task of one model cost on a target. See `choose.LatencyMeter`."""
+    """What networks with the spec and task of one model cost on a target. See `width_search.LatencyMeter`."""
 
     def __init__(self, model: Model, goal: LatencyGoal, progress: Progress, record: Path | None = None) -> None:
         """Keep ``model`` for its spec and task; layer times are kept in ``record``, by default the user's own."""
@@ -73,17 +72,17 @@ class TargetLatency:
         """Time in ms by layer of ``module``.
 
         Table and whole network are compared as one instrument sees them, in this process; the sum is then brought to
-        the pace of `measure`, which is slower by much the same factor for every layer.
+        the scale of `measure`, which is slower by much the same factor for every layer.
         """
         example = torch.zeros(self._model.spec.shape)
-        here = measure_ms(self._files(module), self._goal, self._model.spec.shape)
-        return _Scaled(latency_cost(module, example, self._table, here), self.measure(module) / here)
+        in_process_ms = measure_ms(self._files(module), self._goal, self._model.spec.shape)
+        return _Scaled(latency_cost(module, example, self._table, in_process_ms), self.measure(module) / in_process_ms)
 
     def measure(self, module: nn.Module) -> float:
         """Median time of one image in ms, session alone, by `bench.measure`.
 
-        A candidate is timed in turns with the model itself, and its time is given at the pace at which that ran when
-        it was timed first: what slows both down for a while changes nothing.
+        A candidate is timed in turns with the model itself, and its time is given on the scale of when that was timed
+        first: what slows both down for a while changes nothing.
         """
         if module is self._model.module:
             return self._own_ms
@@ -104,27 +103,20 @@ class TargetLatency:
 
     def compare(self, modules: Mapping[str, nn.Module], plan: Plan) -> tuple[Measurement, ...]:
         """Time networks in turns, each in a fresh process with its CPUs pinned."""
-        suffixes = (".xml", ".bin") if self._goal.backend == "openvino" else (".onnx",)
-        options = {"threads": self._goal.target.threads, "precision": self._goal.target.precision}
-        spec, task = self._model.spec, self._model.task
+        target, spec, task = self._goal.target, self._model.spec, self._model.task
         with tempfile.TemporaryDirectory(prefix="medfm-prune-") as scratch:
             models = []
             for number, (name, module) in enumerate(modules.items()):
-                paths = [Path(scratch) / f"{number}{suffix}" for suffix in suffixes]
-                for path, content in zip(paths, self._files(module), strict=True):
-                    path.write_bytes(content)
-                arguments = {"model": str(paths[0]), **options}
-                session = SessionRef(opener=f"{BACKENDS[self._goal.backend]}:open_session", arguments=arguments)
-                size = sum(path.stat().st_size for path in paths)
-                models.append(ModelUnderTest(name=name, session=session, spec=spec, task=task, size_bytes=size))
+                files = EngineFiles(self._goal.backend, self._files(module), target.precision, target.threads)
+                models.append(write_model(Path(scratch) / str(number), name, files, spec, task))
             return measure(models, plan)
 
     @cached_property
     def _own_files(self) -> tuple[bytes, ...]:
-        return self._made(self._model.module)
+        return self._exported(self._model.module)
 
     def _files(self, module: nn.Module) -> tuple[bytes, ...]:
-        return self._own_files if module is self._model.module else self._made(module)
+        return self._own_files if module is self._model.module else self._exported(module)
 
-    def _made(self, module: nn.Module) -> tuple[bytes, ...]:
+    def _exported(self, module: nn.Module) -> tuple[bytes, ...]:
         return engine_files(dataclasses.replace(self._model, module=module.eval()), self._goal)

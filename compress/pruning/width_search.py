@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from medfm_compress.bench.types.sensitivity import SensitivityPoint
 from medfm_compress.compress.networks.attention_layers import find_attentions
 from medfm_compress.compress.networks.block_removal import droppable_blocks
 from medfm_compress.compress.networks.macs import count_macs
@@ -26,7 +27,6 @@ from medfm_compress.compress.pruning.isolation_check import check_in_isolation
 from medfm_compress.compress.pruning.linear_attention import linear_attention_groups
 from medfm_compress.compress.pruning.reconstruction import Reconstruction, recalibrate
 from medfm_compress.compress.pruning.sensitivity import (
-    SensitivityPoint,
     ValidationSet,
     measure_sensitivity,
     sensitivity_at_levels,
@@ -158,10 +158,10 @@ class WidthSearch:
     def _allocate(self, sensitivities: Sensitivities, cost_model: CostModel, budget: float) -> Allocation:
         if self.goal.allocation == "uniform":
             return uniform(self.groups, self.importance_scores, cost_model, budget)
-        found = knapsack(self.groups, sensitivities, cost_model, budget)
-        return (
-            evolve(self.groups, sensitivities, cost_model, budget, found) if self.goal.search == "evolution" else found
-        )
+        allocation = knapsack(self.groups, sensitivities, cost_model, budget)
+        if self.goal.search == "evolution":
+            return evolve(self.groups, sensitivities, cost_model, budget, allocation)
+        return allocation
 
     def _cost_model_and_budget(self, before: Before) -> tuple[CostModel, float]:
         goal, module, groups = self.goal, self.module, self.groups
@@ -187,25 +187,25 @@ class WidthSearch:
             ModelError: whatever is chosen takes longer than that.
         """
         tried: list[ChosenWidths] = []
-        asked = budget
+        requested = budget
         for _ in range(_CORRECTIONS):
-            allocation = self._allocate(sensitivities, cost_model, asked)
+            allocation = self._allocate(sensitivities, cost_model, requested)
             if not any(allocation.widths == chosen.allocation.widths for chosen in tried):
-                tried.append(ChosenWidths(allocation, self._tried(allocation, measure)))
+                tried.append(ChosenWidths(allocation, self._measured_with(allocation, measure)))
                 described = f"predicted {allocation.cost:.4g}, measured {tried[-1].measured:.4g}, goal {budget:.4g}"
                 self.data.progress(described)
             elif min(chosen.measured for chosen in tried) <= budget * (1 + _MEASURED):
                 break  # nothing new comes of it
             if _CLOSE * budget <= tried[-1].measured <= budget * (1 + _MEASURED):
                 break
-            asked = _next_budget(asked, tried, budget)
+            requested = _next_budget(requested, tried, budget)
         within = [chosen for chosen in tried if chosen.measured <= budget * (1 + _MEASURED)]
         if within:
             return max(within, key=lambda chosen: chosen.measured)
         least = min(chosen.measured for chosen in tried)
         raise self._out_of_reach(least, budget)
 
-    def _tried(self, allocation: Allocation, measure: Callable[[nn.Module], float]) -> float:
+    def _measured_with(self, allocation: Allocation, measure: Callable[[nn.Module], float]) -> float:
         with temporarily(self.module):
             remove_channels(self.module, self.groups, allocation.widths, self.importance_scores)
             return measure(self.module)
@@ -247,17 +247,17 @@ class WidthSearch:
         return f"latency {goal.latency_ms:g} ms is out of reach: {widths} about {_up(least)} ms can be reached"
 
 
-def _next_budget(asked: float, tried: Sequence[ChosenWidths], budget: float) -> float:
+def _next_budget(requested: float, tried: Sequence[ChosenWidths], budget: float) -> float:
     """What to ask the cost model for next: on the line through the last two choices, or in proportion to the last."""
     last = tried[-1]
     target = budget * (1 + _CLOSE) / 2
-    after = asked * target / last.measured
+    after = requested * target / last.measured
     if len(tried) > 1:
         previous = tried[-2]
         rise, run = last.measured - previous.measured, last.allocation.cost - previous.allocation.cost
         if rise * run > 0:
             after = last.allocation.cost + (target - last.measured) * run / rise
-    return min(max(after, asked / 2), asked * 2)
+    return min(max(after, requested / 2), requested * 2)
 
 
 def all_channel_groups(

@@ -39,11 +39,11 @@ def fold_batch_norms(network: nn.Module, image: Tensor) -> tuple[str, ...]:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     probe = torch.cat([image, torch.randn(image.shape, generator=torch.Generator().manual_seed(0))])
     with torch.no_grad():
-        wanted = network(probe)
+        expected = network(probe)
         pairs = tuple(_pairs(network, image))
         for pair in pairs:
             _fold(pair)
-        error = (network(probe) - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)
+        error = (network(probe) - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
     if not error < _TOLERANCE:
         network.load_state_dict(before)
         return ()

@@ -53,9 +53,9 @@ def input_statistics(
             network(image)
 
     run_hooked([layer.register_forward_pre_hook(note) for layer in layers.values()], run)
-    found = {name: one.result() for name, one in running.items()}
+    ranges = {name: tensor.result() for name, tensor in running.items()}
     # What an image saturates at is part of its contents: there the extremes hold for every estimator.
-    return {name: replace(one, counts=None) if name in readers else one for name, one in found.items()}
+    return {name: replace(tensor, counts=None) if name in readers else tensor for name, tensor in ranges.items()}
 
 
 def candidates(statistics: Mapping[str, TensorStatistics]) -> dict[str, dict[str, Range]]:

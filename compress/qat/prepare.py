@@ -53,10 +53,10 @@ def fake_quantized(module: nn.Module, images: Tensor, *, reduced: bool = False) 
             "quantized; leave --quantize out, or take another --student"
         )
     ranges = candidates(input_statistics(folded, layers, images))
-    wanted = _logits(folded, images)
-    made = [with_ranges(folded, images[:1], each, reduced=reduced) for each in ranges.values()]
-    errors = [relative_logit_error(_logits(each, images), wanted) for each in made]
-    return made[errors.index(min(errors))]
+    expected = _logits(folded, images)
+    networks = [with_ranges(folded, images[:1], own, reduced=reduced) for own in ranges.values()]
+    errors = [relative_logit_error(_logits(network, images), expected) for network in networks]
+    return networks[errors.index(min(errors))]
 
 
 def with_ranges(module: nn.Module, image: Tensor, ranges: Mapping[str, Range], *, reduced: bool = False) -> nn.Module:
@@ -68,7 +68,7 @@ def with_ranges(module: nn.Module, image: Tensor, ranges: Mapping[str, Range], *
         ranges: name of a layer → range of its input.
         reduced: weights of 7 bits.
     """
-    names = {each: name for name, each in module.named_modules()}
+    names = {part: name for name, part in module.named_modules()}
     layers = {name: layer for name, layer in weighted(module) if name in ranges}
     pools = _pools(trace(module, image), layers)
     wider = {names[pool]: ranges[layer] for pool, layer in pools.items()}
@@ -96,11 +96,11 @@ def _pools(calls: list[Call], layers: Mapping[str, Weighted]) -> dict[nn.Module,
     """
     names: dict[nn.Module, str] = {layer: name for name, layer in layers.items()}
     read = {call.read: names[call.module] for call in calls if call.module in names}
-    found = {call.module: read.get(call.read) for call in calls if isinstance(call.module, _POOLS)}
-    found |= {
+    readers = {call.module: read.get(call.read) for call in calls if isinstance(call.module, _POOLS)}
+    readers |= {
         call.module: read[call.made] for call in calls if isinstance(call.module, nn.MaxPool2d) and call.made in read
     }
-    return {pool: name for pool, name in found.items() if name is not None}
+    return {pool: name for pool, name in readers.items() if name is not None}
 
 
 def _logits(network: nn.Module, images: Tensor) -> NDArray[np.float32]:

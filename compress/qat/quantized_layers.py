@@ -47,8 +47,8 @@ def trace(network: nn.Module, image: Tensor) -> list[Call]:
             kept.extend((inputs[0], output))
             calls.append(Call(module, _place(inputs[0]), _place(output)))
 
-    leaves = [each for each in network.modules() if isinstance(each, _BatchNorm) or not list(each.children())]
-    run_hooked([each.register_forward_hook(note) for each in leaves], lambda: network(image))
+    leaves = [part for part in network.modules() if isinstance(part, _BatchNorm) or not list(part.children())]
+    run_hooked([leaf.register_forward_hook(note) for leaf in leaves], lambda: network(image))
     return calls
 
 

@@ -46,7 +46,7 @@ def load_ranges(folder: str | Path) -> dict[str, Range]:
     card = load_model_card(folder)
     if not path.is_file():
         return {}
-    found = decode(path.read_bytes(), TrainedRanges, source=str(path), error=ModelError)
-    if found.schema_version > SCHEMA_VERSION:
-        raise ModelError(f"{path} has schema {found.schema_version}; this version reads {SCHEMA_VERSION}: upgrade")
-    return found.inputs if found.weights_sha256 == card.weights_sha256 else {}
+    trained = decode(path.read_bytes(), TrainedRanges, source=str(path), error=ModelError)
+    if trained.schema_version > SCHEMA_VERSION:
+        raise ModelError(f"{path} has schema {trained.schema_version}; this version reads {SCHEMA_VERSION}: upgrade")
+    return trained.inputs if trained.weights_sha256 == card.weights_sha256 else {}

@@ -35,10 +35,10 @@ def _moved(weights: Tensor, rounded: Tensor, steps: Tensor, limit: int) -> Tenso
     direction = torch.sign(steps)[:, None]
     gain = (weights - rounded) * direction
     gain[(rounded + direction).abs() > limit] = -torch.inf
-    rounded, wanted = rounded.clone(), steps.abs()
-    for turn in range(int(wanted.max()) if len(wanted) else 0):
+    rounded, remaining = rounded.clone(), steps.abs()
+    for turn in range(int(remaining.max()) if len(remaining) else 0):
         best, where = gain.max(1, keepdim=True)
-        allowed = (turn < wanted)[:, None] & (best > -torch.inf)
+        allowed = (turn < remaining)[:, None] & (best > -torch.inf)
         rounded.scatter_add_(1, where, torch.where(allowed, direction, 0.0))
         gain.scatter_(1, where, -torch.inf)
     return rounded

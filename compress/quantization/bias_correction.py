@@ -36,7 +36,7 @@ def correct_biases(
         reduced: weights will have 7 bits.
     """
     new = model.clone()
-    for layer in [each for each in layers(new.graph) if each.name not in exclude]:
+    for layer in [layer for layer in layers(new.graph) if layer.name not in exclude]:
         means = _means(layer, statistics)
         shift = None if means is None else mean_error(layer, means, reduced=reduced)
         if shift is not None and np.any(shift):
@@ -70,16 +70,16 @@ def _of_conv(error: NDArray[np.float64], means: NDArray[np.float32], count: int)
     kernel = error.reshape(*error.shape[:2], -1).sum(axis=2)
     if kernel.shape[1] * count != means.size:
         return None
-    seen = np.repeat(means.reshape(count, -1), len(kernel) // count, axis=0)
-    return np.asarray((kernel * seen).sum(axis=1))
+    means_by_input = np.repeat(means.reshape(count, -1), len(kernel) // count, axis=0)
+    return np.asarray((kernel * means_by_input).sum(axis=1))
 
 
 def _means(layer: Layer, statistics: Statistics) -> NDArray[np.float32] | None:
     value = layer.input
-    one: TensorStatistics | None = statistics.get(value.name or "") or statistics.get(
+    known: TensorStatistics | None = statistics.get(value.name or "") or statistics.get(
         value.metadata_props.get(SAME_AS, "")
     )
-    return None if one is None else one.channel_mean
+    return None if known is None else known.channel_mean
 
 
 def _add(layer: Layer, shift: NDArray[np.float32]) -> None:

@@ -87,14 +87,14 @@ def calibrate(
     if not count:
         raise InputError("calibration got no case; give at least one input")
     results = {name: statistics.result() for name, statistics in running.items()}
-    found: dict[str, TensorStatistics] = {}
+    statistics: dict[str, TensorStatistics] = {}
     for probe in plan.probes:
         if probe.name == plan.image:
             results[probe.name] = _unclipped(results[probe.name])
-        found[probe.name] = results[probe.name]
+        statistics[probe.name] = results[probe.name]
         bare = replace(results[probe.name], channel_low=None, channel_high=None, channel_mean=None)
-        found.update(dict.fromkeys(probe.views, bare))
-    return found
+        statistics.update(dict.fromkeys(probe.views, bare))
+    return statistics
 
 
 def _unclipped(image: TensorStatistics) -> TensorStatistics:
@@ -114,8 +114,8 @@ def probes_of(model: ir.Model) -> tuple[Probe, ...]:
     for value in _activations(model.graph):
         roots[_name(value)] = root = roots.get(_viewed(value), _name(value))
         families.setdefault(root, []).append(value)
-    asked = [family for family in families.values() if any(map(_may_be_quantized, family))]
-    return tuple(probe for family in asked for probe in _probes([_name(value) for value in family], channels))
+    measured = [family for family in families.values() if any(map(_may_be_quantized, family))]
+    return tuple(probe for family in measured for probe in _probes([_name(value) for value in family], channels))
 
 
 def _probes(family: list[str], channels: Mapping[str | None, int]) -> Iterator[Probe]:

@@ -62,9 +62,9 @@ def groups(graph: ir.Graph) -> Iterator[Group]:
     """Every group of ``graph``, in its order; no layer reads from two of them."""
     known = {layer.node: layer for layer in layers(graph)}
     for node in graph:
-        found = _group(node, known)
-        if found is not None:
-            yield found
+        group = _group(node, known)
+        if group is not None:
+            yield group
 
 
 def rescale(group: Group, factors: NDArray[np.float64]) -> None:
@@ -112,11 +112,11 @@ def _source(node: ir.Node, known: Mapping[ir.Node, Layer]) -> tuple[int, int, tu
         scale = constant(node.inputs[1])
         if scale is None or scale.ndim != 1 or (axis == -1 and not _normalises_last(node)):
             return None
-        return axis, scale.size, tuple(Divided(node, slot, 0) for slot in (1, 2) if _given(node, slot))
+        return axis, scale.size, tuple(Divided(node, slot, 0) for slot in (1, 2) if _has_input(node, slot))
     layer = known.get(node)
     if layer is None or node.op_type not in _LINEAR or not _reads(layer):
         return None
-    divided = (Divided(node, 1, layer.axis), *((Divided(node, 2, -1),) if _given(node, 2) else ()))
+    divided = (Divided(node, 1, layer.axis), *((Divided(node, 2, -1),) if _has_input(node, 2) else ()))
     return _LINEAR[node.op_type], (static_shape(layer.weight) or ())[layer.axis], divided
 
 
@@ -193,7 +193,7 @@ def _normalises_last(node: ir.Node) -> bool:
     return attribute(node, "axis", -1) in (-1, *(() if shape is None else (len(shape) - 1,)))
 
 
-def _given(node: ir.Node, slot: int) -> bool:
+def _has_input(node: ir.Node, slot: int) -> bool:
     return len(node.inputs) > slot and node.inputs[slot] is not None
 
 

@@ -7,77 +7,98 @@ it holds for one class of CPU and one minor version, so the portable one stays b
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
+from medfm_compress.bench.measure.latency import Plan
 from medfm_compress.bench.measure.restricted_isa import Isa, Model, p50_ms_on
-from medfm_compress.compress.quantization.candidate_search import (
-    Builder,
-    CandidateTrial,
-    Group,
-    Limits,
-    measure_fidelity,
-    rejection_reason,
-    try_method,
-)
+from medfm_compress.compress.quantization.candidate_search import Builder, Group, judge, open_method
+from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial, Limits, rejection_reason
 from medfm_compress.compress.quantization.fidelity import ValidationSet
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.export.ort_format import optimise_export
 from medfm_compress.runtime.image_spec import ImageSpec
 
 _LESSER: tuple[tuple[Isa, tuple[str, ...]], ...] = (("AVX2", ()), ("AVX512_CORE", ("avx512bw",)))
-WHY_REDUCED = "beside it for CPUs without VNNI"
-WHY_PORTABLE = "beside the optimised form, for other CPUs and versions"
-WHY_OPTIMISED = "the same network as optimised for this class of CPU"
 
 
-def reduced_range(
-    best: CandidateTrial, group: Group, builder: Builder, validation: ValidationSet, limits: Limits
-) -> list[CandidateTrial]:
-    """The trial with 7-bit weights of the INT8 candidate that ships, judged like any other; none for a float one."""
-    if best.method is None or best.method.weight_bits:
-        return []
-    method = msgspec.structs.replace(best.method, reduced=True, rest="fp32")  # a CPU with bf16 has VNNI
-    trial = try_method(method, group, builder, validation, limits)
-    said = rejection_reason(trial, limits) or _slow_without_vnni(trial, group, validation, limits)
-    trial.kept, trial.is_fallback, trial.reason = not said, True, said or WHY_REDUCED
-    return [trial]
+@dataclass(frozen=True)
+class CompanionBuilder:
+    """Makes companions, and judges them like any other candidate.
 
-
-def _slow_without_vnni(trial: CandidateTrial, group: Group, validation: ValidationSet, limits: Limits) -> str:
-    """Why a variant for lesser CPUs would not pay there, as far as that can be measured here; empty where it does.
-
-    OpenVINO's kernels can be kept to fewer instructions. Where INT8 pays with AVX-512 only, the variant asks for that.
+    Attributes:
+        builder: makes INT8 graphs.
+        validation: validation cases.
+        spec: of the input.
+        limits: of fidelity.
+        optimised: make ONNX Runtime's own form.
+        reduced_range: make the form with 7-bit weights.
     """
-    reference = group.reference
-    if trial.export is None or reference.export is None or trial.variant.backend != "openvino":
-        return ""
-    models = [Model(each.contents, each.variant.precision) for each in (reference.export, trial.export)]
-    for isa, needs in _LESSER:
-        fp32, int8 = p50_ms_on(isa, models, validation.inputs[:1].shape, limits.rounds, limits.threads)
-        if int8 < fp32:
-            trial.variant = msgspec.structs.replace(
-                trial.variant, instruction_set=(*trial.variant.instruction_set, *needs)
-            )
-            trial.export = msgspec.structs.replace(trial.export, variant=trial.variant)
-            return ""
-    return "not faster than FP32 without VNNI"
 
+    builder: Builder
+    validation: ValidationSet
+    spec: ImageSpec
+    limits: Limits
+    optimised: bool = True
+    reduced_range: bool = True
 
-def optimised(
-    best: CandidateTrial, group: Group, spec: ImageSpec, validation: ValidationSet, limits: Limits
-) -> list[CandidateTrial | DoesNotApply]:
-    """ONNX Runtime's own form of the candidate that ships, in front of it; none for another backend."""
-    if best.export is None or best.variant.backend != "onnxruntime":
-        return []
-    made = optimise_export(best.export, spec)
-    name = f"{best.name}+optimised"
-    if made.export is None:
-        return [DoesNotApply(candidate=name, reason=made.reason)]
-    trial = CandidateTrial(name=name, method=best.method, variant=made.export.variant, export=made.export)
-    trial.size_bytes = sum(map(len, made.export.contents))
-    measure_fidelity(trial, group.reference, validation, limits)
-    said = rejection_reason(trial, limits)
-    trial.kept, trial.reason = not said, said or WHY_OPTIMISED
-    if trial.kept:
-        best.is_fallback, best.reason = True, WHY_PORTABLE
-    return [trial]
+    def companions(self, best: CandidateTrial, reference: CandidateTrial, group: Group) -> tuple[Attempt, ...]:
+        """What may ship beside ``best``; a ``reason`` says why one may not, and fresh processes have the last word.
+
+        Args:
+            best: the candidate.
+            reference: FP32 of its target, with its logits.
+            group: the target.
+        """
+        forms = self._optimised(best, reference) if self.optimised else ()
+        return (*forms, *(self._reduced(best, reference, group) if self.reduced_range else ()))
+
+    def _reduced(self, best: CandidateTrial, reference: CandidateTrial, group: Group) -> tuple[Attempt, ...]:
+        """The trial with 7-bit weights of an INT8 candidate; none for a float one."""
+        if best.method is None or best.method.weight_bits:
+            return ()
+        method = msgspec.structs.replace(best.method, reduced=True, rest="fp32")  # a CPU with bf16 has VNNI
+        trial = open_method(method, group, self.builder, self.limits)
+        trial = msgspec.structs.replace(trial, companion_of=best.name)
+        trial = judge(trial, reference, self.validation, self.limits)
+        if rejection_reason(trial, self.limits):
+            return (trial,)
+        return (self._for_lesser_cpus(trial, reference),)
+
+    def _for_lesser_cpus(self, trial: CandidateTrial, reference: CandidateTrial) -> CandidateTrial:
+        """``trial`` asking for the instructions that it pays on, as far as that can be measured here.
+
+        OpenVINO's kernels can be kept to fewer instructions. Where INT8 pays with AVX-512 only, the variant asks for
+        that; where it pays on neither, ``reason`` says so.
+        """
+        if trial.export is None or reference.export is None or trial.variant.backend != "openvino":
+            return trial
+        models = [Model(export.contents, export.variant.precision) for export in (reference.export, trial.export)]
+        plan = Plan(rounds=self.limits.rounds, turn_ms=10.0, min_calls=1, threads=self.limits.threads, warm_up_s=1.0)
+        for isa, needs in _LESSER:
+            fp32, int8 = p50_ms_on(isa, models, self.spec, self.validation.task, plan)
+            if int8 < fp32:
+                instruction_set = (*trial.variant.instruction_set, *needs)
+                variant = msgspec.structs.replace(trial.variant, instruction_set=instruction_set)
+                export = msgspec.structs.replace(trial.export, variant=variant)
+                return msgspec.structs.replace(trial, variant=variant, export=export)
+        return msgspec.structs.replace(trial, reason="not faster than FP32 without VNNI")
+
+    def _optimised(self, best: CandidateTrial, reference: CandidateTrial) -> tuple[Attempt, ...]:
+        """ONNX Runtime's own form of a candidate; none for another backend."""
+        if best.export is None or best.variant.backend != "onnxruntime":
+            return ()
+        optimised = optimise_export(best.export, self.spec)
+        name = f"{best.name}+optimised"
+        if optimised.export is None:
+            return (DoesNotApply(candidate=name, reason=optimised.reason),)
+        trial = CandidateTrial(
+            name=name,
+            method=best.method,
+            variant=optimised.export.variant,
+            export=optimised.export,
+            size_bytes=sum(map(len, optimised.export.contents)),
+            companion_of=best.name,
+        )
+        return (judge(trial, reference, self.validation, self.limits),)

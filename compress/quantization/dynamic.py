@@ -40,11 +40,11 @@ def quantize_dynamic(model: ir.Model, exclude: Collection[str] = (), *, reduced:
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     quantized = model.clone()
-    found = [layer for layer in layers(quantized.graph) if layer.name not in exclude and _is_product(layer)]
+    products = [layer for layer in layers(quantized.graph) if layer.name not in exclude and _is_product(layer)]
     shared: dict[tuple[str, int], tuple[ir.Value, ir.Value]] = {}
-    for layer in found:
+    for layer in products:
         _replace(quantized.graph, layer, shared, reduced=reduced)
-    if found:
+    if products:
         quantized.opset_imports[DOMAIN] = 1
         RemoveUnusedNodesPass()(quantized)
     return quantized

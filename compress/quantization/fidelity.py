@@ -1,14 +1,8 @@
-"""Judge a candidate: how far its logits are from FP32 on validation cases, what that does to AUROC, and its clock.
-
-Latency is measured in turns with FP32 of the same backend (A B A B), so that a machine that slows down slows both.
-"""
+"""Judge a candidate: how far its logits are from FP32 on validation cases, and what that does to AUROC."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +17,6 @@ from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.task import Task
 
 Logits = NDArray[np.float32]
-
-_WARM_UP = 3
-_SECONDS = 2.5  # of timing for one candidate, at most; fewer rounds where a network is slow
-_LEAST_ROUNDS = 7
 
 
 class ValidationSet(NamedTuple):
@@ -49,20 +39,23 @@ def case_logits(session: Session, inputs: NDArray[np.float32]) -> Logits:
     """Logits ``[n, labels]`` of ``inputs`` ``[n, C, H, W]``, one case at a time as the device does, on every core."""
     name, output = session.input_names[0], session.output_names[0]
 
-    def one(number: int) -> Logits:
+    def logits_of(number: int) -> Logits:
         return np.asarray(session.run({name: inputs[number : number + 1]})[output], dtype=np.float32)
 
     with ThreadPoolExecutor(max(1, usable_cores() // session.info.threads)) as pool:
-        return np.concatenate(list(pool.map(one, range(len(inputs)))))
+        return np.concatenate(list(pool.map(logits_of, range(len(inputs)))))
 
 
-def fidelity(logits: Logits, wanted: Logits, validation: ValidationSet) -> Fidelity:
+def fidelity(logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> Fidelity:
     """Compare a candidate's logits with those of FP32 on the same cases."""
-    error = relative_logit_error(logits, wanted, validation.task)
+    error = relative_logit_error(logits, fp32_logits, validation.task)
     if not np.isfinite(logits).all():
         return Fidelity(error, 1.0)
-    falls = [was - now for was, now in zip(_aurocs(wanted, validation), _aurocs(logits, validation), strict=True)]
-    return Fidelity(error, max(falls, default=0.0))
+    drops = [
+        before - after
+        for before, after in zip(_aurocs(fp32_logits, validation), _aurocs(logits, validation), strict=True)
+    ]
+    return Fidelity(error, max(drops, default=0.0))
 
 
 def _aurocs(logits: Logits, validation: ValidationSet) -> list[float]:
@@ -74,21 +67,3 @@ def _aurocs(logits: Logits, validation: ValidationSet) -> list[float]:
     table = tabulate(logits[labelled], validation.study, cases, validation.task, name="candidate")
     columns = range(len(table.findings))
     return [auroc(table.scores[:, i], table.truth[:, i]) for i in columns if len(np.unique(table.truth[:, i])) == 2]
-
-
-def interleaved_p50_ms(sessions: Sequence[Session], image: NDArray[np.float32], rounds: int) -> list[float]:
-    """Median latency in ms of each session on one input ``[1, C, H, W]``, one call each a round.
-
-    Of a slow network fewer rounds are timed than ``rounds``, down to 7.
-    """
-    samples: list[list[float]] = [[] for _ in sessions]
-    limit = time.perf_counter() + _SECONDS
-    for number in range(_WARM_UP + rounds):
-        if time.perf_counter() > limit and number >= _WARM_UP + _LEAST_ROUNDS:
-            break
-        for session, values in zip(sessions, samples, strict=True):
-            start = time.perf_counter()
-            session.run({session.input_names[0]: image})
-            if number >= _WARM_UP:
-                values.append((time.perf_counter() - start) * 1e3)
-    return [median(values) for values in samples]

@@ -81,16 +81,16 @@ def rank_layers(
     reference = np.concatenate([network.run(inputs[i : i + 1]) for i in range(len(inputs))])
     tallies = {name: _Tally() for name in names}
     for i in range(len(inputs)):
-        found = _deltas(deltas, network.image, inputs[i : i + 1])
-        for name, (_, size) in found.items():
+        layer_deltas = _deltas(deltas, network.image, inputs[i : i + 1])
+        for name, (_, size) in layer_deltas.items():
             tallies[name].local += size / len(inputs) if np.isfinite(size) else 0.0  # 0/0: a layer of zeros
         for name in sorted(names, key=lambda name: -tallies[name].local):
             if deadline is not None and time.monotonic() >= deadline:
                 break
-            tallies[name].add(network.run(inputs[i : i + 1], name, found[name][0]) - reference[i])
+            tallies[name].add(network.run(inputs[i : i + 1], name, layer_deltas[name][0]) - reference[i])
     scale = logit_spread(reference)
     ranked = [LayerError(name, tally.mean() / scale, tally.local) for name, tally in tallies.items()]
-    return tuple(sorted(ranked, key=lambda one: (np.isnan(one.error), -np.nan_to_num(one.error), -one.local)))
+    return tuple(sorted(ranked, key=lambda layer: (np.isnan(layer.error), -np.nan_to_num(layer.error), -layer.local)))
 
 
 class _Tally:
@@ -149,7 +149,7 @@ def _with_deltas(model: ir.Model, placement: Placement, ranges: Mapping[str, tup
     """The float network with δ of every layer of ``placement``, and its relative norm, as outputs."""
     new = model.clone()
     outputs = []
-    for layer in [each for each in layers(new.graph) if each.name in placement.layers]:
+    for layer in [layer for layer in layers(new.graph) if layer.name in placement.layers]:
         result = layer.node.outputs[0]
         delta = _append(new.graph, "Sub", (_twin(layer, placement, ranges), result), layer.name + _DELTA)
         norms = [_append(new.graph, "ReduceL2", (value,), keepdims=0) for value in (delta, result)]
@@ -182,7 +182,8 @@ def _through_int8(layer: Layer, placement: Placement, ranges: Mapping[str, tuple
     scale, zero = affine(*_range(value, dict(placement.ties), ranges), signed=placement.signed)
     graph = graph_of(layer.node)
     constants = [
-        add_constant(graph, f"{layer.name}_{what}", np.asarray(one)) for what, one in (("step", scale), ("zero", zero))
+        add_constant(graph, f"{layer.name}_{what}", np.asarray(array))
+        for what, array in (("step", scale), ("zero", zero))
     ]
     return _append(graph, "DequantizeLinear", (_append(graph, "QuantizeLinear", (value, *constants)), *constants))
 
@@ -202,7 +203,7 @@ def _with_addends(model: ir.Model, names: Collection[str]) -> ir.Model:
     import onnx_ir as ir
 
     new = model.clone()
-    for layer in [each for each in layers(new.graph) if each.name in names]:
+    for layer in [layer for layer in layers(new.graph) if layer.name in names]:
         addend = ir.Value(name=layer.name + _ADDEND, type=ir.TensorType(ir.DataType.FLOAT))
         new.graph.inputs.append(addend)
         result = layer.node.outputs[0]

@@ -65,7 +65,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class DoesNotApply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A rung that has nothing to do here, and why.
+    """A candidate that has nothing to do here, and why.
 
     Attributes:
         candidate: its name.
@@ -77,7 +77,7 @@ class DoesNotApply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """What the candidate search knows when it asks for the next rung.
+    """What the candidate search knows when it asks for the next candidate.
 
     Attributes:
         best: the best method so far; None before any could be opened.
@@ -89,7 +89,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lookup(msgspec.Struct, frozen=True, kw_only=True):
-    """What the candidate search asks for while it climbs.
+    """What the candidate search asks for on its way.
 
     Attributes:
         standing: the best so far.
@@ -103,7 +103,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesNotApply]:
-    """The INT8 rungs, cheapest first; lazily, since later ones build on the best so far.
+    """The INT8 candidates, cheapest first; lazily, since later ones build on the best so far.
 
     Args:
         starts: the placements and float precisions that differ on this graph and target, the usual one first.

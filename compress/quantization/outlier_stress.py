@@ -38,10 +38,10 @@ def stress(model: ir.Model, factor: float = FACTOR, share: float = SHARE, seed: 
         raise InputError(f"factor {factor} and share {share} of channels; give factor > 0 and share in (0, 1]")
     new = model.clone()
     random = np.random.Generator(np.random.PCG64(seed))
-    found = list(groups(new.graph))
-    if not found:
+    candidates = list(groups(new.graph))
+    if not candidates:
         raise InputError("no activation of this graph can be rescaled: no layer reads a LayerNorm, or a layer by ReLU")
-    for group in found:
+    for group in candidates:
         factors = np.ones(group.channels)
         chosen = random.permutation(group.channels)[: max(1, round(share * group.channels))]
         factors[chosen] = 1 / factor

@@ -49,27 +49,27 @@ def place(
     chosen = [layer for layer in layers(model.graph) if layer.name not in exclude and _is_fused(layer)]
     products = _products(model, exclude, probabilities) if attention else []
     nodes = [*(layer.node for layer in chosen), *products]
-    wanted = {value.name for value in _inputs(nodes)}
+    needed = {value.name for value in _inputs(nodes)}
     made = {_result(layer).name for layer in chosen} | {node.outputs[0].name for node in products}
     ties: dict[str, str] = {}
     operators = tuple(operator for operator in _PASSES_ON if sums or operator != "Add")
-    for node in reversed(_passing(model, exclude, operators, wanted | made)):
+    for node in reversed(_passing(model, exclude, operators, needed | made)):
         result = _last(node)
-        if result.name in wanted or node.op_type == "GlobalAveragePool":
-            wanted |= {result.name, *(value.name for value in _inputs([node]))}
+        if result.name in needed or node.op_type == "GlobalAveragePool":
+            needed |= {result.name, *(value.name for value in _inputs([node]))}
             made.add(result.name)
             nodes.append(node)
             if node.op_type in _MOVES_NUMBERS:
                 ties[result.name or ""] = _inputs([node])[0].name or ""
-    wanted |= {_result(layer).name for layer in chosen if layer.node.op_type == "Conv"}
+    needed |= {_result(layer).name for layer in chosen if layer.node.op_type == "Conv"}
     if joined:
         ties |= _joined([node for node in nodes if node.op_type == "Concat"], ties)
     values = values_by_name(model.graph)
     return Placement(
-        activations=tuple(name for name in values if name in wanted),
+        activations=tuple(name for name in values if name in needed),
         layers=tuple(layer.name for layer in chosen),
         floats=frozenset(exclude),
-        reads=_float_reads([values[name] for name in values if name in wanted and name not in made], nodes),
+        reads=_float_reads([values[name] for name in values if name in needed and name not in made], nodes),
         ties=tuple(ties.items()),
         reduced=reduced,
         biases=True,
@@ -132,8 +132,8 @@ def _is_absorbed(value: ir.Value) -> bool:
 
 def _products(model: ir.Model, exclude: Collection[str], probabilities: bool) -> list[ir.Node]:
     """Products of two activations that no excluded name forbids."""
-    found = [node for node in model.graph if node.op_type == "MatMul" and len(_inputs([node])) == len(node.inputs)]
-    allowed = [node for node in found if probabilities or not any(map(is_probability, node.inputs))]
+    products = [node for node in model.graph if node.op_type == "MatMul" and len(_inputs([node])) == len(node.inputs)]
+    allowed = [node for node in products if probabilities or not any(map(is_probability, node.inputs))]
     return [node for node in allowed if node.name not in exclude]
 
 
@@ -141,7 +141,7 @@ def _passing(
     model: ir.Model, exclude: Collection[str], operators: Collection[str], in_bytes: Collection[str | None]
 ) -> list[ir.Node]:
     """Nodes that could work on bytes, since all that enters can be in bytes, in graph order."""
-    possible, found = set(in_bytes), []
+    possible, passing = set(in_bytes), []
     for node in model.graph:
         if node.op_type not in operators or node.domain not in ("", "ai.onnx") or node.name in exclude:
             continue
@@ -149,8 +149,8 @@ def _passing(
         complete = node.op_type not in ("Add", "Concat") or len(entering) == len(node.inputs)
         if complete and entering and all(value.name in possible for value in entering):
             possible.add(_last(node).name)
-            found.append(node)
-    return found
+            passing.append(node)
+    return passing
 
 
 def _inputs(nodes: Iterable[ir.Node]) -> list[ir.Value]:

@@ -148,7 +148,7 @@ class _Writer:
             elif name in self._values and name not in self._ranges:
                 name = self._values[name].metadata_props.get(SAME_AS, name)
         # A tie may lead to a value that says that it is the same as the first one: then any of them will do.
-        known = next((each for each in (name, *seen) if each in self._ranges), None)
+        known = next((alias for alias in (name, *seen) if alias in self._ranges), None)
         if known is not None:
             return affine(*self._ranges[known], signed=signed)
         raise InputError(f"no range is known for {value.name!r}: calibrate the graph that holds this value")

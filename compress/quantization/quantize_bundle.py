@@ -8,7 +8,7 @@ on all validation cases, because the task's were chosen on all.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -19,12 +19,16 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.bench.stats.pareto_front import front
-from medfm_compress.compress.quantization import companion_variants as companion
+from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
 from medfm_compress.compress.quantization.candidate import Candidate
-from medfm_compress.compress.quantization.candidate_search import CandidateTrial, Group, Limits, search_candidates
+from medfm_compress.compress.quantization.candidate_search import Group, search_candidates
+from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, Limits, opened, trials_of
+from medfm_compress.compress.quantization.companion_variants import CompanionBuilder
 from medfm_compress.compress.quantization.fidelity import ValidationSet, case_logits
+from medfm_compress.compress.quantization.final_choice import Attempts, choose_variants
+from medfm_compress.compress.quantization.final_timing import final_plan, time_in_fresh_processes
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.compress.quantization.targets import open_groups
 from medfm_compress.compress.quantization.thresholds import recalibrate_thresholds
@@ -32,7 +36,7 @@ from medfm_compress.data.study import Case, Study
 from medfm_compress.export.build import Export, make_variant, versions
 from medfm_compress.export.cases import check_labels, network_inputs, sample_cases
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, utc_date
-from medfm_compress.runtime.bundle.manifest import Manifest
+from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.golden_cases import golden_files, read_golden_inputs, run_goldens
@@ -107,8 +111,8 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     calibration_images: tuple[str, ...]
 
 
-class _Kept(NamedTuple):
-    """A kept trial and its logits on validation cases, in pieces."""
+class _Shipping(NamedTuple):
+    """A trial that ships, and its logits on validation cases, in pieces."""
 
     trial: CandidateTrial
     export: Export
@@ -145,19 +149,19 @@ def quantize_bundle(
     if len(cases) < MIN_CALIBRATION_CASES:
         raise StudyError(f"{len(cases)} training cases; calibration needs at least {MIN_CALIBRATION_CASES}")
     builder = _calibrated(onnx, study, cases, bundle, progress)
-    validation = _judges(bundle, study, options, progress)
-    tried: list[CandidateTrial | DoesNotApply] = []
-    for group in groups:
-        tried += _climbed(group, builder, validation, bundle.manifest.image_spec, options, progress)
-    steps = _steps(tried, options, len(cases))
+    validation = _validation_set(bundle, study, options, progress)
+    attempts = _attempted(groups, builder, validation, bundle.manifest.image_spec, options, progress)
+    steps = _steps(attempts, options, len(cases))
+    shipping = [trial for trial in trials_of(attempts) if trial.kept]
     if options.rechoose:
         progress("choosing thresholds of the new variants on validation cases")
-        steps += _recalibrate_thresholds(_trials(tried), validation, bundle)
-    manifest = _write(bundle, out_path, _trials(tried), steps)
+        shipping, lines = _recalibrated(shipping, validation, bundle)
+        steps += lines
+    manifest = _write(bundle, out_path, shipping, trials_of(attempts), steps)
     return Quantized(
         manifest=manifest,
-        candidates=_candidates(tried, groups),
-        applied=any(trial.kept and trial.name != "fp32" for trial in _trials(tried)),
+        candidates=_candidates(attempts),
+        applied=any(trial.name != "fp32" for trial in shipping),
         calibration_images=tuple(case.image for case in cases),
     )
 
@@ -181,22 +185,40 @@ def _calibrated(onnx: bytes, study: Study, cases: tuple[Case, ...], bundle: Bund
     return GraphBuilder(onnx, statistics, network_inputs(study, cases[:SAMPLE], spec))
 
 
-def _judges(bundle: Bundle, study: Study, options: QuantizeOptions, progress: Progress) -> ValidationSet:
+def _validation_set(bundle: Bundle, study: Study, options: QuantizeOptions, progress: Progress) -> ValidationSet:
     cases = sample_cases(study, "val", options.validation_samples, options.seed)
     progress(f"reading {len(cases)} validation cases")
     inputs = network_inputs(study, cases, bundle.manifest.image_spec)
     return ValidationSet(study=study, cases=cases, inputs=inputs, task=bundle.manifest.task)
 
 
-def _climbed(
-    group: Group,
+def _attempted(
+    groups: tuple[Group, ...],
     builder: GraphBuilder,
     validation: ValidationSet,
     spec: ImageSpec,
     options: QuantizeOptions,
     progress: Progress,
-) -> list[CandidateTrial | DoesNotApply]:
-    limits = Limits(
+) -> Attempts:
+    """Everything that was tried on every target, FP32 of each first, and what became of it."""
+    searches = [search_candidates(group, builder, validation, _limits(options), progress) for group in groups]
+    limits = _limits(options)
+    companions = CompanionBuilder(builder, validation, spec, limits, options.optimised, options.reduced_range)
+
+    def of_group(number: int, best: CandidateTrial, reference: CandidateTrial) -> Attempts:
+        return companions.companions(best, reference, groups[number])
+
+    def timer(trials: Sequence[CandidateTrial]) -> Sequence[Measurement]:
+        progress(f"timing {len(trials)} variants of all targets in turns, each in a fresh process")
+        plan = final_plan(trials, options.rounds, options.threads, options.time_budget_s)
+        return time_in_fresh_processes(trials, spec, validation.task, plan)
+
+    targets = choose_variants(searches, of_group, timer, limits)
+    return tuple(attempt for attempts in targets for attempt in _with_reference(attempts, keep=options.keep_fp32))
+
+
+def _limits(options: QuantizeOptions) -> Limits:
+    return Limits(
         error=options.error_limit,
         auroc_drop=options.auroc_limit,
         rounds=options.rounds,
@@ -204,92 +226,111 @@ def _climbed(
         deadline=time.monotonic() + options.time_budget_s,
         weight_bits=_WEIGHT_BITS[options.weights_only],
     )
-    tried = search_candidates(group, builder, validation, limits, progress)
-    kept = [trial for trial in _trials(tried) if trial.kept]
-    reference = group.reference
-    if kept and options.optimised:
-        tried += companion.optimised(kept[0], group, spec, validation, limits)
-    if kept and options.reduced_range:
-        tried += companion.reduced_range(kept[0], group, builder, validation, limits)
-    reference.kept, reference.is_fallback = options.keep_fp32 or not kept, bool(kept)
-    reference.reason = _reference_reason(kept, keep=options.keep_fp32)
-    return tried
 
 
-def _reference_reason(kept: list[CandidateTrial], *, keep: bool) -> str:
-    if not kept:
-        return "no candidate may replace it"
-    return "kept as fall-back" if keep else f"replaced by {kept[0].variant.precision}"
+def _with_reference(attempts: Attempts, *, keep: bool) -> Attempts:
+    """The attempts on one target with the outcome of FP32: it stays where nothing replaces it, or as a fall-back."""
+    reference, *others = trials_of(attempts)
+    winner = next((trial for trial in others if trial.kept and not trial.companion_of), None)
+    reason = "no candidate may replace it"
+    if winner is not None:
+        reason = "kept as fall-back" if keep else f"replaced by {winner.variant.precision}"
+    kept, is_fallback = keep or winner is None, winner is not None
+    outcome = msgspec.structs.replace(reference, kept=kept, is_fallback=is_fallback, reason=reason)
+    return (outcome, *attempts[1:])
 
 
-def _recalibrate_thresholds(trials: list[CandidateTrial], validation: ValidationSet, bundle: Bundle) -> list[str]:
-    """Decide every kept trial anew on all labelled validation cases; the lines for the provenance."""
+def _recalibrated(
+    trials: list[CandidateTrial], validation: ValidationSet, bundle: Bundle
+) -> tuple[list[CandidateTrial], list[str]]:
+    """Shipping trials with thresholds from all labelled validation cases, and the lines for the provenance."""
     task = bundle.manifest.task
     labelled = np.array([bool(case.target) for case in validation.cases])
-    kept = [
-        _Kept(trial, trial.export, [trial.logits[labelled]])
+    shipping = [
+        _Shipping(trial, trial.export, [trial.logits[labelled]])
         for trial in trials
-        if trial.kept and trial.export is not None and trial.logits is not None
+        if trial.export is not None and trial.logits is not None
     ]
-    cases = _complete(kept, validation, bundle)
-    lines = []
-    for trial, export, logits in kept if cases else ():
+    cases = _complete(shipping, validation, bundle)
+    recalibrated, lines = [], []
+    for trial, export, logits in shipping if cases else ():
         evaluation = tabulate(np.concatenate(logits), validation.study, cases, task, name=trial.variant.name)
         decided = recalibrate_thresholds(trial.variant, evaluation, task)
-        trial.variant, trial.export = decided.variant, msgspec.structs.replace(export, variant=decided.variant)
-        lines += [f"quantize: {trial.variant.name}: {line}" for line in decided.lines]
-    return lines
+        own_export = msgspec.structs.replace(export, variant=decided.variant)
+        recalibrated.append(msgspec.structs.replace(trial, variant=decided.variant, export=own_export))
+        lines += [f"quantize: {decided.variant.name}: {line}" for line in decided.lines]
+    return recalibrated or trials, lines
 
 
-def _complete(kept: list[_Kept], validation: ValidationSet, bundle: Bundle) -> tuple[Case, ...]:
+def _complete(shipping: list[_Shipping], validation: ValidationSet, bundle: Bundle) -> tuple[Case, ...]:
     """Append the logits of the labelled validation cases that did not judge; all the cases, in the logits' order."""
     judged = {case.image for case in validation.cases}
     rest = tuple(case for case in validation.study.split("val") if case.target and case.image not in judged)
-    for start in range(0, len(rest) if kept else 0, _CHUNK):
+    for start in range(0, len(rest) if shipping else 0, _CHUNK):
         inputs = network_inputs(validation.study, rest[start : start + _CHUNK], bundle.manifest.image_spec)
-        for each in kept:
-            each.logits.append(case_logits(each.export.session, inputs))
+        for variant in shipping:
+            variant.logits.append(case_logits(variant.export.session, inputs))
     return (*(case for case in validation.cases if case.target), *rest)
 
 
-def _write(bundle: Bundle, out_path: str | Path, trials: list[CandidateTrial], steps: list[str]) -> Manifest:
-    shipped = [(trial, trial.export) for trial in trials if trial.kept and trial.export is not None]
-    replaced = {trial.variant.name for trial in trials if trial.kept or trial.name == "fp32"}
-    untouched = [variant for variant in bundle.manifest.variants if variant.name not in replaced]
-    ordered = [export.variant for _, export in sorted(shipped, key=lambda pair: (pair[0].is_fallback, pair[0].p50_ms))]
+def _write(
+    bundle: Bundle,
+    out_path: str | Path,
+    shipping: Sequence[CandidateTrial],
+    trials: Sequence[CandidateTrial],
+    steps: list[str],
+) -> Manifest:
+    variants = _ordered(bundle, shipping, trials)
     files: dict[str, bytes] = {}
     inputs = read_golden_inputs(bundle)
-    for trial, export in shipped:
+    for trial in shipping:
         if trial.name != "fp32":
+            export = opened(trial)
             files |= export.files
             logits = {export.variant.name: run_goldens(export.session, inputs)}
             files |= golden_files(inputs, logits, bundle.manifest.image_spec)
     old = bundle.manifest.provenance
     provenance = msgspec.structs.replace(old, steps=(*old.steps, *steps), libraries=versions(), date=utc_date())
-    return rewrite_bundle(bundle, out_path, variants=(*ordered, *untouched), files=files, provenance=provenance)
+    return rewrite_bundle(bundle, out_path, variants=variants, files=files, provenance=provenance)
 
 
-def _steps(tried: list[CandidateTrial | DoesNotApply], options: QuantizeOptions, calibrated: int) -> list[str]:
+def _ordered(
+    bundle: Bundle, shipping: Sequence[CandidateTrial], trials: Sequence[CandidateTrial]
+) -> tuple[Variant, ...]:
+    """The new bundle's variants: fastest first, fall-backs behind, then those that were no target.
+
+    The order is that of one interleaved run; where nothing new ships there was none, and the source's order stays.
+    """
+    if all(trial.name == "fp32" for trial in shipping):
+        return bundle.manifest.variants
+    replaced = {trial.variant.name for trial in trials if trial.kept or trial.name == "fp32"}
+    untouched = [variant for variant in bundle.manifest.variants if variant.name not in replaced]
+    ordered = sorted(shipping, key=lambda trial: (trial.is_fallback, trial.p50_ms))
+    return (*(trial.variant for trial in ordered), *untouched)
+
+
+def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int) -> list[str]:
     lines = [f"quantize: calibrated on {calibrated} training cases, seed {options.seed}"]
-    for trial in _trials(tried):
+    for trial in trials_of(attempts):
         if trial.name != "fp32":
             outcome = "kept" if trial.kept else "refused"
             lines.append(f"quantize: {trial.variant.name} by {trial.name} {outcome}: {trial.reason}")
     return lines
 
 
-def _candidates(tried: list[CandidateTrial | DoesNotApply], groups: tuple[Group, ...]) -> tuple[Candidate, ...]:
+def _candidates(attempts: Attempts) -> tuple[Candidate, ...]:
     """Everything that was tried as values that outlive the sessions; the Pareto front is over all targets."""
-    ran = [trial for trial in _trials(tried) if trial.ran]
+    ran = [trial for trial in trials_of(attempts) if trial.ran]
     best = {id(ran[number]) for number in front([(trial.p50_ms, -trial.error) for trial in ran])}
-    found, backend = [], ""
-    for each in tried:
-        if isinstance(each, DoesNotApply):
-            found.append(Candidate(target=f"{backend}:cpu", variant="", method=each.candidate, reason=each.reason))
+    candidates, backend = [], ""
+    for attempt in attempts:
+        if isinstance(attempt, DoesNotApply):
+            target = f"{backend}:cpu"
+            candidates.append(Candidate(target=target, variant="", method=attempt.candidate, reason=attempt.reason))
             continue
-        backend = each.variant.backend
-        found.append(_candidate(each, pareto=id(each) in best))
-    return tuple(found)
+        backend = attempt.variant.backend
+        candidates.append(_candidate(attempt, pareto=id(attempt) in best))
+    return tuple(candidates)
 
 
 def _candidate(trial: CandidateTrial, *, pareto: bool) -> Candidate:
@@ -299,6 +340,7 @@ def _candidate(trial: CandidateTrial, *, pareto: bool) -> Candidate:
         method=trial.name,
         p50_ms=trial.p50_ms,
         speedup=trial.speedup,
+        speedup_interval=trial.speedup_interval,
         relative_logit_error=trial.error,
         auroc_drop=trial.auroc_drop,
         size_bytes=trial.size_bytes,
@@ -306,7 +348,3 @@ def _candidate(trial: CandidateTrial, *, pareto: bool) -> Candidate:
         kept=trial.kept,
         reason=trial.reason,
     )
-
-
-def _trials(tried: list[CandidateTrial | DoesNotApply]) -> list[CandidateTrial]:
-    return [each for each in tried if isinstance(each, CandidateTrial)]

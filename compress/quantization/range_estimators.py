@@ -54,20 +54,20 @@ def estimate_ranges(statistics: Statistics, estimator: str, *, symmetric: bool =
     if estimator not in ESTIMATORS:
         raise InputError(f"no range estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
     done: dict[int, Range] = {}  # views share one object
-    for one in statistics.values():
-        if id(one) not in done:
-            done[id(one)] = _usable(_ends(one, estimator, symmetric=symmetric), symmetric=symmetric)
-    return {name: done[id(one)] for name, one in statistics.items()}
+    for tensor in statistics.values():
+        if id(tensor) not in done:
+            done[id(tensor)] = _usable(_ends(tensor, estimator, symmetric=symmetric), symmetric=symmetric)
+    return {name: done[id(tensor)] for name, tensor in statistics.items()}
 
 
-def _ends(one: TensorStatistics, estimator: str, *, symmetric: bool) -> tuple[float, float]:
+def _ends(tensor: TensorStatistics, estimator: str, *, symmetric: bool) -> tuple[float, float]:
     if estimator == "mean-minmax":
-        return one.mean_low, one.mean_high
-    if estimator == "minmax" or one.counts is None:
-        return one.low, one.high
+        return tensor.mean_low, tensor.mean_high
+    if estimator == "minmax" or tensor.counts is None:
+        return tensor.low, tensor.high
     if estimator == "percentile":
-        return _percentiles(one.counts, one)
-    return _least_squares(one.counts, one, symmetric=symmetric)
+        return _percentiles(tensor.counts, tensor)
+    return _least_squares(tensor.counts, tensor, symmetric=symmetric)
 
 
 def _usable(ends: tuple[float, float], *, symmetric: bool) -> Range:
@@ -78,18 +78,18 @@ def _usable(ends: tuple[float, float], *, symmetric: bool) -> Range:
     return Range(low, high) if high - low > _SMALLEST_WIDTH else Range(-_HARMLESS if symmetric else 0.0, _HARMLESS)
 
 
-def _percentiles(counts: NDArray[np.int64], one: TensorStatistics) -> tuple[float, float]:
-    edges = np.linspace(-one.bound, one.bound, len(counts) + 1)
+def _percentiles(counts: NDArray[np.int64], tensor: TensorStatistics) -> tuple[float, float]:
+    edges = np.linspace(-tensor.bound, tensor.bound, len(counts) + 1)
     share = np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
     inside = np.concatenate([[True], counts > 0]) | np.concatenate([counts > 0, [True]])  # edges of filled bins
     low, high = np.interp([_TAIL, 1 - _TAIL], share[inside], edges[inside])
-    return max(float(low), one.low), min(float(high), one.high)
+    return max(float(low), tensor.low), min(float(high), tensor.high)
 
 
-def _least_squares(counts: NDArray[np.int64], one: TensorStatistics, *, symmetric: bool) -> tuple[float, float]:
-    low, high = min(one.low, 0.0), max(one.high, 0.0)
+def _least_squares(counts: NDArray[np.int64], tensor: TensorStatistics, *, symmetric: bool) -> tuple[float, float]:
+    low, high = min(tensor.low, 0.0), max(tensor.high, 0.0)
     fractions = np.arange(1, _CANDIDATES + 1) / _CANDIDATES
-    moments = _Moments(counts, one.bound)
+    moments = _Moments(counts, tensor.bound)
     if symmetric:
         ends = max(-low, high) * fractions
         errors = moments.error(-ends, ends, _STEPS[True])

@@ -62,34 +62,34 @@ def smooth(
     """
     if not 0 <= strength <= 1:
         raise InputError(f"SmoothQuant's strength is {strength}; it must be between 0 and 1")
-    new, found, smoothed = model.clone(), dict(statistics), list[str]()
+    new, updated, smoothed = model.clone(), dict(statistics), list[str]()
     for group in list(groups(new.graph)):
-        largest = _largest(group, found)
+        largest = _largest(group, updated)
         if largest is None:
             continue
         factors = _factors(largest, group, strength)
         rescale(group, factors)
-        _rescale_statistics(found, group, factors)
+        _rescale_statistics(updated, group, factors)
         smoothed += [layer.name for layer in group.layers]
     finish(new)
     if inputs is not None and smoothed:
-        found = _with_histograms(found, calibrate(_serialised(new), [inputs]))
-    return Smoothed(new, found, tuple(smoothed))
+        updated = _with_histograms(updated, calibrate(_serialised(new), [inputs]))
+    return Smoothed(new, updated, tuple(smoothed))
 
 
 def _with_histograms(statistics: Statistics, measured: Statistics) -> dict[str, TensorStatistics]:
     """``statistics`` with what is missing in them taken from a few cases; the extremes over all cases stay."""
     return {
         name: replace(
-            one,
+            tensor,
             mean_low=measured[name].mean_low,
             mean_high=measured[name].mean_high,
             counts=measured[name].counts,
             bound=measured[name].bound,
         )
-        if one.counts is None and name in measured and measured[name].counts is not None
-        else one
-        for name, one in statistics.items()
+        if tensor.counts is None and name in measured and measured[name].counts is not None
+        else tensor
+        for name, tensor in statistics.items()
     }
 
 
@@ -104,11 +104,11 @@ def _largest(group: Group, statistics: Statistics) -> NDArray[np.float64] | None
     """max|X_j| over every place where a layer of ``group`` reads it; None where that was not measured."""
     largest = []
     for layer in group.layers:
-        one = statistics.get(layer.input.name or "")
-        if one is None or one.channel_low is None or one.channel_high is None:
+        tensor = statistics.get(layer.input.name or "")
+        if tensor is None or tensor.channel_low is None or tensor.channel_high is None:
             return None
-        largest.append(np.maximum(-one.channel_low, one.channel_high).astype(np.float64))
-    return np.max(largest, axis=0) if all(each.size == group.channels for each in largest) else None
+        largest.append(np.maximum(-tensor.channel_low, tensor.channel_high).astype(np.float64))
+    return np.max(largest, axis=0) if all(channels.size == group.channels for channels in largest) else None
 
 
 def _factors(largest: NDArray[np.float64], group: Group, strength: float) -> NDArray[np.float64]:
@@ -123,20 +123,20 @@ def _alive(maxima: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _rescale_statistics(statistics: dict[str, TensorStatistics], group: Group, factors: NDArray[np.float64]) -> None:
     for name in [value.name or "" for value in group.values]:
-        one = statistics.pop(name, None)
-        if one is not None and one.channel_low is not None:
-            statistics[name] = _divided(one, factors)
+        tensor = statistics.pop(name, None)
+        if tensor is not None and tensor.channel_low is not None:
+            statistics[name] = _divided(tensor, factors)
 
 
-def _divided(one: TensorStatistics, factors: NDArray[np.float64]) -> TensorStatistics:
+def _divided(tensor: TensorStatistics, factors: NDArray[np.float64]) -> TensorStatistics:
     low, high, mean = (
         None if values is None else (values / factors).astype(np.float32)
-        for values in (one.channel_low, one.channel_high, one.channel_mean)
+        for values in (tensor.channel_low, tensor.channel_high, tensor.channel_mean)
     )
     assert low is not None and high is not None  # noqa: S101 - kept together with the mean
     ends = float(low.min()), float(high.max())
     return replace(
-        one,
+        tensor,
         **dict(zip(("low", "high", "mean_low", "mean_high"), (*ends, *ends), strict=True)),
         counts=None,
         channel_low=low,

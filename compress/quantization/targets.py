@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+import msgspec
+
 from medfm_compress.bench.types.target import Target
 from medfm_compress.compress.quantization.build_candidate import portable, serialise
-from medfm_compress.compress.quantization.candidate_search import CandidateTrial, Group
+from medfm_compress.compress.quantization.candidate_search import Group
+from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial
 from medfm_compress.compress.quantization.methods import DoesNotApply, Method, Rest
 from medfm_compress.export.build import REDUCED, make_variant, open_export
 from medfm_compress.export.passes.pipeline import for_onnxruntime
@@ -30,13 +33,13 @@ def open_groups(bundle: Bundle, targets: tuple[str, ...], threads: int) -> tuple
     """
     variants = [v for v in bundle.manifest.variants if v.precision == "fp32" and v.device == "cpu"]
     known = tuple(dict.fromkeys(v.backend for v in variants))
-    wanted = tuple(dict.fromkeys(_backend(target) for target in targets))
-    missing = [backend for backend in wanted if backend not in known]
+    requested = tuple(dict.fromkeys(_backend(target) for target in targets))
+    missing = [backend for backend in requested if backend not in known]
     if missing:
         raise InputError(f"{bundle.path.name} has no FP32 variant for {missing[0]}; it has {', '.join(known)}")
-    chosen = [v for v in variants if v.backend in (wanted or known) and is_available(v.backend).ok]
+    chosen = [v for v in variants if v.backend in (requested or known) and is_available(v.backend).ok]
     if not chosen:
-        raise InputError(f"none of {', '.join(wanted or known)} can run here; install one of them")
+        raise InputError(f"none of {', '.join(requested or known)} can run here; install one of them")
     return tuple(make_group(variant, tuple(map(bundle.read, variant.files)), threads) for variant in chosen)
 
 
@@ -72,9 +75,7 @@ def make_group(variant: Variant, contents: tuple[bytes, ...], threads: int) -> G
     return Group(reference=reference, floats=floats, rests=rests, variant=int8)
 
 
-def _float(
-    backend: Backend, precision: Precision, contents: tuple[bytes, ...], threads: int
-) -> CandidateTrial | DoesNotApply:
+def _float(backend: Backend, precision: Precision, contents: tuple[bytes, ...], threads: int) -> Attempt:
     """The same files in another inference precision."""
     variant = make_variant(backend, precision)
     missing = missing_flags(variant.instruction_set, read_cpu())
@@ -83,7 +84,7 @@ def _float(
     return _opened(precision, variant, contents, threads)
 
 
-def _fused(onnx: bytes, threads: int) -> CandidateTrial | DoesNotApply:
+def _fused(onnx: bytes, threads: int) -> Attempt:
     """FP32 with the operators that ONNX Runtime runs fastest, e.g. one for a whole attention."""
     fused, passes = for_onnxruntime(read_graph(portable(onnx)), quantized=False)
     if not passes:
@@ -94,7 +95,6 @@ def _fused(onnx: bytes, threads: int) -> CandidateTrial | DoesNotApply:
 def _opened(name: str, variant: Variant, contents: tuple[bytes, ...], threads: int) -> CandidateTrial:
     trial = CandidateTrial(name=name, variant=variant, size_bytes=sum(map(len, contents)))
     try:
-        trial.export = open_export(variant, contents, threads)
+        return msgspec.structs.replace(trial, export=open_export(variant, contents, threads))
     except BundleRefused as exc:
-        trial.reason = f"cannot be run: {exc}"
-    return trial
+        return msgspec.structs.replace(trial, reason=f"cannot be run: {exc}")

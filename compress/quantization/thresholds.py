@@ -43,8 +43,8 @@ def recalibrate_thresholds(variant: Variant, evaluation: Evaluation, task: Task)
     if few:
         calibrated, lines = task, [f"temperature stays {task.temperature:g}: a threshold that stays was chosen at it"]
     else:
-        found = calibrate(evaluation, task)
-        calibrated, lines = found.task, [found.line]
+        calibrated_task = calibrate(evaluation, task)
+        calibrated, lines = calibrated_task.task, [calibrated_task.line]
     scored = rescore(evaluation, calibrated)
     points = []
     for point in task.operating_points:

@@ -177,8 +177,8 @@ def take_place(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """The value of an attribute, or ``default``."""
-    found = node.attributes.get(name)
-    return default if found is None else found.value
+    value = node.attributes.get(name)
+    return default if value is None else value.value
 
 
 def _bias(layer: Layer, node: ir.Node, slot: int) -> Bias | None:

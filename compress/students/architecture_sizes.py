@@ -71,14 +71,14 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     def arguments(self) -> dict[str, Any]:
         """As keyword arguments of ``timm.create_model``, fit for JSON."""
         widths, depths, heads = ([stage[i] for stage in self.stages] for i in range(3))
-        one = self.form == "one"
-        found: dict[str, Any] = {
+        single = self.form == "one"
+        arguments: dict[str, Any] = {
             self.names[0]: widths if self.form == "each" else widths[0],
-            self.names[1]: depths[0] if one else depths,
+            self.names[1]: depths[0] if single else depths,
         }
         if self.names[2]:
-            found[self.names[2]] = heads[0] if one else heads
-        return found | ({_STEM: self.stem} if self.stem else {})
+            arguments[self.names[2]] = heads[0] if single else heads
+        return arguments | ({_STEM: self.stem} if self.stem else {})
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {_describe(value)}" for name, value in self.arguments().items())
@@ -178,7 +178,9 @@ def _stage(width: int, blocks: Any) -> Stage:
 def _parameters(kind: type) -> frozenset[str]:
     """Names of the constructor's arguments, those of its timm bases among them."""
     constructors = [vars(base).get("__init__") for base in kind.__mro__ if base.__module__.startswith("timm.")]
-    return frozenset(name for each in constructors if each for name in inspect.signature(each).parameters)
+    return frozenset(
+        name for constructor in constructors if constructor for name in inspect.signature(constructor).parameters
+    )
 
 
 def _describe(value: Any) -> str:

@@ -82,11 +82,11 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     candidates: tuple[Candidate, ...]
 
     def __str__(self) -> str:
-        one = next(each for each in self.candidates if each.name == self.name)
-        timed = sum(each.p50_ms is not None for each in self.candidates)
+        chosen = next(candidate for candidate in self.candidates if candidate.name == self.name)
+        timed = sum(candidate.p50_ms is not None for candidate in self.candidates)
         return (
-            f"student {one.name} chosen of {timed} that were timed: {one.macs / 1e6:.0f} M MACs, "
-            f"{one.p50_ms:.3g} ms for one image on {self.target}, budget {self.budget_ms:g} ms"
+            f"student {chosen.name} chosen of {timed} that were timed: {chosen.macs / 1e6:.0f} M MACs, "
+            f"{chosen.p50_ms:.3g} ms for one image on {self.target}, budget {self.budget_ms:g} ms"
         )
 
 
@@ -138,12 +138,12 @@ def choose(rows: tuple[NetworkLatency, ...], goal: LatencyGoal) -> Choice:
     if not known:
         first = rows[0].reason if rows else "the shortlist is empty"
         raise InputError(f"no network of the shortlist could be measured on {goal.target}: {first}")
-    fitting = [row for row in known if row.measurement is not None and row.least_ms <= goal.budget_ms]
+    fitting = [row for row in known if row.measurement is not None and row.median_ms <= goal.budget_ms]
     if not fitting:
-        fastest = min(known, key=lambda row: row.least_ms)
+        fastest = min(known, key=lambda row: row.median_ms)
         raise InputError(
             f"no network of the shortlist takes {goal.budget_ms:g} ms or less on {goal.target}: the fastest, "
-            f"{fastest.name}, takes {'' if fastest.measurement else 'at least '}{fastest.least_ms:.3g} ms; raise "
+            f"{fastest.name}, takes {'' if fastest.measurement else 'about '}{fastest.median_ms:.3g} ms; raise "
             "--budget, lower --image-size, or name a --student"
         )
     chosen = max(fitting, key=lambda row: row.macs)
@@ -153,12 +153,12 @@ def choose(rows: tuple[NetworkLatency, ...], goal: LatencyGoal) -> Choice:
 
 def _candidate(row: NetworkLatency, goal: LatencyGoal, chosen: str) -> Candidate:
     timed = row.measurement
-    fits = timed is not None and row.least_ms <= goal.budget_ms
+    fits = timed is not None and row.median_ms <= goal.budget_ms
     reason = row.reason
     if fits:
         reason = "chosen: the most MACs within the budget" if row.name == chosen else "fits, and so does a larger one"
     elif not reason:
-        reason = "above the budget" if timed else f"took {row.look_ms:.3g} ms at best, over twice the budget"
+        reason = "above the budget" if timed else f"took about {row.estimate_ms:.3g} ms, over twice the budget"
     return Candidate(
         name=row.name,
         macs=row.macs,

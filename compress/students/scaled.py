@@ -44,16 +44,16 @@ def parse_scale(text: str) -> Scale:
     Raises:
         InputError: another form, or a factor outside (0, 1].
     """
-    found: dict[str, float] = {}
+    factors: dict[str, float] = {}
     for part in text.removeprefix(PREFIX).split(","):
         name, _, value = part.strip().partition("=")
-        if name not in ("width", "depth") or name in found:
+        if name not in ("width", "depth") or name in factors:
             raise InputError(f"student is {text!r}; {_FORM}")
         try:
-            found[name] = float(value)
+            factors[name] = float(value)
         except ValueError:
             raise InputError(f"{name} of a scaled student is {value!r}; {_FORM}") from None
-    return Scale(**found)
+    return Scale(**factors)
 
 
 def scale_model(teacher: Model, scale: Scale, task: Task, spec: ImageSpec) -> Model:

@@ -1,4 +1,4 @@
-"""Ask a teacher once, on every view of every case, and keep what it says."""
+"""Run a teacher once on every view of every case, and keep its outputs."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from medfm_compress.compress.training.job import Images, gather
 from medfm_compress.runtime.progress import Progress
 
 _BATCH = 32
-_TELL_EVERY_S = 20.0
+_REPORT_EVERY_S = 20.0
 
 
 class OutputRequest(NamedTuple):
-    """What a teacher is asked.
+    """What is collected.
 
     Attributes:
         images: ``[n, c, h, w]`` float32 in [0, 1], prepared by the teacher's spec.
         groups: the cases that they are, in the same order.
         plan: the views.
-        wanted: features of the teacher to keep beside its logits.
+        features: of the teacher to keep beside its logits.
         precision: ``auto``, ``fp32``, ``bf16`` or ``int8``, see `fastest_engine`.
     """
 
     images: Images
     groups: Groups
     plan: ViewPlan
-    wanted: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     precision: str = "auto"
 
 
 def collect_outputs(teacher: Teacher, request: OutputRequest, folder: Path, progress: Progress) -> OutputCache:
-    """The teacher's answers on all views; what an earlier call has already asked is read from ``folder``.
+    """The teacher's outputs on all views; what an earlier call collected is read from ``folder``.
 
     Several processes share the shards.
 
     Args:
-        teacher: is asked at most once for each case and view, in the fastest engine that stays faithful.
-        request: what it is asked.
+        teacher: runs at most once on each case and view, in the fastest engine that stays faithful.
+        request: what is collected.
         folder: of the store.
         progress: told how far it is.
 
@@ -62,7 +62,9 @@ def collect_outputs(teacher: Teacher, request: OutputRequest, folder: Path, prog
     if store is not None and not store.missing():
         wait()
         return store
-    fast = fastest_engine(teacher, request.images, request.wanted, request.precision, len(request.plan.seeds), progress)
+    fast = fastest_engine(
+        teacher, request.images, request.features, request.precision, len(request.plan.seeds), progress
+    )
     header = msgspec.structs.replace(header, engine=fast.engine)
     if rank() == 0:
         OutputCache.begin(folder, header)
@@ -80,7 +82,7 @@ def collect_outputs(teacher: Teacher, request: OutputRequest, folder: Path, prog
 
 def _header(teacher: Teacher, request: OutputRequest) -> Header:
     images = request.images
-    first = teacher.answer(torch.from_numpy(gather(images, np.arange(min(2, len(images))))), request.wanted)
+    first = teacher.answer(torch.from_numpy(gather(images, np.arange(min(2, len(images))))), request.features)
     return Header(
         teacher=teacher.card,
         engine=teacher.engine,
@@ -108,7 +110,7 @@ class _Collector:
 
     def _batch(self, index: Tensor, view: View) -> TeacherOutputs:
         images = torch.from_numpy(gather(self.request.images, index.numpy()))
-        return self.teacher.answer(apply_view(images, view, index), self.request.wanted)
+        return self.teacher.answer(apply_view(images, view, index), self.request.features)
 
     def _drawn(self, number: int) -> View:
         if self._view is None or self._view_number != number:
@@ -117,13 +119,13 @@ class _Collector:
         return self._view
 
 
-def _fill(asker: _Collector, missing: list[tuple[int, int]], progress: Progress) -> None:
-    started = told_at = time.monotonic()
+def _fill(collector: _Collector, missing: list[tuple[int, int]], progress: Progress) -> None:
+    started = reported_at = time.monotonic()
     for number, (view, shard) in enumerate(missing):
-        asker.store.write(view, shard, asker.shard(view, shard))
+        collector.store.write(view, shard, collector.shard(view, shard))
         now = time.monotonic()
-        if now - told_at > _TELL_EVERY_S or number + 1 == len(missing):
-            told_at = now
+        if now - reported_at > _REPORT_EVERY_S or number + 1 == len(missing):
+            reported_at = now
             left = (now - started) / (number + 1) * (len(missing) - number - 1)
-            size = f"{asker.store.bytes_per_case:.0f} bytes a case"
+            size = f"{collector.store.bytes_per_case:.0f} bytes a case"
             progress(f"teacher: {number + 1} of {len(missing)} shards of answers ({size}), {left:.0f} s left")

@@ -1,14 +1,13 @@
-"""The fastest way on this machine to ask a teacher that is a PyTorch module, as long as it stays faithful.
+"""The fastest engine on this machine for a teacher that is a PyTorch module, as long as it stays faithful.
 
 On a CPU the candidates are OpenVINO in bf16, where the CPU multiplies it, then OpenVINO in fp32, then PyTorch; on a GPU
 PyTorch in bf16. Each is compared with PyTorch in fp32 on some of the very images: the first whose relative logit error
-(see `goldens`) stays below a limit, and that is not slower, is taken. ``int8`` must be asked for by name: its error is
-several times that of bf16, and a student inherits it.
+(see `golden_cases`) stays below a limit, and that is not slower, is taken. ``int8`` must be requested by name: its
+error is several times that of bf16, and a student inherits it.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medfm_compress.bench.measure.stopwatch import Effort, interleaved_p50_ms
 from medfm_compress.compress.teacher_outputs.onnx_graph import BATCH, export_graph, quantized_graph
 from medfm_compress.compress.teacher_outputs.openvino_teacher import OpenVinoTeacher
 from medfm_compress.compress.teachers.ensemble import EnsembleTeacher
@@ -37,35 +37,33 @@ PRECISIONS = ("auto", "fp32", "bf16", "int8")
 LIMITS: Mapping[str, float] = MappingProxyType({"fp32": 0.01, "bf16": 0.01, "int8": 0.05})
 """Largest relative logit error by precision."""
 WORTH = 512
-"""Answers from which on converting a network takes less time than it saves."""
+"""Outputs from which on converting a network takes less time than it saves."""
 _PROBES = 2 * BATCH
 _CALIBRATION = 8 * BATCH
 _SLOWER = 1.1  # as slow as PyTorch, within what a shared machine adds
-_ROUNDS = 3
+_EFFORT = Effort(least_rounds=3, most_rounds=10, seconds=1.0)  # of a batch, in turns with PyTorch
 
 
 class Probe(NamedTuple):
-    """Images to compare on, and what PyTorch says of them in fp32.
+    """Images to compare on, and the outputs of PyTorch in fp32 on them.
 
     Attributes:
         images: ``[n, c, h, w]`` float32 in [0, 1].
-        wanted: features that will be asked for.
+        features: names of those that will be collected.
         reference: the teacher in PyTorch fp32.
-        answers: its.
-        seconds: that it takes for `BATCH` images.
+        outputs: its logits and features on ``images``.
     """
 
     images: Tensor
-    wanted: tuple[str, ...]
+    features: tuple[str, ...]
     reference: ModuleTeacher
-    answers: TeacherOutputs
-    seconds: float
+    outputs: TeacherOutputs
 
 
 def fastest_engine(
     teacher: Teacher,
     images: Images,
-    wanted: tuple[str, ...],
+    features: tuple[str, ...],
     precision: str,
     views: int,
     progress: Progress,
@@ -73,11 +71,11 @@ def fastest_engine(
     """The same teacher in the fastest engine and precision that stay faithful here.
 
     Args:
-        teacher: one that is no PyTorch module comes back as it is; of several each is hastened.
-        images: ``[n, c, h, w]`` float32 in [0, 1], which it will be asked about; some of them are probed.
-        wanted: features that it will be asked for.
+        teacher: one that is no PyTorch module comes back as it is; of an ensemble each member is replaced.
+        images: ``[n, c, h, w]`` float32 in [0, 1], that outputs will be collected on; some of them are compared.
+        features: names of those that will be collected.
         precision: ``auto``, ``fp32`` (PyTorch), ``bf16`` or ``int8``; what fails falls back to PyTorch in fp32.
-        views: how often it will be asked about each image.
+        views: of each image that outputs will be collected on.
         progress: told what is used, how fast and how faithful it is, and why not something else.
 
     Raises:
@@ -88,32 +86,32 @@ def fastest_engine(
         raise InputError(f"teacher_precision is {precision!r}; it must be {', '.join(PRECISIONS)}")
     if isinstance(teacher, EnsembleTeacher):
         return EnsembleTeacher(
-            [fastest_engine(each, images, (), precision, views, progress) for each in teacher.teachers]
+            [fastest_engine(member, images, (), precision, views, progress) for member in teacher.teachers]
         )
     if not isinstance(teacher, ModuleTeacher):
         return teacher
     reference = in_pytorch(teacher, "fp32")
     worth = len(images) * views >= WORTH
-    makers = _candidates(teacher, precision, worth=worth) if precision != "fp32" else {}
-    workshop = _Workshop(teacher, wanted, partial(_spread, images, _CALIBRATION))
+    openers = _candidates(teacher, precision, worth=worth) if precision != "fp32" else {}
+    builder = _EngineBuilder(teacher, features, partial(_spread, images, _CALIBRATION))
     if is_first():
-        name, fastest = _fastest(makers, workshop, partial(_probe, reference, images, wanted), progress)
+        name, fastest = _fastest(openers, builder, partial(_probe, reference, images, features), progress)
         agree(name)
         if fastest is None:
             progress(f"teacher: {reference.engine}")
         return fastest or reference
     name = agree("")  # what the first process chose: every shard comes from one engine
-    return makers[name](workshop) if name else reference
+    return openers[name](builder) if name else reference
 
 
 def _fastest(
-    makers: Mapping[str, _Maker], workshop: _Workshop, make_probe: Callable[[], Probe], progress: Progress
+    openers: Mapping[str, _Opener], builder: _EngineBuilder, make_probe: Callable[[], Probe], progress: Progress
 ) -> tuple[str, Teacher | None]:
     """The first candidate that may stand in, with its name; an empty one and None where there is none."""
-    probes: list[Probe] = []  # asked for at most once, and not at all without candidates
-    for name, make in makers.items():
+    probes: list[Probe] = []  # made at most once, and not at all without candidates
+    for name, make in openers.items():
         probes = probes or [make_probe()]
-        outcome = _tried(partial(make, workshop), probes[0])
+        outcome = _check_faithful(partial(make, builder), probes[0])
         if isinstance(outcome, Faithful):
             progress(f"teacher: {outcome}")
             return name, outcome.teacher
@@ -141,48 +139,48 @@ class Faithful(NamedTuple):
         )
 
 
-class _Workshop:
+class _EngineBuilder:
     """Makes the candidates; the network is exported once for all of them, when the first one needs it."""
 
-    def __init__(self, teacher: ModuleTeacher, wanted: tuple[str, ...], calibration: Callable[[], Tensor]) -> None:
-        self.teacher, self.wanted, self._calibration = teacher, wanted, calibration
+    def __init__(self, teacher: ModuleTeacher, features: tuple[str, ...], calibration: Callable[[], Tensor]) -> None:
+        self.teacher, self.features, self._calibration = teacher, features, calibration
 
     @cached_property
     def graph(self) -> bytes:
-        return export_graph(self.teacher.model, self.wanted)
+        return export_graph(self.teacher.model, self.features)
 
     def openvino(self, precision: str) -> OpenVinoTeacher:
-        return OpenVinoTeacher(self.teacher, [self.graph], self.wanted, precision)
+        return OpenVinoTeacher(self.teacher, [self.graph], self.features, precision)
 
     def openvino_int8(self, rest: str) -> OpenVinoTeacher:
         spec = self.teacher.model.spec
         mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (spec.mean, spec.std))
         files = quantized_graph(self.graph, ((self._calibration() - mean) / std).numpy())
-        return OpenVinoTeacher(self.teacher, files, self.wanted, rest)
+        return OpenVinoTeacher(self.teacher, files, self.features, rest)
 
     def pytorch(self, precision: str) -> ModuleTeacher:
         return in_pytorch(self.teacher, precision)
 
 
-_Maker = Callable[[_Workshop], Teacher]
+_Opener = Callable[[_EngineBuilder], Teacher]
 
 
-def _candidates(teacher: ModuleTeacher, precision: str, *, worth: bool) -> dict[str, _Maker]:
+def _candidates(teacher: ModuleTeacher, precision: str, *, worth: bool) -> dict[str, _Opener]:
     """Engines to try by name, the fastest first."""
-    makers: dict[str, _Maker] = {}
+    openers: dict[str, _Opener] = {}
     cpu = read_cpu()
     has_bf16 = not missing_flags(BF16, cpu)
     if teacher.device == "cpu" and worth:
         if precision == "int8" and not missing_flags(U8S8, cpu):
             rest = "int8-bf16" if has_bf16 else "int8"
-            makers["openvino int8"] = lambda workshop: workshop.openvino_int8(rest)
+            openers["openvino int8"] = lambda builder: builder.openvino_int8(rest)
         if has_bf16:
-            makers["openvino bf16"] = lambda workshop: workshop.openvino("bf16")
+            openers["openvino bf16"] = lambda builder: builder.openvino("bf16")
         if precision == "auto":
-            makers["openvino fp32"] = lambda workshop: workshop.openvino("fp32")
+            openers["openvino fp32"] = lambda builder: builder.openvino("fp32")
     if precision == "bf16" or best_precision("auto", teacher.device) == "bf16":
-        makers["pytorch bf16"] = lambda workshop: workshop.pytorch("bf16")
-    return makers
+        openers["pytorch bf16"] = lambda builder: builder.pytorch("bf16")
+    return openers
 
 
 def in_pytorch(teacher: ModuleTeacher, precision: str) -> ModuleTeacher:
@@ -190,51 +188,42 @@ def in_pytorch(teacher: ModuleTeacher, precision: str) -> ModuleTeacher:
     return teacher if teacher.precision == precision else ModuleTeacher(teacher.model, teacher.device, precision)
 
 
-def _probe(reference: ModuleTeacher, images: Images, wanted: tuple[str, ...]) -> Probe:
+def _probe(reference: ModuleTeacher, images: Images, features: tuple[str, ...]) -> Probe:
     chosen = _spread(images, _PROBES)
-    answers = TeacherOutputs(*_asked(reference, chosen, wanted))
-    return Probe(chosen, wanted, reference, answers, _seconds(reference, chosen[:BATCH], wanted))
+    return Probe(chosen, features, reference, TeacherOutputs(*_outputs(reference, chosen, features)))
 
 
-def _tried(make: Callable[[], Teacher], probe: Probe) -> Faithful | str:
+def _check_faithful(make: Callable[[], Teacher], probe: Probe) -> Faithful | str:
     """The candidate, or why not."""
     try:
         teacher = make()
-        logits, features = _asked(teacher, probe.images, probe.wanted)
+        logits, features = _outputs(teacher, probe.images, probe.features)
     except MedfmError as exc:
         return str(exc)
     task = teacher.card.task
-    error = relative_logit_error(logits.numpy(), probe.answers.logits.numpy(), task)
+    error = relative_logit_error(logits.numpy(), probe.outputs.logits.numpy(), task)
     limit = LIMITS[_kind(teacher.engine)]
     if not error <= limit:
         return f"relative logit error {error:.2g} on {len(probe.images)} images, allowed is {limit:g}"
     for name, values in features.items():
         if not torch.isfinite(values).all():
             return f"feature {name!r} is not finite"
-    seconds = _seconds(teacher, probe.images[:BATCH], probe.wanted)
-    if seconds > probe.seconds * _SLOWER:
-        return f"{seconds / probe.seconds:.1f} times the time of {probe.reference.engine}"
-    return Faithful(teacher, error, probe.seconds / seconds)
+    batch = probe.images[:BATCH]
+    calls = [partial(candidate.answer, batch, probe.features) for candidate in (probe.reference, teacher)]
+    reference_ms, candidate_ms = interleaved_p50_ms(calls, _EFFORT)
+    if candidate_ms > reference_ms * _SLOWER:
+        return f"{candidate_ms / reference_ms:.1f} times the time of {probe.reference.engine}"
+    return Faithful(teacher, error, reference_ms / candidate_ms)
 
 
 def _kind(engine: str) -> str:
     return engine.rsplit(maxsplit=1)[-1].partition("-")[0]
 
 
-def _asked(teacher: Teacher, images: Tensor, wanted: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-    parts = [teacher.answer(part, wanted) for part in torch.split(images, BATCH)]
-    features = {name: torch.cat([part.features[name] for part in parts]) for name in wanted}
+def _outputs(teacher: Teacher, images: Tensor, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    parts = [teacher.answer(part, names) for part in torch.split(images, BATCH)]
+    features = {name: torch.cat([part.features[name] for part in parts]) for name in names}
     return torch.cat([part.logits for part in parts]), features
-
-
-def _seconds(teacher: Teacher, images: Tensor, wanted: tuple[str, ...]) -> float:
-    """Of one batch, warm; the best of some, because other work on the machine only ever adds."""
-    times = []
-    for _ in range(_ROUNDS):
-        start = time.perf_counter()
-        teacher.answer(images, wanted)
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def _spread(images: Images, most: int) -> Tensor:

@@ -28,31 +28,31 @@ LOGITS = "logits"
 class _Listed(nn.Module):
     """Outputs in a row instead of by name, as an exporter wants them."""
 
-    def __init__(self, network: nn.Module, wanted: tuple[str, ...]) -> None:
+    def __init__(self, network: nn.Module, features: tuple[str, ...]) -> None:
         super().__init__()
-        self.tapped = Tapped(network, wanted)
+        self.tapped = Tapped(network, features)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         outputs = self.tapped(images)
-        return (outputs.logits, *(outputs.features[name] for name in self.tapped.wanted))
+        return (outputs.logits, *(outputs.features[name] for name in self.tapped.requested))
 
 
-def export_graph(model: Model, wanted: tuple[str, ...]) -> bytes:
-    """Serialized ONNX: ``image`` ``[BATCH, c, h, w]`` normalised → ``logits`` and ``wanted`` features, float32.
+def export_graph(model: Model, features: tuple[str, ...]) -> bytes:
+    """Serialized ONNX: ``image`` ``[BATCH, c, h, w]`` normalised → ``logits`` and the named ``features``, float32.
 
     The module itself is left as it is: a float32 CPU copy in eval mode is traced.
 
     Raises:
         ModelError: the network cannot be traced, or is too large for one file.
     """
-    listed = nn.Module.eval(_Listed(copy.deepcopy(model.module).float().cpu(), wanted))
+    listed = nn.Module.eval(_Listed(copy.deepcopy(model.module).float().cpu(), features))
     try:
         with quiet_exporter(), torch.no_grad():
-            traced = _traced(listed, torch.zeros(BATCH, *model.spec.shape[1:]), [LOGITS, *wanted])
+            traced = _traced(listed, torch.zeros(BATCH, *model.spec.shape[1:]), [LOGITS, *features])
             return _simplified(traced)
     except Exception as exc:  # exporters raise anything; PyTorch still runs what they cannot trace
-        said = " ".join(str(exc).split())[:200] or type(exc).__name__
-        raise ModelError(f"{model.name} cannot be exported to ONNX: {said}") from exc
+        cause = " ".join(str(exc).split())[:200] or type(exc).__name__
+        raise ModelError(f"{model.name} cannot be exported to ONNX: {cause}") from exc
 
 
 def quantized_graph(onnx: bytes, inputs: NDArray[np.float32]) -> tuple[bytes, ...]:

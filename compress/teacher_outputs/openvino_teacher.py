@@ -18,8 +18,10 @@ from medfm_compress.runtime.sessions import openvino
 class OpenVinoTeacher:
     """Answers as the module does, but for rounding, `BATCH` images at a time."""
 
-    def __init__(self, origin: ModuleTeacher, files: Sequence[bytes], wanted: tuple[str, ...], precision: str) -> None:
-        """Open the graph of ``origin`` that was exported with ``wanted`` features.
+    def __init__(
+        self, origin: ModuleTeacher, files: Sequence[bytes], features: tuple[str, ...], precision: str
+    ) -> None:
+        """Open the graph of ``origin`` that was exported with these ``features``.
 
         Raises:
             MissingDependency: OpenVINO is not installed.
@@ -27,22 +29,24 @@ class OpenVinoTeacher:
         """
         self.card = origin.card
         self.engine = f"openvino {precision}"
-        self.wanted = wanted
+        self.features = features
         threads = max(1, min(torch.get_num_threads(), usable_cores()))
         self._session = openvino.from_bytes(files, threads, precision)
         self._mean = torch.tensor(origin.model.spec.mean).reshape(1, -1, 1, 1)
         self._std = torch.tensor(origin.model.spec.std).reshape(1, -1, 1, 1)
 
-    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
+    def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`."""
-        unknown = sorted(set(wanted) - set(self.wanted))
+        unknown = sorted(set(features) - set(self.features))
         if unknown:
-            given = ", ".join(self.wanted) or "no features"
-            raise InputError(f"feature {unknown[0]!r} was not asked for when {self.card.name} was opened, only {given}")
+            available = ", ".join(self.features) or "no features"
+            raise InputError(
+                f"feature {unknown[0]!r} was not asked for when {self.card.name} was opened, only {available}"
+            )
         parts = [self._run(part) for part in torch.split(images, BATCH)]
-        found = {name: torch.cat([part[name] for part in parts]) for name in (LOGITS, *wanted)}
-        logits = finite(found.pop(LOGITS), self.card.name)
-        return TeacherOutputs(logits, found)
+        outputs = {name: torch.cat([part[name] for part in parts]) for name in (LOGITS, *features)}
+        logits = finite(outputs.pop(LOGITS), self.card.name)
+        return TeacherOutputs(logits, outputs)
 
     def _run(self, images: Tensor) -> dict[str, Tensor]:
         """All outputs on up to `BATCH` images; the graph's batch is fixed, so that a shorter one is filled up."""

@@ -42,10 +42,10 @@ class EnsembleTeacher:
         self.card = joined_card([teacher.card for teacher in teachers])
         self.engine = " + ".join(dict.fromkeys(teacher.engine for teacher in teachers))
 
-    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
+    def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`; there are no features."""
-        if wanted:
-            raise InputError(f"feature {wanted[0]!r} cannot be had of several teachers: their means give logits only")
+        if features:
+            raise InputError(f"feature {features[0]!r} cannot be had of several teachers: their means give logits only")
         logits = [teacher.answer(images).logits / teacher.card.task.temperature for teacher in self.teachers]
         mean = mean_of(torch.stack(logits), exclusive=self.card.task.kind != "multilabel")
         return TeacherOutputs(finite(mean, self.card.name))
@@ -90,11 +90,11 @@ def _check_alike(first: TeacherCard, other: TeacherCard) -> None:
     if ours != theirs:
         raise ModelError(f"{first.name} answers with {ours} and {other.name} with {theirs}; map both to the study's")
     for name in ImageSpec.__struct_fields__:
-        one, another = getattr(first.spec, name), getattr(other.spec, name)
-        if name not in _OWN and one != another:
+        own, others = getattr(first.spec, name), getattr(other.spec, name)
+        if name not in _OWN and own != others:
             raise ModelError(
-                f"the images of {first.name} and {other.name} are prepared differently: {name} is {_plain(one)} and "
-                f"{_plain(another)}; averaged teachers see the same images: distil from one of them, or give both one "
+                f"the images of {first.name} and {other.name} are prepared differently: {name} is {_plain(own)} and "
+                f"{_plain(others)}; averaged teachers see the same images: distil from one of them, or give both one "
                 "--teacher-spec"
             )
 

@@ -23,17 +23,17 @@ def open_folder(source: TeacherSource, study: Task) -> Model:
     if source.given_spec() not in (None, model.spec):
         raise ModelError(f"{source.source} has a spec of its own; leave --teacher-spec out")
     known = Labelled(model.task.labels, model.task.kind, model.task.temperature)
-    found = settle(model.name, count_outputs(model.module, model.spec, model.name), known, source, study)
+    settled = settle(model.name, count_outputs(model.module, model.spec, model.name), known, source, study)
     origin = Origin(
         teacher=model.provenance.teacher,
         study_fingerprint=model.provenance.study_fingerprint,
-        steps=(*model.provenance.steps, *found.steps),
+        steps=(*model.provenance.steps, *settled.steps),
     )
-    same = found.label_map is None and (model.task.kind, model.task.labels) == (study.kind, study.labels)
+    same = settled.label_map is None and (model.task.kind, model.task.labels) == (study.kind, study.labels)
     return replace(
         model,
-        module=mapped(model.module, found.label_map),
-        task=model.task if same else found.task,
+        module=mapped(model.module, settled.label_map),
+        task=model.task if same else settled.task,
         licence=source.licence or model.licence,
         intended_use=source.intended_use or model.intended_use,
         provenance=origin,

@@ -37,14 +37,14 @@ def open_hub(source: TeacherSource, study: Task) -> Model:
     module = from_hub(architecture)
     published = cast("Mapping[str, Any]", module.pretrained_cfg)
     _check_classifier(module, published, repository)
-    given = source.given_spec()
+    own_spec = source.given_spec()
     name = repository.rsplit("/", 1)[-1]
     channels = int(getattr(module, "in_chans", 0) or (published.get("input_size") or (3,))[0])
     teacher = Published(
         name,
         module,
         architecture,
-        given or published_spec(module, name, channels),
+        own_spec or published_spec(module, name, channels),
         labelled=Labelled(_labels(published)),
         licence=str(published.get("license") or "") or licence_in_card(repository),
         steps=(f"{name}: weights of hf-hub:{repository}",),

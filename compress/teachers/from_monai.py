@@ -86,8 +86,8 @@ def _exact(name: str, chain: Chain) -> ImageSpec:
 def _chain(bundle: MonaiBundle, channels: int) -> Chain:
     if channels not in (1, 3):
         raise ModelError(f"{bundle.name} takes images of {channels} channels; 1 (grey) or 3 (rgb) are allowed")
-    given = bundle.config.get("preprocessing") or {}
-    transforms = [_literals(bundle, transform) for transform in _transforms(bundle, given)]
+    preprocessing = bundle.config.get("preprocessing") or {}
+    transforms = [_literals(bundle, transform) for transform in _transforms(bundle, preprocessing)]
     return follow(transforms, channels, _sides(bundle.metadata))
 
 

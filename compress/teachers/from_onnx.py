@@ -48,10 +48,12 @@ class OnnxTeacher:
         self._mean = torch.tensor(card.spec.mean).reshape(1, -1, 1, 1)
         self._std = torch.tensor(card.spec.std).reshape(1, -1, 1, 1)
 
-    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
+    def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`; there are no features."""
-        if wanted:
-            raise InputError(f"feature {wanted[0]!r} cannot be had of {self.card.name}: an ONNX file gives logits only")
+        if features:
+            raise InputError(
+                f"feature {features[0]!r} cannot be had of {self.card.name}: an ONNX file gives logits only"
+            )
         outputs = finite(self._graph.run((images - self._mean) / self._std), self.card.name)
         logits = to_logits(outputs, self._ending)
         return TeacherOutputs(logits if self._label_map is None else self._label_map(logits))
@@ -104,17 +106,17 @@ def open_onnx(source: TeacherSource, study: Task) -> OnnxTeacher:
     _check_fits(graph, spec)
     outputs = _probe(graph, spec)
     ending = ending_of(outputs, _last_operator(graph.content))
-    found = settle(graph.name, outputs.shape[1], UNKNOWN, source, study)
+    settled = settle(graph.name, outputs.shape[1], UNKNOWN, source, study)
     card = TeacherCard(
         name=graph.name,
-        identity=f"{graph.name}@{_identity(graph, ending, found.label_map, source.labels)}",
+        identity=f"{graph.name}@{_identity(graph, ending, settled.label_map, source.labels)}",
         spec=spec,
-        task=found.task,
+        task=settled.task,
         licence=source.licence,
         intended_use=source.intended_use,
-        steps=(*((f"{graph.name}: {_STEPS[ending]}",) if ending in _STEPS else ()), *found.steps),
+        steps=(*((f"{graph.name}: {_STEPS[ending]}",) if ending in _STEPS else ()), *settled.steps),
     )
-    return OnnxTeacher(graph, card, ending, found.label_map)
+    return OnnxTeacher(graph, card, ending, settled.label_map)
 
 
 def to_logits(outputs: Tensor, ending: Ending) -> Tensor:
@@ -153,9 +155,9 @@ def _ports(path: str, session: onnxruntime.OnnxRuntimeSession) -> tuple[str, str
 
 
 def _check_fits(graph: OnnxGraph, spec: ImageSpec) -> None:
-    wanted = graph.shape[1:]
-    if any(side not in (0, given) for side, given in zip(wanted, spec.shape[1:], strict=True)):
-        sides = "×".join(str(side or "any") for side in wanted)
+    sizes = graph.shape[1:]
+    if any(side not in (0, size) for side, size in zip(sizes, spec.shape[1:], strict=True)):
+        sides = "×".join(str(side or "any") for side in sizes)
         raise ModelError(
             f"{graph.name} takes images of {sides} (channels, height, width), and --teacher-spec describes "
             f"{'×'.join(map(str, spec.shape[1:]))}; correct the spec"

@@ -33,16 +33,16 @@ def open_timm(source: TeacherSource, study: Task) -> Model:
             f"hub's with hf-hub:timm/{name}"
         )
     state = read_weights(source.weights)
-    given = source.given_spec()
+    own_spec = source.given_spec()
     arguments = _arguments(name, state, source.weights)
-    if given and takes_image_size(name):
-        square = given.height_px == given.width_px
-        arguments["img_size"] = given.height_px if square else (given.height_px, given.width_px)
+    if own_spec and takes_image_size(name):
+        square = own_spec.height_px == own_spec.width_px
+        arguments["img_size"] = own_spec.height_px if square else (own_spec.height_px, own_spec.width_px)
     architecture = Architecture(name=name, arguments=arguments)
     hint = "if it was trained at another image size, give its --teacher-spec" if takes_image_size(name) else ""
     module = load_all(create_module(architecture), state, source.weights, hint)
-    spec = given or published_spec(module, name, arguments["in_chans"])
-    steps = () if given else (f"{name}: preprocessing of timm's configuration",)
+    spec = own_spec or published_spec(module, name, arguments["in_chans"])
+    steps = () if own_spec else (f"{name}: preprocessing of timm's configuration",)
     return as_model(Published(name, module, architecture, spec, steps=steps), source, study)
 
 

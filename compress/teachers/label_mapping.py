@@ -185,14 +185,14 @@ def _check_kind(name: str, kind: TaskKind | None, study: Task) -> None:
         )
 
 
-def _labels(name: str, outputs: int, known: Labelled, given: tuple[str, ...], study: Task) -> tuple[str, ...]:
+def _labels(name: str, outputs: int, known: Labelled, own_labels: tuple[str, ...], study: Task) -> tuple[str, ...]:
     """Names of the outputs, in their order; two for a single output of exclusive labels."""
-    if given and known.labels != given and set(known.labels) == set(given):
+    if own_labels and known.labels != own_labels and set(known.labels) == set(own_labels):
         raise ModelError(
             f"{name} says that its outputs are {','.join(known.labels)}, in this order, and --teacher-labels says "
-            f"{','.join(given)}; leave the option out"
+            f"{','.join(own_labels)}; leave the option out"
         )
-    labels = given or known.labels
+    labels = own_labels or known.labels
     if not labels:
         raise ModelError(_unknown(name, outputs, study))
     if len(set(labels)) != len(labels):

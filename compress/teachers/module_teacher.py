@@ -24,13 +24,13 @@ class ModuleTeacher:
         self._mean = torch.tensor(model.spec.mean).reshape(1, -1, 1, 1)
         self._std = torch.tensor(model.spec.std).reshape(1, -1, 1, 1)
 
-    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
+    def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`."""
         normalised = ((images - self._mean) / self._std).to(self.device).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), autocast(self.device, self.precision):
-            outputs = tapped(self._network, wanted)(normalised)
-        features = {name: value.float().cpu() for name, value in outputs.features.items()}
-        return TeacherOutputs(finite(outputs.logits.float().cpu(), self.card.name), features)
+            outputs = tapped(self._network, features)(normalised)
+        values = {name: value.float().cpu() for name, value in outputs.features.items()}
+        return TeacherOutputs(finite(outputs.logits.float().cpu(), self.card.name), values)
 
 
 def card_of(model: Model) -> TeacherCard:

@@ -82,15 +82,15 @@ class MonaiBundle:
 
     def referred(self, reference: str) -> Any:
         """What ``@NAME::KEY`` names, not resolved yet; raises ModelError where there is nothing."""
-        found: Any = self.config
+        value: Any = self.config
         for key in reference[1:].replace("#", "::").split("::"):
-            if isinstance(found, list) and key.isdigit() and int(key) < len(found):
-                found = found[int(key)]
-            elif isinstance(found, dict) and key in found:
-                found = found[key]
+            if isinstance(value, list) and key.isdigit() and int(key) < len(value):
+                value = value[int(key)]
+            elif isinstance(value, dict) and key in value:
+                value = value[key]
             else:
                 raise ModelError(f"the configuration of {self.name} refers to {reference!r}, which is not there")
-        return found
+        return value
 
     def _find_config(self) -> dict[str, Any]:
         for name in _CONFIGS:

@@ -62,8 +62,8 @@ def channels_of(architecture: Architecture) -> int:
     """Channels of the input: as the arguments say, else 3."""
     if architecture.name == "TorchVisionFCModel":  # its in_channels are those of its last layer
         return 3
-    found = [architecture.arguments[name] for name in _CHANNELS if name in architecture.arguments]
-    return int(found[0]) if found else 3
+    channels = [architecture.arguments[name] for name in _CHANNELS if name in architecture.arguments]
+    return int(channels[0]) if channels else 3
 
 
 def _build_timm(architecture: Architecture) -> nn.Module:

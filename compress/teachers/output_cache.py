@@ -121,12 +121,12 @@ class OutputCache:
         if not path.is_file():
             return None
         try:
-            found = decode(path.read_bytes(), Header, source=str(path), error=ModelError)
+            stored = decode(path.read_bytes(), Header, source=str(path), error=ModelError)
         except ModelError:
             return None
-        more = {**found.features, **header.features} == found.features
-        same = msgspec.structs.replace(found, engine=header.engine, features=header.features) == header and more
-        return cls(folder, found) if same else None
+        more = {**stored.features, **header.features} == stored.features
+        same = msgspec.structs.replace(stored, engine=header.engine, features=header.features) == header and more
+        return cls(folder, stored) if same else None
 
     @classmethod
     def begin(cls, folder: Path, header: Header) -> OutputCache:
@@ -181,10 +181,10 @@ class OutputCache:
             _save(self._path(name, view, shard), answers.features[name].numpy().astype(np.float16))
         _save(self._path(LOGITS, view, shard), answers.logits.numpy().astype(np.float32))
 
-    def lookup(self, view: int, index: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
-        """Answers on cases ``index`` ``[b]`` of one view, with ``wanted`` features in float16."""
+    def lookup(self, view: int, index: Tensor, names: tuple[str, ...] = ()) -> TeacherOutputs:
+        """Answers on cases ``index`` ``[b]`` of one view, with ``names`` features in float16."""
         numbers = index.numpy()
-        features = {name: torch.from_numpy(self._gather(name, view, numbers)) for name in wanted}
+        features = {name: torch.from_numpy(self._gather(name, view, numbers)) for name in names}
         return TeacherOutputs(torch.from_numpy(self._gather(LOGITS, view, numbers)), features)
 
     def _gather(self, kind: str, view: int, numbers: NDArray[np.int64]) -> NDArray[np.floating]:
@@ -207,10 +207,11 @@ class OutputCache:
     def _fits(self, kind: str, view: int, shard: int) -> bool:
         path = self._path(kind, view, shard)
         try:
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
+            shard_values = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError):
             return False
-        return bool(found.dtype == _dtype(kind)) and found.shape == (len(self.header.rows(shard)), *self._shape(kind))
+        shape = (len(self.header.rows(shard)), *self._shape(kind))
+        return bool(shard_values.dtype == _dtype(kind)) and shard_values.shape == shape
 
     def _shape(self, kind: str) -> tuple[int, ...]:
         return (len(self.header.teacher.task.labels),) if kind == LOGITS else self.header.features[kind]

@@ -50,16 +50,16 @@ def as_model(published: Published, source: TeacherSource, study: Task) -> Model:
         ModelError: it cannot run on images of its spec, or its labels cannot be the study's.
     """
     outputs = count_outputs(published.module, published.spec, published.name)
-    found = settle(published.name, outputs, published.labelled, source, study)
+    settled = settle(published.name, outputs, published.labelled, source, study)
     return Model(
         name=published.name,
-        module=mapped(published.module, found.label_map),
+        module=mapped(published.module, settled.label_map),
         spec=published.spec,
-        task=found.task,
+        task=settled.task,
         architecture=published.architecture,
         licence=source.licence or published.licence,
         intended_use=source.intended_use or published.intended_use,
-        provenance=Origin(steps=(*published.steps, *found.steps)),
+        provenance=Origin(steps=(*published.steps, *settled.steps)),
     )
 
 
@@ -78,8 +78,8 @@ def count_outputs(module: nn.Module, spec: ImageSpec, name: str) -> int:
             f"{name} cannot run on images of {shape}: {first_line(exc)}; give its --teacher-spec"
         ) from None
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        said = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"{name} gives {said} for one image; a teacher gives logits of shape (1, labels)")
+        returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"{name} gives {returned} for one image; a teacher gives logits of shape (1, labels)")
     return int(logits.shape[1])
 
 

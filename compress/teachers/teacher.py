@@ -45,10 +45,10 @@ class Teacher(Protocol):
     engine: str
     """In which engine and precision it answers, e.g. ``pytorch fp32``; other ones give slightly other answers."""
 
-    def answer(self, images: Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
+    def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
         """Outputs on images ``[n, channels, height, width]`` float32 in [0, 1], prepared by ``card.spec``.
 
-        The teacher applies mean and std itself. ``wanted`` are features, of ``card.features``.
+        The teacher applies mean and std itself. ``features`` are features, of ``card.features``.
 
         Raises:
             ModelError: logits that are not finite.

@@ -9,29 +9,29 @@ import torch
 from medfm_compress.runtime.errors import InputError
 
 
-def best_device(wanted: str) -> str:
+def best_device(requested: str) -> str:
     """Resolve ``auto``.
 
     Raises:
         InputError: an unknown device, or CUDA where there is none.
     """
-    if wanted not in {"auto", "cpu", "cuda"}:
-        raise InputError(f"device is {wanted!r}; it must be auto, cpu or cuda")
-    if wanted == "cuda" and not torch.cuda.is_available():
+    if requested not in {"auto", "cpu", "cuda"}:
+        raise InputError(f"device is {requested!r}; it must be auto, cpu or cuda")
+    if requested == "cuda" and not torch.cuda.is_available():
         raise InputError("device is 'cuda', but PyTorch finds no CUDA device; use --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    return ("cuda" if torch.cuda.is_available() else "cpu") if requested == "auto" else requested
 
 
-def best_precision(wanted: str, device: str) -> str:
+def best_precision(requested: str, device: str) -> str:
     """Resolve ``auto``: bf16 where the hardware multiplies it natively, else fp32.
 
     Raises:
         InputError: an unknown precision.
     """
-    if wanted not in {"auto", "fp32", "bf16"}:
-        raise InputError(f"precision is {wanted!r}; it must be auto, fp32 or bf16")
-    if wanted != "auto":
-        return wanted
+    if requested not in {"auto", "fp32", "bf16"}:
+        raise InputError(f"precision is {requested!r}; it must be auto, fp32 or bf16")
+    if requested != "auto":
+        return requested
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"

@@ -61,7 +61,7 @@ class Attention(NamedTuple):
 def find_attention(model: ir.Model) -> list[Attention]:
     """Every attention of this form, in the order of the graph."""
     nodes = [node for node in model.graph if node.domain == "" and node.op_type == "Softmax"]
-    return [found for found in map(_recognise, nodes) if found is not None]
+    return [attention for attention in map(_recognise, nodes) if attention is not None]
 
 
 def _recognise(softmax: ir.Node) -> Attention | None:
@@ -88,10 +88,10 @@ def _scores(value: ir.Value | None) -> tuple[ir.Node | None, ir.Value | None, fl
     mask = None
     add = maker(value, "Add")
     if add is not None:
-        given = [each for each in add.inputs if constant(each) is not None]
-        if len(given) != 1 or not _alone(add):
+        masks = [operand for operand in add.inputs if constant(operand) is not None]
+        if len(masks) != 1 or not _alone(add):
             return None, None, 1.0
-        mask = given[0]
+        mask = masks[0]
         value = add.inputs[1] if add.inputs[0] is mask else add.inputs[0]
     scale = 1.0
     while (node := maker(value, "Mul", "Div")) is not None and (factor := _scalar(node)) is not None and _alone(node):
@@ -120,14 +120,14 @@ def _output(value: ir.Value) -> ir.Value | None:
     if shape is None:
         return None
     heads, tokens, width = shape[1:]
-    found = np.arange(heads * tokens * width).reshape(shape)
-    wanted = found[0].transpose(1, 0, 2).reshape(1, tokens, -1)
+    positions = np.arange(heads * tokens * width).reshape(shape)
+    expected = positions[0].transpose(1, 0, 2).reshape(1, tokens, -1)
     while (user := only_user(end)) is not None and user.op_type in ("Transpose", "Reshape"):
         end = user.outputs[0]
         if static_shape(end) is None:
             return None
-        found = replay(user, end, found)
-        if np.array_equal(found, wanted) or np.array_equal(_as_tokens(found), wanted):
+        positions = replay(user, end, positions)
+        if np.array_equal(positions, expected) or np.array_equal(_as_tokens(positions), expected):
             return end
     return None
 
@@ -159,12 +159,12 @@ def _projection(value: ir.Value | None, *, transposed: bool) -> Projection | Non
 
 def _positions(layer: Layer, shape: tuple[int, ...]) -> Indices | None:
     """For each number of a layer's output, token * channels + channel."""
-    found = np.arange(np.prod(shape))
+    positions = np.arange(np.prod(shape))
     if layer.axis == -1:
-        return found.reshape(shape) if len(shape) == 3 else None
+        return positions.reshape(shape) if len(shape) == 3 else None
     if len(shape) != 4 or attribute(layer.node, "group", 1) != 1:
         return None
-    return found.reshape(-1, layer.channels).T.reshape(shape)
+    return positions.reshape(-1, layer.channels).T.reshape(shape)
 
 
 def _as_tokens(image: NDArray[Any]) -> NDArray[Any]:

@@ -43,8 +43,8 @@ def _vector(layer: Layer, other: ir.Value | None) -> Vector | None:
 
 
 def _apply(layer: Layer, op_type: str, vector: Vector) -> None:
-    one = np.ones(layer.channels, dtype=np.float32)
+    ones = np.ones(layer.channels, dtype=np.float32)
     if op_type in ("Mul", "Div"):
-        scale_outputs(layer, vector if op_type == "Mul" else one / vector)
+        scale_outputs(layer, vector if op_type == "Mul" else ones / vector)
     else:
-        scale_outputs(layer, one, vector if op_type == "Add" else -vector)
+        scale_outputs(layer, ones, vector if op_type == "Add" else -vector)

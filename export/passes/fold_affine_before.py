@@ -23,8 +23,8 @@ _SCALES, _SHIFTS = ("Mul", "Div"), ("Add", "Sub", "BatchNormalization")
 
 def fold_affine_before(model: ir.Model) -> int:
     """Fold in place; how many nodes went. Nodes are visited last first, so that Add goes before the Mul behind it."""
-    wanted = (*_SCALES, *_SHIFTS)
-    return sum(_fold(node) for node in reversed(tuple(model.graph)) if node.domain == "" and node.op_type in wanted)
+    operators = (*_SCALES, *_SHIFTS)
+    return sum(_fold(node) for node in reversed(tuple(model.graph)) if node.domain == "" and node.op_type in operators)
 
 
 def _fold(node: ir.Node) -> bool:
@@ -72,10 +72,10 @@ def _affine(node: ir.Node, index: int, layer: Layer, rank: int) -> tuple[Vector,
 
 
 def _as_affine(op_type: str, vector: Vector) -> tuple[Vector, Vector | None]:
-    one = np.ones_like(vector)
+    ones = np.ones_like(vector)
     if op_type in _SCALES:
-        return (vector if op_type == "Mul" else one / vector), None
-    return one, (vector if op_type == "Add" else -vector)
+        return (vector if op_type == "Mul" else ones / vector), None
+    return ones, (vector if op_type == "Add" else -vector)
 
 
 def _normalisation(node: ir.Node, layer: Layer, rank: int) -> tuple[Vector, Vector] | None:

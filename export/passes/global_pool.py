@@ -40,5 +40,5 @@ def _rewrite(node: ir.Node) -> bool:
 
 def _axes(node: ir.Node) -> tuple[int, ...]:
     """The axes of a mean of four, counted from the front; an attribute up to opset 17, an input since."""
-    given = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes", None)
-    return () if given is None else tuple(sorted(int(axis) % 4 for axis in given))
+    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else attribute(node, "axes", None)
+    return () if axes is None else tuple(sorted(int(axis) % 4 for axis in axes))

@@ -51,8 +51,8 @@ def maker(value: ir.Value | None, *op_types: str) -> ir.Node | None:
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """The value of an attribute, or ``default`` where the node does not say."""
-    found = node.attributes.get(name)
-    return default if found is None else found.value
+    value = node.attributes.get(name)
+    return default if value is None else value.value
 
 
 def graph_of(node: ir.Node) -> ir.Graph:

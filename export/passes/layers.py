@@ -69,14 +69,14 @@ def layer_of(node: ir.Node | None) -> Layer | None:
         return None
     if node.op_type == "MatMul":
         return _matmul(node, weight) if weight.ndim == 2 else None
-    given = node.inputs[2] if len(node.inputs) > 2 else None
+    bias_input = node.inputs[2] if len(node.inputs) > 2 else None
     if node.op_type == "Conv":
-        bias = constant(given)
-        return Layer(node, weight, 0, bias) if given is None or bias is not None else None
+        bias = constant(bias_input)
+        return Layer(node, weight, 0, bias) if bias_input is None or bias is not None else None
     plain = not attribute(node, "transA", 0) and attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0
     out_axis = 0 if attribute(node, "transB", 0) else 1
-    bias = channel_vector(given, 2, 1, int(weight.shape[out_axis]))
-    return Layer(node, weight, out_axis, bias) if plain and (given is None or bias is not None) else None
+    bias = channel_vector(bias_input, 2, 1, int(weight.shape[out_axis]))
+    return Layer(node, weight, out_axis, bias) if plain and (bias_input is None or bias is not None) else None
 
 
 def layer_behind(value: ir.Value) -> Layer | None:
@@ -84,9 +84,9 @@ def layer_behind(value: ir.Value) -> Layer | None:
     node = maker(value, "Conv", "Gemm", "MatMul", "Add")
     if node is None:
         return None
-    candidates = [maker(each, "MatMul") for each in node.inputs] if node.op_type == "Add" else [node]
-    found = (layer_of(candidate) for candidate in candidates)
-    return next((layer for layer in found if layer is not None and layer.output is value), None)
+    candidates = [maker(operand, "MatMul") for operand in node.inputs] if node.op_type == "Add" else [node]
+    matches = (layer_of(candidate) for candidate in candidates)
+    return next((layer for layer in matches if layer is not None and layer.output is value), None)
 
 
 def _matmul(node: ir.Node, weight: NDArray[Any]) -> Layer:

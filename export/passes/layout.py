@@ -17,9 +17,9 @@ _LAYOUT = ("Reshape", "Transpose", "Slice", "Split", "Squeeze", "Unsqueeze")
 def mover(value: ir.Value | None) -> ir.Node | None:
     """The node that makes ``value`` if it only moves numbers, and to where is known beforehand."""
     node = maker(value, *_LAYOUT)
-    if node is None or any(static_shape(each) is None for each in (node.inputs[0], *node.outputs)):
+    if node is None or any(static_shape(value) is None for value in (node.inputs[0], *node.outputs)):
         return None
-    computed = any(constant(each) is None for each in node.inputs[1:] if each is not None)
+    computed = any(constant(value) is None for value in node.inputs[1:] if value is not None)
     return None if node.op_type == "Slice" and computed else node
 
 
@@ -32,8 +32,8 @@ def replay(node: ir.Node, output: ir.Value, array: NDArray[Any]) -> NDArray[Any]
         return array[_slices(node, array.ndim)]
     if node.op_type == "Split":
         axis = attribute(node, "axis", 0)
-        sizes = [(static_shape(each) or (0,) * array.ndim)[axis] for each in node.outputs]
-        number = [each is output for each in node.outputs].index(True)
+        sizes = [(static_shape(value) or (0,) * array.ndim)[axis] for value in node.outputs]
+        number = [value is output for value in node.outputs].index(True)
         start = sum(sizes[:number])
         return array.take(range(start, start + sizes[number]), axis)
     return array.reshape(shape or ())

@@ -24,8 +24,8 @@ def _rewrite(node: ir.Node) -> bool:
     if layer is None or layer.add is None or layer.bias is None or shape is None or len(shape) != 2:
         return False
     graph = graph_of(node)
-    given = [value for value in layer.add.inputs if value is not None and value is not node.outputs[0]]
-    bias = given[0] if static_shape(given[0]) == (layer.channels,) else None
+    addends = [value for value in layer.add.inputs if value is not None and value is not node.outputs[0]]
+    bias = addends[0] if static_shape(addends[0]) == (layer.channels,) else None
     bias = bias or add_constant(graph, f"{node.name}_bias", layer.bias)
     gemm = ir.node("Gemm", [*node.inputs, bias], name=node.name)
     graph.insert_before(node, gemm)

@@ -21,13 +21,13 @@ def multi_head_attention(model: ir.Model) -> int:
     """Fuse in place; how many attentions were. Their queries, keys and values become layers of their own."""
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    found = [attention for attention in find_attention(model) if _on_tokens(attention)]
-    for attention in found:
+    attentions = [attention for attention in find_attention(model) if _on_tokens(attention)]
+    for attention in attentions:
         _fuse(attention)
-    if found:
+    if attentions:
         model.opset_imports[DOMAIN] = 1
         RemoveUnusedNodesPass()(model)
-    return len(found)
+    return len(attentions)
 
 
 def _on_tokens(attention: Attention) -> bool:

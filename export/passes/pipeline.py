@@ -58,6 +58,6 @@ def for_onnxruntime(model: ir.Model, *, quantized: bool) -> tuple[ir.Model, tupl
 def _run(model: ir.Model, passes: tuple[Pass, ...]) -> tuple[str, ...]:
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    applied = tuple(each.__name__ for each in passes if each(model))
+    applied = tuple(pass_.__name__ for pass_ in passes if pass_(model))
     RemoveUnusedNodesPass()(model)
     return applied

@@ -46,10 +46,10 @@ def _parse(content: bytes) -> Any:
 
 
 def _check_opset(proto: Any) -> None:
-    found = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if not OLDEST_OPSET <= found <= NEWEST_OPSET:
+    version = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if not OLDEST_OPSET <= version <= NEWEST_OPSET:
         raise ModelError(
-            f"the model has opset {found}; allowed are {OLDEST_OPSET} to {NEWEST_OPSET}. Export it again with "
+            f"the model has opset {version}; allowed are {OLDEST_OPSET} to {NEWEST_OPSET}. Export it again with "
             f"opset_version=20, or convert it with onnx.version_converter"
         )
 
@@ -67,10 +67,10 @@ def _check_weights(proto: Any) -> None:
 
 
 def _check_inputs(proto: Any) -> None:
-    given = {tensor.name for tensor in proto.graph.initializer}
+    initializers = {tensor.name for tensor in proto.graph.initializer}
     for value in proto.graph.input:
         dims = [_size(dim) for dim in value.type.tensor_type.shape.dim]
-        if value.name not in given and (not dims or any(not isinstance(size, int) for size in dims[1:])):
+        if value.name not in initializers and (not dims or any(not isinstance(size, int) for size in dims[1:])):
             raise ModelError(
                 f"input {value.name!r} has shape [{', '.join(map(str, dims))}]; height and width must be numbers. "
                 f"Export the model without dynamic axes, at the size it will run at"

@@ -42,8 +42,8 @@ class _Moved(NamedTuple):
 
 def space_to_depth(model: ir.Model) -> int:
     """Rewrite in place; how many were."""
-    moved = [found for found in map(_recognise, model.graph) if found is not None]
-    return sum(_unfold(each) or _fold(each) for each in moved)
+    moved = [reordering for reordering in map(_recognise, model.graph) if reordering is not None]
+    return sum(_unfold(reordering) or _fold(reordering) for reordering in moved)
 
 
 def _recognise(node: ir.Node) -> _Moved | None:
@@ -75,8 +75,8 @@ def _blocks(shape: Shape | None) -> list[tuple[int, Shape]]:
 def _unfold(moved: _Moved) -> bool:
     image = np.arange(moved.positions.size)
     for size, (channels, height, width) in _blocks(static_shape(moved.source)):
-        wanted = image.reshape(channels, height, size, width, size).transpose(0, 2, 4, 1, 3)
-        if np.array_equal(wanted.reshape(-1), moved.positions):
+        expected = image.reshape(channels, height, size, width, size).transpose(0, 2, 4, 1, 3)
+        if np.array_equal(expected.reshape(-1), moved.positions):
             deep, mixed = (size * size * channels, height, width), (size * size, channels, height * width)
             chain = _Chain(moved)
             chain.add("SpaceToDepth", deep, {"blocksize": size})
@@ -90,8 +90,8 @@ def _unfold(moved: _Moved) -> bool:
 def _fold(moved: _Moved) -> bool:
     image = np.arange(moved.positions.size)
     for size, (channels, height, width) in _blocks(static_shape(moved.result)):
-        wanted = image.reshape(channels, size, size, height, width).transpose(0, 3, 1, 4, 2)
-        if np.array_equal(wanted.reshape(-1), moved.positions):
+        expected = image.reshape(channels, size, size, height, width).transpose(0, 3, 1, 4, 2)
+        if np.array_equal(expected.reshape(-1), moved.positions):
             deep, mixed = (size * size * channels, height, width), (size * size, channels, height * width)
             chain = _Chain(moved)
             chain.reshape((mixed[1], mixed[0], mixed[2]))

@@ -26,11 +26,11 @@ def split_attention(model: ir.Model) -> int:
     """Rewrite in place; how many attentions were not in this form."""
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    found = [attention for attention in find_attention(model) if not _is_plain(attention)]
-    for attention in found:
+    attentions = [attention for attention in find_attention(model) if not _is_plain(attention)]
+    for attention in attentions:
         _rewrite(attention)
     RemoveUnusedNodesPass()(model)
-    return len(found)
+    return len(attentions)
 
 
 def _is_plain(attention: Attention) -> bool:
@@ -55,12 +55,12 @@ def _rewrite(attention: Attention) -> None:
 
 def _scores(attention: Attention) -> ir.Value:
     """The scaled scores, before the mask."""
-    given = attention.softmax.inputs[0]
-    add = None if given is None or attention.mask is None else given.producer()
-    found = given if add is None else next(each for each in add.inputs if constant(each) is None)
-    if found is None:
+    masked = attention.softmax.inputs[0]
+    add = None if masked is None or attention.mask is None else masked.producer()
+    scores = masked if add is None else next(operand for operand in add.inputs if constant(operand) is None)
+    if scores is None:
         raise ValueError(f"{attention.softmax.name} reads nothing")
-    return found
+    return scores
 
 
 def _heads(part: Projection, role: str, scale: float, before: ir.Node) -> ir.Value:

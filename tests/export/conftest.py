@@ -56,9 +56,9 @@ class Graphs:
         worst = 0.0
         for _ in range(cases):
             inputs = {v.name: self.normal(*(d.dim_value for d in v.type.tensor_type.shape.dim)) for v in values}
-            for wanted, found in zip(self.run(before, inputs), self.run(after, inputs), strict=True):
-                assert wanted.shape == found.shape
-                worst = max(worst, float(np.abs(wanted - found).max() / np.abs(wanted).max()))
+            for expected, actual in zip(self.run(before, inputs), self.run(after, inputs), strict=True):
+                assert expected.shape == actual.shape
+                worst = max(worst, float(np.abs(expected - actual).max() / np.abs(expected).max()))
         return worst
 
 

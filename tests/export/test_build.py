@@ -65,16 +65,16 @@ def test_the_temperature_is_fitted_on_validation_cases_and_the_points_on_what_it
     manifest = build_bundle(Bright(), draft(), tmp_path / "a.medfm", study=study)
     cases, task = study.split("val"), manifest.task
     session = open_variant(Bundle.open(tmp_path / "a.medfm"), manifest.variants[0], 1)
-    found = evaluate(session, study, cases, tiny_study.SPEC, task, name="bundle")
+    evaluation = evaluate(session, study, cases, tiny_study.SPEC, task, name="bundle")
 
     def loss(temperature):
-        scores = probabilities(found.logits, msgspec.structs.replace(task, temperature=temperature))
-        return log_loss(found.truth[:, 0], scores)
+        scores = probabilities(evaluation.logits, msgspec.structs.replace(task, temperature=temperature))
+        return log_loss(evaluation.truth[:, 0], scores)
 
     surest = minimize_scalar(loss, bounds=(0.05, 20), method="bounded")
     assert task.temperature == pytest.approx(surest.x, rel=1e-3) and task.temperature > 1.2
     (point,) = task.operating_points
-    assert point.sensitivity == pytest.approx(found.decisions[found.truth == 1].mean())
+    assert point.sensitivity == pytest.approx(evaluation.decisions[evaluation.truth == 1].mean())
     (step,) = [step for step in manifest.provenance.steps if "temperature" in step]
     assert step.startswith(f"export: temperature {task.temperature:g} fitted on 120 validation cases: NLL ")
     assert set(study.source.read_images) == {case.image for case in cases}

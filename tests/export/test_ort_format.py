@@ -35,13 +35,13 @@ def portable(tiny, precision="fp32"):
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_it_computes_the_same_from_optimised_operators(tiny, precision):
     plain = portable(tiny, precision)
-    found = optimise_export(plain, tiny.SPEC)
-    assert found.reason == "" and is_ort_format(found.export.contents[0])
+    optimised = optimise_export(plain, tiny.SPEC)
+    assert optimised.reason == "" and is_ort_format(optimised.export.contents[0])
     image = {"image": make_goldens(tiny.SPEC, 1, seed=5)}
     np.testing.assert_allclose(
-        found.export.session.run(image)["logits"], plain.session.run(image)["logits"], rtol=1e-5, atol=1e-6
+        optimised.export.session.run(image)["logits"], plain.session.run(image)["logits"], rtol=1e-5, atol=1e-6
     )
-    before, after = (read_operators(export.contents[0]).kinds for export in (plain, found.export))
+    before, after = (read_operators(export.contents[0]).kinds for export in (plain, optimised.export))
     assert "Relu" in before and "Relu" not in after  # fused into its convolution
 
 
@@ -163,8 +163,8 @@ def test_what_it_does_not_apply_to_and_what_it_refuses(tiny):
 def test_a_file_that_computes_something_else_is_not_taken(tiny, monkeypatch):
     other = optimise(tiny.network(seed=1))
     monkeypatch.setattr("medfm_compress.export.ort_format.optimise", lambda _: other)
-    found = optimise_export(portable(tiny), tiny.SPEC)
-    assert found.export is None and "something else" in found.reason
+    optimised = optimise_export(portable(tiny), tiny.SPEC)
+    assert optimised.export is None and "something else" in optimised.reason
 
 
 @pytest.mark.parametrize(("version", "range_"), [("1.32.0", ">=1.32,<1.33"), ("1.23.2.dev1", ">=1.23,<1.24")])

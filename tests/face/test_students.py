@@ -117,7 +117,7 @@ def test_auto_prints_what_was_measured_before_it_trains(distil, teacher: Path, t
     )
     for name, macs, took in zip(SHORTLIST, (2_000_000, 3_000_000, 9_000_000), (8.0, 30.0, 30.0), strict=False):
         samples = Measurement(name=name, target=str(goal.target), session_ms=(took, took))
-        cache.put(NetworkLatency(name=name, macs=macs, parameters=570_000, look_ms=took, measurement=samples))
+        cache.put(NetworkLatency(name=name, macs=macs, parameters=570_000, estimate_ms=took, measurement=samples))
     options = ("--budget", "10ms", "--target", "onnxruntime:cpu:int8")
     ran = distil("auto", *options)
     assert ran.code == 0, ran.err

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from medfm_compress.bench.render.format import counted, number, percent
 from medfm_compress.bench.render.html.rendering import Tile, drawing, render
 from medfm_compress.bench.render.plots.sensitivity import CLASSES, LOSSES, panel_plots, strip_plot
-from medfm_compress.bench.render.sensitivity_report import SensitivityCurve, SensitivityReport
+from medfm_compress.bench.types.sensitivity import SensitivityCurve, SensitivityReport
 from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.strict_json import encode
 

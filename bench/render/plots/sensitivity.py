@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from medfm_compress.bench.render.format import counted, number
 from medfm_compress.bench.render.plots.svg import Axis, line, log_ticks, svg, text
-from medfm_compress.bench.render.sensitivity_report import SensitivityCurve
+from medfm_compress.bench.types.sensitivity import SensitivityCurve
 
 CLASSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 LOSSES = (0.002, 0.005, 0.01, 0.02, 0.05)

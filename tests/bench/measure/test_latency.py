@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medfm_compress.bench.measure import latency as measuring
-from medfm_compress.bench.measure import worker
+from medfm_compress.bench.measure import stopwatch, worker
 from medfm_compress.bench.measure import worker_process as process
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.measure.machine import Machine, describe_machine
@@ -102,12 +102,12 @@ def test_interleaved_rounds_rank_a_heavy_network_slower(
 
 def test_measuring_costs_less_than_one_percent_of_a_short_inference() -> None:
     """Of one of 5 ms: the median of many empty calls, so that a busy machine does not matter."""
-    assert np.median(worker.timed_ms(lambda: None, 5000)) < 0.01 * 5.0
+    assert np.median(stopwatch.timed_ms(lambda: None, 5000)) < 0.01 * 5.0
 
 
 def test_collector_rests_while_calls_are_timed() -> None:
     states: list[bool] = []
-    worker.timed_ms(lambda: states.append(gc.isenabled()), 3)
+    stopwatch.timed_ms(lambda: states.append(gc.isenabled()), 3)
     assert states == [False] * 3
     assert gc.isenabled()
 
@@ -211,9 +211,9 @@ def test_request_before_a_session_is_an_error() -> None:
 
 
 def test_warm_is_two_equal_windows() -> None:
-    assert not worker.is_stable([1.0] * 15, 8, 0.03)
-    assert worker.is_stable([5.0] * 4 + [1.0] * 16, 8, 0.03)
-    assert not worker.is_stable([1.2] * 8 + [1.0] * 8, 8, 0.03)
+    assert not stopwatch.is_stable([1.0] * 15, 8, 0.03)
+    assert stopwatch.is_stable([5.0] * 4 + [1.0] * 16, 8, 0.03)
+    assert not stopwatch.is_stable([1.2] * 8 + [1.0] * 8, 8, 0.03)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from medfm_compress.bench.render.html.pruning_sensitivity import (
     render_sensitivity,
     write_sensitivity,
 )
-from medfm_compress.bench.render.sensitivity_report import SensitivityCurve, SensitivityPoint, SensitivityReport
+from medfm_compress.bench.types.sensitivity import SensitivityCurve, SensitivityPoint, SensitivityReport
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import decode
 

@@ -42,24 +42,24 @@ def test_quick_families_shrink_and_answer_alike_in_a_fresh_process(tmp_path: Pat
     quick = [family for family in script.FAMILIES if family.quick]
     outcomes = script.try_families(quick, tmp_path, export=False)
     assert len(outcomes) >= 8
-    said = page_states()
+    states = page_states()
     for outcome in outcomes:
         check(outcome, exported=False)
-        assert outcome.state == said[outcome.family.name]
+        assert outcome.state == states[outcome.family.name]
 
 
 @pytest.mark.slow
 def test_every_family_shrinks_and_exports_or_is_refused(tmp_path: Path) -> None:
-    said = page_states()
+    states = page_states()
     for outcome in script.try_families(script.FAMILIES, tmp_path, export=True):
         check(outcome, exported=True)
-        assert outcome.state == said[outcome.family.name]
+        assert outcome.state == states[outcome.family.name]
 
 
 def test_the_page_names_every_family_and_no_failure() -> None:
-    said = page_states()
-    assert set(said) == set(FAMILIES)
-    assert set(said.values()) <= {"pruned", "refused"}
+    states = page_states()
+    assert set(states) == set(FAMILIES)
+    assert set(states.values()) <= {"pruned", "refused"}
     assert "DIFFERS" not in script.PAGE.read_text()
 
 

@@ -97,11 +97,11 @@ def ranked(network: Tiny, importance: Any, *names: str) -> Any:
 
 @every
 def test_channels_without_effect_score_nothing_and_the_others_something(importance: Any) -> None:
-    found = ranked(tiny(DEAD), importance)
+    scores = ranked(tiny(DEAD), importance)
     alive = [channel for channel in range(WIDTH) if channel not in DEAD]
-    assert found.dtype == torch.float64 and found.shape == (WIDTH,)
-    assert found[list(DEAD)].tolist() == [0, 0]
-    assert bool((found[alive] > 0).all())
+    assert scores.dtype == torch.float64 and scores.shape == (WIDTH,)
+    assert scores[list(DEAD)].tolist() == [0, 0]
+    assert bool((scores[alive] > 0).all())
 
 
 def test_a_channel_that_nobody_reads_is_worthless_by_data_but_not_by_magnitude() -> None:
@@ -117,14 +117,14 @@ def test_a_channel_that_nobody_reads_is_worthless_by_data_but_not_by_magnitude()
 def test_magnitude_is_the_sum_of_squares_and_needs_no_cases() -> None:
     network = tiny()
     group = group_of(network)
-    found = importance_scores(group, gather(network, [group], "magnitude", [], None))
+    scores = importance_scores(group, gather(network, [group], "magnitude", [], None))
     expected = sum(
         (weight.detach().double() ** 2).movedim(dim, 0).flatten(1).sum(1) if weight.ndim > 1 else weight.detach() ** 2
         for part in group.members
         for weight, dim in part.weights
     )
-    torch.testing.assert_close(found, expected.double())
-    assert torch.equal(found, importance_scores(group, Evidence("magnitude")))
+    torch.testing.assert_close(scores, expected.double())
+    assert torch.equal(scores, importance_scores(group, Evidence("magnitude")))
 
 
 def test_taylor_is_the_first_order_change_of_the_mean_loss() -> None:
@@ -132,13 +132,13 @@ def test_taylor_is_the_first_order_change_of_the_mean_loss() -> None:
     network, step = tiny().double(), 1e-4
     batches = [(images.double(), targets) for images, targets in cases()]
     group = group_of(network, "second")
-    found = importance_scores(group, gather(network, [group], "taylor", batches, functional.cross_entropy))
+    scores = importance_scores(group, gather(network, [group], "taylor", batches, functional.cross_entropy))
     for channel in range(WIDTH):
         other = tiny().double()
         with torch.no_grad():
             other.second.weight[:, channel] *= 1 - step
             change = float(loss_of(other, batches) - loss_of(network, batches))
-        assert abs(change) / step == pytest.approx(float(found[channel]), rel=1e-2)
+        assert abs(change) / step == pytest.approx(float(scores[channel]), rel=1e-2)
 
 
 def test_taylor_predicts_what_removing_a_channel_of_small_weights_does() -> None:
@@ -147,7 +147,7 @@ def test_taylor_predicts_what_removing_a_channel_of_small_weights_does() -> None
     with torch.no_grad():
         network.second.weight *= 1e-3
     group = group_of(network, "second")
-    found = importance_scores(group, gather(network, [group], "taylor", batches, functional.cross_entropy))
+    scores = importance_scores(group, gather(network, [group], "taylor", batches, functional.cross_entropy))
     whole = network.second.weight.detach().clone()
     for channel in range(WIDTH):
         with torch.no_grad():
@@ -155,7 +155,7 @@ def test_taylor_predicts_what_removing_a_channel_of_small_weights_does() -> None
             network.second.weight[:, channel] = 0
             change = float(loss_of(network, batches) - before)
             network.second.weight.copy_(whole)
-        assert abs(change) == pytest.approx(float(found[channel]), rel=0.05)
+        assert abs(change) == pytest.approx(float(scores[channel]), rel=0.05)
 
 
 def test_hessian_is_half_the_explicit_fisher_diagonal_times_squared_weights() -> None:
@@ -176,21 +176,21 @@ def test_hessian_is_half_the_explicit_fisher_diagonal_times_squared_weights() ->
 def test_hessian_does_not_depend_on_how_cases_are_batched() -> None:
     network = tiny()
     group = group_of(network)
-    one, other = (
+    first, other = (
         importance_scores(group, gather(network, [group], "hessian", cases(size=size), functional.cross_entropy))
         for size in (1, 32)
     )
-    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(first, other)
 
 
 def test_taylor_weighs_every_case_alike_however_they_are_batched() -> None:
     network = tiny()
     group = group_of(network)
-    one, other = (
+    first, other = (
         importance_scores(group, gather(network, [group], "taylor", cases(size=size), functional.cross_entropy))
         for size in (5, 32)
     )
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(first, other, rtol=1e-4, atol=1e-9)
 
 
 def test_activation_is_the_mean_square_of_contributions_of_a_pointwise_consumer() -> None:
@@ -228,8 +228,8 @@ def test_positions_reach_the_channel_they_belong_to(importance: Any) -> None:
     indices, roots = (4, 9, 5, 20), (0, 0, 1, 2)
     part = ChannelGroup("0", 3, (3, 1), (Member("1", "in", 36, indices, roots, weights, lambda positions: None),))
     evidence = gather(network, [part], importance, cases(), functional.cross_entropy)
-    all_of_them, found = importance_scores(whole, evidence), importance_scores(part, evidence)
-    torch.testing.assert_close(found, torch.stack([all_of_them[4] + all_of_them[9], all_of_them[5], all_of_them[20]]))
+    all_of_them, scores = importance_scores(whole, evidence), importance_scores(part, evidence)
+    torch.testing.assert_close(scores, torch.stack([all_of_them[4] + all_of_them[9], all_of_them[5], all_of_them[20]]))
 
 
 @with_cases
@@ -251,8 +251,8 @@ def test_nothing_of_the_network_changes(importance: Any) -> None:
 def test_batches_may_be_an_iterator(importance: Any) -> None:
     network = tiny()
     group = group_of(network)
-    found = importance_scores(group, gather(network, [group], importance, iter(cases()), functional.cross_entropy))
-    torch.testing.assert_close(found, ranked(network, importance))
+    scores = importance_scores(group, gather(network, [group], importance, iter(cases()), functional.cross_entropy))
+    torch.testing.assert_close(scores, ranked(network, importance))
 
 
 @with_cases
@@ -305,10 +305,10 @@ def test_what_is_not_finite_is_refused(importance: Any) -> None:
 
 def test_moments_are_of_inputs_whatever_the_rank() -> None:
     network = tiny()
-    found = input_moments(network, ["first", "classifier"], cases())
+    scores = input_moments(network, ["first", "classifier"], cases())
     images = torch.cat([images for images, _ in cases()])
-    torch.testing.assert_close(found["first"], images.double().square().mean().reshape(1))
-    assert found["classifier"].shape == (4,) and found["classifier"].dtype == torch.float64
+    torch.testing.assert_close(scores["first"], images.double().square().mean().reshape(1))
+    assert scores["classifier"].shape == (4,) and scores["classifier"].dtype == torch.float64
 
 
 @every
@@ -331,5 +331,5 @@ def test_real_units_of_a_transformer_and_its_heads(importance: Any) -> None:
     groups, _ = head_groups(network, attentions, lambda width: 16)
     assert groups
     batches = [(torch.rand(16, 1, 32, 32), torch.arange(16) % 2)]
-    found = importance_scores(groups[0], gather(network, groups, importance, batches, functional.cross_entropy))
-    assert found[0] == 0 and bool((found[1:] > 0).all())
+    scores = importance_scores(groups[0], gather(network, groups, importance, batches, functional.cross_entropy))
+    assert scores[0] == 0 and bool((scores[1:] > 0).all())

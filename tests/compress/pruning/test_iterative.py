@@ -13,7 +13,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("timm")
 pytest.importorskip("torch_pruning")
 
+from medfm_compress.bench.types.sensitivity import SensitivityPoint  # noqa: E402
 from medfm_compress.compress.distillation.options import Distillation  # noqa: E402
+from medfm_compress.compress.latency.json_cache import JsonCache  # noqa: E402
 from medfm_compress.compress.networks.build import build_model  # noqa: E402
 from medfm_compress.compress.networks.model import Model, load_model  # noqa: E402
 from medfm_compress.compress.pruning import record as records  # noqa: E402
@@ -21,8 +23,6 @@ from medfm_compress.compress.pruning.calibration_cases import draw, training_bat
 from medfm_compress.compress.pruning.iterative import PruningRun, prune_and_recover  # noqa: E402
 from medfm_compress.compress.pruning.options import PruneOptions  # noqa: E402
 from medfm_compress.compress.pruning.record import RECORD, PruningRecord  # noqa: E402
-from medfm_compress.compress.pruning.sensitivity import SensitivityPoint  # noqa: E402
-from medfm_compress.compress.pruning.sensitivity_cache import SensitivityCache  # noqa: E402
 from medfm_compress.compress.pruning.sparsity import sparse_layers  # noqa: E402
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher  # noqa: E402
 from medfm_compress.compress.training.config import TrainingConfig  # noqa: E402
@@ -31,6 +31,7 @@ from medfm_compress.data.study import Study  # noqa: E402
 from medfm_compress.runtime.errors import InputError, StudyError  # noqa: E402
 from medfm_compress.runtime.task import Task  # noqa: E402
 
+POINTS = tuple[SensitivityPoint, ...]
 ONE_EPOCH = TrainingConfig(epochs=1, precision="fp32", device="cpu", learning_rate=5e-4)
 OPTIONS = PruneOptions(macs=0.4, target="", steps=2, training=ONE_EPOCH, distillation=Distillation(views=1))
 
@@ -199,12 +200,12 @@ def test_cases_are_normalised_and_only_from_their_split(study: Study) -> None:
         training_batches(study, dataclasses.replace(model, task=other), lambda _: None)
 
 
-def test_trials_survive_and_foreign_ones_do_not(tmp_path: Path) -> None:
-    cache = SensitivityCache(tmp_path / "sensitivity-cache.json", "one")
+def test_points_survive_and_foreign_ones_do_not(tmp_path: Path) -> None:
+    cache = JsonCache(tmp_path / "sensitivity-cache.json", "one", POINTS)
     cache["unit"] = (SensitivityPoint(kept=4, error=0.5),)
-    assert dict(SensitivityCache(tmp_path / "sensitivity-cache.json", "one")) == {
+    assert dict(JsonCache(tmp_path / "sensitivity-cache.json", "one", POINTS)) == {
         "unit": (SensitivityPoint(kept=4, error=0.5),)
     }
-    assert not SensitivityCache(tmp_path / "sensitivity-cache.json", "two")
+    assert not JsonCache(tmp_path / "sensitivity-cache.json", "two", POINTS)
     (tmp_path / "sensitivity-cache.json").write_text("{")
-    assert not SensitivityCache(tmp_path / "sensitivity-cache.json", "one")
+    assert not JsonCache(tmp_path / "sensitivity-cache.json", "one", POINTS)

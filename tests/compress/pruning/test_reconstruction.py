@@ -123,9 +123,9 @@ def test_both_ways_to_the_coefficients_agree() -> None:
         lost, kept = torch.arange(lost_count), torch.arange(lost_count, 24)
         damped = moments.damped.double()
         expected = torch.linalg.solve(damped[kept][:, kept], damped[kept][:, lost])
-        found = moments.stand_in(kept, lost)
-        assert found is not None
-        torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
+        replacement = moments.stand_in(kept, lost)
+        assert replacement is not None
+        torch.testing.assert_close(replacement.double(), expected, rtol=1e-3, atol=1e-4)
     broken = _Moments(torch.zeros(4, 2, 1), torch.full((2, 2), float("nan")), torch.zeros(2), centred=False)
     assert broken.stand_in(torch.tensor([0]), torch.tensor([1])) is None
 

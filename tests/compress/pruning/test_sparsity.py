@@ -57,9 +57,9 @@ def vit() -> Any:
 def test_what_is_eligible_is_done_and_the_rest_is_named_with_its_reason() -> None:
     network = mixed()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    found = sparsify(network)
-    assert found.layers == ("body", "odd")
-    assert {entry.name: entry.reason for entry in found.left} == {
+    sparse = sparsify(network)
+    assert sparse.layers == ("body", "odd")
+    assert {entry.name: entry.reason for entry in sparse.left} == {
         "stem": "its 3 inputs are not a multiple of 4",
         "depthwise": "it is a convolution in 12 groups",
         "head": "its 6 inputs are not a multiple of 4",
@@ -67,8 +67,8 @@ def test_what_is_eligible_is_done_and_the_rest_is_named_with_its_reason() -> Non
     }
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"body.weight", "odd.weight"}
-    assert found.zeros == (12 * 8 * 9 + 6 * 12) // 2
-    assert found.weights == sum(p.numel() for name, p in network.named_parameters() if name.endswith("weight"))
+    assert sparse.zeros == (12 * 8 * 9 + 6 * 12) // 2
+    assert sparse.weights == sum(p.numel() for name, p in network.named_parameters() if name.endswith("weight"))
 
 
 def test_the_two_larger_of_four_stay_at_every_kernel_position() -> None:
@@ -101,9 +101,9 @@ def test_input_norms_overrule_magnitude() -> None:
 
 def test_layers_can_be_left_dense_and_unknown_names_are_refused() -> None:
     network = mixed()
-    found = sparsify(network, leave=["odd"])
-    assert found.layers == ("body",) and not bool((network.odd.weight == 0).any())
-    assert {entry.name: entry.reason for entry in found.left}["odd"] == "it was asked to stay dense"
+    sparse = sparsify(network, leave=["odd"])
+    assert sparse.layers == ("body",) and not bool((network.odd.weight == 0).any())
+    assert {entry.name: entry.reason for entry in sparse.left}["odd"] == "it was asked to stay dense"
     with pytest.raises(InputError, match="'nowhere' is no linear or convolutional layer"):
         sparsify(mixed(), leave=["nowhere"])
 
@@ -238,13 +238,13 @@ def test_an_exported_file_is_still_sparse_and_a_dense_one_is_refused() -> None:
 
     torch.manual_seed(0)
     network = Exported().eval()
-    found = sparsify(network)
-    assert found.layers == ("body", "tokens", "head")
+    sparse = sparsify(network)
+    assert sparse.layers == ("body", "tokens", "head")
     spec = ImageSpec(height_px=16, width_px=16, colour="rgb", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     content = export_onnx(network, spec, Task(kind="binary", labels=("normal", "opacity"))).content
-    assert len(verify_sparse_onnx(content, found.zeros)) == 3
-    with pytest.raises(ModelError, match=rf"hold {found.zeros} zeros, and at least {found.zeros + 1} are needed"):
-        verify_sparse_onnx(content, found.zeros + 1)
+    assert len(verify_sparse_onnx(content, sparse.zeros)) == 3
+    with pytest.raises(ModelError, match=rf"hold {sparse.zeros} zeros, and at least {sparse.zeros + 1} are needed"):
+        verify_sparse_onnx(content, sparse.zeros + 1)
     with pytest.raises(ModelError, match="hold 0 zeros"):
         verify_sparse_onnx(_refilled(content))
     images = torch.rand(1, 3, 16, 16)

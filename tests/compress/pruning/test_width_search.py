@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 pytest.importorskip("torch_pruning")
 
+from medfm_compress.bench.types.sensitivity import SensitivityPoint  # noqa: E402
 from medfm_compress.compress.networks.macs import count_macs  # noqa: E402
 from medfm_compress.compress.pruning.allocate import deepest, evolve, knapsack, uniform  # noqa: E402
 from medfm_compress.compress.pruning.apply import remove_channels, temporarily  # noqa: E402
@@ -22,7 +23,6 @@ from medfm_compress.compress.pruning.importance import Evidence, importance_scor
 from medfm_compress.compress.pruning.isolation_check import check_in_isolation  # noqa: E402
 from medfm_compress.compress.pruning.prune import prune_module  # noqa: E402
 from medfm_compress.compress.pruning.sensitivity import (  # noqa: E402
-    SensitivityPoint,
     ValidationSet,
     measure_sensitivity,
     sensitivity_at_levels,

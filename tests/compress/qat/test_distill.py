@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.distillation.distill import distill
 from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.networks.build import build_model
@@ -22,8 +23,10 @@ from medfm_compress.compress.qat.ranges_file import load_ranges, save_ranges
 from medfm_compress.compress.qat.schedule import needs_float_stage
 from medfm_compress.compress.quantization import candidate_search
 from medfm_compress.compress.quantization import companion_variants as companion
+from medfm_compress.compress.quantization import quantize_bundle as quantizing
 from medfm_compress.compress.quantization.build_candidate import PLACEMENTS, GraphBuilder, portable, serialise
 from medfm_compress.compress.quantization.calibrate import calibrate
+from medfm_compress.compress.quantization.candidate_trial import CandidateTrial
 from medfm_compress.compress.quantization.methods import TRAINED, DoesNotApply, Lookup, Method, Standing, candidates
 from medfm_compress.compress.quantization.qdq import write_qdq
 from medfm_compress.compress.quantization.quantize_bundle import QuantizeOptions, quantize_bundle
@@ -256,7 +259,14 @@ def test_the_bundle_ships_what_was_trained(
     def clock(sessions: list[object], image: object, rounds: int) -> list[float]:
         return [1.0 if session.info.precision == "int8" else 2.0 for session in sessions]  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock)
+    def fresh(trials: list[CandidateTrial], *_: object) -> list[Measurement]:
+        latencies = [1.0 if trial.variant.precision == "int8" else 2.0 for trial in trials]
+        return [
+            Measurement(name="played", target="played", session_ms=(ms,) * 20, calls_per_round=2) for ms in latencies
+        ]
+
+    monkeypatch.setattr(candidate_search, "session_p50_ms", clock)
+    monkeypatch.setattr(quantizing, "time_in_fresh_processes", fresh)
     monkeypatch.setattr(companion, "p50_ms_on", lambda isa, models, *_: (2.0, 1.0))
     export(distilled[0], discs_path, ExportStep(), "tiny", "", silent, tmp_path / "fp32.medfm")
     few = QuantizeOptions(

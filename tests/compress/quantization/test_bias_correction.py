@@ -42,10 +42,10 @@ LAYERS = {"c0": "c0", "c1": "c1", "c2": "c2", "m3": "a3", "m4": "m4", "logits": 
 def model() -> ir.Model:
     random = np.random.default_rng(0)
     proto = onnx.parser.parse_model(TEXT)
-    given = {tensor.name for tensor in proto.graph.initializer}
+    initializers = {tensor.name for tensor in proto.graph.initializer}
     for info in proto.graph.value_info:
         dims = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
-        if info.name not in given:
+        if info.name not in initializers:
             values = random.standard_t(3, dims).astype(np.float32)  # heavy tails round badly
             proto.graph.initializer.append(onnx.numpy_helper.from_array(values, info.name))
     del proto.graph.value_info[:]
@@ -78,7 +78,7 @@ def means(model: ir.Model, name: str, images: NDArray[np.float32]) -> NDArray[np
 def with_rounded_weight(model: ir.Model, name: str, *, reduced: bool = False) -> ir.Model:
     """The network with the weight of one layer through INT8."""
     rounded = model.clone()
-    layer = next(one for one in layers(rounded.graph) if one.name == name)
+    layer = next(candidate for candidate in layers(rounded.graph) if candidate.name == name)
     weight = layer.weight.const_value.numpy()  # type: ignore[union-attr]
     values, scales = quantize_weight(weight, layer.axis, reduced=reduced)
     shape = [-1 if i == layer.axis else 1 for i in range(weight.ndim)]

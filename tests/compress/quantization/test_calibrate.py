@@ -65,24 +65,26 @@ def reference(content: bytes, name: str, inputs: NDArray[np.float32]) -> NDArray
 @pytest.mark.parametrize("name", ["relu", "pool", "root", "product"])
 def test_statistics_are_those_of_the_activations(name: str) -> None:
     inputs = images(7)
-    found = calibrate(network(), [inputs[:3], inputs[3:]])[name]
+    statistics = calibrate(network(), [inputs[:3], inputs[3:]])[name]
     values = reference(network(), name, inputs)
-    each = values.reshape(7, -1)
-    assert found.low == pytest.approx(values.min(), abs=1e-5) and found.high == pytest.approx(values.max(), abs=1e-5)
-    assert found.mean_low == pytest.approx(each.min(axis=1).mean(), abs=1e-5)
-    assert found.mean_high == pytest.approx(each.max(axis=1).mean(), abs=1e-5)
-    assert found.counts is not None and found.counts.sum() == values.size
+    flat = values.reshape(7, -1)
+    assert statistics.low == pytest.approx(values.min(), abs=1e-5) and statistics.high == pytest.approx(
+        values.max(), abs=1e-5
+    )
+    assert statistics.mean_low == pytest.approx(flat.min(axis=1).mean(), abs=1e-5)
+    assert statistics.mean_high == pytest.approx(flat.max(axis=1).mean(), abs=1e-5)
+    assert statistics.counts is not None and statistics.counts.sum() == values.size
 
 
 @pytest.mark.parametrize(("name", "axis"), [("image", 2), ("root", -1)])
 def test_channels_are_measured_where_a_weighted_layer_reads(name: str, axis: int) -> None:
     inputs = images(4)
-    found = calibrate(network(), [inputs])[name]
+    statistics = calibrate(network(), [inputs])[name]
     values = np.moveaxis(reference(network(), name, inputs), axis, 0)
     values = values.reshape(len(values), -1)
-    np.testing.assert_allclose(found.channel_low, values.min(axis=1), atol=1e-5)  # type: ignore[arg-type]
-    np.testing.assert_allclose(found.channel_high, values.max(axis=1), atol=1e-5)  # type: ignore[arg-type]
-    np.testing.assert_allclose(found.channel_mean, values.mean(axis=1), atol=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_allclose(statistics.channel_low, values.min(axis=1), atol=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_allclose(statistics.channel_high, values.max(axis=1), atol=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_allclose(statistics.channel_mean, values.mean(axis=1), atol=1e-5)  # type: ignore[arg-type]
 
 
 def test_channels_are_not_measured_elsewhere() -> None:
@@ -110,17 +112,17 @@ def test_views_share_what_was_measured_once() -> None:
 
 def test_weights_and_what_is_fused_are_left_out() -> None:
     """Every backend runs a layer and its ReLU as one, so nothing can be quantized between them."""
-    found = set(calibrate(network(), [images(1)]))
-    assert not {"w0", "b0", "w1", "gain", "tokens", "first", "conv"} & found
+    statistics = set(calibrate(network(), [images(1)]))
+    assert not {"w0", "b0", "w1", "gain", "tokens", "first", "conv"} & statistics
 
 
 @pytest.mark.parametrize("batch", ["N", "2", "4"])
 def test_batches_run_in_slices_of_the_graphs_own_size(batch: str) -> None:
     inputs = images(6)
-    expected, found = calibrate(network(), [inputs]), calibrate(network(batch), [inputs[:5], inputs[5:]])
+    expected, statistics = calibrate(network(), [inputs]), calibrate(network(batch), [inputs[:5], inputs[5:]])
     for name in ("relu", "product"):
-        assert found[name].low == pytest.approx(expected[name].low, abs=1e-5)
-        assert found[name].high == pytest.approx(expected[name].high, abs=1e-5)
+        assert statistics[name].low == pytest.approx(expected[name].low, abs=1e-5)
+        assert statistics[name].high == pytest.approx(expected[name].high, abs=1e-5)
 
 
 def test_inputs_are_drawn_one_at_a_time() -> None:
@@ -140,7 +142,7 @@ def test_inputs_are_drawn_one_at_a_time() -> None:
 def test_one_constant_image_is_enough(level: float) -> None:
     statistics = calibrate(network(), [np.full((1, 3, 8, 8), level, np.float32)])
     for estimator in ESTIMATORS:
-        assert all(found.low < found.high for found in estimate_ranges(statistics, estimator).values())
+        assert all(bounds.low < bounds.high for bounds in estimate_ranges(statistics, estimator).values())
 
 
 def test_an_activation_that_is_not_finite_is_named_with_its_node_and_case() -> None:

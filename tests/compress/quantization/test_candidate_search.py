@@ -2,15 +2,19 @@
 
 import json
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import tiny_study
 
+from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.quantization import candidate_search
 from medfm_compress.compress.quantization import fidelity as judge
-from medfm_compress.compress.quantization.candidate_search import CandidateTrial, Group, Limits, search_candidates
+from medfm_compress.compress.quantization.candidate_search import Group, search_candidates
+from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, Limits
 from medfm_compress.compress.quantization.fidelity import ValidationSet
+from medfm_compress.compress.quantization.final_choice import choose_variants
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.export.build import Export, make_variant
 from medfm_compress.runtime.errors import BundleRefused
@@ -65,27 +69,53 @@ def validation(monkeypatch):
         return Export(variant=variant, contents=contents, session=PlayedSession(*json.loads(contents[0])))
 
     monkeypatch.setattr(candidate_search, "open_export", open_played)
-    monkeypatch.setattr(
-        candidate_search, "interleaved_p50_ms", lambda sessions, image, rounds: [s.ms for s in sessions]
-    )
+    monkeypatch.setattr(candidate_search, "session_p50_ms", lambda sessions, image, rounds: [s.ms for s in sessions])
     return ValidationSet(study=study, cases=cases, inputs=inputs, task=tiny_study.TASK)
 
 
-def run(validation, plans, *, error=0.05, budget=60.0, floats=(), **builder):
-    variant = make_variant("openvino", "fp32")
+def measured(trials, fresh_ms=None):
+    """What fresh processes would say: the played latency, unless ``fresh_ms`` has another for the trial's name."""
+    return [
+        Measurement(
+            name=str(number),
+            target="played",
+            session_ms=((fresh_ms or {}).get(trial.name, trial.export.session.ms),) * 20,
+            calls_per_round=2,
+        )
+        for number, trial in enumerate(trials)
+    ]
+
+
+def search(validation, plans, *, error=0.05, budget=60.0, floats=(), backend="openvino", **builder):
+    """The attempts on one target, and the limits."""
+    variant = make_variant(backend, "fp32")
     reference = CandidateTrial(
         name="fp32", variant=variant, export=Export(variant=variant, contents=(), session=PlayedSession(10.0, 0.0))
     )
     group = Group(
-        reference=reference, floats=floats, rests=("fp32",), variant=lambda method: make_variant("openvino", "int8")
+        reference=reference, floats=floats, rests=("fp32",), variant=lambda method: make_variant(backend, "int8")
     )
     limits = Limits(error=error, auroc_drop=0.02, rounds=5, threads=1, deadline=time.monotonic() + budget)
-    tried = search_candidates(group, PlayedBuilder(plans, **builder), validation, limits, lambda text: None)
-    return {(each.candidate if isinstance(each, DoesNotApply) else each.name): each for each in tried}
+    return search_candidates(group, PlayedBuilder(plans, **builder), validation, limits, lambda text: None), limits
+
+
+def without_companions(number, best, reference):
+    return ()
+
+
+def run(validation, plans, *, fresh_ms=None, **options):
+    attempts, limits = search(validation, plans, **options)
+    timer = partial(measured, fresh_ms=fresh_ms)
+    (attempts,) = choose_variants([attempts], without_companions, timer, limits)
+    return {attempt_name(attempt): attempt for attempt in attempts}
+
+
+def attempt_name(attempt):
+    return attempt.candidate if isinstance(attempt, DoesNotApply) else attempt.name
 
 
 def kept(tried):
-    return [name for name, each in tried.items() if isinstance(each, CandidateTrial) and each.kept]
+    return [name for name, trial in tried.items() if isinstance(trial, CandidateTrial) and trial.kept]
 
 
 def test_the_fastest_within_the_limits_ships(validation):
@@ -108,12 +138,14 @@ def test_unfaithful_and_slow_candidates_are_refused_with_a_reason(validation):
 
 
 def test_a_fall_of_auroc_refuses_what_the_logits_allow(validation, monkeypatch):
-    monkeypatch.setattr(candidate_search, "fidelity", lambda logits, wanted, validation: judge.Fidelity(0.01, 0.03))
+    monkeypatch.setattr(
+        candidate_search, "fidelity", lambda logits, fp32_logits, validation: judge.Fidelity(0.01, 0.03)
+    )
     tried = run(validation, {"int8-minmax": (4.0, 0.0)})
     assert kept(tried) == [] and "AUROC falls by 0.03" in tried["int8-minmax"].reason
 
 
-def test_what_cannot_be_opened_does_not_stop_the_ladder(validation):
+def test_what_cannot_be_opened_does_not_stop_the_search(validation):
     tried = run(validation, {"int8-minmax": BundleRefused("no kernel"), "int8-percentile": (4.0, 0.01)})
     assert kept(tried) == ["int8-percentile"] and tried["int8-minmax"].reason == "cannot be run: no kernel"
 
@@ -137,13 +169,13 @@ def test_layers_are_excluded_until_the_limits_are_met(validation):
 
 def test_without_time_one_int8_candidate_is_tried(validation):
     tried = run(validation, {"int8-minmax": (4.0, 0.01)}, budget=-1.0)
-    assert list(tried) == ["fp32", "int8-minmax", "further rungs"] and kept(tried) == ["int8-minmax"]
+    assert list(tried) == ["fp32", "int8-minmax", "further candidates"] and kept(tried) == ["int8-minmax"]
 
 
 def test_networks_out_of_the_running_are_freed(validation):
-    tried = run(validation, {"int8-minmax": (4.0, 0.01)})
-    open_ones = [each.name for each in tried.values() if isinstance(each, CandidateTrial) and each.export is not None]
-    assert "int8-minmax" in open_ones and len(open_ones) <= 4 and "int8-mse" not in open_ones
+    attempts, _ = search(validation, {"int8-minmax": (4.0, 0.01)})
+    finalists = [trial.name for trial in attempts if isinstance(trial, CandidateTrial) and trial.export is not None]
+    assert "int8-minmax" in finalists and len(finalists) <= 4 and "int8-mse" not in finalists
 
 
 def test_logits_that_are_not_finite_are_never_kept(validation):
@@ -153,5 +185,5 @@ def test_logits_that_are_not_finite_are_never_kept(validation):
 
 def test_case_logits_keep_the_order_of_the_cases(validation):
     session = PlayedSession(1.0, 0.0)
-    found = judge.case_logits(session, validation.inputs)
-    assert np.allclose(found[:, 1], validation.inputs.mean(axis=(1, 2, 3)), atol=1e-6)
+    logits = judge.case_logits(session, validation.inputs)
+    assert np.allclose(logits[:, 1], validation.inputs.mean(axis=(1, 2, 3)), atol=1e-6)

@@ -59,9 +59,9 @@ def image(spread: float = 1.0) -> NDArray[np.float32]:
 @pytest.mark.parametrize("spread", [1e-3, 1.0, 1e3])
 def test_any_range_of_inputs_is_met(spread: float) -> None:
     model = network()
-    expected, found = run(model, image(spread)), run(quantize_dynamic(model, reduced=REDUCED), image(spread))
+    expected, logits = run(model, image(spread)), run(quantize_dynamic(model, reduced=REDUCED), image(spread))
     limit = 0.04 if REDUCED else 0.03
-    assert 0 < np.linalg.norm(found - expected) < limit * np.linalg.norm(expected)
+    assert 0 < np.linalg.norm(logits - expected) < limit * np.linalg.norm(expected)
 
 
 def test_each_layer_with_its_bias_becomes_one_operator_of_the_same_name_and_result() -> None:
@@ -114,8 +114,10 @@ def test_excluded_layers_stay_in_float() -> None:
 
 def test_seven_bit_weights() -> None:
     quantized = quantize_dynamic(network(), reduced=True)
-    stored = [each.const_value for each in quantized.graph.initializers.values() if each.dtype == ir.DataType.INT8]
-    assert stored and all(each is not None and np.abs(each.numpy()).max() == 63 for each in stored)
+    stored = [
+        weights.const_value for weights in quantized.graph.initializers.values() if weights.dtype == ir.DataType.INT8
+    ]
+    assert stored and all(weights is not None and np.abs(weights.numpy()).max() == 63 for weights in stored)
 
 
 def test_a_network_without_products_is_left_as_it_is() -> None:

@@ -48,10 +48,10 @@ LAYERS = ("c0", "c1", "c2", "m3", "logits")
 def model() -> ir.Model:
     random = np.random.default_rng(0)
     proto = onnx.parser.parse_model(TEXT)
-    given = {tensor.name for tensor in proto.graph.initializer}
+    initializers = {tensor.name for tensor in proto.graph.initializer}
     for info in proto.graph.value_info:
         dims = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
-        if info.name not in given:
+        if info.name not in initializers:
             values = random.standard_normal(dims) / np.sqrt(max(1, np.prod(dims[1:])))
             proto.graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), info.name))
     del proto.graph.value_info[:]
@@ -67,8 +67,8 @@ def images() -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def ranges(model: ir.Model, images: NDArray[np.float32]) -> dict[str, Range]:
-    found = estimate_ranges(calibrate(ir.to_proto(model).SerializeToString(), [images]), "minmax")
-    return {**found, "silu": Range(found["silu"].low, 8 * found["silu"].high)}  # so that c2 is the worst by far
+    ranges = estimate_ranges(calibrate(ir.to_proto(model).SerializeToString(), [images]), "minmax")
+    return {**ranges, "silu": Range(ranges["silu"].low, 8 * ranges["silu"].high)}  # so that c2 is the worst by far
 
 
 def logits(model: ir.Model, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -90,14 +90,14 @@ def test_errors_are_those_of_quantizing_each_layer_alone(
     before = ir.to_proto(model).SerializeToString()
     ranked = rank_layers(model, ranges, place, images)
     assert ir.to_proto(model).SerializeToString() == before
-    assert {one.name for one in ranked} == set(LAYERS)
-    assert [one.error for one in ranked] == sorted((one.error for one in ranked), reverse=True)
-    for one in ranked:
-        others = [name for name in LAYERS if name != one.name]
+    assert {layer.name for layer in ranked} == set(LAYERS)
+    assert [layer.error for layer in ranked] == sorted((layer.error for layer in ranked), reverse=True)
+    for layer in ranked:
+        others = [name for name in LAYERS if name != layer.name]
         alone = write_qdq(model, place(model, others), ranges)
         expected = relative_logit_error(logits(alone, images), logits(model, images))
-        assert one.error == pytest.approx(expected, rel=0.02, abs=1e-5)
-    assert ranked[0].name == "c2" and ranked[0].local == max(one.local for one in ranked)
+        assert layer.error == pytest.approx(expected, rel=0.02, abs=1e-5)
+    assert ranked[0].name == "c2" and ranked[0].local == max(layer.local for layer in ranked)
 
 
 def test_layers_left_in_float_are_not_ranked(
@@ -106,7 +106,7 @@ def test_layers_left_in_float_are_not_ranked(
     def place(graph: ir.Model, exclude: Collection[str] = ()) -> Placement:
         return placement_openvino.place(graph, [*exclude, "c2", "logits"])
 
-    assert {one.name for one in rank_layers(model, ranges, place, images)} == {"c0", "c1", "m3"}
+    assert {layer.name for layer in rank_layers(model, ranges, place, images)} == {"c0", "c1", "m3"}
     assert rank_layers(model, ranges, lambda graph, exclude=(): Placement(), images) == ()
 
 
@@ -114,9 +114,9 @@ def test_with_no_time_left_layers_are_ranked_by_their_own_error(
     model: ir.Model, ranges: dict[str, Range], images: NDArray[np.float32]
 ) -> None:
     ranked = rank_layers(model, ranges, placement_openvino.place, images, deadline=time.monotonic() - 1)
-    assert {one.name for one in ranked} == set(LAYERS)
-    assert all(np.isnan(one.error) for one in ranked)
-    assert [one.local for one in ranked] == sorted((one.local for one in ranked), reverse=True)
+    assert {layer.name for layer in ranked} == set(LAYERS)
+    assert all(np.isnan(layer.error) for layer in ranked)
+    assert [layer.local for layer in ranked] == sorted((layer.local for layer in ranked), reverse=True)
     assert ranked[0].name == "c2"
 
 

@@ -1,4 +1,4 @@
-"""The rungs and their order, with standings played back."""
+"""The candidates and their order, with standings played back."""
 
 import msgspec
 import pytest
@@ -9,7 +9,7 @@ from medfm_compress.compress.quantization.methods import EXCLUSIONS, DoesNotAppl
 def search_candidates(
     placements, better=lambda method: False, *, rests=("fp32",), limits=True, ranked=(), smooths=True
 ):
-    """Walk the rungs; a rung that is ``better`` becomes the best one."""
+    """Walk the candidates; one that is ``better`` becomes the best one."""
     state = {"best": None}
     lookup = Lookup(
         standing=lambda: Standing(best=state["best"], within_limits=limits),

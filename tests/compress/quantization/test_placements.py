@@ -112,9 +112,9 @@ def ranges(model: ir.Model) -> dict[str, tuple[float, float]]:
     results = [value for node in every.graph for value in node.outputs if value not in every.graph.outputs]
     every.graph.outputs.extend(results)
     opened = session(serialise(every))
-    names = [each.name for each in opened.get_outputs()]
-    found = dict(zip(names, opened.run(None, {"image": image(model)}), strict=True))
-    return {name: (float(x.min()), float(x.max())) for name, x in {**found, "image": image(model)}.items()}
+    names = [output.name for output in opened.get_outputs()]
+    results = dict(zip(names, opened.run(None, {"image": image(model)}), strict=True))
+    return {name: (float(x.min()), float(x.max())) for name, x in {**results, "image": image(model)}.items()}
 
 
 def operators(model: ir.Model, folder: Path) -> Counter[str]:
@@ -128,9 +128,9 @@ def operators(model: ir.Model, folder: Path) -> Counter[str]:
 def test_numbers_stay_those_of_the_float_network(text: str, backend: str) -> None:
     model = network(text)
     quantized = write_qdq(model, PLACES[backend](model, reduced=REDUCED), ranges(model))
-    expected, found = (session(serialise(m)).run(None, {"image": image(model)})[0] for m in (model, quantized))
-    assert np.linalg.norm(found - expected) < 0.04 * np.linalg.norm(expected)
-    assert not np.array_equal(found, expected)
+    expected, results = (session(serialise(m)).run(None, {"image": image(model)})[0] for m in (model, quantized))
+    assert np.linalg.norm(results - expected) < 0.04 * np.linalg.norm(expected)
+    assert not np.array_equal(results, expected)
 
 
 @pytest.mark.parametrize("backend", PLACES)
@@ -201,8 +201,8 @@ def test_onnxruntime_parts_of_a_concat_share_a_range_when_asked(tmp_path: Path) 
     model = network(text)
     quantized = write_qdq(model, placement_onnxruntime.place(model, joined=True), ranges(model))
     scales = {name: quantized.graph.initializers[f"{name}_scale"].const_value for name in "rbcde"}
-    found = {name: float(scale.numpy()) for name, scale in scales.items() if scale is not None}
-    assert found["b"] == found["c"] == found["d"] == found["e"] != found["r"]  # the ReLU keeps its zero point
+    results = {name: float(scale.numpy()) for name, scale in scales.items() if scale is not None}
+    assert results["b"] == results["c"] == results["d"] == results["e"] != results["r"]  # the ReLU keeps its zero point
     ran = operators(quantized, tmp_path)
     assert ran["QLinearConv"] == 4 and ran["QLinearConcat"] == 2 and ran["Relu"] == 0
     apart = placement_onnxruntime.place(model)
@@ -322,8 +322,8 @@ def test_openvino_runs_every_layer_in_bytes(text: str, fused: str) -> None:
     precisions = {precision for kind, precision in kinds if kind == fused}
     assert precisions and precisions <= {"u8", "i8"}
     expected = session(serialise(model)).run(None, {"image": image(model)})[0]
-    found = compiled({"image": image(model)})[0]
-    assert np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
+    results = compiled({"image": image(model)})[0]
+    assert np.linalg.norm(results - expected) < 0.05 * np.linalg.norm(expected)
 
 
 def test_tensorrt_is_symmetric_and_quantizes_only_the_residual_branch_of_a_sum() -> None:
@@ -331,7 +331,7 @@ def test_tensorrt_is_symmetric_and_quantizes_only_the_residual_branch_of_a_sum()
     placement = placement_tensorrt.place(model)
     assert {"image", "p0", "r1", "f"} == set(placement.activations)  # c1, which the sum fuses with, is not there
     quantized = write_qdq(model, placement, ranges(model))
-    zeros = [each for name, each in quantized.graph.initializers.items() if name.endswith("_zero")]
+    zeros = [output for name, output in quantized.graph.initializers.items() if name.endswith("_zero")]
     assert zeros
     for zero in zeros:
         assert zero.const_value is not None and zero.dtype == ir.DataType.INT8

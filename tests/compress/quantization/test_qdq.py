@@ -62,9 +62,9 @@ def image(seed: int = 1) -> NDArray[np.float32]:
 
 
 def array(model: ir.Model, name: str) -> NDArray[np.float32]:
-    found = model.graph.initializers[name].const_value
-    assert found is not None
-    result: NDArray[np.float32] = found.numpy()
+    constant = model.graph.initializers[name].const_value
+    assert constant is not None
+    result: NDArray[np.float32] = constant.numpy()
     return result
 
 
@@ -141,7 +141,7 @@ def test_the_result_is_small_clean_and_reproducible() -> None:
     assert first == second
     assert serialise(model) == before
     quantized = onnx.load_from_string(first).graph
-    kinds = {each.name: each.data_type for each in quantized.initializer}
+    kinds = {initializer.name: initializer.data_type for initializer in quantized.initializer}
     assert {"w0", "b0", "w1", "b1"}.isdisjoint(kinds)
     assert kinds["w0_quantized"] == kinds["w1_quantized"] == onnx.TensorProto.INT8
     assert kinds["first_bias_quantized"] == kinds["second_bias_quantized"] == onnx.TensorProto.INT32
@@ -180,15 +180,15 @@ def test_symmetric_values_are_signed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("placement", "said"),
+    ("placement", "message"),
     [
         (Placement(activations=("nothing",)), "no value 'nothing'"),
         (Placement(activations=("product",)), "no range is known for 'product'"),
         (Placement(layers=("relu",)), "'relu' is no layer"),
     ],
 )
-def test_names_that_do_not_fit_the_graph_are_refused(placement: Placement, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_names_that_do_not_fit_the_graph_are_refused(placement: Placement, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         write_qdq(network(), placement, RANGES)
 
 
@@ -220,8 +220,8 @@ def test_a_bias_survives_weights_that_are_next_to_nothing(tiny: float) -> None:
 
 
 def test_layers_are_those_with_constant_weights() -> None:
-    found = {layer.name: (layer.axis, layer.bias and layer.bias.node.name) for layer in layers(network().graph)}
-    assert found == {"first": (0, "first"), "second": (1, "sum")}
+    constant = {layer.name: (layer.axis, layer.bias and layer.bias.node.name) for layer in layers(network().graph)}
+    assert constant == {"first": (0, "first"), "second": (1, "sum")}
 
 
 def test_layers_that_share_a_weight_go_on_sharing_it() -> None:
@@ -241,7 +241,9 @@ def test_layers_that_share_a_weight_go_on_sharing_it() -> None:
     model = ir.serde.from_proto(onnx.shape_inference.infer_shapes(proto))
     placement = Placement(activations=("image", "a", "c"), layers=("one", "two", "three"), biases=True)
     quantized = write_qdq(model, placement, {"image": (-3, 3), "a": (-20, 20), "c": (-50, 50)})
-    assert sum(each.dtype == ir.DataType.INT8 for each in quantized.graph.initializers.values()) == 4  # 2, zeros too
+    assert (
+        sum(initializer.dtype == ir.DataType.INT8 for initializer in quantized.graph.initializers.values()) == 4
+    )  # 2, zeros too
     x = np.random.default_rng(2).uniform(-3, 3, (1, 8)).astype(np.float32)
     exact = run(model, x)
     np.testing.assert_allclose(run(quantized, x), exact, atol=0.05 * np.abs(exact).max())

@@ -10,6 +10,7 @@ import tiny_study
 
 from medfm_compress.bench.evaluate.evaluate import evaluate
 from medfm_compress.bench.evaluate.operating_points import choose_operating_points
+from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.quantization import candidate_search
 from medfm_compress.compress.quantization import companion_variants as companion
 from medfm_compress.compress.quantization import quantize_bundle as module_under_test
@@ -26,13 +27,33 @@ from medfm_compress.runtime.sessions.table import open_variant
 FEW = QuantizeOptions(samples=16, rounds=5, error_limit=10.0, auroc_limit=1.0, time_budget_s=0.0, optimised=False)
 
 
-def clock(fp32_ms, int8_ms):
-    """Stand in for the clock: floats of any precision take as long as FP32."""
-    return lambda sessions, image, rounds: [int8_ms if s.info.precision == "int8" else fp32_ms for s in sessions]
+def play_clocks(monkeypatch, fp32_ms, int8_ms, fresh_ms=None):
+    """Stand in for both clocks: floats of any precision take as long as FP32.
+
+    ``fresh_ms`` gives the latency of a trial in its fresh process; without it the two clocks agree.
+    """
+
+    def in_process(sessions, image, rounds):
+        return [int8_ms if session.info.precision == "int8" else fp32_ms for session in sessions]
+
+    def of_trial(trial):
+        return int8_ms if trial.variant.precision == "int8" else fp32_ms
+
+    def fresh(trials, spec, task, plan):
+        latencies = [(fresh_ms or of_trial)(trial) for trial in trials]
+        return [
+            Measurement(name=str(number), target="played", session_ms=(ms,) * 20, calls_per_round=2)
+            for number, ms in enumerate(latencies)
+        ]
+
+    monkeypatch.setattr(candidate_search, "session_p50_ms", in_process)
+    monkeypatch.setattr(module_under_test, "time_in_fresh_processes", fresh)
 
 
 @pytest.fixture(autouse=True)
-def faster_on_every_cpu(monkeypatch):
+def played_clocks(monkeypatch):
+    """INT8 is twice as fast wherever a test does not say otherwise; one test starts the real processes."""
+    play_clocks(monkeypatch, 2.0, 1.0)
     monkeypatch.setattr(companion, "p50_ms_on", lambda isa, models, *_: (2.0, 1.0))
 
 
@@ -51,7 +72,7 @@ def source(tmp_path_factory):
 
 
 def test_int8_replaces_fp32_where_it_is_faithful_and_faster(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
+    play_clocks(monkeypatch, 2.0, 1.0)
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", FEW)
     bundle = Bundle.open(tmp_path / "q.medfm")
     assert quantized.applied
@@ -80,7 +101,7 @@ def many(tmp_path_factory):
 
 
 def test_a_kept_variant_gets_its_own_threshold_from_all_validation_cases(many, tmp_path, monkeypatch):
-    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
+    play_clocks(monkeypatch, 2.0, 1.0)
     study = tiny_study.make_study(val=160)
     options = msgspec.structs.replace(FEW, validation_samples=30, targets=("onnxruntime:cpu",), keep_fp32=True)
     quantize_bundle(many, study, tmp_path / "q.medfm", options)
@@ -89,19 +110,19 @@ def test_a_kept_variant_gets_its_own_threshold_from_all_validation_cases(many, t
     assert bundle.manifest.task == Bundle.open(many).manifest.task == bundle.manifest.task_of(fp32)
     task = bundle.manifest.task_of(int8)
     session = open_variant(bundle, int8, 1)
-    (wanted,) = choose_operating_points(
+    (expected,) = choose_operating_points(
         evaluate(session, study, study.split("val"), tiny_study.SPEC, task, name="int8"), rule="youden"
     )
-    (found,) = task.operating_points
-    assert (found.positives, found.negatives) == (80, 80)
-    assert found.threshold == pytest.approx(wanted.threshold, abs=1e-9)
+    (point,) = task.operating_points
+    assert (point.positives, point.negatives) == (80, 80)
+    assert point.threshold == pytest.approx(expected.threshold, abs=1e-9)
     assert not any(name.startswith("test") for name in study.source.read_images)
     steps = [step for step in bundle.manifest.provenance.steps if "onnxruntime-cpu-int8: " in step]
     assert any("threshold of spot" in step for step in steps) and any("temperature" in step for step in steps)
 
 
 def test_thresholds_are_left_where_asked_and_where_cases_are_too_few(many, source, tmp_path, monkeypatch):
-    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
+    play_clocks(monkeypatch, 2.0, 1.0)
     options = msgspec.structs.replace(FEW, targets=("onnxruntime:cpu",))
     left = msgspec.structs.replace(options, rechoose=False)
     manifest = quantize_bundle(many, tiny_study.make_study(val=160), tmp_path / "left.medfm", left).manifest
@@ -114,7 +135,7 @@ def test_thresholds_are_left_where_asked_and_where_cases_are_too_few(many, sourc
 
 
 def test_int8_that_is_slower_is_refused_with_a_reason(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(1.0, 1.2))
+    play_clocks(monkeypatch, 1.0, 1.2)
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", FEW)
     assert not quantized.applied
     tried = [candidate for candidate in quantized.candidates if candidate.p50_ms and candidate.method != "fp32"]
@@ -125,15 +146,59 @@ def test_int8_that_is_slower_is_refused_with_a_reason(source, tmp_path, monkeypa
 
 
 def test_int8_that_is_unfaithful_is_refused_with_a_reason(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
+    play_clocks(monkeypatch, 2.0, 1.0)
     strict = msgspec.structs.replace(FEW, error_limit=1e-9)
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", strict)
     assert not quantized.applied
     assert all("above the limit" in c.reason for c in quantized.candidates if c.method.startswith("int8-minmax"))
 
 
+def test_int8_that_wins_here_and_loses_in_fresh_processes_is_not_shipped(source, tmp_path, monkeypatch):
+    play_clocks(monkeypatch, 2.0, 1.0, fresh_ms=lambda trial: 1.0 if trial.name == "fp32" else 1.1)
+    quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", FEW)
+    assert not quantized.applied
+    assert quantized.manifest.model_digest == Bundle.open(source).manifest.model_digest
+    lost = [candidate for candidate in quantized.candidates if candidate.method == "int8-minmax"]
+    assert {candidate.reason for candidate in lost} == {"not faster than FP32 on the measuring machine"}
+    assert all(candidate.speedup == pytest.approx(1 / 1.1) for candidate in lost)
+    assert all(candidate.speedup_interval.high < 1 for candidate in lost)
+
+
+def test_variants_of_all_engines_stand_in_the_order_of_one_run(source, tmp_path, monkeypatch):
+    latencies = {
+        "openvino-cpu-fp32": 9.0,
+        "onnxruntime-cpu-fp32": 8.0,
+        "openvino-cpu-int8": 4.0,
+        "onnxruntime-cpu-int8": 3.0,
+        "openvino-cpu-int8-reduced": 5.0,
+        "onnxruntime-cpu-int8-reduced": 6.0,
+    }
+    rounds = []
+
+    def fresh_ms(trial):
+        rounds.append(trial.variant.name)
+        return latencies.get(trial.variant.name, 7.0)
+
+    play_clocks(monkeypatch, 2.0, 1.0, fresh_ms=fresh_ms)
+    options = msgspec.structs.replace(FEW, keep_fp32=True)
+    quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
+    assert [variant.name for variant in quantized.manifest.variants] == [
+        "onnxruntime-cpu-int8",
+        "openvino-cpu-int8",
+        "openvino-cpu-int8-reduced",
+        "onnxruntime-cpu-int8-reduced",
+        "onnxruntime-cpu-fp32",
+        "openvino-cpu-fp32",
+    ]
+    assert latencies.keys() <= set(rounds)
+    kept = {candidate.variant: candidate for candidate in quantized.candidates if candidate.kept}
+    assert {name: candidate.p50_ms for name, candidate in kept.items()} == pytest.approx(latencies)
+    assert kept["openvino-cpu-int8"].speedup_interval.estimate == pytest.approx(9 / 4)
+    assert kept["openvino-cpu-fp32"].speedup_interval is None
+
+
 def test_fp32_is_kept_only_when_asked_for(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
+    play_clocks(monkeypatch, 2.0, 1.0)
     keep = msgspec.structs.replace(FEW, keep_fp32=True, targets=("onnxruntime:cpu",))
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", keep)
     names = [v.name for v in quantized.manifest.variants]
@@ -153,16 +218,16 @@ def test_calibration_sees_training_cases_only_and_test_cases_are_never_read(sour
     quantized = quantize_bundle(source, study, tmp_path / "q.medfm", FEW)
     train = {case.image: case for case in study.split("train")}
     assert len(quantized.calibration_images) == 16 and set(quantized.calibration_images) <= train.keys()
-    wanted = network_inputs(study, [train[name] for name in quantized.calibration_images], tiny_study.SPEC)
-    assert np.array_equal(np.concatenate(seen), wanted)
+    expected = network_inputs(study, [train[name] for name in quantized.calibration_images], tiny_study.SPEC)
+    assert np.array_equal(np.concatenate(seen), expected)
     assert not any(name.startswith("test") for name in study.source.read_images)
 
 
 def test_the_seed_decides_which_cases(source, tmp_path):
-    one = msgspec.structs.replace(FEW, targets=("onnxruntime:cpu",))
+    options = msgspec.structs.replace(FEW, targets=("onnxruntime:cpu",))
     study = tiny_study.make_study()
     images = [
-        quantize_bundle(source, study, tmp_path / "q", msgspec.structs.replace(one, seed=seed)).calibration_images
+        quantize_bundle(source, study, tmp_path / "q", msgspec.structs.replace(options, seed=seed)).calibration_images
         for seed in (0, 0, 1)
     ]
     assert images[0] == images[1] != images[2]
@@ -178,7 +243,7 @@ def test_too_few_cases_are_refused(source, tmp_path, sizes, split):
 
 
 def test_a_bundle_without_its_fp32_graph_is_refused(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
+    play_clocks(monkeypatch, 2.0, 1.0)
     quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", FEW)
     with pytest.raises(InputError, match="no FP32 ONNX variant"):
         quantize_bundle(tmp_path / "q.medfm", tiny_study.make_study(), tmp_path / "r.medfm", FEW)
@@ -197,7 +262,7 @@ def test_an_unknown_target_is_refused_and_the_known_ones_are_named(source, tmp_p
 
 @pytest.mark.parametrize("bits", ["int8", "int4"])
 def test_weights_alone_are_compressed_for_size_whatever_the_clock_says(source, tmp_path, monkeypatch, bits):
-    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(1.0, 1.2))
+    play_clocks(monkeypatch, 1.0, 1.2)
     options = msgspec.structs.replace(FEW, weights_only=bits)
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
     bundle = Bundle.open(tmp_path / "q.medfm")
@@ -212,7 +277,7 @@ def test_weights_alone_are_compressed_for_size_whatever_the_clock_says(source, t
 
 
 def test_a_variant_for_lesser_cpus_asks_for_what_it_pays_on(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
+    play_clocks(monkeypatch, 2.0, 1.0)
     options = msgspec.structs.replace(FEW, targets=("openvino:cpu",))
     timed = {"AVX2": (1.0, 1.5), "AVX512_CORE": (1.0, 0.8)}
     monkeypatch.setattr(companion, "p50_ms_on", lambda isa, *_: timed[isa])
@@ -255,7 +320,7 @@ def test_files_shrink_about_fourfold_and_bytes_repeat(tmp_path, monkeypatch):
     import torch
     from torch import nn
 
-    monkeypatch.setattr(candidate_search, "interleaved_p50_ms", clock(2.0, 1.0))
+    play_clocks(monkeypatch, 2.0, 1.0)
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Conv2d(1, 256, 4, 4), nn.ReLU(), nn.Conv2d(256, 512, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),

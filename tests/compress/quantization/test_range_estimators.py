@@ -67,11 +67,11 @@ def test_percentile_is_numpys(name: str) -> None:
     cases = CASES[name]
     values = np.concatenate(cases)
     ordered = np.sort(values)
-    found = estimate("percentile", *cases)
+    estimated = estimate("percentile", *cases)
     # between the neighbours in rank of the exact quantile, give or take a bin
     bin_width = 2 * statistics(*cases).bound / 8192
-    assert ordered[2] - bin_width <= found.low <= ordered[5] + bin_width
-    assert ordered[-6] - bin_width <= found.high <= ordered[-3] + bin_width
+    assert ordered[2] - bin_width <= estimated.low <= ordered[5] + bin_width
+    assert ordered[-6] - bin_width <= estimated.high <= ordered[-3] + bin_width
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -85,9 +85,9 @@ def test_mse_is_as_good_as_brute_force(name: str, symmetric: bool) -> None:
     else:
         pairs = list(itertools.product(low * fractions if low else [0.0], high * fractions))
     best = min(quantization_error(values, *pair, symmetric=symmetric) for pair in pairs)
-    found = estimate("mse", *CASES[name], symmetric=symmetric)
+    estimated = estimate("mse", *CASES[name], symmetric=symmetric)
     spread = float(((values.max() - values.min()) / 255) ** 2)
-    assert quantization_error(values, *found, symmetric=symmetric) <= 1.06 * best + 1e-4 * spread
+    assert quantization_error(values, *estimated, symmetric=symmetric) <= 1.06 * best + 1e-4 * spread
 
 
 def test_mse_clips_where_it_pays_only() -> None:
@@ -100,8 +100,8 @@ def test_mse_clips_where_it_pays_only() -> None:
 @pytest.mark.parametrize("name", list(CASES))
 def test_every_range_holds_zero(estimator: str, name: str) -> None:
     for x in (CASES[name], [-c for c in CASES[name]]):
-        found = estimate(estimator, *x)
-        assert found.low <= 0 <= found.high and found.low < found.high
+        estimated = estimate(estimator, *x)
+        assert estimated.low <= 0 <= estimated.high and estimated.low < estimated.high
         both = estimate(estimator, *x, symmetric=True)
         assert both.low == -both.high < 0
 
@@ -110,9 +110,9 @@ def test_every_range_holds_zero(estimator: str, name: str) -> None:
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("constant", [0.0, 3.0, -2.0, 1e-30])
 def test_a_constant_gets_a_safe_range(estimator: str, symmetric: bool, constant: float) -> None:
-    found = estimate(estimator, np.full((1, 3, 4, 4), constant, np.float32), symmetric=symmetric)
-    assert found.high - found.low > 1e-6
-    assert found.low - 1e-6 <= constant <= found.high + 1e-6
+    estimated = estimate(estimator, np.full((1, 3, 4, 4), constant, np.float32), symmetric=symmetric)
+    assert estimated.high - estimated.low > 1e-6
+    assert estimated.low - 1e-6 <= constant <= estimated.high + 1e-6
 
 
 @pytest.mark.parametrize("estimator", ["percentile", "mse"])

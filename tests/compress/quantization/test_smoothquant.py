@@ -80,10 +80,10 @@ def network(text: str) -> ir.Model:
     """The network with random weights; ``zeros`` is shared by nodes that must not change together."""
     random = np.random.default_rng(0)
     model = onnx.parser.parse_model(text)
-    given = {tensor.name for tensor in model.graph.initializer}
+    initializers = {tensor.name for tensor in model.graph.initializer}
     for info in [*model.graph.value_info]:
         dims = [dim.dim_value for dim in info.type.tensor_type.shape.dim]
-        if info.name not in given:
+        if info.name not in initializers:
             values = random.standard_normal(dims) / np.sqrt(max(1, np.prod(dims[1:])))
             values = np.abs(values) + 0.5 if info.name == "variance" else values
             values = 1 + 0.3 * values if "gain" in info.name else values
@@ -138,7 +138,7 @@ def test_only_what_folds_is_smoothed(text: str) -> None:
     smoothed = smooth(model, calibrate(serialised(model), [images()]))
     applied, left = layers_of(text)
     assert set(smoothed.layers) == applied
-    old, new = ({node.name: node for node in one.graph} for one in (model, smoothed.model))
+    old, new = ({node.name: node for node in tensor.graph} for tensor in (model, smoothed.model))
     for name in applied | left:
         weights = (nodes[name].inputs[1].const_value.numpy() for nodes in (old, new))
         assert np.array_equal(*weights) == (name in left)
@@ -149,15 +149,15 @@ def test_statistics_are_those_of_the_new_graph(model: ir.Model) -> None:
     smoothed = smooth(model, calibrate(serialised(model), [images()]))
     measured = calibrate(serialised(smoothed.model), [images()])
     changed = 0
-    for name, one in smoothed.statistics.items():
-        assert (one.low, one.high) == pytest.approx((measured[name].low, measured[name].high), rel=1e-4, abs=1e-5)
-        if one.counts is None:
+    for name, tensor in smoothed.statistics.items():
+        assert (tensor.low, tensor.high) == pytest.approx((measured[name].low, measured[name].high), rel=1e-4, abs=1e-5)
+        if tensor.counts is None:
             changed += 1
             assert measured[name].channel_mean is not None
             for mine, theirs in (
-                (one.channel_low, measured[name].channel_low),
-                (one.channel_high, measured[name].channel_high),
-                (one.channel_mean, measured[name].channel_mean),
+                (tensor.channel_low, measured[name].channel_low),
+                (tensor.channel_high, measured[name].channel_high),
+                (tensor.channel_mean, measured[name].channel_mean),
             ):
                 np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
     assert changed >= 2
@@ -168,14 +168,14 @@ def test_scales_are_those_of_the_paper() -> None:
     model = network(TRANSFORMER)
     statistics = calibrate(serialised(model), [images()])
     smoothed = smooth(model, statistics, 0.7)
-    one = statistics["norm2"]
-    assert one.channel_low is not None and one.channel_high is not None
+    tensor = statistics["norm2"]
+    assert tensor.channel_low is not None and tensor.channel_high is not None
     weight = next(n for n in model.graph if n.name == "h_13").inputs[1].const_value.numpy()  # type: ignore[union-attr]
-    largest = np.maximum(-one.channel_low, one.channel_high)
+    largest = np.maximum(-tensor.channel_low, tensor.channel_high)
     expected = largest**0.7 / np.abs(weight).max(axis=1) ** 0.3
     gains = [
-        next(n for n in each.graph if n.outputs[0].name == "norm2").inputs[1].const_value.numpy()  # type: ignore[union-attr]
-        for each in (model, smoothed.model)
+        next(n for n in graph.graph if n.outputs[0].name == "norm2").inputs[1].const_value.numpy()  # type: ignore[union-attr]
+        for graph in (model, smoothed.model)
     ]
     np.testing.assert_allclose(gains[0] / gains[1], expected, rtol=1e-4)
 
@@ -184,8 +184,10 @@ def test_scales_are_those_of_the_paper() -> None:
 def test_smoothed_activations_answer_minmax(estimator: str) -> None:
     model = network(TRANSFORMER)
     smoothed = smooth(model, calibrate(serialised(model), [images()]))
-    one = smoothed.statistics["norm"]
-    assert estimate_ranges(smoothed.statistics, estimator)["norm"] == pytest.approx((min(one.low, 0), max(one.high, 0)))
+    tensor = smoothed.statistics["norm"]
+    assert estimate_ranges(smoothed.statistics, estimator)["norm"] == pytest.approx(
+        (min(tensor.low, 0), max(tensor.high, 0))
+    )
 
 
 def test_inputs_give_smoothed_activations_a_histogram() -> None:
@@ -226,8 +228,12 @@ def test_stress_keeps_the_function_and_makes_outliers(model: ir.Model) -> None:
     stressed = stress(model, factor=30, share=0.1)
     assert serialised(model) == before
     np.testing.assert_allclose(logits(stressed), logits(model), rtol=1e-3, atol=1e-5)
-    plain, found = (calibrate(serialised(one), [images()]) for one in (model, stressed))
-    grown = {name for name in plain if found[name].high - found[name].low > 5 * (plain[name].high - plain[name].low)}
+    plain, grown_statistics = (calibrate(serialised(tensor), [images()]) for tensor in (model, stressed))
+    grown = {
+        name
+        for name in plain
+        if grown_statistics[name].high - grown_statistics[name].low > 5 * (plain[name].high - plain[name].low)
+    }
     assert grown
     assert serialised(stress(model, seed=1)) != serialised(stress(model, seed=2))
     assert serialised(stress(model, seed=1)) == serialised(stress(model, seed=1))
@@ -236,12 +242,12 @@ def test_stress_keeps_the_function_and_makes_outliers(model: ir.Model) -> None:
 def test_smoothing_mends_the_stress(model: ir.Model) -> None:
     """INT8 of the stressed network is bad, and as good as the plain one's once it is smoothed."""
 
-    def error(one: ir.Model, *, smoothing: bool) -> float:
-        statistics = calibrate(serialised(one), [images()])
+    def error(tensor: ir.Model, *, smoothing: bool) -> float:
+        statistics = calibrate(serialised(tensor), [images()])
         if smoothing:
-            one, statistics, _ = smooth(one, statistics)
-        quantized = write_qdq(one, place(one), estimate_ranges(statistics, "minmax"))
-        return relative_logit_error(logits(quantized, "int8"), logits(one))
+            tensor, statistics, _ = smooth(tensor, statistics)
+        quantized = write_qdq(tensor, place(tensor), estimate_ranges(statistics, "minmax"))
+        return relative_logit_error(logits(quantized, "int8"), logits(tensor))
 
     stressed = stress(model, factor=100, share=0.1)
     plain, bad, mended = (

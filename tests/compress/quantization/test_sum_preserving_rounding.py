@@ -23,11 +23,11 @@ def test_sums_are_at_most_half_a_step_off(size: int) -> None:
 def test_no_other_choice_with_such_a_sum_is_nearer() -> None:
     """Against every combination of rounding up or down."""
     for weights in np.random.default_rng(1).uniform(-5, 5, (50, 6)):
-        found = round_keeping_sums(weights[None], 127)[0]
+        rounded = round_keeping_sums(weights[None], 127)[0]
         choices = itertools.product(*zip(np.floor(weights), np.ceil(weights), strict=True))
-        allowed = [np.array(one) for one in choices if abs(sum(one) - weights.sum()) <= 0.5]
-        best = min(((one - weights) ** 2).sum() for one in allowed)
-        assert ((found - weights) ** 2).sum() == pytest.approx(best)
+        allowed = [np.array(candidate) for candidate in choices if abs(sum(candidate) - weights.sum()) <= 0.5]
+        best = min(((candidate - weights) ** 2).sum() for candidate in allowed)
+        assert ((rounded - weights) ** 2).sum() == pytest.approx(best)
 
 
 @pytest.mark.parametrize("limit", [63, 127])

@@ -45,9 +45,9 @@ def evaluation(
     return rescore(bare, task)
 
 
-def decided_task(task: Task, given: Evaluation, rule: str = "sensitivity>=0.95") -> Task:
+def decided_task(task: Task, table: Evaluation, rule: str = "sensitivity>=0.95") -> Task:
     """As export decides it."""
-    calibrated = calibrate(given, task)
+    calibrated = calibrate(table, task)
     return msgspec.structs.replace(
         calibrated.task, operating_points=choose_operating_points(calibrated.evaluation, rule=rule)
     )
@@ -72,73 +72,75 @@ _BLANK = msgspec.convert(
 def test_a_shifted_variant_gets_the_threshold_that_keeps_the_promise(task):
     promised = decided_task(task, evaluation(task))
     shifted = evaluation(task, shift=-1.5)
-    found = recalibrate_thresholds(VARIANT, shifted, promised)
-    broken, kept = rescore(shifted, promised), rescore(shifted, effective(promised, found.variant))
+    decided = recalibrate_thresholds(VARIANT, shifted, promised)
+    broken, kept = rescore(shifted, promised), rescore(shifted, effective(promised, decided.variant))
     truth = shifted.truth[:, -1] == 1
     assert broken.decisions[truth, -1].mean() < 0.9
     assert kept.decisions[truth, -1].mean() >= 0.95
-    assert found.variant.operating_points[-1].rule == "sensitivity>=0.95"
+    assert decided.variant.operating_points[-1].rule == "sensitivity>=0.95"
     assert any(
         f"the task's is {promised.operating_points[-1].threshold:.4g}" in line and "again on" in line
-        for line in found.lines
+        for line in decided.lines
     )
 
 
 @pytest.mark.parametrize("task", [BINARY, MULTILABEL, MULTICLASS])
 def test_an_overconfident_variant_gets_its_own_temperature(task):
     promised = task if task is MULTICLASS else decided_task(task, evaluation(task))
-    found = recalibrate_thresholds(VARIANT, evaluation(task, scale=2.5), promised)
-    assert effective(promised, found.variant).temperature == pytest.approx(2.5 * promised.temperature, rel=0.2)
-    assert found.lines[0].startswith("temperature 2.") and "fitted on 400 validation cases" in found.lines[0]
-    assert (task is MULTICLASS) == (found.variant.operating_points is msgspec.UNSET)
+    decided = recalibrate_thresholds(VARIANT, evaluation(task, scale=2.5), promised)
+    assert effective(promised, decided.variant).temperature == pytest.approx(2.5 * promised.temperature, rel=0.2)
+    assert decided.lines[0].startswith("temperature 2.") and "fitted on 400 validation cases" in decided.lines[0]
+    assert (task is MULTICLASS) == (decided.variant.operating_points is msgspec.UNSET)
 
 
 def test_a_variant_with_the_tasks_own_scores_stays_as_it_is():
-    given = evaluation(BINARY)
-    promised = decided_task(BINARY, given)
-    found = recalibrate_thresholds(VARIANT, given, promised)
-    assert found.variant == VARIANT and not found.variant.decides_itself
-    assert len(found.lines) == 2
+    table = evaluation(BINARY)
+    promised = decided_task(BINARY, table)
+    decided = recalibrate_thresholds(VARIANT, table, promised)
+    assert decided.variant == VARIANT and not decided.variant.decides_itself
+    assert len(decided.lines) == 2
 
 
 def test_a_finding_with_too_few_patients_keeps_the_tasks_threshold_and_temperature():
-    given = evaluation(MULTILABEL, rare=7.5)
-    assert 0 < given.truth[:, 1].sum() < 10
-    promised = decided_task(MULTILABEL, given)
-    found = recalibrate_thresholds(VARIANT, evaluation(MULTILABEL, rare=7.5, scale=2.5), promised)
-    task = effective(promised, found.variant)
+    table = evaluation(MULTILABEL, rare=7.5)
+    assert 0 < table.truth[:, 1].sum() < 10
+    promised = decided_task(MULTILABEL, table)
+    decided = recalibrate_thresholds(VARIANT, evaluation(MULTILABEL, rare=7.5, scale=2.5), promised)
+    task = effective(promised, decided.variant)
     assert task.temperature == promised.temperature
     assert task.operating_points[1] == promised.operating_points[1]
     assert task.operating_points[0] != promised.operating_points[0]
-    assert any("threshold of nodule stays" in line and "10 patients of each are needed" in line for line in found.lines)
-    assert any("temperature stays" in line for line in found.lines)
+    assert any(
+        "threshold of nodule stays" in line and "10 patients of each are needed" in line for line in decided.lines
+    )
+    assert any("temperature stays" in line for line in decided.lines)
 
 
 def test_patients_are_counted_and_not_images():
-    given = evaluation(BINARY)
-    promised = decided_task(BINARY, given)
+    table = evaluation(BINARY)
+    promised = decided_task(BINARY, table)
     copies = msgspec.structs.replace(evaluation(BINARY, shift=-1.5), clusters=tuple(str(n % 9) for n in range(400)))
-    found = recalibrate_thresholds(VARIANT, copies, promised)
-    assert found.variant == VARIANT and any("stays" in line for line in found.lines)
+    decided = recalibrate_thresholds(VARIANT, copies, promised)
+    assert decided.variant == VARIANT and any("stays" in line for line in decided.lines)
 
 
 def test_a_rule_that_nothing_reaches_leaves_the_task():
     promised = decided_task(BINARY, evaluation(BINARY), rule="specificity>=0.90")
     saturated = evaluation(BINARY, cases=120)
     logits = np.tile([-500.0, 500.0], (120, 1))
-    found = recalibrate_thresholds(VARIANT, msgspec.structs.replace(saturated, logits=logits), promised)
-    assert found.variant == VARIANT
-    assert found.lines[0].startswith("decides as the task does: no threshold below 1 reaches")
+    decided = recalibrate_thresholds(VARIANT, msgspec.structs.replace(saturated, logits=logits), promised)
+    assert decided.variant == VARIANT
+    assert decided.lines[0].startswith("decides as the task does: no threshold below 1 reaches")
 
 
 def test_without_points_only_the_temperature_may_change():
-    found = recalibrate_thresholds(VARIANT, evaluation(BINARY, scale=2.5), BINARY)
-    assert found.variant.temperature == pytest.approx(2.5, rel=0.2)
-    assert found.variant.operating_points is msgspec.UNSET
+    decided = recalibrate_thresholds(VARIANT, evaluation(BINARY, scale=2.5), BINARY)
+    assert decided.variant.temperature == pytest.approx(2.5, rel=0.2)
+    assert decided.variant.operating_points is msgspec.UNSET
 
 
 def test_the_points_say_which_cases_they_rest_on():
-    given = evaluation(BINARY, shift=-1.5)
-    (point,) = recalibrate_thresholds(VARIANT, given, decided_task(BINARY, evaluation(BINARY))).variant.operating_points
+    table = evaluation(BINARY, shift=-1.5)
+    (point,) = recalibrate_thresholds(VARIANT, table, decided_task(BINARY, evaluation(BINARY))).variant.operating_points
     assert isinstance(point, OperatingPoint)
-    assert (point.positives, point.negatives) == (given.truth.sum(), (1 - given.truth).sum())
+    assert (point.positives, point.negatives) == (table.truth.sum(), (1 - table.truth).sum())

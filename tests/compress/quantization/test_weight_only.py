@@ -59,8 +59,8 @@ def image() -> NDArray[np.float32]:
 def run(content: bytes, backend: Engine) -> NDArray[np.float32]:
     if backend == "onnxruntime":
         session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
-        found: NDArray[np.float32] = session.run(None, {"image": image()})[0]
-        return found
+        logits: NDArray[np.float32] = session.run(None, {"image": image()})[0]
+        return logits
     core = pytest.importorskip("openvino").Core()
     compiled = core.compile_model(core.read_model(content), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     result: NDArray[np.float32] = compiled({"image": image()})[0]
@@ -80,8 +80,8 @@ def test_both_engines_run_it_small_and_near(backend: Engine, bits: int, error: f
     compressed = weight_only(model, bits, backend)
     content = serialise(compressed)
     expected = run(before, "onnxruntime")
-    found = run(content, backend)
-    assert 0 < np.linalg.norm(found - expected) < error * np.linalg.norm(expected)
+    logits = run(content, backend)
+    assert 0 < np.linalg.norm(logits - expected) < error * np.linalg.norm(expected)
     assert constant_bytes(compressed) < share * constant_bytes(model)
     assert len(content) < (share + 0.04) * len(before)
     assert serialise(model) == before

@@ -56,16 +56,16 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model, lis
 
 def test_the_largest_that_fits_is_built_and_explained(measured) -> None:
     folder, student, encoded, choices = measured
-    rows = {each.name: each for each in choices[0].candidates}
+    rows = {candidate.name: candidate for candidate in choices[0].candidates}
     assert set(rows) == set(TINY)
-    assert all(each.fits and 0 < each.p50_ms <= each.p99_ms for each in rows.values())
-    assert student.architecture.name == choices[0].name == max(rows.values(), key=lambda each: each.macs).name
+    assert all(candidate.fits and 0 < candidate.p50_ms <= candidate.p99_ms for candidate in rows.values())
+    assert student.architecture.name == choices[0].name == max(rows.values(), key=lambda candidate: candidate.macs).name
     assert student.spec == SPEC
     assert student.task == TASK
     assert student.provenance.steps == (str(choices[0]),)
     assert "of 2 that were timed" in str(choices[0])
     assert "budget 5000 ms" in str(choices[0])
-    assert sum("at best" in line for line in encoded) == 2
+    assert sum("M MACs" in line for line in encoded) == 2
     assert (folder / "students.json").is_file()
 
 
@@ -81,7 +81,7 @@ def test_the_record_keeps_raw_samples_and_spares_a_second_measurement(measured) 
     torch.manual_seed(5)
     again = auto_select(TASK, SPEC, auto_of(folder, 5000, encoded)._replace(on_choice=on_choice.append))
     assert on_choice == choices
-    assert not [line for line in encoded if "at best" in line or "timing" in line]
+    assert not [line for line in encoded if "M MACs" in line or "timing" in line]
     # whether it was measured or looked up, the same student starts from the same weights
     assert again.weights_sha256() == student.weights_sha256()
 
@@ -121,9 +121,9 @@ def test_a_record_of_another_version_is_measured_over(tmp_path: Path) -> None:
     request = LatencyRequest(TASK, SPEC, LatencyGoal(budget_ms=10, target=ONE), PLAN)
     cache = LatencyCache(record, request)
     assert cache.get("test_vit") is None
-    cache.put(NetworkLatency(name="test_vit", macs=1, parameters=1, look_ms=2.0))
+    cache.put(NetworkLatency(name="test_vit", macs=1, parameters=1, estimate_ms=2.0))
     assert LatencyCache(record, request).get("test_vit") == NetworkLatency(
-        name="test_vit", macs=1, parameters=1, look_ms=2.0
+        name="test_vit", macs=1, parameters=1, estimate_ms=2.0
     )
 
 
@@ -140,30 +140,30 @@ def test_int8_targets_are_measured_on_quantized_networks(backend: str) -> None:
 
 def row(name: str, macs: int, *milliseconds: float) -> NetworkLatency:
     samples = Measurement(name=name, target=str(ONE), session_ms=milliseconds)
-    return NetworkLatency(name=name, macs=macs, parameters=1, look_ms=milliseconds[0], measurement=samples)
+    return NetworkLatency(name=name, macs=macs, parameters=1, estimate_ms=milliseconds[0], measurement=samples)
 
 
 def test_the_median_decides_and_macs_break_in() -> None:
     rows = (row("small", 10, 1, 1, 90), row("middle", 20, 9.5, 9.5, 9.5), row("large", 30, 10.1, 10.1, 10.1))
     choice = choose(rows, LatencyGoal(budget_ms=10, target=ONE))
     assert choice.name == "middle"
-    assert [each.fits for each in choice.candidates] == [True, True, False]
-    assert [each.reason for each in choice.candidates] == [
+    assert [candidate.fits for candidate in choice.candidates] == [True, True, False]
+    assert [candidate.reason for candidate in choice.candidates] == [
         "fits, and so does a larger one",
         "chosen: the most MACs within the budget",
         "above the budget",
     ]
 
 
-def test_a_first_look_alone_never_fits() -> None:
-    looked = NetworkLatency(name="looked", macs=99, look_ms=25.0)
-    choice = choose((row("small", 10, 1.0), looked), LatencyGoal(budget_ms=10, target=ONE))
+def test_an_estimate_alone_never_fits() -> None:
+    estimated = NetworkLatency(name="estimated", macs=99, estimate_ms=25.0)
+    choice = choose((row("small", 10, 1.0), estimated), LatencyGoal(budget_ms=10, target=ONE))
     assert choice.name == "small"
     assert choice.candidates[1].p50_ms is None
-    assert "25 ms at best" in choice.candidates[1].reason
+    assert "about 25 ms" in choice.candidates[1].reason
     assert not choice.candidates[1].fits
-    with pytest.raises(InputError, match="looked, takes at least 25 ms"):
-        choose((looked,), LatencyGoal(budget_ms=10, target=ONE))
+    with pytest.raises(InputError, match="estimated, takes about 25 ms"):
+        choose((estimated,), LatencyGoal(budget_ms=10, target=ONE))
 
 
 def test_targets_are_read() -> None:
@@ -175,7 +175,7 @@ def test_targets_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "target", "threads", "said"),
+    ("budget", "target", "threads", "message"),
     [
         (0.0, "onnxruntime:cpu", 1, "--budget 10ms"),
         (float("inf"), "onnxruntime:cpu", 1, "--budget 10ms"),
@@ -189,8 +189,8 @@ def test_targets_are_read() -> None:
         (10, "onnxruntime:cpu", 0, "at least 1"),
     ],
 )
-def test_other_goals_are_refused_with_what_is_allowed(budget: float, target: str, threads: int, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_other_goals_are_refused_with_what_is_allowed(budget: float, target: str, threads: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse_goal(budget, target, threads)
 
 

@@ -42,9 +42,9 @@ def embeddings(model: Model, images: torch.Tensor) -> torch.Tensor:
         return model.module.forward_head(model.module.forward_features(images), pre_logits=True)
 
 
-def likeness(one: torch.Tensor, other: torch.Tensor) -> float:
+def likeness(first: torch.Tensor, other: torch.Tensor) -> float:
     """Correlation over images and channels, each channel's mean over the images taken out."""
-    pair = torch.stack([(each - each.mean(0)).flatten() for each in (one, other)])
+    pair = torch.stack([(embedding - embedding.mean(0)).flatten() for embedding in (first, other)])
     return float(torch.corrcoef(pair)[0, 1])
 
 
@@ -88,8 +88,8 @@ def test_every_tensor_holds_evenly_spaced_elements_of_the_first_blocks() -> None
 
 def test_blocks_of_one_dimension_keep_to_themselves_at_any_ratio() -> None:
     whole = torch.arange(3 * 48).reshape(3, 48)
-    found = select(whole.flatten(), (3 * 32,)).reshape(3, 32)
-    assert torch.equal(found, whole[:, evenly_spaced(48, 32)])
+    selected = select(whole.flatten(), (3 * 32,)).reshape(3, 32)
+    assert torch.equal(selected, whole[:, evenly_spaced(48, 32)])
     assert len(set(evenly_spaced(48, 32).tolist())) == 32
 
 
@@ -117,9 +117,9 @@ def test_a_shallow_copy_starts_close_to_the_teacher(name: str) -> None:
 def test_a_narrow_copy_starts_closer_than_a_stranger(name: str) -> None:
     teacher, images = teacher_of(name), torch.randn(16, 1, PIXELS, PIXELS)
     copy = scale_model(teacher, Scale(width=0.5), TASK, teacher.spec)
-    found = embeddings(copy, images)
+    selected = embeddings(copy, images)
     wanted = embeddings(teacher, images)
-    assert likeness(found, wanted[:, evenly_spaced(wanted.shape[1], found.shape[1])]) > 0.15
+    assert likeness(selected, wanted[:, evenly_spaced(wanted.shape[1], selected.shape[1])]) > 0.15
 
 
 def test_another_image_size_resamples_the_positions() -> None:

@@ -44,8 +44,8 @@ class CountingTeacher:
 
     def answer(self, images, wanted=()):
         self.asked += len(images)
-        found = self._inner.answer(images, wanted)
-        return TeacherOutputs(found.logits, found.features)
+        outputs = self._inner.answer(images, wanted)
+        return TeacherOutputs(outputs.logits, outputs.features)
 
 
 @pytest.fixture(scope="module")
@@ -71,45 +71,45 @@ def test_a_teacher_is_asked_once_a_case_and_view(model, output_request, tmp_path
 
 
 def test_what_is_kept_is_what_the_teacher_says_of_that_view(model, output_request, tmp_path):
-    wanted = output_request._replace(wanted=("embedding",))
-    store = collect_outputs(ModuleTeacher(model), wanted, tmp_path, silent)
+    with_features = output_request._replace(features=("embedding",))
+    store = collect_outputs(ModuleTeacher(model), with_features, tmp_path, silent)
     rows = torch.tensor([40, 2, 17])
     view = draw_view(PLAN.augmentation, 48, PLAN.seeds[1])
     pixels = apply_view(torch.from_numpy(np.ascontiguousarray(output_request.images[rows.numpy()])), view, rows)
-    said = ModuleTeacher(model).answer(pixels, ("embedding",))
+    expected = ModuleTeacher(model).answer(pixels, ("embedding",))
     kept = store.lookup(1, rows, ("embedding",))
-    torch.testing.assert_close(kept.logits, said.logits, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(kept.features["embedding"].float(), said.features["embedding"], rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(kept.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(kept.features["embedding"].float(), expected.features["embedding"], rtol=2e-3, atol=2e-3)
 
 
 def test_a_store_with_features_also_serves_who_needs_none(model, output_request, tmp_path):
-    collect_outputs(ModuleTeacher(model), output_request._replace(wanted=("embedding",)), tmp_path, silent)
+    collect_outputs(ModuleTeacher(model), output_request._replace(features=("embedding",)), tmp_path, silent)
     teacher = CountingTeacher(model)
     assert collect_outputs(teacher, output_request, tmp_path, silent).lookup(0, torch.tensor([1])).features == {}
     assert teacher.asked == 2
     more = CountingTeacher(model)
-    collect_outputs(more, output_request._replace(wanted=("embedding", "map")), tmp_path, silent)
+    collect_outputs(more, output_request._replace(features=("embedding", "map")), tmp_path, silent)
     assert more.asked == 2 * 48 + 2
 
 
 @pytest.mark.parametrize("change", ["teacher", "plan", "precision", "cases"])
 def test_whatever_they_depend_on_makes_them_stale(change, discs, model, output_request, tmp_path):
     collect_outputs(CountingTeacher(model), output_request, tmp_path, silent)
-    teacher, asked = CountingTeacher(model), output_request
+    teacher, request = CountingTeacher(model), output_request
     if change == "teacher":
         torch.manual_seed(2)
         teacher = CountingTeacher(build_model("test_resnet", task_of(discs), size_px=48, colour="grey"))
     if change == "plan":
-        asked = output_request._replace(plan=msgspec.structs.replace(PLAN, seeds=(3, 5)))
+        request = output_request._replace(plan=msgspec.structs.replace(PLAN, seeds=(3, 5)))
     if change == "precision":
-        asked = output_request._replace(precision="auto")
+        request = output_request._replace(precision="auto")
     if change == "cases":
         study = msgspec.structs.replace(discs, cases=tuple(case for case in discs.cases if case.image != "train/3"))
         study = msgspec.structs.replace(discs, cases=study.cases[1:])
         groups = gather_training_cases(study, Weighing(0.8), unlabelled=True).groups
-        asked = output_request._replace(groups=groups, images=output_request.images[1:])
-    collect_outputs(teacher, asked, tmp_path, silent)
-    assert teacher.asked == 2 * len(asked.images) + 2
+        request = output_request._replace(groups=groups, images=output_request.images[1:])
+    collect_outputs(teacher, request, tmp_path, silent)
+    assert teacher.asked == 2 * len(request.images) + 2
 
 
 def test_a_damaged_or_missing_shard_is_asked_for_again(model, output_request, tmp_path):
@@ -118,10 +118,10 @@ def test_a_damaged_or_missing_shard_is_asked_for_again(model, output_request, tm
     (tmp_path / SHARD).write_bytes((tmp_path / SHARD).read_bytes()[:-8])
     with pytest.raises(ModelError, match="1 of 2 shards are missing or damaged"):
         OutputCache.open(tmp_path)
-    teacher, told = CountingTeacher(model), []
-    store = collect_outputs(teacher, output_request, tmp_path, told.append)
+    teacher, lines = CountingTeacher(model), []
+    store = collect_outputs(teacher, output_request, tmp_path, lines.append)
     assert teacher.asked == 48 + 2
-    assert told[0] == "teacher: 1 of 2 shards of answers are there, going on"
+    assert lines[0] == "teacher: 1 of 2 shards of answers are there, going on"
     assert torch.equal(store.lookup(1, torch.arange(48)).logits, before)
 
 
@@ -204,24 +204,24 @@ def test_a_kill_in_the_middle_loses_no_shard_that_was_written(discs_path, tmp_pa
     process.communicate()
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("logits-*.npy")}
     assert 5 <= len(written) < 40
-    said = collecting(discs_path, tmp_path, 0.0).communicate(timeout=120)[0]
-    assert f"{len(written)} of 40 shards of answers are there, going on" in said
+    output = collecting(discs_path, tmp_path, 0.0).communicate(timeout=120)[0]
+    assert f"{len(written)} of 40 shards of answers are there, going on" in output
     assert {path: path.stat().st_mtime_ns for path in written} == written
     store = OutputCache.open(tmp_path)
-    assert store.fingerprint in said
+    assert store.fingerprint in output
     assert open_study(discs_path).split("train")
 
 
 def test_openvino_answers_as_pytorch_does(discs, model, output_request):
     teacher = ModuleTeacher(model)
-    workshop = fast._Workshop(teacher, ("embedding",), lambda: None)
-    quick = workshop.openvino("fp32")
+    builder = fast._EngineBuilder(teacher, ("embedding",), lambda: None)
+    quick = builder.openvino("fp32")
     images = torch.from_numpy(
         np.ascontiguousarray(output_request.images[np.arange(40)])
     )  # more than a batch, no multiple
-    expected, found = teacher.answer(images, ("embedding",)), quick.answer(images, ("embedding",))
-    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(found.features["embedding"], expected.features["embedding"], rtol=1e-3, atol=1e-3)
+    expected, outputs = teacher.answer(images, ("embedding",)), quick.answer(images, ("embedding",))
+    torch.testing.assert_close(outputs.logits, expected.logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(outputs.features["embedding"], expected.features["embedding"], rtol=1e-3, atol=1e-3)
     with pytest.raises(InputError, match="feature 'map' was not asked for"):
         quick.answer(images, ("map",))
 
@@ -229,20 +229,20 @@ def test_openvino_answers_as_pytorch_does(discs, model, output_request):
 def test_an_engine_that_is_unfaithful_is_not_used(model, output_request, monkeypatch):
     monkeypatch.setattr(fast, "WORTH", 1)
     monkeypatch.setattr(fast, "LIMITS", {"fp32": -1.0, "bf16": -1.0, "int8": -1.0})
-    told = []
-    chosen = fastest_engine(ModuleTeacher(model), output_request.images, (), "auto", 2, told.append)
+    lines = []
+    chosen = fastest_engine(ModuleTeacher(model), output_request.images, (), "auto", 2, lines.append)
     assert chosen.engine == "pytorch fp32"
-    assert any(line.startswith("teacher: not in openvino fp32: relative logit error") for line in told)
-    assert told[-1] == "teacher: pytorch fp32"
+    assert any(line.startswith("teacher: not in openvino fp32: relative logit error") for line in lines)
+    assert lines[-1] == "teacher: pytorch fp32"
 
 
 def test_an_engine_that_is_faithful_and_no_slower_is_used(model, output_request, monkeypatch):
     monkeypatch.setattr(fast, "WORTH", 1)
     monkeypatch.setattr(fast, "_SLOWER", 1000.0)
-    told = []
-    chosen = fastest_engine(ModuleTeacher(model), output_request.images, (), "auto", 2, told.append)
+    lines = []
+    chosen = fastest_engine(ModuleTeacher(model), output_request.images, (), "auto", 2, lines.append)
     assert chosen.engine.startswith("openvino")
-    assert "relative logit error" in told[-1]
+    assert "relative logit error" in lines[-1]
 
 
 def test_few_questions_are_not_worth_a_conversion(model, output_request):

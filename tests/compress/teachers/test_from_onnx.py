@@ -198,7 +198,7 @@ def test_raw_logits_that_happen_to_lie_in_the_unit_interval_stay(tmp_path: Path)
     assert ending_of(torch.tensor([[0.2, 0.8], [0.6, 0.4]]), "Gemm") == "softmax"
 
 
-def test_a_file_is_not_hastened(tmp_path: Path) -> None:
+def test_a_file_keeps_its_engine(tmp_path: Path) -> None:
     teacher = opened(write(tmp_path / "net.onnx"), labels=STUDY.labels)
     images = np.zeros((2, 3, 8, 8), np.float32)
     assert fastest_engine(teacher, images, (), "auto", 1, lambda text: None) is teacher

@@ -125,7 +125,7 @@ def test_a_mapped_network_keeps_its_features_and_gets_another_identity(three: Mo
     assert len(hashes | {three.weights_sha256()}) == 4
 
 
-def test_a_mapped_network_can_be_hastened(three: Model) -> None:
+def test_a_mapped_network_gets_the_fastest_engine(three: Model) -> None:
     import onnxruntime
 
     network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(36, 3))

@@ -77,10 +77,10 @@ def build(graphs, nodes, mask=None):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_found(graphs, layout):
-    found = find_attention(graphs.read(build(graphs, LAYOUTS[layout])))
-    assert len(found) == 1 and found[0].output.name == "u"
-    assert found[0].query.columns.shape == (HEADS, WIDTH)
-    assert (found[0].mask is not None) == (layout in ("by head", "image"))
+    attentions = find_attention(graphs.read(build(graphs, LAYOUTS[layout])))
+    assert len(attentions) == 1 and attentions[0].output.name == "u"
+    assert attentions[0].query.columns.shape == (HEADS, WIDTH)
+    assert (attentions[0].mask is not None) == (layout in ("by head", "image"))
 
 
 @pytest.mark.parametrize("layout", ["sliced", "by head"])

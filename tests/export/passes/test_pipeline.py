@@ -59,8 +59,8 @@ def values_of(graphs, content, image):
     model.graph.output.extend(
         onnx.helper.make_empty_tensor_value_info(name) for name in names if name != model.graph.output[0].name
     )
-    found = graphs.run(model.SerializeToString(), {"image": image})
-    return dict(zip([value.name for value in model.graph.output], found, strict=True))
+    outputs = graphs.run(model.SerializeToString(), {"image": image})
+    return dict(zip([value.name for value in model.graph.output], outputs, strict=True))
 
 
 def test_an_exported_graph_is_simple_already(graphs, exported):
@@ -81,8 +81,8 @@ def test_names_that_survive_hold_the_same_numbers(graphs, exported, quantized):
     compared = {name: links.get(name, name) for name in after} if applied else {}
     for name, known in compared.items():
         if known in before:
-            wanted = before[known].reshape(-1)
-            assert np.abs(after[name].reshape(-1) - wanted).max() <= CLOSE * np.abs(wanted).max(), name
+            expected = before[known].reshape(-1)
+            assert np.abs(after[name].reshape(-1) - expected).max() <= CLOSE * np.abs(expected).max(), name
     assert not applied or len(set(compared.values()) & set(before)) > len(before) / 3
 
 

@@ -1,4 +1,4 @@
-"""What each group of channels, heads or blocks costs in accuracy as more of it is removed.
+"""What each group of channels, heads or blocks of a network costs in accuracy as more of it is removed.
 
     e(g, f) = |z' - z|_F / |z - mean z|_F
 

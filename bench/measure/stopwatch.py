@@ -1,0 +1,117 @@
+"""The one stopwatch in this process: samples of calls in turns, for where a rough order is enough.
+
+    A B A B A B …
+
+so that a machine that slows down slows all calls alike. The statistic is the median. What is opened in this process
+shares its memory, its caches and its other threads: two readings minutes apart differ by up to half. What decides what
+ships, or in which order, is therefore timed by `measure` in fresh processes; this one only says what is worth that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
+
+import msgspec
+
+WARM_UP = 3
+_WINDOW, _TOLERANCE = 8, 0.03  # of `is_stable`
+
+
+class Effort(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long to time.
+
+    Attributes:
+        least_rounds: that are timed whatever they take, >= 1.
+        most_rounds: after which timing ends, >= ``least_rounds``.
+        seconds: of all calls together, after which timing ends once ``least_rounds`` are done.
+        steady_s: after which it ends as soon as every call is stable (see `is_stable`); never sooner than that.
+    """
+
+    least_rounds: int = 7
+    most_rounds: int = 40
+    seconds: float = 2.5
+    steady_s: float = float("inf")
+
+
+DEFAULT_EFFORT = Effort()
+
+
+def interleaved_ms(
+    calls: Sequence[Callable[[], object]],
+    effort: Effort = DEFAULT_EFFORT,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[list[float], ...]:
+    """Samples in ms of each call, one a round; `WARM_UP` rounds go before, fewer where they take too long.
+
+    Args:
+        calls: at least one.
+        effort: how long.
+        clock: in seconds; `time.process_time` does not count what other programs do in between.
+    """
+    begin = clock()
+    for number in range(WARM_UP):
+        if number and clock() - begin > effort.seconds:
+            break
+        for call in calls:
+            call()
+    samples: tuple[list[float], ...] = tuple([] for _ in calls)
+    begin = clock()
+    with without_collector():
+        while not _enough(samples, clock() - begin, effort):
+            for call, values in zip(calls, samples, strict=True):
+                start = clock()
+                call()
+                values.append((clock() - start) * 1e3)
+    return samples
+
+
+def interleaved_p50_ms(
+    calls: Sequence[Callable[[], object]],
+    effort: Effort = DEFAULT_EFFORT,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """Median in ms of each call; see `interleaved_ms`."""
+    return [median(values) for values in interleaved_ms(calls, effort, clock)]
+
+
+def timed_ms(call: Callable[[], object], count: int) -> list[float]:
+    """Time ``count`` calls one by one, in ms, with the garbage collector at rest."""
+    samples = []
+    with without_collector():
+        for _ in range(count):
+            start = time.perf_counter_ns()
+            call()
+            samples.append(round((time.perf_counter_ns() - start) / 1e6, 5))
+    return samples
+
+
+def is_stable(samples: Sequence[float], window: int = _WINDOW, tolerance: float = _TOLERANCE) -> bool:
+    """Whether the medians of the last two windows of ``samples`` differ by at most ``tolerance``, relatively."""
+    if len(samples) < 2 * window:
+        return False
+    before, now = median(samples[-2 * window : -window]), median(samples[-window:])
+    return abs(now - before) <= tolerance * before
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Keep the garbage collector at rest; it runs once before."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _enough(samples: Sequence[Sequence[float]], elapsed_s: float, effort: Effort) -> bool:
+    rounds = len(samples[0])
+    if rounds < effort.least_rounds:
+        return False
+    if rounds >= effort.most_rounds or elapsed_s >= effort.seconds:
+        return True
+    return elapsed_s >= effort.steady_s and all(is_stable(values) for values in samples)

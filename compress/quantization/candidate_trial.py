@@ -1,0 +1,137 @@
+"""`CandidateTrial`: one candidate on its way through the stages, each of which gives a new value; and what may ship."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.bench.types.interval import Interval
+from medfm_compress.compress.quantization.methods import TRAINED, DoesNotApply, Method
+from medfm_compress.export.build import Export
+from medfm_compress.runtime.bundle.manifest import Variant
+
+NEAR = 1.05  # latencies within it are equal, so that fidelity decides among them
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a candidate must keep to, and how much may be spent on finding one.
+
+    Attributes:
+        error: largest relative logit error on validation cases, > 0.
+        auroc_drop: largest fall of a finding's AUROC on them, >= 0.
+        rounds: interleaved latency rounds, fewer where a network is slow.
+        threads: of the sessions that are timed.
+        weight_bits: 8 or 4 to compress weights only; the clock then decides nothing, since size is what hurts.
+        deadline: `time.monotonic` after which no further candidate is begun; the first one always is.
+    """
+
+    error: float
+    auroc_drop: float
+    rounds: int
+    threads: int
+    deadline: float
+    weight_bits: Literal[0, 4, 8] = 0
+
+
+class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """A candidate under trial.
+
+    Attributes:
+        name: of the method, e.g. ``int8-minmax``, ``bf16``, ``fp32``.
+        method: how it was made; None for a float precision.
+        variant: what it would be in a bundle.
+        export: opened and in memory; None where it failed or is out of the running.
+        p50_ms: of its latest timing.
+        speedup: FP32 / its own, of that timing.
+        speedup_interval: of fresh, interleaved processes; None where it was timed in this process only.
+        error: relative logit error on validation cases.
+        auroc_drop: see `Candidate`.
+        size_bytes: of its files.
+        logits: on the validation cases that judge.
+        companion_of: name of the candidate that it is a second form of; empty for a candidate of its own.
+        kept: it ships.
+        is_fallback: as a fall-back behind the one that ships first.
+        reason: why, or why not.
+    """
+
+    name: str
+    variant: Variant
+    method: Method | None = None
+    export: Export | None = None
+    p50_ms: float = 0.0
+    speedup: float = 0.0
+    speedup_interval: Interval | None = None
+    error: float = 0.0
+    auroc_drop: float = 0.0
+    size_bytes: int = 0
+    logits: NDArray[np.float32] | None = None
+    companion_of: str = ""
+    kept: bool = False
+    is_fallback: bool = False
+    reason: str = ""
+
+    @property
+    def ran(self) -> bool:
+        """It could be opened, and was judged and timed."""
+        return self.p50_ms > 0
+
+    @property
+    def is_faster(self) -> bool:
+        """Than FP32 of the same backend; where fresh processes timed it, by all of the interval."""
+        return (self.speedup_interval.low if self.speedup_interval else self.speedup) > 1
+
+
+Attempt = CandidateTrial | DoesNotApply
+"""What became of one candidate."""
+
+
+def rejection_reason(trial: CandidateTrial, limits: Limits) -> str:
+    """Why a trial may not ship; empty where it may. No figure of the clock, so that bundles stay comparable."""
+    if not trial.ran:
+        return trial.reason or "it could not be run"
+    if not trial.error <= limits.error:
+        return f"relative logit error {trial.error:.3g} is above the limit {limits.error:g}"
+    if not trial.auroc_drop <= limits.auroc_drop:
+        return f"AUROC falls by {trial.auroc_drop:.3g} on validation cases, the limit is {limits.auroc_drop:g}"
+    if not trial.is_faster and not limits.weight_bits:
+        return "not faster than FP32 on the measuring machine"
+    return ""
+
+
+def best_of(trials: Sequence[CandidateTrial], limits: Limits) -> CandidateTrial | None:
+    """The trial that ships: the fastest without an objection, of those that are nearly as fast the most faithful.
+
+    Before that come those with trained ranges: they compute what was trained, and FP32, which the others are held
+    against, does not.
+    """
+    eligible = [trial for trial in trials if not rejection_reason(trial, limits)]
+    if not eligible:
+        return None
+    near = max(trial.speedup for trial in eligible) / NEAR
+    return min((trial for trial in eligible if trial.speedup >= near), key=lambda t: (not _is_trained(t), t.error))
+
+
+def finalists(attempts: Sequence[Attempt], limits: Limits) -> list[CandidateTrial]:
+    """The candidates of one target that are open and may ship, by the figures they have; FP32 is none."""
+    candidates = [trial for trial in trials_of(attempts)[1:] if not trial.companion_of and trial.export is not None]
+    return [trial for trial in candidates if not rejection_reason(trial, limits)]
+
+
+def trials_of(attempts: Iterable[Attempt]) -> list[CandidateTrial]:
+    """Those that were tried at all."""
+    return [attempt for attempt in attempts if isinstance(attempt, CandidateTrial)]
+
+
+def opened(trial: CandidateTrial) -> Export:
+    """The export of a trial that must be open."""
+    if trial.export is None:
+        raise RuntimeError(f"{trial.name} is not open")  # a defect of the candidate search, not of the input
+    return trial.export
+
+
+def _is_trained(trial: CandidateTrial) -> bool:
+    return trial.method is not None and trial.method.estimator == TRAINED

@@ -1,0 +1,67 @@
+"""The stopwatch in this process: calls in turns, the same warm-up for all, an end in time."""
+
+from __future__ import annotations
+
+import gc
+
+from medfm_compress.bench.measure.stopwatch import WARM_UP, Effort, interleaved_ms, interleaved_p50_ms
+
+
+class Clock:
+    """Time that passes only where a call spends it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def spend(self, seconds: float):
+        def call() -> None:
+            self.seconds += seconds
+
+        return call
+
+
+def test_calls_take_turns_and_the_first_ones_do_not_count() -> None:
+    order: list[str] = []
+    effort = Effort(least_rounds=4, most_rounds=4)
+    samples = interleaved_ms([lambda: order.append("a"), lambda: order.append("b")], effort)
+    assert "".join(order) == "ab" * (WARM_UP + 4)
+    assert [len(values) for values in samples] == [4, 4]
+
+
+def test_the_median_is_in_milliseconds() -> None:
+    clock = Clock()
+    durations = iter([9.0] * WARM_UP + [0.002, 0.003, 0.1])
+
+    def call() -> None:
+        clock.seconds += next(durations)
+
+    effort = Effort(least_rounds=3, most_rounds=3, seconds=100.0)
+    assert abs(interleaved_p50_ms([call], effort, clock)[0] - 3.0) < 1e-6
+
+
+def test_slow_calls_are_timed_in_fewer_rounds_but_not_in_too_few() -> None:
+    clock = Clock()
+    samples = interleaved_ms([clock.spend(10.0)], Effort(least_rounds=2, most_rounds=40, seconds=1.0), clock)
+    assert len(samples[0]) == 2
+    assert clock.seconds == 30.0  # one call of the warm-up was enough
+
+
+def test_timing_ends_early_only_where_calls_are_steady() -> None:
+    clock = Clock()
+    effort = Effort(least_rounds=5, most_rounds=1000, seconds=4.0, steady_s=0.1)
+    assert len(interleaved_ms([clock.spend(0.01)], effort, clock)[0]) == 16  # two windows of eight
+    growing = iter(range(1, 10_000))
+
+    def slower() -> None:
+        clock.seconds += 0.002 * next(growing)
+
+    assert clock() and sum(interleaved_ms([slower], effort, clock)[0]) >= 4000
+
+
+def test_the_collector_rests_and_wakes() -> None:
+    states: list[bool] = []
+    interleaved_ms([lambda: states.append(gc.isenabled())], Effort(least_rounds=2, most_rounds=2))
+    assert states[WARM_UP:] == [False, False] and gc.isenabled()
