@@ -21,9 +21,11 @@ from medfm_compress.cli.export import export
 from medfm_compress.cli.finetune import finetune
 from medfm_compress.cli.gate import gate
 from medfm_compress.cli.inspect import inspect
+from medfm_compress.cli.policy import app as policy
 from medfm_compress.cli.pretrain import pretrain
 from medfm_compress.cli.prune import prune
 from medfm_compress.cli.quantize import quantize
+from medfm_compress.cli.recipe import app as recipe
 from medfm_compress.cli.run import run
 from medfm_compress.cli.study import app as study
 from medfm_compress.runtime.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_UNUSABLE, MedfmError
@@ -46,19 +48,25 @@ COMMANDS = (
 )
 
 
+GROUPS = (("study", study), ("policy", policy), ("recipe", recipe))
+PROGRAM = "medfm-compress"
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
 def build_app() -> typer.Typer:
     """The Typer application with every command."""
     app = typer.Typer(
-        name="medfm-compress",
+        name=PROGRAM,
         help="Make a large medical-imaging model run beside the scanner, and prove that nothing important was lost.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None,
+        rich_markup_mode=None if console.is_plain() else "rich",
+        context_settings=_SETTINGS,
     )
     for command in COMMANDS:
         app.command()(command)
-    app.add_typer(study, name="study", help="Check and split studies.")
+    for name, group in GROUPS:
+        app.add_typer(group, name=name)
     app.callback(invoke_without_command=True)(_version)
     return app
 
@@ -86,18 +94,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: Sequence[str] | None) -> int:
     app = build_app()
     try:
-        code = app(args=arguments, standalone_mode=False)
-    except MedfmError as exc:
-        return _complain(str(exc), exc.exit_code)
+        code = app(args=arguments, standalone_mode=False, prog_name=PROGRAM)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted; what was finished is kept", EXIT_INTERRUPTED)
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        return _quiet_pipe()
-    except ModuleNotFoundError as exc:
-        return _missing(exc)
+        code = _quiet_pipe()
     except Exception as exc:  # noqa: BLE001 -- the last resort that keeps tracebacks from users
-        return _unexpected(exc)
+        return _failed(exc)
+    if code == EXIT_INTERRUPTED:  # also what Typer makes of an interrupt
+        return _complain("interrupted; what was finished is kept", EXIT_INTERRUPTED)
     return code if isinstance(code, int) else EXIT_OK
+
+
+def _failed(exc: Exception) -> int:
+    """Print an error in one sentence; the exit code."""
+    if isinstance(exc, MedfmError):
+        return _complain(str(exc), exc.exit_code)
+    return _missing(exc) if isinstance(exc, ModuleNotFoundError) else _unexpected(exc)
 
 
 def _missing(exc: ModuleNotFoundError) -> int:
@@ -111,7 +124,9 @@ def _missing(exc: ModuleNotFoundError) -> int:
 def _unexpected(exc: Exception) -> int:
     message = getattr(exc, "format_message", None)  # a usage error of the command-line parser
     if message is not None:
-        return _complain(f"{message()}; see 'medfm-compress --help'", EXIT_UNUSABLE)
+        context = getattr(exc, "ctx", None)
+        path = context.command_path if context else PROGRAM
+        return _complain(f"{message().removesuffix('.')}; see '{path} --help'", EXIT_UNUSABLE)
     if os.environ.get("MEDFM_DEBUG"):
         traceback.print_exc()
     name = type(exc).__name__

@@ -160,7 +160,7 @@ def test_a_starter_policy_is_written_once(folder):
         (["r.json", "--policy", "POLICY", "--study", "s"], "not both; --check-study"),
         (["r.json", "--policy", "POLICY", "--out", "o"], "--out has a meaning with --study only"),
         (["--policy", "POLICY", "--study", "s", "--out", "o"], "needs --bundle, --teacher too"),
-        (["r.json", "--policy", "nowhere.yaml"], "--init writes a starter"),
+        (["r.json", "--policy", "nowhere.yaml"], "policy init' writes a starter"),
     ],
 )
 def test_it_takes_a_report_or_a_study_and_says_which_is_missing(folder, arguments, told):
@@ -206,12 +206,12 @@ def test_a_report_alone_is_checked_against_a_study(write_report, reports, folder
 def test_an_earlier_report_is_shown_and_not_judged(write_report, folder):
     write_report(name="earlier.json", shift=1.5)
     write_report(noise=0.1)
-    result = invoke(folder, "--baseline", folder / "earlier.json", "--markdown", folder / "c.md")
+    result = invoke(folder, "--baseline-report", folder / "earlier.json", "--markdown", folder / "c.md")
     assert result.exit_code == 0, result.output
     assert re.search(r"auroc of opacity \(onnx\S+\) +0\.\d+ +0\.\d+ +\+0\.\d+", result.stdout)
     assert re.search(r"p50 latency, ms \(onnx\S+\) +10\.0 +10\.0 +0\.000", result.stdout)
     assert "not judged" in (folder / "c.md").read_text()
-    told = json.loads(invoke(folder, "--baseline", folder / "earlier.json", "--json").stdout)["earlier"]
+    told = json.loads(invoke(folder, "--baseline-report", folder / "earlier.json", "--json").stdout)["earlier"]
     assert told["medians_ms"] == [{"variant": VARIANT, "name": "p50 latency", "before": 10.0, "now": 10.0}]
     assert told["estimates"][0]["now"] > told["estimates"][0]["before"]
 
@@ -221,7 +221,7 @@ def test_timings_of_another_machine_are_not_shown(write_report, reports, folder)
     machine = msgspec.structs.replace(reports.MACHINE, cpu_model="another")
     reports.change_report(folder, "earlier.json", machine=machine)
     write_report()
-    result = invoke(folder, "--baseline", folder / "earlier.json")
+    result = invoke(folder, "--baseline-report", folder / "earlier.json")
     assert "not compared: measured on another machine; re-run with bench --baseline" in result.stdout
     assert "p50 latency, ms" not in result.stdout
 
@@ -232,7 +232,9 @@ def test_an_earlier_report_of_other_cases_is_refused(write_report, reports, fold
     if what == "study":
         reports.change_report(folder, "earlier.json", study_fingerprint="0" * 64)
     write_report()
-    assert f"the baseline report has another {what}" in complaint(invoke(folder, "--baseline", folder / "earlier.json"))
+    assert f"the baseline report has another {what}" in complaint(
+        invoke(folder, "--baseline-report", folder / "earlier.json")
+    )
 
 
 def test_a_report_whose_cases_were_looked_at_often_says_so(write_report, reports, folder):

@@ -31,7 +31,7 @@ from medfm_compress.runtime.errors import InputError, StudyError  # noqa: E402
 from medfm_compress.runtime.task import Task  # noqa: E402
 
 ONE_EPOCH = TrainingConfig(epochs=1, precision="fp32", device="cpu", learning_rate=5e-4)
-OPTIONS = PruneOptions(macs=0.4, target="", steps=2, training=ONE_EPOCH, distillation=Distillation(views=1))
+OPTIONS = PruneOptions(max_macs=0.4, target="", steps=2, training=ONE_EPOCH, distillation=Distillation(views=1))
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +146,10 @@ def test_a_target_is_timed_and_what_is_met_already_is_refused(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     plain = {"target": "openvino:cpu:fp32", "training": TrainingConfig(epochs=0), "allocation": "global"}
     with pytest.raises(InputError, match=r"met already: test_resnet takes [\d.]+ ms on openvino:cpu:fp32:1"):
-        run(study, tmp_path / "met", PruneOptions(latency_ms=1e6, **plain))
+        run(study, tmp_path / "met", PruneOptions(max_latency_ms=1e6, **plain))
     assert not (tmp_path / "met").exists()
 
-    record, lines = run(study, tmp_path / "out", PruneOptions(macs=0.6, **plain))
+    record, lines = run(study, tmp_path / "out", PruneOptions(max_macs=0.6, **plain))
     before, after = record.measurements
     assert (before.name, after.name) == ("original", "pruned") and before.target == "openvino:cpu:fp32:1"
     assert after.size_bytes < before.size_bytes
@@ -160,7 +160,7 @@ def test_a_target_is_timed_and_what_is_met_already_is_refused(
 
 def test_sparse_without_recovery_is_refused() -> None:
     with pytest.raises(InputError, match="without recovery"):
-        PruneOptions(macs=0.5, sparse=True, training=TrainingConfig(epochs=0))
+        PruneOptions(max_macs=0.5, sparse=True, training=TrainingConfig(epochs=0))
 
 
 def test_draws_balance_classes_and_repeat(study: Study) -> None:
