@@ -157,7 +157,7 @@ def _speedup(own: Measurement | None, teacher: Measurement | None) -> _Found:
 
 def _slowdown(found: Slowdown | None) -> _Found:
     if found is None:
-        return _Found(missing="no earlier bundle was measured; give the earlier bundle with --baseline")
+        return _Found(missing="no earlier bundle was measured; give the earlier bundle with --baseline-bundle")
     ratio = found.ratio
     return _Found(ratio.estimate, ratio.low, ratio.high, remedy="bench with more --pairs on a quiet machine")
 

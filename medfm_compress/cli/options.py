@@ -53,10 +53,14 @@ class Setting(NamedTuple):
     @property
     def option(self) -> str:
         """Its name on the command line, e.g. ``--batch-size``; upper case where it is given by its place."""
-        unit = self.field.extra.get("unit", "")
-        plain = self.path[-1].removesuffix(f"_{unit.lower()}") if unit else self.path[-1]
-        name = str(self.field.extra.get("option", plain)).replace("_", "-")
+        name = str(self.field.extra.get("option", self._name)).replace("_", "-")
         return name.upper() if self.positional else f"--{name}"
+
+    @property
+    def _name(self) -> str:
+        """The field's name without its unit."""
+        unit = self.field.extra.get("unit", "")
+        return self.path[-1].removesuffix(f"_{unit.lower()}") if unit else self.path[-1]
 
     @property
     def positional(self) -> bool:
@@ -100,7 +104,7 @@ class Setting(NamedTuple):
 
     def described(self) -> str:
         """Its docstring as a sentence: ``licence: of the weights`` reads "Licence of the weights"."""
-        name = self.path[-1].replace("_", " ")
+        name = self._name.replace("_", " ")
         text = f"{name} {self.text}" if self.text.startswith(_CONTINUES) else self.text
         return text[:1].upper() + text[1:]
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from medfm_compress.bench.gate.policy_file import load_policy
 from medfm_compress.bench.report import save_report
 from medfm_compress.cli.gate import gate
+from medfm_compress.cli.policy import app as policy_commands
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import InputError
 
@@ -42,6 +43,10 @@ def run(*arguments):
     app = typer.Typer()
     app.command()(gate)
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def begin(path):
+    return CliRunner().invoke(policy_commands, ["init", str(path)])
 
 
 def complaint(result):
@@ -146,10 +151,10 @@ def test_a_missing_or_broken_report_is_one_sentence(folder):
 
 
 def test_a_starter_policy_is_written_once(folder):
-    made = run("--init", folder / "new" / "policy.yaml")
+    made = begin(folder / "new" / "policy.yaml")
     assert made.exit_code == 0, made.output
     assert load_policy(folder / "new" / "policy.yaml").policy.non_inferiority
-    assert "not overwritten" in complaint(run("--init", folder / "new" / "policy.yaml"))
+    assert "not overwritten" in complaint(begin(folder / "new" / "policy.yaml"))
 
 
 @pytest.mark.parametrize(
