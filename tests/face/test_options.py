@@ -76,7 +76,7 @@ def run(*arguments: str, defaults: dict[str, Any] | None = None) -> Any:
         """Act."""
         built.append(settings)
 
-    app = typer.Typer()
+    app = typer.Typer(rich_markup_mode=None)
     app.command()(act)
     result = CliRunner().invoke(app, arguments)
     if isinstance(result.exception, InputError):
@@ -141,7 +141,7 @@ def test_fields_that_are_left_out_are_no_options() -> None:
 def test_help_has_text_range_default_and_choices() -> None:
     text = " ".join(run("--help").output.split())
     assert "Passes (1 to 9; default: 5)." in text
-    assert "Latency ms of one image (above 0)." in text
+    assert "Latency of one image (above 0)." in text
     assert "Names of things (a, b, all; may be repeated)." in text
     assert "--ready / --no-ready" in text
 
