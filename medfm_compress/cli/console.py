@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+_PLAIN_BOX = "    \n    \n -  \n    \n    \n    \n    \n    \n"  # a rule below the headers and nothing else
 _WIDE = 10_000  # columns where no terminal limits a line
 
 
@@ -89,14 +90,14 @@ def is_plain() -> bool:
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> None:
     """Print an aligned table: the columns numbered in ``left`` to the left, the others to the right."""
-    from rich import box
+    from rich.box import SIMPLE_HEAD, Box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     plain = is_plain()
     console = Console(file=sys.stdout, color_system=None if plain else "auto", width=_WIDE if plain else None)
-    grid = Table(box=box.ASCII2 if plain else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    grid = Table(box=Box(_PLAIN_BOX, ascii=True) if plain else SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, header in enumerate(headers):
         grid.add_column(Text(header), justify="left" if number in left else "right", overflow="fold")
     for row in rows:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import typer
 
-from medfm_compress.__main__ import PROGRAM, build_app
+from medfm_compress.cli.app import PROGRAM, build_app
 from medfm_compress.cli.docstrings import attributes, summary
 from medfm_compress.cli.options import Setting
 from medfm_compress.cli.recipe_schema import recipe_schema, sections

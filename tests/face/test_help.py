@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from medfm_compress.__main__ import COMMANDS, main
+from medfm_compress.__main__ import main
 from medfm_compress.bench.gate.policy_file import load_policy
+from medfm_compress.cli.app import COMMANDS
 from medfm_compress.cli.recipe_template import STARTER
 from medfm_compress.cli.reference import PAGES
 from medfm_compress.recipe import load_recipe

@@ -12,7 +12,7 @@ import typer
 from msgspec import Meta
 from typer.testing import CliRunner
 
-from medfm_compress.__main__ import build_app
+from medfm_compress.cli.app import build_app
 from medfm_compress.cli.command import command
 from medfm_compress.cli.options import settings_of
 from medfm_compress.runtime.constraints import check

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medfm_compress.__main__ import COMMANDS, GROUPS
+from medfm_compress.cli.app import COMMANDS, GROUPS
 from medfm_compress.cli.reference import PAGES
 
 ROOT = Path(__file__).resolve().parents[2]
