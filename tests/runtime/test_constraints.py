@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -40,6 +41,20 @@ def test_a_constructed_struct_is_refused_in_one_sentence(change: dict[str, objec
         Settings(**change)  # type: ignore[arg-type]
     with pytest.raises(InputError):
         convert(msgspec.to_builtins(change), Settings, source="settings")
+
+
+def test_a_decoded_value_is_refused_with_its_path_and_what_is_allowed() -> None:
+    class Recipe(msgspec.Struct):
+        settings: Settings
+        name: str = ""
+
+    for change, words in (
+        ({"rounds": -1}, "recipe: settings.rounds is -1; it must be 1 to 1000000"),
+        ({"mode": "quick"}, "recipe: settings.mode is 'quick'; it must be fast or slow"),
+        ({"rounds": "many"}, "recipe: Expected `int`, got `str` - at `$.settings.rounds`"),
+    ):
+        with pytest.raises(InputError, match=f"^{re.escape(words)}"):
+            convert({"settings": change}, Recipe, source="recipe")
 
 
 def test_what_is_allowed_is_accepted() -> None:
