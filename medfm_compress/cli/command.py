@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -40,17 +39,18 @@ def command(defaults: Mapping[str, Any] = _NOTHING, skip: tuple[str, ...] = ()) 
     """
 
     def decorate(function: Command) -> Command:
-        hints = typing.get_type_hints(function, include_extras=True)
+        signature = inspect.signature(function, eval_str=True)
+        hints = {name: parameter.annotation for name, parameter in signature.parameters.items()}
         structs = {name: kind for name, kind in hints.items() if _is_struct(kind)}
         settings = {name: settings_of(kind, defaults, frozenset(skip)) for name, kind in structs.items()}
 
         @functools.wraps(function)
-        def run(**given: Any) -> Any:
-            shown = {name: given.pop(name) for name in _OUTPUT}
+        def run(**arguments: Any) -> Any:
+            shown = {name: arguments.pop(name) for name in _OUTPUT}
             with console.output(**shown):
                 for name, kind in structs.items():
-                    given[name] = _struct(kind, settings[name], given, defaults)
-                return function(**given)
+                    arguments[name] = _struct(kind, settings[name], arguments, defaults)
+                return function(**arguments)
 
         parameters = _parameters(function, hints, settings)
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -102,12 +102,12 @@ def _is_argument(annotation: Any) -> bool:
 
 
 def _struct(
-    kind: type[msgspec.Struct], settings: list[Setting], given: dict[str, Any], defaults: Mapping[str, Any]
+    kind: type[msgspec.Struct], settings: list[Setting], arguments: dict[str, Any], defaults: Mapping[str, Any]
 ) -> Any:
-    """The struct, from what was given; its options leave ``given``."""
+    """The struct, from what was written; its options leave ``arguments``."""
     values = {tuple(path.split(".")): value for path, value in defaults.items()}
     for setting in settings:
-        value = given.pop(setting.parameter)
+        value = arguments.pop(setting.parameter)
         if value not in (None, []):
             values[setting.path] = setting.parse(value)
     try:

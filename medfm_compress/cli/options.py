@@ -136,23 +136,23 @@ class Setting(NamedTuple):
     def _complete(self, incomplete: str) -> list[str]:
         return [word for word in self.choices if word.startswith(incomplete)]
 
-    def parse(self, given: Any) -> Any:
-        """The field's value from what was given.
+    def parse(self, content: Any) -> Any:
+        """The field's value from what was written.
 
         Raises:
             InputError: it is no such value, or one outside its range.
         """
         if self.switch:
-            return given
+            return content
         if self.field.container == "dict":
-            pairs = parse_pairs(given, self.option, str(self.field.extra.get("lone", "")))
+            pairs = parse_pairs(content, self.option, str(self.field.extra.get("lone", "")))
             return {name: self._parse_item(text, f"{self.option} {name}") for name, text in pairs.items()}
         if self.field.container == "tuple":
-            words = self.field.choices if ALL in given and self.field.choices else dict.fromkeys(given)
+            words = self.field.choices if ALL in content and self.field.choices else dict.fromkeys(content)
             return tuple(self._parse_item(text, self.option) for text in words)
-        if self.field.optional and self.field.choices and given == AUTO:
+        if self.field.optional and self.field.choices and content == AUTO:
             return None
-        return self._parse_item(given, self.option)
+        return self._parse_item(content, self.option)
 
     def _parse_item(self, text: str, option: str) -> Any:
         value = parse_value(text, option, self.field.base, self.field.extra.get("unit", ""))
