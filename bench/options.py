@@ -25,7 +25,7 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         harness: what drives the scenarios; ``plain`` needs nothing installed.
         load: how long a scenario runs; its threads are the plan's.
         baseline: an earlier bundle, to see whether a variant became slower.
-        pairs: interleaved pairs of processes for that, >= 10.
+        pairs: interleaved pairs of processes for that.
         split: evaluated split.
         files: images for the end-to-end time.
         cache_dir: where prepared images are kept between runs; none keeps nothing.
@@ -39,7 +39,7 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     harness: Harness = "plain"
     load: LoadPlan = LoadPlan()
     baseline: Annotated[Path, Meta(extra={"option": "baseline-bundle"})] | None = None
-    pairs: int = 10
+    pairs: Annotated[int, Meta(ge=10)] = 10
     split: str = "test"
     files: int = 4
     cache_dir: Annotated[Path, Meta(extra={"option": "cache"})] | None = None

@@ -65,8 +65,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         rounds: interleaved rounds; intervals of ratios need at least 10.
         turn_ms: a model's turn in a round is as many calls as fit in it, within ``min_calls`` and ``max_calls``;
             where it has files, a second such turn goes from file to prediction.
-        min_calls: of a turn, at least.
-        max_calls: of a turn, at most.
+        min_calls: fewest calls of a turn.
+        max_calls: most calls of a turn.
         threads: of every engine, and CPUs of its process.
         warm_up_s: longest warm-up of each model.
         timeout_s: longest wait for an answer of a model's process.

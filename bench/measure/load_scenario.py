@@ -35,9 +35,9 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         duration_s: of a scenario, at least; below the 600 of MLPerf it is unofficial.
-        min_queries: of a scenario, at least (offline: samples).
+        min_queries: fewest queries of a scenario (offline: samples).
         samples_per_query: of ``multi-stream``, and samples that an engine takes at once where it can.
-        target_qps: of ``server``; 0 chooses half of what the engine can do one by one.
+        target_qps: queries per second of ``server``; 0 chooses half of what the engine can do one by one.
         latency_bound_ms: of ``server``: LoadGen calls a run valid only if its 99th percentile is within.
         inputs: different inputs that queries draw from, where no image files are given.
         seed: of the made-up inputs, of which sample is drawn and of the arrivals.

@@ -21,17 +21,18 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         losses: weight of each distillation term; without any, the default for the two families of networks.
         temperature: of the distributions that are compared.
-        teacher_weight: w of a labelled case; its label has 1 − w. Unlabelled cases have the teacher alone.
+        teacher_weight: the teacher's share w of a labelled case; its label has 1 − w. Unlabelled cases have the teacher
+            alone.
         label_loss: loss against the labels.
         balanced: weight the label term by inverse class frequency.
         views: augmented views that the teacher's outputs are computed on, once; the epochs cycle through them.
-        views_seed: of the views; not the training's, so that runs of several seeds share the teacher's outputs.
+        views_seed: seed of the views; not the training's, so that runs of several seeds share the teacher's outputs.
         unlabelled: learn from the study's unlabelled cases too.
         label_weight_column: column of the study that multiplies a case's label weight; empty for none.
-        teacher_weight_column: likewise its teacher weight.
+        teacher_weight_column: column that multiplies a case's teacher weight; empty for none.
         qat: quantization-aware training: train with the values that INT8 will have, after training in float where
             nothing trained the student before; ``quantize`` then takes the ranges over.
-        teacher_precision: of the teacher's arithmetic; auto is the fastest that stays faithful here.
+        teacher_precision: precision of the teacher's arithmetic; auto is the fastest that stays faithful here.
     """
 
     losses: Annotated[dict[str, float], Meta(extra={"option": "loss", "lone": "1"})] = {}

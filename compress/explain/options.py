@@ -20,7 +20,7 @@ class ExplainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         variant: of the bundle; empty takes the first that can run here. Only with ``occlusion``.
         finding: whose score is explained; may be empty where the task has one finding.
-        cases: looked at, half of them with the finding where there are enough.
+        cases: that are looked at, half of them with the finding where there are enough.
         method: ``occlusion`` runs teacher and variant as they are, ``gradient`` reads the PyTorch modules of teacher
             and student: attention rollout for a plain ViT, Grad-CAM for everything else.
         split: that the cases come from.
