@@ -152,3 +152,15 @@ def test_the_schema_has_the_ranges_and_texts_of_the_structs(capsys: pytest.Captu
     assert epochs["description"].startswith("passes over the training cases")
     assert schema["$defs"]["PruneOptions"]["properties"]["max_macs"]["exclusiveMaximum"] == 1
     assert schema["additionalProperties"] is False
+
+
+def test_the_shell_completes_choices() -> None:
+    environment = {
+        **os.environ,
+        "_MEDFM_COMPRESS_COMPLETE": "complete_bash",
+        "COMP_WORDS": "medfm-compress finetune resnet18 --label-loss c",
+        "COMP_CWORD": "4",
+    }
+    command = [sys.executable, "-m", "medfm_compress"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["cross-entropy", "class-balanced"]
