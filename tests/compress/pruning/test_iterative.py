@@ -123,7 +123,7 @@ def test_other_options_are_not_served_from_an_earlier_call(study: Study, tmp_pat
 
     plain = msgspec.structs.replace(OPTIONS, steps=1, training=TrainingConfig(epochs=0))
     first, _ = run(study, tmp_path / "out", plain)
-    second, lines = run(study, tmp_path / "out", msgspec.structs.replace(plain, macs=0.6))
+    second, lines = run(study, tmp_path / "out", msgspec.structs.replace(plain, max_macs=0.6))
     assert not any("kept" in line for line in lines)
     assert second.macs_after > first.macs_after
 
