@@ -74,14 +74,14 @@ def _choose(bundle: Bundle, name: str) -> Variant:
     """The variant called ``name``, or the first whose engine is installed."""
     variants = bundle.manifest.variants
     if name:
-        found = [variant for variant in variants if variant.name == name]
+        usable = [variant for variant in variants if variant.name == name]
     else:
-        found = [variant for variant in variants if is_available(variant.backend).ok]
-    if found:
-        return found[0]
+        usable = [variant for variant in variants if is_available(variant.backend).ok]
+    if usable:
+        return usable[0]
     there = ", ".join(variant.name for variant in variants)
-    wanted = f"no variant called {name!r}" if name else "no variant whose engine is installed"
-    raise InputError(f"the external model {bundle.path.name} has {wanted}; it has {there}")
+    lacking = f"no variant called {name!r}" if name else "no variant whose engine is installed"
+    raise InputError(f"the external model {bundle.path.name} has {lacking}; it has {there}")
 
 
 def _from_onnx(path: Path, spec: ImageSpec, task: Task, threads: int) -> ModelUnderTest:

@@ -101,9 +101,9 @@ def with_points(
     if model.task.operating_points or not rule or not cases:
         return model
     evaluation = evaluate_model(model, study, cases, plan, folder, progress)
-    found = calibrate(evaluation, model.task)
-    points = choose_operating_points(found.evaluation, rule=rule)
-    return with_task_points(msgspec.structs.replace(model, task=found.task), points)
+    calibrated = calibrate(evaluation, model.task)
+    points = choose_operating_points(calibrated.evaluation, rule=rule)
+    return with_task_points(msgspec.structs.replace(model, task=calibrated.task), points)
 
 
 def with_task_points(model: ModelUnderTest, points: tuple[OperatingPoint, ...]) -> ModelUnderTest:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.measure.load_scenario import Harness, LoadPlan, ScenarioName
-from medfm_compress.bench.types.target import TARGETS
 
 
 class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,14 +29,14 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     plan: Plan = Plan()
-    targets: Annotated[tuple[str, ...], TARGETS] = ()
+    targets: tuple[str, ...] = ()
     others: tuple[ModelUnderTest, ...] = ()
-    external_models: Annotated[tuple[Path, ...], Meta(extra={"option": "against"})] = ()
-    scenarios: Annotated[tuple[ScenarioName, ...], Meta(extra={"option": "scenario"})] = ()
+    external_models: tuple[Path, ...] = ()
+    scenarios: tuple[ScenarioName, ...] = ()
     harness: Harness = "plain"
     load: LoadPlan = LoadPlan()
-    baseline: Annotated[Path, Meta(extra={"option": "baseline-bundle"})] | None = None
-    pairs: Annotated[int, Meta(ge=10)] = 10
+    baseline: Path | None = None
+    pairs: int = 10
     split: str = "test"
     files: int = 4
-    cache_dir: Annotated[Path, Meta(extra={"option": "cache"})] | None = None
+    cache_dir: Path | None = None

@@ -67,7 +67,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         explanations: agreement of attribution maps, where they were made.
         tasks: name of an evaluation → the task that it was scored and decided under: a variant's own temperature and
             operating points, the teacher's, an external model's. Read it through `task_of`.
-        looks: every logged evaluation of this study's split up to this one, oldest first.
+        test_set_evaluations: every logged one of this study's split up to this one, oldest first; in the file
+            they are called ``looks``.
     """
 
     schema_version: int
@@ -96,7 +97,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scenarios: tuple[ScenarioResult, ...] = ()
     slowdowns: tuple[Slowdown, ...] = ()
     explanations: tuple[ExplanationAgreement, ...] = ()
-    looks: tuple[LoggedEvaluation, ...] = ()
+    test_set_evaluations: tuple[LoggedEvaluation, ...] = msgspec.field(default=(), name="looks")
     tasks: dict[str, Task] = {}
 
     @property
@@ -115,7 +116,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def measurement(self, name: str) -> Measurement | None:
         """The measurement called ``name``; none where it was not measured."""
-        return next((found for found in self.measurements if found.name == name), None)
+        return next((measurement for measurement in self.measurements if measurement.name == name), None)
 
 
 def save_report(report: Report, path: str | Path) -> None:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -96,25 +97,24 @@ def bench_bundle(
         ]
     others = [msgspec.structs.replace(other, files=files) for other in options.others]
     measurements = measure([candidate, *variants, *externals, *others], options.plan, progress)
-    loads = run_scenarios((candidate, *variants), options, progress)
+    scenarios = run_scenarios((candidate, *variants), options, progress)
     slowdowns = measure_slowdowns(bundle, options, progress)
     progress("compare")
-    report = _report(bundle, policy, machine, evaluations, measurements)
-    report = msgspec.structs.replace(
-        report,
+    results = Results(
+        bundle=bundle,
+        policy=policy,
+        teacher_name=teacher.name,
         study_fingerprint=fingerprint,
         split=options.split,
-        teacher_name=teacher.name,
-        teacher_operating_points=candidate.task.operating_points,
+        machine=machine,
+        models=(candidate, *variants, *externals),
         external_models=tuple(external.name for external in externals),
-        tasks={model.name: model.task for model in (candidate, *variants, *externals)},
-        scenarios=loads,
+        evaluations=tuple(evaluations),
+        measurements=measurements,
+        scenarios=scenarios,
         slowdowns=slowdowns,
-        explanations=load_explanations(out, model_digest=bundle.model_digest, cases_sha256=report.teacher.cases_sha256),
-        looks=tuple(
-            look for look in read_log(out) if (look.study_fingerprint, look.split) == (fingerprint, options.split)
-        ),
     )
+    report = build_report(results, out)
     local = write_case_files(out, study, bundle.manifest.image_spec, evaluations)
     write_report(report, out, local)
     return report
@@ -146,19 +146,19 @@ def measure_slowdowns(bundle: Bundle, options: BenchOptions, progress: Progress)
     if options.baseline is None:
         return ()
     earlier = Bundle.open(options.baseline)
-    old = {found.name: found for found in variant_models(earlier, options.plan.threads)}
+    old = {model.name: model for model in variant_models(earlier, options.plan.threads)}
     new = variant_models(bundle, options.plan.threads, options.targets)
-    both = [found for found in new if found.name in old]
+    both = [model for model in new if model.name in old]
     if not both:
         raise InputError(
             f"{options.baseline} has no variant of this bundle; it has {', '.join(old)}, this one "
-            f"{', '.join(found.name for found in new)}"
+            f"{', '.join(model.name for model in new)}"
         )
     return tuple(
         measure_slowdown(
-            old[found.name], found, options.plan, options.pairs, progress, baseline_digest=earlier.model_digest
+            old[model.name], model, options.plan, options.pairs, progress, baseline_digest=earlier.model_digest
         )
-        for found in both
+        for model in both
     )
 
 
@@ -203,34 +203,73 @@ def noise_reasons(machine: Machine, measurements: Sequence[Measurement]) -> tupl
     return tuple(reasons)
 
 
-def _report(
-    bundle: Bundle,
-    policy: LoadedPolicy,
-    machine: Machine,
-    evaluations: Sequence[Evaluation],
-    measurements: tuple[Measurement, ...],
-) -> Report:
-    manifest = bundle.manifest
+class Results(NamedTuple):
+    """Everything that a report is made of.
+
+    Attributes:
+        bundle: that was benched.
+        policy: under which.
+        teacher_name: architecture of the teacher.
+        study_fingerprint: of the study.
+        split: that was evaluated.
+        machine: that it ran on.
+        models: that were evaluated, the teacher first, with the temperatures and operating points that they had.
+        external_models: names of those of them that other tools made.
+        evaluations: theirs, in the same order.
+        measurements: theirs, and of models that were only timed.
+        scenarios: loads.
+        slowdowns: against an earlier bundle.
+    """
+
+    bundle: Bundle
+    policy: LoadedPolicy
+    teacher_name: str
+    study_fingerprint: str
+    split: str
+    machine: Machine
+    models: tuple[ModelUnderTest, ...]
+    external_models: tuple[str, ...]
+    evaluations: tuple[Evaluation, ...]
+    measurements: tuple[Measurement, ...]
+    scenarios: tuple[ScenarioResult, ...]
+    slowdowns: tuple[Slowdown, ...]
+
+
+def build_report(results: Results, out: Path) -> Report:
+    """The report of ``results``, with the maps and the log of evaluations that lie in ``out``."""
+    manifest, measurements = results.bundle.manifest, results.measurements
+    teacher, *others = results.evaluations
+    tables = tuple(EvaluationTable.from_evaluation(evaluation) for evaluation in results.evaluations)
+    of_this_study = (results.study_fingerprint, results.split)
     return Report(
         schema_version=REPORT_SCHEMA_VERSION,
         bundle_name=manifest.name,
         model_digest=manifest.model_digest,
-        study_fingerprint="",
-        split="",
-        policy=policy.policy,
-        policy_sha256=policy.sha256,
+        study_fingerprint=results.study_fingerprint,
+        split=results.split,
+        policy=results.policy.policy,
+        policy_sha256=results.policy.sha256,
         task=manifest.task,
-        teacher_name="",
-        evaluations=tuple(EvaluationTable.from_evaluation(evaluation) for evaluation in evaluations),
+        tasks={model.name: model.task for model in results.models},
+        teacher_name=results.teacher_name,
+        teacher_operating_points=results.models[0].task.operating_points,
+        external_models=results.external_models,
+        evaluations=tables,
         measurements=measurements,
-        comparisons=_comparisons(evaluations, policy),
-        fidelity=tuple(fidelity(evaluations[0], found, manifest.task) for found in evaluations[1:]),
+        comparisons=_comparisons(results.evaluations, results.policy),
+        fidelity=tuple(fidelity(teacher, other, manifest.task) for other in others),
         speedups=tuple(
-            Speedup(name=found.name, baseline=TEACHER, ratio=speedup(measurements[0], found))
-            for found in measurements[1:]
+            Speedup(name=measurement.name, baseline=TEACHER, ratio=speedup(measurements[0], measurement))
+            for measurement in measurements[1:]
         ),
-        machine=machine,
-        noise=noise_reasons(machine, measurements),
+        scenarios=results.scenarios,
+        slowdowns=results.slowdowns,
+        explanations=load_explanations(out, model_digest=manifest.model_digest, cases_sha256=tables[0].cases_sha256),
+        test_set_evaluations=tuple(
+            entry for entry in read_log(out) if (entry.study_fingerprint, entry.split) == of_this_study
+        ),
+        machine=results.machine,
+        noise=noise_reasons(results.machine, measurements),
         provenance=manifest.provenance,
         intended_use=manifest.intended_use,
         created=utc_date(),
@@ -240,4 +279,4 @@ def _report(
 
 def _comparisons(evaluations: Sequence[Evaluation], policy: LoadedPolicy) -> tuple[Comparison, ...]:
     teacher, *variants = evaluations
-    return tuple(found for variant in variants for found in compare(teacher, variant, policy.policy))
+    return tuple(comparison for variant in variants for comparison in compare(teacher, variant, policy.policy))

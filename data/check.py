@@ -94,7 +94,7 @@ class StudyCheck(msgspec.Struct, frozen=True, kw_only=True):
     remarks: tuple[str, ...]
 
 
-class _Look(NamedTuple):
+class _Inspection(NamedTuple):
     """One image: size, whether it is blank, content hash; or why it cannot be read."""
 
     case: Case
@@ -114,9 +114,11 @@ def check_study(study: Study, *, progress: Callable[[str], None] | None = None) 
     Returns:
         Findings. Whether leakage is acceptable is for the caller to say.
     """
-    looks = list(_looks(study, progress))
-    readable = [look for look in looks if not look.reason]
-    unreadable = tuple(Unreadable(look.case.image, look.reason) for look in looks if look.reason)
+    inspections = list(_inspections(study, progress))
+    readable = [inspected for inspected in inspections if not inspected.reason]
+    unreadable = tuple(
+        Unreadable(inspected.case.image, inspected.reason) for inspected in inspections if inspected.reason
+    )
     copies = _copies(readable)
     splits = _split_names(study)
     return StudyCheck(
@@ -128,7 +130,7 @@ def check_study(study: Study, *, progress: Callable[[str], None] | None = None) 
         classes={split: _class_sizes(study, split) for split in splits},
         subgroups=_subgroup_sizes(study),
         unreadable=unreadable,
-        blank=tuple(look.case.image for look in readable if look.is_blank),
+        blank=tuple(inspected.case.image for inspected in readable if inspected.is_blank),
         copies=copies,
         shared_patients=_shared_patients(study),
         odd_sizes=_odd_sizes(readable),
@@ -138,21 +140,21 @@ def check_study(study: Study, *, progress: Callable[[str], None] | None = None) 
     )
 
 
-def _looks(study: Study, progress: Callable[[str], None] | None) -> Iterator[_Look]:
-    def look(case: Case) -> _Look:
+def _inspections(study: Study, progress: Callable[[str], None] | None) -> Iterator[_Inspection]:
+    def inspect_case(case: Case) -> _Inspection:
         try:
             values = study.source.read(case.image).values
             content = study.source.content_sha256(case.image)
         except MedfmError as exc:
-            return _Look(case, reason=str(exc))
+            return _Inspection(case, reason=str(exc))
         height, width = values.shape[:2]
-        return _Look(case, (int(height), int(width)), bool(values.min() == values.max()), content)
+        return _Inspection(case, (int(height), int(width)), bool(values.min() == values.max()), content)
 
     with ThreadPoolExecutor(_WORKERS) as pool:
         for start in range(0, len(study.cases), _BATCH):
             if progress and start and start % (4 * _BATCH) == 0:
                 progress(f"read {start} of {len(study.cases)} images")
-            yield from pool.map(look, study.cases[start : start + _BATCH])
+            yield from pool.map(inspect_case, study.cases[start : start + _BATCH])
 
 
 def _split_names(study: Study) -> list[str]:
@@ -173,10 +175,10 @@ def _subgroup_sizes(study: Study) -> dict[str, dict[str, int]]:
     return {name: dict(sorted(counts.items())) for name, counts in sizes.items()}
 
 
-def _copies(looks: list[_Look]) -> tuple[Copies, ...]:
+def _copies(inspections: list[_Inspection]) -> tuple[Copies, ...]:
     groups: dict[str, list[Case]] = defaultdict(list)
-    for look in looks:
-        groups[look.content].append(look.case)
+    for inspected in inspections:
+        groups[inspected.content].append(inspected.case)
     return tuple(
         Copies(
             images=tuple(case.image for case in group),
@@ -196,22 +198,26 @@ def _shared_patients(study: Study) -> tuple[SharedPatient, ...]:
     return tuple(SharedPatient(patient, dict(splits)) for patient, splits in counts.items() if len(splits) > 1)
 
 
-def _odd_sizes(looks: list[_Look]) -> tuple[OddSize, ...]:
-    if not looks:
+def _odd_sizes(inspections: list[_Inspection]) -> tuple[OddSize, ...]:
+    if not inspections:
         return ()
-    side = median(min(look.size) for look in looks)
-    aspect = median(look.size[1] / look.size[0] for look in looks)
+    side = median(min(inspected.size) for inspected in inspections)
+    aspect = median(inspected.size[1] / inspected.size[0] for inspected in inspections)
 
     def is_odd(value: float, usual: float) -> bool:
         return not usual / _ODD_FACTOR <= value <= usual * _ODD_FACTOR
 
-    odd = [look for look in looks if is_odd(min(look.size), side) or is_odd(look.size[1] / look.size[0], aspect)]
-    return tuple(OddSize(look.case.image, *look.size) for look in odd)
+    odd = [
+        inspected
+        for inspected in inspections
+        if is_odd(min(inspected.size), side) or is_odd(inspected.size[1] / inspected.size[0], aspect)
+    ]
+    return tuple(OddSize(inspected.case.image, *inspected.size) for inspected in odd)
 
 
-def _leakage(study: Study, looks: list[_Look]) -> Iterator[str]:
+def _leakage(study: Study, inspections: list[_Inspection]) -> Iterator[str]:
     """Sentences; test first, since a leaking test split is the worst."""
-    contents = {look.case.image: look.content for look in looks}
+    contents = {inspected.case.image: inspected.content for inspected in inspections}
     for first, second in (("train", "test"), ("val", "test"), ("train", "val")):
         a, b = study.split(first), study.split(second)
         patients = {c.patient for c in a if c.patient} & {c.patient for c in b if c.patient}

@@ -17,14 +17,14 @@ _WORKERS = 4
 def content_hashes(source: ImageSource, images: Sequence[str]) -> list[str]:
     """Hex sha256 of each image's stored content, in order; raises ``StudyError`` for an unreadable file."""
 
-    def one(image: str) -> str:
+    def hash_of(image: str) -> str:
         try:
             return source.content_sha256(image)
         except ImageRefused as exc:
             raise StudyError(f"image {image!r}: {exc}") from None
 
     with ThreadPoolExecutor(_WORKERS) as pool:  # reading and hashing release the GIL
-        return list(pool.map(one, images))
+        return list(pool.map(hash_of, images))
 
 
 def study_fingerprint(study: Study) -> str:

@@ -76,13 +76,13 @@ def _unlabelled(root: Path, rules: DicomRules) -> Study:
 
 def _case(root: Path, path: Path, split: str, headers: Mapping[Path, Header]) -> Case:
     header = headers.get(path, Header())
-    found = {"sex": header.sex, "age": header.age} if headers else {}
-    names = [name for name in found if any(getattr(other, name) for other in headers.values())]
+    recorded = {"sex": header.sex, "age": header.age} if headers else {}
+    names = [name for name in recorded if any(getattr(other, name) for other in headers.values())]
     return Case(
         image=path.relative_to(root).as_posix(),
         split=split,
         patient=header.patient,
-        subgroups={name: found[name] for name in names},
+        subgroups={name: recorded[name] for name in names},
     )
 
 
@@ -98,10 +98,10 @@ def _folders(root: Path) -> list[Path]:
 
 def _images(folder: Path, *, deep: bool = True) -> Sequence[Path]:
     """Files that are, or by their name claim to be, images: a broken one must be reported, not overlooked."""
-    found = sorted(folder.rglob("*") if deep else folder.iterdir())
+    paths = sorted(folder.rglob("*") if deep else folder.iterdir())
     return [
         path
-        for path in found
+        for path in paths
         if path.is_file()
         and not any(_is_hidden(part) for part in (path, *path.relative_to(folder).parents))
         and (path.name.lower().endswith(_SUFFIXES) or is_image_file(path) or _is_volume(path))

@@ -66,9 +66,9 @@ def prepared_images(
             images[start : start + len(batch)] = batch
         return images
     path = cache / f"prepared-{_key(source, names, spec)[:32]}.npy"
-    found = _open_cache(path, shape)
-    if found is not None:
-        return found
+    cached = _open_cache(path, shape)
+    if cached is not None:
+        return cached
     with replacing(path) as temporary, temporary.open("wb") as file:
         _write_header(file, shape)
         # Written, not mapped: on a full disk a write fails with an error, a mapped page kills the process.
@@ -82,7 +82,7 @@ def _batches(
 ) -> Iterator[tuple[int, Prepared]]:
     """First index and images of one batch after the other."""
 
-    def one(name: str) -> Prepared:
+    def prepare_image(name: str) -> Prepared:
         try:
             return prepare(source.read(name), spec)
         except ImageRefused as exc:
@@ -92,7 +92,7 @@ def _batches(
         for start in range(0, len(names), _BATCH):
             if progress and start % _LINE_EVERY == 0 and start:
                 progress(f"prepared {start} of {len(names)} images")
-            yield start, np.stack(list(pool.map(one, names[start : start + _BATCH])))
+            yield start, np.stack(list(pool.map(prepare_image, names[start : start + _BATCH])))
 
 
 def _key(source: ImageSource, names: Sequence[str], spec: ImageSpec) -> str:

@@ -134,7 +134,9 @@ def cut(bench: Bench, arm: str) -> tuple[Model, PruningRecord]:
         return load_model(out), known
     options = PruneOptions(min_speedup=asked.speedup, target=asked.target, training=bench.training(0, 0), **ARMS[arm])
     start = time.perf_counter()
-    record = prune_and_recover(PruningRun(bench.study, bench.teacher, options, out, print_line), bench.model)
+    record = prune_and_recover(
+        PruningRun(bench.study, ModuleTeacher(bench.teacher), options, out, print_line), bench.model
+    )
     model = load_model(out)
     bench.put(
         f"{arm}/cut",

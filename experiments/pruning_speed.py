@@ -37,7 +37,7 @@ from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.sessions.protocol import SessionRef
 from medfm_compress.runtime.sessions.table import BACKENDS
 from medfm_compress.runtime.task import Task
-from medfm_compress.teacher_baselines import teacher_ref
+from medfm_compress.teacher_baselines import folder_session
 
 NETWORKS = ("vit_small_patch16_224", "resnet50", "densenet121", "coatnet_nano_rw_224")
 TASK = Task(kind="binary", labels=("absent", "present"))
@@ -66,7 +66,7 @@ def under_test(name: str, model: Model, precision: str, asked: argparse.Namespac
     folder.mkdir(parents=True)
     if precision == "eager":
         return ModelUnderTest(
-            name=name, session=teacher_ref(save_model(model, folder), 1).session, spec=model.spec, task=TASK
+            name=name, session=folder_session(save_model(model, folder), 1), spec=model.spec, task=TASK
         )
     goal = parse_goal(1.0, f"{asked.backend}:cpu:{precision}", 1)
     suffixes = (".xml", ".bin") if asked.backend == "openvino" else (".onnx",)

@@ -47,7 +47,7 @@ def run_demo(out: Path, seed: int, progress: Callable[[str], None]) -> tuple[pip
         draw_study(study, patients=PATIENTS, seed=seed)
     write_atomically(out / "policy.yaml", POLICY.encode())
     recipe = demo_recipe(seed)
-    loaded = LoadedRecipe(recipe, out.resolve(), digest(recipe))
+    loaded = LoadedRecipe.at(recipe, out, digest(recipe))
     finished = pipeline.compress(loaded, study, out, progress)
     case = next(case for case in open_study(study).split("test") if case.target == (1,))
     return finished, study / case.image

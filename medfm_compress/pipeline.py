@@ -1,6 +1,6 @@
-"""The walk from a teacher to a verdict; each step is also a command.
+"""The walk from a teacher to a verdict; each line is a step, and each step a command.
 
-study → teacher → student (→ pruned) → bundle (→ INT8) → report → verdict
+study → (backbone →) teacher → student (→ pruned) → bundle (→ INT8) → report → verdict
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from medfm_compress import steps
-from medfm_compress.bench.gate.policy_file import load_policy
+from medfm_compress.artefacts import BundleFile, Input, ModelFolder, NamedInput, ReportFolder, StudyTable, TeacherInput
+from medfm_compress.bench.gate.policy_file import LoadedPolicy, load_policy
 from medfm_compress.bench.report import Report, load_report
-from medfm_compress.bench.run import REPORT_JSON
 from medfm_compress.bench.types.verdict import Verdict
-from medfm_compress.compress.teachers.open import TeacherSource
-from medfm_compress.recipe import LoadedRecipe
+from medfm_compress.compress.teachers.source import TeacherSource
+from medfm_compress.recipe import LoadedRecipe, with_backbone
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.step_cache import StepCache
@@ -42,31 +44,107 @@ def compress(loaded: LoadedRecipe, study: Path | None, out: Path, progress: Prog
     Raises:
         MedfmError: as the steps do.
     """
-    recipe = loaded.recipe
-    if study is None and not recipe.study:
+    if study is None and not loaded.recipe.study:
         raise InputError("the recipe names no study; add 'study:' to it or give --study")
-    source = study or loaded.resolve(recipe.study)
-    policy = load_policy(loaded.resolve(recipe.policy))
-    cache = StepCache(out, progress)
+    policy = load_policy(loaded.recipe.policy)
+    job = Job(loaded, out, progress)
 
-    prepare_study = [steps.fingerprint_of(source), recipe.split]
-    table = cache.step(
-        "study", "study.csv", prepare_study, partial(steps.prepare_study, source, recipe.split, progress)
-    )
-    prepare_teacher = partial(steps.prepare_teacher, loaded, table, progress)
-    teacher = cache.step("teacher", "teacher", recipe.teacher, prepare_teacher)
-    distill = partial(steps.distill, table, (TeacherSource(source=str(teacher)),), recipe.distill, progress)
-    model = cache.step("distill", "student", recipe.distill, distill)
-    if recipe.prune is not None:
-        prune = partial(steps.prune, table, teacher, model, recipe.prune, progress)
-        model = cache.step("prune", "pruned", recipe.prune, prune)
-    export = partial(steps.export, model, table, recipe.export, recipe.name, loaded.sha256, progress)
-    bundle = cache.step("export", "exported.medfm", [recipe.export, loaded.sha256], export)
-    if recipe.quantize is not None:
-        quantize = partial(steps.quantize, table, bundle, recipe.quantize, progress)
-        bundle = cache.step("quantize", "quantized.medfm", recipe.quantize, quantize)
-    bench = partial(steps.bench, table, teacher, bundle, policy, recipe.bench, progress)
-    report = cache.step("bench", "report", [recipe.bench, policy.sha256], bench)
-    finished = out / f"{recipe.name}.medfm"
-    verdict = steps.gate(report / REPORT_JSON, bundle, finished)
-    return Finished(finished, report, load_report(report / REPORT_JSON), verdict)
+    table = job.study(StudyTable(study or Path(loaded.recipe.study)))
+    job = job.pretrained(table)
+    teacher = job.teacher(table)
+    student = job.student(table, teacher)
+    student = job.pruned(table, teacher, student)
+    bundle = job.exported(table, student)
+    bundle = job.quantized(table, bundle)
+    report = job.benched(table, teacher, bundle, policy)
+    return job.judged(report, bundle)
+
+
+class Job:
+    """The steps of one recipe in one folder; each is repeated when what it reads has changed."""
+
+    def __init__(self, loaded: LoadedRecipe, out: Path, progress: Progress) -> None:
+        self._loaded, self._recipe, self._out, self._progress = loaded, loaded.recipe, out, progress
+        self._cache = StepCache(out, progress)
+
+    def study(self, source: StudyTable) -> StudyTable:
+        """The study with the splits that the recipe asks for."""
+        split = self._recipe.split
+        make = partial(steps.prepare_study, source.path, split, self._progress)
+        return self._cache.step("study", StudyTable(self._out / "study.csv"), [source], split, make)
+
+    def pretrained(self, table: StudyTable) -> Job:
+        """This job, going on from a backbone where the recipe has one pre-trained."""
+        settings = self._recipe.pretrain
+        if settings is None:
+            return self
+        make = partial(steps.pretrain, table.path, settings, self._progress)
+        reads = [table, *_named(settings.weights, *settings.more)]
+        backbone = self._cache.step("pretrain", ModelFolder(self._out / "backbone"), reads, settings, make)
+        return Job(
+            self._loaded.having(with_backbone(self._recipe, settings, str(backbone.path))), self._out, self._progress
+        )
+
+    def teacher(self, table: StudyTable) -> TeacherInput:
+        """What the student learns from: trained here, or whatever the recipe names."""
+        settings = self._recipe.teacher
+        if settings is None:
+            return TeacherInput(self._recipe.teachers)
+        make = partial(steps.prepare_teacher, table.path, settings, self._progress)
+        reads = [table, *_named(settings.weights, settings.folder)]
+        folder = self._cache.step("teacher", ModelFolder(self._out / "teacher"), reads, settings, make)
+        return TeacherInput((TeacherSource(source=str(folder.path)),))
+
+    def student(self, table: StudyTable, teacher: TeacherInput) -> ModelFolder:
+        """The student, distilled."""
+        settings = self._recipe.distill
+        make = partial(steps.distill, table.path, teacher.sources, settings, self._progress)
+        reads: list[Input] = [table, teacher, *_named(settings.student, settings.weights, *settings.more)]
+        return self._cache.step("distill", ModelFolder(self._out / "student"), reads, settings, make)
+
+    def pruned(self, table: StudyTable, teacher: TeacherInput, student: ModelFolder) -> ModelFolder:
+        """The student with less in it, where the recipe asks for that."""
+        settings = self._recipe.prune
+        if settings is None:
+            return student
+        make = partial(steps.prune, table.path, teacher.sources, student.path, settings, self._progress)
+        output = ModelFolder(self._out / "pruned")
+        return self._cache.step("prune", output, [table, teacher, student], settings, make)
+
+    def exported(self, table: StudyTable, student: ModelFolder) -> BundleFile:
+        """The FP32 bundle."""
+        settings, sha256 = self._recipe.export, self._loaded.sha256
+        make = partial(steps.export, student.path, table.path, settings, self._recipe.name, sha256, self._progress)
+        output = BundleFile(self._out / "exported.medfm")
+        return self._cache.step("export", output, [table, student], [settings, self._recipe.name, sha256], make)
+
+    def quantized(self, table: StudyTable, bundle: BundleFile) -> BundleFile:
+        """The bundle with INT8 variants, where the recipe asks for that and they are worth it."""
+        settings = self._recipe.quantize
+        if settings is None:
+            return bundle
+        make = partial(steps.quantize, table.path, bundle.path, settings, self._progress)
+        output = BundleFile(self._out / "quantized.medfm")
+        return self._cache.step("quantize", output, [table, bundle], settings, make)
+
+    def benched(
+        self, table: StudyTable, teacher: TeacherInput, bundle: BundleFile, policy: LoadedPolicy
+    ) -> ReportFolder:
+        """The bundle held against its teacher."""
+        settings = self._recipe.bench
+        kept = (
+            settings if settings.cache else msgspec.structs.replace(settings, cache=str(self._out / "report" / "cache"))
+        )
+        make = partial(steps.bench, table.path, teacher.sources, bundle.path, policy, kept, self._progress)
+        reads: list[Input] = [table, teacher, bundle, *_named(*settings.external_models, settings.baseline)]
+        return self._cache.step("bench", ReportFolder(self._out / "report"), reads, [settings, policy.sha256], make)
+
+    def judged(self, report: ReportFolder, bundle: BundleFile) -> Finished:
+        """The verdict, and the bundle that carries it."""
+        shipped = self._out / f"{self._recipe.name}.medfm"
+        verdict = steps.gate(report.json, bundle.path, shipped)
+        return Finished(shipped, report.path, load_report(report.json), verdict)
+
+
+def _named(*names: str) -> list[Input]:
+    return [NamedInput(name) for name in names if name]

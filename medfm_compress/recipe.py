@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import msgspec
-import yaml
 from msgspec import Meta
 
 from medfm_compress.bench.measure.latency import Plan
+from medfm_compress.bench.measure.load_scenario import Harness, LoadPlan, ScenarioName
 from medfm_compress.bench.types.target import TARGETS
 from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.losses.names import LabelLoss
 from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.quantization.options import QuantizeOptions
+from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.splitting import SplitPlan
+from medfm_compress.data.strict_yaml import load_yaml
 from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
@@ -139,13 +141,33 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class BenchStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to measure.
+    """How to measure, and what else beside the bundle.
 
     Attributes:
         plan: rounds, threads, warm-up.
+        targets: measure only what begins with one of these; without any, all. ``torch:cpu`` alone leaves the teacher's
+            rows in other engines out.
+        external_models: ONNX files or bundles beside the bundle, evaluated and measured, never judged.
+        baseline: an earlier bundle, to see whether this one became slower.
+        pairs: interleaved pairs of processes for that.
+        scenarios: MLPerf's loads to put on teacher and variants.
+        harness: what drives the scenarios; ``plain`` needs nothing installed.
+        load: how long.
+        cache: folder where prepared images are kept between runs; empty keeps none, in a recipe those of the report.
     """
 
     plan: Plan = Plan()
+    targets: Annotated[tuple[str, ...], TARGETS] = ()
+    external_models: Annotated[tuple[str, ...], Meta(extra={"option": "against"})] = ()
+    baseline: Annotated[str, Meta(extra={"option": "baseline-bundle"})] = ""
+    pairs: Annotated[int, Meta(ge=10)] = 10
+    scenarios: Annotated[tuple[ScenarioName, ...], Meta(extra={"option": "scenario"})] = ()
+    harness: Harness = "loadgen"
+    load: LoadPlan = LoadPlan()
+    cache: str = ""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,7 +177,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         name: of the bundle, letters, digits, ``-`` and ``_``.
         study: path relative to the recipe; may be given on the command line instead.
         split: how to cut the study; without it the study's own splits hold.
-        teacher: see `FinetuneStep`.
+        pretrain: optional, see `PretrainStep`; the teacher or the student of the same ``model`` starts from it.
+        teacher: a teacher that is trained here, or a model folder, see `FinetuneStep`.
+        teachers: in its place any others, see `TeacherSource`; several are averaged.
         distill: see `DistillStep`.
         prune: optional, see `PruneOptions`.
         export: see `ExportStep`.
@@ -165,9 +189,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     name: str
-    teacher: FinetuneStep
     distill: DistillStep
     policy: str
+    pretrain: PretrainStep | None = None
+    teacher: FinetuneStep | None = None
+    teachers: tuple[TeacherSource, ...] = ()
     study: str = ""
     split: SplitPlan | None = None
     prune: PruneOptions | None = None
@@ -178,18 +204,87 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise InputError(f"name is {self.name!r}; use letters, digits, '-' and '_'")
+        if (self.teacher is None) == (not self.teachers):
+            raise InputError(
+                "a recipe has either 'teacher' (trained here, or a folder) or 'teachers'; give one of them"
+            )
+        if self.pretrain is not None:
+            self._check_pretrained(self.pretrain)
+
+    def _check_pretrained(self, pretrain: PretrainStep) -> None:
+        """One network starts from the backbone, and from nothing else."""
+        starts = [("teacher", self.teacher.model, self.teacher.weights)] if self.teacher else []
+        starts.append(("distill", self.distill.student, self.distill.weights))
+        section, weights = next(((name, own) for name, model, own in starts if model == pretrain.model), ("", ""))
+        if not section:
+            raise InputError(f"pretrain trains {pretrain.model!r}, which is neither the teacher nor the student")
+        if weights:
+            raise InputError(f"{section} starts from what 'pretrain' makes; leave its weights {weights!r} out")
+
+
+Step = TypeVar("Step", PretrainStep, FinetuneStep, DistillStep)
 
 
 class LoadedRecipe(msgspec.Struct, frozen=True):
-    """A recipe, where it lies, and the sha256 of its bytes."""
+    """A recipe whose paths are absolute, and the sha256 of its bytes."""
 
     recipe: Recipe
-    folder: Path
     sha256: str
 
-    def resolve(self, name: str) -> Path:
-        """A path that the recipe names, relative to the recipe's folder."""
-        return self.folder / Path(name).expanduser()
+    @classmethod
+    def at(cls, recipe: Recipe, folder: Path, sha256: str) -> LoadedRecipe:
+        """``recipe`` as it is read in ``folder``, which all its paths are relative to."""
+        return cls(resolved(recipe, folder.resolve()), sha256)
+
+    def having(self, recipe: Recipe) -> LoadedRecipe:
+        """This one with another content, of the same file."""
+        return LoadedRecipe(recipe, self.sha256)
+
+
+def resolved(recipe: Recipe, folder: Path) -> Recipe:
+    """``recipe`` with every path that it names made absolute, relative to ``folder``."""
+    replace = msgspec.structs.replace
+
+    def path(name: str) -> str:
+        return str(folder / Path(name).expanduser()) if name else ""
+
+    def path_or_name(name: str) -> str:  # timm:NAME and the like stay what they are
+        prefix, sign, rest = name.partition("outputs:")
+        if sign and not prefix:
+            return f"outputs:{path(rest)}"
+        return path(name) if name and Path(path(name)).exists() else name
+
+    def started(step: Step) -> Step:
+        changed = {name: path(getattr(step, name)) for name in ("weights", "folder") if hasattr(step, name)}
+        more = {"more": tuple(map(path, step.more))} if hasattr(step, "more") else {}
+        return replace(step, **changed, **more)
+
+    return replace(
+        recipe,
+        study=path(recipe.study),
+        policy=path(recipe.policy),
+        pretrain=started(recipe.pretrain) if recipe.pretrain else None,
+        teacher=started(recipe.teacher) if recipe.teacher else None,
+        teachers=tuple(
+            replace(source, source=path_or_name(source.source), weights=path(source.weights), spec=path(source.spec))
+            for source in recipe.teachers
+        ),
+        distill=replace(started(recipe.distill), student=path_or_name(recipe.distill.student)),
+        bench=replace(
+            recipe.bench,
+            external_models=tuple(map(path, recipe.bench.external_models)),
+            baseline=path(recipe.bench.baseline),
+            cache=path(recipe.bench.cache),
+        ),
+    )
+
+
+def with_backbone(recipe: Recipe, pretrained: PretrainStep, backbone: str) -> Recipe:
+    """``recipe`` whose teacher or student, whichever the pre-trained network is, starts from ``backbone``."""
+    replace = msgspec.structs.replace
+    if recipe.teacher is not None and recipe.teacher.model == pretrained.model:
+        return replace(recipe, pretrain=None, teacher=replace(recipe.teacher, weights=backbone))
+    return replace(recipe, pretrain=None, distill=replace(recipe.distill, weights=backbone))
 
 
 def load_recipe(path: Path) -> LoadedRecipe:
@@ -202,9 +297,5 @@ def load_recipe(path: Path) -> LoadedRecipe:
         data = path.read_bytes()
     except OSError as exc:
         raise InputError(f"cannot read recipe {path}: {exc.strerror}") from None
-    try:
-        value: Any = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
-        raise InputError(f"recipe {path} is not YAML: {' '.join(str(exc).split())}") from None
-    recipe = convert(value, Recipe, source=f"recipe {path}")
-    return LoadedRecipe(recipe, path.resolve().parent, hashlib.sha256(data).hexdigest())
+    recipe = convert(load_yaml(data, f"recipe {path}"), Recipe, source=f"recipe {path}")
+    return LoadedRecipe.at(recipe, path.parent, hashlib.sha256(data).hexdigest())

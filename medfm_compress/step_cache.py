@@ -1,59 +1,79 @@
-"""Which steps of a job are done: a finished step whose inputs have not changed is not repeated."""
+"""Which steps of a job are done: a finished step is repeated when anything that decides its output has changed.
+
+The key of a step is a digest of its name, its settings, the *contents* of all that it reads, and the version of this
+package. The output's own content is recorded as well: one that was damaged or replaced is made again.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from medfm_compress import __version__
+from medfm_compress.artefacts import Artefact, Input
 from medfm_compress.runtime.atomic_write import write_atomically
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, MedfmError
+from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import decode, digest, encode
 
+Output = TypeVar("Output", bound=Artefact)
 
-class Done(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Record of one finished step: the key of its inputs, and how long its last run took."""
+
+class FinishedStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Record of one finished step.
+
+    Attributes:
+        key: of everything that decides the output.
+        output: the output's fingerprint.
+        seconds: that its last run took.
+    """
 
     key: str
+    output: str
     seconds: float
 
 
 class StepCache:
-    """Runs steps in order and remembers them in ``folder/steps``."""
+    """Runs steps and remembers them in ``folder/steps``."""
 
-    def __init__(self, folder: Path, progress: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, progress: Progress) -> None:
         self._folder, self._progress = folder, progress
-        self._keys: list[str] = []
 
-    def step(self, name: str, output: str, settings: Any, make: Callable[[Path], object]) -> Path:
-        """Make ``folder/output`` unless a run with the same settings, after the same steps, already did.
+    def step(
+        self, name: str, output: Output, inputs: Sequence[Input], settings: Any, make: Callable[[Path], object]
+    ) -> Output:
+        """``output``, made by ``make`` unless an earlier run with the same key left it there.
 
         Args:
             name: of the step.
-            output: file or folder that it makes.
-            settings: whatever it depends on besides the steps before it; JSON-serialisable.
+            output: what is made, in the job's folder.
+            inputs: everything that the step reads.
+            settings: whatever it depends on besides; JSON-serialisable.
             make: is called with the output's path; must leave it whole or absent.
         """
-        path, record = self._folder / output, self._folder / "steps" / f"{name}.json"
-        key = digest([name, settings, self._keys])
-        self._keys.append(key)
-        if path.exists() and self._key(record) == key:
+        record = self._folder / "steps" / f"{name}.json"
+        key = digest([name, settings, [read.fingerprint for read in inputs], __version__])
+        if self._is_done(record, key, output):
             self._progress(f"{name}: done before")
-            return path
+            return output
         self._progress(f"{name} …")
         started = time.monotonic()
-        make(path)
+        make(output.path)
         seconds = time.monotonic() - started
-        write_atomically(record, encode(Done(key=key, seconds=round(seconds, 1))))
+        made = type(output)(output.path)  # type: ignore[call-arg]  # a fresh one: the old may have hashed what was there
+        finished = FinishedStep(key=key, output=made.fingerprint, seconds=round(seconds, 1))
+        write_atomically(record, encode(finished))
         self._progress(f"{name}: {seconds:.0f} s")
-        return path
+        return made
 
     @staticmethod
-    def _key(record: Path) -> str:
+    def _is_done(record: Path, key: str, output: Artefact) -> bool:
         try:
-            return decode(record.read_bytes(), Done, source=str(record)).key
-        except (OSError, InputError):
-            return ""
+            finished = decode(record.read_bytes(), FinishedStep, source=str(record))
+            return finished.key == key and finished.output == output.fingerprint
+        except (OSError, InputError, MedfmError):
+            return False

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.study import Case, Study
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from medfm_compress.bench.gate.policy_file import LoadedPolicy
     from medfm_compress.bench.report import Report
     from medfm_compress.bench.types.verdict import Verdict
+    from medfm_compress.compress.explain.explain import Explained
+    from medfm_compress.compress.explain.options import ExplainOptions
     from medfm_compress.compress.networks.model import Model
     from medfm_compress.compress.pretrain.pretrain import Pretrained
     from medfm_compress.compress.pruning.options import PruneOptions
@@ -39,15 +40,9 @@ if TYPE_CHECKING:
         DistillStep,
         ExportStep,
         FinetuneStep,
-        LoadedRecipe,
         PretrainStep,
     )
     from medfm_compress.runtime.bundle.manifest import Manifest
-
-
-def fingerprint_of(source: Path) -> str:
-    """Fingerprint of a study, for the step book."""
-    return study_fingerprint(open_study(source))
 
 
 def prepare_study(source: Path, plan: SplitPlan | None, progress: Progress, out: Path) -> None:
@@ -70,16 +65,14 @@ def prepare_study(source: Path, plan: SplitPlan | None, progress: Progress, out:
     write_table(study, out)
 
 
-def prepare_teacher(loaded: LoadedRecipe, study: Path, progress: Progress, out: Path) -> None:
-    """The recipe's teacher as a model folder at ``out``: a copy of a given one, or one that is trained here."""
+def prepare_teacher(study: Path, step: FinetuneStep, progress: Progress, out: Path) -> None:
+    """A teacher as a model folder at ``out``: a copy of a given one, or one that is trained here."""
     from medfm_compress.compress.networks.model import load_model, save_model
 
-    step = loaded.recipe.teacher
     if step.folder:
-        save_model(load_model(loaded.resolve(step.folder)), out)
+        save_model(load_model(step.folder), out)
     else:
-        weights = str(loaded.resolve(step.weights)) if step.weights else ""
-        finetune(study, msgspec.structs.replace(step, weights=weights), progress, out)
+        finetune(study, step, progress, out)
 
 
 def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path) -> Pretrained:
@@ -146,13 +139,10 @@ def distill(
     from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
     from medfm_compress.compress.teachers.open import open_teacher
 
-    inputs = {Path(source.source.removeprefix("outputs:")).resolve() for source in teachers}
-    if out.resolve() in {*inputs, Path(step.student).resolve()}:
-        raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
+    _refuse_to_replace(out, teachers, step.student)
     auto = _auto(step, progress, out, on_choice)
     cases = open_study(study)
-    task = Task(kind=cases.kind, labels=cases.labels)
-    teacher = open_teacher(teachers, task, step.training, step.distillation.teacher_precision)
+    teacher = open_teacher(teachers, task_of(cases), step.training, step.distillation.teacher_precision)
     torch.manual_seed(step.training.seed)
     own = unmapped(teacher.model) if isinstance(teacher, ModuleTeacher) else None
     student = _student(teacher.card, own, step, auto)
@@ -197,18 +187,36 @@ def _student(teacher: TeacherCard, own: Model | None, step: DistillStep, auto: A
 
 
 def prune(
-    study: Path, teacher: Path, model: Path, options: PruneOptions, progress: Progress, out: Path
+    study: Path,
+    teachers: tuple[TeacherSource, ...],
+    model: Path,
+    options: PruneOptions,
+    progress: Progress,
+    out: Path,
 ) -> PruningRecord:
-    """Prune a model and let it recover by distillation from the teacher; without epochs it is only pruned."""
+    """Prune a model and let it recover by distillation from the teachers, or without any from what it was."""
     from medfm_compress.compress.networks.model import load_model
     from medfm_compress.compress.pruning.iterative import PruningRun, prune_and_recover
+    from medfm_compress.compress.teachers.open import open_teacher
+    from medfm_compress.compress.teachers.source import TeacherSource
 
-    if out.resolve() in {teacher.resolve(), model.resolve()}:
-        raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
+    sources = teachers or (TeacherSource(source=str(model)),)
+    _refuse_to_replace(out, sources, str(model))
     student = load_model(model)
-    known = student if teacher.resolve() == model.resolve() else load_model(teacher)
     cases = open_study(study, dicom_rules=student.spec.dicom)
-    return prune_and_recover(PruningRun(cases, known, options, out, progress), student)
+    teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
+    return prune_and_recover(PruningRun(cases, teacher, options, out, progress), student)
+
+
+def task_of(cases: Study) -> Task:
+    """What a study asks of a network."""
+    return Task(kind=cases.kind, labels=cases.labels)
+
+
+def _refuse_to_replace(out: Path, teachers: tuple[TeacherSource, ...], student: str) -> None:
+    inputs = {Path(source.source.removeprefix("outputs:")).resolve() for source in teachers}
+    if out.resolve() in {*inputs, Path(student).resolve()}:
+        raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
 
 
 def export(
@@ -238,9 +246,35 @@ def export(
         intended_use=step.intended_use,
     )
     cases = open_study(study, dicom_rules=loaded.spec.dicom)
-    return build_bundle(
+    manifest = build_bundle(
         loaded.module, draft, out, study=cases, rule=step.rule, progress=progress, ranges=load_ranges(model)
     )
+    _check_sparsity(model, out, progress)
+    return manifest
+
+
+def _check_sparsity(model: Path, bundle: Path, progress: Progress) -> None:
+    """Where pruning made weights 2:4 sparse, the exported files still hold them; else there is no bundle."""
+    from medfm_compress.compress.networks.model import load_model
+    from medfm_compress.compress.pruning import record as records
+    from medfm_compress.compress.pruning.sparsity import sparse_layers, verify_sparse_onnx
+    from medfm_compress.runtime.bundle.bundle import Bundle
+
+    record = records.load(model / records.RECORD, records.PruningRecord)
+    if record is None or not record.sparse:
+        return
+    module = load_model(model).module
+    weights = module.state_dict()
+    zeros = sum(int((weights[f"{name}.weight"] == 0).sum().item()) for name in sparse_layers(module))
+    opened = Bundle.open(bundle)
+    graphs = [name for variant in opened.manifest.variants for name in variant.files if name.endswith(".onnx")]
+    try:
+        for name in graphs:
+            verify_sparse_onnx(opened.read(name), zeros)
+    except ModelError:
+        bundle.unlink()
+        raise
+    progress(f"{len(record.sparse)} layers are 2:4 sparse, in the exported file as well")
 
 
 def _intention(model: Model) -> tuple[str, ...]:
@@ -258,20 +292,77 @@ def quantize(study: Path, bundle: Path, options: QuantizeOptions, progress: Prog
 
 
 def bench(
-    study: Path, teacher: Path, bundle: Path, policy: LoadedPolicy, step: BenchStep, progress: Progress, out: Path
+    study: Path,
+    teachers: tuple[TeacherSource, ...],
+    bundle: Path,
+    policy: LoadedPolicy,
+    step: BenchStep,
+    progress: Progress,
+    out: Path,
 ) -> Report:
     """Evaluate and time a bundle against its teacher, with the teacher's rows in the other engines."""
     from medfm_compress.bench.options import BenchOptions
     from medfm_compress.bench.run import bench_bundle
     from medfm_compress.runtime.bundle.bundle import Bundle
-    from medfm_compress.teacher_baselines import teacher_in_engines, teacher_ref
+    from medfm_compress.teacher_baselines import ENGINES, Reference, teacher_in_engines
 
-    threads = step.plan.threads
+    threads, targets = step.plan.threads, cpu_targets(step.targets)
     cases = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
+    teacher = Reference(teachers, task_of(cases), threads)
+    named = {target.split(":")[0] for target in targets}
+    engines = tuple(engine for engine in ENGINES if not named or engine in named)
     with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
-        others = teacher_in_engines(teacher, threads, Path(scratch))
-        options = BenchOptions(plan=step.plan, others=others, cache_dir=out / "cache")
-        return bench_bundle(bundle, teacher_ref(teacher, threads), cases, policy, out, options, progress)
+        if teacher.model and engines:
+            progress("export the teacher for other engines")
+        others = teacher_in_engines(teacher.model, threads, Path(scratch), engines) if teacher.model else ()
+        options = BenchOptions(
+            plan=step.plan,
+            targets=tuple(target for target in targets if not target.startswith("torch")),
+            others=others,
+            external_models=tuple(map(Path, step.external_models)),
+            baseline=Path(step.baseline) if step.baseline else None,
+            pairs=step.pairs,
+            scenarios=step.scenarios,
+            harness=step.harness,
+            load=step.load,
+            cache_dir=Path(step.cache) if step.cache else None,
+        )
+        return bench_bundle(bundle, teacher.ref, cases, policy, out, options, progress)
+
+
+def cpu_targets(targets: tuple[str, ...]) -> tuple[str, ...]:
+    """Targets, checked; raises InputError for one that is not known, or is no CPU."""
+    from medfm_compress.bench.types.target import Target
+
+    for target in targets:
+        if Target.parse(target).device != "cpu":
+            raise InputError(f"target {target!r}: bench measures on the CPU; write {target.split(':')[0]}:cpu")
+    return targets
+
+
+def explain(
+    bundle: Path,
+    teachers: tuple[TeacherSource, ...],
+    study: Path,
+    options: ExplainOptions,
+    progress: Progress,
+    out: Path,
+    student: Path | None = None,
+) -> Explained:
+    """Compare where teacher and student look; the teacher has to be a network, whose weights the floor draws anew."""
+    from medfm_compress.compress.explain.explain import explain as compare_maps
+    from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
+    from medfm_compress.compress.teachers.session import open_live_teacher
+    from medfm_compress.runtime.bundle.bundle import Bundle
+
+    cases = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
+    teacher = open_live_teacher(teachers, task_of(cases))
+    if not isinstance(teacher, ModuleTeacher):
+        raise ModelError(
+            f"explain holds agreement against the teacher with random weights, and {teacher.card.name} is no single "
+            "network whose weights can be drawn; give a model folder, or a timm, torchvision or hub network"
+        )
+    return compare_maps(bundle, teacher.model, cases, out, options, student_folder=student, progress=progress)
 
 
 def gate(report: Path, bundle: Path, out: Path) -> Verdict:

@@ -131,9 +131,9 @@ def _decoders() -> Iterator[Finding]:
 
 def _toolchain() -> Iterator[Finding]:
     for module in _TOOLCHAIN:
-        found = _spec_exists(module)
-        detail = _version(module.replace("_", "-")) if found else "pip install 'medfm-compress[toolchain]'"
-        yield Finding(name=module, ok=found, detail=detail)
+        installed = _spec_exists(module)
+        detail = _version(module.replace("_", "-")) if installed else "pip install 'medfm-compress[toolchain]'"
+        yield Finding(name=module, ok=installed, detail=detail)
 
 
 def _gpu() -> Finding:

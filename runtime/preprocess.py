@@ -129,12 +129,12 @@ def spec_from_timm(
 
 
 def _per_channel(values: Sequence[float], colour: Colour, key: str) -> tuple[float, ...]:
-    given = tuple(float(value) for value in values)
-    if len(given) not in (1, 3):
-        raise InputError(f"{key} has {len(given)} values; 1 or 3 are allowed")
+    channels = tuple(float(value) for value in values)
+    if len(channels) not in (1, 3):
+        raise InputError(f"{key} has {len(channels)} values; 1 or 3 are allowed")
     if colour == "grey":
-        return (sum(given) / len(given),)
-    return given if len(given) == 3 else given * 3
+        return (sum(channels) / len(channels),)
+    return channels if len(channels) == 3 else channels * 3
 
 
 def _check_size(height: int, width: int, spec: ImageSpec) -> None:

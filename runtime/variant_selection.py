@@ -76,7 +76,8 @@ def incompatibilities(
 def version_satisfies(version: str, specifier: str) -> bool:
     """Whether ``version`` meets every clause of ``specifier``, e.g. ``>=1.23,<2``; an empty one is met by any.
 
-    Versions compare by their leading numbers; missing ones count as 0.
+    Versions compare by their leading numbers; missing ones count as 0. (Ours and not `packaging`, which the tests hold
+    it against: engines' versions are not all PEP 440, and importing it takes 20 ms of every start.)
 
     Raises:
         InputError: a clause that is not a comparison with a version.

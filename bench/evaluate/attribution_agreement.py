@@ -82,8 +82,8 @@ def rank_correlation(first: NDArray[Any], second: NDArray[Any]) -> float:
     pairs = _checked(first, second)
     if any(values.min() == values.max() for values in pairs):
         return 0.0
-    one, two = (ranks - ranks.mean() for ranks in map(midranks, pairs))
-    return float(np.clip(one @ two / np.sqrt((one @ one) * (two @ two)), -1.0, 1.0))
+    teacher, variant = (ranks - ranks.mean() for ranks in map(midranks, pairs))
+    return float(np.clip(teacher @ variant / np.sqrt((teacher @ teacher) * (variant @ variant)), -1.0, 1.0))
 
 
 def overlap(first: NDArray[Any], second: NDArray[Any]) -> float:
@@ -95,8 +95,8 @@ def overlap(first: NDArray[Any], second: NDArray[Any]) -> float:
     pairs = _checked(first, second)
     if any(values.min() == values.max() for values in pairs):
         return HOTTEST
-    one, two = map(_hottest, pairs)
-    return float(min(1.0, np.minimum(one, two).sum() / (HOTTEST * len(one))))
+    teacher, variant = map(_hottest, pairs)
+    return float(min(1.0, np.minimum(teacher, variant).sum() / (HOTTEST * len(teacher))))
 
 
 def load_explanations(
@@ -116,9 +116,12 @@ def load_explanations(
     if not (folder / AGREEMENT).is_file():
         return ()
     origin = decode(_read(folder / ORIGIN), ExplanationOrigin, source=str(folder / ORIGIN))
-    wanted = {"another bundle": (model_digest, origin.model_digest), "other cases": (cases_sha256, origin.cases_sha256)}
-    for noun, (asked, found) in wanted.items():
-        if asked and asked != found:
+    required = {
+        "another bundle": (model_digest, origin.model_digest),
+        "other cases": (cases_sha256, origin.cases_sha256),
+    }
+    for noun, (expected, recorded) in required.items():
+        if expected and expected != recorded:
             raise InputError(f"the maps in {folder} are of {noun}; run 'medfm-compress explain' again")
     rows = decode(_read(folder / AGREEMENT), tuple[ExplanationAgreement, ...], source=str(folder / AGREEMENT))
     for row in rows:

@@ -113,8 +113,8 @@ def reliability(
 
 def ece(scores: Floats, truth: Integers, bins: int = ECE_BINS) -> float:
     """Expected calibration error in bins of equal width, in [0, 1]; arguments and errors of :func:`reliability`."""
-    found = reliability(scores, truth, bins)
-    return sum(each.cases * abs(each.mean_score - each.observed.estimate) for each in found) / len(scores)
+    parts = reliability(scores, truth, bins)
+    return sum(part.cases * abs(part.mean_score - part.observed.estimate) for part in parts) / len(scores)
 
 
 def calibrations(evaluation: Evaluation | EvaluationTable, task: Task) -> tuple[Calibration, ...]:

@@ -107,9 +107,9 @@ def check_evaluation(evaluation: Evaluation) -> None:
     if not cases:
         raise InputError(f"evaluation {name!r} has no cases; choose a split with labelled cases")
     for column in ("scores", "truth", "decisions"):
-        found = getattr(evaluation, column).shape
-        if found != shape:
-            raise InputError(f"{column} of evaluation {name!r} have shape {found}; cases by findings is {shape}")
+        actual = getattr(evaluation, column).shape
+        if actual != shape:
+            raise InputError(f"{column} of evaluation {name!r} have shape {actual}; cases by findings is {shape}")
     lengths = {"clusters": len(evaluation.clusters), "logits": len(evaluation.logits)}
     lengths |= {f"subgroup {key!r}": len(values) for key, values in evaluation.subgroups.items()}
     for column, length in lengths.items():
@@ -230,10 +230,10 @@ def check_cases(study: Study, cases: tuple[Case, ...], task: Task) -> None:
 
 
 def _logits(session: Session, image: NDArray[np.float32], labels: int) -> NDArray[Any]:
-    found = session.run({session.input_names[0]: image})[session.output_names[0]]
-    if found.shape != (1, labels):
-        raise InputError(f"the session gives logits of shape {found.shape}; the task needs {(1, labels)}")
-    row: NDArray[Any] = found[0]
+    answer = session.run({session.input_names[0]: image})[session.output_names[0]]
+    if answer.shape != (1, labels):
+        raise InputError(f"the session gives logits of shape {answer.shape}; the task needs {(1, labels)}")
+    row: NDArray[Any] = answer[0]
     return row
 
 

@@ -40,29 +40,31 @@ def fidelity(teacher: Evaluation, variant: Evaluation, task: Task, level: float 
     )
 
 
-def check_fidelity(limits: FidelityLimits, found: Fidelity | None) -> tuple[Check, ...]:
+def check_fidelity(limits: FidelityLimits, fidelity: Fidelity | None) -> tuple[Check, ...]:
     """Checks of every limit that ``limits`` sets; without a `Fidelity` they are inconclusive."""
     checks = []
     if limits.max_relative_logit_error is not None:
-        checks.append(_check_error(limits.max_relative_logit_error, found))
+        checks.append(_check_error(limits.max_relative_logit_error, fidelity))
     if limits.min_agreement is not None:
-        checks.append(_check_agreement(limits.min_agreement, found))
+        checks.append(_check_agreement(limits.min_agreement, fidelity))
     return tuple(checks)
 
 
-def _check_error(limit: float, found: Fidelity | None) -> Check:
+def _check_error(limit: float, fidelity: Fidelity | None) -> Check:
     name = "relative logit error"
-    if found is None:
+    if fidelity is None:
         return Check(name=name, outcome="inconclusive", reason="not evaluated")
-    outcome: Outcome = "pass" if found.relative_logit_error <= limit else "fail"
-    return Check(name=name, outcome=outcome, reason=f"{found.relative_logit_error:.4g}, at most {limit:.4g} is allowed")
+    outcome: Outcome = "pass" if fidelity.relative_logit_error <= limit else "fail"
+    return Check(
+        name=name, outcome=outcome, reason=f"{fidelity.relative_logit_error:.4g}, at most {limit:.4g} is allowed"
+    )
 
 
-def _check_agreement(limit: float, found: Fidelity | None) -> Check:
+def _check_agreement(limit: float, fidelity: Fidelity | None) -> Check:
     name = "agreement of decisions"
-    if found is None:
+    if fidelity is None:
         return Check(name=name, outcome="inconclusive", reason="not evaluated")
-    near = found.agreement
+    near = fidelity.agreement
     outcome: Outcome = "pass" if near.low >= limit else "fail" if near.high < limit else "inconclusive"
     reason = f"{near.estimate:.4f}, interval {near.low:.4f} to {near.high:.4f}, at least {limit:.4g} must be shown"
     return Check(name=name, outcome=outcome, reason=reason)

@@ -150,9 +150,9 @@ def _pick(candidates: Candidates, rule: str) -> int:
 def _parse(rule: str) -> tuple[str, float]:
     if rule == "youden":
         return rule, 0.0
-    found = _RULE.fullmatch(rule.replace(" ", ""))
-    if found is None or not float(found[2]) > 0:
+    match = _RULE.fullmatch(rule.replace(" ", ""))
+    if match is None or not float(match[2]) > 0:
         raise InputError(
             f"operating point rule {rule!r} is unknown; write youden, sensitivity>=0.95 or specificity>=0.90"
         )
-    return found[1], float(found[2])
+    return match[1], float(match[2])

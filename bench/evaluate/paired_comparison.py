@@ -94,15 +94,15 @@ def compare(teacher: Evaluation, bundle: Evaluation, policy: Policy) -> tuple[Co
 def _compare_group(teacher: Evaluation, bundle: Evaluation, policy: Policy, group: Group | None) -> list[Comparison]:
     comparisons: list[Comparison] = []
     for number, finding in enumerate(teacher.findings):
-        wanted = METRICS if group is None else _wanted(policy, finding, group.column)
-        comparisons += _compare(_by_finding(teacher, bundle, policy, number, group), wanted)
+        metrics = METRICS if group is None else _required_metrics(policy, finding, group.column)
+        comparisons += _compare(_by_finding(teacher, bundle, policy, number, group), metrics)
     wants_overall = group is None or policy.requirement("accuracy", "", group.column) is not None
     if wants_overall and are_labels_exclusive(teacher) and are_labels_exclusive(bundle):
         comparisons += _compare(_overall(teacher, bundle, policy, group), ("accuracy",))
     return comparisons
 
 
-def _wanted(policy: Policy, finding: str, column: str) -> tuple[Metric, ...]:
+def _required_metrics(policy: Policy, finding: str, column: str) -> tuple[Metric, ...]:
     return tuple(metric for metric in METRICS if metric == "auroc" or policy.requirement(metric, finding, column))
 
 
@@ -266,10 +266,10 @@ def _compare_balanced(question: _Question) -> _Answer | None:
     rights = [_pairs(metric, sample) for metric in ("sensitivity", "specificity")]
     if _pairs("accuracy", sample) is None or any(right is None or not right.shape[1] for right in rights):
         return None
-    given = [right for right in rights if right is not None]
-    first, second = ([wilson(int(model.sum()), len(model), level) for model in right] for right in given)
+    complete = [right for right in rights if right is not None]
+    first, second = ([wilson(int(model.sum()), len(model), level) for model in right] for right in complete)
     own = [joined(*parts, METHOD_OWN) for parts in zip(first, second, strict=True)]
-    counts = [_discordant(right) for right in given]
+    counts = [_discordant(right) for right in complete]
     required = _requirement(question, "balanced_accuracy")
     p_worse = p_balanced_below(counts[0], counts[1], -required.margin) if required else None
     return _decided(question, own, balanced_difference(counts[0], counts[1], level), p_worse)
@@ -322,9 +322,9 @@ def _compare_resampled(question: _Question, metric: Metric, values: bootstrap.Re
     singles = [values.of(lambda v, m=model: v[..., m]) for model in (0, 1)]  # type: ignore[misc]
     own = [_widened(bootstrap.interval(v, level), float(v.estimate), level, pairs, (0.0, most)) for v in singles]
     errors = metric in LOWER_IS_BETTER
-    found = bootstrap.interval(change(values), level) if errors else share_difference(values, level)
+    interval = bootstrap.interval(change(values), level) if errors else share_difference(values, level)
     estimate = float(change(values).estimate)
-    widened = _widened(found, estimate, level, pairs, (-most, most))
+    widened = _widened(interval, estimate, level, pairs, (-most, most))
     required, p_worse = _requirement(question, metric), None
     if required is not None and errors:
         p_worse = bootstrap.p_below(change(values).of(lambda v: -v), -required.margin)
@@ -333,15 +333,17 @@ def _compare_resampled(question: _Question, metric: Metric, values: bootstrap.Re
     return _decided(question, own, widened, p_worse)
 
 
-def _widened(found: Interval | None, estimate: float, level: float, pairs: int, ends: tuple[float, float]) -> Interval:
+def _widened(
+    interval: Interval | None, estimate: float, level: float, pairs: int, ends: tuple[float, float]
+) -> Interval:
     """The bootstrap's interval, with Tango's width where no resample differs from another, and the widest for none."""
-    if found is None:
+    if interval is None:
         return _widest(estimate, level, "none: undefined in many resamples", ends)
-    if pairs and found.high - found.low <= TIE:
+    if pairs and interval.high - interval.low <= TIE:
         reach, method = undiscordant_reach(pairs, level), "no variation, Tango's width"
         low, high = max(estimate - reach, ends[0]), min(estimate + reach, ends[1])
         return Interval(estimate=estimate, low=low, high=high, level=level, method=method)
-    return found
+    return interval
 
 
 def _most(metric: Metric) -> float:

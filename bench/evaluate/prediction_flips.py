@@ -73,9 +73,9 @@ def find_flips(teacher: Evaluation, bundle: Evaluation) -> tuple[Flip, ...]:
     """
     check_same_cases(teacher, bundle)
     exclusive = are_labels_exclusive(teacher) and are_labels_exclusive(bundle)
-    found = _of_labels(teacher, bundle) if exclusive else _of_findings(teacher, bundle)
+    flips = _of_labels(teacher, bundle) if exclusive else _of_findings(teacher, bundle)
     return tuple(
-        sorted(found, key=lambda flip: (_ORDER.index(flip.direction), -abs(flip.bundle_score - flip.teacher_score)))
+        sorted(flips, key=lambda flip: (_ORDER.index(flip.direction), -abs(flip.bundle_score - flip.teacher_score)))
     )
 
 

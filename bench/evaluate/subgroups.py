@@ -90,13 +90,13 @@ def restrict(evaluation: Evaluation, rows: Rows) -> Evaluation:
 
 def _by_value(rule: SubgroupRule, values: tuple[str, ...]) -> tuple[tuple[Group, ...], Rows]:
     column = np.array(values, dtype=object)
-    found = sorted({value for value in values if value})
-    if len(found) > _MOST_GROUPS:
+    distinct = sorted({value for value in values if value})
+    if len(distinct) > _MOST_GROUPS:
         raise InputError(
-            f"column {rule.column!r} has {len(found)} values, at most {_MOST_GROUPS} can be groups; give 'cuts' to "
+            f"column {rule.column!r} has {len(distinct)} values, at most {_MOST_GROUPS} can be groups; give 'cuts' to "
             "divide a number"
         )
-    groups = tuple(Group(rule.column, f"{rule.column} = {value}", column == value) for value in found)
+    groups = tuple(Group(rule.column, f"{rule.column} = {value}", column == value) for value in distinct)
     return groups, column != ""
 
 
@@ -125,9 +125,9 @@ def _range_name(column: str, low: float, high: float) -> str:
 
 def _range(value: str) -> tuple[float, float]:
     """``70-79`` (a study's ages are decades) or a finite number as a range; NaN, which is in no group, for all else."""
-    found = _DECADE.fullmatch(value)
-    if found:
-        return float(found[1]), float(found[2])
+    match = _DECADE.fullmatch(value)
+    if match:
+        return float(match[1]), float(match[2])
     try:
         number = float(value)
     except ValueError:

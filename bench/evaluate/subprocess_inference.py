@@ -22,7 +22,7 @@ from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import digest
 
 _CHUNK = 64
-_TELL_EVERY = 512
+_REPORT_EVERY = 512
 
 
 class Folders(NamedTuple):
@@ -72,7 +72,7 @@ def evaluate_model(
         for start in range(0, len(cases), _CHUNK):
             stop = min(start + _CHUNK, len(cases))
             worker.ask(Evaluate(inputs=str(inputs), outputs=str(outputs), start=start, stop=stop))
-            if stop % _TELL_EVERY == 0:
+            if stop % _REPORT_EVERY == 0:
                 progress(f"evaluated {model.name} on {stop} of {len(cases)} cases")
     logits = np.load(outputs, allow_pickle=False)
     return tabulate(logits, study, cases, model.task, name=model.name)

@@ -51,15 +51,20 @@ def compare_to_baseline(report: Report, evidence: Evidence, earlier: Report, pol
         InputError: the two reports are of different cases.
     """
     _check_same_cases(report, earlier)
-    then = {_key(found): found for found in recompute(earlier, policy).comparisons}
+    then = {_key(comparison): comparison for comparison in recompute(earlier, policy).comparisons}
     same_machine = report.machine.fingerprint == earlier.machine.fingerprint
     return BaselineComparison(
         created=earlier.created,
         model_digest=earlier.model_digest,
         estimates=tuple(
-            Change(found.variant, _name(found), then[_key(found)].bundle.estimate, found.bundle.estimate)
-            for found in evidence.comparisons
-            if found.margin is not None and _key(found) in then
+            Change(
+                comparison.variant,
+                _name(comparison),
+                then[_key(comparison)].bundle.estimate,
+                comparison.bundle.estimate,
+            )
+            for comparison in evidence.comparisons
+            if comparison.margin is not None and _key(comparison) in then
         ),
         medians_ms=_medians(report, earlier) if same_machine else (),
         untimed="" if same_machine else ANOTHER_MACHINE,
@@ -89,10 +94,12 @@ def _medians(report: Report, earlier: Report) -> tuple[Change, ...]:
     )
 
 
-def _name(found: Comparison) -> str:
-    name = f"{found.metric} of {found.finding}" if found.finding else f"{found.metric} over all labels"
-    return f"{name}, {found.subgroup}" if found.subgroup else name
+def _name(comparison: Comparison) -> str:
+    name = (
+        f"{comparison.metric} of {comparison.finding}" if comparison.finding else f"{comparison.metric} over all labels"
+    )
+    return f"{name}, {comparison.subgroup}" if comparison.subgroup else name
 
 
-def _key(found: Comparison) -> tuple[str, str, str, str]:
-    return (found.variant, found.metric, found.finding, found.subgroup)
+def _key(comparison: Comparison) -> tuple[str, str, str, str]:
+    return (comparison.variant, comparison.metric, comparison.finding, comparison.subgroup)

@@ -27,7 +27,7 @@ from medfm_compress.runtime.bundle.manifest import Outcome
 _MB = 1e6
 
 
-class _Found(NamedTuple):
+class _Figure(NamedTuple):
     """What is held against a limit: a figure with the ends of its interval, or ``missing`` says why there is none.
 
     A single figure has itself for both ends. ``remedy`` says how to make the interval narrower.
@@ -40,7 +40,7 @@ class _Found(NamedTuple):
     remedy: str = ""
 
     @classmethod
-    def single(cls, value: float, missing: str = "") -> _Found:
+    def single(cls, value: float, missing: str = "") -> _Figure:
         """A figure without an interval."""
         return cls(value, value, value, missing)
 
@@ -61,22 +61,22 @@ def check_budget(
 
     The teacher, for the two ratios, is the measurement called ``teacher``.
     """
-    own = next((found for found in measurements if found.name == variant), None)
-    teacher = next((found for found in measurements if found.name == TEACHER), None)
-    slowdown = next((found for found in slowdowns if found.variant == variant), None)
+    own = next((measurement for measurement in measurements if measurement.name == variant), None)
+    teacher = next((measurement for measurement in measurements if measurement.name == TEACHER), None)
+    slowdown = next((entry for entry in slowdowns if entry.variant == variant), None)
     pairs = [*_latencies(budget, own), *_costs(budget, own), *_ratios(budget, own, teacher)]
     if budget.max_slowdown is not None:
         pairs.append((_Limit("slowdown", "×", budget.max_slowdown), _slowdown(slowdown)))
-    return tuple(_check(limit, found, variant) for limit, found in pairs)
+    return tuple(_check(limit, figure, variant) for limit, figure in pairs)
 
 
-def _latencies(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _Found]]:
+def _latencies(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _Figure]]:
     session, whole = (own.session_ms, own.end_to_end_ms) if own else ((), ())
     calls = own.calls_per_round if own else 0
     rounds = len(session) // calls if calls else 0
     passes = len(whole) // rounds if rounds else 0
     return [
-        (_Limit(name, " ms", limit), _percentile(samples, quantile, per_round) if own else _Found())
+        (_Limit(name, " ms", limit), _percentile(samples, quantile, per_round) if own else _Figure())
         for name, limit, samples, quantile, per_round in (
             ("p50 latency", budget.p50_ms, session, 0.5, calls),
             ("p99 latency", budget.p99_ms, session, 0.99, calls),
@@ -87,27 +87,27 @@ def _latencies(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _F
     ]
 
 
-def _percentile(samples: Sequence[float], q: float, per_round: int) -> _Found:
+def _percentile(samples: Sequence[float], q: float, per_round: int) -> _Figure:
     if not samples or not all(map(math.isfinite, samples)):
-        return _Found(missing="no call was timed")
+        return _Figure(missing="no call was timed")
     bounds, needed = percentile_bounds(samples, q, per_round), samples_for_upper_bound(q)
     remedy = f"bench with more --rounds: {len(samples)} calls were timed"
     if len(samples) < needed:
         remedy += f", {needed} are needed for an upper bound"
-    return _Found(bounds.estimate, bounds.low, bounds.high, remedy=remedy)
+    return _Figure(bounds.estimate, bounds.low, bounds.high, remedy=remedy)
 
 
-def _costs(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _Found]]:
+def _costs(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _Figure]]:
     pairs = []
     if budget.first_prediction_ms is not None:
-        found = _Found.single(own.first_prediction_ms) if own else _Found()
-        pairs.append((_Limit("first prediction", " ms", budget.first_prediction_ms), found))
+        figure = _Figure.single(own.first_prediction_ms) if own else _Figure()
+        pairs.append((_Limit("first prediction", " ms", budget.first_prediction_ms), figure))
     for name, most, size in (
         ("size", budget.size_bytes, own.size_bytes if own else 0),
         ("peak memory", budget.peak_rss_bytes, own.peak_rss_bytes if own else 0),
     ):
         if most is not None:
-            pairs.append((_Limit(name, " MB", most / _MB), _Found.single(size / _MB)))
+            pairs.append((_Limit(name, " MB", most / _MB), _Figure.single(size / _MB)))
     if budget.peak_gpu_bytes is not None:
         pairs.append((_Limit("peak GPU memory", " MB", budget.peak_gpu_bytes / _MB), _gpu_memory(own)))
     if budget.energy_mj is not None:
@@ -115,51 +115,51 @@ def _costs(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _Found
     return pairs
 
 
-def _gpu_memory(own: Measurement | None) -> _Found:
+def _gpu_memory(own: Measurement | None) -> _Figure:
     if own is None:
-        return _Found()
+        return _Figure()
     if not own.peak_gpu_bytes and own.target.split(":")[1] != "cpu":
-        return _Found(missing="the driver did not tell this process's GPU memory (pip install nvidia-ml-py)")
-    return _Found.single(own.peak_gpu_bytes / _MB)
+        return _Figure(missing="the driver did not tell this process's GPU memory (pip install nvidia-ml-py)")
+    return _Figure.single(own.peak_gpu_bytes / _MB)
 
 
-def _energy(own: Measurement | None) -> _Found:
+def _energy(own: Measurement | None) -> _Figure:
     if own is None:
-        return _Found()
+        return _Figure()
     if own.energy_mj is None:
-        return _Found(missing=own.energy_source or "energy was not measured")
-    return _Found.single(own.energy_mj)
+        return _Figure(missing=own.energy_source or "energy was not measured")
+    return _Figure.single(own.energy_mj)
 
 
-def _ratios(budget: Budget, own: Measurement | None, teacher: Measurement | None) -> list[tuple[_Limit, _Found]]:
+def _ratios(budget: Budget, own: Measurement | None, teacher: Measurement | None) -> list[tuple[_Limit, _Figure]]:
     pairs = []
     if budget.min_speedup is not None:
         pairs.append((_Limit("speed-up at p50", "×", budget.min_speedup, at_least=True), _speedup(own, teacher)))
     if budget.min_compression is not None:
-        found = _Found.single(_ratio(teacher.size_bytes, own.size_bytes)) if own and teacher else _Found()
+        figure = _Figure.single(_ratio(teacher.size_bytes, own.size_bytes)) if own and teacher else _Figure()
         if teacher is None:
-            found = _Found(missing="the teacher was not measured")
-        pairs.append((_Limit("compression", "×", budget.min_compression, at_least=True), found))
+            figure = _Figure(missing="the teacher was not measured")
+        pairs.append((_Limit("compression", "×", budget.min_compression, at_least=True), figure))
     return pairs
 
 
-def _speedup(own: Measurement | None, teacher: Measurement | None) -> _Found:
+def _speedup(own: Measurement | None, teacher: Measurement | None) -> _Figure:
     """With an interval where both were measured in the same interleaved rounds, else of the medians alone."""
     missing = _incomparable(own, teacher)
     if missing or own is None or teacher is None or not own.session_ms:
-        return _Found(missing=missing)
+        return _Figure(missing=missing)
     calls = (own.calls_per_round, teacher.calls_per_round)
     if min(calls) < 1 or len(own.session_ms) * calls[1] != len(teacher.session_ms) * calls[0]:
-        return _Found.single(_ratio(teacher.quantile_ms(0.5), own.quantile_ms(0.5)))
+        return _Figure.single(_ratio(teacher.quantile_ms(0.5), own.quantile_ms(0.5)))
     ratio = speedup(teacher, own)
-    return _Found(ratio.estimate, ratio.low, ratio.high, remedy="bench with more --rounds on a quiet machine")
+    return _Figure(ratio.estimate, ratio.low, ratio.high, remedy="bench with more --rounds on a quiet machine")
 
 
-def _slowdown(found: Slowdown | None) -> _Found:
-    if found is None:
-        return _Found(missing="no earlier bundle was measured; give the earlier bundle with --baseline-bundle")
-    ratio = found.ratio
-    return _Found(ratio.estimate, ratio.low, ratio.high, remedy="bench with more --pairs on a quiet machine")
+def _slowdown(slowdown: Slowdown | None) -> _Figure:
+    if slowdown is None:
+        return _Figure(missing="no earlier bundle was measured; give the earlier bundle with --baseline-bundle")
+    ratio = slowdown.ratio
+    return _Figure(ratio.estimate, ratio.low, ratio.high, remedy="bench with more --pairs on a quiet machine")
 
 
 def _incomparable(own: Measurement | None, teacher: Measurement | None) -> str:
@@ -176,40 +176,40 @@ def _incomparable(own: Measurement | None, teacher: Measurement | None) -> str:
     return ""
 
 
-def _check(limit: _Limit, found: _Found, variant: str) -> Check:
-    missing = found.missing or _nonsense(limit, found, variant)
+def _check(limit: _Limit, figure: _Figure, variant: str) -> Check:
+    missing = figure.missing or _nonsense(limit, figure, variant)
     if missing:
         return Check(name=limit.name, outcome="inconclusive", reason=f"not known: {missing}")
-    outcome = _outcome(limit, found)
+    outcome = _outcome(limit, figure)
     bound = "at least" if limit.at_least else "at most"
-    said = f"{_figure(limit, found)}, {bound} {limit.value:.4g}{limit.unit} is allowed"
+    reason = f"{_figure_text(limit, figure)}, {bound} {limit.value:.4g}{limit.unit} is allowed"
     if outcome == "inconclusive":
-        said += f": neither kept nor broken for certain; {found.remedy}"
-    return Check(name=limit.name, outcome=outcome, reason=said)
+        reason += f": neither kept nor broken for certain; {figure.remedy}"
+    return Check(name=limit.name, outcome=outcome, reason=reason)
 
 
-def _nonsense(limit: _Limit, found: _Found, variant: str) -> str:
+def _nonsense(limit: _Limit, figure: _Figure, variant: str) -> str:
     """Why the figure is none; empty where it is one. 0 is one for GPU memory alone, on a CPU."""
-    known = found.estimate > 0 or (found.estimate == 0 and limit.name == "peak GPU memory")
-    sound = known and math.isfinite(found.estimate) and not math.isnan(found.low + found.high)
+    known = figure.estimate > 0 or (figure.estimate == 0 and limit.name == "peak GPU memory")
+    sound = known and math.isfinite(figure.estimate) and not math.isnan(figure.low + figure.high)
     return "" if sound else f"{variant} was not measured"
 
 
-def _outcome(limit: _Limit, found: _Found) -> Outcome:
+def _outcome(limit: _Limit, figure: _Figure) -> Outcome:
     if limit.at_least:
-        kept, broken = found.low >= limit.value, found.high < limit.value
+        kept, broken = figure.low >= limit.value, figure.high < limit.value
     else:
-        kept, broken = found.high <= limit.value, found.low > limit.value
+        kept, broken = figure.high <= limit.value, figure.low > limit.value
     return "pass" if kept else "fail" if broken else "inconclusive"
 
 
-def _figure(limit: _Limit, found: _Found) -> str:
-    value = f"{found.estimate:.4g}{limit.unit}"
-    if found.low == found.high:
+def _figure_text(limit: _Limit, figure: _Figure) -> str:
+    value = f"{figure.estimate:.4g}{limit.unit}"
+    if figure.low == figure.high:
         return value
-    if math.isinf(found.high):
-        return f"{value} (95% interval from {found.low:.4g}, without an upper end)"
-    return f"{value} (95% interval {found.low:.4g} to {found.high:.4g})"
+    if math.isinf(figure.high):
+        return f"{value} (95% interval from {figure.low:.4g}, without an upper end)"
+    return f"{value} (95% interval {figure.low:.4g} to {figure.high:.4g})"
 
 
 def _ratio(numerator: float, denominator: float) -> float:

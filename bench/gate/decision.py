@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import msgspec
@@ -37,21 +38,22 @@ class Decision(NamedTuple):
 
     def comparison(self, variant: str, check: Check) -> Comparison | None:
         """What ``check`` of ``variant`` judged; none for a floor, a limit, or what could not be compared."""
-        for one in _spelt_out(self):
-            if one.name == check.name:
-                found = {_key(each): each for each in self.evidence.comparisons}.get(one.key(variant))
-                return None if found is None or found.too_few else found
+        comparisons = {_key(comparison): comparison for comparison in self.evidence.comparisons}
+        for requirement in _spelt_out(self):
+            if requirement.name == check.name:
+                comparison = comparisons.get(requirement.key(variant))
+                return None if comparison is None or comparison.too_few else comparison
         return None
 
 
 def reuse_warnings(report: Report) -> tuple[str, ...]:
     """What must be said where the same cases were evaluated before: each look makes a pass by chance likelier."""
-    models = {look.model_digest for look in report.looks}
-    policies = {look.policy_sha256 for look in report.looks}
+    logged = report.test_set_evaluations
+    models, policies = {entry.model_digest for entry in logged}, {entry.policy_sha256 for entry in logged}
     if len(models) < 2 and len(policies) < 2:
         return ()
     return (
-        f"these cases were evaluated {len(report.looks)} times (different models: {len(models)}, different policies: "
+        f"these cases were evaluated {len(logged)} times (different models: {len(models)}, different policies: "
         f"{len(policies)}): the more often, the less a pass on them says",
     )
 
@@ -59,12 +61,11 @@ def reuse_warnings(report: Report) -> tuple[str, ...]:
 def policy_keys(decision: Decision) -> dict[str, PolicyKey]:
     """Name of each check that the policy can make → where the policy asks for it, e.g. ``("budget", "p50_ms")``."""
     keys: dict[str, PolicyKey] = {}
-    for one in _spelt_out(decision):
-        number = decision.policy.non_inferiority.index(one.entry)
-        keys[one.name] = ("non_inferiority", number)
-        for bound in ("floor", "ceiling"):
-            keys |= {f"{one.name}, {bound} of the {whose}": ("non_inferiority", number, f"{whose}_floor") for whose in
-                     ("teacher", "bundle")}  # fmt: skip
+    for requirement in _spelt_out(decision):
+        number = decision.policy.non_inferiority.index(requirement.entry)
+        keys[requirement.name] = ("non_inferiority", number)
+        for bound, whose in product(("floor", "ceiling"), ("teacher", "bundle")):
+            keys[f"{requirement.name}, {bound} of the {whose}"] = ("non_inferiority", number, f"{whose}_floor")
     # What a limit is called is asked of the module that checks it.
     for limit in Budget.__struct_fields__:
         for check in check_budget(msgspec.structs.replace(Budget(), **{limit: 1}), "", ()):

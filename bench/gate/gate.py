@@ -109,7 +109,7 @@ def gather(teacher: Evaluation, variants: Iterable[Evaluation], policy: Policy, 
     return Evidence(
         findings=_findings(teacher),
         populations=populations,
-        comparisons=tuple(found for variant in variants for found in compare(teacher, variant, policy)),
+        comparisons=tuple(comparison for variant in variants for comparison in compare(teacher, variant, policy)),
         fidelity=tuple(fidelity(teacher, variant, task) for variant in variants),
         shipped=tuple(variant.name for variant in variants),
         notes=notes,
@@ -158,14 +158,16 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
     if not evidence.shipped:
         raise InputError("there is no variant to judge; bench the bundle first")
     required, waived = _required(policy, evidence)
-    found: dict[Key, Comparison] = {(c.variant, c.metric, c.finding, c.subgroup): c for c in evidence.comparisons}
-    adjusted = _adjusted_p([one.key(name) for name in evidence.shipped for one in required], found)
+    comparisons: dict[Key, Comparison] = {(c.variant, c.metric, c.finding, c.subgroup): c for c in evidence.comparisons}
+    adjusted = _adjusted_p(
+        [requirement.key(name) for name in evidence.shipped for requirement in required], comparisons
+    )
     verdicts = []
     for variant in evidence.shipped:
         checks: list[Check] = []
-        for one in required:
-            key = one.key(variant)
-            checks += _check_required(one, found.get(key), adjusted.get(key, 1.0), policy.alpha)
+        for requirement in required:
+            key = requirement.key(variant)
+            checks += _check_required(requirement, comparisons.get(key), adjusted.get(key, 1.0), policy.alpha)
         near = next((entry for entry in evidence.fidelity if entry.variant == variant), None)
         checks += check_fidelity(policy.fidelity, near)
         checks += check_budget(policy.budget, variant, evidence.measurements, evidence.slowdowns)
@@ -242,28 +244,31 @@ def _required(policy: Policy, evidence: Evidence) -> tuple[tuple[Required, ...],
         if policy.requirement(entry.metric, finding, entry.subgroup) is entry
         and (finding or entry.metric == "accuracy")
     ]
-    waived = [one for one in spelt if one.population.optional and one.population.lacking[one.finding]]
-    notes = tuple(f"not judged: {one.name}: {one.population.lacking[one.finding]}" for one in waived)
-    return tuple(one for one in spelt if one not in waived), notes
+    waived = [entry for entry in spelt if entry.population.optional and entry.population.lacking[entry.finding]]
+    notes = tuple(f"not judged: {entry.name}: {entry.population.lacking[entry.finding]}" for entry in waived)
+    return tuple(entry for entry in spelt if entry not in waived), notes
 
 
-def _adjusted_p(keys: Sequence[Key], found: Mapping[Key, Comparison]) -> dict[Key, float]:
+def _adjusted_p(keys: Sequence[Key], comparisons: Mapping[Key, Comparison]) -> dict[Key, float]:
     """Holm-adjusted p-values of all required comparisons that have one."""
-    p_values = {key: found[key].p_worse for key in keys if key in found and not found[key].too_few}
+    p_values = {key: comparisons[key].p_worse for key in keys if key in comparisons and not comparisons[key].too_few}
     finite = {key: p for key, p in p_values.items() if p is not None and math.isfinite(p)}
     return dict(zip(finite, holm(tuple(finite.values())), strict=True))
 
 
-def _check_required(one: Required, comparison: Comparison | None, p_worse: float, alpha: float) -> list[Check]:
+def _check_required(requirement: Required, comparison: Comparison | None, p_worse: float, alpha: float) -> list[Check]:
     """The comparison's own check, then its floors'."""
-    entry, name = one.entry, one.name
+    entry, name = requirement.entry, requirement.name
     floors = (("teacher", entry.teacher_floor), ("bundle", entry.bundle_floor))
     bound = "ceiling" if entry.metric in LOWER_IS_BETTER else "floor"
     names = {whose: f"{name}, {bound} of the {whose}" for whose, floor in floors if floor is not None}
-    lacking = one.population.lacking[one.finding]
+    lacking = requirement.population.lacking[requirement.finding]
     incompatibility = f"too few cases: {lacking}" if lacking else _incompatibility(comparison, entry.margin, alpha)
     if comparison is None or incompatibility:
-        return [Check(name=each, outcome="inconclusive", reason=incompatibility) for each in (name, *names.values())]
+        return [
+            Check(name=check_name, outcome="inconclusive", reason=incompatibility)
+            for check_name in (name, *names.values())
+        ]
     values = {"teacher": comparison.teacher.estimate, "bundle": comparison.bundle.estimate}
     return [
         _check_margin(name, comparison, entry.margin, p_worse <= alpha),
@@ -289,33 +294,34 @@ def _incompatibility(comparison: Comparison | None, margin: float, alpha: float)
 def _check_margin(name: str, comparison: Comparison, margin: float, worse: bool) -> Check:
     difference = comparison.difference
     rise, loss = ("a rise", "rise") if comparison.metric in LOWER_IS_BETTER else ("a drop", "drop")
-    found = (
+    figures = (
         f"difference {difference.estimate:+.4f}, {100 * difference.level:.4g}% interval {difference.low:+.4f} to "
         f"{difference.high:+.4f}, margin {margin:.4g}"
     )
     if comparison.largest_loss < margin:
-        return Check(name=name, outcome="pass", reason=f"{found}: {rise} so large is ruled out")
+        return Check(name=name, outcome="pass", reason=f"{figures}: {rise} so large is ruled out")
     if worse:
-        return Check(name=name, outcome="fail", reason=f"{found}: significantly worse than the margin allows")
-    reason = f"{found}: {rise} so large is neither shown nor ruled out; {_power(comparison, loss, margin)}"
+        return Check(name=name, outcome="fail", reason=f"{figures}: significantly worse than the margin allows")
+    reason = f"{figures}: {rise} so large is neither shown nor ruled out; {_power(comparison, loss, margin)}"
     return Check(name=name, outcome="inconclusive", reason=reason)
 
 
 def _power(comparison: Comparison, loss: str, margin: float) -> str:
     """What these cases could have shown at best: an inconclusive answer must say what would settle it."""
     alpha = (1 - comparison.difference.level) / 2
-    found = reach(comparison.difference.standard_error, margin, alpha=alpha, power=POWER)
-    if found.smallest_margin is None or found.times_patients is None:
-        return f"how many more patients it takes is not known: {found.reason}"
-    if found.times_patients <= 1:
+    reachable = reach(comparison.difference.standard_error, margin, alpha=alpha, power=POWER)
+    if reachable.smallest_margin is None or reachable.times_patients is None:
+        return f"how many more patients it takes is not known: {reachable.reason}"
+    if reachable.times_patients <= 1:
         return (
             f"these {comparison.patients} patients would rule it out in over {100 * POWER:.0f}% of studies were the "
             "two equal in truth, so the bundle is probably somewhat worse"
         )
-    needed = comparison.patients * found.times_patients
+    needed = comparison.patients * reachable.times_patients
     return (
         f"were the two equal in truth, {comparison.patients} such patients would rule out a {loss} of "
-        f"{found.smallest_margin:.3f} in {100 * POWER:.0f}% of studies, and {margin:.4g} would take about {needed:,.0f}"
+        f"{reachable.smallest_margin:.3f} in {100 * POWER:.0f}% of studies, and {margin:.4g} would take about "
+        f"{needed:,.0f}"
     )
 
 
@@ -326,6 +332,6 @@ def _check_floor(name: str, estimate: float, floor: float, bound: str) -> Check:
 
 
 def _worst(outcomes: Iterable[Outcome]) -> Outcome:
-    found = set(outcomes)
+    met = set(outcomes)
     order: tuple[Outcome, ...] = ("fail", "inconclusive")
-    return next((outcome for outcome in order if outcome in found), "pass")
+    return next((outcome for outcome in order if outcome in met), "pass")

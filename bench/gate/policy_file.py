@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import yaml
 from msgspec.inspect import (
     Field,
     FloatType,
@@ -28,6 +27,7 @@ from msgspec.inspect import (
 
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, REPORTED_ONLY
 from medfm_compress.bench.types.policy import NonInferiority, Policy
+from medfm_compress.data.strict_yaml import load_yaml
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import convert
 
@@ -57,10 +57,7 @@ def load_policy(path: str | Path) -> LoadedPolicy:
 
 def parse_policy(data: bytes, *, source: str = "policy") -> LoadedPolicy:
     """Decode the bytes of a policy file, YAML or JSON; raises like :func:`load_policy`."""
-    try:
-        value = yaml.load(data, Loader=_Strict)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
-        raise InputError(f"{source} is not YAML: {' '.join(str(exc).split())}") from None
+    value = load_yaml(data, source)
     if not isinstance(value, dict):
         raise InputError(f"{source} must be a table of keys; 'medfm-compress policy init policy.yaml' writes a starter")
     # An empty section is what remains when every line of it is commented out.
@@ -69,19 +66,6 @@ def parse_policy(data: bytes, *, source: str = "policy") -> LoadedPolicy:
     policy = convert(present, Policy, source=source)
     _check_limits(policy, source)
     return LoadedPolicy(policy, hashlib.sha256(data).hexdigest())
-
-
-class _Strict(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice instead of keeping the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Construct one mapping; raises ``ConstructorError`` for a repeated key."""
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            problem = f"key {', '.join(twice)} is given twice"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-        return super().construct_mapping(node, deep=deep)
 
 
 def _check(value: Any, kind: Type, where: str) -> None:

@@ -44,16 +44,16 @@ _RANGES: dict[tuple[str, str], dict[str, Any]] = {
 
 def policy_schema() -> dict[str, Any]:
     """The schema, as plain data."""
-    _, found = msgspec.json.schema_components([Policy], ref_template="#/$defs/{name}")
-    shapes = {name: _described(name, shape) for name, shape in found.items()}
+    _, components = msgspec.json.schema_components([Policy], ref_template="#/$defs/{name}")
+    shapes = {name: _described(name, shape) for name, shape in components.items()}
     return {"$schema": DIALECT, **shapes.pop("Policy"), "$defs": shapes}
 
 
 def describe(docstring: str) -> tuple[str, dict[str, str]]:
     """Split a Google-style docstring into what it says of the whole and of each attribute, markup removed."""
     whole, _, rest = docstring.partition("Attributes:")
-    found = re.findall(r"^ {8}(\w+): (.+(?:\n {9,}.+)*)", rest, flags=re.MULTILINE)
-    return _plain(whole), {name: _plain(text) for name, text in found}
+    attributes = re.findall(r"^ {8}(\w+): (.+(?:\n {9,}.+)*)", rest, flags=re.MULTILINE)
+    return _plain(whole), {name: _plain(text) for name, text in attributes}
 
 
 def _described(name: str, shape: dict[str, Any]) -> dict[str, Any]:

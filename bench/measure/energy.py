@@ -77,16 +77,16 @@ def _zones(folder: Path) -> tuple[tuple[_Zone, ...], str]:
         return (), f"no RAPL counter under /{POWERCAP} (virtual machines rarely have one)"
     memory = [path for package in packages for path in sorted(package.glob("intel-rapl:*")) if _is_memory(path)]
     try:
-        found = tuple(
+        counters = tuple(
             _Zone(path / "energy_uj", int(_text(path / "max_energy_range_uj") or 0)) for path in packages + memory
         )
-        for zone in found:
+        for zone in counters:
             int(zone.energy.read_text())
     except PermissionError:
         return (), "the RAPL counter may not be read by this user; run as root or allow reading of energy_uj"
     except (OSError, ValueError):
         return (), "the RAPL counter cannot be read"
-    return found, ""
+    return counters, ""
 
 
 def _is_memory(zone: Path) -> bool:
@@ -112,8 +112,9 @@ def _read_nvml() -> tuple[int, ...]:
         if library is None:
             return ()
         try:
-            found = devices_of_process(library)
-            return (sum(int(library.nvmlDeviceGetTotalEnergyConsumption(device)) for device in found),) if found else ()
+            devices = devices_of_process(library)
+            energies = [int(library.nvmlDeviceGetTotalEnergyConsumption(device)) for device in devices]
+            return (sum(energies),) if energies else ()
         except library.NVMLError:
             return ()
 

@@ -18,12 +18,12 @@ NEEDS = "pip install nvidia-ml-py"
 
 def gpu_bytes_in_use(process: int | None = None) -> int:
     """Bytes that ``process`` (this one by default) holds on all GPUs together; 0 where the driver does not say."""
-    wanted = os.getpid() if process is None else process
+    process_id = os.getpid() if process is None else process
     with nvml() as library:
         if library is None:
             return 0
         try:
-            return sum(_held(library, device, wanted) for device in devices(library))
+            return sum(_held(library, device, process_id) for device in devices(library))
         except library.NVMLError:
             return 0
 
@@ -54,8 +54,8 @@ def devices(library: Any) -> tuple[Any, ...]:
 
 def devices_of_process(library: Any, process: int | None = None) -> tuple[Any, ...]:
     """Handles of the GPUs on which ``process`` (this one by default) computes; all where none lists it."""
-    wanted, found = os.getpid() if process is None else process, devices(library)
-    return tuple(device for device in found if _held(library, device, wanted)) or found
+    process_id, all_devices = os.getpid() if process is None else process, devices(library)
+    return tuple(device for device in all_devices if _held(library, device, process_id)) or all_devices
 
 
 def _held(library: Any, device: Any, process: int) -> int:

@@ -86,8 +86,8 @@ def measure_slowdown(
     medians: list[tuple[float, float]] = []
     for pair in range(pairs):
         progress(f"{new.name} against the earlier bundle: pair {pair + 1} of {pairs}")
-        found = {m.name: m.quantile_ms(0.5) for m in measure(_order(earlier, later, pair), once)}
-        medians.append((found[earlier.name], found[later.name]))
+        p50_ms = {m.name: m.quantile_ms(0.5) for m in measure(_order(earlier, later, pair), once)}
+        medians.append((p50_ms[earlier.name], p50_ms[later.name]))
     before, after = (tuple(column) for column in zip(*medians, strict=True))
     ratio = geometric_mean_ratio(before, after)
     return Slowdown(

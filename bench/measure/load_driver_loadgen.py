@@ -138,20 +138,20 @@ def _logs(loadgen: Any, folder: Path) -> Any:
 def _read_trace(path: Path, load: Load) -> list[_Query]:
     """Latency of every query: that of its last sample. LoadGen's trace is not always valid JSON: read line by line."""
     slowest: dict[int, _Query] = {}
-    for number, (due_us, query, done_ns) in enumerate(_samples(path)):
-        key = number if load.scenario == "offline" else query
-        found = _Query(due_us, round(done_ns / 1e6, 5))
-        if key not in slowest or slowest[key].latency_ms < found.latency_ms:
-            slowest[key] = found
+    for number, (due_us, query_id, done_ns) in enumerate(_samples(path)):
+        key = number if load.scenario == "offline" else query_id
+        query = _Query(due_us, round(done_ns / 1e6, 5))
+        if key not in slowest or slowest[key].latency_ms < query.latency_ms:
+            slowest[key] = query
     return list(slowest.values())
 
 
 def _samples(path: Path) -> Iterator[tuple[float, int, int]]:
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            found = _SAMPLE.match(line)
-            if found:
-                yield float(found[1]), int(found[2]), int(found[3])
+            match = _SAMPLE.match(line)
+            if match:
+                yield float(match[1]), int(match[2]), int(match[3])
 
 
 def _read_complaint(path: Path) -> str:
@@ -161,8 +161,10 @@ def _read_complaint(path: Path) -> str:
     if result and result[1] == "VALID":
         return ""
     reasons = _COMPLAINTS.search(text)
-    said = " ".join(line.strip(" *") for line in reasons[1].splitlines()) if reasons else "too few queries or too short"
-    return f"LoadGen calls the run invalid: {said}"
+    complaint = (
+        " ".join(line.strip(" *") for line in reasons[1].splitlines()) if reasons else "too few queries or too short"
+    )
+    return f"LoadGen calls the run invalid: {complaint}"
 
 
 def _nothing(*_: object) -> None:

@@ -84,15 +84,15 @@ def _result(name: str, target: str, load: Load, outcome: LoadOutcome) -> Scenari
 
 def _shortfall(load: Load, outcome: LoadOutcome) -> list[str]:
     """Why the run is not official; empty where it is."""
-    needed, found = OFFICIAL_QUERIES[load.scenario], len(outcome.latencies_ms)
+    needed, queries = OFFICIAL_QUERIES[load.scenario], len(outcome.latencies_ms)
     reasons = []
     if load.harness == "plain":
         reasons.append("issued without LoadGen")
     if outcome.duration_s < OFFICIAL_DURATION_S:
         reasons.append(f"ran {outcome.duration_s:.3g} s where MLPerf asks for {OFFICIAL_DURATION_S:g}")
-    if found < needed:
+    if queries < needed:
         what = "samples" if load.scenario == "offline" else "queries"
-        reasons.append(f"{found} {what} where MLPerf asks for {needed}")
+        reasons.append(f"{queries} {what} where MLPerf asks for {needed}")
     if outcome.complaint:
         reasons.append(outcome.complaint)
     return [f"unofficial: {', '.join(reasons)}"] if reasons else []

@@ -118,8 +118,8 @@ def _text(path: Path) -> str:
 
 
 def _field(text: str, name: str) -> str:
-    found = re.search(rf"^{re.escape(name)}\s*:\s*(.+)$", text, flags=re.MULTILINE)
-    return found.group(1).strip() if found else ""
+    match = re.search(rf"^{re.escape(name)}\s*:\s*(.+)$", text, flags=re.MULTILINE)
+    return match.group(1).strip() if match else ""
 
 
 def _gpus(root: Path) -> tuple[str, ...]:
@@ -130,8 +130,8 @@ def _gpus(root: Path) -> tuple[str, ...]:
 
 def _driver(root: Path) -> str:
     """E.g. ``580.95.05`` from ``NVRM version: NVIDIA UNIX … Kernel Module  580.95.05  Release Build …``."""
-    found = re.search(r"NVRM version:.*?\s(\d+\.\d[\d.]*)\s", _text(root / "proc/driver/nvidia/version"))
-    return found.group(1) if found else ""
+    match = re.search(r"NVRM version:.*?\s(\d+\.\d[\d.]*)\s", _text(root / "proc/driver/nvidia/version"))
+    return match.group(1) if match else ""
 
 
 def _physical_cores(cpuinfo: str) -> int:
@@ -146,7 +146,7 @@ def _turbo(folder: Path) -> str:
         (folder / "intel_pstate/no_turbo", {"0": "on", "1": "off"}),
         (folder / "cpufreq/boost", {"0": "off", "1": "on"}),
     )
-    return next((names[said] for path, names in switches if (said := _text(path).strip()) in names), "")
+    return next((names[state] for path, names in switches if (state := _text(path).strip()) in names), "")
 
 
 def _load_average() -> float:

@@ -61,8 +61,8 @@ def inspect_onnx(model: str, shape: Sequence[int]) -> OnnxGraph:
     session = from_bytes([content], 1, "int8" if quantized else "fp32")
     inputs, outputs = session.ports()
     graph = OnnxGraph(
-        inputs=tuple(_port(*each) for each in inputs),
-        outputs=tuple(_port(*each) for each in outputs),
+        inputs=tuple(_port(*port) for port in inputs),
+        outputs=tuple(_port(*port) for port in outputs),
         quantized=quantized,
     )
     if len(graph.inputs) != 1 or graph.inputs[0].type != "tensor(float)" or not fits(graph.inputs[0].shape, shape):
@@ -72,19 +72,19 @@ def inspect_onnx(model: str, shape: Sequence[int]) -> OnnxGraph:
         session.run({graph.inputs[0].name: random.standard_normal(tuple(shape), dtype=np.float32)})[outputs[0][0]]
         for _ in range(2)
     ]
-    return msgspec.structs.replace(graph, answer=runs[0].shape, is_softmax=all(map(_adds_up_to_one, runs)))
+    return msgspec.structs.replace(graph, answer=runs[0].shape, is_softmax=all(map(_sums_to_one, runs)))
 
 
 def fits(sides: Sequence[int | None], shape: Sequence[int]) -> bool:
     """Whether a port with ``sides`` (None: free) takes ``shape``."""
-    return len(sides) == len(shape) and all(side in (None, wanted) for side, wanted in zip(sides, shape, strict=True))
+    return len(sides) == len(shape) and all(side in (None, needed) for side, needed in zip(sides, shape, strict=True))
 
 
 def _port(name: str, kind: str, sides: Sequence[Any]) -> Port:
     return Port(name=name, type=kind, shape=tuple(side if isinstance(side, int) else None for side in sides))
 
 
-def _adds_up_to_one(values: np.ndarray[Any, Any]) -> bool:
+def _sums_to_one(values: np.ndarray[Any, Any]) -> bool:
     if values.ndim != 2 or values.shape[1] < 2:
         return False
     return bool((values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=_SOFTMAX_TOLERANCE))

@@ -41,10 +41,10 @@ def percentile_bounds(samples: Sequence[float], q: float, calls_per_round: int =
     """
     in_rounds = calls_per_round > 0 and len(samples) % calls_per_round == 0
     if in_rounds and len(samples) >= MIN_ROUNDS * calls_per_round:
-        found = quantile_over_rounds(samples, calls_per_round, q, level=LEVEL)
+        interval = quantile_over_rounds(samples, calls_per_round, q, level=LEVEL)
     else:
-        found = quantile_interval(samples, q, LEVEL)
-    return found or _open_above(samples, q)
+        interval = quantile_interval(samples, q, LEVEL)
+    return interval or _open_above(samples, q)
 
 
 def finite(bounds: Interval, samples: Sequence[float], q: float) -> Interval:

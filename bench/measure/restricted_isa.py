@@ -67,8 +67,8 @@ def p50_ms_on(
         environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa}
         done = subprocess.run(command, input=job, env=environment, capture_output=True, timeout=_TIMEOUT_S, check=False)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["it left no message"]
-        raise InputError(f"a model cannot be timed with {isa}: {said[-1][:300]}")
+        complaint = done.stderr.decode(errors="replace").strip().splitlines() or ["it left no message"]
+        raise InputError(f"a model cannot be timed with {isa}: {complaint[-1][:300]}")
     return tuple(json.loads(done.stdout.splitlines()[-1]))
 
 

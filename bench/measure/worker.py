@@ -102,7 +102,7 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     graph: OnnxGraph | None = None
 
 
-class ParetoPoint:
+class OpenModel:
     """An opened session with its preprocessing and its input."""
 
     def __init__(self, request: Open) -> None:
@@ -209,10 +209,10 @@ class ParetoPoint:
         inputs = np.load(request.inputs, mmap_mode="r", allow_pickle=False)
         logits = np.load(request.outputs, mmap_mode="r+", allow_pickle=False)
         for row in range(request.start, request.stop):
-            found = self.run(np.array(inputs[row : row + 1], dtype=np.float32))
-            if found.shape != (1, logits.shape[1]):
-                raise InputError(f"the session gives logits {found.shape}; the task needs (1, {logits.shape[1]})")
-            logits[row] = found[0]
+            answer = self.run(np.array(inputs[row : row + 1], dtype=np.float32))
+            if answer.shape != (1, logits.shape[1]):
+                raise InputError(f"the session gives logits {answer.shape}; the task needs (1, {logits.shape[1]})")
+            logits[row] = answer[0]
         logits.flush()
         return Reply(calls=request.stop - request.start)
 
@@ -285,19 +285,19 @@ def _die_with_parent() -> None:
 
 def serve(lines: Iterator[bytes], replies: IO[bytes]) -> None:
     """Answer requests until ``lines`` end; an error is answered and ends it."""
-    contestant: ParetoPoint | None = None
+    model: OpenModel | None = None
     for line in lines:
         try:
             request = msgspec.json.decode(line, type=Request)
             if isinstance(request, Inspect):
                 reply = Reply(graph=inspect_onnx(request.model, request.shape))
             elif isinstance(request, Open):
-                contestant = ParetoPoint(request)
-                reply = contestant.opened()
-            elif contestant is None:
+                model = OpenModel(request)
+                reply = model.opened()
+            elif model is None:
                 reply = Reply(error="no session is open")
             else:
-                reply = contestant.answer(request)
+                reply = model.answer(request)
         except Exception as exc:  # noqa: BLE001 - whatever an engine raises is for the parent to report
             reply = Reply(error=" ".join(str(exc).split()) or type(exc).__name__)
         replies.write(msgspec.json.encode(reply) + b"\n")

@@ -1,10 +1,8 @@
-"""How the report writes numbers and strings. Everything that comes from a file goes through :func:`esc`."""
+"""How the report writes numbers and names, on every page, in Markdown and on the terminal."""
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Mapping
 
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
@@ -26,10 +24,9 @@ METRIC_NAMES: dict[Metric, str] = {
 BACKEND_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
 
 
-def esc(text: object) -> str:
-    """``text`` as HTML text or attribute value, control characters dropped."""
-    kept = "".join(char for char in str(text) if char.isprintable() or char in "\n\t")
-    return html.escape(kept, quote=True)
+def printable(text: str, kept: str = "") -> str:
+    """``text`` without control characters and what turns the direction of writing, but for those in ``kept``."""
+    return "".join(char for char in text if char.isprintable() or char in kept)
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -98,9 +95,9 @@ def date_name(stamp: str) -> str:
     return f"{day}, {clock[:5]} UTC" if separator and len(clock) >= 5 else stamp
 
 
-def counted(count: int, one: str, many: str = "") -> str:
+def counted(count: int, singular: str, plural: str = "") -> str:
     """``1 case``, ``1,204 cases``."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
 def margin_text(metric: Metric, margin: float) -> str:
@@ -116,10 +113,3 @@ def percent(share: float) -> str:
 def versions(libraries: dict[str, str]) -> str:
     """``numpy 2.3.4, openvino 2025.4.0``."""
     return ", ".join(f"{name} {version}" for name, version in libraries.items())
-
-
-def definitions(facts: Mapping[str, str], *, code: bool = False) -> str:
-    """Terms and values as ``dt`` and ``dd``; empty values are left out."""
-    shown = {name: value for name, value in facts.items() if value}
-    wrap = "<code>{}</code>" if code else "{}"
-    return "".join(f"<dt>{esc(name)}</dt><dd>{wrap.format(esc(value))}</dd>" for name, value in shown.items())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medfm_compress.bench.gate.baseline_report import BaselineComparison
 from medfm_compress.bench.gate.decision import Decision
-from medfm_compress.bench.render.format import bounds, factor, megabytes, milliseconds, number, signed
+from medfm_compress.bench.render.format import bounds, factor, megabytes, milliseconds, number, printable, signed
 from medfm_compress.bench.types.evaluation import Comparison
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.verdict import Check
@@ -62,7 +62,7 @@ def save_markdown(decision: Decision, path: str | Path) -> None:
 def escape(text: object, longest: int = _LONGEST) -> str:
     """``text`` on one line of at most ``longest`` characters, as GitHub shows it and not as it reads it."""
     line = " ".join(str(text).split())
-    kept = "".join(char for char in line if char.isprintable())
+    kept = printable(line)
     kept = kept if len(kept) <= longest else f"{kept[:longest]}…"
     kept = html.escape(re.sub(r"([\\`*_{}\[\]|~$!#])", r"\\\1", kept), quote=False)
     # A zero-width space ends what GitHub would take for a mention, an issue or an address.
@@ -85,10 +85,10 @@ def _reasons(decision: Decision) -> str:
     return "\n".join(lines)
 
 
-def _values(found: Comparison | None) -> str:
-    if found is None:
+def _values(comparison: Comparison | None) -> str:
+    if comparison is None:
         return ""
-    return f"{number(found.bundle.estimate)} against the teacher's {number(found.teacher.estimate)}; "
+    return f"{number(comparison.bundle.estimate)} against the teacher's {number(comparison.teacher.estimate)}; "
 
 
 def _checks(decision: Decision) -> str:
@@ -104,32 +104,36 @@ def _checks(decision: Decision) -> str:
 
 def _row(decision: Decision, variant: str, check: Check) -> tuple[str, ...]:
     head = (SIGNS[check.outcome], escape(check.name, _NAME), escape(variant, _NAME))
-    found = decision.comparison(variant, check)
-    if found is None:
+    comparison = decision.comparison(variant, check)
+    if comparison is None:
         return (*head, "", "", "", "", escape(check.reason))
     return (
         *head,
-        number(found.teacher.estimate),
-        number(found.bundle.estimate),
-        signed(found.difference.estimate),
-        bounds(found.difference, sign=True),
-        f"loss below {found.margin:.4g}",
+        number(comparison.teacher.estimate),
+        number(comparison.bundle.estimate),
+        signed(comparison.difference.estimate),
+        bounds(comparison.difference, sign=True),
+        f"loss below {comparison.margin:.4g}",
     )
 
 
 def _costs(decision: Decision) -> str:
     report = decision.report
-    ratios = {found.name: found.ratio.estimate for found in report.speedups}
-    measured = [found for found in report.measurements if found.session_ms and found.name not in report.external_models]
-    rows = [_cost(found, ratios.get(found.name)) for found in measured]
+    ratios = {speedup.name: speedup.ratio.estimate for speedup in report.speedups}
+    measured = [
+        measurement
+        for measurement in report.measurements
+        if measurement.session_ms and measurement.name not in report.external_models
+    ]
+    rows = [_cost(measurement, ratios.get(measurement.name)) for measurement in measured]
     noise = "; ".join(report.noise)
     caution = f"\n\n> **Noisy timings:** {escape(noise)}." if noise else ""
     return _table(("Model", "p50 ms", "p99 ms", "Faster", "Size"), rows) + caution if rows else ""
 
 
-def _cost(found: Measurement, ratio: float | None) -> tuple[str, ...]:
-    p50, p99 = (milliseconds(found.quantile_ms(q)) for q in (0.5, 0.99))
-    return escape(found.name, _NAME), p50, p99, factor(ratio) if ratio else "–", megabytes(found.size_bytes)
+def _cost(measurement: Measurement, ratio: float | None) -> tuple[str, ...]:
+    p50, p99 = (milliseconds(measurement.quantile_ms(q)) for q in (0.5, 0.99))
+    return escape(measurement.name, _NAME), p50, p99, factor(ratio) if ratio else "–", megabytes(measurement.size_bytes)
 
 
 def _earlier(earlier: BaselineComparison) -> str:

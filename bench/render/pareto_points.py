@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from medfm_compress.bench.measure.percentile_bounds import percentile_bounds
+from medfm_compress.bench.render.model_names import model_name
 from medfm_compress.bench.report import TEACHER, Report
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
@@ -35,21 +36,21 @@ def pareto_points(report: Report, finding: str) -> tuple[ParetoPoint, ...]:
     """
     areas = auroc_of(report, finding)
     names = [table.name for table in report.evaluations]
-    found = []
+    points = []
     for measurement in report.measurements:
         own = measurement.name in areas
         if not own and not (is_teacher_elsewhere(report, measurement) and TEACHER in areas):
             continue
-        found.append(
+        points.append(
             ParetoPoint(
-                name=f"Teacher ({report.teacher_name})" if measurement.name == TEACHER else measurement.name,
+                name=model_name(report, measurement.name),
                 latency_ms=median_interval(measurement),
                 auroc=areas[measurement.name if own else TEACHER],
                 series=names.index(measurement.name) if own else 0,
                 hollow=not own,
             )
         )
-    return tuple(found)
+    return tuple(points)
 
 
 def auroc_of(report: Report, finding: str) -> dict[str, Interval]:

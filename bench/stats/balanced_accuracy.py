@@ -64,8 +64,8 @@ def p_balanced_below(positives: Pairs, negatives: Pairs, bound: float) -> float:
     below = balanced_difference(positives, negatives, 0.5).estimate < bound
 
     def end(z: float) -> float:
-        found = balanced_difference(positives, negatives, math.erf(z / math.sqrt(2)))
-        return found.high if below else found.low
+        interval = balanced_difference(positives, negatives, math.erf(z / math.sqrt(2)))
+        return interval.high if below else interval.low
 
     z = quantile_reaching(end, bound, FARTHEST)
     return t_cdf(-z if below else z, math.inf)

@@ -42,10 +42,10 @@ def clustered_wilson(successes: NDArray[np.int64], clusters: NDArray[np.int64], 
     hits = np.bincount(numbers, weights=successes).astype(np.float64)
     total, share = len(successes), float(hits.sum() / len(successes))
     effect = max(_design_effect(sizes, hits, share), 1.0)
-    found = wilson(share * total / effect, total / effect, level)
+    interval = wilson(share * total / effect, total / effect, level)
     if len(sizes) == total:
-        return found
-    return msgspec.structs.replace(found, estimate=share, method="Wilson, clustered by patient")
+        return interval
+    return msgspec.structs.replace(interval, estimate=share, method="Wilson, clustered by patient")
 
 
 def _design_effect(sizes: NDArray[np.float64], hits: NDArray[np.float64], share: float) -> float:

@@ -67,8 +67,8 @@ def resample_mean(
 
     def means(weights: bootstrap.Weights) -> Floats:
         drawn = weights.astype(np.float64, copy=False) @ sums
-        found: Floats = drawn[:, :-1] / drawn[:, -1:]
-        return found
+        averages: Floats = drawn[:, :-1] / drawn[:, -1:]
+        return averages
 
     strata = np.zeros(len(sums), dtype=np.int64)
     return bootstrap.resample(means, strata, cases=len(sums), resamples=resamples, seed=seed)

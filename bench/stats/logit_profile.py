@@ -100,8 +100,8 @@ def _end(pair: Pair, t: float, *, upper: bool) -> float:
 
     def difference(angles: Floats) -> Floats:
         logits = np.clip(centre + t * root @ np.stack([np.cos(angles), np.sin(angles)]), -500, 500)
-        found: Floats = sign @ (1 / (1 + np.exp(-logits)))
-        return found
+        change: Floats = sign @ (1 / (1 + np.exp(-logits)))
+        return change
 
     return _largest(difference) if upper else -_largest(difference)
 

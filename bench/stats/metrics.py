@@ -98,9 +98,9 @@ class WeightedMetrics:
         if self._errors is not None:
             values |= _scored((floats @ self._errors).reshape(len(weights), self.models, -1), counts.sum(axis=-1))
         if self._rankings:
-            wanted = tuple(metric for metric in RANKED if metric in self.metrics)
-            ranked = np.stack([_ranked(ranking, weights, wanted) for ranking in self._rankings], axis=1)
-            values |= {metric: ranked[:, :, column] for column, metric in enumerate(wanted)}
+            ranked_metrics = tuple(metric for metric in RANKED if metric in self.metrics)
+            ranked = np.stack([_ranked(ranking, weights, ranked_metrics) for ranking in self._rankings], axis=1)
+            values |= {metric: ranked[:, :, column] for column, metric in enumerate(ranked_metrics)}
         stacked: Floats = np.stack([values[metric] for metric in self.metrics], axis=-1)
         return stacked
 
@@ -188,7 +188,7 @@ def _rank(scores: Floats, sample: Sample) -> Ranking:
     return Ranking(sample.clusters[order], sample.clusters[order][truth == 1], starts, ends[holds], hits[holds] - 1)
 
 
-def _ranked(ranking: Ranking, weights: Weights, wanted: tuple[Metric, ...]) -> Floats:
+def _ranked(ranking: Ranking, weights: Weights, metrics: tuple[Metric, ...]) -> Floats:
     """AUROC and average precision, as wanted: ``[weightings, metrics]``; only groups with a positive add to either."""
     called = _running(weights, ranking.clusters)
     hits = _running(weights, ranking.positives).take(ranking.hits, axis=1).astype(np.float64)
@@ -196,12 +196,12 @@ def _ranked(ranking: Ranking, weights: Weights, wanted: tuple[Metric, ...]) -> F
     positives, total = gained.sum(axis=1, keepdims=True), called[:, -1:].astype(np.float64)
     at_end = called.take(ranking.ends, axis=1)
     columns = []
-    if "auroc" in wanted:
+    if "auroc" in metrics:
         # Negatives above the group and down to its end; those tied with it count half.
         before = np.where(ranking.starts > 0, called.take(ranking.starts - 1, axis=1), 0) - (hits - gained)
         beaten = total - positives - (before + at_end - hits) / 2
         columns.append(_ratio(np.einsum("wg,wg->w", gained, beaten), (positives * (total - positives))[:, 0]))
-    if "auprc" in wanted:
+    if "auprc" in metrics:
         np.divide(hits, at_end, out=hits, where=at_end > 0)
         columns.append(_ratio(np.einsum("wg,wg->w", gained, hits), positives[:, 0]))
     return np.stack(columns, axis=1)

@@ -110,15 +110,15 @@ def quantile_over_rounds(
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, len(rounds), size=(resamples, len(rounds)))
     chunks = np.array_split(drawn, math.ceil(resamples * rounds.size / CHUNK_VALUES))
-    found = np.concatenate([np.quantile(rounds[part].reshape(len(part), -1), q, axis=1) for part in chunks])
-    low, high = (float(end) for end in np.quantile(found, ((1 - level) / 2, (1 + level) / 2)))
+    resampled = np.concatenate([np.quantile(rounds[part].reshape(len(part), -1), q, axis=1) for part in chunks])
+    low, high = (float(end) for end in np.quantile(resampled, ((1 - level) / 2, (1 + level) / 2)))
     return Interval(
         estimate=float(np.quantile(rounds, q)),
         low=low,
         high=high,
         level=level,
         method=METHOD_ROUNDS,
-        standard_error=float(found.std(ddof=1)),
+        standard_error=float(resampled.std(ddof=1)),
     )
 
 

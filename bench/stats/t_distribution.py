@@ -56,8 +56,8 @@ def t_quantile(p: float, degrees: float) -> float:
     # overshoot once and from the left never, so that the steps are taken in log P, which is nearly straight.
     t = _NORMAL.inv_cdf(tail)
     for _ in range(200):
-        found = t_cdf(t, degrees)
-        step = (math.log(found) - math.log(tail)) * found / _density(t, degrees)
+        share = t_cdf(t, degrees)
+        step = (math.log(share) - math.log(tail)) * share / _density(t, degrees)
         t -= step
         if abs(step) <= 1e-14 * abs(t):
             break

@@ -26,7 +26,7 @@ from medfm_compress.compress.losses.registry import (
     make_label_term,
     make_term,
 )
-from medfm_compress.compress.networks.features import family_of, offered, tapped
+from medfm_compress.compress.networks.features import offered, tapped
 from medfm_compress.compress.networks.model import Model, Origin, save_model
 from medfm_compress.compress.qat.prepare import trained_ranges
 from medfm_compress.compress.qat.ranges_file import save_ranges
@@ -46,6 +46,7 @@ from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import digest
+from medfm_compress.runtime.task import Task
 
 
 def distill(
@@ -78,7 +79,7 @@ def distill(
     study, card = studies[0], teacher.card
     check_labels(study, card.task, card.name)
     check_labels(study, student.task, student.name)
-    course = _Course(study, card, student, config, out / "training", with_losses(distillation, card, student))
+    course = _Course(study, card, student, config, out / "training", with_losses(distillation, student.task))
     weighing = Weighing(
         distillation.teacher_weight, distillation.label_weight_column, distillation.teacher_weight_column
     )
@@ -122,12 +123,9 @@ def lineage(teacher: tuple[str, ...], student: tuple[str, ...], step: str) -> tu
     return (*teacher, *student[shared:], step)
 
 
-def with_losses(distillation: Distillation, teacher: TeacherCard, student: Model) -> Distillation:
-    """Fill the losses in that were left to the default of the pair of families."""
-    if distillation.losses:
-        return distillation
-    losses = default_losses(teacher.family, family_of(student.module), student.task)
-    return msgspec.structs.replace(distillation, losses=losses)
+def with_losses(distillation: Distillation, task: Task) -> Distillation:
+    """Fill the losses in that were left to the default of the task."""
+    return msgspec.structs.replace(distillation, losses=distillation.losses or default_losses(task))
 
 
 class StudentLearner(nn.Module):

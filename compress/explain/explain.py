@@ -79,7 +79,7 @@ class _Viewer:
 
 def explain(
     bundle_path: str | Path,
-    teacher_folder: str | Path,
+    teacher: Model,
     study: Study,
     out: str | Path,
     options: ExplainOptions | None = None,
@@ -97,7 +97,7 @@ def explain(
 
     Args:
         bundle_path: whose variant is held against the teacher.
-        teacher_folder: the teacher's model folder.
+        teacher: the teacher; its weights are drawn anew for the floor, so it has to be a network.
         study: with labelled cases in the split.
         out: folder of the report.
         options: see `ExplainOptions`.
@@ -111,7 +111,7 @@ def explain(
         StudyError: no labelled case in the split, or an image that cannot be used.
     """
     options = options or ExplainOptions()
-    bundle, teacher = Bundle.open(bundle_path), load_model(teacher_folder)
+    bundle = Bundle.open(bundle_path)
     finding = _finding(study, teacher.task, bundle.manifest.task, options.finding)
     if (student_folder is None) == (options.method == "gradient"):
         raise InputError("--student, the model folder that the bundle was exported from, goes with --method gradient")

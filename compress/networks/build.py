@@ -84,17 +84,21 @@ def from_hub(architecture: Architecture) -> nn.Module:
     """
     import timm
 
-    previous = os.environ.get("HF_HUB_DISABLE_TELEMETRY")
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    _silence_the_hub()
     try:
         module: nn.Module = timm.create_model(architecture.name, pretrained=True, **architecture.arguments)
         return module.eval()
     except Exception as exc:
         first = (str(exc).splitlines() or ["no reason given"])[0]
         raise ModelError(f"{architecture.name} could not be had from the hub or its cache: {first}") from exc
-    finally:
-        if previous is None:
-            del os.environ["HF_HUB_DISABLE_TELEMETRY"]
+
+
+def _silence_the_hub() -> None:
+    """Switch the hub's telemetry off, also where its library was imported before and has read its switch already."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # for processes that this one starts
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 def _check_runs(module: nn.Module, name: str, channels: int, size_px: int) -> None:

@@ -31,9 +31,9 @@ from medfm_compress.compress.pruning.sensitivity_record import sensitivity_of
 from medfm_compress.compress.pruning.sparsity import keep_sparse, sparsify, verify_sparse
 from medfm_compress.compress.pruning.target_latency import TargetLatency
 from medfm_compress.compress.pruning.width_search import PruningData
-from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
+from medfm_compress.compress.teachers.output_cache import OutputCache
+from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.compress.training.device import best_device
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import InputError
@@ -56,7 +56,7 @@ class PruningRun:
     """
 
     study: Study
-    teacher: Model
+    teacher: Teacher | OutputCache
     options: PruneOptions
     out: Path
     progress: Progress
@@ -217,8 +217,7 @@ def _recovered(run: PruningRun, model: Model, training: TrainingConfig, out: Pat
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.exists():
                 link.symlink_to(shared.resolve(), target_is_directory=True)
-    teacher = ModuleTeacher(run.teacher, best_device(training.device))
-    return distill((run.study,), teacher, model, training, out, run.progress, run.options.distillation)
+    return distill((run.study,), run.teacher, model, training, out, run.progress, run.options.distillation)
 
 
 def _compare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medfm_compress.bench.render.html.pruning_sensitivity import SensitivityCurve, SensitivityPoint, SensitivityReport
+from medfm_compress.bench.render.sensitivity_report import SensitivityCurve, SensitivityPoint, SensitivityReport
 from medfm_compress.compress.pruning.record import Group, Step
 from medfm_compress.compress.pruning.sensitivity import ValidationSet
 

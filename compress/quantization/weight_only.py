@@ -62,11 +62,6 @@ def weight_only(model: ir.Model, bits: int, backend: Literal["openvino", "onnxru
     return write_qdq(compressed, Placement(layers=rest), {})
 
 
-def constant_bytes(model: ir.Model) -> int:
-    """Bytes of all constants of the graph."""
-    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-
-
 def quantize_blocks(weight: NDArray[np.float32]) -> Blocks:
     """INT4 blocks of 32 rows of ``weight``, float32 ``[rows, columns]`` with rows a multiple of 32."""
     blocks = weight.reshape(-1, BLOCK, weight.shape[1])

@@ -125,4 +125,5 @@ def _fill(asker: _Collector, missing: list[tuple[int, int]], progress: Progress)
         if now - told_at > _TELL_EVERY_S or number + 1 == len(missing):
             told_at = now
             left = (now - started) / (number + 1) * (len(missing) - number - 1)
-            progress(f"teacher: {number + 1} of {len(missing)} shards of answers, {left:.0f} s left")
+            size = f"{asker.store.bytes_per_case:.0f} bytes a case"
+            progress(f"teacher: {number + 1} of {len(missing)} shards of answers ({size}), {left:.0f} s left")

@@ -178,7 +178,7 @@ class _Run:
         return (
             f"epoch {int(row['epoch']):3d}/{self.config.epochs}  loss {row['loss']:.4f}  "
             f"{self.job.score_name} {row['score']:.4f}{'*' if best else ' '}  {row['seconds']:.0f} s{starved}, "
-            f"at most {left / 60:.0f} min left"
+            f"at most {_duration(left)} left"
         )
 
     def result(self) -> Trained:
@@ -187,6 +187,11 @@ class _Run:
         network = network.to(memory_format=torch.contiguous_format)
         best = self.state.history[self.state.best_epoch]["score"] if self.state.history else float("nan")
         return Trained(nn.Module.eval(network), best, self.state.history)
+
+
+def _duration(seconds: float) -> str:
+    """``seconds`` as people say it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _parameter_groups(job: Job, config: TrainingConfig) -> list[dict[str, Any]]:

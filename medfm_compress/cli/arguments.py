@@ -15,7 +15,10 @@ Bundle = Annotated[Path, typer.Argument(help="The .medfm file.", metavar="BUNDLE
 ModelFolder = Annotated[Path, typer.Argument(help="Model folder; it is not changed.", metavar="MODEL")]
 StudyArgument = Annotated[Path, typer.Argument(help=STUDY_KINDS, metavar="STUDY")]
 Study = Annotated[Path, typer.Option("--study", help=STUDY_KINDS, metavar="STUDY")]
-Teacher = Annotated[Path, typer.Option("--teacher", help="Model folder of the teacher.", metavar="MODEL")]
+Teachers = Annotated[
+    list[str],
+    typer.Option("--teacher", help="Whatever can teach, see distill; may be repeated, several are averaged."),
+]
 Policy = Annotated[
     Path, typer.Option("--policy", help="What must hold, committed before the test cases are evaluated.")
 ]

@@ -2,87 +2,48 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from medfm_compress.bench.options import BenchOptions
-from medfm_compress.bench.types.target import Target
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Bundle, Policy, ReportOut, Study, Teacher
+from medfm_compress.cli.arguments import Bundle, Policy, ReportOut, Study, Teachers
 from medfm_compress.cli.command import command
 from medfm_compress.cli.targets import split_targets
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.compress.teachers.source import TeacherSource
+from medfm_compress.recipe import BenchStep
 
 if TYPE_CHECKING:
-    from medfm_compress.bench.measure.latency import ModelUnderTest
     from medfm_compress.bench.measure.load_scenario import ScenarioResult
     from medfm_compress.bench.report import Report
     from medfm_compress.bench.types.evaluation import Comparison
     from medfm_compress.bench.types.measurement import Measurement
     from medfm_compress.bench.types.verdict import Verdict
 
-TORCH = "torch"
 _FIXED = ("load.inputs", "load.seed", "load.threads", "load.warm_up_s", "load.timeout_s")
 
 
-@command(defaults={"harness": "loadgen"}, skip=("others", "split", "files", "plan.threads", *_FIXED))
-def bench(
-    bundle: Bundle, options: BenchOptions, teacher: Teacher, study: Study, policy: Policy, out: ReportOut
-) -> None:
+@command(skip=("plan.threads", *_FIXED))
+def bench(bundle: Bundle, step: BenchStep, teacher: Teachers, study: Study, policy: Policy, out: ReportOut) -> None:
     """Evaluate and time a bundle against its teacher; the report goes to a folder, the verdict to the gate.
 
     The teacher always runs in PyTorch, because everything is held against it; name torch:cpu alone among its engines
     to leave its ONNX Runtime and OpenVINO rows out.
     """
+    from medfm_compress import steps
     from medfm_compress.bench.gate.gate import judge
     from medfm_compress.bench.gate.policy_file import load_policy
-    from medfm_compress.bench.run import bench_bundle
-    from medfm_compress.data.open import open_study
-    from medfm_compress.runtime.bundle.bundle import Bundle as OpenedBundle
-    from medfm_compress.teacher_baselines import require_toolchain, teacher_ref
+    from medfm_compress.teacher_baselines import require_toolchain
 
-    declared = load_policy(policy)
-    targets, threads = parse_targets(options.targets)
+    targets, threads = split_targets(step.targets)
+    plan = msgspec.structs.replace(step.plan, threads=threads)
+    step = msgspec.structs.replace(step, targets=targets, plan=plan)
     require_toolchain()
-    rules = OpenedBundle.open(bundle).manifest.image_spec.dicom
-    reference, cases = teacher_ref(teacher, threads), open_study(study, dicom_rules=rules)
-    with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
-        options = msgspec.structs.replace(
-            options,
-            plan=msgspec.structs.replace(options.plan, threads=threads),
-            targets=tuple(target for target in targets if not target.startswith(TORCH)),
-            others=_teacher_rows(teacher, threads, Path(scratch), targets),
-        )
-        report = bench_bundle(bundle, reference, cases, declared, out, options, console.progress)
+    sources = tuple(TeacherSource(source=name) for name in teacher)
+    report = steps.bench(study, sources, bundle, load_policy(policy), step, console.progress, out)
     verdict = judge(report)
     console.emit(lambda: report_as_json(report, verdict, out), lambda: print_report(report, verdict, out))
-
-
-def parse_targets(targets: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
-    """Targets, without their threads, and those threads.
-
-    Raises:
-        InputError: a target that is unknown or no CPU, or different numbers of threads.
-    """
-    for target in targets:
-        if Target.parse(target).device != "cpu":
-            raise InputError(f"target {target!r}: bench measures on the CPU; write {target.split(':')[0]}:cpu")
-    return split_targets(targets)
-
-
-def _teacher_rows(teacher: Path, threads: int, scratch: Path, targets: tuple[str, ...]) -> tuple[ModelUnderTest, ...]:
-    """The teacher in the engines that ``targets`` name; in all of them where they name none."""
-    from medfm_compress.teacher_baselines import ENGINES, teacher_in_engines
-
-    named = {target.split(":")[0] for target in targets}
-    engines = tuple(engine for engine in ENGINES if not named or engine in named)
-    if not engines:
-        return ()
-    console.progress("export the teacher for other engines")
-    return teacher_in_engines(teacher, threads, scratch, engines)
 
 
 def report_as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Bundle, ReportOut, Study, Teacher
+from medfm_compress.cli.arguments import Bundle, ReportOut, Study, Teachers
 from medfm_compress.cli.command import command
 from medfm_compress.compress.explain.options import ExplainOptions
+from medfm_compress.compress.teachers.source import TeacherSource
 
 if TYPE_CHECKING:
     from medfm_compress.bench.evaluate.attribution_agreement import ExplanationAgreement
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def explain(
     bundle: Bundle,
     options: ExplainOptions,
-    teacher: Teacher,
+    teacher: Teachers,
     study: Study,
     out: ReportOut,
     student: Annotated[
@@ -33,12 +34,10 @@ def explain(
     It looks at images of the test split but at no metric: it is no evaluation, and no model may be chosen by it. The
     maps hold images of patients and stay in the folder, under 'explanations'.
     """
-    from medfm_compress.compress.explain.explain import explain as compare_maps
-    from medfm_compress.data.open import open_study
-    from medfm_compress.runtime.bundle.bundle import Bundle as OpenedBundle
+    from medfm_compress import steps
 
-    cases = open_study(study, dicom_rules=OpenedBundle.open(bundle).manifest.image_spec.dicom)
-    explained = compare_maps(bundle, teacher, cases, out, options, student_folder=student, progress=console.progress)
+    sources = tuple(TeacherSource(source=name) for name in teacher)
+    explained = steps.explain(bundle, sources, study, options, console.progress, out, student)
     document = {"folder": str(explained.folder), "agreements": explained.agreements}
     console.emit(lambda: document, lambda: _print_agreements(explained))
 

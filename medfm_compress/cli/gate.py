@@ -117,9 +117,11 @@ def _bench(study: Path, teacher: Path, bundle: Path, declared: LoadedPolicy, pla
     require_toolchain()  # before anything that imports PyTorch
 
     from medfm_compress import steps
+    from medfm_compress.compress.teachers.source import TeacherSource
     from medfm_compress.recipe import BenchStep
 
-    steps.bench(study, teacher, bundle, declared, BenchStep(plan=plan), console.progress, out)
+    sources = (TeacherSource(source=str(teacher)),)
+    steps.bench(study, sources, bundle, declared, BenchStep(plan=plan), console.progress, out)
 
 
 def _judge(opened: _Opened, declared: LoadedPolicy, accepted: bool, more_notes: tuple[str, ...]) -> Decision:

@@ -11,6 +11,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.arguments import ModelFolder, ModelOut, Study
 from medfm_compress.cli.command import command
 from medfm_compress.compress.pruning.options import PruneOptions
+from medfm_compress.compress.teachers.source import TeacherSource
 
 if TYPE_CHECKING:
     from medfm_compress.compress.pruning.record import PruningRecord
@@ -22,7 +23,9 @@ def prune(
     options: PruneOptions,
     study: Study,
     out: ModelOut,
-    teacher: Annotated[Path | None, typer.Option(help="Model folder to recover from; the original by default.")] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="What it recovers from, see distill; the original by default.")
+    ] = None,
 ) -> None:
     """Prune a model to a goal and distil the original into what is left. Resumes where it was interrupted.
 
@@ -30,7 +33,8 @@ def prune(
     """
     from medfm_compress import steps
 
-    record = steps.prune(study, teacher or model, model, options, console.progress, out)
+    sources = tuple(TeacherSource(source=name) for name in teacher or ())
+    record = steps.prune(study, sources, model, options, console.progress, out)
     console.emit(lambda: _as_json(record, out), lambda: _print_record(record, out))
 
 

@@ -92,10 +92,9 @@ def _keys(kind: type[msgspec.Struct]) -> str:
 
 def _type(field: Field) -> str:
     name = field.base.__name__
-    if issubclass(field.base, msgspec.Struct):
-        return f"[{name}](#{name.lower()})"
     words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
-    return {"": "", "tuple": "list of ", "dict": "table of "}[field.container] + words[name]
+    word = words.get(name) or f"[{name}](#{name.lower()})"
+    return {"": "", "tuple": "list of ", "dict": "table of "}[field.container] + word
 
 
 def _default(declared: msgspec.structs.FieldInfo, field: Field) -> str:

@@ -112,16 +112,16 @@ def _is_coded(segments: list[_Segment], frame_body: bytes) -> bool:
 
 def _huffman_tables(body: bytes) -> set[int]:
     """Numbers of the DC or lossless tables of a DHT segment, and of its AC tables from 16 on; empty where damaged."""
-    found, at = set(), 0
+    numbers, at = set(), 0
     while at + 17 <= len(body):
         counts = body[at + 1 : at + 17]
         # Kraft: more codes than a length can hold end GDCM's decoder.
         room = sum(count << (16 - length) for length, count in enumerate(counts, start=1))
         if room > 1 << 16:
             return set()
-        found.add(body[at])
+        numbers.add(body[at])
         at += 17 + sum(counts)
-    return found if at == len(body) else set()
+    return numbers if at == len(body) else set()
 
 
 def _is_adobe_known(body: bytes) -> bool:

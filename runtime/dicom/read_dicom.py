@@ -159,8 +159,8 @@ def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
 
 
 def _quality_flags(ds: Dataset) -> tuple[str, ...]:
-    said, syntax = code(ds, "LossyImageCompression"), str(ds.file_meta.TransferSyntaxUID)
-    lossy = said == "01" or syntax in _ALWAYS_LOSSY or (syntax in _MAYBE_LOSSY and said != "00")
+    declared, syntax = code(ds, "LossyImageCompression"), str(ds.file_meta.TransferSyntaxUID)
+    lossy = declared == "01" or syntax in _ALWAYS_LOSSY or (syntax in _MAYBE_LOSSY and declared != "00")
     burned_in = code(ds, "BurnedInAnnotation") == "YES"
     return (LOSSY,) * lossy + (BURNED_IN,) * burned_in
 

@@ -235,8 +235,8 @@ def _read_back(compiled: Any, precision: str, threads: int, version: str) -> Ses
     integers = _runs_integers(compiled)
     widened = precision.endswith("-weights")  # OpenVINO then names a product after the type of its weights
     if integers != precision.startswith("int8") and not widened:
-        found = "integer" if integers else "no integer"
-        raise BundleRefused(f"the model is declared {precision}, yet openvino runs {found} operators in it")
+        arithmetic = "integer" if integers else "no integer"
+        raise BundleRefused(f"the model is declared {precision}, yet openvino runs {arithmetic} operators in it")
     return SessionInfo(backend=BACKEND, version=version, provider=devices[0], precision=precision, threads=running)
 
 

@@ -57,8 +57,8 @@ def place(folder: str, digests: Sequence[str], version: str, configuration: Mapp
     """
     _check_folder(Path(folder))
     cpu = read_cpu()
-    said = (_FORMAT, tuple(digests), version, dict(configuration), cpu.model, sorted(cpu.flags))
-    key = hashlib.sha256(msgspec.json.encode(said, order="sorted")).digest()
+    determinants = (_FORMAT, tuple(digests), version, dict(configuration), cpu.model, sorted(cpu.flags))
+    key = hashlib.sha256(msgspec.json.encode(determinants, order="sorted")).digest()
     return Place(Path(folder) / f"openvino-{key.hex()[:32]}.blob", key)
 
 
@@ -72,8 +72,8 @@ def load(kept: Place) -> mmap.mmap | None:
     except OSError:
         return None
     with open(handle, "rb") as file:  # noqa: PTH123 - a descriptor
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode) or found.st_size <= _DIGEST_BYTES or _is_foreign(found):
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_size <= _DIGEST_BYTES or _is_foreign(status):
             return None
         blob = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     with memoryview(blob) as view:
@@ -123,18 +123,18 @@ def _digest(key: bytes, blob: bytes | memoryview) -> bytes:
 def _check_folder(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
+        status = folder.stat()
     except OSError as exc:
         raise InputError(f"cannot use cache folder {folder}: {exc.strerror}; give one that can be written") from None
-    if _is_foreign(found):
+    if _is_foreign(status):
         raise InputError(
             f"others may write to cache folder {folder}, and a compiled model is trusted like a program; give one of "
             "your own (chmod 700)"
         )
 
 
-def _is_foreign(found: os.stat_result) -> bool:
+def _is_foreign(status: os.stat_result) -> bool:
     """Whether somebody else owns it or may write to it; unknown, so False, on a system without Unix permissions."""
     if not hasattr(os, "geteuid"):
         return False
-    return found.st_uid not in (os.geteuid(), 0) or bool(found.st_mode & _OTHERS_MAY_WRITE)
+    return status.st_uid not in (os.geteuid(), 0) or bool(status.st_mode & _OTHERS_MAY_WRITE)

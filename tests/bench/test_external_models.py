@@ -50,7 +50,7 @@ def graph(
 
 @pytest.fixture
 def refuse(tiny: ModuleType, tmp_path: Path):
-    def make(content: bytes, match: str, task: Task = tiny.TASK, name: str = "rival.onnx") -> None:
+    def make(content: bytes, match: str, task: Task = tiny.TASK, name: str = "external.onnx") -> None:
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(InputError, match=match) as caught:
@@ -62,22 +62,22 @@ def refuse(tiny: ModuleType, tmp_path: Path):
 
 @pytest.mark.parametrize("shape", [(1, 1, 32, 32), ("n", 1, 32, 32), ("n", 1, "h", "w"), ("n", "c", "h", "w")])
 def test_a_float_network_runs_beside_the_others(tiny: ModuleType, tmp_path: Path, shape: tuple[object, ...]) -> None:
-    path = tmp_path / "rival.onnx"
+    path = tmp_path / "external.onnx"
     path.write_bytes(graph(shape))
-    found = external_model(path, tiny.SPEC, tiny.TASK, 1)
-    assert (found.name, found.spec, found.size_bytes) == ("rival", tiny.SPEC, path.stat().st_size)
-    assert (found.task.labels, found.task.operating_points) == (tiny.TASK.labels, ())
-    assert measure([found], QUICK)[0].target == "onnxruntime:cpu:fp32:1"
+    external = external_model(path, tiny.SPEC, tiny.TASK, 1)
+    assert (external.name, external.spec, external.size_bytes) == ("external", tiny.SPEC, path.stat().st_size)
+    assert (external.task.labels, external.task.operating_points) == (tiny.TASK.labels, ())
+    assert measure([external], QUICK)[0].target == "onnxruntime:cpu:fp32:1"
 
 
 def test_a_quantized_network_says_int8(tiny: ModuleType, tmp_path: Path) -> None:
-    path = tmp_path / "rival.onnx"
+    path = tmp_path / "external.onnx"
     path.write_bytes(tiny.quantized_network())
     assert measure([external_model(path, tiny.SPEC, tiny.TASK, 1)], QUICK)[0].target == "onnxruntime:cpu:int8:1"
 
 
 def test_another_models_temperature_and_thresholds_are_not_assumed(tiny: ModuleType, tmp_path: Path) -> None:
-    path = tmp_path / "rival.onnx"
+    path = tmp_path / "external.onnx"
     path.write_bytes(graph())
     warm = msgspec.structs.replace(tiny.TASK, temperature=2.5)
     assert external_model(path, tiny.SPEC, warm, 1).task.temperature == 1.0
@@ -103,30 +103,30 @@ def test_what_does_not_fit_is_said(refuse, content: dict[str, object], match: st
 
 
 def test_independent_labels_may_add_up_to_one(tiny: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "rival.onnx").write_bytes(graph(tail=("Softmax",)))
+    (tmp_path / "external.onnx").write_bytes(graph(tail=("Softmax",)))
     task = Task(kind="multilabel", labels=("opacity", "nodule"))
-    assert external_model(tmp_path / "rival.onnx", tiny.SPEC, task, 1).task.kind == "multilabel"
+    assert external_model(tmp_path / "external.onnx", tiny.SPEC, task, 1).task.kind == "multilabel"
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
 def test_a_truncated_file_is_refused(refuse, keep: float) -> None:
     whole = graph()
-    refuse(whole[: int(keep * len(whole))], "rival.onnx")
+    refuse(whole[: int(keep * len(whole))], "external.onnx")
 
 
 def test_noise_is_refused(refuse) -> None:
-    refuse(np.random.default_rng(0).bytes(4096), "rival.onnx")
+    refuse(np.random.default_rng(0).bytes(4096), "external.onnx")
 
 
 def test_flipped_bytes_never_escape_as_another_error(tiny: ModuleType, tmp_path: Path) -> None:
-    random, path = np.random.default_rng(1), tmp_path / "rival.onnx"
+    random, path = np.random.default_rng(1), tmp_path / "external.onnx"
     for _ in range(4):
         damaged = bytearray(graph())
         for place in random.integers(0, len(damaged), 4):
             damaged[place] ^= 0xFF
         path.write_bytes(damaged)
         try:
-            assert external_model(path, tiny.SPEC, tiny.TASK, 1).name == "rival"
+            assert external_model(path, tiny.SPEC, tiny.TASK, 1).name == "external"
         except InputError:
             continue
 
@@ -145,11 +145,11 @@ def test_weights_in_another_file_are_refused(refuse, tiny: ModuleType) -> None:
 def test_a_variant_of_another_bundle(tiny: ModuleType, tmp_path: Path) -> None:
     path = tiny.bundle(tmp_path / "other.medfm", outcome=None)
     other = Task(kind="binary", labels=("healthy", "ill"))
-    for given in (path, f"{path}#onnxruntime-cpu-fp32"):
-        found = external_model(given, tiny.SPEC, other, 1)
-        assert found.name == "other (onnxruntime-cpu-fp32)"
-        assert found.task == tiny.TASK
-        assert measure([found], QUICK)[0].target == "onnxruntime:cpu:fp32:1"
+    for address in (path, f"{path}#onnxruntime-cpu-fp32"):
+        external = external_model(address, tiny.SPEC, other, 1)
+        assert external.name == "other (onnxruntime-cpu-fp32)"
+        assert external.task == tiny.TASK
+        assert measure([external], QUICK)[0].target == "onnxruntime:cpu:fp32:1"
     with pytest.raises(InputError, match="no variant called 'int4'; it has onnxruntime-cpu-fp32"):
         external_model(f"{path}#int4", tiny.SPEC, other, 1)
 
@@ -157,7 +157,7 @@ def test_a_variant_of_another_bundle(tiny: ModuleType, tmp_path: Path) -> None:
 def test_a_damaged_bundle_is_refused(refuse, tiny: ModuleType, tmp_path: Path) -> None:
     content = bytearray(tiny.bundle(tmp_path / "other.medfm", outcome=None).read_bytes())
     content[len(content) // 2] ^= 0xFF
-    refuse(bytes(content), "rival.medfm cannot be used", name="rival.medfm")
+    refuse(bytes(content), "external.medfm cannot be used", name="external.medfm")
 
 
 def test_a_missing_file_says_what_is_allowed(tiny: ModuleType, tmp_path: Path) -> None:

@@ -76,28 +76,35 @@ def teacher(tiny: ModuleType, tmp_path: Path) -> TeacherRef:
 
 
 def test_run_of_a_bundle_with_its_teacher(tiny, teacher, study, tmp_path: Path) -> None:
-    bundle, out, said = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "out", []
+    bundle, out, progress = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "out", []
     other = ModelUnderTest(name="teacher elsewhere", session=teacher.session, spec=teacher.spec, task=teacher.task)
     report = bench_bundle(
-        bundle, teacher, study, POLICY, out, BenchOptions(plan=QUICK, others=(other,), files=2), said.append
+        bundle, teacher, study, POLICY, out, BenchOptions(plan=QUICK, others=(other,), files=2), progress.append
     )
     assert load_report(out / "report.json") == report
     assert [table.name for table in report.evaluations] == ["teacher", "onnxruntime-cpu-fp32"]
-    assert [found.name for found in report.measurements] == ["teacher", "onnxruntime-cpu-fp32", "teacher elsewhere"]
+    assert [measurement.name for measurement in report.measurements] == [
+        "teacher",
+        "onnxruntime-cpu-fp32",
+        "teacher elsewhere",
+    ]
     # The same network twice: the same scores, so no difference at all.
     assert report.evaluations[0].scores == report.evaluations[1].scores
-    assert {found.difference.estimate for found in report.comparisons if found.metric == "auroc"} == {0.0}
+    assert {comparison.difference.estimate for comparison in report.comparisons if comparison.metric == "auroc"} == {
+        0.0
+    }
     assert len(report.evaluations[0].scores) == 40
     assert report.evaluations[0].subgroups["sex"].count("M") == 14
     # Every round goes over both files, as often as it takes to have as many samples as of the session alone.
-    assert all(len(found.end_to_end_ms) in (6, 12, 18) for found in report.measurements)
+    assert all(len(measurement.end_to_end_ms) in (6, 12, 18) for measurement in report.measurements)
     assert report.shipped == report.variants
     page = (out / "report.html").read_text()
     assert "tiny_net" in page
     assert "00.png" not in page + (out / "report.json").read_text()
     # The teacher had no thresholds: they are chosen on its validation cases, by the bundle's rule.
     order = [
-        said.index(line) for line in ("evaluate teacher on 24 cases", "evaluate teacher on 40 cases", "open teacher")
+        progress.index(line)
+        for line in ("evaluate teacher on 24 cases", "evaluate teacher on 40 cases", "open teacher")
     ]
     assert order == sorted(order)
     (point,) = report.teacher_operating_points
@@ -118,8 +125,8 @@ def test_a_variant_is_decided_by_its_own_temperature_and_threshold(tiny, teacher
     assert held(point, its).promised.threshold == 0.01
 
 
-def test_opponents_baselines_and_loads_stand_beside_the_bundle(tiny, teacher, study, tmp_path: Path) -> None:
-    bundle, external = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "rival.onnx"
+def test_external_models_baselines_and_loads_stand_beside_the_bundle(tiny, teacher, study, tmp_path: Path) -> None:
+    bundle, external = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "external.onnx"
     external.write_bytes(tiny.network())
     options = BenchOptions(
         plan=QUICK,
@@ -131,11 +138,11 @@ def test_opponents_baselines_and_loads_stand_beside_the_bundle(tiny, teacher, st
         load=LoadPlan(duration_s=0.05, min_queries=5, warm_up_s=0.2),
     )
     report = bench_bundle(bundle, teacher, study, POLICY, tmp_path / "out", options)
-    assert [table.name for table in report.evaluations] == ["teacher", "onnxruntime-cpu-fp32", "rival"]
-    assert (report.external_models, report.variants) == (("rival",), ("onnxruntime-cpu-fp32",))
-    # The rival decides at a threshold of its own, chosen on validation cases; it is compared and never judged.
-    assert report.task_of("rival").operating_points[0].positives == 12
-    assert {found.variant for found in report.comparisons} == {"onnxruntime-cpu-fp32", "rival"}
+    assert [table.name for table in report.evaluations] == ["teacher", "onnxruntime-cpu-fp32", "external"]
+    assert (report.external_models, report.variants) == (("external",), ("onnxruntime-cpu-fp32",))
+    # The external model decides at a threshold of its own, chosen on validation cases; it is compared and never judged.
+    assert report.task_of("external").operating_points[0].positives == 12
+    assert {comparison.variant for comparison in report.comparisons} == {"onnxruntime-cpu-fp32", "external"}
     assert [judged.variant for judged in judge(report).variants] == ["onnxruntime-cpu-fp32"]
     assert [(load.scenario, load.name) for load in report.scenarios] == [
         (scenario, name) for scenario in options.scenarios for name in ("teacher", "onnxruntime-cpu-fp32")
@@ -144,16 +151,18 @@ def test_opponents_baselines_and_loads_stand_beside_the_bundle(tiny, teacher, st
     (slower,) = report.slowdowns
     assert (slower.variant, len(slower.p50_ms)) == ("onnxruntime-cpu-fp32", 10)
     assert slower.baseline_digest == report.model_digest
-    assert [look.cases for look in report.looks] == [40]
+    assert [entry.cases for entry in report.test_set_evaluations] == [40]
     assert (tmp_path / "out" / "flips.csv").is_file()
     again = recompute(load_report(tmp_path / "out" / "report.json"), POLICY.policy)
-    assert {found.variant for found in again.comparisons} == {"onnxruntime-cpu-fp32"}
+    assert {comparison.variant for comparison in again.comparisons} == {"onnxruntime-cpu-fp32"}
 
 
-def test_an_opponent_of_another_shape_is_refused_before_any_case_is_seen(tiny, teacher, study, tmp_path: Path) -> None:
-    bundle, external = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "rival.onnx"
+def test_an_external_model_of_another_shape_is_refused_before_any_case_is_seen(
+    tiny, teacher, study, tmp_path: Path
+) -> None:
+    bundle, external = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "external.onnx"
     external.write_bytes(b"not an ONNX file")
-    with pytest.raises(InputError, match=r"rival\.onnx"):
+    with pytest.raises(InputError, match=r"external\.onnx"):
         bench_bundle(
             bundle, teacher, study, POLICY, tmp_path / "out", BenchOptions(plan=QUICK, external_models=(external,))
         )

@@ -16,9 +16,11 @@ typer = pytest.importorskip("typer")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from medfm_compress.cli.bench import bench, parse_targets  # noqa: E402
+from medfm_compress.cli.bench import bench  # noqa: E402
+from medfm_compress.cli.targets import split_targets  # noqa: E402
 from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
+from medfm_compress.steps import cpu_targets  # noqa: E402
 
 app = typer.Typer()
 app.command()(bench)
@@ -95,16 +97,17 @@ def test_policy_is_read_before_anything_else(inputs) -> None:
     assert not inputs["out"].exists()
 
 
-def test_teacher_that_is_no_model_folder(inputs) -> None:
-    with pytest.raises(ModelError, match="is not a model folder"):
+def test_teacher_that_is_none(inputs) -> None:
+    with pytest.raises(ModelError, match="is no teacher; a teacher is a model folder"):
         CliRunner().invoke(app, arguments(inputs, **{"--teacher": str(inputs["study"])}), catch_exceptions=False)
 
 
 def test_targets_are_checked() -> None:
-    assert parse_targets(("openvino:cpu", "torch:cpu")) == (("openvino:cpu", "torch:cpu"), 1)
-    assert parse_targets(("openvino:cpu:int8:2", "torch:cpu")) == (("openvino:cpu:int8", "torch:cpu"), 2)
+    assert cpu_targets(("openvino:cpu", "torch:cpu")) == ("openvino:cpu", "torch:cpu")
+    assert split_targets(("openvino:cpu", "torch:cpu")) == (("openvino:cpu", "torch:cpu"), 1)
+    assert split_targets(("openvino:cpu:int8:2", "torch:cpu")) == (("openvino:cpu:int8", "torch:cpu"), 2)
     with pytest.raises(InputError, match="names 1 and 2 threads"):
-        parse_targets(("openvino:cpu:int8:2", "torch:cpu:fp32:1"))
+        split_targets(("openvino:cpu:int8:2", "torch:cpu:fp32:1"))
     for wrong in ("tflite:cpu", "onnxruntime:cuda"):
         with pytest.raises(InputError, match=wrong):
-            parse_targets((wrong,))
+            cpu_targets((wrong,))

@@ -246,7 +246,7 @@ def test_a_report_whose_cases_were_looked_at_often_says_so(write_report, reports
     from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation
 
     write_report()
-    looks = tuple(
+    evaluations = tuple(
         LoggedEvaluation(
             date="2026-01-01T00:00:00Z",
             split="test",
@@ -257,7 +257,7 @@ def test_a_report_whose_cases_were_looked_at_often_says_so(write_report, reports
         )
         for number in range(3)
     )
-    reports.change_report(folder, looks=looks)
+    reports.change_report(folder, test_set_evaluations=evaluations)
     told = " ".join(invoke(folder).stdout.split())
     assert "evaluated 3 times (different models: 3, different policies: 1)" in told
 

@@ -64,7 +64,7 @@ def test_a_study_is_benched_and_its_report_judged(
     outcome = {1: "fail", 3: "inconclusive"}[result.exit_code]  # an untrained network against an untrained network
     assert json.loads(result.stdout)["verdict"]["outcome"] == outcome
     report = load_report(tmp_path / "out" / "report.json")
-    assert len(report.looks or (1,)) == 1 and (tmp_path / "out" / "report.html").is_file()
+    assert len(report.test_set_evaluations or (1,)) == 1 and (tmp_path / "out" / "report.html").is_file()
     stored = Bundle.open(tmp_path / "bundle.medfm").verdict("onnxruntime-cpu-fp32")
     assert stored is not None and stored.outcome == outcome
 

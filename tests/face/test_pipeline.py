@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from medfm_compress.__main__ import main
 from medfm_compress.pipeline import Finished, compress
 from medfm_compress.recipe import load_recipe
 from medfm_compress.runtime.bundle.bundle import Bundle
@@ -39,6 +40,10 @@ def job(tmp_path_factory: pytest.TempPathFactory, discs_path: Path) -> tuple[Pat
     study = discs_path
     (folder / "recipe.yaml").write_text(RECIPE)
     (folder / "policy.yaml").write_text(POLICY)
+    command = ["compress", str(folder / "recipe.yaml"), "--study", str(study), "--out", str(folder / "out"), "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 3, "too few cases"
     finished = compress(load_recipe(folder / "recipe.yaml"), study, folder / "out", lambda _: None)
     return folder, study, finished
 

@@ -26,7 +26,7 @@ from medfm_compress.runtime.bundle.manifest import Provenance
 from medfm_compress.runtime.task import OperatingPoint, Task
 
 VARIANTS = ("openvino-cpu-int8", "onnxruntime-cpu-int8")
-OPPONENT = "nncf-int8"
+EXTERNAL = "nncf-int8"
 THRESHOLD = 0.44
 
 
@@ -71,7 +71,7 @@ def make_measurement(name: str, target: str, ms: float, mb: float, rss: float) -
         peak_rss_bytes=int(rss * 1e6),
         size_bytes=int(mb * 1e6),
         warm_up_calls=32,
-        warm_up_stable=name != OPPONENT,
+        warm_up_stable=name != EXTERNAL,
         calls_per_round=20,
         energy_mj=ms * 21,
         energy_source="rapl",
@@ -83,14 +83,14 @@ def make_report(variants: tuple[str, ...] = VARIANTS, findings: tuple[str, ...] 
     """Compared, timed and noted as a real run would; the same object for the same arguments."""
     policy, task = _policy(), _task(findings)
     teacher = make_evaluation("teacher", findings)
-    others = [make_evaluation(name, findings, 0.3 + 0.25 * place) for place, name in enumerate((*variants, OPPONENT))]
+    others = [make_evaluation(name, findings, 0.3 + 0.25 * place) for place, name in enumerate((*variants, EXTERNAL))]
     measurements = (
         make_measurement("teacher", "torch:cpu:fp32:1", 25.3, 92.1, 402),
         *(
             make_measurement(name, f"{name.replace('-', ':')}:1", 1.62 + 0.5 * place, 5.1 + place, 164 - 40 * place)
             for place, name in enumerate(variants)
         ),
-        make_measurement(OPPONENT, "openvino:cpu:int8:1", 2.9, 23.4, 190),
+        make_measurement(EXTERNAL, "openvino:cpu:int8:1", 2.9, 23.4, 190),
         make_measurement("teacher in ONNX Runtime", "onnxruntime:cpu:fp32:1", 13.8, 61.9, 231),
         make_measurement("teacher in OpenVINO", "openvino:cpu:fp32:1", 12.9, 61.9, 290),
     )
@@ -104,21 +104,23 @@ def make_report(variants: tuple[str, ...] = VARIANTS, findings: tuple[str, ...] 
         policy_sha256="0c5e8aa1d4f7b392" * 4,
         task=task,
         teacher_name="coatnet_nano_rw_224",
-        evaluations=tuple(EvaluationTable.from_evaluation(found) for found in (teacher, *others)),
+        evaluations=tuple(EvaluationTable.from_evaluation(evaluation) for evaluation in (teacher, *others)),
         measurements=measurements,
-        comparisons=tuple(found for other in others for found in compare(teacher, other, policy)),
+        comparisons=tuple(comparison for other in others for comparison in compare(teacher, other, policy)),
         speedups=tuple(
-            Speedup(name=found.name, baseline="teacher", ratio=speedup(measurements[0], found, resamples=50))
-            for found in measurements[1:]
+            Speedup(
+                name=measurement.name, baseline="teacher", ratio=speedup(measurements[0], measurement, resamples=50)
+            )
+            for measurement in measurements[1:]
         ),
         machine=_MACHINE,
         provenance=_PROVENANCE,
         created="2026-03-04T11:30:12Z",
         intended_use="Second reader for frontal chest radiographs, as a hint and never as the only finding.",
-        tasks=dict.fromkeys(("teacher", *variants, OPPONENT), task),
+        tasks=dict.fromkeys(("teacher", *variants, EXTERNAL), task),
         teacher_operating_points=task.operating_points,
         shipped=variants,
-        external_models=(OPPONENT,),
+        external_models=(EXTERNAL,),
         fidelity=tuple(fidelity(teacher, other, task) for other in others),
         notes=("The column age is not recorded for 25 of 624 cases; they are in no group of it.",),
         scenarios=_scenarios(variants),
@@ -132,7 +134,7 @@ def make_report(variants: tuple[str, ...] = VARIANTS, findings: tuple[str, ...] 
             ),
         ),
         explanations=_explanations(variants[0], findings[0]),
-        looks=tuple(
+        test_set_evaluations=tuple(
             LoggedEvaluation(
                 date=f"2026-03-0{day}T10:00:00Z",
                 split="test",
@@ -146,6 +148,40 @@ def make_report(variants: tuple[str, ...] = VARIANTS, findings: tuple[str, ...] 
                 (4, "0c5e8aa1d4f7b392" * 4, "3fa9c1d27b64e0c8" * 4),
             )
         ),
+    )
+
+
+def make_multiclass_report(classes: int) -> Report:
+    """Labels that exclude each other: the teacher, two variants and an external model, decided by the largest score."""
+    labels = tuple(f"label {number}" for number in range(classes))
+    random = np.random.default_rng(0)
+    truth = np.eye(classes, dtype=np.int64)[random.integers(0, classes, 200)]
+    base = 2 * truth + random.standard_normal(truth.shape)
+
+    def evaluation(name: str, noise: float) -> Evaluation:
+        logits = base + noise * np.random.default_rng(len(name)).standard_normal(base.shape)
+        scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        return msgspec.structs.replace(
+            make_evaluation(name, labels, cases=200),
+            logits=logits,
+            scores=scores,
+            truth=truth,
+            decisions=np.eye(classes, dtype=np.int64)[scores.argmax(axis=1)],
+        )
+
+    evaluations = (evaluation("teacher", 0.0), *(evaluation(name, 0.8) for name in (*VARIANTS, EXTERNAL)))
+    policy = Policy(non_inferiority=(NonInferiority(metric="accuracy", margin=0.02),), resamples=1000)
+    return msgspec.structs.replace(
+        make_report(),
+        task=Task(kind="multiclass", labels=labels),
+        tasks={},
+        teacher_operating_points=(),
+        policy=policy,
+        evaluations=tuple(EvaluationTable.from_evaluation(table) for table in evaluations),
+        comparisons=tuple(
+            comparison for other in evaluations[1:] for comparison in compare(evaluations[0], other, policy)
+        ),
+        fidelity=(),
     )
 
 
@@ -189,7 +225,7 @@ def hostile_report(report: Report, text: str) -> Report:
         noise=(text,),
         notes=(text,),
         shipped=(text,),
-        external_models=(names[OPPONENT],),
+        external_models=(names[EXTERNAL],),
         provenance=Provenance(teacher=text, steps=(text,), libraries={text: text}, date=text, teacher_licence=text),
         machine=rename(report.machine, cpu_model=text, libraries={text: text}),
         policy=rename(
@@ -201,18 +237,20 @@ def hostile_report(report: Report, text: str) -> Report:
             rename(table, name=names.get(table.name, table.name), subgroups=groups) for table in report.evaluations
         ),
         measurements=tuple(
-            rename(found, name=names.get(found.name, found.name), stages_ms={text: (1.0,)}, energy_source=text)
-            for found in report.measurements
+            rename(entry, name=names.get(entry.name, entry.name), stages_ms={text: (1.0,)}, energy_source=text)
+            for entry in report.measurements
         ),
         comparisons=tuple(
-            rename(found, variant=names[found.variant], subgroup=found.subgroup and f"{text} = {text}")
-            for found in report.comparisons
+            rename(entry, variant=names[entry.variant], subgroup=entry.subgroup and f"{text} = {text}")
+            for entry in report.comparisons
         ),
-        fidelity=tuple(rename(found, variant=names[found.variant]) for found in report.fidelity),
-        scenarios=tuple(rename(found, name=text, target=text, note=text) for found in report.scenarios),
-        slowdowns=tuple(rename(found, variant=text, baseline_digest=text) for found in report.slowdowns),
-        explanations=tuple(rename(found, variant=text, finding=text, method=text) for found in report.explanations),
-        looks=tuple(rename(look, date=text, model_digest=text, policy_sha256=text) for look in report.looks),
+        fidelity=tuple(rename(entry, variant=names[entry.variant]) for entry in report.fidelity),
+        scenarios=tuple(rename(entry, name=text, target=text, note=text) for entry in report.scenarios),
+        slowdowns=tuple(rename(entry, variant=text, baseline_digest=text) for entry in report.slowdowns),
+        explanations=tuple(rename(entry, variant=text, finding=text, method=text) for entry in report.explanations),
+        test_set_evaluations=tuple(
+            rename(entry, date=text, model_digest=text, policy_sha256=text) for entry in report.test_set_evaluations
+        ),
     )
 
 

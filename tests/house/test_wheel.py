@@ -13,16 +13,29 @@ def modules(root: Path, room: str) -> set[Path]:
     return {path for path in (root / room).rglob("*.py") if not path.relative_to(root).as_posix().startswith(SCRIPTS)}
 
 
+def templates(root: Path) -> set[str]:
+    return {f"medfm_compress/{path.relative_to(root).as_posix()}" for path in (root / "bench").rglob("*.j2")}
+
+
 def names(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return {name for name in archive.namelist() if not name.endswith("/")}
 
 
-def test_wheel_has_exactly_the_tree_s_modules(wheel: Path, root: Path) -> None:
+def test_wheel_has_exactly_the_tree_s_modules_and_templates(wheel: Path, root: Path) -> None:
     face = {path.relative_to(root).as_posix() for path in (root / "medfm_compress").rglob("*.py")}
     rooms = {f"medfm_compress/{path.relative_to(root).as_posix()}" for room in ROOMS for path in modules(root, room)}
     packed = {name for name in names(wheel) if ".dist-info/" not in name}
-    assert packed == {*face, *rooms, "medfm_compress/py.typed"}
+    assert packed == {*face, *rooms, *templates(root), "medfm_compress/py.typed"}
+
+
+def test_wheel_has_the_templates_of_every_page(wheel: Path, root: Path) -> None:
+    packed = {name for name in names(wheel) if name.endswith(".j2")}
+    assert {"report.html.j2", "gallery.html.j2", "sensitivity.html.j2"} <= {Path(name).name for name in packed}
+    assert packed == templates(root)
+    with zipfile.ZipFile(wheel) as archive:
+        for name in packed:
+            assert archive.read(name) == (root / name.removeprefix("medfm_compress/")).read_bytes()
 
 
 def test_every_folder_of_modules_is_a_package(root: Path) -> None:

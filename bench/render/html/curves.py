@@ -3,57 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
 from medfm_compress.bench.evaluate.roc_pr_curves import precision_recall, rates, roc
-from medfm_compress.bench.render.format import definitions, esc, number
+from medfm_compress.bench.render.format import number
 from medfm_compress.bench.render.html.prediction_flips import points_of
+from medfm_compress.bench.render.html.rendering import drawing
+from medfm_compress.bench.render.model_names import name_with_origin
 from medfm_compress.bench.render.plots.curves import Series, curve_plot
-from medfm_compress.bench.render.plots.svg import key, series_class
 from medfm_compress.bench.report import Report
-from medfm_compress.bench.types.verdict import Verdict
 from medfm_compress.runtime.activation import DEFAULT_THRESHOLD
 
 _LARGEST_MATRIX = 12
 
 
-def curve_section(report: Report, _: Verdict) -> str:
+class Matrix(NamedTuple):
+    """Cases ``[truth][called]`` of one model."""
+
+    model: str
+    names: Sequence[str]
+    cases: list[list[int]]
+
+
+class CurvesView(NamedTuple):
+    """Everything of the section; the heading of a finding is empty where there is only one.
+
+    Attributes:
+        models: every evaluated one, in the order of their marks.
+        curves: heading, ROC and precision-recall plot of each finding.
+        rules: model → how it decides.
+        matrices: heading and one matrix a model.
+        too_many_classes: how many would fit, where there are more; else 0.
+    """
+
+    models: list[str]
+    curves: list[tuple[str, Markup, Markup]]
+    rules: dict[str, str]
+    matrices: list[tuple[str, list[Matrix]]]
+    too_many_classes: int
+
+
+def curves_view(report: Report) -> CurvesView:
     """ROC and precision-recall overlays, one pair a finding, and confusion matrices at the stored operating points."""
     evaluations = [_Columns(table) for table in report.evaluations]
-    parts = [legend(report)]
-    for column, finding in enumerate(report.teacher.findings):
-        heading = f"<h3>{esc(finding)}</h3>" if len(report.teacher.findings) > 1 else ""
-        parts.append(heading + _curve_pair(evaluations, column, finding))
-    parts.append(
-        '<p class="note">Marks are the stored operating points, which were chosen on validation '
-        "cases. A curve near the upper left (ROC) or upper right (precision–recall) is better.</p>"
+    findings = report.teacher.findings
+    exclusive = report.task.kind == "multiclass"
+    too_large = exclusive and len(report.task.labels) > _LARGEST_MATRIX
+    matrices = [] if too_large else _class_matrices(report) if exclusive else _finding_matrices(report)
+    return CurvesView(
+        [name_with_origin(report, table.name) for table in report.evaluations],
+        [
+            (finding if len(findings) > 1 else "", *_curve_pair(evaluations, column, finding))
+            for column, finding in enumerate(findings)
+        ],
+        {table.name: _rule(report, table.name) for table in report.evaluations},
+        matrices,
+        _LARGEST_MATRIX if too_large else 0,
     )
-    return "".join(parts) + _matrix_section(report)
-
-
-def legend(report: Report) -> str:
-    """Every evaluated model with its line and its mark."""
-    items = []
-    for index, table in enumerate(report.evaluations):
-        name = f"Teacher ({report.teacher_name})" if index == 0 else table.name
-        style = series_class(index)
-        sample = (
-            f'<svg width="30" height="8" aria-hidden="true"><line class="line {style}" x2="30" y1="4" y2="4"/></svg>'
-        )
-        other = " (not in the bundle)" if table.name in report.external_models else ""
-        items.append(f"<span>{sample}{key(index)}{esc(name)}{other}</span>")
-    return f'<div class="legend">{"".join(items)}</div>'
-
-
-def _matrix_section(report: Report) -> str:
-    """Confusion matrices at the stored operating points."""
-    rules = {table.name: _rule(report, table.name) for table in report.evaluations}
-    draw = _class_matrices if report.task.kind == "multiclass" else _finding_matrices
-    note = '<p class="note">Dashed cells are errors. Percentages are of the row: of all cases with that truth.</p>'
-    return f'<h3>Decisions</h3><dl class="rules">{definitions(rules)}</dl>{draw(report)}{note}'
 
 
 def _rule(report: Report, name: str) -> str:
@@ -74,7 +85,7 @@ class _Columns:
         self.decisions = np.array(table.decisions, dtype=np.int64)
 
 
-def _curve_pair(evaluations: Sequence[_Columns], column: int, finding: str) -> str:
+def _curve_pair(evaluations: Sequence[_Columns], column: int, finding: str) -> tuple[Markup, Markup]:
     rocs, precisions = [], []
     for index, columns in enumerate(evaluations):
         truth, scores = columns.truth[:, column], columns.scores[:, column]
@@ -87,59 +98,33 @@ def _curve_pair(evaluations: Sequence[_Columns], column: int, finding: str) -> s
     right = curve_plot(
         precisions, title=f"Precision-recall curves of {finding}", x_label="recall (sensitivity)", y_label="precision"
     )
-    return (
-        f'<div class="pair"><figure><figcaption>ROC</figcaption>{left}</figure>'
-        f"<figure><figcaption>Precision–recall</figcaption>{right}</figure></div>"
-    )
+    return drawing(left), drawing(right)
 
 
-def _finding_matrices(report: Report) -> str:
-    parts = []
-    for column, finding in enumerate(report.task.findings):
-        truth_names = report.task.labels if report.task.kind == "binary" else (f"no {finding}", finding)
-        names = (truth_names[0], truth_names[1])
-        tables = [
-            _matrix(_counts(table.truth[:, column], table.decisions[:, column], 2), names, table.name, index)
-            for index, table in enumerate(_Columns(table) for table in report.evaluations)
+def _finding_matrices(report: Report) -> list[tuple[str, list[Matrix]]]:
+    sections, findings = [], report.task.findings
+    for column, finding in enumerate(findings):
+        names = report.task.labels if report.task.kind == "binary" else (f"no {finding}", finding)
+        matrices = [
+            Matrix(model.name, names[:2], _counts(model.truth[:, column], model.decisions[:, column], 2))
+            for model in map(_Columns, report.evaluations)
         ]
-        heading = f"<h3>{esc(finding)}</h3>" if len(report.task.findings) > 1 else ""
-        parts.append(f'{heading}<div class="matrices">{"".join(tables)}</div>')
-    return "".join(parts)
+        sections.append((finding if len(findings) > 1 else "", matrices))
+    return sections
 
 
-def _class_matrices(report: Report) -> str:
+def _class_matrices(report: Report) -> list[tuple[str, list[Matrix]]]:
     labels = report.task.labels
-    if len(labels) > _LARGEST_MATRIX:
-        return f'<p class="note">Not drawn: {len(labels)} classes; at most {_LARGEST_MATRIX} fit a page.</p>'
-    tables = []
-    for index, columns in enumerate(_Columns(table) for table in report.evaluations):
-        counts = _counts(columns.truth.argmax(axis=1), columns.scores.argmax(axis=1), len(labels))
-        tables.append(_matrix(counts, labels, columns.name, index))
-    note = '<p class="note">By the most probable class.</p>'
-    return f'<div class="matrices">{"".join(tables)}</div>{note}'
+    matrices = [
+        Matrix(model.name, labels, _counts(model.truth.argmax(axis=1), model.scores.argmax(axis=1), len(labels)))
+        for model in map(_Columns, report.evaluations)
+    ]
+    return [("", matrices)]
 
 
-def _counts(truth: NDArray[np.int64], called: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+def _counts(truth: NDArray[np.int64], called: NDArray[np.int64], classes: int) -> list[list[int]]:
     """Cases ``[truth, called]``."""
-    return np.bincount(classes * truth + called, minlength=classes * classes).reshape(classes, classes)
-
-
-def _matrix(counts: NDArray[np.int64], names: Sequence[str], model: str, index: int) -> str:
-    head = "".join(f"<th>called<br>{esc(name)}</th>" for name in names)
-    rows = []
-    for row, name in enumerate(names):
-        total = max(int(counts[row].sum()), 1)
-        cells = []
-        for column in range(len(names)):
-            share = counts[row, column] / total
-            style = "" if row == column else ' class="off"'
-            cells.append(
-                f'<td{style} style="--share:{6 + 40 * share:.0f}%"><b>{counts[row, column]:,}</b>'
-                f"<span>{100 * share:.1f}%</span></td>"
-            )
-        rows.append(f"<tr><th>truly {esc(name)}</th>{''.join(cells)}</tr>")
-    caption = f"<caption>{esc(model)}</caption>"
-    return (
-        f'<table class="matrix {series_class(index)}">{caption}<thead><tr><td></td>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+    counts: list[list[int]] = (
+        np.bincount(classes * truth + called, minlength=classes * classes).reshape(classes, classes).tolist()
     )
+    return counts

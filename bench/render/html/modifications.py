@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-from medfm_compress.bench.render.format import date_name, definitions, esc, megabytes, target_name, versions
+from typing import NamedTuple
+
+from medfm_compress.bench.render.format import date_name, megabytes, target_name, versions
 from medfm_compress.bench.report import TEACHER, Report
-from medfm_compress.bench.types.verdict import Verdict
 
 
-def change_section(report: Report, _: Verdict) -> str:
-    """Teacher and variants side by side, then the steps that lead from one to the others."""
+class Model(NamedTuple):
+    """Teacher or variant: what it is and runs on."""
+
+    role: str
+    network: str
+    engine: str
+    size: str
+
+
+class ChangeView(NamedTuple):
+    """Teacher and variants side by side, and how the ones were made of the other."""
+
+    models: list[Model]
+    facts: dict[str, str]
+
+
+def change_view(report: Report) -> ChangeView:
+    """Teacher first, then the variants."""
     origin = report.provenance
-    head = (
-        "".join(f'<th class="text">{name}</th>' for name in ("", "Network", "Engine and precision")) + "<th>Size</th>"
-    )
-    rows = _row("Teacher, the reference", origin.teacher or report.teacher_name, report, TEACHER)
-    rows += "".join(_row(f"Variant {name}", origin.student or "not recorded", report, name) for name in report.variants)
-    steps = "".join(f"<li>{esc(step)}</li>" for step in origin.steps)
+    models = [_model(report, TEACHER, "Teacher, the reference", origin.teacher or report.teacher_name)]
+    models += [_model(report, name, f"Variant {name}", origin.student or "not recorded") for name in report.variants]
     facts = {
         "Made": date_name(origin.date) if origin.date else "",
         "Made with": versions(origin.libraries),
         "Teacher's licence": origin.teacher_licence,
-        "Unchanged": _unchanged(report),
+        "Unchanged": f"The labels ({', '.join(report.task.labels)}) and their meaning.",
     }
-    listed = f"<dt>Steps, in order</dt><dd><ol>{steps}</ol></dd>" if steps else ""
-    return (
-        '<p class="lead">The bundle replaces the teacher; its intended use stays the same. What follows compares '
-        "the two on "
-        "the same cases.</p>"
-        f'<div class="wide keep"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-        f"<dl>{listed}{definitions(facts)}</dl>"
-    )
+    return ChangeView(models, facts)
 
 
-def _row(role: str, network: str, report: Report, name: str) -> str:
-    measured = report.measurement(name)
-    engine = target_name(measured.target) if measured else "not measured"
-    size = megabytes(measured.size_bytes) if measured else "–"
-    return (
-        f'<tr><th class="text">{esc(role)}</th><td class="text">{esc(network)}</td><td class="text">{esc(engine)}</td>'
-        f"<td>{size}</td></tr>"
-    )
-
-
-def _unchanged(report: Report) -> str:
-    labels = ", ".join(report.task.labels)
-    return f"The labels ({labels}) and their meaning."
+def _model(report: Report, name: str, role: str, network: str) -> Model:
+    measurement = report.measurement(name)
+    if measurement is None:
+        return Model(role, network, "not measured", "–")
+    return Model(role, network, target_name(measurement.target), megabytes(measurement.size_bytes))

@@ -58,20 +58,3 @@ def number(key: Key) -> int:
     """Number of a section, counted through all parts from 1."""
     keys = [section for part in OUTLINE for section, _ in part.sections]
     return keys.index(key) + 1
-
-
-def section(key: Key) -> str:
-    """A reference to a section, as a link inside the page."""
-    return f'<a href="#{key}">section {number(key)}</a>'
-
-
-def contents() -> str:
-    """The table of contents."""
-    parts = []
-    for part in OUTLINE:
-        items = "".join(
-            f'<li><a href="#{key}"><span class="no">{number(key)}</span>{title}</a></li>'
-            for key, title in part.sections
-        )
-        parts.append(f'<div><p class="eyebrow">{part.name}</p><ul>{items}</ul></div>')
-    return f'<nav class="contents">{"".join(parts)}</nav>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from medfm_compress.bench.render.format import signed
 from medfm_compress.bench.render.plots.svg import Axis, line, svg, text, ticks
@@ -13,9 +14,10 @@ from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 FOREST_WIDTH = 232
 FOREST_HEIGHT = 30
 LEAST_SPAN = 0.01
+AxisGroup = Literal["shares", "errors", "log_loss"]
 
 
-def axis_group(metric: Metric) -> str:
+def axis_group(metric: Metric) -> AxisGroup:
     """Which metrics share an axis: shares of cases, errors in [0, 1], and log loss, which has no upper end."""
     if metric == "log_loss":
         return "log_loss"
@@ -25,30 +27,30 @@ def axis_group(metric: Metric) -> str:
 def forest_range(comparisons: Sequence[Comparison]) -> tuple[float, float]:
     """Common range of the rows: every interval that was computed, every margin, zero, and some air."""
     ends = [0.0]
-    for found in comparisons:
-        if found.margin is not None:
-            ends.append(_edge(found.metric, found.margin))
-        if not found.too_few:
-            ends += [value for value in (found.difference.low, found.difference.high) if math.isfinite(value)]
+    for comparison in comparisons:
+        if comparison.margin is not None:
+            ends.append(_edge(comparison.metric, comparison.margin))
+        if not comparison.too_few:
+            ends += [value for value in (comparison.difference.low, comparison.difference.high) if math.isfinite(value)]
     low, high = min(ends), max(ends)
     air = 0.08 * max(high - low, LEAST_SPAN)
     return low - air, high + air
 
 
-def forest_row(found: Comparison, span: tuple[float, float], *, reference: float | None = None) -> str:
+def forest_row(comparison: Comparison, span: tuple[float, float], *, reference: float | None = None) -> str:
     """Difference and interval; the region beyond the margin is hatched.
 
     Args:
-        found: what to draw.
+        comparison: what to draw.
         span: of the axis.
         reference: margin of all cases, drawn dotted and without hatching where the row has none of its own.
     """
-    axis, middle, difference = Axis(*span, 2, FOREST_WIDTH - 2), FOREST_HEIGHT / 2, found.difference
-    parts = [_margin(found, axis, reference), line(axis.at(0), 0, axis.at(0), FOREST_HEIGHT, "zero")]
+    axis, middle, difference = Axis(*span, 2, FOREST_WIDTH - 2), FOREST_HEIGHT / 2, comparison.difference
+    parts = [_margin(comparison, axis, reference), line(axis.at(0), 0, axis.at(0), FOREST_HEIGHT, "zero")]
     label = "not computed"
     if all(math.isfinite(v) for v in (difference.low, difference.high, difference.estimate)):
         left, right = axis.at(difference.low), axis.at(difference.high)
-        free = "" if found.margin is not None else " free"
+        free = "" if comparison.margin is not None else " free"
         parts.append(line(left, middle, right, middle, f"interval{free}"))
         parts += [line(end, middle - 4, end, middle + 4, f"interval{free}") for end in (left, right)]
         parts.append(f'<circle class="dot{free}" cx="{axis.at(difference.estimate)}" cy="{middle:g}" r="3.6"/>')
@@ -80,14 +82,14 @@ def _edge(metric: Metric, margin: float) -> float:
     return margin if metric in LOWER_IS_BETTER else -margin
 
 
-def _margin(found: Comparison, axis: Axis, reference: float | None) -> str:
-    if found.margin is None:
+def _margin(comparison: Comparison, axis: Axis, reference: float | None) -> str:
+    if comparison.margin is None:
         if reference is None:
             return ""
-        edge = axis.at(_edge(found.metric, reference))
+        edge = axis.at(_edge(comparison.metric, reference))
         return line(edge, 0, edge, FOREST_HEIGHT, "reference")
-    edge = axis.at(_edge(found.metric, found.margin))
-    start, stop = (edge, FOREST_WIDTH - 2) if found.metric in LOWER_IS_BETTER else (2, edge)
+    edge = axis.at(_edge(comparison.metric, comparison.margin))
+    start, stop = (edge, FOREST_WIDTH - 2) if comparison.metric in LOWER_IS_BETTER else (2, edge)
     return (
         f'<rect class="inferior" x="{start:g}" y="0" width="{max(stop - start, 0):.2f}" height="{FOREST_HEIGHT}"/>'
         + line(edge, 0, edge, FOREST_HEIGHT, "margin")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medfm_compress.bench.render.format import milliseconds
+from medfm_compress.bench.render.model_names import shortened
 from medfm_compress.bench.render.pareto_points import ParetoPoint
 from medfm_compress.bench.render.plots.svg import Axis, line, log_grid, mark, series_class, svg, text, ticks, upright
 from medfm_compress.bench.stats.pareto_front import front
@@ -89,13 +90,13 @@ def pareto_plot(pareto_points: Sequence[ParetoPoint], *, title: str) -> str:
     for tick in ticks(y_axis.low, y_axis.high):
         place = y_axis.at(tick)
         parts += [line(left, place, x_axis.stop, place, "grid"), text(left - 8, place + 4, f"{tick:.3g}", "tick end")]
-    best = front([(found.latency_ms.estimate, found.auroc.estimate) for found in pareto_points])
+    best = front([(point.latency_ms.estimate, point.auroc.estimate) for point in pareto_points])
     parts.append(_front_line([pareto_points[number] for number in best], x_axis, y_axis))
     labels = _label_heights([(x_axis.at(c.latency_ms.estimate), y_axis.at(c.auroc.estimate)) for c in pareto_points])
-    for number, found in enumerate(pareto_points):
-        parts.append(_contestant(found, x_axis, y_axis, beaten=number not in best))
-    for number, found in enumerate(pareto_points):  # Over all marks and lines.
-        parts.append(_label(found, x_axis, y_axis, beaten=number not in best, label_y=labels[number]))
+    for number, point in enumerate(pareto_points):
+        parts.append(_marked_point(point, x_axis, y_axis, beaten=number not in best))
+    for number, point in enumerate(pareto_points):  # Over all marks and lines.
+        parts.append(_label(point, x_axis, y_axis, beaten=number not in best, label_y=labels[number]))
     words = "median latency of the session in ms, logarithmic"
     parts += [text((left + x_axis.stop) / 2, foot + 38, words, "axis middle"), upright(14, foot / 2 + 6, "AUROC")]
     return svg(width, height, title, "".join(parts), "drawing pareto")
@@ -116,36 +117,37 @@ def _front_line(best: Sequence[ParetoPoint], x_axis: Axis, y_axis: Axis) -> str:
     if not best:
         return ""
     points = [(x_axis.at(best[0].latency_ms.estimate), y_axis.start)]
-    for found in best:
-        x, y = x_axis.at(found.latency_ms.estimate), y_axis.at(found.auroc.estimate)
+    for point in best:
+        x, y = x_axis.at(point.latency_ms.estimate), y_axis.at(point.auroc.estimate)
         points += [(x, points[-1][1]), (x, y)]
     points.append((x_axis.stop, points[-1][1]))
     drawn = " ".join(f"{x:g},{y:g}" for x, y in points)
     return f'<polyline class="front" points="{drawn}"/>'
 
 
-def _contestant(found: ParetoPoint, x_axis: Axis, y_axis: Axis, *, beaten: bool) -> str:
-    x, y = x_axis.at(found.latency_ms.estimate), y_axis.at(found.auroc.estimate)
-    style, parts = f"error {series_class(found.series)}", []
-    time, area = found.latency_ms, found.auroc
+def _marked_point(point: ParetoPoint, x_axis: Axis, y_axis: Axis, *, beaten: bool) -> str:
+    x, y = x_axis.at(point.latency_ms.estimate), y_axis.at(point.auroc.estimate)
+    style, parts = f"error {series_class(point.series)}", []
+    time, area = point.latency_ms, point.auroc
     if math.isfinite(time.high):
         parts.append(line(x_axis.at(time.low), y, x_axis.at(time.high), y, style))
     if math.isfinite(area.low) and math.isfinite(area.high):
         low, high = y_axis.at(area.low), y_axis.at(area.high)
         parts.append(line(x, low, x, high, style))
         parts += [line(x - 4, end, x + 4, end, style) for end in (low, high)]
-    parts.append(mark(x, y, found.series, hollow=found.hollow, size=6))
+    parts.append(mark(x, y, point.series, hollow=point.hollow, size=6))
     if beaten:  # Struck out, so that no colour is needed to see it.
         parts.append(line(x - 10, y + 10, x + 10, y - 10, "dominated"))
     return "".join(parts)
 
 
-def _label(found: ParetoPoint, x_axis: Axis, y_axis: Axis, *, beaten: bool, label_y: float) -> str:
-    x, y = x_axis.at(found.latency_ms.estimate), y_axis.at(found.auroc.estimate)
+def _label(point: ParetoPoint, x_axis: Axis, y_axis: Axis, *, beaten: bool, label_y: float) -> str:
+    x, y = x_axis.at(point.latency_ms.estimate), y_axis.at(point.auroc.estimate)
     far = abs(label_y - y) > 12
     leader = line(x + 7, y + (4 if label_y > y else -4), x + 13, label_y, "leader") if far else ""
-    name = found.name if len(found.name) <= _LONGEST_NAME else found.name[: _LONGEST_NAME - 1] + "…"
-    return leader + text(x + 14, label_y + 4, name, "row-name dim" if beaten else "row-name")
+    return leader + text(
+        x + 14, label_y + 4, shortened(point.name, _LONGEST_NAME), "row-name dim" if beaten else "row-name"
+    )
 
 
 def _label_heights(places: Sequence[tuple[float, float]], room: float = 15, reach: float = 210) -> list[float]:

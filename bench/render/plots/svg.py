@@ -6,11 +6,12 @@ survive a black-and-white printer and a colour-blind reader.
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from medfm_compress.bench.render.format import esc
+from medfm_compress.bench.render.format import printable
 
 SERIES = 6
 
@@ -112,17 +113,22 @@ def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
 
 def text(x: float, y: float, words: str, style: str) -> str:
     """Words, escaped."""
-    return f'<text class="{style}" x="{x:g}" y="{y:g}">{esc(words)}</text>'
+    return f'<text class="{style}" x="{x:g}" y="{y:g}">{_escaped(words)}</text>'
 
 
 def upright(x: float, y: float, words: str) -> str:
     """The label of a vertical axis."""
-    return f'<text class="axis middle" transform="translate({x:g} {y:g}) rotate(-90)">{esc(words)}</text>'
+    return f'<text class="axis middle" transform="translate({x:g} {y:g}) rotate(-90)">{_escaped(words)}</text>'
 
 
 def svg(width: float, height: float, title: str, body: str, style: str) -> str:
     """The whole drawing; ``title`` is what a screen reader says of it."""
     return (
         f'<svg class="{style}" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" role="img" '
-        f'aria-label="{esc(title)}">{body}</svg>'
+        f'aria-label="{_escaped(title)}">{body}</svg>'
     )
+
+
+def _escaped(text: str) -> str:
+    """``text`` as text or attribute value, control characters dropped."""
+    return html.escape(printable(text), quote=True)

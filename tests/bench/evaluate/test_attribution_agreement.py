@@ -44,9 +44,11 @@ def test_rank_correlation_is_scipy_s() -> None:
     stats = pytest.importorskip("scipy.stats")
     random = np.random.default_rng(0)
     for levels in (3, 20, 10_000):
-        one = random.integers(0, levels, (16, 12)).astype(np.float32)
-        two = one + random.normal(0, levels / 3, one.shape).round()
-        assert rank_correlation(one, two) == pytest.approx(stats.spearmanr(one.ravel(), two.ravel()).statistic)
+        teacher = random.integers(0, levels, (16, 12)).astype(np.float32)
+        variant = teacher + random.normal(0, levels / 3, teacher.shape).round()
+        assert rank_correlation(teacher, variant) == pytest.approx(
+            stats.spearmanr(teacher.ravel(), variant.ravel()).statistic
+        )
 
 
 def test_identical_and_opposite_maps() -> None:
@@ -58,18 +60,18 @@ def test_identical_and_opposite_maps() -> None:
 
 
 def test_overlap_counts_the_hottest_tenth() -> None:
-    one, two = np.zeros(100), np.zeros(100)
-    one[:10], two[4:14] = np.arange(10, 20), np.arange(10, 20)
-    assert overlap(one, two) == pytest.approx(0.6)
+    teacher, variant = np.zeros(100), np.zeros(100)
+    teacher[:10], variant[4:14] = np.arange(10, 20), np.arange(10, 20)
+    assert overlap(teacher, variant) == pytest.approx(0.6)
 
 
 def test_ties_at_the_border_are_shared_whatever_the_order() -> None:
     random = np.random.default_rng(1)
-    one, two = random.integers(0, 5, 90), random.integers(0, 5, 90)
+    teacher, variant = random.integers(0, 5, 90), random.integers(0, 5, 90)
     order = random.permutation(90)
-    assert overlap(one, two) == pytest.approx(overlap(one[order], two[order]))
-    assert overlap(one, two) == pytest.approx(overlap(two, one))
-    assert overlap(one, one) == pytest.approx(1)
+    assert overlap(teacher, variant) == pytest.approx(overlap(teacher[order], variant[order]))
+    assert overlap(teacher, variant) == pytest.approx(overlap(variant, teacher))
+    assert overlap(teacher, teacher) == pytest.approx(1)
 
 
 def test_independent_maps_agree_by_chance() -> None:

@@ -52,8 +52,8 @@ def evaluation(task: Task, cases: int = 600, temperature: float = 2.0, patients:
 
 @pytest.fixture
 def column() -> tuple[np.ndarray, np.ndarray]:
-    found = evaluation(BINARY, cases=1000)
-    return found.scores[:, 0], found.truth[:, 0]
+    evaluated = evaluation(BINARY, cases=1000)
+    return evaluated.scores[:, 0], evaluated.truth[:, 0]
 
 
 @pytest.mark.parametrize("bins", [5, 10, 15])
@@ -62,18 +62,18 @@ def test_the_curve_is_sklearns(column, bins, equal_mass):
     scores, truth = column
     curve = reliability(scores, truth, bins, equal_mass=equal_mass)
     observed, mean = calibration_curve(truth, scores, n_bins=bins, strategy="quantile" if equal_mass else "uniform")
-    np.testing.assert_allclose([found.observed.estimate for found in curve], observed)
-    np.testing.assert_allclose([found.mean_score for found in curve], mean)
-    assert sum(found.cases for found in curve) == len(scores)
-    assert all(found.low <= found.mean_score <= found.high for found in curve)
+    np.testing.assert_allclose([part.observed.estimate for part in curve], observed)
+    np.testing.assert_allclose([part.mean_score for part in curve], mean)
+    assert sum(part.cases for part in curve) == len(scores)
+    assert all(part.low <= part.mean_score <= part.high for part in curve)
     if equal_mass:
-        assert max(found.cases for found in curve) - min(found.cases for found in curve) <= 1
+        assert max(part.cases for part in curve) - min(part.cases for part in curve) <= 1
     assert curve[3].observed == wilson(observed[3] * curve[3].cases, curve[3].cases)
 
 
 def test_a_score_on_an_edge_is_in_the_bin_above_and_1_in_the_last():
     curve = reliability(np.linspace(0, 1, 6)[[0, 1, 3, 5]], np.array([0, 0, 1, 1]), 5)
-    assert [(round(found.low, 9), round(found.high, 9), found.cases) for found in curve] == [
+    assert [(round(part.low, 9), round(part.high, 9), part.cases) for part in curve] == [
         (0.0, 0.2, 1), (0.2, 0.4, 1), (0.6, 0.8, 1), (0.8, 1.0, 1),
     ]  # fmt: skip
 
@@ -93,7 +93,7 @@ def test_the_error_is_the_one_among_the_metrics_and_0_where_scores_are_rates(col
 
 
 @pytest.mark.parametrize(
-    ("scores", "truth", "bins", "said"),
+    ("scores", "truth", "bins", "complaint"),
     [
         ([], [], 10, "at least 1"),
         ([0.1, 0.2], [0], 10, "have shape"),
@@ -103,8 +103,8 @@ def test_the_error_is_the_one_among_the_metrics_and_0_where_scores_are_rates(col
         ([0.5], [1], 0, "0 bins"),
     ],
 )
-def test_bad_columns_are_refused(scores, truth, bins, said):
-    with pytest.raises(InputError, match=said):
+def test_bad_columns_are_refused(scores, truth, bins, complaint):
+    with pytest.raises(InputError, match=complaint):
         reliability(np.array(scores, dtype=np.float64), np.array(truth, dtype=np.int64), bins)
 
 
@@ -112,32 +112,39 @@ def test_bad_columns_are_refused(scores, truth, bins, said):
 def test_before_is_at_temperature_1_and_after_as_stored(task):
     cold = msgspec.structs.replace(task, temperature=2.0)
     stored = EvaluationTable.from_evaluation(evaluation(cold))
-    found = calibrations(stored, cold)
-    assert [each.finding for each in found] == list(task.findings)
+    per_finding = calibrations(stored, cold)
+    assert [calibration.finding for calibration in per_finding] == list(task.findings)
     raw = probabilities(np.array(stored.logits), task)
-    for number, each in enumerate(found):
+    for number, calibration in enumerate(per_finding):
         truth = np.array(stored.truth)[:, number]
-        for curve, scores in ((each.before, raw[:, number]), (each.after, np.array(stored.scores)[:, number])):
+        for curve, scores in (
+            (calibration.before, raw[:, number]),
+            (calibration.after, np.array(stored.scores)[:, number]),
+        ):
             assert curve.brier == pytest.approx(brier_score_loss(truth, scores))
             assert curve.log_loss == pytest.approx(log_loss(truth, scores))
             assert curve.ece == ece(scores, truth)
-        assert each.after.ece < each.before.ece and each.after.log_loss < each.before.log_loss
-        assert each.temperature == 2.0
+        assert (
+            calibration.after.ece < calibration.before.ece and calibration.after.log_loss < calibration.before.log_loss
+        )
+        assert calibration.temperature == 2.0
 
 
 @pytest.mark.parametrize("task", [BINARY, MULTICLASS, MULTILABEL])
 def test_an_overconfident_network_gets_its_temperature(task):
-    given = evaluation(task)
-    found = calibrate(given, task)
-    assert found.applied and found.task.temperature == pytest.approx(2.0, rel=0.15)
-    np.testing.assert_allclose(found.evaluation.scores, probabilities(given.logits, found.task))
+    validation = evaluation(task)
+    calibrated = calibrate(validation, task)
+    assert calibrated.applied and calibrated.task.temperature == pytest.approx(2.0, rel=0.15)
+    np.testing.assert_allclose(calibrated.evaluation.scores, probabilities(validation.logits, calibrated.task))
     before, after = (np.mean([ece(s, t) for s, t in zip(e.scores.T, e.truth.T, strict=True)])
-                     for e in (given, found.evaluation))  # fmt: skip
-    assert "fitted on 600 validation cases: NLL" in found.line
-    assert f"ECE {before:.4f} to {after:.4f}" in found.line and after < before
+                     for e in (validation, calibrated.evaluation))  # fmt: skip
+    assert "fitted on 600 validation cases: NLL" in calibrated.line
+    assert f"ECE {before:.4f} to {after:.4f}" in calibrated.line and after < before
     for column in range(len(task.findings)):
         if task.kind != "multiclass":  # there a class's order among cases may change, as softmax has several logits
-            aurocs = [roc_auc_score(e.truth[:, column], e.scores[:, column]) for e in (given, found.evaluation)]
+            aurocs = [
+                roc_auc_score(e.truth[:, column], e.scores[:, column]) for e in (validation, calibrated.evaluation)
+            ]
             assert aurocs[0] == pytest.approx(aurocs[1], abs=1e-12)
 
 
@@ -171,9 +178,12 @@ def test_on_real_data_it_calibrates_cases_that_it_has_not_seen(load, task, smoot
     ]
     fitted = calibrate(rows[0], task)
     assert fitted.applied and fitted.task.temperature > 1.5
-    found = calibrations(rescore(rows[1], fitted.task), fitted.task)
+    per_finding = calibrations(rescore(rows[1], fitted.task), fitted.task)
     for error in ("log_loss", "brier"):
-        before, after = (sum(getattr(getattr(each, when), error) for each in found) for when in ("before", "after"))
+        before, after = (
+            sum(getattr(getattr(calibration, when), error) for calibration in per_finding)
+            for when in ("before", "after")
+        )
         assert after < before
 
 
@@ -186,23 +196,23 @@ def test_it_is_held_against_the_temperature_in_use():
 
 def test_a_calibrated_network_is_left_alone():
     kept = [calibrate(evaluation(BINARY, temperature=1.0, seed=seed), BINARY) for seed in range(60)]
-    assert np.mean([not each.applied for each in kept]) > 0.85  # 0.95 expected
-    stays = next(each for each in kept if not each.applied)
+    assert np.mean([not calibrated.applied for calibrated in kept]) > 0.85  # 0.95 expected
+    stays = next(calibrated for calibrated in kept if not calibrated.applied)
     assert stays.task == BINARY
     assert stays.line.startswith("temperature stays 1: not wrong beyond chance on 600 validation cases (p = 0.")
 
 
 def few_with(positives: int, patients: int = 0) -> Evaluation:
-    given = evaluation(BINARY, cases=300, patients=patients)
-    rows = np.flatnonzero(given.truth[:, 0] == 0)[: 120 - positives].tolist()
-    rows += np.flatnonzero(given.truth[:, 0] == 1)[:positives].tolist()
-    columns = {name: getattr(given, name)[rows] for name in ("logits", "scores", "truth", "decisions")}
-    named = {name: tuple(getattr(given, name)[row] for row in rows) for name in ("images", "clusters")}
-    return msgspec.structs.replace(given, **columns, **named)
+    evaluated = evaluation(BINARY, cases=300, patients=patients)
+    rows = np.flatnonzero(evaluated.truth[:, 0] == 0)[: 120 - positives].tolist()
+    rows += np.flatnonzero(evaluated.truth[:, 0] == 1)[:positives].tolist()
+    columns = {name: getattr(evaluated, name)[rows] for name in ("logits", "scores", "truth", "decisions")}
+    named = {name: tuple(getattr(evaluated, name)[row] for row in rows) for name in ("images", "clusters")}
+    return msgspec.structs.replace(evaluated, **columns, **named)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("validation", "reason"),
     [
         (evaluation(BINARY, cases=49), "49 validation cases are too few, 50 patients are needed"),
         (evaluation(BINARY, patients=49), "600 validation cases of 49 patients are too few"),
@@ -211,17 +221,17 @@ def few_with(positives: int, patients: int = 0) -> Evaluation:
         (few_with(120), "the rarer class has 0"),
     ],
 )
-def test_too_few_cases_leave_it_and_say_so(given, said):
-    found = calibrate(given, BINARY)
-    assert not found.applied and found.task == BINARY
-    assert said in found.line
+def test_too_few_cases_leave_it_and_say_so(validation, reason):
+    calibrated = calibrate(validation, BINARY)
+    assert not calibrated.applied and calibrated.task == BINARY
+    assert reason in calibrated.line
 
 
 def test_separable_cases_leave_it_and_say_so():
-    given = evaluation(BINARY)
-    logits = np.concatenate([1 - given.truth, given.truth], axis=1).astype(np.float64)
-    found = calibrate(msgspec.structs.replace(given, logits=logits), BINARY)
-    assert not found.applied and "the fit ends at its bound 0.05" in found.line
+    validation = evaluation(BINARY)
+    logits = np.concatenate([1 - validation.truth, validation.truth], axis=1).astype(np.float64)
+    calibrated = calibrate(msgspec.structs.replace(validation, logits=logits), BINARY)
+    assert not calibrated.applied and "the fit ends at its bound 0.05" in calibrated.line
 
 
 def test_an_evaluation_of_another_task_is_refused():
@@ -236,13 +246,13 @@ def test_with_one_case_a_patient_it_is_wilsons_interval():
 
 def test_alike_cases_of_a_patient_count_once():
     successes, patients = np.repeat(np.random.default_rng(0).integers(0, 2, 40), 5), np.repeat(np.arange(40), 5)
-    found, alone = clustered_wilson(successes, patients), clustered_wilson(successes[::5], np.arange(40))
-    assert found.estimate == alone.estimate
-    assert (found.low, found.high) == pytest.approx((alone.low, alone.high), abs=0.01)
+    clustered, alone = clustered_wilson(successes, patients), clustered_wilson(successes[::5], np.arange(40))
+    assert clustered.estimate == alone.estimate
+    assert (clustered.low, clustered.high) == pytest.approx((alone.low, alone.high), abs=0.01)
     every = clustered_wilson(np.ones(200, dtype=np.int64), patients)
     assert (every.low, every.high) == pytest.approx((wilson(40, 40).low, 1.0))
-    one = clustered_wilson(np.array([1, 0, 1]), np.zeros(3, dtype=np.int64))
-    assert (one.estimate, one.low) == (pytest.approx(2 / 3), pytest.approx(wilson(2 / 3, 1).low))
+    single = clustered_wilson(np.array([1, 0, 1]), np.zeros(3, dtype=np.int64))
+    assert (single.estimate, single.low) == (pytest.approx(2 / 3), pytest.approx(wilson(2 / 3, 1).low))
 
 
 def test_its_interval_covers_where_wilsons_does_not():
@@ -251,11 +261,11 @@ def test_its_interval_covers_where_wilsons_does_not():
     for _ in range(600):
         rate = random.beta(1.6, 0.4, 80)  # mean 0.8, intraclass correlation 1/3
         successes = (random.random(480) < rate[patients]).astype(np.int64)
-        for name, found in (
+        for name, interval in (
             ("clustered", clustered_wilson(successes, patients)),
             ("cases", wilson(int(successes.sum()), 480)),
         ):
-            covered[name] += found.low <= 0.8 <= found.high
+            covered[name] += interval.low <= 0.8 <= interval.high
     assert covered["clustered"] / 600 > 0.93
     assert covered["cases"] / 600 < 0.85
 

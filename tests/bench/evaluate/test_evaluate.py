@@ -68,19 +68,19 @@ def make_study(kind: str = "binary", labels: tuple[str, ...] = ("dark", "bright"
 
 
 def test_scores_truth_decisions_patients_and_subgroups() -> None:
-    study, session, told = make_study(), Brightness(), []
-    found = evaluate(session, study, study.cases, SPEC, TASK, name="teacher", progress=told.append)
+    study, session, progress = make_study(), Brightness(), []
+    evaluated = evaluate(session, study, study.cases, SPEC, TASK, name="teacher", progress=progress.append)
     assert session.shapes == {((1, 1, 32, 32), "float32")}
     means = (np.array([10, 90, 200, 250]) / 255 - 0.5) / 0.25
-    np.testing.assert_allclose(found.logits, np.stack([-means, means], axis=1), atol=1e-5)
+    np.testing.assert_allclose(evaluated.logits, np.stack([-means, means], axis=1), atol=1e-5)
     # Two logits −m and m at temperature 2 give the probability 1 / (1 + exp(−m)).
-    np.testing.assert_allclose(found.scores[:, 0], 1 / (1 + np.exp(-means)), atol=1e-6)
-    assert found.truth.tolist() == [[0], [0], [1], [1]]
-    assert found.decisions.tolist() == [[0], [0], [0], [0 if found.scores[3, 0] < 0.9 else 1]]
-    assert found.clusters == ("image:10", "image:90", "p", "p")
-    assert found.subgroups == {"site": ("", "north", "north", "north")}
-    assert found.findings == ("bright",)
-    assert told
+    np.testing.assert_allclose(evaluated.scores[:, 0], 1 / (1 + np.exp(-means)), atol=1e-6)
+    assert evaluated.truth.tolist() == [[0], [0], [1], [1]]
+    assert evaluated.decisions.tolist() == [[0], [0], [0], [0 if evaluated.scores[3, 0] < 0.9 else 1]]
+    assert evaluated.clusters == ("image:10", "image:90", "p", "p")
+    assert evaluated.subgroups == {"site": ("", "north", "north", "north")}
+    assert evaluated.findings == ("bright",)
+    assert progress
 
 
 def test_cached_images_give_the_same_table(tmp_path: Path) -> None:
@@ -96,13 +96,13 @@ def test_cached_images_give_the_same_table(tmp_path: Path) -> None:
 def test_multiclass_and_multilabel_truth() -> None:
     three = make_study("multiclass", ("a", "b", "c"))
     task = Task(kind="multiclass", labels=("a", "b", "c"))
-    found = evaluate(Brightness(3), three, three.cases, SPEC, task, name="t")
-    assert found.truth.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 0]]
-    assert found.decisions.sum(axis=1).tolist() == [1, 1, 1, 1]
+    evaluated = evaluate(Brightness(3), three, three.cases, SPEC, task, name="t")
+    assert evaluated.truth.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 0]]
+    assert evaluated.decisions.sum(axis=1).tolist() == [1, 1, 1, 1]
     several = make_study("multilabel", ("a", "b"))
     task = Task(kind="multilabel", labels=("a", "b"))
-    found = evaluate(Brightness(), several, several.cases, SPEC, task, name="t")
-    assert found.truth.tolist() == [[0, 0], [0, 1], [1, 1], [1, 0]]
+    evaluated = evaluate(Brightness(), several, several.cases, SPEC, task, name="t")
+    assert evaluated.truth.tolist() == [[0, 0], [0, 1], [1, 1], [1, 0]]
 
 
 def test_logits_from_elsewhere_give_the_same_table() -> None:

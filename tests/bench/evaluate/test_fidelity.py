@@ -27,19 +27,19 @@ def flipped(evaluation: Evaluation, rows: list[int]) -> Evaluation:
 def test_agreement_counts_patients(make_evaluation: MakeEvaluation) -> None:
     teacher = make_evaluation(cases=300)
     teacher = msgspec.structs.replace(teacher, clusters=tuple(f"p{number // 3}" for number in range(300)))
-    found = fidelity(teacher, flipped(teacher, [0, 1, 30]), TASK)
-    assert (found.flipped_cases, found.cases) == (3, 300)
+    measured = fidelity(teacher, flipped(teacher, [0, 1, 30]), TASK)
+    assert (measured.flipped_cases, measured.cases) == (3, 300)
     low, high = proportion_confint(98, 100, method="wilson")
-    assert found.agreement.estimate == 0.98
-    assert (found.agreement.low, found.agreement.high) == pytest.approx((low, high), abs=1e-12)
+    assert measured.agreement.estimate == 0.98
+    assert (measured.agreement.low, measured.agreement.high) == pytest.approx((low, high), abs=1e-12)
 
 
 def test_the_error_is_that_of_the_logits(make_evaluation: MakeEvaluation) -> None:
     teacher = make_evaluation()
     moved = msgspec.structs.replace(teacher, name="int8", logits=1.1 * teacher.logits)
     z = teacher.logits
-    wanted = 0.1 * np.linalg.norm(z) / np.linalg.norm(z - z.mean(axis=0))
-    assert fidelity(teacher, moved, TASK).relative_logit_error == pytest.approx(wanted)
+    expected = 0.1 * np.linalg.norm(z) / np.linalg.norm(z - z.mean(axis=0))
+    assert fidelity(teacher, moved, TASK).relative_logit_error == pytest.approx(expected)
 
 
 def test_limits(make_evaluation: MakeEvaluation) -> None:

@@ -40,10 +40,10 @@ def image(side: int = 32, channels: int = 1) -> np.ndarray:
 @pytest.mark.parametrize("baseline", ["mean", "blurred"])
 def test_a_network_that_looks_at_one_quadrant_is_hot_there_only(baseline: Any) -> None:
     session = Fake(lambda x: [0.0, float((x[0, 0, :16, 16:] ** 2).sum())])
-    found = occlusion_map(session, image(), BINARY, "opacity", OcclusionOptions(baseline=baseline))
-    assert found.shape == (32, 32) and found.dtype == np.float32
-    assert (found[:14, 18:] != 0).all()
-    assert np.count_nonzero(found[18:]) == np.count_nonzero(found[:, :14]) == 0
+    heat = occlusion_map(session, image(), BINARY, "opacity", OcclusionOptions(baseline=baseline))
+    assert heat.shape == (32, 32) and heat.dtype == np.float32
+    assert (heat[:14, 18:] != 0).all()
+    assert np.count_nonzero(heat[18:]) == np.count_nonzero(heat[:, :14]) == 0
 
 
 def test_evidence_against_a_finding_is_negative() -> None:
@@ -61,7 +61,7 @@ def test_maps_are_captum_s() -> None:
     )
     values = image(32, 3)
     with torch.no_grad():
-        wanted = captum.Occlusion(network).attribute(
+        reference = captum.Occlusion(network).attribute(
             torch.from_numpy(values),
             sliding_window_shapes=(3, 4, 4),
             strides=(3, 2, 2),
@@ -69,8 +69,8 @@ def test_maps_are_captum_s() -> None:
             target=1,
         )
         session = Fake(lambda x: network(torch.from_numpy(x))[0].tolist())
-        found = occlusion_map(session, values, MULTILABEL, "effusion")
-    np.testing.assert_allclose(found, wanted[0, 0].numpy(), atol=1e-5)
+        heat = occlusion_map(session, values, MULTILABEL, "effusion")
+    np.testing.assert_allclose(heat, reference[0, 0].numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("patch", [(1 / 8, 1 / 16), (1 / 3, 1 / 3), (0.3, 0.29), (0.05, 0.01)])

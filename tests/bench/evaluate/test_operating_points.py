@@ -93,10 +93,10 @@ def at_its_point(evaluation: Evaluation) -> tuple[OperatingPoint, Evaluation]:
 
 def test_a_point_holds_on_its_own_cases_what_it_promised(make_evaluation: MakeEvaluation) -> None:
     point, evaluation = at_its_point(make_evaluation())
-    found = held(point, evaluation)
-    assert found.promised is point
-    assert found.sensitivity == wilson(round(point.sensitivity * point.positives), point.positives)
-    assert found.specificity == wilson(round(point.specificity * point.negatives), point.negatives)
+    rates = held(point, evaluation)
+    assert rates.promised is point
+    assert rates.sensitivity == wilson(round(point.sensitivity * point.positives), point.positives)
+    assert rates.specificity == wilson(round(point.specificity * point.negatives), point.negatives)
 
 
 def test_several_images_of_a_patient_widen_what_it_holds(make_evaluation: MakeEvaluation) -> None:
@@ -120,9 +120,9 @@ def test_several_images_of_a_patient_widen_what_it_holds(make_evaluation: MakeEv
 def test_without_a_case_of_one_class_that_rate_is_not_known(make_evaluation: MakeEvaluation) -> None:
     point, evaluation = at_its_point(make_evaluation())
     healthy = with_scores(evaluation, [0.0, 1.0], [0, 0])
-    found = held(point, msgspec.structs.replace(healthy, decisions=np.array([[0], [1]])))
-    assert found.sensitivity is None
-    assert found.specificity == wilson(1, 2)
+    rates = held(point, msgspec.structs.replace(healthy, decisions=np.array([[0], [1]])))
+    assert rates.sensitivity is None
+    assert rates.specificity == wilson(1, 2)
 
 
 def test_a_point_of_another_finding_or_threshold_is_refused(make_evaluation: MakeEvaluation) -> None:

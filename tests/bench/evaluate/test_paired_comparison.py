@@ -27,7 +27,7 @@ POLICY = Policy(
 
 
 def by_metric(comparisons: tuple[Comparison, ...], finding: str = "opacity") -> dict[str, Comparison]:
-    return {found.metric: found for found in comparisons if found.finding == finding}
+    return {comparison.metric: comparison for comparison in comparisons if comparison.finding == finding}
 
 
 def changed(evaluation: Evaluation, **values: object) -> Evaluation:
@@ -35,9 +35,9 @@ def changed(evaluation: Evaluation, **values: object) -> Evaluation:
 
 
 def test_every_metric_is_compared_and_intervals_hold_their_estimates(make_evaluation: MakeEvaluation) -> None:
-    found = compare(make_evaluation(), make_evaluation("variant", noise=0.5), POLICY)
-    assert [c.metric for c in found] == list(METRICS)
-    for comparison in found:
+    comparisons = compare(make_evaluation(), make_evaluation("variant", noise=0.5), POLICY)
+    assert [c.metric for c in comparisons] == list(METRICS)
+    for comparison in comparisons:
         for interval in (comparison.teacher, comparison.bundle, comparison.difference):
             assert interval.low < interval.estimate < interval.high
             assert interval.level == pytest.approx(0.95)
@@ -80,9 +80,10 @@ def test_many_images_a_patient_widen_the_interval(make_evaluation: MakeEvaluatio
     alone = by_metric(compare(few, variant, POLICY))
     clustered = by_metric(compare(*repeated, POLICY))
     for metric in METRICS:
-        one, four = (found[metric].difference.high - found[metric].difference.low for found in (alone, clustered))
+        intervals = (compared[metric].difference for compared in (alone, clustered))
+        single, fourfold = (interval.high - interval.low for interval in intervals)
         # Alone, shares have Tango's interval, which 60 patients make wider than the bootstrap's.
-        assert four == pytest.approx(one, rel=0.3 if metric in TANGO else 0.1)
+        assert fourfold == pytest.approx(single, rel=0.3 if metric in TANGO else 0.1)
 
 
 def test_identical_models_differ_by_nothing_with_no_width(make_evaluation: MakeEvaluation) -> None:
@@ -95,27 +96,27 @@ def test_identical_models_differ_by_nothing_with_no_width(make_evaluation: MakeE
 def test_other_scores_without_one_flip_still_have_width(make_evaluation: MakeEvaluation) -> None:
     teacher = make_evaluation()
     variant = changed(make_evaluation("variant"), scores=teacher.scores * 0.9)
-    found = by_metric(compare(teacher, variant, POLICY))
+    compared = by_metric(compare(teacher, variant, POLICY))
     positives = int(teacher.truth.sum())
     for metric, pairs in (("sensitivity", positives), ("specificity", 300 - positives), ("accuracy", 300)):
-        difference = found[metric].difference
+        difference = compared[metric].difference
         assert difference.estimate == 0
         assert difference.high == -difference.low == pytest.approx(3.8415 / (pairs + 3.8415), rel=1e-4)
     # Ranks have not moved at all, and nothing about them is discrete.
-    assert found["auroc"].difference.low == 0
+    assert compared["auroc"].difference.low == 0
 
 
 def test_shares_of_single_cases_have_tangos_interval_and_no_other(make_evaluation: MakeEvaluation) -> None:
     teacher, variant = make_evaluation(), make_evaluation("variant", noise=0.5)
-    found = by_metric(compare(teacher, variant, POLICY))
+    compared = by_metric(compare(teacher, variant, POLICY))
     rows = {"accuracy": np.ones(300, bool), "sensitivity": teacher.truth[:, 0] == 1}
     rows["specificity"] = ~rows["sensitivity"]
     for metric, which in rows.items():
         right = [(e.decisions == e.truth)[which, 0] for e in (teacher, variant)]
         gained, lost = int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum())
-        assert found[metric].difference == tango(gained, lost, int(which.sum()))
-        assert found[metric].teacher.method == "Wilson"
-    assert found["balanced_accuracy"].difference.method.startswith("Tango")
+        assert compared[metric].difference == tango(gained, lost, int(which.sum()))
+        assert compared[metric].teacher.method == "Wilson"
+    assert compared["balanced_accuracy"].difference.method.startswith("Tango")
     clustered = [changed(e, clusters=tuple(f"{n // 2}" for n in range(300))) for e in (teacher, variant)]
     again = by_metric(compare(*clustered, POLICY))
     assert all("bootstrap" in again[metric].difference.method for metric in TANGO)
@@ -134,29 +135,29 @@ def test_a_required_margin_is_excluded_exactly_where_the_p_value_says_so(make_ev
 
 def test_a_perfect_model_has_an_interval_below_one(make_evaluation: MakeEvaluation) -> None:
     teacher = make_evaluation(separation=30.0)
-    found = by_metric(compare(teacher, make_evaluation("variant", separation=30.0, noise=0.5), POLICY))
+    compared = by_metric(compare(teacher, make_evaluation("variant", separation=30.0, noise=0.5), POLICY))
     for metric in set(METRICS) - LOWER_IS_BETTER:
-        assert found[metric].bundle.high == 1
-        assert found[metric].bundle.estimate == 1
-        assert metric == "auprc" or found[metric].bundle.low < 0.99
+        assert compared[metric].bundle.high == 1
+        assert compared[metric].bundle.estimate == 1
+        assert metric == "auprc" or compared[metric].bundle.low < 0.99
 
 
 def test_all_scores_tied_compares_at_chance(make_evaluation: MakeEvaluation) -> None:
     teacher = make_evaluation()
     flat = changed(make_evaluation("variant"), scores=np.full((300, 1), 0.7), decisions=np.ones((300, 1), np.int64))
-    found = by_metric(compare(teacher, flat, POLICY))
-    assert found["auroc"].bundle.estimate == 0.5
-    assert found["auroc"].p_worse == pytest.approx(0, abs=1e-9)
-    assert found["specificity"].bundle.estimate == 0
-    assert found["sensitivity"].difference.low > 0
+    compared = by_metric(compare(teacher, flat, POLICY))
+    assert compared["auroc"].bundle.estimate == 0.5
+    assert compared["auroc"].p_worse == pytest.approx(0, abs=1e-9)
+    assert compared["specificity"].bundle.estimate == 0
+    assert compared["sensitivity"].difference.low > 0
 
 
 def test_a_model_that_calls_nothing_has_no_ppv(make_evaluation: MakeEvaluation) -> None:
     mute = changed(make_evaluation("variant", noise=0.2), decisions=np.zeros((300, 1), np.int64))
-    found = by_metric(compare(make_evaluation(), mute, POLICY))
-    assert set(METRICS) - set(found) == {"ppv"}
-    assert found["f1"].bundle.estimate == 0
-    assert found["sensitivity"].p_worse == pytest.approx(0, abs=1e-9)
+    compared = by_metric(compare(make_evaluation(), mute, POLICY))
+    assert set(METRICS) - set(compared) == {"ppv"}
+    assert compared["f1"].bundle.estimate == 0
+    assert compared["sensitivity"].p_worse == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -180,15 +181,15 @@ def test_too_few_cases_give_the_widest_interval(
 
 def test_positives_are_counted_in_patients(make_evaluation: MakeEvaluation) -> None:
     teacher, variant = (make_evaluation(name, patients=30, noise=0.1) for name in ("teacher", "variant"))
-    found = by_metric(compare(teacher, variant, msgspec.structs.replace(POLICY, min_clusters=2, min_positives=31)))
-    assert "30 patients with it" in found["auroc"].too_few
+    compared = by_metric(compare(teacher, variant, msgspec.structs.replace(POLICY, min_clusters=2, min_positives=31)))
+    assert "30 patients with it" in compared["auroc"].too_few
 
 
 def test_one_class_only_gives_what_is_defined(make_evaluation: MakeEvaluation) -> None:
     healthy = [changed(make_evaluation(n, noise=0.1), truth=np.zeros((300, 1), np.int64)) for n in ("teacher", "v")]
-    found = by_metric(compare(*healthy, POLICY))
-    assert set(found) == {"accuracy", "specificity", "ppv", "npv", "f1", "brier", "log_loss", "ece"}
-    assert "0 patients with it" in found["specificity"].too_few
+    compared = by_metric(compare(*healthy, POLICY))
+    assert set(compared) == {"accuracy", "specificity", "ppv", "npv", "f1", "brier", "log_loss", "ece"}
+    assert "0 patients with it" in compared["specificity"].too_few
 
 
 def test_multiclass_has_its_findings_and_the_accuracy_over_all(make_evaluation: MakeEvaluation) -> None:
@@ -206,9 +207,9 @@ def test_multiclass_has_its_findings_and_the_accuracy_over_all(make_evaluation: 
         )
 
     teacher, variant = model("teacher", 0.0), model("variant", 0.4)
-    found = compare(teacher, variant, POLICY)
-    assert len(found) == 3 * len(METRICS) + 1
-    overall = found[-1]
+    comparisons = compare(teacher, variant, POLICY)
+    assert len(comparisons) == 3 * len(METRICS) + 1
+    overall = comparisons[-1]
     assert (overall.metric, overall.finding) == ("accuracy", "")
     matrix = confusion_matrix(variant)
     assert overall.bundle.estimate == pytest.approx(np.trace(matrix) / 300)

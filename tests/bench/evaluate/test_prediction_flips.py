@@ -37,8 +37,8 @@ def test_every_kind_of_change_of_a_finding() -> None:
     truth = [[1], [0], [1], [0], [1], [0]]
     before = evaluation("teacher", truth, [[1], [0], [0], [1], [1], [0]])
     after = evaluation("v", truth, [[0], [1], [1], [0], [1], [0]])
-    found = {flip.case: (flip.kind, flip.direction) for flip in find_flips(before, after)}
-    assert found == {
+    kinds = {flip.case: (flip.kind, flip.direction) for flip in find_flips(before, after)}
+    assert kinds == {
         0: ("newly missed", "harmful"),
         1: ("new false alarm", "harmful"),
         2: ("newly found", "beneficial"),
@@ -64,16 +64,16 @@ def test_labels_that_exclude_each_other_give_one_flip_a_case() -> None:
     truth = [[1, 0, 0], [1, 0, 0], [1, 0, 0]]
     before = evaluation("teacher", truth, [[1, 0, 0], [0, 1, 0], [0, 1, 0]])
     after = evaluation("v", truth, [[0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    found = find_flips(before, after)
-    assert [(flip.case, flip.direction) for flip in found] == [(0, "harmful"), (2, "neither"), (1, "beneficial")]
-    assert (found[1].truth, found[1].teacher, found[1].bundle) == ("spot", "node", "ring")
-    assert (found[0].teacher_score, found[0].bundle_score) == pytest.approx((0.9, 0.1))
+    flips = find_flips(before, after)
+    assert [(flip.case, flip.direction) for flip in flips] == [(0, "harmful"), (2, "neither"), (1, "beneficial")]
+    assert (flips[1].truth, flips[1].teacher, flips[1].bundle) == ("spot", "node", "ring")
+    assert (flips[0].teacher_score, flips[0].bundle_score) == pytest.approx((0.9, 0.1))
 
 
 def test_other_cases_are_refused() -> None:
-    one = evaluation("teacher", [[1], [0]], [[1], [1]])
+    teacher = evaluation("teacher", [[1], [0]], [[1], [1]])
     with pytest.raises(InputError, match="images"):
-        find_flips(one, evaluation("v", [[1], [0]], [[1], [1]], images=("a", "b")))
+        find_flips(teacher, evaluation("v", [[1], [0]], [[1], [1]], images=("a", "b")))
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", "\n=", " =", "'="])
@@ -86,9 +86,9 @@ def test_file_holds_real_names_and_no_formula(tmp_path: Path, start: str) -> Non
     with path.open(encoding="utf-8", newline="") as file:
         head, row, *rest = list(csv.reader(file))
     assert rest == []
-    told = dict(zip(head, row, strict=True))
-    assert told["image"] == told["patient"] == told[f"'{evil}"] == f"'{evil}"
-    assert (told["case"], told["kind"], told["teacher_score"]) == ("1", "newly missed", "0.900000")
+    cells = dict(zip(head, row, strict=True))
+    assert cells["image"] == cells["patient"] == cells[f"'{evil}"] == f"'{evil}"
+    assert (cells["case"], cells["kind"], cells["teacher_score"]) == ("1", "newly missed", "0.900000")
 
 
 def test_older_file_does_not_stay_behind(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_every_value_is_a_group_without_cuts(make_evaluation: MakeEvaluation) ->
 
 
 @pytest.mark.parametrize(
-    ("values", "rule", "told"),
+    ("values", "rule", "complaint"),
     [
         ([""] * 300, SubgroupRule(column="age"), "empty for all 300"),
         (["unknown"] * 300, BY_AGE, "no number for all 300"),
@@ -69,9 +69,9 @@ def test_every_value_is_a_group_without_cuts(make_evaluation: MakeEvaluation) ->
     ],
 )
 def test_a_column_that_cannot_divide_is_refused(
-    make_evaluation: MakeEvaluation, values: list[str], rule: SubgroupRule, told: str
+    make_evaluation: MakeEvaluation, values: list[str], rule: SubgroupRule, complaint: str
 ) -> None:
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=complaint):
         divide(with_columns(make_evaluation(), age=values), rule)
 
 

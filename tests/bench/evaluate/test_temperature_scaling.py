@@ -50,14 +50,14 @@ def reference_nll(logits: np.ndarray, truth: np.ndarray, exclusive: bool, temper
 def test_it_is_the_minimum_that_scipy_finds(make, labels, exclusive, temperature):
     logits, truth = make(400, labels, temperature, seed=labels)
     fit = fit_temperature(logits, truth, exclusive=exclusive)
-    found = minimize_scalar(
+    reference = minimize_scalar(
         lambda t: reference_nll(logits, truth, exclusive, t),
         bounds=(0.05, 20),
         method="bounded",
         options={"xatol": 1e-9},
     )
-    assert fit.temperature == pytest.approx(found.x, rel=1e-5)
-    assert fit.nll_after == pytest.approx(found.fun, rel=1e-12)
+    assert fit.temperature == pytest.approx(reference.x, rel=1e-5)
+    assert fit.nll_after == pytest.approx(reference.fun, rel=1e-12)
     assert fit.nll_before == pytest.approx(reference_nll(logits, truth, exclusive, 1.0), rel=1e-12)
     assert fit.temperature == pytest.approx(temperature, rel=0.35)
     assert not fit.at_bound
@@ -126,7 +126,7 @@ def test_a_patients_copies_are_not_more_evidence():
 
 
 @pytest.mark.parametrize(
-    ("logits", "truth", "said"),
+    ("logits", "truth", "complaint"),
     [
         (np.zeros((0, 2)), np.zeros((0, 2), int), "not empty"),
         (np.zeros((3, 2)), np.zeros((3, 1), int), r"\[cases, labels\]"),
@@ -135,8 +135,8 @@ def test_a_patients_copies_are_not_more_evidence():
         (np.zeros((3, 2)), np.tile([0, 2], (3, 1)), "0 or 1"),
     ],
 )
-def test_bad_input_is_refused(logits, truth, said):
-    with pytest.raises(InputError, match=said):
+def test_bad_input_is_refused(logits, truth, complaint):
+    with pytest.raises(InputError, match=complaint):
         fit_temperature(logits, truth, exclusive=True)
 
 

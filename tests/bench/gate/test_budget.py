@@ -31,7 +31,7 @@ def measured(name: str = "int8", **changes: object) -> Measurement:
     return msgspec.structs.replace(made, **changes)
 
 
-def one_check(budget: Budget, *measurements: Measurement, slowdowns: tuple[Slowdown, ...] = ()) -> Check:
+def only_check(budget: Budget, *measurements: Measurement, slowdowns: tuple[Slowdown, ...] = ()) -> Check:
     (check,) = check_budget(budget, "int8", measurements, slowdowns)
     return check
 
@@ -58,19 +58,19 @@ def slowdown(low: float, high: float, variant: str = "int8") -> Slowdown:
     ],
 )
 def test_a_percentile_passes_by_its_upper_and_fails_by_its_lower_bound(limit: str, outcome: str, about: float) -> None:
-    found = one_check(Budget(**{limit: about}), measured())
-    assert found.outcome == outcome
-    assert "95% interval" in found.reason
-    assert ("--rounds" in found.reason) == (outcome == "inconclusive")
+    check = only_check(Budget(**{limit: about}), measured())
+    assert check.outcome == outcome
+    assert "95% interval" in check.reason
+    assert ("--rounds" in check.reason) == (outcome == "inconclusive")
 
 
 def test_too_few_calls_have_no_upper_bound_for_a_tail_and_yet_can_break_a_limit() -> None:
     few = measured(session_ms=NOISY[:200])
-    generous = one_check(Budget(p99_ms=99.0), few)
+    generous = only_check(Budget(p99_ms=99.0), few)
     assert generous.outcome == "inconclusive"
     assert "200 calls were timed, 368 are needed" in generous.reason
-    assert one_check(Budget(p99_ms=5.0), few).outcome == "fail"
-    assert one_check(Budget(p99_ms=99.0), measured(session_ms=NOISY[:368])).outcome == "pass"
+    assert only_check(Budget(p99_ms=5.0), few).outcome == "fail"
+    assert only_check(Budget(p99_ms=99.0), measured(session_ms=NOISY[:368])).outcome == "pass"
 
 
 def test_calls_of_one_round_are_not_taken_as_independent() -> None:
@@ -78,8 +78,8 @@ def test_calls_of_one_round_are_not_taken_as_independent() -> None:
     moods = np.repeat(RANDOM.normal(10, 1, 10), 100)
     together = measured(session_ms=tuple(moods + RANDOM.normal(0, 0.01, 1000)), calls_per_round=100)
     limit = Budget(p50_ms=float(np.median(together.session_ms)) + 0.2)
-    assert one_check(limit, together).outcome == "inconclusive"
-    assert one_check(limit, measured(session_ms=tuple(RANDOM.permutation(together.session_ms)))).outcome == "pass"
+    assert only_check(limit, together).outcome == "inconclusive"
+    assert only_check(limit, measured(session_ms=tuple(RANDOM.permutation(together.session_ms)))).outcome == "pass"
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,12 @@ def test_calls_of_one_round_are_not_taken_as_independent() -> None:
     ],
 )
 def test_single_figures_and_what_is_missing(budget: Budget, changes: dict[str, object], outcome: str) -> None:
-    assert one_check(budget, measured(**changes)).outcome == outcome
+    assert only_check(budget, measured(**changes)).outcome == outcome
 
 
 def test_why_a_figure_is_missing_is_passed_on() -> None:
-    assert "no RAPL counter" in one_check(Budget(energy_mj=5), measured(energy_source="no RAPL counter")).reason
-    gpu = one_check(Budget(peak_gpu_bytes=1), measured(target="torch:cuda:fp32:1"))
+    assert "no RAPL counter" in only_check(Budget(energy_mj=5), measured(energy_source="no RAPL counter")).reason
+    gpu = only_check(Budget(peak_gpu_bytes=1), measured(target="torch:cuda:fp32:1"))
     assert "pip install nvidia-ml-py" in gpu.reason
 
 
@@ -117,14 +117,14 @@ def test_why_a_figure_is_missing_is_passed_on() -> None:
     [(0.9, 1.05, "pass"), (1.06, 1.2, "fail"), (1.0, 1.1, "inconclusive"), (1.05, 1.06, "inconclusive")],
 )
 def test_a_slowdown_is_judged_by_its_whole_interval(low: float, high: float, outcome: str) -> None:
-    found = one_check(Budget(max_slowdown=1.05), measured(), slowdowns=(slowdown(3, 4, "other"), slowdown(low, high)))
-    assert (found.name, found.outcome) == ("slowdown", outcome)
+    check = only_check(Budget(max_slowdown=1.05), measured(), slowdowns=(slowdown(3, 4, "other"), slowdown(low, high)))
+    assert (check.name, check.outcome) == ("slowdown", outcome)
 
 
 def test_a_missing_slowdown_says_how_to_get_one() -> None:
-    found = one_check(Budget(max_slowdown=1.05), measured(), slowdowns=(slowdown(0.9, 1.0, "other"),))
-    assert found.outcome == "inconclusive"
-    assert "give the earlier bundle with --baseline" in found.reason
+    check = only_check(Budget(max_slowdown=1.05), measured(), slowdowns=(slowdown(0.9, 1.0, "other"),))
+    assert check.outcome == "inconclusive"
+    assert "give the earlier bundle with --baseline" in check.reason
 
 
 @pytest.mark.parametrize(("least", "outcome"), [(1.9, "pass"), (2.0, "inconclusive"), (2.1, "fail")])
@@ -132,15 +132,15 @@ def test_a_speedup_in_interleaved_rounds_is_judged_by_its_interval(least: float,
     own = measured(calls_per_round=50)
     slow = tuple(RANDOM.permutation(2 * np.array(NOISY)))
     teacher = measured("teacher", target="torch:cpu:fp32:1", session_ms=slow, calls_per_round=50)
-    assert one_check(Budget(min_speedup=least), teacher, own).outcome == outcome
+    assert only_check(Budget(min_speedup=least), teacher, own).outcome == outcome
 
 
 def test_every_limit_makes_one_check_of_a_name_of_its_own_whether_measured_or_not() -> None:
     names = []
     for limit in Budget.__struct_fields__:
         budget = Budget(**{limit: 1})
-        unmeasured = one_check(budget)
+        unmeasured = only_check(budget)
         assert unmeasured.outcome == "inconclusive"
-        assert one_check(budget, measured(), measured("teacher")).name == unmeasured.name
+        assert only_check(budget, measured(), measured("teacher")).name == unmeasured.name
         names.append(unmeasured.name)
     assert len(set(names)) == len(names)

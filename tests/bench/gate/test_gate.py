@@ -68,7 +68,7 @@ TEACHER = measured("teacher", "torch:cpu:fp32:1", 100.0, 80.0)
 
 
 @pytest.mark.parametrize(
-    ("given", "outcome"),
+    ("compared", "outcome"),
     [
         (comparison(-0.0499), "pass"),
         (comparison(-0.05), "inconclusive"),
@@ -83,8 +83,8 @@ TEACHER = measured("teacher", "torch:cpu:fp32:1", 100.0, 80.0)
         (comparison(finding="nodule"), "inconclusive"),
     ],
 )
-def test_one_comparison(given: Comparison, outcome: str) -> None:
-    assert verdict_on((given,)).outcome == outcome
+def test_one_comparison(compared: Comparison, outcome: str) -> None:
+    assert verdict_on((compared,)).outcome == outcome
 
 
 def test_not_significant_after_holm_is_inconclusive() -> None:
@@ -147,8 +147,8 @@ def test_budgets(budget: Budget, measurements: tuple[Measurement, ...], outcome:
 
 
 def test_a_broken_budget_fails_even_where_the_rest_is_inconclusive() -> None:
-    given = (comparison(too_few="3 patients"),)
-    assert verdict_on(given, policy(budget=Budget(p50_ms=1.0)), (measured(),)).outcome == "fail"
+    compared = (comparison(too_few="3 patients"),)
+    assert verdict_on(compared, policy(budget=Budget(p50_ms=1.0)), (measured(),)).outcome == "fail"
 
 
 def test_every_shipped_variant_must_pass() -> None:

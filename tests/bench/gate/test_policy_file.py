@@ -59,8 +59,8 @@ def test_the_starter_is_written_with_its_schema_and_never_over_a_file(tmp_path: 
 
 def test_the_schema_in_the_docs_is_the_one_of_the_types() -> None:
     path = ROOT / "docs" / "policy.schema.json"
-    told = "write it again: Path('docs/policy.schema.json').write_bytes(encode(policy_schema()))"
-    assert path.read_bytes() == encode(policy_schema()), told
+    remedy = "write it again: Path('docs/policy.schema.json').write_bytes(encode(policy_schema()))"
+    assert path.read_bytes() == encode(policy_schema()), remedy
 
 
 def test_the_docs_explain_every_key_and_their_example_is_a_policy() -> None:
@@ -118,8 +118,8 @@ def complaints(value: Any, shape: dict[str, Any], shapes: dict[str, Any]) -> lis
     if "$ref" in shape:
         shape = {**shape, **shapes[shape["$ref"].rpartition("/")[2]]}
     if "anyOf" in shape:
-        found = [complaints(value, choice, shapes) for choice in shape["anyOf"]]
-        return min(found, key=len)
+        per_choice = [complaints(value, choice, shapes) for choice in shape["anyOf"]]
+        return min(per_choice, key=len)
     kinds: dict[str, Any] = {
         "object": dict, "array": list, "string": str, "number": (int, float), "integer": int, "null": type(None),
     }  # fmt: skip
@@ -156,9 +156,9 @@ def test_a_docstring_is_split_by_attribute() -> None:
 def test_yaml_and_json_say_the_same_and_the_hash_is_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(ENTRY)
     (tmp_path / "p.json").write_text('{"non_inferiority": [{"metric": "auroc", "margin": 0.02}]}')
-    one, two = load_policy(tmp_path / "p.yaml"), load_policy(tmp_path / "p.json")
-    assert one.policy == two.policy
-    assert one.sha256 == hashlib.sha256(ENTRY.encode()).hexdigest() != two.sha256
+    from_yaml, from_json = load_policy(tmp_path / "p.yaml"), load_policy(tmp_path / "p.json")
+    assert from_yaml.policy == from_json.policy
+    assert from_yaml.sha256 == hashlib.sha256(ENTRY.encode()).hexdigest() != from_json.sha256
 
 
 @pytest.mark.parametrize(

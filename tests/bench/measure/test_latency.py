@@ -66,7 +66,7 @@ def test_interleaved_rounds_rank_a_heavy_network_slower(
     image = pytest.importorskip("PIL.Image")
     image.fromarray(tiny.image()).save(tmp_path / "case.png")
     files = (str(tmp_path / "case.png"),)
-    said: list[str] = []
+    progress: list[str] = []
     turns: list[str] = []
     take_turn = measuring._Run.take_turn
 
@@ -78,25 +78,25 @@ def test_interleaved_rounds_rank_a_heavy_network_slower(
     heavy, light = measure(
         [model("heavy", heavy_network(tiny), files=files), model("light", tiny.network(), files=files)],
         QUICK,
-        said.append,
+        progress.append,
     )
-    assert [line for line in said if line.startswith("round")] == [f"round {n} of 10" for n in range(1, 11)]
+    assert [line for line in progress if line.startswith("round")] == [f"round {n} of 10" for n in range(1, 11)]
     assert turns == ["heavy", "light"] * 10
     ratio = speedup(heavy, light)
     assert 1 < ratio.low <= ratio.estimate <= ratio.high
-    for found in (heavy, light):
-        assert found.target == "onnxruntime:cpu:fp32:1"
-        assert len(found.session_ms) == 10 * found.calls_per_round
-        assert len(found.end_to_end_ms) >= 10
-        assert min(found.end_to_end_ms) > min(found.session_ms) > 0
-        assert tuple(found.stages_ms) == ("read", "preprocess", "infer", "postprocess")
-        together = np.sum([found.stages_ms[stage] for stage in found.stages_ms], axis=0)
-        assert together == pytest.approx(found.end_to_end_ms, abs=1e-4)
-        assert found.peak_gpu_bytes == 0
-        assert found.energy_source
-        assert found.first_prediction_ms > 20
-        assert found.peak_rss_bytes > 20e6
-        assert found.warm_up_calls >= 16
+    for measurement in (heavy, light):
+        assert measurement.target == "onnxruntime:cpu:fp32:1"
+        assert len(measurement.session_ms) == 10 * measurement.calls_per_round
+        assert len(measurement.end_to_end_ms) >= 10
+        assert min(measurement.end_to_end_ms) > min(measurement.session_ms) > 0
+        assert tuple(measurement.stages_ms) == ("read", "preprocess", "infer", "postprocess")
+        together = np.sum([measurement.stages_ms[stage] for stage in measurement.stages_ms], axis=0)
+        assert together == pytest.approx(measurement.end_to_end_ms, abs=1e-4)
+        assert measurement.peak_gpu_bytes == 0
+        assert measurement.energy_source
+        assert measurement.first_prediction_ms > 20
+        assert measurement.peak_rss_bytes > 20e6
+        assert measurement.warm_up_calls >= 16
     assert heavy.size_bytes > light.size_bytes
 
 
@@ -119,8 +119,8 @@ def test_unsettled_warm_up_is_said(model, tiny: ModuleType) -> None:
 
 def test_torch_stays_out_of_the_workers(tiny: ModuleType, model) -> None:
     """A bare ONNX Runtime process is far below PyTorch's footprint."""
-    found = measure([model("light", tiny.network())], msgspec.structs.replace(QUICK, rounds=1))
-    assert found[0].peak_rss_bytes < 150e6
+    measurements = measure([model("light", tiny.network())], msgspec.structs.replace(QUICK, rounds=1))
+    assert measurements[0].peak_rss_bytes < 150e6
 
 
 def test_contender_that_cannot_open_is_named(model, tiny: ModuleType) -> None:

@@ -42,52 +42,55 @@ def test_interval_is_the_paired_t_interval_of_the_logs() -> None:
     stats = pytest.importorskip("scipy.stats")
     random = np.random.default_rng(1)
     before, after = random.lognormal(1, 0.1, 12), random.lognormal(1.1, 0.1, 12)
-    found = geometric_mean_ratio(before.tolist(), after.tolist())
+    ratio = geometric_mean_ratio(before.tolist(), after.tolist())
     reference = stats.ttest_rel(np.log(after), np.log(before)).confidence_interval(0.95)
-    assert found.estimate == pytest.approx(stats.gmean(after / before))
-    assert (found.low, found.high) == pytest.approx((np.exp(reference.low), np.exp(reference.high)))
+    assert ratio.estimate == pytest.approx(stats.gmean(after / before))
+    assert (ratio.low, ratio.high) == pytest.approx((np.exp(reference.low), np.exp(reference.high)))
 
 
 def test_interval_holds_the_truth_as_often_as_it_says() -> None:
     random, hits = np.random.default_rng(2), 0
     for _ in range(1000):
         pair, noise = random.normal(0, 0.2, 10), random.normal(0, 0.03, (2, 10))
-        found = geometric_mean_ratio(np.exp(pair + noise[0]).tolist(), (1.05 * np.exp(pair + noise[1])).tolist())
-        hits += found.low <= 1.05 <= found.high
+        ratio = geometric_mean_ratio(np.exp(pair + noise[0]).tolist(), (1.05 * np.exp(pair + noise[1])).tolist())
+        hits += ratio.low <= 1.05 <= ratio.high
     assert 0.93 <= hits / 1000 <= 0.97
 
 
 def test_processes_are_fresh_and_take_turns_to_be_first(tiny: ModuleType, tmp_path: Path, monkeypatch) -> None:
-    asked: list[tuple[str, ...]] = []
+    order: list[tuple[str, ...]] = []
 
     def scripted(
         pair: Sequence[ModelUnderTest], plan: Plan, progress: Progress | None = None
     ) -> tuple[Measurement, ...]:
-        asked.append(tuple(one.session.arguments["model"][-8:] for one in pair))
+        order.append(tuple(timed.session.arguments["model"][-8:] for timed in pair))
         assert plan.rounds == 2
         return tuple(
-            Measurement(name=one.name, target="x:cpu:int8:1", session_ms=(2.2 if "new" in str(one.session) else 2.0,))
-            for one in pair
+            Measurement(
+                name=timed.name, target="x:cpu:int8:1", session_ms=(2.2 if "new" in str(timed.session) else 2.0,)
+            )
+            for timed in pair
         )
 
     monkeypatch.setattr(regression, "measure", scripted)
     old = model(tiny, tmp_path / "old.onnx", b"")
     new = model(tiny, tmp_path / "new.onnx", b"")
-    said: list[str] = []
-    found = measure_slowdown(old, new, QUICK, 10, said.append, baseline_digest="d" * 64)
-    assert asked == [("old.onnx", "new.onnx"), ("new.onnx", "old.onnx")] * 5
-    assert (found.variant, found.baseline_digest) == ("int8", "d" * 64)
-    assert (found.baseline_p50_ms, found.p50_ms) == ((2.0,) * 10, (2.2,) * 10)
-    assert found.ratio.estimate == pytest.approx(1.1)
-    assert len(said) == 10
+    lines: list[str] = []
+    slowdown = measure_slowdown(old, new, QUICK, 10, lines.append, baseline_digest="d" * 64)
+    assert order == [("old.onnx", "new.onnx"), ("new.onnx", "old.onnx")] * 5
+    assert (slowdown.variant, slowdown.baseline_digest) == ("int8", "d" * 64)
+    assert (slowdown.baseline_p50_ms, slowdown.p50_ms) == ((2.0,) * 10, (2.2,) * 10)
+    assert slowdown.ratio.estimate == pytest.approx(1.1)
+    assert len(lines) == 10
 
 
+@pytest.mark.serial
 def test_a_heavier_network_is_slower_and_the_same_one_is_not(tiny: ModuleType, tmp_path: Path) -> None:
     light = model(tiny, tmp_path / "light.onnx", tiny.network())
     heavy = model(tiny, tmp_path / "heavy.onnx", wide_network(tiny))
-    found = measure_slowdown(light, heavy, QUICK)
-    assert found.ratio.low > 1.5
-    assert len(found.p50_ms) == len(found.baseline_p50_ms) == 10
+    slowdown = measure_slowdown(light, heavy, QUICK)
+    assert slowdown.ratio.low > 1.5
+    assert len(slowdown.p50_ms) == len(slowdown.baseline_p50_ms) == 10
     assert measure_slowdown(light, light, QUICK).ratio.low < 1.25
 
 

@@ -63,20 +63,20 @@ def test_every_scenario(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delitem(sys.modules, "mlperf_loadgen", raising=False)
-    found = run_scenario(model, scenario, harness, QUICK)  # type: ignore[arg-type]
-    latencies = np.array(found.latencies_ms)
-    assert (found.name, found.target) == ("int8", "onnxruntime:cpu:fp32:1")
-    assert (found.scenario, found.harness, found.official) == (scenario, harness, False)
-    assert "unofficial" in found.note and "MLPerf asks for 600" in found.note and "made up" in found.note
+    result = run_scenario(model, scenario, harness, QUICK)  # type: ignore[arg-type]
+    latencies = np.array(result.latencies_ms)
+    assert (result.name, result.target) == ("int8", "onnxruntime:cpu:fp32:1")
+    assert (result.scenario, result.harness, result.official) == (scenario, harness, False)
+    assert "unofficial" in result.note and "MLPerf asks for 600" in result.note and "made up" in result.note
     assert len(latencies) >= 20 and (latencies > 0).all()
-    assert found.percentile == (0.9 if scenario == "single-stream" else 0.99)
-    assert found.latency_ms.low <= found.latency_ms.estimate <= found.latency_ms.high
-    assert found.latency_ms.estimate == pytest.approx(np.quantile(latencies, found.percentile))
-    assert found.queries_per_second == pytest.approx(len(latencies) / found.duration_s, rel=1e-6)
-    assert found.target_qps == (100 if scenario == "server" else 0)
-    assert (found.samples_per_query > 1) == (scenario in ("multi-stream", "offline"))
-    assert ("one sample after the other" in found.note) == (found.samples_per_query > 1)
-    assert msgspec.json.decode(msgspec.json.encode(found), type=ScenarioResult) == found
+    assert result.percentile == (0.9 if scenario == "single-stream" else 0.99)
+    assert result.latency_ms.low <= result.latency_ms.estimate <= result.latency_ms.high
+    assert result.latency_ms.estimate == pytest.approx(np.quantile(latencies, result.percentile))
+    assert result.queries_per_second == pytest.approx(len(latencies) / result.duration_s, rel=1e-6)
+    assert result.target_qps == (100 if scenario == "server" else 0)
+    assert (result.samples_per_query > 1) == (scenario in ("multi-stream", "offline"))
+    assert ("one sample after the other" in result.note) == (result.samples_per_query > 1)
+    assert msgspec.json.decode(msgspec.json.encode(result), type=ScenarioResult) == result
     assert not list(tmp_path.glob("medfm-loadgen-*"))
     assert "mlperf_loadgen" not in sys.modules
 
@@ -92,9 +92,9 @@ def test_files_are_what_is_asked_about(model: ModelUnderTest, tiny: ModuleType, 
 @pytest.mark.parametrize("scenario", ["single-stream", "multi-stream", "server"])
 def test_trace_gives_the_percentile_that_loadgen_itself_reports(scenario: ScenarioName, tmp_path: Path) -> None:
     mlperf = pytest.importorskip("mlperf_loadgen")
-    asked = request(scenario, harness="loadgen")
-    loadgen._run(mlperf, library(lambda values: time.sleep(1e-4)), asked, tmp_path)
-    latencies = sorted(query.latency_ms for query in loadgen._read_trace(tmp_path / "mlperf_log_trace.json", asked))
+    load = request(scenario, harness="loadgen")
+    loadgen._run(mlperf, library(lambda values: time.sleep(1e-4)), load, tmp_path)
+    latencies = sorted(query.latency_ms for query in loadgen._read_trace(tmp_path / "mlperf_log_trace.json", load))
     summary = (tmp_path / "mlperf_log_summary.txt").read_text()
     reported = re.findall(r"(5|9)0\.00 percentile latency \(ns\)\s*: (\d+)", summary)
     assert len(reported) == 2
@@ -142,18 +142,18 @@ def test_waiting_in_the_queue_is_part_of_the_latency() -> None:
         time.sleep(0.1 if len(answered) == 1 else 0.0)
         return values
 
-    asked = request("server", LoadPlan(duration_s=0.01, target_qps=1000, min_queries=20))
-    found = drive_plain(library(stalls_once), asked)
-    arrivals = arrivals_s(asked)
+    load = request("server", LoadPlan(duration_s=0.01, target_qps=1000, min_queries=20))
+    outcome = drive_plain(library(stalls_once), load)
+    arrivals = arrivals_s(load)
     waited = 100 - 1000 * (arrivals - arrivals[0])
-    assert (np.array(found.latencies_ms) >= waited - 1e-3).all()
+    assert (np.array(outcome.latencies_ms) >= waited - 1e-3).all()
 
 
 def test_a_query_of_several_samples_takes_as_long_as_all_of_them() -> None:
     calls: list[int] = []
     plan = LoadPlan(duration_s=1e-3, min_queries=5, samples_per_query=3)
-    found = drive_plain(library(lambda values: calls.append(len(values))), request("multi-stream", plan))
-    assert len(calls) == 3 * len(found.latencies_ms)
+    outcome = drive_plain(library(lambda values: calls.append(len(values))), request("multi-stream", plan))
+    assert len(calls) == 3 * len(outcome.latencies_ms)
     assert set(calls) == {1}
 
 
@@ -167,21 +167,21 @@ def test_engines_that_take_batches_get_them() -> None:
     able = library(any_batch, batch=3)
     calls.clear()
     plan = LoadPlan(duration_s=1e-9, min_queries=7)
-    found = drive_plain(able, request("offline", plan, ms=100))
-    assert (able.batch, calls, len(found.latencies_ms)) == (3, [3, 3, 1], 7)
-    assert list(found.latencies_ms) == sorted(found.latencies_ms)
+    outcome = drive_plain(able, request("offline", plan, ms=100))
+    assert (able.batch, calls, len(outcome.latencies_ms)) == (3, [3, 3, 1], 7)
+    assert list(outcome.latencies_ms) == sorted(outcome.latencies_ms)
 
-    def one_only(values: np.ndarray) -> np.ndarray:
+    def refuses_batches(values: np.ndarray) -> np.ndarray:
         if len(values) > 1:
             raise InputError("the batch is 1")
         return values
 
-    assert library(one_only, batch=3).batch == 1
+    assert library(refuses_batches, batch=3).batch == 1
     assert library(lambda values: values[:1], batch=3).batch == 1
 
 
 @pytest.mark.parametrize(
-    ("harness", "outcome", "official", "said"),
+    ("harness", "outcome", "official", "note"),
     [
         ("loadgen", LoadOutcome(latencies_ms=(1.0,) * 700, duration_s=601), True, ""),
         ("plain", LoadOutcome(latencies_ms=(1.0,) * 700, duration_s=601), False, "without LoadGen"),
@@ -196,12 +196,12 @@ def test_engines_that_take_batches_get_them() -> None:
     ],
 )
 def test_only_a_full_valid_loadgen_run_is_official(
-    harness: str, outcome: LoadOutcome, official: bool, said: str
+    harness: str, outcome: LoadOutcome, official: bool, note: str
 ) -> None:
-    found = loading._result("int8", "onnxruntime:cpu:int8:1", request("server", harness=harness), outcome)
-    assert found.official == official
-    assert said in found.note
-    assert ("unofficial" in found.note) != official
+    result = loading._result("int8", "onnxruntime:cpu:int8:1", request("server", harness=harness), outcome)
+    assert result.official == official
+    assert note in result.note
+    assert ("unofficial" in result.note) != official
 
 
 @pytest.mark.parametrize(
@@ -221,8 +221,8 @@ def test_server_rate_is_half_of_capacity_unless_it_is_given() -> None:
 def test_percentile_bounds_are_the_binomial_ranks(q: float) -> None:
     stats = pytest.importorskip("scipy.stats")
     samples = np.random.default_rng(0).permutation(np.arange(1.0, 1001.0))
-    found = percentile_bounds(samples.tolist(), q)
-    lower, upper = int(found.low), int(found.high)
+    interval = percentile_bounds(samples.tolist(), q)
+    lower, upper = int(interval.low), int(interval.high)
     below = stats.binom(1000, q).cdf
     assert below(lower - 1) <= 0.025 < below(lower)
     assert 1 - below(upper - 1) <= 0.025 < 1 - below(upper - 2)
@@ -233,8 +233,8 @@ def test_percentile_bounds_hold_the_truth_as_often_as_they_say(q: float) -> None
     random, hits = np.random.default_rng(1), 0
     truth = -math.log(1 - q)
     for _ in range(1000):
-        found = percentile_bounds(random.exponential(size=400).tolist(), q)
-        hits += found.low <= truth <= found.high
+        interval = percentile_bounds(random.exponential(size=400).tolist(), q)
+        hits += interval.low <= truth <= interval.high
     assert 0.94 <= hits / 1000 <= 0.985
 
 

@@ -22,8 +22,8 @@ def _engine():
 def test_models_are_timed_in_turns(tiny):
     models = [Model((tiny.network(),), "fp32"), Model((tiny.quantized_network(),), "int8")]
     before = dict(os.environ)
-    found = p50_ms_on("AVX2", models, tiny.SPEC.shape, rounds=3)
-    assert len(found) == 2 and all(ms > 0 for ms in found) and dict(os.environ) == before
+    medians_ms = p50_ms_on("AVX2", models, tiny.SPEC.shape, rounds=3)
+    assert len(medians_ms) == 2 and all(ms > 0 for ms in medians_ms) and dict(os.environ) == before
 
 
 def test_what_the_lesser_cpu_lacks_cannot_run_there(tiny):

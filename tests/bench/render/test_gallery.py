@@ -49,8 +49,8 @@ def evaluations(study: Study, cases: int = 4, finding: str = "spot") -> tuple[Ev
 
 
 def pictures(page: str) -> list[np.ndarray]:
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in found]
+    encoded = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in encoded]
 
 
 def write_maps(folder: Path, teacher: Evaluation, maps: int = 2) -> None:
@@ -85,14 +85,14 @@ def test_pictures_are_the_networks_input_of_dicom_files(tmp_path: Path, study: S
     page = write_gallery(tmp_path, study, SPEC, teacher, [variant]).read_text(encoding="utf-8")
     shown = pictures(page)
     polarities = set()
-    for image, found in zip(teacher.images, shown, strict=False):
-        assert np.array_equal(found, as_picture(prepare(study.source.read(image), SPEC)))
+    for image, picture in zip(teacher.images, shown, strict=False):
+        assert np.array_equal(picture, as_picture(prepare(study.source.read(image), SPEC)))
         file = pydicom.dcmread(study.root.parent / image)
         polarities.add(file.PhotometricInterpretation)
         stored = file.pixel_array.astype(float)
         upright = -stored if file.PhotometricInterpretation == "MONOCHROME1" else stored
         small = np.asarray(Image.fromarray(upright.astype(np.float32)).resize((96, 96), Image.Resampling.BICUBIC))
-        assert np.corrcoef(small.ravel(), found.ravel())[0, 1] > 0.98
+        assert np.corrcoef(small.ravel(), picture.ravel())[0, 1] > 0.98
     assert polarities == {"MONOCHROME1", "MONOCHROME2"}
 
 
@@ -111,7 +111,7 @@ def test_hostile_strings_stay_text(tmp_path: Path, study: Study) -> None:
     teacher, variant = evaluations(study, finding=HOSTILE)
     write_maps(tmp_path, teacher)
     groups = {HOSTILE: (HOSTILE,) * 4}
-    teacher, variant = (msgspec.structs.replace(each, subgroups=groups) for each in (teacher, variant))
+    teacher, variant = (msgspec.structs.replace(evaluation, subgroups=groups) for evaluation in (teacher, variant))
     variant = msgspec.structs.replace(variant, name=HOSTILE)
     page = write_gallery(tmp_path, study, SPEC, teacher, [variant]).read_text(encoding="utf-8")
     assert "<script" not in page
@@ -131,11 +131,14 @@ def test_many_cases_are_cut_off_and_said(tmp_path: Path, study: Study) -> None:
     many = {"images": teacher.images * 40, "clusters": tuple(str(n) for n in range(80))}
     teacher, variant = (
         msgspec.structs.replace(
-            each,
+            evaluation,
             **many,
-            **{name: np.repeat(getattr(each, name), 40, axis=0) for name in ("logits", "scores", "truth", "decisions")},
+            **{
+                name: np.repeat(getattr(evaluation, name), 40, axis=0)
+                for name in ("logits", "scores", "truth", "decisions")
+            },
         )
-        for each in (teacher, variant)
+        for evaluation in (teacher, variant)
     )
     page = write_gallery(tmp_path, study, SPEC, teacher, [variant]).read_text(encoding="utf-8")
     assert len(pictures(page)) == 60

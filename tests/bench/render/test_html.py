@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -68,9 +69,9 @@ def words(page: str) -> str:
 
 def section(page: str, key: str) -> str:
     """What a reader sees of one section."""
-    found = re.search(rf'<section id="{key}">.*?</section>', page, flags=re.DOTALL)
-    assert found
-    return words(found.group())
+    match = re.search(rf'<section id="{key}">.*?</section>', page, flags=re.DOTALL)
+    assert match
+    return words(match.group())
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +110,8 @@ def test_every_link_leads_inside_the_page_or_to_a_local_file_that_was_made(repor
     assert links
     assert links <= {f"#{name}" for name in ids}
     linked = render_html(report, judge(report), ("flips.csv",))
-    found = {value for name, value in parse(linked).attributes if name == "href"} - links
-    assert found == {"flips.csv"}
+    added = {value for name, value in parse(linked).attributes if name == "href"} - links
+    assert added == {"flips.csv"}
     with pytest.raises(InputError, match="evil"):
         render_html(report, judge(report), ("evil.html",))
 
@@ -152,8 +153,40 @@ def test_several_findings_and_variants_are_all_shown(full: ModuleType) -> None:
     findings = ("effusion", "nodule", "oedema")
     report = full.make_report(findings=findings)
     text = words(render_html(report, judge(report)))
-    for name in (*findings, *report.variants, full.OPPONENT):
+    for name in (*findings, *report.variants, full.EXTERNAL):
         assert name in text
+
+
+def test_what_does_not_fit_is_counted(full: ModuleType) -> None:
+    report = full.make_report(findings=tuple("abcdefg"))
+    logged = report.test_set_evaluations
+    report = msgspec.structs.replace(report, test_set_evaluations=7 * logged + logged[:1])
+    checks = tuple(Check(name=f"limit {number}", outcome="fail", reason="x") for number in range(20))
+    variants = (VariantVerdict(variant=report.variants[0], outcome="fail", checks=checks),)
+    page = render_html(report, msgspec.structs.replace(full.make_verdict(report), outcome="fail", variants=variants))
+    assert "and 8 more in section 4" in words(page)
+    assert "And 3 earlier." in section(page, "protocol")
+    assert "Drawn for the first 4 of 7 findings." in section(page, "flips")
+    assert re.search(r"\d+ more changes are not listed", section(page, "flips"))
+    assert "3 more findings not drawn." in section(page, "calibration")
+    assert "1 more finding not drawn." in section(page, "tradeoff")
+    assert re.search(
+        r"20 requirements are broken : limit 0 .* limit 5 \(\S+\) and others; see", section(page, "limits")
+    )
+
+
+@pytest.mark.parametrize("classes", [4, 14])
+def test_labels_that_exclude_each_other_are_decided_by_the_largest(full: ModuleType, classes: int) -> None:
+    report = full.make_multiclass_report(classes)
+    page = render_html(report, full.make_verdict(report))
+    text = section(page, "curves")
+    assert "calls the most probable label" in text
+    assert ("Not drawn: 14 classes; at most 12 fit a page." in text) == (classes == 14)
+    assert ("By the most probable class." in text) == (classes == 4)
+    if classes == 4:
+        truth, called = (np.array(values).argmax(axis=1) for values in (report.teacher.truth, report.teacher.scores))
+        assert f"truly label 1 {((truth == 1) & (called == 0)).sum()} " in text
+    assert "newly wrong harmful" in section(page, "flips")
 
 
 def test_groups_show_sizes_name_the_small_one_and_call_out_the_worst(report: Report, page: str) -> None:
@@ -178,13 +211,13 @@ def test_margin_of_an_error_stands_above_zero(page: str) -> None:
 def test_log_loss_does_not_stretch_the_other_scales(report: Report) -> None:
     def widest(changed: Report) -> list[str]:
         drawn = render_html(changed, judge(report))
-        return re.findall(r'<th>(?:AUROC|Brier score)</th>.*?cx="([\d.]+)"', drawn)
+        return re.findall(r'<th>(?:AUROC|Brier score)</th>.*?cx="([\d.]+)"', drawn, flags=re.DOTALL)
 
     huge = tuple(
-        msgspec.structs.replace(found, difference=Interval(estimate=4.0, low=3.0, high=9.0))
-        if found.metric == "log_loss"
-        else found
-        for found in report.comparisons
+        msgspec.structs.replace(comparison, difference=Interval(estimate=4.0, low=3.0, high=9.0))
+        if comparison.metric == "log_loss"
+        else comparison
+        for comparison in report.comparisons
     )
     places = widest(report)
     assert len(places) > 3
@@ -225,7 +258,7 @@ def test_worst_group_is_the_largest_loss_that_is_left_possible() -> None:
     ],
 )
 def test_group_is_told_to_its_column(name: str, column: str) -> None:
-    rules = tuple(SubgroupRule(column=each) for each in ("sex", "age", "age at scan"))
+    rules = tuple(SubgroupRule(column=known) for known in ("sex", "age", "age at scan"))
     policy = Policy(non_inferiority=(NonInferiority(metric="auroc", margin=0.1),), subgroups=rules)
     assert column_of(policy, name) == column
 
@@ -233,7 +266,7 @@ def test_group_is_told_to_its_column(name: str, column: str) -> None:
 def test_report_without_groups_says_so(full: ModuleType, report: Report) -> None:
     plain = msgspec.structs.replace(
         report,
-        comparisons=tuple(found for found in report.comparisons if not found.subgroup),
+        comparisons=tuple(comparison for comparison in report.comparisons if not comparison.subgroup),
         policy=Policy(non_inferiority=(NonInferiority(metric="auroc", margin=0.02),)),
     )
     drawn = render_html(plain, full.make_verdict(plain))
@@ -253,13 +286,13 @@ def test_flips_are_counted_by_what_they_mean_and_listed_by_number(report: Report
     assert f"decides {missed + alarms} cases wrongly that the teacher decides rightly" in section(page, "limits")
 
 
-def test_looks_are_told_plainly(full: ModuleType, report: Report, page: str) -> None:
+def test_evaluations_of_the_test_split_are_told_plainly(full: ModuleType, report: Report, page: str) -> None:
     assert "This test split has been looked at 2 times, this report included. It saw 2 models under 1 policy." in words(
         page
     )
-    once = msgspec.structs.replace(report, looks=report.looks[-1:])
+    once = msgspec.structs.replace(report, test_set_evaluations=report.test_set_evaluations[-1:])
     assert "looked at once, for this report." in words(render_html(once, full.make_verdict(once)))
-    never = msgspec.structs.replace(report, looks=())
+    never = msgspec.structs.replace(report, test_set_evaluations=())
     assert "is not known" in section(render_html(never, full.make_verdict(never)), "protocol")
 
 
@@ -271,7 +304,7 @@ def test_tradeoff_says_what_is_hollow_and_who_is_unbeaten(page: str) -> None:
 
 def test_speed_shows_stages_scenarios_slowdown_and_warm_up(page: str) -> None:
     text = section(page, "speed")
-    for told in (
+    for fact in (
         "read and decode",
         "Under load",
         "unofficial",
@@ -279,7 +312,7 @@ def test_speed_shows_stages_scenarios_slowdown_and_warm_up(page: str) -> None:
         "had not settled",
         "New / old",
     ):
-        assert told in text
+        assert fact in text
     assert "no difference shown" in text
 
 
@@ -300,17 +333,17 @@ def test_explanations_show_the_floor(report: Report, page: str) -> None:
 
 def test_unmeasured_and_uncomputed_values_are_dashes(full: ModuleType, report: Report) -> None:
     nothing = Interval(estimate=0.5, low=float("nan"), high=float("nan"))
-    one = msgspec.structs.replace(report.comparisons[0], difference=nothing)
+    comparison = msgspec.structs.replace(report.comparisons[0], difference=nothing)
     bare = msgspec.structs.replace(
         report,
-        comparisons=(one,),
+        comparisons=(comparison,),
         measurements=(),
         speedups=(),
         fidelity=(),
         scenarios=(),
         slowdowns=(),
         explanations=(),
-        looks=(),
+        test_set_evaluations=(),
         notes=(),
         external_models=(),
         evaluations=report.evaluations[:-1],
@@ -336,10 +369,11 @@ def test_noise_and_unjudged_variants_are_said_at_the_top(full: ModuleType, repor
 def test_report_survives_its_json(tmp_path: Path, report: Report) -> None:
     save_report(report, tmp_path / "report.json")
     assert load_report(tmp_path / "report.json") == report
+    assert len(json.loads((tmp_path / "report.json").read_bytes())["looks"]) == len(report.test_set_evaluations)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "complaint"),
     [
         (lambda raw: raw.replace(b'"schema_version":2', b'"schema_version":9', 1), "schema 9"),
         (lambda raw: raw.replace(b'"split"', b'"spilt"', 1), "spilt"),
@@ -350,11 +384,11 @@ def test_report_survives_its_json(tmp_path: Path, report: Report) -> None:
         ),
     ],
 )
-def test_altered_report_is_refused(tmp_path: Path, report: Report, change, said: str) -> None:
+def test_altered_report_is_refused(tmp_path: Path, report: Report, change, complaint: str) -> None:
     path = tmp_path / "report.json"
     save_report(report, path)
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=complaint):
         load_report(path)
 
 

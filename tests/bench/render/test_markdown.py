@@ -37,7 +37,7 @@ def judged(tiny: ModuleType, reports: ModuleType, policy: Policy = POLICY, **cha
         policy_sha256="b" * 64,
         task=tiny.TASK,
         teacher_name="resnet18",
-        evaluations=tuple(EvaluationTable.from_evaluation(each) for each in evaluations),
+        evaluations=tuple(EvaluationTable.from_evaluation(evaluation) for evaluation in evaluations),
         measurements=(Measurement(name="int8", target="openvino:cpu:int8:1", session_ms=(10.0,) * 120),),
         comparisons=(),
         machine=reports.MACHINE,
@@ -85,14 +85,14 @@ def test_every_table_is_whole(tiny, reports) -> None:
 
 def test_a_long_verdict_stays_short_and_says_what_it_leaves_out(tiny, reports, tmp_path: Path) -> None:
     checks = tuple(Check(name=f"limit {number}", outcome="fail", reason="x" * 5000) for number in range(200))
-    given = judged(tiny, reports)
+    decision = judged(tiny, reports)
     verdict = Verdict(
         outcome="fail",
         variants=(VariantVerdict(variant="int8", outcome="fail", checks=checks),),
         policy_sha256="b" * 64,
         model_digest="a" * 64,
     )
-    save_markdown(given._replace(verdict=verdict), tmp_path / "deep" / "c.md")
+    save_markdown(decision._replace(verdict=verdict), tmp_path / "deep" / "c.md")
     text = (tmp_path / "deep" / "c.md").read_text()
     assert len(text) < 65_536  # GitHub's limit of a comment
     assert "and 190 more in the table below" in text
@@ -101,7 +101,7 @@ def test_a_long_verdict_stays_short_and_says_what_it_leaves_out(tiny, reports, t
 
     long = tuple(msgspec.structs.replace(check, name=f"{check.name} {'&' * 5000}") for check in checks)
     variants = (msgspec.structs.replace(verdict.variants[0], variant="&" * 5000, checks=long),)
-    hostile = render_markdown(given._replace(verdict=msgspec.structs.replace(verdict, variants=variants)))
+    hostile = render_markdown(decision._replace(verdict=msgspec.structs.replace(verdict, variants=variants)))
     assert len(hostile) < 65_536
     assert "## ❌ Fail" in hostile and "The tables do not fit into a comment" in hostile
 
@@ -113,28 +113,28 @@ HOSTILE = (
 
 def test_text_of_a_file_is_shown_and_never_read() -> None:
     markdown_it = pytest.importorskip("markdown_it")
-    told = escape(HOSTILE)
-    assert "\n" not in told and "\x1b" not in told and "\u202e" not in told
-    shown = markdown_it.MarkdownIt("commonmark").enable("table").render(f"- {told}")
+    escaped = escape(HOSTILE)
+    assert "\n" not in escaped and "\x1b" not in escaped and "\u202e" not in escaped
+    shown = markdown_it.MarkdownIt("commonmark").enable("table").render(f"- {escaped}")
     body = re.sub(r"</?(ul|li)>", "", shown)
     assert not re.search(r"<(?!/?p>)[a-z]", body), shown
     for live in ("@maintainer", "#12", "GH-3", "https://"):
-        assert live not in told
-    assert "maintainer" in told
+        assert live not in escaped
+    assert "maintainer" in escaped
 
 
 def test_names_of_a_report_cannot_change_the_comment(tiny, reports) -> None:
-    given = judged(tiny, reports)
+    decision = judged(tiny, reports)
     checks = (Check(name=HOSTILE, outcome="fail", reason=HOSTILE),)
     verdict = msgspec.structs.replace(
-        given.verdict,
+        decision.verdict,
         outcome="fail",
         notes=(HOSTILE,),
         variants=(VariantVerdict(variant=HOSTILE, outcome="fail", checks=checks),),
     )
     report = msgspec.structs.replace(
-        given.report, bundle_name=HOSTILE, noise=(HOSTILE,), split=HOSTILE, created=HOSTILE
+        decision.report, bundle_name=HOSTILE, noise=(HOSTILE,), split=HOSTILE, created=HOSTILE
     )
-    text = render_markdown(given._replace(verdict=verdict, report=report))
+    text = render_markdown(decision._replace(verdict=verdict, report=report))
     for live in ("<img", "@maintainer", "[a](http", "\n# Pass", " #12"):
         assert live not in text

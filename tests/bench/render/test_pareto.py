@@ -26,9 +26,9 @@ def brute_force(points: list[tuple[float, float]]) -> set[int]:
 def test_front_is_what_nobody_dominates(seed: int) -> None:
     random = np.random.default_rng(seed)
     points = [tuple(pair) for pair in random.integers(0, 6, (12, 2)).astype(float).tolist()]
-    found = front(points)
-    assert set(found) == brute_force(points)
-    assert [points[n][0] for n in found] == sorted(points[n][0] for n in found)
+    best = front(points)
+    assert set(best) == brute_force(points)
+    assert [points[n][0] for n in best] == sorted(points[n][0] for n in best)
 
 
 def test_what_is_not_a_number_is_never_on_the_front() -> None:
@@ -37,20 +37,20 @@ def test_what_is_not_a_number_is_never_on_the_front() -> None:
 
 
 def test_teacher_in_another_engine_has_the_teachers_area_and_is_hollow(full: ModuleType) -> None:
-    found = {one.name: one for one in pareto_points(full.make_report(), "pneumonia")}
-    teacher, elsewhere = found["Teacher (coatnet_nano_rw_224)"], found["teacher in OpenVINO"]
+    by_name = {point.name: point for point in pareto_points(full.make_report(), "pneumonia")}
+    teacher, elsewhere = by_name["Teacher (coatnet_nano_rw_224)"], by_name["teacher in OpenVINO"]
     assert elsewhere.hollow
     assert not teacher.hollow
     assert elsewhere.auroc == teacher.auroc
     assert elsewhere.latency_ms.estimate < teacher.latency_ms.estimate
-    assert full.OPPONENT in found
+    assert full.EXTERNAL in by_name
 
 
 def test_what_has_no_evaluation_and_is_no_teacher_has_no_place(full: ModuleType) -> None:
     report = full.make_report()
     stranger = msgspec.structs.replace(report.measurements[0], name="stranger")
     report = msgspec.structs.replace(report, measurements=(*report.measurements, stranger))
-    assert "stranger" not in {one.name for one in pareto_points(report, "pneumonia")}
+    assert "stranger" not in {point.name for point in pareto_points(report, "pneumonia")}
 
 
 def test_labels_do_not_cover_each_other() -> None:

@@ -16,12 +16,10 @@ pytest.importorskip("torch")
 from medfm_compress.bench.render.html.pruning_sensitivity import (
     SENSITIVITY_HTML,
     SENSITIVITY_JSON,
-    SensitivityCurve,
-    SensitivityPoint,
-    SensitivityReport,
     render_sensitivity,
     write_sensitivity,
 )
+from medfm_compress.bench.render.sensitivity_report import SensitivityCurve, SensitivityPoint, SensitivityReport
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import decode
 
@@ -99,26 +97,26 @@ def mixed(auroc: bool = False) -> SensitivityReport:
 
 
 def test_the_worst_group_comes_first_everywhere() -> None:
-    found = mixed()
-    assert [one.name for one in found.ranked()] == ["stage.4", "layer.3", "layer.2", "layer.1", "layer.0"]
-    content = render_sensitivity(found)
+    sensitivity = mixed()
+    assert [group.name for group in sensitivity.ranked()] == ["stage.4", "layer.3", "layer.2", "layer.1", "layer.0"]
+    content = render_sensitivity(sensitivity)
     assert "1. stage.4" in content and "5. layer.0" in content
     table = content[content.index("<tbody>") :]
-    places = [table.index(one.name) for one in found.ranked()]
+    places = [table.index(group.name) for group in sensitivity.ranked()]
     assert places == sorted(places)
 
 
 def test_half_is_the_nearest_width_that_was_tried() -> None:
-    one = curve(0)
-    assert one.half.kept == 32
-    three = msgspec.structs.replace(
-        one,
+    channels = curve(0)
+    assert channels.half.kept == 32
+    heads = msgspec.structs.replace(
+        channels,
         width=3,
         chosen=3,
         kind="heads",
         points=tuple(SensitivityPoint(kept=kept, error=1 / (kept + 1)) for kept in (2, 1)),
     )
-    assert three.half.kept == 1
+    assert heads.half.kept == 1
     assert curve(0, kind="block").half.kept == 0
 
 
@@ -130,11 +128,11 @@ def test_chosen_widths_are_marked_and_whole_groups_look_different() -> None:
 
 
 def test_the_cost_left_is_told_in_a_readable_unit() -> None:
-    found = report((curve(0),))
-    assert "12.5 → 8 ms" in render_sensitivity(found) and "64.0%" in render_sensitivity(found)
-    macs = msgspec.structs.replace(found, cost="MACs", cost_before=4.1e9, cost_after=1.6e9)
+    sensitivity = report((curve(0),))
+    assert "12.5 → 8 ms" in render_sensitivity(sensitivity) and "64.0%" in render_sensitivity(sensitivity)
+    macs = msgspec.structs.replace(sensitivity, cost="MACs", cost_before=4.1e9, cost_after=1.6e9)
     assert "4,100 M → 1,600 M MACs" in render_sensitivity(macs)
-    assert "Cost left" not in render_sensitivity(msgspec.structs.replace(found, cost=""))
+    assert "Cost left" not in render_sensitivity(msgspec.structs.replace(sensitivity, cost=""))
 
 
 def test_milliseconds_have_a_column_only_where_they_are_known() -> None:
@@ -160,8 +158,8 @@ def test_auroc_is_drawn_only_where_it_was_measured() -> None:
 
 @pytest.mark.parametrize("count", [1, 150])
 def test_any_number_of_groups_is_drawn_inside_its_frame(count: int) -> None:
-    found = report(tuple(curve(number, worst=0.002 * (number + 1), auroc=True) for number in range(count)), 0.95)
-    content = render_sensitivity(found)
+    sensitivity = report(tuple(curve(number, worst=0.002 * (number + 1), auroc=True) for number in range(count)), 0.95)
+    content = render_sensitivity(sensitivity)
     page = Page(content)
     assert page.count("cell") == 2 * 4 * count
     assert content.count('<tr><th class="text">layer.') == count
@@ -196,15 +194,15 @@ def test_names_are_escaped() -> None:
 
 
 def test_both_files_are_written_and_the_json_reads_back(tmp_path: Path) -> None:
-    found = mixed(auroc=True)
-    page, data = write_sensitivity(found, tmp_path / "out")
+    sensitivity = mixed(auroc=True)
+    page, data = write_sensitivity(sensitivity, tmp_path / "out")
     assert (page.name, data.name) == (SENSITIVITY_HTML, SENSITIVITY_JSON)
-    assert page.read_text("utf-8") == render_sensitivity(found)
-    assert decode(data.read_bytes(), SensitivityReport, source="sensitivity.json") == found
+    assert page.read_text("utf-8") == render_sensitivity(sensitivity)
+    assert decode(data.read_bytes(), SensitivityReport, source="sensitivity.json") == sensitivity
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "complaint"),
     [
         ({"points": ()}, "were tried"),
         ({"points": (SensitivityPoint(kept=64, error=0.1),)}, "different ones from 0 to 63"),
@@ -214,9 +212,9 @@ def test_both_files_are_written_and_the_json_reads_back(tmp_path: Path) -> None:
         ({"chosen": 65}, "must be 0 to 64"),
     ],
 )
-def test_impossible_curves_are_refused(change: dict[str, Any], says: str) -> None:
+def test_impossible_curves_are_refused(change: dict[str, Any], complaint: str) -> None:
     fields = {name: getattr(curve(0), name) for name in ("name", "kind", "width", "points", "chosen")}
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=complaint):
         SensitivityCurve(**{**fields, **change})
 
 

@@ -53,7 +53,7 @@ def failing(tiny: Any, reports: Any) -> Decision:
         policy_sha256="b" * 64,
         task=tiny.TASK,
         teacher_name="resnet18",
-        evaluations=tuple(EvaluationTable.from_evaluation(each) for each in evaluations),
+        evaluations=tuple(EvaluationTable.from_evaluation(evaluation) for evaluation in evaluations),
         measurements=(),
         comparisons=(),
         machine=reports.MACHINE,
@@ -66,12 +66,14 @@ def failing(tiny: Any, reports: Any) -> Decision:
 
 def results(decision: Decision) -> dict[str, dict[str, Any]]:
     log = render_sarif(decision, POLICY, "ml/policy.yaml", "out/report.json")
-    return {found["message"]["text"].split(" (int8)")[0]: found for found in log["runs"][0]["results"]}
+    return {result["message"]["text"].split(" (int8)")[0]: result for result in log["runs"][0]["results"]}
 
 
 def test_every_check_but_a_pass_points_at_the_line_that_asks_for_it(failing: Decision) -> None:
-    found = results(failing)
-    lines = {name: each["locations"][0]["physicalLocation"]["region"]["startLine"] for name, each in found.items()}
+    by_text = results(failing)
+    lines = {
+        name: result["locations"][0]["physicalLocation"]["region"]["startLine"] for name, result in by_text.items()
+    }
     assert lines == {
         "fail: auroc of opacity": 3,
         "fail: auroc of opacity, floor of the bundle": 5,
@@ -80,15 +82,15 @@ def test_every_check_but_a_pass_points_at_the_line_that_asks_for_it(failing: Dec
         "fail: agreement of decisions": 11,
         "inconclusive: p50 latency": 10,
     }
-    assert {each["ruleId"] for each in found.values()} == {
+    assert {result["ruleId"] for result in by_text.values()} == {
         "non-inferiority/auroc",
         "floor/auroc",
         "non-inferiority/brier",
         "fidelity/min_agreement",
         "budget/p50_ms",
     }
-    assert found["inconclusive: p50 latency"]["level"] == "warning"
-    assert found["fail: auroc of opacity"]["level"] == "error"
+    assert by_text["inconclusive: p50 latency"]["level"] == "warning"
+    assert by_text["fail: auroc of opacity"]["level"] == "error"
 
 
 def test_the_log_has_what_the_standard_requires(failing: Decision, tmp_path: Path) -> None:
@@ -101,19 +103,19 @@ def test_the_log_has_what_the_standard_requires(failing: Decision, tmp_path: Pat
     assert driver["name"]
     ids = [rule["id"] for rule in driver["rules"]]
     assert len(set(ids)) == len(ids) and all(rule["shortDescription"]["text"] for rule in driver["rules"])
-    for found in run["results"]:
-        assert found["message"]["text"]
-        assert found["level"] in {"none", "note", "warning", "error"}
-        assert ids[found["ruleIndex"]] == found["ruleId"]
-        place = found["locations"][0]["physicalLocation"]["artifactLocation"]
+    for result in run["results"]:
+        assert result["message"]["text"]
+        assert result["level"] in {"none", "note", "warning", "error"}
+        assert ids[result["ruleIndex"]] == result["ruleId"]
+        place = result["locations"][0]["physicalLocation"]["artifactLocation"]
         assert place == {"uri": "a%20b/policy.yaml", "uriBaseId": "%SRCROOT%"}
-    prints = [found["partialFingerprints"][FINGERPRINT] for found in run["results"]]
+    prints = [result["partialFingerprints"][FINGERPRINT] for result in run["results"]]
     assert len(set(prints)) == len(prints)
 
 
 def test_fingerprints_do_not_change_with_the_figures(failing: Decision) -> None:
     def prints(decision: Decision) -> list[str]:
-        return [found["partialFingerprints"][FINGERPRINT] for found in results(decision).values()]
+        return [result["partialFingerprints"][FINGERPRINT] for result in results(decision).values()]
 
     (variant,) = failing.verdict.variants
     later = tuple(msgspec.structs.replace(check, reason=f"{check.reason} later") for check in variant.checks)
@@ -135,10 +137,10 @@ def test_a_check_that_no_entry_asks_for_points_at_the_report(failing: Decision) 
     verdict = msgspec.structs.replace(
         failing.verdict, variants=(VariantVerdict(variant="int8", outcome="fail", checks=checks),)
     )
-    (found,) = results(failing._replace(verdict=verdict)).values()
-    assert found["ruleId"] == "check"
-    assert found["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "out/report.json"
-    assert r"\[here\]" in found["message"]["text"]
+    (result,) = results(failing._replace(verdict=verdict)).values()
+    assert result["ruleId"] == "check"
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "out/report.json"
+    assert r"\[here\]" in result["message"]["text"]
 
 
 def test_every_limit_that_a_policy_can_set_is_known_by_name(failing: Decision) -> None:
@@ -147,8 +149,8 @@ def test_every_limit_that_a_policy_can_set_is_known_by_name(failing: Decision) -
     names = {check.name for check in check_budget(limits, "int8", ())}
     names |= {check.name for check in check_fidelity(FidelityLimits(max_relative_logit_error=1, min_agreement=1), None)}
     assert names <= set(keys)
-    asked = {keys[name] for name in names}
-    assert {key for section, key in asked if section == "fidelity"} == set(FidelityLimits.__struct_fields__)
+    known = {keys[name] for name in names}
+    assert {key for section, key in known if section == "fidelity"} == set(FidelityLimits.__struct_fields__)
 
 
 def test_lines_of_a_policy() -> None:

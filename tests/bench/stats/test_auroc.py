@@ -137,17 +137,17 @@ def test_the_difference_is_profiled_over_the_joint_region_of_the_logits() -> Non
         first = centre[0] + (-b + np.sqrt(root)) / (2 * a)
         return float(1 / (1 + np.exp(-centre[1] - move)) - 1 / (1 + np.exp(-first)))
 
-    found = minimize_scalar(smallest, bounds=(-1, 0), method="bounded", options={"xatol": 1e-10})
-    assert area_difference(areas, 0.95).low == pytest.approx(found.fun, abs=1e-9)
+    reference = minimize_scalar(smallest, bounds=(-1, 0), method="bounded", options={"xatol": 1e-10})
+    assert area_difference(areas, 0.95).low == pytest.approx(reference.fun, abs=1e-9)
 
 
 def test_the_p_value_inverts_the_interval() -> None:
     for scores, truth in (worked_example(), (worked_example()[0] + 100 * worked_example()[1], worked_example()[1])):
         areas = clustered_areas(scores, truth, np.arange(200))
         for level in (0.8, 0.95):
-            found = area_difference(areas, level)
-            assert p_area_below(areas, found.high) == pytest.approx((1 - level) / 2, abs=1e-6)
-            assert p_area_below(areas, found.low) == pytest.approx((1 + level) / 2, abs=1e-6)
+            interval = area_difference(areas, level)
+            assert p_area_below(areas, interval.high) == pytest.approx((1 - level) / 2, abs=1e-6)
+            assert p_area_below(areas, interval.low) == pytest.approx((1 + level) / 2, abs=1e-6)
 
 
 def test_equal_ranks_differ_by_nothing_but_two_perfect_models_may_still_differ() -> None:
@@ -156,10 +156,10 @@ def test_equal_ranks_differ_by_nothing_but_two_perfect_models_may_still_differ()
     assert area_difference(same, 0.95).low == area_difference(same, 0.95).high == 0
     assert (p_area_below(same, 0.01), p_area_below(same, -0.01)) == (0, 1)
     perfect = clustered_areas(scores + 100 * truth, truth, np.arange(200))
-    found = area_difference(perfect, 0.95)
+    interval = area_difference(perfect, 0.95)
     fewest = int(min(truth.sum(), (1 - truth).sum()))
-    assert -found.low == found.high == pytest.approx(3.8415 / (fewest + 3.8415), rel=1e-4)
-    assert "perfect" in found.method
+    assert -interval.low == interval.high == pytest.approx(3.8415 / (fewest + 3.8415), rel=1e-4)
+    assert "perfect" in interval.method
 
 
 def test_one_class_or_one_patient_of_a_class_is_refused() -> None:

@@ -13,18 +13,18 @@ MARGIN = 0.05
 
 def test_it_is_half_of_tangos_interval_where_the_other_part_is_certain() -> None:
     # A hundred million unchanged negatives have an interval of no width.
-    found, part = balanced_difference((1, 6, 80), (0, 0, 10**8), 0.95), tango(1, 6, 80)
-    assert (found.low, found.estimate, found.high) == pytest.approx(
+    interval, part = balanced_difference((1, 6, 80), (0, 0, 10**8), 0.95), tango(1, 6, 80)
+    assert (interval.low, interval.estimate, interval.high) == pytest.approx(
         (part.low / 2, part.estimate / 2, part.high / 2), abs=1e-6
     )
-    assert found.standard_error == pytest.approx(part.standard_error / 2)
+    assert interval.standard_error == pytest.approx(part.standard_error / 2)
 
 
 def test_the_p_value_inverts_the_interval() -> None:
     positives, negatives = (1, 4, 50), (3, 9, 120)
-    found = balanced_difference(positives, negatives, 0.9)
-    assert p_balanced_below(positives, negatives, found.high) == pytest.approx(0.05, abs=1e-9)
-    assert p_balanced_below(positives, negatives, found.low) == pytest.approx(0.95, abs=1e-9)
+    interval = balanced_difference(positives, negatives, 0.9)
+    assert p_balanced_below(positives, negatives, interval.high) == pytest.approx(0.05, abs=1e-9)
+    assert p_balanced_below(positives, negatives, interval.low) == pytest.approx(0.95, abs=1e-9)
 
 
 def test_the_error_rate_at_the_margin_by_summing_over_every_table() -> None:

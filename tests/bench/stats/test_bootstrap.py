@@ -26,14 +26,14 @@ def worked_example() -> Sample:
 
 
 def difference(sample: Sample, metric: Metric, resamples: int = 2000, seed: int = 0) -> Resampled:
-    found = resample(
+    resampled = resample(
         WeightedMetrics(sample, (metric,)),
         sample.truth,
         cases=len(sample.truth),
         resamples=resamples,
         seed=(seed,),
     )
-    return found.of(lambda values: values[..., 1, 0] - values[..., 0, 0])
+    return resampled.of(lambda values: values[..., 1, 0] - values[..., 0, 0])
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def difference(sample: Sample, metric: Metric, resamples: int = 2000, seed: int 
 )
 def test_r_boot_agrees_within_monte_carlo_error(metric: Metric, estimate: float, low: float, high: float) -> None:
     # boot 1.3-28: boot(R = 20000, strata = truth), boot.ci(type = "bca").
-    found = difference(worked_example(), metric, resamples=10000)
-    ours = interval(found, 0.95)
+    resampled = difference(worked_example(), metric, resamples=10000)
+    ours = interval(resampled, 0.95)
     assert ours is not None
     assert ours.estimate == pytest.approx(estimate, abs=1e-9)
     assert (ours.low, ours.high) == pytest.approx((low, high), abs=0.006)
@@ -113,8 +113,8 @@ def test_metrics_under_integer_weights_are_those_of_repeated_cases_by_sklearn(me
     for row, counts in enumerate(weights.astype(int)):
         repeated = np.repeat(np.arange(90), counts[sample.clusters])
         for model in range(2):
-            given = (sample.scores if metric in of_scores else sample.decisions)[model, repeated]
-            assert ours[row, model] == pytest.approx(reference(truth[repeated], given), abs=1e-12)
+            values = (sample.scores if metric in of_scores else sample.decisions)[model, repeated]
+            assert ours[row, model] == pytest.approx(reference(truth[repeated], values), abs=1e-12)
 
 
 def test_a_certain_error_has_a_large_but_finite_log_loss() -> None:
@@ -197,10 +197,10 @@ def test_deleting_clusters_in_groups_gives_nearly_the_same_acceleration(monkeypa
 def test_without_variation_the_interval_is_a_point_and_says_why() -> None:
     sample = worked_example()
     same = Sample(sample.scores[[0, 0]], sample.decisions[[0, 0]], sample.truth, sample.clusters)
-    found = interval(difference(same, "f1"), 0.95)
-    assert found is not None
-    assert (found.low, found.high) == (0, 0)
-    assert found.method.startswith("percentile bootstrap over patients (no single patient")
+    flat = interval(difference(same, "f1"), 0.95)
+    assert flat is not None
+    assert (flat.low, flat.high) == (0, 0)
+    assert flat.method.startswith("percentile bootstrap over patients (no single patient")
 
 
 def test_few_clusters_expand_the_tails_as_hesterberg_says() -> None:
@@ -210,21 +210,21 @@ def test_few_clusters_expand_the_tails_as_hesterberg_says() -> None:
     def mean(weights: np.ndarray) -> np.ndarray:
         return weights @ x / weights.sum(axis=1)
 
-    found = resample(mean, np.zeros(12, dtype=np.int64), cases=12, resamples=20000, seed=(1,))
-    ours, plain = interval(found, 0.95), interval(found._replace(clusters=()), 0.95)
+    resampled = resample(mean, np.zeros(12, dtype=np.int64), cases=12, resamples=20000, seed=(1,))
+    ours, plain = interval(resampled, 0.95), interval(resampled._replace(clusters=()), 0.95)
     assert ours is not None and plain is not None
     student = stats.t.ppf(0.975, 11) * x.std(ddof=1) / 12**0.5
     assert ours.high - ours.low == pytest.approx(2 * student, rel=0.03)
     assert plain.high - plain.low < 0.9 * (ours.high - ours.low)
-    assert p_below(found, ours.high) == pytest.approx(0.025, abs=0.003)
+    assert p_below(resampled, ours.high) == pytest.approx(0.025, abs=0.003)
 
 
 def test_an_estimate_at_the_edge_of_its_resamples_falls_back_to_percentiles() -> None:
     estimate, replicates = np.array(0.0), np.linspace(0.1, 1.1, 1001)
-    found = interval(Resampled(estimate, replicates, (np.linspace(0, 1, 20),)), 0.9)
-    assert found is not None
-    assert (found.low, found.high) == pytest.approx((0.15, 1.05))
-    assert "one side" in found.method
+    fallback = interval(Resampled(estimate, replicates, (np.linspace(0, 1, 20),)), 0.9)
+    assert fallback is not None
+    assert (fallback.low, fallback.high) == pytest.approx((0.15, 1.05))
+    assert "one side" in fallback.method
 
 
 def test_a_statistic_undefined_in_many_resamples_has_no_interval() -> None:
@@ -237,10 +237,10 @@ def test_a_statistic_undefined_in_many_resamples_has_no_interval() -> None:
 
 @pytest.mark.parametrize("metric", ["auprc", "f1"])
 def test_the_p_value_inverts_the_interval(metric: Metric) -> None:
-    found = difference(worked_example(), metric)
-    at_95 = interval(found, 0.95)
+    resampled = difference(worked_example(), metric)
+    at_95 = interval(resampled, 0.95)
     assert at_95 is not None
-    assert p_below(found, at_95.high) == pytest.approx(0.025, abs=0.003)
-    assert p_below(found, at_95.low) == pytest.approx(0.975, abs=0.003)
-    assert p_below(found, 0.5) < 1e-10
-    assert p_below(found, -0.9) > 1 - 1e-10
+    assert p_below(resampled, at_95.high) == pytest.approx(0.025, abs=0.003)
+    assert p_below(resampled, at_95.low) == pytest.approx(0.975, abs=0.003)
+    assert p_below(resampled, 0.5) < 1e-10
+    assert p_below(resampled, -0.9) > 1 - 1e-10

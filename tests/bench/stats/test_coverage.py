@@ -37,11 +37,11 @@ def test_auroc_at_the_margin_with_few_patients(positives: int, negatives: int) -
     rng, studies = np.random.default_rng(positives), 800
     passes, fails, walds = 0, 0, 0
     for _ in range(studies):
-        found = area_difference(auroc_study(rng, positives, negatives, (0.95, 0.90)), 0.95)
-        passes += found.low > -MARGIN
-        fails += found.high < -MARGIN
-        assert found.standard_error is not None
-        walds += found.estimate - norm.ppf(0.975) * found.standard_error > -MARGIN
+        interval = area_difference(auroc_study(rng, positives, negatives, (0.95, 0.90)), 0.95)
+        passes += interval.low > -MARGIN
+        fails += interval.high < -MARGIN
+        assert interval.standard_error is not None
+        walds += interval.estimate - norm.ppf(0.975) * interval.standard_error > -MARGIN
     assert 0.010 <= passes / studies <= 0.045
     assert 0.010 <= fails / studies <= 0.040
     assert walds > 1.3 * passes
@@ -57,9 +57,9 @@ def test_auroc_at_the_margin_with_several_images_a_patient() -> None:
     for _ in range(studies):
         shared = sqrt(0.3) * rng.normal(size=150)[clusters] + sqrt(0.4) * rng.normal(size=300)
         scores = shared + sqrt(0.3) * rng.normal(size=(2, 300)) + means * truth
-        found = area_difference(clustered_areas(scores, truth, clusters), 0.95)
-        passes += found.low > -MARGIN
-        covered += found.low <= -MARGIN <= found.high
+        interval = area_difference(clustered_areas(scores, truth, clusters), 0.95)
+        passes += interval.low > -MARGIN
+        covered += interval.low <= -MARGIN <= interval.high
     assert 0.012 <= passes / studies <= 0.040
     assert 0.930 <= covered / studies <= 0.970
 
@@ -78,8 +78,8 @@ def test_tangos_error_rates_by_summing_over_every_table(pairs: int, lost: float,
     for c in range(int(binom.ppf(1 - 1e-9, pairs, lost)) + 1):
         for b in range(int(binom.ppf(1 - 1e-9, pairs, gained)) + 1):
             chance = multinomial.pmf([c, b, pairs - b - c], pairs, [lost, gained, 1 - lost - gained])
-            found = tango(b, c, pairs)
-            errors += chance * np.array([found.low > -MARGIN, p_tango_below(b, c, pairs, -MARGIN) < 0.025])
+            interval = tango(b, c, pairs)
+            errors += chance * np.array([interval.low > -MARGIN, p_tango_below(b, c, pairs, -MARGIN) < 0.025])
     assert (errors > 0.005).all()
     assert (errors < 0.036).all()
 
@@ -108,9 +108,9 @@ def error_rates(patients: int, images: int, studies: int) -> dict[str, tuple[flo
         sample = draw(rng, patients, images)
         strata = sample.truth[::images]
         statistic = WeightedMetrics(sample, BOOTSTRAPPED)
-        found = resample(statistic, strata, cases=len(sample.truth), resamples=400, seed=(number,))
+        resampled = resample(statistic, strata, cases=len(sample.truth), resamples=400, seed=(number,))
         for column, metric in enumerate(BOOTSTRAPPED):
-            values = found.of(lambda v, c=column: v[..., c])
+            values = resampled.of(lambda v, c=column: v[..., c])
             ends = interval(change(values), 0.95) if metric == "brier" else share_difference(values, 0.95)
             assert ends is not None
             errors[column] += (ends.low > truth[column], ends.high < truth[column])
@@ -138,9 +138,9 @@ def test_bootstrapped_differences_keep_their_level_in_many_studies(patients: int
 @pytest.mark.parametrize("areas", [(0.95, 0.90), (0.90, 0.85)])
 def test_auroc_at_the_margin_in_many_studies(positives: int, negatives: int, areas: tuple[float, float]) -> None:
     rng, studies = np.random.default_rng(5), 5000
-    found = [area_difference(auroc_study(rng, positives, negatives, areas), 0.95) for _ in range(studies)]
+    intervals = [area_difference(auroc_study(rng, positives, negatives, areas), 0.95) for _ in range(studies)]
     passes, fails = (
-        np.mean([wrong(f) for f in found]) for wrong in (lambda f: f.low > -MARGIN, lambda f: f.high < -MARGIN)
+        np.mean([wrong(f) for f in intervals]) for wrong in (lambda f: f.low > -MARGIN, lambda f: f.high < -MARGIN)
     )
     assert 0.014 <= passes <= 0.041
     assert 0.014 <= fails <= 0.036
@@ -149,9 +149,9 @@ def test_auroc_at_the_margin_in_many_studies(positives: int, negatives: int, are
 def test_the_p_value_of_a_bootstrapped_share_inverts_its_interval() -> None:
     sample = draw(np.random.default_rng(8), 160)
     values = resample(WeightedMetrics(sample, ("auprc",)), sample.truth, cases=160, resamples=500, seed=(1,))
-    found = values.of(lambda v: v[..., 0])
-    ends = share_difference(found, 0.9)
+    share = values.of(lambda v: v[..., 0])
+    ends = share_difference(share, 0.9)
     assert ends is not None
-    assert p_share_below(found, ends.high) == pytest.approx(0.05, abs=1e-6)
-    assert p_share_below(found, ends.low) == pytest.approx(0.95, abs=1e-6)
+    assert p_share_below(share, ends.high) == pytest.approx(0.05, abs=1e-6)
+    assert p_share_below(share, ends.low) == pytest.approx(0.95, abs=1e-6)
     assert "logit profile" in ends.method

@@ -33,8 +33,8 @@ def test_the_mean_difference_of_single_cases_is_scipys_bootstrap() -> None:
     rng = np.random.default_rng(1)
     teacher = rng.beta(8, 2, 60)
     bundle = np.clip(teacher + rng.normal(-0.02, 0.05, 60), 0, 1)
-    found = resample_mean(np.stack([teacher, bundle]), np.arange(60), resamples=10_000)
-    ours = interval(found.of(lambda v: v[..., 1] - v[..., 0])._replace(clusters=()), 0.95)
+    resampled = resample_mean(np.stack([teacher, bundle]), np.arange(60), resamples=10_000)
+    ours = interval(resampled.of(lambda v: v[..., 1] - v[..., 0])._replace(clusters=()), 0.95)
     theirs = stats.bootstrap(
         (bundle - teacher,), np.mean, n_resamples=10_000, method="BCa", rng=np.random.default_rng(2)
     ).confidence_interval

@@ -13,10 +13,10 @@ from medfm_compress.runtime.errors import InputError
 
 
 def test_with_a_known_error_it_is_the_sum_of_two_quantiles() -> None:
-    found = reach(0.01, 0.02)
-    assert found.smallest_margin == pytest.approx((1.959963984540054 + 0.8416212335729143) * 0.01)
-    assert found.times_patients == pytest.approx((found.smallest_margin / 0.02) ** 2)
-    assert found.reason == ""
+    reachable = reach(0.01, 0.02)
+    assert reachable.smallest_margin == pytest.approx((1.959963984540054 + 0.8416212335729143) * 0.01)
+    assert reachable.times_patients == pytest.approx((reachable.smallest_margin / 0.02) ** 2)
+    assert reachable.reason == ""
 
 
 @pytest.mark.parametrize("degrees", [2, 5, 20, 100.5, 5000])
@@ -52,9 +52,9 @@ def test_so_many_times_the_patients_rule_the_margin_out() -> None:
 
 @pytest.mark.parametrize("error", [None, 0.0])
 def test_no_error_is_not_known_and_not_no_doubt(error: float | None) -> None:
-    found = reach(error, 0.02)
-    assert (found.smallest_margin, found.times_patients) == (None, None)
-    assert "unknown" in found.reason
+    reachable = reach(error, 0.02)
+    assert (reachable.smallest_margin, reachable.times_patients) == (None, None)
+    assert "unknown" in reachable.reason
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ def test_scipy_agrees(q: float, count: int, level: float) -> None:
 
 def test_the_median_of_a_table() -> None:
     # Conover, Practical Nonparametric Statistics: n = 16 at 95% (and more): the 4th and the 13th value.
-    found = quantile_interval(range(1, 17), 0.5)
-    assert found is not None
-    assert (found.low, found.high) == (4, 13)
+    interval = quantile_interval(range(1, 17), 0.5)
+    assert interval is not None
+    assert (interval.low, interval.high) == (4, 13)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_independent_values_are_covered() -> None:
     rng = np.random.default_rng(1)
     truth, covered, studies = stats.lognorm.ppf(0.95, 0.5), 0, 2000
     for _ in range(studies):
-        found = quantile_interval(rng.lognormal(sigma=0.5, size=200), 0.95)
-        assert found is not None
-        covered += found.low <= truth <= found.high
+        interval = quantile_interval(rng.lognormal(sigma=0.5, size=200), 0.95)
+        assert interval is not None
+        covered += interval.low <= truth <= interval.high
     # Never below the level; the ranks are whole numbers, so a little above it.
     assert 0.945 <= covered / studies <= 0.985
 
@@ -68,12 +68,12 @@ def test_calls_in_rounds_are_covered_only_when_rounds_are_drawn() -> None:
     for number in range(studies):
         logs = 0.2 * (np.sqrt(0.5) * rng.normal(size=(40, 1)) + np.sqrt(0.5) * rng.normal(size=(40, 15)))
         values = np.exp(logs).ravel()
-        for name, found in (
+        for name, interval in (
             ("rounds", quantile_over_rounds(values, 15, 0.5, resamples=200, seed=number)),
             ("calls", quantile_interval(values, 0.5)),
         ):
-            assert found is not None
-            covered[name] += found.low <= truth <= found.high
+            assert interval is not None
+            covered[name] += interval.low <= truth <= interval.high
     assert covered["rounds"] / studies >= 0.89
     assert covered["calls"] / studies <= 0.75
 
@@ -82,10 +82,10 @@ def test_too_few_rounds_or_values_give_none() -> None:
     values = np.arange(400, dtype=float)
     assert quantile_over_rounds(values, 50, 0.99) is None
     assert quantile_over_rounds(values[:360], 20, 0.99) is None
-    found = quantile_over_rounds(values, 20, 0.99)
-    assert found is not None
-    assert found.low <= found.estimate <= found.high <= 399
-    assert found == quantile_over_rounds(values, 20, 0.99)
+    interval = quantile_over_rounds(values, 20, 0.99)
+    assert interval is not None
+    assert interval.low <= interval.estimate <= interval.high <= 399
+    assert interval == quantile_over_rounds(values, 20, 0.99)
 
 
 def test_impossible_questions_are_refused() -> None:

@@ -28,9 +28,9 @@ def test_infinite_degrees_are_the_normal_distribution() -> None:
 def test_satterthwaite_is_welchs_formula() -> None:
     # SciPy's Welch test of two samples gives its degrees of freedom.
     x, y = [1.0, 4.0, 2.0, 8.0, 5.0], [3.0, 3.5, 2.5, 4.0]
-    found = stats.ttest_ind(x, y, equal_var=False).df
+    reference = stats.ttest_ind(x, y, equal_var=False).df
     parts = [stats.tvar(sample) / len(sample) for sample in (x, y)]
-    assert satterthwaite(parts, [4, 3]) == pytest.approx(found)
+    assert satterthwaite(parts, [4, 3]) == pytest.approx(reference)
     assert satterthwaite([0.0, 2.0], [4, 3]) == pytest.approx(3)
     assert satterthwaite([0.0, 0.0], [4, 3]) == 7
 

@@ -40,19 +40,19 @@ def test_published_examples() -> None:
     ],
 )
 def test_the_closed_form_agrees(gained: int, lost: int, pairs: int, low: float, high: float) -> None:
-    found = tango(gained, lost, pairs)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-10)
-    assert found.estimate == pytest.approx((gained - lost) / pairs)
+    interval = tango(gained, lost, pairs)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-10)
+    assert interval.estimate == pytest.approx((gained - lost) / pairs)
     mirrored = tango(lost, gained, pairs)
-    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
+    assert (mirrored.low, mirrored.high) == pytest.approx((-interval.high, -interval.low))
 
 
 def test_the_p_value_inverts_the_interval() -> None:
     for gained, lost, pairs in ((1, 7, 21), (12, 2, 50), (0, 0, 90), (3, 0, 500)):
         for level in (0.8, 0.95):
-            found = tango(gained, lost, pairs, level)
-            assert p_tango_below(gained, lost, pairs, found.high) == pytest.approx((1 - level) / 2)
-            assert p_tango_below(gained, lost, pairs, found.low) == pytest.approx((1 + level) / 2)
+            interval = tango(gained, lost, pairs, level)
+            assert p_tango_below(gained, lost, pairs, interval.high) == pytest.approx((1 - level) / 2)
+            assert p_tango_below(gained, lost, pairs, interval.low) == pytest.approx((1 + level) / 2)
 
 
 def test_at_no_difference_the_test_is_mcnemars_without_correction() -> None:
@@ -64,9 +64,9 @@ def test_at_no_difference_the_test_is_mcnemars_without_correction() -> None:
 def test_every_table_of_twelve_pairs_has_an_interval_around_its_estimate() -> None:
     for gained, lost in itertools.product(range(13), repeat=2):
         if gained + lost <= 12:
-            found = tango(gained, lost, 12)
-            assert -1 <= found.low <= found.estimate <= found.high <= 1
-            assert found.high - found.low > 0.2
+            interval = tango(gained, lost, 12)
+            assert -1 <= interval.low <= interval.estimate <= interval.high <= 1
+            assert interval.high - interval.low > 0.2
 
 
 def test_without_discordance_the_width_solves_the_score_equation() -> None:

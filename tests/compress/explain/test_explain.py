@@ -20,7 +20,7 @@ from medfm_compress.bench.evaluate.occlusion import OcclusionOptions
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.compress.explain.explain import _stretched, explain, on_grid, sample_positions
 from medfm_compress.compress.explain.options import ExplainOptions
-from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model
+from medfm_compress.compress.networks.model import Architecture, Model, create_module, load_model, save_model
 from medfm_compress.data.open import open_study
 from medfm_compress.data.study import Case, Study
 from medfm_compress.export.onnx_export import export_onnx
@@ -75,7 +75,7 @@ def test_the_exported_teacher_agrees_with_itself_and_random_weights_do_not(
     bundle: Path, folder: Path, study: Study, tmp_path: Path
 ) -> None:
     told: list[str] = []
-    explained = explain(bundle, folder, study, tmp_path / "out", QUICK, progress=told.append)
+    explained = explain(bundle, load_model(folder), study, tmp_path / "out", QUICK, progress=told.append)
     same, floor = explained.agreements
     assert (same.variant, floor.variant) == ("onnxruntime-cpu-fp32", "randomised")
     assert same.method == floor.method == "occlusion / occlusion"
@@ -87,7 +87,7 @@ def test_the_exported_teacher_agrees_with_itself_and_random_weights_do_not(
 
 
 def test_what_is_written_fits_the_report(bundle: Path, folder: Path, study: Study, tmp_path: Path) -> None:
-    explained = explain(bundle, folder, study, tmp_path, QUICK)
+    explained = explain(bundle, load_model(folder), study, tmp_path, QUICK)
     labelled = [case for case in study.cases if case.target]
     rows = load_explanations(
         tmp_path, model_digest=Bundle.open(bundle).model_digest, cases_sha256=table_of(labelled).cases_sha256
@@ -121,7 +121,7 @@ def test_networks_of_different_size_are_laid_on_the_teacher_s_grid(
     import msgspec
 
     larger = dataclasses.replace(teacher, spec=msgspec.structs.replace(teacher.spec, height_px=48, width_px=48))
-    explained = explain(bundle, save_model(larger, tmp_path / "t"), study, tmp_path / "out", QUICK)
+    explained = explain(bundle, load_model(save_model(larger, tmp_path / "t")), study, tmp_path / "out", QUICK)
     with np.load(explained.folder / "maps.npz", allow_pickle=False) as arrays:
         assert arrays["variant"].shape == (8, 48, 48)
         assert [len(np.unique(found)) > 1 for found in arrays["variant"]] == [True] * 8
@@ -136,7 +136,9 @@ def test_gradient_compares_the_model_folders(
     )
     assert named.provenance.student
     options = ExplainOptions(cases=4, method="gradient")
-    explained = explain(tmp_path / "named.medfm", folder, study, tmp_path / "out", options, student_folder=folder)
+    explained = explain(
+        tmp_path / "named.medfm", load_model(folder), study, tmp_path / "out", options, student_folder=folder
+    )
     same = explained.agreements[0]
     assert same.method == "grad-cam / grad-cam"
     assert same.variant == "teacher (PyTorch)"
@@ -144,13 +146,13 @@ def test_gradient_compares_the_model_folders(
     assert same.overlap == pytest.approx((1,) * 4)
     other = save_model(dataclasses.replace(teacher, name="other"), tmp_path / "other")
     with pytest.raises(InputError, match="was exported from"):
-        explain(tmp_path / "named.medfm", folder, study, tmp_path / "out", options, student_folder=other)
+        explain(tmp_path / "named.medfm", load_model(folder), study, tmp_path / "out", options, student_folder=other)
 
 
 def test_a_failure_leaves_the_older_maps_alone(
     bundle: Path, folder: Path, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    explain(bundle, folder, study, tmp_path / "out", QUICK)
+    explain(bundle, load_model(folder), study, tmp_path / "out", QUICK)
     before = (tmp_path / "out" / "explanations" / "agreement.json").read_bytes()
 
     def fail(*_: object) -> None:
@@ -159,10 +161,10 @@ def test_a_failure_leaves_the_older_maps_alone(
     with monkeypatch.context() as patch:
         patch.setattr("medfm_compress.compress.explain.explain.write_atomically", fail)
         with pytest.raises(KeyboardInterrupt):
-            explain(bundle, folder, study, tmp_path / "out", QUICK)
+            explain(bundle, load_model(folder), study, tmp_path / "out", QUICK)
     assert (tmp_path / "out" / "explanations" / "agreement.json").read_bytes() == before
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["explanations"]
-    explain(bundle, folder, study, tmp_path / "out", ExplainOptions(cases=2, occlusion=COARSE))
+    explain(bundle, load_model(folder), study, tmp_path / "out", ExplainOptions(cases=2, occlusion=COARSE))
     assert len(load_explanations(tmp_path / "out")[0].cases) == 2
 
 
@@ -196,7 +198,7 @@ def test_what_cannot_be_compared_is_refused(
 
     def refused(message: str, at: Path = folder, on: Path = bundle, **options: object) -> None:
         with pytest.raises((InputError, StudyError), match=message):
-            explain(on, at, study, tmp_path / "out", ExplainOptions(**options))
+            explain(on, load_model(at), study, tmp_path / "out", ExplainOptions(**options))
         assert not (tmp_path / "out").exists()
 
     refused("no finding 'cyst'; give --finding as one of opacity", finding="cyst")
@@ -212,9 +214,9 @@ def test_what_cannot_be_compared_is_refused(
     refused("labels", save_model(other, tmp_path / "labels"))
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
-        explain(bundle, folder, study, tmp_path / "file", QUICK)
+        explain(bundle, load_model(folder), study, tmp_path / "file", QUICK)
     with pytest.raises(InputError, match="goes with --method gradient"):
-        explain(bundle, folder, study, tmp_path / "out", QUICK, student_folder=folder)
+        explain(bundle, load_model(folder), study, tmp_path / "out", QUICK, student_folder=folder)
 
 
 def test_the_command(

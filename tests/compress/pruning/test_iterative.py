@@ -24,6 +24,7 @@ from medfm_compress.compress.pruning.record import RECORD, PruningRecord  # noqa
 from medfm_compress.compress.pruning.sensitivity import SensitivityPoint  # noqa: E402
 from medfm_compress.compress.pruning.sensitivity_cache import SensitivityCache  # noqa: E402
 from medfm_compress.compress.pruning.sparsity import sparse_layers  # noqa: E402
+from medfm_compress.compress.teachers.module_teacher import ModuleTeacher  # noqa: E402
 from medfm_compress.compress.training.config import TrainingConfig  # noqa: E402
 from medfm_compress.data.open import open_study  # noqa: E402
 from medfm_compress.data.study import Study  # noqa: E402
@@ -69,7 +70,7 @@ def run(study: Study, out: Path, options: PruneOptions = OPTIONS, stop_at: str =
             raise Stop
 
     model = small_model()
-    return prune_and_recover(PruningRun(study, model, options, out, hear), model), lines
+    return prune_and_recover(PruningRun(study, ModuleTeacher(model), options, out, hear), model), lines
 
 
 @pytest.fixture(scope="module")

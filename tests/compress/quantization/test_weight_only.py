@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from medfm_compress.compress.quantization.weight_only import constant_bytes, quantize_blocks, weight_only
+from medfm_compress.compress.quantization.weight_only import quantize_blocks, weight_only
 from medfm_compress.runtime.errors import InputError
 
 Engine = Literal["openvino", "onnxruntime"]
@@ -65,6 +65,11 @@ def run(content: bytes, backend: Engine) -> NDArray[np.float32]:
     compiled = core.compile_model(core.read_model(content), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     result: NDArray[np.float32] = compiled({"image": image()})[0]
     return result
+
+
+def constant_bytes(model: ir.Model) -> int:
+    """Bytes of all constants of the graph."""
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

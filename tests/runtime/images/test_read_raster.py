@@ -231,6 +231,7 @@ def test_silence_ends_with_the_last_thread_that_asked_for_it():
         warnings.warn("heard again", stacklevel=1)
 
 
+@pytest.mark.serial
 def test_a_small_png_becomes_a_tensor_in_a_few_milliseconds(tmp_path):
     from medfm_compress.runtime.image_spec import ImageSpec
     from medfm_compress.runtime.preprocess import preprocess

@@ -1,0 +1,32 @@
+"""YAML as people write it, read strictly: a key that is given twice is refused instead of the last one winning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from medfm_compress.runtime.errors import InputError
+
+
+def load_yaml(data: bytes, source: str) -> Any:
+    """The one document in ``data``, YAML or JSON, as dicts, lists and scalars.
+
+    Raises:
+        InputError: it is not YAML, or names a key twice; names ``source``.
+    """
+    try:
+        return yaml.load(data, Loader=_Strict)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
+        raise InputError(f"{source} is not YAML: {' '.join(str(exc).split())}") from None
+
+
+class _Strict(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Construct one mapping; raises ``ConstructorError`` for a repeated key."""
+        keys = [key.value for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            problem = f"key {', '.join(twice)} is given twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep=deep)

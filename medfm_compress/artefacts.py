@@ -1,0 +1,149 @@
+"""What steps take and return: a path and a fingerprint of its *content*, so that a file replaced behind it counts.
+
+A step's output depends on the bytes of its inputs and not on their names: a teacher that is trained again into the same
+folder is another teacher.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from medfm_compress.compress.teachers.source import TeacherSource
+from medfm_compress.data.fingerprint import study_fingerprint
+from medfm_compress.data.open import open_study
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.strict_json import digest
+
+_CHUNK_BYTES = 1 << 20
+_WORKING_FOLDER = "training"  # of a model folder: caches and checkpoints, which are not the model
+
+
+class Input(Protocol):
+    """Something that a step reads."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex sha256 of the content.
+
+        Raises:
+            InputError: it is not there, or cannot be read.
+        """
+        ...
+
+
+class Artefact(Input, Protocol):
+    """A file or a folder that a step writes, and later ones read."""
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """A study: labels, splits, patients and every image's content, wherever they lie."""
+
+    path: Path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256, see `study_fingerprint`; raises StudyError where it cannot be read."""
+        return study_fingerprint(open_study(self.path))
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder: card, weights and what else lies beside them, but for what training left to go on with."""
+
+    path: Path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 over names and contents of its files."""
+        return _folder_sha256(self.path)
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """A bundle, verdicts and report included."""
+
+    path: Path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 of the file."""
+        return _file_sha256(self.path)
+
+
+@dataclass(frozen=True)
+class ReportFolder:
+    """A report: what it says, not how its page looks."""
+
+    path: Path
+
+    @property
+    def json(self) -> Path:
+        """The report that the gate judges."""
+        return self.path / "report.json"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 of ``report.json``."""
+        return _file_sha256(self.json)
+
+
+@dataclass(frozen=True)
+class NamedInput:
+    """What a setting names: a file, a folder, or something that is no path (``timm:NAME``) and counts as its name."""
+
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is, if it is a path."""
+        return Path(self.name.partition(":")[2] if self.name.startswith("outputs:") else self.name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 of the content, or of the name where there is none."""
+        if self.path.is_dir():
+            return _folder_sha256(self.path)
+        return _file_sha256(self.path) if self.path.is_file() else digest(self.name)
+
+
+@dataclass(frozen=True)
+class TeacherInput:
+    """Whatever teaches: model folders, published networks, ONNX files, MONAI bundles, cached outputs."""
+
+    sources: tuple[TeacherSource, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 over what is said of the teachers and the content of all files that say it."""
+        said = [msgspec.structs.replace(source, source="", weights="", spec="") for source in self.sources]
+        names = [name for source in self.sources for name in (source.source, source.weights, source.spec)]
+        return digest([said, [NamedInput(name).fingerprint if name else "" for name in names]])
+
+
+def _folder_sha256(folder: Path) -> str:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; it was there when the step before was done: do that step again")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder) for path in paths]
+    return digest([(str(name), _file_sha256(folder / name)) for name in names if name.parts[0] != _WORKING_FOLDER])
+
+
+def _file_sha256(path: Path) -> str:
+    content = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                content.update(chunk)
+    except OSError as exc:
+        raise InputError(f"cannot read {path}: {exc.strerror}") from None
+    return content.hexdigest()
