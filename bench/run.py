@@ -20,10 +20,10 @@ from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation, log_eva
 from medfm_compress.bench.external_models import external_model
 from medfm_compress.bench.gate.gate import judge
 from medfm_compress.bench.gate.policy_file import LoadedPolicy
-from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
+from medfm_compress.bench.measure.latency import ModelUnderTest, measure
 from medfm_compress.bench.measure.latency_regression import Slowdown, measure_slowdown
 from medfm_compress.bench.measure.load_run import run_scenario
-from medfm_compress.bench.measure.load_scenario import Harness, LoadPlan, ScenarioName, ScenarioResult
+from medfm_compress.bench.measure.load_scenario import ScenarioResult
 from medfm_compress.bench.measure.machine import Machine, describe_machine
 from medfm_compress.bench.measure.speedup import round_spread, speedup
 from medfm_compress.bench.models import (
@@ -34,6 +34,7 @@ from medfm_compress.bench.models import (
     with_points,
     with_task_points,
 )
+from medfm_compress.bench.options import BenchOptions
 from medfm_compress.bench.render.html.gallery import write_gallery
 from medfm_compress.bench.render.html.page import render_html
 from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, TEACHER, Report, Speedup, save_report
@@ -50,38 +51,6 @@ from medfm_compress.runtime.progress import Progress, no_progress
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 _NOISY_SPREAD = 0.10
-
-
-class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to do beyond the necessary.
-
-    Attributes:
-        plan: rounds, threads, warm-up.
-        targets: measure only variants whose ``backend:device[:precision]`` begins with one of these; empty takes all.
-        others: further models, measured and not evaluated, e.g. the teacher in ONNX Runtime.
-        external_models: ONNX files or bundles, evaluated and measured beside the bundle, never judged.
-        scenarios: loads to put on the teacher and every variant, after the interleaved rounds.
-        harness: what drives the scenarios; ``plain`` needs nothing installed.
-        load: how long a scenario runs; its threads are the plan's.
-        baseline: an earlier bundle, to see whether a variant became slower.
-        pairs: interleaved pairs of processes for that, >= 10.
-        split: evaluated split.
-        files: images for the end-to-end time.
-        cache_dir: where prepared images are kept between runs; none keeps nothing.
-    """
-
-    plan: Plan = Plan()
-    targets: tuple[str, ...] = ()
-    others: tuple[ModelUnderTest, ...] = ()
-    external_models: tuple[Path, ...] = ()
-    scenarios: tuple[ScenarioName, ...] = ()
-    harness: Harness = "plain"
-    load: LoadPlan = LoadPlan()
-    baseline: Path | None = None
-    pairs: int = 10
-    split: str = "test"
-    files: int = 4
-    cache_dir: Path | None = None
 
 
 _DEFAULT_OPTIONS = BenchOptions()

@@ -24,11 +24,11 @@ class SplitPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """How to cut.
 
     Attributes:
-        val: fraction of the cases that may be cut, above 0 and below 1.
-        test: likewise; 0 with ``keep_test``.
-        keep_test: leave the given test split as it is; val is cut out of all other labelled cases.
+        val: fraction of the cases that become val.
+        test: fraction of the cases that become test; 0 with ``keep_test``.
+        keep_test: leave the test split as it is; val is cut out of all other labelled cases.
         drop_leaking: with ``keep_test``, leave out whatever shares a patient or an image with test.
-        seed: of the shuffle.
+        seed: of the shuffle; equal seeds give equal splits.
     """
 
     val: float = 0.1

@@ -58,7 +58,7 @@ def kill_half_way(process: subprocess.Popen[str], answers: Path, shards: int) ->
 
 def main(teacher: str, study: str, student: str, out: str, modality: str = "histology") -> None:
     """Measure, print and write."""
-    command = [sys.executable, "-m", "medfm_compress", "distill", study, "--teacher", teacher, "--student", student]
+    command = [sys.executable, "-m", "medfm_compress", "distill", teacher, "--study", study, "--student", student]
     command += ["--views", str(VIEWS), "--epochs", str(EPOCHS), "--image-size", str(PIXELS), "--device", "cpu"]
     command += ["--patience", "0", "--modality", modality, "--teacher-precision", "fp32"]
     with tempfile.TemporaryDirectory() as scratch:

@@ -110,12 +110,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         training = ["--image-size", str(pair.pixels), "--modality", self.modality, "--epochs", str(arm.epochs)]
         training += ["--batch-size", str(BATCH), "--learning-rate", str(pair.learning_rate), "--patience", "0"]
         training += ["--device", "cpu", "--seed", str(self.seed), "--out", out, *arm.options]
-        pupils = [study, "--teacher", teacher, "--student", pair.student]
-        return (
-            ["distill", *pupils, "--views", str(arm.views), *training]
-            if arm.teacher
-            else ["labels", *pupils, *training]
-        )
+        if arm.teacher:
+            learned = [teacher, "--study", study, "--student", pair.student, "--views", str(arm.views)]
+            return ["distill", *learned, *training]
+        return ["labels", study, "--teacher", teacher, "--student", pair.student, *training]
 
 
 TEACHERS = (

@@ -71,7 +71,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return [*self._shared(seed), *options]
 
     def _shared(self, seed: int) -> list[str]:
-        shared = ["--model", self.model, "--image-size", str(self.pixels), "--modality", self.modality]
+        shared = [self.model, "--image-size", str(self.pixels), "--modality", self.modality]
         return [*shared, "--device", "cpu", "--seed", str(seed)]
 
 
@@ -123,9 +123,11 @@ def run(work: Path, study: Path, arm: str, seed: int, plan: Plan, splits: tuple[
         share_cache(work / "cache", out / "training")
     before, start = 0.0, []
     if arm != SCRATCH:
-        before = command("pretrain", [str(study), "--out", str(backbone), *plan.pretraining(arm, seed)], folder)
+        before = command(
+            "pretrain", ["--study", str(study), "--out", str(backbone), *plan.pretraining(arm, seed)], folder
+        )
         start = ["--weights", str(backbone)]
-    after = command("finetune", [str(study), "--out", str(student), *start, *plan.finetuning(seed)], folder)
+    after = command("finetune", ["--study", str(study), "--out", str(student), *start, *plan.finetuning(seed)], folder)
     areas = {split: area_on(work, study, student, split) for split in splits}
     result = Result(
         study=study.stem, arm=arm, seed=seed, plan=plan, seconds=(before, after), steps=steps_of(student), areas=areas

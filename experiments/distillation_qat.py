@@ -171,9 +171,9 @@ def main(student: str, teacher: str, study_path: str, work: str, *numbers: str) 
     config = TrainingConfig(epochs=int(epochs), learning_rate=float(rate), patience=0, precision="fp32", ema=0.98)
     bench = Bench(study, load_model(student), known, int(cases), folder / "cache")
     rows = bench.rows("start", bench.start, Path(student))
-    for name, quantize in (("float", ""), ("qat", "int8")):
+    for name, qat in (("float", False), ("qat", True)):
         out = folder / name
-        options = Distillation(quantize=quantize, views=2)
+        options = Distillation(qat=qat, views=2)
         model = distill((study,), ModuleTeacher(known), load_model(student), config, out, say, options)
         rows += bench.rows(name, model, out)
     result: dict[str, Any] = {"cpu": read_cpu().model, "epochs": int(epochs), "rate": float(rate), "rows": rows}

@@ -45,7 +45,7 @@ def package_coatnet(weights: Path, study: Path, out: Path) -> None:
 
 def command_of(plan: TeacherPlan, study: Path, teachers: Path) -> list[str]:
     """The command that trains a teacher."""
-    command = [sys.executable, "-m", "medfm_compress", "finetune", str(study), "--model", plan.model]
+    command = [sys.executable, "-m", "medfm_compress", "finetune", plan.model, "--study", str(study)]
     command += ["--image-size", str(plan.pixels), "--modality", plan.modality, "--epochs", str(plan.epochs)]
     command += ["--learning-rate", str(plan.learning_rate), "--patience", "0", "--device", "cpu"]
     command += ["--licence", plan.licence, "--out", str(teachers / plan.name)]

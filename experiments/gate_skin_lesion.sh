@@ -17,7 +17,7 @@ step() { # step FILE COMMAND…: run COMMAND unless FILE is there
 }
 
 step "$out/study.csv" medfm-compress study split "$study" --test 0.465 --val 0.07 --seed 0 --out "$out/study.csv"
-step "$out/teacher" medfm-compress finetune "$out/study.csv" --model resnet18 --image-size 96 --modality dermoscopy \
+step "$out/teacher" medfm-compress finetune resnet18 --study "$out/study.csv" --image-size 96 --modality dermoscopy \
   --epochs 120 --batch-size 16 --learning-rate 0.001 --patience 0 --seed 0 \
   --licence "CC0-1.0 (trained from scratch on ISIC 2017)" --out "$out/teacher"
 
@@ -42,7 +42,7 @@ PY
 
 judge() { # judge NAME BUNDLE STUDY
   step "$out/report-$1" medfm-compress bench "$2" --teacher "$out/teacher" --study "$3" --policy "$policy" \
-    --targets onnxruntime:cpu,openvino:cpu,torch:cpu --rounds 10 --cache "$out/prepared" --out "$out/report-$1"
+    --target onnxruntime:cpu --target openvino:cpu --target torch:cpu --rounds 10 --cache "$out/prepared" --out "$out/report-$1"
   local code=0
   medfm-compress gate "$out/report-$1/report.json" --policy "$policy" || code=$?
   echo "exit code $code"

@@ -37,7 +37,7 @@ def calibration(models: Path, name: str, cases: int, out: Path) -> Path:
 def ours(models: Path, name: str, target: str, cases: int, work: Path) -> dict[str, Any]:
     """The command with one placement: no candidate after the first, no companion."""
     words = ["quantize", models / f"{name}.medfm", "--study", models / "study.csv", "--out", work / "cost.medfm"]
-    words += ["--targets", target, "--samples", cases, "--time-budget", 0]
+    words += ["--target", target, "--samples", cases, "--time-budget", 0]
     command = [sys.executable, "-m", "medfm_compress", *map(str, words)]
     return watched(command, work / f"cost-{target.partition(':')[0]}.log")
 

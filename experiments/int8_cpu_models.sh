@@ -51,7 +51,7 @@ step "$out/study.csv" cut "$out/study.csv" 300
 finetune() { # finetune STUDY MODEL PIXELS EPOCHS RATE OUT [OPTION…]
   local study=$1 name=$2 pixels=$3 epochs=$4 rate=$5 out=$6
   shift 6
-  step "$out/model.json" medfm-compress finetune "$study" --model "$name" --image-size "$pixels" --colour rgb \
+  step "$out/model.json" medfm-compress finetune "$name" --study "$study" --image-size "$pixels" --colour rgb \
     --epochs "$epochs" --batch-size 16 --learning-rate "$rate" --patience 0 --precision "${PRECISION:-bf16}" \
     --device cpu --seed 0 --licence "CC BY 4.0 (trained from scratch on chest X-rays of Kermany et al. 2018)" \
     --out "$out" "$@"

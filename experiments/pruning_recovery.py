@@ -132,7 +132,7 @@ def cut(bench: Bench, arm: str) -> tuple[Model, PruningRecord]:
     known = records.load(out / RECORD, PruningRecord)
     if known is not None:
         return load_model(out), known
-    options = PruneOptions(speedup=asked.speedup, target=asked.target, training=bench.training(0, 0), **ARMS[arm])
+    options = PruneOptions(min_speedup=asked.speedup, target=asked.target, training=bench.training(0, 0), **ARMS[arm])
     start = time.perf_counter()
     record = prune_and_recover(
         PruningRun(bench.study, ModuleTeacher(bench.teacher), options, out, print_line), bench.model

@@ -1,4 +1,4 @@
-"""The command line: registers the commands, and turns every error into one sentence and an exit code."""
+"""The command line's way in and out: every error becomes one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -9,69 +9,8 @@ from collections.abc import Sequence
 
 import typer
 
-from medfm_compress import __version__
-from medfm_compress.cli import console
-from medfm_compress.cli.bench import bench
-from medfm_compress.cli.compress import compress
-from medfm_compress.cli.demo import demo
-from medfm_compress.cli.distill import distill
-from medfm_compress.cli.doctor import doctor
-from medfm_compress.cli.explain import explain
-from medfm_compress.cli.export import export
-from medfm_compress.cli.finetune import finetune
-from medfm_compress.cli.gate import gate
-from medfm_compress.cli.inspect import inspect
-from medfm_compress.cli.pretrain import pretrain
-from medfm_compress.cli.prune import prune
-from medfm_compress.cli.quantize import quantize
-from medfm_compress.cli.run import run
-from medfm_compress.cli.study import app as study
+from medfm_compress.cli.app import PROGRAM, build_app
 from medfm_compress.runtime.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_UNUSABLE, MedfmError
-
-COMMANDS = (
-    compress,
-    pretrain,
-    finetune,
-    distill,
-    prune,
-    export,
-    quantize,
-    bench,
-    explain,
-    gate,
-    run,
-    inspect,
-    doctor,
-    demo,
-)
-
-
-def build_app() -> typer.Typer:
-    """The Typer application with every command."""
-    app = typer.Typer(
-        name="medfm-compress",
-        help="Make a large medical-imaging model run beside the scanner, and prove that nothing important was lost.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
-    for command in COMMANDS:
-        app.command()(command)
-    app.add_typer(study, name="study", help="Check and split studies.")
-    app.callback(invoke_without_command=True)(_version)
-    return app
-
-
-def _version(
-    context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and exit.")
-) -> None:
-    if version:
-        console.say(__version__)
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        console.say(context.get_help())
-        raise typer.Exit
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,18 +25,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: Sequence[str] | None) -> int:
     app = build_app()
     try:
-        code = app(args=arguments, standalone_mode=False)
-    except MedfmError as exc:
-        return _complain(str(exc), exc.exit_code)
+        code = app(args=arguments, standalone_mode=False, prog_name=PROGRAM)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted; what was finished is kept", EXIT_INTERRUPTED)
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        return _quiet_pipe()
-    except ModuleNotFoundError as exc:
-        return _missing(exc)
+        code = _quiet_pipe()
     except Exception as exc:  # noqa: BLE001 -- the last resort that keeps tracebacks from users
-        return _unexpected(exc)
+        return _failed(exc)
+    if code == EXIT_INTERRUPTED:  # also what Typer makes of an interrupt
+        return _complain("interrupted; what was finished is kept", EXIT_INTERRUPTED)
     return code if isinstance(code, int) else EXIT_OK
+
+
+def _failed(exc: Exception) -> int:
+    """Print an error in one sentence; the exit code."""
+    if isinstance(exc, MedfmError):
+        return _complain(str(exc), exc.exit_code)
+    return _missing(exc) if isinstance(exc, ModuleNotFoundError) else _unexpected(exc)
 
 
 def _missing(exc: ModuleNotFoundError) -> int:
@@ -111,7 +55,9 @@ def _missing(exc: ModuleNotFoundError) -> int:
 def _unexpected(exc: Exception) -> int:
     message = getattr(exc, "format_message", None)  # a usage error of the command-line parser
     if message is not None:
-        return _complain(f"{message()}; see 'medfm-compress --help'", EXIT_UNUSABLE)
+        context = getattr(exc, "ctx", None)
+        path = context.command_path if context else PROGRAM
+        return _complain(f"{message().removesuffix('.')}; see '{path} --help'", EXIT_UNUSABLE)
     if os.environ.get("MEDFM_DEBUG"):
         traceback.print_exc()
     name = type(exc).__name__

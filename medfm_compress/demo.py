@@ -8,7 +8,7 @@ from pathlib import Path
 from medfm_compress import pipeline
 from medfm_compress.bench.measure.latency import Plan
 from medfm_compress.compress.distillation.options import Distillation
-from medfm_compress.compress.quantization.quantize_bundle import QuantizeOptions
+from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.open import open_study
 from medfm_compress.data.synthetic import draw_study

@@ -4,52 +4,63 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from medfm_compress.bench.measure.latency import Plan
 from medfm_compress.bench.measure.load_scenario import Harness, LoadPlan, ScenarioName
+from medfm_compress.bench.types.target import TARGETS
 from medfm_compress.compress.distillation.options import Distillation
-from medfm_compress.compress.networks.backbone import Masking
+from medfm_compress.compress.losses.names import LabelLoss
+from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.pruning.options import PruneOptions
-from medfm_compress.compress.quantization.quantize_bundle import QuantizeOptions
+from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.splitting import SplitPlan
 from medfm_compress.data.strict_yaml import load_yaml
 from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE
+from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import Colour, DicomRules
 from medfm_compress.runtime.strict_json import convert
+
+ARGUMENT = Meta(extra={"argument": True})
+RECIPE_ONLY = Meta(extra={"option": ""})
+IMAGE_SIZE = Meta(ge=32, le=1024)
 
 
 class PretrainStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A network, and how it learns from images without labels.
 
     Attributes:
-        model: timm name or ``hf-hub:owner/name``.
-        weights: local weights to start from.
+        model: timm name, or ``hf-hub:owner/name`` (this asks for the network).
+        weights: local safetensors, state dict or backbone folder to start from.
         image_size: network input in pixels.
-        colour: ``grey``, ``rgb``, or empty to look at the study's first image to learn from.
-        more: further studies whose images are learned from.
+        colour: of the images; without it, that of the study's first image to learn from.
+        more: another study whose images are learned from.
         licence: of the weights that it starts from.
-        intended_use: what their publisher says they are for.
+        intended_use: what the publisher of those weights says they are for.
         dicom: rules for DICOM input.
         training: how.
         masking: what is hidden.
     """
 
-    model: str
+    model: Annotated[str, ARGUMENT]
     weights: str = ""
-    image_size: int = 224
+    image_size: Annotated[int, IMAGE_SIZE] = 224
     colour: Colour | None = None
     more: tuple[str, ...] = ()
     licence: str = ""
     intended_use: str = ""
-    dicom: DicomRules = DicomRules()
+    dicom: Annotated[DicomRules, RECIPE_ONLY] = DicomRules()
     training: TrainingConfig = TrainingConfig(epochs=100, batch_size=64, patience=0)
     masking: Masking = Masking()
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,31 +68,32 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         folder: a model folder, relative to the recipe; nothing else is read then.
-        model: timm name or ``hf-hub:owner/name``.
-        weights: local weights to start from, relative to the recipe.
+        model: timm name, or ``hf-hub:owner/name`` (this asks for the network).
+        weights: local safetensors, state dict or backbone folder of ``pretrain`` to start from.
         image_size: network input in pixels.
-        colour: ``grey``, ``rgb``, or empty to look at the study's first training image.
+        colour: of the images; without it, that of the study's first training image.
         balanced: weight the loss by inverse class frequency.
-        label_loss: ``cross-entropy``, ``focal`` or ``class-balanced``.
-        licence: of the weights.
-        intended_use: what their publisher says they are for.
+        label_loss: loss against the labels.
+        licence: of the weights; every student inherits it.
+        intended_use: what the publisher of the weights says they are for.
         dicom: rules for DICOM input, which every student and bundle inherits.
         training: how.
     """
 
-    folder: str = ""
-    model: str = ""
+    folder: Annotated[str, RECIPE_ONLY] = ""
+    model: Annotated[str, ARGUMENT] = ""
     weights: str = ""
-    image_size: int = 224
+    image_size: Annotated[int, IMAGE_SIZE] = 224
     colour: Colour | None = None
     balanced: bool = True
-    label_loss: str = "cross-entropy"
+    label_loss: LabelLoss = "cross-entropy"
     licence: str = ""
     intended_use: str = ""
-    dicom: DicomRules = DicomRules()
+    dicom: Annotated[DicomRules, RECIPE_ONLY] = DicomRules()
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
+        check(self)
         if bool(self.folder) == bool(self.model):
             raise InputError(
                 "a teacher is either a model folder ('folder') or a timm model ('model'); give one of them"
@@ -92,13 +104,13 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A student and how it learns.
 
     Attributes:
-        student: timm name, model folder, ``scaled:width=W,depth=D``, or ``auto``.
-        weights: local weights to start from.
-        image_size: 0 takes the teacher's.
-        budget_ms: of an ``auto`` student, on one image.
-        target: where an ``auto`` student will run.
-        threads: there.
-        more: studies that are learned from without their labels.
+        student: timm name, model folder (e.g. of ``prune``), ``scaled:width=0.5,depth=0.5`` (a copy of the teacher), or
+            ``auto``: the largest that keeps to a latency.
+        weights: local safetensors, state dict or backbone folder of ``pretrain`` to start from.
+        image_size: student's input in pixels; 0 is the teacher's.
+        max_latency_ms: with student ``auto``: latency of one image.
+        target: with student ``auto``: where it will run, e.g. ``openvino:cpu:int8:2``.
+        more: another study, learned from without its labels.
         training: how.
         distillation: from what.
     """
@@ -106,16 +118,23 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     student: str
     weights: str = ""
     image_size: int = 0
-    budget_ms: float = 0.0
-    target: str = "openvino:cpu"
-    threads: int = 1
+    max_latency_ms: Annotated[float, Meta(ge=0, extra={"unit": "ms"})] = 0.0
+    target: Annotated[str, TARGETS] = "openvino:cpu"
     more: tuple[str, ...] = ()
     training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=2e-3, patience=10)
     distillation: Distillation = Distillation()
 
+    def __post_init__(self) -> None:
+        check(self)
+
 
 class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the bundle says of itself, and the rule of its operating points."""
+    """What the bundle says of itself, and the rule of its operating points.
+
+    Attributes:
+        rule: of the operating points, on validation cases: ``youden``, ``sensitivity>=0.95`` or ``specificity>=0.90``.
+        intended_use: what the bundle is for, in one sentence.
+    """
 
     rule: str = "youden"
     intended_use: str = NOT_FOR_CLINICAL_USE
@@ -126,26 +145,29 @@ class BenchStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         plan: rounds, threads, warm-up.
-        targets: measure only these, ``backend:device[:precision]``; empty takes all. ``torch:cpu`` alone leaves the
-            teacher's rows in other engines out.
+        targets: measure only what begins with one of these; without any, all. ``torch:cpu`` alone leaves the teacher's
+            rows in other engines out.
         external_models: ONNX files or bundles beside the bundle, evaluated and measured, never judged.
         baseline: an earlier bundle, to see whether this one became slower.
-        pairs: interleaved pairs of processes for that, at least 10.
-        scenarios: loads to put on teacher and variants.
-        harness: what drives them.
+        pairs: interleaved pairs of processes for that.
+        scenarios: MLPerf's loads to put on teacher and variants.
+        harness: what drives the scenarios; ``plain`` needs nothing installed.
         load: how long.
         cache: folder where prepared images are kept between runs; empty keeps none, in a recipe those of the report.
     """
 
     plan: Plan = Plan()
-    targets: tuple[str, ...] = ()
-    external_models: tuple[str, ...] = ()
-    baseline: str = ""
-    pairs: int = 10
-    scenarios: tuple[ScenarioName, ...] = ()
+    targets: Annotated[tuple[str, ...], TARGETS] = ()
+    external_models: Annotated[tuple[str, ...], Meta(extra={"option": "against"})] = ()
+    baseline: Annotated[str, Meta(extra={"option": "baseline-bundle"})] = ""
+    pairs: Annotated[int, Meta(ge=10)] = 10
+    scenarios: Annotated[tuple[ScenarioName, ...], Meta(extra={"option": "scenario"})] = ()
     harness: Harness = "loadgen"
     load: LoadPlan = LoadPlan()
     cache: str = ""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

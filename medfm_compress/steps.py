@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from medfm_compress.bench.gate.policy_file import LoadedPolicy
     from medfm_compress.bench.report import Report
     from medfm_compress.bench.types.verdict import Verdict
-    from medfm_compress.compress.explain.explain import Explained, ExplainOptions
+    from medfm_compress.compress.explain.explain import Explained
+    from medfm_compress.compress.explain.options import ExplainOptions
     from medfm_compress.compress.networks.model import Model
     from medfm_compress.compress.pretrain.pretrain import Pretrained
     from medfm_compress.compress.pruning.options import PruneOptions
     from medfm_compress.compress.pruning.record import PruningRecord
-    from medfm_compress.compress.quantization.quantize_bundle import Quantized, QuantizeOptions
+    from medfm_compress.compress.quantization.options import QuantizeOptions
+    from medfm_compress.compress.quantization.quantize_bundle import Quantized
     from medfm_compress.compress.students.auto_select import Auto, Choice
     from medfm_compress.compress.teachers.open import TeacherSource
     from medfm_compress.compress.teachers.teacher import TeacherCard
@@ -156,12 +158,12 @@ def _auto(step: DistillStep, progress: Progress, out: Path, on_choice: Callable[
     from medfm_compress.compress.students.auto_select import AUTO, Auto
 
     if step.student == AUTO:
-        goal = parse_goal(step.budget_ms, step.target, step.threads)
+        goal = parse_goal(step.max_latency_ms, step.target, 1)
         return Auto(goal, out / "training", lambda line: progress(f"student: {line}"), on_choice)
     plain = type(step)(student=step.student)
-    if (step.budget_ms, step.target, step.threads) != (plain.budget_ms, plain.target, plain.threads):
+    if (step.max_latency_ms, step.target) != (plain.max_latency_ms, plain.target):
         raise InputError(
-            f"budget, target and threads choose a student, and --student names {step.student!r}; "
+            f"max_latency and target choose a student, and --student names {step.student!r}; "
             "give --student auto, or leave them out"
         )
     return None
@@ -299,7 +301,8 @@ def bench(
     out: Path,
 ) -> Report:
     """Evaluate and time a bundle against its teacher, with the teacher's rows in the other engines."""
-    from medfm_compress.bench.run import BenchOptions, bench_bundle
+    from medfm_compress.bench.options import BenchOptions
+    from medfm_compress.bench.run import bench_bundle
     from medfm_compress.runtime.bundle.bundle import Bundle
     from medfm_compress.teacher_baselines import ENGINES, Reference, teacher_in_engines
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import InputError
@@ -42,7 +43,7 @@ class OcclusionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     patch: float = 1 / 8
     stride: float = 1 / 16
-    baseline: Baseline = "mean"
+    baseline: Annotated[Baseline, Meta(extra={"option": "cover"})] = "mean"
 
     def __post_init__(self) -> None:
         if not 0 < self.stride <= self.patch < 1:

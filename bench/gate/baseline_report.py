@@ -1,7 +1,7 @@
 """An earlier report beside this one, for information: nothing of it is judged.
 
 Only estimates on the same cases are held against each other. Stored timings of two runs are shown where one machine
-made both, and decide nothing even there: ``bench --baseline`` runs both bundles again, in interleaved process pairs.
+made both, and decide nothing even there: ``bench --baseline-bundle`` runs both bundles again, in interleaved pairs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from medfm_compress.bench.types.evaluation import Comparison
 from medfm_compress.bench.types.policy import Policy
 from medfm_compress.runtime.errors import InputError
 
-ANOTHER_MACHINE = "not compared: measured on another machine; re-run with bench --baseline"
+ANOTHER_MACHINE = "not compared: measured on another machine; re-run with bench --baseline-bundle"
 
 
 class Change(NamedTuple):
@@ -80,7 +80,8 @@ def _check_same_cases(report: Report, earlier: Report) -> None:
         if now != before:
             raise InputError(
                 f"the baseline report has another {what} ({before[:12]!r}, this report {now[:12]!r}), and figures on "
-                "different cases cannot be compared; give a report on the same study and split, or leave --baseline out"
+                "different cases cannot be compared; give a report on the same study and split, or leave "
+                "--baseline-report out"
             )
 
 

@@ -157,7 +157,7 @@ def _speedup(own: Measurement | None, teacher: Measurement | None) -> _Figure:
 
 def _slowdown(slowdown: Slowdown | None) -> _Figure:
     if slowdown is None:
-        return _Figure(missing="no earlier bundle was measured; give the earlier bundle with --baseline")
+        return _Figure(missing="no earlier bundle was measured; give the earlier bundle with --baseline-bundle")
     ratio = slowdown.ratio
     return _Figure(ratio.estimate, ratio.low, ratio.high, remedy="bench with more --pairs on a quiet machine")
 

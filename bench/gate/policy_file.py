@@ -50,7 +50,7 @@ def load_policy(path: str | Path) -> LoadedPolicy:
         data = path.read_bytes()
     except OSError as exc:
         raise InputError(
-            f"cannot read policy {path}: {exc.strerror}; 'medfm-compress gate --init policy.yaml' writes a starter"
+            f"cannot read policy {path}: {exc.strerror}; 'medfm-compress policy init policy.yaml' writes a starter"
         ) from None
     return parse_policy(data, source=f"policy {path}")
 
@@ -59,7 +59,7 @@ def parse_policy(data: bytes, *, source: str = "policy") -> LoadedPolicy:
     """Decode the bytes of a policy file, YAML or JSON; raises like :func:`load_policy`."""
     value = load_yaml(data, source)
     if not isinstance(value, dict):
-        raise InputError(f"{source} must be a table of keys; 'medfm-compress gate --init policy.yaml' writes a starter")
+        raise InputError(f"{source} must be a table of keys; 'medfm-compress policy init policy.yaml' writes a starter")
     # An empty section is what remains when every line of it is commented out.
     present = {key: entry for key, entry in value.items() if entry is not None}
     _check(present, type_info(Policy), source)

@@ -1,4 +1,4 @@
-"""The commented policy that ``medfm-compress gate --init`` writes.
+"""The commented policy that ``medfm-compress policy init`` writes.
 
 A line whose ``#`` is followed by a space is prose; one whose ``#`` is not is a setting that is switched off. All
 of them switched on are a policy too.
@@ -59,7 +59,7 @@ budget:
   #energy_mj: 500               # of one call, where the machine has a counter
   #min_speedup: 4.0             # teacher in PyTorch / variant, at p50, on the same number of threads
   #min_compression: 4.0         # teacher's files / variant's files
-  #max_slowdown: 1.05           # against an earlier bundle: bench --baseline EARLIER.medfm
+  #max_slowdown: 1.05           # against an earlier bundle: bench --baseline-bundle EARLIER.medfm
 
 # Fewer patients than these are inconclusive before any interval is computed.
 min_positives: 20

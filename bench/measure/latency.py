@@ -19,13 +19,16 @@ import contextlib
 import math
 import time
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from medfm_compress.bench.measure.energy import COUNTERS
 from medfm_compress.bench.measure.worker import STAGES, Open, Reply, Time, WarmUp, device_of
 from medfm_compress.bench.measure.worker_process import Worker
 from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress, no_progress
@@ -61,31 +64,26 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How long to measure.
 
     Attributes:
-        rounds: interleaved rounds, >= 1; intervals of ratios need at least 10.
+        rounds: interleaved rounds; intervals of ratios need at least 10.
         turn_ms: a model's turn in a round is as many calls as fit in it, within ``min_calls`` and ``max_calls``;
             where it has files, a second such turn goes from file to prediction.
-        min_calls: >= 1.
-        max_calls: >= ``min_calls``.
-        threads: of every engine, and CPUs of its process, >= 1.
-        warm_up_s: at most, for each model.
-        timeout_s: for each answer of a model's process.
+        min_calls: fewest calls of a turn.
+        max_calls: most calls of a turn.
+        threads: of every engine, and CPUs of its process.
+        warm_up_s: longest warm-up of each model.
+        timeout_s: longest wait for an answer of a model's process.
     """
 
-    rounds: int = 20
-    turn_ms: float = 200.0
-    min_calls: int = 5
+    rounds: Annotated[int, Meta(ge=1)] = 20
+    turn_ms: Annotated[float, Meta(gt=0, extra={"unit": "ms"})] = 200.0
+    min_calls: Annotated[int, Meta(ge=1)] = 5
     max_calls: int = 100
-    threads: int = 1
-    warm_up_s: float = 10.0
-    timeout_s: float = 300.0
+    threads: Annotated[int, Meta(ge=1)] = 1
+    warm_up_s: Annotated[float, Meta(gt=0, extra={"unit": "s"})] = 10.0
+    timeout_s: Annotated[float, Meta(gt=0, extra={"unit": "s"})] = 300.0
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "min_calls", "threads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("turn_ms", "warm_up_s", "timeout_s"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
+        check(self)
         if self.max_calls < self.min_calls:
             raise InputError(f"max_calls is {self.max_calls}; it must be at least min_calls, {self.min_calls}")
 

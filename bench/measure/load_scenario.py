@@ -14,12 +14,13 @@ left to its early stopping, which by its own log needs 64 and 459 queries at the
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from medfm_compress.bench.types.interval import Interval
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.constraints import check
 
 ScenarioName = Literal["single-stream", "multi-stream", "offline", "server"]
 Harness = Literal["loadgen", "plain"]
@@ -33,39 +34,31 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long a scenario runs, and under what load.
 
     Attributes:
-        duration_s: at least, > 0; MLPerf asks for 600.
-        min_queries: at least, >= 1 (offline: samples).
-        samples_per_query: of ``multi-stream``, and samples that an engine takes at once where it can, >= 1.
-        target_qps: of ``server``, > 0; 0 chooses half of what the engine can do one by one.
-        latency_bound_ms: of ``server``: LoadGen calls a run valid only if its 99th percentile is within, > 0.
-        inputs: different inputs that queries draw from, where no image files are given, >= 1.
-        seed: of the made-up inputs, of which sample is drawn and of the arrivals, >= 0.
-        threads: of the engine, and CPUs of its process, >= 1.
-        warm_up_s: at most, > 0.
-        timeout_s: for an answer, beside the time that the load itself takes, > 0.
+        duration_s: of a scenario, at least; below the 600 of MLPerf it is unofficial.
+        min_queries: fewest queries of a scenario (offline: samples).
+        samples_per_query: of ``multi-stream``, and samples that an engine takes at once where it can.
+        target_qps: queries per second of ``server``; 0 chooses half of what the engine can do one by one.
+        latency_bound_ms: of ``server``: LoadGen calls a run valid only if its 99th percentile is within.
+        inputs: different inputs that queries draw from, where no image files are given.
+        seed: of the made-up inputs, of which sample is drawn and of the arrivals.
+        threads: of the engine, and CPUs of its process.
+        warm_up_s: at most.
+        timeout_s: for an answer, beside the time that the load itself takes.
     """
 
-    duration_s: float = 10.0
-    min_queries: int = 100
-    samples_per_query: int = 8
-    target_qps: float = 0.0
-    latency_bound_ms: float = 100.0
-    inputs: int = 16
-    seed: int = 0
-    threads: int = 1
-    warm_up_s: float = 10.0
-    timeout_s: float = 300.0
+    duration_s: Annotated[float, Meta(gt=0, extra={"unit": "s"})] = 10.0
+    min_queries: Annotated[int, Meta(ge=1)] = 100
+    samples_per_query: Annotated[int, Meta(ge=1)] = 8
+    target_qps: Annotated[float, Meta(ge=0)] = 0.0
+    latency_bound_ms: Annotated[float, Meta(gt=0, extra={"unit": "ms"})] = 100.0
+    inputs: Annotated[int, Meta(ge=1)] = 16
+    seed: Annotated[int, Meta(ge=0)] = 0
+    threads: Annotated[int, Meta(ge=1)] = 1
+    warm_up_s: Annotated[float, Meta(gt=0, extra={"unit": "s"})] = 10.0
+    timeout_s: Annotated[float, Meta(gt=0, extra={"unit": "s"})] = 300.0
 
     def __post_init__(self) -> None:
-        for name in ("min_queries", "samples_per_query", "inputs", "threads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("duration_s", "latency_bound_ms", "warm_up_s", "timeout_s"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("target_qps", "seed"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
+        check(self)
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="load"):

@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec import Meta
 
 from medfm_compress.runtime.bundle.manifest import Precision
 from medfm_compress.runtime.errors import InputError
+
+TARGET_FORM = "BACKEND:DEVICE:PRECISION:THREADS"
+TARGETS = Meta(extra={"option": "target", "metavar": TARGET_FORM})
+"""Of a settings field that lists targets."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -208,7 +208,7 @@ def _train(
     course: _Course, training_cases: TrainingCases, store: OutputCache, progress: Progress
 ) -> tuple[Trained, dict[str, Range]]:
     """The trained network, with plain weights, and where it was trained with INT8 values the ranges of its layers."""
-    if not course.distillation.quantize:
+    if not course.distillation.qat:
         return train(_job(course, training_cases, store, progress), course.config, progress), {}
     if needs_float_stage(course.student):
         progress("in float first, then with INT8 values")

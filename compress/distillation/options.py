@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Annotated, Literal
 
-from medfm_compress.compress.losses.registry import TERMS
+import msgspec
+from msgspec import Meta
+
+from medfm_compress.compress.losses.names import LOSS_NAMES, LabelLoss
+from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task
 
@@ -13,46 +17,41 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What the student learns from.
 
     Attributes:
-        losses: term → weight, see `losses`; empty takes ``sigmoid`` for independent findings, else ``kl``.
-        temperature: of both distributions, above 0.
-        teacher_weight: w in [0, 1] of a labelled case; its label has 1 − w. Unlabelled cases have the teacher alone.
-        label_loss: ``cross-entropy``, ``focal`` or ``class-balanced``.
+        losses: weight of each distillation term; without any, ``sigmoid`` for independent findings,
+            else ``kl``.
+        temperature: of the distributions that are compared.
+        teacher_weight: the teacher's share w of a labelled case; its label has 1 − w. Unlabelled cases have the teacher
+            alone.
+        label_loss: loss against the labels.
         balanced: weight the label term by inverse class frequency.
-        views: augmented views that the teacher answers on, at least 1; the epochs cycle through them.
-        views_seed: of the views; not the training's, so that runs of several seeds share the teacher's answers.
+        views: augmented views that the teacher's outputs are computed on, once; the epochs cycle through them.
+        views_seed: seed of the views; not the training's, so that runs of several seeds share the teacher's outputs.
         unlabelled: learn from the study's unlabelled cases too.
         label_weight_column: column of the study that multiplies a case's label weight; empty for none.
-        teacher_weight_column: likewise its teacher weight.
-        quantize: ``int8`` trains with the values that INT8 will have, after training in float where nothing trained the
-            student before; empty trains in float alone.
-        teacher_precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; auto is the fastest that stays faithful here.
+        teacher_weight_column: column that multiplies a case's teacher weight; empty for none.
+        qat: quantization-aware training: train with the values that INT8 will have, after training in float where
+            nothing trained the student before; ``quantize`` then takes the ranges over.
+        teacher_precision: precision of the teacher's arithmetic; auto is the fastest that stays faithful here.
     """
 
-    losses: dict[str, float] = {}
-    temperature: float = 3.0
-    teacher_weight: float = 0.8
-    label_loss: str = "cross-entropy"
+    losses: Annotated[dict[str, float], Meta(extra={"option": "loss", "lone": "1"})] = {}
+    temperature: Annotated[float, Meta(gt=0)] = 3.0
+    teacher_weight: Annotated[float, Meta(ge=0, le=1)] = 0.8
+    label_loss: LabelLoss = "cross-entropy"
     balanced: bool = True
-    views: int = 6
+    views: Annotated[int, Meta(ge=1)] = 6
     views_seed: int = 0
     unlabelled: bool = True
     label_weight_column: str = ""
     teacher_weight_column: str = ""
-    quantize: str = ""
-    teacher_precision: str = "auto"
+    qat: bool = False
+    teacher_precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InputError(f"temperature is {self.temperature}; it must be above 0")
-        if not 0 <= self.teacher_weight <= 1:
-            raise InputError(f"teacher_weight is {self.teacher_weight}; it must be 0 to 1")
-        if self.views < 1:
-            raise InputError(f"views is {self.views}; it must be at least 1")
-        if self.quantize not in ("", "int8"):
-            raise InputError(f"quantize is {self.quantize!r}; it must be int8, or empty for a student in float")
+        check(self)
         for name, weight in self.losses.items():
-            if name not in TERMS:
-                raise InputError(f"no distillation loss is called {name!r}; choose of {', '.join(TERMS)}")
+            if name not in LOSS_NAMES:
+                raise InputError(f"no distillation loss is called {name!r}; choose of {', '.join(LOSS_NAMES)}")
             if not weight > 0:
                 raise InputError(f"the weight of loss {name!r} is {weight}; it must be above 0")
 

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -30,9 +29,10 @@ from medfm_compress.bench.evaluate.attribution_agreement import (
     overlap,
     rank_correlation,
 )
-from medfm_compress.bench.evaluate.occlusion import OcclusionOptions, occlusion_map
+from medfm_compress.bench.evaluate.occlusion import occlusion_map
 from medfm_compress.bench.evaluate.subprocess_inference import labelled_cases
 from medfm_compress.compress.explain.attribution import attribute, method_of, randomised
+from medfm_compress.compress.explain.options import ExplainOptions
 from medfm_compress.compress.networks.model import Model, load_model
 from medfm_compress.compress.networks.torch_session import TorchSession
 from medfm_compress.data.prepared import prepared_images
@@ -53,43 +53,6 @@ from medfm_compress.runtime.task import Task
 from medfm_compress.runtime.variant_selection import Machine, incompatibility
 
 FloatArray = NDArray[np.float32]
-Method = Literal["occlusion", "gradient"]
-
-
-class ExplainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to explain, and how.
-
-    Attributes:
-        variant: of the bundle; empty takes the first that can run here. Only with ``occlusion``.
-        finding: whose score is explained; may be empty where the task has one finding.
-        cases: looked at, half of them with the finding where there are enough, >= 1.
-        method: ``occlusion`` runs teacher and variant as they are, ``gradient`` reads the PyTorch modules of teacher
-            and student: attention rollout for a plain ViT, Grad-CAM for everything else.
-        split: that the cases come from.
-        seed: of the draw and of the random weights.
-        threads: of every engine, >= 1.
-        occlusion: windows and baseline.
-    """
-
-    variant: str = ""
-    finding: str = ""
-    cases: int = 16
-    method: Method = "occlusion"
-    split: str = "test"
-    seed: int = 0
-    threads: int = 1
-    occlusion: OcclusionOptions = OcclusionOptions()
-
-    def __post_init__(self) -> None:
-        for name in ("cases", "threads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.method not in ("occlusion", "gradient"):
-            raise InputError(f"method is {self.method!r}; choose occlusion or gradient")
-        if self.method == "gradient" and self.variant:
-            raise InputError(
-                f"variant {self.variant!r} is a file without gradients; leave --variant out or use --method occlusion"
-            )
 
 
 class Explained(msgspec.Struct, frozen=True, kw_only=True):

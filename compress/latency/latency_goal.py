@@ -42,7 +42,7 @@ class LatencyGoal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_goal(budget_ms: float, target: str, threads: int) -> LatencyGoal:
-    """The goal of ``--budget``, ``--target`` and ``--threads``.
+    """The goal of ``--max-latency`` and ``--target``.
 
     Args:
         budget_ms: above 0.
@@ -53,11 +53,11 @@ def parse_goal(budget_ms: float, target: str, threads: int) -> LatencyGoal:
         InputError: no budget, a target that is unknown, contradicts ``threads``, or cannot run on this machine.
     """
     if not 0 < budget_ms < float("inf"):
-        raise InputError("student 'auto' is chosen by its latency; give --budget, e.g. --budget 10ms")
+        raise InputError("student 'auto' is chosen by its latency; give --max-latency, e.g. --max-latency 10ms")
     parsed = _target(target)
     named = parsed.threads if target.count(":") == 3 else threads
     if threads not in (1, named):
-        raise InputError(f"target {target!r} has {named} threads and --threads is {threads}; give one of them")
+        raise InputError(f"target {target!r} has {named} threads and threads is {threads}; give one of them")
     if named < 1:
         raise InputError(f"threads is {threads}; it must be at least 1")
     available = is_available(parsed.backend)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from medfm_compress.compress.losses.dist import Correlation
 from medfm_compress.compress.losses.feature import Hint
 from medfm_compress.compress.losses.focal import Focal
 from medfm_compress.compress.losses.kl import SoftLabels
+from medfm_compress.compress.losses.names import LabelLoss
 from medfm_compress.compress.losses.relational import Relations
 from medfm_compress.compress.losses.sigmoid import SigmoidLabels
 from medfm_compress.compress.losses.token_hard import HardToken
@@ -27,7 +28,7 @@ from medfm_compress.runtime.task import Task
 LabelTerm = Callable[[Tensor, Tensor], Tensor]
 """(logits ``[b, labels]``, targets ``[b, 1]`` or ``[b, labels]``) → loss of each case ``[b]``."""
 
-LABEL_TERMS = ("cross-entropy", "focal", "class-balanced")
+LABEL_TERMS: tuple[LabelLoss, ...] = get_args(LabelLoss)
 
 
 class FeatureShapes(NamedTuple):

@@ -12,48 +12,18 @@ from typing import NamedTuple
 import msgspec
 from torch import nn
 
+from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.networks.model import CARD as MODEL_CARD
 from medfm_compress.compress.networks.model import NO_ORIGIN, Architecture, Origin, classifier_names
 from medfm_compress.compress.networks.model import WEIGHTS as MODEL_WEIGHTS
 from medfm_compress.runtime.atomic_write import replacing, write_atomically
-from medfm_compress.runtime.errors import InputError, ModelError
+from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.strict_json import decode, encode
 
 CARD = "backbone.json"
 WEIGHTS = "backbone.safetensors"
 SCHEMA_VERSION = 1
-METHODS = ("auto", "mae", "simmim")
-
-
-class Masking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is hidden from the network, and how it answers.
-
-    Attributes:
-        method: ``mae``, ``simmim``, or ``auto``: mae for a plain ViT, else simmim.
-        ratio: fraction of an image that is hidden; None takes the method's own, 0.75 for mae and 0.6 for simmim.
-        patch_px: side of the squares that are hidden; 0 takes the network's patches for mae, and for simmim the largest
-            that leave six along a side.
-    """
-
-    method: str = "auto"
-    ratio: float | None = None
-    patch_px: int = 0
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}")
-        if self.ratio is not None:
-            check_ratio(self.ratio)
-        if self.patch_px < 0:
-            raise InputError(f"mask patch is {self.patch_px} px; it must be 0 (left to the method) or more")
-
-
-def check_ratio(ratio: float) -> float:
-    """The fraction of an image that is hidden; raises InputError unless it lies above 0 and below 1."""
-    if not 0 < ratio < 1:
-        raise InputError(f"mask ratio is {ratio}; it must be above 0 and below 1, e.g. 0.6")
-    return ratio
 
 
 class BackboneCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medfm_compress.compress.networks.backbone import check_ratio
+from medfm_compress.compress.networks.masking import check_ratio
 
 FIXED = -1
 """The epoch of masks that never change: those of the validation images."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import torch
 from torch import nn
 
-from medfm_compress.compress.networks.backbone import Masking
+from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.pretrain import mae, simmim
 from medfm_compress.compress.pretrain.masking import Masks
 from medfm_compress.compress.pretrain.patch_geometry import geometry_of, mask_grid

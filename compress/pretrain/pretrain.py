@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.networks.backbone import BackboneCard, Masking, save_backbone
+from medfm_compress.compress.networks.backbone import BackboneCard, save_backbone
+from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.networks.model import Model, Origin
 from medfm_compress.compress.pretrain.images import Images, choose_images
 from medfm_compress.compress.pretrain.masking import FIXED, Masks

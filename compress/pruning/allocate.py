@@ -21,15 +21,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 
 from medfm_compress.compress.pruning.channel_groups import ChannelGroup
 from medfm_compress.compress.pruning.cost_model import CostModel, CostTracker
 
-Search = Literal["knapsack", "evolution"]
-SEARCHES: tuple[Search, ...] = get_args(Search)
 Sensitivities = Mapping[str, Mapping[int, float]]
 """Unit name → width → sensitivity, at least 0; 0 at full width."""
 _GENERATIONS = 400

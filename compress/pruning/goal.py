@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from medfm_compress.compress.pruning.allocate import SEARCHES, Search
-from medfm_compress.compress.pruning.importance import IMPORTANCES, Importance
+from medfm_compress.compress.pruning.choices import (
+    ALLOCATIONS,
+    IMPORTANCES,
+    SEARCHES,
+    AllocationName,
+    Importance,
+    Search,
+)
 from medfm_compress.runtime.errors import InputError
 
-AllocationName = Literal["measured", "global", "uniform"]
-ALLOCATIONS: tuple[AllocationName, ...] = get_args(AllocationName)
 GOALS = ("speedup", "latency_ms", "macs", "size_mb")
 _WIDE = 128  # from here on INT8 kernels gain by multiples of 32; below, steps of 32 would be too coarse
 
@@ -55,7 +58,9 @@ class PruningGoal:
         goals = {name: value for name in GOALS if (value := getattr(self, name)) is not None}
         if len(goals) != 1:
             described = ", ".join(f"{name} {value:g}" for name, value in goals.items()) or "none"
-            raise InputError(f"pruning needs one goal of speedup, latency, macs and size; given: {described}")
+            raise InputError(
+                f"pruning needs one goal of min_speedup, max_latency, max_macs and max_size; given: {described}"
+            )
         if self.macs is not None and not 0 < self.macs < 1:
             raise InputError(f"macs is {self.macs}; the fraction to keep must be above 0 and below 1, e.g. 0.5")
         if self.speedup is not None and not 1 < self.speedup < math.inf:

@@ -20,19 +20,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import torch
 from torch import nn
 
 from medfm_compress.compress.pruning.channel_groups import ChannelGroup, Member
+from medfm_compress.compress.pruning.choices import IMPORTANCES, Importance
 from medfm_compress.runtime.errors import InputError, ModelError
 
-Importance = Literal["taylor", "hessian", "magnitude", "activation"]
 Batch = tuple[torch.Tensor, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-IMPORTANCES: tuple[Importance, ...] = get_args(Importance)
 NEEDS_CASES: frozenset[Importance] = frozenset(IMPORTANCES) - {"magnitude"}
 MIN_CASES = 16
 

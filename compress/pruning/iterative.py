@@ -126,14 +126,14 @@ def _refuse_what_is_met(options: PruneOptions, model: Model, target_latency: Tar
     """A model that is fast or small enough already is not to lose anything."""
     if target_latency is None:
         return
-    if options.latency_ms is not None and (now := target_latency.measure(model.module)) <= options.latency_ms:
+    if options.max_latency_ms is not None and (now := target_latency.measure(model.module)) <= options.max_latency_ms:
         raise InputError(
-            f"latency {options.latency_ms:g} ms is met already: {model.name} takes {now:.3g} ms on "
+            f"latency {options.max_latency_ms:g} ms is met already: {model.name} takes {now:.3g} ms on "
             f"{target_latency.target}; ask for less"
         )
-    if options.size_mb is not None and (size := target_latency.size(model.module) / 1e6) <= options.size_mb:
+    if options.max_size_mb is not None and (size := target_latency.size(model.module) / 1e6) <= options.max_size_mb:
         raise InputError(
-            f"size {options.size_mb:g} MB is met already: {model.name} has {size:.3g} MB on "
+            f"size {options.max_size_mb:g} MB is met already: {model.name} has {size:.3g} MB on "
             f"{target_latency.target}; ask for less"
         )
 

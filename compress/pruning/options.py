@@ -2,80 +2,79 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Annotated
 
+import msgspec
+from msgspec import Meta
+
+from medfm_compress.bench.types.target import TARGETS
 from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.latency.latency_goal import LatencyGoal, parse_goal
-from medfm_compress.compress.pruning.allocate import Search
-from medfm_compress.compress.pruning.goal import AllocationName, PruningGoal
-from medfm_compress.compress.pruning.importance import Importance
+from medfm_compress.compress.pruning.choices import AllocationName, Importance, Search
+from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.training.config import TrainingConfig
+from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
 
 MOST_STEPS = 16
 
 
 class PruneOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to cut from a model, and how it recovers. One of the first four is given.
+    """What to cut from a model, and how it recovers. One of the first four is the goal.
 
     Attributes:
-        speedup: times faster on the target.
-        latency_ms: of one image on the target, session alone.
-        macs: fraction of the multiply-accumulates to keep.
-        size_mb: of the files that the target reads, in 10^6 bytes.
-        target: where time and size are measured; empty for a goal of MACs alone, of which no time is then told.
-        threads: there.
+        min_speedup: goal: times faster on the target.
+        max_latency_ms: goal: latency of one image on the target, session alone.
+        max_macs: goal: fraction of the multiply-accumulates to keep.
+        max_size_mb: goal: size of the files that the target reads, in 10^6 bytes.
+        target: where it will run, and where time and size are measured; empty for a goal of MACs without measuring.
         round_to: widths become multiples of it; 0 leaves it to the target.
-        importance: ``taylor``, ``hessian``, ``magnitude`` or ``activation``.
-        allocation: ``measured``, ``global`` or ``uniform``.
-        search: ``knapsack`` or ``evolution``.
-        embedding: whether the width of tokens may shrink.
-        depth: whether whole blocks may be dropped.
-        repair: fit what is left of a layer's weights to the outputs that it had.
-        merge_tokens: tokens that each block of a ViT merges.
+        importance: what ranks channels: all but magnitude look at training cases.
+        allocation: what ranks layers: ``measured`` on validation cases, ``global`` importance, or ``uniform``.
+        search: of the allocation; evolution takes longer.
+        embedding: let the width of a ViT's tokens shrink too.
+        depth: let whole blocks be dropped too.
+        repair: fit what is left of each layer to its former outputs.
+        merge_tokens: tokens that every block of a ViT merges.
         sparse: keep 2 of every 4 weights in what is left, for TensorRT.
-        steps: to reach the goal in; after each but the last the model recovers for ``step_epochs``.
-        step_epochs: see ``steps``.
+        steps: to reach the goal in, with a short recovery after each but the last.
+        step_epochs: epochs of the short recoveries.
         training: of the recovery at the end; 0 epochs only prune.
         distillation: of every recovery.
     """
 
-    speedup: float | None = None
-    latency_ms: float | None = None
-    macs: float | None = None
-    size_mb: float | None = None
-    target: str = "openvino:cpu"
-    threads: int = 1
-    round_to: int = 0
+    min_speedup: Annotated[float, Meta(gt=1, examples=[2])] | None = None
+    max_latency_ms: Annotated[float, Meta(gt=0, extra={"unit": "ms"})] | None = None
+    max_macs: Annotated[float, Meta(gt=0, lt=1, examples=[0.5])] | None = None
+    max_size_mb: Annotated[float, Meta(gt=0, extra={"unit": "MB"})] | None = None
+    target: Annotated[str, TARGETS] = "openvino:cpu"
+    round_to: Annotated[int, Meta(ge=0, le=256)] = 0
     importance: Importance = "taylor"
     allocation: AllocationName = "measured"
     search: Search = "knapsack"
     embedding: bool = True
     depth: bool = True
     repair: bool = True
-    merge_tokens: int = 0
+    merge_tokens: Annotated[int, Meta(ge=0)] = 0
     sparse: bool = False
-    steps: int = 1
-    step_epochs: int = 1
+    steps: Annotated[int, Meta(ge=1, le=MOST_STEPS)] = 1
+    step_epochs: Annotated[int, Meta(ge=1)] = 1
     training: TrainingConfig = TrainingConfig(epochs=10, learning_rate=5e-4)
     distillation: Distillation = Distillation()
 
     def __post_init__(self) -> None:
         self.goal()
-        if not 1 <= self.steps <= MOST_STEPS:
-            raise InputError(f"steps is {self.steps}; it must be 1 to {MOST_STEPS}")
-        if self.step_epochs < 1:
-            raise InputError(f"step_epochs is {self.step_epochs}; it must be at least 1, or give --steps 1")
+        check(self)
         if self.sparse and not self.training.epochs:
             raise InputError("2:4 sparsity without recovery loses too much; give it some epochs")
 
     def goal(self) -> PruningGoal:
         """What to reach; raises InputError for a value outside its range."""
         return PruningGoal(
-            macs=self.macs,
-            speedup=self.speedup,
-            latency_ms=self.latency_ms,
-            size_mb=self.size_mb,
+            macs=self.max_macs,
+            speedup=self.min_speedup,
+            latency_ms=self.max_latency_ms,
+            size_mb=self.max_size_mb,
             round_to=self.round_to,
             importance=self.importance,
             allocation=self.allocation,
@@ -94,7 +93,7 @@ class PruneOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             InputError: a target that is unknown or cannot run here, or none for a goal of time or size.
         """
         if self.target:
-            return parse_goal(self.latency_ms or 1.0, self.target, self.threads)
-        if self.macs is None:
+            return parse_goal(self.max_latency_ms or 1.0, self.target, 1)
+        if self.max_macs is None:
             raise InputError("a goal of time or size needs a target, e.g. --target openvino:cpu:int8")
         return None

@@ -50,7 +50,7 @@ def fake_quantized(module: nn.Module, images: Tensor, *, reduced: bool = False) 
         kinds = sorted({type(call.module).__name__ for call in calls})
         raise InputError(
             f"no layer of the student can be trained for INT8: it has {', '.join(kinds)}, and Conv2d or Linear are "
-            "quantized; leave --quantize out, or take another --student"
+            "quantized; leave --qat out, or take another --student"
         )
     ranges = candidates(input_statistics(folded, layers, images))
     expected = _logits(folded, images)

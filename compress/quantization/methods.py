@@ -132,7 +132,7 @@ def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | 
     if starts[0].estimator != TRAINED:
         yield DoesNotApply(
             candidate="int8-quantization-aware-training",
-            reason="it needs the torch model and its teacher, and a bundle holds neither: distill --quantize int8",
+            reason="it needs the torch model and its teacher, and a bundle holds neither: distill --qat",
         )
 
 

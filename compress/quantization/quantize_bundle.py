@@ -30,6 +30,7 @@ from medfm_compress.compress.quantization.fidelity import ValidationSet, case_lo
 from medfm_compress.compress.quantization.final_choice import Attempts, choose_variants
 from medfm_compress.compress.quantization.final_timing import final_plan, time_in_fresh_processes
 from medfm_compress.compress.quantization.methods import DoesNotApply
+from medfm_compress.compress.quantization.options import MIN_CALIBRATION_CASES, QuantizeOptions
 from medfm_compress.compress.quantization.targets import open_groups
 from medfm_compress.compress.quantization.thresholds import recalibrate_thresholds
 from medfm_compress.data.study import Case, Study
@@ -43,56 +44,8 @@ from medfm_compress.runtime.golden_cases import golden_files, read_golden_inputs
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress, no_progress
 
-MIN_CALIBRATION_CASES = 8
 _CHUNK = 32  # cases that are in memory at once, beyond those that judge
 _WEIGHT_BITS: Mapping[str, Literal[0, 4, 8]] = MappingProxyType({"": 0, "int8": 8, "int4": 4})
-
-
-class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to quantize.
-
-    Attributes:
-        samples: calibration cases, drawn from the training split, >= 8.
-        validation_samples: cases that candidates are judged on, drawn from the validation split, >= 1.
-        seed: of both draws.
-        targets: ``backend:device`` to quantize for, e.g. ``openvino:cpu``; empty is every one that the bundle has an
-            FP32 variant for.
-        error_limit: largest relative logit error on validation cases that is kept, > 0.
-        auroc_limit: largest fall of AUROC on validation cases that is kept, >= 0.
-        time_budget_s: seconds for each target after which no further candidate is begun; 0 tries one INT8 candidate.
-        weights_only: compress weights only, in 8 or 4 bits, where size on disk or in memory is what hurts; the clock
-            then decides nothing.
-        keep_fp32: keep the FP32 variants of backends that got an INT8 one, as a fall-back for other CPUs.
-        reduced_range: ship a variant with 7-bit weights beside an INT8 one, for CPUs without VNNI.
-        optimised: ship the ONNX Runtime variant also as that engine optimised it for this class of CPU.
-        rounds: interleaved latency rounds, >= 5.
-        threads: of the sessions that are timed, >= 1.
-        rechoose: give each variant that is kept its own temperature and thresholds (see `recalibrate_thresholds`).
-    """
-
-    samples: int = 300
-    validation_samples: int = 128
-    seed: int = 0
-    targets: tuple[str, ...] = ()
-    error_limit: float = 0.03
-    auroc_limit: float = 0.02
-    time_budget_s: float = 300.0
-    weights_only: Literal["", "int8", "int4"] = ""
-    keep_fp32: bool = False
-    reduced_range: bool = True
-    optimised: bool = True
-    rounds: int = 40
-    threads: int = 1
-    rechoose: bool = True
-
-    def __post_init__(self) -> None:
-        least = {"samples": MIN_CALIBRATION_CASES, "validation_samples": 1, "rounds": 5, "threads": 1}
-        least |= {"auroc_limit": 0, "time_budget_s": 0}
-        for name, low in least.items():
-            if not getattr(self, name) >= low:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {low}")
-        if not self.error_limit > 0:
-            raise InputError(f"error_limit is {self.error_limit}; it must be above 0")
 
 
 class Quantized(msgspec.Struct, frozen=True, kw_only=True):

@@ -144,7 +144,7 @@ def choose(rows: tuple[NetworkLatency, ...], goal: LatencyGoal) -> Choice:
         raise InputError(
             f"no network of the shortlist takes {goal.budget_ms:g} ms or less on {goal.target}: the fastest, "
             f"{fastest.name}, takes {'' if fastest.measurement else 'about '}{fastest.median_ms:.3g} ms; raise "
-            "--budget, lower --image-size, or name a --student"
+            "--max-latency, lower --image-size, or name a --student"
         )
     chosen = max(fitting, key=lambda row: row.macs)
     candidates = tuple(_candidate(row, goal, chosen.name) for row in rows)

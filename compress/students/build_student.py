@@ -54,7 +54,7 @@ def build_student(
         return scale_model(teacher, scale, task, spec)
     if name == AUTO:
         if auto is None:
-            raise InputError("student 'auto' is chosen by its latency; give --budget, e.g. --budget 10ms")
+            raise InputError("student 'auto' is chosen by its latency; give --max-latency, e.g. --max-latency 10ms")
         return auto_select(task, spec, auto)
     return build_model(name, task, size_px=spec.height_px, colour=spec.colour, weights=weights, spec=spec)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 import torch
@@ -16,8 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from medfm_compress.runtime.errors import InputError
-
-Modality = Literal["radiograph", "dermoscopy", "histology", "endoscopy", "none"]
 
 
 class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,65 +2,57 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Annotated, Literal
 
-from medfm_compress.runtime.errors import InputError
+import msgspec
+from msgspec import Meta
+
+from medfm_compress.runtime.constraints import check
+
+Modality = Literal["radiograph", "dermoscopy", "histology", "endoscopy", "none"]
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to train.
 
     Attributes:
-        epochs: 0 packages the weights as they are.
+        epochs: passes over the training cases; 0 trains nothing.
         batch_size: cases an optimizer step, over all processes together.
         micro_batch: cases that one process holds at once; 0 is its whole share of the batch (no accumulation).
-        learning_rate: peak of the schedule.
+        learning_rate: at the peak of the schedule.
         weight_decay: of AdamW, on matrices and filters only.
-        warmup: fraction of all steps.
-        ema: decay of the moving average, ramped up over the first steps.
+        warmup: fraction of all steps in which the learning rate rises.
+        ema: decay of the moving average of weights, which is scored and kept; ramped up over the first steps.
         patience: epochs without a better validation score before it stops; 0 never stops early.
         freeze_backbone: train the classifier only.
-        precision: ``auto`` is bf16 where the hardware has it.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: of the arithmetic; ``auto`` is bf16 where the hardware has it.
+        device: that trains; ``auto`` is cuda where there is one.
         compile: run the network through ``torch.compile``.
-        modality: which augmentation is safe (see `augment`).
-        checkpoint_minutes: a checkpoint is also written within an epoch, this often; 0 only after epochs.
+        modality: kind of images, which decides what augmentation is safe.
+        checkpoint_minutes: minutes between checkpoints within an epoch; 0 writes them after epochs only.
         tensorboard: folder for TensorBoard's event files; empty writes none.
         seed: of weights' order, views and batches.
     """
 
-    epochs: int = 12
-    batch_size: int = 32
-    micro_batch: int = 0
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: float = 0.08
-    ema: float = 0.995
-    patience: int = 5
+    epochs: Annotated[int, Meta(ge=0, le=10_000)] = 12
+    batch_size: Annotated[int, Meta(ge=1, le=65_536)] = 32
+    micro_batch: Annotated[int, Meta(ge=0, le=65_536)] = 0
+    learning_rate: Annotated[float, Meta(ge=1e-9, le=10)] = 1e-3
+    weight_decay: Annotated[float, Meta(ge=0, le=10)] = 0.05
+    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.08
+    ema: Annotated[float, Meta(ge=0, le=1)] = 0.995
+    patience: Annotated[int, Meta(ge=0, le=10_000)] = 5
     freeze_backbone: bool = False
-    precision: str = "auto"
-    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
-    modality: str = "radiograph"
-    checkpoint_minutes: float = 5.0
+    modality: Modality = "radiograph"
+    checkpoint_minutes: Annotated[float, Meta(ge=0, le=1e6)] = 5.0
     tensorboard: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        bounds = {
-            "epochs": (self.epochs, 0, 10_000),
-            "batch_size": (self.batch_size, 1, 65_536),
-            "micro_batch": (self.micro_batch, 0, 65_536),
-            "learning_rate": (self.learning_rate, 1e-9, 10),
-            "weight_decay": (self.weight_decay, 0, 10),
-            "warmup": (self.warmup, 0, 1),
-            "ema": (self.ema, 0, 1),
-            "patience": (self.patience, 0, 10_000),
-            "checkpoint_minutes": (self.checkpoint_minutes, 0, 1e6),
-        }
-        for name, (value, low, high) in bounds.items():
-            if not low <= value <= high:
-                raise InputError(f"{name} is {value}; it must be {low} to {high}")
+        check(self)
 
     def outcome(self) -> TrainingConfig:
         """What of it decides the weights: not where logs go, nor how often a checkpoint is written."""

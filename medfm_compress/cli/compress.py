@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medfm_compress.cli import console
+from medfm_compress.cli.arguments import STUDY_KINDS
+from medfm_compress.cli.command import command
 from medfm_compress.runtime.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK
 
 if TYPE_CHECKING:
@@ -16,11 +18,11 @@ if TYPE_CHECKING:
 EXIT_CODES = {"pass": EXIT_OK, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
 
 
+@command()
 def compress(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, YAML.")],
-    study: Annotated[Path | None, typer.Option(help="Study, in place of the recipe's own.")] = None,
+    recipe: Annotated[Path, typer.Argument(help="YAML; 'medfm-compress recipe init' writes one.", metavar="RECIPE")],
+    study: Annotated[Path | None, typer.Option(help=f"In place of the recipe's own. {STUDY_KINDS}")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for everything; default: runs/NAME.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Run a whole recipe: teacher, student, bundle, INT8, report, verdict. A finished step is not repeated."""
     from medfm_compress import pipeline
@@ -29,17 +31,21 @@ def compress(
     loaded = load_recipe(recipe)
     folder = out or Path("runs") / loaded.recipe.name
     finished = pipeline.compress(loaded, study, folder, console.progress)
-    print_finished(finished, json)
+    console.emit(lambda: finished_as_json(finished), lambda: print_finished(finished))
     raise typer.Exit(EXIT_CODES[finished.verdict.outcome])
 
 
-def print_finished(finished: Finished, as_json: bool) -> None:
-    """The table, the verdict and where everything is."""
-    from medfm_compress.cli.bench import describe_report, report_as_json
+def finished_as_json(finished: Finished) -> dict[str, Any]:
+    """What ``--json`` prints of a whole job."""
+    from medfm_compress.cli.bench import report_as_json
 
-    if as_json:
-        bundle = {"bundle": str(finished.bundle)}
-        console.emit_json(bundle | report_as_json(finished.report, finished.verdict, finished.report_folder))
-        return
-    describe_report(finished.report, finished.verdict, finished.report_folder)
+    bundle = {"bundle": str(finished.bundle)}
+    return bundle | report_as_json(finished.report, finished.verdict, finished.report_folder)
+
+
+def print_finished(finished: Finished) -> None:
+    """The table, the verdict and where everything is."""
+    from medfm_compress.cli.bench import print_report
+
+    print_report(finished.report, finished.verdict, finished.report_folder)
     console.say(f"bundle:  {finished.bundle}")

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.compress import EXIT_CODES, print_finished
+from medfm_compress.cli.command import command
+from medfm_compress.cli.compress import EXIT_CODES, finished_as_json, print_finished
+
+if TYPE_CHECKING:
+    from medfm_compress.pipeline import Finished
 
 
+@command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of the synthetic study and of training.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Draw a synthetic study, train a teacher, compress it, judge it, and say how to predict. About two minutes."""
     from medfm_compress.demo import run_demo
 
     finished, image = run_demo(out, seed, console.progress)
-    print_finished(finished, json)
-    if not json:
-        console.say()
-        console.say("predict on one of its DICOM files, without PyTorch:")
-        console.say(f"  medfm-compress run {finished.bundle} {image}")
+    console.emit(lambda: finished_as_json(finished), lambda: _print_demo(finished, image))
     raise typer.Exit(EXIT_CODES[finished.verdict.outcome])
+
+
+def _print_demo(finished: Finished, image: Path) -> None:
+    print_finished(finished)
+    console.say()
+    console.say("predict on one of its DICOM files, without PyTorch:")
+    console.say(f"  medfm-compress run {finished.bundle} {image}")

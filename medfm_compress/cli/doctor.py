@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from medfm_compress.cli import console
+from medfm_compress.cli.command import command
+
+if TYPE_CHECKING:
+    from medfm_compress.runtime.doctor import Diagnosis
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+@command()
+def doctor() -> None:
     """Show what this machine can run: CPU, engines, DICOM decoders, toolchain, GPU, and what is missing."""
     from medfm_compress.runtime.doctor import examine
 
     diagnosis = examine()
-    if json:
-        console.emit_json(diagnosis)
-        return
+    console.emit(lambda: diagnosis, lambda: _print_diagnosis(diagnosis))
+
+
+def _print_diagnosis(diagnosis: Diagnosis) -> None:
     for section in diagnosis.__struct_fields__:
         findings = getattr(diagnosis, section)
         width = max(len(finding.name) for finding in findings)

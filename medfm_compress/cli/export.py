@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from medfm_compress.cli import console
-from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE
+from medfm_compress.cli.arguments import BundleOut, ModelFolder, Study
+from medfm_compress.cli.command import command
+from medfm_compress.recipe import ExportStep
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.bundle.manifest import Manifest
 
 
-def export(
-    model_folder: Annotated[Path, typer.Argument(help="Folder with model.json and model.safetensors.")],
-    study: Annotated[Path, typer.Option(help="Study whose validation cases give the operating points.")],
-    out: Annotated[Path, typer.Option(help="The .medfm file to write.")],
-    intended_use: Annotated[str, typer.Option(help="What the bundle is for, in one sentence.")] = NOT_FOR_CLINICAL_USE,
-    rule: Annotated[
-        str, typer.Option(help="Operating points: youden, sensitivity>=0.95 or specificity>=0.90.")
-    ] = "youden",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
-    """Export a model folder to a bundle, its parity with the model checked and recorded."""
+@command()
+def export(model: ModelFolder, step: ExportStep, study: Study, out: BundleOut) -> None:
+    """Export a model folder to a bundle, its parity with the model checked and recorded.
+
+    Validation cases of the study give the operating points.
+    """
     from medfm_compress import steps
-    from medfm_compress.recipe import ExportStep
 
-    step = ExportStep(rule=rule, intended_use=intended_use)
-    manifest = steps.export(model_folder, study, step, "", "", console.progress, out)
-    if json:
-        console.emit_json(manifest)
-    else:
-        _tell(manifest, out)
+    manifest = steps.export(model, study, step, "", "", console.progress, out)
+    console.emit(lambda: manifest, lambda: _print_manifest(manifest, out))
 
 
-def _tell(manifest: Manifest, out: Path) -> None:
+def _print_manifest(manifest: Manifest, out: Path) -> None:
     sizes = {member.path: member.bytes for member in manifest.members}
     rows = [[v.name, f"{sum(sizes[name] for name in v.files) / 1e6:.2f} MB"] for v in manifest.variants]
     console.table(["variant", "size"], rows)

@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from medfm_compress.bench.measure.latency import Plan
 from medfm_compress.cli import console
-from medfm_compress.runtime.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, InputError
+from medfm_compress.cli.command import command
+from medfm_compress.cli.compress import EXIT_CODES
+from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from medfm_compress.bench.gate.decision import Decision
     from medfm_compress.bench.gate.policy_file import LoadedPolicy
     from medfm_compress.bench.report import Report
 
-_EXIT_CODES = {"pass": EXIT_OK, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
 
-
+@command()
 def gate(
-    report: Annotated[Path | None, typer.Argument(help="report.json that bench wrote; or give --study.")] = None,
+    plan: Plan,
+    report: Annotated[
+        Path | None, typer.Argument(help="report.json that bench wrote; or give --study.", metavar="REPORT")
+    ] = None,
     policy: Annotated[Path | None, typer.Option(help="What must hold, YAML or JSON; docs/policy.md.")] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="Check that the report is of this bundle, and record the verdicts in it.")
@@ -28,10 +33,8 @@ def gate(
     study: Annotated[Path | None, typer.Option(help="Bench --bundle on this study first; needs the toolchain.")] = None,
     teacher: Annotated[Path | None, typer.Option(help="With --study: model folder of the teacher.")] = None,
     out: Annotated[Path | None, typer.Option(help="With --study: folder for the report.")] = None,
-    threads: Annotated[int, typer.Option(help="With --study: threads of every engine.")] = 1,
-    rounds: Annotated[int, typer.Option(help="With --study: interleaved rounds.")] = 20,
     check_study: Annotated[Path | None, typer.Option(help="Refuse a report that is not of this study.")] = None,
-    baseline: Annotated[
+    baseline_report: Annotated[
         Path | None, typer.Option(help="An earlier report on the same cases, shown beside this one and not judged.")
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here; all but a pass shows as a failure.")] = None,
@@ -40,12 +43,10 @@ def gate(
     policy_name: Annotated[
         str, typer.Option(help="Path of the policy in the repository, for SARIF; default: as given.")
     ] = "",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     accept_changed_policy: Annotated[
         bool, typer.Option("--accept-changed-policy", help="Judge by a policy that changed since; said in the verdict.")
     ] = False,
     note: Annotated[list[str] | None, typer.Option(help="A sentence to put into the verdict's notes.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Write a commented starter policy here, and nothing else.")] = None,
 ) -> None:
     """Judge a bundle: exit code 0 pass, 1 fail, 3 inconclusive.
 
@@ -54,31 +55,25 @@ def gate(
     """
     from medfm_compress.bench.gate.policy_file import parse_policy
 
-    if init:
-        _print_starter(init)
-        return
     if policy is None:
-        raise InputError("give --policy; 'medfm-compress gate --init policy.yaml' writes a starter")
-    rules = _read(policy, "the policy", "medfm-compress gate --init writes a starter")
+        raise InputError("give --policy; 'medfm-compress policy init policy.yaml' writes a starter")
+    rules = _read(policy, "the policy", "'medfm-compress policy init' writes a starter")
     declared = parse_policy(rules, source=f"policy {policy}")
     needed = {"--bundle": bundle, "--teacher": teacher, "--out": out}
     _check_source(report, study, needed)
     if bundle and study and teacher and out:
-        _bench(study, teacher, bundle, declared, (rounds, threads), out)
+        _bench(study, teacher, bundle, declared, plan, out)
     path = report or (out or Path()) / "report.json"
     data = _read(path, "the report", "medfm-compress bench makes one")
-    opened = _Opened(path, data, bundle, check_study, baseline)
+    opened = _Opened(path, data, bundle, check_study, baseline_report)
     decision = _judge(opened, declared, accept_changed_policy, tuple(note or ()))
     _save(decision, junit, markdown)
     if sarif:
         _save_sarif(decision, sarif, rules, policy_name or str(policy), path)
     if bundle:
         _record(decision, bundle, data)
-    if json:
-        console.emit_json(_as_json(decision))
-    else:
-        _tell(decision, bundle)
-    raise typer.Exit(_EXIT_CODES[decision.verdict.outcome])
+    console.emit(lambda: _as_json(decision), lambda: _print(decision, bundle))
+    raise typer.Exit(EXIT_CODES[decision.verdict.outcome])
 
 
 class _Opened(NamedTuple):
@@ -89,14 +84,6 @@ class _Opened(NamedTuple):
     bundle: Path | None
     check_study: Path | None
     baseline: Path | None
-
-
-def _print_starter(path: Path) -> None:
-    from medfm_compress.bench.gate.policy_template import write_starter
-
-    for written in write_starter(path):
-        console.say(f"wrote {written}")
-    console.say("choose the margins, then commit the policy before any model sees a test case")
 
 
 def _read(path: Path, what: str, hint: str) -> bytes:
@@ -124,29 +111,27 @@ def _check_source(report: Path | None, study: Path | None, needed: dict[str, Pat
         raise InputError(f"--study benches first, and needs {', '.join(missing)} too")
 
 
-def _bench(study: Path, teacher: Path, bundle: Path, declared: LoadedPolicy, plan: tuple[int, int], out: Path) -> None:
+def _bench(study: Path, teacher: Path, bundle: Path, declared: LoadedPolicy, plan: Plan, out: Path) -> None:
     from medfm_compress.teacher_baselines import require_toolchain
 
     require_toolchain()  # before anything that imports PyTorch
 
     from medfm_compress import steps
-    from medfm_compress.bench.measure.latency import Plan
     from medfm_compress.compress.teachers.source import TeacherSource
     from medfm_compress.recipe import BenchStep
 
-    rounds, threads = plan
-    step = BenchStep(plan=Plan(rounds=rounds, threads=threads))
-    steps.bench(study, (TeacherSource(source=str(teacher)),), bundle, declared, step, console.progress, out)
+    sources = (TeacherSource(source=str(teacher)),)
+    steps.bench(study, sources, bundle, declared, BenchStep(plan=plan), console.progress, out)
 
 
-def _judge(opened: _Opened, declared: LoadedPolicy, accepted: bool, given: tuple[str, ...]) -> Decision:
+def _judge(opened: _Opened, declared: LoadedPolicy, accepted: bool, more_notes: tuple[str, ...]) -> Decision:
     from medfm_compress.bench.gate.baseline_report import compare_to_baseline
     from medfm_compress.bench.gate.decision import Decision, reuse_warnings
     from medfm_compress.bench.gate.gate import judge_evidence, recompute
     from medfm_compress.bench.report import load_report, parse_report
 
     made = parse_report(opened.data, source=str(opened.path))
-    notes = (*given, *_policy_notes(made, declared, accepted), *reuse_warnings(made))
+    notes = (*more_notes, *_policy_notes(made, declared, accepted), *reuse_warnings(made))
     if opened.check_study:
         _check_study(opened.check_study, made)
     shipped = _shipped(opened.bundle, made) if opened.bundle else ()
@@ -175,11 +160,11 @@ def _check_study(path: Path, made: Report) -> None:
     from medfm_compress.data.fingerprint import study_fingerprint
     from medfm_compress.data.open import open_study
 
-    found = study_fingerprint(open_study(path))
-    if found != made.study_fingerprint:
+    fingerprint = study_fingerprint(open_study(path))
+    if fingerprint != made.study_fingerprint:
         raise InputError(
-            f"the report is of study {made.study_fingerprint[:12]}, {path} is study {found[:12]}: other cases, labels, "
-            "splits or images; bench the bundle on this study and judge that report"
+            f"the report is of study {made.study_fingerprint[:12]}, {path} is study {fingerprint[:12]}: other cases, "
+            "labels, splits or images; bench the bundle on this study and judge that report"
         )
 
 
@@ -226,11 +211,11 @@ def _as_json(decision: Decision) -> dict[str, Any]:
     earlier = decision.earlier
     if earlier is None:
         return document
-    changes = {name: [each._asdict() for each in getattr(earlier, name)] for name in ("estimates", "medians_ms")}
+    changes = {name: [change._asdict() for change in getattr(earlier, name)] for name in ("estimates", "medians_ms")}
     return document | {"earlier": earlier._asdict() | changes}
 
 
-def _tell(decision: Decision, bundle: Path | None) -> None:
+def _print(decision: Decision, bundle: Path | None) -> None:
     from medfm_compress.cli.gate_summary import print_decision
 
     print_decision(decision)

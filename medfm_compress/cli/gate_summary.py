@@ -38,14 +38,14 @@ def _print_variant(decision: Decision, judged: VariantVerdict) -> None:
     rows = [
         [
             f"{check.outcome:<12}  {check.name:<{width}}",
-            number(found.teacher.estimate),
-            number(found.bundle.estimate),
-            signed(found.difference.estimate),
-            bounds(found.difference, sign=True),
-            f"{found.margin:.4g}",
+            number(comparison.teacher.estimate),
+            number(comparison.bundle.estimate),
+            signed(comparison.difference.estimate),
+            bounds(comparison.difference, sign=True),
+            f"{comparison.margin:.4g}",
         ]
         for check in judged.checks
-        if (found := compared[check.name])
+        if (comparison := compared[check.name])
     ]
     level = f"{100 * (1 - 2 * decision.policy.alpha):.4g}% interval"
     if rows:

@@ -8,40 +8,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medfm_compress.cli import console
+from medfm_compress.cli.arguments import Bundle
+from medfm_compress.cli.command import command
 from medfm_compress.runtime.errors import EXIT_REFUSED, MedfmError
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.bundle.bundle import Bundle
+    from medfm_compress.runtime.bundle.bundle import Bundle as OpenedBundle
     from medfm_compress.runtime.bundle.manifest import Manifest, Variant
     from medfm_compress.runtime.image_spec import ImageSpec
     from medfm_compress.runtime.task import Task
 
 
+@command()
 def inspect(
-    bundle: Annotated[Path, typer.Argument(help="The .medfm file.")],
+    bundle: Bundle,
     verify: Annotated[
         bool, typer.Option("--verify", help="Replay the golden cases of every variant that can run here.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show a bundle. With --verify, exit code 4 where a variant computes something else here or none can run."""
-    from medfm_compress.runtime.bundle.bundle import Bundle
+    from medfm_compress.runtime.bundle.bundle import Bundle as OpenedBundle
 
-    opened = Bundle.open(bundle)
+    opened = OpenedBundle.open(bundle)
     variants = [_examine(opened, variant, verify) for variant in opened.manifest.variants]
-    if json:
-        document = {"bundle": str(bundle), "bytes": bundle.stat().st_size, "variants": variants}
-        console.emit_json({**document, "manifest": opened.manifest})
-    else:
-        _describe(opened.manifest, bundle)
-        _tabulate(variants)
-        _print_operating_points(opened.manifest)
+    document = {"bundle": str(bundle), "bytes": bundle.stat().st_size, "variants": variants}
+    console.emit(
+        lambda: {**document, "manifest": opened.manifest}, lambda: _print_bundle(opened.manifest, bundle, variants)
+    )
     agreeing = [row["verification"] == "agrees" for row in variants if row["verification"]]
     if verify and not (agreeing and all(agreeing)):
         raise typer.Exit(EXIT_REFUSED)
 
 
-def _examine(bundle: Bundle, variant: Variant, verify: bool) -> dict[str, Any]:
+def _print_bundle(manifest: Manifest, path: Path, variants: list[dict[str, Any]]) -> None:
+    _describe(manifest, path)
+    _tabulate(variants)
+    _print_operating_points(manifest)
+
+
+def _examine(bundle: OpenedBundle, variant: Variant, verify: bool) -> dict[str, Any]:
     """One row: name, target, bytes, verdict, how it decides, why it cannot run here (empty if it can), golden cases."""
     from medfm_compress.runtime.cpu import read_cpu
     from medfm_compress.runtime.variant_selection import Machine, incompatibility
@@ -61,7 +66,7 @@ def _examine(bundle: Bundle, variant: Variant, verify: bool) -> dict[str, Any]:
     return row | _replay(bundle, variant) if verify and not row["obstacle"] else row
 
 
-def _replay(bundle: Bundle, variant: Variant) -> dict[str, Any]:
+def _replay(bundle: OpenedBundle, variant: Variant) -> dict[str, Any]:
     from medfm_compress.runtime.golden_cases import replay_goldens
     from medfm_compress.runtime.sessions.table import open_variant
 

@@ -1,4 +1,4 @@
-"""What several commands say in the same words."""
+"""What several commands print of a model in the same words."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def print_model(model: Model, out: Path, as_json: bool, more: Mapping[str, Any] = NOTHING) -> None:
+def print_model(model: Model, out: Path, more: Mapping[str, Any] = NOTHING) -> None:
     """A trained model: where it is and what was done; ``more`` is for programs."""
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
-    if as_json:
-        steps = list(model.provenance.steps)
-        console.emit_json({"model": str(out), "name": model.name, "parameters": parameters, "steps": steps, **more})
-        return
-    console.say(f"{model.provenance.steps[-1]}")
-    console.say(f"wrote {out} ({model.name}, {parameters / 1e6:.1f} M parameters)")
+    steps = list(model.provenance.steps)
+
+    def describe() -> None:
+        console.say(steps[-1])
+        console.say(f"wrote {out} ({model.name}, {parameters / 1e6:.1f} M parameters)")
+
+    document = {"model": str(out), "name": model.name, "parameters": parameters, "steps": steps, **more}
+    console.emit(lambda: document, describe)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
-import typer
+import msgspec
 
+from medfm_compress.bench.types.target import Target
 from medfm_compress.cli import console
+from medfm_compress.cli.arguments import Bundle, BundleOut, Study
+from medfm_compress.cli.command import command
+from medfm_compress.cli.targets import split_targets
+from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,62 +20,26 @@ if TYPE_CHECKING:
     from medfm_compress.compress.quantization.quantize_bundle import Quantized
 
 
-def quantize(
-    bundle: Annotated[Path, typer.Argument(help="A .medfm file with FP32 variants.")],
-    study: Annotated[Path, typer.Option(help="Study: training cases calibrate, validation cases judge.")],
-    out: Annotated[Path, typer.Option(help="The .medfm file to write.")],
-    targets: Annotated[
-        str,
-        typer.Option(help="Where it will run, e.g. openvino:cpu,onnxruntime:cpu; empty is all it has."),
-    ] = "",
-    samples: Annotated[int, typer.Option(help="Calibration cases.")] = 300,
-    seed: Annotated[int, typer.Option(help="Which cases are drawn.")] = 0,
-    error_limit: Annotated[float, typer.Option(help="Largest relative logit error on validation cases.")] = 0.03,
-    auroc_limit: Annotated[float, typer.Option(help="Largest fall of AUROC on validation cases.")] = 0.02,
-    time_budget: Annotated[
-        float, typer.Option(help="Seconds a target after which no candidate is begun; 0 tries one INT8 candidate.")
-    ] = 300.0,
-    weights_only: Annotated[
-        str, typer.Option(help="int8 or int4: compress weights only, for size instead of speed.")
-    ] = "",
-    threads: Annotated[int, typer.Option(help="Threads of the sessions that are timed.")] = 1,
-    keep_fp32: Annotated[bool, typer.Option("--keep-fp32", help="Keep FP32 as fall-back for other CPUs.")] = False,
-    reduced_range: Annotated[bool, typer.Option(help="Ship 7-bit weights beside, for CPUs without VNNI.")] = True,
-    optimised: Annotated[bool, typer.Option(help="Ship ONNX Runtime's graph as optimised for this CPU class.")] = True,
-    rechoose: Annotated[
-        bool, typer.Option(help="Choose thresholds anew for each new variant, on validation cases.")
-    ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
-    """Quantize a bundle: of many candidates for each target, the fastest within the limits of fidelity is kept."""
+@command(skip=("threads",))
+def quantize(bundle: Bundle, options: QuantizeOptions, study: Study, out: BundleOut) -> None:
+    """Quantize a bundle: of many candidates for each target, the fastest within the limits of fidelity is kept.
+
+    Training cases calibrate, validation cases judge.
+    """
     from medfm_compress import steps
-    from medfm_compress.compress.quantization.quantize_bundle import QuantizeOptions
 
-    options = QuantizeOptions(
-        samples=samples,
-        seed=seed,
-        targets=tuple(part.strip() for part in targets.split(",") if part.strip()),
-        error_limit=error_limit,
-        auroc_limit=auroc_limit,
-        time_budget_s=time_budget,
-        weights_only=_bits(weights_only),
-        threads=threads,
-        keep_fp32=keep_fp32,
-        reduced_range=reduced_range,
-        optimised=optimised,
-        rechoose=rechoose,
-    )
-    quantized = steps.quantize(study, bundle, options, console.progress, out)
-    if json:
-        console.emit_json(_as_json(quantized))
-    else:
-        _tell(quantized, out)
+    quantized = steps.quantize(study, bundle, _with_threads(options), console.progress, out)
+    console.emit(lambda: _as_json(quantized), lambda: _print_candidates(quantized, out))
 
 
-def _bits(text: str) -> Literal["", "int8", "int4"]:
-    if text not in ("", "int8", "int4"):
-        raise InputError(f"--weights-only is {text!r}; it must be int8 or int4")
-    return cast(Literal["", "int8", "int4"], text)
+def _with_threads(options: QuantizeOptions) -> QuantizeOptions:
+    """The engines to quantize for, and the threads that their sessions are timed with."""
+    targets, threads = split_targets(options.targets)
+    for target in targets:
+        if target.count(":") == 2 and Target.parse(target).precision != "int8":
+            raise InputError(f"--target is {target!r}; quantize makes int8: give {target.rpartition(':')[0]}:int8")
+    engines = tuple(":".join(target.split(":")[:2]) for target in targets)
+    return msgspec.structs.replace(options, targets=engines, threads=threads)
 
 
 def _as_json(quantized: Quantized) -> dict[str, Any]:
@@ -83,7 +52,7 @@ def _as_json(quantized: Quantized) -> dict[str, Any]:
     }
 
 
-def _tell(quantized: Quantized, out: Path) -> None:
+def _print_candidates(quantized: Quantized, out: Path) -> None:
     backends = dict.fromkeys(_backend(candidate) for candidate in quantized.candidates)
     for backend in backends:
         tried = [candidate for candidate in quantized.candidates if _backend(candidate) == backend]

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.runtime.errors import EXIT_UNUSABLE
+from medfm_compress.cli.arguments import StudyArgument
+from medfm_compress.cli.command import command
+from medfm_compress.data.splitting import SplitPlan
+from medfm_compress.runtime.errors import EXIT_UNUSABLE, InputError
 
 if TYPE_CHECKING:
     from medfm_compress.data.check import StudyCheck
@@ -18,90 +21,78 @@ _SHOWN = 5
 _SHOWN_VALUES = 12
 
 app = typer.Typer(help="Check a study, or cut its splits by patient.", no_args_is_help=True)
-StudyPath = Annotated[
-    Path,
-    typer.Argument(
-        help="Folder with cases.csv, a CSV file (columns image, split, label or label:NAME …, mask, patient, "
-        "subgroups), a folder per class, a MedMNIST .npz, or a folder of DICOM files.",
-    ),
-]
 
 
 @app.command()
+@command()
 def check(
-    study: StudyPath,
+    study: StudyArgument,
     accept_leakage: Annotated[
         bool, typer.Option("--accept-leakage", help="Report patients or copies in several splits, but do not fail.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Read every image; count; look for leakage. Exit code 2 for leakage or for images that cannot be used."""
     from medfm_compress.data.check import check_study
     from medfm_compress.data.open import open_study
 
-    found = check_study(open_study(study), progress=console.progress)
-    if json:
-        console.emit_json(found)
-    else:
-        _show(found, study, accept_leakage)
-    if found.errors or (found.leakage and not accept_leakage):
+    checked = check_study(open_study(study), progress=console.progress)
+    console.emit(lambda: checked, lambda: _print_check(checked, study, accept_leakage))
+    if checked.errors or (checked.leakage and not accept_leakage):
         raise typer.Exit(EXIT_UNUSABLE)
 
 
 @app.command()
+@command(defaults={"keep_test": False})
 def split(
-    study: StudyPath,
+    study: StudyArgument,
+    plan: SplitPlan,
     out: Annotated[Path, typer.Option("--out", help="CSV file to write; it may lie outside the study.")],
-    val: Annotated[float, typer.Option(help="Share of the cases that become val.")] = 0.1,
-    test: Annotated[float | None, typer.Option(help="Share of the cases that become test.")] = None,
-    keep_test: Annotated[bool, typer.Option("--keep-test", help="Leave the given test split as it is.")] = False,
-    drop_leaking: Annotated[
-        bool, typer.Option("--drop-leaking", help="Leave out whatever shares a patient or an image with the kept test.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal splits.", min=0)] = 0,
 ) -> None:
     """Cut train, val and test by patient, stratified by label, and write a new CSV; the study itself is not changed."""
     from medfm_compress.data.open import open_study
-    from medfm_compress.data.splitting import SplitPlan, split_study
+    from medfm_compress.data.splitting import split_study
     from medfm_compress.data.table import write_table
-    from medfm_compress.runtime.errors import InputError
 
     if out.suffix.lower() != ".csv":
         raise InputError(f"--out is {out}; give the path of a .csv file")
-    plan = SplitPlan(val=val, test=test or 0.0, keep_test=keep_test, drop_leaking=drop_leaking, seed=seed)
     result = split_study(open_study(study), plan)
     write_table(result.study, out)
-    _show_split(result, out)
+    console.emit(lambda: _split_as_json(result, out), lambda: _print_split(result, out))
 
 
-def _show(found: StudyCheck, path: Path, accept_leakage: bool) -> None:
-    images = sum(found.images.values())
-    console.say(f"{path}: {images} images, {found.kind if found.labels else 'no labels'}")
-    if found.labels:
-        console.say(f"labels: {', '.join(found.labels)} ({found.label_order})")
+def _split_as_json(result: SplitResult, out: Path) -> dict[str, object]:
+    sizes = {name: len(result.study.split(name)) for name in ("train", "val", "test")}
+    return {"study": str(out), "images": sizes, "dropped": [case.image for case in result.dropped]}
+
+
+def _print_check(checked: StudyCheck, path: Path, accept_leakage: bool) -> None:
+    images = sum(checked.images.values())
+    console.say(f"{path}: {images} images, {checked.kind if checked.labels else 'no labels'}")
+    if checked.labels:
+        console.say(f"labels: {', '.join(checked.labels)} ({checked.label_order})")
     console.say()
     console.table(
-        ["split", "images", "patients", *found.labels],
+        ["split", "images", "patients", *checked.labels],
         [
-            [split, str(count), str(found.patients[split] or "-"), *_with_shares(found.classes[split], count)]
-            for split, count in found.images.items()
+            [split, str(count), str(checked.patients[split] or "-"), *_with_shares(checked.classes[split], count)]
+            for split, count in checked.images.items()
         ],
     )
-    for name, sizes in found.subgroups.items():
+    for name, sizes in checked.subgroups.items():
         shown = [f"{value} {count}" for value, count in list(sizes.items())[:_SHOWN_VALUES]]
         more = [f"and {len(sizes) - _SHOWN_VALUES} more"] if len(sizes) > _SHOWN_VALUES else []
         console.say(f"\n{name}: {', '.join(shown + more)}")
     console.say()
-    _show_images(found)
-    for sentence in found.remarks:
+    _print_images(checked)
+    for sentence in checked.remarks:
         console.say(f"note: {sentence}")
-    for sentence in found.leakage:
+    for sentence in checked.leakage:
         console.say(f"{'accepted leakage' if accept_leakage else 'leakage'}: {sentence}")
-    for sentence in found.errors:
+    for sentence in checked.errors:
         console.say(f"unusable: {sentence}")
-    if found.leakage and not accept_leakage:
+    if checked.leakage and not accept_leakage:
         console.say("cut the splits with 'medfm-compress study split', or accept the leakage with --accept-leakage")
-    elif not found.errors:
+    elif not checked.errors:
         console.say("no obstacle found")
 
 
@@ -109,18 +100,20 @@ def _with_shares(sizes: dict[str, int], total: int) -> list[str]:
     return [f"{count} ({count / total:.0%})" if total else "0" for count in sizes.values()]
 
 
-def _show_images(found: StudyCheck) -> None:
-    across = sum(len(set(group.splits)) > 1 for group in found.copies)
-    console.say(f"exact copies: {len(found.copies)} groups, {across} of them across splits")
-    console.say(f"patients in several splits: {len(found.shared_patients)}")
-    console.say(f"unreadable: {len(found.unreadable)}, blank: {len(found.blank)}, of odd size: {len(found.odd_sizes)}")
-    for bad in found.unreadable[:_SHOWN]:
+def _print_images(checked: StudyCheck) -> None:
+    across = sum(len(set(group.splits)) > 1 for group in checked.copies)
+    console.say(f"exact copies: {len(checked.copies)} groups, {across} of them across splits")
+    console.say(f"patients in several splits: {len(checked.shared_patients)}")
+    console.say(
+        f"unreadable: {len(checked.unreadable)}, blank: {len(checked.blank)}, of odd size: {len(checked.odd_sizes)}"
+    )
+    for bad in checked.unreadable[:_SHOWN]:
         console.say(f"  {bad.image}: {bad.reason}")
-    for odd in found.odd_sizes[:_SHOWN]:
+    for odd in checked.odd_sizes[:_SHOWN]:
         console.say(f"  {odd.image}: {odd.width_px}×{odd.height_px} px")
 
 
-def _show_split(result: SplitResult, out: Path) -> None:
+def _print_split(result: SplitResult, out: Path) -> None:
     from medfm_compress.data.labels import class_counts
 
     study = result.study

@@ -91,7 +91,7 @@ if [ -n "$bundle" ]; then
 fi
 if [ -n "$baseline" ]; then
   check_file "baseline report" "$baseline"
-  arguments+=(--baseline "$baseline")
+  arguments+=(--baseline-report "$baseline")
 fi
 
 # -I: nothing in the repository may stand in for a module of the gate.

@@ -19,8 +19,9 @@ from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.measure.load_scenario import LoadPlan
 from medfm_compress.bench.measure.machine import describe_machine
 from medfm_compress.bench.models import TeacherRef
+from medfm_compress.bench.options import BenchOptions
 from medfm_compress.bench.report import load_report
-from medfm_compress.bench.run import BenchOptions, bench_bundle, noise_reasons
+from medfm_compress.bench.run import bench_bundle, noise_reasons
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.policy import Budget, NonInferiority, Policy
 from medfm_compress.data.open import open_study

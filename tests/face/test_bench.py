@@ -16,8 +16,8 @@ typer = pytest.importorskip("typer")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from medfm_compress.bench.measure.latency import Plan  # noqa: E402
 from medfm_compress.cli.bench import bench  # noqa: E402
+from medfm_compress.cli.targets import split_targets  # noqa: E402
 from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
 from medfm_compress.steps import cpu_targets  # noqa: E402
@@ -63,12 +63,18 @@ def arguments(inputs: dict[str, Path], **changes: str) -> list[str]:
     return [str(inputs["bundle"]), *(part for pair in options.items() for part in pair)]
 
 
-def test_bench_writes_a_report_and_prints_json(inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = {"turn_ms": 2.0, "min_calls": 2, "max_calls": 3, "warm_up_s": 0.2}
-    monkeypatch.setattr("medfm_compress.bench.measure.latency.Plan", lambda **given: Plan(**given, **quick))
+QUICK = ("--json", "--turn", "2ms", "--min-calls", "2", "--max-calls", "3", "--warm-up", "200ms")
+
+
+def test_bench_writes_a_report_and_prints_json(inputs) -> None:
     result = CliRunner().invoke(
         app,
-        [*arguments(inputs, **{"--rounds": "2", "--targets": "torch:cpu,onnxruntime:cpu"}), "--json"],
+        [
+            *arguments(inputs, **{"--rounds": "2", "--target": "torch:cpu"}),
+            "--target",
+            "onnxruntime:cpu",
+            *QUICK,
+        ],
         catch_exceptions=False,
     )
     assert result.exit_code == 0
@@ -98,6 +104,10 @@ def test_teacher_that_is_none(inputs) -> None:
 
 def test_targets_are_checked() -> None:
     assert cpu_targets(("openvino:cpu", "torch:cpu")) == ("openvino:cpu", "torch:cpu")
+    assert split_targets(("openvino:cpu", "torch:cpu")) == (("openvino:cpu", "torch:cpu"), 1)
+    assert split_targets(("openvino:cpu:int8:2", "torch:cpu")) == (("openvino:cpu:int8", "torch:cpu"), 2)
+    with pytest.raises(InputError, match="names 1 and 2 threads"):
+        split_targets(("openvino:cpu:int8:2", "torch:cpu:fp32:1"))
     for wrong in ("tflite:cpu", "onnxruntime:cuda"):
         with pytest.raises(InputError, match=wrong):
             cpu_targets((wrong,))

@@ -56,7 +56,7 @@ def edit(study: Path, old: str, new: str) -> None:
 
 
 def finetune(study: Path, *more: str) -> tuple[str, ...]:
-    return ("finetune", str(study), "--model", "resnet10t", "--image-size", "48", "--epochs", "1", *more)
+    return ("finetune", "resnet10t", "--study", str(study), "--image-size", "48", "--epochs", "1", *more)
 
 
 def test_a_missing_column(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +84,7 @@ def test_an_image_that_is_not_an_image(study: Path, tmp_path: Path, capsys: pyte
 
 
 def test_image_size_zero(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("finetune", str(study), "--model", "resnet10t", "--image-size", "0", "--out", str(tmp_path / "m"))
+    arguments = ("finetune", "resnet10t", "--study", str(study), "--image-size", "0", "--out", str(tmp_path / "m"))
     code, error = refuse(capsys, *arguments)
     assert code == 2
     assert "32 to 1024" in error

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from medfm_compress.bench.gate.policy_file import load_policy
 from medfm_compress.bench.report import save_report
 from medfm_compress.cli.gate import gate
+from medfm_compress.cli.policy import app as policy_commands
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import InputError
 
@@ -42,6 +43,10 @@ def run(*arguments):
     app = typer.Typer()
     app.command()(gate)
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def begin(path):
+    return CliRunner().invoke(policy_commands, ["init", str(path)])
 
 
 def complaint(result):
@@ -146,10 +151,10 @@ def test_a_missing_or_broken_report_is_one_sentence(folder):
 
 
 def test_a_starter_policy_is_written_once(folder):
-    made = run("--init", folder / "new" / "policy.yaml")
+    made = begin(folder / "new" / "policy.yaml")
     assert made.exit_code == 0, made.output
     assert load_policy(folder / "new" / "policy.yaml").policy.non_inferiority
-    assert "not overwritten" in complaint(run("--init", folder / "new" / "policy.yaml"))
+    assert "not overwritten" in complaint(begin(folder / "new" / "policy.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +165,7 @@ def test_a_starter_policy_is_written_once(folder):
         (["r.json", "--policy", "POLICY", "--study", "s"], "not both; --check-study"),
         (["r.json", "--policy", "POLICY", "--out", "o"], "--out has a meaning with --study only"),
         (["--policy", "POLICY", "--study", "s", "--out", "o"], "needs --bundle, --teacher too"),
-        (["r.json", "--policy", "nowhere.yaml"], "--init writes a starter"),
+        (["r.json", "--policy", "nowhere.yaml"], "policy init' writes a starter"),
     ],
 )
 def test_it_takes_a_report_or_a_study_and_says_which_is_missing(folder, arguments, told):
@@ -206,12 +211,12 @@ def test_a_report_alone_is_checked_against_a_study(write_report, reports, folder
 def test_an_earlier_report_is_shown_and_not_judged(write_report, folder):
     write_report(name="earlier.json", shift=1.5)
     write_report(noise=0.1)
-    result = invoke(folder, "--baseline", folder / "earlier.json", "--markdown", folder / "c.md")
+    result = invoke(folder, "--baseline-report", folder / "earlier.json", "--markdown", folder / "c.md")
     assert result.exit_code == 0, result.output
     assert re.search(r"auroc of opacity \(onnx\S+\) +0\.\d+ +0\.\d+ +\+0\.\d+", result.stdout)
     assert re.search(r"p50 latency, ms \(onnx\S+\) +10\.0 +10\.0 +0\.000", result.stdout)
     assert "not judged" in (folder / "c.md").read_text()
-    told = json.loads(invoke(folder, "--baseline", folder / "earlier.json", "--json").stdout)["earlier"]
+    told = json.loads(invoke(folder, "--baseline-report", folder / "earlier.json", "--json").stdout)["earlier"]
     assert told["medians_ms"] == [{"variant": VARIANT, "name": "p50 latency", "before": 10.0, "now": 10.0}]
     assert told["estimates"][0]["now"] > told["estimates"][0]["before"]
 
@@ -221,7 +226,7 @@ def test_timings_of_another_machine_are_not_shown(write_report, reports, folder)
     machine = msgspec.structs.replace(reports.MACHINE, cpu_model="another")
     reports.change_report(folder, "earlier.json", machine=machine)
     write_report()
-    result = invoke(folder, "--baseline", folder / "earlier.json")
+    result = invoke(folder, "--baseline-report", folder / "earlier.json")
     assert "not compared: measured on another machine; re-run with bench --baseline" in result.stdout
     assert "p50 latency, ms" not in result.stdout
 
@@ -232,7 +237,9 @@ def test_an_earlier_report_of_other_cases_is_refused(write_report, reports, fold
     if what == "study":
         reports.change_report(folder, "earlier.json", study_fingerprint="0" * 64)
     write_report()
-    assert f"the baseline report has another {what}" in complaint(invoke(folder, "--baseline", folder / "earlier.json"))
+    assert f"the baseline report has another {what}" in complaint(
+        invoke(folder, "--baseline-report", folder / "earlier.json")
+    )
 
 
 def test_a_report_whose_cases_were_looked_at_often_says_so(write_report, reports, folder):

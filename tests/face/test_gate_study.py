@@ -16,7 +16,6 @@ typer = pytest.importorskip("typer")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from medfm_compress.bench.measure.latency import Plan  # noqa: E402
 from medfm_compress.bench.report import load_report  # noqa: E402
 from medfm_compress.cli.gate import gate  # noqa: E402
 from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model  # noqa: E402
@@ -58,11 +57,10 @@ def invoke(*given: str) -> object:
 def test_a_study_is_benched_and_its_report_judged(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = {"turn_ms": 2.0, "min_calls": 2, "max_calls": 3, "warm_up_s": 0.2}
-    monkeypatch.setattr("medfm_compress.bench.measure.latency.Plan", lambda **given: Plan(**given, **quick))
+    quick = ("--turn", "2ms", "--min-calls", "2", "--max-calls", "3", "--warm-up", "200ms")
     # The teacher's rows in other engines are the bench's own test.
     monkeypatch.setattr("medfm_compress.teacher_baselines.teacher_in_engines", lambda *given: ())
-    result = invoke(*arguments, "--rounds", "2", "--json")
+    result = invoke(*arguments, "--rounds", "2", *quick, "--json")
     outcome = {1: "fail", 3: "inconclusive"}[result.exit_code]  # an untrained network against an untrained network
     assert json.loads(result.stdout)["verdict"]["outcome"] == outcome
     report = load_report(tmp_path / "out" / "report.json")

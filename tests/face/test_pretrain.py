@@ -13,7 +13,7 @@ pytest.importorskip("timm")
 from medfm_compress.__main__ import main  # noqa: E402
 from medfm_compress.compress.networks.backbone import find_start  # noqa: E402
 
-FAST = ("--epochs", "1", "--batch-size", "8", "--precision", "fp32", "--device", "cpu", "--model", "test_vit")
+FAST = ("--epochs", "1", "--batch-size", "8", "--precision", "fp32", "--device", "cpu")
 
 
 def draw(folder, count):
@@ -35,10 +35,10 @@ def unlabelled(tmp_path):
     return folder
 
 
-def run(*arguments):
+def run(study, *arguments, model="test_vit"):
     """Exit code of one command."""
     with pytest.raises(SystemExit) as caught:
-        main(["pretrain", *(str(argument) for argument in arguments)])
+        main(["pretrain", model, "--study", *(str(argument) for argument in (study, *arguments))])
     return caught.value.code
 
 
@@ -62,20 +62,22 @@ def test_a_folder_of_images_and_further_ones(unlabelled, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--method", "mae", "--model", "test_resnet"), "mae does not apply to test_resnet"),
-        (("--mask-ratio", "1"), "mask ratio is 1.0; it must be above 0 and below 1"),
-        (("--mask-ratio", "0"), "mask ratio is 0.0"),
-        (("--method", "dino"), "must be one of auto, mae, simmim"),
+        (("--method", "mae", "test_resnet"), "mae does not apply to test_resnet"),
+        (("--mask-ratio", "1"), "--mask-ratio is 1; it must be above 0 and below 1"),
+        (("--mask-ratio", "0"), "--mask-ratio is 0"),
+        (("--method", "dino"), "must be auto, mae or simmim"),
         (("--image-size", "40"), "cannot take 40 px whole"),
-        (("--image-size", "48", "--model", "test_resnet"), "no multiple of 32 px"),
+        (("--image-size", "48", "test_resnet"), "no multiple of 32 px"),
         (("--epochs", "0"), "at least one epoch"),
         (("--mask-patch", "5"), "mask patch is 5 px"),
-        (("--model", "test_vitt"), "timm has no model"),
+        (("test_vitt",), "timm has no model"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(unlabelled, tmp_path, capsys, options, says):
     out = tmp_path / "out"
-    assert run(unlabelled, "--image-size", 32, "--out", out, *FAST, *options) == 2
+    model = options[-1] if options[-1].startswith("test_") else "test_vit"
+    options = [option for option in options if option != model]
+    assert run(unlabelled, "--image-size", 32, "--out", out, *FAST, *options, model=model) == 2
     told = capsys.readouterr().err
     assert says in told
     assert told.count("error:") == 1

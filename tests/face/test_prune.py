@@ -61,7 +61,7 @@ def test_prune_and_recover(study: Path, model: Path, tmp_path: Path, importance:
     before = (model / "model.safetensors").read_bytes()
     out = tmp_path / "out"
     options = (
-        "--macs",
+        "--max-macs",
         0.5,
         "--epochs",
         1,
@@ -88,7 +88,7 @@ def test_prune_and_recover(study: Path, model: Path, tmp_path: Path, importance:
 
 
 def test_zero_epochs_only_prunes(study: Path, model: Path, tmp_path: Path) -> None:
-    done = invoke(model, "--study", study, "--out", tmp_path / "out", "--macs", 0.5, "--target", "", "--epochs", 0)
+    done = invoke(model, "--study", study, "--out", tmp_path / "out", "--max-macs", 0.5, "--target", "", "--epochs", 0)
     assert done.exit_code == 0, (done.output, done.exception)
     assert "MACs an image" in done.stdout
     assert load_model(tmp_path / "out").architecture.pruning
@@ -98,16 +98,16 @@ def test_zero_epochs_only_prunes(study: Path, model: Path, tmp_path: Path) -> No
     ("options", "error", "says"),
     [
         ((), InputError, "one goal"),
-        (("--macs", 0.5, "--speedup", 2), InputError, "one goal"),
-        (("--speedup", 2), InputError, "needs a target"),
-        (("--speedup", 1), InputError, "above 1"),
-        (("--latency", "fast"), InputError, "give a number"),
-        (("--size", "0MB"), InputError, "above 0"),
-        (("--macs", 0.5, "--steps", 0), InputError, "steps"),
-        (("--macs", 0), InputError, "fraction to keep"),
-        (("--macs", 0.001), ModelError, "out of reach"),
-        (("--macs", 0.5, "--round-to", -1), InputError, "round_to"),
-        (("--macs", 0.5, "--importance", "size"), InputError, "magnitude"),
+        (("--max-macs", 0.5, "--min-speedup", 2), InputError, "one goal"),
+        (("--min-speedup", 2), InputError, "needs a target"),
+        (("--min-speedup", 1), InputError, "above 1"),
+        (("--max-latency", "fast"), InputError, "give a number"),
+        (("--max-size", "0MB"), InputError, "above 0"),
+        (("--max-macs", 0.5, "--steps", 0), InputError, "steps"),
+        (("--max-macs", 0), InputError, "above 0 and below 1"),
+        (("--max-macs", 0.001), ModelError, "out of reach"),
+        (("--max-macs", 0.5, "--round-to", -1), InputError, "--round-to is -1"),
+        (("--max-macs", 0.5, "--importance", "size"), InputError, "magnitude"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_written(
@@ -120,5 +120,5 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(
 
 
 def test_the_original_is_not_overwritten(study: Path, model: Path) -> None:
-    done = invoke(model, "--study", study, "--out", model, "--macs", 0.5)
+    done = invoke(model, "--study", study, "--out", model, "--max-macs", 0.5)
     assert isinstance(done.exception, InputError)

@@ -48,7 +48,7 @@ def distil(discs_path: Path, teacher: Path, tmp_path: Path, capsys: pytest.Captu
     """Run ``distill`` into ``tmp_path / "out"`` with a student and more options."""
 
     def run(student: str, *more: object) -> Ran:
-        words = ("distill", discs_path, "--teacher", teacher, "--student", student, "--out", tmp_path / "out")
+        words = ("distill", teacher, "--study", discs_path, "--student", student, "--out", tmp_path / "out")
         with pytest.raises(SystemExit) as ended:
             main([str(word) for word in (*words, *QUICK, *more)])
         return Ran(ended.value.code, *capsys.readouterr())
@@ -75,10 +75,10 @@ def test_a_student_of_other_labels_is_refused(distil, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("student", "more", "wanted"),
     [
-        ("auto", (), "--budget 10ms"),
-        ("auto", ("--budget", "soon"), "give a number"),
-        ("auto", ("--budget", "10ms", "--target", "tpu"), "openvino:cpu or onnxruntime:cpu"),
-        ("test_resnet", ("--budget", "10ms"), "--student auto"),
+        ("auto", (), "--max-latency 10ms"),
+        ("auto", ("--max-latency", "soon"), "give a number"),
+        ("auto", ("--max-latency", "10ms", "--target", "tpu"), "openvino:cpu or onnxruntime:cpu"),
+        ("test_resnet", ("--max-latency", "10ms"), "--student auto"),
         ("test_resnet", ("--target", "onnxruntime:cpu"), "--student auto"),
         ("scaled:width=2", (), "at most 1"),
     ],
@@ -118,7 +118,7 @@ def test_auto_prints_what_was_measured_before_it_trains(distil, teacher: Path, t
     for name, macs, took in zip(SHORTLIST, (2_000_000, 3_000_000, 9_000_000), (8.0, 30.0, 30.0), strict=False):
         samples = Measurement(name=name, target=str(goal.target), session_ms=(took, took))
         cache.put(NetworkLatency(name=name, macs=macs, parameters=570_000, estimate_ms=took, measurement=samples))
-    options = ("--budget", "10ms", "--target", "onnxruntime:cpu:int8")
+    options = ("--max-latency", "10ms", "--target", "onnxruntime:cpu:int8")
     ran = distil("auto", *options)
     assert ran.code == 0, ran.err
     lines = ran.out.splitlines()

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import typer
 
-from medfm_compress.__main__ import build_app
+from medfm_compress.cli import reference
+from medfm_compress.cli.app import build_app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -96,3 +97,9 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
 
 def test_the_readme_shows_commands() -> None:
     assert len(list(invocations(text_of(ROOT / "README.md")))) > 8
+
+
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_the_reference_pages_are_current(name: str) -> None:
+    """``python -m medfm_compress.cli.reference docs`` makes them."""
+    assert (ROOT / "docs" / name).read_text() == reference.PAGES[name]()

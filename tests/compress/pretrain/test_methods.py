@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from medfm_compress.compress.networks.backbone import Masking
 from medfm_compress.compress.networks.build import build_model
+from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.pretrain.masking import FIXED, Masks, enlarge
 from medfm_compress.compress.pretrain.method import make_masked_task
 from medfm_compress.compress.training.job import Batch

@@ -15,8 +15,9 @@ import torch
 from medfm_compress import steps
 from medfm_compress.compress.distillation.distill import distill
 from medfm_compress.compress.distillation.options import Distillation
-from medfm_compress.compress.networks.backbone import CARD, WEIGHTS, Masking, find_start
+from medfm_compress.compress.networks.backbone import CARD, WEIGHTS, find_start
 from medfm_compress.compress.networks.build import build_model
+from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.networks.model import classifier_names, read_state_dict, save_model
 from medfm_compress.compress.pretrain.images import choose_images, hold_out
 from medfm_compress.compress.pretrain.pretrain import pretrain
@@ -246,7 +247,7 @@ def test_two_processes_follow_one(discs_path, tmp_path):
     step = PretrainStep(model="test_vit", image_size=64, training=FAST)
     alone = steps.pretrain(discs_path, step, silent, tmp_path / "one").card
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "medfm_compress", "pretrain", str(discs_path), "--model", "test_vit", "--image-size", "64"]
+    command += ["-m", "medfm_compress", "pretrain", "test_vit", "--study", str(discs_path), "--image-size", "64"]
     command += ["--epochs", "2", "--batch-size", "12", "--learning-rate", "3e-3", "--ema", "0.8", "--device", "cpu"]
     command += ["--precision", "fp32", "--json", "--out", str(tmp_path / "two")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

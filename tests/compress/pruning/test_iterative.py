@@ -33,7 +33,7 @@ from medfm_compress.runtime.task import Task  # noqa: E402
 
 POINTS = tuple[SensitivityPoint, ...]
 ONE_EPOCH = TrainingConfig(epochs=1, precision="fp32", device="cpu", learning_rate=5e-4)
-OPTIONS = PruneOptions(macs=0.4, target="", steps=2, training=ONE_EPOCH, distillation=Distillation(views=1))
+OPTIONS = PruneOptions(max_macs=0.4, target="", steps=2, training=ONE_EPOCH, distillation=Distillation(views=1))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_other_options_are_not_served_from_an_earlier_call(study: Study, tmp_pat
 
     plain = msgspec.structs.replace(OPTIONS, steps=1, training=TrainingConfig(epochs=0))
     first, _ = run(study, tmp_path / "out", plain)
-    second, lines = run(study, tmp_path / "out", msgspec.structs.replace(plain, macs=0.6))
+    second, lines = run(study, tmp_path / "out", msgspec.structs.replace(plain, max_macs=0.6))
     assert not any("kept" in line for line in lines)
     assert second.macs_after > first.macs_after
 
@@ -148,10 +148,10 @@ def test_a_target_is_timed_and_what_is_met_already_is_refused(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     plain = {"target": "openvino:cpu:fp32", "training": TrainingConfig(epochs=0), "allocation": "global"}
     with pytest.raises(InputError, match=r"met already: test_resnet takes [\d.]+ ms on openvino:cpu:fp32:1"):
-        run(study, tmp_path / "met", PruneOptions(latency_ms=1e6, **plain))
+        run(study, tmp_path / "met", PruneOptions(max_latency_ms=1e6, **plain))
     assert not (tmp_path / "met").exists()
 
-    record, lines = run(study, tmp_path / "out", PruneOptions(macs=0.6, **plain))
+    record, lines = run(study, tmp_path / "out", PruneOptions(max_macs=0.6, **plain))
     before, after = record.measurements
     assert (before.name, after.name) == ("original", "pruned") and before.target == "openvino:cpu:fp32:1"
     assert after.size_bytes < before.size_bytes
@@ -162,7 +162,7 @@ def test_a_target_is_timed_and_what_is_met_already_is_refused(
 
 def test_sparse_without_recovery_is_refused() -> None:
     with pytest.raises(InputError, match="without recovery"):
-        PruneOptions(macs=0.5, sparse=True, training=TrainingConfig(epochs=0))
+        PruneOptions(max_macs=0.5, sparse=True, training=TrainingConfig(epochs=0))
 
 
 def test_draws_balance_classes_and_repeat(study: Study) -> None:

@@ -28,8 +28,9 @@ from medfm_compress.compress.quantization.build_candidate import PLACEMENTS, Gra
 from medfm_compress.compress.quantization.calibrate import calibrate
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial
 from medfm_compress.compress.quantization.methods import TRAINED, DoesNotApply, Lookup, Method, Standing, candidates
+from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.quantization.qdq import write_qdq
-from medfm_compress.compress.quantization.quantize_bundle import QuantizeOptions, quantize_bundle
+from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.dataset import task_of
@@ -44,11 +45,12 @@ from medfm_compress.runtime.golden_cases import relative_logit_error
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
+from medfm_compress.runtime.strict_json import convert
 from medfm_compress.runtime.task import Task
 from medfm_compress.steps import export
 
 FAST = TrainingConfig(epochs=2, batch_size=12, learning_rate=1e-3, ema=0.5, patience=0, precision="fp32")
-INT8 = Distillation(quantize="int8", views=1)
+INT8 = Distillation(qat=True, views=1)
 SPEC = ImageSpec(height_px=32, width_px=32, colour="grey", mean=(0.5,), std=(0.25,))
 TASK = Task(kind="multiclass", labels=("a", "b", "c"))
 
@@ -282,8 +284,8 @@ def test_the_bundle_ships_what_was_trained(
 
 
 def test_other_precisions_are_refused() -> None:
-    with pytest.raises(InputError, match="quantize is 'int4'; it must be int8"):
-        msgspec.structs.replace(INT8, quantize="int4")
+    with pytest.raises(InputError, match=r"Expected `bool`, got `str` - at `\$.qat`"):
+        convert({"qat": "int4"}, Distillation, source="recipe")
 
 
 def test_training_repairs_what_rounding_broke() -> None:

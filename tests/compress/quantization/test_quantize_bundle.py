@@ -14,7 +14,8 @@ from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.quantization import candidate_search
 from medfm_compress.compress.quantization import companion_variants as companion
 from medfm_compress.compress.quantization import quantize_bundle as module_under_test
-from medfm_compress.compress.quantization.quantize_bundle import QuantizeOptions, quantize_bundle
+from medfm_compress.compress.quantization.options import QuantizeOptions
+from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
 from medfm_compress.export.build import BundleDraft, build_bundle
 from medfm_compress.export.cases import network_inputs
 from medfm_compress.runtime.bundle.bundle import Bundle
@@ -348,7 +349,8 @@ socket.socket.connect = socket.getaddrinfo = refuse
 import importlib.util
 spec = importlib.util.spec_from_file_location("tiny_study", sys.argv[1])
 tiny = importlib.util.module_from_spec(spec); spec.loader.exec_module(tiny)
-from medfm_compress.compress.quantization.quantize_bundle import QuantizeOptions, quantize_bundle
+from medfm_compress.compress.quantization.options import QuantizeOptions
+from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
 quantize_bundle(sys.argv[2], tiny.make_study(), sys.argv[3], QuantizeOptions(samples=16, rounds=5, time_budget_s=0))
 assert not {"torch", "nncf"} & (set(sys.modules) - before), "calibrating needs neither"
 """

@@ -103,7 +103,7 @@ def test_the_search_ends_where_networks_are_clearly_over_the_budget(measured) ->
     assert rows[2].name == "resnet50"
     assert "not tried" in rows[2].reason
     assert "test_resnet and test_vit" in rows[2].reason
-    with pytest.raises(InputError, match=r"the fastest, test_\w+, takes [\d.]+ ms; raise --budget"):
+    with pytest.raises(InputError, match=r"the fastest, test_\w+, takes [\d.]+ ms; raise --max-latency"):
         choose(rows, request.goal)
 
 
@@ -177,8 +177,8 @@ def test_targets_are_read() -> None:
 @pytest.mark.parametrize(
     ("budget", "target", "threads", "message"),
     [
-        (0.0, "onnxruntime:cpu", 1, "--budget 10ms"),
-        (float("inf"), "onnxruntime:cpu", 1, "--budget 10ms"),
+        (0.0, "onnxruntime:cpu", 1, "--max-latency 10ms"),
+        (float("inf"), "onnxruntime:cpu", 1, "--max-latency 10ms"),
         (10, "tensorrt:cpu", 1, "openvino:cpu or onnxruntime:cpu"),
         (10, "torch:cpu", 1, "openvino:cpu or onnxruntime:cpu"),
         (10, "onnxruntime:cuda", 1, "openvino:cpu or onnxruntime:cpu"),
@@ -195,7 +195,7 @@ def test_other_goals_are_refused_with_what_is_allowed(budget: float, target: str
 
 
 def test_auto_needs_a_goal_and_takes_no_weights(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--budget 10ms"):
+    with pytest.raises(InputError, match="--max-latency 10ms"):
         build_student("auto", TASK, SPEC, None, None)
     for name in ("auto", "scaled:width=0.5"):
         with pytest.raises(InputError, match="only a timm network starts from a file"):

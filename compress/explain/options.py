@@ -1,0 +1,46 @@
+"""`ExplainOptions`: what to explain, and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from medfm_compress.bench.evaluate.occlusion import OcclusionOptions
+from medfm_compress.runtime.constraints import check
+from medfm_compress.runtime.errors import InputError
+
+Method = Literal["occlusion", "gradient"]
+
+
+class ExplainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to explain, and how.
+
+    Attributes:
+        variant: of the bundle; empty takes the first that can run here. Only with ``occlusion``.
+        finding: whose score is explained; may be empty where the task has one finding.
+        cases: that are looked at, half of them with the finding where there are enough.
+        method: ``occlusion`` runs teacher and variant as they are, ``gradient`` reads the PyTorch modules of teacher
+            and student: attention rollout for a plain ViT, Grad-CAM for everything else.
+        split: that the cases come from.
+        seed: of the draw and of the random weights.
+        threads: of every engine.
+        occlusion: windows and baseline.
+    """
+
+    variant: str = ""
+    finding: str = ""
+    cases: Annotated[int, Meta(ge=1)] = 16
+    method: Method = "occlusion"
+    split: str = "test"
+    seed: Annotated[int, Meta(ge=0)] = 0
+    threads: Annotated[int, Meta(ge=1)] = 1
+    occlusion: OcclusionOptions = OcclusionOptions()
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.method == "gradient" and self.variant:
+            raise InputError(
+                f"variant {self.variant!r} is a file without gradients; leave --variant out or use --method occlusion"
+            )

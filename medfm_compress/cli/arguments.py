@@ -1,0 +1,27 @@
+"""Arguments and options that several commands share: artefacts, studies and folders, as types of a parameter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+STUDY_KINDS = (
+    "Folder with cases.csv, a CSV file (columns image, split, label or label:NAME …, mask, patient, subgroups), a "
+    "folder per class, a MedMNIST .npz, or a folder of DICOM files."
+)
+Bundle = Annotated[Path, typer.Argument(help="The .medfm file.", metavar="BUNDLE")]
+ModelFolder = Annotated[Path, typer.Argument(help="Model folder; it is not changed.", metavar="MODEL")]
+StudyArgument = Annotated[Path, typer.Argument(help=STUDY_KINDS, metavar="STUDY")]
+Study = Annotated[Path, typer.Option("--study", help=STUDY_KINDS, metavar="STUDY")]
+Teachers = Annotated[
+    list[str],
+    typer.Option("--teacher", help="Whatever can teach, see distill; may be repeated, several are averaged."),
+]
+Policy = Annotated[
+    Path, typer.Option("--policy", help="What must hold, committed before the test cases are evaluated.")
+]
+ModelOut = Annotated[Path, typer.Option("--out", help="Model folder to write.", metavar="MODEL")]
+BundleOut = Annotated[Path, typer.Option("--out", help="The .medfm file to write.", metavar="BUNDLE")]
+ReportOut = Annotated[Path, typer.Option("--out", help="Folder of the report.", metavar="FOLDER")]

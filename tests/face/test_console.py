@@ -1,0 +1,55 @@
+"""How commands print: plain tables where no terminal reads them, quiet and verbose progress; and shared targets."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from medfm_compress.cli import console
+from medfm_compress.cli.quantize import _with_threads
+from medfm_compress.cli.targets import split_targets
+from medfm_compress.compress.quantization.options import QuantizeOptions
+from medfm_compress.runtime.errors import InputError
+
+
+def test_a_table_for_a_pipe_is_aligned_and_has_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    console.table(["model", "p50 ms", "why"], [["a [bold]", "1.20", "x"], ["teacher", "10.20", "y: z"]], left=(0, 2))
+    assert capsys.readouterr().out.splitlines() == [
+        "model      p50 ms   why",
+        "--------- -------- -----",
+        "a [bold]     1.20   x",
+        "teacher     10.20   y: z",
+    ]
+
+
+def test_a_long_line_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    console.table(["name"], [["word " * 100]])
+    assert "word " * 99 in capsys.readouterr().out
+
+
+def test_quiet_and_verbose(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.output(json=False, quiet=True, verbose=False):
+        console.progress("epoch 1")
+    assert capsys.readouterr().err == ""
+    with console.output(json=False, quiet=False, verbose=True):
+        console.progress("epoch 1")
+    assert re.fullmatch(r" +\d+\.\d s  epoch 1\n", capsys.readouterr().err)
+    console.progress("epoch 2")
+    assert capsys.readouterr().err == "epoch 2\n"
+
+
+def test_targets_share_their_threads() -> None:
+    assert split_targets(()) == ((), 1)
+    assert split_targets(("openvino:cpu:int8:2", "onnxruntime:cpu")) == (("openvino:cpu:int8", "onnxruntime:cpu"), 2)
+    with pytest.raises(InputError, match="names 1 and 2 threads"):
+        split_targets(("openvino:cpu:int8:2", "onnxruntime:cpu:int8:1"))
+    with pytest.raises(InputError, match="write backend:device:precision:threads"):
+        split_targets(("tpu",))
+
+
+def test_quantize_takes_engines_and_threads_from_its_targets() -> None:
+    options = _with_threads(QuantizeOptions(targets=("openvino:cpu:int8:2", "onnxruntime:cpu")))
+    assert (options.targets, options.threads) == (("openvino:cpu", "onnxruntime:cpu"), 2)
+    with pytest.raises(InputError, match="quantize makes int8: give openvino:cpu:int8"):
+        _with_threads(QuantizeOptions(targets=("openvino:cpu:bf16",)))
