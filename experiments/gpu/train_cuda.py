@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from medfm_compress import steps
@@ -47,9 +48,8 @@ class Lines(list[str]):
 def run(work: Path, study: Path, device: str, precision: str, compiled: bool, size_px: int) -> dict[str, Any]:
     """A teacher and a student; what they took and how good they were on validation cases."""
     name = f"{device}-{precision}" + ("-compiled" if compiled else "")
-    training = TrainingConfig(
-        epochs=EPOCHS, precision=precision, device=device, compile=compiled, learning_rate=5e-4, ema=0.9
-    )
+    how = {"epochs": EPOCHS, "precision": precision, "device": device, "compile": compiled}
+    training = msgspec.convert({**how, "learning_rate": 5e-4, "ema": 0.9}, TrainingConfig)
     row: dict[str, Any] = {"device": device, "precision": precision, "compiled": compiled}
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
