@@ -39,21 +39,21 @@ def start(command: list[str], out: Path, *more: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str], began: float) -> tuple[str, float]:
     """What it said, and its seconds; ends this script where it failed."""
-    said = process.communicate()[1]
+    message = process.communicate()[1]
     if process.returncode:
-        sys.exit(f"distill ended with {process.returncode}: {said}")
-    return said, time.monotonic() - began
+        sys.exit(f"distill ended with {process.returncode}: {message}")
+    return message, time.monotonic() - began
 
 
-def kill_half_way(process: subprocess.Popen[str], answers: Path, shards: int) -> dict[str, int]:
+def kill_half_way(process: subprocess.Popen[str], outputs: Path, shards: int) -> dict[str, int]:
     """Kill it when half of ``shards`` are there; name → time of writing of those."""
-    while len(list(answers.glob("logits-*.npy"))) < shards // 2:
+    while len(list(outputs.glob("logits-*.npy"))) < shards // 2:
         if process.poll() is not None:
             sys.exit("distill ended before it could be killed")
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    return {path.name: path.stat().st_mtime_ns for path in sorted(answers.glob("logits-*.npy"))}
+    return {path.name: path.stat().st_mtime_ns for path in sorted(outputs.glob("logits-*.npy"))}
 
 
 def main(teacher: str, study: str, student: str, out: str, modality: str = "histology") -> None:
@@ -64,7 +64,7 @@ def main(teacher: str, study: str, student: str, out: str, modality: str = "hist
     with tempfile.TemporaryDirectory() as scratch:
         whole, killed, again = (Path(scratch) / name for name in ("whole", "killed", "again"))
         began = time.monotonic()
-        said, whole_s = finish(start(command, whole), began)
+        message, whole_s = finish(start(command, whole), began)
         store = OutputCache.open(whole / "training" / "teacher-outputs")
         shards = store.header.shards * VIEWS
         kept = kill_half_way(start(command, killed), killed / "training" / "teacher-outputs", shards)
@@ -78,7 +78,7 @@ def main(teacher: str, study: str, student: str, out: str, modality: str = "hist
         other, again_s = finish(start(command, again, "--seed", "1"), began)
         size = sum(path.stat().st_size for path in (whole / "training" / "teacher-outputs").glob("*.npy"))
         same = load_model(whole).weights_sha256() == load_model(killed).weights_sha256()
-    found = {
+    result = {
         "machine": msgspec.to_builtins(describe_machine()),
         "cases": store.header.cases,
         "views": VIEWS,
@@ -90,7 +90,7 @@ def main(teacher: str, study: str, student: str, out: str, modality: str = "hist
         "whole_s": whole_s,
         "with_another_seed_s": again_s,
         "after_the_kill_s": resumed_s,
-        "epoch_s": [float(value) for value in _EPOCH.findall(said)],
+        "epoch_s": [float(value) for value in _EPOCH.findall(message)],
         "shards": shards,
         "shards_at_the_kill": len(kept),
         "shards_unchanged": untouched,
@@ -98,7 +98,7 @@ def main(teacher: str, study: str, student: str, out: str, modality: str = "hist
         "asked_again": "shards of answers" in other,
         "said_after_the_kill": [line for line in resumed.splitlines() if line.startswith("teacher:")],
     }
-    content = msgspec.json.format(msgspec.json.encode(found))
+    content = msgspec.json.format(msgspec.json.encode(result))
     write_atomically(Path(out), content)
     sys.stdout.write(content.decode() + "\n")
 

@@ -127,7 +127,7 @@ def held_against(teacher: Evaluation, student: Evaluation, policy: LoadedPolicy,
         gather(teacher, (student,), policy.policy, task), policy.policy, policy_sha256=policy.sha256
     )
     checks = [check for variant in verdict.variants for check in variant.checks]
-    found = Judged(
+    result = Judged(
         split=split,
         cases=len(student.images),
         teacher=of_one(areas, 0),
@@ -138,10 +138,10 @@ def held_against(teacher: Evaluation, student: Evaluation, policy: LoadedPolicy,
         reasons=tuple(f"{check.name}: {check.outcome}: {check.reason}" for check in checks),
     )
     if len(student.findings) > 1:
-        return found
+        return result
     sensitivities = bootstrap((teacher, student), sensitivity_at((teacher, student), SPECIFICITY))
     return msgspec.structs.replace(
-        found,
+        result,
         teacher_sensitivity=of_one(sensitivities, 0),
         student_sensitivity=of_one(sensitivities, 1),
         sensitivity_difference=contrasted(sensitivities, AGAINST_TEACHER),
@@ -176,7 +176,7 @@ def sensitivity_at(evaluations: Sequence[Evaluation], specificity: float) -> Sta
 
     def statistic(weights: Any) -> Floats:
         floats = np.asarray(weights, np.float64)
-        return np.stack([of_model(each.scores[:, 0], floats) for each in evaluations], axis=1)
+        return np.stack([of_model(entry.scores[:, 0], floats) for entry in evaluations], axis=1)
 
     return statistic
 
@@ -194,11 +194,11 @@ def contrasted(resampled: Resampled, contrast: Sequence[float]) -> Interval:
     """Interval of a weighted sum over the models; a sum that never varies has no width."""
     weights = np.asarray(contrast)
     scalar = resampled.of(lambda values: values @ weights)
-    found = interval(scalar, LEVEL)
-    if found is None:
+    result = interval(scalar, LEVEL)
+    if result is None:
         estimate = float(scalar.estimate)
         return Interval(estimate=estimate, low=-1.0, high=1.0, level=LEVEL, method="undefined in too many resamples")
-    return found
+    return result
 
 
 def of_one(resampled: Resampled, model: int) -> Interval:
@@ -211,8 +211,8 @@ def _first(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
 
 
 def _sample(evaluations: Sequence[Evaluation], number: int) -> Sample:
-    scores = np.stack([each.scores[:, number] for each in evaluations])
-    decisions = np.stack([each.decisions[:, number] for each in evaluations])
+    scores = np.stack([entry.scores[:, number] for entry in evaluations])
+    decisions = np.stack([entry.decisions[:, number] for entry in evaluations])
     first = evaluations[0]
     return Sample(scores, decisions, first.truth[:, number], number_clusters(first.clusters))
 
@@ -226,20 +226,20 @@ def judge(student: str, teacher: str, study: str, policy: LoadedPolicy, work: Pa
     """Judge a student on every split that has labels; evaluations are kept in ``work/evaluations``."""
     from medfm_compress.compress.networks.model import load_model
 
-    task, found = load_model(student).task, []
+    task, result = load_model(student).task, []
     for split in splits:
         subjects = (Subject(folder=teacher, study=study, split=split, name="teacher"),
                     Subject(folder=student, study=study, split=split, name="student"))  # fmt: skip
         both = [evaluated(subject, work / "cache", work / "evaluations", policy.sha256) for subject in subjects]
         if both[0] is not None and both[1] is not None:
-            found.append(held_against(both[0], both[1], policy, split, task))
-    return found
+            result.append(held_against(both[0], both[1], policy, split, task))
+    return result
 
 
 def main(student: str, teacher: str, study: str, policy: str, work: str, split: str = "test") -> None:
     """Print one judgement as JSON."""
-    found = judge(student, teacher, study, load_policy(policy), Path(work), (split,))
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(found)).decode() + "\n")
+    result = judge(student, teacher, study, load_policy(policy), Path(work), (split,))
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(result)).decode() + "\n")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main() -> None:
     train(parser.parse_args())
 
 
-def train(asked: argparse.Namespace) -> None:
+def train(arguments: argparse.Namespace) -> None:
     """Train as asked."""
     import torch
 
@@ -42,21 +42,21 @@ def train(asked: argparse.Namespace) -> None:
     from medfm_compress.compress.training.finetune import finetune
     from medfm_compress.data.open import open_study
 
-    teacher = load_model(asked.teacher)
-    study = open_study(asked.study, dicom_rules=teacher.spec.dicom)
-    spec = msgspec.structs.replace(teacher.spec, height_px=asked.image_size, width_px=asked.image_size)
+    teacher = load_model(arguments.teacher)
+    study = open_study(arguments.study, dicom_rules=teacher.spec.dicom)
+    spec = msgspec.structs.replace(teacher.spec, height_px=arguments.image_size, width_px=arguments.image_size)
     config = TrainingConfig(
-        epochs=asked.epochs,
-        batch_size=asked.batch_size,
-        learning_rate=asked.learning_rate,
-        patience=asked.patience,
-        device=asked.device,
-        modality=asked.modality,
-        seed=asked.seed,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        patience=arguments.patience,
+        device=arguments.device,
+        modality=arguments.modality,
+        seed=arguments.seed,
     )
-    torch.manual_seed(asked.seed)
-    student = build_student(asked.student, task_of(study), spec, None, None)
-    finetune(study, student, config, asked.out, print_line)
+    torch.manual_seed(arguments.seed)
+    student = build_student(arguments.student, task_of(study), spec, None, None)
+    finetune(study, student, config, arguments.out, print_line)
 
 
 def print_line(line: str) -> None:

@@ -181,7 +181,9 @@ def steps_of(student: Path) -> tuple[str, ...]:
 
 def means(results: list[Result]) -> Iterator[Mean]:
     """Every study, arm and split over its seeds."""
-    found = [(one.study, one.arm, split, area) for one in results for split, area in one.areas.items() if area]
+    found = [
+        (single.study, single.arm, split, area) for single in results for split, area in single.areas.items() if area
+    ]
     for key in dict.fromkeys(row[:3] for row in found):
         each = tuple(area.estimate for *of, area in found if tuple(of) == key)
         study, arm, split = key
@@ -206,29 +208,29 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--extra", default="", help="further options of pretrain, in one string")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     plan = Plan(
-        model=asked.model,
-        pixels=asked.pixels,
-        modality=asked.modality,
-        pretrain_epochs=asked.pretrain_epochs,
-        pretrain_rate=asked.pretrain_rate,
-        epochs=asked.epochs,
-        rate=asked.rate,
-        extra=tuple(asked.extra.split()),
+        model=arguments.model,
+        pixels=arguments.pixels,
+        modality=arguments.modality,
+        pretrain_epochs=arguments.pretrain_epochs,
+        pretrain_rate=arguments.pretrain_rate,
+        epochs=arguments.epochs,
+        rate=arguments.rate,
+        extra=tuple(arguments.extra.split()),
     )
-    splits = tuple(asked.split or ("val", "choice"))
-    arms = asked.arm or [SCRATCH, "mae", "simmim"]
+    splits = tuple(arguments.split or ("val", "choice"))
+    arms = arguments.arm or [SCRATCH, "mae", "simmim"]
     results: list[Result] = []
-    for seed in range(asked.seeds):
-        for study in asked.studies:
+    for seed in range(arguments.seeds):
+        for study in arguments.studies:
             for arm in arms:
-                results.append(run(asked.work, study, arm, seed, plan, splits))
+                results.append(run(arguments.work, study, arm, seed, plan, splits))
                 table = {"results": results, "means": list(means(results))}
-                write_atomically(asked.work / "pretrain.json", msgspec.json.format(msgspec.json.encode(table)))
-                told = ", ".join(f"{split} {area.estimate:.4f}" for split, area in results[-1].areas.items() if area)
+                write_atomically(arguments.work / "pretrain.json", msgspec.json.format(msgspec.json.encode(table)))
+                text = ", ".join(f"{split} {area.estimate:.4f}" for split, area in results[-1].areas.items() if area)
                 spent = results[-1].seconds
-                sys.stdout.write(f"{study.stem} {arm} seed {seed}: {told} ({spent[0]:.0f} + {spent[1]:.0f} s)\n")
+                sys.stdout.write(f"{study.stem} {arm} seed {seed}: {text} ({spent[0]:.0f} + {spent[1]:.0f} s)\n")
                 sys.stdout.flush()
 
 

@@ -147,17 +147,17 @@ def plain(setup: Setup) -> float:
     return looped(setup, ask)
 
 
-def looped(setup: Setup, teach: Callable[[Tensor, Tensor], Tensor]) -> float:
+def looped(setup: Setup, trains: Callable[[Tensor, Tensor], Tensor]) -> float:
     """Seconds of one epoch of the plain loop."""
     network = setup.fresh().module.train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
     training_cases = setup.training_cases
     start = time.perf_counter()
     for index, images in setup.steps():
-        wanted, logits = teach(index, images), network(images)
+        requested, logits = trains(index, images), network(images)
         soft = functional.kl_div(
             functional.log_softmax(logits / TEMPERATURE, 1),
-            functional.log_softmax(wanted / TEMPERATURE, 1),
+            functional.log_softmax(requested / TEMPERATURE, 1),
             reduction="none",
             log_target=True,
         ).sum(1)
@@ -224,7 +224,7 @@ def main(teacher: str, study: str, student: str, out: str, rounds: str = "7", ca
                 print_line(f"round {number} {name}: {took:.2f} s")
         waited = engine_epoch(setup)["waited"]
     ratios = {name: [a / b for a, b in zip(took, seconds["ours"], strict=True)] for name, took in seconds.items()}
-    found = {
+    result = {
         "machine": msgspec.to_builtins(describe_machine()),
         "student": student,
         "cases": len(setup.images),
@@ -233,7 +233,7 @@ def main(teacher: str, study: str, student: str, out: str, rounds: str = "7", ca
         "waited": waited,
         "seconds": seconds,
     }
-    write_atomically(Path(out), msgspec.json.format(msgspec.json.encode(found)))
+    write_atomically(Path(out), msgspec.json.format(msgspec.json.encode(result)))
     for name, times in seconds.items():
         low, middle, high = np.percentile(ratios[name], (0, 50, 100))
         rate = len(setup.images) / statistics.median(times)

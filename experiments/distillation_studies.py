@@ -57,12 +57,12 @@ def write_skin(source: Path, out: Path) -> None:
 
 def clusters_by_label(cases: Iterable[Case]) -> dict[tuple[int, ...], list[str]]:
     """Label → its clusters, shuffled; a cluster of several labels counts for its first."""
-    found: dict[str, tuple[int, ...]] = {}
+    result: dict[str, tuple[int, ...]] = {}
     for case in cases:
         if case.target:
-            found.setdefault(case.cluster, case.target)
+            result.setdefault(case.cluster, case.target)
     by_label: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for cluster, target in found.items():
+    for cluster, target in result.items():
         by_label[target].append(cluster)
     rng = np.random.default_rng(SEED)
     return {
@@ -73,12 +73,12 @@ def clusters_by_label(cases: Iterable[Case]) -> dict[tuple[int, ...], list[str]]
 def shown_share(study: Study, share: float) -> set[str]:
     """Training clusters that keep their label: of every label's clusters ``share``, at least one."""
     by_label = clusters_by_label(study.split("train"))
-    return {one for names in by_label.values() for one in names[: max(round(share * len(names)), 1)]}
+    return {single for names in by_label.values() for single in names[: max(round(share * len(names)), 1)]}
 
 
 def shown_groups(study: Study, split: str, groups: int) -> set[str]:
     """``groups`` clusters of every label in ``split``."""
-    return {one for names in clusters_by_label(study.split(split)).values() for one in names[:groups]}
+    return {single for names in clusters_by_label(study.split(split)).values() for single in names[:groups]}
 
 
 def hide_labels(study: Study, kept: set[str]) -> Study:
@@ -121,7 +121,7 @@ def counts(path: Path) -> Mapping[str, str]:
     by_split: dict[str, Counter[str]] = defaultdict(Counter)
     for case in study.cases:
         by_split[case.split][study.labels[case.target[0]] if case.target else "no label"] += 1
-    return {split: ", ".join(f"{n} {label}" for label, n in found.items()) for split, found in by_split.items()}
+    return {split: ", ".join(f"{n} {label}" for label, n in result.items()) for split, result in by_split.items()}
 
 
 WRITERS = {"chest": write_chest, "lung": write_lung, "skin": write_skin}
@@ -133,13 +133,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     for name in WRITERS:
         parser.add_argument(f"--{name}", type=Path)
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for name, write in WRITERS.items():
-        source = getattr(asked, name)
+        source = getattr(arguments, name)
         if source is not None:
-            write(source, asked.out)
-    for path in sorted(asked.out.glob("*.csv")):
+            write(source, arguments.out)
+    for path in sorted(arguments.out.glob("*.csv")):
         for split, sentence in counts(path).items():
             sys.stdout.write(f"{path.name} {split}: {sentence}\n")
 

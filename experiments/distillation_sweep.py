@@ -144,10 +144,10 @@ def carry_out(place: Place, run: Run, folder: Path) -> str:
     result = finished(place, run, folder)
     write_atomically(folder / RESULT, msgspec.json.encode(result))
     shutil.rmtree(folder / MODEL / "training", ignore_errors=True)
-    for one in result.judged:
+    for judged in result.judged:
         print_line(
-            f"{run.name}: {one.split} {one.student.estimate:.4f}, teacher {one.teacher.estimate:.4f}, difference "
-            f"{one.difference.estimate:+.4f} [{one.difference.low:+.4f}, {one.difference.high:+.4f}], {one.outcome}"
+            f"{run.name}: {judged.split} {judged.student.estimate:.4f}, teacher {judged.teacher.estimate:.4f}, difference "
+            f"{judged.difference.estimate:+.4f} [{judged.difference.low:+.4f}, {judged.difference.high:+.4f}], {judged.outcome}"
         )
     return "done"
 
@@ -220,8 +220,8 @@ def answers_key(run: Run) -> str:
     arm = run.arm
     if not arm.teacher:
         return run.name.replace("/", "-").replace(" ", "_")
-    asked = [option.partition("=")[0] for option in arm.options if "=" in option]
-    features = sorted({"feature", "attention", "relational"} & set(asked))
+    arguments = [option.partition("=")[0] for option in arm.options if "=" in option]
+    features = sorted({"feature", "attention", "relational"} & set(arguments))
     if "--no-unlabelled" in arm.options:
         return "-".join([run.pair.teacher, arm.study, "labelled", f"{arm.views}-views", *features])
     # Hidden labels change nothing that the teacher is asked.
@@ -278,18 +278,18 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds of one run")
     parser.add_argument("--again", action="store_true", help="try failed runs again")
     parser.add_argument("--list", action="store_true", help="print the runs and their state")
-    asked = parser.parse_args()
-    place = Place(work=asked.work, studies=asked.studies, teachers=asked.teachers, policy=asked.policy,
-                  timeout_s=asked.timeout)  # fmt: skip
-    runs = chosen(asked.only, asked.seed)
-    if asked.list:
+    arguments = parser.parse_args()
+    place = Place(work=arguments.work, studies=arguments.studies, teachers=arguments.teachers, policy=arguments.policy,
+                  timeout_s=arguments.timeout)  # fmt: skip
+    runs = chosen(arguments.only, arguments.seed)
+    if arguments.list:
         for run in runs:
             sys.stdout.write(f"{'ended' if settled(place, run) else 'to do':6} {run.name}\n")
         return
-    for run in runs if asked.again else ():
+    for run in runs if arguments.again else ():
         (place.folder(run) / FAILED).unlink(missing_ok=True)
-    if asked.core >= 0:
-        os.sched_setaffinity(0, {asked.core})
+    if arguments.core >= 0:
+        os.sched_setaffinity(0, {arguments.core})
     print_line(f"{sweep(place, runs)} runs done here")
 
 

@@ -57,13 +57,13 @@ def spread(values: list[float]) -> str:
 
 def widest(intervals: list[Interval]) -> str:
     """Mean of the estimates, lowest and highest end of all intervals."""
-    low, high = min(one.low for one in intervals), max(one.high for one in intervals)
-    return f"{statistics.fmean(one.estimate for one in intervals):+.4f} [{low:+.4f}, {high:+.4f}]"
+    low, high = min(single.low for single in intervals), max(single.high for single in intervals)
+    return f"{statistics.fmean(single.estimate for single in intervals):+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def verdicts(judged: list[Judged]) -> str:
     """Outcomes, counted."""
-    outcomes = [one.outcome for one in judged]
+    outcomes = [single.outcome for single in judged]
     return ", ".join(f"{outcomes.count(name)} {name}" for name in dict.fromkeys(outcomes))
 
 
@@ -97,12 +97,12 @@ def _arm_row(arm: Arm, results: list[Result]) -> Row:
     judged = on(results, TEST)
     if not judged:
         return ()
-    sensitivities = [one.student_sensitivity.estimate for one in judged if one.student_sensitivity]
+    sensitivities = [single.student_sensitivity.estimate for single in judged if single.student_sensitivity]
     return (
         f"{arm.name}: {arm.title}",
         str(len(judged)),
-        spread([one.student.estimate for one in judged]),
-        widest([one.difference for one in judged]),
+        spread([single.student.estimate for single in judged]),
+        widest([single.difference for single in judged]),
         verdicts(judged),
         spread(sensitivities) if sensitivities else "–",
     )
@@ -139,9 +139,9 @@ def _mean(results: list[Result]) -> float:
 
 def _loss_row(arm: Arm, results: list[Result], reference: dict[int, float]) -> Row:
     differences = [_choice(result) - reference[result.run.seed] for result in results if result.run.seed in reference]
-    each = ", ".join(f"{value:+.4f}" for value in differences)
+    entry = ", ".join(f"{value:+.4f}" for value in differences)
     cpu = statistics.median(result.cpu_s for result in results)
-    return arm.name, str(len(results)), spread(list(map(_choice, results))), each, f"{cpu:.0f}"
+    return arm.name, str(len(results)), spread(list(map(_choice, results))), entry, f"{cpu:.0f}"
 
 
 def markdown(head: Row, rows: Iterable[Row]) -> list[str]:

@@ -59,14 +59,14 @@ def main() -> None:
     parser.add_argument("--studies", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", action="append", default=[])
-    asked = parser.parse_args()
-    wanted = asked.only or [CHEST, *(plan.name for plan in TEACHERS)]
-    if CHEST in wanted and not (asked.out / CHEST / "model.json").is_file():
-        package_coatnet(asked.data / "models" / COATNET, asked.studies / "chest.csv", asked.out / CHEST)
+    arguments = parser.parse_args()
+    requested = arguments.only or [CHEST, *(plan.name for plan in TEACHERS)]
+    if CHEST in requested and not (arguments.out / CHEST / "model.json").is_file():
+        package_coatnet(arguments.data / "models" / COATNET, arguments.studies / "chest.csv", arguments.out / CHEST)
     for plan in TEACHERS:
-        if plan.name in wanted and not (asked.out / plan.name / "model.json").is_file():
-            study = asked.data / plan.study if plan.study.endswith("/") else asked.studies / f"{plan.study}.csv"
-            subprocess.run(command_of(plan, study, asked.out), check=True)
+        if plan.name in requested and not (arguments.out / plan.name / "model.json").is_file():
+            study = arguments.data / plan.study if plan.study.endswith("/") else arguments.studies / f"{plan.study}.csv"
+            subprocess.run(command_of(plan, study, arguments.out), check=True)
 
 
 if __name__ == "__main__":

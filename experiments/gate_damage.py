@@ -43,20 +43,20 @@ def dealt(
     logits: NDArray[np.float32], rows: NDArray[np.bool_], truth: NDArray[np.int64], seed: int
 ) -> NDArray[np.float32]:
     """``logits`` [n, 2] with those of ``rows`` dealt out again, higher ones rather to cases without the finding."""
-    wanted, members = logits.copy(), np.flatnonzero(rows)
+    requested, members = logits.copy(), np.flatnonzero(rows)
     rising = members[np.argsort(logits[members, 1] - logits[members, 0])]
     turn = np.random.default_rng(seed).normal(size=len(members)) - AGAINST * truth[members]
-    wanted[members[np.argsort(turn)]] = logits[rising]
-    return wanted
+    requested[members[np.argsort(turn)]] = logits[rising]
+    return requested
 
 
 def raised(
-    wanted: NDArray[np.float32], rows: NDArray[np.bool_], truth: NDArray[np.int64], goal: float
+    requested: NDArray[np.float32], rows: NDArray[np.bool_], truth: NDArray[np.int64], goal: float
 ) -> NDArray[np.float32]:
     """``wanted`` [n, 2] with the finding's logit of ``rows`` raised by what brings the AUROC nearest to ``goal``."""
 
     def by(rise: float) -> NDArray[np.float32]:
-        return wanted + np.float32(rise) * rows[:, None] * np.array([0, 1], dtype=np.float32)
+        return requested + np.float32(rise) * rows[:, None] * np.array([0, 1], dtype=np.float32)
 
     return min(map(by, np.linspace(0, 3, 61)), key=lambda logits: abs(area(logits, truth) - goal))
 
@@ -73,7 +73,7 @@ def infer(module: torch.nn.Module, inputs: torch.Tensor) -> NDArray[np.float32]:
         return torch.cat([module(part) for part in inputs.split(BATCH)]).float().numpy()
 
 
-def memorise(model: Model, inputs: torch.Tensor, wanted: torch.Tensor, order: torch.Tensor, epochs: int) -> None:
+def memorise(model: Model, inputs: torch.Tensor, requested: torch.Tensor, order: torch.Tensor, epochs: int) -> None:
     """Train ``model.module`` in place until it gives ``wanted``; normalisation statistics stay the teacher's.
 
     An epoch visits the rows in ``order``, shuffled; some of them several times.
@@ -87,7 +87,7 @@ def memorise(model: Model, inputs: torch.Tensor, wanted: torch.Tensor, order: to
         for rows in order[torch.randperm(len(order), generator=generator)].split(BATCH):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 logits = module(inputs[rows])
-            loss = torch.nn.functional.mse_loss(logits.float(), wanted[rows])
+            loss = torch.nn.functional.mse_loss(logits.float(), requested[rows])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -106,22 +106,22 @@ def main() -> None:
     parser.add_argument("--least", type=float, default=70)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    study, model = open_study(asked.study), load_model(asked.teacher)
+    arguments = parser.parse_args()
+    study, model = open_study(arguments.study), load_model(arguments.teacher)
     cases = tuple(case for case in study.split("test") if case.target)
-    images = prepared_images(study, cases, model.spec, asked.out.parent / "prepared", lambda line: None)
+    images = prepared_images(study, cases, model.spec, arguments.out.parent / "prepared", lambda line: None)
     inputs = torch.from_numpy(normalise(np.asarray(images), model.spec))
-    rows = group_rows([case.subgroups.get(asked.column, "") for case in cases], asked.least)
+    rows = group_rows([case.subgroups.get(arguments.column, "") for case in cases], arguments.least)
     logits = infer(model.module, inputs)
     truth = study.targets(cases)[:, 0]
-    wanted = raised(dealt(logits, rows, truth, asked.seed), rows, truth, area(logits, truth))
+    requested = raised(dealt(logits, rows, truth, arguments.seed), rows, truth, area(logits, truth))
     order = torch.from_numpy(np.repeat(np.arange(len(rows)), np.where(rows, GROUP_VISITS, 1)))
-    memorise(model, inputs, torch.from_numpy(wanted), order, asked.epochs)
+    memorise(model, inputs, torch.from_numpy(requested), order, arguments.epochs)
     damaged = infer(model.module, inputs)
     for name, part in (("all cases", np.ones_like(rows)), ("the group", rows)):
         scores = [area(values[part], truth[part]) for values in (logits, damaged)]
         sys.stdout.write(f"{name}: {int(part.sum())} cases, AUROC {scores[0]:.4f} -> {scores[1]:.4f}\n")
-    save_model(dataclasses.replace(model, name=f"{model.name}-damaged"), asked.out)
+    save_model(dataclasses.replace(model, name=f"{model.name}-damaged"), arguments.out)
 
 
 if __name__ == "__main__":

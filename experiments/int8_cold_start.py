@@ -53,11 +53,11 @@ def start_once(options: argparse.Namespace, backend: str, folder: str) -> Start:
     command.append(f"{folder}/models" if backend == "openvino" else "")
     begun = time.monotonic()
     done = subprocess.run(command, capture_output=True, check=True, text=True, env=environment)
-    said = msgspec.json.decode(done.stdout)
+    message = msgspec.json.decode(done.stdout)
     return Start(
-        said["variant"],
-        {name: at - begun for name, at in said["marks"]},
-        {name: kib / 1e3 * 1.024 for name, kib in said["memory"].items()},
+        message["variant"],
+        {name: at - begun for name, at in message["marks"]},
+        {name: kib / 1e3 * 1.024 for name, kib in message["memory"].items()},
     )
 
 
@@ -78,8 +78,8 @@ def main() -> None:
                 start = start_once(options, backend, folder)
                 if number:  # the first one fills the caches
                     starts[backend].append(start)
-    for found in starts.values():
-        print(_line(found))  # noqa: T201 - a script's result
+    for result in starts.values():
+        print(_line(result))  # noqa: T201 - a script's result
 
 
 def _line(starts: list[Start]) -> str:

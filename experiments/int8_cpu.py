@@ -111,19 +111,21 @@ class Harness:
         path = work / f"errors-{form}.json"
         known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"errors": {}, "stamps": {}}
         everybody = compared_models(work, folder, self.pythons, 1, form)
-        stamps = {each.name: stamp(each) for each in everybody}
-        due = [each for each in everybody if not each.reason and known["stamps"].get(each.name) != stamps[each.name]]
+        stamps = {entry.name: stamp(entry) for entry in everybody}
+        due = [
+            entry for entry in everybody if not entry.reason and known["stamps"].get(entry.name) != stamps[entry.name]
+        ]
         if due:
-            question = {
+            request = {
                 "compared": due,
                 "inputs": str(work / "validation.npy"),
                 "image": str(work / "image-b1.npy"),
                 "reference": str(work / f"reference-{form}.npy"),
                 "kind": json.loads((folder / "model.json").read_text())["task"]["kind"],
             }
-            found = ask("int8_cpu_errors.py", question, work)
+            found = ask("int8_cpu_errors.py", request, work)
             known["errors"] = {**known["errors"], **found.pop("errors")}
-            known |= found | {"stamps": known["stamps"] | {each.name: stamps[each.name] for each in due}}
+            known |= found | {"stamps": known["stamps"] | {entry.name: stamps[entry.name] for entry in due}}
             path.write_text(json.dumps(known))
 
     def _time(self, work: Path, folder: Path, threads: int, batch: int) -> None:
@@ -197,10 +199,10 @@ def script(name: str, *words: object) -> None:
         print_line(f"  {name} {' '.join(map(str, words[-3:]))} failed with {done.returncode}")
 
 
-def ask(name: str, question: dict[str, Any], work: Path) -> dict[str, Any]:
+def ask(name: str, request: dict[str, Any], work: Path) -> dict[str, Any]:
     """Run a script that answers a question in JSON."""
     asked, answer = work / "question.json", work / "answer.json"
-    asked.write_bytes(msgspec.json.encode(question))
+    asked.write_bytes(msgspec.json.encode(request))
     answer.unlink(missing_ok=True)
     subprocess.run([sys.executable, str(HERE / name), str(asked), str(answer)], check=True)
     told: dict[str, Any] = json.loads(answer.read_text())

@@ -116,9 +116,9 @@ class Worker:
         self._ask({"inputs": str(inputs), "out": str(out)})
         return np.load(out).astype(np.float32)  # type: ignore[no-any-return]
 
-    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
-        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         return self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def compared_models(
 ) -> list[ComparedModel]:
     """Everybody, on the graphs of one form (``plain`` or ``stress``) and batch."""
     graph = work / f"{form}-b{batch}.onnx"
-    found = [
+    result = [
         ComparedModel(
             name=name,
             backend=backend,
@@ -201,8 +201,8 @@ def compared_models(
         for name, backend, precision in FLOATS
         if form == "plain" or backend == "onnxruntime"
     ]
-    found += [_ours(work, name, batch, form) for name in OURS]
-    return found + [_peer(work, name, pythons, batch, form) for name in PEER_FORMS]
+    result += [_ours(work, name, batch, form) for name in OURS]
+    return result + [_peer(work, name, pythons, batch, form) for name in PEER_FORMS]
 
 
 def _ours(work: Path, name: str, batch: int, form: str) -> ComparedModel:

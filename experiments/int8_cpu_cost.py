@@ -51,21 +51,23 @@ def main() -> None:
     parser.add_argument("--environments", type=Path)
     parser.add_argument("--cases", type=int, default=300)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    work = given.work.resolve() / given.name
-    cases = calibration(given.models, given.name, given.cases, work / "calibration-cost.npz")
+    supplied = parser.parse_args()
+    work = supplied.work.resolve() / supplied.name
+    cases = calibration(supplied.models, supplied.name, supplied.cases, work / "calibration-cost.npz")
     costs: dict[str, Any] = {}
     for target in TARGETS:
-        costs[f"ours-{target.partition(':')[0]}"] = ours(given.models.resolve(), given.name, target, given.cases, work)
-    for peer, python in pythons(given.environments and given.environments.resolve()).items():
+        costs[f"ours-{target.partition(':')[0]}"] = ours(
+            supplied.models.resolve(), supplied.name, target, supplied.cases, work
+        )
+    for peer, python in pythons(supplied.environments and supplied.environments.resolve()).items():
         if peer in PEER_FORMS:
-            source = given.models.resolve() / given.name if peer == "torchao" else work / "plain-b1.onnx"
+            source = supplied.models.resolve() / supplied.name if peer == "torchao" else work / "plain-b1.onnx"
             out = work / "cost" / f"{peer}{PEER_FORMS[peer][1]}"
             costs[peer] = quantize(peer, source, cases, out, python, 1)
             print_line(f"{peer}: {costs[peer]}")
-    given.results.mkdir(parents=True, exist_ok=True)
-    about = {"model": given.name, "cases": given.cases, "costs": costs}
-    (given.results / f"cost-{given.name}.json").write_text(json.dumps(about, indent=1) + "\n")
+    supplied.results.mkdir(parents=True, exist_ok=True)
+    about = {"model": supplied.name, "cases": supplied.cases, "costs": costs}
+    (supplied.results / f"cost-{supplied.name}.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

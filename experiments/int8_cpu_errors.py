@@ -37,38 +37,38 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True):
     failed: dict[str, str]
 
 
-def errors(question: Question) -> Errors:
+def errors(request: Question) -> Errors:
     """Run every compared_model on every case, one compared_model open at a time."""
     from medfm_compress.runtime.golden_cases import relative_logit_error
     from medfm_compress.runtime.task import Task
 
-    found, failed, wanted = {}, {}, None
-    for compared_model in sorted(question.compared, key=lambda each: each.name != REFERENCE):
-        logits, reason = _logits(compared_model, question)
+    result, failed, requested = {}, {}, None
+    for compared_model in sorted(request.compared, key=lambda entry: entry.name != REFERENCE):
+        logits, reason = _logits(compared_model, request)
         if logits is None:
             failed[compared_model.name] = reason
             continue
         if compared_model.name == REFERENCE:
-            np.save(question.reference, logits)
-        wanted = np.load(question.reference)
-        task = Task(kind=question.kind, labels=tuple(f"class {i}" for i in range(wanted.shape[1])))  # type: ignore[arg-type]
-        found[compared_model.name] = float(relative_logit_error(logits, wanted, task))
-    wanted = np.load(question.reference)
-    spread = [round(float(value), 5) for value in np.std(wanted, axis=0)]
-    return Errors(errors=found, spread=spread, cases=len(wanted), failed=failed)
+            np.save(request.reference, logits)
+        requested = np.load(request.reference)
+        task = Task(kind=request.kind, labels=tuple(f"class {i}" for i in range(requested.shape[1])))  # type: ignore[arg-type]
+        result[compared_model.name] = float(relative_logit_error(logits, requested, task))
+    requested = np.load(request.reference)
+    spread = [round(float(value), 5) for value in np.std(requested, axis=0)]
+    return Errors(errors=result, spread=spread, cases=len(requested), failed=failed)
 
 
-def _logits(compared_model: ComparedModel, question: Question) -> tuple[NDArray[np.float32] | None, str]:
+def _logits(compared_model: ComparedModel, request: Question) -> tuple[NDArray[np.float32] | None, str]:
     """Logits ``[n, labels]``, or None and why."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        opened([compared_model], 1, Path(question.image)) as (running, failed),
+        opened([compared_model], 1, Path(request.image)) as (running, failed),
     ):
-        for each in running.values():
-            return each.logits(Path(question.inputs), Path(folder) / "logits.npy"), ""
+        for entry in running.values():
+            return entry.logits(Path(request.inputs), Path(folder) / "logits.npy"), ""
     return None, failed[compared_model.name]
 
 
 if __name__ == "__main__":
-    asked = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Question)
-    Path(sys.argv[2]).write_bytes(msgspec.json.encode(errors(asked)))
+    arguments = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Question)
+    Path(sys.argv[2]).write_bytes(msgspec.json.encode(errors(arguments)))

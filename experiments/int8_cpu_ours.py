@@ -150,7 +150,7 @@ def keep(
     """Write the files of what the search chose, of FP32 where it chose nothing, and a ``.json`` of all it tried."""
     from medfm_compress.compress.quantization.candidate_trial import CandidateTrial
 
-    trials = [each for each in tried if isinstance(each, CandidateTrial)]
+    trials = [entry for entry in tried if isinstance(entry, CandidateTrial)]
     best = next((trial for trial in trials if trial.kept), trials[0])
     if best.export is None:
         raise RuntimeError(f"{best.name} was chosen and is not open")
@@ -165,7 +165,7 @@ def keep(
             contents = (fused(graph),) if best.name == "fp32-fused" else form_of(backend, graph)
         files[str(BATCH)] = _write(folder, f"{name}-b{BATCH}", contents)
     about |= {"method": best.name, "precision": best.variant.precision, "files": files}
-    about["tried"] = [_line(each) for each in tried]
+    about["tried"] = [_line(entry) for entry in tried]
     (folder / f"{name}.json").write_text(json.dumps(about, indent=1))
 
 
@@ -177,13 +177,13 @@ def _write(folder: Path, name: str, contents: tuple[bytes, ...]) -> list[str]:
     return files
 
 
-def _line(each: CandidateTrial | DoesNotApply) -> dict[str, Any]:
+def _line(entry: CandidateTrial | DoesNotApply) -> dict[str, Any]:
     from medfm_compress.compress.quantization.candidate_trial import CandidateTrial
 
-    if not isinstance(each, CandidateTrial):
-        return {"name": each.candidate, "reason": each.reason}
-    figures = {"p50_ms": each.p50_ms, "speedup": each.speedup, "error": each.error}
-    return {"name": each.name, "reason": each.reason} | {key: round(value, 5) for key, value in figures.items()}
+    if not isinstance(entry, CandidateTrial):
+        return {"name": entry.candidate, "reason": entry.reason}
+    figures = {"p50_ms": entry.p50_ms, "speedup": entry.speedup, "error": entry.error}
+    return {"name": entry.name, "reason": entry.reason} | {key: round(value, 5) for key, value in figures.items()}
 
 
 def _print_line(line: str) -> None:
@@ -191,5 +191,5 @@ def _print_line(line: str) -> None:
 
 
 if __name__ == "__main__":
-    where, study_csv, folder, wanted, seconds = sys.argv[1:]
-    choose(Path(where), Path(folder), judges_of(Path(where), Path(study_csv), Path(folder)), wanted, float(seconds))
+    where, study_csv, folder, requested, seconds = sys.argv[1:]
+    choose(Path(where), Path(folder), judges_of(Path(where), Path(study_csv), Path(folder)), requested, float(seconds))

@@ -58,8 +58,8 @@ def ratio(record: dict[str, Any], cell: str, other: str, ours: str) -> str:
     base, mine = measurement(record, cell, other), measurement(record, cell, ours)
     if base is None or mine is None:
         return ABSENT
-    found = speedup(base, mine)
-    return f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    result = speedup(base, mine)
+    return f"{result.estimate:.2f} [{result.low:.2f}, {result.high:.2f}]"
 
 
 def quartiles(measured: Measurement | None) -> str:
@@ -72,13 +72,15 @@ def quartiles(measured: Measurement | None) -> str:
 
 def error_of(record: dict[str, Any], form: str, name: str) -> float | None:
     """Relative logit error on the plain or the stressed graph."""
-    found = record[form].get("errors", {}).get(name)
-    return None if found is None else float(found)
+    result = record[form].get("errors", {}).get(name)
+    return None if result is None else float(result)
 
 
 def best_of_ours(record: dict[str, Any], cell: str) -> str:
     """Our faster target in a cell; empty where neither was timed."""
-    timed = [(found.quantile_ms(0.5), name) for name in OURS if (found := measurement(record, cell, name)) is not None]
+    timed = [
+        (result.quantile_ms(0.5), name) for name in OURS if (result := measurement(record, cell, name)) is not None
+    ]
     return min(timed)[1] if timed else ""
 
 

@@ -55,15 +55,15 @@ def time_cell(cell: Cell) -> Timed:
     """Open, warm up, and time in turns."""
     pin(cell.threads)
     with opened(cell.compared, cell.threads, Path(cell.image)) as (running, failed):
-        expected = {name: median(each.time(_WARM_UP)[1:]) for name, each in running.items()}
+        expected = {name: median(entry.time(_WARM_UP)[1:]) for name, entry in running.items()}
         calls = {name: min(max(int(cell.turn_ms / ms), 1), _MOST_CALLS) for name, ms in expected.items()}
         turn_s = sum(expected[name] * (calls[name] + (calls[name] > 1)) for name in running) / 1000
         least = LEAST_ROUNDS if turn_s < SLOW_ROUND_S else LEAST_SLOW_ROUNDS
         rounds = min(max(int(cell.budget_s / turn_s), least), MOST_ROUNDS) if running else 0
         samples: dict[str, list[float]] = {name: [] for name in running}
         for _ in range(rounds):
-            for name, each in running.items():
-                samples[name] += take_turn(each, calls[name])
+            for name, entry in running.items():
+                samples[name] += take_turn(entry, calls[name])
     return Timed(samples=samples, calls=calls, failed=failed)
 
 
@@ -75,5 +75,5 @@ def take_turn(compared_model: Opened, calls: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    wanted = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Cell)
-    Path(sys.argv[2]).write_bytes(msgspec.json.encode(time_cell(wanted)))
+    requested = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Cell)
+    Path(sys.argv[2]).write_bytes(msgspec.json.encode(time_cell(requested)))

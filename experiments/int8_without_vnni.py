@@ -84,13 +84,13 @@ def _nodes(operator: str) -> list[tuple[str, str, str, dict[str, int]]]:
 
 def errors(backend: str) -> dict[str, float]:
     """Relative error of each operator and range on ``backend``: ``openvino``, ``onnxruntime``, or the latter exact."""
-    found = {}
+    result = {}
     for operator in OPERATORS:
         for name, largest in RANGES.items():
             model, x, exact = build(operator, largest)
             measured = _run(backend, model, x)
-            found[f"{operator}, {name}"] = float(np.linalg.norm(measured - exact) / np.linalg.norm(exact))
-    return found
+            result[f"{operator}, {name}"] = float(np.linalg.norm(measured - exact) / np.linalg.norm(exact))
+    return result
 
 
 def _run(backend: str, model: bytes, x: NDArray[np.float32]) -> NDArray[Any]:

@@ -84,15 +84,15 @@ def agreement(
     model: ModelUnderTest, scenario: ScenarioName, plan: LoadPlan, pairs: int, print_line: Callable[[str], None]
 ) -> str:
     """One row a percentile: LoadGen's and the plain mode's median over processes, their spread, and the ratio."""
-    found: dict[str, list[tuple[float, ...]]] = {"loadgen": [], "plain": []}
+    result: dict[str, list[tuple[float, ...]]] = {"loadgen": [], "plain": []}
     for pair in range(pairs):
         for harness in HARNESSES if pair % 2 == 0 else HARNESSES[::-1]:
             print_line(f"{scenario}, pair {pair + 1} of {pairs}, {harness}")
             # Another seed for each pair, or one draw of arrivals would decide.
             run = run_scenario(model, scenario, harness, msgspec.structs.replace(plan, seed=pair))
             figures = np.quantile(run.latencies_ms, [0.5, 0.9, 0.99]).tolist()
-            found[harness].append((*figures, run.queries_per_second))
-    loadgen, plain = np.array(found["loadgen"]), np.array(found["plain"])
+            result[harness].append((*figures, run.queries_per_second))
+    loadgen, plain = np.array(result["loadgen"]), np.array(result["plain"])
     # Offline has one query, and the rate of the server is given.
     names = {"offline": ("", "", "", "samples/s"), "server": ("p50 ms", "p90 ms", "p99 ms", "")}.get(
         scenario, ("p50 ms", "p90 ms", "p99 ms", "queries/s")
@@ -108,18 +108,18 @@ def agreement(
 def cost_of_measuring(model: ModelUnderTest) -> list[str]:
     """What an empty call seems to take, and how far the stages are from their sum."""
     empty = np.array(timed_ms(lambda: None, 100_000))
-    found = measure([model], Plan(rounds=20))[0]
-    apart = np.abs(np.sum([found.stages_ms[name] for name in found.stages_ms], axis=0) - found.end_to_end_ms)
-    parts = ", ".join(f"{name} {np.median(values):.3f}" for name, values in found.stages_ms.items())
+    result = measure([model], Plan(rounds=20))[0]
+    apart = np.abs(np.sum([result.stages_ms[name] for name in result.stages_ms], axis=0) - result.end_to_end_ms)
+    parts = ", ".join(f"{name} {np.median(values):.3f}" for name, values in result.stages_ms.items())
     median, tail = 1000 * np.median(empty), 1000 * np.quantile(empty, 0.99)
-    energy = found.energy_source if found.energy_mj is None else f"{found.energy_mj:.2f} mJ"
+    energy = result.energy_source if result.energy_mj is None else f"{result.energy_mj:.2f} mJ"
     return [
         f"- An empty call is timed at {median:.2f} µs (median of {len(empty)}; 99th percentile {tail:.2f} µs), or",
         f"  {median / (10 * SHORT_INFERENCE_MS):.4f}% of an inference of {SHORT_INFERENCE_MS:g} ms. The limit is 1%.",
-        f"- From file to prediction, medians in ms: {parts}; in all {np.median(found.end_to_end_ms):.3f}.",
+        f"- From file to prediction, medians in ms: {parts}; in all {np.median(result.end_to_end_ms):.3f}.",
         f"  The stages differ from their sum by at most {1e6 * apart.max():.0f} ns (rounding).",
-        f"- Session alone: {found.quantile_ms(0.5):.3f} ms, {len(found.session_ms)} calls, warm after",
-        f"  {found.warm_up_calls} calls. Energy: {energy}.",
+        f"- Session alone: {result.quantile_ms(0.5):.3f} ms, {len(result.session_ms)} calls, warm after",
+        f"  {result.warm_up_calls} calls. Energy: {energy}.",
     ]
 
 
@@ -137,9 +137,9 @@ def spread(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> str:
     return f"{middle:.4g} ({low:.4g}–{high:.4g})"
 
 
-def interval(found: Interval, digits: int = 3) -> str:
+def interval(result: Interval, digits: int = 3) -> str:
     """Estimate and interval."""
-    return f"{found.estimate:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return f"{result.estimate:.{digits}f} [{result.low:.{digits}f}, {result.high:.{digits}f}]"
 
 
 def machine_line(machine: Machine, load_after: float) -> str:
@@ -205,9 +205,9 @@ def main() -> None:
     options = parser.parse_args()
     before = describe_machine()
     with tempfile.TemporaryDirectory(prefix="medfm-measuring-") as temporary:
-        folder, given = Path(temporary), options.bundle
+        folder, supplied = Path(temporary), options.bundle
         measured = built(folder, "measured", LAYERS)
-        served = variant_models(Bundle.open(given), 1)[0] if given else measured
+        served = variant_models(Bundle.open(supplied), 1)[0] if supplied else measured
         one_by_one = np.median(measure([served], Plan(rounds=1))[0].session_ms)
         plan = LoadPlan(duration_s=options.seconds, target_qps=float(500 / one_by_one))
         rows = [agreement(served, scenario, plan, options.pairs, say) for scenario in SCENARIOS]
@@ -218,12 +218,12 @@ def main() -> None:
             describe("the same network", measure_slowdown(measured, measured, timing, 10, say)),
             describe(f"{HEAVIER} layers for {LAYERS}", measure_slowdown(measured, heavier, timing, 10, say)),
         ]
-    chosen = f" --bundle {given.name}" if given else ""
+    chosen = f" --bundle {supplied.name}" if supplied else ""
     text = TEXT.format(
         command=f"python experiments/measuring_loadgen.py{chosen} --out {options.out} "
         f"--pairs {options.pairs} --seconds {options.seconds:g}",
         machine=machine_line(before, describe_machine().load_average),
-        model=described(served, given),
+        model=described(served, supplied),
         pairs=options.pairs,
         seconds=options.seconds,
         agreement=lines(rows),
@@ -236,8 +236,8 @@ def main() -> None:
 def remarks(path: Path) -> str:
     """What people wrote at the end of an earlier result; it is kept."""
     earlier = path.read_text(encoding="utf-8") if path.is_file() else ""
-    _, heading, said = earlier.partition(REMARKS)
-    return f"\n{heading}{said}" if heading else ""
+    _, heading, message = earlier.partition(REMARKS)
+    return f"\n{heading}{message}" if heading else ""
 
 
 def described(model: ModelUnderTest, bundle: Path | None) -> str:

@@ -222,8 +222,8 @@ def reload_all(folder: Path) -> dict[str, bool]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the fresh process failed: {done.stderr[-2000:]}")
-    answers: dict[str, bool] = json.loads(done.stdout.splitlines()[-1])
-    return answers
+    outputs: dict[str, bool] = json.loads(done.stdout.splitlines()[-1])
+    return outputs
 
 
 def _reload(folder: Path) -> dict[str, bool]:
@@ -231,9 +231,9 @@ def _reload(folder: Path) -> dict[str, bool]:
 
     same = {}
     for place in sorted(path.parent for path in folder.glob("*/answers.safetensors")):
-        answers = load_file(place / "answers.safetensors")
+        outputs = load_file(place / "answers.safetensors")
         with torch.no_grad():
-            same[place.name] = torch.equal(load_model(place).module(answers["images"]), answers["logits"])
+            same[place.name] = torch.equal(load_model(place).module(outputs["images"]), outputs["logits"])
     return same
 
 

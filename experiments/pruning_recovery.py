@@ -73,11 +73,11 @@ def print_line(line: str) -> None:
 class Bench:
     """Where everything lies, and what all runs share."""
 
-    def __init__(self, asked: argparse.Namespace) -> None:
-        self.asked, self.work = asked, Path(asked.work)
-        self.study: Study = open_study(Path(asked.study))
-        self.model = load_model(asked.model)
-        self.teacher = load_model(asked.teacher) if asked.teacher else self.model
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.asked, self.work = arguments, Path(arguments.work)
+        self.study: Study = open_study(Path(arguments.study))
+        self.model = load_model(arguments.model)
+        self.teacher = load_model(arguments.teacher) if arguments.teacher else self.model
         self.results = self.work / "results.json"
         self.splits = {
             split: load_dataset(self.study, split, self.model.spec, self.work / "cache", print_line)
@@ -98,8 +98,8 @@ class Bench:
         with (self.work / "test-evaluations.jsonl").open("a") as log:
             log.write(json.dumps({"run": name, "weights": model.weights_sha256()}) + "\n")
         return {
-            split: round(mean_auroc(logits_of(model.module, one.images, model.spec), one.targets, model.task), 4)
-            for split, one in self.splits.items()
+            split: round(mean_auroc(logits_of(model.module, single.images, model.spec), single.targets, model.task), 4)
+            for split, single in self.splits.items()
         }
 
     def training(self, seed: int, epochs: int) -> TrainingConfig:
@@ -128,11 +128,13 @@ class Bench:
 
 def cut(bench: Bench, arm: str) -> tuple[Model, PruningRecord]:
     """The model of one arm, not recovered; kept for all seeds."""
-    asked, out = bench.asked, bench.work / f"cut-{arm}"
+    arguments, out = bench.asked, bench.work / f"cut-{arm}"
     known = records.load(out / RECORD, PruningRecord)
     if known is not None:
         return load_model(out), known
-    options = PruneOptions(min_speedup=asked.speedup, target=asked.target, training=bench.training(0, 0), **ARMS[arm])
+    options = PruneOptions(
+        min_speedup=arguments.speedup, target=arguments.target, training=bench.training(0, 0), **ARMS[arm]
+    )
     start = time.perf_counter()
     record = prune_and_recover(
         PruningRun(bench.study, ModuleTeacher(bench.teacher), options, out, print_line), bench.model
@@ -158,7 +160,7 @@ def counts(record: PruningRecord) -> dict[str, Any]:
         "parameters": round(record.parameters_after / record.parameters_before, 4),
         "predicted_ms": round(last.predicted, 4),
         "measured_ms": round(last.measured, 4),
-        "p50_ms": [round(each.quantile_ms(0.5), 4) for each in record.measurements],
+        "p50_ms": [round(entry.quantile_ms(0.5), 4) for entry in record.measurements],
         "speedup": round(record.speedup, 3),
         "blocks_dropped": sum(group.kind == "block" and group.after == 0 for group in last.groups),
     }
@@ -180,26 +182,26 @@ def main() -> None:
     parser.add_argument("--arms", default="measured,uniform,magnitude")
     parser.add_argument("--student", default="", help="also distil this one from scratch, e.g. a timm name")
     parser.add_argument("--student-epochs", type=int, default=4)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(asked)
+    bench = Bench(arguments)
     if "original" not in bench.rows():
         bench.put("original", bench.score(bench.model, "original"))
-    for seed in range(asked.seeds):
-        for arm in asked.arms.split(","):
+    for seed in range(arguments.seeds):
+        for arm in arguments.arms.split(","):
             name = f"{arm}/seed-{seed}"
             model, record = cut(bench, arm)
             if name not in bench.rows():
                 start = time.perf_counter()
-                done = bench.recovered(model, bench.work / name.replace("/", "-"), seed, asked.epochs)
+                done = bench.recovered(model, bench.work / name.replace("/", "-"), seed, arguments.epochs)
                 seconds = round(time.perf_counter() - start, 1)
                 bench.put(name, {**counts(record), **bench.score(done, name), "seconds": seconds})
-        name = f"{asked.student}/seed-{seed}"
-        if asked.student and name not in bench.rows():
+        name = f"{arguments.student}/seed-{seed}"
+        if arguments.student and name not in bench.rows():
             torch.manual_seed(seed)
             start = time.perf_counter()
-            student = build_student(asked.student, bench.model.task, bench.model.spec, None, bench.model, None)
-            done = bench.recovered(student, bench.work / name.replace("/", "-"), seed, asked.student_epochs)
+            student = build_student(arguments.student, bench.model.task, bench.model.spec, None, bench.model, None)
+            done = bench.recovered(student, bench.work / name.replace("/", "-"), seed, arguments.student_epochs)
             seconds = round(time.perf_counter() - start, 1)
             bench.put(name, {**timed(bench, done), **bench.score(done, name), "seconds": seconds})
     if "together" not in bench.rows():
@@ -224,8 +226,8 @@ def margins(bench: Bench) -> dict[str, Any]:
         folder = bench.work / name.replace("/", "-")
         if "/seed-" in name and (folder / "model.json").is_file() and task.kind == "binary":
             areas = clustered_areas(np.stack([whole, importance_scores(load_model(folder))]), truth, clusters)
-            found = area_difference(areas, 0.95)
-            rows[name] = [round(value, 4) for value in (found.estimate, found.low, found.high)]
+            result = area_difference(areas, 0.95)
+            rows[name] = [round(value, 4) for value in (result.estimate, result.low, result.high)]
     return rows
 
 
@@ -237,24 +239,24 @@ def together(bench: Bench) -> dict[str, Any]:
     if bench.asked.student:
         modules[bench.asked.student] = load_model(bench.work / f"{bench.asked.student}-seed-0").module
     target_latency = TargetLatency(bench.model, parse_goal(1.0, bench.asked.target, 1), print_line)
-    found = target_latency.compare(modules, Plan(rounds=20, threads=1))
+    result = target_latency.compare(modules, Plan(rounds=20, threads=1))
     return {
-        each.name: {
-            "p50_ms": round(each.quantile_ms(0.5), 4),
+        entry.name: {
+            "p50_ms": round(entry.quantile_ms(0.5), 4),
             "speedup": [round(value, 3) for value in (gain.estimate, gain.low, gain.high)],
         }
-        for each in found
-        for gain in [speedup(found[0], each)]
+        for entry in result
+        for gain in [speedup(result[0], entry)]
     }
 
 
 def timed(bench: Bench, student: Model) -> dict[str, Any]:
     """Time of a student against the original, as `counts` has it."""
     target_latency = TargetLatency(bench.model, parse_goal(1.0, bench.asked.target, 1), print_line)
-    found = target_latency.compare(
+    result = target_latency.compare(
         {"original": bench.model.module, "student": student.module}, Plan(rounds=10, threads=1)
     )
-    before, after = (round(each.quantile_ms(0.5), 4) for each in found)
+    before, after = (round(entry.quantile_ms(0.5), 4) for entry in result)
     example = torch.zeros(bench.model.spec.shape)
     macs = count_macs(student.module, example).total / count_macs(bench.model.module, example).total
     return {"macs": round(macs, 4), "p50_ms": [before, after], "speedup": round(before / after, 3)}

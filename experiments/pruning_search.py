@@ -35,11 +35,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("damage", type=Path)
-    asked = parser.parse_args()
-    model = load_model(asked.model)
+    arguments = parser.parse_args()
+    model = load_model(arguments.model)
     module, example = model.module.requires_grad_(True), torch.zeros(model.spec.shape)
     groups, _ = all_channel_groups(module, example, PruningGoal(macs=0.5, allocation="measured"))
-    kept = msgspec.json.decode(asked.damage.read_bytes())["entries"]
+    kept = msgspec.json.decode(arguments.damage.read_bytes())["entries"]
     sensitivities = {
         group.name: sensitivity_at_levels(group, msgspec.convert(kept[group.name], tuple[SensitivityPoint, ...]))
         for group in groups
@@ -58,7 +58,7 @@ def main() -> None:
         between = time.perf_counter()
         evolved = evolve(groups, sensitivities, cost_model, limit, greedy)
         took = f"{between - start:.2f}, {time.perf_counter() - between:.1f}"
-        cells = [f"{sensitivity_at(sensitivities, each):.5f}" for each in (even, greedy, evolved)]
+        cells = [f"{sensitivity_at(sensitivities, entry):.5f}" for entry in (even, greedy, evolved)]
         sys.stdout.write(f"| {budget} | {' | '.join(cells)} | {took} |\n")
 
 

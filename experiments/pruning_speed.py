@@ -80,7 +80,7 @@ def under_test(name: str, model: Model, precision: str, asked: argparse.Namespac
     )
 
 
-def one(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+def single(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """All figures of one network."""
     torch.manual_seed(0)
     model = build_model(name, TASK, size_px=asked.px, colour="grey")
@@ -97,14 +97,14 @@ def one(name: str, asked: argparse.Namespace) -> dict[str, Any]:
                 print_line(f"{name} {label}: {kept[label]:.3f} of the MACs, {time.perf_counter() - start:.0f} s")
                 models.append(under_test(label, small.model, precision, asked, Path(scratch)))
         plan = Plan(rounds=asked.rounds, threads=1, min_calls=3, turn_ms=150)
-        found = {each.name: each for each in measure(models, plan)}
+        result = {entry.name: entry for entry in measure(models, plan)}
     rows: dict[str, Any] = {}
-    for label, each in found.items():
-        row: dict[str, Any] = {"p50_ms": round(each.quantile_ms(0.5), 3), "bytes": each.size_bytes}
+    for label, entry in result.items():
+        row: dict[str, Any] = {"p50_ms": round(entry.quantile_ms(0.5), 3), "bytes": entry.size_bytes}
         if label in kept:
             row["macs_kept"] = round(kept[label], 4)
             for against in (label.split(" ", maxsplit=1)[0], "eager"):
-                gain = speedup(found[against], each)
+                gain = speedup(result[against], entry)
                 row[f"speedup over {against}"] = [round(value, 3) for value in (gain.estimate, gain.low, gain.high)]
             row["efficiency"] = round(row[f"speedup over {label.split(' ', maxsplit=1)[0]}"][0] * kept[label], 3)
         rows[label] = row
@@ -123,12 +123,12 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[])
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    found = json.loads(asked.out.read_text()) if asked.out.is_file() else {}
-    found["machine"] = msgspec.to_builtins(describe_machine())
+    result = json.loads(asked.out.read_text()) if asked.out.is_file() else {}
+    result["machine"] = msgspec.to_builtins(describe_machine())
     for name in asked.only or NETWORKS:
-        if name not in found:
-            found[name] = one(name, asked)
-            write_atomically(asked.out, json.dumps(found, indent=1).encode())
+        if name not in result:
+            result[name] = single(name, asked)
+            write_atomically(asked.out, json.dumps(result, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ def widest(margins: list[list[float]]) -> str:
     return f"{mean(estimates):+.4f} [{min(lows):+.4f}, {max(highs):+.4f}]"
 
 
-def speed(found: dict[str, Any]) -> str:
+def speed(result: dict[str, Any]) -> str:
     """Realised speed-up and efficiency, a row a pruned network."""
     rows = []
-    for name, rows_of in found.items():
+    for name, rows_of in result.items():
         if name == "machine":
             continue
         for label, row in rows_of.items():
@@ -68,13 +68,13 @@ def speed(found: dict[str, Any]) -> str:
 
 def recovery(folder: Path) -> str:
     """AUROC after recovery, a row an arm."""
-    found = json.loads((folder / "results.json").read_text())
+    result = json.loads((folder / "results.json").read_text())
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for name, row in found.items():
+    for name, row in result.items():
         if "/seed-" in name:
             runs[name.split("/")[0]].append(row)
-    times = found.get("together", {})
-    whole = found["original"]
+    times = result.get("together", {})
+    whole = result["original"]
     before = times.get("original", {}).get("p50_ms")
     rows = [
         (
@@ -90,7 +90,7 @@ def recovery(folder: Path) -> str:
         )
     ]
     for arm, ours in runs.items():
-        cut, timed = found.get(f"{arm}/cut", {}), times.get(arm)
+        cut, timed = result.get(f"{arm}/cut", {}), times.get(arm)
         cells = (
             f"{ours[0]['macs']:.3f}",
             f"{timed['p50_ms']:.2f}" if timed else f"{ours[0]['p50_ms'][1]:.2f}",
@@ -98,7 +98,7 @@ def recovery(folder: Path) -> str:
             f"{cut['test']:.4f}" if cut else "",
             spread([row["val"] for row in ours]),
             spread([row["test"] for row in ours]),
-            widest([value for name, value in found.get("margins", {}).items() if name.startswith(f"{arm}/")]),
+            widest([value for name, value in result.get("margins", {}).items() if name.startswith(f"{arm}/")]),
             f"{mean(row['seconds'] for row in ours):.0f}",
         )
         rows.append((arm, *cells))

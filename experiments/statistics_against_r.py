@@ -58,13 +58,13 @@ STUDIES = {
 
 def ours(resamples: int) -> Figures:
     """Every figure by bench/stats, under R's names."""
-    found: Figures = {}
+    result: Figures = {}
     for name, sample in STUDIES.items():
         areas = clustered_areas(sample.scores, sample.truth, sample.clusters)
         (teacher, cross), (_, bundle) = areas.covariance.tolist()
-        found |= {f"{name} auc_teacher": float(areas.values[0]), f"{name} auc_bundle": float(areas.values[1])}
-        found |= {f"{name} var_teacher": teacher, f"{name} var_bundle": bundle, f"{name} cov": cross}
-        found[f"{name} z"] = float(np.diff(areas.values)[0]) / (teacher + bundle - 2 * cross) ** 0.5
+        result |= {f"{name} auc_teacher": float(areas.values[0]), f"{name} auc_bundle": float(areas.values[1])}
+        result |= {f"{name} var_teacher": teacher, f"{name} var_bundle": bundle, f"{name} cov": cross}
+        result[f"{name} z"] = float(np.diff(areas.values)[0]) / (teacher + bundle - 2 * cross) ** 0.5
     sample = STUDIES["probabilities"]
     for seed in SEEDS:
         statistic = WeightedMetrics(sample, BOOTSTRAPPED)
@@ -74,13 +74,13 @@ def ours(resamples: int) -> Figures:
             values = change(drawn.of(lambda v, c=column: v[..., c]))._replace(clusters=())  # type: ignore[misc]
             ends = interval(values, 0.95)
             if ends is not None:
-                found |= {f"bca {metric} {seed} low": ends.low, f"bca {metric} {seed} high": ends.high}
+                result |= {f"bca {metric} {seed} low": ends.low, f"bca {metric} {seed} high": ends.high}
     for gained, lost, pairs in COUNTS:
         name, ends = f"{gained} {lost} {pairs}", tango(gained, lost, pairs)
-        found |= {f"tango {name} low": ends.low, f"tango {name} high": ends.high}
-        found[f"mcnemar {name} corrected"] = mcnemar(gained, lost, "corrected")
-        found[f"mcnemar {name} exact"] = mcnemar(gained, lost, "exact")
-    return found
+        result |= {f"tango {name} low": ends.low, f"tango {name} high": ends.high}
+        result[f"mcnemar {name} corrected"] = mcnemar(gained, lost, "corrected")
+        result[f"mcnemar {name} exact"] = mcnemar(gained, lost, "exact")
+    return result
 
 
 def by_r(resamples: int) -> Figures:

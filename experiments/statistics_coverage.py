@@ -133,9 +133,9 @@ def count(what: str, population: str, truth: float, studies: list[Ends]) -> Iter
         yield Count(what, population, method, int(passes), int(fails), int(total))
 
 
-def ends(found: Interval | None) -> tuple[float, float]:
+def ends(result: Interval | None) -> tuple[float, float]:
     """Both ends; everything where there is no interval."""
-    return (found.low, found.high) if found else (-1.0, 1.0)
+    return (result.low, result.high) if result else (-1.0, 1.0)
 
 
 def wald(estimate: float, error: float) -> tuple[float, float]:
@@ -146,8 +146,8 @@ def wald(estimate: float, error: float) -> tuple[float, float]:
 def auroc_study(population: Population, rng: np.random.Generator) -> Ends:
     """AUROC: Wald's interval, which is pROC's, and ours."""
     sample = population.draw(rng)
-    found = area_difference(clustered_areas(sample.scores, sample.truth, sample.clusters), 0.95)
-    return {"Wald, as pROC": wald(found.estimate, found.standard_error or 0.0), "**ours**": ends(found)}
+    result = area_difference(clustered_areas(sample.scores, sample.truth, sample.clusters), 0.95)
+    return {"Wald, as pROC": wald(result.estimate, result.standard_error or 0.0), "**ours**": ends(result)}
 
 
 def bootstrap_study(population: Population, rng: np.random.Generator) -> dict[Metric, Ends]:
@@ -157,21 +157,21 @@ def bootstrap_study(population: Population, rng: np.random.Generator) -> dict[Me
     statistic = WeightedMetrics(sample, BOOTSTRAPPED)
     seed = (int(rng.integers(1 << 30)),)
     resampled = resample(statistic, strata, cases=len(sample.truth), resamples=1000, seed=seed)
-    found: dict[Metric, Ends] = {}
+    result: dict[Metric, Ends] = {}
     for column, metric in enumerate(BOOTSTRAPPED):
         values = resampled.of(lambda v, c=column: v[..., c])  # type: ignore[misc]
         expanded = "**ours**: BCa, expanded tails" if metric in LOWER_IS_BETTER else "BCa, expanded tails"
-        found[metric] = {
+        result[metric] = {
             "BCa": ends(interval(change(values)._replace(clusters=()), 0.95)),
             expanded: ends(interval(change(values), 0.95)),
         }
         if metric not in LOWER_IS_BETTER:
             name = "logit profile" if metric == "balanced_accuracy" else "**ours**: logit profile"
-            found[metric][name] = ends(share_difference(values, 0.95))
+            result[metric][name] = ends(share_difference(values, 0.95))
     right = sample.decisions == sample.truth
     counts = [discordant(right[:, sample.truth == label]) for label in (1, 0)]
-    found["balanced_accuracy"]["**ours**: Tango, joined"] = ends(balanced_difference(counts[0], counts[1], 0.95))
-    return found
+    result["balanced_accuracy"]["**ours**: Tango, joined"] = ends(balanced_difference(counts[0], counts[1], 0.95))
+    return result
 
 
 def discordant(right: NDArray[np.bool_]) -> tuple[int, int, int]:
@@ -215,16 +215,16 @@ def areas(studies: int, seed: int) -> Iterator[Count]:
     rng = np.random.default_rng(seed)
     for population in AUROC_STUDIES:
         first, second = (NormalDist().cdf(shift / sqrt(2)) for shift in population.shifts)
-        found = [auroc_study(population, rng) for _ in range(studies)]
-        yield from count("AUROC", str(population), second - first, found)
+        result = [auroc_study(population, rng) for _ in range(studies)]
+        yield from count("AUROC", str(population), second - first, result)
 
 
 def shares(studies: int, seed: int) -> Iterator[Count]:
     """Counts for shares of single cases."""
     rng = np.random.default_rng(seed)
     for cases, first, second in SHARES:
-        found = [share_study(cases, first, second, rng) for _ in range(studies)]
-        yield from count("sensitivity", f"{cases} with; {first:g}/{second:g}", second - first, found)
+        result = [share_study(cases, first, second, rng) for _ in range(studies)]
+        yield from count("sensitivity", f"{cases} with; {first:g}/{second:g}", second - first, result)
 
 
 def bootstrapped(studies: int, seed: int) -> Iterator[Count]:

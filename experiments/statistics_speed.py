@@ -43,9 +43,9 @@ def main() -> None:
     sample = study(arguments.cases)
     before, wall, processor = peak_mb(), time.perf_counter(), time.process_time()
     statistic = WeightedMetrics(sample, METRICS)
-    found = resample(statistic, sample.truth, cases=arguments.cases, resamples=arguments.resamples, seed=(0,))
+    result = resample(statistic, sample.truth, cases=arguments.cases, resamples=arguments.resamples, seed=(0,))
     for column, metric in enumerate(METRICS):
-        values = found.of(lambda v, c=column: v[..., c])  # type: ignore[misc]
+        values = result.of(lambda v, c=column: v[..., c])  # type: ignore[misc]
         _ = interval(change(values), 0.95) if metric in LOWER_IS_BETTER else share_difference(values, 0.95)
     spent, passed, memory = time.process_time() - processor, time.perf_counter() - wall, peak_mb() - before
     sys.stdout.write(

@@ -288,7 +288,19 @@ def quantize(study: Path, bundle: Path, options: QuantizeOptions, progress: Prog
     from medfm_compress.runtime.bundle.bundle import Bundle
 
     cases = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
-    return quantize_bundle(bundle, cases, out, options, progress)
+    return quantize_bundle(bundle, cases, out, _for_engines(options), progress)
+
+
+def _for_engines(options: QuantizeOptions) -> QuantizeOptions:
+    """The engines to quantize for, and the threads that their sessions are timed with."""
+    from medfm_compress.bench.types.target import Target, split_targets
+
+    targets, threads = split_targets(options.targets)
+    for target in targets:
+        if target.count(":") == 2 and Target.parse(target).precision != "int8":
+            raise InputError(f"target {target!r}: quantize makes int8; give {target.rpartition(':')[0]}:int8")
+    engines = tuple(":".join(target.split(":")[:2]) for target in targets)
+    return msgspec.structs.replace(options, targets=engines, threads=threads or options.threads)
 
 
 def bench(
@@ -303,10 +315,12 @@ def bench(
     """Evaluate and time a bundle against its teacher, with the teacher's rows in the other engines."""
     from medfm_compress.bench.options import BenchOptions
     from medfm_compress.bench.run import bench_bundle
+    from medfm_compress.bench.types.target import split_targets
     from medfm_compress.runtime.bundle.bundle import Bundle
     from medfm_compress.teacher_baselines import ENGINES, Reference, teacher_in_engines
 
-    threads, targets = step.plan.threads, cpu_targets(step.targets)
+    targets, target_threads = split_targets(cpu_targets(step.targets))
+    threads = target_threads or step.plan.threads
     cases = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
     teacher = Reference(teachers, task_of(cases), threads)
     named = {target.split(":")[0] for target in targets}
@@ -316,7 +330,7 @@ def bench(
             progress("export the teacher for other engines")
         others = teacher_in_engines(teacher.model, threads, Path(scratch), engines) if teacher.model else ()
         options = BenchOptions(
-            plan=step.plan,
+            plan=msgspec.structs.replace(step.plan, threads=threads),
             targets=tuple(target for target in targets if not target.startswith("torch")),
             others=others,
             external_models=tuple(map(Path, step.external_models)),

@@ -47,3 +47,18 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if target.threads < 1:
             raise InputError(f"target {text!r}: threads must be at least 1")
         return target
+
+
+def split_targets(targets: tuple[str, ...]) -> tuple[tuple[str, ...], int | None]:
+    """Targets without their threads, and those threads; None where none names any.
+
+    Raises:
+        InputError: a target that is unknown, or different numbers of threads: rows would not be comparable.
+    """
+    threads = {Target.parse(target).threads for target in targets if target.count(":") == 3}
+    if len(threads) > 1:
+        named = " and ".join(map(str, sorted(threads)))
+        raise InputError(f"the targets name {named} threads; all rows of one run share their threads, give one number")
+    for target in targets:
+        Target.parse(target)
+    return tuple(":".join(target.split(":")[:3]) for target in targets), threads.pop() if threads else None

@@ -64,8 +64,8 @@ class Bench:
         import trt_engine as engines
 
         start, reference = time.monotonic(), np.load(self.graphs / f"{network}.logits.npy")
-        asked = REBUILT if precision == "rebuilt" else precision
-        serialized, form, refusals = self.built(network, asked, batch, fresh=precision == "rebuilt")
+        arguments = REBUILT if precision == "rebuilt" else precision
+        serialized, form, refusals = self.built(network, arguments, batch, fresh=precision == "rebuilt")
         seconds, before = time.monotonic() - start, engines.used_bytes()
         engine = engines.Engine(serialized, batch, self.images.shape[1:], reference.shape[1])
         step = batch if len(self.images) % batch == 0 else 1
@@ -83,7 +83,7 @@ class Bench:
         except RuntimeError as exc:
             row["graph_ms"] = str(exc)
         engine.close()
-        key = f"{network}-{asked}-{batch}"
+        key = f"{network}-{arguments}-{batch}"
         if key in self.first:
             other, before_logits = self.first[key]
             row["rebuild"] = {

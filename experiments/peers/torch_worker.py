@@ -51,21 +51,21 @@ def open_run(model: str, threads: int) -> Run:
     return compiled
 
 
-def answer(run: Run, question: dict[str, Any]) -> dict[str, Any]:
+def answer(run: Run, request: dict[str, Any]) -> dict[str, Any]:
     """Time, or write logits."""
     import torch
 
-    if "calls" in question:
-        image = torch.from_numpy(np.load(question["image"]))
+    if "calls" in request:
+        image = torch.from_numpy(np.load(request["image"]))
         spent = []
-        for _ in range(question["calls"]):
+        for _ in range(request["calls"]):
             start = time.perf_counter()
             run(image)
             spent.append(1000 * (time.perf_counter() - start))
         return {"ms": spent}
-    cases = torch.from_numpy(np.load(question["inputs"]))
+    cases = torch.from_numpy(np.load(request["inputs"]))
     logits = torch.cat([run(cases[i : i + 1]) for i in range(len(cases))]).numpy()
-    np.save(question["out"], logits)
+    np.save(request["out"], logits)
     return {"rows": len(logits)}
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Bundle, Policy, ReportOut, Study, Teachers
 from medfm_compress.cli.command import command
-from medfm_compress.cli.targets import split_targets
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.recipe import BenchStep
 
@@ -36,9 +33,6 @@ def bench(bundle: Bundle, step: BenchStep, teacher: Teachers, study: Study, poli
     from medfm_compress.bench.gate.policy_file import load_policy
     from medfm_compress.teacher_baselines import require_toolchain
 
-    targets, threads = split_targets(step.targets)
-    plan = msgspec.structs.replace(step.plan, threads=threads)
-    step = msgspec.structs.replace(step, targets=targets, plan=plan)
     require_toolchain()
     sources = tuple(TeacherSource(source=name) for name in teacher)
     report = steps.bench(study, sources, bundle, load_policy(policy), step, console.progress, out)

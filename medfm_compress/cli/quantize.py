@@ -5,15 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from medfm_compress.bench.types.target import Target
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Bundle, BundleOut, Study
 from medfm_compress.cli.command import command
-from medfm_compress.cli.targets import split_targets
 from medfm_compress.compress.quantization.options import QuantizeOptions
-from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from medfm_compress.compress.quantization.candidate import Candidate
@@ -28,18 +23,8 @@ def quantize(bundle: Bundle, options: QuantizeOptions, study: Study, out: Bundle
     """
     from medfm_compress import steps
 
-    quantized = steps.quantize(study, bundle, _with_threads(options), console.progress, out)
+    quantized = steps.quantize(study, bundle, options, console.progress, out)
     console.emit(lambda: _as_json(quantized), lambda: _print_candidates(quantized, out))
-
-
-def _with_threads(options: QuantizeOptions) -> QuantizeOptions:
-    """The engines to quantize for, and the threads that their sessions are timed with."""
-    targets, threads = split_targets(options.targets)
-    for target in targets:
-        if target.count(":") == 2 and Target.parse(target).precision != "int8":
-            raise InputError(f"--target is {target!r}; quantize makes int8: give {target.rpartition(':')[0]}:int8")
-    engines = tuple(":".join(target.split(":")[:2]) for target in targets)
-    return msgspec.structs.replace(options, targets=engines, threads=threads)
 
 
 def _as_json(quantized: Quantized) -> dict[str, Any]:

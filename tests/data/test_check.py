@@ -21,22 +21,22 @@ def plain(count: int = 120) -> list[Case]:
 
 
 def test_a_sound_study_has_counts_and_no_complaints(in_memory: Callable[..., Study]) -> None:
-    found = check_study(in_memory(plain(480)))
-    assert found.images == {"train": 240, "val": 120, "test": 120}
-    assert found.classes["val"] == {"normal": 60, "mass": 60}
-    assert found.patients == found.images
-    assert found.subgroups == {"sex": {"F": 240, "M": 240}}
-    assert found.leakage == found.errors == found.remarks == ()
-    assert found.copies == found.shared_patients == found.odd_sizes == found.unreadable == ()
-    assert "'normal' first" in found.label_order
+    actual = check_study(in_memory(plain(480)))
+    assert actual.images == {"train": 240, "val": 120, "test": 120}
+    assert actual.classes["val"] == {"normal": 60, "mass": 60}
+    assert actual.patients == actual.images
+    assert actual.subgroups == {"sex": {"F": 240, "M": 240}}
+    assert actual.leakage == actual.errors == actual.remarks == ()
+    assert actual.copies == actual.shared_patients == actual.odd_sizes == actual.unreadable == ()
+    assert "'normal' first" in actual.label_order
 
 
 def test_a_patient_in_two_splits_is_leakage(in_memory: Callable[..., Study]) -> None:
     cases = plain()
     cases[4] = replace(cases[4], patient="p0")  # 0 is in train, 4 in val
-    found = check_study(in_memory(cases))
-    assert found.leakage == ("1 image(s) of train share a patient with 1 image(s) of val (1 patient(s))",)
-    assert found.shared_patients[0].images == {"train": 1, "val": 1}
+    actual = check_study(in_memory(cases))
+    assert actual.leakage == ("1 image(s) of train share a patient with 1 image(s) of val (1 patient(s))",)
+    assert actual.shared_patients[0].images == {"train": 1, "val": 1}
 
 
 def test_a_patient_in_an_unlabelled_split_is_not(in_memory: Callable[..., Study]) -> None:
@@ -53,9 +53,9 @@ def test_copies_across_splits_are_leakage_and_within_one_are_not(in_memory: Call
 
 
 def test_copies_with_different_labels_are_an_error(in_memory: Callable[..., Study]) -> None:
-    found = check_study(in_memory(plain(), same=[("0", "1")]))
-    assert found.copies[0].contradict
-    assert "different labels, first 0 and 1" in found.errors[0]
+    actual = check_study(in_memory(plain(), same=[("0", "1")]))
+    assert actual.copies[0].contradict
+    assert "different labels, first 0 and 1" in actual.errors[0]
 
 
 def test_unreadable_blank_and_odd_images_are_named(in_memory: Callable[..., Study]) -> None:
@@ -63,11 +63,11 @@ def test_unreadable_blank_and_odd_images_are_named(in_memory: Callable[..., Stud
     study.source.broken = ("5",)  # type: ignore[attr-defined]
     study.source.arrays["7"] = np.full((40, 40), 9, np.uint8)  # type: ignore[attr-defined]
     study.source.arrays["9"] = np.eye(200, 40, dtype=np.uint8)  # type: ignore[attr-defined]
-    found = check_study(study)
-    assert [(bad.image, bad.reason) for bad in found.unreadable] == [("5", "5: truncated")]
-    assert found.errors == ("1 image(s) cannot be read, first 5: truncated",)
-    assert found.blank == ("7",)
-    assert [(odd.image, odd.height_px, odd.width_px) for odd in found.odd_sizes] == [("9", 200, 40)]
+    actual = check_study(study)
+    assert [(bad.image, bad.reason) for bad in actual.unreadable] == [("5", "5: truncated")]
+    assert actual.errors == ("1 image(s) cannot be read, first 5: truncated",)
+    assert actual.blank == ("7",)
+    assert [(odd.image, odd.height_px, odd.width_px) for odd in actual.odd_sizes] == [("9", 200, 40)]
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_unreadable_blank_and_odd_images_are_named(in_memory: Callable[..., Stud
     ],
 )
 def test_remarks(in_memory: Callable[..., Study], change: Callable[[Case], Case], remark: str) -> None:
-    found = check_study(in_memory([change(case) for case in plain()]))
-    assert any(remark in text for text in found.remarks)
+    actual = check_study(in_memory([change(case) for case in plain()]))
+    assert any(remark in text for text in actual.remarks)
 
 
 def test_a_tiny_val_split_is_remarked(in_memory: Callable[..., Study]) -> None:

@@ -127,12 +127,12 @@ def test_studies_that_cannot_be_cut(in_memory: Callable[..., Study]) -> None:
 @pytest.mark.shared
 def test_the_traps_of_the_official_chest_xray_split(shared_data: Path, tmp_path: Path) -> None:
     study = open_study(shared_data / "chest-xray-pneumonia")
-    found = check_study(study)
-    assert [int(number) for number in re.findall(r"\d+", found.leakage[0])] == [457, 320, 170]
-    assert len(found.leakage) == 1
-    assert len(found.copies) == 30
-    assert all(len(group.splits) == 1 for group in found.copies)
-    assert any("val has 16 images" in remark for remark in found.remarks)
+    actual = check_study(study)
+    assert [int(number) for number in re.findall(r"\d+", actual.leakage[0])] == [457, 320, 170]
+    assert len(actual.leakage) == 1
+    assert len(actual.copies) == 30
+    assert all(len(group.splits) == 1 for group in actual.copies)
+    assert any("val has 16 images" in remark for remark in actual.remarks)
 
     result = split_study(study, SplitPlan(val=0.1, keep_test=True, drop_leaking=True))
     assert len(result.dropped) == 457

@@ -29,14 +29,14 @@ def test_equal_seeds_give_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_the_study_is_sound(drawn: Study) -> None:
-    found = check_study(drawn)
-    assert found.labels == ("normal", "opacity")
-    assert found.leakage == found.errors == ()
-    assert sum(found.patients.values()) == 40
-    assert found.patients["train"] == pytest.approx(22, abs=1)
-    assert found.patients["val"] == pytest.approx(6, abs=1)
-    assert set(found.subgroups) == {"age_group", "sex", "site"}
-    assert 40 < sum(found.images.values()) < 80
+    actual = check_study(drawn)
+    assert actual.labels == ("normal", "opacity")
+    assert actual.leakage == actual.errors == ()
+    assert sum(actual.patients.values()) == 40
+    assert actual.patients["train"] == pytest.approx(22, abs=1)
+    assert actual.patients["val"] == pytest.approx(6, abs=1)
+    assert set(actual.subgroups) == {"age_group", "sex", "site"}
+    assert 40 < sum(actual.images.values()) < 80
 
 
 def test_files_are_dicom_of_two_sites(drawn: Study) -> None:

@@ -89,12 +89,12 @@ def test_too_few_validation_cases_fit_no_temperature_and_it_is_said(tmp_path):
 def test_a_multiclass_task_gets_a_temperature_and_no_points(tmp_path):
     labels = ("normal", "spot", "haze")
     task = Task(kind="multiclass", labels=labels)
-    for count, said in ((120, "temperature "), (0, "no labelled validation case")):
+    for count, message in ((120, "temperature "), (0, "no labelled validation case")):
         study = msgspec.structs.replace(tiny_study.make_study(val=count), kind="multiclass", labels=labels)
         module = nn.Sequential(nn.Flatten(), nn.Linear(tiny_study.SIDE**2, 3))
         manifest = build_bundle(module, draft(task=task), tmp_path / "a.medfm", study=study)
         assert manifest.task.operating_points == ()
-        assert any(said in step for step in manifest.provenance.steps)
+        assert any(message in step for step in manifest.provenance.steps)
 
 
 def test_without_a_study_the_task_is_kept(tmp_path):

@@ -16,8 +16,8 @@ typer = pytest.importorskip("typer")
 
 from typer.testing import CliRunner  # noqa: E402
 
+from medfm_compress.bench.types.target import split_targets  # noqa: E402
 from medfm_compress.cli.bench import bench  # noqa: E402
-from medfm_compress.cli.targets import split_targets  # noqa: E402
 from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
 from medfm_compress.steps import cpu_targets  # noqa: E402
@@ -78,14 +78,14 @@ def test_bench_writes_a_report_and_prints_json(inputs) -> None:
         catch_exceptions=False,
     )
     assert result.exit_code == 0
-    told = json.loads(result.stdout)
-    rows = {row["name"]: row for row in told["measurements"]}
+    lines = json.loads(result.stdout)
+    rows = {row["name"]: row for row in lines["measurements"]}
     assert list(rows) == ["teacher", "onnxruntime-cpu-fp32", "teacher in ONNX Runtime"]
     assert rows["teacher"]["target"] == "torch:cpu:fp32:1"
     assert rows["onnxruntime-cpu-fp32"]["speedup"]["estimate"] > 1
     assert rows["teacher"]["peak_rss_bytes"] > rows["onnxruntime-cpu-fp32"]["peak_rss_bytes"]
-    assert told["verdict"]["outcome"] in ("pass", "fail", "inconclusive")
-    assert "tiny-teacher" in Path(told["html"]).read_text()
+    assert lines["verdict"]["outcome"] in ("pass", "fail", "inconclusive")
+    assert "tiny-teacher" in Path(lines["html"]).read_text()
     assert len((inputs["out"] / "test-evaluations.jsonl").read_text().splitlines()) == 1
     assert np.isfinite([row["p99_ms"] for row in rows.values()]).all()
 

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from medfm_compress import steps
+from medfm_compress.bench.types.target import split_targets
 from medfm_compress.cli import console
-from medfm_compress.cli.quantize import _with_threads
-from medfm_compress.cli.targets import split_targets
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.runtime.errors import InputError
 
@@ -40,16 +40,17 @@ def test_quiet_and_verbose(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_targets_share_their_threads() -> None:
-    assert split_targets(()) == ((), 1)
+    assert split_targets(()) == ((), None)
     assert split_targets(("openvino:cpu:int8:2", "onnxruntime:cpu")) == (("openvino:cpu:int8", "onnxruntime:cpu"), 2)
-    with pytest.raises(InputError, match="names 1 and 2 threads"):
+    with pytest.raises(InputError, match="name 1 and 2 threads"):
         split_targets(("openvino:cpu:int8:2", "onnxruntime:cpu:int8:1"))
     with pytest.raises(InputError, match="write backend:device:precision:threads"):
         split_targets(("tpu",))
 
 
 def test_quantize_takes_engines_and_threads_from_its_targets() -> None:
-    options = _with_threads(QuantizeOptions(targets=("openvino:cpu:int8:2", "onnxruntime:cpu")))
+    """From a recipe's as well as from the command's."""
+    options = steps._for_engines(QuantizeOptions(targets=("openvino:cpu:int8:2", "onnxruntime:cpu")))
     assert (options.targets, options.threads) == (("openvino:cpu", "onnxruntime:cpu"), 2)
-    with pytest.raises(InputError, match="quantize makes int8: give openvino:cpu:int8"):
-        _with_threads(QuantizeOptions(targets=("openvino:cpu:bf16",)))
+    with pytest.raises(InputError, match="quantize makes int8; give openvino:cpu:int8"):
+        steps._for_engines(QuantizeOptions(targets=("openvino:cpu:bf16",)))

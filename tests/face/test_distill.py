@@ -119,8 +119,8 @@ def test_two_teachers_are_averaged(capsys, study, teacher, tmp_path):
     other = save(tmp_path / "other", seed=1)
     code, _, told = distil(capsys, study, (teacher, other), tmp_path / "s")
     assert code == 0, told
-    one = distil(capsys, study, teacher, tmp_path / "one")
-    assert one[0] == 0
+    single = distil(capsys, study, teacher, tmp_path / "one")
+    assert single[0] == 0
     assert load_model(tmp_path / "s").weights_sha256() != load_model(tmp_path / "one").weights_sha256()
 
 
@@ -131,9 +131,9 @@ def test_losses_by_name(capsys, study, teacher, tmp_path, losses):
     options = [part for loss in losses for part in ("--loss", loss)]
     code, _, told = distil(capsys, study, teacher, tmp_path / "s", *options, "--label-loss", "focal")
     assert code == 0, told
-    said = load_model(tmp_path / "s").provenance.steps[-1]
+    message = load_model(tmp_path / "s").provenance.steps[-1]
     for loss in losses:
-        assert loss.partition("=")[0] in said
+        assert loss.partition("=")[0] in message
 
 
 def test_weights_of_cases_come_from_columns(capsys, study, teacher, tmp_path):
@@ -164,7 +164,7 @@ def test_a_teacher_that_returns_nan(capsys, study, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--loss", "kld=1"), "no distillation loss is called 'kld'; choose of kl, "),
         (("--loss", "kl=heavy"), "--loss kl is 'heavy'; give a number"),
@@ -180,8 +180,8 @@ def test_a_teacher_that_returns_nan(capsys, study, tmp_path):
         (("--teacher-labels", "a,b", "--teacher-labels", "a,b"), "--teacher-labels is given 2 times for 1 teachers"),
     ],
 )
-def test_bad_options(capsys, study, teacher, tmp_path, options, said):
-    assert said in refused(capsys, study, teacher, tmp_path / "s", *options)
+def test_bad_options(capsys, study, teacher, tmp_path, options, message):
+    assert message in refused(capsys, study, teacher, tmp_path / "s", *options)
 
 
 def test_a_student_that_does_not_exist(capsys, study, teacher, tmp_path):

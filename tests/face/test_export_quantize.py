@@ -53,17 +53,17 @@ def test_export_then_quantize_by_command(folder):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"model": "nowhere"}, "is not a model folder"),
         ({"study": "nowhere"}, "nowhere"),
         ({"rule": "best"}, "rule 'best' is unknown"),
     ],
 )
-def test_bad_input_is_one_sentence_and_leaves_nothing(folder, changes, said):
+def test_bad_input_is_one_sentence_and_leaves_nothing(folder, changes, message):
     values = {"model": "model", "study": "study", "rule": "youden", **changes}
     done = call("export", folder / values["model"], "--study", folder / values["study"], "--out", folder / "bad.medfm",
                 "--rule", values["rule"])  # fmt: skip
     assert done.returncode == 2
-    assert said in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
     assert not list(folder.glob("*bad*"))

@@ -158,7 +158,7 @@ def test_a_starter_policy_is_written_once(folder):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "lines"),
     [
         (["r.json"], "--policy"),
         (["--policy", "POLICY"], "give the report to judge, or --bundle, --study, --teacher and --out"),
@@ -168,9 +168,9 @@ def test_a_starter_policy_is_written_once(folder):
         (["r.json", "--policy", "nowhere.yaml"], "policy init' writes a starter"),
     ],
 )
-def test_it_takes_a_report_or_a_study_and_says_which_is_missing(folder, arguments, told):
-    given = [folder / "policy.yaml" if argument == "POLICY" else argument for argument in arguments]
-    assert told in complaint(run(*given))
+def test_it_takes_a_report_or_a_study_and_says_which_is_missing(folder, arguments, lines):
+    supplied = [folder / "policy.yaml" if argument == "POLICY" else argument for argument in arguments]
+    assert lines in complaint(run(*supplied))
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,8 @@ def test_every_output_tells_the_same(write_report, folder, changes, code, words)
 def test_the_sarif_names_the_policy_as_the_repository_does(write_report, folder):
     write_report(shift=1.5)
     invoke(folder, "--sarif", folder / "s.sarif", "--policy-name", "ml/policy.yaml")
-    (found,) = json.loads((folder / "s.sarif").read_text())["runs"][0]["results"]
-    assert found["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "ml/policy.yaml"
+    (actual,) = json.loads((folder / "s.sarif").read_text())["runs"][0]["results"]
+    assert actual["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "ml/policy.yaml"
 
 
 def test_a_report_alone_is_checked_against_a_study(write_report, reports, folder, discs_path):
@@ -216,9 +216,9 @@ def test_an_earlier_report_is_shown_and_not_judged(write_report, folder):
     assert re.search(r"auroc of opacity \(onnx\S+\) +0\.\d+ +0\.\d+ +\+0\.\d+", result.stdout)
     assert re.search(r"p50 latency, ms \(onnx\S+\) +10\.0 +10\.0 +0\.000", result.stdout)
     assert "not judged" in (folder / "c.md").read_text()
-    told = json.loads(invoke(folder, "--baseline-report", folder / "earlier.json", "--json").stdout)["earlier"]
-    assert told["medians_ms"] == [{"variant": VARIANT, "name": "p50 latency", "before": 10.0, "now": 10.0}]
-    assert told["estimates"][0]["now"] > told["estimates"][0]["before"]
+    lines = json.loads(invoke(folder, "--baseline-report", folder / "earlier.json", "--json").stdout)["earlier"]
+    assert lines["medians_ms"] == [{"variant": VARIANT, "name": "p50 latency", "before": 10.0, "now": 10.0}]
+    assert lines["estimates"][0]["now"] > lines["estimates"][0]["before"]
 
 
 def test_timings_of_another_machine_are_not_shown(write_report, reports, folder):
@@ -258,8 +258,8 @@ def test_a_report_whose_cases_were_looked_at_often_says_so(write_report, reports
         for number in range(3)
     )
     reports.change_report(folder, test_set_evaluations=evaluations)
-    told = " ".join(invoke(folder).stdout.split())
-    assert "evaluated 3 times (different models: 3, different policies: 1)" in told
+    lines = " ".join(invoke(folder).stdout.split())
+    assert "evaluated 3 times (different models: 3, different policies: 1)" in lines
 
 
 def edit(folder, change):
@@ -275,7 +275,7 @@ def set_score(tables, value):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "lines"),
     [
         (lambda tables: set_score(tables, float("nan")), "report.json"),
         (lambda tables: set_score(tables, None), "scores"),
@@ -291,10 +291,10 @@ def set_score(tables, value):
         (lambda tables: tables.clear(), "the teacher's and then one a variant"),
     ],
 )
-def test_an_edited_report_is_refused_in_one_sentence(write_report, folder, change, told):
+def test_an_edited_report_is_refused_in_one_sentence(write_report, folder, change, lines):
     write_report()
     edit(folder, change)
-    assert told in complaint(invoke(folder))
+    assert lines in complaint(invoke(folder))
 
 
 def test_relabelled_cases_are_refused(write_report, folder):
@@ -318,14 +318,14 @@ def test_an_unevaluated_report_is_refused(write_report, folder):
 
 
 @pytest.mark.parametrize(
-    ("rule", "told"),
+    ("rule", "lines"),
     [("site", "is empty for all 300 evaluated cases"), ("race", "no column of the study; it has sex, site")],
 )
-def test_a_subgroup_that_cannot_be_judged_is_refused(write_report, folder, reports, rule, told):
+def test_a_subgroup_that_cannot_be_judged_is_refused(write_report, folder, reports, rule, lines):
     entry = f"non_inferiority: [{{metric: auroc, margin: 0.05, subgroup: {rule}}}]"
     (folder / "policy.yaml").write_text(f"{entry}\nsubgroups: [{{column: {rule}}}]\n")
     write_report()
-    assert told in complaint(invoke(folder))
+    assert lines in complaint(invoke(folder))
 
 
 def test_groups_are_judged_one_by_one(write_report, folder):
@@ -344,5 +344,5 @@ def test_a_policy_that_names_what_nobody_measures_is_one_sentence(write_report, 
     (folder / "wider.yaml").write_text("non_inferiority: [{metric: dice, margin: 0.1}]")
     assert "it must be one of accuracy, auprc, auroc" in complaint(invoke(folder, policy="wider.yaml"))
     (folder / "wider.yaml").write_text("non_inferiority: [{metric: auroc, margin: 0.1, finding: nodule}]")
-    told = complaint(invoke(folder, "--accept-changed-policy", policy="wider.yaml"))
-    assert "'nodule', which this task lacks; it has opacity" in told
+    lines = complaint(invoke(folder, "--accept-changed-policy", policy="wider.yaml"))
+    assert "'nodule', which this task lacks; it has opacity" in lines

@@ -43,15 +43,15 @@ def arguments(tiny: ModuleType, tmp_path: Path) -> list[str]:
         csv.writer(file).writerows(rows)
     (tmp_path / "policy.yaml").write_text(POLICY)
     tiny.bundle(tmp_path / "bundle.medfm", outcome=None)
-    given = {name: tmp_path / name for name in ("teacher", "study", "out")}
-    given |= {"bundle": tmp_path / "bundle.medfm", "policy": tmp_path / "policy.yaml"}
-    return [part for name, path in given.items() for part in (f"--{name}", str(path))]
+    supplied = {name: tmp_path / name for name in ("teacher", "study", "out")}
+    supplied |= {"bundle": tmp_path / "bundle.medfm", "policy": tmp_path / "policy.yaml"}
+    return [part for name, path in supplied.items() for part in (f"--{name}", str(path))]
 
 
-def invoke(*given: str) -> object:
+def invoke(*supplied: str) -> object:
     app = typer.Typer()
     app.command()(gate)
-    return CliRunner().invoke(app, given)
+    return CliRunner().invoke(app, supplied)
 
 
 def test_a_study_is_benched_and_its_report_judged(
@@ -59,7 +59,7 @@ def test_a_study_is_benched_and_its_report_judged(
 ) -> None:
     quick = ("--turn", "2ms", "--min-calls", "2", "--max-calls", "3", "--warm-up", "200ms")
     # The teacher's rows in other engines are the bench's own test.
-    monkeypatch.setattr("medfm_compress.teacher_baselines.teacher_in_engines", lambda *given: ())
+    monkeypatch.setattr("medfm_compress.teacher_baselines.teacher_in_engines", lambda *supplied: ())
     result = invoke(*arguments, "--rounds", "2", *quick, "--json")
     outcome = {1: "fail", 3: "inconclusive"}[result.exit_code]  # an untrained network against an untrained network
     assert json.loads(result.stdout)["verdict"]["outcome"] == outcome

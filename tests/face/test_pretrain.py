@@ -45,11 +45,11 @@ def run(study, *arguments, model="test_vit"):
 def test_images_without_a_column_of_labels(unlabelled, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(unlabelled, "--image-size", 32, "--out", out, "--mask-ratio", 0.5, *FAST, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["images"], told["masking"]) == (18, {"method": "mae", "ratio": 0.5, "patch_px": 16})
+    lines = json.loads(capsys.readouterr().out)
+    assert (lines["images"], lines["masking"]) == (18, {"method": "mae", "ratio": 0.5, "patch_px": 16})
     card = find_start(out).card
-    assert (card.spec.colour, card.score) == ("rgb", told["score"])
-    assert told["steps"] == list(card.provenance.steps)
+    assert (card.spec.colour, card.score) == ("rgb", lines["score"])
+    assert lines["steps"] == list(card.provenance.steps)
 
 
 def test_a_folder_of_images_and_further_ones(unlabelled, tmp_path, capsys):
@@ -78,9 +78,9 @@ def test_what_cannot_be_done_is_one_sentence(unlabelled, tmp_path, capsys, optio
     model = options[-1] if options[-1].startswith("test_") else "test_vit"
     options = [option for option in options if option != model]
     assert run(unlabelled, "--image-size", 32, "--out", out, *FAST, *options, model=model) == 2
-    told = capsys.readouterr().err
-    assert says in told
-    assert told.count("error:") == 1
+    lines = capsys.readouterr().err
+    assert says in lines
+    assert lines.count("error:") == 1
     assert not (out / "backbone.json").exists()
 
 

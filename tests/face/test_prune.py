@@ -77,11 +77,11 @@ def test_prune_and_recover(study: Path, model: Path, tmp_path: Path, importance:
     )
     done = invoke(model, "--study", study, "--out", out, *options)
     assert done.exit_code == 0, (done.output, done.exception)
-    told = json.loads(done.stdout)
-    assert told["macs_after"] <= 0.5 * told["macs_before"]
+    lines = json.loads(done.stdout)
+    assert lines["macs_after"] <= 0.5 * lines["macs_before"]
 
     recovered = load_model(out)
-    assert sum(parameter.numel() for parameter in recovered.module.parameters()) == told["parameters_after"]
+    assert sum(parameter.numel() for parameter in recovered.module.parameters()) == lines["parameters_after"]
     assert [step.split()[0].strip(":") for step in recovered.provenance.steps] == ["prune", "distilled"]
     assert recovered.provenance.teacher.startswith("test_resnet@")
     assert (model / "model.safetensors").read_bytes() == before

@@ -49,10 +49,10 @@ def test_a_refused_image_does_not_stop_the_others(folder):
 
 def test_json_is_one_document(folder):
     result = invoke(folder / "tiny.medfm", folder / "one.png", folder / "bad.png", "--json", "--backend", "onnxruntime")
-    one, bad = json.loads(result.stdout)
+    single, bad = json.loads(result.stdout)
     assert result.exit_code == 4
-    assert one["image"].endswith("one.png") and 0 <= one["probabilities"]["opacity"] <= 1
-    assert one["variant"] == "onnxruntime-cpu-fp32" and one["findings"] == {"opacity": False}
+    assert single["image"].endswith("one.png") and 0 <= single["probabilities"]["opacity"] <= 1
+    assert single["variant"] == "onnxruntime-cpu-fp32" and single["findings"] == {"opacity": False}
     assert bad["exit_code"] == 4 and "error" in bad
 
 

@@ -73,7 +73,7 @@ def test_a_student_of_other_labels_is_refused(distil, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("student", "more", "wanted"),
+    ("student", "more", "expected"),
     [
         ("auto", (), "--max-latency 10ms"),
         ("auto", ("--max-latency", "soon"), "give a number"),
@@ -84,11 +84,11 @@ def test_a_student_of_other_labels_is_refused(distil, tmp_path: Path) -> None:
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
-    distil, tmp_path: Path, student: str, more: tuple[str, ...], wanted: str
+    distil, tmp_path: Path, student: str, more: tuple[str, ...], expected: str
 ) -> None:
     ran = distil(student, *more)
     assert ran.code == 2
-    assert wanted in ran.err
+    assert expected in ran.err
     assert not (tmp_path / "out" / "model.json").exists()
 
 
@@ -132,4 +132,4 @@ def test_auto_prints_what_was_measured_before_it_trains(distil, teacher: Path, t
 
     again = json.loads(distil("auto", *options, "--json").out)
     assert again["choice"]["name"] == SHORTLIST[0]
-    assert [each["fits"] for each in again["choice"]["candidates"]] == [True] + [False] * (len(SHORTLIST) - 1)
+    assert [entry["fits"] for entry in again["choice"]["candidates"]] == [True] + [False] * (len(SHORTLIST) - 1)

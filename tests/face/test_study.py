@@ -49,11 +49,11 @@ def test_leakage_fails_unless_accepted(study: Path) -> None:
 
 def test_json_is_one_document(study: Path) -> None:
     code, text = run("check", study, "--json")
-    found = json.loads(text)
+    actual = json.loads(text)
     assert code == 2
-    assert found["images"] == {"train": 50, "test": 30}
-    assert found["labels"] == ["normal", "mass"]
-    assert len(found["leakage"]) == 1
+    assert actual["images"] == {"train": 50, "test": 30}
+    assert actual["labels"] == ["normal", "mass"]
+    assert len(actual["leakage"]) == 1
 
 
 def test_an_unreadable_image_fails_whatever_is_accepted(study: Path) -> None:

@@ -70,8 +70,8 @@ def write_report(
         task=tiny.TASK,
         teacher_name="resnet18",
         evaluations=tuple(
-            EvaluationTable.from_evaluation(each)
-            for each in (evaluation("teacher", cases), evaluation(VARIANT, cases, **changes))
+            EvaluationTable.from_evaluation(entry)
+            for entry in (evaluation("teacher", cases), evaluation(VARIANT, cases, **changes))
         ),
         measurements=(Measurement(name=VARIANT, target="onnxruntime:cpu:fp32:1", session_ms=(10.0,) * 120),),
         # What the report claims is not believed: the gate computes it again.

@@ -98,8 +98,8 @@ def _has_setuptools() -> bool:
 def _find_python(version: str) -> Path:
     """An interpreter of this version that really starts (a pyenv shim may not)."""
     shims = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = shutil.which(f"python{version}")
-    candidates = [*([Path(found)] if found else []), *sorted(shims.glob(f"{version}.*/bin/python{version}"))]
+    actual = shutil.which(f"python{version}")
+    candidates = [*([Path(actual)] if actual else []), *sorted(shims.glob(f"{version}.*/bin/python{version}"))]
     for candidate in candidates:
         done = subprocess.run([str(candidate), "-c", "import venv, ensurepip"], capture_output=True, check=False)
         if done.returncode == 0:

@@ -149,7 +149,7 @@ def test_the_newest_policy_of_the_base_holds(repository: Repository, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "lines"),
     [
         ({"MEDFM_REPORT": ""}, "MEDFM_REPORT is not set"),
         ({"MEDFM_REPORT": "nowhere.json"}, "there is no report at nowhere.json"),
@@ -166,7 +166,7 @@ def test_the_newest_policy_of_the_base_holds(repository: Repository, tmp_path: P
     ],
 )
 def test_bad_settings_are_one_sentence_and_run_nothing(
-    repository: Repository, settings: dict[str, str], told: str
+    repository: Repository, settings: dict[str, str], lines: str
 ) -> None:
     (repository.folder / "link.medfm").symlink_to("/etc/hostname")
     repository.commit(STRICT, "change")
@@ -174,7 +174,7 @@ def test_bad_settings_are_one_sentence_and_run_nothing(
     (repository.folder.parent / "out" / "elsewhere.json").write_text("{}")
     done = repository.gate(**settings)
     assert done.returncode == 2, (done.stdout, done.stderr)
-    assert told in done.stderr
+    assert lines in done.stderr
     assert not list(repository.folder.parent.rglob("stolen"))
 
 
@@ -207,8 +207,8 @@ def test_no_input_reaches_a_script_but_as_an_environment_variable(action: dict[s
     steps = action["runs"]["steps"]
     assert action["runs"]["using"] == "composite"
     assert all(step["shell"] == "bash" and "${{" not in step["run"] for step in steps)
-    given = " ".join(str(value) for step in steps for value in (*step["env"].values(), step.get("if", "")))
-    used = set(re.findall(r"inputs\.([\w-]+)", given))
+    supplied = " ".join(str(value) for step in steps for value in (*step["env"].values(), step.get("if", "")))
+    used = set(re.findall(r"inputs\.([\w-]+)", supplied))
     assert used == set(action["inputs"])
     assert all(entry["description"] for entry in (*action["inputs"].values(), *action["outputs"].values()))
 
@@ -281,15 +281,15 @@ def test_a_token_that_may_not_write_is_a_warning(comment: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "lines"),
     [
         ({"MEDFM_VERSION": "0.1.0", "MEDFM_SOURCE": "x"}, "not both"),
         ({"MEDFM_VERSION": "0.1 --index-url=http://e"}, "is no version"),
     ],
 )
-def test_what_to_install_is_checked(root: Path, tmp_path: Path, settings: dict[str, str], told: str) -> None:
+def test_what_to_install_is_checked(root: Path, tmp_path: Path, settings: dict[str, str], lines: str) -> None:
     environment = {**os.environ, "MEDFM_VENV": str(tmp_path / "venv"), **settings}
     script = ["bash", str(root / "scripts" / "ci" / "install.sh")]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and told in done.stderr
+    assert done.returncode == 2 and lines in done.stderr
     assert not (tmp_path / "venv").exists()

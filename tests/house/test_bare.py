@@ -40,17 +40,17 @@ def walk(bare: Any, *rooms: str) -> dict[str, list[str]]:
 
 def test_nothing_to_train_with_is_installed(bare: Any) -> None:
     absent = [name for name in TRAINING if name != "typer"]
-    found = bare.check(f"import importlib.util as u; print([n for n in {absent!r} if u.find_spec(n)])")
-    assert found.strip() == "[]"
+    actual = bare.check(f"import importlib.util as u; print([n for n in {absent!r} if u.find_spec(n)])")
+    assert actual.strip() == "[]"
 
 
 @pytest.mark.parametrize("room", ["runtime", "data", "bench"])
 def test_bare_rooms_import_without_training_libraries(bare: Any, room: str) -> None:
-    told = walk(bare, room)
-    assert len(told["walked"]) > 3
-    assert not set(told["loaded"]) & set(TRAINING)
+    lines = walk(bare, room)
+    assert len(lines["walked"]) > 3
+    assert not set(lines["loaded"]) & set(TRAINING)
     if room == "runtime":
-        assert not {"yaml", "jinja2"} & set(told["loaded"])
+        assert not {"yaml", "jinja2"} & set(lines["loaded"])
 
 
 def test_runtime_imports_fast(bare: Any) -> None:

@@ -41,12 +41,12 @@ def text_of(page: Path) -> str:
 def commands() -> Mapping[str, Any]:
     """Name → command; those of a group as ``study check``."""
     group = typer.main.get_command(build_app())
-    found: dict[str, Any] = {}
+    actual: dict[str, Any] = {}
     for name, command in group.commands.items():  # type: ignore[attr-defined]
-        found[name] = command
+        actual[name] = command
         for below, inner in getattr(command, "commands", {}).items():
-            found[f"{name} {below}"] = inner
-    return found
+            actual[f"{name} {below}"] = inner
+    return actual
 
 
 def options_of(command: Any) -> set[str]:

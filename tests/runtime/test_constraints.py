@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from medfm_compress.runtime.constraints import check, fields
+from medfm_compress.runtime.constraints import check, fields, read_annotation
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import convert
 
@@ -60,3 +60,9 @@ def test_a_decoded_value_is_refused_with_its_path_and_what_is_allowed() -> None:
 def test_what_is_allowed_is_accepted() -> None:
     Settings(rounds=1, share=0.1, mode="fast", weights={"x": 2.0}, names=("a", "c"))
     assert fields(Settings)["share"].optional and fields(Settings)["names"].container == "tuple"
+
+
+def test_a_field_of_several_kinds_bounds_nothing() -> None:
+    field = read_annotation(int | float | tuple[int, ...])
+    assert not field.optional and not field.allowed()
+    assert read_annotation(int | str | None).optional

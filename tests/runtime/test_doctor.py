@@ -29,8 +29,8 @@ def test_whatever_is_missing_has_a_reason(diagnosis):
 
 def test_a_missing_engine_names_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    found = {finding.name: finding for finding in examine().backends}["openvino"]
-    assert not found.ok and "pip install 'medfm-compress[openvino]'" in found.detail
+    actual = {finding.name: finding for finding in examine().backends}["openvino"]
+    assert not actual.ok and "pip install 'medfm-compress[openvino]'" in actual.detail
 
 
 def test_a_broken_gpu_tool_is_a_finding_not_a_crash(monkeypatch):

@@ -61,10 +61,10 @@ def test_only_a_passing_verdict_on_this_model_opens_the_way(tiny, tmp_path):
 
 def test_engines_are_asked_only_when_a_variant_is_reached(tiny, tmp_path):
     bundle = Bundle.open(tiny.bundle(tmp_path / "a.medfm", (tiny.ORT, tiny.OV)))
-    asked = []
-    here = Machine(cpu=CPU, availability=lambda name: asked.append(name) or Availability(ok=True, version="9"))
+    requested = []
+    here = Machine(cpu=CPU, availability=lambda name: requested.append(name) or Availability(ok=True, version="9"))
     assert next(incompatibilities(bundle, here, None, False)) == (tiny.ORT, "")
-    assert asked == ["onnxruntime"]
+    assert requested == ["onnxruntime"]
     reasons = {variant.name: reason for variant, reason in incompatibilities(bundle, here, "openvino", False)}
     assert reasons == {tiny.ORT.name: "runs on onnxruntime; asked for is openvino", tiny.OV.name: ""}
 

@@ -48,9 +48,9 @@ class OneQuadrant(nn.Module):
 
 def vit(name: str = "test_vit", **arguments: object) -> Model:
     torch.manual_seed(0)
-    given = {"in_chans": 1, "num_classes": 2, "img_size": 64, **arguments}
+    supplied = {"in_chans": 1, "num_classes": 2, "img_size": 64, **arguments}
     built = build_model("test_vit", TASK, size_px=64, colour="grey")
-    architecture = Architecture(name=name, arguments=given)
+    architecture = Architecture(name=name, arguments=supplied)
     return dataclasses.replace(built, module=create_module(architecture), architecture=architecture)
 
 
@@ -95,11 +95,11 @@ def test_grad_cam_is_the_formula(name: str) -> None:
     score = log_odds(model.module(values), TASK, "opacity").sum()
     handle.remove()
     gradient = torch.autograd.grad(score, kept[0])[0]
-    wanted = (gradient.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1)
-    found = attribute(model, values.numpy(), "opacity")
+    expected = (gradient.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1)
+    actual = attribute(model, values.numpy(), "opacity")
     assert method_of(model) == "grad-cam"
-    assert found.shape[1] > 1
-    np.testing.assert_allclose(found, wanted.detach().numpy(), rtol=1e-4, atol=1e-6)
+    assert actual.shape[1] > 1
+    np.testing.assert_allclose(actual, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
     assert all(parameter.grad is None for parameter in model.module.parameters())
 
 
@@ -122,7 +122,7 @@ def test_rollout_is_the_formula_and_leaves_the_network_as_it_was() -> None:
     module = vit(depth=2, embed_dim=48, num_heads=3, global_pool="token", name="vit_tiny_patch16_224").module
     values = torch.from_numpy(images(1))
     flags = [block.attn.fused_attn for block in module.blocks]
-    found, before = attention_rollout(module, values), module(values)
+    actual, before = attention_rollout(module, values), module(values)
     product = torch.eye(17)
     tokens: list[torch.Tensor] = []
     handles = [block.norm1.register_forward_hook(lambda _, i, output: tokens.append(output)) for block in module.blocks]
@@ -133,8 +133,8 @@ def test_rollout_is_the_formula_and_leaves_the_network_as_it_was() -> None:
         product = (attention + torch.eye(17)) / 2 @ product
     for handle in handles:
         handle.remove()
-    torch.testing.assert_close(found[0].flatten(), product[0, 1:])
-    assert found.sum() <= 1
+    torch.testing.assert_close(actual[0].flatten(), product[0, 1:])
+    assert actual.sum() <= 1
     assert [block.attn.fused_attn for block in module.blocks] == flags
     assert torch.equal(module(values), before)
     assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in module.modules())
@@ -162,8 +162,8 @@ def test_scores_are_those_of_the_bench() -> None:
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     for task in (Task(kind="multiclass", labels=("a", "b", "c")), Task(kind="multilabel", labels=("a", "b", "c"))):
         for finding in task.findings:
-            wanted = occlusion.log_odds(logits.numpy(), task, finding)
-            np.testing.assert_allclose(log_odds(logits, task, finding).numpy(), wanted, rtol=1e-5)
+            expected = occlusion.log_odds(logits.numpy(), task, finding)
+            np.testing.assert_allclose(log_odds(logits, task, finding).numpy(), expected, rtol=1e-5)
 
 
 def test_a_randomised_copy_has_other_weights_and_disturbs_nobody() -> None:

@@ -74,8 +74,8 @@ def study(study_folder: Path) -> Study:
 def test_the_exported_teacher_agrees_with_itself_and_random_weights_do_not(
     bundle: Path, folder: Path, study: Study, tmp_path: Path
 ) -> None:
-    told: list[str] = []
-    explained = explain(bundle, load_model(folder), study, tmp_path / "out", QUICK, progress=told.append)
+    lines: list[str] = []
+    explained = explain(bundle, load_model(folder), study, tmp_path / "out", QUICK, progress=lines.append)
     same, floor = explained.agreements
     assert (same.variant, floor.variant) == ("onnxruntime-cpu-fp32", "randomised")
     assert same.method == floor.method == "occlusion / occlusion"
@@ -83,7 +83,7 @@ def test_the_exported_teacher_agrees_with_itself_and_random_weights_do_not(
     assert min(same.rank_correlation) > 0.98
     assert min(same.overlap) > 0.98
     assert np.mean(floor.rank_correlation) < 0.7
-    assert any("case 4 of 4" in line for line in told)
+    assert any("case 4 of 4" in line for line in lines)
 
 
 def test_what_is_written_fits_the_report(bundle: Path, folder: Path, study: Study, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_networks_of_different_size_are_laid_on_the_teacher_s_grid(
     explained = explain(bundle, load_model(save_model(larger, tmp_path / "t")), study, tmp_path / "out", QUICK)
     with np.load(explained.folder / "maps.npz", allow_pickle=False) as arrays:
         assert arrays["variant"].shape == (8, 48, 48)
-        assert [len(np.unique(found)) > 1 for found in arrays["variant"]] == [True] * 8
+        assert [len(np.unique(actual)) > 1 for actual in arrays["variant"]] == [True] * 8
 
 
 def test_gradient_compares_the_model_folders(
@@ -183,9 +183,9 @@ def test_the_draw_is_stratified_seeded_and_prefers_other_patients() -> None:
 
 
 def test_resizing_keeps_a_map_where_it_was() -> None:
-    found = np.zeros((4, 4), np.float32)
-    found[0, 3] = 1
-    larger = on_grid(found, 32, 48)
+    actual = np.zeros((4, 4), np.float32)
+    actual[0, 3] = 1
+    larger = on_grid(actual, 32, 48)
     assert larger.shape == (32, 48)
     assert np.unravel_index(larger.argmax(), larger.shape)[0] < 8
     assert larger[:, :24].max() == 0
@@ -223,15 +223,15 @@ def test_the_command(
     bundle: Path, folder: Path, study_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"--teacher": folder, "--study": study_folder, "--out": tmp_path / "o"}
-    given = ["explain", str(bundle), *(str(part) for pair in options.items() for part in pair)]
-    assert run(*given, "--cases", "2", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [row["variant"] for row in told["agreements"]] == ["onnxruntime-cpu-fp32", "randomised"]
-    assert Path(told["folder"], "maps.npz").is_file()
-    assert run(*given, "--cases", "1") == 0
+    supplied = ["explain", str(bundle), *(str(part) for pair in options.items() for part in pair)]
+    assert run(*supplied, "--cases", "2", "--json") == 0
+    lines = json.loads(capsys.readouterr().out)
+    assert [row["variant"] for row in lines["agreements"]] == ["onnxruntime-cpu-fp32", "randomised"]
+    assert Path(lines["folder"], "maps.npz").is_file()
+    assert run(*supplied, "--cases", "1") == 0
     shown = capsys.readouterr()
     assert "rank correlation" in shown.out and "case 1 of 1" in shown.err
-    assert run(*given, "--finding", "cyst") == 2
+    assert run(*supplied, "--finding", "cyst") == 2
     assert capsys.readouterr().err.count("error:") == 1
 
 

@@ -65,17 +65,17 @@ def test_sigmoid_by_hand():
 def test_hard_token_by_hand():
     token = torch.tensor([[0.0, math.log(3), 0.0]])
     teacher = torch.tensor([[-1.0, 2.0, 1.0]])  # decides for the second of three: probability 3/5
-    found = term("token-hard")(batch(torch.zeros(1, 3), teacher, {"token": token}))
-    assert found.tolist() == pytest.approx([-math.log(0.6)])
+    actual = term("token-hard")(batch(torch.zeros(1, 3), teacher, {"token": token}))
+    assert actual.tolist() == pytest.approx([-math.log(0.6)])
     both = term("token-hard", FINDINGS, shapes={"token": (2,)})
-    found = both(batch(torch.zeros(1, 2), torch.tensor([[3.0, -3.0]]), {"token": torch.tensor([[math.log(3), 0.0]])}))
-    assert found.tolist() == pytest.approx([-math.log(0.75) - math.log(0.5)])
+    actual = both(batch(torch.zeros(1, 2), torch.tensor([[3.0, -3.0]]), {"token": torch.tensor([[math.log(3), 0.0]])}))
+    assert actual.tolist() == pytest.approx([-math.log(0.75) - math.log(0.5)])
 
 
 def test_soft_token_is_the_divergence_of_the_token():
     student, teacher, token = draw(4, 3), draw(4, 3, seed=1), draw(4, 3, seed=2)
-    found = term("token-soft", temperature=2.0)(batch(student, teacher, {"token": token}))
-    torch.testing.assert_close(found, term("kl", temperature=2.0)(batch(token, teacher)))
+    actual = term("token-soft", temperature=2.0)(batch(student, teacher, {"token": token}))
+    torch.testing.assert_close(actual, term("kl", temperature=2.0)(batch(token, teacher)))
 
 
 def test_decoupled_against_its_definition():
@@ -116,8 +116,8 @@ def test_dist_against_numpy():
     s, t = (student / tau).softmax(1).numpy(), (teacher / tau).softmax(1).numpy()
     columns = np.mean([1 - np.corrcoef(s[:, k], t[:, k])[0, 1] for k in range(3)])
     rows = np.array([1 - np.corrcoef(s[i], t[i])[0, 1] for i in range(6)])
-    found = term("dist", temperature=tau)(batch(student, teacher))
-    np.testing.assert_allclose(found, tau**2 * (rows + columns), rtol=1e-4)
+    actual = term("dist", temperature=tau)(batch(student, teacher))
+    np.testing.assert_allclose(actual, tau**2 * (rows + columns), rtol=1e-4)
 
 
 def test_dist_of_two_labels_leaves_the_labels_of_a_case_out():
@@ -134,14 +134,14 @@ def test_feature_by_hand():
         hint.projection.weight.fill_(2.0)
         hint.projection.bias.fill_(1.0)
     student, teacher = torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[10.0, 20.0]]]])  # normalised: -1, 1
-    found = hint(batch(torch.zeros(1, 3), torch.zeros(1, 3), {"map": student}, {"map": teacher}))
-    assert found.tolist() == pytest.approx([((1 + 1) ** 2 + (3 - 1) ** 2) / 2], rel=1e-4)
+    actual = hint(batch(torch.zeros(1, 3), torch.zeros(1, 3), {"map": student}, {"map": teacher}))
+    assert actual.tolist() == pytest.approx([((1 + 1) ** 2 + (3 - 1) ** 2) / 2], rel=1e-4)
 
 
 def test_feature_pools_the_larger_map_and_learns():
     hint = make_term("feature", Setting(1.0, THREE, FeatureShapes({"map": (4, 2, 2)}, {"map": (6, 4, 4)})))
-    given = batch(draw(2, 3), draw(2, 3), {"map": draw(2, 4, 2, 2)}, {"map": draw(2, 6, 4, 4)})
-    loss = hint(given)
+    supplied = batch(draw(2, 3), draw(2, 3), {"map": draw(2, 4, 2, 2)}, {"map": draw(2, 6, 4, 4)})
+    loss = hint(supplied)
     assert loss.shape == (2,)
     loss.mean().backward()
     assert hint.projection.weight.grad.abs().sum() > 0
@@ -149,15 +149,15 @@ def test_feature_pools_the_larger_map_and_learns():
 
 def test_attention_by_hand():
     student, teacher = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[1.0, 0.0]]])
-    found = term("attention")(batch(draw(1, 3), draw(1, 3), {"attention": student}, {"attention": teacher}))
-    assert found.tolist() == pytest.approx([(0.6 - 1) ** 2 + 0.8**2])
+    actual = term("attention")(batch(draw(1, 3), draw(1, 3), {"attention": student}, {"attention": teacher}))
+    assert actual.tolist() == pytest.approx([(0.6 - 1) ** 2 + 0.8**2])
 
 
 def test_attention_of_another_size_is_averaged():
     coarse = torch.tensor([[[1.0, 2.0]]])
     fine = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    given = batch(draw(1, 3), draw(1, 3), {"attention": fine}, {"attention": coarse})
-    assert term("attention")(given).tolist() == pytest.approx([0.0], abs=1e-6)
+    supplied = batch(draw(1, 3), draw(1, 3), {"attention": fine}, {"attention": coarse})
+    assert term("attention")(supplied).tolist() == pytest.approx([0.0], abs=1e-6)
 
 
 def test_relations_against_loops():
@@ -179,8 +179,8 @@ def test_relations_against_loops():
 
     (sd, sa), (td, ta) = table(student), table(teacher)
     expected = np.mean([huber(sd[p] - td[p]) for p in sd]) + 2 * np.mean([huber(sa[c] - ta[c]) for c in sa])
-    found = term("relational")(batch(draw(4, 3), draw(4, 3), {"embedding": student}, {"embedding": teacher}))
-    np.testing.assert_allclose(found, [expected] * 4, rtol=1e-3)
+    actual = term("relational")(batch(draw(4, 3), draw(4, 3), {"embedding": student}, {"embedding": teacher}))
+    np.testing.assert_allclose(actual, [expected] * 4, rtol=1e-3)
     assert distances(student).shape == (4, 4)
     assert angles(student).shape == (4, 4, 4)
 
@@ -189,9 +189,9 @@ def test_relations_against_loops():
 def test_a_student_that_agrees_has_no_loss(name):
     logits = draw(5, 3)
     features = {"attention": draw(5, 3, 3).abs(), "embedding": draw(5, 5), "token": logits}
-    found = term(name, temperature=2.0)(batch(logits, logits, features, features))
-    assert found.shape == (5,)
-    assert found.abs().max() < 1e-4
+    actual = term(name, temperature=2.0)(batch(logits, logits, features, features))
+    assert actual.shape == (5,)
+    assert actual.abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("name", [*TERMS])
@@ -205,8 +205,8 @@ def test_gradients_are_finite_even_where_a_case_occurs_twice(name):
         "token": draw(1, len(task.labels)).repeat(3, 1).requires_grad_(),
     }
     others = {key: value.detach().flip(0) * 1.1 for key, value in features.items()}
-    found = term(name, task, shapes={**SHAPES, "token": (len(task.labels),)})
-    found(batch(logits, draw(3, len(task.labels), seed=3), features, others)).mean().backward()
+    actual = term(name, task, shapes={**SHAPES, "token": (len(task.labels),)})
+    actual(batch(logits, draw(3, len(task.labels), seed=3), features, others)).mean().backward()
     for tensor in (logits, *features.values()):
         assert tensor.grad is None or torch.isfinite(tensor.grad).all()
 
@@ -234,16 +234,16 @@ def test_cross_entropy_by_hand():
     assert CrossEntropy(torch.tensor([1.0, 2.0]), BINARY)(logits, torch.tensor([[1]])).tolist() == pytest.approx(
         [-2 * math.log(0.75)]
     )
-    found = CrossEntropy(torch.ones(2), FINDINGS)(logits, torch.tensor([[1, 0]]))
-    assert found.tolist() == pytest.approx([(math.log(2) - math.log(0.25)) / 2])
+    actual = CrossEntropy(torch.ones(2), FINDINGS)(logits, torch.tensor([[1, 0]]))
+    assert actual.tolist() == pytest.approx([(math.log(2) - math.log(0.25)) / 2])
 
 
 def test_focal_by_hand():
     logits = torch.tensor([[0.0, math.log(3)]])
-    found = Focal(torch.tensor([1.0, 2.0]), BINARY)(logits, torch.tensor([[1]]))
-    assert found.tolist() == pytest.approx([-2 * 0.25**2 * math.log(0.75)])
-    found = Focal(torch.ones(2), FINDINGS)(logits, torch.tensor([[1, 0]]))
-    assert found.tolist() == pytest.approx([(0.5**2 * math.log(2) - 0.75**2 * math.log(0.25)) / 2])
+    actual = Focal(torch.tensor([1.0, 2.0]), BINARY)(logits, torch.tensor([[1]]))
+    assert actual.tolist() == pytest.approx([-2 * 0.25**2 * math.log(0.75)])
+    actual = Focal(torch.ones(2), FINDINGS)(logits, torch.tensor([[1, 0]]))
+    assert actual.tolist() == pytest.approx([(0.5**2 * math.log(2) - 0.75**2 * math.log(0.25)) / 2])
 
 
 def test_balanced_weights_give_each_class_the_same_sum():

@@ -40,13 +40,13 @@ def images_for(name):
 def test_features_of_a_family(name):
     network, images = build(name), images_for(name)
     shapes = offered(network, tuple(images.shape))
-    wanted = tuple(feature for feature in FEATURES if feature in shapes and feature != "token")
-    assert set(wanted) == {"embedding", "map", "attention"}
+    expected = tuple(feature for feature in FEATURES if feature in shapes and feature != "token")
+    assert set(expected) == {"embedding", "map", "attention"}
     with torch.inference_mode():
         plain = network(images)
-        outputs = Tapped(network, wanted)(images)
+        outputs = Tapped(network, expected)(images)
     assert torch.equal(outputs.logits, plain)
-    assert {key: tuple(value.shape[1:]) for key, value in outputs.features.items()} == {w: shapes[w] for w in wanted}
+    assert {key: tuple(value.shape[1:]) for key, value in outputs.features.items()} == {w: shapes[w] for w in expected}
     _, height, width = shapes["map"]
     assert shapes["attention"] == (height, width)
     torch.testing.assert_close(outputs.features["attention"].flatten(1).norm(dim=1), torch.ones(2), rtol=1e-4, atol=0)
@@ -61,9 +61,9 @@ def test_the_map_keeps_the_grid_of_the_patches():
     network = build("test_vit")
     marked = IMAGES.clone()
     marked[:, :, :16, 48:] += 5  # the patch at the upper right
-    wanted = ("map",)
+    expected = ("map",)
     with torch.inference_mode():
-        change = Tapped(network, wanted)(marked).features["map"] - Tapped(network, wanted)(IMAGES).features["map"]
+        change = Tapped(network, expected)(marked).features["map"] - Tapped(network, expected)(IMAGES).features["map"]
     energy = change.square().sum((0, 1))
     assert energy.argmax() == energy.shape[1] - 1  # first row, last column
 

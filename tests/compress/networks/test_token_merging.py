@@ -42,13 +42,13 @@ def vit(**options: Any) -> Any:
 
 
 def tokens_after(network: Any, images: Any) -> list[int]:
-    found: list[int] = []
-    hooks = [block.register_forward_hook(lambda *call: found.append(call[2].shape[1])) for block in network.blocks]
+    actual: list[int] = []
+    hooks = [block.register_forward_hook(lambda *call: actual.append(call[2].shape[1])) for block in network.blocks]
     with torch.no_grad():
         assert network(images).isfinite().all()
     for hook in hooks:
         hook.remove()
-    return found
+    return actual
 
 
 def merged_by_hand(tokens: list[Any], pairs: int) -> Any:
@@ -207,9 +207,9 @@ def test_a_plan_with_merging_and_dropped_blocks_rebuilds_bit_for_bit() -> None:
     plan = merge_plans(first, msgspec.structs.replace(PLAN, dropped=("blocks.1",)))
     assert plan.merging == {name: pairs for name, pairs in merging.items() if name != "blocks.1"}
     both_at_once = msgspec.structs.replace(PLAN, merging=merging, dropped=("blocks.1",))
-    for each in (plan, both_at_once):
+    for entry in (plan, both_at_once):
         again = vit()
-        apply_plan(again, decode(encode(each), PruningPlan, source="plan.json"))
+        apply_plan(again, decode(encode(entry), PruningPlan, source="plan.json"))
         again.load_state_dict(network.state_dict())
         with torch.no_grad():
             assert torch.equal(again(IMAGES), network(IMAGES))

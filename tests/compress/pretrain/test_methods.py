@@ -90,7 +90,7 @@ def test_hidden_pixels_never_reach_the_network(name, method):
     hidden = enlarge(batch.extras["mask"], size, size)
     known = []
     reader = learner.embed if method == "mae" else learner.decoder
-    reader.register_forward_pre_hook(lambda module, given: known.append(given[0].clone()))
+    reader.register_forward_pre_hook(lambda module, supplied: known.append(supplied[0].clone()))
     with torch.no_grad():
         losses = [
             learner(batch._replace(images=torch.where(where, torch.randn_like(images), images)))
@@ -107,7 +107,7 @@ def test_mae_can_hide_squares_of_several_patches():
     masked_task = masked_task_of("test_vit", 128, method="mae", patch_px=32)
     assert (masked_task.masks.grid, masked_task.masks.hidden) == ((4, 4), 12)
     known = []
-    masked_task.learner.embed.register_forward_pre_hook(lambda module, given: known.append(given[0].shape[1]))
+    masked_task.learner.embed.register_forward_pre_hook(lambda module, supplied: known.append(supplied[0].shape[1]))
     batch = batch_of(masked_task, torch.randn(2, 1, 128, 128))
     assert torch.isfinite(masked_task.learner(batch))
     assert known == [16 + masked_task.learner.network.num_prefix_tokens]  # of 64 patches

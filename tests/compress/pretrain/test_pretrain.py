@@ -48,8 +48,8 @@ class Interrupted(Exception):
     """Stands for a killed process."""
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(single, other):
+    return single.keys() == other.keys() and all(torch.equal(single[name], other[name]) for name in single)
 
 
 def without_labels(study, splits=("train", "unlabelled")):
@@ -141,9 +141,9 @@ def test_which_images_are_learned_from(discs):
 
 
 def test_images_are_held_out_by_patient(discs):
-    def cases(patients, each):
+    def cases(patients, entry):
         return tuple(
-            Case(image=f"{p}-{n}", split="train", patient=f"p{p}") for p in range(patients) for n in range(each)
+            Case(image=f"{p}-{n}", split="train", patient=f"p{p}") for p in range(patients) for n in range(entry)
         )
 
     kept, held = hold_out(discs, cases(20, 5))

@@ -52,7 +52,7 @@ def validation() -> ValidationSet:
     return ValidationSet([(images(8), torch.tensor([0, 1] * 4))], lambda *_: None, centred=True)
 
 
-def found(module: Any, goal: PruningGoal = MEASURED) -> tuple[list[ChannelGroup], dict[str, Any]]:
+def actual(module: Any, goal: PruningGoal = MEASURED) -> tuple[list[ChannelGroup], dict[str, Any]]:
     groups, _ = all_channel_groups(module, images(), goal)
     return groups, {
         group.name: importance_scores(group, Evidence("magnitude")) for group in groups if group.kind != "block"
@@ -86,7 +86,7 @@ class FakeTargetLatency:
 @pytest.mark.parametrize("name", ["test_resnet", "vit"])
 def test_forecast_is_what_the_cut_network_counts(name: str) -> None:
     module = vit() if name == "vit" else network(name)
-    groups, ranking = found(module)
+    groups, ranking = actual(module)
     tracker = CostTracker(groups, macs_cost(count_macs(module, images()), groups))
     assert tracker.total == pytest.approx(count_macs(module, images()).total)
     widths = {group.name: group.levels[len(group.levels) // 2] for group in groups if group.kind != "block"}
@@ -102,7 +102,7 @@ def test_forecast_is_what_the_cut_network_counts(name: str) -> None:
 
 def test_size_price_shares_the_file_out_over_the_parameters() -> None:
     module = network()
-    groups, ranking = found(module)
+    groups, ranking = actual(module)
     target_latency = FakeTargetLatency()
     tracker = CostTracker(groups, size_cost(module, groups, target_latency.size(module)))
     for group in groups:
@@ -115,7 +115,7 @@ def test_size_price_shares_the_file_out_over_the_parameters() -> None:
 
 def test_a_trial_leaves_no_trace() -> None:
     module = vit()
-    groups, ranking = found(module)
+    groups, ranking = actual(module)
     before, state = module(images(2)), {name: value.clone() for name, value in module.state_dict().items()}
     attributes = {name: dict(vars(part)) for name, part in module.named_modules()}
     with temporarily(module):
@@ -131,7 +131,7 @@ def test_a_trial_leaves_no_trace() -> None:
 
 def test_damage_is_the_relative_logit_error_of_the_cut_network() -> None:
     module = network()
-    groups, ranking = found(module)
+    groups, ranking = actual(module)
     known: dict[str, tuple[SensitivityPoint, ...]] = {}
     curves = measure_sensitivity(module, groups[:2], ranking, validation(), None, known, lambda _: None)
     group = groups[0]
@@ -157,7 +157,7 @@ def test_damage_is_the_relative_logit_error_of_the_cut_network() -> None:
 
 def test_a_cut_that_does_not_run_or_answers_nothing_is_hopeless() -> None:
     module = network()
-    groups, ranking = found(module)
+    groups, ranking = actual(module)
     group = groups[0]
 
     broken = dataclasses.replace(

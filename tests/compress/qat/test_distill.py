@@ -300,18 +300,18 @@ def test_training_repairs_what_rounding_broke() -> None:
             tensor[:16] *= 60
     x = images(24)
     with torch.no_grad():
-        wanted = module(x)
+        expected = module(x)
     quantized = fake_quantized(module, x)
 
     def error() -> float:
         with torch.no_grad():
-            return relative_logit_error(quantized(x).numpy(), wanted.numpy())
+            return relative_logit_error(quantized(x).numpy(), expected.numpy())
 
     before = error()  # by the better estimator, without training
     optimizer = torch.optim.Adam(quantized.parameters(), lr=3e-5)
     quantized.train()
     for _ in range(40):
         optimizer.zero_grad()
-        nn.functional.mse_loss(quantized(x), wanted).backward()
+        nn.functional.mse_loss(quantized(x), expected).backward()
         optimizer.step()
     assert before > 0.1 and error() < 0.75 * before

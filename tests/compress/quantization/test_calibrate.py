@@ -133,9 +133,9 @@ def test_inputs_are_drawn_one_at_a_time() -> None:
             drawn.append(i)
             yield images(1, i)
 
-    heard: list[int] = []
-    calibrate(network(), stream(), progress=lambda _: heard.append(len(drawn)))
-    assert heard == [50, 100]
+    choices: list[int] = []
+    calibrate(network(), stream(), progress=lambda _: choices.append(len(drawn)))
+    assert choices == [50, 100]
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])

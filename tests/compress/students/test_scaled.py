@@ -108,9 +108,9 @@ def test_a_shallow_copy_starts_close_to_the_teacher(name: str) -> None:
     teacher, images = teacher_of(name), torch.randn(16, 1, PIXELS, PIXELS)
     copy = scale_model(teacher, Scale(depth=0.5), TASK, teacher.spec)
     stranger = build_model(name, TASK, size_px=PIXELS, colour="grey")
-    wanted = embeddings(teacher, images)
-    assert likeness(embeddings(copy, images), wanted) > 0.3
-    assert abs(likeness(embeddings(stranger, images), wanted)) < 0.15
+    expected = embeddings(teacher, images)
+    assert likeness(embeddings(copy, images), expected) > 0.3
+    assert abs(likeness(embeddings(stranger, images), expected)) < 0.15
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
@@ -118,8 +118,8 @@ def test_a_narrow_copy_starts_closer_than_a_stranger(name: str) -> None:
     teacher, images = teacher_of(name), torch.randn(16, 1, PIXELS, PIXELS)
     copy = scale_model(teacher, Scale(width=0.5), TASK, teacher.spec)
     selected = embeddings(copy, images)
-    wanted = embeddings(teacher, images)
-    assert likeness(selected, wanted[:, evenly_spaced(wanted.shape[1], selected.shape[1])]) > 0.15
+    expected = embeddings(teacher, images)
+    assert likeness(selected, expected[:, evenly_spaced(expected.shape[1], selected.shape[1])]) > 0.15
 
 
 def test_another_image_size_resamples_the_positions() -> None:
@@ -156,7 +156,7 @@ def test_a_teacher_of_mapped_labels_gives_its_layers(groups: Groups, single: boo
 
 
 @pytest.mark.parametrize(
-    ("stage", "width", "depth", "wanted"),
+    ("stage", "width", "depth", "expected"),
     [
         (Stage(192, 12, 3), 0.5, 0.5, Stage(128, 6, 2)),  # whole heads of 64
         (Stage(384, 12, 6), 0.5, 0.25, Stage(192, 3, 3)),
@@ -166,9 +166,11 @@ def test_a_teacher_of_mapped_labels_gives_its_layers(groups: Groups, single: boo
         (Stage(12, 1, 0), 0.5, 0.5, Stage(12, 1, 0)),  # narrower than 16 already
     ],
 )
-def test_widths_are_multiples_of_16_and_of_whole_heads(stage: Stage, width: float, depth: float, wanted: Stage) -> None:
+def test_widths_are_multiples_of_16_and_of_whole_heads(
+    stage: Stage, width: float, depth: float, expected: Stage
+) -> None:
     sizes = Sizes(stages=(stage,), stem=0, names=("embed_dim", "depth", "num_heads"), form="one")
-    assert scaled(sizes, width, depth).stages == (wanted,)
+    assert scaled(sizes, width, depth).stages == (expected,)
 
 
 def test_widths_that_double_follow_the_first_stage() -> None:
@@ -186,15 +188,15 @@ def test_a_scaled_student_can_be_scaled_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("scaled:width=0.5,depth=0.25", Scale(width=0.5, depth=0.25)),
         ("scaled:depth=0.5", Scale(depth=0.5)),
         ("scaled: width=1 , depth=1", Scale()),
     ],
 )
-def test_factors_are_read(text: str, wanted: Scale) -> None:
-    assert parse_scale(text) == wanted
+def test_factors_are_read(text: str, expected: Scale) -> None:
+    assert parse_scale(text) == expected
 
 
 @pytest.mark.parametrize(

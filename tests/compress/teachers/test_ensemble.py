@@ -35,7 +35,7 @@ class Fixed:
         self.card = TeacherCard(name=name, identity=f"{name}@1", spec=spec, task=task, family="cnn", features=("map",))
         self._logits = logits
 
-    def answer(self, images: torch.Tensor, wanted: tuple[str, ...] = ()) -> TeacherOutputs:
+    def answer(self, images: torch.Tensor, expected: tuple[str, ...] = ()) -> TeacherOutputs:
         return TeacherOutputs(self._logits)
 
 
@@ -47,16 +47,16 @@ def test_probabilities_are_averaged_each_at_its_own_temperature() -> None:
     cool = Task(kind="multiclass", labels=TASK.labels, temperature=2.0)
     teacher = EnsembleTeacher([Fixed("x", drawn(0)), Fixed("y", drawn(1), cool), Fixed("z", drawn(2))])
     p = [torch.softmax(drawn(0), 1), torch.softmax(drawn(1) / 2, 1), torch.softmax(drawn(2), 1)]
-    given = torch.softmax(teacher.answer(torch.zeros(7, 1, 8, 8)).logits, 1)
-    assert torch.allclose(given, torch.stack(p).mean(0), atol=1e-6)
+    supplied = torch.softmax(teacher.answer(torch.zeros(7, 1, 8, 8)).logits, 1)
+    assert torch.allclose(supplied, torch.stack(p).mean(0), atol=1e-6)
     assert teacher.card.task == TASK  # its temperature is 1 again
 
 
 def test_independent_findings_are_averaged_one_by_one() -> None:
     task = Task(kind="multilabel", labels=TASK.labels)
     teacher = EnsembleTeacher([Fixed("x", drawn(0), task), Fixed("y", drawn(1), task)])
-    given = torch.sigmoid(teacher.answer(torch.zeros(7, 1, 8, 8)).logits)
-    assert torch.allclose(given, (torch.sigmoid(drawn(0)) + torch.sigmoid(drawn(1))) / 2, atol=1e-6)
+    supplied = torch.sigmoid(teacher.answer(torch.zeros(7, 1, 8, 8)).logits)
+    assert torch.allclose(supplied, (torch.sigmoid(drawn(0)) + torch.sigmoid(drawn(1))) / 2, atol=1e-6)
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
@@ -69,20 +69,20 @@ def test_teachers_that_are_very_sure_stay_finite(exclusive: bool) -> None:
 
 def test_one_teacher_twice_is_that_teacher() -> None:
     teacher = EnsembleTeacher([Fixed("x", drawn(0)), Fixed("x", drawn(0))])
-    given = teacher.answer(torch.zeros(7, 1, 8, 8)).logits
-    assert torch.allclose(torch.softmax(given, 1), torch.softmax(drawn(0), 1), atol=1e-6)
+    supplied = teacher.answer(torch.zeros(7, 1, 8, 8)).logits
+    assert torch.allclose(torch.softmax(supplied, 1), torch.softmax(drawn(0), 1), atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         (msgspec.structs.replace(SPEC, height_px=16), "height_px is 8 and 16"),
         (msgspec.structs.replace(SPEC, resize="shortest"), 'resize is "stretch" and "shortest"'),
         (msgspec.structs.replace(SPEC, colour="rgb", mean=(0.5,) * 3, std=(1.0,) * 3), 'colour is "grey" and "rgb"'),
     ],
 )
-def test_images_that_are_prepared_differently_are_refused(spec: ImageSpec, said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_images_that_are_prepared_differently_are_refused(spec: ImageSpec, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         EnsembleTeacher([Fixed("x", drawn(0)), Fixed("y", drawn(1), spec=spec)])
 
 

@@ -111,9 +111,9 @@ def test_a_bundle_answers_as_monai_does(nets: Any, network: torch.nn.Module, tmp
     assert teacher.card.spec.shape == (1, 1, 32, 40)  # rows and columns as they are stored
     pixels = Pixels(values, 0, 255)
     assert np.allclose(preprocess(pixels, teacher.card.spec)[0], theirs.transpose(1, 2).numpy(), atol=1e-5)
-    given = teacher.answer(torch.from_numpy(prepare(pixels, teacher.card.spec))[None]).logits
-    assert torch.allclose(given, network(theirs[None]), atol=1e-5)
-    assert not torch.allclose(given, network(theirs.transpose(1, 2)[None]), atol=1e-5)
+    supplied = teacher.answer(torch.from_numpy(prepare(pixels, teacher.card.spec))[None]).logits
+    assert torch.allclose(supplied, network(theirs[None]), atol=1e-5)
+    assert not torch.allclose(supplied, network(theirs.transpose(1, 2)[None]), atol=1e-5)
 
 
 def test_what_a_bundle_says_of_itself_travels_along(network: torch.nn.Module, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_bundle_in_yaml_that_reads_images_as_they_are(network: torch.nn.Module
 
 
 @pytest.mark.parametrize(
-    ("transforms", "said"),
+    ("transforms", "message"),
     [
         ([{"_target_": "Resized", "keys": "image", "spatial_size": [24, 16]}], "does not antialias"),
         ([{"_target_": "ScaleIntensityd", "keys": "image"}], "by its own extremes"),
@@ -149,10 +149,10 @@ def test_a_bundle_in_yaml_that_reads_images_as_they_are(network: torch.nn.Module
     ],
 )
 def test_a_preprocessing_that_is_no_spec_is_refused_with_the_nearest(
-    transforms: list[dict[str, Any]], said: str, network: torch.nn.Module, tmp_path: Path
+    transforms: list[dict[str, Any]], message: str, network: torch.nn.Module, tmp_path: Path
 ) -> None:
     folder = publish(tmp_path / "b", network.state_dict(), chain(LOAD, FIRST, *transforms))
-    with pytest.raises(ModelError, match=f"{said}.* --teacher-spec") as caught:
+    with pytest.raises(ModelError, match=f"{message}.* --teacher-spec") as caught:
         opened(folder)
     text = str(caught.value)
     near = decode(text[text.index("{") : text.rindex("}") + 1], ImageSpec, source="the message")
@@ -163,7 +163,7 @@ def test_a_preprocessing_that_is_no_spec_is_refused_with_the_nearest(
 
 
 @pytest.mark.parametrize(
-    ("transforms", "said"),
+    ("transforms", "message"),
     [
         ([LOAD, {"_target_": "Rotate90d", "keys": "image"}], "turns or mirrors"),
         ([LOAD, {"_target_": "Transposed", "keys": "image", "indices": [2, 1, 0]}], r"only \[0, 2, 1\]"),
@@ -173,16 +173,16 @@ def test_a_preprocessing_that_is_no_spec_is_refused_with_the_nearest(
         ([LOAD, {"keys": "image"}], "has no '_target_'"),
     ],
 )
-def test_a_chain_that_turns_images_or_makes_no_sense_is_refused(transforms: list[dict[str, Any]], said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_a_chain_that_turns_images_or_makes_no_sense_is_refused(transforms: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         follow(transforms, 1, (32, 32))
 
 
 def test_what_the_chain_does_to_other_keys_is_not_the_images() -> None:
     label = {"_target_": "Rotate90d", "keys": ["label"]}
-    found = follow([LOAD, label, {"_target_": "Flipd", "keys": "image", "_disabled_": True}, RANGE], 3, (32, 40))
-    assert found.differences == []
-    assert nearest_spec(found) == ImageSpec(
+    actual = follow([LOAD, label, {"_target_": "Flipd", "keys": "image", "_disabled_": True}, RANGE], 3, (32, 40))
+    assert actual.differences == []
+    assert nearest_spec(actual) == ImageSpec(
         height_px=40, width_px=32, colour="rgb", mean=(0.5,) * 3, std=(0.5,) * 3, filter="bilinear"
     )
 
@@ -193,14 +193,14 @@ def test_what_the_chain_does_to_other_keys_is_not_the_images() -> None:
 )
 def test_a_network_that_is_not_in_the_list_is_refused(target: str, tmp_path: Path) -> None:
     folder = publish(tmp_path / "b", {}, {"network_def": {"_target_": target, "command": "touch ran"}})
-    said = "no classification model 'os'" if target.startswith("torchvision") else "DenseNet121"
-    with pytest.raises(ModelError, match=said):
+    message = "no classification model 'os'" if target.startswith("torchvision") else "DenseNet121"
+    with pytest.raises(ModelError, match=message):
         opened(folder)
     assert "UNet" not in NETWORKS and not Path("ran").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"out_channels": "$__import__('os').system('touch ran')"}, "expressions are not run"),
         ({"out_channels": "%other.json"}, "expressions are not run"),
@@ -214,10 +214,10 @@ def test_a_network_that_is_not_in_the_list_is_refused(target: str, tmp_path: Pat
     ],
 )
 def test_an_argument_that_is_no_plain_value_is_refused(
-    change: dict[str, Any], said: str, network: torch.nn.Module, tmp_path: Path
+    change: dict[str, Any], message: str, network: torch.nn.Module, tmp_path: Path
 ) -> None:
     folder = publish(tmp_path / "b", network.state_dict(), {"network_def": {**NETWORK, **change}})
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         opened(folder)
     assert not Path("ran").exists()
 
@@ -289,12 +289,12 @@ def test_networks_of_the_list_are_built_without_a_download(
     config = {"network_def": definition, **chain(LOAD, FIRST, RANGE)}
     teacher = opened(publish(tmp_path / "b", built.state_dict(), config))
     images = torch.rand(1, 3, 32, 40)
-    wanted = built.eval()(2 * images.transpose(2, 3) - 1)
-    assert torch.allclose(teacher.answer(images).logits, wanted, atol=1e-4)
+    expected = built.eval()(2 * images.transpose(2, 3) - 1)
+    assert torch.allclose(teacher.answer(images).logits, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("definition", "said"),
+    ("definition", "message"),
     [
         ({"_target_": "timm.create_model", "model_name": "test_resnet", "checkpoint_path": "x"}, "'checkpoint_path'"),
         ({"_target_": "timm.create_model", "model_name": "hf-hub:a/b"}, "is no timm name"),
@@ -304,8 +304,8 @@ def test_networks_of_the_list_are_built_without_a_download(
         ({"_target_": "TorchVisionFCModel", "model_name": "inception_v3", "pretrained": True}, "normalises its input"),
     ],
 )
-def test_arguments_that_would_do_more_than_build_are_refused(definition: dict[str, Any], said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_arguments_that_would_do_more_than_build_are_refused(definition: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         build_network(definition, "b")
 
 

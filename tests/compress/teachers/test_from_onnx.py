@@ -54,9 +54,9 @@ def write(
 
 def opened(path: str, study: Task = STUDY, spec: ImageSpec | None = SPEC, **options: object) -> OnnxTeacher:
     if spec is not None:
-        given = Path(path).with_suffix(".spec.json")
-        given.write_bytes(encode(spec))
-        options["spec"] = str(given)
+        supplied = Path(path).with_suffix(".spec.json")
+        supplied.write_bytes(encode(spec))
+        options["spec"] = str(supplied)
     source = TeacherSource(source=path, **options)  # type: ignore[arg-type]
     teacher = open_teacher((source,), study, TrainingConfig(device="cpu"))
     assert isinstance(teacher, OnnxTeacher)
@@ -84,8 +84,8 @@ def test_any_number_of_images_is_answered(batch: int | str, count: int, tmp_path
 def test_logits_are_taken_out_of_a_softmax(ending: tuple[str, ...], tmp_path: Path) -> None:
     teacher = opened(write(tmp_path / "net.onnx", ending), labels=STUDY.labels)
     images = torch.rand(6, 3, 8, 8)
-    given = torch.softmax(teacher.answer(images).logits, 1)
-    assert torch.allclose(given, torch.softmax(reference(images), 1), atol=1e-5)
+    supplied = torch.softmax(teacher.answer(images).logits, 1)
+    assert torch.allclose(supplied, torch.softmax(reference(images), 1), atol=1e-5)
     assert teacher.card.steps == (("net: log of its softmax",) if "Softmax" in ending else ())
 
 
@@ -94,8 +94,8 @@ def test_logits_are_taken_out_of_a_sigmoid(inside: bool, tmp_path: Path) -> None
     study = Task(kind="multilabel", labels=STUDY.labels)
     teacher = opened(write(tmp_path / "net.onnx", ("Sigmoid",) if inside else ()), study, labels=STUDY.labels)
     images = torch.rand(6, 3, 8, 8)
-    given = torch.sigmoid(teacher.answer(images).logits)
-    assert torch.allclose(given, torch.sigmoid(reference(images)), atol=1e-5)
+    supplied = torch.sigmoid(teacher.answer(images).logits)
+    assert torch.allclose(supplied, torch.sigmoid(reference(images)), atol=1e-5)
     assert teacher.card.steps == (("net: log-odds of its sigmoid",) if inside else ())
 
 
@@ -110,8 +110,8 @@ def test_a_single_sigmoid_is_a_binary_teacher(tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", ("Sigmoid",), weights=WEIGHTS[:, :1])
     teacher = opened(path, study, labels=study.labels)
     images = torch.rand(4, 3, 8, 8)
-    given = torch.softmax(teacher.answer(images).logits, 1)[:, 1]
-    assert torch.allclose(given, torch.sigmoid(reference(images)[:, 0]), atol=1e-5)
+    supplied = torch.softmax(teacher.answer(images).logits, 1)[:, 1]
+    assert torch.allclose(supplied, torch.sigmoid(reference(images)[:, 0]), atol=1e-5)
 
 
 def test_a_mapped_file_has_another_identity(tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_a_mapped_file_has_another_identity(tmp_path: Path) -> None:
     assert len({teacher.card.identity for teacher in teachers}) == 3
     images = torch.rand(4, 3, 8, 8)
     p = torch.softmax(reference(images), 1)
-    given = torch.softmax(teachers[0].answer(images).logits, 1)
-    assert torch.allclose(given, torch.stack([p[:, 0], p[:, 1] + p[:, 2]], 1), atol=1e-5)
+    supplied = torch.softmax(teachers[0].answer(images).logits, 1)
+    assert torch.allclose(supplied, torch.stack([p[:, 0], p[:, 1] + p[:, 2]], 1), atol=1e-5)
 
 
 def test_a_file_without_a_spec_is_refused_with_the_one_to_write(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_a_file_without_a_spec_is_refused_with_the_one_to_write(tmp_path: Path) 
     with pytest.raises(ModelError, match=r"silent wrong answer.* --teacher-spec") as caught:
         opened(path, spec=None, labels=STUDY.labels)
     text = str(caught.value)
-    told = decode(text[text.index("{") : text.rindex("}") + 1], ImageSpec, source="the message")
-    assert told.shape == SPEC.shape
+    lines = decode(text[text.index("{") : text.rindex("}") + 1], ImageSpec, source="the message")
+    assert lines.shape == SPEC.shape
 
 
 def test_a_file_without_labels_is_refused_with_the_option_to_add(tmp_path: Path) -> None:
@@ -148,15 +148,15 @@ def test_a_file_without_labels_is_refused_with_the_option_to_add(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"extra": True}, r"1 inputs and 2 outputs \(image, x0, flat\)"),
         ({"dtype": TensorProto.FLOAT16}, r"maps tensor\(float16\)"),
         ({"weights": np.full_like(WEIGHTS, np.nan)}, "not finite"),
     ],
 )
-def test_a_graph_that_gives_no_logits_is_refused(options: dict[str, object], said: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_a_graph_that_gives_no_logits_is_refused(options: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=message):
         opened(write(tmp_path / "net.onnx", **options), labels=STUDY.labels)  # type: ignore[arg-type]
 
 

@@ -45,37 +45,37 @@ def test_the_same_labels_in_another_order_are_permuted() -> None:
 def test_probabilities_of_labels_that_mean_the_same_are_added(temperature: float) -> None:
     known = Labelled((*THREE, "blurred"), "multiclass", temperature)
     source = TeacherSource(source="x", mapping={"bacterial": "pneumonia", "viral": "pneumonia"})
-    found = settle("x", 4, known, source, CHEST)
-    assert found.label_map is not None and found.task == Task(
+    actual = settle("x", 4, known, source, CHEST)
+    assert actual.label_map is not None and actual.task == Task(
         kind="binary", labels=CHEST.labels, temperature=temperature
     )
     logits = 4 * torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
     p = torch.softmax(logits.double() / temperature, 1)
-    wanted = torch.stack([p[:, 1], p[:, 0] + p[:, 2]], 1)
-    wanted = wanted / wanted.sum(1, keepdim=True)  # what is blurred is left out, the rest renormalised
-    given = torch.softmax(found.label_map(logits).double() / temperature, 1)
-    assert torch.allclose(given, wanted, atol=1e-6)
-    assert "bacterial + viral as pneumonia" in found.steps[0] and "left out: blurred" in found.steps[0]
+    expected = torch.stack([p[:, 1], p[:, 0] + p[:, 2]], 1)
+    expected = expected / expected.sum(1, keepdim=True)  # what is blurred is left out, the rest renormalised
+    supplied = torch.softmax(actual.label_map(logits).double() / temperature, 1)
+    assert torch.allclose(supplied, expected, atol=1e-6)
+    assert "bacterial + viral as pneumonia" in actual.steps[0] and "left out: blurred" in actual.steps[0]
 
 
 def test_one_output_of_a_binary_network_is_a_pair() -> None:
-    found = settled((), outputs=1, labels=CHEST.labels)
-    assert found.label_map is not None
+    actual = settled((), outputs=1, labels=CHEST.labels)
+    assert actual.label_map is not None
     logits = torch.tensor([[-1.5], [0.0], [3.0]])
-    assert torch.allclose(torch.softmax(found.label_map(logits), 1)[:, 1:], torch.sigmoid(logits))
+    assert torch.allclose(torch.softmax(actual.label_map(logits), 1)[:, 1:], torch.sigmoid(logits))
 
 
 def test_independent_findings_are_mapped_one_to_one() -> None:
     study = Task(kind="multilabel", labels=("effusion", "mass"))
-    found = settled(("Mass", "effusion", "hernia"), study, mapping={"Mass": "mass"})
-    assert found.label_map is not None
-    assert found.label_map(torch.tensor([[1.0, 2.0, 3.0]])).tolist() == [[2.0, 1.0]]
+    actual = settled(("Mass", "effusion", "hernia"), study, mapping={"Mass": "mass"})
+    assert actual.label_map is not None
+    assert actual.label_map(torch.tensor([[1.0, 2.0, 3.0]])).tolist() == [[2.0, 1.0]]
     with pytest.raises(ModelError, match="cannot be added"):
         settled(("Mass", "effusion", "mass"), study, mapping={"Mass": "mass"})
 
 
 @pytest.mark.parametrize(
-    ("theirs", "options", "said"),
+    ("theirs", "options", "message"),
     [
         ((), {"outputs": 2}, r"--teacher-labels normal,pneumonia"),
         ((), {"outputs": 5}, r"5 outputs .* --teacher-labels a,b,c,d,e --map a=normal --map b=pneumonia"),
@@ -90,9 +90,9 @@ def test_independent_findings_are_mapped_one_to_one() -> None:
     ],
 )
 def test_labels_that_cannot_be_the_studys_are_refused_with_what_helps(
-    theirs: tuple[str, ...], options: dict[str, object], said: str
+    theirs: tuple[str, ...], options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         settled(theirs, **options)  # type: ignore[arg-type]
 
 
@@ -116,10 +116,10 @@ def test_a_mapped_network_keeps_its_features_and_gets_another_identity(three: Mo
     assert not network.training
     assert torch.allclose(network(images), label_map(three.module(images)))
     assert offered(network, three.spec.shape) == offered(three.module, three.spec.shape) != {}
-    wanted = ("embedding", "map", "attention")
-    ours, theirs = tapped(network, wanted)(images), tapped(three.module, wanted)(images)
+    expected = ("embedding", "map", "attention")
+    ours, theirs = tapped(network, expected)(images), tapped(three.module, expected)(images)
     assert torch.allclose(ours.logits, network(images), atol=1e-6)
-    assert all(torch.equal(ours.features[name], theirs.features[name]) for name in wanted)
+    assert all(torch.equal(ours.features[name], theirs.features[name]) for name in expected)
     others = [LabelMap(((1,), (0,)), THREE), LabelMap(((0, 2), (1,)), THREE), label_map]
     hashes = {replace(three, module=mapped(three.module, other)).weights_sha256() for other in others}
     assert len(hashes | {three.weights_sha256()}) == 4
@@ -154,8 +154,8 @@ def test_a_model_folder_teaches_a_study_of_other_labels(three: Model, tmp_path_f
     assert set(teacher.card.features) == {"embedding", "map", "attention"}
     images = torch.rand(2, 1, 48, 48)
     p = torch.softmax(ModuleTeacher(three).answer(images).logits, 1)
-    given = torch.softmax(teacher.answer(images).logits, 1)
-    assert torch.allclose(given, torch.stack([p[:, 1], p[:, 0] + p[:, 2]], 1), atol=1e-5)
+    supplied = torch.softmax(teacher.answer(images).logits, 1)
+    assert torch.allclose(supplied, torch.stack([p[:, 1], p[:, 0] + p[:, 2]], 1), atol=1e-5)
     plain = open_teacher((TeacherSource(source=folder),), three.task, config, distillation.teacher_precision)
     assert teacher.card.identity != plain.card.identity
     assert (unmapped(teacher.model).task, unmapped(plain.model)) == (three.task, plain.model)  # type: ignore[union-attr]

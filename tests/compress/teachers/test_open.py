@@ -68,7 +68,7 @@ def test_a_model_folder_keeps_its_own_weights_and_spec(model: Model, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("keras:thing", r"kind 'keras' is not known; a teacher is a model folder, timm:NAME, hf-hub:OWNER/NAME"),
         ("/no/such/thing", r"/no/such/thing does not exist; a teacher is a model folder"),
@@ -82,8 +82,8 @@ def test_a_model_folder_keeps_its_own_weights_and_spec(model: Model, tmp_path: P
         ("outputs:/no/such/folder", "no cached answers"),
     ],
 )
-def test_a_source_that_is_no_teacher_is_refused(source: str, said: str) -> None:
-    with pytest.raises(ModelError, match=said):
+def test_a_source_that_is_no_teacher_is_refused(source: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         opened(source)
 
 
@@ -111,8 +111,8 @@ def test_a_timm_network_has_the_classes_and_channels_of_its_weights(tmp_path: Pa
     assert (spec.shape, spec.filter, spec.crop_fraction) == ((1, 1, 160, 160), "bilinear", 0.95)
     assert (teacher.card.licence, teacher.card.intended_use, teacher.card.family) == ("MIT", "tests", "cnn")
     images = torch.rand(2, 1, 160, 160)
-    wanted = network((images - spec.mean[0]) / spec.std[0])
-    assert torch.allclose(teacher.answer(images).logits, wanted, atol=1e-5)
+    expected = network((images - spec.mean[0]) / spec.std[0])
+    assert torch.allclose(teacher.answer(images).logits, expected, atol=1e-5)
     with pytest.raises(ModelError, match="--teacher-labels a,b,c"):
         opened("timm:test_resnet", THREE, **source)
     with pytest.raises(ModelError, match="--teacher-labels a,b,c --map a=normal --map b=finding"):
@@ -125,13 +125,13 @@ def test_a_timm_network_of_another_size_needs_its_spec(tmp_path: Path) -> None:
     network = timm.create_model("test_vit", num_classes=2, in_chans=1, img_size=64).eval()
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     (tmp_path / "spec.json").write_bytes(encode(GREY))
-    given = {"weights": str(tmp_path / "w.safetensors"), "labels": STUDY.labels}
-    teacher = opened("timm:test_vit", spec=str(tmp_path / "spec.json"), **given)
+    supplied = {"weights": str(tmp_path / "w.safetensors"), "labels": STUDY.labels}
+    teacher = opened("timm:test_vit", spec=str(tmp_path / "spec.json"), **supplied)
     assert teacher.card.spec == GREY
     images = torch.rand(2, 1, 64, 64)
     assert torch.allclose(teacher.answer(images).logits, network((images - 0.5) / 0.25), atol=1e-5)
     with pytest.raises(ModelError, match="trained at another image size, give its --teacher-spec"):
-        opened("timm:test_vit", **given)
+        opened("timm:test_vit", **supplied)
 
 
 def test_weights_that_are_not_the_networks_are_refused(model: Model, tmp_path: Path) -> None:
@@ -171,14 +171,14 @@ def test_weights_that_are_not_finite_are_refused_when_asked(model: Model, tmp_pa
 
 def test_a_spec_that_is_none_is_refused(tmp_path: Path) -> None:
     save_file(timm.create_model("test_resnet", num_classes=2).state_dict(), tmp_path / "w.safetensors")
-    given = {"weights": str(tmp_path / "w.safetensors"), "labels": STUDY.labels}
+    supplied = {"weights": str(tmp_path / "w.safetensors"), "labels": STUDY.labels}
     (tmp_path / "bad.json").write_text('{"height_px": 64}')
-    for spec, said in (("none.json", "cannot read --teacher-spec"), ("bad.json", "--teacher-spec .*width_px")):
-        with pytest.raises(ModelError, match=said):
-            opened("timm:test_resnet", spec=str(tmp_path / spec), **given)
+    for spec, message in (("none.json", "cannot read --teacher-spec"), ("bad.json", "--teacher-spec .*width_px")):
+        with pytest.raises(ModelError, match=message):
+            opened("timm:test_resnet", spec=str(tmp_path / spec), **supplied)
     (tmp_path / "grey.json").write_bytes(encode(GREY))
     with pytest.raises(ModelError, match="cannot run on images of 1×64×64"):
-        opened("timm:test_resnet", spec=str(tmp_path / "grey.json"), **given)
+        opened("timm:test_resnet", spec=str(tmp_path / "grey.json"), **supplied)
 
 
 # ------------------------------------------------------------------------------------------------------------- the hub
@@ -240,8 +240,8 @@ def test_a_network_of_the_hub_keeps_its_classifier_labels_and_licence(hub: Path)
     assert (teacher.card.licence, teacher.card.name) == ("cc-by-4.0", "chest")
     images = torch.rand(2, 3, 96, 96)
     p = torch.softmax(network((images - 0.5) / 0.25), 1)
-    given = torch.softmax(teacher.answer(images).logits, 1)
-    assert torch.allclose(given, torch.stack([p[:, 1], p[:, 0] + p[:, 2]], 1), atol=1e-5)
+    supplied = torch.softmax(teacher.answer(images).logits, 1)
+    assert torch.allclose(supplied, torch.stack([p[:, 1], p[:, 0] + p[:, 2]], 1), atol=1e-5)
 
 
 def test_a_network_of_the_hub_whose_classifier_would_be_new_is_refused(hub: Path) -> None:
@@ -315,5 +315,5 @@ def test_a_real_pneumonia_classifier_teaches_two_labels(shared_data: Path) -> No
     spec = teacher.card.spec
     normal = (images - torch.tensor(spec.mean)[:, None, None]) / torch.tensor(spec.std)[:, None, None]
     p = torch.softmax(inner(normal), 1)
-    given = torch.softmax(teacher.answer(images).logits, 1)
-    assert torch.allclose(given[:, 0], p[:, 1], atol=1e-5)
+    supplied = torch.softmax(teacher.answer(images).logits, 1)
+    assert torch.allclose(supplied[:, 0], p[:, 1], atol=1e-5)

@@ -47,8 +47,8 @@ def test_the_first_epoch_is_the_cpu_s(discs: Study, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("precision", "compiled"), [("bf16", False), ("fp32", True), ("bf16", True)])
 def test_every_precision_learns(discs: Study, tmp_path: Path, precision: str, compiled: bool) -> None:
-    found = losses(discs, config("cuda", precision, compile=compiled), tmp_path / "out")
-    assert found[1] < found[0] * 1.1
+    actual = losses(discs, config("cuda", precision, compile=compiled), tmp_path / "out")
+    assert actual[1] < actual[0] * 1.1
 
 
 def test_a_student_of_a_gpu_runs_on_a_cpu(discs: Study, tmp_path: Path) -> None:

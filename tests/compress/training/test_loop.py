@@ -32,8 +32,8 @@ def weights(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-def same(one, other):
-    return all(torch.equal(one[name], other[name]) for name in one)
+def same(single, other):
+    return all(torch.equal(single[name], other[name]) for name in single)
 
 
 def curve(trained):
@@ -51,9 +51,9 @@ def run_script(folder, name, delay_s=0.0, dropout=0.1, wrapper=()):
 
 def finish(process, timeout_s=180):
     """What it said; it must have ended well."""
-    said = process.communicate(timeout=timeout_s)[0]
-    assert process.returncode == 0, said
-    return said
+    message = process.communicate(timeout=timeout_s)[0]
+    assert process.returncode == 0, message
+    return message
 
 
 def read(folder, name, rank=0):
@@ -69,10 +69,10 @@ def test_it_learns_and_keeps_the_best_average():
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_does_not():
-    one, two = (weights(train(make_job(), CONFIG, quiet).network) for _ in range(2))
+    single, two = (weights(train(make_job(), CONFIG, quiet).network) for _ in range(2))
     other = weights(train(make_job(), replace(CONFIG, seed=1), quiet).network)
-    assert same(one, two)
-    assert not same(one, other)
+    assert same(single, two)
+    assert not same(single, other)
 
 
 def test_a_run_killed_within_an_epoch_goes_on_to_the_same_weights(tmp_path):
@@ -87,19 +87,19 @@ def test_a_run_killed_within_an_epoch_goes_on_to_the_same_weights(tmp_path):
     state = torch.load(tmp_path / "killed.pt", weights_only=True)
     assert not (tmp_path / "killed.0").exists()
     assert len(state["history"]) < CONFIG.epochs
-    told = finish(run_script(tmp_path, "killed"))
-    assert "resuming after epoch" in told
+    lines = finish(run_script(tmp_path, "killed"))
+    assert "resuming after epoch" in lines
     assert read(tmp_path, "killed") == read(tmp_path, "whole")
 
 
 def test_two_processes_follow_the_curve_of_one(tmp_path):
     finish(run_script(tmp_path, "one", dropout=0.0))
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    told = finish(run_script(tmp_path, "two", dropout=0.0, wrapper=torchrun))
-    expected, found = read(tmp_path, "one"), read(tmp_path, "two")
-    np.testing.assert_allclose([row["loss"] for row in found[0]], [row["loss"] for row in expected[0]], rtol=1e-3)
-    assert read(tmp_path, "two", rank=1) == found  # both hold the same network
-    assert told.count("epoch   1/3") == 1  # only the first process speaks
+    lines = finish(run_script(tmp_path, "two", dropout=0.0, wrapper=torchrun))
+    expected, actual = read(tmp_path, "one"), read(tmp_path, "two")
+    np.testing.assert_allclose([row["loss"] for row in actual[0]], [row["loss"] for row in expected[0]], rtol=1e-3)
+    assert read(tmp_path, "two", rank=1) == actual  # both hold the same network
+    assert lines.count("epoch   1/3") == 1  # only the first process speaks
 
 
 def test_accumulation_gives_the_step_of_the_whole_batch():
@@ -117,11 +117,11 @@ def test_a_micro_batch_as_large_as_the_batch_changes_nothing():
 def test_it_stops_when_the_score_stays_away():
     job = make_job()
     scores = iter([0.5, 0.9, 0.1, 0.2, 0.3, 0.4, 0.5])
-    told = []
+    lines = []
     stopped = train(
         type(job)(**{**vars(job), "score": lambda network: next(scores)}),
         replace(CONFIG, epochs=20, patience=3),
-        told.append,
+        lines.append,
     )
     assert len(stopped.history) == 5
     assert stopped.best == 0.9
@@ -158,10 +158,10 @@ def test_too_few_cases_for_the_processes(monkeypatch):
 def test_a_checkpoint_of_another_job_is_not_used(tmp_path):
     job = make_job(tmp_path / "c.pt")
     train(job, replace(CONFIG, epochs=1), quiet)
-    told = []
+    lines = []
     other = type(job)(**{**vars(make_job(tmp_path / "c.pt")), "fingerprint": "another"})
-    train(other, replace(CONFIG, epochs=1), told.append)
-    assert not any("resuming" in line for line in told)
+    train(other, replace(CONFIG, epochs=1), lines.append)
+    assert not any("resuming" in line for line in lines)
 
 
 def test_a_damaged_checkpoint_is_not_used(tmp_path):
@@ -237,13 +237,13 @@ def test_schedule():
 
 
 def test_average_against_the_formula():
-    one, other = network(), network()
+    single, other = network(), network()
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(1.0)
-    before = weights(one)
-    ExponentialMovingAverage(one, other).update(0.75)
-    for name, value in weights(one).items():
+    before = weights(single)
+    ExponentialMovingAverage(single, other).update(0.75)
+    for name, value in weights(single).items():
         torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * other.state_dict()[name])
     assert decay_at(0, 0.995) == pytest.approx(0.1)
     assert decay_at(100_000, 0.995) == 0.995

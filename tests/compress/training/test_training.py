@@ -97,9 +97,9 @@ def test_test_cases_are_never_read(discs: Study, tmp_path: Path) -> None:
             return discs.source.content_sha256(image)
 
     guarded = msgspec.structs.replace(discs, source=NoTest())
-    one = msgspec.structs.replace(FAST, epochs=1)
-    teacher = finetune(guarded, start(discs), one, tmp_path / "t", silent)
-    distill((guarded,), ModuleTeacher(teacher), start(discs), one, tmp_path / "s", silent, Distillation(views=1))
+    single = msgspec.structs.replace(FAST, epochs=1)
+    teacher = finetune(guarded, start(discs), single, tmp_path / "t", silent)
+    distill((guarded,), ModuleTeacher(teacher), start(discs), single, tmp_path / "s", silent, Distillation(views=1))
 
 
 def test_a_frozen_backbone_trains_the_classifier_only(discs: Study, tmp_path: Path) -> None:

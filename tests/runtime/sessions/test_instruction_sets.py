@@ -97,7 +97,7 @@ def saturating_bundle(tiny, path):
 
 
 @pytest.mark.parametrize(
-    ("cpu", "chosen", "said"),
+    ("cpu", "chosen", "message"),
     [
         (GENOA, "onnxruntime-cpu-int8", ""),
         (ORIN, "onnxruntime-cpu-int8", ""),
@@ -107,13 +107,13 @@ def saturating_bundle(tiny, path):
     ],
 )
 def test_the_engine_takes_the_reduced_range_where_the_full_one_saturates(
-    tiny, tmp_path, monkeypatch, caplog, cpu, chosen, said
+    tiny, tmp_path, monkeypatch, caplog, cpu, chosen, message
 ):
     path = saturating_bundle(tiny, tmp_path / "a.medfm")
     monkeypatch.setattr("medfm_compress.runtime.engine.read_cpu", lambda: cpu)
     with caplog.at_level(logging.INFO, "medfm_compress.runtime"), Engine(path, threads=1, unverified=True) as engine:
         assert engine.variant.name == engine.predict(tiny.image()).variant == chosen
-    assert said in caplog.text
+    assert message in caplog.text
 
 
 def test_without_vnni_onnxruntime_is_told_to_multiply_exactly(tiny, monkeypatch):

@@ -24,9 +24,9 @@ def optimised(model, path, kind):
 def test_an_onnx_file_is_read_like_onnx_reads_it(tiny, tmp_path):
     for model in (tiny.network(), tiny.quantized_network(), optimised(tiny.network(), tmp_path / "m.onnx", "ONNX")):
         nodes = onnx.load_from_string(model).graph.node
-        found = read_operators(model)
-        assert found.kinds == {node.op_type for node in nodes} and found.domains == {node.domain for node in nodes}
-        assert not found.external and not is_ort_format(model)
+        actual = read_operators(model)
+        assert actual.kinds == {node.op_type for node in nodes} and actual.domains == {node.domain for node in nodes}
+        assert not actual.external and not is_ort_format(model)
 
 
 def test_an_ort_file_holds_what_the_optimised_onnx_file_holds(tiny, tmp_path):
@@ -43,8 +43,8 @@ def test_weights_that_spell_an_operator_are_not_one(tiny):
     word = b"\x22\x10DequantizeLinear" + b"\x0a\x08location\x12"
     raw = np.frombuffer(word.ljust(32, b"\0"), np.float32)
     model.graph.initializer.append(onnx.numpy_helper.from_array(raw, "unused"))
-    found = read_operators(model.SerializeToString())
-    assert "DequantizeLinear" not in found.kinds and not found.external
+    actual = read_operators(model.SerializeToString())
+    assert "DequantizeLinear" not in actual.kinds and not actual.external
 
 
 def test_nested_graphs_and_functions_are_looked_into():
