@@ -146,8 +146,9 @@ def carry_out(place: Place, run: Run, folder: Path) -> str:
     shutil.rmtree(folder / MODEL / "training", ignore_errors=True)
     for judged in result.judged:
         print_line(
-            f"{run.name}: {judged.split} {judged.student.estimate:.4f}, teacher {judged.teacher.estimate:.4f}, difference "
-            f"{judged.difference.estimate:+.4f} [{judged.difference.low:+.4f}, {judged.difference.high:+.4f}], {judged.outcome}"
+            f"{run.name}: {judged.split} {judged.student.estimate:.4f}, teacher {judged.teacher.estimate:.4f}, "
+            f"difference {judged.difference.estimate:+.4f} "
+            f"[{judged.difference.low:+.4f}, {judged.difference.high:+.4f}], {judged.outcome}"
         )
     return "done"
 
