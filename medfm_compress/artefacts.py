@@ -7,6 +7,7 @@ folder is another teacher.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,7 +66,7 @@ class ModelFolder:
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 over names and contents of its files."""
-        return _folder_sha256(self.path)
+        return _folder_sha256(self.path, leave=_WORKING_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,15 @@ class NamedInput:
     @property
     def path(self) -> Path:
         """Where it is, if it is a path."""
-        return Path(self.name.partition(":")[2] if self.name.startswith("outputs:") else self.name)
+        name = self.name.partition(":")[2] if self.name.startswith("outputs:") else self.name
+        return Path(name if Path(name).exists() else name.partition("#")[0])  # BUNDLE#VARIANT
 
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 of the content, or of the name where there is none."""
         if self.path.is_dir():
-            return _folder_sha256(self.path)
+            is_model = (self.path / "model.json").is_file()
+            return _folder_sha256(self.path, leave=_WORKING_FOLDER if is_model else "")
         return _file_sha256(self.path) if self.path.is_file() else digest(self.name)
 
 
@@ -130,12 +133,12 @@ class TeacherInput:
         return digest([said, [NamedInput(name).fingerprint if name else "" for name in names]])
 
 
-def _folder_sha256(folder: Path) -> str:
+def _folder_sha256(folder: Path, leave: str = "") -> str:
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; it was there when the step before was done: do that step again")
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    names = [path.relative_to(folder) for path in paths]
-    return digest([(str(name), _file_sha256(folder / name)) for name in names if name.parts[0] != _WORKING_FOLDER])
+    walked = os.walk(folder, followlinks=True)
+    names = sorted(Path(inside, name).relative_to(folder) for inside, _, files in walked for name in files)
+    return digest([(str(name), _file_sha256(folder / name)) for name in names if name.parts[0] != leave])
 
 
 def _file_sha256(path: Path) -> str:

@@ -79,10 +79,12 @@ class Job:
         if settings is None:
             return self
         make = partial(steps.pretrain, table.path, settings, self._progress)
-        reads = [table, *_named(settings.weights, *settings.more)]
+        reads = [table, *_named(settings.weights), *_studies(settings.more)]
         backbone = self._cache.step("pretrain", ModelFolder(self._out / "backbone"), reads, settings, make)
         return Job(
-            self._loaded.having(with_backbone(self._recipe, settings, str(backbone.path))), self._out, self._progress
+            self._loaded.having(with_backbone(self._recipe, settings, str(backbone.path.resolve()))),
+            self._out,
+            self._progress,
         )
 
     def teacher(self, table: StudyTable) -> TeacherInput:
@@ -99,7 +101,7 @@ class Job:
         """The student, distilled."""
         settings = self._recipe.distill
         make = partial(steps.distill, table.path, teacher.sources, settings, self._progress)
-        reads: list[Input] = [table, teacher, *_named(settings.student, settings.weights, *settings.more)]
+        reads: list[Input] = [table, teacher, *_named(settings.student, settings.weights), *_studies(settings.more)]
         return self._cache.step("distill", ModelFolder(self._out / "student"), reads, settings, make)
 
     def pruned(self, table: StudyTable, teacher: TeacherInput, student: ModelFolder) -> ModelFolder:
@@ -144,6 +146,10 @@ class Job:
         shipped = self._out / f"{self._recipe.name}.medfm"
         verdict = steps.gate(report.json, bundle.path, shipped)
         return Finished(shipped, report.path, load_report(report.json), verdict)
+
+
+def _studies(paths: tuple[str, ...]) -> list[Input]:
+    return [StudyTable(Path(path)) for path in paths]
 
 
 def _named(*names: str) -> list[Input]:

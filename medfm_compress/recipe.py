@@ -170,6 +170,10 @@ class BenchStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         check(self)
 
 
+_TAKEN = ("exported", "quantized")  # bundles of the steps before
+_LONGEST_NAME = 100
+
+
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole job.
 
@@ -204,6 +208,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise InputError(f"name is {self.name!r}; use letters, digits, '-' and '_'")
+        if self.name in _TAKEN:
+            raise InputError(f"name is {self.name!r}, which a step's own bundle is called; choose another")
+        if len(self.name) > _LONGEST_NAME:
+            raise InputError(f"name has {len(self.name)} characters; it may have {_LONGEST_NAME}")
         if (self.teacher is None) == (not self.teachers):
             raise InputError(
                 "a recipe has either 'teacher' (trained here, or a folder) or 'teachers'; give one of them"

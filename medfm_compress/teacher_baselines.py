@@ -76,7 +76,13 @@ def _is_own_folder(sources: Sequence[TeacherSource], model: Model) -> bool:
     from medfm_compress.compress.networks.model import CARD, load_model_card
 
     folder = Path(sources[0].source)
-    return len(sources) == 1 and (folder / CARD).is_file() and load_model_card(folder).task == model.task
+    return (
+        len(sources) == 1
+        and not sources[0].mapping
+        and not sources[0].labels
+        and (folder / CARD).is_file()
+        and load_model_card(folder).task == model.task
+    )
 
 
 def teacher_in_engines(

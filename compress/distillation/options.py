@@ -39,8 +39,8 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     teacher_weight: Annotated[float, Meta(ge=0, le=1)] = 0.8
     label_loss: LabelLoss = "cross-entropy"
     balanced: bool = True
-    views: Annotated[int, Meta(ge=1)] = 6
-    views_seed: int = 0
+    views: Annotated[int, Meta(ge=1, le=10_000)] = 6
+    views_seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
     unlabelled: bool = True
     label_weight_column: str = ""
     teacher_weight_column: str = ""

@@ -36,7 +36,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     samples: Annotated[int, Meta(ge=MIN_CALIBRATION_CASES)] = 300
     validation_samples: Annotated[int, Meta(ge=1)] = 128
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
     targets: Annotated[tuple[str, ...], TARGETS] = ()
     error_limit: Annotated[float, Meta(gt=0)] = 0.03
     auroc_limit: Annotated[float, Meta(ge=0)] = 0.02

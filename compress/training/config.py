@@ -49,7 +49,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     modality: Modality = "radiograph"
     checkpoint_minutes: Annotated[float, Meta(ge=0, le=1e6)] = 5.0
     tensorboard: str = ""
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
 
     def __post_init__(self) -> None:
         check(self)

@@ -135,6 +135,32 @@ def test_a_name_that_is_no_path_counts_as_its_name(tmp_path: Path) -> None:
     assert outputs.fingerprint == ModelFolder(tmp_path / "o").fingerprint
 
 
+def test_a_variant_of_a_bundle_is_as_old_as_its_bundle(tmp_path: Path) -> None:
+    (tmp_path / "b.medfm").write_text("one")
+    before = NamedInput(f"{tmp_path / 'b.medfm'}#openvino-cpu-int8").fingerprint
+    (tmp_path / "b.medfm").write_text("two")
+    assert NamedInput(f"{tmp_path / 'b.medfm'}#openvino-cpu-int8").fingerprint != before
+
+
+def test_every_part_of_a_folder_counts_that_is_no_model(tmp_path: Path) -> None:
+    """Behind a link, and in a folder that only a model folder keeps for itself."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "bundle" / "training").mkdir(parents=True)
+    (tmp_path / "bundle" / "linked").symlink_to(tmp_path / "elsewhere")
+    seen = set()
+    for path in ("bundle/a", "bundle/training/a", "elsewhere/a"):
+        (tmp_path / path).write_text("a")
+        seen.add(NamedInput(str(tmp_path / "bundle")).fingerprint)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("name", ["quantized", "exported", "n" * 101])
+def test_a_name_that_a_step_s_bundle_has_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("name: job", f"name: {name}"))
+    with pytest.raises(InputError, match="name"):
+        load_recipe(tmp_path / "r.yaml")
+
+
 def test_what_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no folder"):
         _ = ModelFolder(tmp_path / "nowhere").fingerprint

@@ -97,6 +97,17 @@ def test_a_bench_times_an_onnx_teacher_in_a_fresh_process(
     assert measurement.session_ms and "onnxruntime" in measurement.target
 
 
+def test_labels_that_are_mapped_are_mapped_in_the_bench_as_well(folder: TeacherSource) -> None:
+    """A permutation leaves the task as it was, and the answers not."""
+    swapped = msgspec.structs.replace(folder, mapping={"normal": "finding", "finding": "normal"})
+    image = np.random.default_rng(0).normal(size=(1, 1, 40, 40)).astype(np.float32)
+    plain, other = (
+        Reference((source,), STUDY, threads=1).ref.session.open().run({"image": image})["logits"]
+        for source in (folder, swapped)
+    )
+    np.testing.assert_allclose(np.diff(other), -np.diff(plain), atol=1e-5)
+
+
 def test_a_model_folder_is_opened_by_the_session_of_model_folders(folder: TeacherSource) -> None:
     reference = Reference((folder,), STUDY, threads=1)
     assert reference.ref.session.opener.endswith("torch_session:open_session")
