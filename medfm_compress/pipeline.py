@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -16,11 +16,14 @@ from medfm_compress.artefacts import BundleFile, Input, ModelFolder, NamedInput,
 from medfm_compress.bench.gate.policy_file import LoadedPolicy, load_policy
 from medfm_compress.bench.report import Report, load_report
 from medfm_compress.bench.types.verdict import Verdict
+from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.teachers.source import TeacherSource
-from medfm_compress.recipe import LoadedRecipe, with_backbone
+from medfm_compress.recipe import DistillStep, FinetuneStep, LoadedRecipe, PretrainStep, with_backbone
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.step_cache import StepCache
+
+Trained = TypeVar("Trained", PretrainStep, FinetuneStep, DistillStep, PruneOptions)
 
 
 class Finished(NamedTuple):
@@ -80,7 +83,7 @@ class Job:
             return self
         make = partial(steps.pretrain, table.path, settings, self._progress)
         reads = [table, *_named(settings.weights), *_studies(settings.more)]
-        backbone = self._cache.step("pretrain", ModelFolder(self._out / "backbone"), reads, settings, make)
+        backbone = self._cache.step("pretrain", ModelFolder(self._out / "backbone"), reads, _deciding(settings), make)
         return Job(
             self._loaded.having(with_backbone(self._recipe, settings, str(backbone.path.resolve()))),
             self._out,
@@ -94,7 +97,7 @@ class Job:
             return TeacherInput(self._recipe.teachers)
         make = partial(steps.prepare_teacher, table.path, settings, self._progress)
         reads = [table, *_named(settings.weights, settings.folder)]
-        folder = self._cache.step("teacher", ModelFolder(self._out / "teacher"), reads, settings, make)
+        folder = self._cache.step("teacher", ModelFolder(self._out / "teacher"), reads, _deciding(settings), make)
         return TeacherInput((TeacherSource(source=str(folder.path)),))
 
     def student(self, table: StudyTable, teacher: TeacherInput) -> ModelFolder:
@@ -102,7 +105,7 @@ class Job:
         settings = self._recipe.distill
         make = partial(steps.distill, table.path, teacher.sources, settings, self._progress)
         reads: list[Input] = [table, teacher, *_named(settings.student, settings.weights), *_studies(settings.more)]
-        return self._cache.step("distill", ModelFolder(self._out / "student"), reads, settings, make)
+        return self._cache.step("distill", ModelFolder(self._out / "student"), reads, _deciding(settings), make)
 
     def pruned(self, table: StudyTable, teacher: TeacherInput, student: ModelFolder) -> ModelFolder:
         """The student with less in it, where the recipe asks for that."""
@@ -111,7 +114,7 @@ class Job:
             return student
         make = partial(steps.prune, table.path, teacher.sources, student.path, settings, self._progress)
         output = ModelFolder(self._out / "pruned")
-        return self._cache.step("prune", output, [table, teacher, student], settings, make)
+        return self._cache.step("prune", output, [table, teacher, student], _deciding(settings), make)
 
     def exported(self, table: StudyTable, student: ModelFolder) -> BundleFile:
         """The FP32 bundle."""
@@ -138,14 +141,20 @@ class Job:
             settings if settings.cache else msgspec.structs.replace(settings, cache=str(self._out / "report" / "cache"))
         )
         make = partial(steps.bench, table.path, teacher.sources, bundle.path, policy, kept, self._progress)
+        decides = msgspec.structs.replace(settings, cache="")
         reads: list[Input] = [table, teacher, bundle, *_named(*settings.external_models, settings.baseline)]
-        return self._cache.step("bench", ReportFolder(self._out / "report"), reads, [settings, policy.sha256], make)
+        return self._cache.step("bench", ReportFolder(self._out / "report"), reads, [decides, policy.sha256], make)
 
     def judged(self, report: ReportFolder, bundle: BundleFile) -> Finished:
         """The verdict, and the bundle that carries it."""
         shipped = self._out / f"{self._recipe.name}.medfm"
         verdict = steps.gate(report.json, bundle.path, shipped)
         return Finished(shipped, report.path, load_report(report.json), verdict)
+
+
+def _deciding(settings: Trained) -> Trained:
+    """``settings`` without what decides nothing: where logs go, how often a checkpoint is written."""
+    return msgspec.structs.replace(settings, training=settings.training.outcome())
 
 
 def _studies(paths: tuple[str, ...]) -> list[Input]:

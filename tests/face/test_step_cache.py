@@ -103,6 +103,13 @@ def test_what_training_leaves_to_go_on_with_is_not_the_model(job: Callable[[], l
     assert job() == []
 
 
+def test_where_logs_go_decides_nothing(job: Callable[[], list[str]], tmp_path: Path) -> None:
+    job()
+    text = RECIPE.replace("{student: resnet10t,", "{student: resnet10t, training: {tensorboard: logs, epochs: 30},")
+    (tmp_path / "recipe.yaml").write_text(text + "bench: {cache: images}\n")
+    assert "bench" not in (again := job()) and "teacher" not in again
+
+
 def test_another_version_repeats_everything(job: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     job()
     monkeypatch.setattr(step_cache, "__version__", "99.0")
