@@ -183,7 +183,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         split: how to cut the study; without it the study's own splits hold.
         pretrain: optional, see `PretrainStep`; the teacher or the student of the same ``model`` starts from it.
         teacher: a teacher that is trained here, or a model folder, see `FinetuneStep`.
-        teachers: in its place any others, see `TeacherSource`; several are averaged.
+        teachers: any other teachers, instead of ``teacher``, see `TeacherSource`; several are averaged.
         distill: see `DistillStep`.
         prune: optional, see `PruneOptions`.
         export: see `ExportStep`.

@@ -77,6 +77,7 @@ def prepare_teacher(study: Path, step: FinetuneStep, progress: Progress, out: Pa
 
 def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path) -> Pretrained:
     """Build the network that ``step`` names and pre-train it on images without labels."""
+    _check_folder(out)
     import torch
 
     from medfm_compress.compress.networks.build import build_model
@@ -101,6 +102,7 @@ def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path) -> 
 
 def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path) -> Model:
     """Build the teacher that ``step`` names and train it on the study's train split."""
+    _check_folder(out)
     import torch
 
     from medfm_compress.compress.networks.build import build_model
@@ -132,6 +134,7 @@ def distill(
     on_choice: Callable[[Choice], None] = lambda _: None,
 ) -> Model:
     """Distil the teachers' mean into the student that ``step`` names; ``on_choice`` gets what ``auto`` chose."""
+    _check_folder(out)
     import torch
 
     from medfm_compress.compress.distillation.distill import distill as train_student
@@ -195,6 +198,7 @@ def prune(
     out: Path,
 ) -> PruningRecord:
     """Prune a model and let it recover by distillation from the teachers, or without any from what it was."""
+    _check_folder(out)
     from medfm_compress.compress.networks.model import load_model
     from medfm_compress.compress.pruning.iterative import PruningRun, prune_and_recover
     from medfm_compress.compress.teachers.open import open_teacher
@@ -206,6 +210,12 @@ def prune(
     cases = open_study(study, dicom_rules=student.spec.dicom)
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
     return prune_and_recover(PruningRun(cases, teacher, options, out, progress), student)
+
+
+def _check_folder(out: Path) -> None:
+    """Said at once, and not after the training: a model is a folder."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; a model is a folder: name another")
 
 
 def task_of(cases: Study) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,9 @@ def bench(bundle: Bundle, step: BenchStep, teacher: Teachers, study: Study, poli
     sources = tuple(TeacherSource(source=name) for name in teacher)
     report = steps.bench(study, sources, bundle, load_policy(policy), step, console.progress, out)
     verdict = judge(report)
-    console.emit(lambda: report_as_json(report, verdict, out), lambda: print_report(report, verdict, out))
+    console.emit(
+        lambda: report_as_json(report, verdict, out), lambda: print_report(report, verdict, out, policy, bundle)
+    )
 
 
 def report_as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def report_as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any
     }
 
 
-def print_report(report: Report, verdict: Verdict, out: Path) -> None:
+def print_report(report: Report, verdict: Verdict, out: Path, policy: Path, bundle: Path) -> None:
     """What people read of a bench: speed, accuracy, verdict, where the report is."""
     from medfm_compress.bench.render.format import bounds, number, signed
 
@@ -102,7 +105,13 @@ def print_report(report: Report, verdict: Verdict, out: Path) -> None:
         console.say(f"noisy: {reason}")
     console.say(f"verdict: {verdict.outcome}")
     console.say(f"report:  {out / 'report.html'}")
-    console.say(f"judge it with: medfm-compress gate {out / 'report.json'}")
+    console.say(f"judge it with: {gate_command(out / 'report.json', policy, bundle)}")
+
+
+def gate_command(report: Path, policy: Path, bundle: Path) -> str:
+    """The command that judges a report and records the verdict, ready for a shell."""
+    words = ["medfm-compress", "gate", str(report), "--policy", str(policy), "--bundle", str(bundle)]
+    return shlex.join(words)
 
 
 def _name(comparison: Comparison) -> str:

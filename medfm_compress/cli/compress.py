@@ -31,7 +31,7 @@ def compress(
     loaded = load_recipe(recipe)
     folder = out or Path("runs") / loaded.recipe.name
     finished = pipeline.compress(loaded, study, folder, console.progress)
-    console.emit(lambda: finished_as_json(finished), lambda: print_finished(finished))
+    console.emit(lambda: finished_as_json(finished), lambda: print_finished(finished, Path(loaded.recipe.policy)))
     raise typer.Exit(EXIT_CODES[finished.verdict.outcome])
 
 
@@ -43,9 +43,9 @@ def finished_as_json(finished: Finished) -> dict[str, Any]:
     return bundle | report_as_json(finished.report, finished.verdict, finished.report_folder)
 
 
-def print_finished(finished: Finished) -> None:
+def print_finished(finished: Finished, policy: Path) -> None:
     """The table, the verdict and where everything is."""
     from medfm_compress.cli.bench import print_report
 
-    print_report(finished.report, finished.verdict, finished.report_folder)
+    print_report(finished.report, finished.verdict, finished.report_folder, policy, finished.bundle)
     console.say(f"bundle:  {finished.bundle}")

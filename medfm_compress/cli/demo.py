@@ -20,16 +20,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of the synthetic study and of training.")] = 0,
 ) -> None:
-    """Draw a synthetic study, train a teacher, compress it, judge it, and say how to predict. About two minutes."""
+    """Draw a synthetic study, train a teacher, compress it, judge it, and say how to predict. About four minutes."""
     from medfm_compress.demo import run_demo
 
     finished, image = run_demo(out, seed, console.progress)
-    console.emit(lambda: finished_as_json(finished), lambda: _print_demo(finished, image))
+    console.emit(lambda: finished_as_json(finished), lambda: _print_demo(finished, image, out))
     raise typer.Exit(EXIT_CODES[finished.verdict.outcome])
 
 
-def _print_demo(finished: Finished, image: Path) -> None:
-    print_finished(finished)
+def _print_demo(finished: Finished, image: Path, out: Path) -> None:
+    print_finished(finished, out / "policy.yaml")
     console.say()
     console.say("predict on one of its DICOM files, without PyTorch:")
     console.say(f"  medfm-compress run {finished.bundle} {image}")

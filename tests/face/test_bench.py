@@ -106,7 +106,7 @@ def test_targets_are_checked() -> None:
     assert cpu_targets(("openvino:cpu", "torch:cpu")) == ("openvino:cpu", "torch:cpu")
     assert split_targets(("openvino:cpu", "torch:cpu")) == (("openvino:cpu", "torch:cpu"), None)
     assert split_targets(("openvino:cpu:int8:2", "torch:cpu")) == (("openvino:cpu:int8", "torch:cpu"), 2)
-    with pytest.raises(InputError, match="names 1 and 2 threads"):
+    with pytest.raises(InputError, match="name 1 and 2 threads"):
         split_targets(("openvino:cpu:int8:2", "torch:cpu:fp32:1"))
     for wrong in ("tflite:cpu", "onnxruntime:cuda"):
         with pytest.raises(InputError, match=wrong):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from medfm_compress import steps
 from medfm_compress.bench.types.target import split_targets
 from medfm_compress.cli import console
+from medfm_compress.cli.bench import gate_command
 from medfm_compress.compress.quantization.options import QuantizeOptions
+from medfm_compress.recipe import FinetuneStep
 from medfm_compress.runtime.errors import InputError
 
 
@@ -54,3 +57,15 @@ def test_quantize_takes_engines_and_threads_from_its_targets() -> None:
     assert (options.targets, options.threads) == (("openvino:cpu", "onnxruntime:cpu"), 2)
     with pytest.raises(InputError, match="quantize makes int8; give openvino:cpu:int8"):
         steps._for_engines(QuantizeOptions(targets=("openvino:cpu:bf16",)))
+
+
+def test_the_command_that_judges_can_be_pasted() -> None:
+    command = gate_command(Path("my report/report.json"), Path("policy.yaml"), Path("small one.medfm"))
+    assert command == ("medfm-compress gate 'my report/report.json' --policy policy.yaml --bundle 'small one.medfm'")
+
+
+def test_a_file_where_a_model_folder_is_to_be_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("precious")
+    with pytest.raises(InputError, match="is a file; a model is a folder"):
+        steps.finetune(tmp_path, FinetuneStep(model="resnet10t"), console.progress, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "precious"
