@@ -9,6 +9,8 @@ one precision (they differ by rounding, and training is not reproducible to the 
 from __future__ import annotations
 
 import argparse
+import csv
+import itertools
 import json
 import sys
 import time
@@ -36,11 +38,16 @@ EPOCHS = 3
 
 
 class Lines(list[str]):
-    """Progress that is kept and shown."""
+    """Progress that is kept and shown, with the time at which each line came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times_s: list[float] = []
 
     def __call__(self, line: str) -> None:
         """Take one line."""
         self.append(line)
+        self.times_s.append(time.monotonic())
         sys.stdout.write(f"  {line}\n")
         sys.stdout.flush()
 
@@ -58,10 +65,12 @@ def run(work: Path, study: Path, device: str, precision: str, compiled: bool, si
     teacher = FinetuneStep(model="resnet26t", image_size=size_px, training=training)
     steps.finetune(study, teacher, lines, work / name / "teacher")
     row["finetune_s"], row["finetune"] = round(time.monotonic() - start, 1), _epochs(lines)
+    row["finetune_epoch_s"] = _epoch_seconds(lines)
     start, lines = time.monotonic(), Lines()
     student = DistillStep(student="resnet10t", training=training, distillation=Distillation(views=2))
     steps.distill(study, (TeacherSource(source=str(work / name / "teacher")),), student, lines, work / name / "student")
     row["distill_s"], row["distill"] = round(time.monotonic() - start, 1), _epochs(lines)
+    row["distill_epoch_s"] = _epoch_seconds(lines)
     row["engine"] = [line for line in lines if "teacher" in line][:3]
     if device == "cuda":
         row["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
@@ -70,6 +79,18 @@ def run(work: Path, study: Path, device: str, precision: str, compiled: bool, si
 
 def _epochs(lines: list[str]) -> list[str]:
     return [" ".join(line.split()) for line in lines if line.startswith("epoch")]
+
+
+def _epoch_seconds(lines: Lines) -> list[float]:
+    """Seconds of every epoch but the first, which warms up; scoring on validation cases is in them."""
+    ends = [at for line, at in zip(lines, lines.times_s, strict=True) if line.startswith("epoch")]
+    return [round(later - earlier, 2) for earlier, later in itertools.pairwise(ends)]
+
+
+def training_cases(study: Path) -> int:
+    """Rows of the table whose split is train: images an epoch."""
+    with (study / "cases.csv").open(newline="", encoding="utf-8") as file:
+        return sum(row["split"] == "train" for row in csv.DictReader(file))
 
 
 def main() -> None:
@@ -101,7 +122,9 @@ def main() -> None:
                 }
             )
             sys.stdout.write(rows[-1]["failure"] + "\n")
-        request.out.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1))
+        about = {"torch": torch.__version__, "image_size_px": request.image_size}
+        about["images_an_epoch"] = training_cases(study)
+        request.out.write_text(json.dumps({**about, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -33,13 +33,20 @@ def check(result: Any) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
+def require_device() -> None:
+    """Raises BuildRefused where CUDA finds no device: TensorRT itself does not say so."""
+    error, count = cudart.cudaGetDeviceCount()
+    if error != cudart.cudaError_t.cudaSuccess or not count:
+        raise BuildRefused(f"no CUDA device ({error.name})")
+
+
 def build(content: bytes, precision: str, largest_batch: int, cache: bytes, level: int) -> tuple[bytes, bytes]:
     """A serialized engine and the timing cache.
 
     Args:
         content: ONNX, with a dynamic batch.
         precision: ``fp32``, ``tf32``, ``fp16``, ``fp16-islands`` (normalisation, softmax, reductions and powers in
-            FP32) or ``int8`` (explicit Q/DQ; what has none may run in FP16).
+            FP32) or ``int8…`` (explicit Q/DQ; what has none may run in FP16).
         largest_batch: of the one optimisation profile, from 1; it is optimal for this batch.
         cache: timing cache of an earlier build, or empty.
         level: builder optimisation level, 0 to 5.
@@ -47,6 +54,7 @@ def build(content: bytes, precision: str, largest_batch: int, cache: bytes, leve
     Raises:
         BuildRefused: it cannot be parsed or built.
     """
+    require_device()
     builder = trt.Builder(LOGGER)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
     parser = trt.OnnxParser(network, LOGGER)
@@ -75,9 +83,9 @@ def set_precision(network: Any, config: Any, precision: str) -> None:
     """Flags of the builder, and for ``fp16-islands`` the layers that stay in FP32."""
     if precision != "tf32":
         config.clear_flag(trt.BuilderFlag.TF32)
-    if precision.startswith("fp16") or precision == "int8":
+    if precision.startswith(("fp16", "int8")):
         config.set_flag(trt.BuilderFlag.FP16)
-    if precision == "int8":
+    if precision.startswith("int8"):
         config.set_flag(trt.BuilderFlag.INT8)
     if precision == "fp16-islands":
         config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
@@ -101,19 +109,20 @@ def stays_float32(layer: Any) -> bool:
 
 
 class Engine:
-    """An engine with one input and one output, its device buffers allocated once for the largest batch."""
+    """An engine with one input and one output ``[batch, outputs]``, buffers for the largest batch allocated once."""
 
-    def __init__(self, serialized: bytes, largest_batch: int, sample: tuple[int, ...], outputs: int) -> None:
+    def __init__(self, serialized: bytes, largest_batch: int, sample: tuple[int, ...]) -> None:
         self._runtime = trt.Runtime(LOGGER)
         self.engine = self._runtime.deserialize_cuda_engine(serialized)
         if self.engine is None:
             raise BuildRefused("the engine cannot be deserialized")
         self.context = self.engine.create_execution_context()
         names = [self.engine.get_tensor_name(number) for number in range(self.engine.num_io_tensors)]
-        self._input, self._output = names
-        self._sample, self._outputs = sample, outputs
+        modes = {self.engine.get_tensor_mode(name): name for name in names}
+        self._input, self._output = modes[trt.TensorIOMode.INPUT], modes[trt.TensorIOMode.OUTPUT]
+        self._sample, self._outputs = sample, int(tuple(self.engine.get_tensor_shape(self._output))[1])
         self._in = check(cudart.cudaMalloc(4 * largest_batch * int(np.prod(sample))))
-        self._out = check(cudart.cudaMalloc(4 * largest_batch * outputs))
+        self._out = check(cudart.cudaMalloc(4 * largest_batch * self._outputs))
         self.context.set_tensor_address(self._input, self._in)
         self.context.set_tensor_address(self._output, self._out)
         self.stream = check(cudart.cudaStreamCreate())
@@ -131,7 +140,7 @@ class Engine:
         return answer
 
     def _enqueue(self) -> None:
-        if not self.context.execute_async_v3(self.stream):
+        if not self.context.execute_async_v3(int(self.stream)):
             raise RuntimeError("TensorRT could not enqueue the inference")
 
     def wall_ms(self, images: np.ndarray, calls: int) -> list[float]:
@@ -149,6 +158,8 @@ class Engine:
             check(cudart.cudaEventRecord(last, self.stream))
             check(cudart.cudaEventSynchronize(last))
             samples.append(float(check(cudart.cudaEventElapsedTime(first, last))))
+        for event in (first, last):
+            check(cudart.cudaEventDestroy(event))
         return samples
 
     def graph_ms(self, batch: int, calls: int) -> list[float]:
@@ -166,12 +177,17 @@ class Engine:
             check(cudart.cudaGraphLaunch(executable, self.stream))
             check(cudart.cudaStreamSynchronize(self.stream))
 
-        return timed(replay, calls)
+        samples = timed(replay, calls)
+        check(cudart.cudaGraphExecDestroy(executable))
+        check(cudart.cudaGraphDestroy(graph))
+        return samples
 
     def close(self) -> None:
-        """Give the buffers back."""
+        """Give buffers, stream, context and engine back."""
         for pointer in (self._in, self._out):
             check(cudart.cudaFree(pointer))
+        check(cudart.cudaStreamDestroy(self.stream))
+        del self.context, self.engine
 
 
 def timed(call: Callable[[], Any], calls: int) -> list[float]:
