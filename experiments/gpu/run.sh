@@ -56,10 +56,10 @@ part_turns() {
 }
 # The marked files alone, since others need packages that a GPU machine may lack. The root is kept off the path: its
 # medfm_compress/ lacks the rooms, which an installed package or .typing/ has.
-part_tests() {
-  cd "$here/../.." || return
+part_tests() (
+  cd "$here/../.." || exit
   grep -rl --include='test_*.py' 'mark\.gpu' tests | PYTHONSAFEPATH=1 xargs "$python" -m pytest -q -m gpu 2>&1 | tail -n 40 | tee "$out/tests.txt"
-}
+)
 
 status=0
 for part; do
