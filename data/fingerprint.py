@@ -1,17 +1,36 @@
-"""One hash over a study: its table and the content of its images."""
+"""Hashes of content: of a file, and of a study with its table and all its images."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 
 from medfm_compress.data.study import ImageSource, Study
-from medfm_compress.runtime.errors import ImageRefused, StudyError
+from medfm_compress.runtime.errors import ImageRefused, InputError, StudyError
 from medfm_compress.runtime.strict_json import digest
 
 _WORKERS = 4
+_CHUNK_BYTES = 1 << 20
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file of any size.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    content = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                content.update(chunk)
+    except OSError as exc:
+        raise InputError(f"cannot read {path}: {exc.strerror}") from None
+    return content.hexdigest()
 
 
 def content_hashes(source: ImageSource, images: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ folder is another teacher.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,12 +15,11 @@ from typing import Protocol
 import msgspec
 
 from medfm_compress.compress.teachers.source import TeacherSource
-from medfm_compress.data.fingerprint import study_fingerprint
+from medfm_compress.data.fingerprint import file_sha256, study_fingerprint
 from medfm_compress.data.open import open_study
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import digest
 
-_CHUNK_BYTES = 1 << 20
 _WORKING_FOLDER = "training"  # of a model folder: caches and checkpoints, which are not the model
 
 
@@ -78,7 +76,7 @@ class BundleFile:
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 of the file."""
-        return _file_sha256(self.path)
+        return file_sha256(self.path)
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class ReportFolder:
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 of ``report.json``."""
-        return _file_sha256(self.json)
+        return file_sha256(self.json)
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class NamedInput:
         if self.path.is_dir():
             is_model = (self.path / "model.json").is_file()
             return _folder_sha256(self.path, leave=_WORKING_FOLDER if is_model else "")
-        return _file_sha256(self.path) if self.path.is_file() else digest(self.name)
+        return file_sha256(self.path) if self.path.is_file() else digest(self.name)
 
 
 @dataclass(frozen=True)
@@ -138,15 +136,4 @@ def _folder_sha256(folder: Path, leave: str = "") -> str:
         raise InputError(f"{folder} is no folder; it was there when the step before was done: do that step again")
     walked = os.walk(folder, followlinks=True)
     names = sorted(Path(inside, name).relative_to(folder) for inside, _, files in walked for name in files)
-    return digest([(str(name), _file_sha256(folder / name)) for name in names if name.parts[0] != leave])
-
-
-def _file_sha256(path: Path) -> str:
-    content = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                content.update(chunk)
-    except OSError as exc:
-        raise InputError(f"cannot read {path}: {exc.strerror}") from None
-    return content.hexdigest()
+    return digest([(str(name), file_sha256(folder / name)) for name in names if name.parts[0] != leave])

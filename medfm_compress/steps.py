@@ -15,6 +15,7 @@ from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.study import Case, Study
 from medfm_compress.data.table import write_table
+from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import InputError, ModelError, StudyError
 from medfm_compress.runtime.image_spec import Colour
 from medfm_compress.runtime.progress import Progress
@@ -234,6 +235,7 @@ def export(
 ) -> Manifest:
     """Write the FP32 bundle of a model folder, its parity with the module checked."""
     from medfm_compress.compress.networks.model import load_model
+    from medfm_compress.compress.pruning.exported_sparsity import check_exported_sparsity
     from medfm_compress.compress.qat.ranges_file import load_ranges
     from medfm_compress.export.build import BundleDraft, build_bundle
     from medfm_compress.runtime.bundle.manifest import Provenance
@@ -256,35 +258,13 @@ def export(
         intended_use=step.intended_use,
     )
     cases = open_study(study, dicom_rules=loaded.spec.dicom)
-    manifest = build_bundle(
-        loaded.module, draft, out, study=cases, rule=step.rule, progress=progress, ranges=load_ranges(model)
-    )
-    _check_sparsity(model, out, progress)
+    with replacing(out) as temporary:
+        manifest = build_bundle(
+            loaded.module, draft, temporary, study=cases, rule=step.rule, progress=progress, ranges=load_ranges(model)
+        )
+        if sparse := check_exported_sparsity(model, temporary):
+            progress(f"{len(sparse)} layers are 2:4 sparse, in the exported file as well")
     return manifest
-
-
-def _check_sparsity(model: Path, bundle: Path, progress: Progress) -> None:
-    """Where pruning made weights 2:4 sparse, the exported files still hold them; else there is no bundle."""
-    from medfm_compress.compress.networks.model import load_model
-    from medfm_compress.compress.pruning import record as records
-    from medfm_compress.compress.pruning.sparsity import sparse_layers, verify_sparse_onnx
-    from medfm_compress.runtime.bundle.bundle import Bundle
-
-    record = records.load(model / records.RECORD, records.PruningRecord)
-    if record is None or not record.sparse:
-        return
-    module = load_model(model).module
-    weights = module.state_dict()
-    zeros = sum(int((weights[f"{name}.weight"] == 0).sum().item()) for name in sparse_layers(module))
-    opened = Bundle.open(bundle)
-    graphs = [name for variant in opened.manifest.variants for name in variant.files if name.endswith(".onnx")]
-    try:
-        for name in graphs:
-            verify_sparse_onnx(opened.read(name), zeros)
-    except ModelError:
-        bundle.unlink()
-        raise
-    progress(f"{len(record.sparse)} layers are 2:4 sparse, in the exported file as well")
 
 
 def _intention(model: Model) -> tuple[str, ...]:
@@ -325,7 +305,7 @@ def bench(
     """Evaluate and time a bundle against its teacher, with the teacher's rows in the other engines."""
     from medfm_compress.bench.options import BenchOptions
     from medfm_compress.bench.run import bench_bundle
-    from medfm_compress.bench.types.target import split_targets
+    from medfm_compress.bench.types.target import cpu_targets, split_targets
     from medfm_compress.runtime.bundle.bundle import Bundle
     from medfm_compress.teacher_baselines import ENGINES, Reference, teacher_in_engines
 
@@ -352,16 +332,6 @@ def bench(
             cache_dir=Path(step.cache) if step.cache else None,
         )
         return bench_bundle(bundle, teacher.ref, cases, policy, out, options, progress)
-
-
-def cpu_targets(targets: tuple[str, ...]) -> tuple[str, ...]:
-    """Targets, checked; raises InputError for one that is not known, or is no CPU."""
-    from medfm_compress.bench.types.target import Target
-
-    for target in targets:
-        if Target.parse(target).device != "cpu":
-            raise InputError(f"target {target!r}: bench measures on the CPU; write {target.split(':')[0]}:cpu")
-    return targets
 
 
 def explain(

@@ -49,7 +49,6 @@ class Reference:
             "task": msgspec.to_builtins(task),
             "threads": threads,
         }
-        self.threads = threads
         self.model = teacher.model if isinstance(teacher, ModuleTeacher) else None
         session = SessionRef(opener=OPENER, arguments=arguments)
         if self.model is not None and _is_own_folder(sources, self.model):
@@ -150,5 +149,5 @@ def _size_bytes(sources: Sequence[TeacherSource], teacher: Teacher) -> int:
 
 
 def _weights_file(source: TeacherSource) -> Path | None:
-    candidates = (Path(source.source) / "model.safetensors", Path(source.source), Path(source.weights or "/dev/null"))
-    return next((path for path in candidates if path.is_file()), None)
+    names = [f"{source.source}/model.safetensors", source.source, *filter(None, [source.weights])]
+    return next((path for path in map(Path, names) if path.is_file()), None)

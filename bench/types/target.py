@@ -62,3 +62,11 @@ def split_targets(targets: tuple[str, ...]) -> tuple[tuple[str, ...], int | None
     for target in targets:
         Target.parse(target)
     return tuple(":".join(target.split(":")[:3]) for target in targets), threads.pop() if threads else None
+
+
+def cpu_targets(targets: tuple[str, ...]) -> tuple[str, ...]:
+    """Targets, checked; raises InputError for one that is not known, or is no CPU."""
+    for target in targets:
+        if Target.parse(target).device != "cpu":
+            raise InputError(f"target {target!r}: bench measures on the CPU; write {target.split(':')[0]}:cpu")
+    return targets

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.networks.model import CARD as MODEL_CARD
 from medfm_compress.compress.networks.model import NO_ORIGIN, Architecture, Origin, classifier_names
 from medfm_compress.compress.networks.model import WEIGHTS as MODEL_WEIGHTS
+from medfm_compress.data.fingerprint import file_sha256
 from medfm_compress.runtime.atomic_write import replacing, write_atomically
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -76,7 +76,7 @@ def save_backbone(network: nn.Module, card: BackboneCard, folder: Path) -> Backb
     (folder / CARD).unlink(missing_ok=True)
     with replacing(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary)
-    card = msgspec.structs.replace(card, weights_sha256=_sha256(folder / WEIGHTS))
+    card = msgspec.structs.replace(card, weights_sha256=file_sha256(folder / WEIGHTS))
     write_atomically(folder / CARD, encode(card))
     return card
 
@@ -101,7 +101,7 @@ def find_start(path: Path) -> Start:
         raise ModelError(
             f"{card} has schema {backbone_card.schema_version}; this version reads {SCHEMA_VERSION}: upgrade"
         )
-    if not path.is_file() or _sha256(path) != backbone_card.weights_sha256:
+    if not path.is_file() or file_sha256(path) != backbone_card.weights_sha256:
         raise ModelError(f"{path} is not the file that {CARD} describes; restore it or pre-train again")
     return Start(path, backbone_card)
 
@@ -121,7 +121,3 @@ def check_input(card: BackboneCard, architecture: Architecture) -> None:
             f"{card.name} was pre-trained at {card.spec.height_px} px, and its architecture fixes the size; give "
             f"--image-size {card.spec.height_px}, or pre-train at {now['img_size']}"
         )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

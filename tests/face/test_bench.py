@@ -16,11 +16,10 @@ typer = pytest.importorskip("typer")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from medfm_compress.bench.types.target import split_targets  # noqa: E402
+from medfm_compress.bench.types.target import cpu_targets, split_targets  # noqa: E402
 from medfm_compress.cli.bench import bench  # noqa: E402
 from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
-from medfm_compress.steps import cpu_targets  # noqa: E402
 
 app = typer.Typer()
 app.command()(bench)

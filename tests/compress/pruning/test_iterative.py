@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -28,7 +30,8 @@ from medfm_compress.compress.teachers.module_teacher import ModuleTeacher  # noq
 from medfm_compress.compress.training.config import TrainingConfig  # noqa: E402
 from medfm_compress.data.open import open_study  # noqa: E402
 from medfm_compress.data.study import Study  # noqa: E402
-from medfm_compress.runtime.errors import InputError, StudyError  # noqa: E402
+from medfm_compress.export import build, onnx_export  # noqa: E402
+from medfm_compress.runtime.errors import InputError, ModelError, StudyError  # noqa: E402
 from medfm_compress.runtime.task import Task  # noqa: E402
 
 POINTS = tuple[SensitivityPoint, ...]
@@ -136,6 +139,43 @@ def test_sparse_weights_stay_sparse_through_recovery(study: Study, tmp_path: Pat
     record, _ = run(study, tmp_path / "out", msgspec.structs.replace(OPTIONS, steps=1, sparse=True))
     assert record.sparse
     assert set(record.sparse) <= set(sparse_layers(load_model(tmp_path / "out").module))
+
+
+def test_an_export_keeps_sparse_weights_sparse_or_is_refused(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What mixes weights on the way to the file would cost the very speed that 2:4 is for."""
+    import msgspec
+
+    from medfm_compress import steps
+    from medfm_compress.recipe import ExportStep
+
+    run(study, tmp_path / "sparse", msgspec.structs.replace(OPTIONS, steps=1, sparse=True))
+    lines: list[str] = []
+
+    def export(bundle: Path) -> None:
+        steps.export(tmp_path / "sparse", study.root, ExportStep(), "sparse", "", lines.append, bundle)
+
+    export(tmp_path / "good.medfm")
+    assert "2:4 sparse, in the exported file as well" in lines[-1]
+
+    real = onnx_export.export_onnx
+
+    def dense(*arguments: Any) -> Any:
+        made = real(*arguments)
+        model = onnx.load_model_from_string(made.content)
+        for tensor in model.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            if values.dtype == np.float32 and values.ndim > 1:
+                tensor.CopyFrom(
+                    onnx.numpy_helper.from_array(np.where(values == 0, np.float32(1e-9), values), tensor.name)
+                )
+        return msgspec.structs.replace(made, content=model.SerializeToString())
+
+    monkeypatch.setattr(build, "export_onnx", dense)
+    with pytest.raises(ModelError, match="export the sparse network again"):
+        export(tmp_path / "dense.medfm")
+    assert not list(tmp_path.glob("*dense.medfm*")), "nothing is left"
 
 
 def test_a_target_is_timed_and_what_is_met_already_is_refused(
