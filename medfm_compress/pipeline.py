@@ -60,7 +60,7 @@ def compress(loaded: LoadedRecipe, study: Path | None, out: Path, progress: Prog
     bundle = job.exported(table, student)
     bundle = job.quantized(table, bundle)
     report = job.benched(table, teacher, bundle, policy)
-    return job.judged(report, bundle)
+    return job.judged(report, bundle, policy)
 
 
 class Job:
@@ -145,10 +145,10 @@ class Job:
         reads: list[Input] = [table, teacher, bundle, *_named(*settings.external_models, settings.baseline)]
         return self._cache.step("bench", ReportFolder(self._out / "report"), reads, [decides, policy.sha256], make)
 
-    def judged(self, report: ReportFolder, bundle: BundleFile) -> Finished:
+    def judged(self, report: ReportFolder, bundle: BundleFile, policy: LoadedPolicy) -> Finished:
         """The verdict, and the bundle that carries it."""
         shipped = self._out / f"{self._recipe.name}.medfm"
-        verdict = steps.gate(report.json, bundle.path, shipped)
+        verdict = steps.gate(report.json, policy, bundle.path, shipped)
         return Finished(shipped, report.path, load_report(report.json), verdict)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -359,17 +358,14 @@ def explain(
     return compare_maps(bundle, teacher.model, cases, out, options, student_folder=student, progress=progress)
 
 
-def gate(report: Path, bundle: Path, out: Path) -> Verdict:
-    """Judge a report as it was made, and write a copy of the bundle that carries the verdict."""
-    from medfm_compress.bench.gate.gate import judge, stored_verdicts
-    from medfm_compress.bench.report import parse_report
-    from medfm_compress.runtime.bundle.bundle import rewrite_bundle, utc_date
+def gate(report: Path, policy: LoadedPolicy, bundle: Path, out: Path) -> Verdict:
+    """Judge a report by the policy that it was made under, and write a copy of the bundle that carries the verdict."""
+    from medfm_compress.bench.gate.judge_report import JudgeRequest, judge_report, record_verdicts
 
     data = report.read_bytes()
-    verdict = judge(parse_report(data, source=str(report)))
-    stored = stored_verdicts(verdict, report_sha256=hashlib.sha256(data).hexdigest(), date=utc_date())
-    rewrite_bundle(bundle, out, verdicts=stored)
-    return verdict
+    decision = judge_report(JudgeRequest(report, data, policy, bundle))
+    record_verdicts(decision, data, bundle, out)
+    return decision.verdict
 
 
 def colour_of(study: Study) -> Colour:

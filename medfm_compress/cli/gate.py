@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +16,6 @@ from medfm_compress.runtime.errors import InputError
 if TYPE_CHECKING:
     from medfm_compress.bench.gate.decision import Decision
     from medfm_compress.bench.gate.policy_file import LoadedPolicy
-    from medfm_compress.bench.report import Report
 
 
 @command()
@@ -53,6 +51,7 @@ def gate(
     From a report alone: the statistics are computed again from its per-case scores. With --bundle, --study, --teacher
     and --out in place of a report the bench runs first.
     """
+    from medfm_compress.bench.gate.judge_report import JudgeRequest, judge_report, record_verdicts
     from medfm_compress.bench.gate.policy_file import parse_policy
 
     if policy is None:
@@ -65,25 +64,17 @@ def gate(
         _bench(study, teacher, bundle, declared, plan, out)
     path = report or (out or Path()) / "report.json"
     data = _read(path, "the report", "medfm-compress bench makes one")
-    opened = _Opened(path, data, bundle, check_study, baseline_report)
-    decision = _judge(opened, declared, accept_changed_policy, tuple(note or ()))
+    request = JudgeRequest(
+        path, data, declared, bundle, check_study, baseline_report, accept_changed_policy, tuple(note or ())
+    )
+    decision = judge_report(request)
     _save(decision, junit, markdown)
     if sarif:
         _save_sarif(decision, sarif, rules, policy_name or str(policy), path)
     if bundle:
-        _record(decision, bundle, data)
+        record_verdicts(decision, data, bundle, bundle)
     console.emit(lambda: _as_json(decision), lambda: _print(decision, bundle))
     raise typer.Exit(EXIT_CODES[decision.verdict.outcome])
-
-
-class _Opened(NamedTuple):
-    """What is judged, and what it is held against."""
-
-    path: Path
-    data: bytes
-    bundle: Path | None
-    check_study: Path | None
-    baseline: Path | None
 
 
 def _read(path: Path, what: str, hint: str) -> bytes:
@@ -124,63 +115,6 @@ def _bench(study: Path, teacher: Path, bundle: Path, declared: LoadedPolicy, pla
     steps.bench(study, sources, bundle, declared, BenchStep(plan=plan), console.progress, out)
 
 
-def _judge(opened: _Opened, declared: LoadedPolicy, accepted: bool, more_notes: tuple[str, ...]) -> Decision:
-    from medfm_compress.bench.gate.baseline_report import compare_to_baseline
-    from medfm_compress.bench.gate.decision import Decision, reuse_warnings
-    from medfm_compress.bench.gate.gate import judge_evidence, recompute
-    from medfm_compress.bench.report import load_report, parse_report
-
-    made = parse_report(opened.data, source=str(opened.path))
-    notes = (*more_notes, *_policy_notes(made, declared, accepted), *reuse_warnings(made))
-    if opened.check_study:
-        _check_study(opened.check_study, made)
-    shipped = _shipped(opened.bundle, made) if opened.bundle else ()
-    evidence = recompute(made, declared.policy, shipped)
-    verdict = judge_evidence(evidence, declared.policy, policy_sha256=declared.sha256, notes=notes)
-    earlier = None
-    if opened.baseline:
-        earlier = compare_to_baseline(made, evidence, load_report(opened.baseline), declared.policy)
-    return Decision(verdict, evidence, declared.policy, made, earlier)
-
-
-def _policy_notes(made: Report, declared: LoadedPolicy, accepted: bool) -> tuple[str, ...]:
-    """What must be said where the policy is not the one that the report was made under."""
-    if declared.sha256 == made.policy_sha256:
-        return ()
-    text = f"the policy (sha256 {declared.sha256[:12]}) is not the one that the report was made under"
-    if not accepted:
-        raise InputError(
-            f"{text} ({made.policy_sha256[:12]}): it must be written before the test cases are evaluated; give that "
-            "one, or --accept-changed-policy to judge by this one and have the verdict say so"
-        )
-    return (f"{text} ({made.policy_sha256[:12]}): it is not known to be older than the evaluation of the test cases",)
-
-
-def _check_study(path: Path, made: Report) -> None:
-    from medfm_compress.data.fingerprint import study_fingerprint
-    from medfm_compress.data.open import open_study
-
-    fingerprint = study_fingerprint(open_study(path))
-    if fingerprint != made.study_fingerprint:
-        raise InputError(
-            f"the report is of study {made.study_fingerprint[:12]}, {path} is study {fingerprint[:12]}: other cases, "
-            "labels, splits or images; bench the bundle on this study and judge that report"
-        )
-
-
-def _shipped(path: Path, made: Report) -> tuple[str, ...]:
-    """Names of the bundle's variants; raises InputError where the report is of another model."""
-    from medfm_compress.runtime.bundle.bundle import Bundle
-
-    opened = Bundle.open(path)
-    if opened.model_digest != made.model_digest:
-        raise InputError(
-            f"{path} holds model {opened.model_digest[:12]}, the report is of model {made.model_digest[:12]}; "
-            "bench this bundle and judge that report"
-        )
-    return tuple(variant.name for variant in opened.manifest.variants)
-
-
 def _save(decision: Decision, junit: Path | None, markdown: Path | None) -> None:
     from medfm_compress.bench.render.junit import save_junit
     from medfm_compress.bench.render.markdown import save_markdown
@@ -195,15 +129,6 @@ def _save_sarif(decision: Decision, path: Path, rules: bytes, policy_name: str, 
     from medfm_compress.bench.render.sarif import save_sarif
 
     save_sarif(decision, path, rules, policy_name, str(report))
-
-
-def _record(decision: Decision, bundle: Path, data: bytes) -> None:
-    """Write the verdicts into the bundle."""
-    from medfm_compress.bench.gate.gate import stored_verdicts
-    from medfm_compress.runtime.bundle.bundle import rewrite_bundle, utc_date
-
-    sha256 = hashlib.sha256(data).hexdigest()
-    rewrite_bundle(bundle, bundle, verdicts=stored_verdicts(decision.verdict, report_sha256=sha256, date=utc_date()))
 
 
 def _as_json(decision: Decision) -> dict[str, Any]:

@@ -77,11 +77,12 @@ def test_a_changed_step_is_repeated_with_all_after_it(job: tuple[Path, Path, Fin
     (folder / "policy.yaml").write_text(POLICY.replace("100", "5"))
     lines: list[str] = []
     try:
-        compress(load_recipe(folder / "recipe.yaml"), study, folder / "out", lines.append)
+        again = compress(load_recipe(folder / "recipe.yaml"), study, folder / "out", lines.append)
     finally:
         (folder / "policy.yaml").write_text(POLICY)
     assert "quantize: done before" in lines
     assert "bench …" in lines
+    assert any("were evaluated 2 times" in note for note in again.verdict.notes), "as the command says it"
     log = (folder / "out" / "report" / "test-evaluations.jsonl").read_text().splitlines()
     hashes = [json.loads(line)["policy_sha256"] for line in log]
     assert len(hashes) == len(set(hashes)) == 2

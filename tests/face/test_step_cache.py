@@ -60,7 +60,7 @@ def job(tmp_path: Path, discs_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     writing("export", lambda path: path.write_text("exported"))
     writing("quantize", lambda path: path.write_text("quantized"))
     writing("bench", report)
-    monkeypatch.setattr(pipeline.Job, "judged", lambda self, report, bundle: None)
+    monkeypatch.setattr(pipeline.Job, "judged", lambda self, report, bundle, policy: None)
 
     def run() -> list[str]:
         lines: list[str] = []
