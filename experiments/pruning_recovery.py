@@ -34,6 +34,8 @@ from medfm_compress.bench.measure.latency import Plan
 from medfm_compress.bench.measure.speedup import speedup
 from medfm_compress.bench.stats.auroc import clustered_areas
 from medfm_compress.bench.stats.auroc_difference import area_difference
+from medfm_compress.bench.stats.metrics import Sample
+from medfm_compress.bench.stats.patient_effects import paired_effects
 from medfm_compress.compress.distillation.distill import distill
 from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.latency.latency_goal import parse_goal
@@ -225,8 +227,9 @@ def margins(bench: Bench) -> dict[str, Any]:
     for name in bench.rows():
         folder = bench.work / name.replace("/", "-")
         if "/seed-" in name and (folder / "model.json").is_file() and task.kind == "binary":
-            areas = clustered_areas(np.stack([whole, importance_scores(load_model(folder))]), truth, clusters)
-            result = area_difference(areas, 0.95)
+            scores = np.stack([whole, importance_scores(load_model(folder))])
+            effects = paired_effects(Sample(scores, (scores > 0.5).astype(np.int64), truth, clusters), "auroc")
+            result = area_difference(clustered_areas(scores, truth, clusters), effects, 0.95)
             rows[name] = [round(value, 4) for value in (result.estimate, result.low, result.high)]
     return rows
 

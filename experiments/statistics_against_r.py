@@ -21,7 +21,7 @@ from medfm_compress.bench.stats.bootstrap import interval, resample
 from medfm_compress.bench.stats.bootstrap_difference import change
 from medfm_compress.bench.stats.mcnemar import mcnemar
 from medfm_compress.bench.stats.metrics import Sample, WeightedMetrics
-from medfm_compress.bench.stats.tango import tango
+from medfm_compress.bench.stats.score_interval import paired_shares, score_interval
 from medfm_compress.bench.types.metric import Metric
 
 COUNTS = ((1, 7, 21), (12, 2, 50), (0, 1, 44), (20, 40, 160), (28, 25, 618), (3, 0, 500), (120, 60, 1000))
@@ -76,7 +76,7 @@ def ours(resamples: int) -> Figures:
             if ends is not None:
                 result |= {f"bca {metric} {seed} low": ends.low, f"bca {metric} {seed} high": ends.high}
     for gained, lost, pairs in COUNTS:
-        name, ends = f"{gained} {lost} {pairs}", tango(gained, lost, pairs)
+        name, ends = f"{gained} {lost} {pairs}", score_interval(paired_shares(gained, lost, pairs), 0.95)
         result |= {f"tango {name} low": ends.low, f"tango {name} high": ends.high}
         result[f"mcnemar {name} corrected"] = mcnemar(gained, lost, "corrected")
         result[f"mcnemar {name} exact"] = mcnemar(gained, lost, "exact")

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.stats.auroc import clustered_areas
 from medfm_compress.bench.stats.auroc_difference import area_difference
-from medfm_compress.bench.stats.balanced_accuracy import balanced_difference
 from medfm_compress.bench.stats.bootstrap import Weights, interval, resample
-from medfm_compress.bench.stats.bootstrap_difference import change, share_difference
+from medfm_compress.bench.stats.bootstrap_difference import change, resampled_difference
 from medfm_compress.bench.stats.metrics import Sample, WeightedMetrics
-from medfm_compress.bench.stats.tango import tango
+from medfm_compress.bench.stats.patient_effects import has_effects, paired_effects
+from medfm_compress.bench.stats.score_interval import paired_shares, score_interval
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 
@@ -146,7 +146,8 @@ def wald(estimate: float, error: float) -> tuple[float, float]:
 def auroc_study(population: Population, rng: np.random.Generator) -> Ends:
     """AUROC: Wald's interval, which is pROC's, and ours."""
     sample = population.draw(rng)
-    result = area_difference(clustered_areas(sample.scores, sample.truth, sample.clusters), 0.95)
+    areas = clustered_areas(sample.scores, sample.truth, sample.clusters)
+    result = area_difference(areas, paired_effects(sample, "auroc"), 0.95)
     return {"Wald, as pROC": wald(result.estimate, result.standard_error or 0.0), "**ours**": ends(result)}
 
 
@@ -160,17 +161,18 @@ def bootstrap_study(population: Population, rng: np.random.Generator) -> dict[Me
     result: dict[Metric, Ends] = {}
     for column, metric in enumerate(BOOTSTRAPPED):
         values = resampled.of(lambda v, c=column: v[..., c])  # type: ignore[misc]
-        expanded = "**ours**: BCa, expanded tails" if metric in LOWER_IS_BETTER else "BCa, expanded tails"
+        errors = metric in LOWER_IS_BETTER
         result[metric] = {
             "BCa": ends(interval(change(values)._replace(clusters=()), 0.95)),
-            expanded: ends(interval(change(values), 0.95)),
+            "BCa, expanded tails": ends(interval(change(values), 0.95)),
         }
-        if metric not in LOWER_IS_BETTER:
-            name = "logit profile" if metric == "balanced_accuracy" else "**ours**: logit profile"
-            result[metric][name] = ends(share_difference(values, 0.95))
-    right = sample.decisions == sample.truth
-    counts = [discordant(right[:, sample.truth == label]) for label in (1, 0)]
-    result["balanced_accuracy"]["**ours**: Tango, joined"] = ends(balanced_difference(counts[0], counts[1], 0.95))
+        if not errors:
+            result[metric]["logit profile"] = ends(resampled_difference(values, None, 0.95))
+        effects = paired_effects(sample, metric) if has_effects(metric) else None
+        ours = resampled_difference(values, effects, 0.95, errors=errors)
+        if metric == "balanced_accuracy" and effects is not None:
+            ours = score_interval(effects, 0.95)
+        result[metric]["**ours**"] = ends(ours)
     return result
 
 
@@ -196,7 +198,7 @@ def share_study(cases: int, first: float, second: float, rng: np.random.Generato
     return {
         "Wald": wald((gained - lost) / cases, error),
         "BCa": ends(interval(change(resampled)._replace(clusters=()), 0.95)),
-        "**ours**: Tango": ends(tango(gained, lost, cases)),
+        "**ours**: Tango": ends(score_interval(paired_shares(gained, lost, cases), 0.95)),
     }
 
 

@@ -12,9 +12,10 @@ import time
 
 import numpy as np
 
-from medfm_compress.bench.stats.bootstrap import interval, resample
-from medfm_compress.bench.stats.bootstrap_difference import change, share_difference
+from medfm_compress.bench.stats.bootstrap import resample
+from medfm_compress.bench.stats.bootstrap_difference import resampled_difference
 from medfm_compress.bench.stats.metrics import Sample, WeightedMetrics
+from medfm_compress.bench.stats.patient_effects import has_effects, paired_effects
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 
 METRICS: tuple[Metric, ...] = ("accuracy", "sensitivity", "specificity", "auprc", "brier")
@@ -46,7 +47,8 @@ def main() -> None:
     result = resample(statistic, sample.truth, cases=arguments.cases, resamples=arguments.resamples, seed=(0,))
     for column, metric in enumerate(METRICS):
         values = result.of(lambda v, c=column: v[..., c])  # type: ignore[misc]
-        _ = interval(change(values), 0.95) if metric in LOWER_IS_BETTER else share_difference(values, 0.95)
+        effects = paired_effects(sample, metric) if has_effects(metric) else None
+        _ = resampled_difference(values, effects, 0.95, errors=metric in LOWER_IS_BETTER)
     spent, passed, memory = time.process_time() - processor, time.perf_counter() - wall, peak_mb() - before
     sys.stdout.write(
         f"{arguments.resamples} resamples of {arguments.cases} cases: {spent:.1f} s of processor time, {passed:.1f} s "

@@ -1,16 +1,13 @@
 """Compare a variant with its teacher on the same cases: every metric of every finding, paired, clustered by patient.
 
-AUROC has a closed form (`stats.auroc_difference`). Accuracy, sensitivity, specificity and their balanced mean have
-Tango's score interval wherever every patient counts once in the denominator. All else is bootstrapped with resamples
-that teacher and variant share: shares as in `stats.bootstrap_difference`, errors by `stats.bootstrap`. Three cases have
-no usable interval and are handled before one is computed:
+Accuracy, sensitivity, specificity and their balanced mean have the score interval over patients, which is Tango's where
+each has one case. AUROC has the closed form of `stats.auroc_difference`. All else is bootstrapped with resamples that
+teacher and variant share (`stats.bootstrap_difference`). No interval but log loss's and ECE's is shorter than the
+score's, which allows for a loss in few patients that the sample does not hold. Three cases are handled apart:
 
 - Too few patients for the policy: the widest interval possible stands in its place, and the reason with it.
 - The two models' probabilities agree within `SAME_OUTPUT` on every case: the difference is 0, with no width.
-- They differ, but in no resample (no decision changed): Tango's width of a sample without discordance, since the
-  bootstrap would claim that no decision could ever change.
-
-A metric that is undefined for one of the two (the PPV of a model that calls nothing) gives no comparison.
+- A metric that is undefined for one of the two (the PPV of a model that calls nothing) gives no comparison.
 
 Groups of patients are compared like the whole, each on its own cases. What is not required of them is left out, but for
 AUROC, since a wall of figures hides the one that matters.
@@ -21,20 +18,20 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.bench.evaluate.confusion_matrix import Confusion, are_labels_exclusive, confusion, confusion_matrix
 from medfm_compress.bench.evaluate.evaluate import check_evaluation, number_clusters
 from medfm_compress.bench.evaluate.subgroups import Group, divide, restrict
-from medfm_compress.bench.stats import bootstrap
+from medfm_compress.bench.stats import bootstrap, bootstrap_difference
 from medfm_compress.bench.stats.auroc import area_interval, clustered_areas
 from medfm_compress.bench.stats.auroc_difference import area_difference, p_area_below
-from medfm_compress.bench.stats.balanced_accuracy import Pairs, balanced_difference, joined, p_balanced_below
-from medfm_compress.bench.stats.bootstrap_difference import change, p_share_below, share_difference
+from medfm_compress.bench.stats.bootstrap_difference import p_resampled_below, resampled_difference
 from medfm_compress.bench.stats.metrics import LOG_CLIP, Sample, WeightedMetrics
-from medfm_compress.bench.stats.tango import p_tango_below, tango, undiscordant_reach
-from medfm_compress.bench.stats.wilson import wilson
+from medfm_compress.bench.stats.patient_effects import has_effects, own_effects, paired_effects
+from medfm_compress.bench.stats.score_interval import least_loss, p_score_below, score_interval
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, METRICS, Metric
@@ -45,7 +42,9 @@ __all__ = ["Confusion", "check_same_cases", "compare", "confusion", "confusion_m
 
 SAME_OUTPUT = 1e-4
 TIE = 1e-12
-METHOD_OWN = "Wilson, sensitivity and specificity joined"
+SHARES: frozenset[Metric] = frozenset({"accuracy", "sensitivity", "specificity", "balanced_accuracy"})
+METHOD_OWN = "score over patients, as Wilson's"
+UNDEFINED = "none: undefined in many resamples"
 Integers = NDArray[np.int64]
 
 
@@ -68,6 +67,7 @@ class _Answer(NamedTuple):
     bundle: Interval
     difference: Interval
     p_worse: float | None = None
+    least_loss: float | None = None
 
 
 def compare(teacher: Evaluation, bundle: Evaluation, policy: Policy) -> tuple[Comparison, ...]:
@@ -84,7 +84,7 @@ def compare(teacher: Evaluation, bundle: Evaluation, policy: Policy) -> tuple[Co
     check_same_cases(teacher, bundle)
     comparisons = _compare_group(teacher, bundle, policy, None)
     for rule in policy.subgroups:
-        for group in divide(teacher, rule).groups:
+        for group in divide(teacher, rule, policy).groups:
             if group.rows.any():
                 parts = restrict(teacher, group.rows), restrict(bundle, group.rows)
                 comparisons += _compare_group(*parts, policy, group)
@@ -203,6 +203,7 @@ def _comparison(question: _Question, metric: Metric, answer: _Answer) -> Compari
         difference=answer.difference,
         margin=required.margin if required else None,
         p_worse=answer.p_worse,
+        least_loss=answer.least_loss,
         too_few=question.too_few,
     )
 
@@ -227,64 +228,34 @@ def _without_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict
 
 
 def _with_intervals(question: _Question, metrics: tuple[Metric, ...]) -> dict[Metric, _Answer]:
-    answers: dict[Metric, _Answer] = {"auroc": _compare_areas(question)} if "auroc" in metrics else {}
-    for metric in metrics:
-        answer = _compare_balanced(question) if metric == "balanced_accuracy" else _compare_pairs(question, metric)
-        if answer is not None:
-            answers[metric] = answer
-    left = tuple(metric for metric in metrics if metric not in answers)
+    values = WeightedMetrics(question.sample, metrics).unweighted()
+    defined = [metric for metric, column in zip(metrics, values.T, strict=True) if np.isfinite(column).all()]
+    answers = {metric: _compare_shares(question, metric) for metric in defined if metric in SHARES}
+    if "auroc" in metrics:
+        answers["auroc"] = _compare_areas(question)
+    left = tuple(metric for metric in defined if metric not in answers)
     return answers | _compare_counted(question, left) if left else answers
 
 
-def _pairs(metric: Metric, sample: Sample) -> NDArray[np.bool_] | None:
-    """Whether each model is right, [2, n], on the n cases that ``metric`` counts.
-
-    None where one patient has several of them, or ``metric`` is no plain share of right decisions.
-    """
-    rows = {"accuracy": np.ones(len(sample.truth), np.bool_), "sensitivity": sample.truth == 1}
-    rows["specificity"] = sample.truth == 0
-    if metric not in rows or np.bincount(sample.clusters[rows[metric]], minlength=1).max() > 1:
-        return None
-    right: NDArray[np.bool_] = (sample.decisions == sample.truth)[:, rows[metric]]
-    return right
-
-
-def _compare_pairs(question: _Question, metric: Metric) -> _Answer | None:
-    right = _pairs(metric, question.sample)
-    if right is None or not right.shape[1]:
-        return None
-    level, counts = _level(question.policy), _discordant(right)
-    own = [wilson(int(model.sum()), counts[2], level) for model in right]
+def _compare_shares(question: _Question, metric: Metric) -> _Answer:
+    level, effects = _level(question.policy), paired_effects(question.sample, metric)
+    own = [score_interval(own_effects(question.sample, model, metric), level, METHOD_OWN) for model in (0, 1)]
     required = _requirement(question, metric)
-    p_worse = p_tango_below(*counts, -required.margin) if required else None
-    return _decided(question, own, tango(*counts, level), p_worse)
+    p_worse = p_score_below(effects, -required.margin) if required else None
+    return _decided(question, metric, own, score_interval(effects, level), p_worse)
 
 
-def _compare_balanced(question: _Question) -> _Answer | None:
-    """Balanced accuracy, where sensitivity and specificity come from different patients, each with one case."""
-    sample, level = question.sample, _level(question.policy)
-    rights = [_pairs(metric, sample) for metric in ("sensitivity", "specificity")]
-    if _pairs("accuracy", sample) is None or any(right is None or not right.shape[1] for right in rights):
-        return None
-    complete = [right for right in rights if right is not None]
-    first, second = ([wilson(int(model.sum()), len(model), level) for model in right] for right in complete)
-    own = [joined(*parts, METHOD_OWN) for parts in zip(first, second, strict=True)]
-    counts = [_discordant(right) for right in complete]
-    required = _requirement(question, "balanced_accuracy")
-    p_worse = p_balanced_below(counts[0], counts[1], -required.margin) if required else None
-    return _decided(question, own, balanced_difference(counts[0], counts[1], level), p_worse)
-
-
-def _discordant(right: NDArray[np.bool_]) -> Pairs:
-    """Pairs gained, pairs lost, and all."""
-    return int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum()), right.shape[1]
-
-
-def _decided(question: _Question, own: list[Interval], difference: Interval, p_worse: float | None) -> _Answer:
+def _decided(
+    question: _Question, metric: Metric, own: list[Interval], difference: Interval, p_worse: float | None
+) -> _Answer:
     """The answer; for equal outputs no difference, which is never worse than a margin."""
     if question.same:
-        return _Answer(own[0], own[1], _no_difference(difference.level), None if p_worse is None else 1.0)
-    return _Answer(own[0], own[1], difference, p_worse)
+        return _Answer(own[0], own[1], _no_difference(difference.level), None if p_worse is None else 1.0, 0.0)
+    least = None
+    if has_effects(metric):
+        effects, errors = paired_effects(question.sample, metric), metric in LOWER_IS_BETTER
+        least = least_loss(effects, question.policy.alpha, errors=errors)
+    return _Answer(own[0], own[1], difference, p_worse, least)
 
 
 def _compare_counted(question: _Question, counted: tuple[Metric, ...]) -> dict[Metric, _Answer]:
@@ -299,7 +270,6 @@ def _compare_counted(question: _Question, counted: tuple[Metric, ...]) -> dict[M
     return {
         metric: _compare_resampled(question, metric, _column(resampled, column))
         for column, metric in enumerate(counted)
-        if np.isfinite(resampled.estimate[:, column]).all()
     }
 
 
@@ -310,61 +280,47 @@ def _column(resampled: bootstrap.Resampled, column: int) -> bootstrap.Resampled:
 def _compare_areas(question: _Question) -> _Answer:
     sample, level = question.sample, _level(question.policy)
     areas = clustered_areas(sample.scores, sample.truth, sample.clusters)
+    effects = paired_effects(sample, "auroc")
     own = [area_interval(areas, model, level) for model in (0, 1)]
     required = _requirement(question, "auroc")
-    p_worse = p_area_below(areas, -required.margin) if required else None
-    return _decided(question, own, area_difference(areas, level), p_worse)
+    p_worse = p_area_below(areas, effects, -required.margin) if required else None
+    return _decided(question, "auroc", own, area_difference(areas, effects, level), p_worse)
 
 
 def _compare_resampled(question: _Question, metric: Metric, values: bootstrap.Resampled) -> _Answer:
     """Compare one bootstrapped metric, ``values`` being ``[resamples, models]``."""
-    level, pairs, most = _level(question.policy), _denominator(metric, question.sample), _most(metric)
-    singles = [values.of(lambda v, m=model: v[..., m]) for model in (0, 1)]  # type: ignore[misc]
-    own = [_widened(bootstrap.interval(v, level), float(v.estimate), level, pairs, (0.0, most)) for v in singles]
+    sample, level, most = question.sample, _level(question.policy), _most(metric)
+    effects = paired_effects(sample, metric) if has_effects(metric) else None
+    own = [_own(question, metric, model, values) for model in (0, 1)]
     errors = metric in LOWER_IS_BETTER
-    interval = bootstrap.interval(change(values), level) if errors else share_difference(values, level)
-    estimate = float(change(values).estimate)
-    widened = _widened(interval, estimate, level, pairs, (-most, most))
-    required, p_worse = _requirement(question, metric), None
-    if required is not None and errors:
-        p_worse = bootstrap.p_below(change(values).of(lambda v: -v), -required.margin)
-    elif required is not None:
-        p_worse = p_share_below(values, -required.margin)
-    return _decided(question, own, widened, p_worse)
-
-
-def _widened(
-    interval: Interval | None, estimate: float, level: float, pairs: int, ends: tuple[float, float]
-) -> Interval:
-    """The bootstrap's interval, with Tango's width where no resample differs from another, and the widest for none."""
+    interval = resampled_difference(values, effects, level, errors=errors)
     if interval is None:
-        return _widest(estimate, level, "none: undefined in many resamples", ends)
-    if pairs and interval.high - interval.low <= TIE:
-        reach, method = undiscordant_reach(pairs, level), "no variation, Tango's width"
-        low, high = max(estimate - reach, ends[0]), min(estimate + reach, ends[1])
-        return Interval(estimate=estimate, low=low, high=high, level=level, method=method)
-    return interval
+        estimate = float(bootstrap_difference.change(values).estimate)
+        interval = _widest(estimate, level, UNDEFINED, (-most, most))
+    required = _requirement(question, metric)
+    p_worse = p_resampled_below(values, effects, -required.margin, errors=errors) if required else None
+    return _decided(question, metric, own, _clipped(interval, (-most, most)), p_worse)
+
+
+def _own(question: _Question, metric: Metric, model: int, values: bootstrap.Resampled) -> Interval:
+    """One model's interval; where no resample differs from another, the score's."""
+    level, ends = _level(question.policy), (0.0, _most(metric))
+    single = values.of(lambda v: v[..., model])
+    interval = bootstrap.interval(single, level)
+    if interval is None:
+        return _widest(float(single.estimate), level, UNDEFINED, ends)
+    if interval.high - interval.low <= TIE and has_effects(metric):
+        interval = score_interval(own_effects(question.sample, model, metric), level, METHOD_OWN)
+    return _clipped(interval, ends)
+
+
+def _clipped(interval: Interval, ends: tuple[float, float]) -> Interval:
+    return msgspec.structs.replace(interval, low=max(interval.low, ends[0]), high=min(interval.high, ends[1]))
 
 
 def _most(metric: Metric) -> float:
     """The largest value that ``metric`` can take."""
     return -math.log(LOG_CLIP) if metric == "log_loss" else 1.0
-
-
-def _denominator(metric: Metric, sample: Sample) -> int:
-    """Patients who enter the denominator of a metric of decisions; 0 for a metric of ranks, which varies smoothly."""
-    positive, called = sample.truth == 1, sample.decisions.any(axis=0)
-    rows = {
-        "accuracy": np.ones_like(positive),
-        "sensitivity": positive,
-        "specificity": ~positive,
-        "ppv": called,
-        "npv": ~sample.decisions.all(axis=0),
-        "f1": positive,
-    }
-    if metric == "balanced_accuracy":
-        return min(_patients(sample, positive), _patients(sample, ~positive))
-    return _patients(sample, rows[metric]) if metric in rows else 0
 
 
 def _patients(sample: Sample, rows: NDArray[np.bool_]) -> int:

@@ -27,8 +27,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.bench.stats.score_interval import floor_without_variation
 from medfm_compress.bench.stats.t_distribution import satterthwaite, t_quantile
-from medfm_compress.bench.stats.tango import undiscordant_reach
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.runtime.errors import InputError
 
@@ -106,7 +106,7 @@ def clustered_areas(scores: Floats, truth: Integers, clusters: Integers) -> Area
     size = int(clusters.max()) + 1
     values, d10, d01 = [], [], []
     for row in scores:
-        v10, v01 = _components(row, positive)
+        v10, v01 = auroc_components(row, positive)
         area = float(v10.mean())
         values.append(area)
         d10.append(np.bincount(clusters[positive], v10 - area, minlength=size))
@@ -120,15 +120,24 @@ def clustered_areas(scores: Floats, truth: Integers, clusters: Integers) -> Area
     return Areas(np.array(values), covariance, by_class, patients)
 
 
+def auroc_components(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """DeLong's V10 ``[m]`` of the positives and V01 ``[n]`` of the negatives, from mid-ranks."""
+    ranks = midranks(scores)
+    m, n = int(positive.sum()), int((~positive).sum())
+    v10 = (ranks[positive] - midranks(scores[positive])) / n
+    v01 = 1 - (ranks[~positive] - midranks(scores[~positive])) / m
+    return v10, v01
+
+
 def area_interval(areas: Areas, model: int, level: float) -> Interval:
     """Two-sided interval of the area of ``model``, on the logit scale with a t quantile.
 
     An area of 0 or 1 has no logit and no variance; it reaches as far as so many pairs without discordance allow as
-    there are patients of the rarer class (see `tango`).
+    there are patients of the rarer class (see `score_interval`).
     """
     area, variance = float(areas.values[model]), float(areas.covariance[model, model])
     if not 0 < area < 1:
-        reach = undiscordant_reach(min(areas.patients[:2]), level)
+        reach = floor_without_variation(min(areas.patients[:2]), level)
         low, high = max(area - reach, 0.0), min(area + reach, 1.0)
         return Interval(estimate=area, low=low, high=high, level=level, method="no variation, Tango's width")
     degrees = areas.degrees(np.eye(len(areas.values))[model])
@@ -137,15 +146,6 @@ def area_interval(areas: Areas, model: int, level: float) -> Interval:
     low, high = (1 / (1 + math.exp(-min(max(end, -500.0), 500.0))) for end in (logit - spread, logit + spread))
     method = f"{METHOD_AREA} with {degrees:.0f} degrees of freedom"
     return Interval(estimate=area, low=low, high=high, level=level, method=method, standard_error=error)
-
-
-def _components(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """DeLong's V10 of the positives and V01 of the negatives, from mid-ranks."""
-    ranks = midranks(scores)
-    m, n = int(positive.sum()), int((~positive).sum())
-    v10 = (ranks[positive] - midranks(scores[positive])) / n
-    v01 = 1 - (ranks[~positive] - midranks(scores[~positive])) / m
-    return v10, v01
 
 
 def _check(scores: Floats, truth: Integers) -> None:

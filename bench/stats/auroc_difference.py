@@ -1,62 +1,48 @@
-"""Interval and p-value of the paired difference of two AUROCs: `logit_profile` with Obuchowski's covariance.
+"""Interval and p-value of the paired difference of two AUROCs.
 
-The degrees of freedom are Satterthwaite's over the positive and the negative patients. An area of 0 or 1 has no logit;
-each area's own interval is then joined as if the two were independent, which is wide rather than short::
+`logit_profile` with Obuchowski's covariance, degrees of freedom Satterthwaite's over the positive and the negative
+patients, and no shorter than `score_interval`: a covariance is learnt from the patients who are there, and a sub-type
+that is lost may not be among them. An area of 0 or 1 has no logit, so that the score's interval stands alone.
 
-    low = Â₂ − Â₁ − sqrt( (Â₂ − l₂)² + (u₁ − Â₁)² )                                         (MOVER without correlation)
-
-Sources: covariance and degrees of freedom: see `auroc`; MOVER: Zou, Donner, Statistics in Medicine 27 (2008) 1693–1702.
+Sources: covariance and degrees of freedom: see `auroc`.
 """
 
 from __future__ import annotations
 
-import math
-
-from medfm_compress.bench.stats.auroc import Areas, area_interval
-from medfm_compress.bench.stats.logit_profile import CONTRAST, Pair, p_profile_below, profile, quantile_reaching
-from medfm_compress.bench.stats.t_distribution import t_cdf
+from medfm_compress.bench.stats.auroc import Areas
+from medfm_compress.bench.stats.logit_profile import CONTRAST, Pair, p_profile_below, profile
+from medfm_compress.bench.stats.score_interval import Effects, no_shorter, p_score_below, score_interval, weaker
 from medfm_compress.bench.types.interval import Interval
 
-FARTHEST_NORMAL = 8.0
 
-
-def area_difference(areas: Areas, level: float) -> Interval:
+def area_difference(areas: Areas, effects: Effects, level: float) -> Interval:
     """Two-sided interval of ``areas.values[1] - areas.values[0]``, paired; needs two patients of each class."""
-    pair = Pair(areas.values, areas.covariance, areas.degrees(CONTRAST))
-    if _is_perfect(areas):
-        (low, high), method = _joined(areas, level), "a perfect area: Tango's width, joined as if independent"
-    else:
-        (low, high), method = profile(pair, level), f"Obuchowski/DeLong, paired, logit profile, t({pair.degrees:.0f})"
-    return Interval(
+    pair = _pair(areas)
+    if pair is None:
+        return score_interval(effects, level)
+    low, high = profile(pair, level)
+    interval = Interval(
         estimate=pair.estimate,
         low=min(low, pair.estimate),
         high=max(high, pair.estimate),
         level=level,
-        method=method,
+        method=f"Obuchowski/DeLong, paired, logit profile, t({pair.degrees:.0f})",
         standard_error=pair.standard_error,
     )
+    return no_shorter(interval, effects)
 
 
-def p_area_below(areas: Areas, bound: float) -> float:
+def p_area_below(areas: Areas, effects: Effects, bound: float) -> float:
     """One-sided p-value of "the true difference is at least ``bound``", small where it is clearly below.
 
     It inverts `area_difference`.
     """
-    pair = Pair(areas.values, areas.covariance, areas.degrees(CONTRAST))
-    if not _is_perfect(areas):
-        return p_profile_below(pair, bound)
-    below = pair.estimate < bound
-    z = quantile_reaching(lambda z: _joined(areas, math.erf(z / math.sqrt(2)))[below], bound, FARTHEST_NORMAL)
-    return t_cdf(-z if below else z, math.inf)
+    pair = _pair(areas)
+    score = p_score_below(effects, bound)
+    return score if pair is None else weaker(p_profile_below(pair, bound), score)
 
 
-def _is_perfect(areas: Areas) -> bool:
-    return not ((areas.values > 0) & (areas.values < 1)).all()
-
-
-def _joined(areas: Areas, level: float) -> tuple[float, float]:
-    first, second = (area_interval(areas, model, level) for model in (0, 1))
-    estimate = second.estimate - first.estimate
-    low = estimate - math.hypot(second.estimate - second.low, first.high - first.estimate)
-    high = estimate + math.hypot(second.high - second.estimate, first.estimate - first.low)
-    return max(low, -1.0), min(high, 1.0)
+def _pair(areas: Areas) -> Pair | None:
+    if not ((areas.values > 0) & (areas.values < 1)).all():
+        return None
+    return Pair(areas.values, areas.covariance, areas.degrees(CONTRAST))

@@ -33,6 +33,15 @@ RANKED: tuple[Metric, ...] = ("auroc", "auprc")
 SCORED: tuple[Metric, ...] = ("brier", "log_loss", "ece")
 ECE_BINS = 15
 LOG_CLIP = 1e-7
+RATIOS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "accuracy": ((1, 0, 0, 1), (1, 1, 1, 1)),
+    "sensitivity": ((1, 0, 0, 0), (1, 0, 1, 0)),
+    "specificity": ((0, 0, 0, 1), (0, 1, 0, 1)),
+    "ppv": ((1, 0, 0, 0), (1, 1, 0, 0)),
+    "npv": ((0, 0, 0, 1), (0, 0, 1, 1)),
+    "f1": ((2, 0, 0, 0), (2, 1, 1, 0)),
+}
+"""Factors of TP, FP, FN and TN above and below the line."""
 
 
 class Sample(NamedTuple):
@@ -112,18 +121,24 @@ class WeightedMetrics:
 
 def count_metric(metric: Metric, counts: Floats) -> Floats:
     """A metric of decisions from ``counts`` ``[..., 4]``: TP, FP, FN, TN; NaN where its denominator is 0."""
-    if metric == "balanced_accuracy":
-        return (count_metric("sensitivity", counts) + count_metric("specificity", counts)) / 2
-    tp, fp, fn, tn = np.moveaxis(counts, -1, 0)
-    parts: dict[str, tuple[Floats, Floats]] = {
-        "accuracy": (tp + tn, tp + fp + fn + tn),
-        "sensitivity": (tp, tp + fn),
-        "specificity": (tn, tn + fp),
-        "ppv": (tp, tp + fp),
-        "npv": (tn, tn + fn),
-        "f1": (2 * tp, 2 * tp + fp + fn),
-    }
-    return _ratio(*parts[metric])
+    parts = [_ratio(counts @ above, counts @ below) for above, below in _ratios(metric)]
+    return np.asarray(np.mean(parts, axis=0))
+
+
+def count_gradient(metric: Metric, counts: Floats) -> Floats:
+    """Its derivatives ``[4]`` by the ``counts`` ``[4]``."""
+    parts = [
+        (above - below * (counts @ above) / (counts @ below)) / (counts @ below) for above, below in _ratios(metric)
+    ]
+    return np.asarray(np.mean(parts, axis=0))
+
+
+def _ratios(metric: Metric) -> list[tuple[Floats, Floats]]:
+    """The ratios whose mean ``metric`` is, as factors of TP, FP, FN and TN above and below the line."""
+    names = ("sensitivity", "specificity") if metric == "balanced_accuracy" else (metric,)
+    return [
+        (np.array(above, np.float64), np.array(below, np.float64)) for above, below in map(RATIOS.__getitem__, names)
+    ]
 
 
 def _check(sample: Sample, metrics: tuple[Metric, ...]) -> None:

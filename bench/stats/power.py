@@ -8,7 +8,8 @@ probability ``power`` where::
 
 T_ν(λ) is Student's noncentral t: T > t exactly where a standard normal exceeds t·u − λ, u = sqrt(χ²_ν / ν), which is
 integrated over the density of u. The SE falls with the square root of the number of patients, so (Δ/δ)² times as many
-rule out a margin δ.
+rule out a margin δ. However small the SE, so many patients exclude no loss below the floor of `score_interval`, which
+falls with their number.
 
 Sources: Julious, Statistics in Medicine 23 (2004) 1921–1986, section 5 (non-inferiority); noncentral t: Johnson, Kotz,
 Balakrishnan, Continuous Univariate Distributions 2 (1995), chapter 31.
@@ -45,12 +46,19 @@ class Reach(NamedTuple):
 
 
 def reach(
-    standard_error: float | None, margin: float, *, alpha: float = 0.025, power: float = 0.8, degrees: float = math.inf
+    standard_error: float | None,
+    margin: float,
+    *,
+    alpha: float = 0.025,
+    power: float = 0.8,
+    degrees: float = math.inf,
+    least_loss: float | None = None,
 ) -> Reach:
     """Smallest margin that a comparison with ``standard_error`` could rule out, and what ``margin`` would take.
 
     Args:
         standard_error: of the difference; None or 0 where there is none, which says nothing of the next patient.
+        least_loss: that so many patients could exclude at best (see `score_interval`), None if not known.
         margin: asked about, > 0.
         alpha: one-sided, in (0, 0.5).
         power: in (0.5, 1).
@@ -60,12 +68,12 @@ def reach(
         InputError: an argument outside its range.
     """
     _check(standard_error, margin, alpha, power)
-    if not standard_error:
+    if not standard_error and not least_loss:
         return Reach(None, None, "the standard error is 0 or unknown, so nothing follows for more patients")
-    return Reach(
-        smallest_margin=standard_error * _noncentrality(alpha, power, degrees),
-        times_patients=_times(standard_error / margin, alpha, power, degrees),
-    )
+    error, floor = standard_error or 0.0, least_loss or 0.0
+    smallest = error * _noncentrality(alpha, power, degrees) if error else 0.0
+    times = _times(error / margin, alpha, power, degrees) if error else 0.0
+    return Reach(smallest_margin=max(smallest, floor), times_patients=max(times, floor / margin))
 
 
 def _check(standard_error: float | None, margin: float, alpha: float, power: float) -> None:

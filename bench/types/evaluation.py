@@ -52,6 +52,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         difference: bundle − teacher, paired.
         margin: of the policy, where it requires this comparison.
         p_worse: one-sided p-value, small where the loss is clearly above ``margin``; not yet adjusted.
+        least_loss: the loss that so many patients cannot exclude however alike the two models are; None if not known.
         too_few: why no interval could be computed (the widest stands instead); empty otherwise.
     """
 
@@ -67,6 +68,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     patients_with: int = 0
     margin: float | None = None
     p_worse: float | None = None
+    least_loss: float | None = None
     too_few: str = ""
 
     @property
@@ -76,6 +78,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Non-inferior means that this is below the margin.
         """
         return self.difference.high if self.metric in LOWER_IS_BETTER else -self.difference.low
+
+    @property
+    def smallest_loss(self) -> float:
+        """The smallest loss that the interval leaves possible; positive where the bundle is worse beyond doubt."""
+        return self.difference.low if self.metric in LOWER_IS_BETTER else -self.difference.high
 
 
 class Fidelity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

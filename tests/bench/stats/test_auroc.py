@@ -11,6 +11,9 @@ from sklearn.metrics import roc_auc_score
 
 from medfm_compress.bench.stats.auroc import Areas, area_interval, auroc, clustered_areas, midranks
 from medfm_compress.bench.stats.auroc_difference import area_difference, p_area_below
+from medfm_compress.bench.stats.metrics import Sample
+from medfm_compress.bench.stats.patient_effects import paired_effects
+from medfm_compress.bench.stats.score_interval import Effects
 from medfm_compress.runtime.errors import InputError
 
 
@@ -21,6 +24,10 @@ def worked_example() -> tuple[np.ndarray, np.ndarray]:
     first = np.floor((i * 0.6180339887498949) % 1 * 20 + 6 * truth)
     second = np.floor((i * 0.4142135623730951) % 1 * 30 + 5 * truth)
     return np.stack([first, second]), truth
+
+
+def effects_of(scores: np.ndarray, truth: np.ndarray) -> Effects:
+    return paired_effects(Sample(scores, (scores > 10).astype(np.int64), truth, np.arange(len(truth))), "auroc")
 
 
 def literal_areas(scores: np.ndarray, truth: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -50,12 +57,12 @@ def test_proc_agrees_on_areas_covariance_and_the_paired_standard_error() -> None
     np.testing.assert_allclose(areas.values, [0.783339467549994, 0.660287081339713], atol=1e-12)
     expected = [[1.19917915930134e-03, 2.91693097955347e-05], [2.91693097955347e-05, 1.74223882443796e-03]]
     np.testing.assert_allclose(areas.covariance, expected, rtol=0, atol=1e-13)
-    difference = area_difference(areas, 0.95)
+    difference = area_difference(areas, effects_of(scores, truth), 0.95)
     assert difference.standard_error is not None
     walds = [difference.estimate + sign * norm.ppf(0.975) * difference.standard_error for sign in (-1, 1)]
     assert walds == pytest.approx([-0.2282913079748471, -0.0178134644457152], abs=1e-10)
     # Ours is not Wald's, but near it at areas as low as these.
-    assert [difference.low, difference.high] == pytest.approx(walds, abs=0.003)
+    assert [difference.low, difference.high] == pytest.approx(walds, abs=0.004)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -91,7 +98,7 @@ def test_all_scores_tied_is_one_half_without_spread() -> None:
     truth = np.array([0, 1] * 20)
     areas = clustered_areas(np.zeros((2, 40)), truth, np.arange(40))
     assert areas.values.tolist() == [0.5, 0.5]
-    assert area_difference(areas, 0.95).high == 0
+    assert area_difference(areas, effects_of(np.zeros((2, 40)), truth), 0.95).high == pytest.approx(0.175, abs=1e-3)
 
 
 def areas_of(values: list[float], covariance: list[list[float]], patients: tuple[int, int, int]) -> Areas:
@@ -114,7 +121,7 @@ def test_degrees_of_freedom_are_welchs_and_never_more_than_patients_allow() -> N
     m, n = areas.patients[:2]
     welch = (first + second) ** 2 / (first**2 / (m - 1) + second**2 / (n - 1))
     assert areas.degrees(contrast) == pytest.approx(welch)
-    assert f"t({welch:.0f})" in area_difference(areas, 0.95).method
+    assert f"t({welch:.0f})" in area_difference(areas, effects_of(*worked_example()), 0.95).method
     # Every patient brings a case of each class: 60 patients, and not 59 degrees twice.
     scores = worked_example()[0]
     both = clustered_areas(scores[:, :120], np.tile([0, 1], 60), np.arange(120) // 2)
@@ -138,28 +145,33 @@ def test_the_difference_is_profiled_over_the_joint_region_of_the_logits() -> Non
         return float(1 / (1 + np.exp(-centre[1] - move)) - 1 / (1 + np.exp(-first)))
 
     reference = minimize_scalar(smallest, bounds=(-1, 0), method="bounded", options={"xatol": 1e-10})
-    assert area_difference(areas, 0.95).low == pytest.approx(reference.fun, abs=1e-9)
+    # The score's interval out of the way: nobody moves anything.
+    nobody = Effects(float(areas.values[1] - areas.values[0]), np.zeros(200), -1e-9, 1e-9)
+    assert area_difference(areas, nobody, 0.95).low == pytest.approx(reference.fun, abs=1e-9)
+    assert area_difference(areas, effects_of(*worked_example()), 0.95).low <= reference.fun + 1e-9
 
 
 def test_the_p_value_inverts_the_interval() -> None:
     for scores, truth in (worked_example(), (worked_example()[0] + 100 * worked_example()[1], worked_example()[1])):
-        areas = clustered_areas(scores, truth, np.arange(200))
+        areas, effects = clustered_areas(scores, truth, np.arange(200)), effects_of(scores, truth)
         for level in (0.8, 0.95):
-            interval = area_difference(areas, level)
-            assert p_area_below(areas, interval.high) == pytest.approx((1 - level) / 2, abs=1e-6)
-            assert p_area_below(areas, interval.low) == pytest.approx((1 + level) / 2, abs=1e-6)
+            interval = area_difference(areas, effects, level)
+            assert p_area_below(areas, effects, interval.high) == pytest.approx((1 - level) / 2, abs=1e-6)
+            assert p_area_below(areas, effects, interval.low) == pytest.approx((1 + level) / 2, abs=1e-6)
 
 
-def test_equal_ranks_differ_by_nothing_but_two_perfect_models_may_still_differ() -> None:
+def test_where_no_pair_changes_order_the_interval_is_as_wide_as_so_few_patients_allow() -> None:
     scores, truth = worked_example()
-    same = clustered_areas(np.stack([scores[0], np.exp(scores[0] / 9)]), truth, np.arange(200))
-    assert area_difference(same, 0.95).low == area_difference(same, 0.95).high == 0
-    assert (p_area_below(same, 0.01), p_area_below(same, -0.01)) == (0, 1)
-    perfect = clustered_areas(scores + 100 * truth, truth, np.arange(200))
-    interval = area_difference(perfect, 0.95)
-    fewest = int(min(truth.sum(), (1 - truth).sum()))
-    assert -interval.low == interval.high == pytest.approx(3.8415 / (fewest + 3.8415), rel=1e-4)
-    assert "perfect" in interval.method
+    fewest, patients = int(min(truth.sum(), (1 - truth).sum())), len(truth)
+    # z² |w| / (C + z²), where a patient of the rarer class is lost: w = −C / fewest.
+    reach = 3.8415 * patients / fewest / (patients + 3.8415)
+    perfect = scores + 100 * truth
+    for pair in (np.stack([scores[0], np.exp(scores[0] / 9)]), perfect):
+        areas, effects = clustered_areas(pair, truth, np.arange(200)), effects_of(pair, truth)
+        interval = area_difference(areas, effects, 0.95)
+        assert -interval.low == interval.high == pytest.approx(reach, rel=1e-4)
+        assert p_area_below(areas, effects, -0.01) == pytest.approx(1 - p_area_below(areas, effects, 0.01))
+        assert p_area_below(areas, effects, 0.01) > 0.2
 
 
 def test_one_class_or_one_patient_of_a_class_is_refused() -> None:

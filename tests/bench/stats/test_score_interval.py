@@ -1,4 +1,4 @@
-"""Tango's interval against published examples, a closed form and the likelihood itself."""
+"""The score interval: Tango's where it must be, against published examples and a closed form."""
 
 from __future__ import annotations
 
@@ -7,8 +7,22 @@ import itertools
 import pytest
 from scipy import stats
 
-from medfm_compress.bench.stats.tango import p_tango_below, tango, undiscordant_reach
+from medfm_compress.bench.stats.score_interval import (
+    floor_without_variation,
+    p_score_below,
+    paired_shares,
+    score_interval,
+)
+from medfm_compress.bench.types.interval import Interval
 from medfm_compress.runtime.errors import InputError
+
+
+def tango(gained: int, lost: int, pairs: int, level: float = 0.95) -> Interval:
+    return score_interval(paired_shares(gained, lost, pairs), level)
+
+
+def p_tango_below(gained: int, lost: int, pairs: int, bound: float) -> float:
+    return p_score_below(paired_shares(gained, lost, pairs), bound)
 
 
 def test_published_examples() -> None:
@@ -71,16 +85,14 @@ def test_every_table_of_twelve_pairs_has_an_interval_around_its_estimate() -> No
 
 def test_without_discordance_the_width_solves_the_score_equation() -> None:
     for total in (10, 44, 500):
-        delta = undiscordant_reach(total)
+        delta = floor_without_variation(total)
         assert total * delta / (total * delta * (1 - delta)) ** 0.5 == pytest.approx(stats.norm.ppf(0.975))
         assert tango(0, 0, total).high == pytest.approx(delta)
         assert tango(0, 0, total).standard_error is None
-    assert undiscordant_reach(0) == 1
+    assert floor_without_variation(0) == 1
 
 
 def test_impossible_counts_are_refused() -> None:
     for counts in ((-1, 0, 5), (3, 3, 5), (0, 0, 0)):
         with pytest.raises(InputError, match="impossible"):
             tango(*counts)
-    with pytest.raises(InputError, match="above -1"):
-        p_tango_below(1, 1, 5, 1.0)
