@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,13 +14,19 @@ from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.report import TEACHER
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.bundle.bundle import Bundle
-from medfm_compress.runtime.bundle.manifest import Variant
+from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import SessionRef
 from medfm_compress.runtime.task import OperatingPoint, Task
 
+OWN = "by its own temperature and operating points"
+CHOSEN = "by a temperature and operating points chosen on this study's validation cases, as the bundle's were"
+BUNDLES = (
+    "by the bundle's temperature and operating points, since it has none and these were not chosen on this study's "
+    "validation cases"
+)
 VARIANT_OPENER = "medfm_compress.runtime.sessions.table:open_bundle_variant"
 
 
@@ -89,26 +96,61 @@ def variant_models(
     )
 
 
-def with_points(
-    model: ModelUnderTest, rule: str, study: Study, plan: Plan, folder: Folders, progress: Progress
-) -> ModelUnderTest:
-    """``model`` with a temperature and operating points of its own, decided on validation cases, if it lacks them.
+class Decided(NamedTuple):
+    """A model with the temperature and operating points that it is judged by, and whose they are."""
 
-    They come about as those of a bundle do (see `calibrate`), so that neither side is held against scores that nobody
-    calibrated. A study without validation cases leaves it as it is.
+    model: ModelUnderTest
+    rule: str
+
+
+class Calibration(NamedTuple):
+    """What it takes to give a model a temperature and operating points.
+
+    Attributes:
+        manifest: of the bundle that it stands beside.
+        study: that is evaluated.
+        fingerprint: of the study.
+        plan: of the process that evaluates validation cases.
+        folder: for its arrays.
+        progress: told now and then.
     """
-    cases = tuple(case for case in study.split("val") if case.target)
-    if model.task.operating_points or not rule or not cases:
-        return model
-    evaluation = evaluate_model(model, study, cases, plan, folder, progress)
-    calibrated = calibrate(evaluation, model.task)
-    points = choose_operating_points(calibrated.evaluation, rule=rule)
-    return with_task_points(msgspec.structs.replace(model, task=calibrated.task), points)
+
+    manifest: Manifest
+    study: Study
+    fingerprint: str
+    plan: Plan
+    folder: Folders
+    progress: Progress
 
 
-def with_task_points(model: ModelUnderTest, points: tuple[OperatingPoint, ...]) -> ModelUnderTest:
-    """``model`` deciding at ``points``."""
-    return msgspec.structs.replace(model, task=msgspec.structs.replace(model.task, operating_points=points))
+def decided(model: ModelUnderTest, calibration: Calibration) -> Decided:
+    """``model`` with a temperature and operating points, which always come together and from one place.
+
+    Its own, where it has any. Else, on the study on which the bundle's were chosen, from the same validation cases in
+    the same way, so that neither side is held against scores that nobody calibrated. On any other study the bundle's:
+    chosen anew there, the teacher alone would be fitted to the new site, and even the same network would differ.
+    """
+    task, theirs = model.task, calibration.manifest.task
+    if task.operating_points or task.temperature != 1:
+        return Decided(model, OWN)
+    if calibration.manifest.provenance.calibration_fingerprint != calibration.fingerprint:
+        return Decided(with_task_points(model, theirs.temperature, theirs.operating_points), BUNDLES)
+    cases = tuple(case for case in calibration.study.split("val") if case.target)
+    if not cases:
+        return Decided(with_task_points(model, theirs.temperature, theirs.operating_points), BUNDLES)
+    evaluation = evaluate_model(
+        model, calibration.study, cases, calibration.plan, calibration.folder, calibration.progress
+    )
+    calibrated = calibrate(evaluation, task)
+    rule = next((point.rule for point in theirs.operating_points), "")
+    points = choose_operating_points(calibrated.evaluation, rule=rule) if rule else ()
+    return Decided(with_task_points(model, calibrated.task.temperature, points), CHOSEN)
+
+
+def with_task_points(model: ModelUnderTest, temperature: float, points: tuple[OperatingPoint, ...]) -> ModelUnderTest:
+    """``model`` deciding at ``points`` of probabilities at ``temperature``."""
+    task = msgspec.structs.replace(model.task, temperature=temperature, operating_points=points)
+    return msgspec.structs.replace(model, task=task)
 
 
 def check_names(models: Iterable[ModelUnderTest]) -> None:

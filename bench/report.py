@@ -57,6 +57,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         provenance: the bundle's.
         intended_use: the bundle's.
         teacher_operating_points: thresholds of the teacher's decisions; the bundle's stand in ``task``.
+        teacher_decides: whose temperature and operating points those are, in words.
         shipped: names of all variants in the bundle; those without an evaluation cannot be judged.
         created: ISO 8601, UTC.
         external_models: names of evaluated models that are not in the bundle; they are compared and never judged.
@@ -90,6 +91,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     noise: tuple[str, ...] = ()
     intended_use: str = ""
     teacher_operating_points: tuple[OperatingPoint, ...] = ()
+    teacher_decides: str = ""
     shipped: tuple[str, ...] = ()
     external_models: tuple[str, ...] = ()
     fidelity: tuple[Fidelity, ...] = ()

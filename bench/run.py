@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,12 +26,13 @@ from medfm_compress.bench.measure.load_scenario import ScenarioResult
 from medfm_compress.bench.measure.machine import Machine, describe_machine
 from medfm_compress.bench.measure.speedup import round_spread, speedup
 from medfm_compress.bench.models import (
+    BUNDLES,
+    Calibration,
     TeacherRef,
     check_names,
+    decided,
     teacher_model,
     variant_models,
-    with_points,
-    with_task_points,
 )
 from medfm_compress.bench.options import BenchOptions
 from medfm_compress.bench.render.html.gallery import write_gallery
@@ -40,6 +40,7 @@ from medfm_compress.bench.render.html.page import render_html
 from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, TEACHER, Report, Speedup, save_report
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.policy import Policy
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.atomic_write import write_atomically
@@ -84,15 +85,12 @@ def bench_bundle(
     check_names([*variants, *externals, *options.others])
     with tempfile.TemporaryDirectory(prefix="medfm-bench-") as temporary:
         folder = Folders(Path(temporary), options.cache_dir or Path(temporary))
-        rule = next((point.rule for point in bundle.manifest.task.operating_points), "")
-        decide = partial(with_points, rule=rule, study=study, plan=options.plan, folder=folder, progress=progress)
-        candidate = decide(teacher_model(teacher, files))
-        if not candidate.task.operating_points:
-            candidate = with_task_points(candidate, bundle.manifest.task.operating_points)
-        externals = tuple(decide(external) for external in externals)
+        calibration = Calibration(bundle.manifest, study, fingerprint, options.plan, folder, progress)
+        candidate, rule = decided(teacher_model(teacher, files), calibration)
+        externals = tuple(decided(external, calibration).model for external in externals)
         log_evaluation(out, _log_entry(bundle, policy, fingerprint, options.split, len(cases)))
         evaluations = [
-            evaluate_model(model, study, cases, options.plan, folder, progress)
+            _only_columns(evaluate_model(model, study, cases, options.plan, folder, progress), policy.policy)
             for model in (candidate, *variants, *externals)
         ]
     others = [msgspec.structs.replace(other, files=files) for other in options.others]
@@ -108,6 +106,7 @@ def bench_bundle(
         split=options.split,
         machine=machine,
         models=(candidate, *variants, *externals),
+        teacher_decides=rule,
         external_models=tuple(external.name for external in externals),
         evaluations=tuple(evaluations),
         measurements=measurements,
@@ -118,6 +117,12 @@ def bench_bundle(
     local = write_case_files(out, study, bundle.manifest.image_spec, evaluations)
     write_report(report, out, local)
     return report
+
+
+def _only_columns(evaluation: Evaluation, policy: Policy) -> Evaluation:
+    """Without the columns of the study that ``policy`` does not name: they may identify, and reports travel."""
+    kept = {name: values for name, values in evaluation.subgroups.items() if name in policy.study_columns}
+    return msgspec.structs.replace(evaluation, subgroups=kept)
 
 
 def _external_model(path: Path, bundle: Bundle, threads: int, files: tuple[str, ...]) -> ModelUnderTest:
@@ -214,6 +219,7 @@ class Results(NamedTuple):
         split: that was evaluated.
         machine: that it ran on.
         models: that were evaluated, the teacher first, with the temperatures and operating points that they had.
+        teacher_decides: whose temperature and operating points the teacher has.
         external_models: names of those of them that other tools made.
         evaluations: theirs, in the same order.
         measurements: theirs, and of models that were only timed.
@@ -228,6 +234,7 @@ class Results(NamedTuple):
     split: str
     machine: Machine
     models: tuple[ModelUnderTest, ...]
+    teacher_decides: str
     external_models: tuple[str, ...]
     evaluations: tuple[Evaluation, ...]
     measurements: tuple[Measurement, ...]
@@ -252,6 +259,8 @@ def build_report(results: Results, out: Path) -> Report:
         task=manifest.task,
         tasks={model.name: model.task for model in results.models},
         teacher_name=results.teacher_name,
+        teacher_decides=results.teacher_decides,
+        notes=(f"the teacher decides {BUNDLES}",) if results.teacher_decides == BUNDLES else (),
         teacher_operating_points=results.models[0].task.operating_points,
         external_models=results.external_models,
         evaluations=tables,

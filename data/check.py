@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from medfm_compress.data.identifiers import identifying
 from medfm_compress.data.labels import LEARNED, class_counts, describe_order
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import MedfmError
@@ -66,7 +67,7 @@ class StudyCheck(msgspec.Struct, frozen=True, kw_only=True):
         images: by split.
         patients: known patients, by split.
         classes: by split and label; in a multi-label study an image counts once for each finding.
-        subgroups: by column and value; an empty value is ``(none)``.
+        subgroups: by column and value; an empty value is ``(none)``. Columns that look identifying are left out.
         unreadable: see the type.
         blank: images whose pixels are all equal.
         copies: groups of exact duplicates.
@@ -170,9 +171,15 @@ def _class_sizes(study: Study, split: str) -> dict[str, int]:
 
 def _subgroup_sizes(study: Study) -> dict[str, dict[str, int]]:
     sizes = {
-        name: Counter(case.subgroups.get(name) or "(none)" for case in study.cases) for name in study.subgroup_names()
+        name: Counter(case.subgroups.get(name) or "(none)" for case in study.cases)
+        for name in study.subgroup_names()
+        if not _identifying(study, name)
     }
     return {name: dict(sorted(counts.items())) for name, counts in sizes.items()}
+
+
+def _identifying(study: Study, column: str) -> str:
+    return identifying(column, [case.subgroups.get(column, "") for case in study.cases])
 
 
 def _copies(inspections: list[_Inspection]) -> tuple[Copies, ...]:
@@ -243,6 +250,13 @@ def _errors(unreadable: tuple[Unreadable, ...], copies: tuple[Copies, ...]) -> I
 
 
 def _remarks(study: Study) -> Iterator[str]:
+    suspects = {name: reason for name in study.subgroup_names() if (reason := _identifying(study, name))}
+    if suspects:
+        named = "; ".join(f"{name!r} ({reason})" for name, reason in suspects.items())
+        yield (
+            f"may identify patients: {named}. 'study split' copies such columns into its table; no model, bundle or "
+            "report holds them, unless a policy divides patients by them"
+        )
     if not study.labels:
         yield "no labels: nothing can be trained or evaluated on this study"
     if not any(case.patient for case in study.cases):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from medfm_compress.bench.measure.machine import library_versions
+from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.export.cases import check_labels
 from medfm_compress.export.onnx_export import INPUT, OUTPUT, export_onnx
@@ -110,6 +111,8 @@ def build_bundle(
         progress("deciding temperature and operating points on validation cases")
         decided = decide_on_validation(exports[0].session, study, draft.spec, task, rule)
         task, steps = decided.task, [*steps, f"export: {decided.line}"]
+        calibrated_on = msgspec.structs.replace(draft.provenance, calibration_fingerprint=study_fingerprint(study))
+        draft = msgspec.structs.replace(draft, provenance=calibrated_on)
     manifest = _draft_manifest(msgspec.structs.replace(draft, task=task), exports, steps)
     return write_bundle(path, manifest, bundle_files(exports, draft.spec))
 

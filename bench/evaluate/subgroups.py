@@ -1,4 +1,4 @@
-"""Divide the cases of an evaluation into groups of patients, by one column of the study."""
+"""Divide the cases of an evaluation into groups of patients, by columns of the study."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.bench.types.evaluation import Evaluation
-from medfm_compress.bench.types.policy import SubgroupRule
+from medfm_compress.bench.types.policy import Policy, SubgroupRule
 from medfm_compress.runtime.errors import InputError
 
 Rows = NDArray[np.bool_]
@@ -24,8 +24,8 @@ class Group(NamedTuple):
     """Cases of one group.
 
     Attributes:
-        column: of the study.
-        name: as people read it, e.g. ``age >= 70`` or ``sex = female``.
+        column: of the rule.
+        name: as people read it, e.g. ``age >= 70``, ``sex = female`` or ``age >= 70, sex = female``.
         rows: [n], which cases.
     """
 
@@ -46,20 +46,39 @@ class Division(NamedTuple):
     unrecorded: int
 
 
-def divide(evaluation: Evaluation, rule: SubgroupRule) -> Division:
-    """Groups of ``evaluation`` under ``rule``.
+def divide(evaluation: Evaluation, rule: SubgroupRule, policy: Policy) -> Division:
+    """Groups of ``evaluation`` under ``rule``, one of ``policy``'s.
+
+    An intersection's are all combinations of the groups of its columns, also those in which there is nobody.
 
     Raises:
         InputError: the study has no such column, it is empty for every case, or it has too many values to be groups.
     """
+    if len(rule.parts) > 1:
+        return _intersect(
+            rule, [divide(evaluation, part, policy) for part in policy.subgroups if part.column in rule.parts]
+        )
     values = evaluation.subgroups.get(rule.column)
     if values is None:
         known = ", ".join(sorted(evaluation.subgroups)) or "none"
         raise InputError(
-            f"the policy divides by {rule.column!r}, which is no column of the study; it has {known}; mend the policy "
-            "or add the column"
+            f"the policy divides by {rule.column!r}, which is no column of the study or report; it has {known}; mend "
+            "the policy, add the column, or bench again: a report keeps only the columns that its own policy names"
         )
     return divide_values(rule, values)
+
+
+def _intersect(rule: SubgroupRule, divisions: list[Division]) -> Division:
+    groups = tuple(
+        Group(
+            rule.column,
+            ", ".join(group.name for group in combined),
+            np.logical_and.reduce([group.rows for group in combined]),
+        )
+        for combined in itertools.product(*(division.groups for division in divisions))
+    )
+    recorded = np.logical_or.reduce([group.rows for group in groups])
+    return Division(groups, int((~recorded).sum()))
 
 
 def divide_values(rule: SubgroupRule, values: tuple[str, ...]) -> Division:

@@ -2,10 +2,10 @@
 
 - **Pass**: every required comparison, of all cases and of each group of patients, excludes its margin (the two-sided
   1 − 2α interval of bundle − teacher allows no loss of it), each at α with no correction, since all must hold
-  (intersection–union: Berger, Technometrics 24 (1982) 295–300); every floor and budget holds; and every shipped variant
-  passes.
-- **Fail**: a budget or floor is broken, or some comparison is significantly below its margin at α after Holm's
-  adjustment over all required comparisons of all variants.
+  (intersection–union: Berger, Technometrics 24 (1982) 295–300); the lower end of its own interval reaches every floor;
+  every budget holds; and every shipped variant passes.
+- **Fail**: a budget is broken, a floor lies above the interval, or some comparison is significantly below its margin at
+  α after Holm's adjustment over all required comparisons of all variants.
 - **Inconclusive**: all else, among it too few patients, an interval that is not finite, and a budget without its
   measurement.
 """
@@ -26,8 +26,9 @@ from medfm_compress.bench.report import Report
 from medfm_compress.bench.stats.holm import holm
 from medfm_compress.bench.stats.power import reach
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation, Fidelity
+from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.metric import LOWER_IS_BETTER
+from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 from medfm_compress.bench.types.policy import NonInferiority, Policy
 from medfm_compress.bench.types.verdict import Check, VariantVerdict, Verdict
 from medfm_compress.runtime.bundle.manifest import Outcome, StoredVerdict
@@ -35,6 +36,17 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task
 
 POWER = 0.8
+NOT_EVALUATED = "this variant was not evaluated; bench it with the others"
+UNDEFINED: dict[Metric, str] = {
+    "ppv": "undefined: teacher or bundle calls no case",
+    "npv": "undefined: teacher or bundle calls every case",
+    "f1": "undefined: no case has the finding, and none is called",
+    "sensitivity": "undefined: no case has the finding",
+    "specificity": "undefined: every case has the finding",
+    "balanced_accuracy": "undefined: all cases are of one class",
+    "auroc": "undefined: all cases are of one class",
+    "auprc": "undefined: no case has the finding",
+}
 Key = tuple[str, str, str, str]
 
 
@@ -146,6 +158,7 @@ def _measured(evidence: Evidence, report: Report, shipped: Iterable[str] = ()) -
         slowdowns=report.slowdowns,
         model_digest=report.model_digest,
         shipped=tuple(dict.fromkeys([*report.variants, *report.shipped, *shipped])),
+        notes=(*evidence.notes, *report.notes),
     )
 
 
@@ -159,6 +172,7 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
         raise InputError("there is no variant to judge; bench the bundle first")
     required, waived = _required(policy, evidence)
     comparisons: dict[Key, Comparison] = {(c.variant, c.metric, c.finding, c.subgroup): c for c in evidence.comparisons}
+    evaluated = {comparison.variant for comparison in evidence.comparisons}
     adjusted = _adjusted_p(
         [requirement.key(name) for name in evidence.shipped for requirement in required], comparisons
     )
@@ -167,7 +181,9 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
         checks: list[Check] = []
         for requirement in required:
             key = requirement.key(variant)
-            checks += _check_required(requirement, comparisons.get(key), adjusted.get(key, 1.0), policy.alpha)
+            absent = UNDEFINED.get(requirement.entry.metric, "undefined") if variant in evaluated else NOT_EVALUATED
+            comparison = comparisons.get(key)
+            checks += _check_required(requirement, comparison, absent, adjusted.get(key, 1.0), policy.alpha)
         near = next((entry for entry in evidence.fidelity if entry.variant == variant), None)
         checks += check_fidelity(policy.fidelity, near)
         checks += check_budget(policy.budget, variant, evidence.measurements, evidence.slowdowns)
@@ -208,7 +224,7 @@ def _populations(teacher: Evaluation, policy: Policy) -> tuple[tuple[Population,
     populations = [Population("", "", {finding: too_few(teacher, finding, policy) for finding in findings})]
     notes = []
     for rule in policy.subgroups:
-        division = divide(teacher, rule)
+        division = divide(teacher, rule, policy)
         for group in division.groups:
             populations.append(_population(teacher, group, policy, optional=rule.when_too_few == "named"))
         if division.unrecorded:
@@ -256,30 +272,32 @@ def _adjusted_p(keys: Sequence[Key], comparisons: Mapping[Key, Comparison]) -> d
     return dict(zip(finite, holm(tuple(finite.values())), strict=True))
 
 
-def _check_required(requirement: Required, comparison: Comparison | None, p_worse: float, alpha: float) -> list[Check]:
-    """The comparison's own check, then its floors'."""
+def _check_required(
+    requirement: Required, comparison: Comparison | None, absent: str, p_worse: float, alpha: float
+) -> list[Check]:
+    """The comparison's own check, then its floors'; ``absent`` says why there may be none."""
     entry, name = requirement.entry, requirement.name
     floors = (("teacher", entry.teacher_floor), ("bundle", entry.bundle_floor))
     bound = "ceiling" if entry.metric in LOWER_IS_BETTER else "floor"
     names = {whose: f"{name}, {bound} of the {whose}" for whose, floor in floors if floor is not None}
     lacking = requirement.population.lacking[requirement.finding]
-    incompatibility = f"too few cases: {lacking}" if lacking else _incompatibility(comparison, entry.margin, alpha)
+    incompatibility = f"too few cases: {lacking}" if lacking else absent
+    if comparison is not None and not lacking:
+        incompatibility = _incompatibility(comparison, entry.margin, alpha)
     if comparison is None or incompatibility:
         return [
             Check(name=check_name, outcome="inconclusive", reason=incompatibility)
             for check_name in (name, *names.values())
         ]
-    values = {"teacher": comparison.teacher.estimate, "bundle": comparison.bundle.estimate}
+    values = {"teacher": comparison.teacher, "bundle": comparison.bundle}
     return [
         _check_margin(name, comparison, entry.margin, p_worse <= alpha),
         *(_check_floor(names[whose], values[whose], floor, bound) for whose, floor in floors if floor is not None),
     ]
 
 
-def _incompatibility(comparison: Comparison | None, margin: float, alpha: float) -> str:
+def _incompatibility(comparison: Comparison, margin: float, alpha: float) -> str:
     """Why a comparison cannot be judged; empty where it can."""
-    if comparison is None:
-        return "not evaluated, or undefined (the PPV of a model that calls nothing is)"
     if comparison.too_few:
         return f"too few cases: {comparison.too_few}"
     difference = comparison.difference
@@ -298,18 +316,25 @@ def _check_margin(name: str, comparison: Comparison, margin: float, worse: bool)
         f"difference {difference.estimate:+.4f}, {100 * difference.level:.4g}% interval {difference.low:+.4f} to "
         f"{difference.high:+.4f}, margin {margin:.4g}"
     )
+    lost = comparison.smallest_loss > 0
     if comparison.largest_loss < margin:
-        return Check(name=name, outcome="pass", reason=f"{figures}: {rise} so large is ruled out")
+        doubt = "; worse beyond doubt, by less than the margin" if lost else ""
+        return Check(name=name, outcome="pass", reason=f"{figures}: {rise} so large is ruled out{doubt}")
     if worse:
         return Check(name=name, outcome="fail", reason=f"{figures}: significantly worse than the margin allows")
-    reason = f"{figures}: {rise} so large is neither shown nor ruled out; {_power(comparison, loss, margin)}"
-    return Check(name=name, outcome="inconclusive", reason=reason)
+    found = (
+        f"worse beyond doubt, and {rise} so large is not ruled out"
+        if lost
+        else (f"{rise} so large is neither shown nor ruled out")
+    )
+    return Check(name=name, outcome="inconclusive", reason=f"{figures}: {found}; {_power(comparison, loss, margin)}")
 
 
 def _power(comparison: Comparison, loss: str, margin: float) -> str:
     """What these cases could have shown at best: an inconclusive answer must say what would settle it."""
     alpha = (1 - comparison.difference.level) / 2
-    reachable = reach(comparison.difference.standard_error, margin, alpha=alpha, power=POWER)
+    error, least = comparison.difference.standard_error, comparison.least_loss
+    reachable = reach(error, margin, alpha=alpha, power=POWER, least_loss=least)
     if reachable.smallest_margin is None or reachable.times_patients is None:
         return f"how many more patients it takes is not known: {reachable.reason}"
     if reachable.times_patients <= 1:
@@ -318,6 +343,11 @@ def _power(comparison: Comparison, loss: str, margin: float) -> str:
             "two equal in truth, so the bundle is probably somewhat worse"
         )
     needed = comparison.patients * reachable.times_patients
+    if least is not None and least >= margin:
+        return (
+            f"{comparison.patients} such patients ({comparison.patients_with} with the finding) cannot rule out a "
+            f"{loss} below {least:.3f} even where nobody is lost, and {margin:.4g} would take about {needed:,.0f}"
+        )
     return (
         f"were the two equal in truth, {comparison.patients} such patients would rule out a {loss} of "
         f"{reachable.smallest_margin:.3f} in {100 * POWER:.0f}% of studies, and {margin:.4g} would take about "
@@ -325,10 +355,15 @@ def _power(comparison: Comparison, loss: str, margin: float) -> str:
     )
 
 
-def _check_floor(name: str, estimate: float, floor: float, bound: str) -> Check:
-    holds = estimate >= floor if bound == "floor" else estimate <= floor
+def _check_floor(name: str, value: Interval, floor: float, bound: str) -> Check:
+    """Shown, excluded or neither, by the confidence bounds, as a margin is."""
     needed = f"at {'least' if bound == 'floor' else 'most'} {floor:.4g}"
-    return Check(name=name, outcome="pass" if holds else "fail", reason=f"{estimate:.4f}, {needed} is required")
+    figures = f"{value.estimate:.4f}, {100 * value.level:.4g}% interval {value.low:.4f} to {value.high:.4f}: {needed}"
+    if value.low >= floor if bound == "floor" else value.high <= floor:
+        return Check(name=name, outcome="pass", reason=f"{figures} is shown")
+    if value.high < floor if bound == "floor" else value.low > floor:
+        return Check(name=name, outcome="fail", reason=f"{figures} is excluded")
+    return Check(name=name, outcome="inconclusive", reason=f"{figures} is neither shown nor excluded")
 
 
 def _worst(outcomes: Iterable[Outcome]) -> Outcome:

@@ -27,7 +27,7 @@ STARTER = f"""\
 non_inferiority:
   - metric: auroc
     margin: 0.02
-    teacher_floor: 0.80         # a poor teacher proves nothing; for the errors a ceiling
+    teacher_floor: 0.80         # its interval must lie above: a poor teacher proves nothing; for the errors a ceiling
     #bundle_floor: 0.80
     #finding: pneumonia         # one finding; without it, every finding of the task
   #- {{metric: sensitivity, margin: 0.05}}
@@ -40,6 +40,7 @@ non_inferiority:
 subgroups:
   #- {{column: sex}}
   #- {{column: age, cuts: [40, 70], when_too_few: named}}
+  #- {{column: age × sex}}       # every combination of their groups
 
 # How near to the teacher every variant must stay, case by case.
 fidelity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Literal
 
 import msgspec
@@ -10,12 +11,21 @@ import msgspec
 from medfm_compress.bench.types.metric import REPORTED_ONLY, Metric
 from medfm_compress.runtime.errors import InputError
 
+CROSS = " × "
+_CROSSES = re.compile("[×*]")
+
+
+def intersection(column: str) -> str:
+    """``column`` as it is written throughout: an intersection, ``age*sex`` or ``age × sex``, as ``age × sex``."""
+    return CROSS.join(part.strip() for part in _CROSSES.split(column))
+
 
 class SubgroupRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one column of the study divides the cases into groups.
 
     Attributes:
-        column: of the study.
+        column: of the study; or an intersection of columns that have rules of their own, ``age × sex`` or
+            ``age * sex``, whose groups are those of each within those of the others.
         cuts: ascending; make groups of a number, or of ranges such as a study's age decades: ``[50, 70]`` gives < 50,
             50 to below 70 and >= 70, and a value that is neither counts as not recorded. Without cuts every value is a
             group, and the empty one is not recorded.
@@ -28,10 +38,18 @@ class SubgroupRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     when_too_few: Literal["inconclusive", "named"] = "inconclusive"
 
     def __post_init__(self) -> None:
-        if not self.column:
-            raise InputError("a subgroup rule names no column; write 'column: age'")
+        msgspec.structs.force_setattr(self, "column", intersection(self.column))
+        if not all(self.parts):
+            raise InputError("a subgroup rule names no column; write 'column: age', or 'column: age × sex'")
+        if len(self.parts) > 1 and self.cuts:
+            raise InputError(f"{self.column!r} has cuts; give them to the rule of the column that they cut")
         if any(not later > earlier for earlier, later in itertools.pairwise(self.cuts)):
             raise InputError(f"cuts of {self.column!r} are {list(self.cuts)}; they must rise")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The columns of the study that divide the cases: one, or those of the intersection."""
+        return tuple(self.column.split(CROSS))
 
 
 class NonInferiority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,8 +60,9 @@ class NonInferiority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         margin: in the metric's own unit, > 0 and < 1.
         finding: one finding, or empty for every finding.
         subgroup: a column that `Policy.subgroups` declares, for every group of it; empty for all cases together.
-        teacher_floor: the teacher's own estimate must reach it (a bad teacher proves nothing); for errors, a ceiling.
-        bundle_floor: the bundle's own estimate must reach it; for errors, a ceiling.
+        teacher_floor: the lower end of the teacher's own interval must reach it (a bad teacher proves nothing); for
+            errors a ceiling, and the upper end.
+        bundle_floor: likewise the bundle's own interval.
     """
 
     metric: Metric
@@ -54,6 +73,7 @@ class NonInferiority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     bundle_floor: float | None = None
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "subgroup", intersection(self.subgroup))
         if not 0 < self.margin < 1:
             raise InputError(f"margin is {self.margin}; it must be above 0 and below 1")
         if self.metric in REPORTED_ONLY:
@@ -145,6 +165,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         columns = [rule.column for rule in self.subgroups]
         if len(set(columns)) != len(columns):
             raise InputError(f"the policy divides one column twice: {', '.join(columns)}; keep one rule each")
+        for rule in self.subgroups:
+            alone = [part for part in rule.parts if len(rule.parts) > 1 and part not in columns]
+            if alone or len(set(rule.parts)) < len(rule.parts):
+                raise InputError(
+                    f"the policy divides by {rule.column!r}; each of its columns needs one rule of its own in subgroups"
+                    f"{f', which {alone[0]!r} lacks' if alone else ''}"
+                )
         for required in self.non_inferiority:
             if required.subgroup and required.subgroup not in columns:
                 raise InputError(
@@ -161,6 +188,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         )
         if twice:
             raise InputError(f"the policy asks twice for {', '.join(twice)}; keep one entry each")
+
+    @property
+    def study_columns(self) -> frozenset[str]:
+        """Columns of the study that any rule names; no other enters a report."""
+        return frozenset(part for rule in self.subgroups for part in rule.parts)
 
     def requirement(self, metric: Metric, finding: str, column: str = "") -> NonInferiority | None:
         """The entry that binds ``metric`` of ``finding`` in groups of ``column`` (empty: all cases).

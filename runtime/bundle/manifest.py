@@ -112,7 +112,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         teacher: name of the teacher's architecture and the sha256 of its weights.
         teacher_licence: SPDX id or sentence; travels with every student.
         student: likewise for the deployed network.
-        study_fingerprint: sha256 over the study's table and images.
+        study_fingerprint: sha256 over the table and images of the study that the network was trained on.
+        calibration_fingerprint: likewise of the one whose validation cases gave temperature and operating points.
         steps: what was done, in order, one line each.
         recipe_sha256: of the recipe file, empty without one.
         libraries: name → version of what made it.
@@ -123,6 +124,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     teacher_licence: str = ""
     student: str = ""
     study_fingerprint: str = ""
+    calibration_fingerprint: str = ""
     steps: tuple[str, ...] = ()
     recipe_sha256: str = ""
     libraries: dict[str, str] = {}

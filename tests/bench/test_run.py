@@ -18,12 +18,13 @@ from medfm_compress.bench.gate.policy_file import LoadedPolicy
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.measure.load_scenario import LoadPlan
 from medfm_compress.bench.measure.machine import describe_machine
-from medfm_compress.bench.models import TeacherRef
+from medfm_compress.bench.models import BUNDLES, CHOSEN, OWN, TeacherRef
 from medfm_compress.bench.options import BenchOptions
 from medfm_compress.bench.report import load_report
 from medfm_compress.bench.run import bench_bundle, noise_reasons
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.policy import Budget, NonInferiority, Policy
+from medfm_compress.bench.types.policy import Budget, NonInferiority, Policy, SubgroupRule
+from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.open import open_study
 from medfm_compress.runtime.activation import probabilities
 from medfm_compress.runtime.errors import InputError, StudyError
@@ -36,6 +37,7 @@ POLICY = LoadedPolicy(
     Policy(
         non_inferiority=(NonInferiority(metric="auroc", margin=0.05),),
         budget=Budget(p50_ms=10_000),
+        subgroups=(SubgroupRule(column="sex", when_too_few="named"),),
         min_positives=5,
         min_negatives=5,
         min_clusters=5,
@@ -101,7 +103,13 @@ def test_run_of_a_bundle_with_its_teacher(tiny, teacher, study, tmp_path: Path) 
     page = (out / "report.html").read_text()
     assert "tiny_net" in page
     assert "00.png" not in page + (out / "report.json").read_text()
-    # The teacher had no thresholds: they are chosen on its validation cases, by the bundle's rule.
+
+
+def test_a_teacher_without_thresholds_gets_them_as_the_bundle_did(tiny, teacher, study, tmp_path: Path) -> None:
+    progress: list[str] = []
+    home = tiny.bundle(tmp_path / "home.medfm", calibration_fingerprint=study_fingerprint(study))
+    report = bench_bundle(home, teacher, study, POLICY, tmp_path / "out", BenchOptions(plan=QUICK), progress.append)
+    # On the study of the bundle's own thresholds: by its rule, on the same validation cases, before any test case.
     order = [
         progress.index(line)
         for line in ("evaluate teacher on 24 cases", "evaluate teacher on 40 cases", "open teacher")
@@ -109,6 +117,34 @@ def test_run_of_a_bundle_with_its_teacher(tiny, teacher, study, tmp_path: Path) 
     assert order == sorted(order)
     (point,) = report.teacher_operating_points
     assert (point.rule, point.positives, point.negatives) == ("youden", 12, 12)
+    assert (report.teacher_decides, report.notes) == (CHOSEN, ())
+    assert f"Decides {CHOSEN}" in (tmp_path / "out" / "report.html").read_text().replace("&#39;", "'")
+
+
+@pytest.mark.parametrize("splits", [("test", "val"), ("test",)])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_a_bundle_that_is_its_teacher_differs_by_nothing_on_another_study(
+    tiny, teacher, study, tmp_path: Path, splits: tuple[str, ...], temperature: float
+) -> None:
+    point = msgspec.structs.replace(tiny.POINT, threshold=0.4)
+    task = msgspec.structs.replace(tiny.TASK, temperature=temperature, operating_points=(point,))
+    bundle = tiny.bundle(tmp_path / "tiny.medfm", task=task)
+    elsewhere = msgspec.structs.replace(study, cases=tuple(case for case in study.cases if case.split in splits))
+    report = bench_bundle(bundle, teacher, elsewhere, POLICY, tmp_path / "out", BenchOptions(plan=QUICK, files=0))
+    assert {c.difference.estimate for c in report.comparisons} == {0.0}
+    assert {c.difference.method for c in report.comparisons if c.metric != "ece" and not c.too_few} == {
+        "identical outputs"
+    }
+    assert report.task_of("teacher") == task
+    # Said where the verdict is read, too.
+    assert report.notes == (f"the teacher decides {BUNDLES}",)
+    assert report.notes[0] in judge(report).notes
+    # A teacher that has its own keeps both, whatever the study.
+    own = msgspec.structs.replace(
+        teacher, task=msgspec.structs.replace(task, temperature=3.0, operating_points=(tiny.POINT,))
+    )
+    again = bench_bundle(bundle, own, elsewhere, POLICY, tmp_path / "own", BenchOptions(plan=QUICK, files=0))
+    assert (again.task_of("teacher"), again.teacher_decides) == (own.task, OWN)
 
 
 def test_a_variant_is_decided_by_its_own_temperature_and_threshold(tiny, teacher, study, tmp_path: Path) -> None:
@@ -126,7 +162,8 @@ def test_a_variant_is_decided_by_its_own_temperature_and_threshold(tiny, teacher
 
 
 def test_external_models_baselines_and_loads_stand_beside_the_bundle(tiny, teacher, study, tmp_path: Path) -> None:
-    bundle, external = tiny.bundle(tmp_path / "tiny.medfm"), tmp_path / "external.onnx"
+    home = study_fingerprint(study)
+    bundle, external = tiny.bundle(tmp_path / "tiny.medfm", calibration_fingerprint=home), tmp_path / "external.onnx"
     external.write_bytes(tiny.network())
     options = BenchOptions(
         plan=QUICK,
@@ -223,3 +260,27 @@ def test_noise_is_named() -> None:
     assert noise_reasons(quiet, [steady]) == ()
     assert "jumpy" in " ".join(noise_reasons(quiet, [steady, jumpy]))
     assert "load" in " ".join(noise_reasons(msgspec.structs.replace(quiet, load_average=99.0), [steady]))
+
+
+def test_no_identifier_of_the_study_enters_anything_that_is_written(tiny, teacher, study, tmp_path: Path) -> None:
+    table = tmp_path / "study" / "cases.csv"
+    rows = [row.split(",") for row in table.read_text().split()]
+    planted = ("Zzyzx^Quentin", "19231107", "ACC-998877")
+    extended = [[*rows[0], "patient_name", "birth_date", "accession", "note"]]
+    extended += [
+        [*row[:3], f"MRN{n}-4242", row[4], *(f"{value}{n}" for value in planted), f"seen by Dr Zzyzx {n}"]
+        for n, row in enumerate(rows[1:])
+    ]
+    table.write_text("\n".join(",".join(row) for row in extended))
+    out, bundle = tmp_path / "out", tiny.bundle(tmp_path / "tiny.medfm")
+    report = bench_bundle(
+        bundle, teacher, open_study(tmp_path / "study"), POLICY, out, BenchOptions(plan=QUICK, files=2)
+    )
+    assert report.teacher.subgroups.keys() == {"sex"}
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert {"report.json", "report.html"} <= {path.name for path in written}
+    for path in written:
+        content = path.read_bytes().decode(errors="replace")
+        # The two files that stay at home name patients, to find them by; nothing else does.
+        keys = () if path.name in ("flips.csv", "gallery.html") else ("-4242",)
+        assert not [word for word in (*planted, "Zzyzx", *keys) if word in content], path.name

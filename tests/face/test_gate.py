@@ -319,7 +319,7 @@ def test_an_unevaluated_report_is_refused(write_report, folder):
 
 @pytest.mark.parametrize(
     ("rule", "lines"),
-    [("site", "is empty for all 300 evaluated cases"), ("race", "no column of the study; it has sex, site")],
+    [("site", "is empty for all 300 evaluated cases"), ("race", "no column of the study or report; it has sex, site")],
 )
 def test_a_subgroup_that_cannot_be_judged_is_refused(write_report, folder, reports, rule, lines):
     entry = f"non_inferiority: [{{metric: auroc, margin: 0.05, subgroup: {rule}}}]"

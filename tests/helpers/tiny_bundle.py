@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, write_bundle
@@ -97,9 +98,12 @@ def bundle(
     outcome: str | None = "pass",
     model: bytes | None = None,
     task: Task = TASK,
+    calibration_fingerprint: str = "",
 ) -> Path:
     """Write a bundle to ``path``; with an ``outcome`` every variant has a verdict that cites it."""
-    write_bundle(path, draft(variants, task), contents(variants, model))
+    manifest = draft(variants, task)
+    provenance = replace(manifest.provenance, calibration_fingerprint=calibration_fingerprint)
+    write_bundle(path, replace(manifest, provenance=provenance), contents(variants, model))
     if outcome:
         rewrite_bundle(path, path, verdicts=[verdict(path, variant.name, outcome) for variant in variants])
     return path

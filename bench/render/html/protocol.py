@@ -106,6 +106,7 @@ def _statistics(report: Report) -> dict[str, str]:
         "Intervals": f"{used}; {policy.resamples:,} resamples where a bootstrap is used, seed {policy.seed}"
         if used
         else "",
+        "Teacher": f"Decides {report.teacher_decides}." if report.teacher_decides else "",
         "Inference": "Each case on its own (batch 1), in the engine and precision that the variant ships with.",
     }
 

@@ -82,11 +82,16 @@ def has_interval(comparison: Comparison) -> bool:
 
 def column_of(policy: Policy, subgroup: str) -> str:
     """The policy's column that ``subgroup`` (``sex = F``, ``50 <= age < 70``) is a group of; empty where it is none."""
-    for rule in sorted(policy.subgroups, key=lambda rule: -len(rule.column)):
-        starts = tuple(f"{rule.column} {sign} " for sign in ("=", "<", ">="))
-        if subgroup.startswith(starts) or f" <= {rule.column} < " in subgroup:
+    for rule in sorted(policy.subgroups, key=lambda rule: (-len(rule.parts), -len(rule.column))):
+        if all(_is_named(part, subgroup) for part in rule.parts):
             return rule.column
     return ""
+
+
+def _is_named(column: str, subgroup: str) -> bool:
+    names = (subgroup, *subgroup.split(", "))
+    starts = tuple(f"{column} {sign} " for sign in ("=", "<", ">="))
+    return any(name.startswith(starts) or f" <= {column} < " in name for name in names)
 
 
 def _metrics(compared: Sequence[Comparison]) -> list[Metric]:

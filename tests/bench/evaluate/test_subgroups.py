@@ -21,6 +21,7 @@ TASK = Task(kind="multilabel", labels=("opacity",))
 BY_AGE = SubgroupRule(column="age", cuts=(50, 70))
 EVERYONE = NonInferiority(metric="auroc", margin=0.05)
 OLD_AND_YOUNG = NonInferiority(metric="auroc", margin=0.15, subgroup="age")
+POLICY = Policy(non_inferiority=(EVERYONE,), subgroups=(BY_AGE,))
 
 
 def with_columns(evaluation: Evaluation, **columns: list[str]) -> Evaluation:
@@ -38,7 +39,7 @@ def verdict_on(teacher: Evaluation, variant: Evaluation, policy: Policy) -> Verd
 def test_cuts_make_half_open_ranges_and_text_is_not_recorded(make_evaluation: MakeEvaluation) -> None:
     values = ["49.9", "50", "60-69", "70", "unknown", "", "nan", "inf", "80-89"]
     evaluation = restrict(make_evaluation(), np.arange(300) < 9)
-    division = divide(with_columns(evaluation, age=values), BY_AGE)
+    division = divide(with_columns(evaluation, age=values), BY_AGE, POLICY)
     assert [(group.name, np.flatnonzero(group.rows).tolist()) for group in division.groups] == [
         ("age < 50", [0]),
         ("50 <= age < 70", [1, 2]),
@@ -49,7 +50,9 @@ def test_cuts_make_half_open_ranges_and_text_is_not_recorded(make_evaluation: Ma
 
 def test_every_value_is_a_group_without_cuts(make_evaluation: MakeEvaluation) -> None:
     evaluation = restrict(make_evaluation(), np.arange(300) < 4)
-    division = divide(with_columns(evaluation, sex=["male", "female", "", "unknown"]), SubgroupRule(column="sex"))
+    division = divide(
+        with_columns(evaluation, sex=["male", "female", "", "unknown"]), SubgroupRule(column="sex"), POLICY
+    )
     assert [group.name for group in division.groups] == ["sex = female", "sex = male", "sex = unknown"]
     assert division.unrecorded == 1
 
@@ -65,19 +68,19 @@ def test_every_value_is_a_group_without_cuts(make_evaluation: MakeEvaluation) ->
             SubgroupRule(column="age", cuts=(75,)),
             "inside the recorded range '70-79'",
         ),
-        (["1"] * 300, SubgroupRule(column="site"), "no column of the study; it has age"),
+        (["1"] * 300, SubgroupRule(column="site"), "no column of the study or report; it has age"),
     ],
 )
 def test_a_column_that_cannot_divide_is_refused(
     make_evaluation: MakeEvaluation, values: list[str], rule: SubgroupRule, complaint: str
 ) -> None:
     with pytest.raises(InputError, match=complaint):
-        divide(with_columns(make_evaluation(), age=values), rule)
+        divide(with_columns(make_evaluation(), age=values), rule, POLICY)
 
 
 def test_restricting_takes_the_same_rows_of_everything(make_evaluation: MakeEvaluation) -> None:
     evaluation = with_columns(make_evaluation(), age=ages(300))
-    rows = divide(evaluation, BY_AGE).groups[2].rows
+    rows = divide(evaluation, BY_AGE, POLICY).groups[2].rows
     part = restrict(evaluation, rows)
     numbers = np.flatnonzero(rows)
     assert part.images == tuple(evaluation.images[number] for number in numbers)
@@ -88,7 +91,7 @@ def test_restricting_takes_the_same_rows_of_everything(make_evaluation: MakeEval
 
 def test_a_model_damaged_for_one_group_fails_and_the_group_is_named(make_evaluation: MakeEvaluation) -> None:
     teacher = with_columns(make_evaluation(cases=900), age=ages(900))
-    old = divide(teacher, BY_AGE).groups[2].rows
+    old = divide(teacher, BY_AGE, POLICY).groups[2].rows
     scores = teacher.scores.copy()
     scores[old] = np.random.default_rng(1).permutation(scores[old])
     damaged = msgspec.structs.replace(teacher, name="int8", scores=scores)
@@ -142,3 +145,54 @@ def test_a_policy_that_requires_an_undeclared_group_is_refused() -> None:
         Policy(non_inferiority=(OLD_AND_YOUNG,))
     with pytest.raises(InputError, match="must rise"):
         SubgroupRule(column="age", cuts=(70, 50))
+
+
+def test_an_intersection_has_every_combination_of_the_groups_of_its_columns(make_evaluation: MakeEvaluation) -> None:
+    rules = (SubgroupRule(column="sex"), SubgroupRule(column="age", cuts=(70,)), SubgroupRule(column="age*sex"))
+    policy = Policy(
+        non_inferiority=(NonInferiority(metric="auroc", margin=0.2, subgroup="age * sex"),), subgroups=rules
+    )
+    assert policy.requirement("auroc", "", "age × sex") is policy.non_inferiority[0]
+    assert policy.study_columns == {"age", "sex"}
+    columns = {"age": ["60", "80", "75", "", "50", "50"], "sex": ["f", "f", "m", "m", "", "f"]}
+    evaluation = with_columns(restrict(make_evaluation(), np.arange(300) < 6), **columns)
+    division = divide(evaluation, rules[2], policy)
+    assert {group.name: np.flatnonzero(group.rows).tolist() for group in division.groups} == {
+        "sex = f, age < 70": [0, 5],
+        "sex = f, age >= 70": [1],
+        "sex = m, age < 70": [],
+        "sex = m, age >= 70": [2],
+    }
+    assert {group.column for group in division.groups} == {"age × sex"}
+    assert division.unrecorded == 2
+
+
+def test_a_loss_in_one_combination_only_is_seen(make_evaluation: MakeEvaluation) -> None:
+    teacher = make_evaluation(cases=1200, separation=4.0)
+    sexes, age = ["f", "m"] * 600, ["40", "40", "80", "80"] * 300
+    hurt = np.array([s == "f" and a == "80" for s, a in zip(sexes, age, strict=True)])
+    rng = np.random.default_rng(0)
+    worse = np.where(hurt[:, None] & (rng.random((1200, 1)) < 0.8), rng.random((1200, 1)), teacher.scores)
+    variant = msgspec.structs.replace(teacher, name="int8", scores=worse)
+    rules = (SubgroupRule(column="sex"), SubgroupRule(column="age", cuts=(70,)), SubgroupRule(column="age × sex"))
+    by = NonInferiority(metric="auroc", margin=0.2, subgroup="age × sex")
+    pair = [with_columns(evaluation, sex=sexes, age=age) for evaluation in (teacher, variant)]
+    verdict = verdict_on(*pair, Policy(non_inferiority=(EVERYONE, by), subgroups=rules))
+    outcomes = {check.name: check.outcome for check in verdict.variants[0].checks}
+    assert outcomes["auroc of opacity, sex = f, age >= 70"] == "fail"
+    assert outcomes["auroc of opacity, sex = m, age < 70"] == "pass"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        (SubgroupRule(column="age × sex"),),
+        (SubgroupRule(column="sex"), SubgroupRule(column="age × sex")),
+        (SubgroupRule(column="sex"), SubgroupRule(column="sex × sex")),
+    ],
+)
+def test_an_intersection_of_columns_without_rules_is_refused(rules: tuple[SubgroupRule, ...]) -> None:
+    with pytest.raises(InputError, match="one rule of its own"):
+        Policy(non_inferiority=(EVERYONE,), subgroups=rules)
+    with pytest.raises(InputError, match="give them to the rule"):
+        SubgroupRule(column="age × sex", cuts=(1,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -52,6 +53,11 @@ def verdict_on(
     everyone = Population("", "", {"opacity": ""})
     evidence = Evidence(("opacity",), (everyone,), comparisons, (), measurements, (), "m" * 64, shipped)
     return judge_evidence(evidence, rules or policy(), policy_sha256="p" * 64)
+
+
+def judge(teacher: Evaluation, variant: Evaluation, rules: Policy) -> Verdict:
+    task = Task(kind="multilabel", labels=("opacity",))
+    return judge_evidence(gather(teacher, (variant,), rules, task), rules, policy_sha256="p" * 64)
 
 
 def measured(name: str = "int8", target: str = "openvino:cpu:int8:1", ms: float = 10.0, mb: float = 5.0) -> Measurement:
@@ -105,12 +111,51 @@ def test_every_required_comparison_must_pass_at_alpha_without_correction() -> No
 
 
 @pytest.mark.parametrize("floor", ["teacher_floor", "bundle_floor"])
-def test_floors_are_held_against_point_estimates(floor: str) -> None:
-    for value, outcome in ((0.9, "pass"), (0.91, "fail")):
+def test_floors_are_held_against_confidence_bounds(floor: str) -> None:
+    # Both models' own intervals are 0.85 to 0.95.
+    for value, outcome in ((0.85, "pass"), (0.86, "inconclusive"), (0.95, "inconclusive"), (0.96, "fail")):
         rules = policy(non_inferiority=(msgspec.structs.replace(AUROC, **{floor: value}),))
         assert verdict_on((comparison(),), rules).outcome == outcome
     rules = policy(non_inferiority=(msgspec.structs.replace(AUROC, **{floor: 0.95}),))
     assert verdict_on((comparison(too_few="3 patients"),), rules).outcome == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome", "says"),
+    [
+        (-0.02, 0.01, "pass", "a drop so large is ruled out"),
+        (-0.03, -0.01, "pass", "worse beyond doubt, by less than the margin"),
+        (-0.07, 0.01, "inconclusive", "a drop so large is neither shown nor ruled out"),
+        (-0.07, -0.01, "inconclusive", "worse beyond doubt, and a drop so large is not ruled out"),
+    ],
+)
+def test_worse_is_said_whether_or_not_the_margin_is_excluded(low: float, high: float, outcome: str, says: str) -> None:
+    difference = Interval(estimate=(low + high) / 2, low=low, high=high, standard_error=0.01)
+    verdict = verdict_on((comparison(difference=difference),))
+    assert verdict.outcome == outcome
+    assert says in verdict.variants[0].checks[0].reason
+    assert ("beyond doubt" in verdict.variants[0].checks[0].reason) == (high < 0)
+
+
+def test_a_perfect_class_is_told_how_many_patients_would_do(make_evaluation: MakeEvaluation) -> None:
+    # 1.000 against 1.000 in each of 200 ill patients: no drop of 0.01 is excluded, and 380 would exclude it.
+    teacher = make_evaluation(cases=500, separation=30.0)
+    variant = msgspec.structs.replace(teacher, name="int8", scores=teacher.scores * 0.9)
+    ill = int(teacher.truth.sum())
+    rules = policy(non_inferiority=(NonInferiority(metric="sensitivity", margin=0.01),))
+    reason = judge(teacher, variant, rules).variants[0].checks[0].reason
+    assert f"({ill} with the finding) cannot rule out a drop below" in reason
+    needed = float(re.search(r"0.01 would take about ([\d,]+)", reason)[1].replace(",", ""))
+    # 3.84 · 0.99 / 0.01 = 380 ill patients, at the prevalence of the study.
+    assert needed == pytest.approx(380 * 500 / ill, rel=0.03)
+
+
+def test_what_was_not_evaluated_and_what_is_undefined_are_told_apart() -> None:
+    rules = policy(non_inferiority=(NonInferiority(metric="ppv", margin=0.05),))
+    undefined = verdict_on((comparison(),), rules).variants[0].checks[0].reason
+    assert undefined == "undefined: teacher or bundle calls no case"
+    absent = verdict_on((comparison(),), rules, shipped=("int8", "fp16")).variants[1].checks[0].reason
+    assert "this variant was not evaluated" in absent
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+"""Columns of a study that look as if they identified patients.
+
+By name: the words of DICOM's basic profile for names, dates, numbers and addresses (PS3.15, table E.1-1) and what
+hospitals call them. By content: full dates, or a value of its own in nearly every row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_WORDS = re.compile(
+    r"(^|[_\W])(name|surname|first ?name|last ?name|birth|dob|born|accession|mrn|ssn|nhs|insurance|address|street|zip|"
+    r"postcode|phone|telephone|mobile|e?mail|physician|operator|uid|record|file ?number|case ?id|patient ?id|study ?id|"
+    r"exam ?id|date|time)([_\W]|$)",
+    re.IGNORECASE,
+)
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_DATE = re.compile(r"\d{4}[-./]?[01]\d[-./]?[0-3]\d([T ].*)?|[0-3]?\d[-./][0-3]?\d[-./]\d{2,4}")
+_FEWEST = 10
+_NEARLY_ALL = 0.9
+
+
+def identifying(column: str, values: Sequence[str]) -> str:
+    """Why ``column`` may identify patients; empty where nothing says so.
+
+    Args:
+        column: its name.
+        values: of every case, empty where not recorded.
+    """
+    if _WORDS.search(_CAMEL.sub("_", column)):
+        return "by its name"
+    filled = [value for value in values if value]
+    if len(filled) < _FEWEST:
+        return ""
+    if sum(bool(_DATE.fullmatch(value.strip())) for value in filled) >= _NEARLY_ALL * len(filled):
+        return "it holds dates"
+    if len(set(filled)) >= _NEARLY_ALL * len(filled) and not all(map(_is_measure, filled)):
+        return "nearly every row has a value of its own"
+    return ""
+
+
+def _is_measure(value: str) -> bool:
+    """Whether ``value`` is a number as measurements are: with a fraction, or of at most three digits."""
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return "." in value or len(value.strip().lstrip("+-")) <= 3
