@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from medfm_compress.cli import console
@@ -14,6 +16,7 @@ from medfm_compress.data.splitting import SplitPlan
 from medfm_compress.runtime.errors import EXIT_UNUSABLE, InputError
 
 if TYPE_CHECKING:
+    from medfm_compress.bench.gate.enough_patients import Need
     from medfm_compress.data.check import StudyCheck
     from medfm_compress.data.splitting import SplitResult
 
@@ -30,13 +33,29 @@ def check(
     accept_leakage: Annotated[
         bool, typer.Option("--accept-leakage", help="Report patients or copies in several splits, but do not fail.")
     ] = False,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="Say whether the split can show what this policy asks for.")
+    ] = None,
+    test_split: Annotated[str, typer.Option("--split", help="The split that --policy is about.")] = "test",
 ) -> None:
     """Read every image; count; look for leakage. Exit code 2 for leakage or for images that cannot be used."""
+    from medfm_compress.bench.gate.enough_patients import patients_needed
+    from medfm_compress.bench.gate.policy_file import load_policy
     from medfm_compress.data.check import check_study
     from medfm_compress.data.open import open_study
 
-    checked = check_study(open_study(study), progress=console.progress)
-    console.emit(lambda: checked, lambda: _print_check(checked, study, accept_leakage))
+    opened = open_study(study)
+    needs = patients_needed(opened, load_policy(policy).policy, test_split) if policy else ()
+    checked = check_study(opened, progress=console.progress)
+
+    def as_json() -> dict[str, object]:
+        return msgspec.structs.asdict(checked) | {"patients_needed": [need._asdict() for need in needs]}
+
+    def in_words() -> None:
+        _print_check(checked, study, accept_leakage)
+        _print_needs(needs, test_split)
+
+    console.emit(as_json, in_words)
     if checked.errors or (checked.leakage and not accept_leakage):
         raise typer.Exit(EXIT_UNUSABLE)
 
@@ -94,6 +113,20 @@ def _print_check(checked: StudyCheck, path: Path, accept_leakage: bool) -> None:
         console.say("cut the splits with 'medfm-compress study split', or accept the leakage with --accept-leakage")
     elif not checked.errors:
         console.say("no obstacle found")
+
+
+def _print_needs(needs: Sequence[Need], split: str) -> None:
+    if not needs:
+        return
+    console.say(f"\npatients of {split} that the policy takes at least, were bundle and teacher alike:")
+    rows = [[need.requirement, need.whose, str(need.needed), str(need.present)] for need in needs]
+    console.table(["requirement", "patients", "needed", f"in {split}"], rows)
+    short = [need for need in needs if not need.met]
+    if short:
+        console.say(
+            f"{len(short)} of {len(needs)} cannot be shown on this split, however good the bundle: cut more patients "
+            f"for {split}, collect more, or discuss the margin with those who chose it"
+        )
 
 
 def _with_shares(sizes: dict[str, int], total: int) -> list[str]:

@@ -47,6 +47,25 @@ def test_leakage_fails_unless_accepted(study: Path) -> None:
     assert "accepted leakage" in text
 
 
+def test_a_policy_says_how_many_patients_it_takes(study: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "non_inferiority:\n  - {metric: auroc, margin: 0.4}\n  - {metric: sensitivity, margin: 0.02}\n"
+        "  - {metric: auroc, margin: 0.4, subgroup: site}\nsubgroups: [{column: site}]\n"
+    )
+    code, text = run("check", study, "--accept-leakage", "--policy", policy)
+    assert code == 0
+    # 3.84 · 0.98 / 0.02 = 188.2; the 30 test images are of 15 or 16 patients.
+    (row,) = [line for line in text.splitlines() if "sensitivity of mass, margin 0.02" in line]
+    assert row.split()[-2] == "189"
+    assert "cannot be shown on this split, however good the bundle" in text
+    assert "auroc of mass, site = 0, margin 0.4" in text
+    needs = json.loads(run("check", study, "--accept-leakage", "--policy", policy, "--json")[1])["patients_needed"]
+    whole = {(need["requirement"], need["whose"]): need for need in needs}
+    assert whole["auroc of mass, margin 0.4", "with it"]["needed"] == 6
+    assert 5 <= whole["auroc of mass, margin 0.4", "without it"]["present"] <= 16
+
+
 def test_json_is_one_document(study: Path) -> None:
     code, text = run("check", study, "--json")
     actual = json.loads(text)

@@ -1,0 +1,103 @@
+"""What a policy takes of a split before anything is trained or evaluated: patients of whom a loss must not be missed.
+
+However alike bundle and teacher are, a margin Δ is excluded only by more than z² (1 − Δ) / Δ patients in whom the loss
+could sit (see `stats.score_interval`): for sensitivity the ill, for AUROC the rarer of ill and healthy, for balanced
+accuracy half as many of each. PPV, NPV and F1 depend on what will be called, log loss has no such bound; they are left
+out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.bench.evaluate.evaluate import number_clusters, tabulate
+from medfm_compress.bench.evaluate.subgroups import divide, restrict
+from medfm_compress.bench.stats.score_interval import smallest_count
+from medfm_compress.bench.types.evaluation import Evaluation
+from medfm_compress.bench.types.metric import Metric
+from medfm_compress.bench.types.policy import NonInferiority, Policy
+from medfm_compress.data.study import Study
+from medfm_compress.runtime.task import Task
+
+_WHOSE: dict[Metric, tuple[int, ...]] = {
+    "auroc": (1, 0),
+    "auprc": (1,),
+    "sensitivity": (1,),
+    "specificity": (0,),
+    "balanced_accuracy": (1, 0),
+}
+
+
+class Need(NamedTuple):
+    """What one requirement takes of one class of patients in one group.
+
+    Attributes:
+        requirement: e.g. ``auroc of pneumonia, age >= 70, margin 0.02``.
+        whose: ``with it``, ``without it`` or ``in all``.
+        needed: patients of one image each, at least.
+        present: patients in the split; several images of unlike numbers count for a little less.
+    """
+
+    requirement: str
+    whose: str
+    needed: int
+    present: int
+
+    @property
+    def met(self) -> bool:
+        """Whether so many could exclude the margin at all."""
+        return self.present >= self.needed
+
+
+def patients_needed(study: Study, policy: Policy, split: str = "test") -> tuple[Need, ...]:
+    """Needs of every requirement of ``policy``; empty groups are left out.
+
+    Raises:
+        InputError: ``split`` has no labelled case, or the study lacks a column that the policy names.
+    """
+    cases = tuple(case for case in study.split(split) if case.target)
+    task = Task(kind=study.kind, labels=study.labels)
+    evaluation = tabulate(np.zeros((len(cases), len(study.labels))), study, cases, task, name=split)
+    needs: list[Need] = []
+    for entry in policy.non_inferiority:
+        for group, part in _populations(evaluation, policy, entry):
+            needs += _needs(part, policy, entry, group)
+    return tuple(needs)
+
+
+def _populations(evaluation: Evaluation, policy: Policy, entry: NonInferiority) -> list[tuple[str, Evaluation]]:
+    if not entry.subgroup:
+        return [("", evaluation)]
+    rule = next(rule for rule in policy.subgroups if rule.column == entry.subgroup)
+    groups = divide(evaluation, rule, policy).groups
+    return [(group.name, restrict(evaluation, group.rows)) for group in groups if group.rows.any()]
+
+
+def _needs(evaluation: Evaluation, policy: Policy, entry: NonInferiority, group: str) -> list[Need]:
+    clusters = number_clusters(evaluation.clusters)
+    margin = min(2 * entry.margin, 0.999) if entry.metric == "balanced_accuracy" else entry.margin
+    needed = smallest_count(margin, policy.alpha)
+    findings = [entry.finding] if entry.finding else list(evaluation.findings)
+    if entry.metric in ("accuracy", "brier"):
+        everybody = np.ones(len(clusters), np.bool_)
+        name = f"{entry.metric}{f', {group}' if group else ''}, margin {entry.margin:g}"
+        return [Need(name, "in all", needed, _present(clusters, everybody))]
+    needs = []
+    for finding in findings:
+        positive = evaluation.truth[:, evaluation.findings.index(finding)]
+        name = f"{entry.metric} of {finding}{f', {group}' if group else ''}, margin {entry.margin:g}"
+        for label in _WHOSE.get(entry.metric, ()):
+            whose = "with it" if label else "without it"
+            needs.append(Need(name, whose, needed, _present(clusters, positive == label)))
+    return needs
+
+
+def _present(clusters: NDArray[np.int64], rows: NDArray[np.bool_]) -> int:
+    """Patients of ``rows``, less where some have many more images than others (Kish's effective number)."""
+    if not rows.any():
+        return 0
+    sizes = np.unique(clusters[rows], return_counts=True)[1]
+    return int(sizes.sum() ** 2 / (sizes**2).sum())
