@@ -21,6 +21,7 @@ from typing import Any
 
 from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
+from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
 from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
 from medfm_compress.runtime.sessions.operators import is_ort_format, read_operators
 from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
@@ -50,6 +51,7 @@ class OnnxRuntimeSession:
 
     def __init__(self, session: Any, info: SessionInfo) -> None:
         self._session = session
+        self._first = FirstUse()
         self.info = info
         self.input_names: tuple[str, ...] = tuple(value.name for value in session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
@@ -61,7 +63,8 @@ class OnnxRuntimeSession:
             InputError: names or shapes the model does not have.
         """
         try:
-            outputs = self._session.run(None, {name: as_float32(value) for name, value in inputs.items()})
+            values = {name: as_float32(value) for name, value in inputs.items()}
+            outputs = self._first(lambda: self._session.run(None, values))
         except Exception as exc:
             raise _as_input_error(exc, inputs) from exc
         return dict(zip(self.output_names, outputs, strict=True))
@@ -116,7 +119,8 @@ def from_bytes(files: Sequence[bytes], threads: int, precision: str = "fp32") ->
     if not available.ok:
         raise MissingDependency(available.reason)
     _check_content(files[0], precision)
-    session = _load(files[0], threads)
+    with ALONE:
+        session = _load(files[0], threads)
     providers = session.get_providers()
     if providers != [_PROVIDER]:
         raise BundleRefused(f"onnxruntime runs the model on {providers}, not on {_PROVIDER} alone")
@@ -133,7 +137,8 @@ def import_onnxruntime() -> Any:
     From 1.32 on, importing it already writes to ``~/.cache/Microsoft`` unless the environment forbids it beforehand.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
+    with ALONE:
+        import onnxruntime
 
     onnxruntime.disable_telemetry_events()
     return onnxruntime

@@ -21,6 +21,7 @@ import numpy as np
 
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
 from medfm_compress.runtime.sessions import openvino_cache
+from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
 from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
 
 BACKEND = "openvino"
@@ -47,6 +48,7 @@ class OpenVinoSession:
         self._compiled = compiled
         self._keep = keep  # memory that the compiled model refers to
         self._requests = threading.local()
+        self._first = FirstUse()
         self.info = info
         self.input_names: tuple[str, ...] = tuple(port.get_any_name() for port in compiled.inputs)
         self.output_names: tuple[str, ...] = tuple(port.get_any_name() for port in compiled.outputs)
@@ -57,22 +59,30 @@ class OpenVinoSession:
         Raises:
             InputError: names or shapes the model does not have.
         """
-        request = getattr(self._requests, "request", None)
-        if request is None:
-            request = self._requests.request = self._compiled.create_infer_request()
         if set(inputs) != set(self.input_names):
             raise InputError(f"the model's inputs are {self.input_names}, got {tuple(inputs)}")
         arrays = {name: as_float32(value) for name, value in inputs.items()}
         try:
-            outputs = request.infer(arrays, share_inputs=True)
+            outputs = self._first(lambda: self._request().infer(arrays, share_inputs=True))
         except (RuntimeError, TypeError, ValueError, KeyError) as exc:
             shapes = {name: value.shape for name, value in inputs.items()}
             raise InputError(f"openvino cannot run on inputs {shapes}: {_last_line(exc)}") from exc
         return {name: outputs[index] for index, name in enumerate(self.output_names)}
 
+    def _request(self) -> Any:
+        request = getattr(self._requests, "request", None)
+        if request is None:
+            request = self._requests.request = self._compiled.create_infer_request()
+        return request
+
 
 def is_available() -> Availability:
     """Whether OpenVINO can be imported and has its CPU plugin."""
+    with ALONE:
+        return _availability()
+
+
+def _availability() -> Availability:
     try:
         openvino = import_openvino()
     except ImportError as exc:
@@ -142,11 +152,12 @@ def open_listed(
     if not available.ok:
         raise MissingDependency(available.reason)
     configuration = _configuration(threads, precision)
-    if cache_dir is None:
-        compiled, keep = _compile(read(), configuration), None
-    else:
-        compiled, keep = _compile_or_load(digests, read, configuration, cache_dir)
-    return OpenVinoSession(compiled, _read_back(compiled, precision, threads, available.version), keep)
+    with ALONE:
+        if cache_dir is None:
+            compiled, keep = _compile(read(), configuration), None
+        else:
+            compiled, keep = _compile_or_load(digests, read, configuration, cache_dir)
+        return OpenVinoSession(compiled, _read_back(compiled, precision, threads, available.version), keep)
 
 
 def import_openvino() -> Any:
@@ -158,7 +169,7 @@ def import_openvino() -> Any:
     loaded = sys.modules.get(BACKEND)
     if loaded is not None:
         return loaded
-    with _hidden(_TELEMETRY), _hidden(_TOOLS):
+    with ALONE, _hidden(_TELEMETRY), _hidden(_TOOLS):
         return importlib.import_module(BACKEND)
 
 

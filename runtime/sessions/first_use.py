@@ -1,0 +1,34 @@
+"""One thread at a time where an engine is used for the first time.
+
+A C++ binding initialises its local statics on first use, behind a guard of the compiler's that knows nothing of Python's
+interpreter lock. Where two threads come first at once, one may hold the interpreter lock and wait for the guard while the
+other owns the guard and waits for the interpreter lock, for ever. So whatever is first (importing, compiling, a session's first run) happens under one lock of the process;
+it is an ordinary Python lock, which gives the interpreter free while it waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+ALONE = threading.RLock()
+"""Held while an engine is imported, opened, or run for the first time."""
+
+
+class FirstUse:
+    """Makes the first of many calls alone; those after it are made as they come."""
+
+    def __init__(self) -> None:
+        self._done = False
+
+    def __call__(self, call: Callable[[], Result]) -> Result:
+        """``call()``, under `ALONE` until one call has returned."""
+        if self._done:
+            return call()
+        with ALONE:
+            result = call()
+        self._done = True
+        return result

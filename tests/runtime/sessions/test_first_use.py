@@ -1,0 +1,116 @@
+"""The first use of an engine is made by one thread at a time; pools end when they are interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tiny_bundle
+
+from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
+from medfm_compress.runtime.sessions.table import open_session_from_bytes
+
+
+def at_once(call: Callable[[], None], threads: int) -> None:
+    workers = [threading.Thread(target=call) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=60)
+        assert not worker.is_alive()
+
+
+def test_the_first_call_is_made_alone_and_the_later_ones_together() -> None:
+    inside, most, together = [0], [0], threading.Barrier(2, timeout=30)
+    use = FirstUse()
+
+    def first() -> None:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.05)
+        inside[0] -= 1
+
+    at_once(lambda: use(first), 4)
+    # Whoever came second waited for the first to return, and the rest for it, or went on their own afterwards.
+    assert most[0] <= 3
+    alone = FirstUse()
+    order: list[str] = []
+
+    def recorded() -> None:
+        order.append("in")
+        time.sleep(0.05)
+        order.append("out")
+
+    at_once(lambda: alone(recorded), 2)
+    assert order == ["in", "out", "in", "out"]
+    # Used by now: two calls that wait for each other both come through.
+    at_once(lambda: alone(lambda: together.wait() and None), 2)
+
+
+def test_a_failed_first_call_does_not_count() -> None:
+    use = FirstUse()
+
+    def fail() -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        use(fail)
+    assert not use._done
+    assert use(lambda: 1) == 1
+    assert use._done
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_session_waits_for_the_lock_before_its_first_run_and_never_after(backend: str) -> None:
+    session = open_session_from_bytes(backend, [tiny_bundle.network()], 1, "fp32")
+    inputs = {session.input_names[0]: np.zeros(tiny_bundle.SPEC.shape, np.float32)}
+    done = threading.Event()
+
+    def run() -> None:
+        session.run(inputs)
+        done.set()
+
+    with ALONE:
+        worker = threading.Thread(target=run)
+        worker.start()
+        assert not done.wait(0.2)
+    worker.join(timeout=30)
+    assert done.is_set()
+    done.clear()
+    with ALONE:
+        at_once(run, 2)
+        assert done.is_set()
+
+
+POOL = """
+import time
+import numpy as np
+from types import SimpleNamespace
+from medfm_compress.compress.quantization.fidelity import case_logits
+
+def run(inputs):
+    time.sleep(0.05)
+    return {"y": np.zeros((1, 2), np.float32)}
+
+session = SimpleNamespace(run=run, input_names=("x",), output_names=("y",), info=SimpleNamespace(threads=1))
+print("ready", flush=True)
+case_logits(session, np.zeros((100_000, 1, 1, 1), np.float32))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_a_pool_ends_soon_after_it_is_interrupted() -> None:
+    with subprocess.Popen([sys.executable, "-c", POOL], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        # 100,000 cases would take an hour.
+        assert process.wait(timeout=60) != 0
