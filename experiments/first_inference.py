@@ -4,7 +4,7 @@
     python experiments/first_inference.py --processes 200 --unguarded
 
 Each process opens a small network in OpenVINO and lets two threads run it for the first time at the same moment; one
-that has not ended after 30 s is counted as hung and killed. ``--unguarded`` takes the lock of `sessions.first_use` away.
+that has not ended after 30 s is counted as hung and killed. ``--unguarded`` takes the lock of `first_use` away.
 """
 
 from __future__ import annotations

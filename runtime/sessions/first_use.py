@@ -1,9 +1,10 @@
 """One thread at a time where an engine is used for the first time.
 
-A C++ binding initialises its local statics on first use, behind a guard of the compiler's that knows nothing of Python's
-interpreter lock. Where two threads come first at once, one may hold the interpreter lock and wait for the guard while the
-other owns the guard and waits for the interpreter lock, for ever. So whatever is first (importing, compiling, a session's first run) happens under one lock of the process;
-it is an ordinary Python lock, which gives the interpreter free while it waits.
+A C++ binding initialises its local statics on first use, behind a guard of the compiler's that knows nothing of
+Python's interpreter lock. Where two threads come first at once, one may hold the interpreter lock and wait for the
+guard while the other owns the guard and waits for the interpreter lock, for ever. So whatever is first (importing,
+compiling, a session's first run) happens under one lock of the process: an ordinary Python lock, which sets the
+interpreter free while it waits.
 """
 
 from __future__ import annotations
