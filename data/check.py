@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 from typing import NamedTuple
 
@@ -19,9 +18,10 @@ from medfm_compress.data.labels import LEARNED, class_counts, describe_order
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import MedfmError
 from medfm_compress.runtime.task import TaskKind
+from medfm_compress.runtime.threads import map_in_threads
 
 _WORKERS = 2
-_BATCH = 250
+_LINE_EVERY = 1000
 _FEW_CASES = 50
 _FEW_PER_CLASS = 10
 _ODD_FACTOR = 2.0
@@ -151,11 +151,10 @@ def _inspections(study: Study, progress: Callable[[str], None] | None) -> Iterat
         height, width = values.shape[:2]
         return _Inspection(case, (int(height), int(width)), bool(values.min() == values.max()), content)
 
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        for start in range(0, len(study.cases), _BATCH):
-            if progress and start and start % (4 * _BATCH) == 0:
-                progress(f"read {start} of {len(study.cases)} images")
-            yield from pool.map(inspect_case, study.cases[start : start + _BATCH])
+    for number, inspected in enumerate(map_in_threads(inspect_case, study.cases, _WORKERS)):
+        if progress and number and number % _LINE_EVERY == 0:
+            progress(f"read {number} of {len(study.cases)} images")
+        yield inspected
 
 
 def _split_names(study: Study) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -12,6 +11,7 @@ import msgspec
 from medfm_compress.data.study import ImageSource, Study
 from medfm_compress.runtime.errors import ImageRefused, InputError, StudyError
 from medfm_compress.runtime.strict_json import digest
+from medfm_compress.runtime.threads import map_in_threads
 
 _WORKERS = 4
 _CHUNK_BYTES = 1 << 20
@@ -42,8 +42,7 @@ def content_hashes(source: ImageSource, images: Sequence[str]) -> list[str]:
         except ImageRefused as exc:
             raise StudyError(f"image {image!r}: {exc}") from None
 
-    with ThreadPoolExecutor(_WORKERS) as pool:  # reading and hashing release the GIL
-        return list(pool.map(hash_of, images))
+    return list(map_in_threads(hash_of, images, _WORKERS))  # reading and hashing release the GIL
 
 
 def study_fingerprint(study: Study) -> str:

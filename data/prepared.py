@@ -7,8 +7,8 @@ the libraries that carry it out, and the content of every image in its order. No
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +26,7 @@ from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import prepare
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import digest
+from medfm_compress.runtime.threads import map_in_threads
 
 Prepared = NDArray[np.float32]
 
@@ -88,11 +89,11 @@ def _batches(
         except ImageRefused as exc:
             raise StudyError(f"image {name!r}: {exc}; 'medfm-compress study check' lists every such image") from None
 
-    with ThreadPoolExecutor(_WORKERS) as pool:  # Pillow and the DICOM codecs release the GIL
-        for start in range(0, len(names), _BATCH):
-            if progress and start % _LINE_EVERY == 0 and start:
-                progress(f"prepared {start} of {len(names)} images")
-            yield start, np.stack(list(pool.map(prepare_image, names[start : start + _BATCH])))
+    prepared = map_in_threads(prepare_image, names, _WORKERS)  # Pillow and the DICOM codecs release the GIL
+    for start in range(0, len(names), _BATCH):
+        if progress and start % _LINE_EVERY == 0 and start:
+            progress(f"prepared {start} of {len(names)} images")
+        yield start, np.stack(list(itertools.islice(prepared, _BATCH)))
 
 
 def _key(source: ImageSource, names: Sequence[str], spec: ImageSpec) -> str:

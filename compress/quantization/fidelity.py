@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.golden_cases import relative_logit_error
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.threads import map_in_threads
 
 Logits = NDArray[np.float32]
 
@@ -42,8 +42,8 @@ def case_logits(session: Session, inputs: NDArray[np.float32]) -> Logits:
     def logits_of(number: int) -> Logits:
         return np.asarray(session.run({name: inputs[number : number + 1]})[output], dtype=np.float32)
 
-    with ThreadPoolExecutor(max(1, usable_cores() // session.info.threads)) as pool:
-        return np.concatenate(list(pool.map(logits_of, range(len(inputs)))))
+    workers = max(1, usable_cores() // session.info.threads)
+    return np.concatenate(list(map_in_threads(logits_of, range(len(inputs)), workers)))
 
 
 def fidelity(logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> Fidelity:

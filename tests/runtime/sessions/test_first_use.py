@@ -1,11 +1,7 @@
-"""The first use of an engine is made by one thread at a time; pools end when they are interrupted."""
+"""The first use of an engine is made by one thread at a time."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -87,30 +83,3 @@ def test_a_session_waits_for_the_lock_before_its_first_run_and_never_after(backe
     with ALONE:
         at_once(run, 2)
         assert done.is_set()
-
-
-POOL = """
-import time
-import numpy as np
-from types import SimpleNamespace
-from medfm_compress.compress.quantization.fidelity import case_logits
-
-def run(inputs):
-    time.sleep(0.05)
-    return {"y": np.zeros((1, 2), np.float32)}
-
-session = SimpleNamespace(run=run, input_names=("x",), output_names=("y",), info=SimpleNamespace(threads=1))
-print("ready", flush=True)
-case_logits(session, np.zeros((100_000, 1, 1, 1), np.float32))
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_a_pool_ends_soon_after_it_is_interrupted() -> None:
-    with subprocess.Popen([sys.executable, "-c", POOL], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        # 100,000 cases would take an hour.
-        assert process.wait(timeout=60) != 0

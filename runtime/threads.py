@@ -1,0 +1,38 @@
+"""Map a function over items in threads: in order, with few in flight, and ended by the first interrupt or error."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_AHEAD = 4
+
+
+def map_in_threads(call: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Results of ``call`` for each of ``items``, in their order.
+
+    ``Executor.map`` submits everything before it gives the first result, and an interrupt in that time, or an error,
+    waits for all of it. Here at most a few items a worker are ahead of the caller, and what has not begun when the
+    caller stops, fails or is interrupted never begins.
+
+    Args:
+        call: must be safe in several threads; only what releases the interpreter lock gains by them.
+        items: taken as they are needed.
+        workers: threads, at least 1.
+    """
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(call, item))
+            if len(waiting) > _AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

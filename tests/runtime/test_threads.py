@@ -1,0 +1,81 @@
+"""A map over threads: in order, lazily, and ended by an interrupt or an error."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from medfm_compress.runtime.threads import map_in_threads
+
+
+def test_results_come_in_order_from_several_threads() -> None:
+    seen: set[int] = set()
+    both = threading.Barrier(2, timeout=30)
+
+    def square(number: int) -> int:
+        seen.add(threading.get_ident())
+        if number < 2:
+            both.wait()
+        return number * number
+
+    assert list(map_in_threads(square, range(200), 2)) == [number * number for number in range(200)]
+    assert len(seen) == 2
+    assert list(map_in_threads(square, [], 2)) == []
+
+
+def test_items_are_taken_as_they_are_needed_and_nothing_begins_after_an_error() -> None:
+    taken: list[int] = []
+
+    def items():
+        for number in range(10_000):
+            taken.append(number)
+            yield number
+
+    def fail_at_three(number: int) -> int:
+        if number == 3:
+            raise ValueError("three")
+        return number
+
+    results = map_in_threads(fail_at_three, items(), 2)
+    assert next(results) == 0
+    assert len(taken) < 20
+    with pytest.raises(ValueError, match="three"):
+        list(results)
+    assert len(taken) < 30
+
+
+POOL = """
+import time
+import numpy as np
+from types import SimpleNamespace
+from medfm_compress.compress.quantization.fidelity import case_logits
+
+def run(inputs):
+    time.sleep(0.05)
+    return {"y": np.zeros((1, 2), np.float32)}
+
+session = SimpleNamespace(run=run, input_names=("x",), output_names=("y",), info=SimpleNamespace(threads=1))
+print("ready", flush=True)
+case_logits(session, np.zeros((100_000, 1, 1, 1), np.float32))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_a_pool_ends_soon_after_it_is_interrupted() -> None:
+    command = [sys.executable, "-c", POOL]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            # 100,000 cases would take an hour.
+            assert process.wait(timeout=60) != 0
+        finally:
+            process.kill()
