@@ -5,6 +5,10 @@
   More calls make the interval narrow (`latency_bounds`, `speedup`, `regression`).
 - A size, a compression, a peak of memory, the time to the first prediction and the energy of a call are single figures
   and are held against the limit as they are.
+- Timings that the report calls noisy prove less. Other work can only lengthen a time, so a time that keeps its limit
+  keeps it, and one that breaks it is inconclusive. A ratio may be off either way. On one thread of a CPU it is held by
+  processor times, which do not grow while a process waits; elsewhere by the rounds' medians. Its ends are then what the
+  rounds allow at worst: the shortest of the one over the longest of the other, and the reverse.
 
 A limit without its measurement is inconclusive, never passed.
 """
@@ -17,7 +21,7 @@ from typing import NamedTuple
 
 from medfm_compress.bench.measure.latency_regression import Slowdown
 from medfm_compress.bench.measure.percentile_bounds import percentile_bounds, samples_for_upper_bound
-from medfm_compress.bench.measure.speedup import speedup
+from medfm_compress.bench.measure.speedup import round_medians, speedup
 from medfm_compress.bench.report import TEACHER
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.policy import Budget
@@ -25,12 +29,15 @@ from medfm_compress.bench.types.verdict import Check
 from medfm_compress.runtime.bundle.manifest import Outcome
 
 _MB = 1e6
+_MORE_ROUNDS = "bench with more --rounds on a quiet machine"
+_QUIET = "bench on a quiet machine"
 
 
 class _Figure(NamedTuple):
     """What is held against a limit: a figure with the ends of its interval, or ``missing`` says why there is none.
 
-    A single figure has itself for both ends. ``remedy`` says how to make the interval narrower.
+    A single figure has itself for both ends. ``remedy`` says how to make the interval narrower. ``at_worst`` are the
+    ends on a noisy machine, for a ratio.
     """
 
     estimate: float = math.nan
@@ -38,6 +45,7 @@ class _Figure(NamedTuple):
     high: float = math.nan
     missing: str = ""
     remedy: str = ""
+    at_worst: tuple[float, float] | None = None
 
     @classmethod
     def single(cls, value: float, missing: str = "") -> _Figure:
@@ -46,28 +54,33 @@ class _Figure(NamedTuple):
 
 
 class _Limit(NamedTuple):
-    """One limit: its name, its unit, how much, and whether that is the least and not the most."""
+    """One limit: its name, its unit, how much, whether that is the least and not the most, and whether of a time."""
 
     name: str
     unit: str
     value: float
     at_least: bool = False
+    timed: bool = False
 
 
 def check_budget(
-    budget: Budget, variant: str, measurements: Sequence[Measurement], slowdowns: Sequence[Slowdown] = ()
+    budget: Budget,
+    variant: str,
+    measurements: Sequence[Measurement],
+    slowdowns: Sequence[Slowdown] = (),
+    noise: Sequence[str] = (),
 ) -> tuple[Check, ...]:
     """Checks of every limit that ``budget`` sets, for the measurement and the slowdown called ``variant``.
 
-    The teacher, for the two ratios, is the measurement called ``teacher``.
+    The teacher, for the two ratios, is the measurement called ``teacher``. ``noise`` are reasons to distrust timings.
     """
     own = next((measurement for measurement in measurements if measurement.name == variant), None)
     teacher = next((measurement for measurement in measurements if measurement.name == TEACHER), None)
     slowdown = next((entry for entry in slowdowns if entry.variant == variant), None)
     pairs = [*_latencies(budget, own), *_costs(budget, own), *_ratios(budget, own, teacher)]
     if budget.max_slowdown is not None:
-        pairs.append((_Limit("slowdown", "×", budget.max_slowdown), _slowdown(slowdown)))
-    return tuple(_check(limit, figure, variant) for limit, figure in pairs)
+        pairs.append((_Limit("slowdown", "×", budget.max_slowdown, timed=True), _slowdown(slowdown)))
+    return tuple(_check(limit, figure, variant, noise) for limit, figure in pairs)
 
 
 def _latencies(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _Figure]]:
@@ -76,7 +89,7 @@ def _latencies(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _F
     rounds = len(session) // calls if calls else 0
     passes = len(whole) // rounds if rounds else 0
     return [
-        (_Limit(name, " ms", limit), _percentile(samples, quantile, per_round) if own else _Figure())
+        (_Limit(name, " ms", limit, timed=True), _percentile(samples, quantile, per_round) if own else _Figure())
         for name, limit, samples, quantile, per_round in (
             ("p50 latency", budget.p50_ms, session, 0.5, calls),
             ("p99 latency", budget.p99_ms, session, 0.99, calls),
@@ -101,7 +114,7 @@ def _costs(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _Figur
     pairs = []
     if budget.first_prediction_ms is not None:
         figure = _Figure.single(own.first_prediction_ms) if own else _Figure()
-        pairs.append((_Limit("first prediction", " ms", budget.first_prediction_ms), figure))
+        pairs.append((_Limit("first prediction", " ms", budget.first_prediction_ms, timed=True), figure))
     for name, most, size in (
         ("size", budget.size_bytes, own.size_bytes if own else 0),
         ("peak memory", budget.peak_rss_bytes, own.peak_rss_bytes if own else 0),
@@ -134,7 +147,8 @@ def _energy(own: Measurement | None) -> _Figure:
 def _ratios(budget: Budget, own: Measurement | None, teacher: Measurement | None) -> list[tuple[_Limit, _Figure]]:
     pairs = []
     if budget.min_speedup is not None:
-        pairs.append((_Limit("speed-up at p50", "×", budget.min_speedup, at_least=True), _speedup(own, teacher)))
+        limit = _Limit("speed-up at p50", "×", budget.min_speedup, at_least=True, timed=True)
+        pairs.append((limit, _speedup(own, teacher)))
     if budget.min_compression is not None:
         figure = _Figure.single(_ratio(teacher.size_bytes, own.size_bytes)) if own and teacher else _Figure()
         if teacher is None:
@@ -152,14 +166,27 @@ def _speedup(own: Measurement | None, teacher: Measurement | None) -> _Figure:
     if min(calls) < 1 or len(own.session_ms) * calls[1] != len(teacher.session_ms) * calls[0]:
         return _Figure.single(_ratio(teacher.quantile_ms(0.5), own.quantile_ms(0.5)))
     ratio = speedup(teacher, own)
-    return _Figure(ratio.estimate, ratio.low, ratio.high, remedy="bench with more --rounds on a quiet machine")
+    theirs, mine = (_times_when_noisy(measurement) for measurement in (teacher, own))
+    at_worst = (min(theirs) / max(mine), max(theirs) / min(mine)) if min(mine) > 0 else None
+    return _Figure(ratio.estimate, ratio.low, ratio.high, remedy=_MORE_ROUNDS, at_worst=at_worst)
+
+
+def _times_when_noisy(measurement: Measurement) -> Sequence[float]:
+    """One time a round, in ms: of the processor where that is the time of one thread, else the median latency."""
+    _, device, *_, threads = measurement.target.split(":")
+    if device == "cpu" and threads == "1" and measurement.cpu_ms and min(measurement.cpu_ms) > 0:
+        return measurement.cpu_ms
+    return [float(median) for median in round_medians(measurement)]
 
 
 def _slowdown(slowdown: Slowdown | None) -> _Figure:
     if slowdown is None:
         return _Figure(missing="no earlier bundle was measured; give the earlier bundle with --baseline-bundle")
     ratio = slowdown.ratio
-    return _Figure(ratio.estimate, ratio.low, ratio.high, remedy="bench with more --pairs on a quiet machine")
+    remedy = "bench with more --pairs on a quiet machine"
+    pairs = [new / old for new, old in zip(slowdown.p50_ms, slowdown.baseline_p50_ms, strict=True)]
+    at_worst = (min(pairs), max(pairs)) if pairs else None
+    return _Figure(ratio.estimate, ratio.low, ratio.high, remedy=remedy, at_worst=at_worst)
 
 
 def _incomparable(own: Measurement | None, teacher: Measurement | None) -> str:
@@ -176,16 +203,28 @@ def _incomparable(own: Measurement | None, teacher: Measurement | None) -> str:
     return ""
 
 
-def _check(limit: _Limit, figure: _Figure, variant: str) -> Check:
+def _check(limit: _Limit, figure: _Figure, variant: str, noise: Sequence[str]) -> Check:
     missing = figure.missing or _nonsense(limit, figure, variant)
     if missing:
         return Check(name=limit.name, outcome="inconclusive", reason=f"not known: {missing}")
-    outcome = _outcome(limit, figure)
+    noisy = limit.timed and bool(noise)
+    outcome = _noisy_outcome(limit, figure) if noisy else _outcome(limit, figure)
     bound = "at least" if limit.at_least else "at most"
     reason = f"{_figure_text(limit, figure)}, {bound} {limit.value:.4g}{limit.unit} is allowed"
+    if noisy:
+        worst = "" if figure.at_worst is None else f"; at worst {figure.at_worst[0]:.4g} to {figure.at_worst[1]:.4g}"
+        reason += f" (noisy: {noise[0]}{worst})"
     if outcome == "inconclusive":
-        reason += f": neither kept nor broken for certain; {figure.remedy}"
+        reason += f": neither kept nor broken for certain; {figure.remedy or _QUIET}"
     return Check(name=limit.name, outcome=outcome, reason=reason)
+
+
+def _noisy_outcome(limit: _Limit, figure: _Figure) -> Outcome:
+    if figure.at_worst is not None:
+        return _outcome(limit, figure._replace(low=figure.at_worst[0], high=figure.at_worst[1]))
+    outcome = _outcome(limit, figure)
+    # A time is only ever lengthened; a ratio without rounds may be anything.
+    return "inconclusive" if outcome == "fail" or limit.at_least else outcome
 
 
 def _nonsense(limit: _Limit, figure: _Figure, variant: str) -> str:

@@ -79,6 +79,7 @@ class Evidence(NamedTuple):
         model_digest: of the bundle.
         shipped: variants to judge; one without comparisons is inconclusive.
         notes: on the cases.
+        noise: reasons to distrust the timings.
     """
 
     findings: tuple[str, ...]
@@ -90,6 +91,7 @@ class Evidence(NamedTuple):
     model_digest: str = ""
     shipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    noise: tuple[str, ...] = ()
 
 
 class Required(NamedTuple):
@@ -158,7 +160,8 @@ def _measured(evidence: Evidence, report: Report, shipped: Iterable[str] = ()) -
         slowdowns=report.slowdowns,
         model_digest=report.model_digest,
         shipped=tuple(dict.fromkeys([*report.variants, *report.shipped, *shipped])),
-        notes=(*evidence.notes, *report.notes),
+        notes=(*evidence.notes, *report.notes, *(f"noisy timings: {reason}" for reason in report.noise)),
+        noise=report.noise,
     )
 
 
@@ -186,7 +189,7 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
             checks += _check_required(requirement, comparison, absent, adjusted.get(key, 1.0), policy.alpha)
         near = next((entry for entry in evidence.fidelity if entry.variant == variant), None)
         checks += check_fidelity(policy.fidelity, near)
-        checks += check_budget(policy.budget, variant, evidence.measurements, evidence.slowdowns)
+        checks += check_budget(policy.budget, variant, evidence.measurements, evidence.slowdowns, evidence.noise)
         outcome = _worst(check.outcome for check in checks)
         verdicts.append(VariantVerdict(variant=variant, outcome=outcome, checks=tuple(checks)))
     return Verdict(

@@ -148,6 +148,7 @@ class _Run:
             name=self.model.name,
             target=target_of(self._info),
             session_ms=tuple(sample for turn in self._turns for sample in turn.session_ms),
+            cpu_ms=tuple(turn.cpu_ms for turn in self._turns),
             end_to_end_ms=tuple(round(sum(call), _DIGITS) for call in stages),
             stages_ms={
                 stage: tuple(round(call[position], _DIGITS) for call in stages)

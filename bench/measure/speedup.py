@@ -49,8 +49,13 @@ def by_round(measurement: Measurement) -> NDArray[np.float64]:
     return samples.reshape(-1, calls)
 
 
+def round_medians(measurement: Measurement) -> NDArray[np.float64]:
+    """Median session latency of each round, in ms ``[rounds]``; raises like `by_round`."""
+    return np.asarray(np.median(by_round(measurement), axis=1))
+
+
 def round_spread(measurement: Measurement) -> float:
     """Interquartile range of the rounds' medians over their median: what the machine did, not the model."""
-    medians = np.median(by_round(measurement), axis=1)
+    medians = round_medians(measurement)
     quarter, half, three_quarters = np.quantile(medians, [0.25, 0.5, 0.75])
     return float((three_quarters - quarter) / half)

@@ -92,6 +92,7 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     median_ms: float = 0.0
     mean_file_ms: float = 0.0
     session_ms: list[float] = []
+    cpu_ms: float = 0.0
     stages_ms: list[tuple[float, ...]] = []
     peak_rss_bytes: int = 0
     gpu_bytes: int = 0
@@ -169,13 +170,15 @@ class OpenedModel:
         counter = self._energy = self._energy or find_counter(on_gpu=self._on_gpu)
         # Another process had the caches a moment ago: the first calls of a turn are not samples.
         timed_ms(self._once, _DISCARDED_CALLS)
-        before = counter.read()
+        before, processor_s = counter.read(), time.process_time()
         session_ms = timed_ms(self._once, request.calls)
+        cpu_ms = 1e3 * (time.process_time() - processor_s) / request.calls
         energy_mj = counter.spent_mj(before, counter.read())
         with without_collector():
             stages_ms = [self.predict(file) for _ in range(request.passes) for file in self._files]
         return Reply(
             session_ms=session_ms,
+            cpu_ms=round(cpu_ms, 5),
             stages_ms=stages_ms,
             peak_rss_bytes=peak_rss_bytes(),
             gpu_bytes=gpu_bytes_in_use() if self._on_gpu else 0,

@@ -49,7 +49,7 @@ class Worker:
         self.started = time.perf_counter()
         with _pinned(threads):
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "medfm_compress.bench.measure.worker"],
+                [sys.executable, *_run_module("medfm_compress.bench.measure.worker")],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
@@ -127,6 +127,16 @@ class Worker:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         hint = " (out of memory?)" if code == -9 else ""
         return f"the process of {self.name} {how}{hint}: {last[:300]}"
+
+
+def _run_module(name: str) -> tuple[str, ...]:
+    """Arguments that run a module without importing anything from the folder in which the user happens to stand.
+
+    ``-m`` alone puts that folder first: a ``random.py`` there would be run, and a ``dl`` taken for a library's.
+    """
+    if hasattr(sys.flags, "safe_path"):  # Python 3.11
+        return ("-P", "-m", name)
+    return ("-c", f"import sys; del sys.path[0]; import runpy; runpy.run_module({name!r}, None, '__main__', True)")
 
 
 def _environment(threads: int) -> dict[str, str]:

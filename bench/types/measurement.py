@@ -13,6 +13,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         name: what was measured, e.g. ``bundle`` or ``teacher``.
         target: what the engine says really ran.
         session_ms: latency of ``Session.run`` alone, one value a call.
+        cpu_ms: processor time of one call of all threads together, the mean of each round; unlike the latency it does
+            not grow while the process waits for a processor. Empty where not measured.
         end_to_end_ms: from file to prediction, one value a call; empty where not measured.
         first_prediction_ms: process start to first prediction.
         peak_rss_bytes: peak resident memory of the fresh process.
@@ -30,6 +32,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     name: str
     target: str
     session_ms: tuple[float, ...]
+    cpu_ms: tuple[float, ...] = ()
     end_to_end_ms: tuple[float, ...] = ()
     first_prediction_ms: float = 0.0
     peak_rss_bytes: int = 0

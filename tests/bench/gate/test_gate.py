@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from medfm_compress.bench.gate.budget import check_budget
 from medfm_compress.bench.gate.gate import Evidence, Population, gather, judge_evidence, stored_verdicts
 from medfm_compress.bench.render.junit import render_junit, save_junit
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
@@ -216,6 +217,51 @@ def test_a_findings_own_entry_goes_before_the_general_one() -> None:
     unknown = NonInferiority(metric="auroc", margin=0.05, finding="fracture")
     with pytest.raises(InputError, match="names finding 'fracture', which this task lacks; it has opacity"):
         verdict_on((comparison(),), policy(non_inferiority=(unknown,)))
+
+
+def rounds_of(name: str, target: str, ms: list[float], cpu_ms: list[float] | None = None) -> Measurement:
+    samples = tuple(float(value) for value in np.repeat(ms, 40))
+    return Measurement(
+        name=name, target=target, session_ms=samples, calls_per_round=40, size_bytes=1, cpu_ms=tuple(cpu_ms or ())
+    )
+
+
+NOISE = ("the load was 9.0 when the measurement began",)
+STEADY, WAITING = [100.0] * 10, [100.0 * (1 + number) for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "teacher_ms", "teacher_cpu_ms", "noise", "outcome"),
+    [
+        # 10 times as fast for certain, and 55 times where the teacher mostly waited.
+        (9.0, STEADY, None, (), "pass"),
+        (20.0, WAITING, STEADY, (), "pass"),
+        (20.0, WAITING, STEADY, NOISE, "fail"),
+        (9.0, WAITING, STEADY, NOISE, "pass"),
+        # Without processor times only the rounds bound it: 10 to 100 times.
+        (9.0, WAITING, None, NOISE, "pass"),
+        (20.0, WAITING, None, NOISE, "inconclusive"),
+        (200.0, WAITING, None, NOISE, "fail"),
+    ],
+)
+def test_a_speed_up_on_noisy_timings_holds_by_the_noises_own_bound(
+    limit: float, teacher_ms: list[float], teacher_cpu_ms: list[float] | None, noise: tuple[str, ...], outcome: str
+) -> None:
+    teacher = rounds_of("teacher", "torch:cpu:fp32:1", teacher_ms, teacher_cpu_ms)
+    bundle = rounds_of("int8", "openvino:cpu:int8:1", [10.0] * 10, [10.0] * 10)
+    (check,) = check_budget(Budget(min_speedup=limit), "int8", (teacher, bundle), noise=noise)
+    assert check.outcome == outcome, check.reason
+    assert ("noisy: the load was 9.0" in check.reason) == bool(noise)
+
+
+@pytest.mark.parametrize(("limit", "quiet", "noisy"), [(11.0, "pass", "pass"), (9.0, "fail", "inconclusive")])
+def test_a_time_is_only_lengthened_by_noise(limit: float, quiet: str, noisy: str) -> None:
+    for noise, outcome in (((), quiet), (NOISE, noisy)):
+        (check,) = check_budget(Budget(p50_ms=limit), "int8", (measured(),), noise=noise)
+        assert check.outcome == outcome
+    # A size is a size.
+    (size,) = check_budget(Budget(size_bytes=1), "int8", (measured(),), noise=NOISE)
+    assert size.outcome == "fail"
 
 
 @pytest.mark.parametrize(

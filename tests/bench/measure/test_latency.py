@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -314,3 +316,48 @@ def test_thread_variables_reach_the_worker(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     environment = process._environment(3)
     assert {environment[name] for name in process._THREAD_VARIABLES} == {"3"}
+
+
+def test_a_worker_imports_nothing_from_the_folder_in_which_the_user_stands(
+    model, tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Names that Python's own library, ours and the decoders import; each would leave a mark and end the process.
+    folder = tmp_path / "stand"
+    folder.mkdir()
+    for name in (
+        "random",
+        "dl",
+        "queue",
+        "numpy",
+        "msgspec",
+        "onnxruntime",
+        "openvino",
+        "gdcm",
+        "PIL",
+        "medfm_compress",
+    ):
+        (folder / f"{name}.py").write_text("open('imported', 'a').write(__name__)\nraise SystemExit('hijacked')\n")
+    light = model("light", tiny.network())
+    monkeypatch.chdir(folder)
+    with Worker("light", 1, 60) as isolated:
+        reply = isolated.ask(worker.Open(session=light.session, spec=light.spec, task=light.task))
+    assert reply.info is not None
+    assert not (folder / "imported").exists()
+
+
+@pytest.mark.parametrize("flags", [sys.flags, SimpleNamespace()], ids=["this version", "before 3.11"])
+def test_modules_are_run_isolated_on_every_version(
+    flags: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('hijacked')")
+    monkeypatch.setattr(process, "sys", SimpleNamespace(flags=flags))
+    arguments = process._run_module("json.tool")
+    done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, input=b"[1]", capture_output=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, [b"[", b"1", b"]"])
+
+
+def test_processor_time_is_measured_beside_the_latency(model, tiny: ModuleType) -> None:
+    (timed,) = measure([model("heavy", heavy_network(tiny, 256))], QUICK)
+    assert len(timed.cpu_ms) == QUICK.rounds
+    # One thread: while nothing waits the two are alike, and waiting lengthens the latency alone.
+    assert 0 < np.median(timed.cpu_ms) < 1.5 * timed.quantile_ms(0.5) + 0.5
