@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -66,6 +67,35 @@ def usable_cores(smt: Path = _SMT) -> int:
     except OSError:
         threads_per_core = 1
     return max(1, count // threads_per_core)
+
+
+def idle_cpus(seconds: float = 0.2, stat: Path = Path("/proc/stat")) -> float | None:
+    """How many of the CPUs that this process may use nobody used in the next ``seconds``; None where not known.
+
+    This process itself sleeps meanwhile, so what is busy is others' work, or other threads of its own.
+    """
+    before = _idle_and_total(stat)
+    time.sleep(seconds)
+    after = _idle_and_total(stat)
+    shares = [
+        (after[cpu][0] - before[cpu][0]) / (after[cpu][1] - before[cpu][1])
+        for cpu in before.keys() & after.keys()
+        if after[cpu][1] > before[cpu][1]
+    ]
+    return sum(shares) if shares else None
+
+
+def _idle_and_total(stat: Path) -> dict[str, tuple[int, int]]:
+    """Ticks idle, and in all, of each allowed CPU since the system started (proc(5))."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    allowed = {f"cpu{number}" for number in affinity(0)} if affinity else set()
+    try:
+        rows = [line.split() for line in stat.read_text().splitlines()]
+        ticks = {row[0]: [int(value) for value in row[1:9]] for row in rows if row and row[0] in allowed}
+    except (OSError, ValueError):
+        return {}
+    # user nice system idle iowait irq softirq steal
+    return {cpu: (values[3] + values[4], sum(values)) for cpu, values in ticks.items()}
 
 
 def memory_bytes() -> int:

@@ -140,7 +140,9 @@ def _run_module(name: str) -> tuple[str, ...]:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), "PYTHONUNBUFFERED": "1"}
+    # How threads wait is for the engine to say when it is timed, not for the command that started this one.
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    return {**inherited, **dict.fromkeys(_THREAD_VARIABLES, str(threads)), "PYTHONUNBUFFERED": "1"}
 
 
 @contextlib.contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from medfm_compress.runtime.cpu import idle_cpus, usable_cores
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.progress import Progress
 
 
 def best_device(requested: str) -> str:
@@ -20,6 +23,21 @@ def best_device(requested: str) -> str:
     if requested == "cuda" and not torch.cuda.is_available():
         raise InputError("device is 'cuda', but PyTorch finds no CUDA device; use --device cpu")
     return ("cuda" if torch.cuda.is_available() else "cpu") if requested == "auto" else requested
+
+
+def share_processors(device: str, progress: Progress) -> None:
+    """Use as many threads as there are cores that nobody else uses, at least one, and say how many.
+
+    Threads beyond them wait for each other at the end of every operation, and an epoch takes many times as long.
+    Nothing changes on a GPU, or where OMP_NUM_THREADS says how many.
+    """
+    if device != "cpu" or "OMP_NUM_THREADS" in os.environ:
+        return
+    cores, idle = usable_cores(), idle_cpus()
+    threads = cores if idle is None else min(max(round(idle), 1), cores)
+    torch.set_num_threads(threads)
+    reason = "" if threads == cores else f"; others use the rest, {cores - (idle or 0):.1f} just now"
+    progress(f"training on {threads} of {cores} cores{reason} (OMP_NUM_THREADS decides otherwise)")
 
 
 def best_precision(requested: str, device: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medfm_compress.compress.training import distributed as processes
 from medfm_compress.compress.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from medfm_compress.compress.training.config import TrainingConfig
+from medfm_compress.compress.training.device import share_processors
 from medfm_compress.compress.training.ema import ExponentialMovingAverage, decay_at
 from medfm_compress.compress.training.job import Batch, Job, Trained
 from medfm_compress.compress.training.prefetch import Prefetcher, Raw, plan_epoch
@@ -41,6 +42,7 @@ def train(job: Job, config: TrainingConfig, progress: Progress) -> Trained:
     """
     fabric = processes.start(config)
     told_at = progress if processes.is_first() else no_progress
+    share_processors(fabric.device.type, told_at)
     run = _Run(job, config, fabric, told_at)
     run.resume()
     try:
