@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -57,6 +58,13 @@ def read_header(path: Path) -> Header:
             return _header(ds)
     except ImageRefused:
         return Header()
+
+
+def modalities(root: Path, images: Sequence[str], most: int = 64) -> tuple[str, ...]:
+    """Modalities of the DICOM files among ``images`` below ``root``, sorted; of at most ``most``, spread evenly."""
+    files = [root / image for image in images if is_dicom_file(root / image)]
+    chosen = files[:: max(1, len(files) // most)]
+    return tuple(sorted({read_header(file).modality for file in chosen} - {""}))
 
 
 def decade(years: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -134,10 +135,18 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Attributes:
         rule: of the operating points, on validation cases: ``youden``, ``sensitivity>=0.95`` or ``specificity>=0.90``.
         intended_use: what the bundle is for, in one sentence.
+        dicom_modality: of the DICOM files that the device may predict on, e.g. ``DX``; without any, the model's own,
+            else those of the study's DICOM files.
     """
 
     rule: str = "youden"
     intended_use: str = NOT_FOR_CLINICAL_USE
+    dicom_modality: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        wrong = [name for name in self.dicom_modality if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", name)]
+        if wrong:
+            raise InputError(f"dicom_modality is {wrong[0]!r}; write a code of (0008,0060) such as DX, CR or MG")
 
 
 class BenchStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

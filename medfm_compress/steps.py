@@ -16,7 +16,7 @@ from medfm_compress.data.study import Case, Study
 from medfm_compress.data.table import write_table
 from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import InputError, ModelError, StudyError
-from medfm_compress.runtime.image_spec import Colour
+from medfm_compress.runtime.image_spec import Colour, ImageSpec
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
 
@@ -223,6 +223,17 @@ def task_of(cases: Study) -> Task:
     return Task(kind=cases.kind, labels=cases.labels)
 
 
+def _with_modalities(spec: ImageSpec, step: ExportStep, study: Study) -> ImageSpec:
+    """``spec`` that says which DICOM modalities it is for: what was asked, else its own, else the study's."""
+    from medfm_compress.data.dicom_header import modalities
+    from medfm_compress.data.sources import Files
+
+    found = step.dicom_modality or spec.dicom.modalities
+    if not found and isinstance(study.source, Files):
+        found = modalities(study.source.root, [case.image for case in study.cases])
+    return msgspec.structs.replace(spec, dicom=msgspec.structs.replace(spec.dicom, modalities=tuple(found)))
+
+
 def _refuse_to_replace(out: Path, teachers: tuple[TeacherSource, ...], student: str) -> None:
     inputs = {Path(source.source.removeprefix("outputs:")).resolve() for source in teachers}
     if out.resolve() in {*inputs, Path(student).resolve()}:
@@ -249,14 +260,14 @@ def export(
         steps=(*loaded.provenance.steps, *_intention(loaded)),
         recipe_sha256=recipe_sha256,
     )
+    cases = open_study(study, dicom_rules=loaded.spec.dicom)
     draft = BundleDraft(
         name=name or loaded.name,
-        spec=loaded.spec,
+        spec=_with_modalities(loaded.spec, step, cases),
         task=loaded.task,
         provenance=provenance,
         intended_use=step.intended_use,
     )
-    cases = open_study(study, dicom_rules=loaded.spec.dicom)
     with replacing(out) as temporary:
         manifest = build_bundle(
             loaded.module, draft, temporary, study=cases, rule=step.rule, progress=progress, ranges=load_ranges(model)

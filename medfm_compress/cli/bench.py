@@ -104,8 +104,31 @@ def print_report(report: Report, verdict: Verdict, out: Path, policy: Path, bund
     for reason in report.noise:
         console.say(f"noisy: {reason}")
     console.say(f"verdict: {verdict.outcome}")
+    for line in _meaning(verdict):
+        console.say(f"  {line}")
     console.say(f"report:  {out / 'report.html'}")
     console.say(f"judge it with: {gate_command(out / 'report.json', policy, bundle)}")
+
+
+def _meaning(verdict: Verdict) -> list[str]:
+    """What the verdict means and what to do next; not a pass: with the first requirement that is in the way."""
+    if verdict.outcome == "pass":
+        return ["every requirement of the policy holds on these cases; the command below records it in the bundle"]
+    variant, check = next(
+        (judged.variant, check)
+        for judged in verdict.variants
+        for check in judged.checks
+        if check.outcome == verdict.outcome
+    )
+    others = sum(check.outcome != "pass" for judged in verdict.variants for check in judged.checks) - 1
+    meaning = "it must not ship" if verdict.outcome == "fail" else "these cases do not tell, so it may not ship yet"
+    remedy = (
+        "make the loss smaller (a larger student, more training, stricter limits for INT8), and evaluate once more"
+        if verdict.outcome == "fail"
+        else "collect more test patients, or make the bundle more like its teacher; do not widen the margin"
+    )
+    more = f" ({others} more, all by the command below)" if others else ""
+    return [f"{meaning}: {variant}: {check.name}: {check.reason}{more}", f"next: {remedy}"]
 
 
 def gate_command(report: Path, policy: Path, bundle: Path) -> str:

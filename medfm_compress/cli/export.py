@@ -36,4 +36,10 @@ def _print_manifest(manifest: Manifest, out: Path) -> None:
             f"{point.label}: threshold {point.threshold:.3f} by {point.rule} (validation sensitivity "
             f"{point.sensitivity:.3f} of {point.positives}, specificity {point.specificity:.3f} of {point.negatives})"
         )
+    accepted = ", ".join(manifest.image_spec.dicom.modalities)
+    console.say(
+        f"DICOM files of modality {accepted} are accepted, and no others"
+        if accepted
+        else "DICOM files of every modality are accepted; name those that it was made for: --dicom-modality DX"
+    )
     console.say(f"wrote {out}")

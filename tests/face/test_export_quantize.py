@@ -6,12 +6,19 @@ import os
 import subprocess
 import sys
 
+import msgspec
 import pytest
 import tiny_study
 from PIL import Image
 
 from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model
+from medfm_compress.data.dicom_header import modalities
+from medfm_compress.data.synthetic import draw_study
+from medfm_compress.recipe import ExportStep
 from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.steps import _with_modalities
 
 
 def call(*arguments):
@@ -67,3 +74,29 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(folder, changes, message):
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not list(folder.glob("*bad*"))
+
+
+def test_a_bundle_says_which_modalities_it_is_for(tmp_path):
+    study = draw_study(tmp_path / "study", patients=20, seed=0, size_px=64)
+    found = modalities(study.source.root, [case.image for case in study.cases])
+    assert found
+    assert set(found) <= {"CR", "DX"}
+    spec = tiny_study.SPEC
+    assert not spec.dicom.modalities
+    # The study's own where nothing was said, the model's before them, and what is asked before both.
+    assert _with_modalities(spec, ExportStep(), study).dicom.modalities == found
+    own = msgspec.structs.replace(spec, dicom=DicomRules(modalities=("MG",)))
+    assert _with_modalities(own, ExportStep(), study).dicom.modalities == ("MG",)
+    asked = ExportStep(dicom_modality=("XA", "RF"))
+    assert _with_modalities(own, asked, study).dicom.modalities == ("XA", "RF")
+    assert _with_modalities(spec, ExportStep(), tiny_study.make_study()).dicom.modalities == ()
+    with pytest.raises(InputError, match="write a code"):
+        ExportStep(dicom_modality=("chest x-ray",))
+
+
+def test_export_says_what_it_will_accept(folder):
+    done = call("export", folder / "model", "--study", folder / "study", "--out", folder / "mg.medfm",
+                "--dicom-modality", "MG", "--dicom-modality", "CR")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "modality MG, CR are accepted" in done.stdout
+    assert Bundle.open(folder / "mg.medfm").manifest.image_spec.dicom.modalities == ("MG", "CR")
