@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from medfm_compress.data.synthetic_dicom import SITES, Site, Subject, dicom_byte
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import InputError
 
-_SPLITS = (("train", 0.55), ("val", 0.15), ("test", 0.30))
+SHARES = {"train": 0.55, "val": 0.15, "test": 0.30}
 _SECOND_IMAGE = 0.4
 _PREVALENCE = 0.45
 _FLIPPED = 0.015  # a report that is wrong: no label is without error
@@ -45,15 +45,18 @@ class _Patient(NamedTuple):
     ill: bool
 
 
-def draw_study(folder: str | Path, *, patients: int, seed: int, size_px: int = 160) -> Study:
+def draw_study(
+    folder: str | Path, *, patients: int, seed: int, size_px: int = 160, shares: Mapping[str, float] = SHARES
+) -> Study:
     """Draw a study of ``patients`` patients, about 1.4 images each.
 
     Args:
         folder: receives ``images/*.dcm`` and ``cases.csv`` (image, split, label normal/opacity, patient, age group,
             sex, site). Files of an earlier study there are overwritten; the table is written last, at once.
-        patients: at least 20; split 55 : 15 : 30 into train, val and test.
+        patients: at least 20.
         seed: of everything.
         size_px: rows and columns of each image, 64 to 1024.
+        shares: of the patients, by split; they sum to 1.
 
     Returns:
         The opened study.
@@ -71,7 +74,7 @@ def draw_study(folder: str | Path, *, patients: int, seed: int, size_px: int = 1
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "split", "label", "patient", "age_group", "sex", "site"])
-    for number, patient in enumerate(_draw_patients(patients, seed)):
+    for number, patient in enumerate(_draw_patients(patients, seed, shares)):
         for image, label, data in _draw_images(grid, patient, np.random.default_rng([seed, 1, number]), seed):
             (folder / image).write_bytes(data)
             writer.writerow(
@@ -90,15 +93,15 @@ def _make_room(folder: Path) -> None:
         raise InputError(f"cannot write {folder}: {exc.strerror}; choose a folder that is writable") from None
 
 
-def _draw_patients(count: int, seed: int) -> list[_Patient]:
+def _draw_patients(count: int, seed: int, shares: Mapping[str, float]) -> list[_Patient]:
     """Patients with splits that are stratified by illness; sex, age and site are independent of both."""
     rng = np.random.default_rng([seed, 0])
     ill = rng.permutation(np.arange(count) < round(_PREVALENCE * count))
     splits = np.empty(count, object)
     for state in (False, True):
         members = np.flatnonzero(ill == state)  # in random order already
-        ends = np.rint(np.cumsum([share for _, share in _SPLITS]) * len(members)).astype(int)
-        for (name, _), part in zip(_SPLITS, np.split(members, ends[:-1]), strict=True):
+        ends = np.rint(np.cumsum(list(shares.values())) * len(members)).astype(int)
+        for name, part in zip(shares, np.split(members, ends[:-1]), strict=True):
             splits[part] = name
     # A permutation breaks any link between a patient's number and the split.
     return [
