@@ -1,9 +1,10 @@
 """How often a bundle passes that loses exactly its margin, where the loss sits in few patients: before and after.
 
-    python experiments/statistics_few_patients.py areas --studies 2000
-    python experiments/statistics_few_patients.py shares --studies 2000
-    python experiments/statistics_few_patients.py bootstrapped --studies 500
-    python experiments/statistics_few_patients.py faithful --studies 500
+    python experiments/statistics_few_patients.py areas --studies 1000 --most-ill 100
+    python experiments/statistics_few_patients.py areas --studies 400 --least-ill 101
+    python experiments/statistics_few_patients.py shares --studies 400
+    python experiments/statistics_few_patients.py bootstrapped --studies 150
+    python experiments/statistics_few_patients.py faithful --studies 200
 
 Teacher and bundle have normal latent scores. "diffuse": the bundle separates a little worse throughout; "ill lost": a
 part of the ill scores below everybody, "ill unseen": as the healthy do, "healthy called": a part of the healthy scores
@@ -249,7 +250,10 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--studies", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--least-ill", type=int, default=0, help="of the studies of 'areas'")
+    parser.add_argument("--most-ill", type=int, default=LARGE, help="likewise")
     arguments = parser.parse_args()
+    SIZES[:] = [size for size in SIZES if arguments.least_ill <= size[0] <= arguments.most_ill]
     for line in PARTS[arguments.part](arguments.studies, arguments.seed):
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
