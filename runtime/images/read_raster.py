@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import io
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.errors import ImageRefused, MissingDependency
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, raster_format
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.images.quiet_decoders import decoding
@@ -53,16 +54,18 @@ def decode_raster(data: bytes, name: str) -> Pixels:
 
     Raises:
         ImageRefused: damaged, truncated, too large, several pages, transparent, or a pixel type that would lose bits.
+        MissingDependency: Pillow cannot be imported.
     """
     kind = raster_format(data[:HEAD_BYTES]) or ""
+    opener = _opener(kind)
     with decoding(name, kind):
-        return _decode(data, kind, name)
+        return _decode(data, kind, opener, name)
 
 
-def _decode(data: bytes, kind: str, name: str) -> Pixels:
+def _decode(data: bytes, kind: str, opener: Callable[[io.BytesIO], Image], name: str) -> Pixels:
     from PIL import ImageOps
 
-    with _opened(data, kind) as image:
+    with opener(io.BytesIO(data)) as image:  # reads only the header
         check_extent(image.height, image.width, name)
         _refuse_pages(image, name)
         _refuse_deep_colour(image, data, kind, name)
@@ -74,11 +77,22 @@ def _decode(data: bytes, kind: str, name: str) -> Pixels:
         return Pixels.from_integers(np.asarray(_eight_bit(upright, name)))
 
 
-def _opened(data: bytes, kind: str) -> Image:
-    """Pillow reads only the header here."""
+def _opener(kind: str) -> Callable[[io.BytesIO], Image]:
+    """Pillow's opener of a format, imported where a failure is not blamed on the file.
+
+    Raises:
+        MissingDependency: Pillow is missing, or installed and broken.
+    """
     module, opener = _OPENERS[kind]
-    image: Image = getattr(importlib.import_module(module), opener)(io.BytesIO(data))
-    return image
+    try:
+        importlib.import_module("PIL.ImageOps")
+        found: Callable[[io.BytesIO], Image] = getattr(importlib.import_module(module), opener)
+    except Exception as exc:
+        raise MissingDependency(
+            f"the {kind} decoder cannot be imported ({type(exc).__name__}), which is no fault of the image; "
+            "pip install --force-reinstall pillow"
+        ) from exc
+    return found
 
 
 def _refuse_pages(image: Image, name: str) -> None:
