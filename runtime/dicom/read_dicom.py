@@ -3,8 +3,9 @@
 Only the attributes that decide about pixels are read from a file; name, number and birth date of the patient are never
 in memory, and no message or log record holds a value of the file other than codes and sizes.
 
-The order is: attributes (`dicom_checks`) → encoded size → decoding by pydicom's plugins → grey values (`dicom_grey`) or
-colour (`dicom_colour`). ICC profiles are not applied: images that networks are trained on do not carry them.
+The order is: attributes (`checks`) → the compressed frame's own header (`frame`) → decoding by pydicom's plugins
+(`decoders`) → grey values (`grey`) or colour (`colour`). ICC profiles are not applied: images that networks are trained
+on do not carry them.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.checks import Layout, check_object, check_rules, code, layout_of
-from medfm_compress.runtime.dicom.codestream import Extent, extent_of, is_complete
+from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
 from medfm_compress.runtime.dicom.colour import rgb_pixels
+from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, plugins_for
+from medfm_compress.runtime.dicom.frame import plain_frame
 from medfm_compress.runtime.dicom.grey import p_value_table
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
@@ -56,8 +59,10 @@ _KEYWORDS = (
 _ALWAYS_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 _MAYBE_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 _CODES_WITH_SIZE = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000 and HTJ2K
-# GDCM last: it ends the process on some damaged frames, where the others raise.
-_PLUGINS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
+_PIXEL_KEYWORDS = (
+    *("SamplesPerPixel", "PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
+    "PixelRepresentation",
+)
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
@@ -71,11 +76,14 @@ def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -
 
     Returns:
         Grey: uint16 P-values, 0 black and 65535 white, MONOCHROME1 inverted. Colour: RGB, uint8 or uint16. Flags:
-        ``lossy-compressed``, ``burned-in-annotation``, and ``no-window`` where the file should give one and does not.
+        ``lossy-compressed``, ``burned-in-annotation``, ``no-window`` where the file should give one and does not,
+        ``colour-label-contradicted`` where the compressed frame is coded in another colour than the file says, and
+        ``second-decoder`` where the first decoder raised and a later one read the pixels.
 
     Raises:
         ImageRefused: not an image, not one the rules allow, several frames, more than 16 bits, damaged, truncated,
             too large, without a transfer syntax, or in one that no installed decoder reads.
+        MissingDependency: pydicom or a decoder is missing, or installed and broken.
     """
     if isinstance(source, (str, Path)):
         path = Path(source)
@@ -83,6 +91,7 @@ def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_dicom(bytes(source), "DICOM data", rules)
     name = "DICOM dataset"
+    import_decoders()
     with decoding(name, "DICOM"):
         if not getattr(source, "file_meta", None):
             raise ImageRefused(f"{name}: no transfer syntax; set ds.file_meta.TransferSyntaxUID")
@@ -91,6 +100,7 @@ def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -
 
 def decode_dicom(data: bytes, name: str, rules: DicomRules) -> Pixels:
     """:func:`read_dicom` for the bytes of a file that errors call ``name``."""
+    import_decoders()
     with decoding(name, "DICOM"):
         return _pixels(_parse(data, name), rules, name)
 
@@ -151,7 +161,8 @@ def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
     # The table comes before the pixels: a bad window is found without decoding anything.
     table, flags = p_value_table(ds, layout, rules, name) if layout.is_grey else (None, ())
     flags += _quality_flags(ds)
-    values = _stored(ds, layout, name)
+    values, remarks = _stored(ds, layout, name)
+    flags += tuple(remark for remark in remarks if remark not in flags)
     if table is None:
         return rgb_pixels(ds, layout, values, name)._replace(flags=flags)
     codes = _codes(values, layout, name, lossy=LOSSY in flags)
@@ -165,53 +176,24 @@ def _quality_flags(ds: Dataset) -> tuple[str, ...]:
     return (LOSSY,) * lossy + (BURNED_IN,) * burned_in
 
 
-def _stored(ds: Dataset, layout: Layout, name: str) -> NDArray[Any]:
-    """Decode the one frame; colour comes out as RGB.
+def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Decode the one frame; colour comes out as RGB. Second comes what there is to remark.
 
     Raises:
         ImageRefused: no decoder, too few bytes, or an encoded size that differs from Rows and Columns.
     """
-    from pydicom.pixels import pixel_array
-
-    plugin = _decoder_of(ds, name)
-    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
-        _check_encoded(ds, layout, name)
-    else:
+    flags: tuple[str, ...] = ()
+    syntax, plugins = ds.file_meta.TransferSyntaxUID, plugins_for(ds, name)
+    if not syntax.is_encapsulated:
         _check_length(ds, layout, name)
-    try:
-        # Unused high bits stay as they are, so that `_codes` can see whether they hold anything.
-        values: NDArray[Any] = pixel_array(ds, decoding_plugin=plugin, correct_unused_bits=False)
-    except RuntimeError:  # every decoder for this syntax has tried; 12-bit JPEG has none with a permissive licence
-        syntax = ds.file_meta.TransferSyntaxUID.name
-        raise ImageRefused(
-            f"{name}: no installed decoder reads these {syntax} pixels ({layout.bits_stored} bits); "
-            "export the image uncompressed"
-        ) from None
+    elif str(syntax).startswith(_CODES_WITH_SIZE):
+        ds, flags = _with_plain_frame(ds, layout, name)
+    values, remarks = decode_frame(ds, plugins, layout, name)
     expected = (layout.rows, layout.columns, 3)[: 2 + (layout.samples == 3)]
     if values.shape != expected:
         raise ImageRefused(f"{name}: decoded to shape {values.shape} instead of {expected}; export the image again")
     native: NDArray[Any] = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
-    return native
-
-
-def _decoder_of(ds: Dataset, name: str) -> str:
-    """The plugin to decode with: the sturdiest that is installed."""
-    from pydicom.pixels import get_decoder
-
-    syntax = ds.file_meta.TransferSyntaxUID
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        known = syntax.name if syntax.name != str(syntax) else "an unknown one"
-        raise ImageRefused(f"{name}: no decoder for its transfer syntax ({known}); export it uncompressed") from None
-    if not decoder.is_available:
-        raise ImageRefused(
-            f"{name}: the decoder for {syntax.name} is not installed; "
-            "pip install python-gdcm pylibjpeg-openjpeg pyjpegls"
-        )
-    if not syntax.is_encapsulated:
-        return ""
-    return next((plugin for plugin in _PLUGINS if plugin in decoder.available_plugins), "")
+    return native, flags + remarks
 
 
 def _check_length(ds: Dataset, layout: Layout, name: str) -> None:
@@ -225,19 +207,36 @@ def _check_length(ds: Dataset, layout: Layout, name: str) -> None:
         raise ImageRefused(f"{name}: {actual} bytes of pixel data for {expected}, so more than one frame; give one")
 
 
-def _check_encoded(ds: Dataset, layout: Layout, name: str) -> None:
+def _with_plain_frame(ds: Dataset, layout: Layout, name: str) -> tuple[Dataset, tuple[str, ...]]:
+    """A data set with the Image Pixel Module and the frame alone, checked, unwrapped and labelled as it is coded.
+
+    Raises:
+        ImageRefused: the frame is damaged, truncated, of another size than Rows and Columns, or of uncertain colour.
+    """
+    from pydicom import Dataset
+    from pydicom.encaps import encapsulate
+
+    frame, colour, is_lossy = plain_frame(_frame(ds), layout, name)
+    plain = Dataset()
+    plain.file_meta = ds.file_meta
+    for keyword in _PIXEL_KEYWORDS:
+        if keyword in ds:
+            plain[keyword] = ds[keyword]
+    plain.PhotometricInterpretation = colour.photometric if colour else layout.photometric
+    plain.PixelData = encapsulate([frame])
+    plain["PixelData"].is_undefined_length = True
+    wrong_label = colour is not None and colour.is_label_wrong
+    return plain, (LABEL_CONTRADICTED,) * wrong_label + (LOSSY,) * is_lossy
+
+
+def _frame(ds: Dataset) -> bytes:
     from pydicom.encaps import get_frame
 
-    if not str(ds.file_meta.TransferSyntaxUID).startswith(_CODES_WITH_SIZE):
-        return
-    frame = get_frame(ds.PixelData, 0, number_of_frames=1)
-    if not is_complete(frame):
-        raise ImageRefused(f"{name}: the compressed pixel data are truncated (no end marker); export it again")
-    extent = extent_of(frame)
-    if extent != Extent(layout.rows, layout.columns, layout.samples):
-        raise ImageRefused(
-            f"{name}: the compressed frame is damaged or has another size than Rows and Columns; export it again"
-        )
+    offsets = None
+    if "ExtendedOffsetTable" in ds and "ExtendedOffsetTableLengths" in ds:
+        offsets = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths)
+    frame: bytes = get_frame(ds.PixelData, 0, number_of_frames=1, extended_offsets=offsets)
+    return frame
 
 
 def _codes(values: NDArray[Any], layout: Layout, name: str, *, lossy: bool) -> NDArray[Any]:
