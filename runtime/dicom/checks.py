@@ -162,15 +162,15 @@ def whole_number(ds: Dataset, keyword: str, name: str, default: int | None = Non
     Raises:
         ImageRefused: absent or empty without a ``default``, or not one integer.
     """
-    value = ds.get(keyword)
-    if value is None or value == "":
-        if default is None:
-            raise ImageRefused(f"{name}: the DICOM file has no {keyword}; export it again")
-        return default
     try:
-        return int(value)
+        value = ds.get(keyword)  # pydicom converts text to a number here
+        if value is not None and value != "":
+            return int(value)
     except (TypeError, ValueError):
         raise ImageRefused(f"{name}: {keyword} is not one integer; export the image again") from None
+    if default is None:
+        raise ImageRefused(f"{name}: the DICOM file has no {keyword}; export it again")
+    return default
 
 
 def _listed(allowed: tuple[str, ...]) -> str:

@@ -24,6 +24,7 @@ from medfm_compress.runtime.dicom.colour import rgb_pixels
 from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, plugins_for
 from medfm_compress.runtime.dicom.frame import plain_frame
 from medfm_compress.runtime.dicom.grey import p_value_table
+from medfm_compress.runtime.dicom.overlays import OVERLAY_TAGS, overlay_bits
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.images.pixels import Pixels
@@ -52,6 +53,7 @@ _KEYWORDS = (
         for colour in ("Red", "Green", "Blue")
     ),
     *("AlphaPaletteColorLookupTableData", "SegmentedAlphaPaletteColorLookupTableData"),
+    *OVERLAY_TAGS,
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
 )
@@ -164,8 +166,9 @@ def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
     values, remarks = _stored(ds, layout, name)
     flags += tuple(remark for remark in remarks if remark not in flags)
     if table is None:
-        return rgb_pixels(ds, layout, values, name)._replace(flags=flags)
-    codes = _codes(values, layout, name, lossy=LOSSY in flags)
+        pixels = rgb_pixels(ds, layout, values, name)
+        return pixels._replace(flags=flags + pixels.flags)
+    codes = _codes(values, layout, name, overlays=overlay_bits(ds, layout), lossy=LOSSY in flags)
     return Pixels.from_integers(table[codes], flags)
 
 
@@ -203,6 +206,11 @@ def _check_length(ds: Dataset, layout: Layout, name: str) -> None:
     actual = len(ds.PixelData)
     if actual < expected:
         raise ImageRefused(f"{name}: the pixel data are truncated, {actual} of {expected} bytes; export it again")
+    if samples < layout.samples and 3 * expected <= 2 * actual < 4 * expected:
+        raise ImageRefused(
+            f"{name}: labelled YBR_FULL_422, but its {actual} bytes are those of three full samples a pixel (4:4:4), "
+            "YBR_FULL or RGB; correct the label"
+        )
     if actual >= 2 * expected and expected > 1:
         raise ImageRefused(f"{name}: {actual} bytes of pixel data for {expected}, so more than one frame; give one")
 
@@ -239,20 +247,25 @@ def _frame(ds: Dataset) -> bytes:
     return frame
 
 
-def _codes(values: NDArray[Any], layout: Layout, name: str, *, lossy: bool) -> NDArray[Any]:
+def _codes(values: NDArray[Any], layout: Layout, name: str, *, overlays: int, lossy: bool) -> NDArray[Any]:
     """The stored bits as unsigned numbers below ``2 ** bits_stored``.
 
-    Unused high bits must be zero or repeat the sign (PS3.5 8.1.1). Anything else is an old overlay or a wrong
-    Bits Stored; masking it would turn the second into noise. A lossy decoder may overshoot and is clipped.
+    Unused high bits must be zero, repeat the sign (PS3.5 8.1.1), or be those that ``overlays`` names. Anything else is
+    a wrong Bits Stored, which masking would turn into noise. A lossy decoder may overshoot and is clipped.
     """
     bits = layout.bits_stored
     if lossy:
         half = 2 ** (bits - 1)
         low, high = (-half, half - 1) if layout.is_signed else (0, 2 * half - 1)
         values = np.clip(values, low, high)
-    unsigned: NDArray[Any] = values.view(f"u{values.dtype.itemsize}")
-    used: NDArray[Any] = unsigned & unsigned.dtype.type(2**bits - 1)
-    extended = values == _sign_extended(used, bits, values.dtype) if layout.is_signed else False
+    word = np.dtype(f"u{values.dtype.itemsize}").type
+    # Python's ~ gives a negative number, which an unsigned word does not take.
+    kept = word(~overlays & (2 ** (8 * values.dtype.itemsize) - 1))
+    unsigned: NDArray[Any] = values.view(word) & kept
+    used: NDArray[Any] = unsigned & word(2**bits - 1)
+    extended: NDArray[Any] | bool = False
+    if layout.is_signed:
+        extended = unsigned == _sign_extended(used, bits, values.dtype).view(word) & kept
     if not np.all((unsigned == used) | extended):
         raise ImageRefused(f"{name}: pixels exceed the {bits} bits stored; export the image again")
     return used
