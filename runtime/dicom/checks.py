@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
-from medfm_compress.runtime.images.size_limits import check_extent
+from medfm_compress.runtime.images.size_limits import check_decoded, check_extent
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -123,6 +123,9 @@ def layout_of(ds: Dataset, name: str) -> Layout:
     check_extent(layout.rows, layout.columns, name)
     _check_bits(ds, layout, name)
     _check_photometric(layout, name)
+    # A palette turns one index into three entries of up to 16 bits.
+    decoded = 6 if layout.is_palette else layout.samples * (layout.bits_allocated // 8)
+    check_decoded(layout.rows, layout.columns, decoded, name)
     return layout
 
 

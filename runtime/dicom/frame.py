@@ -8,6 +8,46 @@ from medfm_compress.runtime.dicom.codestream import Extent, is_complete, jpeg_he
 from medfm_compress.runtime.dicom.jpeg_2000 import coding_of, is_jpeg_2000, unwrap
 from medfm_compress.runtime.errors import ImageRefused
 
+_MAX_FRAGMENTS = 100_000
+_ITEM = b"\xfe\xff\x00\xe0"
+_RLE_HEADER_BYTES = 64
+
+
+def check_fragments(pixel_data: bytes, name: str) -> None:
+    """Refuse pixel data in more fragments (PS3.5 A.4) than one frame has, before each is looked at.
+
+    Raises:
+        ImageRefused: there are more than 100 000.
+    """
+    if pixel_data.count(_ITEM) > _MAX_FRAGMENTS:
+        raise ImageRefused(f"{name}: its frame lies in more than {_MAX_FRAGMENTS} fragments; export the image again")
+
+
+def check_rle(frame: bytes, layout: Layout, name: str) -> None:
+    """Refuse an RLE frame (PS3.5 G) whose segments expand to far more than the image, before they do.
+
+    Raises:
+        ImageRefused: a segment has more than twice the bytes of its plane, or the header names none or too many.
+    """
+    count = int.from_bytes(frame[:4], "little")
+    starts = [int.from_bytes(frame[4 * at : 4 * at + 4], "little") for at in range(1, min(count, 15) + 1)]
+    plane = layout.rows * layout.columns
+    for start, end in zip(starts, [*starts[1:], len(frame)], strict=True):
+        if start < _RLE_HEADER_BYTES or end < start or _expanded_length(frame[start:end], 2 * plane) > 2 * plane:
+            raise ImageRefused(f"{name}: its RLE segments do not fit Rows and Columns; export the image again")
+
+
+def _expanded_length(segment: bytes, limit: int) -> int:
+    """Bytes that the runs of a segment stand for (G.3.2); counting stops above ``limit``."""
+    at = length = 0
+    while at < len(segment) and length <= limit:
+        control = segment[at]
+        if control < 128:
+            length, at = length + control + 1, at + control + 2
+        else:
+            length, at = length + (257 - control if control > 128 else 0), at + (2 if control > 128 else 1)
+    return length
+
 
 def plain_frame(frame: bytes, layout: Layout, name: str) -> tuple[bytes, CodedColour | None, bool]:
     """Check a JPEG, JPEG-LS or JPEG 2000 frame and take off what decoders disagree about.

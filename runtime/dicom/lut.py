@@ -34,7 +34,7 @@ class Lut(NamedTuple):
 
         C.11.1.1.1 scales by the declared depth, so such an image is shown dark.
         """
-        return 2 * int(self.entries.max()) < 2**self.bits - 1
+        return bool(2 * int(self.entries.max()) < 2**self.bits - 1)
 
     def __call__(self, inputs: NDArray[Any]) -> Words:
         """Entries for integral ``inputs``; those before the first or behind the last take that one (C.11.1.1)."""

@@ -10,8 +10,6 @@ on do not carry them.
 
 from __future__ import annotations
 
-import io
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +20,10 @@ from medfm_compress.runtime.dicom.checks import Layout, check_object, check_rule
 from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
 from medfm_compress.runtime.dicom.colour import rgb_pixels
 from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, plugins_for
-from medfm_compress.runtime.dicom.frame import plain_frame
+from medfm_compress.runtime.dicom.frame import check_fragments, check_rle, plain_frame
 from medfm_compress.runtime.dicom.grey import p_value_table
-from medfm_compress.runtime.dicom.overlays import OVERLAY_TAGS, overlay_bits
+from medfm_compress.runtime.dicom.overlays import overlay_bits
+from medfm_compress.runtime.dicom.parse import parse
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.images.pixels import Pixels
@@ -34,38 +33,19 @@ from medfm_compress.runtime.images.size_limits import read_limited
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-MAX_INFLATED_BYTES = 1024**3
 LOSSY = "lossy-compressed"
 BURNED_IN = "burned-in-annotation"
 
 _ANY = DicomRules()
-_KEYWORDS = (
-    *("SOPClassUID", "Modality", "PresentationIntentType", "ViewPosition", "BodyPartExamined", "NumberOfFrames"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "BurnedInAnnotation"),
-    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "LossyImageCompression"),
-    *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
-    *("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth"),
-    *("PresentationLUTShape", "PresentationLUTSequence"),
-    *(
-        f"{kind}{colour}PaletteColorLookupTable{part}"
-        for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
-        for colour in ("Red", "Green", "Blue")
-    ),
-    *("AlphaPaletteColorLookupTableData", "SegmentedAlphaPaletteColorLookupTableData"),
-    *OVERLAY_TAGS,
-    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
-    *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
-)
 # PS3.5 A.4: these always lose; plain JPEG 2000 (.91) and HTJ2K (.203) may be reversible and then say so.
 _ALWAYS_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 _MAYBE_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
+_RLE = "1.2.840.10008.1.2.5"
 _CODES_WITH_SIZE = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000 and HTJ2K
 _PIXEL_KEYWORDS = (
     *("SamplesPerPixel", "PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
     "PixelRepresentation",
 )
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -> Pixels:
@@ -104,56 +84,7 @@ def decode_dicom(data: bytes, name: str, rules: DicomRules) -> Pixels:
     """:func:`read_dicom` for the bytes of a file that errors call ``name``."""
     import_decoders()
     with decoding(name, "DICOM"):
-        return _pixels(_parse(data, name), rules, name)
-
-
-def _parse(data: bytes, name: str) -> Dataset:
-    """Read the attributes that decide about pixels."""
-    from pydicom import dcmread
-
-    _check_transfer_syntax(data, name)
-    ds = dcmread(io.BytesIO(data), force=True, specific_tags=list(_KEYWORDS))
-    if "TransferSyntaxUID" not in ds.file_meta:
-        _assume_transfer_syntax(ds, name)
-    return ds
-
-
-def _check_transfer_syntax(data: bytes, name: str) -> None:
-    """Refuse a file that names none (PS3.10 7.1), and one that inflates to more than any image."""
-    from pydicom.filereader import read_dataset, read_preamble
-
-    file = io.BytesIO(data)
-    if read_preamble(file, force=True) is None:
-        return
-    meta = read_dataset(
-        file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _length: tag.group != 2
-    )
-    if "TransferSyntaxUID" not in meta:
-        raise ImageRefused(f"{name}: the DICOM file names no transfer syntax (0002,0010); export it again")
-    if meta.TransferSyntaxUID == _DEFLATED:
-        _check_inflated_size(data[file.tell() :], name)
-
-
-def _check_inflated_size(deflated: bytes, name: str) -> None:
-    inflater, total, rest = zlib.decompressobj(wbits=-zlib.MAX_WBITS), 0, deflated
-    while rest and not inflater.eof:
-        total += len(inflater.decompress(rest, 2**22))
-        rest = inflater.unconsumed_tail
-        if total > MAX_INFLATED_BYTES:
-            raise ImageRefused(f"{name}: inflates to more than {MAX_INFLATED_BYTES} bytes; no image needs that")
-
-
-def _assume_transfer_syntax(ds: Dataset, name: str) -> None:
-    """A data set without file meta information is uncompressed, in the encoding that it was found to have."""
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    if "PixelData" not in ds:
-        raise ImageRefused(f"{name}: not a DICOM image; give a DICOM, PNG, JPEG, TIFF or BMP image")
-    if ds["PixelData"].is_undefined_length:
-        raise ImageRefused(f"{name}: compressed pixels without a transfer syntax (0002,0010); export it again")
-    implicit, little = ds.original_encoding
-    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+        return _pixels(parse(data, name), rules, name)
 
 
 def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
@@ -189,8 +120,12 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple
     syntax, plugins = ds.file_meta.TransferSyntaxUID, plugins_for(ds, name)
     if not syntax.is_encapsulated:
         _check_length(ds, layout, name)
-    elif str(syntax).startswith(_CODES_WITH_SIZE):
-        ds, flags = _with_plain_frame(ds, layout, name)
+    else:
+        check_fragments(ds.PixelData, name)
+        if str(syntax).startswith(_CODES_WITH_SIZE):
+            ds, flags = _with_plain_frame(ds, layout, name)
+        elif syntax == _RLE:
+            check_rle(_frame(ds), layout, name)
     values, remarks = decode_frame(ds, plugins, layout, name)
     expected = (layout.rows, layout.columns, 3)[: 2 + (layout.samples == 3)]
     if values.shape != expected:
@@ -258,6 +193,8 @@ def _codes(values: NDArray[Any], layout: Layout, name: str, *, overlays: int, lo
         half = 2 ** (bits - 1)
         low, high = (-half, half - 1) if layout.is_signed else (0, 2 * half - 1)
         values = np.clip(values, low, high)
+    if bits == 8 * values.dtype.itemsize:
+        return values.view(f"u{values.dtype.itemsize}")
     word = np.dtype(f"u{values.dtype.itemsize}").type
     # Python's ~ gives a negative number, which an unsigned word does not take.
     kept = word(~overlays & (2 ** (8 * values.dtype.itemsize) - 1))

@@ -15,7 +15,7 @@ from medfm_compress.runtime.errors import ImageRefused, MissingDependency
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, raster_format
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.images.quiet_decoders import decoding
-from medfm_compress.runtime.images.size_limits import check_extent
+from medfm_compress.runtime.images.size_limits import check_decoded, check_extent
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,6 +67,7 @@ def _decode(data: bytes, kind: str, opener: Callable[[io.BytesIO], Image], name:
 
     with opener(io.BytesIO(data)) as image:  # reads only the header
         check_extent(image.height, image.width, name)
+        check_decoded(image.height, image.width, _bytes_per_pixel(image), name)
         _refuse_pages(image, name)
         _refuse_deep_colour(image, data, kind, name)
         bits, inverted = _tiff_depth(image, kind)
@@ -93,6 +94,13 @@ def _opener(kind: str) -> Callable[[io.BytesIO], Image]:
             "pip install --force-reinstall pillow"
         ) from exc
     return found
+
+
+def _bytes_per_pixel(image: Image) -> int:
+    """Of the decoded image; a palette becomes RGB, or RGBA where it has transparent entries."""
+    if image.mode == "P":
+        return 4 if "transparency" in image.info else 3
+    return {"I": 4, "F": 4}.get(image.mode, 2 if image.mode in _SIXTEEN_BIT else len(image.getbands()))
 
 
 def _refuse_pages(image: Image, name: str) -> None:

@@ -8,6 +8,7 @@ from medfm_compress.runtime.errors import ImageRefused
 
 MAX_SIDE_PX = 65_535
 MAX_PIXELS = 100_000_000
+MAX_DECODED_BYTES = 2 * MAX_PIXELS  # the largest 16-bit grey image
 MAX_FILE_BYTES = 2 * 1024**3
 
 
@@ -21,6 +22,20 @@ def check_extent(height: int, width: int, name: str) -> None:
         raise ImageRefused(
             f"{name}: the image is {width}×{height} px; sides of 1 to {MAX_SIDE_PX} px and at most "
             f"{MAX_PIXELS // 1_000_000} megapixels are allowed"
+        )
+
+
+def check_decoded(height: int, width: int, bytes_per_pixel: int, name: str) -> None:
+    """Refuse an image whose pixels take more than ``MAX_DECODED_BYTES`` once they are decoded.
+
+    Raises:
+        ImageRefused: they do.
+    """
+    size = height * width * bytes_per_pixel
+    if size > MAX_DECODED_BYTES:
+        raise ImageRefused(
+            f"{name}: {width}×{height} px of {bytes_per_pixel} bytes are {size} bytes decoded; at most "
+            f"{MAX_DECODED_BYTES} are allowed, give a smaller image"
         )
 
 

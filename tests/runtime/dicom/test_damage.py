@@ -38,13 +38,13 @@ def test_transfer_syntaxes_are_not_guessed(make_dicom, dicom_bytes):
 def test_a_deflated_bomb_is_refused_before_it_is_inflated(make_dicom, dicom_bytes, monkeypatch):
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    from medfm_compress.runtime.dicom import read_dicom as dicom
+    from medfm_compress.runtime.dicom import parse
 
     ds = make_dicom(np.zeros((2000, 2000), np.uint8))
     ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     data = dicom_bytes(ds)
     assert read_image(data).values.shape == (2000, 2000)
-    monkeypatch.setattr(dicom, "MAX_INFLATED_BYTES", 10**6)
+    monkeypatch.setattr(parse, "MAX_INFLATED_BYTES", 10**6)
     with pytest.raises(ImageRefused, match="inflates to more than"):
         read_image(data)
 

@@ -93,12 +93,13 @@ def png_of_16_bit_rgb():
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def bomb(side):
+def bomb(side, colour=0):
     data = bytearray(encode(np.zeros((8, 8), np.uint8)))
     import struct
     import zlib
 
     data[16:24] = struct.pack(">II", side, side)
+    data[25] = colour
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
     return bytes(data)
 
@@ -132,6 +133,7 @@ REFUSED = {
     "half a BMP": (lambda: encode(RGB8, "BMP")[:2000], "BMP file is damaged, truncated"),
     "large": (lambda: bomb(11_000), "11000×11000 px; sides"),
     "decompression bomb": (lambda: bomb(60_000), "at most 100 megapixels"),
+    "many bytes a pixel": (lambda: bomb(9_000, colour=2), "9000×9000 px of 3 bytes are 243000000 bytes decoded"),
     "NIfTI": (nifti, "NIfTI 3-D volume, which is out of scope"),
     "NIfTI, zipped": (lambda: gzip.compress(nifti()), "NIfTI 3-D volume, which is out of scope"),
     "gzip": (lambda: gzip.compress(b"anything"), "gzip archive"),
