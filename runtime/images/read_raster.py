@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import ImageRefused, MissingDependency
+from medfm_compress.runtime.images.completeness import check_png, check_tiff, with_noise_behind_scans
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, raster_format
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.images.quiet_decoders import decoding
@@ -31,6 +32,7 @@ _OPENERS = MappingProxyType(
 )
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 _WHITE_IS_ZERO = 0
+_MID_GREY = 128
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _CONVERSIONS = {"L": "L", "RGB": "RGB", "P": "RGB", "YCbCr": "RGB"}
 _WITH_ALPHA = {"LA": "L", "La": "L", "RGBA": "RGB", "RGBa": "RGB", "PA": "RGB"}
@@ -71,7 +73,13 @@ def _decode(data: bytes, kind: str, opener: Callable[[io.BytesIO], Image], name:
         _refuse_pages(image, name)
         _refuse_deep_colour(image, data, kind, name)
         bits, inverted = _tiff_depth(image, kind)
+        if kind == "PNG":
+            check_png(data, name)
+        if kind == "TIFF":
+            check_tiff(image, name)
         image.load()
+        if kind == "JPEG":
+            _check_jpeg(data, image, opener, name)
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _SIXTEEN_BIT:
             return _sixteen_bit(upright, bits, inverted=inverted)
@@ -94,6 +102,23 @@ def _opener(kind: str) -> Callable[[io.BytesIO], Image]:
             "pip install --force-reinstall pillow"
         ) from exc
     return found
+
+
+def _check_jpeg(data: bytes, image: Image, opener: Callable[[io.BytesIO], Image], name: str) -> None:
+    """Refuse a JPEG that lacks blocks before its end marker: libjpeg only warns and fills them with mid-grey.
+
+    Of a sequential JPEG the last pixel is mid-grey then, so that others need no second decoding. Of a progressive one a
+    block may lack some of its coefficients only.
+    """
+    last = image.getpixel((image.width - 1, image.height - 1))
+    is_suspect = last in (_MID_GREY, (_MID_GREY,) * 3) or "progressive" in image.info
+    altered = with_noise_behind_scans(data)
+    if altered is None:
+        raise ImageRefused(f"{name}: the JPEG file is damaged, truncated: it has no end marker; copy it again")
+    if is_suspect:
+        with opener(io.BytesIO(altered)) as other:
+            if other.tobytes() != image.tobytes():
+                raise ImageRefused(f"{name}: the JPEG file is damaged, truncated: blocks are missing; export it again")
 
 
 def _bytes_per_pixel(image: Image) -> int:

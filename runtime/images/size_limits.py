@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from medfm_compress.runtime.errors import ImageRefused
@@ -43,15 +44,31 @@ def read_limited(path: Path) -> bytes:
     """The whole file, of at most ``MAX_FILE_BYTES``.
 
     Raises:
-        ImageRefused: missing, unreadable, a folder, or too large.
+        ImageRefused: missing, unreadable, a folder, a device, a pipe, a socket, or too large.
     """
     try:
-        if path.is_dir():
-            raise ImageRefused(f"{path.name}: a folder, not an image; a series of slices (3-D volume) is out of scope")
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ImageRefused(f"{path.name}: {size} bytes; an image file has at most {MAX_FILE_BYTES}")
-        return path.read_bytes()
+        size = _regular_size(path)
+        with path.open("rb") as file:
+            data = file.read(size + 1)
     except (OSError, ValueError) as exc:
         reason = (exc.strerror or "cannot be read") if isinstance(exc, OSError) else "not a valid path"
         raise ImageRefused(f"{path.name}: {reason}; give the path of a readable image file") from None
+    if len(data) != size:
+        raise ImageRefused(f"{path.name}: the file changed while it was read; wait until it is written in full")
+    return data
+
+
+def is_regular_file(path: Path) -> bool:
+    """Whether reading the path ends: not a folder, device, pipe or socket; opening a pipe waits for a writer."""
+    return stat.S_ISREG(path.stat().st_mode)
+
+
+def _regular_size(path: Path) -> int:
+    if path.is_dir():
+        raise ImageRefused(f"{path.name}: a folder, not an image; a series of slices (3-D volume) is out of scope")
+    if not is_regular_file(path):
+        raise ImageRefused(f"{path.name}: a device, pipe or socket, not a file; save the image in a file first")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ImageRefused(f"{path.name}: {size} bytes; an image file has at most {MAX_FILE_BYTES}")
+    return size
