@@ -10,6 +10,7 @@ on do not carry them.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from medfm_compress.runtime.dicom.overlays import overlay_bits
 from medfm_compress.runtime.dicom.parse import parse
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.images.completeness import lacks_scans, with_noise_behind_scans
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.images.quiet_decoders import decoding
 from medfm_compress.runtime.images.size_limits import read_limited
@@ -39,6 +41,7 @@ BURNED_IN = "burned-in-annotation"
 _ANY = DicomRules()
 # PS3.5 A.4: these always lose; plain JPEG 2000 (.91) and HTJ2K (.203) may be reversible and then say so.
 _ALWAYS_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
+_DCT = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 _MAYBE_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 _RLE = "1.2.840.10008.1.2.5"
 _CODES_WITH_SIZE = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000 and HTJ2K
@@ -127,6 +130,8 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple
         elif syntax == _RLE:
             check_rle(_frame(ds), layout, name)
     values, remarks = decode_frame(ds, plugins, layout, name)
+    if str(syntax) in _DCT:
+        _check_blocks(ds, values, plugins, layout, name)
     expected = (layout.rows, layout.columns, 3)[: 2 + (layout.samples == 3)]
     if values.shape != expected:
         raise ImageRefused(f"{name}: decoded to shape {values.shape} instead of {expected}; export the image again")
@@ -170,6 +175,21 @@ def _with_plain_frame(ds: Dataset, layout: Layout, name: str) -> tuple[Dataset, 
     plain["PixelData"].is_undefined_length = True
     wrong_label = colour is not None and colour.is_label_wrong
     return plain, (LABEL_CONTRADICTED,) * wrong_label + (LOSSY,) * is_lossy
+
+
+def _check_blocks(ds: Dataset, values: NDArray[Any], plugins: tuple[str, ...], layout: Layout, name: str) -> None:
+    """Refuse a JPEG that lacks blocks or scans before its end marker; decoders fill them with mid-grey in silence."""
+    from pydicom.encaps import encapsulate
+
+    frame = _frame(ds)
+    is_whole = not lacks_scans(frame)
+    if is_whole and np.all(values[-1, -1] == 2 ** (layout.bits_stored - 1)):  # as the last block is where it is missing
+        altered = copy.copy(ds)
+        altered.PixelData = encapsulate([with_noise_behind_scans(frame) or frame])
+        altered["PixelData"].is_undefined_length = True
+        is_whole = np.array_equal(decode_frame(altered, plugins, layout, name)[0], values)
+    if not is_whole:
+        raise ImageRefused(f"{name}: the compressed pixel data are truncated (blocks are missing); export it again")
 
 
 def _frame(ds: Dataset) -> bytes:

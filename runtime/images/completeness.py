@@ -21,7 +21,8 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _INFLATE_PIECE = 64 * 1024
 
-_SOS, _EOI = 0xDA, b"\xff\xd9"
+_SOF_PROGRESSIVE, _SOS, _EOI = 0xC2, 0xDA, b"\xff\xd9"
+_COEFFICIENTS = 64
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # stuffing, restarts and fill bytes are none
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _NOISE = bytes((37 * at + 91) % 251 for at in range(96))  # no 0xFF
@@ -39,7 +40,7 @@ def check_png(data: bytes, name: str) -> None:
     for kind, body, is_intact in _chunks(data):
         if not is_intact:
             raise ImageRefused(f"{name}: a chunk of the PNG file is damaged (its CRC differs); export the image again")
-        header = body if kind == b"IHDR" and not header else header
+        header = bytes(body) if kind == b"IHDR" and not header else header
         ended = kind == b"IEND"
         if kind == b"IDAT":
             parts.append(body)
@@ -104,15 +105,40 @@ def with_noise_behind_scans(jpeg: bytes) -> bytes | None:
     return jpeg[:at] + _NOISE + b"\xff" + due + _NOISE + jpeg[at:]
 
 
+def lacks_scans(jpeg: bytes) -> bool:
+    """Whether a progressive JPEG ends before every coefficient of every component came in full (T.81, G.1.1.1).
+
+    Its scans bring bands of coefficients (Ss to Se) down to a bit (Al), which is 0 in the last scan of a band.
+    """
+    segments = list(_segments(jpeg))
+    frame = next((body for marker, body in segments if marker == _SOF_PROGRESSIVE), b"")
+    missing = {(component, index) for component in frame[6::3] for index in range(_COEFFICIENTS)}
+    for marker, body in segments:
+        if marker == _SOS and len(body) == 4 + 2 * body[0] and body[-1] & 15 == 0:
+            missing -= {(part, index) for part in body[1:-3:2] for index in range(body[-3], body[-2] + 1)}
+    return bool(missing)
+
+
 def _end_of_scans(jpeg: bytes) -> int | None:
-    """Where the first image's EOI marker stands; previews inside APP segments are stepped over."""
+    """Where the first image's EOI marker stands, or None."""
+    return next((at for at in _markers(jpeg) if jpeg[at : at + 2] == _EOI), None)
+
+
+def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and body of each segment of the first image."""
+    for at in _markers(jpeg):
+        yield jpeg[at + 1], jpeg[at + 4 : at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")]
+
+
+def _markers(jpeg: bytes) -> Iterator[int]:
+    """Where markers stand, to the first EOI; entropy-coded data and segments, with their previews, are stepped over."""
     at = 2
     while (found := _MARKER.search(jpeg, at)) is not None:
         at = found.start()
+        yield at
         if jpeg[at : at + 2] == _EOI:
-            return at
+            return
         at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-    return None
 
 
 def check_tiff(image: Image, name: str) -> None:
@@ -123,7 +149,7 @@ def check_tiff(image: Image, name: str) -> None:
     """
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
     planes = len(image.getbands()) if tags.get(_PLANAR_CONFIGURATION) == _SEPARATE_PLANES else 1
-    tiles: Any = image.tile
+    tiles: Any = image.tile  # type: ignore[attr-defined]
     if any(tile[0] != "raw" for tile in tiles):
         return  # libtiff asks for every strip and fails where one is missing
     covered = sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in tiles)

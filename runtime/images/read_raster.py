@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import ImageRefused, MissingDependency
-from medfm_compress.runtime.images.completeness import check_png, check_tiff, with_noise_behind_scans
+from medfm_compress.runtime.images.completeness import check_png, check_tiff, lacks_scans, with_noise_behind_scans
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, raster_format
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.images.quiet_decoders import decoding
@@ -115,6 +115,8 @@ def _check_jpeg(data: bytes, image: Image, opener: Callable[[io.BytesIO], Image]
     altered = with_noise_behind_scans(data)
     if altered is None:
         raise ImageRefused(f"{name}: the JPEG file is damaged, truncated: it has no end marker; copy it again")
+    if lacks_scans(data):
+        raise ImageRefused(f"{name}: the JPEG file is damaged, truncated: scans are missing; export it again")
     if is_suspect:
         with opener(io.BytesIO(altered)) as other:
             if other.tobytes() != image.tobytes():

@@ -108,3 +108,26 @@ def test_no_word_of_a_decoder_reaches_a_log_that_may_be_kept(make_dicom, dicom_b
         with pytest.raises(ImageRefused):
             read_image(broken[:-500])
     assert not [record for record in caplog.records if record.name.startswith("pydicom")]
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_jpeg_frame_whose_end_marker_comes_early_is_refused(make_dicom, colour):
+    values = np.stack([RAMP8, RAMP8.T, RAMP8[::-1]], -1) if colour else RAMP8
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "JPEG", quality=95)
+    frame, baseline = buffer.getvalue(), "1.2.840.10008.1.2.4.50"
+    changes = {"SamplesPerPixel": 3, "PhotometricInterpretation": "YBR_FULL_422", "PlanarConfiguration": 0}
+    start = frame.index(b"\xff\xda") + 14
+    assert read_dicom(encapsulated(make_dicom, frame, baseline, **(changes if colour else {}))).values.size
+    for share in (0.1, 0.5, 0.9):
+        cut = start + round((len(frame) - start) * share)
+        early = frame[: cut - (frame[cut - 1] == 0xFF)] + b"\xff\xd9"
+        with pytest.raises(ImageRefused, match="truncated"):
+            read_dicom(encapsulated(make_dicom, early, baseline, **(changes if colour else {})))
+
+
+def test_a_grey_frame_that_ends_in_mid_grey_is_read(make_dicom):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((64, 64), 128, np.uint8)).save(buffer, "JPEG")
+    pixels = read_dicom(encapsulated(make_dicom, buffer.getvalue(), "1.2.840.10008.1.2.4.50"))
+    assert (pixels.values == 128 * 257).all()
