@@ -77,8 +77,8 @@ def decode_frame(
     # 12-bit JPEG has no decoder with a permissive licence.
     syntax = ds.file_meta.TransferSyntaxUID.name
     raise ImageRefused(
-        f"{name}: no installed decoder ({', '.join(plugins)}) reads these {syntax} pixels ({layout.bits_stored} bits); "
-        "export the image uncompressed"
+        f"{name}: no installed decoder ({', '.join(plugins)}) reads these {syntax} pixels ({layout.bits_stored} bits), "
+        "which are damaged or of an unsupported form; export the image uncompressed"
     )
 
 

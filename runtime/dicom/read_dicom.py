@@ -27,7 +27,7 @@ from medfm_compress.runtime.dicom.overlays import overlay_bits
 from medfm_compress.runtime.dicom.parse import parse
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
-from medfm_compress.runtime.images.completeness import lacks_scans, with_noise_behind_scans
+from medfm_compress.runtime.images.completeness import lacks_scans, with_noise_behind_scans, with_noise_for_end
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.images.quiet_decoders import decoding
 from medfm_compress.runtime.images.size_limits import read_limited
@@ -42,6 +42,7 @@ _ANY = DicomRules()
 # PS3.5 A.4: these always lose; plain JPEG 2000 (.91) and HTJ2K (.203) may be reversible and then say so.
 _ALWAYS_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 _DCT = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+_LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _MAYBE_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 _RLE = "1.2.840.10008.1.2.5"
 _CODES_WITH_SIZE = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000 and HTJ2K
@@ -130,7 +131,7 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple
         elif syntax == _RLE:
             check_rle(_frame(ds), layout, name)
     values, remarks = decode_frame(ds, plugins, layout, name)
-    if str(syntax) in _DCT:
+    if str(syntax) in (*_DCT, *_LOSSLESS_JPEG):
         _check_blocks(ds, values, plugins, layout, name)
     expected = (layout.rows, layout.columns, 3)[: 2 + (layout.samples == 3)]
     if values.shape != expected:
@@ -178,18 +179,37 @@ def _with_plain_frame(ds: Dataset, layout: Layout, name: str) -> tuple[Dataset, 
 
 
 def _check_blocks(ds: Dataset, values: NDArray[Any], plugins: tuple[str, ...], layout: Layout, name: str) -> None:
-    """Refuse a JPEG that lacks blocks or scans before its end marker; decoders fill them with mid-grey in silence."""
-    from pydicom.encaps import encapsulate
+    """Refuse a JPEG that lacks blocks or scans before its end marker; decoders fill them in silence.
 
+    With mid-grey in the DCT processes, so that another last pixel proves them whole; the lossless processes repeat what
+    came before, so that they are always decoded twice.
+    """
     frame = _frame(ds)
-    is_whole = not lacks_scans(frame)
-    if is_whole and np.all(values[-1, -1] == 2 ** (layout.bits_stored - 1)):  # as the last block is where it is missing
-        altered = copy.copy(ds)
-        altered.PixelData = encapsulate([with_noise_behind_scans(frame) or frame])
-        altered["PixelData"].is_undefined_length = True
-        is_whole = np.array_equal(decode_frame(altered, plugins, layout, name)[0], values)
+    if str(ds.file_meta.TransferSyntaxUID) in _LOSSLESS_JPEG:
+        altered = with_noise_for_end(frame)
+    elif np.all(values[-1, -1] == 2 ** (layout.bits_stored - 1)):
+        altered = with_noise_behind_scans(frame)
+    else:
+        altered = frame
+    is_whole = altered is not None and not lacks_scans(frame)
+    if altered is not None and is_whole and altered != frame:
+        is_whole = _decodes_to(values, altered, ds, plugins, layout, name)
     if not is_whole:
         raise ImageRefused(f"{name}: the compressed pixel data are truncated (blocks are missing); export it again")
+
+
+def _decodes_to(
+    values: NDArray[Any], frame: bytes, ds: Dataset, plugins: tuple[str, ...], layout: Layout, name: str
+) -> bool:
+    from pydicom.encaps import encapsulate
+
+    other = copy.copy(ds)
+    other.PixelData = encapsulate([frame])
+    other["PixelData"].is_undefined_length = True
+    try:
+        return np.array_equal(decode_frame(other, plugins, layout, name)[0], values)
+    except ImageRefused:
+        return False
 
 
 def _frame(ds: Dataset) -> bytes:

@@ -105,6 +105,17 @@ def with_noise_behind_scans(jpeg: bytes) -> bytes | None:
     return jpeg[:at] + _NOISE + b"\xff" + due + _NOISE + jpeg[at:]
 
 
+def with_noise_for_end(jpeg: bytes) -> bytes | None:
+    """The lossless JPEG with more entropy-coded bytes in place of its end-of-image marker, or None where it has none.
+
+    GDCM, the one decoder of lossless JPEG, pads what is missing before the marker, and fails where data and marker are
+    missing. So if this fails or gives another picture, samples are missing. No marker follows, since GDCM would write
+    of the bytes before it to stderr.
+    """
+    at = _end_of_scans(jpeg)
+    return None if at is None else jpeg[:at] + _NOISE
+
+
 def lacks_scans(jpeg: bytes) -> bool:
     """Whether a progressive JPEG ends before every coefficient of every component came in full (T.81, G.1.1.1).
 

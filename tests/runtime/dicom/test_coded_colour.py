@@ -245,3 +245,28 @@ def test_a_broken_pillow_is_no_fault_of_a_png(monkeypatch):
     Image.fromarray(GREY).save(buffer, "PNG")
     with pytest.raises(MissingDependency, match="PNG decoder cannot be imported"):
         read_raster.decode_raster(buffer.getvalue(), "a.png")
+
+
+def test_jpeg_2000_with_subsampled_components_is_refused(make_dicom):
+    frame = bytearray(j2k(RGB, transform=False))
+    at = frame.index(b"\xff\x51") + 2 + 38  # the first component's Ssiz, XRsiz, YRsiz
+    frame[at + 4] = 2
+    with pytest.raises(ImageRefused, match="subsampled components"):
+        read_dicom(encapsulated(make_dicom, RGB, bytes(frame), J2K_LOSSLESS, PhotometricInterpretation="YBR_FULL"))
+
+
+def test_a_jpeg_ls_frame_that_contradicts_its_label_is_refused(make_dicom):
+    import jpeg_ls
+
+    frame = bytes(jpeg_ls.encode_array(RGB, interleave_mode=2))
+    jpeg_ls_lossless = "1.2.840.10008.1.2.4.80"
+    assert difference(encapsulated(make_dicom, RGB, frame, jpeg_ls_lossless), RGB) == (0, ())
+    for ids, label in ((b"RGB", "YBR_FULL"), (b"rgb", "YBR_FULL")):
+        named = bytearray(frame)
+        at = frame.index(b"\xff\xf7") + 10
+        named[at : at + 9 : 3] = ids
+        scan = frame.index(b"\xff\xda") + 5
+        named[scan : scan + 6 : 2] = ids
+        ds = encapsulated(make_dicom, RGB, bytes(named), jpeg_ls_lossless, PhotometricInterpretation=label)
+        with pytest.raises(ImageRefused, match="labelled YBR_FULL, which its JPEG header contradicts"):
+            read_dicom(ds)
