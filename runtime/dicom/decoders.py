@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SECOND_DECODER = "second-decoder"
-# GDCM last: it ends the process on some damaged frames, where the others raise.
-_PLUGINS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
+_PLUGINS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow")
+# GDCM ends the process on some damaged frames, where the others raise. So it never gets a frame that another refused,
+# and is left to what it alone can read: lossless JPEG, and anything else where no other decoder is installed.
+_LAST_RESORT = "gdcm"
 
 
 def import_decoders() -> None:
@@ -98,15 +100,12 @@ def plugins_for(ds: Dataset, name: str) -> tuple[str, ...]:
         raise ImageRefused(f"{name}: no decoder for its transfer syntax ({known}); export it uncompressed") from None
     if not syntax.is_encapsulated:
         return ("",)
-    plugins = sorted(decoder.available_plugins, key=_rank)
-    if not plugins:
+    available = decoder.available_plugins
+    if not available:
         raise ImageRefused(
             f"{name}: the decoder for {syntax.name} is not installed; "
             "pip install python-gdcm pylibjpeg-openjpeg pyjpegls"
         )
-    return tuple(plugins)
-
-
-def _rank(plugin: str) -> int:
-    """Plugins that are not known here come before GDCM."""
-    return _PLUGINS.index(plugin) if plugin in _PLUGINS else len(_PLUGINS) - 2
+    known = [plugin for plugin in _PLUGINS if plugin in available]
+    others = [plugin for plugin in available if plugin not in (*known, _LAST_RESORT)]
+    return tuple(known + others) or available

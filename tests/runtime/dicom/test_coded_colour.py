@@ -210,10 +210,20 @@ def test_a_decoder_that_raises_gives_way_to_the_next(make_dicom, monkeypatch):
     monkeypatch.setitem(JPEG2000LosslessDecoder._available, "pylibjpeg", fails)
     frame = j2k(RGB, transform=True)
     assert difference(encapsulated(make_dicom, RGB, frame, J2K_LOSSLESS), RGB) == (0, ("second-decoder",))
-    for plugin in JPEG2000LosslessDecoder.available_plugins:
-        monkeypatch.setitem(JPEG2000LosslessDecoder._available, plugin, fails)
-    with pytest.raises(ImageRefused, match=r"no installed decoder .*gdcm. reads these JPEG 2000"):
+    monkeypatch.setitem(JPEG2000LosslessDecoder._available, "pillow", fails)
+    with pytest.raises(ImageRefused, match=r"no installed decoder .pylibjpeg, pillow. reads these JPEG 2000"):
         read_dicom(encapsulated(make_dicom, RGB, frame, J2K_LOSSLESS))
+
+
+def test_gdcm_reads_what_no_other_installed_decoder_can(make_dicom, monkeypatch):
+    from pydicom.pixels.decoders import JPEG2000LosslessDecoder
+
+    frame = j2k(RGB, transform=True)
+    monkeypatch.delitem(JPEG2000LosslessDecoder._available, "pylibjpeg")
+    monkeypatch.delitem(JPEG2000LosslessDecoder._available, "pillow")
+    assert JPEG2000LosslessDecoder.available_plugins == ("gdcm",)
+    ds = encapsulated(make_dicom, RGB, frame, J2K_LOSSLESS, PhotometricInterpretation="YBR_RCT")
+    assert difference(ds, RGB) == (0, ())
 
 
 def test_a_decoder_that_cannot_be_imported_is_no_fault_of_the_image(make_dicom, dicom_bytes, tmp_path):
