@@ -15,9 +15,11 @@ SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 Colour = Literal["RGB", "YBR", "grey", "other"]
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"
-_SOT, _COD = 0x90, 0x52
+_SOT, _SOD, _COD = 0x90, 0x93, 0x52
+_SOT_MARKER, _SOT_BYTES = b"\xff\x90", 12
 _SIZ_BYTES = 38  # SIZ without its components: marker's length field to Csiz
 _MAX_BOXES = 256
+_MAX_TILE_PARTS = 100_000
 _ENUMERATED = 1
 _COLOURS: dict[int, Colour] = {16: "RGB", 17: "grey", 18: "YBR"}
 
@@ -114,7 +116,7 @@ def _is_reordered(box: _Box) -> bool:
 
 
 def coding_of(code_stream: bytes) -> Coding | None:
-    """What the main header says (A.4.1, A.5.1, A.6.1), or None where it is not consistent."""
+    """What the main header says (A.4.1, A.5.1, A.6.1), or None where it or the header of a tile contradicts it."""
     segments = dict(_segments(code_stream))
     siz, cod = segments.get(0x51), segments.get(_COD)
     if siz is None or cod is None or len(siz) < _SIZ_BYTES - 2 or len(cod) < 10 or cod[4] > 1 or cod[9] > 1:
@@ -123,14 +125,33 @@ def coding_of(code_stream: bytes) -> Coding | None:
     components = int.from_bytes(siz[34:36], "big")
     if len(siz) != _SIZ_BYTES - 2 + 3 * components or components == 0 or x <= x0 or y <= y0:
         return None
+    if any(len(style) < 10 or (style[4], style[9]) != (cod[4], cod[9]) for style in _tile_styles(code_stream)):
+        return None
     steps = siz[37::3] + siz[38::3]
     return Coding(y - y0, x - x0, components, any(step != 1 for step in steps), cod[4] == 1, cod[9] == 1)
 
 
-def _segments(code_stream: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and body of each segment of the main header, up to the first tile-part (SOT)."""
-    at = 2
-    while at + 4 <= len(code_stream) and code_stream[at] == 0xFF and code_stream[at + 1] != _SOT:
+def _tile_styles(code_stream: bytes) -> Iterator[bytes]:
+    """COD segments in the headers of tile-parts, which override the main header for their tile (A.4.2, A.6.1)."""
+    at = _end_of_segments(code_stream, 2)
+    for _ in range(_MAX_TILE_PARTS):
+        if code_stream[at : at + 2] != _SOT_MARKER:
+            return
+        # SOT, Lsot (2), Isot (2), Psot (4): the length of the tile-part, 0 in the last one.
+        length = int.from_bytes(code_stream[at + 6 : at + 10], "big")
+        yield from (body for marker, body in _segments(code_stream, at + _SOT_BYTES) if marker == _COD)
+        if length < _SOT_BYTES:
+            return
+        at += length
+
+
+def _end_of_segments(code_stream: bytes, at: int) -> int:
+    return at + sum(4 + len(body) for _, body in _segments(code_stream, at))
+
+
+def _segments(code_stream: bytes, at: int = 2) -> Iterator[tuple[int, bytes]]:
+    """Marker and body of each segment of a header, up to the first tile-part (SOT) or the data of one (SOD)."""
+    while at + 4 <= len(code_stream) and code_stream[at] == 0xFF and code_stream[at + 1] not in (_SOT, _SOD):
         length = int.from_bytes(code_stream[at + 2 : at + 4], "big")
         body = code_stream[at + 4 : at + 2 + length]
         if length < 2 or len(body) != length - 2:

@@ -280,3 +280,20 @@ def test_a_jpeg_ls_frame_that_contradicts_its_label_is_refused(make_dicom):
         ds = encapsulated(make_dicom, RGB, bytes(named), jpeg_ls_lossless, PhotometricInterpretation=label)
         with pytest.raises(ImageRefused, match="labelled YBR_FULL, which its JPEG header contradicts"):
             read_dicom(ds)
+
+
+def test_a_tile_that_overrides_the_colour_transform_is_refused(make_dicom):
+    frame = j2k(RGB, transform=False)
+    at, end = frame.index(b"\xff\x90"), frame.index(b"\xff\x93")
+    start = frame.index(b"\xff\x52")
+    style = bytearray(frame[start : start + 2 + int.from_bytes(frame[start + 2 : start + 4], "big")])
+    for transform, is_read in ((0, True), (1, False)):
+        style[8] = transform
+        length = int.from_bytes(frame[at + 6 : at + 10], "big") + len(style)
+        longer = frame[: at + 6] + struct.pack(">I", length) + frame[at + 10 : end] + bytes(style) + frame[end:]
+        ds = encapsulated(make_dicom, RGB, longer, J2K_LOSSLESS)
+        if is_read:
+            assert difference(ds, RGB) == (0, ())
+        else:
+            with pytest.raises(ImageRefused, match="compressed frame is damaged"):
+                read_dicom(ds)
