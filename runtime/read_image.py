@@ -15,7 +15,7 @@ from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, Kind, kind_of, refusal_of
 from medfm_compress.runtime.images.pixels import Pixels
-from medfm_compress.runtime.images.size_limits import read_limited
+from medfm_compress.runtime.images.size_limits import is_regular_file, read_limited
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -54,6 +54,8 @@ def read_image(source: Source, rules: DicomRules = _ANY) -> Pixels:
 def is_image_file(path: str | Path) -> bool:
     """Whether the file begins like an image that :func:`read_image` may read. Reads its first bytes only."""
     try:
+        if not is_regular_file(Path(path)):
+            return False
         with Path(path).open("rb") as file:
             return kind_of(file.read(HEAD_BYTES)) in ("dicom", "raster")
     except OSError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
-from medfm_compress.runtime.images.size_limits import check_extent
+from medfm_compress.runtime.images.size_limits import check_decoded, check_extent
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -123,6 +123,9 @@ def layout_of(ds: Dataset, name: str) -> Layout:
     check_extent(layout.rows, layout.columns, name)
     _check_bits(ds, layout, name)
     _check_photometric(layout, name)
+    # A palette turns one index into three entries of up to 16 bits.
+    decoded = 6 if layout.is_palette else layout.samples * (layout.bits_allocated // 8)
+    check_decoded(layout.rows, layout.columns, decoded, name)
     return layout
 
 
@@ -162,15 +165,15 @@ def whole_number(ds: Dataset, keyword: str, name: str, default: int | None = Non
     Raises:
         ImageRefused: absent or empty without a ``default``, or not one integer.
     """
-    value = ds.get(keyword)
-    if value is None or value == "":
-        if default is None:
-            raise ImageRefused(f"{name}: the DICOM file has no {keyword}; export it again")
-        return default
     try:
-        return int(value)
+        value = ds.get(keyword)  # pydicom converts text to a number here
+        if value is not None and value != "":
+            return int(value)
     except (TypeError, ValueError):
         raise ImageRefused(f"{name}: {keyword} is not one integer; export the image again") from None
+    if default is None:
+        raise ImageRefused(f"{name}: the DICOM file has no {keyword}; export it again")
+    return default
 
 
 def _listed(allowed: tuple[str, ...]) -> str:

@@ -2,8 +2,7 @@
 
 A DICOM file may say 64×64 and hold a JPEG that says 65535×65535, and a decoder allocates by the latter. Worse, GDCM
 (the only permissive decoder of lossless JPEG) ends the process on some malformed headers instead of raising. So the
-header must be consistent before it is handed on. Sources: ITU-T T.81 B.2 (JPEG), T.87 C.2 (JPEG-LS), T.800 A.5.1
-(JPEG 2000).
+header must be consistent before it is handed on. Sources: ITU-T T.81 B.2 (JPEG), T.87 C.2 (JPEG-LS).
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from medfm_compress.runtime.dicom.jpeg_2000 import coding_of, is_jpeg_2000
+
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
-_SOC_SIZ = b"\xff\x4f\xff\x51"
-_SOF_LOSSLESS, _SOF_JPEG_LS, _DHT, _SOS, _APP14 = 0xC3, 0xF7, 0xC4, 0xDA, 0xEE
+_SOF_LOSSLESS, _SOF_JPEG_LS, _DHT, _SOS, _APP0, _APP14 = 0xC3, 0xF7, 0xC4, 0xDA, 0xE0, 0xEE
 # Baseline, extended, progressive, lossless (all Huffman) and JPEG-LS; DICOM has no other process.
 _FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2, _SOF_LOSSLESS, _SOF_JPEG_LS})
 _ADOBE_TRANSFORM_AT = 11
+_ADOBE_NO_TRANSFORM = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 
 
 class Extent(NamedTuple):
@@ -27,21 +28,38 @@ class Extent(NamedTuple):
     components: int
 
 
+class JpegHeader(NamedTuple):
+    """What a JPEG or JPEG-LS frame says of itself before its first scan.
+
+    Attributes:
+        extent: height, width, components.
+        is_dct: baseline, extended or progressive; not lossless, not JPEG-LS.
+        component_ids: one byte each.
+        is_chroma_subsampled: the first of several components has more samples than another.
+        is_jfif: an APP0 segment of JFIF (T.871): YCbCr where there are three components.
+        adobe_transform: of an APP14 segment of Adobe (T.872 6.5.3): 0 none, 1 YCbCr, 2 YCCK; or None.
+    """
+
+    extent: Extent
+    is_dct: bool
+    component_ids: bytes
+    is_chroma_subsampled: bool
+    is_jfif: bool
+    adobe_transform: int | None
+
+
 class _Segment(NamedTuple):
     marker: int
     body: bytes
 
 
 def extent_of(frame: bytes) -> Extent | None:
-    """What a JPEG, JPEG-LS or JPEG 2000 frame says of its own size, or None where its header is not consistent."""
-    if frame[:2] == _SOI:
-        return _jpeg_extent(frame)
-    start = frame.find(_SOC_SIZ, 0, 4096)  # behind the boxes of a JP2 file
-    if start < 0 or len(frame) < start + 42:
-        return None
-    # SOC, SIZ, Lsiz (2), Rsiz (2), then four-byte Xsiz, Ysiz, XOsiz, YOsiz, four tile fields, and Csiz (2).
-    x, y, x0, y0 = (int.from_bytes(frame[start + at : start + at + 4], "big") for at in (8, 12, 16, 20))
-    return Extent(y - y0, x - x0, int.from_bytes(frame[start + 40 : start + 42], "big"))
+    """What a JPEG, JPEG-LS or bare JPEG 2000 frame says of its own size, or None where its header is not consistent."""
+    if is_jpeg_2000(frame):
+        coding = coding_of(frame)
+        return coding and Extent(coding.height, coding.width, coding.components)
+    header = jpeg_header(frame)
+    return header and header.extent
 
 
 def is_complete(frame: bytes) -> bool:
@@ -52,7 +70,10 @@ def is_complete(frame: bytes) -> bool:
     return _EOI in frame.rstrip(b"\x00")[-3:]
 
 
-def _jpeg_extent(frame: bytes) -> Extent | None:
+def jpeg_header(frame: bytes) -> JpegHeader | None:
+    """The header of a JPEG or JPEG-LS frame, or None where it is not consistent."""
+    if frame[:2] != _SOI:
+        return None
     segments = list(_segments(frame))
     frames = [segment for segment in segments if segment.marker in _FRAME_MARKERS]
     if len(frames) != 1 or not segments or segments[-1].marker != _SOS or len(frames[0].body) < 9:
@@ -65,7 +86,31 @@ def _jpeg_extent(frame: bytes) -> Extent | None:
         return None
     if any(segment.marker == _APP14 and not _is_adobe_known(segment.body) for segment in segments):
         return None
-    return Extent(int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), count)
+    adobe = [segment.body for segment in segments if segment.marker == _APP14 and segment.body[:5] == b"Adobe"]
+    return JpegHeader(
+        Extent(int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), count),
+        is_dct=marker not in (_SOF_LOSSLESS, _SOF_JPEG_LS),
+        component_ids=body[6::3],
+        is_chroma_subsampled=len(set(body[7::3])) > 1,
+        is_jfif=any(segment.marker == _APP0 and segment.body[:5] == b"JFIF\0" for segment in segments),
+        adobe_transform=adobe[-1][_ADOBE_TRANSFORM_AT] if adobe else None,
+    )
+
+
+def without_colour_marks(frame: bytes) -> bytes:
+    """A DCT frame whose decoders return the components as they are coded.
+
+    JFIF and Adobe segments go, and one that says "no transform" comes. Decoders differ in which mark they believe, so
+    a frame that says one thing only is the way to convert exactly once, here, and not in a decoder. The entropy-coded
+    data stay as they are.
+    """
+    parts, at = [_SOI, _ADOBE_NO_TRANSFORM], 2
+    for segment in _segments(frame):
+        start = frame.index(b"\xff" + bytes([segment.marker]), at)
+        at = start + 4 + len(segment.body)
+        if segment.marker not in (_APP0, _APP14):
+            parts.append(frame[start:at])
+    return b"".join([*parts, frame[at:]])
 
 
 def _segments(frame: bytes) -> Iterator[_Segment]:

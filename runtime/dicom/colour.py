@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.checks import Layout
-from medfm_compress.runtime.dicom.lut import Lut, is_little_endian, lut_of, segmented_lut_of
+from medfm_compress.runtime.dicom.lut import PARTLY_FILLED, Lut, is_little_endian, lut_of, segmented_lut_of
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.images.pixels import Pixels
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def rgb_pixels(ds: Dataset, layout: Layout, values: NDArray[Any], name: str) -> Pixels:
-    """RGB at the file's own depth.
+    """RGB at the file's own depth; flagged where a palette fills less than half of its depth.
 
     Args:
         ds: the attributes.
@@ -46,7 +46,8 @@ def _through_palette(ds: Dataset, indices: NDArray[Any], last: int, name: str) -
     # As for grey: looked up once for each possible index, then once for each pixel.
     domain = np.arange(last + 1)
     table = np.stack([lut(domain) for lut in luts], axis=-1).astype(np.uint8 if bits == 8 else np.uint16)
-    return Pixels.from_integers(table[indices])
+    partly_filled = all(lut.is_partly_filled for lut in luts)
+    return Pixels.from_integers(table[indices], (PARTLY_FILLED,) * partly_filled)
 
 
 def _palette(ds: Dataset, colour: str, name: str) -> Lut:

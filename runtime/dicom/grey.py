@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.checks import Layout, code, whole_number
-from medfm_compress.runtime.dicom.lut import Lut, is_little_endian, lut_of
+from medfm_compress.runtime.dicom.lut import PARTLY_FILLED, Lut, is_little_endian, lut_of
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
 
@@ -38,11 +38,16 @@ _SHAPES = {"": None, "IDENTITY": "MONOCHROME2", "INVERSE": "MONOCHROME1"}
 
 
 class Modality(NamedTuple):
-    """Modality values of every possible stored value, and the least and greatest they can take."""
+    """Modality values of every possible stored value, and the least and greatest they can take.
+
+    Attributes:
+        is_partly_filled: they come from a table that uses less than half of the range it declares.
+    """
 
     values: Values
     low: float
     high: float
+    is_partly_filled: bool = False
 
 
 def p_value_table(
@@ -86,7 +91,7 @@ def _modality(ds: Dataset, stored: Values, name: str) -> Modality:
     sequence = ds.get("ModalityLUTSequence")
     if sequence:
         lut = _lut(ds, sequence[0], name, "modality", may_be_negative=bool(stored.min() < 0))
-        return Modality(lut(stored).astype(np.float64), 0.0, float(2**lut.bits - 1))
+        return Modality(lut(stored).astype(np.float64), 0.0, float(2**lut.bits - 1), lut.is_partly_filled)
     slope, intercept = _first_number(ds, "RescaleSlope", name), _first_number(ds, "RescaleIntercept", name)
     if (slope is None) != (intercept is None) or slope == 0:
         raise ImageRefused(f"{name}: RescaleSlope and RescaleIntercept must both be there, and the slope not 0")
@@ -102,12 +107,13 @@ def _shown(ds: Dataset, modality: Modality, rules: DicomRules, name: str) -> tup
         sequence = ds.get("VOILUTSequence")
         if sequence:
             lut = _lut(ds, sequence[0], name, "VOI", may_be_negative=modality.low < 0)
-            return lut(modality.values) / (2**lut.bits - 1), ()
+            return lut(modality.values) / (2**lut.bits - 1), (PARTLY_FILLED,) * lut.is_partly_filled
         window = _first_window(ds, name)
         if window:
             return _windowed(ds, modality.values, *window, name), ()
     full = (modality.values - modality.low) / (modality.high - modality.low)
-    return full, (NO_WINDOW,) if rules.window == "file" else ()
+    flags = (NO_WINDOW,) if rules.window == "file" else ()
+    return full, flags + (PARTLY_FILLED,) * modality.is_partly_filled
 
 
 def _first_window(ds: Dataset, name: str) -> tuple[float, float] | None:
@@ -192,15 +198,32 @@ def _lut(ds: Dataset, item: Dataset, name: str, label: str, *, may_be_negative: 
 
 
 def _first_number(ds: Dataset, keyword: str, name: str) -> float | None:
-    """The first value of a decimal attribute, or None where it is absent or empty."""
-    value = ds.get(keyword)
+    """The first value of a decimal attribute, or None where it is absent or empty.
+
+    Raises:
+        ImageRefused: text, a decimal comma (PS3.5 6.2 wants a point), infinite or NaN.
+    """
+    try:
+        value = ds.get(keyword)  # pydicom converts text to numbers here
+    except (ValueError, TypeError, OverflowError):
+        raise ImageRefused(f"{name}: {keyword} {_fault(ds, keyword)}; export the image again") from None
     if value is None or isinstance(value, str):
         value = value or None
     elif hasattr(value, "__len__"):
         value = value[0] if len(value) else None
     if value is None:
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except (ValueError, TypeError):
+        raise ImageRefused(f"{name}: {keyword} {_fault(ds, keyword)}; export the image again") from None
     if not np.isfinite(number):
         raise ImageRefused(f"{name}: {keyword} is not a finite number; export the image again")
     return number
+
+
+def _fault(ds: Dataset, keyword: str) -> str:
+    """Why the attribute is no number, without its value."""
+    raw = ds.get_item(keyword).value
+    text = raw.decode("latin-1") if isinstance(raw, bytes) else str(raw)
+    return "is written with a comma, and DICOM takes a decimal point only" if "," in text else "is text, not a number"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Words = NDArray[np.uint16]
 
+PARTLY_FILLED = "lookup-table-partly-filled"
+
 _MAX_ENTRIES = 2**16
 _DISCRETE, _LINEAR = 0, 1
 
@@ -25,6 +27,14 @@ class Lut(NamedTuple):
     first: int
     entries: Words
     bits: int
+
+    @property
+    def is_partly_filled(self) -> bool:
+        """Whether no entry reaches half of what ``bits`` can hold, as when 12-bit entries are declared as 16.
+
+        C.11.1.1.1 scales by the declared depth, so such an image is shown dark.
+        """
+        return bool(2 * int(self.entries.max()) < 2**self.bits - 1)
 
     def __call__(self, inputs: NDArray[Any]) -> Words:
         """Entries for integral ``inputs``; those before the first or behind the last take that one (C.11.1.1)."""

@@ -3,14 +3,14 @@
 Only the attributes that decide about pixels are read from a file; name, number and birth date of the patient are never
 in memory, and no message or log record holds a value of the file other than codes and sizes.
 
-The order is: attributes (`dicom_checks`) → encoded size → decoding by pydicom's plugins → grey values (`dicom_grey`) or
-colour (`dicom_colour`). ICC profiles are not applied: images that networks are trained on do not carry them.
+The order is: attributes (`checks`) → the compressed frame's own header (`frame`) → decoding by pydicom's plugins
+(`decoders`) → grey values (`grey`) or colour (`colour`). ICC profiles are not applied: images that networks are trained
+on do not carry them.
 """
 
 from __future__ import annotations
 
-import io
-import zlib
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.checks import Layout, check_object, check_rules, code, layout_of
-from medfm_compress.runtime.dicom.codestream import Extent, extent_of, is_complete
+from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
 from medfm_compress.runtime.dicom.colour import rgb_pixels
+from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, plugins_for
+from medfm_compress.runtime.dicom.frame import check_fragments, check_rle, plain_frame
 from medfm_compress.runtime.dicom.grey import p_value_table
+from medfm_compress.runtime.dicom.overlays import overlay_bits
+from medfm_compress.runtime.dicom.parse import parse
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.images.completeness import lacks_scans, with_noise_behind_scans, with_noise_for_end
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.images.quiet_decoders import decoding
 from medfm_compress.runtime.images.size_limits import read_limited
@@ -30,35 +35,21 @@ from medfm_compress.runtime.images.size_limits import read_limited
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-MAX_INFLATED_BYTES = 1024**3
 LOSSY = "lossy-compressed"
 BURNED_IN = "burned-in-annotation"
 
 _ANY = DicomRules()
-_KEYWORDS = (
-    *("SOPClassUID", "Modality", "PresentationIntentType", "ViewPosition", "BodyPartExamined", "NumberOfFrames"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "BurnedInAnnotation"),
-    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "LossyImageCompression"),
-    *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
-    *("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth"),
-    *("PresentationLUTShape", "PresentationLUTSequence"),
-    *(
-        f"{kind}{colour}PaletteColorLookupTable{part}"
-        for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
-        for colour in ("Red", "Green", "Blue")
-    ),
-    *("AlphaPaletteColorLookupTableData", "SegmentedAlphaPaletteColorLookupTableData"),
-    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
-    *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
-)
 # PS3.5 A.4: these always lose; plain JPEG 2000 (.91) and HTJ2K (.203) may be reversible and then say so.
 _ALWAYS_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
+_DCT = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+_LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _MAYBE_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
+_RLE = "1.2.840.10008.1.2.5"
 _CODES_WITH_SIZE = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000 and HTJ2K
-# GDCM last: it ends the process on some damaged frames, where the others raise.
-_PLUGINS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow", "gdcm")
-_DEFLATED = "1.2.840.10008.1.2.1.99"
+_PIXEL_KEYWORDS = (
+    *("SamplesPerPixel", "PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
+    "PixelRepresentation",
+)
 
 
 def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -> Pixels:
@@ -71,11 +62,14 @@ def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -
 
     Returns:
         Grey: uint16 P-values, 0 black and 65535 white, MONOCHROME1 inverted. Colour: RGB, uint8 or uint16. Flags:
-        ``lossy-compressed``, ``burned-in-annotation``, and ``no-window`` where the file should give one and does not.
+        ``lossy-compressed``, ``burned-in-annotation``, ``no-window`` where the file should give one and does not,
+        ``colour-label-contradicted`` where the compressed frame is coded in another colour than the file says, and
+        ``second-decoder`` where the first decoder raised and a later one read the pixels.
 
     Raises:
         ImageRefused: not an image, not one the rules allow, several frames, more than 16 bits, damaged, truncated,
             too large, without a transfer syntax, or in one that no installed decoder reads.
+        MissingDependency: pydicom or a decoder is missing, or installed and broken.
     """
     if isinstance(source, (str, Path)):
         path = Path(source)
@@ -83,6 +77,7 @@ def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_dicom(bytes(source), "DICOM data", rules)
     name = "DICOM dataset"
+    import_decoders()
     with decoding(name, "DICOM"):
         if not getattr(source, "file_meta", None):
             raise ImageRefused(f"{name}: no transfer syntax; set ds.file_meta.TransferSyntaxUID")
@@ -91,57 +86,9 @@ def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -
 
 def decode_dicom(data: bytes, name: str, rules: DicomRules) -> Pixels:
     """:func:`read_dicom` for the bytes of a file that errors call ``name``."""
+    import_decoders()
     with decoding(name, "DICOM"):
-        return _pixels(_parse(data, name), rules, name)
-
-
-def _parse(data: bytes, name: str) -> Dataset:
-    """Read the attributes that decide about pixels."""
-    from pydicom import dcmread
-
-    _check_transfer_syntax(data, name)
-    ds = dcmread(io.BytesIO(data), force=True, specific_tags=list(_KEYWORDS))
-    if "TransferSyntaxUID" not in ds.file_meta:
-        _assume_transfer_syntax(ds, name)
-    return ds
-
-
-def _check_transfer_syntax(data: bytes, name: str) -> None:
-    """Refuse a file that names none (PS3.10 7.1), and one that inflates to more than any image."""
-    from pydicom.filereader import read_dataset, read_preamble
-
-    file = io.BytesIO(data)
-    if read_preamble(file, force=True) is None:
-        return
-    meta = read_dataset(
-        file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _length: tag.group != 2
-    )
-    if "TransferSyntaxUID" not in meta:
-        raise ImageRefused(f"{name}: the DICOM file names no transfer syntax (0002,0010); export it again")
-    if meta.TransferSyntaxUID == _DEFLATED:
-        _check_inflated_size(data[file.tell() :], name)
-
-
-def _check_inflated_size(deflated: bytes, name: str) -> None:
-    inflater, total, rest = zlib.decompressobj(wbits=-zlib.MAX_WBITS), 0, deflated
-    while rest and not inflater.eof:
-        total += len(inflater.decompress(rest, 2**22))
-        rest = inflater.unconsumed_tail
-        if total > MAX_INFLATED_BYTES:
-            raise ImageRefused(f"{name}: inflates to more than {MAX_INFLATED_BYTES} bytes; no image needs that")
-
-
-def _assume_transfer_syntax(ds: Dataset, name: str) -> None:
-    """A data set without file meta information is uncompressed, in the encoding that it was found to have."""
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    if "PixelData" not in ds:
-        raise ImageRefused(f"{name}: not a DICOM image; give a DICOM, PNG, JPEG, TIFF or BMP image")
-    if ds["PixelData"].is_undefined_length:
-        raise ImageRefused(f"{name}: compressed pixels without a transfer syntax (0002,0010); export it again")
-    implicit, little = ds.original_encoding
-    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+        return _pixels(parse(data, name), rules, name)
 
 
 def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
@@ -151,10 +98,12 @@ def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
     # The table comes before the pixels: a bad window is found without decoding anything.
     table, flags = p_value_table(ds, layout, rules, name) if layout.is_grey else (None, ())
     flags += _quality_flags(ds)
-    values = _stored(ds, layout, name)
+    values, remarks = _stored(ds, layout, name)
+    flags += tuple(remark for remark in remarks if remark not in flags)
     if table is None:
-        return rgb_pixels(ds, layout, values, name)._replace(flags=flags)
-    codes = _codes(values, layout, name, lossy=LOSSY in flags)
+        pixels = rgb_pixels(ds, layout, values, name)
+        return pixels._replace(flags=flags + pixels.flags)
+    codes = _codes(values, layout, name, overlays=overlay_bits(ds, layout), lossy=LOSSY in flags)
     return Pixels.from_integers(table[codes], flags)
 
 
@@ -165,53 +114,30 @@ def _quality_flags(ds: Dataset) -> tuple[str, ...]:
     return (LOSSY,) * lossy + (BURNED_IN,) * burned_in
 
 
-def _stored(ds: Dataset, layout: Layout, name: str) -> NDArray[Any]:
-    """Decode the one frame; colour comes out as RGB.
+def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Decode the one frame; colour comes out as RGB. Second comes what there is to remark.
 
     Raises:
         ImageRefused: no decoder, too few bytes, or an encoded size that differs from Rows and Columns.
     """
-    from pydicom.pixels import pixel_array
-
-    plugin = _decoder_of(ds, name)
-    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
-        _check_encoded(ds, layout, name)
-    else:
+    flags: tuple[str, ...] = ()
+    syntax, plugins = ds.file_meta.TransferSyntaxUID, plugins_for(ds, name)
+    if not syntax.is_encapsulated:
         _check_length(ds, layout, name)
-    try:
-        # Unused high bits stay as they are, so that `_codes` can see whether they hold anything.
-        values: NDArray[Any] = pixel_array(ds, decoding_plugin=plugin, correct_unused_bits=False)
-    except RuntimeError:  # every decoder for this syntax has tried; 12-bit JPEG has none with a permissive licence
-        syntax = ds.file_meta.TransferSyntaxUID.name
-        raise ImageRefused(
-            f"{name}: no installed decoder reads these {syntax} pixels ({layout.bits_stored} bits); "
-            "export the image uncompressed"
-        ) from None
+    else:
+        check_fragments(ds.PixelData, name)
+        if str(syntax).startswith(_CODES_WITH_SIZE):
+            ds, flags = _with_plain_frame(ds, layout, name)
+        elif syntax == _RLE:
+            check_rle(_frame(ds), layout, name)
+    values, remarks = decode_frame(ds, plugins, layout, name)
+    if str(syntax) in (*_DCT, *_LOSSLESS_JPEG):
+        _check_blocks(ds, values, plugins, layout, name)
     expected = (layout.rows, layout.columns, 3)[: 2 + (layout.samples == 3)]
     if values.shape != expected:
         raise ImageRefused(f"{name}: decoded to shape {values.shape} instead of {expected}; export the image again")
     native: NDArray[Any] = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
-    return native
-
-
-def _decoder_of(ds: Dataset, name: str) -> str:
-    """The plugin to decode with: the sturdiest that is installed."""
-    from pydicom.pixels import get_decoder
-
-    syntax = ds.file_meta.TransferSyntaxUID
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        known = syntax.name if syntax.name != str(syntax) else "an unknown one"
-        raise ImageRefused(f"{name}: no decoder for its transfer syntax ({known}); export it uncompressed") from None
-    if not decoder.is_available:
-        raise ImageRefused(
-            f"{name}: the decoder for {syntax.name} is not installed; "
-            "pip install python-gdcm pylibjpeg-openjpeg pyjpegls"
-        )
-    if not syntax.is_encapsulated:
-        return ""
-    return next((plugin for plugin in _PLUGINS if plugin in decoder.available_plugins), "")
+    return native, flags + remarks
 
 
 def _check_length(ds: Dataset, layout: Layout, name: str) -> None:
@@ -221,39 +147,102 @@ def _check_length(ds: Dataset, layout: Layout, name: str) -> None:
     actual = len(ds.PixelData)
     if actual < expected:
         raise ImageRefused(f"{name}: the pixel data are truncated, {actual} of {expected} bytes; export it again")
+    if samples < layout.samples and 3 * expected <= 2 * actual < 4 * expected:
+        raise ImageRefused(
+            f"{name}: labelled YBR_FULL_422, but its {actual} bytes are those of three full samples a pixel (4:4:4), "
+            "YBR_FULL or RGB; correct the label"
+        )
     if actual >= 2 * expected and expected > 1:
         raise ImageRefused(f"{name}: {actual} bytes of pixel data for {expected}, so more than one frame; give one")
 
 
-def _check_encoded(ds: Dataset, layout: Layout, name: str) -> None:
+def _with_plain_frame(ds: Dataset, layout: Layout, name: str) -> tuple[Dataset, tuple[str, ...]]:
+    """A data set with the Image Pixel Module and the frame alone, checked, unwrapped and labelled as it is coded.
+
+    Raises:
+        ImageRefused: the frame is damaged, truncated, of another size than Rows and Columns, or of uncertain colour.
+    """
+    from pydicom import Dataset
+    from pydicom.encaps import encapsulate
+
+    frame, colour, is_lossy = plain_frame(_frame(ds), layout, name)
+    plain = Dataset()
+    plain.file_meta = ds.file_meta
+    for keyword in _PIXEL_KEYWORDS:
+        if keyword in ds:
+            plain[keyword] = ds[keyword]
+    plain.PhotometricInterpretation = colour.photometric if colour else layout.photometric
+    plain.PixelData = encapsulate([frame])
+    plain["PixelData"].is_undefined_length = True
+    wrong_label = colour is not None and colour.is_label_wrong
+    return plain, (LABEL_CONTRADICTED,) * wrong_label + (LOSSY,) * is_lossy
+
+
+def _check_blocks(ds: Dataset, values: NDArray[Any], plugins: tuple[str, ...], layout: Layout, name: str) -> None:
+    """Refuse a JPEG that lacks blocks or scans before its end marker; decoders fill them in silence.
+
+    With mid-grey in the DCT processes, so that another last pixel proves them whole; the lossless processes repeat what
+    came before, so that they are always decoded twice.
+    """
+    frame = _frame(ds)
+    if str(ds.file_meta.TransferSyntaxUID) in _LOSSLESS_JPEG:
+        altered = with_noise_for_end(frame)
+    elif np.all(values[-1, -1] == 2 ** (layout.bits_stored - 1)):
+        altered = with_noise_behind_scans(frame)
+    else:
+        altered = frame
+    is_whole = altered is not None and not lacks_scans(frame)
+    if altered is not None and is_whole and altered != frame:
+        is_whole = _decodes_to(values, altered, ds, plugins, layout, name)
+    if not is_whole:
+        raise ImageRefused(f"{name}: the compressed pixel data are truncated (blocks are missing); export it again")
+
+
+def _decodes_to(
+    values: NDArray[Any], frame: bytes, ds: Dataset, plugins: tuple[str, ...], layout: Layout, name: str
+) -> bool:
+    from pydicom.encaps import encapsulate
+
+    other = copy.copy(ds)
+    other.PixelData = encapsulate([frame])
+    other["PixelData"].is_undefined_length = True
+    try:
+        return np.array_equal(decode_frame(other, plugins, layout, name)[0], values)
+    except ImageRefused:
+        return False
+
+
+def _frame(ds: Dataset) -> bytes:
     from pydicom.encaps import get_frame
 
-    if not str(ds.file_meta.TransferSyntaxUID).startswith(_CODES_WITH_SIZE):
-        return
-    frame = get_frame(ds.PixelData, 0, number_of_frames=1)
-    if not is_complete(frame):
-        raise ImageRefused(f"{name}: the compressed pixel data are truncated (no end marker); export it again")
-    extent = extent_of(frame)
-    if extent != Extent(layout.rows, layout.columns, layout.samples):
-        raise ImageRefused(
-            f"{name}: the compressed frame is damaged or has another size than Rows and Columns; export it again"
-        )
+    offsets = None
+    if "ExtendedOffsetTable" in ds and "ExtendedOffsetTableLengths" in ds:
+        offsets = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths)
+    frame: bytes = get_frame(ds.PixelData, 0, number_of_frames=1, extended_offsets=offsets)
+    return frame
 
 
-def _codes(values: NDArray[Any], layout: Layout, name: str, *, lossy: bool) -> NDArray[Any]:
+def _codes(values: NDArray[Any], layout: Layout, name: str, *, overlays: int, lossy: bool) -> NDArray[Any]:
     """The stored bits as unsigned numbers below ``2 ** bits_stored``.
 
-    Unused high bits must be zero or repeat the sign (PS3.5 8.1.1). Anything else is an old overlay or a wrong
-    Bits Stored; masking it would turn the second into noise. A lossy decoder may overshoot and is clipped.
+    Unused high bits must be zero, repeat the sign (PS3.5 8.1.1), or be those that ``overlays`` names. Anything else is
+    a wrong Bits Stored, which masking would turn into noise. A lossy decoder may overshoot and is clipped.
     """
     bits = layout.bits_stored
     if lossy:
         half = 2 ** (bits - 1)
         low, high = (-half, half - 1) if layout.is_signed else (0, 2 * half - 1)
         values = np.clip(values, low, high)
-    unsigned: NDArray[Any] = values.view(f"u{values.dtype.itemsize}")
-    used: NDArray[Any] = unsigned & unsigned.dtype.type(2**bits - 1)
-    extended = values == _sign_extended(used, bits, values.dtype) if layout.is_signed else False
+    if bits == 8 * values.dtype.itemsize:
+        return values.view(f"u{values.dtype.itemsize}")
+    word = np.dtype(f"u{values.dtype.itemsize}").type
+    # Python's ~ gives a negative number, which an unsigned word does not take.
+    kept = word(~overlays & (2 ** (8 * values.dtype.itemsize) - 1))
+    unsigned: NDArray[Any] = values.view(word) & kept
+    used: NDArray[Any] = unsigned & word(2**bits - 1)
+    extended: NDArray[Any] | bool = False
+    if layout.is_signed:
+        extended = unsigned == _sign_extended(used, bits, values.dtype).view(word) & kept
     if not np.all((unsigned == used) | extended):
         raise ImageRefused(f"{name}: pixels exceed the {bits} bits stored; export the image again")
     return used

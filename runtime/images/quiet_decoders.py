@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.errors import ImageRefused, MedfmError, MissingDependency
 
 _LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "PIL")
 
@@ -67,12 +67,19 @@ def decoding(name: str, kind: str) -> Iterator[None]:
 
     Raises:
         ImageRefused: something in the block raised.
+        MissingDependency: a decoder could not be imported, which says nothing of the file.
+        MedfmError: the block raised one on purpose.
     """
     try:
         with quiet():
             yield
-    except ImageRefused:
+    except MedfmError:
         raise
+    except ImportError as exc:
+        raise MissingDependency(
+            f"{name}: a decoder for {kind} files cannot be imported ({exc.name or type(exc).__name__}), which is no "
+            "fault of the image; install it again"
+        ) from exc
     except Exception as exc:  # noqa: BLE001 - a damaged file may raise anything inside a decoder
         raise ImageRefused(
             f"{name}: the {kind} file is damaged, truncated or of an unsupported form ({type(exc).__name__}); "

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib
 import io
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.errors import ImageRefused, MissingDependency
+from medfm_compress.runtime.images.completeness import check_png, check_tiff, lacks_scans, with_noise_behind_scans
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, raster_format
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.images.quiet_decoders import decoding
-from medfm_compress.runtime.images.size_limits import check_extent
+from medfm_compress.runtime.images.size_limits import check_decoded, check_extent
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +32,7 @@ _OPENERS = MappingProxyType(
 )
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 _WHITE_IS_ZERO = 0
+_MID_GREY = 128
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _CONVERSIONS = {"L": "L", "RGB": "RGB", "P": "RGB", "YCbCr": "RGB"}
 _WITH_ALPHA = {"LA": "L", "La": "L", "RGBA": "RGB", "RGBa": "RGB", "PA": "RGB"}
@@ -53,32 +56,78 @@ def decode_raster(data: bytes, name: str) -> Pixels:
 
     Raises:
         ImageRefused: damaged, truncated, too large, several pages, transparent, or a pixel type that would lose bits.
+        MissingDependency: Pillow cannot be imported.
     """
     kind = raster_format(data[:HEAD_BYTES]) or ""
+    opener = _opener(kind)
     with decoding(name, kind):
-        return _decode(data, kind, name)
+        return _decode(data, kind, opener, name)
 
 
-def _decode(data: bytes, kind: str, name: str) -> Pixels:
+def _decode(data: bytes, kind: str, opener: Callable[[io.BytesIO], Image], name: str) -> Pixels:
     from PIL import ImageOps
 
-    with _opened(data, kind) as image:
+    with opener(io.BytesIO(data)) as image:  # reads only the header
         check_extent(image.height, image.width, name)
+        check_decoded(image.height, image.width, _bytes_per_pixel(image), name)
         _refuse_pages(image, name)
         _refuse_deep_colour(image, data, kind, name)
         bits, inverted = _tiff_depth(image, kind)
+        if kind == "PNG":
+            check_png(data, name)
+        if kind == "TIFF":
+            check_tiff(image, name)
         image.load()
+        if kind == "JPEG":
+            _check_jpeg(data, image, opener, name)
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _SIXTEEN_BIT:
             return _sixteen_bit(upright, bits, inverted=inverted)
         return Pixels.from_integers(np.asarray(_eight_bit(upright, name)))
 
 
-def _opened(data: bytes, kind: str) -> Image:
-    """Pillow reads only the header here."""
+def _opener(kind: str) -> Callable[[io.BytesIO], Image]:
+    """Pillow's opener of a format, imported where a failure is not blamed on the file.
+
+    Raises:
+        MissingDependency: Pillow is missing, or installed and broken.
+    """
     module, opener = _OPENERS[kind]
-    image: Image = getattr(importlib.import_module(module), opener)(io.BytesIO(data))
-    return image
+    try:
+        importlib.import_module("PIL.ImageOps")
+        found: Callable[[io.BytesIO], Image] = getattr(importlib.import_module(module), opener)
+    except Exception as exc:
+        raise MissingDependency(
+            f"the {kind} decoder cannot be imported ({type(exc).__name__}), which is no fault of the image; "
+            "pip install --force-reinstall pillow"
+        ) from exc
+    return found
+
+
+def _check_jpeg(data: bytes, image: Image, opener: Callable[[io.BytesIO], Image], name: str) -> None:
+    """Refuse a JPEG that lacks blocks before its end marker: libjpeg only warns and fills them with mid-grey.
+
+    Of a sequential JPEG the last pixel is mid-grey then, so that others need no second decoding. Of a progressive one a
+    block may lack some of its coefficients only.
+    """
+    last = image.getpixel((image.width - 1, image.height - 1))
+    is_suspect = last in (_MID_GREY, (_MID_GREY,) * 3) or "progressive" in image.info
+    altered = with_noise_behind_scans(data)
+    if altered is None:
+        raise ImageRefused(f"{name}: the JPEG file is damaged, truncated: it has no end marker; copy it again")
+    if lacks_scans(data):
+        raise ImageRefused(f"{name}: the JPEG file is damaged, truncated: scans are missing; export it again")
+    if is_suspect:
+        with opener(io.BytesIO(altered)) as other:
+            if other.tobytes() != image.tobytes():
+                raise ImageRefused(f"{name}: the JPEG file is damaged, truncated: blocks are missing; export it again")
+
+
+def _bytes_per_pixel(image: Image) -> int:
+    """Of the decoded image; a palette becomes RGB, or RGBA where it has transparent entries."""
+    if image.mode == "P":
+        return 4 if "transparency" in image.info else 3
+    return {"I": 4, "F": 4}.get(image.mode, 2 if image.mode in _SIXTEEN_BIT else len(image.getbands()))
 
 
 def _refuse_pages(image: Image, name: str) -> None:

@@ -38,13 +38,13 @@ def test_transfer_syntaxes_are_not_guessed(make_dicom, dicom_bytes):
 def test_a_deflated_bomb_is_refused_before_it_is_inflated(make_dicom, dicom_bytes, monkeypatch):
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    from medfm_compress.runtime.dicom import read_dicom as dicom
+    from medfm_compress.runtime.dicom import parse
 
     ds = make_dicom(np.zeros((2000, 2000), np.uint8))
     ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     data = dicom_bytes(ds)
     assert read_image(data).values.shape == (2000, 2000)
-    monkeypatch.setattr(dicom, "MAX_INFLATED_BYTES", 10**6)
+    monkeypatch.setattr(parse, "MAX_INFLATED_BYTES", 10**6)
     with pytest.raises(ImageRefused, match="inflates to more than"):
         read_image(data)
 
@@ -108,3 +108,60 @@ def test_no_word_of_a_decoder_reaches_a_log_that_may_be_kept(make_dicom, dicom_b
         with pytest.raises(ImageRefused):
             read_image(broken[:-500])
     assert not [record for record in caplog.records if record.name.startswith("pydicom")]
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_jpeg_frame_whose_end_marker_comes_early_is_refused(make_dicom, colour):
+    values = np.stack([RAMP8, RAMP8.T, RAMP8[::-1]], -1) if colour else RAMP8
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "JPEG", quality=95)
+    frame, baseline = buffer.getvalue(), "1.2.840.10008.1.2.4.50"
+    changes = {"SamplesPerPixel": 3, "PhotometricInterpretation": "YBR_FULL_422", "PlanarConfiguration": 0}
+    start = frame.index(b"\xff\xda") + 14
+    assert read_dicom(encapsulated(make_dicom, frame, baseline, **(changes if colour else {}))).values.size
+    for share in (0.1, 0.5, 0.9):
+        cut = start + round((len(frame) - start) * share)
+        early = frame[: cut - (frame[cut - 1] == 0xFF)] + b"\xff\xd9"
+        with pytest.raises(ImageRefused, match="truncated"):
+            read_dicom(encapsulated(make_dicom, early, baseline, **(changes if colour else {})))
+
+
+def test_a_grey_frame_that_ends_in_mid_grey_is_read(make_dicom):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((64, 64), 128, np.uint8)).save(buffer, "JPEG")
+    pixels = read_dicom(encapsulated(make_dicom, buffer.getvalue(), "1.2.840.10008.1.2.4.50"))
+    assert (pixels.values == 128 * 257).all()
+
+
+def lossless_jpeg(values):
+    """Process 14, selection value 1 (T.81, H), of uint8 ``[rows, columns]``; every category has a code of 5 bits."""
+    left = values.astype(int)
+    predicted = np.full(left.shape, 128)
+    predicted[1:, 0], predicted[:, 1:] = left[:-1, 0], left[:, :-1]
+    bits = []
+    for difference in (left - predicted).ravel():
+        category = int(abs(difference)).bit_length()
+        rest = difference if difference >= 0 else difference + (1 << category) - 1
+        bits.append(f"{category:05b}" + (f"{rest:0{category}b}" if category else ""))
+    stream = "".join(bits)
+    stream += "1" * (-len(stream) % 8)
+    coded = int(stream, 2).to_bytes(len(stream) // 8, "big").replace(b"\xff", b"\xff\x00")
+    rows, columns = (side.to_bytes(2, "big") for side in values.shape)
+    table = b"\xff\xc4\0\x24\0" + bytes([0, 0, 0, 0, 17, *[0] * 11]) + bytes(range(17))
+    header = b"\xff\xc3\0\x0b\x08" + rows + columns + b"\1\1\x11\0" + table + b"\xff\xda\0\x08\1\1\0\1\0\0"
+    return b"\xff\xd8" + header + coded + b"\xff\xd9"
+
+
+def test_a_lossless_jpeg_frame_whose_end_marker_comes_early_is_refused(make_dicom, capfd):
+    uid, noise = "1.2.840.10008.1.2.4.70", np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    for values in (RAMP8, noise, np.zeros_like(RAMP8)):
+        frame = lossless_jpeg(values)
+        pixels = read_dicom(encapsulated(make_dicom, frame, uid))
+        np.testing.assert_array_equal(pixels.values, values.astype(np.uint16) * 257)
+    assert capfd.readouterr().err == ""
+    frame = lossless_jpeg(noise)
+    start = frame.index(b"\xff\xda") + 10
+    for cut in (start + 5, len(frame) // 2, len(frame) - 60, len(frame) - 8):
+        early = frame[: cut - (frame[cut - 1] == 0xFF)] + b"\xff\xd9"
+        with pytest.raises(ImageRefused, match="truncated"):
+            read_dicom(encapsulated(make_dicom, early, uid))

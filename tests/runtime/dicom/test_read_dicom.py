@@ -313,3 +313,77 @@ def test_a_dataset_is_not_changed(make_dicom):
     before = ds.to_json()
     read_dicom(ds)
     assert ds.to_json() == before
+
+
+def with_overlay(ds, position, allocated=16):
+    ds.add_new(0x60020100, "US", allocated)
+    ds.add_new(0x60020102, "US", position)
+    return ds
+
+
+@pytest.mark.parametrize("position", [12, 15])
+def test_an_overlay_in_unused_bits_is_masked_where_the_file_names_its_bit(make_dicom, dicom_bytes, position):
+    drawn = (np.indices(RAMP12.shape).sum(0) % 7 == 0).astype(np.uint16)
+    expected = read_dicom(make_dicom(RAMP12, BitsStored=12)).values
+    stored = RAMP12 | (drawn << position)
+    ds = with_overlay(make_dicom(stored, BitsStored=12), position)
+    np.testing.assert_array_equal(read_dicom(ds).values, expected)
+    np.testing.assert_array_equal(read_image(dicom_bytes(ds)).values, expected)
+    for other in (
+        with_overlay(make_dicom(stored, BitsStored=12), 13),
+        with_overlay(make_dicom(stored, BitsStored=12), position, allocated=1),
+        make_dicom(stored, BitsStored=12),
+    ):
+        with pytest.raises(ImageRefused, match="exceed the 12 bits stored"):
+            read_dicom(other)
+
+
+def test_an_overlay_over_signed_pixels_leaves_their_sign(make_dicom):
+    stored = np.tile(np.arange(-512, 512, dtype=np.int16), (64, 1))
+    expected = read_dicom(make_dicom(stored, BitsStored=10)).values
+    drawn = (np.indices(stored.shape).sum(0) % 3 == 0).astype(np.int16)
+    for values in (stored, stored & np.int16(0x3FF)):
+        ds = with_overlay(make_dicom(values ^ (drawn << 11), BitsStored=10), 11)
+        np.testing.assert_array_equal(read_dicom(ds).values, expected)
+
+
+def test_a_table_that_fills_a_fraction_of_its_depth_is_flagged(make_dicom):
+    import pydicom
+
+    flag = "lookup-table-partly-filled"
+    lut = pydicom.Dataset()
+    lut.LUTDescriptor, lut.LUTData = [256, 0, 16], [value * 16 for value in range(256)]
+    for element in ("LUTDescriptor", "LUTData"):
+        lut[element].VR = "US"
+    assert read_dicom(make_dicom(RAMP8, VOILUTSequence=[lut])).flags == (flag,)
+    assert read_dicom(make_dicom(RAMP8, ModalityLUTSequence=[lut])).flags == ("no-window", flag)
+    windowed = make_dicom(RAMP8, ModalityLUTSequence=[lut], WindowCenter=2048, WindowWidth=4096)
+    assert read_dicom(windowed).flags == ()
+    lut.LUTDescriptor[2] = 12
+    assert read_dicom(make_dicom(RAMP8, VOILUTSequence=[lut])).flags == ()
+    palette = {
+        f"{colour}PaletteColorLookupTable{part}": value
+        for colour in ("Red", "Green", "Blue")
+        for part, value in (("Descriptor", [256, 0, 16]), ("Data", np.arange(256, dtype="<u2").tobytes()))
+    }
+    assert read_dicom(make_dicom(RAMP8, PhotometricInterpretation="PALETTE COLOR", **palette)).flags == (flag,)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"1000,5", "WindowCenter is written with a comma, and DICOM takes a decimal point only"),
+        (b"WINDOW", "WindowCenter is text, not a number"),
+        (b"NaN   ", "WindowCenter is not a finite number"),
+    ],
+)
+def test_a_window_that_is_no_number_is_named_as_such(make_dicom, dicom_bytes, text, words):
+    data = dicom_bytes(make_dicom(RAMP8, WindowCenter="1234.5", WindowWidth="100"))
+    with pytest.raises(ImageRefused, match=words):
+        read_image(data.replace(b"1234.5", text))
+
+
+def test_full_length_pixels_labelled_422_are_named_as_such(make_dicom):
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(ImageRefused, match="those of three full samples a pixel"):
+        read_dicom(make_dicom(rgb, PhotometricInterpretation="YBR_FULL_422"))

@@ -93,12 +93,13 @@ def png_of_16_bit_rgb():
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def bomb(side):
+def bomb(side, colour=0):
     data = bytearray(encode(np.zeros((8, 8), np.uint8)))
     import struct
     import zlib
 
     data[16:24] = struct.pack(">II", side, side)
+    data[25] = colour
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
     return bytes(data)
 
@@ -132,6 +133,7 @@ REFUSED = {
     "half a BMP": (lambda: encode(RGB8, "BMP")[:2000], "BMP file is damaged, truncated"),
     "large": (lambda: bomb(11_000), "11000×11000 px; sides"),
     "decompression bomb": (lambda: bomb(60_000), "at most 100 megapixels"),
+    "many bytes a pixel": (lambda: bomb(9_000, colour=2), "9000×9000 px of 3 bytes are 243000000 bytes decoded"),
     "NIfTI": (nifti, "NIfTI 3-D volume, which is out of scope"),
     "NIfTI, zipped": (lambda: gzip.compress(nifti()), "NIfTI 3-D volume, which is out of scope"),
     "gzip": (lambda: gzip.compress(b"anything"), "gzip archive"),
@@ -245,3 +247,135 @@ def test_a_small_png_becomes_a_tensor_in_a_few_milliseconds(tmp_path):
         preprocess(read_image(path), spec)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.02  # generous: about 1 ms
+
+
+def chunk(name, body):
+    import struct
+    import zlib
+
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png(rows, *, interlaced=0, end=True, pieces=1, bad_crc=False):
+    """An 8-bit grey PNG of 64×48 whose IDAT holds ``rows``, filter bytes and all."""
+    import struct
+    import zlib
+
+    packed = zlib.compress(rows)
+    step = -(-len(packed) // pieces)
+    idat = b"".join(chunk(b"IDAT", packed[at : at + step]) for at in range(0, len(packed), step))
+    if bad_crc:
+        idat = idat[:-1] + bytes([idat[-1] ^ 1])
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 48, 8, 0, 0, 0, interlaced))
+    return b"\x89PNG\r\n\x1a\n" + header + idat + (chunk(b"IEND", b"") if end else b"")
+
+
+ROWS = b"".join(b"\0" + row.tobytes() for row in GREY8)
+
+
+def test_a_png_without_some_of_its_rows_is_refused():
+    for whole in (png(ROWS), png(ROWS, pieces=5), png(ROWS) + b"behind the end"):
+        np.testing.assert_array_equal(read_image(whole).values, GREY8)
+    for rows in (0, 1, 24, 47):
+        with pytest.raises(ImageRefused, match="PNG file is damaged, truncated: rows are missing"):
+            read_image(png(ROWS[: rows * 65]))
+    with pytest.raises(ImageRefused, match="no end"):
+        read_image(png(ROWS, end=False))
+    with pytest.raises(ImageRefused, match="CRC differs"):
+        read_image(png(ROWS, bad_crc=True))
+
+
+def test_interlaced_pngs_are_counted_by_their_passes():
+    rows = []
+    for x, y, step_x, step_y in (
+        *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8)),
+        *((2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+    ):
+        rows += [b"\0" + row.tobytes() for row in np.ascontiguousarray(GREY8[y::step_y, x::step_x])]
+    np.testing.assert_array_equal(read_image(png(b"".join(rows), interlaced=1)).values, GREY8)
+    with pytest.raises(ImageRefused, match="rows are missing"):
+        read_image(png(b"".join(rows[:-1]), interlaced=1))
+
+
+def test_bilevel_depths_are_counted_in_bytes():
+    sixteen = Image.fromarray(GREY8 // 16 * 17).quantize(16)
+    np.testing.assert_array_equal(read_image(encode(sixteen, bits=4)).values, np.asarray(sixteen.convert("RGB")))
+    np.testing.assert_array_equal(read_image(encode(GREY16)).values, GREY16)
+
+
+JPEGS = {
+    "grey": (GREY8, {}),
+    "grey of odd size": (GREY8[:43, :61], {}),
+    "4:4:4": (RGB8, {"subsampling": 0}),
+    "4:2:0 of odd size": (RGB8[:43, :61], {"subsampling": 2}),
+    "restarts": (RGB8, {"restart_marker_blocks": 3}),
+    "progressive": (GREY8, {"progressive": True}),
+    "progressive colour": (RGB8, {"progressive": True}),
+    "mid-grey": (np.full((48, 64), 128, np.uint8), {}),
+    "mid-grey colour": (np.full((48, 64, 3), 128, np.uint8), {}),
+}
+
+
+@pytest.mark.parametrize("case", JPEGS)
+def test_whole_jpegs_are_read_as_pillow_reads_them(case):
+    values, options = JPEGS[case]
+    data = encode(np.ascontiguousarray(values), "JPEG", quality=90, **options)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image)
+    for whole in (data, data + b"\0", data + b"a preview of \xff\xd8 anything"):
+        np.testing.assert_array_equal(read_image(whole).values, expected)
+
+
+@pytest.mark.parametrize("case", [case for case in JPEGS if "mid-grey" not in case])
+def test_a_jpeg_whose_end_marker_comes_early_is_refused(case):
+    values, options = JPEGS[case]
+    data = encode(np.ascontiguousarray(values), "JPEG", quality=90, **options)
+    start = data.index(b"\xff\xda") + 14
+    for share in np.linspace(0.05, 0.9, 18):
+        cut = start + round((len(data) - start) * share)
+        cut -= data[cut - 1] == 0xFF
+        with pytest.raises(ImageRefused, match="JPEG file is damaged, truncated"):
+            read_image(data[:cut] + b"\xff\xd9")
+        with pytest.raises(ImageRefused, match="JPEG file is damaged, truncated"):
+            read_image(data[:cut])
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_tiff_without_some_of_its_strips_is_refused(separate):
+    import struct
+
+    def tiff(strips):
+        planes = 3 if separate else 1
+        values = np.ascontiguousarray(RGB8.transpose(2, 0, 1)) if separate else GREY8
+        table = 8 + values.size
+        offsets = [8 + at * 16 * 64 for at in range(strips)]
+        entries = [(256, 64), (257, 48), (258, 8), (259, 1), (262, 2 if separate else 1), (277, planes), (278, 16)]
+        entries += [(284, 2)] if separate else []
+        directory = table + 8 * strips
+        rows = [struct.pack("<HHII", tag, 3, 1, value) for tag, value in entries]
+        rows += [struct.pack("<HHII", 273, 4, strips, table), struct.pack("<HHII", 279, 4, strips, table + 4 * strips)]
+        if separate:
+            rows[2] = struct.pack("<HHII", 258, 3, 3, directory + 2 + 12 * len(rows) + 4)
+        return b"".join(
+            [
+                b"II*\0" + struct.pack("<I", directory) + values.tobytes(),
+                struct.pack(f"<{strips}I", *offsets) + struct.pack(f"<{strips}I", *[16 * 64] * strips),
+                struct.pack("<H", len(rows)) + b"".join(sorted(rows)) + bytes(4) + struct.pack("<3H", 8, 8, 8),
+            ]
+        )
+
+    strips = 9 if separate else 3
+    np.testing.assert_array_equal(read_image(tiff(strips)).values, RGB8 if separate else GREY8)
+    with pytest.raises(ImageRefused, match="strips are missing"):
+        read_image(tiff(strips - 1))
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "mkfifo"), reason="this system has no named pipes")
+def test_devices_and_pipes_are_refused_at_once(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", "/dev/zero"):
+        assert not is_image_file(path)
+        with pytest.raises(ImageRefused, match="a device, pipe or socket"):
+            read_image(path)

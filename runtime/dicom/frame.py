@@ -1,0 +1,101 @@
+"""A compressed frame of a DICOM file, made plain for the decoders: checked, out of its wrapping, of one colour."""
+
+from __future__ import annotations
+
+from medfm_compress.runtime.dicom.checks import Layout
+from medfm_compress.runtime.dicom.coded_colour import CodedColour, jpeg_2000_colour, jpeg_colour
+from medfm_compress.runtime.dicom.codestream import Extent, is_complete, jpeg_header, without_colour_marks
+from medfm_compress.runtime.dicom.jpeg_2000 import coding_of, is_jpeg_2000, unwrap
+from medfm_compress.runtime.errors import ImageRefused
+
+_MAX_FRAGMENTS = 100_000
+_ITEM = b"\xfe\xff\x00\xe0"
+_RLE_HEADER_BYTES = 64
+
+
+def check_fragments(pixel_data: bytes, name: str) -> None:
+    """Refuse pixel data in more fragments (PS3.5 A.4) than one frame has, before each is looked at.
+
+    Raises:
+        ImageRefused: there are more than 100 000.
+    """
+    if pixel_data.count(_ITEM) > _MAX_FRAGMENTS:
+        raise ImageRefused(f"{name}: its frame lies in more than {_MAX_FRAGMENTS} fragments; export the image again")
+
+
+def check_rle(frame: bytes, layout: Layout, name: str) -> None:
+    """Refuse an RLE frame (PS3.5 G) whose segments expand to far more than the image, before they do.
+
+    Raises:
+        ImageRefused: a segment has more than twice the bytes of its plane, or the header names none or too many.
+    """
+    count = int.from_bytes(frame[:4], "little")
+    starts = [int.from_bytes(frame[4 * at : 4 * at + 4], "little") for at in range(1, min(count, 15) + 1)]
+    plane = layout.rows * layout.columns
+    for start, end in zip(starts, [*starts[1:], len(frame)], strict=True):
+        if start < _RLE_HEADER_BYTES or end < start or _expanded_length(frame[start:end], 2 * plane) > 2 * plane:
+            raise ImageRefused(f"{name}: its RLE segments do not fit Rows and Columns; export the image again")
+
+
+def _expanded_length(segment: bytes, limit: int) -> int:
+    """Bytes that the runs of a segment stand for (G.3.2); counting stops above ``limit``."""
+    at = length = 0
+    while at < len(segment) and length <= limit:
+        control = segment[at]
+        if control < 128:
+            length, at = length + control + 1, at + control + 2
+        else:
+            length, at = length + (257 - control if control > 128 else 0), at + (2 if control > 128 else 1)
+    return length
+
+
+def plain_frame(frame: bytes, layout: Layout, name: str) -> tuple[bytes, CodedColour | None, bool]:
+    """Check a JPEG, JPEG-LS or JPEG 2000 frame and take off what decoders disagree about.
+
+    Args:
+        frame: as the file holds it.
+        layout: what the file's attributes say of it.
+        name: what to call the file in an error.
+
+    Returns:
+        The frame for the decoders, the colour it is coded in where it has three samples, and whether its header says
+        that it was coded with loss.
+
+    Raises:
+        ImageRefused: damaged, truncated, of another size than Rows and Columns, or of uncertain colour.
+    """
+    return (_plain_jpeg_2000 if is_jpeg_2000(frame) else _plain_jpeg)(frame, layout, name)
+
+
+def _plain_jpeg_2000(frame: bytes, layout: Layout, name: str) -> tuple[bytes, CodedColour | None, bool]:
+    wrapped = unwrap(frame)
+    if wrapped is None:
+        raise ImageRefused(f"{name}: the JP2 boxes around the compressed frame are damaged; export the image again")
+    stream = wrapped.code_stream
+    coding = coding_of(stream)
+    _check_whole(stream, coding and Extent(coding.height, coding.width, coding.components), layout, name)
+    if coding is None:  # refused above; this tells the type checker
+        raise AssertionError
+    if layout.samples == 3:
+        return stream, jpeg_2000_colour(layout.photometric, wrapped, coding, name), not coding.is_reversible
+    if wrapped.is_remapped:
+        raise ImageRefused(f"{name}: its JP2 header adds a palette to its pixels; export the image uncompressed")
+    return stream, None, not coding.is_reversible
+
+
+def _plain_jpeg(frame: bytes, layout: Layout, name: str) -> tuple[bytes, CodedColour | None, bool]:
+    header = jpeg_header(frame)
+    _check_whole(frame, header and header.extent, layout, name)
+    if header is None or layout.samples != 3:
+        return frame, None, False
+    colour = jpeg_colour(layout.photometric, header, name)
+    return without_colour_marks(frame) if header.is_dct else frame, colour, header.is_dct
+
+
+def _check_whole(frame: bytes, extent: Extent | None, layout: Layout, name: str) -> None:
+    if not is_complete(frame):
+        raise ImageRefused(f"{name}: the compressed pixel data are truncated (no end marker); export it again")
+    if extent != Extent(layout.rows, layout.columns, layout.samples):
+        raise ImageRefused(
+            f"{name}: the compressed frame is damaged or has another size than Rows and Columns; export it again"
+        )

@@ -1,0 +1,156 @@
+"""The bytes of a DICOM file to the attributes that decide about pixels, within limits.
+
+A file of kilobytes can hold millions of elements or items, or gigabytes of zeros. So it is inflated here, up to what
+the largest image needs, and what pydicom reads of it is metered.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from typing import TYPE_CHECKING
+
+from medfm_compress.runtime.dicom.overlays import OVERLAY_TAGS
+from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.images.size_limits import MAX_DECODED_BYTES
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+
+MAX_INFLATED_BYTES = MAX_DECODED_BYTES + 16 * 1024**2  # the largest image, and its other attributes
+MAX_SMALL_READS = 500_000  # two or three to an element or item; a single-frame image has hundreds
+_SMALL_READ_BYTES = 8
+_MAX_VALUE_BYTES = 64 * 1024
+_MAX_TABLE_BYTES = 2 * 1024**2  # sequences of lookup tables, and palettes; one table has at most 128 KiB
+_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_KEYWORDS = (
+    *("SOPClassUID", "Modality", "PresentationIntentType", "ViewPosition", "BodyPartExamined", "NumberOfFrames"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "BurnedInAnnotation"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "LossyImageCompression"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
+    *("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth"),
+    *("PresentationLUTShape", "PresentationLUTSequence"),
+    *(
+        f"{kind}{colour}PaletteColorLookupTable{part}"
+        for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
+        for colour in ("Red", "Green", "Blue")
+    ),
+    *("AlphaPaletteColorLookupTableData", "SegmentedAlphaPaletteColorLookupTableData"),
+    *OVERLAY_TAGS,
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+)
+
+
+class _MeteredFile(io.BytesIO):
+    """Bytes that refuse to be read in more small pieces than the elements of any image make."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self._name, self._small_reads = name, 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and 0 <= size <= _SMALL_READ_BYTES:
+            self._small_reads += 1
+            if self._small_reads > MAX_SMALL_READS:
+                raise ImageRefused(f"{self._name}: more data elements than any image has; export it again")
+        return super().read(size)
+
+
+def parse(data: bytes, name: str) -> Dataset:
+    """Read the attributes that decide about pixels.
+
+    Args:
+        data: a DICOM file, with or without preamble.
+        name: what to call it in an error.
+
+    Returns:
+        A data set with its ``file_meta``, which names a transfer syntax.
+
+    Raises:
+        ImageRefused: no transfer syntax, or too many bytes, elements or values, or sequences nested too deep.
+    """
+    try:
+        ds = _parsed(data, name)
+    except RecursionError:
+        raise ImageRefused(f"{name}: sequences are nested deeper than in any image; export it again") from None
+    _check_values(ds, name)
+    return ds
+
+
+def _parsed(data: bytes, name: str) -> Dataset:
+    from pydicom import dcmread
+    from pydicom.filereader import read_dataset
+    from pydicom.tag import Tag
+
+    deflated_at, meta = _file_meta(data, name)
+    if deflated_at is not None:
+        file = _MeteredFile(_inflated(data[deflated_at:], name), name)
+        tags = [Tag(keyword) for keyword in _KEYWORDS]
+        ds: Dataset = read_dataset(file, is_implicit_VR=False, is_little_endian=True, specific_tags=tags)
+        ds.file_meta = meta
+        ds.set_original_encoding(is_implicit_vr=False, is_little_endian=True)
+        return ds
+    ds = dcmread(_MeteredFile(data, name), force=True, specific_tags=list(_KEYWORDS))
+    if "TransferSyntaxUID" not in ds.file_meta:
+        _assume_transfer_syntax(ds, name)
+    return ds
+
+
+def _file_meta(data: bytes, name: str) -> tuple[int | None, FileMetaDataset | None]:
+    """Where deflated data begin, if they are, and the file meta information (PS3.10 7.1), if there is one."""
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filereader import read_dataset, read_preamble
+
+    file = _MeteredFile(data, name)
+    if read_preamble(file, force=True) is None:
+        return None, None
+    meta = read_dataset(
+        file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _length: tag.group != 2
+    )
+    if "TransferSyntaxUID" not in meta:
+        raise ImageRefused(f"{name}: the DICOM file names no transfer syntax (0002,0010); export it again")
+    return file.tell() if meta.TransferSyntaxUID == _DEFLATED else None, FileMetaDataset(meta)
+
+
+def _inflated(deflated: bytes, name: str) -> bytes:
+    """PS3.5 A.5, of at most ``MAX_INFLATED_BYTES``."""
+    inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    inflated = inflater.decompress(deflated, MAX_INFLATED_BYTES + 1)
+    if len(inflated) > MAX_INFLATED_BYTES:
+        raise ImageRefused(f"{name}: inflates to more than {MAX_INFLATED_BYTES} bytes; no image needs that")
+    if not inflater.eof:
+        raise ImageRefused(f"{name}: its deflated data end early; export the image again")
+    return inflated
+
+
+def _check_values(ds: Dataset, name: str) -> None:
+    """Refuse a value so long that converting it, which comes later and only where it is needed, would take seconds."""
+    from pydicom.datadict import keyword_for_tag
+
+    for element in ds.values():
+        value = element.value
+        if element.tag in _PIXEL_TAGS or not isinstance(value, bytes):
+            continue
+        is_table = keyword_for_tag(element.tag).endswith(("Sequence", "Data"))
+        limit = _MAX_TABLE_BYTES if is_table else _MAX_VALUE_BYTES
+        if len(value) > limit:
+            raise ImageRefused(
+                f"{name}: attribute {element.tag} has {len(value)} bytes; at most {limit} are allowed, export it again"
+            )
+
+
+def _assume_transfer_syntax(ds: Dataset, name: str) -> None:
+    """A data set without file meta information is uncompressed, in the encoding that it was found to have."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if "PixelData" not in ds:
+        raise ImageRefused(f"{name}: not a DICOM image; give a DICOM, PNG, JPEG, TIFF or BMP image")
+    if ds["PixelData"].is_undefined_length:
+        raise ImageRefused(f"{name}: compressed pixels without a transfer syntax (0002,0010); export it again")
+    implicit, little = ds.original_encoding
+    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit

@@ -1,0 +1,168 @@
+"""Whether a PNG, JPEG or TIFF holds all of its pixels: what decoders pass over and fill with black or grey.
+
+Sources: PNG (RFC 2083, chapters 2.3, 3.2 and 4.1.1), JPEG (ITU-T T.81, B.1.1.2 and F.2.2.5), TIFF 6.0 (StripOffsets).
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from medfm_compress.runtime.errors import ImageRefused
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_PNG_SIGNATURE_BYTES = 8
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+# First column, first row, and steps of the seven passes of Adam7 (RFC 2083, 2.6).
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_INFLATE_PIECE = 64 * 1024
+
+_SOF_PROGRESSIVE, _SOS, _EOI = 0xC2, 0xDA, b"\xff\xd9"
+_COEFFICIENTS = 64
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # stuffing, restarts and fill bytes are none
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_NOISE = bytes((37 * at + 91) % 251 for at in range(96))  # no 0xFF
+
+_PLANAR_CONFIGURATION, _SEPARATE_PLANES = 284, 2
+
+
+def check_png(data: bytes, name: str) -> None:
+    """Refuse a PNG that a decoder may fill with black rows.
+
+    Raises:
+        ImageRefused: a chunk ends early or fails its CRC, there is no IEND, or IDAT inflates to too few bytes.
+    """
+    parts, header, ended = [], b"", False
+    for kind, body, is_intact in _chunks(data):
+        if not is_intact:
+            raise ImageRefused(f"{name}: a chunk of the PNG file is damaged (its CRC differs); export the image again")
+        header = bytes(body) if kind == b"IHDR" and not header else header
+        ended = kind == b"IEND"
+        if kind == b"IDAT":
+            parts.append(body)
+    if not ended:
+        raise ImageRefused(f"{name}: the PNG file is damaged, truncated: it has no end (IEND); copy it again")
+    expected = _filtered_bytes(header)
+    if expected is None or _inflated_bytes(b"".join(parts), expected) < expected:
+        raise ImageRefused(f"{name}: the PNG file is damaged, truncated: rows are missing; export the image again")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
+    """Type, data and whether the CRC agrees, for every whole chunk up to IEND."""
+    view, at = memoryview(data), _PNG_SIGNATURE_BYTES
+    while at + 12 <= len(data):
+        length = int.from_bytes(view[at : at + 4], "big")
+        end = at + 8 + length
+        if end + 4 > len(data):
+            return
+        kind = bytes(view[at + 4 : at + 8])
+        yield kind, view[at + 8 : end], zlib.crc32(view[at + 4 : end]) == int.from_bytes(view[end : end + 4], "big")
+        if kind == b"IEND":
+            return
+        at = end + 4
+
+
+def _filtered_bytes(header: bytes | memoryview) -> int | None:
+    """Bytes of all rows with their filter bytes (RFC 2083, 2.3), or None where IHDR is not one of PNG."""
+    if len(header) != 13 or header[9] not in _PNG_CHANNELS:
+        return None
+    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+    bits = header[8] * _PNG_CHANNELS[header[9]]
+    passes = _ADAM7 if header[12] else ((0, 0, 1, 1),)
+    sizes = ((-(-(width - x) // step_x), -(-(height - y) // step_y)) for x, y, step_x, step_y in passes)
+    return sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
+
+
+def _inflated_bytes(deflated: bytes, enough: int) -> int:
+    """How many bytes it inflates to; counting stops at ``enough``, and holds one piece in memory."""
+    inflater, total = zlib.decompressobj(), 0
+    try:
+        for at in range(0, len(deflated), _INFLATE_PIECE):
+            total += len(inflater.decompress(deflated[at : at + _INFLATE_PIECE]))
+            if total >= enough or inflater.eof:
+                break
+    except zlib.error:
+        return 0
+    return total
+
+
+def with_noise_behind_scans(jpeg: bytes) -> bytes | None:
+    """The JPEG with further entropy-coded bytes behind its last scan, or None where it has no end-of-image marker.
+
+    A decoder that has all blocks passes over them. One that lacks blocks, and would fill them with mid-grey at the
+    marker (F.2.2.5 leaves that open), takes them for the missing ones. So if the two pictures differ, blocks are
+    missing. A restart marker stands among them, for a decoder that waits for one.
+    """
+    at = _end_of_scans(jpeg)
+    if at is None:
+        return None
+    restarts = _RESTART.findall(jpeg, max(0, at - 2**16), at)
+    due = bytes([0xD0 + (restarts[-1][1] + 1) % 8]) if restarts else b"\xd0"
+    return jpeg[:at] + _NOISE + b"\xff" + due + _NOISE + jpeg[at:]
+
+
+def with_noise_for_end(jpeg: bytes) -> bytes | None:
+    """The lossless JPEG with more entropy-coded bytes in place of its end-of-image marker, or None where it has none.
+
+    GDCM, the one decoder of lossless JPEG, pads what is missing before the marker, and fails where data and marker are
+    missing. So if this fails or gives another picture, samples are missing. No marker follows, since GDCM would write
+    of the bytes before it to stderr.
+    """
+    at = _end_of_scans(jpeg)
+    return None if at is None else jpeg[:at] + _NOISE
+
+
+def lacks_scans(jpeg: bytes) -> bool:
+    """Whether a progressive JPEG ends before every coefficient of every component came in full (T.81, G.1.1.1).
+
+    Its scans bring bands of coefficients (Ss to Se) down to a bit (Al), which is 0 in the last scan of a band.
+    """
+    segments = list(_segments(jpeg))
+    frame = next((body for marker, body in segments if marker == _SOF_PROGRESSIVE), b"")
+    missing = {(component, index) for component in frame[6::3] for index in range(_COEFFICIENTS)}
+    for marker, body in segments:
+        if marker == _SOS and len(body) == 4 + 2 * body[0] and body[-1] & 15 == 0:
+            missing -= {(part, index) for part in body[1:-3:2] for index in range(body[-3], body[-2] + 1)}
+    return bool(missing)
+
+
+def _end_of_scans(jpeg: bytes) -> int | None:
+    """Where the first image's EOI marker stands, or None."""
+    return next((at for at in _markers(jpeg) if jpeg[at : at + 2] == _EOI), None)
+
+
+def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and body of each segment of the first image."""
+    for at in _markers(jpeg):
+        yield jpeg[at + 1], jpeg[at + 4 : at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")]
+
+
+def _markers(jpeg: bytes) -> Iterator[int]:
+    """Where markers stand, to the first EOI; entropy-coded data and segments, with their previews, are stepped over."""
+    at = 2
+    while (found := _MARKER.search(jpeg, at)) is not None:
+        at = found.start()
+        yield at
+        if jpeg[at : at + 2] == _EOI:
+            return
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+
+
+def check_tiff(image: Image, name: str) -> None:
+    """Refuse an opened, not yet loaded TIFF whose strips or tiles do not cover it; Pillow leaves the rest black.
+
+    Raises:
+        ImageRefused: some are missing.
+    """
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    planes = len(image.getbands()) if tags.get(_PLANAR_CONFIGURATION) == _SEPARATE_PLANES else 1
+    tiles: Any = image.tile  # type: ignore[attr-defined]
+    if any(tile[0] != "raw" for tile in tiles):
+        return  # libtiff asks for every strip and fails where one is missing
+    covered = sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in tiles)
+    if covered < planes * image.width * image.height:
+        raise ImageRefused(f"{name}: the TIFF file is damaged, truncated: strips are missing; export the image again")
