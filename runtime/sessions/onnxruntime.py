@@ -23,7 +23,7 @@ from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
 from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
 from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
-from medfm_compress.runtime.sessions.operators import is_ort_format, read_operators
+from medfm_compress.runtime.sessions.operators import check_self_contained, is_ort_format, read_operators
 from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
 
 BACKEND = "onnxruntime"
@@ -180,8 +180,7 @@ def _check_content(model: bytes, precision: str) -> None:
         operators = read_operators(model)
     except ValueError as exc:
         raise BundleRefused(f"onnxruntime cannot load the model: {exc}") from None
-    if operators.external:
-        raise BundleRefused("the model keeps weights in another file; export it with its weights inside")
+    check_self_contained(operators)
     quantized = bool(operators.kinds & _INTEGER_OPERATORS)
     if quantized != (precision != "fp32"):
         held = "integer" if quantized else "no integer"

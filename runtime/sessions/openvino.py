@@ -22,6 +22,7 @@ import numpy as np
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
 from medfm_compress.runtime.sessions import openvino_cache
 from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
+from medfm_compress.runtime.sessions.operators import check_self_contained, read_operators
 from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
 
 BACKEND = "openvino"
@@ -36,6 +37,7 @@ FLOAT_TYPES = {
 }
 
 _INTEGER_TYPES = frozenset({"i8", "u8"})
+_XML = b"<"
 _log = logging.getLogger("medfm_compress.runtime")
 _TELEMETRY = "openvino_telemetry"
 _TOOLS = "openvino.tools"  # half of the time that importing OpenVINO takes, and nothing a device needs
@@ -196,7 +198,25 @@ def _configuration(threads: int, precision: str) -> dict[str, str]:
     }
 
 
+def _check_content(files: Sequence[bytes]) -> None:
+    """Refuse what OpenVINO would complete from elsewhere, or take for another kind of file than we do.
+
+    One file must be an ONNX with all weights inside. Two must be an IR: its constants are offsets into the second
+    file, which OpenVINO gets as memory and checks them against, and its XML reader (pugixml) knows no entities.
+    """
+    if len(files) == 2:
+        if not files[0].startswith(_XML):
+            raise BundleRefused("openvino cannot load the model: the first of its two files is not an IR's XML")
+        return
+    try:
+        operators = read_operators(files[0])
+    except ValueError as exc:
+        raise BundleRefused(f"openvino cannot load the model: {exc}") from None
+    check_self_contained(operators)
+
+
 def _compile(files: Sequence[bytes], configuration: Mapping[str, str]) -> Any:
+    _check_content(files)
     core = import_openvino().Core()
     try:
         return core.compile_model(core.read_model(*files), "CPU", dict(configuration))

@@ -30,7 +30,7 @@ from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError
 
 _DIGEST_BYTES = 32
-_FORMAT = 1  # of the file; part of the key
+_FORMAT = 2  # of the file; part of the key. 1: models were compiled before their files were known to be whole
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _log = logging.getLogger("medfm_compress.runtime")
