@@ -118,7 +118,7 @@ class Engine:
 
         Raises:
             ImageRefused: the image is unreadable or not what the bundle was made for.
-            Refused: the network's output is not finite.
+            Refused: the network's output, or a probability that follows from it, is not finite.
             InputError: the engine is closed, or the source is of no known kind.
         """
         from medfm_compress.runtime.read_image import read_image
