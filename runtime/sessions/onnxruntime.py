@@ -16,15 +16,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from medfm_compress.runtime.cpu import read_cpu
-from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
+from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency, refusing
+from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
 from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
 from medfm_compress.runtime.sessions.operators import check_self_contained, is_ort_format, read_operators
-from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
+from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES, Array, Availability, SessionInfo, as_float32
 
 BACKEND = "onnxruntime"
 PRECISIONS = ("fp32", "int8", "int8-weights", "int4-weights")
@@ -91,11 +91,7 @@ def is_available() -> Availability:
 
 def open_session(model: str, threads: int, precision: str = "fp32") -> OnnxRuntimeSession:
     """Open the ``.onnx`` or ``.ort`` file at path ``model``; see `from_bytes`."""
-    try:
-        content = Path(model).read_bytes()
-    except OSError as exc:
-        raise InputError(f"cannot read model {model}: {exc.strerror}") from None
-    return from_bytes([content], threads, precision)
+    return from_bytes([read_regular(model, MAX_MODEL_BYTES, "model")], threads, precision)
 
 
 def from_bytes(files: Sequence[bytes], threads: int, precision: str = "fp32") -> OnnxRuntimeSession:
@@ -119,15 +115,18 @@ def from_bytes(files: Sequence[bytes], threads: int, precision: str = "fp32") ->
     if not available.ok:
         raise MissingDependency(available.reason)
     _check_content(files[0], precision)
+    with refusing(BundleRefused, "onnxruntime cannot load the model"):
+        return _open(files[0], threads, precision, available.version)
+
+
+def _open(model: bytes, threads: int, precision: str, version: str) -> OnnxRuntimeSession:
     with ALONE:
-        session = _load(files[0], threads)
+        session = _load(model, threads)
     providers = session.get_providers()
     if providers != [_PROVIDER]:
         raise BundleRefused(f"onnxruntime runs the model on {providers}, not on {_PROVIDER} alone")
     running = session.get_session_options().intra_op_num_threads
-    info = SessionInfo(
-        backend=BACKEND, version=available.version, provider=_PROVIDER, precision=precision, threads=running
-    )
+    info = SessionInfo(backend=BACKEND, version=version, provider=_PROVIDER, precision=precision, threads=running)
     return OnnxRuntimeSession(session, info)
 
 

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
+from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency, refusing
+from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions import openvino_cache
 from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
 from medfm_compress.runtime.sessions.operators import check_self_contained, read_operators
-from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
+from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES, Array, Availability, SessionInfo, as_float32
 
 BACKEND = "openvino"
 FLOAT_TYPES = {
@@ -66,7 +67,7 @@ class OpenVinoSession:
         arrays = {name: as_float32(value) for name, value in inputs.items()}
         try:
             outputs = self._first(lambda: self._request().infer(arrays, share_inputs=True))
-        except (RuntimeError, TypeError, ValueError, KeyError) as exc:
+        except Exception as exc:
             shapes = {name: value.shape for name, value in inputs.items()}
             raise InputError(f"openvino cannot run on inputs {shapes}: {_last_line(exc)}") from exc
         return {name: outputs[index] for index, name in enumerate(self.output_names)}
@@ -102,12 +103,8 @@ def _availability() -> Availability:
 def open_session(model: str, threads: int, precision: str = "fp32", cache_dir: str | None = None) -> OpenVinoSession:
     """Open the ``.onnx`` file, or the ``.xml`` with the ``.bin`` beside it, at path ``model``; see `from_bytes`."""
     path = Path(model)
-    try:
-        files = [path.read_bytes()]
-        if path.suffix == ".xml":
-            files.append(path.with_suffix(".bin").read_bytes())
-    except OSError as exc:
-        raise InputError(f"cannot read model {exc.filename}: {exc.strerror}") from None
+    paths = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    files = [read_regular(path, MAX_MODEL_BYTES, "model") for path in paths]
     return from_bytes(files, threads, precision, cache_dir)
 
 
@@ -154,7 +151,7 @@ def open_listed(
     if not available.ok:
         raise MissingDependency(available.reason)
     configuration = _configuration(threads, precision)
-    with ALONE:
+    with ALONE, refusing(BundleRefused, "openvino cannot load the model"):
         if cache_dir is None:
             compiled, keep = _compile(read(), configuration), None
         else:
@@ -235,7 +232,12 @@ def _compile_or_load(
         if imported is not None:
             return imported
     compiled = _compile(read(), configuration)
-    openvino_cache.store(kept, compiled.export_model().getvalue())
+    try:
+        exported = compiled.export_model().getvalue()
+    except RuntimeError as exc:
+        _log.warning("the compiled model is not kept: %s", _last_line(exc))
+    else:
+        openvino_cache.store(kept, exported)
     return compiled, None
 
 
