@@ -131,7 +131,7 @@ class Bundle:
         listed = {member.path for member in self.manifest.members}
         for odd in sorted(listed ^ (self._entries.keys() - {MANIFEST})):
             state = "is listed in the manifest and missing" if odd in listed else "is not listed in the manifest"
-            raise BundleRefused(f"{name}: member {odd!r} {state}")
+            raise BundleRefused(f"{name}: member {in_one_line(odd)!r} {state}")
         reason = contradiction(self.manifest)
         if reason:
             raise BundleRefused(f"{name}: {in_one_line(reason)}")

@@ -32,6 +32,8 @@ PRECISIONS = ("fp32", "int8", "int8-weights", "int4-weights")
 _PROVIDER = "CPUExecutionProvider"
 _FATAL = 4
 _CONFIG = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
+# Without a second try, which would print, and without settings that the model itself carries, whatever the environment.
+_PLAIN_START = {"enable_fallback": 0, "read_config_from_model": 0}
 _EXACT_CONFIG = {"session.x64quantprecision": "1"}
 # Parsed where they are, not from one more copy. The binding frees them before initialisation, which does not read them
 # (nor would their initializers be copied with "…for_initializers", which therefore crashes): a test overwrites them.
@@ -164,7 +166,7 @@ def _load(model: bytes, threads: int) -> Any:
         for key, value in _ORT_FORMAT_CONFIG.items():
             options.add_session_config_entry(key, value)
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
+        session = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER], **_PLAIN_START)
     except Exception as exc:
         raise BundleRefused(f"onnxruntime cannot load the model: {_first_line(exc)}") from exc
     with contextlib.suppress(AttributeError):  # gone from the versions that never fall back

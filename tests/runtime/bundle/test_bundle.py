@@ -106,6 +106,8 @@ def test_a_newer_schema_says_upgrade_even_with_unknown_keys(sealed, tmp_path):
         (lambda plain: plain["task"]["operating_points"][0].update(threshold=0.1), "model digest"),
         (lambda plain: plain["image_spec"].update(mean=[0.4]), "model digest"),
         (lambda plain: plain["image_spec"].update(mean=[]), "mean"),
+        (lambda plain: plain["image_spec"].update(mean=[1e300]), "mean is (1e+300,)"),
+        (lambda plain: plain["image_spec"].update(std=[1e-320]), "every value must be above 0"),
         (lambda plain: plain["variants"][0].update(golden_tolerance=0.2), "model digest"),
         (lambda plain: plain["variants"][0].update(golden_tolerance=1e300), "golden_tolerance"),
         (lambda plain: plain["variants"][0].update(golden_tolerance=-1e-9), "it must be 0 to 0.25"),
