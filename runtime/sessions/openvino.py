@@ -23,7 +23,7 @@ from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDepe
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions import openvino_cache
 from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
-from medfm_compress.runtime.sessions.operators import check_self_contained, read_operators
+from medfm_compress.runtime.sessions.operators import check_self_contained, is_ort_format, read_operators
 from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES, Array, Availability, SessionInfo, as_float32
 
 BACKEND = "openvino"
@@ -205,6 +205,8 @@ def _check_content(files: Sequence[bytes]) -> None:
         if not files[0].startswith(_XML):
             raise BundleRefused("openvino cannot load the model: the first of its two files is not an IR's XML")
         return
+    if is_ort_format(files[0]):  # or an ONNX file that spells so where we, but not OpenVINO, look for it
+        raise BundleRefused("openvino cannot load the model: it is in ONNX Runtime's own format")
     try:
         operators = read_operators(files[0])
     except ValueError as exc:

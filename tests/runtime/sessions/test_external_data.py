@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from medfm_compress.runtime.errors import BundleRefused
 from medfm_compress.runtime.sessions import onnxruntime as ort_backend
 from medfm_compress.runtime.sessions import openvino as ov_backend
 from medfm_compress.runtime.sessions import table
-from medfm_compress.runtime.sessions.operators import read_operators
+from medfm_compress.runtime.sessions.operators import is_ort_format, read_operators
 
 onnx = pytest.importorskip("onnx")
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
@@ -207,3 +209,49 @@ def test_a_model_of_endless_depth_or_fields_is_refused(monkeypatch):
     monkeypatch.setattr("medfm_compress.runtime.sessions.operators._MOST_FIELDS", 1000)
     with pytest.raises(ValueError, match="more than 1000 fields"):
         read_operators(b"\x08\x01" * 1001)
+
+
+def ort_format(model, path):
+    ort = ort_backend.import_onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(path)
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    ort.InferenceSession(model, options)
+    return path.read_bytes()
+
+
+def table_child(data, table, slot):
+    """Where the table or vector in ``slot`` of the flatbuffers table at ``table`` starts."""
+    entries = table - struct.unpack_from("<i", data, table)[0]
+    at = table + struct.unpack_from("<H", data, entries + 4 + 2 * slot)[0]
+    return at + struct.unpack_from("<I", data, at)[0]
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_an_ort_format_file_has_its_weights_inside_or_is_refused(tiny, tmp_path, external):
+    """A tensor may be at an ``external_data_offset`` of whatever a reader is for, and there is no reader."""
+    data = bytearray(ort_format(tiny.network(), tmp_path / "m.ort"))
+    root = struct.unpack_from("<I", data, 0)[0]
+    initializers = table_child(data, table_child(data, table_child(data, root, 1), 7), 0)
+    tensor = initializers + 4 + struct.unpack_from("<I", data, initializers + 4)[0]
+    entries = tensor - struct.unpack_from("<i", data, tensor)[0]
+    _, inline, *offsets = struct.unpack_from("<7H", data, entries)
+    offsets[4] = 0  # raw_data
+    somewhere = next(offset for offset in (4, 8) if (tensor + offset) % 8 == 0)  # some 64-bit number
+    data += bytes(-len(data) % 8)
+    struct.pack_into("<i", data, tensor, tensor - len(data))
+    data += struct.pack("<9H", 18, inline, *offsets, 0, somewhere if external else 0) + bytes(6)
+    with pytest.raises(BundleRefused, match=r"cannot load the model.*(Missing raw data|reader was not provided)"):
+        ort_backend.from_bytes([bytes(data)], 1)
+    with pytest.raises(BundleRefused, match="ONNX Runtime's own format"):
+        ov_backend.from_bytes([bytes(data)], 1)
+
+
+def test_an_onnx_file_that_spells_the_ort_format_does_not_reach_openvino():
+    """The walk would read its flatbuffers, which may be sound as well, and OpenVINO its protobuf."""
+    spelled = onnx.load_from_string(initializer("secret.bin"))
+    spelled.producer_name = "ORTM"
+    assert is_ort_format(spelled.SerializeToString())
+    with pytest.raises(BundleRefused, match="ONNX Runtime's own format"):
+        ov_backend.from_bytes([spelled.SerializeToString()], 1)
