@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 import numpy as np
@@ -255,3 +256,17 @@ def test_an_onnx_file_that_spells_the_ort_format_does_not_reach_openvino():
     assert is_ort_format(spelled.SerializeToString())
     with pytest.raises(BundleRefused, match="ONNX Runtime's own format"):
         ov_backend.from_bytes([spelled.SerializeToString()], 1)
+
+
+def test_an_ir_refers_to_its_second_file_alone(tiny, tmp_path):
+    openvino = ov_backend.import_openvino()
+    (tmp_path / "m.onnx").write_bytes(tiny.network())
+    openvino.save_model(openvino.Core().read_model(tmp_path / "m.onnx"), tmp_path / "m.xml", compress_to_fp16=False)
+    xml, weights = (tmp_path / "m.xml").read_bytes(), (tmp_path / "m.bin").read_bytes()
+    assert ov_backend.from_bytes([xml, weights], 1).output_names == ("logits",)
+    for offset in (len(weights), 2**40, 2**63, 2**64 - 288, -8):
+        changed = re.sub(rb'offset="\d+"', b'offset="%d"' % offset, xml, count=1)
+        with pytest.raises(BundleRefused, match="cannot load the model"):
+            ov_backend.from_bytes([changed, weights], 1)
+    with pytest.raises(BundleRefused, match="cannot load the model"):
+        ov_backend.from_bytes([xml, weights[:-1]], 1)
