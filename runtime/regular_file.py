@@ -42,11 +42,13 @@ def read_regular(path: str | Path, limit: int, what: str) -> bytes:
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            content = file.read(min(size, limit) + 1)
+            if size > limit:
+                raise InputError(f"{what} {in_one_line(path)} has {size} bytes, more than the {limit} that are read")
+            content = file.read(size + 1)
+    except InputError:
+        raise
     except (OSError, ValueError) as exc:
         raise InputError(f"cannot read {what} {in_one_line(path)}: {in_one_line(exc)}") from None
-    if len(content) > limit:
-        raise InputError(f"{what} {in_one_line(path)} has more than {limit} bytes")
     if len(content) != size:
         raise InputError(f"{what} {in_one_line(path)} changes while it is read; try again")
     return content

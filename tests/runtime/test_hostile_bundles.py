@@ -189,7 +189,7 @@ def test_a_file_that_is_larger_than_it_may_be_or_than_it_says_is_not_read(tmp_pa
     path = tmp_path / "a"
     path.write_bytes(b"12345")
     assert read_regular(path, 5, "model") == b"12345"
-    with pytest.raises(InputError, match="more than 4 bytes"):
+    with pytest.raises(InputError, match="has 5 bytes, more than the 4"):
         read_regular(path, 4, "model")
     if Path("/proc/self/status").exists():  # says that it has 0 bytes
         with pytest.raises(InputError, match="changes while it is read"):
