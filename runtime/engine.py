@@ -18,7 +18,7 @@ from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.cpu import read_cpu, usable_cores
-from medfm_compress.runtime.errors import BundleRefused, InputError, Refused
+from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in_one_line, refusing
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
 from medfm_compress.runtime.sessions.table import BACKENDS, open_variant
 from medfm_compress.runtime.task import Task
@@ -118,7 +118,7 @@ class Engine:
 
         Raises:
             ImageRefused: the image is unreadable or not what the bundle was made for.
-            Refused: the network's output is not finite.
+            Refused: the network's output, or a probability that follows from it, is not finite.
             InputError: the engine is closed, or the source is of no known kind.
         """
         from medfm_compress.runtime.read_image import read_image
@@ -155,10 +155,11 @@ class Engine:
             raise InputError("the engine is closed; open a new one")
         if tensor.shape != self.manifest.image_spec.shape:
             raise InputError(f"the network takes {self.manifest.image_spec.shape}, got {tensor.shape}")
-        logits = session.run({self.manifest.inputs[0].name: tensor})[self.manifest.outputs[0].name]
-        if logits.shape != self.manifest.outputs[0].shape or not np.isfinite(logits).all():
-            raise Refused("the network's output for this image is not finite or misshapen; no result is given")
-        return logits
+        with refusing(Refused, "the network gives no result for this image"):
+            logits = session.run({self.manifest.inputs[0].name: tensor})[self.manifest.outputs[0].name]
+            if logits.shape != self.manifest.outputs[0].shape or not np.isfinite(logits).all():
+                raise Refused("the network's output for this image is not finite or misshapen; no result is given")
+            return logits
 
     def close(self) -> None:
         """Release the session; predictions under way end normally. Closing twice is fine."""
@@ -179,7 +180,7 @@ def _choose(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:
         if not reason:
             _log.info("variant %s (%s) chosen; passed over: %s", variant.name, variant.target, passed_over or "none")
             return variant
-        passed_over.append(f"{variant.name}: {reason}")
+        passed_over.append(f"{variant.name}: {in_one_line(reason)}")
     raise BundleRefused(f"{bundle.path.name} has no variant that may run here: " + "; ".join(passed_over))
 
 
@@ -188,8 +189,8 @@ def _check_names(session: Session, manifest: Manifest) -> None:
     inputs, outputs = {t.name for t in manifest.inputs}, {t.name for t in manifest.outputs}
     if set(session.input_names) != inputs or set(session.output_names) != outputs:
         raise BundleRefused(
-            f"the model has inputs {session.input_names} and outputs {session.output_names}; "
-            f"its manifest says {sorted(inputs)} and {sorted(outputs)}"
+            f"the model has inputs {in_one_line(session.input_names)} and outputs {in_one_line(session.output_names)}; "
+            f"its manifest says {in_one_line(sorted(inputs))} and {in_one_line(sorted(outputs))}"
         )
 
 

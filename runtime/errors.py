@@ -6,6 +6,8 @@ exit code that the command line returns for it. ``70`` (internal error) and ``13
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 EXIT_OK = 0
@@ -15,6 +17,8 @@ EXIT_INCONCLUSIVE = 3
 EXIT_REFUSED = 4
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
+
+_LONGEST = 300
 
 
 class MedfmError(Exception):
@@ -51,3 +55,28 @@ class ImageRefused(Refused):
 
 class BundleRefused(Refused):
     """A bundle that is damaged, altered, too new, or holds no variant that may run here."""
+
+
+@contextmanager
+def refusing(error: type[MedfmError], what: str) -> Iterator[None]:
+    """Raise any error of the block that is not of this tree as an ``error`` of one sentence that starts with ``what``.
+
+    For the borders where what others made is read: a library may raise anything there.
+    """
+    try:
+        yield
+    except MedfmError:
+        raise
+    except Exception as exc:
+        raise error(f"{what}: {in_one_line(exc)}") from exc
+
+
+def in_one_line(thing: object) -> str:
+    """Text of an error, path or name on one line and of at most 300 characters; an `OSError` by its reason alone."""
+    reason = getattr(thing, "strerror", None) if isinstance(thing, OSError) else None
+    try:
+        text = " ".join(str(reason or thing).split())
+    except ValueError:  # e.g. an integer of more digits than Python prints
+        text = ""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8") or type(thing).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

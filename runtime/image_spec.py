@@ -14,6 +14,8 @@ Filter = Literal["nearest", "bilinear", "bicubic"]
 Window = Literal["file", "full_range", "fixed"]
 
 MAX_SIDE_PX = 4096
+LARGEST_SHIFT = 1e6
+"""Of mean, std and 1 / std: what comes of them stays far inside the range of float32."""
 
 
 class DicomRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,8 +64,8 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         filter: antialiased resampling filter.
         crop_fraction: the image is resized to ``floor(size / crop_fraction)`` and centre-cropped, in (0, 1].
         min_side_px: images with a shorter side below this are refused.
-        mean: per channel, in units of [0, 1].
-        std: per channel, > 0.
+        mean: per channel, in units of [0, 1], within ±1e6.
+        std: per channel, > 0, 1e-6 to 1e6.
         dicom: rules for DICOM input.
     """
 
@@ -90,8 +92,12 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise InputError(
                 f"colour {self.colour!r} needs {self.channels} mean and std values, got {self.mean}, {self.std}"
             )
-        if min(self.std) <= 0:
-            raise InputError(f"std is {self.std}; every value must be above 0")
+        if not all(-LARGEST_SHIFT <= value <= LARGEST_SHIFT for value in self.mean):
+            raise InputError(f"mean is {self.mean}; every value must be within ±{LARGEST_SHIFT:g}")
+        if not all(1 / LARGEST_SHIFT <= value <= LARGEST_SHIFT for value in self.std):
+            raise InputError(
+                f"std is {self.std}; every value must be above 0, from {1 / LARGEST_SHIFT:g} to {LARGEST_SHIFT:g}"
+            )
 
     @property
     def channels(self) -> int:

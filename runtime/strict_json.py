@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from medfm_compress.runtime.constraints import fields
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, in_one_line
 
 T = TypeVar("T")
 
@@ -27,8 +27,8 @@ def decode(data: bytes | str, kind: type[T], *, source: str, error: type[Excepti
     """
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise error(f"{source}: {exc}") from None
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as exc:
+        raise error(f"{source}: {in_one_line(exc)}") from None
 
 
 def convert(value: Any, kind: type[T], *, source: str, error: type[Exception] = InputError) -> T:
@@ -37,6 +37,8 @@ def convert(value: Any, kind: type[T], *, source: str, error: type[Exception] = 
         return msgspec.convert(value, type=kind)
     except msgspec.MsgspecError as exc:
         raise error(f"{source}: {_explained(value, kind, str(exc))}") from None
+    except (ValueError, OverflowError, RecursionError) as exc:
+        raise error(f"{source}: {in_one_line(exc)}") from None
 
 
 def _explained(value: Any, kind: Any, message: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import msgspec
@@ -10,6 +9,9 @@ import msgspec
 from medfm_compress.runtime.errors import InputError
 
 TaskKind = Literal["binary", "multiclass", "multilabel"]
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
+"""Fits lie in [0.05, 20]. Far smaller ones make logits overflow, far larger ones make every probability the same."""
 
 
 class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,8 +23,8 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         rule: how it was chosen, e.g. ``youden`` or ``sensitivity>=0.95``.
         sensitivity: on the validation cases, in [0, 1].
         specificity: on the validation cases, in [0, 1].
-        positives: validation cases with the finding.
-        negatives: validation cases without it.
+        positives: validation cases with the finding, >= 0.
+        negatives: validation cases without it, >= 0.
     """
 
     label: str
@@ -36,6 +38,13 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
             raise InputError(f"the threshold of {self.label!r} is {self.threshold}; it must be in [0, 1]")
+        for name, value in (("sensitivity", self.sensitivity), ("specificity", self.specificity)):
+            if not 0 <= value <= 1:
+                raise InputError(f"the {name} of {self.label!r} is {value}; it must be in [0, 1]")
+        if min(self.positives, self.negatives) < 0:
+            raise InputError(
+                f"{self.label!r} has {self.positives} positives and {self.negatives} negatives; count them"
+            )
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +56,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Attributes:
         kind: see above.
         labels: unique names, at least two (one for multilabel).
-        temperature: logits are divided by it before the activation, > 0 (Guo et al. 2017).
+        temperature: logits are divided by it before the activation, 0.001 to 1000 (Guo et al. 2017).
         operating_points: at most one a finding; empty until `export` has seen validation cases.
     """
 
@@ -62,8 +71,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         least = 1 if self.kind == "multilabel" else 2
         if len(self.labels) < least or (self.kind == "binary" and len(self.labels) != 2):
             raise InputError(f"a {self.kind} task cannot have the {len(self.labels)} label(s) {self.labels}")
-        if not 0 < self.temperature < math.inf:
-            raise InputError(f"temperature is {self.temperature}; it must be above 0 and finite")
+        if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
+            raise InputError(
+                f"temperature is {self.temperature}; it must be {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+            )
         pointed = [point.label for point in self.operating_points]
         if len(set(pointed)) != len(pointed):
             raise InputError(f"operating points for {pointed}; there may be one a finding")

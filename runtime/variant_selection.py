@@ -12,10 +12,11 @@ from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.cpu import Cpu, missing_flags
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.sessions.instruction_sets import FULL_RANGE
 from medfm_compress.runtime.sessions.protocol import Availability
 from medfm_compress.runtime.sessions.table import BACKENDS, is_available
 
-_CLAUSE = re.compile(r"(>=|<=|==|!=|>|<)\s*(\d+(?:\.\d+)*)")
+_CLAUSE = re.compile(r"(>=|<=|==|!=|>|<)\s*(\d{1,9}(?:\.\d{1,9}){0,9})", re.ASCII)
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,9 +32,14 @@ def incompatibility(variant: Variant, machine: Machine) -> str:
         return f"needs device {variant.device}; this runtime drives CPUs only"
     if variant.backend not in BACKENDS:
         return f"needs backend {variant.backend}, which this version does not have"
+    if variant.precision not in FULL_RANGE[variant.backend]:
+        return f"is declared {variant.precision}, a precision in which {variant.backend} does not run"
     missing = missing_flags(variant.instruction_set, machine.cpu)
-    if missing:
-        return _in_words(missing, machine.cpu)
+    return _in_words(missing, machine.cpu) if missing else _engine_incompatibility(variant, machine)
+
+
+def _engine_incompatibility(variant: Variant, machine: Machine) -> str:
+    """Why the installed engine cannot run ``variant``; empty where it can."""
     available = machine.availability(variant.backend)
     if not available.ok:
         return available.reason
@@ -88,7 +94,7 @@ def version_satisfies(version: str, specifier: str) -> bool:
 def _meets(version: str, clause: str) -> bool:
     match = _CLAUSE.fullmatch(clause)
     if match is None:
-        raise InputError(f"version clause {clause!r} is not one of >= <= == != > < and a version")
+        raise InputError(f"version clause {clause[:80]!r} is not one of >= <= == != > < and a version")
     order = _order(version, match[2])
     return {
         ">=": order >= 0,
@@ -109,5 +115,5 @@ def _order(a: str, b: str) -> int:
 
 
 def _numbers(version: str) -> list[int]:
-    leading = re.match(r"\d+(\.\d+)*", version)
+    leading = re.match(r"\d{1,9}(\.\d{1,9})*", version, re.ASCII)
     return [int(part) for part in leading[0].split(".")] if leading else []

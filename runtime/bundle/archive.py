@@ -13,11 +13,13 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from medfm_compress.runtime.atomic_write import replacing
-from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
+from medfm_compress.runtime.regular_file import open_regular
 
 MAX_MEMBERS = 256
 MAX_NAME_CHARACTERS = 200
@@ -95,7 +97,7 @@ def read_directory(path: Path) -> tuple[Entry, ...]:
 
     Raises:
         BundleRefused: anything but the one layout that `write_archive` gives.
-        InputError: the file cannot be opened.
+        InputError: the file cannot be read.
     """
     with open_archive(path) as file:
         size = file.seek(0, os.SEEK_END)
@@ -136,12 +138,25 @@ def chunks(file: BinaryIO, entry: Entry) -> Iterator[bytes]:
         yield chunk
 
 
-def open_archive(path: Path) -> BinaryIO:
-    """Open ``path`` for reading; raises InputError where that is impossible."""
+@contextmanager
+def open_archive(path: Path) -> Iterator[BinaryIO]:
+    """Open the regular file at ``path`` for reading inside the block.
+
+    Raises:
+        InputError: it cannot be opened, or reading fails somewhere inside the block.
+        BundleRefused: anything else goes wrong inside the block with what was read, e.g. because the file changes.
+    """
     try:
-        return path.open("rb")
-    except OSError as exc:
-        raise InputError(f"cannot read bundle {path}: {exc.strerror}; give the path of a .medfm file") from None
+        file = open_regular(path)
+    except (OSError, ValueError) as exc:
+        reason = in_one_line(exc)
+        raise InputError(f"cannot read bundle {in_one_line(path)}: {reason}; give the path of a .medfm file") from None
+    with file, refusing(BundleRefused, f"{in_one_line(path.name)} cannot be read"):
+        try:
+            yield file
+        except OSError as exc:
+            reason = in_one_line(exc)
+            raise InputError(f"cannot read bundle {in_one_line(path)}: {reason}; check the disk") from exc
 
 
 def _place(members: Mapping[str, bytes]) -> list[Entry]:
@@ -202,5 +217,6 @@ def _check_layout(file: BinaryIO, entries: tuple[Entry, ...], tail: tuple[int, i
             raise BundleRefused(damaged)
         offset = entry.start + entry.size
     file.seek(tail[0])
-    if (offset, file.read()) != _directory(entries):
+    expected = _directory(entries)
+    if (offset, file.read(len(expected[1]) + 1)) != expected:
         raise BundleRefused(damaged)

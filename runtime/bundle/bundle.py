@@ -27,7 +27,7 @@ from medfm_compress.runtime.bundle.manifest import (
     Variant,
     schema_of,
 )
-from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
 from medfm_compress.runtime.strict_json import decode, digest, encode
 from medfm_compress.runtime.task import Task
 
@@ -68,8 +68,11 @@ class Bundle:
             InputError: the file cannot be read.
         """
         path = Path(path)
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; give the path of a .medfm file")
+        with refusing(BundleRefused, f"{in_one_line(path.name)} cannot be opened"):
+            return cls._open(path, whole)
+
+    @classmethod
+    def _open(cls, path: Path, whole: bool) -> Bundle:
         entries = archive.read_directory(path)
         raw = _read_manifest(path, entries)
         manifest = _decode_manifest(raw, path.name)
@@ -128,10 +131,10 @@ class Bundle:
         listed = {member.path for member in self.manifest.members}
         for odd in sorted(listed ^ (self._entries.keys() - {MANIFEST})):
             state = "is listed in the manifest and missing" if odd in listed else "is not listed in the manifest"
-            raise BundleRefused(f"{name}: member {odd!r} {state}")
+            raise BundleRefused(f"{name}: member {in_one_line(odd)!r} {state}")
         reason = contradiction(self.manifest)
         if reason:
-            raise BundleRefused(f"{name}: {reason}")
+            raise BundleRefused(f"{name}: {in_one_line(reason)}")
         for member in self.manifest.members:
             if self._entries[member.path].size != member.bytes:
                 raise BundleRefused(f"{name}: {member.path} does not match its listed size; copy the bundle again")

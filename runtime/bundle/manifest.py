@@ -12,6 +12,8 @@ from medfm_compress.runtime.task import OperatingPoint, Task
 
 SCHEMA_VERSION = 3
 """The newest schema; a bundle is written in the oldest that holds it (see `schema_of`)."""
+MAX_GOLDEN_TOLERANCE = 0.25
+"""Two and a half times what `export` allows its roughest precision (int8, 0.1); above it a replay proves nothing."""
 NOT_FOR_CLINICAL_USE = "Research and evaluation only; not for clinical use."
 
 Backend = Literal["onnxruntime", "openvino"]
@@ -51,8 +53,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         instruction_set: CPU flags it needs, in Linux's spelling, e.g. ``("avx512_vnni",)``; empty needs none. A
             member ``"avx512_vnni|avx_vnni"`` is met by either, ``"!avx512f"`` by a CPU without it.
         engine_versions: version specifier of the engine, e.g. ``>=1.23,<2``.
-        golden_tolerance: largest allowed relative logit error on the golden cases (see `goldens`).
-        temperature: its own, > 0; absent it is the task's. Since schema 2.
+        golden_tolerance: largest allowed relative logit error on the golden cases (see `goldens`), 0 to 0.25.
+        temperature: its own, 0.001 to 1000; absent it is the task's. Since schema 2.
         operating_points: its own, in place of all of the task's; absent they are the task's. Since schema 2.
 
     Read the last two through `Manifest.task_of`. Unset fields are left out of the JSON, so that the digest of a bundle
@@ -73,6 +75,11 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         if not self.files:
             raise InputError(f"variant {self.name!r} has no files")
+        if not 0 <= self.golden_tolerance <= MAX_GOLDEN_TOLERANCE:
+            raise InputError(
+                f"golden_tolerance of variant {self.name!r} is {self.golden_tolerance}; it must be 0 to "
+                f"{MAX_GOLDEN_TOLERANCE}, for above that replaying the golden cases proves nothing"
+            )
 
     @property
     def target(self) -> str:

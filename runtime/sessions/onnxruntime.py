@@ -16,15 +16,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from medfm_compress.runtime.cpu import read_cpu
-from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
+from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency, refusing
+from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
 from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
-from medfm_compress.runtime.sessions.operators import is_ort_format, read_operators
-from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
+from medfm_compress.runtime.sessions.operators import check_self_contained, is_ort_format, read_operators
+from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES, Array, Availability, SessionInfo, as_float32
 
 BACKEND = "onnxruntime"
 PRECISIONS = ("fp32", "int8", "int8-weights", "int4-weights")
@@ -32,6 +32,8 @@ PRECISIONS = ("fp32", "int8", "int8-weights", "int4-weights")
 _PROVIDER = "CPUExecutionProvider"
 _FATAL = 4
 _CONFIG = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
+# Without a second try, which would print, and without settings that the model itself carries, whatever the environment.
+_PLAIN_START = {"enable_fallback": 0, "read_config_from_model": 0}
 _EXACT_CONFIG = {"session.x64quantprecision": "1"}
 # Parsed where they are, not from one more copy. The binding frees them before initialisation, which does not read them
 # (nor would their initializers be copied with "…for_initializers", which therefore crashes): a test overwrites them.
@@ -91,11 +93,7 @@ def is_available() -> Availability:
 
 def open_session(model: str, threads: int, precision: str = "fp32") -> OnnxRuntimeSession:
     """Open the ``.onnx`` or ``.ort`` file at path ``model``; see `from_bytes`."""
-    try:
-        content = Path(model).read_bytes()
-    except OSError as exc:
-        raise InputError(f"cannot read model {model}: {exc.strerror}") from None
-    return from_bytes([content], threads, precision)
+    return from_bytes([read_regular(model, MAX_MODEL_BYTES, "model")], threads, precision)
 
 
 def from_bytes(files: Sequence[bytes], threads: int, precision: str = "fp32") -> OnnxRuntimeSession:
@@ -119,15 +117,18 @@ def from_bytes(files: Sequence[bytes], threads: int, precision: str = "fp32") ->
     if not available.ok:
         raise MissingDependency(available.reason)
     _check_content(files[0], precision)
+    with refusing(BundleRefused, "onnxruntime cannot load the model"):
+        return _open(files[0], threads, precision, available.version)
+
+
+def _open(model: bytes, threads: int, precision: str, version: str) -> OnnxRuntimeSession:
     with ALONE:
-        session = _load(files[0], threads)
+        session = _load(model, threads)
     providers = session.get_providers()
     if providers != [_PROVIDER]:
         raise BundleRefused(f"onnxruntime runs the model on {providers}, not on {_PROVIDER} alone")
     running = session.get_session_options().intra_op_num_threads
-    info = SessionInfo(
-        backend=BACKEND, version=available.version, provider=_PROVIDER, precision=precision, threads=running
-    )
+    info = SessionInfo(backend=BACKEND, version=version, provider=_PROVIDER, precision=precision, threads=running)
     return OnnxRuntimeSession(session, info)
 
 
@@ -165,7 +166,7 @@ def _load(model: bytes, threads: int) -> Any:
         for key, value in _ORT_FORMAT_CONFIG.items():
             options.add_session_config_entry(key, value)
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
+        session = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER], **_PLAIN_START)
     except Exception as exc:
         raise BundleRefused(f"onnxruntime cannot load the model: {_first_line(exc)}") from exc
     with contextlib.suppress(AttributeError):  # gone from the versions that never fall back
@@ -180,8 +181,7 @@ def _check_content(model: bytes, precision: str) -> None:
         operators = read_operators(model)
     except ValueError as exc:
         raise BundleRefused(f"onnxruntime cannot load the model: {exc}") from None
-    if operators.external:
-        raise BundleRefused("the model keeps weights in another file; export it with its weights inside")
+    check_self_contained(operators)
     quantized = bool(operators.kinds & _INTEGER_OPERATORS)
     if quantized != (precision != "fp32"):
         held = "integer" if quantized else "no integer"

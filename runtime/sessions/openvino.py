@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
+from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency, refusing
+from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions import openvino_cache
 from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
-from medfm_compress.runtime.sessions.protocol import Array, Availability, SessionInfo, as_float32
+from medfm_compress.runtime.sessions.operators import check_self_contained, is_ort_format, read_operators
+from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES, Array, Availability, SessionInfo, as_float32
 
 BACKEND = "openvino"
 FLOAT_TYPES = {
@@ -36,6 +38,7 @@ FLOAT_TYPES = {
 }
 
 _INTEGER_TYPES = frozenset({"i8", "u8"})
+_XML = b"<"
 _log = logging.getLogger("medfm_compress.runtime")
 _TELEMETRY = "openvino_telemetry"
 _TOOLS = "openvino.tools"  # half of the time that importing OpenVINO takes, and nothing a device needs
@@ -64,7 +67,7 @@ class OpenVinoSession:
         arrays = {name: as_float32(value) for name, value in inputs.items()}
         try:
             outputs = self._first(lambda: self._request().infer(arrays, share_inputs=True))
-        except (RuntimeError, TypeError, ValueError, KeyError) as exc:
+        except Exception as exc:
             shapes = {name: value.shape for name, value in inputs.items()}
             raise InputError(f"openvino cannot run on inputs {shapes}: {_last_line(exc)}") from exc
         return {name: outputs[index] for index, name in enumerate(self.output_names)}
@@ -100,12 +103,8 @@ def _availability() -> Availability:
 def open_session(model: str, threads: int, precision: str = "fp32", cache_dir: str | None = None) -> OpenVinoSession:
     """Open the ``.onnx`` file, or the ``.xml`` with the ``.bin`` beside it, at path ``model``; see `from_bytes`."""
     path = Path(model)
-    try:
-        files = [path.read_bytes()]
-        if path.suffix == ".xml":
-            files.append(path.with_suffix(".bin").read_bytes())
-    except OSError as exc:
-        raise InputError(f"cannot read model {exc.filename}: {exc.strerror}") from None
+    paths = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    files = [read_regular(path, MAX_MODEL_BYTES, "model") for path in paths]
     return from_bytes(files, threads, precision, cache_dir)
 
 
@@ -152,7 +151,7 @@ def open_listed(
     if not available.ok:
         raise MissingDependency(available.reason)
     configuration = _configuration(threads, precision)
-    with ALONE:
+    with ALONE, refusing(BundleRefused, "openvino cannot load the model"):
         if cache_dir is None:
             compiled, keep = _compile(read(), configuration), None
         else:
@@ -196,7 +195,27 @@ def _configuration(threads: int, precision: str) -> dict[str, str]:
     }
 
 
+def _check_content(files: Sequence[bytes]) -> None:
+    """Refuse what OpenVINO would complete from elsewhere, or take for another kind of file than we do.
+
+    One file must be an ONNX with all weights inside. Two must be an IR: its constants are offsets into the second
+    file, which OpenVINO gets as memory and checks them against, and its XML reader (pugixml) knows no entities.
+    """
+    if len(files) == 2:
+        if not files[0].startswith(_XML):
+            raise BundleRefused("openvino cannot load the model: the first of its two files is not an IR's XML")
+        return
+    if is_ort_format(files[0]):  # or an ONNX file that spells so where we, but not OpenVINO, look for it
+        raise BundleRefused("openvino cannot load the model: it is in ONNX Runtime's own format")
+    try:
+        operators = read_operators(files[0])
+    except ValueError as exc:
+        raise BundleRefused(f"openvino cannot load the model: {exc}") from None
+    check_self_contained(operators)
+
+
 def _compile(files: Sequence[bytes], configuration: Mapping[str, str]) -> Any:
+    _check_content(files)
     core = import_openvino().Core()
     try:
         return core.compile_model(core.read_model(*files), "CPU", dict(configuration))
@@ -215,7 +234,12 @@ def _compile_or_load(
         if imported is not None:
             return imported
     compiled = _compile(read(), configuration)
-    openvino_cache.store(kept, compiled.export_model().getvalue())
+    try:
+        exported = compiled.export_model().getvalue()
+    except RuntimeError as exc:
+        _log.warning("the compiled model is not kept: %s", _last_line(exc))
+    else:
+        openvino_cache.store(kept, exported)
     return compiled, None
 
 

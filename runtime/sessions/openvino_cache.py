@@ -27,10 +27,12 @@ from typing import NamedTuple
 import msgspec
 
 from medfm_compress.runtime.cpu import read_cpu
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, in_one_line
+from medfm_compress.runtime.regular_file import open_regular
 
 _DIGEST_BYTES = 32
-_FORMAT = 1  # of the file; part of the key
+_MAX_BYTES = 8 << 30  # twice the largest bundle
+_FORMAT = 2  # of the file; part of the key. 1: models were compiled before their files were known to be whole
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _log = logging.getLogger("medfm_compress.runtime")
@@ -68,14 +70,13 @@ def load(kept: Place) -> mmap.mmap | None:
     The last 32 bytes of the mapping are the digest, not the blob.
     """
     try:
-        handle = os.open(kept.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
-    except OSError:
+        with open_regular(kept.path, getattr(os, "O_NOFOLLOW", 0)) as file:
+            status = os.fstat(file.fileno())
+            if not _DIGEST_BYTES < status.st_size <= _MAX_BYTES or _is_foreign(status):
+                return None
+            blob = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError):  # ValueError: it was cut in this moment
         return None
-    with open(handle, "rb") as file:  # noqa: PTH123 - a descriptor
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode) or status.st_size <= _DIGEST_BYTES or _is_foreign(status):
-            return None
-        blob = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     with memoryview(blob) as view:
         whole = _digest(kept.key, view[:-_DIGEST_BYTES]) == view[-_DIGEST_BYTES:]
     if whole:
@@ -108,10 +109,11 @@ def store(kept: Place, blob: bytes) -> None:
             file.write(_digest(kept.key, blob))
         Path(name).replace(kept.path)
     except OSError as exc:
-        _log.warning("the compiled model is not kept: %s", exc.strerror)
+        _log.warning("the compiled model is not kept: %s", in_one_line(exc))
     finally:
         if name:
-            Path(name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
 
 
 def _digest(key: bytes, blob: bytes | memoryview) -> bytes:
@@ -124,8 +126,11 @@ def _check_folder(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
-    except OSError as exc:
-        raise InputError(f"cannot use cache folder {folder}: {exc.strerror}; give one that can be written") from None
+    except (OSError, ValueError) as exc:  # ValueError: no folder can have that name
+        reason = in_one_line(exc)
+        raise InputError(
+            f"cannot use cache folder {in_one_line(folder)}: {reason}; give one that can be written"
+        ) from None
     if _is_foreign(status):
         raise InputError(
             f"others may write to cache folder {folder}, and a compiled model is trusted like a program; give one of "

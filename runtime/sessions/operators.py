@@ -1,4 +1,7 @@
-"""Which operators a model file holds, read from its headers alone: weights are stepped over, not searched.
+"""What a model file holds, read from its headers alone: operators, and whether all weights are inside.
+
+Weights are stepped over, not searched. This is the one look at a model before an engine sees it: an engine opens what
+a tensor names as its external data, wherever on the device that is, and no hash covers what it finds there.
 
 An ONNX file is protobuf (https://protobuf.dev/programming-guides/encoding), with the field numbers of ``onnx.proto3``.
 An ORT-format file is flatbuffers (https://flatbuffers.dev/internals), with the slots of ONNX Runtime's ``ort.fbs``.
@@ -7,16 +10,31 @@ An ORT-format file is flatbuffers (https://flatbuffers.dev/internals), with the 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-_MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _FUNCTION_NODE = 1, 5, 7
-_NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
-_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH = (5, 10), (6, 11)
-_TENSOR_EXTERNAL_DATA = 13
+from medfm_compress.runtime.errors import BundleRefused
+
+# Every path of onnx.proto3 from a model to a tensor: message -> number of a field -> message in it.
+_INNER: Mapping[str, Mapping[int, str]] = MappingProxyType(
+    {
+        "model": {7: "graph", 20: "training", 25: "function"},
+        "training": {1: "graph", 2: "graph"},
+        "function": {7: "node", 11: "attribute"},
+        "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+        "node": {5: "attribute"},
+        "attribute": {5: "tensor", 10: "tensor", 6: "graph", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+        "sparse tensor": {1: "tensor", 2: "tensor"},
+        "tensor": {},
+    }
+)
+_NODE_OPERATOR, _NODE_DOMAIN = 4, 7
+_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_DEEPEST = 32  # graphs inside graphs, in a hostile file
+_LONGEST_TAG, _LONGEST_NUMBER = 5, 10  # bytes
+_DEEPEST = 100  # messages inside messages; protobuf's own limit
+_MOST_FIELDS = 4_000_000  # some seconds of this walk; a ViT-L has 50,000
 
 _ORT_MAGIC = b"ORTM"
 _SESSION_MODEL, _MODEL_ORT_GRAPH, _ORT_GRAPH_NODES, _ORT_NODE_DOMAIN, _ORT_NODE_OPERATOR = 1, 7, 2, 2, 5
@@ -28,7 +46,9 @@ class Operators(NamedTuple):
     Attributes:
         kinds: operator types, e.g. ``Conv``; an ORT-format file's nested graphs are not looked into.
         domains: their domains, e.g. ``com.microsoft.nchwc``; ``""`` is ONNX's own.
-        external: some weights are in another file (never so in the ORT format, which ONNX Runtime itself refuses then).
+        external: some tensor says that its values are elsewhere, or names where: initializers and attributes, dense and
+            sparse, of the graph, nested graphs, functions and training. Never so in the ORT format: its tensors name no
+            file, and one without its values inside is refused by ONNX Runtime itself.
     """
 
     kinds: frozenset[str]
@@ -41,11 +61,17 @@ def is_ort_format(model: bytes) -> bool:
     return model[4:8] == _ORT_MAGIC
 
 
+def check_self_contained(operators: Operators) -> None:
+    """Raise `BundleRefused` where a tensor's values are not in the model itself."""
+    if operators.external:
+        raise BundleRefused("the model keeps weights in another file; export it with its weights inside")
+
+
 def read_operators(model: bytes) -> Operators:
     """Operators of an ONNX or ORT-format file.
 
     Raises:
-        ValueError: it is neither, or damaged.
+        ValueError: it is neither, damaged, or larger than any network (4 million fields, 100 levels).
     """
     try:
         walk = _OrtWalk(model) if is_ort_format(model) else _OnnxWalk(model)
@@ -60,72 +86,65 @@ class _OnnxWalk:
         self.domains: set[str] = set()
         self.external = False
         self._data = model
-        for number, start, end in self._fields(0, len(model)):
-            if number == _MODEL_GRAPH:
-                self._graph(start, end, 0)
-            elif number == _MODEL_FUNCTION:
-                for inner, first, last in self._fields(start, end):
-                    if inner == _FUNCTION_NODE:
-                        self._node(first, last, 0)
+        self._left = _MOST_FIELDS
+        waiting = [("model", 0, len(model), 0)]
+        while waiting:
+            message, start, end, depth = waiting.pop()
+            if depth > _DEEPEST:
+                raise ValueError(f"messages are nested more than {_DEEPEST} deep")
+            waiting += [(kind, first, last, depth + 1) for kind, first, last in self._message(message, start, end)]
 
-    def _graph(self, start: int, end: int, depth: int) -> None:
-        if depth > _DEEPEST:
-            raise ValueError(f"graphs are nested more than {_DEEPEST} deep")
-        for number, first, last in self._fields(start, end):
-            if number == _GRAPH_NODE:
-                self._node(first, last, depth)
-            elif number == _GRAPH_INITIALIZER:
-                self._tensor(first, last)
-
-    def _node(self, start: int, end: int, depth: int) -> None:
-        domain = b""
-        for number, first, last in self._fields(start, end):
-            if number == _NODE_OPERATOR:
+    def _message(self, message: str, start: int, end: int) -> Iterator[tuple[str, int, int]]:
+        """Note what one message holds itself; give the kind, first byte and end of each message in it."""
+        inner, domain = _INNER[message], b""
+        for number, wire, first, last in self._fields(start, end):
+            if number in inner:
+                if wire != _LENGTH:
+                    raise ValueError(f"field {number} of a {message} is no message")
+                yield inner[number], first, last
+            elif message == "node" and number == _NODE_OPERATOR:
                 self.kinds.add(_text(self._data[first:last]))
-            elif number == _NODE_DOMAIN:
+            elif message == "node" and number == _NODE_DOMAIN:
                 domain = self._data[first:last]
-            elif number == _NODE_ATTRIBUTE:
-                self._attribute(first, last, depth)
-        self.domains.add(_text(domain))
+            elif message == "tensor":
+                self.external |= number == _TENSOR_EXTERNAL_DATA or (
+                    number == _TENSOR_DATA_LOCATION and any(byte & 0x7F for byte in self._data[first:last])
+                )  # location 0 is "here"
+        if message == "node":
+            self.domains.add(_text(domain))
 
-    def _attribute(self, start: int, end: int, depth: int) -> None:
-        for number, first, last in self._fields(start, end):
-            if number in _ATTRIBUTE_TENSOR:
-                self._tensor(first, last)
-            elif number in _ATTRIBUTE_GRAPH:
-                self._graph(first, last, depth + 1)
-
-    def _tensor(self, start: int, end: int) -> None:
-        self.external |= any(number == _TENSOR_EXTERNAL_DATA for number, _, _ in self._fields(start, end))
-
-    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Number, first byte and end of each field's content; a number's own value is not needed here."""
+    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """Number, wire type, first byte and end of each field's content."""
         while start < end:
-            tag, start = self._varint(start)
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError(f"it has more than {_MOST_FIELDS} fields")
+            tag, start = self._varint(start, _LONGEST_TAG)
             number, wire = tag >> 3, tag & 7
+            if tag >= 1 << 32 or number == 0:  # engines' readers would cut it to 32 bits, and read another field
+                raise ValueError(f"there is no field {number}")
             if wire == _LENGTH:
-                size, start = self._varint(start)
+                size, start = self._varint(start, _LONGEST_NUMBER)
             elif wire == _VARINT:
-                size = self._varint(start)[1] - start
+                size = self._varint(start, _LONGEST_NUMBER)[1] - start
             elif wire in (_FIXED64, _FIXED32):
                 size = 8 if wire == _FIXED64 else 4
             else:
                 raise ValueError(f"wire type {wire} is not one of ONNX's")
             if start + size > end:
                 raise ValueError("a field is cut short")
-            yield number, start, start + size
+            yield number, wire, start, start + size
             start += size
 
-    def _varint(self, at: int) -> tuple[int, int]:
-        value = shift = 0
-        while True:
-            byte = self._data[at]
-            value |= (byte & 0x7F) << shift
-            at, shift = at + 1, shift + 7
+    def _varint(self, at: int, longest: int) -> tuple[int, int]:
+        """A number of at most ``longest`` bytes, and where the next byte is."""
+        value = 0
+        for position in range(longest):
+            byte = self._data[at + position]
+            value |= (byte & 0x7F) << 7 * position
             if byte < 0x80:
-                return value, at
-            if shift > 63:
-                raise ValueError("a number has more than 64 bits")
+                return value, at + position + 1
+        raise ValueError(f"a number has more than {longest} bytes")
 
 
 class _OrtWalk:

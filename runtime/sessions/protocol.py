@@ -14,6 +14,9 @@ from medfm_compress.runtime.errors import InputError
 
 Array = NDArray[Any]
 
+MAX_MODEL_BYTES = 4 << 30
+"""Of a model file beside no bundle; in a bundle it is smaller."""
+
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What really runs, read back from the engine and never assumed.

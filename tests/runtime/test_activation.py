@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medfm_compress.runtime.activation import decisions, probabilities
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, Refused
 from medfm_compress.runtime.task import OperatingPoint, Task
 
 LOGITS = np.random.default_rng(0).normal(scale=5, size=(20, 3)).astype(np.float32)
@@ -58,3 +58,28 @@ def test_without_operating_points():
 def test_a_pointed_class_is_called_at_its_threshold_the_others_by_argmax():
     task = Task(kind="multiclass", labels=("a", "b", "c"), operating_points=(point("c", 0.25),))
     assert decisions(np.array([[0.2, 0.5, 0.3]]), task).tolist() == [[0, 1, 1]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-320, 9e-4, 1001.0, 1e300, float("inf"), float("nan"), -1.0])
+def test_a_temperature_out_of_range_is_no_temperature(temperature):
+    with pytest.raises(InputError, match=r"it must be 0\.001 to 1000"):
+        Task(kind="binary", labels=("a", "b"), temperature=temperature)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel"])
+def test_logits_without_a_probability_have_none(kind):
+    task = Task(kind=kind, labels=("a", "b"), temperature=1e-3)
+    for bad in (np.nan, np.inf, -np.inf):
+        with pytest.raises(Refused, match="not finite"):
+            probabilities(np.array([[0.0, bad]]), task)
+    if kind != "multilabel":  # infinity over infinity; a sigmoid is 1 and 0
+        with pytest.raises(Refused, match="not a number"):
+            probabilities(np.array([[1e308, 1.5e308]]), task)
+    assert np.isfinite(probabilities(np.array([[-3e38, 3e38]], np.float32), task)).all()
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf, -0.1, 1.1])
+def test_a_score_that_is_no_probability_is_never_called_or_not(score):
+    task = Task(kind="multilabel", labels=("a", "b"))
+    with pytest.raises(Refused, match="not a number in"):
+        decisions(np.array([[0.5, 0.5], [0.2, score]]), task)

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from medfm_compress.runtime import Engine
 from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle
 from medfm_compress.runtime.errors import BundleRefused, InputError
@@ -68,6 +69,9 @@ def test_inputs_of_another_spec_or_bad_logits_are_not_stored(tiny):
         ("inputs", b"", "not an array"),
         ("inputs", b"\x93NUMPY\x01\x00\xff\xff{", "not an array"),
         ("onnxruntime-cpu-fp32", npy(np.zeros((2, 3), np.float32)), "do not fit"),
+        ("onnxruntime-cpu-fp32", npy(np.zeros((0, 2), np.float32)), "do not fit"),
+        ("onnxruntime-cpu-fp32", npy(np.array(1.0, np.float32)), "do not fit"),
+        ("inputs", npy(np.array(1, np.uint8)), "shape"),
         ("onnxruntime-cpu-fp32", npy(np.full((2, 2), np.inf, np.float32)), "do not fit"),
         ("onnxruntime-cpu-fp32", npy(np.zeros((3, 2), np.float32)), r"its goldens have \(3, 2\)"),
         ("onnxruntime-cpu-fp32", npy(np.zeros((2, 2), np.float32)), "computes something else"),
@@ -141,3 +145,13 @@ def test_the_error_of_a_part_is_by_the_spread_of_all(tiny, tmp_path):
     moved[0] = np.nan
     with pytest.raises(BundleRefused, match="relative logit error inf"):
         goldens.replay_goldens(bundle, lenient, Off(), 1)
+
+
+def test_an_outlier_among_the_goldens_does_not_switch_the_replay_of_the_others_off(tiny, tmp_path):
+    """One case of logits of 1e30 made the spread so large that the case before it passed with any logits."""
+    path = tiny.bundle(tmp_path / "a.medfm", outcome=None)
+    stored = goldens.read_golden_logits(Bundle.open(path), tiny.ORT).copy()
+    stored[1] = (1e30, -1e30)
+    rewrite_bundle(path, path, files={"goldens/onnxruntime-cpu-fp32.npy": npy(stored)})
+    with pytest.raises(BundleRefused, match="computes something else"):
+        Engine(path, threads=1, unverified=True)

@@ -34,6 +34,8 @@ def machine(version="1.25.0", ok=True, reason="", cpu=CPU):
         ({"engine_versions": ">=1.23,<2"}, ""),
         ({"engine_versions": ">=1.30"}, "needs onnxruntime >=1.30; installed is 1.25.0"),
         ({"engine_versions": "newest"}, "version clause 'newest'"),
+        ({"engine_versions": ">=" + "9" * 5000}, "version clause '>=999"),
+        ({"precision": "int8-bf16"}, "is declared int8-bf16, a precision in which onnxruntime does not run"),
     ],
 )
 def test_a_machine_may_lack_something(tiny, changes, words):

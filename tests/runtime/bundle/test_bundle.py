@@ -106,7 +106,15 @@ def test_a_newer_schema_says_upgrade_even_with_unknown_keys(sealed, tmp_path):
         (lambda plain: plain["task"]["operating_points"][0].update(threshold=0.1), "model digest"),
         (lambda plain: plain["image_spec"].update(mean=[0.4]), "model digest"),
         (lambda plain: plain["image_spec"].update(mean=[]), "mean"),
-        (lambda plain: plain["variants"][0].update(golden_tolerance=9.0), "model digest"),
+        (lambda plain: plain["image_spec"].update(mean=[1e300]), "mean is (1e+300,)"),
+        (lambda plain: plain["image_spec"].update(std=[1e-320]), "every value must be above 0"),
+        (lambda plain: plain["variants"][0].update(golden_tolerance=0.2), "model digest"),
+        (lambda plain: plain["variants"][0].update(golden_tolerance=1e300), "golden_tolerance"),
+        (lambda plain: plain["variants"][0].update(golden_tolerance=-1e-9), "it must be 0 to 0.25"),
+        (lambda plain: plain["task"].update(temperature=1e-320), "it must be 0.001 to 1000"),
+        (lambda plain: plain["variants"][0].update(temperature=1e300, operating_points=[]), "temperature is 1e+300"),
+        (lambda plain: plain["task"]["operating_points"][0].update(sensitivity=7), "sensitivity of 'opacity' is 7"),
+        (lambda plain: plain["task"]["operating_points"][0].update(positives=-1), "-1 positives"),
         (lambda plain: plain["members"].append(plain["members"][0]), "lists a member twice"),
         (lambda plain: plain["members"].pop(), "not listed in the manifest"),
         (lambda plain: plain["members"].append({"path": "x", "bytes": 0, "sha256": ""}), "missing"),
@@ -120,6 +128,18 @@ def test_a_newer_schema_says_upgrade_even_with_unknown_keys(sealed, tmp_path):
 )
 def test_a_forged_manifest_is_refused(sealed, tmp_path, change, words):
     assert words in refusal(forged(sealed, tmp_path / "forged.medfm", change))
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), float("inf"), -1.0, 0.26])
+def test_a_tolerance_that_would_switch_the_replay_off_is_no_tolerance(tiny, tolerance):
+    with pytest.raises(InputError, match=r"it must be 0 to 0\.25"):
+        msgspec.structs.replace(tiny.ORT, golden_tolerance=tolerance)
+
+
+def test_what_export_allows_is_allowed(tiny):
+    parity = pytest.importorskip("medfm_compress.export.parity")
+    for precision, tolerance in parity.TOLERANCES.items():
+        msgspec.structs.replace(tiny.ORT, precision=precision, golden_tolerance=tolerance)
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,55 @@ def test_a_folder_or_file_that_others_may_write_to_is_not_trusted(tiny, tmp_path
         backend.from_bytes([tiny.network()], 1, cache_dir=str(folder))
 
 
+@needs_users
+@pytest.mark.parametrize("kind", ["folder", "full folder", "pipe", "device", "sparse"])
+def test_what_is_no_blob_in_a_blobs_place_is_not_read(tiny, tmp_path, monkeypatch, image, kind):
+    folder = tmp_path / "cache"
+    expected = backend.from_bytes([tiny.network()], 1, cache_dir=str(folder)).run(image)["logits"]
+    (path,) = blobs(folder)
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path, 0o600)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "sparse":  # takes no room, and minutes to hash
+        path.touch(0o600)
+        os.truncate(path, 1 << 42)
+    else:
+        path.mkdir(0o700)
+        if kind == "full folder":
+            (path / "something").touch()
+    done = compilations(monkeypatch)
+    session = backend.from_bytes([tiny.network()], 1, cache_dir=str(folder))
+    assert np.array_equal(session.run(image)["logits"], expected) and len(done) == 1
+    assert blobs(folder) == [path] and path.is_dir() == ("folder" in kind)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "nul\0byte"])
+def test_a_name_that_no_folder_can_have(tiny, tmp_path, name):
+    with pytest.raises(InputError, match="cannot use cache folder") as info:
+        backend.from_bytes([tiny.network()], 1, cache_dir=str(tmp_path / name))
+    assert len(str(info.value)) < 1000
+
+
+def test_a_model_that_openvino_does_not_export_still_runs(tiny, tmp_path, monkeypatch, caplog):
+    class Unexported:
+        def __init__(self, compiled):
+            self._compiled = compiled
+
+        def __getattr__(self, name):
+            return getattr(self._compiled, name)
+
+        def export_model(self):
+            raise RuntimeError("not this one")
+
+    compile_ = backend._compile
+    monkeypatch.setattr(backend, "_compile", lambda *arguments: Unexported(compile_(*arguments)))
+    with caplog.at_level(logging.WARNING, "medfm_compress.runtime"):
+        backend.from_bytes([tiny.network()], 1, cache_dir=str(tmp_path / "c"))
+    assert "is not kept: not this one" in caplog.text and blobs(tmp_path / "c") == []
+
+
 def test_a_folder_that_cannot_be_used(tiny, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot use cache folder"):

@@ -105,6 +105,13 @@ def test_what_it_cannot_open(backend, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("backend", BOTH)
+def test_names_that_are_no_text_are_refused_in_silence(tiny, backend, capfd):
+    with pytest.raises(BundleRefused, match="cannot load the model"):
+        backend.from_bytes([tiny.network().replace(b"logits", b"l\xff\xfe\xfdts")], 1)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("backend", BOTH)
 def test_inputs_it_does_not_have(tiny, tensors, backend, capfd):
     session = backend.from_bytes([tiny.network()], 1)
     for bad in ({"image": tensors[0, :, :, :16]}, {"other": tensors[0]}, {"image": tensors[0], "other": tensors[0]}):
