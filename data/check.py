@@ -15,6 +15,7 @@ import msgspec
 
 from medfm_compress.data.identifiers import identifying
 from medfm_compress.data.labels import LEARNED, class_counts, describe_order
+from medfm_compress.data.patient_keys import similar_keys
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import MedfmError
 from medfm_compress.runtime.task import TaskKind
@@ -136,7 +137,7 @@ def check_study(study: Study, *, progress: Callable[[str], None] | None = None) 
         shared_patients=_shared_patients(study),
         odd_sizes=_odd_sizes(readable),
         leakage=tuple(_leakage(study, readable)),
-        errors=tuple(_errors(unreadable, copies)),
+        errors=tuple(_errors(study, unreadable, copies)),
         remarks=tuple(_remarks(study)),
     )
 
@@ -239,7 +240,27 @@ def _leakage(study: Study, inspections: list[_Inspection]) -> Iterator[str]:
             yield f"{here} image(s) of {first} are exact copies of {there} image(s) of {second}"
 
 
-def _errors(unreadable: tuple[Unreadable, ...], copies: tuple[Copies, ...]) -> Iterator[str]:
+def _similar_patients(study: Study) -> Iterator[str]:
+    """Patient keys that may be one patient's, in a sentence of its own where splits share them."""
+    groups = similar_keys(case.patient for case in study.cases)
+    if not groups:
+        return
+    splits: dict[str, set[str]] = defaultdict(set)
+    for case in study.cases:
+        splits[case.patient].add(case.split)
+    across = [group for group in groups if len(set.union(*(splits[key] for key in group)) & set(LEARNED)) > 1]
+    shown = "; ".join(" and ".join(map(repr, group)) for group in (across or groups)[:3])
+    where = f", {len(across)} of them in several splits, which would be leakage" if across else ""
+    yield (
+        f"{len(groups)} groups of patient keys differ in case, separators or zeros alone{where}: {shown}; they count "
+        "as different patients, so write one patient's key in one way"
+    )
+
+
+def _errors(study: Study, unreadable: tuple[Unreadable, ...], copies: tuple[Copies, ...]) -> Iterator[str]:
+    untrained = [label for label, count in _class_sizes(study, "train").items() if not count]
+    if untrained and study.split("train"):
+        yield f"train has no case of {', '.join(map(repr, untrained))}, which can therefore not be learned"
     if unreadable:
         yield f"{len(unreadable)} image(s) cannot be read, first {unreadable[0].reason}"
     contradicting = [group for group in copies if group.contradict]
@@ -265,9 +286,14 @@ def _remarks(study: Study) -> Iterator[str]:
         for split in LEARNED
         if study.labels and not study.split(split)
     )
-    untrained = [label for label, count in _class_sizes(study, "train").items() if not count]
-    if untrained and study.split("train"):
-        yield f"train has no case of {', '.join(map(repr, untrained))}: that cannot be learned"
+    yield from _similar_patients(study)
+    unrecorded = {name: sum(not case.subgroups.get(name) for case in study.cases) for name in study.subgroup_names()}
+    partly = [f"{name!r} of {count} cases" for name, count in unrecorded.items() if 0 < count < len(study.cases)]
+    if partly:
+        yield (
+            f"not recorded: {', '.join(partly)} (empty, or a word such as nan or None, or no possible age); they are "
+            "in no group"
+        )
     for split in ("val", "test"):
         cases, sizes = study.split(split), _class_sizes(study, split)
         if not cases or not study.labels:

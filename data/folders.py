@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medfm_compress.data.dicom_header import Header, is_dicom_file, read_header
+from medfm_compress.data.dicom_header import Header, is_dicom_file, read_header, with_issuers
 from medfm_compress.data.labels import exclusive_study
 from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Case, Study
@@ -16,6 +16,8 @@ from medfm_compress.runtime.read_image import is_image_file
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+# Images that nothing here reads: they are listed too, so that checking names them and training does not pass them over.
+_UNREAD_SUFFIXES = (".webp", ".heic", ".heif", ".gif", ".avif", ".jxl", ".jp2", ".j2k", ".svs", ".ndpi", ".mrxs")
 
 
 def open_folder(root: Path, rules: DicomRules) -> Study:
@@ -89,7 +91,7 @@ def _case(root: Path, path: Path, split: str, headers: Mapping[Path, Header]) ->
 def _headers(paths: Iterable[Path]) -> dict[Path, Header]:
     headers = {path: read_header(path) for path in paths if is_dicom_file(path)}
     refuse_series(headers.values())
-    return headers
+    return with_issuers(headers)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -104,7 +106,7 @@ def _images(folder: Path, *, deep: bool = True) -> Sequence[Path]:
         for path in paths
         if path.is_file()
         and not any(_is_hidden(part) for part in (path, *path.relative_to(folder).parents))
-        and (path.name.lower().endswith(_SUFFIXES) or is_image_file(path) or _is_volume(path))
+        and (path.name.lower().endswith((*_SUFFIXES, *_UNREAD_SUFFIXES)) or is_image_file(path) or _is_volume(path))
     ]
 
 

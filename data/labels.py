@@ -14,6 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from medfm_compress.data.missing_values import is_missing
 from medfm_compress.data.study import Case, ImageSource, Study
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.task import TaskKind
@@ -59,6 +60,7 @@ def exclusive_study(root: Path, source: ImageSource, cases: Sequence[Case], name
     Raises:
         StudyError: a single label, a case of train, val or test without label, or a class that train lacks.
     """
+    _check_names(root, cases, names)
     labels = label_names(names)
     if len(labels) == 1:
         raise StudyError(f"{root.name}: every label is {labels[0]!r}; at least two different labels are needed")
@@ -68,6 +70,24 @@ def exclusive_study(root: Path, source: ImageSource, cases: Sequence[Case], name
     study = Study(root=root, kind=kind, labels=labels, cases=done, source=source)
     check_classes(study)
     return study
+
+
+def _check_names(root: Path, cases: Sequence[Case], names: Sequence[str]) -> None:
+    """Refuse a class that is a missing value, and two that differ in case or spaces alone."""
+    missing = [(case.image, name) for case, name in zip(cases, names, strict=True) if is_missing(name)]
+    if missing:
+        image, name = missing[0]
+        raise StudyError(
+            f"{root.name}: the label of {len(missing)} cases, first {image!r}, is {name!r}, which reads like a missing "
+            "value; leave it empty in split 'unlabelled', or give the class another name"
+        )
+    spelt: dict[str, str] = {}
+    for name in sorted(set(names) - {""}):
+        other = spelt.setdefault(" ".join(name.casefold().split()), name)
+        if other != name:
+            raise StudyError(
+                f"{root.name}: the labels {other!r} and {name!r} differ in case or spaces alone; write them alike"
+            )
 
 
 def independent_targets(row: Mapping[str, str], columns: Sequence[str], source: str) -> tuple[int, ...]:

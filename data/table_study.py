@@ -9,8 +9,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from medfm_compress.data.dicom_header import Header, decade, is_dicom_file, read_header
+from medfm_compress.data.dicom_header import Header, decade, is_dicom_file, read_header, with_issuers
 from medfm_compress.data.labels import LEARNED, PREFIX, check_classes, exclusive_study, independent_targets
+from medfm_compress.data.missing_values import is_missing
+from medfm_compress.data.patient_keys import patient_key
 from medfm_compress.data.sources import ARCHIVE_MARK, Arrays, Files
 from medfm_compress.data.study import Case, ImageSource, Study
 from medfm_compress.data.table import Table, read_table, require_columns
@@ -22,6 +24,7 @@ _RESERVED = ("image", "split", "label", "mask", "patient")
 _RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _MISSPELT = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 _SERIES_SAMPLE = 64
+_OLDEST = 125
 
 _log = logging.getLogger(__name__)
 
@@ -51,17 +54,26 @@ def open_table(path: Path, rules: DicomRules) -> Study:
 
 
 def _case(row: Mapping[str, str], key: str, header: Header) -> Case:
-    subgroups = {name: value for name, value in row.items() if name not in _RESERVED and not name.startswith(PREFIX)}
+    subgroups = {
+        name: "" if is_missing(value) else value
+        for name, value in row.items()
+        if name not in _RESERVED and not name.startswith(PREFIX)
+    }
     for name, value in (("sex", header.sex), ("age", header.age)):
         if value:
             subgroups.setdefault(name, value)
     return Case(
         image=key,
         split=row["split"],
-        patient=row.get("patient", "") or header.patient,
+        patient=_patient(row) or header.patient,
         mask=row.get("mask", ""),
         subgroups=subgroups,
     )
+
+
+def _patient(row: Mapping[str, str]) -> str:
+    text = row.get("patient", "")
+    return "" if is_missing(text) else patient_key(text)
 
 
 def _multilabel_study(table: Table, source: ImageSource, cases: Sequence[Case]) -> Study:
@@ -141,20 +153,21 @@ def _headers(table: Table, source: ImageSource, images: Sequence[str]) -> dict[s
     files = [image for image in files[: _SERIES_SAMPLE if complete else None] if is_dicom_file(source.root / image)]
     headers = {image: read_header(source.root / image) for image in files}
     refuse_series(headers.values())
-    return {} if complete else headers
+    return {} if complete else with_issuers(headers)
 
 
 def _with_age_decades(cases: Sequence[Case]) -> list[Case]:
-    """Subgroups are groups: a column ``age`` of plain numbers (years) is read as decades."""
+    """Subgroups are groups: a column ``age`` of plain numbers (years) is read as decades, and 411 or -1 as none."""
     ages = [case.subgroups.get("age", "") for case in cases]
     return [
-        replace(case, subgroups={**case.subgroups, "age": decade(float(age))}) if _is_age(age) else case
+        replace(case, subgroups={**case.subgroups, "age": _decade(age)}) if "age" in case.subgroups else case
         for case, age in zip(cases, ages, strict=True)
     ]
 
 
-def _is_age(text: str) -> bool:
+def _decade(text: str) -> str:
     try:
-        return 0 <= float(text) <= 150
+        years = float(text)
     except ValueError:
-        return False
+        return text
+    return decade(years) if 0 <= years <= _OLDEST else ""

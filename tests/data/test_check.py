@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from medfm_compress.data.check import check_study
+from medfm_compress.data.check import StudyCheck, check_study
 from medfm_compress.data.study import Case, Study
 
 
@@ -75,10 +75,6 @@ def test_unreadable_blank_and_odd_images_are_named(in_memory: Callable[..., Stud
     [
         (lambda case: replace(case, patient=""), "no patient column"),
         (lambda case: replace(case, split="train"), "no val cases"),
-        (
-            lambda case: replace(case, target=(0,) if case.split == "train" else case.target),
-            "train has no case of 'mass'",
-        ),
         (lambda case: replace(case, split="test" if case.split == "train" else case.split), "no train cases"),
     ],
 )
@@ -95,3 +91,39 @@ def test_progress_is_told(in_memory: Callable[..., Study]) -> None:
     lines: list[str] = []
     check_study(in_memory(plain(1200)), progress=lines.append)
     assert lines == ["read 1000 of 1200 images"]
+
+
+def test_a_class_that_train_lacks_is_an_error_and_no_remark(in_memory: Callable[..., Study]) -> None:
+    cases = [replace(case, target=(0,) if case.split == "train" else case.target) for case in plain()]
+    actual = check_study(in_memory(cases))
+    assert any("train has no case of 'mass'" in text for text in actual.errors)
+
+
+def patients(in_memory: Callable[..., Study], names: dict[str, str]) -> StudyCheck:
+    """Train and test hold one patient each, called so there."""
+    cases = [replace(case, patient=names.get(case.split, f"{case.split} {n}")) for n, case in enumerate(plain())]
+    return check_study(in_memory(cases))
+
+
+@pytest.mark.parametrize(
+    ("here", "there"), [("p1", "P1"), ("7", "007"), ("7", "7.0"), ("A-12", "a 12"), ("X 03", "x3")]
+)
+def test_keys_that_may_be_one_patients_are_named_with_their_splits(
+    in_memory: Callable[..., Study], here: str, there: str
+) -> None:
+    actual = patients(in_memory, {"train": here, "test": there})
+    (remark,) = [text for text in actual.remarks if "patient keys differ" in text]
+    assert "1 of them in several splits, which would be leakage" in remark
+    assert repr(here) in remark
+    assert repr(there) in remark
+
+
+def test_unlike_keys_are_not_named(in_memory: Callable[..., Study]) -> None:
+    actual = patients(in_memory, {"train": "p1", "test": "p10"})
+    assert not [text for text in actual.remarks if "patient keys differ" in text]
+
+
+def test_what_is_not_recorded_is_counted(in_memory: Callable[..., Study]) -> None:
+    cases = [replace(case, subgroups={"sex": "F" if n % 4 else ""}) for n, case in enumerate(plain())]
+    actual = check_study(in_memory(cases))
+    assert any("not recorded: 'sex' of" in text for text in actual.remarks)

@@ -51,6 +51,24 @@ def test_a_table_without_patients_takes_them_from_the_files(drawn: Study, tmp_pa
     assert "age" in study.cases[0].subgroups
 
 
+def test_an_issuer_that_some_files_lack_does_not_make_two_patients(drawn: Study, tmp_path: Path) -> None:
+    def patients(*issuers: str) -> list[str]:
+        folder = tmp_path / f"study-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        for number, issuer in enumerate(issuers):
+            dataset = dcmread(drawn.root.parent / drawn.cases[number].image)
+            dataset.PatientID = "4711"
+            if issuer:
+                dataset.IssuerOfPatientID = issuer
+            dataset.save_as(folder / f"{number}.dcm")
+        return [case.patient for case in open_study(folder).cases]
+
+    assert len(set(patients("", "HOSPITAL-A", ""))) == 1
+    # Two issuers are two patients, and whose the bare ID is cannot be told.
+    assert len(set(patients("HOSPITAL-A", "HOSPITAL-B"))) == 2
+    assert len(set(patients("", "HOSPITAL-A", "HOSPITAL-B"))) == 3
+
+
 @pytest.mark.parametrize("with_table", [True, False])
 def test_slices_of_a_ct_series_are_refused_by_name(drawn: Study, tmp_path: Path, with_table: bool) -> None:
     for number in range(3):

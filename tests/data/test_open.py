@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medfm_compress.data.check import check_study
 from medfm_compress.data.labels import label_names
 from medfm_compress.data.open import open_study
 from medfm_compress.data.study import Study
@@ -89,6 +90,9 @@ def test_a_table_with_masks_needs_no_labels(folder: Path) -> None:
         ("image,split,label\n,train,x\n", "no image"),
         ("image,split,label\na.png,train,x\nb.png,train,\nc.png,val,y\n", "1 cases .* no label, first 'b.png'"),
         ("image,split,label\na.png,train,x\nb.png,val,x\n", "every label is 'x'"),
+        ("image,split,label\na.png,train,0\nb.png,train,1\nc.png,test,nan\n", "first 'c.png', is 'nan'"),
+        ("image,split,label\na.png,train,0\nb.png,train,None\n", "is 'None', which reads like a missing value"),
+        ("image,split,label\na.png,train,Mass\nb.png,train,mass\n", "'Mass' and 'mass' differ in case or spaces alone"),
         ("image,split,label\na.png,train,x\nb.png,train,y\nc.png,test,z\n", "class 'z' occurs in test"),
         ("image,split,label\na.png,Train,x\n", "'Train'; write train"),
         ("image,split,label\na.png,valid,x\n", "'valid'; write val"),
@@ -104,6 +108,34 @@ def test_a_table_that_cannot_be_used_is_refused_in_one_sentence(folder: Path, te
     with pytest.raises(StudyError, match=complaint) as caught:
         open_study(write(folder, text))
     assert "\n" not in str(caught.value)
+
+
+def test_words_for_nothing_and_impossible_ages_are_not_recorded(folder: Path) -> None:
+    rows = [("nan", "411"), ("None", "-1"), ("F", "57"), ("", "nan"), ("NA", "60-69")]
+    files = ("a", "b", "c", "d", "e")
+    (folder / "e.png").write_bytes((folder / "a.png").read_bytes())
+    lines = [f"{name}.png,extra,{sex},{age}" for name, (sex, age) in zip(files, rows, strict=True)]
+    study = open_study(write(folder, "\n".join(["image,split,sex,age", *lines])))
+    assert [case.subgroups["sex"] for case in study.cases] == ["", "", "F", "", ""]
+    assert [case.subgroups["age"] for case in study.cases] == ["", "", "50-59", "", "60-69"]
+
+
+def test_one_key_in_two_encodings_is_one_patient(folder: Path) -> None:
+    keys = ["M\u00fc ller", "Mu\u0308  ller", "M\u00fc\u00a0ller", "\uff2d\u00fc ller"]
+    lines = [f"{name}.png,extra,{key}" for name, key in zip("abcd", keys, strict=True)]
+    study = open_study(write(folder, "\n".join(["image,split,patient", *lines])))
+    assert {case.patient for case in study.cases} == {"M\u00fc ller"}
+
+
+def test_images_that_nothing_reads_are_listed_and_not_passed_over(tmp_path: Path) -> None:
+    for label in ("mass", "normal"):
+        (tmp_path / label).mkdir()
+        Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / label / "a.png")
+        for suffix in ("webp", "heic", "gif"):
+            (tmp_path / label / f"b.{suffix}").write_bytes(b"no image that is read here")
+    checked = check_study(open_study(tmp_path))
+    assert {Path(bad.image).name for bad in checked.unreadable} == {"b.webp", "b.heic", "b.gif"}
+    assert checked.errors
 
 
 def test_other_encodings_are_refused(folder: Path) -> None:
