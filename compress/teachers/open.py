@@ -64,7 +64,7 @@ def open_teacher(
 def _open_outputs(source: TeacherSource, *, alone: bool) -> OutputCache:
     if not alone:
         raise ModelError(f"{source.source} are answers already and cannot be averaged; name it alone")
-    source.refuse("weights", "labels", "spec")
+    source.refuse("weights", "labels", "spec", "outputs")
     if source.mapping:
         raise ModelError(f"{source.source} are answers with the study's labels already; leave --map out")
     return OutputCache.open(source.source.removeprefix(_OUTPUTS))
@@ -74,7 +74,9 @@ def _open_one(source: TeacherSource, task: Task, device: str, precision: str) ->
     path = Path(source.source)
     if path.suffix.lower() == ".onnx" and path.is_file():
         return open_onnx(source, task)
-    return ModuleTeacher(_opener(source.source)(source, task), device, precision)
+    opener = _opener(source.source)
+    source.refuse("outputs")  # a network gives logits
+    return ModuleTeacher(opener(source, task), device, precision)
 
 
 def _opener(text: str) -> _Opener:
