@@ -4,6 +4,9 @@ Taken for logits, probabilities are a silent wrong answer: softmax([1, 0]) is [0
 it is proven, by the operator that makes the output or by rows that add up to 1; where outputs lie in [0, 1] and nothing
 proves what they are, nobody guesses and the user is asked. Logits come back out of probabilities by
 
+    z = log p                    of a softmax
+    z = log p − log(1 − p)       of a sigmoid
+
 with p kept in [1e-7, 1 − 1e-7].
 """
 
