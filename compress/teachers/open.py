@@ -17,6 +17,7 @@ from medfm_compress.compress.teachers.from_torchvision import open_torchvision
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.teachers.output_cache import OutputCache
 from medfm_compress.compress.teachers.source import KINDS, TeacherSource
+from medfm_compress.compress.teachers.steadiness import check_steady
 from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.device import best_device
@@ -45,7 +46,8 @@ def open_teacher(
         precision: ``bf16``; anything else is float32, from which `fastest_engine` finds what is faster.
 
     Raises:
-        ModelError: there is no such teacher, or its labels cannot be the study's.
+        ModelError: there is no such teacher, its labels cannot be the study's, or its answer on an image depends on the
+            others in its batch or on chance.
         InputError: a device that this machine lacks.
         MissingDependency: a library that the teacher needs.
     """
@@ -58,6 +60,8 @@ def open_teacher(
     take_device()
     autocast = "bf16" if precision == "bf16" else "fp32"
     teachers = [_open_one(source, task, device, autocast) for source in sources]
+    for teacher in teachers:
+        check_steady(teacher)
     return teachers[0] if len(teachers) == 1 else EnsembleTeacher(teachers)
 
 
