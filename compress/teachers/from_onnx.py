@@ -25,6 +25,7 @@ from medfm_compress.compress.teachers.label_mapping import UNKNOWN, LabelMap, se
 from medfm_compress.compress.teachers.module_teacher import finite
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.source import TeacherSource, spec_to_write
+from medfm_compress.compress.teachers.steadiness import check_steady
 from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
@@ -103,7 +104,8 @@ def open_onnx(source: TeacherSource, study: Task) -> OnnxTeacher:
 
     Raises:
         ModelError: a file that cannot be run, no spec or one that does not fit, labels that cannot be the study's, or
-            outputs that may be logits or probabilities, which nobody says, or that cannot be the study's.
+            outputs that may be logits or probabilities, which nobody says, that cannot be the study's, or that depend
+            on the other images of a batch or on chance.
     """
     source.refuse("weights")
     graph = OnnxGraph(source.source)
@@ -123,7 +125,9 @@ def open_onnx(source: TeacherSource, study: Task) -> OnnxTeacher:
         intended_use=source.intended_use,
         steps=(*_steps(graph, ending, source), *settled.steps),
     )
-    return OnnxTeacher(graph, card, ending, settled.label_map)
+    teacher = OnnxTeacher(graph, card, ending, settled.label_map)
+    check_steady(teacher)
+    return teacher
 
 
 def _ending(graph: OnnxGraph, outputs: Tensor, source: TeacherSource, study: Task) -> Ending:

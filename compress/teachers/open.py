@@ -60,8 +60,6 @@ def open_teacher(
     take_device()
     autocast = "bf16" if precision == "bf16" else "fp32"
     teachers = [_open_one(source, task, device, autocast) for source in sources]
-    for teacher in teachers:
-        check_steady(teacher)
     return teachers[0] if len(teachers) == 1 else EnsembleTeacher(teachers)
 
 
@@ -80,7 +78,9 @@ def _open_one(source: TeacherSource, task: Task, device: str, precision: str) ->
         return open_onnx(source, task)
     opener = _opener(source.source)
     source.refuse("outputs")  # a network gives logits
-    return ModuleTeacher(opener(source, task), device, precision)
+    teacher = ModuleTeacher(opener(source, task), device, precision)
+    check_steady(teacher)
+    return teacher
 
 
 def _opener(text: str) -> _Opener:
