@@ -22,7 +22,7 @@ from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.device import best_device
 from medfm_compress.compress.training.distributed import take_device
-from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.errors import MedfmError, ModelError
 from medfm_compress.runtime.task import Task
 
 __all__ = ["TeacherSource", "open_teacher"]
@@ -73,6 +73,19 @@ def _open_outputs(source: TeacherSource, *, alone: bool) -> OutputCache:
 
 
 def _open_one(source: TeacherSource, task: Task, device: str, precision: str) -> Teacher:
+    try:
+        return _open_kind(source, task, device, precision)
+    except MedfmError:
+        raise
+    except Exception as exc:  # files come from anywhere, and loaders raise what they like
+        said = " ".join(str(exc).split())[:300]
+        raise ModelError(
+            f"{source.source} cannot be opened as a teacher: {type(exc).__name__}: {said}; check that the file is "
+            "whole and of the network that is named, or export the network to ONNX"
+        ) from exc
+
+
+def _open_kind(source: TeacherSource, task: Task, device: str, precision: str) -> Teacher:
     path = Path(source.source)
     if path.suffix.lower() == ".onnx" and path.is_file():
         return open_onnx(source, task)

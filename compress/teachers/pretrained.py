@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.networks.model import Architecture, Model, Origin, read_state_dict
+from medfm_compress.compress.networks.model import (
+    Architecture,
+    Model,
+    Origin,
+    fit,
+    metadata_of,
+    read_state_dict,
+    with_metadata,
+)
 from medfm_compress.compress.teachers.label_mapping import UNKNOWN, Labelled, mapped, settle
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.runtime.errors import ModelError
@@ -91,7 +99,9 @@ def read_weights(path: str) -> dict[str, Tensor]:
     """
     state = read_state_dict(path)
     if state and all(name.startswith(_PARALLEL) for name in state):
-        return {name.removeprefix(_PARALLEL): value for name, value in state.items()}
+        bare = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
+        metadata = metadata_of(state)
+        return with_metadata(bare, metadata and {k.removeprefix(_PARALLEL): v for k, v in metadata.items()})
     return state
 
 
@@ -101,13 +111,7 @@ def load_all(module: nn.Module, state: Mapping[str, Tensor], path: str, hint: st
     Raises:
         ModelError: a name or shape differs; ``hint`` says what may help.
     """
-    own = module.state_dict()
-    wrong = sorted(own.keys() ^ state.keys())
-    wrong += sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
-    if wrong:
-        problem = f"{len(wrong)} tensors differ, first {wrong[0]!r}"
-        raise ModelError(f"{path} does not fit the architecture: {problem}{hint and '; ' + hint}")
-    module.load_state_dict(dict(state))
+    fit(module, state, path, hint=hint)
     return nn.Module.eval(module)
 
 
