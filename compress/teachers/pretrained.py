@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,9 +101,16 @@ def read_weights(path: str) -> dict[str, Tensor]:
     state = read_state_dict(path)
     if state and all(name.startswith(_PARALLEL) for name in state):
         bare = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
-        metadata = metadata_of(state)
-        return with_metadata(bare, metadata and {k.removeprefix(_PARALLEL): v for k, v in metadata.items()})
+        return with_metadata(bare, _without_wrapper(metadata_of(state)))
     return state
+
+
+def _without_wrapper(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Versions of layers, those of DataParallel itself left out; its ``module`` is the network, whose name is empty."""
+    if metadata is None:
+        return None
+    inside = {name: value for name, value in metadata.items() if f"{name}.".startswith(_PARALLEL)}
+    return {name.removeprefix(_PARALLEL.rstrip(".")).removeprefix("."): value for name, value in inside.items()}
 
 
 def load_all(module: nn.Module, state: Mapping[str, Tensor], path: str, hint: str = "") -> nn.Module:
