@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from medfm_compress.compress.distillation.options import Distillation, default_losses
-from medfm_compress.compress.distillation.teacher_metric import check_cached, check_teacher
 from medfm_compress.compress.distillation.training_cases import TrainingCases, Weighing, gather_training_cases
 from medfm_compress.compress.losses.base import DistillationBatch, Term
 from medfm_compress.compress.losses.registry import (
@@ -73,7 +72,7 @@ def distill(
 
     Raises:
         StudyError: labels that differ from the teacher's or the student's, or cached answers of other cases.
-        ModelError: a teacher whose logits are not finite, or that is worse than chance on validation cases.
+        ModelError: a teacher whose logits are not finite.
         InputError: a loss that does not fit the task, the teacher or the student.
     """
     distillation = distillation or Distillation()
@@ -90,9 +89,6 @@ def distill(
         progress(f"{training_cases.labelled} labelled cases, and {unlabelled}")
     if isinstance(teacher, OutputCache):
         teacher.check(training_cases.groups)
-        check_cached(teacher, training_cases, progress)
-    else:
-        check_teacher(teacher, study, course.folder / "cache", progress)
     store = teacher if isinstance(teacher, OutputCache) else _ask(course, teacher, training_cases, progress)
     trained, ranges = _train(course, training_cases, store, progress)
     step = (

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medfm_compress.bench.stats.auroc import auroc
-from medfm_compress.compress.distillation.training_cases import TrainingCases
+from medfm_compress.compress.distillation.options import Distillation
+from medfm_compress.compress.distillation.training_cases import Weighing, gather_training_cases
 from medfm_compress.compress.teachers.output_cache import OutputCache
 from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard
-from medfm_compress.compress.training.dataset import load_dataset
+from medfm_compress.compress.training.dataset import check_labels, load_dataset
 from medfm_compress.compress.training.job import gather
 from medfm_compress.compress.training.validation_score import one_hot
 from medfm_compress.data.study import Study
@@ -56,30 +57,49 @@ class TeacherMetric(NamedTuple):
         return mean if self.accuracy is None else f"{mean}, accuracy {self.accuracy:.4f} (chance {self.chance:.4f})"
 
 
-def check_teacher(teacher: Teacher, study: Study, cache: Path, progress: Progress) -> None:
-    """Tell the teacher's own metric on the study's validation cases.
+def check_teacher(
+    studies: tuple[Study, ...],
+    teacher: Teacher | OutputCache,
+    out: Path,
+    progress: Progress,
+    distillation: Distillation | None = None,
+) -> None:
+    """Tell the teacher's own metric before it teaches.
+
+    A teacher is held against the first study's validation cases; cached answers, which know training images alone,
+    against those of them that have a label.
+
+    Args:
+        studies: as `distill` takes them.
+        teacher: likewise.
+        out: likewise; prepared images are kept in ``out/training/cache``.
+        progress: is told.
+        distillation: says which cases the answers are of.
 
     Raises:
         ModelError: it is worse than chance.
-        StudyError: there are no validation cases.
+        StudyError: other labels than the teacher's, no validation cases, or cached answers of other cases.
     """
-    val = load_dataset(study, "val", teacher.card.spec, cache, progress)
+    study, card = studies[0], teacher.card
+    check_labels(study, card.task, card.name)
+    if isinstance(teacher, OutputCache):
+        _check_cached(studies, teacher, distillation or Distillation(), progress)
+        return
+    val = load_dataset(study, "val", card.spec, out / "training" / "cache", progress)
     rows = np.array_split(np.arange(len(val.images)), math.ceil(len(val.images) / _BATCH))
     logits = torch.cat([teacher.answer(torch.from_numpy(gather(val.images, index))).logits for index in rows])
-    _tell(logits, val.targets, teacher.card, f"{len(val.targets)} validation cases", progress)
+    _tell(logits, val.targets, card, f"{len(val.targets)} validation cases", progress)
 
 
-def check_cached(store: OutputCache, cases: TrainingCases, progress: Progress) -> None:
-    """Likewise of cached answers, which know training cases alone: on those that have a label.
-
-    Raises:
-        ModelError: they are worse than chance.
-    """
+def _check_cached(
+    studies: tuple[Study, ...], store: OutputCache, distillation: Distillation, progress: Progress
+) -> None:
+    cases = gather_training_cases(studies[0], Weighing(1.0), unlabelled=distillation.unlabelled, more=studies[1:])
+    store.check(cases.groups)
     labelled = torch.nonzero(cases.has_label)[:, 0]
     if len(labelled):
-        logits = store.lookup(0, labelled, ()).logits
-        targets = cases.targets[labelled].numpy()
-        _tell(logits, targets, store.header.teacher, f"{len(labelled)} training cases", progress)
+        logits, targets = store.lookup(0, labelled, ()).logits, cases.targets[labelled].numpy()
+        _tell(logits, targets, store.card, f"{len(labelled)} training cases", progress)
 
 
 def metric_of(logits: Tensor, targets: NDArray[np.int64], task: Task) -> TeacherMetric:

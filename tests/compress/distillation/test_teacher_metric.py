@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medfm_compress.compress.distillation.distill import distill
 from medfm_compress.compress.distillation.options import Distillation
-from medfm_compress.compress.distillation.teacher_metric import metric_of
+from medfm_compress.compress.distillation.teacher_metric import check_teacher, metric_of
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.teachers.output_cache import OutputCache
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
@@ -46,6 +46,7 @@ def taught(study: Study, teacher: Brightness | OutputCache, out: Path) -> list[s
     torch.manual_seed(0)
     student = build_model("test_resnet", task_of(study), size_px=48, colour="grey")
     lines: list[str] = []
+    check_teacher((study,), teacher, out, lines.append)
     distill((study,), teacher, student, ONCE, out, lines.append, Distillation(views=1))
     return lines
 
