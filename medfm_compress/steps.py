@@ -212,7 +212,7 @@ def prune(
     student = load_model(model)
     cases = open_study(study, dicom_rules=student.spec.dicom)
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
-    check_teacher((cases,), teacher, out, progress, options.distillation)
+    check_teacher((cases,), teacher, None, progress, options.distillation)  # what is refused writes nothing
     return prune_and_recover(PruningRun(cases, teacher, options, out, progress), student)
 
 

@@ -60,7 +60,7 @@ class TeacherMetric(NamedTuple):
 def check_teacher(
     studies: tuple[Study, ...],
     teacher: Teacher | OutputCache,
-    out: Path,
+    out: Path | None,
     progress: Progress,
     distillation: Distillation | None = None,
 ) -> None:
@@ -72,7 +72,7 @@ def check_teacher(
     Args:
         studies: as `distill` takes them.
         teacher: likewise.
-        out: likewise; prepared images are kept in ``out/training/cache``.
+        out: likewise; prepared images are kept in ``out/training/cache``, or nowhere where it is None.
         progress: is told.
         distillation: says which cases the answers are of.
 
@@ -85,7 +85,8 @@ def check_teacher(
     if isinstance(teacher, OutputCache):
         _check_cached(studies, teacher, distillation or Distillation(), progress)
         return
-    val = load_dataset(study, "val", card.spec, out / "training" / "cache", progress)
+    cache = None if out is None else out / "training" / "cache"
+    val = load_dataset(study, "val", card.spec, cache, progress)
     rows = np.array_split(np.arange(len(val.images)), math.ceil(len(val.images) / _BATCH))
     logits = torch.cat([teacher.answer(torch.from_numpy(gather(val.images, index))).logits for index in rows])
     _tell(logits, val.targets, card, f"{len(val.targets)} validation cases", progress)
