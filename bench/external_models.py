@@ -2,16 +2,20 @@
 
 A bundle brings its own preprocessing, labels and temperature. A bare ONNX file brings none: the preprocessing and the
 labels of the bundle under test are assumed, and what can be checked is checked: one float32 input NCHW with a batch of
-one or free, and a first output of one logit a label.
+one or free, and a first output of one value a label. What that output is, logits or probabilities, is proven by the
+graph (see `graph_ending`) or said behind the path: ``FILE.onnx#logits``, ``#softmax`` or ``#sigmoid``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, cast
 
 import msgspec
+import numpy as np
 
+from medfm_compress.bench.measure.graph_ending import ENDINGS, Ending, contradiction, within_unit
 from medfm_compress.bench.measure.latency import ModelUnderTest
 from medfm_compress.bench.measure.onnx_io import OnnxGraph, Port, fits
 from medfm_compress.bench.measure.worker import Inspect
@@ -26,7 +30,9 @@ from medfm_compress.runtime.task import Task
 
 BUNDLE_SUFFIX = ".medfm"
 VARIANT_MARK = "#"
+ONNX_SUFFIX = ".onnx"
 _BUNDLE_OPENER = "medfm_compress.runtime.sessions.table:open_bundle_variant"
+_UNDOING_OPENER = "medfm_compress.bench.measure.probability_session:open_session"
 _INSPECTION_S = 120.0
 
 
@@ -34,8 +40,9 @@ def external_model(path: str | Path, spec: ImageSpec, task: Task, threads: int) 
     """A model from a file that another tool made; its name is the file's, without the suffix.
 
     Args:
-        path: an ``.onnx`` file with its weights inside, run by ONNX Runtime; or a ``.medfm`` bundle, of which ``#name``
-            behind the path picks a variant (without it: the first whose engine is installed).
+        path: an ``.onnx`` file with its weights inside, run by ONNX Runtime, of which ``#logits``, ``#softmax`` or
+            ``#sigmoid`` behind the path says what it gives (without it: what its graph proves); or a ``.medfm`` bundle,
+            of which ``#name`` behind the path picks a variant (without it: the first whose engine is installed).
         spec: of the bundle under test, assumed for an ONNX file.
         task: likewise; operating points are not taken over, since another model's scores are on another scale.
         threads: of its engine, >= 1.
@@ -45,12 +52,15 @@ def external_model(path: str | Path, spec: ImageSpec, task: Task, threads: int) 
         MissingDependency: ONNX Runtime is not installed.
     """
     text = str(path)
-    file, _, variant = text.rpartition(VARIANT_MARK) if BUNDLE_SUFFIX + VARIANT_MARK in text else (text, "", "")
+    marked = any(suffix + VARIANT_MARK in text for suffix in (BUNDLE_SUFFIX, ONNX_SUFFIX))
+    file, _, variant = text.rpartition(VARIANT_MARK) if marked else (text, "", "")
     if not Path(file).is_file():
         raise InputError(f"there is no external model {file}; give an .onnx file or a {BUNDLE_SUFFIX} bundle")
     if Path(file).suffix == BUNDLE_SUFFIX:
         return _from_bundle(Path(file).resolve(), variant, threads)
-    return _from_onnx(Path(file).resolve(), spec, task, threads)
+    if variant and variant not in ENDINGS:
+        raise InputError(f"{text} says that the file gives {variant!r}; it must be one of {', '.join(ENDINGS)}")
+    return _from_onnx(Path(file).resolve(), cast(Ending, variant), spec, task, threads)
 
 
 def _from_bundle(path: Path, name: str, threads: int) -> ModelUnderTest:
@@ -84,21 +94,21 @@ def _choose(bundle: Bundle, name: str) -> Variant:
     raise InputError(f"the external model {bundle.path.name} has {lacking}; it has {there}")
 
 
-def _from_onnx(path: Path, spec: ImageSpec, task: Task, threads: int) -> ModelUnderTest:
+def _from_onnx(path: Path, said: Ending | Literal[""], spec: ImageSpec, task: Task, threads: int) -> ModelUnderTest:
     with Worker(path.name, 1, _INSPECTION_S) as worker:
         graph = worker.ask(Inspect(model=str(path), shape=spec.shape)).graph
     if graph is None:
         raise InputError(f"{path.name} could not be inspected")
-    incompatibility = _incompatibility(graph, spec, task)
+    incompatibility = _incompatibility(graph, spec, task) or _not_logits(graph, said, path.name, task)
     if incompatibility:
         raise InputError(f"{path.name} cannot be an external model: {incompatibility}")
-    precision = "int8" if graph.quantized else "fp32"
+    ending = said or graph.endings[task.kind == "multilabel"]
+    arguments = {"model": str(path), "threads": threads, "precision": "int8" if graph.quantized else "fp32"}
+    plain = SessionRef(opener=f"{BACKENDS['onnxruntime']}:open_session", arguments=arguments)
+    undoing = SessionRef(opener=_UNDOING_OPENER, arguments={**arguments, "ending": ending})
     return ModelUnderTest(
         name=path.stem,
-        session=SessionRef(
-            opener=f"{BACKENDS['onnxruntime']}:open_session",
-            arguments={"model": str(path), "threads": threads, "precision": precision},
-        ),
+        session=plain if ending == "logits" else undoing,
         spec=spec,
         task=msgspec.structs.replace(task, temperature=1.0, operating_points=()),
         size_bytes=path.stat().st_size,
@@ -121,9 +131,24 @@ def _incompatibility(graph: OnnxGraph, spec: ImageSpec, task: Task) -> str:
             f"its first output is {_sides(graph.answer)} for one image, needed is {_sides((1, labels))}, a logit for "
             f"each of {', '.join(task.labels)}; export it with that output first"
         )
-    if graph.is_softmax and task.kind != "multilabel":
-        return "its output adds up to 1, so it ends in a softmax, and logits are needed; export it without the softmax"
     return ""
+
+
+def _not_logits(graph: OnnxGraph, said: Ending | Literal[""], name: str, task: Task) -> str:
+    """Why its output cannot be read as logits of ``task``, in one sentence; empty where it can."""
+    exclusive = task.kind != "multilabel"
+    ending = said or graph.endings[not exclusive]
+    if ending is None:
+        return (
+            "its output may be probabilities or logits, and nothing in its graph proves which; say it behind its path: "
+            + ", ".join(f"{name}{VARIANT_MARK}{choice}" for choice in ENDINGS)
+        )
+    if ending != "logits" and not within_unit(np.array([graph.lowest, graph.highest])):
+        return (
+            f"{VARIANT_MARK}{said} says probabilities, and its output reaches from {graph.lowest:.3g} to "
+            f"{graph.highest:.3g} on noise; correct what stands behind its path"
+        )
+    return contradiction(ending, "" if said else graph.maker, len(task.labels), exclusive=exclusive)
 
 
 def _described(port: Port) -> str:

@@ -19,11 +19,11 @@ from medfm_compress.export.cases import check_labels
 from medfm_compress.export.onnx_export import INPUT, OUTPUT, export_onnx
 from medfm_compress.export.openvino_ir import to_openvino_ir
 from medfm_compress.export.operating_points import decide_on_validation
-from medfm_compress.export.parity import TOLERANCES, check_parity, module_logits
+from medfm_compress.export.parity import TOLERANCES, Logits, check_parity, module_logits
 from medfm_compress.export.trained_ranges import Ranges, attach_ranges
 from medfm_compress.runtime.bundle.bundle import utc_date, write_bundle
 from medfm_compress.runtime.bundle.manifest import SCHEMA_VERSION, Backend, Manifest, Provenance, Tensor, Variant
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, MedfmError
 from medfm_compress.runtime.golden_cases import golden_files, make_goldens, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress, no_progress
@@ -77,7 +77,9 @@ def build_bundle(
     progress: Progress = no_progress,
     ranges: Ranges | None = None,
 ) -> Manifest:
-    """Write the FP32 bundle of ``module``: ONNX Runtime always, OpenVINO where it is installed.
+    """Write the FP32 bundle of ``module`` for ONNX Runtime and, where it is installed, OpenVINO.
+
+    An engine that cannot run the network, or computes something else, is left out, and it is said why.
 
     Args:
         module: maps ``[1, C, H, W]`` to logits ``[1, labels]``; left as it is.
@@ -89,8 +91,8 @@ def build_bundle(
         ranges: name of a layer → range of its input, as it was trained with; `quantize` then begins with them.
 
     Raises:
-        InputError: labels that differ from the study's, a module that cannot be exported, failing parity, a file that
-            cannot be written. Nothing is left behind.
+        InputError: labels that differ from the study's, a module that cannot be exported, no engine that computes what
+            the module computes, a file that cannot be written. Nothing is left behind.
     """
     if study is not None:
         check_labels(study, draft.task)
@@ -101,11 +103,8 @@ def build_bundle(
     if ranges:
         attached = attach_ranges(content, module, ranges)
         content, steps = attached.content, [*steps, f"export: {attached.line}"]
-    exports = _fp32_exports(content)
-    progress(f"checking parity of {len(exports)} variant(s)")
-    reference = module_logits(module)
-    for export in exports:
-        steps.append(f"export: {check_parity(reference, export.session, draft.spec, draft.task)}")
+    exports, lines = _fp32_exports(content, module_logits(module), draft, progress)
+    steps += [f"export: {line}" for line in lines]
     task = draft.task
     if study is not None:
         progress("deciding temperature and operating points on validation cases")
@@ -176,11 +175,37 @@ def versions() -> dict[str, str]:
     return library_versions(LIBRARIES)
 
 
-def _fp32_exports(onnx: bytes) -> tuple[Export, ...]:
-    exports = [open_export(make_variant("onnxruntime", "fp32"), (onnx,))]
-    if is_available("openvino").ok:
-        exports.append(open_export(make_variant("openvino", "fp32"), tuple(to_openvino_ir(onnx))))
-    return tuple(exports)
+def _fp32_exports(
+    onnx: bytes, reference: Logits, draft: BundleDraft, progress: Progress
+) -> tuple[tuple[Export, ...], list[str]]:
+    """The variants of engines that compute what ``reference`` computes, and a line on every engine.
+
+    Raises:
+        MedfmError: that of the first engine, where there is no such engine.
+    """
+    exports: list[Export] = []
+    lines: list[str] = []
+    failures: list[MedfmError] = []
+    for backend in ("onnxruntime", "openvino"):
+        if backend == "openvino" and not is_available(backend).ok:
+            continue
+        progress(f"checking parity of {backend}")
+        try:
+            export = _fp32_export(backend, onnx)
+            lines.append(str(check_parity(reference, export.session, draft.spec, draft.task)))
+            exports.append(export)
+        except MedfmError as exc:
+            failures.append(exc)
+            lines.append(f"no variant for {backend}: {str(exc).removesuffix('; nothing was written')}")
+            progress(lines[-1])
+    if not exports:
+        raise failures[0]
+    return tuple(exports), lines
+
+
+def _fp32_export(backend: Backend, onnx: bytes) -> Export:
+    contents = (onnx,) if backend == "onnxruntime" else tuple(to_openvino_ir(onnx))
+    return open_export(make_variant(backend, "fp32"), contents)
 
 
 def _draft_manifest(draft: BundleDraft, exports: tuple[Export, ...], steps: list[str]) -> Manifest:

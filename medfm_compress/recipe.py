@@ -156,7 +156,8 @@ class BenchStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         plan: rounds, threads, warm-up.
         targets: measure only what begins with one of these; without any, all. ``torch:cpu`` alone leaves the teacher's
             rows in other engines out.
-        external_models: ONNX files or bundles beside the bundle, evaluated and measured, never judged.
+        external_models: ONNX files or bundles beside the bundle, evaluated and measured, never judged; #logits,
+            #softmax or #sigmoid behind an ONNX file says what it gives, where its graph does not prove it.
         baseline: an earlier bundle, to see whether this one became slower.
         pairs: interleaved pairs of processes for that.
         scenarios: MLPerf's loads to put on teacher and variants.

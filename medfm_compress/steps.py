@@ -138,6 +138,7 @@ def distill(
     import torch
 
     from medfm_compress.compress.distillation.distill import distill as train_student
+    from medfm_compress.compress.distillation.teacher_metric import check_teacher
     from medfm_compress.compress.teachers.label_mapping import unmapped
     from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
     from medfm_compress.compress.teachers.open import open_teacher
@@ -152,6 +153,7 @@ def distill(
     rules = teacher.card.spec.dicom
     more = tuple(open_study(Path(path), dicom_rules=rules) for path in step.more)
     studies = (open_study(study, dicom_rules=rules), *more)
+    check_teacher(studies, teacher, out, progress, step.distillation)
     return train_student(studies, teacher, student, step.training, out, progress, step.distillation)
 
 
@@ -199,6 +201,7 @@ def prune(
 ) -> PruningRecord:
     """Prune a model and let it recover by distillation from the teachers, or without any from what it was."""
     _check_folder(out)
+    from medfm_compress.compress.distillation.teacher_metric import check_teacher
     from medfm_compress.compress.networks.model import load_model
     from medfm_compress.compress.pruning.iterative import PruningRun, prune_and_recover
     from medfm_compress.compress.teachers.open import open_teacher
@@ -209,6 +212,7 @@ def prune(
     student = load_model(model)
     cases = open_study(study, dicom_rules=student.spec.dicom)
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
+    check_teacher((cases,), teacher, None, progress, options.distillation)  # what is refused writes nothing
     return prune_and_recover(PruningRun(cases, teacher, options, out, progress), student)
 
 
@@ -328,7 +332,7 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
         if teacher.model and engines:
             progress("export the teacher for other engines")
-        others = teacher_in_engines(teacher.model, threads, Path(scratch), engines) if teacher.model else ()
+        others = teacher_in_engines(teacher.model, threads, Path(scratch), engines, progress) if teacher.model else ()
         options = BenchOptions(
             plan=msgspec.structs.replace(step.plan, threads=threads),
             targets=tuple(target for target in targets if not target.startswith("torch")),

@@ -10,7 +10,8 @@ import msgspec
 
 from medfm_compress.bench.measure.latency import ModelUnderTest
 from medfm_compress.bench.models import TeacherRef
-from medfm_compress.runtime.errors import InputError, MissingDependency
+from medfm_compress.runtime.errors import InputError, MedfmError, MissingDependency
+from medfm_compress.runtime.progress import Progress, no_progress
 from medfm_compress.runtime.sessions.protocol import SessionRef
 from medfm_compress.runtime.task import Task
 
@@ -85,15 +86,22 @@ def _is_own_folder(sources: Sequence[TeacherSource], model: Model) -> bool:
 
 
 def teacher_in_engines(
-    model: Model, threads: int, scratch: Path, engines: tuple[str, ...] = ENGINES
+    model: Model,
+    threads: int,
+    scratch: Path,
+    engines: tuple[str, ...] = ENGINES,
+    progress: Progress = no_progress,
 ) -> tuple[ModelUnderTest, ...]:
-    """The teacher exported to ONNX, as FP32 models on ``engines``; those that are not installed are left out.
+    """The teacher exported to ONNX, as FP32 models on ``engines``.
+
+    Those that are not installed are left out, and those that cannot run it or compute something else, which is said.
 
     Args:
         model: the teacher.
         threads: of each engine.
         scratch: folder for the ONNX file; must exist until the bench is done.
         engines: ``onnxruntime``, ``openvino``.
+        progress: told which engine is left out, and why.
 
     Raises:
         ModelError: the teacher cannot be exported.
@@ -109,7 +117,9 @@ def teacher_in_engines(
     if not present:
         return ()
     path = scratch / _ONNX
-    path.write_bytes(export_onnx(model.module, model.spec, model.task).content)
+    content = export_onnx(model.module, model.spec, model.task).content
+    path.write_bytes(content)
+    present = [engine for engine in present if _computes_the_same(engine, content, model, progress)]
     return tuple(
         ModelUnderTest(
             name=_NAMES[engine],
@@ -122,6 +132,21 @@ def teacher_in_engines(
         )
         for engine in present
     )
+
+
+def _computes_the_same(engine: str, content: bytes, model: Model, progress: Progress) -> bool:
+    """Whether ``engine`` computes with the ONNX ``content`` what the model computes; says why not."""
+    from medfm_compress.export.parity import check_parity, module_logits
+    from medfm_compress.runtime.sessions.table import open_session_from_bytes
+
+    try:
+        session = open_session_from_bytes(engine, [content], 1, "fp32")
+        check_parity(module_logits(model.module), session, model.spec, model.task)
+    except MedfmError as exc:
+        reason = str(exc).removesuffix("; nothing was written")
+        progress(f"no row for the {_NAMES[engine]}: {reason}")
+        return False
+    return True
 
 
 def require_toolchain() -> None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import nn
 
 from medfm_compress.compress.networks.backbone import BackboneCard, check_input, find_start
+from medfm_compress.compress.networks.heads import begin_at_zero, classifier_names
 from medfm_compress.compress.networks.model import Architecture, Model, Origin, create_module, load_weights
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import Colour, ImageSpec
@@ -87,10 +88,18 @@ def from_hub(architecture: Architecture) -> nn.Module:
     _silence_the_hub()
     try:
         module: nn.Module = timm.create_model(architecture.name, pretrained=True, **architecture.arguments)
-        return module.eval()
     except Exception as exc:
         first = (str(exc).splitlines() or ["no reason given"])[0]
         raise ModelError(f"{architecture.name} could not be had from the hub or its cache: {first}") from exc
+    if replaces_classifier(module):
+        begin_at_zero(module, classifier_names(module))
+    return module.eval()
+
+
+def replaces_classifier(module: nn.Module) -> bool:
+    """Whether timm gave a network with published weights a new classifier, for another number of labels."""
+    published = cast("Mapping[str, Any]", module.pretrained_cfg).get("num_classes")
+    return published is not None and published != getattr(module, "num_classes", published)
 
 
 def _silence_the_hub() -> None:

@@ -7,6 +7,8 @@ or written: weights are safetensors, or state dicts loaded with ``weights_only=T
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import msgspec
 import torch
 from torch import nn
 
+from medfm_compress.compress.networks.heads import begin_at_zero, classifier_names
 from medfm_compress.compress.networks.similar_names import nearest
 from medfm_compress.runtime.atomic_write import replacing, write_atomically
 from medfm_compress.runtime.errors import ModelError
@@ -25,6 +28,8 @@ from medfm_compress.runtime.task import Task
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
 SCHEMA_VERSION = 2
+_METADATA = "_metadata"  # where PyTorch keeps the versions of a state dict's layers
+_COUNTER = ".num_batches_tracked"  # old files have none, and nothing in evaluation reads it
 
 
 class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -199,30 +204,104 @@ def load_weights(module: nn.Module, path: str | Path, *, replace_head: bool = Fa
     Args:
         module: receives the weights.
         path: ``.safetensors``, or a ``.pth`` / ``.pt`` state dict.
-        replace_head: keep the module's own classifier where the file's has another shape (another label set), or none.
+        replace_head: where the file's classifier has another shape (another label set), or there is none, the module's
+            begins at zero.
 
     Raises:
         ModelError: unreadable file, or names or shapes that do not match.
     """
     state = read_state_dict(path)
-    own = module.state_dict()
-    if replace_head:
-        state = {k: v for k, v in state.items() if k not in own or own[k].shape == v.shape}
-    missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
-    wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     heads = classifier_names(module) if replace_head else ()
-    problems = [k for k in missing if not k.startswith(heads)] + unexpected + wrong
+    own = module.state_dict()
+    new = {name for name in own if name.startswith(heads) and not _same_shape(own, state, name)} if heads else set()
+    kept = with_metadata({name: value for name, value in state.items() if name not in new}, metadata_of(state))
+    fit(module, kept, str(path), replaced=new, colour_option="--colour" if replace_head else "")
+    begin_at_zero(module, [head for head in heads if any(name.startswith(head) for name in new)])
+
+
+def fit(
+    module: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    path: str,
+    *,
+    replaced: Collection[str] = (),
+    hint: str = "",
+    colour_option: str = "",
+) -> None:
+    """Load ``state`` into ``module`` in place.
+
+    Args:
+        module: receives the weights.
+        state: with the metadata of its file, where it had some; else that of ``module`` is taken.
+        path: of the file.
+        replaced: names that the module keeps as they are.
+        hint: what may help where something differs.
+        colour_option: that builds the network for grey or coloured images; empty where there is none.
+
+    Raises:
+        ModelError: names or shapes differ, or the architecture's own loader refuses.
+    """
+    own = module.state_dict()
+    problems = differences(own, state, replaced)
     if problems:
-        raise ModelError(f"{path} does not fit the architecture: {len(problems)} tensors differ, first {problems[0]!r}")
-    module.load_state_dict(state, strict=False)
+        mend = colour_hint(own, state, colour_option) or hint
+        first = f"{len(problems)} tensors differ, first {problems[0]}"
+        raise ModelError(f"{path} does not fit the architecture: {first}" + (f"; {mend}" if mend else ""))
+    # Some loaders need the version that stands in the metadata, which safetensors does not keep.
+    theirs = metadata_of(state)
+    kept = with_metadata(state, metadata_of(own) if theirs is None else theirs)
+    try:
+        module.load_state_dict(kept, strict=False)
+    except Exception as exc:  # noqa: BLE001 - a network's own loader raises what it likes
+        raise ModelError(f"{path} cannot be loaded into the architecture: {_first_line(exc)}") from None
 
 
-def classifier_names(module: nn.Module) -> tuple[str, ...]:
-    """Prefixes, dot included, of the parameters of a network's classifier or classifiers; as timm states them."""
-    published = getattr(module, "pretrained_cfg", None) or {}
-    classifier = published.get("classifier") or ("head", "fc", "classifier")
-    return tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
+def differences(
+    own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], replaced: Collection[str] = ()
+) -> list[str]:
+    """What stands in one and not in the other or has another shape, in words; counters of batches do not matter."""
+    problems = []
+    for name in sorted(own.keys() | state.keys()):
+        if name in replaced or _same_shape(own, state, name) or (name not in state and name.endswith(_COUNTER)):
+            continue
+        if name not in own or name not in state:
+            where = "the file has and the network has not" if name in state else "the network has and the file has not"
+            problems.append(f"{name!r}, which {where}")
+        else:
+            theirs, ours = (list(tensors[name].shape) for tensors in (state, own))
+            problems.append(f"{name!r}, which is {theirs} in the file and {ours} in the network")
+    return sorted(problems, key=lambda text: "which is" not in text)  # another shape says most
+
+
+def colour_hint(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], option: str) -> str:
+    """What mends weights of grey images for a network of coloured ones, or the other way round; empty where neither."""
+    for name in own.keys() & state.keys():
+        theirs, ours = tuple(state[name].shape), tuple(own[name].shape)
+        if len(theirs) == len(ours) == 4 and {theirs[1], ours[1]} == {1, 3} and theirs[2:] == ours[2:]:
+            colour, other = ("grey", "rgb") if theirs[1] == 1 else ("rgb", "grey")
+            mend = f"give {option} {colour}" if option else "export the network that they are of to ONNX"
+            return f"they are of {colour} images and the network takes {other}: {mend}"
+    return ""
+
+
+def metadata_of(state: Mapping[str, torch.Tensor]) -> Mapping[str, Any] | None:
+    """Name of a layer → its version and the like, as PyTorch keeps them beside a state dict; None where it does not."""
+    metadata: Mapping[str, Any] | None = getattr(state, _METADATA, None)
+    return metadata
+
+
+def with_metadata(
+    state: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None
+) -> OrderedDict[str, torch.Tensor]:
+    """``state`` as `metadata_of` reads it."""
+    kept = OrderedDict(state)
+    if metadata is not None:
+        setattr(kept, _METADATA, metadata)
+    return kept
+
+
+def _same_shape(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], name: str) -> bool:
+    return name in own and name in state and own[name].shape == state[name].shape
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:

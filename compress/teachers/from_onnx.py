@@ -1,40 +1,43 @@
 """A teacher that is an ONNX file, run by ONNX Runtime on the CPU.
 
-Where the graph ends in probabilities, logits are taken back out of them, p clamped to [1e-7, 1 − 1e-7]:
-
-    z = log p                    softmax inside: rows in [0, 1] that sum to 1
-    z = log p − log(1 − p)       sigmoid inside: the last operator is ``Sigmoid``
+Where the graph ends in probabilities, logits are taken back out of them (see `graph_ending`); where it may, and nothing
+proves it, ``--teacher-outputs`` must say what comes out.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medfm_compress.bench.measure.graph_ending import (
+    Ending,
+    contradiction,
+    disproof,
+    logits_of_outputs,
+    maker_of_output,
+    proven_ending,
+)
 from medfm_compress.compress.teachers.label_mapping import UNKNOWN, LabelMap, settle
 from medfm_compress.compress.teachers.module_teacher import finite
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.source import TeacherSource, spec_to_write
+from medfm_compress.compress.teachers.steadiness import check_steady
 from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions import onnxruntime
+from medfm_compress.runtime.sessions.operators import read_operators
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.task import Task
 
-Ending = Literal["logits", "softmax", "sigmoid"]
-
 _BATCH = 32
-_LEAST = 1e-7
-_SUM_TOLERANCE = 1e-4
 _FLOAT = "tensor(float)"
-_PASSING = frozenset({"Identity", "Flatten", "Reshape", "Squeeze", "Cast"})
+_DYNAMIC = "DynamicQuantize"  # begins the names of operators that take their scale from the whole batch
 _STEPS = {"softmax": "log of its softmax", "sigmoid": "log-odds of its sigmoid"}
 
 
@@ -55,7 +58,7 @@ class OnnxTeacher:
                 f"feature {features[0]!r} cannot be had of {self.card.name}: an ONNX file gives logits only"
             )
         outputs = finite(self._graph.run((images - self._mean) / self._std), self.card.name)
-        logits = to_logits(outputs, self._ending)
+        logits = torch.from_numpy(logits_of_outputs(outputs.numpy(), self._ending))
         return TeacherOutputs(logits if self._label_map is None else self._label_map(logits))
 
 
@@ -80,12 +83,16 @@ class OnnxGraph:
         except BundleRefused as exc:
             raise ModelError(f"{path} cannot be a teacher: {exc}") from None
         self.input, self.output, self.shape = _ports(path, self._session)
+        self._most = 1 if _scales_by_batch(self.content) else _BATCH
 
     def run(self, images: Tensor) -> Tensor:
-        """Outputs ``[n, outputs]`` float32 on normalised images ``[n, c, h, w]``; a short batch is filled up."""
+        """Outputs ``[n, outputs]`` float32 on normalised images ``[n, c, h, w]``; a short batch is filled up.
+
+        Images go one at a time where the graph scales them by the largest of their batch, as dynamic quantization does.
+        """
         fixed = self.shape[0]
         outputs = []
-        for part in torch.split(images.float(), fixed or _BATCH):
+        for part in torch.split(images.float(), fixed or self._most):
             batch = part if not fixed else torch.cat([part, part.new_zeros(fixed - len(part), *part.shape[1:])])
             values = self._session.run({self.input: batch.contiguous().numpy()})[self.output]
             outputs.append(torch.from_numpy(np.array(values, np.float32))[: len(part)])
@@ -96,7 +103,9 @@ def open_onnx(source: TeacherSource, study: Task) -> OnnxTeacher:
     """The ONNX file as a teacher of a study.
 
     Raises:
-        ModelError: a file that cannot be run, no spec or one that does not fit, or labels that cannot be the study's.
+        ModelError: a file that cannot be run, no spec or one that does not fit, labels that cannot be the study's, or
+            outputs that may be logits or probabilities, which nobody says, that cannot be the study's, or that depend
+            on the other images of a batch or on chance.
     """
     source.refuse("weights")
     graph = OnnxGraph(source.source)
@@ -105,7 +114,7 @@ def open_onnx(source: TeacherSource, study: Task) -> OnnxTeacher:
         raise ModelError(_how_to_write(graph))
     _check_fits(graph, spec)
     outputs = _probe(graph, spec)
-    ending = ending_of(outputs, _last_operator(graph.content))
+    ending = _ending(graph, outputs, source, study)
     settled = settle(graph.name, outputs.shape[1], UNKNOWN, source, study)
     card = TeacherCard(
         name=graph.name,
@@ -114,26 +123,54 @@ def open_onnx(source: TeacherSource, study: Task) -> OnnxTeacher:
         task=settled.task,
         licence=source.licence,
         intended_use=source.intended_use,
-        steps=(*((f"{graph.name}: {_STEPS[ending]}",) if ending in _STEPS else ()), *settled.steps),
+        steps=(*_steps(graph, ending, source), *settled.steps),
     )
-    return OnnxTeacher(graph, card, ending, settled.label_map)
+    teacher = OnnxTeacher(graph, card, ending, settled.label_map)
+    check_steady(teacher)
+    return teacher
 
 
-def to_logits(outputs: Tensor, ending: Ending) -> Tensor:
-    """Logits of what a graph gives."""
-    if ending == "logits":
-        return outputs
-    p = outputs.double().clamp(_LEAST, 1 - _LEAST)
-    return (p.log() if ending == "softmax" else p.log() - torch.log1p(-p)).float()
+def _ending(graph: OnnxGraph, outputs: Tensor, source: TeacherSource, study: Task) -> Ending:
+    """What the graph's ``outputs`` ``[n, outputs]`` on noise are: as the user says, else as they prove to be.
+
+    Raises:
+        ModelError: nothing proves it, or it cannot be so.
+    """
+    exclusive, values = study.kind != "multilabel", outputs.numpy()
+    maker = maker_of_output(graph.content)
+    ending = source.outputs or proven_ending(values, maker, exclusive=exclusive)
+    if ending is None:
+        raise ModelError(_ask(graph.name))
+    wrong = disproof(ending, values)
+    if wrong:
+        raise ModelError(f"--teacher-outputs {ending} cannot be so for {graph.name}: {wrong}; correct the option")
+    # Whoever says that they are logits knows better than the operator.
+    against = contradiction(ending, "" if source.outputs else maker, outputs.shape[1], exclusive=exclusive)
+    if against:
+        raise ModelError(f"{graph.name} cannot teach this study: {against}")
+    return ending
 
 
-def ending_of(outputs: Tensor, last_operator: str) -> Ending:
-    """What ``outputs`` ``[n, outputs]`` on noise are, given the operator that made them."""
-    if not ((outputs >= 0) & (outputs <= 1)).all():
-        return "logits"
-    if outputs.shape[1] > 1 and ((outputs.sum(1) - 1).abs() < _SUM_TOLERANCE).all():
-        return "softmax"
-    return "sigmoid" if last_operator == "Sigmoid" else "logits"
+def _ask(name: str) -> str:
+    return (
+        f"{name} gives values that may be probabilities or logits, nothing in its graph proves which, and a wrong "
+        "guess would be a silent wrong answer; say what its outputs are with --teacher-outputs logits, softmax "
+        "(probabilities of exclusive labels) or sigmoid (probabilities of independent findings)"
+    )
+
+
+def _steps(graph: OnnxGraph, ending: Ending, source: TeacherSource) -> tuple[str, ...]:
+    """What was done to the outputs, or said of them."""
+    if ending in _STEPS:
+        return (f"{graph.name}: {_STEPS[ending]}",)
+    return (f"{graph.name}: outputs said to be logits",) if source.outputs else ()
+
+
+def _scales_by_batch(content: bytes) -> bool:
+    try:
+        return any(kind.startswith(_DYNAMIC) for kind in read_operators(content).kinds)
+    except ValueError:
+        return False
 
 
 def _ports(path: str, session: onnxruntime.OnnxRuntimeSession) -> tuple[str, str, tuple[int, ...]]:
@@ -173,18 +210,6 @@ def _probe(graph: OnnxGraph, spec: ImageSpec) -> Tensor:
     except InputError as exc:
         raise ModelError(f"{graph.name} cannot run on images of its spec: {exc}") from None
     return finite(outputs, graph.name)
-
-
-def _last_operator(content: bytes) -> str:
-    """Kind of the operator that makes the output, behind those that only pass values on; empty where it is unclear."""
-    import onnx
-
-    graph: Any = onnx.load_model_from_string(content).graph
-    makers = {name: node for node in graph.node for name in node.output}
-    node = makers.get(graph.output[0].name)
-    while node is not None and node.op_type in _PASSING:
-        node = makers.get(node.input[0])
-    return str(node.op_type) if node is not None else ""
 
 
 def _how_to_write(graph: OnnxGraph) -> str:

@@ -17,11 +17,12 @@ from medfm_compress.compress.teachers.from_torchvision import open_torchvision
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.teachers.output_cache import OutputCache
 from medfm_compress.compress.teachers.source import KINDS, TeacherSource
+from medfm_compress.compress.teachers.steadiness import check_steady
 from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.device import best_device
 from medfm_compress.compress.training.distributed import take_device
-from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.errors import MedfmError, ModelError
 from medfm_compress.runtime.task import Task
 
 __all__ = ["TeacherSource", "open_teacher"]
@@ -45,7 +46,8 @@ def open_teacher(
         precision: ``bf16``; anything else is float32, from which `fastest_engine` finds what is faster.
 
     Raises:
-        ModelError: there is no such teacher, or its labels cannot be the study's.
+        ModelError: there is no such teacher, its labels cannot be the study's, or its answer on an image depends on the
+            others in its batch or on chance.
         InputError: a device that this machine lacks.
         MissingDependency: a library that the teacher needs.
     """
@@ -64,17 +66,34 @@ def open_teacher(
 def _open_outputs(source: TeacherSource, *, alone: bool) -> OutputCache:
     if not alone:
         raise ModelError(f"{source.source} are answers already and cannot be averaged; name it alone")
-    source.refuse("weights", "labels", "spec")
+    source.refuse("weights", "labels", "spec", "outputs")
     if source.mapping:
         raise ModelError(f"{source.source} are answers with the study's labels already; leave --map out")
     return OutputCache.open(source.source.removeprefix(_OUTPUTS))
 
 
 def _open_one(source: TeacherSource, task: Task, device: str, precision: str) -> Teacher:
+    try:
+        return _open_kind(source, task, device, precision)
+    except MedfmError:
+        raise
+    except Exception as exc:  # files come from anywhere, and loaders raise what they like
+        said = " ".join(str(exc).split())[:300]
+        raise ModelError(
+            f"{source.source} cannot be opened as a teacher: {type(exc).__name__}: {said}; check that the file is "
+            "whole and of the network that is named, or export the network to ONNX"
+        ) from exc
+
+
+def _open_kind(source: TeacherSource, task: Task, device: str, precision: str) -> Teacher:
     path = Path(source.source)
     if path.suffix.lower() == ".onnx" and path.is_file():
         return open_onnx(source, task)
-    return ModuleTeacher(_opener(source.source)(source, task), device, precision)
+    opener = _opener(source.source)
+    source.refuse("outputs")  # a network gives logits
+    teacher = ModuleTeacher(opener(source, task), device, precision)
+    check_steady(teacher)
+    return teacher
 
 
 def _opener(text: str) -> _Opener:

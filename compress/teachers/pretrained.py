@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.networks.model import Architecture, Model, Origin, read_state_dict
+from medfm_compress.compress.networks.model import (
+    Architecture,
+    Model,
+    Origin,
+    fit,
+    metadata_of,
+    read_state_dict,
+    with_metadata,
+)
 from medfm_compress.compress.teachers.label_mapping import UNKNOWN, Labelled, mapped, settle
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.runtime.errors import ModelError
@@ -91,8 +100,17 @@ def read_weights(path: str) -> dict[str, Tensor]:
     """
     state = read_state_dict(path)
     if state and all(name.startswith(_PARALLEL) for name in state):
-        return {name.removeprefix(_PARALLEL): value for name, value in state.items()}
+        bare = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
+        return with_metadata(bare, _without_wrapper(metadata_of(state)))
     return state
+
+
+def _without_wrapper(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Versions of layers, those of DataParallel itself left out; its ``module`` is the network, whose name is empty."""
+    if metadata is None:
+        return None
+    inside = {name: value for name, value in metadata.items() if f"{name}.".startswith(_PARALLEL)}
+    return {name.removeprefix(_PARALLEL.rstrip(".")).removeprefix("."): value for name, value in inside.items()}
 
 
 def load_all(module: nn.Module, state: Mapping[str, Tensor], path: str, hint: str = "") -> nn.Module:
@@ -101,13 +119,7 @@ def load_all(module: nn.Module, state: Mapping[str, Tensor], path: str, hint: st
     Raises:
         ModelError: a name or shape differs; ``hint`` says what may help.
     """
-    own = module.state_dict()
-    wrong = sorted(own.keys() ^ state.keys())
-    wrong += sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
-    if wrong:
-        problem = f"{len(wrong)} tensors differ, first {wrong[0]!r}"
-        raise ModelError(f"{path} does not fit the architecture: {problem}{hint and '; ' + hint}")
-    module.load_state_dict(dict(state))
+    fit(module, state, path, hint=hint)
     return nn.Module.eval(module)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -10,6 +11,7 @@ from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.strict_json import decode
 
+Outputs = Literal["", "logits", "softmax", "sigmoid"]
 KINDS = (
     "a model folder, timm:NAME, hf-hub:OWNER/NAME, torchvision:NAME, an .onnx file, a MONAI bundle or outputs:FOLDER"
 )
@@ -25,6 +27,7 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         labels: its labels in the order of its outputs; needed where its file does not say them.
         spec: JSON file of its `ImageSpec`.
         mapping: its label → the study's label.
+        outputs: of an ``.onnx`` file: ``logits``, ``softmax`` or ``sigmoid``; empty takes what its graph proves.
         licence: of its weights; empty takes what its file says.
         intended_use: what its publisher says it is for; empty takes what its file says.
     """
@@ -36,6 +39,7 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     mapping: dict[str, str] = {}
     licence: str = ""
     intended_use: str = ""
+    outputs: Outputs = ""
 
     def given_spec(self) -> ImageSpec | None:
         """The `ImageSpec` that ``spec`` names; None where it names none.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -12,7 +12,7 @@ from medfm_compress.cli.arguments import ModelOut, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.model_summary import print_model
 from medfm_compress.cli.parse_units import parse_pairs
-from medfm_compress.compress.teachers.source import TeacherSource
+from medfm_compress.compress.teachers.source import Outputs, TeacherSource
 from medfm_compress.recipe import DistillStep
 from medfm_compress.runtime.errors import InputError
 
@@ -40,6 +40,13 @@ def distill(
     teacher_spec: Annotated[
         list[str] | None, typer.Option(help="JSON of its ImageSpec, where its file does not say it; likewise.")
     ] = None,
+    teacher_outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What an .onnx file gives, where its graph does not prove it: logits, softmax or sigmoid; likewise.",
+            metavar="CHOICE",
+        ),
+    ] = None,
     teacher_licence: Annotated[str, typer.Option(help="Licence of the teacher's weights, where no file says it.")] = "",
     teacher_intended_use: Annotated[str, typer.Option(help="What its publisher says it is for, likewise.")] = "",
     label_map: Annotated[
@@ -57,6 +64,7 @@ def distill(
         per_teacher(teacher_weights, teachers, "--teacher-weights"),
         per_teacher(teacher_labels, teachers, "--teacher-labels"),
         per_teacher(teacher_spec, teachers, "--teacher-spec"),
+        map(_outputs, per_teacher(teacher_outputs, teachers, "--teacher-outputs")),
         strict=True,
     )
     sources = tuple(
@@ -65,11 +73,12 @@ def distill(
             weights=weights,
             labels=tuple(part.strip() for part in labels.split(",") if part.strip()),
             spec=spec,
+            outputs=outputs,
             mapping=parse_pairs(label_map, "--map"),
             licence=teacher_licence,
             intended_use=teacher_intended_use,
         )
-        for source, weights, labels, spec in rows
+        for source, weights, labels, spec, outputs in rows
     )
     choices: list[Choice] = []
 
@@ -80,6 +89,12 @@ def distill(
 
     model = steps.distill(study, sources, step, console.progress, out, on_choice)
     print_model(model, out, {"choice": choices[0]} if choices else {})
+
+
+def _outputs(text: str) -> Outputs:
+    if text not in get_args(Outputs):
+        raise InputError(f"--teacher-outputs is {text!r}; it must be logits, softmax or sigmoid")
+    return cast(Outputs, text)
 
 
 def print_choice(choice: Choice) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medfm_compress.bench.external_models import external_model
-from medfm_compress.bench.measure.latency import Plan, measure
+from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task
 
@@ -95,17 +95,59 @@ def test_another_models_temperature_and_thresholds_are_not_assumed(tiny: ModuleT
         ({"inputs": 2}, "has 2 inputs, one is allowed"),
         ({"labels": 3}, r"first output is \[1, 3\] for one image, needed is \[1, 2\], .* normal, opacity"),
         ({"labels": 1}, r"first output is \[1, 1\] for one image"),
-        ({"tail": ("Softmax",)}, "ends in a softmax"),
+        ({"tail": ("Sigmoid",)}, "ends in a sigmoid for each label"),
+        ({"tail": ("Sigmoid", "Abs")}, "external.onnx#logits, external.onnx#softmax, external.onnx#sigmoid"),
     ],
 )
 def test_what_does_not_fit_is_said(refuse, content: dict[str, object], match: str) -> None:
     refuse(graph(**content), match)
 
 
-def test_independent_labels_may_add_up_to_one(tiny: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "external.onnx").write_bytes(graph(tail=("Softmax",)))
+def logits_of(external: ModelUnderTest, image: np.ndarray) -> np.ndarray:
+    session = external.session.open()
+    return session.run({session.input_names[0]: image})[session.output_names[0]]
+
+
+@pytest.mark.parametrize(
+    ("tail", "said", "kind"),
+    [
+        (("Softmax",), "", "binary"),
+        (("Softmax", "Abs"), "#softmax", "binary"),
+        (("Sigmoid",), "", "multilabel"),
+        (("Sigmoid", "Abs"), "#sigmoid", "multilabel"),
+        (("Sigmoid", "Abs"), "#logits", "multilabel"),
+    ],
+)
+def test_probabilities_are_read_as_what_they_are(
+    tiny: ModuleType, tmp_path: Path, tail: tuple[str, ...], said: str, kind: str
+) -> None:
+    """An ``Abs`` changes no probability and hides the operator."""
+    path, plain = tmp_path / "external.onnx", tmp_path / "plain.onnx"
+    path.write_bytes(graph(tail=tail))
+    plain.write_bytes(graph())
+    task = Task(kind=kind, labels=("opacity", "nodule"))  # type: ignore[arg-type]
+    image = np.random.default_rng(0).normal(size=(1, 1, 32, 32)).astype(np.float32) + 0.5
+    got = logits_of(external_model(f"{path}{said}", tiny.SPEC, task, 1), image).astype(np.float64)
+    logits = logits_of(external_model(f"{plain}#logits", tiny.SPEC, task, 1), image)
+    if said == "#logits":
+        assert ((got > 0) & (got < 1)).all(), "they stay as they are, for the user says so"
+    else:
+        shift = (got - logits).mean() if kind == "binary" else 0  # a softmax does not change with a common shift
+        np.testing.assert_allclose(got - shift, logits, atol=1e-4)
+
+
+def test_a_softmax_is_no_external_model_of_independent_findings(refuse, tiny: ModuleType, tmp_path: Path) -> None:
     task = Task(kind="multilabel", labels=("opacity", "nodule"))
-    assert external_model(tmp_path / "external.onnx", tiny.SPEC, task, 1).task.kind == "multilabel"
+    refuse(graph(tail=("Softmax",)), "ends in a softmax", task=task)
+    assert external_model(f"{tmp_path / 'external.onnx'}#logits", tiny.SPEC, task, 1).task.kind == "multilabel"
+
+
+@pytest.mark.parametrize(("said", "match"), [("#softmax", r"reaches from .* on noise"), ("#odds", "must be one of")])
+def test_what_is_said_behind_a_path_is_checked(tiny: ModuleType, tmp_path: Path, said: str, match: str) -> None:
+    (tmp_path / "external.onnx").write_bytes(graph((1, 3, 32, 32)))
+    spec = msgspec.structs.replace(tiny.SPEC, colour="rgb", mean=(0.5,) * 3, std=(0.001,) * 3)
+    with pytest.raises(InputError, match=match):
+        external_model(f"{tmp_path / 'external.onnx'}{said}", spec, tiny.TASK, 1)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])

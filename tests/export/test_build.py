@@ -14,7 +14,7 @@ from medfm_compress.export.build import BundleDraft, build_bundle, bundle_files,
 from medfm_compress.runtime.activation import probabilities
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Provenance
-from medfm_compress.runtime.errors import InputError, StudyError
+from medfm_compress.runtime.errors import InputError, ModelError, StudyError
 from medfm_compress.runtime.golden_cases import replay_goldens
 from medfm_compress.runtime.sessions.instruction_sets import BF16, U8S8
 from medfm_compress.runtime.sessions.table import open_variant
@@ -196,3 +196,29 @@ def test_a_shared_file_is_one_member_and_must_be_the_same(tiny):
     other = open_export(sharer, (tiny.network(seed=1),))
     with pytest.raises(InputError, match=r"shares models/openvino-cpu-fp32-a\.xml with another"):
         bundle_files((fp32, other), tiny.SPEC)
+
+
+@pytest.mark.parametrize("failure", ["cannot be read", "computes something else"])
+def test_an_engine_that_fails_does_not_take_the_others_with_it(failure, tmp_path, monkeypatch):
+    """OpenVINO computes something else of GCViT, and cannot read every graph."""
+    from medfm_compress.export import build
+
+    def unreadable(onnx):
+        raise ModelError("OpenVINO cannot read the exported ONNX model: no such operator")
+
+    other = tiny_study.make_module()
+    with torch.no_grad():
+        other[-1].weight.mul_(2)
+
+    def another(onnx):
+        return convert(build.export_onnx(other, tiny_study.SPEC, tiny_study.TASK).content)
+
+    convert = build.to_openvino_ir
+    monkeypatch.setattr(build, "to_openvino_ir", unreadable if failure == "cannot be read" else another)
+    lines = []
+    build_bundle(tiny_study.make_module(), draft(), tmp_path / "a.medfm", progress=lines.append)
+    manifest = Bundle.open(tmp_path / "a.medfm").manifest
+    assert [variant.name for variant in manifest.variants] == ["onnxruntime-cpu-fp32"]
+    reason = "no such operator" if failure == "cannot be read" else "does not compute what the module computes"
+    assert any("no variant for openvino" in line and reason in line for line in lines)
+    assert any("no variant for openvino" in step and reason in step for step in manifest.provenance.steps)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
 from medfm_compress.compress.teacher_outputs.fastest_engine import fastest_engine
-from medfm_compress.compress.teachers.from_onnx import OnnxTeacher, ending_of
+from medfm_compress.compress.teachers.from_onnx import OnnxTeacher
 from medfm_compress.compress.teachers.open import TeacherSource, open_teacher
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.runtime.errors import InputError, ModelError
@@ -192,10 +194,110 @@ def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
         opened(str(tmp_path / "out.onnx"), labels=STUDY.labels)
 
 
-def test_raw_logits_that_happen_to_lie_in_the_unit_interval_stay(tmp_path: Path) -> None:
-    assert ending_of(torch.tensor([[0.2, 0.3], [0.9, 0.4]]), "Gemm") == "logits"
-    assert ending_of(torch.tensor([[0.2, 0.3], [0.9, 0.4]]), "Sigmoid") == "sigmoid"
-    assert ending_of(torch.tensor([[0.2, 0.8], [0.6, 0.4]]), "Gemm") == "softmax"
+def quantized(path: str, form: QuantFormat) -> str:
+    """The file with its weights, activations and output in bytes, as ONNX Runtime's own quantizer writes them."""
+
+    class Noise(CalibrationDataReader):
+        def __init__(self) -> None:
+            generator = np.random.default_rng(0)
+            self.batches = iter([{"image": generator.normal(size=(4, 3, 8, 8)).astype(np.float32)} for _ in range(8)])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.batches, None)
+
+    out = str(Path(path).with_suffix(f".{form.name}.onnx"))
+    quantize_static(path, out, Noise(), quant_format=form)
+    return out
+
+
+def given(path: str, images: torch.Tensor) -> np.ndarray:
+    """What plain ONNX Runtime gives for the file."""
+    mean, std = torch.tensor(SPEC.mean)[:, None, None], torch.tensor(SPEC.std)[:, None, None]
+    return onnxruntime.InferenceSession(path).run(None, {"image": ((images - mean) / std).numpy()})[0]
+
+
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
+@pytest.mark.parametrize(("ending", "kind"), [("Softmax", "multiclass"), ("Sigmoid", "multilabel")])
+def test_probabilities_in_bytes_are_probabilities(form: QuantFormat, ending: str, kind: str, tmp_path: Path) -> None:
+    path = quantized(write(tmp_path / "net.onnx", (ending,)), form)
+    teacher = opened(path, Task(kind=kind, labels=STUDY.labels), labels=STUDY.labels)  # type: ignore[arg-type]
+    images = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    logits = teacher.answer(images).logits
+    taught = logits.softmax(1) if kind == "multiclass" else logits.sigmoid()
+    assert np.abs(taught.numpy() - given(path, images)).max() < 2 / 255
+    assert teacher.card.steps
+
+
+def unclear(path: Path, kind: str, source: str = "Sigmoid") -> str:
+    """A file that ends in probabilities that no operator proves: ``clipped``, ``mean`` (of two) or ``rescaled``."""
+    path = Path(write(path, (source,)))
+    model = onnx.load(path)
+    p = model.graph.output[0].name
+    numbers = {"low": 0.05, "high": 0.95, "slope": 0.9, "offset": 0.05}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(v, np.float32), k) for k, v in numbers.items())
+    add = {
+        "clipped": [helper.make_node("Clip", [p, "low", "high"], ["y"])],
+        "mean": [helper.make_node("Mul", [p, "slope"], ["q"]), helper.make_node("Mean", [p, "q"], ["y"])],
+        "rescaled": [helper.make_node("Mul", [p, "slope"], ["q"]), helper.make_node("Add", ["q", "offset"], ["y"])],
+    }[kind]
+    model.graph.node.extend(add)
+    model.graph.output[0].name = "y"
+    onnx.save(model, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["clipped", "mean", "rescaled"])
+def test_values_that_may_be_either_are_asked_for(kind: str, tmp_path: Path) -> None:
+    path = unclear(tmp_path / "net.onnx", kind)
+    study = Task(kind="multilabel", labels=STUDY.labels)
+    with pytest.raises(InputError, match=r"--teacher-outputs logits, softmax .* or sigmoid"):
+        opened(path, study, labels=STUDY.labels)
+    images = torch.rand(5, 3, 8, 8)
+    as_sigmoid = opened(path, study, labels=STUDY.labels, outputs="sigmoid")
+    assert np.allclose(as_sigmoid.answer(images).logits.sigmoid().numpy(), given(path, images), atol=1e-4)
+    as_logits = opened(path, study, labels=STUDY.labels, outputs="logits")
+    assert np.allclose(as_logits.answer(images).logits.numpy(), given(path, images), atol=1e-6)
+    assert as_logits.card.steps == ("net: outputs said to be logits",)
+
+
+def test_logits_that_happen_to_lie_in_the_unit_interval_are_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx", weights=np.zeros_like(WEIGHTS))
+    with pytest.raises(InputError, match="--teacher-outputs"):
+        opened(path, labels=STUDY.labels)
+    assert opened(path, labels=STUDY.labels, outputs="logits").answer(torch.rand(2, 3, 8, 8)).logits.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind", "match"),
+    [
+        (("Softmax",), "multilabel", "ends in a softmax"),
+        (("LogSoftmax",), "multilabel", "ends in a softmax"),
+        (("Softmax", "Log"), "multilabel", "ends in a softmax"),
+        (("Sigmoid",), "multiclass", "ends in a sigmoid for each label"),
+        (("Sigmoid", "Log"), "multilabel", "--teacher-outputs"),
+    ],
+)
+def test_an_ending_of_another_kind_of_labels_is_refused(
+    ending: tuple[str, ...], kind: str, match: str, tmp_path: Path
+) -> None:
+    study = Task(kind=kind, labels=STUDY.labels)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=match):
+        opened(write(tmp_path / "net.onnx", ending, weights=0.1 * WEIGHTS), study, labels=STUDY.labels)
+
+
+@pytest.mark.parametrize("outputs", ["softmax", "sigmoid"])
+def test_what_is_said_is_held_against_what_comes_out(outputs: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=rf"--teacher-outputs {outputs} cannot be so .* outside \[0, 1\]"):
+        opened(write(tmp_path / "net.onnx"), labels=STUDY.labels, outputs=outputs)
+
+
+def test_a_dynamically_quantized_file_answers_one_image_at_a_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "net.onnx")
+    quantize_dynamic(path, tmp_path / "dynamic.onnx")
+    teacher = opened(str(tmp_path / "dynamic.onnx"), labels=STUDY.labels)
+    images = torch.rand(5, 3, 8, 8) * torch.tensor([0.1, 1, 0.5, 0.2, 0.9]).reshape(-1, 1, 1, 1)
+    alone = torch.cat([teacher.answer(image[None]).logits for image in images])
+    assert torch.equal(teacher.answer(images).logits, alone)
 
 
 def test_a_file_keeps_its_engine(tmp_path: Path) -> None:
@@ -214,8 +316,6 @@ def test_a_real_lung_and_colon_classifier_teaches_lung(shared_data: Path, tmp_pa
     mapping = {"lung_aca": "adenocarcinoma", "lung_n": "benign", "lung_scc": "squamous"}
     teacher = opened(str(path), study, spec, labels=theirs, mapping=mapping)
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    import onnxruntime
-
     inner = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     rows = [inner.run(None, {"input.1": ((image - 0.5) / 0.5)[None].numpy()})[0][0] for image in images]
     assert np.allclose(teacher.answer(images).logits.numpy(), np.array(rows)[:, 2:], atol=1e-4)

@@ -14,6 +14,7 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.networks.model import Model, save_model
@@ -317,3 +318,36 @@ def test_a_real_pneumonia_classifier_teaches_two_labels(shared_data: Path) -> No
     p = torch.softmax(inner(normal), 1)
     supplied = torch.softmax(teacher.answer(images).logits, 1)
     assert torch.allclose(supplied[:, 0], p[:, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_loader_that_needs_the_version_of_its_layers_gets_it(suffix: str, prefix: str, tmp_path: Path) -> None:
+    """torchvision's MNASNet; safetensors keeps no versions."""
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    network = torchvision.models.mnasnet0_5(num_classes=2).eval()
+    path = tmp_path / f"net{suffix}"
+    wrapped = nn.DataParallel(network) if prefix else network
+    state = wrapped.state_dict()
+    torch.save(state, path) if suffix == ".pth" else save_file(dict(state), path)
+    spec = ImageSpec(height_px=64, width_px=64, colour="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
+    (tmp_path / "spec.json").write_bytes(encode(spec))
+    source = TeacherSource(
+        source="torchvision:mnasnet0_5", weights=str(path), labels=("a", "b"), spec=str(tmp_path / "spec.json")
+    )
+    teacher = open_teacher((source,), Task(kind="binary", labels=("a", "b")), TrainingConfig(device="cpu"))
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(teacher.answer(images).logits, network((images - 0.5) / 0.25), atol=1e-5)
+
+
+def test_whatever_a_loader_raises_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(source: TeacherSource, task: Task) -> None:
+        raise KeyError("layer4.weight")
+
+    monkeypatch.setattr("medfm_compress.compress.teachers.open._opener", lambda text: fail)
+    with pytest.raises(ModelError, match=r"cannot be opened as a teacher: KeyError: 'layer4.weight'"):
+        open_teacher(
+            (TeacherSource(source="timm:x"),), Task(kind="binary", labels=("a", "b")), TrainingConfig(device="cpu")
+        )

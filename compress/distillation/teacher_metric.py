@@ -1,0 +1,146 @@
+"""How good the teacher itself is, told before it teaches; one that is worse than chance has its labels swapped.
+
+    z = (1/2 − A) / sqrt((m + n + 1) / (12 m n))       area A under the ROC curve, m positives, n negatives
+    z = (c − a) / sqrt(c (1 − c) / N)                  accuracy a over N cases, c = Σ_j t_j p_j that of chance
+
+with the variances that hold where scores say nothing (Mann, Whitney, Ann. Math. Stat. 18 (1947) 50–60; Cohen, Educ.
+Psychol. Meas. 20 (1960) 37–46: t_j and p_j are the shares of label j among the cases and among the answers). Above the
+97.5 % quantile of the normal distribution, divided among the findings, it is no accident.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medfm_compress.bench.stats.auroc import auroc
+from medfm_compress.compress.distillation.options import Distillation
+from medfm_compress.compress.distillation.training_cases import Weighing, gather_training_cases
+from medfm_compress.compress.teachers.output_cache import OutputCache
+from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard
+from medfm_compress.compress.training.dataset import check_labels, load_dataset
+from medfm_compress.compress.training.job import gather
+from medfm_compress.compress.training.validation_score import one_hot
+from medfm_compress.data.study import Study
+from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.task import Task
+
+_BATCH = 32
+_LEVEL = 0.025
+
+
+class TeacherMetric(NamedTuple):
+    """What a teacher's answers are worth.
+
+    Attributes:
+        areas: finding → area under its ROC curve, where both classes are there.
+        accuracy: of more than two exclusive labels, else None.
+        chance: accuracy that chance would give its answers, likewise.
+        below: what is worse than chance, in words; empty where nothing is.
+    """
+
+    areas: dict[str, float]
+    accuracy: float | None
+    chance: float | None
+    below: tuple[str, ...]
+
+    def __str__(self) -> str:
+        mean = f"AUROC {np.mean(list(self.areas.values())):.4f}" if self.areas else "no AUROC (one class is absent)"
+        return mean if self.accuracy is None else f"{mean}, accuracy {self.accuracy:.4f} (chance {self.chance:.4f})"
+
+
+def check_teacher(
+    studies: tuple[Study, ...],
+    teacher: Teacher | OutputCache,
+    out: Path | None,
+    progress: Progress,
+    distillation: Distillation | None = None,
+) -> None:
+    """Tell the teacher's own metric before it teaches.
+
+    A teacher is held against the first study's validation cases; cached answers, which know training images alone,
+    against those of them that have a label.
+
+    Args:
+        studies: as `distill` takes them.
+        teacher: likewise.
+        out: likewise; prepared images are kept in ``out/training/cache``, or nowhere where it is None.
+        progress: is told.
+        distillation: says which cases the answers are of.
+
+    Raises:
+        ModelError: it is worse than chance.
+        StudyError: other labels than the teacher's, no validation cases, or cached answers of other cases.
+    """
+    study, card = studies[0], teacher.card
+    check_labels(study, card.task, card.name)
+    if isinstance(teacher, OutputCache):
+        _check_cached(studies, teacher, distillation or Distillation(), progress)
+        return
+    cache = None if out is None else out / "training" / "cache"
+    val = load_dataset(study, "val", card.spec, cache, progress)
+    rows = np.array_split(np.arange(len(val.images)), math.ceil(len(val.images) / _BATCH))
+    logits = torch.cat([teacher.answer(torch.from_numpy(gather(val.images, index))).logits for index in rows])
+    _tell(logits, val.targets, card, f"{len(val.targets)} validation cases", progress)
+
+
+def _check_cached(
+    studies: tuple[Study, ...], store: OutputCache, distillation: Distillation, progress: Progress
+) -> None:
+    cases = gather_training_cases(studies[0], Weighing(1.0), unlabelled=distillation.unlabelled, more=studies[1:])
+    store.check(cases.groups)
+    labelled = torch.nonzero(cases.has_label)[:, 0]
+    if len(labelled):
+        logits, targets = store.lookup(0, labelled, ()).logits, cases.targets[labelled].numpy()
+        _tell(logits, targets, store.card, f"{len(labelled)} training cases", progress)
+
+
+def metric_of(logits: Tensor, targets: NDArray[np.int64], task: Task) -> TeacherMetric:
+    """The metric of logits ``[n, labels]`` on targets ``[n, 1]`` or ``[n, labels]``."""
+    wide = logits.double()
+    scores = (wide.sigmoid() if task.kind == "multilabel" else wide.softmax(1)).numpy()
+    truth = one_hot(targets, task)
+    areas: dict[str, float] = {}
+    below: list[str] = []
+    quantile = NormalDist().inv_cdf(1 - _LEVEL / len(task.findings))
+    for name, column in zip(task.findings, range(-len(task.findings), 0), strict=True):
+        known = truth[:, column] >= 0  # a case may say nothing of a finding
+        positives = int((truth[known, column] == 1).sum())
+        negatives = int(known.sum()) - positives
+        if not (positives and negatives):
+            continue
+        areas[name] = auroc(scores[known, column], truth[known, column])
+        spread = math.sqrt((positives + negatives + 1) / (12 * positives * negatives))
+        if (0.5 - areas[name]) / spread > quantile:
+            below.append(f"AUROC {areas[name]:.3f} for {name!r} (chance is 0.5)")
+    if task.kind == "multilabel" or len(task.labels) < 3:
+        return TeacherMetric(areas, None, None, tuple(below))
+    accuracy, chance = _accuracy(scores, truth)
+    if chance < 1 and (chance - accuracy) / math.sqrt(chance * (1 - chance) / len(truth)) > quantile:
+        below.append(f"accuracy {accuracy:.3f} (chance is {chance:.3f})")
+    return TeacherMetric(areas, accuracy, chance, tuple(below))
+
+
+def _accuracy(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> tuple[float, float]:
+    """The accuracy, and that of answers as frequent as these given without looking."""
+    answers = np.eye(scores.shape[1])[scores.argmax(1)]
+    return float((answers * truth).sum(1).mean()), float((answers.mean(0) * truth.mean(0)).sum())
+
+
+def _tell(logits: Tensor, targets: NDArray[np.int64], card: TeacherCard, cases: str, progress: Progress) -> None:
+    metric = metric_of(logits, targets, card.task)
+    progress(f"teacher: {metric} on {cases}")
+    if metric.below:
+        raise ModelError(
+            f"the teacher {card.name} is worse than chance on {cases}: {'; '.join(metric.below)}; its labels are "
+            "likely swapped, and it would teach the opposite: correct the order of --teacher-labels, or say with --map "
+            "THEIRS=OURS which of its labels means which of the study's (in a recipe 'labels' and 'mapping')"
+        )

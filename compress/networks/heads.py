@@ -1,0 +1,30 @@
+"""A network's classifier: where it is, and how one begins that has not learned yet.
+
+A new classifier on trained features begins at zero, so that the first answers are a coin's (loss log 2 of two labels).
+timm draws some families' from a wide distribution (EfficientNet's of two labels from ±0.7), and the first steps then
+undo random logits at the price of the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+def classifier_names(module: nn.Module) -> tuple[str, ...]:
+    """Prefixes, dot included, of the parameters of a network's classifier or classifiers; as timm states them."""
+    published = getattr(module, "pretrained_cfg", None) or {}
+    classifier = published.get("classifier") or ("head", "fc", "classifier")
+    return tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
+
+
+def begin_at_zero(module: nn.Module, names: Iterable[str]) -> None:
+    """Set the last layer of every classifier that ``names`` (prefixes, dot included) call to zero, in place."""
+    for name in names:
+        inside = [layer for path, layer in module.named_modules() if f"{path}.".startswith(name)]
+        layers = [layer for layer in inside if isinstance(layer, nn.Linear | nn.Conv2d)]
+        for parameter in layers[-1].parameters() if layers else ():
+            with torch.no_grad():
+                parameter.zero_()
