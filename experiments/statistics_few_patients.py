@@ -3,7 +3,7 @@
     python experiments/statistics_few_patients.py areas --studies 1000 --most-ill 100
     python experiments/statistics_few_patients.py areas --studies 400 --least-ill 101
     python experiments/statistics_few_patients.py shares --studies 400
-    python experiments/statistics_few_patients.py bootstrapped --studies 150
+    python experiments/statistics_few_patients.py bootstrapped --studies 100
     python experiments/statistics_few_patients.py faithful --studies 200
 
 Teacher and bundle have normal latent scores. "diffuse": the bundle separates a little worse throughout; "ill lost": a
@@ -213,7 +213,7 @@ def bootstrapped(studies: int, seed: int) -> Iterator[str]:
     """Average precision, F1, predictive values and Brier score."""
     yield "| metric | study | margin | damage | before | now |\n|---|---|---|---|---|---|"
     metrics: tuple[Metric, ...] = ("auprc", "f1", "ppv", "npv", "brier")
-    sizes = [(50, 100, 0.1), (200, 400, 0.05)]
+    sizes = [(50, 100, 0.1), (300, 600, 0.1)]
     for metric, (ill, healthy, margin), images in itertools.product(metrics, sizes, (1, 3)):
         yield from _rows(metric, Study(ill, healthy, 0.95, images=images), margin, studies, seed, DAMAGES)
 

@@ -2,8 +2,9 @@
 
 However alike bundle and teacher are, a margin Δ is excluded only by more than z² (1 − Δ) / Δ patients in whom the loss
 could sit (see `stats.score_interval`): for sensitivity the ill, for AUROC the rarer of ill and healthy, for balanced
-accuracy half as many of each. PPV, NPV and F1 depend on what will be called, log loss has no such bound; they are left
-out.
+accuracy half as many of each. One healthy patient above all m ill ones may cost average precision H(m) / m, H the
+harmonic numbers; it takes the m at which z² H(m) / m falls below Δ. PPV, NPV and F1 depend on what will be called, log
+loss has no such bound; they are left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.evaluate.evaluate import number_clusters, tabulate
 from medfm_compress.bench.evaluate.subgroups import divide, restrict
-from medfm_compress.bench.stats.score_interval import smallest_count
+from medfm_compress.bench.stats.score_interval import smallest_count, smallest_count_of_precision
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.metric import Metric
 from medfm_compress.bench.types.policy import NonInferiority, Policy
@@ -79,7 +80,10 @@ def _populations(evaluation: Evaluation, policy: Policy, entry: NonInferiority) 
 def _needs(evaluation: Evaluation, policy: Policy, entry: NonInferiority, group: str) -> list[Need]:
     clusters = number_clusters(evaluation.clusters)
     margin = min(2 * entry.margin, 0.999) if entry.metric == "balanced_accuracy" else entry.margin
-    needed = smallest_count(margin, policy.alpha)
+    if entry.metric == "auprc":
+        needed = smallest_count_of_precision(margin, policy.alpha)
+    else:
+        needed = smallest_count(margin, policy.alpha)
     findings = [entry.finding] if entry.finding else list(evaluation.findings)
     if entry.metric in ("accuracy", "brier"):
         everybody = np.ones(len(clusters), np.bool_)

@@ -13,8 +13,8 @@ one model's value is::
 A patient's effect is the sum over the cases, of a difference second model − first; those of ranks are centred in either
 class, whose sizes are fixed. Its sign is the metric's (a rise of Brier's is a loss). The patient who is lost has as
 many cases as a case's patient has on average (Kish's Σ k² / Σ k), each of which the first model has right and the
-second wrong: a positive that turns negative or the reverse, the lowest rank, an error of 1. For average precision a
-lost negative scores like a positive, not above all of them: there is no bound of any use for that.
+second wrong: a positive that turns negative or the reverse, the lowest or the highest rank, an error of 1. One negative
+above every positive costs average precision about ln(m) / m, which is why it takes so many positives to bound.
 
 Sources: influence functions: Davison, Hinkley, Bootstrap Methods (1997), section 2.7; DeLong's components: see `auroc`;
 Kish, Survey Sampling (1965).
@@ -134,9 +134,8 @@ def _auprc(scores: Floats, positive: NDArray[np.bool_]) -> _Influence:
     lower_fp = np.cumsum((gained * (called - hits) / called**2)[::-1])[::-1] / m
     of_positive, of_negative = (precision - average) / m + lower_fp, -lower_tp
     cases = np.where(positive, of_positive[group], of_negative[group])
-    like_a_positive = float(of_negative[group][positive].mean())
     best, lowest = float(cases[positive].max()), float((precision[-1] - average) / m)
-    return _Influence(cases, (best, float(cases[~positive].max())), (lowest, like_a_positive))
+    return _Influence(cases, (best, float(cases[~positive].max())), (lowest, float(of_negative[0])))
 
 
 def _brier(scores: Floats, truth: Integers) -> _Influence:

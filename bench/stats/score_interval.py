@@ -147,6 +147,18 @@ def smallest_count(margin: float, alpha: float) -> int:
     return math.floor(z**2 * (1 - margin) / margin) + 1
 
 
+def smallest_count_of_precision(margin: float, alpha: float) -> int:
+    """Likewise the positives that average precision takes: the least m with z² H(m) / m below ``margin``.
+
+    A negative above all m positives costs a perfect ranking H(m) / m, H(m) = 1 + 1/2 + … + 1/m.
+    """
+    z, count, harmonic = _NORMAL.inv_cdf(1 - alpha), 0, 0.0
+    while not count or z**2 * harmonic >= margin * count:
+        count += 1
+        harmonic += 1 / count
+    return count
+
+
 def least_loss(effects: Effects, alpha: float, *, errors: bool = False) -> float:
     """The loss that these patients cannot exclude even where the two models are alike: the floor of the interval.
 

@@ -59,7 +59,8 @@ def test_alpha_sets_the_level(make_evaluation: MakeEvaluation) -> None:
 
 def test_pairing_makes_intervals_narrower_than_independence_would(make_evaluation: MakeEvaluation) -> None:
     for comparison in compare(make_evaluation(cases=1500), make_evaluation("variant", cases=1500, noise=0.3), POLICY):
-        if comparison.metric in REPORTED_ONLY:
+        # Of average precision one negative above all positives may cost so much that 600 patients bound it alone.
+        if comparison.metric in (*REPORTED_ONLY, "auprc"):
             continue
         width = comparison.difference.high - comparison.difference.low
         assert width < 0.7 * (comparison.teacher.high - comparison.teacher.low) * 2**0.5

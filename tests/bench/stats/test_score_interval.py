@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from scipy import stats
 
+from medfm_compress.bench.stats.metrics import Sample
+from medfm_compress.bench.stats.patient_effects import paired_effects
 from medfm_compress.bench.stats.score_interval import (
     floor_without_variation,
     p_score_below,
     paired_shares,
     score_interval,
+    smallest_count,
+    smallest_count_of_precision,
 )
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.runtime.errors import InputError
@@ -90,6 +95,24 @@ def test_without_discordance_the_width_solves_the_score_equation() -> None:
         assert tango(0, 0, total).high == pytest.approx(delta)
         assert tango(0, 0, total).standard_error is None
     assert floor_without_variation(0) == 1
+
+
+def test_so_many_patients_and_not_one_fewer_exclude_a_loss_that_nobody_shows() -> None:
+    for margin in (0.01, 0.02, 0.05, 0.3):
+        count = smallest_count(margin, 0.025)
+        assert tango(0, 0, count).low > -margin >= tango(0, 0, count - 1).low
+    assert [smallest_count(margin, 0.025) for margin in (0.01, 0.02, 0.03, 0.05, 0.1)] == [381, 189, 125, 73, 35]
+
+
+def test_average_precision_takes_as_many_as_one_negative_above_all_costs() -> None:
+    for margin in (0.05, 0.1, 0.2):
+        count = smallest_count_of_precision(margin, 0.025)
+        for positives, excluded in ((count, True), (count - 3, False)):
+            # A perfect ranking twice, with so many negatives that they are not the rarer.
+            truth = (np.arange(50 * positives) < positives).astype(np.int64)
+            scores = np.linspace(0.9, 0.1, len(truth))[None] * np.array([[1.0], [0.9]])
+            effects = paired_effects(Sample(scores, truth[None].repeat(2, 0), truth, np.arange(len(truth))), "auprc")
+            assert (score_interval(effects, 0.95).low > -margin) == excluded
 
 
 def test_impossible_counts_are_refused() -> None:
