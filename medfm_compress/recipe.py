@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from medfm_compress.bench.measure.latency import Plan
 from medfm_compress.bench.measure.load_scenario import Harness, LoadPlan, ScenarioName
+from medfm_compress.bench.types.operating_rule import parse_rule
 from medfm_compress.bench.types.target import TARGETS
 from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.losses.names import LabelLoss
@@ -144,6 +145,7 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     dicom_modality: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        parse_rule(self.rule)
         wrong = [name for name in self.dicom_modality if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", name)]
         if wrong:
             raise InputError(f"dicom_modality is {wrong[0]!r}; write a code of (0008,0060) such as DX, CR or MG")

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     )
     from medfm_compress.runtime.bundle.manifest import Manifest
 
+_CARDS = ("model.json", "backbone.json")  # written last: a folder with one is finished
+_COLOUR_SPREAD = 0.02  # of the range; JPEG leaves less between the channels of a grey image
+
 
 def prepare_study(source: Path, plan: SplitPlan | None, progress: Progress, out: Path) -> None:
     """Write the study's table, with new splits where a plan is given.
@@ -75,9 +78,9 @@ def prepare_teacher(study: Path, step: FinetuneStep, progress: Progress, out: Pa
         finetune(study, step, progress, out)
 
 
-def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path) -> Pretrained:
+def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path, *, overwrite: bool = True) -> Pretrained:
     """Build the network that ``step`` names and pre-train it on images without labels."""
-    _check_folder(out)
+    _check_folder(out, overwrite)
     import torch
 
     from medfm_compress.compress.networks.build import build_model
@@ -97,12 +100,13 @@ def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path) -> 
     model = dataclasses.replace(
         model, spec=spec, licence=step.licence or model.licence, intended_use=step.intended_use or model.intended_use
     )
+    _warn_of_modality(studies[0], step.training.modality, progress)
     return train_backbone(studies, model, step.training, out, progress, step.masking)
 
 
-def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path) -> Model:
+def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, overwrite: bool = True) -> Model:
     """Build the teacher that ``step`` names and train it on the study's train split."""
-    _check_folder(out)
+    _check_folder(out, overwrite)
     import torch
 
     from medfm_compress.compress.networks.build import build_model
@@ -122,6 +126,8 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path) -> 
     model = dataclasses.replace(
         model, spec=spec, licence=step.licence or model.licence, intended_use=step.intended_use or model.intended_use
     )
+    if step.training.epochs:
+        _warn_of_modality(cases, step.training.modality, progress)
     return train_teacher(cases, model, step.training, out, progress, balanced=step.balanced, label_loss=step.label_loss)
 
 
@@ -132,20 +138,25 @@ def distill(
     progress: Progress,
     out: Path,
     on_choice: Callable[[Choice], None] = lambda _: None,
+    *,
+    overwrite: bool = True,
 ) -> Model:
     """Distil the teachers' mean into the student that ``step`` names; ``on_choice`` gets what ``auto`` chose."""
-    _check_folder(out)
+    _refuse_to_replace(out, teachers, step.student)
+    _check_folder(out, overwrite)
     import torch
 
     from medfm_compress.compress.distillation.distill import distill as train_student
     from medfm_compress.compress.distillation.teacher_metric import check_teacher
+    from medfm_compress.compress.students.build_student import check_student_name
     from medfm_compress.compress.teachers.label_mapping import unmapped
     from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
     from medfm_compress.compress.teachers.open import open_teacher
 
-    _refuse_to_replace(out, teachers, step.student)
+    check_student_name(step.student)
     auto = _auto(step, progress, out, on_choice)
     cases = open_study(study)
+    _warn_of_modality(cases, step.training.modality, progress)
     teacher = open_teacher(teachers, task_of(cases), step.training, step.distillation.teacher_precision)
     torch.manual_seed(step.training.seed)
     own = unmapped(teacher.model) if isinstance(teacher, ModuleTeacher) else None
@@ -198,28 +209,62 @@ def prune(
     options: PruneOptions,
     progress: Progress,
     out: Path,
+    *,
+    overwrite: bool = True,
 ) -> PruningRecord:
     """Prune a model and let it recover by distillation from the teachers, or without any from what it was."""
-    _check_folder(out)
-    from medfm_compress.compress.distillation.teacher_metric import check_teacher
-    from medfm_compress.compress.networks.model import load_model
-    from medfm_compress.compress.pruning.iterative import PruningRun, prune_and_recover
-    from medfm_compress.compress.teachers.open import open_teacher
     from medfm_compress.compress.teachers.source import TeacherSource
 
     sources = teachers or (TeacherSource(source=str(model)),)
     _refuse_to_replace(out, sources, str(model))
+    _check_folder(out, overwrite)
+    from medfm_compress.compress.distillation.teacher_metric import check_teacher
+    from medfm_compress.compress.networks.model import load_model
+    from medfm_compress.compress.pruning.iterative import PruningRun, prune_and_recover
+    from medfm_compress.compress.teachers.open import open_teacher
+
     student = load_model(model)
     cases = open_study(study, dicom_rules=student.spec.dicom)
+    _warn_of_modality(cases, options.training.modality, progress)
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
     check_teacher((cases,), teacher, None, progress, options.distillation)  # what is refused writes nothing
     return prune_and_recover(PruningRun(cases, teacher, options, out, progress), student)
 
 
-def _check_folder(out: Path) -> None:
-    """Said at once, and not after the training: a model is a folder."""
+def _check_folder(out: Path, overwrite: bool) -> None:
+    """Said at once, and not after the training: a model is a folder, and one that is there is not replaced unasked.
+
+    What an interrupted call left has no card yet, and is gone on with.
+    """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; a model is a folder: name another")
+    if overwrite or not out.is_dir():
+        return
+    finished = any((out / card).exists() for card in _CARDS)
+    interrupted = (out / "training").is_dir() and not finished
+    if any(out.iterdir()) and not interrupted:
+        what = "holds a finished model" if finished else "is a folder that is not empty"
+        raise InputError(f"--out {out} {what}; name another folder, or write into it with --overwrite")
+
+
+def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
+    """Colour images with the augmentation of radiographs are usually a --modality that nobody thought of."""
+    learned = cases.split("train") or cases.cases
+    if modality != "radiograph" or not learned or not _shows_colour(cases, learned[0]):
+        return
+    progress(
+        "warning: the images are in colour and --modality is 'radiograph', its default, whose augmentation is made for "
+        "grey images; give --modality dermoscopy, histology, endoscopy or none (in a recipe, training: modality:)"
+    )
+
+
+def _shows_colour(study: Study, case: Case) -> bool:
+    """Whether the channels differ: many radiographs are stored with three equal ones."""
+    pixels = study.source.read(case.image)
+    if not pixels.is_colour:
+        return False
+    spread = pixels.values.max(axis=2).astype(float) - pixels.values.min(axis=2).astype(float)
+    return bool(spread.mean() > _COLOUR_SPREAD * (pixels.high - pixels.low))
 
 
 def task_of(cases: Study) -> Task:

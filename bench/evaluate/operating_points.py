@@ -14,7 +14,6 @@ those of the argmax, which promised nothing on validation cases.
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +23,11 @@ from medfm_compress.bench.evaluate.evaluate import check_evaluation, number_clus
 from medfm_compress.bench.stats.clustered_proportion import clustered_wilson
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.interval import Interval
+from medfm_compress.bench.types.operating_rule import parse_rule
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import OperatingPoint
 
 Floats = NDArray[np.float64]
-_RULE = re.compile(r"(sensitivity|specificity)>=(0\.\d+|1(?:\.0+)?)")
 
 
 class Held(NamedTuple):
@@ -65,7 +64,7 @@ def choose_operating_points(evaluation: Evaluation, *, rule: str) -> tuple[Opera
         InputError: an unknown rule, or a finding without positive or without negative cases.
     """
     check_evaluation(evaluation)
-    _parse(rule)
+    parse_rule(rule)
     columns = zip(evaluation.findings, evaluation.scores.T, evaluation.truth.T, strict=True)
     return tuple(choose_operating_point(finding, scores, truth, rule=rule) for finding, scores, truth in columns)
 
@@ -137,7 +136,7 @@ def _candidates(scores: Floats, truth: NDArray[np.int64]) -> Candidates:
 
 
 def _pick(candidates: Candidates, rule: str) -> int:
-    name, least = _parse(rule)
+    name, least = parse_rule(rule)
     if name == "youden":
         index = candidates.sensitivity + candidates.specificity
         return int(np.flatnonzero(index >= index.max() - 1e-12)[0])
@@ -145,14 +144,3 @@ def _pick(candidates: Candidates, rule: str) -> int:
     if not len(reached):
         raise InputError(f"no threshold below 1 reaches {rule}; every case scores 1, so choose another rule")
     return int(reached[-1] if name == "sensitivity" else reached[0])
-
-
-def _parse(rule: str) -> tuple[str, float]:
-    if rule == "youden":
-        return rule, 0.0
-    match = _RULE.fullmatch(rule.replace(" ", ""))
-    if match is None or not float(match[2]) > 0:
-        raise InputError(
-            f"operating point rule {rule!r} is unknown; write youden, sensitivity>=0.95 or specificity>=0.90"
-        )
-    return match[1], float(match[2])

@@ -112,6 +112,19 @@ class Model:
         return digest.hexdigest()
 
 
+def check_name(name: str) -> None:
+    """Whether timm, or a hub, is asked for a network of this name.
+
+    Raises:
+        ModelError: timm has none; the nearest names are said.
+    """
+    import timm
+
+    if not name.startswith("hf-hub:") and not timm.is_model(name):
+        near = ", ".join(nearest(name)) or "nothing; see timm.list_models()"
+        raise ModelError(f"timm has no model {name!r}; near it: {near}")
+
+
 def create_module(architecture: Architecture) -> nn.Module:
     """Build an untrained module in eval mode.
 
@@ -123,9 +136,7 @@ def create_module(architecture: Architecture) -> nn.Module:
 
     if architecture.library != "timm":
         raise ModelError(f"architecture library is {architecture.library!r}; only 'timm' can be built")
-    if not architecture.name.startswith("hf-hub:") and not timm.is_model(architecture.name):
-        near = ", ".join(nearest(architecture.name)) or "nothing; see timm.list_models()"
-        raise ModelError(f"timm has no model {architecture.name!r}; near it: {near}")
+    check_name(architecture.name)
     try:
         module: nn.Module = timm.create_model(architecture.name, pretrained=False, **architecture.arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as exc:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medfm_compress.compress.networks.build import build_model
-from medfm_compress.compress.networks.model import CARD, Model, load_model
+from medfm_compress.compress.networks.model import CARD, Model, check_name, load_model
 from medfm_compress.compress.students.auto_select import AUTO, Auto, auto_select
 from medfm_compress.compress.students.scaled import PREFIX, parse_scale, scale_model
 from medfm_compress.runtime.errors import InputError, ModelError
@@ -57,6 +57,19 @@ def build_student(
             raise InputError("student 'auto' is chosen by its latency; give --max-latency, e.g. --max-latency 10ms")
         return auto_select(task, spec, auto)
     return build_model(name, task, size_px=spec.height_px, colour=spec.colour, weights=weights, spec=spec)
+
+
+def check_student_name(name: str) -> None:
+    """Said before the teacher is loaded: a student of this name can be built.
+
+    Raises:
+        ModelError: timm has no such network.
+        InputError: factors of a scaled copy that cannot be read.
+    """
+    if name.startswith(PREFIX):
+        parse_scale(name)
+    elif name != AUTO and not (Path(name) / CARD).is_file():
+        check_name(name)
 
 
 def _from_folder(folder: Path, task: Task, weights: Path | None) -> Model:

@@ -24,4 +24,5 @@ Policy = Annotated[
 ]
 ModelOut = Annotated[Path, typer.Option("--out", help="Model folder to write.", metavar="MODEL")]
 BundleOut = Annotated[Path, typer.Option("--out", help="The .medfm file to write.", metavar="BUNDLE")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names, if it is there.")]
 ReportOut = Annotated[Path, typer.Option("--out", help="Folder of the report.", metavar="FOLDER")]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import ModelOut, Study
+from medfm_compress.cli.arguments import ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.model_summary import print_model
+from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.cli.parse_units import parse_pairs
 from medfm_compress.compress.teachers.source import Outputs, TeacherSource
 from medfm_compress.recipe import DistillStep
@@ -31,6 +32,7 @@ def distill(
     step: DistillStep,
     study: Study,
     out: ModelOut,
+    overwrite: Overwrite = False,
     teacher_weights: Annotated[
         list[str] | None, typer.Option(help="Weights of a timm or torchvision teacher; the n-th for the n-th teacher.")
     ] = None,
@@ -57,6 +59,7 @@ def distill(
 
     Runs on many devices under 'torchrun --nproc-per-node N -m medfm_compress distill ...'.
     """
+    refuse_empty(out)
     from medfm_compress import steps
 
     rows = zip(
@@ -87,7 +90,7 @@ def distill(
         if not console.wants_json():
             print_choice(choice)
 
-    model = steps.distill(study, sources, step, console.progress, out, on_choice)
+    model = steps.distill(study, sources, step, console.progress, out, on_choice, overwrite=overwrite)
     print_model(model, out, {"choice": choices[0]} if choices else {})
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import BundleOut, ModelFolder, Study
+from medfm_compress.cli.arguments import BundleOut, ModelFolder, Overwrite, Study
 from medfm_compress.cli.command import command
+from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.recipe import ExportStep
 
 if TYPE_CHECKING:
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 
 
 @command()
-def export(model: ModelFolder, step: ExportStep, study: Study, out: BundleOut) -> None:
+def export(model: ModelFolder, step: ExportStep, study: Study, out: BundleOut, overwrite: Overwrite = False) -> None:
     """Export a model folder to a bundle, its parity with the model checked and recorded.
 
     Validation cases of the study give the operating points.
     """
+    check_file_out(out, ".medfm", overwrite)
     from medfm_compress import steps
 
     manifest = steps.export(model, study, step, "", "", console.progress, out)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import ModelOut, Study
+from medfm_compress.cli.arguments import ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.model_summary import print_model
+from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.recipe import FinetuneStep
 
 
 @command()
-def finetune(step: FinetuneStep, study: Study, out: ModelOut) -> None:
+def finetune(step: FinetuneStep, study: Study, out: ModelOut, overwrite: Overwrite = False) -> None:
     """Train a teacher on a study's train split; the epoch with the best validation AUROC is kept. Resumes.
 
     Without epochs it packages the weights as they are. Runs on many devices under
     'torchrun --nproc-per-node N -m medfm_compress finetune ...'.
     """
+    refuse_empty(out)
     from medfm_compress import steps
 
-    print_model(steps.finetune(study, step, console.progress, out), out)
+    print_model(steps.finetune(study, step, console.progress, out, overwrite=overwrite), out)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Study
+from medfm_compress.cli.arguments import Overwrite, Study
 from medfm_compress.cli.command import command
+from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.recipe import PretrainStep
 
 if TYPE_CHECKING:
@@ -21,15 +22,17 @@ def pretrain(
     step: PretrainStep,
     study: Study,
     out: Annotated[Path, typer.Option(help="Backbone folder to write, for --weights of finetune and distill.")],
+    overwrite: Overwrite = False,
 ) -> None:
     """Pre-train a teacher or a student on images without labels: it learns to fill in hidden squares. Resumes.
 
     The study's train and unlabelled images are learned from. Give the folder to 'finetune --weights' or
     'distill --weights'. Runs on many devices under 'torchrun --nproc-per-node N -m medfm_compress pretrain ...'.
     """
+    refuse_empty(out)
     from medfm_compress import steps
 
-    card = steps.pretrain(study, step, console.progress, out).card
+    card = steps.pretrain(study, step, console.progress, out, overwrite=overwrite).card
     console.emit(lambda: _as_json(card, out), lambda: _print_backbone(card, step.model, out))
 
 

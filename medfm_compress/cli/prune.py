@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import ModelFolder, ModelOut, Study
+from medfm_compress.cli.arguments import ModelFolder, ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
+from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.teachers.source import TeacherSource
 
@@ -23,6 +24,7 @@ def prune(
     options: PruneOptions,
     study: Study,
     out: ModelOut,
+    overwrite: Overwrite = False,
     teacher: Annotated[
         list[str] | None, typer.Option(help="What it recovers from, see distill; the original by default.")
     ] = None,
@@ -31,10 +33,11 @@ def prune(
 
     Give one goal: --min-speedup, --max-latency, --max-macs or --max-size.
     """
+    refuse_empty(out)
     from medfm_compress import steps
 
     sources = tuple(TeacherSource(source=name) for name in teacher or ())
-    record = steps.prune(study, sources, model, options, console.progress, out)
+    record = steps.prune(study, sources, model, options, console.progress, out, overwrite=overwrite)
     console.emit(lambda: _as_json(record, out), lambda: _print_record(record, out))
 
 

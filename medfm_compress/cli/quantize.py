@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Bundle, BundleOut, Study
+from medfm_compress.cli.arguments import Bundle, BundleOut, Overwrite, Study
 from medfm_compress.cli.command import command
+from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.compress.quantization.options import QuantizeOptions
 
 if TYPE_CHECKING:
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
 
 
 @command(skip=("threads",))
-def quantize(bundle: Bundle, options: QuantizeOptions, study: Study, out: BundleOut) -> None:
+def quantize(
+    bundle: Bundle, options: QuantizeOptions, study: Study, out: BundleOut, overwrite: Overwrite = False
+) -> None:
     """Quantize a bundle: of many candidates for each target, the fastest within the limits of fidelity is kept.
 
     Training cases calibrate, validation cases judge.
     """
+    check_file_out(out, ".medfm", overwrite)
     from medfm_compress import steps
 
     quantized = steps.quantize(study, bundle, options, console.progress, out)

@@ -10,10 +10,11 @@ import msgspec
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import StudyArgument
+from medfm_compress.cli.arguments import Overwrite, StudyArgument
 from medfm_compress.cli.command import command
+from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.data.splitting import SplitPlan
-from medfm_compress.runtime.errors import EXIT_UNUSABLE, InputError
+from medfm_compress.runtime.errors import EXIT_UNUSABLE
 
 if TYPE_CHECKING:
     from medfm_compress.bench.gate.enough_patients import Need
@@ -66,14 +67,14 @@ def split(
     study: StudyArgument,
     plan: SplitPlan,
     out: Annotated[Path, typer.Option("--out", help="CSV file to write; it may lie outside the study.")],
+    overwrite: Overwrite = False,
 ) -> None:
     """Cut train, val and test by patient, stratified by label, and write a new CSV; the study itself is not changed."""
+    check_file_out(out, ".csv", overwrite)
     from medfm_compress.data.open import open_study
     from medfm_compress.data.splitting import split_study
     from medfm_compress.data.table import write_table
 
-    if out.suffix.lower() != ".csv":
-        raise InputError(f"--out is {out}; give the path of a .csv file")
     result = split_study(open_study(study), plan)
     write_table(result.study, out)
     console.emit(lambda: _split_as_json(result, out), lambda: _print_split(result, out))

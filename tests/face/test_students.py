@@ -130,6 +130,6 @@ def test_auto_prints_what_was_measured_before_it_trains(distil, teacher: Path, t
     assert student.architecture.name == SHORTLIST[0]
     assert "8 ms for one image on onnxruntime:cpu:int8:1, budget 10 ms" in student.provenance.steps[0]
 
-    again = json.loads(distil("auto", *options, "--json").out)
+    again = json.loads(distil("auto", *options, "--json", "--overwrite").out)
     assert again["choice"]["name"] == SHORTLIST[0]
     assert [entry["fits"] for entry in again["choice"]["candidates"]] == [True] + [False] * (len(SHORTLIST) - 1)

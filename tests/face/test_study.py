@@ -100,7 +100,10 @@ def test_split_cuts_all_three_anew(study: Path, tmp_path: Path) -> None:
     assert run("split", study, "--out", out, "--val", 0.2, "--test", 0.3, "--seed", 4)[0] == 0
     first = out.read_bytes()
     assert {case.split for case in open_study(out).cases} == {"train", "val", "test"}
-    assert run("split", study, "--out", out, "--val", 0.2, "--test", 0.3, "--seed", 4)[0] == 0
+    again = ("split", study, "--out", out, "--val", 0.2, "--test", 0.3, "--seed", 4)
+    with pytest.raises(InputError, match=r"new\.csv exists; .* --overwrite"):
+        run(*again)
+    assert run(*again, "--overwrite")[0] == 0
     assert out.read_bytes() == first
 
 

@@ -1,0 +1,32 @@
+"""What --out may name: nothing that is there is replaced unless the user says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medfm_compress.runtime.errors import InputError
+
+
+def check_file_out(out: Path, suffix: str, overwrite: bool) -> None:
+    """Said before any work: --out names a file of this kind, which is not there yet or may be replaced.
+
+    Raises:
+        InputError: an empty path, another suffix, a folder, or a file that is there.
+    """
+    refuse_empty(out)
+    if out.suffix.lower() != suffix:
+        raise InputError(f"--out is {out}; give the path of a {suffix} file")
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; give the path of a {suffix} file")
+    if out.exists() and not overwrite:
+        raise InputError(f"--out {out} exists; name another file, or replace it with --overwrite")
+
+
+def refuse_empty(out: Path) -> None:
+    """An empty --out is read as the current folder, which nobody means to fill.
+
+    Raises:
+        InputError: it is empty, or the current folder by its short name.
+    """
+    if out == Path():
+        raise InputError("--out is empty or '.'; give the path of what is to be written")
