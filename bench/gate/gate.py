@@ -155,12 +155,13 @@ def recompute(report: Report, policy: Policy, shipped: Iterable[str] = ()) -> Ev
 
 def _measured(evidence: Evidence, report: Report, shipped: Iterable[str] = ()) -> Evidence:
     """``evidence`` with everything of ``report`` that is no comparison."""
+    noise = (f"noisy timings: {'; '.join(report.noise)}",) if report.noise else ()
     return evidence._replace(
         measurements=report.measurements,
         slowdowns=report.slowdowns,
         model_digest=report.model_digest,
         shipped=tuple(dict.fromkeys([*report.variants, *report.shipped, *shipped])),
-        notes=(*evidence.notes, *report.notes, *(f"noisy timings: {reason}" for reason in report.noise)),
+        notes=(*evidence.notes, *report.notes, *noise),
         noise=report.noise,
     )
 

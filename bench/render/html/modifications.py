@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from medfm_compress.bench.render.format import date_name, megabytes, target_name, versions
+from medfm_compress.bench.render.format import date_name, megabytes, short_digest, target_name, versions
 from medfm_compress.bench.report import TEACHER, Report
 
 
@@ -38,7 +38,9 @@ def change_view(report: Report) -> ChangeView:
     return ChangeView(models, facts)
 
 
-def _model(report: Report, name: str, role: str, network: str) -> Model:
+def _model(report: Report, name: str, role: str, identity: str) -> Model:
+    architecture, _, digest = identity.partition("@")
+    network = f"{architecture} @ {short_digest(digest)}" if digest else architecture
     measurement = report.measurement(name)
     if measurement is None:
         return Model(role, network, "not measured", "–")
