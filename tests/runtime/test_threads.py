@@ -50,7 +50,9 @@ def test_items_are_taken_as_they_are_needed_and_nothing_begins_after_an_error() 
     assert len(taken) < 30
 
 
+# A process that was started in the background may have inherited that interrupts are ignored.
 POOL = """
+import signal
 import time
 import numpy as np
 from types import SimpleNamespace
@@ -61,6 +63,7 @@ def run(inputs):
     return {"y": np.zeros((1, 2), np.float32)}
 
 session = SimpleNamespace(run=run, input_names=("x",), output_names=("y",), info=SimpleNamespace(threads=1))
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 case_logits(session, np.zeros((100_000, 1, 1, 1), np.float32))
 """
