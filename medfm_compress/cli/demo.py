@@ -20,7 +20,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Of the synthetic study and of training.")] = 0,
 ) -> None:
-    """Draw a synthetic study, train a teacher, compress it, judge it, and say how to predict. About four minutes."""
+    """Draw a synthetic study, train a teacher, compress it, judge it, and say how to predict. About six minutes."""
     from medfm_compress.demo import run_demo
 
     finished, image = run_demo(out, seed, console.progress)
