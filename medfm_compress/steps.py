@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from medfm_compress.data.colour_kind import case_colour, colour_of, shows_colour
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
-from medfm_compress.data.study import Case, Study
+from medfm_compress.data.study import Study
 from medfm_compress.data.table import write_table
 from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import InputError, ModelError, StudyError
-from medfm_compress.runtime.image_spec import Colour, ImageSpec
+from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
 
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.bundle.manifest import Manifest
 
 _CARDS = ("model.json", "backbone.json")  # written last: a folder with one is finished
-_COLOUR_SPREAD = 0.02  # of the range; JPEG leaves less between the channels of a grey image
 
 
 def prepare_study(source: Path, plan: SplitPlan | None, progress: Progress, out: Path) -> None:
@@ -93,7 +93,7 @@ def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path, *, 
         step.model,
         Task(kind="binary", labels=("absent", "present")),  # a classifier has to have some; it is not saved
         size_px=step.image_size,
-        colour=step.colour or _colour_of(studies[0], choose_images(studies).training[0][1][0]),
+        colour=step.colour or case_colour(studies[0], choose_images(studies).training[0][1][0]),
         weights=Path(step.weights) if step.weights else None,
     )
     spec = msgspec.structs.replace(model.spec, dicom=step.dicom)
@@ -250,21 +250,12 @@ def _check_folder(out: Path, overwrite: bool) -> None:
 def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
     """Colour images with the augmentation of radiographs are usually a --modality that nobody thought of."""
     learned = cases.split("train") or cases.cases
-    if modality != "radiograph" or not learned or not _shows_colour(cases, learned[0]):
+    if modality != "radiograph" or not learned or not shows_colour(cases, learned[0]):
         return
     progress(
         "warning: the images are in colour and --modality is 'radiograph', its default, whose augmentation is made for "
         "grey images; give --modality dermoscopy, histology, endoscopy or none (in a recipe, training: modality:)"
     )
-
-
-def _shows_colour(study: Study, case: Case) -> bool:
-    """Whether the channels differ: many radiographs are stored with three equal ones."""
-    pixels = study.source.read(case.image)
-    if not pixels.is_colour:
-        return False
-    spread = pixels.values.max(axis=2).astype(float) - pixels.values.min(axis=2).astype(float)
-    return bool(spread.mean() > _COLOUR_SPREAD * (pixels.high - pixels.low))
 
 
 def task_of(cases: Study) -> Task:
@@ -426,19 +417,3 @@ def gate(report: Path, policy: LoadedPolicy, bundle: Path, out: Path) -> Verdict
     decision = judge_report(JudgeRequest(report, data, policy, bundle))
     record_verdicts(decision, data, bundle, out)
     return decision.verdict
-
-
-def colour_of(study: Study) -> Colour:
-    """Whether the first labelled training image is grey or in colour.
-
-    Raises:
-        StudyError: there is none.
-    """
-    cases = [case for case in study.split("train") if case.target]
-    if not cases:
-        raise StudyError(f"{study.root} has no labelled image in split 'train'; cut one with 'study split'")
-    return _colour_of(study, cases[0])
-
-
-def _colour_of(study: Study, case: Case) -> Colour:
-    return "rgb" if study.source.read(case.image).is_colour else "grey"

@@ -10,9 +10,11 @@ Sources: covariance and degrees of freedom: see `auroc`.
 from __future__ import annotations
 
 from medfm_compress.bench.stats.auroc import Areas
-from medfm_compress.bench.stats.logit_profile import CONTRAST, Pair, p_profile_below, profile
+from medfm_compress.bench.stats.logit_profile import CONTRAST, Pair, p_profile_below, profile_interval
 from medfm_compress.bench.stats.score_interval import Effects, no_shorter, p_score_below, score_interval, weaker
 from medfm_compress.bench.types.interval import Interval
+
+METHOD = "Obuchowski/DeLong, paired, logit profile"
 
 
 def area_difference(areas: Areas, effects: Effects, level: float) -> Interval:
@@ -20,16 +22,7 @@ def area_difference(areas: Areas, effects: Effects, level: float) -> Interval:
     pair = _pair(areas)
     if pair is None:
         return score_interval(effects, level)
-    low, high = profile(pair, level)
-    interval = Interval(
-        estimate=pair.estimate,
-        low=min(low, pair.estimate),
-        high=max(high, pair.estimate),
-        level=level,
-        method=f"Obuchowski/DeLong, paired, logit profile, t({pair.degrees:.0f})",
-        standard_error=pair.standard_error,
-    )
-    return no_shorter(interval, effects)
+    return no_shorter(profile_interval(pair, level, METHOD), effects)
 
 
 def p_area_below(areas: Areas, effects: Effects, bound: float) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from medfm_compress.bench.stats import bootstrap
 from medfm_compress.bench.stats.bootstrap import Resampled
-from medfm_compress.bench.stats.logit_profile import Pair, p_profile_below, profile
+from medfm_compress.bench.stats.logit_profile import Pair, p_profile_below, profile_interval
 from medfm_compress.bench.stats.score_interval import Effects, no_shorter, p_score_below, weaker
 from medfm_compress.bench.types.interval import Interval
 
@@ -31,18 +31,7 @@ def resampled_difference(
         errors: whether the values are errors, not shares.
     """
     pair = None if errors else _pair(resampled)
-    if pair is None:
-        interval = bootstrap.interval(change(resampled), level)
-    else:
-        low, high = profile(pair, level)
-        interval = Interval(
-            estimate=pair.estimate,
-            low=min(low, pair.estimate),
-            high=max(high, pair.estimate),
-            level=level,
-            method=f"{METHOD}, t({pair.degrees:.0f})",
-            standard_error=pair.standard_error,
-        )
+    interval = profile_interval(pair, level, METHOD) if pair else bootstrap.interval(change(resampled), level)
     return interval if interval is None or effects is None else no_shorter(interval, effects)
 
 

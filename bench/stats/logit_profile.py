@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.bench.stats.t_distribution import t_cdf, t_quantile
+from medfm_compress.bench.types.interval import Interval
 
 Floats = NDArray[np.float64]
 
@@ -64,6 +65,19 @@ def profile(pair: Pair, level: float) -> tuple[float, float]:
         return pair.estimate, pair.estimate
     t = t_quantile((1 + level) / 2, pair.degrees)
     return _end(pair, t, upper=False), _end(pair, t, upper=True)
+
+
+def profile_interval(pair: Pair, level: float, method: str) -> Interval:
+    """`profile` as an interval around the estimate, called ``method`` with its degrees of freedom."""
+    low, high = profile(pair, level)
+    return Interval(
+        estimate=pair.estimate,
+        low=min(low, pair.estimate),
+        high=max(high, pair.estimate),
+        level=level,
+        method=f"{method}, t({pair.degrees:.0f})",
+        standard_error=pair.standard_error,
+    )
 
 
 def p_profile_below(pair: Pair, bound: float) -> float:

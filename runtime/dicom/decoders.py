@@ -71,7 +71,7 @@ def decode_frame(
     for attempt, plugin in enumerate(plugins):
         try:
             values = pixel_array(ds, decoding_plugin=plugin, correct_unused_bits=False)
-        except Exception:
+        except Exception:  # a decoder raises what it likes at a damaged frame; the next one may read it
             if not ds.file_meta.TransferSyntaxUID.is_encapsulated:
                 raise
             continue
