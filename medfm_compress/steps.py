@@ -128,7 +128,8 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
     )
     if step.training.epochs:
         _warn_of_modality(cases, step.training.modality, progress)
-    return train_teacher(cases, model, step.training, out, progress, balanced=step.balanced, label_loss=step.label_loss)
+    training = step.training.starting(pretrained=bool(step.weights) or step.model.startswith("hf-hub:"))
+    return train_teacher(cases, model, training, out, progress, balanced=step.balanced, label_loss=step.label_loss)
 
 
 def distill(

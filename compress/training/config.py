@@ -11,6 +11,9 @@ from medfm_compress.runtime.constraints import check
 
 Modality = Literal["radiograph", "dermoscopy", "histology", "endoscopy", "none"]
 
+PRETRAINED_BACKBONE_RATE = 0.1
+"""Of the classifier's learning rate; docs/results/pretrained-start.md."""
+
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to train.
@@ -24,6 +27,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         warmup: fraction of all steps in which the learning rate rises.
         ema: decay of the moving average of weights, which is scored and kept; ramped up over the first steps.
         patience: epochs without a better validation score before it stops; 0 never stops early.
+        backbone_rate: learning rate of all but the classifier, as a share of ``learning_rate``; without it that of the
+            start: 1 from scratch, `PRETRAINED_BACKBONE_RATE` in ``finetune`` from pre-trained weights.
         freeze_backbone: train the classifier only.
         precision: of the arithmetic; ``auto`` is bf16 where the hardware has it.
         device: that trains; ``auto`` is cuda where there is one.
@@ -42,6 +47,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     warmup: Annotated[float, Meta(ge=0, le=1)] = 0.08
     ema: Annotated[float, Meta(ge=0, le=1)] = 0.995
     patience: Annotated[int, Meta(ge=0, le=10_000)] = 5
+    backbone_rate: Annotated[float, Meta(ge=0, le=1)] | None = None
     freeze_backbone: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -53,6 +59,12 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def __post_init__(self) -> None:
         check(self)
+
+    def starting(self, *, pretrained: bool) -> TrainingConfig:
+        """The same with ``backbone_rate`` decided."""
+        if self.backbone_rate is not None:
+            return self
+        return msgspec.structs.replace(self, backbone_rate=PRETRAINED_BACKBONE_RATE if pretrained else 1.0)
 
     def outcome(self) -> TrainingConfig:
         """What of it decides the weights: not where logs go, nor how often a checkpoint is written."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from medfm_compress.compress.networks.heads import classifier_names
 from medfm_compress.compress.training import distributed as processes
 from medfm_compress.compress.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from medfm_compress.compress.training.config import TrainingConfig
@@ -131,7 +132,7 @@ class _Run:
         """One optimizer step; returns the sum of this process's losses over its cases."""
         factor = rate(step, self.config.epochs * self.steps, self.config.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * factor
+            group["lr"] = self.config.learning_rate * factor * group["share"]
         torch.manual_seed((self.config.seed * 1_000_003 + step) * processes.world_size() + processes.rank())
         summed = torch.zeros((), device=self.fabric.device)
         for number, raw in enumerate(raws):
@@ -197,15 +198,29 @@ def _duration(seconds: float) -> str:
 
 
 def _parameter_groups(job: Job, config: TrainingConfig) -> list[dict[str, Any]]:
-    """Weight decay on matrices and filters only; the classifier alone where the backbone is frozen."""
+    """Weight decay on matrices and filters only; all but the classifier at its share of the learning rate, or frozen."""
+    share = 1.0 if config.backbone_rate is None else config.backbone_rate
+    backbone = _backbone(job.network) if config.freeze_backbone or share < 1 else set()
     if config.freeze_backbone:
-        classifier = {id(p) for p in job.network.get_classifier().parameters()}  # type: ignore[operator]
         for parameter in job.network.parameters():
-            parameter.requires_grad_(id(parameter) in classifier)
-    trained: list[Tensor] = [p for p in job.learner.parameters() if p.requires_grad]
-    decay = [p for p in trained if p.ndim > 1]
-    plain = [p for p in trained if p.ndim <= 1]
-    return [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+            parameter.requires_grad_(id(parameter) not in backbone)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in job.learner.parameters():
+        if parameter.requires_grad:
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((decay, share if id(parameter) in backbone else 1.0), []).append(parameter)
+    return [{"params": group, "weight_decay": decay, "share": share} for (decay, share), group in groups.items()]
+
+
+def _backbone(network: nn.Module) -> set[int]:
+    """Identities of a network's parameters outside its classifier."""
+    names = classifier_names(network)
+    backbone = {id(p) for name, p in network.named_parameters() if not name.startswith(names)}
+    if len(backbone) == sum(1 for _ in network.parameters()):
+        raise InputError(
+            f"no classifier was found under {', '.join(names)}; give --backbone-rate 1 and train the whole"
+        )
+    return backbone
 
 
 def _out_of_memory(job: Job, config: TrainingConfig) -> InputError:
