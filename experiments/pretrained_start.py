@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -78,7 +79,7 @@ def train_arm(study_name: str, arm: str, seed: int, options: argparse.Namespace)
     model = build_model(
         ARCHITECTURE, task_of(study), size_px=options.size, colour=colour_of(study), weights=options.weights
     )
-    out = options.out / f"{study_name}-{arm.split(',')[0]}-{warmup}-{seed}"
+    out = options.out / f"{study_name}-{rate}-{warmup}-{seed}"
     trained = finetune(study, model, config, out, no_progress)
     test = load_dataset(study, "test", trained.spec, options.out / "cache", no_progress)
     history = torch.load(out / "training" / "checkpoint.pt", weights_only=True)["history"]
@@ -110,7 +111,7 @@ def main() -> None:
         if not any((each.study, each.arm, each.seed) == (study, arm, seed) for each in done):
             done.append(train_arm(study, arm, seed, options))
             write_atomically(path, encode(done))
-            print(done[-1], flush=True)
+            sys.stdout.write(f"{done[-1]}\n")
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def _duration(seconds: float) -> str:
 
 
 def _parameter_groups(job: Job, config: TrainingConfig) -> list[dict[str, Any]]:
-    """Weight decay on matrices and filters only; all but the classifier at its share of the learning rate, or frozen."""
+    """Weight decay on matrices and filters only; all but the classifier at its share of the rate, or frozen."""
     share = 1.0 if config.backbone_rate is None else config.backbone_rate
     backbone = _backbone(job.network) if config.freeze_backbone or share < 1 else set()
     if config.freeze_backbone:
