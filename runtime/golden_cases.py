@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.bundle.bundle import GOLDEN_INPUTS, Bundle, golden_member
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
@@ -36,6 +37,7 @@ _LEVELS = 255
 _OCTAVES = (2, 4, 9, 18)  # cells across the image; each finer one has half the amplitude
 _SPREAD_FLOOR = 0.01
 _ABSOLUTE_FLOOR = 1e-6
+_AT_THRESHOLD = 0.02  # a probability that moved by less and crossed its threshold was as good as on it
 
 
 def make_goldens(spec: ImageSpec, count: int = GOLDEN_COUNT, seed: int = 0) -> NDArray[np.float32]:
@@ -124,7 +126,27 @@ def replay_goldens(bundle: Bundle, variant: Variant, session: Session, count: in
             f"variant {variant.name} computes something else on this machine: relative logit error {error:.3g} on its "
             f"golden cases, allowed is {variant.golden_tolerance:g}; use another variant or backend"
         )
+    _check_decisions(bundle.manifest.task_of(variant), variant, measured, expected)
     return error
+
+
+def _check_decisions(
+    task: Task, variant: Variant, measured: NDArray[np.float32], expected: NDArray[np.float32]
+) -> None:
+    """Refuse where a finding is called otherwise than by the stored logits, whose probability is not at its threshold.
+
+    Engines that were compiled here are held to the float network's logits, so their error may be far above rounding.
+    """
+    before, now = (probabilities(logits, task) for logits in (expected, measured))
+    turned = decisions(before, task) != decisions(now, task)
+    turned &= np.abs(now - before) > _AT_THRESHOLD
+    if turned.any():
+        case, finding = (int(index) for index in np.argwhere(turned)[0])
+        raise BundleRefused(
+            f"variant {variant.name} decides otherwise on this machine: golden case {case + 1}, "
+            f"{in_one_line(task.findings[finding])}, probability {now[case, finding]:.3f} where it was "
+            f"{before[case, finding]:.3f}; use another variant or backend"
+        )
 
 
 def _run_of(variant: Variant, session: Session, inputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,35 +12,32 @@ from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.cpu import Cpu, missing_flags
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.sessions.instruction_sets import FULL_RANGE
+from medfm_compress.runtime.sessions.devices import obstacle
 from medfm_compress.runtime.sessions.protocol import Availability
-from medfm_compress.runtime.sessions.table import BACKENDS, is_available
+from medfm_compress.runtime.sessions.table import is_available
 
 _CLAUSE = re.compile(r"(>=|<=|==|!=|>|<)\s*(\d{1,9}(?:\.\d{1,9}){0,9})", re.ASCII)
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What a choice depends on: the CPU, and how to ask for a backend (asked only when a variant needs it)."""
+    """What a choice depends on: the CPU, and how to ask for a backend on a device (only when a variant needs it)."""
 
     cpu: Cpu
-    availability: Callable[[str], Availability] = is_available
+    availability: Callable[[str, str], Availability] = is_available
 
 
 def incompatibility(variant: Variant, machine: Machine) -> str:
     """Why ``variant`` cannot run on ``machine``, as a phrase; empty where it can."""
-    if variant.device != "cpu":
-        return f"needs device {variant.device}; this runtime drives CPUs only"
-    if variant.backend not in BACKENDS:
-        return f"needs backend {variant.backend}, which this version does not have"
-    if variant.precision not in FULL_RANGE[variant.backend]:
-        return f"is declared {variant.precision}, a precision in which {variant.backend} does not run"
+    impossible = obstacle(variant.backend, variant.device, variant.precision)
+    if impossible:
+        return impossible
     missing = missing_flags(variant.instruction_set, machine.cpu)
     return _in_words(missing, machine.cpu) if missing else _engine_incompatibility(variant, machine)
 
 
 def _engine_incompatibility(variant: Variant, machine: Machine) -> str:
     """Why the installed engine cannot run ``variant``; empty where it can."""
-    available = machine.availability(variant.backend)
+    available = machine.availability(variant.backend, variant.device)
     if not available.ok:
         return available.reason
     try:

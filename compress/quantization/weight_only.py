@@ -8,13 +8,14 @@ Runtime does so for the INT4 ones, as ``com.microsoft::MatMulNBits``, and expand
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.compress.quantization.qdq import Placement, write_qdq
 from medfm_compress.compress.quantization.weights import Layer, add_initializer, attribute, constant, layers, take_place
+from medfm_compress.runtime.bundle.manifest import Backend
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Blocks(NamedTuple):
     scales: NDArray[np.float32]
 
 
-def weight_only(model: ir.Model, bits: int, backend: Literal["openvino", "onnxruntime"]) -> ir.Model:
+def weight_only(model: ir.Model, bits: int, backend: Backend) -> ir.Model:
     """A new model whose layers keep their weights in ``bits`` bits.
 
     Args:
@@ -54,7 +55,7 @@ def weight_only(model: ir.Model, bits: int, backend: Literal["openvino", "onnxru
     if bits == 4:
         blocked = [layer for layer in layers(compressed.graph) if _has_blocks(layer)]
         for layer in blocked:
-            (_behind_dequantize if backend == "openvino" else _as_matmul_nbits)(compressed.graph, layer)
+            (_as_matmul_nbits if backend == "onnxruntime" else _behind_dequantize)(compressed.graph, layer)
         if blocked:
             _declare(compressed, backend)
         RemoveUnusedNodesPass()(compressed)

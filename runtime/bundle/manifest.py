@@ -10,15 +10,20 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import OperatingPoint, Task
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The newest schema; a bundle is written in the oldest that holds it (see `schema_of`)."""
 MAX_GOLDEN_TOLERANCE = 0.25
 """Two and a half times what `export` allows its roughest precision (int8, 0.1); above it a replay proves nothing."""
 NOT_FOR_CLINICAL_USE = "Research and evaluation only; not for clinical use."
 
-Backend = Literal["onnxruntime", "openvino"]
-Precision = Literal["fp32", "bf16", "fp16", "int8", "int8-bf16", "int8-weights", "int4-weights"]
+Backend = Literal["onnxruntime", "openvino", "tensorrt"]
+Device = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
+"""``tensorrt`` and ``tensorrt-rtx`` are a CUDA device through ONNX Runtime's provider of that name."""
+Precision = Literal[
+    "fp32", "bf16", "fp16", "fp8", "int8", "int8-bf16", "int8-fp16", "int8-weights", "int4-weights"
+]  # fmt: skip
 OF_SCHEMA_3 = ("int8-bf16", "int8-weights", "int4-weights")
+OF_SCHEMA_4 = ("fp8", "int8-fp16")
 Outcome = Literal["pass", "fail", "inconclusive"]
 
 
@@ -46,10 +51,11 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         files: member paths; the first is the one to open (an OpenVINO ``.xml`` is followed by its ``.bin``). Variants
             may share them: OpenVINO runs one file in several precisions.
         backend: engine that runs it.
-        device: ``cpu`` or ``cuda``.
+        device: what of the machine computes. ``tensorrt`` and ``tensorrt-rtx`` are since schema 4.
         precision: inference precision, always set explicitly on the engine. ``int8-bf16`` is a quantized network whose
-            float part runs in bf16, of ``int8`` it runs in fp32; of ``int8-weights`` and ``int4-weights`` only the
-            weights are stored in that many bits. All but the plain ones are since schema 3.
+            float part runs in bf16, of ``int8-fp16`` in fp16, of ``int8`` and ``fp8`` (E4M3) in fp32; of
+            ``int8-weights`` and ``int4-weights`` only the weights are stored in that many bits. ``int8-bf16`` and
+            weights alone are since schema 3, ``fp8`` and ``int8-fp16`` since 4.
         instruction_set: CPU flags it needs, in Linux's spelling, e.g. ``("avx512_vnni",)``; empty needs none. A
             member ``"avx512_vnni|avx_vnni"`` is met by either, ``"!avx512f"`` by a CPU without it.
         engine_versions: version specifier of the engine, e.g. ``>=1.23,<2``.
@@ -64,7 +70,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     name: str
     files: tuple[str, ...]
     backend: Backend
-    device: Literal["cpu", "cuda"]
+    device: Device
     precision: Precision
     instruction_set: tuple[str, ...] = ()
     engine_versions: str = ""
@@ -178,7 +184,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def schema_of(manifest: Manifest) -> int:
-    """The oldest schema that holds ``manifest``: 3 with a precision of two parts, 2 with own decisions, else 1."""
+    """The oldest schema that holds ``manifest``, by what each of them was the first to have."""
+    if any(_is_of_schema_4(variant) for variant in manifest.variants):
+        return 4
     if any(variant.precision in OF_SCHEMA_3 for variant in manifest.variants):
         return 3
     return 2 if any(variant.decides_itself for variant in manifest.variants) else 1
+
+
+def _is_of_schema_4(variant: Variant) -> bool:
+    return variant.backend == "tensorrt" or variant.device not in ("cpu", "cuda") or variant.precision in OF_SCHEMA_4

@@ -1,8 +1,8 @@
 """Compiled models (OpenVINO's blobs, TensorRT's engines), kept in a folder of the user's for a faster start.
 
 One file a model, backend version, device and configuration: what the engine exports right after it compiled, before
-any image was seen, so there is nothing of a patient in it. The file ends with ``sha256(key ‖ blob)``, so that one that
-is damaged, cut short or moved to another model's name is not used: the model is compiled anew and the file replaced.
+any image was seen, so there is nothing of a patient in it. The file ends with ``sha256(key ‖ blob)``: one that is
+damaged, cut short or moved to another model's name is not used, the model is compiled anew and the file replaced.
 
 This protects against accidents. Against people it is the folder that protects: it is made for its owner alone
 (mode 0700), and one that others may write to is refused, since an engine trusts what it imports. The golden cases are

@@ -8,7 +8,6 @@ API, "Driver entry point access"). The device's primary context is used, which T
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import msgspec
 from medfm_compress.runtime.errors import Refused
 
 NO_DRIVER = "no CUDA driver is loaded: install NVIDIA's driver, or run where there is a GPU"
-_LIBRARIES = {"win32": "nvcuda.dll"}
+_LIBRARIES = {"win32": "nvcuda.dll", "linux": "libcuda.so.1"}
 _COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _THREAD_LOCAL_CAPTURE = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
@@ -91,14 +90,14 @@ class Driver:
     Handles (streams, graphs, events) are integers, addresses of device memory likewise.
     """
 
-    def __init__(self, library: str | None = None, device: int = 0) -> None:
-        """Load ``library`` (the system's where None) and take ``device``.
+    def __init__(self, device: int = 0) -> None:
+        """Load the driver's library and take ``device``.
 
         Raises:
-            CudaFailed: no driver, no device, or one that is in use by nobody else.
+            CudaFailed: no driver, one that is too old, or no such device.
         """
         try:
-            self._library = ctypes.CDLL(library or _LIBRARIES.get(sys.platform, "libcuda.so.1"))
+            self._library = ctypes.CDLL(_LIBRARIES.get(sys.platform, "libcuda.so.1"))
         except OSError:
             raise CudaFailed(NO_DRIVER) from None
         for name, arguments in _CALLS.items():

@@ -39,7 +39,7 @@ _OV: Mapping[Precision, InstructionSet] = {
 }
 # ONNX Runtime is exact without VNNI, but then slower than what the variant was measured and chosen for.
 FULL_RANGE: Mapping[Backend, Mapping[Precision, InstructionSet]] = MappingProxyType(
-    {"onnxruntime": MappingProxyType(_ORT), "openvino": MappingProxyType(_OV)}
+    {"onnxruntime": MappingProxyType(_ORT), "openvino": MappingProxyType(_OV), "tensorrt": MappingProxyType({})}
 )
 """What a variant needs whose weights use all 8 bits; of a reduced range it needs the same without `U8S8`."""
 

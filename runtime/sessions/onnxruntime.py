@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: fp32, and int8 where the graph itself is quantized.
+"""ONNX Runtime: on the CPU fp32, and int8 where the graph itself is quantized; on a GPU by one of its providers.
 
 On an x86 CPU without VNNI the kernels for U8 activations and S8 weights add products in 16 bits and saturate, a silent
 wrong answer. There ``session.x64quantprecision`` makes ONNX Runtime turn weights beyond ±64 into U8 and take its exact
@@ -21,15 +21,15 @@ from typing import Any
 from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency, refusing
 from medfm_compress.runtime.regular_file import read_regular
+from medfm_compress.runtime.sessions.devices import DEVICES
 from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
 from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
+from medfm_compress.runtime.sessions.onnxruntime_providers import missing, provider_of, use
 from medfm_compress.runtime.sessions.operators import check_self_contained, is_ort_format, read_operators
 from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES, Array, Availability, SessionInfo, as_float32
 
 BACKEND = "onnxruntime"
-PRECISIONS = ("fp32", "int8", "int8-weights", "int4-weights")
-
-_PROVIDER = "CPUExecutionProvider"
+_CPU = "CPUExecutionProvider"
 _FATAL = 4
 _CONFIG = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
 # Without a second try, which would print, and without settings that the model itself carries, whatever the environment.
@@ -78,57 +78,59 @@ class OnnxRuntimeSession:
         return inputs, outputs
 
 
-def is_available() -> Availability:
-    """Whether ONNX Runtime can be imported and has its CPU provider."""
+def is_available(device: str = "cpu") -> Availability:
+    """Whether ONNX Runtime can be imported and has a provider for ``device``."""
     try:
         onnxruntime = import_onnxruntime()
     except ImportError as exc:
         return Availability(ok=False, reason=f"onnxruntime cannot be imported ({exc}): pip install onnxruntime")
-    if _PROVIDER not in onnxruntime.get_available_providers():
-        return Availability(
-            ok=False, reason=f"this onnxruntime build has no {_PROVIDER}", version=onnxruntime.__version__
-        )
-    return Availability(ok=True, version=onnxruntime.__version__)
+    reason = missing(onnxruntime, device)
+    return Availability(ok=not reason, reason=reason, version=onnxruntime.__version__)
 
 
-def open_session(model: str, threads: int, precision: str = "fp32") -> OnnxRuntimeSession:
+def open_session(model: str, threads: int, precision: str = "fp32", device: str = "cpu") -> OnnxRuntimeSession:
     """Open the ``.onnx`` or ``.ort`` file at path ``model``; see `from_bytes`."""
-    return from_bytes([read_regular(model, MAX_MODEL_BYTES, "model")], threads, precision)
+    return from_bytes([read_regular(model, MAX_MODEL_BYTES, "model")], threads, precision, device)
 
 
-def from_bytes(files: Sequence[bytes], threads: int, precision: str = "fp32") -> OnnxRuntimeSession:
+def from_bytes(
+    files: Sequence[bytes], threads: int, precision: str = "fp32", device: str = "cpu"
+) -> OnnxRuntimeSession:
     """Open a model held in memory.
 
     Args:
         files: one ONNX or ORT-format file with its weights inside.
         threads: intra-op threads, >= 1.
-        precision: one of `PRECISIONS`; it must be what the graph holds.
+        precision: one that `devices.DEVICES` gives the device; it must be what the graph holds.
+        device: a key of `onnxruntime_providers.PROVIDERS`.
 
     Raises:
         InputError: an option that this backend does not have.
-        MissingDependency: ONNX Runtime is not installed.
+        MissingDependency: ONNX Runtime, or its provider for the device, is not installed.
         BundleRefused: the model cannot be loaded, or is not what ``precision`` says, or another provider took it.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"onnxruntime on a CPU runs {', '.join(PRECISIONS)}, not {precision!r}")
+    allowed = DEVICES["onnxruntime"].get(device, ())  # type: ignore[call-overload]
+    if precision not in allowed:
+        raise InputError(f"onnxruntime on {device} runs {', '.join(allowed) or 'nothing'}, not {precision!r}")
     if threads < 1 or len(files) != 1:
         raise InputError(f"onnxruntime takes one model file and at least 1 thread, got {len(files)} and {threads}")
-    available = is_available()
+    available = is_available(device)
     if not available.ok:
         raise MissingDependency(available.reason)
     _check_content(files[0], precision)
     with refusing(BundleRefused, "onnxruntime cannot load the model"):
-        return _open(files[0], threads, precision, available.version)
+        return _open(files[0], threads, precision, device)
 
 
-def _open(model: bytes, threads: int, precision: str, version: str) -> OnnxRuntimeSession:
+def _open(model: bytes, threads: int, precision: str, device: str) -> OnnxRuntimeSession:
     with ALONE:
-        session = _load(model, threads)
-    providers = session.get_providers()
-    if providers != [_PROVIDER]:
-        raise BundleRefused(f"onnxruntime runs the model on {providers}, not on {_PROVIDER} alone")
+        session = _load(model, threads, precision, device)
+    providers, wanted = session.get_providers(), provider_of(device).name
+    if providers != list(dict.fromkeys((wanted, _CPU))):
+        raise BundleRefused(f"onnxruntime runs the model on {providers}, not on {wanted}")
     running = session.get_session_options().intra_op_num_threads
-    info = SessionInfo(backend=BACKEND, version=version, provider=_PROVIDER, precision=precision, threads=running)
+    version = import_onnxruntime().__version__
+    info = SessionInfo(backend=BACKEND, version=version, provider=wanted, precision=precision, threads=running)
     return OnnxRuntimeSession(session, info)
 
 
@@ -159,14 +161,15 @@ def session_options(onnxruntime: Any, threads: int) -> Any:
     return options
 
 
-def _load(model: bytes, threads: int) -> Any:
+def _load(model: bytes, threads: int, precision: str, device: str) -> Any:
     onnxruntime = import_onnxruntime()
     options = session_options(onnxruntime, threads)
     if is_ort_format(model):
         for key, value in _ORT_FORMAT_CONFIG.items():
             options.add_session_config_entry(key, value)
+    providers = use(onnxruntime, options, device, precision)
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[_PROVIDER], **_PLAIN_START)
+        session = onnxruntime.InferenceSession(model, options, providers=providers, **_PLAIN_START)
     except Exception as exc:
         raise BundleRefused(f"onnxruntime cannot load the model: {_first_line(exc)}") from exc
     with contextlib.suppress(AttributeError):  # gone from the versions that never fall back
@@ -183,7 +186,7 @@ def _check_content(model: bytes, precision: str) -> None:
         raise BundleRefused(f"onnxruntime cannot load the model: {exc}") from None
     check_self_contained(operators)
     quantized = bool(operators.kinds & _INTEGER_OPERATORS)
-    if quantized != (precision != "fp32"):
+    if quantized != precision.startswith(("int", "fp8")):
         held = "integer" if quantized else "no integer"
         raise BundleRefused(f"the model is declared {precision}, yet its graph has {held} operators")
 

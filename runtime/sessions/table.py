@@ -16,31 +16,43 @@ BACKENDS = MappingProxyType(
     {
         "openvino": "medfm_compress.runtime.sessions.openvino",
         "onnxruntime": "medfm_compress.runtime.sessions.onnxruntime",
+        "tensorrt": "medfm_compress.runtime.sessions.tensorrt",
     }
 )
+_COMPILING = ("openvino", "tensorrt")  # they keep compiled models, and need not read the files then
 
 
-def is_available(backend: str) -> Availability:
-    """Whether ``backend`` can run here; imports its engine, so ask only for one you mean to use.
+def is_available(backend: str, device: str = "") -> Availability:
+    """Whether ``backend`` can run here on ``device`` (by default the first that it drives).
+
+    Imports its engine, so ask only for one you mean to use.
 
     Raises:
         InputError: no such backend.
     """
-    return cast(Availability, _module(backend).is_available())
+    module = _module(backend)
+    if backend == "onnxruntime":
+        return cast(Availability, module.is_available(device or "cpu"))
+    return cast(Availability, module.is_available())
 
 
 def open_session_from_bytes(
-    backend: str, files: Sequence[bytes], threads: int, precision: str, cache_dir: str | None = None
+    backend: str,
+    files: Sequence[bytes],
+    threads: int,
+    precision: str,
+    cache_dir: str | None = None,
+    device: str = "cpu",
 ) -> Session:
-    """Open a model held in memory on ``backend``; ``cache_dir`` is for backends that compile (OpenVINO).
+    """Open a model held in memory on ``backend``; ``cache_dir`` is for backends that compile.
 
     Raises:
-        InputError, MissingDependency, BundleRefused: see the backend's own ``from_bytes``.
+        InputError, MissingDependency, Refused: see the backend's own ``from_bytes``.
     """
     module = _module(backend)
-    if backend == "openvino":
+    if backend in _COMPILING:
         return cast(Session, module.from_bytes(files, threads, precision, cache_dir))
-    return cast(Session, module.from_bytes(files, threads, precision))
+    return cast(Session, module.from_bytes(files, threads, precision, device))
 
 
 def open_variant(bundle: Bundle, variant: Variant, threads: int, cache_dir: str | None = None) -> Session:
@@ -52,11 +64,11 @@ def open_variant(bundle: Bundle, variant: Variant, threads: int, cache_dir: str 
     def read() -> list[bytes]:
         return [bundle.read(name) for name in variant.files]
 
-    if variant.backend == "openvino":
+    if variant.backend in _COMPILING:
         digests = [bundle.sha256(name) for name in variant.files]
         module = _module(variant.backend)
         return cast(Session, module.open_listed(digests, read, threads, variant.precision, cache_dir))
-    return open_session_from_bytes(variant.backend, read(), threads, variant.precision)
+    return open_session_from_bytes(variant.backend, read(), threads, variant.precision, device=variant.device)
 
 
 def open_bundle_variant(bundle: str, variant: str, threads: int) -> Session:

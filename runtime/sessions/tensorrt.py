@@ -21,7 +21,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,14 @@ class _Buffer:
         self.device = driver.allocate(self.bytes)
         self.host = driver.allocate_host(self.bytes)
         memory = (ctypes.c_float * math.prod(shape)).from_address(self.host)
-        self.values: NDArray[np.float32] = np.frombuffer(memory, np.float32).reshape(shape)
+        self.values: NDArray[np.float32] = np.ctypeslib.as_array(memory).reshape(shape)
+
+
+class _Deserialized(NamedTuple):
+    """An engine, and what must live as long as it does: its runtime and their logger."""
+
+    engine: Any
+    keep: object
 
 
 class TensorRtSession:
@@ -61,9 +68,12 @@ class TensorRtSession:
         compiled: where the engine is kept; None where it is not.
     """
 
-    def __init__(self, driver: Driver, engine: Any, info: SessionInfo, compiled: Path | None, trt: Any) -> None:
+    def __init__(
+        self, driver: Driver, deserialized: _Deserialized, info: SessionInfo, compiled: Path | None, trt: Any
+    ) -> None:
         self.info, self.compiled = info, compiled
-        self._driver, self._engine = driver, engine
+        self._driver, self._keep = driver, deserialized
+        engine = deserialized.engine
         self._alone = threading.Lock()
         self._context = engine.create_execution_context()
         if self._context is None:
@@ -238,7 +248,7 @@ def _place(
     return compiled_cache.place(folder, BACKEND, digests, bindings.version, {"precision": precision}, made_for)
 
 
-def _load(bindings: Bindings, kept: compiled_cache.Place | None) -> Any:
+def _load(bindings: Bindings, kept: compiled_cache.Place | None) -> _Deserialized | None:
     """The kept engine; None where there is none, it is damaged, or TensorRT does not want it."""
     content = None if kept is None else compiled_cache.load(kept)
     if content is None:
@@ -250,7 +260,7 @@ def _load(bindings: Bindings, kept: compiled_cache.Place | None) -> Any:
     return engine
 
 
-def _build(bindings: Bindings, onnx: bytes, precision: str, kept: compiled_cache.Place | None) -> Any:
+def _build(bindings: Bindings, onnx: bytes, precision: str, kept: compiled_cache.Place | None) -> _Deserialized:
     try:
         check_self_contained(read_operators(onnx))
     except ValueError as exc:
@@ -266,9 +276,11 @@ def _build(bindings: Bindings, onnx: bytes, precision: str, kept: compiled_cache
     return engine
 
 
-def _deserialize(bindings: Bindings, engine: bytes) -> Any:
-    runtime = bindings.module.Runtime(Messages(bindings.module).logger)
-    return None if runtime is None else runtime.deserialize_cuda_engine(engine)
+def _deserialize(bindings: Bindings, content: bytes) -> _Deserialized | None:
+    messages = Messages(bindings.module)
+    runtime = bindings.module.Runtime(messages.logger)
+    engine = runtime.deserialize_cuda_engine(content)
+    return None if engine is None else _Deserialized(engine, (runtime, messages))
 
 
 def _fixed_shape(engine: Any, name: str, trt: Any) -> tuple[int, ...]:

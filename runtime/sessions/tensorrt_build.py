@@ -44,7 +44,7 @@ class Messages:
         self.lines: list[str] = []
         lines, loudest = self.lines, trt.ILogger.Severity.WARNING
 
-        class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        class Logger(trt.ILogger):  # type: ignore[misc]
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 

@@ -87,7 +87,7 @@ def wide_network():
 def classes_it_may_run_on(portable, content, made_on):
     variant = optimised_variant(portable, content, cpu_class(made_on), "1.32.0")
     there = (
-        Machine(cpu=cpu, availability=lambda _: Availability(ok=True, version="1.32.5"))
+        Machine(cpu=cpu, availability=lambda *_: Availability(ok=True, version="1.32.5"))
         for cpu in (SMALL, LARGE, ARM, UNREAD)
     )
     return [machine.cpu.model for machine in there if not incompatibility(variant, machine)]
@@ -113,7 +113,7 @@ def test_it_is_named_by_the_class_and_bound_to_the_minor_version(tiny):
     variant = optimised_variant(tiny.ORT, optimise(tiny.network()), kind, "1.32.0")
     assert variant.name == "onnxruntime-cpu-fp32-avx512" and variant.files == (f"models/{variant.name}.ort",)
     for version, runs in (("1.32.9", True), ("1.33.0", False), ("1.31.4", False)):
-        here = Machine(cpu=LARGE, availability=lambda _, v=version: Availability(ok=True, version=v))
+        here = Machine(cpu=LARGE, availability=lambda *_, v=version: Availability(ok=True, version=v))
         assert (incompatibility(variant, here) == "") is runs
 
 

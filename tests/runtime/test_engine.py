@@ -179,9 +179,10 @@ def test_an_output_that_is_not_finite_is_no_result(tiny, tmp_path):
 
 @pytest.mark.parametrize("score", [np.nan, -0.01, 1.01])
 def test_a_probability_that_is_none_is_no_result(tiny, passed, monkeypatch, score):
-    monkeypatch.setattr("medfm_compress.runtime.activation._activated", lambda *_: np.full((1, 1), score))
-    with Engine(passed, threads=1) as engine, pytest.raises(Refused, match="not a number in"):
-        engine.predict(tiny.image())
+    with Engine(passed, threads=1) as engine:
+        monkeypatch.setattr("medfm_compress.runtime.activation._activated", lambda *_: np.full((1, 1), score))
+        with pytest.raises(Refused, match="not a number in"):
+            engine.predict(tiny.image())
 
 
 def test_a_closed_engine_a_bad_image_and_bad_options(tiny, passed, tmp_path):

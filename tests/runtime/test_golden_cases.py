@@ -7,10 +7,11 @@ import io
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from medfm_compress.runtime import Engine
 from medfm_compress.runtime import golden_cases as goldens
-from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle
+from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, write_bundle
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
@@ -155,3 +156,47 @@ def test_an_outlier_among_the_goldens_does_not_switch_the_replay_of_the_others_o
     rewrite_bundle(path, path, files={"goldens/onnxruntime-cpu-fp32.npy": npy(stored)})
     with pytest.raises(BundleRefused, match="computes something else"):
         Engine(path, threads=1, unverified=True)
+
+
+class Answering:
+    """A session that gives the logits it was made with, case by case."""
+
+    input_names, output_names = ("image",), ("logits",)
+
+    def __init__(self, logits):
+        self.logits = iter(np.asarray(logits, np.float32))
+
+    def run(self, inputs):
+        return {"logits": next(self.logits)[None]}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "refused"),
+    [(0.52, True), (0.47, False), (0.56, False)],
+    ids=["crossed", "called by both", "called by neither"],
+)
+def test_a_golden_that_is_decided_otherwise_is_refused(tiny, tmp_path, threshold, refused):
+    loose = replace(tiny.ORT, golden_tolerance=0.25)
+    task = replace(tiny.TASK, operating_points=(replace(tiny.POINT, threshold=threshold),))
+    stored, moved = [[0.0, 0.0], [0.0, 4.0]], [[0.0, 0.2], [0.0, 4.0]]  # probability of the first: 0.5, then 0.55
+    inputs = goldens.make_goldens(tiny.SPEC, count=2)
+    files = {"model.onnx": tiny.network()} | goldens.golden_files(inputs, {loose.name: np.array(stored)}, tiny.SPEC)
+    write_bundle(tmp_path / "a.medfm", tiny.draft((loose,), task), files)
+    bundle = Bundle.open(tmp_path / "a.medfm")
+    assert goldens.replay_goldens(bundle, loose, Answering(stored)) == 0
+    if refused:
+        with pytest.raises(
+            BundleRefused, match=r"decides otherwise .* golden case 1, opacity, probability 0\.550 .* 0\.5"
+        ):
+            goldens.replay_goldens(bundle, loose, Answering(moved))
+    else:
+        assert goldens.replay_goldens(bundle, loose, Answering(moved)) < 0.1
+
+
+def test_a_golden_on_its_threshold_may_fall_either_way(tiny, tmp_path):
+    loose = replace(tiny.ORT, golden_tolerance=0.25)
+    inputs = goldens.make_goldens(tiny.SPEC, count=2)
+    logits = {loose.name: np.array([[0.0, 0.001], [0.0, 4.0]])}
+    files = {"model.onnx": tiny.network()} | goldens.golden_files(inputs, logits, tiny.SPEC)
+    write_bundle(tmp_path / "a.medfm", tiny.draft((loose,)), files)
+    goldens.replay_goldens(Bundle.open(tmp_path / "a.medfm"), loose, Answering([[0.0, -0.001], [0.0, 4.0]]))

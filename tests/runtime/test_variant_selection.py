@@ -21,14 +21,17 @@ CPU = Cpu(model="test CPU", flags=frozenset({"avx2", "avx_vnni"}))
 
 
 def machine(version="1.25.0", ok=True, reason="", cpu=CPU):
-    return Machine(cpu=cpu, availability=lambda _: Availability(ok=ok, reason=reason, version=version))
+    return Machine(cpu=cpu, availability=lambda *_: Availability(ok=ok, reason=reason, version=version))
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({}, ""),
-        ({"device": "cuda"}, "needs device cuda"),
+        ({"device": "cuda"}, ""),
+        ({"device": "cuda", "precision": "int8"}, "is declared int8, a precision in which onnxruntime does not run"),
+        ({"backend": "openvino", "device": "cuda"}, "needs device cuda, which openvino does not drive here"),
+        ({"backend": "tensorrt"}, "needs device cpu, which tensorrt does not drive here; it drives cuda"),
         ({"instruction_set": ("avx2", "avx512_vnni|avx_vnni")}, ""),
         ({"instruction_set": ("amx_int8",)}, "needs CPU instructions amx_int8; which test CPU lacks"),
         ({"engine_versions": ">=1.23,<2"}, ""),
@@ -64,7 +67,7 @@ def test_only_a_passing_verdict_on_this_model_opens_the_way(tiny, tmp_path):
 def test_engines_are_asked_only_when_a_variant_is_reached(tiny, tmp_path):
     bundle = Bundle.open(tiny.bundle(tmp_path / "a.medfm", (tiny.ORT, tiny.OV)))
     requested = []
-    here = Machine(cpu=CPU, availability=lambda name: requested.append(name) or Availability(ok=True, version="9"))
+    here = Machine(cpu=CPU, availability=lambda name, _: requested.append(name) or Availability(ok=True, version="9"))
     assert next(incompatibilities(bundle, here, None, False)) == (tiny.ORT, "")
     assert requested == ["onnxruntime"]
     reasons = {variant.name: reason for variant, reason in incompatibilities(bundle, here, "openvino", False)}

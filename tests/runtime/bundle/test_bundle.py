@@ -12,7 +12,7 @@ import pytest
 from medfm_compress.runtime.bundle import archive
 from medfm_compress.runtime.bundle import bundle as bundles
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, utc_date, write_bundle
-from medfm_compress.runtime.bundle.manifest import Provenance
+from medfm_compress.runtime.bundle.manifest import SCHEMA_VERSION, Provenance
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.strict_json import encode
 
@@ -92,8 +92,10 @@ def test_a_truncated_file_is_refused(sealed, tmp_path, part):
 
 
 def test_a_newer_schema_says_upgrade_even_with_unknown_keys(sealed, tmp_path):
-    path = forged(sealed, tmp_path / "new.medfm", lambda plain: plain.update(schema_version=4, holograms=[]))
-    assert refusal(path) == ("new.medfm was made by a newer medfm-compress (schema 4; this one reads 3): upgrade")
+    newer = SCHEMA_VERSION + 1
+    path = forged(sealed, tmp_path / "new.medfm", lambda plain: plain.update(schema_version=newer, holograms=[]))
+    wanted = f"new.medfm was made by a newer medfm-compress (schema {newer}; this one reads {SCHEMA_VERSION}): upgrade"
+    assert refusal(path) == wanted
 
 
 @pytest.mark.parametrize(

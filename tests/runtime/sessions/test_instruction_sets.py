@@ -52,7 +52,7 @@ def variant(backend, precision, name="", needs=None):
     ],
 )
 def test_what_openvino_may_run_on_a_cpu(cpu, runs):
-    here = Machine(cpu=cpu, availability=lambda _: Availability(ok=True, version="2026.0"))
+    here = Machine(cpu=cpu, availability=lambda *_: Availability(ok=True, version="2026.0"))
     weights_alone = {"int8-weights", "int4-weights"}  # of a float network
     assert {
         p for p in FULL_RANGE["openvino"] if not incompatibility(variant("openvino", p), here)
@@ -74,7 +74,7 @@ def test_a_reduced_range_needs_no_vnni_and_keeps_its_other_needs():
 def test_an_absence_can_be_asked_for():
     assert missing_flags(("avx2", "!avx512f"), HASWELL) == ()
     assert missing_flags(("!avx512f",), SKYLAKE) == missing_flags(("!avx512f",), UNKNOWN) == ("!avx512f",)
-    here = Machine(cpu=SKYLAKE, availability=lambda _: Availability(ok=True, version="1.30"))
+    here = Machine(cpu=SKYLAKE, availability=lambda *_: Availability(ok=True, version="1.30"))
     laid_out = variant("onnxruntime", "int8", needs=("avx2", "!avx512f"))
     assert incompatibility(laid_out, here) == "is laid out for a CPU without avx512f, which Skylake server has"
     unread = msgspec.structs.replace(here, cpu=UNKNOWN)
