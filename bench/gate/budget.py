@@ -33,7 +33,7 @@ _MORE_ROUNDS = "bench with more --rounds on a quiet machine"
 _QUIET = "bench on a quiet machine"
 
 
-class _Figure(NamedTuple):
+class Figure(NamedTuple):
     """What is held against a limit: a figure with the ends of its interval, or ``missing`` says why there is none.
 
     A single figure has itself for both ends. ``remedy`` says how to make the interval narrower. ``at_worst`` are the
@@ -48,12 +48,12 @@ class _Figure(NamedTuple):
     at_worst: tuple[float, float] | None = None
 
     @classmethod
-    def single(cls, value: float, missing: str = "") -> _Figure:
+    def single(cls, value: float, missing: str = "") -> Figure:
         """A figure without an interval."""
         return cls(value, value, value, missing)
 
 
-class _Limit(NamedTuple):
+class Limit(NamedTuple):
     """One limit: its name, its unit, how much, whether that is the least and not the most, and whether of a time."""
 
     name: str
@@ -74,22 +74,30 @@ def check_budget(
 
     The teacher, for the two ratios, is the measurement called ``teacher``. ``noise`` are reasons to distrust timings.
     """
-    own = next((measurement for measurement in measurements if measurement.name == variant), None)
-    teacher = next((measurement for measurement in measurements if measurement.name == TEACHER), None)
-    slowdown = next((entry for entry in slowdowns if entry.variant == variant), None)
-    pairs = [*_latencies(budget, own), *_costs(budget, own), *_ratios(budget, own, teacher)]
-    if budget.max_slowdown is not None:
-        pairs.append((_Limit("slowdown", "×", budget.max_slowdown, timed=True), _slowdown(slowdown)))
+    pairs = budget_figures(budget, variant, measurements, slowdowns)
     return tuple(_check(limit, figure, variant, noise) for limit, figure in pairs)
 
 
-def _latencies(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _Figure]]:
+def budget_figures(
+    budget: Budget, name: str, measurements: Sequence[Measurement], slowdowns: Sequence[Slowdown] = ()
+) -> list[tuple[Limit, Figure]]:
+    """Every limit that ``budget`` sets, with what was found of the measurement called ``name``."""
+    own = next((measurement for measurement in measurements if measurement.name == name), None)
+    teacher = next((measurement for measurement in measurements if measurement.name == TEACHER), None)
+    slowdown = next((entry for entry in slowdowns if entry.variant == name), None)
+    pairs = [*_latencies(budget, own), *_costs(budget, own), *_ratios(budget, own, teacher)]
+    if budget.max_slowdown is not None:
+        pairs.append((Limit("slowdown", "×", budget.max_slowdown, timed=True), _slowdown(slowdown)))
+    return pairs
+
+
+def _latencies(budget: Budget, own: Measurement | None) -> list[tuple[Limit, Figure]]:
     session, whole = (own.session_ms, own.end_to_end_ms) if own else ((), ())
     calls = own.calls_per_round if own else 0
     rounds = len(session) // calls if calls else 0
     passes = len(whole) // rounds if rounds else 0
     return [
-        (_Limit(name, " ms", limit, timed=True), _percentile(samples, quantile, per_round) if own else _Figure())
+        (Limit(name, " ms", limit, timed=True), _percentile(samples, quantile, per_round) if own else Figure())
         for name, limit, samples, quantile, per_round in (
             ("p50 latency", budget.p50_ms, session, 0.5, calls),
             ("p99 latency", budget.p99_ms, session, 0.99, calls),
@@ -100,75 +108,75 @@ def _latencies(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _F
     ]
 
 
-def _percentile(samples: Sequence[float], q: float, per_round: int) -> _Figure:
+def _percentile(samples: Sequence[float], q: float, per_round: int) -> Figure:
     if not samples or not all(map(math.isfinite, samples)):
-        return _Figure(missing="no call was timed")
+        return Figure(missing="no call was timed")
     bounds, needed = percentile_bounds(samples, q, per_round), samples_for_upper_bound(q)
     remedy = f"bench with more --rounds: {len(samples)} calls were timed"
     if len(samples) < needed:
         remedy += f", {needed} are needed for an upper bound"
-    return _Figure(bounds.estimate, bounds.low, bounds.high, remedy=remedy)
+    return Figure(bounds.estimate, bounds.low, bounds.high, remedy=remedy)
 
 
-def _costs(budget: Budget, own: Measurement | None) -> list[tuple[_Limit, _Figure]]:
+def _costs(budget: Budget, own: Measurement | None) -> list[tuple[Limit, Figure]]:
     pairs = []
     if budget.first_prediction_ms is not None:
-        figure = _Figure.single(own.first_prediction_ms) if own else _Figure()
-        pairs.append((_Limit("first prediction", " ms", budget.first_prediction_ms, timed=True), figure))
+        figure = Figure.single(own.first_prediction_ms) if own else Figure()
+        pairs.append((Limit("first prediction", " ms", budget.first_prediction_ms, timed=True), figure))
     for name, most, size in (
         ("size", budget.size_bytes, own.size_bytes if own else 0),
         ("peak memory", budget.peak_rss_bytes, own.peak_rss_bytes if own else 0),
     ):
         if most is not None:
-            pairs.append((_Limit(name, " MB", most / _MB), _Figure.single(size / _MB)))
+            pairs.append((Limit(name, " MB", most / _MB), Figure.single(size / _MB)))
     if budget.peak_gpu_bytes is not None:
-        pairs.append((_Limit("peak GPU memory", " MB", budget.peak_gpu_bytes / _MB), _gpu_memory(own)))
+        pairs.append((Limit("peak GPU memory", " MB", budget.peak_gpu_bytes / _MB), _gpu_memory(own)))
     if budget.energy_mj is not None:
-        pairs.append((_Limit("energy per call", " mJ", budget.energy_mj), _energy(own)))
+        pairs.append((Limit("energy per call", " mJ", budget.energy_mj), _energy(own)))
     return pairs
 
 
-def _gpu_memory(own: Measurement | None) -> _Figure:
+def _gpu_memory(own: Measurement | None) -> Figure:
     if own is None:
-        return _Figure()
+        return Figure()
     if not own.peak_gpu_bytes and own.target.split(":")[1] != "cpu":
-        return _Figure(missing="the driver did not tell this process's GPU memory (pip install nvidia-ml-py)")
-    return _Figure.single(own.peak_gpu_bytes / _MB)
+        return Figure(missing="the driver did not tell this process's GPU memory (pip install nvidia-ml-py)")
+    return Figure.single(own.peak_gpu_bytes / _MB)
 
 
-def _energy(own: Measurement | None) -> _Figure:
+def _energy(own: Measurement | None) -> Figure:
     if own is None:
-        return _Figure()
+        return Figure()
     if own.energy_mj is None:
-        return _Figure(missing=own.energy_source or "energy was not measured")
-    return _Figure.single(own.energy_mj)
+        return Figure(missing=own.energy_source or "energy was not measured")
+    return Figure.single(own.energy_mj)
 
 
-def _ratios(budget: Budget, own: Measurement | None, teacher: Measurement | None) -> list[tuple[_Limit, _Figure]]:
+def _ratios(budget: Budget, own: Measurement | None, teacher: Measurement | None) -> list[tuple[Limit, Figure]]:
     pairs = []
     if budget.min_speedup is not None:
-        limit = _Limit("speed-up at p50", "×", budget.min_speedup, at_least=True, timed=True)
+        limit = Limit("speed-up at p50", "×", budget.min_speedup, at_least=True, timed=True)
         pairs.append((limit, _speedup(own, teacher)))
     if budget.min_compression is not None:
-        figure = _Figure.single(_ratio(teacher.size_bytes, own.size_bytes)) if own and teacher else _Figure()
+        figure = Figure.single(_ratio(teacher.size_bytes, own.size_bytes)) if own and teacher else Figure()
         if teacher is None:
-            figure = _Figure(missing="the teacher was not measured")
-        pairs.append((_Limit("compression", "×", budget.min_compression, at_least=True), figure))
+            figure = Figure(missing="the teacher was not measured")
+        pairs.append((Limit("compression", "×", budget.min_compression, at_least=True), figure))
     return pairs
 
 
-def _speedup(own: Measurement | None, teacher: Measurement | None) -> _Figure:
+def _speedup(own: Measurement | None, teacher: Measurement | None) -> Figure:
     """With an interval where both were measured in the same interleaved rounds, else of the medians alone."""
     missing = _incomparable(own, teacher)
     if missing or own is None or teacher is None or not own.session_ms:
-        return _Figure(missing=missing)
+        return Figure(missing=missing)
     calls = (own.calls_per_round, teacher.calls_per_round)
     if min(calls) < 1 or len(own.session_ms) * calls[1] != len(teacher.session_ms) * calls[0]:
-        return _Figure.single(_ratio(teacher.quantile_ms(0.5), own.quantile_ms(0.5)))
+        return Figure.single(_ratio(teacher.quantile_ms(0.5), own.quantile_ms(0.5)))
     ratio = speedup(teacher, own)
     theirs, mine = (_times_when_noisy(measurement) for measurement in (teacher, own))
     at_worst = (min(theirs) / max(mine), max(theirs) / min(mine)) if min(mine) > 0 else None
-    return _Figure(ratio.estimate, ratio.low, ratio.high, remedy=_MORE_ROUNDS, at_worst=at_worst)
+    return Figure(ratio.estimate, ratio.low, ratio.high, remedy=_MORE_ROUNDS, at_worst=at_worst)
 
 
 def _times_when_noisy(measurement: Measurement) -> Sequence[float]:
@@ -179,14 +187,14 @@ def _times_when_noisy(measurement: Measurement) -> Sequence[float]:
     return [float(median) for median in round_medians(measurement)]
 
 
-def _slowdown(slowdown: Slowdown | None) -> _Figure:
+def _slowdown(slowdown: Slowdown | None) -> Figure:
     if slowdown is None:
-        return _Figure(missing="no earlier bundle was measured; give the earlier bundle with --baseline-bundle")
+        return Figure(missing="no earlier bundle was measured; give the earlier bundle with --baseline-bundle")
     ratio = slowdown.ratio
     remedy = "bench with more --pairs on a quiet machine"
     pairs = [new / old for new, old in zip(slowdown.p50_ms, slowdown.baseline_p50_ms, strict=True)]
     at_worst = (min(pairs), max(pairs)) if pairs else None
-    return _Figure(ratio.estimate, ratio.low, ratio.high, remedy=remedy, at_worst=at_worst)
+    return Figure(ratio.estimate, ratio.low, ratio.high, remedy=remedy, at_worst=at_worst)
 
 
 def _incomparable(own: Measurement | None, teacher: Measurement | None) -> str:
@@ -203,7 +211,7 @@ def _incomparable(own: Measurement | None, teacher: Measurement | None) -> str:
     return ""
 
 
-def _check(limit: _Limit, figure: _Figure, variant: str, noise: Sequence[str]) -> Check:
+def _check(limit: Limit, figure: Figure, variant: str, noise: Sequence[str]) -> Check:
     missing = figure.missing or _nonsense(limit, figure, variant)
     if missing:
         return Check(name=limit.name, outcome="inconclusive", reason=f"not known: {missing}")
@@ -219,7 +227,7 @@ def _check(limit: _Limit, figure: _Figure, variant: str, noise: Sequence[str]) -
     return Check(name=limit.name, outcome=outcome, reason=reason)
 
 
-def _noisy_outcome(limit: _Limit, figure: _Figure) -> Outcome:
+def _noisy_outcome(limit: Limit, figure: Figure) -> Outcome:
     if figure.at_worst is not None:
         return _outcome(limit, figure._replace(low=figure.at_worst[0], high=figure.at_worst[1]))
     outcome = _outcome(limit, figure)
@@ -227,14 +235,14 @@ def _noisy_outcome(limit: _Limit, figure: _Figure) -> Outcome:
     return "inconclusive" if outcome == "fail" or limit.at_least else outcome
 
 
-def _nonsense(limit: _Limit, figure: _Figure, variant: str) -> str:
+def _nonsense(limit: Limit, figure: Figure, variant: str) -> str:
     """Why the figure is none; empty where it is one. 0 is one for GPU memory alone, on a CPU."""
     known = figure.estimate > 0 or (figure.estimate == 0 and limit.name == "peak GPU memory")
     sound = known and math.isfinite(figure.estimate) and not math.isnan(figure.low + figure.high)
     return "" if sound else f"{variant} was not measured"
 
 
-def _outcome(limit: _Limit, figure: _Figure) -> Outcome:
+def _outcome(limit: Limit, figure: Figure) -> Outcome:
     if limit.at_least:
         kept, broken = figure.low >= limit.value, figure.high < limit.value
     else:
@@ -242,7 +250,7 @@ def _outcome(limit: _Limit, figure: _Figure) -> Outcome:
     return "pass" if kept else "fail" if broken else "inconclusive"
 
 
-def _figure_text(limit: _Limit, figure: _Figure) -> str:
+def _figure_text(limit: Limit, figure: Figure) -> str:
     value = f"{figure.estimate:.4g}{limit.unit}"
     if figure.low == figure.high:
         return value

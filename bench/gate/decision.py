@@ -39,7 +39,7 @@ class Decision(NamedTuple):
     def comparison(self, variant: str, check: Check) -> Comparison | None:
         """What ``check`` of ``variant`` judged; none for a floor, a limit, or what could not be compared."""
         comparisons = {_key(comparison): comparison for comparison in self.evidence.comparisons}
-        for requirement in _spelt_out(self):
+        for requirement in required_comparisons(self):
             if requirement.name == check.name:
                 comparison = comparisons.get(requirement.key(variant))
                 return None if comparison is None or comparison.too_few else comparison
@@ -61,7 +61,7 @@ def reuse_warnings(report: Report) -> tuple[str, ...]:
 def policy_keys(decision: Decision) -> dict[str, PolicyKey]:
     """Name of each check that the policy can make → where the policy asks for it, e.g. ``("budget", "p50_ms")``."""
     keys: dict[str, PolicyKey] = {}
-    for requirement in _spelt_out(decision):
+    for requirement in required_comparisons(decision):
         number = decision.policy.non_inferiority.index(requirement.entry)
         keys[requirement.name] = ("non_inferiority", number)
         for bound, whose in product(("floor", "ceiling"), ("teacher", "bundle")):
@@ -76,7 +76,8 @@ def policy_keys(decision: Decision) -> dict[str, PolicyKey]:
     return keys
 
 
-def _spelt_out(decision: Decision) -> list[Required]:
+def required_comparisons(decision: Decision) -> list[Required]:
+    """The policy's entries, each spelt out for one finding and one population."""
     policy, evidence = decision.policy, decision.evidence
     return [
         Required(entry, finding, population)

@@ -132,9 +132,13 @@ def gather(teacher: Evaluation, variants: Iterable[Evaluation], policy: Policy, 
 
 def judge(report: Report) -> Verdict:
     """Judge a report as it was made: its own comparisons, under its own policy; raises like :func:`judge_evidence`."""
+    return judge_evidence(recorded_evidence(report), report.policy, policy_sha256=report.policy_sha256)
+
+
+def recorded_evidence(report: Report) -> Evidence:
+    """What a report found, as it was made: nothing is compared again; raises like :func:`gather`."""
     evidence = gather(report.teacher.to_evaluation(), (), report.policy, report.task)
-    evidence = evidence._replace(comparisons=report.comparisons, fidelity=report.fidelity)
-    return judge_evidence(_measured(evidence, report), report.policy, policy_sha256=report.policy_sha256)
+    return _measured(evidence._replace(comparisons=report.comparisons, fidelity=report.fidelity), report)
 
 
 def recompute(report: Report, policy: Policy, shipped: Iterable[str] = ()) -> Evidence:
@@ -155,15 +159,19 @@ def recompute(report: Report, policy: Policy, shipped: Iterable[str] = ()) -> Ev
 
 def _measured(evidence: Evidence, report: Report, shipped: Iterable[str] = ()) -> Evidence:
     """``evidence`` with everything of ``report`` that is no comparison."""
-    noise = (f"noisy timings: {'; '.join(report.noise)}",) if report.noise else ()
     return evidence._replace(
         measurements=report.measurements,
         slowdowns=report.slowdowns,
         model_digest=report.model_digest,
         shipped=tuple(dict.fromkeys([*report.variants, *report.shipped, *shipped])),
-        notes=(*evidence.notes, *report.notes, *noise),
+        notes=(*evidence.notes, *report.notes, *noise_notes(report.noise)),
         noise=report.noise,
     )
+
+
+def noise_notes(noise: Sequence[str]) -> tuple[str, ...]:
+    """What a verdict says where there are reasons to distrust the timings."""
+    return (f"noisy timings: {'; '.join(noise)}",) if noise else ()
 
 
 def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, notes: tuple[str, ...] = ()) -> Verdict:
@@ -313,13 +321,18 @@ def _incompatibility(comparison: Comparison, margin: float, alpha: float) -> str
     return ""
 
 
-def _check_margin(name: str, comparison: Comparison, margin: float, worse: bool) -> Check:
+def describe_difference(comparison: Comparison, margin: float) -> str:
+    """``difference -0.0009, 95% interval -0.0100 to +0.0082, margin 0.02``."""
     difference = comparison.difference
-    rise, loss = ("a rise", "rise") if comparison.metric in LOWER_IS_BETTER else ("a drop", "drop")
-    figures = (
+    return (
         f"difference {difference.estimate:+.4f}, {100 * difference.level:.4g}% interval {difference.low:+.4f} to "
         f"{difference.high:+.4f}, margin {margin:.4g}"
     )
+
+
+def _check_margin(name: str, comparison: Comparison, margin: float, worse: bool) -> Check:
+    rise, loss = ("a rise", "rise") if comparison.metric in LOWER_IS_BETTER else ("a drop", "drop")
+    figures = describe_difference(comparison, margin)
     lost = comparison.smallest_loss > 0
     if comparison.largest_loss < margin:
         doubt = "; worse beyond doubt, by less than the margin" if lost else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
@@ -21,6 +22,8 @@ METRIC_NAMES: dict[Metric, str] = {
     "log_loss": "Log loss",
     "ece": "ECE",
 }
+_HASH = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{40,}(?![0-9A-Za-z])")
+_SHORT = 12
 BACKEND_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
 
 
@@ -76,7 +79,17 @@ def megabytes(value: float) -> str:
 
 def short_digest(digest: str) -> str:
     """The first 12 digits of a hash, for reading; the whole stands in the provenance."""
-    return digest[:12] or "–"
+    return digest[:_SHORT] or "–"
+
+
+def find_hashes(text: str) -> list[str]:
+    """The hashes that stand in ``text``: words of 40 hexadecimal digits (SHA-1, a git commit) or more."""
+    return _HASH.findall(text)
+
+
+def short_hashes(text: str) -> str:
+    """``text`` with every hash in it cut to its first 12 digits."""
+    return _HASH.sub(lambda match: match[0][:_SHORT], text)
 
 
 def target_name(target: str) -> str:

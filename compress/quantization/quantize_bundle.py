@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.bench.stats.pareto_front import front
 from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.quantization_step import candidate_step
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
 from medfm_compress.compress.quantization.candidate import Candidate
@@ -266,8 +267,7 @@ def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int) -> lis
     lines = [f"quantize: calibrated on {calibrated} training cases, seed {options.seed}"]
     for trial in trials_of(attempts):
         if trial.name != "fp32":
-            outcome = "kept" if trial.kept else "refused"
-            lines.append(f"quantize: {trial.variant.name} by {trial.name} {outcome}: {trial.reason}")
+            lines.append(candidate_step(trial.variant.name, trial.name, trial.reason, kept=trial.kept))
     return lines
 
 

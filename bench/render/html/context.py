@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medfm_compress.bench.measure.machine import Machine
-from medfm_compress.bench.render.format import megabytes, versions
+from medfm_compress.bench.render.format import find_hashes, megabytes, versions
 from medfm_compress.bench.report import Report
 
 _MOST_VALUES = 12
@@ -62,8 +62,19 @@ def provenance_view(report: Report) -> ProvenanceView:
         "Policy (sha256)": report.policy_sha256,
         "Recipe (sha256)": origin.recipe_sha256,
         "Machine fingerprint": machine.fingerprint,
+        "Earlier bundle": ", ".join(dict.fromkeys(slower.baseline_digest for slower in report.slowdowns)),
     }
+    others = [digest for digest in _named_elsewhere(report) if digest not in ", ".join(hashes.values())]
+    hashes["Named in steps and looks"] = ", ".join(others)
     return ProvenanceView(hashes, _machine_facts(machine))
+
+
+def _named_elsewhere(report: Report) -> list[str]:
+    """Hashes that a step of the provenance or the log of evaluations names."""
+    named = [digest for step in report.provenance.steps for digest in find_hashes(step)]
+    for entry in report.test_set_evaluations:
+        named += [entry.model_digest, entry.policy_sha256]
+    return list(dict.fromkeys(named))
 
 
 def _values(values: tuple[str, ...]) -> str:

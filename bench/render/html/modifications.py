@@ -1,4 +1,4 @@
-"""Description of modifications: what the bundle changed of the teacher, as its provenance and the measurements say."""
+"""Description of modifications: what the bundle changed of the teacher, and what was tried and did not ship."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from medfm_compress.bench.render.format import date_name, megabytes, short_digest, target_name, versions
 from medfm_compress.bench.report import TEACHER, Report
+from medfm_compress.bench.types.quantization_step import RefusedCandidate, refused_candidate
 
 
 class Model(NamedTuple):
@@ -18,9 +19,11 @@ class Model(NamedTuple):
 
 
 class ChangeView(NamedTuple):
-    """Teacher and variants side by side, and how the ones were made of the other."""
+    """Teacher and variants side by side, and how the ones were made of the other; ``refused`` counts what was not."""
 
     models: list[Model]
+    steps: list[str]
+    refused: int
     facts: dict[str, str]
 
 
@@ -35,7 +38,13 @@ def change_view(report: Report) -> ChangeView:
         "Teacher's licence": origin.teacher_licence,
         "Unchanged": f"The labels ({', '.join(report.task.labels)}) and their meaning.",
     }
-    return ChangeView(models, facts)
+    steps = [step for step in origin.steps if refused_candidate(step) is None]
+    return ChangeView(models, steps, len(origin.steps) - len(steps), facts)
+
+
+def candidates_view(report: Report) -> list[RefusedCandidate]:
+    """What was tried and does not ship, in the order tried."""
+    return [refused for step in report.provenance.steps if (refused := refused_candidate(step))]
 
 
 def _model(report: Report, name: str, role: str, identity: str) -> Model:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 Key = Literal[
     "change", "protocol", "cases", "checks", "groups", "flips", "accuracy", "curves", "calibration", "explanations",
-    "speed", "tradeoff", "limits", "provenance", "reading",
+    "speed", "tradeoff", "limits", "candidates", "provenance", "reading",
 ]  # fmt: skip
 
 
@@ -49,7 +49,11 @@ OUTLINE: tuple[Part, ...] = (
     Part(
         "Appendix",
         "On what does it rest?",
-        (("provenance", "Identities and machine"), ("reading", "How to read this report")),
+        (
+            ("candidates", "Tried and not shipped"),
+            ("provenance", "Identities and machine"),
+            ("reading", "How to read this report"),
+        ),
     ),
 )
 

@@ -12,7 +12,7 @@ from medfm_compress.bench.render.html.context import cases_view, provenance_view
 from medfm_compress.bench.render.html.curves import curves_view
 from medfm_compress.bench.render.html.gallery import GALLERY_HTML
 from medfm_compress.bench.render.html.latency import speed_view
-from medfm_compress.bench.render.html.modifications import change_view
+from medfm_compress.bench.render.html.modifications import candidates_view, change_view
 from medfm_compress.bench.render.html.outline import OUTLINE, Key
 from medfm_compress.bench.render.html.pareto import tradeoff_view
 from medfm_compress.bench.render.html.prediction_flips import flips_view
@@ -44,6 +44,7 @@ _VIEWS: Mapping[Key, Callable[[Report], object]] = {
     "speed": speed_view,
     "tradeoff": tradeoff_view,
     "limits": limits_view,
+    "candidates": candidates_view,
     "provenance": provenance_view,
     "reading": lambda _: None,
 }

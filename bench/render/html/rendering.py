@@ -1,4 +1,7 @@
-"""The pages' templates: everything escaped, unknown names refused, numbers written as `format` writes them."""
+"""The pages' templates: everything escaped, unknown names refused, numbers written as `format` writes them.
+
+A hash is cut to its first 12 digits wherever it is written, but for what goes through the filter ``whole``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from medfm_compress.bench.measure.percentile_bounds import percentile_bounds
 from medfm_compress.bench.render import format as write
@@ -51,12 +54,13 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("medfm_compress.bench.render.html"),
         autoescape=True,
+        finalize=_shortened,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update({filter_.__name__: filter_ for filter_ in _FILTERS})
-    environment.filters.update(median=median, quantile=_quantile, thousands="{:,}".format)
+    environment.filters.update(whole=escape, median=median, quantile=_quantile, thousands="{:,}".format)
     environment.tests.update(infinite=math.isinf, bounded=_is_bounded)
     environment.globals.update(
         series_mark=_series_mark,
@@ -68,6 +72,11 @@ def _environment() -> Environment:
         shade_class=shade_class,
     )
     return environment
+
+
+def _shortened(value: object) -> object:
+    """A string with its hashes cut; what is markup already, such as what ``whole`` gave, as it is."""
+    return write.short_hashes(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _series_mark(index: int, *, hollow: bool = False) -> Markup:

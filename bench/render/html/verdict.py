@@ -1,14 +1,19 @@
-"""The top of the report: reasons of the verdict, and four figures that say what was gained and what it cost."""
+"""The top of the report: what the policy requires and what was found, then what was gained and what it cost."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from medfm_compress.bench.gate.gate import noise_notes
 from medfm_compress.bench.render.format import METRIC_NAMES, bounds, factor, megabytes, milliseconds, number, signed
 from medfm_compress.bench.render.html.rendering import Tile
+from medfm_compress.bench.render.html.requirements import Card, cards
 from medfm_compress.bench.report import TEACHER, Report
 from medfm_compress.bench.types.evaluation import Comparison
+from medfm_compress.bench.types.metric import Metric
 from medfm_compress.bench.types.verdict import Check, Verdict
+
+_USUAL: tuple[Metric, ...] = ("auroc", "sensitivity", "specificity")
 
 
 class Unmet(NamedTuple):
@@ -19,15 +24,23 @@ class Unmet(NamedTuple):
 
 
 class VerdictView(NamedTuple):
-    """Checks that did not pass, failed ones first; what must be known beside them; figures of the first variant."""
+    """What a reader sees first.
+
+    Attributes:
+        unmet: checks that did not pass, failed ones first.
+        cards: what the policy requires of each variant.
+        cautions: what must be known beside the verdict.
+        tiles: figures of the first variant that the policy does not require.
+    """
 
     unmet: list[Unmet]
+    cards: list[Card]
     cautions: list[str]
     tiles: list[Tile]
 
 
 def verdict_view(report: Report, verdict: Verdict) -> VerdictView:
-    """What stands in the way of a pass, and what the first shipped variant gains and costs."""
+    """The requirements of every judged variant, and what the first shipped one gains and costs beside them."""
     unmet = [
         Unmet(check, judged.variant)
         for outcome in ("fail", "inconclusive")
@@ -36,12 +49,12 @@ def verdict_view(report: Report, verdict: Verdict) -> VerdictView:
         if check.outcome == outcome
     ]
     tiles = _tiles(report, report.variants[0]) if report.variants else []
-    return VerdictView(unmet, _cautions(report, verdict), tiles)
+    return VerdictView(unmet, cards(report, verdict), _cautions(report, verdict), tiles)
 
 
 def _cautions(report: Report, verdict: Verdict) -> list[str]:
-    """Notes, variants not judged, a verdict on something else."""
-    lines = list(verdict.notes)
+    """Notes (that on noise is written with its section), variants not judged, a verdict on something else."""
+    lines = [note for note in verdict.notes if note not in noise_notes(report.noise)]
     if (verdict.model_digest, verdict.policy_sha256) != (report.model_digest, report.policy_sha256):
         lines.append("This verdict cites another model or policy than the report below: it is void.")
     missing = [name for name in report.shipped if name not in report.variants]
@@ -51,31 +64,29 @@ def _cautions(report: Report, verdict: Verdict) -> list[str]:
 
 
 def _tiles(report: Report, variant: str) -> list[Tile]:
-    tiles = [_accuracy_tile(report, variant), _speed_tile(report, variant), *_cost_tiles(report, variant)]
+    tiles = [*_metric_tiles(report, variant), _speed_tile(report, variant), *_cost_tiles(report, variant)]
     return [tile for tile in tiles if tile]
 
 
-def _accuracy_tile(report: Report, variant: str) -> Tile | None:
+def _metric_tiles(report: Report, variant: str) -> list[Tile]:
+    """Of the metrics that a clinician looks for first, those that are not required of all cases already."""
     compared = [entry for entry in report.comparisons if entry.variant == variant and not entry.subgroup]
-    required = [comparison for comparison in compared if comparison.margin is not None] or compared
-    if not required:
-        return None
-    worst = min(required, key=_room)
+    required = {entry.metric for entry in compared if entry.margin is not None}
+    free = [[entry for entry in compared if entry.metric == metric] for metric in _USUAL if metric not in required]
+    return [_metric_tile(report, max(entries, key=lambda entry: entry.largest_loss)) for entries in free if entries]
+
+
+def _metric_tile(report: Report, worst: Comparison) -> Tile:
     finding = f", {worst.finding}" if worst.finding and len(report.task.findings) > 1 else ""
     return Tile(
         METRIC_NAMES[worst.metric] + finding,
         number(worst.bundle.estimate),
         (
             f"teacher {number(worst.teacher.estimate)}",
-            worst.too_few or f"difference {bounds(worst.difference, sign=True)}",
+            "too few cases for an interval" if worst.too_few else f"difference {bounds(worst.difference, sign=True)}",
         ),
         change=signed(worst.difference.estimate),
     )
-
-
-def _room(comparison: Comparison) -> float:
-    """How far the largest loss that the interval leaves possible stays below the margin."""
-    return (comparison.margin or 0.0) - comparison.largest_loss
 
 
 def _speed_tile(report: Report, variant: str) -> Tile | None:

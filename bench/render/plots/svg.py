@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from medfm_compress.bench.render.format import printable
+from medfm_compress.bench.render.format import printable, short_hashes
 
 SERIES = 6
 
@@ -130,5 +130,5 @@ def svg(width: float, height: float, title: str, body: str, style: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """``text`` as text or attribute value, control characters dropped."""
-    return html.escape(printable(text), quote=True)
+    """``text`` as text or attribute value, control characters dropped and hashes shortened."""
+    return html.escape(short_hashes(printable(text)), quote=True)

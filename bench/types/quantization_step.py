@@ -1,0 +1,27 @@
+"""The line of a bundle's provenance that says what became of one candidate of the quantization: written and read here."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_REFUSED = re.compile(r"quantize: (?P<variant>.+?) by (?P<method>.+?) refused: (?P<reason>.+)", flags=re.DOTALL)
+
+
+class RefusedCandidate(NamedTuple):
+    """A candidate that was built and does not ship: the variant that it would have been, how it was made, why not."""
+
+    variant: str
+    method: str
+    reason: str
+
+
+def candidate_step(variant: str, method: str, reason: str, *, kept: bool) -> str:
+    """``quantize: openvino-cpu-bf16 by bf16 kept: fastest within the limits``."""
+    return f"quantize: {variant} by {method} {'kept' if kept else 'refused'}: {reason}"
+
+
+def refused_candidate(step: str) -> RefusedCandidate | None:
+    """The candidate that ``step`` says was refused; None where it says anything else."""
+    match = _REFUSED.fullmatch(step)
+    return RefusedCandidate(**match.groupdict()) if match else None
