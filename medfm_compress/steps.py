@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from medfm_compress.data.colour_kind import case_colour, colour_of, shows_colour
+from medfm_compress.data.colour_kind import case_colour, colour_of, study_colour_kind
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.study import Study
 from medfm_compress.data.table import write_table
 from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import InputError, ModelError, StudyError
-from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.image_spec import ColourRule, ImageSpec
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
 
@@ -250,8 +250,7 @@ def _check_folder(out: Path, overwrite: bool) -> None:
 
 def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
     """Colour images with the augmentation of radiographs are usually a --modality that nobody thought of."""
-    learned = cases.split("train") or cases.cases
-    if modality != "radiograph" or not learned or not shows_colour(cases, learned[0]):
+    if modality != "radiograph" or study_colour_kind(cases) != "colour":
         return
     progress(
         "warning: the images are in colour and --modality is 'radiograph', its default, whose augmentation is made for "
@@ -273,6 +272,21 @@ def _with_modalities(spec: ImageSpec, step: ExportStep, study: Study) -> ImageSp
     if not found and isinstance(study.source, Files):
         found = modalities(study.source.root, [case.image for case in study.cases])
     return msgspec.structs.replace(spec, dicom=msgspec.structs.replace(spec.dicom, modalities=tuple(found)))
+
+
+def _with_colour_rule(spec: ImageSpec, step: ExportStep, study: Study, progress: Progress) -> ImageSpec:
+    """``spec`` that says which kind of images, by colour, it is for: what was asked, else its own, else the study's."""
+    own = spec.colour_rule.images if spec.colour_rule else study_colour_kind(study)
+    images = {"grey": "grey", "colour": "colour", "any": None, "study": own}[step.image_colour]
+    if images is None and step.other_colour == "refuse":
+        raise InputError(
+            "other_colour is 'refuse', and what the model is for is not known: the study's images are neither all grey "
+            "nor all in colour; name it with --image-colour, or leave --other-colour out"
+        )
+    if images is None and step.image_colour == "study":
+        progress("the study's images are neither all grey nor all in colour: no image will be flagged for its colour")
+    rule = msgspec.UNSET if images is None else ColourRule(images=images, others=step.other_colour)
+    return msgspec.structs.replace(spec, colour_rule=rule)
 
 
 def _refuse_to_replace(out: Path, teachers: tuple[TeacherSource, ...], student: str) -> None:
@@ -304,7 +318,7 @@ def export(
     cases = open_study(study, dicom_rules=loaded.spec.dicom)
     draft = BundleDraft(
         name=name or loaded.name,
-        spec=_with_modalities(loaded.spec, step, cases),
+        spec=_with_colour_rule(_with_modalities(loaded.spec, step, cases), step, cases, progress),
         task=loaded.task,
         provenance=provenance,
         intended_use=step.intended_use,

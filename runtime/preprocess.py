@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import Colour, Filter, ImageSpec, Resize
+from medfm_compress.runtime.images.colour_kind import check_colour
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.images.pixels import Pixels
@@ -45,10 +46,12 @@ def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
         float32 ``[channels, height_px, width_px]`` in [0, 1], contiguous.
 
     Raises:
-        ImageRefused: the image is smaller than ``spec.min_side_px`` or so elongated that its resized form is absurd.
+        ImageRefused: the image is smaller than ``spec.min_side_px``, so elongated that its resized form is absurd, or of
+            a kind of colour that ``spec.colour_rule`` refuses.
     """
     height, width = pixels.values.shape[:2]
     _check_size(height, width, spec)
+    check_colour(pixels, spec)
     planes = [_fit(plane, spec) for plane in _planes(pixels, spec)]
     stacked = np.stack(planes * (spec.channels // len(planes)))
     return np.clip(stacked, 0.0, 1.0, out=stacked)

@@ -10,7 +10,7 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import OperatingPoint, Task
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The newest schema; a bundle is written in the oldest that holds it (see `schema_of`)."""
 MAX_GOLDEN_TOLERANCE = 0.25
 """Two and a half times what `export` allows its roughest precision (int8, 0.1); above it a replay proves nothing."""
@@ -178,7 +178,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def schema_of(manifest: Manifest) -> int:
-    """The oldest schema that holds ``manifest``: 3 with a precision of two parts, 2 with own decisions, else 1."""
+    """The oldest schema that holds ``manifest``.
+
+    4 with a colour rule, 3 with a precision of two parts, 2 with own decisions, else 1.
+    """
+    if manifest.image_spec.colour_rule is not msgspec.UNSET:
+        return 4
     if any(variant.precision in OF_SCHEMA_3 for variant in manifest.variants):
         return 3
     return 2 if any(variant.decides_itself for variant in manifest.variants) else 1
