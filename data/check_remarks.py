@@ -80,6 +80,12 @@ def _patient_remarks(study: Study) -> Iterator[str]:
             "one of them is two people, give their keys a difference other than case, spaces, Unicode form, '.0' or "
             "leading zeros"
         )
+    padded = [forms for forms in several if len({len(form) for form in forms if form.isdecimal()}) > 1]
+    if padded:
+        yield (
+            f"look at {_examples(padded)}: where numbers with leading zeros come from another system than those "
+            "without, they may be different people"
+        )
     yield from _similar_patients(study)
 
 

@@ -14,10 +14,11 @@ from PIL import Image
 from pydicom import dcmread
 
 from medfm_compress.data.check import check_study
+from medfm_compress.data.missing_values import is_missing
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.study import Case, Study
-from medfm_compress.data.written_forms import is_missing, normal_form
+from medfm_compress.data.written_forms import normal_form, similar_forms
 from medfm_compress.runtime.errors import StudyError
 
 SPLITS = ("train",) * 4 + ("val",) * 4 + ("test",) * 4
@@ -134,9 +135,9 @@ def test_patient_ids_of_dicom_files_written_in_two_ways_are_one(drawn: Study, tm
     )
 
 
-@pytest.mark.parametrize("word", ["nan", "NaN", "None", "NA", "N/A", "null", "NULL", "unknown", "Unknown", "<NA>"])
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "NA", "N/A", "null", "NULL", "<NA>", " nan "])
 def test_a_word_for_no_value_is_no_class(tmp_path: Path, word: str) -> None:
-    with pytest.raises(StudyError, match=r"label of 2 image\(s\) is .*, a word for no value: '3.png', '9.png'"):
+    with pytest.raises(StudyError, match=r"\(2 cases, first '3.png'\), which reads like a missing value"):
         open_study(table(tmp_path, "label", lambda n: word if n in (3, 9) else f"{n % 2}"))
 
 
@@ -167,7 +168,7 @@ def test_a_word_for_no_value_is_no_split(tmp_path: Path) -> None:
 
 def test_words_for_no_value_and_impossible_ages_make_no_group(tmp_path: Path) -> None:
     ages = ["34", "nan", "411", "-1", "045Y", "", "NaN", "0", "89.9", "6M", "inf", "70"]
-    sexes = ["F", "nan", "None", "M", "F", "M", "", "F", "M", "null", "unknown", "F"]
+    sexes = ["F", "nan", "None", "M", "F", "M", "", "F", "M", "null", "NA", "F"]
     study = open_study(table(tmp_path, "label,age,sex", lambda n: f"{n % 2},{ages[n]},{sexes[n]}"))
     assert [case.subgroups["age"] for case in study.cases] == [
         "30-39", "", "", "", "40-49", "", "", "0-9", "80-89", "0-9", "", "70-79",
@@ -193,15 +194,37 @@ def test_groups_that_differ_in_writing_only_are_remarked(in_memory: Callable[...
     assert any("'sex'" in text and "'F' and 'f'" in text for text in remarks)
 
 
-@pytest.mark.parametrize("how", ["dots", "absolute", "link", "folder link"])
+@pytest.mark.parametrize("how", ["dots", "absolute"])
 def test_an_image_listed_by_another_path_is_the_same_image(tmp_path: Path, how: str) -> None:
     path = table(tmp_path / "s", "label", lambda n: f"{n % 2}")
-    (tmp_path / "s/link.png").symlink_to(tmp_path / "s/1.png")
-    (tmp_path / "t").symlink_to(tmp_path / "s")
-    again = {"dots": "../s/1.png", "absolute": str(tmp_path / "s/1.png"), "link": "link.png"}.get(how, "../t/1.png")
+    again = {"dots": "../s/1.png", "absolute": str(tmp_path / "s/1.png")}[how]
     path.write_text(path.read_text() + f"{again},test,1\n")
-    with pytest.raises(StudyError, match=r"lists the image .* twice, before as '1\.png'"):
+    with pytest.raises(StudyError, match=r"lists the image .* twice, before as '1\.png', in two splits, which is leak"):
         open_study(path)
+    path.write_text(path.read_text().replace(f"{again},test", f"{again},train"))
+    with pytest.raises(StudyError, match=r"twice, before as '1\.png'; keep one row"):
+        open_study(path)
+
+
+@pytest.mark.parametrize("how", ["link", "folder link", "hard link", "copy"])
+def test_an_image_under_two_names_in_two_splits_is_leakage(tmp_path: Path, how: str) -> None:
+    path = table(tmp_path / "s", "label", lambda n: f"{n % 2}")
+    name = "../t/1.png" if how == "folder link" else "again.png"
+    if how == "link":
+        (tmp_path / "s/again.png").symlink_to(tmp_path / "s/1.png")
+    elif how == "folder link":
+        (tmp_path / "t").symlink_to(tmp_path / "s")
+    elif how == "hard link":
+        (tmp_path / "s/again.png").hardlink_to(tmp_path / "s/1.png")
+    else:
+        (tmp_path / "s/again.png").write_bytes((tmp_path / "s/1.png").read_bytes())
+    path.write_text(path.read_text() + f"{name},test,1\n")
+    study = open_study(path)
+    assert check_study(study).leakage == ("1 image(s) of train are exact copies of 1 image(s) of test",)
+    splits = {
+        case.image: case.split for case in split_study(study, SplitPlan(val=0.3, seed=1, drop_leaking=True)).study.cases
+    }
+    assert "1.png" not in splits
 
 
 def test_a_row_of_an_archive_is_one_however_its_number_is_written(tmp_path: Path) -> None:
@@ -213,8 +236,8 @@ def test_a_row_of_an_archive_is_one_however_its_number_is_written(tmp_path: Path
 
 
 def test_words_for_no_value() -> None:
-    assert all(map(is_missing, ("", " ", "NaN", "None", "NULL", "n/a", "Unknown", "not  available")))
-    assert not any(map(is_missing, ("none", "0", "no", "negative", "other", "nano", "-1")))
+    assert all(map(is_missing, ("", " ", "NaN", "None", "NULL", "n/a", "<NA>", "nat")))
+    assert not any(map(is_missing, ("none", "0", "no", "negative", "other", "nano", "-1", "unknown")))
 
 
 def folders(root: Path, *names: str) -> Path:
@@ -228,20 +251,23 @@ def folders(root: Path, *names: str) -> Path:
     return root
 
 
-def test_files_that_cannot_be_read_as_images_are_counted_by_suffix(tmp_path: Path) -> None:
-    names = ("mass/3.webp", "mass/4.WEBP", "cyst/1.heic", "cyst/2.gif", "notes.txt", "loose.png")
+def test_images_that_nothing_reads_are_counted_by_suffix_and_are_an_error(tmp_path: Path) -> None:
+    names = ("mass/3.webp", "mass/4.WEBP", "cyst/1.heic", "cyst/2.gif", "notes.txt", "mass/report.pdf", "loose.png")
     study = open_study(folders(tmp_path, "normal/1.png", "mass/1.png", *names))
-    assert [case.image for case in study.cases] == ["mass/1.png", "normal/1.png"]
-    remarks = check_study(study).remarks
-    assert any("passed over 5 file(s)" in text and "2 .webp" in text and "1 .heic" in text for text in remarks)
-    assert any("passed over 1 image(s)" in text and "loose.png" in text for text in remarks)
+    actual = check_study(study)
+    assert {bad.image for bad in actual.unreadable} == {"mass/3.webp", "mass/4.WEBP", "cyst/1.heic", "cyst/2.gif"}
+    assert any("4 image(s) cannot be read (2 .webp, 1 .heic, 1 .gif" in text for text in actual.errors)
+    (others,) = [text for text in actual.remarks if "passed over 2 file(s)" in text]
+    assert "1 .txt" in others
+    assert "1 .pdf" in others
+    assert any("passed over 1 image(s)" in text and "loose.png" in text for text in actual.remarks)
 
 
 def test_a_study_of_files_that_cannot_be_read_says_so(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"every label is 'normal'.*passed over 1 file\(s\) .*1 \.webp"):
-        open_study(folders(tmp_path / "a", "normal/1.png", "mass/1.webp"))
-    with pytest.raises(StudyError, match=r"is no study.*passed over 1 file\(s\) .*1 \.avif"):
-        open_study(folders(tmp_path / "b", "1.avif"))
+    with pytest.raises(StudyError, match=r"every label is 'normal'.*passed over 1 file\(s\) .*1 \.pcx"):
+        open_study(folders(tmp_path / "a", "normal/1.png", "mass/1.pcx"))
+    with pytest.raises(StudyError, match=r"is no study.*passed over 1 file\(s\) .*1 \.tga"):
+        open_study(folders(tmp_path / "b", "1.tga"))
 
 
 def test_a_class_without_training_cases_is_an_error(in_memory: Callable[..., Study]) -> None:
@@ -254,11 +280,23 @@ def test_a_finding_that_every_training_case_has_is_an_error(in_memory: Callable[
     assert any("every case of train has 'normal'" in text for text in check_study(in_memory(cases)).errors)
 
 
-def test_images_of_the_other_colour_kind_are_remarked(in_memory: Callable[..., Study]) -> None:
+@pytest.mark.parametrize("odd", ["grey", "equal channels", "colour"])
+def test_images_of_the_other_kind_of_colour_are_named(in_memory: Callable[..., Study], odd: str) -> None:
     study = in_memory([Case(image=f"{n}", split="train", target=(n % 2,), patient=f"p{n}") for n in range(9)])
     arrays = study.source.arrays  # type: ignore[attr-defined]
-    for name in arrays:
-        if name != "7":
-            arrays[name] = np.stack([arrays[name], arrays[name] // 2, arrays[name] // 3], axis=-1)
-    assert any("1 of 9 images are grey among images in colour, first 7" in t for t in check_study(study).remarks)
-    assert not any("among" in text for text in check_study(replace(study, cases=study.cases[:7])).remarks)
+    for name, values in arrays.items():
+        if (name == "7") == (odd == "colour"):
+            arrays[name] = np.stack([values, np.roll(values, 7), values // 3], axis=-1)
+        elif odd == "equal channels":
+            arrays[name] = np.stack([values] * 3, axis=-1)
+    actual = check_study(study)
+    assert actual.other_colour == ("7",)
+    what = "in colour among grey images" if odd == "colour" else "grey among images in colour"
+    assert any(f"1 of 9 images are {what}, first 7" in text for text in actual.remarks)
+    alike = check_study(replace(study, cases=study.cases[:7]))
+    assert alike.other_colour == ()
+    assert not any("among" in text for text in alike.remarks)
+
+
+def test_keys_that_differ_in_separators_are_named_and_stay_apart() -> None:
+    assert similar_forms(["A-12", "a 12", "x3", "X 03", "y1", "Y1", ""]) == [("a 12", "a-12"), ("x 03", "x3")]
