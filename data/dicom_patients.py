@@ -50,8 +50,8 @@ def patients_of(headers: Mapping[str, Header]) -> Patients:
         (apart, "stand under several issuers, and count as a patient for each issuer"),
     )
     remarks = tuple(
-        f"{len(patients)} Patient ID(s) of DICOM headers {what}, first in {_examples(files, headers, patients)}; if that is "
-        "wrong, give the table a column 'patient'"
+        f"{len(patients)} Patient ID(s) of DICOM headers {what}, first in {_examples(files, headers, patients)}; "
+        "if that is wrong, give the table a column 'patient'"
         for patients, what in sentences
         if patients
     )

@@ -106,8 +106,8 @@ def _passed_over(root: Path, cases: Iterable[Path]) -> tuple[str, ...]:
     if images:
         first = images[0].relative_to(root).as_posix()
         sentences.append(
-            f"passed over {len(images)} image(s) outside the folders that are read: {by_suffix(images)}, first {first}; "
-            "put them into the folder of a class"
+            f"passed over {len(images)} image(s) outside the folders that are read: {by_suffix(images)}, first {first}"
+            "; put them into the folder of a class"
         )
     return tuple(sentences)
 

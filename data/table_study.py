@@ -133,7 +133,7 @@ def _place_of(table: Table, image: str) -> str:
     file, mark, key = image.partition(ARCHIVE_MARK)
     split, slash, row = key.partition("/")
     plain = row.lstrip("0") or "0" if row.isdecimal() else row
-    return f"{os.path.abspath(table.path.parent / file)}{mark}{split}{slash}{plain}"
+    return f"{os.path.normpath((table.path.parent / file).absolute())}{mark}{split}{slash}{plain}"
 
 
 def _check_files(table: Table, folder: Path, names: Sequence[str]) -> None:

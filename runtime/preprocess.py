@@ -46,8 +46,8 @@ def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
         float32 ``[channels, height_px, width_px]`` in [0, 1], contiguous.
 
     Raises:
-        ImageRefused: the image is smaller than ``spec.min_side_px``, so elongated that its resized form is absurd, or of
-            a kind of colour that ``spec.colour_rule`` refuses.
+        ImageRefused: the image is smaller than ``spec.min_side_px``, so elongated that its resized form is absurd, or
+            of a kind of colour that ``spec.colour_rule`` refuses.
     """
     height, width = pixels.values.shape[:2]
     _check_size(height, width, spec)

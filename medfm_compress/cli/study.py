@@ -169,6 +169,8 @@ def _print_split(result: SplitResult, out: Path) -> None:
         clusters = len({case.cluster for case in cases})
         rows.append([name, str(len(cases)), str(clusters), *_with_shares(sizes, len(cases))])
     console.table(["split", "images", "patients", *study.labels], rows)
+    for sentence in study.remarks:
+        console.say(f"note: {sentence}")
     if result.dropped:
         console.say(f"dropped {len(result.dropped)} images that share a patient or an exact copy with test")
     console.say(f"wrote {out}; it can be used wherever a study is asked for")

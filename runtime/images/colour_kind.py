@@ -6,9 +6,9 @@ The image is averaged over a grid of at most 48 × 48 cells, which takes noise a
     residue = max |(R, G, B) - Y - m(Y)|      Y: brightness (BT.601), m(Y): median of (R, G, B) - Y among cells like it
 
 Equal channels have no spread. A scan of a film or print is tinted: it has spread, and its colour follows from its
-brightness, so that little residue is left. A photograph has both. What lies between the two (a tinted scan, a grey image
-with a coloured overlay, a very pale photograph) is of neither kind, so that nothing is held against it. The limits were
-chosen on real images of both kinds; see ``docs/results/colour-kind.md``.
+brightness, so that little residue is left. A photograph has both. What lies between the two (a tinted scan, a grey
+image with a coloured overlay, a very pale photograph) is of neither kind, so that nothing is held against it. The
+limits were chosen on real images of both kinds; see ``docs/results/colour-kind.md``.
 """
 
 from __future__ import annotations

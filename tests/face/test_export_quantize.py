@@ -16,11 +16,12 @@ from medfm_compress.compress.networks.model import Architecture, Model, create_m
 from medfm_compress.data.dicom_header import modalities
 from medfm_compress.data.open import open_study
 from medfm_compress.data.synthetic import draw_study
+from medfm_compress.device_spec import with_colour_rule, with_modalities
 from medfm_compress.recipe import ExportStep
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ColourRule, DicomRules
-from medfm_compress.steps import _with_colour_rule, _with_modalities
+from medfm_compress.steps import _warn_of_modality
 
 
 def call(*arguments):
@@ -86,12 +87,12 @@ def test_a_bundle_says_which_modalities_it_is_for(tmp_path):
     spec = tiny_study.SPEC
     assert not spec.dicom.modalities
     # The study's own where nothing was said, the model's before them, and what is asked before both.
-    assert _with_modalities(spec, ExportStep(), study).dicom.modalities == found
+    assert with_modalities(spec, ExportStep(), study).dicom.modalities == found
     own = msgspec.structs.replace(spec, dicom=DicomRules(modalities=("MG",)))
-    assert _with_modalities(own, ExportStep(), study).dicom.modalities == ("MG",)
+    assert with_modalities(own, ExportStep(), study).dicom.modalities == ("MG",)
     asked = ExportStep(dicom_modality=("XA", "RF"))
-    assert _with_modalities(own, asked, study).dicom.modalities == ("XA", "RF")
-    assert _with_modalities(spec, ExportStep(), tiny_study.make_study()).dicom.modalities == ()
+    assert with_modalities(own, asked, study).dicom.modalities == ("XA", "RF")
+    assert with_modalities(spec, ExportStep(), tiny_study.make_study()).dicom.modalities == ()
     with pytest.raises(InputError, match="write a code"):
         ExportStep(dicom_modality=("chest x-ray",))
 
@@ -132,7 +133,7 @@ def test_a_bundle_says_which_kind_of_images_it_is_for(tmp_path):
     spec, lines = tiny_study.SPEC, []
 
     def rule(step, cases, of=spec):
-        return _with_colour_rule(of, step, cases, lines.append).colour_rule
+        return with_colour_rule(of, step, cases, lines.append).colour_rule
 
     assert rule(ExportStep(), study) == rule(ExportStep(), equal) == ColourRule(images="grey")
     assert rule(ExportStep(), colour) == ColourRule(images="colour")
@@ -162,3 +163,16 @@ def test_export_and_quantize_hand_the_colour_rule_on(folder):
                 "--samples", 16, "--time-budget", 5)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert Bundle.open(folder / "strict8.medfm").manifest.image_spec.colour_rule == expected
+
+
+def test_colour_images_under_the_default_modality_are_warned_of_and_grey_ones_are_not(tmp_path):
+    study, lines = tiny_study.make_study(), []
+    images = with_channels(study, differ=True)
+    images[0] = np.stack([images[0][..., 0]] * 3, axis=-1)  # one grey image, the first, says nothing of the others
+    colour = save_study(tmp_path / "colour", study, images)
+    equal = save_study(tmp_path / "equal", study, with_channels(study, differ=False))
+    for cases, modality in ((equal, "radiograph"), (study, "radiograph"), (colour, "dermoscopy")):
+        _warn_of_modality(cases, modality, lines.append)
+    assert not lines
+    _warn_of_modality(colour, "radiograph", lines.append)
+    assert "the images are in colour and --modality is 'radiograph'" in lines[0]

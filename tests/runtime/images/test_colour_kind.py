@@ -164,9 +164,11 @@ def test_dicom_is_judged_by_what_its_photometric_interpretation_makes_of_it(make
         ("nuclei", "grey", 0.5),
     ],
 )
-def test_no_real_image_is_taken_for_the_other_kind(shared: Path, name: str, false_kind: str, at_least: float) -> None:
-    with (shared / name / "cases.csv").open() as table:
+def test_no_real_image_is_taken_for_the_other_kind(
+    shared_data: Path, name: str, false_kind: str, at_least: float
+) -> None:
+    with (shared_data / name / "cases.csv").open() as table:
         images = [row["image"] for row in csv.DictReader(table)]
-    kinds = [colour_kind(read_image(shared / name / image)) for image in images[:: max(1, len(images) // 100)]]
+    kinds = [colour_kind(read_image(shared_data / name / image)) for image in images[:: max(1, len(images) // 100)]]
     assert false_kind not in kinds
     assert sum(kind is not None for kind in kinds) >= at_least * len(kinds)
