@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency, refusing
 from medfm_compress.runtime.regular_file import read_regular
-from medfm_compress.runtime.sessions import openvino_cache
+from medfm_compress.runtime.sessions import compiled_cache
 from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
 from medfm_compress.runtime.sessions.operators import check_self_contained, is_ort_format, read_operators
 from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES, Array, Availability, SessionInfo, as_float32
@@ -117,7 +118,7 @@ def from_bytes(
         files: one ONNX file, or an IR's ``.xml`` and ``.bin``.
         threads: inference threads, >= 1.
         precision: one of ``FLOAT_TYPES``.
-        cache_dir: where compiled models may be kept for a faster start (see `openvino_cache`); none keeps nothing.
+        cache_dir: where compiled models may be kept for a faster start (see `compiled_cache`); none keeps nothing.
 
     Raises:
         InputError: an option that this backend does not have, more threads than it uses on this machine, or a cache
@@ -227,8 +228,8 @@ def _compile_or_load(
     digests: Sequence[str], read: Callable[[], Sequence[bytes]], configuration: Mapping[str, str], folder: str
 ) -> tuple[Any, object]:
     """The compiled model, and the memory that must live as long as it does."""
-    kept = openvino_cache.place(folder, digests, str(import_openvino().__version__), configuration)
-    blob = openvino_cache.load(kept)
+    kept = _place(digests, configuration, folder)
+    blob = compiled_cache.load(kept)
     if blob is not None:
         imported = _import(blob, configuration)
         if imported is not None:
@@ -239,22 +240,27 @@ def _compile_or_load(
     except RuntimeError as exc:
         _log.warning("the compiled model is not kept: %s", _last_line(exc))
     else:
-        openvino_cache.store(kept, exported)
+        compiled_cache.store(kept, exported)
     return compiled, None
+
+
+def _place(digests: Sequence[str], configuration: Mapping[str, str], folder: str) -> compiled_cache.Place:
+    cpu, version = read_cpu(), str(import_openvino().__version__)
+    return compiled_cache.place(folder, BACKEND, digests, version, configuration, (cpu.model, sorted(cpu.flags)))
 
 
 def _import(blob: mmap.mmap, configuration: Mapping[str, str]) -> tuple[Any, object] | None:
     """Import an intact blob; None where OpenVINO does not want it, e.g. because its environment changed."""
     openvino = import_openvino()
     tensor = openvino.Tensor(
-        np.frombuffer(blob, np.uint8, openvino_cache.blob_bytes(blob)), shared_memory=True
+        np.frombuffer(blob, np.uint8, compiled_cache.blob_bytes(blob)), shared_memory=True
     )  # OpenVINO keeps pointers into it
     try:
         compiled = openvino.Core().import_model(tensor, "CPU", dict(configuration))
     except (RuntimeError, TypeError, ValueError) as exc:
         _log.warning("openvino does not import the compiled model (%s); compiling again", _last_line(exc))
         return None
-    openvino_cache.release(blob)
+    compiled_cache.release(blob)
     return compiled, tensor
 
 

@@ -12,8 +12,8 @@ import pytest
 from medfm_compress.runtime import Bundle, Engine
 from medfm_compress.runtime.bundle.bundle import rewrite_bundle
 from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.sessions import compiled_cache
 from medfm_compress.runtime.sessions import openvino as backend
-from medfm_compress.runtime.sessions import openvino_cache
 from medfm_compress.runtime.sessions.table import open_variant
 
 needs_users = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the system has no Unix permissions")
@@ -70,10 +70,17 @@ def test_models_threads_and_precisions_have_files_of_their_own(tiny, tmp_path):
         backend.from_bytes([model], 1, precision, str(tmp_path / "c"))
         assert len(blobs(tmp_path / "c")) == number
     places = [
-        openvino_cache.place(str(tmp_path / "c"), *rest)
-        for rest in ((["a"], "1", {}), (["a"], "2", {}), (["a"], "1", {"x": "1"}), (["a", "b"], "1", {}))
+        compiled_cache.place(str(tmp_path / "c"), *rest)
+        for rest in (
+            ("openvino", ["a"], "1", {}, "cpu"),
+            ("tensorrt", ["a"], "1", {}, "cpu"),
+            ("openvino", ["a"], "2", {}, "cpu"),
+            ("openvino", ["a"], "1", {"x": "1"}, "cpu"),
+            ("openvino", ["a", "b"], "1", {}, "cpu"),
+            ("openvino", ["a"], "1", {}, "another"),
+        )
     ]
-    assert len({place.path for place in places}) == 4
+    assert len({place.path for place in places}) == 6
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "foreign"])
@@ -103,10 +110,9 @@ def test_a_blob_that_openvino_does_not_want_is_compiled_anew(tiny, tmp_path, cap
     expected = backend.from_bytes([tiny.network()], 1, cache_dir=str(folder)).run(image)["logits"]
     (path,) = blobs(folder)
     digest = __import__("hashlib").sha256(tiny.network()).hexdigest()
-    version = str(backend.import_openvino().__version__)
-    kept = openvino_cache.place(str(folder), [digest], version, backend._configuration(1, "fp32"))
+    kept = backend._place([digest], backend._configuration(1, "fp32"), str(folder))
     assert kept.path == path
-    openvino_cache.store(kept, b"no model at all" * 100)
+    compiled_cache.store(kept, b"no model at all" * 100)
     with caplog.at_level(logging.WARNING, "medfm_compress.runtime"):
         session = backend.from_bytes([tiny.network()], 1, cache_dir=str(folder))
     assert np.array_equal(session.run(image)["logits"], expected) and "does not import" in caplog.text

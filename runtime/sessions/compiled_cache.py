@@ -1,11 +1,11 @@
-"""OpenVINO's compiled models, kept in a folder of the user's for a faster start.
+"""Compiled models (OpenVINO's blobs, TensorRT's engines), kept in a folder of the user's for a faster start.
 
-One file a model, backend version, CPU and configuration: what OpenVINO exports right after it compiled, before any
-image was seen, so there is nothing of a patient in it. The file ends with ``sha256(key ‖ blob)``, so that one that is
-damaged, cut short or moved to another model's name is not used: the model is compiled anew and the file replaced.
+One file a model, backend version, device and configuration: what the engine exports right after it compiled, before
+any image was seen, so there is nothing of a patient in it. The file ends with ``sha256(key ‖ blob)``, so that one that
+is damaged, cut short or moved to another model's name is not used: the model is compiled anew and the file replaced.
 
 This protects against accidents. Against people it is the folder that protects: it is made for its owner alone
-(mode 0700), and one that others may write to is refused, since OpenVINO trusts what it imports. The golden cases are
+(mode 0700), and one that others may write to is refused, since an engine trusts what it imports. The golden cases are
 replayed on an imported model like on any other. The folder may be emptied at any time.
 
 The blob is mapped, not read, and its pages are given back once imported: OpenVINO has packed the weights by then. So
@@ -26,13 +26,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.regular_file import open_regular
 
 _DIGEST_BYTES = 32
 _MAX_BYTES = 8 << 30  # twice the largest bundle
-_FORMAT = 2  # of the file; part of the key. 1: models were compiled before their files were known to be whole
+_FORMAT = 3  # of the file; part of the key
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _log = logging.getLogger("medfm_compress.runtime")
@@ -45,23 +44,26 @@ class Place(NamedTuple):
     key: bytes
 
 
-def place(folder: str, digests: Sequence[str], version: str, configuration: Mapping[str, str]) -> Place:
+def place(
+    folder: str, backend: str, digests: Sequence[str], version: str, configuration: Mapping[str, object], device: object
+) -> Place:
     """The place of a model in ``folder``, which is made where it is missing.
 
     Args:
         folder: the user's cache folder.
+        backend: engine that compiled it.
         digests: hex sha256 of each of the model's files.
-        version: OpenVINO's, with its build.
+        version: of the engine, with its build.
         configuration: what the model is compiled with.
+        device: what it is compiled for, as a value that JSON can hold.
 
     Raises:
         InputError: the folder cannot be made, or others may write to it.
     """
     _check_folder(Path(folder))
-    cpu = read_cpu()
-    determinants = (_FORMAT, tuple(digests), version, dict(configuration), cpu.model, sorted(cpu.flags))
+    determinants = (_FORMAT, backend, tuple(digests), version, dict(configuration), device)
     key = hashlib.sha256(msgspec.json.encode(determinants, order="sorted")).digest()
-    return Place(Path(folder) / f"openvino-{key.hex()[:32]}.blob", key)
+    return Place(Path(folder) / f"{backend}-{key.hex()[:32]}.blob", key)
 
 
 def load(kept: Place) -> mmap.mmap | None:
@@ -103,7 +105,7 @@ def store(kept: Place, blob: bytes) -> None:
 
     name = ""
     try:
-        handle, name = tempfile.mkstemp(dir=kept.path.parent, prefix=".openvino-", suffix=".partial")  # mode 0600
+        handle, name = tempfile.mkstemp(dir=kept.path.parent, prefix=".compiled-", suffix=".partial")  # mode 0600
         with open(handle, "wb") as file:  # noqa: PTH123 - a descriptor
             file.write(blob)
             file.write(_digest(kept.key, blob))
