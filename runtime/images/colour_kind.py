@@ -82,8 +82,10 @@ def _cells(pixels: Pixels) -> NDArray[np.float32]:
     rows, columns = (max(1, side // step) for side, step in zip(sides, steps, strict=True))
     down, across = values.shape[0] // rows, values.shape[1] // columns
     whole = values[: down * rows, : across * columns].reshape(down, rows, across, columns, 3)
-    means = whole.mean(axis=(1, 3), dtype=np.float32).reshape(-1, 3)
-    return (means - np.float32(pixels.low)) / np.float32(pixels.high - pixels.low)
+    means: NDArray[np.float32] = whole.mean(axis=(1, 3), dtype=np.float32).reshape(-1, 3)
+    means -= np.float32(pixels.low)
+    means /= np.float32(pixels.high - pixels.low)
+    return means
 
 
 def _residue(cells: NDArray[np.float32]) -> NDArray[np.float32]:
