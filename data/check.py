@@ -17,9 +17,9 @@ from medfm_compress.data.check_remarks import class_sizes, identifying_reason, r
 from medfm_compress.data.labels import LEARNED, describe_order
 from medfm_compress.data.study import Case, Study
 from medfm_compress.data.unread_files import UNREAD_SUFFIXES, by_suffix
+from medfm_compress.runtime.colour_kind import colour_kind
 from medfm_compress.runtime.errors import MedfmError
 from medfm_compress.runtime.image_spec import ColourKind
-from medfm_compress.runtime.images.colour_kind import colour_kind
 from medfm_compress.runtime.task import TaskKind
 from medfm_compress.runtime.threads import map_in_threads
 

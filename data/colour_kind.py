@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.colour_kind import colour_kind
 from medfm_compress.runtime.errors import MedfmError, StudyError
 from medfm_compress.runtime.image_spec import Colour, ColourKind
-from medfm_compress.runtime.images.colour_kind import colour_kind
 
 _SAMPLE = 64
 _NEARLY_ALL = 0.95

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from medfm_compress.runtime.atomic_write import write_atomically
+from medfm_compress.runtime.colour_kind import colour_kind
 from medfm_compress.runtime.image_spec import ColourKind
-from medfm_compress.runtime.images.colour_kind import colour_kind
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.read_image import read_image
 
@@ -123,7 +123,7 @@ def report(data: Path) -> Iterator[str]:
     yield "```\n"
     yield (
         "A bundle says which kind of images it is for, and the device flags what is clearly of the other kind\n"
-        "(`medfm_compress.runtime.images.colour_kind`). What is of neither kind is never flagged. A false flag is a\n"
+        "(`medfm_compress.runtime.colour_kind`). What is of neither kind is never flagged. A false flag is a\n"
         "radiograph in the column *colour*, or a photograph in the column *grey*.\n"
     )
     head = "| images | number | grey | neither | colour |\n|---|---|---|---|---|"

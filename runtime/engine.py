@@ -128,7 +128,7 @@ class Engine:
         return self._predict(read_image(source, self.manifest.image_spec.dicom), start)
 
     def _predict(self, pixels: Pixels, start: float) -> Prediction:
-        from medfm_compress.runtime.images.colour_kind import colour_flags
+        from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.preprocess import preprocess
 
         logits = self.logits(preprocess(pixels, self.manifest.image_spec))

@@ -54,7 +54,7 @@ class ColourRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Which images a network was made for, by what they show: a grey JPEG of three equal channels is a grey image.
 
     Attributes:
-        images: ``grey`` or ``colour``, as `medfm_compress.runtime.images.colour_kind` tells them apart.
+        images: ``grey`` or ``colour``, as `medfm_compress.runtime.colour_kind` tells them apart.
         others: what becomes of an image that is clearly of the other kind: ``flag`` its prediction, or ``refuse`` it.
     """
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.colour_kind import check_colour
 from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import Colour, Filter, ImageSpec, Resize
-from medfm_compress.runtime.images.colour_kind import check_colour
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.images.pixels import Pixels

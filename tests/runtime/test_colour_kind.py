@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
+from medfm_compress.runtime.colour_kind import COLOUR_FOR_GREY, GREY_FOR_COLOUR, colour_flags, colour_kind
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import ColourRule, ImageSpec
-from medfm_compress.runtime.images.colour_kind import COLOUR_FOR_GREY, GREY_FOR_COLOUR, colour_flags, colour_kind
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.preprocess import prepare
 from medfm_compress.runtime.read_image import read_image
