@@ -13,18 +13,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from medfm_compress.data.identifiers import identifying
-from medfm_compress.data.labels import LEARNED, class_counts, describe_order
-from medfm_compress.data.patient_keys import similar_keys
+from medfm_compress.data.check_remarks import class_sizes, identifying_reason, remarks_on, what_cannot_be_learned
+from medfm_compress.data.labels import LEARNED, describe_order
 from medfm_compress.data.study import Case, Study
+from medfm_compress.data.unread_files import UNREAD_SUFFIXES, by_suffix
+from medfm_compress.runtime.colour_kind import colour_kind
 from medfm_compress.runtime.errors import MedfmError
+from medfm_compress.runtime.image_spec import ColourKind
 from medfm_compress.runtime.task import TaskKind
 from medfm_compress.runtime.threads import map_in_threads
 
 _WORKERS = 2
 _LINE_EVERY = 1000
-_FEW_CASES = 50
-_FEW_PER_CLASS = 10
 _ODD_FACTOR = 2.0
 
 
@@ -44,7 +44,7 @@ class Copies(msgspec.Struct, frozen=True):
 
 
 class SharedPatient(msgspec.Struct, frozen=True):
-    """A patient in more than one of train, val, test: images in each."""
+    """A patient in more than one of train, val, test: images in each. The key is one of the ways it is written."""
 
     patient: str
     images: dict[str, int]
@@ -74,6 +74,7 @@ class StudyCheck(msgspec.Struct, frozen=True, kw_only=True):
         copies: groups of exact duplicates.
         shared_patients: see the type.
         odd_sizes: see the type.
+        other_colour: grey images among images in colour, or the other way round: the fewer of them.
         leakage: one sentence for each way in which two splits share something.
         errors: one sentence for each thing that must be mended before training.
         remarks: one sentence for each thing worth knowing.
@@ -91,19 +92,21 @@ class StudyCheck(msgspec.Struct, frozen=True, kw_only=True):
     copies: tuple[Copies, ...]
     shared_patients: tuple[SharedPatient, ...]
     odd_sizes: tuple[OddSize, ...]
+    other_colour: tuple[str, ...]
     leakage: tuple[str, ...]
     errors: tuple[str, ...]
     remarks: tuple[str, ...]
 
 
 class _Inspection(NamedTuple):
-    """One image: size, whether it is blank, content hash; or why it cannot be read."""
+    """One image: size, whether it is blank, content hash, kind of colour; or why it cannot be read."""
 
     case: Case
     size: tuple[int, int] = (0, 0)
     is_blank: bool = False
     content: str = ""
     reason: str = ""
+    colour: ColourKind | None = None
 
 
 def check_study(study: Study, *, progress: Callable[[str], None] | None = None) -> StudyCheck:
@@ -122,14 +125,14 @@ def check_study(study: Study, *, progress: Callable[[str], None] | None = None) 
         Unreadable(inspected.case.image, inspected.reason) for inspected in inspections if inspected.reason
     )
     copies = _copies(readable)
-    splits = _split_names(study)
+    splits, other_colour = _split_names(study), _other_colour(readable)
     return StudyCheck(
         kind=study.kind,
         labels=study.labels,
         label_order=describe_order(study),
         images={split: len(study.split(split)) for split in splits},
-        patients={split: len({c.patient for c in study.split(split) if c.patient}) for split in splits},
-        classes={split: _class_sizes(study, split) for split in splits},
+        patients={split: len({c.patient_key for c in study.split(split) if c.patient_key}) for split in splits},
+        classes={split: class_sizes(study, split) for split in splits},
         subgroups=_subgroup_sizes(study),
         unreadable=unreadable,
         blank=tuple(inspected.case.image for inspected in readable if inspected.is_blank),
@@ -138,19 +141,21 @@ def check_study(study: Study, *, progress: Callable[[str], None] | None = None) 
         odd_sizes=_odd_sizes(readable),
         leakage=tuple(_leakage(study, readable)),
         errors=tuple(_errors(study, unreadable, copies)),
-        remarks=tuple(_remarks(study)),
+        other_colour=other_colour,
+        remarks=(*remarks_on(study), *_colour_remarks(readable, other_colour)),
     )
 
 
 def _inspections(study: Study, progress: Callable[[str], None] | None) -> Iterator[_Inspection]:
     def inspect_case(case: Case) -> _Inspection:
         try:
-            values = study.source.read(case.image).values
+            pixels = study.source.read(case.image)
             content = study.source.content_sha256(case.image)
         except MedfmError as exc:
             return _Inspection(case, reason=str(exc))
-        height, width = values.shape[:2]
-        return _Inspection(case, (int(height), int(width)), bool(values.min() == values.max()), content)
+        height, width = (int(side) for side in pixels.values.shape[:2])
+        is_blank = bool(pixels.values.min() == pixels.values.max())
+        return _Inspection(case, (height, width), is_blank, content, colour=colour_kind(pixels))
 
     for number, inspected in enumerate(map_in_threads(inspect_case, study.cases, _WORKERS)):
         if progress and number and number % _LINE_EVERY == 0:
@@ -164,22 +169,13 @@ def _split_names(study: Study) -> list[str]:
     return [name for name in LEARNED if name in present] + [name for name in present if name not in LEARNED]
 
 
-def _class_sizes(study: Study, split: str) -> dict[str, int]:
-    counts = class_counts(study, split)
-    return {label: counts[label] for label in study.labels}
-
-
 def _subgroup_sizes(study: Study) -> dict[str, dict[str, int]]:
     sizes = {
         name: Counter(case.subgroups.get(name) or "(none)" for case in study.cases)
         for name in study.subgroup_names()
-        if not _identifying(study, name)
+        if not identifying_reason(study, name)
     }
     return {name: dict(sorted(counts.items())) for name, counts in sizes.items()}
-
-
-def _identifying(study: Study, column: str) -> str:
-    return identifying(column, [case.subgroups.get(column, "") for case in study.cases])
 
 
 def _copies(inspections: list[_Inspection]) -> tuple[Copies, ...]:
@@ -199,10 +195,12 @@ def _copies(inspections: list[_Inspection]) -> tuple[Copies, ...]:
 
 def _shared_patients(study: Study) -> tuple[SharedPatient, ...]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
+    written: dict[str, str] = {}
     for case in study.cases:
-        if case.patient and case.split in LEARNED:
-            counts[case.patient][case.split] += 1
-    return tuple(SharedPatient(patient, dict(splits)) for patient, splits in counts.items() if len(splits) > 1)
+        if case.patient_key and case.split in LEARNED:
+            counts[case.patient_key][case.split] += 1
+            written.setdefault(case.patient_key, case.patient)
+    return tuple(SharedPatient(written[key], dict(splits)) for key, splits in counts.items() if len(splits) > 1)
 
 
 def _odd_sizes(inspections: list[_Inspection]) -> tuple[OddSize, ...]:
@@ -227,9 +225,9 @@ def _leakage(study: Study, inspections: list[_Inspection]) -> Iterator[str]:
     contents = {inspected.case.image: inspected.content for inspected in inspections}
     for first, second in (("train", "test"), ("val", "test"), ("train", "val")):
         a, b = study.split(first), study.split(second)
-        patients = {c.patient for c in a if c.patient} & {c.patient for c in b if c.patient}
+        patients = {c.patient_key for c in a} & {c.patient_key for c in b} - {""}
         if patients:
-            here, there = (sum(c.patient in patients for c in cases) for cases in (a, b))
+            here, there = (sum(c.patient_key in patients for c in cases) for cases in (a, b))
             yield (
                 f"{here} image(s) of {first} share a patient with {there} image(s) of {second} "
                 f"({len(patients)} patient(s))"
@@ -240,67 +238,28 @@ def _leakage(study: Study, inspections: list[_Inspection]) -> Iterator[str]:
             yield f"{here} image(s) of {first} are exact copies of {there} image(s) of {second}"
 
 
-def _similar_patients(study: Study) -> Iterator[str]:
-    """Patient keys that may be one patient's, in a sentence of its own where splits share them."""
-    groups = similar_keys(case.patient for case in study.cases)
-    if not groups:
-        return
-    splits: dict[str, set[str]] = defaultdict(set)
-    for case in study.cases:
-        splits[case.patient].add(case.split)
-    across = [group for group in groups if len(set.union(*(splits[key] for key in group)) & set(LEARNED)) > 1]
-    shown = "; ".join(" and ".join(map(repr, group)) for group in (across or groups)[:3])
-    where = f", {len(across)} of them in several splits, which would be leakage" if across else ""
-    yield (
-        f"{len(groups)} groups of patient keys differ in case, separators or zeros alone{where}: {shown}; they count "
-        "as different patients, so write one patient's key in one way"
-    )
-
-
 def _errors(study: Study, unreadable: tuple[Unreadable, ...], copies: tuple[Copies, ...]) -> Iterator[str]:
-    untrained = [label for label, count in _class_sizes(study, "train").items() if not count]
-    if untrained and study.split("train"):
-        yield f"train has no case of {', '.join(map(repr, untrained))}, which can therefore not be learned"
+    yield from what_cannot_be_learned(study)
     if unreadable:
-        yield f"{len(unreadable)} image(s) cannot be read, first {unreadable[0].reason}"
+        unread = [bad.image for bad in unreadable if bad.image.lower().endswith(UNREAD_SUFFIXES)]
+        kinds = f" ({by_suffix(unread)}: convert them to PNG or DICOM)" if unread else ""
+        yield f"{len(unreadable)} image(s) cannot be read{kinds}, first {unreadable[0].reason}"
     contradicting = [group for group in copies if group.contradict]
     if contradicting:
         first = " and ".join(contradicting[0].images[:2])
         yield f"{len(contradicting)} group(s) of exact copies have different labels, first {first}"
 
 
-def _remarks(study: Study) -> Iterator[str]:
-    suspects = {name: reason for name in study.subgroup_names() if (reason := _identifying(study, name))}
-    if suspects:
-        named = "; ".join(f"{name!r} ({reason})" for name, reason in suspects.items())
-        yield (
-            f"may identify patients: {named}. 'study split' copies such columns into its table; no model, bundle or "
-            "report holds them, unless a policy divides patients by them"
-        )
-    if not study.labels:
-        yield "no labels: nothing can be trained or evaluated on this study"
-    if not any(case.patient for case in study.cases):
-        yield "no patient column: each image counts as a patient of its own, and shared patients cannot be noticed"
-    yield from (
-        f"no {split} cases; cut them with 'medfm-compress study split'"
-        for split in LEARNED
-        if study.labels and not study.split(split)
-    )
-    yield from _similar_patients(study)
-    unrecorded = {name: sum(not case.subgroups.get(name) for case in study.cases) for name in study.subgroup_names()}
-    partly = [f"{name!r} of {count} cases" for name, count in unrecorded.items() if 0 < count < len(study.cases)]
-    if partly:
-        yield (
-            f"not recorded: {', '.join(partly)} (empty, or a word such as nan or None, or no possible age); they are "
-            "in no group"
-        )
-    for split in ("val", "test"):
-        cases, sizes = study.split(split), _class_sizes(study, split)
-        if not cases or not study.labels:
-            continue
-        if len(cases) < _FEW_CASES or min(sizes.values()) < _FEW_PER_CLASS:
-            smallest = min(sizes, key=lambda label: sizes[label])
-            yield (
-                f"{split} has {len(cases)} images and {sizes[smallest]} of {smallest!r}: too few to choose or to prove "
-                "anything; cut a larger one with 'medfm-compress study split'"
-            )
+def _other_colour(inspections: list[_Inspection]) -> tuple[str, ...]:
+    """The fewer of grey images and images in colour, where there are both; what is neither is left out."""
+    colour = tuple(inspected.case.image for inspected in inspections if inspected.colour == "colour")
+    grey = tuple(inspected.case.image for inspected in inspections if inspected.colour == "grey")
+    return min(colour, grey, key=len)
+
+
+def _colour_remarks(inspections: list[_Inspection], other: tuple[str, ...]) -> Iterator[str]:
+    """Of what is often another device, a scan of a print, or no image of this study at all."""
+    if other:
+        kind = next(inspected.colour for inspected in inspections if inspected.case.image == other[0])
+        what = "in colour among grey images" if kind == "colour" else "grey among images in colour"
+        yield f"{len(other)} of {len(inspections)} images are {what}, first {other[0]}; see that they belong here"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from medfm_compress.data.study import Case, Study
-from medfm_compress.runtime.errors import StudyError
-from medfm_compress.runtime.image_spec import Colour
+from collections import Counter
 
-_COLOUR_SPREAD = 0.02  # of the range; JPEG leaves less between the channels of a grey image
+from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.colour_kind import colour_kind
+from medfm_compress.runtime.errors import MedfmError, StudyError
+from medfm_compress.runtime.image_spec import Colour, ColourKind
+
+_SAMPLE = 64
+_NEARLY_ALL = 0.95
 
 
 def colour_of(study: Study) -> Colour:
@@ -26,10 +30,20 @@ def case_colour(study: Study, case: Case) -> Colour:
     return "rgb" if study.source.read(case.image).is_colour else "grey"
 
 
-def shows_colour(study: Study, case: Case) -> bool:
-    """Whether the channels differ: many radiographs are stored with three equal ones."""
-    pixels = study.source.read(case.image)
-    if not pixels.is_colour:
-        return False
-    spread = pixels.values.max(axis=2).astype(float) - pixels.values.min(axis=2).astype(float)
-    return bool(spread.mean() > _COLOUR_SPREAD * (pixels.high - pixels.low))
+def study_colour_kind(study: Study) -> ColourKind | None:
+    """What nearly all images of the study show; None where they differ, or are neither grey nor clearly in colour.
+
+    At most 64 images of train (of all splits where there is none) are read, spread evenly over it; those that cannot be
+    read are passed over.
+    """
+    cases = study.split("train") or study.cases
+    kinds: Counter[ColourKind] = Counter()
+    for case in cases[:: max(1, -(-len(cases) // _SAMPLE))]:
+        try:
+            kind = colour_kind(study.source.read(case.image))
+        except MedfmError:
+            continue
+        if kind:
+            kinds[kind] += 1
+    usual = kinds.most_common(1)
+    return usual[0][0] if usual and usual[0][1] >= _NEARLY_ALL * kinds.total() else None

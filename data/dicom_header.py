@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
-from medfm_compress.data.patient_keys import patient_key
+from medfm_compress.data.missing_values import is_missing
+from medfm_compress.data.written_forms import normal_form
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, kind_of
 from medfm_compress.runtime.images.quiet_decoders import decoding
@@ -17,10 +17,9 @@ from medfm_compress.runtime.images.quiet_decoders import decoding
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-Name = TypeVar("Name", bound=Hashable)
-
 _KEYWORDS = ("Modality", "SeriesInstanceUID", "PatientID", "IssuerOfPatientID", "PatientSex", "PatientAge")
-_AGE = re.compile(r"(\d{3})([DWMY])")  # VR AS, PS3.5 6.2
+_AGE = re.compile(r"(\d{1,3})([DWMY])")  # VR AS, PS3.5 6.2; some write fewer digits
+_OLDEST_YEARS = 125  # nobody on record was older than 122
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 
 
@@ -30,17 +29,19 @@ class Header(NamedTuple):
     Attributes:
         modality: (0008,0060).
         series: (0020,000E).
-        patient: first 16 hex digits of the sha256 of Issuer of Patient ID and Patient ID. A key, not anonymous: who
-            can guess the ID can compute it.
-        patient_without_issuer: likewise of Patient ID alone.
+        patient: key of the Patient ID in its normal form. Not anonymous: who can guess the ID can compute it. The
+            same ID may be another patient under another issuer, see `medfm_compress.data.dicom_patients`.
+        issuer: key of the Issuer of Patient ID in its normal form.
+        written: key of both as they stand in the file.
         sex: (0010,0040).
-        age: decade of (0010,1010), e.g. ``40-49``.
+        age: decade of (0010,1010), e.g. ``40-49``; empty for what cannot be an age.
     """
 
     modality: str = ""
     series: str = ""
     patient: str = ""
-    patient_without_issuer: str = ""
+    issuer: str = ""
+    written: str = ""
     sex: str = ""
     age: str = ""
 
@@ -66,23 +67,20 @@ def read_header(path: Path) -> Header:
         return Header()
 
 
-def with_issuers(headers: Mapping[Name, Header]) -> dict[Name, Header]:
-    """``headers`` in which an ID without issuer is that of the only issuer that gives the same ID elsewhere.
+def key_of(*parts: str) -> str:
+    """First 16 hex digits of a sha256, so that what a header says of a person enters no table."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
-    Two issuers may well have given one ID to two patients; where the issuer is missing in some files only, one patient
-    is likelier than two, and two would let leakage pass unseen.
-    """
-    issued: dict[str, set[str]] = defaultdict(set)
-    for header in headers.values():
-        if header.patient != header.patient_without_issuer:
-            issued[header.patient_without_issuer].add(header.patient)
 
-    def issued_one(header: Header) -> Header:
-        candidates = issued.get(header.patient_without_issuer, set())
-        alone = header.patient == header.patient_without_issuer and len(candidates) == 1
-        return header._replace(patient=next(iter(candidates))) if alone else header
+def is_age(years: float) -> bool:
+    """Whether a person can be so old; false for NaN, and for -1, 411, 999 and other stand-ins for no value."""
+    return 0 <= years <= _OLDEST_YEARS
 
-    return {name: issued_one(header) for name, header in headers.items()}
+
+def age_in_years(text: str) -> float | None:
+    """Years that a DICOM age string such as ``045Y`` or ``006M`` (VR AS) says; None where it is none."""
+    match = _AGE.fullmatch(text)
+    return int(match[1]) / _PER_YEAR[match[2]] if match else None
 
 
 def modalities(root: Path, images: Sequence[str], most: int = 64) -> tuple[str, ...]:
@@ -99,26 +97,20 @@ def decade(years: float) -> str:
 
 
 def _header(ds: Dataset) -> Header:
-    patient = patient_key(_text(ds, "PatientID"))
-    issuer = patient_key(_text(ds, "IssuerOfPatientID"))
+    patient, issuer = _text(ds, "PatientID"), _text(ds, "IssuerOfPatientID")
+    plain = "" if is_missing(patient) else normal_form(patient)
+    plain_issuer = "" if is_missing(issuer) else normal_form(issuer)
+    sex, years = _text(ds, "PatientSex"), age_in_years(_text(ds, "PatientAge"))
     return Header(
         modality=_text(ds, "Modality"),
         series=_text(ds, "SeriesInstanceUID"),
-        patient=_digest(issuer, patient) if patient else "",
-        patient_without_issuer=_digest("", patient) if patient else "",
-        sex=_text(ds, "PatientSex"),
-        age=_age(_text(ds, "PatientAge")),
+        patient=key_of(plain) if plain else "",
+        issuer=key_of(plain_issuer) if plain and plain_issuer else "",
+        written=key_of(issuer, patient) if plain else "",
+        sex="" if is_missing(sex) else sex,
+        age=decade(years) if years is not None and is_age(years) else "",
     )
-
-
-def _digest(issuer: str, patient: str) -> str:
-    return hashlib.sha256(f"{issuer}\0{patient}".encode()).hexdigest()[:16]
 
 
 def _text(ds: Dataset, keyword: str) -> str:
     return str(ds.get(keyword) or "").strip()
-
-
-def _age(text: str) -> str:
-    match = _AGE.fullmatch(text)
-    return decade(int(match[1]) / _PER_YEAR[match[2]]) if match else ""

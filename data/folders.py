@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medfm_compress.data.dicom_header import Header, is_dicom_file, read_header, with_issuers
+from msgspec.structs import replace
+
+from medfm_compress.data.dicom_header import Header, is_dicom_file, read_header
+from medfm_compress.data.dicom_patients import Patients, patients_of
 from medfm_compress.data.labels import exclusive_study
 from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Case, Study
+from medfm_compress.data.unread_files import UNREAD_SUFFIXES, by_suffix
 from medfm_compress.data.volumes import refuse_series, refuse_volume_files
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.read_image import is_image_file
 
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
-# Images that nothing here reads: they are listed too, so that checking names them and training does not pass them over.
-_UNREAD_SUFFIXES = (".webp", ".heic", ".heif", ".gif", ".avif", ".jxl", ".jp2", ".j2k", ".svs", ".ndpi", ".mrxs")
 
 
 def open_folder(root: Path, rules: DicomRules) -> Study:
@@ -31,9 +36,16 @@ def open_folder(root: Path, rules: DicomRules) -> Study:
     refuse_volume_files(path.name for path, _, _ in labelled)
     if not labelled or (not splits and _is_dicom_archive(root)):
         return _unlabelled(root, rules)
-    headers = _headers(path for path, _, _ in labelled)
-    cases = [_case(root, path, split, headers) for path, split, _ in labelled]
-    return exclusive_study(root, Files(root, rules), cases, [name for _, _, name in labelled])
+    headers = _headers(root, (path for path, _, _ in labelled))
+    patients = patients_of(headers)
+    cases = [_case(root, path, split, headers, patients) for path, split, _ in labelled]
+    passed_over = _passed_over(root, [path for path, _, _ in labelled])
+    try:
+        study = exclusive_study(root, Files(root, rules), cases, [name for _, _, name in labelled])
+    except StudyError as exc:
+        # What was passed over may be the class that is said to be lacking.
+        raise StudyError("; ".join((str(exc), *passed_over))) from None
+    return replace(study, remarks=(*passed_over, *patients.remarks))
 
 
 def _by_class(splits: Mapping[Path, str]) -> list[tuple[Path, str, str]]:
@@ -65,33 +77,58 @@ def _unlabelled(root: Path, rules: DicomRules) -> Study:
     if not paths:
         refuse_volume_files(path.name for path in sorted(root.rglob("*")))
         paths = list(_images(root, deep=False))
+    passed_over = _passed_over(root, paths)
     if not paths:
+        reasons = "".join(f"; {sentence}" for sentence in passed_over)
         raise StudyError(
-            f"{root} is no study: it has no cases.csv, no folder per class with images and no images itself; see "
-            "'medfm-compress study --help'"
+            f"{root} is no study: it has no cases.csv, no folder per class with images and no images itself{reasons}; "
+            "see 'medfm-compress study --help'"
         )
-    headers = _headers(paths)
-    refuse_series(headers.values())
-    cases = tuple(_case(root, path, "unlabelled", headers) for path in paths)
-    return Study(root=root, kind="binary", labels=(), cases=cases, source=Files(root, rules))
+    headers = _headers(root, paths)
+    patients = patients_of(headers)
+    cases = tuple(_case(root, path, "unlabelled", headers, patients) for path in paths)
+    remarks = (*passed_over, *patients.remarks)
+    return Study(root=root, kind="binary", labels=(), cases=cases, source=Files(root, rules), remarks=remarks)
 
 
-def _case(root: Path, path: Path, split: str, headers: Mapping[Path, Header]) -> Case:
-    header = headers.get(path, Header())
+def _passed_over(root: Path, cases: Iterable[Path]) -> tuple[str, ...]:
+    """What is said of files below ``root`` that are no case: an image left out unseen changes what is measured."""
+    left = sorted({path for path in root.rglob("*") if path.is_file()} - set(cases))
+    left = [path for path in left if not any(map(_is_hidden, (path, *path.relative_to(root).parents)))]
+    images = [path for path in left if _is_listed(path)]
+    others = [path for path in left if path not in set(images)]
+    sentences = []
+    if others:
+        sentences.append(
+            f"passed over {len(others)} file(s) that are no DICOM, PNG, JPEG, TIFF or BMP image: {by_suffix(others)}; "
+            "convert images among them"
+        )
+    if images:
+        first = images[0].relative_to(root).as_posix()
+        sentences.append(
+            f"passed over {len(images)} image(s) outside the folders that are read: {by_suffix(images)}, first {first}"
+            "; put them into the folder of a class"
+        )
+    return tuple(sentences)
+
+
+def _case(root: Path, path: Path, split: str, headers: Mapping[str, Header], patients: Patients) -> Case:
+    image = path.relative_to(root).as_posix()
+    header = headers.get(image, Header())
     recorded = {"sex": header.sex, "age": header.age} if headers else {}
     names = [name for name in recorded if any(getattr(other, name) for other in headers.values())]
     return Case(
-        image=path.relative_to(root).as_posix(),
+        image=image,
         split=split,
-        patient=header.patient,
+        patient=patients.keys.get(image, ""),
         subgroups={name: recorded[name] for name in names},
     )
 
 
-def _headers(paths: Iterable[Path]) -> dict[Path, Header]:
-    headers = {path: read_header(path) for path in paths if is_dicom_file(path)}
+def _headers(root: Path, paths: Iterable[Path]) -> dict[str, Header]:
+    headers = {path.relative_to(root).as_posix(): read_header(path) for path in paths if is_dicom_file(path)}
     refuse_series(headers.values())
-    return with_issuers(headers)
+    return headers
 
 
 def _folders(root: Path) -> list[Path]:
@@ -106,8 +143,13 @@ def _images(folder: Path, *, deep: bool = True) -> Sequence[Path]:
         for path in paths
         if path.is_file()
         and not any(_is_hidden(part) for part in (path, *path.relative_to(folder).parents))
-        and (path.name.lower().endswith((*_SUFFIXES, *_UNREAD_SUFFIXES)) or is_image_file(path) or _is_volume(path))
+        and (_is_listed(path) or _is_volume(path))
     ]
+
+
+def _is_listed(path: Path) -> bool:
+    """Whether a file is an image that is read here, or by its name claims to be an image."""
+    return path.name.lower().endswith((*_SUFFIXES, *UNREAD_SUFFIXES)) or is_image_file(path)
 
 
 def _is_volume(path: Path) -> bool:

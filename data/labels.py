@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from medfm_compress.data.missing_values import is_missing
 from medfm_compress.data.study import Case, ImageSource, Study
+from medfm_compress.data.written_forms import normal_form
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.task import TaskKind
 
@@ -58,9 +59,10 @@ def exclusive_study(root: Path, source: ImageSource, cases: Sequence[Case], name
         names: label of each case, empty where it has none; as long as ``cases``.
 
     Raises:
-        StudyError: a single label, a case of train, val or test without label, or a class that train lacks.
+        StudyError: a single label, a label that is a word for no value, labels that differ only in writing, a case of
+            train, val or test without label, or a class that train lacks.
     """
-    _check_names(root, cases, names)
+    check_names(names, f"{root.name}: the labels", _missing_labels(cases, names))
     labels = label_names(names)
     if len(labels) == 1:
         raise StudyError(f"{root.name}: every label is {labels[0]!r}; at least two different labels are needed")
@@ -72,22 +74,36 @@ def exclusive_study(root: Path, source: ImageSource, cases: Sequence[Case], name
     return study
 
 
-def _check_names(root: Path, cases: Sequence[Case], names: Sequence[str]) -> None:
-    """Refuse a class that is a missing value, and two that differ in case or spaces alone."""
-    missing = [(case.image, name) for case, name in zip(cases, names, strict=True) if is_missing(name)]
-    if missing:
-        image, name = missing[0]
-        raise StudyError(
-            f"{root.name}: the label of {len(missing)} cases, first {image!r}, is {name!r}, which reads like a missing "
-            "value; leave it empty in split 'unlabelled', or give the class another name"
-        )
-    spelt: dict[str, str] = {}
-    for name in sorted(set(names) - {""}):
-        other = spelt.setdefault(" ".join(name.casefold().split()), name)
+def check_names(names: Iterable[str], what: str, example: str = "") -> None:
+    """Refuse names of classes that are words for no value, and two that differ only in writing.
+
+    Args:
+        names: of all classes; empty ones are passed over.
+        what: they are, as the message begins: ``cases.csv: the labels``.
+        example: said behind a word for no value, e.g. where it stands.
+
+    Raises:
+        StudyError: naming the first word, or the first two names.
+    """
+    seen: dict[str, str] = {}
+    for name in filter(None, dict.fromkeys(names)):
+        if is_missing(name):
+            raise StudyError(
+                f"{what} include {name!r}{example}, which reads like a missing value; leave the label empty in split "
+                "'unlabelled', or give the class another name"
+            )
+        other = seen.setdefault(normal_form(name.replace("_", " ")), name)
         if other != name:
             raise StudyError(
-                f"{root.name}: the labels {other!r} and {name!r} differ in case or spaces alone; write them alike"
+                f"{what} {other!r} and {name!r} differ only in case, spaces or the form of a character or number; "
+                "write them alike"
             )
+
+
+def _missing_labels(cases: Sequence[Case], names: Sequence[str]) -> str:
+    """How many labels are words for no value, and the first image that has one."""
+    images = [case.image for case, name in zip(cases, names, strict=True) if name and is_missing(name)]
+    return f" ({len(images)} cases, first {images[0]!r})" if images else ""
 
 
 def independent_targets(row: Mapping[str, str], columns: Sequence[str], source: str) -> tuple[int, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-_WORDS = frozenset({"nan", "na", "n/a", "<na>", "#n/a", "null", "nil", "nat"})
+_WORDS = frozenset({"", "nan", "na", "n/a", "n.a.", "<na>", "#n/a", "null", "<null>", "nil", "nat"})
 
 
 def is_missing(value: str) -> bool:
-    """Whether ``value`` stands for no value, such as pandas' ``nan`` or Python's ``None``.
+    """Whether ``value`` is empty or stands for no value, such as pandas' ``nan`` or Python's ``None``.
 
     ``none`` in lower case is left alone: it is also a usual name for nothing found.
     """

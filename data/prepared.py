@@ -100,7 +100,13 @@ def _key(source: ImageSource, names: Sequence[str], spec: ImageSpec) -> str:
     import PIL
     import pydicom
 
-    plain = msgspec.structs.replace(spec, mean=(0.0,) * spec.channels, std=(1.0,) * spec.channels)
+    refusing = spec.colour_rule and spec.colour_rule.others == "refuse"
+    plain = msgspec.structs.replace(
+        spec,
+        mean=(0.0,) * spec.channels,
+        std=(1.0,) * spec.channels,
+        colour_rule=spec.colour_rule if refusing else msgspec.UNSET,
+    )
     versions = {"medfm-compress": __version__, "numpy": np.__version__, "pillow": PIL.__version__}
     return digest([plain, versions | {"pydicom": pydicom.__version__}, content_hashes(source, names)])
 

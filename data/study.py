@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.data.written_forms import normal_form
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.task import TaskKind
 
@@ -23,7 +24,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         image: path relative to the study, or a key inside its file; unique in the study.
         split: ``train``, ``val``, ``test`` or any other name (kept, never trained on).
         target: binary and multiclass: ``(index of the label,)``; multilabel: one 0/1 a label; empty if unlabelled.
-        patient: key that clusters cases; empty where the study has none (the case is then its own cluster).
+        patient: key that clusters cases, as it is written; empty where the study has none (the case is then its own
+            cluster).
         mask: path of a mask relative to the study, or empty.
         subgroups: further columns, e.g. ``{"sex": "F"}``.
     """
@@ -36,9 +38,17 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     subgroups: dict[str, str] = {}
 
     @property
+    def patient_key(self) -> str:
+        """The patient in the form that is compared, however it is written; empty where no patient is known.
+
+        Whatever groups or counts patients has to use it, or `cluster`.
+        """
+        return normal_form(self.patient)
+
+    @property
     def cluster(self) -> str:
-        """Patient, or the image itself where no patient is known."""
-        return self.patient or f"image:{self.image}"
+        """Patient in the form that is compared, or the image itself where no patient is known."""
+        return self.patient_key or f"image:{self.image}"
 
 
 class ImageSource(Protocol):
@@ -62,6 +72,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
         labels: names, in the order of the network's outputs.
         cases: all of them, in the table's order.
         source: decodes the images.
+        remarks: what opening it passed over or took for something else, one sentence each.
     """
 
     root: Path
@@ -69,6 +80,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     cases: tuple[Case, ...]
     source: ImageSource
+    remarks: tuple[str, ...] = ()
 
     def split(self, name: str) -> tuple[Case, ...]:
         """Labelled and unlabelled cases of one split, in the table's order."""

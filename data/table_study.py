@@ -9,10 +9,11 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from medfm_compress.data.dicom_header import Header, decade, is_dicom_file, read_header, with_issuers
-from medfm_compress.data.labels import LEARNED, PREFIX, check_classes, exclusive_study, independent_targets
+from medfm_compress.data.dicom_header import Header, is_dicom_file, read_header
+from medfm_compress.data.dicom_patients import patients_of
+from medfm_compress.data.labels import LEARNED, PREFIX, check_classes, check_names, exclusive_study, independent_targets
 from medfm_compress.data.missing_values import is_missing
-from medfm_compress.data.patient_keys import patient_key
+from medfm_compress.data.recorded_groups import recorded, unrecorded_remarks
 from medfm_compress.data.sources import ARCHIVE_MARK, Arrays, Files
 from medfm_compress.data.study import Case, ImageSource, Study
 from medfm_compress.data.table import Table, read_table, require_columns
@@ -24,7 +25,6 @@ _RESERVED = ("image", "split", "label", "mask", "patient")
 _RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _MISSPELT = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 _SERIES_SAMPLE = 64
-_OLDEST = 125
 
 _log = logging.getLogger(__name__)
 
@@ -46,37 +46,38 @@ def open_table(path: Path, rules: DicomRules) -> Study:
         _check_files(table, source.root, images)
     _check_files(table, path.parent, [row.get("mask", "") for row in table.rows])
     headers = _headers(table, source, keys)
-    cases = [_case(row, key, headers.get(key, Header())) for row, key in zip(table.rows, keys, strict=True)]
-    cases = _with_age_decades(cases)
-    if table.findings:
-        return _multilabel_study(table, source, cases)
-    return exclusive_study(path, source, cases, [row.get("label", "") for row in table.rows])
+    patients = patients_of(headers)
+    cases = [
+        _case(row, key, headers.get(key, Header()), patients.keys.get(key, ""))
+        for row, key in zip(table.rows, keys, strict=True)
+    ]
+    study = _labelled(table, source, cases)
+    columns = [name for name in table.columns if name == "patient" or _is_group(name)]
+    return replace(study, remarks=(*patients.remarks, *unrecorded_remarks(table.rows, columns)))
 
 
-def _case(row: Mapping[str, str], key: str, header: Header) -> Case:
-    subgroups = {
-        name: "" if is_missing(value) else value
-        for name, value in row.items()
-        if name not in _RESERVED and not name.startswith(PREFIX)
-    }
+def _case(row: Mapping[str, str], key: str, header: Header, patient: str) -> Case:
+    subgroups = {name: recorded(name, value) for name, value in row.items() if _is_group(name)}
     for name, value in (("sex", header.sex), ("age", header.age)):
         if value:
             subgroups.setdefault(name, value)
+    written = row.get("patient", "")
     return Case(
         image=key,
         split=row["split"],
-        patient=_patient(row) or header.patient,
+        patient=patient if is_missing(written) else written,
         mask=row.get("mask", ""),
         subgroups=subgroups,
     )
 
 
-def _patient(row: Mapping[str, str]) -> str:
-    text = row.get("patient", "")
-    return "" if is_missing(text) else patient_key(text)
+def _is_group(column: str) -> bool:
+    return column not in _RESERVED and not column.startswith(PREFIX)
 
 
-def _multilabel_study(table: Table, source: ImageSource, cases: Sequence[Case]) -> Study:
+def _labelled(table: Table, source: ImageSource, cases: Sequence[Case]) -> Study:
+    if not table.findings:
+        return exclusive_study(table.path, source, cases, [row.get("label", "") for row in table.rows])
     targets = [independent_targets(row, table.label_columns, table.path.name) for row in table.rows]
     done = tuple(replace(case, target=target) for case, target in zip(cases, targets, strict=True))
     study = Study(root=table.path, kind="multilabel", labels=table.findings, cases=done, source=source)
@@ -90,6 +91,7 @@ def _check_label_columns(table: Table) -> None:
             raise StudyError(f"{table.path.name} has both 'label' and '{PREFIX}…' columns; keep one kind")
         if not all(table.findings):
             raise StudyError(f"{table.path.name} has a column '{PREFIX}' without a finding; write 'label:NAME'")
+        check_names(table.findings, f"{table.path.name}: the findings")
         return
     labelled = any(row["split"] in LEARNED for row in table.rows)
     if labelled and "mask" not in table.columns:
@@ -99,6 +101,11 @@ def _check_label_columns(table: Table) -> None:
 def _check_splits(table: Table) -> None:
     for row in table.rows:
         split = row["split"]
+        if split and is_missing(split):
+            raise StudyError(
+                f"{table.path.name}: split of {row['image']!r} is {split!r}, which reads like a missing value; write "
+                "train, val or test, or 'unlabelled' for what is never trained on"
+            )
         meant = _MISSPELT.get(split.lower(), split.lower())
         if not split or (meant in LEARNED and meant != split):
             raise StudyError(
@@ -109,14 +116,24 @@ def _check_splits(table: Table) -> None:
 
 def _check_images(table: Table, images: Sequence[str]) -> None:
     refuse_volume_files(images)
-    seen: set[str] = set()
+    rows: dict[str, int] = {}
     for number, image in enumerate(images):
-        plain = os.path.normpath(image) if image else ""
-        if not plain:
+        if not image:
             raise StudyError(f"{table.path.name}: row {number + 1} has no image; give its path")
-        if plain in seen:
-            raise StudyError(f"{table.path.name} lists the image {image!r} twice; keep one row an image")
-        seen.add(plain)
+        first = rows.setdefault(_place_of(table, image), number)
+        if first != number:
+            before = "" if images[first] == image else f", before as {images[first]!r}"
+            splits = {table.rows[first]["split"], table.rows[number]["split"]}
+            leaks = ", in two splits, which is leakage" if len(splits) > 1 else ""
+            raise StudyError(f"{table.path.name} lists the image {image!r} twice{before}{leaks}; keep one row an image")
+
+
+def _place_of(table: Table, image: str) -> str:
+    """Where an image lies, however its path is written; links are not followed, copies are told by their content."""
+    file, mark, key = image.partition(ARCHIVE_MARK)
+    split, slash, row = key.partition("/")
+    plain = row.lstrip("0") or "0" if row.isdecimal() else row
+    return f"{os.path.normpath((table.path.parent / file).absolute())}{mark}{split}{slash}{plain}"
 
 
 def _check_files(table: Table, folder: Path, names: Sequence[str]) -> None:
@@ -153,21 +170,4 @@ def _headers(table: Table, source: ImageSource, images: Sequence[str]) -> dict[s
     files = [image for image in files[: _SERIES_SAMPLE if complete else None] if is_dicom_file(source.root / image)]
     headers = {image: read_header(source.root / image) for image in files}
     refuse_series(headers.values())
-    return {} if complete else with_issuers(headers)
-
-
-def _with_age_decades(cases: Sequence[Case]) -> list[Case]:
-    """Subgroups are groups: a column ``age`` of plain numbers (years) is read as decades, and 411 or -1 as none."""
-    ages = [case.subgroups.get("age", "") for case in cases]
-    return [
-        replace(case, subgroups={**case.subgroups, "age": _decade(age)}) if "age" in case.subgroups else case
-        for case, age in zip(cases, ages, strict=True)
-    ]
-
-
-def _decade(text: str) -> str:
-    try:
-        years = float(text)
-    except ValueError:
-        return text
-    return decade(years) if 0 <= years <= _OLDEST else ""
+    return {} if complete else headers

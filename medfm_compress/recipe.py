@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -138,11 +138,16 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         intended_use: what the bundle is for, in one sentence.
         dicom_modality: of the DICOM files that the device may predict on, e.g. ``DX``; without any, the model's own,
             else those of the study's DICOM files.
+        image_colour: kind of images that the model is for, ``grey`` or ``colour``; ``study`` is the model's own rule,
+            else what the study's images show; ``any`` states nothing, and no image is flagged.
+        other_colour: what the device does with an image of the other kind: ``flag`` its prediction, or ``refuse`` it.
     """
 
     rule: str = "youden"
     intended_use: str = NOT_FOR_CLINICAL_USE
     dicom_modality: tuple[str, ...] = ()
+    image_colour: Literal["study", "grey", "colour", "any"] = "study"
+    other_colour: Literal["flag", "refuse"] = "flag"
 
     def __post_init__(self) -> None:
         parse_rule(self.rule)

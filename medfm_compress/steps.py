@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from medfm_compress.data.colour_kind import case_colour, colour_of, shows_colour
+from medfm_compress.data.colour_kind import case_colour, colour_of, study_colour_kind
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.study import Study
 from medfm_compress.data.table import write_table
 from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import InputError, ModelError, StudyError
-from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
 
@@ -54,7 +54,7 @@ def prepare_study(source: Path, plan: SplitPlan | None, progress: Progress, out:
     Raises:
         StudyError: no labelled test split, or splits that leak.
     """
-    study = open_study(source)
+    study = _open(source, progress)
     if plan is not None:
         result = split_study(study, plan)
         study = result.study
@@ -87,7 +87,7 @@ def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path, *, 
     from medfm_compress.compress.pretrain.images import choose_images
     from medfm_compress.compress.pretrain.pretrain import pretrain as train_backbone
 
-    studies = tuple(open_study(path, dicom_rules=step.dicom) for path in (study, *map(Path, step.more)))
+    studies = tuple(_open(path, progress, step.dicom) for path in (study, *map(Path, step.more)))
     torch.manual_seed(step.training.seed)
     model = build_model(
         step.model,
@@ -113,7 +113,7 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
     from medfm_compress.compress.training.dataset import task_of
     from medfm_compress.compress.training.finetune import finetune as train_teacher
 
-    cases = open_study(study, dicom_rules=step.dicom)
+    cases = _open(study, progress, step.dicom)
     torch.manual_seed(step.training.seed)
     model = build_model(
         step.model,
@@ -156,14 +156,14 @@ def distill(
 
     check_student_name(step.student)
     auto = _auto(step, progress, out, on_choice)
-    cases = open_study(study)
+    cases = _open(study, progress)
     _warn_of_modality(cases, step.training.modality, progress)
     teacher = open_teacher(teachers, task_of(cases), step.training, step.distillation.teacher_precision)
     torch.manual_seed(step.training.seed)
     own = unmapped(teacher.model) if isinstance(teacher, ModuleTeacher) else None
     student = _student(teacher.card, own, step, auto)
     rules = teacher.card.spec.dicom
-    more = tuple(open_study(Path(path), dicom_rules=rules) for path in step.more)
+    more = tuple(_open(Path(path), progress, rules) for path in step.more)
     studies = (open_study(study, dicom_rules=rules), *more)
     check_teacher(studies, teacher, out, progress, step.distillation)
     return train_student(studies, teacher, student, step.training, out, progress, step.distillation)
@@ -225,7 +225,7 @@ def prune(
     from medfm_compress.compress.teachers.open import open_teacher
 
     student = load_model(model)
-    cases = open_study(study, dicom_rules=student.spec.dicom)
+    cases = _open(study, progress, student.spec.dicom)
     _warn_of_modality(cases, options.training.modality, progress)
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
     check_teacher((cases,), teacher, None, progress, options.distillation)  # what is refused writes nothing
@@ -250,8 +250,7 @@ def _check_folder(out: Path, overwrite: bool) -> None:
 
 def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
     """Colour images with the augmentation of radiographs are usually a --modality that nobody thought of."""
-    learned = cases.split("train") or cases.cases
-    if modality != "radiograph" or not learned or not shows_colour(cases, learned[0]):
+    if modality != "radiograph" or study_colour_kind(cases) != "colour":
         return
     progress(
         "warning: the images are in colour and --modality is 'radiograph', its default, whose augmentation is made for "
@@ -259,20 +258,17 @@ def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
     )
 
 
+def _open(path: Path, progress: Progress, rules: DicomRules | None = None) -> Study:
+    """A study; what opening it passed over or took for something else is said."""
+    study = open_study(path, dicom_rules=rules)
+    for sentence in study.remarks:
+        progress(f"note: {sentence}")
+    return study
+
+
 def task_of(cases: Study) -> Task:
     """What a study asks of a network."""
     return Task(kind=cases.kind, labels=cases.labels)
-
-
-def _with_modalities(spec: ImageSpec, step: ExportStep, study: Study) -> ImageSpec:
-    """``spec`` that says which DICOM modalities it is for: what was asked, else its own, else the study's."""
-    from medfm_compress.data.dicom_header import modalities
-    from medfm_compress.data.sources import Files
-
-    found = step.dicom_modality or spec.dicom.modalities
-    if not found and isinstance(study.source, Files):
-        found = modalities(study.source.root, [case.image for case in study.cases])
-    return msgspec.structs.replace(spec, dicom=msgspec.structs.replace(spec.dicom, modalities=tuple(found)))
 
 
 def _refuse_to_replace(out: Path, teachers: tuple[TeacherSource, ...], student: str) -> None:
@@ -288,6 +284,7 @@ def export(
     from medfm_compress.compress.networks.model import load_model
     from medfm_compress.compress.pruning.exported_sparsity import check_exported_sparsity
     from medfm_compress.compress.qat.ranges_file import load_ranges
+    from medfm_compress.device_spec import device_spec
     from medfm_compress.export.build import BundleDraft, build_bundle
     from medfm_compress.runtime.bundle.manifest import Provenance
 
@@ -301,10 +298,10 @@ def export(
         steps=(*loaded.provenance.steps, *_intention(loaded)),
         recipe_sha256=recipe_sha256,
     )
-    cases = open_study(study, dicom_rules=loaded.spec.dicom)
+    cases = _open(study, progress, loaded.spec.dicom)
     draft = BundleDraft(
         name=name or loaded.name,
-        spec=_with_modalities(loaded.spec, step, cases),
+        spec=device_spec(loaded.spec, step, cases, progress),
         task=loaded.task,
         provenance=provenance,
         intended_use=step.intended_use,
@@ -328,7 +325,7 @@ def quantize(study: Path, bundle: Path, options: QuantizeOptions, progress: Prog
     from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
     from medfm_compress.runtime.bundle.bundle import Bundle
 
-    cases = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
+    cases = _open(study, progress, Bundle.open(bundle).manifest.image_spec.dicom)
     return quantize_bundle(bundle, cases, out, _for_engines(options), progress)
 
 
@@ -362,7 +359,7 @@ def bench(
 
     targets, target_threads = split_targets(cpu_targets(step.targets))
     threads = target_threads or step.plan.threads
-    cases = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
+    cases = _open(study, progress, Bundle.open(bundle).manifest.image_spec.dicom)
     teacher = Reference(teachers, task_of(cases), threads)
     named = {target.split(":")[0] for target in targets}
     engines = tuple(engine for engine in ENGINES if not named or engine in named)
@@ -400,7 +397,7 @@ def explain(
     from medfm_compress.compress.teachers.session import open_live_teacher
     from medfm_compress.runtime.bundle.bundle import Bundle
 
-    cases = open_study(study, dicom_rules=Bundle.open(bundle).manifest.image_spec.dicom)
+    cases = _open(study, progress, Bundle.open(bundle).manifest.image_spec.dicom)
     teacher = open_live_teacher(teachers, task_of(cases))
     if not isinstance(teacher, ModuleTeacher):
         raise ModelError(

@@ -42,7 +42,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         probabilities: finding → calibrated probability in [0, 1].
         findings: finding → called at its operating point or not; None where it has none.
         label: the most probable class of a multiclass task, else None.
-        flags: quality remarks on the image, and ``unverified-model`` where no passing verdict stands behind it.
+        flags: quality remarks on the image, e.g. ``colour-image-for-grey-model``, and ``unverified-model`` where no
+            passing verdict stands behind it.
         variant: which variant of the bundle answered.
         model_digest: of the bundle.
         intended_use: as the bundle's maker declared it.
@@ -128,6 +129,7 @@ class Engine:
         return self._predict(read_image(source, self.manifest.image_spec.dicom), start)
 
     def _predict(self, pixels: Pixels, start: float) -> Prediction:
+        from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.preprocess import preprocess
 
         logits = self.logits(preprocess(pixels, self.manifest.image_spec))
@@ -137,7 +139,11 @@ class Engine:
             probabilities=dict(zip(task.findings, scores[0].tolist(), strict=True)),
             findings=_called(scores, task),
             label=task.labels[int(scores[0].argmax())] if task.kind == "multiclass" else None,
-            flags=pixels.flags if self.verified else (*pixels.flags, UNVERIFIED_FLAG),
+            flags=(
+                *pixels.flags,
+                *colour_flags(pixels, self.manifest.image_spec),
+                *(() if self.verified else (UNVERIFIED_FLAG,)),
+            ),
             variant=self.variant.name,
             model_digest=self.manifest.model_digest,
             intended_use=self.manifest.intended_use,

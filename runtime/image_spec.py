@@ -12,6 +12,7 @@ Colour = Literal["grey", "rgb"]
 Resize = Literal["stretch", "shortest", "longest"]
 Filter = Literal["nearest", "bilinear", "bicubic"]
 Window = Literal["file", "full_range", "fixed"]
+ColourKind = Literal["grey", "colour"]
 
 MAX_SIDE_PX = 4096
 LARGEST_SHIFT = 1e6
@@ -49,6 +50,18 @@ class DicomRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise InputError(f"window_width is {self.window_width}; it must be at least 1 (PS3.3 C.11.2.1.2.1)")
 
 
+class ColourRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which images a network was made for, by what they show: a grey JPEG of three equal channels is a grey image.
+
+    Attributes:
+        images: ``grey`` or ``colour``, as `medfm_compress.runtime.colour_kind` tells them apart.
+        others: what becomes of an image that is clearly of the other kind: ``flag`` its prediction, or ``refuse`` it.
+    """
+
+    images: ColourKind
+    others: Literal["flag", "refuse"] = "flag"
+
+
 class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Preprocessing from decoded pixels to one network input of shape ``[channels, height_px, width_px]``, float32.
 
@@ -67,6 +80,8 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         mean: per channel, in units of [0, 1], within ±1e6.
         std: per channel, > 0, 1e-6 to 1e6.
         dicom: rules for DICOM input.
+        colour_rule: which kind of images, by colour, the network was made for; absent it is unknown, and nothing is
+            flagged. Left out of the JSON where absent, so that digests of older bundles hold.
     """
 
     height_px: int
@@ -79,6 +94,7 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     crop_fraction: float = 1.0
     min_side_px: int = 32
     dicom: DicomRules = DicomRules()
+    colour_rule: ColourRule | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         for name, side in (("height_px", self.height_px), ("width_px", self.width_px)):

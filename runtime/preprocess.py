@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.colour_kind import check_colour
 from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import Colour, Filter, ImageSpec, Resize
 
@@ -45,10 +46,12 @@ def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
         float32 ``[channels, height_px, width_px]`` in [0, 1], contiguous.
 
     Raises:
-        ImageRefused: the image is smaller than ``spec.min_side_px`` or so elongated that its resized form is absurd.
+        ImageRefused: the image is smaller than ``spec.min_side_px``, so elongated that its resized form is absurd, or
+            of a kind of colour that ``spec.colour_rule`` refuses.
     """
     height, width = pixels.values.shape[:2]
     _check_size(height, width, spec)
+    check_colour(pixels, spec)
     planes = [_fit(plane, spec) for plane in _planes(pixels, spec)]
     stacked = np.stack(planes * (spec.channels // len(planes)))
     return np.clip(stacked, 0.0, 1.0, out=stacked)

@@ -25,7 +25,7 @@ from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.strict_json import digest
 
-_OWN = ("mean", "std")  # each teacher normalises by itself
+_OWN = ("mean", "std", "colour_rule")  # each teacher normalises by itself, and flags are the device's
 _NOT_STATED = "not stated"
 
 

@@ -116,7 +116,7 @@ def check_labels(study: Study, task: Task, name: str) -> None:
 
 
 def pixels_of(spec: ImageSpec) -> ImageSpec:
-    """What of a spec decides the pixels that a network learns from: not which DICOM files a device lets in."""
+    """What of a spec decides the pixels that a network learns from: not which files a device lets in or flags."""
     rules = spec.dicom
     window = DicomRules(window=rules.window, window_center=rules.window_center, window_width=rules.window_width)
-    return msgspec.structs.replace(spec, dicom=window)
+    return msgspec.structs.replace(spec, dicom=window, colour_rule=msgspec.UNSET)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import BundleOut, ModelFolder, Overwrite, Study
 from medfm_compress.cli.command import command
+from medfm_compress.cli.model_summary import describe_colour_rule
 from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.recipe import ExportStep
 
@@ -44,4 +45,5 @@ def _print_manifest(manifest: Manifest, out: Path) -> None:
         if accepted
         else "DICOM files of every modality are accepted; name those that it was made for: --dicom-modality DX"
     )
+    console.say(describe_colour_rule(manifest.image_spec))
     console.say(f"wrote {out}")

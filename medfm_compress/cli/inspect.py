@@ -10,6 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Bundle
 from medfm_compress.cli.command import command
+from medfm_compress.cli.model_summary import describe_colour_rule
 from medfm_compress.runtime.errors import EXIT_REFUSED, MedfmError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _input_in_words(spec: ImageSpec) -> str:
         if values
     )
     words = f"{spec.width_px}×{spec.height_px} px {spec.colour}, resize {spec.resize} ({spec.filter})"
-    return f"{words}; DICOM {accepted or 'of any kind'}"
+    return f"{words}; DICOM {accepted or 'of any kind'}; {describe_colour_rule(spec)}"
 
 
 def _tabulate(variants: list[dict[str, Any]]) -> None:

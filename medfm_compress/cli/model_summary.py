@@ -1,4 +1,4 @@
-"""What several commands print of a model in the same words."""
+"""What several commands print of a model or a bundle in the same words."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from medfm_compress.cli import console
 
 if TYPE_CHECKING:
     from medfm_compress.compress.networks.model import Model
+    from medfm_compress.runtime.image_spec import ImageSpec
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -26,3 +27,12 @@ def print_model(model: Model, out: Path, more: Mapping[str, Any] = NOTHING) -> N
 
     document = {"model": str(out), "name": model.name, "parameters": parameters, "steps": steps, **more}
     console.emit(lambda: document, describe)
+
+
+def describe_colour_rule(spec: ImageSpec) -> str:
+    """Which kind of images, by colour, a bundle is for, and what becomes of the others."""
+    rule = spec.colour_rule
+    if not rule:
+        return "made for images of any colour, as far as it says"
+    made_for, others = ("grey images", "in colour") if rule.images == "grey" else ("images in colour", "grey")
+    return f"made for {made_for}; one that is {others} is {'flagged' if rule.others == 'flag' else 'refused'}"

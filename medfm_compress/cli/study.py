@@ -113,7 +113,14 @@ def _print_check(checked: StudyCheck, path: Path, accept_leakage: bool) -> None:
     if checked.leakage and not accept_leakage:
         console.say("cut the splits with 'medfm-compress study split', or accept the leakage with --accept-leakage")
     elif not checked.errors:
-        console.say("no obstacle found")
+        console.say(_conclusion(checked))
+
+
+def _conclusion(checked: StudyCheck) -> str:
+    """Without errors and leakage: that all is well is said only where nothing was remarked."""
+    if not checked.remarks:
+        return "no obstacle found"
+    return f"no error found; the notes above ({len(checked.remarks)}) say what is lacking or in doubt"
 
 
 def _print_needs(needs: Sequence[Need], split: str) -> None:
@@ -139,12 +146,15 @@ def _print_images(checked: StudyCheck) -> None:
     console.say(f"exact copies: {len(checked.copies)} groups, {across} of them across splits")
     console.say(f"patients in several splits: {len(checked.shared_patients)}")
     console.say(
-        f"unreadable: {len(checked.unreadable)}, blank: {len(checked.blank)}, of odd size: {len(checked.odd_sizes)}"
+        f"unreadable: {len(checked.unreadable)}, blank: {len(checked.blank)}, of odd size: {len(checked.odd_sizes)}, "
+        f"of the other kind of colour: {len(checked.other_colour)}"
     )
     for bad in checked.unreadable[:_SHOWN]:
         console.say(f"  {bad.image}: {bad.reason}")
     for odd in checked.odd_sizes[:_SHOWN]:
         console.say(f"  {odd.image}: {odd.width_px}×{odd.height_px} px")
+    for image in checked.other_colour[:_SHOWN]:
+        console.say(f"  {image}: of the other kind of colour")
 
 
 def _print_split(result: SplitResult, out: Path) -> None:
@@ -159,6 +169,8 @@ def _print_split(result: SplitResult, out: Path) -> None:
         clusters = len({case.cluster for case in cases})
         rows.append([name, str(len(cases)), str(clusters), *_with_shares(sizes, len(cases))])
     console.table(["split", "images", "patients", *study.labels], rows)
+    for sentence in study.remarks:
+        console.say(f"note: {sentence}")
     if result.dropped:
         console.say(f"dropped {len(result.dropped)} images that share a patient or an exact copy with test")
     console.say(f"wrote {out}; it can be used wherever a study is asked for")

@@ -184,8 +184,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def schema_of(manifest: Manifest) -> int:
-    """The oldest schema that holds ``manifest``, by what each of them was the first to have."""
-    if any(_is_of_schema_4(variant) for variant in manifest.variants):
+    """The oldest schema that holds ``manifest``.
+
+    4 with an engine of a GPU or a colour rule, 3 with INT8 beside BF16 or for weights alone, 2 with own decisions,
+    else 1.
+    """
+    ruled = manifest.image_spec.colour_rule is not msgspec.UNSET
+    if ruled or any(_is_of_schema_4(variant) for variant in manifest.variants):
         return 4
     if any(variant.precision in OF_SCHEMA_3 for variant in manifest.variants):
         return 3

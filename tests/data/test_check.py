@@ -105,9 +105,7 @@ def patients(in_memory: Callable[..., Study], names: dict[str, str]) -> StudyChe
     return check_study(in_memory(cases))
 
 
-@pytest.mark.parametrize(
-    ("here", "there"), [("p1", "P1"), ("7", "007"), ("7", "7.0"), ("A-12", "a 12"), ("X 03", "x3")]
-)
+@pytest.mark.parametrize(("here", "there"), [("a-12", "a 12"), ("x 03", "x3"), ("p_1", "p 1")])
 def test_keys_that_may_be_one_patients_are_named_with_their_splits(
     in_memory: Callable[..., Study], here: str, there: str
 ) -> None:

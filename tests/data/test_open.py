@@ -90,9 +90,12 @@ def test_a_table_with_masks_needs_no_labels(folder: Path) -> None:
         ("image,split,label\n,train,x\n", "no image"),
         ("image,split,label\na.png,train,x\nb.png,train,\nc.png,val,y\n", "1 cases .* no label, first 'b.png'"),
         ("image,split,label\na.png,train,x\nb.png,val,x\n", "every label is 'x'"),
-        ("image,split,label\na.png,train,0\nb.png,train,1\nc.png,test,nan\n", "first 'c.png', is 'nan'"),
-        ("image,split,label\na.png,train,0\nb.png,train,None\n", "is 'None', which reads like a missing value"),
-        ("image,split,label\na.png,train,Mass\nb.png,train,mass\n", "'Mass' and 'mass' differ in case or spaces alone"),
+        (
+            "image,split,label\na.png,train,0\nb.png,train,1\nc.png,test,nan\n",
+            r"'nan' \(1 cases, first 'c.png'",
+        ),
+        ("image,split,label\na.png,train,0\nb.png,train,None\n", "'None' .*, which reads like a missing value"),
+        ("image,split,label\na.png,train,Mass\nb.png,train,mass\n", "'Mass' and 'mass' differ only in case, spaces"),
         ("image,split,label\na.png,train,x\nb.png,train,y\nc.png,test,z\n", "class 'z' occurs in test"),
         ("image,split,label\na.png,Train,x\n", "'Train'; write train"),
         ("image,split,label\na.png,valid,x\n", "'valid'; write val"),
@@ -124,7 +127,8 @@ def test_one_key_in_two_encodings_is_one_patient(folder: Path) -> None:
     keys = ["M\u00fc ller", "Mu\u0308  ller", "M\u00fc\u00a0ller", "\uff2d\u00fc ller"]
     lines = [f"{name}.png,extra,{key}" for name, key in zip("abcd", keys, strict=True)]
     study = open_study(write(folder, "\n".join(["image,split,patient", *lines])))
-    assert {case.patient for case in study.cases} == {"M\u00fc ller"}
+    assert {case.patient_key for case in study.cases} == {"m\u00fc ller"}
+    assert [case.patient for case in study.cases] == keys  # what a person wrote stays as it is
 
 
 def test_images_that_nothing_reads_are_listed_and_not_passed_over(tmp_path: Path) -> None:

@@ -7,18 +7,21 @@ import subprocess
 import sys
 
 import msgspec
+import numpy as np
 import pytest
 import tiny_study
 from PIL import Image
 
 from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model
 from medfm_compress.data.dicom_header import modalities
+from medfm_compress.data.open import open_study
 from medfm_compress.data.synthetic import draw_study
+from medfm_compress.device_spec import with_colour_rule, with_modalities
 from medfm_compress.recipe import ExportStep
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.image_spec import DicomRules
-from medfm_compress.steps import _with_modalities
+from medfm_compress.runtime.image_spec import ColourRule, DicomRules
+from medfm_compress.steps import _warn_of_modality
 
 
 def call(*arguments):
@@ -84,12 +87,12 @@ def test_a_bundle_says_which_modalities_it_is_for(tmp_path):
     spec = tiny_study.SPEC
     assert not spec.dicom.modalities
     # The study's own where nothing was said, the model's before them, and what is asked before both.
-    assert _with_modalities(spec, ExportStep(), study).dicom.modalities == found
+    assert with_modalities(spec, ExportStep(), study).dicom.modalities == found
     own = msgspec.structs.replace(spec, dicom=DicomRules(modalities=("MG",)))
-    assert _with_modalities(own, ExportStep(), study).dicom.modalities == ("MG",)
+    assert with_modalities(own, ExportStep(), study).dicom.modalities == ("MG",)
     asked = ExportStep(dicom_modality=("XA", "RF"))
-    assert _with_modalities(own, asked, study).dicom.modalities == ("XA", "RF")
-    assert _with_modalities(spec, ExportStep(), tiny_study.make_study()).dicom.modalities == ()
+    assert with_modalities(own, asked, study).dicom.modalities == ("XA", "RF")
+    assert with_modalities(spec, ExportStep(), tiny_study.make_study()).dicom.modalities == ()
     with pytest.raises(InputError, match="write a code"):
         ExportStep(dicom_modality=("chest x-ray",))
 
@@ -100,3 +103,76 @@ def test_export_says_what_it_will_accept(folder):
     assert done.returncode == 0, done.stderr
     assert "modality MG, CR are accepted" in done.stdout
     assert Bundle.open(folder / "mg.medfm").manifest.image_spec.dicom.modalities == ("MG", "CR")
+
+
+def with_channels(study, *, differ):
+    """The study with images of three channels."""
+    arrays = {case.image: study.source.read(case.image).values for case in study.cases}
+    return [np.stack([values, values[::-1] if differ else values, values], axis=-1) for values in arrays.values()]
+
+
+def save_study(folder, study, images):
+    folder.mkdir()
+    rows = ["image,split,label"]
+    for case, values in zip(study.cases, images, strict=True):
+        Image.fromarray(values).save(folder / f"{case.image}.png")
+        rows.append(f"{case.image}.png,{case.split},{study.labels[case.target[0]]}")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    return open_study(folder)
+
+
+def test_a_bundle_says_which_kind_of_images_it_is_for(tmp_path):
+    study = tiny_study.make_study()
+    equal = save_study(tmp_path / "equal", study, with_channels(study, differ=False))
+    colour = save_study(tmp_path / "colour", study, with_channels(study, differ=True))
+    mixed = save_study(
+        tmp_path / "mixed", study,
+        [c if number % 2 else e for number, (c, e) in enumerate(
+            zip(with_channels(study, differ=True), with_channels(study, differ=False), strict=True))],
+    )  # fmt: skip
+    spec, lines = tiny_study.SPEC, []
+
+    def rule(step, cases, of=spec):
+        return with_colour_rule(of, step, cases, lines.append).colour_rule
+
+    assert rule(ExportStep(), study) == rule(ExportStep(), equal) == ColourRule(images="grey")
+    assert rule(ExportStep(), colour) == ColourRule(images="colour")
+    assert not lines
+    assert rule(ExportStep(), mixed) is msgspec.UNSET
+    assert "no image will be flagged" in lines[0]
+    assert rule(ExportStep(image_colour="any"), colour) is msgspec.UNSET
+    own = msgspec.structs.replace(spec, colour_rule=ColourRule(images="colour"))
+    assert rule(ExportStep(), study, own) == ColourRule(images="colour")
+    asked = ExportStep(image_colour="grey", other_colour="refuse")
+    assert rule(asked, colour, own) == ColourRule(images="grey", others="refuse")
+    for step in (ExportStep(other_colour="refuse"), ExportStep(image_colour="any", other_colour="refuse")):
+        with pytest.raises(InputError, match="name it with --image-colour"):
+            rule(step, mixed)
+
+
+def test_export_and_quantize_hand_the_colour_rule_on(folder):
+    done = call("export", folder / "model", "--study", folder / "study", "--out", folder / "strict.medfm",
+                "--other-colour", "refuse")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "made for grey images; one that is in colour is refused" in done.stdout
+    expected = ColourRule(images="grey", others="refuse")
+    assert Bundle.open(folder / "strict.medfm").manifest.image_spec.colour_rule == expected
+    seen = call("inspect", folder / "strict.medfm")
+    assert "made for grey images; one that is in colour is refused" in seen.stdout
+    done = call("quantize", folder / "strict.medfm", "--study", folder / "study", "--out", folder / "strict8.medfm",
+                "--samples", 16, "--time-budget", 5)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Bundle.open(folder / "strict8.medfm").manifest.image_spec.colour_rule == expected
+
+
+def test_colour_images_under_the_default_modality_are_warned_of_and_grey_ones_are_not(tmp_path):
+    study, lines = tiny_study.make_study(), []
+    images = with_channels(study, differ=True)
+    images[0] = np.stack([images[0][..., 0]] * 3, axis=-1)  # one grey image, the first, says nothing of the others
+    colour = save_study(tmp_path / "colour", study, images)
+    equal = save_study(tmp_path / "equal", study, with_channels(study, differ=False))
+    for cases, modality in ((equal, "radiograph"), (study, "radiograph"), (colour, "dermoscopy")):
+        _warn_of_modality(cases, modality, lines.append)
+    assert not lines
+    _warn_of_modality(colour, "radiograph", lines.append)
+    assert "the images are in colour and --modality is 'radiograph'" in lines[0]

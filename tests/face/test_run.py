@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import msgspec
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 
 from medfm_compress.cli.run import run
 from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.image_spec import ColourRule
 from medfm_compress.runtime.task import Task
 
 
@@ -85,3 +88,26 @@ def test_of_many_classes_the_most_probable_are_shown(tiny, folder):
     shown = [float(part.split()[1]) for part in line.split(": ")[1].split(", ")]
     assert len(shown) == 5 and shown == sorted(shown, reverse=True)
     assert "(called)" in line.split(", ")[0] and line.count("(called)") == 1
+
+
+def test_an_image_of_the_other_kind_of_colour_is_flagged_in_words_and_in_json(tiny, folder):
+    values = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+    Image.fromarray(values).save(folder / "photograph.png")
+    spec = msgspec.structs.replace(tiny.SPEC, colour_rule=ColourRule(images="grey"))
+    path = tiny.bundle(folder / "grey.medfm", spec=spec)
+    result = invoke(path, folder / "one.png", folder / "photograph.png", "--threads", 1)
+    grey, photograph = result.stdout.splitlines()
+    assert result.exit_code == 0
+    assert "[" not in grey and photograph.endswith("[colour-image-for-grey-model]")
+    (answer,) = json.loads(invoke(path, folder / "photograph.png", "--threads", 1, "--json").stdout)
+    assert answer["flags"] == ["colour-image-for-grey-model"]
+
+
+def test_an_image_of_the_other_kind_of_colour_is_refused_by_rule(tiny, folder):
+    values = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+    Image.fromarray(values).save(folder / "photograph.png")
+    spec = msgspec.structs.replace(tiny.SPEC, colour_rule=ColourRule(images="grey", others="refuse"))
+    result = invoke(tiny.bundle(folder / "strict.medfm", spec=spec), folder / "photograph.png", folder / "one.png")
+    first, second = result.stdout.splitlines()
+    assert result.exit_code == 4
+    assert first.startswith("photograph.png: refused: the image is in colour") and second.startswith("one.png: opacity")

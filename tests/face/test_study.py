@@ -114,3 +114,37 @@ def test_options_that_do_not_fit_together(study: Path, tmp_path: Path) -> None:
         run("split", study, "--out", tmp_path / "x.txt", "--keep-test")
     with pytest.raises(StudyError, match="does not exist"):
         run("check", tmp_path / "none")
+
+
+def test_no_obstacle_is_found_only_where_nothing_was_remarked(study: Path) -> None:
+    table = study / "cases.csv"
+    head, *rows = table.read_text().splitlines()
+    table.write_text(
+        "\n".join([head, *(row.replace(",train,", ",more,").replace(",test,", ",other,") for row in rows)])
+    )
+    code, text = run("check", study)
+    assert code == 0
+    assert "no train cases" in text
+    assert "no obstacle found" not in text
+    assert "no error found; the notes above" in text
+
+
+def test_a_class_that_cannot_be_learned_is_unusable(study: Path) -> None:
+    table = study / "cases.csv"
+    head, *rows = table.read_text().splitlines()
+    rows = [row.replace(",train,", ",more,") if ",mass," in row else row for row in rows]
+    table.write_text("\n".join([head, *(row for row in rows if ",test,mass," not in row)]))
+    code, text = run("check", study, "--accept-leakage")
+    assert code == 2
+    assert "train has no case of 'mass', which can therefore not be learned" in text
+    assert "no obstacle" not in text
+
+
+def test_an_image_of_the_other_kind_of_colour_is_named(study: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(values).save(study / "3.png")
+    _, text = run("check", study)
+    assert "of the other kind of colour: 1" in text
+    assert "  3.png: of the other kind of colour" in text
+    assert "1 of 80 images are in colour among grey images, first 3.png" in text
+    assert json.loads(run("check", study, "--json")[1])["other_colour"] == ["3.png"]

@@ -99,9 +99,10 @@ def bundle(
     model: bytes | None = None,
     task: Task = TASK,
     calibration_fingerprint: str = "",
+    spec: ImageSpec = SPEC,
 ) -> Path:
     """Write a bundle to ``path``; with an ``outcome`` every variant has a verdict that cites it."""
-    manifest = draft(variants, task)
+    manifest = draft(variants, task, spec)
     provenance = replace(manifest.provenance, calibration_fingerprint=calibration_fingerprint)
     write_bundle(path, replace(manifest, provenance=provenance), contents(variants, model))
     if outcome:

@@ -15,6 +15,7 @@ from medfm_compress.runtime import Bundle, Engine, Prediction
 from medfm_compress.runtime.activation import probabilities
 from medfm_compress.runtime.bundle.bundle import rewrite_bundle
 from medfm_compress.runtime.errors import BundleRefused, ImageRefused, InputError, Refused
+from medfm_compress.runtime.image_spec import ColourRule
 from medfm_compress.runtime.preprocess import preprocess
 from medfm_compress.runtime.read_image import read_image
 from medfm_compress.runtime.sessions.onnxruntime import OnnxRuntimeSession, from_bytes
@@ -241,3 +242,37 @@ def test_importing_the_runtime_is_cheap():
         "assert {'Engine', 'Bundle'} <= set(dir(r)); assert not hasattr(r, 'nope')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    """Colour that does not follow from brightness, ``[48, 48, 3]``."""
+    return np.random.default_rng(3).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+
+
+def test_an_image_of_the_other_kind_of_colour_is_flagged(tiny, tmp_path, photograph, make_dicom):
+    grey_rule = msgspec.structs.replace(tiny.SPEC, colour_rule=ColourRule(images="grey"))
+    with Engine(tiny.bundle(tmp_path / "grey.medfm", spec=grey_rule), threads=1) as engine:
+        assert engine.predict(photograph).flags == ("colour-image-for-grey-model",)
+        assert engine.predict(make_dicom(photograph)).flags == ("colour-image-for-grey-model",)
+        equal = np.repeat(photograph[..., :1], 3, axis=2)
+        assert engine.predict(equal).flags == engine.predict(photograph[..., 0]).flags == ()
+        assert "colour-image-for-grey-model" not in engine.predict(make_dicom(photograph[..., 0])).flags
+    colour_rule = msgspec.structs.replace(tiny.SPEC, colour_rule=ColourRule(images="colour"))
+    path = tiny.bundle(tmp_path / "colour.medfm", spec=colour_rule, outcome=None)
+    with Engine(path, threads=1, unverified=True) as engine:
+        assert engine.predict(photograph).flags == ("unverified-model",)
+        assert engine.predict(photograph[..., 0]).flags == ("grey-image-for-colour-model", "unverified-model")
+
+
+def test_an_image_of_the_other_kind_of_colour_is_refused_by_rule(tiny, tmp_path, photograph):
+    spec = msgspec.structs.replace(tiny.SPEC, colour_rule=ColourRule(images="grey", others="refuse"))
+    with Engine(tiny.bundle(tmp_path / "strict.medfm", spec=spec), threads=1) as engine:
+        with pytest.raises(ImageRefused, match="the image is in colour, and the network was made for grey images"):
+            engine.predict(photograph)
+        assert engine.predict(photograph[..., 0]).flags == ()
+
+
+def test_a_bundle_that_states_no_kind_of_colour_flags_nothing(tiny, passed, photograph):
+    with Engine(passed, threads=1) as engine:
+        assert engine.predict(photograph).flags == engine.predict(photograph[..., 0]).flags == ()

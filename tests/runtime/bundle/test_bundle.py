@@ -8,13 +8,15 @@ import os
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from medfm_compress.runtime.bundle import archive
 from medfm_compress.runtime.bundle import bundle as bundles
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, utc_date, write_bundle
 from medfm_compress.runtime.bundle.manifest import SCHEMA_VERSION, Provenance
 from medfm_compress.runtime.errors import BundleRefused, InputError
-from medfm_compress.runtime.strict_json import encode
+from medfm_compress.runtime.image_spec import ColourRule
+from medfm_compress.runtime.strict_json import digest, encode
 
 
 @pytest.fixture(scope="module")
@@ -310,3 +312,25 @@ def test_the_date_follows_source_date_epoch(monkeypatch):
         utc_date()
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
     assert utc_date() > "2025"
+
+
+def test_a_colour_rule_is_of_schema_4_and_its_absence_changes_nothing(tiny, sealed, tmp_path):
+    rule = ColourRule(images="grey")
+    path = tiny.bundle(tmp_path / "grey.medfm", spec=replace(tiny.SPEC, colour_rule=rule))
+    opened = Bundle.open(path)
+    assert opened.manifest.schema_version == 4
+    assert opened.manifest.image_spec.colour_rule == rule
+    assert opened.model_digest != Bundle.open(tiny.bundle(tmp_path / "plain.medfm")).model_digest
+    stored = msgspec.json.decode(archive.read_member(sealed, archive.read_directory(sealed)[0]))
+    assert "colour_rule" not in stored["image_spec"]
+    # Of the same bundle as it was written before there were colour rules.
+    assert digest(tiny.SPEC) == "37a663150d40c5daf58a5ff7a5d4d7048865337226c6b4addbc6e6b6cc0ca4c3"
+
+
+@pytest.mark.parametrize(
+    "rule", [{"images": "blue"}, {"images": "grey", "others": "ignore"}, {"others": "flag"}, {"images": None}, 7]
+)
+def test_an_unknown_colour_rule_is_refused(tiny, tmp_path, rule):
+    sealed = tiny.bundle(tmp_path / "grey.medfm", spec=replace(tiny.SPEC, colour_rule=ColourRule(images="grey")))
+    path = forged(sealed, tmp_path / "forged.medfm", lambda plain: plain["image_spec"].update(colour_rule=rule))
+    assert "colour_rule" in refusal(path)
