@@ -66,13 +66,26 @@ def teacher_model(teacher: TeacherRef, files: tuple[str, ...]) -> ModelUnderTest
     )
 
 
+def chosen_variants(bundle: Bundle, targets: tuple[str, ...] = ()) -> tuple[Variant, ...]:
+    """Variants whose ``backend:device[:precision]`` begins with one of ``targets``; without any, all.
+
+    Raises:
+        InputError: no variant is left.
+    """
+    chosen = tuple(variant for variant in bundle.manifest.variants if _fits(variant, targets))
+    if not chosen:
+        there = ", ".join(variant.target for variant in bundle.manifest.variants)
+        raise InputError(f"no variant fits the targets {', '.join(targets)}; the bundle has {there}")
+    return chosen
+
+
 def unavailable_variants(bundle: Bundle, targets: tuple[str, ...] = ()) -> dict[str, str]:
     """Variant → why its device is not to be had on this machine, of those that ``targets`` take.
 
     Raises:
-        InputError: a target names such a device, or no variant is left.
+        InputError: no variant fits the targets, one of them names such a device, or no variant is left.
     """
-    chosen = [variant for variant in bundle.manifest.variants if _fits(variant, targets)]
+    chosen = chosen_variants(bundle, targets)
     lacking = {variant.name: reason for variant in chosen if (reason := _unavailable(variant))}
     for variant in chosen:
         named = [target for target in targets if names_device(target) and _fits(variant, (target,))]
@@ -114,10 +127,6 @@ def variant_models(
     Raises:
         InputError: no variant is left.
     """
-    chosen = [variant for variant in bundle.manifest.variants if _fits(variant, targets)]
-    if not chosen:
-        there = ", ".join(variant.target for variant in bundle.manifest.variants)
-        raise InputError(f"no variant fits the targets {', '.join(targets)}; the bundle has {there}")
     return tuple(
         ModelUnderTest(
             name=variant.name,
@@ -131,7 +140,7 @@ def variant_models(
             size_bytes=bundle.variant_bytes(variant),
             files=files,
         )
-        for variant in chosen
+        for variant in chosen_variants(bundle, targets)
     )
 
 

@@ -73,8 +73,8 @@ def check_budget(
 ) -> tuple[Check, ...]:
     """Checks of every limit that ``budget`` sets, for the measurement and the slowdown called ``variant``.
 
-    The teacher, for the two ratios, is the measurement called ``teacher``; for the speed of a variant on a GPU it is the
-    teacher's own row there. ``noise`` are reasons to distrust timings.
+    The teacher, for the two ratios, is the measurement called ``teacher``; for the speed of a variant on a GPU it is
+    the teacher's own row there. ``noise`` are reasons to distrust timings.
     """
     pairs = budget_figures(budget, variant, measurements, slowdowns)
     return tuple(_check(limit, figure, variant, noise) for limit, figure in pairs)
