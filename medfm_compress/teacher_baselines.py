@@ -95,7 +95,7 @@ def check_devices(targets: Sequence[str]) -> None:
         InputError: one is not; says why, and what would mend it.
     """
     for target in filter(names_device, targets):
-        reason = _unavailable(Target.parse(target))
+        reason = unavailable(Target.parse(target))
         if reason:
             raise InputError(
                 f"target {target!r} cannot be measured here: {reason}; leave it out, or bench on a machine that has it"
@@ -115,7 +115,7 @@ def row_targets(targets: Sequence[str], *, on_gpu: bool) -> tuple[Target, ...]:
     rows = [msgspec.structs.replace(target, threads=1) for target in parsed]
     rows = [row if is_torch(row.backend) else msgspec.structs.replace(row, precision="fp32") for row in rows]
     on_cuda = Target(backend="torch", device="cuda")
-    if (on_gpu or any(row.device != "cpu" for row in rows)) and not _unavailable(on_cuda):
+    if (on_gpu or any(row.device != "cpu" for row in rows)) and not unavailable(on_cuda):
         rows.append(on_cuda)
     return tuple(row for row in dict.fromkeys(rows) if row != Target(backend="torch"))
 
@@ -142,7 +142,7 @@ def teacher_rows(
         for target in targets:
             progress(f"no row for the {row_name(target)}: this teacher is not one network that can be put there")
         return ()
-    possible = [target for target in targets if not _unavailable(target)]
+    possible = [target for target in targets if not unavailable(target)]
     path = scratch / _ONNX
     if any(not is_torch(target.backend) for target in possible):
         from medfm_compress.export.onnx_export import export_onnx
@@ -187,12 +187,12 @@ def _session(teacher: Reference, target: Target, threads: int, onnx: Path) -> Se
     return SessionRef(opener=f"{BACKENDS[target.backend]}:open_session", arguments=arguments)
 
 
-def _unavailable(target: Target) -> str:
+def unavailable(target: Target) -> str:
     """Why nothing can run on the target's device here; empty where something can."""
     if is_torch(target.backend):
-        from medfm_compress.compress.networks.torch_session import unavailable
+        from medfm_compress.compress.networks import torch_session
 
-        return unavailable(target.device)
+        return torch_session.unavailable(target.device)
     available = is_available(target.backend, target.device)
     return "" if available.ok else available.reason
 
