@@ -61,7 +61,7 @@ def test_what_pytorch_does_not_run_is_refused(model: Model, tmp_path, monkeypatc
     with pytest.raises(InputError, match="in fp32, bf16, fp16, not as 'cpu:int8'"):
         open_session(folder, precision="int8")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="CUDA.*; use torch:cpu"):
+    with pytest.raises(InputError, match=r"CUDA.*; use torch:cpu"):
         open_session(folder, device="cuda")
     assert not unavailable("cpu") and unavailable("cuda")
 
