@@ -128,7 +128,8 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
     )
     if step.training.epochs:
         _warn_of_modality(cases, step.training.modality, progress)
-    training = step.training.starting(pretrained=bool(step.weights) or step.model.startswith("hf-hub:"))
+    published = Path(step.weights).is_file() or step.model.startswith("hf-hub:")  # a folder is `pretrain`'s
+    training = step.training.starting(pretrained=published)
     return train_teacher(cases, model, training, out, progress, balanced=step.balanced, label_loss=step.label_loss)
 
 

@@ -164,7 +164,9 @@ def _fidelity_rows(decision: Decision, variant: str) -> dict[str, Row]:
             required=f"at most {limits.max_relative_logit_error:g}",
         )
     if near is not None and limits.min_agreement is not None:
-        agreement = Value(percent(near.agreement.estimate), f"{percent(near.agreement.low)} to {percent(near.agreement.high)}")
+        agreement = Value(
+            percent(near.agreement.estimate), f"{percent(near.agreement.low)} to {percent(near.agreement.high)}"
+        )
         rows["agreement of decisions"] = Row(
             "Decisions as the teacher’s, share of patients",
             bundle=agreement,
