@@ -12,12 +12,10 @@ from medfm_compress.data.study import Case, Study
 from medfm_compress.data.volumes import refuse_series, refuse_volume_files
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.images.file_types import names_an_image
 from medfm_compress.runtime.read_image import is_image_file
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
-# Images that nothing here reads: they are listed too, so that checking names them and training does not pass them over.
-_UNREAD_SUFFIXES = (".webp", ".heic", ".heif", ".gif", ".avif", ".jxl", ".jp2", ".j2k", ".svs", ".ndpi", ".mrxs")
 
 
 def open_folder(root: Path, rules: DicomRules) -> Study:
@@ -106,16 +104,8 @@ def _images(folder: Path, *, deep: bool = True) -> Sequence[Path]:
         for path in paths
         if path.is_file()
         and not any(_is_hidden(part) for part in (path, *path.relative_to(folder).parents))
-        and (path.name.lower().endswith((*_SUFFIXES, *_UNREAD_SUFFIXES)) or is_image_file(path) or _is_volume(path))
+        and (names_an_image(path.name) or is_image_file(path))
     ]
-
-
-def _is_volume(path: Path) -> bool:
-    try:
-        refuse_volume_files([path.name])
-    except StudyError:
-        return True
-    return False
 
 
 def _is_hidden(path: Path) -> bool:
