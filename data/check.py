@@ -18,11 +18,11 @@ from medfm_compress.data.labels import LEARNED, class_counts, describe_order
 from medfm_compress.data.patient_keys import similar_keys
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import MedfmError
+from medfm_compress.runtime.progress import counted
 from medfm_compress.runtime.task import TaskKind
 from medfm_compress.runtime.threads import map_in_threads
 
 _WORKERS = 2
-_LINE_EVERY = 1000
 _FEW_CASES = 50
 _FEW_PER_CLASS = 10
 _ODD_FACTOR = 2.0
@@ -152,10 +152,8 @@ def _inspections(study: Study, progress: Callable[[str], None] | None) -> Iterat
         height, width = values.shape[:2]
         return _Inspection(case, (int(height), int(width)), bool(values.min() == values.max()), content)
 
-    for number, inspected in enumerate(map_in_threads(inspect_case, study.cases, _WORKERS)):
-        if progress and number and number % _LINE_EVERY == 0:
-            progress(f"read {number} of {len(study.cases)} images")
-        yield inspected
+    inspected = map_in_threads(inspect_case, study.cases, _WORKERS)
+    yield from counted(inspected, "read images", len(study.cases), progress)
 
 
 def _split_names(study: Study) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 Progress = Callable[[str], None]
 Item = TypeVar("Item")
+_EVERY_S = 0.1
 
 
 class Tick(str):
@@ -27,12 +28,10 @@ class Tick(str):
     total: int
     left_s: float
 
-    def __new__(cls, work: str, done: int, total: int, elapsed_s: float) -> Tick:
-        """A tick after ``elapsed_s`` seconds of the work."""
-        total = max(done, total)  # what was counted beforehand may have grown
+    def __new__(cls, work: str, done: int, total: int, left_s: float) -> Tick:
+        """A tick of ``work``."""
         tick = super().__new__(cls, f"{work}: {done} of {total}")
-        tick.work, tick.done, tick.total = work, done, total
-        tick.left_s = elapsed_s * (total - done) / max(done, 1)
+        tick.work, tick.done, tick.total, tick.left_s = work, done, total, left_s
         return tick
 
 
@@ -41,21 +40,22 @@ def no_progress(_: str) -> None:
 
 
 def counted(items: Iterable[Item], work: str, total: int, progress: Progress | None, each: int = 1) -> Iterator[Item]:
-    """Yield ``items``, and tell of each when it is done.
+    """Yield ``items``, and tell how many are done, ten times a second at most and of the last in any case.
 
     Args:
         items: parts of the work, done one after the other by whoever iterates.
         work: what is being done.
         total: of what is counted.
-        progress: receives a `Tick` after each item.
+        progress: receives a `Tick` after an item.
         each: how much of the total an item is; the last may be less.
     """
-    start = time.monotonic()
+    started = told = time.monotonic()
     for number, item in enumerate(items, start=1):
         yield item
-        if progress:
-            done = number * each if each == 1 else min(number * each, total)
-            progress(Tick(work, done, total, time.monotonic() - start))
+        done, now = min(number * each, total), time.monotonic()
+        if progress and total and (done == total or now - told >= _EVERY_S):
+            told = now
+            progress(Tick(work, done, total, (now - started) * (total - done) / done))
 
 
 def duration_in_words(seconds: float) -> str:

@@ -45,7 +45,7 @@ from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import normalise
-from medfm_compress.runtime.progress import Progress, no_progress
+from medfm_compress.runtime.progress import Progress, counted, no_progress
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import open_variant
 from medfm_compress.runtime.strict_json import encode
@@ -258,8 +258,7 @@ def _maps(viewer: _Viewer, study: Study, cases: Sequence[Case], grid: ImageSpec,
     """Maps ``[n, H, W]`` of ``cases`` on the grid of ``grid``."""
     prepared = prepared_images(study, cases, viewer.spec, None)
     maps = np.empty((len(cases), grid.height_px, grid.width_px), np.float32)
-    for row in range(len(cases)):
-        progress(f"{viewer.name}: {viewer.method} of case {row + 1} of {len(cases)}")
+    for row in counted(range(len(cases)), f"{viewer.name}: {viewer.method}", len(cases), progress):
         own_map = viewer.map_of(normalise(prepared[row : row + 1], viewer.spec))
         maps[row] = on_grid(own_map, grid.height_px, grid.width_px)
     return maps

@@ -14,6 +14,7 @@ from medfm_compress.runtime.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, E
 
 if TYPE_CHECKING:
     from medfm_compress.pipeline import Finished
+    from medfm_compress.runtime.bundle.manifest import Manifest
 
 EXIT_CODES = {"pass": EXIT_OK, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
 
@@ -38,14 +39,23 @@ def compress(
 def finished_as_json(finished: Finished) -> dict[str, Any]:
     """What ``--json`` prints of a whole job."""
     from medfm_compress.cli.bench import report_as_json
+    from medfm_compress.cli.int8_summary import why_no_int8
 
-    bundle = {"bundle": str(finished.bundle)}
+    bundle = {"bundle": str(finished.bundle), "no_int8": why_no_int8(_manifest(finished))}
     return bundle | report_as_json(finished.report, finished.verdict, finished.report_folder)
 
 
 def print_finished(finished: Finished, policy: Path) -> None:
     """The table, the verdict and where everything is."""
     from medfm_compress.cli.bench import print_report
+    from medfm_compress.cli.int8_summary import print_no_int8
 
     print_report(finished.report, finished.verdict, finished.report_folder, policy, finished.bundle)
+    print_no_int8(_manifest(finished))
     console.say(f"bundle:  {finished.bundle}")
+
+
+def _manifest(finished: Finished) -> Manifest:
+    from medfm_compress.runtime.bundle.bundle import Bundle
+
+    return Bundle.open(finished.bundle).manifest

@@ -36,7 +36,7 @@ class Output(NamedTuple):
     quiet: bool = False
     verbose: bool = False
     start: float = 0.0
-    bar: ProgressBar = ProgressBar()  # noqa: RUF012
+    bar: ProgressBar = ProgressBar()
 
 
 _DEFAULT = Output()

@@ -1,4 +1,4 @@
-"""A bar with the time that is left, where a terminal shows it; a line a tenth of the work where none does."""
+"""A bar with the time that is left, where a terminal shows it; where none does, a line now and then."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from medfm_compress.runtime.progress import Tick, duration_in_words
 
 _BAR = 20  # characters
-_REDRAW_S = 0.1
+_LINE_EVERY_S = 5.0  # where no terminal is
 _START_OF_LINE = "\r\x1b[K"  # and what stands in it is erased
 
 
@@ -18,17 +18,17 @@ class ProgressBar:
     """What is drawn of the work under way on standard error."""
 
     def __init__(self) -> None:
-        self._work, self._tenth = "", -1
-        self._drawn, self._drawn_at = False, 0.0
+        self._drawn = False
+        self._work, self._tenth, self._printed_at = "", 0, 0.0
 
     def show(self, tick: Tick, prefix: str) -> None:
-        """Draw ``tick``, or print it where it is a tenth further than what was printed last."""
+        """Draw ``tick``; or print it, where it is the last, or a tenth and some seconds after what was printed."""
         if not _is_terminal():
             self._print(tick, prefix)
         elif tick.done == tick.total:
             self.clear()
             sys.stderr.write(f"{prefix}{tick}\n")
-        elif time.monotonic() - self._drawn_at >= _REDRAW_S:
+        else:
             self._draw(tick)
         sys.stderr.flush()
 
@@ -44,12 +44,14 @@ class ProgressBar:
         line = f"[{'#' * full}{'.' * (_BAR - full)}] {tick}{_left(tick)}"
         width = shutil.get_terminal_size().columns - 1
         sys.stderr.write(_START_OF_LINE + line[:width])
-        self._drawn, self._drawn_at = True, time.monotonic()
+        self._drawn = True
 
     def _print(self, tick: Tick, prefix: str) -> None:
-        tenth = 10 * tick.done // tick.total
-        if (self._work, self._tenth) != (tick.work, tenth):
-            self._work, self._tenth = tick.work, tenth
+        tenth, now = 10 * tick.done // tick.total, time.monotonic()
+        if tick.work != self._work:
+            self._work, self._tenth, self._printed_at = tick.work, 0, now
+        if tick.done == tick.total or (tenth > self._tenth and now - self._printed_at >= _LINE_EVERY_S):
+            self._tenth, self._printed_at = tenth, now
             sys.stderr.write(f"{prefix}{tick}{_left(tick)}\n")
 
 

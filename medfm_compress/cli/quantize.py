@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Bundle, BundleOut, Overwrite, Study
 from medfm_compress.cli.command import command
+from medfm_compress.cli.int8_summary import print_no_int8, why_no_int8
 from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.compress.quantization.options import QuantizeOptions
 
@@ -38,6 +39,7 @@ def _as_json(quantized: Quantized) -> dict[str, Any]:
         "variants": [variant.name for variant in quantized.manifest.variants],
         "calibration_cases": len(quantized.calibration_images),
         "candidates": quantized.candidates,
+        "no_int8": why_no_int8(quantized.manifest),
     }
 
 
@@ -54,6 +56,7 @@ def _print_candidates(quantized: Quantized, out: Path) -> None:
     console.say("* of all, no other is both faster and more faithful")
     if not quantized.applied:
         console.say("Nothing applied: no candidate is both faithful and faster than FP32; the bundle keeps FP32.")
+    print_no_int8(quantized.manifest)
     console.say(f"wrote {out}")
 
 

@@ -230,7 +230,7 @@ def test_the_command(
     assert Path(lines["folder"], "maps.npz").is_file()
     assert run(*supplied, "--cases", "1") == 0
     shown = capsys.readouterr()
-    assert "rank correlation" in shown.out and "case 1 of 1" in shown.err
+    assert "rank correlation" in shown.out and "occlusion: 1 of 1" in shown.err
     assert run(*supplied, "--finding", "cyst") == 2
     assert capsys.readouterr().err.count("error:") == 1
 
