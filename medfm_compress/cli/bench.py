@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Bundle, Policy, ReportOut, Study, Teachers
 from medfm_compress.cli.command import command
+from medfm_compress.cli.next_command import after_bench
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.recipe import BenchStep
 
@@ -107,7 +107,7 @@ def print_report(report: Report, verdict: Verdict, out: Path, policy: Path, bund
     for line in _meaning(verdict):
         console.say(f"  {line}")
     console.say(f"report:  {out / 'report.html'}")
-    console.say(f"judge it with: {gate_command(out / 'report.json', policy, bundle)}")
+    console.say(f"judge it with: {after_bench(out / 'report.json', policy, bundle)}")
 
 
 def _meaning(verdict: Verdict) -> list[str]:
@@ -129,12 +129,6 @@ def _meaning(verdict: Verdict) -> list[str]:
     )
     more = f" ({others} more, all by the command below)" if others else ""
     return [f"{meaning}: {variant}: {check.name}: {check.reason}{more}", f"next: {remedy}"]
-
-
-def gate_command(report: Path, policy: Path, bundle: Path) -> str:
-    """The command that judges a report and records the verdict, ready for a shell."""
-    words = ["medfm-compress", "gate", str(report), "--policy", str(policy), "--bundle", str(bundle)]
-    return shlex.join(words)
 
 
 def _name(comparison: Comparison) -> str:

@@ -11,6 +11,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.arguments import ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.model_summary import print_model
+from medfm_compress.cli.next_command import after_distill
 from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.cli.parse_units import parse_pairs
 from medfm_compress.compress.teachers.source import Outputs, TeacherSource
@@ -91,7 +92,7 @@ def distill(
             print_choice(choice)
 
     model = steps.distill(study, sources, step, console.progress, out, on_choice, overwrite=overwrite)
-    print_model(model, out, {"choice": choices[0]} if choices else {})
+    print_model(model, out, after_distill(out, study), {"choice": choices[0]} if choices else {})
 
 
 def _outputs(text: str) -> Outputs:

@@ -10,6 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import ModelFolder, ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
+from medfm_compress.cli.next_command import after_distill, print_next
 from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.teachers.source import TeacherSource
@@ -38,7 +39,13 @@ def prune(
 
     sources = tuple(TeacherSource(source=name) for name in teacher or ())
     record = steps.prune(study, sources, model, options, console.progress, out, overwrite=overwrite)
-    console.emit(lambda: _as_json(record, out), lambda: _print_record(record, out))
+    following = after_distill(out, study)
+
+    def describe() -> None:
+        _print_record(record, out)
+        print_next(following)
+
+    console.emit(lambda: _as_json(record, out) | {"next": following}, describe)
 
 
 def _as_json(record: PruningRecord, out: Path) -> dict[str, Any]:

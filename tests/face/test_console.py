@@ -10,7 +10,7 @@ import pytest
 from medfm_compress import steps
 from medfm_compress.bench.types.target import split_targets
 from medfm_compress.cli import console, progress_bar
-from medfm_compress.cli.bench import gate_command
+from medfm_compress.cli.next_command import after_bench, after_distill
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.recipe import FinetuneStep
 from medfm_compress.runtime.errors import InputError
@@ -108,8 +108,14 @@ def test_quantize_takes_engines_and_threads_from_its_targets() -> None:
 
 
 def test_the_command_that_judges_can_be_pasted() -> None:
-    command = gate_command(Path("my report/report.json"), Path("policy.yaml"), Path("small one.medfm"))
+    command = after_bench(Path("my report/report.json"), Path("policy.yaml"), Path("small one.medfm"))
     assert command == ("medfm-compress gate 'my report/report.json' --policy policy.yaml --bundle 'small one.medfm'")
+
+
+def test_the_next_command_names_what_is_not_there_yet(tmp_path: Path) -> None:
+    model = tmp_path / "a model"
+    (tmp_path / "a model.medfm").touch()
+    assert after_distill(model, Path("-x")).endswith(f"export '{model}' --study ./-x --out '{model}-2.medfm'")
 
 
 def test_a_file_where_a_model_folder_is_to_be_is_refused_at_once(tmp_path: Path) -> None:
