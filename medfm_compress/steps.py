@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from medfm_compress.artefacts import MODEL_CARDS
 from medfm_compress.data.colour_kind import case_colour, colour_of, shows_colour
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
         PretrainStep,
     )
     from medfm_compress.runtime.bundle.manifest import Manifest
-
-_CARDS = ("model.json", "backbone.json")  # written last: a folder with one is finished
 
 
 def prepare_study(source: Path, plan: SplitPlan | None, progress: Progress, out: Path) -> None:
@@ -240,7 +239,7 @@ def _check_folder(out: Path, overwrite: bool) -> None:
         raise InputError(f"--out {out} is a file; a model is a folder: name another")
     if overwrite or not out.is_dir():
         return
-    finished = any((out / card).exists() for card in _CARDS)
+    finished = any((out / card).exists() for card in MODEL_CARDS)
     interrupted = (out / "training").is_dir() and not finished
     if any(out.iterdir()) and not interrupted:
         what = "holds a finished model" if finished else "is a folder that is not empty"

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Bundle, Policy, ReportOut, Study, Teachers
+from medfm_compress.cli.arguments import Bundle, Overwrite, Policy, ReportOut, Study, Teachers
 from medfm_compress.cli.command import command
 from medfm_compress.cli.next_command import after_bench
+from medfm_compress.cli.outputs import check_report_out
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.recipe import BenchStep
 
@@ -23,12 +24,21 @@ _FIXED = ("load.inputs", "load.seed", "load.threads", "load.warm_up_s", "load.ti
 
 
 @command(skip=("plan.threads", *_FIXED))
-def bench(bundle: Bundle, step: BenchStep, teacher: Teachers, study: Study, policy: Policy, out: ReportOut) -> None:
+def bench(
+    bundle: Bundle,
+    step: BenchStep,
+    teacher: Teachers,
+    study: Study,
+    policy: Policy,
+    out: ReportOut,
+    overwrite: Overwrite = False,
+) -> None:
     """Evaluate and time a bundle against its teacher; the report goes to a folder, the verdict to the gate.
 
     The teacher always runs in PyTorch, because everything is held against it; name torch:cpu alone among its engines
     to leave its ONNX Runtime and OpenVINO rows out.
     """
+    check_report_out(out, overwrite)
     from medfm_compress import steps
     from medfm_compress.bench.gate.gate import judge
     from medfm_compress.bench.gate.policy_file import load_policy

@@ -10,6 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import STUDY_KINDS
 from medfm_compress.cli.command import command
+from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.runtime.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK
 
 if TYPE_CHECKING:
@@ -24,14 +25,22 @@ def compress(
     recipe: Annotated[Path, typer.Argument(help="YAML; 'medfm-compress recipe init' writes one.", metavar="RECIPE")],
     study: Annotated[Path | None, typer.Option(help=f"In place of the recipe's own. {STUDY_KINDS}")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for everything; default: runs/NAME.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what other settings, inputs or versions made in --out.")
+    ] = False,
 ) -> None:
-    """Run a whole recipe: teacher, student, bundle, INT8, report, verdict. A finished step is not repeated."""
+    """Run a whole recipe: teacher, student, bundle, INT8, report, verdict. A finished step is not repeated.
+
+    Whatever is there of other settings, inputs or versions is replaced with --overwrite only.
+    """
+    if out is not None:
+        refuse_empty(out)
     from medfm_compress import pipeline
     from medfm_compress.recipe import load_recipe
 
     loaded = load_recipe(recipe)
     folder = out or Path("runs") / loaded.recipe.name
-    finished = pipeline.compress(loaded, study, folder, console.progress)
+    finished = pipeline.compress(loaded, study, folder, console.progress, overwrite=overwrite)
     console.emit(lambda: finished_as_json(finished), lambda: print_finished(finished, Path(loaded.recipe.policy)))
     raise typer.Exit(EXIT_CODES[finished.verdict.outcome])
 

@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("timm")
 
@@ -219,6 +220,11 @@ def test_what_cannot_be_compared_is_refused(
         explain(bundle, load_model(folder), study, tmp_path / "out", QUICK, student_folder=folder)
 
 
+def refused_again(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert run(*words) == 2
+    return capsys.readouterr().err
+
+
 def test_the_command(
     bundle: Path, folder: Path, study_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,6 +234,15 @@ def test_the_command(
     lines = json.loads(capsys.readouterr().out)
     assert [row["variant"] for row in lines["agreements"]] == ["onnxruntime-cpu-fp32", "randomised"]
     assert Path(lines["folder"], "maps.npz").is_file()
+    pictures = sorted(Path(lines["folder"]).glob("*.png"))
+    assert len(pictures) == len(lines["pictures"]) == 2 * 4, "input, teacher, variant and floor of each case"
+    names = {path.name.partition("-")[2].partition("-")[2] for path in pictures}
+    assert names == {"input.png", "teacher.png", "onnxruntime-cpu-fp32.png", "randomised.png"}
+    with Image.open(pictures[0]) as first, Image.open(pictures[-1]) as last:
+        assert first.size == last.size == (32, 32)
+        assert first.tobytes() != last.tobytes()
+    assert "error: " in refused_again(capsys, *supplied)
+    supplied.append("--overwrite")
     assert run(*supplied, "--cases", "1") == 0
     shown = capsys.readouterr()
     assert "rank correlation" in shown.out and "occlusion: 1 of 1" in shown.err
