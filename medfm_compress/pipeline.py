@@ -54,6 +54,10 @@ def compress(
     if study is None and not loaded.recipe.study:
         raise InputError("the recipe names no study; add 'study:' to it or give --study")
     policy = load_policy(loaded.recipe.policy)
+    recipe = loaded.recipe
+    networks = [step.model for step in (recipe.pretrain, recipe.teacher) if step is not None]
+    networks += [teacher.source for teacher in recipe.teachers if teacher.source.startswith("timm:")]
+    steps.refuse_misspelt(*networks, recipe.distill.student)
     job = Job(loaded, out, progress, overwrite=overwrite)
 
     table = job.study(StudyTable(study or Path(loaded.recipe.study)))
