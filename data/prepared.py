@@ -24,7 +24,7 @@ from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import ImageRefused, StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import prepare
-from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.threads import map_in_threads
 
@@ -32,7 +32,6 @@ Prepared = NDArray[np.float32]
 
 _WORKERS = 2
 _BATCH = 128
-_LINE_EVERY = 10 * _BATCH
 
 
 def prepared_images(
@@ -90,9 +89,7 @@ def _batches(
             raise StudyError(f"image {name!r}: {exc}; 'medfm-compress study check' lists every such image") from None
 
     prepared = map_in_threads(prepare_image, names, _WORKERS)  # Pillow and the DICOM codecs release the GIL
-    for start in range(0, len(names), _BATCH):
-        if progress and start % _LINE_EVERY == 0 and start:
-            progress(f"prepared {start} of {len(names)} images")
+    for start in counted(range(0, len(names), _BATCH), "prepare images", len(names), progress, _BATCH):
         yield start, np.stack(list(itertools.islice(prepared, _BATCH)))
 
 

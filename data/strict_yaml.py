@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from medfm_compress.runtime.constraints import join
 from medfm_compress.runtime.errors import InputError
 
 
@@ -24,9 +25,12 @@ def load_yaml(data: bytes, source: str) -> Any:
 class _Strict(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Construct one mapping; raises ``ConstructorError`` for a repeated key."""
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        lines: dict[str, list[int]] = {}
+        for key, _ in node.value:
+            lines.setdefault(str(key.value), []).append(key.start_mark.line + 1)
+        twice = [
+            f"key {key} is given twice, in lines {join(map(str, at), 'and')}" for key, at in lines.items() if at[1:]
+        ]
         if twice:
-            problem = f"key {', '.join(twice)} is given twice"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, "; ".join(twice))
         return super().construct_mapping(node, deep=deep)

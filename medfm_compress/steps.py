@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from medfm_compress.artefacts import MODEL_CARDS
 from medfm_compress.data.colour_kind import case_colour, colour_of, study_colour_kind
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     )
     from medfm_compress.runtime.bundle.manifest import Manifest
 
-_CARDS = ("model.json", "backbone.json")  # written last: a folder with one is finished
-
 
 def prepare_study(source: Path, plan: SplitPlan | None, progress: Progress, out: Path) -> None:
     """Write the study's table, with new splits where a plan is given.
@@ -81,6 +80,7 @@ def prepare_teacher(study: Path, step: FinetuneStep, progress: Progress, out: Pa
 def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path, *, overwrite: bool = True) -> Pretrained:
     """Build the network that ``step`` names and pre-train it on images without labels."""
     _check_folder(out, overwrite)
+    refuse_misspelt(step.model)
     import torch
 
     from medfm_compress.compress.networks.build import build_model
@@ -107,6 +107,7 @@ def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path, *, 
 def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, overwrite: bool = True) -> Model:
     """Build the teacher that ``step`` names and train it on the study's train split."""
     _check_folder(out, overwrite)
+    refuse_misspelt(step.model)
     import torch
 
     from medfm_compress.compress.networks.build import build_model
@@ -146,6 +147,7 @@ def distill(
     """Distil the teachers' mean into the student that ``step`` names; ``on_choice`` gets what ``auto`` chose."""
     _refuse_to_replace(out, teachers, step.student)
     _check_folder(out, overwrite)
+    refuse_misspelt(step.student, *(one.source for one in teachers if one.source.startswith("timm:")))
     import torch
 
     from medfm_compress.compress.distillation.distill import distill as train_student
@@ -233,6 +235,19 @@ def prune(
     return prune_and_recover(PruningRun(cases, teacher, options, out, progress), student)
 
 
+def refuse_misspelt(*names: str) -> None:
+    """Said at once, before any library of training is loaded: timm has every network that is named as one.
+
+    Raises:
+        ModelError: it has not; the nearest names are said.
+    """
+    from medfm_compress.compress.networks.listed_names import refuse_unlisted
+
+    for name in names:
+        if name and name != "auto" and not name.startswith("scaled:") and not Path(name).exists():
+            refuse_unlisted(name.removeprefix("timm:"))
+
+
 def _check_folder(out: Path, overwrite: bool) -> None:
     """Said at once, and not after the training: a model is a folder, and one that is there is not replaced unasked.
 
@@ -242,7 +257,7 @@ def _check_folder(out: Path, overwrite: bool) -> None:
         raise InputError(f"--out {out} is a file; a model is a folder: name another")
     if overwrite or not out.is_dir():
         return
-    finished = any((out / card).exists() for card in _CARDS)
+    finished = any((out / card).exists() for card in MODEL_CARDS)
     interrupted = (out / "training").is_dir() and not finished
     if any(out.iterdir()) and not interrupted:
         what = "holds a finished model" if finished else "is a folder that is not empty"
@@ -393,6 +408,13 @@ def explain(
     student: Path | None = None,
 ) -> Explained:
     """Compare where teacher and student look; the teacher has to be a network, whose weights the floor draws anew."""
+    for source in teachers:
+        if source.source.lower().endswith(".onnx"):
+            raise ModelError(
+                f"{source.source} is an ONNX teacher, which cannot be explained: agreement is held against the teacher "
+                "with random weights, and an ONNX file's cannot be drawn; give the model folder, or the timm, "
+                "torchvision or hub network, that it was exported from"
+            )
     from medfm_compress.compress.explain.explain import explain as compare_maps
     from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
     from medfm_compress.compress.teachers.session import open_live_teacher

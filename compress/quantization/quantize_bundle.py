@@ -43,7 +43,7 @@ from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.golden_cases import golden_files, read_golden_inputs, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.progress import Progress, no_progress
+from medfm_compress.runtime.progress import Progress, counted, no_progress
 
 _CHUNK = 32  # cases that are in memory at once, beyond those that judge
 _WEIGHT_BITS: Mapping[str, Literal[0, 4, 8]] = MappingProxyType({"": 0, "int8": 8, "int4": 4})
@@ -132,10 +132,10 @@ def _calibrated(onnx: bytes, study: Study, cases: tuple[Case, ...], bundle: Bund
     progress(f"calibrating on {len(cases)} training cases")
 
     def stream() -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(cases), _CHUNK):
+        for start in counted(range(0, len(cases), _CHUNK), "calibrate", len(cases), progress, _CHUNK):
             yield network_inputs(study, cases[start : start + _CHUNK], spec)
 
-    statistics = calibrate(onnx, stream(), threads=usable_cores(), progress=progress)
+    statistics = calibrate(onnx, stream(), threads=usable_cores())
     return GraphBuilder(onnx, statistics, network_inputs(study, cases[:SAMPLE], spec))
 
 
@@ -265,9 +265,11 @@ def _ordered(
 
 def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int) -> list[str]:
     lines = [f"quantize: calibrated on {calibrated} training cases, seed {options.seed}"]
-    for trial in trials_of(attempts):
-        if trial.name != "fp32":
-            lines.append(candidate_step(trial.variant.name, trial.name, trial.reason, kept=trial.kept))
+    for attempt in attempts:
+        if isinstance(attempt, DoesNotApply):
+            lines.append(f"quantize: {attempt.candidate} does not apply: {attempt.reason}")
+        elif attempt.name != "fp32":
+            lines.append(candidate_step(attempt.variant.name, attempt.name, attempt.reason, kept=attempt.kept))
     return lines
 
 

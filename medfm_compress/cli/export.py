@@ -9,6 +9,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.arguments import BundleOut, ModelFolder, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.model_summary import describe_colour_rule
+from medfm_compress.cli.next_command import after_export, print_next
 from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.recipe import ExportStep
 
@@ -26,10 +27,10 @@ def export(model: ModelFolder, step: ExportStep, study: Study, out: BundleOut, o
     from medfm_compress import steps
 
     manifest = steps.export(model, study, step, "", "", console.progress, out)
-    console.emit(lambda: manifest, lambda: _print_manifest(manifest, out))
+    console.emit(lambda: manifest, lambda: _print_manifest(manifest, out, study))
 
 
-def _print_manifest(manifest: Manifest, out: Path) -> None:
+def _print_manifest(manifest: Manifest, out: Path, study: Path) -> None:
     sizes = {member.path: member.bytes for member in manifest.members}
     rows = [[v.name, f"{sum(sizes[name] for name in v.files) / 1e6:.2f} MB"] for v in manifest.variants]
     console.table(["variant", "size"], rows)
@@ -47,3 +48,4 @@ def _print_manifest(manifest: Manifest, out: Path) -> None:
     )
     console.say(describe_colour_rule(manifest.image_spec))
     console.say(f"wrote {out}")
+    print_next(after_export(out, study))
