@@ -23,7 +23,7 @@ from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDepe
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions import openvino_cache
 from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
-from medfm_compress.runtime.sessions.operators import check_self_contained, is_ort_format, read_operators
+from medfm_compress.runtime.sessions.operators import is_ort_format, read_self_contained
 from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES, Array, Availability, SessionInfo, as_float32
 
 BACKEND = "openvino"
@@ -207,11 +207,7 @@ def _check_content(files: Sequence[bytes]) -> None:
         return
     if is_ort_format(files[0]):  # or an ONNX file that spells so where we, but not OpenVINO, look for it
         raise BundleRefused("openvino cannot load the model: it is in ONNX Runtime's own format")
-    try:
-        operators = read_operators(files[0])
-    except ValueError as exc:
-        raise BundleRefused(f"openvino cannot load the model: {exc}") from None
-    check_self_contained(operators)
+    read_self_contained(files[0], "openvino cannot load the model")
 
 
 def _compile(files: Sequence[bytes], configuration: Mapping[str, str]) -> Any:
