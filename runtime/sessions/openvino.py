@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import logging
-import mmap
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -239,11 +238,11 @@ def _compile_or_load(
     return compiled, None
 
 
-def _import(blob: mmap.mmap, configuration: Mapping[str, str]) -> tuple[Any, object] | None:
+def _import(blob: openvino_cache.Blob, configuration: Mapping[str, str]) -> tuple[Any, object] | None:
     """Import an intact blob; None where OpenVINO does not want it, e.g. because its environment changed."""
     openvino = import_openvino()
     tensor = openvino.Tensor(
-        np.frombuffer(blob, np.uint8, openvino_cache.blob_bytes(blob)), shared_memory=True
+        np.frombuffer(blob.memory, np.uint8, openvino_cache.blob_bytes(blob)), shared_memory=True
     )  # OpenVINO keeps pointers into it
     try:
         compiled = openvino.Core().import_model(tensor, "CPU", dict(configuration))

@@ -59,9 +59,7 @@ READERS = (read_graph, parse_onnx, to_openvino_ir, optimise, maker_of_output)
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
 @pytest.mark.parametrize("place", [in_initializer, in_constant, in_sparse_initializer, in_branch])
 @pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "{folder}/weights.bin", "link.bin", "/dev/zero"])
-def test_weights_in_another_file_are_refused_wherever_they_stand(
-    model, tmp_path, monkeypatch, reader, place, location
-):
+def test_weights_in_another_file_are_refused_wherever_they_stand(model, tmp_path, monkeypatch, reader, place, location):
     (tmp_path / "weights.bin").write_bytes(bytes(12))
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "weights.bin").write_bytes(bytes(12))
