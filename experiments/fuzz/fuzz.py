@@ -128,7 +128,7 @@ class Fuzz:
         (folder / f"{kind}-{number}").write_bytes(content)
         about = {"kind": kind, "number": number, "seed": self.seed, "problem": problem, "words": reply["words"][-600:]}
         self._append("findings", about)
-        print(f"{kind}:{number}: {problem}: {reply['words'][-200:]!r}", flush=True)
+        _say(f"{kind}:{number}: {problem}: {reply['words'][-200:]!r}")
 
     def mutant(self, kind: str, number: int) -> bytes:
         """The bytes of one mutant."""
@@ -181,6 +181,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,7 +203,7 @@ def main() -> None:
     if options.only:
         kind, _, number = options.only.partition(":")
         (out / f"{kind}-{number}").write_bytes(fuzz.mutant(kind, int(number)))
-        print(json.dumps(fuzz.worker.ask(kind, [int(number)]), indent=1))
+        _say(json.dumps(fuzz.worker.ask(kind, [int(number)]), indent=1))
         return
     end = time.monotonic() + 60 * options.minutes
     done = read_lines(out / "counts.jsonl")
@@ -206,12 +211,12 @@ def main() -> None:
         firsts = {entry["first"] for entry in done if entry["kind"] == kind}
         for numbers in batches(kind, round(KINDS[kind].count * options.share), firsts):
             if time.monotonic() > end:
-                print(f"{kind}: stopped after {options.minutes:g} minutes", flush=True)
+                _say(f"{kind}: stopped after {options.minutes:g} minutes")
                 return
             if numbers[0] % _PROCESS_EVERY == 0:
                 fuzz.compare(kind, numbers[0])
             fuzz.batch(kind, numbers)
-        print(f"{kind}: done", flush=True)
+        _say(f"{kind}: done")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is fuzzed: for each kind of file its seeds, its mutations, the command that reads it and what that may answer."""
+"""What is fuzzed: for each kind of file its seeds, its mutations, its command and what that may answer."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ _MOST = 512 * 1024  # bytes of a mutant
 
 
 def flip_bits(data: bytes, choose: random.Random) -> bytes:
+    """One to sixteen bits."""
     changed = bytearray(data)
     for _ in range(choose.choice((1, 1, 2, 4, 16))):
         changed[choose.randrange(len(changed))] ^= 1 << choose.randrange(8)
@@ -20,6 +21,7 @@ def flip_bits(data: bytes, choose: random.Random) -> bytes:
 
 
 def overwrite(data: bytes, choose: random.Random) -> bytes:
+    """A run of bytes by random or equal ones."""
     at, length = _block(data, choose)
     fill = choose.choice((b"\x00", b"\xff", bytes([choose.randrange(256)]), b"A"))
     run = choose.randbytes(length) if choose.random() < 0.5 else fill * length
@@ -27,20 +29,24 @@ def overwrite(data: bytes, choose: random.Random) -> bytes:
 
 
 def truncate(data: bytes, choose: random.Random) -> bytes:
+    """Anywhere."""
     return data[: choose.randrange(len(data))]
 
 
 def leave_out(data: bytes, choose: random.Random) -> bytes:
+    """A run of bytes."""
     at, length = _block(data, choose)
     return data[:at] + data[at + length :]
 
 
 def repeat(data: bytes, choose: random.Random) -> bytes:
+    """A run of bytes, once to fifty times."""
     at, length = _block(data, choose)
     return data[:at] + data[at : at + length] * choose.choice((2, 2, 3, 50)) + data[at + length :]
 
 
 def move(data: bytes, choose: random.Random) -> bytes:
+    """A run of bytes to another place."""
     at, length = _block(data, choose)
     rest = data[:at] + data[at + length :]
     to = choose.randrange(len(rest) + 1)
@@ -48,6 +54,7 @@ def move(data: bytes, choose: random.Random) -> bytes:
 
 
 def append(data: bytes, choose: random.Random) -> bytes:
+    """Random bytes behind the end."""
     return data + choose.randbytes(choose.choice((1, 7, 100))) * choose.choice((1, 1, 30))
 
 

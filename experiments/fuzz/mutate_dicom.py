@@ -1,4 +1,4 @@
-"""Damage that knows DICOM: elements, their VR and length, the attributes that decide about pixels, fragments, frames."""
+"""Damage that knows DICOM: elements, VR and length, the attributes that decide about pixels, fragments, frames."""
 
 from __future__ import annotations
 
@@ -70,11 +70,13 @@ def _one(data: bytes, choose: random.Random, tags: tuple[int, ...] = ()) -> Elem
 
 
 def change_vr(data: bytes, choose: random.Random) -> bytes:
+    """Of any element."""
     element = _one(data, choose)
     return data if element is None else data[: element.start + 4] + choose.choice(_VR) + data[element.start + 6 :]
 
 
 def change_length(data: bytes, choose: random.Random) -> bytes:
+    """Of any element, by a little or to the edge of its type."""
     element = _one(data, choose)
     if element is None:
         return data
@@ -86,11 +88,13 @@ def change_length(data: bytes, choose: random.Random) -> bytes:
 
 
 def drop_element(data: bytes, choose: random.Random) -> bytes:
+    """Any one."""
     element = _one(data, choose)
     return data if element is None else data[: element.start] + data[element.end :]
 
 
 def repeat_element(data: bytes, choose: random.Random) -> bytes:
+    """Any one, once to forty times."""
     element = _one(data, choose)
     if element is None:
         return data
@@ -98,6 +102,7 @@ def repeat_element(data: bytes, choose: random.Random) -> bytes:
 
 
 def swap_elements(data: bytes, choose: random.Random) -> bytes:
+    """Two neighbours, so that tags do not ascend."""
     there = list(elements(data))
     if len(there) < 3:
         return data
@@ -117,12 +122,14 @@ def change_number(data: bytes, choose: random.Random) -> bytes:
 
 
 def change_text(data: bytes, choose: random.Random) -> bytes:
+    """Photometric Interpretation, windows, rescale, modality and the like."""
     element = _one(data, choose, _TEXT_TAGS)
     words = _PHOTOMETRIC if element is not None and element.tag == 0x00280008 else _TEXTS
     return data if element is None else _with_value(data, element, choose.choice(words).encode("latin-1"))
 
 
 def change_syntax(data: bytes, choose: random.Random) -> bytes:
+    """To another transfer syntax, a private one or none."""
     element = _one(data, choose, (0x00020010,))
     return data if element is None else _with_value(data, element, choose.choice(_SYNTAXES).encode("ascii"))
 
@@ -142,24 +149,20 @@ def damage_fragments(data: bytes, choose: random.Random) -> bytes:
     at = choose.choice(places)
     length = struct.unpack_from("<I", data.ljust(at + 8, b"\0"), at + 4)[0]
     end = min(len(data), at + 8 + length)
-    body, kind = data[at + 8 : end], choose.randrange(6)
-    if kind == 0:
-        return (
-            data[: at + 4]
-            + struct.pack("<I", choose.choice((length + 1, length - 1, *NUMBERS)) % 2**32)
-            + data[at + 8 :]
+    body = data[at + 8 : end]
+    half = choose.randrange(len(body) + 1)
+    halves = b"".join(_ITEM + struct.pack("<I", len(part)) + part for part in (body[:half], body[half:]))
+    other = struct.pack("<I", choose.choice((length + 1, length - 1, *NUMBERS)) % 2**32)
+    return choose.choice(
+        (
+            data[: at + 4] + other + data[at + 8 :],
+            data[:at] + halves + data[end:],
+            data[:at] + data[end:],
+            data[:end] + data[at:end] * choose.choice((1, 3, 200)) + data[end:],
+            data.replace(_ENDING, b"", 1),
+            data[:at] + _ENDING + b"\0\0\0\0" + data[at:],
         )
-    if kind == 1 and len(body) > 4:
-        cut = choose.randrange(2, len(body))
-        parts = (body[:cut], body[cut:])
-        return data[:at] + b"".join(_ITEM + struct.pack("<I", len(part)) + part for part in parts) + data[end:]
-    if kind == 2:
-        return data[:at] + data[end:]
-    if kind == 3:
-        return data[:end] + data[at:end] * choose.choice((1, 3, 200)) + data[end:]
-    if kind == 4:
-        return data.replace(_ENDING, b"", 1)
-    return data[:at] + _ENDING + b"\0\0\0\0" + data[at:]
+    )
 
 
 def damage_frame(data: bytes, choose: random.Random) -> bytes:

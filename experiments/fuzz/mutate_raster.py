@@ -10,6 +10,7 @@ from mutate_bytes import NUMBERS, Mutation, flip_bits
 
 _PNG, _JP2 = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x0cjP  "
 _CHUNKS = (b"tRNS", b"PLTE", b"gAMA", b"eXIf", b"iCCP", b"acTL", b"fcTL", b"zTXt", b"iTXt", b"sBIT", b"pHYs", b"IDAT")
+_MARKERS = (0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xDA, 0xDB, 0xDD, 0xFE, 0xD9, 0x51, 0x52)
 _TAGS = (
     254,
     255,
@@ -106,27 +107,21 @@ def damage_jpeg(data: bytes, choose: random.Random) -> bytes:
     if not segments:
         return flip_bits(data, choose) if data else data
     at, end = choose.choice(segments)
-    action = choose.randrange(7)
-    if action == 0:
-        return (
-            data[: at + 1]
-            + bytes([choose.choice((0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xDA, 0xDB, 0xDD, 0xFE, 0xD9, 0x51, 0x52))])
-            + data[at + 2 :]
-        )
-    if action == 1:
-        length = choose.choice((*NUMBERS, end - at - 2 + choose.choice((-1, 1, 2)))) % 65536
-        return data[: at + 2] + struct.pack(">H", length) + data[at + 4 :]
-    if action == 2:
-        return data[:at] + data[end:]
-    if action == 3:
-        return data[:end] + data[at:end] + data[end:]
-    if action == 4:
-        first, last = choose.choice(segments)
-        return data[:at] + data[first:last] + data[end:]
-    if action == 5 and end > at + 4:
-        return data[: at + 4] + flip_bits(data[at + 4 : end], choose) + data[end:]
-    last = segments[-1][1]
-    return data[:last] + (flip_bits(data[last:], choose) if last < len(data) else b"")
+    first, last = choose.choice(segments)
+    behind = segments[-1][1]
+    length = choose.choice((*NUMBERS, end - at - 2 + choose.choice((-1, 1, 2)))) % 65536
+    changed = [
+        data[: at + 1] + bytes([choose.choice(_MARKERS)]) + data[at + 2 :],
+        data[: at + 2] + struct.pack(">H", length) + data[at + 4 :],
+        data[:at] + data[end:],
+        data[:end] + data[at:end] + data[end:],
+        data[:at] + data[first:last] + data[end:],
+    ]
+    if end > at + 4:
+        changed += [data[: at + 4] + flip_bits(data[at + 4 : end], choose) + data[end:]] * 2
+    if behind < len(data):
+        changed += [data[:behind] + flip_bits(data[behind:], choose)] * 2
+    return choose.choice(changed)
 
 
 def _segments(data: bytes) -> list[tuple[int, int]]:
@@ -171,6 +166,7 @@ def damage_tiff(data: bytes, choose: random.Random) -> bytes:
 
 
 def damage_bmp(data: bytes, choose: random.Random) -> bytes:
+    """A number of the header."""
     if len(data) < 54:
         return data
     at, form = choose.choice(

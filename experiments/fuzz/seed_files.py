@@ -43,7 +43,7 @@ def colour() -> NDArray[np.uint8]:
 
 
 def dicom_seeds(shared: Path | None) -> list[Seed]:
-    """Uncompressed in all encodings and kinds of pixel, with windows, tables and overlays; all compressions; real ones."""
+    """All encodings, kinds of pixel and compressions, windows, tables and overlays; and small real files."""
     made = [(name, _written(ds)) for name, ds in (*_native(), *_compressed())]
     return made + _real(shared / "dicom" if shared else None)
 

@@ -113,11 +113,11 @@ def main() -> None:
         paths = [work / kind.file(number) for number in numbers]
         for path, number in zip(paths, numbers, strict=True):
             path.write_bytes(mutant(name, number, seed, seeds[name]))
-        replies.write(json.dumps(answer(kind, place, numbers, paths)) + "\n")
+        reply = answer(kind, place, numbers, paths)
+        for path in paths:
+            path.unlink(missing_ok=True)
+        replies.write(json.dumps(reply) + "\n")
         replies.flush()
-        if not request.get("keep"):
-            for path in paths:
-                path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
