@@ -12,6 +12,7 @@ MEDFM_SHARED may name a folder of real images, of which small ones become seeds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import selectors
@@ -72,6 +73,10 @@ class Worker:
         """End the process; the next question starts another."""
         if self._process is not None:
             self._process.kill()
+            for pipe in (self._process.stdin, self._process.stdout):
+                with contextlib.suppress(OSError):
+                    if pipe:
+                        pipe.close()
             self._process.wait()
         self._process, self._batches = None, 0
 

@@ -95,7 +95,7 @@ def _compressed() -> Iterator[tuple[str, Any]]:
 
     yield "jpeg-ls", _encapsulated(grey(), _JPEG_LS, bytes(jpeg_ls.encode_array(grey())))
     rle = _dataset(grey(np.uint16, 65536))
-    rle.compress(_RLE, encoding_plugin="pydicom")
+    rle.compress(_RLE, encoding_plugin="pydicom", generate_instance_uid=False)
     yield "rle", rle
 
 
@@ -133,7 +133,7 @@ def _encapsulated(values: NDArray[Any], syntax: str, frame: bytes | str, **optio
     ds = _dataset(values)
     ds.file_meta.TransferSyntaxUID = syntax
     if values.ndim == 3:
-        ds.PhotometricInterpretation = "YBR_RCT" if syntax == _J2K else "YBR_FULL_422"
+        ds.PhotometricInterpretation = "RGB" if syntax == _J2K else "YBR_FULL_422"
     ds.PixelData = encapsulate([frame if isinstance(frame, bytes) else raster(values, frame, **options)])
     ds["PixelData"].is_undefined_length = True
     return ds

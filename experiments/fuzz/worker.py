@@ -45,12 +45,23 @@ def _redirected(out: IO[bytes], err: IO[bytes]) -> Any:
     kept = os.dup(1), os.dup(2)
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
-    try:
-        yield
-    finally:
-        for number, descriptor in zip((1, 2), kept, strict=True):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
+    with (
+        open(1, "w", encoding="utf-8", closefd=False) as text,
+        open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as words,
+    ):
+        try:
+            with contextlib.redirect_stdout(text), contextlib.redirect_stderr(words):
+                yield
+        finally:
+            text.flush()
+            words.flush()
+            _put_back(kept)
+
+
+def _put_back(kept: tuple[int, int]) -> None:
+    for number, descriptor in zip((1, 2), kept, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
 
 
 def _text(file: IO[bytes]) -> str:

@@ -9,6 +9,7 @@ A request and its reply are a line of JSON, then the frame or the pixels.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -66,23 +67,28 @@ class _Process:
             try:
                 return _exchange(process, request, frame)
             except (OSError, ValueError, msgspec.DecodeError) as exc:
-                self._end(process)
+                self.end()
                 raise DecoderFailed("its process ended") from exc
             except BaseException:  # an interrupt: the reply would be taken for that of the next request
-                self._end(process)
+                self.end()
                 raise
             finally:
                 timer.cancel()
 
     def _running(self) -> subprocess.Popen[bytes]:
-        process = self._process
-        if process is None or process.poll() is not None or self._parent != os.getpid():
-            process = self._process = _start()
-            self._parent = os.getpid()
-        return process
+        if self._process is not None and self._process.poll() is not None:
+            self.end()
+        if self._process is None or self._parent != os.getpid():
+            atexit.unregister(self.end)
+            atexit.register(self.end)
+            self._process, self._parent = _start(), os.getpid()
+        return self._process
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = None
+    def end(self) -> None:
+        """End the process, if there is one of ours; the next frame starts another."""
+        process, self._process = self._process, None
+        if process is None or self._parent != os.getpid():
+            return
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):

@@ -226,7 +226,7 @@ def test_what_gdcm_only_says_on_standard_error_refuses_the_image(make_dicom, cap
 @pytest.mark.parametrize("ending", ["os._exit(9)", "os.abort()", "os.close(1); time.sleep(60)", "time.sleep(60)"])
 def test_the_end_of_gdcms_process_is_a_refusal_and_the_next_image_is_read(make_dicom, monkeypatch, capfd, ending):
     expected = read_dicom(a_lossless_jpeg(make_dicom)).values
-    gdcm_process._PROCESS._end(gdcm_process._PROCESS._process)
+    gdcm_process._PROCESS.end()
     program = [sys.executable, "-c", f"import os, sys, time; sys.stdin.buffer.readline(); {ending}"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with monkeypatch.context() as patched:
@@ -240,7 +240,7 @@ def test_the_end_of_gdcms_process_is_a_refusal_and_the_next_image_is_read(make_d
 
 def test_gdcms_process_imports_nothing_from_where_the_user_stands(make_dicom, tmp_path, monkeypatch):
     expected = read_dicom(a_lossless_jpeg(make_dicom)).values
-    gdcm_process._PROCESS._end(gdcm_process._PROCESS._process)
+    gdcm_process._PROCESS.end()
     (tmp_path / "random.py").write_text("raise SystemExit(1)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend("")
