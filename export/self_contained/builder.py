@@ -76,10 +76,12 @@ class GraphBuilder:
 
         return helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._constants)
 
-    def append(self, graph: GraphProto) -> None:
-        """Take over the nodes and constants of ``graph``, whose input and output are this graph's own values."""
+    def embed(self, graph: GraphProto, image: Value) -> Value:
+        """Take over ``graph``, of one input and one output and with names of its own; its output for ``image``."""
+        self._add("Identity", (image,), graph.input[0].name, f"{PREFIX}{graph.input[0].name}", {})
         self._nodes.extend(graph.node)
         self._constants.extend(graph.initializer)
+        return str(graph.output[0].name)
 
     def _add(self, operator: str, inputs: Sequence[Value], output: Value, name: str, attributes: dict[str, Any]) -> None:
         from onnx import helper

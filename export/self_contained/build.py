@@ -1,0 +1,66 @@
+"""`export --self-contained`: a bundle's variant as one file that any host with an ONNX Runtime can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from medfm_compress.export.self_contained.compose import compose, metadata, serialise
+from medfm_compress.export.self_contained.parity import Parity, check_parity
+from medfm_compress.export.self_contained.pixel_values import PixelKind
+from medfm_compress.export.self_contained.portable import portable_variant
+from medfm_compress.export.self_contained.preprocessing import GraphForm
+from medfm_compress.export.self_contained.resampling import ResizeForm
+from medfm_compress.runtime.atomic_write import write_atomically
+from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.progress import Progress, no_progress
+
+
+class SelfContainedOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a self-contained file is made of.
+
+    Attributes:
+        variant: of the bundle, self-contained only; without it the first that runs on every CPU and did not fail.
+        pixels: what the host gives of an image, self-contained only: ``uint8`` or ``uint16`` pixels, or ``dicom``, the
+            stored values of a grey DICOM image with its attributes.
+        resize_with: operators that resize, self-contained only: ``resize`` (opset 18), or ``matmul`` for engines whose
+            Resize knows no antialias.
+    """
+
+    variant: str = ""
+    pixels: PixelKind = "uint8"
+    resize_with: ResizeForm = "resize"
+
+
+class SelfContained(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written: the variant in it, its verdict (``pass`` or ``none``), its parity with the engine, its size."""
+
+    variant: str
+    verdict: str
+    parity: Parity
+    bytes: int
+
+
+def export_self_contained(
+    bundle: Bundle, options: SelfContainedOptions, path: str | Path, progress: Progress = no_progress
+) -> SelfContained:
+    """Write preprocessing, a variant's network and its decisions to ``path``, after their parity was checked.
+
+    Raises:
+        InputError: no variant is portable, the file would differ from the engine, or cannot be written. Nothing is left
+            behind.
+    """
+    variant = portable_variant(bundle, options.variant)
+    form = GraphForm(pixels=options.pixels, resize=options.resize_with)
+    progress(f"composing {variant.name} with preprocessing and decisions")
+    manifest = bundle.manifest
+    model = compose(bundle.read(variant.files[0]), manifest.image_spec, manifest.task_of(variant), form)
+    progress("checking parity with the engine")
+    parity = check_parity(serialise(model, {}), bundle, variant, options.pixels)
+    properties = metadata(bundle, variant, form, msgspec.to_builtins(parity))
+    content = serialise(model, properties)
+    write_atomically(path, content)
+    return SelfContained(
+        variant=variant.name, verdict=properties["medfm.verdict"], parity=parity, bytes=len(content)
+    )
