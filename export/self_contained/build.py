@@ -7,30 +7,13 @@ from pathlib import Path
 import msgspec
 
 from medfm_compress.export.self_contained.compose import compose, metadata, serialise
+from medfm_compress.export.self_contained.options import SelfContainedOptions
 from medfm_compress.export.self_contained.parity import Parity, check_parity
-from medfm_compress.export.self_contained.pixel_values import PixelKind
 from medfm_compress.export.self_contained.portable import portable_variant
 from medfm_compress.export.self_contained.preprocessing import GraphForm
-from medfm_compress.export.self_contained.resampling import ResizeForm
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.progress import Progress, no_progress
-
-
-class SelfContainedOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a self-contained file is made of.
-
-    Attributes:
-        variant: of the bundle, self-contained only; without it the first that runs on every CPU and did not fail.
-        pixels: what the host gives of an image, self-contained only: ``uint8`` or ``uint16`` pixels, or ``dicom``, the
-            stored values of a grey DICOM image with its attributes.
-        resize_with: operators that resize, self-contained only: ``resize`` (opset 18), or ``matmul`` for engines whose
-            Resize knows no antialias.
-    """
-
-    variant: str = ""
-    pixels: PixelKind = "uint8"
-    resize_with: ResizeForm = "resize"
 
 
 class SelfContained(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +44,4 @@ def export_self_contained(
     properties = metadata(bundle, variant, form, msgspec.to_builtins(parity))
     content = serialise(model, properties)
     write_atomically(path, content)
-    return SelfContained(
-        variant=variant.name, verdict=properties["medfm.verdict"], parity=parity, bytes=len(content)
-    )
+    return SelfContained(variant=variant.name, verdict=properties["medfm.verdict"], parity=parity, bytes=len(content))

@@ -46,7 +46,7 @@ class GraphBuilder:
         return name
 
     def apply(self, operator: str, *inputs: Value, name: str = "", **attributes: Any) -> Value:
-        """The first output of an operator; an empty input is one that is left out. ``name`` shows in engines' errors."""
+        """The first output of an operator; "" is an input left out. ``name`` shows in engines' errors."""
         output = f"{PREFIX}{operator}_{len(self._nodes)}"
         self._add(operator, inputs, output, name or output, attributes)
         return output
@@ -67,7 +67,9 @@ class GraphBuilder:
         the node.
         """
         count = self.apply("ReduceSum", self.cast(condition, np.int64), keepdims=0)
-        sizes = self.apply("Reshape", self.apply("Add", count, self.constant(1, np.int64)), self.constant([1], np.int64))
+        sizes = self.apply(
+            "Reshape", self.apply("Add", count, self.constant(1, np.int64)), self.constant([1], np.int64)
+        )
         return self.apply("Reshape", self.constant([0], np.int64), sizes, name=f"refused: {reason}")
 
     def graph(self, name: str) -> GraphProto:
@@ -83,7 +85,9 @@ class GraphBuilder:
         self._constants.extend(graph.initializer)
         return str(graph.output[0].name)
 
-    def _add(self, operator: str, inputs: Sequence[Value], output: Value, name: str, attributes: dict[str, Any]) -> None:
+    def _add(
+        self, operator: str, inputs: Sequence[Value], output: Value, name: str, attributes: dict[str, Any]
+    ) -> None:
         from onnx import helper
 
         self._nodes.append(helper.make_node(operator, list(inputs), [output], name, **attributes))
@@ -101,6 +105,6 @@ def _onnx_type(dtype: Any) -> int:
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
-def as_array(values: Sequence[float]) -> NDArray[np.float32]:
+def as_array(values: Sequence[Any]) -> NDArray[np.float32]:
     """One value a channel, ``[channels, 1, 1]`` float32."""
     return np.asarray(values, np.float32)[:, None, None]

@@ -1,6 +1,6 @@
 """Preprocessing, network and decisions in one ONNX model, with what a host has to know in its metadata.
 
-    pixels … ──▶ preprocessing ──▶ network ──▶ activation, temperature, thresholds ──▶ logits, probabilities, findings
+pixels … ──▶ preprocessing ──▶ network ──▶ activation, temperature, thresholds ──▶ logits, probabilities, findings
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ def compose(network: bytes, spec: ImageSpec, task: Task, form: GraphForm) -> Mod
     """One model of ``network`` (one image in, one row of logits out) with everything before and behind it.
 
     Raises:
-        InputError: the network's opset lacks an operator that the preprocessing needs.
+        InputError: the network's opset lacks an operator that the preprocessing needs, or its constants are sparse.
     """
     import onnx
     from onnx import helper
     from onnx.compose import add_prefix
 
     inner = add_prefix(onnx.load_model_from_string(network), NETWORK)
+    if inner.graph.sparse_initializer:
+        raise InputError("the network has sparse constants, which are not carried over; export it with dense ones")
     opset = max((entry.version for entry in inner.opset_import if entry.domain in ("", "ai.onnx")), default=1)
     graph = GraphBuilder()
     image = add_preprocessing(graph, spec, form, opset)

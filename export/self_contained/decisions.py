@@ -1,6 +1,6 @@
 """From logits to probabilities and called findings, as nodes: `runtime.activation`, in its float64.
 
-    binary      p = softmax(z / T)[1]        multiclass  p = softmax(z / T)        multilabel  p = 1 / (1 + exp(-z / T))
+binary      p = softmax(z / T)[1]        multiclass  p = softmax(z / T)        multilabel  p = 1 / (1 + exp(-z / T))
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ def _called(graph: GraphBuilder, scores: Value, task: Task) -> Value:
         return called
     most = graph.apply("ArgMax", scores, axis=1, keepdims=1)
     likeliest = graph.apply("Equal", most, graph.constant([range(len(task.findings))], np.int64))
-    pointed = graph.constant([[finding in thresholds for finding in task.findings]], np.bool_)
-    return graph.apply("Where", pointed, called, likeliest)
+    pointed = np.array([[finding in thresholds for finding in task.findings]])
+    # ONNX Runtime has no Where of bools.
+    by_threshold = graph.apply("And", called, graph.constant(pointed, np.bool_))
+    return graph.apply("Or", by_threshold, graph.apply("And", likeliest, graph.constant(~pointed, np.bool_)))
 
 
 def _from_second(graph: GraphBuilder, values: Value) -> Value:

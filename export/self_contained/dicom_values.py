@@ -11,8 +11,8 @@ in the file, all of shape ``[1]``:
     with the window rule "file": window_center, window_width float64 and voi_lut_function int64 (0 LINEAR,
     1 LINEAR_EXACT, 2 SIGMOID); a width of 0 where the file has no window
 
-A file with a Modality LUT or VOI LUT Sequence cannot be passed: its tables are no numbers. All is computed in float64 and
-rounded to 16 bits as the runtime does, so that the P-values are the same.
+A file with a Modality LUT or VOI LUT Sequence cannot be passed: its tables are no numbers. All is computed in float64
+and rounded to 16 bits as the runtime does, so that the P-values are the same.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ def _ends(graph: GraphBuilder, bits: Value, is_signed: Value) -> tuple[Value, Va
 def _shown(graph: GraphBuilder, modality: Value, rules: DicomRules) -> tuple[Value, tuple[Value, ...]]:
     """Values in [0, 1] before polarity, float64, and the refusals."""
     if rules.window == "fixed":
-        centre, width = (
-            graph.constant([number], np.float64) for number in (rules.window_center, rules.window_width)
-        )
+        centre, width = (graph.constant([number], np.float64) for number in (rules.window_center, rules.window_width))
         return _linear(graph, modality, centre, width), ()
     full = _full_range(graph, modality)
     if rules.window == "full_range":
@@ -123,12 +121,17 @@ def _linear(graph: GraphBuilder, x: Value, centre: Value, width: Value) -> Value
 
 def _linear_exact(graph: GraphBuilder, x: Value, centre: Value, width: Value) -> Value:
     """C.11.2.1.3.2."""
-    return _unit(graph, graph.apply("Add", graph.apply("Div", graph.apply("Sub", x, centre), width), graph.constant([0.5], np.float64)))
+    return _unit(
+        graph,
+        graph.apply("Add", graph.apply("Div", graph.apply("Sub", x, centre), width), graph.constant([0.5], np.float64)),
+    )
 
 
 def _sigmoid(graph: GraphBuilder, x: Value, centre: Value, width: Value) -> Value:
     """C.11.2.1.3.1; the exponent is kept where ``exp`` does not overflow."""
-    scaled = graph.apply("Div", graph.apply("Mul", graph.constant([-4], np.float64), graph.apply("Sub", x, centre)), width)
+    scaled = graph.apply(
+        "Div", graph.apply("Mul", graph.constant([-4], np.float64), graph.apply("Sub", x, centre)), width
+    )
     exponent = graph.apply("Clip", scaled, graph.constant(-700, np.float64), graph.constant(700, np.float64))
     one = graph.constant([1], np.float64)
     return graph.apply("Div", one, graph.apply("Add", one, graph.apply("Exp", exponent)))

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.export.self_contained.compose import FINDINGS, LOGITS, PROBABILITIES
-from medfm_compress.export.self_contained.pixel_values import PIXELS, WHITE, PixelKind
+from medfm_compress.export.self_contained.options import PixelKind
+from medfm_compress.export.self_contained.pixel_values import PIXELS, WHITE
 from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Variant
@@ -126,7 +127,9 @@ def _check_decisions(answer: Mapping[str, NDArray[Any]], task: Task) -> None:
     same = np.abs(scores - answer[PROBABILITIES]) <= LARGEST_SCORE_DIFFERENCE
     called = decisions(answer[PROBABILITIES], task).astype(bool) == answer[FINDINGS]
     if not (same.all() and called.all()):
-        raise InputError("the self-contained file decides otherwise than the runtime on its logits; nothing was written")
+        raise InputError(
+            "the self-contained file decides otherwise than the runtime on its logits; nothing was written"
+        )
 
 
 def _cases(spec: ImageSpec, kind: PixelKind) -> list[tuple[Pixels, Inputs]]:
@@ -165,7 +168,8 @@ def _dicom_case(field: NDArray[np.float32], spec: ImageSpec) -> tuple[Pixels, In
     ds = Dataset()
     ds.RescaleSlope, ds.RescaleIntercept = _SLOPE, _INTERCEPT
     ds.WindowCenter, ds.WindowWidth = _CENTRE, _WIDTH
-    layout = Layout(*stored.shape, 1, 16, _BITS, False, "MONOCHROME1")
+    rows, columns = stored.shape
+    layout = Layout(rows, columns, 1, 16, _BITS, False, "MONOCHROME1")
     table, _ = p_value_table(ds, layout, spec.dicom, "golden case")
     numbers = {
         "bits_stored": np.array([_BITS], np.int64),

@@ -4,22 +4,22 @@ Three kinds, since an ONNX input has one type:
 
     uint8    pixels [height, width, channels], black 0, white 255
     uint16   pixels likewise; white float32 [1]: the value that stands for white, 65535 or e.g. 4095 of a 12-bit camera
-    dicom    stored values of a grey DICOM image, and the attributes that make presentation values of them: `dicom_values`
+    dicom    stored values of a grey DICOM image, and the attributes that say how they are shown: `dicom_values`
 
 with one channel (grey) or three (RGB); decoding files stays with the host.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from medfm_compress.export.self_contained.builder import GraphBuilder, Value
 from medfm_compress.export.self_contained.dicom_values import presentation_values
+from medfm_compress.export.self_contained.options import PixelKind
 from medfm_compress.runtime.image_spec import ImageSpec
 
-PixelKind = Literal["uint8", "uint16", "dicom"]
 PIXELS = "pixels"
 WHITE = "white"
 _SHAPE = ("height", "width", "channels")

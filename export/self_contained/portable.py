@@ -47,10 +47,12 @@ def _obstacle(bundle: Bundle, variant: Variant) -> str:
     if is_ort_format(model):
         return "is in ONNX Runtime's own format, for one kind of CPU"
     try:
-        domains = read_operators(model).domains
+        operators = read_operators(model)
     except ValueError as exc:
         raise InputError(f"{bundle.path.name}: {variant.files[0]} is no ONNX: {exc}") from None
-    foreign = sorted(domains - {*_ONNX})
+    if operators.external:
+        return "keeps weights in another file"
+    foreign = sorted(operators.domains - {*_ONNX})
     return f"has operators of {', '.join(foreign)}, which are not ONNX's own" if foreign else ""
 
 

@@ -14,8 +14,9 @@ import msgspec
 import numpy as np
 
 from medfm_compress.export.self_contained.builder import GraphBuilder, Value, as_array
-from medfm_compress.export.self_contained.pixel_values import PixelKind, intensities
-from medfm_compress.export.self_contained.resampling import RESIZE_OPSET, ResizeForm, fit
+from medfm_compress.export.self_contained.options import PixelKind, ResizeForm
+from medfm_compress.export.self_contained.pixel_values import intensities
+from medfm_compress.export.self_contained.resampling import RESIZE_OPSET, fit
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import LUMA, MAX_RESIZED_PIXELS
@@ -37,7 +38,10 @@ class GraphForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     resize: ResizeForm = "resize"
 
 
-def preprocessing_model(spec: ImageSpec, form: GraphForm = GraphForm(), opset: int = RESIZE_OPSET) -> bytes:
+PLAIN = GraphForm()
+
+
+def preprocessing_model(spec: ImageSpec, form: GraphForm = PLAIN, opset: int = RESIZE_OPSET) -> bytes:
     """The serialized graph: the inputs of ``form.pixels``, one output ``image`` of ``spec.shape``.
 
     Raises:

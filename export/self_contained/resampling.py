@@ -15,15 +15,13 @@ the border of two pixels, the rounding of that sum decides.
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 
 from medfm_compress.export.self_contained.builder import GraphBuilder, Value
+from medfm_compress.export.self_contained.options import ResizeForm
 from medfm_compress.runtime.image_spec import Filter, ImageSpec
 
-ResizeForm = Literal["resize", "matmul"]
-"""``resize``: the operator of opset 18. ``matmul``: for engines whose ``Resize`` knows no antialias."""
 RESIZE_OPSET = 18
 _CUBIC = -0.5
 
@@ -59,7 +57,6 @@ def fit(graph: GraphBuilder, planes: Value, size: Value, spec: ImageSpec, form: 
 def _resize(graph: GraphBuilder, planes: Value, size: Value, name: Filter) -> Value:
     axis = graph.constant([0], np.int64)
     sizes = graph.apply("Concat", graph.constant([1], np.int64), graph.shape(planes, 0, 1), size, axis=0)
-    cubic = {"cubic_coeff_a": _CUBIC} if name == "bicubic" else {}
     resized = graph.apply(
         "Resize",
         graph.apply("Unsqueeze", planes, axis),
@@ -70,7 +67,7 @@ def _resize(graph: GraphBuilder, planes: Value, size: Value, name: Filter) -> Va
         coordinate_transformation_mode="half_pixel",
         antialias=1,
         exclude_outside=1,
-        **cubic,
+        cubic_coeff_a=_CUBIC,
     )
     return graph.apply("Squeeze", resized, axis)
 

@@ -106,9 +106,7 @@ def test_p_values_are_the_runtimes(case, rules):
 
 
 def test_only_a_files_own_window_is_an_input():
-    names = {
-        name: [value.name for value in open_graph(spec_of(rules)).get_inputs()] for name, rules in RULES.items()
-    }
+    names = {name: [value.name for value in open_graph(spec_of(rules)).get_inputs()] for name, rules in RULES.items()}
     assert {"window_center", "window_width", "voi_lut_function"} <= set(names["file"])
     assert not any("window" in name for name in names["full range"] + names["fixed"])
 

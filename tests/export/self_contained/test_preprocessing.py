@@ -106,9 +106,9 @@ def test_what_the_python_path_refuses_fails_and_says_why():
 @pytest.mark.parametrize("name", ["bilinear", "bicubic"])
 def test_an_older_opset_needs_the_matrices(name):
     spec = spec_of(filter=name)
-    with pytest.raises(InputError, match="opset 17.*needs 18; choose the form 'matmul'"):
+    with pytest.raises(InputError, match=r"opset 17.*needs 18; choose the form 'matmul'"):
         preprocessing_model(spec, GraphForm(resize="resize"), 17)
-    with pytest.raises(InputError, match="opset 12.*needs 13; export the network anew"):
+    with pytest.raises(InputError, match=r"opset 12.*needs 13; export the network anew"):
         preprocessing_model(spec, GraphForm(resize="matmul"), 12)
     content = preprocessing_model(spec, GraphForm(resize="matmul"), 13)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
