@@ -16,6 +16,7 @@ _WORDS: Mapping[Any, str] = MappingProxyType(
     {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 )
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+_OURS = ("Expected `", "Invalid enum value", "Object ")  # what msgspec says; the rest is a struct's own sentence
 _KEY = re.compile(r"Object (contains unknown|missing required) field `([^`]*)`")
 
 
@@ -25,7 +26,7 @@ def explained(value: Any, kind: Any, message: str) -> str:
     field, found = _at(value, Field(base=kind), path.rstrip("`"))
     where = path.rstrip("`").removeprefix(".")
     key = _KEY.match(text)
-    if field is None:
+    if field is None or not text.startswith(_OURS):
         return message
     if key is not None and _is_struct(field.base):
         return _about_key(key, where or "the file", field.base)

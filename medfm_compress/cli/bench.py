@@ -10,7 +10,7 @@ from medfm_compress.cli.arguments import Bundle, Overwrite, Policy, ReportOut, S
 from medfm_compress.cli.command import command
 from medfm_compress.cli.next_command import after_bench
 from medfm_compress.cli.outputs import check_report_out
-from medfm_compress.cli.teacher_options import TeacherOutputs, TeacherSpec, teacher_sources
+from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, teacher_sources
 from medfm_compress.recipe import BenchStep
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def bench(
     out: ReportOut,
     overwrite: Overwrite = False,
     teacher_spec: TeacherSpec = None,
+    teacher_labels: TeacherLabels = None,
     teacher_outputs: TeacherOutputs = None,
 ) -> None:
     """Evaluate and time a bundle against its teacher; the report goes to a folder, the verdict to the gate.
@@ -47,7 +48,7 @@ def bench(
     from medfm_compress.teacher_baselines import require_toolchain
 
     require_toolchain()
-    sources = teacher_sources(teacher, teacher_spec, teacher_outputs)
+    sources = teacher_sources(teacher, teacher_spec, teacher_labels, teacher_outputs)
     report = steps.bench(study, sources, bundle, load_policy(policy), step, console.progress, out)
     verdict = judge(report)
     console.emit(

@@ -15,7 +15,7 @@ from medfm_compress.cli.model_summary import print_model
 from medfm_compress.cli.next_command import after_distill
 from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.cli.parse_units import parse_pairs
-from medfm_compress.cli.teacher_options import TeacherOutputs, TeacherSpec, per_teacher, teacher_sources
+from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, per_teacher, teacher_sources
 from medfm_compress.recipe import DistillStep
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ def distill(
     teacher_weights: Annotated[
         list[str] | None, typer.Option(help="Weights of a timm or torchvision teacher; the n-th for the n-th teacher.")
     ] = None,
-    teacher_labels: Annotated[
-        list[str] | None, typer.Option(help="Its labels, in the order of its outputs: a,b,c; likewise repeated.")
-    ] = None,
+    teacher_labels: TeacherLabels = None,
     teacher_spec: TeacherSpec = None,
     teacher_outputs: TeacherOutputs = None,
     teacher_licence: Annotated[str, typer.Option(help="Licence of the teacher's weights, where no file says it.")] = "",
@@ -59,15 +57,13 @@ def distill(
         msgspec.structs.replace(
             source,
             weights=weights,
-            labels=tuple(part.strip() for part in labels.split(",") if part.strip()),
             mapping=parse_pairs(label_map, "--map"),
             licence=teacher_licence,
             intended_use=teacher_intended_use,
         )
-        for source, weights, labels in zip(
-            teacher_sources(teachers, teacher_spec, teacher_outputs),
+        for source, weights in zip(
+            teacher_sources(teachers, teacher_spec, teacher_labels, teacher_outputs),
             per_teacher(teacher_weights, teachers, "--teacher-weights"),
-            per_teacher(teacher_labels, teachers, "--teacher-labels"),
             strict=True,
         )
     )

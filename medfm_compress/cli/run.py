@@ -46,6 +46,8 @@ def run(
     """
     from medfm_compress.runtime.engine import Engine
 
+    if cache == Path():
+        raise InputError("--cache is empty or '.'; give the path of a folder for compiled models")
     folders = any(map(_is_folder, images))
     files, longest = _survey(images) if folders else (len(images), 0)
     say = (lambda _: None) if console.wants_json() else console.say

@@ -16,6 +16,10 @@ TeacherSpec = Annotated[
         help="JSON of its ImageSpec, where its file does not say it; the n-th for the n-th teacher.",
     ),
 ]
+TeacherLabels = Annotated[
+    list[str] | None,
+    typer.Option("--teacher-labels", help="Its labels, in the order of its outputs: a,b,c; likewise repeated."),
+]
 TeacherOutputs = Annotated[
     list[str] | None,
     typer.Option(
@@ -27,16 +31,25 @@ TeacherOutputs = Annotated[
 
 
 def teacher_sources(
-    teachers: list[str], specs: list[str] | None, outputs: list[str] | None
+    teachers: list[str], specs: list[str] | None, labels: list[str] | None, outputs: list[str] | None
 ) -> tuple[TeacherSource, ...]:
     """The teachers with what was said of them; raises InputError as `per_teacher`, or for unknown outputs."""
     rows = zip(
         teachers,
         per_teacher(specs, teachers, "--teacher-spec"),
+        per_teacher(labels, teachers, "--teacher-labels"),
         map(_outputs, per_teacher(outputs, teachers, "--teacher-outputs")),
         strict=True,
     )
-    return tuple(TeacherSource(source=source, spec=spec, outputs=gives) for source, spec, gives in rows)
+    return tuple(
+        TeacherSource(
+            source=source,
+            spec=spec,
+            labels=tuple(part.strip() for part in listed.split(",") if part.strip()),
+            outputs=gives,
+        )
+        for source, spec, listed, gives in rows
+    )
 
 
 def per_teacher(values: list[str] | None, teachers: list[str], option: str) -> list[str]:

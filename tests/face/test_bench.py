@@ -137,7 +137,9 @@ def test_an_onnx_teacher_is_benched_with_what_its_file_does_not_say(inputs, tmp_
     refused = CliRunner().invoke(app, [*words, "--teacher-outputs", "logits"])
     assert isinstance(refused.exception, ModelError) and "--teacher-spec" in str(refused.exception)
     result = CliRunner().invoke(
-        app, [*words, "--teacher-spec", str(spec), "--teacher-outputs", "logits"], catch_exceptions=False
+        app,
+        [*words, "--teacher-spec", str(spec), "--teacher-outputs", "logits", "--teacher-labels", "normal,opacity"],
+        catch_exceptions=False,
     )
     assert result.exit_code == 0
     assert json.loads(result.stdout)["measurements"][0]["target"].startswith("onnxruntime:cpu")
