@@ -39,7 +39,8 @@ _OUTPUT = ContextVar("output", default=_DEFAULT)
 
 @contextmanager
 def output(*, json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
-    """How everything within prints."""
+    """How everything within prints; what libraries warn of is logged, so that it shows with ``verbose`` alone."""
+    logging.captureWarnings(True)
     if verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
     token = _OUTPUT.set(Output(json, quiet, verbose, time.monotonic()))
@@ -47,6 +48,7 @@ def output(*, json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
         yield
     finally:
         _OUTPUT.reset(token)
+        logging.captureWarnings(False)
 
 
 def wants_json() -> bool:

@@ -155,3 +155,13 @@ def test_an_outlier_among_the_goldens_does_not_switch_the_replay_of_the_others_o
     rewrite_bundle(path, path, files={"goldens/onnxruntime-cpu-fp32.npy": npy(stored)})
     with pytest.raises(BundleRefused, match="computes something else"):
         Engine(path, threads=1, unverified=True)
+
+
+@pytest.mark.parametrize("scale", [1e140, 1e160, 1e300])
+def test_the_error_is_the_same_at_every_scale_that_float64_has(scale):
+    z = np.random.default_rng(0).normal(size=(20, 3))
+    z_q = z + 0.01
+    z_q[0] = 1
+    assert goldens.relative_logit_error(z_q * scale, z * scale) == pytest.approx(goldens.relative_logit_error(z_q, z))
+    assert goldens.relative_logit_error(z * scale, z) > 1e3
+    assert goldens.relative_logit_error(z, z * scale) == pytest.approx(1, rel=0.2)
