@@ -215,7 +215,7 @@ def main() -> None:
     done = read_lines(out / "counts.jsonl")
     for kind in options.kinds.split(","):
         firsts = {entry["first"] for entry in done if entry["kind"] == kind}
-        for numbers in batches(kind, round(KINDS[kind].count * options.share), firsts):
+        for numbers in batches(kind, round(KINDS[kind].mutants * options.share), firsts):
             if time.monotonic() > end:
                 _say(f"{kind}: stopped after {options.minutes:g} minutes")
                 return

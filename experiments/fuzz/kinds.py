@@ -31,7 +31,7 @@ class Kind(NamedTuple):
     """One kind of file.
 
     Attributes:
-        count: of mutants in a full run.
+        mutants: of a full run.
         seeds: what is damaged.
         damage: one mutant of a seed.
         arguments: of the command for mutant ``n`` at a path.
@@ -41,7 +41,7 @@ class Kind(NamedTuple):
         outputs: files in the working folder that the command may write unless it refuses its input.
     """
 
-    count: int
+    mutants: int
     seeds: Callable[[Place], list[seed_files.Seed]]
     damage: Callable[[bytes, random.Random], bytes]
     arguments: Callable[[Place, int, list[Path]], list[str]]
