@@ -60,9 +60,10 @@ class NpyRows:
         """A copy of the rows; raises InputError where the file became shorter."""
         rows = np.arange(len(self))[index]
         if rows.ndim == 0:
-            return self[rows.reshape(1)][0]
+            row: NDArray[Any] = self[rows.reshape(1)][0]
+            return row
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        target = memoryview(out.reshape(-1).view(np.uint8))
+        target = out.reshape(-1).view(np.uint8).data
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of runs of rows that follow one another
         for start, stop in zip(starts, np.append(starts, len(rows))[1:], strict=True):
             self._read(int(rows[start]), target[start * self._row_bytes : stop * self._row_bytes])

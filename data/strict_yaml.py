@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from medfm_compress.runtime.constraints import join
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, refusing
 
 
 def load_yaml(data: bytes, source: str) -> Any:
@@ -16,10 +16,9 @@ def load_yaml(data: bytes, source: str) -> Any:
     Raises:
         InputError: it is not YAML, or names a key twice; names ``source``.
     """
-    try:
+    # Beside errors of its own PyYAML raises whatever its constructors do: of dates, numbers and bytes that are none.
+    with refusing(InputError, f"{source} is not YAML"):
         return yaml.load(data, Loader=_Strict)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
-        raise InputError(f"{source} is not YAML: {' '.join(str(exc).split())}") from None
 
 
 class _Strict(yaml.SafeLoader):

@@ -146,7 +146,8 @@ class Fuzz:
         path.write_bytes(self.mutant(kind, number))
         command = [sys.executable, "-m", "medfm_compress", *KINDS[kind].arguments(self.place, number, [path])]
         process = subprocess.run(command, capture_output=True, text=True, cwd=self.place.work, check=False)
-        path.unlink()
+        for name in (KINDS[kind].file(number), *KINDS[kind].outputs):
+            (self.place.work / name).unlink(missing_ok=True)
         codes = reply["codes"] or ["none"]
         same = process.returncode == codes[0] and (process.stderr == reply["words"] or not process.stderr)
         self._append("processes", {"kind": kind, "number": number, "code": process.returncode, "same": same})
@@ -214,7 +215,7 @@ def main() -> None:
     done = read_lines(out / "counts.jsonl")
     for kind in options.kinds.split(","):
         firsts = {entry["first"] for entry in done if entry["kind"] == kind}
-        for numbers in batches(kind, round(KINDS[kind].count * options.share), firsts):
+        for numbers in batches(kind, round(KINDS[kind].mutants * options.share), firsts):
             if time.monotonic() > end:
                 _say(f"{kind}: stopped after {options.minutes:g} minutes")
                 return

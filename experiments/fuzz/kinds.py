@@ -16,6 +16,8 @@ import seed_files
 import seed_model
 
 Exits = frozenset[int]
+_GATE_OUTPUTS = ("junit.xml", "markdown.md", "sarif.json")
+_SPLIT = "split.csv"
 
 
 class Place(NamedTuple):
@@ -29,22 +31,24 @@ class Kind(NamedTuple):
     """One kind of file.
 
     Attributes:
-        count: of mutants in a full run.
+        mutants: of a full run.
         seeds: what is damaged.
         damage: one mutant of a seed.
         arguments: of the command for mutant ``n`` at a path.
         exits: codes with which the command may end.
         file: name of mutant ``n`` within the working folder.
         together: how many mutants one command may read.
+        outputs: files in the working folder that the command may write unless it refuses its input.
     """
 
-    count: int
+    mutants: int
     seeds: Callable[[Place], list[seed_files.Seed]]
     damage: Callable[[bytes, random.Random], bytes]
     arguments: Callable[[Place, int, list[Path]], list[str]]
     exits: Exits
     file: Callable[[int], str]
     together: int = 1
+    outputs: tuple[str, ...] = ()
 
 
 def mutant(kind: str, number: int, seed: int, seeds: list[seed_files.Seed]) -> bytes:
@@ -75,13 +79,16 @@ def _use_bundle(place: Place, number: int, paths: list[Path]) -> list[str]:
 
 
 def _judge_by(place: Place, _: int, paths: list[Path]) -> list[str]:
-    policy = ["--policy", str(paths[0]), "--accept-changed-policy"]
-    return ["gate", str(place.work / "report.json"), *policy, "--json", "--quiet"]
+    return _gate(place, place.work / "report.json", paths[0])
 
 
 def _judge(place: Place, _: int, paths: list[Path]) -> list[str]:
-    policy = ["--policy", str(place.work / "policy.yaml"), "--accept-changed-policy"]
-    return ["gate", str(paths[0]), *policy, "--json", "--quiet"]
+    return _gate(place, paths[0], place.work / "policy.yaml")
+
+
+def _gate(place: Place, report: Path, policy: Path) -> list[str]:
+    outputs = [part for name in _GATE_OUTPUTS for part in (f"--{name.partition('.')[0]}", str(place.work / name))]
+    return ["gate", str(report), "--policy", str(policy), "--accept-changed-policy", *outputs, "--json", "--quiet"]
 
 
 def _compress(place: Place, _: int, paths: list[Path]) -> list[str]:
@@ -89,8 +96,11 @@ def _compress(place: Place, _: int, paths: list[Path]) -> list[str]:
     return ["compress", str(paths[0]), *nowhere, "--json", "--quiet"]
 
 
-def _check_study(place: Place, *_: object) -> list[str]:
-    return ["study", "check", str(place.work / "study"), "--json", "--quiet"]
+def _use_study(place: Place, number: int, _: list[Path]) -> list[str]:
+    study, quiet = str(place.work / "study"), ("--json", "--quiet")
+    if number % 2:
+        return ["study", "split", study, "--out", str(place.work / _SPLIT), "--val", "0.3", "--test", "0.3", *quiet]
+    return ["study", "check", study, *quiet]
 
 
 def _content(name: str) -> Callable[[Place], list[seed_files.Seed]]:
@@ -120,13 +130,33 @@ KINDS: Mapping[str, Kind] = {
         lambda n: f"{n}.medfm",
     ),
     "policy": Kind(
-        150, _content("policy.yaml"), mutate_text.damage_yaml, _judge_by, frozenset({0, 1, 2, 3}), lambda n: f"{n}.yaml"
+        600,
+        _content("policy.yaml"),
+        mutate_text.damage_yaml,
+        _judge_by,
+        frozenset({0, 1, 2, 3}),
+        lambda n: f"{n}.yaml",
+        outputs=_GATE_OUTPUTS,
     ),
     "report": Kind(
-        150, _content("report.json"), mutate_text.damage_json, _judge, frozenset({0, 1, 2, 3}), lambda n: f"{n}.json"
+        600,
+        _content("report.json"),
+        mutate_text.damage_json,
+        _judge,
+        frozenset({0, 1, 2, 3}),
+        lambda n: f"{n}.json",
+        outputs=_GATE_OUTPUTS,
     ),
-    "recipe": Kind(100, _recipes, mutate_text.damage_yaml, _compress, frozenset({2}), lambda n: f"{n}.yaml"),
-    "study": Kind(100, _table, mutate_text.damage_csv, _check_study, frozenset({0, 2}), lambda _: "study/cases.csv"),
+    "recipe": Kind(300, _recipes, mutate_text.damage_yaml, _compress, frozenset({2}), lambda n: f"{n}.yaml"),
+    "study": Kind(
+        500,
+        _table,
+        mutate_text.damage_csv,
+        _use_study,
+        frozenset({0, 2}),
+        lambda _: "study/cases.csv",
+        outputs=(_SPLIT,),
+    ),
     "raster": Kind(
         20_000,
         lambda place: seed_files.raster_seeds(place.shared),

@@ -19,7 +19,7 @@ _COMMANDS = {
     "policy": "`gate --policy`",
     "report": "`gate`",
     "recipe": "`compress`",
-    "study": "`study check`",
+    "study": "`study check`, `study split`",
     "raster": "`run`",
     "dicom": "`run`",
 }

@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Seed = tuple[str, bytes]  # name, content
+Options = dict[str, Any]  # of Pillow
+
+_DCT: tuple[Options, ...] = ({"quality": 95}, {"quality": 60, "progressive": True}, {"subsampling": 2})
+_JPEG: tuple[Options, ...] = ({"progressive": True}, {"quality": 30, "subsampling": 2}, {"restart_marker_blocks": 1})
+_WAVELETS: dict[str, Options] = {"plain": {}, "tiles": {"tile_size": (8, 8)}, "layers": {"quality_layers": [20, 1]}}
 
 _REAL_BYTES = 60_000
 _EXPLICIT, _IMPLICIT, _BIG, _DEFLATED = (
@@ -84,10 +89,10 @@ def _with_tables(ds: Any) -> Any:
 
 
 def _compressed() -> Iterator[tuple[str, Any]]:
-    for number, options in enumerate(({"quality": 95}, {"quality": 60, "progressive": True}, {"subsampling": 2})):
+    for number, options in enumerate(_DCT):
         yield f"jpeg-{number}", _encapsulated(colour() if number else grey(), _BASELINE, "JPEG", **options)
     yield "jpeg-lossless", _encapsulated(grey(), _LOSSLESS_JPEG, lossless_jpeg(grey()))
-    for name, options in (("plain", {}), ("tiles", {"tile_size": (8, 8)}), ("layers", {"quality_layers": [20, 1]})):
+    for name, options in _WAVELETS.items():
         yield f"j2k-{name}", _encapsulated(grey(), _J2K, "JPEG2000", no_jp2=True, num_resolutions=2, **options)
     yield "j2k-colour", _encapsulated(colour(), _J2K, "JPEG2000", no_jp2=True, num_resolutions=2)
     yield "j2k-boxes", _encapsulated(grey(), _J2K, "JPEG2000", num_resolutions=2)
@@ -164,7 +169,7 @@ def lossless_jpeg(values: NDArray[Any]) -> bytes:
         bits.append(f"{category:05b}" + (f"{rest:0{category}b}" if category else ""))
     stream = "".join(bits)
     stream += "1" * (-len(stream) % 8)
-    coded = int(stream, 2).to_bytes(len(stream) // 8, "big").replace(b"\xff", b"\xff\x00")
+    coded: bytes = int(stream, 2).to_bytes(len(stream) // 8, "big").replace(b"\xff", b"\xff\x00")
     rows, columns = (side.to_bytes(2, "big") for side in values.shape)
     table = b"\xff\xc4\0\x24\0" + bytes([0, 0, 0, 0, 17, *[0] * 11]) + bytes(range(17))
     header = b"\xff\xc3\0\x0b\x08" + rows + columns + b"\1\1\x11\0" + table + b"\xff\xda\0\x08\1\1\0\1\0\0"
@@ -195,9 +200,7 @@ def raster_seeds(shared: Path | None) -> list[Seed]:
         "bits": images["grey"].convert("1"),
     }
     seeds += [(f"png-{name}", raster(image, "PNG")) for name, image in more.items()]
-    for number, options in enumerate(
-        ({"progressive": True}, {"quality": 30, "subsampling": 2}, {"restart_marker_blocks": 1})
-    ):
+    for number, options in enumerate(_JPEG):
         seeds += [(f"jpeg-{name}-{number}", raster(image, "JPEG", **options)) for name, image in images.items()]
     for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg", "lzma", "zstd"):
         seeds += [

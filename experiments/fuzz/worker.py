@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import medfm_compress.__main__ as face
 from kinds import KINDS, Kind, Place, mutant, prepare
+from medfm_compress.runtime.errors import EXIT_UNUSABLE
 
 MOST_ADDRESS_BYTES = 12 << 30
 _LONGEST_WORDS = 2000
@@ -79,8 +80,10 @@ def answer(kind: Kind, place: Place, numbers: list[int], paths: list[Path]) -> d
         if len(codes) != len(paths) or any(code not in kind.exits for code in codes):
             problem = f"exit codes {sorted(set(codes))} for {len(paths)} images"
     left = _files(place.work) - before
-    if left:
-        problem = problem or f"left {sorted(left)[:3]}"
+    if left - set(kind.outputs) or (left and outcome["code"] == EXIT_UNUSABLE):
+        problem = problem or f"exit code {outcome['code']} left {sorted(left)[:3]}"
+    for name in left:
+        (place.work / name).unlink(missing_ok=True)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     words = (outcome["err"] or (outcome["out"] if problem else ""))[:_LONGEST_WORDS]
     return {"codes": codes, "problem": problem, "words": words, "ms": round(outcome["ms"], 1), "peak_mb": peak_mb}

@@ -45,7 +45,8 @@ _OUTPUT = ContextVar("output", default=_DEFAULT)
 
 @contextmanager
 def output(*, json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
-    """How everything within prints."""
+    """How everything within prints; what libraries warn of is logged, so that it shows with ``verbose`` alone."""
+    logging.captureWarnings(True)
     if verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
     chosen = Output(json, quiet, verbose, time.monotonic(), ProgressBar())
@@ -55,6 +56,7 @@ def output(*, json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
     finally:
         chosen.bar.clear()
         _OUTPUT.reset(token)
+        logging.captureWarnings(False)
 
 
 def wants_json() -> bool:

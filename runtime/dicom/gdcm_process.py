@@ -112,7 +112,8 @@ def decode_apart(ds: Dataset) -> NDArray[Any]:
     if not _can_start():
         from pydicom.pixels import pixel_array
 
-        return pixel_array(ds, decoding_plugin="gdcm", correct_unused_bits=False)
+        values: NDArray[Any] = pixel_array(ds, decoding_plugin="gdcm", correct_unused_bits=False)
+        return values
     attributes = {keyword: ds[keyword].value for keyword in _PIXEL_KEYWORDS if keyword in ds}
     frame: bytes = ds.PixelData
     request = _Request(syntax=str(ds.file_meta.TransferSyntaxUID), attributes=attributes, frame_bytes=len(frame))
@@ -188,4 +189,5 @@ def _decode(request: _Request, pixel_data: bytes) -> NDArray[Any]:
         setattr(ds, keyword, value)
     ds.PixelData = pixel_data
     ds["PixelData"].is_undefined_length = True
-    return pixel_array(ds, decoding_plugin="gdcm", correct_unused_bits=False)
+    values: NDArray[Any] = pixel_array(ds, decoding_plugin="gdcm", correct_unused_bits=False)
+    return values

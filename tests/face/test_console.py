@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,16 @@ def test_a_file_where_a_model_folder_is_to_be_is_refused_at_once(tmp_path: Path)
     with pytest.raises(InputError, match="is a file; a model is a folder"):
         steps.finetune(tmp_path, FinetuneStep(model="resnet10t"), console.progress, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_what_a_library_warns_of_shows_with_verbose_alone() -> None:
+    """Outside pytest, which turns warnings into errors: in a process as a user starts it."""
+    program = (
+        "import numpy as np; from medfm_compress.cli import console\n"
+        "with console.output(json=False, quiet=False, verbose={}):\n"
+        "    np.float64(1e300) * np.float64(1e300)\n"
+    )
+    for verbose in (False, True):
+        command = [sys.executable, "-c", program.format(verbose)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ("overflow" in done.stderr) == verbose, done.stderr
