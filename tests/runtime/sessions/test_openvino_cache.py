@@ -104,7 +104,7 @@ def test_a_blob_that_openvino_does_not_want_is_compiled_anew(tiny, tmp_path, cap
     (path,) = blobs(folder)
     digest = __import__("hashlib").sha256(tiny.network()).hexdigest()
     version = str(backend.import_openvino().__version__)
-    kept = openvino_cache.place(str(folder), [digest], version, backend._configuration(1, "fp32"))
+    kept = openvino_cache.place(str(folder), [digest], version, backend.compile_properties(1, "fp32"))
     assert kept.path == path
     openvino_cache.store(kept, b"no model at all" * 100)
     with caplog.at_level(logging.WARNING, "medfm_compress.runtime"):
