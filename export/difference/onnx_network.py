@@ -87,7 +87,7 @@ class OnnxNetwork:
             if "run" not in sessions:
                 shapes = {name: values[name].shape for name in part.inputs}
                 content = self.part_model(part, shapes, change, other)
-                sessions["run"] = self._run(content, [output], change.setting)
+                sessions["run"] = self._run(content, [output], change.setting, codes=not change.swapped)
             return sessions["run"]({name: values[name] for name in part.inputs})
 
         return run
@@ -117,7 +117,8 @@ class OnnxNetwork:
                 tensor = wire.renamed(giver.initializers[swapped[name]], name)
             constants += wire.message_field(wire.GRAPH_INITIALIZER, tensor)
         ends = b"".join(wire.input_of(name, shapes[name]) for name in part.inputs)
-        ends += wire.output_of(self._asked(self._unrounded(part.output, change)))
+        output = self._unrounded(part.output, change)
+        ends += wire.output_of(output if change.swapped else self._asked(output))
         graph = nodes + wire.message_field(2, b"part") + constants + ends
         return self._header + wire.message_field(wire.MODEL_GRAPH, graph)
 
@@ -183,21 +184,22 @@ class OnnxNetwork:
         """The name to ask ONNX Runtime for: the codes of a rounded value."""
         return self._codes[value][0] if value in self._codes else value
 
-    def _run(self, content: bytes, values: Sequence[str], setting: str = "") -> Run:
+    def _run(self, content: bytes, values: Sequence[str], setting: str = "", *, codes: bool = True) -> Run:
+        """A run that asks for codes where there are some, unless the constants that make numbers of them changed."""
         session = self._session(content, setting)
-        asked = [self._asked(value) for value in values]
+        asked = [self._asked(value) if codes else value for value in values]
 
         def run(inputs: Mapping[str, Array]) -> list[Array]:
             try:
                 results = session.run(asked, dict(inputs))
             except Exception as exc:
                 raise InputError(f"onnxruntime cannot run a part of the network: {in_one_line(exc)}") from exc
-            return [self._decoded(value, result) for value, result in zip(values, results, strict=True)]
+            return [self._decoded(value, result, codes) for value, result in zip(values, results, strict=True)]
 
         return run
 
-    def _decoded(self, value: str, result: Any) -> Array:
-        if value not in self._codes:
+    def _decoded(self, value: str, result: Any, codes: bool) -> Array:
+        if not codes or value not in self._codes:
             return np.asarray(result, np.float32)
         _, step, zero = self._codes[value]
         return (result.astype(np.float32) - np.float32(zero)) * np.float32(step)

@@ -96,7 +96,6 @@ class OpenVinoNetwork:
         inputs = [_value(op.output(0)) for op in self._model.get_parameters()]
         outputs = [_value(op.input_value(0)) for op in self._model.get_results()]
         self.topology = Topology(nodes, inputs, outputs, names)
-        self._input_names = [port.get_any_name() for port in self._model.inputs]
         self._find_pairs()
 
     def expose(self, values: Sequence[str]) -> Run:
@@ -104,7 +103,7 @@ class OpenVinoNetwork:
         copied = self._model.clone()
         ops = {op.get_friendly_name(): op for op in copied.get_ordered_ops()}
         ports = [_port(ops, value) for value in (self.topology.outputs[0], *values)]
-        return self._run(self._openvino.Model(ports, copied.get_parameters()), self._input_names)
+        return self._run(self._openvino.Model(ports, copied.get_parameters()), self.topology.inputs)
 
     def cut(self, part: Part, change: Change = NO_CHANGE, other: Network | None = None) -> Run:
         """See `Network.cut`; the input shapes are those of the first values that it is run on."""
@@ -126,6 +125,14 @@ class OpenVinoNetwork:
         ops = {op.get_friendly_name(): op for op in copied.get_ordered_ops()}
         model = self._openvino.Model([_port(ops, name) for name in names], [])
         return self._run(model, ())({})
+
+    def run_onnx(self, content: bytes, values: Mapping[str, Array]) -> Array:
+        """What this engine, set as for this network, makes of an ONNX file; raises InputError where it takes it not."""
+        try:
+            model = self._core.read_model(content, b"")
+        except RuntimeError as exc:
+            raise InputError(f"openvino cannot read the part: {in_one_line(exc)}") from exc
+        return self._run(model, [port.get_any_name() for port in model.inputs])(values)[0]
 
     def _part_model(
         self, part: Part, shapes: Mapping[str, tuple[int, ...]], change: Change, other: Network | None
