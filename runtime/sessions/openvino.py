@@ -150,7 +150,7 @@ def open_listed(
     available = is_available()
     if not available.ok:
         raise MissingDependency(available.reason)
-    configuration = _configuration(threads, precision)
+    configuration = compile_properties(threads, precision)
     with ALONE, refusing(BundleRefused, "openvino cannot load the model"):
         if cache_dir is None:
             compiled, keep = _compile(read(), configuration), None
@@ -185,7 +185,8 @@ def _hidden(module: str) -> Iterator[None]:
         sys.modules.pop(module, None)
 
 
-def _configuration(threads: int, precision: str) -> dict[str, str]:
+def compile_properties(threads: int, precision: str) -> dict[str, str]:
+    """Properties that every model is compiled with; `export.difference` compiles parts with the same."""
     return {
         "INFERENCE_PRECISION_HINT": FLOAT_TYPES[precision],
         "PERFORMANCE_HINT": "LATENCY",

@@ -111,7 +111,7 @@ def test_a_blob_that_openvino_does_not_want_is_compiled_anew(tiny, tmp_path, cap
     expected = backend.from_bytes([tiny.network()], 1, cache_dir=str(folder)).run(image)["logits"]
     (path,) = blobs(folder)
     digest = __import__("hashlib").sha256(tiny.network()).hexdigest()
-    kept = backend._place([digest], backend._configuration(1, "fp32"), str(folder))
+    kept = backend._place([digest], backend.compile_properties(1, "fp32"), str(folder))
     assert kept.path == path
     compiled_cache.store(kept, b"no model at all" * 100)
     with caplog.at_level(logging.WARNING, "medfm_compress.runtime"):
