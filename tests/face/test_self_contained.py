@@ -19,7 +19,10 @@ def bundle(tiny: ModuleType, tmp_path: Path) -> Path:
 
 
 def call(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
+    """The exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
 
 
 def test_a_bundle_becomes_one_file(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
