@@ -72,7 +72,9 @@ def find_cause(a: Side, b: Side, floor: float) -> Cause:
         if left <= limit:
             return Cause(text=trial.text, where=trial.where, left=left, tried=tried)
         tried[trial.text] = left
-    return Cause(text=_UNKNOWN, where=_engine_or_file(a, b, plain_a, plain_b), left=min(tried.values(), default=1.0), tried=tried)
+    return Cause(
+        text=_UNKNOWN, where=_engine_or_file(a, b, plain_a, plain_b), left=min(tried.values(), default=1.0), tried=tried
+    )
 
 
 def _trials(a: Side, b: Side) -> Iterator[Trial]:

@@ -93,7 +93,11 @@ class OnnxNetwork:
         return run
 
     def part_model(
-        self, part: Part, shapes: Mapping[str, tuple[int, ...]], change: Change = NO_CHANGE, other: Network | None = None
+        self,
+        part: Part,
+        shapes: Mapping[str, tuple[int, ...]],
+        change: Change = NO_CHANGE,
+        other: Network | None = None,
     ) -> bytes:
         """A part as an ONNX file of its own.
 
@@ -158,18 +162,15 @@ class OnnxNetwork:
             grids = [None if found is None else found[0] for found in (read, written)]
             self.topology.add_pair(Pair(before.inputs[0], node.outputs[0], *grids), (sources[node.inputs[0]], index))
 
-    def _replaced_attributes(
-        self, part: Part, change: Change, giver: OnnxNetwork | None
-    ) -> dict[int, wire.WireNode]:
+    def _replaced_attributes(self, part: Part, change: Change, giver: OnnxNetwork | None) -> dict[int, wire.WireNode]:
         """Nodes of ``part`` that take an attribute of the node of ``giver`` that is named in the change."""
         replaced: dict[int, wire.WireNode] = {}
         for index, name, theirs in change.attributes if giver is not None else ():
             assert giver is not None  # noqa: S101 - nothing is taken without a giver
             taken = giver.nodes[theirs].attributes
-            own = {key: value for key, value in self.nodes[index].attributes.items() if key != name}
-            replaced[index] = self.nodes[index]._replace(
-                attributes={**own, name: taken[name]} if name in taken else own
-            )
+            node = replaced.get(index, self.nodes[index])
+            own = {key: value for key, value in node.attributes.items() if key != name}
+            replaced[index] = node._replace(attributes={**own, name: taken[name]} if name in taken else own)
         return replaced
 
     def _unrounded(self, name: str, change: Change, fed: Sequence[str] = ()) -> str:

@@ -90,7 +90,8 @@ class OpenVinoNetwork:
             for number, op in enumerate(ops)
             if op.get_type_name() == "Convert" and op.get_output_element_type(0).is_integral()
         }
-        names = {name: _value(port) for op in ops for port in op.outputs() for name in sorted(port.get_names())}
+        named = [port for op in ops if op.get_type_name() != "Result" for port in op.outputs()]
+        names = {name: _value(port) for port in named for name in sorted(port.get_names())}
         self._ids = [op.get_friendly_name() for op in ops if op.get_type_name() not in _NO_NODES]
         nodes = [_node(op) for op in ops if op.get_type_name() not in _NO_NODES]
         inputs = [_value(op.output(0)) for op in self._model.get_parameters()]

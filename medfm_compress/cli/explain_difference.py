@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
 def explain_difference(
     bundle: Bundle,
     study: Study,
-    variant: Annotated[
-        list[str], typer.Option("--variant", help="Name of a variant; twice: the reference A, and B.")
-    ],
+    variant: Annotated[list[str], typer.Option("--variant", help="Name of a variant; twice: the reference A, and B.")],
     split: Annotated[str, typer.Option("--split", help="Split whose images both variants run on.")] = "val",
     cases: Annotated[int, typer.Option("--cases", min=1, max=256, help="Images, drawn from the split.")] = 4,
     layers: Annotated[
@@ -76,7 +73,10 @@ def _print_difference(difference: Difference) -> None:
         for layer in explained:
             _print_cause(layer)
         rest = len(difference.parted) - len(explained)
-        console.say(f"{len(difference.parted)} of {len(difference.layers)} layers part" + (f", {rest} more than shown; see --layers" if rest else ""))
+        console.say(
+            f"{len(difference.parted)} of {len(difference.layers)} layers part"
+            + (f", {rest} more than shown; see --layers" if rest else "")
+        )
     console.say(f"the others create at most {difference.noise:.2g}, which rounding explains")
     alone = [layer for layer in difference.layers if layer.created is None]
     for layer in alone:
