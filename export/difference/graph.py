@@ -140,6 +140,7 @@ class Topology:
                 self.reached.update(value for value in node.outputs if value)
         self.pairs: dict[str, Pair] = {}
         self.inside: set[str] = set()
+        self.reals = set(self.reached)  # less what a network finds to be integers
         self._halves: set[int] = set()
 
     def add_pair(self, pair: Pair, halves: Collection[int]) -> None:

@@ -39,7 +39,10 @@ def explain_difference(
 
     if len(variant) != 2:
         raise InputError(f"--variant is given {len(variant)} times; give it twice, the reference first")
-    opened, images = OpenedBundle.open(bundle), open_study(study)
+    opened = OpenedBundle.open(bundle)
+    for name in variant:
+        opened.variant(name)
+    images = open_study(study)
     spec = opened.manifest.image_spec
     inputs = network_inputs(images, sample_cases(images, split, cases, 0), spec)
     difference = explain.explain_difference(
@@ -78,9 +81,9 @@ def _print_difference(difference: Difference) -> None:
             + (f", {rest} more than shown; see --layers" if rest else "")
         )
     console.say(f"the others create at most {difference.noise:.2g}, which rounding explains")
-    alone = [layer for layer in difference.layers if layer.created is None]
-    for layer in alone:
-        console.say(f"{layer.value} was not run alone: {layer.note}")
+    unknown = [layer for layer in difference.layers if layer.created is None]
+    if unknown:
+        console.say(f"{len(unknown)} layers were not run alone, e.g. {unknown[0].value}: {unknown[0].note}")
 
 
 def _describe_exposure(name: str, exposure: Exposure) -> str:
