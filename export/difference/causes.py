@@ -198,18 +198,23 @@ def _is_in(side: Side, rounded: str) -> bool:
 
 
 def _engine_or_file(a: Side, b: Side, plain_a: Array, plain_b: Array) -> Where:
-    """A's part, an ONNX file, in B's engine: like B it is the engines, like A it is the files."""
-    if not (isinstance(a.network, OnnxNetwork) and isinstance(b.network, OpenVinoNetwork)):
-        return "file" if a.network.backend == b.network.backend else "not known"
-    try:
-        content = a.network.part_model(a.part, {name: value.shape for name, value in a.feed.items()})
-        moved = b.network.run_onnx(content, a.feed)
-    except InputError:
-        return "not known"
-    distance = relative(plain_b, plain_a)
-    if relative(moved, plain_a) <= _VANISHED * distance:
+    """The part of an ONNX file in OpenVINO too: it gives what it gave in its own engine if the files differ."""
+    if a.network.backend == b.network.backend:
         return "file"
-    return "engine" if relative(moved, plain_b) <= _VANISHED * distance else "not known"
+    distance = relative(plain_b, plain_a)
+    for ours, theirs, own, other in ((a, b, plain_a, plain_b), (b, a, plain_b, plain_a)):
+        if not (isinstance(ours.network, OnnxNetwork) and isinstance(theirs.network, OpenVinoNetwork)):
+            continue
+        try:
+            content = ours.network.part_model(ours.part, {name: value.shape for name, value in ours.feed.items()})
+            moved = theirs.network.run_onnx(content, ours.feed)
+        except InputError:
+            continue
+        if relative(moved, own) <= _VANISHED * distance:
+            return "file"
+        if relative(moved, other) <= _VANISHED * distance:
+            return "engine"
+    return "not known"
 
 
 def _shown(values: Array) -> str:

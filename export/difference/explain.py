@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.export.difference.alignment import align, layer_of
+from medfm_compress.export.difference.alignment import Point, align, layer_of
 from medfm_compress.export.difference.backends import open_network
 from medfm_compress.export.difference.causes import Side, find_cause
 from medfm_compress.export.difference.exposed import ExposedNetwork
@@ -97,7 +99,7 @@ def _chosen(layers: list[LayerDifference], first: int) -> set[str]:
     return {layer.value for layer in [*parted[:first], *largest]}
 
 
-def _cause(measured: Measured, points: tuple, a: ExposedNetwork, b: ExposedNetwork, case: Array) -> Cause:
+def _cause(measured: Measured, points: Sequence[Point], a: ExposedNetwork, b: ExposedNetwork, case: Array) -> Cause:
     cutter = Parts(a.network, b.network, points)
     parts = cutter.parts(measured.point)
     needed = cutter.needed(parts)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import tiny_bundle as tiny
 from msgspec.structs import replace
 from onnx import TensorProto, helper, load_model_from_string, numpy_helper
 
-import tiny_bundle as tiny
 from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.sessions.onnxruntime import holds_integers

@@ -1,4 +1,4 @@
-"""Planted faults: the altered layer is the first that parts, and the alteration is named; equal variants do not part."""
+"""Planted faults: the altered layer is the first that parts, and what was altered is named; equal ones do not part."""
 
 from __future__ import annotations
 
@@ -143,9 +143,11 @@ def test_a_rounding_that_one_engine_has_alone_is_named(tmp_path):
     assert difference.parted[0].cause.text.startswith("s is rounded in A only")
 
 
-def test_another_attribute_in_the_other_engine_lies_in_the_files(tmp_path):
+@pytest.mark.parametrize("order", [1, -1])
+def test_another_attribute_in_the_other_engine_lies_in_the_files(order, tmp_path):
     other = networks.with_attribute(BASE, "resize", "coordinate_transformation_mode", "asymmetric")
-    difference = explained(tmp_path, onnxruntime(BASE), ("openvino", tuple(to_openvino_ir(other))))
+    sides = [onnxruntime(BASE), ("openvino", tuple(to_openvino_ir(other)))][::order]
+    difference = explained(tmp_path, *sides)
     assert [layer.value for layer in difference.parted] == ["u"]
     assert (difference.parted[0].cause.text, difference.parted[0].cause.where) == ("not known", "file")
     assert difference.parted[0].cause.tried
@@ -168,7 +170,8 @@ def test_saturation_and_steps_are_counted_of_rounded_values_only(tmp_path):
     difference = explained(tmp_path, onnxruntime(BASE), onnxruntime(clipped))
     layers = {layer.value: layer for layer in difference.layers}
     ours, theirs = layers["v"].saturated
-    assert ours < 0.01 < 0.5 < theirs
+    assert ours < 0.01
+    assert theirs > 0.5
     assert layers["v"].steps > 1
     assert layers["c"].saturated == (None, None)
     assert layers["c"].steps is None
