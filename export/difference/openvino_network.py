@@ -155,7 +155,9 @@ class OpenVinoNetwork:
             parameters.append(parameter)
         for own, theirs in change.swapped if other is not None else ():
             assert other is not None  # noqa: S101 - nothing is swapped without another
-            _replace(_port(ops, own), opset.constant(other.constants([theirs])[0]).output(0))
+            port = _port(ops, own)
+            values = other.constants([theirs])[0].reshape(port.get_shape())
+            _replace(port, opset.convert(opset.constant(values), port.get_element_type()).output(0))
         return self._openvino.Model([_port(ops, output)], parameters)
 
     def _run(self, model: Any, inputs: Sequence[str], setting: str = "") -> Run:

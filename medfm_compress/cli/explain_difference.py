@@ -110,9 +110,10 @@ def _print_cause(layer: LayerDifference) -> None:
     cause = layer.cause
     if cause is None:
         return
+    name = f"{layer.layer} ({layer.value})" if layer.layer else layer.value
     where = {"file": "in the files", "engine": "in the engines", "not known": "in files or engines"}[cause.where]
     if cause.text == "not known":
         tried = "; ".join(f"{text} (left {left:.2g})" for text, left in cause.tried.items())
-        console.say(f"{layer.value}: cause not known, {where}; tried: {tried or 'nothing applies'}")
+        console.say(f"{name}: cause not known, {where}; tried: {tried or 'nothing applies'}")
     else:
-        console.say(f"{layer.value}: {cause.text} ({where}; with that changed {cause.left:.2g} is left)")
+        console.say(f"{name}: {cause.text} ({where}; with that changed {cause.left:.2g} is left)")

@@ -28,6 +28,7 @@ def network() -> bytes:
         "block.conv.weight_quantized": random.integers(-100, 100, (CHANNELS, CHANNELS, 3, 3)).astype(np.int8),
         "block.conv.weight_scale": np.float32(0.002),
         "block.conv.weight_zero": np.int8(0),
+        "block.conv.bias": random.normal(size=CHANNELS).astype(np.float32),
         "block.norm.weight": np.ones(64, np.float32),
         "block.norm.bias": np.zeros(64, np.float32),
         "scales": np.array([1, 1, 2, 2], np.float32),
@@ -46,7 +47,9 @@ def network() -> bytes:
             ["block.conv.weight_dequantized"],
             "weight_DQ",
         ),
-        helper.make_node("Conv", ["v_dequantized", "block.conv.weight_dequantized"], ["c"], "conv", **same),
+        helper.make_node(
+            "Conv", ["v_dequantized", "block.conv.weight_dequantized", "block.conv.bias"], ["c"], "conv", **same
+        ),
         helper.make_node("Relu", ["c"], ["r"], "relu"),
         helper.make_node(
             "Resize",

@@ -47,6 +47,7 @@ ALTERED = {
         "scale of DequantizeLinear weight_DQ is 0.004 in B and 0.002 in A",
     ),
     "weight": (OTHER_WEIGHT, "c", "values of DequantizeLinear weight_DQ"),
+    "bias": (networks.with_constant(BASE, "block.conv.bias", lambda b: b + 1), "c", "bias of Conv conv"),
     "coordinates of the resize": (
         networks.with_attribute(BASE, "resize", "coordinate_transformation_mode", "asymmetric"),
         "u",
@@ -128,11 +129,15 @@ def test_layers_have_the_names_of_the_source_network(tmp_path):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_another_weight_in_the_other_engine_is_named(order, tmp_path):
-    sides = [onnxruntime(BASE), ("openvino", tuple(to_openvino_ir(OTHER_WEIGHT)))][::order]
+@pytest.mark.parametrize("what", ["weight", "bias", "both"])
+def test_another_constant_in_the_other_engine_is_named(what, order, tmp_path):
+    bias = networks.with_constant(OTHER_WEIGHT if what == "both" else BASE, "block.conv.bias", lambda b: b + 1)
+    content = OTHER_WEIGHT if what == "weight" else bias
+    sides = [onnxruntime(BASE), ("openvino", tuple(to_openvino_ir(content)))][::order]
     difference = explained(tmp_path, *sides)
     assert difference.parted[0].value == "c"
-    assert difference.parted[0].cause.text.startswith("weight of Conv")
+    names = {"weight": "the weight of Conv differs by", "bias": "the bias of Conv differs by", "both": "2 weights and"}
+    assert difference.parted[0].cause.text.startswith(names[what])
     assert difference.parted[0].cause.where == "file"
 
 
@@ -187,6 +192,14 @@ def test_the_cause_is_looked_for_in_the_first_layers_and_the_largest(tmp_path):
         "n": False,
         "logits": True,
     }
+
+
+def test_layers_that_create_next_to_nothing_are_counted_and_not_explained(tmp_path):
+    slight = networks.with_constant(BASE, "block.conv.bias", lambda b: b * np.float32(1.0003))
+    difference = explained(
+        tmp_path, onnxruntime(BASE), onnxruntime(networks.with_constant(slight, "fc.weight", np.negative))
+    )
+    assert {layer.value: layer.cause is not None for layer in difference.parted} == {"c": False, "logits": True}
 
 
 def test_a_variant_is_not_held_against_itself(tmp_path):

@@ -143,7 +143,7 @@ def test_the_setting_that_makes_a_difference_vanish_is_the_cause(rough):
     part = Part((), "x", ())
     cause = find_cause(Side(stubs["a"], part, {}), Side(stubs["b"], part, {}), 1e-5)
     assert (cause.text, cause.where, cause.left) == ("rough arithmetic", "engine", 0.0)
-    assert "something else" in cause.tried
+    assert cause.tried["B: useless"] == pytest.approx(0.2 if rough == "a" else 0.25)
 
 
 def test_a_difference_that_nothing_makes_vanish_has_no_known_cause():
@@ -151,7 +151,7 @@ def test_a_difference_that_nothing_makes_vanish_has_no_known_cause():
     cause = find_cause(Side(Stub(1.0), part, {}), Side(Stub(1.25), part, {}), 1e-5)
     assert cause.text == "not known"
     assert cause.left == pytest.approx(0.25)
-    assert set(cause.tried) == {"something else", "rough arithmetic"}
+    assert {"B: useless", "B: cure", "A: useless"} <= set(cause.tried)
 
 
 class Fusing:
