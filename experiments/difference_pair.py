@@ -1,5 +1,8 @@
 """A bundle with one network in INT8 for both engines, each with the placement that it wants, from one calibration.
 
+``openvino-cpu-int8-same-graph`` is ONNX Runtime's INT8 graph in OpenVINO, and ``-bf16`` the INT8 file with its float
+part in bf16.
+
 python difference_pair.py TIMM_NAME STUDY OUT.medfm [WEIGHTS.safetensors]
 
 Without weights they are drawn with seed 0. The study must be binary, in colour, and have training cases. Nothing is
@@ -39,11 +42,17 @@ def main(name: str, study_path: str, out: str, weights: str = "") -> None:
     onnx = export_onnx(model.module, model.spec, task).content
     inputs = network_inputs(study, sample_cases(study, "train", CASES, 0), model.spec)
     builder = GraphBuilder(onnx, calibrate(onnx, [inputs]), inputs)
+    files = {backend: builder.build(backend, Method()) for backend in ("openvino", "onnxruntime")}
+    int8 = make_variant("openvino", "int8")
     exports = [
         open_export(make_variant("openvino", "fp32"), tuple(to_openvino_ir(onnx))),
         open_export(make_variant("onnxruntime", "fp32"), (onnx,)),
-        open_export(make_variant("openvino", "int8"), builder.build("openvino", Method())),
-        open_export(make_variant("onnxruntime", "int8"), builder.build("onnxruntime", Method())),
+        open_export(int8, files["openvino"]),
+        open_export(make_variant("openvino", "int8-bf16", files=int8.files), files["openvino"]),
+        open_export(
+            make_variant("openvino", "int8", qualifier="same-graph"), tuple(to_openvino_ir(files["onnxruntime"][0]))
+        ),
+        open_export(make_variant("onnxruntime", "int8"), files["onnxruntime"]),
     ]
     manifest = Manifest(
         schema_version=0,

@@ -105,4 +105,4 @@ def _products(topology: Topology) -> list[str]:
 
 
 def _is_activation(value: str, topology: Topology) -> bool:
-    return value in topology.reached and value not in topology.inside
+    return value in topology.reached and value in topology.reals and value not in topology.inside

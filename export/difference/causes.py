@@ -43,12 +43,13 @@ class Side(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """One thing to change: in words, where the cause then lies, and the change of A's and of B's part."""
+    """One thing to change: the cause in words, where it then lies, what is done, and the change of A's and B's part."""
 
     text: str
     where: Where
     a: Change | None = None
     b: Change | None = None
+    done: str = ""
 
 
 def find_cause(a: Side, b: Side, floor: float) -> Cause:
@@ -71,23 +72,24 @@ def find_cause(a: Side, b: Side, floor: float) -> Cause:
         left = relative(value_b, value_a)
         if left <= limit:
             return Cause(text=trial.text, where=trial.where, left=left, tried=tried)
-        tried[trial.text] = left
-    return Cause(text=_UNKNOWN, where=_engine_or_file(a, b, plain_a, plain_b), left=min(tried.values(), default=1.0), tried=tried)
+        tried[trial.done or trial.text] = left
+    return Cause(
+        text=_UNKNOWN, where=_engine_or_file(a, b, plain_a, plain_b), left=min(tried.values(), default=1.0), tried=tried
+    )
 
 
 def _trials(a: Side, b: Side) -> Iterator[Trial]:
     if isinstance(a.network, OnnxNetwork) and isinstance(b.network, OnnxNetwork):
         yield from _onnx_differences(a.network, a.part, b.network, b.part)
     else:
-        yield from _weights(a, b)
+        yield from _constants(a, b)
     for setting in b.network.settings:
-        yield Trial(setting.cause, "engine", b=Change(setting=setting.name))
-    if a.network.backend == b.network.backend:
-        for setting in b.network.settings:
-            both = Change(setting=setting.name)
-            yield Trial(setting.cause, "engine", a=both, b=both)
+        change = Change(setting=setting.name)
+        yield Trial(setting.cause, "engine", b=change, done=f"B: {setting.name}")
+        if a.network.backend == b.network.backend:
+            yield Trial(setting.cause, "engine", a=change, b=change, done=f"A and B: {setting.name}")
     for setting in a.network.settings:
-        yield Trial(setting.cause, "engine", a=Change(setting=setting.name))
+        yield Trial(setting.cause, "engine", a=Change(setting=setting.name), done=f"A: {setting.name}")
     yield from _roundings(a, b)
 
 
@@ -136,35 +138,49 @@ def _role(operator: str, place: int) -> str:
     return f"constant {place}"
 
 
-def _weights(a: Side, b: Side) -> Iterator[Trial]:
-    """Constants that meet activations, of operators that correspond in order, where OpenVINO runs one of the sides."""
-    for taker, giver, in_b in ((b, a, True), (a, b, False)):
-        if not isinstance(taker.network, OpenVinoNetwork):
-            continue
-        own, theirs = (_constants_of(side.network.topology, side.part) for side in (taker, giver))
-        for (operator, one), (other_operator, other) in zip(own, theirs, strict=False):
-            if operator != other_operator:
-                break
-            values = taker.network.constants([one])[0], giver.network.constants([other])[0]
-            if values[0].shape != values[1].shape or np.allclose(*values, rtol=1e-6, atol=0):
-                continue
-            change = Change(swapped=((one, other),))
-            pair = values if in_b else values[::-1]
-            text = f"weight of {operator} is {_shown(pair[0])} in B and {_shown(pair[1])} in A"
-            yield Trial(text, "file", b=change) if in_b else Trial(text, "file", a=change)
+def _constants(a: Side, b: Side) -> Iterator[Trial]:
+    """Weights and biases of products that correspond in order, where OpenVINO runs one of the sides."""
+    in_b = isinstance(b.network, OpenVinoNetwork)
+    taker, giver = (b, a) if in_b else (a, b)
+    if not isinstance(taker.network, OpenVinoNetwork):
         return
+    own, theirs = (_constants_of(side.network.topology, side.part) for side in (taker, giver))
+    if [what for what, _ in own] != [what for what, _ in theirs]:
+        return
+    changes: list[Change] = []
+    for (what, one), (_, other) in zip(own, theirs, strict=True):
+        values = taker.network.constants([one])[0], giver.network.constants([other])[0]
+        if values[0].size != values[1].size or np.allclose(values[0].ravel(), values[1].ravel(), rtol=1e-6, atol=0):
+            continue
+        changes.append(Change(swapped=((one, other),)))
+        apart = relative(*(side.ravel() for side in (values if in_b else values[::-1])))
+        yield _taking(changes[-1], f"the {what} differs by {apart:.2g} of its norm", in_b)
+    if len(changes) > 1:
+        together = Change(swapped=tuple(pair for change in changes for pair in change.swapped))
+        yield _taking(together, f"{len(changes)} weights and biases differ, and only together explain it", in_b)
+
+
+def _taking(change: Change, text: str, in_b: bool) -> Trial:
+    return Trial(text, "file", b=change) if in_b else Trial(text, "file", a=change)
 
 
 _PRODUCTS = {"Conv": "Conv", "Convolution": "Conv", "GroupConvolution": "Conv", "MatMul": "MatMul", "Gemm": "MatMul"}
 
 
 def _constants_of(topology: Topology, part: Part) -> list[tuple[str, str]]:
-    found = []
+    """What it is → value, of the constants of products and of what is added to their results."""
+    constants = []
     for index in part.nodes:
         node = topology.nodes[index]
-        if node.operator in _PRODUCTS and node.outputs[0] in topology.reached:
-            found += [(_PRODUCTS[node.operator], name) for name in node.inputs[1:2] if name not in topology.reached]
-    return found
+        if node.operator not in _PRODUCTS or node.outputs[0] not in topology.reached:
+            continue
+        kind = _PRODUCTS[node.operator]
+        readers = topology.readers.get(node.outputs[0], [])
+        following = topology.nodes[readers[0]] if len(readers) == 1 and readers[0] in part.nodes else None
+        added = following.inputs if following is not None and following.operator == "Add" else ()
+        for what, names in (("weight", node.inputs[1:2]), ("bias", (*node.inputs[2:3], *added))):
+            constants += [(f"{what} of {kind}", name) for name in names if name not in topology.reached]
+    return constants
 
 
 def _roundings(a: Side, b: Side) -> Iterator[Trial]:
@@ -196,18 +212,23 @@ def _is_in(side: Side, rounded: str) -> bool:
 
 
 def _engine_or_file(a: Side, b: Side, plain_a: Array, plain_b: Array) -> Where:
-    """A's part, an ONNX file, in B's engine: like B it is the engines, like A it is the files."""
-    if not (isinstance(a.network, OnnxNetwork) and isinstance(b.network, OpenVinoNetwork)):
-        return "file" if a.network.backend == b.network.backend else "not known"
-    try:
-        content = a.network.part_model(a.part, {name: value.shape for name, value in a.feed.items()})
-        moved = b.network.run_onnx(content, a.feed)
-    except InputError:
-        return "not known"
-    distance = relative(plain_b, plain_a)
-    if relative(moved, plain_a) <= _VANISHED * distance:
+    """The part of an ONNX file in OpenVINO too: it gives what it gave in its own engine if the files differ."""
+    if a.network.backend == b.network.backend:
         return "file"
-    return "engine" if relative(moved, plain_b) <= _VANISHED * distance else "not known"
+    distance = relative(plain_b, plain_a)
+    for ours, theirs, own, other in ((a, b, plain_a, plain_b), (b, a, plain_b, plain_a)):
+        if not (isinstance(ours.network, OnnxNetwork) and isinstance(theirs.network, OpenVinoNetwork)):
+            continue
+        try:
+            content = ours.network.part_model(ours.part, {name: value.shape for name, value in ours.feed.items()})
+            moved = theirs.network.run_onnx(content, ours.feed)
+        except InputError:
+            continue
+        if relative(moved, own) <= _VANISHED * distance:
+            return "file"
+        if relative(moved, other) <= _VANISHED * distance:
+            return "engine"
+    return "not known"
 
 
 def _shown(values: Array) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.export.difference.alignment import align, layer_of
+from medfm_compress.export.difference.alignment import Point, align, layer_of
 from medfm_compress.export.difference.backends import open_network
 from medfm_compress.export.difference.causes import Side, find_cause
 from medfm_compress.export.difference.exposed import ExposedNetwork
@@ -20,6 +22,7 @@ from medfm_compress.runtime.progress import Progress, no_progress
 
 FIRST = 8
 """Layers that part whose cause is looked for; the one that creates most is looked into as well."""
+_TELLING = 0.01  # of the largest difference that a layer creates; what creates less explains nothing
 
 
 def explain_difference(
@@ -93,11 +96,12 @@ def _layer(measured: Measured, a: ExposedNetwork, b: ExposedNetwork) -> LayerDif
 
 def _chosen(layers: list[LayerDifference], first: int) -> set[str]:
     parted = [layer for layer in layers if layer.parts]
-    largest = sorted(parted, key=lambda layer: -(layer.created or 0.0))[:1]
-    return {layer.value for layer in [*parted[:first], *largest]}
+    largest = max((layer.created or 0.0 for layer in parted), default=0.0)
+    telling = [layer for layer in parted if (layer.created or 0.0) >= _TELLING * largest]
+    return {layer.value for layer in telling[:first]} | {layer.value for layer in telling if layer.created == largest}
 
 
-def _cause(measured: Measured, points: tuple, a: ExposedNetwork, b: ExposedNetwork, case: Array) -> Cause:
+def _cause(measured: Measured, points: Sequence[Point], a: ExposedNetwork, b: ExposedNetwork, case: Array) -> Cause:
     cutter = Parts(a.network, b.network, points)
     parts = cutter.parts(measured.point)
     needed = cutter.needed(parts)

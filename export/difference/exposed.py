@@ -25,7 +25,8 @@ class ExposedNetwork:
         """Run ``network`` as it is on ``case``, a network input ``[1, C, H, W]``."""
         self.network = network
         self._case = {network.topology.inputs[0]: case}
-        self._plain = network.expose(())(self._case)[0]
+        self._plain_run = network.expose(())
+        self._plain = self._plain_run(self._case)[0]
         self._halvings = 0
         self._change = 0.0
         self._runs = 0
@@ -37,7 +38,7 @@ class ExposedNetwork:
 
     def output(self, case: Array) -> Array:
         """The network's own output on one case, nothing exposed."""
-        return self._output({self.network.topology.inputs[0]: case})
+        return self._plain_run({self.network.topology.inputs[0]: case})[0]
 
     def open(self, values: Sequence[str]) -> Run:
         """A run that gives ``values`` as readers see them, in this order, without the network's output."""
@@ -52,11 +53,6 @@ class ExposedNetwork:
             return [results[name] for name in values]
 
         return run
-
-    def _output(self, inputs: Mapping[str, Array]) -> Array:
-        if not hasattr(self, "_plain_run"):
-            self._plain_run = self.network.expose(())
-        return self._plain_run(inputs)[0]
 
     def _opened(self, values: list[str]) -> list[tuple[list[str], Run]]:
         run = self.network.expose([self.network.topology.shown(value) for value in values])

@@ -1,4 +1,4 @@
-"""A network as both engines can be asked about it: named values, where they are rounded, and parts cut out to run alone.
+"""A network as both engines can be asked about it: named values, their rounding, and parts cut out to run alone.
 
 A *value* is what an operator gives. Where a quantization and its reverse stand behind it, readers see it rounded to a
 `Grid`: what is looked at is then the rounded value, because that is what the engine really computes, and asking for the
@@ -140,6 +140,7 @@ class Topology:
                 self.reached.update(value for value in node.outputs if value)
         self.pairs: dict[str, Pair] = {}
         self.inside: set[str] = set()
+        self.reals = set(self.reached)  # less what a network finds to be integers
         self._halves: set[int] = set()
 
     def add_pair(self, pair: Pair, halves: Collection[int]) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medfm_compress.export.difference.alignment import Point
 from medfm_compress.export.difference.exposed import ExposedNetwork, relative
@@ -50,7 +51,7 @@ class Parts:
     def __init__(self, a: Network, b: Network, points: Sequence[Point]) -> None:
         """Cut where ``points`` are, behind the rounding of those that both round to different numbers."""
         self.networks = (a, b)
-        self._of = ({}, {})  # type: tuple[dict[str, Point], dict[str, Point]]
+        self._of: tuple[dict[str, Point], dict[str, Point]] = ({}, {})
         for point in points:
             behind = _round_differently(point, a, b)
             for own, network, known in zip((point.a, point.b), self.networks, self._of, strict=True):
@@ -167,14 +168,14 @@ class _Tally:
         )
 
 
-def _squares(values: Array, reference: Array) -> np.ndarray:
+def _squares(values: Array, reference: Array) -> NDArray[np.float64]:
     if values.shape != reference.shape:
         return np.array([np.inf, 1.0])
     difference = values.astype(np.float64) - reference
     return np.array([np.square(difference).sum(), np.square(reference.astype(np.float64)).sum()])
 
 
-def _quotient(squares: np.ndarray) -> float:
+def _quotient(squares: NDArray[np.float64]) -> float:
     if not np.isfinite(squares).all():
         return float("inf")
     return float(np.sqrt(squares[0] / max(squares[1], 1e-60)))

@@ -70,6 +70,7 @@ class OnnxNetwork:
         self.topology = Topology(nodes, real, outputs, {name: name for name in values})
         self._codes: dict[str, tuple[str, float, float]] = {}  # rounded value → its codes, scale and zero
         self._find_pairs()
+        self._float16 = self._types()
 
     def expose(self, values: Sequence[str]) -> Run:
         """See `Network.expose`."""
@@ -93,7 +94,11 @@ class OnnxNetwork:
         return run
 
     def part_model(
-        self, part: Part, shapes: Mapping[str, tuple[int, ...]], change: Change = NO_CHANGE, other: Network | None = None
+        self,
+        part: Part,
+        shapes: Mapping[str, tuple[int, ...]],
+        change: Change = NO_CHANGE,
+        other: Network | None = None,
     ) -> bytes:
         """A part as an ONNX file of its own.
 
@@ -116,7 +121,8 @@ class OnnxNetwork:
             if name in swapped and giver is not None:
                 tensor = wire.renamed(giver.initializers[swapped[name]], name)
             constants += wire.message_field(wire.GRAPH_INITIALIZER, tensor)
-        ends = b"".join(wire.input_of(name, shapes[name]) for name in part.inputs)
+        kinds = {name: wire.FLOAT16 if name in self._float16 else wire.FLOAT32 for name in part.inputs}
+        ends = b"".join(wire.input_of(name, shapes[name], kind) for name, kind in kinds.items())
         output = self._unrounded(part.output, change)
         ends += wire.output_of(output if change.swapped else self._asked(output))
         graph = nodes + wire.message_field(2, b"part") + constants + ends
@@ -158,18 +164,15 @@ class OnnxNetwork:
             grids = [None if found is None else found[0] for found in (read, written)]
             self.topology.add_pair(Pair(before.inputs[0], node.outputs[0], *grids), (sources[node.inputs[0]], index))
 
-    def _replaced_attributes(
-        self, part: Part, change: Change, giver: OnnxNetwork | None
-    ) -> dict[int, wire.WireNode]:
+    def _replaced_attributes(self, part: Part, change: Change, giver: OnnxNetwork | None) -> dict[int, wire.WireNode]:
         """Nodes of ``part`` that take an attribute of the node of ``giver`` that is named in the change."""
         replaced: dict[int, wire.WireNode] = {}
         for index, name, theirs in change.attributes if giver is not None else ():
             assert giver is not None  # noqa: S101 - nothing is taken without a giver
             taken = giver.nodes[theirs].attributes
-            own = {key: value for key, value in self.nodes[index].attributes.items() if key != name}
-            replaced[index] = self.nodes[index]._replace(
-                attributes={**own, name: taken[name]} if name in taken else own
-            )
+            node = replaced.get(index, self.nodes[index])
+            own = {key: value for key, value in node.attributes.items() if key != name}
+            replaced[index] = node._replace(attributes={**own, name: taken[name]} if name in taken else own)
         return replaced
 
     def _unrounded(self, name: str, change: Change, fed: Sequence[str] = ()) -> str:
@@ -191,12 +194,24 @@ class OnnxNetwork:
 
         def run(inputs: Mapping[str, Array]) -> list[Array]:
             try:
-                results = session.run(asked, dict(inputs))
+                results = session.run(asked, {name: self._fed(name, value) for name, value in inputs.items()})
             except Exception as exc:
                 raise InputError(f"onnxruntime cannot run a part of the network: {in_one_line(exc)}") from exc
             return [self._decoded(value, result, codes) for value, result in zip(values, results, strict=True)]
 
         return run
+
+    def _fed(self, name: str, value: Array) -> Any:
+        return value.astype(np.float16) if name in self._float16 else value
+
+    def _types(self) -> frozenset[str]:
+        """Note which values are real numbers, as ONNX Runtime infers them; those in float16 come back."""
+        asked = [name for name in self.topology.reached if name not in (*self.topology.inputs, *self.topology.outputs)]
+        graph = self._graph + b"".join(map(wire.output_of, asked))
+        session = self._session(self._header + wire.message_field(wire.MODEL_GRAPH, graph), UNOPTIMISED)
+        types = {end.name: end.type for end in (*session.get_inputs(), *session.get_outputs())}
+        self.topology.reals = {name for name, kind in types.items() if kind in ("tensor(float)", "tensor(float16)")}
+        return frozenset(name for name, kind in types.items() if kind == "tensor(float16)")
 
     def _decoded(self, value: str, result: Any, codes: bool) -> Array:
         if not codes or value not in self._codes:

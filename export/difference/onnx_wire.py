@@ -13,11 +13,11 @@ from typing import NamedTuple
 MODEL_GRAPH = 7
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
 TENSOR_NAME = 8
+FLOAT32, FLOAT16 = 1, 10
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 _VALUE_NAME, _VALUE_TYPE = 1, 2
 _ATTRIBUTE_NAME, _FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _GRAPHS = 1, 2, 3, 4, 5, 6, 7, 8, 11
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_FLOAT32 = 1
 
 
 class Field(NamedTuple):
@@ -128,10 +128,10 @@ def output_of(name: str) -> bytes:
     return message_field(GRAPH_OUTPUT, message_field(_VALUE_NAME, name.encode()))
 
 
-def input_of(name: str, shape: Sequence[int]) -> bytes:
-    """The field of a graph that makes ``name`` an input, float32 of a fixed ``shape``."""
+def input_of(name: str, shape: Sequence[int], kind: int = FLOAT32) -> bytes:
+    """The field of a graph that makes ``name`` an input of a fixed ``shape`` and of ONNX's type ``kind``."""
     sides = b"".join(message_field(1, _varint(1 << 3) + _varint(side)) for side in shape)
-    tensor = _varint(1 << 3) + _varint(_FLOAT32) + message_field(2, sides)
+    tensor = _varint(1 << 3) + _varint(kind) + message_field(2, sides)
     value = message_field(_VALUE_NAME, name.encode()) + message_field(_VALUE_TYPE, message_field(1, tensor))
     return message_field(GRAPH_INPUT, value)
 

@@ -90,12 +90,15 @@ class OpenVinoNetwork:
             for number, op in enumerate(ops)
             if op.get_type_name() == "Convert" and op.get_output_element_type(0).is_integral()
         }
-        names = {name: _value(port) for op in ops for port in op.outputs() for name in sorted(port.get_names())}
+        named = [port for op in ops if op.get_type_name() != "Result" for port in op.outputs()]
+        names = {name: _value(port) for port in named for name in sorted(port.get_names())}
         self._ids = [op.get_friendly_name() for op in ops if op.get_type_name() not in _NO_NODES]
         nodes = [_node(op) for op in ops if op.get_type_name() not in _NO_NODES]
         inputs = [_value(op.output(0)) for op in self._model.get_parameters()]
         outputs = [_value(op.input_value(0)) for op in self._model.get_results()]
         self.topology = Topology(nodes, inputs, outputs, names)
+        self._types = {_value(port): port.get_element_type() for port in named}
+        self.topology.reals = {value for value, kind in self._types.items() if kind.is_real()}
         self._find_pairs()
 
     def expose(self, values: Sequence[str]) -> Run:
@@ -147,12 +150,14 @@ class OpenVinoNetwork:
                 _replace(_port(ops, pair.rounded), _port(ops, source))
                 output = source if output == pair.rounded else output
         for name in part.inputs:
-            parameter = opset.parameter(shapes[name], np.float32)
+            parameter = opset.parameter(shapes[name], self._types[name])
             _replace(_port(ops, name), parameter.output(0))
             parameters.append(parameter)
         for own, theirs in change.swapped if other is not None else ():
             assert other is not None  # noqa: S101 - nothing is swapped without another
-            _replace(_port(ops, own), opset.constant(other.constants([theirs])[0]).output(0))
+            port = _port(ops, own)
+            values = other.constants([theirs])[0].reshape(port.get_shape())
+            _replace(port, opset.convert(opset.constant(values), port.get_element_type()).output(0))
         return self._openvino.Model([_port(ops, output)], parameters)
 
     def _run(self, model: Any, inputs: Sequence[str], setting: str = "") -> Run:
@@ -165,12 +170,16 @@ class OpenVinoNetwork:
 
         def run(values: Mapping[str, Array]) -> list[Array]:
             try:
-                results = compiled([np.ascontiguousarray(values[name]) for name in inputs])
+                results = compiled([self._fed(name, values[name]) for name in inputs])
             except RuntimeError as exc:
                 raise InputError(f"openvino cannot run a part of the network: {in_one_line(exc)}") from exc
             return [np.array(results[index], np.float32) for index in range(count)]
 
         return run
+
+    def _fed(self, name: str, value: Array) -> Any:
+        kind = self._types[name].to_dtype() if name in self._types else np.float32
+        return np.ascontiguousarray(value, kind)
 
     def _find_pairs(self) -> None:
         graph = self.topology

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
 def explain_difference(
     bundle: Bundle,
     study: Study,
-    variant: Annotated[
-        list[str], typer.Option("--variant", help="Name of a variant; twice: the reference A, and B.")
-    ],
+    variant: Annotated[list[str], typer.Option("--variant", help="Name of a variant; twice: the reference A, and B.")],
     split: Annotated[str, typer.Option("--split", help="Split whose images both variants run on.")] = "val",
     cases: Annotated[int, typer.Option("--cases", min=1, max=256, help="Images, drawn from the split.")] = 4,
     layers: Annotated[
@@ -42,7 +39,10 @@ def explain_difference(
 
     if len(variant) != 2:
         raise InputError(f"--variant is given {len(variant)} times; give it twice, the reference first")
-    opened, images = OpenedBundle.open(bundle), open_study(study)
+    opened = OpenedBundle.open(bundle)
+    for name in variant:
+        opened.variant(name)
+    images = open_study(study)
     spec = opened.manifest.image_spec
     inputs = network_inputs(images, sample_cases(images, split, cases, 0), spec)
     difference = explain.explain_difference(
@@ -76,11 +76,14 @@ def _print_difference(difference: Difference) -> None:
         for layer in explained:
             _print_cause(layer)
         rest = len(difference.parted) - len(explained)
-        console.say(f"{len(difference.parted)} of {len(difference.layers)} layers part" + (f", {rest} more than shown; see --layers" if rest else ""))
+        console.say(
+            f"{len(difference.parted)} of {len(difference.layers)} layers part"
+            + (f", {rest} more than shown; see --layers" if rest else "")
+        )
     console.say(f"the others create at most {difference.noise:.2g}, which rounding explains")
-    alone = [layer for layer in difference.layers if layer.created is None]
-    for layer in alone:
-        console.say(f"{layer.value} was not run alone: {layer.note}")
+    unknown = [layer for layer in difference.layers if layer.created is None]
+    if unknown:
+        console.say(f"{len(unknown)} layers were not run alone, e.g. {unknown[0].value}: {unknown[0].note}")
 
 
 def _describe_exposure(name: str, exposure: Exposure) -> str:
@@ -107,9 +110,10 @@ def _print_cause(layer: LayerDifference) -> None:
     cause = layer.cause
     if cause is None:
         return
+    name = f"{layer.layer} ({layer.value})" if layer.layer else layer.value
     where = {"file": "in the files", "engine": "in the engines", "not known": "in files or engines"}[cause.where]
     if cause.text == "not known":
         tried = "; ".join(f"{text} (left {left:.2g})" for text, left in cause.tried.items())
-        console.say(f"{layer.value}: cause not known, {where}; tried: {tried or 'nothing applies'}")
+        console.say(f"{name}: cause not known, {where}; tried: {tried or 'nothing applies'}")
     else:
-        console.say(f"{layer.value}: {cause.text} ({where}; with that changed {cause.left:.2g} is left)")
+        console.say(f"{name}: {cause.text} ({where}; with that changed {cause.left:.2g} is left)")
