@@ -118,7 +118,7 @@ def measure(path: Path) -> None:
     finished = {row["family"] for row in rows}
     for family in FAMILIES:
         if family.name not in finished:
-            rows += rows_of(family)
+            rows.extend(rows_of(family))
             path.write_text(json.dumps(rows, indent=0, ensure_ascii=False) + "\n")
             sys.stderr.write(f"{family.name}\n")
 

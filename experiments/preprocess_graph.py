@@ -143,12 +143,13 @@ def dicom_inputs(path: Path) -> Inputs | None:
 def _stored(ds: Any) -> NDArray[Any]:
     """Stored values by pydicom alone: the bits stored, with their sign; what a lossy decoder overshoots is clipped."""
     bits, signed = int(ds.BitsStored), ds.PixelRepresentation == 1
-    values = ds.pixel_array.astype(np.int64)
+    values: NDArray[np.int64] = ds.pixel_array.astype(np.int64)
     half = 2 ** (bits - 1)
     if ds.file_meta.TransferSyntaxUID.is_encapsulated:
         return np.clip(values, -half, half - 1) if signed else np.clip(values, 0, 2 * half - 1)
     used = values & (2 * half - 1)
-    return np.where(used >= half, used - 2 * half, used) if signed else used
+    result: NDArray[np.int64] = np.where(used >= half, used - 2 * half, used) if signed else used
+    return result
 
 
 def _number(ds: Any, keyword: str, absent: float) -> NDArray[np.float64]:

@@ -27,9 +27,15 @@ from medfm_compress.export.self_contained.options import SelfContainedOptions
 from medfm_compress.runtime.bundle.bundle import Bundle, write_bundle
 from medfm_compress.runtime.bundle.manifest import Manifest, Provenance, Tensor
 from medfm_compress.runtime.engine import Engine
-from medfm_compress.runtime.golden_cases import golden_files, make_goldens, run_goldens
+from medfm_compress.runtime.golden_cases import golden_files, make_goldens, relative_logit_error, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.preprocess import preprocess
+from medfm_compress.runtime.read_image import pixels_from_array
 from medfm_compress.runtime.task import OperatingPoint, Task
+
+Array = NDArray[Any]
+Answers = tuple[Array, ...]
+"""Logits, probabilities and findings, a row an image."""
 
 IMAGES = 100
 EXAMPLE = Path(__file__).parents[1] / "examples" / "self_contained.mjs"
@@ -42,11 +48,11 @@ def shufflenet(models: Path, out: Path) -> None:
     export = open_export(variant, (content,))
     spec = ImageSpec(height_px=32, width_px=32, colour="rgb", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     labels = ("colon adenocarcinoma", "colon benign", "lung adenocarcinoma", "lung benign", "lung squamous")
-    goldens = make_goldens(spec)
+    goldens = make_goldens(spec)  # its logits reach 200: without a temperature every probability would be 0 or 1
     manifest = Manifest(
         schema_version=0,
         name="shufflenet",
-        task=Task(kind="multiclass", labels=labels, temperature=1.5),
+        task=Task(kind="multiclass", labels=labels, temperature=40.0),
         image_spec=spec,
         inputs=(Tensor(name=export.session.input_names[0], role="image", shape=spec.shape),),
         outputs=(Tensor(name=export.session.output_names[0], role="logits", shape=(1, len(labels))),),
@@ -99,7 +105,10 @@ def compare(name: str, data: Path, node: Path, folder: Path) -> dict[str, Any]:
     images = _images(data / study_name)
     with Engine(bundle, backend="onnxruntime", unverified=True) as engine:
         expected = [engine.predict(image) for image in images]
+        spec = engine.manifest.image_spec
+        logits = np.concatenate([engine.logits(preprocess(pixels_from_array(image), spec)) for image in images])
     scores = np.array([list(prediction.probabilities.values()) for prediction in expected])
+    findings = np.array([list(prediction.findings.values()) for prediction in expected])
     in_python, in_javascript = _python(file, images), _javascript(file, images, node, folder)
     return {
         "network": name,
@@ -107,9 +116,21 @@ def compare(name: str, data: Path, node: Path, folder: Path) -> dict[str, Any]:
         "images": len(images),
         "parity at export": written.parity.relative_logit_error,
         "megabytes": round(written.bytes / 1e6, 2),
-        "python: largest difference of a probability": float(np.abs(in_python - scores).max()),
-        "javascript: largest difference of a probability": float(np.abs(in_javascript - scores).max()),
-        "javascript against python": float(np.abs(in_javascript - in_python).max()),
+        "logits": [float(logits.min()), float(logits.max())],
+        "probabilities between 0.01 and 0.99": float(((scores > 0.01) & (scores < 0.99)).mean()),
+        "python": _against(in_python, logits, scores, findings),
+        "javascript": _against(in_javascript, logits, scores, findings),
+        "largest logit difference, javascript against python": float(np.abs(in_javascript[0] - in_python[0]).max()),
+    }
+
+
+def _against(host: Answers, logits: Array, scores: Array, findings: Array) -> dict[str, float]:
+    """How far a host's answers are from the engine's; findings are None where they have no threshold."""
+    decided = findings != None  # noqa: E711  (elementwise)
+    return {
+        "relative logit error": relative_logit_error(host[0], logits),
+        "largest probability difference": float(np.abs(host[1] - scores).max()),
+        "findings that differ": int((host[2][decided] != findings[decided]).sum()),
     }
 
 
@@ -119,14 +140,16 @@ def _images(folder: Path) -> list[NDArray[np.uint8]]:
     return [study.source.read(study.cases[int(index)].image).values for index in chosen]
 
 
-def _python(file: Path, images: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+def _python(file: Path, images: list[NDArray[np.uint8]]) -> Answers:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(["probabilities"], {"pixels": image})[0] for image in images])
+    names = ["logits", "probabilities", "findings"]
+    rows = [session.run(names, {"pixels": image}) for image in images]
+    return tuple(np.concatenate(parts) for parts in zip(*rows, strict=True))
 
 
-def _javascript(file: Path, images: list[NDArray[np.uint8]], node: Path, folder: Path) -> NDArray[np.float64]:
+def _javascript(file: Path, images: list[NDArray[np.uint8]], node: Path, folder: Path) -> Answers:
     names = ("height", "width", "channels")
     rows = []
     for index, image in enumerate(images):
@@ -135,7 +158,8 @@ def _javascript(file: Path, images: list[NDArray[np.uint8]], node: Path, folder:
     (folder / "images.json").write_text(json.dumps(rows))
     command = ["node", str(EXAMPLE.resolve()), str(file), str(folder / "images.json")]
     done = subprocess.run(command, cwd=node, capture_output=True, text=True, check=True)
-    return np.array([json.loads(line)["probabilities"] for line in done.stdout.splitlines()])
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    return tuple(np.array([answer[name] for answer in answers]) for name in ("logits", "probabilities", "findings"))
 
 
 def main() -> None:

@@ -118,3 +118,17 @@ def test_an_older_opset_needs_the_matrices(name):
 def test_the_same_spec_gives_the_same_bytes():
     assert preprocessing_model(spec_of()) == preprocessing_model(spec_of())
     assert preprocessing_model(spec_of()) != preprocessing_model(spec_of(filter="nearest"))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["bilinear", "bicubic"])
+def test_the_matrices_are_right_in_openvino_whose_resize_knows_no_antialias(name, mode):
+    openvino = pytest.importorskip("openvino")
+    spec = spec_of("rgb", filter=name, **MODES[mode])
+    core, content = openvino.Core(), preprocessing_model(spec, GraphForm(resize="matmul"))
+    compiled = core.compile_model(core.read_model(content, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for shape in ((97, 203), (33, 48)):
+        pixels = Pixels.from_integers(image_of(shape, np.uint8, "rgb"))
+        expected = normalise(prepare(pixels, spec)[None], spec)
+        difference = np.abs(np.asarray(compiled([pixels.values])[0]) - expected) * np.reshape(spec.std, (1, -1, 1, 1))
+        assert difference.max() < LARGEST / 5
