@@ -10,7 +10,14 @@ from collections.abc import Sequence
 import typer
 
 from medfm_compress.cli.app import PROGRAM, build_app
-from medfm_compress.runtime.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_UNUSABLE, MedfmError
+from medfm_compress.runtime.errors import (
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_UNUSABLE,
+    MedfmError,
+    printable,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,7 +74,7 @@ def _unexpected(exc: Exception) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {printable(message)}\n")
     return code
 
 
