@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import yaml
@@ -23,8 +24,8 @@ def load_yaml(data: bytes, source: str) -> Any:
 class _Strict(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Construct one mapping; raises ``ConstructorError`` for a repeated key."""
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))  # no other is hashable
+        twice = sorted(key for key, count in keys.items() if count > 1)
         if twice:
             problem = f"key {', '.join(twice)} is given twice"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
