@@ -26,7 +26,8 @@ class _Strict(yaml.SafeLoader):
         """Construct one mapping; raises ``ConstructorError`` for a repeated key."""
         lines: dict[str, list[int]] = {}
         for key, _ in node.value:
-            lines.setdefault(str(key.value), []).append(key.start_mark.line + 1)
+            if isinstance(key, yaml.ScalarNode):  # no other is hashable
+                lines.setdefault(str(key.value), []).append(key.start_mark.line + 1)
         twice = [
             f"key {key} is given twice, in lines {join(map(str, at), 'and')}" for key, at in lines.items() if at[1:]
         ]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from medfm_compress.runtime.errors import InputError, in_one_line
+from medfm_compress.runtime.errors import InputError, in_one_line, printable
 from medfm_compress.runtime.schema_errors import explained
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def convert(value: Any, kind: type[T], *, source: str, error: type[Exception] = 
     try:
         return msgspec.convert(value, type=kind)
     except msgspec.MsgspecError as exc:
-        raise error(f"{source}: {explained(value, kind, str(exc))}") from None
+        raise error(f"{source}: {printable(explained(value, kind, str(exc)))}") from None
     except (ValueError, OverflowError, RecursionError) as exc:
         raise error(f"{source}: {in_one_line(exc)}") from None
 

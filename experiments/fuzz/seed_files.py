@@ -169,11 +169,12 @@ def lossless_jpeg(values: NDArray[Any]) -> bytes:
         bits.append(f"{category:05b}" + (f"{rest:0{category}b}" if category else ""))
     stream = "".join(bits)
     stream += "1" * (-len(stream) % 8)
-    coded: bytes = int(stream, 2).to_bytes(len(stream) // 8, "big").replace(b"\xff", b"\xff\x00")
+    coded = int(stream, 2).to_bytes(len(stream) // 8, "big").replace(b"\xff", b"\xff\x00")
     rows, columns = (side.to_bytes(2, "big") for side in values.shape)
     table = b"\xff\xc4\0\x24\0" + bytes([0, 0, 0, 0, 17, *[0] * 11]) + bytes(range(17))
     header = b"\xff\xc3\0\x0b\x08" + rows + columns + b"\1\1\x11\0" + table + b"\xff\xda\0\x08\1\1\0\1\0\0"
-    return b"\xff\xd8" + header + coded + b"\xff\xd9"
+    frame: bytes = b"\xff\xd8" + header + coded + b"\xff\xd9"
+    return frame
 
 
 def raster(values: NDArray[Any] | Image.Image, kind: str, **options: Any) -> bytes:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-import medfm_compress.__main__ as face
+from medfm_compress.cli import main as face
 from kinds import KINDS, Kind, Place, mutant, prepare
 from medfm_compress.runtime.errors import EXIT_UNUSABLE
 
@@ -34,7 +34,7 @@ def run_command(arguments: list[str]) -> Outcome:
     """Run the command line in this process; its exit code and what it wrote."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _redirected(out, err):
         started = time.perf_counter()
-        code = face._run(arguments)
+        code = face.run(arguments)
         sys.stdout.flush()
         sys.stderr.flush()
         ms = 1000 * (time.perf_counter() - started)

@@ -18,6 +18,7 @@ from medfm_compress.runtime.errors import (
     EXIT_UNUSABLE,
     MedfmError,
     in_one_line,
+    printable,
 )
 
 # What a path, and no fault of ours, can cause; wherever it is met first.
@@ -86,7 +87,7 @@ def _unexpected(exc: Exception) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {printable(message)}\n")
     return code
 
 

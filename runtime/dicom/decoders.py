@@ -84,7 +84,7 @@ def decode_frame(
     syntax = ds.file_meta.TransferSyntaxUID.name
     raise ImageRefused(
         f"{name}: no installed decoder ({', '.join(plugins)}) reads these {syntax} pixels ({layout.bits_stored} bits), "
-        "which are damaged or of an unsupported form; export the image uncompressed"
+        "which are damaged, truncated or of an unsupported form; export the image uncompressed"
     )
 
 
