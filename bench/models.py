@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -12,13 +13,16 @@ from medfm_compress.bench.evaluate.subprocess_inference import Folders, evaluate
 from medfm_compress.bench.evaluate.temperature_scaling import calibrate
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.report import TEACHER
+from medfm_compress.bench.types.target import names_device
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.sessions.devices import obstacle
 from medfm_compress.runtime.sessions.protocol import SessionRef
+from medfm_compress.runtime.sessions.table import is_available
 from medfm_compress.runtime.task import OperatingPoint, Task
 
 OWN = "by its own temperature and operating points"
@@ -62,8 +66,53 @@ def teacher_model(teacher: TeacherRef, files: tuple[str, ...]) -> ModelUnderTest
     )
 
 
+def chosen_variants(bundle: Bundle, targets: tuple[str, ...] = ()) -> tuple[Variant, ...]:
+    """Variants whose ``backend:device[:precision]`` begins with one of ``targets``; without any, all.
+
+    Raises:
+        InputError: no variant is left.
+    """
+    chosen = tuple(variant for variant in bundle.manifest.variants if _fits(variant, targets))
+    if not chosen:
+        there = ", ".join(variant.target for variant in bundle.manifest.variants)
+        raise InputError(f"no variant fits the targets {', '.join(targets)}; the bundle has {there}")
+    return chosen
+
+
+def unavailable_variants(bundle: Bundle, targets: tuple[str, ...] = ()) -> dict[str, str]:
+    """Variant → why its device is not to be had on this machine, of those that ``targets`` take.
+
+    Raises:
+        InputError: no variant fits the targets, one of them names such a device, or no variant is left.
+    """
+    chosen = chosen_variants(bundle, targets)
+    lacking = {variant.name: reason for variant in chosen if (reason := _unavailable(variant))}
+    for variant in chosen:
+        named = [target for target in targets if names_device(target) and _fits(variant, (target,))]
+        if named and variant.name in lacking:
+            raise InputError(
+                f"target {named[0]!r} cannot be measured here: {lacking[variant.name]}; leave it out, or bench on a "
+                "machine that has the device"
+            )
+    if lacking and len(lacking) == len(chosen):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in lacking.items())
+        raise InputError(f"no variant can be measured here: {reasons}")
+    return lacking
+
+
+def _unavailable(variant: Variant) -> str:
+    """Why the engine does not run on the variant's device here; empty where it does."""
+    impossible = obstacle(variant.backend, variant.device, variant.precision)
+    available = is_available(variant.backend, variant.device) if not impossible else None
+    return impossible if available is None else ("" if available.ok else available.reason)
+
+
 def variant_models(
-    bundle: Bundle, threads: int, targets: tuple[str, ...] = (), files: tuple[str, ...] = ()
+    bundle: Bundle,
+    threads: int,
+    targets: tuple[str, ...] = (),
+    files: tuple[str, ...] = (),
+    engines: Path | None = None,
 ) -> tuple[ModelUnderTest, ...]:
     """A model for each variant, each with its own temperature and thresholds.
 
@@ -72,27 +121,26 @@ def variant_models(
         threads: of every engine.
         targets: take only variants whose ``backend:device[:precision]`` begins with one of these; empty takes all.
         files: images for the end-to-end time.
+        engines: folder where engines of TensorRT are kept, so that what is evaluated is what is timed: two builds of
+            one file can differ.
 
     Raises:
         InputError: no variant is left.
     """
-    chosen = [variant for variant in bundle.manifest.variants if _fits(variant, targets)]
-    if not chosen:
-        there = ", ".join(variant.target for variant in bundle.manifest.variants)
-        raise InputError(f"no variant fits the targets {', '.join(targets)}; the bundle has {there}")
     return tuple(
         ModelUnderTest(
             name=variant.name,
             session=SessionRef(
                 opener=VARIANT_OPENER,
-                arguments={"bundle": str(bundle.path.resolve()), "variant": variant.name, "threads": threads},
+                arguments={"bundle": str(bundle.path.resolve()), "variant": variant.name, "threads": threads}
+                | ({"cache_dir": str(engines)} if engines and variant.backend == "tensorrt" else {}),
             ),
             spec=bundle.manifest.image_spec,
             task=bundle.manifest.task_of(variant),
             size_bytes=bundle.variant_bytes(variant),
             files=files,
         )
-        for variant in chosen
+        for variant in chosen_variants(bundle, targets)
     )
 
 

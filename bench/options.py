@@ -25,6 +25,7 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         pairs: interleaved pairs of processes for that.
         split: evaluated split.
         files: images for the end-to-end time.
+        batch_sweep: whether 1 to 64 images at once are timed as well, after the rounds.
         cache_dir: where prepared images are kept between runs; none keeps nothing.
     """
 
@@ -39,4 +40,5 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     pairs: int = 10
     split: str = "test"
     files: int = 4
+    batch_sweep: bool = False
     cache_dir: Path | None = None

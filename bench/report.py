@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from medfm_compress.bench.types.evaluation import Comparison, Fidelity
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.policy import Policy
+from medfm_compress.bench.types.target import on_one_chip
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.bundle.manifest import Provenance
 from medfm_compress.runtime.errors import InputError
@@ -62,12 +64,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         created: ISO 8601, UTC.
         external_models: names of evaluated models that are not in the bundle; they are compared and never judged.
         fidelity: of every variant and external model.
-        notes: what a reader must know of the cases, e.g. for how many a subgroup's column is not recorded.
+        notes: what a reader must know of the cases, e.g. for how many a subgroup's column is not recorded, and of the
+            variants that are left out.
         scenarios: load scenarios, where they were run.
         slowdowns: against an earlier bundle, where one was given.
         explanations: agreement of attribution maps, where they were made.
         tasks: name of an evaluation → the task that it was scored and decided under: a variant's own temperature and
             operating points, the teacher's, an external model's. Read it through `task_of`.
+        left_out: variant that was not evaluated → why its device is not to be had here.
         test_set_evaluations: every logged one of this study's split up to this one, oldest first; in the file
             they are called ``looks``.
     """
@@ -101,6 +105,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     explanations: tuple[ExplanationAgreement, ...] = ()
     test_set_evaluations: tuple[LoggedEvaluation, ...] = msgspec.field(default=(), name="looks")
     tasks: dict[str, Task] = {}
+    left_out: dict[str, str] = {}
 
     @property
     def teacher(self) -> EvaluationTable:
@@ -119,6 +124,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def measurement(self, name: str) -> Measurement | None:
         """The measurement called ``name``; none where it was not measured."""
         return next((measurement for measurement in self.measurements if measurement.name == name), None)
+
+
+def teacher_beside(measurements: Sequence[Measurement], own: Measurement) -> Measurement | None:
+    """The teacher in PyTorch, eager and FP32, on the same kind of chip as ``own``: what its speed is held against.
+
+    That is the measurement called ``teacher``, or for a GPU the teacher's row there; None where there is none.
+    """
+    on_gpu = (m for m in measurements if m.name.startswith(f"{TEACHER} in ") and m.target.startswith("torch:cuda:fp32"))
+    teachers = [*(m for m in measurements if m.name == TEACHER), *on_gpu]
+    return next((m for m in teachers if on_one_chip(m.target, own.target)), None)
 
 
 def save_report(report: Report, path: str | Path) -> None:

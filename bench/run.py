@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -19,7 +20,7 @@ from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation, log_eva
 from medfm_compress.bench.external_models import external_model
 from medfm_compress.bench.gate.gate import judge
 from medfm_compress.bench.gate.policy_file import LoadedPolicy
-from medfm_compress.bench.measure.latency import ModelUnderTest, measure
+from medfm_compress.bench.measure.latency import BATCHES, ModelUnderTest, measure
 from medfm_compress.bench.measure.latency_regression import Slowdown, measure_slowdown
 from medfm_compress.bench.measure.load_run import run_scenario
 from medfm_compress.bench.measure.load_scenario import ScenarioResult
@@ -32,12 +33,13 @@ from medfm_compress.bench.models import (
     check_names,
     decided,
     teacher_model,
+    unavailable_variants,
     variant_models,
 )
 from medfm_compress.bench.options import BenchOptions
 from medfm_compress.bench.render.html.gallery import write_gallery
 from medfm_compress.bench.render.html.page import render_html
-from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, TEACHER, Report, Speedup, save_report
+from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, Report, Speedup, save_report, teacher_beside
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.policy import Policy
@@ -78,25 +80,33 @@ def bench_bundle(
     progress, out = progress or no_progress, Path(out_dir)
     bundle, cases = Bundle.open(bundle_path), labelled_cases(study, options.split)
     load_explanations(out, model_digest=bundle.model_digest)  # refused now, not after an hour
+    left_out = unavailable_variants(bundle, options.targets)
+    for name, reason in left_out.items():
+        progress(f"left out {name}: {reason}")
     machine, fingerprint = describe_machine(), study_fingerprint(study)
     files = image_files(study, cases, options.files)
-    variants = variant_models(bundle, options.plan.threads, options.targets, files)
-    externals = tuple(_external_model(path, bundle, options.plan.threads, files) for path in options.external_models)
-    check_names([*variants, *externals, *options.others])
-    with tempfile.TemporaryDirectory(prefix="medfm-bench-") as temporary:
-        folder = Folders(Path(temporary), options.cache_dir or Path(temporary))
-        calibration = Calibration(bundle.manifest, study, fingerprint, options.plan, folder, progress)
-        candidate, rule = decided(teacher_model(teacher, files), calibration)
-        externals = tuple(decided(external, calibration).model for external in externals)
-        log_evaluation(out, _log_entry(bundle, policy, fingerprint, options.split, len(cases)))
-        evaluations = [
-            _only_columns(evaluate_model(model, study, cases, options.plan, folder, progress), policy.policy)
-            for model in (candidate, *variants, *externals)
-        ]
-    others = [msgspec.structs.replace(other, files=files) for other in options.others]
-    measurements = measure([candidate, *variants, *externals, *others], options.plan, progress)
-    scenarios = run_scenarios((candidate, *variants), options, progress)
-    slowdowns = measure_slowdowns(bundle, options, progress)
+    with tempfile.TemporaryDirectory(prefix="medfm-engines-") as engines:
+        chosen = variant_models(bundle, options.plan.threads, options.targets, files, Path(engines))
+        variants = tuple(model for model in chosen if model.name not in left_out)
+        externals = tuple(
+            _external_model(path, bundle, options.plan.threads, files) for path in options.external_models
+        )
+        check_names([*variants, *externals, *options.others])
+        with tempfile.TemporaryDirectory(prefix="medfm-bench-") as temporary:
+            folder = Folders(Path(temporary), options.cache_dir or Path(temporary))
+            calibration = Calibration(bundle.manifest, study, fingerprint, options.plan, folder, progress)
+            candidate, rule = decided(teacher_model(teacher, files), calibration)
+            externals = tuple(decided(external, calibration).model for external in externals)
+            log_evaluation(out, _log_entry(bundle, policy, fingerprint, options.split, len(cases)))
+            evaluations = [
+                _only_columns(evaluate_model(model, study, cases, options.plan, folder, progress), policy.policy)
+                for model in (candidate, *variants, *externals)
+            ]
+        others = [msgspec.structs.replace(other, files=files) for other in options.others]
+        batches = BATCHES if options.batch_sweep else ()
+        measurements = measure([candidate, *variants, *externals, *others], options.plan, progress, batches)
+        scenarios = run_scenarios((candidate, *variants), options, progress)
+        slowdowns = measure_slowdowns(bundle, options, progress, left_out)
     progress("compare")
     results = Results(
         bundle=bundle,
@@ -112,6 +122,7 @@ def bench_bundle(
         measurements=measurements,
         scenarios=scenarios,
         slowdowns=slowdowns,
+        left_out=left_out,
     )
     report = build_report(results, out)
     local = write_case_files(out, study, bundle.manifest.image_spec, evaluations)
@@ -142,8 +153,12 @@ def run_scenarios(
     )
 
 
-def measure_slowdowns(bundle: Bundle, options: BenchOptions, progress: Progress) -> tuple[Slowdown, ...]:
+def measure_slowdowns(
+    bundle: Bundle, options: BenchOptions, progress: Progress, left_out: Collection[str] = ()
+) -> tuple[Slowdown, ...]:
     """Each variant against the one of the same name in ``options.baseline``; nothing without a baseline.
+
+    Those named in ``left_out`` cannot run here.
 
     Raises:
         InputError: the two bundles have no variant in common.
@@ -152,7 +167,8 @@ def measure_slowdowns(bundle: Bundle, options: BenchOptions, progress: Progress)
         return ()
     earlier = Bundle.open(options.baseline)
     old = {model.name: model for model in variant_models(earlier, options.plan.threads)}
-    new = variant_models(bundle, options.plan.threads, options.targets)
+    chosen = variant_models(bundle, options.plan.threads, options.targets)
+    new = [model for model in chosen if model.name not in left_out]
     both = [model for model in new if model.name in old]
     if not both:
         raise InputError(
@@ -203,6 +219,8 @@ def noise_reasons(machine: Machine, measurements: Sequence[Measurement]) -> tupl
         if not measurement.warm_up_stable:
             reasons.append(f"{measurement.name} had not settled after {measurement.warm_up_calls} warm-up calls")
         spread = round_spread(measurement)
+        if measurement.throttling:
+            reasons.append(f"the GPU was throttling while {measurement.name} ran ({measurement.throttling})")
         if spread > _NOISY_SPREAD:
             reasons.append(f"the rounds' medians of {measurement.name} spread by {100 * spread:.0f}%")
     return tuple(reasons)
@@ -225,6 +243,7 @@ class Results(NamedTuple):
         measurements: theirs, and of models that were only timed.
         scenarios: loads.
         slowdowns: against an earlier bundle.
+        left_out: variant that was not evaluated → why its device is not to be had here.
     """
 
     bundle: Bundle
@@ -240,6 +259,7 @@ class Results(NamedTuple):
     measurements: tuple[Measurement, ...]
     scenarios: tuple[ScenarioResult, ...]
     slowdowns: tuple[Slowdown, ...]
+    left_out: Mapping[str, str] = MappingProxyType({})
 
 
 def build_report(results: Results, out: Path) -> Report:
@@ -260,17 +280,15 @@ def build_report(results: Results, out: Path) -> Report:
         tasks={model.name: model.task for model in results.models},
         teacher_name=results.teacher_name,
         teacher_decides=results.teacher_decides,
-        notes=(f"the teacher decides {BUNDLES}",) if results.teacher_decides == BUNDLES else (),
+        notes=_notes(results),
+        left_out=dict(results.left_out),
         teacher_operating_points=results.models[0].task.operating_points,
         external_models=results.external_models,
         evaluations=tables,
         measurements=measurements,
         comparisons=_comparisons(results.evaluations, results.policy),
         fidelity=tuple(fidelity(teacher, other, manifest.task) for other in others),
-        speedups=tuple(
-            Speedup(name=measurement.name, baseline=TEACHER, ratio=speedup(measurements[0], measurement))
-            for measurement in measurements[1:]
-        ),
+        speedups=_speedups(measurements),
         scenarios=results.scenarios,
         slowdowns=results.slowdowns,
         explanations=load_explanations(out, model_digest=manifest.model_digest, cases_sha256=tables[0].cases_sha256),
@@ -284,6 +302,23 @@ def build_report(results: Results, out: Path) -> Report:
         created=utc_date(),
         shipped=tuple(variant.name for variant in manifest.variants),
     )
+
+
+def _speedups(measurements: Sequence[Measurement]) -> tuple[Speedup, ...]:
+    """Of everything that the teacher was timed beside, on the same kind of chip."""
+    pairs = [(measurement, teacher_beside(measurements, measurement)) for measurement in measurements[1:]]
+    return tuple(
+        Speedup(name=measurement.name, baseline=beside.name, ratio=speedup(beside, measurement))
+        for measurement, beside in pairs
+        if beside is not None and beside is not measurement
+    )
+
+
+def _notes(results: Results) -> tuple[str, ...]:
+    """What a reader must know of the cases, and which variants were left out."""
+    decides = (f"the teacher decides {BUNDLES}",) if results.teacher_decides == BUNDLES else ()
+    left_out = (f"{name} was not evaluated on its device: {reason}" for name, reason in results.left_out.items())
+    return (*decides, *left_out)
 
 
 def _comparisons(evaluations: Sequence[Evaluation], policy: LoadedPolicy) -> tuple[Comparison, ...]:

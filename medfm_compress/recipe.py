@@ -161,8 +161,9 @@ class BenchStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     Attributes:
         plan: rounds, threads, warm-up.
-        targets: measure only what begins with one of these; without any, all. ``torch:cpu`` alone leaves the teacher's
-            rows in other engines out.
+        targets: measure only what begins with one of these, e.g. ``torch:cuda:fp16`` or ``onnxruntime:cuda:fp32``;
+            without any, all that this machine can run. ``torch:cpu`` alone leaves the teacher's rows in other engines
+            out.
         external_models: ONNX files or bundles beside the bundle, evaluated and measured, never judged; #logits,
             #softmax or #sigmoid behind an ONNX file says what it gives, where its graph does not prove it.
         baseline: an earlier bundle, to see whether this one became slower.
@@ -170,6 +171,7 @@ class BenchStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         scenarios: MLPerf's loads to put on teacher and variants.
         harness: what drives the scenarios; ``plain`` needs nothing installed.
         load: how long.
+        batch_sweep: time 1 to 64 images at once as well, on everything whose batch is free.
         cache: folder where prepared images are kept between runs; empty keeps none, in a recipe those of the report.
     """
 
@@ -181,6 +183,7 @@ class BenchStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     scenarios: Annotated[tuple[ScenarioName, ...], Meta(extra={"option": "scenario"})] = ()
     harness: Harness = "loadgen"
     load: LoadPlan = LoadPlan()
+    batch_sweep: bool = False
     cache: str = ""
 
     def __post_init__(self) -> None:

@@ -339,22 +339,11 @@ def _intention(model: Model) -> tuple[str, ...]:
 def quantize(study: Path, bundle: Path, options: QuantizeOptions, progress: Progress, out: Path) -> Quantized:
     """Write a copy of a bundle with INT8 variants where they are faithful and faster."""
     from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
+    from medfm_compress.compress.quantization.targets import for_engines
     from medfm_compress.runtime.bundle.bundle import Bundle
 
     cases = _open(study, progress, Bundle.open(bundle).manifest.image_spec.dicom)
-    return quantize_bundle(bundle, cases, out, _for_engines(options), progress)
-
-
-def _for_engines(options: QuantizeOptions) -> QuantizeOptions:
-    """The engines to quantize for, and the threads that their sessions are timed with."""
-    from medfm_compress.bench.types.target import Target, split_targets
-
-    targets, threads = split_targets(options.targets)
-    for target in targets:
-        if target.count(":") == 2 and Target.parse(target).precision != "int8":
-            raise InputError(f"target {target!r}: quantize makes int8; give {target.rpartition(':')[0]}:int8")
-    engines = tuple(":".join(target.split(":")[:2]) for target in targets)
-    return msgspec.structs.replace(options, targets=engines, threads=threads or options.threads)
+    return quantize_bundle(bundle, cases, out, for_engines(options), progress)
 
 
 def bench(
@@ -367,26 +356,26 @@ def bench(
     out: Path,
 ) -> Report:
     """Evaluate and time a bundle against its teacher, with the teacher's rows in the other engines."""
+    from medfm_compress.bench.models import chosen_variants, unavailable_variants
     from medfm_compress.bench.options import BenchOptions
     from medfm_compress.bench.run import bench_bundle
-    from medfm_compress.bench.types.target import cpu_targets, split_targets
+    from medfm_compress.bench.types.target import is_torch, split_targets
     from medfm_compress.runtime.bundle.bundle import Bundle
-    from medfm_compress.teacher_baselines import ENGINES, Reference, teacher_in_engines
+    from medfm_compress.teacher_baselines import Reference, check_devices, row_targets, teacher_rows
 
-    targets, target_threads = split_targets(cpu_targets(step.targets))
+    targets, target_threads = split_targets(step.targets)
+    check_devices(targets)
     threads = target_threads or step.plan.threads
-    cases = _open(study, progress, Bundle.open(bundle).manifest.image_spec.dicom)
+    opened, of_variants = Bundle.open(bundle), tuple(target for target in targets if not is_torch(target))
+    lacking = unavailable_variants(opened, of_variants)
+    on_gpu = any(v.device != "cpu" for v in chosen_variants(opened, of_variants) if v.name not in lacking)
+    cases = _open(study, progress, opened.manifest.image_spec.dicom)
     teacher = Reference(teachers, task_of(cases), threads)
-    named = {target.split(":")[0] for target in targets}
-    engines = tuple(engine for engine in ENGINES if not named or engine in named)
     with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
-        if teacher.model and engines:
-            progress("export the teacher for other engines")
-        others = teacher_in_engines(teacher.model, threads, Path(scratch), engines, progress) if teacher.model else ()
         options = BenchOptions(
             plan=msgspec.structs.replace(step.plan, threads=threads),
-            targets=tuple(target for target in targets if not target.startswith("torch")),
-            others=others,
+            targets=of_variants,
+            others=teacher_rows(teacher, threads, Path(scratch), row_targets(targets, on_gpu=on_gpu), progress),
             external_models=tuple(map(Path, step.external_models)),
             baseline=Path(step.baseline) if step.baseline else None,
             pairs=step.pairs,
@@ -394,6 +383,7 @@ def bench(
             harness=step.harness,
             load=step.load,
             cache_dir=Path(step.cache) if step.cache else None,
+            batch_sweep=step.batch_sweep,
         )
         return bench_bundle(bundle, teacher.ref, cases, policy, out, options, progress)
 

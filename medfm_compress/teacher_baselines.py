@@ -1,4 +1,4 @@
-"""The teacher's rows of a bench: PyTorch eager, which everything is held against, and its ONNX in other engines."""
+"""The teacher's rows of a bench: PyTorch, which everything is held against, and its ONNX file in other engines."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import msgspec
 
 from medfm_compress.bench.measure.latency import ModelUnderTest
 from medfm_compress.bench.models import TeacherRef
-from medfm_compress.runtime.errors import InputError, MedfmError, MissingDependency
+from medfm_compress.bench.render.format import BACKEND_NAMES, DEVICE_NAMES
+from medfm_compress.bench.report import TEACHER
+from medfm_compress.bench.types.target import DEVICES, Target, is_torch, names_device
+from medfm_compress.runtime.errors import InputError, MedfmError, MissingDependency, refusing
 from medfm_compress.runtime.progress import Progress, no_progress
-from medfm_compress.runtime.sessions.protocol import SessionRef
+from medfm_compress.runtime.sessions.protocol import Session, SessionRef
+from medfm_compress.runtime.sessions.table import BACKENDS, is_available
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
@@ -21,7 +25,6 @@ if TYPE_CHECKING:
     from medfm_compress.compress.teachers.teacher import Teacher
 
 ENGINES = ("onnxruntime", "openvino")
-_NAMES = {"onnxruntime": "teacher in ONNX Runtime", "openvino": "teacher in OpenVINO"}
 _ONNX = "teacher.onnx"
 
 
@@ -85,68 +88,138 @@ def _is_own_folder(sources: Sequence[TeacherSource], model: Model) -> bool:
     )
 
 
-def teacher_in_engines(
-    model: Model,
-    threads: int,
-    scratch: Path,
-    engines: tuple[str, ...] = ENGINES,
-    progress: Progress = no_progress,
-) -> tuple[ModelUnderTest, ...]:
-    """The teacher exported to ONNX, as FP32 models on ``engines``.
+def check_devices(targets: Sequence[str]) -> None:
+    """Check that every device that a target names is to be had on this machine.
 
-    Those that are not installed are left out, and those that cannot run it or compute something else, which is said.
+    Raises:
+        InputError: one is not; says why, and what would mend it.
+    """
+    for target in filter(names_device, targets):
+        reason = unavailable(Target.parse(target))
+        if reason:
+            raise InputError(
+                f"target {target!r} cannot be measured here: {reason}; leave it out, or bench on a machine that has it"
+            )
+
+
+def row_targets(targets: Sequence[str], *, on_gpu: bool) -> tuple[Target, ...]:
+    """Where the teacher gets rows of its own, beside the one in PyTorch, FP32, on the CPU.
+
+    An engine runs its ONNX file in FP32; PyTorch casts it. Whatever else runs on a GPU is held against PyTorch there.
 
     Args:
-        model: the teacher.
-        threads: of each engine.
-        scratch: folder for the ONNX file; must exist until the bench is done.
-        engines: ``onnxruntime``, ``openvino``.
-        progress: told which engine is left out, and why.
+        targets: those asked for; without any, every engine that is here.
+        on_gpu: whether variants of the bundle run on a GPU.
+    """
+    parsed = [Target.parse(target) for target in targets or [f"{engine}:cpu" for engine in ENGINES]]
+    rows = [msgspec.structs.replace(target, threads=1) for target in parsed]
+    rows = [row if is_torch(row.backend) else msgspec.structs.replace(row, precision="fp32") for row in rows]
+    on_cuda = Target(backend="torch", device="cuda")
+    if (on_gpu or any(row.device != "cpu" for row in rows)) and not unavailable(on_cuda):
+        rows.append(on_cuda)
+    return tuple(row for row in dict.fromkeys(rows) if row != Target(backend="torch"))
+
+
+def teacher_rows(
+    teacher: Reference, threads: int, scratch: Path, targets: Sequence[Target], progress: Progress = no_progress
+) -> tuple[ModelUnderTest, ...]:
+    """The teacher in each of ``targets``: in PyTorch as it is, in engines as an ONNX file in FP32.
+
+    Where it cannot run, or computes something else, it is left out, which is said.
+
+    Args:
+        teacher: one network.
+        threads: of each session.
+        scratch: folder for the ONNX file and engines; must exist until the bench is done.
+        targets: see `row_targets`.
+        progress: told which row is left out, and why.
 
     Raises:
         ModelError: the teacher cannot be exported.
-        InputError: no such engine.
     """
-    from medfm_compress.export.onnx_export import export_onnx
-    from medfm_compress.runtime.sessions.table import BACKENDS, is_available
-
-    unknown = sorted(set(engines) - set(BACKENDS))
-    if unknown:
-        raise InputError(f"no engine is called {unknown[0]!r}; choose of {', '.join(BACKENDS)}")
-    present = [engine for engine in engines if is_available(engine).ok]
-    if not present:
+    model = teacher.model
+    if model is None:
+        for target in targets:
+            progress(f"no row for the {row_name(target)}: this teacher is not one network that can be put there")
         return ()
+    possible = [target for target in targets if not unavailable(target)]
     path = scratch / _ONNX
-    content = export_onnx(model.module, model.spec, model.task).content
-    path.write_bytes(content)
-    present = [engine for engine in present if _computes_the_same(engine, content, model, progress)]
+    if any(not is_torch(target.backend) for target in possible):
+        from medfm_compress.export.onnx_export import export_onnx
+
+        progress("export the teacher for other engines")
+        path.write_bytes(export_onnx(model.module, model.spec, model.task).content)
     return tuple(
         ModelUnderTest(
-            name=_NAMES[engine],
-            session=SessionRef(
-                opener=f"{BACKENDS[engine]}:open_session", arguments={"model": str(path), "threads": threads}
-            ),
+            name=row_name(target),
+            session=session,
             spec=model.spec,
             task=model.task,
-            size_bytes=path.stat().st_size,
+            size_bytes=teacher.ref.size_bytes if is_torch(target.backend) else path.stat().st_size,
         )
-        for engine in present
+        for target in possible
+        if _computes_the_same(session := _session(teacher, target, threads, path), target, model, progress)
     )
 
 
-def _computes_the_same(engine: str, content: bytes, model: Model, progress: Progress) -> bool:
-    """Whether ``engine`` computes with the ONNX ``content`` what the model computes; says why not."""
+def row_name(target: Target) -> str:
+    """``teacher in ONNX Runtime``, ``teacher in PyTorch on CUDA, FP16``."""
+    where = "" if target.device == next(iter(DEVICES[target.backend])) else f" on {DEVICE_NAMES[target.device]}"
+    precision = "" if target.precision == "fp32" else f", {target.precision.upper()}"
+    return f"{TEACHER} in {BACKEND_NAMES[target.backend]}{where}{precision}"
+
+
+def _session(teacher: Reference, target: Target, threads: int, onnx: Path) -> SessionRef:
+    """How a fresh process opens the teacher in ``target``."""
+    if is_torch(target.backend):
+        ref = teacher.ref.session
+        chosen = {
+            "precision": target.precision,
+            "device": target.device,
+            "compiled": target.backend == "torch-compile",
+        }
+        return msgspec.structs.replace(ref, arguments={**ref.arguments, "threads": threads, **chosen})
+    arguments: dict[str, object] = {"model": str(onnx), "threads": threads}
+    if target.backend == "onnxruntime":
+        arguments["device"] = target.device
+    if target.backend == "tensorrt":
+        arguments["cache_dir"] = str(onnx.parent)  # built once, though several processes open it
+    return SessionRef(opener=f"{BACKENDS[target.backend]}:open_session", arguments=arguments)
+
+
+def unavailable(target: Target) -> str:
+    """Why nothing can run on the target's device here; empty where something can."""
+    if is_torch(target.backend):
+        from medfm_compress.compress.networks import torch_session
+
+        return torch_session.unavailable(target.device)
+    available = is_available(target.backend, target.device)
+    return "" if available.ok else available.reason
+
+
+def _computes_the_same(ref: SessionRef, target: Target, model: Model, progress: Progress) -> bool:
+    """Whether ``target`` computes what the model computes, as nearly as its precision allows; says why not."""
     from medfm_compress.export.parity import check_parity, module_logits
-    from medfm_compress.runtime.sessions.table import open_session_from_bytes
 
     try:
-        session = open_session_from_bytes(engine, [content], 1, "fp32")
-        check_parity(module_logits(model.module), session, model.spec, model.task)
+        with refusing(InputError, "it cannot run"):
+            check_parity(module_logits(model.module), _opened(ref, target, model), model.spec, model.task)
     except MedfmError as exc:
         reason = str(exc).removesuffix("; nothing was written")
-        progress(f"no row for the {_NAMES[engine]}: {reason}")
+        progress(f"no row for the {row_name(target)}: {reason}")
         return False
     return True
+
+
+def _opened(ref: SessionRef, target: Target, model: Model) -> Session:
+    """The session in this process, whose number of threads stays as it is."""
+    if not is_torch(target.backend):
+        return ref.open()
+    from medfm_compress.compress.networks.torch_session import TorchSession
+
+    return TorchSession(
+        model, target.device, target.threads, target.precision, compiled=target.backend == "torch-compile"
+    )
 
 
 def require_toolchain() -> None:

@@ -137,7 +137,7 @@ def _toolchain() -> Iterator[Finding]:
 
 
 def _gpu() -> Finding:
-    """Whether NVIDIA's driver is loaded; this runtime does not use the GPU yet, training does."""
+    """Whether NVIDIA's driver is loaded, and which GPUs it lists; what drives one stands among the backends."""
     tool = shutil.which("nvidia-smi")
     if tool is not None:
         try:

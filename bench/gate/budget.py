@@ -22,9 +22,10 @@ from typing import NamedTuple
 from medfm_compress.bench.measure.latency_regression import Slowdown
 from medfm_compress.bench.measure.percentile_bounds import percentile_bounds, samples_for_upper_bound
 from medfm_compress.bench.measure.speedup import round_medians, speedup
-from medfm_compress.bench.report import TEACHER
+from medfm_compress.bench.report import TEACHER, teacher_beside
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.policy import Budget
+from medfm_compress.bench.types.target import is_cpu, on_one_chip
 from medfm_compress.bench.types.verdict import Check
 from medfm_compress.runtime.bundle.manifest import Outcome
 
@@ -72,7 +73,8 @@ def check_budget(
 ) -> tuple[Check, ...]:
     """Checks of every limit that ``budget`` sets, for the measurement and the slowdown called ``variant``.
 
-    The teacher, for the two ratios, is the measurement called ``teacher``. ``noise`` are reasons to distrust timings.
+    The teacher, for the two ratios, is the measurement called ``teacher``; for the speed of a variant on a GPU it is
+    the teacher's own row there. ``noise`` are reasons to distrust timings.
     """
     pairs = budget_figures(budget, variant, measurements, slowdowns)
     return tuple(_check(limit, figure, variant, noise) for limit, figure in pairs)
@@ -85,7 +87,8 @@ def budget_figures(
     own = next((measurement for measurement in measurements if measurement.name == name), None)
     teacher = next((measurement for measurement in measurements if measurement.name == TEACHER), None)
     slowdown = next((entry for entry in slowdowns if entry.variant == name), None)
-    pairs = [*_latencies(budget, own), *_costs(budget, own), *_ratios(budget, own, teacher)]
+    beside = (teacher_beside(measurements, own) if own else None) or teacher
+    pairs = [*_latencies(budget, own), *_costs(budget, own), *_ratios(budget, own, teacher, beside)]
     if budget.max_slowdown is not None:
         pairs.append((Limit("slowdown", "×", budget.max_slowdown, timed=True), _slowdown(slowdown)))
     return pairs
@@ -139,7 +142,7 @@ def _costs(budget: Budget, own: Measurement | None) -> list[tuple[Limit, Figure]
 def _gpu_memory(own: Measurement | None) -> Figure:
     if own is None:
         return Figure()
-    if not own.peak_gpu_bytes and own.target.split(":")[1] != "cpu":
+    if not own.peak_gpu_bytes and not is_cpu(own.target):
         return Figure(missing="the driver did not tell this process's GPU memory (pip install nvidia-ml-py)")
     return Figure.single(own.peak_gpu_bytes / _MB)
 
@@ -152,11 +155,14 @@ def _energy(own: Measurement | None) -> Figure:
     return Figure.single(own.energy_mj)
 
 
-def _ratios(budget: Budget, own: Measurement | None, teacher: Measurement | None) -> list[tuple[Limit, Figure]]:
+def _ratios(
+    budget: Budget, own: Measurement | None, teacher: Measurement | None, beside: Measurement | None
+) -> list[tuple[Limit, Figure]]:
+    """``beside`` is the teacher on the same chip, where that was measured."""
     pairs = []
     if budget.min_speedup is not None:
         limit = Limit("speed-up at p50", "×", budget.min_speedup, at_least=True, timed=True)
-        pairs.append((limit, _speedup(own, teacher)))
+        pairs.append((limit, _speedup(own, beside)))
     if budget.min_compression is not None:
         figure = Figure.single(_ratio(teacher.size_bytes, own.size_bytes)) if own and teacher else Figure()
         if teacher is None:
@@ -203,11 +209,11 @@ def _incomparable(own: Measurement | None, teacher: Measurement | None) -> str:
         return "the teacher was not measured"
     if own is None or not own.session_ms:
         return ""
-    device, threads = (("device", 1), ("threads", -1))
-    for what, position in (device, threads):
-        mine, theirs = (target.split(":")[position] for target in (own.target, teacher.target))
-        if mine != theirs:
-            return f"{own.target} and the teacher's {teacher.target} differ in {what}"
+    if not on_one_chip(own.target, teacher.target):
+        remedy = "" if is_cpu(own.target) else "; bench with --target torch:cuda beside the others"
+        return f"{own.target} and the teacher's {teacher.target} differ in device{remedy}"
+    if own.target.split(":")[-1] != teacher.target.split(":")[-1]:
+        return f"{own.target} and the teacher's {teacher.target} differ in threads"
     return ""
 
 

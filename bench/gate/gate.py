@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from medfm_compress.bench.evaluate.confusion_matrix import are_labels_exclusive
@@ -80,6 +81,7 @@ class Evidence(NamedTuple):
         shipped: variants to judge; one without comparisons is inconclusive.
         notes: on the cases.
         noise: reasons to distrust the timings.
+        left_out: shipped variant → why it could not be evaluated on its device.
     """
 
     findings: tuple[str, ...]
@@ -92,6 +94,7 @@ class Evidence(NamedTuple):
     shipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     noise: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = MappingProxyType({})
 
 
 class Required(NamedTuple):
@@ -166,6 +169,7 @@ def _measured(evidence: Evidence, report: Report, shipped: Iterable[str] = ()) -
         shipped=tuple(dict.fromkeys([*report.variants, *report.shipped, *shipped])),
         notes=(*evidence.notes, *report.notes, *noise_notes(report.noise)),
         noise=report.noise,
+        left_out=report.left_out,
     )
 
 
@@ -193,7 +197,9 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
         checks: list[Check] = []
         for requirement in required:
             key = requirement.key(variant)
-            absent = UNDEFINED.get(requirement.entry.metric, "undefined") if variant in evaluated else NOT_EVALUATED
+            absent = UNDEFINED.get(requirement.entry.metric, "undefined")
+            if variant not in evaluated:
+                absent = _not_evaluated(evidence.left_out.get(variant, ""))
             comparison = comparisons.get(key)
             checks += _check_required(requirement, comparison, absent, adjusted.get(key, 1.0), policy.alpha)
         near = next((entry for entry in evidence.fidelity if entry.variant == variant), None)
@@ -207,6 +213,13 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
         policy_sha256=policy_sha256,
         model_digest=evidence.model_digest,
         notes=(*notes, *evidence.notes, *waived),
+    )
+
+
+def _not_evaluated(reason: str) -> str:
+    """Why a variant has no comparison; ``reason`` where its device was not to be had."""
+    return (
+        f"not evaluated on its device: {reason}; bench the bundle on a machine that has it" if reason else NOT_EVALUATED
     )
 
 

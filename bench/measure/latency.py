@@ -25,9 +25,9 @@ import msgspec
 from msgspec import Meta
 
 from medfm_compress.bench.measure.energy import COUNTERS
-from medfm_compress.bench.measure.worker import STAGES, Open, Reply, Time, WarmUp, device_of
+from medfm_compress.bench.measure.worker import STAGES, Open, Reply, Time, TimeBatch, WarmUp, device_of
 from medfm_compress.bench.measure.worker_process import Worker
-from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.measurement import BatchTiming, Measurement
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -36,6 +36,8 @@ from medfm_compress.runtime.sessions.protocol import SessionInfo, SessionRef
 from medfm_compress.runtime.task import Task
 
 _DIGITS = 5
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+"""Of a sweep over batches."""
 
 
 class ModelUnderTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,7 +94,10 @@ DEFAULT_PLAN = Plan()
 
 
 def measure(
-    models: Sequence[ModelUnderTest], plan: Plan = DEFAULT_PLAN, progress: Progress | None = None
+    models: Sequence[ModelUnderTest],
+    plan: Plan = DEFAULT_PLAN,
+    progress: Progress | None = None,
+    batches: Sequence[int] = (),
 ) -> tuple[Measurement, ...]:
     """Measure ``models`` against each other, in their order.
 
@@ -100,6 +105,7 @@ def measure(
         models: at least one; names must differ.
         plan: how long, and on how many threads.
         progress: called with one line at every step, in the order in which things run.
+        batches: sizes in rising order, each timed once after the rounds, a turn a model.
 
     Returns:
         One measurement a model, each with ``rounds * calls_per_round`` samples.
@@ -116,6 +122,10 @@ def measure(
         for _ in counted(range(plan.rounds), "rounds of timing", plan.rounds, progress):
             for run in runs:
                 run.take_turn()
+        for batch in batches:
+            progress(f"batches of {batch}")
+            for run in runs:
+                run.take_batch(batch)
         return tuple(run.measurement() for run in runs)
 
 
@@ -123,7 +133,7 @@ class _Run:
     """One model's process and what it has delivered so far."""
 
     def __init__(self, stack: contextlib.ExitStack, model: ModelUnderTest, plan: Plan, progress: Progress) -> None:
-        self.model = model
+        self.model, self._plan = model, plan
         progress(f"open {model.name}")
         self._worker = stack.enter_context(Worker(model.name, plan.threads, plan.timeout_s, model.environment))
         opened = self._worker.ask(open_request(model))
@@ -135,10 +145,20 @@ class _Run:
         self._calls = _fitting(plan, self._warm.median_ms)
         self._passes = math.ceil(_fitting(plan, self._warm.mean_file_ms) / files) if files else 0
         self._turns: list[Reply] = []
+        self._batches: list[BatchTiming] = []
 
     def take_turn(self) -> None:
         """One round's calls."""
         self._turns.append(self._worker.ask(Time(calls=self._calls, passes=self._passes)))
+
+    def take_batch(self, batch: int) -> None:
+        """Time ``batch`` images at once; after one that cannot run, no larger one is tried."""
+        if self._batches and self._batches[-1].reason:
+            return
+        request = TimeBatch(batch=batch, calls=self._plan.max_calls, limit_s=self._plan.turn_ms / 1000)
+        reply = self._worker.ask(request)
+        timing = BatchTiming(batch=batch, session_ms=tuple(reply.session_ms), reason=reply.reason)
+        self._batches.append(timing)
 
     def measurement(self) -> Measurement:
         """Everything delivered."""
@@ -163,6 +183,9 @@ class _Run:
             peak_gpu_bytes=max(turn.gpu_bytes for turn in self._turns),
             energy_mj=self._energy_mj(),
             energy_source=self._energy_source(),
+            device_ms=tuple(sample for turn in self._turns for sample in turn.device_ms),
+            gpu_states=tuple(state for turn in self._turns for state in turn.gpu_states),
+            batches=tuple(self._batches),
         )
 
     def _energy_mj(self) -> float | None:

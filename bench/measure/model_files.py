@@ -18,16 +18,18 @@ class EngineFiles(NamedTuple):
     """What an engine opens.
 
     Attributes:
-        backend: ``openvino`` or ``onnxruntime``.
+        backend: ``openvino``, ``onnxruntime`` or ``tensorrt``.
         contents: of its files: ``.xml`` and ``.bin``, or one.
         precision: to run it in.
         threads: of the session.
+        device: that the backend drives.
     """
 
     backend: str
     contents: tuple[bytes, ...]
     precision: str
     threads: int
+    device: str = "cpu"
 
 
 def write_model(stem: Path, name: str, files: EngineFiles, spec: ImageSpec, task: Task) -> ModelUnderTest:
@@ -48,7 +50,9 @@ def write_model(stem: Path, name: str, files: EngineFiles, spec: ImageSpec, task
 
 def model_at(path: Path, name: str, files: EngineFiles, spec: ImageSpec, task: Task) -> ModelUnderTest:
     """The model of ``files`` that were written already, the first of them at ``path``."""
-    arguments = {"model": str(path), "threads": files.threads, "precision": files.precision}
+    arguments: dict[str, object] = {"model": str(path), "threads": files.threads, "precision": files.precision}
+    if files.backend == "onnxruntime":  # the others drive one device alone
+        arguments["device"] = files.device
     return ModelUnderTest(
         name=name,
         session=SessionRef(opener=f"{BACKENDS[files.backend]}:open_session", arguments=arguments),

@@ -22,16 +22,20 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.measure.energy import EnergyCounter, find_counter
 from medfm_compress.bench.measure.gpu_memory import gpu_bytes_in_use
+from medfm_compress.bench.measure.gpu_state import gpu_states
 from medfm_compress.bench.measure.load_scenario import Load, LoadOutcome, LoadPlan
 from medfm_compress.bench.measure.onnx_io import OnnxGraph, inspect_onnx
 from medfm_compress.bench.measure.stopwatch import is_stable, timed_ms, without_collector
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.bench.types.gpu_state import GpuState
+from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.sessions.protocol import Session, SessionInfo, SessionRef
+from medfm_compress.runtime.sessions.onnxruntime_providers import PROVIDERS
+from medfm_compress.runtime.sessions.protocol import Batched, DeviceTimed, Session, SessionInfo, SessionRef
 from medfm_compress.runtime.task import Task
 
 _PR_SET_PDEATHSIG = 1
 _DISCARDED_CALLS = 2
+_DEVICE_CALLS = 10  # of a turn, timed by the device's own events
 STAGES = ("read", "preprocess", "infer", "postprocess")
 """The way from file to prediction: read the file and decode it, preprocess, infer, activate and decide."""
 
@@ -60,6 +64,14 @@ class Time(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     passes: int = 0
 
 
+class TimeBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="batch"):
+    """Time up to ``calls`` runs of the session on ``batch`` images at once, as many as fit into ``limit_s``, >= 1."""
+
+    batch: int
+    calls: int
+    limit_s: float
+
+
 class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="evaluate"):
     """Run rows ``start`` to ``stop`` of the file ``inputs`` into the same rows of ``outputs``.
 
@@ -79,13 +91,17 @@ class Inspect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     shape: tuple[int, ...]
 
 
-Request = Inspect | Open | WarmUp | Time | Evaluate | Load
+Request = Inspect | Open | WarmUp | Time | TimeBatch | Evaluate | Load
 
 
 class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Answer to any request; ``error`` is one sentence and stands alone."""
+    """Answer to any request; ``error`` is one sentence and stands alone.
+
+    ``reason`` says why a batch cannot be run, which is no error.
+    """
 
     error: str = ""
+    reason: str = ""
     info: SessionInfo | None = None
     calls: int = 0
     stable: bool = False
@@ -98,6 +114,8 @@ class Reply(msgspec.Struct, kw_only=True, omit_defaults=True):
     gpu_bytes: int = 0
     energy_mj: float | None = None
     energy_source: str = ""
+    device_ms: list[float] = []
+    gpu_states: list[GpuState] = []
     load: LoadOutcome | None = None
     graph: OnnxGraph | None = None
 
@@ -139,12 +157,14 @@ class OpenedModel:
         stamps.append(time.perf_counter_ns())
         return tuple((later - earlier) / 1e6 for earlier, later in itertools.pairwise(stamps))
 
-    def answer(self, request: WarmUp | Time | Evaluate | Load) -> Reply:
+    def answer(self, request: WarmUp | Time | TimeBatch | Evaluate | Load) -> Reply:
         """Do what ``request`` says."""
         if isinstance(request, WarmUp):
             return self._warm_up(request)
         if isinstance(request, Time):
             return self._time(request)
+        if isinstance(request, TimeBatch):
+            return self._time_batch(request)
         if isinstance(request, Load):
             return self._serve(request)
         return self._evaluate(request)
@@ -168,23 +188,62 @@ class OpenedModel:
 
     def _time(self, request: Time) -> Reply:
         counter = self._energy = self._energy or find_counter(on_gpu=self._on_gpu)
-        # Another process had the caches a moment ago: the first calls of a turn are not samples.
-        timed_ms(self._once, _DISCARDED_CALLS)
-        before, processor_s = counter.read(), time.process_time()
-        session_ms = timed_ms(self._once, request.calls)
-        cpu_ms = 1e3 * (time.process_time() - processor_s) / request.calls
-        energy_mj = counter.spent_mj(before, counter.read())
+        # A GPU's state is read amid the calls, too: between two halves, so that reading it lengthens none of them.
+        halves = (request.calls - request.calls // 2, request.calls // 2) if self._on_gpu else (request.calls,)
+        session_ms: list[float] = []
+        spent_mj: list[float | None] = []
+        states, processor_s = self._gpu_states(), 0.0
+        for calls in halves:
+            # Another process had the caches a moment ago: the first calls of a turn are not samples.
+            timed_ms(self._once, _DISCARDED_CALLS)
+            before, start_s = counter.read(), time.process_time()
+            session_ms += timed_ms(self._once, calls)
+            processor_s += time.process_time() - start_s
+            spent_mj.append(counter.spent_mj(before, counter.read()))
+            states += self._gpu_states()
         with without_collector():
             stages_ms = [self.predict(file) for _ in range(request.passes) for file in self._files]
+        known_mj = [energy for energy in spent_mj if energy is not None]
         return Reply(
             session_ms=session_ms,
-            cpu_ms=round(cpu_ms, 5),
+            cpu_ms=round(1e3 * processor_s / request.calls, 5),
             stages_ms=stages_ms,
             peak_rss_bytes=peak_rss_bytes(),
             gpu_bytes=gpu_bytes_in_use() if self._on_gpu else 0,
-            energy_mj=energy_mj,
+            energy_mj=sum(known_mj) if len(known_mj) == len(spent_mj) else None,
             energy_source=counter.source,
+            device_ms=self._device_ms(min(request.calls, _DEVICE_CALLS)),
+            gpu_states=states,
         )
+
+    def _gpu_states(self) -> list[GpuState]:
+        return list(gpu_states()) if self._on_gpu else []
+
+    def _device_ms(self, calls: int) -> list[float]:
+        """Times of ``calls`` runs by the device's own clock; empty where it has none."""
+        session = self._session
+        if not isinstance(session, DeviceTimed):
+            return []
+        times = [session.device_ms({self._name: self._input}) for _ in range(calls)]
+        return [round(value, 5) for value in times if value is not None]
+
+    def _time_batch(self, request: TimeBatch) -> Reply:
+        fixed = self._session.batch if isinstance(self._session, Batched) else None
+        if fixed not in (None, request.batch):
+            return Reply(reason=f"its batch is fixed at {fixed}")
+        images = np.random.default_rng(0).standard_normal((request.batch, *self._spec.shape[1:]), dtype=np.float32)
+        samples: list[float] = []
+        try:
+            outputs = self.run(images)
+            if len(outputs) != request.batch:
+                return Reply(reason=f"it gives {len(outputs)} outputs for {request.batch} images")
+            timed_ms(lambda: self.run(images), _DISCARDED_CALLS)
+            deadline = time.monotonic() + request.limit_s
+            while not samples or (len(samples) < request.calls and time.monotonic() < deadline):
+                samples += timed_ms(lambda: self.run(images), 1)
+        except Exception as exc:  # noqa: BLE001 - whatever an engine raises, e.g. that its memory does not suffice
+            return Reply(reason=in_one_line(exc))
+        return Reply(session_ms=samples)
 
     def _serve(self, request: Load) -> Reply:
         from medfm_compress.bench.measure.load_drive import drive
@@ -239,8 +298,11 @@ def peak_rss_bytes() -> int:
 
 
 def device_of(info: SessionInfo) -> str:
-    """``cuda`` or ``cpu``, from the provider that the engine names."""
-    return "cuda" if "cuda" in info.provider.lower() or "gpu" in info.provider.lower() else "cpu"
+    """The device of a target, from the provider that the engine names; ``cpu``, ``cuda`` and so on."""
+    for device, provider in PROVIDERS.items():
+        if info.provider == provider.name:
+            return device
+    return "cuda" if info.provider.lower().startswith(("cuda", "gpu")) else "cpu"
 
 
 def _private_stdout() -> IO[bytes]:

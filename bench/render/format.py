@@ -24,7 +24,14 @@ METRIC_NAMES: dict[Metric, str] = {
 }
 _HASH = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{40,}(?![0-9A-Za-z])")
 _SHORT = 12
-BACKEND_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
+BACKEND_NAMES = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+    "torch": "PyTorch",
+    "torch-compile": "compiled PyTorch",
+}
+DEVICE_NAMES = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 
 def printable(text: str, kept: str = "") -> str:
@@ -99,7 +106,8 @@ def target_name(target: str) -> str:
         return target
     backend, device, precision, threads = parts
     plural = "thread" if threads == "1" else "threads"
-    return f"{BACKEND_NAMES.get(backend, backend)} · {device.upper()} · {precision.upper()} · {threads} {plural}"
+    chip = DEVICE_NAMES.get(device, device.upper())
+    return f"{BACKEND_NAMES.get(backend, backend)} · {chip} · {precision.upper()} · {threads} {plural}"
 
 
 def date_name(stamp: str) -> str:

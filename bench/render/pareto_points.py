@@ -39,7 +39,8 @@ def pareto_points(report: Report, finding: str) -> tuple[ParetoPoint, ...]:
     points = []
     for measurement in report.measurements:
         own = measurement.name in areas
-        if not own and not (is_teacher_elsewhere(report, measurement) and TEACHER in areas):
+        exact = measurement.target.split(":")[2:3] == ["fp32"]  # in another precision it is not the teacher's AUROC
+        if not own and not (is_teacher_elsewhere(report, measurement) and exact and TEACHER in areas):
             continue
         points.append(
             ParetoPoint(

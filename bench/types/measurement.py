@@ -5,6 +5,32 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from medfm_compress.bench.types.gpu_state import GpuState
+
+
+class BatchTiming(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Several images at once.
+
+    Attributes:
+        batch: images of one call.
+        session_ms: latency of ``Session.run`` alone, one value a call; empty where it cannot run.
+        reason: why it cannot run, e.g. that the session is of a fixed batch; empty where it can.
+    """
+
+    batch: int
+    session_ms: tuple[float, ...] = ()
+    reason: str = ""
+
+    @property
+    def p50_ms(self) -> float:
+        """Median latency of one call."""
+        return float(np.median(self.session_ms))
+
+    @property
+    def images_per_s(self) -> float:
+        """Images a second at the median latency."""
+        return 1000 * self.batch / self.p50_ms
+
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Raw samples of one session on one target, from a fresh process; quantiles are derived, never stored.
@@ -27,6 +53,9 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         peak_gpu_bytes: largest GPU memory of the fresh process; 0 where no GPU was used.
         energy_mj: energy of one call in mJ, from the counter named in ``energy_source``; None where there is none.
         energy_source: ``rapl`` or ``nvml``, or why there is no figure.
+        device_ms: time on the GPU of one call, by its own events, copies included; empty where not measured.
+        gpu_states: clocks, power, temperature and throttling of the GPU before, amid and after the calls of every turn.
+        batches: several images at once, by the size of the batch; empty where not measured.
     """
 
     name: str
@@ -44,6 +73,18 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     peak_gpu_bytes: int = 0
     energy_mj: float | None = None
     energy_source: str = ""
+    device_ms: tuple[float, ...] = ()
+    gpu_states: tuple[GpuState, ...] = ()
+    batches: tuple[BatchTiming, ...] = ()
+
+    @property
+    def throttling(self) -> str:
+        """What held the GPU's clocks back and in how many readings, in words; empty where nothing did."""
+        throttled = [state for state in self.gpu_states if state.throttling]
+        if not throttled:
+            return ""
+        reasons = dict.fromkeys(reason for state in throttled for reason in state.throttling)
+        return f"{', '.join(reasons)}; in {len(throttled)} of {len(self.gpu_states)} readings"
 
     def quantile_ms(self, q: float) -> float:
         """Quantile ``q`` in [0, 1] of the session latency, in ms."""

@@ -2,51 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
 from msgspec import Meta
 
-from medfm_compress.runtime.bundle.manifest import Precision
+from medfm_compress.runtime.bundle.manifest import Device, Precision
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.sessions.devices import DEVICES as ENGINE_DEVICES
 
 TARGET_FORM = "BACKEND:DEVICE:PRECISION:THREADS"
 TARGETS = Meta(extra={"option": "target", "metavar": TARGET_FORM})
 """Of a settings field that lists targets."""
+TORCH_BACKENDS = ("torch", "torch-compile")
+"""PyTorch, eager and by ``torch.compile``: how the teacher runs, and no variant of a bundle."""
+_TORCH: Mapping[Device, tuple[Precision, ...]] = MappingProxyType(
+    dict.fromkeys(("cpu", "cuda"), ("fp32", "bf16", "fp16"))
+)
+DEVICES: Mapping[str, Mapping[Device, tuple[Precision, ...]]] = MappingProxyType(
+    {**ENGINE_DEVICES, **dict.fromkeys(TORCH_BACKENDS, _TORCH)}
+)
+"""Backend → device → precisions in which it runs there."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where something runs: ``backend:device:precision:threads``, e.g. ``openvino:cpu:int8:2``."""
+    """Where something runs: ``backend:device:precision:threads``, e.g. ``openvino:cpu:int8:2``.
 
-    backend: Literal["onnxruntime", "openvino", "torch"]
-    device: Literal["cpu", "cuda"] = "cpu"
+    Raises:
+        InputError: the backend does not drive the device, or does not run in the precision there; on construction.
+    """
+
+    backend: Literal["onnxruntime", "openvino", "tensorrt", "torch", "torch-compile"]
+    device: Device = "cpu"
     precision: Precision = "fp32"
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self.backend, self.device, self.precision)
+        if self.threads < 1:
+            raise InputError(f"threads is {self.threads}; it must be at least 1")
 
     def __str__(self) -> str:
         return f"{self.backend}:{self.device}:{self.precision}:{self.threads}"
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """Parse ``backend[:device[:precision[:threads]]]``.
+        """Parse ``backend[:device[:precision[:threads]]]``; without a device, the first that the backend drives.
 
         Raises:
-            InputError: an unknown part, or threads below 1.
+            InputError: an unknown part, parts that do not go together, or threads below 1.
         """
-        parts = text.split(":")
-        names = ("backend", "device", "precision", "threads")
-        fields: dict[str, object] = dict(zip(names, parts, strict=False))
-        if len(parts) > len(names):
+        backend, *others = text.split(":")
+        if len(others) > 3:
             raise InputError(f"target {text!r} has too many parts; write backend:device:precision:threads")
+        fields = dict(zip(("device", "precision", "threads"), others, strict=False))
         try:
-            if "threads" in fields:
-                fields["threads"] = int(str(fields["threads"]))
-            target = msgspec.convert(fields, cls)
-        except (msgspec.ValidationError, ValueError) as exc:
+            device = fields.get("device", next(iter(DEVICES.get(backend, {})), ""))
+            precision, threads = fields.get("precision", "fp32"), fields.get("threads", "1")
+            _check(backend, device, precision)
+            if not (threads.isascii() and threads.isdigit()):
+                raise InputError(f"threads is {threads!r}; it must be a whole number")
+            given = {"backend": backend, "device": device, "precision": precision, "threads": int(threads)}
+            return msgspec.convert(given, cls)
+        except InputError as exc:
             raise InputError(f"target {text!r}: {exc}; write backend:device:precision:threads") from None
-        if target.threads < 1:
-            raise InputError(f"target {text!r}: threads must be at least 1")
-        return target
+
+
+def _check(backend: str, device: str, precision: str) -> None:
+    """Raises InputError, which says what is allowed, where the three do not go together."""
+    devices: Mapping[str, tuple[str, ...]] = DEVICES.get(backend, {})  # type: ignore[assignment]
+    if not devices:
+        raise InputError(f"there is no backend {backend!r}; choose one of {', '.join(DEVICES)}")
+    if device not in devices:
+        raise InputError(f"{backend} does not run on {device!r}; it runs on {', '.join(devices)}")
+    if precision not in devices[device]:
+        raise InputError(
+            f"{backend} on {device} does not run in {precision!r}; it runs there in {', '.join(devices[device])}"
+        )
 
 
 def split_targets(targets: tuple[str, ...]) -> tuple[tuple[str, ...], int | None]:
@@ -64,9 +98,21 @@ def split_targets(targets: tuple[str, ...]) -> tuple[tuple[str, ...], int | None
     return tuple(":".join(target.split(":")[:3]) for target in targets), threads.pop() if threads else None
 
 
-def cpu_targets(targets: tuple[str, ...]) -> tuple[str, ...]:
-    """Targets, checked; raises InputError for one that is not known, or is no CPU."""
-    for target in targets:
-        if Target.parse(target).device != "cpu":
-            raise InputError(f"target {target!r}: bench measures on the CPU; write {target.split(':')[0]}:cpu")
-    return targets
+def is_torch(target: str) -> bool:
+    """Whether a target is PyTorch's, and so the teacher's alone."""
+    return target.partition(":")[0] in TORCH_BACKENDS
+
+
+def names_device(target: str) -> bool:
+    """Whether a target says on which device, and does not leave that to what is there."""
+    return ":" in target
+
+
+def on_one_chip(target: str, other: str) -> bool:
+    """Whether two targets compute on the same kind of chip: a CPU, or a GPU by whatever drives it."""
+    return is_cpu(target) == is_cpu(other)
+
+
+def is_cpu(target: str) -> bool:
+    """Whether a target, its device named, computes on the CPU."""
+    return target.split(":")[1:2] == ["cpu"]

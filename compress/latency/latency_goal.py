@@ -8,19 +8,24 @@ from types import MappingProxyType
 import msgspec
 
 from medfm_compress.bench.types.target import Target
-from medfm_compress.runtime.bundle.manifest import Backend, Precision
+from medfm_compress.runtime.bundle.manifest import Backend, Device, Precision
 from medfm_compress.runtime.cpu import missing_flags, read_cpu
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.sessions.instruction_sets import instructions
 from medfm_compress.runtime.sessions.table import is_available
 
-PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = MappingProxyType(
-    {"openvino": ("fp32", "bf16", "fp16", "int8", "int8-bf16"), "onnxruntime": ("fp32", "int8")}
+PRECISIONS: Mapping[tuple[Backend, Device], tuple[Precision, ...]] = MappingProxyType(
+    {
+        ("openvino", "cpu"): ("fp32", "bf16", "fp16", "int8", "int8-bf16"),
+        ("onnxruntime", "cpu"): ("fp32", "int8"),
+        ("onnxruntime", "cuda"): ("fp32",),
+        ("tensorrt", "cuda"): ("fp32",),
+    }
 )
-"""What a student can be measured in: the precisions that `quantize` makes of it."""
+"""What a student can be measured in: the precisions that are made of an untrained network."""
 _ALLOWED = (
     "openvino:cpu or onnxruntime:cpu, if need be with a precision (fp32, int8; openvino also bf16, fp16, int8-bf16) "
-    "and threads behind it, e.g. openvino:cpu:int8:2"
+    "and threads behind it, e.g. openvino:cpu:int8:2, or onnxruntime:cuda:fp32 or tensorrt:cuda:fp32"
 )
 
 
@@ -46,7 +51,7 @@ def parse_goal(budget_ms: float, target: str, threads: int) -> LatencyGoal:
 
     Args:
         budget_ms: above 0.
-        target: ``openvino:cpu`` or ``onnxruntime:cpu``, fp32 unless a precision is added.
+        target: e.g. ``openvino:cpu`` or ``onnxruntime:cuda``, fp32 unless a precision is added.
         threads: of the engine, unless the target names them.
 
     Raises:
@@ -60,7 +65,7 @@ def parse_goal(budget_ms: float, target: str, threads: int) -> LatencyGoal:
         raise InputError(f"target {target!r} has {named} threads and threads is {threads}; give one of them")
     if named < 1:
         raise InputError(f"threads is {threads}; it must be at least 1")
-    available = is_available(parsed.backend)
+    available = is_available(parsed.backend, parsed.device)
     if not available.ok:
         raise InputError(f"target {target!r} cannot be measured here: {available.reason}")
     return LatencyGoal(budget_ms=budget_ms, target=msgspec.structs.replace(parsed, threads=named))
@@ -71,10 +76,11 @@ def _target(text: str) -> Target:
         target = Target.parse(text)
     except InputError:
         raise InputError(f"target is {text!r}; it must be {_ALLOWED}") from None
-    if target.backend == "torch" or target.device != "cpu" or target.precision not in PRECISIONS[target.backend]:
+    if target.precision not in PRECISIONS.get((target.backend, target.device), ()):  # type: ignore[call-overload]
         raise InputError(f"target is {text!r}; it must be {_ALLOWED}")
     # Weights of 7 bits take the same time as those of 8, and need no instructions of their own.
-    missing = missing_flags(instructions(target.backend, target.precision, reduced=True), read_cpu())
+    needed = instructions(target.backend, target.precision, reduced=True) if target.device == "cpu" else ()
+    missing = missing_flags(needed, read_cpu())
     if missing:
         raise InputError(f"target {text!r} cannot be measured here, this CPU lacks {', '.join(missing)}; take fp32")
     return target

@@ -139,7 +139,8 @@ def measure_ms(files: Sequence[bytes], goal: LatencyGoal, shape: tuple[int, ...]
         goal: the target.
         shape: of the image, ``[1, channels, height, width]``.
     """
-    session = open_session_from_bytes(goal.backend, files, goal.target.threads, goal.target.precision)
+    target = goal.target
+    session = open_session_from_bytes(goal.backend, files, target.threads, target.precision, device=target.device)
     return interleaved_p50_ms([_calling(session, shape)], _NETWORK, _clock(goal))[0]
 
 
@@ -158,7 +159,7 @@ class EngineTimer:
         """A session in the goal's precision, or in its float part where the placement leaves the layer in float."""
         backend, target = self._goal.backend, self._goal.target
         if not target.precision.startswith("int8"):
-            return open_session_from_bytes(backend, [graph], target.threads, target.precision)
+            return open_session_from_bytes(backend, [graph], target.threads, target.precision, device=target.device)
         files = int8_files(graph, self._goal)
         try:
             return open_session_from_bytes(backend, files, target.threads, target.precision)
@@ -180,8 +181,8 @@ def int8_files(graph: bytes, goal: LatencyGoal) -> tuple[bytes, ...]:
 
 
 def _clock(goal: LatencyGoal) -> Callable[[], float]:
-    """Time of the processor for one thread, which no other program's work lengthens; else time of day."""
-    return time.process_time if goal.target.threads == 1 else time.perf_counter
+    """Time of the processor for one thread of a CPU, which no other program's work lengthens; else time of day."""
+    return time.process_time if goal.target.threads == 1 and goal.target.device == "cpu" else time.perf_counter
 
 
 def _calling(session: Session, shape: tuple[int, ...]) -> Callable[[], object]:

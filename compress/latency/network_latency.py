@@ -135,7 +135,7 @@ class _Prepared:
         """The network as the engine reads it, written for `measure`; the contents of the files."""
         request, target = self.request, self.request.goal.target
         contents = engine_files(model, request.goal)
-        files = EngineFiles(request.goal.backend, contents, target.precision, target.threads)
+        files = EngineFiles(request.goal.backend, contents, target.precision, target.threads, target.device)
         self._models[name] = write_model(self._folder / name, name, files, request.spec, request.task)
         return contents
 
@@ -191,7 +191,9 @@ def _estimate(name: str, prepared: _Prepared, progress: Progress) -> NetworkLate
     try:
         model = prepared.model(name)
         contents = prepared.write(name, model)
-        session = open_session_from_bytes(goal.backend, contents, goal.target.threads, goal.target.precision)
+        session = open_session_from_bytes(
+            goal.backend, contents, goal.target.threads, goal.target.precision, device=goal.target.device
+        )
         image = {session.input_names[0]: _noise(spec)[:1]}
         (estimate_ms,) = interleaved_p50_ms([lambda: session.run(image)], _EFFORT)
     except (InputError, Refused) as exc:

@@ -107,7 +107,9 @@ class TargetLatency:
         with tempfile.TemporaryDirectory(prefix="medfm-prune-") as scratch:
             models = []
             for number, (name, module) in enumerate(modules.items()):
-                files = EngineFiles(self._goal.backend, self._files(module), target.precision, target.threads)
+                files = EngineFiles(
+                    self._goal.backend, self._files(module), target.precision, target.threads, target.device
+                )
                 models.append(write_model(Path(scratch) / str(number), name, files, spec, task))
             return measure(models, plan)
 

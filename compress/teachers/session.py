@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import torch
 
-from medfm_compress.compress.networks.torch_session import TorchSession
+from medfm_compress.compress.networks.torch_session import TorchSession, unavailable
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.teachers.open import open_teacher
 from medfm_compress.compress.teachers.output_cache import OutputCache
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.sessions.protocol import Array, Session, SessionInfo
 from medfm_compress.runtime.task import Task
 
@@ -62,17 +62,33 @@ def open_live_teacher(sources: tuple[TeacherSource, ...], task: Task) -> Teacher
     return teacher
 
 
-def open_session(sources: list[dict[str, Any]], task: dict[str, Any], threads: int = 1) -> Session:
+def open_session(
+    sources: list[dict[str, Any]],
+    task: dict[str, Any],
+    threads: int = 1,
+    precision: str = "fp32",
+    device: str = "cpu",
+    compiled: bool = False,
+) -> Session:
     """Open a teacher; sets the process's thread count.
 
     Args:
         sources: `TeacherSource` as JSON.
         task: of the study, as JSON.
         threads: of PyTorch; an ONNX file has its engine's own.
+        precision: of a single module, see `TorchSession`; what is none runs in its own.
+        device: likewise; what is none runs on the CPU.
+        compiled: likewise, whether ``torch.compile`` compiles it.
+
+    Raises:
+        InputError: PyTorch finds no such device.
     """
+    missing = unavailable(device)
+    if missing:
+        raise InputError(f"{missing}; use torch:cpu")
     torch.set_num_threads(threads)
     named = tuple(msgspec.convert(sources, list[TeacherSource]))
     teacher = open_live_teacher(named, msgspec.convert(task, Task))
     if isinstance(teacher, ModuleTeacher):
-        return TorchSession(teacher.model, "cpu", threads)
+        return TorchSession(teacher.model, device, threads, precision, compiled=compiled)
     return TeacherSession(teacher, threads)

@@ -2,7 +2,7 @@
 # Everything that needs a GPU, in parts that can be repeated one by one; each writes one small file into OUT.
 #
 #   bash experiments/gpu/run.sh OUT [PART…]  (default: all)
-#       parts: environment graphs acceptance tensorrt turns torch training tests
+#       parts: environment graphs acceptance tensorrt turns torch bench training tests
 #   bash experiments/gpu/run.sh OUT --dry-run          small networks on a CPU; TensorRT says what it lacks
 #
 #   PYTHON          with PyTorch, timm, onnx, onnxruntime, onnx-ir and this project's requirements (python3)
@@ -16,7 +16,7 @@ out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 dry=
 [ "${1:-}" = --dry-run ] && dry=1 && shift
-[ $# -gt 0 ] || set -- environment graphs acceptance tensorrt turns torch training tests environment
+[ $# -gt 0 ] || set -- environment graphs acceptance tensorrt turns torch bench training tests environment
 python=${PYTHON:-python3}
 work=${WORK:-$out.work}
 mkdir -p "$work"
@@ -38,6 +38,7 @@ part_training() {
 part_torch() {
   "$python" -W ignore "$here/torch_latency.py" "$work/graphs" "$out/torch.json" --seconds "${SECONDS_TORCH:-120}" ${dry:+--device cpu --tiny}
 }
+part_bench() { "$python" -W ignore "$here/bench_targets.py" "$work/bench" "$out/bench.json" ${dry:+--tiny}; }
 in_tensorrt_python() {
   local root=${TENSORRT_ROOT:-} driver
   if [ -z "$root" ]; then echo "TENSORRT_ROOT is not set: left out"; return; fi

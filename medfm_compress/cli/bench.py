@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from medfm_compress.bench.measure.load_scenario import ScenarioResult
     from medfm_compress.bench.report import Report
     from medfm_compress.bench.types.evaluation import Comparison
-    from medfm_compress.bench.types.measurement import Measurement
+    from medfm_compress.bench.types.measurement import BatchTiming, Measurement
     from medfm_compress.bench.types.verdict import Verdict
 
 _FIXED = ("load.inputs", "load.seed", "load.threads", "load.warm_up_s", "load.timeout_s")
@@ -38,8 +39,9 @@ def bench(
 ) -> None:
     """Evaluate and time a bundle against its teacher; the report goes to a folder, the verdict to the gate.
 
-    The teacher always runs in PyTorch, because everything is held against it; name torch:cpu alone among its engines
-    to leave its ONNX Runtime and OpenVINO rows out.
+    The teacher always runs in PyTorch, because everything is held against it, on a GPU too where anything else runs
+    there; name torch:cpu alone among its engines to leave its ONNX Runtime and OpenVINO rows out. Variants for a device
+    that this machine lacks are left out and named, unless a target names the device, which is refused.
     """
     check_report_out(out, overwrite)
     from medfm_compress import steps
@@ -66,6 +68,7 @@ def report_as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any
         "policy_sha256": report.policy_sha256,
         "verdict": verdict,
         "noise": report.noise,
+        "left_out": report.left_out,
         "measurements": [
             {
                 "name": row.name,
@@ -76,6 +79,7 @@ def report_as_json(report: Report, verdict: Verdict, out: Path) -> dict[str, Any
                 "peak_rss_bytes": row.peak_rss_bytes,
                 "size_bytes": row.size_bytes,
                 "speedup": ratios.get(row.name),
+                **_of_gpu(row),
             }
             for row in report.measurements
         ],
@@ -114,6 +118,10 @@ def print_report(report: Report, verdict: Verdict, out: Path, policy: Path, bund
             f"{slower.variant}: {slower.ratio.estimate:.3f}× the earlier bundle's latency "
             f"({slower.ratio.low:.3f} to {slower.ratio.high:.3f}, {len(slower.p50_ms)} pairs of processes)"
         )
+    _print_gpu(report)
+    _print_batches(report)
+    for name, reason in report.left_out.items():
+        console.say(f"left out: {name}: {reason}")
     for reason in report.noise:
         console.say(f"noisy: {reason}")
     console.say(f"verdict: {verdict.outcome}")
@@ -160,13 +168,54 @@ def _scenario_line(load: ScenarioResult) -> str:
 
 
 def _row(report: Report, measurement: Measurement) -> list[str]:
-    ratio = next((speedup.ratio.estimate for speedup in report.speedups if speedup.name == measurement.name), 1.0)
+    ratio = next((speedup.ratio.estimate for speedup in report.speedups if speedup.name == measurement.name), None)
     return [
         measurement.name,
         f"{measurement.quantile_ms(0.5):.2f}",
         f"{measurement.quantile_ms(0.99):.2f}",
-        f"{ratio:.1f}×",
+        f"{ratio:.1f}×" if ratio else "1.0×" if measurement is report.measurements[0] else "–",
         f"{measurement.first_prediction_ms / 1000:.2f}",
         f"{measurement.peak_rss_bytes / 1e6:.0f}",
         f"{measurement.size_bytes / 1e6:.2f}",
     ]
+
+
+def _of_gpu(row: Measurement) -> dict[str, Any]:
+    """What ``--json`` prints of what ran on a GPU, and of batches; nothing of what was not measured."""
+    shown: dict[str, Any] = {}
+    if row.device_ms:
+        shown["device_p50_ms"] = statistics.median(row.device_ms)
+    if row.peak_gpu_bytes:
+        shown["peak_gpu_bytes"] = row.peak_gpu_bytes
+    if row.gpu_states:
+        shown["gpu"] = row.gpu_states[-1]
+        shown["throttling"] = row.throttling
+    if row.batches:
+        shown["batches"] = [_as_json(timing) for timing in row.batches]
+    return shown
+
+
+def _as_json(timing: BatchTiming) -> dict[str, Any]:
+    if timing.reason:
+        return {"batch": timing.batch, "reason": timing.reason}
+    return {"batch": timing.batch, "p50_ms": timing.p50_ms, "images_per_s": timing.images_per_s}
+
+
+def _print_gpu(report: Report) -> None:
+    """A table of what ran on a GPU; nothing where nothing did."""
+    from medfm_compress.bench.render.gpu_text import GPU_COLUMNS, gpu_cells
+
+    rows = [[row.name, *gpu_cells(row)] for row in report.measurements if row.device_ms or row.gpu_states]
+    if rows:
+        console.table(["on the GPU", *GPU_COLUMNS], rows)
+        console.say()
+
+
+def _print_batches(report: Report) -> None:
+    """A table of batches; nothing where none were timed."""
+    from medfm_compress.bench.render.gpu_text import BATCH_COLUMNS, batch_cells
+
+    rows = [[row.name, *batch_cells(timing)] for row in report.measurements for timing in row.batches]
+    if rows:
+        console.table(["model", *BATCH_COLUMNS], rows)
+        console.say()

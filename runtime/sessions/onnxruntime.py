@@ -71,6 +71,11 @@ class OnnxRuntimeSession:
             raise _as_input_error(exc, inputs) from exc
         return dict(zip(self.output_names, outputs, strict=True))
 
+    @property
+    def batch(self) -> int | None:
+        """Images of every call, where the network fixes it; None where it is free."""
+        return _side(self._session.get_inputs()[0].shape)
+
     def ports(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         """Inputs and outputs: name, type as ONNX Runtime spells it, and sides; a free side is a name or None."""
         ends = (self._session.get_inputs(), self._session.get_outputs())
@@ -198,6 +203,11 @@ def holds_integers(model: bytes) -> bool:
 def _as_input_error(exc: Exception, inputs: Mapping[str, Array]) -> InputError:
     shapes = {name: value.shape for name, value in inputs.items()}
     return InputError(f"onnxruntime cannot run on inputs {shapes}: {_first_line(exc)}")
+
+
+def _side(shape: Sequence[int | str | None]) -> int | None:
+    """The first side, where it is a number."""
+    return shape[0] if shape and isinstance(shape[0], int) else None
 
 
 def _first_line(exc: Exception) -> str:

@@ -72,6 +72,12 @@ class OpenVinoSession:
             raise InputError(f"openvino cannot run on inputs {shapes}: {_last_line(exc)}") from exc
         return {name: outputs[index] for index, name in enumerate(self.output_names)}
 
+    @property
+    def batch(self) -> int | None:
+        """Images of every call, where the network fixes it; None where it is free."""
+        shape = self._compiled.input(0).partial_shape
+        return shape[0].get_length() if len(shape) and shape[0].is_static else None
+
     def _request(self) -> Any:
         request = getattr(self._requests, "request", None)
         if request is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -53,6 +53,25 @@ class Session(Protocol):
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run once. Image input: float32 ``[1, channels, height, width]``; logits out: float32 ``[1, labels]``."""
+        ...
+
+
+@runtime_checkable
+class DeviceTimed(Protocol):
+    """A session that can also tell how long its device is busy, which leaves the host's part out."""
+
+    def device_ms(self, inputs: Mapping[str, Array]) -> float | None:
+        """Time on the device of one run, copies included, in ms; None where the device has no clock of its own."""
+        ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A session that knows how many images it takes at once."""
+
+    @property
+    def batch(self) -> int | None:
+        """Images of every call, where the network fixes it; None where it is free."""
         ...
 
 

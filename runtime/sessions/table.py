@@ -71,10 +71,10 @@ def open_variant(bundle: Bundle, variant: Variant, threads: int, cache_dir: str 
     return open_session_from_bytes(variant.backend, read(), threads, variant.precision, device=variant.device)
 
 
-def open_bundle_variant(bundle: str, variant: str, threads: int) -> Session:
+def open_bundle_variant(bundle: str, variant: str, threads: int, cache_dir: str | None = None) -> Session:
     """Open one variant of the bundle at path ``bundle``: the opener that a `SessionRef` names."""
     opened = Bundle.open(bundle)
-    return open_variant(opened, opened.variant(variant), threads)
+    return open_variant(opened, opened.variant(variant), threads, cache_dir)
 
 
 def _module(backend: str) -> ModuleType:

@@ -104,6 +104,11 @@ class TensorRtSession:
             self._launch()
             return {name: self._buffers[name].values.copy() for name in self.output_names}
 
+    @property
+    def batch(self) -> int:
+        """Images of every call: an engine is built for one shape."""
+        return int(self._buffers[self.input_names[0]].values.shape[0])
+
     def device_ms(self, inputs: Mapping[str, Array]) -> float:
         """Time on the device of one run, copies included, by CUDA events; ms."""
         driver = self._driver

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +17,6 @@ typer = pytest.importorskip("typer")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from medfm_compress.bench.types.target import cpu_targets, split_targets  # noqa: E402
 from medfm_compress.cli.bench import bench  # noqa: E402
 from medfm_compress.cli.explain import explain  # noqa: E402
 from medfm_compress.cli.prune import prune  # noqa: E402
@@ -30,6 +30,7 @@ from medfm_compress.compress.networks.model import (  # noqa: E402
 from medfm_compress.compress.teachers.source import spec_to_write  # noqa: E402
 from medfm_compress.export.onnx_export import export_onnx  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
+from medfm_compress.runtime.sessions import cuda_driver  # noqa: E402
 
 app = typer.Typer()
 app.command()(bench)
@@ -111,15 +112,34 @@ def test_teacher_that_is_none(inputs) -> None:
         CliRunner().invoke(app, arguments(inputs, **{"--teacher": str(inputs["study"])}), catch_exceptions=False)
 
 
-def test_targets_are_checked() -> None:
-    assert cpu_targets(("openvino:cpu", "torch:cpu")) == ("openvino:cpu", "torch:cpu")
-    assert split_targets(("openvino:cpu", "torch:cpu")) == (("openvino:cpu", "torch:cpu"), None)
-    assert split_targets(("openvino:cpu:int8:2", "torch:cpu")) == (("openvino:cpu:int8", "torch:cpu"), 2)
-    with pytest.raises(InputError, match="name 1 and 2 threads"):
-        split_targets(("openvino:cpu:int8:2", "torch:cpu:fp32:1"))
-    for wrong in ("tflite:cpu", "onnxruntime:cuda"):
-        with pytest.raises(InputError, match=wrong):
-            cpu_targets((wrong,))
+def test_a_device_that_is_named_and_missing_is_refused_before_any_work(inputs, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(cuda_driver._LIBRARIES, sys.platform, "libno_such_driver.so")
+    for target, reason in (
+        ("torch:cuda:fp16", "CUDA"),
+        ("torch-compile:cuda", "CUDA"),
+        ("onnxruntime:cuda", "CUDAExecutionProvider"),
+        ("tensorrt:cuda:fp16", "pip install tensorrt|no CUDA driver is loaded"),
+    ):
+        with pytest.raises(InputError, match=f"target '{target}' cannot be measured here: .*({reason})"):
+            CliRunner().invoke(app, arguments(inputs, **{"--target": target}), catch_exceptions=False)
+    with pytest.raises(InputError, match="openvino does not run on 'cuda'"):
+        CliRunner().invoke(app, arguments(inputs, **{"--target": "openvino:cuda"}), catch_exceptions=False)
+    assert not inputs["out"].exists()
+
+
+def test_rows_of_the_teacher_in_another_precision_and_batches(inputs) -> None:
+    rows = ("--rounds", "2", "--target", "torch:cpu:bf16", "--target", "onnxruntime:cpu", "--batch-sweep", *QUICK)
+    result = CliRunner().invoke(app, [*arguments(inputs), *rows], catch_exceptions=False)
+    assert result.exit_code == 0
+    measured = {row["name"]: row for row in json.loads(result.stdout)["measurements"]}
+    assert measured["teacher in PyTorch, BF16"]["target"] == "torch:cpu:bf16:1"
+    assert [row["batch"] for row in measured["teacher"]["batches"]] == [1, 2, 4, 8, 16, 32, 64]
+    assert all(row["images_per_s"] > 0 for row in measured["teacher"]["batches"])
+    batches = measured["onnxruntime-cpu-fp32"]["batches"]
+    assert batches[0]["p50_ms"] > 0
+    assert batches[1:] == [{"batch": 2, "reason": "its batch is fixed at 1"}]
+    assert "its batch is fixed at 1" in (inputs["out"] / "report.html").read_text()
 
 
 def onnx_teacher(inputs: dict[str, Path], folder: Path) -> tuple[Path, Path]:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+
+from medfm_compress.runtime.sessions import cuda_driver
 
 FLAWED = b"flawed"
 
@@ -188,3 +192,43 @@ def _runtime(stub: ctypes.CDLL) -> Any:
                 return None
 
     return Runtime
+
+
+def install(library: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Put the driver, TensorRT and NVML in place here and in every process that is started from here.
+
+    The GPU holds 300 MB of each process; ``STUB_THROTTLE`` in the environment are its throttle reasons.
+
+    Returns:
+        The bindings of this process.
+    """
+    (folder / "libcuda.so.1").symlink_to(library)
+    (folder / "tensorrt.py").write_text(
+        "import sys, pathlib, simulated_gpu\n"
+        f"sys.modules[__name__] = simulated_gpu.bindings(pathlib.Path({str(library)!r}))\n"
+    )
+    (folder / "pynvml.py").write_text(_NVML)
+    paths = [str(folder), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
+    module = bindings(library)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setitem(cuda_driver._LIBRARIES, sys.platform, str(library))
+    return module
+
+
+_NVML = """
+import os
+from types import SimpleNamespace
+class NVMLError(Exception): pass
+def nvmlInit(): pass
+def nvmlShutdown(): pass
+def nvmlDeviceGetCount(): return 1
+def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetComputeRunningProcesses(device): return [SimpleNamespace(pid=os.getpid(), usedGpuMemory=300_000_000)]
+def nvmlDeviceGetTotalEnergyConsumption(device): raise NVMLError("not supported")
+def nvmlDeviceGetClockInfo(device, kind): return 1980
+def nvmlDeviceGetPowerUsage(device): return 400_000
+def nvmlDeviceGetTemperature(device, sensor): return 60
+def nvmlDeviceGetCurrentClocksEventReasons(device): return int(os.environ.get("STUB_THROTTLE", "0"))
+"""

@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from medfm_compress.bench.measure.percentile_bounds import samples_for_upper_bound
+from medfm_compress.bench.render.gpu_text import batch_cells, gpu_cells
 from medfm_compress.bench.render.html.rendering import drawing
 from medfm_compress.bench.render.model_names import model_name, shortened
 from medfm_compress.bench.render.pareto_points import is_teacher_elsewhere
@@ -36,7 +37,10 @@ class MeasuredModel(NamedTuple):
 
 
 class SpeedView(NamedTuple):
-    """Everything measured, and its drawings; the stages have a name and a box each, none where none were timed."""
+    """Everything measured, and its drawings; the stages have a name and a box each, none where none were timed.
+
+    Rows of a model's name and cells: ``gpu`` of what ran on one, ``batches`` of several images at once.
+    """
 
     models: list[MeasuredModel]
     rounds: int
@@ -44,6 +48,8 @@ class SpeedView(NamedTuple):
     latency_plot: Markup
     stages: list[tuple[str, Markup]]
     stage_plot: Markup
+    gpu: list[tuple[str, list[str]]]
+    batches: list[tuple[str, list[str]]]
 
 
 def speed_view(report: Report) -> SpeedView | None:
@@ -63,6 +69,8 @@ def speed_view(report: Report) -> SpeedView | None:
             for place, stage in enumerate(stages)
         ],
         drawing(stage_plot(rows, title="Median time of each stage of one prediction") if rows else ""),
+        [(model_name(report, m.name), gpu_cells(m)) for m in report.measurements if m.device_ms or m.gpu_states],
+        [(model_name(report, m.name), batch_cells(timing)) for m in report.measurements for timing in m.batches],
     )
 
 
