@@ -16,15 +16,16 @@ import msgspec
 from medfm_compress.data.check_remarks import class_sizes, identifying_reason, remarks_on, what_cannot_be_learned
 from medfm_compress.data.labels import LEARNED, describe_order
 from medfm_compress.data.study import Case, Study
-from medfm_compress.data.unread_files import UNREAD_SUFFIXES, by_suffix
+from medfm_compress.data.unread_files import by_suffix
 from medfm_compress.runtime.colour_kind import colour_kind
 from medfm_compress.runtime.errors import MedfmError
 from medfm_compress.runtime.image_spec import ColourKind
+from medfm_compress.runtime.images.file_types import UNREAD_SUFFIXES
+from medfm_compress.runtime.progress import counted
 from medfm_compress.runtime.task import TaskKind
 from medfm_compress.runtime.threads import map_in_threads
 
 _WORKERS = 2
-_LINE_EVERY = 1000
 _ODD_FACTOR = 2.0
 
 
@@ -157,10 +158,8 @@ def _inspections(study: Study, progress: Callable[[str], None] | None) -> Iterat
         is_blank = bool(pixels.values.min() == pixels.values.max())
         return _Inspection(case, (height, width), is_blank, content, colour=colour_kind(pixels))
 
-    for number, inspected in enumerate(map_in_threads(inspect_case, study.cases, _WORKERS)):
-        if progress and number and number % _LINE_EVERY == 0:
-            progress(f"read {number} of {len(study.cases)} images")
-        yield inspected
+    inspected = map_in_threads(inspect_case, study.cases, _WORKERS)
+    yield from counted(inspected, "read images", len(study.cases), progress)
 
 
 def _split_names(study: Study) -> list[str]:

@@ -12,17 +12,17 @@ from medfm_compress.data.dicom_patients import Patients, patients_of
 from medfm_compress.data.labels import exclusive_study
 from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Case, Study
-from medfm_compress.data.unread_files import UNREAD_SUFFIXES, by_suffix
+from medfm_compress.data.unread_files import by_suffix
 from medfm_compress.data.volumes import refuse_series, refuse_volume_files
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.images.file_types import names_an_image
 from medfm_compress.runtime.read_image import is_image_file
 
 _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 
 
 def open_folder(root: Path, rules: DicomRules) -> Study:
@@ -143,21 +143,13 @@ def _images(folder: Path, *, deep: bool = True) -> Sequence[Path]:
         for path in paths
         if path.is_file()
         and not any(_is_hidden(part) for part in (path, *path.relative_to(folder).parents))
-        and (_is_listed(path) or _is_volume(path))
+        and _is_listed(path)
     ]
 
 
 def _is_listed(path: Path) -> bool:
     """Whether a file is an image that is read here, or by its name claims to be an image."""
-    return path.name.lower().endswith((*_SUFFIXES, *UNREAD_SUFFIXES)) or is_image_file(path)
-
-
-def _is_volume(path: Path) -> bool:
-    try:
-        refuse_volume_files([path.name])
-    except StudyError:
-        return True
-    return False
+    return names_an_image(path.name) or is_image_file(path)
 
 
 def _is_hidden(path: Path) -> bool:

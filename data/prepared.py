@@ -6,11 +6,10 @@ the libraries that carry it out, and the content of every image in its order. No
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, overload
 
 import msgspec
 import numpy as np
@@ -18,13 +17,14 @@ from numpy.typing import NDArray
 
 from medfm_compress import __version__
 from medfm_compress.data.fingerprint import content_hashes
+from medfm_compress.data.npy_rows import NpyRows
 from medfm_compress.data.sources import with_rules
 from medfm_compress.data.study import Case, ImageSource, Study
 from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import ImageRefused, StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import prepare
-from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.threads import map_in_threads
 
@@ -32,7 +32,18 @@ Prepared = NDArray[np.float32]
 
 _WORKERS = 2
 _BATCH = 128
-_LINE_EVERY = 10 * _BATCH
+
+
+@overload
+def prepared_images(
+    study: Study, cases: Sequence[Case], spec: ImageSpec, cache: None, progress: Progress | None = None
+) -> Prepared: ...
+
+
+@overload
+def prepared_images(
+    study: Study, cases: Sequence[Case], spec: ImageSpec, cache: Path | None, progress: Progress | None = None
+) -> Prepared | NpyRows: ...
 
 
 def prepared_images(
@@ -41,7 +52,7 @@ def prepared_images(
     spec: ImageSpec,
     cache: Path | None,
     progress: Progress | None = None,
-) -> Prepared:
+) -> Prepared | NpyRows:
     """Decode and `prepare` the images of ``cases``; DICOM files are read by the rules of ``spec``, not of the study.
 
     Args:
@@ -52,7 +63,7 @@ def prepared_images(
         progress: receives a line now and then.
 
     Returns:
-        float32 ``[n, channels, height_px, width_px]`` in [0, 1]; read-only and memory-mapped where cached.
+        float32 ``[n, channels, height_px, width_px]`` in [0, 1]; rows of the file where cached.
 
     Raises:
         StudyError: an image cannot be read or prepared; names it.
@@ -72,10 +83,9 @@ def prepared_images(
         return cached
     with replacing(path) as temporary, temporary.open("wb") as file:
         _write_header(file, shape)
-        # Written, not mapped: on a full disk a write fails with an error, a mapped page kills the process.
         for _, batch in _batches(source, names, spec, progress):
             file.write(batch.tobytes())
-    return _mapped(path)
+    return NpyRows(path)
 
 
 def _batches(
@@ -90,9 +100,7 @@ def _batches(
             raise StudyError(f"image {name!r}: {exc}; 'medfm-compress study check' lists every such image") from None
 
     prepared = map_in_threads(prepare_image, names, _WORKERS)  # Pillow and the DICOM codecs release the GIL
-    for start in range(0, len(names), _BATCH):
-        if progress and start % _LINE_EVERY == 0 and start:
-            progress(f"prepared {start} of {len(names)} images")
+    for start in counted(range(0, len(names), _BATCH), "prepare images", len(names), progress, _BATCH):
         yield start, np.stack(list(itertools.islice(prepared, _BATCH)))
 
 
@@ -116,20 +124,12 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _open_cache(path: Path, shape: tuple[int, ...]) -> Prepared | None:
+def _open_cache(path: Path, shape: tuple[int, ...]) -> NpyRows | None:
     """The cached images, or None where there are none or the file is not whole."""
     if not path.is_file():
         return None
-    header = io.BytesIO()
-    _write_header(header, shape)
-    expected = len(header.getvalue()) + 4 * int(np.prod(shape))
     try:
-        cached = _mapped(path)
+        cached = NpyRows(path)
     except (OSError, ValueError):
         return None
-    return cached if cached.shape == shape and path.stat().st_size == expected else None
-
-
-def _mapped(path: Path) -> Prepared:
-    mapped: Prepared = np.load(path, mmap_mode="r", allow_pickle=False)
-    return mapped
+    return cached if cached.shape == shape and cached.dtype == np.float32 else None

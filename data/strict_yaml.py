@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.constraints import join
+from medfm_compress.runtime.errors import InputError, refusing
 
 
 def load_yaml(data: bytes, source: str) -> Any:
@@ -15,18 +16,21 @@ def load_yaml(data: bytes, source: str) -> Any:
     Raises:
         InputError: it is not YAML, or names a key twice; names ``source``.
     """
-    try:
+    # Beside errors of its own PyYAML raises whatever its constructors do: of dates, numbers and bytes that are none.
+    with refusing(InputError, f"{source} is not YAML"):
         return yaml.load(data, Loader=_Strict)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
-        raise InputError(f"{source} is not YAML: {' '.join(str(exc).split())}") from None
 
 
 class _Strict(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Construct one mapping; raises ``ConstructorError`` for a repeated key."""
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        lines: dict[str, list[int]] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):  # no other is hashable
+                lines.setdefault(str(key.value), []).append(key.start_mark.line + 1)
+        twice = [
+            f"key {key} is given twice, in lines {join(map(str, at), 'and')}" for key, at in lines.items() if at[1:]
+        ]
         if twice:
-            problem = f"key {', '.join(twice)} is given twice"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, "; ".join(twice))
         return super().construct_mapping(node, deep=deep)

@@ -7,11 +7,8 @@ from collections.abc import Iterable
 
 from medfm_compress.data.dicom_header import Header
 from medfm_compress.runtime.errors import StudyError
+from medfm_compress.runtime.images.file_types import VOLUME_SUFFIXES
 
-SUFFIXES = {
-    ".nii": "NIfTI", ".nii.gz": "NIfTI", ".mha": "MetaImage", ".mhd": "MetaImage", ".nrrd": "NRRD", ".mgz": "MGH",
-    ".mgh": "MGH",
-}  # fmt: skip
 SLICE_MODALITIES = ("CT", "MR", "PT")
 
 
@@ -22,7 +19,7 @@ def refuse_volume_files(names: Iterable[str]) -> None:
         StudyError: naming the first one.
     """
     for name in names:
-        for suffix, kind in SUFFIXES.items():
+        for suffix, kind in VOLUME_SUFFIXES.items():
             if name.lower().endswith(suffix):
                 raise StudyError(f"{name} is a {kind} 3-D volume, which is out of scope; give 2-D images")
 

@@ -22,7 +22,15 @@ from medfm_compress.export.operating_points import decide_on_validation
 from medfm_compress.export.parity import TOLERANCES, Logits, check_parity, module_logits
 from medfm_compress.export.trained_ranges import Ranges, attach_ranges
 from medfm_compress.runtime.bundle.bundle import utc_date, write_bundle
-from medfm_compress.runtime.bundle.manifest import SCHEMA_VERSION, Backend, Manifest, Provenance, Tensor, Variant
+from medfm_compress.runtime.bundle.manifest import (
+    SCHEMA_VERSION,
+    Backend,
+    Device,
+    Manifest,
+    Provenance,
+    Tensor,
+    Variant,
+)
 from medfm_compress.runtime.errors import InputError, MedfmError
 from medfm_compress.runtime.golden_cases import golden_files, make_goldens, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -36,11 +44,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 LIBRARIES = ("medfm-compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
-ENGINE_VERSIONS: Mapping[Backend, str] = MappingProxyType({"onnxruntime": ">=1.23,<2", "openvino": ">=2025.0"})
+ENGINE_VERSIONS: Mapping[Backend, str] = MappingProxyType(
+    {"onnxruntime": ">=1.23,<2", "openvino": ">=2025.0", "tensorrt": ""}  # its own table knows which versions it has
+)
 REDUCED = "reduced"
 """Qualifier of variants whose 8-bit weights lie within ±64."""
 _SUFFIXES: Mapping[Backend, tuple[str, ...]] = MappingProxyType(
-    {"onnxruntime": (".onnx",), "openvino": (".xml", ".bin")}
+    {"onnxruntime": (".onnx",), "openvino": (".xml", ".bin"), "tensorrt": (".onnx",)}
 )
 
 
@@ -122,8 +132,9 @@ def make_variant(
     instruction_set: tuple[str, ...] | None = None,
     qualifier: str = "",
     files: tuple[str, ...] = (),
+    device: Device = "cpu",
 ) -> Variant:
-    """The variant of a backend and precision on a CPU, named and tolerated alike everywhere.
+    """The variant of a backend, device and precision, named and tolerated alike everywhere.
 
     Args:
         backend: engine that runs it.
@@ -132,15 +143,16 @@ def make_variant(
             weights of 7 bits where the qualifier is ``reduced``, else of the full 8.
         qualifier: ends the name, so that several variants of one backend and precision fit into one bundle.
         files: member paths of another variant whose files it runs; empty gives it files of its own.
+        device: that computes.
     """
-    name = f"{backend}-cpu-{precision}" + (f"-{qualifier}" if qualifier else "")
+    name = f"{backend}-{device}-{precision}" + (f"-{qualifier}" if qualifier else "")
     if instruction_set is None:
         instruction_set = instructions(backend, precision, reduced=qualifier == REDUCED)
     return Variant(
         name=name,
         files=files or tuple(f"models/{name}{suffix}" for suffix in _SUFFIXES[backend]),
         backend=backend,
-        device="cpu",
+        device=device,
         precision=precision,  # type: ignore[arg-type]
         instruction_set=instruction_set,
         engine_versions=ENGINE_VERSIONS[backend],
@@ -150,7 +162,7 @@ def make_variant(
 
 def open_export(variant: Variant, contents: tuple[bytes, ...], threads: int = 1) -> Export:
     """Open the model in ``contents`` as ``variant``; raises what the backend raises."""
-    session = open_session_from_bytes(variant.backend, contents, threads, variant.precision)
+    session = open_session_from_bytes(variant.backend, contents, threads, variant.precision, device=variant.device)
     return Export(variant=variant, contents=contents, session=session)
 
 

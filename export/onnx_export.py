@@ -14,6 +14,7 @@ import msgspec
 
 from medfm_compress.export.passes.pipeline import simplify
 from medfm_compress.export.quiet_exporter import quiet_exporter
+from medfm_compress.export.source_modules import keep_source_module
 from medfm_compress.runtime.errors import ModelError
 
 if TYPE_CHECKING:
@@ -133,7 +134,10 @@ def _simplify(model: Any) -> Any:
 
 
 def _strip(model: Any) -> None:
-    """Remove what names the exporting machine: the dynamo exporter writes stack traces into every node."""
+    """Remove what names the exporting machine: the dynamo exporter writes stack traces into every node.
+
+    Which module a node came from stays, so that a node that an engine refuses can be named by its layer.
+    """
     del model.metadata_props[:]
     model.doc_string = ""
     _strip_graph(model.graph)
@@ -154,7 +158,7 @@ def _strip_graph(graph: Any) -> None:
 
 def _strip_node(node: Any) -> None:
     node.doc_string = ""
-    del node.metadata_props[:]
+    keep_source_module(node)
     for attribute in node.attribute:
         attribute.doc_string = ""
         for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from medfm_compress.runtime.errors import MissingDependency, ModelError
 from medfm_compress.runtime.sessions import openvino as backend
+from medfm_compress.runtime.sessions.operators import read_self_contained
 
 
 class Ir(NamedTuple):
@@ -27,7 +28,7 @@ def to_openvino_ir(onnx: bytes) -> Ir:
 
     Raises:
         MissingDependency: OpenVINO is not installed.
-        ModelError: OpenVINO cannot read the model.
+        ModelError: OpenVINO cannot read the model, or a tensor of it lies in another file.
     """
     return serialise(read_onnx(onnx))
 
@@ -37,6 +38,7 @@ def read_onnx(onnx: bytes) -> Any:
     available = backend.is_available()
     if not available.ok:
         raise MissingDependency(available.reason)
+    read_self_contained(onnx, "OpenVINO cannot read the ONNX model", ModelError)
     try:
         return backend.import_openvino().Core().read_model(onnx, b"")
     except RuntimeError as exc:

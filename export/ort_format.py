@@ -29,7 +29,7 @@ from medfm_compress.runtime.golden_cases import make_goldens, relative_logit_err
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions import onnxruntime as backend
 from medfm_compress.runtime.sessions.instruction_sets import InstructionSet
-from medfm_compress.runtime.sessions.operators import read_operators
+from medfm_compress.runtime.sessions.operators import read_operators, read_self_contained
 
 SUFFIX = ".ort"
 # The same kernels in the same order; what remains is a constant that was folded in another place.
@@ -82,8 +82,9 @@ def optimise(onnx: bytes) -> bytes:
     """``onnx`` in the ORT format, as ONNX Runtime optimises it on this machine.
 
     Raises:
-        BundleRefused: it cannot be loaded.
+        BundleRefused: it cannot be loaded, or a tensor of it lies in another file.
     """
+    read_self_contained(onnx, "onnxruntime cannot optimise the model")
     onnxruntime = backend.import_onnxruntime()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{SUFFIX}"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.export.passes.graph import maker
 from medfm_compress.export.passes.layers import layer_of
+from medfm_compress.export.passes.read import parse_onnx
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -58,10 +59,9 @@ def attach_ranges(onnx: bytes, module: nn.Module, ranges: Ranges) -> Attached:
         module: with the weights that were exported.
         ranges: name of a layer in the module → range of its input.
     """
-    import onnx as onnx_library
     import onnx_ir as ir
 
-    proto = onnx_library.load_model_from_string(onnx)
+    proto = parse_onnx(onnx)
     graph = ir.from_proto(proto).graph
     known = {name: _normalised(_module_rows(module, name)) for name in ranges}
     united: dict[str, tuple[float, float]] = {}

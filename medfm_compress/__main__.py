@@ -1,16 +1,10 @@
-"""The command line's way in and out: every error becomes one sentence and an exit code."""
+"""The command line's way in and out. It loads nothing before it can be interrupted in good order."""
 
 from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
-
-import typer
-
-from medfm_compress.cli.app import PROGRAM, build_app
-from medfm_compress.runtime.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_UNUSABLE, MedfmError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,60 +15,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # OpenMP's threads spin while they wait, which on a shared machine takes the processor from those they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(_run(arguments))
-
-
-def _run(arguments: Sequence[str] | None) -> int:
-    app = build_app()
     try:
-        code = app(args=arguments, standalone_mode=False, prog_name=PROGRAM)
-    except (KeyboardInterrupt, typer.Abort):
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        code = _quiet_pipe()
-    except Exception as exc:  # noqa: BLE001 -- the last resort that keeps tracebacks from users
-        return _failed(exc)
-    if code == EXIT_INTERRUPTED:  # also what Typer makes of an interrupt
-        return _complain("interrupted; what was finished is kept", EXIT_INTERRUPTED)
-    return code if isinstance(code, int) else EXIT_OK
+        from medfm_compress.cli.main import run
 
-
-def _failed(exc: Exception) -> int:
-    """Print an error in one sentence; the exit code."""
-    if isinstance(exc, MedfmError):
-        return _complain(str(exc), exc.exit_code)
-    return _missing(exc) if isinstance(exc, ModuleNotFoundError) else _unexpected(exc)
-
-
-def _missing(exc: ModuleNotFoundError) -> int:
-    """A command of the toolchain in a bare install; a missing module of our own is a fault instead."""
-    library = (exc.name or "").partition(".")[0]
-    if library in {"", "medfm_compress"}:
-        return _unexpected(exc)
-    return _complain(f"this command needs {library}: pip install 'medfm-compress[toolchain]'", EXIT_UNUSABLE)
-
-
-def _unexpected(exc: Exception) -> int:
-    message = getattr(exc, "format_message", None)  # a usage error of the command-line parser
-    if message is not None:
-        context = getattr(exc, "ctx", None)
-        path = context.command_path if context else PROGRAM
-        return _complain(f"{message().removesuffix('.')}; see '{path} --help'", EXIT_UNUSABLE)
-    if os.environ.get("MEDFM_DEBUG"):
-        traceback.print_exc()
-    name = type(exc).__name__
-    return _complain(f"internal error ({name}: {exc}); set MEDFM_DEBUG=1 for the traceback", EXIT_INTERNAL)
-
-
-def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
-    return code
-
-
-def _quiet_pipe() -> int:
-    """The reader of our output went away, as in ``… | head``."""
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
-    return EXIT_OK
+        code = run(arguments)
+    except KeyboardInterrupt:  # while the command line itself was loaded
+        sys.stderr.write("error: interrupted; nothing was begun\n")
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from medfm_compress.data.open import open_study
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import digest
 
+MODEL_CARDS = ("model.json", "backbone.json")  # written last: a folder with one is finished
 _WORKING_FOLDER = "training"  # of a model folder: caches and checkpoints, which are not the model
 
 
@@ -42,12 +43,22 @@ class Artefact(Input, Protocol):
     @property
     def path(self) -> Path: ...  # noqa: D102
 
+    @property
+    def finished(self) -> bool:
+        """Whether it is there, and whole: an interrupted step leaves what it goes on with, but no result."""
+        ...
+
 
 @dataclass(frozen=True)
 class StudyTable:
     """A study: labels, splits, patients and every image's content, wherever they lie."""
 
     path: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is there."""
+        return self.path.exists()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -61,6 +72,11 @@ class ModelFolder:
 
     path: Path
 
+    @property
+    def finished(self) -> bool:
+        """Whether it is there."""
+        return any((self.path / card).exists() for card in MODEL_CARDS)
+
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256 over names and contents of its files."""
@@ -72,6 +88,11 @@ class BundleFile:
     """A bundle, verdicts and report included."""
 
     path: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is there."""
+        return self.path.exists()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -89,6 +110,11 @@ class ReportFolder:
     def json(self) -> Path:
         """The report that the gate judges."""
         return self.path / "report.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is there."""
+        return self.json.exists()
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,6 +14,7 @@ from medfm_compress.data.open import open_study
 from medfm_compress.data.synthetic import draw_study
 from medfm_compress.recipe import BenchStep, DistillStep, ExportStep, FinetuneStep, LoadedRecipe, Recipe
 from medfm_compress.runtime.atomic_write import write_atomically
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.strict_json import digest
 
@@ -35,34 +36,42 @@ min_clusters: 100
 """
 
 
-def run_demo(out: Path, seed: int, progress: Callable[[str], None]) -> tuple[pipeline.Finished, Path]:
+def run_demo(
+    out: Path, seed: int, progress: Callable[[str], None], *, overwrite: bool = True
+) -> tuple[pipeline.Finished, Path]:
     """Draw the study, run the recipe, and name one DICOM file of the test split.
 
     Args:
         out: folder for the study and everything that is made; finished steps are not repeated.
         seed: of drawing and training.
         progress: receives one line at a time.
+        overwrite: replace what another seed or version made there.
+
+    Raises:
+        InputError: there is a policy of another content, or what another seed or version made, and it is to stay.
     """
-    study = out / "study"
+    study, policy = out / "study", out / "policy.yaml"
+    if not overwrite and policy.is_file() and policy.read_bytes() != POLICY.encode():
+        raise InputError(f"{policy} is not the demo's; name another folder with --out, or replace it with --overwrite")
     if not (study / "cases.csv").is_file():
         progress(f"drawing {PATIENTS} synthetic patients …")
         draw_study(study, patients=PATIENTS, seed=seed, shares=SHARES)
-    write_atomically(out / "policy.yaml", POLICY.encode())
+    write_atomically(policy, POLICY.encode())
     recipe = demo_recipe(seed)
     loaded = LoadedRecipe.at(recipe, out, digest(recipe))
-    finished = pipeline.compress(loaded, study, out, progress)
+    finished = pipeline.compress(loaded, study, out, progress, overwrite=overwrite)
     case = next(case for case in open_study(study).split("test") if case.target == (1,))
     return finished, study / case.image
 
 
 def demo_recipe(seed: int) -> Recipe:
-    """A ResNet-26 teacher and a ResNet-10 student at 96 px: small enough for two minutes on two cores."""
+    """A ResNet-26 teacher and a ResNet-10 student at 64 px: small enough for two minutes on two cores."""
     return Recipe(
         name="demo",
         policy="policy.yaml",
         teacher=FinetuneStep(
             model="resnet26t",
-            image_size=96,
+            image_size=64,
             licence="Apache-2.0",
             dicom=DicomRules(modalities=("DX", "CR"), view_positions=("PA", "AP")),
             training=TrainingConfig(epochs=8, learning_rate=2e-3, ema=0.95, seed=seed),

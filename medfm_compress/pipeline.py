@@ -35,7 +35,9 @@ class Finished(NamedTuple):
     verdict: Verdict
 
 
-def compress(loaded: LoadedRecipe, study: Path | None, out: Path, progress: Progress) -> Finished:
+def compress(
+    loaded: LoadedRecipe, study: Path | None, out: Path, progress: Progress, *, overwrite: bool = True
+) -> Finished:
     """Do the whole job, or what is left of it.
 
     Args:
@@ -43,14 +45,20 @@ def compress(loaded: LoadedRecipe, study: Path | None, out: Path, progress: Prog
         study: takes the place of the recipe's own.
         out: folder for everything that is made; an interrupted call goes on there.
         progress: receives one line at a time.
+        overwrite: replace what other settings, inputs or versions made there.
 
     Raises:
+        InputError: there is something of these, and it is to stay.
         MedfmError: as the steps do.
     """
     if study is None and not loaded.recipe.study:
         raise InputError("the recipe names no study; add 'study:' to it or give --study")
     policy = load_policy(loaded.recipe.policy)
-    job = Job(loaded, out, progress)
+    recipe = loaded.recipe
+    networks = [step.model for step in (recipe.pretrain, recipe.teacher) if step is not None]
+    networks += [teacher.source for teacher in recipe.teachers if teacher.source.startswith("timm:")]
+    steps.refuse_misspelt(*networks, recipe.distill.student)
+    job = Job(loaded, out, progress, overwrite=overwrite)
 
     table = job.study(StudyTable(study or Path(loaded.recipe.study)))
     job = job.pretrained(table)
@@ -66,9 +74,12 @@ def compress(loaded: LoadedRecipe, study: Path | None, out: Path, progress: Prog
 class Job:
     """The steps of one recipe in one folder; each is repeated when what it reads has changed."""
 
-    def __init__(self, loaded: LoadedRecipe, out: Path, progress: Progress) -> None:
+    def __init__(self, loaded: LoadedRecipe, out: Path, progress: Progress, *, overwrite: bool = True) -> None:
         self._loaded, self._recipe, self._out, self._progress = loaded, loaded.recipe, out, progress
-        self._cache = StepCache(out, progress)
+        self._overwrite, self._cache = overwrite, StepCache(out, progress, overwrite=overwrite)
+        self._shipped = out / f"{loaded.recipe.name}.medfm"
+        if self._shipped.exists() and not self._cache.begun:
+            self._cache.refuse_to_replace(self._shipped)
 
     def study(self, source: StudyTable) -> StudyTable:
         """The study with the splits that the recipe asks for."""
@@ -88,6 +99,7 @@ class Job:
             self._loaded.having(with_backbone(self._recipe, settings, str(backbone.path.resolve()))),
             self._out,
             self._progress,
+            overwrite=self._overwrite,
         )
 
     def teacher(self, table: StudyTable) -> TeacherInput:
@@ -147,9 +159,8 @@ class Job:
 
     def judged(self, report: ReportFolder, bundle: BundleFile, policy: LoadedPolicy) -> Finished:
         """The verdict, and the bundle that carries it."""
-        shipped = self._out / f"{self._recipe.name}.medfm"
-        verdict = steps.gate(report.json, policy, bundle.path, shipped)
-        return Finished(shipped, report.path, load_report(report.json), verdict)
+        verdict = steps.gate(report.json, policy, bundle.path, self._shipped)
+        return Finished(self._shipped, report.path, load_report(report.json), verdict)
 
 
 def _deciding(settings: Trained) -> Trained:

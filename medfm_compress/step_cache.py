@@ -40,8 +40,22 @@ class FinishedStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class StepCache:
     """Runs steps and remembers them in ``folder/steps``."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
-        self._folder, self._progress = folder, progress
+    def __init__(self, folder: Path, progress: Progress, *, overwrite: bool = True) -> None:
+        """Steps of ``folder``; without ``overwrite`` a finished output that is not theirs, or no longer, stays."""
+        self._folder, self._progress, self._overwrite = folder, progress, overwrite
+
+    @property
+    def begun(self) -> bool:
+        """Whether a step was finished here."""
+        return (self._folder / "steps").is_dir()
+
+    def refuse_to_replace(self, path: Path) -> None:
+        """Raises InputError unless what is there may be replaced."""
+        if not self._overwrite:
+            raise InputError(
+                f"{path} is there and was made by other settings, inputs or another version; name another folder with "
+                "--out, or replace it with --overwrite"
+            )
 
     def step(
         self, name: str, output: Output, inputs: Sequence[Input], settings: Any, make: Callable[[Path], object]
@@ -54,12 +68,17 @@ class StepCache:
             inputs: everything that the step reads.
             settings: whatever it depends on besides; JSON-serialisable.
             make: is called with the output's path; must leave it whole or absent.
+
+        Raises:
+            InputError: another output is there and may not be replaced.
         """
         record = self._folder / "steps" / f"{name}.json"
         key = digest([name, settings, [read.fingerprint for read in inputs], __version__])
         if self._is_done(record, key, output):
             self._progress(f"{name}: done before")
             return output
+        if output.finished:
+            self.refuse_to_replace(output.path)
         self._progress(f"{name} …")
         started = time.monotonic()
         make(output.path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from medfm_compress.artefacts import MODEL_CARDS
 from medfm_compress.data.colour_kind import case_colour, colour_of, study_colour_kind
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     )
     from medfm_compress.runtime.bundle.manifest import Manifest
 
-_CARDS = ("model.json", "backbone.json")  # written last: a folder with one is finished
-
 
 def prepare_study(source: Path, plan: SplitPlan | None, progress: Progress, out: Path) -> None:
     """Write the study's table, with new splits where a plan is given.
@@ -81,6 +80,7 @@ def prepare_teacher(study: Path, step: FinetuneStep, progress: Progress, out: Pa
 def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path, *, overwrite: bool = True) -> Pretrained:
     """Build the network that ``step`` names and pre-train it on images without labels."""
     _check_folder(out, overwrite)
+    refuse_misspelt(step.model)
     import torch
 
     from medfm_compress.compress.networks.build import build_model
@@ -107,6 +107,7 @@ def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path, *, 
 def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, overwrite: bool = True) -> Model:
     """Build the teacher that ``step`` names and train it on the study's train split."""
     _check_folder(out, overwrite)
+    refuse_misspelt(step.model)
     import torch
 
     from medfm_compress.compress.networks.build import build_model
@@ -128,7 +129,8 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
     )
     if step.training.epochs:
         _warn_of_modality(cases, step.training.modality, progress)
-    training = step.training.starting(pretrained=bool(step.weights) or step.model.startswith("hf-hub:"))
+    published = Path(step.weights).is_file() or step.model.startswith("hf-hub:")  # a folder is `pretrain`'s
+    training = step.training.starting(pretrained=published)
     return train_teacher(cases, model, training, out, progress, balanced=step.balanced, label_loss=step.label_loss)
 
 
@@ -145,6 +147,7 @@ def distill(
     """Distil the teachers' mean into the student that ``step`` names; ``on_choice`` gets what ``auto`` chose."""
     _refuse_to_replace(out, teachers, step.student)
     _check_folder(out, overwrite)
+    refuse_misspelt(step.student, *(one.source for one in teachers if one.source.startswith("timm:")))
     import torch
 
     from medfm_compress.compress.distillation.distill import distill as train_student
@@ -232,6 +235,19 @@ def prune(
     return prune_and_recover(PruningRun(cases, teacher, options, out, progress), student)
 
 
+def refuse_misspelt(*names: str) -> None:
+    """Said at once, before any library of training is loaded: timm has every network that is named as one.
+
+    Raises:
+        ModelError: it has not; the nearest names are said.
+    """
+    from medfm_compress.compress.networks.listed_names import refuse_unlisted
+
+    for name in names:
+        if name and name != "auto" and not name.startswith("scaled:") and not Path(name).exists():
+            refuse_unlisted(name.removeprefix("timm:"))
+
+
 def _check_folder(out: Path, overwrite: bool) -> None:
     """Said at once, and not after the training: a model is a folder, and one that is there is not replaced unasked.
 
@@ -241,7 +257,7 @@ def _check_folder(out: Path, overwrite: bool) -> None:
         raise InputError(f"--out {out} is a file; a model is a folder: name another")
     if overwrite or not out.is_dir():
         return
-    finished = any((out / card).exists() for card in _CARDS)
+    finished = any((out / card).exists() for card in MODEL_CARDS)
     interrupted = (out / "training").is_dir() and not finished
     if any(out.iterdir()) and not interrupted:
         what = "holds a finished model" if finished else "is a folder that is not empty"
@@ -323,22 +339,11 @@ def _intention(model: Model) -> tuple[str, ...]:
 def quantize(study: Path, bundle: Path, options: QuantizeOptions, progress: Progress, out: Path) -> Quantized:
     """Write a copy of a bundle with INT8 variants where they are faithful and faster."""
     from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
+    from medfm_compress.compress.quantization.targets import for_engines
     from medfm_compress.runtime.bundle.bundle import Bundle
 
     cases = _open(study, progress, Bundle.open(bundle).manifest.image_spec.dicom)
-    return quantize_bundle(bundle, cases, out, _for_engines(options), progress)
-
-
-def _for_engines(options: QuantizeOptions) -> QuantizeOptions:
-    """The engines to quantize for, and the threads that their sessions are timed with."""
-    from medfm_compress.bench.types.target import Target, split_targets
-
-    targets, threads = split_targets(options.targets)
-    for target in targets:
-        if target.count(":") == 2 and Target.parse(target).precision != "int8":
-            raise InputError(f"target {target!r}: quantize makes int8; give {target.rpartition(':')[0]}:int8")
-    engines = tuple(":".join(target.split(":")[:2]) for target in targets)
-    return msgspec.structs.replace(options, targets=engines, threads=threads or options.threads)
+    return quantize_bundle(bundle, cases, out, for_engines(options), progress)
 
 
 def bench(
@@ -393,6 +398,13 @@ def explain(
     student: Path | None = None,
 ) -> Explained:
     """Compare where teacher and student look; the teacher has to be a network, whose weights the floor draws anew."""
+    for source in teachers:
+        if source.source.lower().endswith(".onnx"):
+            raise ModelError(
+                f"{source.source} is an ONNX teacher, which cannot be explained: agreement is held against the teacher "
+                "with random weights, and an ONNX file's cannot be drawn; give the model folder, or the timm, "
+                "torchvision or hub network, that it was exported from"
+            )
     from medfm_compress.compress.explain.explain import explain as compare_maps
     from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
     from medfm_compress.compress.teachers.session import open_live_teacher

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from medfm_compress.runtime.errors import InputError
 
+_NAMED = 40  # characters of a file's name in that of its temporary one, which may not be longer than a name can be
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -22,7 +24,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_NAMED]}.", suffix=".partial")
     except OSError as exc:
         raise InputError(f"cannot write {path}: {exc.strerror}; choose a folder that exists and is writable") from None
     os.close(handle)

@@ -75,8 +75,14 @@ def in_one_line(thing: object) -> str:
     """Text of an error, path or name on one line and of at most 300 characters; an `OSError` by its reason alone."""
     reason = getattr(thing, "strerror", None) if isinstance(thing, OSError) else None
     try:
-        text = " ".join(str(reason or thing).split())
+        text = printable(str(reason or thing))
     except ValueError:  # e.g. an integer of more digits than Python prints
         text = ""
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8") or type(thing).__name__
+    text = text or type(thing).__name__
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, without characters that a terminal acts on: what a file says may stand in it."""
+    words = " ".join(text.split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in words)

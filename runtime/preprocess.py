@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float32]
 
 MAX_RESIZED_PIXELS = 64_000_000
-_LUMA = (np.float32(0.299), np.float32(0.587), np.float32(0.114))
+LUMA = (np.float32(0.299), np.float32(0.587), np.float32(0.114))
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _TIMM_CROP_FRACTION = 0.875
@@ -161,7 +161,7 @@ def _planes(pixels: Pixels, spec: ImageSpec) -> list[FloatArray]:
     if spec.colour == "rgb":
         return channels
     red, green, blue = channels
-    luma: FloatArray = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+    luma: FloatArray = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     return [luma]
 
 

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from medfm_compress.runtime.constraints import fields
-from medfm_compress.runtime.errors import InputError, in_one_line
+from medfm_compress.runtime.errors import InputError, in_one_line, printable
+from medfm_compress.runtime.schema_errors import explained
 
 T = TypeVar("T")
 
@@ -36,23 +36,9 @@ def convert(value: Any, kind: type[T], *, source: str, error: type[Exception] = 
     try:
         return msgspec.convert(value, type=kind)
     except msgspec.MsgspecError as exc:
-        raise error(f"{source}: {_explained(value, kind, str(exc))}") from None
+        raise error(f"{source}: {printable(explained(value, kind, str(exc)))}") from None
     except (ValueError, OverflowError, RecursionError) as exc:
         raise error(f"{source}: {in_one_line(exc)}") from None
-
-
-def _explained(value: Any, kind: Any, message: str) -> str:
-    """A message about a value outside its range or choices, with the value and all that is allowed."""
-    _, _, path = message.rstrip("`").partition(" - at `$.")
-    field = None
-    for key in path.split("."):
-        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict)):
-            return message
-        field, value = fields(kind).get(key), value.get(key)
-        kind = field.base if field else None
-    if field is None or "got" in message or not field.allowed() or not isinstance(value, int | float | str):
-        return message
-    return f"{path} is {value!r}; it must be {field.allowed()}"
 
 
 def encode(value: Any) -> bytes:

@@ -16,11 +16,9 @@ from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import normalise
-from medfm_compress.runtime.progress import Progress, no_progress
+from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.task import Task
-
-PROGRESS_EVERY = 200
 
 
 class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -169,12 +167,9 @@ def evaluate(  # noqa: PLR0913 (what is evaluated takes five nouns, how takes th
     from medfm_compress.data.prepared import prepared_images
 
     check_cases(study, cases, task)
-    progress = progress or no_progress
     images = prepared_images(study, cases, spec, cache_dir, progress)
     logits = np.empty((len(cases), len(task.labels)), dtype=np.float64)
-    for row in range(len(cases)):
-        if row % PROGRESS_EVERY == 0:
-            progress(f"{name}: case {row + 1} of {len(cases)}")
+    for row in counted(range(len(cases)), f"evaluate {name}", len(cases), progress):
         logits[row] = _logits(session, normalise(np.asarray(images[row : row + 1]), spec), len(task.labels))
     return tabulate(logits, study, cases, task, name=name)
 

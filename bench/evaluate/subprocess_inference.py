@@ -18,11 +18,10 @@ from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.preprocess import normalise
-from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.strict_json import digest
 
 _CHUNK = 64
-_REPORT_EVERY = 512
 
 
 class Folders(NamedTuple):
@@ -69,11 +68,9 @@ def evaluate_model(
     progress(f"evaluate {model.name} on {len(cases)} cases")
     with Worker(model.name, plan.threads, plan.timeout_s) as worker:
         worker.ask(Open(session=model.session, spec=model.spec, task=model.task))
-        for start in range(0, len(cases), _CHUNK):
+        for start in counted(range(0, len(cases), _CHUNK), f"evaluate {model.name}", len(cases), progress, _CHUNK):
             stop = min(start + _CHUNK, len(cases))
             worker.ask(Evaluate(inputs=str(inputs), outputs=str(outputs), start=start, stop=stop))
-            if stop % _REPORT_EVERY == 0:
-                progress(f"evaluated {model.name} on {stop} of {len(cases)} cases")
     logits = np.load(outputs, allow_pickle=False)
     return tabulate(logits, study, cases, model.task, name=model.name)
 

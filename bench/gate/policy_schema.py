@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from medfm_compress.bench.types.metric import METRICS, REPORTED_ONLY
-from medfm_compress.bench.types.policy import Policy
+from medfm_compress.bench.types.policy import MOST_RESAMPLES, Policy
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _TITLES = {
@@ -30,7 +30,7 @@ _RANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("Policy", "min_negatives"): {"minimum": 2},
     ("Policy", "min_clusters"): {"minimum": 2},
     ("Policy", "alpha"): {"exclusiveMinimum": 0, "exclusiveMaximum": 0.5},
-    ("Policy", "resamples"): {"minimum": 1000},
+    ("Policy", "resamples"): {"minimum": 1000, "maximum": MOST_RESAMPLES},
     ("Policy", "seed"): {"minimum": 0},
     ("NonInferiority", "metric"): {"enum": [metric for metric in METRICS if metric not in REPORTED_ONLY]},
     ("NonInferiority", "margin"): {"exclusiveMinimum": 0, "exclusiveMaximum": 1},

@@ -83,6 +83,8 @@ def write_starter(path: str | Path) -> tuple[Path, ...]:
         InputError: ``path`` exists, or its folder cannot be written.
     """
     path = Path(path)
+    if path == Path():
+        raise InputError("OUT is empty or '.'; give the path of the file to write")
     if path.exists() or path.is_symlink():
         raise InputError(f"{path} exists and is not overwritten; name another file, or remove it first")
     written = [path]

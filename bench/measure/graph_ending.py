@@ -17,6 +17,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.sessions.operators import read_self_contained
+
 Ending = Literal["logits", "softmax", "sigmoid"]
 ENDINGS: tuple[Ending, ...] = get_args(Ending)
 Maker = Literal["softmax", "sigmoid", "log-softmax", "log", ""]
@@ -42,11 +45,15 @@ def maker_of_output(content: bytes) -> Maker:
     """What makes the first output, behind operators that only pass values on or store them in bytes.
 
     Empty where it is something else, or where the package ``onnx`` is not installed to look.
+
+    Raises:
+        InputError: it is no whole model, or a tensor of it lies in another file.
     """
     try:
         import onnx
     except ImportError:
         return ""
+    read_self_contained(content, error=InputError)
     graph: Any = onnx.load_model_from_string(content).graph
     nodes = {name: node for node in graph.node for name in node.output}
     node = _behind(nodes, graph.output[0].name)

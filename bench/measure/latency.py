@@ -31,7 +31,7 @@ from medfm_compress.bench.types.measurement import BatchTiming, Measurement
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.progress import Progress, no_progress
+from medfm_compress.runtime.progress import Progress, counted, no_progress
 from medfm_compress.runtime.sessions.protocol import SessionInfo, SessionRef
 from medfm_compress.runtime.task import Task
 
@@ -119,8 +119,7 @@ def measure(
     progress = progress or no_progress
     with contextlib.ExitStack() as stack:
         runs = [_Run(stack, model, plan, progress) for model in models]
-        for number in range(plan.rounds):
-            progress(f"round {number + 1} of {plan.rounds}")
+        for _ in counted(range(plan.rounds), "rounds of timing", plan.rounds, progress):
             for run in runs:
                 run.take_turn()
         for batch in batches:

@@ -25,7 +25,7 @@ from medfm_compress.bench.measure.latency import DEFAULT_PLAN, ModelUnderTest, P
 from medfm_compress.bench.stats.t_distribution import t_quantile
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.progress import Progress, no_progress
+from medfm_compress.runtime.progress import Progress, counted, no_progress
 
 LEAST_PAIRS = 10
 LEVEL = 0.95
@@ -84,8 +84,7 @@ def measure_slowdown(
     earlier = msgspec.structs.replace(old, name=f"{old.name}{_EARLIER}", files=())
     later = msgspec.structs.replace(new, files=())
     medians: list[tuple[float, float]] = []
-    for pair in range(pairs):
-        progress(f"{new.name} against the earlier bundle: pair {pair + 1} of {pairs}")
+    for pair in counted(range(pairs), f"{new.name} against the earlier bundle, pairs", pairs, progress):
         p50_ms = {m.name: m.quantile_ms(0.5) for m in measure(_order(earlier, later, pair), once)}
         medians.append((p50_ms[earlier.name], p50_ms[later.name]))
     before, after = (tuple(column) for column in zip(*medians, strict=True))

@@ -7,14 +7,14 @@ process and not the bench.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from medfm_compress.bench.measure.graph_ending import Ending, Maker, maker_of_output, proven_ending
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.regular_file import read_regular
+from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES
 
 _RUNS = 8
 
@@ -60,10 +60,7 @@ def inspect_onnx(model: str, shape: Sequence[int]) -> OnnxGraph:
     """
     from medfm_compress.runtime.sessions.onnxruntime import from_bytes, holds_integers
 
-    try:
-        content = Path(model).read_bytes()
-    except OSError as exc:
-        raise InputError(f"cannot read {model}: {exc.strerror}") from None
+    content = read_regular(model, MAX_MODEL_BYTES, "model")
     quantized = holds_integers(content)
     session = from_bytes([content], 1, "int8" if quantized else "fp32")
     inputs, outputs = session.ports()

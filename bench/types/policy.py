@@ -124,6 +124,9 @@ class FidelityLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     min_agreement: float | None = None
 
 
+MOST_RESAMPLES = 100_000  # the noise of an end is then 1/50 of a standard error; more would only take time
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What must hold, declared before the test split is touched.
 
@@ -137,7 +140,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         min_negatives: likewise, patients with a case without it.
         min_clusters: likewise, patients in all.
         alpha: one-sided, in (0, 0.5).
-        resamples: bootstrap resamples, >= 1000.
+        resamples: bootstrap resamples, 1000 to 100,000.
         seed: of the bootstrap.
     """
 
@@ -157,8 +160,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise InputError("a policy needs at least one non_inferiority entry; without one, nothing is proven")
         if not 0 < self.alpha < 0.5:
             raise InputError(f"alpha is {self.alpha}; it must be above 0 and below 0.5")
-        if self.resamples < 1000:
-            raise InputError(f"resamples is {self.resamples}; it must be at least 1000")
+        if not 1000 <= self.resamples <= MOST_RESAMPLES:
+            raise InputError(f"resamples is {self.resamples}; it must be at least 1000 and at most {MOST_RESAMPLES}")
         for name, least in (("min_positives", 2), ("min_negatives", 2), ("min_clusters", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")

@@ -1,4 +1,4 @@
-"""The line of a bundle's provenance that says what became of one candidate of the quantization: written and read here."""
+"""One line of a bundle's provenance: a candidate of the quantization, whether it ships, and why; written and read."""
 
 from __future__ import annotations
 

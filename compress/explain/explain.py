@@ -33,6 +33,7 @@ from medfm_compress.bench.evaluate.occlusion import occlusion_map
 from medfm_compress.bench.evaluate.subprocess_inference import labelled_cases
 from medfm_compress.compress.explain.attribution import attribute, method_of, randomised
 from medfm_compress.compress.explain.options import ExplainOptions
+from medfm_compress.compress.explain.pictures import write_pictures
 from medfm_compress.compress.networks.model import Model, load_model
 from medfm_compress.compress.networks.torch_session import TorchSession
 from medfm_compress.data.prepared import prepared_images
@@ -45,7 +46,7 @@ from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import normalise
-from medfm_compress.runtime.progress import Progress, no_progress
+from medfm_compress.runtime.progress import Progress, counted, no_progress
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import open_variant
 from medfm_compress.runtime.strict_json import encode
@@ -87,13 +88,13 @@ def explain(
     student_folder: str | Path | None = None,
     progress: Progress = no_progress,
 ) -> Explained:
-    """Write ``explanations`` below ``out``: ``maps.npz``, ``agreement.json`` and ``origin.json``, all or none.
+    """Write ``explanations`` below ``out``: ``maps.npz``, ``agreement.json``, ``origin.json``, pictures; all or none.
 
     The maps of each row of the agreement follow one another in ``maps.npz``, in the order of its cases: ``images``
     uint8 ``[m, H, W, 3]``, ``teacher`` and ``variant`` float32 ``[m, H, W]``, each map stretched to [0, 1]: above 0.5
     speaks for the finding and below it against, or from 0 on where maps have no sign (attention rollout). H and W are
-    the teacher's; a map of another size is resized bilinearly. The file holds images of patients: it stays where the
-    study may be.
+    the teacher's; a map of another size is resized bilinearly. The pictures are `write_pictures`'s. These files hold
+    images of patients: they stay where the study may be.
 
     Args:
         bundle_path: whose variant is held against the teacher.
@@ -134,8 +135,11 @@ def explain(
         _agreement((viewers[0], viewer), (maps[0], other), finding, positions)
         for viewer, other in zip(viewers[1:], maps[1:], strict=True)
     )
+    images, stretched = _pictures(study, shown, teacher.spec), [_stretched(other) for other in maps]
     with _replaced(Path(out) / explanations.FOLDER) as folder:
-        _write_maps(folder / explanations.MAPS, _pictures(study, shown, teacher.spec), maps)
+        _write_maps(folder / explanations.MAPS, images, stretched)
+        names = [viewer.name for viewer in viewers]
+        write_pictures(folder, images, list(zip(names, stretched, strict=True)), positions)
         write_atomically(folder / explanations.AGREEMENT, encode(rows))
         write_atomically(folder / explanations.ORIGIN, encode(origin))
     return Explained(folder=Path(out) / explanations.FOLDER, agreements=rows)
@@ -258,8 +262,7 @@ def _maps(viewer: _Viewer, study: Study, cases: Sequence[Case], grid: ImageSpec,
     """Maps ``[n, H, W]`` of ``cases`` on the grid of ``grid``."""
     prepared = prepared_images(study, cases, viewer.spec, None)
     maps = np.empty((len(cases), grid.height_px, grid.width_px), np.float32)
-    for row in range(len(cases)):
-        progress(f"{viewer.name}: {viewer.method} of case {row + 1} of {len(cases)}")
+    for row in counted(range(len(cases)), f"{viewer.name}: {viewer.method}", len(cases), progress):
         own_map = viewer.map_of(normalise(prepared[row : row + 1], viewer.spec))
         maps[row] = on_grid(own_map, grid.height_px, grid.width_px)
     return maps
@@ -286,7 +289,7 @@ def _pictures(study: Study, cases: Sequence[Case], spec: ImageSpec) -> NDArray[n
 
 
 def _write_maps(path: Path, pictures: NDArray[np.uint8], maps: Sequence[FloatArray]) -> None:
-    teacher, *others = (_stretched(other) for other in maps)
+    teacher, *others = maps
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,

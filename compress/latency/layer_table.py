@@ -31,6 +31,7 @@ from medfm_compress.compress.latency.layer_graphs import empty_graph, input_shap
 from medfm_compress.compress.latency.layer_shapes import LayerCall
 from medfm_compress.compress.latency.network_latency import int8_method
 from medfm_compress.compress.quantization.activation_statistics import Statistics, TensorStatistics
+from medfm_compress.export.passes.read import parse_onnx
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
@@ -169,11 +170,9 @@ class EngineTimer:
 
 def int8_files(graph: bytes, goal: LatencyGoal) -> tuple[bytes, ...]:
     """A graph with the product's own Q/DQ; its ranges are made up, since the time does not depend on them."""
-    import onnx
-
     from medfm_compress.compress.quantization.build_candidate import GraphBuilder
 
-    model = onnx.load_model_from_string(graph)
+    model = parse_onnx(graph)
     names = [value.name for value in model.graph.input] + [name for node in model.graph.node for name in node.output]
     made_up = TensorStatistics(low=-_RANGE, high=_RANGE, mean_low=-_RANGE, mean_high=_RANGE, counts=None, bound=_RANGE)
     statistics: Statistics = dict.fromkeys(names, made_up)

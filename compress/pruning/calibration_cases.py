@@ -67,9 +67,8 @@ def _batches(study: Study, split: str, count: int, model: Model, progress: Progr
     mean = np.array(model.spec.mean, np.float32).reshape(-1, 1, 1)
     std = np.array(model.spec.std, np.float32).reshape(-1, 1, 1)
     batches = []
-    for start in range(0, len(cases), _BATCH):
-        index = np.arange(start, min(start + _BATCH, len(cases)))
-        batches.append((torch.from_numpy((images[index] - mean) / std), targets[start : start + _BATCH]))
+    for index in np.array_split(np.arange(len(cases)), -(-len(cases) // _BATCH)):  # no rest of one: it has no variance
+        batches.append((torch.from_numpy((images[index] - mean) / std), targets[index]))
     return batches
 
 

@@ -27,7 +27,7 @@ from medfm_compress.compress.pruning.channel_groups import ChannelGroup
 from medfm_compress.compress.pruning.importance import Batch
 from medfm_compress.compress.pruning.reconstruction import Reconstruction
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.progress import Progress, counted
 
 _WIDTHS = 4  # of a group that are measured
 _HOPELESS = 1e3  # the error of a network that does not run, or whose logits are not finite
@@ -78,7 +78,7 @@ def measure_sensitivity(
     scale = float((spread - spread.mean(0)).square().sum()) or 1.0
     targets = torch.cat([targets for _, targets in validation.batches])
     first = SensitivityPoint(kept=-1, error=0.0, auroc=validation.auroc(whole, targets))
-    for number, group in enumerate(groups):
+    for group in counted(groups, "groups tried", len(groups), progress):
         if group.name in known:
             continue
         points = [msgspec.structs.replace(first, kept=group.width)]
@@ -93,8 +93,6 @@ def measure_sensitivity(
                 SensitivityPoint(kept=width, error=min(error**0.5, _HOPELESS), auroc=validation.auroc(logits, targets))
             )
         known[group.name] = tuple(points)
-        if number % 10 == 9 or number + 1 == len(groups):
-            progress(f"tried {number + 1} of {len(groups)} groups")
     return {group.name: known[group.name] for group in groups}
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from medfm_compress.export.passes.read import parse_onnx
 from medfm_compress.runtime.errors import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -157,9 +158,7 @@ def verify_sparse_onnx(content: bytes, zeros: int = 1) -> tuple[str, ...]:
     Raises:
         ModelError: they hold fewer.
     """
-    import onnx
-
-    graph = onnx.load_model_from_string(content).graph
+    graph = parse_onnx(content).graph
     sparse = {name: matrix for name, matrix in _onnx_weights(graph) if _is_sparse(matrix)}
     held = sum(int((matrix == 0).sum()) for matrix in sparse.values())
     if held < zeros:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.compress.quantization import placement_onnxruntime, placement_openvino
+from medfm_compress.compress.quantization import placement_onnxruntime, placement_openvino, placement_tensorrt
 from medfm_compress.compress.quantization.activation_statistics import Statistics
 from medfm_compress.compress.quantization.bias_correction import correct_biases
 from medfm_compress.compress.quantization.dynamic import quantize_dynamic
@@ -26,10 +26,11 @@ from medfm_compress.compress.quantization.range_estimators import Range, estimat
 from medfm_compress.compress.quantization.smoothquant import Smoothed, smooth
 from medfm_compress.compress.quantization.weight_only import weight_only
 from medfm_compress.export.openvino_ir import to_openvino_ir
+from medfm_compress.export.passes.half_precision import to_half
 from medfm_compress.export.passes.pipeline import for_onnxruntime, simplify
 from medfm_compress.export.passes.read import read_graph
 from medfm_compress.export.trained_ranges import take_ranges
-from medfm_compress.runtime.bundle.manifest import Backend
+from medfm_compress.runtime.bundle.manifest import Backend, Precision
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -57,6 +58,7 @@ PLACEMENTS: MappingProxyType[Backend, MappingProxyType[str, Place]] = MappingPro
                 "probabilities": partial(placement_openvino.place, sums="bytes", probabilities=True),
             }
         ),
+        "tensorrt": MappingProxyType({"default": placement_tensorrt.place}),
         "onnxruntime": MappingProxyType(
             {
                 "default": placement_onnxruntime.place,
@@ -110,6 +112,19 @@ class GraphBuilder:
             quantized = write_qdq(model, place(model, method.excluded, reduced=method.reduced), ranges)
         content = serialise(quantized)
         return tuple(to_openvino_ir(content)) if backend == "openvino" else (content,)
+
+    def float_graph(self, precision: Precision) -> bytes:
+        """The file of the portable graph in a float precision; inputs and outputs stay FP32."""
+        return serialise(self._in_precision(self._model, precision))
+
+    def typed_graph(self, method: Method, rest: str) -> bytes:
+        """The file with S8 where TensorRT wants it, and with what stays in float in the precision ``rest``."""
+        model, ranges = self._prepared("tensorrt", method)
+        quantized = write_qdq(model, placement_tensorrt.place(model, method.excluded), ranges)
+        return serialise(self._in_precision(quantized, rest))
+
+    def _in_precision(self, model: ir.Model, precision: str) -> ir.Model:
+        return model if precision == "fp32" else to_half(model, precision)[0]  # type: ignore[arg-type]
 
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
         """Node names of the layers whose own quantization moves the output most, most harmful first."""

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from medfm_compress.compress.quantization.activation_statistics import RunningStatistics, Statistics, TensorStatistics
 from medfm_compress.compress.quantization.channel_rescaling import groups
 from medfm_compress.compress.quantization.weights import WEIGHTED, is_constant, layers
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.export.passes.read import parse_onnx
+from medfm_compress.runtime.errors import InputError, MedfmError
 from medfm_compress.runtime.progress import Progress, no_progress
 from medfm_compress.runtime.sessions.onnxruntime import import_onnxruntime
 
@@ -176,13 +177,12 @@ def _prepared(onnx: bytes, threads: int) -> tuple[_Plan, Any]:
     import onnx_ir as ir
 
     try:
-        proto = onnx_library.load_model_from_string(onnx)
-        elsewhere = [tensor.name for tensor in proto.graph.initializer if tensor.external_data]
+        proto = parse_onnx(onnx)
         model = ir.from_proto(proto)
+    except MedfmError:
+        raise
     except Exception as exc:
         raise InputError(f"the model cannot be read as ONNX: {_first_line(exc)}") from exc
-    if elsewhere:
-        raise InputError(f"the weight {elsewhere[0]!r} lies in another file; export the model with its weights inside")
     plan = _plan(model)
     del proto.graph.output[:]
     for name in [probe.name for probe in plan.probes if probe.name != plan.image]:

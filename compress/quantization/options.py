@@ -20,8 +20,8 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         samples: calibration cases, drawn from the training split.
         validation_samples: cases that candidates are judged on, drawn from the validation split.
         seed: of both draws.
-        targets: where it will run, e.g. ``openvino:cpu``; without any, every one that the bundle has an FP32 variant
-            for.
+        targets: where it will run, e.g. ``openvino:cpu`` or ``tensorrt:cuda:int8``; without any, every CPU engine that
+            the bundle has an FP32 variant for.
         error_limit: largest relative logit error on validation cases that is kept.
         auroc_limit: largest fall of AUROC on validation cases that is kept.
         time_budget_s: of each target, after which no further candidate is begun; 0 tries one INT8 candidate.

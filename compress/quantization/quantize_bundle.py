@@ -29,7 +29,9 @@ from medfm_compress.compress.quantization.candidate_trial import CandidateTrial,
 from medfm_compress.compress.quantization.companion_variants import CompanionBuilder
 from medfm_compress.compress.quantization.fidelity import ValidationSet, case_logits
 from medfm_compress.compress.quantization.final_choice import Attempts, choose_variants
-from medfm_compress.compress.quantization.final_timing import final_plan, time_in_fresh_processes
+from medfm_compress.compress.quantization.final_timing import Timer, final_plan, time_in_fresh_processes
+from medfm_compress.compress.quantization.gpu_variants import BACKEND as TENSORRT
+from medfm_compress.compress.quantization.gpu_variants import gpu_attempts, gpu_precisions
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.compress.quantization.options import MIN_CALIBRATION_CASES, QuantizeOptions
 from medfm_compress.compress.quantization.targets import open_groups
@@ -43,7 +45,8 @@ from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.golden_cases import golden_files, read_golden_inputs, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.progress import Progress, no_progress
+from medfm_compress.runtime.progress import Progress, counted, no_progress
+from medfm_compress.runtime.sessions.table import open_session_from_bytes
 
 _CHUNK = 32  # cases that are in memory at once, beyond those that judge
 _WEIGHT_BITS: Mapping[str, Literal[0, 4, 8]] = MappingProxyType({"": 0, "int8": 8, "int4": 4})
@@ -98,26 +101,38 @@ def quantize_bundle(
     bundle = Bundle.open(bundle_path)
     check_labels(study, bundle.manifest.task)
     onnx = _source_graph(bundle)
-    groups = open_groups(bundle, options.targets, options.threads)
+    cpu, gpu = _by_device(options.targets)
+    precisions = gpu_precisions(gpu)
+    groups = open_groups(bundle, cpu, options.threads) if cpu or not gpu else ()
     cases = sample_cases(study, "train", options.samples, options.seed)
     if len(cases) < MIN_CALIBRATION_CASES:
         raise StudyError(f"{len(cases)} training cases; calibration needs at least {MIN_CALIBRATION_CASES}")
     builder = _calibrated(onnx, study, cases, bundle, progress)
     validation = _validation_set(bundle, study, options, progress)
-    attempts = _attempted(groups, builder, validation, bundle.manifest.image_spec, options, progress)
+    spec = bundle.manifest.image_spec
+    attempts = _attempted(groups, builder, validation, spec, options, progress) if groups else ()
+    if precisions:
+        timer = _timer(spec, validation, options, progress)
+        attempts += gpu_attempts(precisions, builder, validation, _limits(options), progress, timer)
     steps = _steps(attempts, options, len(cases))
     shipping = [trial for trial in trials_of(attempts) if trial.kept]
     if options.rechoose:
         progress("choosing thresholds of the new variants on validation cases")
         shipping, lines = _recalibrated(shipping, validation, bundle)
         steps += lines
-    manifest = _write(bundle, out_path, shipping, trials_of(attempts), steps)
+    manifest = _write(bundle, out_path, shipping, attempts, steps)
     return Quantized(
         manifest=manifest,
         candidates=_candidates(attempts),
         applied=any(trial.name != "fp32" for trial in shipping),
         calibration_images=tuple(case.image for case in cases),
     )
+
+
+def _by_device(targets: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The targets whose variants run, and are timed, on a CPU, and those of TensorRT."""
+    gpu = tuple(target for target in targets if target.split(":")[0] == TENSORRT)
+    return tuple(target for target in targets if target not in gpu), gpu
 
 
 def _source_graph(bundle: Bundle) -> bytes:
@@ -132,10 +147,10 @@ def _calibrated(onnx: bytes, study: Study, cases: tuple[Case, ...], bundle: Bund
     progress(f"calibrating on {len(cases)} training cases")
 
     def stream() -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(cases), _CHUNK):
+        for start in counted(range(0, len(cases), _CHUNK), "calibrate", len(cases), progress, _CHUNK):
             yield network_inputs(study, cases[start : start + _CHUNK], spec)
 
-    statistics = calibrate(onnx, stream(), threads=usable_cores(), progress=progress)
+    statistics = calibrate(onnx, stream(), threads=usable_cores())
     return GraphBuilder(onnx, statistics, network_inputs(study, cases[:SAMPLE], spec))
 
 
@@ -162,13 +177,17 @@ def _attempted(
     def of_group(number: int, best: CandidateTrial, reference: CandidateTrial) -> Attempts:
         return companions.companions(best, reference, groups[number])
 
+    targets = choose_variants(searches, of_group, _timer(spec, validation, options, progress), limits)
+    return tuple(attempt for attempts in targets for attempt in _with_reference(attempts, keep=options.keep_fp32))
+
+
+def _timer(spec: ImageSpec, validation: ValidationSet, options: QuantizeOptions, progress: Progress) -> Timer:
     def timer(trials: Sequence[CandidateTrial]) -> Sequence[Measurement]:
         progress(f"timing {len(trials)} variants of all targets in turns, each in a fresh process")
         plan = final_plan(trials, options.rounds, options.threads, options.time_budget_s)
         return time_in_fresh_processes(trials, spec, validation.task, plan)
 
-    targets = choose_variants(searches, of_group, timer, limits)
-    return tuple(attempt for attempts in targets for attempt in _with_reference(attempts, keep=options.keep_fp32))
+    return timer
 
 
 def _limits(options: QuantizeOptions) -> Limits:
@@ -231,21 +250,28 @@ def _write(
     bundle: Bundle,
     out_path: str | Path,
     shipping: Sequence[CandidateTrial],
-    trials: Sequence[CandidateTrial],
+    attempts: Attempts,
     steps: list[str],
 ) -> Manifest:
-    variants = _ordered(bundle, shipping, trials)
+    variants = _ordered(bundle, shipping, trials_of(attempts))
     files: dict[str, bytes] = {}
     inputs = read_golden_inputs(bundle)
     for trial in shipping:
         if trial.name != "fp32":
             export = opened(trial)
             files |= export.files
-            logits = {export.variant.name: run_goldens(export.session, inputs)}
+            logits = {export.variant.name: _golden_logits(bundle, export, inputs)}
             files |= golden_files(inputs, logits, bundle.manifest.image_spec)
     old = bundle.manifest.provenance
     provenance = msgspec.structs.replace(old, steps=(*old.steps, *steps), libraries=versions(), date=utc_date())
     return rewrite_bundle(bundle, out_path, variants=variants, files=files, provenance=provenance)
+
+
+def _golden_logits(bundle: Bundle, export: Export, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Its own logits on the goldens; of an engine that the device builds those of the FP32 network."""
+    if export.variant.device == "cpu":
+        return run_goldens(export.session, inputs)
+    return run_goldens(open_session_from_bytes("onnxruntime", [_source_graph(bundle)], 1, "fp32"), inputs)
 
 
 def _ordered(
@@ -265,9 +291,11 @@ def _ordered(
 
 def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int) -> list[str]:
     lines = [f"quantize: calibrated on {calibrated} training cases, seed {options.seed}"]
-    for trial in trials_of(attempts):
-        if trial.name != "fp32":
-            lines.append(candidate_step(trial.variant.name, trial.name, trial.reason, kept=trial.kept))
+    for attempt in attempts:
+        if isinstance(attempt, DoesNotApply):
+            lines.append(f"quantize: {attempt.candidate} does not apply: {attempt.reason}")
+        elif attempt.name != "fp32":
+            lines.append(candidate_step(attempt.variant.name, attempt.name, attempt.reason, kept=attempt.kept))
     return lines
 
 

@@ -6,11 +6,13 @@ from functools import partial
 
 import msgspec
 
-from medfm_compress.bench.types.target import Target
+from medfm_compress.bench.types.target import Target, split_targets
 from medfm_compress.compress.quantization.build_candidate import portable, serialise
 from medfm_compress.compress.quantization.candidate_search import Group
 from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial
+from medfm_compress.compress.quantization.gpu_variants import BACKEND as TENSORRT
 from medfm_compress.compress.quantization.methods import DoesNotApply, Method, Rest
+from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.export.build import REDUCED, make_variant, open_export
 from medfm_compress.export.passes.pipeline import for_onnxruntime
 from medfm_compress.export.passes.read import read_graph
@@ -23,6 +25,24 @@ from medfm_compress.runtime.sessions.table import is_available
 
 _BACKENDS = ("openvino", "onnxruntime")
 _FLOATS: tuple[Precision, ...] = ("bf16", "fp16")  # of OpenVINO, beside FP32
+
+
+def for_engines(options: QuantizeOptions) -> QuantizeOptions:
+    """``options`` with targets of backend and device alone, and the threads that they name.
+
+    A target of TensorRT keeps its precision: it names the variant, where a CPU's is found by the clock.
+
+    Raises:
+        InputError: a target that is unknown, or of a CPU and another precision than int8.
+    """
+    targets, threads = split_targets(options.targets)
+    engines = []
+    for target in targets:
+        parsed = Target.parse(target)
+        if parsed.backend != TENSORRT and target.count(":") == 2 and parsed.precision != "int8":
+            raise InputError(f"target {target!r}: quantize makes int8; give {target.rpartition(':')[0]}:int8")
+        engines.append(target if parsed.backend == TENSORRT else f"{parsed.backend}:{parsed.device}")
+    return msgspec.structs.replace(options, targets=tuple(engines), threads=threads or options.threads)
 
 
 def open_groups(bundle: Bundle, targets: tuple[str, ...], threads: int) -> tuple[Group, ...]:
@@ -46,7 +66,7 @@ def open_groups(bundle: Bundle, targets: tuple[str, ...], threads: int) -> tuple
 def _backend(target: str) -> str:
     parsed = Target.parse(target)
     if parsed.backend not in _BACKENDS or parsed.device != "cpu" or target.count(":") > 1:
-        allowed = " or ".join(f"{backend}:cpu" for backend in _BACKENDS)
+        allowed = " or ".join((*(f"{backend}:cpu" for backend in _BACKENDS), f"{TENSORRT}:cuda"))
         raise InputError(f"target {target!r} cannot be quantized for; it must be {allowed}")
     return parsed.backend
 

@@ -18,10 +18,10 @@ from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.augment import View, apply_view, draw_view
 from medfm_compress.compress.training.distributed import rank, wait, world_size
 from medfm_compress.compress.training.job import Images, gather
-from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.progress import Progress, Tick
 
 _BATCH = 32
-_REPORT_EVERY_S = 20.0
+_REPORT_EVERY_S = 1.0
 
 
 class OutputRequest(NamedTuple):
@@ -128,4 +128,4 @@ def _fill(collector: _Collector, missing: list[tuple[int, int]], progress: Progr
             reported_at = now
             left = (now - started) / (number + 1) * (len(missing) - number - 1)
             size = f"{collector.store.bytes_per_case:.0f} bytes a case"
-            progress(f"teacher: {number + 1} of {len(missing)} shards of answers ({size}), {left:.0f} s left")
+            progress(Tick(f"teacher, shards of answers ({size})", number + 1, len(missing), left))

@@ -30,8 +30,10 @@ from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions import onnxruntime
 from medfm_compress.runtime.sessions.operators import read_operators
+from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.task import Task
 
@@ -69,13 +71,11 @@ class OnnxGraph:
         """Open it.
 
         Raises:
+            InputError: it cannot be read.
             ModelError: it is damaged, keeps weights in another file, or has other inputs or outputs.
         """
         self.name = Path(path).stem
-        try:
-            self.content = Path(path).read_bytes()
-        except OSError as exc:
-            raise ModelError(f"cannot read {path}: {exc.strerror}") from None
+        self.content = read_regular(path, MAX_MODEL_BYTES, "teacher")
         self.precision = "int8" if onnxruntime.holds_integers(self.content) else "fp32"
         threads = max(1, min(torch.get_num_threads(), usable_cores()))
         try:

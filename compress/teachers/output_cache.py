@@ -1,4 +1,4 @@
-"""Cached answers on disk: shards of one view and some hundred cases each, memory-mapped.
+"""Cached answers on disk: shards of one view and some hundred cases each, read by rows.
 
 A folder holds ``outputs.json`` (:class:`Header`) and ``KIND-vVVV-sSSSSS.npy``, where KIND is ``logits`` (float32) or a
 feature (float16). The header is written before the first shard, a shard under a temporary name and renamed: what is
@@ -20,6 +20,7 @@ from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.compress.training.augment import Augmentation
 from medfm_compress.data.fingerprint import content_hashes
+from medfm_compress.data.npy_rows import NpyRows
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.atomic_write import replacing, write_atomically
 from medfm_compress.runtime.errors import ModelError, StudyError
@@ -87,7 +88,7 @@ class OutputCache:
         self.folder = folder
         # As it is read back: a number given as 10 is 10.0 in the file, and the fingerprint must be the same for both.
         self.header = decode(encode(header), Header, source=HEADER, error=ModelError)
-        self._maps: dict[str, NDArray[np.floating]] = {}
+        self._rows: dict[str, NpyRows] = {}
 
     @classmethod
     def open(cls, folder: str | Path) -> OutputCache:
@@ -192,14 +193,14 @@ class OutputCache:
         out = np.empty((len(numbers), *self._shape(kind)), _dtype(kind))
         for shard in np.unique(shards):
             mine = shards == shard
-            out[mine] = self._map(kind, view, int(shard))[rows[mine]]
+            out[mine] = self._open(kind, view, int(shard))[rows[mine]]
         return out
 
-    def _map(self, kind: str, view: int, shard: int) -> NDArray[np.floating]:
+    def _open(self, kind: str, view: int, shard: int) -> NpyRows:
         path = self._path(kind, view, shard)
-        if path.name not in self._maps:
-            self._maps[path.name] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return self._maps[path.name]
+        if path.name not in self._rows:
+            self._rows[path.name] = NpyRows(path)
+        return self._rows[path.name]
 
     def _is_whole(self, view: int, shard: int) -> bool:
         return all(self._fits(kind, view, shard) for kind in (LOGITS, *self.header.features))
@@ -207,7 +208,7 @@ class OutputCache:
     def _fits(self, kind: str, view: int, shard: int) -> bool:
         path = self._path(kind, view, shard)
         try:
-            shard_values = np.load(path, mmap_mode="r", allow_pickle=False)
+            shard_values = NpyRows(path)
         except (OSError, ValueError):
             return False
         shape = (len(self.header.rows(shard)), *self._shape(kind))

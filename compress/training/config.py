@@ -11,8 +11,8 @@ from medfm_compress.runtime.constraints import check
 
 Modality = Literal["radiograph", "dermoscopy", "histology", "endoscopy", "none"]
 
-PRETRAINED_BACKBONE_RATE = 0.1
-"""Of the classifier's learning rate; docs/results/pretrained-start.md."""
+PRETRAINED_BACKBONE_RATE = 0.3
+"""Of the classifier's learning rate; docs/results/pretrained-start.md has the experiment."""
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,8 +27,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         warmup: fraction of all steps in which the learning rate rises.
         ema: decay of the moving average of weights, which is scored and kept; ramped up over the first steps.
         patience: epochs without a better validation score before it stops; 0 never stops early.
-        backbone_rate: learning rate of all but the classifier, as a share of ``learning_rate``; without it that of the
-            start: 1 from scratch, `PRETRAINED_BACKBONE_RATE` in ``finetune`` from pre-trained weights.
+        backbone_rate: learning rate of all but the classifier, as a share of ``learning_rate``; without it 0.3 where
+            ``finetune`` starts from a file of weights or the hub, else 1.
         freeze_backbone: train the classifier only.
         precision: of the arithmetic; ``auto`` is bf16 where the hardware has it.
         device: that trains; ``auto`` is cuda where there is one.

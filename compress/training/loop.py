@@ -25,12 +25,12 @@ from medfm_compress.compress.training.prefetch import Prefetcher, Raw, plan_epoc
 from medfm_compress.compress.training.schedule import rate
 from medfm_compress.compress.training.tensorboard import TensorBoardLog
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.progress import Progress, no_progress
+from medfm_compress.runtime.progress import Progress, Tick, no_progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_TELL_EVERY_S = 30.0
+_TELL_EVERY_S = 1.0
 _CLIP = 1.0
 
 
@@ -116,7 +116,7 @@ class _Run:
             if now - told_at > _TELL_EVERY_S:
                 told_at = now
                 left = (now - started) / (step + 1 - first) * (len(plan.steps) - step - 1)
-                self.progress(f"  epoch {number + 1}: step {step + 1}/{len(plan.steps)}, {left:.0f} s left in it")
+                self.progress(Tick(f"  epoch {number + 1}, steps", step + 1, len(plan.steps), left))
             if self.config.checkpoint_minutes and now - saved > 60 * self.config.checkpoint_minutes:
                 saved = now
                 self.state.loss_sum = float(loss_sum)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.sessions.operators import read_self_contained
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,17 +26,24 @@ def read_graph(onnx: bytes) -> ir.Model:
     import onnx_ir as ir
     from onnx_ir.passes.common import ShapeInferencePass
 
-    proto = _parse(onnx)
+    proto = parse_onnx(onnx)
     _check_opset(proto)
-    _check_weights(proto)
     _check_inputs(proto)
     return ShapeInferencePass()(ir.from_proto(proto)).model
 
 
-def _parse(content: bytes) -> Any:
+def parse_onnx(content: bytes) -> Any:
+    """The ``onnx.ModelProto`` of a serialized model, none of whose tensors lies in another file.
+
+    onnx_ir opens what a tensor names as its external data, wherever in the model the tensor stands.
+
+    Raises:
+        ModelError: not ONNX, no graph, or weights in other files.
+    """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    read_self_contained(content, f"{len(content)} bytes are not a self-contained ONNX model", ModelError)
     try:
         proto = onnx.load_model_from_string(content)
     except (DecodeError, ValueError) as exc:
@@ -52,18 +60,6 @@ def _check_opset(proto: Any) -> None:
             f"the model has opset {version}; allowed are {OLDEST_OPSET} to {NEWEST_OPSET}. Export it again with "
             f"opset_version=20, or convert it with onnx.version_converter"
         )
-
-
-def _check_weights(proto: Any) -> None:
-    import onnx
-
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            file = next((entry.value for entry in tensor.external_data if entry.key == "location"), "another file")
-            raise ModelError(
-                f"weight {tensor.name!r} lies in {file!r}; one file must hold everything. Load the model with "
-                f"onnx.load and save it with save_as_external_data=False"
-            )
 
 
 def _check_inputs(proto: Any) -> None:

@@ -12,6 +12,7 @@ from medfm_compress.cli.demo import demo
 from medfm_compress.cli.distill import distill
 from medfm_compress.cli.doctor import doctor
 from medfm_compress.cli.explain import explain
+from medfm_compress.cli.explain_difference import explain_difference
 from medfm_compress.cli.export import export
 from medfm_compress.cli.finetune import finetune
 from medfm_compress.cli.gate import gate
@@ -34,6 +35,7 @@ COMMANDS = (
     quantize,
     bench,
     explain,
+    explain_difference,
     gate,
     run,
     inspect,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Bundle, Policy, ReportOut, Study, Teachers
+from medfm_compress.cli.arguments import Bundle, Overwrite, Policy, ReportOut, Study, Teachers
 from medfm_compress.cli.command import command
-from medfm_compress.compress.teachers.source import TeacherSource
+from medfm_compress.cli.next_command import after_bench
+from medfm_compress.cli.outputs import check_report_out
+from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, teacher_sources
 from medfm_compress.recipe import BenchStep
 
 if TYPE_CHECKING:
@@ -24,20 +25,32 @@ _FIXED = ("load.inputs", "load.seed", "load.threads", "load.warm_up_s", "load.ti
 
 
 @command(skip=("plan.threads", *_FIXED))
-def bench(bundle: Bundle, step: BenchStep, teacher: Teachers, study: Study, policy: Policy, out: ReportOut) -> None:
+def bench(
+    bundle: Bundle,
+    step: BenchStep,
+    teacher: Teachers,
+    study: Study,
+    policy: Policy,
+    out: ReportOut,
+    overwrite: Overwrite = False,
+    teacher_spec: TeacherSpec = None,
+    teacher_labels: TeacherLabels = None,
+    teacher_outputs: TeacherOutputs = None,
+) -> None:
     """Evaluate and time a bundle against its teacher; the report goes to a folder, the verdict to the gate.
 
     The teacher always runs in PyTorch, because everything is held against it, on a GPU too where anything else runs
     there; name torch:cpu alone among its engines to leave its ONNX Runtime and OpenVINO rows out. Variants for a device
     that this machine lacks are left out and named, unless a target names the device, which is refused.
     """
+    check_report_out(out, overwrite)
     from medfm_compress import steps
     from medfm_compress.bench.gate.gate import judge
     from medfm_compress.bench.gate.policy_file import load_policy
     from medfm_compress.teacher_baselines import require_toolchain
 
     require_toolchain()
-    sources = tuple(TeacherSource(source=name) for name in teacher)
+    sources = teacher_sources(teacher, teacher_spec, teacher_labels, teacher_outputs)
     report = steps.bench(study, sources, bundle, load_policy(policy), step, console.progress, out)
     verdict = judge(report)
     console.emit(
@@ -115,7 +128,7 @@ def print_report(report: Report, verdict: Verdict, out: Path, policy: Path, bund
     for line in _meaning(verdict):
         console.say(f"  {line}")
     console.say(f"report:  {out / 'report.html'}")
-    console.say(f"judge it with: {gate_command(out / 'report.json', policy, bundle)}")
+    console.say(f"judge it with: {after_bench(out / 'report.json', policy, bundle)}")
 
 
 def _meaning(verdict: Verdict) -> list[str]:
@@ -137,12 +150,6 @@ def _meaning(verdict: Verdict) -> list[str]:
     )
     more = f" ({others} more, all by the command below)" if others else ""
     return [f"{meaning}: {variant}: {check.name}: {check.reason}{more}", f"next: {remedy}"]
-
-
-def gate_command(report: Path, policy: Path, bundle: Path) -> str:
-    """The command that judges a report and records the verdict, ready for a shell."""
-    words = ["medfm-compress", "gate", str(report), "--policy", str(policy), "--bundle", str(bundle)]
-    return shlex.join(words)
 
 
 def _name(comparison: Comparison) -> str:

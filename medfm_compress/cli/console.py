@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import msgspec
+
+from medfm_compress.cli.progress_bar import ProgressBar
+from medfm_compress.runtime.progress import Tick
 
 _PLAIN_BOX = "    \n    \n -  \n    \n    \n    \n    \n    \n"  # a rule below the headers and nothing else
 _WIDE = 10_000  # columns where no terminal limits a line
@@ -25,12 +29,14 @@ class Output(NamedTuple):
         quiet: no progress.
         verbose: progress with the time since ``start``.
         start: monotonic seconds.
+        bar: of work whose size is known.
     """
 
     json: bool = False
     quiet: bool = False
     verbose: bool = False
     start: float = 0.0
+    bar: ProgressBar = ProgressBar()
 
 
 _DEFAULT = Output()
@@ -39,14 +45,18 @@ _OUTPUT = ContextVar("output", default=_DEFAULT)
 
 @contextmanager
 def output(*, json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
-    """How everything within prints."""
+    """How everything within prints; what libraries warn of is logged, so that it shows with ``verbose`` alone."""
+    logging.captureWarnings(True)
     if verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
-    token = _OUTPUT.set(Output(json, quiet, verbose, time.monotonic()))
+    chosen = Output(json, quiet, verbose, time.monotonic(), ProgressBar())
+    token = _OUTPUT.set(chosen)
     try:
         yield
     finally:
+        chosen.bar.clear()
         _OUTPUT.reset(token)
+        logging.captureWarnings(False)
 
 
 def wants_json() -> bool:
@@ -70,7 +80,25 @@ def is_first_process() -> bool:
 def say(text: str = "") -> None:
     """Print one line for people on standard output."""
     if is_first_process():
-        sys.stdout.write(text + "\n")
+        _OUTPUT.get().bar.clear()
+        _write(text + "\n")
+
+
+def _write(text: str) -> None:
+    """Names of files may hold bytes, and words characters, that standard output has no encoding for."""
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(readable(text).encode(encoding, "backslashreplace").decode(encoding))
+
+
+def readable(text: str) -> str:
+    """``text`` whose undecodable bytes, as in names of files, are written as hexadecimal escapes."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair that stands for no byte
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def progress(text: str) -> None:
@@ -79,6 +107,10 @@ def progress(text: str) -> None:
     if chosen.quiet or not is_first_process():
         return
     elapsed = f"{time.monotonic() - chosen.start:8.1f} s  " if chosen.verbose else ""
+    if isinstance(text, Tick):
+        chosen.bar.show(text, elapsed)
+        return
+    chosen.bar.clear()
     sys.stderr.write(f"{elapsed}{text}\n")
     sys.stderr.flush()
 
@@ -110,4 +142,40 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Collectio
 
 def emit_json(value: Any) -> None:
     """Print one JSON document on standard output."""
-    say(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    say(_as_json(value))
+
+
+@contextmanager
+def json_list() -> Iterator[Callable[[Any], None]]:
+    """What prints the items of one JSON list as they come, where JSON is asked for, and nothing where it is not."""
+    opened = False
+
+    def add(value: Any) -> None:
+        nonlocal opened
+        if wants_json() and is_first_process():
+            _OUTPUT.get().bar.clear()
+            _write(("," if opened else "[") + "\n" + textwrap.indent(_as_json(value), "  "))
+            opened = True
+
+    try:
+        yield add
+    finally:  # a list that was interrupted can be read as far as it goes
+        if wants_json():
+            say("\n]" if opened else "[]")
+
+
+def _as_json(value: Any) -> str:
+    try:
+        encoded = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_readable(msgspec.to_builtins(value)))
+    return msgspec.json.format(encoded, indent=2).decode()
+
+
+def _readable(value: Any) -> Any:
+    """Plain data with every text `readable`."""
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, dict):
+        return {_readable(key): _readable(item) for key, item in value.items()}
+    return [_readable(item) for item in value] if isinstance(value, list | tuple) else value

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.model_summary import print_model
+from medfm_compress.cli.next_command import after_distill
 from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.cli.parse_units import parse_pairs
-from medfm_compress.compress.teachers.source import Outputs, TeacherSource
+from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, per_teacher, teacher_sources
 from medfm_compress.recipe import DistillStep
-from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from medfm_compress.compress.students.auto_select import Choice
@@ -36,19 +37,9 @@ def distill(
     teacher_weights: Annotated[
         list[str] | None, typer.Option(help="Weights of a timm or torchvision teacher; the n-th for the n-th teacher.")
     ] = None,
-    teacher_labels: Annotated[
-        list[str] | None, typer.Option(help="Its labels, in the order of its outputs: a,b,c; likewise repeated.")
-    ] = None,
-    teacher_spec: Annotated[
-        list[str] | None, typer.Option(help="JSON of its ImageSpec, where its file does not say it; likewise.")
-    ] = None,
-    teacher_outputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What an .onnx file gives, where its graph does not prove it: logits, softmax or sigmoid; likewise.",
-            metavar="CHOICE",
-        ),
-    ] = None,
+    teacher_labels: TeacherLabels = None,
+    teacher_spec: TeacherSpec = None,
+    teacher_outputs: TeacherOutputs = None,
     teacher_licence: Annotated[str, typer.Option(help="Licence of the teacher's weights, where no file says it.")] = "",
     teacher_intended_use: Annotated[str, typer.Option(help="What its publisher says it is for, likewise.")] = "",
     label_map: Annotated[
@@ -62,26 +53,19 @@ def distill(
     refuse_empty(out)
     from medfm_compress import steps
 
-    rows = zip(
-        teachers,
-        per_teacher(teacher_weights, teachers, "--teacher-weights"),
-        per_teacher(teacher_labels, teachers, "--teacher-labels"),
-        per_teacher(teacher_spec, teachers, "--teacher-spec"),
-        map(_outputs, per_teacher(teacher_outputs, teachers, "--teacher-outputs")),
-        strict=True,
-    )
     sources = tuple(
-        TeacherSource(
-            source=source,
+        msgspec.structs.replace(
+            source,
             weights=weights,
-            labels=tuple(part.strip() for part in labels.split(",") if part.strip()),
-            spec=spec,
-            outputs=outputs,
             mapping=parse_pairs(label_map, "--map"),
             licence=teacher_licence,
             intended_use=teacher_intended_use,
         )
-        for source, weights, labels, spec, outputs in rows
+        for source, weights in zip(
+            teacher_sources(teachers, teacher_spec, teacher_labels, teacher_outputs),
+            per_teacher(teacher_weights, teachers, "--teacher-weights"),
+            strict=True,
+        )
     )
     choices: list[Choice] = []
 
@@ -91,13 +75,7 @@ def distill(
             print_choice(choice)
 
     model = steps.distill(study, sources, step, console.progress, out, on_choice, overwrite=overwrite)
-    print_model(model, out, {"choice": choices[0]} if choices else {})
-
-
-def _outputs(text: str) -> Outputs:
-    if text not in get_args(Outputs):
-        raise InputError(f"--teacher-outputs is {text!r}; it must be logits, softmax or sigmoid")
-    return cast(Outputs, text)
+    print_model(model, out, after_distill(out, study), {"choice": choices[0]} if choices else {})
 
 
 def print_choice(choice: Choice) -> None:
@@ -116,19 +94,3 @@ def print_choice(choice: Choice) -> None:
     ]
     console.table(("network", "M MACs", "M parameters", "p50 ms", "p99 ms", ""), rows, left=(0, 5))
     sys.stdout.flush()  # before the training, also where a file or a pipe listens
-
-
-def per_teacher(values: list[str] | None, teachers: list[str], option: str) -> list[str]:
-    """A value a teacher, empty for ``-``; no values are an empty one for every teacher.
-
-    Raises:
-        InputError: some values, but not one for every teacher.
-    """
-    if not values:
-        return [""] * len(teachers)
-    if len(values) != len(teachers):
-        raise InputError(
-            f"{option} is given {len(values)} times for {len(teachers)} teachers; give one for each, in their order, "
-            "and '-' where a teacher needs none"
-        )
-    return ["" if value == "-" else value for value in values]

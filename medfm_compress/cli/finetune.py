@@ -6,6 +6,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.arguments import ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.model_summary import print_model
+from medfm_compress.cli.next_command import after_finetune
 from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.recipe import FinetuneStep
 
@@ -20,4 +21,5 @@ def finetune(step: FinetuneStep, study: Study, out: ModelOut, overwrite: Overwri
     refuse_empty(out)
     from medfm_compress import steps
 
-    print_model(steps.finetune(study, step, console.progress, out, overwrite=overwrite), out)
+    model = steps.finetune(study, step, console.progress, out, overwrite=overwrite)
+    print_model(model, out, after_finetune(out, study, step.training.modality))

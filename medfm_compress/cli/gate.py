@@ -11,6 +11,7 @@ from medfm_compress.bench.measure.latency import Plan
 from medfm_compress.cli import console
 from medfm_compress.cli.command import command
 from medfm_compress.cli.compress import EXIT_CODES
+from medfm_compress.cli.outputs import check_new_files, check_report_out
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def gate(
     accept_changed_policy: Annotated[
         bool, typer.Option("--accept-changed-policy", help="Judge by a policy that changed since; said in the verdict.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the files that are written, and the report, if they are there.")
+    ] = False,
     note: Annotated[list[str] | None, typer.Option(help="A sentence to put into the verdict's notes.")] = None,
 ) -> None:
     """Judge a bundle: exit code 0 pass, 1 fail, 3 inconclusive.
@@ -60,6 +64,9 @@ def gate(
     declared = parse_policy(rules, source=f"policy {policy}")
     needed = {"--bundle": bundle, "--teacher": teacher, "--out": out}
     _check_source(report, study, needed)
+    check_new_files({"--junit": junit, "--markdown": markdown, "--sarif": sarif}, overwrite)
+    if out:
+        check_report_out(out, overwrite)
     if bundle and study and teacher and out:
         _bench(study, teacher, bundle, declared, plan, out)
     path = report or (out or Path()) / "report.json"

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from medfm_compress.cli import console
+from medfm_compress.cli.next_command import print_next
 
 if TYPE_CHECKING:
     from medfm_compress.compress.networks.model import Model
@@ -16,16 +17,18 @@ if TYPE_CHECKING:
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def print_model(model: Model, out: Path, more: Mapping[str, Any] = NOTHING) -> None:
-    """A trained model: where it is and what was done; ``more`` is for programs."""
+def print_model(model: Model, out: Path, next_command: str, more: Mapping[str, Any] = NOTHING) -> None:
+    """A trained model: where it is, what was done and what goes on from it; ``more`` is for programs."""
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
     steps = list(model.provenance.steps)
 
     def describe() -> None:
         console.say(steps[-1])
         console.say(f"wrote {out} ({model.name}, {parameters / 1e6:.1f} M parameters)")
+        print_next(next_command)
 
-    document = {"model": str(out), "name": model.name, "parameters": parameters, "steps": steps, **more}
+    document = {"model": str(out), "name": model.name, "parameters": parameters, "steps": steps}
+    document |= {"next": next_command, **more}
     console.emit(lambda: document, describe)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from medfm_compress.runtime.errors import InputError
@@ -30,3 +31,31 @@ def refuse_empty(out: Path) -> None:
     """
     if out == Path():
         raise InputError("--out is empty or '.'; give the path of what is to be written")
+
+
+def check_report_out(out: Path, overwrite: bool, holds: str = "report.json") -> None:
+    """Said before any work: --out is a folder in which there is no report yet, or one that may be replaced.
+
+    Raises:
+        InputError: an empty path, a file, or a folder that ``holds`` what would be replaced.
+    """
+    refuse_empty(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; give a folder")
+    if (out / holds).exists() and not overwrite:
+        raise InputError(f"--out {out} has {holds} already; name another folder, or replace it with --overwrite")
+
+
+def check_new_files(files: Mapping[str, Path | None], overwrite: bool) -> None:
+    """Said before any work: none of the files that options name is there, or all may be replaced.
+
+    Raises:
+        InputError: an empty path, a folder, or a file that is there.
+    """
+    for option, path in files.items():
+        if path is None:
+            continue
+        if path == Path() or path.is_dir():
+            raise InputError(f"{option} is {str(path)!r}; give the path of a file")
+        if path.exists() and not overwrite:
+            raise InputError(f"{option} {path} exists; name another file, or replace it with --overwrite")

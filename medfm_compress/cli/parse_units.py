@@ -32,14 +32,14 @@ def parse_value(text: str, option: str, kind: Any, unit: str = "") -> Any:
     return Path(text) if kind is Path else text
 
 
-def parse_number(text: str, option: str, example: str = "a number") -> float:
+def parse_number(text: str, option: str) -> float:
     """A finite number; raises InputError for anything else."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{option} is {text!r}; give {example}")
+        raise InputError(f"{option} is {text!r}; give a number")
     return value
 
 
@@ -59,10 +59,14 @@ def parse_quantity(text: str, option: str, unit: str) -> float:
     factors, example = _UNITS[unit]
     lower = text.strip().lower()
     suffix = next(name for name in factors if lower.endswith(name))
-    return (
-        parse_number(lower.removesuffix(suffix).strip() or "-", option, f"a number with its unit: {example}")
-        * (factors[suffix])
-    )
+    written = f"a number with its unit: {example}"
+    try:
+        value = float(lower.removesuffix(suffix)) * factors[suffix]
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):  # also a number that its unit makes too large
+        raise InputError(f"{option} is {text!r}; give {written}")
+    return value
 
 
 def parse_pairs(texts: Sequence[str] | None, option: str, lone: str = "") -> dict[str, str]:

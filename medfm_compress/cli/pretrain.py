@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Overwrite, Study
 from medfm_compress.cli.command import command
+from medfm_compress.cli.next_command import after_pretrain, print_next
 from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.recipe import PretrainStep
 
@@ -33,7 +35,7 @@ def pretrain(
     from medfm_compress import steps
 
     card = steps.pretrain(study, step, console.progress, out, overwrite=overwrite).card
-    console.emit(lambda: _as_json(card, out), lambda: _print_backbone(card, step.model, out))
+    console.emit(lambda: _as_json(card, out), lambda: _print_backbone(card, step, study, out))
 
 
 def _as_json(card: BackboneCard, out: Path) -> dict[str, object]:
@@ -41,6 +43,12 @@ def _as_json(card: BackboneCard, out: Path) -> dict[str, object]:
     return {"backbone": str(out), **named, "steps": card.provenance.steps}
 
 
-def _print_backbone(card: BackboneCard, model: str, out: Path) -> None:
+def _print_backbone(card: BackboneCard, step: PretrainStep, study: Path, out: Path) -> None:
+    from medfm_compress.data.open import open_study
+
     console.say(card.provenance.steps[-1])
-    console.say(f"wrote {out}; go on with 'medfm-compress finetune {model} --study STUDY --weights {out} ...'")
+    console.say(f"wrote {out}")
+    if any(case.target for case in open_study(study).split("train")):
+        print_next(after_pretrain(step.model, step.image_size, study, out))
+    else:
+        console.say(f"go on with a study that has labels: finetune or distill, with --weights {shlex.quote(str(out))}")

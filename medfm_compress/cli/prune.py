@@ -10,9 +10,10 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import ModelFolder, ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
+from medfm_compress.cli.next_command import after_distill, print_next
 from medfm_compress.cli.outputs import refuse_empty
+from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, teacher_sources
 from medfm_compress.compress.pruning.options import PruneOptions
-from medfm_compress.compress.teachers.source import TeacherSource
 
 if TYPE_CHECKING:
     from medfm_compress.compress.pruning.record import PruningRecord
@@ -28,6 +29,9 @@ def prune(
     teacher: Annotated[
         list[str] | None, typer.Option(help="What it recovers from, see distill; the original by default.")
     ] = None,
+    teacher_spec: TeacherSpec = None,
+    teacher_labels: TeacherLabels = None,
+    teacher_outputs: TeacherOutputs = None,
 ) -> None:
     """Prune a model to a goal and distil the original into what is left. Resumes where it was interrupted.
 
@@ -36,9 +40,15 @@ def prune(
     refuse_empty(out)
     from medfm_compress import steps
 
-    sources = tuple(TeacherSource(source=name) for name in teacher or ())
+    sources = teacher_sources(teacher or [], teacher_spec, teacher_labels, teacher_outputs)
     record = steps.prune(study, sources, model, options, console.progress, out, overwrite=overwrite)
-    console.emit(lambda: _as_json(record, out), lambda: _print_record(record, out))
+    following = after_distill(out, study)
+
+    def describe() -> None:
+        _print_record(record, out)
+        print_next(following)
+
+    console.emit(lambda: _as_json(record, out) | {"next": following}, describe)
 
 
 def _as_json(record: PruningRecord, out: Path) -> dict[str, Any]:

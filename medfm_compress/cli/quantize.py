@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Bundle, BundleOut, Overwrite, Study
 from medfm_compress.cli.command import command
+from medfm_compress.cli.int8_summary import print_no_int8, why_no_int8
+from medfm_compress.cli.next_command import after_quantize, print_next
 from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.compress.quantization.options import QuantizeOptions
 
@@ -28,7 +30,7 @@ def quantize(
     from medfm_compress import steps
 
     quantized = steps.quantize(study, bundle, options, console.progress, out)
-    console.emit(lambda: _as_json(quantized), lambda: _print_candidates(quantized, out))
+    console.emit(lambda: _as_json(quantized), lambda: _print_candidates(quantized, out, study))
 
 
 def _as_json(quantized: Quantized) -> dict[str, Any]:
@@ -38,10 +40,11 @@ def _as_json(quantized: Quantized) -> dict[str, Any]:
         "variants": [variant.name for variant in quantized.manifest.variants],
         "calibration_cases": len(quantized.calibration_images),
         "candidates": quantized.candidates,
+        "no_int8": why_no_int8(quantized.manifest),
     }
 
 
-def _print_candidates(quantized: Quantized, out: Path) -> None:
+def _print_candidates(quantized: Quantized, out: Path, study: Path) -> None:
     backends = dict.fromkeys(_backend(candidate) for candidate in quantized.candidates)
     for backend in backends:
         tried = [candidate for candidate in quantized.candidates if _backend(candidate) == backend]
@@ -54,7 +57,9 @@ def _print_candidates(quantized: Quantized, out: Path) -> None:
     console.say("* of all, no other is both faster and more faithful")
     if not quantized.applied:
         console.say("Nothing applied: no candidate is both faithful and faster than FP32; the bundle keeps FP32.")
-    console.say(f"wrote {out}")
+    print_no_int8(quantized.manifest)
+    console.say(f"wrote {out}; its teacher and a policy prove it: see 'medfm-compress bench --help'")
+    print_next(after_quantize(out, study))
 
 
 def _backend(candidate: Candidate) -> str:

@@ -64,6 +64,8 @@ def write_starter(path: Path) -> tuple[Path, ...]:
     Raises:
         InputError: ``path`` exists, or its folder cannot be written.
     """
+    if path == Path():
+        raise InputError("OUT is empty or '.'; give the path of the file to write")
     if path.exists() or path.is_symlink():
         raise InputError(f"{path} exists and is not overwritten; name another file, or remove it first")
     write_atomically(path, STARTER.encode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,18 +12,24 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Bundle
 from medfm_compress.cli.command import command
-from medfm_compress.runtime.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNUSABLE, MedfmError, Refused
+from medfm_compress.cli.prediction_rows import Rows, as_line
+from medfm_compress.runtime.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNUSABLE, InputError, MedfmError, Refused
+from medfm_compress.runtime.images.find_files import find_files, why_no_image
+from medfm_compress.runtime.progress import counted
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.engine import Engine, Prediction
 
-SHOWN_CLASSES = 5  # of a multiclass task, the most probable ones; --json gives all
+    Outcome = Prediction | MedfmError | str  # a string says why a file was skipped
 
 
 @command()
 def run(
     bundle: Bundle,
-    images: Annotated[list[Path], typer.Argument(help="DICOM, PNG or JPEG files.", metavar="IMAGE")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="DICOM, PNG or JPEG files, and folders, of which all images are taken.", metavar="IMAGE"),
+    ],
     backend: Annotated[str | None, typer.Option(help="Use only this engine: openvino or onnxruntime.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads for one prediction (default: physical cores).")] = None,
     unverified: Annotated[
@@ -31,50 +39,102 @@ def run(
         Path | None, typer.Option(help="Folder of your own where OpenVINO may keep compiled models (faster start).")
     ] = None,
 ) -> None:
-    """Predict for images with a bundle. A refused image gets its reason, the others are still done (exit code 4)."""
+    """Predict for images with a bundle. A refused image gets its reason, the others are still done (exit code 4).
+
+    A folder is searched with all its folders, for images by their content. Its other files are skipped, and said; a
+    folder without any image is unusable input (exit code 2).
+    """
     from medfm_compress.runtime.engine import Engine
 
-    code, results = EXIT_OK, []
-    with Engine(bundle, backend=backend, threads=threads, unverified=unverified, cache_dir=cache) as engine:
-        for image in images:
-            outcome = _predict(engine, image)
-            if isinstance(outcome, MedfmError):
-                code = max(code, EXIT_REFUSED if isinstance(outcome, Refused) else EXIT_UNUSABLE)
-            results.append(_as_json(image, outcome))
-            if not console.wants_json():
-                console.say(_as_line(image, outcome))
-    if console.wants_json():
-        console.emit_json(results)
+    if cache == Path():
+        raise InputError("--cache is empty or '.'; give the path of a folder for compiled models")
+    folders = any(map(_is_folder, images))
+    files, longest = _survey(images) if folders else (len(images), 0)
+    say = (lambda _: None) if console.wants_json() else console.say
+    tally: Counter[str] = Counter()
+    code = EXIT_OK
+    with (
+        Engine(bundle, backend=backend, threads=threads, unverified=unverified, cache_dir=cache) as engine,
+        console.json_list() as add,
+    ):
+        rows = Rows(engine.task, longest)
+        if folders:
+            say(rows.header)
+        outcomes = _outcomes(engine, images)
+        for image, outcome in counted(outcomes, "predict", files, console.progress if folders else None):
+            code = max(code, _exit_code(outcome))
+            tally[_as_word(outcome)] += 1
+            add(_as_json(image, outcome))
+            say(rows.row(image, outcome) if folders else as_line(image, outcome))
+    if folders:
+        say(f"{tally['predicted']} predicted, {tally['refused']} refused, {tally['skipped']} other files skipped")
     if code:
         raise typer.Exit(code)
 
 
+def _survey(images: list[Path]) -> tuple[int, int]:
+    """How many files there are to look at, and the length of the longest path; nothing of them is kept."""
+    files, longest = 0, 0
+    for path in _files(images):
+        files, longest = files + 1, max(longest, len(str(path)))
+    return files, longest
+
+
+def _files(images: list[Path]) -> Iterator[Path]:
+    for image in images:
+        yield from find_files(image) if _is_folder(image) else (image,)
+
+
+def _outcomes(engine: Engine, images: list[Path]) -> Iterator[tuple[Path, Outcome]]:
+    """Every file with its outcome; last, every folder without an image."""
+    empty = []
+    for image in images:
+        if not _is_folder(image):
+            yield image, _predict(engine, image)
+            continue
+        found = False
+        for path in find_files(image):
+            reason = why_no_image(path)
+            found = found or not reason
+            yield path, reason or _predict(engine, path)
+        empty += [] if found else [image]
+    for folder in empty:
+        yield folder, InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")
+
+
 def _predict(engine: Engine, image: Path) -> Prediction | MedfmError:
+    if _is_folder(image):  # others were entered
+        return InputError("the folder cannot be listed; make it readable")
     try:
         return engine.predict(image)
     except MedfmError as exc:
         return exc
 
 
-def _as_json(image: Path, outcome: Prediction | MedfmError) -> dict[str, Any]:
+def _exit_code(outcome: Outcome) -> int:
+    if not isinstance(outcome, MedfmError):
+        return EXIT_OK
+    return EXIT_REFUSED if isinstance(outcome, Refused) else EXIT_UNUSABLE
+
+
+def _as_word(outcome: Outcome) -> str:
+    if isinstance(outcome, str):
+        return "skipped"
+    return "refused" if isinstance(outcome, MedfmError) else "predicted"
+
+
+def _as_json(image: Path, outcome: Outcome) -> dict[str, Any]:
     import msgspec
 
+    if isinstance(outcome, str):
+        return {"image": str(image), "skipped": outcome}
     if isinstance(outcome, MedfmError):
         return {"image": str(image), "error": str(outcome), "exit_code": outcome.exit_code}
     return {"image": str(image), **msgspec.to_builtins(outcome)}
 
 
-def _as_line(image: Path, outcome: Prediction | MedfmError) -> str:
-    if isinstance(outcome, MedfmError):
-        return f"{image.name}: refused: {outcome}"
-    names = list(outcome.probabilities)
-    if outcome.label is not None:
-        names = sorted(names, key=outcome.probabilities.__getitem__, reverse=True)[:SHOWN_CLASSES]
-    findings = ", ".join(_as_words(name, outcome) for name in names)
-    flags = f"  [{', '.join(outcome.flags)}]" if outcome.flags else ""
-    return f"{image.name}: {findings}{flags}"
-
-
-def _as_words(finding: str, outcome: Prediction) -> str:
-    called = {True: "called", False: "not called", None: "no operating point"}[outcome.findings[finding]]
-    return f"{finding} {outcome.probabilities[finding]:.3f} ({called})"
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that no file can have
+        return False

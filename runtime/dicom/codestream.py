@@ -33,6 +33,7 @@ class JpegHeader(NamedTuple):
 
     Attributes:
         extent: height, width, components.
+        precision: bits of a sample.
         is_dct: baseline, extended or progressive; not lossless, not JPEG-LS.
         component_ids: one byte each.
         is_chroma_subsampled: the first of several components has more samples than another.
@@ -41,6 +42,7 @@ class JpegHeader(NamedTuple):
     """
 
     extent: Extent
+    precision: int
     is_dct: bool
     component_ids: bytes
     is_chroma_subsampled: bool
@@ -89,6 +91,7 @@ def jpeg_header(frame: bytes) -> JpegHeader | None:
     adobe = [segment.body for segment in segments if segment.marker == _APP14 and segment.body[:5] == b"Adobe"]
     return JpegHeader(
         Extent(int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), count),
+        precision=body[0],
         is_dct=marker not in (_SOF_LOSSLESS, _SOF_JPEG_LS),
         component_ids=body[6::3],
         is_chroma_subsampled=len(set(body[7::3])) > 1,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.checks import Layout
+from medfm_compress.runtime.dicom.gdcm_process import decode_apart
 from medfm_compress.runtime.errors import ImageRefused, MissingDependency
 from medfm_compress.runtime.images.quiet_decoders import quiet
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 SECOND_DECODER = "second-decoder"
 _PLUGINS = ("pydicom", "pyjpegls", "pylibjpeg", "pillow")
-# GDCM ends the process on some damaged frames, where the others raise. So it never gets a frame that another refused,
-# and is left to what it alone can read: lossless JPEG, and anything else where no other decoder is installed.
+# GDCM is the least sturdy. So it never gets a frame that another refused, and is left to what it alone can read:
+# lossless JPEG, and anything else where no other decoder is installed.
 _LAST_RESORT = "gdcm"
 
 
@@ -70,7 +71,10 @@ def decode_frame(
 
     for attempt, plugin in enumerate(plugins):
         try:
-            values = pixel_array(ds, decoding_plugin=plugin, correct_unused_bits=False)
+            if plugin == _LAST_RESORT:
+                values = decode_apart(ds)
+            else:
+                values = pixel_array(ds, decoding_plugin=plugin, correct_unused_bits=False)
         except Exception:  # a decoder raises what it likes at a damaged frame; the next one may read it
             if not ds.file_meta.TransferSyntaxUID.is_encapsulated:
                 raise
@@ -80,7 +84,7 @@ def decode_frame(
     syntax = ds.file_meta.TransferSyntaxUID.name
     raise ImageRefused(
         f"{name}: no installed decoder ({', '.join(plugins)}) reads these {syntax} pixels ({layout.bits_stored} bits), "
-        "which are damaged or of an unsupported form; export the image uncompressed"
+        "which are damaged, truncated or of an unsupported form; export the image uncompressed"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from medfm_compress.runtime.dicom.checks import Layout
 from medfm_compress.runtime.dicom.coded_colour import CodedColour, jpeg_2000_colour, jpeg_colour
 from medfm_compress.runtime.dicom.codestream import Extent, is_complete, jpeg_header, without_colour_marks
@@ -11,6 +13,22 @@ from medfm_compress.runtime.errors import ImageRefused
 _MAX_FRAGMENTS = 100_000
 _ITEM = b"\xfe\xff\x00\xe0"
 _RLE_HEADER_BYTES = 64
+
+
+class PlainFrame(NamedTuple):
+    """A frame for the decoders, and what its header says of it.
+
+    Attributes:
+        data: the frame.
+        colour: that it is coded in where it has three samples.
+        is_lossy: whether it was coded with loss.
+        precision: bits of a sample; fewer than Bits Stored leave the image darker than the file's range says.
+    """
+
+    data: bytes
+    colour: CodedColour | None
+    is_lossy: bool
+    precision: int
 
 
 def check_fragments(pixel_data: bytes, name: str) -> None:
@@ -49,7 +67,7 @@ def _expanded_length(segment: bytes, limit: int) -> int:
     return length
 
 
-def plain_frame(frame: bytes, layout: Layout, name: str) -> tuple[bytes, CodedColour | None, bool]:
+def plain_frame(frame: bytes, layout: Layout, name: str) -> PlainFrame:
     """Check a JPEG, JPEG-LS or JPEG 2000 frame and take off what decoders disagree about.
 
     Args:
@@ -57,17 +75,13 @@ def plain_frame(frame: bytes, layout: Layout, name: str) -> tuple[bytes, CodedCo
         layout: what the file's attributes say of it.
         name: what to call the file in an error.
 
-    Returns:
-        The frame for the decoders, the colour it is coded in where it has three samples, and whether its header says
-        that it was coded with loss.
-
     Raises:
         ImageRefused: damaged, truncated, of another size than Rows and Columns, or of uncertain colour.
     """
     return (_plain_jpeg_2000 if is_jpeg_2000(frame) else _plain_jpeg)(frame, layout, name)
 
 
-def _plain_jpeg_2000(frame: bytes, layout: Layout, name: str) -> tuple[bytes, CodedColour | None, bool]:
+def _plain_jpeg_2000(frame: bytes, layout: Layout, name: str) -> PlainFrame:
     wrapped = unwrap(frame)
     if wrapped is None:
         raise ImageRefused(f"{name}: the JP2 boxes around the compressed frame are damaged; export the image again")
@@ -76,20 +90,22 @@ def _plain_jpeg_2000(frame: bytes, layout: Layout, name: str) -> tuple[bytes, Co
     _check_whole(stream, coding and Extent(coding.height, coding.width, coding.components), layout, name)
     if coding is None:  # refused above; this tells the type checker
         raise AssertionError
-    if layout.samples == 3:
-        return stream, jpeg_2000_colour(layout.photometric, wrapped, coding, name), not coding.is_reversible
-    if wrapped.is_remapped:
+    if layout.samples != 3 and wrapped.is_remapped:
         raise ImageRefused(f"{name}: its JP2 header adds a palette to its pixels; export the image uncompressed")
-    return stream, None, not coding.is_reversible
+    colour = jpeg_2000_colour(layout.photometric, wrapped, coding, name) if layout.samples == 3 else None
+    return PlainFrame(stream, colour, not coding.is_reversible, coding.precision)
 
 
-def _plain_jpeg(frame: bytes, layout: Layout, name: str) -> tuple[bytes, CodedColour | None, bool]:
+def _plain_jpeg(frame: bytes, layout: Layout, name: str) -> PlainFrame:
     header = jpeg_header(frame)
     _check_whole(frame, header and header.extent, layout, name)
-    if header is None or layout.samples != 3:
-        return frame, None, False
+    if header is None:  # refused above; this tells the type checker
+        raise AssertionError
+    if layout.samples != 3:
+        return PlainFrame(frame, None, False, header.precision)
     colour = jpeg_colour(layout.photometric, header, name)
-    return without_colour_marks(frame) if header.is_dct else frame, colour, header.is_dct
+    plain = without_colour_marks(frame) if header.is_dct else frame
+    return PlainFrame(plain, colour, header.is_dct, header.precision)
 
 
 def _check_whole(frame: bytes, extent: Extent | None, layout: Layout, name: str) -> None:

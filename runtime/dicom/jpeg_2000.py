@@ -39,11 +39,12 @@ class Wrapped(NamedTuple):
 
 
 class Coding(NamedTuple):
-    """Height, width and components (SIZ), whether one is subsampled, and the default coding style (COD)."""
+    """Height, width, components, the least bits of one and whether one is subsampled (SIZ); default style (COD)."""
 
     height: int
     width: int
     components: int
+    precision: int
     is_subsampled: bool
     has_colour_transform: bool
     is_reversible: bool
@@ -128,7 +129,8 @@ def coding_of(code_stream: bytes) -> Coding | None:
     if any(len(style) < 10 or (style[4], style[9]) != (cod[4], cod[9]) for style in _tile_styles(code_stream)):
         return None
     steps = siz[37::3] + siz[38::3]
-    return Coding(y - y0, x - x0, components, any(step != 1 for step in steps), cod[4] == 1, cod[9] == 1)
+    precision = min(1 + (depth & 0x7F) for depth in siz[36::3])  # Ssiz: the sign, and the bits less 1
+    return Coding(y - y0, x - x0, components, precision, any(step != 1 for step in steps), cod[4] == 1, cod[9] == 1)
 
 
 def _tile_styles(code_stream: bytes) -> Iterator[bytes]:

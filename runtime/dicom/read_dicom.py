@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 LOSSY = "lossy-compressed"
 BURNED_IN = "burned-in-annotation"
+LOW_PRECISION = "precision-below-bits-stored"
 
 _ANY = DicomRules()
 # PS3.5 A.4: these always lose; plain JPEG 2000 (.91) and HTJ2K (.203) may be reversible and then say so.
@@ -63,8 +64,9 @@ def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -
     Returns:
         Grey: uint16 P-values, 0 black and 65535 white, MONOCHROME1 inverted. Colour: RGB, uint8 or uint16. Flags:
         ``lossy-compressed``, ``burned-in-annotation``, ``no-window`` where the file should give one and does not,
-        ``colour-label-contradicted`` where the compressed frame is coded in another colour than the file says, and
-        ``second-decoder`` where the first decoder raised and a later one read the pixels.
+        ``colour-label-contradicted`` where the compressed frame is coded in another colour than the file says,
+        ``precision-below-bits-stored`` where it has fewer bits a sample than the file says, so that the image may be
+        too dark, and ``second-decoder`` where the first decoder raised and a later one read the pixels.
 
     Raises:
         ImageRefused: not an image, not one the rules allow, several frames, more than 16 bits, damaged, truncated,
@@ -165,17 +167,18 @@ def _with_plain_frame(ds: Dataset, layout: Layout, name: str) -> tuple[Dataset, 
     from pydicom import Dataset
     from pydicom.encaps import encapsulate
 
-    frame, colour, is_lossy = plain_frame(_frame(ds), layout, name)
+    frame = plain_frame(_frame(ds), layout, name)
     plain = Dataset()
     plain.file_meta = ds.file_meta
     for keyword in _PIXEL_KEYWORDS:
         if keyword in ds:
             plain[keyword] = ds[keyword]
-    plain.PhotometricInterpretation = colour.photometric if colour else layout.photometric
-    plain.PixelData = encapsulate([frame])
+    plain.PhotometricInterpretation = frame.colour.photometric if frame.colour else layout.photometric
+    plain.PixelData = encapsulate([frame.data])
     plain["PixelData"].is_undefined_length = True
-    wrong_label = colour is not None and colour.is_label_wrong
-    return plain, (LABEL_CONTRADICTED,) * wrong_label + (LOSSY,) * is_lossy
+    wrong_label = frame.colour is not None and frame.colour.is_label_wrong
+    too_few_bits = frame.precision < layout.bits_stored and not layout.is_palette
+    return plain, (LABEL_CONTRADICTED,) * wrong_label + (LOSSY,) * frame.is_lossy + (LOW_PRECISION,) * too_few_bits
 
 
 def _check_blocks(ds: Dataset, values: NDArray[Any], plugins: tuple[str, ...], layout: Layout, name: str) -> None:

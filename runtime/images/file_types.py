@@ -21,6 +21,13 @@ RASTERS: dict[bytes, str] = {
     b"BM": "BMP",
 }
 
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+# Images that nothing here reads: whoever looks for images names them, and does not pass them over.
+UNREAD_SUFFIXES = (".webp", ".heic", ".heif", ".gif", ".avif", ".jxl", ".jp2", ".j2k", ".svs", ".ndpi", ".mrxs")
+VOLUME_SUFFIXES = {
+    ".nii": "NIfTI", ".nii.gz": "NIfTI", ".mha": "MetaImage", ".mhd": "MetaImage", ".nrrd": "NRRD", ".mgz": "MGH",
+    ".mgh": "MGH",
+}  # fmt: skip
 _VOLUME = "a {} 3-D volume, which is out of scope; give one 2-D slice of it as DICOM, PNG, JPEG, TIFF or BMP"
 _PLAIN = "not a DICOM, PNG, JPEG, TIFF or BMP image"
 _OTHERS: dict[bytes, str] = {
@@ -48,6 +55,11 @@ def kind_of(head: bytes) -> Kind:
     if head[128:132] == b"DICM" or _is_bare_dicom(head):
         return "dicom"
     return "raster" if raster_format(head) else "other"
+
+
+def names_an_image(name: str) -> bool:
+    """Whether a file's name claims that it is an image, of whatever kind."""
+    return name.lower().endswith((*_SUFFIXES, *UNREAD_SUFFIXES, *VOLUME_SUFFIXES))
 
 
 def raster_format(head: bytes) -> str | None:

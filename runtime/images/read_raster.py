@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.errors import ImageRefused, MissingDependency
 from medfm_compress.runtime.images.completeness import check_png, check_tiff, lacks_scans, with_noise_behind_scans
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, raster_format
+from medfm_compress.runtime.images.libtiff_errors import tiff_errors
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.images.quiet_decoders import decoding
 from medfm_compress.runtime.images.size_limits import check_decoded, check_extent
@@ -77,13 +78,24 @@ def _decode(data: bytes, kind: str, opener: Callable[[io.BytesIO], Image], name:
             check_png(data, name)
         if kind == "TIFF":
             check_tiff(image, name)
-        image.load()
+        _load(image, kind, name)
         if kind == "JPEG":
             _check_jpeg(data, image, opener, name)
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _SIXTEEN_BIT:
             return _sixteen_bit(upright, bits, inverted=inverted)
         return Pixels.from_integers(np.asarray(_eight_bit(upright, name)))
+
+
+def _load(image: Image, kind: str, name: str) -> None:
+    """Decode the pixels; of a TIFF libtiff may say that they are damaged, and Pillow go on."""
+    if kind != "TIFF":
+        image.load()
+        return
+    with tiff_errors() as errors:
+        image.load()
+    if errors.count:
+        raise ImageRefused(f"{name}: the pixels of the TIFF file are damaged; export the image again")
 
 
 def _opener(kind: str) -> Callable[[io.BytesIO], Image]:

@@ -8,8 +8,9 @@ This protects against accidents. Against people it is the folder that protects: 
 (mode 0700), and one that others may write to is refused, since an engine trusts what it imports. The golden cases are
 replayed on an imported model like on any other. The folder may be emptied at any time.
 
-The blob is mapped, not read, and its pages are given back once imported: OpenVINO has packed the weights by then. So
-the folder must not be altered in place while an engine runs; files are only ever replaced whole here.
+The blob is mapped, not read, and its pages are given back once imported: OpenVINO has packed the weights by then. What
+is mapped is a copy without a name in the same folder: where another program cuts a mapped file short, the next look at
+its pages ends the process with a bus error. Where no copy can be made, the blob stays in memory.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import hashlib
 import logging
 import mmap
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
@@ -30,6 +33,7 @@ from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.regular_file import open_regular
 
 _DIGEST_BYTES = 32
+_PIECE_BYTES = 1 << 20
 _MAX_BYTES = 8 << 30  # twice the largest bundle
 _FORMAT = 3  # of the file; part of the key
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -66,43 +70,65 @@ def place(
     return Place(Path(folder) / f"{backend}-{key.hex()[:32]}.blob", key)
 
 
-def load(kept: Place) -> mmap.mmap | None:
-    """Map the blob at ``kept``, privately; None where there is none or it is not what was stored.
+class Blob(NamedTuple):
+    """A compiled model that is what was stored.
 
-    The last 32 bytes of the mapping are the digest, not the blob.
+    Attributes:
+        memory: the model, then 32 bytes of digest.
+        is_mapped: whether its pages can be read from a file again, which nobody else can reach.
     """
+
+    memory: mmap.mmap
+    is_mapped: bool
+
+
+def load(kept: Place) -> Blob | None:
+    """The blob at ``kept``; None where there is none or it is not what was stored."""
     try:
         with open_regular(kept.path, getattr(os, "O_NOFOLLOW", 0)) as file:
             status = os.fstat(file.fileno())
             if not _DIGEST_BYTES < status.st_size <= _MAX_BYTES or _is_foreign(status):
                 return None
-            blob = mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_COPY)
+            blob = _copied(file, status.st_size, kept.path.parent)
     except (OSError, ValueError):  # ValueError: it was cut in this moment
         return None
-    with memoryview(blob) as view:
+    with memoryview(blob.memory) as view:
         whole = _digest(kept.key, view[:-_DIGEST_BYTES]) == view[-_DIGEST_BYTES:]
     if whole:
         return blob
-    blob.close()
+    blob.memory.close()
     _log.warning("the compiled model %s is damaged; compiling again", kept.path.name)
     return None
 
 
-def blob_bytes(blob: mmap.mmap) -> int:
-    """Size of the blob in a mapping that `load` gave."""
-    return len(blob) - _DIGEST_BYTES
+def _copied(file: BinaryIO, size: int, folder: Path) -> Blob:
+    """``size`` bytes of ``file``, in a file without a name, or in memory where ``folder`` takes none."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as copy:
+            shutil.copyfileobj(file, copy, _PIECE_BYTES)
+            copy.flush()
+            return Blob(mmap.mmap(copy.fileno(), size, access=mmap.ACCESS_COPY), is_mapped=True)
+    except OSError:
+        memory = mmap.mmap(-1, size)
+        file.seek(0)
+        memory.write(file.read(size))
+        return Blob(memory, is_mapped=False)
 
 
-def release(blob: mmap.mmap) -> None:
-    """Give the mapping's pages back; what is needed again is read from the file again."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        blob.madvise(mmap.MADV_DONTNEED)
+def blob_bytes(blob: Blob) -> int:
+    """Size of the model in what `load` gave."""
+    return len(blob.memory) - _DIGEST_BYTES
+
+
+def release(blob: Blob) -> None:
+    """Give the pages back; what is needed again is read from the file again."""
+    if blob.is_mapped:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            blob.memory.madvise(mmap.MADV_DONTNEED)
 
 
 def store(kept: Place, blob: bytes) -> None:
     """Write ``blob`` for its owner alone, whole or not at all; a failure costs the next start time, so it is logged."""
-    import tempfile
-
     name = ""
     try:
         handle, name = tempfile.mkstemp(dir=kept.path.parent, prefix=".compiled-", suffix=".partial")  # mode 0600

@@ -25,7 +25,7 @@ from medfm_compress.runtime.sessions.devices import DEVICES
 from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
 from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
 from medfm_compress.runtime.sessions.onnxruntime_providers import missing, provider_of, use
-from medfm_compress.runtime.sessions.operators import check_self_contained, is_ort_format, read_operators
+from medfm_compress.runtime.sessions.operators import is_ort_format, read_operators, read_self_contained
 from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES, Array, Availability, SessionInfo, as_float32
 
 BACKEND = "onnxruntime"
@@ -185,11 +185,7 @@ def _load(model: bytes, threads: int, precision: str, device: str) -> Any:
 
 
 def _check_content(model: bytes, precision: str) -> None:
-    try:
-        operators = read_operators(model)
-    except ValueError as exc:
-        raise BundleRefused(f"onnxruntime cannot load the model: {exc}") from None
-    check_self_contained(operators)
+    operators = read_self_contained(model, "onnxruntime cannot load the model")
     quantized = bool(operators.kinds & _INTEGER_OPERATORS)
     if quantized != precision.startswith(("int", "fp8")):
         held = "integer" if quantized else "no integer"

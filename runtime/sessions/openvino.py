@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import logging
-import mmap
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDepe
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions import compiled_cache
 from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
-from medfm_compress.runtime.sessions.operators import check_self_contained, is_ort_format, read_operators
+from medfm_compress.runtime.sessions.operators import is_ort_format, read_self_contained
 from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES, Array, Availability, SessionInfo, as_float32
 
 BACKEND = "openvino"
@@ -157,7 +156,7 @@ def open_listed(
     available = is_available()
     if not available.ok:
         raise MissingDependency(available.reason)
-    configuration = _configuration(threads, precision)
+    configuration = compile_properties(threads, precision)
     with ALONE, refusing(BundleRefused, "openvino cannot load the model"):
         if cache_dir is None:
             compiled, keep = _compile(read(), configuration), None
@@ -192,7 +191,8 @@ def _hidden(module: str) -> Iterator[None]:
         sys.modules.pop(module, None)
 
 
-def _configuration(threads: int, precision: str) -> dict[str, str]:
+def compile_properties(threads: int, precision: str) -> dict[str, str]:
+    """Properties that every model is compiled with; `export.difference` compiles parts with the same."""
     return {
         "INFERENCE_PRECISION_HINT": FLOAT_TYPES[precision],
         "PERFORMANCE_HINT": "LATENCY",
@@ -214,11 +214,7 @@ def _check_content(files: Sequence[bytes]) -> None:
         return
     if is_ort_format(files[0]):  # or an ONNX file that spells so where we, but not OpenVINO, look for it
         raise BundleRefused("openvino cannot load the model: it is in ONNX Runtime's own format")
-    try:
-        operators = read_operators(files[0])
-    except ValueError as exc:
-        raise BundleRefused(f"openvino cannot load the model: {exc}") from None
-    check_self_contained(operators)
+    read_self_contained(files[0], "openvino cannot load the model")
 
 
 def _compile(files: Sequence[bytes], configuration: Mapping[str, str]) -> Any:
@@ -255,11 +251,11 @@ def _place(digests: Sequence[str], configuration: Mapping[str, str], folder: str
     return compiled_cache.place(folder, BACKEND, digests, version, configuration, (cpu.model, sorted(cpu.flags)))
 
 
-def _import(blob: mmap.mmap, configuration: Mapping[str, str]) -> tuple[Any, object] | None:
+def _import(blob: compiled_cache.Blob, configuration: Mapping[str, str]) -> tuple[Any, object] | None:
     """Import an intact blob; None where OpenVINO does not want it, e.g. because its environment changed."""
     openvino = import_openvino()
     tensor = openvino.Tensor(
-        np.frombuffer(blob, np.uint8, compiled_cache.blob_bytes(blob)), shared_memory=True
+        np.frombuffer(blob.memory, np.uint8, compiled_cache.blob_bytes(blob)), shared_memory=True
     )  # OpenVINO keeps pointers into it
     try:
         compiled = openvino.Core().import_model(tensor, "CPU", dict(configuration))

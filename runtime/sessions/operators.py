@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from medfm_compress.runtime.errors import BundleRefused
+from medfm_compress.runtime.errors import BundleRefused, MedfmError
 
 # Every path of onnx.proto3 from a model to a tensor: message -> number of a field -> message in it.
 _INNER: Mapping[str, Mapping[int, str]] = MappingProxyType(
@@ -61,10 +61,29 @@ def is_ort_format(model: bytes) -> bool:
     return model[4:8] == _ORT_MAGIC
 
 
-def check_self_contained(operators: Operators) -> None:
-    """Raise `BundleRefused` where a tensor's values are not in the model itself."""
+def read_self_contained(
+    model: bytes, what: str = "the model cannot be loaded", error: type[MedfmError] = BundleRefused
+) -> Operators:
+    """`read_operators` of a model from outside, before anything else reads it.
+
+    Args:
+        model: content of an ONNX or ORT-format file.
+        what: how an error begins.
+        error: to raise.
+
+    Raises:
+        MedfmError: an ``error``: it is no whole model, or a tensor's values are not in it.
+    """
+    try:
+        operators = read_operators(model)
+    except ValueError as exc:
+        raise error(f"{what}: {exc}") from None
     if operators.external:
-        raise BundleRefused("the model keeps weights in another file; export it with its weights inside")
+        raise error(
+            f"{what}: the model keeps weights in another file, which no hash covers and which may be any file of this "
+            "machine; export it with its weights inside (onnx.load, then onnx.save with save_as_external_data=False)"
+        )
+    return operators
 
 
 def read_operators(model: bytes) -> Operators:

@@ -31,7 +31,7 @@ from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions import compiled_cache
 from medfm_compress.runtime.sessions.cuda_driver import CudaFailed, Driver
 from medfm_compress.runtime.sessions.first_use import ALONE
-from medfm_compress.runtime.sessions.operators import check_self_contained, read_operators
+from medfm_compress.runtime.sessions.operators import read_self_contained
 from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES, Array, Availability, SessionInfo, as_float32
 from medfm_compress.runtime.sessions.tensorrt_api import APIS, Bindings, import_tensorrt
 from medfm_compress.runtime.sessions.tensorrt_build import Messages, build
@@ -255,21 +255,18 @@ def _place(
 
 def _load(bindings: Bindings, kept: compiled_cache.Place | None) -> _Deserialized | None:
     """The kept engine; None where there is none, it is damaged, or TensorRT does not want it."""
-    content = None if kept is None else compiled_cache.load(kept)
-    if content is None:
+    blob = None if kept is None else compiled_cache.load(kept)
+    if blob is None:
         return None
-    with content:
-        engine = _deserialize(bindings, content[: compiled_cache.blob_bytes(content)])
+    with blob.memory as memory:
+        engine = _deserialize(bindings, memory[: compiled_cache.blob_bytes(blob)])
     if engine is None:
         _log.warning("tensorrt does not take the engine from the cache; building again")
     return engine
 
 
 def _build(bindings: Bindings, onnx: bytes, precision: str, kept: compiled_cache.Place | None) -> _Deserialized:
-    try:
-        check_self_contained(read_operators(onnx))
-    except ValueError as exc:
-        raise BundleRefused(f"tensorrt cannot load the model: {exc}") from None
+    read_self_contained(onnx, "tensorrt cannot load the model")
     start = time.perf_counter()
     built = build(bindings, onnx, precision)
     _log.info("tensorrt built an engine of %d bytes in %.1f s", len(built.engine), time.perf_counter() - start)

@@ -78,7 +78,7 @@ git show "$at:$policy" >"$out/policy"
 
 check_file report "$report"
 arguments=(--policy "$out/policy" --policy-name "$policy")
-arguments+=(--junit "$out/gate.xml" --markdown "$out/gate.md" --sarif "$out/gate.sarif")
+arguments+=(--junit "$out/gate.xml" --markdown "$out/gate.md" --sarif "$out/gate.sarif" --overwrite)
 # The report may have been made under the policy of this branch; the base branch's holds, and the verdict says so.
 arguments+=(--accept-changed-policy)
 if ! cmp -s -- "$policy" "$out/policy"; then

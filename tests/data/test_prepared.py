@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from medfm_compress.data.fingerprint import study_fingerprint
+from medfm_compress.data.npy_rows import NpyRows
 from medfm_compress.data.open import open_study
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Case, Study
@@ -26,10 +27,9 @@ def test_cached_and_uncached_are_bit_equal_to_prepare(drawn: Study, tmp_path: Pa
     direct = np.stack([prepare(drawn.source.read(case.image), SPEC) for case in cases])
     for _ in range(2):
         cached = prepared_images(drawn, cases, SPEC, tmp_path)
-        assert isinstance(cached, np.memmap)
-        assert not cached.flags.writeable
-        assert cached.dtype == np.float32
-        assert cached.tobytes() == direct.tobytes()
+        assert isinstance(cached, NpyRows)
+        assert cached.dtype == np.float32 and cached.shape == direct.shape
+        assert cached[:].tobytes() == direct.tobytes()
     assert prepared_images(drawn, cases, SPEC, None).tobytes() == direct.tobytes()
     assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 

@@ -18,7 +18,17 @@ typer = pytest.importorskip("typer")
 from typer.testing import CliRunner  # noqa: E402
 
 from medfm_compress.cli.bench import bench  # noqa: E402
-from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model  # noqa: E402
+from medfm_compress.cli.explain import explain  # noqa: E402
+from medfm_compress.cli.prune import prune  # noqa: E402
+from medfm_compress.compress.networks.model import (  # noqa: E402
+    Architecture,
+    Model,
+    create_module,
+    load_model,
+    save_model,
+)
+from medfm_compress.compress.teachers.source import spec_to_write  # noqa: E402
+from medfm_compress.export.onnx_export import export_onnx  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
 from medfm_compress.runtime.sessions import cuda_driver  # noqa: E402
 
@@ -130,3 +140,53 @@ def test_rows_of_the_teacher_in_another_precision_and_batches(inputs) -> None:
     assert batches[0]["p50_ms"] > 0
     assert batches[1:] == [{"batch": 2, "reason": "its batch is fixed at 1"}]
     assert "its batch is fixed at 1" in (inputs["out"] / "report.html").read_text()
+
+
+def onnx_teacher(inputs: dict[str, Path], folder: Path) -> tuple[Path, Path]:
+    """The teacher as an ONNX file, and the JSON of its spec."""
+    model = load_model(inputs["teacher"])
+    (folder / "teacher.onnx").write_bytes(export_onnx(model.module, model.spec, model.task).content)
+    (folder / "spec.json").write_text(spec_to_write(model.spec))
+    return folder / "teacher.onnx", folder / "spec.json"
+
+
+def test_an_onnx_teacher_is_benched_with_what_its_file_does_not_say(inputs, tmp_path) -> None:
+    teacher, spec = onnx_teacher(inputs, tmp_path)
+    inputs["teacher"] = teacher
+    words = [*arguments(inputs, **{"--rounds": "2", "--target": "torch:cpu"}), *QUICK]
+    refused = CliRunner().invoke(app, [*words, "--teacher-outputs", "logits"])
+    assert isinstance(refused.exception, ModelError) and "--teacher-spec" in str(refused.exception)
+    result = CliRunner().invoke(
+        app,
+        [*words, "--teacher-spec", str(spec), "--teacher-outputs", "logits", "--teacher-labels", "normal,opacity"],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["measurements"][0]["target"].startswith("onnxruntime:cpu")
+    wrong = CliRunner().invoke(app, [*words, "--overwrite", "--teacher-outputs", "chances"])
+    assert "it must be logits, softmax or sigmoid" in str(wrong.exception)
+
+
+def test_prune_and_explain_say_what_an_onnx_teacher_needs(inputs, tmp_path) -> None:
+    teacher, spec = onnx_teacher(inputs, tmp_path)
+    both = typer.Typer()
+    both.command()(prune)
+    both.command()(explain)
+    words = ["--study", str(inputs["study"]), "--teacher", str(teacher)]
+    explained = CliRunner().invoke(both, ["explain", str(inputs["bundle"]), *words, "--out", str(tmp_path / "e")])
+    assert "is an ONNX teacher, which cannot be explained" in str(explained.exception)
+    assert not (tmp_path / "e").exists()
+    pruned = [
+        "prune",
+        str(inputs["teacher"]),
+        *words,
+        "--max-macs",
+        "0.5",
+        "--target",
+        "",
+        "--out",
+        str(tmp_path / "p"),
+    ]
+    assert "--teacher-spec" in str(CliRunner().invoke(both, pruned).exception)
+    pruned += ["--teacher-spec", str(spec), "--teacher-outputs", "softmax"]  # it is opened, and found to give logits
+    assert "--teacher-outputs softmax cannot be so" in str(CliRunner().invoke(both, pruned).exception)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -143,3 +144,13 @@ def test_a_full_disk_during_export_leaves_nothing(
     assert code == 2
     assert "No space left on device" in error
     assert [path.name for path in tmp_path.iterdir() if "medfm" in path.name] == []
+
+
+@pytest.mark.parametrize("key", ["x\n", "\x1b[31m", "\u2028", "\u202e", "\ud800"], ids=ascii)
+def test_what_a_file_says_stays_on_one_line_and_moves_no_cursor(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, key: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"name": "a", "policy": "p.yaml", "distill": {"student": "s"}, key: 1}))
+    code, error = refuse(capsys, "compress", str(recipe), "--study", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert code == 2 and error.removesuffix("\n").isprintable()

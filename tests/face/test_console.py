@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from medfm_compress import steps
 from medfm_compress.bench.types.target import split_targets
-from medfm_compress.cli import console
-from medfm_compress.cli.bench import gate_command
+from medfm_compress.cli import console, progress_bar
+from medfm_compress.cli.next_command import after_bench, after_distill
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.recipe import FinetuneStep
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.progress import Tick, counted
 
 
 def test_a_table_for_a_pipe_is_aligned_and_has_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +45,53 @@ def test_quiet_and_verbose(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "epoch 2\n"
 
 
+def tick(work: str, done: int, left_s: float = 0.0) -> Tick:
+    return Tick(work, done, 100, left_s)
+
+
+def test_without_a_terminal_long_work_says_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
+    bar = progress_bar.ProgressBar()
+    for done in range(1, 101):
+        now[0] = 2.0 * done
+        bar.show(tick("evaluate", done, 200 - now[0]), "")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "evaluate: 10 of 100, 3 min left"
+    assert lines[-2:] == ["evaluate: 90 of 100, 20 s left", "evaluate: 100 of 100"]
+    assert len(lines) == 10
+    for done in range(1, 101):  # no time passes: the last line alone
+        bar.show(tick("time", done), "")
+    assert capsys.readouterr().err.splitlines() == ["time: 100 of 100"]
+
+
+def test_a_terminal_sees_a_bar_that_lines_replace(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_bar, "_is_terminal", lambda: True)
+    with console.output(json=False, quiet=False, verbose=False):
+        console.progress(tick("evaluate", 25, 130))
+        console.progress("warm up")
+        console.progress(tick("evaluate", 50, 7500))
+    error = capsys.readouterr().err
+    assert "\r\x1b[K[#####...............] evaluate: 25 of 100, 2 min left\r\x1b[Kwarm up\n" in error
+    assert error.endswith("2 h 05 min left\r\x1b[K"), "nothing of it stays"
+    with console.output(json=True, quiet=True, verbose=False):
+        console.progress(tick("evaluate", 25))
+    assert capsys.readouterr().err == ""
+
+
+def test_counted_work_tells_how_much_is_done() -> None:
+    told: list[str] = []
+    assert list(counted("abcde", "letters", 5, told.append)) == [*"abcde"]
+    assert told[-1] == "letters: 5 of 5"
+    list(counted(range(0, 5, 2), "cases", 5, told.append, 2))
+    assert told[-1] == "cases: 5 of 5"
+    assert list(counted([], "nothing", 0, told.append)) == []
+
+
 def test_targets_share_their_threads() -> None:
     assert split_targets(()) == ((), None)
     assert split_targets(("openvino:cpu:int8:2", "onnxruntime:cpu")) == (("openvino:cpu:int8", "onnxruntime:cpu"), 2)
@@ -60,8 +110,14 @@ def test_quantize_takes_engines_and_threads_from_its_targets() -> None:
 
 
 def test_the_command_that_judges_can_be_pasted() -> None:
-    command = gate_command(Path("my report/report.json"), Path("policy.yaml"), Path("small one.medfm"))
+    command = after_bench(Path("my report/report.json"), Path("policy.yaml"), Path("small one.medfm"))
     assert command == ("medfm-compress gate 'my report/report.json' --policy policy.yaml --bundle 'small one.medfm'")
+
+
+def test_the_next_command_names_what_is_not_there_yet(tmp_path: Path) -> None:
+    model = tmp_path / "a model"
+    (tmp_path / "a model.medfm").touch()
+    assert after_distill(model, Path("-x")).endswith(f"export '{model}' --study ./-x --out '{model}-2.medfm'")
 
 
 def test_a_file_where_a_model_folder_is_to_be_is_refused_at_once(tmp_path: Path) -> None:
@@ -69,3 +125,16 @@ def test_a_file_where_a_model_folder_is_to_be_is_refused_at_once(tmp_path: Path)
     with pytest.raises(InputError, match="is a file; a model is a folder"):
         steps.finetune(tmp_path, FinetuneStep(model="resnet10t"), console.progress, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_what_a_library_warns_of_shows_with_verbose_alone() -> None:
+    """Outside pytest, which turns warnings into errors: in a process as a user starts it."""
+    program = (
+        "import numpy as np; from medfm_compress.cli import console\n"
+        "with console.output(json=False, quiet=False, verbose={}):\n"
+        "    np.float64(1e300) * np.float64(1e300)\n"
+    )
+    for verbose in (False, True):
+        command = [sys.executable, "-c", program.format(verbose)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ("overflow" in done.stderr) == verbose, done.stderr

@@ -23,7 +23,7 @@ def test_the_demo_ends_with_a_verdict_and_a_file_to_predict(
         whole,
         teacher=short,
         distill=msgspec.structs.replace(whole.distill, training=student),
-        quantize=msgspec.structs.replace(whole.quantize, samples=16, time_budget_s=0),
+        quantize=msgspec.structs.replace(whole.quantize, samples=16, time_budget_s=0, error_limit=1e-9),
         bench=msgspec.structs.replace(whole.bench, plan=Plan(rounds=10, turn_ms=10, warm_up_s=0.2)),
     )
     monkeypatch.setattr(demo, "PATIENTS", 60)
@@ -32,6 +32,7 @@ def test_the_demo_ends_with_a_verdict_and_a_file_to_predict(
         main(["demo", "--out", str(tmp_path / "demo")])
     assert ended.value.code in (1, 3), "so few patients cannot pass"
     out = capsys.readouterr().out
+    assert "no INT8 variant ships:\n  " in out
     assert "verdict:" in out and "predict on one of its DICOM files" in out
     _, bundle, image = out.splitlines()[-1].rsplit(maxsplit=2)
     assert Path(bundle).is_file() and Path(image).is_file()

@@ -12,6 +12,7 @@ import pytest
 import tiny_study
 from PIL import Image
 
+from medfm_compress.cli.int8_summary import why_no_int8
 from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model
 from medfm_compress.data.dicom_header import modalities
 from medfm_compress.data.open import open_study
@@ -176,3 +177,22 @@ def test_colour_images_under_the_default_modality_are_warned_of_and_grey_ones_ar
     assert not lines
     _warn_of_modality(colour, "radiograph", lines.append)
     assert "the images are in colour and --modality is 'radiograph'" in lines[0]
+
+
+def test_quantize_says_why_no_int8_variant_ships(folder):
+    call("export", folder / "model", "--study", folder / "study", "--out", folder / "c.medfm")
+    words = ("quantize", folder / "c.medfm", "--study", folder / "study", "--samples", 16, "--time-budget", 0,
+             "--error-limit", 1e-9)  # fmt: skip
+    done = call(*words, "--out", folder / "none.medfm")
+    assert done.returncode == 0, done.stderr
+    _, _, said = done.stdout.partition("no INT8 variant ships:\n")
+    lines = [line for line in said.splitlines() if line.startswith("  ")]
+    assert any("openvino-cpu-int8 by int8-minmax refused: " in line for line in lines), done.stdout
+    assert any("onnxruntime-cpu-int8" in line for line in lines)
+    answer = json.loads(call(*words, "--out", folder / "none.medfm", "--overwrite", "--json").stdout)
+    assert len(answer["no_int8"]) == len(lines)
+
+    manifest = Bundle.open(folder / "c.medfm").manifest
+    assert why_no_int8(manifest) == ["the bundle was not quantized"]
+    variant = msgspec.structs.replace(manifest.variants[0], precision="int8")
+    assert why_no_int8(msgspec.structs.replace(manifest, variants=(variant,))) == []

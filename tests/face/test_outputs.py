@@ -25,6 +25,13 @@ BUNDLES = {
     "quantize": ("quantize", "none.medfm", "--study", "none"),
 }
 
+POLICY = str(Path(__file__).parents[2] / "examples" / "chest-xray-policy.yaml")
+REPORTS = {
+    "bench": ("bench", "none.medfm", "--study", "none", "--teacher", "none", "--policy", "none"),
+    "explain": ("explain", "none.medfm", "--study", "none", "--teacher", "none"),
+    "gate": ("gate", "--bundle", "none.medfm", "--study", "none", "--teacher", "none"),
+}
+
 
 def refuse(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     """The complaint of a command that ends with exit code 2."""
@@ -49,16 +56,50 @@ def test_a_bundle_that_is_there_is_not_replaced_unasked(
     assert out.read_bytes() == b"a bundle"  # what could not be made replaces nothing
 
 
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_that_is_there_is_not_replaced_unasked(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    words, held = REPORTS[name], "explanations" if name == "explain" else "report.json"
+    (tmp_path / held).write_text("x")
+    complaint = f"has {held} already; name another folder, or replace it with --overwrite"
+    if name == "gate":
+        words = (*words, "--policy", POLICY)
+    assert complaint in refuse(capsys, *words, "--out", tmp_path)
+    assert complaint not in refuse(capsys, *words, "--out", tmp_path, "--overwrite")
+
+
+@pytest.mark.parametrize("option", ["--junit", "--markdown", "--sarif"])
+def test_the_gate_does_not_replace_a_file_unasked(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str
+) -> None:
+    words = ("gate", tmp_path / "none.json", "--policy", POLICY, option)
+    (tmp_path / "file").write_text("precious")
+    assert f"{option} {tmp_path / 'file'} exists" in refuse(capsys, *words, tmp_path / "file")
+    assert "exists" not in refuse(capsys, *words, tmp_path / "file", "--overwrite")
+    assert "give the path of a file" in refuse(capsys, *words, "")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_the_demo_replaces_no_policy_unasked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("mine")
+    assert "policy.yaml is not the demo's" in refuse(capsys, "demo", "--out", tmp_path)
+    assert (tmp_path / "policy.yaml").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", BUNDLES)
 @pytest.mark.parametrize("out", ["x.onnx", "x", "x.medfm.zip"])
 def test_a_bundle_ends_in_medfm(capsys: pytest.CaptureFixture[str], name: str, out: str) -> None:
     assert f"--out is {out}; give the path of a .medfm file" in refuse(capsys, *BUNDLES[name], "--out", out)
 
 
-@pytest.mark.parametrize("name", [*BUNDLES, *MODELS, "split"])
+@pytest.mark.parametrize("name", [*BUNDLES, *MODELS, *REPORTS, "split", "demo", "compress"])
 @pytest.mark.parametrize("out", ["", "."])
 def test_an_empty_out_is_refused(capsys: pytest.CaptureFixture[str], name: str, out: str) -> None:
-    words = (BUNDLES | MODELS | {"split": ("study", "split", "none", "--test", "0.2")})[name]
+    others = {"split": ("study", "split", "none", "--test", "0.2"), "demo": ("demo",), "compress": ("compress", "none")}
+    words = (BUNDLES | MODELS | REPORTS | others)[name]
+    if name == "gate":
+        words = (*words, "--policy", POLICY)
     assert "--out is empty" in refuse(capsys, *words, "--out", out)
 
 

@@ -73,7 +73,12 @@ def test_compiled_models_are_kept_where_the_user_says(folder):
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "words"), [("--threads", "0", "threads is 0"), ("--backend", "abacus", "no backend 'abacus'")]
+    ("option", "value", "words"),
+    [
+        ("--threads", "0", "threads is 0"),
+        ("--backend", "abacus", "no backend 'abacus'"),
+        ("--cache", "", "--cache is empty"),
+    ],
 )
 def test_unusable_options(folder, option, value, words):
     result = invoke(folder / "tiny.medfm", folder / "one.png", option, value)

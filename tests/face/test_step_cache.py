@@ -62,9 +62,10 @@ def job(tmp_path: Path, discs_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     writing("bench", report)
     monkeypatch.setattr(pipeline.Job, "judged", lambda self, report, bundle, policy: None)
 
-    def run() -> list[str]:
+    def run(overwrite: bool = True) -> list[str]:
         lines: list[str] = []
-        pipeline.compress(load_recipe(tmp_path / "recipe.yaml"), None, tmp_path / "out", lines.append)
+        recipe = load_recipe(tmp_path / "recipe.yaml")
+        pipeline.compress(recipe, None, tmp_path / "out", lines.append, overwrite=overwrite)
         return [line.removesuffix(" …") for line in lines if line.endswith(" …")]
 
     return run
@@ -108,6 +109,28 @@ def test_where_logs_go_decides_nothing(job: Callable[[], list[str]], tmp_path: P
     text = RECIPE.replace("{student: resnet10t,", "{student: resnet10t, training: {tensorboard: logs, epochs: 30},")
     (tmp_path / "recipe.yaml").write_text(text + "bench: {cache: images}\n")
     assert "bench" not in (again := job()) and "teacher" not in again
+
+
+def test_nothing_that_is_there_is_replaced_unasked(job: Callable[..., list[str]], tmp_path: Path) -> None:
+    assert tuple(job(overwrite=False)) == STEPS
+    assert job(overwrite=False) == []
+    (tmp_path / "out" / "report" / "report.json").unlink()  # as where an interrupt came
+    (tmp_path / "out" / "student" / "model.json").unlink()
+    assert job(overwrite=False)[0] == "distill"
+    (tmp_path / "recipe.yaml").write_text(RECIPE + "export: {rule: 'sensitivity>=0.9'}\n")
+    before = (tmp_path / "out" / "exported.medfm").read_bytes()
+    with pytest.raises(InputError, match="replace it with --overwrite"):
+        job(overwrite=False)
+    assert (tmp_path / "out" / "exported.medfm").read_bytes() == before
+    assert job(overwrite=True)[0] == "export"
+
+
+def test_a_bundle_of_that_name_that_the_job_did_not_make_stays(job: Callable[..., list[str]], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "job.medfm").write_text("precious")
+    with pytest.raises(InputError, match=r"job.medfm is there"):
+        job(overwrite=False)
+    assert not (tmp_path / "out" / "study.csv").exists()
 
 
 def test_another_version_repeats_everything(job: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

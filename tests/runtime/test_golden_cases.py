@@ -200,3 +200,13 @@ def test_a_golden_on_its_threshold_may_fall_either_way(tiny, tmp_path):
     files = {"model.onnx": tiny.network()} | goldens.golden_files(inputs, logits, tiny.SPEC)
     write_bundle(tmp_path / "a.medfm", tiny.draft((loose,)), files)
     goldens.replay_goldens(Bundle.open(tmp_path / "a.medfm"), loose, Answering([[0.0, -0.001], [0.0, 4.0]]))
+
+
+@pytest.mark.parametrize("scale", [1e140, 1e160, 1e300])
+def test_the_error_is_the_same_at_every_scale_that_float64_has(scale):
+    z = np.random.default_rng(0).normal(size=(20, 3))
+    z_q = z + 0.01
+    z_q[0] = 1
+    assert goldens.relative_logit_error(z_q * scale, z * scale) == pytest.approx(goldens.relative_logit_error(z_q, z))
+    assert goldens.relative_logit_error(z * scale, z) > 1e3
+    assert goldens.relative_logit_error(z, z * scale) == pytest.approx(1, rel=0.2)

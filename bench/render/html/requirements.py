@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from medfm_compress.bench.gate.budget import Figure, Limit, budget_figures
 from medfm_compress.bench.gate.decision import Decision, required_comparisons
-from medfm_compress.bench.gate.gate import describe_difference, recorded_evidence
+from medfm_compress.bench.gate.gate import Key, describe_difference, recorded_evidence
 from medfm_compress.bench.render.format import METRIC_NAMES, bounds, factor, milliseconds, number, percent, signed
 from medfm_compress.bench.report import TEACHER, Report
 from medfm_compress.bench.types.evaluation import Comparison
@@ -116,7 +116,9 @@ def _rows(decision: Decision, variant: str) -> dict[str, Row]:
 
 
 def _comparison_rows(decision: Decision, variant: str) -> dict[str, Row]:
-    compared = {(c.variant, c.metric, c.finding, c.subgroup): c for c in decision.evidence.comparisons}
+    compared: dict[Key, Comparison] = {
+        (c.variant, c.metric, c.finding, c.subgroup): c for c in decision.evidence.comparisons
+    }
     rows = {}
     for required in required_comparisons(decision):
         comparison, entry = compared.get(required.key(variant)), required.entry

@@ -21,6 +21,11 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import encode
 
 ROOT = Path(__file__).resolve().parents[3]
+# What PyYAML's constructors answer with errors that are none of its own: of types, attributes, indices and values.
+ODD_SCALARS = (
+    *("!!timestamp 99999-99-99", "2026-99-99", '!!int ""', "!!int x", '!!float ""', "!!float x", "!!binary \xc4"),
+    *("9" * 5000, "!!int 0x", "!!bool maybe", "2026-01-01T99:99:99Z"),
+)
 ENTRY = "non_inferiority: [{metric: auroc, margin: 0.02}]\n"
 SWITCHED_ON = re.sub(r"^( *)#(?=\S)", r"\1", STARTER, flags=re.MULTILINE)
 
@@ -192,10 +197,13 @@ def test_yaml_and_json_say_the_same_and_the_hash_is_of_the_bytes(tmp_path: Path)
         ("alpha: 0.1", "lacks 'non_inferiority'"),
         (ENTRY + "alpha: 0.5\n", "alpha is 0.5"),
         (ENTRY + "resamples: 10\n", "at least 1000"),
+        (ENTRY + "resamples: 2000000000\n", "at most 100000"),
+        (ENTRY + "resamples: 1" + "0" * 30 + "\n", "at most 100000"),
         (ENTRY + "min_positives: 0\n", "at least 2"),
         (ENTRY + ENTRY, "given twice"),
         ("non_inferiority: [{metric: f1, margin: 0.1}, {metric: f1, margin: 0.2}]", "asks twice for f1"),
         ("[1, 2", "is not YAML"),
+        *((f"alpha: {value}", "is not YAML") for value in ODD_SCALARS),
         ("just words", "must be a table"),
         ("", "must be a table"),
         ("!!python/object/apply:os.system ['true']", "is not YAML"),

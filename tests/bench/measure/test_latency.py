@@ -82,7 +82,7 @@ def test_interleaved_rounds_rank_a_heavy_network_slower(
         QUICK,
         progress.append,
     )
-    assert [line for line in progress if line.startswith("round")] == [f"round {n} of 10" for n in range(1, 11)]
+    assert progress[-1] == "rounds of timing: 10 of 10"
     assert turns == ["heavy", "light"] * 10
     ratio = speedup(heavy, light)
     assert 1 < ratio.low <= ratio.estimate <= ratio.high

@@ -162,7 +162,7 @@ def test_any_number_of_groups_is_drawn_inside_its_frame(count: int) -> None:
     content = render_sensitivity(sensitivity)
     page = Page(content)
     assert page.count("cell") == 2 * 4 * count
-    assert content.count('<tr><th class="text">layer.') == count
+    assert content.count('<tr><th scope="row" class="text">layer.') == count
     assert len(content) < 600_000
     drawings = [part for part in content.split("<svg")[1:] if 'class="strip"' in part]
     assert len(drawings) == math.ceil(count / 45)

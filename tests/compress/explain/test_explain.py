@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("timm")
 
@@ -83,7 +84,7 @@ def test_the_exported_teacher_agrees_with_itself_and_random_weights_do_not(
     assert min(same.rank_correlation) > 0.98
     assert min(same.overlap) > 0.98
     assert np.mean(floor.rank_correlation) < 0.7
-    assert any("case 4 of 4" in line for line in lines)
+    assert any(line.endswith(": 4 of 4") for line in lines)
 
 
 def test_what_is_written_fits_the_report(bundle: Path, folder: Path, study: Study, tmp_path: Path) -> None:
@@ -219,6 +220,11 @@ def test_what_cannot_be_compared_is_refused(
         explain(bundle, load_model(folder), study, tmp_path / "out", QUICK, student_folder=folder)
 
 
+def refused_again(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert run(*words) == 2
+    return capsys.readouterr().err
+
+
 def test_the_command(
     bundle: Path, folder: Path, study_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,9 +234,18 @@ def test_the_command(
     lines = json.loads(capsys.readouterr().out)
     assert [row["variant"] for row in lines["agreements"]] == ["onnxruntime-cpu-fp32", "randomised"]
     assert Path(lines["folder"], "maps.npz").is_file()
+    pictures = sorted(Path(lines["folder"]).glob("*.png"))
+    assert len(pictures) == len(lines["pictures"]) == 2 * 4, "input, teacher, variant and floor of each case"
+    names = {path.name.partition("-")[2].partition("-")[2] for path in pictures}
+    assert names == {"input.png", "teacher.png", "onnxruntime-cpu-fp32.png", "randomised.png"}
+    with Image.open(pictures[0]) as first, Image.open(pictures[-1]) as last:
+        assert first.size == last.size == (32, 32)
+        assert first.tobytes() != last.tobytes()
+    assert "error: " in refused_again(capsys, *supplied)
+    supplied.append("--overwrite")
     assert run(*supplied, "--cases", "1") == 0
     shown = capsys.readouterr()
-    assert "rank correlation" in shown.out and "case 1 of 1" in shown.err
+    assert "rank correlation" in shown.out and "occlusion: 1 of 1" in shown.err
     assert run(*supplied, "--finding", "cyst") == 2
     assert capsys.readouterr().err.count("error:") == 1
 

@@ -14,7 +14,7 @@ from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.networks.model import Model, load_model
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
-from medfm_compress.compress.training.config import TrainingConfig
+from medfm_compress.compress.training.config import PRETRAINED_BACKBONE_RATE, TrainingConfig
 from medfm_compress.compress.training.dataset import task_of
 from medfm_compress.compress.training.finetune import finetune
 from medfm_compress.data.study import Study
@@ -109,6 +109,31 @@ def test_a_frozen_backbone_trains_the_classifier_only(discs: Study, tmp_path: Pa
     after = finetune(discs, model, config, tmp_path / "t", silent).module.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"fc.weight", "fc.bias"}
+
+
+def moved(discs: Study, tmp_path: Path, share: float | None) -> dict[str, float]:
+    """How far one step of fine-tuning moves the classifier, and the backbone's convolutions, at most."""
+    model = start(discs)
+    before = {k: v.clone() for k, v in model.module.state_dict().items()}
+    many = msgspec.structs.replace(FAST, epochs=1, batch_size=10_000, ema=0.0, weight_decay=0.0, backbone_rate=share)
+    after = finetune(discs, model, many, tmp_path / str(share), silent).module.state_dict()
+    far = {name: float((before[name] - after[name]).abs().max()) for name in before if name.endswith(".weight")}
+    return {"classifier": far["fc.weight"], "backbone": max(value for name, value in far.items() if "conv" in name)}
+
+
+def test_the_backbone_learns_at_its_share_of_the_rate(discs: Study, tmp_path: Path) -> None:
+    """AdamW's first step moves a weight by the learning rate, whatever its gradient."""
+    whole, tenth = moved(discs, tmp_path, None), moved(discs, tmp_path, 0.1)
+    assert whole["backbone"] == pytest.approx(whole["classifier"], rel=0.02)
+    assert tenth["classifier"] == pytest.approx(whole["classifier"], rel=0.02)
+    assert tenth["backbone"] == pytest.approx(0.1 * whole["backbone"], rel=0.02)
+
+
+def test_the_rate_of_a_backbone_is_the_starts_unless_it_is_given() -> None:
+    assert TrainingConfig().starting(pretrained=True).backbone_rate == PRETRAINED_BACKBONE_RATE < 1
+    assert TrainingConfig().starting(pretrained=False).backbone_rate == 1
+    given = TrainingConfig(backbone_rate=0.7)
+    assert given.starting(pretrained=True) == given.starting(pretrained=False) == given
 
 
 def test_zero_epochs_package_the_weights_as_they_are(discs: Study, tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 import onnx
 import pytest
 
-from medfm_compress.export.passes.read import NEWEST_OPSET, OLDEST_OPSET, read_graph
-from medfm_compress.runtime.errors import ModelError
+from medfm_compress.bench.measure.graph_ending import maker_of_output
+from medfm_compress.export.openvino_ir import to_openvino_ir
+from medfm_compress.export.ort_format import optimise
+from medfm_compress.export.passes.read import NEWEST_OPSET, OLDEST_OPSET, parse_onnx, read_graph
+from medfm_compress.runtime.errors import MedfmError, ModelError
 
 SIGNATURE = "(float[1,3,8,8] x) => (float[1,3,8,8] y)"
 
@@ -32,13 +35,42 @@ def test_both_ends_of_the_range_are_read(graphs, opset):
     assert graphs.ops(read_graph(content)) == ["Relu", "Sigmoid"]
 
 
-def test_weights_in_another_file_are_refused(model):
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
+def in_initializer(model, tensor):
+    model.graph.initializer[0].CopyFrom(tensor)
+
+
+def in_constant(model, tensor):
+    tensor.name = ""
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["c"], value=tensor))
+
+
+def in_sparse_initializer(model, tensor):
+    model.graph.sparse_initializer.add(dims=[3]).values.CopyFrom(tensor)
+
+
+def in_branch(model, tensor):
+    branch = onnx.helper.make_graph([onnx.helper.make_node("Constant", [], ["b"], value=tensor)], "b", [], [])
+    model.graph.node.insert(0, onnx.helper.make_node("If", ["w"], ["c"], then_branch=branch, else_branch=branch))
+
+
+READERS = (read_graph, parse_onnx, to_openvino_ir, optimise, maker_of_output)
+
+
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
+@pytest.mark.parametrize("place", [in_initializer, in_constant, in_sparse_initializer, in_branch])
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "{folder}/weights.bin", "link.bin", "/dev/zero"])
+def test_weights_in_another_file_are_refused_wherever_they_stand(model, tmp_path, monkeypatch, reader, place, location):
+    (tmp_path / "weights.bin").write_bytes(bytes(12))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "weights.bin").write_bytes(bytes(12))
+    (tmp_path / "here" / "link.bin").symlink_to(tmp_path / "weights.bin")
+    monkeypatch.chdir(tmp_path / "here")
+    tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[3, 1, 1])
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="weights.bin")
-    with pytest.raises(ModelError, match=r"'w' lies in 'weights\.bin'.*save_as_external_data=False"):
-        read_graph(model.SerializeToString())
+    tensor.external_data.add(key="location", value=location.format(folder=tmp_path))
+    place(model, tensor)
+    with pytest.raises(MedfmError, match=r"keeps weights in another file.*save_as_external_data=False"):
+        reader(model.SerializeToString())
 
 
 @pytest.mark.parametrize(("axis", "shown"), [(2, r"\[1, 3, H, 8\]"), (3, r"\[1, 3, 8, H\]"), (1, r"\[1, H, 8, 8\]")])

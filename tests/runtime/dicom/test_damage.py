@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 import random
+import subprocess
+import sys
 
+import jpeg_ls
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.encaps import encapsulate
 
+from medfm_compress.runtime.dicom import gdcm_process
 from medfm_compress.runtime.dicom.read_dicom import read_dicom
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.read_image import read_image
@@ -165,3 +170,78 @@ def test_a_lossless_jpeg_frame_whose_end_marker_comes_early_is_refused(make_dico
         early = frame[: cut - (frame[cut - 1] == 0xFF)] + b"\xff\xd9"
         with pytest.raises(ImageRefused, match="truncated"):
             read_dicom(encapsulated(make_dicom, early, uid))
+
+
+def in_16_bits(make_dicom, frame, uid, **changes):
+    """A frame of 64×64 in a data set that says 16 bits allocated and 12 stored, unless ``changes`` says otherwise."""
+    ds = make_dicom(RAMP12, **({"BitsStored": 12} | changes))
+    ds.file_meta.TransferSyntaxUID = uid
+    ds.PixelData = encapsulate([frame])
+    ds["PixelData"].is_undefined_length = True
+    return ds
+
+
+def jpeg_2000(values):
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "JPEG2000", no_jp2=True)
+    return buffer.getvalue()
+
+
+J2K_LOSSLESS, JPEG_LS = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.80"
+
+
+@pytest.mark.parametrize(("encode", "uid"), [(jpeg_2000, J2K_LOSSLESS), (jpeg_ls.encode_array, JPEG_LS)])
+def test_a_frame_of_fewer_bits_than_the_file_says_is_flagged(make_dicom, encode, uid):
+    flagged = read_dicom(in_16_bits(make_dicom, encode(RAMP8), uid))
+    assert "precision-below-bits-stored" in flagged.flags and flagged.values.max() < 65535 / 8
+    whole = make_dicom(RAMP8)
+    whole.file_meta.TransferSyntaxUID = uid
+    whole.PixelData = encapsulate([encode(RAMP8)])
+    whole["PixelData"].is_undefined_length = True
+    assert "precision-below-bits-stored" not in read_dicom(whole).flags
+
+
+@pytest.mark.shared
+def test_a_real_file_that_says_16_bits_and_holds_13_is_flagged(shared_data):
+    path = next((shared_data / "dicom").rglob("*OsirixFake16BitsStoredFakeSpacing.dcm"))
+    assert read_image(path).flags == ("precision-below-bits-stored",)
+
+
+def a_lossless_jpeg(make_dicom, damage=None):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    frame = bytearray(lossless_jpeg(noise))
+    if damage is not None:
+        frame[damage : damage + 8] = b"\xfe" * 8  # no category has this code
+    return encapsulated(make_dicom, bytes(frame), "1.2.840.10008.1.2.4.70")
+
+
+def test_what_gdcm_only_says_on_standard_error_refuses_the_image(make_dicom, capfd):
+    """Damaged entropy-coded data: its libjpeg invents the rest and says so on standard error, and GDCM is content."""
+    for damage in range(200, 3000, 200):
+        with pytest.raises(ImageRefused):
+            read_dicom(a_lossless_jpeg(make_dicom, damage))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("ending", ["os._exit(9)", "os.abort()", "os.close(1); time.sleep(60)", "time.sleep(60)"])
+def test_the_end_of_gdcms_process_is_a_refusal_and_the_next_image_is_read(make_dicom, monkeypatch, capfd, ending):
+    expected = read_dicom(a_lossless_jpeg(make_dicom)).values
+    gdcm_process._PROCESS.end()
+    program = [sys.executable, "-c", f"import os, sys, time; sys.stdin.buffer.readline(); {ending}"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with monkeypatch.context() as patched:
+        patched.setattr(gdcm_process, "_SECONDS", 2.0)
+        patched.setattr(gdcm_process, "_start", lambda: subprocess.Popen(program, **pipes))
+        with pytest.raises(ImageRefused, match="no installed decoder"):
+            read_dicom(a_lossless_jpeg(make_dicom))
+    np.testing.assert_array_equal(read_dicom(a_lossless_jpeg(make_dicom)).values, expected)
+    assert capfd.readouterr().err == ""
+
+
+def test_gdcms_process_imports_nothing_from_where_the_user_stands(make_dicom, tmp_path, monkeypatch):
+    expected = read_dicom(a_lossless_jpeg(make_dicom)).values
+    gdcm_process._PROCESS.end()
+    (tmp_path / "random.py").write_text("raise SystemExit(1)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    np.testing.assert_array_equal(read_dicom(a_lossless_jpeg(make_dicom)).values, expected)

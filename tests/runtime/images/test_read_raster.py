@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import random
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.images import libtiff_errors
 from medfm_compress.runtime.images.quiet_decoders import quiet
 from medfm_compress.runtime.read_image import is_image_file, read_image
 
@@ -379,3 +381,49 @@ def test_devices_and_pipes_are_refused_at_once(tmp_path):
         assert not is_image_file(path)
         with pytest.raises(ImageRefused, match="a device, pipe or socket"):
             read_image(path)
+
+
+def damaged_tiffs(compression):
+    values = np.random.default_rng(0).integers(0, 256, (24, 20)).astype(np.uint8)
+    whole = encode(values, "TIFF", compression=compression)
+    for at in range(8, len(whole)):
+        yield whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+
+
+def load_with_pillow(data):
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        Image.open(io.BytesIO(data)).load()
+        return True
+    return False
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "packbits", "lzma", "zstd"])
+def test_nothing_that_libtiff_says_reaches_standard_error_and_all_of_it_refuses(compression, capfd):
+    """libtiff writes its errors to descriptor 2; of a check sum that differs Pillow itself says nothing at all."""
+    heard, passed_over = 0, 0
+    for damaged in damaged_tiffs(compression):
+        is_loaded = load_with_pillow(damaged)
+        has_errors = bool(capfd.readouterr().err)
+        is_read = True
+        try:
+            read_image(damaged)
+        except ImageRefused:
+            is_read = False
+        assert capfd.readouterr().err == ""
+        assert not (has_errors and is_read)
+        heard, passed_over = heard + has_errors, passed_over + (has_errors and is_loaded)
+    assert heard > 0 and (passed_over > 0 or compression != "lzma")
+
+
+def test_libtiffs_own_handler_is_back_when_the_last_one_leaves(capfd):
+    damaged = next(data for data in damaged_tiffs("tiff_deflate") if not load_with_pillow(data))
+    assert capfd.readouterr().err
+    with libtiff_errors.tiff_errors() as outer:
+        with libtiff_errors.tiff_errors() as inner:
+            load_with_pillow(damaged)
+        load_with_pillow(damaged)
+        assert inner.count == outer.count > 0
+    assert capfd.readouterr().err == ""
+    load_with_pillow(damaged)
+    assert capfd.readouterr().err

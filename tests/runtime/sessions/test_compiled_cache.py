@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -110,7 +111,7 @@ def test_a_blob_that_openvino_does_not_want_is_compiled_anew(tiny, tmp_path, cap
     expected = backend.from_bytes([tiny.network()], 1, cache_dir=str(folder)).run(image)["logits"]
     (path,) = blobs(folder)
     digest = __import__("hashlib").sha256(tiny.network()).hexdigest()
-    kept = backend._place([digest], backend._configuration(1, "fp32"), str(folder))
+    kept = backend._place([digest], backend.compile_properties(1, "fp32"), str(folder))
     assert kept.path == path
     compiled_cache.store(kept, b"no model at all" * 100)
     with caplog.at_level(logging.WARNING, "medfm_compress.runtime"):
@@ -237,3 +238,33 @@ def test_a_folder_that_cannot_be_used(tiny, tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING, "medfm_compress.runtime"):
         assert backend.from_bytes([tiny.network()], 1, cache_dir=str(tmp_path / "c")).info.threads == 1
     assert "is not kept: No space left" in caplog.text and blobs(tmp_path / "c") == []
+
+
+@pytest.mark.parametrize("size", [0, 4096])
+def test_a_file_that_is_cut_short_under_a_running_engine_does_no_harm(tiny, tmp_path, monkeypatch, image, size):
+    """The look at a page of a mapped file that is not there any more would end this process."""
+    folder, places, place = tmp_path / "cache", [], compiled_cache.place
+    monkeypatch.setattr(compiled_cache, "place", lambda *arguments: places.append(place(*arguments)) or places[-1])
+    expected = backend.from_bytes([tiny.network()], 1, cache_dir=str(folder)).run(image)["logits"]
+    kept = places[-1]
+    session = backend.from_bytes([tiny.network()], 1, cache_dir=str(folder))
+    blob = compiled_cache.load(kept)
+    assert blob is not None and blob.is_mapped
+    whole = bytes(blob.memory)
+    compiled_cache.release(blob)
+    os.truncate(kept.path, size)
+    assert bytes(blob.memory) == whole
+    assert np.array_equal(session.run(image)["logits"], expected)
+
+
+def test_a_folder_that_takes_no_copy_still_gives_the_model(tiny, tmp_path, monkeypatch, image):
+    folder = tmp_path / "cache"
+    expected = backend.from_bytes([tiny.network()], 1, cache_dir=str(folder)).run(image)["logits"]
+    done = compilations(monkeypatch)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compiled_cache.tempfile, "TemporaryFile", full)
+    session = backend.from_bytes([tiny.network()], 1, cache_dir=str(folder))
+    assert not done and np.array_equal(session.run(image)["logits"], expected)

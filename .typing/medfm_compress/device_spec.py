@@ -1,0 +1,1 @@
+../../medfm_compress/device_spec.py

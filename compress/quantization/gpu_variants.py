@@ -1,0 +1,181 @@
+"""Variants for TensorRT: ONNX files whose precision stands in the graph, of which a device builds its engines.
+
+No GPU is needed to make them. Judged is the file, against FP32 on validation cases: ONNX Runtime computes it on the
+CPU, where weights and activations are rounded as the graph says. TensorRT's own kernels and the order of their sums are
+not in it, so each variant is qualified anew on the device, and a bench and a gate there decide whether it may run.
+
+Speed is not known here. So one variant ships for each precision that the targets name, FP16 where they name none, and
+never INT8 because it ought to be faster. Where TensorRT and a GPU are at hand, fresh processes time all of them, and
+a quantized one that is not faster than every float one does not ship.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+import msgspec
+
+from medfm_compress.bench.measure.speedup import speedup
+from medfm_compress.compress.quantization.build_candidate import GraphBuilder
+from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial, Limits, trials_of
+from medfm_compress.compress.quantization.fidelity import Logits, ValidationSet, case_logits, fidelity
+from medfm_compress.compress.quantization.final_timing import Timer
+from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, SECOND_ESTIMATOR, DoesNotApply, Method
+from medfm_compress.export.build import Export, make_variant, open_export
+from medfm_compress.runtime.bundle.manifest import Backend, Precision
+from medfm_compress.runtime.errors import InputError, MedfmError
+from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.sessions.devices import DEVICES
+from medfm_compress.runtime.sessions.onnxruntime import holds_integers
+from medfm_compress.runtime.sessions.protocol import Session
+from medfm_compress.runtime.sessions.table import is_available, open_session_from_bytes
+
+BACKEND: Backend = "tensorrt"
+DEFAULT_PRECISION: Precision = "fp16"
+"""Of a target that names none: the network's own accuracy with half of the memory, fast on every GPU that has Tensor
+Cores."""
+PRECISIONS: tuple[Precision, ...] = DEVICES[BACKEND]["cuda"]
+
+_RESTS: Mapping[Precision, str] = MappingProxyType({"int8": "fp32", "int8-fp16": "fp16"})
+"""Of what stays in float, by precision of a quantized variant."""
+_METHODS = tuple(
+    Method(estimator=estimator, smoothquant=smoothed)
+    for smoothed in (False, True)
+    for estimator in (DEFAULT_ESTIMATOR, SECOND_ESTIMATOR)
+)
+
+
+def gpu_precisions(targets: Sequence[str]) -> tuple[Precision, ...]:
+    """The precisions that ``targets`` (``tensorrt:cuda[:precision]``) ask for, each once.
+
+    Raises:
+        InputError: a precision that no graph is made for.
+    """
+    named = [([*target.split(":"), DEFAULT_PRECISION])[2] for target in targets]
+    made = [precision for precision in PRECISIONS if precision != "fp8"]
+    for precision in named:
+        if precision not in made:
+            raise InputError(f"no graph is made in {precision!r} for {BACKEND}; it must be {', '.join(made)}")
+    return tuple(dict.fromkeys(named))  # type: ignore[arg-type]
+
+
+def gpu_attempts(
+    precisions: Sequence[Precision],
+    builder: GraphBuilder,
+    validation: ValidationSet,
+    limits: Limits,
+    progress: Progress,
+    timer: Timer | None = None,
+) -> tuple[Attempt, ...]:
+    """The candidates of each precision with their outcomes: the most faithful within the limits is kept.
+
+    Args:
+        precisions: of the variants.
+        builder: makes the graphs.
+        validation: validation cases.
+        limits: of fidelity.
+        progress: told what begins.
+        timer: times trials in fresh processes; used where `can_time`.
+    """
+    fp32 = case_logits(_stand_in(builder.float_graph("fp32"), limits.threads), validation.inputs)
+    attempts: list[Attempt] = []
+    for precision in precisions:
+        progress(f"{BACKEND}: {precision}")
+        attempts += _settled([_judged(t, validation, fp32) for t in _trials(precision, builder, limits)], limits)
+    return _by_time(attempts, timer) if timer is not None and can_time() else tuple(attempts)
+
+
+def can_time() -> bool:
+    """Whether TensorRT and a GPU are at hand."""
+    return is_available(BACKEND).ok
+
+
+def _trials(precision: Precision, builder: GraphBuilder, limits: Limits) -> Iterator[CandidateTrial]:
+    if precision not in _RESTS:
+        yield _opened(precision, precision, None, builder, limits)
+        return
+    for method in _METHODS:
+        if not method.smoothquant or builder.smooths():
+            yield _opened(str(method).replace("int8", precision, 1), precision, method, builder, limits)
+
+
+def _opened(
+    name: str, precision: Precision, method: Method | None, builder: GraphBuilder, limits: Limits
+) -> CandidateTrial:
+    """A candidate with the session that judges it: of the GPU where there is one, else of the CPU."""
+    trial = CandidateTrial(name=name, method=method, variant=make_variant(BACKEND, precision, device="cuda"))
+    try:
+        content = builder.float_graph(precision) if method is None else builder.typed_graph(method, _RESTS[precision])
+        trial = msgspec.structs.replace(trial, size_bytes=len(content))
+        if can_time():
+            return msgspec.structs.replace(trial, export=open_export(trial.variant, (content,), limits.threads))
+        session = _stand_in(content, limits.threads)
+        return msgspec.structs.replace(
+            trial, export=Export(variant=trial.variant, contents=(content,), session=session)
+        )
+    except MedfmError as exc:
+        return msgspec.structs.replace(trial, reason=f"cannot be made: {exc}")
+
+
+def _stand_in(content: bytes, threads: int) -> Session:
+    """ONNX Runtime on the CPU with a file that was made for TensorRT."""
+    stored = "int8" if holds_integers(content) else "fp32"  # its words for a graph with Q/DQ and for one without
+    return open_session_from_bytes("onnxruntime", [content], threads, stored)
+
+
+def _judged(trial: CandidateTrial, validation: ValidationSet, fp32_logits: Logits) -> CandidateTrial:
+    if trial.export is None:
+        return trial
+    logits = case_logits(trial.export.session, validation.inputs)
+    error, auroc_drop = fidelity(logits, fp32_logits, validation)
+    return msgspec.structs.replace(trial, logits=logits, error=error, auroc_drop=auroc_drop)
+
+
+def _settled(trials: Sequence[CandidateTrial], limits: Limits) -> list[CandidateTrial]:
+    """Of one precision: each with its reason, the most faithful kept, the others closed."""
+    objections = [_objection(trial, limits) for trial in trials]
+    eligible = [trial for trial, objection in zip(trials, objections, strict=True) if not objection]
+    best = min(eligible, key=lambda trial: trial.error, default=None)
+    return [
+        msgspec.structs.replace(trial, kept=True, reason=_KEPT)
+        if trial is best
+        else _closed(trial, objection or "another one is more faithful")
+        for trial, objection in zip(trials, objections, strict=True)
+    ]
+
+
+_KEPT = "within the limits on the CPU; not timed, for no GPU was at hand"
+
+
+def _objection(trial: CandidateTrial, limits: Limits) -> str:
+    if trial.export is None:
+        return trial.reason
+    if not trial.error <= limits.error:
+        return f"relative logit error {trial.error:.3g} is above the limit {limits.error:g}"
+    if not trial.auroc_drop <= limits.auroc_drop:
+        return f"AUROC falls by {trial.auroc_drop:.3g} on validation cases, the limit is {limits.auroc_drop:g}"
+    return ""
+
+
+def _closed(trial: CandidateTrial, reason: str) -> CandidateTrial:
+    return msgspec.structs.replace(trial, kept=False, reason=reason, export=None, logits=None)
+
+
+def _by_time(attempts: Sequence[Attempt], timer: Timer) -> tuple[Attempt, ...]:
+    """The kept ones with their latency; a quantized one that is not surely faster than every float one is dropped."""
+    kept = [trial for trial in trials_of(attempts) if trial.kept]
+    measured = dict(zip(map(id, kept), timer(kept) if kept else (), strict=True))
+    floats = [measured[id(trial)] for trial in kept if trial.method is None]
+
+    def outcome(attempt: Attempt) -> Attempt:
+        if isinstance(attempt, DoesNotApply) or not attempt.kept:
+            return attempt
+        measurement = measured[id(attempt)]
+        timed = msgspec.structs.replace(attempt, p50_ms=measurement.quantile_ms(0.5), reason="within the limits")
+        gains = [speedup(other, measurement) for other in floats] if attempt.method is not None else []
+        if all(gain.low > 1 for gain in gains):
+            return timed
+        return _closed(timed, "not faster than the float variants on this GPU")
+
+    return tuple(map(outcome, attempts))

@@ -1,0 +1,47 @@
+"""`export --self-contained`: a bundle's variant as one file that any host with an ONNX Runtime can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from medfm_compress.export.self_contained.compose import compose, metadata, serialise
+from medfm_compress.export.self_contained.options import SelfContainedOptions
+from medfm_compress.export.self_contained.parity import Parity, check_parity
+from medfm_compress.export.self_contained.portable import portable_variant
+from medfm_compress.export.self_contained.preprocessing import GraphForm
+from medfm_compress.runtime.atomic_write import write_atomically
+from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.progress import Progress, no_progress
+
+
+class SelfContained(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written: the variant in it, its verdict (``pass`` or ``none``), its parity with the engine, its size."""
+
+    variant: str
+    verdict: str
+    parity: Parity
+    bytes: int
+
+
+def export_self_contained(
+    bundle: Bundle, options: SelfContainedOptions, path: str | Path, progress: Progress = no_progress
+) -> SelfContained:
+    """Write preprocessing, a variant's network and its decisions to ``path``, after their parity was checked.
+
+    Raises:
+        InputError: no variant is portable, the file would differ from the engine, or cannot be written. Nothing is left
+            behind.
+    """
+    variant = portable_variant(bundle, options.variant)
+    form = GraphForm(pixels=options.pixels, resize=options.resize_with)
+    progress(f"composing {variant.name} with preprocessing and decisions")
+    manifest = bundle.manifest
+    model = compose(bundle.read(variant.files[0]), manifest.image_spec, manifest.task_of(variant), form)
+    progress("checking parity with the engine")
+    parity = check_parity(serialise(model, {}), bundle, variant, options.pixels)
+    properties = metadata(bundle, variant, form, msgspec.to_builtins(parity))
+    content = serialise(model, properties)
+    write_atomically(path, content)
+    return SelfContained(variant=variant.name, verdict=properties["medfm.verdict"], parity=parity, bytes=len(content))

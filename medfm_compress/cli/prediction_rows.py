@@ -1,0 +1,67 @@
+"""What ``run`` prints for people: a line an image, or the rows of a table for folders, each as soon as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medfm_compress.runtime.errors import MedfmError
+
+if TYPE_CHECKING:
+    from medfm_compress.runtime.engine import Prediction
+    from medfm_compress.runtime.task import Task
+
+SHOWN_CLASSES = 5  # of a multiclass task, the most probable ones; --json gives all
+_COLUMNS = 4  # findings that have a column of their own
+_LONGEST_NAME = 120  # characters of a path that the columns behind it are aligned for
+_CALLED = {True: "called", False: "not called", None: "no operating point"}
+
+
+def as_line(image: Path, outcome: Prediction | MedfmError | str) -> str:
+    """``chest.dcm: opacity 0.913 (called)``."""
+    return f"{image.name}: {_in_words(outcome, _findings)}"
+
+
+class Rows:
+    """A table that is printed row by row, so that its columns have to be known beforehand.
+
+    Attributes:
+        header: the first line.
+    """
+
+    def __init__(self, task: Task, longest: int) -> None:
+        """Columns for the findings of ``task`` and paths of up to ``longest`` characters."""
+        self._image = max(min(longest, _LONGEST_NAME), len("image"))
+        single = task.kind != "multiclass" and len(task.findings) <= _COLUMNS
+        self._columns = {name: max(len(name), len("0.000 not called")) for name in task.findings} if single else {}
+        headers = [f"{name:{width}}" for name, width in self._columns.items()] or ["findings"]
+        self.header = "  ".join([f"{'image':{self._image}}", *headers]).rstrip()
+
+    def row(self, image: Path, outcome: Prediction | MedfmError | str) -> str:
+        """The row of an image: what was predicted, why it was refused, or why it was skipped."""
+        text = _in_words(outcome, self._cells if self._columns else _findings)
+        return f"{image!s:{self._image}}  {text}"
+
+    def _cells(self, outcome: Prediction) -> str:
+        cells = (
+            f"{f'{outcome.probabilities[name]:.3f} {_CALLED[outcome.findings[name]]}':{width}}"
+            for name, width in self._columns.items()
+        )
+        return "  ".join(cells).rstrip()
+
+
+def _in_words(outcome: Prediction | MedfmError | str, predicted: Callable[[Prediction], str]) -> str:
+    if isinstance(outcome, str):
+        return f"skipped: {outcome}"
+    if isinstance(outcome, MedfmError):
+        return f"refused: {outcome}"
+    flags = f"  [{', '.join(outcome.flags)}]" if outcome.flags else ""
+    return predicted(outcome) + flags
+
+
+def _findings(outcome: Prediction) -> str:
+    names = list(outcome.probabilities)
+    if outcome.label is not None:
+        names = sorted(names, key=outcome.probabilities.__getitem__, reverse=True)[:SHOWN_CLASSES]
+    return ", ".join(f"{name} {outcome.probabilities[name]:.3f} ({_CALLED[outcome.findings[name]]})" for name in names)

@@ -1,0 +1,74 @@
+"""What a teacher's file does not say of itself, as options of every command that opens one."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast, get_args
+
+import typer
+
+from medfm_compress.compress.teachers.source import Outputs, TeacherSource
+from medfm_compress.runtime.errors import InputError
+
+TeacherSpec = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--teacher-spec",
+        help="JSON of its ImageSpec, where its file does not say it; the n-th for the n-th teacher.",
+    ),
+]
+TeacherLabels = Annotated[
+    list[str] | None,
+    typer.Option("--teacher-labels", help="Its labels, in the order of its outputs: a,b,c; likewise repeated."),
+]
+TeacherOutputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--teacher-outputs",
+        help="What an .onnx file gives, where its graph does not prove it: logits, softmax or sigmoid; likewise.",
+        metavar="CHOICE",
+    ),
+]
+
+
+def teacher_sources(
+    teachers: list[str], specs: list[str] | None, labels: list[str] | None, outputs: list[str] | None
+) -> tuple[TeacherSource, ...]:
+    """The teachers with what was said of them; raises InputError as `per_teacher`, or for unknown outputs."""
+    rows = zip(
+        teachers,
+        per_teacher(specs, teachers, "--teacher-spec"),
+        per_teacher(labels, teachers, "--teacher-labels"),
+        map(_outputs, per_teacher(outputs, teachers, "--teacher-outputs")),
+        strict=True,
+    )
+    return tuple(
+        TeacherSource(
+            source=source,
+            spec=spec,
+            labels=tuple(part.strip() for part in listed.split(",") if part.strip()),
+            outputs=gives,
+        )
+        for source, spec, listed, gives in rows
+    )
+
+
+def per_teacher(values: list[str] | None, teachers: list[str], option: str) -> list[str]:
+    """A value a teacher, empty for ``-``; no values are an empty one for every teacher.
+
+    Raises:
+        InputError: some values, but not one for every teacher.
+    """
+    if not values:
+        return [""] * len(teachers)
+    if len(values) != len(teachers):
+        raise InputError(
+            f"{option} is given {len(values)} times for {len(teachers)} teachers; give one for each, in their order, "
+            "and '-' where a teacher needs none"
+        )
+    return ["" if value == "-" else value for value in values]
+
+
+def _outputs(text: str) -> Outputs:
+    if text not in get_args(Outputs):
+        raise InputError(f"--teacher-outputs is {text!r}; it must be logits, softmax or sigmoid")
+    return cast(Outputs, text)

@@ -1,0 +1,181 @@
+"""What the two engines' files are read as: pairs, types, parts; and causes in engines, told by their settings."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from medfm_compress.export.difference.causes import Side, find_cause
+from medfm_compress.export.difference.explain import explain_difference
+from medfm_compress.export.difference.exposed import ExposedNetwork
+from medfm_compress.export.difference.graph import Change, Grid, Part, Setting, Topology
+from medfm_compress.export.difference.onnx_network import OnnxNetwork
+from medfm_compress.export.difference.openvino_network import OpenVinoNetwork
+from medfm_compress.export.openvino_ir import serialise, to_openvino_ir
+from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.golden_cases import make_goldens
+from medfm_compress.runtime.sessions.openvino import import_openvino
+
+networks = importlib.import_module("altered_networks")
+BASE = networks.network()
+CASE = np.random.default_rng(0).normal(size=(1, 1, 32, 32)).astype(np.float32)
+
+
+def both(content):
+    return OnnxNetwork(content, 1), OpenVinoNetwork(to_openvino_ir(content), 1, "int8")
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["onnxruntime", "openvino"])
+def test_pairs_have_the_grid_of_the_file(place):
+    topology = both(BASE)[place].topology
+    pair = topology.pairs[topology.names["v"]]
+    assert pair.rounded == topology.names["v_dequantized"]
+    assert pair.grid == pytest.approx((0.1, -12.0, 13.5), rel=1e-5)
+    assert pair.written.same(pair.grid)
+
+
+def test_a_quantization_that_openvino_keeps_whole_is_a_pair_too():
+    opset = import_openvino().opset13
+    image = opset.parameter([1, 1, 4, 4], np.float32)
+    image.output(0).set_names({"image"})
+    rounded = opset.fake_quantize(image, *(np.float32(end) for end in (-1, 1.55, -1, 1.55)), 256)
+    result = opset.relu(rounded)
+    result.output(0).set_names({"r"})
+    files = serialise(import_openvino().Model([result], [image]))
+    topology = OpenVinoNetwork(files, 1, "int8").topology
+    assert topology.pairs[topology.inputs[0]].grid == pytest.approx((0.01, -1, 1.55), rel=1e-5)
+    assert topology.grid(topology.inputs[0]) is not None
+
+
+def test_exposed_values_are_those_that_readers_see():
+    for network in both(BASE):
+        topology = network.topology
+        exposed = ExposedNetwork(network, CASE)
+        (v,) = exposed.open([topology.names["v"]])({topology.inputs[0]: CASE})
+        steps = v / np.float32(0.1)
+        assert np.abs(steps - np.rint(steps)).max() < 1e-3
+        assert exposed.exposure.runs >= 1
+
+
+def test_a_part_alone_gives_what_the_network_gives():
+    for network in both(BASE):
+        topology = network.topology
+        names = [topology.names[name] for name in ("v", "r")]
+        v, r = ExposedNetwork(network, CASE).open(names)({topology.inputs[0]: CASE})
+        part = topology.part(names[1], set(names))
+        assert part.inputs == (names[0],)
+        np.testing.assert_allclose(network.cut(part)({names[0]: v})[0], r, atol=1e-4)
+        unrounded = network.cut(part, Change(unrounded=frozenset([names[0]])))
+        np.testing.assert_allclose(unrounded({names[0]: v})[0], r, atol=1e-3)
+        assert np.abs(unrounded({names[0]: v + 0.04})[0] - r).max() > 1e-3  # and no step swallows it
+
+
+def serialised(nodes, constants):
+    graph = helper.make_graph(
+        nodes,
+        "other",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 1, 32, 32))],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9).SerializeToString()
+
+
+def float_network(kind):
+    """A convolution in ``kind`` between casts, and shapes that are computed."""
+    random = np.random.default_rng(1)
+    constants = {
+        "conv.weight": (random.normal(size=(8, 1, 3, 3)) / 3).astype(kind),
+        "fc.weight": random.normal(size=(8, 2)).astype(np.float32),
+        "first": np.array([0], np.int64),
+        "rest": np.array([-1], np.int64),
+    }
+    to = TensorProto.FLOAT16 if kind == np.float16 else TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Cast", ["image"], ["i"], to=to),
+        helper.make_node("Conv", ["i", "conv.weight"], ["c"], "conv"),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Cast", ["r"], ["o"], to=TensorProto.FLOAT),
+        helper.make_node("GlobalAveragePool", ["o"], ["p"]),
+        helper.make_node("Shape", ["p"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["batch"]),
+        helper.make_node("Concat", ["batch", "rest"], ["sides"], axis=0),
+        helper.make_node("Reshape", ["p", "sides"], ["f"]),
+        helper.make_node("MatMul", ["f", "fc.weight"], ["logits"]),
+    ]
+    return serialised(nodes, constants)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_convolution_in_fp16_parts_from_one_in_fp32_and_computed_shapes_are_no_values(backend, tmp_path):
+    contents = [float_network(kind) for kind in (np.float32, np.float16)]
+    path = networks.write(tmp_path / "x.medfm", ("onnxruntime", (contents[0],)), (backend, (contents[1],)))
+    difference = explain_difference(
+        Bundle.open(path), ("a", "b"), make_goldens(Bundle.open(path).manifest.image_spec, 1)
+    )
+    assert {"shape", "batch", "sides"}.isdisjoint(layer.value for layer in difference.layers)
+    assert all(layer.created is not None for layer in difference.layers)
+    assert difference.parted
+    assert {layer.value for layer in difference.parted} <= {"i", "c", "r", "o"}
+
+
+class Stub:
+    """A network of one part, whose value depends on its setting."""
+
+    backend = "stub"
+
+    def __init__(self, plain, cured=None):
+        self.settings = (Setting("useless", "something else"), Setting("cure", "rough arithmetic"))
+        self.topology = Topology((), (), (), {})
+        self._plain, self._cured = plain, plain if cured is None else cured
+
+    def cut(self, part, change=None, other=None):
+        cured = change is not None and change.setting == "cure"
+        return lambda values: [np.full((1, 4), self._cured if cured else self._plain, np.float32)]
+
+
+@pytest.mark.parametrize("rough", ["a", "b"])
+def test_the_setting_that_makes_a_difference_vanish_is_the_cause(rough):
+    stubs = {"a": Stub(1.0), "b": Stub(1.0)} | {rough: Stub(1.25, cured=1.0)}
+    part = Part((), "x", ())
+    cause = find_cause(Side(stubs["a"], part, {}), Side(stubs["b"], part, {}), 1e-5)
+    assert (cause.text, cause.where, cause.left) == ("rough arithmetic", "engine", 0.0)
+    assert cause.tried["B: useless"] == pytest.approx(0.2 if rough == "a" else 0.25)
+
+
+def test_a_difference_that_nothing_makes_vanish_has_no_known_cause():
+    part = Part((), "x", ())
+    cause = find_cause(Side(Stub(1.0), part, {}), Side(Stub(1.25), part, {}), 1e-5)
+    assert cause.text == "not known"
+    assert cause.left == pytest.approx(0.25)
+    assert {"B: useless", "B: cure", "A: useless"} <= set(cause.tried)
+
+
+class Fusing:
+    """A network whose output changes by a hundredth when two particular values are exposed together."""
+
+    topology = Topology((), ("image",), ("logits",), {})
+
+    def expose(self, values):
+        broken = {"x", "y"} <= set(values)
+        results = [np.full((1, 2), 1.01 if broken else 1.0, np.float32)]
+        return lambda inputs: results + [np.full((1,), ord(value), np.float32) for value in values]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_fewer_values_are_exposed_at_a_time_where_exposing_changes_the_output(together):
+    exposed = ExposedNetwork(Fusing(), CASE)
+    names = ["x", "a", "y", "b"] if together else ["x", "a", "b"]
+    values = exposed.open(names)({})
+    assert [chr(int(value[0])) for value in values] == names
+    assert exposed.exposure.change == 0
+    assert exposed.exposure.runs == (2 if together else 1)
+
+
+def test_saturation_does_not_count_the_zeros_of_a_relu():
+    values = np.array([0, 0, 0, 2.55], np.float32)
+    assert Grid(0.01, 0.0, 2.55).saturated(values) == 0.25
+    assert Grid(0.01, -1.0, 1.55).saturated(np.array([-1, 0, 1.55, 1], np.float32)) == 0.5
