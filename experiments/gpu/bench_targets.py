@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from medfm_compress import steps
-from medfm_compress.bench.types.target import DEVICES, Target
+from medfm_compress.bench.types.target import DEVICES, TORCH_BACKENDS, Target
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.training.config import TrainingConfig
@@ -56,7 +56,7 @@ def make_bundle(work: Path, *, tiny: bool) -> Path:
     if not (work / "student").is_dir():
         sources = (TeacherSource(source=str(work / "teacher")),)
         steps.distill(study, sources, DistillStep(student=student, training=training), progress, work / "student")
-    steps.export(study, work / "student", ExportStep(), progress, work / "cpu.medfm")
+    steps.export(work / "student", study, ExportStep(), "gpu", "", progress, work / "cpu.medfm")
     options = QuantizeOptions(samples=16 if tiny else 128, validation_samples=32, targets=MADE, error_limit=LIMIT)
     steps.quantize(study, work / "cpu.medfm", options, progress, work / "quantized.medfm")
     add_variants(work / "quantized.medfm", bundle)
@@ -87,9 +87,9 @@ def add_variants(path: Path, out: Path) -> None:
 def targets_here(*, tiny: bool) -> list[str]:
     """Every target of the bundle's CPU variant, of GPUs and of PyTorch that this machine can run."""
     here = ["onnxruntime:cpu", *(f"{backend}:{device}" for backend, device in GPU)]
-    for backend in ("torch", "torch-compile"):
-        devices = ("cpu",) if tiny else ("cuda",)
-        here += [f"{backend}:{device}:{precision}" for device in devices for precision in DEVICES[backend][device]]
+    for backend in TORCH_BACKENDS:
+        precisions = DEVICES[backend]["cpu" if tiny else "cuda"]
+        here += [f"{backend}:{'cpu' if tiny else 'cuda'}:{precision}" for precision in precisions]
     reasons = {target: unavailable(Target.parse(target)) for target in here}
     for target, reason in reasons.items():
         if reason:
