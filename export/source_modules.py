@@ -1,8 +1,8 @@
 """From which layer of the source module a node came, e.g. ``blocks.0.attn.qkv``.
 
 The dynamo exporter writes module paths into the metadata of its nodes, beside stack traces with the exporting machine's
-paths; of these only the module path stays, under `SOURCE_MODULE`. The TorchScript exporter has it in the names of nodes:
-``/blocks/blocks.0/attn/qkv/MatMul``. A node that a pass or a quantizer put in takes its nearest neighbour's.
+paths; of these only the module path stays, under `SOURCE_MODULE`. The TorchScript exporter has it in the names of its
+nodes: ``/blocks/blocks.0/attn/qkv/MatMul``. A node that a pass or a quantizer put in takes its nearest neighbour's.
 """
 
 from __future__ import annotations

@@ -158,7 +158,11 @@ def _parser_error(parser: int) -> dict[str, Any]:
     error = call(parser, PARSER_ERROR, POINTER, (ctypes.c_int, 0))
     words = {"sentence": ERROR_DESCRIPTION, "node": ERROR_NODE_NAME, "operator": ERROR_OPERATOR}
     texts = {key: (call(error, place, ctypes.c_char_p) or b"").decode() for key, place in words.items()}
-    return {**texts, "sentence": _sentence(texts["sentence"].splitlines()), "number": call(error, ERROR_NODE, ctypes.c_int)}
+    return {
+        **texts,
+        "sentence": _sentence(texts["sentence"].splitlines()),
+        "number": call(error, ERROR_NODE, ctypes.c_int),
+    }
 
 
 def _sentence(errors: list[str]) -> str:

@@ -115,7 +115,9 @@ def _check(model: ir.Model, keep: Collection[str]) -> None:
     pairs = any(node.op_type in PAIRS for node in nodes)
     opset = model.opset_imports.get("", 0)
     if pairs and opset < FIRST_TYPED_SCALES:
-        raise InputError(f"Q/DQ of opset {opset} have FP32 scales only; export with opset {FIRST_TYPED_SCALES} or newer")
+        raise InputError(
+            f"Q/DQ of opset {opset} have FP32 scales only; export with opset {FIRST_TYPED_SCALES} or newer"
+        )
 
 
 class _Writer:
