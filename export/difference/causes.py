@@ -175,12 +175,18 @@ def _constants_of(topology: Topology, part: Part) -> list[tuple[str, str]]:
         if node.operator not in _PRODUCTS or node.outputs[0] not in topology.reached:
             continue
         kind = _PRODUCTS[node.operator]
-        readers = topology.readers.get(node.outputs[0], [])
-        following = topology.nodes[readers[0]] if len(readers) == 1 and readers[0] in part.nodes else None
-        added = following.inputs if following is not None and following.operator == "Add" else ()
+        sums = [topology.nodes[reader] for reader in topology.readers.get(node.outputs[0], ()) if reader in part.nodes]
+        added = [_origin(name, topology) for total in sums if total.operator == "Add" for name in total.inputs]
         for what, names in (("weight", node.inputs[1:2]), ("bias", (*node.inputs[2:3], *added))):
             constants += [(f"{what} of {kind}", name) for name in names if name not in topology.reached]
     return constants
+
+
+def _origin(value: str, topology: Topology) -> str:
+    """``value`` before it was reshaped: OpenVINO gives a bias the shape of what it is added to."""
+    while value in topology.maker and topology.nodes[topology.maker[value]].operator == "Reshape":
+        value = topology.nodes[topology.maker[value]].inputs[0]
+    return value
 
 
 def _roundings(a: Side, b: Side) -> Iterator[Trial]:
