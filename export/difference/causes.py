@@ -20,7 +20,7 @@ import numpy as np
 from medfm_compress.export.difference.exposed import relative
 from medfm_compress.export.difference.graph import NO_CHANGE, Array, Change, Network, Part, Topology
 from medfm_compress.export.difference.onnx_network import OnnxNetwork
-from medfm_compress.export.difference.onnx_wire import describe_attribute
+from medfm_compress.export.difference.onnx_wire import describe_attribute, renamed
 from medfm_compress.export.difference.openvino_network import OpenVinoNetwork
 from medfm_compress.export.difference.result import Cause, Where
 from medfm_compress.runtime.errors import InputError
@@ -105,16 +105,15 @@ def _onnx_differences(a: OnnxNetwork, part_a: Part, b: OnnxNetwork, part_b: Part
         for place, (one, other) in enumerate(zip(ours.inputs, theirs.inputs, strict=False)):
             if one not in a.initializers or other not in b.initializers:
                 continue
-            values = a.constants([one])[0], b.constants([other])[0]
-            if values[0].shape == values[1].shape and np.array_equal(*values):
+            if renamed(a.initializers[one], "") == renamed(b.initializers[other], ""):
                 continue
             change = Change(swapped=((other, one),))
             if change in changes:
                 continue
             changes.append(change)
             what = _role(theirs.operator, place)
-            text = f"{what} of {theirs.operator} {theirs.name or theirs.outputs[0]} is {_shown(values[1])}"
-            yield Trial(f"{text} in B and {_shown(values[0])} in A", "file", b=change)
+            text = f"{what} of {theirs.operator} {theirs.name or theirs.outputs[0]} is {_shown(b, other)}"
+            yield Trial(f"{text} in B and {_shown(a, one)} in A", "file", b=change)
         for name in sorted(ours.attributes.keys() | theirs.attributes.keys()):
             one, other = ours.attributes.get(name), theirs.attributes.get(name)
             if one == other:
@@ -237,7 +236,11 @@ def _engine_or_file(a: Side, b: Side, plain_a: Array, plain_b: Array) -> Where:
     return "not known"
 
 
-def _shown(values: Array) -> str:
+def _shown(network: Network, name: str) -> str:
+    try:
+        values = network.constants([name])[0]
+    except InputError:
+        return "something else"
     if values.size <= _MOST_SHOWN:
         return ", ".join(f"{value:.6g}" for value in values.ravel())
     return f"{list(values.shape)} with a norm of {float(np.linalg.norm(values)):.6g}"
