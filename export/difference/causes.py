@@ -20,7 +20,7 @@ import numpy as np
 from medfm_compress.export.difference.exposed import relative
 from medfm_compress.export.difference.graph import NO_CHANGE, Array, Change, Network, Part, Topology
 from medfm_compress.export.difference.onnx_network import OnnxNetwork
-from medfm_compress.export.difference.onnx_wire import describe_attribute
+from medfm_compress.export.difference.onnx_wire import describe_attribute, renamed
 from medfm_compress.export.difference.openvino_network import OpenVinoNetwork
 from medfm_compress.export.difference.result import Cause, Where
 from medfm_compress.runtime.errors import InputError
@@ -105,16 +105,15 @@ def _onnx_differences(a: OnnxNetwork, part_a: Part, b: OnnxNetwork, part_b: Part
         for place, (one, other) in enumerate(zip(ours.inputs, theirs.inputs, strict=False)):
             if one not in a.initializers or other not in b.initializers:
                 continue
-            values = a.constants([one])[0], b.constants([other])[0]
-            if values[0].shape == values[1].shape and np.array_equal(*values):
+            if renamed(a.initializers[one], "") == renamed(b.initializers[other], ""):
                 continue
             change = Change(swapped=((other, one),))
             if change in changes:
                 continue
             changes.append(change)
             what = _role(theirs.operator, place)
-            text = f"{what} of {theirs.operator} {theirs.name or theirs.outputs[0]} is {_shown(values[1])}"
-            yield Trial(f"{text} in B and {_shown(values[0])} in A", "file", b=change)
+            text = f"{what} of {theirs.operator} {theirs.name or theirs.outputs[0]} is {_shown(b, other)}"
+            yield Trial(f"{text} in B and {_shown(a, one)} in A", "file", b=change)
         for name in sorted(ours.attributes.keys() | theirs.attributes.keys()):
             one, other = ours.attributes.get(name), theirs.attributes.get(name)
             if one == other:
@@ -175,12 +174,18 @@ def _constants_of(topology: Topology, part: Part) -> list[tuple[str, str]]:
         if node.operator not in _PRODUCTS or node.outputs[0] not in topology.reached:
             continue
         kind = _PRODUCTS[node.operator]
-        readers = topology.readers.get(node.outputs[0], [])
-        following = topology.nodes[readers[0]] if len(readers) == 1 and readers[0] in part.nodes else None
-        added = following.inputs if following is not None and following.operator == "Add" else ()
+        sums = [topology.nodes[reader] for reader in topology.readers.get(node.outputs[0], ()) if reader in part.nodes]
+        added = [_origin(name, topology) for total in sums if total.operator == "Add" for name in total.inputs]
         for what, names in (("weight", node.inputs[1:2]), ("bias", (*node.inputs[2:3], *added))):
             constants += [(f"{what} of {kind}", name) for name in names if name not in topology.reached]
     return constants
+
+
+def _origin(value: str, topology: Topology) -> str:
+    """``value`` before it was reshaped: OpenVINO gives a bias the shape of what it is added to."""
+    while value in topology.maker and topology.nodes[topology.maker[value]].operator == "Reshape":
+        value = topology.nodes[topology.maker[value]].inputs[0]
+    return value
 
 
 def _roundings(a: Side, b: Side) -> Iterator[Trial]:
@@ -231,7 +236,11 @@ def _engine_or_file(a: Side, b: Side, plain_a: Array, plain_b: Array) -> Where:
     return "not known"
 
 
-def _shown(values: Array) -> str:
+def _shown(network: Network, name: str) -> str:
+    try:
+        values = network.constants([name])[0]
+    except InputError:
+        return "something else"
     if values.size <= _MOST_SHOWN:
         return ", ".join(f"{value:.6g}" for value in values.ravel())
     return f"{list(values.shape)} with a norm of {float(np.linalg.norm(values)):.6g}"

@@ -27,7 +27,7 @@ from medfm_compress.export.difference.graph import (
     Setting,
     Topology,
 )
-from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line
+from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
 from medfm_compress.runtime.sessions import onnxruntime as backend
 from medfm_compress.runtime.sessions.operators import is_ort_format
 
@@ -143,7 +143,8 @@ class OnnxNetwork:
             graph += wire.message_field(wire.GRAPH_INITIALIZER, self.initializers[name])
         graph += b"".join(wire.output_of(name) for name in names)
         session = self._session(self._header + wire.message_field(wire.MODEL_GRAPH, graph), "")
-        return list(session.run(list(names), {}))
+        with refusing(InputError, "onnxruntime cannot show a constant"):
+            return list(session.run(list(names), {}))
 
     def _find_pairs(self) -> None:
         sources = {node.outputs[0]: index for index, node in enumerate(self.nodes) if node.operator == _QUANTIZE}

@@ -24,7 +24,7 @@ from medfm_compress.export.difference.graph import (
     Setting,
     Topology,
 )
-from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line
+from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
 from medfm_compress.runtime.sessions import openvino as backend
 
 FLOAT32, ACCURATE, FLOAT_PRODUCTS = "float part in fp32", "execution mode accuracy", "without integer kernels"
@@ -114,7 +114,9 @@ class OpenVinoNetwork:
 
         def run(values: Mapping[str, Array]) -> list[Array]:
             if "run" not in compiled:
-                model = self._part_model(part, {name: values[name].shape for name in part.inputs}, change, other)
+                with refusing(InputError, "openvino cannot cut out a part of the network"):
+                    shapes = {name: values[name].shape for name in part.inputs}
+                    model = self._part_model(part, shapes, change, other)
                 compiled["run"] = self._run(model, part.inputs, change.setting)
             return compiled["run"](values)
 
