@@ -86,7 +86,7 @@ def _choose(bundle: Bundle, name: str) -> Variant:
     if name:
         usable = [variant for variant in variants if variant.name == name]
     else:
-        usable = [variant for variant in variants if is_available(variant.backend).ok]
+        usable = [variant for variant in variants if is_available(variant.backend, variant.device).ok]
     if usable:
         return usable[0]
     there = ", ".join(variant.name for variant in variants)

@@ -62,11 +62,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             device = fields.get("device", next(iter(DEVICES.get(backend, {})), ""))
             precision, threads = fields.get("precision", "fp32"), fields.get("threads", "1")
             _check(backend, device, precision)
-            if not (threads.isascii() and threads.isdigit()):
+            if not (threads.isascii() and threads.isdigit() and len(threads) < 10):
                 raise InputError(f"threads is {threads!r}; it must be a whole number")
-            given = {"backend": backend, "device": device, "precision": precision, "threads": int(threads)}
-            return msgspec.convert(given, cls)
-        except InputError as exc:
+            return cls(backend=backend, device=device, precision=precision, threads=int(threads))  # type: ignore[arg-type]
+        except ValueError as exc:
             raise InputError(f"target {text!r}: {exc}; write backend:device:precision:threads") from None
 
 

@@ -103,8 +103,8 @@ def open_session(
     """
     allowed: Mapping[str, tuple[str, ...]] = DEVICES["torch"]  # type: ignore[assignment]
     if device not in allowed or precision not in allowed[device]:
-        given = f"{device}:{precision}"
-        raise InputError(f"torch runs on {', '.join(allowed)} in {', '.join(allowed['cpu'])}, not as {given!r}")
+        requested = f"{device}:{precision}"
+        raise InputError(f"torch runs on {', '.join(allowed)} in {', '.join(allowed['cpu'])}, not as {requested!r}")
     missing = unavailable(device)
     if missing:
         raise InputError(f"{missing}; use torch:cpu")

@@ -27,7 +27,8 @@ _INTRODUCTION = f"""# Commands
 {_MADE}
 `{PROGRAM} VERB ARTEFACT --study STUDY --out OUT`: every command takes one artefact and writes another.
 
-- `--target BACKEND:DEVICE:PRECISION:THREADS` is where something runs, e.g. `openvino:cpu:int8:2`.
+- `--target BACKEND:DEVICE:PRECISION:THREADS` is where something runs, e.g. `openvino:cpu:int8:2` or
+  `tensorrt:cuda:fp16`; `docs/gpu-targets.md` has what may stand together.
 - Limits are `--max-latency 10ms`, `--max-size 6MB`, `--min-speedup 2`, `--max-macs 0.5`; durations `90s` or `5min`.
 - Lists are options that are repeated.
 - Exit codes: 0 done or pass, 1 the gate failed, 2 usage or unusable input, 3 inconclusive, 4 refused by the runtime,

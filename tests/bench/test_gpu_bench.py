@@ -66,9 +66,9 @@ def bench(tiny, tmp_path: Path):
 
     def run(bundle: Path, progress: list[str] | None = None, **options: object) -> Report:
         study, out = open_study(tmp_path / "study"), tmp_path / "out"
-        told = progress if progress is not None else []
+        lines = progress if progress is not None else []
         chosen = BenchOptions(plan=QUICK, files=0, **options)  # type: ignore[arg-type]
-        bench_bundle(bundle, teacher, study, POLICY, out, chosen, told.append)
+        bench_bundle(bundle, teacher, study, POLICY, out, chosen, lines.append)
         return load_report(out / "report.json")
 
     return run
