@@ -6,8 +6,8 @@ An activation ``x`` in ``[low, high]``, which holds 0, becomes ``q = round(x / s
     signed    scale = max(-low, high) / 127,      zero = 0                     (S8, symmetric)
     fp8       scale = max(-low, high) / 448,      zero = 0                     (FP8 E4M3)
 
-so 0, which padding inserts, is exact. Weights become int8 (or FP8) initializers behind a DequantizeLinear (`weights`), biases
-int32 ones where the backend adds them to its accumulators. Equal inputs give equal bytes.
+so 0, which padding inserts, is exact. Weights become int8 (or FP8) initializers behind a DequantizeLinear (`weights`),
+biases int32 ones where the backend adds them to its accumulators. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Bias(NamedTuple):
 
 
 class QuantizedWeight(NamedTuple):
-    """``values``: int8 in [-127, 127] or float8_e4m3fn, the weight's shape; ``scales``: float32, positive, one a channel."""
+    """``values``: int8 in [-127, 127] or float8_e4m3fn, the weight's shape; ``scales``: float32 > 0, one a channel."""
 
     values: NDArray[Any]
     scales: NDArray[np.float32]

@@ -29,7 +29,7 @@ Half = Literal["fp16", "bf16"]
 TYPES: Mapping[str, Any] = MappingProxyType({"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)})
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 FIRST_TYPED_SCALES = 19  # the first opset whose Q/DQ scales may be FP16 or BF16
-_FLOAT32_INPUTS: Mapping[str, frozenset[int]] = MappingProxyType({"Resize": frozenset({2}), "Upsample": frozenset({1})})
+FLOAT32_INPUTS: Mapping[str, frozenset[int]] = MappingProxyType({"Resize": frozenset({2}), "Upsample": frozenset({1})})
 _READS_ANY = frozenset({"Shape", "Size"})
 _CONTROL_FLOW = ("If", "Loop", "Scan")
 _FLOAT32_OUTPUTS: Mapping[str, int] = MappingProxyType({"LayerNormalization": 1})  # from this output on
@@ -96,7 +96,7 @@ def _is_float(value: ir.Value | None) -> bool:
 
 
 def _is_float_node(node: ir.Node) -> bool:
-    if node.op_type in _READS_ANY:
+    if node.op_type in _READS_ANY or node.op_type == "Constant":
         return False
     return any(map(_is_float, node.outputs)) or (node.op_type != "Cast" and any(map(_is_float, node.inputs)))
 
@@ -193,7 +193,7 @@ class _Writer:
         for slot, value in enumerate(node.inputs):
             if value is None or value.dtype not in (ir.DataType.FLOAT, self._half):
                 continue
-            float32 = slot in _FLOAT32_INPUTS.get(node.op_type, ())
+            float32 = slot in FLOAT32_INPUTS.get(node.op_type, ())
             node.replace_input_with(slot, self._as(value, ir.DataType.FLOAT if float32 else kind))
 
     def _as(self, value: ir.Value, kind: ir.DataType) -> ir.Value:
