@@ -2,7 +2,8 @@
 
     python experiments/gpu/bench_targets.py WORK OUT.json [--tiny]
 
-The bundle holds the student's ONNX file as FP32 variants for the CPU, ONNX Runtime's providers and TensorRT. Targets
+The bundle holds the student's ONNX file as FP32 variants for the CPU, ONNX Runtime's providers and TensorRT, and what
+``quantize`` makes for TensorRT. Targets
 that this machine lacks are said. ``--tiny`` is small and runs on a CPU.
 """
 
@@ -18,6 +19,7 @@ import msgspec
 
 from medfm_compress import steps
 from medfm_compress.bench.types.target import DEVICES, Target
+from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.synthetic import draw_study
@@ -26,6 +28,8 @@ from medfm_compress.runtime.bundle.bundle import Bundle, golden_member, write_bu
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.teacher_baselines import unavailable
 
+MADE = ("tensorrt:cuda:fp16", "tensorrt:cuda:bf16", "tensorrt:cuda:int8")
+LIMIT = 0.2  # of the relative logit error: here a variant is to be timed, not to be shipped
 GPU = (("onnxruntime", "cuda"), ("onnxruntime", "tensorrt"), ("tensorrt", "cuda"))
 POLICY = "non_inferiority: [{metric: auroc, margin: 0.05}]\nmin_positives: 5\nmin_negatives: 5\nmin_clusters: 5\n"
 NETWORKS = {True: ("test_resnet", "test_resnet"), False: ("resnet26t", "resnet10t")}
@@ -54,7 +58,9 @@ def make_bundle(work: Path, *, tiny: bool) -> Path:
         sources = (TeacherSource(source=str(work / "teacher")),)
         steps.distill(study, sources, DistillStep(student=student, training=training), progress, work / "student")
     steps.export(study, work / "student", ExportStep(), progress, work / "cpu.medfm")
-    add_variants(work / "cpu.medfm", bundle)
+    options = QuantizeOptions(samples=16 if tiny else 128, validation_samples=32, targets=MADE, error_limit=LIMIT)
+    steps.quantize(study, work / "cpu.medfm", options, progress, work / "quantized.medfm")
+    add_variants(work / "quantized.medfm", bundle)
     return bundle
 
 
