@@ -1,4 +1,4 @@
-"""FP16 on a CPU: the graph in FP32, its numbers rounded where a GPU would hold them in FP16.
+"""FP16, and BF16, on a CPU: the graph in FP32, its numbers rounded where a GPU would hold them in 16 bits.
 
 An FP16 node reads inputs and constants rounded to FP16, computes in FP32 and rounds its result, to infinity beyond
 65504 and to subnormals or 0 at the other end. So products accumulate in FP32, and LayerNormalization, softmax and
@@ -10,7 +10,7 @@ rounding. A Cast to FP16 and back in an FP32 graph it keeps, where its optimiser
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from medfm_compress.export.passes.graph import add_constant, constant
 from medfm_compress.export.passes.half_precision import FLOAT32_INPUTS, float_nodes, round_to
 from medfm_compress.runtime.sessions.onnxruntime import import_onnxruntime
+from medfm_compress.runtime.sessions.protocol import Array, SessionInfo, as_float32
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -79,8 +80,7 @@ def with_switches(model: ir.Model) -> ir.Model:
 
 
 def emulated(model: ir.Model) -> ir.Model:
-    """A new FP32 graph that rounds where the types of ``model`` say: for any FP16 graph, whoever wrote it."""
-    import onnx_ir as ir
+    """A new FP32 graph that rounds where the types of ``model`` say: for any FP16 or BF16 graph, whoever wrote it."""
     from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
     plain = model.clone()
@@ -88,21 +88,56 @@ def emulated(model: ir.Model) -> ir.Model:
     graph = plain.graph
     for value in list(graph.initializers.values()):
         array = constant(value)
-        if value.dtype == ir.DataType.FLOAT16 and array is not None:
+        if _is_half(value.dtype) and array is not None:
             single = add_constant(graph, f"{value.name}_single", array.astype(np.float32))
             value.replace_all_uses_with(single)
     for node in list(graph):
-        results = [value for value in node.outputs if value.dtype == ir.DataType.FLOAT16]
+        results = [(value, value.dtype) for value in node.outputs if _is_half(value.dtype)]
         _in_float32(node)
-        for value in results:
+        for value, kind in results:
             users = list(value.uses())
-            value.type = ir.TensorType(ir.DataType.FLOAT)
-            _hand_over(graph, value, _rounded(graph, value), users)
+            _retype(value)
+            _hand_over(graph, value, _rounded(graph, value, kind), users)
     return plain
 
 
+class EmulatedSession:
+    """A `Session` of the file of a GPU variant: FP32 on the CPU, rounded where the file's types say.
+
+    Q/DQ pairs stand as they are, so that INT8 is computed as their definition says.
+    """
+
+    def __init__(self, content: bytes, threads: int) -> None:
+        """``content``: of an ONNX file that was made here, its values typed; ``threads``: of the session."""
+        import onnx
+        import onnx_ir as ir
+
+        self._session = _session(emulated(ir.from_proto(onnx.load_from_string(content))), threads)
+        self.input_names: tuple[str, ...] = tuple(end.name for end in self._session.get_inputs())
+        self.output_names: tuple[str, ...] = tuple(end.name for end in self._session.get_outputs())
+        version = str(import_onnxruntime().__version__)
+        self.info = SessionInfo(
+            backend="onnxruntime", version=version, provider="emulation on the CPU", precision="fp32", threads=threads
+        )
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once; see `Session.run`."""
+        values = {name: as_float32(value) for name, value in inputs.items()}
+        return dict(zip(self.output_names, self._session.run(None, values), strict=True))
+
+
+def _is_half(kind: Any) -> bool:
+    return kind is not None and kind.name in ("FLOAT16", "BFLOAT16")
+
+
+def _retype(value: ir.Value) -> None:
+    import onnx_ir as ir
+
+    value.type = ir.TensorType(ir.DataType.FLOAT)
+
+
 def largest_values(model: ir.Model, cases: NDArray[np.float32], threads: int = 1) -> dict[str, float]:
-    """By node: the largest magnitude among its float results and the activations that it reads, in FP32, on ``cases``."""
+    """By node: the largest magnitude among its float results and the activations it reads, in FP32, on ``cases``."""
     exposed = model.clone()
     nodes = float_nodes(exposed.graph)
     read = {node.name or "": _activations(node) for node in nodes}
@@ -139,14 +174,14 @@ def run(model: ir.Model, cases: NDArray[np.float32], threads: int = 1) -> NDArra
 
 
 def _in_float32(node: ir.Node) -> None:
-    """Attributes that say FP16."""
+    """Attributes that say FP16 or BF16."""
     import onnx_ir as ir
 
     for name in ("to", "dtype"):
-        if name in node.attributes and node.attributes[name].value == ir.DataType.FLOAT16:
+        if name in node.attributes and node.attributes[name].value in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
             node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
     filled = node.attributes.get("value")
-    if node.op_type == "ConstantOfShape" and filled is not None and filled.as_tensor().dtype == ir.DataType.FLOAT16:
+    if node.op_type == "ConstantOfShape" and filled is not None and _is_half(filled.as_tensor().dtype):
         numbers = filled.as_tensor().numpy().astype(np.float32)
         node.attributes["value"] = ir.AttrTensor("value", ir.tensor(numbers))
 
@@ -181,11 +216,11 @@ def _round_outputs(graph: ir.Graph, node: ir.Node, switch: ir.Value) -> None:
             _hand_over(graph, value, chosen, users)
 
 
-def _rounded(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """Through FP16 and back, right behind its maker."""
+def _rounded(graph: ir.Graph, value: ir.Value, kind: Any = None) -> ir.Value:
+    """Through FP16, or another ``kind``, and back, right behind its maker."""
     import onnx_ir as ir
 
-    half = _append(graph, value, "Cast", [value], f"{value.name}_to_half", ir.DataType.FLOAT16)
+    half = _append(graph, value, "Cast", [value], f"{value.name}_to_half", kind or ir.DataType.FLOAT16)
     return _append(graph, half, "Cast", [half], f"{value.name}_rounded")
 
 
