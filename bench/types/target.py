@@ -22,7 +22,7 @@ _TORCH: Mapping[Device, tuple[Precision, ...]] = MappingProxyType(
     dict.fromkeys(("cpu", "cuda"), ("fp32", "bf16", "fp16"))
 )
 DEVICES: Mapping[str, Mapping[Device, tuple[Precision, ...]]] = MappingProxyType(
-    {**ENGINE_DEVICES, **dict.fromkeys(TORCH_BACKENDS, _TORCH)}
+    {str(backend): devices for backend, devices in ENGINE_DEVICES.items()} | dict.fromkeys(TORCH_BACKENDS, _TORCH)
 )
 """Backend → device → precisions in which it runs there."""
 

@@ -14,7 +14,7 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.sessions.instruction_sets import instructions
 from medfm_compress.runtime.sessions.table import is_available
 
-PRECISIONS: Mapping[tuple[Backend, Device], tuple[Precision, ...]] = MappingProxyType(
+PRECISIONS: Mapping[tuple[str, Device], tuple[Precision, ...]] = MappingProxyType(
     {
         ("openvino", "cpu"): ("fp32", "bf16", "fp16", "int8", "int8-bf16"),
         ("onnxruntime", "cpu"): ("fp32", "int8"),
@@ -76,10 +76,11 @@ def _target(text: str) -> Target:
         target = Target.parse(text)
     except InputError:
         raise InputError(f"target is {text!r}; it must be {_ALLOWED}") from None
-    if target.precision not in PRECISIONS.get((target.backend, target.device), ()):  # type: ignore[call-overload]
+    if target.precision not in PRECISIONS.get((target.backend, target.device), ()):
         raise InputError(f"target is {text!r}; it must be {_ALLOWED}")
     # Weights of 7 bits take the same time as those of 8, and need no instructions of their own.
-    needed = instructions(target.backend, target.precision, reduced=True) if target.device == "cpu" else ()
+    backend: Backend = target.backend  # type: ignore[assignment]
+    needed = instructions(backend, target.precision, reduced=True) if target.device == "cpu" else ()
     missing = missing_flags(needed, read_cpu())
     if missing:
         raise InputError(f"target {text!r} cannot be measured here, this CPU lacks {', '.join(missing)}; take fp32")

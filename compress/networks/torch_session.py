@@ -66,7 +66,7 @@ class TorchSession:
         """Time on the GPU of one run, copies included, by CUDA events; ms. None on a CPU."""
         if self._device == "cpu":
             return None
-        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         first.record()
         self._logits(inputs).float().cpu()
         last.record()

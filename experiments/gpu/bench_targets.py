@@ -3,8 +3,7 @@
     python experiments/gpu/bench_targets.py WORK OUT.json [--tiny]
 
 The bundle holds the student's ONNX file as FP32 variants for the CPU, ONNX Runtime's providers and TensorRT, and what
-``quantize`` makes for TensorRT. Targets
-that this machine lacks are said. ``--tiny`` is small and runs on a CPU.
+``quantize`` makes for TensorRT. Targets that this machine lacks are said. ``--tiny`` is small and runs on a CPU.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def test_a_study_is_benched_and_its_report_judged(
 ) -> None:
     quick = ("--turn", "2ms", "--min-calls", "2", "--max-calls", "3", "--warm-up", "200ms")
     # The teacher's rows in other engines are the bench's own test.
-    monkeypatch.setattr("medfm_compress.teacher_baselines.teacher_in_engines", lambda *supplied: ())
+    monkeypatch.setattr("medfm_compress.teacher_baselines.teacher_rows", lambda *supplied: ())
     result = invoke(*arguments, "--rounds", "2", *quick, "--json")
     outcome = {1: "fail", 3: "inconclusive"}[result.exit_code]  # an untrained network against an untrained network
     assert json.loads(result.stdout)["verdict"]["outcome"] == outcome
