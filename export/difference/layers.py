@@ -41,7 +41,7 @@ class Measured(NamedTuple):
     floor: float
     steps: float | None
     saturated: tuple[float | None, float | None]
-    alone: float
+    alone: tuple[float, float]
     note: str
 
 
@@ -104,14 +104,15 @@ def _measure(
 ) -> Iterator[Measured]:
     parts = {point: cutter.parts(point) for point in points}
     wanted = list(dict.fromkeys([*points, *(need for pair in parts.values() for need in cutter.needed(pair))]))
-    run_a, run_b = a.open([point.a for point in wanted]), b.open([point.b for point in points])
+    run_a, run_b = a.open([point.a for point in wanted]), b.open([point.b for point in wanted])
     tallies = {point: _Tally(point, a.network, b.network, pair) for point, pair in parts.items()}
     for number in range(len(cases)):
         case = cases[number : number + 1]
         values = dict(zip(wanted, run_a({a.network.topology.inputs[0]: case}), strict=True))
-        others = run_b({b.network.topology.inputs[0]: case})
-        for point, other in zip(points, others, strict=True):
-            tallies[point].add(values[point], other, cutter.feeds(parts[point], values))
+        others = dict(zip(wanted, run_b({b.network.topology.inputs[0]: case}), strict=True))
+        for point in points:
+            feeds = [*cutter.feeds(parts[point], values), cutter.feeds(parts[point], others)[1]]
+            tallies[point].add(values[point], others[point], feeds)
     for point in points:
         yield tallies[point].result()
 
@@ -125,11 +126,11 @@ class _Tally:
         self.grids = (a.topology.grid(point.a), b.topology.grid(point.b))
         self._step = max((grid.step for grid in self.grids if grid is not None), default=0.0)
         self._error, self._created = np.zeros(2), np.zeros(2)  # squares of differences and of the reference
-        self._largest = self._alone = 0.0
+        self._largest, self._alone = 0.0, (0.0, 0.0)
         self._count, self._cases, self._saturated, self._note = 0, 0, np.zeros(2), ""
 
     def add(self, a: Array, b: Array, feeds: list[dict[str, Array]]) -> None:
-        """One case: values in the whole networks, and what the parts get."""
+        """One case: values in the whole networks; A's inputs for A's part and for B's, and B's own for B's."""
         if a.shape != b.shape:
             self._note = f"shapes differ: {a.shape} and {b.shape}"
             return
@@ -140,13 +141,13 @@ class _Tally:
         if self._note:
             return
         try:
-            alone = [run(feed)[0] for run, feed in zip(self._runs, feeds, strict=True)]
+            alone = [run(feed)[0] for run, feed in zip((*self._runs, self._runs[1]), feeds, strict=True)]
         except InputError as exc:
             self._note = str(exc)
             return
         self._created += _squares(alone[1], alone[0])
         self._count += alone[0].size
-        self._alone = max(self._alone, relative(alone[0], a))
+        self._alone = max(self._alone[0], relative(alone[0], a)), max(self._alone[1], relative(alone[2], b))
 
     def result(self) -> Measured:
         """Over all cases so far."""

@@ -37,7 +37,8 @@ class LayerDifference(msgspec.Struct, frozen=True, kw_only=True):
         floor: what rounding explains: created differences below it are none.
         steps: largest |b − a| in steps of the coarser of the two roundings; None where the value is not rounded.
         saturated: share of values at an end of their range, in A and in B; None where not rounded.
-        alone: how far A's part alone is from A's value in the whole network: 0 unless engines fuse across.
+        alone: how far the part alone, of A and of B, is from its value in the whole network. Beyond ``floor`` an
+            engine fuses across its border, and what it creates there is not seen in ``created``.
         note: why ``created`` is None, empty otherwise.
         cause: of a layer that parts, for the first and the largest of them.
     """
@@ -50,9 +51,14 @@ class LayerDifference(msgspec.Struct, frozen=True, kw_only=True):
     floor: float
     steps: float | None = None
     saturated: tuple[float | None, float | None] = (None, None)
-    alone: float = 0.0
+    alone: tuple[float, float] = (0.0, 0.0)
     note: str = ""
     cause: Cause | None = None
+
+    @property
+    def fused(self) -> bool:
+        """Whether the part alone is not what the whole network computes."""
+        return max(self.alone) > self.floor
 
     @property
     def parts(self) -> bool:

@@ -68,7 +68,7 @@ def _print_difference(difference: Difference) -> None:
     console.say()
     explained = [layer for layer in difference.parted if layer.cause is not None]
     if not explained:
-        console.say("no layer parts: none creates a difference beyond rounding")
+        _print_unparted(difference)
     else:
         console.table(["layer", "value", "operator", "error", "created", "rounding", "steps", "saturated"],
                       [_row(layer) for layer in explained], left=(0, 1, 2))  # fmt: skip
@@ -81,9 +81,30 @@ def _print_difference(difference: Difference) -> None:
             + (f", {rest} more than shown; see --layers" if rest else "")
         )
     console.say(f"the others create at most {difference.noise:.2g}, which rounding explains")
+    _print_doubts(difference)
+
+
+def _print_unparted(difference: Difference) -> None:
+    console.say("no layer parts: none creates a difference beyond rounding")
+    grown = max(difference.layers, key=lambda layer: layer.error, default=None)
+    if grown is not None and grown.error > grown.floor:
+        console.say(
+            f"what rounding leaves in each layer grows along the network, to an error of {grown.error:.3g} in "
+            f"{grown.layer or grown.value} ({grown.value})"
+        )
+
+
+def _print_doubts(difference: Difference) -> None:
     unknown = [layer for layer in difference.layers if layer.created is None]
     if unknown:
         console.say(f"{len(unknown)} layers were not run alone, e.g. {unknown[0].value}: {unknown[0].note}")
+    fused = [layer for layer in difference.layers if layer.fused]
+    if fused:
+        largest = max(fused, key=lambda layer: max(layer.alone))
+        console.say(
+            f"{len(fused)} layers give something else alone than in the whole network, by up to "
+            f"{max(largest.alone):.2g} ({largest.value}): an engine fuses them with others there"
+        )
 
 
 def _describe_exposure(name: str, exposure: Exposure) -> str:

@@ -115,6 +115,7 @@ def test_one_file_in_two_engines_parts_at_most_by_rounding(tmp_path):
     difference = explained(tmp_path, onnxruntime(BASE), ("openvino", tuple(to_openvino_ir(BASE))))
     assert difference.parted == ()
     assert difference.noise < 0.02
+    assert not any(layer.fused for layer in difference.layers)
     assert difference.matched_by == "name"
     assert all(exposure.change <= 1e-3 for exposure in difference.exposure)
 
