@@ -106,6 +106,6 @@ def _cause(measured: Measured, points: Sequence[Point], a: ExposedNetwork, b: Ex
     parts = cutter.parts(measured.point)
     needed = cutter.needed(parts)
     values = a.open([point.a for point in needed])({a.network.topology.inputs[0]: case})
-    feeds = cutter.feeds(parts, dict(zip(needed, values, strict=True)))
+    feeds = cutter.feeds(measured.point, parts, dict(zip(needed, values, strict=True)), case)
     sides = [Side(side.network, part, feed) for side, part, feed in zip((a, b), parts, feeds, strict=True)]
     return find_cause(sides[0], sides[1], measured.floor)

@@ -69,10 +69,12 @@ class Parts:
         fed = [known[name] for part, known in zip(parts, self._of, strict=True) for name in part.inputs]
         return list(dict.fromkeys(fed))
 
-    def feeds(self, parts: tuple[Part, Part], values: Mapping[Point, Array]) -> list[dict[str, Array]]:
-        """The inputs of each part, from A's values."""
+    def feeds(
+        self, point: Point, parts: tuple[Part, Part], values: Mapping[Point, Array], case: Array
+    ) -> list[dict[str, Array]]:
+        """The inputs of each part that makes ``point``, from ``values``; what rounds the image gets the image."""
         return [
-            {name: self._fed(known[name], values) for name in part.inputs}
+            {name: case if known[name] == point else self._fed(known[name], values) for name in part.inputs}
             for part, known in zip(parts, self._of, strict=True)
         ]
 
@@ -111,7 +113,8 @@ def _measure(
         values = dict(zip(wanted, run_a({a.network.topology.inputs[0]: case}), strict=True))
         others = dict(zip(wanted, run_b({b.network.topology.inputs[0]: case}), strict=True))
         for point in points:
-            feeds = [*cutter.feeds(parts[point], values), cutter.feeds(parts[point], others)[1]]
+            feeds = cutter.feeds(point, parts[point], values, case)
+            feeds.append(cutter.feeds(point, parts[point], others, case)[1])
             tallies[point].add(values[point], others[point], feeds)
     for point in points:
         yield tallies[point].result()

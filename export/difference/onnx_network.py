@@ -42,8 +42,8 @@ _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 class OnnxNetwork:
     """See `graph.Network`."""
 
-    backend = backend.BACKEND
-    settings = SETTINGS
+    backend: str = backend.BACKEND
+    settings: tuple[Setting, ...] = SETTINGS
 
     def __init__(self, content: bytes, threads: int) -> None:
         """Index a checked ONNX file with its weights inside; one in the ORT format is turned back first.

@@ -60,8 +60,8 @@ class _Found(NamedTuple):
 class OpenVinoNetwork:
     """See `graph.Network`."""
 
-    backend = backend.BACKEND
-    settings = SETTINGS
+    backend: str = backend.BACKEND
+    settings: tuple[Setting, ...] = SETTINGS
 
     def __init__(self, files: Sequence[bytes], threads: int, precision: str) -> None:
         """Index the checked files of a variant: an ONNX file, or an IR's ``.xml`` and ``.bin``.

@@ -13,6 +13,8 @@ from medfm_compress.cli.command import command
 if TYPE_CHECKING:
     from medfm_compress.export.difference.result import Difference, Exposure, LayerDifference
 
+_MOST_FUSED = 4
+
 
 @command()
 def explain_difference(
@@ -98,12 +100,14 @@ def _print_doubts(difference: Difference) -> None:
     unknown = [layer for layer in difference.layers if layer.created is None]
     if unknown:
         console.say(f"{len(unknown)} layers were not run alone, e.g. {unknown[0].value}: {unknown[0].note}")
-    fused = [layer for layer in difference.layers if layer.fused]
+    fused = sorted((layer for layer in difference.layers if layer.fused), key=lambda layer: -max(layer.alone))
     if fused:
-        largest = max(fused, key=lambda layer: max(layer.alone))
         console.say(
-            f"{len(fused)} layers give something else alone than in the whole network, by up to "
-            f"{max(largest.alone):.2g} ({largest.value}): an engine fuses them with others there"
+            f"{len(fused)} layers give something else alone than in the whole network: an engine fuses them there"
+        )
+    for layer in fused[:_MOST_FUSED]:
+        console.say(
+            f"  {layer.layer or layer.value} ({layer.value}): {layer.alone[0]:.2g} in A, {layer.alone[1]:.2g} in B"
         )
 
 
