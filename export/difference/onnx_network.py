@@ -218,7 +218,8 @@ class OnnxNetwork:
         if not codes or value not in self._codes:
             return np.asarray(result, np.float32)
         _, step, zero = self._codes[value]
-        return (result.astype(np.float32) - np.float32(zero)) * np.float32(step)
+        numbers: Array = (result.astype(np.float32) - np.float32(zero)) * np.float32(step)
+        return numbers
 
     def _session(self, content: bytes, setting: str) -> Any:
         onnxruntime = backend.import_onnxruntime()
