@@ -122,7 +122,7 @@ def _row(layer: LayerDifference) -> list[str]:
     return [
         layer.layer or "–",
         layer.value,
-        layer.operator,
+        layer.operator + (" (fused)" if layer.with_inputs else ""),
         f"{layer.error:.3g}",
         f"{layer.created:.3g}",
         f"{layer.floor:.2g}",

@@ -218,3 +218,46 @@ def test_what_an_engine_does_across_parts_is_noticed(extra, apart):
     assert tuple(alone > figures.floor for figures in measured[:1] for alone in figures.alone) == apart
     assert measured[0].created == 0
     assert (measured[0].error > 0.1) == any(apart)
+
+
+class FusesSum:
+    """Doubles and adds 1; an engine that fuses the two adds 1.5 instead, and a part that holds both as well."""
+
+    backend = "stub"
+
+    def __init__(self, fuses):
+        nodes = [
+            Node("Conv", "c", ("image",), ("x",)),
+            Node("Add", "a", ("x",), ("y",)),
+            Node("Flatten", "f", ("y",), ("logits",)),
+        ]
+        self.topology = Topology(nodes, ("image",), ("logits",), {name: name for name in ("image", "x", "y", "logits")})
+        self._added = np.float32(1.5 if fuses else 1)
+
+    def expose(self, values):
+        def run(inputs):
+            x, y = 2 * inputs["image"], 2 * inputs["image"] + self._added
+            known = {"image": inputs["image"], "x": x, "y": y, "logits": y.reshape(1, -1)}
+            return [known[name] for name in ("logits", *values)]
+
+        return run
+
+    def cut(self, part, change=None, other=None):
+        functions = {
+            (0,): lambda values: 2 * values["image"],
+            (1,): lambda values: values["x"] + np.float32(1),
+            (0, 1): lambda values: 2 * values["image"] + self._added,
+            (2,): lambda values: values["y"].reshape(1, -1),
+        }
+        return lambda values: [functions[part.nodes](values)]
+
+
+@pytest.mark.parametrize("fuses", [(False, True), (True, False), (False, False)])
+def test_a_sum_that_one_engine_fuses_is_run_with_what_it_is_fused_with(fuses):
+    a, b = (FusesSum(value) for value in fuses)
+    points, _ = align(a.topology, b.topology)
+    figures = {m.point.name: m for m in measure(ExposedNetwork(a, CASE), ExposedNetwork(b, CASE), points, CASE)}
+    assert figures["y"].wide == any(fuses)
+    assert (figures["y"].created > 0.1) == any(fuses)
+    assert not figures["x"].wide
+    assert figures["x"].created == figures["logits"].created == 0
