@@ -115,11 +115,11 @@ def _onnx_differences(a: OnnxNetwork, part_a: Part, b: OnnxNetwork, part_b: Part
             text = f"{what} of {theirs.operator} {theirs.name or theirs.outputs[0]} is {_shown(b, other)}"
             yield Trial(f"{text} in B and {_shown(a, one)} in A", "file", b=change)
         for name in sorted(ours.attributes.keys() | theirs.attributes.keys()):
-            one, other = ours.attributes.get(name), theirs.attributes.get(name)
-            if one == other:
+            taken, replaced = ours.attributes.get(name), theirs.attributes.get(name)
+            if taken == replaced:
                 continue
             changes.append(Change(attributes=((right, name, left),)))
-            shown = ["its default" if raw is None else describe_attribute(raw) for raw in (other, one)]
+            shown = ["its default" if raw is None else describe_attribute(raw) for raw in (replaced, taken)]
             text = f"{name} of {theirs.operator} {theirs.name or theirs.outputs[0]} is {shown[0]} in B"
             yield Trial(f"{text} and {shown[1]} in A", "file", b=changes[-1])
     if len(changes) > 1:
@@ -202,13 +202,13 @@ def _roundings(a: Side, b: Side) -> Iterator[Trial]:
         grids = [pair.grid.describe() if pair and pair.grid else "steps a channel" for pair in (one, other)]
         if one is None or other is None:
             where = "B" if one is None else "A"
-            yield Trial(f"{name} is rounded in {where} only, to {grids[one is None]}", "file", *changes)
+            yield Trial(f"{name} is rounded in {where} only, to {grids[one is None]}", "file", changes[0], changes[1])
         elif not (one.grid and other.grid and one.grid.same(other.grid)):
-            yield Trial(f"{name} is rounded to {grids[1]} in B and to {grids[0]} in A", "file", *changes)
+            yield Trial(f"{name} is rounded to {grids[1]} in B and to {grids[0]} in A", "file", changes[0], changes[1])
     sources = [frozenset(pair.source for pair in found.values()) for found in pairs]
     if any(sources):
         both = [Change(unrounded=found) for found in sources]
-        yield Trial("rounding in this layer: gone where nothing is rounded", "engine", *both)
+        yield Trial("rounding in this layer: gone where nothing is rounded", "engine", both[0], both[1])
 
 
 def _is_in(side: Side, rounded: str) -> bool:

@@ -42,8 +42,8 @@ _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 class OnnxNetwork:
     """See `graph.Network`."""
 
-    backend = backend.BACKEND
-    settings = SETTINGS
+    backend: str = backend.BACKEND
+    settings: tuple[Setting, ...] = SETTINGS
 
     def __init__(self, content: bytes, threads: int) -> None:
         """Index a checked ONNX file with its weights inside; one in the ORT format is turned back first.
@@ -218,7 +218,8 @@ class OnnxNetwork:
         if not codes or value not in self._codes:
             return np.asarray(result, np.float32)
         _, step, zero = self._codes[value]
-        return (result.astype(np.float32) - np.float32(zero)) * np.float32(step)
+        numbers: Array = (result.astype(np.float32) - np.float32(zero)) * np.float32(step)
+        return numbers
 
     def _session(self, content: bytes, setting: str) -> Any:
         onnxruntime = backend.import_onnxruntime()

@@ -60,8 +60,8 @@ class _Found(NamedTuple):
 class OpenVinoNetwork:
     """See `graph.Network`."""
 
-    backend = backend.BACKEND
-    settings = SETTINGS
+    backend: str = backend.BACKEND
+    settings: tuple[Setting, ...] = SETTINGS
 
     def __init__(self, files: Sequence[bytes], threads: int, precision: str) -> None:
         """Index the checked files of a variant: an ONNX file, or an IR's ``.xml`` and ``.bin``.
@@ -213,7 +213,8 @@ class OpenVinoNetwork:
             current = following.outputs[0]
             readers = graph.readers.get(current, [])
         levels = self._levels[self._ids[index]]
-        return _Found(node.inputs[0], current, tuple(halves), levels, *node.inputs[1:5], zero, scale)
+        source, lowest, highest, low, high = node.inputs[:5]
+        return _Found(source, current, tuple(halves), levels, lowest, highest, low, high, zero, scale)
 
 
 def _grids(pair: _Found, values: Mapping[str, Array]) -> tuple[Grid | None, Grid | None]:
