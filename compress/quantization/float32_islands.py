@@ -7,8 +7,8 @@ against FP32. Rounding errors of different nodes are nearly independent, so that
 
 and the groups with the largest e are kept in FP32 until the rest is within the limit. Groups start as all nodes of one
 operator. A group that would be kept is halved in graph order and both halves are measured, until single nodes are left
-or the runs are used up. Nodes that read or make numbers beyond FP16's largest are kept beforehand. What holds is decided
-by measuring the whole, never by the sum; an infinite logit is an infinite error.
+or the runs are used up. Nodes that read or make numbers beyond FP16's largest are kept beforehand. What holds is
+decided by measuring the whole, never by the sum; an infinite logit is an infinite error.
 
 Cf. Dong et al. 2019, HAWQ (https://arxiv.org/abs/1905.03696) for precision by measured sensitivity.
 """
