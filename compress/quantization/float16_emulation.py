@@ -137,7 +137,7 @@ def _retype(value: ir.Value) -> None:
 
 
 def largest_values(model: ir.Model, cases: NDArray[np.float32], threads: int = 1) -> dict[str, float]:
-    """By node: the largest magnitude among its float results and the activations it reads, in FP32, on ``cases``."""
+    """By node: the largest magnitude of its float results and of the activations that it reads, in FP32."""
     exposed = model.clone()
     nodes = float_nodes(exposed.graph)
     read = {node.name or "": _activations(node) for node in nodes}

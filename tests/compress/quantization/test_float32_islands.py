@@ -36,7 +36,8 @@ def difficult() -> ir.Model:
     """x² and its mean leave FP16; what comes before and after does not."""
     text = """<ir_version: 9, opset_import: ["" : 20]> g (float[1, 16] image) => (float[1, 4] logits)
     <int64[1] axes = {-1}> { [in] a = MatMul(image, w) [square] b = Mul(a, a)
-    [mean] c = ReduceMean<keepdims = 1>(b, axes) [root] d = Sqrt(c) [divided] e = Div(a, d) [act] f = Relu(e) [out] logits = MatMul(f, v) }"""
+    [mean] c = ReduceMean<keepdims = 1>(b, axes) [root] d = Sqrt(c) [divided] e = Div(a, d)
+    [act] f = Relu(e) [out] logits = MatMul(f, v) }"""
     model = onnx.parser.parse_model(text)
     random = np.random.default_rng(1)
     arrays = {"w": 300 * random.normal(size=(16, 16)), "v": random.normal(size=(16, 4))}
