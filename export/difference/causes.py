@@ -4,7 +4,8 @@ In this order, the most telling first:
 
 1. constants and attributes that the files do not share, each taken from the other file;
 2. the engines' other settings: the float part in fp32, no optimiser, no integer kernels;
-3. values that only one file rounds, or that both round to different numbers, not rounded at all; then all of them.
+3. values that only one file rounds, or that both round to different numbers, not rounded at all; then all of them;
+4. the inputs that are rounded, moved by a hundredth of a step, off the middle between two.
 
 A difference has vanished where a tenth of it or less is left, or what rounding explains. Where nothing helps, A's part
 is run in B's engine as well: what that gives tells whether it is the files or the engines that differ.
@@ -27,6 +28,8 @@ from medfm_compress.runtime.errors import InputError
 
 _VANISHED = 0.1
 _UNKNOWN = "not known"
+_SHIFT = 0.01  # of a step
+_TIES = "inputs lie halfway between two steps, and each engine rounds those its own way"
 _MOST_SHOWN = 3  # entries of an array
 
 
@@ -73,9 +76,29 @@ def find_cause(a: Side, b: Side, floor: float) -> Cause:
         if left <= limit:
             return Cause(text=trial.text, where=trial.where, left=left, tried=tried)
         tried[trial.done or trial.text] = left
+    shift = _SHIFT * _least_step(a)
+    if shift:
+        moved = [
+            side._replace(feed={name: value + np.float32(shift) for name, value in side.feed.items()})
+            for side in (a, b)
+        ]
+        left = relative(moved[1].run(), moved[0].run())
+        if left <= limit:
+            return Cause(text=_TIES, where="engine", left=left, tried=tried)
+        tried["inputs moved by a hundredth of a step"] = left
     return Cause(
         text=_UNKNOWN, where=_engine_or_file(a, b, plain_a, plain_b), left=min(tried.values(), default=1.0), tried=tried
     )
+
+
+def _moved(side: Side, shift: float) -> Side:
+    return side._replace(feed={name: value + np.float32(shift) for name, value in side.feed.items()})
+
+
+def _least_step(side: Side) -> float:
+    """Of the inputs that the part rounds itself; 0 where it rounds none."""
+    pairs = [pair for source, pair in side.network.topology.pairs.items() if source in side.part.inputs]
+    return min((pair.grid.step for pair in pairs if pair.grid is not None and _is_in(side, pair.rounded)), default=0.0)
 
 
 def _trials(a: Side, b: Side) -> Iterator[Trial]:

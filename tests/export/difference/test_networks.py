@@ -12,7 +12,7 @@ from medfm_compress.export.difference.alignment import align
 from medfm_compress.export.difference.causes import Side, find_cause
 from medfm_compress.export.difference.explain import explain_difference
 from medfm_compress.export.difference.exposed import ExposedNetwork
-from medfm_compress.export.difference.graph import Change, Grid, Node, Part, Setting, Topology
+from medfm_compress.export.difference.graph import Change, Grid, Node, Pair, Part, Setting, Topology
 from medfm_compress.export.difference.layers import measure
 from medfm_compress.export.difference.onnx_network import OnnxNetwork
 from medfm_compress.export.difference.openvino_network import OpenVinoNetwork
@@ -261,3 +261,33 @@ def test_a_sum_that_one_engine_fuses_is_run_with_what_it_is_fused_with(fuses):
     assert (figures["y"].created > 0.1) == any(fuses)
     assert not figures["x"].wide
     assert figures["x"].created == figures["logits"].created == 0
+
+
+class RoundsTies:
+    """Rounds its image to whole numbers, those in the middle up or down."""
+
+    backend = "stub"
+    settings = ()
+
+    def __init__(self, up):
+        nodes = [Node("Q", "q", ("image",), ("codes",)), Node("DQ", "d", ("codes",), ("rounded",))]
+        self.topology = Topology(nodes, ("image",), ("rounded",), {"image": "image"})
+        grid = Grid(1.0, -128.0, 127.0)
+        self.topology.add_pair(Pair("image", "rounded", grid, grid), (0, 1))
+        self._up = up
+
+    def cut(self, part, change=None, other=None):
+        def run(values):
+            if change is not None and change.unrounded:
+                return [values["image"] + np.float32(self._up)]  # not what explains it
+            return [np.floor(values["image"] + 0.5) if self._up else np.ceil(values["image"] - 0.5)]
+
+        return run
+
+
+def test_values_in_the_middle_between_two_steps_are_a_cause():
+    part = Part(("image",), "rounded", (0, 1))
+    feed = {"image": np.arange(4, dtype=np.float32) + np.float32(0.5)}
+    found = find_cause(Side(RoundsTies(True), part, feed), Side(RoundsTies(False), part, feed), 1e-5)
+    assert found.text.startswith("inputs lie halfway between two steps")
+    assert (found.where, found.left) == ("engine", 0.0)
