@@ -2,8 +2,8 @@
 
 The dynamo exporter writes module paths into the metadata of its nodes, beside stack traces with the exporting machine's
 paths; of these only the module path stays, under `SOURCE_MODULE`. The TorchScript exporter has it in the names of its
-nodes: ``/blocks/blocks.0/attn/qkv/MatMul``. Other tools drop both and keep the names of parameters, which will do. A node
-that a pass or a quantizer put in takes its nearest neighbour's.
+nodes: ``/blocks/blocks.0/attn/qkv/MatMul``. Other tools drop both and keep the names of parameters, which will do. A
+node that a pass or a quantizer put in takes its nearest neighbour's.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ def peers() -> str:
 def islands() -> str:
     """Error and nodes in FP32 of naive FP16, AutoCast and ours."""
     lines = [
-        "| network | outliers | float nodes | naive FP16 | AutoCast | ours | FP32 nodes: AutoCast | ours | of these overflowing |",
+        "| network | outliers | float nodes | naive FP16 | AutoCast | ours "
+        "| FP32 nodes: AutoCast | ours | of these overflowing |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in read("islands")["rows"]:
