@@ -77,9 +77,9 @@ def peers() -> str:
 def islands() -> str:
     """Error and nodes in FP32 of naive FP16, AutoCast and ours."""
     lines = [
-        "| network | outliers | float nodes | naive FP16 | AutoCast | ours "
+        "| network | outliers | limit | float nodes | naive FP16 | AutoCast | ours "
         "| FP32 nodes: AutoCast | ours | of these overflowing |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in read("islands")["rows"]:
         forms = [row["naive"], row.get("autocast", {}), row["ours"]]
@@ -87,7 +87,7 @@ def islands() -> str:
         kept = " | ".join(str(form.get("fp32_nodes", "–")) for form in forms[1:])
         factor = "none" if row["factor"] == 1 else f"×{row['factor']:,.0f}"
         lines.append(
-            f"| {row['network']} | {factor} | {row['float_nodes']} | {errors} | {kept} | {row['ours']['overflowing']} |"
+            f"| {row['network']} | {factor} | {row['limit']} | {row['float_nodes']} | {errors} | {kept} | {row['ours']['overflowing']} |"
         )
     return "\n".join(lines)
 
@@ -98,12 +98,12 @@ def operators() -> str:
     for row in read("islands")["rows"]:
         counts = ", ".join(f"{number} {name}" for name, number in sorted(row["ours"]["operators"].items()))
         if counts:
-            lines.append(f"- {row['network']}, ×{row['factor']:,.0f}: {counts}")
+            lines.append(f"- {row['network']}, outliers ×{row['factor']:,.0f}, limit {row['limit']}: {counts}")
     return "\n".join(lines) or "None."
 
 
 def _error(form: dict[str, Any]) -> str:
-    error = form.get("relative_logit_error", "failed")
+    error = form.get("relative_logit_error", "–" if not form else "failed")
     return "overflow" if error == "inf" else error if isinstance(error, str) else f"{error:.5f}"
 
 
