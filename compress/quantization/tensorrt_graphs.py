@@ -22,6 +22,7 @@ from medfm_compress.compress.quantization import placement_tensorrt
 from medfm_compress.compress.quantization.activation_statistics import Statistics
 from medfm_compress.compress.quantization.qdq import write_qdq
 from medfm_compress.compress.quantization.range_estimators import estimate_ranges
+from medfm_compress.export.passes.expand_activations import expand_activations
 from medfm_compress.export.passes.half_precision import Half, HalfPrecision, to_half
 from medfm_compress.runtime.errors import InputError
 
@@ -99,6 +100,9 @@ def write_precision(
         changed = write_qdq(model, placement, estimate_ranges(statistics, estimator, symmetric=True))
         pairs = len(placement.activations)
     half = None
+    if mix.rest == "bf16":
+        changed = changed.clone()
+        expand_activations(changed, keep)
     if mix.rest is not None:
         changed, half = to_half(changed, mix.rest, keep)
     return TensorRTGraph(model=changed, precision=precision, pairs=pairs, half=half)

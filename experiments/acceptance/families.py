@@ -43,7 +43,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "swinv2_tiny_window8_256": {**_IMAGE, "window_size": 4, "depths": (1, 1, 2, 1)},
         "pit_ti_224": {**_IMAGE},
         "pvt_v2_b0": {},
-        "mixer_s32_224": {**_IMAGE, "num_blocks": 2},
+        "mixer_s32_224": {**_IMAGE},
         "poolformer_s12": {},
         "caformer_s18": {},
         "mobilevit_xxs": {},

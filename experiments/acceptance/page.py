@@ -1,4 +1,4 @@
-"""docs/results/tensorrt-acceptance.md from the results beside it.
+"""docs/results/tensorrt-acceptance.md and float32-islands.md from the results in docs/results/tensorrt/.
 
 python experiments/acceptance/page.py
 """
@@ -74,6 +74,39 @@ def peers() -> str:
     return "\n".join(lines)
 
 
+def islands() -> str:
+    """Error and nodes in FP32 of naive FP16, AutoCast and ours."""
+    lines = [
+        "| network | outliers | limit | float nodes | naive FP16 | AutoCast | ours "
+        "| FP32 nodes: AutoCast | ours | of these overflowing |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in read("islands")["rows"]:
+        forms = [row["naive"], row.get("autocast", {}), row["ours"]]
+        errors = " | ".join(_error(form) for form in forms)
+        kept = " | ".join(str(form.get("fp32_nodes", "–")) for form in forms[1:])
+        factor = "none" if row["factor"] == 1 else f"×{row['factor']:,.0f}"
+        lines.append(
+            f"| {row['network']} | {factor} | {row['limit']} | {row['float_nodes']} | {errors} | {kept} | {row['ours']['overflowing']} |"
+        )
+    return "\n".join(lines)
+
+
+def operators() -> str:
+    """Which operators our islands are."""
+    lines = []
+    for row in read("islands")["rows"]:
+        counts = ", ".join(f"{number} {name}" for name, number in sorted(row["ours"]["operators"].items()))
+        if counts:
+            lines.append(f"- {row['network']}, outliers ×{row['factor']:,.0f}, limit {row['limit']}: {counts}")
+    return "\n".join(lines) or "None."
+
+
+def _error(form: dict[str, Any]) -> str:
+    error = form.get("relative_logit_error", "–" if not form else "failed")
+    return "overflow" if error == "inf" else error if isinstance(error, str) else f"{error:.5f}"
+
+
 def counts() -> str:
     """How many of how many."""
     rows = [row for row in read("acceptance")["rows"] if "precisions" in row]
@@ -84,12 +117,14 @@ def counts() -> str:
 
 
 def main() -> None:
-    """Fill the template."""
-    template = Path(__file__).with_name("page.md.in").read_text()
-    parts = {"HEADER": HEADER, "FAMILIES": families(), "REFUSALS": refusals(), "PEERS": peers(), "COUNTS": counts()}
-    for key, text in parts.items():
-        template = template.replace("{{" + key + "}}", text)
-    (RESULTS / "tensorrt-acceptance.md").write_text(template)
+    """Fill the templates."""
+    parts = {"HEADER": HEADER, "FAMILIES": families(), "REFUSALS": refusals(), "PEERS": peers(), "COUNTS": counts(),
+             "ISLANDS": islands(), "OPERATORS": operators()}  # fmt: skip
+    for name in ("tensorrt-acceptance", "float32-islands"):
+        text = Path(__file__).with_name(f"{name}.md.in").read_text()
+        for key, part in parts.items():
+            text = text.replace("{{" + key + "}}", part)
+        (RESULTS / f"{name}.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python experiments/gpu/rtx_build.py LIBRARIES GRAPHS OUT.json
 
 LIBRARIES holds ``libtensorrt_rtx.so.X.Y.Z`` and ``libtensorrt_onnxparser_rtx.so.X.Y.Z``. The batch is free, with a
-profile. It shows acceptance alone: the engines are for RTX cards, they are not run, and TensorRT proper has a parser and
-kernels of its own.
+profile. It shows acceptance alone: the engines are for RTX cards, they are not run, and TensorRT proper has a parser
+and kernels of its own.
 """
 
 from __future__ import annotations
