@@ -98,7 +98,8 @@ def operators() -> str:
     for row in read("islands")["rows"]:
         counts = ", ".join(f"{number} {name}" for name, number in sorted(row["ours"]["operators"].items()))
         if counts:
-            lines.append(f"- {row['network']}, outliers ×{row['factor']:,.0f}, limit {row['limit']}: {counts}")
+            key = f"{row['network']}, outliers ×{row['factor']:,.0f}, limit {row['limit']}"
+            lines.append(f"- {key}: {counts}")
     return "\n".join(lines) or "None."
 
 
