@@ -86,9 +86,8 @@ def islands() -> str:
         errors = " | ".join(_error(form) for form in forms)
         kept = " | ".join(str(form.get("fp32_nodes", "–")) for form in forms[1:])
         factor = "none" if row["factor"] == 1 else f"×{row['factor']:,.0f}"
-        lines.append(
-            f"| {row['network']} | {factor} | {row['limit']} | {row['float_nodes']} | {errors} | {kept} | {row['ours']['overflowing']} |"
-        )
+        cells = [row["network"], factor, row["limit"], row["float_nodes"], errors, kept, row["ours"]["overflowing"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
@@ -104,7 +103,7 @@ def operators() -> str:
 
 
 def _error(form: dict[str, Any]) -> str:
-    error = form.get("relative_logit_error", "–" if not form else "failed")
+    error = form.get("relative_logit_error", "failed" if form else "–")
     return "overflow" if error == "inf" else error if isinstance(error, str) else f"{error:.5f}"
 
 
