@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.export.passes.graph import add_constant, constant
-from medfm_compress.export.passes.half_precision import FLOAT32_INPUTS, float_nodes, round_to
+from medfm_compress.export.passes.half_precision import FLOAT32_INPUTS, check_convertible, float_nodes, round_to
 from medfm_compress.runtime.sessions.onnxruntime import import_onnxruntime
 from medfm_compress.runtime.sessions.protocol import Array, SessionInfo, as_float32
 
@@ -60,12 +60,17 @@ class Emulation:
 
 
 def with_switches(model: ir.Model) -> ir.Model:
-    """A new FP32 graph with one more input, bool ``[float nodes]``: which of them compute in FP16."""
+    """A new FP32 graph with one more input, bool ``[float nodes]``: which of them compute in FP16.
+
+    Raises:
+        InputError: control flow, or a value whose type is unknown.
+    """
     import onnx_ir as ir
     from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
     switched = model.clone()
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(switched)
+    check_convertible(switched)
     graph = switched.graph
     nodes = float_nodes(graph)
     switches = ir.Value(name=SWITCHES, shape=ir.Shape([len(nodes)]), type=ir.TensorType(ir.DataType.BOOL))

@@ -93,8 +93,9 @@ def find_islands(
     """
     if not (limit > 0 and len(cases)):
         raise InputError(f"limit {limit} on {len(cases)} cases; give a limit above 0 and at least one case")
+    emulation = Emulation(model, cases)
     overflowing = {name for name, largest in largest_values(model, cases).items() if largest > _LARGEST}
-    return _Search(Emulation(model, cases), task, limit, runs, progress).islands(overflowing)
+    return _Search(emulation, task, limit, runs, progress).islands(overflowing)
 
 
 class _Search:

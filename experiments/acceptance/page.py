@@ -86,9 +86,8 @@ def islands() -> str:
         errors = " | ".join(_error(form) for form in forms)
         kept = " | ".join(str(form.get("fp32_nodes", "–")) for form in forms[1:])
         factor = "none" if row["factor"] == 1 else f"×{row['factor']:,.0f}"
-        lines.append(
-            f"| {row['network']} | {factor} | {row['limit']} | {row['float_nodes']} | {errors} | {kept} | {row['ours']['overflowing']} |"
-        )
+        cells = [row["network"], factor, row["limit"], row["float_nodes"], errors, kept, row["ours"]["overflowing"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
@@ -98,12 +97,13 @@ def operators() -> str:
     for row in read("islands")["rows"]:
         counts = ", ".join(f"{number} {name}" for name, number in sorted(row["ours"]["operators"].items()))
         if counts:
-            lines.append(f"- {row['network']}, outliers ×{row['factor']:,.0f}, limit {row['limit']}: {counts}")
+            key = f"{row['network']}, outliers ×{row['factor']:,.0f}, limit {row['limit']}"
+            lines.append(f"- {key}: {counts}")
     return "\n".join(lines) or "None."
 
 
 def _error(form: dict[str, Any]) -> str:
-    error = form.get("relative_logit_error", "–" if not form else "failed")
+    error = form.get("relative_logit_error", "failed" if form else "–")
     return "overflow" if error == "inf" else error if isinstance(error, str) else f"{error:.5f}"
 
 

@@ -70,7 +70,7 @@ def to_half(model: ir.Model, precision: Half, keep: Collection[str] = ()) -> tup
 
     half = model.clone()
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(half)
-    _check(half, keep)
+    check_convertible(half, keep)
     writer = _Writer(half.graph, precision, keep)
     writer.write()
     remove_unused(half)
@@ -101,7 +101,8 @@ def _is_float_node(node: ir.Node) -> bool:
     return any(map(_is_float, node.outputs)) or (node.op_type != "Cast" and any(map(_is_float, node.inputs)))
 
 
-def _check(model: ir.Model, keep: Collection[str]) -> None:
+def check_convertible(model: ir.Model, keep: Collection[str] = ()) -> None:
+    """Raises InputError for what `to_half` cannot write."""
     nodes = list(model.graph)
     unknown = set(keep) - {node.name for node in nodes}
     if unknown:

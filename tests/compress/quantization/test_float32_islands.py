@@ -114,6 +114,13 @@ def test_few_runs_keep_whole_groups():
     assert {"square", "mean"} <= set(islands.keep)
 
 
+def test_control_flow_is_refused():
+    model = network("[in] a = MatMul(image, w) logits = Relu(a)", w=RANDOM.normal(size=(16, 4)))
+    model.graph[0].op_type = "Loop"
+    with pytest.raises(InputError, match="Loop 'in'"):
+        find_islands(model, CASES)
+
+
 @pytest.mark.parametrize(("limit", "cases"), [(0, CASES), (0.1, CASES[:0])])
 def test_nothing_to_measure_is_refused(plain, limit, cases):
     with pytest.raises(InputError, match="limit"):
