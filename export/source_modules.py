@@ -1,13 +1,15 @@
 """From which layer of the source module a node came, e.g. ``blocks.0.attn.qkv``.
 
 The dynamo exporter writes module paths into the metadata of its nodes, beside stack traces with the exporting machine's
-paths; of these only the module path stays, under `SOURCE_MODULE`. The TorchScript exporter has it in the names of nodes:
-``/blocks/blocks.0/attn/qkv/MatMul``. A node that a pass or a quantizer put in takes its nearest neighbour's.
+paths; of these only the module path stays, under `SOURCE_MODULE`. The TorchScript exporter has it in the names of its
+nodes: ``/blocks/blocks.0/attn/qkv/MatMul``. Other tools drop both and keep the names of parameters, which will do. A
+node that a pass or a quantizer put in takes its nearest neighbour's.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def module_of(node: ir.Node) -> str:
     while front:
         for nearest in front:
             module = nearest.metadata_props.get(SOURCE_MODULE, "") or _from_name(nearest.name or "")
+            module = module or _from_parameters(nearest)
             if module:
                 return module
         front = [near for one in front for near in (*one.successors(), *one.predecessors()) if near not in seen]
@@ -47,6 +50,13 @@ def _from_scopes(text: str) -> str:
     except (ValueError, SyntaxError):
         return ""
     return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) > 1 else ""
+
+
+def _from_parameters(node: ir.Node) -> str:
+    """``blocks.0.mlp.fc1.bias_quantized``: the module of the first parameter that is read."""
+    names = [value.name or "" for value in node.inputs if value is not None and value.const_value is not None]
+    parameters = (re.match(r"(.+)\.(?:weight|bias)(?![a-z])", name) for name in names)
+    return next((parameter[1] for parameter in parameters if parameter), "")
 
 
 def _from_name(name: str) -> str:

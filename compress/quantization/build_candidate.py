@@ -19,6 +19,7 @@ from medfm_compress.compress.quantization import placement_onnxruntime, placemen
 from medfm_compress.compress.quantization.activation_statistics import Statistics
 from medfm_compress.compress.quantization.bias_correction import correct_biases
 from medfm_compress.compress.quantization.dynamic import quantize_dynamic
+from medfm_compress.compress.quantization.float32_islands import Islands, find_islands
 from medfm_compress.compress.quantization.layer_sensitivity import rank_layers
 from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, TRAINED, Method
 from medfm_compress.compress.quantization.qdq import Placement, write_qdq
@@ -31,12 +32,14 @@ from medfm_compress.export.passes.pipeline import for_onnxruntime, simplify
 from medfm_compress.export.passes.read import read_graph
 from medfm_compress.export.trained_ranges import take_ranges
 from medfm_compress.runtime.bundle.manifest import Backend, Precision
+from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 DYNAMIC = "dynamic"
 SAMPLE = 32  # calibration cases kept: rescaled activations get their histograms from them
+_ISLAND_CASES = 8  # of them, on which nodes are tried in FP16
 _RANKING = 4  # of them, on which layers are ranked
 _RANKING_S = 60.0  # for one ranking of layers
 
@@ -113,18 +116,19 @@ class GraphBuilder:
         content = serialise(quantized)
         return tuple(to_openvino_ir(content)) if backend == "openvino" else (content,)
 
-    def float_graph(self, precision: Precision) -> bytes:
-        """The file of the portable graph in a float precision; inputs and outputs stay FP32."""
-        return serialise(self._in_precision(self._model, precision))
+    def float_graph(self, precision: Precision, keep: Collection[str] = ()) -> bytes:
+        """The file of the portable graph in a float precision, nodes in ``keep`` in FP32 like inputs and outputs."""
+        return serialise(_in_precision(self._model, precision, keep))
 
-    def typed_graph(self, method: Method, rest: str) -> bytes:
-        """The file with S8 where TensorRT wants it, and with what stays in float in the precision ``rest``."""
+    def islands(self, task: Task) -> Islands:
+        """The nodes that stay in FP32 beside FP16, found on calibration cases; see `float32_islands`."""
+        return find_islands(self._model, self._inputs[:_ISLAND_CASES], task)
+
+    def typed_graph(self, method: Method, rest: str, keep: Collection[str] = ()) -> bytes:
+        """The file with S8 where TensorRT wants it; what stays in float is in ``rest``, and in FP32 in ``keep``."""
         model, ranges = self._prepared("tensorrt", method)
         quantized = write_qdq(model, placement_tensorrt.place(model, method.excluded), ranges)
-        return serialise(self._in_precision(quantized, rest))
-
-    def _in_precision(self, model: ir.Model, precision: str) -> ir.Model:
-        return model if precision == "fp32" else to_half(model, precision)[0]  # type: ignore[arg-type]
+        return serialise(_in_precision(quantized, rest, keep))
 
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
         """Node names of the layers whose own quantization moves the output most, most harmful first."""
@@ -149,6 +153,13 @@ class GraphBuilder:
 
     def _smoothed(self) -> Smoothed:
         return smooth(self._model, self._statistics, inputs=self._inputs)
+
+
+def _in_precision(model: ir.Model, precision: str, keep: Collection[str]) -> ir.Model:
+    if precision == "fp32":
+        return model
+    present = {node.name for node in model.graph}
+    return to_half(model, precision, [name for name in keep if name in present])[0]  # type: ignore[arg-type]
 
 
 def portable(onnx: bytes) -> bytes:

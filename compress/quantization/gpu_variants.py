@@ -1,8 +1,9 @@
 """Variants for TensorRT: ONNX files whose precision stands in the graph, of which a device builds its engines.
 
-No GPU is needed to make them. Judged is the file, against FP32 on validation cases: ONNX Runtime computes it on the
-CPU, where weights and activations are rounded as the graph says. TensorRT's own kernels and the order of their sums are
-not in it, so each variant is qualified anew on the device, and a bench and a gate there decide whether it may run.
+No GPU is needed to make them. Judged is the file, against FP32 on validation cases: a CPU computes it in FP32, with
+weights and activations rounded as the graph says (`float16_emulation`). TensorRT's own kernels and the order of their
+sums are not in it, so each variant is qualified anew on the device, and a bench and a gate there decide whether it may
+run. Beside FP16 stay in FP32 the nodes that measurement demands (`float32_islands`).
 
 Speed is not known here. So one variant ships for each precision that the targets name, FP16 where they name none, and
 never INT8 because it ought to be faster. Where TensorRT and a GPU are at hand, fresh processes time all of them, and
@@ -11,7 +12,8 @@ a quantized one that is not faster than every float one does not ship.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 import msgspec
@@ -21,15 +23,14 @@ from medfm_compress.compress.quantization.build_candidate import GraphBuilder
 from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial, Limits, trials_of
 from medfm_compress.compress.quantization.fidelity import Logits, ValidationSet, case_logits, fidelity
 from medfm_compress.compress.quantization.final_timing import Timer
+from medfm_compress.compress.quantization.float16_emulation import EmulatedSession
 from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, SECOND_ESTIMATOR, DoesNotApply, Method
 from medfm_compress.export.build import Export, make_variant, open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Precision
 from medfm_compress.runtime.errors import InputError, MedfmError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.devices import DEVICES
-from medfm_compress.runtime.sessions.onnxruntime import holds_integers
-from medfm_compress.runtime.sessions.protocol import Session
-from medfm_compress.runtime.sessions.table import is_available, open_session_from_bytes
+from medfm_compress.runtime.sessions.table import is_available
 
 BACKEND: Backend = "tensorrt"
 DEFAULT_PRECISION: Precision = "fp16"
@@ -78,11 +79,17 @@ def gpu_attempts(
         progress: told what begins.
         timer: times trials in fresh processes; used where `can_time`.
     """
-    fp32 = case_logits(_stand_in(builder.float_graph("fp32"), limits.threads), validation.inputs)
+    fp32 = case_logits(EmulatedSession(builder.float_graph("fp32"), limits.threads), validation.inputs)
+    keep: tuple[str, ...] = ()
+    if any("fp16" in (precision, _RESTS.get(precision)) for precision in precisions):
+        progress(f"{BACKEND}: which nodes FP16 suffices for")
+        keep = builder.islands(validation.task).keep
     attempts: list[Attempt] = []
     for precision in precisions:
         progress(f"{BACKEND}: {precision}")
-        attempts += _settled([_judged(t, validation, fp32) for t in _trials(precision, builder, limits)], limits)
+        beside = keep if "fp16" in precision else ()
+        trials = [_judged(trial, validation, fp32) for trial in _trials(precision, builder, beside, limits)]
+        attempts += _settled(trials, limits)
     return _by_time(attempts, timer) if timer is not None and can_time() else tuple(attempts)
 
 
@@ -91,37 +98,37 @@ def can_time() -> bool:
     return is_available(BACKEND).ok
 
 
-def _trials(precision: Precision, builder: GraphBuilder, limits: Limits) -> Iterator[CandidateTrial]:
+def _trials(
+    precision: Precision, builder: GraphBuilder, keep: Collection[str], limits: Limits
+) -> Iterator[CandidateTrial]:
+    """The candidates of one precision; ``keep`` are the nodes that stay in FP32 beside FP16."""
+    islands = f"-beside-{len(keep)}-nodes-in-fp32" if keep else ""
     if precision not in _RESTS:
-        yield _opened(precision, precision, None, builder, limits)
+        yield _opened(precision + islands, precision, None, lambda: builder.float_graph(precision, keep), limits)
         return
+    rest = _RESTS[precision]
     for method in _METHODS:
         if not method.smoothquant or builder.smooths():
-            yield _opened(str(method).replace("int8", precision, 1), precision, method, builder, limits)
+            name = str(method).replace("int8", precision, 1) + islands
+            yield _opened(name, precision, method, partial(builder.typed_graph, method, rest, keep), limits)
 
 
 def _opened(
-    name: str, precision: Precision, method: Method | None, builder: GraphBuilder, limits: Limits
+    name: str, precision: Precision, method: Method | None, make: Callable[[], bytes], limits: Limits
 ) -> CandidateTrial:
-    """A candidate with the session that judges it: of the GPU where there is one, else of the CPU."""
+    """A candidate with the session that judges it: of the GPU where there is one, else an emulation on the CPU."""
     trial = CandidateTrial(name=name, method=method, variant=make_variant(BACKEND, precision, device="cuda"))
     try:
-        content = builder.float_graph(precision) if method is None else builder.typed_graph(method, _RESTS[precision])
+        content = make()
         trial = msgspec.structs.replace(trial, size_bytes=len(content))
         if can_time():
             return msgspec.structs.replace(trial, export=open_export(trial.variant, (content,), limits.threads))
-        session = _stand_in(content, limits.threads)
+        session = EmulatedSession(content, limits.threads)
         return msgspec.structs.replace(
             trial, export=Export(variant=trial.variant, contents=(content,), session=session)
         )
     except MedfmError as exc:
         return msgspec.structs.replace(trial, reason=f"cannot be made: {exc}")
-
-
-def _stand_in(content: bytes, threads: int) -> Session:
-    """ONNX Runtime on the CPU with a file that was made for TensorRT."""
-    stored = "int8" if holds_integers(content) else "fp32"  # its words for a graph with Q/DQ and for one without
-    return open_session_from_bytes("onnxruntime", [content], threads, stored)
 
 
 def _judged(trial: CandidateTrial, validation: ValidationSet, fp32_logits: Logits) -> CandidateTrial:

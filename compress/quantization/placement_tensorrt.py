@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def place(
-    model: ir.Model, exclude: Collection[str] = (), *, attention: bool = False, reduced: bool = False
+    model: ir.Model, exclude: Collection[str] = (), *, attention: bool = False, reduced: bool = False, fp8: bool = False
 ) -> Placement:
     """Pairs on the inputs of Conv, ConvTranspose, Gemm and MatMul, and on the residual branch of sums.
 
@@ -27,6 +27,7 @@ def place(
         exclude: names of nodes that stay in float.
         attention: products of two activations (QKᵀ and PV) too.
         reduced: 7-bit weights.
+        fp8: FP8 E4M3 instead of S8.
     """
     chosen = [layer for layer in layers(model.graph) if layer.name not in exclude]
     names = {layer.input.name or "": None for layer in chosen}
@@ -45,6 +46,7 @@ def place(
         floats=frozenset(exclude),
         signed=True,
         reduced=reduced,
+        fp8=fp8,
     )
 
 

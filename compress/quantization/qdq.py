@@ -4,21 +4,24 @@ An activation ``x`` in ``[low, high]``, which holds 0, becomes ``q = round(x / s
 
     unsigned  scale = (high - low) / 255,         zero = round(-low / scale)   (U8)
     signed    scale = max(-low, high) / 127,      zero = 0                     (S8, symmetric)
+    fp8       scale = max(-low, high) / 448,      zero = 0                     (FP8 E4M3)
 
-so 0, which padding inserts, is exact. Weights become int8 initializers behind a DequantizeLinear (`weights`), biases
-int32 ones where the backend adds them to its accumulators. Equal inputs give equal bytes.
+so 0, which padding inserts, is exact. Weights become int8 (or FP8) initializers behind a DequantizeLinear (`weights`),
+biases int32 ones where the backend adds them to its accumulators. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import ml_dtypes
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.compress.quantization.weights import (
+    FP8_LIMIT,
     Layer,
     add_initializer,
     constant,
@@ -26,6 +29,7 @@ from medfm_compress.compress.quantization.weights import (
     least_scales,
     quantize_bias,
     quantize_weight,
+    quantize_weight_fp8,
 )
 from medfm_compress.runtime.errors import InputError
 
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 SAME_AS = "same_as"  # metadata of a value that holds the numbers of another one, by that one's name
 LEAST_OPSET = 13  # the first with one scale a channel
+LEAST_OPSET_FP8 = 19
 _LEAST_SCALE = 1e-8  # below it, scales of products leave float32's normal range
 
 
@@ -50,6 +55,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
         symmetric: names of values that are S8 symmetric, whatever the others are.
         reduced: 7-bit weights, for CPUs without VNNI.
         biases: biases of the layers become int32, in steps of input scale times weight scale.
+        fp8: FP8 E4M3 in place of integers, for activations and weights.
     """
 
     activations: tuple[str, ...] = ()
@@ -61,20 +67,24 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     symmetric: frozenset[str] = frozenset()
     reduced: bool = False
     biases: bool = False
+    fp8: bool = False
 
 
 class Affine(NamedTuple):
-    """``x ≈ (q - zero) · scale``; ``zero`` is of the stored type, uint8 or int8."""
+    """``x ≈ (q - zero) · scale``; ``zero`` is of the stored type, uint8, int8 or float8_e4m3fn."""
 
     scale: np.float32
-    zero: np.uint8 | np.int8
+    zero: Any
 
 
-def affine(low: float, high: float, *, signed: bool = False) -> Affine:
+def affine(low: float, high: float, *, signed: bool = False, fp8: bool = False) -> Affine:
     """Scale and zero point for a range; it is widened to hold 0, and a width of 0 gets a safe scale."""
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     if not np.isfinite(high - low):
         raise InputError(f"the range [{low}, {high}] cannot be quantized: calibrate on finite activations")
+    if fp8:
+        width = max(-low, high)
+        return Affine(np.float32(width / FP8_LIMIT if width > _LEAST_SCALE else 1.0), ml_dtypes.float8_e4m3fn(0))
     if high - low < _LEAST_SCALE:
         return Affine(np.float32(1.0), np.int8(0) if signed else np.uint8(0))
     if signed:
@@ -99,6 +109,8 @@ def write_qdq(model: ir.Model, placement: Placement, ranges: Mapping[str, tuple[
     opset = model.opset_imports.get("", 0)
     if opset < LEAST_OPSET:
         raise InputError(f"opset {opset} has no scale a channel: export the model with opset {LEAST_OPSET} or newer")
+    if placement.fp8 and opset < LEAST_OPSET_FP8:
+        raise InputError(f"opset {opset} has no FP8: export the model with opset {LEAST_OPSET_FP8} or newer")
     quantized = model.clone()
     writer = _Writer(quantized.graph, placement, ranges)
     writer.activations()
@@ -150,7 +162,7 @@ class _Writer:
         # A tie may lead to a value that says that it is the same as the first one: then any of them will do.
         known = next((alias for alias in (name, *seen) if alias in self._ranges), None)
         if known is not None:
-            return affine(*self._ranges[known], signed=signed)
+            return affine(*self._ranges[known], signed=signed, fp8=self._placement.fp8)
         raise InputError(f"no range is known for {value.name!r}: calibrate the graph that holds this value")
 
     def _pair(self, value: ir.Value) -> None:
@@ -169,6 +181,7 @@ class _Writer:
         before = ir.node("QuantizeLinear", [value, *constants], name=f"{value.name}_Q")
         after = ir.node("DequantizeLinear", [before.outputs[0], *constants], name=f"{value.name}_DQ")
         before.outputs[0].name, after.outputs[0].name = f"{value.name}_quantized", f"{value.name}_dequantized"
+        before.outputs[0].shape, before.outputs[0].type = value.shape, constants[1].type
         after.outputs[0].shape, after.outputs[0].type = value.shape, value.type
         stored = ir.DataType.INT8 if zero.dtype == np.int8 else ir.DataType.UINT8
         before.outputs[0].shape, before.outputs[0].type = value.shape, ir.TensorType(stored)
@@ -198,7 +211,10 @@ class _Writer:
         """Layers that share a float weight share the int8 one, unless a bias asks for larger scales."""
         array = constant(layer.weight)
         assert array is not None  # noqa: S101 - a layer has a constant weight
-        values, scales = quantize_weight(array, layer.axis, reduced=self._placement.reduced, least=least)
+        if self._placement.fp8:
+            values, scales = quantize_weight_fp8(array, layer.axis)
+        else:
+            values, scales = quantize_weight(array, layer.axis, reduced=self._placement.reduced, least=least)
         name = layer.weight.name or layer.name
         if (name, layer.axis) in self._weights and np.array_equal(self._weights[name, layer.axis][1], scales):
             return self._weights[name, layer.axis]
@@ -208,17 +224,15 @@ class _Writer:
         self._weights.setdefault((name, layer.axis), made)
         return made
 
-    def _dequantized(
-        self, name: str, values: NDArray[np.int8 | np.int32], scales: NDArray[np.float32], axis: int
-    ) -> ir.Value:
+    def _dequantized(self, name: str, values: NDArray[Any], scales: NDArray[np.float32], axis: int) -> ir.Value:
         import onnx_ir as ir
 
         constants = [
             add_initializer(self._graph, f"{name}_quantized", values),
             add_initializer(self._graph, f"{name}_scale", scales),
         ]
-        if values.dtype == np.int8:
-            constants.append(add_initializer(self._graph, f"{name}_zero", np.zeros(scales.shape, np.int8)))
+        if values.dtype != np.int32:
+            constants.append(add_initializer(self._graph, f"{name}_zero", np.zeros(scales.shape, values.dtype)))
         node = ir.node("DequantizeLinear", constants, {"axis": axis}, name=f"{name}_DQ")
         node.outputs[0].name = f"{name}_dequantized"
         node.outputs[0].shape = ir.Shape(values.shape)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 LIMIT = 127
 REDUCED_LIMIT = 63
+FP8_LIMIT = 448.0  # the largest finite E4M3
 WEIGHTED: Mapping[str, int] = MappingProxyType({"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1})
 _BIAS_LIMIT = 2.0**30  # of a bias in steps of its int32 scale; accumulators add to it
 
@@ -71,9 +73,9 @@ class Bias(NamedTuple):
 
 
 class QuantizedWeight(NamedTuple):
-    """``values``: int8 in [-127, 127], the weight's shape; ``scales``: float32, positive, one a channel."""
+    """``values``: int8 in [-127, 127] or float8_e4m3fn, the weight's shape; ``scales``: float32 > 0, one a channel."""
 
-    values: NDArray[np.int8]
+    values: NDArray[Any]
     scales: NDArray[np.float32]
 
 
@@ -130,6 +132,21 @@ def quantize_weight(
     stored = scales.astype(np.float32)
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     return QuantizedWeight(_rounded(weight / stored.reshape(shape), axis, limit), stored)
+
+
+def quantize_weight_fp8(weight: NDArray[np.float32], axis: int) -> QuantizedWeight:
+    """FP8 E4M3 with one scale a channel: ``scale_c = max|w| / 448``, to the nearest FP8 number.
+
+    Args:
+        weight: any shape.
+        axis: of the output channels.
+    """
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    scales = np.abs(weight).max(axis=others).astype(np.float64) / FP8_LIMIT
+    stored = np.where(scales > np.finfo(np.float32).tiny, scales, 1.0).astype(np.float32)
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    numbers = np.clip(weight / stored.reshape(shape), -FP8_LIMIT, FP8_LIMIT)
+    return QuantizedWeight(numbers.astype(ml_dtypes.float8_e4m3fn), stored)
 
 
 def _rounded(weight: NDArray[np.float32], axis: int, limit: int) -> NDArray[np.int8]:

@@ -1,8 +1,8 @@
 """Does TensorRT take a graph? An ahead-of-time build of TensorRT-RTX, on a machine without a GPU.
 
 Acceptance, not numerics or speed: the engine is for RTX cards and is not run. The libraries come from the package
-``onnxruntime-ep-nv-tensorrt-rtx-cu13``, which only tests and experiments need (``pip install 'medfm-compress[acceptance]'``).
-It is under its vendor's licence, goes into no bundle and is never imported: importing it writes links into site-packages.
+``onnxruntime-ep-nv-tensorrt-rtx-cu13``, which only tests and experiments need: ``medfm-compress[acceptance]``. It is
+under its vendor's licence, goes into no bundle and is never imported: importing it writes links into site-packages.
 
     outcome = accept(Path("model.onnx"))
     if isinstance(outcome, Refused):
@@ -110,7 +110,7 @@ def accept(model: Path, batches: tuple[int, int, int] = BATCHES, seconds: float 
 
 
 def link(files: list[Path], folder: Path) -> None:
-    """Links to ``files`` in ``folder`` under their own names and their sonames (``libx.so.1`` for ``libx.so.1.7.1``)."""
+    """Links to ``files`` in ``folder``, under their own names and as sonames: ``libx.so.1`` for ``libx.so.1.7.1``."""
     for path in files:
         (folder / path.name).symlink_to(path)
         soname = re.sub(r"(\.so\.\d+)\..*", r"\1", path.name)

@@ -161,7 +161,7 @@ def damage_tiff(data: bytes, choose: random.Random) -> bytes:
         )
     )
     if place + struct.calcsize(form) <= len(changed):
-        struct.pack_into(order + form, changed, place, value % 2**32)
+        struct.pack_into(order + form, changed, place, value % 256 ** struct.calcsize(form))
     return bytes(changed)
 
 

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from medfm_compress.cli import main as face
 from kinds import KINDS, Kind, Place, mutant, prepare
+from medfm_compress.cli import main as face
 from medfm_compress.runtime.errors import EXIT_UNUSABLE
 
 MOST_ADDRESS_BYTES = 12 << 30

@@ -20,7 +20,7 @@ dry=
 python=${PYTHON:-python3}
 work=${WORK:-$out.work}
 mkdir -p "$work"
-export PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH="${PACKAGE:-$here/../../.typing}:$here${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH="${PACKAGE:-$here/../../.typing}:$here:$here/..${PYTHONPATH:+:$PYTHONPATH}"
 
 part_environment() { "$python" -W ignore "$here/environment.py" "$out/environment.json"; }
 part_graphs() { "$python" -W ignore "$here/graphs.py" "$work/graphs" "$out/graphs.json" ${dry:+--tiny}; }

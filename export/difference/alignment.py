@@ -8,6 +8,7 @@ there are equally many. A layer's name is that of its parameters (``layer1.0.con
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from medfm_compress.export.difference.graph import Topology
@@ -35,19 +36,26 @@ def align(a: Topology, b: Topology) -> tuple[tuple[Point, ...], Method]:
         InputError: nothing between input and output can be matched.
     """
     ends = [*zip(a.inputs, b.inputs, strict=False), *zip(a.outputs[:1], b.outputs[:1], strict=False)]
-    points = _by_name(a, b)
+    public = {own: name for name, own in a.names.items()}
+    known = [Point(public.get(left, left), left, right) for left, right in ends]
     method: Method = "name"
-    if sum((point.a, point.b) not in ends for point in points) < _FEWEST:
-        points, method = _by_place(a, b), "place"
+    points = _new(known, _by_name(a, b))
+    if len(points) < _FEWEST:
+        placed = _new(known, _by_place(a, b))
+        points, method = (placed, "place") if len(placed) > len(points) else (points, method)
     if not points:
         raise InputError(
             "the two files share no names of values and have different numbers of products, so that no layer of one "
             "can be matched with one of the other; use variants that were made from one export"
         )
-    known = {value for point in points for value in (point.a, point.b)}
-    points += [Point(left, left, right) for left, right in ends if left not in known and right not in known]
     order = {value: index for index, value in enumerate((*a.inputs, *a.maker))}
-    return tuple(sorted(points, key=lambda point: order[point.a])), method
+    return tuple(sorted([*known, *points], key=lambda point: order[point.a])), method
+
+
+def _new(known: Sequence[Point], points: Sequence[Point]) -> list[Point]:
+    """Those of ``points`` whose values are not in ``known``, neither A's nor B's."""
+    taken = {point.a for point in known}, {point.b for point in known}
+    return [point for point in points if point.a not in taken[0] and point.b not in taken[1]]
 
 
 def layer_of(value: str, topology: Topology) -> str:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from medfm_compress.export.difference.graph import Network
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Variant
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import BundleRefused, InputError, refusing
 from medfm_compress.runtime.sessions.table import open_variant
 
 
@@ -40,4 +40,5 @@ def open_network(bundle: Bundle, variant: Variant, threads: int) -> Network:
     if variant.backend not in NETWORKS:
         raise InputError(f"variant {variant.name} runs on {variant.backend}; allowed are {', '.join(NETWORKS)}")
     open_variant(bundle, variant, threads)
-    return NETWORKS[variant.backend]([bundle.read(name) for name in variant.files], variant, threads)
+    with refusing(BundleRefused, f"variant {variant.name} cannot be looked into"):
+        return NETWORKS[variant.backend]([bundle.read(name) for name in variant.files], variant, threads)

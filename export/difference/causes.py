@@ -4,7 +4,8 @@ In this order, the most telling first:
 
 1. constants and attributes that the files do not share, each taken from the other file;
 2. the engines' other settings: the float part in fp32, no optimiser, no integer kernels;
-3. values that only one file rounds, or that both round to different numbers, not rounded at all; then all of them.
+3. values that only one file rounds, or that both round to different numbers, not rounded at all; then all of them;
+4. the inputs that are rounded, moved by a hundredth of a step, off the middle between two.
 
 A difference has vanished where a tenth of it or less is left, or what rounding explains. Where nothing helps, A's part
 is run in B's engine as well: what that gives tells whether it is the files or the engines that differ.
@@ -20,13 +21,15 @@ import numpy as np
 from medfm_compress.export.difference.exposed import relative
 from medfm_compress.export.difference.graph import NO_CHANGE, Array, Change, Network, Part, Topology
 from medfm_compress.export.difference.onnx_network import OnnxNetwork
-from medfm_compress.export.difference.onnx_wire import describe_attribute
+from medfm_compress.export.difference.onnx_wire import describe_attribute, renamed
 from medfm_compress.export.difference.openvino_network import OpenVinoNetwork
 from medfm_compress.export.difference.result import Cause, Where
 from medfm_compress.runtime.errors import InputError
 
 _VANISHED = 0.1
 _UNKNOWN = "not known"
+_SHIFT = 0.01  # of a step
+_TIES = "inputs lie halfway between two steps, and each engine rounds those its own way"
 _MOST_SHOWN = 3  # entries of an array
 
 
@@ -73,9 +76,29 @@ def find_cause(a: Side, b: Side, floor: float) -> Cause:
         if left <= limit:
             return Cause(text=trial.text, where=trial.where, left=left, tried=tried)
         tried[trial.done or trial.text] = left
+    shift = _SHIFT * _least_step(a)
+    if shift:
+        moved = [
+            side._replace(feed={name: value + np.float32(shift) for name, value in side.feed.items()})
+            for side in (a, b)
+        ]
+        left = relative(moved[1].run(), moved[0].run())
+        if left <= limit:
+            return Cause(text=_TIES, where="engine", left=left, tried=tried)
+        tried["inputs moved by a hundredth of a step"] = left
     return Cause(
         text=_UNKNOWN, where=_engine_or_file(a, b, plain_a, plain_b), left=min(tried.values(), default=1.0), tried=tried
     )
+
+
+def _moved(side: Side, shift: float) -> Side:
+    return side._replace(feed={name: value + np.float32(shift) for name, value in side.feed.items()})
+
+
+def _least_step(side: Side) -> float:
+    """Of the inputs that the part rounds itself; 0 where it rounds none."""
+    pairs = [pair for source, pair in side.network.topology.pairs.items() if source in side.part.inputs]
+    return min((pair.grid.step for pair in pairs if pair.grid is not None and _is_in(side, pair.rounded)), default=0.0)
 
 
 def _trials(a: Side, b: Side) -> Iterator[Trial]:
@@ -105,22 +128,21 @@ def _onnx_differences(a: OnnxNetwork, part_a: Part, b: OnnxNetwork, part_b: Part
         for place, (one, other) in enumerate(zip(ours.inputs, theirs.inputs, strict=False)):
             if one not in a.initializers or other not in b.initializers:
                 continue
-            values = a.constants([one])[0], b.constants([other])[0]
-            if values[0].shape == values[1].shape and np.array_equal(*values):
+            if renamed(a.initializers[one], "") == renamed(b.initializers[other], ""):
                 continue
             change = Change(swapped=((other, one),))
             if change in changes:
                 continue
             changes.append(change)
             what = _role(theirs.operator, place)
-            text = f"{what} of {theirs.operator} {theirs.name or theirs.outputs[0]} is {_shown(values[1])}"
-            yield Trial(f"{text} in B and {_shown(values[0])} in A", "file", b=change)
+            text = f"{what} of {theirs.operator} {theirs.name or theirs.outputs[0]} is {_shown(b, other)}"
+            yield Trial(f"{text} in B and {_shown(a, one)} in A", "file", b=change)
         for name in sorted(ours.attributes.keys() | theirs.attributes.keys()):
-            one, other = ours.attributes.get(name), theirs.attributes.get(name)
-            if one == other:
+            taken, replaced = ours.attributes.get(name), theirs.attributes.get(name)
+            if taken == replaced:
                 continue
             changes.append(Change(attributes=((right, name, left),)))
-            shown = ["its default" if raw is None else describe_attribute(raw) for raw in (other, one)]
+            shown = ["its default" if raw is None else describe_attribute(raw) for raw in (replaced, taken)]
             text = f"{name} of {theirs.operator} {theirs.name or theirs.outputs[0]} is {shown[0]} in B"
             yield Trial(f"{text} and {shown[1]} in A", "file", b=changes[-1])
     if len(changes) > 1:
@@ -175,12 +197,18 @@ def _constants_of(topology: Topology, part: Part) -> list[tuple[str, str]]:
         if node.operator not in _PRODUCTS or node.outputs[0] not in topology.reached:
             continue
         kind = _PRODUCTS[node.operator]
-        readers = topology.readers.get(node.outputs[0], [])
-        following = topology.nodes[readers[0]] if len(readers) == 1 and readers[0] in part.nodes else None
-        added = following.inputs if following is not None and following.operator == "Add" else ()
+        sums = [topology.nodes[reader] for reader in topology.readers.get(node.outputs[0], ()) if reader in part.nodes]
+        added = [_origin(name, topology) for total in sums if total.operator == "Add" for name in total.inputs]
         for what, names in (("weight", node.inputs[1:2]), ("bias", (*node.inputs[2:3], *added))):
             constants += [(f"{what} of {kind}", name) for name in names if name not in topology.reached]
     return constants
+
+
+def _origin(value: str, topology: Topology) -> str:
+    """``value`` before it was reshaped: OpenVINO gives a bias the shape of what it is added to."""
+    while value in topology.maker and topology.nodes[topology.maker[value]].operator == "Reshape":
+        value = topology.nodes[topology.maker[value]].inputs[0]
+    return value
 
 
 def _roundings(a: Side, b: Side) -> Iterator[Trial]:
@@ -197,13 +225,13 @@ def _roundings(a: Side, b: Side) -> Iterator[Trial]:
         grids = [pair.grid.describe() if pair and pair.grid else "steps a channel" for pair in (one, other)]
         if one is None or other is None:
             where = "B" if one is None else "A"
-            yield Trial(f"{name} is rounded in {where} only, to {grids[one is None]}", "file", *changes)
+            yield Trial(f"{name} is rounded in {where} only, to {grids[one is None]}", "file", changes[0], changes[1])
         elif not (one.grid and other.grid and one.grid.same(other.grid)):
-            yield Trial(f"{name} is rounded to {grids[1]} in B and to {grids[0]} in A", "file", *changes)
+            yield Trial(f"{name} is rounded to {grids[1]} in B and to {grids[0]} in A", "file", changes[0], changes[1])
     sources = [frozenset(pair.source for pair in found.values()) for found in pairs]
     if any(sources):
         both = [Change(unrounded=found) for found in sources]
-        yield Trial("rounding in this layer: gone where nothing is rounded", "engine", *both)
+        yield Trial("rounding in this layer: gone where nothing is rounded", "engine", both[0], both[1])
 
 
 def _is_in(side: Side, rounded: str) -> bool:
@@ -231,7 +259,11 @@ def _engine_or_file(a: Side, b: Side, plain_a: Array, plain_b: Array) -> Where:
     return "not known"
 
 
-def _shown(values: Array) -> str:
+def _shown(network: Network, name: str) -> str:
+    try:
+        values = network.constants([name])[0]
+    except InputError:
+        return "something else"
     if values.size <= _MOST_SHOWN:
         return ", ".join(f"{value:.6g}" for value in values.ravel())
     return f"{list(values.shape)} with a norm of {float(np.linalg.norm(values)):.6g}"

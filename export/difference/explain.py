@@ -13,7 +13,7 @@ from medfm_compress.export.difference.backends import open_network
 from medfm_compress.export.difference.causes import Side, find_cause
 from medfm_compress.export.difference.exposed import ExposedNetwork
 from medfm_compress.export.difference.graph import Array
-from medfm_compress.export.difference.layers import Measured, Parts, measure
+from medfm_compress.export.difference.layers import Measured, Parts, measure, wider
 from medfm_compress.export.difference.result import Cause, Difference, LayerDifference
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import InputError
@@ -91,6 +91,7 @@ def _layer(measured: Measured, a: ExposedNetwork, b: ExposedNetwork) -> LayerDif
         saturated=measured.saturated,
         alone=measured.alone,
         note=measured.note,
+        with_inputs=measured.wide,
     )
 
 
@@ -102,10 +103,11 @@ def _chosen(layers: list[LayerDifference], first: int) -> set[str]:
 
 
 def _cause(measured: Measured, points: Sequence[Point], a: ExposedNetwork, b: ExposedNetwork, case: Array) -> Cause:
-    cutter = Parts(a.network, b.network, points)
+    networks = a.network, b.network
+    cutter = wider(*networks, points, measured.point) if measured.wide else Parts(*networks, points)
     parts = cutter.parts(measured.point)
     needed = cutter.needed(parts)
     values = a.open([point.a for point in needed])({a.network.topology.inputs[0]: case})
-    feeds = cutter.feeds(parts, dict(zip(needed, values, strict=True)))
+    feeds = cutter.feeds(measured.point, parts, dict(zip(needed, values, strict=True)), case)
     sides = [Side(side.network, part, feed) for side, part, feed in zip((a, b), parts, feeds, strict=True)]
     return find_cause(sides[0], sides[1], measured.floor)

@@ -28,7 +28,9 @@ class Grid(NamedTuple):
 
     def snap(self, values: Array) -> Array:
         """``values`` on the grid."""
-        return np.clip(np.rint(values / np.float32(self.step)) * np.float32(self.step), self.low, self.high)
+        step = np.float32(self.step)
+        snapped: Array = np.clip(np.rint(values / step) * step, self.low, self.high)
+        return snapped
 
     def saturated(self, values: Array) -> float:
         """Share of ``values`` at an end of the grid; an end at 0 is where a ReLU puts them and does not count."""

@@ -12,6 +12,9 @@ rounded in steps s, a sum near the middle between two steps goes either way: one
 
 Inputs are fed before they are rounded, on B's steps already, so that a difference in rounding counts once, where the
 value is made. Where both files round an input to different numbers it is fed behind the rounding, to both.
+
+Where a part alone is not what the whole network computes, an engine fuses it with what makes its inputs (a sum with the
+convolution before it): then the part takes that in.
 """
 
 from __future__ import annotations
@@ -25,11 +28,13 @@ from numpy.typing import NDArray
 from medfm_compress.export.difference.alignment import Point
 from medfm_compress.export.difference.exposed import ExposedNetwork, relative
 from medfm_compress.export.difference.graph import Array, Grid, Network, Part, Run
+from medfm_compress.export.difference.result import FUSED
 from medfm_compress.runtime.errors import InputError
 
 FLOAT_FLOOR = 2e-5
 _MAY_BE_A_STEP_OFF = 0.01
 _AT_ONCE = 24  # values that are held at a time
+_MOST_WIDENED = 16  # parts, since each is two more runs of the whole networks
 
 
 class Measured(NamedTuple):
@@ -41,8 +46,9 @@ class Measured(NamedTuple):
     floor: float
     steps: float | None
     saturated: tuple[float | None, float | None]
-    alone: float
+    alone: tuple[float, float]
     note: str
+    wide: bool = False
 
 
 class Parts:
@@ -69,14 +75,23 @@ class Parts:
         fed = [known[name] for part, known in zip(parts, self._of, strict=True) for name in part.inputs]
         return list(dict.fromkeys(fed))
 
-    def feeds(self, parts: tuple[Part, Part], values: Mapping[Point, Array]) -> list[dict[str, Array]]:
-        """The inputs of each part, from A's values."""
+    def feeds(
+        self, point: Point, parts: tuple[Part, Part], values: Mapping[Point, Array], case: Array, *, shared: bool = True
+    ) -> list[dict[str, Array]]:
+        """The inputs of each part that makes ``point``, from ``values``; what rounds the image gets the image.
+
+        Values that both networks get (``shared``) are on the steps that either reads them in.
+        """
+        give = self._shared if shared else self._own
         return [
-            {name: self._fed(known[name], values) for name in part.inputs}
+            {name: case if known[name] == point else give(known[name], values) for name in part.inputs}
             for part, known in zip(parts, self._of, strict=True)
         ]
 
-    def _fed(self, point: Point, values: Mapping[Point, Array]) -> Array:
+    def _own(self, point: Point, values: Mapping[Point, Array]) -> Array:
+        return values[point]
+
+    def _shared(self, point: Point, values: Mapping[Point, Array]) -> Array:
         a, b = self.networks
         grid = a.topology.grid(point.a) or b.topology.grid(point.b)
         if _round_differently(point, a, b) or grid is None:
@@ -95,8 +110,28 @@ def measure(a: ExposedNetwork, b: ExposedNetwork, points: Sequence[Point], cases
     """
     cutter = Parts(a.network, b.network, points)
     made = [point for point in points if any(part.nodes for part in cutter.parts(point))]
+    widened = 0
     for start in range(0, len(made), _AT_ONCE):
-        yield from _measure(a, b, made[start : start + _AT_ONCE], cutter, cases)
+        for measured in _measure(a, b, made[start : start + _AT_ONCE], cutter, cases):
+            fused = max(measured.alone) > max(measured.floor, FUSED) and widened < _MOST_WIDENED
+            widened += fused
+            yield _with_neighbours(a, b, measured, points, cases) if fused else measured
+
+
+def wider(a: Network, b: Network, points: Sequence[Point], point: Point) -> Parts:
+    """Parts in which that of ``point`` takes in what makes its inputs, for engines that fuse the two."""
+    cutter = Parts(a, b, points)
+    joined = [need for need in cutter.needed(cutter.parts(point)) if need.a not in a.topology.inputs]
+    return Parts(a, b, [other for other in points if other not in joined or other == point])
+
+
+def _with_neighbours(
+    a: ExposedNetwork, b: ExposedNetwork, measured: Measured, points: Sequence[Point], cases: Array
+) -> Measured:
+    """``measured`` on the wider part, if that one alone is what the whole network computes."""
+    cutter = wider(a.network, b.network, points, measured.point)
+    (wide,) = _measure(a, b, [measured.point], cutter, cases)
+    return wide._replace(wide=True) if max(wide.alone) <= max(wide.floor, FUSED) and not wide.note else measured
 
 
 def _measure(
@@ -104,14 +139,17 @@ def _measure(
 ) -> Iterator[Measured]:
     parts = {point: cutter.parts(point) for point in points}
     wanted = list(dict.fromkeys([*points, *(need for pair in parts.values() for need in cutter.needed(pair))]))
-    run_a, run_b = a.open([point.a for point in wanted]), b.open([point.b for point in points])
+    run_a, run_b = a.open([point.a for point in wanted]), b.open([point.b for point in wanted])
     tallies = {point: _Tally(point, a.network, b.network, pair) for point, pair in parts.items()}
     for number in range(len(cases)):
         case = cases[number : number + 1]
         values = dict(zip(wanted, run_a({a.network.topology.inputs[0]: case}), strict=True))
-        others = run_b({b.network.topology.inputs[0]: case})
-        for point, other in zip(points, others, strict=True):
-            tallies[point].add(values[point], other, cutter.feeds(parts[point], values))
+        others = dict(zip(wanted, run_b({b.network.topology.inputs[0]: case}), strict=True))
+        for point in points:
+            feeds = cutter.feeds(point, parts[point], values, case)
+            feeds.append(cutter.feeds(point, parts[point], values, case, shared=False)[0])
+            feeds.append(cutter.feeds(point, parts[point], others, case, shared=False)[1])
+            tallies[point].add(values[point], others[point], feeds)
     for point in points:
         yield tallies[point].result()
 
@@ -125,11 +163,11 @@ class _Tally:
         self.grids = (a.topology.grid(point.a), b.topology.grid(point.b))
         self._step = max((grid.step for grid in self.grids if grid is not None), default=0.0)
         self._error, self._created = np.zeros(2), np.zeros(2)  # squares of differences and of the reference
-        self._largest = self._alone = 0.0
+        self._largest, self._alone = 0.0, (0.0, 0.0)
         self._count, self._cases, self._saturated, self._note = 0, 0, np.zeros(2), ""
 
     def add(self, a: Array, b: Array, feeds: list[dict[str, Array]]) -> None:
-        """One case: values in the whole networks, and what the parts get."""
+        """One case: values in the whole networks; A's inputs for both parts, and each one's own."""
         if a.shape != b.shape:
             self._note = f"shapes differ: {a.shape} and {b.shape}"
             return
@@ -140,13 +178,13 @@ class _Tally:
         if self._note:
             return
         try:
-            alone = [run(feed)[0] for run, feed in zip(self._runs, feeds, strict=True)]
+            alone = [run(feed)[0] for run, feed in zip(self._runs * 2, feeds, strict=True)]
         except InputError as exc:
             self._note = str(exc)
             return
         self._created += _squares(alone[1], alone[0])
         self._count += alone[0].size
-        self._alone = max(self._alone, relative(alone[0], a))
+        self._alone = max(self._alone[0], relative(alone[2], a)), max(self._alone[1], relative(alone[3], b))
 
     def result(self) -> Measured:
         """Over all cases so far."""

@@ -27,7 +27,7 @@ from medfm_compress.export.difference.graph import (
     Setting,
     Topology,
 )
-from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line
+from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
 from medfm_compress.runtime.sessions import onnxruntime as backend
 from medfm_compress.runtime.sessions.operators import is_ort_format
 
@@ -42,8 +42,8 @@ _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 class OnnxNetwork:
     """See `graph.Network`."""
 
-    backend = backend.BACKEND
-    settings = SETTINGS
+    backend: str = backend.BACKEND
+    settings: tuple[Setting, ...] = SETTINGS
 
     def __init__(self, content: bytes, threads: int) -> None:
         """Index a checked ONNX file with its weights inside; one in the ORT format is turned back first.
@@ -143,7 +143,8 @@ class OnnxNetwork:
             graph += wire.message_field(wire.GRAPH_INITIALIZER, self.initializers[name])
         graph += b"".join(wire.output_of(name) for name in names)
         session = self._session(self._header + wire.message_field(wire.MODEL_GRAPH, graph), "")
-        return list(session.run(list(names), {}))
+        with refusing(InputError, "onnxruntime cannot show a constant"):
+            return list(session.run(list(names), {}))
 
     def _find_pairs(self) -> None:
         sources = {node.outputs[0]: index for index, node in enumerate(self.nodes) if node.operator == _QUANTIZE}
@@ -217,7 +218,8 @@ class OnnxNetwork:
         if not codes or value not in self._codes:
             return np.asarray(result, np.float32)
         _, step, zero = self._codes[value]
-        return (result.astype(np.float32) - np.float32(zero)) * np.float32(step)
+        numbers: Array = (result.astype(np.float32) - np.float32(zero)) * np.float32(step)
+        return numbers
 
     def _session(self, content: bytes, setting: str) -> Any:
         onnxruntime = backend.import_onnxruntime()

@@ -24,7 +24,7 @@ from medfm_compress.export.difference.graph import (
     Setting,
     Topology,
 )
-from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line
+from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
 from medfm_compress.runtime.sessions import openvino as backend
 
 FLOAT32, ACCURATE, FLOAT_PRODUCTS = "float part in fp32", "execution mode accuracy", "without integer kernels"
@@ -60,8 +60,8 @@ class _Found(NamedTuple):
 class OpenVinoNetwork:
     """See `graph.Network`."""
 
-    backend = backend.BACKEND
-    settings = SETTINGS
+    backend: str = backend.BACKEND
+    settings: tuple[Setting, ...] = SETTINGS
 
     def __init__(self, files: Sequence[bytes], threads: int, precision: str) -> None:
         """Index the checked files of a variant: an ONNX file, or an IR's ``.xml`` and ``.bin``.
@@ -114,7 +114,9 @@ class OpenVinoNetwork:
 
         def run(values: Mapping[str, Array]) -> list[Array]:
             if "run" not in compiled:
-                model = self._part_model(part, {name: values[name].shape for name in part.inputs}, change, other)
+                with refusing(InputError, "openvino cannot cut out a part of the network"):
+                    shapes = {name: values[name].shape for name in part.inputs}
+                    model = self._part_model(part, shapes, change, other)
                 compiled["run"] = self._run(model, part.inputs, change.setting)
             return compiled["run"](values)
 
@@ -211,7 +213,8 @@ class OpenVinoNetwork:
             current = following.outputs[0]
             readers = graph.readers.get(current, [])
         levels = self._levels[self._ids[index]]
-        return _Found(node.inputs[0], current, tuple(halves), levels, *node.inputs[1:5], zero, scale)
+        source, lowest, highest, low, high = node.inputs[:5]
+        return _Found(source, current, tuple(halves), levels, lowest, highest, low, high, zero, scale)
 
 
 def _grids(pair: _Found, values: Mapping[str, Array]) -> tuple[Grid | None, Grid | None]:

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+FUSED = 1e-3
+"""Relative difference between a value alone and in the whole network from which on they are told apart."""
 Where = Literal["file", "engine", "not known"]
 
 
@@ -37,7 +39,9 @@ class LayerDifference(msgspec.Struct, frozen=True, kw_only=True):
         floor: what rounding explains: created differences below it are none.
         steps: largest |b − a| in steps of the coarser of the two roundings; None where the value is not rounded.
         saturated: share of values at an end of their range, in A and in B; None where not rounded.
-        alone: how far A's part alone is from A's value in the whole network: 0 unless engines fuse across.
+        alone: how far the part alone, of A and of B, is from its value in the whole network. Beyond ``FUSED`` an
+            engine fuses across its border, and what it creates there is not seen in ``created``.
+        with_inputs: the part takes in what makes its inputs, since an engine fuses them.
         note: why ``created`` is None, empty otherwise.
         cause: of a layer that parts, for the first and the largest of them.
     """
@@ -50,9 +54,15 @@ class LayerDifference(msgspec.Struct, frozen=True, kw_only=True):
     floor: float
     steps: float | None = None
     saturated: tuple[float | None, float | None] = (None, None)
-    alone: float = 0.0
+    alone: tuple[float, float] = (0.0, 0.0)
+    with_inputs: bool = False
     note: str = ""
     cause: Cause | None = None
+
+    @property
+    def fused(self) -> bool:
+        """Whether the part alone is not what the whole network computes."""
+        return max(self.alone) > max(self.floor, FUSED)
 
     @property
     def parts(self) -> bool:

@@ -29,7 +29,7 @@ Half = Literal["fp16", "bf16"]
 TYPES: Mapping[str, Any] = MappingProxyType({"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)})
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 FIRST_TYPED_SCALES = 19  # the first opset whose Q/DQ scales may be FP16 or BF16
-_FLOAT32_INPUTS: Mapping[str, frozenset[int]] = MappingProxyType({"Resize": frozenset({2}), "Upsample": frozenset({1})})
+FLOAT32_INPUTS: Mapping[str, frozenset[int]] = MappingProxyType({"Resize": frozenset({2}), "Upsample": frozenset({1})})
 _READS_ANY = frozenset({"Shape", "Size"})
 _CONTROL_FLOW = ("If", "Loop", "Scan")
 _FLOAT32_OUTPUTS: Mapping[str, int] = MappingProxyType({"LayerNormalization": 1})  # from this output on
@@ -70,7 +70,7 @@ def to_half(model: ir.Model, precision: Half, keep: Collection[str] = ()) -> tup
 
     half = model.clone()
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(half)
-    _check(half, keep)
+    check_convertible(half, keep)
     writer = _Writer(half.graph, precision, keep)
     writer.write()
     remove_unused(half)
@@ -96,12 +96,13 @@ def _is_float(value: ir.Value | None) -> bool:
 
 
 def _is_float_node(node: ir.Node) -> bool:
-    if node.op_type in _READS_ANY:
+    if node.op_type in _READS_ANY or node.op_type == "Constant":
         return False
     return any(map(_is_float, node.outputs)) or (node.op_type != "Cast" and any(map(_is_float, node.inputs)))
 
 
-def _check(model: ir.Model, keep: Collection[str]) -> None:
+def check_convertible(model: ir.Model, keep: Collection[str] = ()) -> None:
+    """Raises InputError for what `to_half` cannot write."""
     nodes = list(model.graph)
     unknown = set(keep) - {node.name for node in nodes}
     if unknown:
@@ -115,7 +116,9 @@ def _check(model: ir.Model, keep: Collection[str]) -> None:
     pairs = any(node.op_type in PAIRS for node in nodes)
     opset = model.opset_imports.get("", 0)
     if pairs and opset < FIRST_TYPED_SCALES:
-        raise InputError(f"Q/DQ of opset {opset} have FP32 scales only; export with opset {FIRST_TYPED_SCALES} or newer")
+        raise InputError(
+            f"Q/DQ of opset {opset} have FP32 scales only; export with opset {FIRST_TYPED_SCALES} or newer"
+        )
 
 
 class _Writer:
@@ -191,7 +194,7 @@ class _Writer:
         for slot, value in enumerate(node.inputs):
             if value is None or value.dtype not in (ir.DataType.FLOAT, self._half):
                 continue
-            float32 = slot in _FLOAT32_INPUTS.get(node.op_type, ())
+            float32 = slot in FLOAT32_INPUTS.get(node.op_type, ())
             node.replace_input_with(slot, self._as(value, ir.DataType.FLOAT if float32 else kind))
 
     def _as(self, value: ir.Value, kind: ir.DataType) -> ir.Value:

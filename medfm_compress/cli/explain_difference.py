@@ -13,6 +13,8 @@ from medfm_compress.cli.command import command
 if TYPE_CHECKING:
     from medfm_compress.export.difference.result import Difference, Exposure, LayerDifference
 
+_MOST_FUSED = 4
+
 
 @command()
 def explain_difference(
@@ -68,7 +70,7 @@ def _print_difference(difference: Difference) -> None:
     console.say()
     explained = [layer for layer in difference.parted if layer.cause is not None]
     if not explained:
-        console.say("no layer parts: none creates a difference beyond rounding")
+        _print_unparted(difference)
     else:
         console.table(["layer", "value", "operator", "error", "created", "rounding", "steps", "saturated"],
                       [_row(layer) for layer in explained], left=(0, 1, 2))  # fmt: skip
@@ -81,9 +83,32 @@ def _print_difference(difference: Difference) -> None:
             + (f", {rest} more than shown; see --layers" if rest else "")
         )
     console.say(f"the others create at most {difference.noise:.2g}, which rounding explains")
+    _print_doubts(difference)
+
+
+def _print_unparted(difference: Difference) -> None:
+    console.say("no layer parts: none creates a difference beyond rounding")
+    grown = max(difference.layers, key=lambda layer: layer.error, default=None)
+    if grown is not None and grown.error > grown.floor:
+        console.say(
+            f"what rounding leaves in each layer grows along the network, to an error of {grown.error:.3g} in "
+            f"{grown.layer or grown.value} ({grown.value})"
+        )
+
+
+def _print_doubts(difference: Difference) -> None:
     unknown = [layer for layer in difference.layers if layer.created is None]
     if unknown:
         console.say(f"{len(unknown)} layers were not run alone, e.g. {unknown[0].value}: {unknown[0].note}")
+    fused = sorted((layer for layer in difference.layers if layer.fused), key=lambda layer: -max(layer.alone))
+    if fused:
+        console.say(
+            f"{len(fused)} layers give something else alone than in the whole network: an engine fuses them there"
+        )
+    for layer in fused[:_MOST_FUSED]:
+        console.say(
+            f"  {layer.layer or layer.value} ({layer.value}): {layer.alone[0]:.2g} in A, {layer.alone[1]:.2g} in B"
+        )
 
 
 def _describe_exposure(name: str, exposure: Exposure) -> str:
@@ -97,7 +122,7 @@ def _row(layer: LayerDifference) -> list[str]:
     return [
         layer.layer or "–",
         layer.value,
-        layer.operator,
+        layer.operator + (" (fused)" if layer.with_inputs else ""),
         f"{layer.error:.3g}",
         f"{layer.created:.3g}",
         f"{layer.floor:.2g}",

@@ -20,6 +20,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -231,7 +232,7 @@ def open_listed(
     bindings, driver = import_tensorrt(), Driver()
     with ALONE, refusing(BundleRefused, "tensorrt cannot load the model"):
         driver.enter()
-        kept = None if cache_dir is None else _place(bindings, driver, digests, precision, cache_dir)
+        kept = None if cache_dir is None else _places(bindings, driver, digests, precision, cache_dir)
         engine = _load(bindings, kept)
         if engine is None:
             engine = _build(bindings, read()[0], precision, kept)
@@ -242,39 +243,57 @@ def open_listed(
             precision=precision,
             threads=threads,
         )
-        return TensorRtSession(driver, engine, info, kept and kept.path, bindings.module)
+        return TensorRtSession(driver, engine, info, kept and kept.engine.path, bindings.module)
 
 
-def _place(
-    bindings: Bindings, driver: Driver, digests: Sequence[str], precision: str, folder: str
-) -> compiled_cache.Place:
-    device = driver.gpu
-    made_for = (device.name, device.compute_capability, device.driver)
-    return compiled_cache.place(folder, BACKEND, digests, bindings.version, {"precision": precision}, made_for)
+class _Places(NamedTuple):
+    """Where an engine is kept, and where what its build learned of the device, which helps every later build there."""
+
+    engine: compiled_cache.Place
+    timings: compiled_cache.Place
 
 
-def _load(bindings: Bindings, kept: compiled_cache.Place | None) -> _Deserialized | None:
+def _places(bindings: Bindings, driver: Driver, digests: Sequence[str], precision: str, folder: str) -> _Places:
+    device = (driver.gpu.name, driver.gpu.compute_capability, driver.gpu.driver)
+    place = partial(compiled_cache.place, folder, version=bindings.version, device=device)
+    return _Places(
+        engine=place(backend=BACKEND, digests=digests, configuration={"precision": precision}),
+        timings=place(backend=f"{BACKEND}-timings", digests=(), configuration={}),
+    )
+
+
+def _load(bindings: Bindings, kept: _Places | None) -> _Deserialized | None:
     """The kept engine; None where there is none, it is damaged, or TensorRT does not want it."""
-    blob = None if kept is None else compiled_cache.load(kept)
-    if blob is None:
+    content = _content(kept and kept.engine)
+    if not content:
         return None
-    with blob.memory as memory:
-        engine = _deserialize(bindings, memory[: compiled_cache.blob_bytes(blob)])
+    engine = _deserialize(bindings, content)
     if engine is None:
         _log.warning("tensorrt does not take the engine from the cache; building again")
     return engine
 
 
-def _build(bindings: Bindings, onnx: bytes, precision: str, kept: compiled_cache.Place | None) -> _Deserialized:
+def _content(kept: compiled_cache.Place | None) -> bytes:
+    """What is kept there; empty where that is nothing."""
+    blob = None if kept is None else compiled_cache.load(kept)
+    if blob is None:
+        return b""
+    with blob.memory as memory:
+        return memory[: compiled_cache.blob_bytes(blob)]
+
+
+def _build(bindings: Bindings, onnx: bytes, precision: str, kept: _Places | None) -> _Deserialized:
     read_self_contained(onnx, "tensorrt cannot load the model")
     start = time.perf_counter()
-    built = build(bindings, onnx, precision)
+    built = build(bindings, onnx, precision, timings=_content(kept and kept.timings))
     _log.info("tensorrt built an engine of %d bytes in %.1f s", len(built.engine), time.perf_counter() - start)
     engine = _deserialize(bindings, built.engine)
     if engine is None:
         raise BundleRefused(f"TensorRT {bindings.version} does not take the engine that it has built")
     if kept is not None:
-        compiled_cache.store(kept, built.engine)
+        compiled_cache.store(kept.engine, built.engine)
+        if built.timings:
+            compiled_cache.store(kept.timings, built.timings)
     return engine
 
 

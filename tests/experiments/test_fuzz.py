@@ -112,3 +112,10 @@ def test_a_run_goes_on_where_it_was(tmp_path):
     lines.write_text(json.dumps({"kind": "dicom", "first": 50}) + "\n" + '{"kind": "dic')
     done = {entry["first"] for entry in fuzz.read_lines(lines)}
     assert [numbers[0] for numbers in fuzz.batches("dicom", 200, done)] == [0, 100, 150]
+
+
+@pytest.mark.parametrize("name", ["raster", "dicom", "study", "recipe"])
+def test_the_damage_itself_never_fails(place, name):
+    seeds = kinds.KINDS[name].seeds(place)
+    for number in range(1000):
+        assert isinstance(kinds.mutant(name, number, 3, seeds), bytes)

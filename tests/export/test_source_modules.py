@@ -66,6 +66,14 @@ def test_a_node_without_a_module_takes_its_readers():
     assert module_of(between) == "layers.0.second"
 
 
+def test_where_other_tools_dropped_the_module_parameters_tell():
+    graph = graph_of("dynamo")
+    for node in graph:
+        node.metadata_props.clear()
+    modules = [module_of(node) for node in graph if node.op_type == "Conv"]
+    assert modules == ["layers.0.first", "layers.0.second", "layers.1.first", "layers.1.second"]
+
+
 def test_a_graph_that_nobody_exported_has_none():
     node = ir.node("Relu", [ir.Value(name="x")])
     assert module_of(node) == ""

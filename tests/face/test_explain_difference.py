@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -89,3 +91,12 @@ def test_a_variant_that_does_not_open_is_refused(content, path, discs_path):
     error = invoke(*arguments(path, discs_path)).exception
     assert isinstance(error, BundleRefused)
     assert "cannot load the model" in str(error)
+
+
+def test_it_needs_nothing_but_the_engine(path, discs_path):
+    lacking = ("torch", "onnx", "onnx_ir", "timm", "nncf", "openvino")
+    code = f"import sys; sys.modules.update(dict.fromkeys({lacking})); from medfm_compress.__main__ import main; main()"
+    command = [sys.executable, "-c", code, "explain-difference", *map(str, arguments(path, discs_path)), "--quiet"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert "epsilon of LayerNormalization norm is 0.01 in B" in finished.stdout

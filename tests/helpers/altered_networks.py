@@ -112,6 +112,23 @@ def without_rounding(content: bytes, value: str) -> bytes:
     return model.SerializeToString()
 
 
+def with_rounded_image(content: bytes) -> bytes:
+    """A copy whose first layer gets the image in steps of 0.02."""
+    model = load_model_from_string(content)
+    model.graph.node[0].input[0] = "image_dequantized"
+    ends = ["image_scale", "image_zero"]
+    pair = [
+        helper.make_node("QuantizeLinear", ["image", *ends], ["image_quantized"], "image_Q"),
+        helper.make_node("DequantizeLinear", ["image_quantized", *ends], ["image_dequantized"], "image_DQ"),
+    ]
+    nodes = [*pair, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for name, value in (("image_scale", np.float32(0.02)), ("image_zero", np.uint8(127))):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    return model.SerializeToString()
+
+
 def renamed(content: bytes) -> bytes:
     """A copy in which no value but input and output has its name."""
     model = load_model_from_string(content)

@@ -40,7 +40,7 @@ def bindings(library: Path, version: str = "11.4.0") -> ModuleType:
     stub = ctypes.CDLL(str(library))
     module = ModuleType("tensorrt")
     module.__version__ = version
-    module.builds, module.flaw, module.refusal, module.said = 0, 0.0, "", ""
+    module.builds, module.flaw, module.refusal, module.said, module.timings = 0, 0.0, "", "", []
     for name, members in (
         ("NetworkDefinitionCreationFlag", ("EXPLICIT_BATCH", "STRONGLY_TYPED")),
         ("BuilderFlag", ("TF32", "FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS")),
@@ -61,6 +61,13 @@ def bindings(library: Path, version: str = "11.4.0") -> ModuleType:
 
 
 def _builder(module: ModuleType) -> Any:
+    class TimingCache:
+        def __init__(self, content: bytes) -> None:
+            self.content = content
+
+        def serialize(self) -> bytes:
+            return self.content + b"+"
+
     class Config:
         def __init__(self) -> None:
             self.flags = {"TF32"}
@@ -74,8 +81,12 @@ def _builder(module: ModuleType) -> Any:
         def set_flag(self, flag: Any) -> None:
             self.flags.add(flag.name)
 
-        def create_timing_cache(self, content: bytes) -> None:
-            return None
+        def create_timing_cache(self, content: bytes) -> TimingCache:
+            return TimingCache(content)
+
+        def set_timing_cache(self, cache: TimingCache, *, ignore_mismatch: bool) -> None:
+            assert not ignore_mismatch
+            module.timings.append(cache.content)
 
     class Network:
         num_layers = 0

@@ -81,12 +81,20 @@ def test_a_target_without_a_precision_gives_fp16_beside_what_was_there(source, t
     assert names == ["tensorrt-cuda-fp16", "onnxruntime-cpu-fp32", "openvino-cpu-fp32"]
     assert bundle.manifest.schema_version == 4 and done.applied
     model, kinds, types = held(bundle, names[0])
-    assert "FLOAT16" in types and "FLOAT" not in types and "Cast" in kinds
+    assert "FLOAT16" in types and "Cast" in kinds
     ends = [end.type.tensor_type.elem_type for end in (*model.graph.input, *model.graph.output)]
     assert ends == [onnx.TensorProto.FLOAT] * 2
     (kept,) = [candidate for candidate in done.candidates if candidate.kept]
     assert 0 < kept.relative_logit_error < 0.01 and kept.p50_ms == 0
     assert "not timed, for no GPU was at hand" in kept.reason
+
+
+def test_bf16_is_judged_as_well(source, tmp_path, no_gpu):
+    done, bundle = quantized(source, tmp_path, "tensorrt:cuda:bf16")
+    _, _, types = held(bundle, "tensorrt-cuda-bf16")
+    assert "BFLOAT16" in types and "FLOAT" not in types
+    (kept,) = [candidate for candidate in done.candidates if candidate.kept]
+    assert 0.001 < kept.relative_logit_error < 0.1
 
 
 def test_int8_is_symmetric_with_constants_before_their_dequantizelinear(source, tmp_path, no_gpu):

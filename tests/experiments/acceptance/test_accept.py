@@ -6,15 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import acceptance.accept as acceptance
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
 import torch
 from msgspec.structs import replace
-from acceptance.accept import Accepted, Refused, accept
 
+import acceptance.accept as acceptance
+from acceptance.accept import Accepted, Refused, accept
 from medfm_compress.compress.quantization import placement_onnxruntime, placement_tensorrt
 from medfm_compress.compress.quantization.build_candidate import serialise
 from medfm_compress.compress.quantization.calibrate import calibrate

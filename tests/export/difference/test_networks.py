@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from medfm_compress.export.difference.alignment import align
 from medfm_compress.export.difference.causes import Side, find_cause
 from medfm_compress.export.difference.explain import explain_difference
 from medfm_compress.export.difference.exposed import ExposedNetwork
-from medfm_compress.export.difference.graph import Change, Grid, Part, Setting, Topology
+from medfm_compress.export.difference.graph import Change, Grid, Node, Pair, Part, Setting, Topology
+from medfm_compress.export.difference.layers import measure
 from medfm_compress.export.difference.onnx_network import OnnxNetwork
 from medfm_compress.export.difference.openvino_network import OpenVinoNetwork
 from medfm_compress.export.openvino_ir import serialise, to_openvino_ir
@@ -179,3 +181,113 @@ def test_saturation_does_not_count_the_zeros_of_a_relu():
     values = np.array([0, 0, 0, 2.55], np.float32)
     assert Grid(0.01, 0.0, 2.55).saturated(values) == 0.25
     assert Grid(0.01, -1.0, 1.55).saturated(np.array([-1, 0, 1.55, 1], np.float32)) == 0.5
+
+
+class FusesAcross:
+    """Doubles its input; ``extra`` is what the whole network adds, and no part of it alone."""
+
+    backend = "stub"
+
+    def __init__(self, extra=0.0):
+        nodes = [Node("Double", "double", ("image",), ("x",)), Node("Flatten", "flatten", ("x",), ("logits",))]
+        self.topology = Topology(nodes, ("image",), ("logits",), {name: name for name in ("image", "x", "logits")})
+        self._extra = extra
+
+    def expose(self, values):
+        def run(inputs):
+            x = inputs["image"] * 2 + np.float32(self._extra)
+            known = {"image": inputs["image"], "x": x, "logits": x.reshape(1, -1)}
+            return [known[name] for name in ("logits", *values)]
+
+        return run
+
+    def cut(self, part, change=None, other=None):
+        if part.output == "x":
+            return lambda values: [values["image"] * np.float32(2)]
+        return lambda values: [values["x"].reshape(1, -1)]
+
+
+@pytest.mark.parametrize(
+    ("extra", "apart"), [((0, 0), (False, False)), ((1, 0), (True, False)), ((0, 1), (False, True))]
+)
+def test_what_an_engine_does_across_parts_is_noticed(extra, apart):
+    a, b = (FusesAcross(value) for value in extra)
+    points, _ = align(a.topology, b.topology)
+    measured = list(measure(ExposedNetwork(a, CASE), ExposedNetwork(b, CASE), points, CASE))
+    assert [figures.point.name for figures in measured] == ["x", "logits"]
+    assert tuple(alone > figures.floor for figures in measured[:1] for alone in figures.alone) == apart
+    assert measured[0].created == 0
+    assert (measured[0].error > 0.1) == any(apart)
+
+
+class FusesSum:
+    """Doubles and adds 1; an engine that fuses the two adds 1.5 instead, and a part that holds both as well."""
+
+    backend = "stub"
+
+    def __init__(self, fuses):
+        nodes = [
+            Node("Conv", "c", ("image",), ("x",)),
+            Node("Add", "a", ("x",), ("y",)),
+            Node("Flatten", "f", ("y",), ("logits",)),
+        ]
+        self.topology = Topology(nodes, ("image",), ("logits",), {name: name for name in ("image", "x", "y", "logits")})
+        self._added = np.float32(1.5 if fuses else 1)
+
+    def expose(self, values):
+        def run(inputs):
+            x, y = 2 * inputs["image"], 2 * inputs["image"] + self._added
+            known = {"image": inputs["image"], "x": x, "y": y, "logits": y.reshape(1, -1)}
+            return [known[name] for name in ("logits", *values)]
+
+        return run
+
+    def cut(self, part, change=None, other=None):
+        functions = {
+            (0,): lambda values: 2 * values["image"],
+            (1,): lambda values: values["x"] + np.float32(1),
+            (0, 1): lambda values: 2 * values["image"] + self._added,
+            (2,): lambda values: values["y"].reshape(1, -1),
+        }
+        return lambda values: [functions[part.nodes](values)]
+
+
+@pytest.mark.parametrize("fuses", [(False, True), (True, False), (False, False)])
+def test_a_sum_that_one_engine_fuses_is_run_with_what_it_is_fused_with(fuses):
+    a, b = (FusesSum(value) for value in fuses)
+    points, _ = align(a.topology, b.topology)
+    figures = {m.point.name: m for m in measure(ExposedNetwork(a, CASE), ExposedNetwork(b, CASE), points, CASE)}
+    assert figures["y"].wide == any(fuses)
+    assert (figures["y"].created > 0.1) == any(fuses)
+    assert not figures["x"].wide
+    assert figures["x"].created == figures["logits"].created == 0
+
+
+class RoundsTies:
+    """Rounds its image to whole numbers, those in the middle up or down."""
+
+    backend = "stub"
+    settings = ()
+
+    def __init__(self, up):
+        nodes = [Node("Q", "q", ("image",), ("codes",)), Node("DQ", "d", ("codes",), ("rounded",))]
+        self.topology = Topology(nodes, ("image",), ("rounded",), {"image": "image"})
+        grid = Grid(1.0, -128.0, 127.0)
+        self.topology.add_pair(Pair("image", "rounded", grid, grid), (0, 1))
+        self._up = up
+
+    def cut(self, part, change=None, other=None):
+        def run(values):
+            if change is not None and change.unrounded:
+                return [values["image"] + np.float32(self._up)]  # not what explains it
+            return [np.floor(values["image"] + 0.5) if self._up else np.ceil(values["image"] - 0.5)]
+
+        return run
+
+
+def test_values_in_the_middle_between_two_steps_are_a_cause():
+    part = Part(("image",), "rounded", (0, 1))
+    feed = {"image": np.arange(4, dtype=np.float32) + np.float32(0.5)}
+    found = find_cause(Side(RoundsTies(True), part, feed), Side(RoundsTies(False), part, feed), 1e-5)
+    assert found.text.startswith("inputs lie halfway between two steps")
+    assert (found.where, found.left) == ("engine", 0.0)

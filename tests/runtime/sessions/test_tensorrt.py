@@ -139,17 +139,28 @@ def test_an_engine_is_kept_and_built_anew_when_anything_changes(tiny, trt, tmp_p
     assert [opened(), opened()] == [1, 0]
 
 
+def test_what_a_build_learned_of_the_device_helps_the_next_one_there_and_on_no_other(tiny, trt, tmp_path, monkeypatch):
+    folder = str(tmp_path / "cache")
+    for seed in range(3):
+        tensorrt.from_bytes([tiny.network(seed=seed)], 1, "fp32", folder)
+    assert trt.timings == [b"", b"+", b"++"]
+    monkeypatch.setenv("STUB_NAME", "Another GPU")
+    tensorrt.from_bytes([tiny.network(seed=3)], 1, "fp32", folder)
+    tensorrt.from_bytes([tiny.network(seed=4)], 1)
+    assert trt.timings[3:] == [b"", b""]
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "foreign"])
 def test_a_damaged_engine_is_built_anew(tiny, trt, tmp_path, image, damage):
     folder = tmp_path / "cache"
     tensorrt.from_bytes([tiny.network()], 1, "fp32", str(folder))
-    (path,) = folder.glob("tensorrt-*.blob")
+    (path,) = folder.glob("tensorrt-[0-9a-f]*.blob")
     whole = bytearray(path.read_bytes())
     if damage == "flip":
         whole[len(whole) // 2] ^= 1
     if damage == "foreign":
         tensorrt.from_bytes([tiny.network(seed=1)], 1, "fp32", str(folder))
-        (other,) = set(folder.glob("tensorrt-*.blob")) - {path}
+        (other,) = set(folder.glob("tensorrt-[0-9a-f]*.blob")) - {path}
         whole = bytearray(other.read_bytes())
     path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else whole)
     builds = trt.builds
@@ -164,7 +175,7 @@ def test_every_engine_is_qualified_and_one_that_fails_is_forgotten(tiny, trt, tm
     trt.flaw = 5.0  # two builds of one file can differ: this one is wrong
     with pytest.raises(BundleRefused, match=r"relative logit error .* allowed is 0\.01"):
         Engine(path, threads=1, cache_dir=folder)
-    assert not list(folder.glob("tensorrt-*.blob"))
+    assert not list(folder.glob("tensorrt-[0-9a-f]*.blob"))
     trt.flaw = 0.0
     with Engine(path, threads=1, cache_dir=folder) as engine:
         assert engine.variant.name == TRT.name and engine.golden_error < 1e-5
