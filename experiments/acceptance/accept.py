@@ -136,7 +136,7 @@ def _refused(row: dict[str, Any], model: Path) -> Refused:
 
 
 def _node(graph: ir.Graph, row: dict[str, Any]) -> ir.Node | None:
-    """The parser gives the number of its node; the builder names layers, called after nodes, or constants in brackets."""
+    """The parser gives its node's number; the builder names layers, called after nodes, or constants in brackets."""
     if "number" in row:
         return graph[row["number"]] if 0 <= row["number"] < len(graph) else None
     text = " ".join(row["errors"])
