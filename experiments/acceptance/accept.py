@@ -136,9 +136,12 @@ def _refused(row: dict[str, Any], model: Path) -> Refused:
 
 
 def _node(graph: ir.Graph, row: dict[str, Any]) -> ir.Node | None:
-    """The parser gives the number of its node; the builder names layers, which are named after nodes."""
+    """The parser gives its node's number; the builder names layers, called after nodes, or constants in brackets."""
     if "number" in row:
         return graph[row["number"]] if 0 <= row["number"] < len(graph) else None
     text = " ".join(row["errors"])
     named = [node for node in graph if node.name and re.search(rf"(?<![\w./]){re.escape(node.name)}(?![\w/])", text)]
-    return min(named, key=lambda node: text.index(node.name or ""), default=None)
+    if named:
+        return min(named, key=lambda node: text.index(node.name or ""))
+    bracketed = [graph.initializers.get(name) for name in re.findall(r"\(([^()\s]+)\)", text)]
+    return next((value.consumers()[0] for value in bracketed if value is not None and value.consumers()), None)

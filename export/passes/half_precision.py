@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Half = Literal["fp16", "bf16"]
 TYPES: Mapping[str, Any] = MappingProxyType({"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)})
+LARGEST: Mapping[str, float] = MappingProxyType({"fp16": 65504.0, "bf16": float.fromhex("0x1.fep127")})
+_EPSILON: Mapping[str, float] = MappingProxyType({"fp16": 2.0**-10, "bf16": 2.0**-7})
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 FIRST_TYPED_SCALES = 19  # the first opset whose Q/DQ scales may be FP16 or BF16
 FLOAT32_INPUTS: Mapping[str, frozenset[int]] = MappingProxyType({"Resize": frozenset({2}), "Upsample": frozenset({1})})
@@ -85,7 +87,7 @@ def float_nodes(graph: ir.Graph) -> list[ir.Node]:
 def round_to(array: NDArray[Any], precision: Half) -> NDArray[Any]:
     """``array`` in ``precision``, finite numbers beyond its largest brought back to it; infinities stay."""
     kind = TYPES[precision]
-    largest = float(ml_dtypes.finfo(kind).max)
+    largest = LARGEST[precision]
     bounded = np.where(np.isfinite(array), np.clip(array, -largest, largest), array)
     rounded: NDArray[Any] = np.asarray(bounded, np.float32).astype(kind)
     return rounded
@@ -208,7 +210,7 @@ class _Writer:
 
     def _stored(self, value: ir.Value, array: NDArray[Any]) -> ir.Value:
         name, rounded = value.name or "constant", round_to(array, self._precision)
-        largest = float(ml_dtypes.finfo(rounded.dtype).max)
+        largest = LARGEST[self._precision]
         if (np.isfinite(array) & (np.abs(array) > largest)).any():
             self._clipped[name] = None
         if ((array != 0) & (rounded == 0)).any():
@@ -263,7 +265,7 @@ class _Writer:
         node.replace_input_with(1, self._cast[scale, kind])
         integers = constant(entering) if node.op_type == "DequantizeLinear" else None
         ratio = exact.astype(np.float64) / stored.astype(np.float64)
-        if integers is not None and (1 - ratio).max(initial=0) > 2 * float(ml_dtypes.finfo(stored.dtype).eps):
+        if integers is not None and (1 - ratio).max(initial=0) > 2 * _EPSILON[self._precision]:
             axis = attribute(node, "axis", 1)
             node.replace_input_with(0, self._rescaled(entering, integers, ratio, axis))
 

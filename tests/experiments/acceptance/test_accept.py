@@ -133,6 +133,17 @@ def test_two_types_in_one_sum_are_refused_because_the_network_is_strongly_typed(
     assert "same input types" in outcome.sentence
 
 
+def test_a_constant_must_stand_directly_before_its_pair(tmp_path):
+    text = """g (float[1, 4] image) => (float[1, 4] logits)
+    <int8[4, 4] w = {1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16}, float s = {0.1}, int8 z = {0}> {
+      q = QuantizeLinear(image, s, z) d = DequantizeLinear(q, s, z)
+      [between] t = Transpose<perm = [1, 0]>(w) [pair] v = DequantizeLinear(t, s, z) logits = MatMul(d, v) }"""
+    outcome = accept(graph(tmp_path, text))
+    assert isinstance(outcome, Refused)
+    assert "Quantized constant (w)" in outcome.sentence
+    assert outcome.node == "between"
+
+
 def test_a_library_that_crashes_is_a_refusal(tmp_path, monkeypatch):
     crash = tmp_path / "crash.py"
     crash.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
