@@ -106,7 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.json"
-    done = list(decode(path.read_bytes(), list[Arm])) if path.is_file() else []
+    done = list(decode(path.read_bytes(), list[Arm], source=str(path))) if path.is_file() else []
     for seed, study, arm in itertools.product(range(options.seeds), STUDIES, ARMS):
         if not any((each.study, each.arm, each.seed) == (study, arm, seed) for each in done):
             done.append(train_arm(study, arm, seed, options))

@@ -68,7 +68,7 @@ def measure_slowdown(
         new: the variant to judge; its name is the result's.
         plan: its rounds are divided over the pairs, at least two a pair.
         pairs: >= 10.
-        progress: called with one line a pair.
+        progress: hears how many pairs are done.
         baseline_digest: ``model_digest`` of the earlier bundle, for the record.
 
     Raises:

@@ -147,9 +147,7 @@ def test_cpu_and_gpu_targets_go_together(source, tmp_path, no_gpu):
     assert {variant.device for variant in bundle.manifest.variants} == {"cuda", "cpu"}
 
 
-def test_a_device_runs_it_after_its_goldens_and_without_a_gpu_it_is_passed_over(
-    source, tmp_path, gpu, monkeypatch
-):
+def test_a_device_runs_it_after_its_goldens_and_without_a_gpu_it_is_passed_over(source, tmp_path, gpu, monkeypatch):
     play(monkeypatch, 1.0)
     _, bundle = quantized(source, tmp_path, "tensorrt:cuda")
     with Engine(bundle.path, threads=1, unverified=True) as engine:
