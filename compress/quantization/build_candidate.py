@@ -124,10 +124,10 @@ class GraphBuilder:
         """The nodes that stay in FP32 beside FP16, found on calibration cases; see `float32_islands`."""
         return find_islands(self._model, self._inputs[:_ISLAND_CASES], task)
 
-    def typed_graph(self, method: Method, rest: str, keep: Collection[str] = ()) -> bytes:
-        """The file with S8 where TensorRT wants it; what stays in float is in ``rest``, and in FP32 in ``keep``."""
+    def typed_graph(self, method: Method, rest: str, keep: Collection[str] = (), *, fp8: bool = False) -> bytes:
+        """The file with S8, or FP8, where TensorRT wants it; what stays in float is in ``rest``, ``keep`` in FP32."""
         model, ranges = self._prepared("tensorrt", method)
-        quantized = write_qdq(model, placement_tensorrt.place(model, method.excluded), ranges)
+        quantized = write_qdq(model, placement_tensorrt.place(model, method.excluded, fp8=fp8), ranges)
         return serialise(_in_precision(quantized, rest, keep))
 
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ DEFAULT_PRECISION: Precision = "fp16"
 Cores."""
 PRECISIONS: tuple[Precision, ...] = DEVICES[BACKEND]["cuda"]
 
-_RESTS: Mapping[Precision, str] = MappingProxyType({"int8": "fp32", "int8-fp16": "fp16"})
+_RESTS: Mapping[Precision, str] = MappingProxyType({"int8": "fp32", "int8-fp16": "fp16", "fp8": "fp16"})
 """Of what stays in float, by precision of a quantized variant."""
 _METHODS = tuple(
     Method(estimator=estimator, smoothquant=smoothed)
@@ -54,10 +54,9 @@ def gpu_precisions(targets: Sequence[str]) -> tuple[Precision, ...]:
         InputError: a precision that no graph is made for.
     """
     named = [([*target.split(":"), DEFAULT_PRECISION])[2] for target in targets]
-    made = [precision for precision in PRECISIONS if precision != "fp8"]
     for precision in named:
-        if precision not in made:
-            raise InputError(f"no graph is made in {precision!r} for {BACKEND}; it must be {', '.join(made)}")
+        if precision not in PRECISIONS:
+            raise InputError(f"no graph is made in {precision!r} for {BACKEND}; it must be {', '.join(PRECISIONS)}")
     return tuple(dict.fromkeys(named))  # type: ignore[arg-type]
 
 
@@ -87,7 +86,7 @@ def gpu_attempts(
     attempts: list[Attempt] = []
     for precision in precisions:
         progress(f"{BACKEND}: {precision}")
-        beside = keep if "fp16" in precision else ()
+        beside = keep if "fp16" in (precision, _RESTS.get(precision)) else ()
         trials = [_judged(trial, validation, fp32) for trial in _trials(precision, builder, beside, limits)]
         attempts += _settled(trials, limits)
     return _by_time(attempts, timer) if timer is not None and can_time() else tuple(attempts)
@@ -110,7 +109,8 @@ def _trials(
     for method in _METHODS:
         if not method.smoothquant or builder.smooths():
             name = str(method).replace("int8", precision, 1) + islands
-            yield _opened(name, precision, method, partial(builder.typed_graph, method, rest, keep), limits)
+            make = partial(builder.typed_graph, method, rest, keep, fp8=precision == "fp8")
+            yield _opened(name, precision, method, make, limits)
 
 
 def _opened(

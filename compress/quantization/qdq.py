@@ -183,8 +183,6 @@ class _Writer:
         before.outputs[0].name, after.outputs[0].name = f"{value.name}_quantized", f"{value.name}_dequantized"
         before.outputs[0].shape, before.outputs[0].type = value.shape, constants[1].type
         after.outputs[0].shape, after.outputs[0].type = value.shape, value.type
-        stored = ir.DataType.INT8 if zero.dtype == np.int8 else ir.DataType.UINT8
-        before.outputs[0].shape, before.outputs[0].type = value.shape, ir.TensorType(stored)
         producer = value.producer()
         if producer is None:
             self._graph.insert_before(self._graph[0], [before, after])

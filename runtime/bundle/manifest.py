@@ -53,7 +53,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         backend: engine that runs it.
         device: what of the machine computes. ``tensorrt`` and ``tensorrt-rtx`` are since schema 4.
         precision: inference precision, always set explicitly on the engine. ``int8-bf16`` is a quantized network whose
-            float part runs in bf16, of ``int8-fp16`` in fp16, of ``int8`` and ``fp8`` (E4M3) in fp32; of
+            float part runs in bf16, of ``int8-fp16`` and ``fp8`` (E4M3) in fp16, of ``int8`` in fp32; of
             ``int8-weights`` and ``int4-weights`` only the weights are stored in that many bits. ``int8-bf16`` and
             weights alone are since schema 3, ``fp8`` and ``int8-fp16`` since 4.
         instruction_set: CPU flags it needs, in Linux's spelling, e.g. ``("avx512_vnni",)``; empty needs none. A
