@@ -28,7 +28,7 @@ PARITY_CASES = 8
 # Largest relative logit error by precision. float32: other summation orders, seen below 1e-4 over the supported
 # families. bf16 has 8 bits of mantissa, fp16 11. int8: how far another CPU's rounding may move stored golden logits.
 TOLERANCES = MappingProxyType({"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2, "int8": 1e-1, "int8-bf16": 1e-1})
-TOLERANCES = MappingProxyType(TOLERANCES | {"int8-fp16": 1e-1, "fp8": 1e-1})
+TOLERANCES = MappingProxyType(TOLERANCES | {"int8-fp16": 1e-1, "fp8": 1e-1, "fp8-fp16": 1e-1})
 # Weights alone in 8 or 4 bits: the arithmetic is float32, in other orders.
 TOLERANCES = MappingProxyType(TOLERANCES | {"int8-weights": 1e-2, "int4-weights": 1e-2})
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.compress.quantization import placement_onnxruntime, placement_openvino, placement_tensorrt
+from medfm_compress.compress.quantization import placement_onnxruntime, placement_openvino
 from medfm_compress.compress.quantization.activation_statistics import Statistics
 from medfm_compress.compress.quantization.bias_correction import correct_biases
 from medfm_compress.compress.quantization.dynamic import quantize_dynamic
@@ -25,9 +25,9 @@ from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, TRAI
 from medfm_compress.compress.quantization.qdq import Placement, write_qdq
 from medfm_compress.compress.quantization.range_estimators import Range, estimate_ranges
 from medfm_compress.compress.quantization.smoothquant import Smoothed, smooth
+from medfm_compress.compress.quantization.tensorrt_graphs import write_precision
 from medfm_compress.compress.quantization.weight_only import weight_only
 from medfm_compress.export.openvino_ir import to_openvino_ir
-from medfm_compress.export.passes.half_precision import to_half
 from medfm_compress.export.passes.pipeline import for_onnxruntime, simplify
 from medfm_compress.export.passes.read import read_graph
 from medfm_compress.export.trained_ranges import take_ranges
@@ -61,7 +61,6 @@ PLACEMENTS: MappingProxyType[Backend, MappingProxyType[str, Place]] = MappingPro
                 "probabilities": partial(placement_openvino.place, sums="bytes", probabilities=True),
             }
         ),
-        "tensorrt": MappingProxyType({"default": placement_tensorrt.place}),
         "onnxruntime": MappingProxyType(
             {
                 "default": placement_onnxruntime.place,
@@ -116,19 +115,22 @@ class GraphBuilder:
         content = serialise(quantized)
         return tuple(to_openvino_ir(content)) if backend == "openvino" else (content,)
 
-    def float_graph(self, precision: Precision, keep: Collection[str] = ()) -> bytes:
-        """The file of the portable graph in a float precision, nodes in ``keep`` in FP32 like inputs and outputs."""
-        return serialise(_in_precision(self._model, precision, keep))
+    def tensorrt_graph(self, precision: Precision, method: Method | None = None, keep: Collection[str] = ()) -> bytes:
+        """The file in a precision of TensorRT (see `tensorrt_graphs`), its nodes in ``keep`` in FP32.
+
+        Of ``method`` count the estimator and whether outliers are smoothed.
+        """
+        model, statistics = self._model, self._statistics
+        if method is not None and method.smoothquant:
+            model, statistics = self._smooth().model, self._smooth().statistics
+        present = {node.name for node in model.graph}
+        estimator = DEFAULT_ESTIMATOR if method is None else method.estimator
+        kept = [name for name in keep if name in present]
+        return serialise(write_precision(model, precision, statistics, keep=kept, estimator=estimator).model)
 
     def islands(self, task: Task) -> Islands:
         """The nodes that stay in FP32 beside FP16, found on calibration cases; see `float32_islands`."""
         return find_islands(self._model, self._inputs[:_ISLAND_CASES], task)
-
-    def typed_graph(self, method: Method, rest: str, keep: Collection[str] = (), *, fp8: bool = False) -> bytes:
-        """The file with S8, or FP8, where TensorRT wants it; what stays in float is in ``rest``, ``keep`` in FP32."""
-        model, ranges = self._prepared("tensorrt", method)
-        quantized = write_qdq(model, placement_tensorrt.place(model, method.excluded, fp8=fp8), ranges)
-        return serialise(_in_precision(quantized, rest, keep))
 
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
         """Node names of the layers whose own quantization moves the output most, most harmful first."""
@@ -153,13 +155,6 @@ class GraphBuilder:
 
     def _smoothed(self) -> Smoothed:
         return smooth(self._model, self._statistics, inputs=self._inputs)
-
-
-def _in_precision(model: ir.Model, precision: str, keep: Collection[str]) -> ir.Model:
-    if precision == "fp32":
-        return model
-    present = {node.name for node in model.graph}
-    return to_half(model, precision, [name for name in keep if name in present])[0]  # type: ignore[arg-type]
 
 
 def portable(onnx: bytes) -> bytes:

@@ -12,9 +12,8 @@ a quantized one that is not faster than every float one does not ship.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from types import MappingProxyType
 
 import msgspec
 
@@ -38,8 +37,7 @@ DEFAULT_PRECISION: Precision = "fp16"
 Cores."""
 PRECISIONS: tuple[Precision, ...] = DEVICES[BACKEND]["cuda"]
 
-_RESTS: Mapping[Precision, str] = MappingProxyType({"int8": "fp32", "int8-fp16": "fp16", "fp8": "fp16"})
-"""Of what stays in float, by precision of a quantized variant."""
+_QUANTIZED: tuple[Precision, ...] = ("int8", "int8-fp16", "fp8", "fp8-fp16")
 _METHODS = tuple(
     Method(estimator=estimator, smoothquant=smoothed)
     for smoothed in (False, True)
@@ -78,15 +76,15 @@ def gpu_attempts(
         progress: told what begins.
         timer: times trials in fresh processes; used where `can_time`.
     """
-    fp32 = case_logits(EmulatedSession(builder.float_graph("fp32"), limits.threads), validation.inputs)
+    fp32 = case_logits(EmulatedSession(builder.tensorrt_graph("fp32"), limits.threads), validation.inputs)
     keep: tuple[str, ...] = ()
-    if any("fp16" in (precision, _RESTS.get(precision)) for precision in precisions):
+    if any("fp16" in precision for precision in precisions):
         progress(f"{BACKEND}: which nodes FP16 suffices for")
         keep = builder.islands(validation.task).keep
     attempts: list[Attempt] = []
     for precision in precisions:
         progress(f"{BACKEND}: {precision}")
-        beside = keep if "fp16" in (precision, _RESTS.get(precision)) else ()
+        beside = keep if "fp16" in precision else ()
         trials = [_judged(trial, validation, fp32) for trial in _trials(precision, builder, beside, limits)]
         attempts += _settled(trials, limits)
     return _by_time(attempts, timer) if timer is not None and can_time() else tuple(attempts)
@@ -102,15 +100,11 @@ def _trials(
 ) -> Iterator[CandidateTrial]:
     """The candidates of one precision; ``keep`` are the nodes that stay in FP32 beside FP16."""
     islands = f"-beside-{len(keep)}-nodes-in-fp32" if keep else ""
-    if precision not in _RESTS:
-        yield _opened(precision + islands, precision, None, lambda: builder.float_graph(precision, keep), limits)
-        return
-    rest = _RESTS[precision]
-    for method in _METHODS:
-        if not method.smoothquant or builder.smooths():
-            name = str(method).replace("int8", precision, 1) + islands
-            make = partial(builder.typed_graph, method, rest, keep, fp8=precision == "fp8")
-            yield _opened(name, precision, method, make, limits)
+    methods = _METHODS if precision in _QUANTIZED else (None,)
+    for method in methods:
+        if method is None or not method.smoothquant or builder.smooths():
+            name = (precision if method is None else str(method).replace("int8", precision, 1)) + islands
+            yield _opened(name, precision, method, partial(builder.tensorrt_graph, precision, method, keep), limits)
 
 
 def _opened(

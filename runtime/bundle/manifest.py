@@ -20,10 +20,10 @@ Backend = Literal["onnxruntime", "openvino", "tensorrt"]
 Device = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 """``tensorrt`` and ``tensorrt-rtx`` are a CUDA device through ONNX Runtime's provider of that name."""
 Precision = Literal[
-    "fp32", "bf16", "fp16", "fp8", "int8", "int8-bf16", "int8-fp16", "int8-weights", "int4-weights"
+    "fp32", "bf16", "fp16", "fp8", "fp8-fp16", "int8", "int8-bf16", "int8-fp16", "int8-weights", "int4-weights"
 ]  # fmt: skip
 OF_SCHEMA_3 = ("int8-bf16", "int8-weights", "int4-weights")
-OF_SCHEMA_4 = ("fp8", "int8-fp16")
+OF_SCHEMA_4 = ("fp8", "fp8-fp16", "int8-fp16")
 Outcome = Literal["pass", "fail", "inconclusive"]
 
 
@@ -53,9 +53,9 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         backend: engine that runs it.
         device: what of the machine computes. ``tensorrt`` and ``tensorrt-rtx`` are since schema 4.
         precision: inference precision, always set explicitly on the engine. ``int8-bf16`` is a quantized network whose
-            float part runs in bf16, of ``int8-fp16`` and ``fp8`` (E4M3) in fp16, of ``int8`` in fp32; of
-            ``int8-weights`` and ``int4-weights`` only the weights are stored in that many bits. ``int8-bf16`` and
-            weights alone are since schema 3, ``fp8`` and ``int8-fp16`` since 4.
+            float part runs in bf16, of ``int8-fp16`` and ``fp8-fp16`` in fp16, of ``int8`` and ``fp8`` (E4M3) in
+            fp32; of ``int8-weights`` and ``int4-weights`` only the weights are stored in that many bits. ``int8-bf16``
+            and weights alone are since schema 3, ``fp8``, ``fp8-fp16`` and ``int8-fp16`` since 4.
         instruction_set: CPU flags it needs, in Linux's spelling, e.g. ``("avx512_vnni",)``; empty needs none. A
             member ``"avx512_vnni|avx_vnni"`` is met by either, ``"!avx512f"`` by a CPU without it.
         engine_versions: version specifier of the engine, e.g. ``>=1.23,<2``.

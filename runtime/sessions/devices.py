@@ -8,7 +8,7 @@ from types import MappingProxyType
 from medfm_compress.runtime.bundle.manifest import Backend, Device, Precision
 from medfm_compress.runtime.sessions.instruction_sets import FULL_RANGE
 
-_IN_THE_GRAPH: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int8-fp16", "fp8")
+_IN_THE_GRAPH: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int8-fp16", "fp8", "fp8-fp16")
 """Of TensorRT: what runs is what the graph's types and Q/DQ say."""
 
 DEVICES: Mapping[Backend, Mapping[Device, tuple[Precision, ...]]] = MappingProxyType(

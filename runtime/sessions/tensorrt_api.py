@@ -43,7 +43,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 _STRONG: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    dict.fromkeys(("fp32", "fp16", "bf16", "int8", "int8-fp16", "fp8"), ())
+    dict.fromkeys(("fp32", "fp16", "bf16", "int8", "int8-fp16", "fp8", "fp8-fp16"), ())
 )
 APIS: Mapping[str, Api] = MappingProxyType(
     {

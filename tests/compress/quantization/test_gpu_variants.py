@@ -115,8 +115,8 @@ def test_int8_is_symmetric_with_constants_before_their_dequantizelinear(source, 
 
 
 def test_fp8_has_scales_in_fp16_and_weights_of_eight_bits(source, tmp_path, no_gpu):
-    done, bundle = quantized(source, tmp_path, "tensorrt:cuda:fp8", error_limit=1.0)
-    _, kinds, types = held(bundle, "tensorrt-cuda-fp8")
+    done, bundle = quantized(source, tmp_path, "tensorrt:cuda:fp8-fp16", error_limit=1.0)
+    _, kinds, types = held(bundle, "tensorrt-cuda-fp8-fp16")
     assert {"FLOAT8E4M3FN", "FLOAT16"} <= types and {"QuantizeLinear", "DequantizeLinear"} < kinds
     (kept,) = [candidate for candidate in done.candidates if candidate.kept]
     assert 0.01 < kept.relative_logit_error < 0.5
