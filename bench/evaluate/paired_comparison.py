@@ -6,7 +6,7 @@ teacher and variant share (`stats.bootstrap_difference`). No interval but log lo
 score's, which allows for a loss in few patients that the sample does not hold. Three cases are handled apart:
 
 - Too few patients for the policy: the widest interval possible stands in its place, and the reason with it.
-- The two models' probabilities agree within `SAME_OUTPUT` on every case: the difference is 0, with no width.
+- The two models are one network in two engines (`_same_output`): the difference is 0, with no width.
 - A metric that is undefined for one of the two (the PPV of a model that calls nothing) gives no comparison.
 
 Groups of patients are compared like the whole, each on its own cases. What is not required of them is left out, but for
@@ -41,6 +41,7 @@ from medfm_compress.runtime.errors import InputError
 __all__ = ["Confusion", "check_same_cases", "compare", "confusion", "confusion_matrix", "too_few"]
 
 SAME_OUTPUT = 1e-4
+SAME_LOGIT = 1e-3  # of the teacher's spread over the cases; engines differ by 1e-5
 TIE = 1e-12
 SHARES: frozenset[Metric] = frozenset({"accuracy", "sensitivity", "specificity", "balanced_accuracy"})
 METHOD_OWN = "score over patients, as Wilson's"
@@ -150,7 +151,7 @@ def _by_finding(teacher: Evaluation, bundle: Evaluation, policy: Policy, number:
         strata=_cluster_maximum(sample.truth, sample.clusters),
         policy=policy,
         seed=(policy.seed, number),
-        same=bool(np.abs(scores[1] - scores[0]).max() <= SAME_OUTPUT and (decisions[0] == decisions[1]).all()),
+        same=_same_output(teacher, bundle, slice(number, number + 1)),
         too_few=too_few(teacher, teacher.findings[number], policy),
         group=group,
     )
@@ -161,7 +162,6 @@ def _overall(teacher: Evaluation, bundle: Evaluation, policy: Policy, group: Gro
     correct = np.stack([(model.truth * model.decisions).sum(axis=1) for model in (teacher, bundle)])
     clusters = number_clusters(teacher.clusters)
     sample = Sample(correct.astype(np.float64), correct, np.ones(len(clusters), dtype=np.int64), clusters)
-    same_scores = np.abs(teacher.scores - bundle.scores).max() <= SAME_OUTPUT
     return _Question(
         finding="",
         variant=bundle.name,
@@ -169,10 +169,32 @@ def _overall(teacher: Evaluation, bundle: Evaluation, policy: Policy, group: Gro
         strata=_cluster_maximum(teacher.truth.argmax(axis=1), clusters),
         policy=policy,
         seed=(policy.seed, len(teacher.findings)),
-        same=bool(same_scores and (teacher.decisions == bundle.decisions).all()),
+        same=_same_output(teacher, bundle, slice(None)),
         too_few=too_few(teacher, "", policy),
         group=group,
     )
+
+
+def _same_output(teacher: Evaluation, bundle: Evaluation, findings: slice) -> bool:
+    """Whether two models are one network in two engines: equal decisions, probabilities and logits but for rounding.
+
+    Logits, because probabilities near 0 or 1 differ by nothing while they rank every patient otherwise. Each case's
+    mean logit, which a softmax ignores, is taken off where the labels exclude each other.
+    """
+    if not (teacher.decisions[:, findings] == bundle.decisions[:, findings]).all():
+        return False
+    if np.abs(teacher.scores[:, findings] - bundle.scores[:, findings]).max() > SAME_OUTPUT:
+        return False
+    first, second = (_comparable(evaluation, findings) for evaluation in (teacher, bundle))
+    spread = float(np.sqrt(((first - first.mean(axis=0)) ** 2).mean()))
+    return float(np.abs(second - first).max()) <= SAME_LOGIT * spread
+
+
+def _comparable(evaluation: Evaluation, findings: slice) -> NDArray[np.float64]:
+    """Logits ``[cases, outputs]`` without what does not matter to the probabilities of ``findings``."""
+    logits = evaluation.logits
+    independent = logits.shape[1] == len(evaluation.findings) and not are_labels_exclusive(evaluation)
+    return logits[:, findings] if independent else logits - logits.mean(axis=1, keepdims=True)
 
 
 def _cluster_maximum(values: Integers, clusters: Integers) -> Integers:

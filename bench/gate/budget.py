@@ -8,7 +8,8 @@
 - Timings that the report calls noisy prove less. Other work can only lengthen a time, so a time that keeps its limit
   keeps it, and one that breaks it is inconclusive. A ratio may be off either way. On one thread of a CPU it is held by
   processor times, which do not grow while a process waits; elsewhere by the rounds' medians. Its ends are then what the
-  rounds allow at worst: the shortest of the one over the longest of the other, and the reverse.
+  rounds allow at worst: the shortest of the one over the longest of the other, and the reverse. It passes where its
+  interval keeps the limit as well: noise never passes what a quiet machine's figures would not.
 
 A limit without its measurement is inconclusive, never passed.
 """
@@ -224,7 +225,8 @@ def _check(limit: Limit, figure: Figure, variant: str, noise: Sequence[str]) -> 
     noisy = limit.timed and bool(noise)
     outcome = _noisy_outcome(limit, figure) if noisy else _outcome(limit, figure)
     bound = "at least" if limit.at_least else "at most"
-    reason = f"{_figure_text(limit, figure)}, {bound} {limit.value:.4g}{limit.unit} is allowed"
+    asked = "required" if limit.at_least else "allowed"
+    reason = f"{_figure_text(limit, figure)}, {bound} {limit.value:.4g}{limit.unit} is {asked}"
     if noisy:
         worst = "" if figure.at_worst is None else f"; at worst {figure.at_worst[0]:.4g} to {figure.at_worst[1]:.4g}"
         reason += f" (noisy: {noise[0]}{worst})"
@@ -235,7 +237,9 @@ def _check(limit: Limit, figure: Figure, variant: str, noise: Sequence[str]) -> 
 
 def _noisy_outcome(limit: Limit, figure: Figure) -> Outcome:
     if figure.at_worst is not None:
-        return _outcome(limit, figure._replace(low=figure.at_worst[0], high=figure.at_worst[1]))
+        worst = figure._replace(low=figure.at_worst[0], high=figure.at_worst[1])
+        outcome = _outcome(limit, worst)
+        return "inconclusive" if outcome == "pass" and _outcome(limit, figure) != "pass" else outcome
     outcome = _outcome(limit, figure)
     # A time is only ever lengthened; a ratio without rounds may be anything.
     return "inconclusive" if outcome == "fail" or limit.at_least else outcome

@@ -100,8 +100,8 @@ def _needs(evaluation: Evaluation, policy: Policy, entry: NonInferiority, group:
 
 
 def _present(clusters: NDArray[np.int64], rows: NDArray[np.bool_]) -> int:
-    """Patients of ``rows``, less where some have many more images than others (Kish's effective number)."""
+    """Patients of ``rows``, as many as if each had the images of the one with the most (see `patient_effects`)."""
     if not rows.any():
         return 0
     sizes = np.unique(clusters[rows], return_counts=True)[1]
-    return int(sizes.sum() ** 2 / (sizes**2).sum())
+    return int(sizes.sum() / sizes.max())

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
+
 from medfm_compress.bench.evaluate.confusion_matrix import are_labels_exclusive
 from medfm_compress.bench.evaluate.fidelity import check_fidelity, fidelity
 from medfm_compress.bench.evaluate.paired_comparison import compare, too_few
@@ -32,11 +34,17 @@ from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 from medfm_compress.bench.types.policy import NonInferiority, Policy
 from medfm_compress.bench.types.verdict import Check, VariantVerdict, Verdict
+from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.bundle.manifest import Outcome, StoredVerdict
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task
 
 POWER = 0.8
+_SAME_SCORE = 1e-6
+NOTHING_REQUIRED = (
+    "no comparison was judged, since every one that the policy requires is waived for too few cases; collect more test "
+    "patients, or require a comparison over all of them"
+)
 NOT_EVALUATED = "this variant was not evaluated; bench it with the others"
 UNDEFINED: dict[Metric, str] = {
     "ppv": "undefined: teacher or bundle calls no case",
@@ -155,9 +163,26 @@ def recompute(report: Report, policy: Policy, shipped: Iterable[str] = ()) -> Ev
     Raises:
         InputError: as :func:`gather`.
     """
+    for table in report.evaluations:
+        check_consistent(table.to_evaluation(), report.task_of(table.name))
     judged = [table.to_evaluation() for table in report.evaluations[1:] if table.name not in report.external_models]
     evidence = gather(report.teacher.to_evaluation(), judged, policy, report.task)
     return _measured(evidence, report, shipped)
+
+
+def check_consistent(evaluation: Evaluation, task: Task) -> None:
+    """Check that the scores and decisions of a report are those of its logits.
+
+    Raises:
+        InputError: they are not: somebody altered one and not the other.
+    """
+    scores = probabilities(evaluation.logits, task)
+    decided = decisions(scores, task)
+    if np.abs(scores - evaluation.scores).max() > _SAME_SCORE or (decided != evaluation.decisions).any():
+        raise InputError(
+            f"the report contradicts itself: scores or decisions of {evaluation.name!r} do not follow from its logits, "
+            "temperature and operating points; bench the bundle again"
+        )
 
 
 def _measured(evidence: Evidence, report: Report, shipped: Iterable[str] = ()) -> Evidence:
@@ -202,6 +227,8 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
                 absent = _not_evaluated(evidence.left_out.get(variant, ""))
             comparison = comparisons.get(key)
             checks += _check_required(requirement, comparison, absent, adjusted.get(key, 1.0), policy.alpha)
+        if not required:
+            checks.append(Check(name="comparisons", outcome="inconclusive", reason=NOTHING_REQUIRED))
         near = next((entry for entry in evidence.fidelity if entry.variant == variant), None)
         checks += check_fidelity(policy.fidelity, near)
         checks += check_budget(policy.budget, variant, evidence.measurements, evidence.slowdowns, evidence.noise)

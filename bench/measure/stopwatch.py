@@ -99,13 +99,16 @@ def is_stable(samples: Sequence[float], window: int = _WINDOW, tolerance: float 
 
 @contextlib.contextmanager
 def without_collector() -> Iterator[None]:
-    """Keep the garbage collector at rest; it runs once before."""
-    gc.collect()
-    gc.disable()
+    """Keep the garbage collector at rest; it runs once before, but not inside a block that has it at rest already."""
+    enabled = gc.isenabled()
+    if enabled:
+        gc.collect()
+        gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
 
 
 def _enough(samples: Sequence[Sequence[float]], elapsed_s: float, effort: Effort) -> bool:

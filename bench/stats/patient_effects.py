@@ -12,12 +12,12 @@ one model's value is::
 
 A patient's effect is the sum over the cases, of a difference second model − first; those of ranks are centred in either
 class, whose sizes are fixed. Its sign is the metric's (a rise of Brier's is a loss). The patient who is lost has as
-many cases as a case's patient has on average (Kish's Σ k² / Σ k), each of which the first model has right and the
-second wrong: a positive that turns negative or the reverse, the lowest or the highest rank, an error of 1. One negative
-above every positive costs average precision about ln(m) / m, which is why it takes so many positives to bound.
+many cases as any patient of the class, each of which the first model has right and the second wrong: a positive that
+turns negative or the reverse, the lowest or the highest rank, an error of 1. (A patient of average size would not do:
+where 1% of the patients have twenty images each and all of the loss, most samples hold none of those who are lost.) One
+negative above every positive costs average precision about ln(m) / m, which is why it takes so many positives to bound.
 
-Sources: influence functions: Davison, Hinkley, Bootstrap Methods (1997), section 2.7; DeLong's components: see `auroc`;
-Kish, Survey Sampling (1965).
+Sources: influence functions: Davison, Hinkley, Bootstrap Methods (1997), section 2.7; DeLong's components: see `auroc`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _by_patient(sample: Sample, influence: _Influence, estimate: float, *, centr
             continue
         mean = float(cases[rows].mean()) if centred else 0.0
         cases[rows] -= mean
-        ends += [(end - mean) * _cases_of_a_patient(sample.clusters[rows]) for end in (right, wrong)]
+        ends += [(end - mean) * _most_cases(sample.clusters[rows]) for end in (right, wrong)]
         used |= rows
     patients = np.unique(sample.clusters[used], return_inverse=True)[1]
     effects = np.bincount(patients, weights=cases[used]).astype(np.float64)
@@ -144,7 +144,6 @@ def _brier(scores: Floats, truth: Integers) -> _Influence:
     return _Influence((errors - mean) / count, (-mean / count,) * 2, ((1 - mean) / count,) * 2)
 
 
-def _cases_of_a_patient(clusters: Integers) -> float:
-    """How many cases a case's patient has, on average (Kish)."""
-    sizes = np.unique(clusters, return_counts=True)[1]
-    return float((sizes**2).sum() / sizes.sum())
+def _most_cases(clusters: Integers) -> int:
+    """How many cases the patient with the most of them has."""
+    return int(np.unique(clusters, return_counts=True)[1].max())

@@ -94,6 +94,24 @@ def test_identical_models_differ_by_nothing_with_no_width(make_evaluation: MakeE
         assert comparison.p_worse == (None if comparison.metric in REPORTED_ONLY else 1)
 
 
+def test_rounding_of_another_engine_is_no_difference(make_evaluation: MakeEvaluation) -> None:
+    teacher = make_evaluation()
+    rounded = changed(make_evaluation("variant"), logits=teacher.logits * (1 + 1e-6), scores=teacher.scores + 1e-7)
+    assert {compared.difference.method for compared in compare(teacher, rounded, POLICY)} == {"identical outputs"}
+
+
+def test_probabilities_that_hardly_differ_and_rank_otherwise_are_not_the_same(make_evaluation: MakeEvaluation) -> None:
+    """A network that is never sure of anything: all of its probabilities lie below 1e-4."""
+    certain = make_evaluation()
+    logits = certain.logits - 14
+    teacher = changed(certain, logits=logits, scores=1 / (1 + np.exp(-logits)), decisions=certain.decisions * 0)
+    blind = np.full_like(logits, -13.0)
+    variant = changed(teacher, name="variant", logits=blind, scores=1 / (1 + np.exp(-blind)))
+    area = by_metric(compare(teacher, variant, POLICY))["auroc"]
+    assert area.teacher.estimate > 0.8 and area.bundle.estimate == 0.5
+    assert area.difference.estimate == pytest.approx(0.5 - area.teacher.estimate) and area.difference.high < -0.2
+
+
 def test_other_scores_without_one_flip_still_have_width(make_evaluation: MakeEvaluation) -> None:
     teacher = make_evaluation()
     variant = changed(make_evaluation("variant"), scores=teacher.scores * 0.9)

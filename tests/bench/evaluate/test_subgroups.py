@@ -124,6 +124,16 @@ def test_a_group_too_small_is_inconclusive_or_named_but_never_dropped(make_evalu
     assert sum("not judged: auroc of opacity" in note for note in waived.notes) == 3
 
 
+def test_where_every_requirement_is_waived_nothing_passes(make_evaluation: MakeEvaluation) -> None:
+    teacher = with_columns(make_evaluation(), age=["80" if number < 6 else "" for number in range(300)])
+    rule = SubgroupRule(column="age", cuts=(50, 70), when_too_few="named")
+    policy = Policy(non_inferiority=(OLD_AND_YOUNG,), subgroups=(rule,), resamples=1000)
+    verdict = verdict_on(teacher, msgspec.structs.replace(teacher, name="int8"), policy)
+    assert verdict.outcome == "inconclusive"
+    (check,) = verdict.variants[0].checks
+    assert "no comparison was judged" in check.reason
+
+
 def test_what_is_not_recorded_is_said(make_evaluation: MakeEvaluation) -> None:
     teacher = with_columns(make_evaluation(), age=["unknown"] * 20 + ["40"] * 280)
     policy = Policy(non_inferiority=(EVERYONE,), subgroups=(SubgroupRule(column="age", cuts=(50,)),), resamples=1000)

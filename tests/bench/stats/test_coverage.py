@@ -135,6 +135,33 @@ def test_shares_at_the_margin_with_the_loss_in_few_patients_of_several_images(me
     assert 0 < passes / studies <= 0.035
 
 
+@pytest.mark.parametrize(
+    ("patients", "large", "images", "margin"), [(400, 0.01, 20, 0.05), (200, 0.02, 10, 0.05), (200, 0.1, 9, 0.06)]
+)
+@pytest.mark.parametrize("metric", ["sensitivity", "auroc"])
+def test_at_the_margin_with_the_loss_in_those_who_have_many_images(
+    metric: Metric, patients: int, large: float, images: int, margin: float
+) -> None:
+    """Few have many images each, and all of the loss; most samples hold few or none of those who are lost."""
+    rng, passes, studies = np.random.default_rng(images), 0, 200
+    share = large * images / (large * images + 1 - large)  # of the images, in the population
+    lost = margin / share / 0.9
+    for _ in range(studies):
+        sizes = np.where(rng.random(patients) < large, images, 1)
+        ill = np.repeat(np.arange(patients), sizes)
+        clusters = np.concatenate([ill, patients + np.arange(patients)])
+        truth = np.concatenate([np.ones(len(ill), np.int64), np.zeros(patients, np.int64)])
+        gone = ((sizes == images) & (rng.random(patients) < lost))[ill]
+        teacher = rng.normal(size=len(truth)) + sqrt(2) * norm.ppf(0.9) * truth
+        right = np.repeat(rng.random(patients) < 0.9, sizes)
+        bundle, decisions = teacher.copy(), np.zeros((2, len(truth)), np.int64)
+        bundle[: len(ill)][gone] = -50
+        decisions[:, : len(ill)] = np.stack([right, right & ~gone])
+        sample = Sample(np.stack([teacher, bundle]), decisions, truth, clusters)
+        passes += score_interval(paired_effects(sample, metric), 0.95).low > -margin
+    assert passes / studies <= 0.055  # three standard errors above 2.5%
+
+
 def test_a_faithful_copy_passes_where_the_patients_suffice_and_never_where_they_do_not() -> None:
     rng = np.random.default_rng(4)
     for ill, healthy, margin, share in ((50, 100, 0.10, 1.0), (200, 400, 0.05, 1.0), (100, 400, 0.02, 0.0)):
