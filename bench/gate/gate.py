@@ -45,6 +45,7 @@ NOTHING_REQUIRED = (
     "no comparison was judged, since every one that the policy requires is waived for too few cases; collect more test "
     "patients, or require a comparison over all of them"
 )
+DEVICE_MISSING = "not evaluated on its device"
 NOT_EVALUATED = "this variant was not evaluated; bench it with the others"
 UNDEFINED: dict[Metric, str] = {
     "ppv": "undefined: teacher or bundle calls no case",
@@ -245,9 +246,7 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
 
 def _not_evaluated(reason: str) -> str:
     """Why a variant has no comparison; ``reason`` where its device was not to be had."""
-    return (
-        f"not evaluated on its device: {reason}; bench the bundle on a machine that has it" if reason else NOT_EVALUATED
-    )
+    return f"{DEVICE_MISSING}: {reason}; bench the bundle on a machine that has it" if reason else NOT_EVALUATED
 
 
 def stored_verdicts(verdict: Verdict, *, report_sha256: str, date: str) -> tuple[StoredVerdict, ...]:

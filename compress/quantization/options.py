@@ -31,7 +31,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         optimised: ship the ONNX Runtime variant also as that engine optimised it for this class of CPU.
         rounds: interleaved latency rounds.
         threads: of the sessions that are timed.
-        rechoose: give each variant that is kept its own temperature and thresholds (see `recalibrate_thresholds`).
+        rechoose: give each variant that is kept its own temperature and thresholds, where validation cases can tell.
     """
 
     samples: Annotated[int, Meta(ge=MIN_CALIBRATION_CASES)] = 300

@@ -30,9 +30,11 @@ def portable_variant(bundle: Bundle, name: str = "") -> Variant:
         if not reason:
             return variant
         reasons.append(f"{variant.name} {reason}")
+    bound = [variant.name for variant in bundle.manifest.variants if not _obstacle(bundle, variant)]
+    named = f", or name one that is right on such CPUs alone: --variant {bound[0]}" if bound else ""
     raise InputError(
         f"{bundle.path.name} has no variant for a self-contained file: {'; '.join(reasons)}; "
-        "export the model for ONNX Runtime in fp32, or name a variant"
+        f"keep the FP32 one with quantize --keep-fp32{named}"
     )
 
 

@@ -133,18 +133,25 @@ def print_report(report: Report, verdict: Verdict, out: Path, policy: Path, bund
 
 def _meaning(verdict: Verdict) -> list[str]:
     """What the verdict means and what to do next; not a pass: with the first requirement that is in the way."""
+    from medfm_compress.bench.gate.gate import DEVICE_MISSING
+
     if verdict.outcome == "pass":
         return ["every requirement of the policy holds on these cases; the command below records it in the bundle"]
-    variant, check = next(
+    found = [
         (judged.variant, check)
         for judged in verdict.variants
         for check in judged.checks
         if check.outcome == verdict.outcome
-    )
+    ]
+    here = [entry for entry in found if DEVICE_MISSING not in entry[1].reason]
+    variant, check = (here or found)[0]
     others = sum(check.outcome != "pass" for judged in verdict.variants for check in judged.checks) - 1
-    meaning = "it must not ship" if verdict.outcome == "fail" else "these cases do not tell, so it may not ship yet"
+    undecided = "these cases do not tell, so it may not ship yet" if here else "a device is missing here"
+    meaning = "it must not ship" if verdict.outcome == "fail" else undecided
     remedy = (
-        "make the loss smaller (a larger student, more training, stricter limits for INT8), and evaluate once more"
+        "bench the bundle on a machine that has the device, or leave its variant out; the others may be used"
+        if not here
+        else "make the loss smaller (a larger student, more training, stricter limits for INT8), and evaluate once more"
         if verdict.outcome == "fail"
         else "collect more test patients, or make the bundle more like its teacher; do not widen the margin"
     )

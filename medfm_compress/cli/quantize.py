@@ -54,7 +54,10 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path) -> None:
             if not candidate.variant:
                 console.say(f"{candidate.method} does not apply: {candidate.reason}")
         console.say()
-    console.say("* of all, no other is both faster and more faithful")
+    if any(candidate.pareto for candidate in quantized.candidates):
+        console.say("* of all, no other is both faster and more faithful")
+    if any(candidate.speedup_interval for candidate in quantized.candidates):
+        console.say("the kept ones and their rivals were timed in fresh processes, the others in the search")
     if not quantized.applied:
         console.say("Nothing applied: no candidate is both faithful and faster than FP32; the bundle keeps FP32.")
     print_no_int8(quantized.manifest)
@@ -68,13 +71,8 @@ def _backend(candidate: Candidate) -> str:
 
 def _row(candidate: Candidate) -> list[str]:
     outcome = f"{'kept' if candidate.kept else 'not kept'}: {candidate.reason}"
-    if not candidate.p50_ms:
-        return [candidate.method, *["–"] * 4, outcome]
-    return [
-        candidate.method + ("*" if candidate.pareto else ""),
-        f"{candidate.p50_ms:.2f}",
-        f"{candidate.speedup:.2f}×",
-        f"{candidate.relative_logit_error:.4f}",
-        f"{candidate.size_bytes / 1e6:.2f}",
-        outcome,
-    ]
+    times = [f"{candidate.p50_ms:.2f}", f"{candidate.speedup:.2f}×"] if candidate.p50_ms else ["–"] * 2
+    judged = candidate.p50_ms or candidate.relative_logit_error  # what runs on no engine here is judged, not timed
+    error = f"{candidate.relative_logit_error:.4f}" if judged else "–"
+    size = f"{candidate.size_bytes / 1e6:.2f}" if candidate.size_bytes else "–"
+    return [candidate.method + ("*" if candidate.pareto else ""), *times, error, size, outcome]

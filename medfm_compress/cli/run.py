@@ -30,7 +30,7 @@ def run(
         list[Path],
         typer.Argument(help="DICOM, PNG or JPEG files, and folders, of which all images are taken.", metavar="IMAGE"),
     ],
-    backend: Annotated[str | None, typer.Option(help="Use only this engine: openvino or onnxruntime.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Use only openvino, onnxruntime or tensorrt.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads for one prediction (default: physical cores).")] = None,
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Also use a variant that no passing verdict covers.")

@@ -14,7 +14,7 @@ from medfm_compress.cli.arguments import Overwrite, StudyArgument
 from medfm_compress.cli.command import command
 from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.data.splitting import SplitPlan
-from medfm_compress.runtime.errors import EXIT_UNUSABLE
+from medfm_compress.runtime.errors import EXIT_INCONCLUSIVE, EXIT_UNUSABLE
 
 if TYPE_CHECKING:
     from medfm_compress.bench.gate.enough_patients import Need
@@ -39,7 +39,10 @@ def check(
     ] = None,
     test_split: Annotated[str, typer.Option("--split", help="The split that --policy is about.")] = "test",
 ) -> None:
-    """Read every image; count; look for leakage. Exit code 2 for leakage or for images that cannot be used."""
+    """Read every image; count; look for leakage.
+
+    Exit code 2 for leakage or for images that cannot be used, 3 for a split that is too small for the policy.
+    """
     from medfm_compress.bench.gate.enough_patients import patients_needed
     from medfm_compress.bench.gate.policy_file import load_policy
     from medfm_compress.data.check import check_study
@@ -59,6 +62,8 @@ def check(
     console.emit(as_json, in_words)
     if checked.errors or (checked.leakage and not accept_leakage):
         raise typer.Exit(EXIT_UNUSABLE)
+    if not all(need.met for need in needs):
+        raise typer.Exit(EXIT_INCONCLUSIVE)
 
 
 @app.command()

@@ -56,7 +56,7 @@ def reuse_sentence(report: Report) -> str:
 def _limits(report: Report) -> dict[str, str]:
     policy = report.policy
     return {
-        "Cost at most": "; ".join(_budget(policy.budget)) or "no limit",
+        "Cost": "; ".join(_budget(policy.budget)) or "no limit",
         "Case by case": "; ".join(_fidelity(policy.fidelity)) or "no limit",
         "Groups of patients": "; ".join(_rule(rule) for rule in policy.subgroups) or "none declared",
         "Least number of patients": f"{policy.min_positives} with the finding, {policy.min_negatives} without, "
@@ -66,18 +66,18 @@ def _limits(report: Report) -> dict[str, str]:
 
 def _budget(budget: Budget) -> Iterator[str]:
     lines: tuple[tuple[str, float | None, Callable[[float], str]], ...] = (
-        ("median {} ms", budget.p50_ms, milliseconds),
-        ("99th percentile {} ms", budget.p99_ms, milliseconds),
-        ("file to finding, median {} ms", budget.end_to_end_p50_ms, milliseconds),
-        ("file to finding, 99th percentile {} ms", budget.end_to_end_p99_ms, milliseconds),
-        ("first prediction after {} ms", budget.first_prediction_ms, milliseconds),
-        ("{} on disk", budget.size_bytes, megabytes),
-        ("{} of memory", budget.peak_rss_bytes, megabytes),
-        ("{} of GPU memory", budget.peak_gpu_bytes, megabytes),
-        ("{} mJ a call", budget.energy_mj, "{:g}".format),
-        ("{}× as slow as the bundle before", budget.max_slowdown, "{:g}".format),
-        ("and at least {}× as fast as the teacher", budget.min_speedup, "{:g}".format),
-        ("and at least {}× smaller than the teacher", budget.min_compression, "{:g}".format),
+        ("median at most {} ms", budget.p50_ms, milliseconds),
+        ("99th percentile at most {} ms", budget.p99_ms, milliseconds),
+        ("file to finding, median at most {} ms", budget.end_to_end_p50_ms, milliseconds),
+        ("file to finding, 99th percentile at most {} ms", budget.end_to_end_p99_ms, milliseconds),
+        ("first prediction after at most {} ms", budget.first_prediction_ms, milliseconds),
+        ("at most {} on disk", budget.size_bytes, megabytes),
+        ("at most {} of memory", budget.peak_rss_bytes, megabytes),
+        ("at most {} of GPU memory", budget.peak_gpu_bytes, megabytes),
+        ("at most {} mJ a call", budget.energy_mj, "{:g}".format),
+        ("at most {}× as slow as the bundle before", budget.max_slowdown, "{:g}".format),
+        ("at least {}× as fast as the teacher", budget.min_speedup, "{:g}".format),
+        ("at least {}× smaller than the teacher", budget.min_compression, "{:g}".format),
     )
     return (words.format(write(value)) for words, value, write in lines if value is not None)
 
