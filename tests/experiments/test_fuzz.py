@@ -77,10 +77,10 @@ def test_words_written_to_the_descriptor_and_files_left_behind_are_seen(place, m
         (place.work / "left.partial").write_text("")
         return 0
 
-    monkeypatch.setattr(worker.face, "_run", loud)
+    monkeypatch.setattr(worker.face, "run", loud)
     assert worker.run_command(["run"])["err"] == "a library\n"
     (place.work / "left.partial").unlink()
-    monkeypatch.setattr(worker.face, "_run", lambda _: (place.work / "left.partial").write_text("") or 0)
+    monkeypatch.setattr(worker.face, "run", lambda _: (place.work / "left.partial").write_text("") or 0)
     kind = kinds.KINDS["study"]._replace(arguments=lambda *_: [])
     assert worker.answer(kind, place, [0], [place.work / "x"])["problem"]
     (place.work / "left.partial").unlink(missing_ok=True)

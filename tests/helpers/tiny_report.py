@@ -43,7 +43,7 @@ def evaluation(name: str, cases: int = 300, noise: float = 0.0, shift: float = 0
     return Evaluation(
         name=name,
         images=tuple(f"{n}.png" for n in range(cases)),
-        logits=np.hstack([-logits, logits]),
+        logits=np.hstack([-logits, logits]) / 2,
         scores=scores,
         truth=truth,
         decisions=(scores >= 0.5).astype(np.int64),

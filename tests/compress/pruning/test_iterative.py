@@ -110,7 +110,7 @@ def test_steps_lead_to_the_goal_and_leave_a_record(whole: Any) -> None:
     assert sum("recorded" in line or "teacher:" in line for line in lines) < 10
 
 
-@pytest.mark.parametrize("moment", ["tried", "step 1:", "epoch", "step 2:"])
+@pytest.mark.parametrize("moment", ["groups tried", "step 1:", "epoch", "step 2:"])
 def test_an_interrupted_call_goes_on_and_ends_alike(study: Study, whole: Any, tmp_path: Path, moment: str) -> None:
     with pytest.raises(Stop):
         run(study, tmp_path / "cut", stop_at=moment)
