@@ -36,7 +36,7 @@ MODEL = ("--study", "s", "--out", "o")
     [
         (["--version"], 0),
         (["--help"], 0),
-        *[([command.__name__, "--help"], 0) for command in COMMANDS],
+        *[([command.__name__.replace("_", "-"), "--help"], 0) for command in COMMANDS],
         (["study", "split", "-h"], 0),
         (["finetune", "resnet18", *MODEL, "--epochs", "-1"], 2),
         (["distill", "t", *MODEL, "--student", "s", "--teacher-precision", "fp64"], 2),
