@@ -21,11 +21,13 @@ from medfm_compress.bench.types.target import on_one_chip
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.bundle.manifest import Provenance
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import decode
 from medfm_compress.runtime.task import OperatingPoint, Task
 
 REPORT_SCHEMA_VERSION = 2
 TEACHER = "teacher"
+MAX_REPORT_BYTES = 1 << 30  # a million cases of ten findings
 
 
 class Speedup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -149,9 +151,9 @@ def load_report(path: str | Path) -> Report:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise InputError(f"cannot read report {path}: {exc.strerror}; run medfm-compress bench to make one") from None
+        data = read_regular(path, MAX_REPORT_BYTES, "report")
+    except InputError as exc:
+        raise InputError(f"{exc}; run medfm-compress bench to make one") from None
     return parse_report(data, source=str(path))
 
 

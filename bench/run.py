@@ -184,7 +184,7 @@ def measure_slowdowns(
 
 
 def write_case_files(folder: Path, study: Study, spec: ImageSpec, evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
-    """Write ``prediction_flips.csv`` and ``gallery.html``, which name cases and show images, and must stay at home.
+    """Write ``flips.csv`` and ``gallery.html``, which name cases and show images, and must stay at home.
 
     Returns the names of those that there was something to write for.
     """

@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,19 @@ from medfm_compress.runtime.regular_file import open_regular
 
 _MOST_BYTES = 1 << 26  # of one read where the system cannot read into memory that is there
 _FORMATS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is by columns, and dtype of the array whose header ``file`` begins with.
+
+    Raises:
+        ValueError: it is no header, or of a version that no array of plain numbers needs.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in _FORMATS:
+        raise ValueError(f"the array is of version {version} of the format")
+    shape, in_columns, dtype = _FORMATS[version](file)
+    return shape, in_columns, dtype
 
 
 class NpyRows:
@@ -39,10 +52,7 @@ class NpyRows:
         """
         self._path = path
         with open_regular(path) as file:
-            version = np.lib.format.read_magic(file)
-            if version not in _FORMATS:
-                raise ValueError(f"{path} is of version {version} of the format")
-            self.shape, in_columns, self.dtype = _FORMATS[version](file)
+            self.shape, in_columns, self.dtype = read_npy_header(file)
             if in_columns or self.dtype.hasobject or not self.shape:
                 raise ValueError(f"{path} is no array of plain numbers by rows")
             self._start = file.tell()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import zipfile
 import zlib
@@ -12,12 +13,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.data.npy_rows import read_npy_header
 from medfm_compress.data.study import ImageSource
 from medfm_compress.runtime.errors import ImageRefused, StudyError
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.images.pixels import Pixels
-from medfm_compress.runtime.images.size_limits import read_limited
+from medfm_compress.runtime.images.size_limits import MAX_DECODED_BYTES, read_limited
 from medfm_compress.runtime.read_image import pixels_from_array, read_image
+from medfm_compress.runtime.regular_file import open_regular
 
 ARCHIVE_MARK = ".npz#"
 
@@ -81,11 +84,13 @@ def load_array(path: Path, key: str) -> NDArray[np.uint8]:
     """One array of an ``.npz``, never unpickled.
 
     Raises:
-        StudyError: no such file or key, a damaged archive, or an array of Python objects.
+        StudyError: no such file or key, a damaged archive, an array of Python objects, or one that takes more memory
+            than there is.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
             if key in archive.files:
+                _check_declared(archive.zip, key)
                 array: NDArray[np.uint8] = archive[key]
                 return array
             names = archive.files
@@ -93,13 +98,31 @@ def load_array(path: Path, key: str) -> NDArray[np.uint8]:
         raise StudyError(
             f"{path.name}: array {key!r} cannot be read as plain numbers; download the .npz again"
         ) from None
+    except MemoryError:
+        raise StudyError(
+            f"{path.name}: array {key!r} takes more memory than there is; give the images as files, with a cases.csv"
+        ) from None
     raise StudyError(f"{path.name} has no array {key!r}; it has {', '.join(names)}")
+
+
+def _check_declared(archive: zipfile.ZipFile, key: str) -> None:
+    """Refuse an array that its header makes larger than the archive says, or of rows that no image has.
+
+    Raises:
+        ValueError: it is; before memory is taken for it.
+    """
+    info = archive.getinfo(f"{key}.npy")
+    with archive.open(info) as member:
+        shape, _, dtype = read_npy_header(member)
+        size, rows = math.prod(shape) * dtype.itemsize, max(1, *shape[:1])
+        if member.tell() + size != info.file_size or size > rows * MAX_DECODED_BYTES:
+            raise ValueError(f"array {key!r} {shape} is not what its archive holds")
 
 
 def array_names(path: Path) -> tuple[str, ...]:
     """Names of the arrays in an ``.npz``; raises ``StudyError`` where it is none."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             return tuple(name.removesuffix(".npy") for name in archive.namelist())
     except (OSError, zipfile.BadZipFile):
         raise StudyError(f"{path.name} is not an .npz archive, or a damaged one; download it again") from None

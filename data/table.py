@@ -13,7 +13,10 @@ from medfm_compress.data.labels import PREFIX, names_of
 from medfm_compress.data.sources import ARCHIVE_MARK, locate
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.atomic_write import write_atomically
-from medfm_compress.runtime.errors import StudyError
+from medfm_compress.runtime.errors import InputError, StudyError
+from medfm_compress.runtime.regular_file import read_regular
+
+_MOST_BYTES = 1 << 30
 
 
 class Table(NamedTuple):
@@ -125,9 +128,9 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _text(path: Path) -> str:
     try:
         # utf-8-sig: Excel begins its "CSV UTF-8" with a byte order mark.
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as exc:
-        raise StudyError(f"{path} cannot be read: {exc.strerror}; give a readable CSV file") from None
+        return read_regular(path, _MOST_BYTES, "table").decode("utf-8-sig")
+    except InputError as exc:
+        raise StudyError(f"{exc}; give a readable CSV file") from None
     except UnicodeDecodeError as exc:
         raise StudyError(f"{path.name} is not UTF-8 (byte {exc.start}); save it as 'CSV UTF-8'") from None
 

@@ -22,11 +22,12 @@ from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.splitting import SplitPlan
-from medfm_compress.data.strict_yaml import load_yaml
+from medfm_compress.data.strict_yaml import MAX_YAML_BYTES, load_yaml
 from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import Colour, DicomRules
+from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
 
 ARGUMENT = Meta(extra={"argument": True})
@@ -321,9 +322,6 @@ def load_recipe(path: Path) -> LoadedRecipe:
     Raises:
         InputError: the file cannot be read, is not YAML, has an unknown key or a value outside its range.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise InputError(f"cannot read recipe {path}: {exc.strerror}") from None
+    data = read_regular(path, MAX_YAML_BYTES, "recipe")
     recipe = convert(load_yaml(data, f"recipe {path}"), Recipe, source=f"recipe {path}")
     return LoadedRecipe.at(recipe, path.parent, hashlib.sha256(data).hexdigest())

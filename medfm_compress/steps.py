@@ -20,6 +20,7 @@ from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import InputError, ModelError, StudyError
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
@@ -423,8 +424,9 @@ def explain(
 def gate(report: Path, policy: LoadedPolicy, bundle: Path, out: Path) -> Verdict:
     """Judge a report by the policy that it was made under, and write a copy of the bundle that carries the verdict."""
     from medfm_compress.bench.gate.judge_report import JudgeRequest, judge_report, record_verdicts
+    from medfm_compress.bench.report import MAX_REPORT_BYTES
 
-    data = report.read_bytes()
+    data = read_regular(report, MAX_REPORT_BYTES, "report")
     decision = judge_report(JudgeRequest(report, data, policy, bundle))
     record_verdicts(decision, data, bundle, out)
     return decision.verdict

@@ -80,7 +80,7 @@ def find_flips(teacher: Evaluation, bundle: Evaluation) -> tuple[Flip, ...]:
 
 
 def write_flips(folder: str | Path, teacher: Evaluation, others: Sequence[Evaluation]) -> Path:
-    """Write ``prediction_flips.csv`` with the real image and patient keys: a local file that must not leave the site.
+    """Write ``flips.csv`` with the real image and patient keys: a local file that must not leave the site.
 
     It is written without rows too, so that no older one stays behind. Cells that a spreadsheet would run as a formula
     begin with an apostrophe (OWASP, CSV injection).

@@ -57,7 +57,7 @@ def patients_needed(study: Study, policy: Policy, split: str = "test") -> tuple[
     """Needs of every requirement of ``policy``; empty groups are left out.
 
     Raises:
-        InputError: ``split`` has no labelled case, or the study lacks a column that the policy names.
+        InputError: ``split`` has no labelled case, or the study lacks a column or finding that the policy names.
     """
     cases = tuple(case for case in study.split(split) if case.target)
     task = Task(kind=study.kind, labels=study.labels)
@@ -84,6 +84,7 @@ def _needs(evaluation: Evaluation, policy: Policy, entry: NonInferiority, group:
         needed = smallest_count_of_precision(margin, policy.alpha)
     else:
         needed = smallest_count(margin, policy.alpha)
+    entry.check_finding(evaluation.findings)
     findings = [entry.finding] if entry.finding else list(evaluation.findings)
     if entry.metric in ("accuracy", "brier"):
         everybody = np.ones(len(clusters), np.bool_)

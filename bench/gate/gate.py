@@ -298,9 +298,7 @@ def _population(teacher: Evaluation, group: Group, policy: Policy, *, optional: 
 def _required(policy: Policy, evidence: Evidence) -> tuple[tuple[Required, ...], tuple[str, ...]]:
     """The policy's entries, each spelt out, and what is waived because a group is too small for it."""
     for entry in policy.non_inferiority:
-        if entry.finding and entry.finding not in evidence.findings:
-            known = ", ".join(filter(None, evidence.findings))
-            raise InputError(f"the policy names finding {entry.finding!r}, which this task lacks; it has {known}")
+        entry.check_finding(evidence.findings)
     spelt = [
         Required(entry, finding, population)
         for entry in policy.non_inferiority

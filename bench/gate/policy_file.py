@@ -26,9 +26,10 @@ from msgspec.inspect import (
 )
 
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, REPORTED_ONLY
-from medfm_compress.bench.types.policy import NonInferiority, Policy
-from medfm_compress.data.strict_yaml import load_yaml
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.bench.types.policy import MOST_WHOLE, NonInferiority, Policy
+from medfm_compress.data.strict_yaml import MAX_YAML_BYTES, load_yaml
+from medfm_compress.runtime.errors import InputError, in_one_line
+from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
 
 
@@ -47,11 +48,9 @@ def load_policy(path: str | Path) -> LoadedPolicy:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise InputError(
-            f"cannot read policy {path}: {exc.strerror}; 'medfm-compress policy init policy.yaml' writes a starter"
-        ) from None
+        data = read_regular(path, MAX_YAML_BYTES, "policy")
+    except InputError as exc:
+        raise InputError(f"{exc}; 'medfm-compress policy init policy.yaml' writes a starter") from None
     return parse_policy(data, source=f"policy {path}")
 
 
@@ -81,7 +80,7 @@ def _check(value: Any, kind: Type, where: str) -> None:
             _check(entry, kind.item_type, f"{where}, entry {number}")
     elif isinstance(kind, LiteralType) and value not in kind.values:
         allowed = ", ".join(str(choice) for choice in kind.values if choice not in REPORTED_ONLY)
-        raise InputError(f"{where} is {value!r}; it must be one of {allowed}")
+        raise InputError(f"{where} is {in_one_line(repr(value))}; it must be one of {allowed}")
     elif isinstance(kind, FloatType | IntType):
         _check_number(value, kind, where)
 
@@ -102,8 +101,10 @@ def _check_number(value: Any, kind: FloatType | IntType, where: str) -> None:
     whole = isinstance(kind, IntType)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         example = "20000000" if whole else "0.02 (and 1.0e+2, not 1e2, which YAML takes for text)"
-        raise InputError(f"{where} is {value!r}; write a {'whole number' if whole else 'number'}, e.g. {example}")
-    if not math.isfinite(value):
+        raise InputError(
+            f"{where} is {in_one_line(repr(value))}; write a {'whole number' if whole else 'number'}, e.g. {example}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{where} is {value}; a limit must be finite, and one that shall not bind is left out")
 
 
@@ -111,8 +112,8 @@ def _check_limits(policy: Policy, source: str) -> None:
     """Refuse limits that always or never hold."""
     for section in ("budget", "fidelity"):
         for name, limit in msgspec.structs.asdict(getattr(policy, section)).items():
-            if limit is not None and limit <= 0:
-                raise InputError(f"{source}: {section}.{name} is {limit}; it must be above 0")
+            if limit is not None and not 0 < limit <= MOST_WHOLE:
+                raise InputError(f"{source}: {section}.{name} is {limit}; it must be above 0, and below 2^63")
     if policy.fidelity.min_agreement is not None and policy.fidelity.min_agreement > 1:
         raise InputError(f"{source}: fidelity.min_agreement is {policy.fidelity.min_agreement}; a share is at most 1")
     for entry in policy.non_inferiority:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -79,6 +81,12 @@ class NonInferiority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         if self.metric in REPORTED_ONLY:
             raise InputError(f"{self.metric} is biased on few cases and cannot be required; require brier or log_loss")
 
+    def check_finding(self, findings: Sequence[str]) -> None:
+        """Raises `InputError` where ``findings``, those of a task, lack the one that this entry names."""
+        if self.finding and self.finding not in findings:
+            known = ", ".join(filter(None, findings))
+            raise InputError(f"the policy names finding {self.finding!r}, which this task lacks; it has {known}")
+
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Hard limits on what a variant may cost; absent ones do not bind.
@@ -125,6 +133,8 @@ class FidelityLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 MOST_RESAMPLES = 100_000  # the noise of an end is then 1/50 of a standard error; more would only take time
+MOST_WHOLE = (1 << 63) - 1  # a report, which repeats its policy, holds no larger one
+MOST_ENTRIES = 1000  # a metric of every finding in every group by name; each entry costs an interval
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -158,13 +168,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if not self.non_inferiority:
             raise InputError("a policy needs at least one non_inferiority entry; without one, nothing is proven")
+        for name in ("non_inferiority", "subgroups"):
+            if len(getattr(self, name)) > MOST_ENTRIES:
+                raise InputError(f"{name} has {len(getattr(self, name))} entries; at most {MOST_ENTRIES} can be judged")
         if not 0 < self.alpha < 0.5:
             raise InputError(f"alpha is {self.alpha}; it must be above 0 and below 0.5")
         if not 1000 <= self.resamples <= MOST_RESAMPLES:
             raise InputError(f"resamples is {self.resamples}; it must be at least 1000 and at most {MOST_RESAMPLES}")
         for name, least in (("min_positives", 2), ("min_negatives", 2), ("min_clusters", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+            if not least <= getattr(self, name) <= MOST_WHOLE:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}, and below 2^63")
         columns = [rule.column for rule in self.subgroups]
         if len(set(columns)) != len(columns):
             raise InputError(f"the policy divides one column twice: {', '.join(columns)}; keep one rule each")
@@ -181,16 +194,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                     f"{required.metric} is required by {required.subgroup!r}, which is none of the policy's subgroups "
                     f"({', '.join(columns) or 'it has none'}); add '- column: {required.subgroup}' to subgroups"
                 )
-        keys = [(required.metric, required.finding, required.subgroup) for required in self.non_inferiority]
-        twice = sorted(
-            {
-                f"{metric} of {finding or 'every finding'}{f' by {subgroup}' if subgroup else ''}"
-                for metric, finding, subgroup in keys
-                if keys.count((metric, finding, subgroup)) > 1
-            }
-        )
-        if twice:
-            raise InputError(f"the policy asks twice for {', '.join(twice)}; keep one entry each")
+        _refuse_repeated(self.non_inferiority)
 
     @property
     def study_columns(self) -> frozenset[str]:
@@ -204,3 +208,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """
         entries = {(entry.metric, entry.finding, entry.subgroup): entry for entry in self.non_inferiority}
         return entries.get((metric, finding, column)) or entries.get((metric, "", column))
+
+
+def _refuse_repeated(entries: Sequence[NonInferiority]) -> None:
+    keys = [(required.metric, required.finding, required.subgroup) for required in entries]
+    twice = sorted(
+        {
+            f"{metric} of {finding or 'every finding'}{f' by {subgroup}' if subgroup else ''}"
+            for (metric, finding, subgroup), count in Counter(keys).items()
+            if count > 1
+        }
+    )
+    if twice:
+        raise InputError(f"the policy asks twice for {', '.join(twice)}; keep one entry each")

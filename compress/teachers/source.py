@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import decode
 
 Outputs = Literal["", "logits", "softmax", "sigmoid"]
+_MOST_SPEC_BYTES = 1 << 20
 KINDS = (
     "a model folder, timm:NAME, hf-hub:OWNER/NAME, torchvision:NAME, an .onnx file, a MONAI bundle or outputs:FOLDER"
 )
@@ -50,9 +51,9 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if not self.spec:
             return None
         try:
-            data = Path(self.spec).read_bytes()
-        except OSError as exc:
-            raise ModelError(f"cannot read --teacher-spec {self.spec}: {exc.strerror}") from None
+            data = read_regular(self.spec, _MOST_SPEC_BYTES, "--teacher-spec")
+        except InputError as exc:
+            raise ModelError(str(exc)) from None
         return decode(data, ImageSpec, source=f"--teacher-spec {self.spec}", error=ModelError)
 
     def refuse(self, *options: str) -> None:

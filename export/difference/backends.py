@@ -34,11 +34,14 @@ def open_network(bundle: Bundle, variant: Variant, threads: int) -> Network:
 
     Raises:
         InputError: its engine cannot be looked into.
-        BundleRefused: it does not open here.
+        BundleRefused: it does not open here, or is empty.
         MissingDependency: its engine is not installed.
     """
     if variant.backend not in NETWORKS:
         raise InputError(f"variant {variant.name} runs on {variant.backend}; allowed are {', '.join(NETWORKS)}")
     open_variant(bundle, variant, threads)
     with refusing(BundleRefused, f"variant {variant.name} cannot be looked into"):
-        return NETWORKS[variant.backend]([bundle.read(name) for name in variant.files], variant, threads)
+        network = NETWORKS[variant.backend]([bundle.read(name) for name in variant.files], variant, threads)
+    if not network.topology.inputs or not network.topology.outputs:
+        raise BundleRefused(f"variant {variant.name} has no input, or no output; export it again")
+    return network

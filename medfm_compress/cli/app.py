@@ -74,5 +74,6 @@ def _version(
         console.say(__version__)
         raise typer.Exit
     if context.invoked_subcommand is None:
-        console.say(context.get_help())
+        for line in context.get_help().splitlines():
+            console.say(line)
         raise typer.Exit

@@ -50,7 +50,7 @@ def command(defaults: Mapping[str, Any] = _NOTHING, skip: tuple[str, ...] = ()) 
             with console.output(**shown):
                 for name, kind in structs.items():
                     arguments[name] = _struct(kind, settings[name], arguments, defaults)
-                return function(**arguments)
+                return _ending_by_exception(function, arguments)
 
         parameters = _parameters(function, hints, settings)
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -59,6 +59,16 @@ def command(defaults: Mapping[str, Any] = _NOTHING, skip: tuple[str, ...] = ()) 
         return run
 
     return decorate
+
+
+def _ending_by_exception(function: Command, arguments: Mapping[str, Any]) -> Any:
+    """Typer would end with exit code 1 where the pipe to another process breaks, and so do libraries that exit."""
+    try:
+        return function(**arguments)
+    except BrokenPipeError as exc:
+        raise RuntimeError("a process that this one talks to went away") from exc
+    except SystemExit as exc:
+        raise RuntimeError(f"a library ended the process with {exc.code!r}") from exc
 
 
 def _is_struct(kind: Any) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from medfm_compress.cli.progress_bar import ProgressBar
+from medfm_compress.cli.streams import readable, visible, write_error, write_out
 from medfm_compress.runtime.progress import Tick
 
 _PLAIN_BOX = "    \n    \n -  \n    \n    \n    \n    \n    \n"  # a rule below the headers and nothing else
@@ -78,27 +79,23 @@ def is_first_process() -> bool:
 
 
 def say(text: str = "") -> None:
-    """Print one line for people on standard output."""
+    """Print one line for people on standard output, whatever ``text`` holds: see `visible`."""
+    _say(visible(text) + "\n")
+
+
+def _say(text: str) -> None:
     if is_first_process():
         _OUTPUT.get().bar.clear()
-        _write(text + "\n")
+        _write(text)
 
 
 def _write(text: str) -> None:
     """Names of files may hold bytes, and words characters, that standard output has no encoding for."""
     try:
-        sys.stdout.write(text)
+        write_out(text)
     except UnicodeEncodeError:
         encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(readable(text).encode(encoding, "backslashreplace").decode(encoding))
-
-
-def readable(text: str) -> str:
-    """``text`` whose undecodable bytes, as in names of files, are written as hexadecimal escapes."""
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a pair that stands for no byte
-        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+        write_out(readable(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
 def progress(text: str) -> None:
@@ -111,8 +108,7 @@ def progress(text: str) -> None:
         chosen.bar.show(text, elapsed)
         return
     chosen.bar.clear()
-    sys.stderr.write(f"{elapsed}{text}\n")
-    sys.stderr.flush()
+    write_error(f"{elapsed}{visible(text)}\n")
 
 
 def is_plain() -> bool:
@@ -133,16 +129,16 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Collectio
     for number, header in enumerate(headers):
         grid.add_column(Text(header), justify="left" if number in left else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(visible(cell)) for cell in row))
     with console.capture() as captured:
         console.print(grid)
     for line in captured.get().splitlines():
-        say(line.rstrip())
+        _say(line.rstrip() + "\n")  # with the colours of the table
 
 
 def emit_json(value: Any) -> None:
     """Print one JSON document on standard output."""
-    say(_as_json(value))
+    _say(_as_json(value) + "\n")
 
 
 @contextmanager
@@ -152,16 +148,15 @@ def json_list() -> Iterator[Callable[[Any], None]]:
 
     def add(value: Any) -> None:
         nonlocal opened
-        if wants_json() and is_first_process():
-            _OUTPUT.get().bar.clear()
-            _write(("," if opened else "[") + "\n" + textwrap.indent(_as_json(value), "  "))
+        if wants_json():
+            _say(("," if opened else "[") + "\n" + textwrap.indent(_as_json(value), "  "))
             opened = True
 
     try:
         yield add
     finally:  # a list that was interrupted can be read as far as it goes
         if wants_json():
-            say("\n]" if opened else "[]")
+            _say("\n]\n" if opened else "[]\n")
 
 
 def _as_json(value: Any) -> str:
@@ -169,7 +164,14 @@ def _as_json(value: Any) -> str:
         encoded = msgspec.json.encode(value)
     except UnicodeEncodeError:
         encoded = msgspec.json.encode(_readable(msgspec.to_builtins(value)))
-    return msgspec.json.format(encoded, indent=2).decode()
+    document = msgspec.json.format(encoded, indent=2).decode()
+    return "".join(char if char.isprintable() or char == "\n" else _json_escape(char) for char in document)
+
+
+def _json_escape(char: str) -> str:
+    """A character of a JSON string that a terminal may act on; JSON itself escapes only those below U+0020."""
+    units = char.encode("utf-16-be")
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True))
 
 
 def _readable(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -15,6 +14,7 @@ from medfm_compress.cli.model_summary import print_model
 from medfm_compress.cli.next_command import after_distill
 from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.cli.parse_units import parse_pairs
+from medfm_compress.cli.streams import flush_out
 from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, per_teacher, teacher_sources
 from medfm_compress.recipe import DistillStep
 
@@ -93,4 +93,4 @@ def print_choice(choice: Choice) -> None:
         for candidate in choice.candidates
     ]
     console.table(("network", "M MACs", "M parameters", "p50 ms", "p99 ms", ""), rows, left=(0, 5))
-    sys.stdout.flush()  # before the training, also where a file or a pipe listens
+    flush_out()  # before the training, also where a file or a pipe listens

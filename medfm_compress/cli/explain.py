@@ -36,7 +36,7 @@ def explain(
     It looks at images of the test split but at no metric: it is no evaluation, and no model may be chosen by it. The
     maps, and their pictures, hold images of patients and stay in the folder, under 'explanations'.
     """
-    check_report_out(out, overwrite, "explanations")
+    check_report_out(out, overwrite, ("explanations",))
     from medfm_compress import steps
 
     sources = tuple(TeacherSource(source=name) for name in teacher)

@@ -13,6 +13,7 @@ from medfm_compress.cli.command import command
 from medfm_compress.cli.compress import EXIT_CODES
 from medfm_compress.cli.outputs import check_new_files, check_report_out
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.regular_file import read_regular
 
 if TYPE_CHECKING:
     from medfm_compress.bench.gate.decision import Decision
@@ -57,10 +58,12 @@ def gate(
     """
     from medfm_compress.bench.gate.judge_report import JudgeRequest, judge_report, record_verdicts
     from medfm_compress.bench.gate.policy_file import parse_policy
+    from medfm_compress.bench.report import MAX_REPORT_BYTES
+    from medfm_compress.data.strict_yaml import MAX_YAML_BYTES
 
     if policy is None:
         raise InputError("give --policy; 'medfm-compress policy init policy.yaml' writes a starter")
-    rules = _read(policy, "the policy", "'medfm-compress policy init' writes a starter")
+    rules = _read(policy, MAX_YAML_BYTES, "the policy", "'medfm-compress policy init' writes a starter")
     declared = parse_policy(rules, source=f"policy {policy}")
     needed = {"--bundle": bundle, "--teacher": teacher, "--out": out}
     _check_source(report, study, needed)
@@ -70,7 +73,7 @@ def gate(
     if bundle and study and teacher and out:
         _bench(study, teacher, bundle, declared, plan, out)
     path = report or (out or Path()) / "report.json"
-    data = _read(path, "the report", "medfm-compress bench makes one")
+    data = _read(path, MAX_REPORT_BYTES, "the report", "medfm-compress bench makes one")
     request = JudgeRequest(
         path, data, declared, bundle, check_study, baseline_report, accept_changed_policy, tuple(note or ())
     )
@@ -84,11 +87,11 @@ def gate(
     raise typer.Exit(EXIT_CODES[decision.verdict.outcome])
 
 
-def _read(path: Path, what: str, hint: str) -> bytes:
+def _read(path: Path, limit: int, what: str, hint: str) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise InputError(f"cannot read {what} {path}: {exc.strerror}; {hint}") from None
+        return read_regular(path, limit, what)
+    except InputError as exc:
+        raise InputError(f"{exc}; {hint}") from None
 
 
 def _check_source(report: Path | None, study: Path | None, needed: dict[str, Path | None]) -> None:

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 import typer
 
+from medfm_compress.cli import streams
 from medfm_compress.cli.app import PROGRAM, build_app
 from medfm_compress.runtime.errors import (
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_UNUSABLE,
+    InputError,
     MedfmError,
     in_one_line,
     printable,
@@ -36,16 +38,29 @@ _OF_THE_USER = frozenset(
     }
 )
 
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 def run(arguments: Sequence[str] | None) -> int:
-    """Run one command; the design's exit code."""
-    app = build_app()
+    """Run one command; the design's exit code, whatever becomes of those who read what it prints."""
+    streams.replace_closed()
+    try:
+        code = _run(arguments)
+        streams.flush_out()
+    except InputError as exc:  # there is no room for what was printed
+        return _complain(str(exc), exc.exit_code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    app, out, error = build_app(), sys.stdout, sys.stderr
     try:
         code = app(args=arguments, standalone_mode=False, prog_name=PROGRAM)
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        code = _quiet_pipe()
+    except SystemExit:  # what Rich and Typer make of a reader who left while help was printed; commands raise none
+        sys.stdout, sys.stderr = out, error
+        code = EXIT_OK
     except Exception as exc:  # noqa: BLE001 -- the last resort that keeps tracebacks from users
         return _failed(exc)
     if code == EXIT_INTERRUPTED:  # also what Typer makes of an interrupt
@@ -57,6 +72,9 @@ def _failed(exc: Exception) -> int:
     """Print an error in one sentence; the exit code."""
     if isinstance(exc, MedfmError):
         return _complain(str(exc), exc.exit_code)
+    if isinstance(exc, OSError) and exc.errno in _NO_ROOM and exc.filename is None:  # writing tells no name
+        streams.flush_out()
+        return _complain(f"cannot write: {exc.strerror}; make room, or write elsewhere", EXIT_UNUSABLE)
     if isinstance(exc, OSError) and exc.filename is not None and exc.errno in _OF_THE_USER:
         name = in_one_line(os.fsdecode(exc.filename) if isinstance(exc.filename, str | bytes) else exc.filename)
         return _complain(f"cannot use {name}: {exc.strerror}; give another path, or make room for it", EXIT_UNUSABLE)
@@ -74,24 +92,18 @@ def _missing(exc: ModuleNotFoundError) -> int:
 def _unexpected(exc: Exception) -> int:
     message = getattr(exc, "format_message", None)  # a usage error of the command-line parser
     if type(exc).__name__ == "NoArgsIsHelpError":  # a command that only has commands, alone
-        sys.stdout.write(f"{message() if message else ''}\n")
+        streams.write_out(f"{message() if message else ''}\n")
         return EXIT_OK
     if message is not None:
         context = getattr(exc, "ctx", None)
         path = context.command_path if context else PROGRAM
         return _complain(f"{message().removesuffix('.')}; see '{path} --help'", EXIT_UNUSABLE)
     if os.environ.get("MEDFM_DEBUG"):
-        traceback.print_exc()
+        streams.write_error(traceback.format_exc())
     name = type(exc).__name__
     return _complain(f"internal error ({name}: {exc}); set MEDFM_DEBUG=1 for the traceback", EXIT_INTERNAL)
 
 
 def _complain(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {printable(message)}\n")
+    streams.write_error(f"error: {printable(message)}\n")
     return code
-
-
-def _quiet_pipe() -> int:
-    """The reader of our output went away, as in ``… | head``."""
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
-    return EXIT_OK

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medfm_compress.runtime.errors import InputError
@@ -33,17 +34,22 @@ def refuse_empty(out: Path) -> None:
         raise InputError("--out is empty or '.'; give the path of what is to be written")
 
 
-def check_report_out(out: Path, overwrite: bool, holds: str = "report.json") -> None:
+REPORT_FILES = ("report.json", "report.html", "flips.csv", "gallery.html")
+"""What bench writes into its folder; the log of evaluations there is only added to."""
+
+
+def check_report_out(out: Path, overwrite: bool, holds: Sequence[str] = REPORT_FILES) -> None:
     """Said before any work: --out is a folder in which there is no report yet, or one that may be replaced.
 
     Raises:
-        InputError: an empty path, a file, or a folder that ``holds`` what would be replaced.
+        InputError: an empty path, a file, or a folder that holds any of ``holds``, which would be replaced.
     """
     refuse_empty(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; give a folder")
-    if (out / holds).exists() and not overwrite:
-        raise InputError(f"--out {out} has {holds} already; name another folder, or replace it with --overwrite")
+    there = [name for name in holds if os.path.lexists(out / name)]
+    if there and not overwrite:
+        raise InputError(f"--out {out} has {there[0]} already; name another folder, or replace it with --overwrite")
 
 
 def check_new_files(files: Mapping[str, Path | None], overwrite: bool) -> None:

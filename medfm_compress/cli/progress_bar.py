@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 
+from medfm_compress.cli.streams import visible, write_error
 from medfm_compress.runtime.progress import Tick, duration_in_words
 
 _BAR = 20  # characters
@@ -27,23 +28,21 @@ class ProgressBar:
             self._print(tick, prefix)
         elif tick.done == tick.total:
             self.clear()
-            sys.stderr.write(f"{prefix}{tick}\n")
+            write_error(f"{prefix}{visible(tick)}\n")
         else:
             self._draw(tick)
-        sys.stderr.flush()
 
     def clear(self) -> None:
         """Erase the bar, so that a line can take its place."""
         if self._drawn:
             self._drawn = False
-            sys.stderr.write(_START_OF_LINE)
-            sys.stderr.flush()
+            write_error(_START_OF_LINE)
 
     def _draw(self, tick: Tick) -> None:
         full = _BAR * tick.done // tick.total
-        line = f"[{'#' * full}{'.' * (_BAR - full)}] {tick}{_left(tick)}"
+        line = f"[{'#' * full}{'.' * (_BAR - full)}] {visible(tick)}{_left(tick)}"
         width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write(_START_OF_LINE + line[:width])
+        write_error(_START_OF_LINE + line[:width])
         self._drawn = True
 
     def _print(self, tick: Tick, prefix: str) -> None:
@@ -52,7 +51,7 @@ class ProgressBar:
             self._work, self._tenth, self._printed_at = tick.work, 0, now
         if tick.done == tick.total or (tenth > self._tenth and now - self._printed_at >= _LINE_EVERY_S):
             self._tenth, self._printed_at = tenth, now
-            sys.stderr.write(f"{prefix}{tick}{_left(tick)}\n")
+            write_error(f"{prefix}{visible(tick)}{_left(tick)}\n")
 
 
 def _left(tick: Tick) -> str:

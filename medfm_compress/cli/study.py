@@ -106,7 +106,8 @@ def _print_check(checked: StudyCheck, path: Path, accept_leakage: bool) -> None:
     for name, sizes in checked.subgroups.items():
         shown = [f"{value} {count}" for value, count in list(sizes.items())[:_SHOWN_VALUES]]
         more = [f"and {len(sizes) - _SHOWN_VALUES} more"] if len(sizes) > _SHOWN_VALUES else []
-        console.say(f"\n{name}: {', '.join(shown + more)}")
+        console.say()
+        console.say(f"{name}: {', '.join(shown + more)}")
     console.say()
     _print_images(checked)
     for sentence in checked.remarks:
@@ -131,7 +132,8 @@ def _conclusion(checked: StudyCheck) -> str:
 def _print_needs(needs: Sequence[Need], split: str) -> None:
     if not needs:
         return
-    console.say(f"\npatients of {split} that the policy takes at least, were bundle and teacher alike:")
+    console.say()
+    console.say(f"patients of {split} that the policy takes at least, were bundle and teacher alike:")
     rows = [[need.requirement, need.whose, str(need.needed), str(need.present)] for need in needs]
     console.table(["requirement", "patients", "needed", f"in {split}"], rows)
     short = [need for need in needs if not need.met]

@@ -5,6 +5,7 @@ A broken image must be refused and not passed over, so a file that is named like
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,30 +16,24 @@ _INDEX = "DICOMDIR"  # DICOM PS3.10 8.6: the directory of a medium, which has no
 
 
 def find_files(folder: Path) -> Iterator[Path]:
-    """Every file below ``folder``, sorted within each folder; a folder that cannot be listed stands for itself.
+    """Every file below ``folder``, sorted within each folder; what cannot be entered stands for itself.
 
     What begins with ``.`` or ``__`` is left out, as in a study. Links are followed, and no folder is entered twice.
     """
-    yield from _walk(folder, set())
-
-
-def _walk(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
-    try:
-        status = folder.stat()
-        paths = sorted(folder.iterdir())
-    except OSError:
-        yield folder
-        return
-    if (status.st_dev, status.st_ino) in entered:
-        return
-    entered.add((status.st_dev, status.st_ino))
-    for path in paths:
-        if path.name.startswith((".", "__")):
-            continue
-        if path.is_dir():
-            yield from _walk(path, entered)
-        else:
+    entered: set[tuple[int, int]] = set()
+    pending = [folder]
+    while pending:  # no recursion: folders may be nested deeper than calls
+        path = pending.pop()
+        try:
+            status = path.stat()
+            inside = sorted(path.iterdir(), reverse=True) if stat.S_ISDIR(status.st_mode) else None
+        except OSError:  # no permission, a name too long, a link to nothing
+            inside = None
+        if inside is None:
             yield path
+        elif (status.st_dev, status.st_ino) not in entered:
+            entered.add((status.st_dev, status.st_ino))
+            pending += [child for child in inside if not child.name.startswith((".", "__"))]
 
 
 def why_no_image(path: Path) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ from PIL import Image
 from medfm_compress.data.check import check_study
 from medfm_compress.data.labels import label_names
 from medfm_compress.data.open import open_study
+from medfm_compress.data.sources import load_array
 from medfm_compress.data.study import Study
 from medfm_compress.data.table import write_table
 from medfm_compress.runtime.errors import ImageRefused, StudyError
@@ -298,3 +303,52 @@ def test_real_studies_open_as_they_stand(
 def test_the_dicom_collection_holds_slices_of_series(shared_data: Path) -> None:
     with pytest.raises(StudyError, match="series, a 3-D volume, which is out of scope"):
         open_study(shared_data / "dicom")
+
+
+def write_npy_claim(path: Path, shape: tuple[int, ...], content: bytes) -> None:
+    """An ``.npz`` whose images claim ``shape``, whatever ``content`` they have."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    labels = io.BytesIO()
+    np.save(labels, np.zeros((10, 1), np.uint8))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("test_images.npy", header.getvalue() + content)
+        archive.writestr("test_labels.npy", labels.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("shape", "held"),
+    [
+        ((10, 50_000, 50_000), 3),
+        ((1, 15_000, 15_000), 225_000_000),  # as large as it says, and no image
+        ((10, 8, 8), 639),
+        ((1 << 40, 1 << 40), 0),
+    ],
+)
+def test_an_array_takes_no_memory_for_what_its_header_claims(tmp_path: Path, shape: tuple[int, ...], held: int) -> None:
+    write_npy_claim(tmp_path / "x.npz", shape, bytes(held))
+    tracemalloc.start()
+    try:
+        with pytest.raises(StudyError, match=r"x\.npz: array 'test_images' cannot be read as plain numbers"):
+            open_study(tmp_path / "x.npz")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_that_memory_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lack(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    write_npy_claim(tmp_path / "x.npz", (10, 8, 8), bytes(640))
+    monkeypatch.setattr(np.lib.format, "read_array", lack)
+    with pytest.raises(StudyError, match="takes more memory than there is; give the images as files"):
+        load_array(tmp_path / "x.npz", "test_images")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+@pytest.mark.parametrize("name", ["x.npz", "cases.csv"])
+def test_a_pipe_is_no_study(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(StudyError, match=r"not an \.npz archive|a device, pipe or socket|cannot"):
+        open_study(tmp_path / name)

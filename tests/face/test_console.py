@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -141,3 +142,22 @@ def test_what_a_library_warns_of_shows_with_verbose_alone() -> None:
         command = [sys.executable, "-c", program.format(verbose)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert ("overflow" in done.stderr) == verbose, done.stderr
+
+
+def test_no_name_adds_a_line_or_speaks_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    forged = "a\nPASS: evil\x1b[2K\r\x9b1A\u202eb  c\u2028é"
+    shown = "a\\nPASS: evil\\x1b[2K\\r\\x9b1A\\u202eb  c\\u2028é"
+    console.say(f"INCONCLUSIVE: {forged}")
+    console.progress(forged)
+    assert capsys.readouterr() == (f"INCONCLUSIVE: {shown}\n", f"{shown}\n")
+    console.table(["name"], [[forged]])
+    assert capsys.readouterr().out.splitlines()[2:] == [shown]
+    console.emit_json({"name": forged + "\x7f\U000e0001"})
+    written = capsys.readouterr().out
+    assert json.loads(written) == {"name": forged + "\x7f\U000e0001"}
+    assert all(char.isprintable() or char == "\n" for char in written)
+
+
+def test_a_tick_of_a_forged_name_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    progress_bar.ProgressBar().show(tick("a\n\x1b[31m", 100), "")
+    assert capsys.readouterr().err == "a\\n\\x1b[31m: 100 of 100\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from medfm_compress import steps
 from medfm_compress.__main__ import main
+from medfm_compress.cli.outputs import REPORT_FILES
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.recipe import ExportStep, FinetuneStep
 from medfm_compress.runtime.errors import InputError
@@ -56,11 +58,11 @@ def test_a_bundle_that_is_there_is_not_replaced_unasked(
     assert out.read_bytes() == b"a bundle"  # what could not be made replaces nothing
 
 
-@pytest.mark.parametrize("name", REPORTS)
+@pytest.mark.parametrize(("name", "held"), [("explain", "explanations"), *product(("bench", "gate"), REPORT_FILES)])
 def test_a_report_that_is_there_is_not_replaced_unasked(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, held: str
 ) -> None:
-    words, held = REPORTS[name], "explanations" if name == "explain" else "report.json"
+    words = REPORTS[name]
     (tmp_path / held).write_text("x")
     complaint = f"has {held} already; name another folder, or replace it with --overwrite"
     if name == "gate":

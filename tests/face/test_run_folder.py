@@ -109,3 +109,23 @@ def test_a_name_that_no_file_can_have(bundle: Path, scans: Path, capsys: pytest.
     code, out, _ = run(capsys, bundle, "n" * 300, scans / "IM0001")
     assert code == 4
     assert "File name too long" in out and "IM0001: opacity" in out
+
+
+def test_folders_that_cannot_be_entered_are_counted(
+    bundle: Path, scans: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nested so deeply that their paths are longer than the system takes."""
+    here = os.open(".", os.O_RDONLY)
+    os.chdir(scans)
+    try:
+        for _ in range(20):
+            Path("d" * 250).mkdir()
+            os.chdir("d" * 250)
+    finally:
+        os.fchdir(here)
+        os.close(here)
+    code, out, _ = run(capsys, bundle, scans, "--json")
+    rows = json.loads(out)
+    (deepest,) = [row for row in rows if row["image"].endswith("/" + "d" * 250)]
+    assert code == 4 and "File name too long" in deepest["error"]
+    assert any("probabilities" in row for row in rows)

@@ -148,3 +148,10 @@ def test_an_image_of_the_other_kind_of_colour_is_named(study: Path) -> None:
     assert "  3.png: of the other kind of colour" in text
     assert "1 of 80 images are in colour among grey images, first 3.png" in text
     assert json.loads(run("check", study, "--json")[1])["other_colour"] == ["3.png"]
+
+
+def test_a_policy_of_another_finding_is_unusable(study: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("non_inferiority: [{metric: auroc, margin: 0.02, finding: xyz}]\n")
+    with pytest.raises(InputError, match="the policy names finding 'xyz', which this task lacks; it has mass"):
+        run("check", study, "--policy", policy)

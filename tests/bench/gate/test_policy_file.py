@@ -220,3 +220,28 @@ def test_an_unusable_policy_is_one_sentence(text: str, message: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml"):
         load_policy(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "number", ["0x" + "f" * 100_000, "1" + ":59" * 50_000, "1" * 4000, "0b" + "1" * 70, "1:9.5" * 200]
+)
+@pytest.mark.parametrize("key", ["seed", "min_clusters", "alpha", "budget: {size_bytes"])
+def test_a_number_without_end_is_refused(key: str, number: str) -> None:
+    with pytest.raises(InputError, match=r"^policy") as refused:
+        parse_policy(f"{ENTRY}{key}: {number}{'}' * ('{' in key)}\n".encode())
+    assert len(str(refused.value)) < 400
+
+
+def test_a_number_that_no_setting_holds_is_refused_as_such() -> None:
+    with pytest.raises(InputError, match="the number in line 2 has more than 100 characters; write a shorter one"):
+        parse_policy(f"{ENTRY}seed: {10**100}\n".encode())
+    assert parse_policy(f"{ENTRY}seed: {(1 << 63) - 1}\n".encode()).policy.seed == (1 << 63) - 1
+
+
+def test_a_policy_that_nobody_reads_is_refused_before_it_is_judged() -> None:
+    entries = [f"{{metric: auroc, margin: 0.02, finding: f{number}}}" for number in range(1001)]
+    assert len(parse_policy(f"non_inferiority: [{', '.join(entries[:1000])}]".encode()).policy.non_inferiority) == 1000
+    with pytest.raises(InputError, match="non_inferiority has 1001 entries; at most 1000 can be judged"):
+        parse_policy(f"non_inferiority: [{', '.join(entries)}]".encode())
+    with pytest.raises(InputError, match=r"has \d+ bytes; at most 262144 are read, make it shorter"):
+        parse_policy(f"non_inferiority: [{', '.join(entries * 20)}]".encode())

@@ -11,7 +11,7 @@ from medfm_compress.export.difference.explain import explain_difference
 from medfm_compress.export.openvino_ir import to_openvino_ir
 from medfm_compress.export.ort_format import optimise
 from medfm_compress.runtime.bundle.bundle import Bundle
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.golden_cases import make_goldens
 
 networks = importlib.import_module("altered_networks")
@@ -228,3 +228,15 @@ def test_networks_that_have_nothing_in_common_are_refused(tmp_path, tiny):
     bundle = Bundle.open(path)
     with pytest.raises(InputError, match="share no names of values"):
         explain_difference(bundle, ("a", "b"), make_goldens(bundle.manifest.image_spec, 1))
+
+
+def test_a_network_without_an_input_is_refused(tmp_path, tiny):
+    empty = b'<?xml version="1.0"?><net name="x" version="11"><layers/></net>'
+    given = Bundle.open(networks.write(tmp_path / "x.medfm", onnxruntime(tiny.network()), onnxruntime(tiny.network())))
+    names = ("a0.bin", "goldens/inputs.npy", "goldens/a.npy", "goldens/b.npy")
+    members = {name: given.read(name) for name in names}
+    variants = (given.variant("a"), networks.variant("b", "openvino", ("b.xml", "b.bin"), "fp32"))
+    path = tmp_path / "y.medfm"
+    tiny.write(path, variants, members | {"b.xml": empty, "b.bin": b""})
+    with pytest.raises(BundleRefused, match="variant b has no input, or no output; export it again"):
+        explain_difference(Bundle.open(path), ("a", "b"), make_goldens(given.manifest.image_spec, 1))
