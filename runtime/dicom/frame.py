@@ -13,6 +13,7 @@ from medfm_compress.runtime.errors import ImageRefused
 _MAX_FRAGMENTS = 100_000
 _ITEM = b"\xfe\xff\x00\xe0"
 _RLE_HEADER_BYTES = 64
+_SIGN = {False: "unsigned", True: "signed"}
 
 
 class PlainFrame(NamedTuple):
@@ -90,6 +91,12 @@ def _plain_jpeg_2000(frame: bytes, layout: Layout, name: str) -> PlainFrame:
     _check_whole(stream, coding and Extent(coding.height, coding.width, coding.components), layout, name)
     if coding is None:  # refused above; this tells the type checker
         raise AssertionError
+    if coding.is_signed != layout.is_signed:
+        # Read by the other sign, half of the range lands at its far end.
+        raise ImageRefused(
+            f"{name}: Pixel Representation is {int(layout.is_signed)} ({_SIGN[layout.is_signed]}), and its JPEG 2000 "
+            f"code stream holds {_SIGN[coding.is_signed]} values; export the image uncompressed"
+        )
     if layout.samples != 3 and wrapped.is_remapped:
         raise ImageRefused(f"{name}: its JP2 header adds a palette to its pixels; export the image uncompressed")
     colour = jpeg_2000_colour(layout.photometric, wrapped, coding, name) if layout.samples == 3 else None
