@@ -9,6 +9,7 @@ from medfm_compress.runtime.dicom.coded_colour import CodedColour, jpeg_2000_col
 from medfm_compress.runtime.dicom.codestream import Extent, is_complete, jpeg_header, without_colour_marks
 from medfm_compress.runtime.dicom.jpeg_2000 import coding_of, is_jpeg_2000, unwrap
 from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.images.completeness import check_scans
 
 _MAX_FRAGMENTS = 100_000
 _ITEM = b"\xfe\xff\x00\xe0"
@@ -106,6 +107,7 @@ def _plain_jpeg_2000(frame: bytes, layout: Layout, name: str) -> PlainFrame:
 def _plain_jpeg(frame: bytes, layout: Layout, name: str) -> PlainFrame:
     header = jpeg_header(frame)
     _check_whole(frame, header and header.extent, layout, name)
+    check_scans(frame, layout.rows, layout.columns, name)
     if header is None:  # refused above; this tells the type checker
         raise AssertionError
     if layout.samples != 3:
