@@ -18,9 +18,9 @@ from medfm_compress.bench.measure.graph_ending import (
     contradiction,
     disproof,
     logits_of_outputs,
-    maker_of_output,
     proven_ending,
 )
+from medfm_compress.bench.measure.output_maker import maker_of_output
 from medfm_compress.compress.teachers.label_mapping import UNKNOWN, LabelMap, settle
 from medfm_compress.compress.teachers.module_teacher import finite
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
@@ -141,7 +141,7 @@ def _ending(graph: OnnxGraph, outputs: Tensor, source: TeacherSource, study: Tas
     ending = source.outputs or proven_ending(values, maker, exclusive=exclusive)
     if ending is None:
         raise ModelError(_ask(graph.name))
-    wrong = disproof(ending, values)
+    wrong = disproof(ending, values, exclusive=exclusive) if source.outputs else ""
     if wrong:
         raise ModelError(f"--teacher-outputs {ending} cannot be so for {graph.name}: {wrong}; correct the option")
     # Whoever says that they are logits knows better than the operator.
