@@ -26,7 +26,7 @@ from medfm_compress.compress.teachers.module_teacher import finite
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.source import TeacherSource, spec_to_write
 from medfm_compress.compress.teachers.steadiness import check_steady
-from medfm_compress.compress.teachers.teacher import TeacherCard
+from medfm_compress.compress.teachers.teacher import BATCH, TeacherCard
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -37,7 +37,6 @@ from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.task import Task
 
-_BATCH = 32
 _FLOAT = "tensor(float)"
 _DYNAMIC = "DynamicQuantize"  # begins the names of operators that take their scale from the whole batch
 _STEPS = {"softmax": "log of its softmax", "sigmoid": "log-odds of its sigmoid"}
@@ -83,7 +82,7 @@ class OnnxGraph:
         except BundleRefused as exc:
             raise ModelError(f"{path} cannot be a teacher: {exc}") from None
         self.input, self.output, self.shape = _ports(path, self._session)
-        self._most = 1 if _scales_by_batch(self.content) else _BATCH
+        self._most = 1 if _scales_by_batch(self.content) else BATCH
 
     def run(self, images: Tensor) -> Tensor:
         """Outputs ``[n, outputs]`` float32 on normalised images ``[n, c, h, w]``; a short batch is filled up.
