@@ -15,7 +15,7 @@ from typing import Literal, cast
 import msgspec
 import numpy as np
 
-from medfm_compress.bench.measure.graph_ending import ENDINGS, Ending, contradiction, within_unit
+from medfm_compress.bench.measure.graph_ending import ENDINGS, Ending, contradiction, disproof
 from medfm_compress.bench.measure.latency import ModelUnderTest
 from medfm_compress.bench.measure.onnx_io import OnnxGraph, Port, fits
 from medfm_compress.bench.measure.worker import Inspect
@@ -143,11 +143,9 @@ def _not_logits(graph: OnnxGraph, said: Ending | Literal[""], name: str, task: T
             "its output may be probabilities or logits, and nothing in its graph proves which; say it behind its path: "
             + ", ".join(f"{name}{VARIANT_MARK}{choice}" for choice in ENDINGS)
         )
-    if ending != "logits" and not within_unit(np.array([graph.lowest, graph.highest])):
-        return (
-            f"{VARIANT_MARK}{said} says probabilities, and its output reaches from {graph.lowest:.3g} to "
-            f"{graph.highest:.3g} on noise; correct what stands behind its path"
-        )
+    wrong = disproof(said, np.array(graph.values), exclusive=exclusive) if said else ""
+    if wrong:
+        return f"{VARIANT_MARK}{said} cannot be so: {wrong}; correct what stands behind its path"
     return contradiction(ending, "" if said else graph.maker, len(task.labels), exclusive=exclusive)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from medfm_compress.bench.measure.graph_ending import Ending, Maker, maker_of_output, proven_ending
+from medfm_compress.bench.measure.graph_ending import Ending, proven_ending
+from medfm_compress.bench.measure.output_maker import Maker, maker_of_output
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES
 
@@ -37,8 +38,7 @@ class OnnxGraph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         answer: shape of the first output for one made-up input; empty where that could not be tried.
         maker: what makes that output, see `maker_of_output`.
         endings: what that output is for exclusive labels and for independent findings; None where nothing proves it.
-        lowest: of its values on made-up inputs.
-        highest: likewise.
+        values: of that output on made-up inputs, a row each.
     """
 
     inputs: tuple[Port, ...]
@@ -47,8 +47,7 @@ class OnnxGraph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     answer: tuple[int, ...] = ()
     maker: Maker = ""
     endings: tuple[Ending | None, Ending | None] = (None, None)
-    lowest: float = 0.0
-    highest: float = 0.0
+    values: tuple[tuple[float, ...], ...] = ()
 
 
 def inspect_onnx(model: str, shape: Sequence[int]) -> OnnxGraph:
@@ -86,8 +85,7 @@ def inspect_onnx(model: str, shape: Sequence[int]) -> OnnxGraph:
         graph,
         maker=maker,
         endings=(proven_ending(values, maker, exclusive=True), proven_ending(values, maker, exclusive=False)),
-        lowest=float(np.nan_to_num(values).min()),
-        highest=float(np.nan_to_num(values).max()),
+        values=tuple(tuple(row) for row in np.nan_to_num(values).tolist()),
     )
 
 

@@ -24,7 +24,7 @@ from medfm_compress.bench.stats.auroc import auroc
 from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.distillation.training_cases import Weighing, gather_training_cases
 from medfm_compress.compress.teachers.output_cache import OutputCache
-from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard
+from medfm_compress.compress.teachers.teacher import BATCH, Teacher, TeacherCard
 from medfm_compress.compress.training.dataset import check_labels, load_dataset
 from medfm_compress.compress.training.job import gather
 from medfm_compress.compress.training.validation_score import one_hot
@@ -33,7 +33,6 @@ from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
 
-_BATCH = 32
 _LEVEL = 0.025
 
 
@@ -87,7 +86,7 @@ def check_teacher(
         return
     cache = None if out is None else out / "training" / "cache"
     val = load_dataset(study, "val", card.spec, cache, progress)
-    rows = np.array_split(np.arange(len(val.images)), math.ceil(len(val.images) / _BATCH))
+    rows = np.array_split(np.arange(len(val.images)), math.ceil(len(val.images) / BATCH))
     logits = torch.cat([teacher.answer(torch.from_numpy(gather(val.images, index))).logits for index in rows])
     _tell(logits, val.targets, card, f"{len(val.targets)} validation cases", progress)
 

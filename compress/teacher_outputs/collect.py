@@ -14,13 +14,12 @@ from torch import Tensor
 from medfm_compress.compress.teacher_outputs.fastest_engine import fastest_engine
 from medfm_compress.compress.teachers.output_cache import Groups, Header, OutputCache, ViewPlan, hash_of_cases
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
-from medfm_compress.compress.teachers.teacher import Teacher
+from medfm_compress.compress.teachers.teacher import BATCH, Teacher
 from medfm_compress.compress.training.augment import View, apply_view, draw_view
 from medfm_compress.compress.training.distributed import rank, wait, world_size
 from medfm_compress.compress.training.job import Images, gather
 from medfm_compress.runtime.progress import Progress, Tick
 
-_BATCH = 32
 _REPORT_EVERY_S = 1.0
 
 
@@ -104,7 +103,7 @@ class _Collector:
 
     def shard(self, view: int, shard: int) -> TeacherOutputs:
         rows = torch.tensor(self.store.header.rows(shard))
-        parts = [self._batch(index, self._drawn(view)) for index in torch.split(rows, _BATCH)]
+        parts = [self._batch(index, self._drawn(view)) for index in torch.split(rows, BATCH)]
         features = {name: torch.cat([part.features[name] for part in parts]) for name in self.store.header.features}
         return TeacherOutputs(torch.cat([part.logits for part in parts]), features)
 

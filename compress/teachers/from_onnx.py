@@ -18,15 +18,15 @@ from medfm_compress.bench.measure.graph_ending import (
     contradiction,
     disproof,
     logits_of_outputs,
-    maker_of_output,
     proven_ending,
 )
+from medfm_compress.bench.measure.output_maker import maker_of_output
 from medfm_compress.compress.teachers.label_mapping import UNKNOWN, LabelMap, settle
 from medfm_compress.compress.teachers.module_teacher import finite
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.source import TeacherSource, spec_to_write
 from medfm_compress.compress.teachers.steadiness import check_steady
-from medfm_compress.compress.teachers.teacher import TeacherCard
+from medfm_compress.compress.teachers.teacher import BATCH, TeacherCard
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -37,7 +37,6 @@ from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.task import Task
 
-_BATCH = 32
 _FLOAT = "tensor(float)"
 _DYNAMIC = "DynamicQuantize"  # begins the names of operators that take their scale from the whole batch
 _STEPS = {"softmax": "log of its softmax", "sigmoid": "log-odds of its sigmoid"}
@@ -83,7 +82,7 @@ class OnnxGraph:
         except BundleRefused as exc:
             raise ModelError(f"{path} cannot be a teacher: {exc}") from None
         self.input, self.output, self.shape = _ports(path, self._session)
-        self._most = 1 if _scales_by_batch(self.content) else _BATCH
+        self._most = 1 if _scales_by_batch(self.content) else BATCH
 
     def run(self, images: Tensor) -> Tensor:
         """Outputs ``[n, outputs]`` float32 on normalised images ``[n, c, h, w]``; a short batch is filled up.
@@ -141,7 +140,7 @@ def _ending(graph: OnnxGraph, outputs: Tensor, source: TeacherSource, study: Tas
     ending = source.outputs or proven_ending(values, maker, exclusive=exclusive)
     if ending is None:
         raise ModelError(_ask(graph.name))
-    wrong = disproof(ending, values)
+    wrong = disproof(ending, values, exclusive=exclusive) if source.outputs else ""
     if wrong:
         raise ModelError(f"--teacher-outputs {ending} cannot be so for {graph.name}: {wrong}; correct the option")
     # Whoever says that they are logits knows better than the operator.

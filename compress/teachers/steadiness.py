@@ -2,7 +2,8 @@
 
 Batch normalisation by the batch's own statistics, or a mean over a batch, makes an answer depend on its neighbours, so
 that cached answers depend on the order of cases; dropout that is left on makes it depend on chance. Both show from
-outside, for any kind of teacher: some images are answered together, once more, and each alone.
+outside, for any kind of teacher: a batch as large as any that it will be asked for is answered in two orders, and some
+of its images alone, twice. So a change that only the fifth image of a batch sees, or only a batch of ten, shows too.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medfm_compress.compress.teachers.teacher import Teacher
+from medfm_compress.compress.teachers.teacher import BATCH, Teacher
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.task import Task
 
-_IMAGES = 3
+_ALONE = (0, BATCH // 2, BATCH - 1)  # rows that are asked by themselves: a whole batch would take as long as a study
 _ROUNDING = 1e-3  # of the largest logit: float32 in another order of summation, over a deep network
 _COARSE = 0.05  # where a number has 8 bits, a last bit that flips goes a long way
 _SAME = 1e-6  # probabilities nearer than this are the same; their log-odds may not be, near 0 and 1
@@ -22,39 +23,40 @@ _COARSE_SAME = 0.02
 
 
 def check_steady(teacher: Teacher) -> None:
-    """Ask the teacher for the same images together, again, and alone.
+    """Ask the teacher for the same images together, in the other order, and some of them alone, twice.
 
     Raises:
         ModelError: its answers differ, or it cannot answer on an image alone.
     """
     images, name = probe_images(teacher.card.spec.shape), teacher.card.name
     try:
-        together, again = (teacher.answer(images).logits for _ in range(2))
-        alone = torch.cat([teacher.answer(image[None]).logits for image in images])
+        alone, again = (torch.cat([teacher.answer(images[row][None]).logits for row in _ALONE]) for _ in range(2))
+        together, turned = teacher.answer(images).logits, teacher.answer(images.flip(0)).logits.flip(0)
     except ModelError:
         return  # logits that are not finite: refused whenever it is asked
     except (RuntimeError, ValueError, IndexError) as exc:
         first = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
-        raise ModelError(f"{name} cannot answer on {_IMAGES} images together and on each alone: {first}") from None
+        raise ModelError(f"{name} cannot answer on {BATCH} images together and on each alone: {first}") from None
     coarse = not teacher.engine.endswith("fp32")
-    if _differ(together, again, teacher.card.task, coarse=coarse):
+    if _differ(alone, again, teacher.card.task, coarse=coarse):
         raise ModelError(
-            f"{name} answers differently when it is asked again (by {_most(together, again):.2g} of a logit): "
+            f"{name} answers differently when it is asked again (by {_most(alone, again):.2g} of a logit): "
             "something in it is left to chance, such as dropout in training mode; export or save it in evaluation mode"
         )
-    if _differ(together, alone, teacher.card.task, coarse=coarse):
-        raise ModelError(
-            f"the answer of {name} on an image depends on the others in its batch (by {_most(together, alone):.2g} of "
-            "a logit), such as with batch normalisation in training mode or without running statistics; export or save "
-            "it in evaluation mode"
-        )
+    for left, right in ((together[list(_ALONE)], alone), (together, turned)):
+        if _differ(left, right, teacher.card.task, coarse=coarse):
+            raise ModelError(
+                f"the answer of {name} on an image depends on the others in its batch (by {_most(left, right):.2g} of "
+                "a logit), such as with batch normalisation in training mode or without running statistics; export or "
+                "save it in evaluation mode"
+            )
 
 
 def probe_images(shape: tuple[int, ...]) -> Tensor:
-    """Images ``[n, channels, height, width]`` in [0, 1] of spec shape ``(1, …)``, unlike in brightness and contrast."""
+    """Images ``[32, channels, height, width]`` in [0, 1] of spec shape ``(1, …)``, unlike in light and contrast."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(_IMAGES, *shape[1:], generator=generator)
-    contrast, darkest = torch.tensor([1.0, 0.2, 0.5]), torch.tensor([0.0, 0.7, 0.1])
+    noise = torch.rand(BATCH, *shape[1:], generator=generator)
+    contrast, darkest = (torch.tensor(values).repeat(BATCH)[:BATCH] for values in ((1.0, 0.2, 0.5), (0.0, 0.7, 0.1)))
     return noise * contrast.reshape(-1, 1, 1, 1) + darkest.reshape(-1, 1, 1, 1)
 
 

@@ -11,6 +11,9 @@ from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
 
+BATCH = 32
+"""Images that a teacher is asked for at a time, at most."""
+
 
 class TeacherCard(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a teacher, and travels with everything that it teaches.

@@ -24,7 +24,7 @@ from medfm_compress.runtime.dicom.checks import Layout
 from medfm_compress.runtime.dicom.grey import p_value_table
 from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.golden_cases import make_goldens, relative_logit_error, replay_goldens
-from medfm_compress.runtime.image_spec import MAX_SIDE_PX, ImageSpec
+from medfm_compress.runtime.image_spec import MAX_SIDE_PX, ColourKind, ImageSpec
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.preprocess import preprocess
 from medfm_compress.runtime.sessions.onnxruntime import import_onnxruntime
@@ -37,6 +37,8 @@ Inputs = Mapping[str, NDArray[Any]]
 LARGEST_SCORE_DIFFERENCE = 1e-9
 """Of a probability computed from the same logits, in float64 either way."""
 _SIZES = ((1.0, 1.0), (1.37, 2.11), (2.6, 0.83))  # of the network's input
+_TINT = np.array([1.0, 0.9, 0.8], np.float32)
+_OTHER: dict[ColourKind, ColourKind] = {"grey": "colour", "colour": "grey"}
 _BITS, _SLOPE, _INTERCEPT, _CENTRE, _WIDTH = 12, 1.0, -1024.0, 900.0, 3000.0
 
 
@@ -133,7 +135,18 @@ def _check_decisions(answer: Mapping[str, NDArray[Any]], task: Task) -> None:
 
 
 def _cases(spec: ImageSpec, kind: PixelKind) -> list[tuple[Pixels, Inputs]]:
-    """Synthetic images as the runtime takes them and as the file does: of three sizes, grey and (not DICOM) colour."""
+    """Synthetic images as the runtime takes them and as the file does: of three sizes, grey and (not DICOM) colour.
+
+    A spec that refuses images of the other kind gets none of it.
+
+    Raises:
+        InputError: DICOM pixels, which are grey, for a network that refuses grey images.
+    """
+    refused = _OTHER[spec.colour_rule.images] if spec.colour_rule and spec.colour_rule.others == "refuse" else None
+    if refused == "grey" and kind == "dicom":
+        raise InputError(
+            "--pixels dicom takes grey images, and the bundle refuses them (made for colour images); use --pixels uint8"
+        )
     cases = []
     for number, (tall, wide) in enumerate(_SIZES):
         sides = {
@@ -146,7 +159,10 @@ def _cases(spec: ImageSpec, kind: PixelKind) -> list[tuple[Pixels, Inputs]]:
             cases.append(_dicom_case(fields[0], spec))
             continue
         white = np.iinfo(kind).max
-        for values in (fields[0], fields.transpose(1, 2, 0)):
+        coloured = fields.transpose(1, 2, 0)
+        if refused == "colour":  # a scan with a tint shows no colour, and its channels differ all the same
+            coloured = fields[0][..., None] * _TINT
+        for values in (coloured,) if refused == "grey" else (fields[0], coloured):
             cases.append(_pixel_case((values * white).astype(kind)))
     return cases
 

@@ -3,7 +3,7 @@
 Three kinds, since an ONNX input has one type:
 
     uint8    pixels [height, width, channels], black 0, white 255
-    uint16   pixels likewise; white float32 [1]: the value that stands for white, 65535 or e.g. 4095 of a 12-bit camera
+    uint16   pixels likewise; white float32 [1]: the value of white, 1 to 65535, e.g. 4095 of a 12-bit camera
     dicom    stored values of a grey DICOM image, and the attributes that say how they are shown: `dicom_values`
 
 with one channel (grey) or three (RGB); decoding files stays with the host.
@@ -45,6 +45,8 @@ def intensities(graph: GraphBuilder, kind: PixelKind, spec: ImageSpec) -> Intens
     white = graph.input(WHITE, np.float32, (1,))
     least = graph.constant([1], np.float32)
     too_low = graph.refuse(graph.apply("Not", graph.apply("GreaterOrEqual", white, least)), "white is below 1")
+    most = graph.constant([np.iinfo(np.uint16).max], np.float32)  # beyond it, as at infinity, every image is black
+    too_high = graph.refuse(graph.apply("Greater", white, most), f"white is above {np.iinfo(np.uint16).max}")
     brightest = graph.apply("ReduceMax", pixels, keepdims=0)
     beyond = graph.refuse(graph.apply("Greater", brightest, white), "a pixel is above white")
-    return Intensities(graph.apply("Div", pixels, white), (too_low, beyond))
+    return Intensities(graph.apply("Div", pixels, white), (too_low, too_high, beyond))

@@ -9,10 +9,12 @@ from medfm_compress.runtime.dicom.coded_colour import CodedColour, jpeg_2000_col
 from medfm_compress.runtime.dicom.codestream import Extent, is_complete, jpeg_header, without_colour_marks
 from medfm_compress.runtime.dicom.jpeg_2000 import coding_of, is_jpeg_2000, unwrap
 from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.images.completeness import check_scans
 
 _MAX_FRAGMENTS = 100_000
 _ITEM = b"\xfe\xff\x00\xe0"
 _RLE_HEADER_BYTES = 64
+_SIGN = {False: "unsigned", True: "signed"}
 
 
 class PlainFrame(NamedTuple):
@@ -90,6 +92,12 @@ def _plain_jpeg_2000(frame: bytes, layout: Layout, name: str) -> PlainFrame:
     _check_whole(stream, coding and Extent(coding.height, coding.width, coding.components), layout, name)
     if coding is None:  # refused above; this tells the type checker
         raise AssertionError
+    if coding.is_signed != layout.is_signed:
+        # Read by the other sign, half of the range lands at its far end.
+        raise ImageRefused(
+            f"{name}: Pixel Representation is {int(layout.is_signed)} ({_SIGN[layout.is_signed]}), and its JPEG 2000 "
+            f"code stream holds {_SIGN[coding.is_signed]} values; export the image uncompressed"
+        )
     if layout.samples != 3 and wrapped.is_remapped:
         raise ImageRefused(f"{name}: its JP2 header adds a palette to its pixels; export the image uncompressed")
     colour = jpeg_2000_colour(layout.photometric, wrapped, coding, name) if layout.samples == 3 else None
@@ -99,6 +107,7 @@ def _plain_jpeg_2000(frame: bytes, layout: Layout, name: str) -> PlainFrame:
 def _plain_jpeg(frame: bytes, layout: Layout, name: str) -> PlainFrame:
     header = jpeg_header(frame)
     _check_whole(frame, header and header.extent, layout, name)
+    check_scans(frame, layout.rows, layout.columns, name)
     if header is None:  # refused above; this tells the type checker
         raise AssertionError
     if layout.samples != 3:

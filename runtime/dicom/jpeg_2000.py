@@ -15,7 +15,7 @@ SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 Colour = Literal["RGB", "YBR", "grey", "other"]
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"
-_SOT, _SOD, _COD = 0x90, 0x93, 0x52
+_SOT, _SOD, _SIZ, _COD = 0x90, 0x93, 0x51, 0x52
 _SOT_MARKER, _SOT_BYTES = b"\xff\x90", 12
 _SIZ_BYTES = 38  # SIZ without its components: marker's length field to Csiz
 _MAX_BOXES = 256
@@ -39,12 +39,13 @@ class Wrapped(NamedTuple):
 
 
 class Coding(NamedTuple):
-    """Height, width, components, the least bits of one and whether one is subsampled (SIZ); default style (COD)."""
+    """Height, width, components, least bits of one, whether one is signed or subsampled (SIZ); default style (COD)."""
 
     height: int
     width: int
     components: int
     precision: int
+    is_signed: bool
     is_subsampled: bool
     has_colour_transform: bool
     is_reversible: bool
@@ -118,8 +119,11 @@ def _is_reordered(box: _Box) -> bool:
 
 def coding_of(code_stream: bytes) -> Coding | None:
     """What the main header says (A.4.1, A.5.1, A.6.1), or None where it or the header of a tile contradicts it."""
-    segments = dict(_segments(code_stream))
-    siz, cod = segments.get(0x51), segments.get(_COD)
+    main = list(_segments(code_stream))
+    segments = dict(main)
+    if any([marker for marker, _ in main].count(once) > 1 for once in (_SIZ, _COD)):
+        return None  # decoders differ in which they believe
+    siz, cod = segments.get(_SIZ), segments.get(_COD)
     if siz is None or cod is None or len(siz) < _SIZ_BYTES - 2 or len(cod) < 10 or cod[4] > 1 or cod[9] > 1:
         return None
     x, y, x0, y0 = (int.from_bytes(siz[at : at + 4], "big") for at in (2, 6, 10, 14))
@@ -129,8 +133,17 @@ def coding_of(code_stream: bytes) -> Coding | None:
     if any(len(style) < 10 or (style[4], style[9]) != (cod[4], cod[9]) for style in _tile_styles(code_stream)):
         return None
     steps = siz[37::3] + siz[38::3]
-    precision = min(1 + (depth & 0x7F) for depth in siz[36::3])  # Ssiz: the sign, and the bits less 1
-    return Coding(y - y0, x - x0, components, precision, any(step != 1 for step in steps), cod[4] == 1, cod[9] == 1)
+    depths = siz[36::3]  # Ssiz: the sign, and the bits less 1
+    return Coding(
+        height=y - y0,
+        width=x - x0,
+        components=components,
+        precision=min(1 + (depth & 0x7F) for depth in depths),
+        is_signed=any(depth & 0x80 for depth in depths),
+        is_subsampled=any(step != 1 for step in steps),
+        has_colour_transform=cod[4] == 1,
+        is_reversible=cod[9] == 1,
+    )
 
 
 def _tile_styles(code_stream: bytes) -> Iterator[bytes]:

@@ -1,4 +1,6 @@
-"""Whether a PNG, JPEG or TIFF holds all of its pixels: what decoders pass over and fill with black or grey.
+"""Whether a PNG, JPEG or TIFF holds all of its pixels, and a JPEG each of them only so often.
+
+Decoders pass over missing pixels and fill them with black or grey, and go over all of them once more for each scan.
 
 Sources: PNG (RFC 2083, chapters 2.3, 3.2 and 4.1.1), JPEG (ITU-T T.81, B.1.1.2 and F.2.2.5), TIFF 6.0 (StripOffsets).
 """
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.images.size_limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +29,9 @@ _COEFFICIENTS = 64
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # stuffing, restarts and fill bytes are none
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _NOISE = bytes((37 * at + 91) % 251 for at in range(96))  # no 0xFF
+
+_MAX_SCANS = 200  # each coefficient of three components in a scan of its own takes 192; encoders make some 10
+_MAX_SCANNED_PIXELS = 20 * MAX_PIXELS  # about two seconds of scans without any data
 
 _PLANAR_CONFIGURATION, _SEPARATE_PLANES = 284, 2
 
@@ -125,9 +131,34 @@ def lacks_scans(jpeg: bytes) -> bool:
     frame = next((body for marker, body in segments if marker == _SOF_PROGRESSIVE), b"")
     missing = {(component, index) for component in frame[6::3] for index in range(_COEFFICIENTS)}
     for marker, body in segments:
-        if marker == _SOS and len(body) == 4 + 2 * body[0] and body[-1] & 15 == 0:
+        if marker == _SOS and _is_scan(body) and body[-1] & 15 == 0:
             missing -= {(part, index) for part in body[1:-3:2] for index in range(body[-3], body[-2] + 1)}
     return bool(missing)
+
+
+def check_scans(jpeg: bytes, height: int, width: int, name: str) -> None:
+    """Refuse a JPEG of far more scans than pixels need, before a decoder goes over the whole image for each of them.
+
+    A scan without data takes ten bytes, and the time of one with data; one of several components is as many.
+
+    Raises:
+        ImageRefused: there are more than 200, or more than 20 of the largest image allowed.
+    """
+    most = min(_MAX_SCANS, _MAX_SCANNED_PIXELS // max(1, height * width))
+    scans = 0
+    for marker, body in _segments(jpeg):
+        if marker == _SOS:
+            scans += max(1, body[0]) if _is_scan(body) else 1
+        if scans > most:
+            raise ImageRefused(
+                f"{name}: the JPEG has more than {most} scans of {width}×{height} px, far more than its pixels need; "
+                "save it again as a baseline JPEG"
+            )
+
+
+def _is_scan(body: bytes) -> bool:
+    """Whether a start of scan is as long as its components say (T.81, B.2.3)."""
+    return bool(body) and len(body) == 4 + 2 * body[0]
 
 
 def _end_of_scans(jpeg: bytes) -> int | None:

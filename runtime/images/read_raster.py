@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import ImageRefused, MissingDependency
-from medfm_compress.runtime.images.completeness import check_png, check_tiff, lacks_scans, with_noise_behind_scans
+from medfm_compress.runtime.images.completeness import (
+    check_png,
+    check_scans,
+    check_tiff,
+    lacks_scans,
+    with_noise_behind_scans,
+)
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, raster_format
 from medfm_compress.runtime.images.libtiff_errors import tiff_errors
 from medfm_compress.runtime.images.pixels import Pixels
@@ -78,6 +84,8 @@ def _decode(data: bytes, kind: str, opener: Callable[[io.BytesIO], Image], name:
             check_png(data, name)
         if kind == "TIFF":
             check_tiff(image, name)
+        if kind == "JPEG":
+            check_scans(data, image.height, image.width, name)
         _load(image, kind, name)
         if kind == "JPEG":
             _check_jpeg(data, image, opener, name)

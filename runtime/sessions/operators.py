@@ -36,6 +36,8 @@ _LONGEST_TAG, _LONGEST_NUMBER = 5, 10  # bytes
 _DEEPEST = 100  # messages inside messages; protobuf's own limit
 _MOST_FIELDS = 4_000_000  # some seconds of this walk; a ViT-L has 50,000
 
+_COMPILED = "EPContext"  # ONNX Runtime's, in whatever domain: its ep_cache_context may be a path
+
 _ORT_MAGIC = b"ORTM"
 _SESSION_MODEL, _MODEL_ORT_GRAPH, _ORT_GRAPH_NODES, _ORT_NODE_DOMAIN, _ORT_NODE_OPERATOR = 1, 7, 2, 2, 5
 
@@ -72,7 +74,7 @@ def read_self_contained(
         error: to raise.
 
     Raises:
-        MedfmError: an ``error``: it is no whole model, or a tensor's values are not in it.
+        MedfmError: an ``error``: it is no whole model, a tensor's values are not in it, or it is compiled.
     """
     try:
         operators = read_operators(model)
@@ -82,6 +84,11 @@ def read_self_contained(
         raise error(
             f"{what}: the model keeps weights in another file, which no hash covers and which may be any file of this "
             "machine; export it with its weights inside (onnx.load, then onnx.save with save_as_external_data=False)"
+        )
+    if _COMPILED in operators.kinds:
+        raise error(
+            f"{what}: its {_COMPILED} operator holds code that was compiled for one engine, or names a file with it, "
+            "which no hash covers; give the model from which it was compiled"
         )
     return operators
 

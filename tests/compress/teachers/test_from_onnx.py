@@ -260,6 +260,74 @@ def test_values_that_may_be_either_are_asked_for(kind: str, tmp_path: Path) -> N
     assert as_logits.card.steps == ("net: outputs said to be logits",)
 
 
+def then(path: str, *steps: tuple[str, float | None]) -> str:
+    """The file with further operators behind its output, each with a number or none."""
+    model = onnx.load(path)
+    for number, (kind, value) in enumerate(steps):
+        last, name = model.graph.output[0].name, f"{kind}{number}"
+        names = [last] if value is None else [last, f"{name}.value"]
+        if value is not None:
+            model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), names[1]))
+        model.graph.node.append(helper.make_node(kind, names, [name]))
+        model.graph.output[0].name = name
+    onnx.save(model, path)
+    return path
+
+
+ENDINGS_OUTSIDE = {
+    "percent of a softmax": ("multiclass", ("Softmax",), [("Mul", 100.0)]),
+    "percent of sigmoids": ("multilabel", ("Sigmoid",), [("Mul", 100.0)]),
+    "decimal logarithms": ("multiclass", ("Softmax", "Log"), [("Div", np.log(10.0))]),
+    "reversed logarithms": ("multiclass", ("LogSoftmax", "Neg"), []),
+    "stretched sigmoids": ("multilabel", ("Sigmoid",), [("Mul", 1.4), ("Sub", 0.2)]),
+    "evidence": ("multiclass", ("Softplus",), []),
+    "both signs": ("multilabel", ("Tanh",), []),
+    "rectified": ("multiclass", ("Relu",), []),
+    "logarithms, moved": ("multilabel", ("LogSoftmax",), [("Add", 1e-9)]),
+}
+
+
+@pytest.mark.parametrize("case", ENDINGS_OUTSIDE)
+def test_endings_outside_the_unit_interval_are_asked_for(case: str, tmp_path: Path) -> None:
+    kind, ending, steps = ENDINGS_OUTSIDE[case]
+    path = then(write(tmp_path / "net.onnx", ending), *steps)
+    with pytest.raises(ModelError, match=r"--teacher-outputs logits, softmax .* or sigmoid"):
+        opened(path, Task(kind=kind, labels=STUDY.labels), labels=STUDY.labels)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("case", "said", "match"),
+    [
+        ("percent of a softmax", "logits", "always add up to 100"),
+        ("percent of a softmax", "softmax", r"outside \[0, 1\]"),
+        ("percent of sigmoids", "sigmoid", r"outside \[0, 1\]"),
+        ("decimal logarithms", "logits", "another base or with the sign reversed"),
+        ("reversed logarithms", "logits", "another base or with the sign reversed"),
+        ("stretched sigmoids", "sigmoid", r"outside \[0, 1\]"),
+        ("logarithms, moved", "logits", "logarithms of a softmax, whose labels exclude each other"),
+        ("evidence", "logits", ""),
+        ("rectified", "logits", ""),
+    ],
+)
+def test_an_answer_that_the_outputs_contradict_is_refused(case: str, said: str, match: str, tmp_path: Path) -> None:
+    kind, ending, steps = ENDINGS_OUTSIDE[case]
+    path = then(write(tmp_path / "net.onnx", ending), *steps)
+    study = Task(kind=kind, labels=STUDY.labels)  # type: ignore[arg-type]
+    if not match:
+        images = torch.rand(3, 3, 8, 8)
+        logits = opened(path, study, labels=STUDY.labels, outputs=said).answer(images).logits
+        assert np.allclose(logits.numpy(), given(path, images), atol=1e-5)
+        return
+    with pytest.raises(ModelError, match=f"--teacher-outputs {said} cannot be so .*{match}"):
+        opened(path, study, labels=STUDY.labels, outputs=said)
+
+
+def test_logits_of_one_sign_behind_a_product_are_not_asked_for(tmp_path: Path) -> None:
+    path = then(write(tmp_path / "net.onnx"), ("Add", 500.0), ("Mul", 0.5), ("Identity", None))
+    images = torch.rand(3, 3, 8, 8)
+    assert np.allclose(opened(path, labels=STUDY.labels).answer(images).logits.numpy(), given(path, images), atol=1e-3)
+
+
 def test_logits_that_happen_to_lie_in_the_unit_interval_are_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "net.onnx", weights=np.zeros_like(WEIGHTS))
     with pytest.raises(InputError, match="--teacher-outputs"):

@@ -15,6 +15,7 @@ from torch.nn import functional
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.teachers.open import TeacherSource, open_teacher
+from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.steadiness import check_steady
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.runtime.errors import ModelError
@@ -132,6 +133,39 @@ def test_a_network_is_held_to_the_same(change: Callable[[nn.Module], None], matc
     change(model.module)
     with pytest.raises(ModelError, match=match):
         check_steady(ModuleTeacher(model))
+
+
+class Counting(nn.Module):
+    """Answers otherwise in large batches (``mean``), or from the fifth row on (``row``), and never in small ones."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.inner, self.kind = network(), kind
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.inner(images)
+        beyond = torch.relu(torch.cumsum(torch.ones_like(out), 0) - 4)
+        return out + (beyond if self.kind == "row" else beyond[-1:] * out.mean(0, keepdim=True))
+
+
+@pytest.mark.parametrize("kind", ["row", "mean"])
+@pytest.mark.filterwarnings("ignore")
+def test_what_only_a_large_batch_shows_is_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="depends on the others in its batch"):
+        opened(exported(Counting(kind), tmp_path / "net.onnx", training=False))
+
+
+def test_a_row_that_is_not_asked_alone_shows_in_the_other_order() -> None:
+    class Seventh:
+        card, engine = ModuleTeacher(build_model("resnet10t", STUDY, size_px=32, colour="grey")).card, "pytorch fp32"
+
+        def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
+            logits = images.mean((1, 2, 3))[:, None] * torch.tensor([1.0, 2.0, 3.0])
+            logits[7:8] += 1
+            return TeacherOutputs(logits)
+
+    with pytest.raises(ModelError, match="depends on the others in its batch"):
+        check_steady(Seventh())
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])

@@ -3,7 +3,7 @@
 import onnx
 import pytest
 
-from medfm_compress.bench.measure.graph_ending import maker_of_output
+from medfm_compress.bench.measure.output_maker import maker_of_output
 from medfm_compress.export.openvino_ir import to_openvino_ir
 from medfm_compress.export.ort_format import optimise
 from medfm_compress.export.passes.read import NEWEST_OPSET, OLDEST_OPSET, parse_onnx, read_graph

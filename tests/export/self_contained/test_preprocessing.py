@@ -86,9 +86,12 @@ def test_a_camera_of_twelve_bits_says_what_white_is():
     values = image_of((60, 70), np.uint16, "grey") >> 4
     session = open_graph(spec, pixels="uint16")
     assert worst(session, Pixels(values, 0.0, 4095.0), spec, 4095) < LARGEST
-    for white, reason in ((4000, "a pixel is above white"), (0, "white is below 1"), (np.nan, "white is below 1")):
+    reasons = {4000: "a pixel is above white", 0: "white is below 1", np.nan: "white is below 1", -np.inf: "below 1"}
+    reasons |= dict.fromkeys((np.inf, 1e30, 65536), "white is above 65535")
+    for white, reason in reasons.items():
         with pytest.raises(Exception, match=reason):
             run(session, values, white)
+    assert np.isfinite(run(session, values, 65535)).all()
 
 
 def test_what_the_python_path_refuses_fails_and_says_why():

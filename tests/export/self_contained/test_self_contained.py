@@ -17,7 +17,7 @@ from medfm_compress.export.self_contained.preprocessing import GraphForm
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.image_spec import ColourRule, ImageSpec
 from medfm_compress.runtime.task import OperatingPoint, Task
 
 POINT = OperatingPoint(
@@ -94,6 +94,23 @@ def test_other_pixels_have_inputs_of_their_own(tiny, tmp_path, pixels):
     names = {value.name for value in opened(tmp_path / "a.onnx").get_inputs()}
     assert names >= ({"pixels", "white"} if pixels == "uint16" else {"pixels", "rescale_slope", "window_width"})
     assert written.parity.relative_logit_error < 1e-5
+
+
+@pytest.mark.parametrize("images", ["grey", "colour"])
+@pytest.mark.parametrize("pixels", ["uint8", "uint16", "dicom"])
+def test_a_bundle_that_refuses_images_of_the_other_colour_is_written(tiny, tmp_path, images, pixels):
+    spec = msgspec.structs.replace(tiny.SPEC, colour_rule=ColourRule(images=images, others="refuse"))
+    bundle = Bundle.open(tiny.bundle(tmp_path / "a.medfm", spec=spec))
+    if (images, pixels) == ("colour", "dicom"):
+        with pytest.raises(InputError, match="takes grey images, and the bundle refuses them"):
+            export_self_contained(bundle, SelfContainedOptions(pixels=pixels), tmp_path / "a.onnx")
+        assert not (tmp_path / "a.onnx").exists()
+        return
+    written = export_self_contained(bundle, SelfContainedOptions(pixels=pixels), tmp_path / "a.onnx")
+    shapes = [case.values.ndim for case, _ in parity._cases(spec, pixels)]
+    assert written.parity.cases == len(shapes) and written.parity.relative_logit_error < 1e-5
+    both = [2] if pixels == "dicom" else [2, 3]
+    assert shapes == 3 * (both if images == "grey" else [3])
 
 
 def test_a_bundle_without_a_verdict_is_written_and_says_so(tiny, tmp_path):

@@ -297,3 +297,34 @@ def test_a_tile_that_overrides_the_colour_transform_is_refused(make_dicom):
         else:
             with pytest.raises(ImageRefused, match="compressed frame is damaged"):
                 read_dicom(ds)
+
+
+@pytest.mark.parametrize("coded", ["signed", "unsigned"])
+def test_a_code_stream_of_the_other_sign_than_the_file_says_is_refused(make_dicom, coded):
+    unsigned = (Y * 60).astype(np.uint16)
+    signed = unsigned.astype(np.int16) - 2000
+    values = signed if coded == "signed" else unsigned
+    frame = j2k(values, transform=False, bits_stored=12)
+    agreed = encapsulated(make_dicom, values, frame, J2K_LOSSLESS, BitsStored=12)
+    np.testing.assert_array_equal(read_dicom(agreed).values, read_dicom(make_dicom(values, BitsStored=12)).values)
+    other = encapsulated(make_dicom, unsigned if coded == "signed" else signed, frame, J2K_LOSSLESS, BitsStored=12)
+    said = r"1 \(signed\)" if coded == "unsigned" else r"0 \(unsigned\)"
+    with pytest.raises(ImageRefused, match=f"Pixel Representation is {said}, and its .* holds {coded} values"):
+        read_dicom(other)
+
+
+def test_a_signed_component_of_a_colour_code_stream_is_refused(make_dicom):
+    frame = bytearray(j2k(RGB, transform=False))
+    frame[4 + 38 + 3] |= 0x80  # Ssiz of the second component
+    with pytest.raises(ImageRefused, match="code stream holds signed values"):
+        read_dicom(encapsulated(make_dicom, RGB, bytes(frame), J2K_LOSSLESS))
+
+
+@pytest.mark.parametrize("marker", [b"\xff\x51", b"\xff\x52"])
+def test_two_segments_of_which_a_main_header_has_one_are_refused(make_dicom, marker):
+    frame = j2k(RGB, transform=True)
+    start = frame.index(marker)
+    end = start + 2 + int.from_bytes(frame[start + 2 : start + 4], "big")
+    ds = encapsulated(make_dicom, RGB, frame[:end] + frame[start:end] + frame[end:], J2K_LOSSLESS)
+    with pytest.raises(ImageRefused, match="compressed frame is damaged"):
+        read_dicom(ds)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import time
 import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medfm_compress.runtime.dicom import frame as frames
 from medfm_compress.runtime.dicom import parse
 from medfm_compress.runtime.dicom.read_dicom import read_dicom
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.images import size_limits
+from medfm_compress.runtime.images.completeness import check_scans
 from medfm_compress.runtime.read_image import read_image
 
 GREY = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64).astype(np.uint8)
@@ -115,3 +118,39 @@ def test_fragments_are_counted_before_they_are_joined(make_dicom, monkeypatch):
     ds["PixelData"].is_undefined_length = True
     with pytest.raises(ImageRefused, match="more than 10 fragments"):
         read_dicom(ds)
+
+
+def jpeg_of_scans(count, side=64, **options):
+    """A JPEG whose last scan comes again and again, ``count`` scans in all."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.resize(GREY, (side, side))).save(buffer, "JPEG", quality=90, **options)
+    data = buffer.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (count - data.count(b"\xff\xda")) + data[-2:]
+
+
+def as_dicom(make_dicom, dicom_bytes, frame, side):
+    from pydicom.encaps import encapsulate
+
+    ds = make_dicom(np.zeros((side, side), np.uint8))
+    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
+    ds.PixelData = encapsulate([frame])
+    ds["PixelData"].is_undefined_length = True
+    return dicom_bytes(ds)
+
+
+@pytest.mark.parametrize("is_progressive", [True, False])
+@pytest.mark.parametrize(("side", "most"), [(64, 200), (6000, 55)])
+def test_scans_of_a_jpeg_are_limited_by_its_pixels(make_dicom, dicom_bytes, is_progressive, side, most):
+    data = jpeg_of_scans(most + 1, side, progressive=is_progressive)
+    for file in (data, as_dicom(make_dicom, dicom_bytes, data, side)):
+        refused_quickly(file, f"more than {most} scans of {side}×{side} px")
+
+
+def test_as_many_scans_as_an_encoder_may_make_pass():
+    data = jpeg_of_scans(100, progressive=True)
+    assert data.count(b"\xff\xda") == 100
+    check_scans(data, 4000, 5000, "x")
+    check_scans(jpeg_of_scans(20, progressive=True), 10_000, 10_000, "x")
+    with pytest.raises(ImageRefused, match="more than 20 scans"):
+        check_scans(data, 10_000, 10_000, "x")

@@ -270,3 +270,13 @@ def test_an_ir_refers_to_its_second_file_alone(tiny, tmp_path):
             ov_backend.from_bytes([changed, weights], 1)
     with pytest.raises(BundleRefused, match="cannot load the model"):
         ov_backend.from_bytes([xml, weights[:-1]], 1)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("domain", ["com.microsoft", "com.vendor"])
+@pytest.mark.parametrize("backend", BOTH)
+def test_a_compiled_model_is_refused_before_an_engine_sees_it(backend, domain, nested):
+    node = helper.make_node("EPContext", [], ["w"], domain=domain, embed_mode=0, ep_cache_context="/etc/hostname")
+    made = model([], functions=[function([node])]) if nested else model([node])
+    with pytest.raises(BundleRefused, match="EPContext operator holds code that was compiled for one engine"):
+        backend.from_bytes([made], 1, "fp32")
