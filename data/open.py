@@ -21,7 +21,8 @@
 4. A folder of images without a table (DICOM files at any depth, others in the folder itself): split ``unlabelled``, no
    labels; patient key, sex and age from DICOM headers.
 
-Patients are compared in a normal form: case, spaces, Unicode form, ``.0`` and leading zeros make no second patient.
+Patients are compared in a normal form: case, spaces, quotes, Unicode form, ``.0`` and leading zeros make no second
+patient.
 Words for no value (``nan``, ``None``, ``NA``, ``null`` …) and impossible ages count as not recorded; as a label or a
 split they are refused. What was passed over or merged stands in the study's ``remarks``.
 
