@@ -23,8 +23,8 @@
 
 Patients are compared in a normal form: case, spaces, quotes, Unicode form, ``.0`` and leading zeros make no second
 patient.
-Words for no value (``nan``, ``None``, ``NA``, ``null`` …) and impossible ages count as not recorded; as a label or a
-split they are refused. What was passed over or merged stands in the study's ``remarks``.
+Words for no value (``nan``, ``None``, ``NA``, ``null``, ``#REF!``, ``?`` …) and impossible ages count as not recorded; as
+a label or a split they are refused, and as a label ``unknown`` and ``missing`` too, and ``-1`` or ``9999`` beside words. What was passed over or merged stands in the study's ``remarks``.
 
 The order of the labels is described in `medfm_compress.data.labels`. 3-D volumes are out of scope and refused by name.
 """

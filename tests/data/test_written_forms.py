@@ -14,6 +14,7 @@ from PIL import Image
 from pydicom import dcmread
 
 from medfm_compress.data.check import check_study
+from medfm_compress.data.labels import exclusive_study
 from medfm_compress.data.missing_values import is_missing
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
@@ -22,6 +23,10 @@ from medfm_compress.data.written_forms import normal_form, similar_forms
 from medfm_compress.runtime.errors import StudyError
 
 SPLITS = ("train",) * 4 + ("val",) * 4 + ("test",) * 4
+ODD_WORDS = (
+    "-nan", "1.#IND", "-1.#QNAN", "-nan(ind)", "#VALUE!", "#REF!", "#DIV/0!", "#N/A", "#NAME?", "pd.NA", "(null)", "?",
+    "-", "--", "\u2013", "\u2212", "...", "n / a", "not available", "Not_Recorded", "\uff4e\uff41\uff4e", "\u200b", "\u3164",
+)  # fmt: skip
 WAYS = [
     (unicodedata.normalize("NFC", "Mü{}"), unicodedata.normalize("NFD", "Mü{}")),
     ("p{}", "\uff30{}"),  # full-width
@@ -248,8 +253,32 @@ def test_a_row_of_an_archive_is_one_however_its_number_is_written(tmp_path: Path
 
 
 def test_words_for_no_value() -> None:
-    assert all(map(is_missing, ("", " ", "NaN", "None", "NULL", "n/a", "<NA>", "nat")))
-    assert not any(map(is_missing, ("none", "0", "no", "negative", "other", "nano", "-1", "unknown")))
+    assert all(map(is_missing, ("", " ", "NaN", "None", "NULL", "n/a", "<NA>", "nat", *ODD_WORDS)))
+    assert not any(map(is_missing, ("none", "0", "no", "negative", "other", "nano", "-1", "unknown", "+", "1.5", "\u2713")))
+    assert not any(map(is_missing, ("value", "ref", "name", "1-ind", "error")))
+
+
+@pytest.mark.parametrize("word", [*ODD_WORDS, "unknown", "Missing", "UNK", "not known", "<unlabelled>"])
+def test_a_word_for_no_label_is_no_class(tmp_path: Path, word: str) -> None:
+    with pytest.raises(StudyError, match=r"\(3 cases, first '3\.png'\), which reads like a missing value"):
+        open_study(table(tmp_path, "label", lambda n: word if n in (3, 7, 11) else f"{n % 2}"))
+    grouped = open_study(table(tmp_path, "label,sex", lambda n: f"{n % 2},{'unknown' if n == 3 else 'F'}"))
+    assert grouped.cases[3].subgroups["sex"] == "unknown"
+
+
+@pytest.mark.parametrize("number", ["-1", "9999", "-9.0", "99"])
+def test_a_number_for_no_value_beside_words_is_no_class(tmp_path: Path, number: str) -> None:
+    with pytest.raises(StudyError, match=rf"the label '{number}' \(3 cases\) stands beside words"):
+        open_study(table(tmp_path, "label", lambda n: number if n in (3, 7, 11) else ("cyst", "mass")[n % 2]))
+    study = open_study(table(tmp_path, "label", lambda n: number if n in (3, 7, 11) else f"{n % 2}"))
+    (remark,) = [text for text in check_study(study).remarks if "is a class of its own" in text]
+    assert remark.startswith(f"the label '{number}' (3 images)")
+
+
+def test_classes_that_are_counted_are_no_numbers_for_no_value(in_memory: Callable[..., Study], tmp_path: Path) -> None:
+    cases = [Case(image=f"{n}", split="train") for n in range(100)]
+    study = exclusive_study(tmp_path, in_memory(cases).source, cases, [f"{n}" for n in range(100)])
+    assert not study.remarks
 
 
 def folders(root: Path, *names: str) -> Path:
