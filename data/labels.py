@@ -93,8 +93,8 @@ def _stand_in_remarks(labels: Sequence[str], names: Sequence[str]) -> tuple[str,
     if len(labels) < 3 or (all(label.isdecimal() for label in labels) and int(labels[-1]) < 2 * len(labels)):
         return ()
     return tuple(
-        f"the label {label!r} ({names.count(label)} images) is a class of its own; where it stands for a missing value, "
-        "leave the label empty in split 'unlabelled'"
+        f"the label {label!r} ({names.count(label)} images) is a class of its own; where it stands for a missing "
+        "value, leave the label empty in split 'unlabelled'"
         for label in filter(is_stand_in, labels)
     )
 

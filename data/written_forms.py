@@ -35,7 +35,7 @@ def normal_form(text: str) -> str:
     """
     folded = _UNSEEN.sub("", unicodedata.normalize("NFKC", text).casefold())
     visible = unicodedata.normalize("NFKC", "".join(map(_plain_character, folded)))
-    plain = " ".join(visible.split()).rstrip("^= ").strip(_QUOTES + " ")
+    plain = " ".join(visible.split()).rstrip(f"^= {_QUOTES}").lstrip(f" {_QUOTES}")
     number = _WHOLE_NUMBER.fullmatch(plain)
     return (number[1].lstrip("0") or "0") if number else plain
 
@@ -52,7 +52,7 @@ def _plain_character(character: str) -> str:
     category = unicodedata.category(character)
     if category == "Pd" or character == "\u2212":  # the minus sign is no dash to Unicode
         return "-"
-    if category in ("Pi", "Pf") or character in "\"`\u201a\u201e\u2032\u02bc":
+    if category in ("Pi", "Pf") or character in '"`\u201a\u201e\u2032\u02bc':
         return _QUOTES
     if category == "Nd":
         return str(unicodedata.digit(character))

@@ -17,6 +17,7 @@ from medfm_compress.data.check import check_study
 from medfm_compress.data.labels import exclusive_study
 from medfm_compress.data.missing_values import is_missing
 from medfm_compress.data.open import open_study
+from medfm_compress.data.recorded_groups import recorded
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.study import Case, Study
 from medfm_compress.data.written_forms import normal_form, similar_forms
@@ -25,7 +26,8 @@ from medfm_compress.runtime.errors import StudyError
 SPLITS = ("train",) * 4 + ("val",) * 4 + ("test",) * 4
 ODD_WORDS = (
     "-nan", "1.#IND", "-1.#QNAN", "-nan(ind)", "#VALUE!", "#REF!", "#DIV/0!", "#N/A", "#NAME?", "pd.NA", "(null)", "?",
-    "-", "--", "\u2013", "\u2212", "...", "n / a", "not available", "Not_Recorded", "\uff4e\uff41\uff4e", "\u200b", "\u3164",
+    "-", "--", "\u2013", "\u2212", "...", "n / a", "not available", "Not_Recorded", "\uff4e\uff41\uff4e",
+    "\u200b", "\u3164",
 )  # fmt: skip
 WAYS = [
     (unicodedata.normalize("NFC", "Mü{}"), unicodedata.normalize("NFD", "Mü{}")),
@@ -197,6 +199,36 @@ def test_words_for_no_value_and_impossible_ages_make_no_group(tmp_path: Path) ->
     assert remarks[1].startswith("'sex' counts as not recorded for 4 image(s)")
 
 
+@pytest.mark.parametrize(
+    ("written", "group"),
+    [
+        ("90+", "90+"), ("89 +", "89+"), ("\u226590", "90+"), (">89", "89+"), ("> 89 y", "89+"),
+        ("90 years and older", "90+"), ("90y+", "90+"), ("\uff1e89", "89+"), (">=1080 months", "90+"), ("<1", "0-9"),
+        ("<30 d", "0-9"),
+        ("< 18", "<18"),        ("<=18", "<=18"), ("under 240 m", "<20"), ("0-17", "0-17"), ("60\u201369", "60-69"),
+        ("34-36 years", "30-39"),
+        ("45 y", "40-49"), ("45yo", "40-49"), ("034Y", "30-39"), ("400d", "0-9"), ("34,5", "30-39"),
+        ("\u0664\u0665", "40-49"), ("411+", ""), ("<0", ""), (">999", ""), ("Infinity", ""), ("?", ""),
+        ("1Y6M", "1Y6M"), ("0x20", "0x20"), ("elderly", "elderly"), ("79-70", "79-70"),
+    ],
+)  # fmt: skip
+def test_ages_are_read_as_people_write_them(written: str, group: str) -> None:
+    assert recorded("age", written) == group
+
+
+def test_an_age_column_in_years_keeps_years_and_open_ends() -> None:
+    ages = ["41.5", "045Y", "6M", "> 89 y", "90+", "<18", "411"]
+    assert [recorded("age_years", age) for age in ages] == ["41.5", "45", "0.5", "89+", "90+", "<18", ""]
+    assert recorded("site", "> 89 y") == "> 89 y"
+
+
+def test_an_age_that_is_not_read_is_named(tmp_path: Path) -> None:
+    ages = ["elderly", "90+", "0x20"] + ["50"] * 9
+    study = open_study(table(tmp_path, "label,age", lambda n: f"{n % 2},{ages[n]}"))
+    (remark,) = [text for text in study.remarks if "is no age" in text]
+    assert remark.startswith("'age' is no age for 2 image(s): 'elderly' (1), '0x20' (1); ")
+
+
 def test_an_impossible_age_in_a_header_is_no_age(drawn: Study, tmp_path: Path) -> None:
     for number, age in enumerate(("411Y", "041Y")):
         dataset = dcmread(drawn.root.parent / drawn.cases[number].image)
@@ -254,7 +286,9 @@ def test_a_row_of_an_archive_is_one_however_its_number_is_written(tmp_path: Path
 
 def test_words_for_no_value() -> None:
     assert all(map(is_missing, ("", " ", "NaN", "None", "NULL", "n/a", "<NA>", "nat", *ODD_WORDS)))
-    assert not any(map(is_missing, ("none", "0", "no", "negative", "other", "nano", "-1", "unknown", "+", "1.5", "\u2713")))
+    assert not any(
+        map(is_missing, ("none", "0", "no", "negative", "other", "nano", "-1", "unknown", "+", "1.5", "\u2713"))
+    )
     assert not any(map(is_missing, ("value", "ref", "name", "1-ind", "error")))
 
 
