@@ -77,8 +77,8 @@ def _patient_remarks(study: Study) -> Iterator[str]:
     if several:
         yield (
             f"{len(several)} patient(s) are written in several ways and count as one each: {_examples(several)}; if "
-            "one of them is two people, give their keys a difference other than case, spaces, Unicode form, '.0' or "
-            "leading zeros"
+            "one of them is two people, give their keys a difference other than case, spaces, quotes, Unicode form, "
+            "'.0' or leading zeros"
         )
     padded = [forms for forms in several if len({len(form) for form in forms if form.isdecimal()}) > 1]
     if padded:

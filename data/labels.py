@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from medfm_compress.data.missing_values import is_missing
+from medfm_compress.data.missing_values import is_no_label, is_stand_in
 from medfm_compress.data.study import Case, ImageSource, Study
 from medfm_compress.data.written_forms import normal_form
 from medfm_compress.runtime.errors import StudyError
@@ -59,19 +59,52 @@ def exclusive_study(root: Path, source: ImageSource, cases: Sequence[Case], name
         names: label of each case, empty where it has none; as long as ``cases``.
 
     Raises:
-        StudyError: a single label, a label that is a word for no value, labels that differ only in writing, a case of
-            train, val or test without label, or a class that train lacks.
+        StudyError: a single label, a label that is a word for no value, or a number for none beside words, labels that
+            differ only in writing, a case of train, val or test without label, or a class that train lacks.
     """
     check_names(names, f"{root.name}: the labels", _missing_labels(cases, names))
     labels = label_names(names)
+    if (word := _stand_in_beside_words(labels)) is not None:
+        raise StudyError(
+            f"{root.name}: the label {word!r} ({names.count(word)} cases) stands beside words, like a number for a "
+            "missing value; leave the label empty in split 'unlabelled', or give the class another name"
+        )
     if len(labels) == 1:
         raise StudyError(f"{root.name}: every label is {labels[0]!r}; at least two different labels are needed")
     index = {name: (number,) for number, name in enumerate(labels)}
     done = tuple(replace(case, target=index.get(name, ())) for case, name in zip(cases, names, strict=True))
     kind: TaskKind = "multiclass" if len(labels) > 2 else "binary"
-    study = Study(root=root, kind=kind, labels=labels, cases=done, source=source)
+    study = Study(
+        root=root, kind=kind, labels=labels, cases=done, source=source, remarks=_stand_in_remarks(labels, names)
+    )
     check_classes(study)
     return study
+
+
+def _stand_in_beside_words(labels: Sequence[str]) -> str | None:
+    """A label such as ``-1`` or ``9999`` among labels that are not all numbers."""
+    if all(map(_is_number, labels)):
+        return None
+    return next(filter(is_stand_in, labels), None)
+
+
+def _stand_in_remarks(labels: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Of ``-1`` or ``9999`` among three numbers or more, unless they count up to it."""
+    if len(labels) < 3 or (all(label.isdecimal() for label in labels) and int(labels[-1]) < 2 * len(labels)):
+        return ()
+    return tuple(
+        f"the label {label!r} ({names.count(label)} images) is a class of its own; where it stands for a missing "
+        "value, leave the label empty in split 'unlabelled'"
+        for label in filter(is_stand_in, labels)
+    )
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def check_names(names: Iterable[str], what: str, example: str = "") -> None:
@@ -87,7 +120,7 @@ def check_names(names: Iterable[str], what: str, example: str = "") -> None:
     """
     seen: dict[str, str] = {}
     for name in filter(None, dict.fromkeys(names)):
-        if is_missing(name):
+        if is_no_label(name):
             raise StudyError(
                 f"{what} include {name!r}{example}, which reads like a missing value; leave the label empty in split "
                 "'unlabelled', or give the class another name"
@@ -102,7 +135,7 @@ def check_names(names: Iterable[str], what: str, example: str = "") -> None:
 
 def _missing_labels(cases: Sequence[Case], names: Sequence[str]) -> str:
     """How many labels are words for no value, and the first image that has one."""
-    images = [case.image for case, name in zip(cases, names, strict=True) if name and is_missing(name)]
+    images = [case.image for case, name in zip(cases, names, strict=True) if name and is_no_label(name)]
     return f" ({len(images)} cases, first {images[0]!r})" if images else ""
 
 

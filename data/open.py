@@ -9,7 +9,7 @@
    ``label:NAME`` 0 or 1, one column a finding, instead of ``label``: a multi-label study
    ``mask``       path of a mask, optional; with it ``label`` may be absent
    ``patient``    key that clusters cases, optional; read (hashed) from DICOM files where the column is absent
-   others         subgroups; plain numbers and DICOM age strings in a column ``age`` (years) are read as decades
+   others         subgroups; ages in a column ``age`` (``57``, ``045Y``, ``60-69``, ``90+`` …) are read as decades
    =============  ======================================================================================
 
    A CSV need not lie beside the images: what ``study split`` writes elsewhere names them by absolute paths. Paths may
@@ -21,9 +21,10 @@
 4. A folder of images without a table (DICOM files at any depth, others in the folder itself): split ``unlabelled``, no
    labels; patient key, sex and age from DICOM headers.
 
-Patients are compared in a normal form: case, spaces, Unicode form, ``.0`` and leading zeros make no second patient.
-Words for no value (``nan``, ``None``, ``NA``, ``null`` …) and impossible ages count as not recorded; as a label or a
-split they are refused. What was passed over or merged stands in the study's ``remarks``.
+Patients are compared in a normal form: case, spaces, quotes, Unicode form, ``.0`` and leading zeros make no second
+patient. Words for no value (``nan``, ``None``, ``NA``, ``null``, ``#REF!``, ``?`` …) and impossible ages count as not
+recorded; as a label or a split they are refused, and as a label ``unknown`` and ``missing`` too, and ``-1`` or ``9999``
+beside words. What was passed over or merged stands in the study's ``remarks``.
 
 The order of the labels is described in `medfm_compress.data.labels`. 3-D volumes are out of scope and refused by name.
 """

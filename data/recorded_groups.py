@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from medfm_compress.data.dicom_header import age_in_years, decade, is_age
+from medfm_compress.data.ages import age_group, age_range, describe, is_possible
 from medfm_compress.data.missing_values import is_missing
 
 _AGE_COLUMN = re.compile(r"(patient)?[ _-]*age([ _-]*(in[ _-]*)?(y|yr|yrs|years?))?", re.IGNORECASE)
@@ -17,29 +17,39 @@ _SHOWN = 4
 def recorded(column: str, value: str) -> str:
     """The group that ``value`` stands for; empty where it says that nothing was recorded, or cannot be.
 
-    A column ``age`` of plain numbers (years) or DICOM age strings (``045Y``) is read as decades.
+    A column ``age`` is read as decades, and as ``90+`` or ``<18`` where it names no other end; see `age_range`. What is
+    no age, such as ``elderly``, stays as it is.
     """
     if is_missing(value):
         return ""
     if not _AGE_COLUMN.fullmatch(column):
         return value
-    years = _years(value)
-    if years is None:
-        return value
-    if not is_age(years):
+    low, high = age_range(value)
+    if math.isnan(low):
+        return "" if _is_number(value) else value
+    if not is_possible(low, high):
         return ""
-    return decade(years) if column == "age" else value
+    return age_group(low, high) if column == "age" else describe(low, high)
 
 
 def unrecorded_remarks(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> tuple[str, ...]:
-    """One sentence for each column in which filled cells count as not recorded, with their values and counts."""
+    """One sentence for each column in which filled cells count as not recorded or are no age, with their values."""
     unrecorded: dict[str, Counter[str]] = {column: Counter() for column in columns}
+    no_age: dict[str, Counter[str]] = {column: Counter() for column in columns if _AGE_COLUMN.fullmatch(column)}
     for row in rows:
         for column, counts in unrecorded.items():
             value = row.get(column, "")
             if value and not recorded(column, value):
                 counts[value] += 1
-    return tuple(
+            elif value and column in no_age and math.isnan(age_range(value)[0]):
+                no_age[column][value] += 1
+    misread = tuple(
+        f"{column!r} is no age for {counts.total()} image(s): {_values(counts)}; a policy's cuts put them into no "
+        "group, so write such ages as 57, 045Y, 6 months, 60-69, 90+ or <1"
+        for column, counts in no_age.items()
+        if counts
+    )
+    return misread + tuple(
         f"{column!r} counts as not recorded for {counts.total()} image(s): {_values(counts)}; leave such cells empty, "
         "or give the value another name if it is meant"
         for column, counts in unrecorded.items()
@@ -52,9 +62,9 @@ def _values(counts: Counter[str]) -> str:
     return shown + (" …" if len(counts) > _SHOWN else "")
 
 
-def _years(text: str) -> float | None:
+def _is_number(text: str) -> bool:
     try:
-        years = float(text)
+        float(text)
     except ValueError:
-        return age_in_years(text)
-    return years if math.isfinite(years) else math.inf
+        return False
+    return True

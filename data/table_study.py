@@ -53,7 +53,7 @@ def open_table(path: Path, rules: DicomRules) -> Study:
     ]
     study = _labelled(table, source, cases)
     columns = [name for name in table.columns if name == "patient" or _is_group(name)]
-    return replace(study, remarks=(*patients.remarks, *unrecorded_remarks(table.rows, columns)))
+    return replace(study, remarks=(*study.remarks, *patients.remarks, *unrecorded_remarks(table.rows, columns)))
 
 
 def _case(row: Mapping[str, str], key: str, header: Header, patient: str) -> Case:

@@ -14,20 +14,28 @@ from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
 
-_WHOLE_NUMBER = re.compile(r"([0-9]+)(?:\.0*)?")
+_WHOLE_NUMBER = re.compile(r"([0-9]+)(?:\.0*|,0{0,2})?")  # ``7,000`` may be seven thousand
 _NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")
+_SEPARATORS = re.compile(r"[\s_/^#:-]+")
+_QUOTES = "'"
+# Not seen, and yet letters or marks to Unicode (Default_Ignorable_Code_Point, beside the format characters).
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
 
 
 @lru_cache(maxsize=1 << 17)
 def normal_form(text: str) -> str:
     """What is left of ``text`` where a difference in writing is no difference.
 
-    Unicode forms (NFKC, so full-width letters and no-break spaces too), invisible characters, kinds of dashes, case,
-    spaces around and repeated within, the padding of DICOM values (NUL, spaces, trailing ``^`` and ``=``), leading
-    zeros of whole numbers and their ``.0``.
+    Unicode forms (NFKC, so full-width letters and no-break spaces too), the digits of other scripts, invisible
+    characters, kinds of dashes and minus signs, kinds of quotes and quotes around, case, spaces around and repeated
+    within, the padding of DICOM values (NUL, spaces, trailing ``^`` and ``=``), leading zeros of whole numbers and
+    their ``.0`` or ``,0``.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    plain = " ".join("".join(map(_plain_character, folded)).split()).rstrip("^= ")
+    folded = _UNSEEN.sub("", unicodedata.normalize("NFKC", text).casefold())
+    visible = unicodedata.normalize("NFKC", "".join(map(_plain_character, folded)))
+    plain = " ".join(visible.split()).rstrip(f"^= {_QUOTES}").lstrip(f" {_QUOTES}")
     number = _WHOLE_NUMBER.fullmatch(plain)
     return (number[1].lstrip("0") or "0") if number else plain
 
@@ -36,13 +44,17 @@ def similar_forms(texts: Iterable[str]) -> list[tuple[str, ...]]:
     """Groups of ``texts`` in normal form that stay apart, and differ only in separators or zeros within."""
     groups: dict[str, set[str]] = defaultdict(set)
     for text in filter(None, map(normal_form, texts)):
-        groups[_NUMBER.sub(r"\1", re.sub(r"[\s_-]+", "", text))].add(text)
+        groups[_NUMBER.sub(r"\1", _SEPARATORS.sub("", text))].add(text)
     return [tuple(sorted(group)) for group in groups.values() if len(group) > 1]
 
 
 def _plain_character(character: str) -> str:
     category = unicodedata.category(character)
-    if category == "Pd":
+    if category == "Pd" or character == "\u2212":  # the minus sign is no dash to Unicode
         return "-"
+    if category in ("Pi", "Pf") or character in '"`\u201a\u201e\u2032\u02bc':
+        return _QUOTES
+    if category == "Nd":
+        return str(unicodedata.digit(character))
     # Controls other than white space, such as the NUL that pads DICOM values, and invisible format characters.
     return "" if category == "Cf" or (category == "Cc" and not character.isspace()) else character

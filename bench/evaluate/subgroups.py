@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from typing import NamedTuple
 
 import msgspec
@@ -13,11 +12,11 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.policy import Policy, SubgroupRule
+from medfm_compress.data.number_ranges import number_range
 from medfm_compress.runtime.errors import InputError
 
 Rows = NDArray[np.bool_]
 _MOST_GROUPS = 40
-_DECADE = re.compile(r"(\d+)-(\d+)")
 
 
 class Group(NamedTuple):
@@ -120,7 +119,7 @@ def _by_value(rule: SubgroupRule, values: tuple[str, ...]) -> tuple[tuple[Group,
 
 
 def _by_cuts(rule: SubgroupRule, values: tuple[str, ...]) -> tuple[tuple[Group, ...], Rows]:
-    ranges = np.array([_range(value) for value in values])
+    ranges = np.array([number_range(value) for value in values])
     for cut in rule.cuts:
         split = np.flatnonzero((ranges[:, 0] < cut) & (cut <= ranges[:, 1]))
         if len(split):
@@ -130,25 +129,13 @@ def _by_cuts(rule: SubgroupRule, values: tuple[str, ...]) -> tuple[tuple[Group, 
             )
     ends = (-math.inf, *rule.cuts, math.inf)
     groups = tuple(
-        Group(rule.column, _range_name(rule.column, low, high), (ranges[:, 0] >= low) & (ranges[:, 1] < high))
+        Group(rule.column, _range_name(rule.column, low, high), (ranges[:, 0] >= low) & (ranges[:, 0] < high))
         for low, high in itertools.pairwise(ends)
     )
-    return groups, np.isfinite(ranges).all(axis=1)
+    return groups, ~np.isnan(ranges[:, 0])
 
 
 def _range_name(column: str, low: float, high: float) -> str:
     if math.isinf(low):
         return f"{column} < {high:g}"
     return f"{column} >= {low:g}" if math.isinf(high) else f"{low:g} <= {column} < {high:g}"
-
-
-def _range(value: str) -> tuple[float, float]:
-    """``70-79`` (a study's ages are decades) or a finite number as a range; NaN, which is in no group, for all else."""
-    match = _DECADE.fullmatch(value)
-    if match:
-        return float(match[1]), float(match[2])
-    try:
-        number = float(value)
-    except ValueError:
-        return math.nan, math.nan
-    return (number, number) if math.isfinite(number) else (math.nan, math.nan)

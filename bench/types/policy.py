@@ -28,9 +28,9 @@ class SubgroupRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         column: of the study; or an intersection of columns that have rules of their own, ``age × sex`` or
             ``age * sex``, whose groups are those of each within those of the others.
-        cuts: ascending; make groups of a number, or of ranges such as a study's age decades: ``[50, 70]`` gives < 50,
-            50 to below 70 and >= 70, and a value that is neither counts as not recorded. Without cuts every value is a
-            group, and the empty one is not recorded.
+        cuts: ascending; make groups of a number, or of ranges such as a study's age decades and ``90+``: ``[50, 70]``
+            gives < 50, 50 to below 70 and >= 70, and a value that is neither counts as not recorded. Without cuts every
+            value is a group, and the empty one is not recorded.
         when_too_few: what a group without enough patients makes of a requirement: ``inconclusive``, or ``named``, which
             says so in the verdict's notes and asks nothing of it.
     """

@@ -4,9 +4,10 @@ One file a model, backend version, device and configuration: what the engine exp
 any image was seen, so there is nothing of a patient in it. The file ends with ``sha256(key ‖ blob)``: one that is
 damaged, cut short or moved to another model's name is not used, the model is compiled anew and the file replaced.
 
-This protects against accidents. Against people it is the folder that protects: it is made for its owner alone
-(mode 0700), and one that others may write to is refused, since an engine trusts what it imports. The golden cases are
-replayed on an imported model like on any other. The folder may be emptied at any time.
+This protects against accidents. Against people it is the folder that protects: it is made for its owner alone (mode
+0700), and one that others may write to is refused, or that lies where anybody may replace it, since an engine trusts
+what it imports. The golden cases are replayed on an imported model like on any other. The folder may be emptied at any
+time.
 
 The blob is mapped, not read, and its pages are given back once imported: OpenVINO has packed the weights by then. What
 is mapped is a copy without a name in the same folder: where another program cuts a mapped file short, the next look at
@@ -62,7 +63,7 @@ def place(
         device: what it is compiled for, as a value that JSON can hold.
 
     Raises:
-        InputError: the folder cannot be made, or others may write to it.
+        InputError: the folder cannot be made, or others may write to it or replace it.
     """
     _check_folder(Path(folder))
     determinants = (_FORMAT, backend, tuple(digests), version, dict(configuration), device)
@@ -151,6 +152,7 @@ def _digest(key: bytes, blob: bytes | memoryview) -> bytes:
 
 
 def _check_folder(folder: Path) -> None:
+    _check_parents(folder)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
@@ -164,6 +166,26 @@ def _check_folder(folder: Path) -> None:
             f"others may write to cache folder {folder}, and a compiled model is trusted like a program; give one of "
             "your own (chmod 700)"
         )
+
+
+def _check_parents(folder: Path) -> None:
+    """Refuse a folder above ``folder`` in which anybody may put another one into its place (``/tmp`` is sticky)."""
+    try:
+        parents = [*folder.absolute().parents, *folder.resolve().parents]
+        open_to_all = [parent for parent in parents if parent.is_dir() and _anybody_may_replace_in(parent.stat())]
+    except (OSError, ValueError, RuntimeError):  # making the folder says what is wrong with its path
+        return
+    if open_to_all:
+        raise InputError(
+            f"others may write to {in_one_line(open_to_all[0])}, where cache folder {in_one_line(folder)} lies, and a "
+            "compiled model is trusted like a program; give one within a folder of your own (chmod 700)"
+        )
+
+
+def _anybody_may_replace_in(status: os.stat_result) -> bool:
+    if not hasattr(os, "geteuid"):
+        return False
+    return bool(status.st_mode & stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
 
 
 def _is_foreign(status: os.stat_result) -> bool:

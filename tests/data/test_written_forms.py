@@ -14,14 +14,21 @@ from PIL import Image
 from pydicom import dcmread
 
 from medfm_compress.data.check import check_study
+from medfm_compress.data.labels import exclusive_study
 from medfm_compress.data.missing_values import is_missing
 from medfm_compress.data.open import open_study
+from medfm_compress.data.recorded_groups import recorded
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.study import Case, Study
 from medfm_compress.data.written_forms import normal_form, similar_forms
 from medfm_compress.runtime.errors import StudyError
 
 SPLITS = ("train",) * 4 + ("val",) * 4 + ("test",) * 4
+ODD_WORDS = (
+    "-nan", "1.#IND", "-1.#QNAN", "-nan(ind)", "#VALUE!", "#REF!", "#DIV/0!", "#N/A", "#NAME?", "pd.NA", "(null)", "?",
+    "-", "--", "\u2013", "\u2212", "...", "n / a", "not available", "Not_Recorded", "\uff4e\uff41\uff4e",
+    "\u200b", "\u3164",
+)  # fmt: skip
 WAYS = [
     (unicodedata.normalize("NFC", "Mü{}"), unicodedata.normalize("NFD", "Mü{}")),
     ("p{}", "\uff30{}"),  # full-width
@@ -35,6 +42,18 @@ WAYS = [
     ("1{}", "001{}"),
     ("Doe^Jane{}", "DOE^JANE{}^^"),
     ("X{}", "X{}\0"),
+    ("1{}", "1{},0"),
+    ("1{}", "'1{}'"),
+    ("1{}", '\u201e1{}"'),
+    ("1{}", "'1{}"),  # a spreadsheet's sign for text
+    ("O'Hara {}", "O\u2019Hara {}"),
+    ("1{}", "\u0661{}"),  # Arabic digit
+    ("1{}", "\u0967{}"),  # Devanagari digit
+    ("-1{}", "\u22121{}"),  # minus sign
+    ("a{}", "a\u034f{}"),
+    ("a{}", "a\ufe0f{}"),
+    ("a{}", "\u3164a{}"),
+    ("e\u0301{}", "e\u034f\u0301{}"),
 ]
 
 
@@ -180,6 +199,36 @@ def test_words_for_no_value_and_impossible_ages_make_no_group(tmp_path: Path) ->
     assert remarks[1].startswith("'sex' counts as not recorded for 4 image(s)")
 
 
+@pytest.mark.parametrize(
+    ("written", "group"),
+    [
+        ("90+", "90+"), ("89 +", "89+"), ("\u226590", "90+"), (">89", "89+"), ("> 89 y", "89+"),
+        ("90 years and older", "90+"), ("90y+", "90+"), ("\uff1e89", "89+"), (">=1080 months", "90+"), ("<1", "0-9"),
+        ("<30 d", "0-9"),
+        ("< 18", "<18"),        ("<=18", "<=18"), ("under 240 m", "<20"), ("0-17", "0-17"), ("60\u201369", "60-69"),
+        ("34-36 years", "30-39"),
+        ("45 y", "40-49"), ("45yo", "40-49"), ("034Y", "30-39"), ("400d", "0-9"), ("34,5", "30-39"),
+        ("\u0664\u0665", "40-49"), ("411+", ""), ("<0", ""), (">999", ""), ("Infinity", ""), ("?", ""),
+        ("1Y6M", "1Y6M"), ("0x20", "0x20"), ("elderly", "elderly"), ("79-70", "79-70"),
+    ],
+)  # fmt: skip
+def test_ages_are_read_as_people_write_them(written: str, group: str) -> None:
+    assert recorded("age", written) == group
+
+
+def test_an_age_column_in_years_keeps_years_and_open_ends() -> None:
+    ages = ["41.5", "045Y", "6M", "> 89 y", "90+", "<18", "411"]
+    assert [recorded("age_years", age) for age in ages] == ["41.5", "45", "0.5", "89+", "90+", "<18", ""]
+    assert recorded("site", "> 89 y") == "> 89 y"
+
+
+def test_an_age_that_is_not_read_is_named(tmp_path: Path) -> None:
+    ages = ["elderly", "90+", "0x20"] + ["50"] * 9
+    study = open_study(table(tmp_path, "label,age", lambda n: f"{n % 2},{ages[n]}"))
+    (remark,) = [text for text in study.remarks if "is no age" in text]
+    assert remark.startswith("'age' is no age for 2 image(s): 'elderly' (1), '0x20' (1); ")
+
+
 def test_an_impossible_age_in_a_header_is_no_age(drawn: Study, tmp_path: Path) -> None:
     for number, age in enumerate(("411Y", "041Y")):
         dataset = dcmread(drawn.root.parent / drawn.cases[number].image)
@@ -236,8 +285,34 @@ def test_a_row_of_an_archive_is_one_however_its_number_is_written(tmp_path: Path
 
 
 def test_words_for_no_value() -> None:
-    assert all(map(is_missing, ("", " ", "NaN", "None", "NULL", "n/a", "<NA>", "nat")))
-    assert not any(map(is_missing, ("none", "0", "no", "negative", "other", "nano", "-1", "unknown")))
+    assert all(map(is_missing, ("", " ", "NaN", "None", "NULL", "n/a", "<NA>", "nat", *ODD_WORDS)))
+    assert not any(
+        map(is_missing, ("none", "0", "no", "negative", "other", "nano", "-1", "unknown", "+", "1.5", "\u2713"))
+    )
+    assert not any(map(is_missing, ("value", "ref", "name", "1-ind", "error")))
+
+
+@pytest.mark.parametrize("word", [*ODD_WORDS, "unknown", "Missing", "UNK", "not known", "<unlabelled>"])
+def test_a_word_for_no_label_is_no_class(tmp_path: Path, word: str) -> None:
+    with pytest.raises(StudyError, match=r"\(3 cases, first '3\.png'\), which reads like a missing value"):
+        open_study(table(tmp_path, "label", lambda n: word if n in (3, 7, 11) else f"{n % 2}"))
+    grouped = open_study(table(tmp_path, "label,sex", lambda n: f"{n % 2},{'unknown' if n == 3 else 'F'}"))
+    assert grouped.cases[3].subgroups["sex"] == "unknown"
+
+
+@pytest.mark.parametrize("number", ["-1", "9999", "-9.0", "99"])
+def test_a_number_for_no_value_beside_words_is_no_class(tmp_path: Path, number: str) -> None:
+    with pytest.raises(StudyError, match=rf"the label '{number}' \(3 cases\) stands beside words"):
+        open_study(table(tmp_path, "label", lambda n: number if n in (3, 7, 11) else ("cyst", "mass")[n % 2]))
+    study = open_study(table(tmp_path, "label", lambda n: number if n in (3, 7, 11) else f"{n % 2}"))
+    (remark,) = [text for text in check_study(study).remarks if "is a class of its own" in text]
+    assert remark.startswith(f"the label '{number}' (3 images)")
+
+
+def test_classes_that_are_counted_are_no_numbers_for_no_value(in_memory: Callable[..., Study], tmp_path: Path) -> None:
+    cases = [Case(image=f"{n}", split="train") for n in range(100)]
+    study = exclusive_study(tmp_path, in_memory(cases).source, cases, [f"{n}" for n in range(100)])
+    assert not study.remarks
 
 
 def folders(root: Path, *names: str) -> Path:

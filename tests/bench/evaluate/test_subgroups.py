@@ -48,6 +48,31 @@ def test_cuts_make_half_open_ranges_and_text_is_not_recorded(make_evaluation: Ma
     assert division.unrecorded == 4
 
 
+def test_ranges_without_an_end_are_in_the_group_that_holds_all_of_them(make_evaluation: MakeEvaluation) -> None:
+    values = [
+        "90+",
+        "89 +",
+        "\u226590",
+        ">89",
+        "> 89",
+        ">= 70",
+        "90 and older",
+        "<50",
+        "<=49",
+        "under 1",
+        "50\u201369",
+        "+",
+    ]
+    evaluation = restrict(make_evaluation(), np.arange(300) < len(values))
+    division = divide(with_columns(evaluation, age=values), BY_AGE, POLICY)
+    assert [np.flatnonzero(group.rows).tolist() for group in division.groups] == [
+        [7, 8, 9],
+        [10],
+        [0, 1, 2, 3, 4, 5, 6],
+    ]
+    assert division.unrecorded == 1
+
+
 def test_every_value_is_a_group_without_cuts(make_evaluation: MakeEvaluation) -> None:
     evaluation = restrict(make_evaluation(), np.arange(300) < 4)
     division = divide(
@@ -68,6 +93,9 @@ def test_every_value_is_a_group_without_cuts(make_evaluation: MakeEvaluation) ->
             SubgroupRule(column="age", cuts=(75,)),
             "inside the recorded range '70-79'",
         ),
+        (["40-49"] * 299 + ["90+"], SubgroupRule(column="age", cuts=(95,)), "inside the recorded range '90\\+'"),
+        (["40-49"] * 299 + [">89"], SubgroupRule(column="age", cuts=(90,)), "inside the recorded range '>89'"),
+        (["40-49"] * 299 + ["<=5"], SubgroupRule(column="age", cuts=(5,)), "inside the recorded range '<=5'"),
         (["1"] * 300, SubgroupRule(column="site"), "no column of the study or report; it has age"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import stat
 
 import numpy as np
@@ -157,6 +158,24 @@ def test_it_is_its_owners_alone(tiny, tmp_path):
     backend.from_bytes([tiny.network()], 1, cache_dir=str(folder))
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, *blobs(folder))]
     assert modes == [0o700, 0o600]
+
+
+@needs_users
+@pytest.mark.parametrize("names", [("cache",), ("within", "cache")])
+def test_a_folder_that_others_may_replace_is_not_trusted(tiny, tmp_path, names):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(shared)
+    for folder in (shared.joinpath(*names), link.joinpath(*names)):
+        shared.chmod(0o777)
+        with pytest.raises(InputError, match=r"others may write to .*(shared|link), where cache folder .* lies"):
+            backend.from_bytes([tiny.network()], 1, cache_dir=str(folder))
+        assert not any(shared.iterdir())
+        shared.chmod(0o1777)  # like /tmp
+        backend.from_bytes([tiny.network()], 1, cache_dir=str(folder))
+        assert blobs(folder)
+        shutil.rmtree(shared / names[0])
 
 
 @needs_users
