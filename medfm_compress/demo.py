@@ -65,7 +65,7 @@ def run_demo(
 
 
 def demo_recipe(seed: int) -> Recipe:
-    """A ResNet-26 teacher and a ResNet-10 student at 64 px: small enough for two minutes on two cores."""
+    """A ResNet-26 teacher and a ResNet-10 student at 64 px: small enough to train in minutes on two cores."""
     return Recipe(
         name="demo",
         policy="policy.yaml",

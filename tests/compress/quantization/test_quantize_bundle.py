@@ -254,7 +254,7 @@ def test_a_bundle_without_its_fp32_graph_is_refused(source, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("target", ["tensorrt:cuda:int4-weights", "onnxruntime:cuda", "openvino:cpu:int8", "coreml"])
 def test_an_unknown_target_is_refused_and_the_known_ones_are_named(source, tmp_path, target):
-    with pytest.raises(InputError, match="target|no graph is made in"):
+    with pytest.raises(InputError, match=r"target|no graph is made in"):
         quantize_bundle(
             source, tiny_study.make_study(), tmp_path / "q.medfm", msgspec.structs.replace(FEW, targets=(target,))
         )
