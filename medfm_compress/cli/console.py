@@ -44,12 +44,27 @@ _DEFAULT = Output()
 _OUTPUT = ContextVar("output", default=_DEFAULT)
 
 
+class _Formatter(logging.Formatter):
+    """Messages as one line each; they hold names out of files."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's own name
+        return visible(super().formatMessage(record))
+
+
+def _keep_logs_visible(verbose: bool) -> None:
+    if verbose:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Formatter("%(name)s: %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
+    if logging.lastResort:  # what prints warnings otherwise
+        logging.lastResort.setFormatter(_Formatter())
+
+
 @contextmanager
 def output(*, json: bool, quiet: bool, verbose: bool) -> Iterator[None]:
     """How everything within prints; what libraries warn of is logged, so that it shows with ``verbose`` alone."""
     logging.captureWarnings(True)
-    if verbose:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
+    _keep_logs_visible(verbose)
     chosen = Output(json, quiet, verbose, time.monotonic(), ProgressBar())
     token = _OUTPUT.set(chosen)
     try:

@@ -161,3 +161,17 @@ def test_no_name_adds_a_line_or_speaks_to_the_terminal(capsys: pytest.CaptureFix
 def test_a_tick_of_a_forged_name_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     progress_bar.ProgressBar().show(tick("a\n\x1b[31m", 100), "")
     assert capsys.readouterr().err == "a\\n\\x1b[31m: 100 of 100\n"
+
+
+def test_a_warning_of_a_forged_name_stays_one_line() -> None:
+    """Outside pytest, which takes what is logged for itself."""
+    program = (
+        "import logging; from medfm_compress.cli import console\n"
+        "with console.output(json=False, quiet=False, verbose={}):\n"
+        "    logging.getLogger('x').warning('variant %s', 'a\\nPASS\\x1b[31m')\n"
+    )
+    for verbose, name in ((False, ""), (True, "x: ")):
+        done = subprocess.run(
+            [sys.executable, "-c", program.format(verbose)], capture_output=True, text=True, check=True
+        )
+        assert done.stderr == f"{name}variant a\\nPASS\\x1b[31m\n"
