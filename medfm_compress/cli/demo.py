@@ -24,7 +24,7 @@ def demo(
         bool, typer.Option("--overwrite", help="Replace what another seed or version made in --out.")
     ] = False,
 ) -> None:
-    """Draw a synthetic study, train a teacher, compress it, judge it, and say how to predict. Some minutes on two cores."""
+    """Draw a synthetic study, train a teacher, compress it, judge it, and say how to predict: some minutes."""
     refuse_empty(out)
     from medfm_compress.demo import run_demo
 
