@@ -50,7 +50,7 @@ def test_from_images_to_a_verdict(study: Path, capsys: pytest.CaptureFixture[str
     gate = run(capsys, bench)
     assert gate[0] == "gate"
     assert run(capsys, gate, (0, 1, 3)) == []
-    assert run(capsys, ["study", "check", str(study), "--policy", str(place / "policy.yaml")]) == []
+    assert run(capsys, ["study", "check", str(study), "--policy", str(place / "policy.yaml")], (0, 3)) == []
 
 
 def test_from_a_pruned_model(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
