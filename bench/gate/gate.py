@@ -17,13 +17,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-import numpy as np
-
 from medfm_compress.bench.evaluate.confusion_matrix import are_labels_exclusive
 from medfm_compress.bench.evaluate.fidelity import check_fidelity, fidelity
 from medfm_compress.bench.evaluate.paired_comparison import compare, too_few
 from medfm_compress.bench.evaluate.subgroups import Group, divide, restrict
 from medfm_compress.bench.gate.budget import check_budget
+from medfm_compress.bench.gate.consistent_scores import check_consistent
 from medfm_compress.bench.measure.latency_regression import Slowdown
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.stats.holm import holm
@@ -34,13 +33,11 @@ from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 from medfm_compress.bench.types.policy import NonInferiority, Policy
 from medfm_compress.bench.types.verdict import Check, VariantVerdict, Verdict
-from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.bundle.manifest import Outcome, StoredVerdict
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task
 
 POWER = 0.8
-_SAME_SCORE = 1e-6
 NOTHING_REQUIRED = (
     "no comparison was judged, since every one that the policy requires is waived for too few cases; collect more test "
     "patients, or require a comparison over all of them"
@@ -169,21 +166,6 @@ def recompute(report: Report, policy: Policy, shipped: Iterable[str] = ()) -> Ev
     judged = [table.to_evaluation() for table in report.evaluations[1:] if table.name not in report.external_models]
     evidence = gather(report.teacher.to_evaluation(), judged, policy, report.task)
     return _measured(evidence, report, shipped)
-
-
-def check_consistent(evaluation: Evaluation, task: Task) -> None:
-    """Check that the scores and decisions of a report are those of its logits.
-
-    Raises:
-        InputError: they are not: somebody altered one and not the other.
-    """
-    scores = probabilities(evaluation.logits, task)
-    decided = decisions(scores, task)
-    if np.abs(scores - evaluation.scores).max() > _SAME_SCORE or (decided != evaluation.decisions).any():
-        raise InputError(
-            f"the report contradicts itself: scores or decisions of {evaluation.name!r} do not follow from its logits, "
-            "temperature and operating points; bench the bundle again"
-        )
 
 
 def _measured(evidence: Evidence, report: Report, shipped: Iterable[str] = ()) -> Evidence:

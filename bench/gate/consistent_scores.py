@@ -1,0 +1,27 @@
+"""Whether the scores and decisions of an evaluation are those of its logits: a report may have been altered since."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medfm_compress.bench.types.evaluation import Evaluation
+from medfm_compress.runtime.activation import decisions, probabilities
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.task import Task
+
+_SAME_SCORE = 1e-6
+
+
+def check_consistent(evaluation: Evaluation, task: Task) -> None:
+    """Check ``evaluation`` against the temperature and operating points of ``task``.
+
+    Raises:
+        InputError: scores or decisions do not follow from the logits.
+    """
+    scores = probabilities(evaluation.logits, task)
+    equal = np.abs(scores - evaluation.scores).max() <= _SAME_SCORE  # False for what is no number
+    if not equal or (decisions(scores, task) != evaluation.decisions).any():
+        raise InputError(
+            f"the report contradicts itself: scores or decisions of {evaluation.name!r} do not follow from its logits, "
+            "temperature and operating points; bench the bundle again"
+        )
