@@ -18,6 +18,7 @@ from medfm_compress.bench.report import Report, load_report
 from medfm_compress.bench.types.verdict import Verdict
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.teachers.source import TeacherSource
+from medfm_compress.early_refusals import refuse_misspelt
 from medfm_compress.recipe import DistillStep, FinetuneStep, LoadedRecipe, PretrainStep, with_backbone
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress
@@ -57,7 +58,7 @@ def compress(
     recipe = loaded.recipe
     networks = [step.model for step in (recipe.pretrain, recipe.teacher) if step is not None]
     networks += [teacher.source for teacher in recipe.teachers if teacher.source.startswith("timm:")]
-    steps.refuse_misspelt(*networks, recipe.distill.student)
+    refuse_misspelt(*networks, recipe.distill.student)
     job = Job(loaded, out, progress, overwrite=overwrite)
 
     table = job.study(StudyTable(study or Path(loaded.recipe.study)))

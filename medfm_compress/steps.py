@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from medfm_compress.artefacts import MODEL_CARDS
 from medfm_compress.data.colour_kind import case_colour, colour_of, study_colour_kind
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.study import Study
 from medfm_compress.data.table import write_table
+from medfm_compress.early_refusals import refuse_misspelt, refuse_to_overwrite, refuse_to_replace_inputs
 from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import InputError, ModelError, StudyError
 from medfm_compress.runtime.image_spec import DicomRules
@@ -80,7 +80,7 @@ def prepare_teacher(study: Path, step: FinetuneStep, progress: Progress, out: Pa
 
 def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path, *, overwrite: bool = True) -> Pretrained:
     """Build the network that ``step`` names and pre-train it on images without labels."""
-    _check_folder(out, overwrite)
+    refuse_to_overwrite(out, overwrite)
     refuse_misspelt(step.model)
     import torch
 
@@ -107,7 +107,7 @@ def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path, *, 
 
 def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, overwrite: bool = True) -> Model:
     """Build the teacher that ``step`` names and train it on the study's train split."""
-    _check_folder(out, overwrite)
+    refuse_to_overwrite(out, overwrite)
     refuse_misspelt(step.model)
     import torch
 
@@ -146,8 +146,8 @@ def distill(
     overwrite: bool = True,
 ) -> Model:
     """Distil the teachers' mean into the student that ``step`` names; ``on_choice`` gets what ``auto`` chose."""
-    _refuse_to_replace(out, teachers, step.student)
-    _check_folder(out, overwrite)
+    refuse_to_replace_inputs(out, teachers, step.student)
+    refuse_to_overwrite(out, overwrite)
     refuse_misspelt(step.student, *(one.source for one in teachers if one.source.startswith("timm:")))
     import torch
 
@@ -221,8 +221,8 @@ def prune(
     from medfm_compress.compress.teachers.source import TeacherSource
 
     sources = teachers or (TeacherSource(source=str(model)),)
-    _refuse_to_replace(out, sources, str(model))
-    _check_folder(out, overwrite)
+    refuse_to_replace_inputs(out, sources, str(model))
+    refuse_to_overwrite(out, overwrite)
     from medfm_compress.compress.distillation.teacher_metric import check_teacher
     from medfm_compress.compress.networks.model import load_model
     from medfm_compress.compress.pruning.iterative import PruningRun, prune_and_recover
@@ -234,35 +234,6 @@ def prune(
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
     check_teacher((cases,), teacher, None, progress, options.distillation)  # what is refused writes nothing
     return prune_and_recover(PruningRun(cases, teacher, options, out, progress), student)
-
-
-def refuse_misspelt(*names: str) -> None:
-    """Said at once, before any library of training is loaded: timm has every network that is named as one.
-
-    Raises:
-        ModelError: it has not; the nearest names are said.
-    """
-    from medfm_compress.compress.networks.listed_names import refuse_unlisted
-
-    for name in names:
-        if name and name != "auto" and not name.startswith("scaled:") and not Path(name).exists():
-            refuse_unlisted(name.removeprefix("timm:"))
-
-
-def _check_folder(out: Path, overwrite: bool) -> None:
-    """Said at once, and not after the training: a model is a folder, and one that is there is not replaced unasked.
-
-    What an interrupted call left has no card yet, and is gone on with.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; a model is a folder: name another")
-    if overwrite or not out.is_dir():
-        return
-    finished = any((out / card).exists() for card in MODEL_CARDS)
-    interrupted = (out / "training").is_dir() and not finished
-    if any(out.iterdir()) and not interrupted:
-        what = "holds a finished model" if finished else "is a folder that is not empty"
-        raise InputError(f"--out {out} {what}; name another folder, or write into it with --overwrite")
 
 
 def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
@@ -286,12 +257,6 @@ def _open(path: Path, progress: Progress, rules: DicomRules | None = None) -> St
 def task_of(cases: Study) -> Task:
     """What a study asks of a network."""
     return Task(kind=cases.kind, labels=cases.labels)
-
-
-def _refuse_to_replace(out: Path, teachers: tuple[TeacherSource, ...], student: str) -> None:
-    inputs = {Path(source.source.removeprefix("outputs:")).resolve() for source in teachers}
-    if out.resolve() in {*inputs, Path(student).resolve()}:
-        raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
 
 
 def export(

@@ -1,0 +1,1 @@
+../../medfm_compress/early_refusals.py

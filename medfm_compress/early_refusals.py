@@ -1,0 +1,48 @@
+"""What a step refuses before any work: a misspelt network, a folder in use, an output that is an input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medfm_compress.artefacts import MODEL_CARDS
+from medfm_compress.runtime.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from medfm_compress.compress.teachers.source import TeacherSource
+
+
+def refuse_misspelt(*names: str) -> None:
+    """Said at once, before any library of training is loaded: timm has every network that is named as one.
+
+    Raises:
+        ModelError: it has not; the nearest names are said.
+    """
+    from medfm_compress.compress.networks.listed_names import refuse_unlisted
+
+    for name in names:
+        if name and name != "auto" and not name.startswith("scaled:") and not Path(name).exists():
+            refuse_unlisted(name.removeprefix("timm:"))
+
+
+def refuse_to_overwrite(out: Path, overwrite: bool) -> None:
+    """Said at once, and not after the training: a model is a folder, and one that is there is not replaced unasked.
+
+    What an interrupted call left has no card yet, and is gone on with.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; a model is a folder: name another")
+    if overwrite or not out.is_dir():
+        return
+    finished = any((out / card).exists() for card in MODEL_CARDS)
+    interrupted = (out / "training").is_dir() and not finished
+    if any(out.iterdir()) and not interrupted:
+        what = "holds a finished model" if finished else "is a folder that is not empty"
+        raise InputError(f"--out {out} {what}; name another folder, or write into it with --overwrite")
+
+
+def refuse_to_replace_inputs(out: Path, teachers: tuple[TeacherSource, ...], student: str) -> None:
+    """A model must not be written over one that it learns from."""
+    inputs = {Path(source.source.removeprefix("outputs:")).resolve() for source in teachers}
+    if out.resolve() in {*inputs, Path(student).resolve()}:
+        raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
