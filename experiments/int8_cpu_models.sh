@@ -138,10 +138,14 @@ PY
   finetune "$out/study.csv" "$1" 224 0 0.0001 "$out/$1" --weights "$start"
 }
 
-cnn() { # cnn NAME EPOCHS: at 96 px, which costs a fifth; filters and statistics are then used at 224 px as they are
-  local coarse=$out/coarse/$1
+cnn() { # cnn NAME EPOCHS [CASES]: at 96 px, which costs a fifth; filters and statistics are then used at 224 px as they are
+  local coarse=$out/coarse/$1 study=$out/study.csv
   mkdir -p "$out/coarse"
-  finetune "$out/study.csv" "$1" 96 "$2" 0.001 "$coarse"
+  if [ -n "${3:-}" ]; then
+    study=$out/coarse/study-$3.csv
+    step "$study" cut "$study" "$3"
+  fi
+  finetune "$study" "$1" 96 "$2" 0.001 "$coarse"
   finetune "$out/study.csv" "$1" 224 0 0.001 "$out/$1" --weights "$coarse/model.safetensors"
 }
 
@@ -151,6 +155,8 @@ train() {
     vit_small_*) wide "$1" 2 ;;
     deit_*) vit "$1" 2000 8 300 2 ;;
     resnet50 | densenet121) cnn "$1" 3 ;;
+    convnext_* | regnety_* | efficientnetv2_*) cnn "$1" 4 1000 ;;
+    swin_* | tiny_vit_* | coatnet_* | maxvit_*) finetune "$out/study.csv" "$1" 224 5 0.0005 "$out/$1" ;;
     efficientformer_l1) finetune "$out/study.csv" "$1" 224 4 0.001 "$out/$1" ;;
     *) finetune "$out/study.csv" "$1" 224 5 0.001 "$out/$1" ;;
   esac
@@ -158,5 +164,6 @@ train() {
 }
 
 [ $# -gt 0 ] || set -- resnet18 mobilenetv3_large_100 deit_tiny_patch16_224 mobilevitv2_100 efficientformer_l1 densenet121 \
-  vit_small_patch16_224 resnet50 vit_base_patch16_224
+  vit_small_patch16_224 resnet50 convnext_tiny swin_tiny_patch4_window7_224 efficientnetv2_rw_t regnety_032 \
+  tiny_vit_11m_224 coatnet_nano_rw_224
 for name; do train "$name"; done
