@@ -2,15 +2,14 @@
 
 python experiments/int8_cpu.py MODELS --work FOLDER --environments FOLDER
 
-MODELS is what `int8_cpu_models.sh` made, ENVIRONMENTS what `experiments/peers/setup.sh` made. Stages, each of them
-skipped where its result is there already (``--again STAGE`` repeats it):
+MODELS holds what `int8_cpu_models.sh` and `real_weights` made, ENVIRONMENTS what `peers/setup.sh` made. Stages, each of
+them skipped where its result is there already (``--again STAGE`` repeats it):
 
-    prepare  plain FP32 graphs, the stressed graph, calibration and validation inputs
+    prepare  plain FP32 graphs, calibration and validation inputs
     peers    every peer's artefact, and what it cost
-    stressed the same of the stressed graph, for two of them
-    ours     the candidate search's choice for each target
-    errors   relative logit errors on validation cases, of the plain and of the stressed graph
-    timing   1 and 2 threads, batch 1 and 8, everybody in turns
+    ours     the candidate search's choice for each target, within an error of 0.03 and within one of 0.08
+    errors   relative logit errors on validation cases
+    timing   1 and 2 threads, batch 1 and 8, everybody in turns; and how quiet the machine was meanwhile
     tables   docs/results/int8-cpu/*.json to Markdown
 """
 
@@ -26,30 +25,20 @@ from typing import Any
 
 import msgspec
 
-from int8_cpu_compared import PEER_FORMS, ComparedModel, compared_models
+from int8_cpu_compared import EAGER, LIMITS, PEERS, ComparedModel, compared_models
+from int8_cpu_network import is_network, load_network
 from int8_cpu_tables import write_tables
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "docs" / "results" / "int8-cpu"
 MODELS = (
-    "resnet18", "mobilenetv3_large_100", "deit_tiny_patch16_224", "mobilevitv2_100", "efficientformer_l1",
-    "densenet121", "vit_small_patch16_224", "resnet50", "vit_base_patch16_224",
+    "resnet18", "resnet50", "densenet121", "mobilenetv3_large_100", "efficientnetv2_rw_t", "regnety_032", "convnext_tiny",
+    "deit_tiny_patch16_224", "vit_small_patch16_224", "swin_tiny_patch4_window7_224", "tiny_vit_11m_224",
+    "mobilevitv2_100", "efficientformer_l1", "coatnet_nano_rw_224", "minilm", "ppocr_det", "ppocr_rec", "lite0",
 )  # fmt: skip
-STAGES = ("prepare", "peers", "stressed", "ours", "errors", "timing", "tables")
+STAGES = ("prepare", "peers", "ours", "errors", "timing", "tables")
 CELLS = ((1, 1), (2, 1), (1, 8), (2, 8))
 """Threads and batch."""
-ENVIRONMENTS = {
-    "ort-static": "onnxruntime",
-    "ort-dynamic": "onnxruntime",
-    "nncf-onnxruntime": "nncf",
-    "nncf-openvino": "nncf",
-    "optimum-static": "optimum",
-    "modelopt": "modelopt",
-    "torchao": "torchao",
-}
-STRESSED = ("ort-static", "nncf-openvino")
-SINGLE = ("torchao", "modelopt", "ort-static")  # batch 1 only: one compiles for minutes, the others are the slowest
-STRESS_SHARE = 0.5  # of the time budget for the candidate search on the stressed graph
 SLOW = 1.5  # a peer so many times slower than FP32 at batch 1 is not timed at batch 8
 
 
@@ -76,41 +65,35 @@ class Harness:
     def measure(self, name: str) -> None:
         """All stages of one network."""
         work, folder = self.work(name), self.models / name
+        work.mkdir(parents=True, exist_ok=True)
         print_line(f"{name}:")
         if "prepare" in self.arguments.stages:
             counts = (str(self.arguments.calibration), str(self.arguments.validation))
             script("int8_cpu_prepare.py", folder, self.study, work, *counts)
         if "peers" in self.arguments.stages:
-            self._peers(work, folder)
-        for peer in STRESSED if "stressed" in self.arguments.stages and "stress" in self._forms(work) else ():
-            script("int8_cpu_peers.py", peer, "stress", work, folder, self.pythons[peer], 1)
-        for form in self._forms(work):
-            if self.wants("ours", work / "ours" / f"{form}-openvino.json"):
-                seconds = self.arguments.time_budget * (1.0 if form == "plain" else STRESS_SHARE)
-                script("int8_cpu_ours.py", work, self.study, folder, form, seconds)
+            self._peers(work)
+        for limit, begin in LIMITS.items():
+            if self.wants("ours", work / "ours" / f"{begin}-openvino.json"):
+                words = [limit.removeprefix("-")] if limit else []
+                script("int8_cpu_ours.py", work, self.arguments.time_budget, *words)
         if "errors" in self.arguments.stages:
-            for form in self._forms(work):
-                self._errors(work, folder, form)
+            self._errors(work)
         if "timing" in self.arguments.stages:
             for threads, batch in self.arguments.cells:
-                self._time(work, folder, threads, batch)
-        self._record(work, folder)
+                self._time(work, threads, batch)
+        self._record(work, name)
 
-    def _forms(self, work: Path) -> tuple[str, ...]:
-        return ("plain", "stress") if (work / "stress-b1.onnx").is_file() else ("plain",)
-
-    def _peers(self, work: Path, folder: Path) -> None:
+    def _peers(self, work: Path) -> None:
         for batch in sorted({1, *(batch for _, batch in self.arguments.cells)}):
-            for peer in PEER_FORMS:
-                if (batch > 1 and peer in SINGLE) or not self.pythons.get(peer):
-                    continue
-                script("int8_cpu_peers.py", peer, "plain", work, folder, self.pythons[peer], batch)
+            for name, peer in PEERS.items():
+                if not peer.artefact and not (batch > 1 and peer.single) and self.pythons.get(name):
+                    script("int8_cpu_peers.py", name, work, self.pythons[name], batch)
 
-    def _errors(self, work: Path, folder: Path, form: str) -> None:
+    def _errors(self, work: Path) -> None:
         """Errors of whoever's files changed since the last time."""
-        path = work / f"errors-{form}.json"
+        path = work / "errors.json"
         known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"errors": {}, "stamps": {}}
-        everybody = compared_models(work, folder, self.pythons, 1, form)
+        everybody = compared_models(work, self.pythons, 1)
         stamps = {entry.name: stamp(entry) for entry in everybody}
         due = [
             entry for entry in everybody if not entry.reason and known["stamps"].get(entry.name) != stamps[entry.name]
@@ -120,21 +103,21 @@ class Harness:
                 "compared": due,
                 "inputs": str(work / "validation.npy"),
                 "image": str(work / "image-b1.npy"),
-                "reference": str(work / f"reference-{form}.npy"),
-                "kind": json.loads((folder / "model.json").read_text())["task"]["kind"],
+                "reference": str(work / "reference.npy"),
+                "kind": load_network(work).kind,
             }
             found = ask("int8_cpu_errors.py", request, work)
             known["errors"] = {**known["errors"], **found.pop("errors")}
             known |= found | {"stamps": known["stamps"] | {entry.name: stamps[entry.name] for entry in due}}
             path.write_text(json.dumps(known))
 
-    def _time(self, work: Path, folder: Path, threads: int, batch: int) -> None:
+    def _time(self, work: Path, threads: int, batch: int) -> None:
         out = work / f"cell-{threads}x{batch}.json"
         if not self.wants("timing", out):
             return
         print_line(f"  {threads} threads, batch {batch}")
-        everybody = compared_models(work, folder, self.pythons, batch)
-        absent = self._slow(work) | {"pytorch-fp32": "timed at batch 1 only"} if batch > 1 else {}
+        everybody = compared_models(work, self.pythons, batch)
+        absent = self._slow(work) | {EAGER: "timed at batch 1 only"} if batch > 1 else {}
         if (threads, batch) != (1, 1):
             absent["torchao"] = "compiled for one thread and batch 1 only"
         cell = {
@@ -142,6 +125,7 @@ class Harness:
             "threads": threads,
             "image": str(work / f"image-b{batch}.npy"),
             "budget_s": self.arguments.budget,
+            "processes": self.arguments.processes,
         }
         out.write_text(json.dumps(ask("int8_cpu_timing.py", cell, work)))
 
@@ -149,41 +133,42 @@ class Harness:
         """Who need not be timed at batch 8, and why."""
         path = work / "cell-1x1.json"
         samples = json.loads(path.read_text())["samples"] if path.is_file() else {}
-        middle = {name: sorted(values)[len(values) // 2] for name, values in samples.items() if name in PEER_FORMS}
+        middle = {name: sorted(values)[len(values) // 2] for name, values in samples.items() if name in PEERS}
         limit = SLOW * sorted(samples["onnxruntime-fp32"])[len(samples["onnxruntime-fp32"]) // 2] if samples else 0.0
         return {name: "slower than FP32 at batch 1" for name, ms in middle.items() if ms > limit}
 
-    def _record(self, work: Path, folder: Path) -> None:
+    def _record(self, work: Path, name: str) -> None:
         """Everything known of a network, as the JSON that the tables are made of."""
         from medfm_compress.bench.measure.machine import describe_machine
 
-        record: dict[str, Any] = {"model": folder.name, "calibration": self.arguments.calibration}
+        network = load_network(work)
+        record: dict[str, Any] = {"model": name, "weights": network.weights, "calibration": self.arguments.calibration}
+        record["shape"] = network.shape
         record["machine"] = msgspec.to_builtins(describe_machine())
         record["cells"] = {
             f"{threads}x{batch}": json.loads((work / f"cell-{threads}x{batch}.json").read_text())
             for threads, batch in CELLS
             if (work / f"cell-{threads}x{batch}.json").is_file()
         }
-        for form in ("plain", "stress"):
-            path = work / f"errors-{form}.json"
-            record[form] = json.loads(path.read_text()) if path.is_file() else {}
-            record[form].pop("stamps", None)
+        path = work / "errors.json"
+        record["errors"] = json.loads(path.read_text()) if path.is_file() else {"errors": {}, "failed": {}}
+        record["errors"].pop("stamps", None)
         record["peers"] = {path.stem: json.loads(path.read_text()) for path in sorted((work / "peers").glob("*.json"))}
         made = {path.stem: json.loads(path.read_text()) for path in sorted((work / "ours").glob("*.json"))}
         record["ours"] = {name: {k: v for k, v in about.items() if k != "files"} for name, about in made.items()}
         self.results.mkdir(parents=True, exist_ok=True)
-        (self.results / f"{folder.name}.json").write_text(json.dumps(record, separators=(",", ":")) + "\n")
+        (self.results / f"{name}.json").write_text(json.dumps(record, separators=(",", ":")) + "\n")
 
 
 def pythons(environments: Path | None) -> dict[str, str]:
-    """Interpreter of each peer and of ``torch``; this one where ONNX Runtime and NNCF have no environment."""
-    found = {"torch": sys.executable}
-    for peer, environment in ENVIRONMENTS.items():
-        own = environments / environment / "bin" / "python" if environments else None
+    """Interpreter of each peer; this one where ONNX Runtime and NNCF have no environment."""
+    found = {}
+    for name, peer in PEERS.items():
+        own = environments / peer.environment / "bin" / "python" if environments else None
         if own is not None and own.is_file():
-            found[peer] = str(own)
-        elif environment in ("onnxruntime", "nncf"):
-            found[peer] = sys.executable
+            found[name] = str(own)
+        elif peer.environment in ("onnxruntime", "nncf"):
+            found[name] = sys.executable
     return found
 
 
@@ -217,7 +202,7 @@ def print_line(line: str) -> None:
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", help="folder of int8_cpu_models.sh")
+    parser.add_argument("models", help="folder of int8_cpu_models.sh and real_weights.py")
     parser.add_argument("--work", required=True, help="folder for artefacts")
     parser.add_argument("--environments", default="", help="folder of experiments/peers/setup.sh")
     parser.add_argument("--results", default=str(RESULTS))
@@ -230,6 +215,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         "--time-budget", type=float, default=60.0, help="seconds of the candidate search for each target"
     )
     parser.add_argument("--budget", type=float, default=15.0, help="seconds of timing for each cell, roughly")
+    parser.add_argument("--processes", type=int, default=2, help="of each model in a cell, one after another")
     parser.add_argument("--cells", type=_cells, default=CELLS, help="threads x batch, e.g. 1x1,2x1,1x8,2x8")
     parser.add_argument("--quick", action="store_true", help="one thread, batch 1, a few rounds")
     arguments = parser.parse_args(words)
@@ -248,10 +234,10 @@ def main() -> None:
     """Measure every network that is there."""
     harness = Harness(parse())
     for name in harness.arguments.names:
-        if (harness.models / name / "model.json").is_file():
+        if is_network(harness.models / name):
             harness.measure(name)
         else:
-            print_line(f"{name}: not trained, left out")
+            print_line(f"{name}: not there, left out")
     if "tables" in harness.arguments.stages:
         write_tables(harness.results)
 

@@ -1,23 +1,26 @@
-"""Who runs in docs/results/int8-cpu.md, and how each is opened: in this process, or as a worker that takes turns."""
+"""Who runs in docs/results/int8-cpu.md, and how each is opened: a worker process that takes turns with the others."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-PEERS = Path(__file__).resolve().parent / "peers"
-SIDE = 224
+from int8_cpu_network import load_network
+
+PEERS_FOLDER = Path(__file__).resolve().parent / "peers"
+TORCH = "torch"
+EAGER = "pytorch-fp32"
 
 
 class ComparedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,10 +28,10 @@ class ComparedModel(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: e.g. ``ours-openvino``.
-        backend: ``onnxruntime``, ``openvino`` or ``torch``.
+        backend: ``onnxruntime``, ``openvino``, or the peer's own runtime.
         precision: as `runtime.sessions` spells it.
-        files: what it opens: a model's files, or what `torch_worker` takes.
-        python: interpreter of a torch worker.
+        files: what it opens: a model's files, or what `peers/worker.py` takes.
+        python: interpreter of its worker; empty for this one.
         reason: why it cannot run; empty where it can.
     """
 
@@ -40,63 +43,83 @@ class ComparedModel(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class Opened(Protocol):
-    """A compared_model that runs."""
+class Peer(NamedTuple):
+    """Another tool's INT8.
 
-    def time(self, calls: int) -> list[float]:
-        """Latencies of so many calls on the batch it was opened for, in ms."""
-        ...
+    Attributes:
+        script: in `peers`.
+        environment: that `peers/setup.sh` makes for it.
+        backend: where its artefact runs.
+        suffix: of its artefact.
+        options: further words for the script.
+        module: it takes the PyTorch module, not the graph.
+        single: batch 1 only.
+        few: it gets 16 calibration cases, because it wants every activation in memory, or minutes.
+        precision: of the session; ``default`` is what OpenVINO takes by itself on this CPU.
+        artefact: name of the peer that makes its file, where another one does.
+    """
 
-    def logits(self, inputs: Path, out: Path) -> NDArray[np.float32]:
-        """Logits ``[n, labels]`` of the cases in ``inputs``, one at a time; a worker writes them to ``out``."""
-        ...
+    script: str
+    environment: str
+    backend: str
+    suffix: str = ".onnx"
+    options: tuple[str, ...] = ()
+    module: bool = False
+    single: bool = False
+    few: bool = False
+    precision: str = "int8"
+    artefact: str = ""
 
 
-class InProcess:
-    """A session of `runtime`."""
+FLOATS = (
+    (EAGER, TORCH, "fp32"),
+    ("onnxruntime-fp32", "onnxruntime", "fp32"),
+    ("openvino-fp32", "openvino", "fp32"),
+    ("openvino-bf16", "openvino", "bf16"),
+)
+"""What nobody quantized."""
 
-    def __init__(self, compared_model: ComparedModel, threads: int, image: Path) -> None:
-        from medfm_compress.runtime.sessions.table import open_session_from_bytes
+PEERS = {
+    "ort-static": Peer("ort_static.py", "onnxruntime", "onnxruntime", single=True),
+    "ort-dynamic": Peer("ort_dynamic.py", "onnxruntime", "onnxruntime"),
+    "nncf-onnxruntime": Peer("nncf_default.py", "nncf", "onnxruntime"),
+    "nncf-minmax-onnxruntime": Peer("nncf_default.py", "nncf", "onnxruntime", options=("minmax",)),
+    "optimum-static": Peer("optimum_static.py", "optimum", "onnxruntime"),
+    "modelopt": Peer("modelopt_onnx.py", "modelopt", "onnxruntime", single=True, few=True),
+    "olive": Peer("olive_search.py", "olive", "onnxruntime", single=True),
+    "nncf-openvino": Peer("nncf_default.py", "nncf", "openvino", ".xml", precision="default"),
+    "nncf-openvino-fp32": Peer("nncf_default.py", "nncf", "openvino", ".xml", artefact="nncf-openvino"),
+    "nncf-minmax-openvino": Peer("nncf_default.py", "nncf", "openvino", ".xml", ("minmax",), precision="default"),
+    "nncf-minmax-openvino-fp32": Peer("nncf_default.py", "nncf", "openvino", ".xml", artefact="nncf-minmax-openvino"),
+    "torchao": Peer("torchao_pt2e.py", "torchao", TORCH, ".pt2", module=True, single=True, few=True),
+    "executorch": Peer("executorch_xnnpack.py", "executorch", "executorch", ".pte", module=True, single=True, few=True),
+    "litert": Peer("litert_int8.py", "litert", "litert", ".tflite", module=True, single=True, few=True),
+}
 
-        files = [Path(file).read_bytes() for file in compared_model.files]
-        self._session = open_session_from_bytes(compared_model.backend, files, threads, compared_model.precision)
-        self._image = np.load(image)
-        self._name = self._session.input_names[0]
-
-    def time(self, calls: int) -> list[float]:
-        """See `Opened`."""
-        spent = []
-        for _ in range(calls):
-            start = time.perf_counter()
-            self._session.run({self._name: self._image})
-            spent.append(1000 * (time.perf_counter() - start))
-        return spent
-
-    def logits(self, inputs: Path, out: Path) -> NDArray[np.float32]:
-        """See `Opened`."""
-        from medfm_compress.compress.quantization.fidelity import case_logits
-
-        logits = case_logits(self._session, np.load(inputs))
-        np.save(out, logits)
-        return logits
+LIMITS = {"": "plain", "-0.08": "error-0.08"}
+"""Ending of our names → beginning of the files that the search made with that limit of error; see `int8_cpu_ours.stem`."""
+OURS = tuple(f"ours-{backend}{limit}" for limit in LIMITS for backend in ("onnxruntime", "openvino"))
 
 
 class Worker:
-    """A `torch_worker` process."""
+    """A `peers/worker.py` process that has a network open and is warm."""
 
-    def __init__(self, compared_model: ComparedModel, threads: int, image: Path) -> None:
+    def __init__(self, compared_model: ComparedModel, threads: int, image: Path, scratch: Path) -> None:
         self._image = image
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
-        batch = len(np.load(image))
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        model = compared_model.files[0]
+        if compared_model.backend in ("onnxruntime", "openvino"):
+            session = {"backend": compared_model.backend, "files": compared_model.files}
+            model = str(scratch / f"{compared_model.name}.json")
+            Path(model).write_text(json.dumps(session | {"precision": compared_model.precision}))
         self._process = subprocess.Popen(
-            [compared_model.python, str(PEERS / "torch_worker.py"), compared_model.files[0], str(threads), str(batch)],
+            [compared_model.python or sys.executable, PEERS_FOLDER / "worker.py", model, str(threads), image],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
             text=True,
             bufsize=1,
-            env=environment,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
         self._read()
 
@@ -106,13 +129,13 @@ class Worker:
             self._process.communicate(timeout=60)
         self._complaints.close()
 
-    def time(self, calls: int) -> list[float]:
-        """See `Opened`."""
-        spent: list[float] = self._ask({"calls": calls, "image": str(self._image)})["ms"]
-        return spent
+    def time(self, calls: int) -> tuple[list[float], list[float]]:
+        """Latencies of so many calls on the batch it was opened for, and the processor time of each, in ms."""
+        reply = self._ask({"calls": calls, "image": str(self._image)})
+        return reply["ms"], reply["cpu_ms"]
 
     def logits(self, inputs: Path, out: Path) -> NDArray[np.float32]:
-        """See `Opened`."""
+        """Logits ``[n, values]`` of the cases in ``inputs``, one at a time; the worker writes them to ``out``."""
         self._ask({"inputs": str(inputs), "out": str(out)})
         return np.load(out).astype(np.float32)  # type: ignore[no-any-return]
 
@@ -136,25 +159,22 @@ class Worker:
 @contextmanager
 def opened(
     compared: list[ComparedModel], threads: int, image: Path
-) -> Iterator[tuple[dict[str, Opened], dict[str, str]]]:
+) -> Iterator[tuple[dict[str, Worker], dict[str, str]]]:
     """Open all that can be; name → what runs, and name → why not."""
-    running: dict[str, Opened] = {}
+    running: dict[str, Worker] = {}
     failed = {compared_model.name: compared_model.reason for compared_model in compared if compared_model.reason}
     with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="int8-cpu-")))
         for compared_model in compared:
             if compared_model.reason:
                 continue
             try:
-                if compared_model.backend == "torch":
-                    worker = Worker(compared_model, threads, image)
-                    stack.callback(worker.close)
-                    running[compared_model.name] = worker
-                else:
-                    running[compared_model.name] = InProcess(compared_model, threads, image)
-                running[compared_model.name].time(1)
+                worker = Worker(compared_model, threads, image, scratch)
             except Exception as exc:  # noqa: BLE001 - whatever a peer's model does is a result, not our failure
-                running.pop(compared_model.name, None)
                 failed[compared_model.name] = " ".join(str(exc).split())[:200] or type(exc).__name__
+                continue
+            stack.callback(worker.close)
+            running[compared_model.name] = worker
         yield running, failed
 
 
@@ -164,50 +184,26 @@ def pin(threads: int) -> None:
     os.sched_setaffinity(0, set(cpus[-threads:]))
 
 
-FLOATS = (
-    ("pytorch-fp32", "torch", "fp32"),
-    ("onnxruntime-fp32", "onnxruntime", "fp32"),
-    ("openvino-fp32", "openvino", "fp32"),
-    ("openvino-bf16", "openvino", "bf16"),
-)
-"""What nobody quantized."""
-
-PEER_FORMS = {
-    "ort-static": ("onnxruntime", ".onnx"),
-    "ort-dynamic": ("onnxruntime", ".onnx"),
-    "nncf-onnxruntime": ("onnxruntime", ".onnx"),
-    "optimum-static": ("onnxruntime", ".onnx"),
-    "modelopt": ("onnxruntime", ".onnx"),
-    "nncf-openvino": ("openvino", ".xml"),
-    "torchao": ("torch", ".pt2"),
-}
-"""Peer → where its artefact runs, and in what form it is."""
-OURS = ("ours-onnxruntime", "ours-openvino")
+def compared_models(work: Path, pythons: dict[str, str], batch: int) -> list[ComparedModel]:
+    """Everybody, on the graphs of one batch."""
+    result = [_float(work, *entry, batch) for entry in FLOATS]
+    result += [_ours(work, name, batch) for name in OURS]
+    return result + [_peer(work, name, pythons, batch) for name in PEERS]
 
 
-def compared_models(
-    work: Path, model: Path, pythons: dict[str, str], batch: int, form: str = "plain"
-) -> list[ComparedModel]:
-    """Everybody, on the graphs of one form (``plain`` or ``stress``) and batch."""
-    graph = work / f"{form}-b{batch}.onnx"
-    result = [
-        ComparedModel(
-            name=name,
-            backend=backend,
-            precision=precision,
-            files=(str(model),) if backend == "torch" else (str(graph),),
-            python=pythons["torch"] if backend == "torch" else "",
+def _float(work: Path, name: str, backend: str, precision: str, batch: int) -> ComparedModel:
+    if backend != TORCH:
+        return ComparedModel(
+            name=name, backend=backend, precision=precision, files=(str(work / f"plain-b{batch}.onnx"),)
         )
-        for name, backend, precision in FLOATS
-        if form == "plain" or backend == "onnxruntime"
-    ]
-    result += [_ours(work, name, batch, form) for name in OURS]
-    return result + [_peer(work, name, pythons, batch, form) for name in PEER_FORMS]
+    module = load_network(work).module
+    reason = "" if module else "there is no PyTorch module of it"
+    return ComparedModel(name=name, backend=backend, precision=precision, files=(module,), reason=reason)
 
 
-def _ours(work: Path, name: str, batch: int, form: str) -> ComparedModel:
-    backend = name.partition("-")[2]
-    about = work / "ours" / f"{form}-{backend}.json"
+def _ours(work: Path, name: str, batch: int) -> ComparedModel:
+    _, backend, *limit = name.split("-")
+    about = work / "ours" / f"{LIMITS[f'-{limit[0]}' if limit else '']}-{backend}.json"
     if not about.is_file():
         return ComparedModel(name=name, backend=backend, reason="was not made")
     made = json.loads(about.read_text())
@@ -215,13 +211,23 @@ def _ours(work: Path, name: str, batch: int, form: str) -> ComparedModel:
     return ComparedModel(name=name, backend=backend, precision=made["precision"], files=files)
 
 
-def _peer(work: Path, name: str, pythons: dict[str, str], batch: int, form: str) -> ComparedModel:
-    backend, suffix = PEER_FORMS[name]
-    path = work / "peers" / f"{name}-{form}-b{batch}{suffix}"
-    python = pythons.get(name, "")
+def _peer(work: Path, name: str, pythons: dict[str, str], batch: int) -> ComparedModel:
+    peer = PEERS[name]
+    path = work / "peers" / f"{peer.artefact or name}-b{batch}{peer.suffix}"
     about = path.with_suffix(".json")
-    if backend == "torch" and form != "plain":
-        return ComparedModel(name=name, backend=backend, reason="takes a module, and the stress is one of the graph")
     reason = json.loads(about.read_text())["reason"] if about.is_file() else f"was not made for batch {batch}"
-    files = (str(path), str(path.with_suffix(".bin"))) if suffix == ".xml" else (str(path),)
-    return ComparedModel(name=name, backend=backend, precision="int8", files=files, python=python, reason=reason)
+    files = (str(path), str(path.with_suffix(".bin"))) if peer.suffix == ".xml" else (str(path),)
+    own = peer.backend not in ("onnxruntime", "openvino")
+    precision = default_precision() if peer.precision == "default" else peer.precision
+    python = pythons.get(name, "") if own else ""
+    return ComparedModel(
+        name=name, backend=peer.backend, precision=precision, files=files, python=python, reason=reason
+    )
+
+
+def default_precision() -> str:
+    """In which OpenVINO runs a quantized graph by itself: what stays in float is in bf16 where the CPU has it."""
+    from medfm_compress.runtime.cpu import missing_flags, read_cpu
+    from medfm_compress.runtime.sessions.instruction_sets import BF16
+
+    return "int8" if missing_flags(BF16, read_cpu()) else "int8-bf16"

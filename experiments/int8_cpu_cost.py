@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from int8_cpu import RESULTS, print_line, pythons
-from int8_cpu_compared import PEER_FORMS
+from int8_cpu_compared import PEERS
 from int8_cpu_peers import quantize, watched
 
 TARGETS = ("onnxruntime:cpu", "openvino:cpu")
@@ -60,10 +60,10 @@ def main() -> None:
             supplied.models.resolve(), supplied.name, target, supplied.cases, work
         )
     for peer, python in pythons(supplied.environments and supplied.environments.resolve()).items():
-        if peer in PEER_FORMS:
-            source = supplied.models.resolve() / supplied.name if peer == "torchao" else work / "plain-b1.onnx"
-            out = work / "cost" / f"{peer}{PEER_FORMS[peer][1]}"
-            costs[peer] = quantize(peer, source, cases, out, python, 1)
+        if not PEERS[peer].artefact:
+            source = supplied.models.resolve() / supplied.name if PEERS[peer].module else work / "plain-b1.onnx"
+            out = work / "cost" / f"{peer}{PEERS[peer].suffix}"
+            costs[peer] = quantize(peer, source, cases, out, python)
             print_line(f"{peer}: {costs[peer]}")
     supplied.results.mkdir(parents=True, exist_ok=True)
     about = {"model": supplied.name, "cases": supplied.cases, "costs": costs}

@@ -29,10 +29,10 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Errors(msgspec.Struct, frozen=True, kw_only=True):
-    """ComparedModel → relative logit error; how much the reference's logits vary; why others have none."""
+    """ComparedModel → relative logit error; how much the reference's logits vary over cases, the mean of their deviations; why others have none."""
 
     errors: dict[str, float]
-    spread: list[float]
+    spread: float
     cases: int
     failed: dict[str, str]
 
@@ -51,11 +51,12 @@ def errors(request: Question) -> Errors:
         if compared_model.name == REFERENCE:
             np.save(request.reference, logits)
         requested = np.load(request.reference)
-        task = Task(kind=request.kind, labels=tuple(f"class {i}" for i in range(requested.shape[1])))  # type: ignore[arg-type]
+        task = Task(kind=request.kind, labels=("no", "yes"))  # type: ignore[arg-type]
         result[compared_model.name] = float(relative_logit_error(logits, requested, task))
     requested = np.load(request.reference)
-    spread = [round(float(value), 5) for value in np.std(requested, axis=0)]
-    return Errors(errors=result, spread=spread, cases=len(requested), failed=failed)
+    return Errors(
+        errors=result, spread=round(float(np.std(requested, axis=0).mean()), 5), cases=len(requested), failed=failed
+    )
 
 
 def _logits(compared_model: ComparedModel, request: Question) -> tuple[NDArray[np.float32] | None, str]:

@@ -139,13 +139,13 @@ PY
 }
 
 cnn() { # cnn NAME EPOCHS [CASES]: at 96 px, which costs a fifth; filters and statistics are then used at 224 px as they are
-  local coarse=$out/coarse/$1 study=$out/study.csv
+  local coarse=$out/coarse/$1 cases=$out/study.csv
   mkdir -p "$out/coarse"
   if [ -n "${3:-}" ]; then
-    study=$out/coarse/study-$3.csv
-    step "$study" cut "$study" "$3"
+    cases=$out/coarse/study-$3.csv
+    step "$cases" cut "$cases" "$3"
   fi
-  finetune "$study" "$1" 96 "$2" 0.001 "$coarse"
+  finetune "$cases" "$1" 96 "$2" 0.001 "$coarse"
   finetune "$out/study.csv" "$1" 224 0 0.001 "$out/$1" --weights "$coarse/model.safetensors"
 }
 

@@ -1,6 +1,6 @@
 """Have the peers of `experiments/peers` quantize a network, each in its own environment, and note what it cost.
 
-python int8_cpu_peers.py PEER FORM WORK MODEL_FOLDER PYTHON BATCH      one artefact, for one network
+python int8_cpu_peers.py PEER WORK PYTHON BATCH      one artefact, for one network
 
 An artefact's ``.json`` holds seconds, peak resident memory and, where it failed, the reason. A peer that needs more
 memory or time than the limits is ended, which is a result as well.
@@ -15,32 +15,24 @@ import sys
 import time
 from pathlib import Path
 
-from int8_cpu_compared import PEER_FORMS, PEERS
+from int8_cpu_compared import PEERS, PEERS_FOLDER
+from int8_cpu_network import load_network
 
-SCRIPTS = {
-    "ort-static": "ort_static.py",
-    "ort-dynamic": "ort_dynamic.py",
-    "nncf-onnxruntime": "nncf_default.py",
-    "nncf-openvino": "nncf_default.py",
-    "optimum-static": "optimum_static.py",
-    "modelopt": "modelopt_onnx.py",
-    "torchao": "torchao_pt2e.py",
-}
-HUNGRY = ("modelopt", "torchao")  # their histograms want every activation in memory, or minutes: they get few cases
 LIMIT_S = float(os.environ.get("INT8_PEER_SECONDS", "900"))
 LIMIT_MB = float(os.environ.get("INT8_PEER_MB", "8000"))
 _POLL_S = 0.1
 
 
-def quantize(peer: str, source: Path, calibration: Path, out: Path, python: str, batch: int) -> dict[str, object]:
+def quantize(peer: str, source: Path, calibration: Path, out: Path, python: str) -> dict[str, object]:
     """Let a peer write ``out``; what that cost, and why not where it did not."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    command = [python, str(PEERS / SCRIPTS[peer]), str(source), str(calibration), str(out)]
-    about = {"peer": peer} | watched([*command, str(batch)] if peer == "torchao" else command, out.with_suffix(".log"))
-    if not about["reason"] and not out.is_file():
-        about["reason"] = "it wrote nothing"
-    out.with_suffix(".json").write_text(json.dumps(about))
-    return about
+    about = PEERS[peer]
+    words = [python, PEERS_FOLDER / about.script, source, calibration, out, *about.options]
+    cost = {"peer": peer} | watched([str(word) for word in words], out.with_suffix(".log"))
+    if not cost["reason"] and not out.is_file():
+        cost["reason"] = "it wrote nothing"
+    out.with_suffix(".json").write_text(json.dumps(cost))
+    return cost
 
 
 def watched(command: list[str], log: Path) -> dict[str, object]:
@@ -79,22 +71,21 @@ def _peak_mb(pid: int) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
-def artefact(peer: str, form: str, work: Path, batch: int) -> Path:
-    """Where a peer's model is kept."""
-    return work / "peers" / f"{peer}-{form}-b{batch}{PEER_FORMS[peer][1]}"
-
-
-def main(peer: str, form: str, work: str, model: str, python: str, batch: str) -> None:
+def main(peer: str, work: str, python: str, batch: str) -> None:
     """Make one artefact of one network, unless it was tried before."""
-    folder, size = Path(work), int(batch)
-    out = artefact(peer, form, folder, size)
+    folder, size, about = Path(work), int(batch), PEERS[peer]
+    out = folder / "peers" / f"{peer}-b{size}{about.suffix}"
     if out.with_suffix(".json").is_file():
         return
-    source = Path(model) if peer == "torchao" else folder / f"{form}-b{size}.onnx"
-    few = size > 1 or peer in HUNGRY
-    calibration = folder / ("calibration-few.npz" if few else "calibration.npz")
-    about = quantize(peer, source, calibration, out, python, size)
-    sys.stdout.write(f"{folder.name} {peer} {form} batch {size}: {about['reason'] or 'done'}, {about['seconds']} s\n")
+    module = load_network(folder).module
+    if about.module and not module:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_suffix(".json").write_text(json.dumps({"peer": peer, "reason": "there is no PyTorch module of it"}))
+        return
+    source = Path(module) if about.module else folder / f"plain-b{size}.onnx"
+    calibration = folder / ("calibration-few.npz" if size > 1 or about.few else "calibration.npz")
+    cost = quantize(peer, source, calibration, out, python)
+    sys.stdout.write(f"{folder.name} {peer} batch {size}: {cost['reason'] or 'done'}, {cost['seconds']} s\n")
 
 
 if __name__ == "__main__":

@@ -111,7 +111,9 @@ def pages(studies: Path, side: str, count: int, pixels: int) -> list[Image.Image
             size = int(random.integers(12, 30))
             _write(page, next(lines), (int(random.integers(2, 60)), top), size, random)
             top += size + int(random.integers(4, 40))
-        result.append(page.rotate(float(random.uniform(-4, 4)), Image.Resampling.BICUBIC, fillcolor=_shade(random, 100)))
+        result.append(
+            page.rotate(float(random.uniform(-4, 4)), Image.Resampling.BICUBIC, fillcolor=_shade(random, 100))
+        )
     return result
 
 

@@ -82,7 +82,9 @@ def bert(tensors: dict[str, Any]) -> Any:
             self.up, self.down = nn.Linear(CHANNELS, 4 * CHANNELS), nn.Linear(4 * CHANNELS, CHANNELS)
 
         def forward(self, x: Any) -> Any:
-            heads = [f(x).view(x.shape[0], TOKENS, HEADS, -1).transpose(1, 2) for f in (self.query, self.key, self.value)]
+            heads = [
+                f(x).view(x.shape[0], TOKENS, HEADS, -1).transpose(1, 2) for f in (self.query, self.key, self.value)
+            ]
             mixed = functional.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(x.shape)
             x = self.attention_norm(x + self.dense(mixed))
             return self.norm(x + self.down(functional.gelu(self.up(x))))
@@ -149,7 +151,10 @@ def ppocr_rec(wheel: Path, studies: Path, out: Path) -> dict[str, Any]:
     counts = {side: count // 2 for side, count in COUNTS.items()}
     keep_cases(
         out,
-        {side: normalised(text_lines(studies, side, count, STRIP), 0.5, 0.5)[:, ::-1] for side, count in counts.items()},
+        {
+            side: normalised(text_lines(studies, side, count, STRIP), 0.5, 0.5)[:, ::-1]
+            for side, count in counts.items()
+        },
     )
     keep_graph(read(wheel, "rapidocr/models/PP-OCRv6_rec_small.onnx"), "Softmax", (3, STRIP[1], STRIP[0]), out)
     return {"kind": "multilabel", "package": "rapidocr==3.10.0", "licence": "Apache-2.0"}
