@@ -97,7 +97,7 @@ PEERS = {
 }
 
 LIMITS = {"": "plain", "-0.08": "error-0.08"}
-"""Ending of our names → beginning of the files that the search made with that limit of error; see `int8_cpu_ours.stem`."""
+"""Ending of our names → beginning of the files that the search made with that limit of error (`int8_cpu_ours.stem`)."""
 OURS = tuple(f"ours-{backend}{limit}" for limit in LIMITS for backend in ("onnxruntime", "openvino"))
 
 

@@ -29,7 +29,10 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Errors(msgspec.Struct, frozen=True, kw_only=True):
-    """ComparedModel → relative logit error; how much the reference's logits vary over cases, the mean of their deviations; why others have none."""
+    """ComparedModel → relative logit error; why others have none.
+
+    ``spread`` is how much the reference's logits vary over cases: the mean of their deviations.
+    """
 
     errors: dict[str, float]
     spread: float
@@ -54,9 +57,8 @@ def errors(request: Question) -> Errors:
         task = Task(kind=request.kind, labels=("no", "yes"))  # type: ignore[arg-type]
         result[compared_model.name] = float(relative_logit_error(logits, requested, task))
     requested = np.load(request.reference)
-    return Errors(
-        errors=result, spread=round(float(np.std(requested, axis=0).mean()), 5), cases=len(requested), failed=failed
-    )
+    spread = round(float(np.std(requested, axis=0).mean()), 5)
+    return Errors(errors=result, spread=spread, cases=len(requested), failed=failed)
 
 
 def _logits(compared_model: ComparedModel, request: Question) -> tuple[NDArray[np.float32] | None, str]:

