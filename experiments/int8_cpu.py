@@ -33,8 +33,8 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "docs" / "results" / "int8-cpu"
 MODELS = (
     "resnet18", "resnet50", "densenet121", "mobilenetv3_large_100", "efficientnetv2_rw_t", "regnety_032",
-    "convnext_tiny", "deit_tiny_patch16_224", "vit_small_patch16_224", "swin_tiny_patch4_window7_224", "tiny_vit_11m_224",
-    "mobilevitv2_100", "efficientformer_l1", "coatnet_nano_rw_224", "minilm", "ppocr_det", "ppocr_rec", "lite0",
+    "convnext_tiny", "deit_tiny_patch16_224", "vit_small_patch16_224", "swin_tiny_patch4_window7_224",
+    "tiny_vit_11m_224", "mobilevitv2_100", "efficientformer_l1", "coatnet_nano_rw_224", "minilm", "ppocr_det", "ppocr_rec", "lite0",
 )  # fmt: skip
 STAGES = ("prepare", "peers", "ours", "errors", "timing", "tables")
 CELLS = ((1, 1), (2, 1), (1, 8), (2, 8))
@@ -85,7 +85,8 @@ class Harness:
 
     def _peers(self, work: Path) -> None:
         for batch in sorted({1, *(batch for _, batch in self.arguments.cells)}):
-            for name, peer in PEERS.items():
+            for name in self.arguments.peers:
+                peer = PEERS[name]
                 if not peer.artefact and not (batch > 1 and peer.single) and self.pythons.get(name):
                     script("int8_cpu_peers.py", name, work, self.pythons[name], batch)
 
@@ -209,6 +210,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--names", type=lambda text: text.split(","), default=list(MODELS))
     parser.add_argument("--stages", type=lambda text: text.split(","), default=list(STAGES))
     parser.add_argument("--again", type=lambda text: text.split(","), default=[], help="stages to repeat")
+    parser.add_argument("--peers", type=lambda text: text.split(","), default=list(PEERS), help="that quantize")
     parser.add_argument("--calibration", type=int, default=64)
     parser.add_argument("--validation", type=int, default=128)
     parser.add_argument(

@@ -18,7 +18,8 @@ PyTorch module, ``eager.pt2``.
 
 What is changed: MiniLM begins behind its embedding lookup, so that it has one float input ``[b, 1, 128, 384]``, and
 ends with the mean over tokens. The two networks that read text get a fixed size and opset 20; what squashes their last
-values (sigmoid, softmax) is cut off and the values are laid out as one row a case. No package carries a pre-trained ViT.
+values (sigmoid, softmax) is cut off, and the values are laid out as one row a case. No package carries a pre-trained
+ViT.
 """
 
 from __future__ import annotations

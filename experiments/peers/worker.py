@@ -4,8 +4,8 @@ python worker.py MODEL THREADS IMAGE.npy
 
 MODEL is a model folder or ``eager.pt2`` (PyTorch eager, FP32), another ``.pt2`` (`torchao_pt2e`, compiled by Inductor),
 a ``.pte`` (`executorch_xnnpack`), a ``.tflite`` (`litert_int8`), or a ``.json`` with the ``backend``, ``files`` and
-``precision`` of a session of `medfm_compress.runtime`. IMAGE is one input ``[b, C, H, W]``. Once it is warm it writes one
-JSON line; then it answers each line that it reads, in JSON too:
+``precision`` of a session of `medfm_compress.runtime`. IMAGE is one input ``[b, C, H, W]``. Once it is warm it writes
+one JSON line; then it answers each line that it reads, in JSON too:
 
     {"calls": 3, "image": "one.npy"}             -> {"ms": [latencies of 3 calls], "cpu_ms": [processor time of each]}
     {"inputs": "cases.npy", "out": "logits.npy"} -> {"rows": how many were written}
