@@ -34,7 +34,8 @@ RESULTS = HERE.parent / "docs" / "results" / "int8-cpu"
 MODELS = (
     "resnet18", "resnet50", "densenet121", "mobilenetv3_large_100", "efficientnetv2_rw_t", "regnety_032",
     "convnext_tiny", "deit_tiny_patch16_224", "vit_small_patch16_224", "swin_tiny_patch4_window7_224",
-    "tiny_vit_11m_224", "mobilevitv2_100", "efficientformer_l1", "coatnet_nano_rw_224", "minilm", "ppocr_det", "ppocr_rec", "lite0",
+    "tiny_vit_11m_224", "mobilevitv2_100", "efficientformer_l1", "coatnet_nano_rw_224", "minilm", "ppocr_det",
+    "ppocr_rec", "lite0",
 )  # fmt: skip
 STAGES = ("prepare", "peers", "ours", "errors", "timing", "tables")
 CELLS = ((1, 1), (2, 1), (1, 8), (2, 8))
