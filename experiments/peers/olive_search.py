@@ -1,10 +1,9 @@
-"""Olive's own command with its own search: static and dynamic INT8 for ONNX Runtime, for as many seconds as it is given.
+"""Olive's own command with its own search over static and dynamic INT8 for ONNX Runtime, for a given time.
 
 python olive_search.py MODEL.onnx CALIBRATION.npz OUT.onnx [SECONDS [MOST_ERROR]]
 
-The search (its TPE sampler over the parameters that its passes offer) is told to find the fastest network whose relative
-error of the logits stays below MOST_ERROR on the last quarter of the cases; it calibrates on the others. Where nothing
-keeps the limit its goal is dropped, as its documentation does, and the fastest one is written.
+The search (its TPE sampler over the parameters that its passes offer) is told to find the fastest network whose
+relative error of the logits stays below MOST_ERROR on the last quarter of the cases; it calibrates on the others.
 """
 
 from __future__ import annotations
