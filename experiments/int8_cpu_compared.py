@@ -30,7 +30,7 @@ class ComparedModel(msgspec.Struct, frozen=True, kw_only=True):
         name: e.g. ``ours-openvino``.
         backend: ``onnxruntime``, ``openvino``, or the peer's own runtime.
         precision: as `runtime.sessions` spells it.
-        files: what it opens: a model's files, or what `peers/worker.py` takes.
+        files: what it opens: a model's files, or what `peers/network_worker.py` takes.
         python: interpreter of its worker; empty for this one.
         reason: why it cannot run; empty where it can.
     """
@@ -102,7 +102,7 @@ OURS = tuple(f"ours-{backend}{limit}" for limit in LIMITS for backend in ("onnxr
 
 
 class Worker:
-    """A `peers/worker.py` process that has a network open and is warm."""
+    """A `peers/network_worker.py` process that has a network open and is warm."""
 
     def __init__(self, compared_model: ComparedModel, threads: int, image: Path, scratch: Path) -> None:
         self._image = image
@@ -113,7 +113,7 @@ class Worker:
             model = str(scratch / f"{compared_model.name}.json")
             Path(model).write_text(json.dumps(session | {"precision": compared_model.precision}))
         self._process = subprocess.Popen(
-            [compared_model.python or sys.executable, PEERS_FOLDER / "worker.py", model, str(threads), image],
+            [compared_model.python or sys.executable, PEERS_FOLDER / "network_worker.py", model, str(threads), image],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,

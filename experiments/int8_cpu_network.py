@@ -32,7 +32,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
         kind: of task, which says what its logits mean.
         shape: of one input, ``(C, H, W)``.
         outputs: logits of one case.
-        module: what `torch_worker` opens: a model folder or an ``eager.pt2``; empty where there is no module.
+        module: what `network_worker` opens: a model folder or an ``eager.pt2``; empty where there is no module.
         weights: where they are from.
     """
 

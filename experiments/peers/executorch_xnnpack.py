@@ -2,7 +2,7 @@
 
 python executorch_xnnpack.py MODULE CALIBRATION.npz OUT.pte
 
-MODULE is what `worker.load_module` takes; the program has a batch of one.
+MODULE is what `network_worker.load_module` takes; the program has a batch of one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from worker import load_module
+from network_worker import load_module
 
 
 def main(module: str, calibration: str, out: str) -> None:

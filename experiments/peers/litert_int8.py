@@ -2,7 +2,7 @@
 
 python litert_int8.py MODULE CALIBRATION.npz OUT.tflite
 
-MODULE is what `worker.load_module` takes; the network has a batch of one and keeps its layout NCHW at its ends.
+MODULE is what `network_worker.load_module` takes; the network has a batch of one and keeps its layout NCHW at its ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from worker import load_module
+from network_worker import load_module
 
 
 def main(module: str, calibration: str, out: str) -> None:

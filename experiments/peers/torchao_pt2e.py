@@ -2,7 +2,7 @@
 
 python torchao_pt2e.py MODULE CALIBRATION.npz OUT.pt2
 
-MODULE is what `worker.load_module` takes. OUT is an exported program of its quantized form; `worker` compiles it with
+MODULE is what `network_worker.load_module` takes. OUT is an exported program of its quantized form; `network_worker` compiles it with
 Inductor, as its documentation asks.
 """
 
@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-from worker import load_module
+from network_worker import load_module
 
 
 def main(module: str, calibration: str, out: str) -> None:

@@ -1,6 +1,6 @@
 """A process that runs one network of another runtime and is timed from outside, in turns with others.
 
-python worker.py MODEL THREADS IMAGE.npy
+python network_worker.py MODEL THREADS IMAGE.npy
 
 MODEL is a model folder or ``eager.pt2`` (PyTorch eager, FP32), another ``.pt2`` (`torchao_pt2e`, compiled by Inductor),
 a ``.pte`` (`executorch_xnnpack`), a ``.tflite`` (`litert_int8`), or a ``.json`` with the ``backend``, ``files`` and
