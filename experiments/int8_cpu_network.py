@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FILE = "network.json"
 REAL = "about.json"  # of a folder of `real_weights`
 TRAINED = "model.json"  # of a model folder
+TRAINED_BRIEFLY = "trained briefly on chest X-rays"
 MOST_MEASURED = 16_000_000  # logits of all cases that errors are measured on
 _MOST_JUDGED = 8_000_000  # of all that one candidate of the search is judged on: 64 MB in float64
 _MOST_CASES = 64

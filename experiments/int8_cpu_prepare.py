@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from int8_cpu_network import FILE, MOST_MEASURED, REAL, Network
+from int8_cpu_network import FILE, MOST_MEASURED, REAL, TRAINED_BRIEFLY, Network
 
 OPSET = 20
 BATCHES = (1, 8)
@@ -73,7 +73,7 @@ def from_model_folder(folder: Path, study_path: Path, out: Path, counts: tuple[i
     shape, outputs = model.spec.shape[1:], write_inputs(out, *sides)
     return Network(
         name=folder.name, kind=model.task.kind, shape=shape, outputs=outputs, module=str(folder),  # type: ignore[arg-type]
-        weights="trained briefly on chest X-rays",
+        weights=TRAINED_BRIEFLY,
     )  # fmt: skip
 
 

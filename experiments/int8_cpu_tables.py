@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from int8_cpu_compared import EAGER, FLOATS, OURS, PEERS
+from int8_cpu_network import TRAINED_BRIEFLY
 from medfm_compress.bench.measure.speedup import speedup
 from medfm_compress.bench.types.measurement import Measurement
 
@@ -38,7 +39,7 @@ def write_tables(results: Path) -> Path:
     read = {path.stem: msgspec.json.decode(path.read_bytes()) for path in sorted(results.glob("*.json"))}
     records = [record for name, record in read.items() if not name.startswith(COST)]
     costs = [line for name, record in read.items() if name.startswith(COST) for line in cost_of(record)]
-    networks = [line for record in records for line in table_of(record)]
+    networks = [line for record in records for line in (*table_of(record), *tried(record))]
     text = "\n".join(
         [
             *headline(records),
@@ -201,6 +202,22 @@ def table_of(record: dict[str, Any]) -> list[str]:
             f"| {name}{': ' + note if note else ''} | {' | '.join(cells)} | {_shown(error_of(record, name))} |"
         )
     return [*lines, ""]
+
+
+def tried(record: dict[str, Any]) -> list[str]:
+    """Every candidate of the search, for a network with real weights."""
+    if record["weights"] == TRAINED_BRIEFLY:
+        return []
+    lines = [f"### What the search tried on {record['model']}", ""]
+    lines += ["| limit and engine | candidate | FP32 / it | error | |", "|---" * 5 + "|"]
+    for name, about in record["ours"].items():
+        for entry in about["tried"]:
+            speed, error = (f"{entry[key]:{form}}" if key in entry else ABSENT for key, form in _FIGURES)
+            lines.append(f"| {name} | {entry['name']} | {speed} | {error} | {entry['reason'].replace('|', '/')} |")
+    return [*lines, ""]
+
+
+_FIGURES = (("speedup", ".2f"), ("error", ".4f"))
 
 
 def _methods(record: dict[str, Any]) -> list[str]:

@@ -2,8 +2,8 @@
 
 python torchao_pt2e.py MODULE CALIBRATION.npz OUT.pt2
 
-MODULE is what `network_worker.load_module` takes. OUT is an exported program of its quantized form; `network_worker` compiles it with
-Inductor, as its documentation asks.
+MODULE is what `network_worker.load_module` takes. OUT is an exported program of its quantized form; `network_worker`
+compiles it with Inductor, as its documentation asks.
 """
 
 from __future__ import annotations
