@@ -72,7 +72,7 @@ def from_model_folder(folder: Path, study_path: Path, out: Path, counts: tuple[i
     ]
     shape, outputs = model.spec.shape[1:], write_inputs(out, *sides)
     return Network(
-        name=folder.name, kind=model.task.kind, shape=shape, outputs=outputs, module=str(folder),  # type: ignore[arg-type]
+        name=folder.name, kind=model.task.kind, shape=shape, outputs=outputs, module=str(folder),
         weights=TRAINED_BRIEFLY,
     )  # fmt: skip
 

@@ -78,7 +78,7 @@ def photographs(studies: Path, side: str, count: int) -> list[Path]:
             for name in ("skin-lesion", "polyps", "lung-histology")]  # fmt: skip
     random = np.random.default_rng(0)
     for paths in sets:
-        random.shuffle(paths)  # type: ignore[arg-type]
+        random.shuffle(paths)
     halves = [paths[: len(paths) // 2] if side == "calibration" else paths[len(paths) // 2 :] for paths in sets]
     return [halves[i % len(halves)][i // len(halves)] for i in range(count)]
 

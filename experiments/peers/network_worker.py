@@ -48,17 +48,18 @@ def open_torch(model: str, threads: int) -> Run:
     import torch
 
     torch.set_num_threads(threads)
+    without_gradients: Any
     if not model.endswith(".pt2") or model.endswith(EAGER):
-        module, mode = load_module(model), torch.inference_mode
+        module, without_gradients = load_module(model), torch.inference_mode()
     else:
         import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer  # noqa: F401 - registers operators and passes
         from torch._inductor import config
 
         config.freezing = True
-        module, mode = torch.compile(torch.export.load(model).module()), torch.no_grad
+        module, without_gradients = torch.compile(torch.export.load(model).module()), torch.no_grad()
 
     def run(image: Any) -> Any:
-        with mode():
+        with without_gradients:
             return module(torch.from_numpy(image)).numpy()
 
     return run

@@ -92,7 +92,14 @@ def error_metric(cases: dict[str, str], most_error: float) -> dict[str, Any]:
     return {
         "name": "error",
         "type": "custom",
-        "sub_types": [{"name": "relative", "priority": 2, "goal": {"type": "threshold", "value": most_error}}],
+        "sub_types": [
+            {
+                "name": "relative",
+                "priority": 2,
+                "higher_is_better": False,
+                "goal": {"type": "threshold", "value": most_error},
+            }
+        ],
         "user_config": {
             "user_script": _SCRIPT,
             "evaluate_func": "relative_error",
@@ -122,7 +129,7 @@ def _register() -> None:
     from olive.data.component.dataset import BaseDataset
     from olive.data.registry import Registry
 
-    @Registry.register_dataset()
+    @Registry.register_dataset()  # type: ignore[untyped-decorator, unused-ignore]
     def calibration_cases(path: str, **_options: Any) -> Any:
         images = np.load(path)["image"][:-_JUDGES]
         return BaseDataset([({"image": image}, 0) for image in images])

@@ -1,0 +1,107 @@
+"""The comparison of INT8: who stands against whom, how quiet the machine was, and networks of other people."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import int8_cpu_tables as tables
+from int8_cpu_network import Network, is_network
+from int8_cpu_quiet import watched_machine
+from real_cases import token_rows, word_pieces
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+PIECES = ("[UNK]", "[CLS]", "[SEP]", "read", "##ing", "re", ",", "e")
+VOCABULARY = {token: number for number, token in enumerate(PIECES)}
+
+
+def record(**models):
+    """Of one network and cell, from name = (ms, error)."""
+    cell = {
+        "samples": {name: [ms] * 10 for name, (ms, _) in models.items()},
+        "calls": dict.fromkeys(models, 1),
+        "failed": {},
+        "quiet": {"load_before": 0.1, "steal": 0.0, "others": 0.25, "reference_ms": [1.0, 2.0]},
+    }
+    errors = {name: error for name, (_, error) in models.items() if error is not None}
+    return {"model": "net", "cells": {"1x1": cell}, "errors": {"errors": errors, "failed": {}}}
+
+
+def named(values):
+    return record(**{name.replace("_", "-"): value for name, value in values.items()})
+
+
+def test_a_peer_meets_ours_of_at_most_its_error():
+    entry = named({"ours_openvino": (10.0, 0.02), "ours_openvino-0.08": (8.0, 0.07), "nncf_openvino": (9.0, 0.05)})
+    (row,) = [line for line in tables.duels([entry]) if "| nncf-openvino |" in line]
+    assert "0.90 [0.90, 0.90]" in row and "openvino 0.0200" in row
+    (row,) = [line for line in tables.within_limit([entry]) if "| nncf-openvino |" in line]
+    assert "1.12 [1.12, 1.12]" in row and "openvino-0.08 0.0700" in row
+
+
+def test_a_peer_that_is_more_faithful_than_ours_is_marked():
+    entry = named({"ours_openvino": (10.0, 0.02), "nncf_openvino": (20.0, 0.01)})
+    (row,) = [line for line in tables.duels([entry]) if "| nncf-openvino |" in line]
+    assert "2.00" in row and "more than the peer's" in row
+
+
+def test_a_peer_beyond_the_limit_is_not_in_the_second_comparison():
+    entry = named({"ours_openvino": (10.0, 0.02), "nncf_openvino": (5.0, 0.081)})
+    assert not [line for line in tables.within_limit([entry]) if "nncf-openvino" in line]
+    assert [line for line in tables.duels([entry]) if "| nncf-openvino |" in line]
+
+
+def test_quietness_is_shown_for_each_cell():
+    (row,) = [line for line in tables.quietness([named({"ours_openvino": (1.0, 0.0)})]) if line.startswith("| net")]
+    assert "25.0%" in row and "1.0, 2.0" in row
+
+
+def test_own_work_is_not_counted_as_that_of_others():
+    with watched_machine() as quiet:
+        until = time.process_time() + 0.3
+        while time.process_time() < until:
+            pass
+    assert quiet.reference_ms[0] > 0 and quiet.reference_ms[1] > 0
+    assert 0 <= quiet.others <= 1 and 0 <= quiet.steal <= 1
+
+
+def test_the_longest_piece_of_a_word_comes_first():
+    assert word_pieces("Reading, réad x", VOCABULARY) == [3, 4, 6, 3, 0]
+
+
+def test_rows_of_tokens_are_full_and_the_sides_differ():
+    letters = {token: number for number, token in enumerate(["[UNK]", "[CLS]", "[SEP]"])}
+    letters |= {prefix + chr(c): 3 + c + 200 * bool(prefix) for c in range(97, 123) for prefix in ("", "##")}
+    rows = {side: token_rows(side, 2, 64, letters) for side in ("calibration", "validation")}
+    for row in rows.values():
+        assert row.shape == (2, 64) and set(row[:, 0]) == {1} and set(row[:, -1]) == {2}
+    assert not np.array_equal(rows["calibration"], rows["validation"])
+
+
+def test_the_squashing_operator_is_cut_off_and_the_input_fixed():
+    real = pytest.importorskip("real_weights")
+    weight = numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "w")
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"]), helper.make_node("Sigmoid", ["y"], ["z"])]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", None, "h", "w"]) for name in ("x", "z")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight]), opset_imports=[helper.make_opsetid("", 11)]
+    )
+    real.fix_ends(model, "Sigmoid", (1, 3, 8, 8))
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"image": np.full((1, 3, 8, 8), 2, np.float32)})[0].tolist() == [[6.0] * 128]
+    with pytest.raises(RuntimeError, match="ends with Reshape, not with Softmax"):
+        real.fix_ends(model, "Softmax", (1, 3, 8, 8))
+
+
+def test_a_network_says_of_which_shape_its_input_is(tmp_path):
+    network = Network(name="n", kind="multilabel", shape=(1, 128, 384), outputs=9, module="", weights="a package")
+    assert network.spec.shape == (1, 1, 128, 384) and network.task.kind == "multilabel"
+    assert not is_network(tmp_path)
+    (tmp_path / "about.json").touch()
+    assert is_network(tmp_path)
