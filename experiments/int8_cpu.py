@@ -27,6 +27,7 @@ import msgspec
 
 from int8_cpu_compared import EAGER, LIMITS, PEERS, ComparedModel, compared_models
 from int8_cpu_network import is_network, load_network
+from int8_cpu_ours import MOST_ERROR
 from int8_cpu_tables import write_tables
 
 HERE = Path(__file__).resolve().parent
@@ -59,6 +60,11 @@ class Harness:
             return False
         return stage in self.arguments.again or not result.exists()
 
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """That are to be timed, and 1, of which errors are."""
+        return tuple(sorted({1, *(batch for _, batch in self.arguments.cells)}))
+
     def work(self, name: str) -> Path:
         """Folder of a network's artefacts."""
         return Path(self.arguments.work).resolve() / name
@@ -75,8 +81,8 @@ class Harness:
             self._peers(work)
         for limit, begin in LIMITS.items():
             if self.wants("ours", work / "ours" / f"{begin}-openvino.json"):
-                words = [limit.removeprefix("-")] if limit else []
-                script("int8_cpu_ours.py", work, self.arguments.time_budget, *words)
+                most = limit.removeprefix("-") or MOST_ERROR
+                script("int8_cpu_ours.py", work, self.arguments.time_budget, most, ",".join(map(str, self.batches)))
         if "errors" in self.arguments.stages:
             self._errors(work)
         if "timing" in self.arguments.stages:
@@ -85,7 +91,7 @@ class Harness:
         self._record(work, name)
 
     def _peers(self, work: Path) -> None:
-        for batch in sorted({1, *(batch for _, batch in self.arguments.cells)}):
+        for batch in self.batches:
             for name in self.arguments.peers:
                 peer = PEERS[name]
                 if not peer.artefact and not (batch > 1 and peer.single) and self.pythons.get(name):

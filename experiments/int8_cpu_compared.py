@@ -207,6 +207,8 @@ def _ours(work: Path, name: str, batch: int) -> ComparedModel:
     if not about.is_file():
         return ComparedModel(name=name, backend=backend, reason="was not made")
     made = json.loads(about.read_text())
+    if str(batch) not in made["files"]:
+        return ComparedModel(name=name, backend=backend, reason=f"was not made for batch {batch}")
     files = tuple(str(about.parent / file) for file in made["files"][str(batch)])
     return ComparedModel(name=name, backend=backend, precision=made["precision"], files=files)
 

@@ -1,8 +1,8 @@
 """Our own candidates for one network: what the candidate search chooses for each target, and the same for batch 8.
 
-python int8_cpu_ours.py WORK TIME_BUDGET_S [MOST_ERROR]
+python int8_cpu_ours.py WORK TIME_BUDGET_S MOST_ERROR BATCH,…
 
-MOST_ERROR is the limit of the relative logit error, 0.03 by default. Batch 8 is quantized by the method that was chosen
+MOST_ERROR is the limit of the relative logit error, usually 0.03. Batch 8 is quantized by the method that was chosen
 at batch 1, with statistics of its own graph: its values need not have the same names. Everybody gets the cases that
 calibrate; the search judges by the logits of the first validation cases, and errors are measured on all.
 """
@@ -79,7 +79,7 @@ def batches(images: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float
         yield images[start : start + size]
 
 
-def choose(work: Path, budget_s: float, most_error: float) -> None:
+def choose(work: Path, budget_s: float, most_error: float, sizes: tuple[int, ...]) -> None:
     """Climb the candidate search on every target and keep what it chooses."""
     from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder
     from medfm_compress.compress.quantization.calibrate import calibrate
@@ -95,7 +95,7 @@ def choose(work: Path, budget_s: float, most_error: float) -> None:
     statistics = calibrate(graph, batches(images, 1), threads=usable_cores())
     calibration_s = time.perf_counter() - start
     builder = GraphBuilder(graph, statistics, images[:SAMPLE])
-    batched = _larger(work, images)
+    batched = _larger(work, images) if BATCH in sizes else None
     for backend in TARGETS:
         limits = Limits(error=most_error, auroc_drop=0.02, rounds=40, threads=1, deadline=time.monotonic() + budget_s)
         start = time.perf_counter()
@@ -137,7 +137,7 @@ def keep(
     work: Path,
     name: str,
     tried: tuple[CandidateTrial | DoesNotApply, ...],
-    batched: tuple[bytes, GraphBuilder],
+    batched: tuple[bytes, GraphBuilder] | None,
     about: dict[str, Any],
 ) -> None:
     """Write the files of what the search chose, of FP32 where it chose nothing, and a ``.json`` of all it tried."""
@@ -147,18 +147,22 @@ def keep(
     best = next((trial for trial in trials if trial.kept), trials[0])
     if best.export is None:
         raise RuntimeError(f"{best.name} was chosen and is not open")
-    folder, backend = work / "ours", best.variant.backend
+    folder = work / "ours"
     folder.mkdir(exist_ok=True)
     files = {"1": _write(folder, f"{name}-b1", best.export.contents)}
-    graph, builder = batched
-    if best.method is not None:
-        contents = builder.build(backend, best.method)
-    else:
-        contents = (fused(graph),) if best.name == "fp32-fused" else form_of(backend, graph)
-    files[str(BATCH)] = _write(folder, f"{name}-b{BATCH}", contents)
+    if batched is not None:
+        files[str(BATCH)] = _write(folder, f"{name}-b{BATCH}", _for_batch(best, *batched))
     about |= {"method": best.name, "precision": best.variant.precision, "files": files}
     about["tried"] = [_line(entry) for entry in tried]
     (folder / f"{name}.json").write_text(json.dumps(about, indent=1))
+
+
+def _for_batch(best: CandidateTrial, graph: bytes, builder: GraphBuilder) -> tuple[bytes, ...]:
+    """The graph of another batch as what was chosen."""
+    backend = best.variant.backend
+    if best.method is not None:
+        return builder.build(backend, best.method)
+    return (fused(graph),) if best.name == "fp32-fused" else form_of(backend, graph)
 
 
 def _write(folder: Path, name: str, contents: tuple[bytes, ...]) -> list[str]:
@@ -183,5 +187,5 @@ def _print_line(line: str) -> None:
 
 
 if __name__ == "__main__":
-    where, seconds, *most = sys.argv[1:]
-    choose(Path(where), float(seconds), float(most[0]) if most else MOST_ERROR)
+    where, seconds, most, batches_of = sys.argv[1:]
+    choose(Path(where), float(seconds), float(most), tuple(map(int, batches_of.split(","))))
