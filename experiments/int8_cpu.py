@@ -79,10 +79,14 @@ class Harness:
             script("int8_cpu_prepare.py", folder, self.study, work, *counts)
         if "peers" in self.arguments.stages:
             self._peers(work)
-        for limit, begin in LIMITS.items():
-            if self.wants("ours", work / "ours" / f"{begin}-openvino.json"):
-                most = limit.removeprefix("-") or MOST_ERROR
-                script("int8_cpu_ours.py", work, self.arguments.time_budget, most, ",".join(map(str, self.batches)))
+        due = [
+            limit.removeprefix("-") or str(MOST_ERROR)
+            for limit, begin in LIMITS.items()
+            if self.wants("ours", work / "ours" / f"{begin}-openvino.json")
+        ]
+        if due:
+            batches = ",".join(map(str, self.batches))
+            script("int8_cpu_ours.py", work, self.arguments.time_budget, ",".join(due), batches)
         if "errors" in self.arguments.stages:
             self._errors(work)
         if "timing" in self.arguments.stages:

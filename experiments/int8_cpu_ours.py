@@ -1,9 +1,9 @@
 """Our own candidates for one network: what the candidate search chooses for each target, and the same for batch 8.
 
-python int8_cpu_ours.py WORK TIME_BUDGET_S MOST_ERROR BATCH,…
+python int8_cpu_ours.py WORK TIME_BUDGET_S MOST_ERROR,… BATCH,…
 
-MOST_ERROR is the limit of the relative logit error, usually 0.03. Batch 8 is quantized by the method that was chosen
-at batch 1, with statistics of its own graph: its values need not have the same names. Everybody gets the cases that
+MOST_ERROR is a limit of the relative logit error, usually 0.03. Batch 8 is quantized by the method that was chosen at
+batch 1, with statistics of its own graph: its values need not have the same names. Everybody gets the cases that
 calibrate; the search judges by the logits of the first validation cases, and errors are measured on all.
 """
 
@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +80,8 @@ def batches(images: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float
         yield images[start : start + size]
 
 
-def choose(work: Path, budget_s: float, most_error: float, sizes: tuple[int, ...]) -> None:
-    """Climb the candidate search on every target and keep what it chooses."""
+def choose(work: Path, budget_s: float, most_errors: tuple[float, ...], sizes: tuple[int, ...]) -> None:
+    """Search on every target within every limit, and keep what is chosen."""
     from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder
     from medfm_compress.compress.quantization.calibrate import calibrate
     from medfm_compress.compress.quantization.candidate_search import search_candidates
@@ -96,7 +97,7 @@ def choose(work: Path, budget_s: float, most_error: float, sizes: tuple[int, ...
     calibration_s = time.perf_counter() - start
     builder = GraphBuilder(graph, statistics, images[:SAMPLE])
     batched = _larger(work, images) if BATCH in sizes else None
-    for backend in TARGETS:
+    for most_error, backend in product(most_errors, TARGETS):
         limits = Limits(error=most_error, auroc_drop=0.02, rounds=40, threads=1, deadline=time.monotonic() + budget_s)
         start = time.perf_counter()
         searched = search_candidates(group_of(backend, graph), builder, validation, limits, _print_line)
@@ -187,5 +188,5 @@ def _print_line(line: str) -> None:
 
 
 if __name__ == "__main__":
-    where, seconds, most, batches_of = sys.argv[1:]
-    choose(Path(where), float(seconds), float(most), tuple(map(int, batches_of.split(","))))
+    where, seconds, most, of_batches = sys.argv[1:]
+    choose(Path(where), float(seconds), tuple(map(float, most.split(","))), tuple(map(int, of_batches.split(","))))
