@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     Outcome = Prediction | MedfmError | str  # a string says why a file was skipped
 
 
+_NOT_RELIABLE = "not reliable"
+Atypical = Literal["withhold", "flag"]
+
+
 @command()
 def run(
     bundle: Bundle,
@@ -35,6 +39,9 @@ def run(
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Also use a variant that no passing verdict covers.")
     ] = False,
+    atypical: Annotated[
+        Atypical, typer.Option(help="Of an image unlike those the network was made for, give no finding, or a flag.")
+    ] = "withhold",
     cache: Annotated[
         Path | None, typer.Option(help="Folder of your own where OpenVINO may keep compiled models (faster start).")
     ] = None,
@@ -54,7 +61,9 @@ def run(
     tally: Counter[str] = Counter()
     code = EXIT_OK
     with (
-        Engine(bundle, backend=backend, threads=threads, unverified=unverified, cache_dir=cache) as engine,
+        Engine(
+            bundle, backend=backend, threads=threads, unverified=unverified, atypical=atypical, cache_dir=cache
+        ) as engine,
         console.json_list() as add,
     ):
         rows = Rows(engine.task, longest)
@@ -67,7 +76,9 @@ def run(
             add(_as_json(image, outcome))
             say(rows.row(image, outcome) if folders else as_line(image, outcome))
     if folders:
-        say(f"{tally['predicted']} predicted, {tally['refused']} refused, {tally['skipped']} other files skipped")
+        unlike = f"{tally[_NOT_RELIABLE]} {_NOT_RELIABLE}, " if tally[_NOT_RELIABLE] else ""
+        skipped = f"{tally['skipped']} other files skipped"
+        say(f"{tally['predicted']} predicted, {unlike}{tally['refused']} refused, {skipped}")
     if code:
         raise typer.Exit(code)
 
@@ -120,7 +131,9 @@ def _exit_code(outcome: Outcome) -> int:
 def _as_word(outcome: Outcome) -> str:
     if isinstance(outcome, str):
         return "skipped"
-    return "refused" if isinstance(outcome, MedfmError) else "predicted"
+    if isinstance(outcome, MedfmError):
+        return "refused"
+    return "predicted" if outcome.probabilities else _NOT_RELIABLE
 
 
 def _as_json(image: Path, outcome: Outcome) -> dict[str, Any]:
