@@ -168,6 +168,17 @@ class Engine:
                 raise Refused("the network's output for this image is not finite or misshapen; no result is given")
             return logits
 
+    def replay_goldens(self) -> float:
+        """Replay every golden case of the variant; the relative logit error.
+
+        Raises:
+            BundleRefused: it is above the variant's tolerance, or a decision is another.
+            InputError: the engine is closed.
+        """
+        if self._session is None:
+            raise InputError("the engine is closed; open a new one")
+        return goldens.replay_goldens(self.bundle, self.variant, self._session)
+
     def close(self) -> None:
         """Release the session; predictions under way end normally. Closing twice is fine."""
         self._session = None
