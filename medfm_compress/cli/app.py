@@ -9,6 +9,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.bench import bench
 from medfm_compress.cli.compress import compress
 from medfm_compress.cli.demo import demo
+from medfm_compress.cli.device import app as device
 from medfm_compress.cli.distill import distill
 from medfm_compress.cli.doctor import doctor
 from medfm_compress.cli.explain import explain
@@ -44,7 +45,7 @@ COMMANDS = (
 )
 
 
-GROUPS = (("study", study), ("policy", policy), ("recipe", recipe))
+GROUPS = (("study", study), ("policy", policy), ("recipe", recipe), ("device", device))
 PROGRAM = "medfm-compress"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 

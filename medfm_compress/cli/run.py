@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Bundle
 from medfm_compress.cli.command import command
 from medfm_compress.cli.prediction_rows import Rows, as_line
 from medfm_compress.runtime.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNUSABLE, InputError, MedfmError, Refused
@@ -18,6 +17,7 @@ from medfm_compress.runtime.images.find_files import find_files, why_no_image
 from medfm_compress.runtime.progress import counted
 
 if TYPE_CHECKING:
+    from medfm_compress.runtime.device.active_engine import ActiveEngine
     from medfm_compress.runtime.engine import Engine, Prediction
 
     Outcome = Prediction | MedfmError | str  # a string says why a file was skipped
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 @command()
 def run(
-    bundle: Bundle,
+    bundle: Annotated[
+        Path, typer.Argument(help="The .medfm file, or a device folder, whose active bundle runs.", metavar="BUNDLE")
+    ],
     images: Annotated[
         list[Path],
         typer.Argument(help="DICOM, PNG or JPEG files, and folders, of which all images are taken.", metavar="IMAGE"),
@@ -44,8 +46,6 @@ def run(
     A folder is searched with all its folders, for images by their content. Its other files are skipped, and said; a
     folder without any image is unusable input (exit code 2).
     """
-    from medfm_compress.runtime.engine import Engine
-
     if cache == Path():
         raise InputError("--cache is empty or '.'; give the path of a folder for compiled models")
     folders = any(map(_is_folder, images))
@@ -54,7 +54,7 @@ def run(
     tally: Counter[str] = Counter()
     code = EXIT_OK
     with (
-        Engine(bundle, backend=backend, threads=threads, unverified=unverified, cache_dir=cache) as engine,
+        _open(bundle, backend, threads, unverified, cache) as engine,
         console.json_list() as add,
     ):
         rows = Rows(engine.task, longest)
@@ -72,6 +72,21 @@ def run(
         raise typer.Exit(code)
 
 
+def _open(
+    bundle: Path, backend: str | None, threads: int | None, unverified: bool, cache: Path | None
+) -> Engine | ActiveEngine:
+    if not _is_folder(bundle):
+        from medfm_compress.runtime.engine import Engine
+
+        return Engine(bundle, backend=backend, threads=threads, unverified=unverified, cache_dir=cache)
+    from medfm_compress.runtime.device.active_engine import ActiveEngine
+    from medfm_compress.runtime.device.folder import DeviceFolder, DeviceOptions
+
+    if unverified:
+        raise InputError(f"--unverified is for bundles; what is active in the device folder {bundle} passed")
+    return ActiveEngine(DeviceFolder(bundle, options=DeviceOptions(backend=backend, threads=threads)), cache_dir=cache)
+
+
 def _survey(images: list[Path]) -> tuple[int, int]:
     """How many files there are to look at, and the length of the longest path; nothing of them is kept."""
     files, longest = 0, 0
@@ -85,7 +100,7 @@ def _files(images: list[Path]) -> Iterator[Path]:
         yield from find_files(image) if _is_folder(image) else (image,)
 
 
-def _outcomes(engine: Engine, images: list[Path]) -> Iterator[tuple[Path, Outcome]]:
+def _outcomes(engine: Engine | ActiveEngine, images: list[Path]) -> Iterator[tuple[Path, Outcome]]:
     """Every file with its outcome; last, every folder without an image."""
     empty = []
     for image in images:
@@ -102,7 +117,7 @@ def _outcomes(engine: Engine, images: list[Path]) -> Iterator[tuple[Path, Outcom
         yield folder, InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")
 
 
-def _predict(engine: Engine, image: Path) -> Prediction | MedfmError:
+def _predict(engine: Engine | ActiveEngine, image: Path) -> Prediction | MedfmError:
     if _is_folder(image):  # others were entered
         return InputError("the folder cannot be listed; make it readable")
     try:

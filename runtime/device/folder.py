@@ -17,46 +17,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import msgspec
-
 from medfm_compress.runtime.bundle import archive
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.device import transitions
 from medfm_compress.runtime.device.disk import PARTIAL, Disk, discard, put, writing
 from medfm_compress.runtime.device.lock import exclusive
-from medfm_compress.runtime.device.self_test import DEFAULT_MAX_LATENCY_MS, SelfTest, self_test
+from medfm_compress.runtime.device.options import DeviceOptions
+from medfm_compress.runtime.device.self_test import SelfTest, self_test
 from medfm_compress.runtime.device.state import DeviceState, Installed, StoredState, read_state, write_state
-from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, in_one_line
+from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, Refused, in_one_line
 
 Accept = Callable[[Bundle], None]
-DEFAULT_TRIAL = 10
 BUNDLES = "bundles"
 LOCK = "lock"
 _OURS = re.compile(rf"[0-9a-f]{{64}}\.medfm({re.escape(PARTIAL)})?")
 
 _log = logging.getLogger("medfm_compress.runtime")
-
-
-class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a device tests a bundle and tries it out.
-
-    Attributes:
-        backend: use only variants of this backend.
-        threads: for one prediction; None takes the physical cores.
-        max_latency_ms: that one network run may take in the self-test.
-        trial: N: so many predictions commit a bundle, so many refusals bring the one before back; 0 commits at once.
-    """
-
-    backend: str | None = None
-    threads: int | None = None
-    max_latency_ms: float = DEFAULT_MAX_LATENCY_MS
-    trial: int = DEFAULT_TRIAL
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.trial <= 1000:
-            raise InputError(f"trial is {self.trial}; it must be 0 to 1000 predictions")
-        if not self.max_latency_ms > 0:
-            raise InputError(f"max_latency_ms is {self.max_latency_ms}; it must be above 0")
 
 
 def accept_any(_: Bundle) -> None:
@@ -78,8 +54,8 @@ class DeviceFolder:
 
         Args:
             folder: on one file system, writable for whoever installs.
-            accept: raises BundleRefused for a bundle that this device does not trust; asked before it is installed,
-                activated, or gone back to by hand.
+            accept: raises BundleRefused for a bundle that this device does not trust; asked whenever one is installed,
+                activated or opened.
             options: of self-test and trial.
             disk: what the folder is on.
         """
@@ -114,7 +90,7 @@ class DeviceFolder:
         return self.bundles / bundle.file
 
     def open_bundle(self, bundle: Installed) -> Bundle:
-        """Open an installed bundle, if it is the one that was installed.
+        """Open an installed bundle, if it is the one that was installed and is still accepted.
 
         Raises:
             BundleRefused: it is not, or is damaged.
@@ -123,7 +99,9 @@ class DeviceFolder:
         path = self.path_of(bundle)
         if manifest_sha256(path) != bundle.manifest_sha256:
             raise BundleRefused(f"{path.name} is not the bundle that was installed under this name; install it again")
-        return Bundle.open(path, whole=False)
+        opened = Bundle.open(path, whole=False)
+        self._accept(opened)
+        return opened
 
     def install(self, source: str | Path) -> Installed:
         """Copy a bundle into the folder, to be activated later; what runs goes on running.
@@ -153,14 +131,14 @@ class DeviceFolder:
 
         Raises:
             BundleRefused: it is not trusted any more or fails; then it is forgotten, and what runs goes on running.
-            InputError: no bundle waits.
+            InputError: no bundle waits, or what it needs is not installed; nothing has changed then.
         """
         with self._changing() as state:
             if state.candidate is None:
                 raise InputError("no bundle waits to be activated; install one first")
             try:
                 result = self._test(state.candidate)
-            except MedfmError as exc:
+            except Refused as exc:  # anything else, e.g. an engine that is not installed, says nothing of the bundle
                 reason = in_one_line(exc)
                 self._write(transitions.drop_candidate(state, reason))
                 raise BundleRefused(f"{state.candidate} failed its self-test: {reason}") from exc
@@ -177,7 +155,7 @@ class DeviceFolder:
         with self._changing() as state:
             changed = transitions.roll_back(state, reason, keep=True)
             if changed.active is not None:
-                self._accept(self.open_bundle(changed.active))
+                self.open_bundle(changed.active)
             self._write(changed)
         return changed
 

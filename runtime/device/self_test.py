@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.device.options import DEFAULT_MAX_LATENCY_MS
 from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import BundleRefused
 from medfm_compress.runtime.golden_cases import read_golden_inputs
 
 _RUNS = 8
-DEFAULT_MAX_LATENCY_MS = 1000.0
 
 
 class SelfTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
-
-from medfm_compress.runtime.bundle.bundle import Bundle, write_bundle
-
-
-def as_release(path, target, release):
-    """A copy of a bundle as another release; its verdicts hold."""
-    bundle = Bundle.open(path)
-    files = {member.path: bundle.read(member.path) for member in bundle.manifest.members}
-    write_bundle(target, msgspec.structs.replace(bundle.manifest, release=release), files)
-    return target
+from released_bundle import as_release
 
 
 @pytest.fixture(scope="session")
