@@ -1,8 +1,8 @@
-"""`Disk`: everything that a device folder does to its disk, so that tests can put a disk that loses writes in its place.
+"""`Disk`: everything that a device folder does to its disk, so that tests can put one that loses writes in its place.
 
-What is durable when (POSIX, and the rule that every journalling file system keeps): the content of a file after `sync` of
-that file, a name that was made, replaced or removed after `sync_folder` of its folder. Before that each may be lost on its
-own. See Pillai and others, "All file systems are not created equal", OSDI 2014.
+What is durable when (POSIX): the content of a file after `sync` of that file; a name that was made, replaced or removed
+after `sync_folder` of its folder. Before that each may be lost on its own. See Pillai and others, "All file systems are
+not created equal", OSDI 2014.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         raise InputError(
-            f"cannot write {in_one_line(path)}: {in_one_line(exc)}; the device runs what it ran, make the folder writable "
-            "or free space"
+            f"cannot write {in_one_line(path)}: {in_one_line(exc)}; the device runs what it ran; free space, or "
+            "make the folder writable"
         ) from exc
 
 

@@ -114,13 +114,13 @@ class DeviceFolder:
         self._accept(opened)
         bundle = _describe(opened)
         with self._changing() as state:
-            state = transitions.install(state, bundle)
+            changed = transitions.install(state, bundle)
             with writing(self.bundles):
                 self._disk.make_folder(self.bundles)
                 self._disk.sync_folder(self.folder)
             try:
                 put(self._disk, self.path_of(bundle), _checked_pieces(Path(source), bundle.sha256))
-                self._write(state)
+                self._write(changed)
             except BaseException:
                 self._remove_unless_named(bundle)
                 raise
@@ -196,9 +196,7 @@ class DeviceFolder:
         if _sha256(path) != bundle.sha256:
             raise BundleRefused(f"{path.name} is not what was installed")
         self._accept(opened)
-        return self_test(
-            path, backend=options.backend, threads=options.threads, max_latency_ms=options.max_latency_ms
-        )
+        return self_test(path, backend=options.backend, threads=options.threads, max_latency_ms=options.max_latency_ms)
 
     @contextmanager
     def _changing(self) -> Iterator[DeviceState]:

@@ -1,4 +1,4 @@
-"""One process at a time changes a device folder. The system gives the lock back when a process ends, however it ends."""
+"""One process at a time changes a device folder; the system gives the lock back however a process ends."""
 
 from __future__ import annotations
 

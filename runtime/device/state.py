@@ -1,7 +1,7 @@
 """`DeviceState`: which bundle a device runs, which one it would go back to, and what it has accepted so far.
 
-It stands in two files, ``state-0.json`` and ``state-1.json``, written in turn: state number n replaces number n - 2, so the
-one before it is never touched. Each ends what it says with a digest over it. The state is the valid one with the larger
+It stands in two files, ``state-0.json`` and ``state-1.json``, written in turn: state number n replaces number n - 2, so
+the one before it is never touched. Each holds a digest over what it says. The state is the valid one with the larger
 number; where that file was damaged, the device is as it was one change before.
 """
 
@@ -149,8 +149,8 @@ def read_state(disk: Disk, folder: Path) -> StoredState:
             states += [state] if state else []
     if damaged and not states:
         raise Refused(
-            f"the state of the device folder {in_one_line(folder)} is damaged ({', '.join(damaged)}), so it is not known "
-            "which bundle was accepted; restore it from a copy, or install into a new folder"
+            f"the state of the device folder {in_one_line(folder)} is damaged ({', '.join(damaged)}), so it is not "
+            "known which bundle was accepted; restore it from a copy, or install into a new folder"
         )
     return StoredState(max(states, key=lambda state: state.number, default=DeviceState()), tuple(damaged))
 

@@ -31,8 +31,8 @@ def check_release(state: DeviceState, bundle: Installed) -> None:
         return
     if bundle.release <= state.minimum_release:
         raise BundleRefused(
-            f"{bundle} is no newer than release {state.minimum_release}, which this device has committed, and never ran "
-            "here itself; give the bundle a higher release"
+            f"{bundle} is no newer than release {state.minimum_release}, which this device has committed, and was never "
+            "committed here itself; give the bundle a higher release"
         )
 
 
@@ -92,7 +92,9 @@ def roll_back(state: DeviceState, reason: str, *, keep: bool = False) -> DeviceS
     if bundle is None:
         raise InputError("there is no earlier bundle to go back to; install another one")
     kept = left if keep and state.trial is None else None
-    trial = None if bundle.manifest_sha256 in state.accepted or state.trial is None else Trial(length=state.trial.length)
+    trial = (
+        None if bundle.manifest_sha256 in state.accepted or state.trial is None else Trial(length=state.trial.length)
+    )
     changed = replace(state, active=bundle, previous=kept, trial=trial)
     return _changed(changed, "rolled-back", left or bundle, reason)
 
@@ -112,9 +114,7 @@ def count_outcome(state: DeviceState, refused: bool) -> DeviceState:
     trial = state.trial
     if trial is None:
         return state
-    counted = replace(
-        trial, predicted=trial.predicted + (not refused), refused=trial.refused + refused, starts=0
-    )
+    counted = replace(trial, predicted=trial.predicted + (not refused), refused=trial.refused + refused, starts=0)
     if counted.refused >= trial.length and state.previous is not None:
         total = counted.refused + counted.predicted
         return roll_back(state, f"{counted.refused} of its first {total} images were refused")

@@ -1,8 +1,9 @@
 """A disk that forgets what was not synced, and one that is full: both in place of the device folder's own.
 
 `LosingDisk` does everything at once in a real folder, so that bundles can be opened there, and keeps a log. After any
-number of operations, `crashes` lays out every folder that a power failure at that moment may leave behind: each operation
-that no sync has made durable has happened, has not, or (of a write) has happened by half, independently of all others.
+number of operations, `crashes` lays out every folder that a power failure at that moment may leave behind: each
+operation that no sync has made durable has happened, has not, or (a write) has happened by half, independently of all
+others.
 """
 
 from __future__ import annotations
@@ -68,27 +69,30 @@ class LosingDisk(Disk):
 
     def crashes(self, target: Path) -> Iterator[Path]:
         """Lay out at ``target``, one after the other, every folder that a crash now may leave."""
-        settled, open_steps = self._split()
+        open_steps = self._lost_by_a_crash()
         choices = [(("whole", "lost", "half") if step.kind == "write" else ("whole", "lost")) for step in open_steps]
         for choice in itertools.product(*choices):
             kept = dict(zip(map(id, open_steps), choice, strict=True))
-            _lay_out(target, self.start, [(step, kept.get(id(step), "whole")) for step in self.log if not step.kind.startswith("sync")])
+            _lay_out(
+                target,
+                self.start,
+                [(step, kept.get(id(step), "whole")) for step in self.log if not step.kind.startswith("sync")],
+            )
             yield target
 
-    def _split(self) -> tuple[list[Step], list[Step]]:
-        """Steps that are durable, and those that are not."""
-        settled, waiting = [], []
+    def _lost_by_a_crash(self) -> list[Step]:
+        """The operations that no sync has made durable."""
+        waiting: list[Step] = []
         for step in self.log:
             if step.kind == "sync-file":
-                done = [other for other in waiting if other.kind == "write" and other.file == step.file]
+                waiting = [other for other in waiting if other.kind != "write" or other.file != step.file]
             elif step.kind == "sync-folder":
-                done = [other for other in waiting if other.kind != "write" and str(Path(other.path).parent) == step.path]
+                waiting = [
+                    other for other in waiting if other.kind == "write" or str(Path(other.path).parent) != step.path
+                ]
             else:
                 waiting.append(step)
-                continue
-            settled += done
-            waiting = [step for step in waiting if not any(step is other for other in done)]
-        return settled, waiting
+        return waiting
 
 
 class _LosingFile:

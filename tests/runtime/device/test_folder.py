@@ -323,9 +323,7 @@ def test_files_of_others_are_left_alone(device, releases):
     (device.bundles / ("1" * 64 + ".medfm.partial")).write_text("likewise")
     update(device, releases[2])
     assert all(path.read_text() == "mine" for path in strangers)
-    assert sorted(path.name for path in device.bundles.iterdir() if path not in strangers) == sorted(
-        device.state.files
-    )
+    assert sorted(path.name for path in device.bundles.iterdir() if path not in strangers) == sorted(device.state.files)
 
 
 def test_a_link_in_the_place_of_a_partial_file_is_not_followed(device, releases, tmp_path):

@@ -54,10 +54,22 @@ def install_the_first_again(device, releases):
     device.install(releases[1])
 
 
+def start(device, _):
+    device.count_start()
+
+
+def break_down(device, _):
+    state = device.state
+    if state.active.release == 2:
+        device.give_up(state.active, "it does not open")
+
+
 UPDATE = (install, activate, commit)
 JOBS = {
     "update": UPDATE,
     "automatic rollback": (install, activate, refuse, install),
+    "starts that come to nothing": (install, activate, start, start, start, start),
+    "a bundle that does not open": (*UPDATE, break_down),
     "rollback by hand": (*UPDATE, roll_back, roll_back),
     "back by installing": (*UPDATE, install_the_first_again, activate),
 }
@@ -83,28 +95,47 @@ def starts_with(folder) -> int:
     return Bundle.open(device.path_of(active)).manifest.release_number
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_no_loss_at_any_moment_leaves_a_device_without_its_bundle(name, one, releases, tmp_path):
-    job = JOBS[name]
+def left_behind(job, one, releases, tmp_path):
+    """Every folder that a power failure at any moment of ``job`` may leave; last, the number of operations."""
     whole = LosingDisk(copy(one, tmp_path / "whole"))
     run(whole.root, job, releases, whole)
-    tried = 0
     for stop in range(len(whole.log) + 1):
         disk = LosingDisk(copy(one, tmp_path / "live"), stop)
         try:
             run(disk.root, job, releases, disk)
         except Crash:
             assert stop < len(whole.log)
-        for folder in disk.crashes(tmp_path / "after"):
-            tried += 1
-            assert starts_with(folder) in (1, 2)
-            assert DeviceFolder(folder).state.minimum_release >= 1
-            device = DeviceFolder(folder, options=OPTIONS)
-            device.install(releases[3])  # and it can be updated again
-            device.activate()
-            assert starts_with(folder) == 3
-    assert len(whole.log) > 20 and tried > 2 * len(whole.log)
-    print(f"{name}: {len(whole.log) + 1} crash points, {tried} folders")
+        yield from disk.crashes(tmp_path / "after")
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_no_loss_at_any_moment_leaves_a_device_without_its_bundle(name, one, releases, tmp_path):
+    folders = 0
+    for folder in left_behind(JOBS[name], one, releases, tmp_path):
+        folders += 1
+        assert starts_with(folder) in (1, 2)
+        assert DeviceFolder(folder).state.minimum_release >= 1
+        device = DeviceFolder(folder, options=OPTIONS, disk=LosingDisk(folder))  # which does not wait for syncs
+        device.install(releases[3])  # and it can be updated again
+        device.activate()
+        assert starts_with(folder) == 3
+    assert folders > 60
+
+
+@pytest.mark.slow
+def test_a_second_failure_while_the_device_is_updated_after_the_first(one, releases, tmp_path):
+    def update_again(device, releases):
+        device.install(releases[3])
+        device.activate()
+
+    folders = 0
+    for first in left_behind(UPDATE, one, releases, tmp_path):
+        shutil.rmtree(tmp_path / "first", ignore_errors=True)
+        shutil.copytree(first, tmp_path / "first")
+        for folder in left_behind((update_again,), tmp_path / "first", releases, tmp_path / "second"):
+            folders += 1
+            assert starts_with(folder) in (1, 2, 3)
+    assert folders > 2000
 
 
 def test_a_disk_without_syncs_would_be_found_out(one, releases, tmp_path, monkeypatch):
