@@ -80,11 +80,13 @@ def _open(
 
         return Engine(bundle, backend=backend, threads=threads, unverified=unverified, cache_dir=cache)
     from medfm_compress.runtime.device.active_engine import ActiveEngine
-    from medfm_compress.runtime.device.folder import DeviceFolder, DeviceOptions
 
-    if unverified:
-        raise InputError(f"--unverified is for bundles; what is active in the device folder {bundle} passed")
-    return ActiveEngine(DeviceFolder(bundle, options=DeviceOptions(backend=backend, threads=threads)), cache_dir=cache)
+    if unverified or backend is not None:
+        option = "--unverified" if unverified else "--backend"
+        raise InputError(
+            f"{option} is for bundles; what runs in the device folder {bundle} was settled by its activation"
+        )
+    return ActiveEngine(bundle, threads=threads, cache_dir=cache)
 
 
 def _survey(images: list[Path]) -> tuple[int, int]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.device.folder import DeviceFolder
@@ -30,21 +30,33 @@ _log = logging.getLogger("medfm_compress.runtime")
 class ActiveEngine:
     """What `Engine` is for a file, for a device folder; safe to use from several threads."""
 
-    def __init__(self, device: DeviceFolder | str | Path, *, cache_dir: str | Path | None = None) -> None:
+    def __init__(
+        self, device: DeviceFolder | str | Path, *, threads: int | None = None, cache_dir: str | Path | None = None
+    ) -> None:
         """Open the active bundle; the one before it, where that does not open.
 
         Args:
-            device: the folder. Its options say on which backend and with how many threads.
+            device: the folder. Backend and threads are those of the last activation.
+            threads: for one prediction, instead.
             cache_dir: see `Engine`.
 
         Raises:
-            BundleRefused: nothing is active, or neither bundle opens.
+            BundleRefused: nothing is active, or neither bundle opens; nothing has changed then.
             Refused: the state of the folder is damaged.
+            InputError: see `Engine`; no fault of the bundle, nothing has changed.
         """
         self.device = device if isinstance(device, DeviceFolder) else DeviceFolder(device)
-        self._cache_dir = cache_dir
+        self._threads, self._cache_dir = threads, cache_dir
         self._swap = threading.Lock()
-        self._open(self._start())
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}; it must be at least 1")
+        state = self._start()
+        try:
+            self._open(state)
+        except MedfmError:  # the previous bundle did not open either, so it is no fault of the active one
+            with suppress(MedfmError):
+                self.device.take_back_start()
+            raise
 
     @property
     def engine(self) -> Engine:
@@ -93,36 +105,42 @@ class ActiveEngine:
             return self.device.state
 
     def _open(self, state: DeviceState) -> None:
-        while True:
-            bundle = state.active
-            if bundle is None:
-                raise BundleRefused(
-                    f"no bundle is active in {in_one_line(self.device.folder)}; install one and activate it"
-                )
-            options = self.device.options
-            try:
-                self._engine = Engine(
-                    self.device.open_bundle(bundle),
-                    backend=options.backend,
-                    threads=options.threads,
-                    cache_dir=self._cache_dir,
-                )
-            except MedfmError as exc:
-                state = self._fall_back(state, bundle, exc)
-            else:
-                self._bundle, self._on_trial = bundle, state.trial is not None
-                return
-
-    def _fall_back(self, state: DeviceState, bundle: Installed, error: MedfmError) -> DeviceState:
-        """The state to go on with; raises ``error`` where there is none."""
+        """Open the active bundle of ``state``; or the previous one, which is active then."""
+        if state.active is None:
+            raise BundleRefused(f"no bundle is active in {in_one_line(self.device.folder)}; activate one first")
         try:
-            changed = self.device.give_up(bundle, in_one_line(error))
+            self._use(state.active, on_trial=state.trial is not None)
+        except Refused as exc:
+            now = self.device.state
+            if now.active != state.active:  # another process has changed it
+                self._open(now)
+            elif state.previous is None:
+                raise
+            else:
+                self._go_back(state.active, state.previous, exc)
+
+    def _go_back(self, active: Installed, previous: Installed, error: Refused) -> None:
+        """Open ``previous``, and only then say that it is active: what ails both is no fault of a bundle."""
+        try:
+            self._use(previous, on_trial=False)
+        except Refused:
+            raise error from None
+        try:
+            self._on_trial = self.device.give_up(active, in_one_line(error)).trial is not None
         except InputError as exc:
-            _log.error("going back to the previous bundle without a record of it: %s", in_one_line(exc))
-            changed = msgspec.structs.replace(state, active=state.previous, previous=None, trial=None)
-        if changed.active is None or changed.active == bundle:
-            raise error
-        return changed
+            _log.error("%s does not run, and going back to %s is not recorded: %s", active, previous, in_one_line(exc))
+
+    def _use(self, bundle: Installed, *, on_trial: bool) -> None:
+        """Open ``bundle``; raises Refused where it cannot be used."""
+        try:
+            opened = self.device.open_bundle(bundle)
+        except InputError as exc:
+            raise BundleRefused(str(exc)) from exc
+        state = self.device.state
+        self._engine = Engine(
+            opened, backend=state.backend, threads=self._threads or state.threads, cache_dir=self._cache_dir
+        )
+        self._bundle, self._on_trial = bundle, on_trial
 
     def _count(self, *, refused: bool) -> None:
         if not self._on_trial:

@@ -142,7 +142,7 @@ class DeviceFolder:
                 reason = in_one_line(exc)
                 self._write(transitions.drop_candidate(state, reason))
                 raise BundleRefused(f"{state.candidate} failed its self-test: {reason}") from exc
-            self._write(transitions.activate(state, self.options.trial))
+            self._write(transitions.activate(state, self.options))
         return result
 
     def roll_back(self, reason: str = "asked for") -> DeviceState:
@@ -175,6 +175,10 @@ class DeviceFolder:
     def count_start(self) -> DeviceState:
         """Say that an engine is about to be opened; the state thereafter. Writes only while a bundle is on trial."""
         return self._counted(transitions.count_start)
+
+    def take_back_start(self) -> DeviceState:
+        """The start that was counted last came to nothing by no fault of the bundle."""
+        return self._counted(transitions.take_back_start)
 
     def report(self, *, refused: bool) -> DeviceState:
         """Say what became of a prediction with the active bundle; the state thereafter. Writes only on trial."""

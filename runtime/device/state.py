@@ -8,17 +8,16 @@ number; where that file was damaged, the device is as it was one change before.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from medfm_compress.runtime.device.disk import Disk, put
-from medfm_compress.runtime.errors import InputError, Refused, in_one_line
-from medfm_compress.runtime.strict_json import decode, digest, encode
+from medfm_compress.runtime.device.disk import Disk
+from medfm_compress.runtime.device.sealed_json import read_sealed, write_sealed
+from medfm_compress.runtime.errors import Refused, in_one_line
 
 SCHEMA_VERSION = 1
 STATE_FILES = ("state-0.json", "state-1.json")
-MAX_STATE_BYTES = 1 << 18
 MAX_ACCEPTED = 64
 MAX_EVENTS = 64
 
@@ -96,6 +95,8 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         active: the bundle that runs.
         previous: the one that ran before, which comes back where the active one fails.
         candidate: the one that was installed and not activated.
+        backend: of the last activation; None is any.
+        threads: of the last activation; None is the physical cores.
         trial: of the active bundle; None once it is committed.
         minimum_release: the highest release that was ever committed here.
         accepted: sha256 of the manifests that were committed here, the latest last, at most 64.
@@ -107,6 +108,8 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     active: Installed | None = None
     previous: Installed | None = None
     candidate: Installed | None = None
+    backend: str | None = None
+    threads: int | None = None
     trial: Trial | None = None
     minimum_release: int = 0
     accepted: tuple[str, ...] = ()
@@ -125,11 +128,6 @@ class StoredState(NamedTuple):
     damaged: tuple[str, ...] = ()
 
 
-class _Sealed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    state: dict[str, Any]
-    sha256: str
-
-
 def read_state(disk: Disk, folder: Path) -> StoredState:
     """The state of ``folder``; a first one, without any bundle, where there are no state files.
 
@@ -140,10 +138,8 @@ def read_state(disk: Disk, folder: Path) -> StoredState:
     states, damaged = [], []
     for name in STATE_FILES:
         try:
-            state = _read(disk, folder / name)
-        except InputError:
-            raise
-        except (Refused, OSError, ValueError):
+            state = read_sealed(disk, folder / name, DeviceState, SCHEMA_VERSION)
+        except Refused:
             damaged.append(name)
         else:
             states += [state] if state else []
@@ -161,18 +157,4 @@ def write_state(disk: Disk, folder: Path, state: DeviceState) -> None:
     Raises:
         InputError: it cannot be written; the state is the one before then.
     """
-    body = msgspec.to_builtins(state)
-    put(disk, folder / STATE_FILES[state.number % 2], [encode(_Sealed(state=body, sha256=digest(body)))])
-
-
-def _read(disk: Disk, path: Path) -> DeviceState | None:
-    try:
-        raw = disk.read(path, MAX_STATE_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    sealed = decode(raw, _Sealed, source=path.name, error=Refused)
-    if digest(sealed.state) != sealed.sha256 or len(raw) > MAX_STATE_BYTES:
-        raise Refused(f"{path.name} is damaged")
-    if sealed.state.get("schema_version", 0) > SCHEMA_VERSION:
-        raise InputError(f"{path.name} was written by a newer medfm-compress: upgrade")
-    return decode(msgspec.json.encode(sealed.state), DeviceState, source=path.name, error=Refused)
+    write_sealed(disk, folder / STATE_FILES[state.number % 2], state)

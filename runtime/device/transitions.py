@@ -14,6 +14,7 @@ import time
 
 from msgspec.structs import replace
 
+from medfm_compress.runtime.device.options import DeviceOptions
 from medfm_compress.runtime.device.state import MAX_ACCEPTED, MAX_EVENTS, DeviceState, Event, Installed, Trial
 from medfm_compress.runtime.errors import BundleRefused, InputError
 
@@ -31,7 +32,7 @@ def check_release(state: DeviceState, bundle: Installed) -> None:
         return
     if bundle.release <= state.minimum_release:
         raise BundleRefused(
-            f"{bundle} is no newer than release {state.minimum_release}, which this device has committed, and was never "
+            f"{bundle} is no newer than release {state.minimum_release}, which was committed here, and was never "
             "committed here itself; give the bundle a higher release"
         )
 
@@ -42,7 +43,7 @@ def install(state: DeviceState, bundle: Installed) -> DeviceState:
     return _changed(replace(state, candidate=bundle), "installed", bundle)
 
 
-def activate(state: DeviceState, trial_length: int) -> DeviceState:
+def activate(state: DeviceState, options: DeviceOptions) -> DeviceState:
     """The candidate becomes the active bundle: on trial, or committed at once where it was accepted before.
 
     The one before becomes the previous; one on trial does so only where there is no other.
@@ -51,12 +52,17 @@ def activate(state: DeviceState, trial_length: int) -> DeviceState:
     check_release(state, bundle)
     earlier = (state.active if state.trial is None else None, state.previous, state.active)
     previous = next((known for known in earlier if known and known.sha256 != bundle.sha256), None)
-    changed = _changed(
-        replace(state, active=bundle, previous=previous, candidate=None, trial=Trial(length=trial_length)),
-        "activated",
-        bundle,
+    switched = replace(
+        state,
+        active=bundle,
+        previous=previous,
+        candidate=None,
+        backend=options.backend,
+        threads=options.threads,
+        trial=Trial(length=options.trial),
     )
-    return commit(changed) if bundle.manifest_sha256 in state.accepted or not trial_length else changed
+    changed = _changed(switched, "activated", bundle)
+    return commit(changed) if bundle.manifest_sha256 in state.accepted or not options.trial else changed
 
 
 def drop_candidate(state: DeviceState, reason: str) -> DeviceState:
@@ -107,6 +113,13 @@ def count_start(state: DeviceState) -> DeviceState:
     if trial.starts >= MAX_STARTS and state.previous is not None:
         return roll_back(state, f"{trial.starts} starts of it came to nothing")
     return replace(state, number=state.number + 1, trial=replace(trial, starts=trial.starts + 1))
+
+
+def take_back_start(state: DeviceState) -> DeviceState:
+    """The last start that was counted says nothing of the bundle."""
+    if state.trial is None or not state.trial.starts:
+        return state
+    return replace(state, number=state.number + 1, trial=replace(state.trial, starts=state.trial.starts - 1))
 
 
 def count_outcome(state: DeviceState, refused: bool) -> DeviceState:

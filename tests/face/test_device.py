@@ -129,3 +129,5 @@ def test_run_takes_a_device_folder_and_counts_its_trial(device, call, releases, 
     assert "rolled-back" in device("status")[1]
     code, _, error = call("run", folder, tmp_path / "one.png", "--unverified")
     assert code == 2 and "--unverified is for bundles" in error
+    assert call("run", folder, tmp_path / "one.png", "--threads", 0)[0] == 2  # no fault of the bundle
+    assert "active:     tiny (release 1" in device("status")[1]

@@ -269,7 +269,7 @@ def test_a_file_that_is_exchanged_while_it_is_installed(device, releases, tmp_pa
     assert list(device.bundles.iterdir()) == [] and device.state.candidate is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 50, b'{"state": {}, "sha256": ""}', b"[" * 5000])
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 50, b'{"content": {}, "sha256": ""}', b"[" * 5000])
 def test_one_damaged_state_file_is_as_it_was_one_change_before(device, releases, content):
     update(device, releases[1])
     update(device, releases[2])
@@ -299,8 +299,8 @@ def test_a_state_of_a_later_version_is_not_guessed(device, releases):
     update(device, releases[1])
     for name in STATE_FILES:
         sealed = decode((device.folder / name).read_bytes(), dict, source=name)
-        state = sealed["state"] | {"schema_version": 2, "novelty": True}
-        (device.folder / name).write_bytes(encode({"state": state, "sha256": digest(state)}))
+        state = sealed["content"] | {"schema_version": 2, "novelty": True}
+        (device.folder / name).write_bytes(encode({"content": state, "sha256": digest(state)}))
     with pytest.raises(InputError, match="newer medfm-compress"):
         ActiveEngine(device)
 
@@ -427,3 +427,35 @@ def test_all_goldens_are_replayed_by_the_self_test(device, releases, monkeypatch
     assert len(replayed) == 1
     with Engine(releases[1], threads=1) as engine:
         assert len(read_golden_logits(engine.bundle, engine.variant)) == 2 and engine.replay_goldens() < 1e-4
+
+
+def raise_input_error():
+    raise InputError("cannot use the cache folder")
+
+
+def test_what_ails_every_bundle_brings_none_back(device, releases, monkeypatch):
+    update(device, releases[1])
+    update(device, releases[2])
+    device.install(releases[3])
+    device.activate()
+    before = device.state
+    with pytest.raises(InputError, match="threads is -1"):
+        ActiveEngine(device, threads=-1)
+    broken = DeviceFolder(
+        device.folder, accept=lambda _: (_ for _ in ()).throw(Refused("the trust store is open to all"))
+    )
+    with pytest.raises(Refused, match="trust store"):
+        ActiveEngine(broken)
+    monkeypatch.setattr("medfm_compress.runtime.engine.open_variant", lambda *_: raise_input_error())
+    for _ in range(5):
+        with pytest.raises(InputError, match="cannot use the cache"):
+            ActiveEngine(device)
+    assert device.state.active == before.active and device.state.trial.starts == 0
+
+
+def test_backend_and_threads_are_those_of_the_activation(device, releases):
+    update(device, releases[1])
+    with ActiveEngine(device.folder) as active:
+        assert (active.engine.info.backend, active.engine.info.threads) == ("onnxruntime", 1)
+    with ActiveEngine(device.folder, threads=2) as active:
+        assert active.engine.info.threads == 2
