@@ -6,7 +6,7 @@ import logging
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -58,6 +58,18 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     model_digest: str
     intended_use: str
     elapsed_ms: float
+
+
+class NetworkInput(NamedTuple):
+    """What the network was given for one image.
+
+    Attributes:
+        tensor: ``[1, C, H, W]``, float32, normalised.
+        spacing_mm: of the pixels before any resizing, where a DICOM file says it.
+    """
+
+    tensor: NDArray[np.float32]
+    spacing_mm: float | None
 
 
 class Engine:
@@ -123,19 +135,26 @@ class Engine:
             Refused: the network's output, or a probability that follows from it, is not finite.
             InputError: the engine is closed, or the source is of no known kind.
         """
+        return self.predict_with_input(source)[0]
+
+    def predict_with_input(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any]
+    ) -> tuple[Prediction, NetworkInput]:
+        """:func:`predict`, and what the network was given, for whoever watches it."""
         from medfm_compress.runtime.read_image import read_image
 
         start = time.perf_counter()
         return self._predict(read_image(source, self.manifest.image_spec.dicom), start)
 
-    def _predict(self, pixels: Pixels, start: float) -> Prediction:
+    def _predict(self, pixels: Pixels, start: float) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.preprocess import preprocess
 
-        logits = self.logits(preprocess(pixels, self.manifest.image_spec))
+        tensor = preprocess(pixels, self.manifest.image_spec)
+        logits = self.logits(tensor)
         task = self.task
         scores = probabilities(logits, task)
-        return Prediction(
+        prediction = Prediction(
             probabilities=dict(zip(task.findings, scores[0].tolist(), strict=True)),
             findings=_called(scores, task),
             label=task.labels[int(scores[0].argmax())] if task.kind == "multiclass" else None,
@@ -149,6 +168,7 @@ class Engine:
             intended_use=self.manifest.intended_use,
             elapsed_ms=(time.perf_counter() - start) * 1e3,
         )
+        return prediction, NetworkInput(tensor, pixels.spacing_mm)
 
     def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         """Raw logits ``[1, labels]`` of one preprocessed image ``[1, C, H, W]``, float32.

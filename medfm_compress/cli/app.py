@@ -18,6 +18,7 @@ from medfm_compress.cli.export import export
 from medfm_compress.cli.finetune import finetune
 from medfm_compress.cli.gate import gate
 from medfm_compress.cli.inspect import inspect
+from medfm_compress.cli.monitor import app as monitor
 from medfm_compress.cli.policy import app as policy
 from medfm_compress.cli.pretrain import pretrain
 from medfm_compress.cli.prune import prune
@@ -45,7 +46,7 @@ COMMANDS = (
 )
 
 
-GROUPS = (("study", study), ("policy", policy), ("recipe", recipe), ("device", device))
+GROUPS = (("study", study), ("policy", policy), ("recipe", recipe), ("device", device), ("monitor", monitor))
 PROGRAM = "medfm-compress"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 

@@ -16,6 +16,7 @@ from medfm_compress.runtime.errors import InputError
 if TYPE_CHECKING:
     from medfm_compress.runtime.device.folder import DeviceFolder as OpenedFolder
     from medfm_compress.runtime.device.state import DeviceState, Installed, StoredState
+    from medfm_compress.runtime.monitor.shadow import ShadowRecord
 
 app = typer.Typer(help="Update a device, and fall back where an update is bad.", no_args_is_help=True)
 _SHOWN_EVENTS = 8
@@ -33,7 +34,7 @@ def install(bundle: Bundle, device_folder: DeviceFolder = None) -> None:
 
     Only a bundle of a higher release than any committed there, or one committed there itself, is let in.
     """
-    device = _open(device_folder)
+    device = open_device(device_folder)
     installed = device.install(bundle)
     console.emit(lambda: installed, lambda: console.say(f"installed {installed}; activate it with: device activate"))
 
@@ -46,7 +47,7 @@ def activate(options: DeviceOptions, device_folder: DeviceFolder = None) -> None
     The self-test takes the variant that this device would run: a passing verdict, every golden case, the time of a run.
     The bundle is on trial then: it is committed, or the one before comes back by itself.
     """
-    device = _open(device_folder, options)
+    device = open_device(device_folder, options)
     result = device.activate()
     state = device.state
 
@@ -64,7 +65,7 @@ def activate(options: DeviceOptions, device_folder: DeviceFolder = None) -> None
 @command()
 def rollback(device_folder: DeviceFolder = None) -> None:
     """Make the bundle before the active one active again."""
-    state = _open(device_folder).roll_back()
+    state = open_device(device_folder).roll_back()
     console.emit(lambda: state, lambda: console.say(f"active: {_with_trial(state)}"))
 
 
@@ -72,7 +73,7 @@ def rollback(device_folder: DeviceFolder = None) -> None:
 @command()
 def status(device_folder: DeviceFolder = None) -> None:
     """Show what is active, what would come back, what waits, and what happened."""
-    device = _open(device_folder)
+    device = open_device(device_folder)
     stored = device.read()
     console.emit(
         lambda: {"folder": str(device.folder), "state": stored.state, "damaged": stored.damaged},
@@ -80,7 +81,20 @@ def status(device_folder: DeviceFolder = None) -> None:
     )
 
 
-def _open(folder: Path | None, options: DeviceOptions | None = None) -> OpenedFolder:
+@app.command()
+@command()
+def shadow(device_folder: DeviceFolder = None) -> None:
+    """Show how the candidate would have decided beside the active bundle, as run --shadow counted it."""
+    from medfm_compress.runtime.monitor.shadow import read_shadow
+
+    device = open_device(device_folder)
+    state = device.state
+    record = read_shadow(device, state)
+    console.emit(lambda: record, lambda: _print_shadow(record, state))
+
+
+def open_device(folder: Path | None, options: DeviceOptions | None = None) -> OpenedFolder:
+    """The device folder that an option or the environment names; raises InputError where neither does."""
     from medfm_compress.runtime.device.folder import DeviceFolder as OpenedFolder
 
     if folder is None or folder == Path():
@@ -103,6 +117,22 @@ def _print_status(stored: StoredState) -> None:
     for event in state.events[-_SHOWN_EVENTS:]:
         reason = f": {event.reason}" if event.reason else ""
         console.say(f"{event.date}  {event.what}  release {event.release}, {event.bundle[:12]}{reason}")
+
+
+def _print_shadow(record: ShadowRecord | None, state: DeviceState) -> None:
+    if record is None:
+        console.say("nothing was counted of a candidate beside the active bundle; use run with --shadow")
+        return
+    console.say(f"active:     {_named(state.active)}")
+    console.say(f"candidate:  {_named(state.candidate)}")
+    console.say(
+        f"images:     {record.predicted} predicted by both; refused by the active alone {record.refused_by_active}, by "
+        f"the candidate alone {record.refused_by_candidate}, by both {record.refused_by_both}"
+    )
+    for name, counted in record.findings.items():
+        alone = f"{counted.only_candidate} called by the candidate alone, {counted.only_active} by the active alone"
+        shift = counted.sum_of_shifts / record.predicted
+        console.say(f"{name}: {counted.disagreements} decided otherwise ({alone}), mean shift {shift:+.4f}")
 
 
 def _with_trial(state: DeviceState) -> str:

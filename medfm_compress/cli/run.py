@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -40,6 +40,9 @@ def run(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of your own where OpenVINO may keep compiled models (faster start).")
     ] = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="With a device folder: let the candidate predict too, and only count it.")
+    ] = False,
 ) -> None:
     """Predict for images with a bundle. A refused image gets its reason, the others are still done (exit code 4).
 
@@ -54,7 +57,7 @@ def run(
     tally: Counter[str] = Counter()
     code = EXIT_OK
     with (
-        _open(bundle, backend, threads, unverified, cache) as engine,
+        _open(bundle, EngineChoice(backend, threads, unverified, cache, shadow)) as engine,
         console.json_list() as add,
     ):
         rows = Rows(engine.task, longest)
@@ -72,21 +75,44 @@ def run(
         raise typer.Exit(code)
 
 
-def _open(
-    bundle: Path, backend: str | None, threads: int | None, unverified: bool, cache: Path | None
-) -> Engine | ActiveEngine:
-    if not _is_folder(bundle):
-        from medfm_compress.runtime.engine import Engine
+class EngineChoice(NamedTuple):
+    """How the options say that the engine is to be opened."""
 
-        return Engine(bundle, backend=backend, threads=threads, unverified=unverified, cache_dir=cache)
+    backend: str | None
+    threads: int | None
+    unverified: bool
+    cache: Path | None
+    shadow: bool
+
+
+def _open(bundle: Path, choice: EngineChoice) -> Engine | ActiveEngine:
+    backend, threads, unverified, cache, shadow = choice
+    if _is_folder(bundle):
+        if unverified or backend is not None:
+            option = "--unverified" if unverified else "--backend"
+            raise InputError(
+                f"{option} is for bundles; what runs in the device folder {bundle} was settled by its activation"
+            )
+        return _open_active(bundle, threads, cache, shadow)
+    from medfm_compress.runtime.engine import Engine
+
+    if shadow:
+        raise InputError(f"--shadow needs a device folder, in which a candidate waits; {bundle} is none")
+    return Engine(bundle, backend=backend, threads=threads, unverified=unverified, cache_dir=cache)
+
+
+def _open_active(folder: Path, threads: int | None, cache: Path | None, shadow: bool) -> ActiveEngine:
+    """The active bundle, counted; with ``shadow`` the candidate beside it."""
     from medfm_compress.runtime.device.active_engine import ActiveEngine
+    from medfm_compress.runtime.device.folder import DeviceFolder
+    from medfm_compress.runtime.monitor.monitor import Monitor
+    from medfm_compress.runtime.monitor.shadow import Shadow
 
-    if unverified or backend is not None:
-        option = "--unverified" if unverified else "--backend"
-        raise InputError(
-            f"{option} is for bundles; what runs in the device folder {bundle} was settled by its activation"
-        )
-    return ActiveEngine(bundle, threads=threads, cache_dir=cache)
+    device = DeviceFolder(folder)
+    if shadow and device.state.candidate is None:
+        raise InputError(f"no candidate waits in the device folder {folder}; install one first")
+    observers = [Monitor(folder), *([Shadow(device)] if shadow else [])]
+    return ActiveEngine(device, threads=threads, cache_dir=cache, observers=observers)
 
 
 def _survey(images: list[Path]) -> tuple[int, int]:

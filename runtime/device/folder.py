@@ -62,7 +62,7 @@ class DeviceFolder:
         self.folder = Path(folder)
         self.options = options or DeviceOptions()
         self._accept = accept
-        self._disk = disk or Disk()
+        self.disk = disk or Disk()
 
     @property
     def bundles(self) -> Path:
@@ -75,7 +75,7 @@ class DeviceFolder:
         Raises:
             Refused: both files of the state are damaged.
         """
-        return read_state(self._disk, self.folder)
+        return read_state(self.disk, self.folder)
 
     @property
     def state(self) -> DeviceState:
@@ -116,10 +116,10 @@ class DeviceFolder:
         with self._changing() as state:
             changed = transitions.install(state, bundle)
             with writing(self.bundles):
-                self._disk.make_folder(self.bundles)
-                self._disk.sync_folder(self.folder)
+                self.disk.make_folder(self.bundles)
+                self.disk.sync_folder(self.folder)
             try:
-                put(self._disk, self.path_of(bundle), _checked_pieces(Path(source), bundle.sha256))
+                put(self.disk, self.path_of(bundle), _checked_pieces(Path(source), bundle.sha256))
                 self._write(changed)
             except BaseException:
                 self._remove_unless_named(bundle)
@@ -214,16 +214,16 @@ class DeviceFolder:
         """Give the space of an installation that failed back, whatever it failed at."""
         with suppress(OSError, MedfmError):
             if bundle.file not in self.state.files:
-                discard(self._disk, self.path_of(bundle))
+                discard(self.disk, self.path_of(bundle))
 
     def _write(self, state: DeviceState) -> None:
         """Make ``state`` durable, then remove the bundles that neither it nor the state before it names."""
         before = self.state
-        write_state(self._disk, self.folder, state)
+        write_state(self.disk, self.folder, state)
         with suppress(OSError):  # what stays is removed the next time
-            for name in self._disk.names(self.bundles):
+            for name in self.disk.names(self.bundles):
                 if _OURS.fullmatch(name) and name not in state.files | before.files:
-                    discard(self._disk, self.bundles / name)
+                    discard(self.disk, self.bundles / name)
 
 
 def manifest_sha256(path: Path) -> str:

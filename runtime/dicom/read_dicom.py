@@ -25,6 +25,7 @@ from medfm_compress.runtime.dicom.frame import check_fragments, check_rle, plain
 from medfm_compress.runtime.dicom.grey import p_value_table
 from medfm_compress.runtime.dicom.overlays import overlay_bits
 from medfm_compress.runtime.dicom.parse import parse
+from medfm_compress.runtime.dicom.spacing import spacing_mm
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.images.completeness import lacks_scans, with_noise_behind_scans, with_noise_for_end
@@ -104,9 +105,9 @@ def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
     flags += tuple(remark for remark in remarks if remark not in flags)
     if table is None:
         pixels = rgb_pixels(ds, layout, values, name)
-        return pixels._replace(flags=flags + pixels.flags)
+        return pixels._replace(flags=flags + pixels.flags, spacing_mm=spacing_mm(ds))
     codes = _codes(values, layout, name, overlays=overlay_bits(ds, layout), lossy=LOSSY in flags)
-    return Pixels.from_integers(table[codes], flags)
+    return Pixels.from_integers(table[codes], flags)._replace(spacing_mm=spacing_mm(ds))
 
 
 def _quality_flags(ds: Dataset) -> tuple[str, ...]:

@@ -16,12 +16,14 @@ class Pixels(NamedTuple):
         low: value that stands for black.
         high: value that stands for white, above ``low``.
         flags: quality remarks that a prediction carries on, e.g. ``lossy-compressed``.
+        spacing_mm: between pixels, where a DICOM file says it; the geometric mean of rows and columns.
     """
 
     values: NDArray[Any]
     low: float
     high: float
     flags: tuple[str, ...] = ()
+    spacing_mm: float | None = None
 
     @property
     def is_colour(self) -> bool:

@@ -1,4 +1,4 @@
-"""Counts in bins that nobody can be recognised in: every bin of a reference holds at least 10 cases."""
+"""Counts in bins that nobody can be recognised in: every bin of a reference holds at least 10 cases, or none."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from medfm_compress.runtime.errors import InputError
 BINS = 10
 MIN_COUNT = 10
 _DIGITS = 3
+_ROOM, _SMALLEST = 0.02, 1e-3
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,22 +31,22 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         rising = all(a < b for a, b in zip(self.edges, self.edges[1:], strict=False))
         if not rising or not all(map(math.isfinite, self.edges)) or len(self.counts) != len(self.edges) + 1:
             raise InputError(f"{len(self.counts)} counts do not fit {len(self.edges)} edges, which must rise")
-        if min(self.counts) < MIN_COUNT or len(self.counts) > BINS:
-            raise InputError(f"a histogram has at most {BINS} bins of at least {MIN_COUNT} cases")
+        if any(0 < count < MIN_COUNT for count in self.counts) or sum(self.counts) <= 0 or len(self.counts) > BINS:
+            raise InputError(f"a histogram has at most {BINS} bins, each empty or of at least {MIN_COUNT} cases")
 
     def bin_of(self, value: float) -> int:
         """Number of the bin of ``value``."""
         return bisect_right(self.edges, value)
 
 
-def summarise(values: Sequence[float]) -> Histogram | None:
-    """About ten bins of about as many values each; None where the values do not fill two bins.
+def summarise(values: Sequence[float]) -> Histogram:
+    """About ten bins of about as many values each; where they hardly vary, one around all between two empty ones.
 
     Edges lie between two values and are rounded to three digits, so that none is anybody's own value.
     """
     ordered = sorted(values)
     aim = max(MIN_COUNT, math.ceil(len(ordered) / BINS))
-    edges: list[float] = []
+    edges: list[float] = []  # each is given when the bin below it is full, and the rest fills another
     begun = 0
     for i in range(1, len(ordered)):
         edge = _rounded((ordered[i - 1] + ordered[i]) / 2)
@@ -53,7 +54,8 @@ def summarise(values: Sequence[float]) -> Histogram | None:
             edges.append(edge)
             begun = i
     if not edges:
-        return None
+        room = _ROOM * max(abs(ordered[0]), abs(ordered[-1]), _SMALLEST)
+        edges = [_rounded(ordered[0] - room), _rounded(ordered[-1] + room)]
     counts = [0] * (len(edges) + 1)
     for value in ordered:
         counts[bisect_right(edges, value)] += 1
