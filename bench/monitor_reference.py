@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from medfm_compress.data.sources import with_rules
-from medfm_compress.data.study import Study
+from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.activation import probabilities
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle
 from medfm_compress.runtime.bundle.manifest import Variant
@@ -29,7 +30,8 @@ def add_reference(
 ) -> Reference:
     """Write a copy of ``bundle`` to ``out`` with a reference of the cases of ``split``; its verdicts hold.
 
-    Of more than 2,000 cases every second, third … is taken, so that at most so many are.
+    Of a patient only the first image is taken, since several of one say what one says. Of more than 2,000 cases every
+    second, third … is taken, so that at most so many are.
 
     Raises:
         InputError: other labels than the study's, too few cases, or nothing can be written.
@@ -46,7 +48,7 @@ def add_reference(
     sessions = {variant.name: open_variant(bundle, variant, usable_cores()) for variant in variants}
     spec = bundle.manifest.image_spec
     source = with_rules(study.source, spec.dicom)
-    cases = study.split(split)
+    cases = _one_a_patient(study.split(split))
     cases = cases[:: max(1, -(-len(cases) // MAX_CASES))]
     inputs, scores = [], {variant.name: _empty(bundle, variant) for variant in variants}
     for case in counted(cases, "look at cases", len(cases), progress):
@@ -64,6 +66,18 @@ def add_reference(
     reference = make_reference(bundle, split, inputs, scores)
     rewrite_bundle(bundle, out, files=reference_member(reference))
     return reference
+
+
+def _one_a_patient(cases: Sequence[Case]) -> list[Case]:
+    """The first case of every patient; all of those without one."""
+    seen: set[str] = set()
+    kept = []
+    for case in cases:
+        if case.patient_key and case.patient_key in seen:
+            continue
+        seen.add(case.patient_key)
+        kept.append(case)
+    return kept
 
 
 def _empty(bundle: Bundle, variant: Variant) -> dict[str, list[float]]:

@@ -66,10 +66,12 @@ class NetworkInput(NamedTuple):
     Attributes:
         tensor: ``[1, C, H, W]``, float32, normalised.
         spacing_mm: of the pixels before any resizing, where a DICOM file says it.
+        examination: a mark that images of one DICOM study share, of no meaning outside this process.
     """
 
     tensor: NDArray[np.float32]
     spacing_mm: float | None
+    examination: bytes | None = None
 
 
 class Engine:
@@ -168,7 +170,7 @@ class Engine:
             intended_use=self.manifest.intended_use,
             elapsed_ms=(time.perf_counter() - start) * 1e3,
         )
-        return prediction, NetworkInput(tensor, pixels.spacing_mm)
+        return prediction, NetworkInput(tensor, pixels.spacing_mm, pixels.examination)
 
     def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         """Raw logits ``[1, labels]`` of one preprocessed image ``[1, C, H, W]``, float32.

@@ -17,6 +17,7 @@ class Pixels(NamedTuple):
         high: value that stands for white, above ``low``.
         flags: quality remarks that a prediction carries on, e.g. ``lossy-compressed``.
         spacing_mm: between pixels, where a DICOM file says it; the geometric mean of rows and columns.
+        examination: a mark that images of one DICOM study share, of no meaning outside this process.
     """
 
     values: NDArray[Any]
@@ -24,6 +25,7 @@ class Pixels(NamedTuple):
     high: float
     flags: tuple[str, ...] = ()
     spacing_mm: float | None = None
+    examination: bytes | None = None
 
     @property
     def is_colour(self) -> bool:

@@ -16,8 +16,9 @@ together. The capital is staked in portions, π at the start of every 50 images,
 that a change that comes late is found too (a mixture over the time of change; Shin, Ramdas and Rinaldo, E-detectors,
 2023). Several features share α evenly: each gives an alarm at their number / α.
 
-Exchangeable is what independent images of one kind are. Several images of a patient in a row are not: they make false
-alarms more frequent (docs/results/monitoring.md says by how much).
+Exchangeable is what independent images of one kind are. Several images of a patient in a row are not, and would make
+false alarms the rule (docs/results/monitoring.md): only the first image of an examination takes part, on the device as
+in the reference.
 """
 
 from __future__ import annotations

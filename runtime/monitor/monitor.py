@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ LOCK = "lock"
 EVERY = 16
 MAX_RECORDS = 8
 _MAX_WAITING = 1000
+_REMEMBERED = 256
 
 _log = logging.getLogger("medfm_compress.runtime")
 
@@ -44,6 +46,7 @@ class Monitor:
         self._disk = disk or Disk()
         self._random = random_source or random.SystemRandom()
         self._waiting: list[Seen] = []
+        self._examinations: deque[bytes] = deque(maxlen=_REMEMBERED)
         self._lock = threading.Lock()
 
     def opened(self, engine: Engine, bundle: Installed) -> None:
@@ -70,6 +73,7 @@ class Monitor:
         self._add(
             Seen(
                 bins={name: watched[name].reference.bin_of(value) for name, value in values.items() if name in watched},
+                repeated=self._is_repeated(seen.examination),
                 called=tuple(name for name, called in prediction.findings.items() if called),
                 flags=prediction.flags,
             )
@@ -83,6 +87,15 @@ class Monitor:
         """Record a replay of all golden cases; None where one gave another result."""
         with self._lock:
             self._change(lambda record: add_replay(record, error, this_week()))
+
+    def _is_repeated(self, examination: bytes | None) -> bool:
+        """Whether one of the last images was of this examination: several of one say what one says."""
+        if examination is None:
+            return False
+        with self._lock:
+            repeated = examination in self._examinations
+            self._examinations.append(examination)
+        return repeated
 
     def flush(self) -> None:
         """Write what is kept in memory."""

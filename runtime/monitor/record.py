@@ -28,12 +28,14 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes:
         bins: feature → number of the bin of its value.
+        repeated: another image of an examination that was seen: it is counted, and not put to the drift test.
         called: findings that were called.
         flags: of the prediction.
         refusal: kind of error; empty for a prediction.
     """
 
     bins: dict[str, int] = {}
+    repeated: bool = False
     called: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     refusal: str = ""
@@ -56,7 +58,7 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         reference: its histogram, from the bundle.
-        counts: of all images so far, by bin.
+        counts: of the first images of all examinations so far, by bin.
         missing: images that do not have it.
         capital: of the drift test.
         alarm: None as long as there was none.
@@ -141,11 +143,15 @@ def count(record: Record, seen: Seen, week: str, u: float) -> Record:
     """The record with one more outcome; ``u`` is drawn from U(0, 1) for the drift test."""
     if seen.refusal:
         return _with_week(record, week, seen, {})
-    watched = {
-        name: _count_feature(feature, seen.bins.get(name), (record.threshold, week, u))
-        for name, feature in record.watched.items()
-    }
-    sizes = {name: len(feature.counts) for name, feature in watched.items()}
+    sizes = {name: len(feature.counts) for name, feature in record.watched.items()}
+    watched = (
+        record.watched
+        if seen.repeated
+        else {
+            name: _count_feature(feature, seen.bins.get(name), (record.threshold, week, u))
+            for name, feature in record.watched.items()
+        }
+    )
     return _with_week(replace(record, watched=watched), week, seen, sizes)
 
 

@@ -29,7 +29,7 @@ class FeatureReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         reference: histogram of the cases that the bundle was made with.
-        counts: of the device's images, in the same bins.
+        counts: of the first images of the device's examinations, in the same bins.
         missing: images that do not have it.
         evidence: of the drift test; an alarm is given at the threshold.
         alarm: the first; None as long as there was none.

@@ -29,12 +29,14 @@ def folder(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("monitor")
     random = np.random.default_rng(0)
     (folder / "study").mkdir()
-    rows = ["image,split,label"]
+    rows = ["image,split,label,patient"]
     for number in range(70):
         level = random.normal(110, 15)
         image = random.normal(level, 30, (40, 36)).clip(0, 255).astype(np.uint8)
         Image.fromarray(image).save(folder / "study" / f"{number}.png")
-        rows.append(f"{number}.png,{'val' if number < 60 else 'test'},{('normal', 'opacity')[number % 2]}")
+        rows.append(
+            f"{number}.png,{'val' if number < 60 else 'test'},{('normal', 'opacity')[number % 2]},P{max(number, 5)}"
+        )
     (folder / "study" / "cases.csv").write_text("\n".join(rows) + "\n")
     tiny.bundle(folder / "tiny.medfm", (tiny.OV, tiny.ORT))
     return folder
@@ -46,7 +48,7 @@ def test_from_a_study_to_a_report(folder, call, tiny, tmp_path):
         "monitor", "reference", folder / "tiny.medfm", "--study", folder / "study", "--out", with_reference
     )
     assert code == 0
-    assert "mean intensity, spread of intensity and the scores of 2 variants on 60 cases" in out
+    assert "mean intensity, spread of intensity and the scores of 2 variants on 55 cases" in out
     assert Bundle.open(with_reference).verdict(tiny.ORT.name).outcome == "pass"
     device = tmp_path / "device"
     assert call("monitor", "report", "--device-folder", device)[1].startswith("nothing was counted")

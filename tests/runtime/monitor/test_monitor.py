@@ -233,3 +233,36 @@ def test_the_spacing_of_a_dicom_file_is_watched(tiny, tmp_path, make_dicom):
         ):
             seen = engine.predict_with_input(make_dicom(tiny.image(), **attributes))[1]
             assert seen.spacing_mm == (expected if expected is None else pytest.approx(expected))
+
+
+def test_several_images_of_an_examination_are_tested_once(device, make_images, make_dicom):
+    files = [
+        make_dicom(image, StudyInstanceUID=f"1.2.{number // 3}") for number, image in enumerate(make_images(12, 2))
+    ]
+    watch(device, files)
+    watched = read_record(device.folder, device.state.active).watched["mean intensity"]
+    assert sum(watched.counts) == watched.capital.images == 4
+    (week,) = only(make_report(device)).weeks
+    assert week.predicted == sum(week.bins["mean intensity"]) == 12
+    stored = b"".join(path.read_bytes() for path in (device.folder / "monitor").iterdir())
+    assert b"1.2." not in stored
+
+
+def test_the_mark_of_an_examination_means_nothing_elsewhere(make_dicom, tiny):
+    import subprocess
+    import sys
+
+    from medfm_compress.runtime.read_image import read_image
+
+    code = (
+        "import pydicom; from medfm_compress.runtime.dicom.examination import examination\n"
+        "ds = pydicom.Dataset(); ds.StudyInstanceUID = '1.2.3'; print(examination(ds).hex())"
+    )
+    marks = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(marks) == 2
+    one, same, other = (read_image(make_dicom(tiny.image(), StudyInstanceUID=uid)) for uid in ("1.2", "1.2", "1.3"))
+    assert one.examination == same.examination != other.examination
+    assert read_image(make_dicom(tiny.image())).examination is None
