@@ -6,8 +6,8 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -66,6 +66,22 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     elapsed_ms: float
     typicality: float | None = None
     not_reliable: str = ""
+
+
+class NetworkInput(NamedTuple):
+    """What the network was given for one image, and what it answered whatever was made of it.
+
+    Attributes:
+        tensor: ``[1, C, H, W]``, float32, normalised.
+        spacing_mm: of the pixels before any resizing, where a DICOM file says it.
+        examination: a mark that images of one DICOM study share, of no meaning outside this process.
+        scores: finding → its probability, of an image that is not reliable as well.
+    """
+
+    tensor: NDArray[np.float32]
+    spacing_mm: float | None
+    examination: bytes | None = None
+    scores: Mapping[str, float] = MappingProxyType({})
 
 
 class Engine:
@@ -138,12 +154,18 @@ class Engine:
             Refused: the network's output, or a probability that follows from it, is not finite.
             InputError: the engine is closed, or the source is of no known kind.
         """
+        return self.predict_with_input(source)[0]
+
+    def predict_with_input(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any]
+    ) -> tuple[Prediction, NetworkInput]:
+        """:func:`predict`, and what the network was given, for whoever watches it."""
         from medfm_compress.runtime.read_image import read_image
 
         start = time.perf_counter()
         return self._predict(read_image(source, self.manifest.image_spec.dicom), start)
 
-    def _predict(self, pixels: Pixels, start: float) -> Prediction:
+    def _predict(self, pixels: Pixels, start: float) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.preprocess import preprocess
 
@@ -153,7 +175,7 @@ class Engine:
         scores = probabilities(self._logits_of(outputs), task)
         typicality, not_reliable = self._judged(outputs, tensor)
         given = not (not_reliable and self._withholds)
-        return Prediction(
+        prediction = Prediction(
             probabilities=dict(zip(task.findings, scores[0].tolist(), strict=True)) if given else {},
             findings=_called(scores, task) if given else {},
             label=task.labels[int(scores[0].argmax())] if task.kind == "multiclass" and given else None,
@@ -170,6 +192,8 @@ class Engine:
             intended_use=self.manifest.intended_use,
             elapsed_ms=(time.perf_counter() - start) * 1e3,
         )
+        known = dict(zip(task.findings, scores[0].tolist(), strict=True))
+        return prediction, NetworkInput(tensor, pixels.spacing_mm, pixels.examination, known)
 
     def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         """Raw logits ``[1, labels]`` of one preprocessed image ``[1, C, H, W]``, float32.
@@ -205,6 +229,16 @@ class Engine:
         if values.shape != features.shape or not np.isfinite(values).all():
             raise Refused("the network's features of this image are not finite or misshapen; no result is given")
         return self._judge.judge(values, tensor)
+    def replay_goldens(self) -> float:
+        """Replay every golden case of the variant; the relative logit error.
+
+        Raises:
+            BundleRefused: it is above the variant's tolerance, or a decision is another.
+            InputError: the engine is closed.
+        """
+        if self._session is None:
+            raise InputError("the engine is closed; open a new one")
+        return goldens.replay_goldens(self.bundle, self.variant, self._session)
 
     def close(self) -> None:
         """Release the session; predictions under way end normally. Closing twice is fine."""
