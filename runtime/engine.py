@@ -22,6 +22,7 @@ from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
 from medfm_compress.runtime.sessions.table import BACKENDS, open_variant
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.trust.store import TrustStore, find_store
 
 if TYPE_CHECKING:
     import pydicom
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.images.pixels import Pixels
 
 UNVERIFIED_FLAG = "unverified-model"
+UNSIGNED_FLAG = "unsigned-bundle"
+CLOCK_FLAG = "clock-is-wrong"
 START_GOLDENS = 1
 """Golden cases replayed at the start: one already passes through every operator; ``inspect --verify`` replays all."""
 
@@ -42,8 +45,10 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         probabilities: finding → calibrated probability in [0, 1].
         findings: finding → called at its operating point or not; None where it has none.
         label: the most probable class of a multiclass task, else None.
-        flags: quality remarks on the image, e.g. ``colour-image-for-grey-model``, and ``unverified-model`` where no
-            passing verdict stands behind it.
+        flags: quality remarks on the image, e.g. ``colour-image-for-grey-model``; ``unverified-model`` where no
+            passing verdict stands behind it, ``unsigned-bundle`` where a trust store was asked and no trusted builder
+            stands behind the bundle, or no trusted approver behind its verdict, ``clock-is-wrong`` where the clock
+            shows an earlier time than was certainly reached.
         variant: which variant of the bundle answered.
         model_digest: of the bundle.
         intended_use: as the bundle's maker declared it.
@@ -76,6 +81,8 @@ class Engine:
         threads: int | None = None,
         unverified: bool = False,
         cache_dir: str | Path | None = None,
+        trust: str | Path | TrustStore | None = None,
+        allow_unsigned: bool = False,
     ) -> None:
         """Open ``bundle``.
 
@@ -88,16 +95,22 @@ class Engine:
                 TensorRT: seconds to minutes):
                 a folder of the user's own, made where it is missing, refused where others may write to it. It holds
                 models only, nothing of an image; it may be emptied at any time. Without it nothing is kept.
+            trust: folder of the keys that are trusted, or the store as opened; by default the one that
+                ``MEDFM_TRUST_STORE`` names, or ``/etc/medfm-compress/trust`` where it exists. Without any no signature
+                is asked for.
+            allow_unsigned: also use a bundle that no trusted key signed; every prediction then carries a flag.
 
         Raises:
-            BundleRefused: damaged or altered, no variant may run here, or the golden case gives another result.
+            BundleRefused: damaged or altered, no trusted key signed it, no variant may run here, or the golden case
+                gives another result.
+            TrustRefused: the trust store cannot be relied on.
             InputError: the file cannot be read, an option is unknown, or the cache folder cannot be used.
         """
         if backend is not None and backend not in BACKENDS:
             raise InputError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, whole=False)
+        self.bundle = _opened(bundle, find_store(trust), allow_unsigned)
         self.variant = _choose(self.bundle, backend, unverified)
         self.task: Task = self.manifest.task_of(self.variant)
         self.verified = not choice.verdict_incompatibility(self.bundle, self.variant)
@@ -107,6 +120,10 @@ class Engine:
         session = open_variant(self.bundle, self.variant, threads or usable_cores(), cache)
         _check_names(session, self.manifest)
         self.golden_error = _qualify(self.bundle, self.variant, session)
+        self._standing_flags = (
+            *(() if self.verified else (UNVERIFIED_FLAG,)),
+            *_trust_flags(self.bundle, self.variant),
+        )
         self._session: Session | None = session
         self.info: SessionInfo = session.info
 
@@ -142,7 +159,7 @@ class Engine:
             flags=(
                 *pixels.flags,
                 *colour_flags(pixels, self.manifest.image_spec),
-                *(() if self.verified else (UNVERIFIED_FLAG,)),
+                *self._standing_flags,
             ),
             variant=self.variant.name,
             model_digest=self.manifest.model_digest,
@@ -179,6 +196,23 @@ class Engine:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _opened(bundle: str | Path | Bundle, store: TrustStore | None, allow_unsigned: bool) -> Bundle:
+    if not isinstance(bundle, Bundle):
+        return Bundle.open(bundle, whole=False, trust=store, allow_unsigned=allow_unsigned)
+    return bundle if store is None else bundle.held_against(store, allow_unsigned=allow_unsigned)
+
+
+def _trust_flags(bundle: Bundle, variant: Variant) -> tuple[str, ...]:
+    """What every prediction says of the signatures; nothing where no trust store was asked."""
+    standing, verdict = bundle.standing, bundle.verdict(variant.name)
+    if standing is None:
+        return ()
+    missing = standing.untrusted or (choice.unsigned_verdict(bundle, verdict) if verdict else "")
+    if missing:
+        _log.warning("%s is used although %s", bundle.path.name, missing)
+    return (*((UNSIGNED_FLAG,) if missing else ()), *((CLOCK_FLAG,) if standing.clock_is_behind else ()))
 
 
 def _choose(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:

@@ -7,6 +7,7 @@ import typer
 from medfm_compress import __version__
 from medfm_compress.cli import console
 from medfm_compress.cli.bench import bench
+from medfm_compress.cli.bundle import app as bundle
 from medfm_compress.cli.compress import compress
 from medfm_compress.cli.demo import demo
 from medfm_compress.cli.distill import distill
@@ -24,6 +25,7 @@ from medfm_compress.cli.quantize import quantize
 from medfm_compress.cli.recipe import app as recipe
 from medfm_compress.cli.run import run
 from medfm_compress.cli.study import app as study
+from medfm_compress.cli.trust import app as trust
 
 COMMANDS = (
     compress,
@@ -44,7 +46,7 @@ COMMANDS = (
 )
 
 
-GROUPS = (("study", study), ("policy", policy), ("recipe", recipe))
+GROUPS = (("study", study), ("policy", policy), ("recipe", recipe), ("bundle", bundle), ("trust", trust))
 PROGRAM = "medfm-compress"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 

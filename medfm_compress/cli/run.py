@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Bundle
+from medfm_compress.cli.arguments import Bundle, TrustStoreOption
 from medfm_compress.cli.command import command
 from medfm_compress.cli.prediction_rows import Rows, as_line
 from medfm_compress.runtime.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNUSABLE, InputError, MedfmError, Refused
@@ -38,6 +38,10 @@ def run(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of your own where OpenVINO may keep compiled models (faster start).")
     ] = None,
+    trust_store: TrustStoreOption = None,
+    allow_unsigned: Annotated[
+        bool, typer.Option("--allow-unsigned", help="Also use a bundle that no trusted key signed; flagged.")
+    ] = False,
 ) -> None:
     """Predict for images with a bundle. A refused image gets its reason, the others are still done (exit code 4).
 
@@ -54,7 +58,15 @@ def run(
     tally: Counter[str] = Counter()
     code = EXIT_OK
     with (
-        Engine(bundle, backend=backend, threads=threads, unverified=unverified, cache_dir=cache) as engine,
+        Engine(
+            bundle,
+            backend=backend,
+            threads=threads,
+            unverified=unverified,
+            cache_dir=cache,
+            trust=trust_store,
+            allow_unsigned=allow_unsigned,
+        ) as engine,
         console.json_list() as add,
     ):
         rows = Rows(engine.task, longest)

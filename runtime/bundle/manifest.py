@@ -10,10 +10,12 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import OperatingPoint, Task
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """The newest schema; a bundle is written in the oldest that holds it (see `schema_of`)."""
 MAX_GOLDEN_TOLERANCE = 0.25
 """Two and a half times what `export` allows its roughest precision (int8, 0.1); above it a replay proves nothing."""
+MAX_RELEASE = 2**53 - 1
+"""The largest whole number that every reader of JSON keeps."""
 NOT_FOR_CLINICAL_USE = "Research and evaluation only; not for clinical use."
 
 Backend = Literal["onnxruntime", "openvino", "tensorrt"]
@@ -148,7 +150,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Everything a device needs to know before it opens a model file.
 
     ``model_digest`` covers task, image spec, tensors, variants and the hashes of their files and goldens; not report,
-    verdicts or provenance, so that they may be added without a new model.
+    verdicts, provenance or release, so that they may be added without a new model. ``release`` counts up, 1 to
+    2^53 - 1: a device that accepted one may refuse those below it. Since schema 5; unset, it is left out of the JSON.
     """
 
     schema_version: int
@@ -163,6 +166,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     intended_use: str
     model_digest: str
     verdicts: tuple[StoredVerdict, ...] = ()
+    release: int | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if self.release is not msgspec.UNSET and not 1 <= self.release <= MAX_RELEASE:
+            raise InputError(f"release is {self.release}; it must be 1 to {MAX_RELEASE}")
+
+    @property
+    def release_number(self) -> int:
+        """The release, 0 for a bundle without one, which is older than all others."""
+        return 0 if self.release is msgspec.UNSET else self.release
 
     def task_of(self, variant: Variant) -> Task:
         """The task as ``variant`` decides it: with its own temperature and operating points where it has them.
@@ -186,9 +199,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def schema_of(manifest: Manifest) -> int:
     """The oldest schema that holds ``manifest``.
 
-    4 with an engine of a GPU or a colour rule, 3 with INT8 beside BF16 or for weights alone, 2 with own decisions,
-    else 1.
+    5 with a release, 4 with an engine of a GPU or a colour rule, 3 with INT8 beside BF16 or for weights alone, 2 with
+    own decisions, else 1.
     """
+    if manifest.release is not msgspec.UNSET:
+        return 5
     ruled = manifest.image_spec.colour_rule is not msgspec.UNSET
     if ruled or any(_is_of_schema_4(variant) for variant in manifest.variants):
         return 4
