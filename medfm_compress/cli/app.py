@@ -12,6 +12,7 @@ from medfm_compress.cli.compress import compress
 from medfm_compress.cli.demo import demo
 from medfm_compress.cli.distill import distill
 from medfm_compress.cli.doctor import doctor
+from medfm_compress.cli.evidence import app as evidence
 from medfm_compress.cli.explain import explain
 from medfm_compress.cli.explain_difference import explain_difference
 from medfm_compress.cli.export import export
@@ -46,7 +47,14 @@ COMMANDS = (
 )
 
 
-GROUPS = (("study", study), ("policy", policy), ("recipe", recipe), ("bundle", bundle), ("trust", trust))
+GROUPS = (
+    ("study", study),
+    ("policy", policy),
+    ("recipe", recipe),
+    ("bundle", bundle),
+    ("trust", trust),
+    ("evidence", evidence),
+)
 PROGRAM = "medfm-compress"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 

@@ -82,7 +82,7 @@ def sign(
     from medfm_compress.runtime.bundle.bundle import Bundle as OpenedBundle
     from medfm_compress.runtime.bundle.bundle import utc_date
     from medfm_compress.runtime.bundle.sign import add_signature, set_release
-    from medfm_compress.runtime.trust.keys import is_encrypted, read_private_key
+    from medfm_compress.runtime.trust.keys import read_private_key
     from medfm_compress.runtime.trust.signature import Statement
     from medfm_compress.runtime.trust.signature import sign as make_signature
 
@@ -90,7 +90,7 @@ def sign(
         check_file_out(out, ".medfm", overwrite)
     if bool(report) != bool(policy):
         raise InputError("give --report and --policy together, as an approver, or neither, as a builder")
-    private = read_private_key(key, _passphrase() if is_encrypted(key) else "")
+    private = read_private_key(key, ask_passphrase(key))
     opened = OpenedBundle.open(bundle)
     cited = _judged_again(opened, report, policy) if report and policy else ()
     target = out or bundle
@@ -156,7 +156,12 @@ def _new_passphrase() -> str:
     return text
 
 
-def _passphrase() -> str:
+def ask_passphrase(key: Path) -> str:
+    """The passphrase of the private key at ``key``, empty where it needs none; raises like `read_private_key`."""
+    from medfm_compress.runtime.trust.keys import is_encrypted
+
+    if not is_encrypted(key):
+        return ""
     text: str = typer.prompt("passphrase of the key", hide_input=True, err=True)
     return text
 
