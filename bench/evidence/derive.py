@@ -66,7 +66,9 @@ def derive(sources: Mapping[str, bytes]) -> Derived:
 def decide(report: Report, policy: LoadedPolicy) -> Decision:
     """The verdict on ``report``, from its scores and from its figures, which must agree; raises InputError."""
     for figure in differing_figures(report):
-        raise InputError(f"{REPORT} contradicts itself: {figure}")
+        raise InputError(
+            f"{REPORT} contradicts itself: {figure}; it was edited, or other statistics made it: bench again"
+        )
     notes = reuse_warnings(report)
     evidence = recorded_evidence(report)
     verdict = judge_evidence(evidence, policy.policy, policy_sha256=policy.sha256, notes=notes)

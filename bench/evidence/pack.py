@@ -7,6 +7,8 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import replace
+
 from medfm_compress import __version__
 from medfm_compress.bench.evidence.bill_of_materials import bill_of_materials
 from medfm_compress.bench.evidence.case_table import SALT_BYTES, case_csv, case_ids
@@ -83,7 +85,7 @@ def pack_evidence(request: PackRequest, out: Path, private: Ed25519PrivateKey) -
     created, salt = utc_date(), request.salt or secrets.token_bytes(SALT_BYTES)
     report = parse_report(sources[REPORT], source=REPORT)
     ids = case_ids(report, salt, open_study(request.study) if request.study else None)
-    here = describe_machine()
+    here = replace(describe_machine(), load_average=-1.0)  # nothing is timed here
     libraries = {**derived.manifest.provenance.libraries, **report.machine.libraries, **here.libraries}
     members = {
         **sources,
