@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     Outcome = Prediction | MedfmError | str  # a string says why a file was skipped
 
 
+_NOT_RELIABLE = "not reliable"
+Atypical = Literal["withhold", "flag"]
+
+
 @command()
 def run(
     bundle: Annotated[
@@ -37,6 +41,9 @@ def run(
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Also use a variant that no passing verdict covers.")
     ] = False,
+    atypical: Annotated[
+        Atypical, typer.Option(help="Of an image unlike those the network was made for, give no finding, or a flag.")
+    ] = "withhold",
     cache: Annotated[
         Path | None, typer.Option(help="Folder of your own where OpenVINO may keep compiled models (faster start).")
     ] = None,
@@ -57,7 +64,7 @@ def run(
     tally: Counter[str] = Counter()
     code = EXIT_OK
     with (
-        _open(bundle, EngineChoice(backend, threads, unverified, cache, shadow)) as engine,
+        _open(bundle, EngineChoice(backend, threads, unverified, cache, shadow, atypical)) as engine,
         console.json_list() as add,
     ):
         rows = Rows(engine.task, longest)
@@ -70,7 +77,9 @@ def run(
             add(_as_json(image, outcome))
             say(rows.row(image, outcome) if folders else as_line(image, outcome))
     if folders:
-        say(f"{tally['predicted']} predicted, {tally['refused']} refused, {tally['skipped']} other files skipped")
+        unlike = f"{tally[_NOT_RELIABLE]} {_NOT_RELIABLE}, " if tally[_NOT_RELIABLE] else ""
+        skipped = f"{tally['skipped']} other files skipped"
+        say(f"{tally['predicted']} predicted, {unlike}{tally['refused']} refused, {skipped}")
     if code:
         raise typer.Exit(code)
 
@@ -83,25 +92,28 @@ class EngineChoice(NamedTuple):
     unverified: bool
     cache: Path | None
     shadow: bool
+    atypical: Atypical
 
 
 def _open(bundle: Path, choice: EngineChoice) -> Engine | ActiveEngine:
-    backend, threads, unverified, cache, shadow = choice
+    backend, threads, unverified, cache, shadow, atypical = choice
     if _is_folder(bundle):
         if unverified or backend is not None:
             option = "--unverified" if unverified else "--backend"
             raise InputError(
                 f"{option} is for bundles; what runs in the device folder {bundle} was settled by its activation"
             )
-        return _open_active(bundle, threads, cache, shadow)
+        return _open_active(bundle, choice)
     from medfm_compress.runtime.engine import Engine
 
     if shadow:
         raise InputError(f"--shadow needs a device folder, in which a candidate waits; {bundle} is none")
-    return Engine(bundle, backend=backend, threads=threads, unverified=unverified, cache_dir=cache)
+    return Engine(
+        bundle, backend=backend, threads=threads, unverified=unverified, atypical=atypical, cache_dir=cache
+    )
 
 
-def _open_active(folder: Path, threads: int | None, cache: Path | None, shadow: bool) -> ActiveEngine:
+def _open_active(folder: Path, choice: EngineChoice) -> ActiveEngine:
     """The active bundle, counted; with ``shadow`` the candidate beside it."""
     from medfm_compress.runtime.device.active_engine import ActiveEngine
     from medfm_compress.runtime.device.folder import DeviceFolder
@@ -109,10 +121,12 @@ def _open_active(folder: Path, threads: int | None, cache: Path | None, shadow: 
     from medfm_compress.runtime.monitor.shadow import Shadow
 
     device = DeviceFolder(folder)
-    if shadow and device.state.candidate is None:
+    if choice.shadow and device.state.candidate is None:
         raise InputError(f"no candidate waits in the device folder {folder}; install one first")
-    observers = [Monitor(folder), *([Shadow(device)] if shadow else [])]
-    return ActiveEngine(device, threads=threads, cache_dir=cache, observers=observers)
+    observers = [Monitor(folder), *([Shadow(device)] if choice.shadow else [])]
+    return ActiveEngine(
+        device, threads=choice.threads, atypical=choice.atypical, cache_dir=choice.cache, observers=observers
+    )
 
 
 def _survey(images: list[Path]) -> tuple[int, int]:
@@ -163,7 +177,9 @@ def _exit_code(outcome: Outcome) -> int:
 def _as_word(outcome: Outcome) -> str:
     if isinstance(outcome, str):
         return "skipped"
-    return "refused" if isinstance(outcome, MedfmError) else "predicted"
+    if isinstance(outcome, MedfmError):
+        return "refused"
+    return "predicted" if outcome.probabilities else _NOT_RELIABLE
 
 
 def _as_json(image: Path, outcome: Outcome) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
@@ -58,6 +58,7 @@ class ActiveEngine:
         device: DeviceFolder | str | Path,
         *,
         threads: int | None = None,
+        atypical: Literal["withhold", "flag"] = "withhold",
         cache_dir: str | Path | None = None,
         observers: Sequence[Observer] = (),
         replay_every_s: float = REPLAY_EVERY_S,
@@ -67,6 +68,7 @@ class ActiveEngine:
         Args:
             device: the folder. Backend and threads are those of the last activation.
             threads: for one prediction, instead.
+            atypical: see `Engine`.
             cache_dir: see `Engine`.
             observers: e.g. a `Monitor`.
             replay_every_s: all golden cases are replayed before the first prediction that comes so much later than the
@@ -78,7 +80,7 @@ class ActiveEngine:
             InputError: see `Engine`; no fault of the bundle, nothing has changed.
         """
         self.device = device if isinstance(device, DeviceFolder) else DeviceFolder(device)
-        self._threads, self._cache_dir = threads, cache_dir
+        self._threads, self._cache_dir, self._atypical = threads, cache_dir, atypical
         self._observers, self._replay_every_s = tuple(observers), replay_every_s
         self._swap = threading.Lock()
         if threads is not None and threads < 1:
@@ -185,7 +187,11 @@ class ActiveEngine:
             raise BundleRefused(str(exc)) from exc
         state = self.device.state
         self._engine = Engine(
-            opened, backend=state.backend, threads=self._threads or state.threads, cache_dir=self._cache_dir
+            opened,
+            backend=state.backend,
+            threads=self._threads or state.threads,
+            atypical=self._atypical,
+            cache_dir=self._cache_dir,
         )
         self._bundle, self._on_trial, self._replayed_at = bundle, on_trial, time.monotonic()
         self._tell(lambda observer: observer.opened(self._engine, bundle))

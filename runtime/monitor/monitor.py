@@ -68,7 +68,7 @@ class Monitor:
     def predicted(self, _: object, prediction: Prediction, seen: NetworkInput) -> None:
         """Count a prediction."""
         values = input_features(seen, self._spec)
-        values |= {f"score of {name}": value for name, value in prediction.probabilities.items()}
+        values |= {f"score of {name}": value for name, value in seen.scores.items()}
         watched = self._empty.watched
         self._add(
             Seen(

@@ -177,8 +177,13 @@ def read_shadow(device: DeviceFolder, state: DeviceState) -> ShadowRecord | None
     return record if (record.active, record.candidate) == here else None
 
 
+def _given(prediction: Prediction | None) -> Prediction | None:
+    return prediction if prediction is not None and prediction.probabilities else None
+
+
 def compare(record: ShadowRecord, active: Prediction | None, candidate: Prediction | None) -> ShadowRecord:
-    """The record with one more image; None stands for a refusal."""
+    """The record with one more image; None stands for a refusal, as does a prediction that gives no finding."""
+    active, candidate = (_given(prediction) for prediction in (active, candidate))
     if active is None or candidate is None:
         return replace(
             record,
