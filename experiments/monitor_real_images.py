@@ -3,8 +3,8 @@
     python experiments/monitor_real_images.py BUNDLE STUDY
 
 The validation cases (the first image of every patient) are cut into halves at random, again and again: one is the
-reference, the other the device's images, in random order. Once they have all been seen they come again in another order,
-altered, or the test cases come.
+reference, the other the device's images, in random order. Once all were seen they come again in another order, altered,
+or the test cases come.
 """
 
 from __future__ import annotations

@@ -229,6 +229,7 @@ class Engine:
         if values.shape != features.shape or not np.isfinite(values).all():
             raise Refused("the network's features of this image are not finite or misshapen; no result is given")
         return self._judge.judge(values, tensor)
+
     def replay_goldens(self) -> float:
         """Replay every golden case of the variant; the relative logit error.
 

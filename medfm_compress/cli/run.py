@@ -108,9 +108,7 @@ def _open(bundle: Path, choice: EngineChoice) -> Engine | ActiveEngine:
 
     if shadow:
         raise InputError(f"--shadow needs a device folder, in which a candidate waits; {bundle} is none")
-    return Engine(
-        bundle, backend=backend, threads=threads, unverified=unverified, atypical=atypical, cache_dir=cache
-    )
+    return Engine(bundle, backend=backend, threads=threads, unverified=unverified, atypical=atypical, cache_dir=cache)
 
 
 def _open_active(folder: Path, choice: EngineChoice) -> ActiveEngine:
