@@ -53,9 +53,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             where the bundle does not tell.
         not_reliable: why no finding is given; then probabilities and findings are empty. Empty where one is.
         flags: quality remarks on the image, e.g. ``colour-image-for-grey-model``; ``not-reliable``;
-            ``unverified-model`` where no passing verdict stands behind it, ``unsigned-bundle`` where a trust store was asked and no trusted
-            builder stands behind the bundle, or no trusted approver behind its verdict, ``clock-is-wrong`` where the
-            clock shows an earlier time than was certainly reached.
+            ``unverified-model`` where no passing verdict stands behind it, ``unsigned-bundle`` where a trust store was
+            asked and no trusted builder stands behind the bundle, or no trusted approver behind its verdict,
+            ``clock-is-wrong`` where the clock shows an earlier time than was certainly reached.
         variant: which variant of the bundle answered.
         model_digest: of the bundle.
         intended_use: as the bundle's maker declared it.

@@ -51,7 +51,10 @@ class Observer(Protocol):
 
 
 class ActiveEngine:
-    """What `Engine` is for a file, for a device folder; safe to use from several threads."""
+    """What `Engine` is for a file, for a device folder; safe to use from several threads.
+
+    What another process activates, or goes back to, predicts from the next image on.
+    """
 
     def __init__(
         self,
@@ -80,9 +83,10 @@ class ActiveEngine:
         self.device = device if isinstance(device, DeviceFolder) else DeviceFolder(device)
         self._threads, self._cache_dir = threads, cache_dir
         self._observers, self._replay_every_s = tuple(observers), replay_every_s
-        self._swap = threading.Lock()
+        self._swap, self._outcomes = threading.Lock(), 0
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
+        self._mark = self.device.mark()
         state = self._start()
         try:
             self._open(state)
@@ -110,6 +114,7 @@ class ActiveEngine:
         self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
     ) -> Prediction:
         """Predict for one image, and count it while the bundle is on trial; see `Engine.predict`."""
+        self._follow()
         self._replay_if_due()
         try:
             prediction, seen = self._engine.predict_with_input(source, atypical=atypical)
@@ -137,6 +142,9 @@ class ActiveEngine:
         """Release the session, and let observers write."""
         self._engine.close()
         self._tell(lambda observer: observer.flush())
+        if self._on_trial and not self._outcomes:  # it ends in good order, and was not asked for anything
+            with suppress(MedfmError):
+                self.device.take_back_start()
 
     def __enter__(self) -> ActiveEngine:
         return self
@@ -197,6 +205,17 @@ class ActiveEngine:
         self._bundle, self._on_trial, self._replayed_at = bundle, on_trial, time.monotonic()
         self._tell(lambda observer: observer.opened(self._engine, bundle))
 
+    def _follow(self) -> None:
+        """Open what another process has activated since."""
+        if self.device.mark() == self._mark:
+            return
+        with self._swap:
+            self._mark = self.device.mark()
+            state = self.device.state
+            if state.active is not None and state.active != self._bundle:
+                _log.warning("another process has activated %s; going on with it", state.active)
+                self._open(self._start())
+
     def _replay_if_due(self) -> None:
         if time.monotonic() - self._replayed_at < self._replay_every_s:
             return
@@ -231,7 +250,8 @@ class ActiveEngine:
             return
         with self._swap:
             try:
-                state = self.device.report(refused=refused)
+                state = self.device.report(refused=refused, bundle=self._bundle)
+                self._outcomes += 1
             except (InputError, Refused) as exc:
                 _log.warning("the trial is not counted: %s", in_one_line(exc))
                 return

@@ -24,7 +24,14 @@ from medfm_compress.runtime.device.disk import PARTIAL, Disk, discard, put, writ
 from medfm_compress.runtime.device.lock import exclusive
 from medfm_compress.runtime.device.options import DeviceOptions
 from medfm_compress.runtime.device.self_test import SelfTest, self_test
-from medfm_compress.runtime.device.state import DeviceState, Installed, StoredState, read_state, write_state
+from medfm_compress.runtime.device.state import (
+    STATE_FILES,
+    DeviceState,
+    Installed,
+    StoredState,
+    read_state,
+    write_state,
+)
 from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, Refused, in_one_line
 from medfm_compress.runtime.trust.store import TrustStore, find_store
@@ -174,9 +181,20 @@ class DeviceFolder:
         """The start that was counted last came to nothing by no fault of the bundle."""
         return self._counted(transitions.take_back_start)
 
-    def report(self, *, refused: bool) -> DeviceState:
-        """Say what became of a prediction with the active bundle; the state thereafter. Writes only on trial."""
-        return self._counted(lambda state: transitions.count_outcome(state, refused))
+    def report(self, *, refused: bool, bundle: Installed | None = None) -> DeviceState:
+        """Say what became of a prediction with the active bundle; the state thereafter. Writes only on trial.
+
+        Nothing is counted where ``bundle``, which predicted, is not the active one any more.
+        """
+
+        def change(state: DeviceState) -> DeviceState:
+            return state if bundle not in (None, state.active) else transitions.count_outcome(state, refused)
+
+        return self._counted(change)
+
+    def mark(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """Something that is another one after every change of the state; cheap to ask for before each prediction."""
+        return tuple(_mark(self.folder / name) for name in STATE_FILES)
 
     def _counted(self, change: Callable[[DeviceState], DeviceState]) -> DeviceState:
         state = self.state
@@ -229,6 +247,14 @@ class DeviceFolder:
             for name in self.disk.names(self.bundles):
                 if _OURS.fullmatch(name) and name not in state.files | before.files:
                     discard(self.disk, self.bundles / name)
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def manifest_sha256(path: Path) -> str:

@@ -461,3 +461,31 @@ def test_backend_and_threads_are_those_of_the_activation(device, releases):
         assert (active.engine.info.backend, active.engine.info.threads) == ("onnxruntime", 1)
     with ActiveEngine(device.folder, threads=2) as active:
         assert active.engine.info.threads == 2
+
+
+def test_what_another_process_activates_predicts_from_the_next_image_on(device, releases, tiny):
+    update(device, releases[1])
+    with ActiveEngine(device.folder) as active:
+        first = active.predict(tiny.image()).model_digest
+        update(device, releases[2], outcomes=())
+        assert active.predict(tiny.image()).model_digest == Bundle.open(releases[2]).model_digest != first
+        assert device.state.trial.predicted == 1  # it is counted for the bundle that predicted
+        device.roll_back()
+        assert active.predict(tiny.image()).model_digest == first
+
+
+def test_an_outcome_of_the_bundle_before_is_not_counted_for_the_new_one(device, releases):
+    update(device, releases[1])
+    before = device.state.active
+    update(device, releases[2], outcomes=())
+    assert device.report(refused=True, bundle=before).trial.refused == 0
+    assert device.report(refused=True, bundle=device.state.active).trial.refused == 1
+
+
+def test_an_engine_that_is_closed_in_good_order_is_no_start_that_came_to_nothing(device, releases):
+    update(device, releases[1])
+    update(device, releases[2], outcomes=())
+    for _ in range(6):
+        with ActiveEngine(device) as active:
+            assert active.replay_goldens() < 1e-4
+    assert device.state.trial.starts == 0 and device.state.active.release == 2
