@@ -6,8 +6,10 @@ is known, and nothing is reported.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -35,8 +37,30 @@ def anybody_may_replace_in(status: os.stat_result) -> bool:
 
 
 def others_may_replace_in(status: os.stat_result) -> bool:
-    """Whether anybody but the user and root may rename what lies in this folder."""
+    """Whether anybody but the user and root may rename what lies in this folder, or lead this link elsewhere."""
+    if stat.S_ISLNK(status.st_mode):  # whose mode says nothing
+        return is_known() and status.st_uid not in (os.geteuid(), 0)
     return is_foreign(status) and not (status.st_mode & stat.S_ISVTX and status.st_uid in (os.geteuid(), 0))
+
+
+def steps_to(path: Path, links: int = 40) -> Iterator[Path]:
+    """Every folder and link that is passed on the way to ``path``, and it itself, links followed.
+
+    Raises:
+        OSError: more than 40 links, or one that cannot be read.
+    """
+    absolute = path.absolute()
+    current = Path(absolute.anchor)
+    for part in absolute.parts[1:]:
+        yield current
+        current /= part
+        if current.is_symlink():
+            if not links:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            yield current
+            yield from steps_to(current.parent / current.readlink(), links - 1)
+            current = current.resolve()
+    yield current
 
 
 def parents_of(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from medfm_compress.bench.evidence.pack_file import (
     POLICY,
     REPORT,
     SCHEMA_VERSION,
+    Environment,
     Index,
     make_index,
     write_pack,
@@ -91,7 +92,7 @@ def pack_evidence(request: PackRequest, out: Path, private: Ed25519PrivateKey) -
         **sources,
         **derived.documents,
         CASES: case_csv(report, ids),
-        ENVIRONMENT: encode({"measured_on": report.machine, "packed_on": here}),
+        ENVIRONMENT: encode(Environment(measured_on=report.machine, packed_on=here)),
         MATERIALS: bill_of_materials(derived.manifest, libraries, created),
     }
     draft = Index(

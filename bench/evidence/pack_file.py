@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from medfm_compress.bench.measure.machine import Machine
 from medfm_compress.runtime.bundle import archive
 from medfm_compress.runtime.bundle.manifest import Member, Outcome
 from medfm_compress.runtime.errors import EvidenceRefused, InputError, MedfmError, in_one_line, refusing
@@ -56,6 +57,13 @@ class Index(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     policy_sha256: str
     outcome: Outcome
     members: tuple[Member, ...]
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The machine that made the measurements, and the one that wrote the pack, whose load is of no interest."""
+
+    measured_on: Machine
+    packed_on: Machine
 
 
 class Pack(NamedTuple):

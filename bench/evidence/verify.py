@@ -17,12 +17,16 @@ from medfm_compress.bench.evidence.derive import Derived, derive, outcomes
 from medfm_compress.bench.evidence.figures import count_figures, not_derived
 from medfm_compress.bench.evidence.pack_file import (
     CASES,
+    ENVIRONMENT,
     MANIFEST,
     MATERIALS,
+    REPORT,
     VERDICT,
+    Environment,
     Pack,
     read_pack,
 )
+from medfm_compress.bench.report import Report
 from medfm_compress.bench.types.verdict import Verdict
 from medfm_compress.runtime.errors import BundleRefused, EvidenceRefused, InputError, in_one_line, refusing
 from medfm_compress.runtime.strict_json import decode
@@ -74,6 +78,7 @@ def _verify(pack: Pack, trust: TrustStore | None) -> Verified:
     derived = _derived(pack)
     _check_index(pack, derived)
     _check_verdict(pack, derived.decision.verdict)
+    _check_environment(pack, derived.decision.report)
     check_case_csv(pack.members[CASES], derived.decision.report, path.name)
     check_bill(pack.members[MATERIALS], derived.manifest, path.name)
     unmade = _check_documents(pack, derived)
@@ -114,6 +119,15 @@ def _check_verdict(pack: Pack, verdict: Verdict) -> None:
                 f"{pack.path.name}: {what} is {was.get((variant, check), 'not')} in {VERDICT}, and "
                 f"{now.get((variant, check), 'nothing')} follows"
             )
+
+
+def _check_environment(pack: Pack, report: Report) -> None:
+    source = f"{pack.path.name}: {ENVIRONMENT}"
+    if (
+        decode(pack.members[ENVIRONMENT], Environment, source=source, error=EvidenceRefused).measured_on
+        != report.machine
+    ):
+        raise EvidenceRefused(f"{source} is not the machine that {REPORT} was measured on")
 
 
 def _check_documents(pack: Pack, derived: Derived) -> tuple[str, ...]:

@@ -57,7 +57,11 @@ def pack(
     baseline = (baseline_bundle, baseline_report) if baseline_bundle and baseline_report else None
     request = PackRequest(bundle, report, policy, study, limits, baseline, _kept_salt(salt))
     packed = pack_evidence(request, out, private)
-    _keep_salt(salt, packed.salt)
+    try:
+        _keep_salt(salt, packed.salt)
+    except BaseException:
+        out.unlink()  # without its salt no case in it is ever found again
+        raise
     console.emit(
         lambda: {"pack": str(out), "salt": str(salt), "index": packed.index}, lambda: _print_packed(out, salt, packed)
     )

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from medfm_compress.runtime.errors import InputError, TrustRefused, in_one_line, refusing
-from medfm_compress.runtime.ownership import is_foreign, others_may_replace_in, parents_of
+from medfm_compress.runtime.ownership import is_foreign, others_may_replace_in, steps_to
 from medfm_compress.runtime.regular_file import open_regular
 from medfm_compress.runtime.strict_json import decode
 from medfm_compress.runtime.trust.clock import check_time
@@ -141,9 +141,9 @@ def check_folder(folder: Path) -> None:
         raise TrustRefused(f"the trust store {in_one_line(folder)} is a file; give a folder")
     if is_foreign(status):
         raise TrustRefused(_writable(folder))
-    for parent in parents_of(folder):
-        if others_may_replace_in(parent.stat()):
-            raise TrustRefused(f"{_writable(parent)}; or move the store")
+    for step in steps_to(folder):
+        if others_may_replace_in(step.lstat()):
+            raise TrustRefused(f"{_writable(step)}; or move the store")
 
 
 def _writable(path: Path) -> str:

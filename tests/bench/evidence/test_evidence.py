@@ -185,6 +185,12 @@ def another_file_in_the_bill(members):
     members["bom.cdx.json"] = json.dumps(plain).encode()
 
 
+def another_machine(members):
+    plain = json.loads(members["environment.json"])
+    plain["measured_on"]["cpu_model"] = "a faster one"
+    members["environment.json"] = json.dumps(plain).encode()
+
+
 def soften_the_card(members):
     members["model-card.md"] = members["model-card.md"].replace(b"not for children", b"for everybody")
 
@@ -215,6 +221,7 @@ FORGERIES = {
     edit_a_case: "cases.csv differs from report.json in case 5, column 'sex'",
     merge_two_patients: "do not name the report's cases and patients",
     another_file_in_the_bill: "bom.cdx.json and the bundle's manifest differ in 'goldens/inputs.npy'",
+    another_machine: "environment.json is not the machine that report.json was measured on",
     soften_the_card: "model-card.md is not what follows from the report, from line ",
     soften_the_plan: "change-control-plan.md is not what follows",
     hide_a_flip: "change-report.md is not what follows",

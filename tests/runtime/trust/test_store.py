@@ -76,6 +76,22 @@ def test_a_folder_of_somebody_else_is_refused(folder):
     assert "others may write to" in refusal(folder)
 
 
+def test_a_link_is_followed_and_one_of_somebody_else_is_refused(folder, tmp_path):
+    (tmp_path / "sticky").mkdir()
+    (tmp_path / "sticky").chmod(0o1777)
+    link = tmp_path / "sticky" / "link"
+    link.symlink_to(tmp_path / "relay")
+    (tmp_path / "relay").symlink_to("trust")
+    assert TrustStore.open(link).keys
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        os.lchown(link, 12345, 12345)
+        assert f"others may write to {link}" in refusal(link)
+        assert f"others may write to {link}" in refusal(link / ".." / "trust")
+    (tmp_path / "relay").unlink()
+    (tmp_path / "relay").symlink_to("relay")
+    assert "cannot be read" in refusal(tmp_path / "relay")
+
+
 def test_what_is_no_key_in_it_is_refused(folder):
     path = folder / f"{BUILDER.public.key_id}.json"
     content = path.read_bytes()
