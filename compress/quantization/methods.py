@@ -35,7 +35,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         bias_correction: the mean error of the rounded weights is taken out of the biases.
         excluded: layers that stay in float, by node name.
         reduced: weights of 7 bits, which no CPU saturates on.
-        nncf: NNCF makes it, as told here; of the fields above count ``rest``, ``weight_bits``, ``excluded``, ``reduced``.
+        nncf: NNCF makes it, as told here; ``rest``, ``weight_bits``, ``excluded`` and ``reduced`` hold for it as well.
     """
 
     estimator: str = DEFAULT_ESTIMATOR

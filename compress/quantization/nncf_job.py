@@ -1,8 +1,8 @@
 """Have NNCF quantize one graph, in a process of its own.
 
 NNCF imports PyTorch where it finds it, reports home through OpenVINO's telemetry, prints progress bars, replaces
-Python's class of loggers, and cannot be told to stop. In a process of its own PyTorch and the telemetry are hidden, what
-it prints is nobody's, its memory is returned, and it ends with the search's deadline.
+Python's class of loggers, and cannot be told to stop. In a process of its own PyTorch and the telemetry are hidden,
+what it prints is nobody's, its memory is returned, and it ends with the search's deadline.
 """
 
 from __future__ import annotations

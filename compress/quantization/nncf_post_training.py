@@ -2,7 +2,7 @@
 
 Of NNCF's defaults two are not taken: the first layer's weights get all of the 8 bits, since a form with 7 ships beside
 it, and activation ranges come from the estimator that is asked for. Accuracy control returns one layer after another to
-float, the most harmful first, until the metric, 1 − relative logit error on the calibration cases, is good enough.
+float, the most harmful first, until the metric, 1 − relative logit error on some of the calibration cases, is good enough.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _ESTIMATORS: Mapping[str, str] = MappingProxyType(
     {"minmax": "MINMAX", "mean-no-outliers": "MEAN_NO_OUTLIERS_MINMAX", "histogram": "HISTOGRAM"}
 )
 _NO_SMOOTHING = -1.0
+_JUDGING = 16  # cases that say whether the limit is met
+_RANKING = 4  # of them, on which layers are ranked
 
 Validation = Callable[[Any, Iterable[Any]], tuple[float, list[list[NDArray[np.float32]]]]]
 """NNCF's own form: model and cases → metric, larger is better, and the outputs of each case."""
@@ -56,15 +58,17 @@ def post_training_quantize(onnx: bytes, inputs: NDArray[np.float32], job: NncfJo
     }
     if not job.settings.error_limit:
         return write_model(nncf.quantize(model, calibration, advanced_parameters=_advanced(job), **options))
+    judging = dataset(inputs[:_JUDGING], model)
+    restorer = nncf.AdvancedAccuracyRestorerParameters(num_ranking_workers=1, ranking_subset_size=_RANKING)
     controlled = nncf.quantize_with_accuracy_control(
         model,
         calibration,
-        calibration,
-        _validation_function(_logits(_compiled(model), calibration.get_data()), job.task),
+        judging,
+        _validation_function(_logits(_compiled(model), judging.get_data()), job.task),
         max_drop=job.settings.error_limit,
         drop_type=nncf.DropType.ABSOLUTE,
         advanced_quantization_parameters=_advanced(job),
-        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(num_ranking_workers=1),
+        advanced_accuracy_restorer_parameters=restorer,
         **options,
     )
     return write_model(controlled)

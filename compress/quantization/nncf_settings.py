@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 Estimator = Literal["minmax", "mean-no-outliers", "histogram"]
-"""Of activation ranges: extremes over all cases; mean of each case's extremes, without the outermost; of least error."""
+"""Of activation ranges: extremes of all cases; mean of each case's extremes, less the outermost; of least error."""
 BiasCorrection = Literal["", "fast", "accurate"]
 """None; from statistics of the float network; layer after layer, behind the layers that are quantized already."""
 Preset = Literal["performance", "mixed"]
@@ -27,7 +27,7 @@ class NncfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         transformer: the graph has attention, for which NNCF has rules of its own.
         smoothquant: SmoothQuant's alpha in (0, 1], for matrix products; 0 is off.
         bias_correction: which one.
-        error_limit: layers return to float until the relative logit error on calibration cases is at most this; 0 is off.
+        error_limit: layers return to float until the relative logit error on calibration cases is no larger; 0 is off.
         rounding: of weights alone, where the method compresses only these.
     """
 

@@ -1,11 +1,12 @@
 """Weights in 8 or 4 bits by NNCF, activations in float: AWQ, scale estimation and GPTQ look at data, the rest does not.
 
-- AWQ (Lin et al. 2023): channels of the input that are large get larger weights before rounding, and are divided by as much.
+- AWQ (Lin et al. 2023): channels of the input that are large get larger weights before rounding, and are divided by
+  as much.
 - scale estimation: a block's scale is searched so that the layer's output, and not its weight, is near.
 - GPTQ (Frantar et al. 2022): columns are rounded one after the other, and what one loses the next ones make up for.
 
-INT4 has one FP16 scale for each block of 64 weights, or less where 64 does not divide the axis; what has no such axis, every
-Conv, and the last layer are in 8 bits.
+INT4 has one FP16 scale for each block of 64 weights, or less where 64 does not divide the axis; what has no such axis,
+every Conv, and the last layer are in 8 bits.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from medfm_compress.compress.quantization.nncf_job import GRAPH, INPUTS, JOB, RE
 from medfm_compress.runtime.errors import in_one_line
 from medfm_compress.runtime.sessions.openvino import import_openvino
 
-# NNCF's telemetry is OpenVINO's package, without which NNCF takes a stub; PyTorch is 400 MB and four seconds for nothing.
+# NNCF's telemetry is OpenVINO's package, without which NNCF takes a stub; PyTorch is 400 MB and four seconds unused.
 _HIDDEN = ("openvino_telemetry", "torch")
 
 
