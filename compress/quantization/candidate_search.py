@@ -40,7 +40,7 @@ from medfm_compress.compress.quantization.methods import (
 from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 from medfm_compress.export.build import open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
-from medfm_compress.runtime.errors import BundleRefused, ModelError
+from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 
@@ -159,7 +159,10 @@ def judge(
     """An opened trial with how faithful and how fast it is; one that could not be opened comes back as it is."""
     if trial.export is None or reference.logits is None:
         return trial
-    logits = case_logits(trial.export.session, validation.inputs)
+    try:
+        logits = case_logits(trial.export.session, validation.inputs)
+    except InputError as exc:  # what others made may open and not run
+        return msgspec.structs.replace(trial, export=None, reason=f"cannot be run: {exc}")
     error, auroc_drop = fidelity(logits, reference.logits, validation)
     sessions = [opened(reference).session, trial.export.session]
     fp32_ms, p50_ms = session_p50_ms(sessions, validation.inputs[:1], limits.rounds)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.compress.quantization.unsigned_activations import make_unsigned
+from medfm_compress.compress.quantization.weights import add_initializer, constant
 from medfm_compress.export import openvino_ir
 from medfm_compress.export.passes.read import parse_onnx
 from medfm_compress.runtime.bundle.manifest import Backend
@@ -17,16 +19,20 @@ _PRODUCTS = ("MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropDa
 
 
 def read_model(onnx: bytes, backend: Backend) -> Any:
-    """An ``openvino.Model`` as its own converter would give it, or an ``onnx.ModelProto``.
+    """An ``openvino.Model`` or an ``onnx.ModelProto``.
 
-    Without the converter's transformations biases lie behind reshapes, and NNCF's bias correction finds none.
+    As OpenVINO reads a graph, biases lie behind reshapes, where NNCF's bias correction finds none: they are folded.
+    OpenVINO's converter would also fuse attention, whose inputs NNCF then quantizes in a way that its kernel does not
+    compute.
     """
     if backend != "openvino":
         return parse_onnx(onnx)
-    from openvino._offline_transformations import apply_moc_transformations
+    from openvino.passes import ConstantFolding, Manager
 
     model = openvino_ir.read_onnx(onnx)
-    apply_moc_transformations(model, cf=False)
+    folding = Manager()
+    folding.register_pass(ConstantFolding())
+    folding.run_passes(model)
     return model
 
 
@@ -38,8 +44,21 @@ def write_model(model: Any) -> tuple[bytes, ...]:
 
     named = ir.from_proto(model)
     named.metadata_props.clear()
+    make_unsigned(named)
+    flatten_scales(named)
     content: bytes = ir.serde.to_proto(named).SerializeToString(deterministic=True)
     return (content,)
+
+
+def flatten_scales(model: Any) -> None:
+    """Give every DequantizeLinear of one scale a channel scales of one axis, in place; NNCF's of a Conv have more."""
+    for node in model.graph:
+        if node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
+            continue
+        for slot, value in enumerate(node.inputs[1:], start=1):
+            array = None if value is None else constant(value)
+            if array is not None and array.ndim > 1 and array.size == max(array.shape):
+                node.replace_input_with(slot, add_initializer(model.graph, f"{value.name}_flat", array.reshape(-1)))
 
 
 def dataset(inputs: NDArray[np.float32], model: Any) -> Any:

@@ -2,7 +2,7 @@
 
 Of NNCF's defaults two are not taken: the first layer's weights get all of the 8 bits, since a form with 7 ships beside
 it, and activation ranges come from the estimator that is asked for. Accuracy control returns one layer after another to
-float, the most harmful first, until the metric, 1 − relative logit error on some of the calibration cases, is good enough.
+float, the most harmful first, until the metric, 1 − relative logit error on some of the calibration cases, suffices.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ import numpy as np
 from medfm_compress.bench.measure.worker import die_with_parent
 from medfm_compress.compress.quantization.nncf_job import GRAPH, INPUTS, JOB, REPLY, NncfJob, NncfReply
 from medfm_compress.runtime.errors import in_one_line
-from medfm_compress.runtime.sessions.openvino import import_openvino
+from medfm_compress.runtime.sessions.onnxruntime import import_onnxruntime
+from medfm_compress.runtime.sessions.openvino import import_openvino, is_available
 
 # NNCF's telemetry is OpenVINO's package, without which NNCF takes a stub; PyTorch is 400 MB and four seconds unused.
 _HIDDEN = ("openvino_telemetry", "torch")
@@ -33,7 +34,9 @@ def quantize(folder: Path) -> tuple[bytes, ...]:
     job = msgspec.json.decode((folder / JOB).read_bytes(), type=NncfJob)
     content = (folder / GRAPH).read_bytes()
     inputs = np.load(folder / INPUTS, allow_pickle=False)
-    import_openvino()
+    import_onnxruntime()  # both of them before NNCF does, which would not switch their telemetry off
+    if is_available().ok:
+        import_openvino()
     if job.weight_bits:
         from medfm_compress.compress.quantization.nncf_weights import compress_weights
 
