@@ -17,6 +17,8 @@ from medfm_compress.runtime.errors import ModelError
 
 _PRODUCTS = ("MatMul", "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData")
 
+_WITHOUT_BIAS = "/WithoutBiases"
+
 
 def read_model(onnx: bytes, backend: Backend) -> Any:
     """An ``openvino.Model`` or an ``onnx.ModelProto``.
@@ -78,8 +80,7 @@ def layer_names(model: Any, names: Collection[str]) -> list[str]:
     Raises:
         ModelError: one of them is not in the model.
     """
-    nodes = list(_nodes(model))
-    present = {name.partition("/")[0]: name for name, _ in nodes} if _is_openvino(model) else {n: n for n, _ in nodes}
+    present = {name.removesuffix(_WITHOUT_BIAS): name for name, _ in _nodes(model)}
     missing = [name for name in names if name not in present]
     if missing:
         raise ModelError(f"layer {missing[0]!r} cannot be left in float: NNCF's graph has no such node")
