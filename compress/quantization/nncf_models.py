@@ -43,11 +43,13 @@ def write_model(model: Any) -> tuple[bytes, ...]:
     if hasattr(model, "get_ordered_ops"):
         return tuple(openvino_ir.serialise(model))
     import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     named = ir.from_proto(model)
     named.metadata_props.clear()
     make_unsigned(named)
     flatten_scales(named)
+    RemoveUnusedNodesPass()(named)
     content: bytes = ir.serde.to_proto(named).SerializeToString(deterministic=True)
     return (content,)
 
