@@ -153,7 +153,7 @@ def _calibrated(onnx: bytes, study: Study, cases: tuple[Case, ...], bundle: Bund
             yield network_inputs(study, cases[start : start + _CHUNK], spec)
 
     statistics = calibrate(onnx, stream(), threads=usable_cores())
-    return GraphBuilder(onnx, statistics, network_inputs(study, cases[:SAMPLE], spec))
+    return GraphBuilder(onnx, statistics, network_inputs(study, cases[:SAMPLE], spec), bundle.manifest.task)
 
 
 def _validation_set(bundle: Bundle, study: Study, options: QuantizeOptions, progress: Progress) -> ValidationSet:
@@ -200,6 +200,7 @@ def _limits(options: QuantizeOptions) -> Limits:
         threads=options.threads,
         deadline=time.monotonic() + options.time_budget_s,
         weight_bits=_WEIGHT_BITS[options.weights_only],
+        nncf=options.nncf,
     )
 
 
