@@ -95,10 +95,11 @@ def choose(work: Path, budget_s: float, most_errors: tuple[float, ...], sizes: t
     start = time.perf_counter()
     statistics = calibrate(graph, batches(images, 1), threads=usable_cores())
     calibration_s = time.perf_counter() - start
-    builder = GraphBuilder(graph, statistics, images[:SAMPLE])
+    builder = GraphBuilder(graph, statistics, images[:SAMPLE], load_network(work).task)
     batched = _larger(work, images) if BATCH in sizes else None
     for most_error, backend in product(most_errors, TARGETS):
-        limits = Limits(error=most_error, auroc_drop=0.02, rounds=40, threads=1, deadline=time.monotonic() + budget_s)
+        deadline = time.monotonic() + budget_s
+        limits = Limits(error=most_error, auroc_drop=0.02, rounds=40, threads=1, deadline=deadline, nncf=True)
         start = time.perf_counter()
         searched = search_candidates(group_of(backend, graph), builder, validation, limits, _print_line)
         (tried,) = choose_variants([searched], lambda *_: (), timer_of(work, limits, budget_s), limits)
@@ -126,7 +127,8 @@ def _larger(work: Path, images: NDArray[np.float32]) -> tuple[bytes, GraphBuilde
     from medfm_compress.runtime.cpu import usable_cores
 
     graph = product_graph(work / f"plain-b{BATCH}.onnx")
-    return graph, GraphBuilder(graph, calibrate(graph, batches(images, BATCH), threads=usable_cores()), images[:BATCH])
+    statistics = calibrate(graph, batches(images, BATCH), threads=usable_cores())
+    return graph, GraphBuilder(graph, statistics, images[:BATCH], load_network(work).task)
 
 
 def stem(most_error: float) -> str:

@@ -6,6 +6,7 @@ say which ones are worth more; which of them ships, if any, is for `final_choice
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -36,14 +37,16 @@ from medfm_compress.compress.quantization.methods import (
     Standing,
     candidates,
 )
+from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 from medfm_compress.export.build import open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
-from medfm_compress.runtime.errors import BundleRefused, ModelError
+from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 
 _FINALISTS = 3
 _PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in this process
+_COMPETITIVE = 1.03  # NNCF's placement is at most so many times slower than what may ship, by this noisy clock
 _SECONDS = 2.5  # of timing for one candidate, at most; fewer rounds where a network is slow
 _LEAST_ROUNDS = 5
 
@@ -60,8 +63,8 @@ class Builder(Protocol):
         """Names of the backend's placements that this graph distinguishes, the usual one first."""
         ...
 
-    def build(self, backend: Backend, method: Method) -> tuple[bytes, ...]:
-        """The files' contents."""
+    def build(self, backend: Backend, method: Method, deadline: float = math.inf) -> tuple[bytes, ...]:
+        """The files' contents; what may take long ends at ``deadline`` of `time.monotonic`."""
         ...
 
     def smooths(self) -> bool:
@@ -70,6 +73,10 @@ class Builder(Protocol):
 
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
         """Node names of layers, most harmful first."""
+        ...
+
+    def nncf(self, backend: Backend) -> NncfSettings | str:
+        """What NNCF is told first, or why it cannot be asked."""
         ...
 
 
@@ -110,6 +117,9 @@ def search_candidates(
         standing=lambda: _standing(attempts, limits),
         most_harmful=lambda method: builder.most_harmful(backend, method),
         smooths=builder.smooths,
+        nncf=lambda: builder.nncf(backend) if limits.nncf else None,
+        nncf_standing=lambda: _nncf_standing(attempts, limits),
+        error_limit=limits.error,
     )
     for candidate in _timely(group, candidates(_starts(group, builder, limits), lookup), lookup, limits):
         if isinstance(candidate, DoesNotApply):
@@ -134,7 +144,7 @@ def open_method(method: Method, group: Group, builder: Builder, limits: Limits) 
     """Build and open one INT8 candidate; what cannot be run says so in ``reason``."""
     trial = CandidateTrial(name=str(method), method=method, variant=group.variant(method))
     try:
-        contents = builder.build(trial.variant.backend, method)
+        contents = builder.build(trial.variant.backend, method, limits.deadline)
         trial = msgspec.structs.replace(trial, size_bytes=sum(map(len, contents)))
         return msgspec.structs.replace(trial, export=open_export(trial.variant, contents, limits.threads))
     except (BundleRefused, ModelError) as exc:
@@ -147,7 +157,10 @@ def judge(
     """An opened trial with how faithful and how fast it is; one that could not be opened comes back as it is."""
     if trial.export is None or reference.logits is None:
         return trial
-    logits = case_logits(trial.export.session, validation.inputs)
+    try:
+        logits = case_logits(trial.export.session, validation.inputs)
+    except InputError as exc:  # what others made may open and not run
+        return msgspec.structs.replace(trial, export=None, reason=f"cannot be run: {exc}")
     error, auroc_drop = fidelity(logits, reference.logits, validation)
     sessions = [opened(reference).session, trial.export.session]
     fp32_ms, p50_ms = session_p50_ms(sessions, validation.inputs[:1], limits.rounds)
@@ -194,6 +207,15 @@ def _standing(attempts: Sequence[Attempt], limits: Limits) -> Standing:
         closest = min(trials, key=lambda trial: trial.error, default=None)
         return Standing(best=closest.method if closest else None, within_limits=False)
     return Standing(best=best.method, within_limits=True)
+
+
+def _nncf_standing(attempts: Sequence[Attempt], limits: Limits) -> Standing:
+    """The best of NNCF's trials so far, and whether it is worth improving."""
+    trials = [trial for trial in trials_of(attempts) if trial.method is not None and trial.method.nncf is not None]
+    standing = _standing(trials, limits)
+    best = best_of(trials_of(attempts), limits)
+    fastest = max((trial.speedup for trial in trials if trial.ran), default=0.0)
+    return msgspec.structs.replace(standing, competitive=best is None or fastest * _COMPETITIVE >= best.speedup)
 
 
 def _close_losers(attempts: Sequence[Attempt], limits: Limits) -> list[Attempt]:

@@ -15,6 +15,7 @@ from medfm_compress.export.build import Export
 from medfm_compress.runtime.bundle.manifest import Variant
 
 NEAR = 1.05  # latencies within it are equal, so that fidelity decides among them
+_NEAR_SIZE = 1.01  # and sizes, where weights alone are compressed
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +28,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         threads: of the sessions that are timed.
         weight_bits: 8 or 4 to compress weights only; the clock then decides nothing, since size is what hurts.
         deadline: `time.monotonic` after which no further candidate is begun; the first one always is.
+        nncf: NNCF is asked for candidates too.
     """
 
     error: float
@@ -35,6 +37,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     threads: int
     deadline: float
     weight_bits: Literal[0, 4, 8] = 0
+    nncf: bool = False
 
 
 class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,12 +108,17 @@ def rejection_reason(trial: CandidateTrial, limits: Limits) -> str:
 def best_of(trials: Sequence[CandidateTrial], limits: Limits) -> CandidateTrial | None:
     """The trial that ships: the fastest without an objection, of those that are nearly as fast the most faithful.
 
+    Where weights alone are compressed, size stands in the place of speed.
+
     Before that come those with trained ranges: they compute what was trained, and FP32, which the others are held
     against, does not.
     """
     eligible = [trial for trial in trials if not rejection_reason(trial, limits)]
     if not eligible:
         return None
+    if limits.weight_bits:
+        small = min(trial.size_bytes for trial in eligible) * _NEAR_SIZE
+        return min((trial for trial in eligible if trial.size_bytes <= small), key=lambda trial: trial.error)
     near = max(trial.speedup for trial in eligible) / NEAR
     return min((trial for trial in eligible if trial.speedup >= near), key=lambda t: (not _is_trained(t), t.error))
 

@@ -7,16 +7,20 @@ import typer
 from medfm_compress import __version__
 from medfm_compress.cli import console
 from medfm_compress.cli.bench import bench
+from medfm_compress.cli.bundle import app as bundle
 from medfm_compress.cli.compress import compress
 from medfm_compress.cli.demo import demo
+from medfm_compress.cli.device import app as device
 from medfm_compress.cli.distill import distill
 from medfm_compress.cli.doctor import doctor
+from medfm_compress.cli.evidence import app as evidence
 from medfm_compress.cli.explain import explain
 from medfm_compress.cli.explain_difference import explain_difference
 from medfm_compress.cli.export import export
 from medfm_compress.cli.finetune import finetune
 from medfm_compress.cli.gate import gate
 from medfm_compress.cli.inspect import inspect
+from medfm_compress.cli.monitor import app as monitor
 from medfm_compress.cli.policy import app as policy
 from medfm_compress.cli.pretrain import pretrain
 from medfm_compress.cli.prune import prune
@@ -24,6 +28,7 @@ from medfm_compress.cli.quantize import quantize
 from medfm_compress.cli.recipe import app as recipe
 from medfm_compress.cli.run import run
 from medfm_compress.cli.study import app as study
+from medfm_compress.cli.trust import app as trust
 
 COMMANDS = (
     compress,
@@ -44,7 +49,16 @@ COMMANDS = (
 )
 
 
-GROUPS = (("study", study), ("policy", policy), ("recipe", recipe))
+GROUPS = (
+    ("study", study),
+    ("policy", policy),
+    ("recipe", recipe),
+    ("bundle", bundle),
+    ("trust", trust),
+    ("evidence", evidence),
+    ("device", device),
+    ("monitor", monitor),
+)
 PROGRAM = "medfm-compress"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
