@@ -117,9 +117,11 @@ class Harness:
                 "image": str(work / "image-b1.npy"),
                 "reference": str(work / "reference.npy"),
                 "kind": load_network(work).kind,
+                "agreement": load_network(work).agreement,
             }
             found = ask("int8_cpu_errors.py", request, work)
-            known["errors"] = {**known["errors"], **found.pop("errors")}
+            for figure in ("errors", "agreement"):
+                known[figure] = {**known.get(figure, {}), **found.pop(figure)}
             known |= found | {"stamps": known["stamps"] | {entry.name: stamps[entry.name] for entry in due}}
             path.write_text(json.dumps(known))
 

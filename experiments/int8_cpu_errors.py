@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from int8_cpu_agreement import Agreement, agreement
 from int8_cpu_compared import ComparedModel, opened
 
 REFERENCE = "onnxruntime-fp32"
@@ -26,15 +27,17 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     reference: str
     kind: str
+    agreement: Agreement
 
 
 class Errors(msgspec.Struct, frozen=True, kw_only=True):
-    """ComparedModel → relative logit error; why others have none.
+    """ComparedModel → relative logit error, and agreement (`int8_cpu_agreement`); why others have none.
 
     ``spread`` is how much the reference's logits vary over cases: the mean of their deviations.
     """
 
     errors: dict[str, float]
+    agreement: dict[str, float]
     spread: float
     cases: int
     failed: dict[str, str]
@@ -45,7 +48,7 @@ def errors(request: Question) -> Errors:
     from medfm_compress.runtime.golden_cases import relative_logit_error
     from medfm_compress.runtime.task import Task
 
-    result, failed, requested = {}, {}, None
+    result, agreements, failed, requested = {}, {}, {}, None
     for compared_model in sorted(request.compared, key=lambda entry: entry.name != REFERENCE):
         logits, reason = _logits(compared_model, request)
         if logits is None:
@@ -55,10 +58,11 @@ def errors(request: Question) -> Errors:
             np.save(request.reference, logits)
         requested = np.load(request.reference)
         task = Task(kind=request.kind, labels=("no", "yes"))  # type: ignore[arg-type]
+        agreements[compared_model.name] = agreement(request.agreement, logits, requested)
         result[compared_model.name] = float(relative_logit_error(logits, requested, task))
     requested = np.load(request.reference)
     spread = round(float(np.std(requested, axis=0).mean()), 5)
-    return Errors(errors=result, spread=spread, cases=len(requested), failed=failed)
+    return Errors(errors=result, agreement=agreements, spread=spread, cases=len(requested), failed=failed)
 
 
 def _logits(compared_model: ComparedModel, request: Question) -> tuple[NDArray[np.float32] | None, str]:

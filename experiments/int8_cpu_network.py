@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from int8_cpu_agreement import Agreement
+
 if TYPE_CHECKING:
     from medfm_compress.compress.quantization.fidelity import ValidationSet
     from medfm_compress.runtime.image_spec import ImageSpec
@@ -35,6 +37,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
         outputs: logits of one case.
         module: what `network_worker` opens: a model folder or an ``eager.pt2``; empty where there is no module.
         weights: where they are from.
+        agreement: in which its answers are compared.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     outputs: int
     module: str
     weights: str
+    agreement: Agreement = "top1"
 
     @property
     def task(self) -> Task:

@@ -88,6 +88,7 @@ def from_real_weights(folder: Path, out: Path) -> Network:
     return Network(
         name=folder.name, kind=about["kind"], shape=cases["validation"].shape[1:], outputs=outputs,
         module=str(module) if module.is_file() else "", weights=about["package"],
+        agreement=about["agreement"],
     )  # fmt: skip
 
 

