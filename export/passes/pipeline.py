@@ -14,7 +14,9 @@ from medfm_compress.export.passes.batch_norm_to_conv import batch_norm_to_conv
 from medfm_compress.export.passes.flatten_tokens import flatten_tokens
 from medfm_compress.export.passes.fold_affine_after import fold_affine_after
 from medfm_compress.export.passes.fold_affine_before import fold_affine_before
+from medfm_compress.export.passes.gelu_of_parts import gelu_of_parts
 from medfm_compress.export.passes.global_pool import global_pool
+from medfm_compress.export.passes.layer_norm_of_parts import layer_norm_of_parts
 from medfm_compress.export.passes.matmul_to_gemm import matmul_to_gemm
 from medfm_compress.export.passes.multi_head_attention import multi_head_attention
 from medfm_compress.export.passes.quick_gelu import quick_gelu
@@ -28,7 +30,15 @@ if TYPE_CHECKING:
 
 Pass = Callable[["ir.Model"], int]
 
-PORTABLE: tuple[Pass, ...] = (tidy, fold_affine_after, fold_affine_before, split_layers, split_attention)
+PORTABLE: tuple[Pass, ...] = (
+    tidy,
+    gelu_of_parts,
+    layer_norm_of_parts,
+    fold_affine_after,
+    fold_affine_before,
+    split_layers,
+    split_attention,
+)
 ONNXRUNTIME: tuple[Pass, ...] = (multi_head_attention, flatten_tokens, matmul_to_gemm)
 ONNXRUNTIME_INT8: tuple[Pass, ...] = (
     batch_norm_to_conv,
