@@ -2,7 +2,7 @@
 
 python litert_int8.py MODULE CALIBRATION.npz OUT.tflite
 
-MODULE is what `network_worker.load_module` takes; the network has a batch of one and keeps its layout NCHW at its ends.
+MODULE is what `network_worker.load_module` takes; the network has a batch of one, and float32 in NCHW at its ends.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ def main(module: str, calibration: str, out: str) -> None:
     """Convert and quantize."""
     import litert_torch
     import torch
-    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
 
     images = np.load(calibration)["image"]
     with tempfile.TemporaryDirectory() as folder:
         floats = Path(folder) / "float.tflite"
         litert_torch.convert(load_module(module), (torch.from_numpy(images[:1]),)).export(str(floats))
         work = quantizer.Quantizer(str(floats), recipe.static_wi8_ai8())
+        for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+            work.update_quantization_recipe(".*", end, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
         name = input_name(floats)
         ranges = work.calibrate({"serving_default": [{name: image[None]} for image in images]})
         work.quantize(ranges).export_model(out)
