@@ -3,9 +3,9 @@
 python olive_search.py MODEL.onnx CALIBRATION.npz OUT.onnx [SECONDS]
 
 The search (its TPE sampler over the parameters that its passes offer) is told to find the fastest network whose largest
-logit is FP32's in all but 2 % of the last quarter of the cases; it calibrates on the others. A limit on the error of the
-logits themselves would be a custom metric, and Olive 0.13.0 ends on any of those before it begins: it cannot write its
-own configuration down (``'NoneType' object has no attribute 'model_dump'``).
+logit is FP32's in all but 2 % of the last quarter of the cases; it calibrates on the others. A limit on the error of
+the logits would be a custom metric, and Olive 0.13.0 ends on any of those before it begins: it cannot write its own
+configuration down (``'NoneType' object has no attribute 'model_dump'``).
 """
 
 from __future__ import annotations
