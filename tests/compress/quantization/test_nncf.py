@@ -172,7 +172,7 @@ def files(made, name):
 
 
 def logits(contents, count=8):
-    """What the file says, without any engine's integer kernels: they differ between CPUs, and their faults are judged."""
+    """What the file says, without an engine's integer kernels: they differ between CPUs; the search judges them."""
     images_ = images(count)
     if len(contents) == 1:
         options = onnxruntime.SessionOptions()
