@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import msgspec
 
 from medfm_compress.bench.measure.latency import Plan
-from medfm_compress.bench.measure.restricted_isa import Isa, Model, p50_ms_on
+from medfm_compress.bench.measure.restricted_isa import Isa, Model, speedup_on
 from medfm_compress.compress.quantization.candidate_search import Builder, Group, judge, open_method
 from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial, Limits, rejection_reason
 from medfm_compress.compress.quantization.fidelity import ValidationSet
 from medfm_compress.compress.quantization.methods import DoesNotApply
+from medfm_compress.export.build import Export
 from medfm_compress.export.ort_format import optimise_export
 from medfm_compress.runtime.image_spec import ImageSpec
 
+_PLAN = Plan(rounds=8, turn_ms=10.0, min_calls=1, warm_up_s=0.3)  # a sign is wanted, no figure
 _LESSER: tuple[tuple[Isa, tuple[str, ...]], ...] = (("AVX2", ()), ("AVX512_CORE", ("avx512bw",)))
 
 
@@ -74,11 +76,10 @@ class CompanionBuilder:
         """
         if trial.export is None or reference.export is None or trial.variant.backend != "openvino":
             return trial
-        models = [Model(export.contents, export.variant.precision) for export in (reference.export, trial.export)]
-        plan = Plan(rounds=self.limits.rounds, turn_ms=10.0, min_calls=1, threads=self.limits.threads, warm_up_s=1.0)
+        models = _model_of(reference.export), _model_of(trial.export)
+        plan = msgspec.structs.replace(_PLAN, threads=self.limits.threads)
         for isa, needs in _LESSER:
-            fp32, int8 = p50_ms_on(isa, models, self.spec, self.validation.task, plan)
-            if int8 < fp32:
+            if speedup_on(isa, models, self.spec, self.validation.task, plan).low > 1:
                 instruction_set = (*trial.variant.instruction_set, *needs)
                 variant = msgspec.structs.replace(trial.variant, instruction_set=instruction_set)
                 export = msgspec.structs.replace(trial.export, variant=variant)
@@ -102,3 +103,7 @@ class CompanionBuilder:
             companion_of=best.name,
         )
         return (judge(trial, reference, self.validation, self.limits),)
+
+
+def _model_of(export: Export) -> Model:
+    return Model(export.contents, export.variant.precision)

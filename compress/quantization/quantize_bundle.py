@@ -7,7 +7,6 @@ on all validation cases, because the task's were chosen on all.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +20,7 @@ from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.bench.stats.pareto_front import front
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.quantization_step import candidate_step
+from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
 from medfm_compress.compress.quantization.candidate import Candidate
@@ -34,6 +34,7 @@ from medfm_compress.compress.quantization.gpu_variants import BACKEND as TENSORR
 from medfm_compress.compress.quantization.gpu_variants import gpu_attempts, gpu_precisions
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.compress.quantization.options import MIN_CALIBRATION_CASES, QuantizeOptions
+from medfm_compress.compress.quantization.preference import Preferred, in_order
 from medfm_compress.compress.quantization.targets import open_groups
 from medfm_compress.compress.quantization.thresholds import recalibrate_thresholds
 from medfm_compress.data.study import Case, Study
@@ -196,7 +197,7 @@ def _limits(options: QuantizeOptions) -> Limits:
         auroc_drop=options.auroc_limit,
         rounds=options.rounds,
         threads=options.threads,
-        deadline=time.monotonic() + options.time_budget_s,
+        budget=Budget(options.time_budget_s),
         weight_bits=_WEIGHT_BITS[options.weights_only],
     )
 
@@ -253,7 +254,7 @@ def _write(
     attempts: Attempts,
     steps: list[str],
 ) -> Manifest:
-    variants = _ordered(bundle, shipping, trials_of(attempts))
+    variants, lines = _ordered(bundle, shipping, trials_of(attempts))
     files: dict[str, bytes] = {}
     inputs = read_golden_inputs(bundle)
     for trial in shipping:
@@ -263,7 +264,7 @@ def _write(
             logits = {export.variant.name: _golden_logits(bundle, export, inputs)}
             files |= golden_files(inputs, logits, bundle.manifest.image_spec)
     old = bundle.manifest.provenance
-    provenance = msgspec.structs.replace(old, steps=(*old.steps, *steps), libraries=versions(), date=utc_date())
+    provenance = msgspec.structs.replace(old, steps=(*old.steps, *steps, *lines), libraries=versions(), date=utc_date())
     return rewrite_bundle(bundle, out_path, variants=variants, files=files, provenance=provenance)
 
 
@@ -276,17 +277,24 @@ def _golden_logits(bundle: Bundle, export: Export, inputs: NDArray[np.float32]) 
 
 def _ordered(
     bundle: Bundle, shipping: Sequence[CandidateTrial], trials: Sequence[CandidateTrial]
-) -> tuple[Variant, ...]:
-    """The new bundle's variants: fastest first, fall-backs behind, then those that were no target.
+) -> tuple[tuple[Variant, ...], list[str]]:
+    """The new bundle's variants, fastest first, fall-backs behind, then those that were no target; and what was level.
 
     The order is that of one interleaved run; where nothing new ships there was none, and the source's order stays.
     """
     if all(trial.name == "fp32" for trial in shipping):
-        return bundle.manifest.variants
+        return bundle.manifest.variants, []
     replaced = {trial.variant.name for trial in trials if trial.kept or trial.name == "fp32"}
     untouched = [variant for variant in bundle.manifest.variants if variant.name not in replaced]
-    ordered = sorted(shipping, key=lambda trial: (trial.is_fallback, trial.p50_ms))
-    return (*(trial.variant for trial in ordered), *untouched)
+    order = in_order([trial for trial in shipping if not trial.is_fallback])
+    order += in_order([trial for trial in shipping if trial.is_fallback])
+    lines = [_level_line(place) for place in order if place.level]
+    return (*(place.trial.variant for place in order), *untouched), lines
+
+
+def _level_line(place: Preferred) -> str:
+    others = ", ".join(trial.variant.name for trial in place.level)
+    return f"quantize: {place.trial.variant.name} stands before {others}, level with it within noise"
 
 
 def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int) -> list[str]:

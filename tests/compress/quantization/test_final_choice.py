@@ -6,13 +6,14 @@ import msgspec
 import pytest
 
 from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, Limits
 from medfm_compress.compress.quantization.final_choice import WHY_OPTIMISED, WHY_PORTABLE, choose_variants
 from medfm_compress.compress.quantization.final_timing import LEAST_ROUNDS, final_plan
 from medfm_compress.compress.quantization.methods import DoesNotApply, Method
 from medfm_compress.export.build import Export, make_variant
 
-LIMITS = Limits(error=0.05, auroc_drop=0.02, rounds=40, threads=1, deadline=0.0)
+LIMITS = Limits(error=0.05, auroc_drop=0.02, rounds=40, threads=1, budget=Budget(0.0))
 
 
 def trial(name: str, ms: float, *, backend: str = "openvino", error: float = 0.01, **fields) -> CandidateTrial:
