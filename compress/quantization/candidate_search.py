@@ -1,8 +1,9 @@
 """The candidate search: try one candidate after another on one target, cheapest first, and keep the finalists open.
 
-Here the stopwatch in this process ranks candidates, each in turns with FP32 of the same backend: by processor time where
-one thread computes, since that does not grow while other programs have the processor. That is good enough to say which
-ones are worth more; which of them ships, if any, is for `final_choice` and its fresh processes.
+Here the stopwatch in this process ranks candidates, each in turns with FP32 of the same backend: by processor time
+where one thread computes, since that does not grow while other programs have the processor. That is good enough to say
+which ones are worth more; which of them ships, if any, is for `final_choice` and its fresh processes. A candidate that
+is far slower than one that may ship could not become a finalist whatever its logits, so they are not asked for.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from medfm_compress.compress.quantization.methods import (
     Standing,
     candidates,
 )
-from medfm_compress.compress.quantization.preference import form_of, prefer
+from medfm_compress.compress.quantization.preference import form_of, prefer, slowdown
 from medfm_compress.export.build import open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
 from medfm_compress.runtime.errors import BundleRefused, ModelError
@@ -82,14 +83,14 @@ class Group(NamedTuple):
 
     Attributes:
         reference: its FP32 trial, opened.
-        floats: trials in other float precisions.
+        floats: each opens a trial in another float precision.
         rests: precisions that what stays in float may have beside INT8.
         variant: what a method makes.
         last: a float trial for when nothing else may ship.
     """
 
     reference: CandidateTrial
-    floats: tuple[Attempt, ...]
+    floats: tuple[Callable[[], Attempt], ...]
     rests: tuple[Rest, ...]
     variant: Callable[[Method], Variant]
     last: Callable[[], Attempt] | None = None
@@ -121,7 +122,7 @@ def search_candidates(
             continue
         progress(f"{backend}: {candidate if isinstance(candidate, Method) else candidate.name}")
         trial = open_method(candidate, group, builder, limits) if isinstance(candidate, Method) else candidate
-        attempts.append(judge(trial, reference, validation, limits))
+        attempts.append(_tried(trial, reference, attempts, validation, limits))
         attempts[:] = _close_losers(attempts, limits)
     return tuple(attempts)
 
@@ -145,26 +146,43 @@ def open_method(method: Method, group: Group, builder: Builder, limits: Limits) 
         return msgspec.structs.replace(trial, reason=f"cannot be run: {exc}")
 
 
-def judge(
+def _tried(
+    trial: CandidateTrial,
+    reference: CandidateTrial,
+    attempts: Sequence[Attempt],
+    validation: ValidationSet,
+    limits: Limits,
+) -> CandidateTrial:
+    """``trial`` timed and judged; one that could not be opened, or cannot become a finalist, with the reason alone."""
+    if trial.export is None:
+        return trial
+    timed = time_beside(trial, reference, validation, limits)
+    running = finalists(attempts, limits)
+    best = prefer(running).trial if running and not limits.weight_bits else None
+    if best is not None and slowdown(timed, best).low > _PLAUSIBLE:
+        reason = f"slower than {best.name}, so its logits were not compared"
+        return msgspec.structs.replace(trial, export=None, reason=reason)
+    return judge(timed, reference, validation)
+
+
+def time_beside(
     trial: CandidateTrial, reference: CandidateTrial, validation: ValidationSet, limits: Limits
 ) -> CandidateTrial:
-    """An opened trial with how faithful and how fast it is; one that could not be opened comes back as it is."""
+    """An opened trial with how fast it is, both timed in turns in this process."""
+    sessions = [opened(reference).session, opened(trial).session]
+    fp32_ms, own_ms = (np.array(samples) for samples in session_ms(sessions, validation.inputs[:1], limits.rounds))
+    ratio = ratio_of_medians(fp32_ms.reshape(-1, 1), own_ms.reshape(-1, 1))
+    p50_ms = float(np.median(own_ms))
+    return msgspec.structs.replace(trial, p50_ms=p50_ms, speedup=ratio.estimate, search_interval=ratio)
+
+
+def judge(trial: CandidateTrial, reference: CandidateTrial, validation: ValidationSet) -> CandidateTrial:
+    """An opened trial with how faithful it is; one that could not be opened comes back as it is."""
     if trial.export is None or reference.logits is None:
         return trial
     logits = case_logits(trial.export.session, validation.inputs)
     error, auroc_drop = fidelity(logits, reference.logits, validation)
-    sessions = [opened(reference).session, trial.export.session]
-    fp32_ms, own_ms = (np.array(samples) for samples in session_ms(sessions, validation.inputs[:1], limits.rounds))
-    ratio = ratio_of_medians(fp32_ms.reshape(-1, 1), own_ms.reshape(-1, 1))
-    return msgspec.structs.replace(
-        trial,
-        logits=logits,
-        error=error,
-        auroc_drop=auroc_drop,
-        p50_ms=float(np.median(own_ms)),
-        speedup=ratio.estimate,
-        search_interval=ratio,
-    )
+    return msgspec.structs.replace(trial, logits=logits, error=error, auroc_drop=auroc_drop)
 
 
 def session_ms(sessions: Sequence[Session], image: NDArray[np.float32], rounds: int) -> tuple[list[float], ...]:
@@ -186,10 +204,10 @@ def _starts(group: Group, builder: Builder, limits: Limits) -> tuple[Method, ...
 def _timely(
     group: Group, methods: Iterator[Method | DoesNotApply], lookup: Lookup, limits: Limits
 ) -> Iterator[Attempt | Method]:
-    """The candidates, within the budget; the float ones and the first INT8 one need no calibration of their own."""
-    if not limits.weight_bits:
-        yield from group.floats
+    """The candidates, within the budget: the first INT8 one and the float ones always, which are hardly ever faster."""
     for number, method in enumerate(methods):
+        if number == 1 and not limits.weight_bits:
+            yield from (open_float() for open_float in group.floats)
         exhausted = limits.budget.exhausted() if number else ""
         if exhausted:
             yield DoesNotApply(candidate="further candidates", reason=exhausted)

@@ -62,8 +62,7 @@ class CompanionBuilder:
             return ()
         method = msgspec.structs.replace(best.method, reduced=True, rest="fp32")  # a CPU with bf16 has VNNI
         trial = open_method(method, group, self.builder, self.limits)
-        trial = msgspec.structs.replace(trial, companion_of=best.name)
-        trial = judge(trial, reference, self.validation, self.limits)
+        trial = judge(_beside(trial, best), reference, self.validation)
         if rejection_reason(trial, self.limits):
             return (trial,)
         return (self._for_lesser_cpus(trial, reference),)
@@ -100,10 +99,19 @@ class CompanionBuilder:
             variant=optimised.export.variant,
             export=optimised.export,
             size_bytes=sum(map(len, optimised.export.contents)),
-            companion_of=best.name,
         )
-        return (judge(trial, reference, self.validation, self.limits),)
+        return (judge(_beside(trial, best), reference, self.validation),)
 
 
 def _model_of(export: Export) -> Model:
     return Model(export.contents, export.variant.precision)
+
+
+def _beside(trial: CandidateTrial, best: CandidateTrial) -> CandidateTrial:
+    """``trial`` as companion of ``best``, whose speed is taken for its own until fresh processes time both."""
+    if trial.export is None:
+        return msgspec.structs.replace(trial, companion_of=best.name)
+    interval = best.speedup_interval or best.search_interval
+    return msgspec.structs.replace(
+        trial, companion_of=best.name, p50_ms=best.p50_ms, speedup=best.speedup, search_interval=interval
+    )

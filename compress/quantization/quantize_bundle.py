@@ -24,7 +24,7 @@ from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
 from medfm_compress.compress.quantization.candidate import Candidate
-from medfm_compress.compress.quantization.candidate_search import Group, search_candidates
+from medfm_compress.compress.quantization.candidate_search import search_candidates
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, Limits, opened, trials_of
 from medfm_compress.compress.quantization.companion_variants import CompanionBuilder
 from medfm_compress.compress.quantization.fidelity import ValidationSet, case_logits
@@ -35,7 +35,7 @@ from medfm_compress.compress.quantization.gpu_variants import gpu_attempts, gpu_
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.compress.quantization.options import MIN_CALIBRATION_CASES, QuantizeOptions
 from medfm_compress.compress.quantization.preference import Preferred, in_order
-from medfm_compress.compress.quantization.targets import open_groups
+from medfm_compress.compress.quantization.targets import make_group, variants_of
 from medfm_compress.compress.quantization.thresholds import recalibrate_thresholds
 from medfm_compress.data.study import Case, Study
 from medfm_compress.export.build import Export, make_variant, versions
@@ -101,17 +101,17 @@ def quantize_bundle(
     options = options or QuantizeOptions()
     bundle = Bundle.open(bundle_path)
     check_labels(study, bundle.manifest.task)
-    onnx = _source_graph(bundle)
+    _source_variant(bundle)
     cpu, gpu = _by_device(options.targets)
     precisions = gpu_precisions(gpu)
-    groups = open_groups(bundle, cpu, options.threads) if cpu or not gpu else ()
+    variants = variants_of(bundle, cpu) if cpu or not gpu else ()
     cases = sample_cases(study, "train", options.samples, options.seed)
     if len(cases) < MIN_CALIBRATION_CASES:
         raise StudyError(f"{len(cases)} training cases; calibration needs at least {MIN_CALIBRATION_CASES}")
-    builder = _calibrated(onnx, study, cases, bundle, progress)
+    builder = _calibrated(study, cases, bundle, progress)
     validation = _validation_set(bundle, study, options, progress)
     spec = bundle.manifest.image_spec
-    attempts = _attempted(groups, builder, validation, spec, options, progress) if groups else ()
+    attempts = _attempted(bundle, variants, builder, validation, options, progress) if variants else ()
     if precisions:
         timer = _timer(spec, validation, options, progress)
         attempts += gpu_attempts(precisions, builder, validation, _limits(options), progress, timer)
@@ -137,13 +137,18 @@ def _by_device(targets: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]
 
 
 def _source_graph(bundle: Bundle) -> bytes:
+    return portable(bundle.read(_source_variant(bundle).files[0]))
+
+
+def _source_variant(bundle: Bundle) -> Variant:
     for variant in bundle.manifest.variants:
         if variant.name == make_variant("onnxruntime", "fp32").name:
-            return portable(bundle.read(variant.files[0]))
+            return variant
     raise InputError(f"{bundle.path.name} has no FP32 ONNX variant to quantize; export the model again")
 
 
-def _calibrated(onnx: bytes, study: Study, cases: tuple[Case, ...], bundle: Bundle, progress: Progress) -> GraphBuilder:
+def _calibrated(study: Study, cases: tuple[Case, ...], bundle: Bundle, progress: Progress) -> GraphBuilder:
+    onnx = _source_graph(bundle)
     spec = bundle.manifest.image_spec
     progress(f"calibrating on {len(cases)} training cases")
 
@@ -163,16 +168,17 @@ def _validation_set(bundle: Bundle, study: Study, options: QuantizeOptions, prog
 
 
 def _attempted(
-    groups: tuple[Group, ...],
+    bundle: Bundle,
+    variants: tuple[Variant, ...],
     builder: GraphBuilder,
     validation: ValidationSet,
-    spec: ImageSpec,
     options: QuantizeOptions,
     progress: Progress,
 ) -> Attempts:
     """Everything that was tried on every target, FP32 of each first, and what became of it."""
+    spec, limits = bundle.manifest.image_spec, _limits(options)
+    groups = [make_group(variant, tuple(map(bundle.read, variant.files)), options.threads) for variant in variants]
     searches = [search_candidates(group, builder, validation, _limits(options), progress) for group in groups]
-    limits = _limits(options)
     companions = CompanionBuilder(builder, validation, spec, limits, options.optimised, options.reduced_range)
 
     def of_group(number: int, best: CandidateTrial, reference: CandidateTrial) -> Attempts:

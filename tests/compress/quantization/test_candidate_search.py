@@ -98,7 +98,10 @@ def search(validation, plans, *, error=0.05, budget=60.0, floats=(), backend="op
         name="fp32", variant=variant, export=Export(variant=variant, contents=(), session=PlayedSession(10.0, 0.0))
     )
     group = Group(
-        reference=reference, floats=floats, rests=("fp32",), variant=lambda method: make_variant(backend, "int8")
+        reference=reference,
+        floats=tuple(lambda trial=trial: trial for trial in floats),
+        rests=("fp32",),
+        variant=lambda method: make_variant(backend, "int8"),
     )
     limits = Limits(error=error, auroc_drop=0.02, rounds=5, threads=1, budget=Budget(budget))
     return search_candidates(group, PlayedBuilder(plans, **builder), validation, limits, lambda text: None), limits
