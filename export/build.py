@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -64,6 +64,20 @@ class BundleDraft(msgspec.Struct, frozen=True, kw_only=True):
     intended_use: str
 
 
+class Network(NamedTuple):
+    """A network as a bundle holds it.
+
+    Attributes:
+        content: ONNX with input ``image`` ``[1, C, H, W]`` and output ``logits`` ``[1, labels]``, float32.
+        reference: what it must compute, on normalised inputs.
+        steps: what was done so far.
+    """
+
+    content: bytes
+    reference: Logits
+    steps: tuple[str, ...]
+
+
 class Export(msgspec.Struct, frozen=True, kw_only=True):
     """One variant with its files' contents, in order, and an opened session of it."""
 
@@ -113,8 +127,24 @@ def build_bundle(
     if ranges:
         attached = attach_ranges(content, module, ranges)
         content, steps = attached.content, [*steps, f"export: {attached.line}"]
-    exports, lines = _fp32_exports(content, module_logits(module), draft, progress)
-    steps += [f"export: {line}" for line in lines]
+    network = Network(content, module_logits(module), tuple(steps))
+    return bundle_of_network(network, draft, path, study=study, rule=rule, progress=progress)
+
+
+def bundle_of_network(
+    network: Network,
+    draft: BundleDraft,
+    path: str | Path,
+    *,
+    study: Study | None = None,
+    rule: str = "youden",
+    progress: Progress = no_progress,
+) -> Manifest:
+    """Write the FP32 bundle of a network that is in ONNX already; arguments and errors as of `build_bundle`."""
+    if study is not None:
+        check_labels(study, draft.task)
+    exports, lines = _fp32_exports(network.content, network.reference, draft, progress)
+    steps = [*network.steps, *(f"export: {line}" for line in lines)]
     task = draft.task
     if study is not None:
         progress("deciding temperature and operating points on validation cases")

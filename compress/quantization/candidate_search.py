@@ -148,11 +148,17 @@ def judge(
     if trial.export is None or reference.logits is None:
         return trial
     logits = case_logits(trial.export.session, validation.inputs)
-    error, auroc_drop = fidelity(logits, reference.logits, validation)
+    error, auroc_drop, changed = fidelity(logits, reference.logits, validation)
     sessions = [opened(reference).session, trial.export.session]
     fp32_ms, p50_ms = session_p50_ms(sessions, validation.inputs[:1], limits.rounds)
     return msgspec.structs.replace(
-        trial, logits=logits, error=error, auroc_drop=auroc_drop, p50_ms=p50_ms, speedup=fp32_ms / p50_ms
+        trial,
+        logits=logits,
+        error=error,
+        auroc_drop=auroc_drop,
+        changed_decisions=changed,
+        p50_ms=p50_ms,
+        speedup=fp32_ms / p50_ms,
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.bench.stats.pareto_front import front
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.quantization_step import candidate_step
+from medfm_compress.bench.types.quantization_step import UNLABELLED, candidate_step
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
 from medfm_compress.compress.quantization.candidate import Candidate
@@ -58,6 +58,7 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         manifest: of the bundle that was written.
         candidates: in the order tried, FP32 of each backend first.
+        labelled: AUROC could tell; otherwise fidelity was judged by logits alone.
         applied: at least one faster variant is in the bundle; otherwise it holds what the source held.
         calibration_images: the training cases that were used.
     """
@@ -65,7 +66,13 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
     candidates: tuple[Candidate, ...]
     applied: bool
+    labelled: bool
     calibration_images: tuple[str, ...]
+
+    @property
+    def judged_by(self) -> str:
+        """What decided whether a candidate is faithful, in words."""
+        return "relative logit error and AUROC" if self.labelled else UNLABELLED
 
 
 class _Shipping(NamedTuple):
@@ -113,8 +120,8 @@ def quantize_bundle(
     attempts = _attempted(groups, builder, validation, spec, options, progress) if groups else ()
     if precisions:
         timer = _timer(spec, validation, options, progress)
-        attempts += gpu_attempts(precisions, builder, validation, _limits(options), progress, timer)
-    steps = _steps(attempts, options, len(cases))
+        attempts += gpu_attempts(precisions, builder, validation, _limits(options, validation), progress, timer)
+    steps = _steps(attempts, options, len(cases), validation)
     shipping = [trial for trial in trials_of(attempts) if trial.kept]
     if options.rechoose:
         progress("choosing thresholds of the new variants on validation cases")
@@ -125,6 +132,7 @@ def quantize_bundle(
         manifest=manifest,
         candidates=_candidates(attempts),
         applied=any(trial.name != "fp32" for trial in shipping),
+        labelled=validation.labelled,
         calibration_images=tuple(case.image for case in cases),
     )
 
@@ -170,8 +178,10 @@ def _attempted(
     progress: Progress,
 ) -> Attempts:
     """Everything that was tried on every target, FP32 of each first, and what became of it."""
-    searches = [search_candidates(group, builder, validation, _limits(options), progress) for group in groups]
-    limits = _limits(options)
+    searches = [
+        search_candidates(group, builder, validation, _limits(options, validation), progress) for group in groups
+    ]
+    limits = _limits(options, validation)
     companions = CompanionBuilder(builder, validation, spec, limits, options.optimised, options.reduced_range)
 
     def of_group(number: int, best: CandidateTrial, reference: CandidateTrial) -> Attempts:
@@ -190,7 +200,7 @@ def _timer(spec: ImageSpec, validation: ValidationSet, options: QuantizeOptions,
     return timer
 
 
-def _limits(options: QuantizeOptions) -> Limits:
+def _limits(options: QuantizeOptions, validation: ValidationSet) -> Limits:
     return Limits(
         error=options.error_limit,
         auroc_drop=options.auroc_limit,
@@ -198,6 +208,7 @@ def _limits(options: QuantizeOptions) -> Limits:
         threads=options.threads,
         deadline=time.monotonic() + options.time_budget_s,
         weight_bits=_WEIGHT_BITS[options.weights_only],
+        changed_decisions=1.0 if validation.labelled else max(options.decision_limit, 1 / len(validation.cases)),
     )
 
 
@@ -289,8 +300,10 @@ def _ordered(
     return (*(trial.variant for trial in ordered), *untouched)
 
 
-def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int) -> list[str]:
+def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int, validation: ValidationSet) -> list[str]:
     lines = [f"quantize: calibrated on {calibrated} training cases, seed {options.seed}"]
+    if not validation.labelled:
+        lines.append(f"quantize: {UNLABELLED}, on {len(validation.cases)} images; AUROC is not known")
     for attempt in attempts:
         if isinstance(attempt, DoesNotApply):
             lines.append(f"quantize: {attempt.candidate} does not apply: {attempt.reason}")
@@ -324,6 +337,7 @@ def _candidate(trial: CandidateTrial, *, pareto: bool) -> Candidate:
         speedup_interval=trial.speedup_interval,
         relative_logit_error=trial.error,
         auroc_drop=trial.auroc_drop,
+        changed_decisions=trial.changed_decisions,
         size_bytes=trial.size_bytes,
         pareto=pareto,
         kept=trial.kept,
