@@ -85,8 +85,8 @@ def _too_few(folder: Path, used: int, least: int, refused: list[str], listed: in
     reason = f"; {_listed(refused)}" if refused else ""
     none = "" if listed else " (no DICOM, PNG, JPEG, TIFF or BMP file is in it)"
     return (
-        f"--images {in_one_line(folder)} has {used} images that can be used{none}: calibration needs at least {least} and "
-        f"judging {_LEAST_JUDGED}, so give {needed} or more{reason}"
+        f"--images {in_one_line(folder)} has {used} images that can be used{none}: calibration needs at least {least}, "
+        f"and judging {_LEAST_JUDGED}, so give {needed} or more{reason}"
     )
 
 

@@ -198,8 +198,8 @@ def _with_opset(proto: Any, opset: int) -> tuple[Any, str]:
         if opset >= OLDEST_OPSET:
             return proto, f"left in opset {opset}, since it cannot be converted: {reason}"
     raise ModelError(
-        f"the graph has opset {opset or 'of no number'}, which cannot be converted to {OPSET}: {reason}; export it again "
-        f"with opset_version={OPSET}"
+        f"the graph has opset {opset or 'of no number'}, which cannot be converted to {OPSET}: {reason}; export it "
+        f"again with opset_version={OPSET}"
     )
 
 
@@ -302,8 +302,8 @@ def _inferred(proto: Any) -> Any:
         return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
     except MedfmError:
         raise
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 -- the library raises anything
         raise ModelError(
-            f"the graph does not take one image of the spec's size: {in_one_line(exc)}; its batch or its sides stand in "
-            "the graph itself: export it with batch 1 at that size"
+            f"the graph does not take one image of the spec's size: {in_one_line(exc)}; its batch or its sides stand "
+            "in the graph itself: export it with batch 1 at that size"
         ) from None

@@ -1,7 +1,7 @@
 """An ONNX file from anywhere: its content in one piece, what it says of itself, and why it cannot be taken over.
 
 Exporters keep large weights in a second file beside the first. Such a file is read where it lies in the same folder
-under a plain name, and becomes part of the content; any other place is refused, since it may be any file of the machine.
+under a plain name, and becomes part of the content; any other place is refused, since it may be any file there is.
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ def _ports(facts: OnnxFacts) -> str:
         )
     if output.shape is not None and len(output.shape) != 2:
         return (
-            f"has the output {output}; a classifier gives [n, labels]: segmentation, detection and text recognition are "
-            "not supported"
+            f"has the output {output}; a classifier gives [n, labels]: segmentation, detection and reading of text "
+            "are not supported"
         )
     return ""
 

@@ -1,4 +1,4 @@
-"""Anybody's ONNX file as a bundle: what `export` and `quantize` do with one, with a labelled study or with bare images."""
+"""Anybody's ONNX file as a bundle, for `export` and `quantize`: with a labelled study or with bare images."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CaseSource(NamedTuple):
         """Raises InputError unless one of the two is given."""
         if (self.study is None) == (self.images is None):
             raise InputError(
-                "give one of --study (labelled: thresholds are chosen and AUROC is judged) and --images (a folder without "
+                "give one of --study (labelled: thresholds are chosen, AUROC is judged) and --images (a folder without "
                 "labels: relative logit error and agreement alone are judged)"
             )
 

@@ -120,11 +120,11 @@ def _spec_lines(known: Known) -> list[str]:
         f"height_px: {height or TODO}",
         f"width_px: {width or TODO}",
         f"colour: {colour}  # grey or rgb; the channels of rgb are red, green, blue, in this order",
-        f"mean: {TODO}  # a channel each, in units of [0, 1]; of ImageNet [0.485, 0.456, 0.406]; [0] where none was used",
+        f"mean: {TODO}  # a channel each, in units of [0, 1]; ImageNet: [0.485, 0.456, 0.406]; none: zeros",
         f"std: {TODO}  # likewise; of ImageNet [0.229, 0.224, 0.225]; pixels of 0 to 255: mean 0, std 0.003921569",
         f"resize: {TODO}  # stretch both sides, shortest side and crop the rest, or longest side and pad",
         f"filter: {TODO}  # bilinear, bicubic or nearest",
-        "crop_fraction: 1.0  # below 1: resize to size / fraction, then crop the centre; torchvision's 256 to 224: 0.875",
+        "crop_fraction: 1.0  # below 1: resize to size / fraction, then crop the centre; of 256 to 224 px: 0.875",
     ]
 
 

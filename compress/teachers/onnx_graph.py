@@ -1,4 +1,4 @@
-"""An ONNX file as ONNX Runtime runs it: one image input, one output ``[n, outputs]``, as many images at a time as it takes."""
+"""An ONNX file as ONNX Runtime runs it: one image input, one output ``[n, outputs]``, any number of images."""
 
 from __future__ import annotations
 
@@ -89,6 +89,7 @@ def _ports(path: str, session: onnxruntime.OnnxRuntimeSession) -> tuple[str, str
 
 
 def check_fits(graph: OnnxGraph, spec: ImageSpec) -> None:
+    """Raise ModelError where the graph takes other images than the spec describes."""
     sizes = graph.shape[1:]
     if any(side not in (0, size) for side, size in zip(sizes, spec.shape[1:], strict=True)):
         sides = "×".join(str(side or "any") for side in sizes)

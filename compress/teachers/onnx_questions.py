@@ -48,7 +48,7 @@ class Questions(NamedTuple):
         example = spec_to_write(_example(self.graph))
         return UndescribedModel(
             f"{self.graph.name} does not say {parts}, and a wrong guess would be a silent wrong answer",
-            f"write a file such as {example} with what it was trained with (docs/teachers.md has the other keys: labels, "
+            f"write a file such as {example} with what it was trained with (other keys: labels, "
             "outputs, kind), and give it with --teacher-spec",
             f"{self.graph.name}.spec.yaml",
             write_description(self.known),

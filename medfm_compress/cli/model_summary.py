@@ -35,7 +35,7 @@ def print_model(model: Model, out: Path, next_command: str, more: Mapping[str, A
 
 
 def print_unlabelled(manifest: Manifest) -> None:
-    """That nobody said what the images show that a bundle was made with, and what follows; nothing where somebody did."""
+    """That a bundle was made with images without labels, and what follows; nothing where there were labels."""
     if any(UNLABELLED in step for step in manifest.provenance.steps):
         console.say(f"{UNLABELLED}; AUROC is not known")
     if not manifest.task.operating_points and manifest.task.kind != "multiclass":
