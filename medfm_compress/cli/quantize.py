@@ -68,8 +68,11 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
     backends = dict.fromkeys(_backend(candidate) for candidate in quantized.candidates)
     for backend in backends:
         tried = [candidate for candidate in quantized.candidates if _backend(candidate) == backend]
-        headers = [backend, "p50 ms", "speed-up", "logit error", "MB", "outcome"]
-        console.table(headers, [_row(candidate) for candidate in tried if candidate.variant], left=(0, 5))
+        headers = [backend, "p50 ms", "speed-up", "logit error", "agree", "MB", "outcome"]
+        rows = [_row(candidate) for candidate in tried if candidate.variant]
+        if quantized.labelled:  # AUROC decides, and is not what a table is read for
+            headers, rows = _without_agreement(headers), [_without_agreement(row) for row in rows]
+        console.table(headers, rows, left=(0, len(headers) - 1))
         for candidate in tried:
             if not candidate.variant:
                 console.say(f"{candidate.method} does not apply: {candidate.reason}")
@@ -89,6 +92,10 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
     print_next(after_quantize(out, study))
 
 
+def _without_agreement(row: list[str]) -> list[str]:
+    return [*row[:4], *row[5:]]
+
+
 def _backend(candidate: Candidate) -> str:
     return ":".join(candidate.target.split(":")[:2])
 
@@ -98,5 +105,6 @@ def _row(candidate: Candidate) -> list[str]:
     times = [f"{candidate.p50_ms:.2f}", f"{candidate.speedup:.2f}×"] if candidate.p50_ms else ["–"] * 2
     judged = candidate.p50_ms or candidate.relative_logit_error  # what runs on no engine here is judged, not timed
     error = f"{candidate.relative_logit_error:.4f}" if judged else "–"
+    agree = f"{1 - candidate.changed_decisions:.1%}" if judged else "–"
     size = f"{candidate.size_bytes / 1e6:.2f}" if candidate.size_bytes else "–"
-    return [candidate.method + ("*" if candidate.pareto else ""), *times, error, size, outcome]
+    return [candidate.method + ("*" if candidate.pareto else ""), *times, error, agree, size, outcome]

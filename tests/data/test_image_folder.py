@@ -66,5 +66,5 @@ def test_images_that_are_all_too_small_are_refused_with_the_reason(tmp_path: Pat
 
     for number in range(12):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
-    with pytest.raises(StudyError, match="has 0 images.*12 image"):
+    with pytest.raises(StudyError, match=r"has 0 images.*12 image"):
         images_of(tmp_path)
