@@ -17,6 +17,7 @@ from medfm_compress.export.onnx_export import INPUT, OPSET, OUTPUT, finished, si
 from medfm_compress.export.onnx_file import read_facts
 from medfm_compress.export.passes.read import NEWEST_OPSET, OLDEST_OPSET, parse_onnx
 from medfm_compress.runtime.errors import MedfmError, ModelError, in_one_line, refusing
+from medfm_compress.runtime.sessions.table import open_session_from_bytes
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.image_spec import ImageSpec
@@ -119,7 +120,7 @@ def adopt_onnx(content: bytes, spec: ImageSpec, layout: Layout, outputs: OutputM
         _rename(proto.graph, facts.inputs[0].name)
         _join(proto.graph, layout, outputs)
         _state_ports(proto.graph, spec, labels)
-        inferred = _inferred(proto)
+        inferred = _inferred(proto, spec)
         proto = simplified(inferred)
     nested = read_facts(proto.SerializeToString()).nested
     if nested:
@@ -294,16 +295,24 @@ def _state_ports(graph: Any, spec: ImageSpec, labels: int) -> None:
     graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [1, labels]))
 
 
-def _inferred(proto: Any) -> Any:
-    """With the shapes of its values, which follow from those of the image."""
+def _inferred(proto: Any, spec: ImageSpec) -> Any:
+    """With the shapes of its values, which follow from those of the image; as far as they can be told where it runs.
+
+    Raises:
+        ModelError: it does not run on one image.
+    """
     import onnx
 
     try:
         return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
-    except MedfmError:
-        raise
     except Exception as exc:  # noqa: BLE001 -- the library raises anything
+        reason = in_one_line(exc)
+    try:
+        session = open_session_from_bytes("onnxruntime", [proto.SerializeToString()], 1, "fp32")
+        session.run({INPUT: np.zeros(spec.shape, np.float32)})
+    except MedfmError:
         raise ModelError(
-            f"the graph does not take one image of the spec's size: {in_one_line(exc)}; its batch or its sides stand "
-            "in the graph itself: export it with batch 1 at that size"
+            f"the graph does not take one image of the spec's size: {reason}; its batch or its sides stand in the graph "
+            "itself: export it with batch 1 at that size"
         ) from None
+    return onnx.shape_inference.infer_shapes(proto)

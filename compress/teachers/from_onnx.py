@@ -40,9 +40,14 @@ class OnnxTeacher:
     def __init__(self, graph: OnnxGraph, card: TeacherCard, ending: Ending, label_map: LabelMap | None) -> None:
         self.card = card
         self.engine = f"onnxruntime {graph.precision}"
-        self.graph, self.ending, self.label_map = graph, ending, label_map
+        self.graph, self._ending, self.label_map = graph, ending, label_map
         self._mean = torch.tensor(card.spec.mean).reshape(1, -1, 1, 1)
         self._std = torch.tensor(card.spec.std).reshape(1, -1, 1, 1)
+
+    @property
+    def ending(self) -> Ending:
+        """What the graph's outputs are."""
+        return self._ending
 
     def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`; there are no features."""
@@ -51,7 +56,7 @@ class OnnxTeacher:
                 f"feature {features[0]!r} cannot be had of {self.card.name}: an ONNX file gives logits only"
             )
         outputs = finite(self.graph.run((images - self._mean) / self._std), self.card.name)
-        logits = torch.from_numpy(logits_of_outputs(outputs.numpy(), self.ending))
+        logits = torch.from_numpy(logits_of_outputs(outputs.numpy(), self._ending))
         return TeacherOutputs(logits if self.label_map is None else self.label_map(logits))
 
 

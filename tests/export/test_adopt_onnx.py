@@ -69,6 +69,14 @@ def test_names_that_a_bundle_has_are_given_away() -> None:
     np.testing.assert_allclose(run(adopted(model), IMAGES), LOGITS, atol=1e-4)
 
 
+def test_operators_of_onnxruntime_are_taken() -> None:
+    model = tiny_onnx.make(ending=("Gelu",))
+    model.graph.node[-1].domain = "com.microsoft"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    expected = run(model.SerializeToString(), IMAGES)
+    np.testing.assert_allclose(run(adopted(model), IMAGES), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(("ending", "name"), [("softmax", "Softmax"), ("sigmoid", "Sigmoid")])
 def test_logits_come_out_of_probabilities(ending: str, name: str) -> None:
     model = tiny_onnx.make(ending=(name,))
