@@ -312,7 +312,7 @@ def _inferred(proto: Any, spec: ImageSpec) -> Any:
         session.run({INPUT: np.zeros(spec.shape, np.float32)})
     except MedfmError:
         raise ModelError(
-            f"the graph does not take one image of the spec's size: {reason}; its batch or its sides stand in the graph "
-            "itself: export it with batch 1 at that size"
+            f"the graph does not take one image of the spec's size: {reason}; its batch or its sides stand in the "
+            "graph itself: export it with batch 1 at that size"
         ) from None
     return onnx.shape_inference.infer_shapes(proto)
