@@ -75,13 +75,12 @@ class OnnxFacts(NamedTuple):
 
     @property
     def precision(self) -> str:
-        """In words: ``int8 (QDQ)``, ``fp16``, ``fp64``, ``fp32`` …."""
+        """In words: ``quantized (QuantizeLinear, …)``, ``bf16``, ``fp16`` or ``fp32``."""
         if self.integer_operators:
             return f"quantized ({', '.join(self.integer_operators)})"
-        for kind, word in (("float64", "fp64"), ("bfloat16", "bf16"), ("float16", "fp16")):
-            if kind in self.weight_types:
-                return word
-        return "fp32"
+        kinds = (*self.weight_types, *(port.dtype for port in (*self.inputs, *self.outputs)))
+        words = {"bfloat16": "bf16", "float16": "fp16"}
+        return next((word for kind, word in words.items() if kind in kinds), "fp32")
 
 
 def read_onnx_file(path: str | Path) -> bytes:
@@ -172,7 +171,7 @@ def _types(facts: OnnxFacts) -> str:
             f"has the input {image}: it takes stored pixels and normalises them itself, and here the one preprocessing "
             "(ImageSpec) does so; export it without its first Cast and normalisation, with a float32 input"
         )
-    if "float64" in (image.dtype, *facts.weight_types):
+    if "float64" in (image.dtype, facts.outputs[0].dtype):
         return "computes in float64, which no engine has fast kernels for; export it after model.float()"
     if "bfloat16" in (image.dtype, *facts.weight_types):
         return "computes in bfloat16, which engines read in part only; export it after model.float()"

@@ -47,8 +47,10 @@ def model_with(factor: float) -> Model:
     """A network whose first layer has one channel so many times larger, which the second takes back."""
     torch.manual_seed(0)
     first, second = torch.nn.Conv2d(1, 8, 3, 2), torch.nn.Conv2d(8, 8, 3, 2)
-    pool = (torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 2))
+    head = torch.nn.Linear(8, 2)
+    pool = (torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), head)
     with torch.no_grad():
+        head.weight[0], head.weight[1] = -1.0, 1.0
         for layer in (first, second):
             layer.weight.abs_()  # so that bright images differ from dark ones
         first.weight[0] *= factor
