@@ -15,6 +15,7 @@ import numpy as np
 
 from medfm_compress.export.onnx_export import INPUT, OPSET, OUTPUT, finished, simplified
 from medfm_compress.export.onnx_file import read_facts
+from medfm_compress.export.passes.features_output import FEATURES
 from medfm_compress.export.passes.read import NEWEST_OPSET, OLDEST_OPSET, parse_onnx
 from medfm_compress.runtime.errors import MedfmError, ModelError, in_one_line, refusing
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
@@ -93,7 +94,9 @@ def without_ending(content: bytes) -> bytes | None:
     return bytes(proto.SerializeToString())
 
 
-def adopt_onnx(content: bytes, spec: ImageSpec, layout: Layout, outputs: OutputMap, labels: int) -> Adopted:
+def adopt_onnx(
+    content: bytes, spec: ImageSpec, layout: Layout, outputs: OutputMap, labels: int, *, features: bool = False
+) -> Adopted:
     """The graph that a bundle holds.
 
     Args:
@@ -102,6 +105,7 @@ def adopt_onnx(content: bytes, spec: ImageSpec, layout: Layout, outputs: OutputM
         layout: of the input.
         outputs: what they are, and which labels they mean.
         labels: of the result.
+        features: whether the graph gets a second output of that name, where there is one (see `features_output`).
 
     Raises:
         ModelError: an opset that no engine here reads, a graph within a node, a batch or sides that stand in the graph
@@ -121,7 +125,7 @@ def adopt_onnx(content: bytes, spec: ImageSpec, layout: Layout, outputs: OutputM
         _join(proto.graph, layout, outputs)
         _state_ports(proto.graph, spec, labels)
         inferred = _inferred(proto, spec)
-        proto = simplified(inferred)
+        proto = simplified(inferred, features=features)
     nested = read_facts(proto.SerializeToString()).nested
     if nested:
         raise ModelError(
@@ -206,8 +210,7 @@ def _with_opset(proto: Any, opset: int) -> tuple[Any, str]:
 
 def _rename(graph: Any, image: str) -> None:
     """Give input and output the names that a bundle's have; what has them already gets others."""
-    renamed = {INPUT: f"{INPUT}_inner", OUTPUT: f"{OUTPUT}_inner"}
-    renamed = {old: new for old, new in renamed.items() if old != image}
+    renamed = {name: f"{name}_inner" for name in (INPUT, OUTPUT, FEATURES, f"{FEATURES}_shape") if name != image}
     renamed[image] = INPUT
     for at in _graphs(graph):
         for node in at.node:

@@ -68,11 +68,12 @@ def export_onnx_model(
     """
     cases.check()
     from medfm_compress.compress.teachers.onnx_network import network_of_onnx
-    from medfm_compress.export.build import BundleDraft, bundle_of_network
+    from medfm_compress.export.build import BundleDraft, bundle_of_network, wants_features
 
     labels = open_study(cases.study) if cases.study is not None else None
     progress(f"reading {source.source}")
-    adopted = network_of_onnx(source, Task(kind=labels.kind, labels=labels.labels) if labels is not None else None)
+    task = Task(kind=labels.kind, labels=labels.labels) if labels is not None else None
+    adopted = network_of_onnx(source, task, features=wants_features(labels, step.false_refusal_rate))
     card = adopted.card
     study = cases.open(card.task, card.spec, progress)
     use = card.intended_use if step.intended_use == NOT_FOR_CLINICAL_USE else step.intended_use
@@ -88,6 +89,7 @@ def export_onnx_model(
             steps=(*card.steps, *unlabelled),
         ),
         intended_use=use or step.intended_use,
+        false_refusal_rate=step.false_refusal_rate,
     )
     with replacing(out) as temporary:
         return bundle_of_network(

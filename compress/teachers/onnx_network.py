@@ -33,12 +33,13 @@ class OnnxNetwork(NamedTuple):
     card: TeacherCard
 
 
-def network_of_onnx(source: TeacherSource, study: Task | None) -> OnnxNetwork:
+def network_of_onnx(source: TeacherSource, study: Task | None, *, features: bool = False) -> OnnxNetwork:
     """The ONNX file of ``source`` as the network of a bundle.
 
     Args:
         source: the file, and what was said of it.
         study: gives the labels; without it they are the file's own, or are called by number.
+        features: see `adopt_onnx`.
 
     Raises:
         UndescribedModel: something is not said; all of it is asked for at once.
@@ -57,7 +58,7 @@ def network_of_onnx(source: TeacherSource, study: Task | None) -> OnnxNetwork:
     if study is None:
         source, study = _without_study(source, content)
     teacher = open_onnx(source, study, content)
-    return _adopted(teacher, lines)
+    return _adopted(teacher, lines, features=features)
 
 
 def _without_study(source: TeacherSource, content: bytes) -> tuple[TeacherSource, Task]:
@@ -96,7 +97,7 @@ def _numbered(kind: TaskKind, count: int) -> tuple[str, ...]:
     return tuple(f"output-{number}" for number in range(count))
 
 
-def _adopted(teacher: OnnxTeacher, lines: list[str]) -> OnnxNetwork:
+def _adopted(teacher: OnnxTeacher, lines: list[str], *, features: bool) -> OnnxNetwork:
     """The teacher's graph in a bundle's form, and its own answers as what that must compute."""
     graph, card, ending = teacher.graph, teacher.card, teacher.ending
     bare = _without_ending(graph, ending, card) if ending != "logits" else None
@@ -109,7 +110,7 @@ def _adopted(teacher: OnnxTeacher, lines: list[str]) -> OnnxNetwork:
         single=label_map is not None and label_map.single,
         groups=label_map.groups if label_map is not None else (),
     )
-    adopted = adopt_onnx(graph.content, card.spec, graph.layout, outputs, len(card.task.labels))
+    adopted = adopt_onnx(graph.content, card.spec, graph.layout, outputs, len(card.task.labels), features=features)
 
     def reference(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         values = graph.run(torch.from_numpy(inputs)).numpy()

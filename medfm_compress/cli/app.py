@@ -9,6 +9,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.bench import bench
 from medfm_compress.cli.compress import compress
 from medfm_compress.cli.demo import demo
+from medfm_compress.cli.device import app as device
 from medfm_compress.cli.distill import distill
 from medfm_compress.cli.doctor import doctor
 from medfm_compress.cli.explain import explain
@@ -17,6 +18,7 @@ from medfm_compress.cli.export import export
 from medfm_compress.cli.finetune import finetune
 from medfm_compress.cli.gate import gate
 from medfm_compress.cli.inspect import inspect
+from medfm_compress.cli.monitor import app as monitor
 from medfm_compress.cli.policy import app as policy
 from medfm_compress.cli.pretrain import pretrain
 from medfm_compress.cli.prune import prune
@@ -44,7 +46,7 @@ COMMANDS = (
 )
 
 
-GROUPS = (("study", study), ("policy", policy), ("recipe", recipe))
+GROUPS = (("study", study), ("policy", policy), ("recipe", recipe), ("device", device), ("monitor", monitor))
 PROGRAM = "medfm-compress"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 

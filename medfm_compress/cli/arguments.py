@@ -36,3 +36,12 @@ ModelOut = Annotated[Path, typer.Option("--out", help="Model folder to write.", 
 BundleOut = Annotated[Path, typer.Option("--out", help="The .medfm file to write.", metavar="BUNDLE")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names, if it is there.")]
 ReportOut = Annotated[Path, typer.Option("--out", help="Folder of the report.", metavar="FOLDER")]
+DeviceFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--device-folder",
+        help="Folder of the device's bundles, made by device install.",
+        metavar="FOLDER",
+        envvar="MEDFM_DEVICE_FOLDER",
+    ),
+]

@@ -36,6 +36,7 @@ GOLDEN_INPUTS = "goldens/inputs.npy"
 MAX_MANIFEST_BYTES = 4 << 20
 
 _DIGESTED = ("task", "image_spec", "inputs", "outputs", "variants")
+_DIGESTED_IF_SET = ("typicality",)  # of later schemas, so that older digests stay what they are
 
 
 class _SchemaOnly(msgspec.Struct, frozen=True):
@@ -212,6 +213,8 @@ def rewrite_bundle(
         verdicts=(),
     )
     dropped = _model_files(old.variants) - _model_files(draft.variants)
+    gone = {variant.name for variant in old.variants} - {variant.name for variant in draft.variants}
+    dropped |= {typicality_member(name) for name in gone}
     kept = {m.path: bundle.read(m.path) for m in old.members if m.path not in dropped and m.path not in (files or {})}
     contents = {**kept, **(files or {})}
     return write_bundle(
@@ -221,8 +224,10 @@ def rewrite_bundle(
 
 def model_digest(manifest: Mapping[str, Any]) -> str:
     """Digest of the model that ``manifest`` (plain JSON data, members filled in) describes, 64 hex digits."""
-    model = {key: manifest[key] for key in _DIGESTED}
+    model = {key: manifest[key] for key in (*_DIGESTED, *(key for key in _DIGESTED_IF_SET if key in manifest))}
     names = {file for variant in manifest["variants"] for file in variant["files"]}
+    if "typicality" in model:
+        names |= {name for name in (member["path"] for member in manifest["members"]) if is_typicality_member(name)}
     names |= {GOLDEN_INPUTS} | {golden_member(variant["name"]) for variant in manifest["variants"]}
     model["files"] = {member["path"]: member["sha256"] for member in manifest["members"] if member["path"] in names}
     return digest(model)
@@ -231,6 +236,16 @@ def model_digest(manifest: Mapping[str, Any]) -> str:
 def golden_member(variant: str) -> str:
     """Member path of the golden logits of the variant called ``variant``."""
     return f"goldens/{variant}.npy"
+
+
+def typicality_member(name: str) -> str:
+    """Path of a member that typicality needs: its statistics, or the scores of the variant called ``name``."""
+    return f"typicality/{name}.npy"
+
+
+def is_typicality_member(path: str) -> bool:
+    """Whether ``path`` is one of `typicality_member`."""
+    return path.startswith("typicality/")
 
 
 def utc_date() -> str:
@@ -255,7 +270,10 @@ def contradiction(manifest: Manifest) -> str:
         return "the manifest lists a member twice"
     if not variants or len(set(variants)) != len(variants):
         return f"its variants are {variants}; there must be at least one, each with a name of its own"
-    missing = sorted((_model_files(manifest.variants) | {GOLDEN_INPUTS}) - set(members))
+    needed = _model_files(manifest.variants) | {GOLDEN_INPUTS}
+    if manifest.typicality is not msgspec.UNSET:
+        needed |= {typicality_member(name) for name in variants}
+    missing = sorted(needed - set(members))
     if missing:
         return f"its variants need {missing[0]!r}, which is not among its members"
     strangers = sorted({verdict.variant for verdict in manifest.verdicts} - set(variants))
@@ -270,8 +288,12 @@ def _tensor_contradiction(manifest: Manifest) -> str:
     logits = [tensor.shape for tensor in manifest.outputs if tensor.role == "logits"]
     if images != [manifest.image_spec.shape] or len(manifest.inputs) != 1:
         return f"its inputs are {images}; one image of shape {manifest.image_spec.shape} is what its image spec gives"
-    if logits != [(1, len(manifest.task.labels))] or len(manifest.outputs) != 1:
+    features = [tensor for tensor in manifest.outputs if tensor.role == "features"]
+    expected = int(manifest.typicality is not msgspec.UNSET)
+    if logits != [(1, len(manifest.task.labels))] or len(manifest.outputs) != 1 + expected:
         return f"its outputs are {logits}; one of shape (1, {len(manifest.task.labels)}) is what its task needs"
+    if manifest.outputs[0].role != "logits" or len(features) != expected:
+        return "its outputs must be the logits and, where it tells how usual an image is, after them the features"
     return ""
 
 

@@ -63,10 +63,20 @@ def test_weights_that_are_inputs_as_well_stay_weights() -> None:
 def test_names_that_a_bundle_has_are_given_away() -> None:
     model = tiny_onnx.make()
     for node in model.graph.node:
-        renamed = {"c": "image", "r": "logits"}
+        renamed = {"c": "image", "r": "logits", "f": "features"}
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
     np.testing.assert_allclose(run(adopted(model), IMAGES), LOGITS, atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [(), ((2,), (0,), (1,))])
+def test_features_come_out_where_they_are_wanted(groups: tuple[tuple[int, ...], ...]) -> None:
+    model, outputs = tiny_onnx.make(), OutputMap(groups=groups)
+    taken = adopt_onnx(model.SerializeToString(), tiny_onnx.SPEC, "nchw", outputs, 3, features=True)
+    session = onnxruntime.InferenceSession(taken.content, providers=["CPUExecutionProvider"])
+    assert [(value.name, value.shape) for value in session.get_outputs()] == [("logits", [1, 3]), ("features", [1, 8])]
+    expected = LOGITS[:1] if not groups else LOGITS[:1, [2, 0, 1]]
+    np.testing.assert_allclose(session.run(["logits"], {"image": IMAGES[:1]})[0], expected, atol=1e-4)
 
 
 def test_operators_of_onnxruntime_are_taken() -> None:
