@@ -141,7 +141,7 @@ class Job:
         settings = self._recipe.quantize
         if settings is None:
             return bundle
-        make = partial(steps.quantize, table.path, bundle.path, settings, self._progress)
+        make = partial(steps.quantize, steps.CaseSource(table.path), bundle.path, settings, self._progress)
         output = BundleFile(self._out / "quantized.medfm")
         return self._cache.step("quantize", output, [table, bundle], settings, make)
 

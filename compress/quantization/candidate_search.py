@@ -194,8 +194,8 @@ def judge(trial: CandidateTrial, reference: CandidateTrial, validation: Validati
     if trial.export is None or reference.logits is None:
         return trial
     logits = case_logits(trial.export.session, validation.inputs)
-    error, auroc_drop = fidelity(logits, reference.logits, validation)
-    return msgspec.structs.replace(trial, logits=logits, error=error, auroc_drop=auroc_drop)
+    error, auroc_drop, changed = fidelity(logits, reference.logits, validation)
+    return msgspec.structs.replace(trial, logits=logits, error=error, auroc_drop=auroc_drop, changed_decisions=changed)
 
 
 def session_ms(sessions: Sequence[Session], image: NDArray[np.float32], rounds: int) -> tuple[list[float], ...]:
