@@ -37,7 +37,7 @@ class Questions(NamedTuple):
     known: Known
 
     @property
-    def count(self) -> int:
+    def how_many(self) -> int:
         """How much is open."""
         return len(self.lacking)
 

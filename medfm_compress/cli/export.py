@@ -85,10 +85,11 @@ class _Request(NamedTuple):
 
 def _export(request: _Request, out: Path) -> Manifest:
     from medfm_compress import steps
+    from medfm_compress.onnx_model import export_onnx_model
 
     model, cases, step, source = request
     if source is not None:
-        return steps.export_onnx_model(source, cases, step, console.progress, out)
+        return export_onnx_model(source, cases, step, console.progress, out)
     if cases.images is not None:
         raise InputError("--images goes with an .onnx file; give the study of a model folder with --study")
     if model.is_file():
