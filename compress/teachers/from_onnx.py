@@ -74,7 +74,7 @@ def open_onnx(source: TeacherSource, study: Task, content: bytes | None = None) 
     if spec is not None:
         check_fits(graph, spec)
     question = open_questions(graph, source, study)
-    if spec is None or question.count > 1:
+    if spec is None or question.how_many > 1:
         raise question.asked()
     outputs = probe(graph, spec)
     ending = _ending(graph, outputs, source, study)
