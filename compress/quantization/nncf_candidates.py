@@ -67,7 +67,7 @@ def nncf_candidates(lookup: Lookup, rests: Sequence[Rest]) -> Iterator[Method | 
         return
     for change in _changes(settings, lookup):
         best = lookup.nncf_standing().best or first
-        yield msgspec.structs.replace(best, nncf=msgspec.structs.replace(best.nncf, **change))
+        yield msgspec.structs.replace(best, nncf=msgspec.structs.replace(best.nncf or settings, **change))
 
 
 def accuracy_control(lookup: Lookup) -> Iterator[Method | DoesNotApply]:

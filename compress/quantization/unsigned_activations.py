@@ -26,7 +26,7 @@ def make_unsigned(model: ir.Model) -> int:
         if point is None:
             continue
         shifted = (point.astype(np.int64) + _SHIFT).astype(np.uint8)
-        value = add_initializer(model.graph, f"{node.inputs[2].name}_unsigned_{node.name}", shifted)  # type: ignore[union-attr]
+        value = add_initializer(model.graph, f"{node.inputs[2].name}_unsigned_{node.name}", shifted)
         for user in (node, *(use.node for use in node.outputs[0].uses())):
             user.replace_input_with(2, value)
         node.outputs[0].type = None

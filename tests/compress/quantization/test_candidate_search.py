@@ -1,7 +1,6 @@
 """Which candidate ships, and the reason of every other one; sessions are played, the judging is real."""
 
 import json
-import time
 from functools import partial
 
 import numpy as np
@@ -11,6 +10,7 @@ import tiny_study
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.quantization import candidate_search
 from medfm_compress.compress.quantization import fidelity as judge
+from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.candidate_search import Group, search_candidates
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, Limits
 from medfm_compress.compress.quantization.fidelity import ValidationSet
@@ -59,6 +59,11 @@ class PlayedBuilder:
         return (json.dumps(plan).encode(),)
 
 
+def played_ms(sessions, image, rounds):
+    """What the clock of this process says without any noise."""
+    return [[session.ms] * 5 for session in sessions]
+
+
 @pytest.fixture
 def validation(monkeypatch):
     study = tiny_study.make_study()
@@ -71,7 +76,7 @@ def validation(monkeypatch):
         return Export(variant=variant, contents=contents, session=PlayedSession(*json.loads(contents[0])))
 
     monkeypatch.setattr(candidate_search, "open_export", open_played)
-    monkeypatch.setattr(candidate_search, "session_p50_ms", lambda sessions, image, rounds: [s.ms for s in sessions])
+    monkeypatch.setattr(candidate_search, "session_ms", played_ms)
     return ValidationSet(study=study, cases=cases, inputs=inputs, task=tiny_study.TASK)
 
 
@@ -95,15 +100,17 @@ def search(validation, plans, *, error=0.05, budget=60.0, floats=(), backend="op
         name="fp32", variant=variant, export=Export(variant=variant, contents=(), session=PlayedSession(10.0, 0.0))
     )
     group = Group(
-        reference=reference, floats=floats, rests=("fp32",), variant=lambda method: make_variant(backend, "int8")
+        reference=reference,
+        floats=tuple(lambda trial=trial: trial for trial in floats),
+        rests=("fp32",),
+        variant=lambda method: make_variant(backend, "int8"),
     )
-    deadline = time.monotonic() + budget
     limits = Limits(
         error=error,
         auroc_drop=0.02,
         rounds=5,
         threads=1,
-        deadline=deadline,
+        budget=Budget(budget),
         weight_bits=weight_bits,
         nncf="nncf" in builder,
     )
@@ -139,6 +146,35 @@ def test_the_fastest_within_the_limits_ships(validation):
 def test_of_nearly_equal_latencies_the_most_faithful_ships(validation):
     tried = run(validation, {"int8-minmax": (4.0, 0.03), "int8-attention+minmax": (4.1, 0.005)})
     assert kept(tried) == ["int8-attention+minmax"]
+
+
+def test_a_noisy_clock_changes_nothing_of_what_ships(validation, monkeypatch):
+    """The whole search, with a clock that is off by up to a third and drifts between the candidates."""
+    plans = {
+        "int8-minmax": (4.0, 0.03),
+        "int8-attention+minmax": (4.1, 0.02),
+        "int8-attention+percentile": (4.1, 0.005),
+    }
+    shipped = set()
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+
+        def noisy_ms(sessions, image, rounds, random=random):
+            machine = random.uniform(0.7, 1.4)  # of these minutes: it meets FP32 and the candidate alike
+            return [[s.ms * machine * random.uniform(0.9, 1.25) for _ in range(7)] for s in sessions]
+
+        monkeypatch.setattr(candidate_search, "session_ms", noisy_ms)
+        tried = run(validation, plans)
+        shipped |= set(kept(tried))
+        reasons = " ".join(trial.reason for trial in tried.values() if isinstance(trial, CandidateTrial))
+        assert kept(tried) and "fastest within the limits" in reasons
+    assert shipped == {"int8-attention+percentile"}
+
+
+def test_a_tie_is_said_of_both(validation):
+    tried = run(validation, {"int8-minmax": (4.0, 0.03), "int8-attention+minmax": (4.1, 0.005)})
+    assert "level within noise with int8-minmax" in tried["int8-attention+minmax"].reason
+    assert "level within noise with int8-attention+minmax" in tried["int8-minmax"].reason
 
 
 def test_unfaithful_and_slow_candidates_are_refused_with_a_reason(validation):

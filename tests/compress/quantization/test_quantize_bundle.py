@@ -10,6 +10,7 @@ import tiny_study
 
 from medfm_compress.bench.evaluate.evaluate import evaluate
 from medfm_compress.bench.evaluate.operating_points import choose_operating_points
+from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.quantization import build_candidate, candidate_search
 from medfm_compress.compress.quantization import companion_variants as companion
@@ -38,7 +39,7 @@ def play_clocks(monkeypatch, fp32_ms, int8_ms, fresh_ms=None):
     """
 
     def in_process(sessions, image, rounds):
-        return [int8_ms if session.info.precision == "int8" else fp32_ms for session in sessions]
+        return [[int8_ms if session.info.precision == "int8" else fp32_ms] * 5 for session in sessions]
 
     def of_trial(trial):
         return int8_ms if trial.variant.precision == "int8" else fp32_ms
@@ -50,7 +51,7 @@ def play_clocks(monkeypatch, fp32_ms, int8_ms, fresh_ms=None):
             for number, ms in enumerate(latencies)
         ]
 
-    monkeypatch.setattr(candidate_search, "session_p50_ms", in_process)
+    monkeypatch.setattr(candidate_search, "session_ms", in_process)
     monkeypatch.setattr(module_under_test, "time_in_fresh_processes", fresh)
 
 
@@ -58,7 +59,7 @@ def play_clocks(monkeypatch, fp32_ms, int8_ms, fresh_ms=None):
 def played_clocks(monkeypatch):
     """INT8 is twice as fast wherever a test does not say otherwise; one test starts the real processes."""
     play_clocks(monkeypatch, 2.0, 1.0)
-    monkeypatch.setattr(companion, "p50_ms_on", lambda isa, models, *_: (2.0, 1.0))
+    monkeypatch.setattr(companion, "speedup_on", lambda isa, models, *_: Interval(estimate=2.0, low=1.9, high=2.1))
 
 
 @pytest.fixture(scope="module")
@@ -283,12 +284,13 @@ def test_weights_alone_are_compressed_for_size_whatever_the_clock_says(source, t
 def test_a_variant_for_lesser_cpus_asks_for_what_it_pays_on(source, tmp_path, monkeypatch):
     play_clocks(monkeypatch, 2.0, 1.0)
     options = msgspec.structs.replace(FEW, targets=("openvino:cpu",))
-    timed = {"AVX2": (1.0, 1.5), "AVX512_CORE": (1.0, 0.8)}
-    monkeypatch.setattr(companion, "p50_ms_on", lambda isa, *_: timed[isa])
+    level = Interval(estimate=1.02, low=0.98, high=1.06)
+    timed = {"AVX2": level, "AVX512_CORE": Interval(estimate=1.25, low=1.2, high=1.3)}
+    monkeypatch.setattr(companion, "speedup_on", lambda isa, *_: timed[isa])
     manifest = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options).manifest
     reduced = next(v for v in manifest.variants if v.name.endswith("reduced"))
     assert reduced.instruction_set == ("avx512bw",)
-    timed["AVX512_CORE"] = (1.0, 1.1)
+    timed["AVX512_CORE"] = level
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
     assert not any(v.name.endswith("reduced") for v in quantized.manifest.variants)
     assert any(c.reason == "not faster than FP32 without VNNI" for c in quantized.candidates)
