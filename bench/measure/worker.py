@@ -320,7 +320,7 @@ def _private_stdout() -> IO[bytes]:
     return replies
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A worker that is stopped between its turns could not see its parent die; the kernel ends it (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -350,7 +350,7 @@ def serve(lines: Iterator[bytes], replies: IO[bytes]) -> None:
 
 def main() -> None:
     """Serve the parent process."""
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     serve(iter(sys.stdin.buffer.readline, b""), _private_stdout())
 

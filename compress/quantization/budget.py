@@ -38,6 +38,11 @@ class Budget:
         self._work, self._wall = work, wall
         self._work_end, self._wall_end = work() + work_s, wall() + _WALL * work_s
 
+    def deadline(self) -> float:
+        """`time.monotonic` at which a single candidate should end that takes long: twice the work that is left."""
+        left = max(self._work_end - self._work(), 0.0)
+        return min(self._wall_end, self._wall() + 2 * left)
+
     def exhausted(self) -> str:
         """Why nothing further is begun; empty while there is something left."""
         if self._work() >= self._work_end:

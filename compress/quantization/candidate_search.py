@@ -8,6 +8,7 @@ is far slower than one that may ship could not become a finalist whatever its lo
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -39,15 +40,17 @@ from medfm_compress.compress.quantization.methods import (
     Standing,
     candidates,
 )
+from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 from medfm_compress.compress.quantization.preference import form_of, prefer, slowdown
 from medfm_compress.export.build import open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
-from medfm_compress.runtime.errors import BundleRefused, ModelError
+from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 
 _FINALISTS = 3
 _PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in this process
+_COMPETITIVE = 1.03  # NNCF's placement is at most so many times slower than what may ship, where noise can tell
 _SECONDS = 1.5  # of timing for one candidate, at most; fewer rounds where a network is slow
 _LEAST_ROUNDS = 7
 _FIRST_ROUNDS = 3  # of FP32 alone: a first idea of how slow the network is
@@ -65,8 +68,8 @@ class Builder(Protocol):
         """Names of the backend's placements that this graph distinguishes, the usual one first."""
         ...
 
-    def build(self, backend: Backend, method: Method) -> tuple[bytes, ...]:
-        """The files' contents."""
+    def build(self, backend: Backend, method: Method, deadline: float = math.inf) -> tuple[bytes, ...]:
+        """The files' contents; what may take long ends at ``deadline`` of `time.monotonic`."""
         ...
 
     def smooths(self) -> bool:
@@ -75,6 +78,10 @@ class Builder(Protocol):
 
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
         """Node names of layers, most harmful first."""
+        ...
+
+    def nncf(self, backend: Backend) -> NncfSettings | str:
+        """What NNCF is told first, or why it cannot be asked."""
         ...
 
 
@@ -115,6 +122,9 @@ def search_candidates(
         standing=lambda: _standing(attempts, limits),
         most_harmful=lambda method: builder.most_harmful(backend, method),
         smooths=builder.smooths,
+        nncf=lambda: builder.nncf(backend) if limits.nncf else None,
+        nncf_standing=lambda: _nncf_standing(attempts, limits),
+        error_limit=limits.error,
     )
     for candidate in _timely(group, candidates(_starts(group, builder, limits), lookup), lookup, limits):
         if isinstance(candidate, DoesNotApply):
@@ -139,7 +149,7 @@ def open_method(method: Method, group: Group, builder: Builder, limits: Limits) 
     """Build and open one INT8 candidate; what cannot be run says so in ``reason``."""
     trial = CandidateTrial(name=str(method), method=method, variant=group.variant(method))
     try:
-        contents = builder.build(trial.variant.backend, method)
+        contents = builder.build(trial.variant.backend, method, limits.budget.deadline())
         trial = msgspec.structs.replace(trial, size_bytes=sum(map(len, contents)))
         return msgspec.structs.replace(trial, export=open_export(trial.variant, contents, limits.threads))
     except (BundleRefused, ModelError) as exc:
@@ -156,7 +166,10 @@ def _tried(
     """``trial`` timed and judged; one that could not be opened, or cannot become a finalist, with the reason alone."""
     if trial.export is None:
         return trial
-    timed = time_beside(trial, reference, validation, limits)
+    try:
+        timed = time_beside(trial, reference, validation, limits)
+    except InputError as exc:  # what others made may open and not run
+        return msgspec.structs.replace(trial, export=None, reason=f"cannot be run: {exc}")
     running = finalists(attempts, limits)
     best = prefer(running).trial if running and not limits.weight_bits else None
     if best is not None and slowdown(timed, best).low > _PLAUSIBLE:
@@ -181,8 +194,8 @@ def judge(trial: CandidateTrial, reference: CandidateTrial, validation: Validati
     if trial.export is None or reference.logits is None:
         return trial
     logits = case_logits(trial.export.session, validation.inputs)
-    error, auroc_drop = fidelity(logits, reference.logits, validation)
-    return msgspec.structs.replace(trial, logits=logits, error=error, auroc_drop=auroc_drop)
+    error, auroc_drop, changed = fidelity(logits, reference.logits, validation)
+    return msgspec.structs.replace(trial, logits=logits, error=error, auroc_drop=auroc_drop, changed_decisions=changed)
 
 
 def session_ms(sessions: Sequence[Session], image: NDArray[np.float32], rounds: int) -> tuple[list[float], ...]:
@@ -225,6 +238,18 @@ def _standing(attempts: Sequence[Attempt], limits: Limits) -> Standing:
         return Standing(best=prefer(eligible).trial.method, within_limits=True)
     closest = min(trials, key=lambda trial: trial.error, default=None)
     return Standing(best=closest.method if closest else None, within_limits=False)
+
+
+def _nncf_standing(attempts: Sequence[Attempt], limits: Limits) -> Standing:
+    """The best of NNCF's trials so far, and whether it is worth improving."""
+    trials = [trial for trial in trials_of(attempts) if trial.method is not None and trial.method.nncf is not None]
+    standing = _standing(trials, limits)
+    running = finalists(attempts, limits)
+    fastest = max((trial for trial in trials if trial.ran), key=lambda trial: trial.speedup, default=None)
+    if not running or fastest is None:
+        return msgspec.structs.replace(standing, competitive=not running)
+    behind = slowdown(fastest, prefer(running).trial)
+    return msgspec.structs.replace(standing, competitive=behind.low <= _COMPETITIVE)
 
 
 def _close_losers(attempts: Sequence[Attempt], limits: Limits) -> list[Attempt]:

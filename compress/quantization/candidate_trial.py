@@ -23,10 +23,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         error: largest relative logit error on validation cases, > 0.
         auroc_drop: largest fall of a finding's AUROC on them, >= 0.
+        changed_decisions: largest share of decisions on them that may change, of cases without labels; 1 is any.
         rounds: interleaved latency rounds, fewer where a network is slow.
         threads: of the sessions that are timed.
         weight_bits: 8 or 4 to compress weights only; the clock then decides nothing, since size is what hurts.
         budget: of the search; once it is exhausted no further candidate is begun. The first one always is.
+        nncf: NNCF is asked for candidates too.
     """
 
     error: float
@@ -35,6 +37,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     threads: int
     budget: Budget
     weight_bits: Literal[0, 4, 8] = 0
+    nncf: bool = False
+    changed_decisions: float = 1.0
 
 
 class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +56,7 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
         measurement: of its fresh process.
         error: relative logit error on validation cases.
         auroc_drop: see `Candidate`.
+        changed_decisions: likewise.
         size_bytes: of its files.
         logits: on the validation cases that judge.
         level_with: names of others that are as fast within noise: of the one that ships those that it was preferred to,
@@ -73,6 +78,7 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
     measurement: Measurement | None = None
     error: float = 0.0
     auroc_drop: float = 0.0
+    changed_decisions: float = 0.0
     size_bytes: int = 0
     logits: NDArray[np.float32] | None = None
     level_with: tuple[str, ...] = ()
@@ -106,12 +112,21 @@ def rejection_reason(trial: CandidateTrial, limits: Limits) -> str:
     """Why a trial may not ship; empty where it may. No figure of the clock, so that bundles stay comparable."""
     if not trial.ran:
         return trial.reason or "it could not be run"
+    if reason := infidelity(trial, limits):
+        return reason
+    if not trial.is_faster and not limits.weight_bits:
+        return "not faster than FP32 on the measuring machine"
+    return ""
+
+
+def infidelity(trial: CandidateTrial, limits: Limits) -> str:
+    """Why a trial is too far from FP32 to ship; empty where it is not."""
     if not trial.error <= limits.error:
         return f"relative logit error {trial.error:.3g} is above the limit {limits.error:g}"
     if not trial.auroc_drop <= limits.auroc_drop:
         return f"AUROC falls by {trial.auroc_drop:.3g} on validation cases, the limit is {limits.auroc_drop:g}"
-    if not trial.is_faster and not limits.weight_bits:
-        return "not faster than FP32 on the measuring machine"
+    if not trial.changed_decisions <= limits.changed_decisions:
+        return f"{trial.changed_decisions:.1%} of decisions change, the limit is {limits.changed_decisions:.1%}"
     return ""
 
 

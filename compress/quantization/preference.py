@@ -23,8 +23,10 @@ from medfm_compress.bench.measure.speedup import cost_ratio
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial
 from medfm_compress.compress.quantization.methods import TRAINED
+from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 
 NEAR = 1.05  # latencies within it are equal, so that fidelity decides among them
+NEAR_SIZE = 1.01  # and sizes, where weights alone are compressed
 
 
 class Preferred(NamedTuple):
@@ -35,7 +37,15 @@ class Preferred(NamedTuple):
 
 
 def prefer(trials: Sequence[CandidateTrial]) -> Preferred:
-    """The preferred one of ``trials``, at least one, that may all ship and are of one target."""
+    """The preferred one of ``trials``, at least one, that may all ship and are of one target.
+
+    Where all compress weights alone, size stands in the place of time.
+    """
+    if all(trial.method is not None and trial.method.weight_bits for trial in trials):
+        smallest = min(trial.size_bytes for trial in trials) * NEAR_SIZE
+        level = [trial for trial in trials if trial.size_bytes <= smallest]
+        best = min(level, key=_preference)
+        return Preferred(best, tuple(trial for trial in level if trial is not best))
     return _first_of(_most_faithful_of_each_form(trials))
 
 
@@ -69,7 +79,14 @@ def form_of(trial: CandidateTrial) -> object:
     """What decides which kernels run; equal for candidates that differ in numbers only."""
     if trial.method is None:
         return trial.name
-    return msgspec.structs.replace(trial.method, estimator="", smoothquant=False, bias_correction=False)
+    nncf = trial.method.nncf
+    return msgspec.structs.replace(
+        trial.method,
+        estimator="",
+        smoothquant=False,
+        bias_correction=False,
+        nncf=nncf and NncfSettings(preset=nncf.preset, transformer=nncf.transformer, error_limit=nncf.error_limit),
+    )
 
 
 def _first_of(trials: Sequence[CandidateTrial]) -> Preferred:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.bench.stats.pareto_front import front
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.quantization_step import candidate_step
+from medfm_compress.bench.types.quantization_step import UNLABELLED, candidate_step
 from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
@@ -40,7 +40,8 @@ from medfm_compress.compress.quantization.thresholds import recalibrate_threshol
 from medfm_compress.data.study import Case, Study
 from medfm_compress.export.build import Export, make_variant, versions
 from medfm_compress.export.cases import check_labels, network_inputs, sample_cases
-from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, utc_date
+from medfm_compress.export.typicality import rescored
+from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, typicality_member, utc_date
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import InputError, StudyError
@@ -59,6 +60,7 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         manifest: of the bundle that was written.
         candidates: in the order tried, FP32 of each backend first.
+        labelled: AUROC could tell; otherwise fidelity was judged by logits alone.
         applied: at least one faster variant is in the bundle; otherwise it holds what the source held.
         calibration_images: the training cases that were used.
     """
@@ -66,7 +68,13 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
     candidates: tuple[Candidate, ...]
     applied: bool
+    labelled: bool
     calibration_images: tuple[str, ...]
+
+    @property
+    def judged_by(self) -> str:
+        """What decided whether a candidate is faithful, in words."""
+        return "relative logit error and AUROC" if self.labelled else UNLABELLED
 
 
 class _Shipping(NamedTuple):
@@ -114,18 +122,20 @@ def quantize_bundle(
     attempts = _attempted(bundle, variants, builder, validation, options, progress) if variants else ()
     if precisions:
         timer = _timer(spec, validation, options, progress)
-        attempts += gpu_attempts(precisions, builder, validation, _limits(options), progress, timer)
-    steps = _steps(attempts, options, len(cases))
+        attempts += gpu_attempts(precisions, builder, validation, _limits(options, validation), progress, timer)
+    steps = _steps(attempts, options, len(cases), validation)
     shipping = [trial for trial in trials_of(attempts) if trial.kept]
     if options.rechoose:
         progress("choosing thresholds of the new variants on validation cases")
         shipping, lines = _recalibrated(shipping, validation, bundle)
         steps += lines
-    manifest = _write(bundle, out_path, shipping, attempts, steps)
+    scores = _typicality_files(bundle, shipping, study, progress)
+    manifest = _write(bundle, out_path, shipping, attempts, steps, scores)
     return Quantized(
         manifest=manifest,
         candidates=_candidates(attempts),
         applied=any(trial.name != "fp32" for trial in shipping),
+        labelled=validation.labelled,
         calibration_images=tuple(case.image for case in cases),
     )
 
@@ -157,7 +167,7 @@ def _calibrated(study: Study, cases: tuple[Case, ...], bundle: Bundle, progress:
             yield network_inputs(study, cases[start : start + _CHUNK], spec)
 
     statistics = calibrate(onnx, stream(), threads=usable_cores())
-    return GraphBuilder(onnx, statistics, network_inputs(study, cases[:SAMPLE], spec))
+    return GraphBuilder(onnx, statistics, network_inputs(study, cases[:SAMPLE], spec), bundle.manifest.task)
 
 
 def _validation_set(bundle: Bundle, study: Study, options: QuantizeOptions, progress: Progress) -> ValidationSet:
@@ -176,9 +186,11 @@ def _attempted(
     progress: Progress,
 ) -> Attempts:
     """Everything that was tried on every target, FP32 of each first, and what became of it."""
-    spec, limits = bundle.manifest.image_spec, _limits(options)
+    spec, limits = bundle.manifest.image_spec, _limits(options, validation)
     groups = [make_group(variant, tuple(map(bundle.read, variant.files)), options.threads) for variant in variants]
-    searches = [search_candidates(group, builder, validation, _limits(options), progress) for group in groups]
+    searches = [
+        search_candidates(group, builder, validation, _limits(options, validation), progress) for group in groups
+    ]
     companions = CompanionBuilder(builder, validation, spec, limits, options.optimised, options.reduced_range)
 
     def of_group(number: int, best: CandidateTrial, reference: CandidateTrial) -> Attempts:
@@ -197,7 +209,7 @@ def _timer(spec: ImageSpec, validation: ValidationSet, options: QuantizeOptions,
     return timer
 
 
-def _limits(options: QuantizeOptions) -> Limits:
+def _limits(options: QuantizeOptions, validation: ValidationSet) -> Limits:
     return Limits(
         error=options.error_limit,
         auroc_drop=options.auroc_limit,
@@ -205,6 +217,8 @@ def _limits(options: QuantizeOptions) -> Limits:
         threads=options.threads,
         budget=Budget(options.time_budget_s),
         weight_bits=_WEIGHT_BITS[options.weights_only],
+        nncf=options.nncf,
+        changed_decisions=1.0 if validation.labelled else max(options.decision_limit, 1 / len(validation.cases)),
     )
 
 
@@ -259,9 +273,10 @@ def _write(
     shipping: Sequence[CandidateTrial],
     attempts: Attempts,
     steps: list[str],
+    scores: Mapping[str, bytes],
 ) -> Manifest:
     variants, lines = _ordered(bundle, shipping, trials_of(attempts))
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes] = dict(scores)
     inputs = read_golden_inputs(bundle)
     for trial in shipping:
         if trial.name != "fp32":
@@ -272,6 +287,24 @@ def _write(
     old = bundle.manifest.provenance
     provenance = msgspec.structs.replace(old, steps=(*old.steps, *steps, *lines), libraries=versions(), date=utc_date())
     return rewrite_bundle(bundle, out_path, variants=variants, files=files, provenance=provenance)
+
+
+def _typicality_files(
+    bundle: Bundle, shipping: Sequence[CandidateTrial], study: Study, progress: Progress
+) -> dict[str, bytes]:
+    """Each new variant's own scores of the validation cases, where the bundle tells unlike images."""
+    if bundle.manifest.typicality is msgspec.UNSET:
+        return {}
+    new = [opened(trial) for trial in shipping if trial.name != "fp32"]
+    if new:
+        progress("scoring validation cases, so that the new variants tell unlike images")
+    files = {}
+    for export in new:
+        session = export.session
+        if export.variant.device != "cpu":  # the device builds it, and is held to the FP32 network
+            session = open_session_from_bytes("onnxruntime", [_source_graph(bundle)], 1, "fp32")
+        files[typicality_member(export.variant.name)] = rescored(bundle, session, study)
+    return files
 
 
 def _golden_logits(bundle: Bundle, export: Export, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -303,8 +336,10 @@ def _level_line(place: Preferred) -> str:
     return f"quantize: {place.trial.variant.name} stands before {others}, level with it within noise"
 
 
-def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int) -> list[str]:
+def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int, validation: ValidationSet) -> list[str]:
     lines = [f"quantize: calibrated on {calibrated} training cases, seed {options.seed}"]
+    if not validation.labelled:
+        lines.append(f"quantize: {UNLABELLED}, on {len(validation.cases)} images; AUROC is not known")
     for attempt in attempts:
         if isinstance(attempt, DoesNotApply):
             lines.append(f"quantize: {attempt.candidate} does not apply: {attempt.reason}")
@@ -338,6 +373,7 @@ def _candidate(trial: CandidateTrial, *, pareto: bool) -> Candidate:
         speedup_interval=trial.speedup_interval,
         relative_logit_error=trial.error,
         auroc_drop=trial.auroc_drop,
+        changed_decisions=trial.changed_decisions,
         size_bytes=trial.size_bytes,
         pareto=pareto,
         kept=trial.kept,

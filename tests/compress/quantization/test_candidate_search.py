@@ -16,8 +16,9 @@ from medfm_compress.compress.quantization.candidate_trial import CandidateTrial,
 from medfm_compress.compress.quantization.fidelity import ValidationSet
 from medfm_compress.compress.quantization.final_choice import choose_variants
 from medfm_compress.compress.quantization.methods import DoesNotApply
+from medfm_compress.compress.quantization.nncf_settings import MISSING, NncfSettings
 from medfm_compress.export.build import Export, make_variant
-from medfm_compress.runtime.errors import BundleRefused
+from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
 from medfm_compress.runtime.sessions.protocol import SessionInfo
 
 
@@ -38,8 +39,9 @@ class PlayedSession:
 class PlayedBuilder:
     """Plans: method name → (ms, noise), or an exception."""
 
-    def __init__(self, plans, smooths=True, ranked=("a", "b", "c"), trained=False):
+    def __init__(self, plans, smooths=True, ranked=("a", "b", "c"), trained=False, nncf=MISSING):
         self.plans, self._smooths, self._ranked, self.trained = plans, smooths, ranked, trained
+        self.nncf = lambda backend: nncf
 
     def placements(self, backend):
         return ("default", "attention")
@@ -50,7 +52,7 @@ class PlayedBuilder:
     def most_harmful(self, backend, method):
         return self._ranked
 
-    def build(self, backend, method):
+    def build(self, backend, method, deadline):
         plan = self.plans.get(str(method), (5.0, 0.5))
         if isinstance(plan, Exception):
             raise plan
@@ -91,7 +93,7 @@ def measured(trials, fresh_ms=None):
     ]
 
 
-def search(validation, plans, *, error=0.05, budget=60.0, floats=(), backend="openvino", **builder):
+def search(validation, plans, *, error=0.05, budget=60.0, floats=(), backend="openvino", weight_bits=0, **builder):
     """The attempts on one target, and the limits."""
     variant = make_variant(backend, "fp32")
     reference = CandidateTrial(
@@ -103,7 +105,15 @@ def search(validation, plans, *, error=0.05, budget=60.0, floats=(), backend="op
         rests=("fp32",),
         variant=lambda method: make_variant(backend, "int8"),
     )
-    limits = Limits(error=error, auroc_drop=0.02, rounds=5, threads=1, budget=Budget(budget))
+    limits = Limits(
+        error=error,
+        auroc_drop=0.02,
+        rounds=5,
+        threads=1,
+        budget=Budget(budget),
+        weight_bits=weight_bits,
+        nncf="nncf" in builder,
+    )
     return search_candidates(group, PlayedBuilder(plans, **builder), validation, limits, lambda text: None), limits
 
 
@@ -224,3 +234,60 @@ def test_case_logits_keep_the_order_of_the_cases(validation):
     session = PlayedSession(1.0, 0.0)
     logits = judge.case_logits(session, validation.inputs)
     assert np.allclose(logits[:, 1], validation.inputs.mean(axis=(1, 2, 3)), atol=1e-6)
+
+
+def test_nncf_ships_where_its_placement_is_faster_within_the_limits(validation):
+    plans = {"int8-minmax": (4.0, 0.01), "int8-nncf+minmax": (3.0, 0.4)}
+    better = {"int8-nncf+minmax+accurate-bias-correction": (3.0, 0.02)}
+    assert kept(run(validation, {**plans, **better}, nncf=NncfSettings())) == list(better)
+    assert kept(run(validation, {**plans, **better})) == ["int8-minmax"]
+
+
+def test_no_more_is_asked_of_nncf_where_its_placement_is_slower(validation):
+    tried = run(validation, {"int8-minmax": (4.0, 0.01), "int8-nncf+minmax": (4.6, 0.01)}, nncf=NncfSettings())
+    assert [name for name in tried if "nncf" in name] == ["int8-nncf+minmax", "int8-nncf, others"]
+    assert "slower" in tried["int8-nncf, others"].reason
+
+
+def test_without_nncf_the_others_go_on_and_it_is_said_how_to_install_it(validation):
+    tried = run(validation, {"int8-minmax": (4.0, 0.01)}, nncf=MISSING)
+    assert kept(tried) == ["int8-minmax"] and "pip install" in tried["int8-nncf"].reason
+
+
+def test_what_nncf_cannot_quantize_does_not_stop_the_search(validation):
+    plans = {"int8-nncf+minmax": ModelError("NNCF does not quantize it: no"), "int8-minmax": (4.0, 0.3)}
+    tried = run(validation, {**plans, "int8-minmax+without-2-layers": (4.5, 0.02)}, nncf=NncfSettings())
+    assert kept(tried) == ["int8-minmax+without-2-layers"]
+    assert tried["int8-nncf+minmax"].reason == "cannot be run: NNCF does not quantize it: no"
+    assert [name for name in tried if "nncf" in name] == ["int8-nncf+minmax"]
+
+
+def test_accuracy_control_comes_last_and_only_while_the_limits_are_missed(validation):
+    plans = {"int8-nncf+minmax": (4.0, 0.4), "int8-nncf+minmax+accuracy-control": (5.0, 0.02)}
+    tried = run(validation, plans, nncf=NncfSettings())
+    assert kept(tried) == ["int8-nncf+minmax+accuracy-control"]
+    met = run(validation, {**plans, "int8-minmax": (4.0, 0.01)}, nncf=NncfSettings())
+    assert met["int8-nncf+accuracy-control"].reason == "the limits are met without it"
+
+
+def test_of_weights_alone_the_smallest_ships_and_of_equal_ones_the_most_faithful(validation):
+    plans = {"int4-weights": (12.0, 0.01111), "int4-weights-nncf": (11.0, 0.03)}
+    data = {"int4-weights-nncf+awq+scale-estimation": (11.0, 0.02), "int4-weights-nncf+gptq": (11.0, 0.4)}
+    tried = run(validation, {**plans, **data}, nncf=NncfSettings(), weight_bits=4, floats=())
+    assert kept(tried) == ["int4-weights-nncf+awq+scale-estimation"]
+    assert "above the limit" in tried["int4-weights-nncf+gptq"].reason
+
+
+def test_what_opens_and_does_not_run_is_refused(validation, monkeypatch):
+    class Broken(PlayedSession):
+        def run(self, inputs):
+            raise InputError("scale must be 1D")
+
+    def open_broken(variant, contents, threads):
+        ms, noise = json.loads(contents[0])
+        kind = Broken if ms == 3.0 else PlayedSession
+        return Export(variant=variant, contents=contents, session=kind(ms, noise))
+
+    monkeypatch.setattr(candidate_search, "open_export", open_broken)
+    tried = run(validation, {"int8-minmax": (3.0, 0.01), "int8-mse": (4.0, 0.01)})
+    assert kept(tried) == ["int8-mse"] and tried["int8-minmax"].reason == "cannot be run: scale must be 1D"

@@ -12,11 +12,14 @@ from medfm_compress.bench.evaluate.evaluate import evaluate
 from medfm_compress.bench.evaluate.operating_points import choose_operating_points
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.compress.quantization import candidate_search
+from medfm_compress.compress.quantization import build_candidate, candidate_search
 from medfm_compress.compress.quantization import companion_variants as companion
 from medfm_compress.compress.quantization import quantize_bundle as module_under_test
+from medfm_compress.compress.quantization.methods import Method
+from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
+from medfm_compress.compress.quantization.stored_weights import largest_weight
 from medfm_compress.export.build import BundleDraft, build_bundle
 from medfm_compress.export.cases import network_inputs
 from medfm_compress.runtime.bundle.bundle import Bundle
@@ -371,3 +374,30 @@ def test_quantizing_prints_nothing_calls_nobody_and_leaves_no_file_at_home(sourc
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert [file for file in home.rglob("*") if file.is_file()] == []
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_what_nncf_makes_ships_like_any_other_candidate(source, tmp_path, monkeypatch, backend):
+    pytest.importorskip("nncf")
+    monkeypatch.setattr(candidate_search, "candidates", lambda starts, lookup: iter([Method(nncf=NncfSettings())]))
+    options = msgspec.structs.replace(FEW, targets=(f"{backend}:cpu",), time_budget_s=600.0)
+    quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
+    assert [c.method for c in quantized.candidates if c.kept] == ["int8-nncf+minmax", "int8-nncf+minmax+7-bit-weights"]
+    bundle = Bundle.open(tmp_path / "q.medfm")
+    names = [f"{backend}-cpu-int8", f"{backend}-cpu-int8-reduced"]
+    assert [v.name for v in bundle.manifest.variants if v.backend == backend] == names
+    for name, largest in zip(names, (127, 64), strict=True):
+        variant = bundle.variant(name)
+        assert replay_goldens(bundle, variant, open_variant(bundle, variant, 1)) < 1e-3
+        assert largest_weight([bundle.read(file) for file in variant.files]) <= largest
+    assert any("by int8-nncf+minmax kept" in step for step in bundle.manifest.provenance.steps)
+    assert "nncf" in bundle.manifest.provenance.libraries
+
+
+def test_without_nncf_the_search_says_so_and_goes_on(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_candidate, "is_installed", lambda: False)
+    options = msgspec.structs.replace(FEW, targets=("onnxruntime:cpu",), time_budget_s=600.0, reduced_range=False)
+    quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
+    (nncf,) = [candidate for candidate in quantized.candidates if "nncf" in candidate.method]
+    assert not nncf.kept and "pip install 'medfm-compress[toolchain]'" in nncf.reason
+    assert quantized.applied
