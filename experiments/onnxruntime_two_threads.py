@@ -61,8 +61,8 @@ for _ in range(calls):
     samples.append((time.perf_counter() - begin) * 1e3)
 wall = time.perf_counter() - start
 spent = [t - before.get(task, 0) for task, t in threads().items()]
-print(json.dumps({"ms": sorted(samples)[calls // 2], "busiest": max(spent) / sum(spent), "cpus": sum(spent) / 1e9 / wall,
-                  "sleeps": (switches() - slept) / calls}))
+busiest, cpus, sleeps = max(spent) / sum(spent), sum(spent) / 1e9 / wall, (switches() - slept) / calls
+print(json.dumps({"ms": sorted(samples)[calls // 2], "busiest": busiest, "cpus": cpus, "sleeps": sleeps}))
 """
 
 
