@@ -71,7 +71,7 @@ def _without_study(source: TeacherSource, content: bytes) -> tuple[TeacherSource
     if spec is not None:
         check_fits(graph, spec)
     questions = open_questions(graph, source, None, kind)
-    if questions.count:
+    if questions.lacking:
         raise questions.asked()
     count, ending = questions.known.outputs, source.outputs or questions.known.ending
     kind = kind or _kind(ending, count)

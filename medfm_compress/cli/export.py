@@ -16,7 +16,7 @@ from medfm_compress.cli.next_command import after_export, print_next
 from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, onnx_source
 from medfm_compress.export.self_contained.options import SelfContainedOptions
-from medfm_compress.onnx_model import CaseSource
+from medfm_compress.onnx_model import CaseSource, export_onnx_model
 from medfm_compress.recipe import ExportStep
 from medfm_compress.runtime.errors import InputError
 
@@ -88,7 +88,7 @@ def _export(request: _Request, out: Path) -> Manifest:
 
     model, cases, step, source = request
     if source is not None:
-        return steps.export_onnx_model(source, cases, step, console.progress, out)
+        return export_onnx_model(source, cases, step, console.progress, out)
     if cases.images is not None:
         raise InputError("--images goes with an .onnx file; give the study of a model folder with --study")
     if model.is_file():
