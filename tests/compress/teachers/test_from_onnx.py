@@ -179,7 +179,7 @@ def test_logits_that_are_not_finite_are_refused_when_asked(tmp_path: Path) -> No
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = Path(write(tmp_path / "net.onnx"))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ModelError, match="is not an ONNX file: .* cut short"):
+    with pytest.raises(ModelError, match=r"is not an ONNX file: .* cut short"):
         opened(str(path), labels=STUDY.labels)
     path.write_bytes(b"no network at all")
     with pytest.raises(ModelError, match="is not an ONNX file"):
