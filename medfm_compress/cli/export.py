@@ -108,7 +108,7 @@ def _export_self_contained(request: _Request, options: SelfContainedOptions, out
     if not model.is_dir() and request.source is None:
         if request.cases.study or request.cases.images or request.step != ExportStep():
             raise InputError(
-                f"{model} is a bundle, whose thresholds and words are decided; leave --study, --images, --rule, "
+                f"{model} is a bundle, whose thresholds and words are decided; leave --study, --rule, --images, "
                 "--intended-use and --dicom-modality out"
             )
         return export_self_contained(Bundle.open(model), options, out, console.progress)
