@@ -287,10 +287,17 @@ def export(
         task=loaded.task,
         provenance=provenance,
         intended_use=step.intended_use,
+        false_refusal_rate=step.false_refusal_rate,
     )
     with replacing(out) as temporary:
         manifest = build_bundle(
-            loaded.module, draft, temporary, study=cases, rule=step.rule, progress=progress, ranges=load_ranges(model)
+            loaded.module,
+            draft,
+            temporary,
+            study=cases,
+            rule=step.rule,
+            progress=progress,
+            ranges=load_ranges(model),
         )
         if sparse := check_exported_sparsity(model, temporary):
             progress(f"{len(sparse)} layers are 2:4 sparse, in the exported file as well")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     import pydicom
 
     from medfm_compress.runtime.images.pixels import Pixels
+    from medfm_compress.runtime.typicality import TypicalityJudge
 
 UNVERIFIED_FLAG = "unverified-model"
 UNSIGNED_FLAG = "unsigned-bundle"
 CLOCK_FLAG = "clock-is-wrong"
+NOT_RELIABLE_FLAG = "not-reliable"
 START_GOLDENS = 1
 """Golden cases replayed at the start: one already passes through every operator; ``inspect --verify`` replays all."""
 
@@ -45,6 +48,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         probabilities: finding → calibrated probability in [0, 1].
         findings: finding → called at its operating point or not; None where it has none.
         label: the most probable class of a multiclass task, else None.
+        typicality: how usual the image is among those that the network was made for, in (0, 1], see `typicality`; None
+            where the bundle does not tell.
+        not_reliable: why no finding is given; then probabilities and findings are empty. Empty where one is.
         flags: quality remarks on the image, e.g. ``colour-image-for-grey-model``; ``unverified-model`` where no
             passing verdict stands behind it, ``unsigned-bundle`` where a trust store was asked and no trusted builder
             stands behind the bundle, or no trusted approver behind its verdict, ``clock-is-wrong`` where the clock
@@ -63,6 +69,24 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     model_digest: str
     intended_use: str
     elapsed_ms: float
+    typicality: float | None = None
+    not_reliable: str = ""
+
+
+class NetworkInput(NamedTuple):
+    """What the network was given for one image, and what it answered whatever was made of it.
+
+    Attributes:
+        tensor: ``[1, C, H, W]``, float32, normalised.
+        spacing_mm: of the pixels before any resizing, where a DICOM file says it.
+        examination: a mark that images of one DICOM study share, of no meaning outside this process.
+        scores: finding → its probability, of an image that is not reliable as well.
+    """
+
+    tensor: NDArray[np.float32]
+    spacing_mm: float | None
+    examination: bytes | None = None
+    scores: Mapping[str, float] = MappingProxyType({})
 
 
 class Engine:
@@ -80,9 +104,9 @@ class Engine:
         backend: str | None = None,
         threads: int | None = None,
         unverified: bool = False,
+        atypical: Literal["withhold", "flag"] = "withhold",
         cache_dir: str | Path | None = None,
         trust: str | Path | TrustStore | None = None,
-        allow_unsigned: bool = False,
     ) -> None:
         """Open ``bundle``.
 
@@ -91,14 +115,16 @@ class Engine:
             backend: use only variants of this backend.
             threads: for one prediction; by default the physical cores this process may use.
             unverified: also use variants without a passing verdict; every prediction then carries a flag.
+            atypical: what becomes of an image that is unlike those the network was made for (see `typicality`):
+                ``withhold`` gives no finding and says why, ``flag`` gives findings and the flag ``not-reliable``.
             cache_dir: where the backend may keep compiled models for a faster start (OpenVINO: about half the time;
                 TensorRT: seconds to minutes):
                 a folder of the user's own, made where it is missing, refused where others may write to it. It holds
                 models only, nothing of an image; it may be emptied at any time. Without it nothing is kept.
             trust: folder of the keys that are trusted, or the store as opened; by default the one that
                 ``MEDFM_TRUST_STORE`` names, or ``/etc/medfm-compress/trust`` where it exists. Without any no signature
-                is asked for.
-            allow_unsigned: also use a bundle that no trusted key signed; every prediction then carries a flag.
+                is asked for. A store that was opened with ``allow_unsigned`` lets an unsigned bundle run, and every
+                prediction then carries a flag.
 
         Raises:
             BundleRefused: damaged or altered, no trusted key signed it, no variant may run here, or the golden case
@@ -108,9 +134,11 @@ class Engine:
         """
         if backend is not None and backend not in BACKENDS:
             raise InputError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+        if atypical not in ("withhold", "flag"):
+            raise InputError(f"atypical is {atypical!r}; it must be 'withhold' or 'flag'")
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
-        self.bundle = _opened(bundle, find_store(trust), allow_unsigned)
+        self.bundle = _opened(bundle, find_store(trust))
         self.variant = _choose(self.bundle, backend, unverified)
         self.task: Task = self.manifest.task_of(self.variant)
         self.verified = not choice.verdict_incompatibility(self.bundle, self.variant)
@@ -124,6 +152,8 @@ class Engine:
             *(() if self.verified else (UNVERIFIED_FLAG,)),
             *_trust_flags(self.bundle, self.variant),
         )
+        self._judge = _typicality_judge(self.bundle, self.variant)
+        self._withholds = atypical == "withhold"
         self._session: Session | None = session
         self.info: SessionInfo = session.info
 
@@ -140,32 +170,46 @@ class Engine:
             Refused: the network's output, or a probability that follows from it, is not finite.
             InputError: the engine is closed, or the source is of no known kind.
         """
+        return self.predict_with_input(source)[0]
+
+    def predict_with_input(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any]
+    ) -> tuple[Prediction, NetworkInput]:
+        """:func:`predict`, and what the network was given, for whoever watches it."""
         from medfm_compress.runtime.read_image import read_image
 
         start = time.perf_counter()
         return self._predict(read_image(source, self.manifest.image_spec.dicom), start)
 
-    def _predict(self, pixels: Pixels, start: float) -> Prediction:
+    def _predict(self, pixels: Pixels, start: float) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.preprocess import preprocess
 
-        logits = self.logits(preprocess(pixels, self.manifest.image_spec))
+        tensor = preprocess(pixels, self.manifest.image_spec)
+        outputs = self._run(tensor)
         task = self.task
-        scores = probabilities(logits, task)
-        return Prediction(
-            probabilities=dict(zip(task.findings, scores[0].tolist(), strict=True)),
-            findings=_called(scores, task),
-            label=task.labels[int(scores[0].argmax())] if task.kind == "multiclass" else None,
+        scores = probabilities(self._logits_of(outputs), task)
+        typicality, not_reliable = self._judged(outputs, tensor)
+        given = not (not_reliable and self._withholds)
+        prediction = Prediction(
+            probabilities=dict(zip(task.findings, scores[0].tolist(), strict=True)) if given else {},
+            findings=_called(scores, task) if given else {},
+            label=task.labels[int(scores[0].argmax())] if task.kind == "multiclass" and given else None,
             flags=(
                 *pixels.flags,
                 *colour_flags(pixels, self.manifest.image_spec),
+                *((NOT_RELIABLE_FLAG,) if not_reliable else ()),
                 *self._standing_flags,
             ),
+            typicality=typicality,
+            not_reliable=not_reliable,
             variant=self.variant.name,
             model_digest=self.manifest.model_digest,
             intended_use=self.manifest.intended_use,
             elapsed_ms=(time.perf_counter() - start) * 1e3,
         )
+        known = dict(zip(task.findings, scores[0].tolist(), strict=True))
+        return prediction, NetworkInput(tensor, pixels.spacing_mm, pixels.examination, known)
 
     def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         """Raw logits ``[1, labels]`` of one preprocessed image ``[1, C, H, W]``, float32.
@@ -174,16 +218,44 @@ class Engine:
             Refused: an output that is not finite or has another shape.
             InputError: the engine is closed, or the tensor has another shape.
         """
+        return self._logits_of(self._run(tensor))
+
+    def _run(self, tensor: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
         session = self._session
         if session is None:
             raise InputError("the engine is closed; open a new one")
         if tensor.shape != self.manifest.image_spec.shape:
             raise InputError(f"the network takes {self.manifest.image_spec.shape}, got {tensor.shape}")
         with refusing(Refused, "the network gives no result for this image"):
-            logits = session.run({self.manifest.inputs[0].name: tensor})[self.manifest.outputs[0].name]
+            return session.run({self.manifest.inputs[0].name: tensor})
+
+    def _logits_of(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        with refusing(Refused, "the network gives no result for this image"):
+            logits = outputs[self.manifest.outputs[0].name]
             if logits.shape != self.manifest.outputs[0].shape or not np.isfinite(logits).all():
                 raise Refused("the network's output for this image is not finite or misshapen; no result is given")
             return logits
+
+    def _judged(self, outputs: Mapping[str, NDArray[Any]], tensor: NDArray[np.float32]) -> tuple[float | None, str]:
+        """Typicality and why the image is not reliable; None and nothing where the bundle does not tell."""
+        if self._judge is None:
+            return None, ""
+        features = self.manifest.outputs[1]
+        values = np.asarray(outputs[features.name])
+        if values.shape != features.shape or not np.isfinite(values).all():
+            raise Refused("the network's features of this image are not finite or misshapen; no result is given")
+        return self._judge.judge(values, tensor)
+
+    def replay_goldens(self) -> float:
+        """Replay every golden case of the variant; the relative logit error.
+
+        Raises:
+            BundleRefused: it is above the variant's tolerance, or a decision is another.
+            InputError: the engine is closed.
+        """
+        if self._session is None:
+            raise InputError("the engine is closed; open a new one")
+        return goldens.replay_goldens(self.bundle, self.variant, self._session)
 
     def close(self) -> None:
         """Release the session; predictions under way end normally. Closing twice is fine."""
@@ -198,10 +270,10 @@ class Engine:
         self.close()
 
 
-def _opened(bundle: str | Path | Bundle, store: TrustStore | None, allow_unsigned: bool) -> Bundle:
+def _opened(bundle: str | Path | Bundle, store: TrustStore | None) -> Bundle:
     if not isinstance(bundle, Bundle):
-        return Bundle.open(bundle, whole=False, trust=store, allow_unsigned=allow_unsigned)
-    return bundle if store is None else bundle.held_against(store, allow_unsigned=allow_unsigned)
+        return Bundle.open(bundle, whole=False, trust=store)
+    return bundle if store is None else bundle.held_against(store)
 
 
 def _trust_flags(bundle: Bundle, variant: Variant) -> tuple[str, ...]:
@@ -223,6 +295,14 @@ def _choose(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:
             return variant
         passed_over.append(f"{variant.name}: {in_one_line(reason)}")
     raise BundleRefused(f"{bundle.path.name} has no variant that may run here: " + "; ".join(passed_over))
+
+
+def _typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None:
+    if bundle.manifest.typicality is msgspec.UNSET:
+        return None
+    from medfm_compress.runtime.typicality import TypicalityJudge
+
+    return TypicalityJudge(bundle, variant)
 
 
 def _qualify(bundle: Bundle, variant: Variant, session: Session) -> float:

@@ -39,7 +39,8 @@ from medfm_compress.compress.quantization.thresholds import recalibrate_threshol
 from medfm_compress.data.study import Case, Study
 from medfm_compress.export.build import Export, make_variant, versions
 from medfm_compress.export.cases import check_labels, network_inputs, sample_cases
-from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, utc_date
+from medfm_compress.export.typicality import rescored
+from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, typicality_member, utc_date
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import InputError, StudyError
@@ -120,7 +121,8 @@ def quantize_bundle(
         progress("choosing thresholds of the new variants on validation cases")
         shipping, lines = _recalibrated(shipping, validation, bundle)
         steps += lines
-    manifest = _write(bundle, out_path, shipping, attempts, steps)
+    scores = _typicality_files(bundle, shipping, study, progress)
+    manifest = _write(bundle, out_path, shipping, attempts, steps, scores)
     return Quantized(
         manifest=manifest,
         candidates=_candidates(attempts),
@@ -252,9 +254,10 @@ def _write(
     shipping: Sequence[CandidateTrial],
     attempts: Attempts,
     steps: list[str],
+    scores: Mapping[str, bytes],
 ) -> Manifest:
     variants = _ordered(bundle, shipping, trials_of(attempts))
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes] = dict(scores)
     inputs = read_golden_inputs(bundle)
     for trial in shipping:
         if trial.name != "fp32":
@@ -265,6 +268,24 @@ def _write(
     old = bundle.manifest.provenance
     provenance = msgspec.structs.replace(old, steps=(*old.steps, *steps), libraries=versions(), date=utc_date())
     return rewrite_bundle(bundle, out_path, variants=variants, files=files, provenance=provenance)
+
+
+def _typicality_files(
+    bundle: Bundle, shipping: Sequence[CandidateTrial], study: Study, progress: Progress
+) -> dict[str, bytes]:
+    """Each new variant's own scores of the validation cases, where the bundle tells unlike images."""
+    if bundle.manifest.typicality is msgspec.UNSET:
+        return {}
+    new = [opened(trial) for trial in shipping if trial.name != "fp32"]
+    if new:
+        progress("scoring validation cases, so that the new variants tell unlike images")
+    files = {}
+    for export in new:
+        session = export.session
+        if export.variant.device != "cpu":  # the device builds it, and is held to the FP32 network
+            session = open_session_from_bytes("onnxruntime", [_source_graph(bundle)], 1, "fp32")
+        files[typicality_member(export.variant.name)] = rescored(bundle, session, study)
+    return files
 
 
 def _golden_logits(bundle: Bundle, export: Export, inputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from medfm_compress.cli.bench import bench
 from medfm_compress.cli.bundle import app as bundle
 from medfm_compress.cli.compress import compress
 from medfm_compress.cli.demo import demo
+from medfm_compress.cli.device import app as device
 from medfm_compress.cli.distill import distill
 from medfm_compress.cli.doctor import doctor
 from medfm_compress.cli.evidence import app as evidence
@@ -19,6 +20,7 @@ from medfm_compress.cli.export import export
 from medfm_compress.cli.finetune import finetune
 from medfm_compress.cli.gate import gate
 from medfm_compress.cli.inspect import inspect
+from medfm_compress.cli.monitor import app as monitor
 from medfm_compress.cli.policy import app as policy
 from medfm_compress.cli.pretrain import pretrain
 from medfm_compress.cli.prune import prune
@@ -54,6 +56,8 @@ GROUPS = (
     ("bundle", bundle),
     ("trust", trust),
     ("evidence", evidence),
+    ("device", device),
+    ("monitor", monitor),
 )
 PROGRAM = "medfm-compress"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}

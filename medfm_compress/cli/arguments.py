@@ -34,3 +34,12 @@ TrustStoreOption = Annotated[
         metavar="FOLDER",
     ),
 ]
+DeviceFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--device-folder",
+        help="Folder of the device's bundles, made by device install.",
+        metavar="FOLDER",
+        envvar="MEDFM_DEVICE_FOLDER",
+    ),
+]

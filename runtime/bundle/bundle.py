@@ -42,6 +42,7 @@ GOLDEN_INPUTS = "goldens/inputs.npy"
 MAX_MANIFEST_BYTES = 4 << 20
 
 _DIGESTED = ("task", "image_spec", "inputs", "outputs", "variants")
+_DIGESTED_IF_SET = ("typicality",)  # of later schemas, so that older digests stay what they are
 
 
 class _SchemaOnly(msgspec.Struct, frozen=True):
@@ -77,9 +78,7 @@ class Bundle:
         self._entries = entries
 
     @classmethod
-    def open(
-        cls, path: str | Path, *, whole: bool = True, trust: TrustStore | None = None, allow_unsigned: bool = False
-    ) -> Bundle:
+    def open(cls, path: str | Path, *, whole: bool = True, trust: TrustStore | None = None) -> Bundle:
         """Open and verify the bundle at ``path``: layout, schema, manifest, sha256 of every member, model digest.
 
         Args:
@@ -87,7 +86,6 @@ class Bundle:
             whole: hash every member now. Without it a member is hashed when it is read, so that a device does not wait
                 for variants that it will not run; nothing that was not hashed is ever given out either way.
             trust: the keys of which one must have signed it. Without it signatures are read and not checked.
-            allow_unsigned: with ``trust``, forgive that no trusted key signed it, but not that it was edited since.
 
         Raises:
             BundleRefused: damaged, altered, too new, its parts contradict each other, or no trusted key signed it.
@@ -95,13 +93,13 @@ class Bundle:
         """
         path = Path(path)
         with refusing(BundleRefused, f"{in_one_line(path.name)} cannot be opened"):
-            return cls._open(path, whole, trust, allow_unsigned)
+            return cls._open(path, whole, trust)
 
     @classmethod
-    def _open(cls, path: Path, whole: bool, trust: TrustStore | None, allow_unsigned: bool) -> Bundle:
+    def _open(cls, path: Path, whole: bool, trust: TrustStore | None) -> Bundle:
         entries = archive.read_directory(path)
         signed = Signed(_read_manifest(path, entries), _read_signatures(path, entries))
-        standing = None if trust is None else _standing_of(signed, trust, path.name, allow_unsigned)
+        standing = None if trust is None else _standing_of(signed, trust, path.name)
         manifest = _decode_manifest(signed.manifest, path.name)
         bundle = cls(path, manifest, {entry.name: entry for entry in entries}, signed, standing)
         bundle._verify_parts()
@@ -111,9 +109,9 @@ class Bundle:
             raise BundleRefused(f"{path.name}: the model digest does not match the manifest; fetch the bundle again")
         return bundle
 
-    def held_against(self, trust: TrustStore, *, allow_unsigned: bool = False) -> Bundle:
+    def held_against(self, trust: TrustStore) -> Bundle:
         """This bundle with what its signatures are worth to ``trust``; raises BundleRefused like `open`."""
-        standing = _standing_of(self.signed, trust, self.path.name, allow_unsigned)
+        standing = _standing_of(self.signed, trust, self.path.name)
         return Bundle(self.path, self.manifest, self._entries, self.signed, standing)
 
     def read(self, member: str) -> bytes:
@@ -244,6 +242,8 @@ def rewrite_bundle(
         verdicts=(),
     )
     dropped = _model_files(old.variants) - _model_files(draft.variants)
+    gone = {variant.name for variant in old.variants} - {variant.name for variant in draft.variants}
+    dropped |= {typicality_member(name) for name in gone}
     kept = {m.path: bundle.read(m.path) for m in old.members if m.path not in dropped and m.path not in (files or {})}
     contents = {**kept, **(files or {})}
     return write_bundle(
@@ -253,8 +253,10 @@ def rewrite_bundle(
 
 def model_digest(manifest: Mapping[str, Any]) -> str:
     """Digest of the model that ``manifest`` (plain JSON data, members filled in) describes, 64 hex digits."""
-    model = {key: manifest[key] for key in _DIGESTED}
+    model = {key: manifest[key] for key in (*_DIGESTED, *(key for key in _DIGESTED_IF_SET if key in manifest))}
     names = {file for variant in manifest["variants"] for file in variant["files"]}
+    if "typicality" in model:
+        names |= {name for name in (member["path"] for member in manifest["members"]) if is_typicality_member(name)}
     names |= {GOLDEN_INPUTS} | {golden_member(variant["name"]) for variant in manifest["variants"]}
     model["files"] = {member["path"]: member["sha256"] for member in manifest["members"] if member["path"] in names}
     return digest(model)
@@ -263,6 +265,16 @@ def model_digest(manifest: Mapping[str, Any]) -> str:
 def golden_member(variant: str) -> str:
     """Member path of the golden logits of the variant called ``variant``."""
     return f"goldens/{variant}.npy"
+
+
+def typicality_member(name: str) -> str:
+    """Path of a member that typicality needs: its statistics, or the scores of the variant called ``name``."""
+    return f"typicality/{name}.npy"
+
+
+def is_typicality_member(path: str) -> bool:
+    """Whether ``path`` is one of `typicality_member`."""
+    return path.startswith("typicality/")
 
 
 def utc_date() -> str:
@@ -289,7 +301,10 @@ def contradiction(manifest: Manifest) -> str:
         return f"the manifest lists a member in {FOLDER}, where signatures of the manifest stand"
     if not variants or len(set(variants)) != len(variants):
         return f"its variants are {variants}; there must be at least one, each with a name of its own"
-    missing = sorted((_model_files(manifest.variants) | {GOLDEN_INPUTS}) - set(members))
+    needed = _model_files(manifest.variants) | {GOLDEN_INPUTS}
+    if manifest.typicality is not msgspec.UNSET:
+        needed |= {typicality_member(name) for name in variants}
+    missing = sorted(needed - set(members))
     if missing:
         return f"its variants need {missing[0]!r}, which is not among its members"
     strangers = sorted({verdict.variant for verdict in manifest.verdicts} - set(variants))
@@ -304,8 +319,12 @@ def _tensor_contradiction(manifest: Manifest) -> str:
     logits = [tensor.shape for tensor in manifest.outputs if tensor.role == "logits"]
     if images != [manifest.image_spec.shape] or len(manifest.inputs) != 1:
         return f"its inputs are {images}; one image of shape {manifest.image_spec.shape} is what its image spec gives"
-    if logits != [(1, len(manifest.task.labels))] or len(manifest.outputs) != 1:
+    features = [tensor for tensor in manifest.outputs if tensor.role == "features"]
+    expected = int(manifest.typicality is not msgspec.UNSET)
+    if logits != [(1, len(manifest.task.labels))] or len(manifest.outputs) != 1 + expected:
         return f"its outputs are {logits}; one of shape (1, {len(manifest.task.labels)}) is what its task needs"
+    if manifest.outputs[0].role != "logits" or len(features) != expected:
+        return "its outputs must be the logits and, where it tells how usual an image is, after them the features"
     return ""
 
 
@@ -366,10 +385,8 @@ def _read_signatures(path: Path, entries: tuple[archive.Entry, ...]) -> dict[str
     return {entry.name: archive.read_member(path, entry) for entry in found}
 
 
-def _standing_of(signed: Signed, trust: TrustStore, name: str, allow_unsigned: bool) -> Standing:
-    return check_signatures(
-        trust, "bundle", signed.manifest, signed.signatures, source=in_one_line(name), lenient=allow_unsigned
-    )
+def _standing_of(signed: Signed, trust: TrustStore, name: str) -> Standing:
+    return check_signatures(trust, "bundle", signed.manifest, signed.signatures, source=in_one_line(name))
 
 
 def _decode_manifest(raw: bytes, name: str) -> Manifest:

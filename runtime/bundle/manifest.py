@@ -38,10 +38,10 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One input or output of the network: name, role (``image``, ``logits``), shape, float32."""
+    """One input or output of the network: name, role (``image``; ``logits``, ``features``), shape, float32."""
 
     name: str
-    role: Literal["image", "logits"]
+    role: Literal["image", "logits", "features"]
     shape: tuple[int, ...]
 
 
@@ -120,6 +120,30 @@ class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     date: str
 
 
+class Typicality(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a device tells that an image is unlike those the network was made for; see `runtime.typicality`.
+
+    Attributes:
+        false_refusal_rate: α: an image drawn as the validation cases were is called not reliable at most so often.
+        training_cases: that the statistics are of.
+        validation_cases: that an image is compared with.
+    """
+
+    false_refusal_rate: float
+    training_cases: int
+    validation_cases: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_refusal_rate < 1:
+            raise InputError(f"false_refusal_rate is {self.false_refusal_rate}; it must lie between 0 and 1")
+
+    def __str__(self) -> str:
+        return (
+            f"an image unlike {self.training_cases} training cases is called not reliable, at a false-refusal rate of "
+            f"{self.false_refusal_rate:g} by {self.validation_cases} validation cases"
+        )
+
+
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the model came from. Nothing of a patient: fingerprints and names of models only.
 
@@ -166,6 +190,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     intended_use: str
     model_digest: str
     verdicts: tuple[StoredVerdict, ...] = ()
+    typicality: Typicality | msgspec.UnsetType = msgspec.UNSET
     release: int | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
@@ -199,10 +224,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def schema_of(manifest: Manifest) -> int:
     """The oldest schema that holds ``manifest``.
 
-    5 with a release, 4 with an engine of a GPU or a colour rule, 3 with INT8 beside BF16 or for weights alone, 2 with
-    own decisions, else 1.
+    5 with typicality or a release, 4 with an engine of a GPU or a colour rule, 3 with INT8 beside BF16 or for weights
+    alone, 2 with own decisions, else 1.
     """
-    if manifest.release is not msgspec.UNSET:
+    if manifest.typicality is not msgspec.UNSET or manifest.release is not msgspec.UNSET:
         return 5
     ruled = manifest.image_spec.colour_rule is not msgspec.UNSET
     if ruled or any(_is_of_schema_4(variant) for variant in manifest.variants):
