@@ -17,16 +17,7 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.task import Task
     from medfm_compress.runtime.trust.store import TrustStore
 
-__all__ = [
-    "ActiveEngine",
-    "Bundle",
-    "DeviceFolder",
-    "Engine",
-    "ImageSpec",
-    "Prediction",
-    "Task",
-    "TrustStore",
-]
+__all__ = ["ActiveEngine", "Bundle", "DeviceFolder", "Engine", "ImageSpec", "Prediction", "Task", "TrustStore"]
 
 _HOME = {
     "ActiveEngine": "medfm_compress.runtime.device.active_engine",

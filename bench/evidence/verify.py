@@ -150,7 +150,9 @@ def _signed(pack: Pack, trust: TrustStore) -> Standing:
     """What the pack's signatures are worth; any trusted key may sign one, whatever its role."""
     source = pack.path.name
     try:
-        standing = check_signatures(_lenient(trust), "evidence pack", pack.raw_index, pack.signatures, source=source)
+        standing = check_signatures(
+            trust, "evidence pack", pack.raw_index, pack.signatures, source=source, lenient=True
+        )
     except BundleRefused as exc:
         raise EvidenceRefused(str(exc)) from None
     if not any(entry.state == "holds" for entry in standing.signatures):
@@ -164,12 +166,7 @@ def _bundle_standing(pack: Pack, trust: TrustStore) -> Standing:
     signatures = {name.removeprefix("bundle/"): c for name, c in pack.members.items() if name.startswith(prefix)}
     try:
         return check_signatures(
-            _lenient(trust), "bundle", pack.members[MANIFEST], signatures, source=f"{pack.path.name}: its bundle"
+            trust, "bundle", pack.members[MANIFEST], signatures, source=f"{pack.path.name}: its bundle", lenient=True
         )
     except BundleRefused as exc:
         raise EvidenceRefused(str(exc)) from None
-
-
-def _lenient(trust: TrustStore) -> TrustStore:
-    """A signature that is missing is said here, and refuses nothing by itself."""
-    return trust._replace(allow_unsigned=True)

@@ -48,12 +48,12 @@ def run(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of your own where OpenVINO may keep compiled models (faster start).")
     ] = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="With a device folder: let the candidate predict too, and only count it.")
+    ] = False,
     trust_store: TrustStoreOption = None,
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Also use a bundle that no trusted key signed; flagged.")
-    ] = False,
-    shadow: Annotated[
-        bool, typer.Option("--shadow", help="With a device folder: let the candidate predict too, and only count it.")
     ] = False,
 ) -> None:
     """Predict for images with a bundle. A refused image gets its reason, the others are still done (exit code 4).
@@ -69,16 +69,13 @@ def run(
     tally: Counter[str] = Counter()
     code = EXIT_OK
     with (
-        _open(
-            bundle,
-            EngineChoice(backend, threads, unverified, cache, shadow, atypical, trust_store, allow_unsigned),
-        ) as engine,
+        _open(bundle, EngineChoice(backend, threads, unverified, cache, shadow, trust_store, allow_unsigned)) as engine,
         console.json_list() as add,
     ):
         rows = Rows(engine.task, longest)
         if folders:
             say(rows.header)
-        outcomes = _outcomes(engine, images)
+        outcomes = _outcomes(engine, images, atypical)
         for image, outcome in counted(outcomes, "predict", files, console.progress if folders else None):
             code = max(code, _exit_code(outcome))
             tally[_as_word(outcome)] += 1
@@ -100,53 +97,46 @@ class EngineChoice(NamedTuple):
     unverified: bool
     cache: Path | None
     shadow: bool
-    atypical: Atypical
-    trust: Path | None
+    trust_store: Path | None
     allow_unsigned: bool
 
 
 def _open(bundle: Path, choice: EngineChoice) -> Engine | ActiveEngine:
+    backend, unverified = choice.backend, choice.unverified
     if _is_folder(bundle):
-        asked = {
-            "--unverified": choice.unverified,
-            "--backend": choice.backend,
-            "--allow-unsigned": choice.allow_unsigned,
-        }
-        for option in (name for name, value in asked.items() if value):
+        if unverified or backend is not None:
+            option = "--unverified" if unverified else "--backend"
             raise InputError(
                 f"{option} is for bundles; what runs in the device folder {bundle} was settled by its activation"
             )
         return _open_active(bundle, choice)
     from medfm_compress.runtime.engine import Engine
-    from medfm_compress.runtime.trust.store import find_store
 
     if choice.shadow:
         raise InputError(f"--shadow needs a device folder, in which a candidate waits; {bundle} is none")
     return Engine(
         bundle,
-        backend=choice.backend,
+        backend=backend,
         threads=choice.threads,
-        unverified=choice.unverified,
-        atypical=choice.atypical,
+        unverified=unverified,
         cache_dir=choice.cache,
-        trust=find_store(choice.trust, allow_unsigned=choice.allow_unsigned),
+        trust=choice.trust_store,
+        allow_unsigned=choice.allow_unsigned,
     )
 
 
 def _open_active(folder: Path, choice: EngineChoice) -> ActiveEngine:
     """The active bundle, counted; with ``shadow`` the candidate beside it."""
-    from medfm_compress.runtime.device.active_engine import ActiveEngine
+    from medfm_compress.runtime.device.active_engine import ActiveEngine, Observer
     from medfm_compress.runtime.device.folder import DeviceFolder
     from medfm_compress.runtime.monitor.monitor import Monitor
     from medfm_compress.runtime.monitor.shadow import Shadow
 
-    device = DeviceFolder(folder, trust=choice.trust)
+    device = DeviceFolder(folder, trust=choice.trust_store, allow_unsigned=choice.allow_unsigned)
     if choice.shadow and device.state.candidate is None:
         raise InputError(f"no candidate waits in the device folder {folder}; install one first")
-    observers = [Monitor(folder), *([Shadow(device)] if choice.shadow else [])]
-    return ActiveEngine(
-        device, threads=choice.threads, atypical=choice.atypical, cache_dir=choice.cache, observers=observers
-    )
+    observers: list[Observer] = [Monitor(folder), *([Shadow(device)] if choice.shadow else [])]
+    return ActiveEngine(device, threads=choice.threads, cache_dir=choice.cache, observers=observers)
 
 
 def _survey(images: list[Path]) -> tuple[int, int]:
@@ -162,28 +152,28 @@ def _files(images: list[Path]) -> Iterator[Path]:
         yield from find_files(image) if _is_folder(image) else (image,)
 
 
-def _outcomes(engine: Engine | ActiveEngine, images: list[Path]) -> Iterator[tuple[Path, Outcome]]:
+def _outcomes(engine: Engine | ActiveEngine, images: list[Path], atypical: Atypical) -> Iterator[tuple[Path, Outcome]]:
     """Every file with its outcome; last, every folder without an image."""
     empty = []
     for image in images:
         if not _is_folder(image):
-            yield image, _predict(engine, image)
+            yield image, _predict(engine, image, atypical)
             continue
         found = False
         for path in find_files(image):
             reason = why_no_image(path)
             found = found or not reason
-            yield path, reason or _predict(engine, path)
+            yield path, reason or _predict(engine, path, atypical)
         empty += [] if found else [image]
     for folder in empty:
         yield folder, InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")
 
 
-def _predict(engine: Engine | ActiveEngine, image: Path) -> Prediction | MedfmError:
+def _predict(engine: Engine | ActiveEngine, image: Path, atypical: Atypical) -> Prediction | MedfmError:
     if _is_folder(image):  # others were entered
         return InputError("the folder cannot be listed; make it readable")
     try:
-        return engine.predict(image)
+        return engine.predict(image, atypical=atypical)
     except MedfmError as exc:
         return exc
 

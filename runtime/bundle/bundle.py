@@ -78,7 +78,9 @@ class Bundle:
         self._entries = entries
 
     @classmethod
-    def open(cls, path: str | Path, *, whole: bool = True, trust: TrustStore | None = None) -> Bundle:
+    def open(
+        cls, path: str | Path, *, whole: bool = True, trust: TrustStore | None = None, allow_unsigned: bool = False
+    ) -> Bundle:
         """Open and verify the bundle at ``path``: layout, schema, manifest, sha256 of every member, model digest.
 
         Args:
@@ -86,6 +88,7 @@ class Bundle:
             whole: hash every member now. Without it a member is hashed when it is read, so that a device does not wait
                 for variants that it will not run; nothing that was not hashed is ever given out either way.
             trust: the keys of which one must have signed it. Without it signatures are read and not checked.
+            allow_unsigned: with ``trust``, forgive that no trusted key signed it, but not that it was edited since.
 
         Raises:
             BundleRefused: damaged, altered, too new, its parts contradict each other, or no trusted key signed it.
@@ -93,13 +96,13 @@ class Bundle:
         """
         path = Path(path)
         with refusing(BundleRefused, f"{in_one_line(path.name)} cannot be opened"):
-            return cls._open(path, whole, trust)
+            return cls._open(path, whole, trust, allow_unsigned)
 
     @classmethod
-    def _open(cls, path: Path, whole: bool, trust: TrustStore | None) -> Bundle:
+    def _open(cls, path: Path, whole: bool, trust: TrustStore | None, allow_unsigned: bool) -> Bundle:
         entries = archive.read_directory(path)
         signed = Signed(_read_manifest(path, entries), _read_signatures(path, entries))
-        standing = None if trust is None else _standing_of(signed, trust, path.name)
+        standing = None if trust is None else _standing_of(signed, trust, path.name, allow_unsigned)
         manifest = _decode_manifest(signed.manifest, path.name)
         bundle = cls(path, manifest, {entry.name: entry for entry in entries}, signed, standing)
         bundle._verify_parts()
@@ -109,9 +112,9 @@ class Bundle:
             raise BundleRefused(f"{path.name}: the model digest does not match the manifest; fetch the bundle again")
         return bundle
 
-    def held_against(self, trust: TrustStore) -> Bundle:
+    def held_against(self, trust: TrustStore, *, allow_unsigned: bool = False) -> Bundle:
         """This bundle with what its signatures are worth to ``trust``; raises BundleRefused like `open`."""
-        standing = _standing_of(self.signed, trust, self.path.name)
+        standing = _standing_of(self.signed, trust, self.path.name, allow_unsigned)
         return Bundle(self.path, self.manifest, self._entries, self.signed, standing)
 
     def read(self, member: str) -> bytes:
@@ -385,8 +388,10 @@ def _read_signatures(path: Path, entries: tuple[archive.Entry, ...]) -> dict[str
     return {entry.name: archive.read_member(path, entry) for entry in found}
 
 
-def _standing_of(signed: Signed, trust: TrustStore, name: str) -> Standing:
-    return check_signatures(trust, "bundle", signed.manifest, signed.signatures, source=in_one_line(name))
+def _standing_of(signed: Signed, trust: TrustStore, name: str, allow_unsigned: bool) -> Standing:
+    return check_signatures(
+        trust, "bundle", signed.manifest, signed.signatures, source=in_one_line(name), lenient=allow_unsigned
+    )
 
 
 def _decode_manifest(raw: bytes, name: str) -> Manifest:

@@ -114,6 +114,7 @@ class Shadow:
                 backend=state.backend,
                 threads=engine.info.threads,
                 trust=self._device.trust,
+                allow_unsigned=self._device.allow_unsigned,
             )
         except MedfmError as exc:
             _log.warning("the candidate does not run beside the active bundle: %s", in_one_line(exc))

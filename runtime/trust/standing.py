@@ -57,7 +57,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         signatures: each one, in the order of key ids.
-        lenient: what is missing is forgiven and flagged.
+        lenient: what is missing is forgiven and flagged (``--allow-unsigned``).
         time: that expiry was held against, see `clock`.
         clock_is_behind: the clock shows an earlier time than was certainly reached.
     """
@@ -103,15 +103,17 @@ def check_signatures(
     signatures: Mapping[str, bytes],
     *,
     source: str,
+    lenient: bool = False,
 ) -> Standing:
     """Hold ``signatures`` (member name → content) on the bytes ``signed`` against ``store``.
 
     Args:
-        store: the keys that are trusted, and what is forgiven.
+        store: the keys that are trusted.
         purpose: kind of the file; a signature on another kind is none.
         signed: the bytes that are used, and no others.
         signatures: of a file, not yet looked at.
         source: what to call the file in an error.
+        lenient: missing, unknown and expired signatures are forgiven; edited files and revoked keys are not.
 
     Raises:
         BundleRefused: no builder's signature holds, or one of a known key does not fit the bytes.
@@ -125,9 +127,9 @@ def check_signatures(
     clock = clock_now()
     time = latest(clock=clock, dates=(*store.dates, *(statement.signed_at for statement in said.values())))
     checked = tuple(_checked(entry, store, said.get(entry.key_id), time) for entry in parsed)
-    standing = Standing(signatures=checked, lenient=store.allow_unsigned, time=time, clock_is_behind=clock < time)
+    standing = Standing(signatures=checked, lenient=lenient, time=time, clock_is_behind=clock < time)
     missing = standing.untrusted
-    if missing and (not store.allow_unsigned or any(entry.state == "revoked" for entry in checked)):
+    if missing and (not lenient or any(entry.state == "revoked" for entry in checked)):
         raise BundleRefused(f"{source}: {missing}; {_remedy(store, checked)}")
     return standing
 

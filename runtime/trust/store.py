@@ -56,18 +56,15 @@ class TrustStore(NamedTuple):
         revoked: key id → revocation.
         not_before: a time that was certainly reached, e.g. the newest that the embedding program has stored; see
             `clock`. Empty where nothing is known.
-        allow_unsigned: for a lab: that no trusted key signed a bundle is forgiven and flagged; that it was edited,
-            or signed by a revoked key, is not.
     """
 
     folder: Path
     keys: dict[str, PublicKey]
     revoked: dict[str, Revocation]
     not_before: str = ""
-    allow_unsigned: bool = False
 
     @classmethod
-    def open(cls, folder: str | Path, *, not_before: str = "", allow_unsigned: bool = False) -> TrustStore:
+    def open(cls, folder: str | Path, *, not_before: str = "") -> TrustStore:
         """Read the store in ``folder``.
 
         Raises:
@@ -79,7 +76,7 @@ class TrustStore(NamedTuple):
                 f"the trust store {in_one_line(store.folder)} holds no key, so no bundle could be trusted; enter one "
                 "with 'medfm-compress trust add'"
             )
-        return store._replace(allow_unsigned=allow_unsigned)
+        return store
 
     @classmethod
     def open_or_empty(cls, folder: str | Path, *, not_before: str = "") -> TrustStore:
@@ -99,7 +96,7 @@ class TrustStore(NamedTuple):
         return (self.not_before, *entered, *(entry.date for entry in self.revoked.values()))
 
 
-def find_store(given: str | Path | TrustStore | None, *, allow_unsigned: bool = False) -> TrustStore | None:
+def find_store(given: str | Path | TrustStore | None) -> TrustStore | None:
     """The store that counts here, see above; None where there is none.
 
     Raises:
@@ -108,7 +105,7 @@ def find_store(given: str | Path | TrustStore | None, *, allow_unsigned: bool = 
     if isinstance(given, TrustStore):
         return given
     path = store_path(given)
-    return None if path is None else TrustStore.open(path, allow_unsigned=allow_unsigned)
+    return None if path is None else TrustStore.open(path)
 
 
 def store_path(given: str | Path | None) -> Path | None:

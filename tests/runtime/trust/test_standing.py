@@ -28,8 +28,7 @@ def signature(signer, file=FILE, *, purpose="bundle", signed_at=SIGNED_AT, cited
 
 
 def check(store, *signatures, file=FILE, lenient=False):
-    lab = store._replace(allow_unsigned=lenient)
-    return check_signatures(lab, "bundle", file, dict(signatures), source="b.medfm")
+    return check_signatures(store, "bundle", file, dict(signatures), source="b.medfm", lenient=lenient)
 
 
 def refusal(store, *signatures, **options):
