@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.device.folder import DeviceFolder
 from medfm_compress.runtime.device.state import DeviceState, Installed
-from medfm_compress.runtime.engine import Engine, NetworkInput, Prediction
+from medfm_compress.runtime.engine import Atypical, Engine, NetworkInput, Prediction
 from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, Refused, in_one_line
 from medfm_compress.runtime.task import Task
 
@@ -61,7 +61,6 @@ class ActiveEngine:
         device: DeviceFolder | str | Path,
         *,
         threads: int | None = None,
-        atypical: Literal["withhold", "flag"] = "withhold",
         cache_dir: str | Path | None = None,
         observers: Sequence[Observer] = (),
         replay_every_s: float = REPLAY_EVERY_S,
@@ -71,7 +70,6 @@ class ActiveEngine:
         Args:
             device: the folder. Backend and threads are those of the last activation.
             threads: for one prediction, instead.
-            atypical: see `Engine`.
             cache_dir: see `Engine`.
             observers: e.g. a `Monitor`.
             replay_every_s: all golden cases are replayed before the first prediction that comes so much later than the
@@ -83,7 +81,7 @@ class ActiveEngine:
             InputError: see `Engine`; no fault of the bundle, nothing has changed.
         """
         self.device = device if isinstance(device, DeviceFolder) else DeviceFolder(device)
-        self._threads, self._cache_dir, self._atypical = threads, cache_dir, atypical
+        self._threads, self._cache_dir = threads, cache_dir
         self._observers, self._replay_every_s = tuple(observers), replay_every_s
         self._swap, self._outcomes = threading.Lock(), 0
         if threads is not None and threads < 1:
@@ -112,12 +110,14 @@ class ActiveEngine:
         """What its outputs mean."""
         return self._engine.task
 
-    def predict(self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any]) -> Prediction:
+    def predict(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+    ) -> Prediction:
         """Predict for one image, and count it while the bundle is on trial; see `Engine.predict`."""
         self._follow()
         self._replay_if_due()
         try:
-            prediction, seen = self._engine.predict_with_input(source)
+            prediction, seen = self._engine.predict_with_input(source, atypical=atypical)
         except InputError:  # of the caller, not of the bundle
             raise
         except Exception as exc:
@@ -198,8 +198,9 @@ class ActiveEngine:
             opened,
             backend=state.backend,
             threads=self._threads or state.threads,
-            atypical=self._atypical,
             cache_dir=self._cache_dir,
+            trust=self.device.trust,
+            allow_unsigned=self.device.allow_unsigned,
         )
         self._bundle, self._on_trial, self._replayed_at = bundle, on_trial, time.monotonic()
         self._tell(lambda observer: observer.opened(self._engine, bundle))
