@@ -31,6 +31,7 @@ def place(
     probabilities: bool = False,
     sums: bool = True,
     joined: bool = False,
+    gates: bool = False,
     reduced: bool = False,
 ) -> Placement:
     """Pairs around every layer with constant weights and around what passes bytes on between them.
@@ -44,6 +45,8 @@ def place(
         sums: residual sums too; in float they are slower, but rounding does not add up along the residuals.
         joined: all that is concatenated shares one range, so that concatenating is copying; coarser steps for the
             parts with small values.
+        gates: products of an image in bytes with one number a channel (squeeze and excite) too, the gates in steps of
+            1/255; in float the whole image goes through float for them.
         reduced: 7-bit weights.
     """
     chosen = [layer for layer in layers(model.graph) if layer.name not in exclude and _is_fused(layer)]
@@ -53,6 +56,7 @@ def place(
     made = {_result(layer).name for layer in chosen} | {node.outputs[0].name for node in products}
     ties: dict[str, str] = {}
     operators = tuple(operator for operator in _PASSES_ON if sums or operator != "Add")
+    operators += ("Mul",) if gates else ()
     for node in reversed(_passing(model, exclude, operators, needed | made)):
         result = _last(node)
         if result.name in needed or node.op_type == "GlobalAveragePool":
@@ -146,11 +150,21 @@ def _passing(
         if node.op_type not in operators or node.domain not in ("", "ai.onnx") or node.name in exclude:
             continue
         entering = _inputs([node])
-        complete = node.op_type not in ("Add", "Concat") or len(entering) == len(node.inputs)
+        complete = node.op_type not in ("Add", "Concat", "Mul") or len(entering) == len(node.inputs)
+        if node.op_type == "Mul":
+            entering = [value for value in entering if not _is_gate(value, node)]
+            complete = complete and len(entering) == 1
         if complete and entering and all(value.name in possible for value in entering):
             possible.add(_last(node).name)
             passing.append(node)
     return passing
+
+
+def _is_gate(value: ir.Value, node: ir.Node) -> bool:
+    """One number a channel, where the result is an image."""
+    shapes = (value.shape, node.outputs[0].shape)
+    gate, image = (shape.numpy() if shape is not None and shape.is_static() else () for shape in shapes)
+    return len(gate) == len(image) == 4 and gate[2:] == (1, 1) != image[2:]
 
 
 def _inputs(nodes: Iterable[ir.Node]) -> list[ir.Value]:
