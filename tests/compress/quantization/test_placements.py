@@ -284,7 +284,7 @@ def test_onnxruntime_runs_attention_in_bytes_but_for_softmax_and_the_residual(
     tmp_path: Path, probabilities: bool
 ) -> None:
     model = network(ATTENTION)
-    placement = placement_onnxruntime.place(model, probabilities=probabilities)
+    placement = placement_onnxruntime.place(model, products="all" if probabilities else "scores")
     ran = operators(write_qdq(model, placement, ranges(model)), tmp_path)
     assert ran["QGemm"] == 4 and ran["QLinearMatMul"] + ran["MatMulIntegerToFloat"] == (2 if probabilities else 1)
     assert ran["MatMul"] + ran["FusedMatMul"] == (0 if probabilities else 1)
@@ -294,7 +294,7 @@ def test_onnxruntime_runs_attention_in_bytes_but_for_softmax_and_the_residual(
 
 def test_onnxruntime_keeps_attention_in_float_when_asked(tmp_path: Path) -> None:
     model = network(ATTENTION)
-    placement = placement_onnxruntime.place(model, attention=False)
+    placement = placement_onnxruntime.place(model, products="none")
     ran = operators(write_qdq(model, placement, ranges(model)), tmp_path)
     assert ran["QGemm"] == 4 and ran["MatMul"] + ran["FusedMatMul"] == 2
 
