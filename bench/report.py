@@ -9,6 +9,7 @@ import msgspec
 
 from medfm_compress.bench.evaluate.attribution_agreement import ExplanationAgreement
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
+from medfm_compress.bench.evaluate.robustness import PerturbedTables
 from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation
 from medfm_compress.bench.measure.latency_regression import Slowdown
 from medfm_compress.bench.measure.load_scenario import ScenarioResult
@@ -17,6 +18,7 @@ from medfm_compress.bench.types.evaluation import Comparison, Fidelity
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.policy import Policy
+from medfm_compress.bench.types.robustness import DropComparison
 from medfm_compress.bench.types.target import on_one_chip
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.bundle.manifest import Provenance
@@ -73,6 +75,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         explanations: agreement of attribution maps, where they were made.
         tasks: name of an evaluation → the task that it was scored and decided under: a variant's own temperature and
             operating points, the teacher's, an external model's. Read it through `task_of`.
+        perturbed: the same models on the same cases, every image perturbed; see `Policy.robustness`.
+        drops: what each variant lost there beyond what the teacher lost.
         left_out: variant that was not evaluated → why its device is not to be had here.
         test_set_evaluations: every logged one of this study's split up to this one, oldest first; in the file
             they are called ``looks``.
@@ -107,6 +111,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     explanations: tuple[ExplanationAgreement, ...] = ()
     test_set_evaluations: tuple[LoggedEvaluation, ...] = msgspec.field(default=(), name="looks")
     tasks: dict[str, Task] = {}
+    perturbed: tuple[PerturbedTables, ...] = ()
+    drops: tuple[DropComparison, ...] = ()
     left_out: dict[str, str] = {}
 
     @property
@@ -184,3 +190,6 @@ def _check(report: Report, source: str) -> None:
     for table in report.evaluations[1:]:
         if table.cases_sha256 != report.teacher.cases_sha256:
             raise InputError(f"{source}: {table.name!r} and the teacher were evaluated on different cases")
+    for entry in report.perturbed:
+        if any(table.cases_sha256 != report.teacher.cases_sha256 for table in entry.evaluations):
+            raise InputError(f"{source}: {entry.perturbation} {entry.severity} was evaluated on different cases")

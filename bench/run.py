@@ -14,13 +14,15 @@ from medfm_compress.bench.evaluate.attribution_agreement import load_explanation
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
 from medfm_compress.bench.evaluate.fidelity import fidelity
 from medfm_compress.bench.evaluate.paired_comparison import compare
+from medfm_compress.bench.evaluate.perturb import perturbed_study
 from medfm_compress.bench.evaluate.prediction_flips import write_flips
+from medfm_compress.bench.evaluate.robustness import PerturbedTables, compare_drops, conditions
 from medfm_compress.bench.evaluate.subprocess_inference import Folders, evaluate_model, image_files, labelled_cases
 from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation, log_evaluation, read_log
 from medfm_compress.bench.external_models import external_model
 from medfm_compress.bench.gate.gate import judge
 from medfm_compress.bench.gate.policy_file import LoadedPolicy
-from medfm_compress.bench.measure.latency import BATCHES, ModelUnderTest, measure
+from medfm_compress.bench.measure.latency import BATCHES, ModelUnderTest, Plan, measure
 from medfm_compress.bench.measure.latency_regression import Slowdown, measure_slowdown
 from medfm_compress.bench.measure.load_run import run_scenario
 from medfm_compress.bench.measure.load_scenario import ScenarioResult
@@ -44,7 +46,7 @@ from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.policy import Policy
 from medfm_compress.data.fingerprint import study_fingerprint
-from medfm_compress.data.study import Study
+from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.bundle.bundle import Bundle, utc_date
 from medfm_compress.runtime.errors import InputError
@@ -54,7 +56,6 @@ from medfm_compress.runtime.progress import Progress, no_progress
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 _NOISY_SPREAD = 0.10
-
 
 _DEFAULT_OPTIONS = BenchOptions()
 
@@ -102,6 +103,9 @@ def bench_bundle(
                 _only_columns(evaluate_model(model, study, cases, options.plan, folder, progress), policy.policy)
                 for model in (candidate, *variants, *externals)
             ]
+            perturbed = evaluate_perturbed(
+                (candidate, *variants), study, cases, policy.policy, (options.plan, folder), progress
+            )
         others = [msgspec.structs.replace(other, files=files) for other in options.others]
         batches = BATCHES if options.batch_sweep else ()
         measurements = measure([candidate, *variants, *externals, *others], options.plan, progress, batches)
@@ -123,11 +127,49 @@ def bench_bundle(
         scenarios=scenarios,
         slowdowns=slowdowns,
         left_out=left_out,
+        perturbed=perturbed,
     )
     report = build_report(results, out)
     local = write_case_files(out, study, bundle.manifest.image_spec, evaluations)
     write_report(report, out, local)
     return report
+
+
+def evaluate_perturbed(
+    models: Sequence[ModelUnderTest],
+    study: Study,
+    cases: tuple[Case, ...],
+    policy: Policy,
+    means: tuple[Plan, Folders],
+    progress: Progress,
+) -> tuple[PerturbedTables, ...]:
+    """Tables of ``models`` on ``cases`` under every condition of ``policy``; the columns stay with the clean tables.
+
+    Args:
+        models: the teacher and the variants.
+        study: where the images come from.
+        cases: labelled ones.
+        policy: names the conditions.
+        means: threads and time-out, and folders.
+        progress: told what begins.
+    """
+    plan, folders = means
+    tables = []
+    for perturbation, severity in conditions(policy):
+        progress(f"evaluate under {perturbation} of severity {severity}")
+        altered = perturbed_study(study, perturbation, severity)
+        with tempfile.TemporaryDirectory(dir=folders.temporary) as scratch:
+            folder = Folders(Path(scratch), Path(scratch))
+            evaluations = [evaluate_model(model, altered, cases, plan, folder, progress) for model in models]
+        bare = [msgspec.structs.replace(evaluation, subgroups={}) for evaluation in evaluations]
+        tables.append(
+            PerturbedTables(
+                perturbation=perturbation,
+                severity=severity,
+                evaluations=tuple(map(EvaluationTable.from_evaluation, bare)),
+            )
+        )
+    return tuple(tables)
 
 
 def _only_columns(evaluation: Evaluation, policy: Policy) -> Evaluation:
@@ -244,6 +286,7 @@ class Results(NamedTuple):
         scenarios: loads.
         slowdowns: against an earlier bundle.
         left_out: variant that was not evaluated → why its device is not to be had here.
+        perturbed: evaluations of teacher and variants on perturbed images.
     """
 
     bundle: Bundle
@@ -260,6 +303,7 @@ class Results(NamedTuple):
     scenarios: tuple[ScenarioResult, ...]
     slowdowns: tuple[Slowdown, ...]
     left_out: Mapping[str, str] = MappingProxyType({})
+    perturbed: tuple[PerturbedTables, ...] = ()
 
 
 def build_report(results: Results, out: Path) -> Report:
@@ -267,6 +311,7 @@ def build_report(results: Results, out: Path) -> Report:
     manifest, measurements = results.bundle.manifest, results.measurements
     teacher, *others = results.evaluations
     tables = tuple(EvaluationTable.from_evaluation(evaluation) for evaluation in results.evaluations)
+    judged = [evaluation for evaluation in results.evaluations if evaluation.name not in results.external_models]
     of_this_study = (results.study_fingerprint, results.split)
     return Report(
         schema_version=REPORT_SCHEMA_VERSION,
@@ -282,6 +327,8 @@ def build_report(results: Results, out: Path) -> Report:
         teacher_decides=results.teacher_decides,
         notes=_notes(results),
         left_out=dict(results.left_out),
+        perturbed=results.perturbed,
+        drops=compare_drops(judged, results.perturbed, results.policy.policy),
         teacher_operating_points=results.models[0].task.operating_points,
         external_models=results.external_models,
         evaluations=tables,

@@ -8,6 +8,7 @@ import threading
 import zipfile
 import zlib
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -129,8 +130,14 @@ def array_names(path: Path) -> tuple[str, ...]:
 
 
 def with_rules(source: ImageSource, rules: DicomRules) -> ImageSource:
-    """The same source, reading DICOM by other rules; sources that hold no DICOM are returned as they are."""
-    return Files(source.root, rules) if isinstance(source, Files) else source
+    """The same source, reading DICOM by other rules; sources that hold no DICOM are returned as they are.
+
+    A source that reads from another one says by a method ``with_rules`` how that is done.
+    """
+    if isinstance(source, Files):
+        return Files(source.root, rules)
+    anew = getattr(source, "with_rules", None)
+    return source if anew is None else cast(ImageSource, anew(rules))
 
 
 def locate(source: ImageSource, image: str) -> str:

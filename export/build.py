@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,9 @@ from medfm_compress.export.onnx_export import INPUT, OUTPUT, export_onnx
 from medfm_compress.export.openvino_ir import to_openvino_ir
 from medfm_compress.export.operating_points import decide_on_validation
 from medfm_compress.export.parity import TOLERANCES, Logits, check_parity, module_logits
+from medfm_compress.export.passes.features_output import FEATURES
 from medfm_compress.export.trained_ranges import Ranges, attach_ranges
+from medfm_compress.export.typicality import FALSE_REFUSAL_RATE, StoredTypicality, store_typicality, why_not
 from medfm_compress.runtime.bundle.bundle import utc_date, write_bundle
 from medfm_compress.runtime.bundle.manifest import (
     SCHEMA_VERSION,
@@ -43,7 +45,7 @@ from medfm_compress.runtime.task import Task
 if TYPE_CHECKING:
     from torch import nn
 
-LIBRARIES = ("medfm-compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
+LIBRARIES = ("medfm-compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy")
 ENGINE_VERSIONS: Mapping[Backend, str] = MappingProxyType(
     {"onnxruntime": ">=1.23,<2", "openvino": ">=2025.0", "tensorrt": ""}  # its own table knows which versions it has
 )
@@ -55,13 +57,31 @@ _SUFFIXES: Mapping[Backend, tuple[str, ...]] = MappingProxyType(
 
 
 class BundleDraft(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bundle says of itself beyond the network: see `Manifest`."""
+    """What a bundle says of itself beyond the network: see `Manifest`.
+
+    Of the false-refusal rate see `Typicality`; where the study is too small for it, or it is 0, nothing is stored.
+    """
 
     name: str
     spec: ImageSpec
     task: Task
     provenance: Provenance
     intended_use: str
+    false_refusal_rate: float = FALSE_REFUSAL_RATE
+
+
+class Network(NamedTuple):
+    """A network as a bundle holds it.
+
+    Attributes:
+        content: ONNX with input ``image`` ``[1, C, H, W]`` and output ``logits`` ``[1, labels]``, float32.
+        reference: what it must compute, on normalised inputs.
+        steps: what was done so far.
+    """
+
+    content: bytes
+    reference: Logits
+    steps: tuple[str, ...]
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,14 +127,31 @@ def build_bundle(
     if study is not None:
         check_labels(study, draft.task)
     progress("exporting to ONNX")
-    exported = export_onnx(module, draft.spec, draft.task)
+    exported = export_onnx(module, draft.spec, draft.task, features=wants_features(study, draft.false_refusal_rate))
     steps = [f"export: ONNX by torch's {exported.exporter} exporter" + _because(exported.reason)]
     content = exported.content
     if ranges:
         attached = attach_ranges(content, module, ranges)
         content, steps = attached.content, [*steps, f"export: {attached.line}"]
-    exports, lines = _fp32_exports(content, module_logits(module), draft, progress)
-    steps += [f"export: {line}" for line in lines]
+    network = Network(content, module_logits(module), tuple(steps))
+    return bundle_of_network(network, draft, path, study=study, rule=rule, progress=progress)
+
+
+def bundle_of_network(
+    network: Network,
+    draft: BundleDraft,
+    path: str | Path,
+    *,
+    study: Study | None = None,
+    rule: str = "youden",
+    progress: Progress = no_progress,
+) -> Manifest:
+    """Write the FP32 bundle of a network that is in ONNX already; arguments and errors as of `build_bundle`."""
+    if study is not None:
+        check_labels(study, draft.task)
+    why_no_typicality = "" if study is None else why_not(study, draft.false_refusal_rate)
+    exports, lines = _fp32_exports(network.content, network.reference, draft, progress)
+    steps = [*network.steps, *(f"export: {line}" for line in lines)]
     task = draft.task
     if study is not None:
         progress("deciding temperature and operating points on validation cases")
@@ -122,8 +159,19 @@ def build_bundle(
         task, steps = decided.task, [*steps, f"export: {decided.line}"]
         calibrated_on = msgspec.structs.replace(draft.provenance, calibration_fingerprint=study_fingerprint(study))
         draft = msgspec.structs.replace(draft, provenance=calibrated_on)
+    files = bundle_files(exports, draft.spec)
+    stored, line = _typicality(exports, study, draft, why_no_typicality, progress)
+    steps += [f"export: {line}"] if line else []
     manifest = _draft_manifest(msgspec.structs.replace(draft, task=task), exports, steps)
-    return write_bundle(path, manifest, bundle_files(exports, draft.spec))
+    if stored is not None:
+        manifest = msgspec.structs.replace(manifest, outputs=(*manifest.outputs, stored.output), typicality=stored.rule)
+        files |= stored.files
+    return write_bundle(path, manifest, files)
+
+
+def wants_features(study: Study | None, false_refusal_rate: float) -> bool:
+    """Whether a bundle needs the network's features as well, to tell images unlike those that it was made for."""
+    return study is not None and not why_not(study, false_refusal_rate)
 
 
 def make_variant(
@@ -218,6 +266,22 @@ def _fp32_exports(
 def _fp32_export(backend: Backend, onnx: bytes) -> Export:
     contents = (onnx,) if backend == "onnxruntime" else tuple(to_openvino_ir(onnx))
     return open_export(make_variant(backend, "fp32"), contents)
+
+
+def _typicality(
+    exports: tuple[Export, ...], study: Study | None, draft: BundleDraft, why: str, progress: Progress
+) -> tuple[StoredTypicality | None, str]:
+    """What the bundle stores of its training images, or None; and a line for the provenance."""
+    if study is None or not draft.false_refusal_rate:
+        return None, ""
+    if not why and FEATURES not in exports[0].session.output_names:
+        why = "its classifier does not read one row of features"
+    if why:
+        return None, f"whether an image is unlike the training images will not be told: {why}"
+    progress("describing training and validation images, so that unlike ones can be told")
+    names = [export.variant.name for export in exports]
+    stored = store_typicality(exports[0].session, names, study, draft.spec, draft.false_refusal_rate)
+    return stored, str(stored.rule)
 
 
 def _draft_manifest(draft: BundleDraft, exports: tuple[Export, ...], steps: list[str]) -> Manifest:

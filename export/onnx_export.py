@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from medfm_compress.export.passes.features_output import FEATURES, features_output
 from medfm_compress.export.passes.pipeline import simplify
 from medfm_compress.export.quiet_exporter import quiet_exporter
 from medfm_compress.export.source_modules import keep_source_module
@@ -42,8 +43,10 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def export_onnx(module: nn.Module, spec: ImageSpec, task: Task) -> Exported:
+def export_onnx(module: nn.Module, spec: ImageSpec, task: Task, *, features: bool = False) -> Exported:
     """Export ``module`` with input ``image`` ``spec.shape`` and output ``logits`` ``[1, labels]``, float32.
+
+    With ``features`` the graph has a second output of that name, where there is one (see `features_output`).
 
     The module itself is left as it is: a float32 CPU copy in eval mode is traced.
 
@@ -58,10 +61,31 @@ def export_onnx(module: nn.Module, spec: ImageSpec, task: Task) -> Exported:
     _check_output(copied, example, task)
     with quiet_exporter(), torch.no_grad():
         model, exporter, reason = _trace(copied, example)
-        model = _simplify(model)
+        model = simplified(model, features=features)
+    return Exported(content=finished(model, spec), exporter=exporter, reason=reason)
+
+
+def simplified(model: Any, *, features: bool = False) -> Any:
+    """A ``ModelProto`` after the portable passes, with a second output for ``features`` (see `features_output`)."""
+    import onnx_ir as ir
+
+    graph = ir.from_proto(model)
+    simplify(graph)
+    if features:
+        features_output(graph)
+    return ir.to_proto(graph)
+
+
+def finished(model: Any, spec: ImageSpec) -> bytes:
+    """The serialized ``model``, without a trace of the machine that made it; equal bytes for an equal model.
+
+    Raises:
+        ModelError: its input or output is not what a bundle's has.
+    """
     _strip(model)
     _check_model(model, spec)
-    return Exported(content=model.SerializeToString(deterministic=True), exporter=exporter, reason=reason)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _check_output(module: nn.Module, example: Tensor, task: Task) -> None:
@@ -125,14 +149,6 @@ def _torchscript(module: nn.Module, example: Tensor) -> Any:
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _simplify(model: Any) -> Any:
-    import onnx_ir as ir
-
-    graph = ir.from_proto(model)
-    simplify(graph)
-    return ir.to_proto(graph)
-
-
 def _strip(model: Any) -> None:
     """Remove what names the exporting machine: the dynamo exporter writes stack traces into every node.
 
@@ -171,7 +187,7 @@ def _check_model(model: Any, spec: ImageSpec) -> None:
     onnx.checker.check_model(model)
     shape = tuple(dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim)
     names = [value.name for value in (*model.graph.input, *model.graph.output)]
-    if names != [INPUT, OUTPUT] or shape != spec.shape:
+    if names[:2] != [INPUT, OUTPUT] or names[2:] not in ([], [FEATURES]) or shape != spec.shape:
         raise ModelError(f"the exported graph has {names} and input {shape}, not {[INPUT, OUTPUT]} and {spec.shape}")
 
 

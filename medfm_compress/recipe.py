@@ -142,6 +142,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         image_colour: kind of images that the model is for, ``grey`` or ``colour``; ``study`` is the model's own rule,
             else what the study's images show; ``any`` states nothing, and no image is flagged.
         other_colour: what the device does with an image of the other kind: ``flag`` its prediction, or ``refuse`` it.
+        false_refusal_rate: share of images like the validation cases that the device may call not reliable, so as to
+            tell those that are unlike the training cases; 0 stores nothing of it.
     """
 
     rule: str = "youden"
@@ -149,6 +151,7 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     dicom_modality: tuple[str, ...] = ()
     image_colour: Literal["study", "grey", "colour", "any"] = "study"
     other_colour: Literal["flag", "refuse"] = "flag"
+    false_refusal_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
 
     def __post_init__(self) -> None:
         parse_rule(self.rule)

@@ -10,18 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.bundle.bundle import Bundle
+    from medfm_compress.runtime.device.active_engine import ActiveEngine
+    from medfm_compress.runtime.device.folder import DeviceFolder
     from medfm_compress.runtime.engine import Engine, Prediction
     from medfm_compress.runtime.image_spec import ImageSpec
     from medfm_compress.runtime.task import Task
+    from medfm_compress.runtime.trust.store import TrustStore
 
-__all__ = ["Bundle", "Engine", "ImageSpec", "Prediction", "Task"]
+__all__ = ["ActiveEngine", "Bundle", "DeviceFolder", "Engine", "ImageSpec", "Prediction", "Task", "TrustStore"]
 
 _HOME = {
+    "ActiveEngine": "medfm_compress.runtime.device.active_engine",
     "Bundle": "medfm_compress.runtime.bundle.bundle",
+    "DeviceFolder": "medfm_compress.runtime.device.folder",
     "Engine": "medfm_compress.runtime.engine",
     "ImageSpec": "medfm_compress.runtime.image_spec",
     "Prediction": "medfm_compress.runtime.engine",
     "Task": "medfm_compress.runtime.task",
+    "TrustStore": "medfm_compress.runtime.trust.store",
 }
 
 

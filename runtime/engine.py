@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,13 +23,19 @@ from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
 from medfm_compress.runtime.sessions.table import BACKENDS, open_variant
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.trust.store import TrustStore, find_store
 
 if TYPE_CHECKING:
     import pydicom
 
     from medfm_compress.runtime.images.pixels import Pixels
+    from medfm_compress.runtime.typicality import TypicalityJudge
 
+Atypical = Literal["withhold", "flag"]
 UNVERIFIED_FLAG = "unverified-model"
+NOT_RELIABLE_FLAG = "not-reliable"
+UNSIGNED_FLAG = "unsigned-bundle"
+CLOCK_FLAG = "clock-is-wrong"
 START_GOLDENS = 1
 """Golden cases replayed at the start: one already passes through every operator; ``inspect --verify`` replays all."""
 
@@ -42,8 +49,13 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         probabilities: finding → calibrated probability in [0, 1].
         findings: finding → called at its operating point or not; None where it has none.
         label: the most probable class of a multiclass task, else None.
-        flags: quality remarks on the image, e.g. ``colour-image-for-grey-model``, and ``unverified-model`` where no
-            passing verdict stands behind it.
+        typicality: how usual the image is among those that the network was made for, in (0, 1], see `typicality`; None
+            where the bundle does not tell.
+        not_reliable: why no finding is given; then probabilities and findings are empty. Empty where one is.
+        flags: quality remarks on the image, e.g. ``colour-image-for-grey-model``; ``not-reliable``;
+            ``unverified-model`` where no passing verdict stands behind it, ``unsigned-bundle`` where a trust store was
+            asked and no trusted builder stands behind the bundle, or no trusted approver behind its verdict,
+            ``clock-is-wrong`` where the clock shows an earlier time than was certainly reached.
         variant: which variant of the bundle answered.
         model_digest: of the bundle.
         intended_use: as the bundle's maker declared it.
@@ -58,6 +70,24 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     model_digest: str
     intended_use: str
     elapsed_ms: float
+    typicality: float | None = None
+    not_reliable: str = ""
+
+
+class NetworkInput(NamedTuple):
+    """What the network was given for one image, and what it answered whatever was made of it.
+
+    Attributes:
+        tensor: ``[1, C, H, W]``, float32, normalised.
+        spacing_mm: of the pixels before any resizing, where a DICOM file says it.
+        examination: a mark that images of one DICOM study share, of no meaning outside this process.
+        scores: finding → its probability, of an image that is not reliable as well.
+    """
+
+    tensor: NDArray[np.float32]
+    spacing_mm: float | None
+    examination: bytes | None = None
+    scores: Mapping[str, float] = MappingProxyType({})
 
 
 class Engine:
@@ -76,6 +106,8 @@ class Engine:
         threads: int | None = None,
         unverified: bool = False,
         cache_dir: str | Path | None = None,
+        trust: str | Path | TrustStore | None = None,
+        allow_unsigned: bool = False,
     ) -> None:
         """Open ``bundle``.
 
@@ -88,16 +120,22 @@ class Engine:
                 TensorRT: seconds to minutes):
                 a folder of the user's own, made where it is missing, refused where others may write to it. It holds
                 models only, nothing of an image; it may be emptied at any time. Without it nothing is kept.
+            trust: folder of the keys that are trusted, or the store as opened; by default the one that
+                ``MEDFM_TRUST_STORE`` names, or ``/etc/medfm-compress/trust`` where it exists. Without any no signature
+                is asked for.
+            allow_unsigned: also use a bundle that no trusted key signed; every prediction then carries a flag.
 
         Raises:
-            BundleRefused: damaged or altered, no variant may run here, or the golden case gives another result.
+            BundleRefused: damaged or altered, no trusted key signed it, no variant may run here, or the golden case
+                gives another result.
+            TrustRefused: the trust store cannot be relied on.
             InputError: the file cannot be read, an option is unknown, or the cache folder cannot be used.
         """
         if backend is not None and backend not in BACKENDS:
             raise InputError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, whole=False)
+        self.bundle = _opened(bundle, find_store(trust), allow_unsigned)
         self.variant = _choose(self.bundle, backend, unverified)
         self.task: Task = self.manifest.task_of(self.variant)
         self.verified = not choice.verdict_incompatibility(self.bundle, self.variant)
@@ -107,6 +145,11 @@ class Engine:
         session = open_variant(self.bundle, self.variant, threads or usable_cores(), cache)
         _check_names(session, self.manifest)
         self.golden_error = _qualify(self.bundle, self.variant, session)
+        self._judge = _typicality_judge(self.bundle, self.variant)
+        self._standing_flags = (
+            *(() if self.verified else (UNVERIFIED_FLAG,)),
+            *_trust_flags(self.bundle, self.variant),
+        )
         self._session: Session | None = session
         self.info: SessionInfo = session.info
 
@@ -115,40 +158,64 @@ class Engine:
         """The bundle's manifest."""
         return self.bundle.manifest
 
-    def predict(self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any]) -> Prediction:
+    def predict(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+    ) -> Prediction:
         """Predict for one image: a path or the bytes of a DICOM, PNG or JPEG file, a dataset, or an array.
+
+        Args:
+            source: the image.
+            atypical: what becomes of one that is unlike those the network was made for (see `typicality`): ``withhold``
+                gives no finding and says why, ``flag`` gives findings and the flag ``not-reliable``.
 
         Raises:
             ImageRefused: the image is unreadable or not what the bundle was made for.
             Refused: the network's output, or a probability that follows from it, is not finite.
             InputError: the engine is closed, or the source is of no known kind.
         """
+        return self.predict_with_input(source, atypical=atypical)[0]
+
+    def predict_with_input(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+    ) -> tuple[Prediction, NetworkInput]:
+        """:func:`predict`, and what the network was given, for whoever watches it."""
         from medfm_compress.runtime.read_image import read_image
 
+        if atypical not in ("withhold", "flag"):
+            raise InputError(f"atypical is {atypical!r}; it must be 'withhold' or 'flag'")
         start = time.perf_counter()
-        return self._predict(read_image(source, self.manifest.image_spec.dicom), start)
+        pixels = read_image(source, self.manifest.image_spec.dicom)
+        return self._predict(pixels, start, withholds=atypical == "withhold")
 
-    def _predict(self, pixels: Pixels, start: float) -> Prediction:
+    def _predict(self, pixels: Pixels, start: float, *, withholds: bool) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.preprocess import preprocess
 
-        logits = self.logits(preprocess(pixels, self.manifest.image_spec))
+        tensor = preprocess(pixels, self.manifest.image_spec)
+        outputs = self._run(tensor)
         task = self.task
-        scores = probabilities(logits, task)
-        return Prediction(
-            probabilities=dict(zip(task.findings, scores[0].tolist(), strict=True)),
-            findings=_called(scores, task),
-            label=task.labels[int(scores[0].argmax())] if task.kind == "multiclass" else None,
+        scores = probabilities(self._logits_of(outputs), task)
+        typicality, not_reliable = self._judged(outputs, tensor)
+        given = not (not_reliable and withholds)
+        prediction = Prediction(
+            probabilities=dict(zip(task.findings, scores[0].tolist(), strict=True)) if given else {},
+            findings=_called(scores, task) if given else {},
+            label=task.labels[int(scores[0].argmax())] if task.kind == "multiclass" and given else None,
             flags=(
                 *pixels.flags,
                 *colour_flags(pixels, self.manifest.image_spec),
-                *(() if self.verified else (UNVERIFIED_FLAG,)),
+                *((NOT_RELIABLE_FLAG,) if not_reliable else ()),
+                *self._standing_flags,
             ),
+            typicality=typicality,
+            not_reliable=not_reliable,
             variant=self.variant.name,
             model_digest=self.manifest.model_digest,
             intended_use=self.manifest.intended_use,
             elapsed_ms=(time.perf_counter() - start) * 1e3,
         )
+        known = dict(zip(task.findings, scores[0].tolist(), strict=True))
+        return prediction, NetworkInput(tensor, pixels.spacing_mm, pixels.examination, known)
 
     def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         """Raw logits ``[1, labels]`` of one preprocessed image ``[1, C, H, W]``, float32.
@@ -157,16 +224,44 @@ class Engine:
             Refused: an output that is not finite or has another shape.
             InputError: the engine is closed, or the tensor has another shape.
         """
+        return self._logits_of(self._run(tensor))
+
+    def _run(self, tensor: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
         session = self._session
         if session is None:
             raise InputError("the engine is closed; open a new one")
         if tensor.shape != self.manifest.image_spec.shape:
             raise InputError(f"the network takes {self.manifest.image_spec.shape}, got {tensor.shape}")
         with refusing(Refused, "the network gives no result for this image"):
-            logits = session.run({self.manifest.inputs[0].name: tensor})[self.manifest.outputs[0].name]
+            return session.run({self.manifest.inputs[0].name: tensor})
+
+    def _logits_of(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        with refusing(Refused, "the network gives no result for this image"):
+            logits = outputs[self.manifest.outputs[0].name]
             if logits.shape != self.manifest.outputs[0].shape or not np.isfinite(logits).all():
                 raise Refused("the network's output for this image is not finite or misshapen; no result is given")
             return logits
+
+    def _judged(self, outputs: Mapping[str, NDArray[Any]], tensor: NDArray[np.float32]) -> tuple[float | None, str]:
+        """Typicality and why the image is not reliable; None and nothing where the bundle does not tell."""
+        if self._judge is None:
+            return None, ""
+        features = self.manifest.outputs[1]
+        values = np.asarray(outputs[features.name])
+        if values.shape != features.shape or not np.isfinite(values).all():
+            raise Refused("the network's features of this image are not finite or misshapen; no result is given")
+        return self._judge.judge(values, tensor)
+
+    def replay_goldens(self) -> float:
+        """Replay every golden case of the variant; the relative logit error.
+
+        Raises:
+            BundleRefused: it is above the variant's tolerance, or a decision is another.
+            InputError: the engine is closed.
+        """
+        if self._session is None:
+            raise InputError("the engine is closed; open a new one")
+        return goldens.replay_goldens(self.bundle, self.variant, self._session)
 
     def close(self) -> None:
         """Release the session; predictions under way end normally. Closing twice is fine."""
@@ -181,6 +276,23 @@ class Engine:
         self.close()
 
 
+def _opened(bundle: str | Path | Bundle, store: TrustStore | None, allow_unsigned: bool) -> Bundle:
+    if not isinstance(bundle, Bundle):
+        return Bundle.open(bundle, whole=False, trust=store, allow_unsigned=allow_unsigned)
+    return bundle if store is None else bundle.held_against(store, allow_unsigned=allow_unsigned)
+
+
+def _trust_flags(bundle: Bundle, variant: Variant) -> tuple[str, ...]:
+    """What every prediction says of the signatures; nothing where no trust store was asked."""
+    standing, verdict = bundle.standing, bundle.verdict(variant.name)
+    if standing is None:
+        return ()
+    missing = standing.untrusted or (choice.unsigned_verdict(bundle, verdict) if verdict else "")
+    if missing:
+        _log.warning("%s is used although %s", bundle.path.name, missing)
+    return (*((UNSIGNED_FLAG,) if missing else ()), *((CLOCK_FLAG,) if standing.clock_is_behind else ()))
+
+
 def _choose(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:
     passed_over: list[str] = []
     for variant, reason in choice.incompatibilities(bundle, choice.Machine(cpu=read_cpu()), backend, unverified):
@@ -189,6 +301,14 @@ def _choose(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:
             return variant
         passed_over.append(f"{variant.name}: {in_one_line(reason)}")
     raise BundleRefused(f"{bundle.path.name} has no variant that may run here: " + "; ".join(passed_over))
+
+
+def _typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None:
+    if bundle.manifest.typicality is msgspec.UNSET:
+        return None
+    from medfm_compress.runtime.typicality import TypicalityJudge
+
+    return TypicalityJudge(bundle, variant)
 
 
 def _qualify(bundle: Bundle, variant: Variant, session: Session) -> float:

@@ -14,7 +14,6 @@ keep the quotient meaningful where the cases hardly differ (or there is one only
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.activation import decisions, probabilities
+from medfm_compress.runtime.bundle.arrays import read_npy, to_npy
 from medfm_compress.runtime.bundle.bundle import GOLDEN_INPUTS, Bundle, golden_member
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
@@ -71,18 +71,18 @@ def golden_files(inputs: NDArray[np.float32], logits: Mapping[str, NDArray[Any]]
     levels = np.rint(prepared * _LEVELS)
     if np.abs(levels - prepared * _LEVELS).max() > 0.05 or levels.min() < 0 or levels.max() > _LEVELS:
         raise InputError("golden inputs must come from make_goldens with the same image spec")
-    files = {GOLDEN_INPUTS: _to_npy(levels.astype(np.uint8))}
+    files = {GOLDEN_INPUTS: to_npy(levels.astype(np.uint8))}
     for variant, values in logits.items():
         if len(values) != len(inputs) or not np.isfinite(values).all():
             raise InputError(f"golden logits of {variant!r} must be finite, one row for each of {len(inputs)} inputs")
-        files[golden_member(variant)] = _to_npy(np.asarray(values, dtype=np.float32))
+        files[golden_member(variant)] = to_npy(np.asarray(values, dtype=np.float32))
     return files
 
 
 def read_golden_inputs(bundle: Bundle, count: int | None = None) -> NDArray[np.float32]:
     """Network inputs ``[n, C, H, W]`` of the bundle's golden cases, or of the first ``count``, normalised float32."""
     spec = bundle.manifest.image_spec
-    levels = _from_npy(bundle, GOLDEN_INPUTS, np.dtype(np.uint8))
+    levels = read_npy(bundle, GOLDEN_INPUTS, np.dtype(np.uint8))
     if levels.shape[1:] != spec.shape[1:] or not 1 <= len(levels) <= MAX_GOLDENS:
         raise BundleRefused(
             f"{bundle.path.name}: golden inputs have shape {levels.shape}, which its spec does not give"
@@ -92,7 +92,7 @@ def read_golden_inputs(bundle: Bundle, count: int | None = None) -> NDArray[np.f
 
 def read_golden_logits(bundle: Bundle, variant: Variant) -> NDArray[np.float32]:
     """Stored logits ``[n, labels]``, float32, of ``variant`` on the golden inputs."""
-    logits = _from_npy(bundle, golden_member(variant.name), np.dtype(np.float32))
+    logits = read_npy(bundle, golden_member(variant.name), np.dtype(np.float32))
     fits = logits.ndim == 2 and len(logits) > 0 and logits.shape[1] == len(bundle.manifest.task.labels)
     if not fits or not np.isfinite(logits).all():
         raise BundleRefused(f"{bundle.path.name}: golden logits of {variant.name} do not fit its task")
@@ -241,30 +241,3 @@ def _normalised(levels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.float3
     from medfm_compress.runtime.preprocess import normalise
 
     return normalise(levels.astype(np.float32) / np.float32(_LEVELS), spec)
-
-
-def _to_npy(values: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(values), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _from_npy(bundle: Bundle, member: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The array in ``member``: its header gives its shape, and all the rest of the member is its values.
-
-    Raises:
-        BundleRefused: it is no array of ``dtype``, or its header promises more or fewer values than there are.
-    """
-    content = bundle.read(member)
-    with refusing(BundleRefused, f"{bundle.path.name}: {member} is not an array"):
-        file = io.BytesIO(content)
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            raise ValueError(f"its format is {version}, not (1, 0)")
-        shape, fortran, stored = np.lib.format.read_array_header_1_0(file)
-        if stored.hasobject:
-            raise ValueError("it holds objects")
-        if stored != dtype:
-            raise BundleRefused(f"{bundle.path.name}: {member} must hold {dtype} values")
-        values = np.frombuffer(content, dtype, offset=file.tell())
-        return values.reshape(shape, order="F" if fortran else "C")

@@ -20,9 +20,11 @@ from typing import NamedTuple
 from medfm_compress.bench.evaluate.confusion_matrix import are_labels_exclusive
 from medfm_compress.bench.evaluate.fidelity import check_fidelity, fidelity
 from medfm_compress.bench.evaluate.paired_comparison import compare, too_few
+from medfm_compress.bench.evaluate.robustness import asked, compare_drops
 from medfm_compress.bench.evaluate.subgroups import Group, divide, restrict
 from medfm_compress.bench.gate.budget import check_budget
 from medfm_compress.bench.gate.consistent_scores import check_consistent
+from medfm_compress.bench.gate.drop_checks import check_drops
 from medfm_compress.bench.measure.latency_regression import Slowdown
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.stats.holm import holm
@@ -32,6 +34,7 @@ from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 from medfm_compress.bench.types.policy import NonInferiority, Policy
+from medfm_compress.bench.types.robustness import DropComparison
 from medfm_compress.bench.types.verdict import Check, VariantVerdict, Verdict
 from medfm_compress.runtime.bundle.manifest import Outcome, StoredVerdict
 from medfm_compress.runtime.errors import InputError
@@ -88,6 +91,7 @@ class Evidence(NamedTuple):
         notes: on the cases.
         noise: reasons to distrust the timings.
         left_out: shipped variant → why it could not be evaluated on its device.
+        drops: of every variant, on perturbed images.
     """
 
     findings: tuple[str, ...]
@@ -101,6 +105,12 @@ class Evidence(NamedTuple):
     notes: tuple[str, ...] = ()
     noise: tuple[str, ...] = ()
     left_out: Mapping[str, str] = MappingProxyType({})
+    drops: tuple[DropComparison, ...] = ()
+
+    @property
+    def findings_alone(self) -> tuple[str, ...]:
+        """The task's findings, without ``""``."""
+        return tuple(finding for finding in self.findings if finding)
 
 
 class Required(NamedTuple):
@@ -147,7 +157,8 @@ def judge(report: Report) -> Verdict:
 def recorded_evidence(report: Report) -> Evidence:
     """What a report found, as it was made: nothing is compared again; raises like :func:`gather`."""
     evidence = gather(report.teacher.to_evaluation(), (), report.policy, report.task)
-    return _measured(evidence._replace(comparisons=report.comparisons, fidelity=report.fidelity), report)
+    found = evidence._replace(comparisons=report.comparisons, fidelity=report.fidelity, drops=report.drops)
+    return _measured(found, report)
 
 
 def recompute(report: Report, policy: Policy, shipped: Iterable[str] = ()) -> Evidence:
@@ -163,9 +174,14 @@ def recompute(report: Report, policy: Policy, shipped: Iterable[str] = ()) -> Ev
     """
     for table in report.evaluations:
         check_consistent(table.to_evaluation(), report.task_of(table.name))
+    for perturbed in report.perturbed:
+        for table in perturbed.evaluations:
+            check_consistent(table.to_evaluation(), report.task_of(table.name))
+    teacher = report.teacher.to_evaluation()
     judged = [table.to_evaluation() for table in report.evaluations[1:] if table.name not in report.external_models]
-    evidence = gather(report.teacher.to_evaluation(), judged, policy, report.task)
-    return _measured(evidence, report, shipped)
+    evidence = gather(teacher, judged, policy, report.task)
+    drops = compare_drops([teacher, *judged], report.perturbed, policy)
+    return _measured(evidence._replace(drops=drops), report, shipped)
 
 
 def _measured(evidence: Evidence, report: Report, shipped: Iterable[str] = ()) -> Evidence:
@@ -213,6 +229,7 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
         if not required:
             checks.append(Check(name="comparisons", outcome="inconclusive", reason=NOTHING_REQUIRED))
         near = next((entry for entry in evidence.fidelity if entry.variant == variant), None)
+        checks += check_drops(asked(policy, evidence.findings_alone), variant, evidence.drops, policy.alpha)
         checks += check_fidelity(policy.fidelity, near)
         checks += check_budget(policy.budget, variant, evidence.measurements, evidence.slowdowns, evidence.noise)
         outcome = _worst(check.outcome for check in checks)

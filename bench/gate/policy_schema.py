@@ -21,8 +21,9 @@ _TITLES = {
     "Budget": "Budget",
     "FidelityLimits": "Fidelity limits",
     "SubgroupRule": "Subgroup rule",
+    "Robustness": "Required comparison on perturbed images",
 }
-_SECTIONS = ("budget", "fidelity", "subgroups")
+_SECTIONS = ("budget", "fidelity", "subgroups", "robustness")
 _POSITIVE = {"exclusiveMinimum": 0}
 _RANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("Policy", "non_inferiority"): {"minItems": 1},
@@ -37,6 +38,10 @@ _RANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("NonInferiority", "teacher_floor"): {"minimum": 0},
     ("NonInferiority", "bundle_floor"): {"minimum": 0},
     ("SubgroupRule", "column"): {"minLength": 1},
+    ("Robustness", "metric"): {"enum": [metric for metric in METRICS if metric not in REPORTED_ONLY]},
+    ("Robustness", "margin"): {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    ("Robustness", "perturbations"): {"uniqueItems": True},
+    ("Robustness", "severities"): {"uniqueItems": True},
     ("FidelityLimits", "max_relative_logit_error"): _POSITIVE,
     ("FidelityLimits", "min_agreement"): {"exclusiveMinimum": 0, "maximum": 1},
 }

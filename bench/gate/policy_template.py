@@ -42,6 +42,12 @@ subgroups:
   #- {{column: age, cuts: [40, 70], when_too_few: named}}
   #- {{column: age × sex}}       # every combination of their groups
 
+# What the bundle may lose beyond the teacher when the images are perturbed: noise, exposure, gamma, contrast, jpeg,
+# blur, rotation, shift, each at severities 1 to 3. Every condition is evaluated on all test cases and takes its time.
+robustness:
+  #- {{metric: auroc, margin: 0.05, severities: [1, 2]}}
+  #- {{metric: sensitivity, margin: 0.10, perturbations: [exposure, blur], severities: [1]}}
+
 # How near to the teacher every variant must stay, case by case.
 fidelity:
   #max_relative_logit_error: 0.10   # for a quantized teacher, not for a student of another architecture

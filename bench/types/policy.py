@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from medfm_compress.bench.types.metric import REPORTED_ONLY, Metric
+from medfm_compress.bench.types.perturbation import PERTURBATIONS, SEVERITIES, PerturbationName
 from medfm_compress.runtime.errors import InputError
 
 CROSS = " × "
@@ -88,6 +89,39 @@ class NonInferiority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise InputError(f"the policy names finding {self.finding!r}, which this task lacks; it has {known}")
 
 
+class Robustness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A required comparison on perturbed images: what the bundle loses beyond what the teacher loses.
+
+    The interval of (bundle perturbed − bundle clean) − (teacher perturbed − teacher clean) must exclude a loss of
+    ``margin`` or more, for each perturbation at each severity.
+
+    Attributes:
+        metric: what is compared; `REPORTED_ONLY` ones cannot be required.
+        margin: in the metric's own unit, > 0 and < 1.
+        perturbations: which; without any, all of `PERTURBATIONS`.
+        severities: of 1, 2 and 3; without any, all three.
+        finding: one finding, or empty for every finding.
+    """
+
+    margin: float
+    metric: Metric = "auroc"
+    perturbations: tuple[PerturbationName, ...] = PERTURBATIONS
+    severities: tuple[Literal[1, 2, 3], ...] = SEVERITIES
+    finding: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin < 1:
+            raise InputError(f"margin is {self.margin}; it must be above 0 and below 1")
+        if self.metric in REPORTED_ONLY:
+            raise InputError(f"{self.metric} is biased on few cases and cannot be required; require brier or log_loss")
+        for name, every in (("perturbations", PERTURBATIONS), ("severities", SEVERITIES)):
+            chosen = getattr(self, name)
+            if len(set(chosen)) < len(chosen):
+                raise InputError(f"{name} is {list(chosen)}, which names one twice; keep each once")
+            if not chosen:
+                msgspec.structs.force_setattr(self, name, every)
+
+
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Hard limits on what a variant may cost; absent ones do not bind.
 
@@ -145,6 +179,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         budget: hard limits.
         fidelity: hard limits on the difference case by case.
         subgroups: columns whose groups are compared one by one.
+        robustness: required comparisons on perturbed images.
         min_positives: fewer patients with a finding (cases, where no patient is known) make it inconclusive before
             any interval is computed; at least 2.
         min_negatives: likewise, patients with a case without it.
@@ -158,6 +193,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     budget: Budget = Budget()
     fidelity: FidelityLimits = FidelityLimits()
     subgroups: tuple[SubgroupRule, ...] = ()
+    robustness: tuple[Robustness, ...] = ()
     min_positives: int = 20
     min_negatives: int = 20
     min_clusters: int = 40
@@ -168,7 +204,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if not self.non_inferiority:
             raise InputError("a policy needs at least one non_inferiority entry; without one, nothing is proven")
-        for name in ("non_inferiority", "subgroups"):
+        for name in ("non_inferiority", "subgroups", "robustness"):
             if len(getattr(self, name)) > MOST_ENTRIES:
                 raise InputError(f"{name} has {len(getattr(self, name))} entries; at most {MOST_ENTRIES} can be judged")
         if not 0 < self.alpha < 0.5:

@@ -58,7 +58,7 @@ def make_bundle(work: Path, *, tiny: bool) -> Path:
         steps.distill(study, sources, DistillStep(student=student, training=training), progress, work / "student")
     steps.export(work / "student", study, ExportStep(), "gpu", "", progress, work / "cpu.medfm")
     options = QuantizeOptions(samples=16 if tiny else 128, validation_samples=32, targets=MADE, error_limit=LIMIT)
-    steps.quantize(study, work / "cpu.medfm", options, progress, work / "quantized.medfm")
+    steps.quantize(steps.CaseSource(study), work / "cpu.medfm", options, progress, work / "quantized.medfm")
     add_variants(work / "quantized.medfm", bundle)
     return bundle
 

@@ -15,6 +15,16 @@ Bundle = Annotated[Path, typer.Argument(help="The .medfm file.", metavar="BUNDLE
 ModelFolder = Annotated[Path, typer.Argument(help="Model folder; it is not changed.", metavar="MODEL")]
 StudyArgument = Annotated[Path, typer.Argument(help=STUDY_KINDS, metavar="STUDY")]
 Study = Annotated[Path, typer.Option("--study", help=STUDY_KINDS, metavar="STUDY")]
+MaybeStudy = Annotated[Path | None, typer.Option("--study", help=STUDY_KINDS, metavar="STUDY")]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        help="Instead of --study: a folder of images without labels, 12 or more; relative logit error and agreement of "
+        "decisions alone are judged then.",
+        metavar="FOLDER",
+    ),
+]
 Teachers = Annotated[
     list[str],
     typer.Option("--teacher", help="Whatever can teach, see distill; may be repeated, several are averaged."),
@@ -26,3 +36,20 @@ ModelOut = Annotated[Path, typer.Option("--out", help="Model folder to write.", 
 BundleOut = Annotated[Path, typer.Option("--out", help="The .medfm file to write.", metavar="BUNDLE")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names, if it is there.")]
 ReportOut = Annotated[Path, typer.Option("--out", help="Folder of the report.", metavar="FOLDER")]
+DeviceFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--device-folder",
+        help="Folder of the device's bundles, made by device install.",
+        metavar="FOLDER",
+        envvar="MEDFM_DEVICE_FOLDER",
+    ),
+]
+TrustStoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust-store",
+        help="Folder of trusted keys (default: MEDFM_TRUST_STORE, else /etc/medfm-compress/trust where it exists).",
+        metavar="FOLDER",
+    ),
+]

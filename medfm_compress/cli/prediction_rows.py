@@ -57,6 +57,8 @@ def _in_words(outcome: Prediction | MedfmError | str, predicted: Callable[[Predi
     if isinstance(outcome, MedfmError):
         return f"refused: {outcome}"
     flags = f"  [{', '.join(outcome.flags)}]" if outcome.flags else ""
+    if not outcome.probabilities:
+        return f"not reliable: {outcome.not_reliable} (typicality {outcome.typicality:.3g}){flags}"
     return predicted(outcome) + flags
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Bundle
+from medfm_compress.cli.arguments import TrustStoreOption
 from medfm_compress.cli.command import command
 from medfm_compress.cli.prediction_rows import Rows, as_line
 from medfm_compress.runtime.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNUSABLE, InputError, MedfmError, Refused
@@ -18,14 +18,21 @@ from medfm_compress.runtime.images.find_files import find_files, why_no_image
 from medfm_compress.runtime.progress import counted
 
 if TYPE_CHECKING:
+    from medfm_compress.runtime.device.active_engine import ActiveEngine
     from medfm_compress.runtime.engine import Engine, Prediction
 
     Outcome = Prediction | MedfmError | str  # a string says why a file was skipped
 
 
+_NOT_RELIABLE = "not reliable"
+Atypical = Literal["withhold", "flag"]
+
+
 @command()
 def run(
-    bundle: Bundle,
+    bundle: Annotated[
+        Path, typer.Argument(help="The .medfm file, or a device folder, whose active bundle runs.", metavar="BUNDLE")
+    ],
     images: Annotated[
         list[Path],
         typer.Argument(help="DICOM, PNG or JPEG files, and folders, of which all images are taken.", metavar="IMAGE"),
@@ -35,17 +42,25 @@ def run(
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Also use a variant that no passing verdict covers.")
     ] = False,
+    atypical: Annotated[
+        Atypical, typer.Option(help="Of an image unlike those the network was made for, give no finding, or a flag.")
+    ] = "withhold",
     cache: Annotated[
         Path | None, typer.Option(help="Folder of your own where OpenVINO may keep compiled models (faster start).")
     ] = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="With a device folder: let the candidate predict too, and only count it.")
+    ] = False,
+    trust_store: TrustStoreOption = None,
+    allow_unsigned: Annotated[
+        bool, typer.Option("--allow-unsigned", help="Also use a bundle that no trusted key signed; flagged.")
+    ] = False,
 ) -> None:
     """Predict for images with a bundle. A refused image gets its reason, the others are still done (exit code 4).
 
     A folder is searched with all its folders, for images by their content. Its other files are skipped, and said; a
     folder without any image is unusable input (exit code 2).
     """
-    from medfm_compress.runtime.engine import Engine
-
     if cache == Path():
         raise InputError("--cache is empty or '.'; give the path of a folder for compiled models")
     folders = any(map(_is_folder, images))
@@ -54,22 +69,74 @@ def run(
     tally: Counter[str] = Counter()
     code = EXIT_OK
     with (
-        Engine(bundle, backend=backend, threads=threads, unverified=unverified, cache_dir=cache) as engine,
+        _open(bundle, EngineChoice(backend, threads, unverified, cache, shadow, trust_store, allow_unsigned)) as engine,
         console.json_list() as add,
     ):
         rows = Rows(engine.task, longest)
         if folders:
             say(rows.header)
-        outcomes = _outcomes(engine, images)
+        outcomes = _outcomes(engine, images, atypical)
         for image, outcome in counted(outcomes, "predict", files, console.progress if folders else None):
             code = max(code, _exit_code(outcome))
             tally[_as_word(outcome)] += 1
             add(_as_json(image, outcome))
             say(rows.row(image, outcome) if folders else as_line(image, outcome))
     if folders:
-        say(f"{tally['predicted']} predicted, {tally['refused']} refused, {tally['skipped']} other files skipped")
+        unlike = f"{tally[_NOT_RELIABLE]} {_NOT_RELIABLE}, " if tally[_NOT_RELIABLE] else ""
+        skipped = f"{tally['skipped']} other files skipped"
+        say(f"{tally['predicted']} predicted, {unlike}{tally['refused']} refused, {skipped}")
     if code:
         raise typer.Exit(code)
+
+
+class EngineChoice(NamedTuple):
+    """How the options say that the engine is to be opened."""
+
+    backend: str | None
+    threads: int | None
+    unverified: bool
+    cache: Path | None
+    shadow: bool
+    trust_store: Path | None
+    allow_unsigned: bool
+
+
+def _open(bundle: Path, choice: EngineChoice) -> Engine | ActiveEngine:
+    backend, unverified = choice.backend, choice.unverified
+    if _is_folder(bundle):
+        if unverified or backend is not None:
+            option = "--unverified" if unverified else "--backend"
+            raise InputError(
+                f"{option} is for bundles; what runs in the device folder {bundle} was settled by its activation"
+            )
+        return _open_active(bundle, choice)
+    from medfm_compress.runtime.engine import Engine
+
+    if choice.shadow:
+        raise InputError(f"--shadow needs a device folder, in which a candidate waits; {bundle} is none")
+    return Engine(
+        bundle,
+        backend=backend,
+        threads=choice.threads,
+        unverified=unverified,
+        cache_dir=choice.cache,
+        trust=choice.trust_store,
+        allow_unsigned=choice.allow_unsigned,
+    )
+
+
+def _open_active(folder: Path, choice: EngineChoice) -> ActiveEngine:
+    """The active bundle, counted; with ``shadow`` the candidate beside it."""
+    from medfm_compress.runtime.device.active_engine import ActiveEngine, Observer
+    from medfm_compress.runtime.device.folder import DeviceFolder
+    from medfm_compress.runtime.monitor.monitor import Monitor
+    from medfm_compress.runtime.monitor.shadow import Shadow
+
+    device = DeviceFolder(folder, trust=choice.trust_store, allow_unsigned=choice.allow_unsigned)
+    if choice.shadow and device.state.candidate is None:
+        raise InputError(f"no candidate waits in the device folder {folder}; install one first")
+    observers: list[Observer] = [Monitor(folder), *([Shadow(device)] if choice.shadow else [])]
+    return ActiveEngine(device, threads=choice.threads, cache_dir=choice.cache, observers=observers)
 
 
 def _survey(images: list[Path]) -> tuple[int, int]:
@@ -85,28 +152,28 @@ def _files(images: list[Path]) -> Iterator[Path]:
         yield from find_files(image) if _is_folder(image) else (image,)
 
 
-def _outcomes(engine: Engine, images: list[Path]) -> Iterator[tuple[Path, Outcome]]:
+def _outcomes(engine: Engine | ActiveEngine, images: list[Path], atypical: Atypical) -> Iterator[tuple[Path, Outcome]]:
     """Every file with its outcome; last, every folder without an image."""
     empty = []
     for image in images:
         if not _is_folder(image):
-            yield image, _predict(engine, image)
+            yield image, _predict(engine, image, atypical)
             continue
         found = False
         for path in find_files(image):
             reason = why_no_image(path)
             found = found or not reason
-            yield path, reason or _predict(engine, path)
+            yield path, reason or _predict(engine, path, atypical)
         empty += [] if found else [image]
     for folder in empty:
         yield folder, InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")
 
 
-def _predict(engine: Engine, image: Path) -> Prediction | MedfmError:
+def _predict(engine: Engine | ActiveEngine, image: Path, atypical: Atypical) -> Prediction | MedfmError:
     if _is_folder(image):  # others were entered
         return InputError("the folder cannot be listed; make it readable")
     try:
-        return engine.predict(image)
+        return engine.predict(image, atypical=atypical)
     except MedfmError as exc:
         return exc
 
@@ -120,7 +187,9 @@ def _exit_code(outcome: Outcome) -> int:
 def _as_word(outcome: Outcome) -> str:
     if isinstance(outcome, str):
         return "skipped"
-    return "refused" if isinstance(outcome, MedfmError) else "predicted"
+    if isinstance(outcome, MedfmError):
+        return "refused"
+    return "predicted" if outcome.probabilities else _NOT_RELIABLE
 
 
 def _as_json(image: Path, outcome: Outcome) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import OperatingPoint, Task
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """The newest schema; a bundle is written in the oldest that holds it (see `schema_of`)."""
 MAX_GOLDEN_TOLERANCE = 0.25
 """Two and a half times what `export` allows its roughest precision (int8, 0.1); above it a replay proves nothing."""
+MAX_RELEASE = 2**53 - 1
+"""The largest whole number that every reader of JSON keeps."""
 NOT_FOR_CLINICAL_USE = "Research and evaluation only; not for clinical use."
 
 Backend = Literal["onnxruntime", "openvino", "tensorrt"]
@@ -36,10 +38,10 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One input or output of the network: name, role (``image``, ``logits``), shape, float32."""
+    """One input or output of the network: name, role (``image``; ``logits``, ``features``), shape, float32."""
 
     name: str
-    role: Literal["image", "logits"]
+    role: Literal["image", "logits", "features"]
     shape: tuple[int, ...]
 
 
@@ -118,6 +120,30 @@ class StoredVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     date: str
 
 
+class Typicality(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a device tells that an image is unlike those the network was made for; see `runtime.typicality`.
+
+    Attributes:
+        false_refusal_rate: α: an image drawn as the validation cases were is called not reliable at most so often.
+        training_cases: that the statistics are of.
+        validation_cases: that an image is compared with.
+    """
+
+    false_refusal_rate: float
+    training_cases: int
+    validation_cases: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_refusal_rate < 1:
+            raise InputError(f"false_refusal_rate is {self.false_refusal_rate}; it must lie between 0 and 1")
+
+    def __str__(self) -> str:
+        return (
+            f"an image unlike {self.training_cases} training cases is called not reliable, at a false-refusal rate of "
+            f"{self.false_refusal_rate:g} by {self.validation_cases} validation cases"
+        )
+
+
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the model came from. Nothing of a patient: fingerprints and names of models only.
 
@@ -148,7 +174,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Everything a device needs to know before it opens a model file.
 
     ``model_digest`` covers task, image spec, tensors, variants and the hashes of their files and goldens; not report,
-    verdicts or provenance, so that they may be added without a new model.
+    verdicts, provenance or release, so that they may be added without a new model. ``release`` counts up, 1 to
+    2^53 - 1: a device that accepted one may refuse those below it. Since schema 5; unset, it is left out of the JSON.
     """
 
     schema_version: int
@@ -163,6 +190,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     intended_use: str
     model_digest: str
     verdicts: tuple[StoredVerdict, ...] = ()
+    typicality: Typicality | msgspec.UnsetType = msgspec.UNSET
+    release: int | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if self.release is not msgspec.UNSET and not 1 <= self.release <= MAX_RELEASE:
+            raise InputError(f"release is {self.release}; it must be 1 to {MAX_RELEASE}")
+
+    @property
+    def release_number(self) -> int:
+        """The release, 0 for a bundle without one, which is older than all others."""
+        return 0 if self.release is msgspec.UNSET else self.release
 
     def task_of(self, variant: Variant) -> Task:
         """The task as ``variant`` decides it: with its own temperature and operating points where it has them.
@@ -186,9 +224,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def schema_of(manifest: Manifest) -> int:
     """The oldest schema that holds ``manifest``.
 
-    4 with an engine of a GPU or a colour rule, 3 with INT8 beside BF16 or for weights alone, 2 with own decisions,
-    else 1.
+    5 with typicality or a release, 4 with an engine of a GPU or a colour rule, 3 with INT8 beside BF16 or for weights
+    alone, 2 with own decisions, else 1.
     """
+    if manifest.typicality is not msgspec.UNSET or manifest.release is not msgspec.UNSET:
+        return 5
     ruled = manifest.image_spec.colour_rule is not msgspec.UNSET
     if ruled or any(_is_of_schema_4(variant) for variant in manifest.variants):
         return 4

@@ -21,10 +21,12 @@ from medfm_compress.runtime.dicom.checks import Layout, check_object, check_rule
 from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
 from medfm_compress.runtime.dicom.colour import rgb_pixels
 from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, plugins_for
+from medfm_compress.runtime.dicom.examination import examination
 from medfm_compress.runtime.dicom.frame import check_fragments, check_rle, plain_frame
 from medfm_compress.runtime.dicom.grey import p_value_table
 from medfm_compress.runtime.dicom.overlays import overlay_bits
 from medfm_compress.runtime.dicom.parse import parse
+from medfm_compress.runtime.dicom.spacing import spacing_mm
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.images.completeness import lacks_scans, with_noise_behind_scans, with_noise_for_end
@@ -104,9 +106,14 @@ def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
     flags += tuple(remark for remark in remarks if remark not in flags)
     if table is None:
         pixels = rgb_pixels(ds, layout, values, name)
-        return pixels._replace(flags=flags + pixels.flags)
+        return pixels._replace(flags=flags + pixels.flags, **_context(ds))
     codes = _codes(values, layout, name, overlays=overlay_bits(ds, layout), lossy=LOSSY in flags)
-    return Pixels.from_integers(table[codes], flags)
+    return Pixels.from_integers(table[codes], flags)._replace(**_context(ds))
+
+
+def _context(ds: Dataset) -> dict[str, Any]:
+    """What statistics need to know of an image beside its pixels."""
+    return {"spacing_mm": spacing_mm(ds), "examination": examination(ds)}
 
 
 def _quality_flags(ds: Dataset) -> tuple[str, ...]:

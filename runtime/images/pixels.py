@@ -16,12 +16,16 @@ class Pixels(NamedTuple):
         low: value that stands for black.
         high: value that stands for white, above ``low``.
         flags: quality remarks that a prediction carries on, e.g. ``lossy-compressed``.
+        spacing_mm: between pixels, where a DICOM file says it; the geometric mean of rows and columns.
+        examination: a mark that images of one DICOM study share, of no meaning outside this process.
     """
 
     values: NDArray[Any]
     low: float
     high: float
     flags: tuple[str, ...] = ()
+    spacing_mm: float | None = None
+    examination: bytes | None = None
 
     @property
     def is_colour(self) -> bool:

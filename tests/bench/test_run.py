@@ -13,7 +13,7 @@ import pytest
 from medfm_compress.bench.evaluate.operating_points import held
 from medfm_compress.bench.evaluate.subprocess_inference import image_files
 from medfm_compress.bench.evaluate.test_set_log import LOG
-from medfm_compress.bench.gate.gate import judge, recompute
+from medfm_compress.bench.gate.gate import judge, judge_evidence, recompute
 from medfm_compress.bench.gate.policy_file import LoadedPolicy
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.measure.load_scenario import LoadPlan
@@ -23,7 +23,7 @@ from medfm_compress.bench.options import BenchOptions
 from medfm_compress.bench.report import load_report
 from medfm_compress.bench.run import bench_bundle, noise_reasons
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.policy import Budget, NonInferiority, Policy, SubgroupRule
+from medfm_compress.bench.types.policy import Budget, NonInferiority, Policy, Robustness, SubgroupRule
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.open import open_study
 from medfm_compress.runtime.activation import probabilities
@@ -284,3 +284,27 @@ def test_no_identifier_of_the_study_enters_anything_that_is_written(tiny, teache
         # The two files that stay at home name patients, to find them by; nothing else does.
         keys = () if path.name in ("flips.csv", "gallery.html") else ("-4242",)
         assert not [word for word in (*planted, "Zzyzx", *keys) if word in content], path.name
+
+
+def test_perturbed_images_are_evaluated_judged_and_drawn(tiny, teacher, study, tmp_path: Path) -> None:
+    asked = Robustness(margin=0.3, perturbations=("exposure", "blur"), severities=(1,))
+    rules = LoadedPolicy(msgspec.structs.replace(POLICY.policy, robustness=(asked,)), "b" * 64)
+    report = bench_bundle(
+        tiny.bundle(tmp_path / "t.medfm"), teacher, study, rules, tmp_path / "out", BenchOptions(plan=QUICK, files=0)
+    )
+    assert load_report(tmp_path / "out" / "report.json") == report
+    assert [(entry.perturbation, entry.severity) for entry in report.perturbed] == [("exposure", 1), ("blur", 1)]
+    assert all(len(entry.evaluations) == 2 for entry in report.perturbed)
+    assert report.perturbed[0].evaluations[0].logits != report.evaluations[0].logits
+    assert {(drop.perturbation, drop.difference.estimate) for drop in report.drops} == {("exposure", 0), ("blur", 0)}
+    for verdict in (
+        judge(report),
+        judge_evidence(recompute(report, rules.policy), rules.policy, policy_sha256=rules.sha256),
+    ):
+        (variant,) = verdict.variants
+        assert [c.outcome for c in variant.checks if "under" in c.name] == ["pass", "pass"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Perturbed images" in page and "exposure" in page
+    stricter = msgspec.structs.replace(rules.policy, robustness=(*rules.policy.robustness, Robustness(margin=0.3)))
+    checks = judge_evidence(recompute(report, stricter), stricter, policy_sha256="c" * 64).variants[0].checks
+    assert sum(c.outcome == "inconclusive" for c in checks if "under" in c.name) == 22

@@ -11,6 +11,7 @@ from medfm_compress.bench.evaluate.attribution_agreement import RANDOMISED, Expl
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
 from medfm_compress.bench.evaluate.fidelity import fidelity
 from medfm_compress.bench.evaluate.paired_comparison import compare
+from medfm_compress.bench.evaluate.robustness import PerturbedTables, compare_drops, conditions
 from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation
 from medfm_compress.bench.measure.latency_regression import Slowdown
 from medfm_compress.bench.measure.load_scenario import ScenarioResult
@@ -20,7 +21,7 @@ from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, Report, Speedup
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.policy import Budget, NonInferiority, Policy, SubgroupRule
+from medfm_compress.bench.types.policy import Budget, NonInferiority, Policy, Robustness, SubgroupRule
 from medfm_compress.bench.types.verdict import Check, VariantVerdict, Verdict
 from medfm_compress.runtime.bundle.manifest import Provenance
 from medfm_compress.runtime.task import OperatingPoint, Task
@@ -84,6 +85,7 @@ def make_report(variants: tuple[str, ...] = VARIANTS, findings: tuple[str, ...] 
     policy, task = _policy(), _task(findings)
     teacher = make_evaluation("teacher", findings)
     others = [make_evaluation(name, findings, 0.3 + 0.25 * place) for place, name in enumerate((*variants, EXTERNAL))]
+    perturbed = _perturbed(variants, findings, policy)
     measurements = (
         make_measurement("teacher", "torch:cpu:fp32:1", 25.3, 92.1, 402),
         *(
@@ -106,6 +108,8 @@ def make_report(variants: tuple[str, ...] = VARIANTS, findings: tuple[str, ...] 
         teacher_name="coatnet_nano_rw_224",
         evaluations=tuple(EvaluationTable.from_evaluation(evaluation) for evaluation in (teacher, *others)),
         measurements=measurements,
+        perturbed=perturbed,
+        drops=compare_drops([teacher, *others[: len(variants)]], perturbed, policy),
         comparisons=tuple(comparison for other in others for comparison in compare(teacher, other, policy)),
         speedups=tuple(
             Speedup(
@@ -149,6 +153,20 @@ def make_report(variants: tuple[str, ...] = VARIANTS, findings: tuple[str, ...] 
             )
         ),
     )
+
+
+def _perturbed(variants: tuple[str, ...], findings: tuple[str, ...], policy: Policy) -> tuple[PerturbedTables, ...]:
+    """Noise that grows with severity, a little more in the variants than in the teacher."""
+    tables = []
+    for perturbation, severity in conditions(policy):
+        noises = (0.3 * severity, *(0.35 * severity + 0.25 * place for place in range(len(variants))))
+        evaluations = (
+            msgspec.structs.replace(make_evaluation(name, findings, noise), subgroups={})
+            for name, noise in zip(("teacher", *variants), noises, strict=True)
+        )
+        made = tuple(EvaluationTable.from_evaluation(evaluation) for evaluation in evaluations)
+        tables.append(PerturbedTables(perturbation=perturbation, severity=severity, evaluations=made))
+    return tuple(tables)
 
 
 def make_multiclass_report(classes: int) -> Report:
@@ -264,6 +282,7 @@ def _policy() -> Policy:
             NonInferiority(metric="brier", margin=0.01),
             NonInferiority(metric="brier", margin=0.02, subgroup="sex"),
         ),
+        robustness=(Robustness(margin=0.03, perturbations=("blur", "noise"), severities=(1, 3)),),
         budget=Budget(p50_ms=5, min_speedup=10, min_compression=10),
         subgroups=(
             SubgroupRule(column="sex"),

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 Key = Literal[
-    "change", "protocol", "cases", "checks", "groups", "flips", "accuracy", "curves", "calibration", "explanations",
-    "speed", "tradeoff", "limits", "candidates", "provenance", "reading",
+    "change", "protocol", "cases", "checks", "groups", "robustness", "flips", "accuracy", "curves", "calibration",
+    "explanations", "speed", "tradeoff", "limits", "candidates", "provenance", "reading",
 ]  # fmt: skip
 
 
@@ -36,6 +36,7 @@ OUTLINE: tuple[Part, ...] = (
         (
             ("checks", "Every requirement, and what was found"),
             ("groups", "Findings and groups of patients against the margin"),
+            ("robustness", "Perturbed images"),
             ("flips", "Decisions that changed"),
             ("accuracy", "Accuracy against the teacher"),
             ("curves", "Discrimination and decisions"),

@@ -19,6 +19,7 @@ from medfm_compress.bench.render.html.prediction_flips import flips_view
 from medfm_compress.bench.render.html.protocol import protocol_view
 from medfm_compress.bench.render.html.rendering import render
 from medfm_compress.bench.render.html.residual_risk import limits_view
+from medfm_compress.bench.render.html.robustness import robustness_view
 from medfm_compress.bench.render.html.subgroups import groups_view
 from medfm_compress.bench.render.html.verdict import verdict_view
 from medfm_compress.bench.report import Report
@@ -36,6 +37,7 @@ _VIEWS: Mapping[Key, Callable[[Report], object]] = {
     "cases": cases_view,
     "checks": lambda _: None,
     "groups": groups_view,
+    "robustness": robustness_view,
     "flips": flips_view,
     "accuracy": accuracy_view,
     "curves": curves_view,

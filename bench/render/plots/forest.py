@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 from medfm_compress.bench.render.format import signed
 from medfm_compress.bench.render.plots.svg import Axis, line, svg, text, ticks
-from medfm_compress.bench.types.evaluation import Comparison
+from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 
 FOREST_WIDTH = 232
 FOREST_HEIGHT = 30
 LEAST_SPAN = 0.01
 AxisGroup = Literal["shares", "errors", "log_loss"]
+
+
+class Drawable(Protocol):
+    """A difference that has a row: of two models, or of what two models lose."""
+
+    @property
+    def metric(self) -> Metric:
+        """What is compared."""
+        ...
+
+    @property
+    def difference(self) -> Interval:
+        """Bundle − teacher."""
+        ...
+
+    @property
+    def margin(self) -> float | None:
+        """The policy's, where it has one."""
+        ...
+
+    @property
+    def too_few(self) -> str:
+        """Why there is no interval; empty where there is."""
+        ...
 
 
 def axis_group(metric: Metric) -> AxisGroup:
@@ -24,7 +48,7 @@ def axis_group(metric: Metric) -> AxisGroup:
     return "errors" if metric in LOWER_IS_BETTER else "shares"
 
 
-def forest_range(comparisons: Sequence[Comparison]) -> tuple[float, float]:
+def forest_range(comparisons: Sequence[Drawable]) -> tuple[float, float]:
     """Common range of the rows: every interval that was computed, every margin, zero, and some air."""
     ends = [0.0]
     for comparison in comparisons:
@@ -37,7 +61,7 @@ def forest_range(comparisons: Sequence[Comparison]) -> tuple[float, float]:
     return low - air, high + air
 
 
-def forest_row(comparison: Comparison, span: tuple[float, float], *, reference: float | None = None) -> str:
+def forest_row(comparison: Drawable, span: tuple[float, float], *, reference: float | None = None) -> str:
     """Difference and interval; the region beyond the margin is hatched.
 
     Args:
@@ -82,7 +106,7 @@ def _edge(metric: Metric, margin: float) -> float:
     return margin if metric in LOWER_IS_BETTER else -margin
 
 
-def _margin(comparison: Comparison, axis: Axis, reference: float | None) -> str:
+def _margin(comparison: Drawable, axis: Axis, reference: float | None) -> str:
     if comparison.margin is None:
         if reference is None:
             return ""

@@ -1,0 +1,91 @@
+"""What a monitor compares with: images and scores of a study's cases, as each variant of a bundle sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medfm_compress.data.sources import with_rules
+from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.activation import probabilities
+from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle
+from medfm_compress.runtime.bundle.manifest import Variant
+from medfm_compress.runtime.cpu import read_cpu, usable_cores
+from medfm_compress.runtime.engine import NetworkInput
+from medfm_compress.runtime.errors import BundleRefused, ImageRefused, InputError, StudyError
+from medfm_compress.runtime.monitor.reference import Reference, input_features, make_reference, reference_member
+from medfm_compress.runtime.preprocess import preprocess
+from medfm_compress.runtime.progress import Progress, counted, no_progress
+from medfm_compress.runtime.sessions.protocol import Session
+from medfm_compress.runtime.sessions.table import open_variant
+from medfm_compress.runtime.variant_selection import Machine, incompatibility
+
+MAX_CASES = 2000
+
+
+def add_reference(
+    bundle: Bundle, study: Study, out: Path, split: str = "val", progress: Progress = no_progress
+) -> Reference:
+    """Write a copy of ``bundle`` to ``out`` with a reference of the cases of ``split``; its verdicts hold.
+
+    Of a patient only the first image is taken, since several of one say what one says. Of more than 2,000 cases every
+    second, third … is taken, so that at most so many are.
+
+    Raises:
+        InputError: other labels than the study's, too few cases, or nothing can be written.
+        StudyError: an image cannot be used.
+        BundleRefused: no variant runs here.
+    """
+    task = bundle.manifest.task
+    if (study.kind, study.labels) != (task.kind, task.labels):
+        raise InputError(f"the bundle is for {task.kind} {task.labels}, the study for {study.kind} {study.labels}")
+    machine = Machine(cpu=read_cpu())
+    variants = [variant for variant in bundle.manifest.variants if not incompatibility(variant, machine)]
+    if not variants:
+        raise BundleRefused(f"no variant of {bundle.path.name} runs on this machine")
+    sessions = {variant.name: open_variant(bundle, variant, usable_cores()) for variant in variants}
+    spec = bundle.manifest.image_spec
+    source = with_rules(study.source, spec.dicom)
+    cases = _one_a_patient(study.split(split))
+    cases = cases[:: max(1, -(-len(cases) // MAX_CASES))]
+    inputs, scores = [], {variant.name: _empty(bundle, variant) for variant in variants}
+    for case in counted(cases, "look at cases", len(cases), progress):
+        try:
+            pixels = source.read(case.image)
+            seen = NetworkInput(preprocess(pixels, spec), pixels.spacing_mm)
+        except ImageRefused as exc:
+            raise StudyError(
+                f"image {case.image!r}: {exc}; 'medfm-compress study check' lists every such image"
+            ) from None
+        inputs.append(input_features(seen, spec))
+        for variant in variants:
+            for name, value in _scores(sessions[variant.name], seen, bundle, variant).items():
+                scores[variant.name][name].append(value)
+    reference = make_reference(bundle, split, inputs, scores)
+    rewrite_bundle(bundle, out, files=reference_member(reference))
+    return reference
+
+
+def _one_a_patient(cases: Sequence[Case]) -> list[Case]:
+    """The first case of every patient; all of those without one."""
+    seen: set[str] = set()
+    kept = []
+    for case in cases:
+        if case.patient_key and case.patient_key in seen:
+            continue
+        seen.add(case.patient_key)
+        kept.append(case)
+    return kept
+
+
+def _empty(bundle: Bundle, variant: Variant) -> dict[str, list[float]]:
+    return {name: [] for name in bundle.manifest.task_of(variant).findings}
+
+
+def _scores(session: Session, seen: NetworkInput, bundle: Bundle, variant: Variant) -> dict[str, float]:
+    task = bundle.manifest.task_of(variant)
+    logits = session.run({bundle.manifest.inputs[0].name: seen.tensor})[bundle.manifest.outputs[0].name]
+    row = probabilities(np.asarray(logits), task)[0]
+    return dict(zip(task.findings, row.tolist(), strict=True))

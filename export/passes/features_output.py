@@ -1,0 +1,59 @@
+"""A second output: the classifier's input, so that a device can tell how usual an image is (`runtime.typicality`).
+
+From the logits back through operators that only add a constant or move numbers stands the last layer with a constant
+weight; what enters it, as one row ``[1, d]``, is the network's description of the image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medfm_compress.export.passes.graph import add_constant, constant, static_shape
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FEATURES = "features"
+MAX_WIDTH = 8192
+_CLASSIFIERS = ("Gemm", "MatMul", "Conv")
+_PASSES_ON = ("Add", "Reshape", "Flatten", "Squeeze", "Identity", "Gather", "Mul", "Div")
+
+
+def features_output(model: ir.Model) -> int:
+    """Add the output ``features`` ``[1, d]`` in place; 0, and nothing is changed, where no such row exists."""
+    import onnx_ir as ir
+
+    value = _classifier_input(model.graph)
+    shape = static_shape(value)
+    if value is None or shape is None or len(model.graph.outputs) != 1:
+        return 0
+    width = math.prod(shape)
+    if not shape or shape[0] != 1 or width != max(shape) or not 1 < width <= MAX_WIDTH:
+        return 0
+    target = add_constant(model.graph, f"{FEATURES}_shape", np.array([1, width], dtype=np.int64))
+    node = ir.node("Reshape", [value, target], name=FEATURES)
+    row = node.outputs[0]
+    row.name, row.shape, row.type = FEATURES, ir.Shape([1, width]), ir.TensorType(ir.DataType.FLOAT)
+    model.graph.append(node)
+    model.graph.outputs.append(row)
+    return 1
+
+
+def _classifier_input(graph: ir.Graph) -> ir.Value | None:
+    value: ir.Value | None = graph.outputs[0] if len(graph.outputs) else None
+    while value is not None:
+        node = value.producer()
+        if node is None or node.domain not in ("", "ai.onnx"):
+            return None
+        entering = [entry for entry in node.inputs if entry is not None and constant(entry) is None]
+        if len(entering) != 1:
+            return None
+        if node.op_type in _CLASSIFIERS:
+            return entering[0]
+        if node.op_type not in _PASSES_ON:
+            return None
+        value = entering[0]
+    return None

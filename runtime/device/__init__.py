@@ -1,0 +1,1 @@
+"""A device's folder of bundles: install, activate after a self-test, roll back, whatever is interrupted."""

@@ -1,0 +1,24 @@
+"""The distance between pixels, as far as a file says it (PS3.3 10.7.1.3; Imager and Nominal Scanned Pixel Spacing)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_KEYWORDS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+_LARGEST_MM = 100.0
+
+
+def spacing_mm(ds: Dataset) -> float | None:
+    """Geometric mean of the spacing of rows and columns in mm; None where no attribute gives a sensible one."""
+    for keyword in _KEYWORDS:
+        try:
+            rows, columns = (float(value) for value in ds[keyword].value)
+        except Exception:  # noqa: BLE001, S112 -- absent or malformed: nothing hangs on it but statistics
+            continue
+        if 0 < rows <= _LARGEST_MM and 0 < columns <= _LARGEST_MM:
+            return math.sqrt(rows * columns)
+    return None
