@@ -168,14 +168,14 @@ def _tried(
         return trial
     try:
         timed = time_beside(trial, reference, validation, limits)
+        running = finalists(attempts, limits)
+        best = prefer(running).trial if running and not limits.weight_bits else None
+        if best is not None and slowdown(timed, best).low > _PLAUSIBLE:
+            reason = f"slower than {best.name}, so its logits were not compared"
+            return msgspec.structs.replace(trial, export=None, reason=reason)
+        return judge(timed, reference, validation)
     except InputError as exc:  # what others made may open and not run
         return msgspec.structs.replace(trial, export=None, reason=f"cannot be run: {exc}")
-    running = finalists(attempts, limits)
-    best = prefer(running).trial if running and not limits.weight_bits else None
-    if best is not None and slowdown(timed, best).low > _PLAUSIBLE:
-        reason = f"slower than {best.name}, so its logits were not compared"
-        return msgspec.structs.replace(trial, export=None, reason=reason)
-    return judge(timed, reference, validation)
 
 
 def time_beside(
