@@ -94,6 +94,7 @@ def judges_of(work: Path, study_path: Path, folder: Path) -> ValidationSet:
 
 def choose(work: Path, folder: Path, validation: ValidationSet, form: str, budget_s: float) -> None:
     """Climb the candidate search on every target and keep what it chooses."""
+    from medfm_compress.compress.quantization.budget import Budget
     from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder
     from medfm_compress.compress.quantization.calibrate import calibrate
     from medfm_compress.compress.quantization.candidate_search import search_candidates
@@ -109,7 +110,7 @@ def choose(work: Path, folder: Path, validation: ValidationSet, form: str, budge
     builder = GraphBuilder(graph, statistics, images[:SAMPLE])
     batched = None if stressed else _larger(work, images)
     for backend in TARGETS:
-        limits = Limits(error=0.03, auroc_drop=0.02, rounds=40, threads=1, deadline=time.monotonic() + budget_s)
+        limits = Limits(error=0.03, auroc_drop=0.02, rounds=40, threads=1, budget=Budget(budget_s))
         start = time.perf_counter()
         searched = search_candidates(group_of(backend, graph), builder, validation, limits, _print_line)
         (tried,) = choose_variants([searched], lambda *_: (), timer_of(folder, limits, budget_s), limits)

@@ -45,7 +45,7 @@ from medfm_compress.runtime.task import Task
 if TYPE_CHECKING:
     from torch import nn
 
-LIBRARIES = ("medfm-compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
+LIBRARIES = ("medfm-compress", "torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "numpy")
 ENGINE_VERSIONS: Mapping[Backend, str] = MappingProxyType(
     {"onnxruntime": ">=1.23,<2", "openvino": ">=2025.0", "tensorrt": ""}  # its own table knows which versions it has
 )

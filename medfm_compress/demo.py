@@ -82,6 +82,6 @@ def demo_recipe(seed: int) -> Recipe:
             distillation=Distillation(views=2),
         ),
         export=ExportStep(intended_use="A demonstration on synthetic images. Never for clinical use."),
-        quantize=QuantizeOptions(samples=128, time_budget_s=15, reduced_range=False, optimised=False),
+        quantize=QuantizeOptions(samples=128, time_budget_s=15, reduced_range=False, optimised=False, nncf=False),
         bench=BenchStep(plan=Plan(rounds=10, turn_ms=100, warm_up_s=2)),
     )

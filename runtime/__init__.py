@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.engine import Engine, Prediction
     from medfm_compress.runtime.image_spec import ImageSpec
     from medfm_compress.runtime.task import Task
+    from medfm_compress.runtime.trust.store import TrustStore
 
-__all__ = ["ActiveEngine", "Bundle", "DeviceFolder", "Engine", "ImageSpec", "Prediction", "Task"]
+__all__ = ["ActiveEngine", "Bundle", "DeviceFolder", "Engine", "ImageSpec", "Prediction", "Task", "TrustStore"]
 
 _HOME = {
     "ActiveEngine": "medfm_compress.runtime.device.active_engine",
@@ -26,6 +27,7 @@ _HOME = {
     "ImageSpec": "medfm_compress.runtime.image_spec",
     "Prediction": "medfm_compress.runtime.engine",
     "Task": "medfm_compress.runtime.task",
+    "TrustStore": "medfm_compress.runtime.trust.store",
 }
 
 

@@ -23,6 +23,7 @@ from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
 from medfm_compress.runtime.sessions.table import BACKENDS, open_variant
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.trust.store import TrustStore, find_store
 
 if TYPE_CHECKING:
     import pydicom
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.images.pixels import Pixels
     from medfm_compress.runtime.typicality import TypicalityJudge
 
+Atypical = Literal["withhold", "flag"]
 UNVERIFIED_FLAG = "unverified-model"
 NOT_RELIABLE_FLAG = "not-reliable"
+UNSIGNED_FLAG = "unsigned-bundle"
+CLOCK_FLAG = "clock-is-wrong"
 START_GOLDENS = 1
 """Golden cases replayed at the start: one already passes through every operator; ``inspect --verify`` replays all."""
 
@@ -48,8 +52,10 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         typicality: how usual the image is among those that the network was made for, in (0, 1], see `typicality`; None
             where the bundle does not tell.
         not_reliable: why no finding is given; then probabilities and findings are empty. Empty where one is.
-        flags: quality remarks on the image, e.g. ``colour-image-for-grey-model``, and ``unverified-model`` where no
-            passing verdict stands behind it.
+        flags: quality remarks on the image, e.g. ``colour-image-for-grey-model``; ``not-reliable``;
+            ``unverified-model`` where no passing verdict stands behind it, ``unsigned-bundle`` where a trust store was
+            asked and no trusted builder stands behind the bundle, or no trusted approver behind its verdict,
+            ``clock-is-wrong`` where the clock shows an earlier time than was certainly reached.
         variant: which variant of the bundle answered.
         model_digest: of the bundle.
         intended_use: as the bundle's maker declared it.
@@ -99,8 +105,9 @@ class Engine:
         backend: str | None = None,
         threads: int | None = None,
         unverified: bool = False,
-        atypical: Literal["withhold", "flag"] = "withhold",
         cache_dir: str | Path | None = None,
+        trust: str | Path | TrustStore | None = None,
+        allow_unsigned: bool = False,
     ) -> None:
         """Open ``bundle``.
 
@@ -109,24 +116,26 @@ class Engine:
             backend: use only variants of this backend.
             threads: for one prediction; by default the physical cores this process may use.
             unverified: also use variants without a passing verdict; every prediction then carries a flag.
-            atypical: what becomes of an image that is unlike those the network was made for (see `typicality`):
-                ``withhold`` gives no finding and says why, ``flag`` gives findings and the flag ``not-reliable``.
             cache_dir: where the backend may keep compiled models for a faster start (OpenVINO: about half the time;
                 TensorRT: seconds to minutes):
                 a folder of the user's own, made where it is missing, refused where others may write to it. It holds
                 models only, nothing of an image; it may be emptied at any time. Without it nothing is kept.
+            trust: folder of the keys that are trusted, or the store as opened; by default the one that
+                ``MEDFM_TRUST_STORE`` names, or ``/etc/medfm-compress/trust`` where it exists. Without any no signature
+                is asked for.
+            allow_unsigned: also use a bundle that no trusted key signed; every prediction then carries a flag.
 
         Raises:
-            BundleRefused: damaged or altered, no variant may run here, or the golden case gives another result.
+            BundleRefused: damaged or altered, no trusted key signed it, no variant may run here, or the golden case
+                gives another result.
+            TrustRefused: the trust store cannot be relied on.
             InputError: the file cannot be read, an option is unknown, or the cache folder cannot be used.
         """
         if backend is not None and backend not in BACKENDS:
             raise InputError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-        if atypical not in ("withhold", "flag"):
-            raise InputError(f"atypical is {atypical!r}; it must be 'withhold' or 'flag'")
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, whole=False)
+        self.bundle = _opened(bundle, find_store(trust), allow_unsigned)
         self.variant = _choose(self.bundle, backend, unverified)
         self.task: Task = self.manifest.task_of(self.variant)
         self.verified = not choice.verdict_incompatibility(self.bundle, self.variant)
@@ -137,7 +146,10 @@ class Engine:
         _check_names(session, self.manifest)
         self.golden_error = _qualify(self.bundle, self.variant, session)
         self._judge = _typicality_judge(self.bundle, self.variant)
-        self._withholds = atypical == "withhold"
+        self._standing_flags = (
+            *(() if self.verified else (UNVERIFIED_FLAG,)),
+            *_trust_flags(self.bundle, self.variant),
+        )
         self._session: Session | None = session
         self.info: SessionInfo = session.info
 
@@ -146,26 +158,36 @@ class Engine:
         """The bundle's manifest."""
         return self.bundle.manifest
 
-    def predict(self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any]) -> Prediction:
+    def predict(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+    ) -> Prediction:
         """Predict for one image: a path or the bytes of a DICOM, PNG or JPEG file, a dataset, or an array.
+
+        Args:
+            source: the image.
+            atypical: what becomes of one that is unlike those the network was made for (see `typicality`): ``withhold``
+                gives no finding and says why, ``flag`` gives findings and the flag ``not-reliable``.
 
         Raises:
             ImageRefused: the image is unreadable or not what the bundle was made for.
             Refused: the network's output, or a probability that follows from it, is not finite.
             InputError: the engine is closed, or the source is of no known kind.
         """
-        return self.predict_with_input(source)[0]
+        return self.predict_with_input(source, atypical=atypical)[0]
 
     def predict_with_input(
-        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any]
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
     ) -> tuple[Prediction, NetworkInput]:
         """:func:`predict`, and what the network was given, for whoever watches it."""
         from medfm_compress.runtime.read_image import read_image
 
+        if atypical not in ("withhold", "flag"):
+            raise InputError(f"atypical is {atypical!r}; it must be 'withhold' or 'flag'")
         start = time.perf_counter()
-        return self._predict(read_image(source, self.manifest.image_spec.dicom), start)
+        pixels = read_image(source, self.manifest.image_spec.dicom)
+        return self._predict(pixels, start, withholds=atypical == "withhold")
 
-    def _predict(self, pixels: Pixels, start: float) -> tuple[Prediction, NetworkInput]:
+    def _predict(self, pixels: Pixels, start: float, *, withholds: bool) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.preprocess import preprocess
 
@@ -174,7 +196,7 @@ class Engine:
         task = self.task
         scores = probabilities(self._logits_of(outputs), task)
         typicality, not_reliable = self._judged(outputs, tensor)
-        given = not (not_reliable and self._withholds)
+        given = not (not_reliable and withholds)
         prediction = Prediction(
             probabilities=dict(zip(task.findings, scores[0].tolist(), strict=True)) if given else {},
             findings=_called(scores, task) if given else {},
@@ -183,7 +205,7 @@ class Engine:
                 *pixels.flags,
                 *colour_flags(pixels, self.manifest.image_spec),
                 *((NOT_RELIABLE_FLAG,) if not_reliable else ()),
-                *(() if self.verified else (UNVERIFIED_FLAG,)),
+                *self._standing_flags,
             ),
             typicality=typicality,
             not_reliable=not_reliable,
@@ -252,6 +274,23 @@ class Engine:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _opened(bundle: str | Path | Bundle, store: TrustStore | None, allow_unsigned: bool) -> Bundle:
+    if not isinstance(bundle, Bundle):
+        return Bundle.open(bundle, whole=False, trust=store, allow_unsigned=allow_unsigned)
+    return bundle if store is None else bundle.held_against(store, allow_unsigned=allow_unsigned)
+
+
+def _trust_flags(bundle: Bundle, variant: Variant) -> tuple[str, ...]:
+    """What every prediction says of the signatures; nothing where no trust store was asked."""
+    standing, verdict = bundle.standing, bundle.verdict(variant.name)
+    if standing is None:
+        return ()
+    missing = standing.untrusted or (choice.unsigned_verdict(bundle, verdict) if verdict else "")
+    if missing:
+        _log.warning("%s is used although %s", bundle.path.name, missing)
+    return (*((UNSIGNED_FLAG,) if missing else ()), *((CLOCK_FLAG,) if standing.clock_is_behind else ()))
 
 
 def _choose(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:

@@ -71,6 +71,14 @@ class BundleRefused(Refused):
     """A bundle that is damaged, altered, too new, or holds no variant that may run here."""
 
 
+class TrustRefused(Refused):
+    """A trust store that cannot be relied on: empty, damaged, or others may write to it."""
+
+
+class EvidenceRefused(Refused):
+    """An evidence pack that is damaged or incomplete, or whose figures do not follow from what is in it."""
+
+
 @contextmanager
 def refusing(error: type[MedfmError], what: str) -> Iterator[None]:
     """Raise any error of the block that is not of this tree as an ``error`` of one sentence that starts with ``what``.

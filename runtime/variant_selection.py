@@ -9,7 +9,7 @@ from itertools import zip_longest
 import msgspec
 
 from medfm_compress.runtime.bundle.bundle import Bundle
-from medfm_compress.runtime.bundle.manifest import Variant
+from medfm_compress.runtime.bundle.manifest import StoredVerdict, Variant
 from medfm_compress.runtime.cpu import Cpu, missing_flags
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.sessions.devices import obstacle
@@ -59,7 +59,19 @@ def verdict_incompatibility(bundle: Bundle, variant: Variant) -> str:
     verdict = bundle.verdict(variant.name)
     if verdict is None:
         return "no verdict cites this model; run the gate, or accept it unverified"
-    return "" if verdict.outcome == "pass" else f"the gate's verdict on it is {verdict.outcome}"
+    if verdict.outcome != "pass":
+        return f"the gate's verdict on it is {verdict.outcome}"
+    unapproved = unsigned_verdict(bundle, verdict)
+    if unapproved and bundle.standing and not bundle.standing.lenient:
+        return f"its verdict does not count: {unapproved}; have an approver sign the bundle"
+    return ""
+
+
+def unsigned_verdict(bundle: Bundle, verdict: StoredVerdict) -> str:
+    """Why no trusted approver stands behind ``verdict``; empty where one does, or where no trust store was asked."""
+    if bundle.standing is None:
+        return ""
+    return bundle.standing.unapproved(verdict.report_sha256, verdict.policy_sha256)
 
 
 def incompatibilities(

@@ -94,23 +94,23 @@ def write_flips(folder: str | Path, teacher: Evaluation, others: Sequence[Evalua
     rows = [
         [
             str(flip.case + 1),
-            *map(_cell, (teacher.images[flip.case], teacher.clusters[flip.case], flip.variant, flip.finding)),
-            *map(_cell, (flip.truth, flip.teacher, flip.bundle)),
+            *map(csv_cell, (teacher.images[flip.case], teacher.clusters[flip.case], flip.variant, flip.finding)),
+            *map(csv_cell, (flip.truth, flip.teacher, flip.bundle)),
             f"{flip.teacher_score:.6f}",
             f"{flip.bundle_score:.6f}",
-            *map(_cell, (flip.direction, flip.kind, *(flip.subgroups[column] for column in columns))),
+            *map(csv_cell, (flip.direction, flip.kind, *(flip.subgroups[column] for column in columns))),
         ]
         for other in others
         for flip in find_flips(teacher, other)
     ]
     text = io.StringIO(newline="")
-    csv.writer(text, quoting=csv.QUOTE_ALL).writerows([list(map(_cell, head)), *rows])
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerows([list(map(csv_cell, head)), *rows])
     path = Path(folder) / FLIPS_CSV
     write_atomically(path, text.getvalue().encode())
     return path
 
 
-def _cell(text: str) -> str:
+def csv_cell(text: str) -> str:
     """``text`` as a cell that no spreadsheet runs."""
     return f"'{text}" if text.lstrip(" \xa0").startswith(_FORMULA) or text.startswith("'") else text
 

@@ -65,10 +65,16 @@ def judge_report(request: JudgeRequest) -> Decision:
     return Decision(verdict, evidence, policy.policy, made, earlier)
 
 
-def record_verdicts(decision: Decision, data: bytes, bundle: Path, out: Path) -> None:
-    """Write ``bundle`` with the verdicts on the report ``data`` to ``out``, which may be the same file."""
+def record_verdicts(decision: Decision, data: bytes, bundle: Path, out: Path) -> int:
+    """Write ``bundle`` with the verdicts on the report ``data`` to ``out``, which may be the same file.
+
+    Returns:
+        How many signatures it had: they were made of the manifest as it was, and are left out.
+    """
     sha256 = hashlib.sha256(data).hexdigest()
-    rewrite_bundle(bundle, out, verdicts=stored_verdicts(decision.verdict, report_sha256=sha256, date=utc_date()))
+    opened = Bundle.open(bundle)
+    rewrite_bundle(opened, out, verdicts=stored_verdicts(decision.verdict, report_sha256=sha256, date=utc_date()))
+    return len(opened.signed.signatures)
 
 
 def _policy_notes(made: Report, declared: LoadedPolicy, accepted: bool) -> tuple[str, ...]:

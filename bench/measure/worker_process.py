@@ -49,7 +49,7 @@ class Worker:
         self.started = time.perf_counter()
         with _pinned(threads):
             self._process = subprocess.Popen(
-                [sys.executable, *_run_module("medfm_compress.bench.measure.worker")],
+                [sys.executable, *run_module("medfm_compress.bench.measure.worker")],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
@@ -129,7 +129,7 @@ class Worker:
         return f"the process of {self.name} {how}{hint}: {last[:300]}"
 
 
-def _run_module(name: str) -> tuple[str, ...]:
+def run_module(name: str) -> tuple[str, ...]:
     """Arguments that run a module without importing anything from the folder in which the user happens to stand.
 
     ``-m`` alone puts that folder first: a ``random.py`` there would be run, and a ``dl`` taken for a library's.

@@ -94,12 +94,12 @@ def _values(comparison: Comparison | None) -> str:
 def _checks(decision: Decision) -> str:
     rows = [_row(decision, judged.variant, check) for judged in decision.verdict.variants for check in judged.checks]
     headers = ("", "Check", "Variant", "Teacher", "Bundle", "Difference", "Interval", "Allowed")
-    table = _table(headers, rows[:_SHOWN_ROWS])
+    shown = table(headers, rows[:_SHOWN_ROWS])
     if len(rows) > _SHOWN_ROWS:
-        table += f"\n\n{len(rows) - _SHOWN_ROWS} more rows are in the JUnit file."
+        shown += f"\n\n{len(rows) - _SHOWN_ROWS} more rows are in the JUnit file."
     if len(rows) <= _OPEN_ROWS:
-        return table
-    return f"<details><summary>All {len(rows)} checks</summary>\n\n{table}\n\n</details>"
+        return shown
+    return f"<details><summary>All {len(rows)} checks</summary>\n\n{shown}\n\n</details>"
 
 
 def _row(decision: Decision, variant: str, check: Check) -> tuple[str, ...]:
@@ -128,7 +128,7 @@ def _costs(decision: Decision) -> str:
     rows = [_cost(measurement, ratios.get(measurement.name)) for measurement in measured]
     noise = "; ".join(report.noise)
     caution = f"\n\n> **Noisy timings:** {escape(noise)}." if noise else ""
-    return _table(("Model", "p50 ms", "p99 ms", "Faster", "Size"), rows) + caution if rows else ""
+    return table(("Model", "p50 ms", "p99 ms", "Faster", "Size"), rows) + caution if rows else ""
 
 
 def _cost(measurement: Measurement, ratio: float | None) -> tuple[str, ...]:
@@ -151,7 +151,7 @@ def _earlier(earlier: BaselineComparison) -> str:
     title = (
         f"Against the report of {escape(earlier.created, _NAME)} (model `{_digest(earlier.model_digest)}`), not judged:"
     )
-    return f"{title}\n\n{_table(('Figure', 'Variant', 'Then', 'Now', 'Change'), rows)}{untimed}"
+    return f"{title}\n\n{table(('Figure', 'Variant', 'Then', 'Now', 'Change'), rows)}{untimed}"
 
 
 def _origin(decision: Decision) -> str:
@@ -169,6 +169,7 @@ def _digest(text: str) -> str:
     return re.sub(r"[^0-9A-Za-z]", "", text)[:12] or "–"
 
 
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are escaped already."""
     lines = [headers, ["---"] * len(headers), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

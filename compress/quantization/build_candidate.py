@@ -6,12 +6,14 @@ wants it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +24,9 @@ from medfm_compress.compress.quantization.dynamic import quantize_dynamic
 from medfm_compress.compress.quantization.float32_islands import Islands, find_islands
 from medfm_compress.compress.quantization.layer_sensitivity import rank_layers
 from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, TRAINED, Method
+from medfm_compress.compress.quantization.nncf_candidates import first_settings, is_installed
+from medfm_compress.compress.quantization.nncf_job import NncfJob, quantize_with_nncf
+from medfm_compress.compress.quantization.nncf_settings import MISSING, NncfSettings
 from medfm_compress.compress.quantization.qdq import Placement, write_qdq
 from medfm_compress.compress.quantization.range_estimators import Range, estimate_ranges
 from medfm_compress.compress.quantization.smoothquant import Smoothed, smooth
@@ -76,8 +81,15 @@ PLACEMENTS: MappingProxyType[Backend, MappingProxyType[str, Place]] = MappingPro
 class GraphBuilder:
     """The candidates of one float graph; see `candidate_search.Builder`."""
 
-    def __init__(self, onnx: bytes, statistics: Statistics, inputs: NDArray[np.float32]) -> None:
-        """Keep a graph, what calibration measured on it, and `SAMPLE` of its inputs ``[n, C, H, W]``."""
+    def __init__(
+        self, onnx: bytes, statistics: Statistics, inputs: NDArray[np.float32], task: Task | None = None
+    ) -> None:
+        """Keep a graph, what calibration measured on it, and `SAMPLE` of its inputs ``[n, C, H, W]``.
+
+        ``task`` says what its logits mean; without one they are compared as they are.
+        """
+        self._task = task
+        self._last_of_nncf: tuple[tuple[Backend, Method], tuple[bytes, ...]] | None = None
         self._statistics = statistics
         self._inputs = inputs
         self._model = read_graph(onnx)
@@ -102,8 +114,14 @@ class GraphBuilder:
         """Whether SmoothQuant finds anything to fold into."""
         return bool(self._smooth().layers)
 
-    def build(self, backend: Backend, method: Method) -> tuple[bytes, ...]:
-        """The contents of the candidate's files: ``.onnx``, or an IR's ``.xml`` and ``.bin``."""
+    def build(self, backend: Backend, method: Method, deadline: float = math.inf) -> tuple[bytes, ...]:
+        """The contents of the candidate's files: ``.onnx``, or an IR's ``.xml`` and ``.bin``.
+
+        Raises:
+            ModelError: NNCF was asked, and gave none before ``deadline`` of `time.monotonic`.
+        """
+        if method.nncf is not None:
+            return self._made_by_nncf(backend, method, deadline)
         model, ranges = self._prepared(backend, method)
         if method.weight_bits:
             quantized = weight_only(model, method.weight_bits, backend)
@@ -152,6 +170,19 @@ class GraphBuilder:
             return model, estimate_ranges(statistics, method.estimator)
         trained = {name: Range(*ends) for name, ends in self._trained.items()}
         return model, estimate_ranges(statistics, DEFAULT_ESTIMATOR) | trained
+
+    def nncf(self, backend: Backend) -> NncfSettings | str:
+        """What NNCF is told first, or why it cannot be asked."""
+        return first_settings(backend, attention=has_attention(self._model)) if is_installed() else MISSING
+
+    def _made_by_nncf(self, backend: Backend, method: Method, deadline: float) -> tuple[bytes, ...]:
+        method = msgspec.structs.replace(method, rest="fp32")  # the files are the same
+        if self._last_of_nncf is None or self._last_of_nncf[0] != (backend, method):
+            # A graph that is quantized by NNCF gets the backend's own passes as well.
+            graph = serialise(self._prepared(backend, Method(weight_bits=method.weight_bits))[0])
+            job = NncfJob.of(method, backend, self._task)
+            self._last_of_nncf = (backend, method), quantize_with_nncf(graph, self._inputs, job, deadline)
+        return self._last_of_nncf[1]
 
     def _smoothed(self) -> Smoothed:
         return smooth(self._model, self._statistics, inputs=self._inputs)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 from medfm_compress.runtime.bundle.manifest import Precision
 
 DEFAULT_ESTIMATOR = "minmax"  # clips nothing; the others must win on validation cases
@@ -34,6 +35,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         bias_correction: the mean error of the rounded weights is taken out of the biases.
         excluded: layers that stay in float, by node name.
         reduced: weights of 7 bits, which no CPU saturates on.
+        nncf: NNCF makes it, as told here; ``rest``, ``weight_bits``, ``excluded`` and ``reduced`` hold for it as well.
     """
 
     estimator: str = DEFAULT_ESTIMATOR
@@ -44,17 +46,23 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     bias_correction: bool = False
     excluded: tuple[str, ...] = ()
     reduced: bool = False
+    nncf: NncfSettings | None = None
 
     def __str__(self) -> str:
         if self.weight_bits:
-            return self.precision
-        parts = [self.placement] if self.placement != "default" else []
-        parts += [self.estimator] if self.placement != "dynamic" else []
-        parts += ["smoothquant"] if self.smoothquant else []
-        parts += ["bias-correction"] if self.bias_correction else []
+            return "-".join([self.precision, *(["+".join(self.nncf.weight_parts)] if self.nncf else [])])
+        parts = self.nncf.parts if self.nncf else self._parts
         parts += [f"without-{len(self.excluded)}-layers"] if self.excluded else []
         parts += ["7-bit-weights"] if self.reduced else []
         return f"{self.precision}-" + "+".join(parts)
+
+    @property
+    def _parts(self) -> list[str]:
+        """Of the name: how this house makes it."""
+        parts = [self.placement] if self.placement != "default" else []
+        parts += [self.estimator] if self.placement != "dynamic" else []
+        parts += ["smoothquant"] if self.smoothquant else []
+        return parts + (["bias-correction"] if self.bias_correction else [])
 
     @property
     def precision(self) -> Precision:
@@ -82,10 +90,12 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         best: the best method so far; None before any could be opened.
         within_limits: it may ship as it is.
+        competitive: no candidate that may ship is clearly faster.
     """
 
     best: Method | None
     within_limits: bool
+    competitive: bool = True
 
 
 class Lookup(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,11 +105,17 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
         standing: the best so far.
         most_harmful: node names of layers, most harmful first, for a method; slow, so asked last.
         smooths: whether SmoothQuant finds anything to fold into.
+        nncf: what NNCF is told first; or why it cannot be asked, or None where nobody wants it to be.
+        nncf_standing: the best of NNCF's so far.
+        error_limit: largest relative logit error.
     """
 
     standing: Callable[[], Standing]
     most_harmful: Callable[[Method], tuple[str, ...]]
     smooths: Callable[[], bool]
+    nncf: Callable[[], NncfSettings | str | None] = lambda: None
+    nncf_standing: Callable[[], Standing] = lambda: Standing(best=None, within_limits=False)
+    error_limit: float = 0.0
 
 
 def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesNotApply]:
@@ -109,9 +125,13 @@ def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | 
         starts: the placements and float precisions that differ on this graph and target, the usual one first.
         lookup: what is known so far.
     """
+    # They build on what is defined here.
+    from medfm_compress.compress.quantization import nncf_candidates as nncf
+
     first = starts[0]
     yield first
     if first.weight_bits:
+        yield from nncf.nncf_weight_candidates(lookup, first)
         return
     if first.estimator == TRAINED:
         yield from _trained(lookup, starts)
@@ -128,7 +148,11 @@ def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | 
     for estimator in OTHER_ESTIMATORS if best.placement != "dynamic" else ():
         yield msgspec.structs.replace(best, estimator=estimator)
     yield msgspec.structs.replace(_best(lookup, first), bias_correction=True)
+    # NNCF calibrates anew for each candidate, in a process of its own, where ours share one calibration: it comes when
+    # the cheap ones are done, and also where one of them is within the limits, since its placement may be faster.
+    yield from nncf.nncf_candidates(lookup, tuple(dict.fromkeys(start.rest for start in starts)))
     yield from _exclusions(lookup, first)
+    yield from nncf.accuracy_control(lookup)
     if starts[0].estimator != TRAINED:
         yield DoesNotApply(
             candidate="int8-quantization-aware-training",

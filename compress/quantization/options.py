@@ -31,6 +31,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         keep_fp32: keep the FP32 variants of backends that got an INT8 one, as a fall-back for other CPUs.
         reduced_range: ship a variant with 7-bit weights beside an INT8 one, for CPUs without VNNI.
         optimised: ship the ONNX Runtime variant also as that engine optimised it for this class of CPU.
+        nncf: ask NNCF for candidates too, where it is installed.
         rounds: interleaved latency rounds.
         threads: of the sessions that are timed.
         rechoose: give each variant that is kept its own temperature and thresholds, where validation cases can tell.
@@ -48,6 +49,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     keep_fp32: bool = False
     reduced_range: bool = True
     optimised: bool = True
+    nncf: bool = True
     rounds: Annotated[int, Meta(ge=5)] = 40
     threads: Annotated[int, Meta(ge=1)] = 1
     rechoose: bool = True

@@ -45,3 +45,11 @@ DeviceFolder = Annotated[
         envvar="MEDFM_DEVICE_FOLDER",
     ),
 ]
+TrustStoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust-store",
+        help="Folder of trusted keys (default: MEDFM_TRUST_STORE, else /etc/medfm-compress/trust where it exists).",
+        metavar="FOLDER",
+    ),
+]

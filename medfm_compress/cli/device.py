@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Bundle, DeviceFolder
+from medfm_compress.cli.arguments import Bundle, DeviceFolder, TrustStoreOption
 from medfm_compress.cli.command import command
 from medfm_compress.runtime.device.options import DeviceOptions
 from medfm_compress.runtime.errors import InputError
@@ -29,25 +29,25 @@ def _group() -> None:
 
 @app.command()
 @command()
-def install(bundle: Bundle, device_folder: DeviceFolder = None) -> None:
+def install(bundle: Bundle, device_folder: DeviceFolder = None, trust_store: TrustStoreOption = None) -> None:
     """Copy a bundle into the device folder, where it waits for its activation; what runs goes on running.
 
     Only a bundle of a higher release than any committed there, or one committed there itself, is let in.
     """
-    device = open_device(device_folder)
+    device = open_device(device_folder, trust=trust_store)
     installed = device.install(bundle)
     console.emit(lambda: installed, lambda: console.say(f"installed {installed}; activate it with: device activate"))
 
 
 @app.command()
 @command()
-def activate(options: DeviceOptions, device_folder: DeviceFolder = None) -> None:
+def activate(options: DeviceOptions, device_folder: DeviceFolder = None, trust_store: TrustStoreOption = None) -> None:
     """Put the installed bundle through its self-test and make it the active one; exit code 4 where it fails.
 
     The self-test takes the variant that this device would run: a passing verdict, every golden case, the time of a run.
     The bundle is on trial then: it is committed, or the one before comes back by itself.
     """
-    device = open_device(device_folder, options)
+    device = open_device(device_folder, options, trust_store)
     result = device.activate()
     state = device.state
 
@@ -63,9 +63,9 @@ def activate(options: DeviceOptions, device_folder: DeviceFolder = None) -> None
 
 @app.command()
 @command()
-def rollback(device_folder: DeviceFolder = None) -> None:
+def rollback(device_folder: DeviceFolder = None, trust_store: TrustStoreOption = None) -> None:
     """Make the bundle before the active one active again."""
-    state = open_device(device_folder).roll_back()
+    state = open_device(device_folder, trust=trust_store).roll_back()
     console.emit(lambda: state, lambda: console.say(f"active: {_with_trial(state)}"))
 
 
@@ -93,13 +93,13 @@ def shadow(device_folder: DeviceFolder = None) -> None:
     console.emit(lambda: record, lambda: _print_shadow(record, state))
 
 
-def open_device(folder: Path | None, options: DeviceOptions | None = None) -> OpenedFolder:
+def open_device(folder: Path | None, options: DeviceOptions | None = None, trust: Path | None = None) -> OpenedFolder:
     """The device folder that an option or the environment names; raises InputError where neither does."""
     from medfm_compress.runtime.device.folder import DeviceFolder as OpenedFolder
 
     if folder is None or folder == Path():
         raise InputError("name the device folder with --device-folder, or in MEDFM_DEVICE_FOLDER")
-    return OpenedFolder(folder, options=options)
+    return OpenedFolder(folder, options=options, trust=trust)
 
 
 def _print_status(stored: StoredState) -> None:

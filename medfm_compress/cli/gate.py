@@ -81,9 +81,8 @@ def gate(
     _save(decision, junit, markdown)
     if sarif:
         _save_sarif(decision, sarif, rules, policy_name or str(policy), path)
-    if bundle:
-        record_verdicts(decision, data, bundle, bundle)
-    console.emit(lambda: _as_json(decision), lambda: _print(decision, bundle))
+    dropped = record_verdicts(decision, data, bundle, bundle) if bundle else 0
+    console.emit(lambda: _as_json(decision), lambda: _print(decision, bundle, dropped))
     raise typer.Exit(EXIT_CODES[decision.verdict.outcome])
 
 
@@ -150,10 +149,12 @@ def _as_json(decision: Decision) -> dict[str, Any]:
     return document | {"earlier": earlier._asdict() | changes}
 
 
-def _print(decision: Decision, bundle: Path | None) -> None:
+def _print(decision: Decision, bundle: Path | None, dropped: int) -> None:
     from medfm_compress.cli.gate_summary import print_decision
 
     print_decision(decision)
     if bundle:
         console.say()
         console.say(f"recorded in {bundle}")
+    if dropped:
+        console.say(f"its {dropped} signature(s) were of the bundle as it was and are dropped; sign it again")

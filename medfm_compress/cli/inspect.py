@@ -33,18 +33,20 @@ def inspect(
     opened = OpenedBundle.open(bundle)
     variants = [_examine(opened, variant, verify) for variant in opened.manifest.variants]
     document = {"bundle": str(bundle), "bytes": bundle.stat().st_size, "variants": variants}
+    signatures = sorted(opened.signed.signatures)
     console.emit(
-        lambda: {**document, "manifest": opened.manifest}, lambda: _print_bundle(opened.manifest, bundle, variants)
+        lambda: {**document, "manifest": opened.manifest, "signatures": signatures},
+        lambda: _print_bundle(opened, variants),
     )
     agreeing = [row["verification"] == "agrees" for row in variants if row["verification"]]
     if verify and not (agreeing and all(agreeing)):
         raise typer.Exit(EXIT_REFUSED)
 
 
-def _print_bundle(manifest: Manifest, path: Path, variants: list[dict[str, Any]]) -> None:
-    _describe(manifest, path)
+def _print_bundle(opened: OpenedBundle, variants: list[dict[str, Any]]) -> None:
+    _describe(opened.manifest, opened.path, len(opened.signed.signatures))
     _tabulate(variants)
-    _print_operating_points(manifest)
+    _print_operating_points(opened.manifest)
 
 
 def _examine(bundle: OpenedBundle, variant: Variant, verify: bool) -> dict[str, Any]:
@@ -78,11 +80,13 @@ def _replay(bundle: OpenedBundle, variant: Variant) -> dict[str, Any]:
     return {"golden_error": error, "verification": "agrees"}
 
 
-def _describe(manifest: Manifest, path: Path) -> None:
+def _describe(manifest: Manifest, path: Path, signatures: int) -> None:
     task, provenance = manifest.task, manifest.provenance
-    facts = {
+    facts: dict[str, object] = {
         "bundle": f"{manifest.name} ({path.stat().st_size / 1e6:.2f} MB, schema {manifest.schema_version})",
         "model digest": manifest.model_digest,
+        "release": manifest.release_number,
+        "signatures": signatures and f"{signatures}; 'bundle verify' says whose, and whether they hold",
         "intended use": manifest.intended_use,
         "task": f"{task.kind}: {', '.join(task.labels)}",
         "input": _input_in_words(manifest.image_spec),

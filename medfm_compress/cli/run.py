@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from medfm_compress.cli import console
+from medfm_compress.cli.arguments import TrustStoreOption
 from medfm_compress.cli.command import command
 from medfm_compress.cli.prediction_rows import Rows, as_line
 from medfm_compress.runtime.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNUSABLE, InputError, MedfmError, Refused
@@ -50,6 +51,10 @@ def run(
     shadow: Annotated[
         bool, typer.Option("--shadow", help="With a device folder: let the candidate predict too, and only count it.")
     ] = False,
+    trust_store: TrustStoreOption = None,
+    allow_unsigned: Annotated[
+        bool, typer.Option("--allow-unsigned", help="Also use a bundle that no trusted key signed; flagged.")
+    ] = False,
 ) -> None:
     """Predict for images with a bundle. A refused image gets its reason, the others are still done (exit code 4).
 
@@ -64,13 +69,13 @@ def run(
     tally: Counter[str] = Counter()
     code = EXIT_OK
     with (
-        _open(bundle, EngineChoice(backend, threads, unverified, cache, shadow, atypical)) as engine,
+        _open(bundle, EngineChoice(backend, threads, unverified, cache, shadow, trust_store, allow_unsigned)) as engine,
         console.json_list() as add,
     ):
         rows = Rows(engine.task, longest)
         if folders:
             say(rows.header)
-        outcomes = _outcomes(engine, images)
+        outcomes = _outcomes(engine, images, atypical)
         for image, outcome in counted(outcomes, "predict", files, console.progress if folders else None):
             code = max(code, _exit_code(outcome))
             tally[_as_word(outcome)] += 1
@@ -92,11 +97,12 @@ class EngineChoice(NamedTuple):
     unverified: bool
     cache: Path | None
     shadow: bool
-    atypical: Atypical
+    trust_store: Path | None
+    allow_unsigned: bool
 
 
 def _open(bundle: Path, choice: EngineChoice) -> Engine | ActiveEngine:
-    backend, threads, unverified, cache, shadow, atypical = choice
+    backend, unverified = choice.backend, choice.unverified
     if _is_folder(bundle):
         if unverified or backend is not None:
             option = "--unverified" if unverified else "--backend"
@@ -106,25 +112,31 @@ def _open(bundle: Path, choice: EngineChoice) -> Engine | ActiveEngine:
         return _open_active(bundle, choice)
     from medfm_compress.runtime.engine import Engine
 
-    if shadow:
+    if choice.shadow:
         raise InputError(f"--shadow needs a device folder, in which a candidate waits; {bundle} is none")
-    return Engine(bundle, backend=backend, threads=threads, unverified=unverified, atypical=atypical, cache_dir=cache)
+    return Engine(
+        bundle,
+        backend=backend,
+        threads=choice.threads,
+        unverified=unverified,
+        cache_dir=choice.cache,
+        trust=choice.trust_store,
+        allow_unsigned=choice.allow_unsigned,
+    )
 
 
 def _open_active(folder: Path, choice: EngineChoice) -> ActiveEngine:
     """The active bundle, counted; with ``shadow`` the candidate beside it."""
-    from medfm_compress.runtime.device.active_engine import ActiveEngine
+    from medfm_compress.runtime.device.active_engine import ActiveEngine, Observer
     from medfm_compress.runtime.device.folder import DeviceFolder
     from medfm_compress.runtime.monitor.monitor import Monitor
     from medfm_compress.runtime.monitor.shadow import Shadow
 
-    device = DeviceFolder(folder)
+    device = DeviceFolder(folder, trust=choice.trust_store, allow_unsigned=choice.allow_unsigned)
     if choice.shadow and device.state.candidate is None:
         raise InputError(f"no candidate waits in the device folder {folder}; install one first")
-    observers = [Monitor(folder), *([Shadow(device)] if choice.shadow else [])]
-    return ActiveEngine(
-        device, threads=choice.threads, atypical=choice.atypical, cache_dir=choice.cache, observers=observers
-    )
+    observers: list[Observer] = [Monitor(folder), *([Shadow(device)] if choice.shadow else [])]
+    return ActiveEngine(device, threads=choice.threads, cache_dir=choice.cache, observers=observers)
 
 
 def _survey(images: list[Path]) -> tuple[int, int]:
@@ -140,28 +152,28 @@ def _files(images: list[Path]) -> Iterator[Path]:
         yield from find_files(image) if _is_folder(image) else (image,)
 
 
-def _outcomes(engine: Engine | ActiveEngine, images: list[Path]) -> Iterator[tuple[Path, Outcome]]:
+def _outcomes(engine: Engine | ActiveEngine, images: list[Path], atypical: Atypical) -> Iterator[tuple[Path, Outcome]]:
     """Every file with its outcome; last, every folder without an image."""
     empty = []
     for image in images:
         if not _is_folder(image):
-            yield image, _predict(engine, image)
+            yield image, _predict(engine, image, atypical)
             continue
         found = False
         for path in find_files(image):
             reason = why_no_image(path)
             found = found or not reason
-            yield path, reason or _predict(engine, path)
+            yield path, reason or _predict(engine, path, atypical)
         empty += [] if found else [image]
     for folder in empty:
         yield folder, InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")
 
 
-def _predict(engine: Engine | ActiveEngine, image: Path) -> Prediction | MedfmError:
+def _predict(engine: Engine | ActiveEngine, image: Path, atypical: Atypical) -> Prediction | MedfmError:
     if _is_folder(image):  # others were entered
         return InputError("the folder cannot be listed; make it readable")
     try:
-        return engine.predict(image)
+        return engine.predict(image, atypical=atypical)
     except MedfmError as exc:
         return exc
 

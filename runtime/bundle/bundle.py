@@ -4,6 +4,9 @@ A bundle is an `archive` of ``manifest.json`` and the members that it lists with
 the sha256 of the canonical JSON of task, image spec, tensors, variants, and the hashes of the variants' files and
 goldens; it is taken from the JSON as stored, so that a later reader whose types have more (defaulted) fields finds
 the same digest.
+
+Signatures stand behind all other members, ``signatures/<key id>.json``, and in no list: they are made of the manifest's
+bytes, which list everything else. They are checked before the manifest is decoded, where a trust store is given.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -30,6 +33,9 @@ from medfm_compress.runtime.bundle.manifest import (
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
 from medfm_compress.runtime.strict_json import decode, digest, encode
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.trust.signature import FOLDER, MAX_SIGNATURE_BYTES, MAX_SIGNATURES
+from medfm_compress.runtime.trust.standing import Standing, check_signatures
+from medfm_compress.runtime.trust.store import TrustStore
 
 MANIFEST = "manifest.json"
 GOLDEN_INPUTS = "goldens/inputs.npy"
@@ -43,47 +49,73 @@ class _SchemaOnly(msgspec.Struct, frozen=True):
     schema_version: int
 
 
+class Signed(NamedTuple):
+    """The bytes that signatures are made of and that the manifest was decoded from, and the signatures by member."""
+
+    manifest: bytes
+    signatures: dict[str, bytes]
+
+
 class Bundle:
     """A verified bundle: its manifest, and its members on demand (checked each time they are read).
 
     Nothing is extracted and no file is kept open; a bundle that is replaced on disk while it is in use is refused at
-    the next read.
+    the next read. ``standing`` is what its signatures are worth; None where no trust store was asked.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, entries: Mapping[str, archive.Entry]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        entries: Mapping[str, archive.Entry],
+        signed: Signed,
+        standing: Standing | None = None,
+    ) -> None:
         self.path = path
         self.manifest = manifest
+        self.signed = signed
+        self.standing = standing
         self._entries = entries
 
     @classmethod
-    def open(cls, path: str | Path, *, whole: bool = True) -> Bundle:
+    def open(
+        cls, path: str | Path, *, whole: bool = True, trust: TrustStore | None = None, allow_unsigned: bool = False
+    ) -> Bundle:
         """Open and verify the bundle at ``path``: layout, schema, manifest, sha256 of every member, model digest.
 
         Args:
             path: of the ``.medfm`` file.
             whole: hash every member now. Without it a member is hashed when it is read, so that a device does not wait
                 for variants that it will not run; nothing that was not hashed is ever given out either way.
+            trust: the keys of which one must have signed it. Without it signatures are read and not checked.
+            allow_unsigned: with ``trust``, forgive that no trusted key signed it, but not that it was edited since.
 
         Raises:
-            BundleRefused: damaged, altered, too new, or its parts contradict each other.
+            BundleRefused: damaged, altered, too new, its parts contradict each other, or no trusted key signed it.
             InputError: the file cannot be read.
         """
         path = Path(path)
         with refusing(BundleRefused, f"{in_one_line(path.name)} cannot be opened"):
-            return cls._open(path, whole)
+            return cls._open(path, whole, trust, allow_unsigned)
 
     @classmethod
-    def _open(cls, path: Path, whole: bool) -> Bundle:
+    def _open(cls, path: Path, whole: bool, trust: TrustStore | None, allow_unsigned: bool) -> Bundle:
         entries = archive.read_directory(path)
-        raw = _read_manifest(path, entries)
-        manifest = _decode_manifest(raw, path.name)
-        bundle = cls(path, manifest, {entry.name: entry for entry in entries})
+        signed = Signed(_read_manifest(path, entries), _read_signatures(path, entries))
+        standing = None if trust is None else _standing_of(signed, trust, path.name, allow_unsigned)
+        manifest = _decode_manifest(signed.manifest, path.name)
+        bundle = cls(path, manifest, {entry.name: entry for entry in entries}, signed, standing)
         bundle._verify_parts()
         if whole:
             bundle._verify_members()
-        if model_digest(msgspec.json.decode(raw)) != manifest.model_digest:
+        if model_digest(msgspec.json.decode(signed.manifest)) != manifest.model_digest:
             raise BundleRefused(f"{path.name}: the model digest does not match the manifest; fetch the bundle again")
         return bundle
+
+    def held_against(self, trust: TrustStore, *, allow_unsigned: bool = False) -> Bundle:
+        """This bundle with what its signatures are worth to ``trust``; raises BundleRefused like `open`."""
+        standing = _standing_of(self.signed, trust, self.path.name, allow_unsigned)
+        return Bundle(self.path, self.manifest, self._entries, self.signed, standing)
 
     def read(self, member: str) -> bytes:
         """Content of ``member``, its sha256 checked against the manifest.
@@ -130,7 +162,7 @@ class Bundle:
     def _verify_parts(self) -> None:
         name = self.path.name
         listed = {member.path for member in self.manifest.members}
-        for odd in sorted(listed ^ (self._entries.keys() - {MANIFEST})):
+        for odd in sorted(listed ^ (self._entries.keys() - {MANIFEST} - self.signed.signatures.keys())):
             state = "is listed in the manifest and missing" if odd in listed else "is not listed in the manifest"
             raise BundleRefused(f"{name}: member {in_one_line(odd)!r} {state}")
         reason = contradiction(self.manifest)
@@ -218,7 +250,7 @@ def rewrite_bundle(
     kept = {m.path: bundle.read(m.path) for m in old.members if m.path not in dropped and m.path not in (files or {})}
     contents = {**kept, **(files or {})}
     return write_bundle(
-        path, msgspec.structs.replace(draft, verdicts=_standing(old, draft, contents, verdicts)), contents
+        path, msgspec.structs.replace(draft, verdicts=_standing_verdicts(old, draft, contents, verdicts)), contents
     )
 
 
@@ -268,6 +300,8 @@ def contradiction(manifest: Manifest) -> str:
     variants = [variant.name for variant in manifest.variants]
     if len(set(members)) != len(members):
         return "the manifest lists a member twice"
+    if any(path.startswith(FOLDER) for path in members):
+        return f"the manifest lists a member in {FOLDER}, where signatures of the manifest stand"
     if not variants or len(set(variants)) != len(variants):
         return f"its variants are {variants}; there must be at least one, each with a name of its own"
     needed = _model_files(manifest.variants) | {GOLDEN_INPUTS}
@@ -323,7 +357,7 @@ def _seal(draft: Manifest, files: Mapping[str, bytes]) -> Manifest:
     return msgspec.structs.replace(sealed, model_digest=model_digest(msgspec.to_builtins(sealed)))
 
 
-def _standing(
+def _standing_verdicts(
     old: Manifest, draft: Manifest, files: Mapping[str, bytes], new: Iterable[StoredVerdict]
 ) -> tuple[StoredVerdict, ...]:
     """Verdicts of the rewritten bundle: the new ones, and the old ones that still hold."""
@@ -341,6 +375,23 @@ def _read_manifest(path: Path, entries: tuple[archive.Entry, ...]) -> bytes:
     if entries[0].name != MANIFEST or entries[0].size > MAX_MANIFEST_BYTES:
         raise BundleRefused(f"{path.name} does not start with a {MANIFEST} of at most {MAX_MANIFEST_BYTES} bytes")
     return archive.read_member(path, entries[0])
+
+
+def _read_signatures(path: Path, entries: tuple[archive.Entry, ...]) -> dict[str, bytes]:
+    """Member → content; who made them, and whether they are any, is not known yet."""
+    found = [entry for entry in entries if entry.name.startswith(FOLDER)]
+    if len(found) > MAX_SIGNATURES or any(entry.size > MAX_SIGNATURE_BYTES for entry in found):
+        raise BundleRefused(
+            f"{path.name} has {len(found)} signatures of up to {max(entry.size for entry in found)} bytes; at most "
+            f"{MAX_SIGNATURES} of {MAX_SIGNATURE_BYTES} are read"
+        )
+    return {entry.name: archive.read_member(path, entry) for entry in found}
+
+
+def _standing_of(signed: Signed, trust: TrustStore, name: str, allow_unsigned: bool) -> Standing:
+    return check_signatures(
+        trust, "bundle", signed.manifest, signed.signatures, source=in_one_line(name), lenient=allow_unsigned
+    )
 
 
 def _decode_manifest(raw: bytes, name: str) -> Manifest:

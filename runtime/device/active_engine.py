@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.device.folder import DeviceFolder
 from medfm_compress.runtime.device.state import DeviceState, Installed
-from medfm_compress.runtime.engine import Engine, NetworkInput, Prediction
+from medfm_compress.runtime.engine import Atypical, Engine, NetworkInput, Prediction
 from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, Refused, in_one_line
 from medfm_compress.runtime.task import Task
 
@@ -51,14 +51,16 @@ class Observer(Protocol):
 
 
 class ActiveEngine:
-    """What `Engine` is for a file, for a device folder; safe to use from several threads."""
+    """What `Engine` is for a file, for a device folder; safe to use from several threads.
+
+    What another process activates, or goes back to, predicts from the next image on.
+    """
 
     def __init__(
         self,
         device: DeviceFolder | str | Path,
         *,
         threads: int | None = None,
-        atypical: Literal["withhold", "flag"] = "withhold",
         cache_dir: str | Path | None = None,
         observers: Sequence[Observer] = (),
         replay_every_s: float = REPLAY_EVERY_S,
@@ -68,7 +70,6 @@ class ActiveEngine:
         Args:
             device: the folder. Backend and threads are those of the last activation.
             threads: for one prediction, instead.
-            atypical: see `Engine`.
             cache_dir: see `Engine`.
             observers: e.g. a `Monitor`.
             replay_every_s: all golden cases are replayed before the first prediction that comes so much later than the
@@ -80,11 +81,12 @@ class ActiveEngine:
             InputError: see `Engine`; no fault of the bundle, nothing has changed.
         """
         self.device = device if isinstance(device, DeviceFolder) else DeviceFolder(device)
-        self._threads, self._cache_dir, self._atypical = threads, cache_dir, atypical
+        self._threads, self._cache_dir = threads, cache_dir
         self._observers, self._replay_every_s = tuple(observers), replay_every_s
-        self._swap = threading.Lock()
+        self._swap, self._outcomes = threading.Lock(), 0
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
+        self._mark = self.device.mark()
         state = self._start()
         try:
             self._open(state)
@@ -108,11 +110,14 @@ class ActiveEngine:
         """What its outputs mean."""
         return self._engine.task
 
-    def predict(self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any]) -> Prediction:
+    def predict(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+    ) -> Prediction:
         """Predict for one image, and count it while the bundle is on trial; see `Engine.predict`."""
+        self._follow()
         self._replay_if_due()
         try:
-            prediction, seen = self._engine.predict_with_input(source)
+            prediction, seen = self._engine.predict_with_input(source, atypical=atypical)
         except InputError:  # of the caller, not of the bundle
             raise
         except Exception as exc:
@@ -137,6 +142,9 @@ class ActiveEngine:
         """Release the session, and let observers write."""
         self._engine.close()
         self._tell(lambda observer: observer.flush())
+        if self._on_trial and not self._outcomes:  # it ends in good order, and was not asked for anything
+            with suppress(MedfmError):
+                self.device.take_back_start()
 
     def __enter__(self) -> ActiveEngine:
         return self
@@ -190,11 +198,23 @@ class ActiveEngine:
             opened,
             backend=state.backend,
             threads=self._threads or state.threads,
-            atypical=self._atypical,
             cache_dir=self._cache_dir,
+            trust=self.device.trust,
+            allow_unsigned=self.device.allow_unsigned,
         )
         self._bundle, self._on_trial, self._replayed_at = bundle, on_trial, time.monotonic()
         self._tell(lambda observer: observer.opened(self._engine, bundle))
+
+    def _follow(self) -> None:
+        """Open what another process has activated since."""
+        if self.device.mark() == self._mark:
+            return
+        with self._swap:
+            self._mark = self.device.mark()
+            state = self.device.state
+            if state.active is not None and state.active != self._bundle:
+                _log.warning("another process has activated %s; going on with it", state.active)
+                self._open(self._start())
 
     def _replay_if_due(self) -> None:
         if time.monotonic() - self._replayed_at < self._replay_every_s:
@@ -230,7 +250,8 @@ class ActiveEngine:
             return
         with self._swap:
             try:
-                state = self.device.report(refused=refused)
+                state = self.device.report(refused=refused, bundle=self._bundle)
+                self._outcomes += 1
             except (InputError, Refused) as exc:
                 _log.warning("the trial is not counted: %s", in_one_line(exc))
                 return

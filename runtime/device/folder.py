@@ -24,19 +24,23 @@ from medfm_compress.runtime.device.disk import PARTIAL, Disk, discard, put, writ
 from medfm_compress.runtime.device.lock import exclusive
 from medfm_compress.runtime.device.options import DeviceOptions
 from medfm_compress.runtime.device.self_test import SelfTest, self_test
-from medfm_compress.runtime.device.state import DeviceState, Installed, StoredState, read_state, write_state
+from medfm_compress.runtime.device.state import (
+    STATE_FILES,
+    DeviceState,
+    Installed,
+    StoredState,
+    read_state,
+    write_state,
+)
+from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, Refused, in_one_line
+from medfm_compress.runtime.trust.store import TrustStore, find_store
 
-Accept = Callable[[Bundle], None]
 BUNDLES = "bundles"
 LOCK = "lock"
 _OURS = re.compile(rf"[0-9a-f]{{64}}\.medfm({re.escape(PARTIAL)})?")
 
 _log = logging.getLogger("medfm_compress.runtime")
-
-
-def accept_any(_: Bundle) -> None:
-    """Every sound bundle is let in."""
 
 
 class DeviceFolder:
@@ -46,7 +50,8 @@ class DeviceFolder:
         self,
         folder: str | Path,
         *,
-        accept: Accept = accept_any,
+        trust: str | Path | TrustStore | None = None,
+        allow_unsigned: bool = False,
         options: DeviceOptions | None = None,
         disk: Disk | None = None,
     ) -> None:
@@ -54,14 +59,14 @@ class DeviceFolder:
 
         Args:
             folder: on one file system, writable for whoever installs.
-            accept: raises BundleRefused for a bundle that this device does not trust; asked whenever one is installed,
-                activated or opened.
+            trust: store of trusted keys, asked whenever a bundle is installed, activated or opened; see `Engine`.
+            allow_unsigned: let in what no trusted key signed, see `Engine`.
             options: of self-test and trial.
             disk: what the folder is on.
         """
         self.folder = Path(folder)
         self.options = options or DeviceOptions()
-        self._accept = accept
+        self.trust, self.allow_unsigned = trust, allow_unsigned
         self.disk = disk or Disk()
 
     @property
@@ -99,9 +104,7 @@ class DeviceFolder:
         path = self.path_of(bundle)
         if manifest_sha256(path) != bundle.manifest_sha256:
             raise BundleRefused(f"{path.name} is not the bundle that was installed under this name; install it again")
-        opened = Bundle.open(path, whole=False)
-        self._accept(opened)
-        return opened
+        return self._trusted(path, whole=False)
 
     def install(self, source: str | Path) -> Installed:
         """Copy a bundle into the folder, to be activated later; what runs goes on running.
@@ -110,9 +113,7 @@ class DeviceFolder:
             BundleRefused: it is damaged, not trusted, or no newer than what was committed here.
             InputError: it cannot be read, or the folder not be written; nothing has changed then.
         """
-        opened = Bundle.open(source)
-        self._accept(opened)
-        bundle = _describe(opened)
+        bundle = _describe(self._trusted(Path(source), whole=True))
         with self._changing() as state:
             changed = transitions.install(state, bundle)
             with writing(self.bundles):
@@ -180,9 +181,20 @@ class DeviceFolder:
         """The start that was counted last came to nothing by no fault of the bundle."""
         return self._counted(transitions.take_back_start)
 
-    def report(self, *, refused: bool) -> DeviceState:
-        """Say what became of a prediction with the active bundle; the state thereafter. Writes only on trial."""
-        return self._counted(lambda state: transitions.count_outcome(state, refused))
+    def report(self, *, refused: bool, bundle: Installed | None = None) -> DeviceState:
+        """Say what became of a prediction with the active bundle; the state thereafter. Writes only on trial.
+
+        Nothing is counted where ``bundle``, which predicted, is not the active one any more.
+        """
+
+        def change(state: DeviceState) -> DeviceState:
+            return state if bundle not in (None, state.active) else transitions.count_outcome(state, refused)
+
+        return self._counted(change)
+
+    def mark(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """Something that is another one after every change of the state; cheap to ask for before each prediction."""
+        return tuple(_mark(self.folder / name) for name in STATE_FILES)
 
     def _counted(self, change: Callable[[DeviceState], DeviceState]) -> DeviceState:
         state = self.state
@@ -196,11 +208,22 @@ class DeviceFolder:
 
     def _test(self, bundle: Installed) -> SelfTest:
         path, options = self.path_of(bundle), self.options
-        opened = Bundle.open(path)  # every byte of it
+        opened = self._trusted(path, whole=True)
         if _sha256(path) != bundle.sha256:
             raise BundleRefused(f"{path.name} is not what was installed")
-        self._accept(opened)
-        return self_test(path, backend=options.backend, threads=options.threads, max_latency_ms=options.max_latency_ms)
+        engine = Engine(
+            opened,
+            backend=options.backend,
+            threads=options.threads,
+            trust=self.trust,
+            allow_unsigned=self.allow_unsigned,
+        )
+        with engine:
+            return self_test(engine, options.max_latency_ms)
+
+    def _trusted(self, path: Path, *, whole: bool) -> Bundle:
+        """The bundle at ``path``, if a key that this device trusts signed it."""
+        return Bundle.open(path, whole=whole, trust=find_store(self.trust), allow_unsigned=self.allow_unsigned)
 
     @contextmanager
     def _changing(self) -> Iterator[DeviceState]:
@@ -224,6 +247,14 @@ class DeviceFolder:
             for name in self.disk.names(self.bundles):
                 if _OURS.fullmatch(name) and name not in state.files | before.files:
                     discard(self.disk, self.bundles / name)
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def manifest_sha256(path: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -34,38 +33,27 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     latency_ms: float
 
 
-def self_test(
-    path: Path,
-    *,
-    backend: str | None = None,
-    threads: int | None = None,
-    max_latency_ms: float = DEFAULT_MAX_LATENCY_MS,
-) -> SelfTest:
-    """Open the bundle as the device would, replay every golden case of the variant that it would run, and time it.
+def self_test(engine: Engine, max_latency_ms: float = DEFAULT_MAX_LATENCY_MS) -> SelfTest:
+    """Replay every golden case of the variant that the device would run, and time it.
 
-    Opening it means that a passing verdict stands for that variant and that this machine has what it needs.
+    That it opened means that a passing verdict stands for that variant and that this machine has what it needs.
 
     Args:
-        path: of the bundle.
-        backend: use only variants of this backend.
-        threads: for one prediction.
+        engine: the bundle, opened as the device would.
         max_latency_ms: for one network run, the median of 8.
 
     Raises:
-        BundleRefused: no variant may run here, a golden case gives another result, or it is too slow.
+        BundleRefused: a golden case gives another result, or it is too slow.
     """
-    with Engine(path, backend=backend, threads=threads) as engine:
-        error = engine.replay_goldens()
-        inputs = read_golden_inputs(engine.bundle)
-        latency_ms = statistics.median(_time_ms(engine, inputs[i % len(inputs)][None]) for i in range(_RUNS))
-        if latency_ms > max_latency_ms:
-            raise BundleRefused(
-                f"variant {engine.variant.name} takes {latency_ms:.3g} ms for one image on this machine, allowed are "
-                f"{max_latency_ms:g} ms"
-            )
-        return SelfTest(
-            variant=engine.variant.name, golden_cases=len(inputs), golden_error=error, latency_ms=latency_ms
+    error = engine.replay_goldens()
+    inputs = read_golden_inputs(engine.bundle)
+    latency_ms = statistics.median(_time_ms(engine, inputs[i % len(inputs)][None]) for i in range(_RUNS))
+    if latency_ms > max_latency_ms:
+        raise BundleRefused(
+            f"variant {engine.variant.name} takes {latency_ms:.3g} ms for one image on this machine, allowed are "
+            f"{max_latency_ms:g} ms"
         )
+    return SelfTest(variant=engine.variant.name, golden_cases=len(inputs), golden_error=error, latency_ms=latency_ms)
 
 
 def _time_ms(engine: Engine, tensor: NDArray[np.float32]) -> float:

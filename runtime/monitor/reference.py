@@ -76,7 +76,9 @@ def read_reference(bundle: Bundle, variant: Variant) -> Reference | NoReference:
 def input_features(seen: NetworkInput, spec: ImageSpec) -> dict[str, float]:
     """What is watched of an image: intensities in [0, 1] as the network sees them, before normalisation; mm."""
     shape = (1, -1, 1, 1)
-    image = seen.tensor * np.reshape(np.float32(spec.std), shape) + np.reshape(np.float32(spec.mean), shape)
+    image = seen.tensor * np.reshape(np.asarray(spec.std, np.float32), shape) + np.reshape(
+        np.asarray(spec.mean, np.float32), shape
+    )
     values = {MEAN: float(image.mean()), SPREAD: float(image.std())}
     return values if seen.spacing_mm is None else values | {SPACING: seen.spacing_mm}
 

@@ -110,7 +110,11 @@ class Shadow:
             return
         try:
             self._engine = Engine(
-                self._device.open_bundle(state.candidate), backend=state.backend, threads=engine.info.threads
+                self._device.open_bundle(state.candidate),
+                backend=state.backend,
+                threads=engine.info.threads,
+                trust=self._device.trust,
+                allow_unsigned=self._device.allow_unsigned,
             )
         except MedfmError as exc:
             _log.warning("the candidate does not run beside the active bundle: %s", in_one_line(exc))

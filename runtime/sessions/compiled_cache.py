@@ -22,7 +22,6 @@ import logging
 import mmap
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,13 +30,13 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from medfm_compress.runtime.errors import InputError, in_one_line
+from medfm_compress.runtime.ownership import anybody_may_replace_in, is_foreign, parents_of
 from medfm_compress.runtime.regular_file import open_regular
 
 _DIGEST_BYTES = 32
 _PIECE_BYTES = 1 << 20
 _MAX_BYTES = 8 << 30  # twice the largest bundle
 _FORMAT = 3  # of the file; part of the key
-_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _log = logging.getLogger("medfm_compress.runtime")
 
@@ -88,7 +87,7 @@ def load(kept: Place) -> Blob | None:
     try:
         with open_regular(kept.path, getattr(os, "O_NOFOLLOW", 0)) as file:
             status = os.fstat(file.fileno())
-            if not _DIGEST_BYTES < status.st_size <= _MAX_BYTES or _is_foreign(status):
+            if not _DIGEST_BYTES < status.st_size <= _MAX_BYTES or is_foreign(status):
                 return None
             blob = _copied(file, status.st_size, kept.path.parent)
     except (OSError, ValueError):  # ValueError: it was cut in this moment
@@ -161,7 +160,7 @@ def _check_folder(folder: Path) -> None:
         raise InputError(
             f"cannot use cache folder {in_one_line(folder)}: {reason}; give one that can be written"
         ) from None
-    if _is_foreign(status):
+    if is_foreign(status):
         raise InputError(
             f"others may write to cache folder {folder}, and a compiled model is trusted like a program; give one of "
             "your own (chmod 700)"
@@ -171,8 +170,9 @@ def _check_folder(folder: Path) -> None:
 def _check_parents(folder: Path) -> None:
     """Refuse a folder above ``folder`` in which anybody may put another one into its place (``/tmp`` is sticky)."""
     try:
-        parents = [*folder.absolute().parents, *folder.resolve().parents]
-        open_to_all = [parent for parent in parents if parent.is_dir() and _anybody_may_replace_in(parent.stat())]
+        open_to_all = [
+            parent for parent in parents_of(folder) if parent.is_dir() and anybody_may_replace_in(parent.stat())
+        ]
     except (OSError, ValueError, RuntimeError):  # making the folder says what is wrong with its path
         return
     if open_to_all:
@@ -180,16 +180,3 @@ def _check_parents(folder: Path) -> None:
             f"others may write to {in_one_line(open_to_all[0])}, where cache folder {in_one_line(folder)} lies, and a "
             "compiled model is trusted like a program; give one within a folder of your own (chmod 700)"
         )
-
-
-def _anybody_may_replace_in(status: os.stat_result) -> bool:
-    if not hasattr(os, "geteuid"):
-        return False
-    return bool(status.st_mode & stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
-
-
-def _is_foreign(status: os.stat_result) -> bool:
-    """Whether somebody else owns it or may write to it; unknown, so False, on a system without Unix permissions."""
-    if not hasattr(os, "geteuid"):
-        return False
-    return status.st_uid not in (os.geteuid(), 0) or bool(status.st_mode & _OTHERS_MAY_WRITE)

@@ -54,7 +54,7 @@ def test_export_then_quantize_by_command(folder):
     assert "onnxruntime-cpu-fp32" in exported.stdout and "spot: threshold" in exported.stdout
     assert Bundle.open(folder / "a.medfm").manifest.provenance.teacher_licence == "Apache-2.0"
     done = call("quantize", folder / "a.medfm", "--study", folder / "study", "--out", folder / "b.medfm",
-                "--samples", 16, "--time-budget", 5, "--json")  # fmt: skip
+                "--samples", 16, "--time-budget", 5, "--no-nncf", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["calibration_cases"] == 16
@@ -161,7 +161,7 @@ def test_export_and_quantize_hand_the_colour_rule_on(folder):
     seen = call("inspect", folder / "strict.medfm")
     assert "made for grey images; one that is in colour is refused" in seen.stdout
     done = call("quantize", folder / "strict.medfm", "--study", folder / "study", "--out", folder / "strict8.medfm",
-                "--samples", 16, "--time-budget", 5)  # fmt: skip
+                "--samples", 16, "--time-budget", 5, "--no-nncf")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert Bundle.open(folder / "strict8.medfm").manifest.image_spec.colour_rule == expected
 

@@ -25,7 +25,7 @@ distill:
   student: resnet10t
   training: {epochs: 3, batch_size: 12, learning_rate: 0.003, ema: 0.8, patience: 0, modality: none}
   distillation: {views: 1}
-quantize: {samples: 32, rounds: 5, error_limit: 0.5}
+quantize: {samples: 32, rounds: 5, error_limit: 0.5, nncf: false}
 bench: {plan: {rounds: 10, turn_ms: 20, warm_up_s: 1}}
 """
 POLICY = """\

@@ -95,6 +95,12 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
     assert not missing
 
 
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text_of(ROOT / "docs" / "threat-model.md"))
+    missing = [f"{path}::{name}" for path, name in named if f"def {name}(" not in text_of(ROOT / path)]
+    assert len(named) > 20 and not missing
+
+
 def test_the_readme_shows_commands() -> None:
     assert len(list(invocations(text_of(ROOT / "README.md")))) > 8
 

@@ -104,8 +104,8 @@ def test_a_usual_image_keeps_its_finding(engine):
 
 
 def test_flagged_instead_of_withheld(bundle):
-    with Engine(bundle, threads=1, unverified=True, atypical="flag") as engine:
-        prediction = engine.predict(np.zeros((32, 32), np.uint8))
+    with Engine(bundle, threads=1, unverified=True) as engine:
+        prediction = engine.predict(np.zeros((32, 32), np.uint8), atypical="flag")
     assert prediction.probabilities and prediction.not_reliable and NOT_RELIABLE_FLAG in prediction.flags
 
 
@@ -155,9 +155,9 @@ def test_statistics_that_do_not_fit_are_refused(bundle, tmp_path, name, values):
         Engine(tmp_path / "b.medfm", threads=1, unverified=True, backend="onnxruntime")
 
 
-def test_an_unknown_way_of_dealing_with_it_is_refused(bundle):
+def test_an_unknown_way_of_dealing_with_it_is_refused(engine):
     with pytest.raises(InputError, match="withhold"):
-        Engine(bundle, unverified=True, atypical="ignore")
+        engine.predict(usual(20_002), atypical="ignore")
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 2, 5), (1, 3, 224, 224), (1, 1, 512, 40)])

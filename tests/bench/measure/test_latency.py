@@ -351,7 +351,7 @@ def test_modules_are_run_isolated_on_every_version(
 ) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('hijacked')")
     monkeypatch.setattr(process, "sys", SimpleNamespace(flags=flags))
-    arguments = process._run_module("json.tool")
+    arguments = process.run_module("json.tool")
     done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, input=b"[1]", capture_output=True, check=False)
     assert (done.returncode, done.stdout.split()) == (0, [b"[", b"1", b"]"])
 

@@ -1,7 +1,6 @@
 """Which candidate ships, and the reason of every other one; sessions are played, the judging is real."""
 
 import json
-import time
 from functools import partial
 
 import numpy as np
@@ -11,13 +10,15 @@ import tiny_study
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.quantization import candidate_search
 from medfm_compress.compress.quantization import fidelity as judge
+from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.candidate_search import Group, search_candidates
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, Limits
 from medfm_compress.compress.quantization.fidelity import ValidationSet
 from medfm_compress.compress.quantization.final_choice import choose_variants
 from medfm_compress.compress.quantization.methods import DoesNotApply
+from medfm_compress.compress.quantization.nncf_settings import MISSING, NncfSettings
 from medfm_compress.export.build import Export, make_variant
-from medfm_compress.runtime.errors import BundleRefused
+from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
 from medfm_compress.runtime.sessions.protocol import SessionInfo
 
 
@@ -38,8 +39,9 @@ class PlayedSession:
 class PlayedBuilder:
     """Plans: method name → (ms, noise), or an exception."""
 
-    def __init__(self, plans, smooths=True, ranked=("a", "b", "c"), trained=False):
+    def __init__(self, plans, smooths=True, ranked=("a", "b", "c"), trained=False, nncf=MISSING):
         self.plans, self._smooths, self._ranked, self.trained = plans, smooths, ranked, trained
+        self.nncf = lambda backend: nncf
 
     def placements(self, backend):
         return ("default", "attention")
@@ -50,11 +52,16 @@ class PlayedBuilder:
     def most_harmful(self, backend, method):
         return self._ranked
 
-    def build(self, backend, method):
+    def build(self, backend, method, deadline):
         plan = self.plans.get(str(method), (5.0, 0.5))
         if isinstance(plan, Exception):
             raise plan
         return (json.dumps(plan).encode(),)
+
+
+def played_ms(sessions, image, rounds):
+    """What the clock of this process says without any noise."""
+    return [[session.ms] * 5 for session in sessions]
 
 
 @pytest.fixture
@@ -69,7 +76,7 @@ def validation(monkeypatch):
         return Export(variant=variant, contents=contents, session=PlayedSession(*json.loads(contents[0])))
 
     monkeypatch.setattr(candidate_search, "open_export", open_played)
-    monkeypatch.setattr(candidate_search, "session_p50_ms", lambda sessions, image, rounds: [s.ms for s in sessions])
+    monkeypatch.setattr(candidate_search, "session_ms", played_ms)
     return ValidationSet(study=study, cases=cases, inputs=inputs, task=tiny_study.TASK)
 
 
@@ -86,16 +93,27 @@ def measured(trials, fresh_ms=None):
     ]
 
 
-def search(validation, plans, *, error=0.05, budget=60.0, floats=(), backend="openvino", **builder):
+def search(validation, plans, *, error=0.05, budget=60.0, floats=(), backend="openvino", weight_bits=0, **builder):
     """The attempts on one target, and the limits."""
     variant = make_variant(backend, "fp32")
     reference = CandidateTrial(
         name="fp32", variant=variant, export=Export(variant=variant, contents=(), session=PlayedSession(10.0, 0.0))
     )
     group = Group(
-        reference=reference, floats=floats, rests=("fp32",), variant=lambda method: make_variant(backend, "int8")
+        reference=reference,
+        floats=tuple(lambda trial=trial: trial for trial in floats),
+        rests=("fp32",),
+        variant=lambda method: make_variant(backend, "int8"),
     )
-    limits = Limits(error=error, auroc_drop=0.02, rounds=5, threads=1, deadline=time.monotonic() + budget)
+    limits = Limits(
+        error=error,
+        auroc_drop=0.02,
+        rounds=5,
+        threads=1,
+        budget=Budget(budget),
+        weight_bits=weight_bits,
+        nncf="nncf" in builder,
+    )
     return search_candidates(group, PlayedBuilder(plans, **builder), validation, limits, lambda text: None), limits
 
 
@@ -128,6 +146,35 @@ def test_the_fastest_within_the_limits_ships(validation):
 def test_of_nearly_equal_latencies_the_most_faithful_ships(validation):
     tried = run(validation, {"int8-minmax": (4.0, 0.03), "int8-attention+minmax": (4.1, 0.005)})
     assert kept(tried) == ["int8-attention+minmax"]
+
+
+def test_a_noisy_clock_changes_nothing_of_what_ships(validation, monkeypatch):
+    """The whole search, with a clock that is off by up to a third and drifts between the candidates."""
+    plans = {
+        "int8-minmax": (4.0, 0.03),
+        "int8-attention+minmax": (4.1, 0.02),
+        "int8-attention+percentile": (4.1, 0.005),
+    }
+    shipped = set()
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+
+        def noisy_ms(sessions, image, rounds, random=random):
+            machine = random.uniform(0.7, 1.4)  # of these minutes: it meets FP32 and the candidate alike
+            return [[s.ms * machine * random.uniform(0.9, 1.25) for _ in range(7)] for s in sessions]
+
+        monkeypatch.setattr(candidate_search, "session_ms", noisy_ms)
+        tried = run(validation, plans)
+        shipped |= set(kept(tried))
+        reasons = " ".join(trial.reason for trial in tried.values() if isinstance(trial, CandidateTrial))
+        assert kept(tried) and "fastest within the limits" in reasons
+    assert shipped == {"int8-attention+percentile"}
+
+
+def test_a_tie_is_said_of_both(validation):
+    tried = run(validation, {"int8-minmax": (4.0, 0.03), "int8-attention+minmax": (4.1, 0.005)})
+    assert "level within noise with int8-minmax" in tried["int8-attention+minmax"].reason
+    assert "level within noise with int8-attention+minmax" in tried["int8-minmax"].reason
 
 
 def test_unfaithful_and_slow_candidates_are_refused_with_a_reason(validation):
@@ -187,3 +234,61 @@ def test_case_logits_keep_the_order_of_the_cases(validation):
     session = PlayedSession(1.0, 0.0)
     logits = judge.case_logits(session, validation.inputs)
     assert np.allclose(logits[:, 1], validation.inputs.mean(axis=(1, 2, 3)), atol=1e-6)
+
+
+def test_nncf_ships_where_its_placement_is_faster_within_the_limits(validation):
+    plans = {"int8-minmax": (4.0, 0.01), "int8-nncf+histogram": (3.0, 0.4)}
+    better = {"int8-nncf+histogram+accurate-bias-correction": (3.0, 0.02)}
+    assert kept(run(validation, {**plans, **better}, nncf=NncfSettings())) == list(better)
+    assert kept(run(validation, {**plans, **better})) == ["int8-minmax"]
+
+
+def test_no_more_is_asked_of_nncf_where_its_placement_is_slower(validation):
+    tried = run(validation, {"int8-minmax": (4.0, 0.01), "int8-nncf+histogram": (4.6, 0.01)}, nncf=NncfSettings())
+    asked = [name for name, attempt in tried.items() if "nncf" in name and isinstance(attempt, CandidateTrial)]
+    assert asked == ["int8-nncf+histogram"]
+    assert "slower" in tried["int8-nncf, others"].reason
+
+
+def test_without_nncf_the_others_go_on_and_it_is_said_how_to_install_it(validation):
+    tried = run(validation, {"int8-minmax": (4.0, 0.01)}, nncf=MISSING)
+    assert kept(tried) == ["int8-minmax"] and "pip install" in tried["int8-nncf"].reason
+
+
+def test_what_nncf_cannot_quantize_does_not_stop_the_search(validation):
+    plans = {"int8-nncf+histogram": ModelError("NNCF does not quantize it: no"), "int8-minmax": (4.0, 0.3)}
+    tried = run(validation, {**plans, "int8-minmax+without-2-layers": (4.5, 0.02)}, nncf=NncfSettings())
+    assert kept(tried) == ["int8-minmax+without-2-layers"]
+    assert tried["int8-nncf+histogram"].reason == "cannot be run: NNCF does not quantize it: no"
+    assert [name for name in tried if "nncf" in name] == ["int8-nncf+histogram"]
+
+
+def test_accuracy_control_comes_last_and_only_while_the_limits_are_missed(validation):
+    plans = {"int8-nncf+histogram": (4.0, 0.4), "int8-nncf+histogram+accuracy-control": (5.0, 0.02)}
+    tried = run(validation, plans, nncf=NncfSettings())
+    assert kept(tried) == ["int8-nncf+histogram+accuracy-control"]
+    met = run(validation, {**plans, "int8-minmax": (4.0, 0.01)}, nncf=NncfSettings())
+    assert met["int8-nncf+accuracy-control"].reason == "the limits are met without it"
+
+
+def test_of_weights_alone_the_smallest_ships_and_of_equal_ones_the_most_faithful(validation):
+    plans = {"int4-weights": (12.0, 0.01111), "int4-weights-nncf": (11.0, 0.03)}
+    data = {"int4-weights-nncf+awq+scale-estimation": (11.0, 0.02), "int4-weights-nncf+gptq": (11.0, 0.4)}
+    tried = run(validation, {**plans, **data}, nncf=NncfSettings(), weight_bits=4, floats=())
+    assert kept(tried) == ["int4-weights-nncf+awq+scale-estimation"]
+    assert "above the limit" in tried["int4-weights-nncf+gptq"].reason
+
+
+def test_what_opens_and_does_not_run_is_refused(validation, monkeypatch):
+    class Broken(PlayedSession):
+        def run(self, inputs):
+            raise InputError("scale must be 1D")
+
+    def open_broken(variant, contents, threads):
+        ms, noise = json.loads(contents[0])
+        kind = Broken if ms == 3.0 else PlayedSession
+        return Export(variant=variant, contents=contents, session=kind(ms, noise))
+
+    monkeypatch.setattr(candidate_search, "open_export", open_broken)
+    tried = run(validation, {"int8-minmax": (3.0, 0.01), "int8-mse": (4.0, 0.01)})
+    assert kept(tried) == ["int8-mse"] and tried["int8-minmax"].reason == "cannot be run: scale must be 1D"

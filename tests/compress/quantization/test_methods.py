@@ -4,6 +4,8 @@ import msgspec
 import pytest
 
 from medfm_compress.compress.quantization.methods import EXCLUSIONS, DoesNotApply, Lookup, Method, Standing, candidates
+from medfm_compress.compress.quantization.nncf_candidates import first_settings, nncf_candidates
+from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 
 
 def search_candidates(
@@ -80,3 +82,44 @@ def test_what_does_not_apply_says_why(arguments, reason):
 
 def test_a_reduced_range_is_named():
     assert str(msgspec.structs.replace(Method(), reduced=True)) == "int8-minmax+7-bit-weights"
+
+
+def test_nncf_settings_are_named():
+    settings = NncfSettings(estimator="histogram", smoothquant=0.5, transformer=True, preset="mixed")
+    method = Method(nncf=settings, rest="bf16", excluded=("a",), reduced=True)
+    assert str(method) == "int8-bf16-nncf+histogram+mixed+transformer+smoothquant-0.5+without-1-layers+7-bit-weights"
+    assert str(Method(nncf=NncfSettings(rounding="gptq"), weight_bits=4)) == "int4-weights-nncf+gptq"
+    assert str(Method(nncf=NncfSettings(), weight_bits=8)) == "int8-weights-nncf"
+
+
+@pytest.mark.parametrize(("rests", "precisions"), [(("fp32",), ["int8"]), (("fp32", "bf16"), ["int8", "int8-bf16"])])
+def test_nncf_changes_one_thing_of_its_own_best(rests, precisions):
+    state = {"best": None}
+    lookup = Lookup(
+        standing=lambda: Standing(best=Method(), within_limits=True),
+        most_harmful=lambda method: (),
+        smooths=lambda: False,
+        nncf=lambda: first_settings("openvino", attention=True),
+        nncf_standing=lambda: Standing(best=state["best"], within_limits=True),
+    )
+    walked = []
+    for candidate in nncf_candidates(lookup, rests):
+        walked.append(str(candidate))
+        if state["best"] is None or candidate.nncf.estimator == "minmax":
+            state["best"] = candidate
+    count = len(precisions)
+    assert walked[:count] == [f"{precision}-nncf+histogram+mixed+transformer" for precision in precisions]
+    assert walked[count:] == [
+        "int8-nncf+histogram+mixed",
+        "int8-nncf+histogram+mixed+transformer+smoothquant-0.5",
+        "int8-nncf+histogram+mixed+transformer+smoothquant-0.95",
+        "int8-nncf+histogram+mixed+transformer+accurate-bias-correction",
+        "int8-nncf+histogram+mixed+transformer+fast-bias-correction",
+        "int8-nncf+minmax+mixed+transformer",
+        "int8-nncf+mean-no-outliers+mixed+transformer",
+    ]
+
+
+def test_a_graph_without_attention_is_not_smoothed_and_tries_zero_points():
+    assert first_settings("openvino", attention=False).preset == "performance"
+    assert first_settings("onnxruntime", attention=False).preset == "mixed"

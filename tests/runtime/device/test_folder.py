@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from losing_disk import FullDisk
 from released_bundle import as_release
+from signing import Signer, make_store
 
 from medfm_compress.runtime import ActiveEngine, Bundle, DeviceFolder, Engine
 from medfm_compress.runtime.device import folder as folder_module
@@ -20,6 +21,7 @@ from medfm_compress.runtime.device.options import DeviceOptions
 from medfm_compress.runtime.device.state import STATE_FILES
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused
 from medfm_compress.runtime.golden_cases import read_golden_logits
+from medfm_compress.runtime.trust.store_changes import add_key, remove_key
 
 OPTIONS = DeviceOptions(backend="onnxruntime", threads=1, trial=2)
 
@@ -203,29 +205,30 @@ def test_a_backend_that_is_not_there_says_nothing_of_the_bundle(device, releases
     assert device.state.candidate is not None
 
 
-def test_who_is_asked_about_trust_is_asked_at_every_border(device, releases):
-    trusted = {1, 2}
-
-    def accept(bundle):
-        if bundle.manifest.release_number not in trusted:
-            raise BundleRefused("nobody signed it")
-
-    asked = DeviceFolder(device.folder, options=OPTIONS, accept=accept)
-    with pytest.raises(BundleRefused, match="nobody signed"):
-        asked.install(releases[3])
-    update(asked, releases[1])
-    asked.install(releases[2])
-    trusted.remove(2)
-    with pytest.raises(BundleRefused, match="nobody signed"):
+def test_the_trust_store_is_asked_at_every_border(device, releases, tmp_path, tiny):
+    approver = Signer.make("approver", "approver")
+    builders = {release: Signer.make(f"builder {release}", "builder") for release in (1, 2, 3)}
+    signed = {}
+    for release, builder in builders.items():
+        signed[release] = tmp_path / f"{release}.medfm"
+        shutil.copy(releases[release], signed[release])
+        builder.sign(signed[release])
+        approver.sign(signed[release])
+    store = make_store(tmp_path / "store", approver, builders[1], builders[2])
+    asked = DeviceFolder(device.folder, options=OPTIONS, trust=store)
+    for refused in (signed[3], releases[3]):
+        with pytest.raises(BundleRefused):
+            asked.install(refused)
+    update(asked, signed[1])
+    asked.install(signed[2])
+    remove_key(store, builders[2].public.name)
+    with pytest.raises(BundleRefused):
         asked.activate()
-    trusted.add(2)
-    update(asked, releases[2])
-    trusted.remove(2)  # a key is revoked: the start goes back by itself
+    add_key(store, builders[2].public)
+    update(asked, signed[2])
+    remove_key(store, builders[2].public.name)  # the start goes back by itself
     with ActiveEngine(asked) as active:
-        assert active.bundle.release == 1
-    trusted.clear()
-    with pytest.raises(BundleRefused, match="nobody signed"):
-        ActiveEngine(asked)
+        assert active.bundle.release == 1 and "unsigned-bundle" not in active.predict(tiny.image()).flags
 
 
 def damage(path):
@@ -441,11 +444,10 @@ def test_what_ails_every_bundle_brings_none_back(device, releases, monkeypatch):
     before = device.state
     with pytest.raises(InputError, match="threads is -1"):
         ActiveEngine(device, threads=-1)
-    broken = DeviceFolder(
-        device.folder, accept=lambda _: (_ for _ in ()).throw(Refused("the trust store is open to all"))
-    )
-    with pytest.raises(Refused, match="trust store"):
-        ActiveEngine(broken)
+    store = make_store(device.folder.parent / "store", Signer.make("builder", "builder"))
+    store.chmod(0o777)
+    with pytest.raises(Refused, match="store"):
+        ActiveEngine(DeviceFolder(device.folder, trust=store))
     monkeypatch.setattr("medfm_compress.runtime.engine.open_variant", lambda *_: raise_input_error())
     for _ in range(5):
         with pytest.raises(InputError, match="cannot use the cache"):
@@ -459,3 +461,31 @@ def test_backend_and_threads_are_those_of_the_activation(device, releases):
         assert (active.engine.info.backend, active.engine.info.threads) == ("onnxruntime", 1)
     with ActiveEngine(device.folder, threads=2) as active:
         assert active.engine.info.threads == 2
+
+
+def test_what_another_process_activates_predicts_from_the_next_image_on(device, releases, tiny):
+    update(device, releases[1])
+    with ActiveEngine(device.folder) as active:
+        first = active.predict(tiny.image()).model_digest
+        update(device, releases[2], outcomes=())
+        assert active.predict(tiny.image()).model_digest == Bundle.open(releases[2]).model_digest != first
+        assert device.state.trial.predicted == 1  # it is counted for the bundle that predicted
+        device.roll_back()
+        assert active.predict(tiny.image()).model_digest == first
+
+
+def test_an_outcome_of_the_bundle_before_is_not_counted_for_the_new_one(device, releases):
+    update(device, releases[1])
+    before = device.state.active
+    update(device, releases[2], outcomes=())
+    assert device.report(refused=True, bundle=before).trial.refused == 0
+    assert device.report(refused=True, bundle=device.state.active).trial.refused == 1
+
+
+def test_an_engine_that_is_closed_in_good_order_is_no_start_that_came_to_nothing(device, releases):
+    update(device, releases[1])
+    update(device, releases[2], outcomes=())
+    for _ in range(6):
+        with ActiveEngine(device) as active:
+            assert active.replay_goldens() < 1e-4
+    assert device.state.trial.starts == 0 and device.state.active.release == 2
