@@ -75,10 +75,8 @@ def read_reference(bundle: Bundle, variant: Variant) -> Reference | NoReference:
 
 def input_features(seen: NetworkInput, spec: ImageSpec) -> dict[str, float]:
     """What is watched of an image: intensities in [0, 1] as the network sees them, before normalisation; mm."""
-    shape = (1, -1, 1, 1)
-    image = seen.tensor * np.reshape(np.asarray(spec.std, np.float32), shape) + np.reshape(
-        np.asarray(spec.mean, np.float32), shape
-    )
+    std, mean = (np.array(values, np.float32)[:, None, None] for values in (spec.std, spec.mean))
+    image = seen.tensor * std + mean
     values = {MEAN: float(image.mean()), SPREAD: float(image.std())}
     return values if seen.spacing_mm is None else values | {SPACING: seen.spacing_mm}
 
