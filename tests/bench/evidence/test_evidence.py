@@ -72,10 +72,14 @@ def edit_report(members, change):
 def test_an_honest_pack_follows_from_itself(good, store):
     verified = verify_pack(good)
     assert verified.verdict.outcome == "pass" and verified.figures > 10 and verified.standing is None
-    assert verified.not_derived == ("2 measurements (raw times, sizes and memory are taken as they stand)",)
+    assert verified.not_derived == (
+        "2 measurements (raw times, sizes and memory are taken as they stand)",
+        "scores and times in the baseline's report",
+        "libraries in the bill of materials, the machine that packed, the maker's own text on limits",
+    )
     signed = verify_pack(good, store)
     assert [entry.name for entry in signed.signed_by] == ["Chief"]
-    assert {entry.state for entry in signed.bundle.signatures} == {"holds"}
+    assert {entry.state for entry in signed.bundle.signatures} == {"holds"} and signed.unapproved == ""
 
 
 def test_nobody_s_key_or_path_is_in_it(scene, good):
@@ -176,6 +180,11 @@ def turn_the_manifest_s_verdict(members):
     )
 
 
+def damage_a_signature_of_the_bundle(members):
+    name = next(name for name in members if name.startswith("bundle/signatures/"))
+    members[name] = members[name].replace(b'"signature"', b'"signed"')
+
+
 def edit_a_case(members):
     rows = members["cases.csv"].split(b"\n")
     rows[5] = rows[5].replace(b",F,", b",M,") if b",F," in rows[5] else rows[5].replace(b",M,", b",F,")
@@ -231,6 +240,7 @@ FORGERIES = {
     another_model: "report.json is of model ffffffffffff",
     edit_the_manifest: "bundle/manifest.json: its model digest does not match it",
     turn_the_manifest_s_verdict: "is fail, and it is pass of model",
+    damage_a_signature_of_the_bundle: "its bundle: signatures/",
     edit_a_case: "cases.csv differs from report.json in case 5, column 'sex'",
     merge_two_patients: "do not name the report's cases and patients",
     another_file_in_the_bill: "bom.cdx.json and the bundle's manifest differ in 'goldens/inputs.npy'",
@@ -276,6 +286,7 @@ def test_an_index_that_says_otherwise(good, tmp_path):
         ("model_digest", "0" * 64),
         ("bundle_name", "other"),
         ("policy_sha256", "0"),
+        ("report_sha256", "0"),
     ):
         forged = forge(good, tmp_path / "p.evidence", lambda _, said={field: value}: said)
         assert f"{field} is {value} in its index" in refusal(forged)
