@@ -54,7 +54,7 @@ def _by_class(splits: Mapping[Path, str]) -> list[tuple[Path, str, str]]:
         (path, split, folder.name)
         for parent, split in splits.items()
         for folder in _folders(parent)
-        for path in _images(folder)
+        for path in images_below(folder)
     ]
 
 
@@ -64,19 +64,19 @@ def _is_dicom_archive(root: Path) -> bool:
     A class holds several patients, a patient's folder holds one: folders are classes only if there are at least two and
     each holds the files of at least two patients.
     """
-    folders = [[path for path in _images(folder) if is_dicom_file(path)] for folder in _folders(root)]
+    folders = [[path for path in images_below(folder) if is_dicom_file(path)] for folder in _folders(root)]
     folders = [files for files in folders if files]
     if not folders:
-        return any(is_dicom_file(path) for path in _images(root, deep=False))
+        return any(is_dicom_file(path) for path in images_below(root, deep=False))
     patients = [{read_header(path).patient for path in files} - {""} for files in folders]
     return len(folders) < 2 or min(map(len, patients)) < 2
 
 
 def _unlabelled(root: Path, rules: DicomRules) -> Study:
-    paths = [path for path in _images(root) if is_dicom_file(path)]
+    paths = [path for path in images_below(root) if is_dicom_file(path)]
     if not paths:
         refuse_volume_files(path.name for path in sorted(root.rglob("*")))
-        paths = list(_images(root, deep=False))
+        paths = list(images_below(root, deep=False))
     passed_over = _passed_over(root, paths)
     if not paths:
         reasons = "".join(f"; {sentence}" for sentence in passed_over)
@@ -135,7 +135,7 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not _is_hidden(path))
 
 
-def _images(folder: Path, *, deep: bool = True) -> Sequence[Path]:
+def images_below(folder: Path, *, deep: bool = True) -> Sequence[Path]:
     """Files that are, or by their name claim to be, images: a broken one must be reported, not overlooked."""
     paths = sorted(folder.rglob("*") if deep else folder.iterdir())
     return [

@@ -82,6 +82,7 @@ def batches(images: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float
 
 def choose(work: Path, budget_s: float, most_errors: tuple[float, ...], sizes: tuple[int, ...]) -> None:
     """Search on every target within every limit, and keep what is chosen."""
+    from medfm_compress.compress.quantization.budget import Budget
     from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder
     from medfm_compress.compress.quantization.calibrate import calibrate
     from medfm_compress.compress.quantization.candidate_search import search_candidates
@@ -98,8 +99,8 @@ def choose(work: Path, budget_s: float, most_errors: tuple[float, ...], sizes: t
     builder = GraphBuilder(graph, statistics, images[:SAMPLE], load_network(work).task)
     batched = _larger(work, images) if BATCH in sizes else None
     for most_error, backend in product(most_errors, TARGETS):
-        deadline = time.monotonic() + budget_s
-        limits = Limits(error=most_error, auroc_drop=0.02, rounds=40, threads=1, deadline=deadline, nncf=True)
+        budget = Budget(budget_s)
+        limits = Limits(error=most_error, auroc_drop=0.02, rounds=40, threads=1, budget=budget, nncf=True)
         start = time.perf_counter()
         searched = search_candidates(group_of(backend, graph), builder, validation, limits, _print_line)
         (tried,) = choose_variants([searched], lambda *_: (), timer_of(work, limits, budget_s), limits)

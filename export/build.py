@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -70,6 +70,20 @@ class BundleDraft(msgspec.Struct, frozen=True, kw_only=True):
     false_refusal_rate: float = FALSE_REFUSAL_RATE
 
 
+class Network(NamedTuple):
+    """A network as a bundle holds it.
+
+    Attributes:
+        content: ONNX with input ``image`` ``[1, C, H, W]`` and output ``logits`` ``[1, labels]``, float32.
+        reference: what it must compute, on normalised inputs.
+        steps: what was done so far.
+    """
+
+    content: bytes
+    reference: Logits
+    steps: tuple[str, ...]
+
+
 class Export(msgspec.Struct, frozen=True, kw_only=True):
     """One variant with its files' contents, in order, and an opened session of it."""
 
@@ -112,17 +126,32 @@ def build_bundle(
     """
     if study is not None:
         check_labels(study, draft.task)
-    why_no_typicality = "" if study is None else why_not(study, draft.false_refusal_rate)
     progress("exporting to ONNX")
-    wanted = study is not None and not why_no_typicality
-    exported = export_onnx(module, draft.spec, draft.task, features=wanted)
+    exported = export_onnx(module, draft.spec, draft.task, features=wants_features(study, draft.false_refusal_rate))
     steps = [f"export: ONNX by torch's {exported.exporter} exporter" + _because(exported.reason)]
     content = exported.content
     if ranges:
         attached = attach_ranges(content, module, ranges)
         content, steps = attached.content, [*steps, f"export: {attached.line}"]
-    exports, lines = _fp32_exports(content, module_logits(module), draft, progress)
-    steps += [f"export: {line}" for line in lines]
+    network = Network(content, module_logits(module), tuple(steps))
+    return bundle_of_network(network, draft, path, study=study, rule=rule, progress=progress)
+
+
+def bundle_of_network(
+    network: Network,
+    draft: BundleDraft,
+    path: str | Path,
+    *,
+    study: Study | None = None,
+    rule: str = "youden",
+    progress: Progress = no_progress,
+) -> Manifest:
+    """Write the FP32 bundle of a network that is in ONNX already; arguments and errors as of `build_bundle`."""
+    if study is not None:
+        check_labels(study, draft.task)
+    why_no_typicality = "" if study is None else why_not(study, draft.false_refusal_rate)
+    exports, lines = _fp32_exports(network.content, network.reference, draft, progress)
+    steps = [*network.steps, *(f"export: {line}" for line in lines)]
     task = draft.task
     if study is not None:
         progress("deciding temperature and operating points on validation cases")
@@ -138,6 +167,11 @@ def build_bundle(
         manifest = msgspec.structs.replace(manifest, outputs=(*manifest.outputs, stored.output), typicality=stored.rule)
         files |= stored.files
     return write_bundle(path, manifest, files)
+
+
+def wants_features(study: Study | None, false_refusal_rate: float) -> bool:
+    """Whether a bundle needs the network's features as well, to tell images unlike those that it was made for."""
+    return study is not None and not why_not(study, false_refusal_rate)
 
 
 def make_variant(

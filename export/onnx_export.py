@@ -61,10 +61,31 @@ def export_onnx(module: nn.Module, spec: ImageSpec, task: Task, *, features: boo
     _check_output(copied, example, task)
     with quiet_exporter(), torch.no_grad():
         model, exporter, reason = _trace(copied, example)
-        model = _simplify(model, features=features)
+        model = simplified(model, features=features)
+    return Exported(content=finished(model, spec), exporter=exporter, reason=reason)
+
+
+def simplified(model: Any, *, features: bool = False) -> Any:
+    """A ``ModelProto`` after the portable passes, with a second output for ``features`` (see `features_output`)."""
+    import onnx_ir as ir
+
+    graph = ir.from_proto(model)
+    simplify(graph)
+    if features:
+        features_output(graph)
+    return ir.to_proto(graph)
+
+
+def finished(model: Any, spec: ImageSpec) -> bytes:
+    """The serialized ``model``, without a trace of the machine that made it; equal bytes for an equal model.
+
+    Raises:
+        ModelError: its input or output is not what a bundle's has.
+    """
     _strip(model)
     _check_model(model, spec)
-    return Exported(content=model.SerializeToString(deterministic=True), exporter=exporter, reason=reason)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _check_output(module: nn.Module, example: Tensor, task: Task) -> None:
@@ -126,16 +147,6 @@ def _torchscript(module: nn.Module, example: Tensor) -> Any:
         do_constant_folding=True,
     )
     return onnx.load_model_from_string(buffer.getvalue())
-
-
-def _simplify(model: Any, *, features: bool = False) -> Any:
-    import onnx_ir as ir
-
-    graph = ir.from_proto(model)
-    simplify(graph)
-    if features:
-        features_output(graph)
-    return ir.to_proto(graph)
 
 
 def _strip(model: Any) -> None:

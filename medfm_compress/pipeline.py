@@ -19,6 +19,7 @@ from medfm_compress.bench.types.verdict import Verdict
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.early_refusals import refuse_misspelt
+from medfm_compress.onnx_model import CaseSource
 from medfm_compress.recipe import DistillStep, FinetuneStep, LoadedRecipe, PretrainStep, with_backbone
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress
@@ -141,7 +142,7 @@ class Job:
         settings = self._recipe.quantize
         if settings is None:
             return bundle
-        make = partial(steps.quantize, table.path, bundle.path, settings, self._progress)
+        make = partial(steps.quantize, CaseSource(table.path), bundle.path, settings, self._progress)
         output = BundleFile(self._out / "quantized.medfm")
         return self._cache.step("quantize", output, [table, bundle], settings, make)
 

@@ -16,6 +16,8 @@ from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.study import Study
 from medfm_compress.data.table import write_table
 from medfm_compress.early_refusals import refuse_misspelt, refuse_to_overwrite, refuse_to_replace_inputs
+from medfm_compress.onnx_model import CaseSource, export_onnx_model
+from medfm_compress.recipe import ExportStep
 from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import InputError, ModelError, StudyError
 from medfm_compress.runtime.image_spec import DicomRules
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from medfm_compress.recipe import (
         BenchStep,
         DistillStep,
-        ExportStep,
         FinetuneStep,
         PretrainStep,
     )
@@ -309,14 +310,36 @@ def _intention(model: Model) -> tuple[str, ...]:
     return (f"teacher's intended use: {model.intended_use}",) if model.intended_use else ()
 
 
-def quantize(study: Path, bundle: Path, options: QuantizeOptions, progress: Progress, out: Path) -> Quantized:
-    """Write a copy of a bundle with INT8 variants where they are faithful and faster."""
+def quantize(
+    cases: CaseSource,
+    bundle: Path,
+    options: QuantizeOptions,
+    progress: Progress,
+    out: Path,
+    source: TeacherSource | None = None,
+) -> Quantized:
+    """Write a copy of a bundle with INT8 variants where they are faithful and faster.
+
+    Args:
+        cases: that calibrate and judge.
+        bundle: or an ONNX file, of which an FP32 bundle is made first.
+        options: see `QuantizeOptions`.
+        progress: told what begins.
+        out: the bundle to write.
+        source: what was said of an ONNX file.
+    """
+    cases.check()
     from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
     from medfm_compress.compress.quantization.targets import for_engines
     from medfm_compress.runtime.bundle.bundle import Bundle
 
-    cases = _open(study, progress, Bundle.open(bundle).manifest.image_spec.dicom)
-    return quantize_bundle(bundle, cases, out, for_engines(options), progress)
+    with tempfile.TemporaryDirectory(prefix="medfm-onnx-") as scratch:
+        if source is not None:
+            bundle = Path(scratch, f"{bundle.stem}.medfm")
+            export_onnx_model(source, cases, ExportStep(), progress, bundle)
+        manifest = Bundle.open(bundle).manifest
+        study = cases.open(manifest.task, manifest.image_spec, progress)
+        return quantize_bundle(bundle, study, out, for_engines(options), progress)
 
 
 def bench(

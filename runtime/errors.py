@@ -39,6 +39,20 @@ class ModelError(InputError):
     """A model folder, weight file or architecture that cannot be used."""
 
 
+class UndescribedModel(ModelError):
+    """A model whose file does not say all that is needed; carries a file that is ready to be filled in.
+
+    Attributes:
+        lacking: the message, up to what to do about it.
+        file_name: of the file that is ready.
+        text: its content.
+    """
+
+    def __init__(self, lacking: str, advice: str, file_name: str, text: str) -> None:
+        super().__init__(f"{lacking}; {advice}")
+        self.lacking, self.file_name, self.text = lacking, file_name, text
+
+
 class MissingDependency(InputError):
     """A backend or extra that is not installed; the message names the pip command."""
 

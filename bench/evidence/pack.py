@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -66,7 +67,8 @@ class PackRequest(NamedTuple):
     salt: bytes = b""
 
 
-class Packed(NamedTuple):
+@dataclass(frozen=True)
+class Packed:
     """What was written: the index, and the salt, which must stay at home."""
 
     index: Index

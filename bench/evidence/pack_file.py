@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -66,7 +66,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     packed_on: Machine
 
 
-class Pack(NamedTuple):
+@dataclass(frozen=True)
+class Pack:
     """A pack as read, every hash checked.
 
     Attributes:

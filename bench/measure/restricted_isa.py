@@ -15,6 +15,9 @@ import msgspec
 
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.measure.model_files import EngineFiles, write_model
+from medfm_compress.bench.measure.speedup import cost_ratio
+from medfm_compress.bench.types.interval import Interval
+from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
@@ -47,16 +50,26 @@ def p50_ms_on(
     Raises:
         InputError: a model cannot run there, e.g. because its precision needs other instructions.
     """
+    return tuple(measurement.quantile_ms(0.5) for measurement in _measured(isa, models, spec, task, plan))
+
+
+def speedup_on(
+    isa: Isa, models: tuple[Model, Model], spec: ImageSpec, task: Task, plan: Plan = DEFAULT_PLAN
+) -> Interval:
+    """How many times faster the second model is than the first there; arguments and errors like `p50_ms_on`."""
+    return cost_ratio(*_measured(isa, models, spec, task, plan))
+
+
+def _measured(isa: Isa, models: Sequence[Model], spec: ImageSpec, task: Task, plan: Plan) -> tuple[Measurement, ...]:
     with tempfile.TemporaryDirectory(prefix="medfm-isa-") as folder:
         written = [
             _restricted(write_model(Path(folder) / str(number), f"model {number}", files, spec, task), isa)
             for number, files in enumerate(EngineFiles("openvino", *model, plan.threads) for model in models)
         ]
         try:
-            measurements = measure(written, plan)
+            return measure(written, plan)
         except InputError as exc:
             raise InputError(f"a model cannot be timed with {isa}: {exc}") from None
-    return tuple(measurement.quantile_ms(0.5) for measurement in measurements)
 
 
 def _restricted(model: ModelUnderTest, isa: Isa) -> ModelUnderTest:

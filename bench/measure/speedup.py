@@ -19,7 +19,9 @@ from medfm_compress.runtime.errors import InputError
 
 LEVEL = 0.95
 RESAMPLES = 1000
+_PARTS = 20  # in which they are drawn, so that memory stays small
 METHOD = "ratio of medians, percentile bootstrap over interleaved rounds"
+PROCESSOR_METHOD = "ratio of median processor times, percentile bootstrap over interleaved rounds"
 
 
 def speedup(baseline: Measurement, candidate: Measurement, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
@@ -33,12 +35,48 @@ def speedup(baseline: Measurement, candidate: Measurement, *, resamples: int = R
         raise InputError(
             f"{baseline.name} has {len(base)} rounds and {candidate.name} {len(other)}; measure them in one run"
         )
+    return ratio_of_medians(base, other, METHOD, resamples=resamples, seed=seed)
+
+
+def cost_ratio(baseline: Measurement, candidate: Measurement) -> Interval:
+    """Like `speedup`, of what is least noisy: processor time where both ran on one thread of the CPU, else latency.
+
+    Where one thread computes, its processor time is the latency without the waiting for a processor.
+    """
+    if not (_is_processor_time(baseline) and _is_processor_time(candidate)):
+        return speedup(baseline, candidate)
+    base, other = (np.array(m.cpu_ms, dtype=np.float64).reshape(-1, 1) for m in (baseline, candidate))
+    return ratio_of_medians(base, other, PROCESSOR_METHOD)
+
+
+def ratio_of_medians(
+    base: NDArray[np.float64],
+    other: NDArray[np.float64],
+    method: str = METHOD,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Median of ``base`` ``[rounds, calls]`` over that of ``other``, of the same rounds, with its interval."""
     random = np.random.default_rng(seed)
     draws = random.integers(0, len(base), size=(resamples, len(base)))
-    ratios = [float(np.median(base[rounds]) / np.median(other[rounds])) for rounds in draws]
+    ratios = np.concatenate([_medians(base, part) / _medians(other, part) for part in np.array_split(draws, _PARTS)])
     low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     estimate = float(np.median(base) / np.median(other))
-    return Interval(estimate=estimate, low=float(low), high=float(high), level=LEVEL, method=METHOD)
+    return Interval(estimate=estimate, low=float(low), high=float(high), level=LEVEL, method=method)
+
+
+def _medians(samples: NDArray[np.float64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Of each resample of rounds ``[resamples, rounds]``."""
+    return np.asarray(np.median(samples[draws].reshape(len(draws), -1), axis=1))
+
+
+def _is_processor_time(measurement: Measurement) -> bool:
+    """Whether its processor time is known of every round, and is all that a call costs."""
+    rounds = len(measurement.session_ms) // max(measurement.calls_per_round, 1)
+    _, _, where = measurement.target.partition(":")
+    on_one_thread = where.startswith("cpu:") and where.endswith(":1")
+    return on_one_thread and len(measurement.cpu_ms) == rounds > 0 and min(measurement.cpu_ms) > 0
 
 
 def by_round(measurement: Measurement) -> NDArray[np.float64]:

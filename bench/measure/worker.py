@@ -34,7 +34,7 @@ from medfm_compress.runtime.sessions.protocol import Batched, DeviceTimed, Sessi
 from medfm_compress.runtime.task import Task
 
 _PR_SET_PDEATHSIG = 1
-_DISCARDED_CALLS = 2
+_DISCARDED_CALLS, _DISCARDED_S = 2, 0.02  # of a turn, at its beginning: whichever ends sooner
 _DEVICE_CALLS = 10  # of a turn, timed by the device's own events
 STAGES = ("read", "preprocess", "infer", "postprocess")
 """The way from file to prediction: read the file and decode it, preprocess, infer, activate and decide."""
@@ -180,8 +180,9 @@ class OpenedModel:
         samples: list[float] = []
         stable, deadline = False, time.monotonic() + request.limit_s
         while not stable and (not samples or time.monotonic() < deadline):
-            samples += timed_ms(self._once, request.window)
-            stable = is_stable(samples, request.window, request.tolerance)
+            samples += timed_ms(self._once, 1)
+            if len(samples) % request.window == 0:
+                stable = is_stable(samples, request.window, request.tolerance)
         median = float(np.median(samples[-request.window :]))
         whole = [sum(self.predict(file)) for file in self._files]
         return Reply(calls=len(samples), stable=stable, median_ms=median, mean_file_ms=float(np.mean(whole or [0])))
@@ -196,7 +197,7 @@ class OpenedModel:
         with without_collector():  # around all of it: a collection would count as processor time of the calls
             for calls in halves:
                 # Another process had the caches a moment ago: the first calls of a turn are not samples.
-                timed_ms(self._once, _DISCARDED_CALLS)
+                self._discard()
                 before, start_s = counter.read(), time.process_time()
                 session_ms += timed_ms(self._once, calls)
                 processor_s += time.process_time() - start_s
@@ -215,6 +216,13 @@ class OpenedModel:
             device_ms=self._device_ms(min(request.calls, _DEVICE_CALLS)),
             gpu_states=states,
         )
+
+    def _discard(self) -> None:
+        deadline = time.monotonic() + _DISCARDED_S
+        for _ in range(_DISCARDED_CALLS):
+            self._once()
+            if time.monotonic() > deadline:  # a call that long has made the caches its own
+                break
 
     def _gpu_states(self) -> list[GpuState]:
         return list(gpu_states()) if self._on_gpu else []

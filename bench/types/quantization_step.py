@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+UNLABELLED = "no labels: judged by relative logit error and agreement of decisions alone"
+"""In the steps of a bundle that was made with images of which nobody says what they show."""
 _REFUSED = re.compile(r"quantize: (?P<variant>.+?) by (?P<method>.+?) refused: (?P<reason>.+)", flags=re.DOTALL)
 
 

@@ -25,6 +25,7 @@ from medfm_compress.compress.pruning import record as records
 from medfm_compress.compress.pruning.calibration_cases import training_batches, validation_set
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.importance import NEEDS_CASES
+from medfm_compress.compress.pruning.int8_student import judge_int8
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.pruning.prune import loss_of, prune
 from medfm_compress.compress.pruning.record import RECORD, PruningRecord, Step, record_step
@@ -105,6 +106,8 @@ def prune_and_recover(run: PruningRun, model: Model) -> PruningRecord:
         save_model(result, run.out)
     verify_sparse(result.module, names)
     measurements = _compare(model, result, target_latency, run.progress)
+    is_int8 = goal is not None and goal.target.precision.startswith("int8")
+    int8 = judge_int8(result, model, run.study, goal, run.progress, options.training.seed) if goal and is_int8 else None
     record = PruningRecord(
         model=model.name,
         goal=records.describe_goal(options.goal()),
@@ -117,6 +120,7 @@ def prune_and_recover(run: PruningRun, model: Model) -> PruningRecord:
         steps=tuple(steps),
         sparse=tuple(names),
         measurements=measurements,
+        int8=int8,
     )
     records.save(record, run.out / RECORD)
     return record

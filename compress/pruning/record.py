@@ -11,6 +11,7 @@ from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.sensitivity import SensitivityPoint
 from medfm_compress.compress.pruning.channel_groups import Kind
 from medfm_compress.compress.pruning.goal import PruningGoal
+from medfm_compress.compress.pruning.int8_student import Int8Student
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.pruning.prune import Pruned
 from medfm_compress.runtime.atomic_write import write_atomically
@@ -84,6 +85,7 @@ class PruningRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         steps: the cuts, in order.
         sparse: layers with 2:4 sparse weights.
         measurements: original and result on the target, in turns; empty without a target.
+        int8: the result in INT8, where that is the target's precision.
     """
 
     model: str
@@ -97,6 +99,7 @@ class PruningRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     steps: tuple[Step, ...]
     sparse: tuple[str, ...] = ()
     measurements: tuple[Measurement, ...] = ()
+    int8: Int8Student | None = None
 
     @property
     def speedup(self) -> float:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +56,61 @@ class TensorStatistics:
 Statistics = Mapping[str, TensorStatistics]
 
 
+class CaseStatistics(NamedTuple):
+    """Of one activation in one case, or in one slice of cases.
+
+    Attributes:
+        low: minimum.
+        high: maximum.
+        sample: ``float32[k]``, the values that enter the histogram.
+        channel_low: ``float32[C]``, minimum of each channel; None without channels.
+        channel_high: ``float32[C]``.
+        channel_mean: ``float64[C]``.
+    """
+
+    low: float
+    high: float
+    sample: NDArray[np.float32]
+    channel_low: NDArray[np.float32] | None = None
+    channel_high: NDArray[np.float32] | None = None
+    channel_mean: NDArray[np.float64] | None = None
+
+
+def case_statistics(values: NDArray[np.float32], channel_axis: int | None, turn: int) -> CaseStatistics | None:
+    """Statistics of one case's activation, of any shape; None if it is not finite.
+
+    Args:
+        values: the activation.
+        channel_axis: axis of which each index is a channel, None for no channel statistics.
+        turn: number of the case; which values are sampled moves on with it.
+    """
+    if channel_axis is None:
+        low, high = float(values.min()), float(values.max())
+        finite = np.isfinite(low) and np.isfinite(high)
+        return CaseStatistics(low, high, _sample(values, turn)) if finite else None
+    others = tuple(i for i in range(values.ndim) if i != channel_axis % values.ndim)
+    lows, highs = values.min(axis=others), values.max(axis=others)
+    low, high = float(lows.min()), float(highs.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return None
+    with np.errstate(over="ignore"):
+        means = values.mean(axis=others, dtype=np.float32).astype(np.float64)
+    if not np.isfinite(means).all():
+        return None
+    return CaseStatistics(low, high, _sample(values, turn), lows, highs, means)
+
+
+def _sample(values: NDArray[np.float32], turn: int) -> NDArray[np.float32]:
+    stride = sampling_stride(values.size)
+    return values.reshape(-1)[turn * (stride // 2 + 1) % stride :: stride].copy()
+
+
 class RunningStatistics:
     """Statistics of one activation while the cases pass by."""
 
     def __init__(self, channel_axis: int | None) -> None:
-        """``channel_axis``: axis of which each index is a channel, None for no channel statistics."""
-        self._axis = channel_axis
+        """``channel_axis``: see `case_statistics`."""
+        self.axis = channel_axis
         self._cases = 0
         self._low, self._high = np.inf, -np.inf
         self._sum_low, self._sum_high = 0.0, 0.0
@@ -70,14 +121,24 @@ class RunningStatistics:
 
     def add(self, values: NDArray[np.float32]) -> bool:
         """Take in one case's activation, of any shape; returns False, and takes nothing in, if it is not finite."""
-        low, high = self._extremes(values) if self._axis is None else self._channel_extremes(values, self._axis)
-        if not (np.isfinite(low) and np.isfinite(high)):
-            return False
-        self._low, self._high = min(self._low, low), max(self._high, high)
-        self._sum_low, self._sum_high = self._sum_low + low, self._sum_high + high
-        self._histogram.add(values, max(-low, high), self._cases)
+        case = case_statistics(values, self.axis, self._cases)
+        if case is not None:
+            self.take(case)
+        return case is not None
+
+    def take(self, case: CaseStatistics) -> None:
+        """Take in what was measured of the next case; sums are rounded in the order in which cases come."""
+        self._low, self._high = min(self._low, case.low), max(self._high, case.high)
+        self._sum_low, self._sum_high = self._sum_low + case.low, self._sum_high + case.high
+        self._histogram.add(case.sample, max(-case.low, case.high))
         self._cases += 1
-        return True
+        if self._channel_low is None or self._channel_high is None or self._channel_sum is None:
+            self._channel_low, self._channel_high = case.channel_low, case.channel_high
+            self._channel_sum = case.channel_mean
+        elif case.channel_low is not None and case.channel_high is not None and case.channel_mean is not None:
+            self._channel_low = np.minimum(self._channel_low, case.channel_low)
+            self._channel_high = np.maximum(self._channel_high, case.channel_high)
+            self._channel_sum = self._channel_sum + case.channel_mean
 
     def result(self) -> TensorStatistics:
         """The statistics of what was added so far, at least one case."""
@@ -94,41 +155,15 @@ class RunningStatistics:
             channel_mean=mean,
         )
 
-    def _extremes(self, values: NDArray[np.float32]) -> tuple[float, float]:
-        return float(values.min()), float(values.max())
-
-    def _channel_extremes(self, values: NDArray[np.float32], axis: int) -> tuple[float, float]:
-        others = tuple(i for i in range(values.ndim) if i != axis % values.ndim)
-        low, high = values.min(axis=others), values.max(axis=others)
-        ends = float(low.min()), float(high.max())
-        if not np.isfinite(ends).all():
-            return ends
-        with np.errstate(over="ignore"):
-            mean = values.mean(axis=others, dtype=np.float32).astype(np.float64)
-        if not np.isfinite(mean).all():
-            return -np.inf, np.inf
-        if self._channel_low is None or self._channel_high is None or self._channel_sum is None:
-            self._channel_low, self._channel_high, self._channel_sum = low, high, mean
-        else:
-            self._channel_low = np.minimum(self._channel_low, low)
-            self._channel_high = np.maximum(self._channel_high, high)
-            self._channel_sum = self._channel_sum + mean
-        return ends
-
 
 class _Histogram:
     def __init__(self) -> None:
         self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
         self.bound = float(2.0**_SMALLEST_EXPONENT)
-        self._stride = (0, 1)  # the size it was chosen for, and the stride
 
-    def add(self, values: NDArray[np.float32], largest: float, turn: int) -> None:
+    def add(self, sample: NDArray[np.float32], largest: float) -> None:
         self._widen(largest)
-        if self._stride[0] != values.size:
-            self._stride = (values.size, sampling_stride(values.size))
-        stride = self._stride[1]
-        part = values.reshape(-1)[turn * (stride // 2 + 1) % stride :: stride]
-        index = np.floor(part * np.float32(BINS / 2 / self.bound)).astype(np.int32) + BINS // 2  # exact: powers of two
+        index = np.floor(sample * np.float32(BINS / 2 / self.bound)).astype(np.int32) + BINS // 2  # powers of two
         self.counts += np.bincount(np.minimum(index, BINS - 1), minlength=BINS)
 
     def _widen(self, largest: float) -> None:
@@ -149,6 +184,7 @@ def merged(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return wider
 
 
+@lru_cache(maxsize=256)
 def sampling_stride(size: int) -> int:
     """A prime stride that leaves about 4096 of ``size`` values and divides ``size`` nowhere; 1 for few values."""
     stride = size // _SAMPLES

@@ -1,7 +1,9 @@
 """Streaming calibration: one pass over the cases gives the statistics of every activation that may be quantized.
 
-The activations are asked of ONNX Runtime as further outputs of the graph, one run at a time, and are dropped once the
-statistics have seen them: memory holds the network and one case. Every backend's placement and every range estimator
+The activations are asked of ONNX Runtime as further outputs of the graph and are dropped once the statistics have seen
+them: memory holds the network and one case a thread. Cases are shared out among threads, each of which computes one
+alone (a core has more to do in one case than two cores in half of it); what they measured is added up in the order of
+the cases, so that the sums do not depend on the number of threads. Every backend's placement and every range estimator
 is served by the same pass. A value that only views another (a reshape, a transpose) shares its statistics.
 """
 
@@ -9,18 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.compress.quantization.activation_statistics import RunningStatistics, Statistics, TensorStatistics
+from medfm_compress.compress.quantization.activation_statistics import (
+    CaseStatistics,
+    RunningStatistics,
+    Statistics,
+    TensorStatistics,
+    case_statistics,
+)
 from medfm_compress.compress.quantization.channel_rescaling import groups
+from medfm_compress.compress.quantization.residual_groups import residual_groups
 from medfm_compress.compress.quantization.weights import WEIGHTED, is_constant, layers
 from medfm_compress.export.passes.read import parse_onnx
 from medfm_compress.runtime.errors import InputError, MedfmError
 from medfm_compress.runtime.progress import Progress, no_progress
 from medfm_compress.runtime.sessions.onnxruntime import import_onnxruntime
+from medfm_compress.runtime.threads import map_in_threads
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -61,6 +71,13 @@ class _Plan:
     makers: Mapping[str, str]  # value name → operator and node
 
 
+class _Slice(NamedTuple):
+    """What one run gave: how many cases, and value name → statistics, None where it is not finite."""
+
+    cases: int
+    statistics: dict[str, CaseStatistics | None]
+
+
 def calibrate(
     onnx: bytes, inputs: Iterable[NDArray[np.float32]], threads: int = 1, progress: Progress = no_progress
 ) -> Statistics:
@@ -70,20 +87,24 @@ def calibrate(
         onnx: a serialized FP32 model with one input and its weights inside.
         inputs: batches ``[n, C, H, W]`` of normalised inputs, any n; they are run in slices of the graph's own batch
             size (1 where it is free; a last slice that is too short is filled up with its last case).
-        threads: of ONNX Runtime.
+        threads: that each run a case.
         progress: hears how many cases are done.
 
     Raises:
         InputError: no input, inputs that the graph does not take, a model that ONNX Runtime does not load, or an
             activation that is NaN or infinite: it is named, with the operator that made it and the case.
     """
-    plan, session = _prepared(onnx, threads)
+    plan, session = _prepared(onnx)
     running = {probe.name: RunningStatistics(probe.axis) for probe in plan.probes}
     count = 0
-    for batch in _runs(inputs, plan.batch):
-        _add(running, session, plan, batch, count)
-        count += len(batch)
-        if count % _REPORT_EVERY < len(batch):
+
+    def measure(numbered: tuple[int, NDArray[np.float32]]) -> _Slice:
+        return _measured(session, plan, *numbered)
+
+    for part in map_in_threads(measure, enumerate(_runs(inputs, plan.batch)), threads):
+        _add(running, part, plan, count)
+        count += part.cases
+        if count % _REPORT_EVERY < part.cases:
             progress(f"calibrated on {count} cases")
     if not count:
         raise InputError("calibration got no case; give at least one input")
@@ -108,7 +129,7 @@ def probes_of(model: ir.Model) -> tuple[Probe, ...]:
     channels: dict[str | None, int] = {}
     for layer in layers(model.graph):
         channels[layer.input.name] = 1 if layer.node.op_type.startswith("Conv") else -1
-    for group in groups(model.graph):
+    for group in (*residual_groups(model.graph), *groups(model.graph)):
         channels.update({value.name: group.axis for value in group.values})
     families: dict[str, list[ir.Value]] = {}
     roots: dict[str, str] = {}
@@ -171,7 +192,7 @@ def _name(value: ir.Value) -> str:
     return str(value.name)
 
 
-def _prepared(onnx: bytes, threads: int) -> tuple[_Plan, Any]:
+def _prepared(onnx: bytes) -> tuple[_Plan, Any]:
     """The plan, and a session whose outputs are the activations to measure."""
     import onnx as onnx_library
     import onnx_ir as ir
@@ -189,7 +210,7 @@ def _prepared(onnx: bytes, threads: int) -> tuple[_Plan, Any]:
         proto.graph.output.add(name=name).type.tensor_type.elem_type = onnx_library.TensorProto.FLOAT
     content = proto.SerializeToString()
     del proto, model  # a second copy of the weights
-    return plan, _session(content, threads)
+    return plan, _session(content)
 
 
 def _plan(model: ir.Model) -> _Plan:
@@ -202,18 +223,21 @@ def _plan(model: ir.Model) -> _Plan:
     return _Plan(names[0], first if isinstance(first, int) and first > 0 else 1, probes_of(model), makers)
 
 
-def _session(content: bytes, threads: int) -> Any:
+def _session(content: bytes) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads, options.inter_op_num_threads = 1, 1
     options.log_severity_level = _FATAL
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as exc:
         raise InputError(
             f"the model cannot be calibrated, ONNX Runtime does not load it: {_first_line(exc)}; export it with an "
             "opset that this ONNX Runtime knows"
         ) from exc
+    if hasattr(session, "_model_bytes"):
+        session._model_bytes = None  # kept for a fall-back that there is not: one more copy of the weights
+    return session
 
 
 def _runs(inputs: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
@@ -224,10 +248,8 @@ def _runs(inputs: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[
             yield np.ascontiguousarray(batch[start : start + size], dtype=np.float32)
 
 
-def _add(
-    running: Mapping[str, RunningStatistics], session: Any, plan: _Plan, batch: NDArray[np.float32], case: int
-) -> None:
-    """Run ``batch``, whose first case is number ``case``, and add its activations."""
+def _measured(session: Any, plan: _Plan, turn: int, batch: NDArray[np.float32]) -> _Slice:
+    """Run ``batch``, the slice number ``turn``, and measure its activations."""
     missing = plan.batch - len(batch)
     filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
     names = [output.name for output in session.get_outputs()]
@@ -236,9 +258,17 @@ def _add(
     except Exception as exc:
         raise InputError(f"the model does not take inputs {filled.shape}: {_first_line(exc)}") from exc
     values = {plan.image: filled, **dict(zip(names, outputs, strict=True))}
-    for name, statistics in running.items():
-        if not statistics.add(values[name]):
-            raise InputError(_not_finite(plan, name, case, len(batch)))
+    return _Slice(
+        len(batch), {probe.name: case_statistics(values[probe.name], probe.axis, turn) for probe in plan.probes}
+    )
+
+
+def _add(running: Mapping[str, RunningStatistics], part: _Slice, plan: _Plan, case: int) -> None:
+    """Add up what was measured of a slice, whose first case is number ``case``."""
+    for name, measured in part.statistics.items():
+        if measured is None:
+            raise InputError(_not_finite(plan, name, case, part.cases))
+        running[name].take(measured)
 
 
 def _not_finite(plan: _Plan, name: str, case: int, count: int) -> str:

@@ -1,7 +1,9 @@
 """The candidate search: try one candidate after another on one target, cheapest first, and keep the finalists open.
 
-Here the stopwatch in this process ranks candidates, each in turns with FP32 of the same backend. That is good enough to
-say which ones are worth more; which of them ships, if any, is for `final_choice` and its fresh processes.
+Here the stopwatch in this process ranks candidates, each in turns with FP32 of the same backend: by processor time
+where one thread computes, since that does not grow while other programs have the processor. That is good enough to say
+which ones are worth more; which of them ships, if any, is for `final_choice` and its fresh processes. A candidate that
+is far slower than one that may ship could not become a finalist whatever its logits, so they are not asked for.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.bench.measure.stopwatch import Effort, interleaved_p50_ms
+from medfm_compress.bench.measure.speedup import ratio_of_medians
+from medfm_compress.bench.measure.stopwatch import Effort, interleaved_ms
 from medfm_compress.compress.quantization.candidate_trial import (
     Attempt,
     CandidateTrial,
     Limits,
-    best_of,
     finalists,
     opened,
+    rejection_reason,
     trials_of,
 )
 from medfm_compress.compress.quantization.fidelity import ValidationSet, case_logits, fidelity
@@ -38,6 +41,7 @@ from medfm_compress.compress.quantization.methods import (
     candidates,
 )
 from medfm_compress.compress.quantization.nncf_settings import NncfSettings
+from medfm_compress.compress.quantization.preference import form_of, prefer, slowdown
 from medfm_compress.export.build import open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
@@ -46,9 +50,10 @@ from medfm_compress.runtime.sessions.protocol import Session
 
 _FINALISTS = 3
 _PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in this process
-_COMPETITIVE = 1.03  # NNCF's placement is at most so many times slower than what may ship, by this noisy clock
-_SECONDS = 2.5  # of timing for one candidate, at most; fewer rounds where a network is slow
-_LEAST_ROUNDS = 5
+_COMPETITIVE = 1.03  # NNCF's placement is at most so many times slower than what may ship, where noise can tell
+_SECONDS = 1.5  # of timing for one candidate, at most; fewer rounds where a network is slow
+_LEAST_ROUNDS = 7
+_FIRST_ROUNDS = 3  # of FP32 alone: a first idea of how slow the network is
 
 
 class Builder(Protocol):
@@ -85,14 +90,14 @@ class Group(NamedTuple):
 
     Attributes:
         reference: its FP32 trial, opened.
-        floats: trials in other float precisions.
+        floats: each opens a trial in another float precision.
         rests: precisions that what stays in float may have beside INT8.
         variant: what a method makes.
         last: a float trial for when nothing else may ship.
     """
 
     reference: CandidateTrial
-    floats: tuple[Attempt, ...]
+    floats: tuple[Callable[[], Attempt], ...]
     rests: tuple[Rest, ...]
     variant: Callable[[Method], Variant]
     last: Callable[[], Attempt] | None = None
@@ -127,7 +132,7 @@ def search_candidates(
             continue
         progress(f"{backend}: {candidate if isinstance(candidate, Method) else candidate.name}")
         trial = open_method(candidate, group, builder, limits) if isinstance(candidate, Method) else candidate
-        attempts.append(judge(trial, reference, validation, limits))
+        attempts.append(_tried(trial, reference, attempts, validation, limits))
         attempts[:] = _close_losers(attempts, limits)
     return tuple(attempts)
 
@@ -135,45 +140,80 @@ def search_candidates(
 def judge_reference(reference: CandidateTrial, validation: ValidationSet, limits: Limits) -> CandidateTrial:
     """FP32 with its logits and a first latency."""
     session = opened(reference).session
-    (p50_ms,) = session_p50_ms([session], validation.inputs[:1], limits.rounds)
+    (samples,) = session_ms([session], validation.inputs[:1], _FIRST_ROUNDS)
     logits = case_logits(session, validation.inputs)
-    return msgspec.structs.replace(reference, logits=logits, p50_ms=p50_ms, speedup=1.0)
+    return msgspec.structs.replace(reference, logits=logits, p50_ms=float(np.median(samples)), speedup=1.0)
 
 
 def open_method(method: Method, group: Group, builder: Builder, limits: Limits) -> CandidateTrial:
     """Build and open one INT8 candidate; what cannot be run says so in ``reason``."""
     trial = CandidateTrial(name=str(method), method=method, variant=group.variant(method))
     try:
-        contents = builder.build(trial.variant.backend, method, limits.deadline)
+        contents = builder.build(trial.variant.backend, method, limits.budget.deadline())
         trial = msgspec.structs.replace(trial, size_bytes=sum(map(len, contents)))
         return msgspec.structs.replace(trial, export=open_export(trial.variant, contents, limits.threads))
     except (BundleRefused, ModelError) as exc:
         return msgspec.structs.replace(trial, reason=f"cannot be run: {exc}")
 
 
-def judge(
-    trial: CandidateTrial, reference: CandidateTrial, validation: ValidationSet, limits: Limits
+def _tried(
+    trial: CandidateTrial,
+    reference: CandidateTrial,
+    attempts: Sequence[Attempt],
+    validation: ValidationSet,
+    limits: Limits,
 ) -> CandidateTrial:
-    """An opened trial with how faithful and how fast it is; one that could not be opened comes back as it is."""
-    if trial.export is None or reference.logits is None:
+    """``trial`` timed and judged; one that could not be opened, or cannot become a finalist, with the reason alone."""
+    if trial.export is None:
         return trial
     try:
-        logits = case_logits(trial.export.session, validation.inputs)
+        return _judged(trial, reference, attempts, validation, limits)
     except InputError as exc:  # what others made may open and not run
         return msgspec.structs.replace(trial, export=None, reason=f"cannot be run: {exc}")
-    error, auroc_drop = fidelity(logits, reference.logits, validation)
-    sessions = [opened(reference).session, trial.export.session]
-    fp32_ms, p50_ms = session_p50_ms(sessions, validation.inputs[:1], limits.rounds)
-    return msgspec.structs.replace(
-        trial, logits=logits, error=error, auroc_drop=auroc_drop, p50_ms=p50_ms, speedup=fp32_ms / p50_ms
-    )
 
 
-def session_p50_ms(sessions: Sequence[Session], image: NDArray[np.float32], rounds: int) -> list[float]:
-    """Median latency in ms of each session on one input ``[1, C, H, W]``, in turns, in this process."""
+def _judged(
+    trial: CandidateTrial,
+    reference: CandidateTrial,
+    attempts: Sequence[Attempt],
+    validation: ValidationSet,
+    limits: Limits,
+) -> CandidateTrial:
+    timed = time_beside(trial, reference, validation, limits)
+    running = finalists(attempts, limits)
+    best = prefer(running).trial if running and not limits.weight_bits else None
+    if best is not None and slowdown(timed, best).low > _PLAUSIBLE:
+        reason = f"slower than {best.name}, so its logits were not compared"
+        return msgspec.structs.replace(trial, export=None, reason=reason)
+    return judge(timed, reference, validation)
+
+
+def time_beside(
+    trial: CandidateTrial, reference: CandidateTrial, validation: ValidationSet, limits: Limits
+) -> CandidateTrial:
+    """An opened trial with how fast it is, both timed in turns in this process."""
+    sessions = [opened(reference).session, opened(trial).session]
+    fp32_ms, own_ms = (np.array(samples) for samples in session_ms(sessions, validation.inputs[:1], limits.rounds))
+    ratio = ratio_of_medians(fp32_ms.reshape(-1, 1), own_ms.reshape(-1, 1))
+    p50_ms = float(np.median(own_ms))
+    return msgspec.structs.replace(trial, p50_ms=p50_ms, speedup=ratio.estimate, search_interval=ratio)
+
+
+def judge(trial: CandidateTrial, reference: CandidateTrial, validation: ValidationSet) -> CandidateTrial:
+    """An opened trial with how faithful it is; one that could not be opened comes back as it is."""
+    if trial.export is None or reference.logits is None:
+        return trial
+    logits = case_logits(trial.export.session, validation.inputs)
+    error, auroc_drop, changed = fidelity(logits, reference.logits, validation)
+    return msgspec.structs.replace(trial, logits=logits, error=error, auroc_drop=auroc_drop, changed_decisions=changed)
+
+
+def session_ms(sessions: Sequence[Session], image: NDArray[np.float32], rounds: int) -> tuple[list[float], ...]:
+    """Cost of calls of each session on one input ``[1, C, H, W]`` in ms, in turns, in this process, one a round."""
     calls = [partial(session.run, {session.input_names[0]: image}) for session in sessions]
     effort = Effort(least_rounds=min(_LEAST_ROUNDS, rounds), most_rounds=rounds, seconds=_SECONDS)
-    return interleaved_p50_ms(calls, effort)
+    on_one_thread = all(session.info.threads == 1 for session in sessions)
+    return interleaved_ms(calls, effort, time.process_time if on_one_thread else time.perf_counter)
 
 
 def _starts(group: Group, builder: Builder, limits: Limits) -> tuple[Method, ...]:
@@ -187,12 +227,13 @@ def _starts(group: Group, builder: Builder, limits: Limits) -> tuple[Method, ...
 def _timely(
     group: Group, methods: Iterator[Method | DoesNotApply], lookup: Lookup, limits: Limits
 ) -> Iterator[Attempt | Method]:
-    """The candidates, until the deadline; the float ones and the first INT8 one need no calibration of their own."""
-    if not limits.weight_bits:
-        yield from group.floats
+    """The candidates, within the budget: the first INT8 one and the float ones always, which are hardly ever faster."""
     for number, method in enumerate(methods):
-        if number and time.monotonic() > limits.deadline:
-            yield DoesNotApply(candidate="further candidates", reason="the time budget was used up")
+        if number == 1 and not limits.weight_bits:
+            yield from (open_float() for open_float in group.floats)
+        exhausted = limits.budget.exhausted() if number else ""
+        if exhausted:
+            yield DoesNotApply(candidate="further candidates", reason=exhausted)
             break
         yield method
     if group.last is not None and not lookup.standing().within_limits and not limits.weight_bits:
@@ -202,29 +243,39 @@ def _timely(
 def _standing(attempts: Sequence[Attempt], limits: Limits) -> Standing:
     """The best INT8 trial so far: what would ship of them, else the most faithful that ran."""
     trials = [trial for trial in trials_of(attempts) if trial.method is not None and trial.ran]
-    best = best_of(trials, limits)
-    if best is None:
-        closest = min(trials, key=lambda trial: trial.error, default=None)
-        return Standing(best=closest.method if closest else None, within_limits=False)
-    return Standing(best=best.method, within_limits=True)
+    eligible = [trial for trial in trials if not rejection_reason(trial, limits)]
+    if eligible:
+        return Standing(best=prefer(eligible).trial.method, within_limits=True)
+    closest = min(trials, key=lambda trial: trial.error, default=None)
+    return Standing(best=closest.method if closest else None, within_limits=False)
 
 
 def _nncf_standing(attempts: Sequence[Attempt], limits: Limits) -> Standing:
     """The best of NNCF's trials so far, and whether it is worth improving."""
     trials = [trial for trial in trials_of(attempts) if trial.method is not None and trial.method.nncf is not None]
     standing = _standing(trials, limits)
-    best = best_of(trials_of(attempts), limits)
-    fastest = max((trial.speedup for trial in trials if trial.ran), default=0.0)
-    return msgspec.structs.replace(standing, competitive=best is None or fastest * _COMPETITIVE >= best.speedup)
+    running = finalists(attempts, limits)
+    fastest = max((trial for trial in trials if trial.ran), key=lambda trial: trial.speedup, default=None)
+    if not running or fastest is None:
+        return msgspec.structs.replace(standing, competitive=not running)
+    behind = slowdown(fastest, prefer(running).trial)
+    return msgspec.structs.replace(standing, competitive=behind.low <= _COMPETITIVE)
 
 
 def _close_losers(attempts: Sequence[Attempt], limits: Limits) -> list[Attempt]:
     """``attempts`` without the networks that are out of the running: a large one takes hundreds of MB."""
-    running = finalists(attempts, limits)
-    fastest = sorted(running, key=lambda trial: -trial.speedup)[:_FINALISTS]
-    plausible = [trial for trial in fastest if trial.speedup * _PLAUSIBLE >= fastest[0].speedup]
-    stay = [attempts[0], best_of(running, limits), *plausible]
+    stay = [attempts[0], *_contenders(finalists(attempts, limits))]
     return [attempt if any(attempt is kept for kept in stay) else _closed(attempt) for attempt in attempts]
+
+
+def _contenders(running: Sequence[CandidateTrial]) -> list[CandidateTrial]:
+    """Up to `_FINALISTS` of them, each the preferred one of what is left, and each with kernels of its own."""
+    left, chosen = list(running), list[CandidateTrial]()
+    while left and len(chosen) < _FINALISTS:
+        chosen.append(prefer(left).trial)
+        left = [trial for trial in left if form_of(trial) != form_of(chosen[-1])]
+    fastest = max((trial.speedup for trial in running), default=0.0)
+    return [trial for trial in chosen if trial is chosen[0] or trial.speedup * _PLAUSIBLE >= fastest]
 
 
 def _closed(attempt: Attempt) -> Attempt:

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.bench.types.interval import Interval
-from medfm_compress.compress.quantization.methods import TRAINED, DoesNotApply, Method
+from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.compress.quantization.budget import Budget
+from medfm_compress.compress.quantization.methods import DoesNotApply, Method
 from medfm_compress.export.build import Export
 from medfm_compress.runtime.bundle.manifest import Variant
-
-NEAR = 1.05  # latencies within it are equal, so that fidelity decides among them
-_NEAR_SIZE = 1.01  # and sizes, where weights alone are compressed
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,10 +23,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         error: largest relative logit error on validation cases, > 0.
         auroc_drop: largest fall of a finding's AUROC on them, >= 0.
+        changed_decisions: largest share of decisions on them that may change, of cases without labels; 1 is any.
         rounds: interleaved latency rounds, fewer where a network is slow.
         threads: of the sessions that are timed.
         weight_bits: 8 or 4 to compress weights only; the clock then decides nothing, since size is what hurts.
-        deadline: `time.monotonic` after which no further candidate is begun; the first one always is.
+        budget: of the search; once it is exhausted no further candidate is begun. The first one always is.
         nncf: NNCF is asked for candidates too.
     """
 
@@ -35,9 +35,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     auroc_drop: float
     rounds: int
     threads: int
-    deadline: float
+    budget: Budget
     weight_bits: Literal[0, 4, 8] = 0
     nncf: bool = False
+    changed_decisions: float = 1.0
 
 
 class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,13 +49,18 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
         method: how it was made; None for a float precision.
         variant: what it would be in a bundle.
         export: opened and in memory; None where it failed or is out of the running.
-        p50_ms: of its latest timing.
-        speedup: FP32 / its own, of that timing.
+        p50_ms: median latency of its latest timing.
+        speedup: cost of FP32 / its own, of that timing (see `preference`).
+        search_interval: 95 % of the ratio as timed in this process.
         speedup_interval: of fresh, interleaved processes; None where it was timed in this process only.
+        measurement: of its fresh process.
         error: relative logit error on validation cases.
         auroc_drop: see `Candidate`.
+        changed_decisions: likewise.
         size_bytes: of its files.
         logits: on the validation cases that judge.
+        level_with: names of others that are as fast within noise: of the one that ships those that it was preferred to,
+            of these that one. Empty where the clock told.
         companion_of: name of the candidate that it is a second form of; empty for a candidate of its own.
         kept: it ships.
         is_fallback: as a fall-back behind the one that ships first.
@@ -67,11 +73,15 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
     export: Export | None = None
     p50_ms: float = 0.0
     speedup: float = 0.0
+    search_interval: Interval | None = None
     speedup_interval: Interval | None = None
+    measurement: Measurement | None = None
     error: float = 0.0
     auroc_drop: float = 0.0
+    changed_decisions: float = 0.0
     size_bytes: int = 0
     logits: NDArray[np.float32] | None = None
+    level_with: tuple[str, ...] = ()
     companion_of: str = ""
     kept: bool = False
     is_fallback: bool = False
@@ -83,9 +93,15 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
         return self.p50_ms > 0
 
     @property
+    def interval(self) -> Interval:
+        """Of its speed-up: of fresh processes, else of the search; without either the bare figure."""
+        point = Interval(estimate=self.speedup, low=self.speedup, high=self.speedup)
+        return self.speedup_interval or self.search_interval or point
+
+    @property
     def is_faster(self) -> bool:
-        """Than FP32 of the same backend; where fresh processes timed it, by all of the interval."""
-        return (self.speedup_interval.low if self.speedup_interval else self.speedup) > 1
+        """Than FP32 of the same backend: surely, where fresh processes timed it; in the search, not surely slower."""
+        return (self.interval.low if self.speedup_interval else self.interval.high) > 1
 
 
 Attempt = CandidateTrial | DoesNotApply
@@ -96,31 +112,22 @@ def rejection_reason(trial: CandidateTrial, limits: Limits) -> str:
     """Why a trial may not ship; empty where it may. No figure of the clock, so that bundles stay comparable."""
     if not trial.ran:
         return trial.reason or "it could not be run"
-    if not trial.error <= limits.error:
-        return f"relative logit error {trial.error:.3g} is above the limit {limits.error:g}"
-    if not trial.auroc_drop <= limits.auroc_drop:
-        return f"AUROC falls by {trial.auroc_drop:.3g} on validation cases, the limit is {limits.auroc_drop:g}"
+    if reason := infidelity(trial, limits):
+        return reason
     if not trial.is_faster and not limits.weight_bits:
         return "not faster than FP32 on the measuring machine"
     return ""
 
 
-def best_of(trials: Sequence[CandidateTrial], limits: Limits) -> CandidateTrial | None:
-    """The trial that ships: the fastest without an objection, of those that are nearly as fast the most faithful.
-
-    Where weights alone are compressed, size stands in the place of speed.
-
-    Before that come those with trained ranges: they compute what was trained, and FP32, which the others are held
-    against, does not.
-    """
-    eligible = [trial for trial in trials if not rejection_reason(trial, limits)]
-    if not eligible:
-        return None
-    if limits.weight_bits:
-        small = min(trial.size_bytes for trial in eligible) * _NEAR_SIZE
-        return min((trial for trial in eligible if trial.size_bytes <= small), key=lambda trial: trial.error)
-    near = max(trial.speedup for trial in eligible) / NEAR
-    return min((trial for trial in eligible if trial.speedup >= near), key=lambda t: (not _is_trained(t), t.error))
+def infidelity(trial: CandidateTrial, limits: Limits) -> str:
+    """Why a trial is too far from FP32 to ship; empty where it is not."""
+    if not trial.error <= limits.error:
+        return f"relative logit error {trial.error:.3g} is above the limit {limits.error:g}"
+    if not trial.auroc_drop <= limits.auroc_drop:
+        return f"AUROC falls by {trial.auroc_drop:.3g} on validation cases, the limit is {limits.auroc_drop:g}"
+    if not trial.changed_decisions <= limits.changed_decisions:
+        return f"{trial.changed_decisions:.1%} of decisions change, the limit is {limits.changed_decisions:.1%}"
+    return ""
 
 
 def finalists(attempts: Sequence[Attempt], limits: Limits) -> list[CandidateTrial]:
@@ -139,7 +146,3 @@ def opened(trial: CandidateTrial) -> Export:
     if trial.export is None:
         raise RuntimeError(f"{trial.name} is not open")  # a defect of the candidate search, not of the input
     return trial.export
-
-
-def _is_trained(trial: CandidateTrial) -> bool:
-    return trial.method is not None and trial.method.estimator == TRAINED

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import msgspec
 
 from medfm_compress.bench.measure.latency import Plan
-from medfm_compress.bench.measure.restricted_isa import Isa, Model, p50_ms_on
+from medfm_compress.bench.measure.restricted_isa import Isa, Model, speedup_on
 from medfm_compress.compress.quantization.candidate_search import Builder, Group, judge, open_method
 from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial, Limits, rejection_reason
 from medfm_compress.compress.quantization.fidelity import ValidationSet
 from medfm_compress.compress.quantization.methods import DoesNotApply
+from medfm_compress.export.build import Export
 from medfm_compress.export.ort_format import optimise_export
 from medfm_compress.runtime.image_spec import ImageSpec
 
+_PLAN = Plan(rounds=8, turn_ms=10.0, min_calls=1, warm_up_s=0.3)  # a sign is wanted, no figure
 _LESSER: tuple[tuple[Isa, tuple[str, ...]], ...] = (("AVX2", ()), ("AVX512_CORE", ("avx512bw",)))
 
 
@@ -60,8 +62,7 @@ class CompanionBuilder:
             return ()
         method = msgspec.structs.replace(best.method, reduced=True, rest="fp32")  # a CPU with bf16 has VNNI
         trial = open_method(method, group, self.builder, self.limits)
-        trial = msgspec.structs.replace(trial, companion_of=best.name)
-        trial = judge(trial, reference, self.validation, self.limits)
+        trial = judge(_beside(trial, best), reference, self.validation)
         if rejection_reason(trial, self.limits):
             return (trial,)
         return (self._for_lesser_cpus(trial, reference),)
@@ -74,11 +75,10 @@ class CompanionBuilder:
         """
         if trial.export is None or reference.export is None or trial.variant.backend != "openvino":
             return trial
-        models = [Model(export.contents, export.variant.precision) for export in (reference.export, trial.export)]
-        plan = Plan(rounds=self.limits.rounds, turn_ms=10.0, min_calls=1, threads=self.limits.threads, warm_up_s=1.0)
+        models = _model_of(reference.export), _model_of(trial.export)
+        plan = msgspec.structs.replace(_PLAN, threads=self.limits.threads)
         for isa, needs in _LESSER:
-            fp32, int8 = p50_ms_on(isa, models, self.spec, self.validation.task, plan)
-            if int8 < fp32:
+            if speedup_on(isa, models, self.spec, self.validation.task, plan).low > 1:
                 instruction_set = (*trial.variant.instruction_set, *needs)
                 variant = msgspec.structs.replace(trial.variant, instruction_set=instruction_set)
                 export = msgspec.structs.replace(trial.export, variant=variant)
@@ -99,6 +99,19 @@ class CompanionBuilder:
             variant=optimised.export.variant,
             export=optimised.export,
             size_bytes=sum(map(len, optimised.export.contents)),
-            companion_of=best.name,
         )
-        return (judge(trial, reference, self.validation, self.limits),)
+        return (judge(_beside(trial, best), reference, self.validation),)
+
+
+def _model_of(export: Export) -> Model:
+    return Model(export.contents, export.variant.precision)
+
+
+def _beside(trial: CandidateTrial, best: CandidateTrial) -> CandidateTrial:
+    """``trial`` as companion of ``best``, whose speed is taken for its own until fresh processes time both."""
+    if trial.export is None:
+        return msgspec.structs.replace(trial, companion_of=best.name)
+    interval = best.speedup_interval or best.search_interval
+    return msgspec.structs.replace(
+        trial, companion_of=best.name, p50_ms=best.p50_ms, speedup=best.speedup, search_interval=interval
+    )

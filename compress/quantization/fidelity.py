@@ -1,4 +1,8 @@
-"""Judge a candidate: how far its logits are from FP32 on validation cases, and what that does to AUROC."""
+"""Judge a candidate: how far its logits are from FP32 on validation cases, and what that does to AUROC and decisions.
+
+changed decisions = share of cases with another most probable label (exclusive labels),
+or of cases and findings on the other side of probability 0.5 (independent findings)
+"""
 
 from __future__ import annotations
 
@@ -27,12 +31,18 @@ class ValidationSet(NamedTuple):
     inputs: NDArray[np.float32]
     task: Task
 
+    @property
+    def labelled(self) -> bool:
+        """Whether any case has a label, so that AUROC can tell."""
+        return any(case.target for case in self.cases)
+
 
 class Fidelity(NamedTuple):
     """How far a candidate is from FP32; see `Candidate`."""
 
     relative_logit_error: float
     auroc_drop: float
+    changed_decisions: float = 0.0
 
 
 def case_logits(session: Session, inputs: NDArray[np.float32]) -> Logits:
@@ -50,12 +60,19 @@ def fidelity(logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> 
     """Compare a candidate's logits with those of FP32 on the same cases."""
     error = relative_logit_error(logits, fp32_logits, validation.task)
     if not np.isfinite(logits).all():
-        return Fidelity(error, 1.0)
+        return Fidelity(error, 1.0, 1.0)
     drops = [
         before - after
         for before, after in zip(_aurocs(fp32_logits, validation), _aurocs(logits, validation), strict=True)
     ]
-    return Fidelity(error, max(drops, default=0.0))
+    return Fidelity(error, max(drops, default=0.0), changed_decisions(logits, fp32_logits, validation.task))
+
+
+def changed_decisions(logits: Logits, fp32_logits: Logits, task: Task) -> float:
+    """Share of decisions, in [0, 1], that differ between logits ``[n, labels]`` (see above)."""
+    if task.kind == "multilabel":
+        return float(((logits > 0) != (fp32_logits > 0)).mean())
+    return float((logits.argmax(1) != fp32_logits.argmax(1)).mean())
 
 
 def _aurocs(logits: Logits, validation: ValidationSet) -> list[float]:

@@ -4,8 +4,10 @@
 
 Timings of one process minutes apart differ by up to half, so the search's own decide neither whether a candidate is
 faster than FP32 nor which engine comes first. A candidate is faster where all of the 95 % interval of the ratio of
-medians says so (`bench.measure.speedup`). Where the run finds another winner than the search did, that one's companions
-are made and the variants that ship are timed once more, so that their order again comes from one run.
+medians says so (`bench.measure.speedup`); which of several ships is said in `preference`, and where that is a choice
+among candidates that are level within noise, their names stand in the reasons. Where the run finds another winner than
+the search did, that one's companions are made and the variants that ship are timed once more, so that their order again
+comes from one run.
 """
 
 from __future__ import annotations
@@ -14,24 +16,25 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from medfm_compress.bench.measure.speedup import speedup
+from medfm_compress.bench.measure.speedup import cost_ratio
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.quantization.candidate_trial import (
     Attempt,
     CandidateTrial,
     Limits,
-    best_of,
     finalists,
     rejection_reason,
     trials_of,
 )
 from medfm_compress.compress.quantization.final_timing import Timer
+from medfm_compress.compress.quantization.preference import Preferred, prefer
 
 Attempts = tuple[Attempt, ...]
 """Of one target, FP32 first."""
 Companions = Callable[[int, CandidateTrial, CandidateTrial], Attempts]
 """Makes the companions of a candidate: number of the target, the candidate, FP32."""
 
+_HOW = "more faithful, smaller or earlier"
 WHY_REDUCED = "beside it for CPUs without VNNI"
 WHY_PORTABLE = "beside the optimised form, for other CPUs and versions"
 WHY_OPTIMISED = "the same network as optimised for this class of CPU"
@@ -64,13 +67,18 @@ def choose_variants(
 
 def _winner_names(targets: Sequence[Attempts], limits: Limits) -> list[str]:
     """Of each target; empty where nothing may ship."""
-    winners = [best_of(finalists(attempts, limits), limits) for attempts in targets]
-    return [winner.name if winner else "" for winner in winners]
+    winners = [_preferred(attempts, limits) for attempts in targets]
+    return [winner.trial.name if winner else "" for winner in winners]
+
+
+def _preferred(attempts: Attempts, limits: Limits) -> Preferred | None:
+    running = finalists(attempts, limits)
+    return prefer(running) if running else None
 
 
 def _with_companions(number: int, attempts: Attempts, companions: Companions, limits: Limits) -> Attempts:
-    best = best_of(finalists(attempts, limits), limits)
-    return (*attempts, *companions(number, best, trials_of(attempts)[0])) if best else attempts
+    best = _preferred(attempts, limits)
+    return (*attempts, *companions(number, best.trial, trials_of(attempts)[0])) if best else attempts
 
 
 def _timed(targets: Sequence[Attempts], timer: Timer, limits: Limits) -> list[Attempts]:
@@ -106,28 +114,34 @@ def _with_figure(trial: CandidateTrial, measurement: Measurement | None, fp32: M
         return msgspec.structs.replace(trial, p50_ms=p50_ms)
     p50_ms = measurement.quantile_ms(0.5)
     if measurement is fp32:
-        return msgspec.structs.replace(trial, p50_ms=p50_ms)
-    interval = speedup(fp32, measurement)
-    return msgspec.structs.replace(trial, p50_ms=p50_ms, speedup=interval.estimate, speedup_interval=interval)
+        return msgspec.structs.replace(trial, p50_ms=p50_ms, measurement=measurement)
+    ratio = cost_ratio(fp32, measurement)
+    return msgspec.structs.replace(
+        trial, p50_ms=p50_ms, speedup=ratio.estimate, speedup_interval=ratio, measurement=measurement
+    )
 
 
 def _without_losers(attempts: Attempts, limits: Limits) -> Attempts:
-    """``attempts`` with FP32, the winner and its companions open, and nothing else."""
-    winner = best_of(finalists(attempts, limits), limits)
-    names = {winner.name} if winner else set()
-    return tuple(
-        msgspec.structs.replace(attempt, export=None, logits=None)
-        if isinstance(attempt, CandidateTrial)
-        and attempt is not attempts[0]
-        and not (attempt is winner or attempt.companion_of in names)
-        else attempt
-        for attempt in attempts
-    )
+    """``attempts`` with FP32, the winner and its companions open, and nothing else; who was level is kept by name."""
+    best = _preferred(attempts, limits)
+
+    def after(trial: CandidateTrial) -> CandidateTrial:
+        if best is not None and trial is best.trial:
+            return msgspec.structs.replace(trial, level_with=tuple(other.name for other in best.level))
+        if best is not None and trial.companion_of == best.trial.name:
+            return trial
+        is_level = best is not None and any(trial is other for other in best.level)
+        names = (best.trial.name,) if best is not None and is_level else ()
+        return msgspec.structs.replace(trial, export=None, logits=None, level_with=names)
+
+    reference, *others = attempts
+    return (reference, *(after(other) if isinstance(other, CandidateTrial) else other for other in others))
 
 
 def _settled(attempts: Attempts, limits: Limits) -> Attempts:
     """Every trial but FP32 with its outcome."""
-    winner = best_of(finalists(attempts, limits), limits)
+    best = _preferred(attempts, limits)
+    winner = best.trial if best else None
     settled = [
         _companion_outcome(attempt, winner, limits) if attempt.companion_of else _outcome(attempt, winner, limits)
         for attempt in trials_of(attempts)[1:]
@@ -142,9 +156,22 @@ def _settled(attempts: Attempts, limits: Limits) -> Attempts:
 
 
 def _outcome(trial: CandidateTrial, winner: CandidateTrial | None, limits: Limits) -> CandidateTrial:
-    why_kept = "within the limits" if limits.weight_bits else "fastest within the limits"
-    reason = why_kept if trial is winner else "another one is faster or more faithful"
+    reason = _why_kept(trial, limits) if trial is winner else _why_another(trial)
     return msgspec.structs.replace(trial, kept=trial is winner, reason=rejection_reason(trial, limits) or reason)
+
+
+def _why_kept(winner: CandidateTrial, limits: Limits) -> str:
+    if limits.weight_bits:
+        return "within the limits"
+    if not winner.level_with:
+        return "fastest within the limits"
+    return f"fastest within the limits; level within noise with {', '.join(winner.level_with)}, preferred as {_HOW}"
+
+
+def _why_another(trial: CandidateTrial) -> str:
+    if trial.level_with:
+        return f"level within noise with {', '.join(trial.level_with)}, which is preferred as {_HOW}"
+    return "another one is faster or more faithful"
 
 
 def _companion_outcome(trial: CandidateTrial, winner: CandidateTrial | None, limits: Limits) -> CandidateTrial:

@@ -18,7 +18,7 @@ Timer = Callable[[Sequence[CandidateTrial]], Sequence[Measurement]]
 
 LEAST_ROUNDS = 10  # an interval of a ratio needs as many
 _TURN_MS = 50.0
-_LEAST_CALLS = 2
+_LEAST_CALLS = 1
 _LEAST_WARM_UP_S, _MOST_WARM_UP_S = 0.5, 3.0  # of each
 _MOST_S = 60.0
 _SHARE = 0.2  # of the search's time budget

@@ -19,7 +19,7 @@ import msgspec
 
 from medfm_compress.bench.measure.speedup import speedup
 from medfm_compress.compress.quantization.build_candidate import GraphBuilder
-from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial, Limits, trials_of
+from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial, Limits, infidelity, trials_of
 from medfm_compress.compress.quantization.fidelity import Logits, ValidationSet, case_logits, fidelity
 from medfm_compress.compress.quantization.final_timing import Timer
 from medfm_compress.compress.quantization.float16_emulation import EmulatedSession
@@ -129,8 +129,8 @@ def _judged(trial: CandidateTrial, validation: ValidationSet, fp32_logits: Logit
     if trial.export is None:
         return trial
     logits = case_logits(trial.export.session, validation.inputs)
-    error, auroc_drop = fidelity(logits, fp32_logits, validation)
-    return msgspec.structs.replace(trial, logits=logits, error=error, auroc_drop=auroc_drop)
+    error, auroc_drop, changed = fidelity(logits, fp32_logits, validation)
+    return msgspec.structs.replace(trial, logits=logits, error=error, auroc_drop=auroc_drop, changed_decisions=changed)
 
 
 def _settled(trials: Sequence[CandidateTrial], limits: Limits) -> list[CandidateTrial]:
@@ -152,11 +152,7 @@ _KEPT = "within the limits on the CPU; not timed, for no GPU was at hand"
 def _objection(trial: CandidateTrial, limits: Limits) -> str:
     if trial.export is None:
         return trial.reason
-    if not trial.error <= limits.error:
-        return f"relative logit error {trial.error:.3g} is above the limit {limits.error:g}"
-    if not trial.auroc_drop <= limits.auroc_drop:
-        return f"AUROC falls by {trial.auroc_drop:.3g} on validation cases, the limit is {limits.auroc_drop:g}"
-    return ""
+    return infidelity(trial, limits)
 
 
 def _closed(trial: CandidateTrial, reason: str) -> CandidateTrial:

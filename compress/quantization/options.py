@@ -24,7 +24,10 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             the bundle has an FP32 variant for.
         error_limit: largest relative logit error on validation cases that is kept.
         auroc_limit: largest fall of AUROC on validation cases that is kept.
-        time_budget_s: of each target, after which no further candidate is begun; 0 tries one INT8 candidate.
+        decision_limit: largest share of decisions that may change, on cases without labels, where AUROC cannot tell;
+            one of the cases may at least.
+        time_budget_s: of each target, after which no further candidate is begun, in seconds of processor time; 0 tries
+            one INT8 candidate.
         weights_only: compress weights only, in 8 or 4 bits, where size is what hurts; time then decides nothing.
         keep_fp32: keep the FP32 variants of backends that got an INT8 one, as a fall-back for other CPUs.
         reduced_range: ship a variant with 7-bit weights beside an INT8 one, for CPUs without VNNI.
@@ -41,6 +44,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     targets: Annotated[tuple[str, ...], TARGETS] = ()
     error_limit: Annotated[float, Meta(gt=0)] = 0.03
     auroc_limit: Annotated[float, Meta(ge=0)] = 0.02
+    decision_limit: Annotated[float, Meta(ge=0, le=1)] = 0.02
     time_budget_s: Annotated[float, Meta(ge=0, extra={"unit": "s"})] = 300.0
     weights_only: Literal["", "int8", "int4"] = ""
     keep_fp32: bool = False

@@ -7,7 +7,6 @@ on all validation cases, because the task's were chosen on all.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,11 +19,12 @@ from numpy.typing import NDArray
 from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.bench.stats.pareto_front import front
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.quantization_step import candidate_step
+from medfm_compress.bench.types.quantization_step import UNLABELLED, candidate_step
+from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
 from medfm_compress.compress.quantization.candidate import Candidate
-from medfm_compress.compress.quantization.candidate_search import Group, search_candidates
+from medfm_compress.compress.quantization.candidate_search import search_candidates
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, Limits, opened, trials_of
 from medfm_compress.compress.quantization.companion_variants import CompanionBuilder
 from medfm_compress.compress.quantization.fidelity import ValidationSet, case_logits
@@ -34,7 +34,8 @@ from medfm_compress.compress.quantization.gpu_variants import BACKEND as TENSORR
 from medfm_compress.compress.quantization.gpu_variants import gpu_attempts, gpu_precisions
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.compress.quantization.options import MIN_CALIBRATION_CASES, QuantizeOptions
-from medfm_compress.compress.quantization.targets import open_groups
+from medfm_compress.compress.quantization.preference import Preferred, in_order
+from medfm_compress.compress.quantization.targets import make_group, variants_of
 from medfm_compress.compress.quantization.thresholds import recalibrate_thresholds
 from medfm_compress.data.study import Case, Study
 from medfm_compress.export.build import Export, make_variant, versions
@@ -59,6 +60,7 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         manifest: of the bundle that was written.
         candidates: in the order tried, FP32 of each backend first.
+        labelled: AUROC could tell; otherwise fidelity was judged by logits alone.
         applied: at least one faster variant is in the bundle; otherwise it holds what the source held.
         calibration_images: the training cases that were used.
     """
@@ -66,7 +68,13 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
     candidates: tuple[Candidate, ...]
     applied: bool
+    labelled: bool
     calibration_images: tuple[str, ...]
+
+    @property
+    def judged_by(self) -> str:
+        """What decided whether a candidate is faithful, in words."""
+        return "relative logit error and AUROC" if self.labelled else UNLABELLED
 
 
 class _Shipping(NamedTuple):
@@ -101,21 +109,21 @@ def quantize_bundle(
     options = options or QuantizeOptions()
     bundle = Bundle.open(bundle_path)
     check_labels(study, bundle.manifest.task)
-    onnx = _source_graph(bundle)
+    _source_variant(bundle)
     cpu, gpu = _by_device(options.targets)
     precisions = gpu_precisions(gpu)
-    groups = open_groups(bundle, cpu, options.threads) if cpu or not gpu else ()
+    variants = variants_of(bundle, cpu) if cpu or not gpu else ()
     cases = sample_cases(study, "train", options.samples, options.seed)
     if len(cases) < MIN_CALIBRATION_CASES:
         raise StudyError(f"{len(cases)} training cases; calibration needs at least {MIN_CALIBRATION_CASES}")
-    builder = _calibrated(onnx, study, cases, bundle, progress)
+    builder = _calibrated(study, cases, bundle, progress)
     validation = _validation_set(bundle, study, options, progress)
     spec = bundle.manifest.image_spec
-    attempts = _attempted(groups, builder, validation, spec, options, progress) if groups else ()
+    attempts = _attempted(bundle, variants, builder, validation, options, progress) if variants else ()
     if precisions:
         timer = _timer(spec, validation, options, progress)
-        attempts += gpu_attempts(precisions, builder, validation, _limits(options), progress, timer)
-    steps = _steps(attempts, options, len(cases))
+        attempts += gpu_attempts(precisions, builder, validation, _limits(options, validation), progress, timer)
+    steps = _steps(attempts, options, len(cases), validation)
     shipping = [trial for trial in trials_of(attempts) if trial.kept]
     if options.rechoose:
         progress("choosing thresholds of the new variants on validation cases")
@@ -127,6 +135,7 @@ def quantize_bundle(
         manifest=manifest,
         candidates=_candidates(attempts),
         applied=any(trial.name != "fp32" for trial in shipping),
+        labelled=validation.labelled,
         calibration_images=tuple(case.image for case in cases),
     )
 
@@ -138,13 +147,18 @@ def _by_device(targets: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]
 
 
 def _source_graph(bundle: Bundle) -> bytes:
+    return portable(bundle.read(_source_variant(bundle).files[0]))
+
+
+def _source_variant(bundle: Bundle) -> Variant:
     for variant in bundle.manifest.variants:
         if variant.name == make_variant("onnxruntime", "fp32").name:
-            return portable(bundle.read(variant.files[0]))
+            return variant
     raise InputError(f"{bundle.path.name} has no FP32 ONNX variant to quantize; export the model again")
 
 
-def _calibrated(onnx: bytes, study: Study, cases: tuple[Case, ...], bundle: Bundle, progress: Progress) -> GraphBuilder:
+def _calibrated(study: Study, cases: tuple[Case, ...], bundle: Bundle, progress: Progress) -> GraphBuilder:
+    onnx = _source_graph(bundle)
     spec = bundle.manifest.image_spec
     progress(f"calibrating on {len(cases)} training cases")
 
@@ -164,17 +178,21 @@ def _validation_set(bundle: Bundle, study: Study, options: QuantizeOptions, prog
 
 
 def _attempted(
-    groups: tuple[Group, ...],
+    bundle: Bundle,
+    variants: tuple[Variant, ...],
     builder: GraphBuilder,
     validation: ValidationSet,
-    spec: ImageSpec,
     options: QuantizeOptions,
     progress: Progress,
 ) -> Attempts:
     """Everything that was tried on every target, FP32 of each first, and what became of it."""
-    searches = [search_candidates(group, builder, validation, _limits(options), progress) for group in groups]
-    limits = _limits(options)
-    companions = CompanionBuilder(builder, validation, spec, limits, options.optimised, options.reduced_range)
+    spec, limits = bundle.manifest.image_spec, _limits(options, validation)
+    groups = [make_group(variant, tuple(map(bundle.read, variant.files)), options.threads) for variant in variants]
+    searches = [
+        search_candidates(group, builder, validation, _limits(options, validation), progress) for group in groups
+    ]
+    own_limits = _limits(options, validation)  # a search that used up its budget still owes companions
+    companions = CompanionBuilder(builder, validation, spec, own_limits, options.optimised, options.reduced_range)
 
     def of_group(number: int, best: CandidateTrial, reference: CandidateTrial) -> Attempts:
         return companions.companions(best, reference, groups[number])
@@ -192,15 +210,16 @@ def _timer(spec: ImageSpec, validation: ValidationSet, options: QuantizeOptions,
     return timer
 
 
-def _limits(options: QuantizeOptions) -> Limits:
+def _limits(options: QuantizeOptions, validation: ValidationSet) -> Limits:
     return Limits(
         error=options.error_limit,
         auroc_drop=options.auroc_limit,
         rounds=options.rounds,
         threads=options.threads,
-        deadline=time.monotonic() + options.time_budget_s,
+        budget=Budget(options.time_budget_s),
         weight_bits=_WEIGHT_BITS[options.weights_only],
         nncf=options.nncf,
+        changed_decisions=1.0 if validation.labelled else max(options.decision_limit, 1 / len(validation.cases)),
     )
 
 
@@ -257,7 +276,7 @@ def _write(
     steps: list[str],
     scores: Mapping[str, bytes],
 ) -> Manifest:
-    variants = _ordered(bundle, shipping, trials_of(attempts))
+    variants, lines = _ordered(bundle, shipping, trials_of(attempts))
     files: dict[str, bytes] = dict(scores)
     inputs = read_golden_inputs(bundle)
     for trial in shipping:
@@ -267,7 +286,7 @@ def _write(
             logits = {export.variant.name: _golden_logits(bundle, export, inputs)}
             files |= golden_files(inputs, logits, bundle.manifest.image_spec)
     old = bundle.manifest.provenance
-    provenance = msgspec.structs.replace(old, steps=(*old.steps, *steps), libraries=versions(), date=utc_date())
+    provenance = msgspec.structs.replace(old, steps=(*old.steps, *steps, *lines), libraries=versions(), date=utc_date())
     return rewrite_bundle(bundle, out_path, variants=variants, files=files, provenance=provenance)
 
 
@@ -298,21 +317,30 @@ def _golden_logits(bundle: Bundle, export: Export, inputs: NDArray[np.float32]) 
 
 def _ordered(
     bundle: Bundle, shipping: Sequence[CandidateTrial], trials: Sequence[CandidateTrial]
-) -> tuple[Variant, ...]:
-    """The new bundle's variants: fastest first, fall-backs behind, then those that were no target.
+) -> tuple[tuple[Variant, ...], list[str]]:
+    """The new bundle's variants, fastest first, fall-backs behind, then those that were no target; and what was level.
 
     The order is that of one interleaved run; where nothing new ships there was none, and the source's order stays.
     """
     if all(trial.name == "fp32" for trial in shipping):
-        return bundle.manifest.variants
+        return bundle.manifest.variants, []
     replaced = {trial.variant.name for trial in trials if trial.kept or trial.name == "fp32"}
     untouched = [variant for variant in bundle.manifest.variants if variant.name not in replaced]
-    ordered = sorted(shipping, key=lambda trial: (trial.is_fallback, trial.p50_ms))
-    return (*(trial.variant for trial in ordered), *untouched)
+    order = in_order([trial for trial in shipping if not trial.is_fallback])
+    order += in_order([trial for trial in shipping if trial.is_fallback])
+    lines = [_level_line(place) for place in order if place.level]
+    return (*(place.trial.variant for place in order), *untouched), lines
 
 
-def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int) -> list[str]:
+def _level_line(place: Preferred) -> str:
+    others = ", ".join(trial.variant.name for trial in place.level)
+    return f"quantize: {place.trial.variant.name} stands before {others}, level with it within noise"
+
+
+def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int, validation: ValidationSet) -> list[str]:
     lines = [f"quantize: calibrated on {calibrated} training cases, seed {options.seed}"]
+    if not validation.labelled:
+        lines.append(f"quantize: {UNLABELLED}, on {len(validation.cases)} images; AUROC is not known")
     for attempt in attempts:
         if isinstance(attempt, DoesNotApply):
             lines.append(f"quantize: {attempt.candidate} does not apply: {attempt.reason}")
@@ -346,6 +374,7 @@ def _candidate(trial: CandidateTrial, *, pareto: bool) -> Candidate:
         speedup_interval=trial.speedup_interval,
         relative_logit_error=trial.error,
         auroc_drop=trial.auroc_drop,
+        changed_decisions=trial.changed_decisions,
         size_bytes=trial.size_bytes,
         pareto=pareto,
         kept=trial.kept,

@@ -45,8 +45,8 @@ def for_engines(options: QuantizeOptions) -> QuantizeOptions:
     return msgspec.structs.replace(options, targets=tuple(engines), threads=threads or options.threads)
 
 
-def open_groups(bundle: Bundle, targets: tuple[str, ...], threads: int) -> tuple[Group, ...]:
-    """The groups of ``targets``, e.g. ``openvino:cpu``; of every FP32 variant that can run here where none are named.
+def variants_of(bundle: Bundle, targets: tuple[str, ...]) -> tuple[Variant, ...]:
+    """The FP32 variants of ``targets``, e.g. ``openvino:cpu``; all that can run here where none are named.
 
     Raises:
         InputError: a target that is not known, has no FP32 variant, or cannot run here.
@@ -60,7 +60,7 @@ def open_groups(bundle: Bundle, targets: tuple[str, ...], threads: int) -> tuple
     chosen = [v for v in variants if v.backend in (requested or known) and is_available(v.backend).ok]
     if not chosen:
         raise InputError(f"none of {', '.join(requested or known)} can run here; install one of them")
-    return tuple(make_group(variant, tuple(map(bundle.read, variant.files)), threads) for variant in chosen)
+    return tuple(chosen)
 
 
 def _backend(target: str) -> str:
@@ -90,7 +90,7 @@ def make_group(variant: Variant, contents: tuple[bytes, ...], threads: int) -> G
     if variant.backend == "onnxruntime":
         fused = partial(_fused, contents[0], threads)
         return Group(reference=reference, floats=(), rests=("fp32",), variant=int8, last=fused)
-    floats = tuple(_float(variant.backend, precision, contents, threads) for precision in _FLOATS)
+    floats = tuple(partial(_float, variant.backend, precision, contents, threads) for precision in _FLOATS)
     rests: tuple[Rest, ...] = ("fp32", "bf16") if not missing_flags(BF16, read_cpu()) else ("fp32",)
     return Group(reference=reference, floats=floats, rests=rests, variant=int8)
 

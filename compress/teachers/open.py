@@ -74,7 +74,7 @@ def _open_outputs(source: TeacherSource, *, alone: bool) -> OutputCache:
 
 def _open_one(source: TeacherSource, task: Task, device: str, precision: str) -> Teacher:
     try:
-        return _open_kind(source, task, device, precision)
+        return _open_kind(source.described(), task, device, precision)
     except MedfmError:
         raise
     except Exception as exc:  # files come from anywhere, and loaders raise what they like

@@ -6,13 +6,12 @@ from typing import Literal
 
 import msgspec
 
-from medfm_compress.runtime.errors import InputError, ModelError
+from medfm_compress.compress.teachers.description import read_description
+from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.regular_file import read_regular
-from medfm_compress.runtime.strict_json import decode
+from medfm_compress.runtime.strict_json import convert
 
 Outputs = Literal["", "logits", "softmax", "sigmoid"]
-_MOST_SPEC_BYTES = 1 << 20
 KINDS = (
     "a model folder, timm:NAME, hf-hub:OWNER/NAME, torchvision:NAME, an .onnx file, a MONAI bundle or outputs:FOLDER"
 )
@@ -26,7 +25,7 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             bundle, or ``outputs:FOLDER``.
         weights: of a timm or torchvision network.
         labels: its labels in the order of its outputs; needed where its file does not say them.
-        spec: JSON file of its `ImageSpec`.
+        spec: YAML or JSON file of its `ImageSpec`, which may name labels, mapping and outputs as well.
         mapping: its label → the study's label.
         outputs: of an ``.onnx`` file: ``logits``, ``softmax`` or ``sigmoid``; empty takes what its graph proves.
         licence: of its weights; empty takes what its file says.
@@ -48,13 +47,34 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Raises:
             ModelError: the file cannot be read, or is no spec.
         """
+        return read_description(self.spec).spec if self.spec else None
+
+    def described(self) -> TeacherSource:
+        """This source with what the file of ``spec`` says beside the preprocessing.
+
+        Raises:
+            ModelError: the file cannot be read, or says something else than the options do.
+        """
         if not self.spec:
-            return None
-        try:
-            data = read_regular(self.spec, _MOST_SPEC_BYTES, "--teacher-spec")
-        except InputError as exc:
-            raise ModelError(str(exc)) from None
-        return decode(data, ImageSpec, source=f"--teacher-spec {self.spec}", error=ModelError)
+            return self
+        beside = read_description(self.spec).beside
+        said = {
+            "labels": beside.labels,
+            "mapping": beside.map,
+            "outputs": beside.outputs,
+            "licence": beside.licence,
+            "intended_use": beside.intended_use,
+        }
+        for name, value in said.items():
+            if value and getattr(self, name) not in (value, type(value)()):
+                option = {"mapping": "--map"}.get(name, f"--teacher-{name.replace('_', '-')}")
+                raise ModelError(f"{option} and --teacher-spec {self.spec} say different things; leave one of them out")
+        return convert(
+            msgspec.to_builtins(self) | {name: value for name, value in said.items() if value},
+            TeacherSource,
+            source=f"--teacher-spec {self.spec}",
+            error=ModelError,
+        )
 
     def refuse(self, *options: str) -> None:
         """Raises ModelError where an option was given that this kind of teacher answers by itself."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FEATURES = "features"
 MAX_WIDTH = 8192
 _CLASSIFIERS = ("Gemm", "MatMul", "Conv")
-_PASSES_ON = ("Add", "Reshape", "Flatten", "Squeeze", "Identity", "Mul", "Div")
+_PASSES_ON = ("Add", "Reshape", "Flatten", "Squeeze", "Identity", "Gather", "Mul", "Div")
 
 
 def features_output(model: ir.Model) -> int:

@@ -2,69 +2,43 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import typer
 
 from medfm_compress import __version__
 from medfm_compress.cli import console
-from medfm_compress.cli.bench import bench
-from medfm_compress.cli.bundle import app as bundle
-from medfm_compress.cli.compress import compress
-from medfm_compress.cli.demo import demo
-from medfm_compress.cli.device import app as device
-from medfm_compress.cli.distill import distill
-from medfm_compress.cli.doctor import doctor
-from medfm_compress.cli.evidence import app as evidence
-from medfm_compress.cli.explain import explain
-from medfm_compress.cli.explain_difference import explain_difference
-from medfm_compress.cli.export import export
-from medfm_compress.cli.finetune import finetune
-from medfm_compress.cli.gate import gate
-from medfm_compress.cli.inspect import inspect
-from medfm_compress.cli.monitor import app as monitor
-from medfm_compress.cli.policy import app as policy
-from medfm_compress.cli.pretrain import pretrain
-from medfm_compress.cli.prune import prune
-from medfm_compress.cli.quantize import quantize
-from medfm_compress.cli.recipe import app as recipe
-from medfm_compress.cli.run import run
-from medfm_compress.cli.study import app as study
-from medfm_compress.cli.trust import app as trust
 
 COMMANDS = (
-    compress,
-    pretrain,
-    finetune,
-    distill,
-    prune,
-    export,
-    quantize,
-    bench,
-    explain,
-    explain_difference,
-    gate,
-    run,
-    inspect,
-    doctor,
-    demo,
+    "compress",
+    "pretrain",
+    "finetune",
+    "distill",
+    "prune",
+    "export",
+    "quantize",
+    "bench",
+    "explain",
+    "explain_difference",
+    "gate",
+    "run",
+    "inspect",
+    "doctor",
+    "demo",
 )
-
-
-GROUPS = (
-    ("study", study),
-    ("policy", policy),
-    ("recipe", recipe),
-    ("bundle", bundle),
-    ("trust", trust),
-    ("evidence", evidence),
-    ("device", device),
-    ("monitor", monitor),
-)
+"""Each a module of this package with a function of the same name."""
+GROUPS = ("study", "policy", "recipe", "bundle", "trust", "evidence", "device", "monitor")
+"""Each a module of this package with an ``app`` of commands."""
 PROGRAM = "medfm-compress"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
-def build_app() -> typer.Typer:
-    """The Typer application with every command."""
+def build_app(only: str = "") -> typer.Typer:
+    """The Typer application with every command, or with the one that is called ``only`` at the command line.
+
+    A device predicts with ``run``: what the other commands import would be most of its start and of its memory.
+    """
     app = typer.Typer(
         name=PROGRAM,
         help="Make a large medical-imaging model run beside the scanner, and prove that nothing important was lost.",
@@ -73,12 +47,28 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None if console.is_plain() else "rich",
         context_settings=_SETTINGS,
     )
-    for command in COMMANDS:
-        app.command()(command)
-    for name, group in GROUPS:
-        app.add_typer(group, name=name)
+    for name in COMMANDS:
+        if only in ("", spelled(name)):
+            app.command()(getattr(_module(name), name))
+    for name in GROUPS:
+        if only in ("", name):
+            app.add_typer(_module(name).app, name=name)
     app.callback(invoke_without_command=True)(_version)
     return app
+
+
+def spelled(name: str) -> str:
+    """A command as it is written at the command line."""
+    return name.replace("_", "-")
+
+
+def is_command(word: str) -> bool:
+    """Whether ``word`` is how a command, or a group of them, is called at the command line."""
+    return word in GROUPS or word in map(spelled, COMMANDS)
+
+
+def _module(name: str) -> Any:
+    return import_module(f"medfm_compress.cli.{name}")
 
 
 def _version(

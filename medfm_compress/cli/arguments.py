@@ -15,6 +15,16 @@ Bundle = Annotated[Path, typer.Argument(help="The .medfm file.", metavar="BUNDLE
 ModelFolder = Annotated[Path, typer.Argument(help="Model folder; it is not changed.", metavar="MODEL")]
 StudyArgument = Annotated[Path, typer.Argument(help=STUDY_KINDS, metavar="STUDY")]
 Study = Annotated[Path, typer.Option("--study", help=STUDY_KINDS, metavar="STUDY")]
+MaybeStudy = Annotated[Path | None, typer.Option("--study", help=STUDY_KINDS, metavar="STUDY")]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        help="Instead of --study: a folder of images without labels, 12 or more; relative logit error and agreement of "
+        "decisions alone are judged then.",
+        metavar="FOLDER",
+    ),
+]
 Teachers = Annotated[
     list[str],
     typer.Option("--teacher", help="Whatever can teach, see distill; may be repeated, several are averaged."),

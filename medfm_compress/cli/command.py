@@ -15,6 +15,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.docstrings import summary
 from medfm_compress.cli.options import METAVARS, Setting, build, settings_of
+from medfm_compress.cli.ready_file import asking_with_a_file
 from medfm_compress.runtime.constraints import read_annotation
 from medfm_compress.runtime.errors import InputError
 
@@ -64,7 +65,7 @@ def command(defaults: Mapping[str, Any] = _NOTHING, skip: tuple[str, ...] = ()) 
 def _ending_by_exception(function: Command, arguments: Mapping[str, Any]) -> Any:
     """Typer would end with exit code 1 where the pipe to another process breaks, and so do libraries that exit."""
     try:
-        return function(**arguments)
+        return asking_with_a_file(function, arguments)
     except BrokenPipeError as exc:
         raise RuntimeError("a process that this one talks to went away") from exc
     except SystemExit as exc:

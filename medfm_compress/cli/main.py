@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import typer
 
 from medfm_compress.cli import streams
-from medfm_compress.cli.app import PROGRAM, build_app
+from medfm_compress.cli.app import PROGRAM, build_app, is_command
 from medfm_compress.runtime.errors import (
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
@@ -53,7 +53,7 @@ def run(arguments: Sequence[str] | None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    app, out, error = build_app(), sys.stdout, sys.stderr
+    app, out, error = build_app(_command_of(arguments)), sys.stdout, sys.stderr
     try:
         code = app(args=arguments, standalone_mode=False, prog_name=PROGRAM)
     except (KeyboardInterrupt, typer.Abort):
@@ -66,6 +66,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     if code == EXIT_INTERRUPTED:  # also what Typer makes of an interrupt
         return _complain("interrupted; what was finished is kept", EXIT_INTERRUPTED)
     return code if isinstance(code, int) else EXIT_OK
+
+
+def _command_of(arguments: Sequence[str] | None) -> str:
+    """The command that is called, where the first word says so; empty where all of them must be known."""
+    words = sys.argv[1:] if arguments is None else arguments
+    completing = any(name.endswith("_COMPLETE") for name in os.environ)
+    return words[0] if words and is_command(words[0]) and not completing else ""
 
 
 def _failed(exc: Exception) -> int:

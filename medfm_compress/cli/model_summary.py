@@ -7,11 +7,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from medfm_compress.bench.types.quantization_step import UNLABELLED
 from medfm_compress.cli import console
 from medfm_compress.cli.next_command import print_next
 
 if TYPE_CHECKING:
     from medfm_compress.compress.networks.model import Model
+    from medfm_compress.runtime.bundle.manifest import Manifest
     from medfm_compress.runtime.image_spec import ImageSpec
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -30,6 +32,14 @@ def print_model(model: Model, out: Path, next_command: str, more: Mapping[str, A
     document = {"model": str(out), "name": model.name, "parameters": parameters, "steps": steps}
     document |= {"next": next_command, **more}
     console.emit(lambda: document, describe)
+
+
+def print_unlabelled(manifest: Manifest) -> None:
+    """That a bundle was made with images without labels, and what follows; nothing where there were labels."""
+    if any(UNLABELLED in step for step in manifest.provenance.steps):
+        console.say(f"{UNLABELLED}; AUROC is not known")
+    if not manifest.task.operating_points and manifest.task.kind != "multiclass":
+        console.say("no operating points were chosen: findings are called at probability 0.5")
 
 
 def describe_colour_rule(spec: ImageSpec) -> str:

@@ -41,9 +41,10 @@ def after_distill(model: Path, study: Path) -> str:
     return command_line("export", model, "--study", study, "--out", _free(model, ".medfm"))
 
 
-def after_export(bundle: Path, study: Path) -> str:
-    """The command that quantizes a bundle."""
-    return command_line("quantize", bundle, "--study", study, "--out", _free(bundle.with_suffix(""), "-int8.medfm"))
+def after_export(bundle: Path, study: Path | None, images: Path | None = None) -> str:
+    """The command that quantizes a bundle, with the study or the images without labels that exported it."""
+    cases = ("--study", study) if study is not None else ("--images", images)
+    return command_line("quantize", bundle, *cases, "--out", _free(bundle.with_suffix(""), "-int8.medfm"))
 
 
 def after_quantize(bundle: Path, study: Path) -> str:

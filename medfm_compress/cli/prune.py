@@ -16,6 +16,7 @@ from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, Te
 from medfm_compress.compress.pruning.options import PruneOptions
 
 if TYPE_CHECKING:
+    from medfm_compress.compress.pruning.int8_student import Int8Student
     from medfm_compress.compress.pruning.record import PruningRecord
 
 
@@ -72,6 +73,7 @@ def _as_json(record: PruningRecord, out: Path) -> dict[str, Any]:
         ],
         "protected": [{"name": entry.name, "reason": entry.reason} for entry in last.protected],
         "sparse": list(record.sparse),
+        "int8": record.int8,
     }
 
 
@@ -103,9 +105,33 @@ def _print_record(record: PruningRecord, out: Path) -> None:
             f"{record.speedup:.2f}× as fast with {record.macs_after / record.macs_before:.3f} of the MACs: "
             f"{_efficiency(record):.2f} of what was removed is saved"
         )
+    if record.int8 is not None:
+        _print_int8(record.int8)
     groups = [group for step in record.steps for group in step.groups]
     blocks = sum(group.kind == "block" and group.after == 0 for group in groups)
     narrower = len({group.name for group in groups if group.kind != "block" and group.after < group.before})
     console.say(
         f"groups narrowed: {narrower}, blocks dropped: {blocks}, groups left whole: {len(last.protected)}; wrote {out}"
     )
+
+
+def _print_int8(student: Int8Student) -> None:
+    """What INT8 does to the pruned network, beside FP32 and the original."""
+    if not student.method:
+        console.say(f"in INT8 it does not run, and FP32 takes longer than what was measured: {student.reason}")
+        return
+    scores = (student.auroc_original, student.auroc_fp32, student.auroc_int8)
+    shown = ", ".join(
+        f"{name} {'unknown' if score is None else f'{score:.3f}'}"
+        for name, score in zip(("original", "pruned in FP32", "pruned in INT8"), scores, strict=True)
+    )
+    console.say(f"AUROC on {student.judged_on} validation cases: {shown}")
+    console.say(
+        f"INT8 beside its own FP32: relative logit error {student.relative_logit_error:.4f}, "
+        f"{student.changed_decisions:.1%} of decisions change ({student.method})"
+    )
+    if student.reason:
+        console.say(
+            f"not fit to ship in INT8 as it is: {student.reason}; 'quantize' searches further, and "
+            "'distill --qat' trains for it"
+        )

@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Bundle, BundleOut, Overwrite, Study
+from medfm_compress.cli.arguments import BundleOut, Images, MaybeStudy, Overwrite
 from medfm_compress.cli.command import command
 from medfm_compress.cli.int8_summary import print_no_int8, why_no_int8
+from medfm_compress.cli.model_summary import print_unlabelled
 from medfm_compress.cli.next_command import after_quantize, print_next
 from medfm_compress.cli.outputs import check_file_out
-from medfm_compress.compress.quantization.options import QuantizeOptions
+from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, onnx_source
+from medfm_compress.compress.quantization.options import MIN_CALIBRATION_CASES, QuantizeOptions
+from medfm_compress.onnx_model import CaseSource
 
 if TYPE_CHECKING:
     from medfm_compress.compress.quantization.candidate import Candidate
     from medfm_compress.compress.quantization.quantize_bundle import Quantized
 
+Model = Annotated[Path, typer.Argument(help="The .medfm file, or an .onnx file.", metavar="MODEL")]
+
 
 @command(skip=("threads",))
 def quantize(
-    bundle: Bundle, options: QuantizeOptions, study: Study, out: BundleOut, overwrite: Overwrite = False
+    model: Model,
+    options: QuantizeOptions,
+    out: BundleOut,
+    study: MaybeStudy = None,
+    images: Images = None,
+    teacher_spec: TeacherSpec = None,
+    teacher_labels: TeacherLabels = None,
+    teacher_outputs: TeacherOutputs = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Quantize a bundle: of many candidates for each target, the fastest within the limits of fidelity is kept.
+    """Quantize a bundle or any ONNX file: of many candidates, the fastest within the limits of fidelity is kept.
 
-    Training cases calibrate, validation cases judge.
+    Training cases calibrate, validation cases judge. Without labels, of --images two of three calibrate.
     """
     check_file_out(out, ".medfm", overwrite)
+    source = onnx_source(model, teacher_spec, teacher_labels, teacher_outputs)
     from medfm_compress import steps
 
-    quantized = steps.quantize(study, bundle, options, console.progress, out)
+    most = options.samples + options.validation_samples
+    cases = CaseSource(study, images, MIN_CALIBRATION_CASES, most, options.seed)
+    quantized = steps.quantize(cases, model, options, console.progress, out, source)
     console.emit(lambda: _as_json(quantized), lambda: _print_candidates(quantized, out, study))
 
 
@@ -39,17 +57,22 @@ def _as_json(quantized: Quantized) -> dict[str, Any]:
         "model_digest": quantized.manifest.model_digest,
         "variants": [variant.name for variant in quantized.manifest.variants],
         "calibration_cases": len(quantized.calibration_images),
+        "labelled": quantized.labelled,
+        "judged_by": quantized.judged_by,
         "candidates": quantized.candidates,
         "no_int8": why_no_int8(quantized.manifest),
     }
 
 
-def _print_candidates(quantized: Quantized, out: Path, study: Path) -> None:
+def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> None:
     backends = dict.fromkeys(_backend(candidate) for candidate in quantized.candidates)
     for backend in backends:
         tried = [candidate for candidate in quantized.candidates if _backend(candidate) == backend]
-        headers = [backend, "p50 ms", "speed-up", "logit error", "MB", "outcome"]
-        console.table(headers, [_row(candidate) for candidate in tried if candidate.variant], left=(0, 5))
+        headers = [backend, "p50 ms", "speed-up", "logit error", "agree", "MB", "outcome"]
+        rows = [_row(candidate) for candidate in tried if candidate.variant]
+        if quantized.labelled:  # AUROC decides, and is not what a table is read for
+            headers, rows = _without_agreement(headers), [_without_agreement(row) for row in rows]
+        console.table(headers, rows, left=(0, len(headers) - 1))
         for candidate in tried:
             if not candidate.variant:
                 console.say(f"{candidate.method} does not apply: {candidate.reason}")
@@ -61,8 +84,16 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path) -> None:
     if not quantized.applied:
         console.say("Nothing applied: no candidate is both faithful and faster than FP32; the bundle keeps FP32.")
     print_no_int8(quantized.manifest)
+    if study is None:
+        print_unlabelled(quantized.manifest)
+        console.say(f"wrote {out}; a labelled study and a policy prove it: see 'medfm-compress bench --help'")
+        return
     console.say(f"wrote {out}; its teacher and a policy prove it: see 'medfm-compress bench --help'")
     print_next(after_quantize(out, study))
+
+
+def _without_agreement(row: list[str]) -> list[str]:
+    return [*row[:4], *row[5:]]
 
 
 def _backend(candidate: Candidate) -> str:
@@ -74,5 +105,6 @@ def _row(candidate: Candidate) -> list[str]:
     times = [f"{candidate.p50_ms:.2f}", f"{candidate.speedup:.2f}×"] if candidate.p50_ms else ["–"] * 2
     judged = candidate.p50_ms or candidate.relative_logit_error  # what runs on no engine here is judged, not timed
     error = f"{candidate.relative_logit_error:.4f}" if judged else "–"
+    agree = f"{1 - candidate.changed_decisions:.1%}" if judged else "–"
     size = f"{candidate.size_bytes / 1e6:.2f}" if candidate.size_bytes else "–"
-    return [candidate.method + ("*" if candidate.pareto else ""), *times, error, size, outcome]
+    return [candidate.method + ("*" if candidate.pareto else ""), *times, error, agree, size, outcome]

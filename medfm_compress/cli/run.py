@@ -127,7 +127,7 @@ def _open(bundle: Path, choice: EngineChoice) -> Engine | ActiveEngine:
 
 def _open_active(folder: Path, choice: EngineChoice) -> ActiveEngine:
     """The active bundle, counted; with ``shadow`` the candidate beside it."""
-    from medfm_compress.runtime.device.active_engine import ActiveEngine
+    from medfm_compress.runtime.device.active_engine import ActiveEngine, Observer
     from medfm_compress.runtime.device.folder import DeviceFolder
     from medfm_compress.runtime.monitor.monitor import Monitor
     from medfm_compress.runtime.monitor.shadow import Shadow
@@ -135,7 +135,7 @@ def _open_active(folder: Path, choice: EngineChoice) -> ActiveEngine:
     device = DeviceFolder(folder, trust=choice.trust_store, allow_unsigned=choice.allow_unsigned)
     if choice.shadow and device.state.candidate is None:
         raise InputError(f"no candidate waits in the device folder {folder}; install one first")
-    observers = [Monitor(folder), *([Shadow(device)] if choice.shadow else [])]
+    observers: list[Observer] = [Monitor(folder), *([Shadow(device)] if choice.shadow else [])]
     return ActiveEngine(device, threads=choice.threads, cache_dir=choice.cache, observers=observers)
 
 

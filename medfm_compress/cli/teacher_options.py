@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
@@ -13,7 +14,7 @@ TeacherSpec = Annotated[
     list[str] | None,
     typer.Option(
         "--teacher-spec",
-        help="JSON of its ImageSpec, where its file does not say it; the n-th for the n-th teacher.",
+        help="YAML or JSON of what its file does not say: ImageSpec, labels, outputs; the n-th for the n-th teacher.",
     ),
 ]
 TeacherLabels = Annotated[
@@ -50,6 +51,24 @@ def teacher_sources(
         )
         for source, spec, listed, gives in rows
     )
+
+
+def onnx_source(
+    model: Path, specs: list[str] | None, labels: list[str] | None, outputs: list[str] | None
+) -> TeacherSource | None:
+    """What was said of a model that is an ONNX file; None for another, of which nothing of it may be said.
+
+    Raises:
+        InputError: an option of ONNX files was given for another model, or several times.
+    """
+    if model.suffix.lower() == ".onnx":
+        return teacher_sources([str(model)], specs, labels, outputs)[0]
+    for option, values in (("spec", specs), ("labels", labels), ("outputs", outputs)):
+        if values:
+            raise InputError(
+                f"{model} says its {option} itself; --teacher-{option} goes with an .onnx file: leave it out"
+            )
+    return None
 
 
 def per_teacher(values: list[str] | None, teachers: list[str], option: str) -> list[str]:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from medfm_compress.export.onnx_export import _simplify, _strip, _torchscript, export_onnx
+from medfm_compress.export.onnx_export import _strip, _torchscript, export_onnx, simplified
 from medfm_compress.export.quiet_exporter import quiet_exporter
 from medfm_compress.export.source_modules import SOURCE_MODULE, module_of
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -40,7 +40,7 @@ def graph_of(exporter: str) -> ir.Graph:
         content = export_onnx(Network(), SPEC, Task(kind="multilabel", labels=("a", "b", "c"))).content
         return ir.from_proto(onnx.load_model_from_string(content)).graph
     with quiet_exporter():
-        model = _simplify(_torchscript(Network().eval(), torch.zeros(1, 3, 8, 8)))
+        model = simplified(_torchscript(Network().eval(), torch.zeros(1, 3, 8, 8)))
     _strip(model)
     return ir.from_proto(model).graph
 

@@ -14,7 +14,7 @@ import pytest
 
 from medfm_compress.__main__ import main
 from medfm_compress.bench.gate.policy_file import load_policy
-from medfm_compress.cli.app import COMMANDS
+from medfm_compress.cli.app import COMMANDS, spelled
 from medfm_compress.cli.recipe_template import STARTER
 from medfm_compress.cli.reference import PAGES
 from medfm_compress.recipe import load_recipe
@@ -36,7 +36,7 @@ MODEL = ("--study", "s", "--out", "o")
     [
         (["--version"], 0),
         (["--help"], 0),
-        *[([command.__name__.replace("_", "-"), "--help"], 0) for command in COMMANDS],
+        *[([spelled(command), "--help"], 0) for command in COMMANDS],
         (["study", "split", "-h"], 0),
         (["finetune", "resnet18", *MODEL, "--epochs", "-1"], 2),
         (["distill", "t", *MODEL, "--student", "s", "--teacher-precision", "fp64"], 2),

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.distillation.distill import distill
 from medfm_compress.compress.distillation.options import Distillation
@@ -258,8 +259,9 @@ def test_ranges_of_other_weights_are_not_used(distilled: tuple[Path, list[str]],
 def test_the_bundle_ships_what_was_trained(
     distilled: tuple[Path, list[str]], discs_path: Path, discs: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def clock(sessions: list[object], image: object, rounds: int) -> list[float]:
-        return [1.0 if session.info.precision == "int8" else 2.0 for session in sessions]  # type: ignore[attr-defined]
+    def clock(sessions: list[object], image: object, rounds: int) -> list[list[float]]:
+        precisions = [session.info.precision for session in sessions]  # type: ignore[attr-defined]
+        return [[1.0 if precision == "int8" else 2.0] * 5 for precision in precisions]
 
     def fresh(trials: list[CandidateTrial], *_: object) -> list[Measurement]:
         latencies = [1.0 if trial.variant.precision == "int8" else 2.0 for trial in trials]
@@ -267,9 +269,9 @@ def test_the_bundle_ships_what_was_trained(
             Measurement(name="played", target="played", session_ms=(ms,) * 20, calls_per_round=2) for ms in latencies
         ]
 
-    monkeypatch.setattr(candidate_search, "session_p50_ms", clock)
+    monkeypatch.setattr(candidate_search, "session_ms", clock)
     monkeypatch.setattr(quantizing, "time_in_fresh_processes", fresh)
-    monkeypatch.setattr(companion, "p50_ms_on", lambda isa, models, *_: (2.0, 1.0))
+    monkeypatch.setattr(companion, "speedup_on", lambda isa, models, *_: Interval(estimate=2.0, low=1.9, high=2.1))
     export(distilled[0], discs_path, ExportStep(), "tiny", "", silent, tmp_path / "fp32.medfm")
     few = QuantizeOptions(
         samples=16, rounds=5, error_limit=10.0, auroc_limit=1.0, optimised=False, targets=("onnxruntime:cpu",)

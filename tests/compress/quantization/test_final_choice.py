@@ -6,13 +6,14 @@ import msgspec
 import pytest
 
 from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, Limits
 from medfm_compress.compress.quantization.final_choice import WHY_OPTIMISED, WHY_PORTABLE, choose_variants
 from medfm_compress.compress.quantization.final_timing import LEAST_ROUNDS, final_plan
 from medfm_compress.compress.quantization.methods import DoesNotApply, Method
 from medfm_compress.export.build import Export, make_variant
 
-LIMITS = Limits(error=0.05, auroc_drop=0.02, rounds=40, threads=1, deadline=0.0)
+LIMITS = Limits(error=0.05, auroc_drop=0.02, rounds=40, threads=1, budget=Budget(0.0))
 
 
 def trial(name: str, ms: float, *, backend: str = "openvino", error: float = 0.01, **fields) -> CandidateTrial:
@@ -142,7 +143,7 @@ def test_a_companion_with_an_objection_is_neither_timed_nor_kept() -> None:
 
 @pytest.mark.parametrize(
     ("ms", "rounds", "budget_s", "expected"),
-    [(1.0, 40, 300.0, 40), (1.0, 5, 300.0, LEAST_ROUNDS), (1.0, 40, 0.0, LEAST_ROUNDS), (1000.0, 40, 300.0, 15)],
+    [(1.0, 40, 300.0, 40), (1.0, 5, 300.0, LEAST_ROUNDS), (1.0, 40, 0.0, LEAST_ROUNDS), (1000.0, 40, 300.0, 30)],
 )
 def test_rounds_fit_into_the_budget(ms: float, rounds: int, budget_s: float, expected: int) -> None:
     plan = final_plan([trial("fp32", ms), trial("int8", ms)], rounds, 2, budget_s)

@@ -10,11 +10,13 @@ import tiny_study
 
 from medfm_compress.bench.evaluate.evaluate import evaluate
 from medfm_compress.bench.evaluate.operating_points import choose_operating_points
+from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.quantization import build_candidate, candidate_search
 from medfm_compress.compress.quantization import companion_variants as companion
 from medfm_compress.compress.quantization import quantize_bundle as module_under_test
 from medfm_compress.compress.quantization.methods import Method
+from medfm_compress.compress.quantization.nncf_candidates import nncf_candidates
 from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
@@ -38,7 +40,7 @@ def play_clocks(monkeypatch, fp32_ms, int8_ms, fresh_ms=None):
     """
 
     def in_process(sessions, image, rounds):
-        return [int8_ms if session.info.precision == "int8" else fp32_ms for session in sessions]
+        return [[int8_ms if session.info.precision == "int8" else fp32_ms] * 5 for session in sessions]
 
     def of_trial(trial):
         return int8_ms if trial.variant.precision == "int8" else fp32_ms
@@ -50,7 +52,7 @@ def play_clocks(monkeypatch, fp32_ms, int8_ms, fresh_ms=None):
             for number, ms in enumerate(latencies)
         ]
 
-    monkeypatch.setattr(candidate_search, "session_p50_ms", in_process)
+    monkeypatch.setattr(candidate_search, "session_ms", in_process)
     monkeypatch.setattr(module_under_test, "time_in_fresh_processes", fresh)
 
 
@@ -58,7 +60,7 @@ def play_clocks(monkeypatch, fp32_ms, int8_ms, fresh_ms=None):
 def played_clocks(monkeypatch):
     """INT8 is twice as fast wherever a test does not say otherwise; one test starts the real processes."""
     play_clocks(monkeypatch, 2.0, 1.0)
-    monkeypatch.setattr(companion, "p50_ms_on", lambda isa, models, *_: (2.0, 1.0))
+    monkeypatch.setattr(companion, "speedup_on", lambda isa, models, *_: Interval(estimate=2.0, low=1.9, high=2.1))
 
 
 @pytest.fixture(scope="module")
@@ -283,12 +285,13 @@ def test_weights_alone_are_compressed_for_size_whatever_the_clock_says(source, t
 def test_a_variant_for_lesser_cpus_asks_for_what_it_pays_on(source, tmp_path, monkeypatch):
     play_clocks(monkeypatch, 2.0, 1.0)
     options = msgspec.structs.replace(FEW, targets=("openvino:cpu",))
-    timed = {"AVX2": (1.0, 1.5), "AVX512_CORE": (1.0, 0.8)}
-    monkeypatch.setattr(companion, "p50_ms_on", lambda isa, *_: timed[isa])
+    level = Interval(estimate=1.02, low=0.98, high=1.06)
+    timed = {"AVX2": level, "AVX512_CORE": Interval(estimate=1.25, low=1.2, high=1.3)}
+    monkeypatch.setattr(companion, "speedup_on", lambda isa, *_: timed[isa])
     manifest = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options).manifest
     reduced = next(v for v in manifest.variants if v.name.endswith("reduced"))
     assert reduced.instruction_set == ("avx512bw",)
-    timed["AVX512_CORE"] = (1.0, 1.1)
+    timed["AVX512_CORE"] = level
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
     assert not any(v.name.endswith("reduced") for v in quantized.manifest.variants)
     assert any(c.reason == "not faster than FP32 without VNNI" for c in quantized.candidates)
@@ -380,7 +383,10 @@ def test_what_nncf_makes_ships_like_any_other_candidate(source, tmp_path, monkey
     monkeypatch.setattr(candidate_search, "candidates", lambda starts, lookup: iter([Method(nncf=NncfSettings())]))
     options = msgspec.structs.replace(FEW, targets=(f"{backend}:cpu",), time_budget_s=600.0)
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
-    assert [c.method for c in quantized.candidates if c.kept] == ["int8-nncf+minmax", "int8-nncf+minmax+7-bit-weights"]
+    assert [c.method for c in quantized.candidates if c.kept] == [
+        "int8-nncf+histogram",
+        "int8-nncf+histogram+7-bit-weights",
+    ]
     bundle = Bundle.open(tmp_path / "q.medfm")
     names = [f"{backend}-cpu-int8", f"{backend}-cpu-int8-reduced"]
     assert [v.name for v in bundle.manifest.variants if v.backend == backend] == names
@@ -388,12 +394,14 @@ def test_what_nncf_makes_ships_like_any_other_candidate(source, tmp_path, monkey
         variant = bundle.variant(name)
         assert replay_goldens(bundle, variant, open_variant(bundle, variant, 1)) < 1e-3
         assert largest_weight([bundle.read(file) for file in variant.files]) <= largest
-    assert any("by int8-nncf+minmax kept" in step for step in bundle.manifest.provenance.steps)
+    assert any("by int8-nncf+histogram kept" in step for step in bundle.manifest.provenance.steps)
     assert "nncf" in bundle.manifest.provenance.libraries
 
 
 def test_without_nncf_the_search_says_so_and_goes_on(source, tmp_path, monkeypatch):
     monkeypatch.setattr(build_candidate, "is_installed", lambda: False)
+    few = lambda starts, lookup: iter([starts[0], *nncf_candidates(lookup, ("fp32",))])  # noqa: E731
+    monkeypatch.setattr(candidate_search, "candidates", few)
     options = msgspec.structs.replace(FEW, targets=("onnxruntime:cpu",), time_budget_s=600.0, reduced_range=False)
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
     (nncf,) = [candidate for candidate in quantized.candidates if "nncf" in candidate.method]

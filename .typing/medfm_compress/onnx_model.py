@@ -1,0 +1,1 @@
+../../medfm_compress/onnx_model.py

@@ -1,0 +1,168 @@
+"""What an ONNX file does not say of itself, as a YAML file: read for every command, and written ready to be filled in.
+
+Its keys are those of `ImageSpec`, and beside them ``labels``, ``map``, ``outputs``, ``kind``, ``licence`` and
+``intended_use``. A file with the keys of `ImageSpec` alone, YAML or JSON, is one as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from medfm_compress.data.strict_yaml import load_yaml
+from medfm_compress.runtime.errors import InputError, ModelError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.regular_file import read_regular
+from medfm_compress.runtime.strict_json import convert
+from medfm_compress.runtime.task import TaskKind
+
+TODO = "TODO"
+"""Stands for what is to be filled in."""
+_MOST_BYTES = 1 << 18
+_SHOWN = 20  # labels
+
+
+class Beside(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a description says beside the `ImageSpec`; see `TeacherSource`.
+
+    Attributes:
+        kind: of the labels, where no study says it.
+    """
+
+    labels: tuple[str, ...] = ()
+    map: dict[str, str] = {}
+    outputs: str = ""
+    kind: TaskKind | None = None
+    licence: str = ""
+    intended_use: str = ""
+
+
+class Description(NamedTuple):
+    """A description that was read."""
+
+    spec: ImageSpec
+    beside: Beside
+
+
+class Known(NamedTuple):
+    """What is known of a network's file, for a description of it.
+
+    Attributes:
+        name: of the file, without its suffix.
+        remarks: what the file says, a line each.
+        shape: of its input, channels, height and width; 0 where one is free.
+        outputs: how many; 0 where it is not known.
+        ending: what they are proven to be; empty where nothing proves it.
+        labels: that the file names; empty where it does not.
+        study: labels of the study; empty without one.
+        spec: that was said already.
+        beside: likewise.
+    """
+
+    name: str
+    remarks: tuple[str, ...]
+    shape: tuple[int, int, int]
+    outputs: int
+    ending: str = ""
+    labels: tuple[str, ...] = ()
+    study: tuple[str, ...] = ()
+    spec: ImageSpec | None = None
+    beside: Beside = Beside()
+
+
+def read_description(path: str) -> Description:
+    """The description at ``path``.
+
+    Raises:
+        ModelError: it cannot be read, is neither YAML nor JSON, has an unknown key or value, or is not filled in.
+    """
+    source = f"--teacher-spec {path}"
+    try:
+        values = load_yaml(read_regular(path, _MOST_BYTES, "--teacher-spec"), source)
+    except InputError as exc:
+        raise ModelError(str(exc)) from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{source} is {type(values).__name__}, not keys and values such as 'height_px: 224'")
+    left = [str(key) for key, value in values.items() if TODO in _texts(value)]
+    if left:
+        raise ModelError(f"{source} still says {TODO} at {', '.join(left)}; fill in what the network was trained with")
+    beside = {name: values.pop(name) for name in Beside.__struct_fields__ if name in values}
+    return Description(
+        spec=convert(values, ImageSpec, source=source, error=ModelError),
+        beside=convert(beside, Beside, source=source, error=ModelError),
+    )
+
+
+def write_description(known: Known) -> str:
+    """A description with all that is known, as YAML with comments; what is not stands as `TODO`."""
+    lines = [
+        f"# {known.name}.onnx: what it does not say of itself. Fill in every {TODO} with what it was trained with.",
+        *(f"# {remark}" for remark in known.remarks),
+        "",
+        *_spec_lines(known),
+        "",
+        *_output_lines(known),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _spec_lines(known: Known) -> list[str]:
+    channels, height, width = known.shape
+    spec = known.spec
+    if spec is not None:
+        return [
+            f"{name}: {_yaml(getattr(spec, name))}"
+            for name in ("height_px", "width_px", "colour", "mean", "std", "resize", "filter", "crop_fraction")
+        ]
+    colour = {1: "grey", 3: "rgb"}.get(channels, TODO)
+    return [
+        f"height_px: {height or TODO}",
+        f"width_px: {width or TODO}",
+        f"colour: {colour}  # grey or rgb; the channels of rgb are red, green, blue, in this order",
+        f"mean: {TODO}  # a channel each, in units of [0, 1]; ImageNet: [0.485, 0.456, 0.406]; none: zeros",
+        f"std: {TODO}  # likewise; of ImageNet [0.229, 0.224, 0.225]; pixels of 0 to 255: mean 0, std 0.003921569",
+        f"resize: {TODO}  # stretch both sides, shortest side and crop the rest, or longest side and pad",
+        f"filter: {TODO}  # bilinear, bicubic or nearest",
+        "crop_fraction: 1.0  # below 1: resize to size / fraction, then crop the centre; of 256 to 224 px: 0.875",
+    ]
+
+
+def _output_lines(known: Known) -> list[str]:
+    said = known.beside
+    count = known.outputs
+    ours = f"; the study's are {', '.join(known.study)}" if known.study else ""
+    lines = []
+    labels = said.labels or known.labels
+    if labels:
+        lines.append(f"labels: {_yaml(labels)}  # in the order of the outputs{ours}")
+    elif 0 < count <= _SHOWN and not known.study:
+        names = ", ".join(f"output-{number}" for number in range(count))
+        lines.append(f"labels: [{names}]  # names of the outputs, in their order; these will do")
+    elif known.study:
+        lines.append(f"labels: {TODO}  # [a name, …] for each of the {count or 'n'} outputs, in their order{ours}")
+    else:
+        lines.append("# labels: [a name, …] for each output, in their order; without it they are called by number")
+    if not known.study:
+        kind = said.kind or {"softmax": "binary" if count == 2 else "multiclass", "sigmoid": "multilabel"}.get(
+            known.ending, TODO
+        )
+        lines.append(f"kind: {kind}  # binary or multiclass: one label an image; multilabel: each by itself")
+    outputs = said.outputs or known.ending or TODO
+    proof = "as the file proves" if known.ending and not said.outputs else "logits, softmax or sigmoid: what it gives"
+    lines.append(f"outputs: {outputs}  # {proof}")
+    lines += [
+        f"licence: {_yaml(said.licence)}  # of the weights",
+        "# map: {their label: the study's label}  # where they are called otherwise",
+    ]
+    return lines if known.study else lines[:-1]
+
+
+def _yaml(value: Any) -> str:
+    """A value as YAML within one line, which JSON is."""
+    return msgspec.json.encode(value).decode()
+
+
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else [value]
+    return [item for item in values if isinstance(item, str)]

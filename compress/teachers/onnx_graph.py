@@ -1,0 +1,111 @@
+"""An ONNX file as ONNX Runtime runs it: one image input, one output ``[n, outputs]``, any number of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfm_compress.compress.teachers.teacher import BATCH
+from medfm_compress.export.adopt_onnx import Layout
+from medfm_compress.export.onnx_file import read_onnx_file
+from medfm_compress.runtime.cpu import usable_cores
+from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.sessions import onnxruntime
+from medfm_compress.runtime.sessions.operators import read_operators
+
+_FLOAT = "tensor(float)"
+_DYNAMIC = "DynamicQuantize"  # begins the names of operators that take their scale from the whole batch
+_CHANNELS = (1, 3)
+
+
+class OnnxGraph:
+    """An ONNX file with one image input and one output ``[n, outputs]``."""
+
+    def __init__(self, path: str, content: bytes | None = None) -> None:
+        """Open it; ``content`` stands for the file's own.
+
+        Raises:
+            InputError: it cannot be read.
+            ModelError: it is damaged, keeps weights where they are not read, or has other inputs or outputs.
+        """
+        self.name = Path(path).stem
+        self.content = read_onnx_file(path) if content is None else content
+        self.precision = "int8" if onnxruntime.holds_integers(self.content) else "fp32"
+        threads = max(1, min(torch.get_num_threads(), usable_cores()))
+        try:
+            self._session = onnxruntime.from_bytes([self.content], threads, self.precision)
+        except BundleRefused as exc:
+            raise ModelError(f"{path} cannot be run: {exc}") from None
+        self.input, self.output, sides = _ports(path, self._session)
+        self.layout: Layout = "nhwc" if sides[3] in _CHANNELS and sides[1] not in _CHANNELS else "nchw"
+        self.shape = sides if self.layout == "nchw" else (sides[0], sides[3], sides[1], sides[2])
+        self._most = 1 if _scales_by_batch(self.content) else BATCH
+
+    def run(self, images: Tensor) -> Tensor:
+        """Outputs ``[n, outputs]`` float32 on normalised images ``[n, c, h, w]``; a short batch is filled up.
+
+        A graph that takes ``[n, h, w, c]`` gets them so.
+
+        Images go one at a time where the graph scales them by the largest of their batch, as dynamic quantization does.
+        """
+        fixed = self.shape[0]
+        outputs = []
+        for part in torch.split(images.float(), fixed or self._most):
+            batch = part if not fixed else torch.cat([part, part.new_zeros(fixed - len(part), *part.shape[1:])])
+            oriented = batch if self.layout == "nchw" else batch.permute(0, 2, 3, 1)
+            values = self._session.run({self.input: oriented.contiguous().numpy()})[self.output]
+            outputs.append(torch.from_numpy(np.array(values, np.float32))[: len(part)])
+        return torch.cat(outputs)
+
+
+def _scales_by_batch(content: bytes) -> bool:
+    try:
+        return any(kind.startswith(_DYNAMIC) for kind in read_operators(content).kinds)
+    except ValueError:
+        return False
+
+
+def _ports(path: str, session: onnxruntime.OnnxRuntimeSession) -> tuple[str, str, tuple[int, ...]]:
+    """Name of the input and of the output, and the input's sides; a free side is 0."""
+    inputs, outputs = session.ports()
+    if len(inputs) != 1 or len(outputs) != 1:
+        names = ", ".join(port[0] for port in (*inputs, *outputs))
+        raise ModelError(
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs ({names}); it must have one image input "
+            "and one output of logits: export it again without the others"
+        )
+    (image, image_type, sides), (logits, logits_type, out) = inputs[0], outputs[0]
+    if image_type != _FLOAT or logits_type != _FLOAT or len(sides) != 4 or len(out) != 2:
+        raise ModelError(
+            f"{path} maps {image_type} {list(sides)} to {logits_type} {list(out)}; it must map float images "
+            "[n, channels, height, width] to float logits [n, labels]"
+        )
+    return image, logits, tuple(side if isinstance(side, int) else 0 for side in sides)
+
+
+def check_fits(graph: OnnxGraph, spec: ImageSpec) -> None:
+    """Raise ModelError where the graph takes other images than the spec describes."""
+    sizes = graph.shape[1:]
+    if any(side not in (0, size) for side, size in zip(sizes, spec.shape[1:], strict=True)):
+        sides = "×".join(str(side or "any") for side in sizes)
+        raise ModelError(
+            f"{graph.name} takes images of {sides} (channels, height, width), and --teacher-spec describes "
+            f"{'×'.join(map(str, spec.shape[1:]))}; correct the spec"
+        )
+
+
+def probe(graph: OnnxGraph, spec: ImageSpec) -> Tensor:
+    """Outputs on noise of several strengths."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(8, *spec.shape[1:], generator=generator) * torch.linspace(0.1, 3, 8).reshape(-1, 1, 1, 1)
+    try:
+        outputs = graph.run(noise)
+    except InputError as exc:
+        raise ModelError(f"{graph.name} cannot run on images of its spec: {exc}") from None
+    if not torch.isfinite(outputs).all():
+        raise ModelError(f"{graph.name} gives values that are not finite on noise; check its weights")
+    return outputs
