@@ -99,7 +99,9 @@ def measure(layer: Layer, weight: Array, inputs: Sequence[Array], missing: Seque
     return [half for half in halves if half is not None]
 
 
-def _of_case(layer: Layer, weight: Array, x: Array, r: Array, random: np.random.Generator, rows: int) -> Moments:
+def _of_case(
+    layer: Layer, weight: Array, x: Array, r: Array, random: np.random.Generator, rows: int
+) -> Moments:
     groups, outputs, columns = weight.shape
     rows = max(min(rows, _ELEMENTS // (groups * columns)), 1)
     if layer.node.op_type == "Conv":

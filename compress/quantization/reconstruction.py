@@ -143,9 +143,7 @@ def _solution(moments: Moments, damping: float) -> NDArray[np.float32]:
 
 def _mean_missing(layer, results, wanted) -> NDArray[np.float32]:
     axes = (0, *range(2, results[0].ndim)) if layer.node.op_type == "Conv" else tuple(range(results[0].ndim - 1))
-    return np.mean(
-        [(y - y_q).mean(axis=axes) for y, y_q in zip(wanted, results, strict=True)], axis=0, dtype=np.float32
-    )
+    return np.mean([(y - y_q).mean(axis=axes) for y, y_q in zip(wanted, results, strict=True)], axis=0, dtype=np.float32)
 
 
 def _along(layer, result, shift):
@@ -155,6 +153,4 @@ def _along(layer, result, shift):
 def _use(layer: Layer, weight: QuantizedWeight) -> None:
     shape = [-1 if axis == layer.axis else 1 for axis in range(weight.values.ndim)]
     array = weight.values * weight.scales.reshape(shape)
-    layer.node.replace_input_with(
-        1, add_constant(graph_of(layer.node), f"{layer.name}_reconstructed", array.astype(np.float32))
-    )
+    layer.node.replace_input_with(1, add_constant(graph_of(layer.node), f"{layer.name}_reconstructed", array.astype(np.float32)))

@@ -129,3 +129,4 @@ def _is_sum(node: ir.Node) -> bool:
         and shapes[0] == shapes[1]
         and not any(map(is_constant, node.inputs))
     )
+
