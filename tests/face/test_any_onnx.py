@@ -15,6 +15,7 @@ typer = pytest.importorskip("typer")
 
 from typer.testing import CliRunner  # noqa: E402
 
+from medfm_compress.cli import ready_file  # noqa: E402
 from medfm_compress.cli.export import export  # noqa: E402
 from medfm_compress.cli.model_summary import print_unlabelled  # noqa: E402
 from medfm_compress.cli.quantize import quantize  # noqa: E402
@@ -84,6 +85,18 @@ def test_images_without_labels_in_two_lines(here: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.startswith(
         "no labels: judged by relative logit error and agreement of decisions alone"
     )
+
+
+def test_where_nothing_can_be_written_the_message_says_what_to_write(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("read-only")
+
+    monkeypatch.setattr(ready_file, "write_atomically", refuse)
+    tiny_onnx.write(here / "net.onnx", tiny_onnx.make(ending=("Softmax",)), spec=None)
+    said = message("quantize", "net.onnx", "--images", here, "--out", "x.medfm")
+    assert 'write a file such as {"height_px":16' in said and said.endswith("give it with --teacher-spec")
 
 
 def test_a_labelled_study_gives_the_bundle_that_the_file_predicts(here: Path, study: Path) -> None:
