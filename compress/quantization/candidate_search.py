@@ -45,6 +45,7 @@ from medfm_compress.compress.quantization.preference import form_of, prefer, slo
 from medfm_compress.export.build import open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
+from medfm_compress.runtime.heap import release_freed_memory
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 
@@ -134,6 +135,7 @@ def search_candidates(
         trial = open_method(candidate, group, builder, limits) if isinstance(candidate, Method) else candidate
         attempts.append(_tried(trial, reference, attempts, validation, limits))
         attempts[:] = _close_losers(attempts, limits)
+        release_freed_memory()
     return tuple(attempts)
 
 
