@@ -85,7 +85,6 @@ class _Request(NamedTuple):
 
 def _export(request: _Request, out: Path) -> Manifest:
     from medfm_compress import steps
-    from medfm_compress.onnx_model import export_onnx_model
 
     model, cases, step, source = request
     if source is not None:

@@ -87,7 +87,7 @@ JOBS = {
     ),
     "onnxruntime": (CNN, "onnxruntime", Method(nncf=NncfSettings(preset="mixed", bias_correction="fast"))),
     "onnxruntime again": (CNN, "onnxruntime", Method(nncf=NncfSettings(preset="mixed", bias_correction="fast"))),
-    "openvino vit": (VIT, "openvino", Method(nncf=EXPLICIT)),
+    "openvino vit": (VIT, "openvino", Method(nncf=NncfSettings(preset="mixed", transformer=True))),
     "onnxruntime vit": (VIT, "onnxruntime", Method(nncf=EXPLICIT)),
     "openvino reduced": (VIT, "openvino", Method(nncf=EXPLICIT, reduced=True)),
     "onnxruntime reduced": (VIT, "onnxruntime", Method(nncf=EXPLICIT, reduced=True)),

@@ -16,6 +16,7 @@ from medfm_compress.compress.quantization import build_candidate, candidate_sear
 from medfm_compress.compress.quantization import companion_variants as companion
 from medfm_compress.compress.quantization import quantize_bundle as module_under_test
 from medfm_compress.compress.quantization.methods import Method
+from medfm_compress.compress.quantization.nncf_candidates import nncf_candidates
 from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
@@ -399,6 +400,8 @@ def test_what_nncf_makes_ships_like_any_other_candidate(source, tmp_path, monkey
 
 def test_without_nncf_the_search_says_so_and_goes_on(source, tmp_path, monkeypatch):
     monkeypatch.setattr(build_candidate, "is_installed", lambda: False)
+    few = lambda starts, lookup: iter([starts[0], *nncf_candidates(lookup, ("fp32",))])  # noqa: E731
+    monkeypatch.setattr(candidate_search, "candidates", few)
     options = msgspec.structs.replace(FEW, targets=("onnxruntime:cpu",), time_budget_s=600.0, reduced_range=False)
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
     (nncf,) = [candidate for candidate in quantized.candidates if "nncf" in candidate.method]
