@@ -35,6 +35,16 @@ def test_a_pad_of_nothing_goes(graphs):
     assert graphs.difference(before, model) == 0
 
 
+def test_views_before_and_behind_a_pad_of_nothing_become_one(graphs):
+    nodes = "r = Relu(x) v = Reshape(r, four) p = Pad(v, none) y = Reshape(p, three)"
+    signature = "(float[1,24,8] x) => (float[1,12,16] y)"
+    before = graphs.build(signature, nodes, none=[0] * 8, four=[1, 4, 6, 8], three=[1, -1, 16])
+    model = graphs.read(before)
+    assert remove_empty_pads(model) == 1
+    remove_unused(model)
+    assert graphs.ops(model) == ["Relu", "Reshape"] and graphs.difference(before, model) == 0
+
+
 @pytest.mark.parametrize("nodes", ["p = Pad(x, some) y = Relu(p)", "y = Pad(x, none)"])
 def test_a_pad_that_pads_or_is_all_there_is_stays(graphs, nodes):
     model = graphs.read(
