@@ -24,6 +24,7 @@ from medfm_compress.compress.quantization.activation_statistics import (
     case_statistics,
 )
 from medfm_compress.compress.quantization.channel_rescaling import groups
+from medfm_compress.compress.quantization.residual_groups import residual_groups
 from medfm_compress.compress.quantization.weights import WEIGHTED, is_constant, layers
 from medfm_compress.export.passes.read import parse_onnx
 from medfm_compress.runtime.errors import InputError, MedfmError
@@ -128,7 +129,7 @@ def probes_of(model: ir.Model) -> tuple[Probe, ...]:
     channels: dict[str | None, int] = {}
     for layer in layers(model.graph):
         channels[layer.input.name] = 1 if layer.node.op_type.startswith("Conv") else -1
-    for group in groups(model.graph):
+    for group in (*residual_groups(model.graph), *groups(model.graph)):
         channels.update({value.name: group.axis for value in group.values})
     families: dict[str, list[ir.Value]] = {}
     roots: dict[str, str] = {}
@@ -228,12 +229,15 @@ def _session(content: bytes) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = 1, 1
     options.log_severity_level = _FATAL
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as exc:
         raise InputError(
             f"the model cannot be calibrated, ONNX Runtime does not load it: {_first_line(exc)}; export it with an "
             "opset that this ONNX Runtime knows"
         ) from exc
+    if hasattr(session, "_model_bytes"):
+        session._model_bytes = None  # kept for a fall-back that there is not: one more copy of the weights
+    return session
 
 
 def _runs(inputs: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:

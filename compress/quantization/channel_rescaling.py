@@ -114,7 +114,7 @@ def _source(node: ir.Node, known: Mapping[ir.Node, Layer]) -> tuple[int, int, tu
             return None
         return axis, scale.size, tuple(Divided(node, slot, 0) for slot in (1, 2) if _has_input(node, slot))
     layer = known.get(node)
-    if layer is None or node.op_type not in _LINEAR or not _reads(layer):
+    if layer is None or node.op_type not in _LINEAR or not input_channels(layer):
         return None
     divided = (Divided(node, 1, layer.axis), *((Divided(node, 2, -1),) if _has_input(node, 2) else ()))
     return _LINEAR[node.op_type], (static_shape(layer.weight) or ())[layer.axis], divided
@@ -141,7 +141,7 @@ class _Walk:
         layer = self._known.get(node)
         if layer is not None:
             self.layers.append(layer)
-            return slot == 0 and _LINEAR.get(node.op_type) == self._axis and _reads(layer) == self._channels
+            return slot == 0 and _LINEAR.get(node.op_type) == self._axis and input_channels(layer) == self._channels
         if node.op_type in ("Add", "Mul") and len(node.inputs) == 2 and is_constant(node.inputs[1 - slot]):
             return self._with_constant(node, 1 - slot)
         return self._passes(node) and self.follow(node.outputs[0])
@@ -165,7 +165,7 @@ class _Walk:
         return self.follow(node.outputs[0])
 
 
-def _reads(layer: Layer) -> int:
+def input_channels(layer: Layer) -> int:
     """How many input channels the weight has; 0 where it is no plain matrix or convolution."""
     shape = static_shape(layer.weight) or ()
     if layer.node.op_type == "Conv":

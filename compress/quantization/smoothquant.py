@@ -13,6 +13,7 @@ fold is impossible, as behind GELU or a residual sum, the layer is left as it is
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -47,7 +48,11 @@ class Smoothed(NamedTuple):
 
 
 def smooth(
-    model: ir.Model, statistics: Statistics, strength: float = 0.5, inputs: NDArray[np.float32] | None = None
+    model: ir.Model,
+    statistics: Statistics,
+    strength: float = 0.5,
+    inputs: NDArray[np.float32] | None = None,
+    find: Callable[[ir.Graph], Iterator[Group]] = groups,
 ) -> Smoothed:
     """Move outliers of activations into weights, as far as that folds; ``model`` is left as it is.
 
@@ -56,6 +61,7 @@ def smooth(
         statistics: of its activations.
         strength: α in [0, 1]; 1 makes all channels of an activation equal, 0 those of the weight.
         inputs: some cases ``[n, C, H, W]`` that give the rescaled activations a histogram anew; 16 or more.
+        find: what is rescaled together; `residual_groups` for residual streams.
 
     Raises:
         InputError: a strength outside [0, 1].
@@ -63,7 +69,7 @@ def smooth(
     if not 0 <= strength <= 1:
         raise InputError(f"SmoothQuant's strength is {strength}; it must be between 0 and 1")
     new, updated, smoothed = model.clone(), dict(statistics), list[str]()
-    for group in list(groups(new.graph)):
+    for group in list(find(new.graph)):
         largest = _largest(group, updated)
         if largest is None:
             continue
@@ -73,12 +79,15 @@ def smooth(
         smoothed += [layer.name for layer in group.layers]
     finish(new)
     if inputs is not None and smoothed:
-        updated = _with_histograms(updated, calibrate(_serialised(new), [inputs]))
+        updated = with_histograms(new, updated, inputs)
     return Smoothed(new, updated, tuple(smoothed))
 
 
-def _with_histograms(statistics: Statistics, measured: Statistics) -> dict[str, TensorStatistics]:
+def with_histograms(
+    model: ir.Model, statistics: Statistics, inputs: NDArray[np.float32]
+) -> dict[str, TensorStatistics]:
     """``statistics`` with what is missing in them taken from a few cases; the extremes over all cases stay."""
+    measured = calibrate(_serialised(model), [inputs])
     return {
         name: replace(
             tensor,
@@ -113,7 +122,14 @@ def _largest(group: Group, statistics: Statistics) -> NDArray[np.float64] | None
 
 def _factors(largest: NDArray[np.float64], group: Group, strength: float) -> NDArray[np.float64]:
     weights = np.max([input_maxima(layer) for layer in group.layers], axis=0)
-    return _alive(largest) ** strength / _alive(weights) ** (1 - strength)
+    return smoothing_factors(largest, weights, strength)
+
+
+def smoothing_factors(
+    activations: NDArray[np.float64], weights: NDArray[np.float64], strength: float
+) -> NDArray[np.float64]:
+    """s of the maxima of activations and weights, both ``[channels]``; see above."""
+    return _alive(activations) ** strength / _alive(weights) ** (1 - strength)
 
 
 def _alive(maxima: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -125,10 +141,11 @@ def _rescale_statistics(statistics: dict[str, TensorStatistics], group: Group, f
     for name in [value.name or "" for value in group.values]:
         tensor = statistics.pop(name, None)
         if tensor is not None and tensor.channel_low is not None:
-            statistics[name] = _divided(tensor, factors)
+            statistics[name] = divided(tensor, factors)
 
 
-def _divided(tensor: TensorStatistics, factors: NDArray[np.float64]) -> TensorStatistics:
+def divided(tensor: TensorStatistics, factors: NDArray[np.float64]) -> TensorStatistics:
+    """Statistics of an activation, with channels, that is divided by ``factors``; it has no histogram."""
     low, high, mean = (
         None if values is None else (values / factors).astype(np.float32)
         for values in (tensor.channel_low, tensor.channel_high, tensor.channel_mean)
