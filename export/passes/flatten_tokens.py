@@ -121,8 +121,16 @@ def _flat(
         if numbers is not None:
             flat[value] = add_constant(graph_of(node), f"{value.name}_flat", numbers.reshape(wanted))
         else:
-            flat[value] = _viewed(value, made, wanted, form) or _reshape(node, value, wanted, f"{value.name}_flat")
+            viewed = _viewed(value, made, wanted, form)
+            flat[value] = viewed or _reshape(node, _origin(value), wanted, f"{value.name}_flat")
     return flat[value]
+
+
+def _origin(value: ir.Value) -> ir.Value:
+    """What ``value`` was reshaped from, so that no view of a view is left."""
+    while (view := maker(value, "Reshape")) is not None and view.inputs[0] is not None:
+        value = view.inputs[0]
+    return value
 
 
 def _viewed(value: ir.Value, made: Collection[ir.Value], wanted: Shape, form: _Form) -> ir.Value | None:
