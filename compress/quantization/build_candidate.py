@@ -29,6 +29,8 @@ from medfm_compress.compress.quantization.nncf_job import NncfJob, quantize_with
 from medfm_compress.compress.quantization.nncf_settings import MISSING, NncfSettings
 from medfm_compress.compress.quantization.qdq import Placement, write_qdq
 from medfm_compress.compress.quantization.range_estimators import Range, estimate_ranges
+from medfm_compress.compress.quantization.reconstruction import reconstruct
+from medfm_compress.compress.quantization.residual_groups import residual_groups
 from medfm_compress.compress.quantization.smoothquant import Smoothed, smooth
 from medfm_compress.compress.quantization.tensorrt_graphs import write_precision
 from medfm_compress.compress.quantization.weight_only import weight_only
@@ -95,6 +97,7 @@ class GraphBuilder:
         self._model = read_graph(onnx)
         self._trained = take_ranges(self._model)
         self._smooth = lru_cache(maxsize=1)(self._smoothed)
+        self._equalize = lru_cache(maxsize=1)(self._equalized)
 
     @property
     def trained(self) -> bool:
@@ -128,10 +131,18 @@ class GraphBuilder:
         elif method.placement == DYNAMIC:
             quantized = quantize_dynamic(model, exclude=method.excluded, reduced=method.reduced)
         else:
-            place = PLACEMENTS[backend][method.placement]
-            quantized = write_qdq(model, place(model, method.excluded, reduced=method.reduced), ranges)
+            quantized = self._static(model, ranges, PLACEMENTS[backend][method.placement], method)
         content = serialise(quantized)
         return tuple(to_openvino_ir(content)) if backend == "openvino" else (content,)
+
+    def _static(self, model: ir.Model, ranges: dict[str, Range], place: Place, method: Method) -> ir.Model:
+        """The graph with Q/DQ."""
+        placement = place(model, method.excluded, reduced=method.reduced)
+        if not method.fitted:
+            return write_qdq(model, placement, ranges)
+        fitted = reconstruct(model, placement, ranges, self._inputs, refit=method.fitted == "weights")
+        placement = place(fitted.model, method.excluded, reduced=method.reduced)  # some layers have a bias now
+        return write_qdq(fitted.model, placement, ranges, fitted.weights)
 
     def tensorrt_graph(self, precision: Precision, method: Method | None = None, keep: Collection[str] = ()) -> bytes:
         """The file in a precision of TensorRT (see `tensorrt_graphs`), its nodes in ``keep`` in FP32.
@@ -159,9 +170,7 @@ class GraphBuilder:
 
     def _prepared(self, backend: Backend, method: Method) -> tuple[ir.Model, dict[str, Range]]:
         """The float graph that Q/DQ goes into, and the range of every value of it."""
-        model, statistics = self._model, self._statistics
-        if method.smoothquant:
-            model, statistics = self._smooth().model, self._smooth().statistics
+        model, statistics = self._rescaled(equalized=method.equalized, smoothed=method.smoothquant)
         if method.bias_correction:
             model = correct_biases(model, statistics, exclude=method.excluded, reduced=method.reduced)
         if backend == "onnxruntime":
@@ -183,6 +192,19 @@ class GraphBuilder:
             job = NncfJob.of(method, backend, self._task)
             self._last_of_nncf = (backend, method), quantize_with_nncf(graph, self._inputs, job, deadline)
         return self._last_of_nncf[1]
+
+    def equalizes(self) -> bool:
+        """Whether there are residual streams to equalize."""
+        return any(True for _ in residual_groups(self._model.graph))
+
+    def _rescaled(self, *, equalized: bool, smoothed: bool) -> tuple[ir.Model, Statistics]:
+        if not equalized:
+            return self._smooth()[:2] if smoothed else (self._model, self._statistics)
+        even = self._equalize()
+        return smooth(even.model, even.statistics, inputs=self._inputs)[:2] if smoothed else even[:2]
+
+    def _equalized(self) -> Smoothed:
+        return smooth(self._model, self._statistics, inputs=self._inputs, find=residual_groups)
 
     def _smoothed(self) -> Smoothed:
         return smooth(self._model, self._statistics, inputs=self._inputs)

@@ -43,9 +43,13 @@ def round_by_moments(weights: NDArray[np.float32], moments: NDArray[np.float32],
 def _upper(moments: NDArray[np.float32]) -> NDArray[np.float32]:
     """U with Uᵀ U = (H + λI)⁻¹, ``[G, K, K]``: from the Cholesky factor of H with its columns reversed."""
     columns = moments.shape[1]
-    diagonal = np.diagonal(moments, axis1=1, axis2=2)
-    damping = np.maximum(_DAMPING * diagonal.mean(axis=1), np.finfo(np.float32).tiny)
-    damped = moments + damping[:, None, None] * np.eye(columns, dtype=np.float32)
+    damped = moments + damping(moments, _DAMPING)[:, None, None] * np.eye(columns, dtype=np.float32)
     lower = np.linalg.cholesky(damped[:, ::-1, ::-1])  # of the reversed H: H = R Rᵀ with R upper triangular
     reversed_upper = lower[:, ::-1, ::-1]
     return np.linalg.inv(reversed_upper).astype(np.float32)
+
+
+def damping(moments: NDArray[np.float32], share: float) -> NDArray[np.float32]:
+    """λ of each H: a share of the mean of its diagonal; where inputs are dead, of that of the others."""
+    means = np.diagonal(moments, axis1=1, axis2=2).mean(axis=1)
+    return np.asarray(share * np.maximum(means, max(1e-3 * float(means.mean()), 1e-12)))

@@ -31,7 +31,7 @@ class Moments(NamedTuple):
 
     Attributes:
         rows: how many.
-        inputs: Σ x, ``[G, K]``.
+        inputs: Σ x, ``[G, K]``, from an origin near the mean, as below.
         residuals: Σ r, ``[G, O/G]``.
         square: Σ x xᵀ, ``[G, K, K]``, not centred.
         cross: Σ r xᵀ, ``[G, O/G, K]``, not centred.
@@ -92,8 +92,12 @@ def measure(layer: Layer, weight: Array, inputs: Sequence[Array], missing: Seque
     """
     halves: list[Moments | None] = [None, None]
     random = np.random.default_rng(0)
+    origin = np.zeros((weight.shape[0], 1, weight.shape[2]), np.float32)
     for i, (x, r) in enumerate(zip(inputs, missing, strict=True)):
-        one = _of_case(layer, weight, x, r, random, -(-_ROWS // len(inputs)))
+        columns, residuals = _of_case(layer, weight, x, r, random, -(-_ROWS // len(inputs)))
+        if i == 0:
+            origin = columns.mean(axis=1, keepdims=True)  # near x̄, so that float32 does not lose what is left of H
+        one = _moments(columns - origin, residuals)
         before = halves[i % 2]
         halves[i % 2] = one if before is None else before + one
     return [half for half in halves if half is not None]
@@ -101,7 +105,8 @@ def measure(layer: Layer, weight: Array, inputs: Sequence[Array], missing: Seque
 
 def _of_case(
     layer: Layer, weight: Array, x: Array, r: Array, random: np.random.Generator, rows: int
-) -> Moments:
+) -> tuple[Array, Array]:
+    """Columns ``[G, rows, K]`` and residuals ``[G, O/G, rows]`` at some of the output positions."""
     groups, outputs, columns = weight.shape
     rows = max(min(rows, _ELEMENTS // (groups * columns)), 1)
     if layer.node.op_type == "Conv":
@@ -113,6 +118,10 @@ def _of_case(
         x, r = x.reshape(-1, columns), r.reshape(-1, outputs)
         chosen = _chosen(len(x), rows, random)
         x, r = x[None, chosen], r[chosen].T[None]
+    return x, r
+
+
+def _moments(x: Array, r: Array) -> Moments:
     turned = np.ascontiguousarray(x.transpose(0, 2, 1))
     return Moments(x.shape[1], x.sum(axis=1), r.sum(axis=2), turned @ x, r @ x)
 

@@ -20,6 +20,7 @@ OTHER_ESTIMATORS = ("percentile", "mean-minmax")
 TRAINED = "trained"  # no estimator: the ranges that the network was trained with, see `qat`
 _AFTER_SMOOTHING = ("minmax", "mse")  # outliers gone, another estimator may be best
 Rest = Literal["fp32", "bf16"]
+Fitted = Literal["", "biases", "weights"]
 EXCLUSIONS = (1, 2, 4, 8, 16, 32)  # layers left in float, as long as the limits are not met
 
 
@@ -33,6 +34,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         weight_bits: 8 or 4 for weights only, with float activations; 0 for both.
         smoothquant: activation outliers are moved into the weights first.
         bias_correction: the mean error of the rounded weights is taken out of the biases.
+        equalized: channels along residual streams are rescaled first, see `residual_groups`.
+        fitted: biases, or weights as well, are fitted layer by layer to the float network's, see `reconstruction`.
         excluded: layers that stay in float, by node name.
         reduced: weights of 7 bits, which no CPU saturates on.
         nncf: NNCF makes it, as told here; ``rest``, ``weight_bits``, ``excluded`` and ``reduced`` hold for it as well.
@@ -44,6 +47,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight_bits: Literal[0, 4, 8] = 0
     smoothquant: bool = False
     bias_correction: bool = False
+    equalized: bool = False
+    fitted: Fitted = ""
     excluded: tuple[str, ...] = ()
     reduced: bool = False
     nncf: NncfSettings | None = None
@@ -62,7 +67,9 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         parts = [self.placement] if self.placement != "default" else []
         parts += [self.estimator] if self.placement != "dynamic" else []
         parts += ["smoothquant"] if self.smoothquant else []
-        return parts + (["bias-correction"] if self.bias_correction else [])
+        parts += ["equalized"] if self.equalized else []
+        parts += ["bias-correction"] if self.bias_correction else []
+        return parts + ([f"fitted-{self.fitted}"] if self.fitted else [])
 
     @property
     def precision(self) -> Precision:
@@ -105,6 +112,8 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
         standing: the best so far.
         most_harmful: node names of layers, most harmful first, for a method; slow, so asked last.
         smooths: whether SmoothQuant finds anything to fold into.
+        equalizes: whether there are residual streams to equalize.
+        missed: the most faithful of the fastest candidates that only the error limit keeps from shipping.
         nncf: what NNCF is told first; or why it cannot be asked, or None where nobody wants it to be.
         nncf_standing: the best of NNCF's so far.
         error_limit: largest relative logit error.
@@ -113,6 +122,8 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     standing: Callable[[], Standing]
     most_harmful: Callable[[Method], tuple[str, ...]]
     smooths: Callable[[], bool]
+    equalizes: Callable[[], bool] = lambda: False
+    missed: Callable[[], Method | None] = lambda: None
     nncf: Callable[[], NncfSettings | str | None] = lambda: None
     nncf_standing: Callable[[], Standing] = lambda: Standing(best=None, within_limits=False)
     error_limit: float = 0.0
@@ -127,6 +138,7 @@ def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | 
     """
     # They build on what is defined here.
     from medfm_compress.compress.quantization import nncf_candidates as nncf
+    from medfm_compress.compress.quantization.fitted_candidates import more_faithful
 
     first = starts[0]
     yield first
@@ -148,6 +160,7 @@ def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | 
     for estimator in OTHER_ESTIMATORS if best.placement != "dynamic" else ():
         yield msgspec.structs.replace(best, estimator=estimator)
     yield msgspec.structs.replace(_best(lookup, first), bias_correction=True)
+    yield from more_faithful(lookup)
     # NNCF calibrates anew for each candidate, in a process of its own, where ours share one calibration: it comes when
     # the cheap ones are done, and also where one of them is within the limits, since its placement may be faster.
     yield from nncf.nncf_candidates(lookup, tuple(dict.fromkeys(start.rest for start in starts)))

@@ -85,6 +85,8 @@ def form_of(trial: CandidateTrial) -> object:
         estimator="",
         smoothquant=False,
         bias_correction=False,
+        equalized=False,
+        fitted="",
         nncf=nncf and NncfSettings(preset=nncf.preset, transformer=nncf.transformer, error_limit=nncf.error_limit),
     )
 

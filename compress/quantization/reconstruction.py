@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.compress.quantization.bias_correction import add_to_bias
-from medfm_compress.compress.quantization.gptq_rounding import round_by_moments
+from medfm_compress.compress.quantization.gptq_rounding import damping, round_by_moments
 from medfm_compress.compress.quantization.layer_moments import Moments, grouped, is_supported, measure, ungrouped
 from medfm_compress.compress.quantization.partial_runs import PartialRuns
 from medfm_compress.compress.quantization.qdq import Placement, write_qdq
@@ -104,7 +104,7 @@ def _quantized(layer, run, wanted, *, reduced, refit, gptq) -> QuantizedWeight:
     missing = [y - y_q for y, y_q in zip(wanted, run.try_next(), strict=True)]
     halves = measure(layer, rows, run.value(str(layer.input.name)), missing)
     if refit:
-        rows = rows + _least_squares(halves)
+        rows = rows + least_squares(halves)
     weight = ungrouped(layer, rows, float_weight.shape)
     nearest = quantize_weight(weight, layer.axis, reduced=reduced)
     if not gptq:
@@ -119,26 +119,25 @@ def _quantized(layer, run, wanted, *, reduced, refit, gptq) -> QuantizedWeight:
     return QuantizedWeight(ungrouped(layer, best, float_weight.shape), nearest.scales)
 
 
-def _least_squares(halves: Sequence[Moments]) -> NDArray[np.float32]:
+def least_squares(halves: Sequence[Moments], dampings: Sequence[float] = _DAMPINGS) -> NDArray[np.float32]:
     """ΔW ``[G, O/G, K]``, or zeros where none helps on cases that it was not fitted to."""
-    gains = [0.0] * len(_DAMPINGS)
+    gains = [0.0] * len(dampings)
     scale = 0.0
     for fitted, held_out in (halves, halves[::-1]) if len(halves) == 2 else ():
         square, cross = held_out.centred()
-        for i, damping in enumerate(_DAMPINGS):
-            change = _solution(fitted, damping)
+        for i, share in enumerate(dampings):
+            change = _solution(fitted, share)
             gains[i] += float(2 * (change * cross).sum() - ((change @ square) * change).sum())
     best = int(np.argmax(gains))
     if gains[best] <= 0:
         return np.zeros_like(halves[0].cross)
-    return _solution(sum(halves[1:], halves[0]), _DAMPINGS[best])
+    return _solution(sum(halves[1:], halves[0]), dampings[best])
 
 
-def _solution(moments: Moments, damping: float) -> NDArray[np.float32]:
+def _solution(moments: Moments, share: float) -> NDArray[np.float32]:
     square, cross = moments.centred()
-    added = np.maximum(damping * np.diagonal(square, axis1=1, axis2=2).mean(axis=1), 1e-12)
-    square = square + added[:, None, None] * np.eye(square.shape[1], dtype=np.float32)
-    return np.linalg.solve(square, cross.transpose(0, 2, 1)).transpose(0, 2, 1)
+    square = square + damping(square, share)[:, None, None] * np.eye(square.shape[1], dtype=np.float32)
+    return np.asarray(np.linalg.solve(square, cross.transpose(0, 2, 1)).transpose(0, 2, 1))
 
 
 def _mean_missing(layer, results, wanted) -> NDArray[np.float32]:
