@@ -21,6 +21,7 @@ from medfm_compress.compress.quantization import placement_onnxruntime, placemen
 from medfm_compress.compress.quantization.activation_statistics import Statistics
 from medfm_compress.compress.quantization.bias_correction import correct_biases
 from medfm_compress.compress.quantization.dynamic import quantize_dynamic
+from medfm_compress.compress.quantization.explicit_smoothing import smooth_explicitly
 from medfm_compress.compress.quantization.float32_islands import Islands, find_islands
 from medfm_compress.compress.quantization.layer_sensitivity import rank_layers
 from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, TRAINED, Method
@@ -28,9 +29,8 @@ from medfm_compress.compress.quantization.nncf_candidates import first_settings,
 from medfm_compress.compress.quantization.nncf_job import NncfJob, quantize_with_nncf
 from medfm_compress.compress.quantization.nncf_settings import MISSING, NncfSettings
 from medfm_compress.compress.quantization.qdq import Placement, write_qdq
-from medfm_compress.compress.quantization.range_estimators import Range, estimate_ranges
-from medfm_compress.compress.quantization.reconstruction import reconstruct
-from medfm_compress.compress.quantization.residual_groups import residual_groups
+from medfm_compress.compress.quantization.range_estimators import ESTIMATORS, Range, estimate_ranges
+from medfm_compress.compress.quantization.range_search import search_ranges
 from medfm_compress.compress.quantization.smoothquant import Smoothed, smooth
 from medfm_compress.compress.quantization.tensorrt_graphs import write_precision
 from medfm_compress.compress.quantization.weight_only import weight_only
@@ -49,6 +49,8 @@ SAMPLE = 32  # calibration cases kept: rescaled activations get their histograms
 _ISLAND_CASES = 8  # of them, on which nodes are tried in FP16
 _RANKING = 4  # of them, on which layers are ranked
 _RANKING_S = 60.0  # for one ranking of layers
+_RANGES_CASES = 8  # of the sample, on which ranges are searched
+_RANGES_S = 90.0  # for one such search
 
 
 class Place(Protocol):
@@ -97,7 +99,7 @@ class GraphBuilder:
         self._model = read_graph(onnx)
         self._trained = take_ranges(self._model)
         self._smooth = lru_cache(maxsize=1)(self._smoothed)
-        self._equalize = lru_cache(maxsize=1)(self._equalized)
+        self._divide = lru_cache(maxsize=1)(self._divided)
 
     @property
     def trained(self) -> bool:
@@ -138,11 +140,13 @@ class GraphBuilder:
     def _static(self, model: ir.Model, ranges: dict[str, Range], place: Place, method: Method) -> ir.Model:
         """The graph with Q/DQ."""
         placement = place(model, method.excluded, reduced=method.reduced)
-        if not method.fitted:
-            return write_qdq(model, placement, ranges)
-        fitted = reconstruct(model, placement, ranges, self._inputs, refit=method.fitted == "weights")
-        placement = place(fitted.model, method.excluded, reduced=method.reduced)  # some layers have a bias now
-        return write_qdq(fitted.model, placement, ranges, fitted.weights)
+        if method.searched:
+            statistics = self._rescaled(method.smoothquant, method.divided)[1]
+            others = [estimate_ranges(statistics, name) for name in ESTIMATORS if name != method.estimator]
+            deadline = time.monotonic() + _RANGES_S
+            inputs = self._inputs[:_RANGES_CASES]
+            ranges = search_ranges(model, placement, [ranges, *others], inputs, deadline=deadline)
+        return write_qdq(model, placement, ranges)
 
     def tensorrt_graph(self, precision: Precision, method: Method | None = None, keep: Collection[str] = ()) -> bytes:
         """The file in a precision of TensorRT (see `tensorrt_graphs`), its nodes in ``keep`` in FP32.
@@ -170,7 +174,7 @@ class GraphBuilder:
 
     def _prepared(self, backend: Backend, method: Method) -> tuple[ir.Model, dict[str, Range]]:
         """The float graph that Q/DQ goes into, and the range of every value of it."""
-        model, statistics = self._rescaled(equalized=method.equalized, smoothed=method.smoothquant)
+        model, statistics = self._rescaled(method.smoothquant, method.divided)
         if method.bias_correction:
             model = correct_biases(model, statistics, exclude=method.excluded, reduced=method.reduced)
         if backend == "onnxruntime":
@@ -193,18 +197,17 @@ class GraphBuilder:
             self._last_of_nncf = (backend, method), quantize_with_nncf(graph, self._inputs, job, deadline)
         return self._last_of_nncf[1]
 
-    def equalizes(self) -> bool:
-        """Whether there are residual streams to equalize."""
-        return any(True for _ in residual_groups(self._model.graph))
+    def divides(self) -> bool:
+        """Whether SmoothQuant by multiplications finds outlier channels."""
+        return bool(self._divide(self.smooths(), 0.5).layers)
 
-    def _rescaled(self, *, equalized: bool, smoothed: bool) -> tuple[ir.Model, Statistics]:
-        if not equalized:
-            return self._smooth()[:2] if smoothed else (self._model, self._statistics)
-        even = self._equalize()
-        return smooth(even.model, even.statistics, inputs=self._inputs)[:2] if smoothed else even[:2]
+    def _rescaled(self, smoothed: bool, divided: float) -> tuple[ir.Model, Statistics]:  # noqa: FBT001 - a cache's key
+        if divided:
+            return self._divide(smoothed, divided)[:2]
+        return self._smooth()[:2] if smoothed else (self._model, self._statistics)
 
-    def _equalized(self) -> Smoothed:
-        return smooth(self._model, self._statistics, inputs=self._inputs, find=residual_groups)
+    def _divided(self, smoothed: bool, strength: float) -> Smoothed:  # noqa: FBT001 - a cache's key
+        return smooth_explicitly(*self._rescaled(smoothed, 0.0), strength, self._inputs)
 
     def _smoothed(self) -> Smoothed:
         return smooth(self._model, self._statistics, inputs=self._inputs)

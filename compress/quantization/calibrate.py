@@ -229,12 +229,15 @@ def _session(content: bytes) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = 1, 1
     options.log_severity_level = _FATAL
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as exc:
         raise InputError(
             f"the model cannot be calibrated, ONNX Runtime does not load it: {_first_line(exc)}; export it with an "
             "opset that this ONNX Runtime knows"
         ) from exc
+    if hasattr(session, "_model_bytes"):
+        session._model_bytes = None  # kept for a fall-back that there is not: one more copy of the weights
+    return session
 
 
 def _runs(inputs: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:

@@ -51,7 +51,7 @@ from medfm_compress.runtime.sessions.protocol import Session
 _FINALISTS = 3
 _PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in this process
 _COMPETITIVE = 1.03  # NNCF's placement is at most so many times slower than what may ship, where noise can tell
-_HOPEFUL = 5.0  # times the error limit, above which no better numbers are looked for
+_HOPEFUL = 10.0  # times the error limit, above which no better numbers are looked for
 _SECONDS = 1.5  # of timing for one candidate, at most; fewer rounds where a network is slow
 _LEAST_ROUNDS = 7
 _FIRST_ROUNDS = 3  # of FP32 alone: a first idea of how slow the network is
@@ -77,8 +77,8 @@ class Builder(Protocol):
         """Whether SmoothQuant finds anything to fold into."""
         ...
 
-    def equalizes(self) -> bool:
-        """Whether there are residual streams to equalize."""
+    def divides(self) -> bool:
+        """Whether SmoothQuant by multiplications finds outlier channels."""
         ...
 
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ def search_candidates(
         standing=lambda: _standing(attempts, limits),
         most_harmful=lambda method: builder.most_harmful(backend, method),
         smooths=builder.smooths,
-        equalizes=builder.equalizes,
+        divides=builder.divides,
         missed=lambda: _missed(attempts, limits),
         nncf=lambda: builder.nncf(backend) if limits.nncf else None,
         nncf_standing=lambda: _nncf_standing(attempts, limits),
@@ -248,7 +248,7 @@ def _standing(attempts: Sequence[Attempt], limits: Limits) -> Standing:
 
 
 def _missed(attempts: Sequence[Attempt], limits: Limits) -> Method | None:
-    """The most faithful form of the fastest INT8 that only its error keeps from shipping; see `fitted_candidates`."""
+    """The most faithful form of the fastest INT8 that only its error keeps from shipping; see `missed_candidates`."""
     running = finalists(attempts, limits)
     best = prefer(running).trial if running else None
     wide = msgspec.structs.replace(limits, error=_HOPEFUL * limits.error)

@@ -20,7 +20,6 @@ OTHER_ESTIMATORS = ("percentile", "mean-minmax")
 TRAINED = "trained"  # no estimator: the ranges that the network was trained with, see `qat`
 _AFTER_SMOOTHING = ("minmax", "mse")  # outliers gone, another estimator may be best
 Rest = Literal["fp32", "bf16"]
-Fitted = Literal["", "biases", "weights"]
 EXCLUSIONS = (1, 2, 4, 8, 16, 32)  # layers left in float, as long as the limits are not met
 
 
@@ -34,8 +33,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         weight_bits: 8 or 4 for weights only, with float activations; 0 for both.
         smoothquant: activation outliers are moved into the weights first.
         bias_correction: the mean error of the rounded weights is taken out of the biases.
-        equalized: channels along residual streams are rescaled first, see `residual_groups`.
-        fitted: biases, or weights as well, are fitted layer by layer to the float network's, see `reconstruction`.
+        divided: α of SmoothQuant by multiplications of their own, see `explicit_smoothing`; 0 is off.
+        searched: ranges are chosen tensor by tensor by the logits' error, see `range_search`.
         excluded: layers that stay in float, by node name.
         reduced: weights of 7 bits, which no CPU saturates on.
         nncf: NNCF makes it, as told here; ``rest``, ``weight_bits``, ``excluded`` and ``reduced`` hold for it as well.
@@ -47,8 +46,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight_bits: Literal[0, 4, 8] = 0
     smoothquant: bool = False
     bias_correction: bool = False
-    equalized: bool = False
-    fitted: Fitted = ""
+    divided: float = 0.0
+    searched: bool = False
     excluded: tuple[str, ...] = ()
     reduced: bool = False
     nncf: NncfSettings | None = None
@@ -67,9 +66,9 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         parts = [self.placement] if self.placement != "default" else []
         parts += [self.estimator] if self.placement != "dynamic" else []
         parts += ["smoothquant"] if self.smoothquant else []
-        parts += ["equalized"] if self.equalized else []
-        parts += ["bias-correction"] if self.bias_correction else []
-        return parts + ([f"fitted-{self.fitted}"] if self.fitted else [])
+        parts += [f"explicit-smoothquant-{self.divided:g}"] if self.divided else []
+        parts += ["searched-ranges"] if self.searched else []
+        return parts + (["bias-correction"] if self.bias_correction else [])
 
     @property
     def precision(self) -> Precision:
@@ -112,7 +111,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
         standing: the best so far.
         most_harmful: node names of layers, most harmful first, for a method; slow, so asked last.
         smooths: whether SmoothQuant finds anything to fold into.
-        equalizes: whether there are residual streams to equalize.
+        divides: whether outlier channels enter products that nothing before takes the scales up for.
         missed: the most faithful of the fastest candidates that only the error limit keeps from shipping.
         nncf: what NNCF is told first; or why it cannot be asked, or None where nobody wants it to be.
         nncf_standing: the best of NNCF's so far.
@@ -122,7 +121,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     standing: Callable[[], Standing]
     most_harmful: Callable[[Method], tuple[str, ...]]
     smooths: Callable[[], bool]
-    equalizes: Callable[[], bool] = lambda: False
+    divides: Callable[[], bool] = lambda: False
     missed: Callable[[], Method | None] = lambda: None
     nncf: Callable[[], NncfSettings | str | None] = lambda: None
     nncf_standing: Callable[[], Standing] = lambda: Standing(best=None, within_limits=False)
@@ -138,7 +137,7 @@ def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | 
     """
     # They build on what is defined here.
     from medfm_compress.compress.quantization import nncf_candidates as nncf
-    from medfm_compress.compress.quantization.fitted_candidates import more_faithful
+    from medfm_compress.compress.quantization.missed_candidates import missed_candidates
 
     first = starts[0]
     yield first
@@ -160,7 +159,7 @@ def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | 
     for estimator in OTHER_ESTIMATORS if best.placement != "dynamic" else ():
         yield msgspec.structs.replace(best, estimator=estimator)
     yield msgspec.structs.replace(_best(lookup, first), bias_correction=True)
-    yield from more_faithful(lookup)
+    yield from missed_candidates(lookup)
     # NNCF calibrates anew for each candidate, in a process of its own, where ours share one calibration: it comes when
     # the cheap ones are done, and also where one of them is within the limits, since its placement may be faster.
     yield from nncf.nncf_candidates(lookup, tuple(dict.fromkeys(start.rest for start in starts)))

@@ -49,6 +49,9 @@ class PlayedBuilder:
     def smooths(self):
         return self._smooths
 
+    def divides(self):
+        return False
+
     def most_harmful(self, backend, method):
         return self._ranked
 

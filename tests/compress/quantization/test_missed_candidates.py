@@ -1,0 +1,38 @@
+"""What is tried for a fast placement that misses the error limit, with a lookup played back."""
+
+from medfm_compress.compress.quantization.methods import DoesNotApply, Lookup, Method, Standing
+from medfm_compress.compress.quantization.missed_candidates import missed_candidates
+
+FAST = Method(placement="byte-sums")
+
+
+def walk(missed, **applies):
+    lookup = Lookup(
+        standing=lambda: Standing(best=None, within_limits=False),
+        most_harmful=lambda method: (),
+        smooths=lambda: applies.get("smooths", True),
+        divides=lambda: applies.get("divides", False),
+        missed=missed,
+    )
+    return [item.candidate if isinstance(item, DoesNotApply) else str(item) for item in missed_candidates(lookup)]
+
+
+def test_each_change_comes_on_top_of_the_best_that_misses():
+    assert walk(lambda: FAST, divides=True) == [
+        "int8-byte-sums+mse+smoothquant",
+        "int8-byte-sums+minmax+bias-correction",
+        "int8-byte-sums+minmax+explicit-smoothquant-0.7",
+        "int8-byte-sums+minmax+explicit-smoothquant-0.85",
+        "int8-byte-sums+minmax+searched-ranges",
+    ]
+
+
+def test_it_ends_where_nothing_is_missed_any_more():
+    answers = iter([FAST, FAST, None])
+    assert walk(lambda: next(answers)) == ["int8-byte-sums+mse+smoothquant"]
+    assert walk(lambda: None) == ["int8-searched-ranges"]
+
+
+def test_what_was_tried_is_not_tried_again():
+    best = Method(placement="byte-sums", estimator="mse", smoothquant=True, bias_correction=True)
+    assert walk(lambda: best) == ["int8-byte-sums+mse+smoothquant+searched-ranges+bias-correction"]
