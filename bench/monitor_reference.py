@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from medfm_compress.data.sources import with_rules
@@ -20,6 +22,8 @@ from medfm_compress.runtime.preprocess import preprocess
 from medfm_compress.runtime.progress import Progress, counted, no_progress
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import open_variant
+from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.typicality import TypicalityJudge
 from medfm_compress.runtime.variant_selection import Machine, incompatibility
 
 MAX_CASES = 2000
@@ -41,16 +45,16 @@ def add_reference(
     task = bundle.manifest.task
     if (study.kind, study.labels) != (task.kind, task.labels):
         raise InputError(f"the bundle is for {task.kind} {task.labels}, the study for {study.kind} {study.labels}")
-    machine = Machine(cpu=read_cpu())
-    variants = [variant for variant in bundle.manifest.variants if not incompatibility(variant, machine)]
-    if not variants:
-        raise BundleRefused(f"no variant of {bundle.path.name} runs on this machine")
-    sessions = {variant.name: open_variant(bundle, variant, usable_cores()) for variant in variants}
+    variants = _open(bundle)
     spec = bundle.manifest.image_spec
     source = with_rules(study.source, spec.dicom)
     cases = _one_a_patient(study.split(split))
     cases = cases[:: max(1, -(-len(cases) // MAX_CASES))]
-    inputs, scores = [], {variant.name: _empty(bundle, variant) for variant in variants}
+    inputs: list[dict[str, float]] = []
+    scores: dict[str, dict[str, list[float]]] = {
+        opened.variant.name: {name: [] for name in opened.task.findings} for opened in variants
+    }
+    usual: dict[str, list[float]] = {opened.variant.name: [] for opened in variants if opened.judge}
     for case in counted(cases, "look at cases", len(cases), progress):
         try:
             pixels = source.read(case.image)
@@ -60,10 +64,13 @@ def add_reference(
                 f"image {case.image!r}: {exc}; 'medfm-compress study check' lists every such image"
             ) from None
         inputs.append(input_features(seen, spec))
-        for variant in variants:
-            for name, value in _scores(sessions[variant.name], seen, bundle, variant).items():
-                scores[variant.name][name].append(value)
-    reference = make_reference(bundle, split, inputs, scores)
+        for opened in variants:
+            probability, typicality = opened.answer(seen, bundle)
+            for name, value in probability.items():
+                scores[opened.variant.name][name].append(value)
+            if typicality is not None:
+                usual[opened.variant.name].append(typicality)
+    reference = make_reference(bundle, split, inputs, scores, usual)
     rewrite_bundle(bundle, out, files=reference_member(reference))
     return reference
 
@@ -80,12 +87,36 @@ def _one_a_patient(cases: Sequence[Case]) -> list[Case]:
     return kept
 
 
-def _empty(bundle: Bundle, variant: Variant) -> dict[str, list[float]]:
-    return {name: [] for name in bundle.manifest.task_of(variant).findings}
+class _Opened(NamedTuple):
+    """A variant that runs here."""
+
+    variant: Variant
+    task: Task
+    session: Session
+    judge: TypicalityJudge | None
+
+    def answer(self, seen: NetworkInput, bundle: Bundle) -> tuple[dict[str, float], float | None]:
+        """Probability of every finding, and typicality where the bundle tells it."""
+        names = [tensor.name for tensor in bundle.manifest.outputs]
+        outputs = self.session.run({bundle.manifest.inputs[0].name: seen.tensor})
+        row = probabilities(np.asarray(outputs[names[0]]), self.task)[0].tolist()
+        judged = self.judge.judge(np.asarray(outputs[names[1]]), seen.tensor).typicality if self.judge else None
+        return dict(zip(self.task.findings, row, strict=True)), judged
 
 
-def _scores(session: Session, seen: NetworkInput, bundle: Bundle, variant: Variant) -> dict[str, float]:
-    task = bundle.manifest.task_of(variant)
-    logits = session.run({bundle.manifest.inputs[0].name: seen.tensor})[bundle.manifest.outputs[0].name]
-    row = probabilities(np.asarray(logits), task)[0]
-    return dict(zip(task.findings, row.tolist(), strict=True))
+def _open(bundle: Bundle) -> list[_Opened]:
+    """Every variant that runs here; raises BundleRefused where none does."""
+    machine, told = Machine(cpu=read_cpu()), bundle.manifest.typicality is not msgspec.UNSET
+    opened = [
+        _Opened(
+            variant,
+            bundle.manifest.task_of(variant),
+            open_variant(bundle, variant, usable_cores()),
+            TypicalityJudge(bundle, variant) if told else None,
+        )
+        for variant in bundle.manifest.variants
+        if not incompatibility(variant, machine)
+    ]
+    if not opened:
+        raise BundleRefused(f"no variant of {bundle.path.name} runs on this machine")
+    return opened

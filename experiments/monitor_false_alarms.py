@@ -108,6 +108,8 @@ def print_delays(runs: int, random: np.random.Generator) -> None:
         for week in (4, 26) if (shift, scale) in ((0.5, 1.0), (1.0, 1.0)) else (4,):
             stream = Stream(weeks=week + 20, change_at=week, shift=shift, scale=scale)
             print_delay(stream, play(stream, runs, threshold, random))
+    more = Stream(cases=2000, weeks=24, change_at=4, shift=0.25)
+    print_delay(more, play(more, runs, threshold, random))
 
 
 def print_delay(stream: Stream, played: Played) -> None:
@@ -116,6 +118,7 @@ def print_delay(stream: Stream, played: Played) -> None:
     before = (played.first >= 0) & (played.first < change)
     after = played.first[played.first >= change] - change + 1
     name = f"{stream.shift:+g} SD" if stream.shift else f"spread × {stream.scale:g}"
+    name += "" if stream.cases == Stream().cases else f", {stream.cases} cases"
     middle, late = (f"{np.quantile(after, q):.0f}" for q in (0.5, 0.9)) if len(after) else ("", "")
     say(f"| {name} | {stream.change_at} | {share(played.first >= change)} | {middle} | {late} | {share(before)} |")
 

@@ -55,9 +55,15 @@ def widen(content: bytes) -> bytes:
     Raises:
         ModelError: it cannot be read.
     """
+    proto = parse_onnx(content)
+    with refusing(ModelError, "FP16 cannot be widened, the file is damaged"):
+        _widen_model(proto)
+        return bytes(proto.SerializeToString())
+
+
+def _widen_model(proto: Any) -> None:
     from onnx import TensorProto
 
-    proto = parse_onnx(content)
     for graph in _graphs(proto.graph):
         for tensor in graph.initializer:
             _widen_tensor(tensor)
@@ -70,7 +76,6 @@ def widen(content: bytes) -> bytes:
                     _widen_tensor(attribute.t)
                 if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT16:
                     attribute.i = TensorProto.FLOAT
-    return bytes(proto.SerializeToString())
 
 
 def without_ending(content: bytes) -> bytes | None:

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medfm_compress.export.passes.read import parse_onnx
+from medfm_compress.export.passes.read import NEWEST_OPSET, parse_onnx
 from medfm_compress.runtime.errors import ModelError, in_one_line, refusing
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions.operators import is_ort_format, read_operators
 from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES
 
 _STANDARD = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+_OLDEST_OPSET = 7  # that ONNX Runtime runs
 _INTEGER = frozenset({"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat"})
 _INTEGER_BEGINS = (
     "QLinear",
@@ -103,6 +104,11 @@ def read_onnx_file(path: str | Path) -> bytes:
 def read_facts(content: bytes) -> OnnxFacts:
     """What the ONNX file ``content`` says of itself; raises ModelError where it cannot be read."""
     proto = parse_onnx(content)
+    with refusing(ModelError, "the ONNX file is damaged"):
+        return _facts(proto)
+
+
+def _facts(proto: Any) -> OnnxFacts:
     weights = {tensor.name for tensor in proto.graph.initializer} | {
         tensor.values.name for tensor in proto.graph.sparse_initializer
     }
@@ -185,6 +191,11 @@ def _operators(facts: OnnxFacts) -> str:
         return (
             f"has operators of the domain {', '.join(facts.domains)}, which no engine here knows; export it with "
             "operators of ONNX alone"
+        )
+    if not _OLDEST_OPSET <= facts.opset <= NEWEST_OPSET:
+        return (
+            f"has opset {facts.opset}; allowed are {_OLDEST_OPSET} to {NEWEST_OPSET}: export it again with "
+            "opset_version=20"
         )
     return ""
 

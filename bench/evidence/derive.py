@@ -57,9 +57,10 @@ def derive(sources: Mapping[str, bytes]) -> Derived:
     """
     report, manifest = parse_report(sources[REPORT], source=REPORT), read_manifest(sources[MANIFEST], MANIFEST)
     policy = _policy(sources[POLICY], report)
-    _check_one_bundle(report, manifest, policy, hashlib.sha256(sources[REPORT]).hexdigest())
+    cited = (hashlib.sha256(sources[REPORT]).hexdigest(), policy.sha256)
+    _check_one_bundle(report, manifest, cited)
     decision = decide(report, policy)
-    _check_recorded(decision.verdict, manifest)
+    _check_recorded(decision.verdict, manifest, cited)
     return Derived(decision, manifest, _documents(decision, manifest, sources))
 
 
@@ -108,29 +109,29 @@ def _policy(content: bytes, report: Report) -> LoadedPolicy:
     return policy
 
 
-def _check_one_bundle(report: Report, manifest: Manifest, policy: LoadedPolicy, report_sha256: str) -> None:
+def _check_one_bundle(report: Report, manifest: Manifest, cited: tuple[str, str]) -> None:
     if report.model_digest != manifest.model_digest:
         raise InputError(
             f"{REPORT} is of model {report.model_digest[:12]}, the bundle's manifest of {manifest.model_digest[:12]}"
         )
-    cited = {(verdict.report_sha256, verdict.policy_sha256) for verdict in manifest.verdicts}
-    if (report_sha256, policy.sha256) not in cited:
+    if cited not in {(verdict.report_sha256, verdict.policy_sha256) for verdict in manifest.verdicts}:
         raise InputError(
-            f"no verdict in the bundle's manifest cites this report ({report_sha256[:12]}) under this policy "
-            f"({policy.sha256[:12]}); 'medfm-compress gate' records it with --bundle"
+            f"no verdict in the bundle's manifest cites this report ({cited[0][:12]}) under this policy "
+            f"({cited[1][:12]}); 'medfm-compress gate' records it with --bundle"
         )
 
 
-def _check_recorded(verdict: Verdict, manifest: Manifest) -> None:
+def _check_recorded(verdict: Verdict, manifest: Manifest, cited: tuple[str, str]) -> None:
+    """Hold the manifest's verdicts that cite this report and policy against the derived one; others are of others."""
     derived = {judged.variant: judged.outcome for judged in verdict.variants}
     for stored in manifest.verdicts:
-        if (
-            stored.model_digest == manifest.model_digest
-            and derived.get(stored.variant, stored.outcome) != stored.outcome
-        ):
+        if (stored.report_sha256, stored.policy_sha256) != cited:
+            continue
+        if stored.model_digest != manifest.model_digest or derived.get(stored.variant) != stored.outcome:
             raise InputError(
-                f"the bundle's manifest says that {stored.variant!r} is {stored.outcome}, and it is "
-                f"{derived[stored.variant]}"
+                f"the bundle's manifest says that {stored.variant!r} of model {stored.model_digest[:12]} is "
+                f"{stored.outcome}, and it is {derived.get(stored.variant, 'not in the report')} of model "
+                f"{manifest.model_digest[:12]}"
             )
 
 

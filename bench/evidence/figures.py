@@ -7,16 +7,18 @@ seeds, so that another machine differs by rounding only; figures that differ by 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from medfm_compress.bench.evaluate.robustness import compare_drops
 from medfm_compress.bench.gate.consistent_scores import check_consistent
 from medfm_compress.bench.gate.gate import gather
 from medfm_compress.bench.measure.latency_regression import geometric_mean_ratio
 from medfm_compress.bench.measure.speedup import speedup
 from medfm_compress.bench.report import Report
-from medfm_compress.bench.types.evaluation import Comparison, Fidelity
+from medfm_compress.bench.types.evaluation import Comparison
+from medfm_compress.bench.types.robustness import DropComparison
 from medfm_compress.runtime.errors import InputError
 
 TOLERANCE = 1e-6
@@ -37,6 +39,9 @@ def differing_figures(report: Report) -> Iterator[str]:
         {f"fidelity of {entry.variant}": entry for entry in report.fidelity},
         {f"fidelity of {entry.variant}": entry for entry in found.fidelity},
     )
+    teacher, judged = report.teacher.to_evaluation(), [other for other in others if other.name in report.variants]
+    drops = compare_drops([teacher, *judged], report.perturbed, report.policy)
+    yield from _differences({_drop(d): d for d in report.drops}, {_drop(d): d for d in drops})
     yield from _speeds(report)
 
 
@@ -51,8 +56,9 @@ def not_derived(report: Report) -> tuple[str, ...]:
 
 
 def count_figures(report: Report) -> int:
-    """How many comparisons, fidelities and ratios are computed again."""
-    return len(report.comparisons) + len(report.fidelity) + len(report.speedups) + len(report.slowdowns)
+    """How many comparisons, fidelities, drops and ratios are computed again."""
+    parts = (report.comparisons, report.fidelity, report.drops, report.speedups, report.slowdowns)
+    return sum(map(len, parts))
 
 
 def _speeds(report: Report) -> Iterator[str]:
@@ -67,9 +73,7 @@ def _speeds(report: Report) -> Iterator[str]:
         yield from _unequal(f"slowdown of {slower.variant}", slower.ratio, again)
 
 
-def _differences(
-    recorded: dict[str, Comparison] | dict[str, Fidelity], found: dict[str, Comparison] | dict[str, Fidelity]
-) -> Iterator[str]:
+def _differences(recorded: Mapping[str, msgspec.Struct], found: Mapping[str, msgspec.Struct]) -> Iterator[str]:
     for name in [*found, *(name for name in recorded if name not in found)]:
         if name not in recorded or name not in found:
             where = (
@@ -94,6 +98,8 @@ def _equal(was: object, now: object) -> bool:
     if isinstance(was, float) or isinstance(now, float):
         numbers = [value for value in (was, now) if isinstance(value, int | float)]
         return len(numbers) == 2 and _close(numbers)
+    if isinstance(was, tuple) and isinstance(now, tuple):
+        return len(was) == len(now) and all(map(_equal, was, now))
     return was == now
 
 
@@ -106,6 +112,10 @@ def _close(numbers: Sequence[float]) -> bool:
 
 def _short(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)[:80]
+
+
+def _drop(comparison: DropComparison) -> str:
+    return f"loss on perturbed images ({', '.join(map(str, comparison.key))})"
 
 
 def _key(comparison: Comparison) -> str:

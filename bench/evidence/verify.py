@@ -7,6 +7,7 @@ trust store is asked, a key in it signed the pack, and the bundle's own signatur
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from medfm_compress.bench.evidence.case_table import check_case_csv
 from medfm_compress.bench.evidence.derive import Derived, derive, outcomes
 from medfm_compress.bench.evidence.figures import count_figures, not_derived
 from medfm_compress.bench.evidence.pack_file import (
+    BASELINE_REPORT,
     CASES,
     ENVIRONMENT,
     MANIFEST,
@@ -30,7 +32,7 @@ from medfm_compress.bench.report import Report
 from medfm_compress.bench.types.verdict import Verdict
 from medfm_compress.runtime.errors import BundleRefused, EvidenceRefused, InputError, in_one_line, refusing
 from medfm_compress.runtime.strict_json import decode
-from medfm_compress.runtime.trust.signature import FOLDER
+from medfm_compress.runtime.trust.signature import FOLDER, parse_signature
 from medfm_compress.runtime.trust.standing import CheckedSignature, Standing, check_signatures
 from medfm_compress.runtime.trust.store import TrustStore
 
@@ -59,6 +61,12 @@ class Verified(NamedTuple):
         """The pack's signatures that hold."""
         return tuple(s for s in self.standing.signatures if s.state == "holds") if self.standing else ()
 
+    @property
+    def unapproved(self) -> str:
+        """Why no trusted approver stands behind the bundle's verdict on this report; empty where one does."""
+        index = self.pack.index
+        return self.bundle.unapproved(index.report_sha256, index.policy_sha256) if self.bundle else "no store was asked"
+
 
 def verify_pack(path: Path, trust: TrustStore | None = None) -> Verified:
     """Verify the pack at ``path``.
@@ -69,8 +77,11 @@ def verify_pack(path: Path, trust: TrustStore | None = None) -> Verified:
         InputError: the file cannot be read.
     """
     pack = read_pack(path)
-    with refusing(EvidenceRefused, f"{in_one_line(path.name)} cannot be verified"):
-        return _verify(pack, trust)
+    try:
+        with refusing(EvidenceRefused, f"{in_one_line(path.name)} cannot be verified"):
+            return _verify(pack, trust)
+    except BundleRefused as exc:  # of its signatures
+        raise EvidenceRefused(str(exc)) from None
 
 
 def _verify(pack: Pack, trust: TrustStore | None) -> Verified:
@@ -82,10 +93,12 @@ def _verify(pack: Pack, trust: TrustStore | None) -> Verified:
     check_case_csv(pack.members[CASES], derived.decision.report, path.name)
     check_bill(pack.members[MATERIALS], derived.manifest, path.name)
     unmade = _check_documents(pack, derived)
+    for name, content in _signatures_of_bundle(pack).items():
+        parse_signature(name, content, f"{path.name}: its bundle")
     standing = _signed(pack, trust) if trust else None
     bundle = _bundle_standing(pack, trust) if trust else None
     report = derived.decision.report
-    taken = (*not_derived(report), *unmade)
+    taken = (*not_derived(report), *_said(pack), *unmade)
     return Verified(pack, derived.decision.verdict, count_figures(report), taken, standing, bundle)
 
 
@@ -102,6 +115,7 @@ def _check_index(pack: Pack, derived: Derived) -> None:
         "bundle_name": (index.bundle_name, derived.manifest.name),
         "model_digest": (index.model_digest, derived.manifest.model_digest),
         "policy_sha256": (index.policy_sha256, verdict.policy_sha256),
+        "report_sha256": (index.report_sha256, hashlib.sha256(pack.members[REPORT]).hexdigest()),
         "outcome": (index.outcome, verdict.outcome),
     }
     for name, (was, now) in said.items():
@@ -149,24 +163,24 @@ def _first_difference(was: bytes, now: bytes) -> int:
 def _signed(pack: Pack, trust: TrustStore) -> Standing:
     """What the pack's signatures are worth; any trusted key may sign one, whatever its role."""
     source = pack.path.name
-    try:
-        standing = check_signatures(
-            trust, "evidence pack", pack.raw_index, pack.signatures, source=source, lenient=True
-        )
-    except BundleRefused as exc:
-        raise EvidenceRefused(str(exc)) from None
+    standing = check_signatures(trust, "evidence pack", pack.raw_index, pack.signatures, source=source, lenient=True)
     if not any(entry.state == "holds" for entry in standing.signatures):
         reasons = "; ".join(entry.reason for entry in standing.signatures) or "nobody signed it"
         raise EvidenceRefused(f"{source}: no trusted key stands behind it: {reasons}")
     return standing
 
 
-def _bundle_standing(pack: Pack, trust: TrustStore) -> Standing:
+def _said(pack: Pack) -> tuple[str, ...]:
+    """What nothing in the pack could contradict."""
+    baseline = ("scores and times in the baseline's report",) if BASELINE_REPORT in pack.members else ()
+    return (*baseline, "libraries in the bill of materials, the machine that packed, the maker's own text on limits")
+
+
+def _signatures_of_bundle(pack: Pack) -> dict[str, bytes]:
     prefix = f"bundle/{FOLDER}"
-    signatures = {name.removeprefix("bundle/"): c for name, c in pack.members.items() if name.startswith(prefix)}
-    try:
-        return check_signatures(
-            trust, "bundle", pack.members[MANIFEST], signatures, source=f"{pack.path.name}: its bundle", lenient=True
-        )
-    except BundleRefused as exc:
-        raise EvidenceRefused(str(exc)) from None
+    return {name.removeprefix("bundle/"): c for name, c in pack.members.items() if name.startswith(prefix)}
+
+
+def _bundle_standing(pack: Pack, trust: TrustStore) -> Standing:
+    source, signatures = f"{pack.path.name}: its bundle", _signatures_of_bundle(pack)
+    return check_signatures(trust, "bundle", pack.members[MANIFEST], signatures, source=source, lenient=True)

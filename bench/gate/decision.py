@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from medfm_compress.bench.evaluate.fidelity import check_fidelity
+from medfm_compress.bench.evaluate.robustness import asked
 from medfm_compress.bench.gate.baseline_report import BaselineComparison
 from medfm_compress.bench.gate.budget import check_budget
 from medfm_compress.bench.gate.gate import Evidence, Required
@@ -66,6 +67,9 @@ def policy_keys(decision: Decision) -> dict[str, PolicyKey]:
         keys[requirement.name] = ("non_inferiority", number)
         for bound, whose in product(("floor", "ceiling"), ("teacher", "bundle")):
             keys[f"{requirement.name}, {bound} of the {whose}"] = ("non_inferiority", number, f"{whose}_floor")
+    for number, wanted in enumerate(decision.policy.robustness):
+        alone = msgspec.structs.replace(decision.policy, robustness=(wanted,))
+        keys |= {drop.name: ("robustness", number) for drop in asked(alone, decision.evidence.findings_alone)}
     # What a limit is called is asked of the module that checks it.
     for limit in Budget.__struct_fields__:
         for check in check_budget(msgspec.structs.replace(Budget(), **{limit: 1}), "", ()):

@@ -75,6 +75,7 @@ PLACEMENTS: MappingProxyType[Backend, MappingProxyType[str, Place]] = MappingPro
                 "default": placement_onnxruntime.place,
                 "joined": partial(placement_onnxruntime.place, joined=True),
                 "float-sums": partial(placement_onnxruntime.place, sums=False),
+                "byte-gates": partial(placement_onnxruntime.place, gates=True),
             }
         ),
     }

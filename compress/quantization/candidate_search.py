@@ -174,9 +174,19 @@ def _tried(
     if trial.export is None:
         return trial
     try:
-        timed = time_beside(trial, reference, validation, limits)
+        return _judged(trial, reference, attempts, validation, limits)
     except InputError as exc:  # what others made may open and not run
         return msgspec.structs.replace(trial, export=None, reason=f"cannot be run: {exc}")
+
+
+def _judged(
+    trial: CandidateTrial,
+    reference: CandidateTrial,
+    attempts: Sequence[Attempt],
+    validation: ValidationSet,
+    limits: Limits,
+) -> CandidateTrial:
+    timed = time_beside(trial, reference, validation, limits)
     running = finalists(attempts, limits)
     best = prefer(running).trial if running and not limits.weight_bits else None
     if best is not None and slowdown(timed, best).low > _PLAUSIBLE:

@@ -102,13 +102,19 @@ def nncf_weight_candidates(lookup: Lookup, first: Method) -> Iterator[Method | D
 
 def _changes(settings: NncfSettings, lookup: Lookup) -> Iterator[dict[str, Any]]:
     """One thing at a time, what helps most networks first."""
-    for alpha in _ALPHAS if settings.transformer else ():
+    if settings.transformer:
+        yield {"transformer": False}  # OpenVINO's kernels do not compute every graph that NNCF's rules for them give
+    for alpha in _ALPHAS if _best(lookup, settings).transformer else ():  # smoothing is one of these rules
         yield {"smoothquant": alpha}
     yield {"bias_correction": "accurate"}
-    best = lookup.nncf_standing().best
-    if best is None or best.nncf is None or not best.nncf.bias_correction:
+    if not _best(lookup, settings).bias_correction:
         yield {"bias_correction": "fast"}
-    yield {"estimator": "histogram"}
+    yield {"estimator": "minmax"}
     yield {"estimator": "mean-no-outliers"}
     if settings.preset == "performance":
         yield {"preset": "mixed"}
+
+
+def _best(lookup: Lookup, settings: NncfSettings) -> NncfSettings:
+    best = lookup.nncf_standing().best
+    return best.nncf if best is not None and best.nncf is not None else settings

@@ -31,7 +31,7 @@ class NncfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         rounding: of weights alone, where the method compresses only these.
     """
 
-    estimator: Estimator = "minmax"
+    estimator: Estimator = "histogram"
     preset: Preset = "performance"
     transformer: bool = False
     smoothquant: float = 0.0
@@ -44,6 +44,7 @@ class NncfSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """Of the name of a method for activations and weights."""
         parts = ["nncf", self.estimator]
         parts += ["mixed"] if self.preset == "mixed" else []
+        parts += ["transformer"] if self.transformer else []
         parts += [f"smoothquant-{self.smoothquant:g}"] if self.smoothquant else []
         parts += [f"{self.bias_correction}-bias-correction"] if self.bias_correction else []
         return parts + (["accuracy-control"] if self.error_limit else [])

@@ -26,7 +26,8 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         auroc_limit: largest fall of AUROC on validation cases that is kept.
         decision_limit: largest share of decisions that may change, on cases without labels, where AUROC cannot tell;
             one of the cases may at least.
-        time_budget_s: of each target, after which no further candidate is begun; 0 tries one INT8 candidate.
+        time_budget_s: of each target, after which no further candidate is begun, in seconds of processor time; 0 tries
+            one INT8 candidate.
         weights_only: compress weights only, in 8 or 4 bits, where size is what hurts; time then decides nothing.
         keep_fp32: keep the FP32 variants of backends that got an INT8 one, as a fall-back for other CPUs.
         reduced_range: ship a variant with 7-bit weights beside an INT8 one, for CPUs without VNNI.

@@ -9,13 +9,17 @@ in and bytes are wanted behind it, so that no value is rounded for nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from medfm_compress.compress.quantization.qdq import Placement, values_by_name
 from medfm_compress.compress.quantization.weights import Layer, attribute, is_constant, is_probability, layers
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+Products = Literal["none", "scores", "all"]
+"""Of two activations in bytes: none; those without what a softmax gives (QKᵀ, not PV); these too, which is faster, but
+most probabilities are below one step of 1/255."""
 
 _ABSORBED = ("Relu", "Clip")
 _MOVES_NUMBERS = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
@@ -27,10 +31,10 @@ def place(
     model: ir.Model,
     exclude: Collection[str] = (),
     *,
-    attention: bool = True,
-    probabilities: bool = False,
+    products: Products = "scores",
     sums: bool = True,
     joined: bool = False,
+    gates: bool = False,
     reduced: bool = False,
 ) -> Placement:
     """Pairs around every layer with constant weights and around what passes bytes on between them.
@@ -38,21 +42,22 @@ def place(
     Args:
         model: the float graph.
         exclude: names of nodes that stay in float.
-        attention: products of two activations too, without what a softmax gives (QKᵀ, not PV); fused attention
-            operators stay in float.
-        probabilities: what a softmax gives too (PV); faster, but most probabilities are below one step of 1/255.
+        products: of two activations, see `Products`; fused attention operators stay in float.
         sums: residual sums too; in float they are slower, but rounding does not add up along the residuals.
         joined: all that is concatenated shares one range, so that concatenating is copying; coarser steps for the
             parts with small values.
+        gates: products of an image in bytes with one number a channel (squeeze and excite) too, the gates in steps of
+            1/255; in float the whole image goes through float for them.
         reduced: 7-bit weights.
     """
     chosen = [layer for layer in layers(model.graph) if layer.name not in exclude and _is_fused(layer)]
-    products = _products(model, exclude, probabilities) if attention else []
-    nodes = [*(layer.node for layer in chosen), *products]
+    multiplied = _products(model, exclude, products)
+    nodes = [*(layer.node for layer in chosen), *multiplied]
     needed = {value.name for value in _inputs(nodes)}
-    made = {_result(layer).name for layer in chosen} | {node.outputs[0].name for node in products}
+    made = {_result(layer).name for layer in chosen} | {node.outputs[0].name for node in multiplied}
     ties: dict[str, str] = {}
     operators = tuple(operator for operator in _PASSES_ON if sums or operator != "Add")
+    operators += ("Mul",) if gates else ()
     for node in reversed(_passing(model, exclude, operators, needed | made)):
         result = _last(node)
         if result.name in needed or node.op_type == "GlobalAveragePool":
@@ -130,11 +135,12 @@ def _is_absorbed(value: ir.Value) -> bool:
     return producer is not None and producer.op_type in _ABSORBED
 
 
-def _products(model: ir.Model, exclude: Collection[str], probabilities: bool) -> list[ir.Node]:
-    """Products of two activations that no excluded name forbids."""
-    products = [node for node in model.graph if node.op_type == "MatMul" and len(_inputs([node])) == len(node.inputs)]
-    allowed = [node for node in products if probabilities or not any(map(is_probability, node.inputs))]
-    return [node for node in allowed if node.name not in exclude]
+def _products(model: ir.Model, exclude: Collection[str], products: Products) -> list[ir.Node]:
+    """Products of two activations that neither ``products`` nor an excluded name forbids."""
+    nodes = [node for node in model.graph if node.op_type == "MatMul" and len(_inputs([node])) == len(node.inputs)]
+    if products != "all":
+        nodes = [node for node in nodes if products == "scores" and not any(map(is_probability, node.inputs))]
+    return [node for node in nodes if node.name not in exclude]
 
 
 def _passing(
@@ -146,11 +152,21 @@ def _passing(
         if node.op_type not in operators or node.domain not in ("", "ai.onnx") or node.name in exclude:
             continue
         entering = _inputs([node])
-        complete = node.op_type not in ("Add", "Concat") or len(entering) == len(node.inputs)
+        complete = node.op_type not in ("Add", "Concat", "Mul") or len(entering) == len(node.inputs)
+        if node.op_type == "Mul":
+            entering = [value for value in entering if not _is_gate(value, node)]
+            complete = complete and len(entering) == 1
         if complete and entering and all(value.name in possible for value in entering):
             possible.add(_last(node).name)
             passing.append(node)
     return passing
+
+
+def _is_gate(value: ir.Value, node: ir.Node) -> bool:
+    """One number a channel, where the result is an image."""
+    shapes = (value.shape, node.outputs[0].shape)
+    gate, image = (shape.numpy() if shape is not None and shape.is_static() else () for shape in shapes)
+    return len(gate) == len(image) == 4 and gate[2:] == (1, 1) != image[2:]
 
 
 def _inputs(nodes: Iterable[ir.Node]) -> list[ir.Value]:

@@ -81,12 +81,18 @@ def _of_two_activations(model: ir.Model, operator: str, exclude: Collection[str]
             yield node
 
 
+def _is_turned(value: ir.Value) -> bool:
+    """A pair right behind a Transpose is moved above it, and turning bytes takes longer than turning floats."""
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Transpose"
+
+
 def _origin(value: ir.Value) -> str:
     """The value that holds the same numbers before operators that only move them, where nothing else reads it."""
     producer = value.producer()
     while producer is not None and producer.op_type in _MOVES_NUMBERS:
         before = producer.inputs[0]
-        if before is None or len(before.uses()) > 1 or is_constant(before):
+        if before is None or len(before.uses()) > 1 or is_constant(before) or _is_turned(before):
             break
         value, producer = before, before.producer()
     return value.name or ""

@@ -52,15 +52,18 @@ def prefer(trials: Sequence[CandidateTrial]) -> Preferred:
 def in_order(trials: Sequence[CandidateTrial]) -> list[Preferred]:
     """``trials`` of any targets, preferred ones first; each with the later ones that are level with it within noise.
 
-    Those that no fresh process timed stand behind, by their names.
+    Those that no fresh process timed beside the others keep to their own latencies: of another device they stand before
+    (a machine without that device passes them over), of this one behind.
     """
     left = sorted((trial for trial in trials if trial.measurement is not None), key=lambda trial: trial.variant.name)
-    untimed = sorted((trial for trial in trials if trial.measurement is None), key=lambda trial: trial.variant.name)
+    untimed = [trial for trial in trials if trial.measurement is None]
+    untimed.sort(key=lambda trial: (trial.p50_ms, trial.variant.name))
+    elsewhere = [Preferred(trial, ()) for trial in untimed if trial.variant.device != "cpu"]
     order: list[Preferred] = []
     while left:
         order.append(_first_of(left))
         left = [trial for trial in left if trial is not order[-1].trial]
-    return [*order, *(Preferred(trial, ()) for trial in untimed)]
+    return [*elsewhere, *order, *(Preferred(trial, ()) for trial in untimed if trial.variant.device == "cpu")]
 
 
 def slowdown(trial: CandidateTrial, other: CandidateTrial) -> Interval:

@@ -191,7 +191,8 @@ def _attempted(
     searches = [
         search_candidates(group, builder, validation, _limits(options, validation), progress) for group in groups
     ]
-    companions = CompanionBuilder(builder, validation, spec, limits, options.optimised, options.reduced_range)
+    own_limits = _limits(options, validation)  # a search that used up its budget still owes companions
+    companions = CompanionBuilder(builder, validation, spec, own_limits, options.optimised, options.reduced_range)
 
     def of_group(number: int, best: CandidateTrial, reference: CandidateTrial) -> Attempts:
         return companions.companions(best, reference, groups[number])

@@ -20,6 +20,8 @@ _SHIFT = 128
 
 def make_unsigned(model: ir.Model) -> int:
     """Change, in place, every S8 pair of QuantizeLinear and DequantizeLinear on an activation; how many there were."""
+    import onnx_ir as ir
+
     pairs = [node for node in model.graph if node.op_type == "QuantizeLinear" and _is_signed_pair(node)]
     for node in pairs:
         point = constant(node.inputs[2])
@@ -29,7 +31,7 @@ def make_unsigned(model: ir.Model) -> int:
         value = add_initializer(model.graph, f"{node.inputs[2].name}_unsigned_{node.name}", shifted)
         for user in (node, *(use.node for use in node.outputs[0].uses())):
             user.replace_input_with(2, value)
-        node.outputs[0].type = None
+        node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
     return len(pairs)
 
 

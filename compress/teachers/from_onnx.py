@@ -73,9 +73,9 @@ def open_onnx(source: TeacherSource, study: Task, content: bytes | None = None) 
     spec = source.given_spec()
     if spec is not None:
         check_fits(graph, spec)
-    question = open_questions(graph, source, study)
-    if spec is None or question.how_many > 1:
-        raise question.asked()
+    questions = open_questions(graph, source, study)
+    if spec is None or len(questions.lacking) > 1:
+        raise questions.asked()
     outputs = probe(graph, spec)
     ending = _ending(graph, outputs, source, study)
     settled = settle(graph.name, outputs.shape[1], UNKNOWN, source, study)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfm_compress.compress.teachers.module_teacher import finite
 from medfm_compress.compress.teachers.teacher import BATCH
 from medfm_compress.export.adopt_onnx import Layout
 from medfm_compress.export.onnx_file import read_onnx_file
@@ -40,7 +39,7 @@ class OnnxGraph:
         try:
             self._session = onnxruntime.from_bytes([self.content], threads, self.precision)
         except BundleRefused as exc:
-            raise ModelError(f"{path} cannot be a teacher: {exc}") from None
+            raise ModelError(f"{path} cannot be run: {exc}") from None
         self.input, self.output, sides = _ports(path, self._session)
         self.layout: Layout = "nhwc" if sides[3] in _CHANNELS and sides[1] not in _CHANNELS else "nchw"
         self.shape = sides if self.layout == "nchw" else (sides[0], sides[3], sides[1], sides[2])
@@ -76,13 +75,13 @@ def _ports(path: str, session: onnxruntime.OnnxRuntimeSession) -> tuple[str, str
     if len(inputs) != 1 or len(outputs) != 1:
         names = ", ".join(port[0] for port in (*inputs, *outputs))
         raise ModelError(
-            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs ({names}); a teacher has one image input and "
-            "one output of logits: export it again without the others"
+            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs ({names}); it must have one image input "
+            "and one output of logits: export it again without the others"
         )
     (image, image_type, sides), (logits, logits_type, out) = inputs[0], outputs[0]
     if image_type != _FLOAT or logits_type != _FLOAT or len(sides) != 4 or len(out) != 2:
         raise ModelError(
-            f"{path} maps {image_type} {list(sides)} to {logits_type} {list(out)}; a teacher maps float images "
+            f"{path} maps {image_type} {list(sides)} to {logits_type} {list(out)}; it must map float images "
             "[n, channels, height, width] to float logits [n, labels]"
         )
     return image, logits, tuple(side if isinstance(side, int) else 0 for side in sides)
@@ -107,4 +106,6 @@ def probe(graph: OnnxGraph, spec: ImageSpec) -> Tensor:
         outputs = graph.run(noise)
     except InputError as exc:
         raise ModelError(f"{graph.name} cannot run on images of its spec: {exc}") from None
-    return finite(outputs, graph.name)
+    if not torch.isfinite(outputs).all():
+        raise ModelError(f"{graph.name} gives values that are not finite on noise; check its weights")
+    return outputs

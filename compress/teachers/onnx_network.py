@@ -20,7 +20,7 @@ from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.export.adopt_onnx import OutputMap, adopt_onnx, widen, without_ending
 from medfm_compress.export.build import Network
 from medfm_compress.export.onnx_file import read_facts, read_onnx_file, refuse_unfit
-from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.errors import ModelError, refusing
 from medfm_compress.runtime.task import Task, TaskKind
 
 _SAME = 1e-4  # of a probability, with its last operator and without it
@@ -45,7 +45,11 @@ def network_of_onnx(source: TeacherSource, study: Task | None, *, features: bool
         UndescribedModel: something is not said; all of it is asked for at once.
         ModelError: a file that cannot be taken over, or what `open_onnx` refuses.
     """
-    source = source.described()
+    with refusing(ModelError, f"{source.source} cannot be taken over"):  # files come from anywhere
+        return _network(source.described(), study, features=features)
+
+
+def _network(source: TeacherSource, study: Task | None, *, features: bool) -> OnnxNetwork:
     source.refuse("weights")
     name = Path(source.source).stem
     content = read_onnx_file(source.source)
@@ -71,7 +75,7 @@ def _without_study(source: TeacherSource, content: bytes) -> tuple[TeacherSource
     if spec is not None:
         check_fits(graph, spec)
     questions = open_questions(graph, source, None, kind)
-    if questions.how_many:
+    if questions.lacking:
         raise questions.asked()
     count, ending = questions.known.outputs, source.outputs or questions.known.ending
     kind = kind or _kind(ending, count)

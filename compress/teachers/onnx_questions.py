@@ -36,11 +36,6 @@ class Questions(NamedTuple):
     lacking: tuple[str, ...]
     known: Known
 
-    @property
-    def how_many(self) -> int:
-        """How much is open."""
-        return len(self.lacking)
-
     def asked(self) -> UndescribedModel:
         """All of it as one error, with a description to fill in."""
         *most, last = self.lacking

@@ -22,6 +22,7 @@ from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.synthetic import draw_study
+from medfm_compress.onnx_model import CaseSource
 from medfm_compress.recipe import DistillStep, ExportStep, FinetuneStep
 from medfm_compress.runtime.bundle.bundle import Bundle, golden_member, write_bundle
 from medfm_compress.runtime.bundle.manifest import Variant
@@ -58,7 +59,7 @@ def make_bundle(work: Path, *, tiny: bool) -> Path:
         steps.distill(study, sources, DistillStep(student=student, training=training), progress, work / "student")
     steps.export(work / "student", study, ExportStep(), "gpu", "", progress, work / "cpu.medfm")
     options = QuantizeOptions(samples=16 if tiny else 128, validation_samples=32, targets=MADE, error_limit=LIMIT)
-    steps.quantize(steps.CaseSource(study), work / "cpu.medfm", options, progress, work / "quantized.medfm")
+    steps.quantize(CaseSource(study), work / "cpu.medfm", options, progress, work / "quantized.medfm")
     add_variants(work / "quantized.medfm", bundle)
     return bundle
 

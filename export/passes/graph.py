@@ -55,6 +55,13 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
     return default if value is None else value.value
 
 
+def set_integer(node: ir.Node, name: str, value: int) -> None:
+    """Set an integer attribute."""
+    import onnx_ir as ir
+
+    node.attributes[name] = ir.AttrInt64(name, value)
+
+
 def graph_of(node: ir.Node) -> ir.Graph:
     """The graph a node stands in."""
     import onnx_ir as ir

@@ -36,11 +36,15 @@ def _on_tokens(attention: Attention) -> bool:
     return all(layer.axis == -1 for layer in layers) and len(attention.output.shape or ()) == 3
 
 
-def _for_all_tokens(mask: NDArray[Any], attention: Attention) -> NDArray[Any]:
-    """The mask as the kernel wants it, ``[1, 1 or heads, tokens, tokens]``."""
-    mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+def _mask(attention: Attention) -> NDArray[Any] | None:
+    """The sum of the masks as the kernel wants it, ``[1 or n, 1 or heads, tokens, tokens]``; None without any."""
+    masks = [numbers for numbers in map(constant, attention.masks) if numbers is not None]
+    if not masks:
+        return None
+    total = masks[0] if len(masks) == 1 else np.sum(np.broadcast_arrays(*masks), axis=0)
+    total = total.reshape((1,) * (4 - total.ndim) + total.shape)
     tokens = (static_shape(attention.softmax.outputs[0]) or ())[2:]
-    return np.ascontiguousarray(np.broadcast_to(mask, (*mask.shape[:2], *tokens)))
+    return np.ascontiguousarray(np.broadcast_to(total, (*total.shape[:2], *tokens)))
 
 
 def _fuse(attention: Attention) -> None:
@@ -54,9 +58,9 @@ def _fuse(attention: Attention) -> None:
         project(attention.key, "key", 1.0, before),
         project(attention.value, "value", attention.value.scale, before),
     ]
-    mask = constant(attention.mask)
+    mask = _mask(attention)
     if mask is not None:
-        inputs += [None, None, add_constant(graph, f"{softmax.name}_mask", _for_all_tokens(mask, attention))]
+        inputs += [None, None, add_constant(graph, f"{softmax.name}_mask", mask)]
     heads = attention.query.columns.shape[0]
     name = f"{softmax.name}_attention"
     node = ir.node(

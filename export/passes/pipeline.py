@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from medfm_compress.export.passes.add_without_reshapes import add_without_reshapes
 from medfm_compress.export.passes.average_pool_to_conv import average_pool_to_conv
 from medfm_compress.export.passes.batch_norm_to_conv import batch_norm_to_conv
+from medfm_compress.export.passes.channels_last_sums import channels_last_sums
 from medfm_compress.export.passes.flatten_tokens import flatten_tokens
 from medfm_compress.export.passes.fold_affine_after import fold_affine_after
 from medfm_compress.export.passes.fold_affine_before import fold_affine_before
 from medfm_compress.export.passes.global_pool import global_pool
+from medfm_compress.export.passes.layer_norm_on_tokens import layer_norm_on_tokens
 from medfm_compress.export.passes.matmul_to_gemm import matmul_to_gemm
 from medfm_compress.export.passes.multi_head_attention import multi_head_attention
 from medfm_compress.export.passes.quick_gelu import quick_gelu
+from medfm_compress.export.passes.remove_empty_pads import remove_empty_pads
 from medfm_compress.export.passes.space_to_depth import space_to_depth
 from medfm_compress.export.passes.split_attention import split_attention
 from medfm_compress.export.passes.split_layers import split_layers
@@ -28,7 +32,17 @@ if TYPE_CHECKING:
 
 Pass = Callable[["ir.Model"], int]
 
-PORTABLE: tuple[Pass, ...] = (tidy, fold_affine_after, fold_affine_before, split_layers, split_attention)
+PORTABLE: tuple[Pass, ...] = (
+    tidy,
+    remove_empty_pads,
+    channels_last_sums,
+    fold_affine_after,
+    fold_affine_before,
+    split_layers,
+    add_without_reshapes,
+    split_attention,
+    layer_norm_on_tokens,
+)
 ONNXRUNTIME: tuple[Pass, ...] = (multi_head_attention, flatten_tokens, matmul_to_gemm)
 ONNXRUNTIME_INT8: tuple[Pass, ...] = (
     batch_norm_to_conv,

@@ -19,7 +19,7 @@ def is_whole(part: Projection) -> bool:
 
 
 def project(part: Projection, role: str, scale: float, before: ir.Node) -> ir.Value:
-    """Tokens ``[1, tokens, heads * width]`` or an image ``[1, heads * width, H, W]``, as the layer gives them.
+    """Tokens ``[n, tokens, heads * width]`` or images ``[n, heads * width, H, W]``, as the layer gives them.
 
     Args:
         part: where they come from; a layer that gives just them is taken as it is.
@@ -36,7 +36,7 @@ def project(part: Projection, role: str, scale: float, before: ir.Node) -> ir.Va
 def _tokens(part: Projection, name: str, scale: float, before: ir.Node) -> ir.Value:
     layer, graph, columns = part.layer, graph_of(before), part.columns.reshape(-1)
     weight = layer.weight if layer.out_axis == 1 else layer.weight.T
-    shape = (1, (static_shape(layer.output) or (1, 1))[1], columns.size)
+    shape = (*(static_shape(layer.output) or ())[:-1], columns.size)
     weights = add_constant(graph, f"{name}_weight", (weight[:, columns] * scale).astype(np.float32))
     inputs = [layer.node.inputs[0], weights]
     made = insert(before, "MatMul", inputs, name if layer.bias is None else f"{name}_unbiased")
@@ -57,4 +57,5 @@ def _image(part: Projection, name: str, scale: float, before: ir.Node) -> ir.Val
     conv = ir.node("Conv", [layer.node.inputs[0], *constants], layer.node.attributes, name=f"node_{name}")
     conv.outputs[0].name = name
     graph.insert_before(before, conv)
-    return shaped(conv.outputs[0], (1, rows.size, *(static_shape(layer.output) or ())[2:]), layer.output)
+    batch, _, *sides = static_shape(layer.output) or (1, 1)
+    return shaped(conv.outputs[0], (batch, rows.size, *sides), layer.output)

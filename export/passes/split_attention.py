@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medfm_compress.export.passes.attention import Attention, Projection, find_attention
-from medfm_compress.export.passes.graph import add_shape, constant, graph_of, insert, shaped, static_shape, take_over
+from medfm_compress.export.passes.graph import add_shape, graph_of, insert, shaped, static_shape, take_over
 from medfm_compress.export.passes.projection import is_whole, project
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_KEYS = ((0, 1, 2, 3), (0, 2, 3, 1))  # from an image [1, heads, width, tokens], from [1, tokens, heads, width]
+_KEYS = ((0, 1, 2, 3), (0, 2, 3, 1))  # from images [n, heads, width, tokens], from [n, tokens, heads, width]
 _OTHERS = ((0, 1, 3, 2), (0, 2, 1, 3))
 
 
@@ -39,7 +39,7 @@ def _is_plain(attention: Attention) -> bool:
 
 
 def _rewrite(attention: Attention) -> None:
-    scores = _scores(attention)
+    scores = attention.scores
     before = scores.producer()
     if before is None:
         return
@@ -53,23 +53,14 @@ def _rewrite(attention: Attention) -> None:
     weighted.replace_input_with(1, value)
 
 
-def _scores(attention: Attention) -> ir.Value:
-    """The scaled scores, before the mask."""
-    masked = attention.softmax.inputs[0]
-    add = None if masked is None or attention.mask is None else masked.producer()
-    scores = masked if add is None else next(operand for operand in add.inputs if constant(operand) is None)
-    if scores is None:
-        raise ValueError(f"{attention.softmax.name} reads nothing")
-    return scores
-
-
 def _heads(part: Projection, role: str, scale: float, before: ir.Node) -> ir.Value:
-    """Queries and values as ``[1, heads, tokens, width]``, keys as ``[1, heads, width, tokens]``."""
+    """Queries and values as ``[n, heads, tokens, width]``, keys as ``[n, heads, width, tokens]``."""
     flat = project(part, role, scale, before)
     heads, width = part.columns.shape
-    tokens = int(np.prod(static_shape(flat) or ())) // part.columns.size
+    shape = static_shape(flat) or (1,)
+    tokens = int(np.prod(shape[1:])) // part.columns.size
     on_tokens = part.layer.axis == -1
-    split = (1, tokens, heads, width) if on_tokens else (1, heads, width, tokens)
+    split = (shape[0], tokens, heads, width) if on_tokens else (shape[0], heads, width, tokens)
     name = f"{flat.name}_heads"
     view = shaped(insert(before, "Reshape", [flat, add_shape(graph_of(before), split)], f"{name}_split"), split, flat)
     perm = (_KEYS if role == "key" else _OTHERS)[on_tokens]

@@ -143,3 +143,5 @@ def _print_verified(verified: Verified) -> None:
     bundle = verified.bundle
     holding = [f"{s.name} ({s.role})" for s in bundle.signatures if s.state == "holds"] if bundle else []
     console.say(f"its bundle is signed by: {', '.join(holding) or 'no trusted key'}")
+    if verified.unapproved:
+        console.say(f"no device would count this verdict: {verified.unapproved}")

@@ -16,7 +16,7 @@ from medfm_compress.cli.next_command import after_export, print_next
 from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, onnx_source
 from medfm_compress.export.self_contained.options import SelfContainedOptions
-from medfm_compress.onnx_model import CaseSource
+from medfm_compress.onnx_model import CaseSource, export_onnx_model
 from medfm_compress.recipe import ExportStep
 from medfm_compress.runtime.errors import InputError
 
@@ -85,7 +85,6 @@ class _Request(NamedTuple):
 
 def _export(request: _Request, out: Path) -> Manifest:
     from medfm_compress import steps
-    from medfm_compress.onnx_model import export_onnx_model
 
     model, cases, step, source = request
     if source is not None:
@@ -109,7 +108,7 @@ def _export_self_contained(request: _Request, options: SelfContainedOptions, out
     if not model.is_dir() and request.source is None:
         if request.cases.study or request.cases.images or request.step != ExportStep():
             raise InputError(
-                f"{model} is a bundle, whose thresholds and words are decided; leave --study, --images, --rule, "
+                f"{model} is a bundle, whose thresholds and words are decided; leave --study, --rule, --images, "
                 "--intended-use and --dicom-modality out"
             )
         return export_self_contained(Bundle.open(model), options, out, console.progress)

@@ -58,7 +58,7 @@ def list_keys(trust_store: TrustStoreOption = None) -> None:
     from medfm_compress.runtime.trust.store import TrustStore
 
     folder = _folder(trust_store)
-    store = TrustStore.open(folder)
+    store = TrustStore.open_or_empty(folder)
     console.emit(
         lambda: {"trust_store": str(folder), "keys": store.keys, "revoked": store.revoked}, lambda: _print_store(store)
     )
@@ -93,6 +93,7 @@ def _folder(given: Path | None) -> Path:
 
 def _print_store(store: TrustStore) -> None:
     from medfm_compress.runtime.trust.clock import clock_now, latest
+    from medfm_compress.runtime.trust.keys import ROLES
 
     now = latest(clock=clock_now(), dates=store.dates)
     rows = [
@@ -104,3 +105,7 @@ def _print_store(store: TrustStore) -> None:
         for identity, entry in store.revoked.items()
     ]
     console.table(["name", "role", "key", "until", "state"], rows, left=(0, 1, 2, 3, 4))
+    for role in ROLES:
+        if not any(key.role == role and now <= key.expires for key in store.keys.values()):
+            what = "no bundle is trusted" if role == "builder" else "no verdict counts"
+            console.say(f"note: there is no {role} whose key is current, so {what}; enter one with trust add")

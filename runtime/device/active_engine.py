@@ -126,7 +126,7 @@ class ActiveEngine:
             self._count(refused=True)
             raise
         self._tell(lambda observer: observer.predicted(source, prediction, seen))
-        self._count(refused=False)
+        self._count(refused=not prediction.probabilities)  # withheld: a bundle that finds every image unlike is bad too
         return prediction
 
     def replay_goldens(self) -> float:

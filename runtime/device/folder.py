@@ -33,7 +33,7 @@ from medfm_compress.runtime.device.state import (
     write_state,
 )
 from medfm_compress.runtime.engine import Engine
-from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, Refused, in_one_line
+from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, Refused, TrustRefused, in_one_line
 from medfm_compress.runtime.trust.store import TrustStore, find_store
 
 BUNDLES = "bundles"
@@ -139,6 +139,8 @@ class DeviceFolder:
                 raise InputError("no bundle waits to be activated; install one first")
             try:
                 result = self._test(state.candidate)
+            except TrustRefused:  # of the store, not of the bundle
+                raise
             except Refused as exc:  # anything else, e.g. an engine that is not installed, says nothing of the bundle
                 reason = in_one_line(exc)
                 self._write(transitions.drop_candidate(state, reason))

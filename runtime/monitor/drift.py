@@ -7,7 +7,8 @@
 
 x is the number of the value's bin. As long as reference and device are exchangeable (no order of them is more likely
 than another), the p_t are independent and uniform (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World,
-2nd ed. 2022, ch. 8), every f and g has mean 1, and E is a martingale that starts at 1. Ville's inequality:
+2nd ed. 2022, ch. 8; that bins are made of the reference alone leaves a departure of order 1/n), every f and g has mean
+1, and E is a martingale that starts at 1. Ville's inequality:
 
     P(E_t ≥ 1/α for any t, ever) ≤ α
 

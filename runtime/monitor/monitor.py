@@ -23,7 +23,13 @@ from medfm_compress.runtime.device.state import Installed
 from medfm_compress.runtime.engine import Engine, NetworkInput, Prediction
 from medfm_compress.runtime.errors import MedfmError, Refused, in_one_line
 from medfm_compress.runtime.monitor.record import SCHEMA_VERSION, Record, Seen, Watched, add_replay, count, this_week
-from medfm_compress.runtime.monitor.reference import NoReference, Reference, input_features, read_reference
+from medfm_compress.runtime.monitor.reference import (
+    NoReference,
+    Reference,
+    input_features,
+    output_features,
+    read_reference,
+)
 
 FOLDER = "monitor"
 LOCK = "lock"
@@ -67,8 +73,7 @@ class Monitor:
 
     def predicted(self, _: object, prediction: Prediction, seen: NetworkInput) -> None:
         """Count a prediction."""
-        values = input_features(seen, self._spec)
-        values |= {f"score of {name}": value for name, value in seen.scores.items()}
+        values = input_features(seen, self._spec) | output_features(prediction, seen)
         watched = self._empty.watched
         self._add(
             Seen(

@@ -7,13 +7,14 @@ model it is, so that one that was left behind by a later change is not used.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
 
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Variant
-from medfm_compress.runtime.engine import NetworkInput
+from medfm_compress.runtime.engine import NetworkInput, Prediction
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.monitor.histogram import Histogram, summarise
@@ -24,6 +25,7 @@ MIN_CASES = 50
 MAX_SCORES = 8
 """Findings whose scores are watched, the first ones: every further feature makes all alarms later."""
 MEAN, SPREAD, SPACING = "mean intensity", "spread of intensity", "pixel spacing"
+TYPICALITY = "typicality"
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,6 +37,8 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         cases: that they are of.
         inputs: name of a feature of the image → its values.
         scores: variant → finding → its probabilities.
+        typicality: variant → how usual the images are by its penultimate layer and their pixels, see
+            `runtime.typicality`; empty where the bundle does not tell.
     """
 
     model_digest: str
@@ -42,10 +46,13 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cases: int
     inputs: dict[str, Histogram]
     scores: dict[str, dict[str, Histogram]]
+    typicality: dict[str, Histogram] = {}
 
     def features(self, variant: str) -> dict[str, Histogram]:
         """Everything that is watched of ``variant``, by name."""
-        return self.inputs | {f"score of {name}": shown for name, shown in self.scores.get(variant, {}).items()}
+        outputs = {f"score of {name}": shown for name, shown in self.scores.get(variant, {}).items()}
+        usual = {TYPICALITY: self.typicality[variant]} if variant in self.typicality else {}
+        return self.inputs | outputs | usual
 
 
 class NoReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,12 +82,16 @@ def read_reference(bundle: Bundle, variant: Variant) -> Reference | NoReference:
 
 def input_features(seen: NetworkInput, spec: ImageSpec) -> dict[str, float]:
     """What is watched of an image: intensities in [0, 1] as the network sees them, before normalisation; mm."""
-    shape = (1, -1, 1, 1)
-    image = seen.tensor * np.reshape(np.asarray(spec.std, np.float32), shape) + np.reshape(
-        np.asarray(spec.mean, np.float32), shape
-    )
+    std, mean = (np.array(values, np.float32)[:, None, None] for values in (spec.std, spec.mean))
+    image = seen.tensor * std + mean
     values = {MEAN: float(image.mean()), SPREAD: float(image.std())}
     return values if seen.spacing_mm is None else values | {SPACING: seen.spacing_mm}
+
+
+def output_features(prediction: Prediction, seen: NetworkInput) -> dict[str, float]:
+    """What is watched of an answer, whether it is given or withheld."""
+    values = {f"score of {name}": value for name, value in seen.scores.items()}
+    return values if prediction.typicality is None else values | {TYPICALITY: prediction.typicality}
 
 
 def make_reference(
@@ -88,6 +99,7 @@ def make_reference(
     split: str,
     inputs: Sequence[Mapping[str, float]],
     scores: Mapping[str, Mapping[str, Sequence[float]]],
+    typicality: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> Reference:
     """A reference from the values of every case.
 
@@ -96,6 +108,7 @@ def make_reference(
         split: of the study that the cases are of.
         inputs: of every case, from `input_features`. A feature that not all cases have is left out.
         scores: variant → finding → probability of every case.
+        typicality: variant → that of every case.
 
     Raises:
         InputError: too few cases.
@@ -111,6 +124,7 @@ def make_reference(
         scores={
             variant: _summaries(dict(list(by_finding.items())[:MAX_SCORES])) for variant, by_finding in scores.items()
         },
+        typicality=_summaries(typicality),
     )
 
 

@@ -121,6 +121,14 @@ def test_half_precision_is_widened() -> None:
     np.testing.assert_allclose(run(wide, IMAGES), LOGITS, atol=0.05)
 
 
+def test_half_precision_that_is_cut_short_is_refused() -> None:
+    model = tiny_onnx.make(dtype=TensorProto.FLOAT16)
+    model.graph.initializer[0].ClearField("raw_data")
+    model.graph.initializer[0].ClearField("int32_data")
+    with pytest.raises(ModelError, match="damaged"):
+        widen(model.SerializeToString())
+
+
 def with_branch(kind: str) -> onnx.ModelProto:
     """The logits, changed by a graph within a node."""
     model = tiny_onnx.make(ending=("Identity",), batch=1)

@@ -71,6 +71,13 @@ def test_what_is_no_onnx_is_refused(content: bytes, tmp_path: Path) -> None:
         read_facts(read_onnx_file(path))
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(tiny_onnx.make().SerializeToString().replace(b"Relu", b"Re\xffu"))
+    with pytest.raises(InputError):
+        read_facts(read_onnx_file(path))
+
+
 def test_a_file_says_what_it_is() -> None:
     model = tiny_onnx.make(ending=("Softmax",))
     helper.set_model_props(model, {"labels": '["a", "b", "c"]'})
@@ -132,6 +139,8 @@ def with_domain() -> onnx.ModelProto:
         (with_input(TensorProto.FLOAT, [1, 1, 8, 8, 8]), "four sides"),
         (tiny_onnx.make(dtype=TensorProto.DOUBLE), "float64"),
         (with_domain(), "domain my.own"),
+        (tiny_onnx.make(opset=5), "has opset 5; allowed are 7 to 23"),
+        (tiny_onnx.make(opset=99), "has opset 99"),
     ],
 )
 def test_what_cannot_be_taken_over_says_why(model: onnx.ModelProto, message: str) -> None:

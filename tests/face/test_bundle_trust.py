@@ -85,6 +85,15 @@ def test_a_revoked_key_and_an_edited_bundle(folder, call):
     assert call("trust", "add", folder / "build.pub", "--trust-store", folder / "trust")[0] == 2
 
 
+def test_a_store_without_a_role_says_what_follows(folder, call):
+    call("trust", "add", folder / "build.pub", "--trust-store", folder / "trust")
+    out = call("trust", "list", "--trust-store", folder / "trust")[1]
+    assert "there is no approver whose key is current, so no verdict counts" in out and "no builder" not in out
+    call("trust", "remove", "build", "--revoke", "stolen", "--trust-store", folder / "trust")
+    code, out, _ = call("trust", "list", "--trust-store", folder / "trust")
+    assert code == 0 and "revoked: stolen" in out and "so no bundle is trusted" in out
+
+
 def test_an_approver_s_verdict_is_judged_again(tiny, reports, folder, call):
     """The bundle says pass, the report says fail: whoever wrote that gets no signature."""
     path = folder / "b.medfm"

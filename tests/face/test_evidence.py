@@ -49,6 +49,7 @@ def test_pack_and_verify(folder, call):
     call("trust", "add", folder / "chief.pub", "--trust-store", folder / "trust")
     code, out, _ = call("evidence", "verify", folder / "p.evidence", "--trust-store", folder / "trust")
     assert code == 0 and "signed by: Chief (approver)" in out and "its bundle is signed by: no trusted key" in out
+    assert "no device would count this verdict: no trusted approver signed it" in out
     shown = json.loads(call("evidence", "verify", folder / "p.evidence", "--json")[1])
     assert shown["outcome"] == "pass" and shown["figures"] > 10
 

@@ -43,7 +43,10 @@ def test_the_answer_as_json(bundle: Path, tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "b.medfm"], "is a file; give a model folder, or export a bundle with --self-contained"),
+        (
+            ["--out", "b.medfm"],
+            "is a file; give a model folder or an .onnx file, or export a bundle with --self-contained",
+        ),
         (["--self-contained", "--out", "b.medfm"], "give the path of a .onnx file"),
         (["--pixels", "uint16", "--out", "b.medfm"], "go with --self-contained"),
         (["--self-contained", "--rule", "sensitivity>=0.95", "--out", "b.onnx"], "leave --study, --rule"),

@@ -13,6 +13,7 @@ from tiny_report import VARIANT, evaluation, write_report
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
 from medfm_compress.bench.evaluate.fidelity import fidelity
 from medfm_compress.bench.evaluate.paired_comparison import compare
+from medfm_compress.bench.evaluate.robustness import PerturbedTables, compare_drops
 from medfm_compress.bench.evidence.pack import PackRequest, pack_evidence
 from medfm_compress.bench.gate.judge_report import JudgeRequest, judge_report, record_verdicts
 from medfm_compress.bench.gate.policy_file import load_policy
@@ -25,6 +26,7 @@ non_inferiority:
   - {metric: auroc, margin: 0.05}
   - {metric: sensitivity, margin: 0.2, subgroup: sex}
 subgroups: [{column: sex}]
+robustness: [{metric: auroc, margin: 0.2, perturbations: [blur], severities: [1]}]
 budget: {p50_ms: 20}
 resamples: 1000
 """
@@ -47,6 +49,10 @@ def judged_bundle(tiny: Any, folder: Path, noise: float = 0.2, **options: Any) -
 def honest(report: Report, noise: float = 0.2) -> Report:
     """``report`` with the figures that follow from its scores and times."""
     teacher, other = evaluation("teacher"), evaluation(VARIANT, noise=noise)
+    softer = tuple(
+        EvaluationTable.from_evaluation(e) for e in (evaluation("teacher", noise=1.0), evaluation(VARIANT, noise=1.1))
+    )
+    perturbed = (PerturbedTables(perturbation="blur", severity=1, evaluations=softer),)
     times = [
         Measurement(
             name=name,
@@ -60,6 +66,8 @@ def honest(report: Report, noise: float = 0.2) -> Report:
         report,
         evaluations=tuple(map(EvaluationTable.from_evaluation, (teacher, other))),
         comparisons=compare(teacher, other, report.policy),
+        perturbed=perturbed,
+        drops=compare_drops([teacher, other], perturbed, report.policy),
         fidelity=(fidelity(teacher, other, report.task),),
         measurements=tuple(times),
         speedups=(Speedup(name=VARIANT, baseline="teacher", ratio=speedup(*times)),),

@@ -72,10 +72,14 @@ def edit_report(members, change):
 def test_an_honest_pack_follows_from_itself(good, store):
     verified = verify_pack(good)
     assert verified.verdict.outcome == "pass" and verified.figures > 10 and verified.standing is None
-    assert verified.not_derived == ("2 measurements (raw times, sizes and memory are taken as they stand)",)
+    assert verified.not_derived == (
+        "2 measurements (raw times, sizes and memory are taken as they stand)",
+        "scores and times in the baseline's report",
+        "libraries in the bill of materials, the machine that packed, the maker's own text on limits",
+    )
     signed = verify_pack(good, store)
     assert [entry.name for entry in signed.signed_by] == ["Chief"]
-    assert {entry.state for entry in signed.bundle.signatures} == {"holds"}
+    assert {entry.state for entry in signed.bundle.signatures} == {"holds"} and signed.unapproved == ""
 
 
 def test_nobody_s_key_or_path_is_in_it(scene, good):
@@ -122,6 +126,10 @@ def drop_a_comparison(members):
     edit_report(members, lambda plain: plain["comparisons"].pop(3))
 
 
+def hide_a_loss(members):
+    edit_report(members, lambda plain: plain["drops"][0].update(bundle=[0.99, 0.99]))
+
+
 def claim_fidelity(members):
     edit_report(members, lambda plain: plain["fidelity"][0].update(flipped_cases=0))
 
@@ -163,6 +171,18 @@ def another_model(members):
 
 def edit_the_manifest(members):
     members["bundle/manifest.json"] = members["bundle/manifest.json"].replace(b'"threshold": 0.5', b'"threshold": 0.4')
+
+
+def turn_the_manifest_s_verdict(members):
+    """It is no part of the model's digest."""
+    members["bundle/manifest.json"] = members["bundle/manifest.json"].replace(
+        b'"outcome": "pass"', b'"outcome": "fail"'
+    )
+
+
+def damage_a_signature_of_the_bundle(members):
+    name = next(name for name in members if name.startswith("bundle/signatures/"))
+    members[name] = members[name].replace(b'"signature"', b'"signed"')
 
 
 def edit_a_case(members):
@@ -210,6 +230,7 @@ FORGERIES = {
     raise_an_estimate: "sensitivity of opacity (onnxruntime-cpu-fp32), bundle, estimate is 0.99 in the report",
     speed_it_up: "speed-up of onnxruntime-cpu-fp32, estimate is 30 in the report and 2.8",
     drop_a_comparison: "balanced_accuracy of opacity (onnxruntime-cpu-fp32) is computed from its scores and not in it",
+    hide_a_loss: "loss on perturbed images (onnxruntime-cpu-fp32, blur, 1, auroc, opacity), bundle is (0.99, 0.99) in",
     claim_fidelity: "fidelity of onnxruntime-cpu-fp32, flipped_cases is 0 in the report and ",
     turn_the_verdict: "auroc of opacity of onnxruntime-cpu-fp32 is fail in verdict.json, and pass follows",
     turn_the_whole_verdict: "the verdict is fail in verdict.json, and pass follows",
@@ -218,6 +239,8 @@ FORGERIES = {
     another_policy_in_the_report: "the policy that report.json repeats is not that of policy.yaml",
     another_model: "report.json is of model ffffffffffff",
     edit_the_manifest: "bundle/manifest.json: its model digest does not match it",
+    turn_the_manifest_s_verdict: "is fail, and it is pass of model",
+    damage_a_signature_of_the_bundle: "its bundle: signatures/",
     edit_a_case: "cases.csv differs from report.json in case 5, column 'sex'",
     merge_two_patients: "do not name the report's cases and patients",
     another_file_in_the_bill: "bom.cdx.json and the bundle's manifest differ in 'goldens/inputs.npy'",
@@ -263,6 +286,7 @@ def test_an_index_that_says_otherwise(good, tmp_path):
         ("model_digest", "0" * 64),
         ("bundle_name", "other"),
         ("policy_sha256", "0"),
+        ("report_sha256", "0"),
     ):
         forged = forge(good, tmp_path / "p.evidence", lambda _, said={field: value}: said)
         assert f"{field} is {value} in its index" in refusal(forged)
@@ -348,7 +372,8 @@ def test_the_documents_say_what_an_auditor_asks(good):
     plan, card, change = (members[f"{name}.md"] for name in ("change-control-plan", "model-card", "change-report"))
     for heading in ("## Description of modifications", "## Modification protocol", "## Impact assessment"):
         assert heading in plan
-    assert "R1 | auroc of opacity | non\\_inferiority.0, line 2" in plan and "budget.p50\\_ms, line 5" in plan
+    assert "R1 | auroc of opacity | non\\_inferiority.0, line 2" in plan and "budget.p50\\_ms, line 6" in plan
+    assert "auroc of opacity under blur 1 | robustness.0, line 5" in plan
     assert "tests only" in card and LIMITS.strip() in card and "sex = F" in card
     assert "files.model.onnx" in change and "| sex = M | 150 |" in change and "McNemar p" in change
 

@@ -240,15 +240,16 @@ def test_case_logits_keep_the_order_of_the_cases(validation):
 
 
 def test_nncf_ships_where_its_placement_is_faster_within_the_limits(validation):
-    plans = {"int8-minmax": (4.0, 0.01), "int8-nncf+minmax": (3.0, 0.4)}
-    better = {"int8-nncf+minmax+accurate-bias-correction": (3.0, 0.02)}
+    plans = {"int8-minmax": (4.0, 0.01), "int8-nncf+histogram": (3.0, 0.4)}
+    better = {"int8-nncf+histogram+accurate-bias-correction": (3.0, 0.02)}
     assert kept(run(validation, {**plans, **better}, nncf=NncfSettings())) == list(better)
     assert kept(run(validation, {**plans, **better})) == ["int8-minmax"]
 
 
 def test_no_more_is_asked_of_nncf_where_its_placement_is_slower(validation):
-    tried = run(validation, {"int8-minmax": (4.0, 0.01), "int8-nncf+minmax": (4.6, 0.01)}, nncf=NncfSettings())
-    assert [name for name in tried if "nncf" in name] == ["int8-nncf+minmax", "int8-nncf, others"]
+    tried = run(validation, {"int8-minmax": (4.0, 0.01), "int8-nncf+histogram": (4.6, 0.01)}, nncf=NncfSettings())
+    asked = [name for name, attempt in tried.items() if "nncf" in name and isinstance(attempt, CandidateTrial)]
+    assert asked == ["int8-nncf+histogram"]
     assert "slower" in tried["int8-nncf, others"].reason
 
 
@@ -258,17 +259,17 @@ def test_without_nncf_the_others_go_on_and_it_is_said_how_to_install_it(validati
 
 
 def test_what_nncf_cannot_quantize_does_not_stop_the_search(validation):
-    plans = {"int8-nncf+minmax": ModelError("NNCF does not quantize it: no"), "int8-minmax": (4.0, 0.3)}
+    plans = {"int8-nncf+histogram": ModelError("NNCF does not quantize it: no"), "int8-minmax": (4.0, 0.3)}
     tried = run(validation, {**plans, "int8-minmax+without-2-layers": (4.5, 0.02)}, nncf=NncfSettings())
     assert kept(tried) == ["int8-minmax+without-2-layers"]
-    assert tried["int8-nncf+minmax"].reason == "cannot be run: NNCF does not quantize it: no"
-    assert [name for name in tried if "nncf" in name] == ["int8-nncf+minmax"]
+    assert tried["int8-nncf+histogram"].reason == "cannot be run: NNCF does not quantize it: no"
+    assert [name for name in tried if "nncf" in name] == ["int8-nncf+histogram"]
 
 
 def test_accuracy_control_comes_last_and_only_while_the_limits_are_missed(validation):
-    plans = {"int8-nncf+minmax": (4.0, 0.4), "int8-nncf+minmax+accuracy-control": (5.0, 0.02)}
+    plans = {"int8-nncf+histogram": (4.0, 0.4), "int8-nncf+histogram+accuracy-control": (5.0, 0.02)}
     tried = run(validation, plans, nncf=NncfSettings())
-    assert kept(tried) == ["int8-nncf+minmax+accuracy-control"]
+    assert kept(tried) == ["int8-nncf+histogram+accuracy-control"]
     met = run(validation, {**plans, "int8-minmax": (4.0, 0.01)}, nncf=NncfSettings())
     assert met["int8-nncf+accuracy-control"].reason == "the limits are met without it"
 

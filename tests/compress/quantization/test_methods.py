@@ -88,7 +88,7 @@ def test_a_reduced_range_is_named():
 def test_nncf_settings_are_named():
     settings = NncfSettings(estimator="histogram", smoothquant=0.5, transformer=True, preset="mixed")
     method = Method(nncf=settings, rest="bf16", excluded=("a",), reduced=True)
-    assert str(method) == "int8-bf16-nncf+histogram+mixed+smoothquant-0.5+without-1-layers+7-bit-weights"
+    assert str(method) == "int8-bf16-nncf+histogram+mixed+transformer+smoothquant-0.5+without-1-layers+7-bit-weights"
     assert str(Method(nncf=NncfSettings(rounding="gptq"), weight_bits=4)) == "int4-weights-nncf+gptq"
     assert str(Method(nncf=NncfSettings(), weight_bits=8)) == "int8-weights-nncf"
 
@@ -106,16 +106,19 @@ def test_nncf_changes_one_thing_of_its_own_best(rests, precisions):
     walked = []
     for candidate in nncf_candidates(lookup, rests):
         walked.append(str(candidate))
-        if state["best"] is None or candidate.nncf.estimator == "histogram":
+        if state["best"] is None or candidate.nncf.estimator == "minmax":
             state["best"] = candidate
     count = len(precisions)
-    assert walked[:count] == [f"{precision}-nncf+minmax+mixed" for precision in precisions]
-    assert walked[count : count + 3] == [
-        "int8-nncf+minmax+mixed+smoothquant-0.5",
-        "int8-nncf+minmax+mixed+smoothquant-0.95",
-        "int8-nncf+minmax+mixed+accurate-bias-correction",
+    assert walked[:count] == [f"{precision}-nncf+histogram+mixed+transformer" for precision in precisions]
+    assert walked[count:] == [
+        "int8-nncf+histogram+mixed",
+        "int8-nncf+histogram+mixed+transformer+smoothquant-0.5",
+        "int8-nncf+histogram+mixed+transformer+smoothquant-0.95",
+        "int8-nncf+histogram+mixed+transformer+accurate-bias-correction",
+        "int8-nncf+histogram+mixed+transformer+fast-bias-correction",
+        "int8-nncf+minmax+mixed+transformer",
+        "int8-nncf+mean-no-outliers+mixed+transformer",
     ]
-    assert walked[-1] == "int8-nncf+mean-no-outliers+mixed" and len(walked) == count + 6
 
 
 def test_a_graph_without_attention_is_not_smoothed_and_tries_zero_points():

@@ -9,6 +9,7 @@ import time
 import msgspec
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from medfm_compress.compress.quantization import nncf_job
@@ -17,6 +18,7 @@ from medfm_compress.compress.quantization.nncf_job import NncfJob, NncfReply, qu
 from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 from medfm_compress.compress.quantization.stored_weights import largest_weight
 from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.sessions.openvino import import_openvino
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
 
 CNN = """
@@ -75,13 +77,17 @@ net (float[1, 3, 16, 16] image) => (float[1, 5] logits)
   [head] logits = MatMul (s, w2)
 }
 """
-EXPLICIT = NncfSettings(preset="mixed", transformer=True, smoothquant=0.5, bias_correction="fast")
+EXPLICIT = NncfSettings(preset="mixed", transformer=True, smoothquant=0.5, estimator="minmax")
 JOBS = {
-    "openvino": (CNN, "openvino", Method(nncf=NncfSettings(bias_correction="accurate"))),
-    "openvino again": (CNN, "openvino", Method(nncf=NncfSettings(bias_correction="accurate"))),
-    "onnxruntime": (CNN, "onnxruntime", Method(nncf=NncfSettings(preset="mixed", estimator="histogram"))),
-    "onnxruntime again": (CNN, "onnxruntime", Method(nncf=NncfSettings(preset="mixed", estimator="histogram"))),
-    "openvino vit": (VIT, "openvino", Method(nncf=EXPLICIT)),
+    "openvino": (CNN, "openvino", Method(nncf=NncfSettings(estimator="mean-no-outliers", bias_correction="accurate"))),
+    "openvino again": (
+        CNN,
+        "openvino",
+        Method(nncf=NncfSettings(estimator="mean-no-outliers", bias_correction="accurate")),
+    ),
+    "onnxruntime": (CNN, "onnxruntime", Method(nncf=NncfSettings(preset="mixed", bias_correction="fast"))),
+    "onnxruntime again": (CNN, "onnxruntime", Method(nncf=NncfSettings(preset="mixed", bias_correction="fast"))),
+    "openvino vit": (VIT, "openvino", Method(nncf=NncfSettings(preset="mixed", transformer=True))),
     "onnxruntime vit": (VIT, "onnxruntime", Method(nncf=EXPLICIT)),
     "openvino reduced": (VIT, "openvino", Method(nncf=EXPLICIT, reduced=True)),
     "onnxruntime reduced": (VIT, "onnxruntime", Method(nncf=EXPLICIT, reduced=True)),
@@ -165,16 +171,26 @@ def files(made, name):
     return contents
 
 
-def logits(contents, backend, precision, count=8):
-    session = open_session_from_bytes(backend, contents, 1, precision)
-    return np.concatenate([session.run({"image": image[None]})["logits"] for image in images(count)])
+def logits(contents, count=8):
+    """What the file says, without an engine's integer kernels: they differ between CPUs; the search judges them."""
+    images_ = images(count)
+    if len(contents) == 1:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = onnxruntime.InferenceSession(contents[0], options, providers=["CPUExecutionProvider"])
+        return np.concatenate([session.run(None, {"image": image[None]})[0] for image in images_])
+    core = import_openvino().Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
+    model = core.compile_model(core.read_model(*contents), "CPU", settings)
+    return np.concatenate([model(image[None])[0] for image in images_])
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize(("kind", "text"), [("", CNN), (" vit", VIT)])
-def test_both_engines_run_what_nncf_makes_and_it_is_near(made, backend, kind, text):
-    expected = logits((graph(text),), "onnxruntime", "fp32")
-    measured = logits(files(made, backend + kind), backend, "int8")
+def test_what_nncf_makes_opens_and_is_near(made, backend, kind, text):
+    open_session_from_bytes(backend, files(made, backend + kind), 1, "int8")
+    expected = logits((graph(text),))
+    measured = logits(files(made, backend + kind))
     assert 0 < np.linalg.norm(measured - expected) < 0.1 * np.linalg.norm(expected)
     assert sum(map(len, files(made, backend + kind)[-1:])) < 0.5 * len(graph(text))
 
@@ -208,17 +224,17 @@ def test_a_layer_that_nncf_does_not_know_is_said(made):
 
 
 def test_accuracy_control_gives_layers_back_until_the_limit_is_met(made):
-    expected = logits((graph(CNN),), "onnxruntime", "fp32")
-    controlled = logits(files(made, "controlled"), "openvino", "fp32")
+    expected = logits((graph(CNN),))
+    controlled = logits(files(made, "controlled"))
     assert np.linalg.norm(controlled - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize(("bits", "error", "share"), [(8, 0.02, 0.4), (4, 0.3, 0.35)])
 def test_weights_alone_are_small_and_near(made, backend, bits, error, share):
-    expected = logits((graph(VIT),), "onnxruntime", "fp32")
+    expected = logits((graph(VIT),))
     contents = files(made, f"{backend} {bits}")
-    measured = logits(contents, backend, f"int{bits}-weights")
+    measured = logits(contents)
     assert 0 < np.linalg.norm(measured - expected) < error * np.linalg.norm(expected)
     assert len(contents[-1]) < share * len(graph(VIT))
 

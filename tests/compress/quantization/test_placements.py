@@ -209,6 +209,36 @@ def test_onnxruntime_parts_of_a_concat_share_a_range_when_asked(tmp_path: Path) 
     assert ("b", "e") in placement_onnxruntime.place(model, joined=True).ties and not apart.ties
 
 
+SQUEEZE = """<ir_version: 10, opset_import: ["" : 20]>
+net (float[1, 8, 8, 8] image) => (float[1, 8, 8, 8] logits)
+<float[8, 8, 3, 3] w0, float[8, 8, 1, 1] w1, float[8, 8, 1, 1] w2, float[8, 8, 1, 1] w3>
+{
+  [one] a = Conv <pads = [1, 1, 1, 1]> (image, w0)
+  [act] r = ACTIVATION (a)
+  [mean] m = GlobalAveragePool (r)
+  [reduce] s = Conv (m, w1)
+  [relu] t = Relu (s)
+  [expand] e = Conv (t, w2)
+  [gate] g = Sigmoid (e)
+  [gated] x = Mul (r, g)
+  [two] b = Conv (x, w3)
+  [last] logits = Gelu (b)
+}"""
+
+
+def test_onnxruntime_gates_an_image_in_bytes_when_asked(tmp_path: Path) -> None:
+    model = network(SQUEEZE.replace("ACTIVATION", "Relu"))
+    for gates, in_bytes in {True: 1, False: 0}.items():
+        placement = placement_onnxruntime.place(model, gates=gates)
+        ran = operators(write_qdq(model, placement, ranges(model)), tmp_path)
+        assert ran["QLinearMul"] == in_bytes and ran["Mul"] == 1 - in_bytes and ran["QLinearConv"] == 4
+
+
+def test_onnxruntime_gates_in_float_what_is_in_float() -> None:
+    model = network(SQUEEZE.replace("ACTIVATION", "Gelu"))
+    assert placement_onnxruntime.place(model, gates=True) == placement_onnxruntime.place(model)
+
+
 def test_onnxruntime_leaves_a_convolution_that_gives_the_output_in_float() -> None:
     text = """<ir_version: 10, opset_import: ["" : 20]>
     net (float[1, 8, 8, 8] image) => (float[1, 8, 8, 8] logits) <float[8, 8, 3, 3] w>
@@ -254,7 +284,7 @@ def test_onnxruntime_runs_attention_in_bytes_but_for_softmax_and_the_residual(
     tmp_path: Path, probabilities: bool
 ) -> None:
     model = network(ATTENTION)
-    placement = placement_onnxruntime.place(model, probabilities=probabilities)
+    placement = placement_onnxruntime.place(model, products="all" if probabilities else "scores")
     ran = operators(write_qdq(model, placement, ranges(model)), tmp_path)
     assert ran["QGemm"] == 4 and ran["QLinearMatMul"] + ran["MatMulIntegerToFloat"] == (2 if probabilities else 1)
     assert ran["MatMul"] + ran["FusedMatMul"] == (0 if probabilities else 1)
@@ -264,7 +294,7 @@ def test_onnxruntime_runs_attention_in_bytes_but_for_softmax_and_the_residual(
 
 def test_onnxruntime_keeps_attention_in_float_when_asked(tmp_path: Path) -> None:
     model = network(ATTENTION)
-    placement = placement_onnxruntime.place(model, attention=False)
+    placement = placement_onnxruntime.place(model, products="none")
     ran = operators(write_qdq(model, placement, ranges(model)), tmp_path)
     assert ran["QGemm"] == 4 and ran["MatMul"] + ran["FusedMatMul"] == 2
 
@@ -343,3 +373,10 @@ def test_tensorrt_attention_is_quantized_when_asked() -> None:
     model = network(ATTENTION)
     assert {"q", "k", "v", "p"} <= set(placement_tensorrt.place(model, attention=True).activations)
     assert {"q", "k", "v", "p"}.isdisjoint(placement_tensorrt.place(model).activations)
+
+
+def test_openvino_does_not_turn_bytes_where_floats_are_turned_faster() -> None:
+    """A pair behind a Transpose is moved above it by OpenVINO; one behind the Reshape that follows stays."""
+    model = network(ATTENTION)
+    assert "o2" in placement_openvino.place(model).activations
+    assert "o1" not in placement_openvino.place(model).activations

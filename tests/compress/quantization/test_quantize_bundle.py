@@ -16,6 +16,7 @@ from medfm_compress.compress.quantization import build_candidate, candidate_sear
 from medfm_compress.compress.quantization import companion_variants as companion
 from medfm_compress.compress.quantization import quantize_bundle as module_under_test
 from medfm_compress.compress.quantization.methods import Method
+from medfm_compress.compress.quantization.nncf_candidates import nncf_candidates
 from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
@@ -382,7 +383,10 @@ def test_what_nncf_makes_ships_like_any_other_candidate(source, tmp_path, monkey
     monkeypatch.setattr(candidate_search, "candidates", lambda starts, lookup: iter([Method(nncf=NncfSettings())]))
     options = msgspec.structs.replace(FEW, targets=(f"{backend}:cpu",), time_budget_s=600.0)
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
-    assert [c.method for c in quantized.candidates if c.kept] == ["int8-nncf+minmax", "int8-nncf+minmax+7-bit-weights"]
+    assert [c.method for c in quantized.candidates if c.kept] == [
+        "int8-nncf+histogram",
+        "int8-nncf+histogram+7-bit-weights",
+    ]
     bundle = Bundle.open(tmp_path / "q.medfm")
     names = [f"{backend}-cpu-int8", f"{backend}-cpu-int8-reduced"]
     assert [v.name for v in bundle.manifest.variants if v.backend == backend] == names
@@ -390,12 +394,14 @@ def test_what_nncf_makes_ships_like_any_other_candidate(source, tmp_path, monkey
         variant = bundle.variant(name)
         assert replay_goldens(bundle, variant, open_variant(bundle, variant, 1)) < 1e-3
         assert largest_weight([bundle.read(file) for file in variant.files]) <= largest
-    assert any("by int8-nncf+minmax kept" in step for step in bundle.manifest.provenance.steps)
+    assert any("by int8-nncf+histogram kept" in step for step in bundle.manifest.provenance.steps)
     assert "nncf" in bundle.manifest.provenance.libraries
 
 
 def test_without_nncf_the_search_says_so_and_goes_on(source, tmp_path, monkeypatch):
     monkeypatch.setattr(build_candidate, "is_installed", lambda: False)
+    few = lambda starts, lookup: iter([starts[0], *nncf_candidates(lookup, ("fp32",))])  # noqa: E731
+    monkeypatch.setattr(candidate_search, "candidates", few)
     options = msgspec.structs.replace(FEW, targets=("onnxruntime:cpu",), time_budget_s=600.0, reduced_range=False)
     quantized = quantize_bundle(source, tiny_study.make_study(), tmp_path / "q.medfm", options)
     (nncf,) = [candidate for candidate in quantized.candidates if "nncf" in candidate.method]

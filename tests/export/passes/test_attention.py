@@ -46,29 +46,30 @@ LAYOUTS = {"sliced": SLICED, "by head": BY_HEAD, "separate": SEPARATE, "image": 
 ON_TOKENS = ["sliced", "by head", "separate"]
 
 
-def build(graphs, nodes, mask=None):
+def build(graphs, nodes, mask=None, batch=1, **more):
     sizes = {
-        "five": [1, TOKENS, 3, HEADS, WIDTH],
-        "by_head": [1, TOKENS, HEADS, 3 * WIDTH],
-        "four": [1, TOKENS, HEADS, WIDTH],
-        "flat": [1, TOKENS, CHANNELS],
-        "three_axes": [HEADS, TOKENS, WIDTH],
-        "four_axes": [1, HEADS, WIDTH, TOKENS],
+        "five": [batch, TOKENS, 3, HEADS, WIDTH],
+        "by_head": [batch, TOKENS, HEADS, 3 * WIDTH],
+        "four": [batch, TOKENS, HEADS, WIDTH],
+        "flat": [batch, TOKENS, CHANNELS],
+        "three_axes": [batch * HEADS, TOKENS, WIDTH],
+        "four_axes": [batch, HEADS, WIDTH, TOKENS],
         "widths": [WIDTH] * 3,
-        "image": [1, CHANNELS, TOKENS, 1],
-        "image_heads": [1, HEADS, 3 * WIDTH, TOKENS],
-        "channels_first": [1, CHANNELS, TOKENS],
+        "image": [batch, CHANNELS, TOKENS, 1],
+        "image_heads": [batch, HEADS, 3 * WIDTH, TOKENS],
+        "channels_first": [batch, CHANNELS, TOKENS],
     }
     numbers = {"zero": [0], "one": [1], "two": [2], "three": [3]}
     weights = {name: graphs.normal(CHANNELS, CHANNELS) for name in ("wq", "wk", "wv")}
     return graphs.build(
-        SIGNATURE,
+        SIGNATURE.replace("[1,", f"[{batch},"),
         nodes,
         w=graphs.normal(CHANNELS, 3 * CHANNELS),
         wc=graphs.normal(3 * CHANNELS, CHANNELS, 1, 1),
         b=graphs.normal(3 * CHANNELS),
         root=np.float32(0.7),
         mask=graphs.normal(HEADS, TOKENS, TOKENS) if mask is None else mask,
+        **more,
         **weights,
         **sizes,
         **numbers,
@@ -80,7 +81,7 @@ def test_every_layout_is_found(graphs, layout):
     attentions = find_attention(graphs.read(build(graphs, LAYOUTS[layout])))
     assert len(attentions) == 1 and attentions[0].output.name == "u"
     assert attentions[0].query.columns.shape == (HEADS, WIDTH)
-    assert (attentions[0].mask is not None) == (layout in ("by head", "image"))
+    assert bool(attentions[0].masks) == (layout in ("by head", "image"))
 
 
 @pytest.mark.parametrize("layout", ["sliced", "by head"])
@@ -143,6 +144,29 @@ def test_attention_is_fused_after_it_was_split(graphs, layout):
     layers = [node.name for node in model.graph if node.op_type == "MatMul"]
     assert multi_head_attention(model) == 1
     assert [node.name for node in model.graph if node.op_type == "MatMul"] == layers[:2] + layers[3:4]
+    assert graphs.difference(before, model) < CLOSE
+
+
+@pytest.mark.parametrize("layout", ["by head", "separate", "image"])
+def test_attention_within_each_of_several_windows_is_found(graphs, layout):
+    before = build(graphs, LAYOUTS[layout], batch=3)
+    attentions = find_attention(graphs.read(before))
+    assert len(attentions) == 1 and attentions[0].output.name == "u"
+    for rewrite in (split_attention, multi_head_attention):
+        model = graphs.read(before)
+        assert rewrite(model) == (layout != ("separate" if rewrite is split_attention else "image"))
+        assert graphs.difference(before, model) < CLOSE
+
+
+@pytest.mark.parametrize("rewrite", [split_attention, multi_head_attention])
+def test_masks_of_windows_and_of_heads_are_both_kept(graphs, rewrite):
+    nodes = BY_HEAD.replace("s = Add(s1, mask)", "s2 = Add(s1, mask) s = Add(s2, shifted)")
+    shifted = graphs.normal(3, 1, TOKENS, TOKENS)
+    before = build(graphs, nodes, batch=3, shifted=shifted)
+    attention = find_attention(graphs.read(before))[0]
+    assert len(attention.masks) == 2 and attention.scores.name == "s1"
+    model = graphs.read(before)
+    assert rewrite(model) == 1
     assert graphs.difference(before, model) < CLOSE
 
 

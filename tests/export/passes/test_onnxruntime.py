@@ -7,7 +7,7 @@ from medfm_compress.export.passes.average_pool_to_conv import average_pool_to_co
 from medfm_compress.export.passes.batch_norm_to_conv import batch_norm_to_conv
 from medfm_compress.export.passes.flatten_tokens import flatten_tokens
 from medfm_compress.export.passes.global_pool import global_pool
-from medfm_compress.export.passes.graph import SAME_AS
+from medfm_compress.export.passes.graph import SAME_AS, remove_unused
 from medfm_compress.export.passes.matmul_to_gemm import matmul_to_gemm
 from medfm_compress.export.passes.quick_gelu import quick_gelu
 from medfm_compress.export.passes.space_to_depth import space_to_depth
@@ -43,6 +43,36 @@ def test_tokens_are_kept_in_two_axes_within_a_block(graphs):
     assert values["tt_flat"].metadata_props[SAME_AS] == "tt"
     assert values["r_tokens"].metadata_props[SAME_AS] == "r"
     assert graphs.difference(before, model) < CLOSE
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_channels_last_images_and_windows_are_flattened_alike(graphs, batch):
+    nodes = """
+        n = LayerNormalization<axis=3>(x, g, g) v = Reshape(n, windows) m = MatMul(v, w) a = Add(m, c)
+        i = Reshape(a, image) h = Gelu(i) r = Add(h, x) p = Add(r, once) y = Softmax<axis=1>(p)
+    """
+    signature = f"(float[{batch},4,6,4] x) => (float[{batch},4,6,4] y)"
+    sizes = {"windows": [batch * 2, 12, 4], "image": [batch, 4, 6, 4]}
+    constants = {"w": graphs.normal(4, 4), "g": graphs.normal(4), "c": graphs.normal(1, 1, 4)}
+    before = graphs.build(signature, nodes, once=graphs.normal(1, 4, 6, 4), **constants, **sizes)
+    model = graphs.read(before)
+    assert flatten_tokens(model) == (6 if batch == 1 else 5)  # a constant for one image is not one for eight
+    remove_unused(model)
+    values = named(model)
+    assert tuple(values["m"].shape.numpy()) == (batch * 24, 4)
+    assert not {"v", "i"} & set(values)  # views in between are gone
+    assert graphs.difference(before, model) < CLOSE
+
+
+def test_images_with_channels_in_front_are_left_alone(graphs):
+    nodes = """
+        c = Conv(x, k) r = Relu(c) s = Add(r, x) t = Reshape(s, tokens) u = Transpose<perm=[0,2,1]>(t)
+        m = MatMul(u, w) y = Softmax<axis=1>(m)
+    """
+    constants = {"k": graphs.normal(4, 4, 1, 1), "w": graphs.normal(4, 4), "tokens": [1, 4, 64]}
+    model = graphs.read(graphs.build("(float[1,4,8,8] x) => (float[1,64,4] y)", nodes, **constants))
+    assert flatten_tokens(model) == 1
+    assert len(named(model)["r"].shape) == 4
 
 
 @pytest.mark.parametrize(

@@ -489,3 +489,20 @@ def test_an_engine_that_is_closed_in_good_order_is_no_start_that_came_to_nothing
         with ActiveEngine(device) as active:
             assert active.replay_goldens() < 1e-4
     assert device.state.trial.starts == 0 and device.state.active.release == 2
+
+
+def test_an_answer_that_is_withheld_counts_as_refused(device, releases, tiny, monkeypatch):
+    import msgspec
+
+    update(device, releases[1])
+    update(device, releases[2], outcomes=())
+    real = Engine.predict_with_input
+
+    def withhold(engine, source, **options):
+        prediction, seen = real(engine, source, **options)
+        return msgspec.structs.replace(prediction, probabilities={}, findings={}, not_reliable="unlike"), seen
+
+    monkeypatch.setattr(Engine, "predict_with_input", withhold)
+    with ActiveEngine(device) as active:
+        active.predict(tiny.image())
+        assert active.predict(tiny.image()).not_reliable and active.bundle.release == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -35,6 +37,12 @@ def test_a_key_comes_back_and_only_its_owner_may_read_it(tmp_path):
     assert public_bytes(read_private_key(path)) == public_bytes(made)
     with pytest.raises(InputError, match="never overwritten"):
         make_private_key(path)
+
+
+def test_no_cryptography_is_loaded_where_no_store_is_asked():
+    program = "import sys, medfm_compress.runtime.engine; print('cryptography' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_a_passphrase_encrypts_it(tmp_path):
