@@ -202,12 +202,12 @@ class GraphBuilder:
         """Whether SmoothQuant by multiplications finds outlier channels."""
         return bool(self._divide(self.smooths(), 0.5).layers)
 
-    def _rescaled(self, smoothed: bool, divided: float) -> tuple[ir.Model, Statistics]:  # noqa: FBT001 - a cache's key
+    def _rescaled(self, smoothed: bool, divided: float) -> tuple[ir.Model, Statistics]:
         if divided:
             return self._divide(smoothed, divided)[:2]
         return self._smooth()[:2] if smoothed else (self._model, self._statistics)
 
-    def _divided(self, smoothed: bool, strength: float) -> Smoothed:  # noqa: FBT001 - a cache's key
+    def _divided(self, smoothed: bool, strength: float) -> Smoothed:
         return smooth_explicitly(*self._rescaled(smoothed, 0.0), strength, self._inputs)
 
     def _smoothed(self) -> Smoothed:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from medfm_compress.compress.quantization.activation_statistics import Statistics
 from medfm_compress.compress.quantization.channel_rescaling import (
     Group,
-    input_maxima,
     input_channels,
+    input_maxima,
     rescale,
 )
 from medfm_compress.compress.quantization.smoothquant import (

@@ -1,8 +1,8 @@
 """Candidates for where a fast placement misses the error limit: the same kernels with numbers that suit this placement.
 
 The search builds on what is best where the limits are met, and that is another placement's numbers. So the fastest
-placement that nothing but its error keeps from shipping gets numbers of its own, cheap ones first, each change on top of
-what helped so far.
+placement that nothing but its error keeps from shipping gets numbers of its own, cheap ones first, each change on top
+of what helped so far.
 """
 
 from __future__ import annotations

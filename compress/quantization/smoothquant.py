@@ -122,7 +122,7 @@ def _factors(largest: NDArray[np.float64], group: Group, strength: float) -> NDA
 def smoothing_factors(
     activations: NDArray[np.float64], weights: NDArray[np.float64], strength: float
 ) -> NDArray[np.float64]:
-    """s of the maxima of activations and weights, both ``[channels]``; see above."""
+    """The s of the maxima of activations and weights, both ``[channels]``; see above."""
     return _alive(activations) ** strength / _alive(weights) ** (1 - strength)
 
 
