@@ -29,8 +29,7 @@ from medfm_compress.compress.quantization.nncf_candidates import first_settings,
 from medfm_compress.compress.quantization.nncf_job import NncfJob, quantize_with_nncf
 from medfm_compress.compress.quantization.nncf_settings import MISSING, NncfSettings
 from medfm_compress.compress.quantization.qdq import Placement, write_qdq
-from medfm_compress.compress.quantization.range_estimators import ESTIMATORS, Range, estimate_ranges
-from medfm_compress.compress.quantization.range_search import search_ranges
+from medfm_compress.compress.quantization.range_estimators import Range, estimate_ranges
 from medfm_compress.compress.quantization.smoothquant import Smoothed, smooth
 from medfm_compress.compress.quantization.tensorrt_graphs import write_precision
 from medfm_compress.compress.quantization.weight_only import weight_only
@@ -49,8 +48,6 @@ SAMPLE = 32  # calibration cases kept: rescaled activations get their histograms
 _ISLAND_CASES = 8  # of them, on which nodes are tried in FP16
 _RANKING = 4  # of them, on which layers are ranked
 _RANKING_S = 60.0  # for one ranking of layers
-_RANGES_CASES = 8  # of the sample, on which ranges are searched
-_RANGES_S = 90.0  # for one such search
 
 
 class Place(Protocol):
@@ -134,20 +131,10 @@ class GraphBuilder:
         elif method.placement == DYNAMIC:
             quantized = quantize_dynamic(model, exclude=method.excluded, reduced=method.reduced)
         else:
-            quantized = self._static(model, ranges, PLACEMENTS[backend][method.placement], method)
+            place = PLACEMENTS[backend][method.placement]
+            quantized = write_qdq(model, place(model, method.excluded, reduced=method.reduced), ranges)
         content = serialise(quantized)
         return tuple(to_openvino_ir(content)) if backend == "openvino" else (content,)
-
-    def _static(self, model: ir.Model, ranges: dict[str, Range], place: Place, method: Method) -> ir.Model:
-        """The graph with Q/DQ."""
-        placement = place(model, method.excluded, reduced=method.reduced)
-        if method.searched:
-            statistics = self._rescaled(method.smoothquant, method.divided)[1]
-            others = [estimate_ranges(statistics, name) for name in ESTIMATORS if name != method.estimator]
-            deadline = time.monotonic() + _RANGES_S
-            inputs = self._inputs[:_RANGES_CASES]
-            ranges = search_ranges(model, placement, [ranges, *others], inputs, deadline=deadline)
-        return write_qdq(model, placement, ranges)
 
     def tensorrt_graph(self, precision: Precision, method: Method | None = None, keep: Collection[str] = ()) -> bytes:
         """The file in a precision of TensorRT (see `tensorrt_graphs`), its nodes in ``keep`` in FP32.

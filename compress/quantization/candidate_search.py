@@ -129,6 +129,7 @@ def search_candidates(
         smooths=builder.smooths,
         divides=builder.divides,
         missed=lambda: _missed(attempts, limits),
+        tried=lambda method: any(trial.method == method for trial in trials_of(attempts)),
         nncf=lambda: builder.nncf(backend) if limits.nncf else None,
         nncf_standing=lambda: _nncf_standing(attempts, limits),
         error_limit=limits.error,

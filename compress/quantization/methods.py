@@ -34,7 +34,6 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         smoothquant: activation outliers are moved into the weights first.
         bias_correction: the mean error of the rounded weights is taken out of the biases.
         divided: α of SmoothQuant by multiplications of their own, see `explicit_smoothing`; 0 is off.
-        searched: ranges are chosen tensor by tensor by the logits' error, see `range_search`.
         excluded: layers that stay in float, by node name.
         reduced: weights of 7 bits, which no CPU saturates on.
         nncf: NNCF makes it, as told here; ``rest``, ``weight_bits``, ``excluded`` and ``reduced`` hold for it as well.
@@ -47,7 +46,6 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     smoothquant: bool = False
     bias_correction: bool = False
     divided: float = 0.0
-    searched: bool = False
     excluded: tuple[str, ...] = ()
     reduced: bool = False
     nncf: NncfSettings | None = None
@@ -67,7 +65,6 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         parts += [self.estimator] if self.placement != "dynamic" else []
         parts += ["smoothquant"] if self.smoothquant else []
         parts += [f"explicit-smoothquant-{self.divided:g}"] if self.divided else []
-        parts += ["searched-ranges"] if self.searched else []
         return parts + (["bias-correction"] if self.bias_correction else [])
 
     @property
@@ -113,6 +110,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
         smooths: whether SmoothQuant finds anything to fold into.
         divides: whether outlier channels enter products that nothing before takes the scales up for.
         missed: the most faithful of the fastest candidates that only the error limit keeps from shipping.
+        tried: whether a candidate was made so already.
         nncf: what NNCF is told first; or why it cannot be asked, or None where nobody wants it to be.
         nncf_standing: the best of NNCF's so far.
         error_limit: largest relative logit error.
@@ -123,6 +121,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     smooths: Callable[[], bool]
     divides: Callable[[], bool] = lambda: False
     missed: Callable[[], Method | None] = lambda: None
+    tried: Callable[[Method], bool] = lambda method: False
     nncf: Callable[[], NncfSettings | str | None] = lambda: None
     nncf_standing: Callable[[], Standing] = lambda: Standing(best=None, within_limits=False)
     error_limit: float = 0.0

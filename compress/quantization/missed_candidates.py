@@ -18,18 +18,17 @@ EXPLICIT_STRENGTHS = (0.7, 0.85)  # of SmoothQuant by multiplications
 
 
 def missed_candidates(lookup: Lookup) -> Iterator[Method | DoesNotApply]:
-    """See above; the candidates that the lookup has not seen."""
+    """See above; those that have not been tried yet."""
     if lookup.missed() is None:
-        yield DoesNotApply(candidate="int8-searched-ranges", reason="no faster candidate misses the error limit alone")
+        reason = "no faster candidate misses the error limit alone"
+        yield DoesNotApply(candidate="int8-for-a-faster-placement", reason=reason)
         return
-    seen: set[Method] = set()
     for change in _changes(lookup):
         start = lookup.missed()
         if start is None:
             return
         changed = msgspec.structs.replace(start, **change)
-        if changed not in (start, *seen) and start.estimator != TRAINED:
-            seen.add(changed)
+        if start.estimator != TRAINED and not lookup.tried(changed):
             yield changed
 
 
@@ -38,4 +37,3 @@ def _changes(lookup: Lookup) -> Iterator[dict[str, Any]]:
     yield {"bias_correction": True}
     for strength in EXPLICIT_STRENGTHS if lookup.divides() else ():
         yield {"divided": strength}
-    yield {"searched": True}

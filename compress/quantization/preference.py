@@ -88,7 +88,6 @@ def form_of(trial: CandidateTrial) -> object:
         estimator="",
         smoothquant=False,
         bias_correction=False,
-        searched=False,
         nncf=nncf and NncfSettings(preset=nncf.preset, transformer=nncf.transformer, error_limit=nncf.error_limit),
     )
 

@@ -42,7 +42,7 @@ def test_every_technique_has_its_rung_and_the_cheapest_comes_first():
         "int8-percentile",
         "int8-mean-minmax",
         "int8-minmax+bias-correction",
-        "(int8-searched-ranges)",
+        "(int8-for-a-faster-placement)",
         "(int8-without-layers)",
         "(int8-quantization-aware-training)",
     ]
