@@ -25,6 +25,7 @@ from medfm_compress.compress.quantization.explicit_smoothing import smooth_expli
 from medfm_compress.compress.quantization.float32_islands import Islands, find_islands
 from medfm_compress.compress.quantization.layer_sensitivity import rank_layers
 from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, TRAINED, Method
+from medfm_compress.compress.quantization.missed_candidates import EXPLICIT_STRENGTHS
 from medfm_compress.compress.quantization.nncf_candidates import first_settings, is_installed
 from medfm_compress.compress.quantization.nncf_job import NncfJob, quantize_with_nncf
 from medfm_compress.compress.quantization.nncf_settings import MISSING, NncfSettings
@@ -187,7 +188,7 @@ class GraphBuilder:
 
     def divides(self) -> bool:
         """Whether SmoothQuant by multiplications finds outlier channels."""
-        return bool(self._divide(self.smooths(), 0.5).layers)
+        return bool(self._divide(self.smooths(), EXPLICIT_STRENGTHS[0]).layers)
 
     def _rescaled(self, smoothed: bool, divided: float) -> tuple[ir.Model, Statistics]:
         if divided:
