@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.compress.quantization.sum_preserving_rounding import round_keeping_sums
+from medfm_compress.export.passes.graph import free_name
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -172,9 +173,10 @@ def quantize_bias(
 
 
 def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """A new constant of the graph, of the array's own type."""
+    """A new constant of the graph, of the array's own type; ``name`` is numbered where the graph has it already."""
     import onnx_ir as ir
 
+    name = free_name(name, graph.initializers)
     tensor = ir.tensor(array, name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)

@@ -13,13 +13,12 @@ from medfm_compress.export.passes.add_without_reshapes import add_without_reshap
 from medfm_compress.export.passes.average_pool_to_conv import average_pool_to_conv
 from medfm_compress.export.passes.batch_norm_to_conv import batch_norm_to_conv
 from medfm_compress.export.passes.channels_last_sums import channels_last_sums
-from medfm_compress.export.passes.flatten_tokens import flatten_tokens
+from medfm_compress.export.passes.flatten_tokens import flatten_tokens, tokens_on_three_axes
 from medfm_compress.export.passes.fold_affine_after import fold_affine_after
 from medfm_compress.export.passes.fold_affine_before import fold_affine_before
 from medfm_compress.export.passes.gelu_of_parts import gelu_of_parts
 from medfm_compress.export.passes.global_pool import global_pool
 from medfm_compress.export.passes.layer_norm_of_parts import layer_norm_of_parts
-from medfm_compress.export.passes.layer_norm_on_tokens import layer_norm_on_tokens
 from medfm_compress.export.passes.matmul_to_gemm import matmul_to_gemm
 from medfm_compress.export.passes.multi_head_attention import multi_head_attention
 from medfm_compress.export.passes.quick_gelu import quick_gelu
@@ -45,7 +44,7 @@ PORTABLE: tuple[Pass, ...] = (
     split_layers,
     add_without_reshapes,
     split_attention,
-    layer_norm_on_tokens,
+    tokens_on_three_axes,
 )
 ONNXRUNTIME: tuple[Pass, ...] = (multi_head_attention, flatten_tokens, matmul_to_gemm)
 ONNXRUNTIME_INT8: tuple[Pass, ...] = (

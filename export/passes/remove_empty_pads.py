@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medfm_compress.export.passes.graph import constant, graph_of
+from medfm_compress.export.passes.graph import constant, graph_of, maker
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -22,4 +22,14 @@ def _remove(node: ir.Node) -> bool:
         return False
     output.replace_all_uses_with(value)
     graph_of(node).remove(node, safe=True)
+    _join_views(value)
     return True
+
+
+def _join_views(value: ir.Value) -> None:
+    """Views of a view, now that no Pad stands between them, read what the first one read."""
+    viewed = maker(value, "Reshape")
+    for user in value.consumers() if viewed is not None else ():
+        sizes = constant(user.inputs[1]) if user.domain == "" and user.op_type == "Reshape" else None
+        if sizes is not None and (sizes != 0).all():
+            user.replace_input_with(0, viewed.inputs[0])

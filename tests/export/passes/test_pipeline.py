@@ -100,3 +100,41 @@ def test_weighted_layers_keep_their_names(graphs, exported):
     layers = {n.name for n in model.graph if n.op_type in ("Conv", "Gemm", "MatMul") and n.inputs[1].const_value}
     changed = for_onnxruntime(model, quantized=True)[0]
     assert layers <= {node.name for node in changed.graph}
+
+
+SMALL = {
+    "swin_tiny_patch4_window7_224": {
+        "img_size": 64,
+        "window_size": 4,
+        "embed_dim": 24,
+        "depths": (2, 2, 1, 1),
+        "num_heads": (3, 3, 3, 3),
+    },
+    "convnext_tiny": {"depths": (1, 2, 1, 1), "dims": (16, 32, 32, 48)},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_windows_and_channels_last_blocks_take_the_forms_that_engines_fuse(graphs, name):
+    import timm
+
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=2, **SMALL[name]).eval()
+    for parameter in module.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    spec = ImageSpec(height_px=64, width_px=64, colour="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
+    content = export_onnx(module, spec, TASK).content
+    image = graphs.normal(1, 3, 64, 64)
+    expected = module(torch.from_numpy(image)).detach().numpy()
+    model = graphs.read(content)
+    assert simplify(model) == ()
+    norms = [node for node in model.graph if node.op_type == "LayerNormalization"]
+    assert norms and all(len(node.inputs[0].shape) <= 3 for node in norms)
+    assert not {"Pad", "Squeeze"} & set(graphs.ops(model))
+    for_ort = for_onnxruntime(model, quantized=True)[0]
+    ops = graphs.ops(for_ort)
+    assert "MatMul" not in ops and ops.count("MultiHeadAttention") == (6 if name.startswith("swin") else 0)
+    if name.startswith("convnext"):  # the layer scale is folded, each Transpose stands beside a convolution
+        assert "Mul" not in graphs.ops(model) and graphs.ops(model).count("Transpose") <= 2 * 5 + 2 * 4
+    for result in (content, graphs.bytes(for_ort)):
+        assert np.abs(graphs.run(result, {"image": image})[0] - expected).max() <= CLOSE * np.abs(expected).max()

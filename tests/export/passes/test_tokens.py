@@ -5,8 +5,8 @@ import pytest
 
 from medfm_compress.export.passes.add_without_reshapes import add_without_reshapes
 from medfm_compress.export.passes.channels_last_sums import channels_last_sums
+from medfm_compress.export.passes.flatten_tokens import tokens_on_three_axes
 from medfm_compress.export.passes.graph import SAME_AS, remove_unused
-from medfm_compress.export.passes.layer_norm_on_tokens import layer_norm_on_tokens
 from medfm_compress.export.passes.remove_empty_pads import remove_empty_pads
 
 CLOSE = 1e-5
@@ -35,6 +35,16 @@ def test_a_pad_of_nothing_goes(graphs):
     assert graphs.difference(before, model) == 0
 
 
+def test_views_before_and_behind_a_pad_of_nothing_become_one(graphs):
+    nodes = "r = Relu(x) v = Reshape(r, four) p = Pad(v, none) y = Reshape(p, three)"
+    signature = "(float[1,24,8] x) => (float[1,12,16] y)"
+    before = graphs.build(signature, nodes, none=[0] * 8, four=[1, 4, 6, 8], three=[1, -1, 16])
+    model = graphs.read(before)
+    assert remove_empty_pads(model) == 1
+    remove_unused(model)
+    assert graphs.ops(model) == ["Relu", "Reshape"] and graphs.difference(before, model) == 0
+
+
 @pytest.mark.parametrize("nodes", ["p = Pad(x, some) y = Relu(p)", "y = Pad(x, none)"])
 def test_a_pad_that_pads_or_is_all_there_is_stays(graphs, nodes):
     model = graphs.read(
@@ -48,30 +58,46 @@ def test_a_pad_that_pads_or_is_all_there_is_stays(graphs, nodes):
 
 @BATCHES
 def test_layer_norm_gets_three_axes(graphs, batch):
-    nodes = "r = Relu(x) n = LayerNormalization<axis=-1>(r, g, b) y = Sigmoid(n)"
+    nodes = "r = Relu(x) n = LayerNormalization<axis=-1>(r, g, b) y = Softmax<axis=1>(n)"
     before = graphs.build(last(batch), nodes, g=graphs.normal(8), b=graphs.normal(8))
     model = graphs.read(before)
-    assert layer_norm_on_tokens(model) == 1
+    assert tokens_on_three_axes(model) == 1
     values = named(model)
-    assert tuple(values["n_tokens"].shape.numpy()) == (batch, 24, 8)
-    assert tuple(values["n"].shape.numpy()) == (batch, 4, 6, 8)
-    assert values["r_as_tokens"].metadata_props[SAME_AS] == "r"
+    assert tuple(values["n"].shape.numpy()) == (batch, 24, 8)
+    assert tuple(values["n_image"].shape.numpy()) == (batch, 4, 6, 8)
+    assert values["r_flat"].metadata_props[SAME_AS] == "r" and values["n_image"].metadata_props[SAME_AS] == "n"
     assert graphs.difference(before, model) < CLOSE
-    assert layer_norm_on_tokens(model) == 0
+    assert tokens_on_three_axes(model) == 0
+
+
+@BATCHES
+def test_a_block_on_channels_last_images_gets_three_axes(graphs, batch):
+    nodes = """
+        n = LayerNormalization<axis=3>(x, g, g) m = MatMul(n, w) a = Add(m, c) h = Gelu(a) r = Add(h, x)
+        t = Transpose<perm=[0,3,1,2]>(r) y = Transpose<perm=[0,2,3,1]>(t)
+    """
+    constants = {"g": graphs.normal(8), "w": graphs.normal(8, 8), "c": graphs.normal(8)}
+    before = graphs.build(last(batch), nodes, **constants)
+    model = graphs.read(before)
+    assert tokens_on_three_axes(model) == 5
+    assert all(len(named(model)[name].shape) == 3 for name in "nmahr")
+    assert graphs.ops(model).count("Reshape") == 2
+    assert graphs.difference(before, model) < CLOSE
+    assert tokens_on_three_axes(model) == 0
 
 
 def test_reshapes_around_layer_norm_are_not_doubled(graphs):
     nodes = """
         r = Relu(x) t = Reshape(r, tokens) s = Sigmoid(t) i = Reshape(s, image)
-        n = LayerNormalization<axis=3>(i, g, g) w = Reshape(n, windows) y = Relu(w)
+        n = LayerNormalization<axis=3>(i, g, g) w = Reshape(n, windows) y = Softmax<axis=1>(w)
     """
     signature = "(float[1,4,6,8] x) => (float[1,2,12,8] y)"
     sizes = {"tokens": [1, 24, 8], "image": [1, 4, 6, 8], "windows": [1, 2, 12, 8]}
     before = graphs.build(signature, nodes, g=graphs.normal(8), **sizes)
     model = graphs.read(before)
-    assert layer_norm_on_tokens(model) == 1
+    assert tokens_on_three_axes(model) == 1
     remove_unused(model)
-    assert graphs.ops(model) == ["Relu", "Reshape", "Sigmoid", "LayerNormalization", "Reshape", "Relu"]
+    assert graphs.ops(model) == ["Relu", "Reshape", "Sigmoid", "LayerNormalization", "Reshape", "Softmax"]
     assert graphs.difference(before, model) < CLOSE
 
 
@@ -86,7 +112,7 @@ def test_reshapes_around_layer_norm_are_not_doubled(graphs):
 )
 def test_layer_norm_that_stays(graphs, signature, nodes):
     constants = {"g": graphs.normal(8), "b": graphs.normal(8), "gg": graphs.normal(6, 8)}
-    assert layer_norm_on_tokens(graphs.read(graphs.build(signature, nodes, **constants))) == 0
+    assert tokens_on_three_axes(graphs.read(graphs.build(signature, nodes, **constants))) == 0
 
 
 # --- masks of windows ---------------------------------------------------------------------------------------------
