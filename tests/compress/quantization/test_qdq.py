@@ -247,3 +247,12 @@ def test_layers_that_share_a_weight_go_on_sharing_it() -> None:
     x = np.random.default_rng(2).uniform(-3, 3, (1, 8)).astype(np.float32)
     exact = run(model, x)
     np.testing.assert_allclose(run(quantized, x), exact, atol=0.05 * np.abs(exact).max())
+
+
+def test_names_that_the_graph_has_already_are_not_taken() -> None:
+    model = network()
+    for name in ("hidden_scale", "hidden_zero", "w0_quantized", "first_scale", "w0_scale"):
+        taken = ir.Value(name=name, const_value=ir.tensor(np.ones(3, np.float32), name=name))
+        model.graph.register_initializer(taken)
+    expected = run(write_qdq(network(), BOTH, RANGES), image())
+    assert np.array_equal(run(write_qdq(model, BOTH, RANGES), image()), expected)
