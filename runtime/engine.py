@@ -20,6 +20,7 @@ from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.cpu import read_cpu, usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in_one_line, refusing
+from medfm_compress.runtime.heap import release_freed_memory
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
 from medfm_compress.runtime.sessions.table import BACKENDS, open_variant
 from medfm_compress.runtime.task import Task
@@ -152,6 +153,7 @@ class Engine:
         )
         self._session: Session | None = session
         self.info: SessionInfo = session.info
+        release_freed_memory()
 
     @property
     def manifest(self) -> Manifest:

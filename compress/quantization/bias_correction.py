@@ -40,7 +40,7 @@ def correct_biases(
         means = _means(layer, statistics)
         shift = None if means is None else mean_error(layer, means, reduced=reduced)
         if shift is not None and np.any(shift):
-            add_to_bias(layer, (-shift).astype(np.float32))
+            _add(layer, (-shift).astype(np.float32))
     remove_unused(new)
     return new
 
@@ -82,8 +82,7 @@ def _means(layer: Layer, statistics: Statistics) -> NDArray[np.float32] | None:
     return None if known is None else known.channel_mean
 
 
-def add_to_bias(layer: Layer, shift: NDArray[np.float32]) -> None:
-    """Add ``shift`` ``[channels]`` to what the layer gives, in place: in its bias, or in a new one."""
+def _add(layer: Layer, shift: NDArray[np.float32]) -> None:
     bias = layer.bias
     graph = graph_of(layer.node)
     if bias is not None:

@@ -21,9 +21,11 @@ from medfm_compress.compress.quantization import placement_onnxruntime, placemen
 from medfm_compress.compress.quantization.activation_statistics import Statistics
 from medfm_compress.compress.quantization.bias_correction import correct_biases
 from medfm_compress.compress.quantization.dynamic import quantize_dynamic
+from medfm_compress.compress.quantization.explicit_smoothing import smooth_explicitly
 from medfm_compress.compress.quantization.float32_islands import Islands, find_islands
 from medfm_compress.compress.quantization.layer_sensitivity import rank_layers
 from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, TRAINED, Method
+from medfm_compress.compress.quantization.missed_candidates import EXPLICIT_STRENGTHS
 from medfm_compress.compress.quantization.nncf_candidates import first_settings, is_installed
 from medfm_compress.compress.quantization.nncf_job import NncfJob, quantize_with_nncf
 from medfm_compress.compress.quantization.nncf_settings import MISSING, NncfSettings
@@ -96,6 +98,7 @@ class GraphBuilder:
         self._model = read_graph(onnx)
         self._trained = take_ranges(self._model)
         self._smooth = lru_cache(maxsize=1)(self._smoothed)
+        self._divide = lru_cache(maxsize=1)(self._divided)
 
     @property
     def trained(self) -> bool:
@@ -160,9 +163,7 @@ class GraphBuilder:
 
     def _prepared(self, backend: Backend, method: Method) -> tuple[ir.Model, dict[str, Range]]:
         """The float graph that Q/DQ goes into, and the range of every value of it."""
-        model, statistics = self._model, self._statistics
-        if method.smoothquant:
-            model, statistics = self._smooth().model, self._smooth().statistics
+        model, statistics = self._rescaled(method.smoothquant, method.divided)
         if method.bias_correction:
             model = correct_biases(model, statistics, exclude=method.excluded, reduced=method.reduced)
         if backend == "onnxruntime":
@@ -184,6 +185,18 @@ class GraphBuilder:
             job = NncfJob.of(method, backend, self._task)
             self._last_of_nncf = (backend, method), quantize_with_nncf(graph, self._inputs, job, deadline)
         return self._last_of_nncf[1]
+
+    def divides(self) -> bool:
+        """Whether SmoothQuant by multiplications finds outlier channels."""
+        return bool(self._divide(self.smooths(), EXPLICIT_STRENGTHS[0]).layers)
+
+    def _rescaled(self, smoothed: bool, divided: float) -> tuple[ir.Model, Statistics]:
+        if divided:
+            return self._divide(smoothed, divided)[:2]
+        return self._smooth()[:2] if smoothed else (self._model, self._statistics)
+
+    def _divided(self, smoothed: bool, strength: float) -> Smoothed:
+        return smooth_explicitly(*self._rescaled(smoothed, 0.0), strength, self._inputs)
 
     def _smoothed(self) -> Smoothed:
         return smooth(self._model, self._statistics, inputs=self._inputs)

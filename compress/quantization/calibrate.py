@@ -24,7 +24,6 @@ from medfm_compress.compress.quantization.activation_statistics import (
     case_statistics,
 )
 from medfm_compress.compress.quantization.channel_rescaling import groups
-from medfm_compress.compress.quantization.residual_groups import residual_groups
 from medfm_compress.compress.quantization.weights import WEIGHTED, is_constant, layers
 from medfm_compress.export.passes.read import parse_onnx
 from medfm_compress.runtime.errors import InputError, MedfmError
@@ -129,7 +128,7 @@ def probes_of(model: ir.Model) -> tuple[Probe, ...]:
     channels: dict[str | None, int] = {}
     for layer in layers(model.graph):
         channels[layer.input.name] = 1 if layer.node.op_type.startswith("Conv") else -1
-    for group in (*residual_groups(model.graph), *groups(model.graph)):
+    for group in groups(model.graph):
         channels.update({value.name: group.axis for value in group.values})
     families: dict[str, list[ir.Value]] = {}
     roots: dict[str, str] = {}

@@ -41,16 +41,18 @@ from medfm_compress.compress.quantization.methods import (
     candidates,
 )
 from medfm_compress.compress.quantization.nncf_settings import NncfSettings
-from medfm_compress.compress.quantization.preference import form_of, prefer, slowdown
+from medfm_compress.compress.quantization.preference import NEAR, form_of, prefer, slowdown
 from medfm_compress.export.build import open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
+from medfm_compress.runtime.heap import release_freed_memory
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 
 _FINALISTS = 3
 _PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in this process
 _COMPETITIVE = 1.03  # NNCF's placement is at most so many times slower than what may ship, where noise can tell
+_HOPEFUL = 10.0  # times the error limit, above which no better numbers are looked for
 _SECONDS = 1.5  # of timing for one candidate, at most; fewer rounds where a network is slow
 _LEAST_ROUNDS = 7
 _FIRST_ROUNDS = 3  # of FP32 alone: a first idea of how slow the network is
@@ -74,6 +76,10 @@ class Builder(Protocol):
 
     def smooths(self) -> bool:
         """Whether SmoothQuant finds anything to fold into."""
+        ...
+
+    def divides(self) -> bool:
+        """Whether SmoothQuant by multiplications finds outlier channels."""
         ...
 
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
@@ -122,6 +128,9 @@ def search_candidates(
         standing=lambda: _standing(attempts, limits),
         most_harmful=lambda method: builder.most_harmful(backend, method),
         smooths=builder.smooths,
+        divides=builder.divides,
+        missed=lambda: _missed(attempts, limits),
+        tried=lambda method: any(trial.method == method for trial in trials_of(attempts)),
         nncf=lambda: builder.nncf(backend) if limits.nncf else None,
         nncf_standing=lambda: _nncf_standing(attempts, limits),
         error_limit=limits.error,
@@ -134,6 +143,7 @@ def search_candidates(
         trial = open_method(candidate, group, builder, limits) if isinstance(candidate, Method) else candidate
         attempts.append(_tried(trial, reference, attempts, validation, limits))
         attempts[:] = _close_losers(attempts, limits)
+        release_freed_memory()
     return tuple(attempts)
 
 
@@ -248,6 +258,25 @@ def _standing(attempts: Sequence[Attempt], limits: Limits) -> Standing:
         return Standing(best=prefer(eligible).trial.method, within_limits=True)
     closest = min(trials, key=lambda trial: trial.error, default=None)
     return Standing(best=closest.method if closest else None, within_limits=False)
+
+
+def _missed(attempts: Sequence[Attempt], limits: Limits) -> Method | None:
+    """The most faithful form of the fastest INT8 that only its error keeps from shipping; see `missed_candidates`."""
+    running = finalists(attempts, limits)
+    best = prefer(running).trial if running else None
+    wide = msgspec.structs.replace(limits, error=_HOPEFUL * limits.error)
+    missed = [
+        trial
+        for trial in trials_of(attempts)
+        if trial.method is not None
+        and trial.method.nncf is None
+        and not (trial.method.weight_bits or trial.method.excluded or trial.method.placement == "dynamic")
+        and trial.ran
+        and trial.error > limits.error
+        and not rejection_reason(trial, wide)
+        and (best is None or slowdown(best, trial).estimate > NEAR)
+    ]
+    return prefer(missed).trial.method if missed else None
 
 
 def _nncf_standing(attempts: Sequence[Attempt], limits: Limits) -> Standing:

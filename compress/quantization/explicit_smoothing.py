@@ -3,8 +3,11 @@
     X_j ← X_j · (1/s_j),    W_j ← W_j · s_j,    s_j = max|X_j|^α / max|W_j|^(1−α)
 
 as in `smoothquant`, for matrix products that read what a residual sum or attention reads too (a transformer that
-normalises behind its sums, such as BERT) or what GELU gives. The multiplication costs a pass over the activation, a few
-percent of the product's time; engines with fused elementwise chains put it into the rounding itself.
+normalises behind its sums, such as BERT) or what GELU gives. Here s is taken in units of its median and never below 1:
+loud channels are divided, quiet ones are not multiplied, which would blow up what GELU lets through below 0.
+
+The multiplication costs a pass over the activation, a few percent of the product's time; engines with fused elementwise
+chains put it into the rounding itself.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from numpy.typing import NDArray
 from medfm_compress.compress.quantization.activation_statistics import Statistics
 from medfm_compress.compress.quantization.channel_rescaling import (
     Group,
-    input_maxima,
     input_channels,
+    input_maxima,
     rescale,
 )
 from medfm_compress.compress.quantization.smoothquant import (
@@ -59,7 +62,7 @@ def smooth_explicitly(
         if largest.max() < _WORTH * np.median(largest):
             continue
         factors = smoothing_factors(largest, np.max([input_maxima(layer) for layer in readers], axis=0), strength)
-        factors = factors / np.exp(np.log(factors).mean())
+        factors = np.maximum(factors / np.median(factors), 1.0)
         quotient = _divide(value, readers, factors)
         rescale(Group(readers[0].node, -1, largest.size, (), tuple(readers), ()), factors)
         updated[str(quotient.name)] = divided(tensor, factors)

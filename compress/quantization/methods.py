@@ -33,6 +33,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         weight_bits: 8 or 4 for weights only, with float activations; 0 for both.
         smoothquant: activation outliers are moved into the weights first.
         bias_correction: the mean error of the rounded weights is taken out of the biases.
+        divided: α of SmoothQuant by multiplications of their own, see `explicit_smoothing`; 0 is off.
         excluded: layers that stay in float, by node name.
         reduced: weights of 7 bits, which no CPU saturates on.
         nncf: NNCF makes it, as told here; ``rest``, ``weight_bits``, ``excluded`` and ``reduced`` hold for it as well.
@@ -44,6 +45,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight_bits: Literal[0, 4, 8] = 0
     smoothquant: bool = False
     bias_correction: bool = False
+    divided: float = 0.0
     excluded: tuple[str, ...] = ()
     reduced: bool = False
     nncf: NncfSettings | None = None
@@ -62,6 +64,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         parts = [self.placement] if self.placement != "default" else []
         parts += [self.estimator] if self.placement != "dynamic" else []
         parts += ["smoothquant"] if self.smoothquant else []
+        parts += [f"explicit-smoothquant-{self.divided:g}"] if self.divided else []
         return parts + (["bias-correction"] if self.bias_correction else [])
 
     @property
@@ -105,6 +108,9 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
         standing: the best so far.
         most_harmful: node names of layers, most harmful first, for a method; slow, so asked last.
         smooths: whether SmoothQuant finds anything to fold into.
+        divides: whether outlier channels enter products that nothing before takes the scales up for.
+        missed: the most faithful of the fastest candidates that only the error limit keeps from shipping.
+        tried: whether a candidate was made so already.
         nncf: what NNCF is told first; or why it cannot be asked, or None where nobody wants it to be.
         nncf_standing: the best of NNCF's so far.
         error_limit: largest relative logit error.
@@ -113,6 +119,9 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     standing: Callable[[], Standing]
     most_harmful: Callable[[Method], tuple[str, ...]]
     smooths: Callable[[], bool]
+    divides: Callable[[], bool] = lambda: False
+    missed: Callable[[], Method | None] = lambda: None
+    tried: Callable[[Method], bool] = lambda method: False
     nncf: Callable[[], NncfSettings | str | None] = lambda: None
     nncf_standing: Callable[[], Standing] = lambda: Standing(best=None, within_limits=False)
     error_limit: float = 0.0
@@ -127,6 +136,7 @@ def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | 
     """
     # They build on what is defined here.
     from medfm_compress.compress.quantization import nncf_candidates as nncf
+    from medfm_compress.compress.quantization.missed_candidates import missed_candidates
 
     first = starts[0]
     yield first
@@ -148,6 +158,7 @@ def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | 
     for estimator in OTHER_ESTIMATORS if best.placement != "dynamic" else ():
         yield msgspec.structs.replace(best, estimator=estimator)
     yield msgspec.structs.replace(_best(lookup, first), bias_correction=True)
+    yield from missed_candidates(lookup)
     # NNCF calibrates anew for each candidate, in a process of its own, where ours share one calibration: it comes when
     # the cheap ones are done, and also where one of them is within the limits, since its placement may be faster.
     yield from nncf.nncf_candidates(lookup, tuple(dict.fromkeys(start.rest for start in starts)))

@@ -13,7 +13,6 @@ biases int32 ones where the backend adds them to its accumulators. Equal inputs 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_dtypes
@@ -24,7 +23,6 @@ from numpy.typing import NDArray
 from medfm_compress.compress.quantization.weights import (
     FP8_LIMIT,
     Layer,
-    QuantizedWeight,
     add_initializer,
     constant,
     layers,
@@ -95,19 +93,13 @@ def affine(low: float, high: float, *, signed: bool = False, fp8: bool = False) 
     return Affine(scale, np.uint8(np.clip(round(-low / float(scale)), 0, 255)))
 
 
-def write_qdq(
-    model: ir.Model,
-    placement: Placement,
-    ranges: Mapping[str, tuple[float, float]],
-    rounded: Mapping[str, QuantizedWeight] = MappingProxyType({}),
-) -> ir.Model:
+def write_qdq(model: ir.Model, placement: Placement, ranges: Mapping[str, tuple[float, float]]) -> ir.Model:
     """A new model with the pairs and int8 weights of ``placement``; ``model`` is left as it is.
 
     Args:
         model: float32, opset 13 or newer.
         placement: where.
         ranges: value name → (low, high); values marked ``same_as`` another are looked up under that name too.
-        rounded: node name → INT8 weight of a layer that has been rounded already; see `reconstruction`.
 
     Raises:
         InputError: a name that the graph does not hold, a value without a range, an opset that is too old.
@@ -120,7 +112,7 @@ def write_qdq(
     if placement.fp8 and opset < LEAST_OPSET_FP8:
         raise InputError(f"opset {opset} has no FP8: export the model with opset {LEAST_OPSET_FP8} or newer")
     quantized = model.clone()
-    writer = _Writer(quantized.graph, placement, ranges, rounded)
+    writer = _Writer(quantized.graph, placement, ranges)
     writer.activations()
     writer.layers()
     RemoveUnusedNodesPass()(quantized)
@@ -136,15 +128,8 @@ def values_by_name(graph: ir.Graph) -> dict[str, ir.Value]:
 class _Writer:
     """One pass over one graph, which it changes."""
 
-    def __init__(
-        self,
-        graph: ir.Graph,
-        placement: Placement,
-        ranges: Mapping[str, tuple[float, float]],
-        rounded: Mapping[str, QuantizedWeight],
-    ) -> None:
+    def __init__(self, graph: ir.Graph, placement: Placement, ranges: Mapping[str, tuple[float, float]]) -> None:
         self._graph = graph
-        self._rounded = rounded
         self._placement = placement
         self._ranges = ranges
         self._values = values_by_name(graph)
@@ -224,9 +209,6 @@ class _Writer:
         """Layers that share a float weight share the int8 one, unless a bias asks for larger scales."""
         array = constant(layer.weight)
         assert array is not None  # noqa: S101 - a layer has a constant weight
-        if layer.name in self._rounded and _is_wide_enough(self._rounded[layer.name], least):
-            values, scales = self._rounded[layer.name]
-            return self._dequantized(f"{layer.name}_weight", values, scales, layer.axis), scales
         if self._placement.fp8:
             values, scales = quantize_weight_fp8(array, layer.axis)
         else:
@@ -255,8 +237,3 @@ class _Writer:
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         self._graph.insert_before(self._graph[0], [node])
         return node.outputs[0]
-
-
-def _is_wide_enough(weight: QuantizedWeight, least: NDArray[np.float64] | None) -> bool:
-    """Whether a bias in steps of these scales stays in int32; `least_scales` leave room for twice as much."""
-    return least is None or bool(np.all(2 * weight.scales >= least))

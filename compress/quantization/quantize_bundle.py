@@ -46,6 +46,7 @@ from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.golden_cases import golden_files, read_golden_inputs, run_goldens
+from medfm_compress.runtime.heap import release_freed_memory
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress, counted, no_progress
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
@@ -167,6 +168,7 @@ def _calibrated(study: Study, cases: tuple[Case, ...], bundle: Bundle, progress:
             yield network_inputs(study, cases[start : start + _CHUNK], spec)
 
     statistics = calibrate(onnx, stream(), threads=usable_cores())
+    release_freed_memory()  # that of ONNX Runtime and of all activations
     return GraphBuilder(onnx, statistics, network_inputs(study, cases[:SAMPLE], spec), bundle.manifest.task)
 
 

@@ -13,7 +13,6 @@ fold is impossible, as behind GELU or a residual sum, the layer is left as it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,11 +47,7 @@ class Smoothed(NamedTuple):
 
 
 def smooth(
-    model: ir.Model,
-    statistics: Statistics,
-    strength: float = 0.5,
-    inputs: NDArray[np.float32] | None = None,
-    find: Callable[[ir.Graph], Iterator[Group]] = groups,
+    model: ir.Model, statistics: Statistics, strength: float = 0.5, inputs: NDArray[np.float32] | None = None
 ) -> Smoothed:
     """Move outliers of activations into weights, as far as that folds; ``model`` is left as it is.
 
@@ -61,7 +56,6 @@ def smooth(
         statistics: of its activations.
         strength: α in [0, 1]; 1 makes all channels of an activation equal, 0 those of the weight.
         inputs: some cases ``[n, C, H, W]`` that give the rescaled activations a histogram anew; 16 or more.
-        find: what is rescaled together; `residual_groups` for residual streams.
 
     Raises:
         InputError: a strength outside [0, 1].
@@ -69,7 +63,7 @@ def smooth(
     if not 0 <= strength <= 1:
         raise InputError(f"SmoothQuant's strength is {strength}; it must be between 0 and 1")
     new, updated, smoothed = model.clone(), dict(statistics), list[str]()
-    for group in list(find(new.graph)):
+    for group in list(groups(new.graph)):
         largest = _largest(group, updated)
         if largest is None:
             continue
@@ -128,7 +122,7 @@ def _factors(largest: NDArray[np.float64], group: Group, strength: float) -> NDA
 def smoothing_factors(
     activations: NDArray[np.float64], weights: NDArray[np.float64], strength: float
 ) -> NDArray[np.float64]:
-    """s of the maxima of activations and weights, both ``[channels]``; see above."""
+    """The s of the maxima of activations and weights, both ``[channels]``; see above."""
     return _alive(activations) ** strength / _alive(weights) ** (1 - strength)
 
 

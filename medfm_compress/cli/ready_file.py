@@ -19,7 +19,10 @@ def asking_with_a_file(function: Callable[..., Any], arguments: Mapping[str, Any
     try:
         return function(**arguments)
     except UndescribedModel as exc:
-        path = _written(exc)
+        try:
+            path = _written(exc)
+        except (InputError, OSError):  # a folder that cannot be written to; the message says what to write instead
+            raise exc from None
         raise InputError(
             f"{exc.lacking}; fill in {path}, which holds all that the file says of itself, and give it with "
             f"--teacher-spec {path}"

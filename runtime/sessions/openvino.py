@@ -6,6 +6,7 @@ OpenVINO's own default is bf16 on one CPU and fp32 on another. One stream and on
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib
 import logging
@@ -159,7 +160,7 @@ def open_listed(
     configuration = compile_properties(threads, precision)
     with ALONE, refusing(BundleRefused, "openvino cannot load the model"):
         if cache_dir is None:
-            compiled, keep = _compile(read(), configuration), None
+            compiled, keep = _compile(read(), configuration)
         else:
             compiled, keep = _compile_or_load(digests, read, configuration, cache_dir)
         return OpenVinoSession(compiled, _read_back(compiled, precision, threads, available.version), keep)
@@ -217,13 +218,27 @@ def _check_content(files: Sequence[bytes]) -> None:
     read_self_contained(files[0], "openvino cannot load the model")
 
 
-def _compile(files: Sequence[bytes], configuration: Mapping[str, str]) -> Any:
+def _compile(files: Sequence[bytes], configuration: Mapping[str, str]) -> tuple[Any, object]:
+    """The compiled model, and the memory that must live as long as it does."""
     _check_content(files)
     core = import_openvino().Core()
     try:
-        return core.compile_model(core.read_model(*files), "CPU", dict(configuration))
+        if len(files) == 1 or not files[1]:
+            return core.compile_model(core.read_model(*files), "CPU", dict(configuration)), None
+        model = core.read_model(files[0].decode(), _in_place(files[1]))
+        return core.compile_model(model, "CPU", dict(configuration)), files[1]
     except (RuntimeError, TypeError, ValueError) as exc:
         raise BundleRefused(f"openvino cannot load the model: {_last_line(exc)}") from exc
+
+
+def _in_place(weights: bytes) -> Any:
+    """A tensor on the very bytes of ``weights``, which the caller keeps; of plain bytes OpenVINO makes a copy.
+
+    OpenVINO wants memory that may be written, and does not write constants.
+    """
+    address = np.frombuffer(weights, np.uint8).ctypes.data
+    view = np.ctypeslib.as_array((ctypes.c_ubyte * len(weights)).from_address(address))
+    return import_openvino().Tensor(view, shared_memory=True)
 
 
 def _compile_or_load(
@@ -236,14 +251,14 @@ def _compile_or_load(
         imported = _import(blob, configuration)
         if imported is not None:
             return imported
-    compiled = _compile(read(), configuration)
+    compiled, keep = _compile(read(), configuration)
     try:
         exported = compiled.export_model().getvalue()
     except RuntimeError as exc:
         _log.warning("the compiled model is not kept: %s", _last_line(exc))
     else:
         compiled_cache.store(kept, exported)
-    return compiled, None
+    return compiled, keep
 
 
 def _place(digests: Sequence[str], configuration: Mapping[str, str], folder: str) -> compiled_cache.Place:

@@ -14,7 +14,7 @@ import pytest
 
 from medfm_compress.__main__ import main
 from medfm_compress.bench.gate.policy_file import load_policy
-from medfm_compress.cli.app import COMMANDS, spelled
+from medfm_compress.cli.app import COMMANDS, GROUPS, spelled
 from medfm_compress.cli.recipe_template import STARTER
 from medfm_compress.cli.reference import PAGES
 from medfm_compress.recipe import load_recipe
@@ -164,3 +164,19 @@ def test_the_shell_completes_choices() -> None:
     command = [sys.executable, "-m", "medfm_compress"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["cross-entropy", "class-balanced"]
+
+
+def test_run_loads_its_own_command_alone() -> None:
+    """What the others import would be most of a device's start."""
+    others = [f"medfm_compress.cli.{name}" for name in (*COMMANDS, *GROUPS) if name != "run"]
+    program = f"""
+import sys
+from medfm_compress.__main__ import main
+try:
+    main(["run", "--help"])
+finally:
+    sys.stderr.write("loaded: " + ",".join(name for name in {others} if name in sys.modules) + "\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "loaded: "
+    assert "medfm-compress run" in done.stdout

@@ -49,6 +49,9 @@ class PlayedBuilder:
     def smooths(self):
         return self._smooths
 
+    def divides(self):
+        return False
+
     def most_harmful(self, backend, method):
         return self._ranked
 
@@ -146,6 +149,16 @@ def test_the_fastest_within_the_limits_ships(validation):
 def test_of_nearly_equal_latencies_the_most_faithful_ships(validation):
     tried = run(validation, {"int8-minmax": (4.0, 0.03), "int8-attention+minmax": (4.1, 0.005)})
     assert kept(tried) == ["int8-attention+minmax"]
+
+
+def test_a_faster_placement_that_misses_the_limit_gets_numbers_of_its_own(validation):
+    slow = {"int8-minmax": (4.0, 0.001), "int8-attention+minmax": (3.0, 0.2)}  # minmax is best for the slow placement
+    assert kept(run(validation, slow)) == ["int8-minmax"]
+    tried = run(validation, {**slow, "int8-attention+mse+smoothquant": (3.0, 0.01)})
+    assert kept(tried) == ["int8-attention+mse+smoothquant"]
+    assert "int8-attention+mse+smoothquant+bias-correction" not in tried  # within the limit, nothing is missed
+    level = {**slow, "int8-attention+minmax": (3.95, 0.2)}  # no faster within noise
+    assert "int8-attention+mse+smoothquant" not in run(validation, level)
 
 
 def test_a_noisy_clock_changes_nothing_of_what_ships(validation, monkeypatch):
