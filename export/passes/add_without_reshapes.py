@@ -39,7 +39,8 @@ def _rewrite(add: ir.Node) -> bool:
     index = next((i for i, numbers in enumerate(constants) if numbers is not None), None)
     if index is None or constants[1 - index] is not None:
         return False
-    there, back = maker(add.inputs[1 - index], "Reshape"), only_user(add.outputs[0])
+    there = maker(add.inputs[1 - index], "Reshape")
+    back = only_user(add.outputs[0])
     if there is None or back is None or back.op_type != "Reshape" or only_user(there.outputs[0]) is not add:
         return False
     value, numbers = there.inputs[0], constants[index]

@@ -29,7 +29,9 @@ def _remove(node: ir.Node) -> bool:
 def _join_views(value: ir.Value) -> None:
     """Views of a view, now that no Pad stands between them, read what the first one read."""
     viewed = maker(value, "Reshape")
-    for user in value.consumers() if viewed is not None else ():
+    if viewed is None:
+        return
+    for user in value.consumers():
         sizes = constant(user.inputs[1]) if user.domain == "" and user.op_type == "Reshape" else None
         if sizes is not None and (sizes != 0).all():
             user.replace_input_with(0, viewed.inputs[0])

@@ -54,7 +54,7 @@ def test_a_folder_that_others_may_write_to_is_refused(folder, mode):
         remove_key(folder, "Build")
 
 
-@pytest.mark.parametrize("name", [f"{BUILDER.public.key_id}.json", "revoked.json"])
+@pytest.mark.parametrize("name", [f"{BUILDER.public.key_id}.json", "revoked.json"], ids=["key", "revoked"])
 def test_a_file_that_others_may_write_to_is_refused(folder, name):
     remove_key(folder, "Chief", revoke="lost")
     (folder / name).chmod(0o646)
