@@ -73,7 +73,8 @@ def some_files(folder: Path) -> list[Path]:
 
 def changes(spec: ImageSpec) -> dict[str, Callable[[Tensor], Tensor]]:
     """Altered copies of usual images, in the prepared image's own units of [0, 1]."""
-    mean, std = (np.reshape(np.asarray(v, np.float32), (1, -1, 1, 1)) for v in (spec.mean, spec.std))
+    mean: Tensor = np.asarray(spec.mean, np.float32).reshape(1, -1, 1, 1)
+    std: Tensor = np.asarray(spec.std, np.float32).reshape(1, -1, 1, 1)
     noise = np.random.default_rng(0)
 
     def on_levels(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -85,7 +86,7 @@ def changes(spec: ImageSpec) -> dict[str, Callable[[Tensor], Tensor]]:
     return {
         "inverted": on_levels(lambda x: 1 - x),
         "half as bright": on_levels(lambda x: x / 2),
-        "gamma 1.5": on_levels(lambda x: x**1.5),
+        "gamma 1.5": on_levels(lambda x: np.power(x, np.float32(1.5))),
         "noise, σ = 0.02": noisy(0.02),
         "noise, σ = 0.05": noisy(0.05),
         "turned by 90°": lambda x: np.ascontiguousarray(np.rot90(x, 1, (2, 3))),

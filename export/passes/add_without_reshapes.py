@@ -41,13 +41,14 @@ def _rewrite(add: ir.Node) -> bool:
         return False
     there = maker(add.inputs[1 - index], "Reshape")
     back = only_user(add.outputs[0])
-    if there is None or back is None or back.op_type != "Reshape" or only_user(there.outputs[0]) is not add:
+    if there is None or back is None:
         return False
     value, numbers = there.inputs[0], constants[index]
     shape, viewed, result = static_shape(value), static_shape(add.outputs[0]), static_shape(back.outputs[0])
-    if value is None or numbers is None or shape is None or viewed is None or shape != result:
+    if value is None or numbers is None or shape is None or viewed is None:
         return False
-    if static_shape(there.outputs[0]) != viewed or np.prod(shape) > _LARGEST:
+    fits = shape == result and static_shape(there.outputs[0]) == viewed and np.prod(shape) <= _LARGEST
+    if not fits or back.op_type != "Reshape" or only_user(there.outputs[0]) is not add:
         return False
     moved = _smallest(np.broadcast_to(numbers, viewed).reshape(shape))
     if moved.size > np.prod(shape) // 2:
