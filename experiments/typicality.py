@@ -84,9 +84,9 @@ def changes(spec: ImageSpec) -> dict[str, Callable[[Tensor], Tensor]]:
         return on_levels(lambda x: x + noise.normal(0, sigma, (1, 1, *x.shape[2:])).astype(np.float32))
 
     return {
-        "inverted": on_levels(lambda x: 1 - x),
-        "half as bright": on_levels(lambda x: x / 2),
-        "gamma 1.5": on_levels(lambda x: np.power(x, np.float32(1.5))),
+        "inverted": on_levels(lambda x: np.float32(1) - x),
+        "half as bright": on_levels(lambda x: x * np.float32(0.5)),
+        "gamma 1.5": on_levels(lambda x: x ** np.float32(1.5)),
         "noise, σ = 0.02": noisy(0.02),
         "noise, σ = 0.05": noisy(0.05),
         "turned by 90°": lambda x: np.ascontiguousarray(np.rot90(x, 1, (2, 3))),
