@@ -73,6 +73,8 @@ def _described(name: str, shape: dict[str, Any]) -> dict[str, Any]:
 def _property(name: str, key: str, value: dict[str, Any]) -> dict[str, Any]:
     """One key's own shape: no null where leaving it out says the same, and its range."""
     kept = {word: entry for word, entry in value.items() if not (word == "default" and entry in (None, "", (), []))}
+    if isinstance(kept.get("default"), tuple):
+        kept["default"] = list(kept["default"])
     if "anyOf" in kept:
         (only,) = [choice for choice in kept.pop("anyOf") if choice != {"type": "null"}]
         kept |= only

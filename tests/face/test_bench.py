@@ -155,7 +155,7 @@ def test_an_onnx_teacher_is_benched_with_what_its_file_does_not_say(inputs, tmp_
     inputs["teacher"] = teacher
     words = [*arguments(inputs, **{"--rounds": "2", "--target": "torch:cpu"}), *QUICK]
     refused = CliRunner().invoke(app, [*words, "--teacher-outputs", "logits"])
-    assert isinstance(refused.exception, ModelError) and "--teacher-spec" in str(refused.exception)
+    assert isinstance(refused.exception, InputError) and "--teacher-spec" in str(refused.exception)
     result = CliRunner().invoke(
         app,
         [*words, "--teacher-spec", str(spec), "--teacher-outputs", "logits", "--teacher-labels", "normal,opacity"],

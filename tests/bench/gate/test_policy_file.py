@@ -16,7 +16,7 @@ from medfm_compress.bench.gate.policy_file import load_policy, parse_policy
 from medfm_compress.bench.gate.policy_schema import describe, policy_schema
 from medfm_compress.bench.gate.policy_template import STARTER, write_starter
 from medfm_compress.bench.types.metric import METRICS
-from medfm_compress.bench.types.policy import Budget, FidelityLimits, NonInferiority, Policy, SubgroupRule
+from medfm_compress.bench.types.policy import Budget, FidelityLimits, NonInferiority, Policy, Robustness, SubgroupRule
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import encode
 
@@ -73,12 +73,12 @@ def test_the_docs_explain_every_key_and_their_example_is_a_policy() -> None:
     explained = {
         name for cell in re.findall(r"^\| (`.+?) \|", text, flags=re.M) for name in re.findall(r"`(\w+)`", cell)
     }
-    sections = {"non_inferiority", "budget", "fidelity", "subgroups"}
+    sections = {"non_inferiority", "budget", "fidelity", "subgroups", "robustness"}
     assert {f"## `{section}`" in text for section in sections} == {True}
-    for kind in (Policy, Budget, FidelityLimits, NonInferiority, SubgroupRule):
+    for kind in (Policy, Budget, FidelityLimits, NonInferiority, SubgroupRule, Robustness):
         assert set(kind.__struct_fields__) - sections <= explained, kind
     assert set(METRICS) <= explained
-    (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.S)
+    example, *_ = re.findall(r"```yaml\n(.*?)```", text, flags=re.S)
     assert parse_policy(example.encode()).policy.subgroups
 
 

@@ -179,7 +179,7 @@ def test_refused_candidates_stand_in_the_appendix_alone(full: ModuleType) -> Non
     for n, reason in enumerate(REFUSED):
         assert f"openvino-cpu-int8 int8-method-{n} {reason}" in words(appendix)
     change = words(section(page, "change"))
-    assert "2 candidates were tried and not shipped : see the appendix, section 14" in change
+    assert "2 candidates were tried and not shipped : see the appendix, section 15" in change
     assert "int8-chosen kept: fastest" in change
     without = render_html(report, full.make_verdict(report))
     assert "tried and not shipped" not in words(section(without, "change"))

@@ -161,8 +161,8 @@ def test_an_export_keeps_sparse_weights_sparse_or_is_refused(
 
     real = onnx_export.export_onnx
 
-    def dense(*arguments: Any) -> Any:
-        made = real(*arguments)
+    def dense(*arguments: Any, **options: Any) -> Any:
+        made = real(*arguments, **options)
         model = onnx.load_model_from_string(made.content)
         for tensor in model.graph.initializer:
             values = onnx.numpy_helper.to_array(tensor)

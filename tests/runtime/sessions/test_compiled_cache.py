@@ -239,7 +239,12 @@ def test_a_model_that_openvino_does_not_export_still_runs(tiny, tmp_path, monkey
             raise RuntimeError("not this one")
 
     compile_ = backend._compile
-    monkeypatch.setattr(backend, "_compile", lambda *arguments: Unexported(compile_(*arguments)))
+
+    def unexported(*arguments):
+        compiled, keep = compile_(*arguments)
+        return Unexported(compiled), keep
+
+    monkeypatch.setattr(backend, "_compile", unexported)
     with caplog.at_level(logging.WARNING, "medfm_compress.runtime"):
         backend.from_bytes([tiny.network()], 1, cache_dir=str(tmp_path / "c"))
     assert "is not kept: not this one" in caplog.text and blobs(tmp_path / "c") == []
