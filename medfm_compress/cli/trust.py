@@ -70,15 +70,16 @@ def remove(
     key: Annotated[str, typer.Argument(help="Name, or the beginning of the key id.", metavar="KEY")],
     trust_store: TrustStoreOption = None,
     revoke: Annotated[
-        str, typer.Option(help="Why it was revoked: its signatures never hold again, nor can it be entered again.")
-    ] = "",
+        str | None,
+        typer.Option(help="Why it was revoked: its signatures never hold again, nor can it be entered again."),
+    ] = None,
 ) -> None:
     """Take a key out of a trust store; bundles that only it signed are refused from then on."""
     from medfm_compress.runtime.trust.store_changes import remove_key
 
     folder = _folder(trust_store)
     removed = remove_key(folder, key, revoke=revoke)
-    done = "revoked" if revoke else "removed"
+    done = "removed" if revoke is None else "revoked"
     console.emit(
         lambda: {"trust_store": str(folder), done: removed},
         lambda: console.say(f"{done} {removed.name!r} ({removed.key_id[:16]}) in {folder}"),

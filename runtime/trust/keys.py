@@ -78,6 +78,11 @@ class PublicKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return True
 
 
+def is_key_id(text: str) -> bool:
+    """Whether ``text`` is a whole key id: 64 hex digits in lower case."""
+    return _HEX.fullmatch(text) is not None
+
+
 def key_id(public: bytes) -> str:
     """Identity of the key with these 32 public bytes."""
     return hashlib.sha256(public).hexdigest()

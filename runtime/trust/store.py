@@ -21,7 +21,7 @@ from medfm_compress.runtime.ownership import is_foreign, others_may_replace_in, 
 from medfm_compress.runtime.regular_file import open_regular
 from medfm_compress.runtime.strict_json import decode
 from medfm_compress.runtime.trust.clock import check_time
-from medfm_compress.runtime.trust.keys import MAX_KEY_BYTES, PublicKey
+from medfm_compress.runtime.trust.keys import MAX_KEY_BYTES, PublicKey, is_key_id
 
 VARIABLE = "MEDFM_TRUST_STORE"
 DEFAULT_STORE = (
@@ -43,6 +43,8 @@ class Revocation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     reason: str
 
     def __post_init__(self) -> None:
+        if not is_key_id(self.key_id):  # it would revoke nothing
+            raise InputError(f"key_id of a revocation is {in_one_line(self.key_id)!r}; give 64 hex digits in lower case")
         if check_time(self.date, "date") != self.date:
             raise InputError("the date of a revocation has the time to the second")
 

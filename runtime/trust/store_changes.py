@@ -13,8 +13,15 @@ from medfm_compress.runtime.ownership import is_known
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import decode, encode
 from medfm_compress.runtime.trust.clock import clock_now, latest
-from medfm_compress.runtime.trust.keys import MAX_KEY_BYTES, PublicKey
-from medfm_compress.runtime.trust.store import REVOKED, Revocation, TrustStore, check_folder
+from medfm_compress.runtime.trust.keys import MAX_KEY_BYTES, PublicKey, is_key_id
+from medfm_compress.runtime.trust.store import (
+    MAX_KEYS,
+    MAX_REVOKED_BYTES,
+    REVOKED,
+    Revocation,
+    TrustStore,
+    check_folder,
+)
 
 
 def read_public_key(path: Path) -> PublicKey:
@@ -34,7 +41,8 @@ def add_key(folder: Path, key: PublicKey) -> PublicKey:
 
     Raises:
         TrustRefused: the store cannot be relied on.
-        InputError: the key is there with another name or role, was revoked or has expired, or cannot be written.
+        InputError: the key is there with another name or role, was revoked or has expired, the store is full, or the
+            key cannot be written.
     """
     store = _opened_or_made(folder)
     now = latest(clock=clock_now(), dates=store.dates)
@@ -48,13 +56,15 @@ def add_key(folder: Path, key: PublicKey) -> PublicKey:
         raise InputError(
             f"this key is in the store as {there.role} {there.name!r}; remove it first, a key has one role"
         )
+    if there is None and len(store.keys) >= MAX_KEYS:
+        raise InputError(f"the trust store holds {MAX_KEYS} keys, which is all that are read; remove one first")
     entered = replace(key, added=now)
     _write(folder, f"{key.key_id}.json", encode(entered))
     return entered
 
 
-def remove_key(folder: Path, wanted: str, *, revoke: str = "") -> PublicKey | Revocation:
-    """Take the key called ``wanted`` (a name, or at least 8 digits of a key id) out of the store.
+def remove_key(folder: Path, wanted: str, *, revoke: str | None = None) -> PublicKey | Revocation:
+    """Take the key called ``wanted`` (a name, at least 8 digits of a key id, or a public key) out of the store.
 
     With ``revoke``, a reason, it is also listed as revoked: its signatures never hold again, and it cannot be entered
     again. A whole key id may be revoked that is not in the store.
@@ -64,28 +74,38 @@ def remove_key(folder: Path, wanted: str, *, revoke: str = "") -> PublicKey | Re
 
     Raises:
         TrustRefused: the store cannot be relied on.
-        InputError: no such key, several, or the store cannot be written.
+        InputError: no such key, several, a blank reason, or the store cannot be written.
     """
+    if revoke is not None and not revoke.strip():
+        raise InputError(f"the reason of the revocation is {revoke!r}; say why, or leave it out to only remove the key")
     store = TrustStore.open_or_empty(folder)
     found = _find(store, wanted)
-    if found is None and not (revoke and len(wanted) == 64):
+    if found is None and (revoke is None or not is_key_id(wanted.lower())):
         names = ", ".join(sorted(f"{key.name} ({key.key_id[:16]})" for key in store.keys.values())) or "none"
         raise InputError(f"the trust store has no key {in_one_line(wanted)!r}; it has {names}")
-    if not revoke:
+    if revoke is None:
         (folder / f"{found.key_id}.json").unlink()  # type: ignore[union-attr]
         return found  # type: ignore[return-value]
     date = latest(clock=clock_now(), dates=store.dates)
-    identity, name = (found.key_id, found.name) if found else (wanted, "(not entered)")
+    identity, name = (found.key_id, found.name) if found else (wanted.lower(), "(not entered)")
     entry = Revocation(key_id=identity, name=name, date=date, reason=revoke)
     listed = {**store.revoked, identity: entry}
-    _write(folder, REVOKED, encode(tuple(listed[key] for key in sorted(listed))))
+    content = encode(tuple(listed[key] for key in sorted(listed)))
+    if len(content) > MAX_REVOKED_BYTES:
+        raise InputError(f"{REVOKED} would have {len(content)} bytes; at most {MAX_REVOKED_BYTES} are read, shorten it")
+    _write(folder, REVOKED, content)
     (folder / f"{identity}.json").unlink(missing_ok=True)  # after the list: never neither
     return entry
 
 
 def _find(store: TrustStore, wanted: str) -> PublicKey | None:
+    digits = wanted.lower()
+    if digits in store.keys:  # whatever another key is called
+        return store.keys[digits]
     found = [
-        key for key in store.keys.values() if key.name == wanted or (len(wanted) >= 8 and key.key_id.startswith(wanted))
+        key
+        for key in store.keys.values()
+        if key.name == wanted or key.public_key == digits or (len(digits) >= 8 and key.key_id.startswith(digits))
     ]
     if len(found) > 1:
         ids = ", ".join(key.key_id[:16] for key in found)

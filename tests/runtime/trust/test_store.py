@@ -128,6 +128,51 @@ def test_a_key_that_was_never_entered_may_be_revoked_by_its_whole_id(folder):
     assert "0" * 64 in TrustStore.open(folder).revoked
 
 
+@pytest.mark.parametrize("wanted", [BUILDER.public.key_id.upper(), BUILDER.public.key_id[:9].upper()], ids=len)
+def test_an_id_in_upper_case_revokes_the_key(folder, wanted):
+    assert remove_key(folder, wanted, revoke="stolen").name == "Build"
+    store = TrustStore.open(folder)
+    assert set(store.revoked) == {BUILDER.public.key_id} and BUILDER.public.key_id not in store.keys
+    remove_key(folder, "A" * 64, revoke="a key of the old supplier")
+    assert "a" * 64 in TrustStore.open(folder).revoked
+
+
+def test_a_public_key_in_place_of_its_id_revokes_it(folder):
+    assert remove_key(folder, BUILDER.public.public_key, revoke="stolen").key_id == BUILDER.public.key_id
+
+
+@pytest.mark.parametrize("wanted", ["z" * 64, "0" * 63, f"{'0' * 63} ", "\u0660" * 64, "K" * 64])
+def test_what_is_no_key_id_revokes_nothing(folder, wanted):
+    with pytest.raises(InputError, match="has no key"):
+        remove_key(folder, wanted, revoke="stolen")
+    assert not TrustStore.open(folder).revoked
+
+
+@pytest.mark.parametrize("edit", [str.upper, lambda text: text[:-1], lambda text: "z" * 64], ids=["upper", "short", "z"])
+def test_a_list_of_revocations_with_an_id_that_is_none_is_refused(folder, edit):
+    remove_key(folder, "Chief", revoke="lost")
+    path, identity = folder / stores.REVOKED, APPROVER.public.key_id
+    path.write_text(path.read_text().replace(identity, edit(identity)))
+    assert "64 hex digits" in refusal(folder)
+
+
+@pytest.mark.parametrize("reason", ["", " \t"])
+def test_a_revocation_has_a_reason(folder, reason):
+    with pytest.raises(InputError, match="say why"):
+        remove_key(folder, "Build", revoke=reason)
+    assert BUILDER.public.key_id in TrustStore.open(folder).keys
+
+
+def test_nothing_is_entered_that_would_not_be_read(folder, monkeypatch):
+    monkeypatch.setattr(store_changes, "MAX_KEYS", 2)
+    with pytest.raises(InputError, match="remove one first"):
+        add_key(folder, Signer.make("Third", "builder").public)
+    add_key(folder, BUILDER.public)  # it is there
+    with pytest.raises(InputError, match="at most"):
+        remove_key(folder, "Build", revoke="x" * stores.MAX_REVOKED_BYTES)
+    assert len(TrustStore.open(folder).keys) == 2
+
+
 def test_a_key_has_one_role_and_no_two_are_called_the_same(folder):
     with pytest.raises(InputError, match="a key has one role"):
         add_key(folder, replace(BUILDER.public, role="approver"))
