@@ -23,6 +23,7 @@ from medfm_compress.bench.evidence.pack_file import (
     POLICY,
     REPORT,
     VERDICT,
+    Environment,
 )
 from medfm_compress.bench.gate.decision import Decision, reuse_warnings
 from medfm_compress.bench.gate.gate import judge_evidence, recompute, recorded_evidence
@@ -95,6 +96,12 @@ def read_manifest(raw: bytes, source: str) -> Manifest:
     if reason:
         raise InputError(f"{source}: {reason}")
     return manifest
+
+
+def all_libraries(manifest: Manifest, environment: Environment) -> dict[str, str]:
+    """Name → version of what made the bundle, measured it and packed it; of a name in several, the last."""
+    machines = (environment.measured_on, environment.packed_on)
+    return dict(manifest.provenance.libraries) | {n: v for machine in machines for n, v in machine.libraries.items()}
 
 
 def _policy(content: bytes, report: Report) -> LoadedPolicy:

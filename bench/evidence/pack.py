@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from medfm_compress import __version__
 from medfm_compress.bench.evidence.bill_of_materials import bill_of_materials
 from medfm_compress.bench.evidence.case_table import SALT_BYTES, case_csv, case_ids
-from medfm_compress.bench.evidence.derive import derive
+from medfm_compress.bench.evidence.derive import all_libraries, derive
 from medfm_compress.bench.evidence.pack_file import (
     BASELINE_MANIFEST,
     BASELINE_REPORT,
@@ -81,7 +81,6 @@ def pack_evidence(request: PackRequest, out: Path, private: Ed25519PrivateKey) -
     Raises:
         InputError: parts that are not of one another, a figure that does not follow, or a file that cannot be written.
         BundleRefused: a bundle that is damaged.
-        MissingDependency: cyclonedx-python-lib is not installed.
     """
     sources = _sources(request)
     derived = derive(sources)
@@ -89,13 +88,13 @@ def pack_evidence(request: PackRequest, out: Path, private: Ed25519PrivateKey) -
     report = parse_report(sources[REPORT], source=REPORT)
     ids = case_ids(report, salt, open_study(request.study) if request.study else None)
     here = replace(describe_machine(), load_average=-1.0)  # nothing is timed here
-    libraries = {**derived.manifest.provenance.libraries, **report.machine.libraries, **here.libraries}
+    environment = Environment(measured_on=report.machine, packed_on=here)
     members = {
         **sources,
         **derived.documents,
         CASES: case_csv(report, ids),
-        ENVIRONMENT: encode(Environment(measured_on=report.machine, packed_on=here)),
-        MATERIALS: bill_of_materials(derived.manifest, libraries, created),
+        ENVIRONMENT: encode(environment),
+        MATERIALS: bill_of_materials(derived.manifest, all_libraries(derived.manifest, environment), created),
     }
     draft = Index(
         schema_version=SCHEMA_VERSION,

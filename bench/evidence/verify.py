@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfm_compress import __version__
-from medfm_compress.bench.evidence.bill_of_materials import check_bill
+from medfm_compress.bench.evidence.bill_of_materials import bill_of_materials
 from medfm_compress.bench.evidence.case_table import check_case_csv
-from medfm_compress.bench.evidence.derive import Derived, derive, outcomes
+from medfm_compress.bench.evidence.derive import Derived, all_libraries, derive, outcomes
 from medfm_compress.bench.evidence.figures import count_figures, not_derived
 from medfm_compress.bench.evidence.pack_file import (
     BASELINE_REPORT,
@@ -89,9 +89,10 @@ def _verify(pack: Pack, trust: TrustStore | None) -> Verified:
     derived = _derived(pack)
     _check_index(pack, derived)
     _check_verdict(pack, derived.decision.verdict)
-    _check_environment(pack, derived.decision.report)
+    environment = _checked_environment(pack, derived.decision.report)
     check_case_csv(pack.members[CASES], derived.decision.report, path.name)
-    check_bill(pack.members[MATERIALS], derived.manifest, path.name)
+    libraries = all_libraries(derived.manifest, environment)
+    _check_text(pack, MATERIALS, bill_of_materials(derived.manifest, libraries, pack.index.created))
     unmade = _check_documents(pack, derived)
     for name, content in _signatures_of_bundle(pack).items():
         parse_signature(name, content, f"{path.name}: its bundle")
@@ -135,13 +136,12 @@ def _check_verdict(pack: Pack, verdict: Verdict) -> None:
             )
 
 
-def _check_environment(pack: Pack, report: Report) -> None:
+def _checked_environment(pack: Pack, report: Report) -> Environment:
     source = f"{pack.path.name}: {ENVIRONMENT}"
-    if (
-        decode(pack.members[ENVIRONMENT], Environment, source=source, error=EvidenceRefused).measured_on
-        != report.machine
-    ):
+    environment = decode(pack.members[ENVIRONMENT], Environment, source=source, error=EvidenceRefused)
+    if environment.measured_on != report.machine:
         raise EvidenceRefused(f"{source} is not the machine that {REPORT} was measured on")
+    return environment
 
 
 def _check_documents(pack: Pack, derived: Derived) -> tuple[str, ...]:
@@ -149,10 +149,15 @@ def _check_documents(pack: Pack, derived: Derived) -> tuple[str, ...]:
     if pack.index.software != __version__:
         return (f"wording of the documents (written by version {pack.index.software}, this is {__version__})",)
     for name, content in derived.documents.items():
-        if pack.members.get(name) != content:
-            line = _first_difference(pack.members.get(name, b""), content)
-            raise EvidenceRefused(f"{pack.path.name}: {name} is not what follows from the report, from line {line} on")
+        _check_text(pack, name, content)
     return ()
+
+
+def _check_text(pack: Pack, name: str, content: bytes) -> None:
+    written = pack.members.get(name, b"")
+    if written != content:
+        line = _first_difference(written, content)
+        raise EvidenceRefused(f"{pack.path.name}: {name} is not what follows from the pack, from line {line} on")
 
 
 def _first_difference(was: bytes, now: bytes) -> int:
@@ -173,7 +178,7 @@ def _signed(pack: Pack, trust: TrustStore) -> Standing:
 def _said(pack: Pack) -> tuple[str, ...]:
     """What nothing in the pack could contradict."""
     baseline = ("scores and times in the baseline's report",) if BASELINE_REPORT in pack.members else ()
-    return (*baseline, "libraries in the bill of materials, the machine that packed, the maker's own text on limits")
+    return (*baseline, "the machine that packed and its libraries, the maker's own text on limits")
 
 
 def _signatures_of_bundle(pack: Pack) -> dict[str, bytes]:

@@ -10,8 +10,6 @@ from evidence_scene import judged_bundle
 
 from medfm_compress.cli.main import run
 
-pytest.importorskip("cyclonedx", reason="writing a pack takes cyclonedx-python-lib")
-
 
 @pytest.fixture
 def call(capsys):

@@ -16,10 +16,10 @@ from medfm_compress.bench.evidence.verify import verify_pack
 from medfm_compress.bench.report import Report
 from medfm_compress.runtime.bundle import archive
 from medfm_compress.runtime.errors import EvidenceRefused, InputError
+from medfm_compress.runtime.strict_json import encode
 from medfm_compress.runtime.trust.store import TrustStore
 from medfm_compress.runtime.trust.store_changes import remove_key
 
-pytest.importorskip("cyclonedx", reason="writing a pack takes cyclonedx-python-lib")
 LIMITS = "Trained on adults of one hospital; not for children.\n"
 
 
@@ -75,7 +75,7 @@ def test_an_honest_pack_follows_from_itself(good, store):
     assert verified.not_derived == (
         "2 measurements (raw times, sizes and memory are taken as they stand)",
         "scores and times in the baseline's report",
-        "libraries in the bill of materials, the machine that packed, the maker's own text on limits",
+        "the machine that packed and its libraries, the maker's own text on limits",
     )
     signed = verify_pack(good, store)
     assert [entry.name for entry in signed.signed_by] == ["Chief"]
@@ -243,9 +243,9 @@ FORGERIES = {
     damage_a_signature_of_the_bundle: "its bundle: signatures/",
     edit_a_case: "cases.csv differs from report.json in case 5, column 'sex'",
     merge_two_patients: "do not name the report's cases and patients",
-    another_file_in_the_bill: "bom.cdx.json and the bundle's manifest differ in 'goldens/inputs.npy'",
+    another_file_in_the_bill: "bom.cdx.json is not what follows from the pack, from line",
     another_machine: "environment.json is not the machine that report.json was measured on",
-    soften_the_card: "model-card.md is not what follows from the report, from line ",
+    soften_the_card: "model-card.md is not what follows from the pack, from line ",
     soften_the_plan: "change-control-plan.md is not what follows",
     hide_a_flip: "change-report.md is not what follows",
 }
@@ -378,6 +378,29 @@ def test_the_documents_say_what_an_auditor_asks(good):
     assert "files.model.onnx" in change and "| sex = M | 150 |" in change and "McNemar p" in change
 
 
+def test_the_bill_of_materials_says_nothing_of_its_own(good, tmp_path):
+    """The time of the pack is an input; whatever else is changed or added does not follow."""
+    edits = {
+        "licences": lambda plain: plain["metadata"]["component"].update(licenses=[{"license": {"name": "approved"}}]),
+        "model card": lambda plain: plain["metadata"]["component"].update(modelCard={}),
+        "version": lambda plain: plain["metadata"]["component"].update(version="99"),
+        "intended use": lambda plain: plain["metadata"]["component"]["properties"].append({"name": "x", "value": "y"}),
+        "of a file": lambda plain: plain["metadata"]["component"]["components"][0].update(description="approved"),
+        "annotations": lambda plain: plain.update(annotations=[{"text": "approved"}]),
+        "serial number": lambda plain: plain.update(serialNumber="urn:uuid:0"),
+        "library left out": lambda plain: plain["components"].pop(),
+        "library": lambda plain: plain["components"][0].update(version="0", description="approved"),
+    }
+    for edit in edits.values():
+
+        def change(members, edit=edit):
+            plain = json.loads(members["bom.cdx.json"])
+            edit(plain)
+            members["bom.cdx.json"] = encode(plain)
+
+        assert "bom.cdx.json is not what follows" in refusal(forge(good, tmp_path / "forged.evidence", change))
+
+
 def test_the_bill_of_materials_is_cyclonedx_1_6(good):
     content = read_pack(good).members["bom.cdx.json"].decode()
     bill = json.loads(content)
@@ -385,6 +408,7 @@ def test_the_bill_of_materials_is_cyclonedx_1_6(good):
     assert bill["metadata"]["component"]["type"] == "machine-learning-model"
     assert any(part["purl"].startswith("pkg:pypi/numpy@") for part in bill["components"])
     pytest.importorskip("jsonschema", reason="the validator needs it")
+    pytest.importorskip("cyclonedx", reason="the validator is its")
     from cyclonedx.exception import MissingOptionalDependencyException
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
