@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medfm_compress.export.passes.read import NEWEST_OPSET, parse_onnx
-from medfm_compress.runtime.errors import ModelError, in_one_line, refusing
+from medfm_compress.runtime.errors import ModelError, in_one_line, quoted, refusing
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions.operators import is_ort_format, read_operators
 from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES
@@ -213,7 +213,7 @@ def _with_weights_inside(path: Path, content: bytes) -> bytes:
         beside = path.parent / location
         if not location or location != Path(location).name or location == ".." or beside.is_symlink():
             raise ModelError(
-                f"{path} keeps weights in {in_one_line(location)!r}, and only a file of its own folder is read, under "
+                f"{path} keeps weights in {quoted(location)}, and only a file of its own folder is read, under "
                 "its plain name; save it again with its weights inside (onnx.save with save_as_external_data=False)"
             )
         if not beside.is_file():

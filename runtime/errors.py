@@ -100,8 +100,14 @@ def in_one_line(thing: object) -> str:
         text = printable(str(reason or thing))
     except ValueError:  # e.g. an integer of more digits than Python prints
         text = ""
-    text = text or type(thing).__name__
+    if not text:
+        text = type(thing).__name__ if isinstance(thing, (int, BaseException)) else repr(str(thing))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def quoted(text: str) -> str:
+    """``text`` in quotes, on one line and shortened; a blank one as it is."""
+    return repr(in_one_line(text) if text.strip() else text[:_LONGEST])
 
 
 def printable(text: str) -> str:

@@ -56,5 +56,6 @@ def read_regular(path: str | Path, limit: int, what: str) -> bytes:
 
 def _check_kind(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "a device, pipe or socket")
         raise OSError(f"it is {kind}, not a regular file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,7 +14,9 @@ from medfm_compress.runtime.schema_errors import explained
 T = TypeVar("T")
 
 
-def decode(data: bytes | str, kind: type[T], *, source: str, error: type[Exception] = InputError) -> T:
+def decode(
+    data: bytes | str, kind: type[T], *, source: str, error: type[Exception] = InputError, unique: bool = False
+) -> T:
     """Decode JSON ``data`` into ``kind``.
 
     Args:
@@ -21,14 +24,26 @@ def decode(data: bytes | str, kind: type[T], *, source: str, error: type[Excepti
         kind: a ``msgspec.Struct`` type.
         source: what to call the data in an error, usually a file name.
         error: exception type to raise.
+        unique: a key that an object names twice is refused too, at the price of a second reading; else the last counts.
 
     Raises:
         error: the data is not JSON, lacks a key, has an unknown key or a value outside its range.
     """
     try:
-        return msgspec.json.decode(data, type=kind)
+        decoded = msgspec.json.decode(data, type=kind)
+        if unique:
+            json.loads(data, object_pairs_hook=_named_once)
+        return decoded
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as exc:
         raise error(f"{source}: {in_one_line(exc)}") from None
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise ValueError(f"it names {name!r} twice; leave one")
+        seen.add(name)
 
 
 def convert(value: Any, kind: type[T], *, source: str, error: type[Exception] = InputError) -> T:

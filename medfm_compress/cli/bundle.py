@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from medfm_compress.runtime.errors import EXIT_REFUSED, InputError
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.bundle.bundle import Bundle as OpenedBundle
-    from medfm_compress.runtime.trust.keys import PublicKey
+    from medfm_compress.runtime.trust.keys import PublicKey, Role
     from medfm_compress.runtime.trust.signature import Cited
 
 app = typer.Typer(help="Make keys, sign bundles, and ask who signed one.", no_args_is_help=True)
@@ -27,27 +28,28 @@ YEARS = 2
 def keygen(
     name: Annotated[str, typer.Option(help="Whose key it is, as people will read it.")],
     role: Annotated[str, typer.Option(help="builder (signs models) or approver (signs verdicts).")],
-    out: Annotated[Path, typer.Option(help="Path of the key: OUT.key is kept secret, OUT.pub is given away.")],
+    out: Annotated[
+        str, typer.Option(metavar="PATH", help="Path of the key: OUT.key is kept secret, OUT.pub is given away.")
+    ],
     expires: Annotated[
         str, typer.Option(help="Day from which its signatures do not hold (default: in two years).")
     ] = "",
     passphrase: Annotated[bool, typer.Option("--passphrase", help="Ask for a passphrase that encrypts it.")] = False,
 ) -> None:
     """Make an Ed25519 key pair. Keep OUT.key off the machines that build and run."""
-    from medfm_compress.cli.outputs import refuse_empty
     from medfm_compress.runtime.atomic_write import write_atomically
     from medfm_compress.runtime.strict_json import encode
-    from medfm_compress.runtime.trust.clock import check_time, clock_now
+    from medfm_compress.runtime.trust.clock import check_time, clock_now, years_later
     from medfm_compress.runtime.trust.keys import ROLES, PublicKey, make_private_key, public_bytes
 
-    refuse_empty(out)
+    path = _key_path(out)
     if role not in ROLES:
         raise InputError(f"--role is {role!r}; choose {' or '.join(ROLES)}")
     now = clock_now()
-    until = check_time(expires, "--expires") if expires else f"{int(now[:4]) + YEARS}{now[4:]}"
+    until = check_time(expires, "--expires") if expires else years_later(now, YEARS)
     if until <= now:
         raise InputError(f"--expires is {expires}, which is past; give a later day")
-    secret, public = out.with_name(out.name + ".key"), out.with_name(out.name + ".pub")
+    secret, public = path.with_name(path.name + ".key"), path.with_name(path.name + ".pub")
     if public.exists():
         raise InputError(f"{public} exists, and a key is never overwritten; name another file")
     placeholder = PublicKey(name=name, role=role, public_key="0" * 64, expires=until)
@@ -82,7 +84,7 @@ def sign(
     from medfm_compress.runtime.bundle.bundle import Bundle as OpenedBundle
     from medfm_compress.runtime.bundle.bundle import utc_date
     from medfm_compress.runtime.bundle.sign import add_signature, set_release
-    from medfm_compress.runtime.trust.keys import read_private_key
+    from medfm_compress.runtime.trust.keys import public_bytes, read_private_key
     from medfm_compress.runtime.trust.signature import Statement
     from medfm_compress.runtime.trust.signature import sign as make_signature
 
@@ -91,6 +93,10 @@ def sign(
     if bool(report) != bool(policy):
         raise InputError("give --report and --policy together, as an approver, or neither, as a builder")
     private = read_private_key(key, ask_passphrase(key))
+    role: Role = "approver" if report else "builder"
+    known = _public_half(key, public_bytes(private).hex())
+    if known and known.role != role:
+        raise InputError(_wrong_role(known))
     opened = OpenedBundle.open(bundle)
     cited = _judged_again(opened, report, policy) if report and policy else ()
     target = out or bundle
@@ -101,8 +107,9 @@ def sign(
         private, "bundle", Statement(signed_sha256=_sha256(opened.signed.manifest), signed_at=utc_date(), cited=cited)
     )
     replaced = add_signature(opened, target, member, content)
-    document = {"bundle": str(target), "member": member, "replaced": replaced, "approved": cited}
-    console.emit(lambda: document, lambda: _print_signed(opened, target, cited, replaced))
+    document = {"bundle": str(target), "member": member, "replaced": replaced, "approved": cited, "as": role}
+    needed = "" if known else role
+    console.emit(lambda: document, lambda: _print_signed(opened, target, cited, replaced, needed))
 
 
 @app.command()
@@ -145,6 +152,34 @@ def _judged_again(opened: OpenedBundle, reports: list[Path], policy: Path) -> tu
     return tuple(approve(opened, path, rules) for path in reports)
 
 
+def _key_path(out: str) -> Path:
+    """The path that a pair of keys is named by; raises InputError where it names a folder."""
+    from medfm_compress.cli.outputs import refuse_empty
+
+    path = Path(out)
+    refuse_empty(path)
+    if out.replace(os.sep, "/").rpartition("/")[2] in ("", ".", "..") or path.is_dir():
+        raise InputError(f"--out {out} is a folder; give the path of the key in it, e.g. {path / 'build'}")
+    return path
+
+
+def _public_half(key: Path, public_key: str) -> PublicKey | None:
+    """What the .pub file beside ``key`` says of it; None where there is none, or one of another key."""
+    from medfm_compress.runtime.trust.store_changes import read_public_key
+
+    try:
+        known = read_public_key(key.with_suffix(".pub"))
+    except (InputError, ValueError):
+        return None
+    return known if known.public_key == public_key else None
+
+
+def _wrong_role(known: PublicKey) -> str:
+    if known.role == "approver":
+        return f"the key of {known.name!r} is an approver's, who signs verdicts; give --report and --policy with it"
+    return f"the key of {known.name!r} is a builder's, who signs models; approve with the key of an approver"
+
+
 def _sha256(content: bytes) -> str:
     import hashlib
 
@@ -172,11 +207,13 @@ def _print_key(key: PublicKey, secret: Path, public: Path) -> None:
     console.say(f"enter it on a device: medfm-compress trust add {public}")
 
 
-def _print_signed(opened: OpenedBundle, target: Path, cited: tuple[Cited, ...], replaced: bool) -> None:
+def _print_signed(opened: OpenedBundle, target: Path, cited: tuple[Cited, ...], replaced: bool, needed: str) -> None:
     what = f"the verdict on {len(cited)} report(s)" if cited else "the model"
     release = opened.manifest.release_number
     numbered = f", release {release}" if release else ""
     console.say(f"signed {what} of {target}{numbered}{'; the earlier signature of this key is replaced' * replaced}")
+    if needed:  # no .pub file said so
+        console.say(f"note: it counts on devices whose trust store has this key as {needed}, and on no other")
 
 
 def _print_standing(opened: OpenedBundle, variants: dict[str, str]) -> None:

@@ -30,7 +30,7 @@ from medfm_compress.runtime.bundle.manifest import (
     Variant,
     schema_of,
 )
-from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
+from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, quoted, refusing
 from medfm_compress.runtime.strict_json import decode, digest, encode
 from medfm_compress.runtime.task import Task
 from medfm_compress.runtime.trust.signature import FOLDER, MAX_SIGNATURE_BYTES, MAX_SIGNATURES
@@ -164,7 +164,7 @@ class Bundle:
         listed = {member.path for member in self.manifest.members}
         for odd in sorted(listed ^ (self._entries.keys() - {MANIFEST} - self.signed.signatures.keys())):
             state = "is listed in the manifest and missing" if odd in listed else "is not listed in the manifest"
-            raise BundleRefused(f"{name}: member {in_one_line(odd)!r} {state}")
+            raise BundleRefused(f"{name}: member {quoted(odd)} {state}")
         reason = contradiction(self.manifest)
         if reason:
             raise BundleRefused(f"{name}: {in_one_line(reason)}")

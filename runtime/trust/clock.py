@@ -13,8 +13,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
+from datetime import date
 
-from medfm_compress.runtime.errors import InputError, in_one_line
+from medfm_compress.runtime.errors import InputError, quoted
 
 WRITTEN = "2026-11-28T00:00:00Z"
 """When this file was: no clock that shows an earlier time is right."""
@@ -35,6 +36,11 @@ def latest(*, clock: str, dates: Iterable[str]) -> str:
     return max(clock, WRITTEN, *dates)
 
 
+def years_later(time: str, years: int) -> str:
+    """``time``, a number of years on; of the 29th of February the 28th."""
+    return f"{int(time[:4]) + years:04}{time[4:]}".replace("-02-29T", "-02-28T")
+
+
 def check_time(text: str, what: str) -> str:
     """``text`` as a time, where a day alone means its end.
 
@@ -42,6 +48,14 @@ def check_time(text: str, what: str) -> str:
         InputError: it is no time in the one form that sorts.
     """
     whole = f"{text}T23:59:59Z" if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII) else text
-    if not _TIME.fullmatch(whole):
-        raise InputError(f"{what} is {in_one_line(text)!r}; give a day or a time in UTC, e.g. 2028-12-31")
+    if not _TIME.fullmatch(whole) or not _is_day(whole[:10]):
+        raise InputError(f"{what} is {quoted(text)}; give a day or a time in UTC, e.g. 2028-12-31")
     return whole
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:  # e.g. the 30th of February
+        return False
+    return True

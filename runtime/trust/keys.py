@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from medfm_compress.runtime.errors import InputError, in_one_line, printable
+from medfm_compress.runtime.errors import InputError, in_one_line, printable, quoted
 from medfm_compress.runtime.ownership import is_private
 from medfm_compress.runtime.regular_file import open_regular
 from medfm_compress.runtime.trust.clock import check_time
@@ -52,11 +52,11 @@ class PublicKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def __post_init__(self) -> None:
         if self.algorithm != "ed25519":
-            raise InputError(f"the key is of type {in_one_line(self.algorithm)!r}; ed25519 is the one that is used")
+            raise InputError(f"the key is of type {quoted(self.algorithm)}; ed25519 is the one that is used")
         if not _HEX.fullmatch(self.public_key):
             raise InputError("public_key is not the 64 hex digits of an Ed25519 key; make one with bundle keygen")
         if not 0 < len(self.name) <= _LONGEST_NAME or printable(self.name) != self.name:
-            raise InputError(f"name is {in_one_line(self.name)!r}; give 1 to {_LONGEST_NAME} printable characters")
+            raise InputError(f"name is {quoted(self.name)}; give 1 to {_LONGEST_NAME} printable characters")
         for field in ("expires", "added") if self.added else ("expires",):
             if check_time(getattr(self, field), field) != getattr(self, field):
                 raise InputError(f"{field} is {getattr(self, field)!r}; a key file has the time to the second")

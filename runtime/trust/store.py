@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from medfm_compress.runtime.errors import InputError, TrustRefused, in_one_line, refusing
+from medfm_compress.runtime.errors import InputError, TrustRefused, in_one_line, quoted, refusing
 from medfm_compress.runtime.ownership import is_foreign, others_may_replace_in, steps_to
 from medfm_compress.runtime.regular_file import open_regular
 from medfm_compress.runtime.strict_json import decode
@@ -44,7 +44,7 @@ class Revocation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def __post_init__(self) -> None:
         if not is_key_id(self.key_id):  # it would revoke nothing
-            raise InputError(f"key_id of a revocation is {in_one_line(self.key_id)!r}; give 64 hex digits in lower case")
+            raise InputError(f"key_id of a revocation is {quoted(self.key_id)}; give 64 hex digits in lower case")
         if check_time(self.date, "date") != self.date:
             raise InputError("the date of a revocation has the time to the second")
 
@@ -166,7 +166,7 @@ def _key_names(folder: Path, names: list[str]) -> list[str]:
 
 
 def _read_key(path: Path) -> tuple[str, PublicKey]:
-    key = decode(_read(path, MAX_KEY_BYTES), PublicKey, source=in_one_line(path), error=TrustRefused)
+    key = decode(_read(path, MAX_KEY_BYTES), PublicKey, source=in_one_line(path), error=TrustRefused, unique=True)
     if path.name != f"{key.key_id}.json":
         raise TrustRefused(
             f"{in_one_line(path)} is not named by the key in it; enter keys with 'medfm-compress trust add'"
@@ -176,7 +176,11 @@ def _read_key(path: Path) -> tuple[str, PublicKey]:
 
 def _read_revoked(path: Path) -> dict[str, Revocation]:
     entries = decode(
-        _read(path, MAX_REVOKED_BYTES), tuple[Revocation, ...], source=in_one_line(path), error=TrustRefused
+        _read(path, MAX_REVOKED_BYTES),
+        tuple[Revocation, ...],
+        source=in_one_line(path),
+        error=TrustRefused,
+        unique=True,
     )
     return {entry.key_id: entry for entry in entries}
 

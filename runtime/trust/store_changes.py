@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from medfm_compress.runtime.atomic_write import write_atomically
-from medfm_compress.runtime.errors import InputError, TrustRefused, in_one_line, refusing
+from medfm_compress.runtime.errors import InputError, TrustRefused, in_one_line, quoted, refusing
 from medfm_compress.runtime.ownership import is_known
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import decode, encode
@@ -33,7 +33,7 @@ def read_public_key(path: Path) -> PublicKey:
     content = read_regular(path, MAX_KEY_BYTES, "public key")
     if content.startswith(b"-----BEGIN"):
         raise InputError(f"{in_one_line(path)} is a PEM file; give the .pub file that bundle keygen wrote beside it")
-    return decode(content, PublicKey, source=f"public key {in_one_line(path)}")
+    return decode(content, PublicKey, source=f"public key {in_one_line(path)}", unique=True)
 
 
 def add_key(folder: Path, key: PublicKey) -> PublicKey:
@@ -82,7 +82,7 @@ def remove_key(folder: Path, wanted: str, *, revoke: str | None = None) -> Publi
     found = _find(store, wanted)
     if found is None and (revoke is None or not is_key_id(wanted.lower())):
         names = ", ".join(sorted(f"{key.name} ({key.key_id[:16]})" for key in store.keys.values())) or "none"
-        raise InputError(f"the trust store has no key {in_one_line(wanted)!r}; it has {names}")
+        raise InputError(f"the trust store has no key {quoted(wanted)}; it has {names}")
     if revoke is None:
         (folder / f"{found.key_id}.json").unlink()  # type: ignore[union-attr]
         return found  # type: ignore[return-value]
@@ -109,7 +109,7 @@ def _find(store: TrustStore, wanted: str) -> PublicKey | None:
     ]
     if len(found) > 1:
         ids = ", ".join(key.key_id[:16] for key in found)
-        raise InputError(f"{len(found)} keys are called {in_one_line(wanted)!r}; give one of the key ids {ids}")
+        raise InputError(f"{len(found)} keys are called {quoted(wanted)}; give one of the key ids {ids}")
     return found[0] if found else None
 
 

@@ -182,3 +182,41 @@ def test_without_a_store_verify_says_how_to_make_one(folder, call, monkeypatch, 
     monkeypatch.setattr(store, "DEFAULT_STORE", tmp_path / "none")
     code, _, err = call("bundle", "verify", folder / "b.medfm")
     assert code == 2 and "there is no trust store: give --trust-store" in err
+
+
+def test_a_key_of_the_other_role_signs_nothing(folder, call):
+    before = (folder / "b.medfm").read_bytes()
+    code, _, err = call("bundle", "sign", folder / "b.medfm", "--key", folder / "chief.key")
+    assert code == 2 and "the key of 'chief' is an approver's" in err
+    evidence = ("--report", folder / "report.json", "--policy", folder / "policy.yaml")
+    code, _, err = call("bundle", "sign", folder / "b.medfm", "--key", folder / "build.key", *evidence)
+    assert code == 2 and "the key of 'build' is a builder's" in err
+    assert (folder / "b.medfm").read_bytes() == before
+    (folder / "chief.pub").replace(folder / "build.pub")  # of another key: nothing says the role
+    code, out, _ = call("bundle", "sign", folder / "b.medfm", "--key", folder / "build.key")
+    assert code == 0 and "has this key as builder" in out
+
+
+def test_a_path_or_a_day_that_is_none_makes_no_key(tmp_path, call):
+    (tmp_path / "there").mkdir()
+    words = ("bundle", "keygen", "--name", "x", "--role", "builder", "--out")
+    for out in (f"{tmp_path}/new/", f"{tmp_path}/new/.", f"{tmp_path}/there"):
+        code, _, err = call(*words, out)
+        assert code == 2 and "is a folder" in err
+    code, _, err = call(*words, tmp_path / "key", "--expires", "2027-02-30")
+    assert code == 2 and "'2027-02-30'; give a day" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_two_years_from_a_leap_day(tmp_path, call, monkeypatch):
+    monkeypatch.setattr("medfm_compress.runtime.trust.clock.clock_now", lambda: "2028-02-29T12:00:00Z")
+    code, out, _ = call("bundle", "keygen", "--name", "x", "--role", "builder", "--out", tmp_path / "key", "--json")
+    assert code == 0 and json.loads(out)["expires"] == "2030-02-28T12:00:00Z"
+
+
+def test_an_unset_reason_is_no_reason(folder, call):
+    call("trust", "add", folder / "build.pub", "--trust-store", folder / "trust")
+    code, _, err = call("trust", "remove", "build", "--revoke", "", "--trust-store", folder / "trust")
+    assert code == 2 and "say why" in err
+    code, _, err = call("trust", "remove", "", "--trust-store", folder / "trust")
+    assert code == 2 and "no key ''" in err

@@ -17,7 +17,7 @@ import pytest
 from medfm_compress.runtime import Bundle, Engine
 from medfm_compress.runtime.bundle import archive
 from medfm_compress.runtime.bundle.bundle import model_digest
-from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, in_one_line, refusing
+from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, in_one_line, quoted, refusing
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions import onnxruntime as ort_backend
 
@@ -273,4 +273,6 @@ def test_what_is_not_of_the_tree_becomes_one_sentence_of_it():
     with pytest.raises(KeyboardInterrupt), refusing(BundleRefused, "it is odd"):
         raise KeyboardInterrupt
     assert len(in_one_line("x" * 9999)) == 300 and in_one_line(10**5000) == "int"
+    assert [in_one_line(blank) for blank in ("", " ", ValueError())] == ["''", "' '", "ValueError"]
+    assert [quoted(text) for text in ("", "a\n b")] == ["''", "'a b'"]
     assert np.array_equal([in_one_line("\ud800"), in_one_line(" a\n b ")], ["\\ud800", "a b"])

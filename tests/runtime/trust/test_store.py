@@ -101,12 +101,14 @@ def test_what_is_no_key_in_it_is_refused(folder):
     assert "not named by the key" in refusal(folder)
     (folder / f"{'0' * 64}.json").unlink()
     path.symlink_to(folder / "elsewhere")
-    assert "cannot be read" in refusal(folder)
+    assert "cannot be read: it is a link" in refusal(folder)
     path.unlink()
     path.write_bytes(content + b" " * (20 << 10))
     assert "at most" in refusal(folder)
     path.write_bytes(content.replace(b'"ed25519"', b'"rsa"'))
     assert "of type 'rsa'" in refusal(folder)
+    path.write_bytes(content.replace(b'"role"', b'"role": "approver", "role"'))
+    assert "names 'role' twice" in refusal(folder)
     path.write_bytes(b"[" * 10_000)
     assert path.name in refusal(folder)
 
@@ -148,7 +150,9 @@ def test_what_is_no_key_id_revokes_nothing(folder, wanted):
     assert not TrustStore.open(folder).revoked
 
 
-@pytest.mark.parametrize("edit", [str.upper, lambda text: text[:-1], lambda text: "z" * 64], ids=["upper", "short", "z"])
+@pytest.mark.parametrize(
+    "edit", [str.upper, lambda text: text[:-1], lambda text: "z" * 64], ids=["upper", "short", "z"]
+)
 def test_a_list_of_revocations_with_an_id_that_is_none_is_refused(folder, edit):
     remove_key(folder, "Chief", revoke="lost")
     path, identity = folder / stores.REVOKED, APPROVER.public.key_id
