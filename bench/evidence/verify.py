@@ -30,8 +30,9 @@ from medfm_compress.bench.evidence.pack_file import (
 )
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.types.verdict import Verdict
-from medfm_compress.runtime.errors import BundleRefused, EvidenceRefused, InputError, in_one_line, refusing
+from medfm_compress.runtime.errors import BundleRefused, EvidenceRefused, InputError, in_one_line, quoted, refusing
 from medfm_compress.runtime.strict_json import decode
+from medfm_compress.runtime.trust.clock import is_time
 from medfm_compress.runtime.trust.signature import FOLDER, parse_signature
 from medfm_compress.runtime.trust.standing import CheckedSignature, Standing, check_signatures
 from medfm_compress.runtime.trust.store import TrustStore
@@ -112,6 +113,8 @@ def _derived(pack: Pack) -> Derived:
 
 def _check_index(pack: Pack, derived: Derived) -> None:
     verdict, index = derived.decision.verdict, pack.index
+    if not is_time(index.created):
+        raise EvidenceRefused(f"{pack.path.name}: created is {quoted(index.created)}, which is no time to the second")
     said = {
         "bundle_name": (index.bundle_name, derived.manifest.name),
         "model_digest": (index.model_digest, derived.manifest.model_digest),

@@ -48,14 +48,15 @@ def check_time(text: str, what: str) -> str:
         InputError: it is no time in the one form that sorts.
     """
     whole = f"{text}T23:59:59Z" if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII) else text
-    if not _TIME.fullmatch(whole) or not _is_day(whole[:10]):
+    if not is_time(whole):
         raise InputError(f"{what} is {quoted(text)}; give a day or a time in UTC, e.g. 2028-12-31")
     return whole
 
 
-def _is_day(text: str) -> bool:
+def is_time(text: str) -> bool:
+    """Whether ``text`` is a time to the second, of a day that exists."""
     try:
-        date.fromisoformat(text)
+        date.fromisoformat(text[:10])
     except ValueError:  # e.g. the 30th of February
         return False
-    return True
+    return _TIME.fullmatch(text) is not None

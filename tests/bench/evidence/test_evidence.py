@@ -399,6 +399,8 @@ def test_the_bill_of_materials_says_nothing_of_its_own(good, tmp_path):
             members["bom.cdx.json"] = encode(plain)
 
         assert "bom.cdx.json is not what follows" in refusal(forge(good, tmp_path / "forged.evidence", change))
+    untimely = forge(good, tmp_path / "forged.evidence", lambda members: {"created": "approved"})
+    assert "created is 'approved', which is no time" in refusal(untimely)
 
 
 def test_the_bill_of_materials_is_cyclonedx_1_6(good):
