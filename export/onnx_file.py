@@ -92,6 +92,8 @@ def read_onnx_file(path: str | Path) -> bytes:
             short, or not in its own folder.
     """
     content = read_regular(path, MAX_MODEL_BYTES, "model")
+    if not content:
+        raise ModelError(f"{path} is empty; give what an exporter to ONNX wrote")
     if is_ort_format(content):
         raise ModelError(f"{path} is in ONNX Runtime's own format, optimised for one engine; give the .onnx file")
     try:
