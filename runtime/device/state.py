@@ -143,7 +143,8 @@ def read_state(disk: Disk, folder: Path) -> StoredState | None:
         Refused: there are state files or bundles, and no state file can be used.
         InputError: one was written by a newer version.
     """
-    states, damaged = {}, []
+    states: dict[str, DeviceState] = {}
+    damaged: list[str] = []
     for name in STATE_FILES:
         try:
             state = read_sealed(disk, folder / name, DeviceState, SCHEMA_VERSION)
