@@ -44,7 +44,7 @@ from medfm_compress.bench.render.html.page import render_html
 from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, Report, Speedup, save_report, teacher_beside
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.policy import Policy
+from medfm_compress.bench.types.policy import Policy, check_finding
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.atomic_write import write_atomically
@@ -81,6 +81,8 @@ def bench_bundle(
     progress, out = progress or no_progress, Path(out_dir)
     bundle, cases = Bundle.open(bundle_path), labelled_cases(study, options.split)
     load_explanations(out, model_digest=bundle.model_digest)  # refused now, not after an hour
+    for entry in policy.policy.robustness:
+        check_finding(entry.finding, bundle.manifest.task.findings)
     left_out = unavailable_variants(bundle, options.targets)
     for name, reason in left_out.items():
         progress(f"left out {name}: {reason}")

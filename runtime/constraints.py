@@ -33,7 +33,7 @@ class Field(NamedTuple):
     base: Any
     container: Literal["", "tuple", "dict"] = ""
     optional: bool = False
-    choices: tuple[str, ...] = ()
+    choices: tuple[str | int, ...] = ()
     meta: msgspec.Meta = _NO_META
 
     @property
@@ -49,7 +49,7 @@ class Field(NamedTuple):
     def allowed(self) -> str:
         """In words what the value must be; empty where its type alone says it."""
         if self.choices:
-            return join(filter(None, self.choices), "or")
+            return join((str(choice) for choice in self.choices if choice != ""), "or")
         low, high = self.meta.ge, self.meta.le
         if low is not None and high is not None:
             text = f"{_number(low)} to {_number(high)}"
@@ -61,7 +61,7 @@ class Field(NamedTuple):
     def accepts(self, value: Any) -> bool:
         """Whether one value, or one item, is within the bounds; NaN is within none."""
         if self.choices:
-            return value in self.choices
+            return any(value == choice and type(value) is type(choice) for choice in self.choices)  # True is no 1
         low, above, high, below = self.meta.ge, self.meta.gt, self.meta.le, self.meta.lt
         return (
             (low is None or value >= low)

@@ -146,7 +146,7 @@ class Engine:
         session = open_variant(self.bundle, self.variant, threads or usable_cores(), cache)
         _check_names(session, self.manifest)
         self.golden_error = _qualify(self.bundle, self.variant, session)
-        self._judge = _typicality_judge(self.bundle, self.variant)
+        self._judge = typicality_judge(self.bundle, self.variant)
         self._standing_flags = (
             *(() if self.verified else (UNVERIFIED_FLAG,)),
             *_trust_flags(self.bundle, self.variant),
@@ -305,7 +305,8 @@ def _choose(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:
     raise BundleRefused(f"{bundle.path.name} has no variant that may run here: " + "; ".join(passed_over))
 
 
-def _typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None:
+def typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None:
+    """What tells whether an image is usual; None where the bundle does not tell. BundleRefused where it is damaged."""
     if bundle.manifest.typicality is msgspec.UNSET:
         return None
     from medfm_compress.runtime.typicality import TypicalityJudge

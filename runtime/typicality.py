@@ -183,7 +183,7 @@ def read_model(bundle: Bundle) -> TypicalityModel:
 def _read_gaussian(bundle: Bundle, name: str) -> Gaussian:
     directions = read_npy(bundle, typicality_member(f"{name}-directions"), _FLOAT32)
     variances = read_npy(bundle, typicality_member(f"{name}-variances"), _FLOAT32)
-    fits = directions.ndim == 2 and variances.ndim == 1 and len(variances) == len(directions) + 1
+    fits = directions.ndim == 2 and len(directions) >= 2 and variances.shape == (len(directions) + 1,)
     if not fits or not np.isfinite(directions).all() or not (np.isfinite(variances) & (variances > 0)).all():
         raise BundleRefused(f"{bundle.path.name}: typicality statistics of its {name} do not fit together")
     return Gaussian(directions[0], directions[1:], variances[:-1], float(variances[-1]))

@@ -33,7 +33,7 @@ from medfm_compress.bench.types.evaluation import Comparison, Evaluation, Fideli
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
-from medfm_compress.bench.types.policy import NonInferiority, Policy
+from medfm_compress.bench.types.policy import NonInferiority, Policy, check_finding
 from medfm_compress.bench.types.robustness import DropComparison
 from medfm_compress.bench.types.verdict import Check, VariantVerdict, Verdict
 from medfm_compress.runtime.bundle.manifest import Outcome, StoredVerdict
@@ -298,6 +298,8 @@ def _required(policy: Policy, evidence: Evidence) -> tuple[tuple[Required, ...],
     """The policy's entries, each spelt out, and what is waived because a group is too small for it."""
     for entry in policy.non_inferiority:
         entry.check_finding(evidence.findings)
+    for asked_for in policy.robustness:
+        check_finding(asked_for.finding, evidence.findings)
     spelt = [
         Required(entry, finding, population)
         for entry in policy.non_inferiority

@@ -78,7 +78,7 @@ def _check(value: Any, kind: Type, where: str) -> None:
     elif isinstance(kind, VarTupleType) and isinstance(value, list):
         for number, entry in enumerate(value, start=1):
             _check(entry, kind.item_type, f"{where}, entry {number}")
-    elif isinstance(kind, LiteralType) and value not in kind.values:
+    elif isinstance(kind, LiteralType) and not any(value == c and type(value) is type(c) for c in kind.values):
         allowed = ", ".join(str(choice) for choice in kind.values if choice not in REPORTED_ONLY)
         raise InputError(f"{where} is {in_one_line(repr(value))}; it must be one of {allowed}")
     elif isinstance(kind, FloatType | IntType):

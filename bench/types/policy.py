@@ -84,9 +84,14 @@ class NonInferiority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def check_finding(self, findings: Sequence[str]) -> None:
         """Raises `InputError` where ``findings``, those of a task, lack the one that this entry names."""
-        if self.finding and self.finding not in findings:
-            known = ", ".join(filter(None, findings))
-            raise InputError(f"the policy names finding {self.finding!r}, which this task lacks; it has {known}")
+        check_finding(self.finding, findings)
+
+
+def check_finding(finding: str, findings: Sequence[str]) -> None:
+    """Raises `InputError` where ``findings``, those of a task, lack ``finding``, which may be empty for all of them."""
+    if finding and finding not in findings:
+        known = ", ".join(filter(None, findings))
+        raise InputError(f"the policy names finding {finding!r}, which this task lacks; it has {known}")
 
 
 class Robustness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

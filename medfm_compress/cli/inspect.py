@@ -70,11 +70,13 @@ def _examine(bundle: OpenedBundle, variant: Variant, verify: bool) -> dict[str, 
 
 
 def _replay(bundle: OpenedBundle, variant: Variant) -> dict[str, Any]:
+    from medfm_compress.runtime.engine import typicality_judge
     from medfm_compress.runtime.golden_cases import replay_goldens
     from medfm_compress.runtime.sessions.table import open_variant
 
     try:
         error = replay_goldens(bundle, variant, open_variant(bundle, variant, threads=1))
+        typicality_judge(bundle, variant)
     except MedfmError as exc:
         return {"verification": str(exc)}
     return {"golden_error": error, "verification": "agrees"}

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tiny_study
 from scipy import stats
+from typer.testing import CliRunner
 
+from medfm_compress.cli.app import build_app
 from medfm_compress.export.build import BundleDraft, build_bundle
 from medfm_compress.export.typicality import fit_gaussian, least_validation_cases, why_not
 from medfm_compress.runtime.bundle.arrays import to_npy
@@ -143,6 +145,8 @@ def test_statistics_are_part_of_the_model(bundle, tmp_path):
     ("name", "values"),
     [
         ("features-directions", np.zeros((3, 5), np.float32)),
+        ("features-directions", np.zeros((0, 32), np.float32)),
+        ("features-directions", np.zeros((1, 32), np.float32)),
         ("features-variances", np.full(4, -1, np.float32)),
         ("pixels-directions", np.full((2, 20), np.nan, np.float32)),
         ("onnxruntime-cpu-fp32", np.zeros((2, 2), np.float32)),
@@ -150,7 +154,10 @@ def test_statistics_are_part_of_the_model(bundle, tmp_path):
     ],
 )
 def test_statistics_that_do_not_fit_are_refused(bundle, tmp_path, name, values):
-    rewrite_bundle(bundle, tmp_path / "b.medfm", files={typicality_member(name): to_npy(values)})
+    files = {typicality_member(name): to_npy(values)}
+    if len(values) < 2 and "directions" in name:
+        files[typicality_member(name.replace("directions", "variances"))] = to_npy(np.ones(len(values) + 1, np.float32))
+    rewrite_bundle(bundle, tmp_path / "b.medfm", files=files)
     with pytest.raises(BundleRefused):
         Engine(tmp_path / "b.medfm", threads=1, unverified=True, backend="onnxruntime")
 
@@ -170,3 +177,14 @@ def test_cases_are_described_one_by_one_as_together():
     x = np.random.default_rng(0).random((5, 3, 40, 30), dtype=np.float32)
     alone = np.concatenate([describe_pixels(x[i : i + 1]) for i in range(5)])
     assert describe_pixels(x) == pytest.approx(alone, abs=1e-5)
+
+
+def test_inspect_verifies_it_too(bundle, tmp_path):
+    rewrite_bundle(
+        bundle,
+        tmp_path / "b.medfm",
+        files={typicality_member("onnxruntime-cpu-fp32"): to_npy(np.zeros(60, np.float64))},
+    )
+    shown = CliRunner().invoke(build_app(), ["inspect", str(tmp_path / "b.medfm"), "--verify", "--json"])
+    rows = {row["name"]: row["verification"] for row in msgspec.json.decode(shown.stdout)["variants"]}
+    assert "typicality" in rows["onnxruntime-cpu-fp32"] and rows["openvino-cpu-fp32"] == "agrees"

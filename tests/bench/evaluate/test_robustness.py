@@ -10,10 +10,12 @@ from sklearn.metrics import roc_auc_score
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
 from medfm_compress.bench.evaluate.robustness import PerturbedTables, asked, compare_drops, conditions
 from medfm_compress.bench.gate.drop_checks import NOT_EVALUATED, check_drops
+from medfm_compress.bench.gate.gate import gather, judge_evidence
 from medfm_compress.bench.stats.auroc import clustered_areas
 from medfm_compress.bench.stats.drop_difference import areas_drop_difference, p_areas_drop_below
 from medfm_compress.bench.types.policy import NonInferiority, Policy, Robustness
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.task import Task
 
 AUROC = NonInferiority(metric="auroc", margin=0.05)
 
@@ -142,6 +144,15 @@ def test_the_strictest_margin_counts_and_conditions_are_evaluated_once():
 def test_an_entry_that_cannot_be_judged_is_refused(wrong):
     with pytest.raises(InputError):
         one(**wrong)
+
+
+def test_a_finding_that_the_task_lacks_is_refused_by_name(make_evaluation):
+    rules = policy(one(finding="nope"))
+    evidence = gather(
+        make_evaluation(), (make_evaluation("int8"),), rules, Task(kind="multilabel", labels=("opacity",))
+    )
+    with pytest.raises(InputError, match="'nope'"):
+        judge_evidence(evidence, rules, policy_sha256="p" * 64)
 
 
 def test_other_cases_are_refused(make_evaluation):

@@ -245,3 +245,12 @@ def test_a_policy_that_nobody_reads_is_refused_before_it_is_judged() -> None:
         parse_policy(f"non_inferiority: [{', '.join(entries)}]".encode())
     with pytest.raises(InputError, match=r"has \d+ bytes; at most 262144 are read, make it shorter"):
         parse_policy(f"non_inferiority: [{', '.join(entries * 20)}]".encode())
+
+
+@pytest.mark.parametrize("severities", ["[1.0]", "[true]", "[4]", "['1']"])
+def test_a_severity_of_another_type_is_refused_in_one_sentence(severities: str) -> None:
+    text = (
+        f"non_inferiority: [{{metric: auroc, margin: 0.1}}]\nrobustness: [{{margin: 0.1, severities: {severities}}}]\n"
+    )
+    with pytest.raises(InputError, match="must be one of 1, 2, 3"):
+        parse_policy(text.encode())
