@@ -92,13 +92,17 @@ def read_onnx_file(path: str | Path) -> bytes:
             short, or not in its own folder.
     """
     content = read_regular(path, MAX_MODEL_BYTES, "model")
+    if not content:
+        raise ModelError(f"{path} is empty; give what an exporter to ONNX wrote")
     if is_ort_format(content):
         raise ModelError(f"{path} is in ONNX Runtime's own format, optimised for one engine; give the .onnx file")
     try:
-        external = read_operators(content).external
+        operators = read_operators(content)
     except ValueError as exc:
         raise ModelError(f"{path} is not an ONNX file: {exc}; give what an exporter to ONNX wrote") from None
-    return _with_weights_inside(Path(path), content) if external else content
+    if not operators.kinds:
+        raise ModelError(f"{path} holds no ONNX graph; give what an exporter to ONNX wrote")
+    return _with_weights_inside(Path(path), content) if operators.external else content
 
 
 def read_facts(content: bytes) -> OnnxFacts:

@@ -71,6 +71,8 @@ def check_case_csv(content: bytes, report: Report, source: str) -> None:
         rows = list(csv.reader(io.StringIO(content.decode(), newline="")))
     except (UnicodeDecodeError, csv.Error):
         raise EvidenceRefused(f"{source}: cases.csv is no table") from None
+    if not rows:
+        raise EvidenceRefused(f"{source}: cases.csv is empty")
     if len(rows) != len(report.teacher.clusters) + 1 or any(len(row) < 2 for row in rows):
         raise EvidenceRefused(
             f"{source}: cases.csv has {len(rows) - 1} cases, the report has {len(report.teacher.clusters)}"

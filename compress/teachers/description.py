@@ -6,19 +6,23 @@ Its keys are those of `ImageSpec`, and beside them ``labels``, ``map``, ``output
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 
 from medfm_compress.data.strict_yaml import load_yaml
 from medfm_compress.runtime.errors import InputError, ModelError
-from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.image_spec import Colour, Filter, ImageSpec, Resize
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
 from medfm_compress.runtime.task import TaskKind
 
 TODO = "TODO"
 """Stands for what is to be filled in."""
+ASKED = ("height_px", "width_px", "colour", "mean", "std", "resize", "filter")
+"""Keys of `ImageSpec` that nothing but a description says of an ONNX file."""
+_ALLOWED = {"colour": get_args(Colour), "resize": get_args(Resize), "filter": get_args(Filter)}
 _MOST_BYTES = 1 << 18
 _SHOWN = 20  # labels
 
@@ -71,11 +75,12 @@ class Known(NamedTuple):
     beside: Beside = Beside()
 
 
-def read_description(path: str) -> Description:
-    """The description at ``path``.
+def read_description(path: str, *, alone: bool = False) -> Description:
+    """The description at ``path``; ``alone`` where nothing else says how images are prepared, as of an ONNX file.
 
     Raises:
-        ModelError: it cannot be read, is neither YAML nor JSON, has an unknown key or value, or is not filled in.
+        ModelError: it cannot be read, is neither YAML nor JSON, has an unknown key or value, is not filled in, leaves
+            out what must not be guessed, or has mean and std of pixels from 0 to 255.
     """
     source = f"--teacher-spec {path}"
     try:
@@ -88,10 +93,31 @@ def read_description(path: str) -> Description:
     if left:
         raise ModelError(f"{source} still says {TODO} at {', '.join(left)}; fill in what the network was trained with")
     beside = {name: values.pop(name) for name in Beside.__struct_fields__ if name in values}
-    return Description(
-        spec=convert(values, ImageSpec, source=source, error=ModelError),
-        beside=convert(beside, Beside, source=source, error=ModelError),
-    )
+    if alone:
+        _check_whole(values, source)
+    spec = convert(values, ImageSpec, source=source, error=ModelError)
+    _check_unit(spec, source)
+    return Description(spec=spec, beside=convert(beside, Beside, source=source, error=ModelError))
+
+
+def _check_whole(values: Mapping[str, Any], source: str) -> None:
+    absent = [name for name in ASKED if name not in values]
+    if absent:
+        choices = [f"{name}: {', '.join(_ALLOWED[name])}" for name in absent if name in _ALLOWED]
+        allowed = f" ({'; '.join(choices)})" if choices else ""
+        raise ModelError(
+            f"{source} does not say {', '.join(absent)}, and a wrong guess would be a silent wrong answer; add what "
+            f"the network was trained with{allowed}"
+        )
+
+
+def _check_unit(spec: ImageSpec, source: str) -> None:
+    for name, values, largest in (("mean", spec.mean, "in [0, 1]"), ("std", spec.std, "at most 1")):
+        if not all(0 <= value <= 1 for value in values):
+            raise ModelError(
+                f"{source}: {name} is {list(values)}; pixels are in [0, 1] here, so that it must be {largest}: divide "
+                "mean and std by 255 if they are of pixels from 0 to 255"
+            )
 
 
 def write_description(known: Known) -> str:
@@ -111,10 +137,7 @@ def _spec_lines(known: Known) -> list[str]:
     channels, height, width = known.shape
     spec = known.spec
     if spec is not None:
-        return [
-            f"{name}: {_yaml(getattr(spec, name))}"
-            for name in ("height_px", "width_px", "colour", "mean", "std", "resize", "filter", "crop_fraction")
-        ]
+        return [f"{name}: {_yaml(getattr(spec, name))}" for name in (*ASKED, "crop_fraction")]
     colour = {1: "grey", 3: "rgb"}.get(channels, TODO)
     return [
         f"height_px: {height or TODO}",

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from medfm_compress.compress.teachers.description import read_description
+from medfm_compress.compress.teachers.description import ASKED, Description, read_description
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.strict_json import convert
@@ -47,7 +47,7 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Raises:
             ModelError: the file cannot be read, or is no spec.
         """
-        return read_description(self.spec).spec if self.spec else None
+        return self._description().spec if self.spec else None
 
     def described(self) -> TeacherSource:
         """This source with what the file of ``spec`` says beside the preprocessing.
@@ -57,7 +57,7 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """
         if not self.spec:
             return self
-        beside = read_description(self.spec).beside
+        beside = self._description().beside
         said = {
             "labels": beside.labels,
             "mapping": beside.map,
@@ -76,6 +76,9 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             error=ModelError,
         )
 
+    def _description(self) -> Description:
+        return read_description(self.spec, alone=self.source.lower().endswith(".onnx"))
+
     def refuse(self, *options: str) -> None:
         """Raises ModelError where an option was given that this kind of teacher answers by itself."""
         for option in options:
@@ -85,13 +88,12 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 def spec_to_write(spec: ImageSpec) -> str:
     """The keys of ``spec`` that have no default, and those that are not at it, as one line of JSON."""
-    always = ("height_px", "width_px", "colour", "mean", "std", "resize", "filter")
     usual = ImageSpec(
         height_px=spec.height_px, width_px=spec.width_px, colour=spec.colour, mean=spec.mean, std=spec.std
     )
     kept = {
         name: value
         for name in spec.__struct_fields__
-        if (value := getattr(spec, name)) != getattr(usual, name) or name in always
+        if (value := getattr(spec, name)) != getattr(usual, name) or name in ASKED
     }
     return msgspec.json.encode(kept).decode()

@@ -113,7 +113,7 @@ def _print_status(stored: StoredState) -> None:
         else "committed:  nothing yet; any release is let in"
     )
     for name in stored.damaged:
-        console.say(f"damaged:    {name}; the device is as the other file says")
+        console.say(f"damaged:    {name}, or it was removed; the device is as the other file says")
     for event in state.events[-_SHOWN_EVENTS:]:
         reason = f": {event.reason}" if event.reason else ""
         console.say(f"{event.date}  {event.what}  release {event.release}, {event.bundle[:12]}{reason}")

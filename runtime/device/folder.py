@@ -5,14 +5,14 @@
     FOLDER/lock                          held by the process that changes something
 
 A bundle's file is durable under its name before any state names it, and is removed only when neither of the two latest
-states does. So whatever is interrupted, lost or full, the state that is read names whole files.
+states does. So whatever is interrupted, lost or full, the state that is read names whole files. A first state, without
+any bundle, is durable before any bundle's file is there: bundles without a state are a state that was lost.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,11 +20,13 @@ from pathlib import Path
 from medfm_compress.runtime.bundle import archive
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.device import transitions
-from medfm_compress.runtime.device.disk import PARTIAL, Disk, discard, put, writing
+from medfm_compress.runtime.device.disk import Disk, discard, put, writing
 from medfm_compress.runtime.device.lock import exclusive
 from medfm_compress.runtime.device.options import DeviceOptions
 from medfm_compress.runtime.device.self_test import SelfTest, self_test
 from medfm_compress.runtime.device.state import (
+    BUNDLE_FILE,
+    BUNDLES,
     STATE_FILES,
     DeviceState,
     Installed,
@@ -36,9 +38,7 @@ from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, Refused, TrustRefused, in_one_line
 from medfm_compress.runtime.trust.store import TrustStore, find_store
 
-BUNDLES = "bundles"
 LOCK = "lock"
-_OURS = re.compile(rf"[0-9a-f]{{64}}\.medfm({re.escape(PARTIAL)})?")
 
 _log = logging.getLogger("medfm_compress.runtime")
 
@@ -78,16 +78,22 @@ class DeviceFolder:
         """The state, and which of its files are damaged; nothing is written.
 
         Raises:
-            Refused: both files of the state are damaged.
+            Refused: both files of the state are damaged or lost.
+            InputError: there is no such folder, or nothing was ever installed there.
         """
-        return read_state(self.disk, self.folder)
+        stored = read_state(self.disk, self.folder) if self.folder.is_dir() else None
+        if stored is None:
+            raise InputError(
+                f"{in_one_line(self.folder)} {_what_is_there(self.folder)}; correct the path, or install a bundle there"
+            )
+        return stored
 
     @property
     def state(self) -> DeviceState:
         """The state; raises like `read`."""
         stored = self.read()
         for name in stored.damaged:
-            _log.warning("%s in the device folder is damaged; the device is as the other one says", name)
+            _log.warning("%s in the device folder is damaged or lost; the device is as the other one says", name)
         return stored.state
 
     def path_of(self, bundle: Installed) -> Path:
@@ -114,8 +120,12 @@ class DeviceFolder:
             InputError: it cannot be read, or the folder not be written; nothing has changed then.
         """
         bundle = _describe(self._trusted(Path(source), whole=True))
-        with self._changing() as state:
-            changed = transitions.install(state, bundle)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.folder / LOCK):
+            if read_state(self.disk, self.folder) is None:
+                write_state(self.disk, self.folder, DeviceState())
+            changed = transitions.install(self.state, bundle)
             with writing(self.bundles):
                 self.disk.make_folder(self.bundles)
                 self.disk.sync_folder(self.folder)
@@ -230,8 +240,7 @@ class DeviceFolder:
     @contextmanager
     def _changing(self) -> Iterator[DeviceState]:
         """The state, while nobody else can change it."""
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        self.read()  # makes nothing at a wrong path
         with exclusive(self.folder / LOCK):
             yield self.state
 
@@ -247,8 +256,14 @@ class DeviceFolder:
         write_state(self.disk, self.folder, state)
         with suppress(OSError):  # what stays is removed the next time
             for name in self.disk.names(self.bundles):
-                if _OURS.fullmatch(name) and name not in state.files | before.files:
+                if BUNDLE_FILE.fullmatch(name) and name not in state.files | before.files:
                     discard(self.disk, self.bundles / name)
+
+
+def _what_is_there(path: Path) -> str:
+    if path.is_dir():
+        return "is no device folder: no bundle was ever installed there"
+    return "is no folder" if path.exists() else "is not there"
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:

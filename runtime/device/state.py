@@ -3,21 +3,29 @@
 It stands in two files, ``state-0.json`` and ``state-1.json``, written in turn: state number n replaces number n - 2, so
 the one before it is never touched. Each holds a digest over what it says. The state is the valid one with the larger
 number; where that file was damaged, the device is as it was one change before.
+
+State 0, without any bundle, is on the disk before the first bundle is. So the files of states n and n - 1 are always
+there together, whatever was interrupted, and one that is absent was lost or removed: it counts as damaged.
 """
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from medfm_compress.runtime.device.disk import Disk
+from medfm_compress.runtime.device.disk import PARTIAL, Disk
 from medfm_compress.runtime.device.sealed_json import read_sealed, write_sealed
 from medfm_compress.runtime.errors import Refused, in_one_line
 
 SCHEMA_VERSION = 1
 STATE_FILES = ("state-0.json", "state-1.json")
+BUNDLES = "bundles"
+BUNDLE_FILE = re.compile(rf"[0-9a-f]{{64}}\.medfm({re.escape(PARTIAL)})?")
+"""Name of what an installation writes into the folder of bundles."""
 MAX_ACCEPTED = 64
 MAX_EVENTS = 64
 
@@ -122,33 +130,54 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class StoredState(NamedTuple):
-    """The state as found: ``damaged`` names files that could not be used."""
+    """The state as found: ``damaged`` names files that could not be used, or are not there and should be."""
 
     state: DeviceState
     damaged: tuple[str, ...] = ()
 
 
-def read_state(disk: Disk, folder: Path) -> StoredState:
-    """The state of ``folder``; a first one, without any bundle, where there are no state files.
+def read_state(disk: Disk, folder: Path) -> StoredState | None:
+    """The state of ``folder``; None where nothing was ever installed.
 
     Raises:
-        Refused: there are state files and none can be used.
+        Refused: there are state files or bundles, and no state file can be used.
         InputError: one was written by a newer version.
     """
-    states, damaged = [], []
+    states: dict[str, DeviceState] = {}
+    damaged: list[str] = []
     for name in STATE_FILES:
         try:
             state = read_sealed(disk, folder / name, DeviceState, SCHEMA_VERSION)
         except Refused:
             damaged.append(name)
         else:
-            states += [state] if state else []
-    if damaged and not states:
+            states |= {name: state} if state else {}
+    if states:
+        latest = max(states.values(), key=lambda state: state.number)
+        found = {name: state.number for name, state in states.items()}
+        lost = [name for name, number in _numbers(latest).items() if found.get(name) != number]
+        return StoredState(latest, tuple(name for name in STATE_FILES if name in (*damaged, *lost)))
+    if damaged or _holds_bundles(disk, folder):
         raise Refused(
-            f"the state of the device folder {in_one_line(folder)} is damaged ({', '.join(damaged)}), so it is not "
-            "known which bundle was accepted; restore it from a copy, or install into a new folder"
+            f"the state of the device folder {in_one_line(folder)} is damaged or gone ({', '.join(STATE_FILES)}), so "
+            "it is not known which bundle was accepted; restore it from a copy, or install into a new folder"
         )
-    return StoredState(max(states, key=lambda state: state.number, default=DeviceState()), tuple(damaged))
+    return None
+
+
+def _numbers(latest: DeviceState) -> dict[str, int]:
+    """File → number of the state that it should hold, where ``latest`` is the latest."""
+    return {_file_of(number): number for number in (latest.number, latest.number - 1) if number >= 0}
+
+
+def _holds_bundles(disk: Disk, folder: Path) -> bool:
+    with suppress(OSError):
+        return any(map(BUNDLE_FILE.fullmatch, disk.names(folder / BUNDLES)))
+    return False
+
+
+def _file_of(number: int) -> str:
+    return STATE_FILES[number % 2]
 
 
 def write_state(disk: Disk, folder: Path, state: DeviceState) -> None:
@@ -157,4 +186,4 @@ def write_state(disk: Disk, folder: Path, state: DeviceState) -> None:
     Raises:
         InputError: it cannot be written; the state is the one before then.
     """
-    write_sealed(disk, folder / STATE_FILES[state.number % 2], state)
+    write_sealed(disk, folder / _file_of(state.number), state)

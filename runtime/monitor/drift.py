@@ -25,10 +25,13 @@ in the reference.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from medfm_compress.runtime.monitor.histogram import Count
 
 STAKES = (-0.9, -0.4, 0.4, 0.9)
 BETS = 2 * len(STAKES)
@@ -36,6 +39,7 @@ BLOCK = 50
 MAX_CAPITAL = 1e12
 """An alarm is given long before, and what is larger would leave the range of a float some day."""
 
+_Bet = Annotated[float, msgspec.Meta(ge=0, le=MAX_CAPITAL)]
 _STAKES = np.array(STAKES)
 
 
@@ -47,8 +51,8 @@ class Capital(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         bets: S of each bet, divided by their number.
     """
 
-    images: int = 0
-    bets: tuple[float, ...] = (0.0,) * BETS
+    images: Count = 0
+    bets: Annotated[tuple[_Bet, ...], msgspec.Meta(min_length=BETS, max_length=BETS)] = (0.0,) * BETS
 
     @property
     def evidence(self) -> float:

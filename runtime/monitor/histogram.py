@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
 from medfm_compress.runtime.errors import InputError
 
+MAX_COUNT = 10**12
+"""No device sees so many images."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 BINS = 10
 MIN_COUNT = 10
 _DIGITS = 3
@@ -31,7 +35,11 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         rising = all(a < b for a, b in zip(self.edges, self.edges[1:], strict=False))
         if not rising or not all(map(math.isfinite, self.edges)) or len(self.counts) != len(self.edges) + 1:
             raise InputError(f"{len(self.counts)} counts do not fit {len(self.edges)} edges, which must rise")
-        if any(0 < count < MIN_COUNT for count in self.counts) or sum(self.counts) <= 0 or len(self.counts) > BINS:
+        if (
+            any(count < MIN_COUNT and count != 0 for count in self.counts)
+            or sum(self.counts) <= 0
+            or len(self.counts) > BINS
+        ):
             raise InputError(f"a histogram has at most {BINS} bins, each empty or of at least {MIN_COUNT} cases")
 
     def bin_of(self, value: float) -> int:

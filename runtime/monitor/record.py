@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 from msgspec.structs import replace
 
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.monitor.drift import Capital, add
-from medfm_compress.runtime.monitor.histogram import Histogram
+from medfm_compress.runtime.monitor.histogram import Count, Histogram
 
+IsoWeek = Annotated[str, msgspec.Meta(pattern=r"\A\d{4}-W(0[1-9]|[1-4]\d|5[0-3])\Z")]
 SCHEMA_VERSION = 1
 MAX_WEEKS = 104
 MAX_REPLAYS = 32
@@ -49,8 +52,8 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         images: that had been seen.
     """
 
-    week: str
-    images: int
+    week: IsoWeek
+    images: Count
 
 
 class Watched(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,8 +68,8 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     reference: Histogram
-    counts: tuple[int, ...]
-    missing: int = 0
+    counts: tuple[Count, ...]
+    missing: Count = 0
     capital: Capital = Capital()
     alarm: Alarm | None = None
 
@@ -83,12 +86,12 @@ class Week(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         bins: feature → counts by bin.
     """
 
-    week: str
-    predicted: int = 0
-    refusals: dict[str, int] = {}
-    called: dict[str, int] = {}
-    flags: dict[str, int] = {}
-    bins: dict[str, tuple[int, ...]] = {}
+    week: IsoWeek
+    predicted: Count = 0
+    refusals: dict[str, Count] = {}
+    called: dict[str, Count] = {}
+    flags: dict[str, Count] = {}
+    bins: dict[str, tuple[Count, ...]] = {}
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,8 +102,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         error: relative logit error; None where a case gave another result.
     """
 
-    week: str
-    error: float | None
+    week: IsoWeek
+    error: Annotated[float, msgspec.Meta(ge=0)] | None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,13 +123,23 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     schema_version: int = SCHEMA_VERSION
     manifest_sha256: str
-    release: int
+    release: Count
     variant: str
     no_reference: str = ""
     watched: dict[str, Watched] = {}
     weeks: tuple[Week, ...] = ()
-    earlier_weeks: int = 0
+    earlier_weeks: Count = 0
     replays: tuple[Replay, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = {name: len(feature.reference.counts) for name, feature in self.watched.items()}
+        rows = [(name, feature.counts) for name, feature in self.watched.items()]
+        rows += [row for week in self.weeks for row in week.bins.items()]
+        for name, counts in rows:
+            if len(counts) != sizes.get(name):
+                raise InputError(
+                    f"{len(counts)} counts of {name!r} do not fit {sizes.get(name, 0)} bins of its reference"
+                )
 
     @property
     def threshold(self) -> float:

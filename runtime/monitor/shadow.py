@@ -12,7 +12,7 @@ import logging
 import threading
 from bisect import bisect_right
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -24,7 +24,8 @@ from medfm_compress.runtime.device.lock import exclusive
 from medfm_compress.runtime.device.sealed_json import read_sealed, write_sealed
 from medfm_compress.runtime.device.state import DeviceState, Installed
 from medfm_compress.runtime.engine import Engine, NetworkInput, Prediction
-from medfm_compress.runtime.errors import MedfmError, Refused, in_one_line
+from medfm_compress.runtime.errors import InputError, MedfmError, Refused, in_one_line
+from medfm_compress.runtime.monitor.histogram import Count
 from medfm_compress.runtime.monitor.monitor import EVERY, FOLDER, LOCK
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ SCHEMA_VERSION = 1
 FILE = "shadow.json"
 SHIFT_EDGES = (-0.5, -0.2, -0.1, -0.05, -0.02, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Of the candidate's probability minus the active bundle's."""
+_SHIFTS = len(SHIFT_EDGES) + 1
 
 _log = logging.getLogger("medfm_compress.runtime")
 
@@ -50,12 +52,17 @@ class FindingShadow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         sum_of_shifts: candidate minus active; divided by the images it is the mean shift.
     """
 
-    both: int = 0
-    neither: int = 0
-    only_active: int = 0
-    only_candidate: int = 0
-    shifts: tuple[int, ...] = (0,) * (len(SHIFT_EDGES) + 1)
+    both: Count = 0
+    neither: Count = 0
+    only_active: Count = 0
+    only_candidate: Count = 0
+    shifts: Annotated[tuple[Count, ...], msgspec.Meta(min_length=_SHIFTS, max_length=_SHIFTS)] = (0,) * _SHIFTS
     sum_of_shifts: float = 0.0
+
+    @property
+    def images(self) -> int:
+        """Images for which both predicted it."""
+        return self.both + self.neither + self.disagreements
 
     @property
     def disagreements(self) -> int:
@@ -81,12 +88,17 @@ class ShadowRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     schema_version: int = SCHEMA_VERSION
     active: str
     candidate: str
-    predicted: int = 0
-    refused_by_active: int = 0
-    refused_by_candidate: int = 0
-    refused_by_both: int = 0
-    other_label: int = 0
+    predicted: Count = 0
+    refused_by_active: Count = 0
+    refused_by_candidate: Count = 0
+    refused_by_both: Count = 0
+    other_label: Count = 0
     findings: dict[str, FindingShadow] = {}
+
+    def __post_init__(self) -> None:
+        for name, counted in self.findings.items():
+            if not 0 < counted.images <= self.predicted:
+                raise InputError(f"{name!r} was compared on {counted.images} of {self.predicted} images")
 
 
 class Shadow:

@@ -139,12 +139,16 @@ def test_one_file_asks_for_labels_of_the_study_as_well(here: Path, study: Path) 
         (("quantize", "net.onnx", "--images", "nowhere", "--out", "x.medfm"), "is no folder"),
         (("quantize", "gone.onnx", "--images", "few", "--out", "x.medfm"), "cannot read model gone.onnx"),
         (("quantize", "text.onnx", "--images", "few", "--out", "x.medfm"), "is not an ONNX file"),
+        (("quantize", "zero.onnx", "--images", "few", "--out", "x.medfm"), "zero.onnx is empty; give"),
+        (("quantize", "bare.onnx", "--images", "few", "--out", "x.medfm"), "bare.onnx holds no ONNX graph; give"),
         (("export", "net.onnx", "--out", "x.medfm"), "one of --study"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(here: Path, words: tuple[str, ...], part: str) -> None:
     tiny_onnx.write(here / "net.onnx", tiny_onnx.make(ending=("Softmax",)))
     (here / "text.onnx").write_text("this is text")
+    (here / "zero.onnx").touch()
+    (here / "bare.onnx").write_bytes(b"\x08\x08")  # a version of the format, and nothing else
     tiny_onnx.draw_images(here / "few", 3)
     (here / "none").mkdir()
     assert part in message(*words, "--teacher-spec", "net.spec.json")

@@ -109,6 +109,19 @@ def test_without_a_folder_it_says_how_to_name_one(call, releases, monkeypatch, t
     assert "candidate:  tiny (release 1" in call("device", "status")[1]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("device", verb) for verb in ("status", "activate", "rollback", "shadow")),
+        *(("monitor", verb) for verb in ("report", "replay")),
+    ],
+)
+def test_a_wrong_path_is_exit_code_2_and_makes_nothing(call, tmp_path, words):
+    code, _, error = call(*words, "--device-folder", tmp_path / "typo", "--json")
+    assert code == 2 and "typo is not there; correct the path, or install a bundle there" in error
+    assert not list(tmp_path.iterdir())
+
+
 def test_run_takes_a_device_folder_and_counts_its_trial(device, call, releases, tiny, tmp_path):
     Image.fromarray(tiny.image()).save(tmp_path / "one.png")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "small.png")

@@ -51,12 +51,13 @@ def test_from_a_study_to_a_report(folder, call, tiny, tmp_path):
     assert "mean intensity, spread of intensity and the scores of 2 variants on 55 cases" in out
     assert Bundle.open(with_reference).verdict(tiny.ORT.name).outcome == "pass"
     device = tmp_path / "device"
-    assert call("monitor", "report", "--device-folder", device)[1].startswith("nothing was counted")
+    assert call("monitor", "report", "--device-folder", device)[0] == 2  # there is no device yet
     for release, path in ((1, with_reference), (2, tiny.bundle(tmp_path / "c.medfm", model=tiny.network(seed=3)))):
         call("device", "install", as_release(path, tmp_path / f"{release}.medfm", release), "--device-folder", device)
         if release == 1:
             words = ("--device-folder", device, "--trial", 0, "--backend", "onnxruntime", "--threads", 1)
             assert call("device", "activate", *words)[0] == 0
+            assert call("monitor", "report", "--device-folder", device)[1].startswith("nothing was counted")
     code, out, _ = call("run", device, folder / "study", "--shadow", "--threads", 1)
     assert code == 0 and "70 predicted" in out
     code, out, _ = call("device", "shadow", "--device-folder", device)

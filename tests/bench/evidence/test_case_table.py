@@ -52,7 +52,7 @@ def test_cells_that_a_spreadsheet_runs_do_not(tiny):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"\xff", "is no table"), (b"a,b\n", "cases.csv has 0 cases"), (b"", "cases.csv has -1 cases")],
+    [(b"\xff", "is no table"), (b"a,b\n", "cases.csv has 0 cases"), (b"", "cases.csv is empty")],
 )
 def test_what_is_no_table(content, words):
     report = OfTables(EvaluationTable.from_evaluation(evaluation("teacher", 4)))

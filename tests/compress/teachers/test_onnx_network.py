@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,44 @@ def test_options_and_file_must_say_the_same(tmp_path: Path) -> None:
     assert network_of_onnx(source_of(path), ABC).card.task == ABC
     with pytest.raises(ModelError, match=r"--teacher-labels and --teacher-spec .* say different things"):
         network_of_onnx(source_of(path, labels=("c", "b", "a")), ABC)
+
+
+def test_a_line_that_is_deleted_is_asked_for_like_one_that_is_not_filled_in(tmp_path: Path) -> None:
+    path = tiny_onnx.write(tmp_path / "net.onnx")
+    spec = tmp_path / "net.spec.json"
+    whole = json.loads(spec.read_text()) | {"kind": "multiclass", "outputs": "logits"}
+    for names, allowed in (
+        (("resize", "filter"), r"\(resize: stretch, shortest, longest; filter: nearest, bilinear, bicubic\)$"),
+        (("filter",), r"\(filter: nearest, bilinear, bicubic\)$"),
+        (("mean", "std"), "trained with$"),
+        (("height_px",), "trained with$"),
+    ):
+        spec.write_text(json.dumps({name: value for name, value in whole.items() if name not in names}))
+        with pytest.raises(ModelError, match=f"does not say {', '.join(names)}, and a wrong guess.*{allowed}"):
+            network_of_onnx(source_of(path), None)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "said"),
+    [
+        ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375], r"mean is \[123.675, 116.28, 103.53\]"),
+        ([0.0, 0.0, 0.0], [255.0, 255.0, 255.0], r"std is \[255.0, 255.0, 255.0\]"),
+        ([0.4, 0.4, 1.5], [0.2, 0.2, 0.2], "mean is"),
+        ([-0.5, 0.4, 0.5], [0.2, 0.2, 0.2], "mean is"),
+        ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], ""),
+        ([1.0, 0.5, 0.0], [1 / 255] * 3, ""),
+    ],
+)
+def test_mean_and_std_of_pixels_to_255_are_refused(
+    mean: list[float], std: list[float], said: str, tmp_path: Path
+) -> None:
+    spec = tmp_path / "net.spec.json"
+    spec.write_text(json.dumps({"height_px": 16, "width_px": 16, "colour": "rgb", "mean": mean, "std": std}))
+    if not said:
+        assert read_description(str(spec)).spec.std == tuple(std)
+        return
+    with pytest.raises(ModelError, match=f"{said}.*; pixels are in .0, 1. here.*divide mean and std by 255"):
+        read_description(str(spec))
 
 
 def test_images_of_another_size_are_refused(tmp_path: Path) -> None:

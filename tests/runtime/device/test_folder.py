@@ -21,6 +21,7 @@ from medfm_compress.runtime.device.options import DeviceOptions
 from medfm_compress.runtime.device.state import STATE_FILES
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused
 from medfm_compress.runtime.golden_cases import read_golden_logits
+from medfm_compress.runtime.monitor.report import make_report
 from medfm_compress.runtime.trust.store_changes import add_key, remove_key
 
 OPTIONS = DeviceOptions(backend="onnxruntime", threads=1, trial=2)
@@ -285,6 +286,52 @@ def test_one_damaged_state_file_is_as_it_was_one_change_before(device, releases,
         assert active.bundle.release == 2
     update(device, releases[3])
     assert device.state.active.release == 3 and device.read().damaged == ()
+
+
+def test_a_state_file_that_was_removed_or_is_an_older_one_is_noticed(device, releases):
+    names = [STATE_FILES[number % 2] for number in range(6)]
+    device.install(releases[1])
+    first = (device.folder / names[1]).read_bytes()
+    device.options = DeviceOptions(backend="onnxruntime", threads=1, trial=0)
+    device.activate()
+    assert device.state.number == 2 and device.read().damaged == ()
+    kept = (device.folder / names[2]).read_bytes()
+    (device.folder / names[2]).unlink()  # and with it the release that was committed
+    assert device.read().damaged == (names[2],)
+    (device.folder / names[2]).write_bytes(kept)
+    update(device, releases[2], outcomes=())
+    before, newest = device.state, STATE_FILES[device.state.number % 2]
+    for name, content in ((newest, None), (STATE_FILES[(before.number + 1) % 2], None), (names[1], first)):
+        whole = (device.folder / name).read_bytes()
+        (device.folder / name).unlink() if content is None else (device.folder / name).write_bytes(content)
+        stored = device.read()
+        assert stored.damaged == (name,) and stored.state.number == before.number - (name == newest and content is None)
+        (device.folder / name).write_bytes(whole)
+    assert device.read() == (before, ())
+
+
+def test_bundles_without_a_state_are_not_a_new_device(device, releases):
+    update(device, releases[2])
+    for name in STATE_FILES:
+        (device.folder / name).unlink()
+    for job in (device.read, device.roll_back, lambda: device.install(releases[1]), lambda: ActiveEngine(device)):
+        with pytest.raises(Refused, match="is damaged or gone"):
+            job()
+    assert not any((device.folder / name).exists() for name in STATE_FILES)
+
+
+def test_a_wrong_path_is_said_and_nothing_is_made_there(tmp_path):
+    jobs = (
+        *(DeviceFolder.read, DeviceFolder.activate, DeviceFolder.roll_back, DeviceFolder.count_start),
+        *(lambda device: device.report(refused=True), make_report, ActiveEngine),
+    )
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for name, words in (("typo/device", "is not there"), ("file", "is no folder"), ("empty", "is no device folder")):
+        for job in jobs:
+            with pytest.raises(InputError, match=f"{name} {words}.*; correct the path, or install a bundle there"):
+                job(DeviceFolder(tmp_path / name))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "file"]
 
 
 def test_two_damaged_state_files_start_nothing(device, releases):

@@ -153,6 +153,30 @@ def test_a_disk_without_syncs_would_be_found_out(one, releases, tmp_path, monkey
         assert broken
 
 
+def test_no_loss_during_the_first_installation_looks_like_a_lost_state(releases, tmp_path):
+    """What is left is a new device, or one that knows its bundle; it is never refused, and can be installed to."""
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    disk = LosingDisk(whole)
+    DeviceFolder(whole, options=OPTIONS, disk=disk).install(releases[1])
+    folders = 0
+    for stop in range(len(disk.log) + 1):
+        live = tmp_path / "live"
+        shutil.rmtree(live, ignore_errors=True)
+        live.mkdir()
+        losing = LosingDisk(live, stop)
+        try:
+            DeviceFolder(live, options=OPTIONS, disk=losing).install(releases[1])
+        except Crash:
+            assert stop < len(disk.log)
+        for folder in losing.crashes(tmp_path / "after"):
+            folders += 1
+            device = DeviceFolder(folder, options=OPTIONS, disk=LosingDisk(folder))
+            device.install(releases[2])
+            assert device.read().damaged == () and device.state.candidate.release == 2
+    assert folders > 10
+
+
 def test_no_commit_is_forgotten_once_it_was_reported(one, releases, tmp_path):
     disk = LosingDisk(copy(one, tmp_path / "live"))
     run(disk.root, UPDATE, releases, disk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import msgspec
@@ -24,7 +25,7 @@ from medfm_compress.runtime.monitor.reference import (
     read_reference,
 )
 from medfm_compress.runtime.monitor.report import make_report
-from medfm_compress.runtime.strict_json import encode
+from medfm_compress.runtime.strict_json import digest, encode
 
 
 def watch(device, images, **options):
@@ -32,6 +33,21 @@ def watch(device, images, **options):
     with ActiveEngine(device, observers=[monitor], **options) as engine:
         for image in images:
             engine.predict(image)
+
+
+@pytest.fixture(scope="module")
+def recorded(watched, tmp_path_factory):
+    """A device that has counted, and its record."""
+    device = DeviceFolder(
+        tmp_path_factory.mktemp("recorded") / "device",
+        options=DeviceOptions(backend="onnxruntime", threads=1, trial=0),
+    )
+    device.install(watched)
+    device.activate()
+    watch(device, [np.full((40, 36), 110, np.uint8)] * 12)
+    path = device.folder / "monitor" / f"{device.state.active.manifest_sha256}.json"
+    assert only(make_report(device)).weeks[0].predicted == 12  # sound as it is
+    return device, path.read_bytes()
 
 
 def only(report):
@@ -134,6 +150,53 @@ def test_what_damages_the_record_begins_it_anew(device, make_images):
     assert make_report(device).problems
     watch(device, make_images(5, seed=2))
     assert only(make_report(device)).weeks[0].predicted == 5
+
+
+def changed(content, path, value):
+    """``content`` with ``value`` at ``path``, keys and positions in turn."""
+    *way, last = path
+    inner = content
+    for key in way:
+        inner = inner[key]
+    inner[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("weeks", 0, "predicted"), -5),
+        (("weeks", 0, "predicted"), 10**18),
+        (("weeks", 0, "predicted"), 10**30),
+        (("weeks", 0, "week"), "../x"),
+        (("weeks", 0, "week"), "2026-W54"),
+        (("weeks", 0, "week"), "2026-W48\n"),
+        (("weeks", 0, "refusals"), {"ImageRefused": -1}),
+        (("weeks", 0, "called"), {"opacity": 10**13}),
+        (("weeks", 0, "flags"), {"x": -1}),
+        (("weeks", 0, "bins"), {"mean intensity": [1]}),
+        (("weeks", 0, "bins"), {"never watched": [1, 2, 3]}),
+        (("watched", "mean intensity", "counts", 0), -1),
+        (("watched", "mean intensity", "counts"), [1]),
+        (("watched", "mean intensity", "missing"), -1),
+        (("watched", "mean intensity", "reference", "counts", 0), -10),
+        (("watched", "mean intensity", "capital", "images"), -1),
+        (("watched", "mean intensity", "capital", "bets"), [1.0]),
+        (("watched", "mean intensity", "capital", "bets", 0), -1.0),
+        (("watched", "mean intensity", "alarm"), {"week": "x", "images": 1}),
+        (("replays",), [{"week": "2026-W48", "error": -1.0}]),
+        (("earlier_weeks",), -1),
+    ],
+)
+def test_a_record_that_no_device_could_have_counted_is_damaged(recorded, path, value):
+    device, content = recorded
+    file = device.folder / "monitor" / f"{device.state.active.manifest_sha256}.json"
+    content = changed(json.loads(content)["content"], path, value)
+    sealed = "" if value == 10**30 else digest(content)  # a number that cannot be sealed
+    file.write_text(json.dumps({"content": content, "sha256": sealed}))
+    report = make_report(device)
+    assert report.bundles == () and len(report.problems) == 1
+    assert ("is damaged" in report.problems[0]) == (value == 10**30)  # the digest holds, and what it seals does not
 
 
 def test_what_cannot_count_predicts(device, make_images, monkeypatch):

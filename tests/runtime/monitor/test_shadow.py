@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from released_bundle import as_release
@@ -116,3 +117,21 @@ def test_the_label_of_many_classes_and_findings_of_one_bundle_alone():
     assert record.other_label == 1 and set(record.findings) == {"y"}
     assert record.findings["y"].only_candidate == 1 and record.findings["y"].sum_of_shifts == pytest.approx(0.5)
     assert compare(record, None, prediction("y", y=1.0)).refused_by_active == 1
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"predicted": -1},
+        {"predicted": 10**13},
+        {"predicted": 0, "findings": {"opacity": {}}},
+        {"predicted": 1, "findings": {"opacity": {"both": 2}}},
+        {"predicted": 2, "findings": {"opacity": {"both": 3, "neither": -1}}},
+        {"predicted": 2, "findings": {"opacity": {"both": 2, "shifts": [2]}}},
+    ],
+)
+def test_counts_that_no_device_could_have_made_are_refused(counts):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"active": "a", "candidate": "b"} | counts, ShadowRecord)
+    sound = {"active": "a", "candidate": "b", "predicted": 2, "findings": {"opacity": {"both": 1, "neither": 1}}}
+    assert msgspec.convert(sound, ShadowRecord).findings["opacity"].images == 2
