@@ -80,7 +80,7 @@ class Setting(NamedTuple):
     @property
     def choices(self) -> tuple[str, ...]:
         """What may be written, where it is one of a few words."""
-        words = tuple(choice for choice in self.field.choices if choice)
+        words = tuple(str(choice) for choice in self.field.choices if choice)
         if not words:
             return ()
         return (*words, ALL) if self.field.container else (AUTO, *words) if self.field.optional else words
@@ -148,7 +148,8 @@ class Setting(NamedTuple):
             pairs = parse_pairs(content, self.option, str(self.field.extra.get("lone", "")))
             return {name: self._parse_item(text, f"{self.option} {name}") for name, text in pairs.items()}
         if self.field.container == "tuple":
-            words = self.field.choices if ALL in content and self.field.choices else dict.fromkeys(content)
+            every = ALL in content and self.field.choices
+            words = map(str, self.field.choices) if every else dict.fromkeys(content)
             return tuple(self._parse_item(text, self.option) for text in words)
         if self.field.optional and self.field.choices and content == AUTO:
             return None

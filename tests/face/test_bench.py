@@ -150,7 +150,8 @@ def onnx_teacher(inputs: dict[str, Path], folder: Path) -> tuple[Path, Path]:
     return folder / "teacher.onnx", folder / "spec.json"
 
 
-def test_an_onnx_teacher_is_benched_with_what_its_file_does_not_say(inputs, tmp_path) -> None:
+def test_an_onnx_teacher_is_benched_with_what_its_file_does_not_say(inputs, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a file to fill in is written where the command runs
     teacher, spec = onnx_teacher(inputs, tmp_path)
     inputs["teacher"] = teacher
     words = [*arguments(inputs, **{"--rounds": "2", "--target": "torch:cpu"}), *QUICK]
