@@ -11,7 +11,8 @@ from medfm_compress.bench.evaluate.fidelity import check_fidelity
 from medfm_compress.bench.evaluate.robustness import asked
 from medfm_compress.bench.gate.baseline_report import BaselineComparison
 from medfm_compress.bench.gate.budget import check_budget
-from medfm_compress.bench.gate.gate import Evidence, Required
+from medfm_compress.bench.gate.gate import Evidence
+from medfm_compress.bench.gate.margin_checks import Required
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.types.evaluation import Comparison
 from medfm_compress.bench.types.policy import Budget, FidelityLimits, Policy

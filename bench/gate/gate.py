@@ -25,55 +25,25 @@ from medfm_compress.bench.evaluate.subgroups import Group, divide, restrict
 from medfm_compress.bench.gate.budget import check_budget
 from medfm_compress.bench.gate.consistent_scores import check_consistent
 from medfm_compress.bench.gate.drop_checks import check_drops
+from medfm_compress.bench.gate.margin_checks import UNDEFINED, Key, Population, Required, check_required
 from medfm_compress.bench.measure.latency_regression import Slowdown
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.stats.holm import holm
-from medfm_compress.bench.stats.power import reach
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation, Fidelity
-from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
-from medfm_compress.bench.types.policy import NonInferiority, Policy, check_finding
+from medfm_compress.bench.types.policy import Policy, check_finding
 from medfm_compress.bench.types.robustness import DropComparison
 from medfm_compress.bench.types.verdict import Check, VariantVerdict, Verdict
 from medfm_compress.runtime.bundle.manifest import Outcome, StoredVerdict
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task
 
-POWER = 0.8
 NOTHING_REQUIRED = (
     "no comparison was judged, since every one that the policy requires is waived for too few cases; collect more test "
     "patients, or require a comparison over all of them"
 )
 DEVICE_MISSING = "not evaluated on its device"
 NOT_EVALUATED = "this variant was not evaluated; bench it with the others"
-UNDEFINED: dict[Metric, str] = {
-    "ppv": "undefined: teacher or bundle calls no case",
-    "npv": "undefined: teacher or bundle calls every case",
-    "f1": "undefined: no case has the finding, and none is called",
-    "sensitivity": "undefined: no case has the finding",
-    "specificity": "undefined: every case has the finding",
-    "balanced_accuracy": "undefined: all cases are of one class",
-    "auroc": "undefined: all cases are of one class",
-    "auprc": "undefined: no case has the finding",
-}
-Key = tuple[str, str, str, str]
-
-
-class Population(NamedTuple):
-    """Cases that are judged together: all of them (``column`` and ``name`` empty), or a group of patients.
-
-    Attributes:
-        column: that the group is of.
-        name: of the group.
-        lacking: finding → why there are too few patients to judge it; empty where they suffice.
-        optional: a group whose lack of patients is named and asks nothing.
-    """
-
-    column: str
-    name: str
-    lacking: dict[str, str]
-    optional: bool = False
 
 
 class Evidence(NamedTuple):
@@ -111,24 +81,6 @@ class Evidence(NamedTuple):
     def findings_alone(self) -> tuple[str, ...]:
         """The task's findings, without ``""``."""
         return tuple(finding for finding in self.findings if finding)
-
-
-class Required(NamedTuple):
-    """One entry of the policy, spelt out for one finding and one population."""
-
-    entry: NonInferiority
-    finding: str
-    population: Population
-
-    @property
-    def name(self) -> str:
-        """As the check is called."""
-        whose = f"{self.entry.metric} of {self.finding}" if self.finding else f"{self.entry.metric} over all labels"
-        return f"{whose}, {self.population.name}" if self.population.name else whose
-
-    def key(self, variant: str) -> Key:
-        """Which comparison of ``variant`` answers it."""
-        return (variant, self.entry.metric, self.finding, self.population.name)
 
 
 def gather(teacher: Evaluation, variants: Iterable[Evaluation], policy: Policy, task: Task) -> Evidence:
@@ -225,7 +177,7 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
             if variant not in evaluated:
                 absent = _not_evaluated(evidence.left_out.get(variant, ""))
             comparison = comparisons.get(key)
-            checks += _check_required(requirement, comparison, absent, adjusted.get(key, 1.0), policy.alpha)
+            checks += check_required(requirement, comparison, absent, adjusted.get(key, 1.0), policy.alpha)
         if not required:
             checks.append(Check(name="comparisons", outcome="inconclusive", reason=NOTHING_REQUIRED))
         near = next((entry for entry in evidence.fidelity if entry.variant == variant), None)
@@ -320,105 +272,6 @@ def _adjusted_p(keys: Sequence[Key], comparisons: Mapping[Key, Comparison]) -> d
     p_values = {key: comparisons[key].p_worse for key in keys if key in comparisons and not comparisons[key].too_few}
     finite = {key: p for key, p in p_values.items() if p is not None and math.isfinite(p)}
     return dict(zip(finite, holm(tuple(finite.values())), strict=True))
-
-
-def _check_required(
-    requirement: Required, comparison: Comparison | None, absent: str, p_worse: float, alpha: float
-) -> list[Check]:
-    """The comparison's own check, then its floors'; ``absent`` says why there may be none."""
-    entry, name = requirement.entry, requirement.name
-    floors = (("teacher", entry.teacher_floor), ("bundle", entry.bundle_floor))
-    bound = "ceiling" if entry.metric in LOWER_IS_BETTER else "floor"
-    names = {whose: f"{name}, {bound} of the {whose}" for whose, floor in floors if floor is not None}
-    lacking = requirement.population.lacking[requirement.finding]
-    incompatibility = f"too few cases: {lacking}" if lacking else absent
-    if comparison is not None and not lacking:
-        incompatibility = _incompatibility(comparison, entry.margin, alpha)
-    if comparison is None or incompatibility:
-        return [
-            Check(name=check_name, outcome="inconclusive", reason=incompatibility)
-            for check_name in (name, *names.values())
-        ]
-    values = {"teacher": comparison.teacher, "bundle": comparison.bundle}
-    return [
-        _check_margin(name, comparison, entry.margin, p_worse <= alpha),
-        *(_check_floor(names[whose], values[whose], floor, bound) for whose, floor in floors if floor is not None),
-    ]
-
-
-def _incompatibility(comparison: Comparison, margin: float, alpha: float) -> str:
-    """Why a comparison cannot be judged; empty where it can."""
-    if comparison.too_few:
-        return f"too few cases: {comparison.too_few}"
-    difference = comparison.difference
-    values = (comparison.teacher.estimate, comparison.bundle.estimate, difference.estimate)
-    if not all(map(math.isfinite, (*values, difference.low, difference.high))):
-        return "the interval is not finite"
-    if comparison.margin != margin or not math.isclose(difference.level, 1 - 2 * alpha):
-        return "computed under another policy; compare again under this one"
-    return ""
-
-
-def describe_difference(comparison: Comparison, margin: float) -> str:
-    """``difference -0.0009, 95% interval -0.0100 to +0.0082, margin 0.02``."""
-    difference = comparison.difference
-    return (
-        f"difference {difference.estimate:+.4f}, {100 * difference.level:.4g}% interval {difference.low:+.4f} to "
-        f"{difference.high:+.4f}, margin {margin:.4g}"
-    )
-
-
-def _check_margin(name: str, comparison: Comparison, margin: float, worse: bool) -> Check:
-    rise, loss = ("a rise", "rise") if comparison.metric in LOWER_IS_BETTER else ("a drop", "drop")
-    figures = describe_difference(comparison, margin)
-    lost = comparison.smallest_loss > 0
-    if comparison.largest_loss < margin:
-        doubt = "; worse beyond doubt, by less than the margin" if lost else ""
-        return Check(name=name, outcome="pass", reason=f"{figures}: {rise} so large is ruled out{doubt}")
-    if worse:
-        return Check(name=name, outcome="fail", reason=f"{figures}: significantly worse than the margin allows")
-    found = (
-        f"worse beyond doubt, and {rise} so large is not ruled out"
-        if lost
-        else (f"{rise} so large is neither shown nor ruled out")
-    )
-    return Check(name=name, outcome="inconclusive", reason=f"{figures}: {found}; {_power(comparison, loss, margin)}")
-
-
-def _power(comparison: Comparison, loss: str, margin: float) -> str:
-    """What these cases could have shown at best: an inconclusive answer must say what would settle it."""
-    alpha = (1 - comparison.difference.level) / 2
-    error, least = comparison.difference.standard_error, comparison.least_loss
-    reachable = reach(error, margin, alpha=alpha, power=POWER, least_loss=least)
-    if reachable.smallest_margin is None or reachable.times_patients is None:
-        return f"how many more patients it takes is not known: {reachable.reason}"
-    if reachable.times_patients <= 1:
-        return (
-            f"these {comparison.patients} patients would rule it out in over {100 * POWER:.0f}% of studies were the "
-            "two equal in truth, so the bundle is probably somewhat worse"
-        )
-    needed = comparison.patients * reachable.times_patients
-    if least is not None and least >= margin:
-        return (
-            f"{comparison.patients} such patients ({comparison.patients_with} with the finding) cannot rule out a "
-            f"{loss} below {least:.3f} even where nobody is lost, and {margin:.4g} would take about {needed:,.0f}"
-        )
-    return (
-        f"were the two equal in truth, {comparison.patients} such patients would rule out a {loss} of "
-        f"{reachable.smallest_margin:.3f} in {100 * POWER:.0f}% of studies, and {margin:.4g} would take about "
-        f"{needed:,.0f}"
-    )
-
-
-def _check_floor(name: str, value: Interval, floor: float, bound: str) -> Check:
-    """Shown, excluded or neither, by the confidence bounds, as a margin is."""
-    needed = f"at {'least' if bound == 'floor' else 'most'} {floor:.4g}"
-    figures = f"{value.estimate:.4f}, {100 * value.level:.4g}% interval {value.low:.4f} to {value.high:.4f}: {needed}"
-    if value.low >= floor if bound == "floor" else value.high <= floor:
-        return Check(name=name, outcome="pass", reason=f"{figures} is shown")
-    if value.high < floor if bound == "floor" else value.low > floor:
-        return Check(name=name, outcome="fail", reason=f"{figures} is excluded")
-    return Check(name=name, outcome="inconclusive", reason=f"{figures} is neither shown nor excluded")
 
 
 def _worst(outcomes: Iterable[Outcome]) -> Outcome:

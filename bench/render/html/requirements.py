@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from medfm_compress.bench.gate.budget import Figure, Limit, budget_figures
 from medfm_compress.bench.gate.decision import Decision, required_comparisons
-from medfm_compress.bench.gate.gate import Key, describe_difference, recorded_evidence
+from medfm_compress.bench.gate.gate import recorded_evidence
+from medfm_compress.bench.gate.margin_checks import Key, describe_difference
 from medfm_compress.bench.render.format import METRIC_NAMES, bounds, factor, milliseconds, number, percent, signed
 from medfm_compress.bench.report import TEACHER, Report
 from medfm_compress.bench.types.evaluation import Comparison

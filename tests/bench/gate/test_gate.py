@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from medfm_compress.bench.gate.budget import check_budget
-from medfm_compress.bench.gate.gate import Evidence, Population, gather, judge_evidence, stored_verdicts
+from medfm_compress.bench.gate.gate import Evidence, gather, judge_evidence, stored_verdicts
+from medfm_compress.bench.gate.margin_checks import Population
 from medfm_compress.bench.render.junit import render_junit, save_junit
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.interval import Interval
