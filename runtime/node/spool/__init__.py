@@ -1,0 +1,1 @@
+"""What the node has acknowledged, and what became of it, on disk."""
