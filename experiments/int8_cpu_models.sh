@@ -96,8 +96,8 @@ PY
 }
 
 # The larger ViTs start as a wider DeiT-tiny: copies of its channels, each shared among k, compute the same (Net2Net, Chen
-# et al. 2016); noise of a fifth of each weight makes the copies differ.
-wide() { # wide NAME FACTOR
+# et al. 2016); noise of a fifth of each weight makes the copies differ, and training makes them agree again.
+wide() { # wide NAME FACTOR EPOCHS
   local start=$out/coarse/$1.safetensors
   train deit_tiny_patch16_224
   mkdir -p "$out/coarse"
@@ -135,7 +135,7 @@ def disturbed(tensor):
 tensors = load_file(folder / "model.safetensors")
 save_file({name: disturbed(widened(name, tensor)) for name, tensor in tensors.items()}, out)
 PY
-  finetune "$out/study.csv" "$1" 224 0 0.0001 "$out/$1" --weights "$start"
+  finetune "$out/study.csv" "$1" 224 "$3" 0.0001 "$out/$1" --weights "$start"
 }
 
 cnn() { # cnn NAME EPOCHS [CASES]: at 96 px, which costs a fifth; filters and statistics are then used at 224 px as they are
@@ -151,8 +151,8 @@ cnn() { # cnn NAME EPOCHS [CASES]: at 96 px, which costs a fifth; filters and st
 
 train() {
   case $1 in
-    vit_base_*) wide "$1" 4 ;;
-    vit_small_*) wide "$1" 2 ;;
+    vit_base_*) wide "$1" 4 0 ;;
+    vit_small_*) wide "$1" 2 4 ;;
     deit_*) vit "$1" 2000 8 300 2 ;;
     resnet50 | densenet121) cnn "$1" 3 ;;
     convnext_* | regnety_* | efficientnetv2_*) cnn "$1" 4 1000 ;;
