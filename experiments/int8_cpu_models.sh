@@ -95,9 +95,9 @@ PY
   finetune "$out/coarse/study-$4.csv" "$1" 224 "$5" 0.0003 "$out/$1" --weights "$coarse/stretched.safetensors"
 }
 
-# The larger ViTs start as a wider DeiT-tiny: copies of its channels, each shared among k, compute the same (Net2Net, Chen
-# et al. 2016); noise of a fifth of each weight makes the copies differ, and training makes them agree again.
-wide() { # wide NAME FACTOR EPOCHS
+# ViT-B starts as a wider DeiT-tiny: copies of its channels, each shared among k, compute the same (Net2Net, Chen
+# et al. 2016); noise of a fifth of each weight makes the copies differ.
+wide() { # wide NAME FACTOR
   local start=$out/coarse/$1.safetensors
   train deit_tiny_patch16_224
   mkdir -p "$out/coarse"
@@ -135,7 +135,7 @@ def disturbed(tensor):
 tensors = load_file(folder / "model.safetensors")
 save_file({name: disturbed(widened(name, tensor)) for name, tensor in tensors.items()}, out)
 PY
-  finetune "$out/study.csv" "$1" 224 "$3" 0.0001 "$out/$1" --weights "$start"
+  finetune "$out/study.csv" "$1" 224 0 0.0001 "$out/$1" --weights "$start"
 }
 
 cnn() { # cnn NAME EPOCHS [CASES]: at 96 px, which costs a fifth; filters and statistics are then used at 224 px as they are
@@ -151,9 +151,8 @@ cnn() { # cnn NAME EPOCHS [CASES]: at 96 px, which costs a fifth; filters and st
 
 train() {
   case $1 in
-    vit_base_*) wide "$1" 4 0 ;;
-    vit_small_*) wide "$1" 2 4 ;;
-    deit_*) vit "$1" 2000 8 300 2 ;;
+    vit_base_*) wide "$1" 4 ;;
+    deit_* | vit_small_*) vit "$1" 2000 8 300 2 ;;
     resnet50 | densenet121) cnn "$1" 3 ;;
     convnext_* | regnety_* | efficientnetv2_*) cnn "$1" 4 1000 ;;
     swin_* | tiny_vit_* | coatnet_* | maxvit_*) finetune "$out/study.csv" "$1" 224 5 0.0005 "$out/$1" ;;
