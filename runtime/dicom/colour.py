@@ -58,6 +58,8 @@ def _palette(ds: Dataset, colour: str, name: str) -> Lut:
     """One table. pydicom's own lookup does not swap the bytes of big-endian palettes."""
     stem = f"{colour}PaletteColorLookupTable"
     descriptor, plain, segmented = (ds.get(key) for key in (f"{stem}Descriptor", f"{stem}Data", f"Segmented{stem}Data"))
+    if not plain and not segmented:
+        raise ImageRefused(f"{name}: its palette has no data for {colour.lower()}; export the image as RGB")
     if plain is not None:
         lut = lut_of(descriptor, plain, little_endian=is_little_endian(ds))
     else:

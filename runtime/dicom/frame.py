@@ -24,8 +24,8 @@ _RLE_HEADER_BYTES = 64
 _EXTENDED = 0xC1
 # Of the code in the frame, by transfer syntax (PS3.5 A.4): SOFn of JPEG; JPEG 2000 and HTJ2K are one family.
 _PROCESSES = {
-    "1.2.840.10008.1.2.4.50": (0xC0, 0xC1),
-    "1.2.840.10008.1.2.4.51": (0xC0, 0xC1),
+    "1.2.840.10008.1.2.4.50": (0xC0, 0xC1, 0xC2),  # progressive has lost its own, and is met here
+    "1.2.840.10008.1.2.4.51": (0xC0, 0xC1, 0xC2),
     "1.2.840.10008.1.2.4.57": (0xC3,),
     "1.2.840.10008.1.2.4.70": (0xC3,),
     "1.2.840.10008.1.2.4.80": (0xF7,),

@@ -83,8 +83,8 @@ def test_without_rules_the_real_files_give_what_pydicoms_own_pipeline_gives(shar
             pixels = read_dicom(path)
         except ImageRefused:
             continue
-        if pixels.is_colour or pixels.flags[:1] == ("no-window",):
-            continue
+        if pixels.is_colour or pixels.flags[:1] == ("no-window",) or "RG2_JPLY" in row["file"]:
+            continue  # which needs a decoder of 12-bit JPEG, and pydicom asks none; see the table of conformance
         ds = dcmread(path, force=True)
         if "VOILUTSequence" in ds:
             expected = apply_voi_lut(apply_modality_lut(ds.pixel_array, ds), ds)
