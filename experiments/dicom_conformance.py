@@ -1,10 +1,10 @@
 """Every file of a folder of DICOM images: what is read of it, by which rule, and how far from independent decoders.
 
-python experiments/dicom_conformance.py FOLDER docs/dicom-conformance.md     # needs DCMTK's command line tools
+python experiments/dicom_conformance.py FOLDER docs/dicom-conformance.md   # needs DCMTK's command line tools
 
-The peers are DCMTK (``dcmdjpeg``, ``dcmdjpls``, ``dcmdrle``, ``dcmconv``) and, for JPEG 2000, GDCM called directly. They
-decode the stored values; DCMTK's ``dcm2pnm`` makes presentation values of them, through its own windows, tables,
-palettes and colour conversion. Neither knows anything of this project, and what is compared is what a network would see.
+The peers are DCMTK (``dcmdjpeg``, ``dcmdjpls``, ``dcmdrle``, ``dcmconv``) and, for JPEG 2000, GDCM called directly.
+They decode the stored values; DCMTK's ``dcm2pnm`` makes presentation values of them, through its own windows, tables,
+palettes and colour conversion. Neither knows of this project, and what is compared is what a network would see.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _UNCOMPRESS = {
     "1.2.840.10008.1.2.4.8": "dcmdjpls",
     "1.2.840.10008.1.2.5": "dcmdrle",
 }
+_DCM2PNM = "dcm2pnm"
 _GDCM = "1.2.840.10008.1.2.4.9"
 _NATIVE = "1.2.840.10008.1.2"
 _EXPLICIT = "1.2.840.10008.1.2.1"
@@ -146,7 +147,7 @@ def _by_dcm2pnm(ds: Any, native: Path, scratch: Path, *, is_colour: bool, white:
     # A PNG of 16 bits in colour is one that Pillow reads as 8 bits; DCMTK's PPM is plain text.
     kind = "+opw" if is_colour and white > 255 else "+on2" if white > 255 else "+on"
     options = [kind, "-O", "+F", "1", *_window(ds)]
-    done = subprocess.run(["dcm2pnm", "-q", *options, native, picture], capture_output=True, check=False)
+    done = subprocess.run([_DCM2PNM, "-q", *options, native, picture], capture_output=True, check=False)
     if done.returncode or not picture.is_file():
         return None
     return _ppm(picture) if kind == "+opw" else _png(picture)
@@ -222,7 +223,7 @@ def _uncompressed(path: Path, native: Path) -> str:
     if syntax.startswith(_GDCM):
         return "GDCM" if _by_gdcm(path, native) else ""
     tool = next((tool for start, tool in _UNCOMPRESS.items() if syntax.startswith(start)), "")
-    tool = tool or ("dcmconv" if not syntax or syntax.startswith(_NATIVE) and ".4." not in syntax else "")
+    tool = tool or ("dcmconv" if not syntax or (syntax.startswith(_NATIVE) and ".4." not in syntax) else "")
     if not tool:
         return ""
     options = ["+te"] if tool == "dcmconv" else []
@@ -264,8 +265,8 @@ def page(table: list[Row]) -> str:
     accepted = [row for row in table if not row.rule.startswith("refused")]
     count = (
         f"Of {len(table)} files {len(accepted)} are read, {len(compared)} of them compared: "
-        f"{sum(row.difference == '0' for row in compared)} equal, {sum(row.difference == '1' for row in compared)} with a "
-        f"largest difference of 1, {sum(int(row.difference) > 1 for row in compared)} with more."
+        f"{sum(row.difference == '0' for row in compared)} equal, {sum(row.difference == '1' for row in compared)} "
+        f"with a largest difference of 1, {sum(int(row.difference) > 1 for row in compared)} with more."
     )
     lines = [_INTRODUCTION, count, "", f"| {' | '.join(Row._fields)} |", "|" + "---|" * len(Row._fields)]
     lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table]
@@ -274,16 +275,16 @@ def page(table: list[Row]) -> str:
 
 _INTRODUCTION = """# DICOM conformance, file by file
 
-Made by `experiments/dicom_conformance.py` from 115 public test files of pydicom, pylibjpeg, highdicom and torchxrayvision;
-a test makes the table again and compares. What the rules are stands in [dicom-images.md](dicom-images.md).
+Made by `experiments/dicom_conformance.py` from 115 public test files of pydicom, pylibjpeg, highdicom and
+torchxrayvision; a test makes the table again and compares. The rules stand in [dicom-images.md](dicom-images.md).
 
 - **rule**: `any` is a model that declares nothing, `frame first` one that takes the first frame of several.
-- **peer**: who decoded the stored values (DCMTK's `dcmdjpeg`, `dcmdjpls`, `dcmdrle`, `dcmconv`; GDCM called directly for
-  JPEG 2000), and who made presentation values of them: `dcm2pnm` of DCMTK; `pydicom` for rescale slopes that are no whole
-  number, where dcm2pnm rounds modality values before the window (PS3.3 C.11.1.1.2 does not), and for segmented palettes,
-  which it refuses; `formula` for YBR_FULL, where its tables are up to 2 of 255 beside C.7.6.3.1.2.
-- **difference**: the largest over all pixels and channels, in steps of **white**; pixels of padding are left out. Where the
-  peer's last step is 16 bits of a window, 1 is its rounding and ours.
+- **peer**: who decoded the stored values (DCMTK's `dcmdjpeg`, `dcmdjpls`, `dcmdrle`, `dcmconv`; GDCM called directly
+  for JPEG 2000), and who made presentation values of them: `dcm2pnm` of DCMTK; `pydicom` for rescale slopes that are no
+  whole number, where dcm2pnm rounds modality values before the window (PS3.3 C.11.1.1.2 does not), and for segmented
+  palettes, which it refuses; `formula` for YBR_FULL, where its tables are up to 2 of 255 beside C.7.6.3.1.2.
+- **difference**: the largest over all pixels and channels, in steps of **white**; pixels of padding are left out. Where
+  a window gives 16 bits, 1 is the rounding of its last step.
 - HTJ2K and JPEG-LS of 7 bits are read by none of these peers.
 """
 

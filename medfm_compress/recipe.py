@@ -143,8 +143,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         dicom_view: view position of those files, e.g. ``PA``; without any, the model's own.
         dicom_body_part: of those files, e.g. ``CHEST``; without any, the model's own.
         dicom_laterality: of those files, ``R``, ``L``, ``U`` or ``B``; without any, the model's own.
-        min_spacing_mm: least distance of pixels of those files; one that does not say it is refused.
-        max_spacing_mm: greatest distance of pixels of those files; one that does not say it is refused.
+        min_spacing_mm: least distance of pixels of those files in mm; a file that does not say it is refused.
+        max_spacing_mm: greatest distance of pixels of those files in mm; a file that does not say it is refused.
         min_side_px: shorter side that an image must have; by default the model's own.
         image_colour: kind of images that the model is for, ``grey`` or ``colour``; ``study`` is the model's own rule,
             else what the study's images show; ``any`` states nothing, and no image is flagged.
@@ -160,9 +160,9 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     dicom_view: tuple[str, ...] = ()
     dicom_body_part: tuple[str, ...] = ()
     dicom_laterality: tuple[str, ...] = ()
-    min_spacing_mm: Annotated[float | None, Meta(gt=0, le=100, extra={"unit": "mm"})] = None
-    max_spacing_mm: Annotated[float | None, Meta(gt=0, le=100, extra={"unit": "mm"})] = None
-    min_side_px: Annotated[int | None, Meta(ge=1, le=65535, extra={"unit": "px"})] = None
+    min_spacing_mm: Annotated[float, Meta(gt=0, le=100)] | None = None
+    max_spacing_mm: Annotated[float, Meta(gt=0, le=100)] | None = None
+    min_side_px: Annotated[int, Meta(ge=1, le=65535)] | None = None
     image_colour: Literal["study", "grey", "colour", "any"] = "study"
     other_colour: Literal["flag", "refuse"] = "flag"
     false_refusal_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.01

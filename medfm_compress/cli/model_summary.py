@@ -56,7 +56,9 @@ def dicom_in_words(spec: ImageSpec) -> str:
     if (low, high) != (0, math.inf):
         words.append(f"spacing {low:g} mm and more" if high == math.inf else f"spacing {low:g} to {high:g} mm")
     if rules.frame:
-        words.append(f"of several frames {rules.frame if rules.frame != 'numbered' else f'number {rules.frame_number}'}")
+        words.append(
+            f"of several frames {rules.frame if rules.frame != 'numbered' else f'number {rules.frame_number}'}"
+        )
     if rules.window_number or rules.window_explanation:
         words.append(f"window {rules.window_number or rules.window_explanation}")
     return "; ".join(words)

@@ -19,7 +19,7 @@ _MOST_BITS, _WHITE = 16, 65_535
 
 
 def rgb_pixels(ds: Dataset, layout: Layout, values: NDArray[Any], name: str) -> Pixels:
-    """RGB at the file's own depth, of more than 16 bits the nearest of 16; flagged where a palette fills less than half.
+    """RGB at the file's own depth, of more than 16 bits the nearest of 16; flagged where a palette is dark.
 
     Args:
         ds: the attributes.

@@ -98,7 +98,9 @@ def check_process(frame: bytes, syntax: str, name: str) -> None:
     else:
         fits = header is None
     if not fits:  # what is neither is damaged, which plain_frame says
-        raise ImageRefused(f"{name}: its frame is coded otherwise than its transfer syntax says; export the image again")
+        raise ImageRefused(
+            f"{name}: its frame is coded otherwise than its transfer syntax says; export the image again"
+        )
 
 
 def plain_frame(frame: bytes, layout: Layout, name: str) -> PlainFrame:

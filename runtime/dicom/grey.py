@@ -1,11 +1,11 @@
 """Stored grey values to P-values: modality transform, VOI transform, polarity, padding.
 
-Sources: PS3.3 C.11.1 (Modality LUT), C.11.2 (VOI LUT), C.11.6 (Presentation LUT), C.8.11.3 (Presentation LUT Shape),
+Sources: PS3.3 C.11.1 (Modality LUT), C.11.2 (VOI LUT), C.11.6 (Presentation LUT), C.8.11.3 (its shape),
 C.7.5.1.1.2 (pixel padding); PS3.14 (P-values).
 
 Every step is a function of the stored value alone, and at most 65536 values can be stored in 16 bits. So the whole
-pipeline is computed once for each possible value x in float64, as a table, and the image is looked up in it; of more than
-16 bits, once for each value that the image has:
+pipeline is computed once for each possible value x in float64, as a table, and the image is looked up in it; of more
+than 16 bits, once for each value that the image has:
 
     m = LUT[x]  or  slope x + intercept            modality values
     y = LUT[m]  or  window(m)  or  full range      in [0, 1]
@@ -111,7 +111,7 @@ def _p_values(
     shown, flags = _shown(ds, modality, rules, name)
     if NO_WINDOW in flags and layout.bits_stored > MOST_TABLED_BITS:
         raise ImageRefused(
-            f"{name}: {layout.bits_stored} bits stored and no window that says which of them to show; export it with one"
+            f"{name}: {layout.bits_stored} bits stored and no window that says which to show; export it with one"
         )
     shown = through_presentation_lut(ds, layout, shown, name)
     table = np.rint(shown * WHITE).astype(np.uint16)

@@ -3,7 +3,7 @@
     P = LUT[round(y (n - 1))] / (2^bits - 1),  y in [0, 1] from the VOI transform, n entries
 
 Its input is the whole range of what comes before it, so its first entry stands for 0, and its output is a P-value: 0 is
-black whatever the Photometric Interpretation says (PS3.14). So it is applied where both say the same: to MONOCHROME2, and
+black whatever the Photometric Interpretation says (PS3.14). So it is applied where both say the same: to MONOCHROME2,
 with entries that do not fall. With MONOCHROME1, or where it inverts, black and white are uncertain.
 """
 
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-def through_presentation_lut(
-    ds: Dataset, layout: Layout, shown: NDArray[np.float64], name: str
-) -> NDArray[np.float64]:
+def through_presentation_lut(ds: Dataset, layout: Layout, shown: NDArray[np.float64], name: str) -> NDArray[np.float64]:
     """``shown`` in [0, 1] through the Presentation LUT Sequence; as it is where there is none.
 
     Raises:
@@ -40,4 +38,5 @@ def through_presentation_lut(
         raise ImageRefused(f"{name}: its Presentation LUT does not match its descriptor; export the image again")
     if layout.photometric != "MONOCHROME2" or np.any(np.diff(lut.entries.astype(np.int64)) < 0):
         raise ImageRefused(f"{name}: its Presentation LUT inverts or goes with MONOCHROME1, so black is uncertain")
-    return lut(shown * (lut.entries.size - 1)) / (2**lut.bits - 1)
+    presented: NDArray[np.float64] = lut(shown * (lut.entries.size - 1)) / (2**lut.bits - 1)
+    return presented

@@ -24,8 +24,8 @@ from medfm_compress.runtime.dicom.colour import rgb_pixels
 from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, plugins_for, plugins_of_frame
 from medfm_compress.runtime.dicom.examination import examination
 from medfm_compress.runtime.dicom.frame import check_fragments, check_process, check_rle, plain_frame
-from medfm_compress.runtime.dicom.frames import chosen_frame, frame_bits, with_attributes_of, with_pixels_of
 from medfm_compress.runtime.dicom.grey import MOST_TABLED_BITS, deep_p_values, p_value_table
+from medfm_compress.runtime.dicom.multi_frame import chosen_frame, frame_bits, with_attributes_of, with_pixels_of
 from medfm_compress.runtime.dicom.overlays import overlay_bits
 from medfm_compress.runtime.dicom.parse import parse
 from medfm_compress.runtime.dicom.rules import check_rules

@@ -40,7 +40,9 @@ def check_rules(ds: Dataset, rules: DicomRules, name: str) -> None:
         ("laterality", _laterality(ds), rules.lateralities or ()),
     ):
         if allowed and value and value not in {item.upper() for item in allowed}:
-            raise ImageRefused(f"{name}: the {label} is {shown_code(value)}; this network was made for {listed(allowed)}")
+            raise ImageRefused(
+                f"{name}: the {label} is {shown_code(value)}; this network was made for {listed(allowed)}"
+            )
     _check_spacing(ds, rules, name)
 
 

@@ -1,7 +1,7 @@
 """Which of a file's VOI LUTs and windows shows the image, and the formulas of windows.
 
-Sources: PS3.3 C.11.2 (several are alternative views, of which one is applied), C.11.2.1.2 (centres and widths are pairs),
-C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2 (LINEAR_EXACT).
+Sources: PS3.3 C.11.2 (several are alternative views, of which one is applied), C.11.2.1.2 (centres and widths are
+pairs), C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2 (LINEAR_EXACT).
 
 Where a file has tables and windows, its tables are the alternatives. A pair of which both are empty is no window and is
 passed over, but keeps its number; a pair of which one is empty is refused where it is the one that is asked for.
@@ -70,16 +70,14 @@ def window_of(ds: Dataset, rules: DicomRules, name: str) -> Window | None:
     return Window(centre, width)
 
 
-def _place(
-    count: int, explanations: list[str], rules: DicomRules, name: str, is_there: Callable[[int], bool]
-) -> int:
+def _place(count: int, explanations: list[str], rules: DicomRules, name: str, is_there: Callable[[int], bool]) -> int:
     """Of the alternative that the rules name; by default the first that is there."""
     if rules.window_explanation is not msgspec.UNSET:
         places = [at for at, text in enumerate(explanations[:count]) if text == _text(rules.window_explanation)]
         if len(places) != 1:
             raise ImageRefused(
-                f"{name}: {len(places)} of its {count} windows are explained as {rules.window_explanation!r}, for which "
-                "this network was made; it must be one"
+                f"{name}: {len(places)} of its {count} windows are explained as {rules.window_explanation!r}, and this "
+                "network was made for the one that is"
             )
         return places[0]
     if rules.window_number is msgspec.UNSET:

@@ -42,8 +42,8 @@ def chosen_frame(ds: Dataset, rules: DicomRules, name: str) -> Frame:
     if rules.frame is msgspec.UNSET:
         if frames != 1:
             raise ImageRefused(
-                f"{name}: {frames} frames, a multi-frame object or 3-D volume, out of scope; give one frame, or a model "
-                "with a frame rule"
+                f"{name}: {frames} frames, a multi-frame object or 3-D volume, out of scope; give one frame, or a "
+                "model with a frame rule"
             )
         if has_groups(ds):
             raise ImageRefused(
@@ -72,7 +72,7 @@ def with_pixels_of(ds: Dataset, frame: Frame, layout: Layout, name: str) -> Data
     """
     if frame.of == 1:
         return ds
-    from pydicom import Dataset
+    from pydicom import DataElement, Dataset
 
     alone = Dataset()
     alone.update(ds)
@@ -81,9 +81,9 @@ def with_pixels_of(ds: Dataset, frame: Frame, layout: Layout, name: str) -> Data
         if keyword in alone:
             del alone[keyword]
     is_encapsulated = ds.file_meta.TransferSyntaxUID.is_encapsulated
-    representation = ds["PixelData"].VR
-    alone.PixelData = (_encapsulated if is_encapsulated else _native)(ds, frame, layout, name)
-    alone["PixelData"].VR = representation
+    pixels = (_encapsulated if is_encapsulated else _native)(ds, frame, layout, name)
+    # A new element: the data sets share the others.
+    alone["PixelData"] = DataElement(ds["PixelData"].tag, ds["PixelData"].VR, pixels)
     alone["PixelData"].is_undefined_length = is_encapsulated
     return alone
 
