@@ -10,6 +10,7 @@ it is on the disk after ``durable=True``, or a second later.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -54,7 +55,7 @@ class Audit:
             Refused: the last file is damaged before its end.
         """
         self.folder, self._marks, self._clock = folder / FOLDER, marks, clock
-        self._lock = threading.Lock()
+        self._lock, self._lost = threading.Lock(), 0
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = max(_files(self.folder), default=self.folder / _name(1))
@@ -78,29 +79,45 @@ class Audit:
             durable: return only when it is on the disk.
             facts: what there is to know; no patient data. UIDs in them become marks.
 
+        Where it cannot be written, e.g. because the disk is full, the node goes on, and ``audit-gap`` stands in the
+        trail later with the number of lines that are missing.
+
         Raises:
-            OSError: it cannot be written, e.g. because the disk is full.
+            OSError: ``durable``, and it cannot be written.
         """
         safe = {name: self._safe(value) for name, value in facts.items() if name not in _OURS}
         with self._lock:
-            number, previous = self._head.number + 1, self._head.digest
-            line = msgspec.json.encode(
-                {"number": number, "at": _written(self._clock()), "event": event, "previous": previous, **safe}
-            )
-            self._write(line + b"\n")
-            self._head = Head(number, hashlib.sha256(line).hexdigest())
-            now = time.monotonic()
-            if durable or now - self._synced_at >= SYNC_EVERY_S:
-                os.fsync(self._file)
-                self._synced_at = now
-            if self._bytes >= MAX_FILE_BYTES:
-                self._rotate()
+            try:
+                if self._lost:
+                    self._add("audit-gap", {"lines": self._lost})
+                    self._lost = 0
+                self._add(event, safe)
+                self._sync(at_once=durable)
+            except OSError:
+                self._lost += 1
+                if durable:
+                    raise
+
+    def _add(self, event: str, facts: dict[str, Any]) -> None:
+        number, previous = self._head.number + 1, self._head.digest
+        line = msgspec.json.encode(
+            {"number": number, "at": _written(self._clock()), "event": event, "previous": previous, **facts}
+        )
+        if self._bytes >= MAX_FILE_BYTES:
+            self._rotate()
+        self._write(line + b"\n")
+        self._head = Head(number, hashlib.sha256(line).hexdigest())
+
+    def _sync(self, *, at_once: bool) -> None:
+        now = time.monotonic()
+        if at_once or now - self._synced_at >= SYNC_EVERY_S:
+            os.fsync(self._file)
+            self._synced_at = now
 
     def sync(self) -> None:
         """Put on the disk what is not yet there."""
         with self._lock:
-            os.fsync(self._file)
-            self._synced_at = time.monotonic()
+            self._sync(at_once=True)
 
     def close(self) -> None:
         """Put everything on the disk and close the file."""
@@ -127,7 +144,7 @@ class Audit:
         written = os.write(self._file, line)
         if written < len(line):
             os.ftruncate(self._file, self._bytes)
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._bytes += written
 
     def _rotate(self) -> None:
