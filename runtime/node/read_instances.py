@@ -73,6 +73,7 @@ class Reader:
         self._opener = opener
         self._engine: Engine | ActiveEngine | None = opener(config.engine)
         self.fault = ""
+        self._current: SpooledInstance | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
         metrics.gauge("engine_ready", 1)
@@ -83,11 +84,14 @@ class Reader:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Finish the image that is being read, for at most ``timeout_s``; whether it was."""
+        """Finish the image that is being read, for at most ``timeout_s``; whether it was. Else it is put back."""
         self._stop.set()
         self._spool.notify()
-        self._thread.join(timeout_s)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
         if self._thread.is_alive():
+            if self._current is not None:
+                self._give_back(self._current)
             return False
         if self._engine is not None:
             self._engine.close()
@@ -107,7 +111,9 @@ class Reader:
             if instance is None:
                 self._spool.wait(_IDLE_S)
             else:
+                self._current = instance
                 self.read(instance)
+                self._current = None
 
     def read(self, instance: SpooledInstance) -> None:
         """Read one claimed instance to its end; raises nothing of what it may meet."""
