@@ -59,7 +59,8 @@ class Node:
         self.metrics, self.progress = Metrics(), Progress()
         self._stop = threading.Event()
         self._signal = 0
-        self._to_close = ExitStack()
+        self._health: Health | None = None
+        self._ways_in: list[Any] = []
         with ExitStack() as undo:
             self.spool = Spool(folder / SPOOL, config.spool)
             undo.callback(self.spool.close)
@@ -147,3 +148,94 @@ class Node:
         if self._stop.is_set():
             return ["the node is stopping"]
         return [] if self.spool.has_room() else ["the spool is full, senders are answered with out of resources"]
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        """Every part that has a thread of its own, except those that beat."""
+        return [
+            *((f"deliveries to {pacs.name}", part) for pacs, part in zip(self.config.pacs, self._deliverers, strict=True)),
+            *((f"deliveries to {fhir.name}", part) for fhir, part in zip(self.config.fhir, self._posters, strict=True)),
+            ("storage commitment", self._answers),
+            *((type(way).__name__, way) for way in self._ways_in),
+            *((("health", self._health),) if self._health is not None else ()),
+        ]
+
+    def _make_health(self) -> Health | None:
+        port = self.config.operate.port
+        if not port:
+            return None
+        health = Health(port, faults=self.faults, unready=self.unready, metrics=self.metrics.text)
+        health.start()
+        return health
+
+    def _make_ways_in(self) -> list[Any]:
+        config = self.config
+        ways: list[Any] = [
+            Receiver(config, self.spool, self.audit, self.metrics, commitment=self._answers, reports=self._reports)
+        ]
+        if config.watch is not None:
+            from medfm_compress.runtime.node.watch_folder import WatchFolder
+
+            ways.append(WatchFolder(config.watch, self.spool, self.audit, self.metrics))
+        if config.stow is not None:
+            from medfm_compress.runtime.node.stow import Stow
+
+            ways.append(Stow(config, self.spool, self.audit, self.metrics))
+        return ways
+
+    def _fail(self, dead: list[str], stuck: list[str]) -> int:
+        """Say what ended; where a part is stuck nothing waits for it any more."""
+        for name in (*dead, *stuck):
+            _log.critical("%s %s; the node ends, and has to be started again", name, "has ended" if name in dead else "is stuck")
+        with suppress(OSError):
+            self.audit.record("failed", durable=True, parts=[*dead, *stuck])
+        if stuck:
+            os._exit(EXIT_INTERNAL)
+        return EXIT_INTERNAL
+
+
+def run(config: NodeConfig) -> int:
+    """Run a node until a signal ends it; the exit code.
+
+    Raises:
+        MedfmError: it cannot be started; see `Node`.
+    """
+    folder = Path(config.folder)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise InputError(f"folder: cannot make {folder}: {in_one_line(exc)}; give another") from None
+    set_up_log(config.operate.log, config.operate.log_level, Marks.of_folder(folder))
+    node = Node(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, node.end)
+    try:
+        node.start()
+        return node.wait()
+    finally:
+        node.stop()
+
+
+def _stop_all(parts: list[tuple[Any, float]], until: float) -> None:
+    """Stop parts side by side, each within its share of the time that is left."""
+    threads = []
+    for part, share in parts:
+        left = max(0.5, share * (until - time.monotonic()))
+        threads.append(threading.Thread(target=part.stop, args=(left,), daemon=True))
+        threads[-1].start()
+    for thread in threads:
+        thread.join(max(1.0, until - time.monotonic() + 1.0))
+
+
+def _is_alive(part: Any) -> bool:
+    alive = part.is_alive
+    return bool(alive() if callable(alive) else alive)
+
+
+def _names(config: NodeConfig) -> list[str]:
+    return [destination.name for destination in (*config.pacs, *config.fhir)]
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("medfm-compress")
