@@ -71,7 +71,7 @@ class Audit:
         """Number and digest of the last line."""
         return self._head
 
-    def record(self, event: str, *, durable: bool = False, **facts: Any) -> None:
+    def record(self, event: str, /, *, durable: bool = False, **facts: Any) -> None:
         """Add a line.
 
         Args:

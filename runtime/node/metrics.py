@@ -46,7 +46,7 @@ class Metrics:
         self._gauges: dict[str, dict[_Labels, float]] = {}
         self._histograms: dict[str, dict[_Labels, _Histogram]] = {}
 
-    def count(self, name: str, by: float = 1, **labels: object) -> None:
+    def count(self, name: str, /, by: float = 1, **labels: object) -> None:
         """Add to a counter; its name ends in ``_total`` where it is shown."""
         name = name if name.endswith("_total") else f"{name}_total"
         with self._lock:
@@ -54,7 +54,7 @@ class Metrics:
             key = _key(series, labels)
             series[key] = series.get(key, 0.0) + by
 
-    def gauge(self, name: str, value: float, **labels: object) -> None:
+    def gauge(self, name: str, value: float, /, **labels: object) -> None:
         """Set a gauge."""
         with self._lock:
             series = self._gauges.setdefault(name, {})
@@ -65,13 +65,13 @@ class Metrics:
         with self._lock:
             self._gauges[name] = {key: float(values[key]) for key in list(values)[:MAX_SERIES]}
 
-    def observe(self, name: str, seconds: float, **labels: object) -> None:
+    def observe(self, name: str, seconds: float, /, **labels: object) -> None:
         """Add a duration to a histogram."""
         with self._lock:
             series = self._histograms.setdefault(name, {})
             series.setdefault(_key(series, labels), _Histogram()).add(seconds)
 
-    def value(self, name: str, **labels: object) -> float:
+    def value(self, name: str, /, **labels: object) -> float:
         """Of a counter or gauge; 0 where it was never set."""
         key = tuple(sorted((label, str(value)) for label, value in labels.items()))
         with self._lock:
