@@ -225,6 +225,7 @@ class _Guard(threading.Thread):
         association.is_established = False
         association._kill = association.dul._kill_thread = association._is_paused = True
         association._reactor_checkpoint.set()
+        _wake(association)
 
     def run(self) -> None:
         while not self._severed.wait(_TICK_S):
@@ -239,6 +240,17 @@ class _Guard(threading.Thread):
             time.sleep(_TICK_S)
         with contextlib.suppress(OSError, AttributeError):
             self._association.dul.socket.socket.close()
+
+
+def _wake(association: Any) -> None:
+    """End the wait of a sender for its response, and for an answer about the association."""
+    from pynetdicom.pdu_primitives import A_P_ABORT
+
+    abort = A_P_ABORT()
+    abort.provider_reason = 0x00
+    for _ in range(2):  # pynetdicom's own thread may take one of them on its way out
+        association.dul.to_user_queue.put(abort)
+        association.dimse.msg_queue.put((None, None))
 
 
 def _entity(peer: Peer) -> Any:
@@ -258,6 +270,13 @@ def _entity(peer: Peer) -> Any:
             if nr_bytes > _LONGEST_PDU:
                 raise OSError(f"a PDU of {nr_bytes} bytes")
             return super().recv(nr_bytes)
+
+        def _shutdown_socket(self) -> None:
+            if self.socket is not None:
+                with contextlib.suppress(OSError):  # never connected
+                    self.socket.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):
+                    self.socket.close()
 
     class GuardedEntity(ApplicationEntity):
         def _create_socket(self, assoc: Any, address: Any, tls_args: Any) -> AssociationSocket:
