@@ -1,0 +1,129 @@
+"""What the spool holds, counted; what is in quarantine; and its replay. Also from another process, beside the node."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.node.spool.records import Quarantined, SpoolCounts
+from medfm_compress.runtime.node.spool.schema import connect
+
+
+class SpoolView:
+    """The spool of a node that may be running in another process: looked at, and replayed from."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the spool in ``folder``.
+
+        Raises:
+            InputError: there is none.
+        """
+        self._database = connect(folder)
+
+    def close(self) -> None:
+        """Give the database back."""
+        self._database.close()
+
+    def counts(self) -> SpoolCounts:
+        """As `counts`."""
+        return counts(self._database)
+
+    def quarantined(self) -> list[Quarantined]:
+        """As `quarantined`."""
+        return quarantined(self._database)
+
+    def replay(self, instance_ids: Sequence[int] | None = None) -> int:
+        """As `replay`; the node sees it within seconds."""
+        return replay(self._database, instance_ids)
+
+    def replay_deliveries(self, delivery_ids: Sequence[int] | None = None) -> int:
+        """As `replay_deliveries`; the node sees it within seconds."""
+        return replay_deliveries(self._database, delivery_ids)
+
+
+def counts(database: sqlite3.Connection) -> SpoolCounts:
+    """What the spool holds."""
+    deliveries: dict[str, dict[str, int]] = {}
+    for destination, state, number in database.execute(
+        "SELECT destination, state, COUNT(*) FROM deliveries JOIN objects ON objects.id = deliveries.object_id "
+        "JOIN instances ON instances.id = objects.instance_id WHERE instances.state != 'done' "
+        "GROUP BY destination, deliveries.state"
+    ):
+        deliveries.setdefault(destination, {})[state] = number
+    return SpoolCounts(
+        instances=_by(database, "SELECT state, COUNT(*) FROM instances GROUP BY state"),
+        deliveries=deliveries,  # type: ignore[arg-type]  # states as the table holds them
+        quarantine=_by(
+            database, "SELECT reason_code, COUNT(*) FROM instances WHERE state = 'quarantined' GROUP BY reason_code"
+        ),
+        bytes=int(
+            _value(database, "SELECT TOTAL(bytes) FROM instances WHERE state != 'done'")
+            + _value(
+                database,
+                "SELECT TOTAL(objects.bytes) FROM objects JOIN instances ON instances.id = objects.instance_id "
+                "WHERE instances.state != 'done'",
+            )
+        ),
+        oldest_waiting_at=_value(database, "SELECT MIN(received_at) FROM instances WHERE state = 'waiting'"),
+        oldest_undelivered_at=_value(database, "SELECT MIN(received_at) FROM instances WHERE state = 'read'"),
+        commitments=int(_value(database, "SELECT COUNT(*) FROM commitments WHERE answered_at IS NULL")),
+    )
+
+
+def quarantined(database: sqlite3.Connection) -> list[Quarantined]:
+    """Instances and deliveries that were set aside, by their time of arrival."""
+    rows = database.execute(
+        "SELECT id, '' AS destination, reason_code, reason, received_at FROM instances WHERE state = 'quarantined' "
+        "UNION ALL SELECT deliveries.id, destination, 'delivery-refused', deliveries.reason, received_at "
+        "FROM deliveries JOIN objects ON objects.id = object_id JOIN instances ON instances.id = instance_id "
+        "WHERE deliveries.state = 'quarantined' ORDER BY received_at"
+    ).fetchall()
+    return [Quarantined(**dict(row)) for row in rows]
+
+
+def replay(database: sqlite3.Connection, instance_ids: Sequence[int] | None = None) -> int:
+    """Let instances wait again as if they had just arrived, without a deadline; return how many.
+
+    Args:
+        instance_ids: by default all in quarantine.
+
+    Raises:
+        InputError: one of them is not in quarantine; nothing has changed then.
+    """
+    return _replay(
+        *(database, "instances", "attempts = 0, deadline_at = NULL, reason_code = '', reason = ''", instance_ids)
+    )
+
+
+def replay_deliveries(database: sqlite3.Connection, delivery_ids: Sequence[int] | None = None) -> int:
+    """Send again what a destination refused; return how many deliveries; likewise."""
+    change = "attempts = 0, first_attempt_at = NULL, due_at = 0, transaction_uid = '', reason = ''"
+    return _replay(database, "deliveries", change, delivery_ids)
+
+
+def _replay(database: sqlite3.Connection, table: str, change: str, ids: Sequence[int] | None) -> int:
+    update = f"UPDATE {table} SET state = 'waiting', {change} WHERE state = 'quarantined'"
+    if ids is None:
+        return database.execute(update).rowcount
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        for identity in ids:
+            if database.execute(f"{update} AND id = ?", (identity,)).rowcount != 1:
+                raise InputError(
+                    f"number {identity} of {table} is not in quarantine; list what is, and give its number"
+                )
+        database.execute("COMMIT")
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    return len(ids)
+
+
+def _by(database: sqlite3.Connection, query: str) -> dict:
+    return {row[0]: row[1] for row in database.execute(query)}
+
+
+def _value(database: sqlite3.Connection, query: str) -> float:
+    return database.execute(query).fetchone()[0]
