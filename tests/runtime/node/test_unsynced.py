@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+SLOW = pytest.mark.slow
 SCRIPT = Path(__file__).resolve().parents[3] / "experiments" / "node_unsynced.py"
 
 
@@ -30,6 +31,6 @@ def test_what_was_promised_is_there_after_every_power_failure() -> None:
     assert result["operations_lost"] > 0
 
 
-@pytest.mark.parametrize("step", ["file", "folder", "commit"])
+@pytest.mark.parametrize("step", ["file", pytest.param("folder", marks=SLOW), pytest.param("commit", marks=SLOW)])
 def test_a_step_that_is_not_synced_would_be_noticed(step: str) -> None:
     assert outcome("--leave-out", step)["failed"] != []
