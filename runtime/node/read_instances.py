@@ -35,6 +35,8 @@ from medfm_compress.runtime.node.header_checks import Unusable, check_header, pa
 from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.open_engine import current, open_engine
 from medfm_compress.runtime.node.progress import Progress
+from medfm_compress.runtime.node.results.assessment import ReadBy
+from medfm_compress.runtime.node.results.heat_map import HeatMap, heat_map
 from medfm_compress.runtime.node.results.results import Results
 from medfm_compress.runtime.node.spool.records import ResultObject, SpooledInstance
 from medfm_compress.runtime.node.spool.spool import Spool
@@ -60,7 +62,6 @@ class Reader:
         self,
         config: NodeConfig,
         spool: Spool,
-        results: Results,
         *,
         audit: Audit,
         metrics: Metrics,
@@ -68,7 +69,10 @@ class Reader:
         opener: Callable[[EngineConfig], Engine | ActiveEngine] = open_engine,
     ) -> None:
         """Open the engine; raises what `open_engine` does."""
-        self._config, self._spool, self._results = config, spool, results
+        self._config, self._spool = config, spool
+        self._results = Results(
+            config.results, pacs=[pacs.name for pacs in config.pacs], fhir=[fhir.name for fhir in config.fhir]
+        )
         self._audit, self._metrics, self._progress = audit, metrics, progress
         self._opener = opener
         self._engine: Engine | ActiveEngine | None = opener(config.engine)
@@ -149,7 +153,7 @@ class Reader:
             self._finish(instance, (), "repeated")
             return "repeated"
         try:
-            objects, outcome = self._predict(header, data)
+            objects, outcome = self._predict(header, data, instance.received_at)
         except (ImageRefused, InputError, Refused) as exc:
             if isinstance(exc, BundleRefused | TrustRefused):
                 raise
@@ -158,12 +162,20 @@ class Reader:
         self._finish(instance, objects, outcome)
         return outcome
 
-    def _predict(self, header: Dataset, data: bytes) -> tuple[tuple[ResultObject, ...], str]:
+    def _predict(self, header: Dataset, data: bytes, received_at: float) -> tuple[tuple[ResultObject, ...], str]:
         engine = self._engine
         if engine is None:
             raise BundleRefused("no engine is open")
         prediction: Prediction = engine.predict(data, atypical=self._config.engine.atypical)
-        objects = self._results.make(header, data, prediction, current(engine))
+        answering = current(engine)
+        wants_map = self._config.results.heat_map and self._config.pacs and prediction.probabilities
+        objects = self._results.make_objects(
+            header,
+            prediction,
+            ReadBy.of(answering),
+            received_at=received_at,
+            heat_map=_heat_map(answering, data, prediction) if wants_map else None,
+        )
         return objects, "read" if prediction.probabilities else "withheld"
 
     def _is_repeat(self, instance: SpooledInstance) -> bool:
@@ -232,6 +244,14 @@ class Reader:
     def _wait_for_room(self, error: OSError | sqlite3.Error) -> None:
         _log.error("the spool cannot be written (%s); trying again", in_one_line(error))
         self._stop.wait(_AGAIN_S / 5)
+
+
+def _heat_map(engine: Engine, data: bytes, prediction: Prediction) -> HeatMap | None:
+    from medfm_compress.runtime.preprocess import preprocess
+    from medfm_compress.runtime.read_image import read_image
+
+    spec = engine.manifest.image_spec
+    return heat_map(engine, preprocess(read_image(data, spec.dicom), spec), prediction)
 
 
 def same_pixels(first: bytes, second: bytes) -> bool:
