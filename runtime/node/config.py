@@ -19,6 +19,8 @@ from medfm_compress.runtime.errors import InputError, quoted
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: no backslash, no control characters
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 Port = Annotated[int, Meta(ge=1, le=65535)]
+FilePath = Annotated[str, Meta(min_length=1, extra={"path": True})]
+"""Of a file or folder; relative to the folder of the configuration."""
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86400, extra={"unit": "s"})]
 
 
@@ -38,9 +40,9 @@ class TlsConfig(_Section):
         authorities: PEM file of the certificate authorities that the other side's certificate must come from.
     """
 
-    certificate: str
-    key: str
-    authorities: str
+    certificate: FilePath
+    key: FilePath
+    authorities: FilePath
 
 
 class SenderConfig(_Section):
@@ -119,7 +121,7 @@ class WatchConfig(_Section):
         priority: of its images.
     """
 
-    folder: str
+    folder: FilePath
     settle_s: Seconds = 2.0
     every_s: Seconds = 1.0
     priority: Annotated[int, Meta(ge=0, le=9)] = 5
@@ -137,9 +139,9 @@ class StowConfig(_Section):
 
     port: Port
     host: str = "127.0.0.1"
-    token_file: str | None = None
-    certificate: str | None = None
-    key: str | None = None
+    token_file: FilePath | None = None
+    certificate: FilePath | None = None
+    key: FilePath | None = None
     priority: Annotated[int, Meta(ge=0, le=9)] = 5
 
     def __post_init__(self) -> None:
@@ -189,12 +191,12 @@ class EngineConfig(_Section):
         shadow: let a candidate that waits in the device folder predict too, and count it.
     """
 
-    device: str | None = None
-    bundle: str | None = None
+    device: FilePath | None = None
+    bundle: FilePath | None = None
     threads: Annotated[int, Meta(ge=1)] | None = None
-    cache: str | None = None
+    cache: FilePath | None = None
     atypical: Atypical = "withhold"
-    trust_store: str | None = None
+    trust_store: FilePath | None = None
     allow_unsigned: bool = False
     unverified: bool = False
     shadow: bool = False
@@ -298,8 +300,8 @@ class FhirConfig(_Section):
 
     name: str
     url: str
-    token_file: str | None = None
-    authorities: str | None = None
+    token_file: FilePath | None = None
+    authorities: FilePath | None = None
     timeout_s: Seconds = 30.0
     retry: RetryConfig = RetryConfig()
 
@@ -342,7 +344,7 @@ class NodeConfig(_Section):
         pacs: where results go; may be empty, then they wait in the spool and nothing is forgotten.
     """
 
-    folder: str
+    folder: FilePath
     receive: ReceiveConfig
     engine: EngineConfig
     spool: SpoolConfig = SpoolConfig()

@@ -110,7 +110,7 @@ class Deliveries(Reading):
     def _update(self, delivery_ids: Iterable[int], state: str, change: str, *values: object) -> None:
         with self._transaction() as database:
             database.executemany(
-                f"UPDATE deliveries SET {change} WHERE id = ? AND state = ?",
+                f"UPDATE deliveries SET {change} WHERE id = ? AND state = ?",  # noqa: S608 -- constants of this file
                 [(*values, delivery_id, state) for delivery_id in delivery_ids],
             )
         self.notify()

@@ -96,6 +96,7 @@ def connect(folder: Path, *, make: bool = False) -> sqlite3.Connection:
     """Open the database of the spool in ``folder``; transactions are begun by hand.
 
     Args:
+        folder: of the spool.
         make: make it where it is missing.
 
     Raises:

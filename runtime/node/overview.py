@@ -1,0 +1,134 @@
+"""What is to be seen of a node from another process, running or not; and its replay."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.node.config import NodeConfig
+from medfm_compress.runtime.node.health import HOST
+from medfm_compress.runtime.node.spool.overview import SpoolView
+
+SPOOL = "spool"
+_TIMEOUT_S = 3.0
+_DELIVERY = "d"
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """What `overview` saw.
+
+    Attributes:
+        health: ``ok``, ``unavailable``, or ``not running``.
+        reasons: why it is not well.
+        instances: state → images.
+        deliveries: destination → state → results.
+        quarantine: reason → images.
+        bytes: of all files.
+        oldest_waiting_s: age of the image that waits longest.
+    """
+
+    health: str
+    reasons: tuple[str, ...]
+    instances: dict[str, int]
+    deliveries: dict[str, dict[str, int]]
+    quarantine: dict[str, int]
+    bytes: int
+    oldest_waiting_s: float | None
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing in quarantine.
+
+    Attributes:
+        name: a number for an image, ``d`` and a number for a result on its way; what `replay` takes.
+        what: ``image``, or ``result to DESTINATION``.
+        since: when the image was received, UTC.
+        code: a word for metrics.
+        reason: a sentence.
+    """
+
+    name: str
+    what: str
+    since: str
+    code: str
+    reason: str
+
+
+def overview(config: NodeConfig) -> Overview:
+    """Look at the node of ``config``; raises InputError where it never ran."""
+    with closing(_view(config)) as view:
+        counts = view.counts()
+    health, reasons = _health(config.operate.port)
+    oldest = counts.oldest_waiting_at
+    return Overview(
+        health=health,
+        reasons=reasons,
+        instances=dict(counts.instances),
+        deliveries={name: dict(states) for name, states in counts.deliveries.items()},
+        quarantine=dict(counts.quarantine),
+        bytes=counts.bytes,
+        oldest_waiting_s=None if oldest is None else max(0.0, time.time() - oldest),
+    )
+
+
+def quarantined(config: NodeConfig) -> list[Entry]:
+    """All that is set aside."""
+    with closing(_view(config)) as view:
+        entries = view.quarantined()
+    return [
+        Entry(
+            name=f"{_DELIVERY}{entry.id}" if entry.destination else str(entry.id),
+            what=f"result to {entry.destination}" if entry.destination else "image",
+            since=datetime.fromtimestamp(entry.received_at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S"),
+            code=entry.reason_code,
+            reason=entry.reason,
+        )
+        for entry in entries
+    ]
+
+
+def replay(config: NodeConfig, names: Sequence[str]) -> list[str]:
+    """Take what is called ``names``, or ``all``, out of quarantine; what was.
+
+    Raises:
+        InputError: a name that is none, or is not in quarantine; nothing of its kind has changed then.
+    """
+    chosen = [entry.name for entry in quarantined(config)] if list(names) == ["all"] else list(dict.fromkeys(names))
+    images, deliveries = [], []
+    for name in chosen:
+        number = name.removeprefix(_DELIVERY)
+        if not number.isdecimal() or len(number) > 18:
+            raise InputError(f"{name!r} is no id; give those that 'serve quarantine' lists, or all")
+        (images if number == name else deliveries).append(int(number))
+    with closing(_view(config)) as view:
+        if images:
+            view.replay(images)
+        if deliveries:
+            view.replay_deliveries(deliveries)
+    return chosen
+
+
+def _view(config: NodeConfig) -> SpoolView:
+    return SpoolView(Path(config.folder) / SPOOL)
+
+
+def _health(port: int) -> tuple[str, tuple[str, ...]]:
+    if not port:
+        return "not known, operate.port is 0", ()
+    connection = http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health")
+        answer = msgspec.json.decode(connection.getresponse().read(1 << 16), type=dict[str, object])
+        reasons = answer.get("reasons")
+        return str(answer.get("status")), tuple(map(str, reasons)) if isinstance(reasons, list) else ()
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError):
+        return "not running", ()
+    finally:
+        connection.close()
