@@ -117,7 +117,7 @@ class CommitmentUser:
         if isinstance(report, int):
             return report
         transaction_uid, stored, failed = report
-        deliveries = self._spool.deliveries_of_transaction(self.destination, transaction_uid)
+        deliveries = self._spool.transaction(self.destination, transaction_uid)
         if not deliveries:
             _log.warning("%s reports storage commitment that was not asked for", self.destination)
             self._observer.record("commitment-report-refused", destination=self.destination)

@@ -50,7 +50,7 @@ class Commitments(Deliveries):
         for start in range(0, len(uids), _AT_ONCE):
             some = uids[start : start + _AT_ONCE]
             rows = self._rows(
-                "SELECT sop_instance_uid, sop_class_uid FROM instances "
+                "SELECT sop_instance_uid, sop_class_uid FROM instances "  # noqa: S608 -- question marks only
                 f"WHERE sop_instance_uid IN ({', '.join('?' * len(some))})",
                 *some,
             )
@@ -60,7 +60,8 @@ class Commitments(Deliveries):
     def _change_request(self, request_id: int, change: str, value: float) -> None:
         with self._transaction() as database:
             database.execute(
-                f"UPDATE commitments SET {change}, attempts = attempts + 1 WHERE id = ?", (value, request_id)
+                f"UPDATE commitments SET {change}, attempts = attempts + 1 WHERE id = ?",  # noqa: S608 -- constants
+                (value, request_id),
             )
 
 

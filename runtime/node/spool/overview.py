@@ -47,7 +47,8 @@ def counts(database: sqlite3.Connection) -> SpoolCounts:
     """What the spool holds."""
     deliveries: dict[str, dict[str, int]] = {}
     for destination, state, number in database.execute(
-        "SELECT destination, state, COUNT(*) FROM deliveries JOIN objects ON objects.id = deliveries.object_id "
+        "SELECT destination, deliveries.state, COUNT(*) FROM deliveries "
+        "JOIN objects ON objects.id = deliveries.object_id "
         "JOIN instances ON instances.id = objects.instance_id WHERE instances.state != 'done' "
         "GROUP BY destination, deliveries.state"
     ):
@@ -87,6 +88,7 @@ def replay(database: sqlite3.Connection, instance_ids: Sequence[int] | None = No
     """Let instances wait again as if they had just arrived, without a deadline; return how many.
 
     Args:
+        database: of the spool.
         instance_ids: by default all in quarantine.
 
     Raises:
@@ -104,7 +106,7 @@ def replay_deliveries(database: sqlite3.Connection, delivery_ids: Sequence[int] 
 
 
 def _replay(database: sqlite3.Connection, table: str, change: str, ids: Sequence[int] | None) -> int:
-    update = f"UPDATE {table} SET state = 'waiting', {change} WHERE state = 'quarantined'"
+    update = f"UPDATE {table} SET state = 'waiting', {change} WHERE state = 'quarantined'"  # noqa: S608 -- constants of this file
     if ids is None:
         return database.execute(update).rowcount
     database.execute("BEGIN IMMEDIATE")

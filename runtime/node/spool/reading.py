@@ -79,6 +79,7 @@ class Reading(Receiving):
         """Whether the study is of this patient; whoever asks first fixes it.
 
         Args:
+            study_uid: Study Instance UID.
             patient_digest: anything that stands for the patient; what is kept is a digest with a key of this spool.
         """
         study, patient = self._keyed(f"study:{study_uid}"), self._keyed(f"patient:{patient_digest}")
@@ -94,6 +95,7 @@ class Reading(Receiving):
         """The instance of that UID that was accepted first.
 
         Args:
+            sop_instance_uid: that is asked for.
             before_id: of the instance that asks; only an earlier one is looked for.
         """
         row = self._row(

@@ -167,9 +167,7 @@ class Receiving(Store):
             self._disk.sync_folder(target.parent)
             accepted = self._insert(incoming, arrival, digest)
         except BaseException as exc:
-            if isinstance(
-                exc, sqlite3.Error
-            ):  # its row may yet turn up, so the file stays until the spool is next opened
+            if isinstance(exc, sqlite3.Error):  # its row may yet turn up: the file stays until reconciled
                 raise OSError(f"the spool's database: {exc}") from exc
             self._remove_unaccepted(target, incoming.bytes)
             raise

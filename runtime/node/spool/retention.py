@@ -23,7 +23,8 @@ class Retention(Commitments):
             rows = database.execute(
                 "UPDATE instances SET state = 'done', done_at = ? WHERE state = 'read' AND NOT EXISTS ("
                 "SELECT 1 FROM deliveries JOIN objects ON objects.id = deliveries.object_id "
-                "WHERE objects.instance_id = instances.id AND deliveries.state != 'committed') RETURNING id, file, bytes",
+                "WHERE objects.instance_id = instances.id AND deliveries.state != 'committed') "
+                "RETURNING id, file, bytes",
                 (now,),
             ).fetchall()
         for row in rows:  # after the commit: a file that stays is removed when the spool is next opened

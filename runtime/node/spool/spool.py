@@ -37,10 +37,10 @@ class Spool(Retention):
             InputError: another process has it, or it cannot be made or used.
         """
         self._held = ExitStack()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._held.enter_context(exclusive(folder / "lock", patience_s=0.5))
-        except InputError:
+        except (InputError, OSError):
             raise InputError(
                 f"the spool {in_one_line(folder)} is in use, or not writable; stop the node that runs on it first"
             ) from None

@@ -44,7 +44,7 @@ class Store:
             self._disk.sync_folder(folder.parent)
         except OSError as exc:
             raise InputError(
-                f"cannot make the spool in {in_one_line(folder)}: {in_one_line(exc)}; choose a folder that can be written"
+                f"cannot make the spool in {in_one_line(folder)}: {in_one_line(exc)}; choose one that can be written"
             ) from None
         self._lock = threading.RLock()
         self._news = threading.Condition()
@@ -71,6 +71,7 @@ class Store:
         """Sleep until there is something new, for ``timeout`` seconds at most; whether there is.
 
         Args:
+            timeout: seconds.
             since: of `news`: what came after it counts as new already.
         """
         with self._news:

@@ -129,6 +129,7 @@ def test_what_was_not_accepted_leaves_nothing(spool: Spool) -> None:
 
     abandoned = spool.begin_incoming()
     abandoned.write(b"half of it")
+    abandoned.close()  # as the end of the process does
     (spool.folder / "instances" / "unacknowledged.dcm").write_bytes(b"renamed, then the power failed")
     spool = reopened(spool)
     assert files(spool) == []
