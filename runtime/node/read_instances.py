@@ -20,11 +20,8 @@ import numpy as np
 from medfm_compress.runtime.engine import Engine, Prediction
 from medfm_compress.runtime.errors import (
     BundleRefused,
-    ImageRefused,
-    InputError,
     MedfmError,
     MissingDependency,
-    Refused,
     TrustRefused,
     in_one_line,
 )
@@ -131,6 +128,10 @@ class Reader:
             self._go_without_engine(exc)
             self._give_back(instance)
             outcome = "given-back"
+        except MedfmError as exc:
+            code = "missing-decoder" if isinstance(exc, MissingDependency) else "image-refused"
+            self._quarantine(instance, code, in_one_line(exc))
+            outcome = "quarantined"
         except (OSError, sqlite3.Error) as exc:
             self._give_back(instance)
             self._wait_for_room(exc)
@@ -152,13 +153,7 @@ class Reader:
         if self._is_repeat(instance):
             self._finish(instance, (), "repeated")
             return "repeated"
-        try:
-            objects, outcome = self._predict(header, data, instance.received_at)
-        except (ImageRefused, InputError, Refused) as exc:
-            if isinstance(exc, BundleRefused | TrustRefused):
-                raise
-            code = "missing-decoder" if isinstance(exc, MissingDependency) else "image-refused"
-            raise Unusable(code, in_one_line(exc)) from None
+        objects, outcome = self._predict(header, data, instance.received_at)
         self._finish(instance, objects, outcome)
         return outcome
 
@@ -179,17 +174,21 @@ class Reader:
         return objects, "read" if prediction.probabilities else "withheld"
 
     def _is_repeat(self, instance: SpooledInstance) -> bool:
-        """Whether another image of the same UID was read and shows the same; raises Unusable where one shows another.
+        """Whether an image of the same UID was read before and shows the same; raises Unusable where one shows another.
 
-        Of one that waits, or is in quarantine, nothing was made: this one is read, and that one is a repeat then.
+        It is held against those that were read, and against those that came before it and wait. Of one in quarantine
+        nothing was made: it may have been sent again because of that.
         """
         is_read = False
         for other in self._spool.same_instances(instance.arrival.sop_instance_uid, instance.id):
+            was_read = other.state in ("read", "done")
+            if not was_read and (other.state == "quarantined" or other.id > instance.id):
+                continue
             if not other.path.exists():
                 raise Unusable("same-uid", "an image of this SOP Instance UID was read before, and cannot be compared now")
             if not same_pixels(read_limited(other.path), read_limited(instance.path)):
                 raise Unusable("same-uid", "another image has this SOP Instance UID; every image needs one of its own")
-            is_read = is_read or other.state in ("read", "done")
+            is_read = is_read or was_read
         return is_read
 
     def _finish(self, instance: SpooledInstance, objects: tuple[ResultObject, ...], outcome: str) -> None:

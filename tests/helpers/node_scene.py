@@ -93,7 +93,8 @@ def accept(spool: Any, data: bytes, **changes: Any) -> int:
     """Put a file into the spool as a receiver would; the instance's id."""
     from pydicom import dcmread
 
-    meta = dcmread(io.BytesIO(data), stop_before_pixels=True).file_meta
+    with quiet():
+        meta = dcmread(io.BytesIO(data), specific_tags=["SOPClassUID"]).file_meta
     start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
     facts = {
         "sop_class_uid": str(meta.MediaStorageSOPClassUID),
