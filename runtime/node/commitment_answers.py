@@ -70,6 +70,11 @@ class CommitmentAnswers:
         self._stopping.set()
         self._thread.join(within_s)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def take(self, calling_ae_title: str, event: Any) -> int:
         """Record an N-ACTION (pynetdicom's event) durably; the status to answer it with. Never raises."""
         try:

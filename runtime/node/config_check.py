@@ -16,7 +16,7 @@ from medfm_compress.runtime.node.config import NodeConfig, PacsConfig, TlsConfig
 from medfm_compress.runtime.node.open_engine import current, open_engine
 from medfm_compress.runtime.ownership import is_foreign, is_private
 
-NEEDED = ("pynetdicom", "highdicom")
+NEEDED = ("pynetdicom",)
 INSTALL = "pip install 'medfm-compress[node]'"
 
 

@@ -144,8 +144,9 @@ def test_check_tells_what_is_refused_from_what_cannot_be_used(tmp_path: Path, ca
     bundle.write_bytes(data)
     assert run(["serve", str(path), "--check"]) == 4
     assert "engine: " in capsys.readouterr().out
-    assert run(["serve", str(path)]) == 4  # and nothing was received
-    assert "error: " in capsys.readouterr().err
+    command = [sys.executable, "-m", "medfm_compress", "serve", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 4 and "error: " in done.stderr  # and nothing was received
 
 
 def test_two_listeners_of_one_port(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,8 +205,7 @@ def test_quarantine_and_replay_without_a_running_node(tmp_path: Path, capsys: py
 @pytest.mark.parametrize("arguments", [["node.yaml"], ["conformance"]])
 def test_without_the_extra_the_pip_command_is_named(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "hidden").mkdir()
-    for name in ("pynetdicom", "highdicom"):
-        (tmp_path / "hidden" / f"{name}.py").write_text(f"raise ImportError(name={name!r})")
+    (tmp_path / "hidden" / "pynetdicom.py").write_text("raise ImportError(name='pynetdicom')")
     written(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "hidden")}
     command = [sys.executable, "-m", "medfm_compress", "serve", *arguments]

@@ -17,7 +17,6 @@ from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.open_engine import open_engine
 from medfm_compress.runtime.node.progress import Progress
 
-pytest.importorskip("highdicom")
 from medfm_compress.runtime.node.read_instances import Reader, same_pixels
 from medfm_compress.runtime.node.spool.spool import Spool
 
