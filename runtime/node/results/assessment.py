@@ -130,8 +130,9 @@ class Assessment:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """What TID 4019 calls the algorithm's parameters."""
-        return (f"model digest: {self.prediction.model_digest}", f"variant: {self.prediction.variant}")
+        """What TID 4019 calls the algorithm's parameters; the mark of research, so that it stands by each finding."""
+        mark = (f"status: {RESEARCH.lower()}",) if self.is_research else ()
+        return (*mark, f"model digest: {self.prediction.model_digest}", f"variant: {self.prediction.variant}")
 
     @property
     def institution(self) -> str:

@@ -30,7 +30,8 @@ _IDENTIFYING = ("PatientName", "PatientID", "IssuerOfPatientID", "StudyID", "Acc
 _OPTIONAL = (
     # Patient (C.7.1.1)
     *("IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence", "PatientBirthTime"),
-    *("OtherPatientIDs", "OtherPatientIDsSequence", "EthnicGroup", "QualityControlSubject"),
+    *("OtherPatientIDsSequence", "EthnicGroup", "QualityControlSubject"),
+    *("OtherPatientNames", "PatientComments", "ReferencedPatientSequence"),
     *("PatientSpeciesDescription", "PatientSpeciesCodeSequence", "PatientBreedDescription"),
     *("PatientBreedCodeSequence", "BreedRegistrationSequence", "ResponsiblePerson", "ResponsiblePersonRole"),
     *("ResponsibleOrganization", "PatientIdentityRemoved", "DeidentificationMethod"),
@@ -42,7 +43,11 @@ _OPTIONAL = (
     # General study (C.7.2.1) and patient study (C.7.2.2)
     *("StudyDescription", "IssuerOfAccessionNumberSequence", "PhysiciansOfRecord", "ProcedureCodeSequence"),
     *("ReferringPhysicianIdentificationSequence", "ReasonForPerformedProcedureCodeSequence"),
-    *("PatientAge", "PatientSize", "PatientWeight", "AdmissionID"),
+    *("ReferencedStudySequence", "RequestingService", "NameOfPhysiciansReadingStudy", "ConsultingPhysicianName"),
+    *("PatientAge", "PatientSize", "PatientWeight", "AdmissionID", "IssuerOfAdmissionIDSequence", "ServiceEpisodeID"),
+    *("ServiceEpisodeDescription", "AdmittingDiagnosesDescription", "AdmittingDiagnosesCodeSequence", "MedicalAlerts"),
+    *("Allergies", "SmokingStatus", "PregnancyStatus", "LastMenstrualDate", "PatientState", "Occupation"),
+    *("AdditionalPatientHistory", "ReasonForVisit", "PatientSexNeutered"),
     # SOP common (C.12.1): the dates of both modules are in this time zone
     "TimezoneOffsetFromUTC",
 )
@@ -53,6 +58,15 @@ _OF_REQUEST = (
 )
 _OF_CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+# The image's reader takes objects of one frame alone; those of these classes have a number for it (PS3.3 10.3).
+_MULTI_FRAME = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{last}"
+    for last in (
+        *("2.1", "2.2", "3", "3.1", "4.1", "4.3", "4.4", "5", "6.2", "7.1", "7.2", "7.3", "7.4", "12.1", "12.1.1"),
+        *("12.2", "12.2.1", "13.1.1", "13.1.2", "13.1.3", "13.1.4", "13.1.5", "14.1", "14.2", "20", "30"),
+        *("77.1.1.1", "77.1.2.1", "77.1.4.1", "77.1.5.4", "77.1.6", "128.1", "130"),
+    )
+)
 _UID = re.compile(r"[0-9.]{1,64}")
 _TEXT = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
 _LONGEST_IDENTITY = 1000  # characters; beyond it an attribute is no identity but damage
@@ -96,7 +110,7 @@ def source_image(source: Dataset) -> SourceImage:
         number = _text(source, "InstanceNumber")
         return SourceImage(
             *(uids[0], uids[1], uids[2], uids[3]),
-            frame=1 if "NumberOfFrames" in source else None,
+            frame=1 if uids[0] in _MULTI_FRAME else None,
             modality=_text(source, "Modality"),
             instance_number=int(number) if re.fullmatch(r"[0-9]{1,9}", number) else 1,
             taken=_taken(source),
@@ -257,6 +271,10 @@ def _settle(copied: Dataset) -> None:
         copied.PatientSex = ""
     if _utc_offset(str(copied.get("TimezoneOffsetFromUTC", ""))) is None and "TimezoneOffsetFromUTC" in copied:
         del copied.TimezoneOffsetFromUTC
+    if copied.get("PatientIdentityRemoved") == "YES" and not (
+        copied.get("DeidentificationMethod") or copied.get("DeidentificationMethodCodeSequence")
+    ):
+        del copied.PatientIdentityRemoved  # only valid with the method
 
 
 def _requests(source: Dataset, study: Dataset) -> list[Dataset]:

@@ -131,7 +131,7 @@ def _group(assessment: Assessment, finding: CodedFinding) -> Item:
         code_item("CONTAINS", _dcm("121071", "Finding"), finding.code),
         *_algorithm(assessment, finding),
         image_item(_dcm("121112", "Source of Measurement"), assessment.image),
-        number_item(PROBABILITY, f"{finding.probability:.6f}", NO_UNITS),
+        number_item(PROBABILITY, _decimal(finding.probability), NO_UNITS),
     ]
     if finding.called is not None:
         items.append(code_item("CONTAINS", PRESENCE, PRESENT if finding.called else ABSENT))
@@ -144,6 +144,11 @@ def _algorithm(assessment: Assessment, finding: CodedFinding) -> Iterator[Item]:
     yield text_item(_MOD, _dcm("111003", "Algorithm Version"), assessment.algorithm_version)
     for parameter in (*assessment.parameters, finding.operating_point):
         yield text_item(_MOD, _dcm("111002", "Algorithm Parameters"), parameter)
+
+
+def _decimal(probability: float) -> str:
+    """To six places, without zeros that say nothing."""
+    return f"{probability:.6f}".rstrip("0").rstrip(".")
 
 
 def _evaluations(assessment: Assessment) -> Item:
