@@ -1,6 +1,6 @@
 """The DICOM conformance statement in the structure of PS3.2 annex N, from the tables that the code itself uses.
 
-    medfm-compress serve conformance > docs/dicom-conformance.md
+medfm-compress serve conformance > docs/dicom-conformance.md
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def _networking() -> str:
             _MODEL,
             "### 3.2 RECEIVER: images in, storage commitment\n",
             "Table 2: SOP classes as SCP\n",
-            _table(("SOP class", "UID"), ((_name(uid), uid) for uid in (receive.VERIFICATION_CLASS, *_sorted(image_sop_classes())))),
+            _table(
+                ("SOP class", "UID"),
+                ((_name(uid), uid) for uid in (receive.VERIFICATION_CLASS, *_sorted(image_sop_classes()))),
+            ),
             f"and {_name(association.COMMITMENT_CLASS)} ({association.COMMITMENT_CLASS}) as SCP towards senders and as SCU "
             "towards archives that report on an association of their own.\n",
             _receiver_policy(),
@@ -163,7 +166,11 @@ def _other_statuses() -> Iterable[tuple[str, str, str]]:
 
 
 def _reasons() -> Iterable[tuple[str, str, str]]:
-    follows = {"send again": "the result is sent again", "ask again": "commitment is asked for again", "permanent": "quarantine"}
+    follows = {
+        "send again": "the result is sent again",
+        "ask again": "commitment is asked for again",
+        "permanent": "quarantine",
+    }
     for code, (meaning, text) in statuses._COMMITMENT_REASONS.items():
         yield f"{code:04X}H", text, follows[meaning]
 
@@ -254,7 +261,7 @@ def _name(uid: str) -> str:
 
 
 def _code(code: codes.Code) -> str:
-    return f"({code.value}, {code.scheme}, \"{code.meaning}\")"
+    return f'({code.value}, {code.scheme}, "{code.meaning}")'
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -81,7 +81,9 @@ def read_file_head(head: bytes) -> FileHead:
         syntax = _text(meta.get_item(0x00020010).value)
         offset = file.tell()
     except Exception:
-        raise ImageRefused("the file meta information is damaged or lacks Transfer Syntax UID; export it again") from None
+        raise ImageRefused(
+            "the file meta information is damaged or lacks Transfer Syntax UID; export it again"
+        ) from None
     if not is_uid(syntax):
         raise ImageRefused("the file meta information has no Transfer Syntax UID that is one; export it again")
     return FileHead(syntax, offset)

@@ -185,7 +185,9 @@ class Reader:
             if not was_read and (other.state == "quarantined" or other.id > instance.id):
                 continue
             if not other.path.exists():
-                raise Unusable("same-uid", "an image of this SOP Instance UID was read before, and cannot be compared now")
+                raise Unusable(
+                    "same-uid", "an image of this SOP Instance UID was read before, and cannot be compared now"
+                )
             if not same_pixels(read_limited(other.path), read_limited(instance.path)):
                 raise Unusable("same-uid", "another image has this SOP Instance UID; every image needs one of its own")
             is_read = is_read or was_read

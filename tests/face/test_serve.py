@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import node_scene
 import pytest
+
 from medfm_compress.cli.main import run
 from medfm_compress.cli.node_config import read_node_config, starter
 from medfm_compress.data.strict_yaml import load_yaml
@@ -67,7 +68,9 @@ def test_the_starter_has_every_key_and_its_settings_switched_on_are_allowed() ->
 
 def test_paths_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "node.yaml"
-    path.write_text(EMPTY + "pacs: [{name: p, ae_title: P, host: h, port: 1, tls: {certificate: c, key: /k, authorities: a}}]")
+    path.write_text(
+        EMPTY + "pacs: [{name: p, ae_title: P, host: h, port: 1, tls: {certificate: c, key: /k, authorities: a}}]"
+    )
     monkeypatch.chdir("/")
     config = read_node_config(path)
     assert config.folder == str(tmp_path / "node") and config.engine.bundle == str(tmp_path / "b.medfm")
@@ -131,11 +134,22 @@ def test_check_says_all_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[st
         path.write_text(json.dumps(plain))
         assert run(["serve", str(path), "--check", "--json"]) == 2
     faults = [fault["text"] for fault in json.loads(capsys.readouterr().out)["faults"]]
-    for word in ("absent.medfm", "others may read", "cannot be used together", "absent.pem", "no-such-name", "watch.folder", "absent.token", "cannot listen"):
+    for word in (
+        "absent.medfm",
+        "others may read",
+        "cannot be used together",
+        "absent.pem",
+        "no-such-name",
+        "watch.folder",
+        "absent.token",
+        "cannot listen",
+    ):
         assert any(word in fault for fault in faults), (word, faults)
 
 
-def test_check_tells_what_is_refused_from_what_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_tells_what_is_refused_from_what_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("pynetdicom")
     path = written(tmp_path)
     bundle = tmp_path / "tiny.medfm"

@@ -12,10 +12,16 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 
-from medfm_compress.runtime.node.config import EngineConfig, NodeConfig, PacsConfig, ReceiveConfig, SenderConfig, SpoolConfig
+from medfm_compress.runtime.node.config import (
+    EngineConfig,
+    NodeConfig,
+    PacsConfig,
+    ReceiveConfig,
+    SenderConfig,
+    SpoolConfig,
+)
 from medfm_compress.runtime.node.receive import Receiver
 from medfm_compress.runtime.node.spool.spool import Spool
-
 
 CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -85,8 +91,9 @@ def node_config(folder: Path, spool: dict[str, Any] | None = None, **receive: An
 
 
 @contextmanager
-def receiving(folder: Path, spool: dict[str, Any] | None = None, commitment: Any = None, reports: Any = None,
-              **receive: Any) -> Iterator[tuple[Receiver, Spool, Notes]]:
+def receiving(
+    folder: Path, spool: dict[str, Any] | None = None, commitment: Any = None, reports: Any = None, **receive: Any
+) -> Iterator[tuple[Receiver, Spool, Notes]]:
     """A listener that runs inside the block."""
     config = node_config(folder, spool, **receive)
     notes = Notes()

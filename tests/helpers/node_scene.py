@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tiny_bundle
+
 from medfm_compress.data.synthetic_dicom import SITES, Subject, dicom_bytes
 from medfm_compress.runtime.images.quiet_decoders import quiet
 from medfm_compress.runtime.node.config import (

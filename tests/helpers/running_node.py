@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from medfm_compress.runtime.node.config import NodeConfig
 from real_peers import program
+
+from medfm_compress.runtime.node.config import NodeConfig
 
 LONGEST_S = 60.0
 
@@ -84,7 +85,11 @@ class RunningNode:
         port = str(self.config.receive.port)
         command = [program("storescu"), "-v", "-aet", title, "-aec", self.config.receive.ae_title, *options]
         done = subprocess.run(
-            [*command, "127.0.0.1", port, *map(str, files)], capture_output=True, text=True, check=False, timeout=LONGEST_S
+            [*command, "127.0.0.1", port, *map(str, files)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LONGEST_S,
         )
         return done.stdout + done.stderr
 

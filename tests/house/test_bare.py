@@ -7,7 +7,20 @@ from typing import Any
 
 import pytest
 
-TRAINING = ["torch", "torchvision", "timm", "nncf", "torch_pruning", "openvino", "typer", "scipy", "sklearn", "onnx", "pynetdicom", "highdicom"]
+TRAINING = [
+    "torch",
+    "torchvision",
+    "timm",
+    "nncf",
+    "torch_pruning",
+    "openvino",
+    "typer",
+    "scipy",
+    "sklearn",
+    "onnx",
+    "pynetdicom",
+    "highdicom",
+]
 START_S = 0.35
 
 # Python reports every connection and every name look-up to audit hooks (PEP 578).

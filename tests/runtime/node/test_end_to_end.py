@@ -14,15 +14,17 @@ from typing import Any
 
 import node_scene
 import pytest
+from msgspec.structs import replace
+
 from medfm_compress.runtime.node.audit import verify
 from medfm_compress.runtime.node.config import NodeConfig, SpoolConfig
-from msgspec.structs import replace
 
 pytest.importorskip("pynetdicom")
 
-from medfm_compress.runtime.node.spool.overview import SpoolView
 from real_peers import Orthanc, orthanc, program
 from running_node import RunningNode, json_lines, metric, stored, until
+
+from medfm_compress.runtime.node.spool.overview import SpoolView
 
 if os.name == "nt":
     pytest.skip("signals and Orthanc of Linux", allow_module_level=True)

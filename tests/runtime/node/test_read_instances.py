@@ -9,6 +9,7 @@ from typing import Any
 
 import node_scene
 import pytest
+
 from medfm_compress.runtime.errors import BundleRefused
 from medfm_compress.runtime.node.audit import Audit, verify
 from medfm_compress.runtime.node.config import SpoolConfig
@@ -16,7 +17,6 @@ from medfm_compress.runtime.node.identifiers import Marks
 from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.open_engine import open_engine
 from medfm_compress.runtime.node.progress import Progress
-
 from medfm_compress.runtime.node.read_instances import Reader, same_pixels
 from medfm_compress.runtime.node.spool.spool import Spool
 
@@ -78,7 +78,9 @@ def test_an_image_becomes_a_report_that_refers_to_it(make: Make) -> None:
     (delivery,) = scene.spool.due_deliveries("archive", 2e9, 10)
     report = dcmread(delivery.path)
     assert report.PatientID == node_scene.PATIENT_ID and report.Modality == "SR"
-    referenced = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    referenced = (
+        report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    )
     assert referenced.ReferencedSOPInstanceUID == node_scene.uid_of(image)
     assert scene.metrics.value("read_total", outcome="read") == 1
 
@@ -127,7 +129,12 @@ def test_a_study_that_changes_its_patient(make: Make) -> None:
     first = node_scene.image(1, study="s")
     second = node_scene.image(2, study="s", change={"PatientID": "OTHER"})
     issuer = node_scene.image(3, study="s", change={"IssuerOfPatientID": "ELSEWHERE"})
-    assert make().read(first, second, node_scene.image(4, study="s"), issuer) == ["read", "other-patient", "read", "other-patient"]
+    assert make().read(first, second, node_scene.image(4, study="s"), issuer) == [
+        "read",
+        "other-patient",
+        "read",
+        "other-patient",
+    ]
 
 
 def test_one_uid_of_two_images(make: Make) -> None:
@@ -259,5 +266,3 @@ def test_pixels_are_compared_and_not_bytes() -> None:
     assert same_pixels(data, file.getvalue())
     assert not same_pixels(data, node_scene.image(1))
     assert same_pixels(b"none", b"none") and not same_pixels(b"none", b"other")
-
-
