@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import socket
 import ssl
 import threading
@@ -14,46 +13,15 @@ import pytest
 pytest.importorskip("pynetdicom")
 
 from dicom_peer import DicomPeer
+from raw_server import RawServer
 from spool_scene import open_spool, owe, reports, states, wait_until
+from tls_files import certificates
 
 from medfm_compress.runtime.node.config import PacsConfig, RetryConfig, TlsConfig
 from medfm_compress.runtime.node.deliver import Deliverer
 from medfm_compress.runtime.node.statuses import commitment_failure, rejected_context, response
 
 QUICK = RetryConfig(first_s=0.05, longest_s=0.1)
-
-
-class RawServer:
-    """Lets ``talk`` have every connection, each in a thread of its own."""
-
-    def __init__(self, talk) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.connections = 0
-        self.ended = threading.Event()
-        self._talk = talk
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection) -> None:
-        with connection, contextlib.suppress(OSError):
-            self._talk(self, connection)
-
-    def close(self) -> None:
-        self.ended.set()
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self._thread.join(5)
 
 
 def _closes(server, connection):
@@ -197,41 +165,6 @@ def test_tls_with_certificates_of_both_sides_and_no_object_for_one_that_is_not_t
         peer.close()
     assert not deliverer.is_alive
     spool.close()
-
-
-def certificates(folder, name: str) -> tuple[str, str]:
-    """Files of a self-signed certificate for 127.0.0.1 and its key."""
-    x509 = pytest.importorskip("cryptography.x509")
-    import ipaddress
-
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = str(folder / f"{name}.pem"), str(folder / f"{name}.key")
-    with open(paths[0], "wb") as file:
-        file.write(certificate.public_bytes(serialization.Encoding.PEM))
-    with open(paths[1], "wb") as file:
-        file.write(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-    return paths
 
 
 def test_every_status_has_one_meaning():
