@@ -16,7 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medfm_compress.runtime.errors import in_one_line
-from medfm_compress.runtime.node.association import COMMITMENT_CLASS, COMMITMENT_INSTANCE, Peer, Unreachable, open_link
+from medfm_compress.runtime.node.association import (
+    COMMITMENT_CLASS,
+    COMMITMENT_INSTANCE,
+    Link,
+    Peer,
+    Unreachable,
+    open_link,
+)
 from medfm_compress.runtime.node.backoff import gives_up, wait_s
 from medfm_compress.runtime.node.commitment import (
     INVALID_ARGUMENT,
@@ -58,6 +65,7 @@ class CommitmentAnswers:
         self._timeout_s, self._retry, self._clock = timeout_s, retry or RetryConfig(), clock
         self._senders = {sender.ae_title.strip(): sender for sender in receive.senders}
         self._paused: dict[str, tuple[int, float]] = {}  # sender → failures in a row, left alone until
+        self._link: Link | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commitment-answers", daemon=True)
 
@@ -68,7 +76,13 @@ class CommitmentAnswers:
     def stop(self, within_s: float = 30.0) -> None:
         """End after the report that is under way."""
         self._stopping.set()
+        if self._thread.ident is None:  # never begun
+            return
         self._thread.join(within_s)
+        link = self._link
+        if self._thread.is_alive() and link is not None:
+            link.sever()
+            self._thread.join(5.0)
 
     @property
     def is_alive(self) -> bool:
@@ -115,7 +129,8 @@ class CommitmentAnswers:
             if self._stopping.is_set():
                 return
             failures, until = self._paused.get(asked.requester, (0, 0.0))
-            if time.monotonic() < until:
+            if time.monotonic() < until:  # else its requests would stand before those of others
+                self._spool.commitment_retry(asked.id, self._clock() + until - time.monotonic())
                 continue
             problem = self._report(asked)
             if not problem:
@@ -144,7 +159,7 @@ class CommitmentAnswers:
             return "the configuration names no address for it"
         stored, failed = self._sort(asked.items)
         try:
-            link = open_link(self._peer(sender), [PROPOSAL], as_provider=True)
+            self._link = link = open_link(self._peer(sender), [PROPOSAL], as_provider=True)
         except Unreachable as exc:
             return in_one_line(exc)
         try:

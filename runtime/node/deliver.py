@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 _OTHER_SYNTAX = {IMPLICIT_LITTLE: EXPLICIT_LITTLE, EXPLICIT_LITTLE: IMPLICIT_LITTLE}
+# C-ECHO, which every peer takes: some reject the whole association where they take none of the classes of the objects.
+_VERIFICATION = Proposal("1.2.840.10008.1.1", (IMPLICIT_LITTLE,))
 _LINGER_S = 2.0
 
 
@@ -93,7 +95,7 @@ class _PacsChannel:
         if not needed or (self._link is not None and self._link.is_open and needed <= self._proposals):
             return
         self.close()
-        self._link = open_link(self._peer, sorted(needed))
+        self._link = open_link(self._peer, [*sorted(needed), _VERIFICATION])
         self._proposals = needed
 
     def send(self, delivery: Delivery) -> Outcome:

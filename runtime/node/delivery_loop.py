@@ -124,6 +124,8 @@ class DeliveryLoop:
     def stop(self, within_s: float = 30.0) -> None:
         """Let what is being sent come to its end, for ``within_s`` at most, and part from the destination."""
         self._stopping.set()
+        if self._thread.ident is None:  # never begun
+            return
         self._spool.notify()
         self._thread.join(within_s)
         if self._thread.is_alive():

@@ -55,14 +55,16 @@ def owe(spool: Spool, objects: Sequence[ResultObject], uid: str = "1.2.9.1") -> 
     return instance.id
 
 
-def reports(count: int, destination: str = "pacs", syntax: str = EXPLICIT) -> list[ResultObject]:
+def reports(
+    count: int, destination: str = "pacs", syntax: str = EXPLICIT, characters: int = 1
+) -> list[ResultObject]:
     """So many structured reports for one destination, of UIDs 1.2.7.0, 1.2.7.1, …"""
     return [
         ResultObject(
             kind="sr",
             sop_class_uid=COMPREHENSIVE_SR,
             sop_instance_uid=f"1.2.7.{number}",
-            content=structured_report(f"1.2.7.{number}", syntax),
+            content=structured_report(f"1.2.7.{number}", syntax, text="x" * characters),
             destinations=(destination,),
         )
         for number in range(count)
