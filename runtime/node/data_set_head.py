@@ -16,6 +16,7 @@ HEAD_BYTES = 64 * 1024
 _PREAMBLE = 128
 _SOP_INSTANCE_UID = 0x00080018
 _SOP_CLASS_UID = 0x00080016
+_STUDY_UID = 0x0020000D
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1, but for leading zeros, which vendors write
 
@@ -42,6 +43,21 @@ def read_uids(head: bytes, transfer_syntax_uid: str) -> tuple[str, str]:
     Raises:
         ImageRefused: it does not hold both.
     """
+    sop_class, instance = _values(head, transfer_syntax_uid, (_SOP_CLASS_UID, _SOP_INSTANCE_UID))
+    if not (is_uid(sop_class) and is_uid(instance)):
+        raise ImageRefused("the data set's SOP class or instance UID is empty or no UID; export it again")
+    return sop_class, instance
+
+
+def read_study_uid(head: bytes, transfer_syntax_uid: str) -> str:
+    """Study Instance UID likewise; empty where it does not stand within ``head``."""
+    try:
+        return _values(head, transfer_syntax_uid, (_STUDY_UID,))[0]
+    except ImageRefused:
+        return ""
+
+
+def _values(head: bytes, transfer_syntax_uid: str, tags: tuple[int, ...]) -> list[str]:
     from pydicom.filereader import read_dataset
     from pydicom.uid import UID
 
@@ -53,15 +69,12 @@ def read_uids(head: bytes, transfer_syntax_uid: str) -> tuple[str, str]:
             io.BytesIO(head),
             transfer_syntax_uid == "1.2.840.10008.1.2",
             not syntax.is_transfer_syntax or syntax.is_little_endian,
-            stop_when=lambda tag, _vr, _length: tag > _SOP_INSTANCE_UID,
-            specific_tags=[_SOP_CLASS_UID, _SOP_INSTANCE_UID],
+            stop_when=lambda tag, _vr, _length: tag > tags[-1],
+            specific_tags=list(tags),
         )
-        uids = tuple(_text(ds.get_item(tag).value) for tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID))
-    except Exception:  # whatever pydicom raises at bytes that are no data set
+        return [_text(ds.get_item(tag).value) for tag in tags]
+    except Exception:  # noqa: BLE001 - pydicom may raise anything at bytes that are no data set
         raise ImageRefused("the data set does not begin as one of its transfer syntax does; export it again") from None
-    if not all(is_uid(uid) for uid in uids):
-        raise ImageRefused("the data set's SOP class or instance UID is empty or no UID; export it again")
-    return uids[0], uids[1]
 
 
 def read_file_head(head: bytes) -> FileHead:
@@ -80,7 +93,7 @@ def read_file_head(head: bytes) -> FileHead:
         meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
         syntax = _text(meta.get_item(0x00020010).value)
         offset = file.tell()
-    except Exception:
+    except Exception:  # noqa: BLE001 - likewise
         raise ImageRefused(
             "the file meta information is damaged or lacks Transfer Syntax UID; export it again"
         ) from None

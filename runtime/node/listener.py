@@ -77,7 +77,8 @@ class Server(ThreadedAssociationServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """The next connection; TLS begins later, in a thread of its own."""
-        connection, address = self.socket.accept()
+        listening: Any = self.socket
+        connection, address = listening.accept()
         connection.settimeout(self.idle_s)
         return connection, address
 
@@ -123,7 +124,7 @@ class _Association(Association):
         self._server, self.daemon, self.dul.daemon = server, True, True
         self.name = f"AcceptorThread@{self.name}"  # by which pynetdicom knows it
         self.dimse: _Dimse = _Dimse(self, server.host)
-        self.acse: _Acse = _Acse(self)
+        self.acse: _Acse = _Acse(self, server.host)
         self.acceptor.maximum_length = server.ae.maximum_pdu_size
         self.acceptor.ae_title = server.ae_title
         self.acceptor.address_info = handler.local
@@ -133,7 +134,7 @@ class _Association(Association):
         for event, handlers in server._handlers.items():
             if event.is_intervention and handlers:
                 self.bind(event, *handlers)
-        self.set_socket(_Socket(self, connection, server.idle_s))
+        self.set_socket(_Socket(self, connection, server.host, server.idle_s))
 
     def run_reactor(self) -> None:
         try:
@@ -145,9 +146,9 @@ class _Association(Association):
 class _Socket(AssociationSocket):
     """Reads no more, and waits no longer, than a peer in good faith needs."""
 
-    def __init__(self, association: Association, connection: socket.socket, idle_s: float) -> None:
+    def __init__(self, association: Association, connection: socket.socket, host: Host, idle_s: float) -> None:
         super().__init__(association, client_socket=connection)
-        self._idle_s, self._until = idle_s, 0.0
+        self._host, self._idle_s, self._until = host, idle_s, 0.0
 
     def recv(self, nr_bytes: int) -> bytearray:
         if self.socket is None:
@@ -181,8 +182,16 @@ class _Socket(AssociationSocket):
             self._refuse("no-dicom")
         return data
 
+    def _shutdown_socket(self) -> None:
+        """Also where the peer has gone, which makes shutdown fail."""
+        connection = self.socket
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
     def _refuse(self, reason: str) -> None:
-        self.assoc._server.host.dropped(reason)
+        self._host.dropped(reason)
         self._end()
         raise OSError(reason)
 
@@ -196,10 +205,14 @@ class _Socket(AssociationSocket):
 class _Acse(ACSE):
     """Lets in who may come."""
 
+    def __init__(self, association: Association, host: Host) -> None:
+        super().__init__(association)
+        self._host = host
+
     def _negotiate_as_acceptor(self) -> None:
-        request = self.requestor.primitive
-        address = self.requestor.address_info.address
-        verdict = self.assoc._server.host.contexts_for(
+        request: Any = self.requestor.primitive
+        address = self.requestor.address_info.address if self.requestor.address_info else ""
+        verdict = self._host.contexts_for(
             str(request.calling_ae_title).strip(), str(request.called_ae_title).strip(), address
         )
         if isinstance(verdict, tuple):
@@ -220,7 +233,8 @@ class _Dimse(DIMSEServiceProvider):
 
     def __init__(self, association: Association, host: Host) -> None:
         super().__init__(association)
-        self._host, self._storing, self._closed = host, [], False
+        self._host, self._closed = host, False
+        self._storing: list[Storing] = []
 
     def close(self) -> None:
         """Drop what was not answered."""
@@ -236,20 +250,22 @@ class _Dimse(DIMSEServiceProvider):
             try:
                 self._check_bounds(value)
                 part = P_DATA()
-                part.presentation_data_value_list = [[context_id, value]]
+                part.presentation_data_value_list = [[context_id, value]]  # type: ignore[list-item]  # lists are checked for
                 super().receive_primitive(part)
                 self._divert()
             except TooLarge:
                 self._abort("object-too-large")
             except _OutOfBounds as exc:
                 self._abort(str(exc))
-            except Exception:  # a command set that pydicom cannot read, or a context that was not accepted
+            except Exception:  # noqa: BLE001 - a command set that pydicom cannot read, a context not accepted
                 self._abort("not-understood")
 
     def _divert(self) -> None:
         """Once the request for a C-STORE is there, its data set goes to a file."""
-        message = self.message
-        if isinstance(message, C_STORE_RQ) and message._data_set_file is None:
+        if not isinstance(self.message, C_STORE_RQ):
+            return
+        message: Any = self.message
+        if message._data_set_file is None:
             context = self.assoc._accepted_cx[message.context_id]
             if context.abstract_syntax != message.command_set.AffectedSOPClassUID:
                 raise ValueError("SOP class of another presentation context")
@@ -258,7 +274,7 @@ class _Dimse(DIMSEServiceProvider):
             message._data_set_file = _ChunkFile(storing, lambda: self._storing.remove(storing))
 
     def _check_bounds(self, value: bytes) -> None:
-        message = self.message
+        message: Any = self.message
         if message is None:
             if self.msg_queue.qsize() >= _MAX_PIPELINED:
                 raise _OutOfBounds("does-not-wait")

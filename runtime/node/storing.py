@@ -1,7 +1,7 @@
 """One C-STORE on its way in: its data set into the spool's incoming file while it arrives, then what to answer.
 
-Statuses by PS3.4 table B.2-1 and PS3.7 annex C: success only once the spool has it durably; A700H (out of resources: the
-sender may try again) where there is no room, or it sends too fast; A900H where the data set is not of the SOP class or
+Statuses by PS3.4 table B.2-1 and PS3.7 annex C: success only once the spool has it durably; A700H (out of resources: to
+be tried again) where there is no room, or it sends too fast; A900H where the data set is not of the SOP class or
 instance that the request names; C000H where it cannot be understood. An object whose identity is in doubt is not taken
 into quarantine: the sender keeps it and is told, and storage commitment could vouch for neither of the two UIDs.
 """

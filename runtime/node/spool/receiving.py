@@ -21,7 +21,6 @@ from medfm_compress.runtime.errors import MedfmError
 from medfm_compress.runtime.node.spool.records import Arrival
 from medfm_compress.runtime.node.spool.store import INCOMING, INSTANCES, Store
 
-_LOOK_EVERY_BYTES = 4 * 1024**2
 _GB = 1e9
 
 
@@ -52,7 +51,6 @@ class IncomingFile:
         self.path, self.data_bytes, self._bytes, self._spool = path, 0, 0, spool
         self._file = path.open("xb", buffering=0)
         self._digest = hashlib.sha256()
-        self._look_at = 0
 
     @property
     def file(self) -> IncomingFile:
@@ -60,7 +58,7 @@ class IncomingFile:
         return self
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Of the whole file so far."""
         return self._bytes
 
@@ -93,9 +91,7 @@ class IncomingFile:
         self._file.close()
 
     def _append(self, data: bytes | bytearray | memoryview) -> None:
-        if self._bytes + len(data) > self._look_at:
-            self._spool.check_room(len(data))
-            self._look_at = self._bytes + len(data) + _LOOK_EVERY_BYTES
+        self._spool.check_room(len(data))
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) or 0 :]
@@ -148,7 +144,7 @@ class Receiving(Store):
         incoming.close()
         with suppress(FileNotFoundError):
             incoming.path.unlink()
-            self.count_bytes(-incoming.bytes)
+            self.count_bytes(-incoming.size)
 
     def accept(self, incoming: IncomingFile, arrival: Arrival) -> Accepted:
         """Keep the file, durably; when this returns, the sender may be answered with success.
@@ -169,10 +165,10 @@ class Receiving(Store):
         except BaseException as exc:
             if isinstance(exc, sqlite3.Error):  # its row may yet turn up: the file stays until reconciled
                 raise OSError(f"the spool's database: {exc}") from exc
-            self._remove_unaccepted(target, incoming.bytes)
+            self._remove_unaccepted(target, incoming.size)
             raise
         if accepted.repeated:  # by another association, meanwhile
-            self._remove_unaccepted(target, incoming.bytes)
+            self._remove_unaccepted(target, incoming.size)
         else:
             self.notify()
         return accepted
@@ -207,7 +203,7 @@ class Receiving(Store):
                 " state = 'waiting', attempts = 0, reason_code = '', reason = '' RETURNING id",
                 (
                     *(arrival.sop_class_uid, arrival.sop_instance_uid, arrival.transfer_syntax_uid),
-                    *(arrival.sender, arrival.priority, incoming.path.name, digest, incoming.bytes, now, deadline),
+                    *(arrival.sender, arrival.priority, incoming.path.name, digest, incoming.size, now, deadline),
                 ),
             ).fetchone()
             return Accepted(int(row["id"]), False)
