@@ -10,7 +10,7 @@ import msgspec
 InstanceState = Literal["waiting", "reading", "read", "quarantined", "done"]
 """``read``: its objects are being delivered; ``done``: all of them are, and the files are gone."""
 DeliveryState = Literal["waiting", "delivered", "committed", "quarantined"]
-"""``delivered``: the destination answered success, storage commitment is awaited; ``committed``: may be forgotten."""
+"""``delivered``: it answered success and storage commitment is awaited; ``committed``: it may be forgotten."""
 ObjectKind = Literal["sr", "sc", "seg", "fhir"]
 
 
