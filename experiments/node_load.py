@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from medfm_compress.runtime.bundle.bundle import Bundle
+
 KINDS = {"cr": (2000, "CR"), "ct": (512, "CT")}
 """Side in pixels of 16 bits, and modality."""
 _CLASSES = {"CR": "1.2.840.10008.5.1.4.1.1.1", "CT": "1.2.840.10008.5.1.4.1.1.2"}
@@ -46,12 +48,14 @@ class Ports(NamedTuple):
     store: int
 
 
-def write_images(folder: Path, kind: str, count: int) -> list[Path]:
-    """``count`` different images, of ten patients, as files."""
+def write_images(folder: Path, kind: str, count: int, modalities: Sequence[str]) -> list[Path]:
+    """``count`` different images, of ten patients, as files; of the first of ``modalities`` if they exclude the kind's."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import generate_uid
 
     side, modality = KINDS[kind]
+    if modalities and modality not in modalities:
+        modality = next(known for known in _CLASSES if known in modalities)
     random = np.random.default_rng(0)
     pixels = random.integers(0, 4096, (side, side), dtype=np.uint16)
     paths = []
@@ -117,10 +121,12 @@ def ask(port: int, path: str) -> str:
     return ""
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait; raises TimeoutError after an hour."""
+def until(condition: Callable[[], bool], health: int = 0) -> None:
+    """Wait; raises SystemExit where an image goes into quarantine, TimeoutError after an hour."""
     end = time.monotonic() + _LONGEST_S
     while not condition():
+        if health and (reasons := [line for line in ask(health, "/metrics").splitlines() if "quarantined_total{" in line]):
+            raise SystemExit(f"images went into quarantine: {reasons}")
         if time.monotonic() > end:
             raise TimeoutError("waited for an hour")
         time.sleep(0.02)
@@ -195,7 +201,7 @@ def with_node(bundle: Path, folder: Path, ports: Ports, paths: Sequence[Path], s
         received_s = send(paths, senders, ports.node, "MEDFM")
         step = max(1, len(paths) // 20)
         for goal in range(step, len(paths) + 1, step):
-            until(lambda goal=goal: sent(ports.health) >= goal)  # type: ignore[misc]
+            until(lambda goal=goal: sent(ports.health) >= goal, ports.health)  # type: ignore[misc]
             memory.append(resident_mb(process.pid))
         until(lambda: sent(ports.health) >= len(paths))
         delivered_s = time.perf_counter() - start
@@ -276,10 +282,12 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="also storescp and Orthanc by themselves")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    with Bundle.open(options.bundle) as bundle:
+        allowed = bundle.manifest.image_spec.dicom.modalities
     rows = []
     for kind in options.kind:
         with tempfile.TemporaryDirectory() as temporary:
-            paths = write_images(Path(temporary) / "images", kind, options.images)
+            paths = write_images(Path(temporary) / "images", kind, options.images, allowed)
             for number, senders in (
                 (number, senders) for number in range(options.rounds) for senders in options.senders
             ):
