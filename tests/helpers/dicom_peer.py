@@ -102,9 +102,7 @@ class DicomPeer:
     def report_here(self, association: Any, report: Any, event_type: int = 1) -> None:
         """Report on the association that the request came on, once the request is answered."""
         time.sleep(0.1)
-        status, _ = association.send_n_event_report(
-            report, event_type, StorageCommitmentPushModel, COMMITMENT_INSTANCE
-        )
+        status, _ = association.send_n_event_report(report, event_type, StorageCommitmentPushModel, COMMITMENT_INSTANCE)
         self.report_statuses.append(status.get("Status"))
 
     def release(self, association: Any) -> None:
@@ -120,9 +118,7 @@ class DicomPeer:
             "127.0.0.1", port, ext_neg=[build_role(StorageCommitmentPushModel, scp_role=True)]
         )
         assert association.is_established
-        status, _ = association.send_n_event_report(
-            report, event_type, StorageCommitmentPushModel, COMMITMENT_INSTANCE
-        )
+        status, _ = association.send_n_event_report(report, event_type, StorageCommitmentPushModel, COMMITMENT_INSTANCE)
         self.report_statuses.append(status.get("Status"))
         association.release()
 

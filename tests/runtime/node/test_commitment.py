@@ -156,9 +156,7 @@ class Modality:
         entity = AE(ae_title=calling)
         entity.add_requested_context(StorageCommitmentPushModel)
         association = entity.associate("127.0.0.1", port)
-        status, _ = association.send_n_action(
-            report, action_type, StorageCommitmentPushModel, "1.2.840.10008.1.20.1.1"
-        )
+        status, _ = association.send_n_action(report, action_type, StorageCommitmentPushModel, "1.2.840.10008.1.20.1.1")
         association.release()
         return status.Status
 
