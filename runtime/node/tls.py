@@ -17,3 +17,16 @@ def client_context(config: TlsConfig) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(config.certificate, config.key)
     return context
+
+
+def server_context(config: TlsConfig) -> ssl.SSLContext:
+    """To listen with: a caller must show a certificate that comes from ``authorities``.
+
+    Raises:
+        OSError: a file is missing, or holds no certificate or key.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=config.authorities)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(config.certificate, config.key)
+    return context

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.node.spool.records import Quarantined, SpoolCounts
@@ -123,9 +124,9 @@ def _replay(database: sqlite3.Connection, table: str, change: str, ids: Sequence
     return len(ids)
 
 
-def _by(database: sqlite3.Connection, query: str) -> dict:
+def _by(database: sqlite3.Connection, query: str) -> dict[Any, int]:
     return {row[0]: row[1] for row in database.execute(query)}
 
 
-def _value(database: sqlite3.Connection, query: str) -> float:
+def _value(database: sqlite3.Connection, query: str) -> Any:
     return database.execute(query).fetchone()[0]

@@ -60,7 +60,7 @@ class IncomingFile:
         return self
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Of the whole file so far."""
         return self._bytes
 
@@ -148,7 +148,7 @@ class Receiving(Store):
         incoming.close()
         with suppress(FileNotFoundError):
             incoming.path.unlink()
-            self.count_bytes(-incoming.bytes)
+            self.count_bytes(-incoming.size)
 
     def accept(self, incoming: IncomingFile, arrival: Arrival) -> Accepted:
         """Keep the file, durably; when this returns, the sender may be answered with success.
@@ -169,10 +169,10 @@ class Receiving(Store):
         except BaseException as exc:
             if isinstance(exc, sqlite3.Error):  # its row may yet turn up: the file stays until reconciled
                 raise OSError(f"the spool's database: {exc}") from exc
-            self._remove_unaccepted(target, incoming.bytes)
+            self._remove_unaccepted(target, incoming.size)
             raise
         if accepted.repeated:  # by another association, meanwhile
-            self._remove_unaccepted(target, incoming.bytes)
+            self._remove_unaccepted(target, incoming.size)
         else:
             self.notify()
         return accepted
@@ -207,7 +207,7 @@ class Receiving(Store):
                 " state = 'waiting', attempts = 0, reason_code = '', reason = '' RETURNING id",
                 (
                     *(arrival.sop_class_uid, arrival.sop_instance_uid, arrival.transfer_syntax_uid),
-                    *(arrival.sender, arrival.priority, incoming.path.name, digest, incoming.bytes, now, deadline),
+                    *(arrival.sender, arrival.priority, incoming.path.name, digest, incoming.size, now, deadline),
                 ),
             ).fetchone()
             return Accepted(int(row["id"]), False)
