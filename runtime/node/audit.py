@@ -62,7 +62,9 @@ class Audit:
             cut, self._head = _mended(path)
             self._open(path)
         except OSError as exc:
-            raise InputError(f"cannot write the audit trail in {self.folder}: {exc.strerror}; make it writable") from None
+            raise InputError(
+                f"cannot write the audit trail in {self.folder}: {exc.strerror}; make it writable"
+            ) from None
         if cut:
             self.record("audit-mended", durable=True, bytes=cut)
 

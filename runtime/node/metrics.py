@@ -84,7 +84,9 @@ class Metrics:
                 *(_block(name, "counter", _lines(name, series)) for name, series in self._counters.items()),
                 *(_block(name, "gauge", _lines(name, series)) for name, series in self._gauges.items()),
                 *(
-                    _block(name, "histogram", (line for key, value in series.items() for line in value.lines(name, key)))
+                    _block(
+                        name, "histogram", (line for key, value in series.items() for line in value.lines(name, key))
+                    )
                     for name, series in self._histograms.items()
                 ),
             ]

@@ -152,7 +152,10 @@ class Node:
     def _parts(self) -> list[tuple[str, Any]]:
         """Every part that has a thread of its own, except those that beat."""
         return [
-            *((f"deliveries to {pacs.name}", part) for pacs, part in zip(self.config.pacs, self._deliverers, strict=True)),
+            *(
+                (f"deliveries to {pacs.name}", part)
+                for pacs, part in zip(self.config.pacs, self._deliverers, strict=True)
+            ),
             *((f"deliveries to {fhir.name}", part) for fhir, part in zip(self.config.fhir, self._posters, strict=True)),
             ("storage commitment", self._answers),
             *((type(way).__name__, way) for way in self._ways_in),
@@ -185,7 +188,9 @@ class Node:
     def _fail(self, dead: list[str], stuck: list[str]) -> int:
         """Say what ended; where a part is stuck nothing waits for it any more."""
         for name in (*dead, *stuck):
-            _log.critical("%s %s; the node ends, and has to be started again", name, "has ended" if name in dead else "is stuck")
+            _log.critical(
+                "%s %s; the node ends, and has to be started again", name, "has ended" if name in dead else "is stuck"
+            )
         with suppress(OSError):
             self.audit.record("failed", durable=True, parts=[*dead, *stuck])
         if stuck:

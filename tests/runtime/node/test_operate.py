@@ -160,5 +160,3 @@ def test_the_log_names_no_patient(form: str) -> None:
         entries = [json.loads(row) for row in rows]
         assert {"at", "level", "logger", "message"} <= set(entries[0])
         assert [entry["level"] for entry in entries].count("critical") == 2
-
-

@@ -30,7 +30,15 @@ def spool(tmp_path):
 
 def _pacs(port: int, ae_title: str, **settings) -> PacsConfig:
     return PacsConfig(
-        **{**dict(name="pacs", ae_title=ae_title, host="127.0.0.1", port=port, timeout_s=10.0, retry=QUICK), **settings}
+        **{
+            "name": "pacs",
+            "ae_title": ae_title,
+            "host": "127.0.0.1",
+            "port": port,
+            "timeout_s": 10.0,
+            "retry": QUICK,
+            **settings,
+        }
     )
 
 
