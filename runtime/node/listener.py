@@ -182,6 +182,14 @@ class _Socket(AssociationSocket):
             self._refuse("no-dicom")
         return data
 
+    def _shutdown_socket(self) -> None:
+        """Also where the peer has gone, which makes shutdown fail."""
+        connection = self.socket
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
     def _refuse(self, reason: str) -> None:
         self._host.dropped(reason)
         self._end()

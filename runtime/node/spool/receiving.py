@@ -21,7 +21,6 @@ from medfm_compress.runtime.errors import MedfmError
 from medfm_compress.runtime.node.spool.records import Arrival
 from medfm_compress.runtime.node.spool.store import INCOMING, INSTANCES, Store
 
-_LOOK_EVERY_BYTES = 4 * 1024**2
 _GB = 1e9
 
 
@@ -52,7 +51,6 @@ class IncomingFile:
         self.path, self.data_bytes, self._bytes, self._spool = path, 0, 0, spool
         self._file = path.open("xb", buffering=0)
         self._digest = hashlib.sha256()
-        self._look_at = 0
 
     @property
     def file(self) -> IncomingFile:
@@ -93,9 +91,7 @@ class IncomingFile:
         self._file.close()
 
     def _append(self, data: bytes | bytearray | memoryview) -> None:
-        if self._bytes + len(data) > self._look_at:
-            self._spool.check_room(len(data))
-            self._look_at = self._bytes + len(data) + _LOOK_EVERY_BYTES
+        self._spool.check_room(len(data))
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) or 0 :]
