@@ -136,7 +136,7 @@ class Reader:
             self._give_back(instance)
             self._wait_for_room(exc)
             outcome = "given-back"
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 -- of this image perhaps, and the others shall be read
             _log.exception("reading an image failed")
             self._quarantine(instance, "internal-error", f"the node failed at this image ({type(exc).__name__})")
             outcome = "quarantined"
