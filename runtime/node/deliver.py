@@ -1,8 +1,8 @@
 """C-STORE of results to a PACS.
 
-For each SOP class two presentation contexts are proposed: the object's transfer syntax alone, and the other of explicit
-and implicit VR little endian where the object is in one of them. So the peer's answer tells whether the object may go as
-it lies in the file, may go re-encoded, or not at all; it is never sent in a syntax that was not accepted.
+For each SOP class two presentation contexts are proposed: the object's transfer syntax alone, and the other of
+explicit and implicit VR little endian where the object is in one of them. So the peer's answer tells whether the object
+may go as it lies in the file, re-encoded, or not at all; it is never sent in a syntax that was not accepted.
 
 An association serves all that is due, and stays open for a moment after it. The answer Success that is not recorded,
 because the node ends before, leads to the same object being sent again: one SOP instance UID, which a PACS knows.
@@ -167,7 +167,7 @@ def _read_header(delivery: Delivery) -> _Header | NotNow | Never:
         return Never("object-missing", "its file is not in the spool")
     except OSError as exc:
         return NotNow(f"its file cannot be read: {in_one_line(exc)}")
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 -- a damaged file may raise anything inside pydicom
         return Never("object-damaged", f"its file is no DICOM object: {type(exc).__name__}")
     if header[:2] != (delivery.sop_class_uid, delivery.sop_instance_uid):
         return Never("object-damaged", "its file holds another object")
@@ -220,7 +220,7 @@ def _re_encoded(path: Path, transfer_syntax_uid: str) -> Dataset:
         return dcmread(buffer)
     except OSError:
         raise
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 -- likewise
         raise InputError(f"it cannot be re-encoded: {type(exc).__name__}") from None
 
 

@@ -1,4 +1,4 @@
-"""A FHIR server for tests: checks the transaction that it gets by fhir.resources, keeps it, and answers as it is told."""
+"""A FHIR server for tests: checks the transaction that it gets by fhir.resources, keeps it, and answers as told."""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], port: int, folder: Path, seconds: float = 30.0) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: Sequence[str], port: int, folder: Path, seconds: float = 30.0
+) -> Iterator[subprocess.Popen[bytes]]:
     """The program, once it listens at ``port``."""
     with (folder / "peer.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)

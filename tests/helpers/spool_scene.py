@@ -55,9 +55,7 @@ def owe(spool: Spool, objects: Sequence[ResultObject], uid: str = "1.2.9.1") -> 
     return instance.id
 
 
-def reports(
-    count: int, destination: str = "pacs", syntax: str = EXPLICIT, characters: int = 1
-) -> list[ResultObject]:
+def reports(count: int, destination: str = "pacs", syntax: str = EXPLICIT, characters: int = 1) -> list[ResultObject]:
     """So many structured reports for one destination, of UIDs 1.2.7.0, 1.2.7.1, …"""
     return [
         ResultObject(

@@ -32,12 +32,8 @@ def certificates(folder: Path, name: str) -> tuple[str, str]:
         .sign(key, hashes.SHA256())
     )
     paths = str(folder / f"{name}.pem"), str(folder / f"{name}.key")
-    with open(paths[0], "wb") as file:
-        file.write(certificate.public_bytes(serialization.Encoding.PEM))
-    with open(paths[1], "wb") as file:
-        file.write(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+    Path(paths[0]).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    Path(paths[1]).write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
     return paths

@@ -9,7 +9,7 @@ pytest.importorskip("pynetdicom")
 from dicom_peer import CommitmentListener, DicomPeer
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel
-from spool_scene import CR_IMAGE, COMPREHENSIVE_SR, open_spool, owe, reports, states, wait_until
+from spool_scene import COMPREHENSIVE_SR, CR_IMAGE, open_spool, owe, reports, states, wait_until
 
 from medfm_compress.runtime.node.commitment import CommitmentReports, information
 from medfm_compress.runtime.node.commitment_answers import CommitmentAnswers
@@ -28,7 +28,12 @@ def node(tmp_path):
     def make(peer, count=3, **settings):
         config = PacsConfig(
             **{
-                **dict(name="pacs", ae_title="PACS", host="127.0.0.1", port=peer.port, timeout_s=5.0, retry=QUICK),
+                "name": "pacs",
+                "ae_title": "PACS",
+                "host": "127.0.0.1",
+                "port": peer.port,
+                "timeout_s": 5.0,
+                "retry": QUICK,
                 **settings,
             }
         )
@@ -156,9 +161,7 @@ class Modality:
         entity = AE(ae_title=calling)
         entity.add_requested_context(StorageCommitmentPushModel)
         association = entity.associate("127.0.0.1", port)
-        status, _ = association.send_n_action(
-            report, action_type, StorageCommitmentPushModel, "1.2.840.10008.1.20.1.1"
-        )
+        status, _ = association.send_n_action(report, action_type, StorageCommitmentPushModel, "1.2.840.10008.1.20.1.1")
         association.release()
         return status.Status
 

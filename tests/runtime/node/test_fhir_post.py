@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from datetime import datetime, timezone
 
@@ -62,7 +61,7 @@ def post(tmp_path):
 
     def make(server, count=1, objects=None, **settings):
         owe(spool, objects or _reports(count))
-        config = FhirConfig(**{**dict(name="records", url=server.url, timeout_s=5.0, retry=QUICK), **settings})
+        config = FhirConfig(**{"name": "records", "url": server.url, "timeout_s": 5.0, "retry": QUICK, **settings})
         poster = FhirPoster(config, spool)
         ends.extend([lambda: poster.stop(5), server.close])
         poster.start()
@@ -257,4 +256,4 @@ def test_the_wait_that_the_server_asks_for_is_kept(post):
     wait_until(lambda: poster.problem)
     assert not spool.due_deliveries("records", time.time() + 3000, 9)
     assert spool.due_deliveries("records", time.time() + 3700, 9)
-    assert os.path.exists(spool.due_deliveries("records", time.time() + 3700, 9)[0].path)
+    assert spool.due_deliveries("records", time.time() + 3700, 9)[0].path.exists()

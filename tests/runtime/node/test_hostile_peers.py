@@ -167,6 +167,72 @@ def test_tls_with_certificates_of_both_sides_and_no_object_for_one_that_is_not_t
     spool.close()
 
 
+class OtherContexts:
+    """Accepts every association, with answers to the presentation contexts that nobody proposed."""
+
+    def __init__(self, change) -> None:
+        self.messages = 0
+        self._change = change
+
+    def __call__(self, server, connection):
+        from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+
+        request = A_ASSOCIATE_RQ()
+        request.decode(self._pdu(connection))
+        primitive = request.to_primitive()
+        primitive.result, primitive.result_source = 0, 1
+        contexts = primitive.presentation_context_definition_list
+        for context in contexts:
+            context.result = 0
+            self._change(context)
+        primitive.presentation_context_definition_results_list = contexts
+        answer = A_ASSOCIATE_AC()
+        answer.from_primitive(primitive)
+        connection.sendall(answer.encode())
+        while pdu := self._pdu(connection):
+            self.messages += pdu[0] == 4  # P-DATA-TF
+            if pdu[0] == 5:  # A-RELEASE-RQ
+                connection.sendall(b"\x06\0\0\0\0\x04\0\0\0\0")
+
+    def _pdu(self, connection) -> bytes:
+        head = connection.recv(6, socket.MSG_WAITALL)
+        return head + connection.recv(int.from_bytes(head[2:], "big"), socket.MSG_WAITALL) if len(head) == 6 else b""
+
+
+def _in_jpeg(context):
+    context.transfer_syntax = ["1.2.840.10008.1.2.4.50"]
+
+
+def _in_big_endian(context):
+    context.transfer_syntax = ["1.2.840.10008.1.2.2"]
+
+
+def _under_other_numbers(context):
+    context.context_id += 100
+
+
+@pytest.mark.parametrize("change", [_in_jpeg, _in_big_endian, _under_other_numbers])
+def test_an_answer_to_other_presentation_contexts_gets_no_object(tmp_path, change):
+    spool, peer = open_spool(tmp_path), OtherContexts(change)
+    server = RawServer(peer)
+    owe(spool, reports(2))
+    config = PacsConfig(name="pacs", ae_title="PACS", host="127.0.0.1", port=server.port, timeout_s=2.0, retry=QUICK)
+    deliverer = Deliverer(config, "NODE", spool)
+    deliverer.start()
+    try:
+        if change is _under_other_numbers:
+            wait_until(lambda: "no presentation context" in deliverer.problem)
+            assert states(spool) == {"waiting": 2}
+        else:
+            wait_until(lambda: states(spool) == {"quarantined": 2})
+            assert "not proposed" in spool.quarantined()[0].reason
+        assert peer.messages == 0 and deliverer.is_alive
+    finally:
+        deliverer.stop(5)
+        server.close()
+    spool.close()
+
+
 def test_every_status_has_one_meaning():
     meanings = [response(code).meaning for code in range(0x10000)]
     assert meanings[0] == "stored"
@@ -175,7 +241,7 @@ def test_every_status_has_one_meaning():
     assert {response(code).meaning for code in [*range(0xA900, 0xAA00), *range(0xC000, 0xD000)]} == {"permanent"}
     assert response(0x7777).text == "7777H, which is no known status"
     assert [rejected_context(result).meaning for result in (1, 2, 3, 4, 9, None)] == [
-        *("transient", "transient", "permanent", "permanent", "permanent", "permanent")
+        *("transient", "transient", "permanent", "permanent", "permanent", "transient")
     ]
     assert commitment_failure(0x0112)[0] == "send again"
     assert commitment_failure(0xFFFF)[0] == commitment_failure(None)[0] == "ask again"

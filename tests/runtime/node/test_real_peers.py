@@ -29,15 +29,31 @@ def spool(tmp_path):
 
 
 def _pacs(port: int, ae_title: str, **settings) -> PacsConfig:
-    return PacsConfig(**{
-        **dict(name="pacs", ae_title=ae_title, host="127.0.0.1", port=port, timeout_s=10.0, retry=QUICK), **settings
-    })
+    return PacsConfig(
+        **{
+            "name": "pacs",
+            "ae_title": ae_title,
+            "host": "127.0.0.1",
+            "port": port,
+            "timeout_s": 10.0,
+            "retry": QUICK,
+            **settings,
+        }
+    )
 
 
 @pytest.mark.parametrize("only", [[], ["+xi"]])
 def test_storescp_gets_every_report(spool, tmp_path, only):
     port = free_port()
-    command = [program("storescp"), "--output-directory", str(tmp_path), *only, "--filename-extension", ".dcm", str(port)]
+    command = [
+        program("storescp"),
+        "--output-directory",
+        str(tmp_path),
+        *only,
+        "--filename-extension",
+        ".dcm",
+        str(port),
+    ]
     owe(spool, reports(5))
     deliverer = Deliverer(_pacs(port, "STORESCP", commitment=False), "NODE", spool)
     with running(command, port, tmp_path):
