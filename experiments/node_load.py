@@ -125,7 +125,9 @@ def until(condition: Callable[[], bool], health: int = 0) -> None:
     """Wait; raises SystemExit where an image goes into quarantine, TimeoutError after an hour."""
     end = time.monotonic() + _LONGEST_S
     while not condition():
-        if health and (reasons := [line for line in ask(health, "/metrics").splitlines() if "quarantined_total{" in line]):
+        if health and (
+            reasons := [line for line in ask(health, "/metrics").splitlines() if "quarantined_total{" in line]
+        ):
             raise SystemExit(f"images went into quarantine: {reasons}")
         if time.monotonic() > end:
             raise TimeoutError("waited for an hour")
@@ -282,8 +284,7 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="also storescp and Orthanc by themselves")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    with Bundle.open(options.bundle) as bundle:
-        allowed = bundle.manifest.image_spec.dicom.modalities
+    allowed = Bundle.open(options.bundle).manifest.image_spec.dicom.modalities
     rows = []
     for kind in options.kind:
         with tempfile.TemporaryDirectory() as temporary:

@@ -56,6 +56,7 @@ class Audit:
         """
         self.folder, self._marks, self._clock = folder / FOLDER, marks, clock
         self._lock, self._lost = threading.Lock(), 0
+        self._file, self._bytes, self._synced_at = -1, 0, 0.0
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = max(_files(self.folder), default=self.folder / _name(1))

@@ -257,7 +257,7 @@ def _sorted(uids: Iterable[str]) -> list[str]:
 def _name(uid: str) -> str:
     from pydicom.uid import UID
 
-    return UID(uid).name
+    return str(UID(uid).name)
 
 
 def _code(code: codes.Code) -> str:
