@@ -49,7 +49,7 @@ class Ports(NamedTuple):
 
 
 def write_images(folder: Path, kind: str, count: int, modalities: Sequence[str]) -> list[Path]:
-    """``count`` different images, of ten patients, as files; of the first of ``modalities`` if they exclude the kind's."""
+    """``count`` different images of ten patients; of the first of ``modalities`` if they exclude the kind's."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import generate_uid
 

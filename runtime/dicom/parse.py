@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medfm_compress.runtime.dicom.overlays import OVERLAY_TAGS
 from medfm_compress.runtime.errors import ImageRefused
@@ -84,7 +84,7 @@ def parse_header(data: bytes, name: str) -> Dataset:
     return _checked(data, name, None)
 
 
-def _checked(data: bytes, name: str, keywords: Sequence[str] | None) -> Dataset:
+def _checked(data: bytes, name: str, keywords: Sequence[Any] | None) -> Dataset:
     try:
         ds = _parsed(data, name, keywords)
     except RecursionError:
@@ -93,7 +93,7 @@ def _checked(data: bytes, name: str, keywords: Sequence[str] | None) -> Dataset:
     return ds
 
 
-def _parsed(data: bytes, name: str, keywords: Sequence[str] | None) -> Dataset:
+def _parsed(data: bytes, name: str, keywords: Sequence[Any] | None) -> Dataset:
     """The attributes of ``keywords``; all that stand before the pixels where it is None."""
     from pydicom import dcmread
     from pydicom.filereader import read_dataset

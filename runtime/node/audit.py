@@ -2,10 +2,10 @@
 
     FOLDER/audit/audit-00000001.jsonl        {"number": n, "at": "…Z", "event": "…", "previous": "hex", …facts}
 
-A line that was altered, removed, or put in breaks the chain at its place. Lines removed at the end do not: keep the head
-(number and digest of the last line), which the log also gets at every start and end, somewhere else. No patient data:
-UIDs are marks (`identifiers`). A line is with the system when `record` returns, so that it survives a killed process;
-it is on the disk after ``durable=True``, or a second later.
+A line that was altered, removed, or put in breaks the chain at its place. Lines removed at the end do not: keep the
+head (number and digest of the last line), which the log also gets at every start and end, somewhere else. No patient
+data: UIDs are marks (`identifiers`). A line is with the system when `record` returns, so that it survives a killed
+process; it is on the disk after ``durable=True``, or a second later.
 """
 
 from __future__ import annotations
