@@ -113,8 +113,8 @@ on where it stood when the node, or its machine, is started again.
 _IDENTITY = """
 One SOP instance that is sent again with the same data set is answered success and read once. One with another data set
 is accepted; it is read if it shows the same pixels as the one before it or that one was never read, and is in
-quarantine otherwise. Images without Patient ID (configurable), of a study whose earlier images name another patient, or with a
-character set that cannot be decoded are accepted and go to quarantine, where an operator sees them.
+quarantine otherwise. Images without Patient ID (configurable), of a study whose earlier images name another patient, or
+with a character set that cannot be decoded are accepted and go to quarantine, where an operator sees them.
 """
 
 
