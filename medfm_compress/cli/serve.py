@@ -103,9 +103,7 @@ def quarantine(config: Config) -> None:
 @command()
 def replay(
     config: Config,
-    ids: Annotated[
-        list[str], typer.Argument(help="Of 'serve quarantine'; 'all' for everything.", metavar="ID")
-    ],
+    ids: Annotated[list[str], typer.Argument(help="Of 'serve quarantine'; 'all' for everything.", metavar="ID")],
 ) -> None:
     """Take images and results out of quarantine, to be tried again; the node need not run."""
     from medfm_compress.runtime.node.overview import replay as replay_all
@@ -124,7 +122,9 @@ def audit(config: Config) -> None:
     head = verified.head
     console.emit(
         lambda: {"first": verified.first, "last": head.number, "digest": head.digest},
-        lambda: console.say(f"numbers {verified.first} to {head.number} are in order; the last has digest {head.digest}"),
+        lambda: console.say(
+            f"numbers {verified.first} to {head.number} are in order; the last has digest {head.digest}"
+        ),
     )
 
 

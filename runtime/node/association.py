@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -92,9 +93,6 @@ class Link:
 
     def store(self, content: Path | Dataset, size: int) -> int | None:
         """Send the DICOM file, or the data set in a transfer syntax that is accepted; its status, None: no answer."""
-        from pynetdicom import _config
-
-        _config.STORE_SEND_CHUNKED_DATASET = True  # a file as it lies there, never decoded
         patience_s = self._timeout_s + size / _SLOWEST
         self._association.dimse_timeout = patience_s
         return self._status(patience_s, lambda number: self._association.send_c_store(content, number))
@@ -160,9 +158,14 @@ def open_link(
     contexts = _contexts(proposals)
     problem = "no address"
     for address, tls_args in _addresses(peer):
-        association = entity.associate(
-            address, peer.port, contexts, peer.ae_title, _MAX_PDU, roles, None, tls_args, list(handlers)
-        )
+        try:
+            association = entity.associate(
+                address, peer.port, contexts, peer.ae_title, _MAX_PDU, roles, None, tls_args, list(handlers)
+            )
+        except Exception as exc:  # noqa: BLE001 -- pynetdicom does not expect every answer
+            if entity.guard is not None:
+                entity.guard.sever()
+            raise Unreachable(f"its answer cannot be understood ({type(exc).__name__})") from None
         guard = association.guard
         guard.relax()
         if association.is_established or _rejected_all(association):
@@ -256,10 +259,13 @@ def _wake(association: Any) -> None:
 def _entity(peer: Peer) -> Any:
     """An application entity whose associations have a guard, and whose sockets have limits."""
     pynetdicom()
+    from pynetdicom import _config
     from pynetdicom.ae import ApplicationEntity
     from pynetdicom.transport import AssociationSocket
 
-    class LimitedSocket(AssociationSocket):
+    class LimitedSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is untyped for us
+        error: BaseException | None = None
+
         def connect(self, primitive: Any) -> None:
             super().connect(primitive)
             if self.socket is not None:
@@ -269,26 +275,40 @@ def _entity(peer: Peer) -> Any:
         def recv(self, nr_bytes: int) -> bytearray:
             if nr_bytes > _LONGEST_PDU:
                 raise OSError(f"a PDU of {nr_bytes} bytes")
-            return super().recv(nr_bytes)
+            _acknowledge_at_once(self.socket)
+            return bytearray(super().recv(nr_bytes))
 
         def _shutdown_socket(self) -> None:
+            self.error = sys.exc_info()[1] or self.error  # that is being handled, where there was no connection
             if self.socket is not None:
                 with contextlib.suppress(OSError):  # never connected
                     self.socket.shutdown(socket.SHUT_RDWR)
                 with contextlib.suppress(OSError):
                     self.socket.close()
 
-    class GuardedEntity(ApplicationEntity):
+    class GuardedEntity(ApplicationEntity):  # type: ignore[misc]
+        guard: _Guard | None = None
+
         def _create_socket(self, assoc: Any, address: Any, tls_args: Any) -> AssociationSocket:
             limited = LimitedSocket(assoc, address=address)
             limited.tls_args = tls_args
-            assoc.guard = _Guard(assoc, _STEPS * peer.timeout_s)
+            assoc.limited = limited
+            assoc.guard = self.guard = _Guard(assoc, _STEPS * peer.timeout_s)
             return limited
 
+    _config.STORE_SEND_CHUNKED_DATASET = True  # a file as it lies there, never decoded
+    _config.LOG_HANDLER_LEVEL = "none"  # which describes every message, data sets as well
     entity = GuardedEntity(ae_title=peer.calling_ae_title)
     entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = peer.timeout_s
     entity.network_timeout = None  # an idle link is closed by its user
     return entity
+
+
+def _acknowledge_at_once(connection: socket.socket | None) -> None:
+    """Do not let a peer wait that sends the header of a PDU and its content apart (40 ms a message with dcmtk's)."""
+    if connection is not None and hasattr(socket, "TCP_QUICKACK"):  # Linux; it lasts until the next segment or so
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def _addresses(peer: Peer) -> Iterator[tuple[Any, Any]]:
@@ -338,7 +358,6 @@ def _problem(association: Any) -> str:
     if association.is_rejected:
         answer = association.acceptor.primitive
         return f"it rejects the association: {in_one_line(answer.reason_str)}"
-    connection = association.dul.socket
-    if connection is None or not connection._is_connected:
-        return "no connection, or no trust in its certificate"
+    if isinstance(association.limited.error, OSError):  # ssl.SSLError, too
+        return f"no connection: {in_one_line(association.limited.error)}"
     return "it does not answer the request for an association"

@@ -1,8 +1,8 @@
 """Storage commitment (PS3.4 annex J, Push Model): asked for as user, until a PACS has taken charge of every result.
 
 A transaction is durable in the spool before it is asked for. The PACS reports on the same association, which is kept
-open for a moment for that, or on one of its own to our listener. A report counts if its transaction is one that was asked
-of just this PACS; of one that was repeated meanwhile, the successes count. What a report does not name, and what is not
+open for a moment for that, or on one of its own to our listener. A report counts if its transaction was asked of just
+this PACS; of one that was repeated meanwhile, the successes count. What a report does not name, and what is not
 reported at all, is asked for again in a new transaction.
 
     delivered ──N-ACTION──▶ ──N-EVENT-REPORT──▶ committed
@@ -117,7 +117,7 @@ class CommitmentUser:
         if isinstance(report, int):
             return report
         transaction_uid, stored, failed = report
-        deliveries = self._spool.deliveries_of_transaction(self.destination, transaction_uid)
+        deliveries = self._spool.transaction(self.destination, transaction_uid)
         if not deliveries:
             _log.warning("%s reports storage commitment that was not asked for", self.destination)
             self._observer.record("commitment-report-refused", destination=self.destination)
@@ -227,7 +227,7 @@ def answer_report(user: CommitmentUser, event: Any) -> int:
         if request.AffectedSOPClassUID != COMMITMENT_CLASS or request.AffectedSOPInstanceUID != COMMITMENT_INSTANCE:
             return NO_SUCH_INSTANCE
         return user.take_report(int(event.event_type or 0), event.event_information)
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 -- a damaged value may raise anything inside pydicom
         _log.error("a report of %s could not be taken: %s", user.destination, type(exc).__name__)
         return PROCESSING_FAILURE
 

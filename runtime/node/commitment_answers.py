@@ -3,8 +3,8 @@
 A request is durable before it is answered; the report goes out on an association of our own to the address that the
 configuration names for this sender, on which we propose the SCP role (PS3.4 J.3.3), again and again until it was taken.
 
-An instance is committed if the spool holds it, or held it and its results are where they belong. One that the spool does
-not know is reported with failure reason 0112H, one of another SOP class with 0119H (PS3.3 C.14.1.1).
+An instance is committed if the spool holds it, or held it and its results are where they belong. One that the spool
+does not know is reported with failure reason 0112H, one of another SOP class with 0119H (PS3.3 C.14.1.1).
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medfm_compress.runtime.errors import in_one_line
-from medfm_compress.runtime.node.association import COMMITMENT_CLASS, COMMITMENT_INSTANCE, Peer, Unreachable, open_link
+from medfm_compress.runtime.node.association import (
+    COMMITMENT_CLASS,
+    COMMITMENT_INSTANCE,
+    Link,
+    Peer,
+    Unreachable,
+    open_link,
+)
 from medfm_compress.runtime.node.backoff import gives_up, wait_s
 from medfm_compress.runtime.node.commitment import (
     INVALID_ARGUMENT,
@@ -27,7 +34,7 @@ from medfm_compress.runtime.node.commitment import (
     SUCCESS,
     information,
 )
-from medfm_compress.runtime.node.config import ReceiveConfig, RetryConfig, SenderConfig
+from medfm_compress.runtime.node.config import PeerAddress, ReceiveConfig, RetryConfig
 from medfm_compress.runtime.node.delivery_loop import NobodyWatches, Observer
 from medfm_compress.runtime.node.statuses import response
 
@@ -58,6 +65,7 @@ class CommitmentAnswers:
         self._timeout_s, self._retry, self._clock = timeout_s, retry or RetryConfig(), clock
         self._senders = {sender.ae_title.strip(): sender for sender in receive.senders}
         self._paused: dict[str, tuple[int, float]] = {}  # sender → failures in a row, left alone until
+        self._link: Link | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commitment-answers", daemon=True)
 
@@ -68,13 +76,24 @@ class CommitmentAnswers:
     def stop(self, within_s: float = 30.0) -> None:
         """End after the report that is under way."""
         self._stopping.set()
+        if self._thread.ident is None:  # never begun
+            return
         self._thread.join(within_s)
+        link = self._link
+        if self._thread.is_alive() and link is not None:
+            link.sever()
+            self._thread.join(5.0)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     def take(self, calling_ae_title: str, event: Any) -> int:
         """Record an N-ACTION (pynetdicom's event) durably; the status to answer it with. Never raises."""
         try:
             status = self._take(calling_ae_title.strip(), event)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 -- a damaged value may raise anything inside pydicom
             _log.error("a request for storage commitment could not be taken: %s", type(exc).__name__)
             status = PROCESSING_FAILURE
         self._observer.count("commitment_requests", status=f"{status:04X}")
@@ -100,7 +119,7 @@ class CommitmentAnswers:
         while not self._stopping.is_set():
             try:
                 self.round()
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 -- the thread goes on, whatever happens to one round
                 _log.error("reporting storage commitment failed: %s", type(exc).__name__)
             self._stopping.wait(_POLL_S)
 
@@ -110,7 +129,8 @@ class CommitmentAnswers:
             if self._stopping.is_set():
                 return
             failures, until = self._paused.get(asked.requester, (0, 0.0))
-            if time.monotonic() < until:
+            if time.monotonic() < until:  # else its requests would stand before those of others
+                self._spool.commitment_retry(asked.id, self._clock() + until - time.monotonic())
                 continue
             problem = self._report(asked)
             if not problem:
@@ -139,7 +159,7 @@ class CommitmentAnswers:
             return "the configuration names no address for it"
         stored, failed = self._sort(asked.items)
         try:
-            link = open_link(self._peer(sender), [PROPOSAL], as_provider=True)
+            self._link = link = open_link(self._peer(sender.ae_title, sender.commitment), [PROPOSAL], as_provider=True)
         except Unreachable as exc:
             return in_one_line(exc)
         try:
@@ -168,16 +188,9 @@ class CommitmentAnswers:
                 stored.append((sop_class, instance))
         return stored, failed
 
-    def _peer(self, sender: SenderConfig) -> Peer:
-        assert sender.commitment is not None
-        return Peer(
-            sender.ae_title,
-            sender.commitment.host,
-            sender.commitment.port,
-            self._receive.ae_title,
-            self._receive.tls,
-            self._timeout_s,
-        )
+    def _peer(self, ae_title: str, address: PeerAddress) -> Peer:
+        receive = self._receive
+        return Peer(ae_title, address.host, address.port, receive.ae_title, receive.tls, self._timeout_s)
 
 
 def _read_request(information: Dataset) -> tuple[str, list[tuple[str, str]]] | int:

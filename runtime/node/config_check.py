@@ -16,7 +16,7 @@ from medfm_compress.runtime.node.config import NodeConfig, PacsConfig, TlsConfig
 from medfm_compress.runtime.node.open_engine import current, open_engine
 from medfm_compress.runtime.ownership import is_foreign, is_private
 
-NEEDED = ("pynetdicom", "highdicom")
+NEEDED = ("pynetdicom",)
 INSTALL = "pip install 'medfm-compress[node]'"
 
 
@@ -95,7 +95,9 @@ def _ports(config: NodeConfig) -> Iterator[Fault]:
                 listener.bind((host, port))
                 listener.listen(1)
             except OSError as exc:
-                yield Fault(f"{name}: cannot listen at {host}:{port}: {in_one_line(exc)}; free the port, or give another")
+                yield Fault(
+                    f"{name}: cannot listen at {host}:{port}: {in_one_line(exc)}; free the port, or give another"
+                )
 
 
 def _certificates(config: NodeConfig) -> Iterator[Fault]:
@@ -167,7 +169,9 @@ def _hosts(config: NodeConfig) -> Iterator[Fault]:
         try:
             socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as exc:
-            yield Fault(f"{name}: the name {host} leads to no address: {in_one_line(exc)}; correct it, or give an address")
+            yield Fault(
+                f"{name}: the name {host} leads to no address: {in_one_line(exc)}; correct it, or give an address"
+            )
 
 
 def _addresses(pacs: PacsConfig) -> Iterator[tuple[str, int]]:
@@ -188,4 +192,3 @@ def _engine(config: NodeConfig) -> Iterator[Fault]:
             yield Fault(f"results.findings: the bundle has no finding {name!r}; it has {', '.join(known)}")
     finally:
         engine.close()
-

@@ -1,8 +1,8 @@
 """C-STORE of results to a PACS.
 
-For each SOP class two presentation contexts are proposed: the object's transfer syntax alone, and the other of explicit
-and implicit VR little endian where the object is in one of them. So the peer's answer tells whether the object may go as
-it lies in the file, may go re-encoded, or not at all; it is never sent in a syntax that was not accepted.
+For each SOP class two presentation contexts are proposed: the object's transfer syntax alone, and the other of
+explicit and implicit VR little endian where the object is in one of them. So the peer's answer tells whether the object
+may go as it lies in the file, re-encoded, or not at all; it is never sent in a syntax that was not accepted.
 
 An association serves all that is due, and stays open for a moment after it. The answer Success that is not recorded,
 because the node ends before, leads to the same object being sent again: one SOP instance UID, which a PACS knows.
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 _OTHER_SYNTAX = {IMPLICIT_LITTLE: EXPLICIT_LITTLE, EXPLICIT_LITTLE: IMPLICIT_LITTLE}
+# C-ECHO, which every peer takes: some reject the whole association where they take none of the classes of the objects.
+_VERIFICATION = Proposal("1.2.840.10008.1.1", (IMPLICIT_LITTLE,))
 _LINGER_S = 2.0
 
 
@@ -93,7 +95,7 @@ class _PacsChannel:
         if not needed or (self._link is not None and self._link.is_open and needed <= self._proposals):
             return
         self.close()
-        self._link = open_link(self._peer, sorted(needed))
+        self._link = open_link(self._peer, [*sorted(needed), _VERIFICATION])
         self._proposals = needed
 
     def send(self, delivery: Delivery) -> Outcome:
@@ -165,7 +167,7 @@ def _read_header(delivery: Delivery) -> _Header | NotNow | Never:
         return Never("object-missing", "its file is not in the spool")
     except OSError as exc:
         return NotNow(f"its file cannot be read: {in_one_line(exc)}")
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 -- a damaged file may raise anything inside pydicom
         return Never("object-damaged", f"its file is no DICOM object: {type(exc).__name__}")
     if header[:2] != (delivery.sop_class_uid, delivery.sop_instance_uid):
         return Never("object-damaged", "its file holds another object")
@@ -218,7 +220,7 @@ def _re_encoded(path: Path, transfer_syntax_uid: str) -> Dataset:
         return dcmread(buffer)
     except OSError:
         raise
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 -- likewise
         raise InputError(f"it cannot be re-encoded: {type(exc).__name__}") from None
 
 

@@ -75,9 +75,11 @@ class Channel(Protocol):
 class Observer(Protocol):
     """Gets to know what happened; never patient data."""
 
-    def count(self, name: str, **labels: str) -> None: ...
+    def count(self, name: str, **labels: str) -> None:
+        """Count an event, e.g. for Prometheus."""
 
-    def record(self, event: str, **facts: Any) -> None: ...
+    def record(self, event: str, **facts: Any) -> None:
+        """Put an event into the audit trail."""
 
 
 class NobodyWatches:
@@ -124,6 +126,8 @@ class DeliveryLoop:
     def stop(self, within_s: float = 30.0) -> None:
         """Let what is being sent come to its end, for ``within_s`` at most, and part from the destination."""
         self._stopping.set()
+        if self._thread.ident is None:  # never begun
+            return
         self._spool.notify()
         self._thread.join(within_s)
         if self._thread.is_alive():
@@ -142,7 +146,7 @@ class DeliveryLoop:
                 self.round()
             except Unreachable as exc:
                 self._pause(in_one_line(exc))
-            except Exception as exc:  # e.g. the disk is full: what was not recorded is sent again
+            except Exception as exc:  # noqa: BLE001 -- e.g. the disk is full: what was not recorded is sent again
                 _log.error("delivery to %s failed: %s", self.destination, type(exc).__name__)
                 self._pause(f"internal error {type(exc).__name__}")
             if not self._stopping.is_set():
@@ -202,7 +206,7 @@ class DeliveryLoop:
             return self._channel.send(delivery)
         except Unreachable:
             raise
-        except Exception as exc:  # of this object perhaps: the others shall not wait for it
+        except Exception as exc:  # noqa: BLE001 -- of this object perhaps: the others shall not wait for it
             _log.error("sending %d to %s failed: %s", delivery.id, self.destination, type(exc).__name__)
             return NotNow(f"internal error {type(exc).__name__}")
 
@@ -241,5 +245,5 @@ class DeliveryLoop:
     def _close(self) -> None:
         try:
             self._channel.close()
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 -- whatever it was, the association is given up
             _log.warning("parting from %s failed: %s", self.destination, type(exc).__name__)

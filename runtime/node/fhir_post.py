@@ -1,17 +1,17 @@
 """POST of a FHIR transaction (https://hl7.org/fhir/R4/http.html#transaction) to a server of records.
 
-An answer counts as success only if it is 2xx and a bundle that has a 2xx status for every entry that was sent. What says
-something about the way there (no connection, 401, a redirection, which is never followed) makes the server be left alone;
-408, 425, 429 and 5xx are for the moment, ``Retry-After`` within bounds; any other 4xx is about the report, which goes to
-quarantine. Every exchange ends within a total time; no more than 1 MiB of an answer is read, and none of it is logged,
-for an OperationOutcome may quote the patient's data.
+An answer counts as success only if it is 2xx and a bundle that has a 2xx status for every entry that was sent. What
+says something about the way there (no connection, 401, a redirection, which is never followed) makes the server be left
+alone; 408, 425, 429 and 5xx are for the moment, ``Retry-After`` within bounds; any other 4xx is about the report, which
+goes to quarantine. Every exchange ends within a total time; no more than 1 MiB of an answer is read, and none of it is
+logged, for an OperationOutcome may quote the patient's data.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
-import os
 import socket
 import ssl
 import threading
@@ -224,7 +224,7 @@ def _read_token(path: Path) -> str:
     """The bearer token, from a file that nobody else may read."""
     try:
         content = read_regular(path, _LONGEST_TOKEN, "token_file").decode("ascii").strip()
-        private = is_private(os.stat(path))
+        private = is_private(path.stat())
     except (MedfmError, OSError) as exc:
         raise Unreachable(f"token_file cannot be read: {in_one_line(exc)}") from None
     except UnicodeDecodeError:
@@ -240,10 +240,8 @@ def _break(connection: http.client.HTTPConnection | None) -> None:
     """Shut the connection down under whatever waits for it."""
     opened = None if connection is None else connection.sock
     if opened is not None:
-        try:
+        with contextlib.suppress(OSError):
             opened.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
 
 def _problem(exc: Exception) -> str:

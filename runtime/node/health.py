@@ -1,8 +1,8 @@
 """Health and metrics over HTTP, on loopback alone.
 
-    GET /health     200 while every worker is alive and gets on, and the engine reads; else 503 with the reasons
-    GET /ready      200 while images are accepted as well
-    GET /metrics    Prometheus
+GET /health     200 while every worker is alive and gets on, and the engine reads; else 503 with the reasons
+GET /ready      200 while images are accepted as well
+GET /metrics    Prometheus
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Health:
         Raises:
             InputError: the port is taken.
         """
-        self._answers = {"/health": faults, "/ready": lambda: [*faults(), *unready()]}
+        self._answers: dict[str, Reasons] = {"/health": faults, "/ready": lambda: [*faults(), *unready()]}
         self._metrics = metrics
         handler = type("_Bound", (_Handler,), {"health": self})
         try:
@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _TIMEOUT_S
     server_version, sys_version = "medfm-compress", ""
 
-    def do_GET(self) -> None:  # noqa: N802 -- http.server's own name
+    def do_GET(self) -> None:
         host = (self.headers.get("Host") or HOST).lower().strip()
         if (host.rpartition(":")[0] or host) not in _NAMES and host not in _NAMES:
             status, kind, text = 403, "text/plain; charset=utf-8", "ask at 127.0.0.1\n"

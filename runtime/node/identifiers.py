@@ -43,12 +43,16 @@ class Marks:
         except OSError as exc:
             raise InputError(f"cannot use {path}: {exc.strerror}; make it readable for this user") from None
         if len(key) != _KEY_BYTES:
-            raise InputError(f"{path} has {len(key)} bytes instead of {_KEY_BYTES}; restore it, or remove it for a new one")
+            raise InputError(
+                f"{path} has {len(key)} bytes instead of {_KEY_BYTES}; restore it, or remove it for a new one"
+            )
         return cls(key)
 
     def of(self, identifier: str) -> str:
         """The mark of one identifier."""
-        return "mark-" + hashlib.blake2b(identifier.encode("utf-8", "replace"), key=self._key, digest_size=8).hexdigest()
+        return (
+            "mark-" + hashlib.blake2b(identifier.encode("utf-8", "replace"), key=self._key, digest_size=8).hexdigest()
+        )
 
     def hidden(self, text: str) -> str:
         """``text`` with every UID replaced by its mark."""

@@ -1,4 +1,4 @@
-"""`Progress`: whether every worker of the node is alive and gets on; one that does not keeps the watchdog from being fed."""
+"""`Progress`: whether every worker is alive and gets on; one that does not keeps the watchdog from being fed."""
 
 from __future__ import annotations
 

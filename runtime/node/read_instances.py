@@ -20,11 +20,8 @@ import numpy as np
 from medfm_compress.runtime.engine import Engine, Prediction
 from medfm_compress.runtime.errors import (
     BundleRefused,
-    ImageRefused,
-    InputError,
     MedfmError,
     MissingDependency,
-    Refused,
     TrustRefused,
     in_one_line,
 )
@@ -35,6 +32,8 @@ from medfm_compress.runtime.node.header_checks import Unusable, check_header, pa
 from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.open_engine import current, open_engine
 from medfm_compress.runtime.node.progress import Progress
+from medfm_compress.runtime.node.results.assessment import ReadBy
+from medfm_compress.runtime.node.results.heat_map import HeatMap, heat_map
 from medfm_compress.runtime.node.results.results import Results
 from medfm_compress.runtime.node.spool.records import ResultObject, SpooledInstance
 from medfm_compress.runtime.node.spool.spool import Spool
@@ -60,7 +59,6 @@ class Reader:
         self,
         config: NodeConfig,
         spool: Spool,
-        results: Results,
         *,
         audit: Audit,
         metrics: Metrics,
@@ -68,7 +66,10 @@ class Reader:
         opener: Callable[[EngineConfig], Engine | ActiveEngine] = open_engine,
     ) -> None:
         """Open the engine; raises what `open_engine` does."""
-        self._config, self._spool, self._results = config, spool, results
+        self._config, self._spool = config, spool
+        self._results = Results(
+            config.results, pacs=[pacs.name for pacs in config.pacs], fhir=[fhir.name for fhir in config.fhir]
+        )
         self._audit, self._metrics, self._progress = audit, metrics, progress
         self._opener = opener
         self._engine: Engine | ActiveEngine | None = opener(config.engine)
@@ -127,11 +128,15 @@ class Reader:
             self._go_without_engine(exc)
             self._give_back(instance)
             outcome = "given-back"
+        except MedfmError as exc:
+            code = "missing-decoder" if isinstance(exc, MissingDependency) else "image-refused"
+            self._quarantine(instance, code, in_one_line(exc))
+            outcome = "quarantined"
         except (OSError, sqlite3.Error) as exc:
             self._give_back(instance)
             self._wait_for_room(exc)
             outcome = "given-back"
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 -- of this image perhaps, and the others shall be read
             _log.exception("reading an image failed")
             self._quarantine(instance, "internal-error", f"the node failed at this image ({type(exc).__name__})")
             outcome = "quarantined"
@@ -148,36 +153,44 @@ class Reader:
         if self._is_repeat(instance):
             self._finish(instance, (), "repeated")
             return "repeated"
-        try:
-            objects, outcome = self._predict(header, data)
-        except (ImageRefused, InputError, Refused) as exc:
-            if isinstance(exc, BundleRefused | TrustRefused):
-                raise
-            code = "missing-decoder" if isinstance(exc, MissingDependency) else "image-refused"
-            raise Unusable(code, in_one_line(exc)) from None
+        objects, outcome = self._predict(header, data, instance.received_at)
         self._finish(instance, objects, outcome)
         return outcome
 
-    def _predict(self, header: Dataset, data: bytes) -> tuple[tuple[ResultObject, ...], str]:
+    def _predict(self, header: Dataset, data: bytes, received_at: float) -> tuple[tuple[ResultObject, ...], str]:
         engine = self._engine
         if engine is None:
             raise BundleRefused("no engine is open")
         prediction: Prediction = engine.predict(data, atypical=self._config.engine.atypical)
-        objects = self._results.make(header, data, prediction, current(engine))
+        answering = current(engine)
+        wants_map = self._config.results.heat_map and self._config.pacs and prediction.probabilities
+        objects = self._results.make_objects(
+            header,
+            prediction,
+            ReadBy.of(answering),
+            received_at=received_at,
+            heat_map=_heat_map(answering, data, prediction) if wants_map else None,
+        )
         return objects, "read" if prediction.probabilities else "withheld"
 
     def _is_repeat(self, instance: SpooledInstance) -> bool:
-        """Whether another image of the same UID was read and shows the same; raises Unusable where one shows another.
+        """Whether an image of the same UID was read before and shows the same; raises Unusable where one shows another.
 
-        Of one that waits, or is in quarantine, nothing was made: this one is read, and that one is a repeat then.
+        It is held against those that were read, and against those that came before it and wait. Of one in quarantine
+        nothing was made: it may have been sent again because of that.
         """
         is_read = False
         for other in self._spool.same_instances(instance.arrival.sop_instance_uid, instance.id):
+            was_read = other.state in ("read", "done")
+            if not was_read and (other.state == "quarantined" or other.id > instance.id):
+                continue
             if not other.path.exists():
-                raise Unusable("same-uid", "an image of this SOP Instance UID was read before, and cannot be compared now")
+                raise Unusable(
+                    "same-uid", "an image of this SOP Instance UID was read before, and cannot be compared now"
+                )
             if not same_pixels(read_limited(other.path), read_limited(instance.path)):
                 raise Unusable("same-uid", "another image has this SOP Instance UID; every image needs one of its own")
-            is_read = is_read or other.state in ("read", "done")
+            is_read = is_read or was_read
         return is_read
 
     def _finish(self, instance: SpooledInstance, objects: tuple[ResultObject, ...], outcome: str) -> None:
@@ -232,6 +245,14 @@ class Reader:
     def _wait_for_room(self, error: OSError | sqlite3.Error) -> None:
         _log.error("the spool cannot be written (%s); trying again", in_one_line(error))
         self._stop.wait(_AGAIN_S / 5)
+
+
+def _heat_map(engine: Engine, data: bytes, prediction: Prediction) -> HeatMap | None:
+    from medfm_compress.runtime.preprocess import preprocess
+    from medfm_compress.runtime.read_image import read_image
+
+    spec = engine.manifest.image_spec
+    return heat_map(engine, preprocess(read_image(data, spec.dicom), spec), prediction)
 
 
 def same_pixels(first: bytes, second: bytes) -> bool:

@@ -95,7 +95,7 @@ def response(code: int) -> Status:
 def rejected_context(result: int | None) -> Status:
     """What ``result`` of a presentation context means that was not accepted; None: it was not answered at all."""
     if result is None:
-        return Status("permanent", "not answered")
+        return Status("transient", "not answered")
     return _CONTEXT_RESULTS.get(result, Status("permanent", f"{result}, which is no known result"))
 
 

@@ -102,10 +102,13 @@ class DicomPeer:
     def report_here(self, association: Any, report: Any, event_type: int = 1) -> None:
         """Report on the association that the request came on, once the request is answered."""
         time.sleep(0.1)
-        status, _ = association.send_n_event_report(
-            report, event_type, StorageCommitmentPushModel, COMMITMENT_INSTANCE
-        )
+        status, _ = association.send_n_event_report(report, event_type, StorageCommitmentPushModel, COMMITMENT_INSTANCE)
         self.report_statuses.append(status.get("Status"))
+
+    def release(self, association: Any) -> None:
+        """End the association, once the request is answered."""
+        time.sleep(0.1)
+        association.release()
 
     def report_to(self, port: int, report: Any, event_type: int = 1, *, calling: str = "PACS") -> None:
         """Report on an association of its own, with the SCP role proposed for itself."""
@@ -115,8 +118,29 @@ class DicomPeer:
             "127.0.0.1", port, ext_neg=[build_role(StorageCommitmentPushModel, scp_role=True)]
         )
         assert association.is_established
-        status, _ = association.send_n_event_report(
-            report, event_type, StorageCommitmentPushModel, COMMITMENT_INSTANCE
-        )
+        status, _ = association.send_n_event_report(report, event_type, StorageCommitmentPushModel, COMMITMENT_INSTANCE)
         self.report_statuses.append(status.get("Status"))
         association.release()
+
+
+class CommitmentListener:
+    """The node's listener as far as storage commitment needs it."""
+
+    def __init__(self, reports: Any = None, answers: Any = None) -> None:
+        self.entity = AE(ae_title="NODE")
+        self.entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+        handlers = []
+        if reports is not None:
+            handlers.append((evt.EVT_N_EVENT_REPORT, lambda event: (reports.take(_caller(event), event), None)))
+        if answers is not None:
+            handlers.append((evt.EVT_N_ACTION, lambda event: (answers.take(_caller(event), event), None)))
+        self.server = self.entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        self.port = self.server.socket.getsockname()[1]
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.entity.shutdown()
+
+
+def _caller(event: Any) -> str:
+    return event.assoc.requestor.ae_title

@@ -45,23 +45,24 @@ def owe(spool: Spool, objects: Sequence[ResultObject], uid: str = "1.2.9.1") -> 
     """Take an instance in, read it, and owe ``objects``; the instance's id."""
     with spool.incoming() as incoming:
         incoming.file.write(uid.encode())
-        accepted = spool.accept(incoming, Arrival(
-            sop_class_uid=CR_IMAGE, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT, sender="MODALITY"
-        ))
+        accepted = spool.accept(
+            incoming,
+            Arrival(sop_class_uid=CR_IMAGE, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT, sender="MODALITY"),
+        )
     instance = spool.claim()
     assert instance is not None and instance.id == accepted.instance_id
     spool.finish(instance, objects)
     return instance.id
 
 
-def reports(count: int, destination: str = "pacs", syntax: str = EXPLICIT) -> list[ResultObject]:
+def reports(count: int, destination: str = "pacs", syntax: str = EXPLICIT, characters: int = 1) -> list[ResultObject]:
     """So many structured reports for one destination, of UIDs 1.2.7.0, 1.2.7.1, …"""
     return [
         ResultObject(
             kind="sr",
             sop_class_uid=COMPREHENSIVE_SR,
             sop_instance_uid=f"1.2.7.{number}",
-            content=structured_report(f"1.2.7.{number}", syntax),
+            content=structured_report(f"1.2.7.{number}", syntax, text="x" * characters),
             destinations=(destination,),
         )
         for number in range(count)

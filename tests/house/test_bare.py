@@ -7,7 +7,20 @@ from typing import Any
 
 import pytest
 
-TRAINING = ["torch", "torchvision", "timm", "nncf", "torch_pruning", "openvino", "typer", "scipy", "sklearn", "onnx"]
+TRAINING = [
+    "torch",
+    "torchvision",
+    "timm",
+    "nncf",
+    "torch_pruning",
+    "openvino",
+    "typer",
+    "scipy",
+    "sklearn",
+    "onnx",
+    "pynetdicom",
+    "highdicom",
+]
 START_S = 0.35
 
 # Python reports every connection and every name look-up to audit hooks (PEP 578).
@@ -73,6 +86,12 @@ def test_command_line_works(bare: Any, arguments: list[str]) -> None:
     done = bare.run("-m", "medfm_compress", *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout and "Traceback" not in done.stderr
+
+
+def test_a_node_names_what_to_install(bare: Any) -> None:
+    done = bare.run("-m", "medfm_compress", "serve", "conformance")
+    assert done.returncode == 2
+    assert "pip install 'medfm-compress[node]'" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_toolchain_command_names_what_to_install(bare: Any) -> None:

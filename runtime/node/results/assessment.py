@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,13 @@ from medfm_compress import __version__
 from medfm_compress.runtime.engine import CLOCK_FLAG, NOT_RELIABLE_FLAG, UNSIGNED_FLAG, UNVERIFIED_FLAG, Prediction
 from medfm_compress.runtime.node.config import ResultsConfig
 from medfm_compress.runtime.node.results.codes import Code, finding_code, one_line, shortened
-from medfm_compress.runtime.node.results.source_study import SourceImage, copied_study, copied_value, source_image
+from medfm_compress.runtime.node.results.source_study import (
+    SourceImage,
+    copied_study,
+    copied_value,
+    source_image,
+    source_procedures,
+)
 from medfm_compress.runtime.node.results.uids import make_uid
 
 if TYPE_CHECKING:
@@ -93,6 +100,7 @@ class Assessment:
         header: of the image.
         study: patient and study of the image, to be copied into each object.
         findings: in the bundle's order; empty where none is given.
+        procedures: that the study was, by its codes; or just an imaging procedure.
         not_assessed: why none is given, as a sentence; else empty.
         remarks: sentences that belong to every rendering, the mark of research first.
         made_at: date and time of the content, in the image's time zone or this machine's.
@@ -102,6 +110,7 @@ class Assessment:
     image: SourceImage
     study: Dataset
     findings: tuple[CodedFinding, ...]
+    procedures: tuple[Code, ...]
     not_assessed: str
     remarks: tuple[str, ...]
     prediction: Prediction
@@ -121,8 +130,9 @@ class Assessment:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """What TID 4019 calls the algorithm's parameters."""
-        return (f"model digest: {self.prediction.model_digest}", f"variant: {self.prediction.variant}")
+        """What TID 4019 calls the algorithm's parameters; the mark of research, so that it stands by each finding."""
+        mark = (f"status: {RESEARCH.lower()}",) if self.is_research else ()
+        return (*mark, f"model digest: {self.prediction.model_digest}", f"variant: {self.prediction.variant}")
 
     @property
     def institution(self) -> str:
@@ -146,7 +156,7 @@ class Assessment:
         """UID of the series of all that is made likewise of the images of one study."""
         return make_uid(self.config.uid_root, "series", kind, *self._identity)
 
-    @property
+    @functools.cached_property
     def _identity(self) -> tuple[str, ...]:
         return (
             self.prediction.model_digest,
@@ -167,7 +177,7 @@ def assess(
         prediction: of this image.
         read_by: the network.
         config: how results are made.
-        received_at: when the image arrived, seconds since 1970, UTC: the time of the content, so that a repeat has it too.
+        received_at: when the image arrived, seconds since 1970, UTC: the time of the content, also of a repeat.
 
     Raises:
         ImageRefused: no result can refer to the image, or its text cannot be decoded.
@@ -186,12 +196,15 @@ def assess(
     not_assessed = "" if findings else shortened(prediction.not_reliable or "no reason was given", 1000)
     remarks = _remarks(prediction, config, not_assessed)
     own_text = (config.manufacturer, config.institution, config.device_serial_number, read_by.name, prediction.variant)
-    codes = (text for finding in findings for text in (finding.name, *finding.code))
+    procedures = source_procedures(header) or (Code("363679005", "SCT", "Imaging procedure"),)
+    codes = [finding.code for finding in findings] + list(procedures)
+    texts = (*own_text, *remarks, *(finding.name for finding in findings), *(text for code in codes for text in code))
     return Assessment(
         header=header,
         image=image,
-        study=copied_study(header, utf_8=not all(text.isascii() for text in (*own_text, *codes, *remarks))),
+        study=copied_study(header, utf_8=not all(text.isascii() for text in texts)),
         findings=findings,
+        procedures=procedures,
         not_assessed=not_assessed,
         remarks=remarks,
         prediction=prediction,

@@ -18,6 +18,7 @@ PRIVATE_SCHEME = "99MEDFM"
 PRIVATE_SCHEME_NAME = "medfm-compress: findings of a bundle, by the hash of their names"
 PRIVATE_SCHEME_UID = make_uid(UUID_ROOT, "medfm-compress", "coding scheme", PRIVATE_SCHEME)
 _LONGEST_MEANING = 64  # characters of Code Meaning, LO (PS3.5 6.2)
+_LONGEST_SHORT = 16  # characters of Code Value, SH
 
 
 class Code(NamedTuple):
@@ -26,6 +27,13 @@ class Code(NamedTuple):
     value: str
     scheme: str
     meaning: str
+
+    @property
+    def value_keyword(self) -> str:
+        """The attribute that holds the value: a URN and a long one have attributes of their own."""
+        if self.value.startswith("urn:") or "://" in self.value:
+            return "URNCodeValue"
+        return "CodeValue" if len(self.value) <= _LONGEST_SHORT else "LongCodeValue"
 
 
 PRESENT = Code("52101004", "SCT", "Present")  # CID 240

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import TYPE_CHECKING
 
 from medfm_compress import __version__
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _EXPLICIT = "1.2.840.10008.1.2.1"
 _IMPLEMENTATION = make_uid(UUID_ROOT, "medfm-compress", "implementation")
+_CONTENT_SEQUENCE = b"\x40\x00\x30\xa7SQ\0\0"
 _LONGEST = 64  # characters of a LO
 
 
@@ -50,34 +52,22 @@ def series_description(assessment: Assessment, content: str) -> str:
 
 
 def coded(code: Code) -> Dataset:
-    """Item of a code sequence (PS3.3 8.8); a long value and a URN have attributes of their own."""
+    """Item of a code sequence (PS3.3 8.8)."""
     from pydicom import Dataset
 
     item = Dataset()
-    if code.value.startswith("urn:") or "://" in code.value:
-        item.URNCodeValue = code.value
-    elif len(code.value) > 16:
-        item.LongCodeValue = code.value
-    else:
-        item.CodeValue = code.value
+    setattr(item, code.value_keyword, code.value)
     item.CodingSchemeDesignator, item.CodeMeaning = code.scheme, code.meaning
     return item
 
 
-def image_reference(assessment: Assessment) -> Dataset:
-    """Item that refers to the image, and to its frame where it has several (PS3.3 10.3)."""
-    from pydicom import Dataset
+def file_bytes(ds: Dataset, content: bytes = b"") -> bytes:
+    """``ds`` as a file, explicit VR little endian; equal data sets give equal bytes.
 
-    item = Dataset()
-    item.ReferencedSOPClassUID = assessment.image.sop_class_uid
-    item.ReferencedSOPInstanceUID = assessment.image.sop_instance_uid
-    if assessment.image.frame is not None:
-        item.ReferencedFrameNumber = str(assessment.image.frame)
-    return item
-
-
-def file_bytes(ds: Dataset) -> bytes:
-    """``ds`` as a file, explicit VR little endian; equal data sets give equal bytes."""
+    Args:
+        ds: without Content Sequence, and without attributes of a higher tag where ``content`` is given.
+        content: encoded items of Content Sequence (0040,A730).
+    """
     from pydicom.dataset import FileMetaDataset
 
     ds.file_meta = FileMetaDataset()
@@ -88,4 +78,6 @@ def file_bytes(ds: Dataset) -> bytes:
     ds.file_meta.ImplementationVersionName = f"MEDFM_{__version__}"[:16]
     file = io.BytesIO()
     ds.save_as(file, enforce_file_format=True)
+    if content:
+        file.write(_CONTENT_SEQUENCE + struct.pack("<I", len(content)) + content)
     return file.getvalue()

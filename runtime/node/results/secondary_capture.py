@@ -16,14 +16,15 @@ from medfm_compress.runtime.node.results.codes import Code, one_line, shortened
 from medfm_compress.runtime.node.results.document import (
     coded,
     file_bytes,
-    image_reference,
     new_document,
     series_description,
 )
 from medfm_compress.runtime.node.results.heat_map import HeatMap
+from medfm_compress.runtime.node.results.source_study import copied_value
 
 if TYPE_CHECKING:
     from PIL import Image
+    from pydicom import Dataset
 
 SOP_CLASS_UID = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary Capture Image Storage."""
@@ -42,11 +43,10 @@ def secondary_capture(assessment: Assessment, heat: HeatMap) -> bytes:
     ds.SeriesDescription = series_description(assessment, "AI heat map")
     ds.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     ds.PatientOrientation = ""
+    ds.Laterality = copied_value(assessment.header, "Laterality")
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
     ds.DerivationDescription = shortened(f"Occlusion sensitivity of {heat.finding} over the network's input", 1024)
-    source = image_reference(assessment)
-    source.PurposeOfReferenceCodeSequence = [coded(_SOURCE_PURPOSE)]
-    ds.SourceImageSequence = [source]
+    ds.SourceImageSequence = [_source_reference(assessment)]
     ds.LossyImageCompression = "01" if "lossy-compressed" in assessment.prediction.flags else "00"
     if "burned-in-annotation" in assessment.prediction.flags:
         ds.BurnedInAnnotation = "YES"
@@ -62,13 +62,27 @@ def secondary_capture(assessment: Assessment, heat: HeatMap) -> bytes:
 
 
 def overlay(heat: HeatMap) -> NDArray[np.uint8]:
-    """``heat.picture`` under its evidence, uint8 ``[H, W, 3]``: red is little, yellow the most; grey is none or against."""
+    """``heat.picture`` under its evidence, uint8 ``[H, W, 3]``: red is little, yellow most, grey none or against."""
     evidence = np.clip(heat.evidence, 0, None)
     largest = float(evidence.max())
     part = (evidence / largest if largest > 0 else evidence)[..., None]
     colour = _COLD + part * (_HOT - _COLD)
     opacity = _OPACITY * np.sqrt(part)
-    return np.rint(heat.picture * (1 - opacity) + colour * opacity).astype(np.uint8)
+    shown: NDArray[np.uint8] = np.rint(heat.picture * (1 - opacity) + colour * opacity).astype(np.uint8)
+    return shown
+
+
+def _source_reference(assessment: Assessment) -> Dataset:
+    """Item of Source Image Sequence (C.7.6.1.1.4)."""
+    from pydicom import Dataset
+
+    item = Dataset()
+    item.ReferencedSOPClassUID = assessment.image.sop_class_uid
+    item.ReferencedSOPInstanceUID = assessment.image.sop_instance_uid
+    if assessment.image.frame is not None:
+        item.ReferencedFrameNumber = str(assessment.image.frame)
+    item.PurposeOfReferenceCodeSequence = [coded(_SOURCE_PURPOSE)]
+    return item
 
 
 def _picture(assessment: Assessment, heat: HeatMap) -> Image.Image:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.images.quiet_decoders import quiet
+from medfm_compress.runtime.node.results.codes import Code, one_line
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -29,7 +30,8 @@ _IDENTIFYING = ("PatientName", "PatientID", "IssuerOfPatientID", "StudyID", "Acc
 _OPTIONAL = (
     # Patient (C.7.1.1)
     *("IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence", "PatientBirthTime"),
-    *("OtherPatientIDs", "OtherPatientIDsSequence", "EthnicGroup", "QualityControlSubject"),
+    *("OtherPatientIDsSequence", "EthnicGroup", "QualityControlSubject"),
+    *("OtherPatientNames", "PatientComments", "ReferencedPatientSequence"),
     *("PatientSpeciesDescription", "PatientSpeciesCodeSequence", "PatientBreedDescription"),
     *("PatientBreedCodeSequence", "BreedRegistrationSequence", "ResponsiblePerson", "ResponsiblePersonRole"),
     *("ResponsibleOrganization", "PatientIdentityRemoved", "DeidentificationMethod"),
@@ -41,11 +43,30 @@ _OPTIONAL = (
     # General study (C.7.2.1) and patient study (C.7.2.2)
     *("StudyDescription", "IssuerOfAccessionNumberSequence", "PhysiciansOfRecord", "ProcedureCodeSequence"),
     *("ReferringPhysicianIdentificationSequence", "ReasonForPerformedProcedureCodeSequence"),
-    *("PatientAge", "PatientSize", "PatientWeight", "AdmissionID"),
+    *("ReferencedStudySequence", "RequestingService", "NameOfPhysiciansReadingStudy", "ConsultingPhysicianName"),
+    *("PatientAge", "PatientSize", "PatientWeight", "AdmissionID", "IssuerOfAdmissionIDSequence", "ServiceEpisodeID"),
+    *("ServiceEpisodeDescription", "AdmittingDiagnosesDescription", "AdmittingDiagnosesCodeSequence", "MedicalAlerts"),
+    *("Allergies", "SmokingStatus", "PregnancyStatus", "LastMenstrualDate", "PatientState", "Occupation"),
+    *("AdditionalPatientHistory", "ReasonForVisit", "PatientSexNeutered"),
     # SOP common (C.12.1): the dates of both modules are in this time zone
     "TimezoneOffsetFromUTC",
 )
+_OF_REQUEST = (
+    *("ReferencedStudySequence", "AccessionNumber", "PlacerOrderNumberImagingServiceRequest"),
+    *("FillerOrderNumberImagingServiceRequest", "RequestedProcedureID", "RequestedProcedureDescription"),
+    "RequestedProcedureCodeSequence",
+)
+_OF_CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+# The image's reader takes objects of one frame alone; those of these classes have a number for it (PS3.3 10.3).
+_MULTI_FRAME = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{last}"
+    for last in (
+        *("2.1", "2.2", "3", "3.1", "4.1", "4.3", "4.4", "5", "6.2", "7.1", "7.2", "7.3", "7.4", "12.1", "12.1.1"),
+        *("12.2", "12.2.1", "13.1.1", "13.1.2", "13.1.3", "13.1.4", "13.1.5", "14.1", "14.2", "20", "30"),
+        *("77.1.1.1", "77.1.2.1", "77.1.4.1", "77.1.5.4", "77.1.6", "128.1", "130"),
+    )
+)
 _UID = re.compile(r"[0-9.]{1,64}")
 _TEXT = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
 _LONGEST_IDENTITY = 1000  # characters; beyond it an attribute is no identity but damage
@@ -89,7 +110,7 @@ def source_image(source: Dataset) -> SourceImage:
         number = _text(source, "InstanceNumber")
         return SourceImage(
             *(uids[0], uids[1], uids[2], uids[3]),
-            frame=1 if "NumberOfFrames" in source else None,
+            frame=1 if uids[0] in _MULTI_FRAME else None,
             modality=_text(source, "Modality"),
             instance_number=int(number) if re.fullmatch(r"[0-9]{1,9}", number) else 1,
             taken=_taken(source),
@@ -118,25 +139,42 @@ def copied_study(source: Dataset, *, utf_8: bool) -> Dataset:
         elif terms:
             copied.SpecificCharacterSet = terms if len(terms) > 1 else terms[0]
         for keyword in (*_REQUIRED, *_OPTIONAL):
-            element = _copied_element(source, keyword, depth=0)
+            element = _copied_element(source, keyword)
             if element is not None:
                 copied.add(element)
             elif keyword in _REQUIRED:
                 setattr(copied, keyword, "")
         _settle(copied)
-        requests = _requests(source, copied)
-        if requests:
-            copied.ReferencedRequestSequence = requests
         copied.StudyInstanceUID = _text(source, "StudyInstanceUID")
         if utf_8 and not terms and any(not str(element.value).isascii() for element in copied.iterall()):
             raise ImageRefused("the image has text beyond ASCII and names no character set (0008,0005); correct it")
     return copied
 
 
+def copied_requests(source: Dataset, study: Dataset) -> list[Dataset]:
+    """Items of Referenced Request Sequence (C.17.2), from it or from the image's Request Attributes Sequence.
+
+    Args:
+        source: header of the image.
+        study: what `copied_study` made of it.
+    """
+    with quiet():
+        return [_completed(request, study) for request in _requests(source, study)]
+
+
+def source_procedures(source: Dataset) -> tuple[Code, ...]:
+    """Codes of Procedure Code Sequence (0008,1032) that are whole and of one line."""
+    with quiet():
+        sequence = _copied_element(source, "ProcedureCodeSequence")
+        items = [] if sequence is None else sequence.value
+        texts = [[str(item.get(keyword, "")) for keyword in _OF_CODE] for item in items]
+    return tuple(Code(*text) for text in texts if all(part and part == one_line(part) for part in text))
+
+
 def copied_value(source: Dataset, keyword: str) -> str:
     """One attribute of ``source`` as text, empty where it is missing or not of its value representation."""
     with quiet():
-        element = _copied_element(source, keyword, depth=0)
+        element = _copied_element(source, keyword)
         return "" if element is None else str(element.value)
 
 
@@ -162,8 +200,9 @@ def _character_set(source: Dataset) -> list[str]:
     return terms if any(terms) else []
 
 
-def _copied_element(source: Dataset, keyword: str, depth: int) -> DataElement | None:
-    from pydicom import DataElement
+def _copied_element(source: Dataset, keyword: str, depth: int = 0) -> DataElement | None:
+    """An attribute as it may be copied; None where there is none, or it is not of its value representation."""
+    from pydicom import DataElement, config
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     tag = tag_for_keyword(keyword)
@@ -175,18 +214,14 @@ def _copied_element(source: Dataset, keyword: str, depth: int) -> DataElement | 
         value = element.value
     except Exception:  # noqa: BLE001 - a damaged value may raise anything inside pydicom
         return None
+    if value is None or (element.VR == "SQ") != (vr == "SQ"):
+        return None
     if vr == "SQ":
-        if element.VR != "SQ":
-            return None
         return DataElement(tag, vr, _copied_items(value, depth))
-    if value is None or element.VR == "SQ":
-        return None
     _check_text(value, vr, keyword)
-    if keyword not in _IDENTIFYING and vr != "PN" and not _is_valid(value, vr):
-        return None
-    from pydicom import config
-
-    return DataElement(tag, vr, value, validation_mode=config.IGNORE)
+    if keyword in _IDENTIFYING or vr == "PN" or _is_valid(value, vr):
+        return DataElement(tag, vr, value, validation_mode=config.IGNORE)
+    return None
 
 
 def _copied_items(items: Any, depth: int) -> list[Dataset]:
@@ -196,7 +231,7 @@ def _copied_items(items: Any, depth: int) -> list[Dataset]:
     copies: list[Dataset] = []
     for item in [] if depth >= _DEEPEST else items:
         copy = Dataset()
-        for tag in item.keys():
+        for tag in sorted(item.keys()):
             keyword = "" if tag.is_private else keyword_for_tag(tag)
             if keyword and keyword != "SpecificCharacterSet":
                 element = _copied_element(item, keyword, depth + 1)
@@ -236,39 +271,44 @@ def _settle(copied: Dataset) -> None:
         copied.PatientSex = ""
     if _utc_offset(str(copied.get("TimezoneOffsetFromUTC", ""))) is None and "TimezoneOffsetFromUTC" in copied:
         del copied.TimezoneOffsetFromUTC
+    if copied.get("PatientIdentityRemoved") == "YES" and not (
+        copied.get("DeidentificationMethod") or copied.get("DeidentificationMethodCodeSequence")
+    ):
+        del copied.PatientIdentityRemoved  # only valid with the method
 
 
-def _requests(source: Dataset, copied: Dataset) -> list[Dataset]:
-    """Items of Referenced Request Sequence (C.17.2), from it or from the image's Request Attributes Sequence."""
+def _requests(source: Dataset, study: Dataset) -> list[Dataset]:
     from pydicom import Dataset
 
-    own = _copied_element(source, "ReferencedRequestSequence", 0)
-    requests = list(own.value) if own is not None else []
-    attributes = _copied_element(source, "RequestAttributesSequence", 0)
-    for item in [] if requests or attributes is None else attributes.value:
+    own = _copied_element(source, "ReferencedRequestSequence")
+    attributes = _copied_element(source, "RequestAttributesSequence")
+    if own is not None and own.value:
+        return list(own.value)
+    requests = []
+    for item in [] if attributes is None else attributes.value:
         request = Dataset()
         for keyword in ("RequestedProcedureID", "RequestedProcedureDescription", "RequestedProcedureCodeSequence"):
             if keyword in item:
                 request[keyword] = item[keyword]
-        request.AccessionNumber = item.get("AccessionNumber") or copied.AccessionNumber
+        request.AccessionNumber = item.get("AccessionNumber") or study.AccessionNumber
         requests.append(request)
-    for request in requests:
-        request.StudyInstanceUID = request.get("StudyInstanceUID") or _text(source, "StudyInstanceUID")
-        for keyword in (
-            *("ReferencedStudySequence", "AccessionNumber", "PlacerOrderNumberImagingServiceRequest"),
-            *("FillerOrderNumberImagingServiceRequest", "RequestedProcedureID", "RequestedProcedureDescription"),
-            "RequestedProcedureCodeSequence",
-        ):
-            if keyword not in request:
-                setattr(request, keyword, [] if keyword.endswith("Sequence") else "")
     return requests
+
+
+def _completed(request: Dataset, study: Dataset) -> Dataset:
+    """``request`` with what an item must have, empty where it is not known."""
+    request.StudyInstanceUID = request.get("StudyInstanceUID") or study.StudyInstanceUID
+    for keyword in _OF_REQUEST:
+        if keyword not in request:
+            setattr(request, keyword, [] if keyword.endswith("Sequence") else "")
+    return request
 
 
 def _taken(source: Dataset) -> tuple[str, str]:
     for event in ("Acquisition", "Content", "Study"):
-        date = _copied_element(source, f"{event}Date", 0)
+        date = _copied_element(source, f"{event}Date")
         if date is not None and date.value:
-            time = _copied_element(source, f"{event}Time", 0)
+            time = _copied_element(source, f"{event}Time")
             return str(date.value), "" if time is None else str(time.value)
     return "", ""
 

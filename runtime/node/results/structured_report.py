@@ -4,8 +4,8 @@
     ├─ language; observer: this device (TID 1004); procedure
     ├─ Image Library (TID 1600): the image
     ├─ Imaging Measurements: for each finding a group (TID 1501) with
-    │    tracking identifier and UID; the algorithm (TID 4019); the finding's code; the image and frame it was read from;
-    │    its probability; present or absent at the operating point
+    │    tracking identifier and UID; the finding's code; the algorithm (TID 4019); the image and frame it was read
+    │    from; its probability; present or absent at the operating point
     └─ Qualitative Evaluations: whether the analysis succeeded; remarks, that of research first
 
 An image that no finding is given for has no group; that the analysis failed, and why, stands in its place. Content
@@ -33,6 +33,7 @@ from medfm_compress.runtime.node.results.codes import (
     one_line,
 )
 from medfm_compress.runtime.node.results.content_items import (
+    Item,
     Relationship,
     code_item,
     container,
@@ -42,11 +43,12 @@ from medfm_compress.runtime.node.results.content_items import (
     uid_item,
 )
 from medfm_compress.runtime.node.results.document import (
+    coded,
     file_bytes,
-    image_reference,
     new_document,
     series_description,
 )
+from medfm_compress.runtime.node.results.source_study import copied_requests
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -68,15 +70,26 @@ def structured_report(assessment: Assessment) -> bytes:
     ds.PreliminaryFlag = "PRELIMINARY" if assessment.is_research else "FINAL"
     ds.PerformedProcedureCodeSequence = []
     ds.CurrentRequestedProcedureEvidenceSequence = [_evidence(assessment)]
+    requests = copied_requests(assessment.header, assessment.study)
+    if requests:
+        ds.ReferencedRequestSequence = requests
     if any(finding.code.scheme == PRIVATE_SCHEME for finding in assessment.findings):
         ds.CodingSchemeIdentificationSequence = [_private_scheme()]
-    ds.update(
-        container(_dcm("126000", "Imaging Measurement Report"), _content(assessment), template="1500", is_root=True)
-    )
-    return file_bytes(ds)
+    ds.ValueType, ds.ContinuityOfContent = "CONTAINER", "SEPARATE"
+    ds.ConceptNameCodeSequence = [coded(_dcm("126000", "Imaging Measurement Report"))]
+    ds.ContentTemplateSequence = [_template("1500")]
+    return file_bytes(ds, content=b"".join(_content(assessment)))
 
 
-def _content(assessment: Assessment) -> list[Dataset]:
+def _template(identifier: str) -> Dataset:
+    from pydicom import Dataset
+
+    item = Dataset()
+    item.MappingResource, item.TemplateIdentifier = "DCMR", identifier
+    return item
+
+
+def _content(assessment: Assessment) -> list[Item]:
     language = code_item(
         _MOD, _dcm("121049", "Language of Content Item and Descendants"), Code("en", "RFC5646", "English")
     )
@@ -84,14 +97,14 @@ def _content(assessment: Assessment) -> list[Dataset]:
     return [
         language,
         *_observer(assessment),
-        *(code_item(_MOD, _dcm("121058", "Procedure reported"), code) for code in _procedures(assessment)),
+        *(code_item(_MOD, _dcm("121058", "Procedure reported"), code) for code in assessment.procedures),
         _image_library(assessment),
         *([container(_dcm("126010", "Imaging Measurements"), measurements)] if measurements else []),
         _evaluations(assessment),
     ]
 
 
-def _observer(assessment: Assessment) -> Iterator[Dataset]:
+def _observer(assessment: Assessment) -> Iterator[Item]:
     """TID 1002 and 1004."""
     config = assessment.config
     yield code_item(_OBS, _dcm("121005", "Observer Type"), _dcm("121007", "Device"))
@@ -102,42 +115,30 @@ def _observer(assessment: Assessment) -> Iterator[Dataset]:
     yield text_item(_OBS, _dcm("121016", "Device Observer Serial Number"), one_line(config.device_serial_number))
 
 
-def _procedures(assessment: Assessment) -> list[Code]:
-    """Those of the study, or that it was an imaging procedure."""
-    codes = [
-        Code(str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning))
-        for item in assessment.study.get("ProcedureCodeSequence") or []
-        if all(item.get(keyword) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))
-    ]
-    return codes or [Code("363679005", "SCT", "Imaging procedure")]
-
-
-def _image_library(assessment: Assessment) -> Dataset:
+def _image_library(assessment: Assessment) -> Item:
     """TID 1600 with one group of one image."""
     modality = modality_code(assessment.image.modality)
     descriptors = [] if modality is None else [code_item("HAS ACQ CONTEXT", _dcm("121139", "Modality"), modality)]
-    group = container(
-        _dcm("126200", "Image Library Group"), [*descriptors, image_item(None, image_reference(assessment))]
-    )
+    group = container(_dcm("126200", "Image Library Group"), [*descriptors, image_item(None, assessment.image)])
     return container(_dcm("111028", "Image Library"), [group])
 
 
-def _group(assessment: Assessment, finding: CodedFinding) -> Dataset:
+def _group(assessment: Assessment, finding: CodedFinding) -> Item:
     """TID 1501."""
     items = [
         text_item(_OBS, _dcm("112039", "Tracking Identifier"), one_line(finding.name) or finding.code.value),
         uid_item(_OBS, _dcm("112040", "Tracking Unique Identifier"), assessment.uid("tracking", finding.name)),
         code_item("CONTAINS", _dcm("121071", "Finding"), finding.code),
         *_algorithm(assessment, finding),
-        image_item(_dcm("121112", "Source of Measurement"), image_reference(assessment)),
-        number_item(PROBABILITY, f"{finding.probability:.6f}", NO_UNITS),
+        image_item(_dcm("121112", "Source of Measurement"), assessment.image),
+        number_item(PROBABILITY, _decimal(finding.probability), NO_UNITS),
     ]
     if finding.called is not None:
         items.append(code_item("CONTAINS", PRESENCE, PRESENT if finding.called else ABSENT))
     return container(_dcm("125007", "Measurement Group"), items, template="1501")
 
 
-def _algorithm(assessment: Assessment, finding: CodedFinding) -> Iterator[Dataset]:
+def _algorithm(assessment: Assessment, finding: CodedFinding) -> Iterator[Item]:
     """TID 4019."""
     yield text_item(_MOD, _dcm("111001", "Algorithm Name"), one_line(assessment.read_by.name) or MODEL_NAME)
     yield text_item(_MOD, _dcm("111003", "Algorithm Version"), assessment.algorithm_version)
@@ -145,7 +146,12 @@ def _algorithm(assessment: Assessment, finding: CodedFinding) -> Iterator[Datase
         yield text_item(_MOD, _dcm("111002", "Algorithm Parameters"), parameter)
 
 
-def _evaluations(assessment: Assessment) -> Dataset:
+def _decimal(probability: float) -> str:
+    """To six places, without zeros that say nothing."""
+    return f"{probability:.6f}".rstrip("0").rstrip(".")
+
+
+def _evaluations(assessment: Assessment) -> Item:
     outcome = _dcm("111224", "Failed") if assessment.not_assessed else _dcm("111222", "Succeeded")
     remarks = list(assessment.remarks)
     if assessment.not_assessed:  # no group says which algorithm it was

@@ -14,7 +14,18 @@ _SELECT = (
     "objects.file FROM deliveries JOIN objects ON objects.id = deliveries.object_id "
     "JOIN instances ON instances.id = objects.instance_id "
 )
+_TRANSACTIONS = 8  # of a delivery, that a report may still come for
 _ATTEMPTED = "attempts = attempts + 1, first_attempt_at = COALESCE(first_attempt_at, ?)"
+
+
+def _keep_transaction(database: sqlite3.Connection, delivery_id: int, transaction_uid: str, now: float) -> None:
+    """Remember that it was asked for, and forget all but the last few times: a late answer is still an answer."""
+    database.execute("INSERT OR REPLACE INTO transactions VALUES (?, ?, ?)", (transaction_uid, delivery_id, now))
+    database.execute(
+        "DELETE FROM transactions WHERE delivery_id = ? AND transaction_uid NOT IN "
+        "(SELECT transaction_uid FROM transactions WHERE delivery_id = ? ORDER BY asked_at DESC LIMIT ?)",
+        (delivery_id, delivery_id, _TRANSACTIONS),
+    )
 
 
 class Deliveries(Reading):
@@ -38,13 +49,14 @@ class Deliveries(Reading):
         )
         return [self._delivery(row) for row in rows]
 
-    def transaction(self, transaction_uid: str) -> list[Delivery]:
-        """What storage commitment was asked for under this transaction UID and has not been answered."""
+    def transaction(self, destination: str, transaction_uid: str) -> list[Delivery]:
+        """What storage commitment was asked of that destination under this transaction UID, answered already or not."""
         rows = self._rows(
-            f"{_SELECT} WHERE deliveries.transaction_uid = ? AND deliveries.state = 'delivered' ORDER BY deliveries.id",
-            transaction_uid,
+            f"{_SELECT} JOIN transactions ON transactions.delivery_id = deliveries.id "
+            "WHERE transactions.transaction_uid = ? AND destination = ? ORDER BY deliveries.id",
+            *(transaction_uid, destination),
         )
-        return [self._delivery(row) for row in rows] if transaction_uid else []
+        return [self._delivery(row) for row in rows]
 
     def next_due(self, destination: str) -> float | None:
         """When something is next to be done for that destination; None where nothing is."""
@@ -78,7 +90,16 @@ class Deliveries(Reading):
 
     def commitment_requested(self, delivery_ids: Iterable[int], transaction_uid: str, repeat_at: float) -> None:
         """Storage commitment was asked for; without an answer it is asked for again at ``repeat_at``."""
-        self._update(delivery_ids, "delivered", "transaction_uid = ?, due_at = ?", transaction_uid, repeat_at)
+        ids, now = list(delivery_ids), self._clock()
+        with self._transaction() as database:
+            for delivery_id in ids:
+                changed = database.execute(
+                    "UPDATE deliveries SET transaction_uid = ?, due_at = ? WHERE id = ? AND state = 'delivered'",
+                    (transaction_uid, repeat_at, delivery_id),
+                ).rowcount
+                if changed and transaction_uid:
+                    _keep_transaction(database, delivery_id, transaction_uid, now)
+        self.notify()
 
     def commitment_failed(self, delivery_ids: Iterable[int], at: float, reason: str) -> None:
         """The destination does not hold them: they are sent again, at ``at``."""

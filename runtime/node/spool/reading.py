@@ -104,6 +104,11 @@ class Reading(Receiving):
         )
         return None if row is None else self._instance(row)
 
+    def same_instances(self, sop_instance_uid: str, but: int) -> list[SpooledInstance]:
+        """All instances of that UID, except the one whose id is ``but``."""
+        rows = self._rows("SELECT * FROM instances WHERE sop_instance_uid = ? AND id != ?", sop_instance_uid, but)
+        return [self._instance(row) for row in rows]
+
     def instance(self, instance_id: int) -> SpooledInstance | None:
         """One instance by its id."""
         row = self._row("SELECT * FROM instances WHERE id = ?", instance_id)

@@ -64,6 +64,14 @@ CREATE TABLE deliveries (
 );
 CREATE INDEX deliveries_due ON deliveries (destination, state, due_at);
 
+CREATE TABLE transactions (            -- storage commitment that was asked of destinations, the last few of a delivery
+    transaction_uid TEXT NOT NULL,
+    delivery_id INTEGER NOT NULL REFERENCES deliveries (id) ON DELETE CASCADE,
+    asked_at REAL NOT NULL,
+    PRIMARY KEY (transaction_uid, delivery_id)
+) WITHOUT ROWID;
+CREATE INDEX transactions_of_delivery ON transactions (delivery_id, asked_at);
+
 CREATE TABLE studies (                 -- whose patient every study has; keyed digests, no patient data
     study TEXT PRIMARY KEY,
     patient TEXT NOT NULL,

@@ -26,7 +26,11 @@ def trail(folder: Path) -> Path:
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for path in sorted((folder / "audit").glob("*.jsonl")) for line in path.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for path in sorted((folder / "audit").glob("*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
 
 
 def write(folder: Path, marks: Marks, count: int) -> Audit:
@@ -46,7 +50,9 @@ def test_goes_on_after_a_restart(tmp_path: Path, marks: Marks) -> None:
 
 def test_uids_are_marks_and_those_of_the_standard_stay(tmp_path: Path, marks: Marks) -> None:
     audit = Audit(tmp_path, marks)
-    audit.record("x", instance=UID, sop="1.2.840.10008.5.1.4.1.1.1", text=f"of {UID}, 2.25.123456789012", address="10.1.2.3")
+    audit.record(
+        "x", instance=UID, sop="1.2.840.10008.5.1.4.1.1.1", text=f"of {UID}, 2.25.123456789012", address="10.1.2.3"
+    )
     audit.close()
     text = trail(tmp_path).read_text()
     assert UID not in text and "2.25.1" not in text

@@ -226,7 +226,10 @@ def test_a_damaged_or_missing_object_is_set_aside(scene):
     here = scene()
     objects = reports(3)
     objects[0] = ResultObject(
-        kind="sr", sop_class_uid=COMPREHENSIVE_SR, sop_instance_uid="1.2.7.0", content=b"x" * 300,
+        kind="sr",
+        sop_class_uid=COMPREHENSIVE_SR,
+        sop_instance_uid="1.2.7.0",
+        content=b"x" * 300,
         destinations=("pacs",),
     )
     owe(here.spool, objects)
