@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from medfm_compress.runtime.node.audit import verify
-from medfm_compress.runtime.node.config import NodeConfig, SpoolConfig
+from medfm_compress.runtime.node.config import NodeConfig, SpoolConfig, StowConfig, WatchConfig
 
 pytest.importorskip("pynetdicom")
 
@@ -124,6 +125,27 @@ def test_a_full_spool_refuses_and_goes_on(tmp_path: Path) -> None:
         view = SpoolView(Path(config.folder) / "spool")
         until(lambda: view.counts().instances == {"read": len(accepted)})
         view.close()
+        assert node.stop() == 0
+    finally:
+        if not node.has_ended():
+            node.kill()
+
+
+def test_a_watched_folder_and_stow(tmp_path: Path, config: NodeConfig) -> None:
+    (tmp_path / "watched").mkdir()
+    watch = WatchConfig(folder=str(tmp_path / "watched"), settle_s=0.2, every_s=0.1)
+    both = replace(config, watch=watch, stow=StowConfig(port=node_scene.free_port()))
+    node = RunningNode(both, tmp_path)
+    node.start()
+    try:
+        (by_folder,) = write(tmp_path / "watched", 1)
+        body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + node_scene.image(1) + b"\r\n--b--\r\n"
+        connection = http.client.HTTPConnection("127.0.0.1", both.stow.port, timeout=20)  # type: ignore[union-attr]
+        kind = 'multipart/related; type="application/dicom"; boundary=b'
+        connection.request("POST", "/studies", body, {"Content-Type": kind, "Accept": "application/dicom+json"})
+        assert connection.getresponse().status == 200
+        connection.close()
+        until(lambda: node.states() == {"read": 2} and not by_folder.exists())
         assert node.stop() == 0
     finally:
         if not node.has_ended():
