@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -150,3 +151,24 @@ def test_a_watched_folder_and_stow(tmp_path: Path, config: NodeConfig) -> None:
     finally:
         if not node.has_ended():
             node.kill()
+
+
+def test_traffic_goes_to_loopback_only(tmp_path: Path, config: NodeConfig) -> None:
+    trace = tmp_path / "trace.txt"
+    calls = "trace=connect,sendto,sendmsg,sendmmsg,bind"
+    node = RunningNode(config, tmp_path, prefix=(program("strace"), "-D", "-f", "-qq", "-e", calls, "-o", str(trace)))
+    files = write(tmp_path / "in", 2)
+    with archive(tmp_path, config):
+        node.start()
+        try:
+            assert stored(node.send(files), files) == files
+            until(lambda: node.states() == {"done": 2})
+            assert node.stop() == 0
+        finally:
+            if not node.has_ended():
+                node.kill()
+    # to port 0 nothing is sent: so the C library asks which of its own addresses it would use
+    calls_made = [line for line in trace.read_text().splitlines() if "AF_INET" in line and "htons(0)" not in line]
+    found = [re.search(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"', line) for line in calls_made]
+    assert {address for match in found if match for address in match.groups() if address} <= {"127.0.0.1", "::1"}
+    assert len([match for match in found if match]) >= 3  # two listeners, and the archive
