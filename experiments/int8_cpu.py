@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from int8_cpu_compared import EAGER, LIMITS, PEERS, ComparedModel, compared_models
+from int8_cpu_compared import EAGER, LIMITS, OURS, PEERS, TWO_THREADS, ComparedModel, compared_models
 from int8_cpu_network import is_network, load_network
 from int8_cpu_ours import MOST_ERROR
 from int8_cpu_tables import write_tables
@@ -79,20 +79,26 @@ class Harness:
             script("int8_cpu_prepare.py", folder, self.study, work, *counts)
         if "peers" in self.arguments.stages:
             self._peers(work)
-        due = [
-            limit.removeprefix("-") or str(MOST_ERROR)
-            for limit, begin in LIMITS.items()
-            if self.wants("ours", work / "ours" / f"{begin}-openvino.json")
-        ]
-        if due:
-            batches = ",".join(map(str, self.batches))
-            script("int8_cpu_ours.py", work, self.arguments.time_budget, ",".join(due), batches)
+        self._ours(work)
         if "errors" in self.arguments.stages:
             self._errors(work)
         if "timing" in self.arguments.stages:
             for threads, batch in self.arguments.cells:
                 self._time(work, threads, batch)
         self._record(work, name)
+
+    def _ours(self, work: Path) -> None:
+        """One search after another on each count of threads that is timed and not searched for yet."""
+        for threads in sorted({threads for threads, _ in self.arguments.cells}):
+            ending = TWO_THREADS if threads > 1 else ""
+            due = [
+                limit.removeprefix("-") or str(MOST_ERROR)
+                for limit, begin in LIMITS.items()
+                if self.wants("ours", work / "ours" / f"{begin}-openvino{ending}.json")
+            ]
+            if due:
+                batches = ",".join(map(str, self.batches))
+                script("int8_cpu_ours.py", work, self.arguments.time_budget, ",".join(due), batches, threads)
 
     def _peers(self, work: Path) -> None:
         for batch in self.batches:
@@ -132,6 +138,8 @@ class Harness:
         print_line(f"  {threads} threads, batch {batch}")
         everybody = compared_models(work, self.pythons, batch)
         absent = self._slow(work) | {EAGER: "timed at batch 1 only"} if batch > 1 else {}
+        if threads == 1:
+            absent |= {name: "chosen for two threads" for name in OURS if name.endswith(TWO_THREADS)}
         if (threads, batch) != (1, 1):
             absent["torchao"] = "compiled for one thread and batch 1 only"
         cell = {

@@ -98,7 +98,14 @@ PEERS = {
 
 LIMITS = {"": "plain", "-0.08": "error-0.08"}
 """Ending of our names → beginning of the files that the search made with that limit of error (`int8_cpu_ours.stem`)."""
-OURS = tuple(f"ours-{backend}{limit}" for limit in LIMITS for backend in ("onnxruntime", "openvino"))
+TWO_THREADS = "-t2"
+"""Ending of our names, and of the search's files, where it was on two threads: these run in the cells of two alone."""
+OURS = tuple(
+    f"ours-{backend}{limit}{threads}"
+    for threads in ("", TWO_THREADS)
+    for limit in LIMITS
+    for backend in ("onnxruntime", "openvino")
+)
 
 
 class Worker:
@@ -202,8 +209,9 @@ def _float(work: Path, name: str, backend: str, precision: str, batch: int) -> C
 
 
 def _ours(work: Path, name: str, batch: int) -> ComparedModel:
-    _, backend, *limit = name.split("-")
-    about = work / "ours" / f"{LIMITS[f'-{limit[0]}' if limit else '']}-{backend}.json"
+    threads = TWO_THREADS if name.endswith(TWO_THREADS) else ""
+    _, backend, *limit = name.removesuffix(threads).split("-")
+    about = work / "ours" / f"{LIMITS[f'-{limit[0]}' if limit else '']}-{backend}{threads}.json"
     if not about.is_file():
         return ComparedModel(name=name, backend=backend, reason="was not made")
     made = json.loads(about.read_text())

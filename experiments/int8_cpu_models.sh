@@ -95,7 +95,7 @@ PY
   finetune "$out/coarse/study-$4.csv" "$1" 224 "$5" 0.0003 "$out/$1" --weights "$coarse/stretched.safetensors"
 }
 
-# The larger ViTs start as a wider DeiT-tiny: copies of its channels, each shared among k, compute the same (Net2Net, Chen
+# ViT-B starts as a wider DeiT-tiny: copies of its channels, each shared among k, compute the same (Net2Net, Chen
 # et al. 2016); noise of a fifth of each weight makes the copies differ.
 wide() { # wide NAME FACTOR
   local start=$out/coarse/$1.safetensors
@@ -152,8 +152,7 @@ cnn() { # cnn NAME EPOCHS [CASES]: at 96 px, which costs a fifth; filters and st
 train() {
   case $1 in
     vit_base_*) wide "$1" 4 ;;
-    vit_small_*) wide "$1" 2 ;;
-    deit_*) vit "$1" 2000 8 300 2 ;;
+    deit_* | vit_small_*) vit "$1" 2000 8 300 2 ;;
     resnet50 | densenet121) cnn "$1" 3 ;;
     convnext_* | regnety_* | efficientnetv2_*) cnn "$1" 4 1000 ;;
     swin_* | tiny_vit_* | coatnet_* | maxvit_*) finetune "$out/study.csv" "$1" 224 5 0.0005 "$out/$1" ;;

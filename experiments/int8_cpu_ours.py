@@ -1,6 +1,6 @@
 """Our own candidates for one network: what the candidate search chooses for each target, and the same for batch 8.
 
-python int8_cpu_ours.py WORK TIME_BUDGET_S MOST_ERROR,… BATCH,…
+python int8_cpu_ours.py WORK TIME_BUDGET_S MOST_ERROR,… BATCH,… THREADS,…
 
 MOST_ERROR is a limit of the relative logit error, usually 0.03. Batch 8 is quantized by the method that was chosen at
 batch 1, with statistics of its own graph: its values need not have the same names. Everybody gets the cases that
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +50,12 @@ def product_graph(plain: Path) -> bytes:
     return serialise(model)
 
 
-def group_of(backend: Backend, graph: bytes) -> Group:
+def group_of(backend: Backend, graph: bytes, threads: int) -> Group:
     """The target's FP32 and what else its CPU runs floats in."""
     from medfm_compress.compress.quantization.targets import make_group
     from medfm_compress.export.build import make_variant
 
-    return make_group(make_variant(backend, "fp32"), form_of(backend, graph), 1)
+    return make_group(make_variant(backend, "fp32"), form_of(backend, graph), threads)
 
 
 def form_of(backend: Backend, graph: bytes) -> tuple[bytes, ...]:
@@ -80,8 +80,17 @@ def batches(images: NDArray[np.float32], size: int) -> Iterator[NDArray[np.float
         yield images[start : start + size]
 
 
-def choose(work: Path, budget_s: float, most_errors: tuple[float, ...], sizes: tuple[int, ...]) -> None:
-    """Search on every target within every limit, and keep what is chosen."""
+class Plan(NamedTuple):
+    """What is searched for."""
+
+    budget_s: float
+    most_errors: tuple[float, ...]
+    batches: tuple[int, ...]
+    threads: tuple[int, ...]
+
+
+def choose(work: Path, plan: Plan) -> None:
+    """Search on every target within every limit, and keep what is chosen; batch 8 as it was chosen for one thread."""
     from medfm_compress.compress.quantization.budget import Budget
     from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder
     from medfm_compress.compress.quantization.calibrate import calibrate
@@ -97,15 +106,16 @@ def choose(work: Path, budget_s: float, most_errors: tuple[float, ...], sizes: t
     statistics = calibrate(graph, batches(images, 1), threads=usable_cores())
     calibration_s = time.perf_counter() - start
     builder = GraphBuilder(graph, statistics, images[:SAMPLE], load_network(work).task)
-    batched = _larger(work, images) if BATCH in sizes else None
-    for most_error, backend in product(most_errors, TARGETS):
-        budget = Budget(budget_s)
-        limits = Limits(error=most_error, auroc_drop=0.02, rounds=40, threads=1, budget=budget, nncf=True)
+    batched = _larger(work, images) if BATCH in plan.batches else None
+    for threads, most_error, backend in product(plan.threads, plan.most_errors, TARGETS):
+        budget = Budget(plan.budget_s)
+        limits = Limits(error=most_error, auroc_drop=0.02, rounds=40, threads=threads, budget=budget, nncf=True)
         start = time.perf_counter()
-        searched = search_candidates(group_of(backend, graph), builder, validation, limits, _print_line)
-        (tried,) = choose_variants([searched], lambda *_: (), timer_of(work, limits, budget_s), limits)
+        searched = search_candidates(group_of(backend, graph, threads), builder, validation, limits, _print_line)
+        (tried,) = choose_variants([searched], lambda *_: (), timer_of(work, limits, plan.budget_s), limits)
         about = {"calibration_s": round(calibration_s, 1), "ladder_s": round(time.perf_counter() - start, 1)}
-        keep(work, f"{stem(most_error)}-{backend}", tried, batched, about)
+        name = f"{stem(most_error)}-{backend}{f'-t{threads}' if threads > 1 else ''}"
+        keep(work, name, tried, batched if threads == 1 else None, about)
 
 
 def timer_of(work: Path, limits: Limits, budget_s: float) -> Timer:
@@ -191,5 +201,7 @@ def _print_line(line: str) -> None:
 
 
 if __name__ == "__main__":
-    where, seconds, most, of_batches = sys.argv[1:]
-    choose(Path(where), float(seconds), tuple(map(float, most.split(","))), tuple(map(int, of_batches.split(","))))
+    where, seconds, *lists = sys.argv[1:]
+    errors, sizes, counts = (word.split(",") for word in lists)
+    asked = Plan(float(seconds), tuple(map(float, errors)), tuple(map(int, sizes)), tuple(map(int, counts)))
+    choose(Path(where), asked)

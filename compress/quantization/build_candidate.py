@@ -24,8 +24,7 @@ from medfm_compress.compress.quantization.dynamic import quantize_dynamic
 from medfm_compress.compress.quantization.explicit_smoothing import smooth_explicitly
 from medfm_compress.compress.quantization.float32_islands import Islands, find_islands
 from medfm_compress.compress.quantization.layer_sensitivity import rank_layers
-from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, TRAINED, Method
-from medfm_compress.compress.quantization.missed_candidates import EXPLICIT_STRENGTHS
+from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, EXPLICIT_STRENGTHS, TRAINED, Method
 from medfm_compress.compress.quantization.nncf_candidates import first_settings, is_installed
 from medfm_compress.compress.quantization.nncf_job import NncfJob, quantize_with_nncf
 from medfm_compress.compress.quantization.nncf_settings import MISSING, NncfSettings

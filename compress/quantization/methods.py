@@ -20,6 +20,7 @@ OTHER_ESTIMATORS = ("percentile", "mean-minmax")
 TRAINED = "trained"  # no estimator: the ranges that the network was trained with, see `qat`
 _AFTER_SMOOTHING = ("minmax", "mse")  # outliers gone, another estimator may be best
 Rest = Literal["fp32", "bf16"]
+EXPLICIT_STRENGTHS = (0.7, 0.85)  # of SmoothQuant by multiplications
 EXCLUSIONS = (1, 2, 4, 8, 16, 32)  # layers left in float, as long as the limits are not met
 
 
@@ -179,10 +180,12 @@ def _trained(lookup: Lookup, starts: tuple[Method, ...]) -> Iterator[Method | Do
 
 
 def _smoothed(lookup: Lookup, first: Method) -> Iterator[Method | DoesNotApply]:
+    best = _best(lookup, first)
     if not lookup.smooths():
         yield DoesNotApply(candidate="int8-smoothquant", reason="nothing before a layer takes up its scales")
+        if not lookup.standing().within_limits and best.estimator != TRAINED and lookup.divides():
+            yield from (msgspec.structs.replace(best, divided=strength) for strength in EXPLICIT_STRENGTHS)
         return
-    best = _best(lookup, first)
     own = () if best.estimator == TRAINED else (best.estimator,)  # smoothing moves what trained ranges are of
     for estimator in dict.fromkeys((*own, *_AFTER_SMOOTHING)):
         yield msgspec.structs.replace(best, smoothquant=True, estimator=estimator)

@@ -12,9 +12,14 @@ from typing import Any
 
 import msgspec
 
-from medfm_compress.compress.quantization.methods import SECOND_ESTIMATOR, TRAINED, DoesNotApply, Lookup, Method
-
-EXPLICIT_STRENGTHS = (0.7, 0.85)  # of SmoothQuant by multiplications
+from medfm_compress.compress.quantization.methods import (
+    EXPLICIT_STRENGTHS,
+    SECOND_ESTIMATOR,
+    TRAINED,
+    DoesNotApply,
+    Lookup,
+    Method,
+)
 
 
 def missed_candidates(lookup: Lookup) -> Iterator[Method | DoesNotApply]:

@@ -30,8 +30,9 @@ _HEAD = """\
 #   medfm-compress serve node.yaml --check      everything that is wrong with it, at once
 #   medfm-compress serve node.yaml              run
 #
-# A line whose '#' is followed by a space explains; one whose '#' is not is a setting at its default, or an example where
-# there is none: remove the '#' of a line, and of the section above it, to change it. Paths are relative to this file.
+# A line whose '#' is followed by a space explains; one whose '#' is not is a setting at its default, or an example
+# where there is none: remove the '#' of a line, and of the section above it, to change it. Paths are relative to this
+# file.
 """
 _EXAMPLES: Mapping[str, Any] = MappingProxyType(
     {
@@ -71,7 +72,7 @@ _EXAMPLES: Mapping[str, Any] = MappingProxyType(
         "authorities": "authorities.pem",
     }
 )
-"""By path, or by name where several sections have it: of what is required, or has no default that would show its form."""
+"""By path, or by name where several sections have it: of what is required, or has no default that shows its form."""
 _SHOWN = frozenset({"engine.device", "pacs"})
 """What is not required by itself, and every node needs."""
 

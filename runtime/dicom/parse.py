@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from medfm_compress.runtime.dicom.overlays import OVERLAY_TAGS
 from medfm_compress.runtime.errors import ImageRefused
@@ -75,7 +76,7 @@ def parse(data: bytes, name: str) -> Dataset:
     Raises:
         ImageRefused: no transfer syntax, or too many bytes, elements or values, or sequences nested too deep.
     """
-    return _checked(data, name, list(_KEYWORDS))
+    return _checked(data, name, _KEYWORDS)
 
 
 def parse_header(data: bytes, name: str) -> Dataset:
@@ -83,7 +84,7 @@ def parse_header(data: bytes, name: str) -> Dataset:
     return _checked(data, name, None)
 
 
-def _checked(data: bytes, name: str, keywords: list[str] | None) -> Dataset:
+def _checked(data: bytes, name: str, keywords: Sequence[Any] | None) -> Dataset:
     try:
         ds = _parsed(data, name, keywords)
     except RecursionError:
@@ -92,7 +93,7 @@ def _checked(data: bytes, name: str, keywords: list[str] | None) -> Dataset:
     return ds
 
 
-def _parsed(data: bytes, name: str, keywords: list[str] | None) -> Dataset:
+def _parsed(data: bytes, name: str, keywords: Sequence[Any] | None) -> Dataset:
     """The attributes of ``keywords``; all that stand before the pixels where it is None."""
     from pydicom import dcmread
     from pydicom.filereader import read_dataset
@@ -109,7 +110,12 @@ def _parsed(data: bytes, name: str, keywords: list[str] | None) -> Dataset:
         ds.file_meta = meta
         ds.set_original_encoding(is_implicit_vr=False, is_little_endian=True)
         return ds
-    ds = dcmread(_MeteredFile(data, name), force=True, specific_tags=keywords, stop_before_pixels=keywords is None)
+    ds = dcmread(
+        _MeteredFile(data, name),
+        force=True,
+        specific_tags=list(keywords) if keywords else None,
+        stop_before_pixels=keywords is None,
+    )
     if "TransferSyntaxUID" not in ds.file_meta:
         _assume_transfer_syntax(ds, name)
     return ds

@@ -2,10 +2,10 @@
 
     FOLDER/audit/audit-00000001.jsonl        {"number": n, "at": "…Z", "event": "…", "previous": "hex", …facts}
 
-A line that was altered, removed, or put in breaks the chain at its place. Lines removed at the end do not: keep the head
-(number and digest of the last line), which the log also gets at every start and end, somewhere else. No patient data:
-UIDs are marks (`identifiers`). A line is with the system when `record` returns, so that it survives a killed process;
-it is on the disk after ``durable=True``, or a second later.
+A line that was altered, removed, or put in breaks the chain at its place. Lines removed at the end do not: keep the
+head (number and digest of the last line), which the log also gets at every start and end, somewhere else. No patient
+data: UIDs are marks (`identifiers`). A line is with the system when `record` returns, so that it survives a killed
+process; it is on the disk after ``durable=True``, or a second later.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Audit:
         """
         self.folder, self._marks, self._clock = folder / FOLDER, marks, clock
         self._lock, self._lost = threading.Lock(), 0
+        self._file, self._bytes, self._synced_at = -1, 0, 0.0
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = max(_files(self.folder), default=self.folder / _name(1))

@@ -31,7 +31,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         check(self)
 
 
-class TlsConfig(_Section):
+class TlsConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """DICOM over TLS, both sides shown by certificates (PS3.15 B.9 and later: the BCP 195 profile, TLS 1.2 at least).
 
     Attributes:
@@ -45,7 +45,7 @@ class TlsConfig(_Section):
     authorities: FilePath
 
 
-class SenderConfig(_Section):
+class SenderConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may send.
 
     Attributes:
@@ -72,14 +72,14 @@ class SenderConfig(_Section):
                 ) from None
 
 
-class PeerAddress(_Section):
+class PeerAddress(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a DICOM application listens."""
 
     host: str
     port: Port
 
 
-class ReceiveConfig(_Section):
+class ReceiveConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The listener for C-STORE, C-ECHO and storage commitment.
 
     Attributes:
@@ -111,7 +111,7 @@ class ReceiveConfig(_Section):
         check_different("senders", [sender.ae_title for sender in self.senders])
 
 
-class WatchConfig(_Section):
+class WatchConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A folder that others put DICOM files into. A file is taken once it is durable in the spool, and removed then.
 
     Attributes:
@@ -127,7 +127,7 @@ class WatchConfig(_Section):
     priority: Annotated[int, Meta(ge=0, le=9)] = 5
 
 
-class StowConfig(_Section):
+class StowConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """DICOMweb's STOW-RS (PS3.18 10.5) as a way in.
 
     Attributes:
@@ -154,7 +154,7 @@ class StowConfig(_Section):
             )
 
 
-class SpoolConfig(_Section):
+class SpoolConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much the node keeps, and for how long.
 
     Attributes:
@@ -176,7 +176,7 @@ class SpoolConfig(_Section):
     without_patient_id: Literal["quarantine", "accept"] = "quarantine"
 
 
-class EngineConfig(_Section):
+class EngineConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What reads the images: a device folder (installed, activated, rolled back), or a bundle as it is.
 
     Attributes:
@@ -209,7 +209,7 @@ class EngineConfig(_Section):
             raise InputError("unverified is for a bundle; what runs in a device folder was settled by its activation")
 
 
-class CodeConfig(_Section):
+class CodeConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A coded concept (PS3.3 8.8): e.g. ``233604007``, ``SCT``, ``Pneumonia``."""
 
     value: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -217,7 +217,7 @@ class CodeConfig(_Section):
     meaning: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
-class ResultsConfig(_Section):
+class ResultsConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is made of a prediction.
 
     Attributes:
@@ -241,7 +241,7 @@ class ResultsConfig(_Section):
     uid_root: Annotated[str, Meta(pattern=r"^[0-2](\.(0|[1-9][0-9]*))+$", max_length=24)] = "2.25"
 
 
-class RetryConfig(_Section):
+class RetryConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of what a destination refused for the moment: the wait doubles from ``first_s`` to ``longest_s``.
 
     Attributes:
@@ -253,7 +253,7 @@ class RetryConfig(_Section):
     give_up_days: Annotated[float, Meta(gt=0, le=365, extra={"unit": "days"})] = 7.0
 
 
-class PacsConfig(_Section):
+class PacsConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A DICOM destination of the results.
 
     Attributes:
@@ -288,7 +288,7 @@ class PacsConfig(_Section):
                 check_ae_title(title)
 
 
-class FhirConfig(_Section):
+class FhirConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A FHIR R4 server that gets a ``DiagnosticReport`` with its ``Observation``s as one transaction.
 
     Attributes:
@@ -321,7 +321,7 @@ class FhirConfig(_Section):
             raise InputError(f"url is {quoted(self.url)}; patients' results leave this machine by https only")
 
 
-class OperateConfig(_Section):
+class OperateConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What watches over the node.
 
     Attributes:
@@ -336,12 +336,13 @@ class OperateConfig(_Section):
     stop_s: Seconds = 30.0
 
 
-class NodeConfig(_Section):
+class NodeConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole node.
 
     Attributes:
         folder: of the spool, the audit trail and the node's state; of the user's own, nobody else may write to it.
-        pacs: where results go; may be empty, then they wait in the spool and nothing is forgotten.
+        pacs: where results go, as DICOM objects.
+        fhir: where they go as FHIR reports.
     """
 
     folder: FilePath
@@ -357,7 +358,7 @@ class NodeConfig(_Section):
 
     def __post_init__(self) -> None:
         check(self)
-        check_different("pacs and fhir", [destination.name for destination in (*self.pacs, *self.fhir)])
+        check_different("pacs and fhir", [*(pacs.name for pacs in self.pacs), *(fhir.name for fhir in self.fhir)])
         if not self.pacs and not self.fhir:
             raise InputError("neither pacs nor fhir names a destination; give at least one, or results go nowhere")
 

@@ -77,10 +77,10 @@ def _networking() -> str:
                 ("SOP class", "UID"),
                 ((_name(uid), uid) for uid in (receive.VERIFICATION_CLASS, *_sorted(image_sop_classes()))),
             ),
-            f"and {_name(association.COMMITMENT_CLASS)} ({association.COMMITMENT_CLASS}) as SCP towards senders and as SCU "
-            "towards archives that report on an association of their own.\n",
+            f"and {_name(association.COMMITMENT_CLASS)} ({association.COMMITMENT_CLASS}) as SCP towards senders and as "
+            "SCU towards archives that report on an association of their own.\n",
             _receiver_policy(),
-            "Table 3: transfer syntaxes that are accepted for images, the first of those offered that stands here first\n",
+            "Table 3: transfer syntaxes of images; of those that are offered the one that stands here first is taken\n",
             _table(("transfer syntax", "UID"), ((_name(uid), uid) for uid in transfer_syntaxes())),
             _for_other_classes(),
             "Table 4: answers to C-STORE\n",
@@ -94,8 +94,8 @@ def _networking() -> str:
             _table(("reason", "text", "what follows"), _reasons()),
             _commitment(),
             "### 3.4 Network interfaces\n\nTCP/IP over IPv4 and IPv6, with or without TLS.\n",
-            "### 3.5 Configuration\n\nOne YAML file, `serve init` writes it with every key explained. Table 7 has those of "
-            "the network.\n",
+            "### 3.5 Configuration\n\nOne YAML file, `serve init` writes it with every key explained. Table 7 has "
+            "those of the network.\n",
             _table(("key", "allowed", "default"), _settings()),
         ]
     )
@@ -107,14 +107,14 @@ _MODEL = """### 3.1 Implementation model
              ◀──────N-EVENT-REPORT───────── SENDER                  RECEIVER ◀────────N-EVENT-REPORT────────
 
 Images are received as long as there is room. Each is read once, by priority of its sender and order of arrival, however
-its network association ended after its C-STORE was answered. Results are sent as soon as they are made. All of it goes on
-where it stood when the node, or its machine, is started again.
+its network association ended after its C-STORE was answered. Results are sent as soon as they are made. All of it goes
+on where it stood when the node, or its machine, is started again.
 """
 _IDENTITY = """
 One SOP instance that is sent again with the same data set is answered success and read once. One with another data set
-is accepted; it is read if it shows the same pixels as the one before it or that one was never read, and is in quarantine
-otherwise. Images without Patient ID (configurable), of a study whose earlier images name another patient, or with a
-character set that cannot be decoded are accepted and go to quarantine, where an operator sees them.
+is accepted; it is read if it shows the same pixels as the one before it or that one was never read, and is in
+quarantine otherwise. Images without Patient ID (configurable), of a study whose earlier images name another patient, or
+with a character set that cannot be decoded are accepted and go to quarantine, where an operator sees them.
 """
 
 
@@ -183,11 +183,11 @@ def _commitment() -> str:
   one of the archive's. A result is forgotten only after it. Without a report the request is repeated after
   `commitment_wait_s`. `commitment: false` takes C-STORE's success for it.
 - *As SCP*, for images: the request is durable when N-ACTION is answered, of at most {commitment_answers.MAX_ITEMS}
-  instances. The report goes out on an association of our own to the address that the configuration names for the sender,
-  with role selection, until it is taken. An instance is committed if it is in the spool, or was and its results are where
-  they belong: the node keeps it until it has done its work, and is no archive. Failure reasons:
-  {commitment.NO_SUCH_INSTANCE:04X}H no such object instance, {commitment_answers.CLASS_CONFLICT:04X}H class-instance conflict.
-  N-ACTION is answered {commitment.NOT_AUTHORIZED:04X}H to a sender without such an address.
+  instances. The report goes out on an association of our own to the address that the configuration names for the
+  sender, with role selection, until it is taken. An instance is committed if it is in the spool, or was and its results
+  are where they belong: the node keeps it until it has done its work, and is no archive. Failure reasons:
+  {commitment.NO_SUCH_INSTANCE:04X}H no such object instance, {commitment_answers.CLASS_CONFLICT:04X}H class-instance
+  conflict. N-ACTION is answered {commitment.NOT_AUTHORIZED:04X}H to a sender without such an address.
 """
 
 
@@ -231,8 +231,8 @@ and its bytes, or are in {UTF_8} where they hold text beyond ASCII of their own.
 
 ### 7.1 IOD contents
 
-- Comprehensive 3D SR (PS3.3 A.35.13), TID 1500 with TID 1501 for each finding, TID 1004, TID 1600, TID 4019. Patient and
-  study attributes are copied from the image; Content Date and Time are when the image was received; Completion Flag
+- Comprehensive 3D SR (PS3.3 A.35.13), TID 1500 with TID 1501 for each finding, TID 1004, TID 1600, TID 4019. Patient
+  and study attributes are copied from the image; Content Date and Time are when the image was received; Completion Flag
   COMPLETE, Verification Flag UNVERIFIED, Preliminary Flag PRELIMINARY while results are for research.
 - Secondary Capture (PS3.3 A.8.1), RGB, 8 bits, Conversion Type WSD, Burned In Annotation as stated in the object.
 - UIDs of results follow from the image's UIDs, the network's digest and the node's settings (2.25, PS3.5 B.2, or under
@@ -241,8 +241,8 @@ and its bytes, or are in {UTF_8} where they hold text beyond ASCII of their own.
 ### 7.2 Coded terminology
 
 Findings have the codes of the configuration; one without has a code of the private scheme `{codes.PRIVATE_SCHEME}`
-({codes.PRIVATE_SCHEME_NAME}, UID {codes.PRIVATE_SCHEME_UID}), which the object identifies. Presence: {_code(codes.PRESENT)},
-{_code(codes.ABSENT)}; probability: {_code(codes.PROBABILITY)}, in {_code(codes.NO_UNITS)}.
+({codes.PRIVATE_SCHEME_NAME}, UID {codes.PRIVATE_SCHEME_UID}), which the object identifies. Presence:
+{_code(codes.PRESENT)}, {_code(codes.ABSENT)}; probability: {_code(codes.PROBABILITY)}, in {_code(codes.NO_UNITS)}.
 
 ### 7.3 Private attributes, SOP classes and transfer syntaxes
 
@@ -257,7 +257,7 @@ def _sorted(uids: Iterable[str]) -> list[str]:
 def _name(uid: str) -> str:
     from pydicom.uid import UID
 
-    return UID(uid).name
+    return str(UID(uid).name)
 
 
 def _code(code: codes.Code) -> str:

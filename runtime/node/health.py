@@ -37,7 +37,7 @@ class Health:
         Raises:
             InputError: the port is taken.
         """
-        self._answers = {"/health": faults, "/ready": lambda: [*faults(), *unready()]}
+        self._answers: dict[str, Reasons] = {"/health": faults, "/ready": lambda: [*faults(), *unready()]}
         self._metrics = metrics
         handler = type("_Bound", (_Handler,), {"health": self})
         try:

@@ -46,7 +46,7 @@ class Metrics:
         self._gauges: dict[str, dict[_Labels, float]] = {}
         self._histograms: dict[str, dict[_Labels, _Histogram]] = {}
 
-    def count(self, name: str, /, by: float = 1, **labels: object) -> None:
+    def count(self, name: str, by: float = 1, /, **labels: object) -> None:
         """Add to a counter; its name ends in ``_total`` where it is shown."""
         name = name if name.endswith("_total") else f"{name}_total"
         with self._lock:

@@ -70,8 +70,10 @@ def overview(config: NodeConfig) -> Overview:
     return Overview(
         health=health,
         reasons=reasons,
-        instances=dict(counts.instances),
-        deliveries={name: dict(states) for name, states in counts.deliveries.items()},
+        instances={str(state): count for state, count in counts.instances.items()},
+        deliveries={
+            name: {str(state): count for state, count in states.items()} for name, states in counts.deliveries.items()
+        },
         quarantine=dict(counts.quarantine),
         bytes=counts.bytes,
         oldest_waiting_s=None if oldest is None else max(0.0, time.time() - oldest),
@@ -101,7 +103,8 @@ def replay(config: NodeConfig, names: Sequence[str]) -> list[str]:
         InputError: a name that is none, or is not in quarantine; nothing of its kind has changed then.
     """
     chosen = [entry.name for entry in quarantined(config)] if list(names) == ["all"] else list(dict.fromkeys(names))
-    images, deliveries = [], []
+    images: list[int] = []
+    deliveries: list[int] = []
     for name in chosen:
         number = name.removeprefix(_DELIVERY)
         if not number.isdecimal() or len(number) > 18:

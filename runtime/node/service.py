@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -88,8 +89,10 @@ class Node:
             InputError: a port is taken, or a certificate cannot be used; nothing was received.
         """
         config = self.config
-        for part in (*self._deliverers, *self._posters):
-            part.start()
+        for deliverer in self._deliverers:
+            deliverer.start()
+        for poster in self._posters:
+            poster.start()
         self._answers.start()
         self.reader.start()
         self._keeper.start()
@@ -98,7 +101,7 @@ class Node:
         for way in self._ways_in:
             way.start()
         for name, part in self._parts():
-            self.progress.watch(name, lambda part=part: _is_alive(part))
+            self.progress.watch(name, partial(_is_alive, part))
         head = self.audit.head
         self.audit.record("started", durable=True, version=_version(), destinations=_names(config))
         _log.info("the node receives as %s at %s:%d", config.receive.ae_title, config.receive.host, config.receive.port)
@@ -237,7 +240,7 @@ def _is_alive(part: Any) -> bool:
 
 
 def _names(config: NodeConfig) -> list[str]:
-    return [destination.name for destination in (*config.pacs, *config.fhir)]
+    return [*(pacs.name for pacs in config.pacs), *(fhir.name for fhir in config.fhir)]
 
 
 def _version() -> str:

@@ -116,7 +116,7 @@ def open_session(model: str, threads: int, precision: str = "fp32", cache_dir: s
 
 
 def from_bytes(
-    files: Sequence[bytes], threads: int, precision: str = "fp32", cache_dir: str | None = None
+    files: Sequence[bytes], threads: int, precision: str = "fp32", cache_dir: str | None = None, streams: int = 1
 ) -> OpenVinoSession:
     """Open a model held in memory.
 
@@ -125,6 +125,7 @@ def from_bytes(
         threads: inference threads, >= 1.
         precision: one of ``FLOAT_TYPES``.
         cache_dir: where compiled models may be kept for a faster start (see `compiled_cache`); none keeps nothing.
+        streams: calls from several threads that compute at the same time, each on ``threads``; further ones wait.
 
     Raises:
         InputError: an option that this backend does not have, more threads than it uses on this machine, or a cache
@@ -133,11 +134,16 @@ def from_bytes(
         BundleRefused: the model cannot be loaded, or runs in another precision or on another device.
     """
     digests = [hashlib.sha256(file).hexdigest() for file in files] if cache_dir else [""] * len(files)
-    return open_listed(digests, lambda: files, threads, precision, cache_dir)
+    return open_listed(digests, lambda: files, threads, precision, cache_dir, streams)
 
 
 def open_listed(
-    digests: Sequence[str], read: Callable[[], Sequence[bytes]], threads: int, precision: str, cache_dir: str | None
+    digests: Sequence[str],
+    read: Callable[[], Sequence[bytes]],
+    threads: int,
+    precision: str,
+    cache_dir: str | None,
+    streams: int = 1,
 ) -> OpenVinoSession:
     """Open a model whose files' hex sha256 are known, without reading them where it lies compiled in the cache.
 
@@ -147,6 +153,7 @@ def open_listed(
         threads: see `from_bytes`, also for what is raised.
         precision: likewise.
         cache_dir: likewise.
+        streams: likewise.
     """
     if precision not in FLOAT_TYPES:
         raise InputError(f"openvino runs {', '.join(FLOAT_TYPES)}, not {precision!r}")
@@ -157,13 +164,13 @@ def open_listed(
     available = is_available()
     if not available.ok:
         raise MissingDependency(available.reason)
-    configuration = compile_properties(threads, precision)
+    configuration = compile_properties(threads, precision, streams)
     with ALONE, refusing(BundleRefused, "openvino cannot load the model"):
         if cache_dir is None:
             compiled, keep = _compile(read(), configuration)
         else:
             compiled, keep = _compile_or_load(digests, read, configuration, cache_dir)
-        return OpenVinoSession(compiled, _read_back(compiled, precision, threads, available.version), keep)
+        return OpenVinoSession(compiled, _read_back(compiled, precision, threads, streams, available.version), keep)
 
 
 def import_openvino() -> Any:
@@ -192,13 +199,13 @@ def _hidden(module: str) -> Iterator[None]:
         sys.modules.pop(module, None)
 
 
-def compile_properties(threads: int, precision: str) -> dict[str, str]:
+def compile_properties(threads: int, precision: str, streams: int = 1) -> dict[str, str]:
     """Properties that every model is compiled with; `export.difference` compiles parts with the same."""
     return {
         "INFERENCE_PRECISION_HINT": FLOAT_TYPES[precision],
         "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": "1",
-        "INFERENCE_NUM_THREADS": str(threads),
+        "NUM_STREAMS": str(streams),
+        "INFERENCE_NUM_THREADS": str(threads * streams),
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",  # else activations behind INT8 weights are rounded too, unasked
     }
 
@@ -281,15 +288,17 @@ def _import(blob: compiled_cache.Blob, configuration: Mapping[str, str]) -> tupl
     return compiled, tensor
 
 
-def _read_back(compiled: Any, precision: str, threads: int, version: str) -> SessionInfo:
+def _read_back(compiled: Any, precision: str, threads: int, streams: int, version: str) -> SessionInfo:
     """What the compiled model says of itself; raises BundleRefused where that is not what was asked."""
     kind = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     devices = list(compiled.get_property("EXECUTION_DEVICES"))
     running = int(compiled.get_property("INFERENCE_NUM_THREADS"))
     if kind != FLOAT_TYPES[precision] or devices != ["CPU"]:
         raise BundleRefused(f"openvino runs the model in {kind} on {devices}, asked was {precision} on CPU")
-    if running != threads:
-        raise InputError(f"openvino runs the model on {running} threads here, not {threads}; ask for {running}")
+    if running != threads * streams:
+        raise InputError(
+            f"openvino runs the model on {running} threads here, not {threads * streams}; ask for {running}"
+        )
     integers = _runs_integers(compiled)
     widened = precision.endswith("-weights")  # OpenVINO then names a product after the type of its weights
     if integers != precision.startswith("int8") and not widened:

@@ -28,7 +28,7 @@ PATIENT_NAME, PATIENT_ID = "Zzyzx^Quentin", "PAT-0815-XYZ"
 
 
 def image(number: int = 0, *, study: str = "", side: int = 48, change: dict[str, Any] | None = None) -> bytes:
-    """A DICOM file of the imaginary patient; ``change``: keyword → value, None removes. Equal arguments, equal bytes."""
+    """A DICOM file of the imaginary patient; ``change``: keyword → value, None removes. Deterministic."""
     from pydicom import dcmread
 
     random = np.random.default_rng(number)

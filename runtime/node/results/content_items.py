@@ -49,7 +49,7 @@ _ITEM = b"\xfe\xff\x00\xe0"
 def container(name: Code, items: Sequence[Item], *, template: str = "") -> Item:
     """A heading with ``items`` under it."""
     identification = {"MappingResource": "DCMR", "TemplateIdentifier": template}
-    own = {"ContinuityOfContent": "SEPARATE", "ContentSequence": b"".join(items)}
+    own: dict[str, str | bytes] = {"ContinuityOfContent": "SEPARATE", "ContentSequence": b"".join(items)}
     if template:
         own["ContentTemplateSequence"] = _item(identification)
     return _named("CONTAINS", "CONTAINER", name, own)

@@ -68,7 +68,8 @@ def overlay(heat: HeatMap) -> NDArray[np.uint8]:
     part = (evidence / largest if largest > 0 else evidence)[..., None]
     colour = _COLD + part * (_HOT - _COLD)
     opacity = _OPACITY * np.sqrt(part)
-    return np.rint(heat.picture * (1 - opacity) + colour * opacity).astype(np.uint8)
+    shown: NDArray[np.uint8] = np.rint(heat.picture * (1 - opacity) + colour * opacity).astype(np.uint8)
+    return shown
 
 
 def _source_reference(assessment: Assessment) -> Dataset:

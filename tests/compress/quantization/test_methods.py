@@ -9,7 +9,7 @@ from medfm_compress.compress.quantization.nncf_settings import NncfSettings
 
 
 def search_candidates(
-    placements, better=lambda method: False, *, rests=("fp32",), limits=True, ranked=(), smooths=True
+    placements, better=lambda method: False, *, rests=("fp32",), limits=True, ranked=(), smooths=True, divides=False
 ):
     """Walk the candidates; one that is ``better`` becomes the best one."""
     state = {"best": None}
@@ -17,6 +17,7 @@ def search_candidates(
         standing=lambda: Standing(best=state["best"], within_limits=limits),
         most_harmful=lambda method: ranked,
         smooths=lambda: smooths,
+        divides=lambda: divides,
     )
     walked = []
     starts = tuple(Method(placement=name, rest=rest) for name in placements for rest in rests)
@@ -73,6 +74,16 @@ def test_layers_are_left_out_in_growing_numbers_only_while_the_limits_are_missed
     walked = search_candidates(("default",), limits=False, ranked=ranked)
     left_out = [candidate.excluded for candidate in walked if isinstance(candidate, Method) and candidate.excluded]
     assert left_out == [ranked[:count] for count in EXCLUSIONS if count < 6]
+
+
+def test_outliers_that_nothing_takes_up_are_divided_before_other_placements_are_tried():
+    walked = search_candidates(
+        ("default", "attention"), better=lambda method: method.divided > 0.7, limits=False, smooths=False, divides=True
+    )
+    divided = names(walked).index("int8-minmax+explicit-smoothquant-0.85")
+    assert names(walked).index("int8-attention+minmax+explicit-smoothquant-0.85") == divided + 1
+    within = search_candidates(("default",), smooths=False, divides=True)
+    assert not any("explicit" in name for name in names(within))  # not needed: it costs time on the device
 
 
 @pytest.mark.parametrize(("arguments", "reason"), [({"smooths": False}, "takes up"), ({"limits": False}, "measured")])

@@ -95,7 +95,7 @@ def test_an_instance_survives_reopening_in_every_state(spool: Spool, clock: Cloc
     spool.commitment_requested([delivery.id], "2.25.9", clock.now + 60)
     spool = reopened(spool)
     assert spool.awaiting_commitment("pacs", clock.now) == []
-    assert [waiting.id for waiting in spool.transaction("2.25.9")] == [delivery.id]
+    assert [waiting.id for waiting in spool.transaction("pacs", "2.25.9")] == [delivery.id]
     assert [again.id for again in spool.awaiting_commitment("pacs", clock.now + 61)] == [delivery.id]
 
     assert spool.forget_done(clock.now) == 0
