@@ -152,7 +152,9 @@ def _status(assessment: Assessment) -> str:
 
 
 def _plain(value: object) -> str:
-    return one_line(str(value)) if value else ""
+    """An identifier as it stands; several values as DICOM writes them."""
+    several = value if isinstance(value, list) or hasattr(value, "append") else [value or ""]
+    return "\\".join(one_line(str(one)) for one in several)
 
 
 def _uid_identifier(uid: str) -> Resource:
