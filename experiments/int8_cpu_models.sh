@@ -74,7 +74,7 @@ PY
 }
 
 # A ViT learns nothing from 300 images in minutes: it sees many small ones first, and its position embeddings are stretched.
-vit() { # vit NAME IMAGES_OF_64_PX THEIR_EPOCHS IMAGES_OF_224_PX THEIR_EPOCHS
+vit() { # vit NAME IMAGES_OF_64_PX THEIR_EPOCHS IMAGES_OF_224_PX THEIR_EPOCHS THEIR_RATE
   local coarse=$out/coarse/$1
   mkdir -p "$out/coarse"
   step "$out/coarse/study-$2.csv" cut "$out/coarse/study-$2.csv" "$2"
@@ -92,7 +92,7 @@ tensors = load_file(folder / "model.safetensors")
 tensors["pos_embed"] = resample_abs_pos_embed(tensors["pos_embed"], [14, 14], num_prefix_tokens=1).contiguous()
 save_file(tensors, folder / "stretched.safetensors")
 PY
-  finetune "$out/coarse/study-$4.csv" "$1" 224 "$5" 0.0003 "$out/$1" --weights "$coarse/stretched.safetensors"
+  finetune "$out/coarse/study-$4.csv" "$1" 224 "$5" "$6" "$out/$1" --weights "$coarse/stretched.safetensors"
 }
 
 # ViT-B starts as a wider DeiT-tiny: copies of its channels, each shared among k, compute the same (Net2Net, Chen
@@ -152,7 +152,8 @@ cnn() { # cnn NAME EPOCHS [CASES]: at 96 px, which costs a fifth; filters and st
 train() {
   case $1 in
     vit_base_*) wide "$1" 4 ;;
-    deit_* | vit_small_*) vit "$1" 2000 8 300 2 ;;
+    deit_*) vit "$1" 2000 8 300 2 0.0003 ;;
+    vit_small_*) vit "$1" 2000 8 300 2 0.00005 ;;
     resnet50 | densenet121) cnn "$1" 3 ;;
     convnext_* | regnety_* | efficientnetv2_*) cnn "$1" 4 1000 ;;
     swin_* | tiny_vit_* | coatnet_* | maxvit_*) finetune "$out/study.csv" "$1" 224 5 0.0005 "$out/$1" ;;

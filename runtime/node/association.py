@@ -1,8 +1,10 @@
 """An association that the node asks for, every step of it bounded in time and size.
 
-pynetdicom's threads wait for each other and for the peer in places that have no time limit (a peer that stops reading,
-that sends a PDU byte by byte, or that goes away between two checks). A guard a link breaks the connection once a step
-has taken too long, which ends every such wait.
+pynetdicom waits for the peer in places that have no time limit (one that stops reading, or sends a PDU byte by byte). A
+guard a link breaks the connection once a step has taken too long, which ends every such wait. Its thread that serves
+requests of the peer takes a response away from the sender now and then (once in some thousand objects, where the
+answer comes within a millisecond), or ends while a sender waits for it: here it never runs. Reports of storage
+commitment do not need it; that the peer ends the association is looked for before every use.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class Link:
     @property
     def is_open(self) -> bool:
         """Whether something can be sent."""
-        return bool(self._association.is_established) and not self._guard.has_severed
+        return not self._guard.has_severed and _is_established(self._association)
 
     def accepts(self, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
         """Whether objects of this class may be sent in this transfer syntax."""
@@ -226,21 +228,14 @@ class _Guard(threading.Thread):
         with contextlib.suppress(OSError, AttributeError):  # never connected, or closed already
             association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
         association.is_established = False
-        association._kill = association.dul._kill_thread = association._is_paused = True
-        association._reactor_checkpoint.set()
+        association._kill = association.dul._kill_thread = True
         _wake(association)
 
     def run(self) -> None:
         while not self._severed.wait(_TICK_S):
             if time.monotonic() > self._deadline:
                 self.sever()
-            elif self._association.ident is not None and not self._association.is_alive():
-                self._association._is_paused = True  # a sender may wait for a reactor that has ended
-        # A sender that passed its check before the connection broke would wait for ever.
-        end = time.monotonic() + 4 * _TICK_S
-        while time.monotonic() < end:
-            self._association._is_paused = True
-            time.sleep(_TICK_S)
+        self._association.dul.join(4 * _TICK_S)
         with contextlib.suppress(OSError, AttributeError):
             self._association.dul.socket.socket.close()
 
@@ -251,9 +246,20 @@ def _wake(association: Any) -> None:
 
     abort = A_P_ABORT()
     abort.provider_reason = 0x00
-    for _ in range(2):  # pynetdicom's own thread may take one of them on its way out
-        association.dul.to_user_queue.put(abort)
-        association.dimse.msg_queue.put((None, None))
+    association.dul.to_user_queue.put(abort)
+    association.dimse.msg_queue.put((None, None))
+
+
+def _is_established(association: Any) -> bool:
+    """Whether it still stands; answers the peer where that asks for its end."""
+    if not association.is_established:
+        return False
+    if not association.dul.is_alive() or association.acse.is_aborted():
+        association.is_established = False
+    elif association.acse.is_release_requested():
+        association.acse.send_release(is_response=True)
+        association.is_released, association.is_established = True, False
+    return bool(association.is_established)
 
 
 def _entity(peer: Peer) -> Any:
@@ -261,6 +267,7 @@ def _entity(peer: Peer) -> Any:
     pynetdicom()
     from pynetdicom import _config
     from pynetdicom.ae import ApplicationEntity
+    from pynetdicom.association import Association
     from pynetdicom.transport import AssociationSocket
 
     class LimitedSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom is untyped for us
@@ -286,12 +293,19 @@ def _entity(peer: Peer) -> Any:
                 with contextlib.suppress(OSError):
                     self.socket.close()
 
+    class SenderOnly(Association):  # type: ignore[misc]
+        _is_paused = property(lambda self: True, lambda self, value: None)
+
+        def start(self) -> None:
+            """No thread that serves requests."""
+
     class GuardedEntity(ApplicationEntity):  # type: ignore[misc]
         guard: _Guard | None = None
 
         def _create_socket(self, assoc: Any, address: Any, tls_args: Any) -> AssociationSocket:
             limited = LimitedSocket(assoc, address=address)
             limited.tls_args = tls_args
+            assoc.__class__ = SenderOnly
             assoc.limited = limited
             assoc.guard = self.guard = _Guard(assoc, _STEPS * peer.timeout_s)
             return limited

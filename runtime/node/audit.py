@@ -30,6 +30,9 @@ MAX_FILE_BYTES = 16 << 20
 MAX_FILES = 64
 """The oldest goes first: 1 GB, some million events."""
 SYNC_EVERY_S = 1.0
+MAX_STRANGERS = 120
+"""Lines a minute about those who were not let in: the rest is one line, so that nobody drives older events out."""
+_MINUTE_S = 60.0
 _FIRST = "0" * 64
 _LONGEST = 200
 _OURS = frozenset({"number", "at", "event", "previous"})
@@ -57,6 +60,7 @@ class Audit:
         self.folder, self._marks, self._clock = folder / FOLDER, marks, clock
         self._lock, self._lost = threading.Lock(), 0
         self._file, self._bytes, self._synced_at = -1, 0, 0.0
+        self._strangers, self._minute_from = 0, 0.0
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = max(_files(self.folder), default=self.folder / _name(1))
@@ -91,6 +95,8 @@ class Audit:
         safe = {name: self._safe(value) for name, value in facts.items() if name not in _OURS}
         with self._lock:
             try:
+                if event == "refused" and "way" in facts and self._is_one_too_many():
+                    return
                 if self._lost:
                     self._add("audit-gap", {"lines": self._lost})
                     self._lost = 0
@@ -100,6 +106,17 @@ class Audit:
                 self._lost += 1
                 if durable:
                     raise
+
+    def _is_one_too_many(self) -> bool:
+        """Whether this minute has its lines about strangers; of the minute before the rest is counted in one."""
+        now = time.monotonic()
+        if now - self._minute_from >= _MINUTE_S:
+            rest = self._strangers - MAX_STRANGERS
+            self._strangers, self._minute_from = 0, now
+            if rest > 0:
+                self._add("refused-more", {"lines": rest})
+        self._strangers += 1
+        return self._strangers > MAX_STRANGERS
 
     def _add(self, event: str, facts: dict[str, Any]) -> None:
         number, previous = self._head.number + 1, self._head.digest

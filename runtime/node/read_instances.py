@@ -197,7 +197,8 @@ class Reader:
         self._spool.finish(instance, objects)
         self._audit.record(
             "read",
-            instance=instance.arrival.sop_instance_uid,
+            instance=instance.id,
+            uid=instance.arrival.sop_instance_uid,
             outcome=outcome,
             results=len(objects),
             model=current(self._engine).manifest.model_digest if self._engine else "",
@@ -211,7 +212,9 @@ class Reader:
             self._wait_for_room(exc)
             return
         self._metrics.count("quarantined_total", reason=code)
-        self._audit.record("quarantined", instance=instance.arrival.sop_instance_uid, code=code, reason=reason)
+        self._audit.record(
+            "quarantined", instance=instance.id, uid=instance.arrival.sop_instance_uid, code=code, reason=reason
+        )
         _log.warning("image %d is in quarantine (%s): %s", instance.id, code, reason)
 
     def _give_back(self, instance: SpooledInstance) -> None:

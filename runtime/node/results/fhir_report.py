@@ -151,8 +151,10 @@ def _status(assessment: Assessment) -> str:
     return "preliminary" if assessment.is_research else "final"
 
 
-def _plain(value: object) -> str:
-    return one_line(str(value)) if value else ""
+def _plain(value: Any) -> str:
+    """An identifier as it stands; several values as DICOM writes them."""
+    several = value if isinstance(value, list) or hasattr(value, "append") else [value or ""]
+    return "\\".join(one_line(str(one)) for one in several)
 
 
 def _uid_identifier(uid: str) -> Resource:

@@ -43,7 +43,8 @@ def secondary_capture(assessment: Assessment, heat: HeatMap) -> bytes:
     ds.SeriesDescription = series_description(assessment, "AI heat map")
     ds.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     ds.PatientOrientation = ""
-    ds.Laterality = copied_value(assessment.header, "Laterality")
+    laterality = copied_value(assessment.header, "Laterality")
+    ds.Laterality = laterality if laterality in ("L", "R") else ""
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
     ds.DerivationDescription = shortened(f"Occlusion sensitivity of {heat.finding} over the network's input", 1024)
     ds.SourceImageSequence = [_source_reference(assessment)]

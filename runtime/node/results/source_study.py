@@ -70,6 +70,7 @@ _MULTI_FRAME = tuple(
 _UID = re.compile(r"[0-9.]{1,64}")
 _TEXT = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
 _LONGEST_IDENTITY = 1000  # characters; beyond it an attribute is no identity but damage
+_MOST_ITEMS = 100  # of a sequence; one with more is damage
 _DEEPEST = 6  # sequences in sequences
 _OFFSET = re.compile(r"([+-])(\d\d)([0-5]\d)")
 
@@ -172,10 +173,12 @@ def source_procedures(source: Dataset) -> tuple[Code, ...]:
 
 
 def copied_value(source: Dataset, keyword: str) -> str:
-    """One attribute of ``source`` as text, empty where it is missing or not of its value representation."""
+    """One attribute of one value of ``source``; empty where it is missing, invalid, or of no named character set."""
     with quiet():
         element = _copied_element(source, keyword)
-        return "" if element is None else str(element.value)
+        value = "" if element is None else element.value
+        is_known = isinstance(value, str) and (value.isascii() or _character_set(source))
+        return value if is_known else ""
 
 
 def _text(source: Dataset, keyword: str) -> str:
@@ -217,7 +220,7 @@ def _copied_element(source: Dataset, keyword: str, depth: int = 0) -> DataElemen
     if value is None or (element.VR == "SQ") != (vr == "SQ"):
         return None
     if vr == "SQ":
-        return DataElement(tag, vr, _copied_items(value, depth))
+        return DataElement(tag, vr, _copied_items(value, depth)) if len(value) <= _MOST_ITEMS else None
     _check_text(value, vr, keyword)
     if keyword in _IDENTIFYING or vr == "PN" or _is_valid(value, vr):
         return DataElement(tag, vr, value, validation_mode=config.IGNORE)

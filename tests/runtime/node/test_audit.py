@@ -117,6 +117,19 @@ def test_what_could_not_be_written_is_said_later(tmp_path: Path, marks: Marks, m
     assert verify(tmp_path).head == audit.head
 
 
+def test_strangers_do_not_drive_older_events_out(tmp_path: Path, marks: Marks, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit = Audit(tmp_path, marks)
+    for _ in range(module.MAX_STRANGERS + 50):
+        audit.record("refused", way="dicom", reason="calling-ae-title")
+    audit.record("refused", destination="archive", reason="of a result, and always recorded")
+    monkeypatch.setattr(module, "_MINUTE_S", 0.0)
+    audit.record("refused", way="dicom", reason="calling-ae-title")
+    audit.close()
+    events = [(line["event"], line.get("lines")) for line in lines(tmp_path)]
+    assert len(events) == module.MAX_STRANGERS + 3 and ("refused-more", 50) in events
+    assert verify(tmp_path).head == audit.head
+
+
 def test_facts_cannot_pose_as_the_chain(tmp_path: Path, marks: Marks) -> None:
     audit = Audit(tmp_path, marks)
     audit.record("x", **{"previous": "0", "number": 7, "at": "never"})

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import http.client
 import os
-import random
+import re
 import signal
 import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import node_scene
 import pytest
 from msgspec.structs import replace
 
 from medfm_compress.runtime.node.audit import verify
-from medfm_compress.runtime.node.config import NodeConfig, SpoolConfig
+from medfm_compress.runtime.node.config import NodeConfig, SpoolConfig, StowConfig, WatchConfig
 
 pytest.importorskip("pynetdicom")
 
-from real_peers import Orthanc, orthanc, program
+from node_peers import archive, read_images, uids, write
+from real_peers import program
 from running_node import RunningNode, json_lines, metric, stored, until
 
 from medfm_compress.runtime.node.spool.overview import SpoolView
@@ -42,45 +41,6 @@ def node(tmp_path: Path, config: NodeConfig) -> Iterator[RunningNode]:
     yield running
     if running.process is not None and running.process.poll() is None:
         running.kill()
-
-
-def archive(folder: Path, config: NodeConfig) -> Any:
-    (pacs,) = config.pacs
-    return orthanc(folder / "orthanc", {"medfm": ["MEDFM", "127.0.0.1", config.receive.port]}, port=pacs.port)
-
-
-def write(folder: Path, count: int, first: int = 0, **arguments: Any) -> list[Path]:
-    folder.mkdir(exist_ok=True)
-    paths = []
-    for number in range(first, first + count):
-        paths.append(folder / f"{number}.dcm")
-        paths[-1].write_bytes(node_scene.image(number, **arguments))
-    return paths
-
-
-def uids(paths: list[Path]) -> set[str]:
-    return {node_scene.uid_of(path.read_bytes()) for path in paths}
-
-
-def read_images(pacs: Orthanc) -> set[str]:
-    """SOP instance UIDs of the images that the archive has a report of."""
-    found = set()
-    for instance in pacs.get("/instances"):
-        tags = pacs.get(f"/instances/{instance}/tags?simplify")
-        series = tags["CurrentRequestedProcedureEvidenceSequence"][0]["ReferencedSeriesSequence"][0]
-        found.add(series["ReferencedSOPSequence"][0]["ReferencedSOPInstanceUID"])
-    return found
-
-
-def quarantined_uids(config: NodeConfig) -> set[str]:
-    import sqlite3
-
-    database = sqlite3.connect(f"file:{Path(config.folder) / 'spool' / 'spool.sqlite'}?mode=ro", uri=True)
-    try:
-        rows = database.execute("SELECT sop_instance_uid FROM instances WHERE state = 'quarantined'").fetchall()
-    finally:
-        database.close()
-    return {row[0] for row in rows}
 
 
 def test_images_in_reports_out_and_nobody_named(tmp_path: Path, config: NodeConfig, node: RunningNode) -> None:
@@ -122,77 +82,6 @@ def test_a_pacs_that_comes_back(tmp_path: Path, config: NodeConfig, node: Runnin
         until(lambda: node.states() == {"done": 3})
         assert read_images(pacs) == uids(files)
     assert node.stop() == 0
-
-
-CRASH = """
-import os
-from medfm_compress.runtime import engine
-real = engine.Engine.predict
-def predict(self, source, **options):
-    if b"CRASH" in source:
-        os._exit(139)
-    return real(self, source, **options)
-engine.Engine.predict = predict
-"""
-
-
-def test_an_image_that_ends_the_process_ends_in_quarantine(tmp_path: Path, config: NodeConfig) -> None:
-    (tmp_path / "hook").mkdir()
-    (tmp_path / "hook" / "sitecustomize.py").write_text(CRASH)
-    import sys
-
-    node = RunningNode(config, tmp_path, {"PYTHONPATH": os.pathsep.join([str(tmp_path / "hook"), *sys.path])})
-    files = [*write(tmp_path / "in", 1, change={"StationName": "CRASH"}), *write(tmp_path / "in", 2, first=1)]
-    node.start()
-    starts = 1
-    try:
-        node.send(files)
-        while not node.has_ended() or starts < 4:
-            if node.has_ended():
-                node.start(wait=False)
-                starts += 1
-            if starts > 1 and node.states().get("quarantined"):
-                break
-            time.sleep(0.05)
-        until(lambda: node.ask("/ready")[0] == 200)
-        node.send(files)  # what was not acknowledged is sent again
-        until(lambda: node.states() == {"read": 2, "quarantined": 1})
-        assert starts == config.spool.attempts + 1
-        assert quarantined_uids(config) == uids(files[:1])
-        assert node.stop() == 0
-    finally:
-        if not node.has_ended():
-            node.kill()
-
-
-def test_nothing_acknowledged_is_lost_when_it_is_killed(tmp_path: Path, config: NodeConfig, node: RunningNode) -> None:
-    rounds = int(os.environ.get("MEDFM_KILL_ROUNDS", "4"))
-    random.seed(7)
-    acknowledged: set[str] = set()
-    with archive(tmp_path, config) as pacs:
-        for number in range(rounds):
-            files = write(tmp_path / f"in{number}", 6, first=10 * number)
-            node.start()
-            sender = subprocess.Popen(
-                [
-                    *(program("storescu"), "-v", "-aet", "SCANNER", "-aec", "MEDFM", "127.0.0.1"),
-                    *(str(config.receive.port), *map(str, files)),
-                ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            time.sleep(random.uniform(0.0, 0.6))
-            node.kill()
-            words = sender.communicate(timeout=60)[0]
-            acknowledged |= uids(stored(words, files))
-        node.start()
-        until(lambda: not {"waiting", "reading", "read"} & set(node.states()))
-        assert node.stop() == 0
-        assert acknowledged <= read_images(pacs) | quarantined_uids(config)
-        assert acknowledged, "no round acknowledged anything"
-        assert not quarantined_uids(config)
-    verify(Path(config.folder))
 
 
 def test_a_stop_puts_back_what_is_not_finished(tmp_path: Path, config: NodeConfig, node: RunningNode) -> None:
@@ -243,23 +132,43 @@ def test_a_full_spool_refuses_and_goes_on(tmp_path: Path) -> None:
             node.kill()
 
 
-def resident(process: Any) -> int:
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def test_a_watched_folder_and_stow(tmp_path: Path, config: NodeConfig) -> None:
+    (tmp_path / "watched").mkdir()
+    watch = WatchConfig(folder=str(tmp_path / "watched"), settle_s=0.2, every_s=0.1)
+    both = replace(config, watch=watch, stow=StowConfig(port=node_scene.free_port()))
+    node = RunningNode(both, tmp_path)
+    node.start()
+    try:
+        (by_folder,) = write(tmp_path / "watched", 1)
+        body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + node_scene.image(1) + b"\r\n--b--\r\n"
+        connection = http.client.HTTPConnection("127.0.0.1", both.stow.port, timeout=20)  # type: ignore[union-attr]
+        kind = 'multipart/related; type="application/dicom"; boundary=b'
+        connection.request("POST", "/studies", body, {"Content-Type": kind, "Accept": "application/dicom+json"})
+        assert connection.getresponse().status == 200
+        connection.close()
+        until(lambda: node.states() == {"read": 2} and not by_folder.exists())
+        assert node.stop() == 0
+    finally:
+        if not node.has_ended():
+            node.kill()
 
 
-def test_memory_stays_flat(tmp_path: Path, config: NodeConfig, node: RunningNode) -> None:
-    if not Path("/proc/self/status").exists():
-        pytest.skip("no /proc here")
+def test_traffic_goes_to_loopback_only(tmp_path: Path, config: NodeConfig) -> None:
+    trace = tmp_path / "trace.txt"
+    calls = "trace=connect,sendto,sendmsg,sendmmsg,bind"
+    node = RunningNode(config, tmp_path, prefix=(program("strace"), "-D", "-f", "-qq", "-e", calls, "-o", str(trace)))
+    files = write(tmp_path / "in", 2)
     with archive(tmp_path, config):
         node.start()
-        sizes = []
-        for number in range(4):
-            files = write(tmp_path / f"in{number}", 30, first=100 * number)
-            node.send(files)
-            until(lambda number=number: node.states().get("done") == 30 * (number + 1))
-            sizes.append(resident(node.process))
-        assert node.stop() == 0
-    assert sizes[-1] - sizes[1] < 8e6, sizes
+        try:
+            assert stored(node.send(files), files) == files
+            until(lambda: node.states() == {"done": 2})
+            assert node.stop() == 0
+        finally:
+            if not node.has_ended():
+                node.kill()
+    # to port 0 nothing is sent: so the C library asks which of its own addresses it would use
+    calls_made = [line for line in trace.read_text().splitlines() if "AF_INET" in line and "htons(0)" not in line]
+    found = [re.search(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"', line) for line in calls_made]
+    assert {address for match in found if match for address in match.groups() if address} <= {"127.0.0.1", "::1"}
+    assert len([match for match in found if match]) >= 3  # two listeners, and the archive

@@ -67,6 +67,12 @@ def test_patient_and_study_are_referred_to_by_identifier_and_nothing_else_of_the
     assert b"Synthetic" not in content and b'reference":"Patient' not in content
 
 
+def test_an_odd_patient_id_is_told_as_it_stands() -> None:
+    for patient, expected in (("A\\B", "A\\B"), (" 007 ", "007")):
+        (report,) = of_kind(transaction(synthetic(PatientID=patient)), "DiagnosticReport")
+        assert report["subject"]["identifier"]["value"] == expected
+
+
 def test_research_is_preliminary_and_says_so() -> None:
     (report,) = of_kind(transaction(), "DiagnosticReport")
     assert report["status"] == "preliminary" and "not for clinical use" in report["conclusion"]

@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from msgspec.structs import replace
-from node_results import PREDICTION, altered, heat, made, read, synthetic
+from node_results import CONFIG, PREDICTION, altered, heat, made, read, synthetic
 from pydicom import Dataset
 
 from medfm_compress.runtime.errors import ImageRefused
@@ -225,6 +225,20 @@ def test_private_attributes_and_deep_sequences_do_not_come_along() -> None:
     source.ProcedureCodeSequence = [nested]
     for item in made(source, heat_map=heat()).values():
         assert b"secret" not in item.content and b"ACME" not in item.content and b"leaf" not in item.content
+
+
+def test_a_sequence_of_more_items_than_any_study_has_is_left_out() -> None:
+    source = synthetic(ProcedureCodeSequence=[code(str(number), "99A", "procedure") for number in range(101)])
+    assert "ProcedureCodeSequence" not in read(made(source)["sr"])
+
+
+def test_the_institution_is_the_images_unless_another_is_configured() -> None:
+    assert read(made(synthetic())["sr"]).InstitutionName == "north"
+    configured = replace(CONFIG, institution="Praxis Süd")
+    ds = read(made(synthetic(), config=configured)["sr"])
+    assert (ds.InstitutionName, ds.SpecificCharacterSet) == ("Praxis Süd", "ISO_IR 192")
+    for value in (b"A\\B ", b"K\xf6ln"):  # two values; no character set
+        assert "InstitutionName" not in read(made(altered(synthetic(), 0x00080080, "LO", value))["sr"])
 
 
 def test_headers_of_noise_are_refused_or_give_valid_objects(complaints) -> None:
