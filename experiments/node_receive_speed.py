@@ -2,7 +2,8 @@
 
     python experiments/node_receive_speed.py --out docs/results/node/receive-speed.json
 
-The node syncs every image before it answers; storescp does not.
+The node syncs every image before it answers; storescp does not. With ``+B`` it writes data sets as they come, as the
+node does, instead of parsing them.
 """
 
 from __future__ import annotations
@@ -58,9 +59,11 @@ def run(folder: Path, images: int, side: int, repeats: int) -> dict[str, Any]:
     for number, path in enumerate(files):
         uid = f"1.2.3.{number}"
         path.write_bytes(file_header(CR_IMAGE, uid, _EXPLICIT) + cr_image(uid, side, bytes([number])))
+    peer = ["storescp", "-pdu", "131072", "-aet", "MEDFM", "-od"]
     commands: dict[str, Callable[[Path, int], list[str]]] = {
         "node": lambda place, port: [sys.executable, __file__, "--serve", str(place), "--port", str(port)],
-        "storescp": lambda place, port: ["storescp", "-pdu", "131072", "-aet", "MEDFM", "-od", str(place), str(port)],
+        "storescp": lambda place, port: [*peer, str(place), str(port)],
+        "storescp +B": lambda place, port: [*peer, str(place), "+B", str(port)],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):
