@@ -148,7 +148,7 @@ class _Association(Association):
     def __init__(self, server: Server, connection: socket.socket, handler: RequestHandler) -> None:
         super().__init__(server.ae, "acceptor")
         self._server, self.daemon, self.dul.daemon = server, True, True
-        self.name = f"AcceptorThread@{id(self):x}"  # by which pynetdicom knows it
+        self.name: str = f"AcceptorThread@{id(self):x}"  # by which pynetdicom knows it
         self.began, self.is_admitted = time.monotonic(), False
         self.dimse: _Dimse = _Dimse(self, server.host)
         self.acse: _Acse = _Acse(self, server.host)

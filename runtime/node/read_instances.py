@@ -20,8 +20,11 @@ import numpy as np
 from medfm_compress.runtime.engine import Engine, Prediction
 from medfm_compress.runtime.errors import (
     BundleRefused,
+    ImageRefused,
+    InputError,
     MedfmError,
     MissingDependency,
+    Refused,
     TrustRefused,
     in_one_line,
 )
@@ -75,6 +78,7 @@ class Reader:
         self._engine: Engine | ActiveEngine | None = opener(config.engine)
         self.fault = ""
         self._current: SpooledInstance | None = None
+        self._failed_at = (0, 0)  # the image at which the engine failed last, how often in a row
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
         metrics.gauge("engine_ready", 1)
@@ -126,8 +130,7 @@ class Reader:
             outcome = "quarantined"
         except (BundleRefused, TrustRefused) as exc:
             self._go_without_engine(exc)
-            self._give_back(instance)
-            outcome = "given-back"
+            outcome = self._put_back_after_engine(instance)
         except MedfmError as exc:
             code = "missing-decoder" if isinstance(exc, MissingDependency) else "image-refused"
             self._quarantine(instance, code, in_one_line(exc))
@@ -161,7 +164,7 @@ class Reader:
         engine = self._engine
         if engine is None:
             raise BundleRefused("no engine is open")
-        prediction: Prediction = engine.predict(data, atypical=self._config.engine.atypical)
+        prediction = self._predicted(engine, data)
         answering = current(engine)
         wants_map = self._config.results.heat_map and self._config.pacs and prediction.probabilities
         objects = self._results.make_objects(
@@ -172,6 +175,29 @@ class Reader:
             heat_map=_heat_map(answering, data, prediction) if wants_map else None,
         )
         return objects, "read" if prediction.probabilities else "withheld"
+
+    def _predicted(self, engine: Engine | ActiveEngine, data: bytes) -> Prediction:
+        """The engine's answer; BundleRefused where it is the engine that has failed, and not the image."""
+        try:
+            return engine.predict(data, atypical=self._config.engine.atypical)
+        except (ImageRefused, MissingDependency):
+            raise
+        except InputError as exc:  # closed, or its folder cannot be used
+            raise BundleRefused(in_one_line(exc)) from exc
+        except Refused as exc:
+            if isinstance(engine, Engine) or _is_readable(engine):
+                raise
+            raise BundleRefused(in_one_line(exc)) from exc
+
+    def _put_back_after_engine(self, instance: SpooledInstance) -> str:
+        """To the queue; to quarantine where it is always this image at which the engine fails, once it reads again."""
+        same = self._failed_at[0] == instance.id
+        self._failed_at = (instance.id, self._failed_at[1] + 1 if same else 1)
+        if self._failed_at[1] > self._config.spool.attempts:
+            self._quarantine(instance, "engine-fails", f"the engine failed at this image {self._failed_at[1]} times")
+            return "quarantined"
+        self._give_back(instance)
+        return "given-back"
 
     def _is_repeat(self, instance: SpooledInstance) -> bool:
         """Whether an image of the same UID was read before and shows the same; raises Unusable where one shows another.
@@ -248,6 +274,15 @@ class Reader:
     def _wait_for_room(self, error: OSError | sqlite3.Error) -> None:
         _log.error("the spool cannot be written (%s); trying again", in_one_line(error))
         self._stop.wait(_AGAIN_S / 5)
+
+
+def _is_readable(engine: ActiveEngine) -> bool:
+    """Whether it is known what is active."""
+    try:
+        engine.device.read()
+    except MedfmError:
+        return False
+    return True
 
 
 def _heat_map(engine: Engine, data: bytes, prediction: Prediction) -> HeatMap | None:

@@ -153,7 +153,7 @@ def _status(assessment: Assessment) -> str:
 
 def _plain(value: Any) -> str:
     """An identifier as it stands; several values as DICOM writes them."""
-    several = value if isinstance(value, list) or hasattr(value, "append") else [value or ""]
+    several: Any = value if isinstance(value, list) or hasattr(value, "append") else [value or ""]
     return "\\".join(one_line(str(one)) for one in several)
 
 
