@@ -23,7 +23,6 @@ TRAINING = [
 ]
 NEEDS_AN_EXTRA = ["medfm_compress.runtime.node.listener"]  # subclasses of pynetdicom; its one importer asks first
 START_S = 0.35
-NEEDS_PYNETDICOM = ("medfm_compress.runtime.node.listener",)  # imported where a listener is started, and nowhere else
 
 # Python reports every connection and every name look-up to audit hooks (PEP 578).
 NO_NETWORK = """
