@@ -175,9 +175,7 @@ class Node:
 
     def _make_ways_in(self) -> list[Any]:
         config = self.config
-        ways: list[Any] = [
-            Receiver(config, self.spool, self.audit, self.metrics, commitment=self._answers, reports=self._reports)
-        ]
+        ways: list[Any] = []
         if config.watch is not None:
             from medfm_compress.runtime.node.watch_folder import WatchFolder
 
@@ -186,6 +184,9 @@ class Node:
             from medfm_compress.runtime.node.stow import Stow
 
             ways.append(Stow(config, self.spool, self.audit, self.metrics))
+        ways.append(
+            Receiver(config, self.spool, self.audit, self.metrics, commitment=self._answers, reports=self._reports)
+        )  # the last: who reaches it finds the others there
         return ways
 
     def _fail(self, dead: list[str], stuck: list[str]) -> int:
