@@ -74,7 +74,7 @@ class Node:
             self._posters = [FhirPoster(fhir, self.spool, observer) for fhir in config.fhir]
             self._reports = CommitmentReports([deliverer.commitment for deliverer in self._deliverers])
             self._answers = CommitmentAnswers(config.receive, self.spool, observer)
-            self._keeper = Keeper(self.spool, self.metrics, self.progress)
+            self._keeper = Keeper(self.spool, self.audit, self.metrics, self.progress)
             self._to_close = undo.pop_all()
 
     @property
