@@ -102,7 +102,7 @@ def accept_patient(database: sqlite3.Connection, instance_ids: Sequence[int]) ->
         InputError: one of them is not in quarantine because of its patient; nothing has changed then.
     """
     update = (
-        "UPDATE instances SET state = 'waiting', attempts = 0, deadline_at = NULL, reason = '', "
+        "UPDATE instances SET state = 'waiting', attempts = 0, deadline_at = NULL, reason = '', "  # noqa: S608
         f"reason_code = '{PATIENT_ACCEPTED}' WHERE state = 'quarantined' AND reason_code = 'other-patient'"
     )
     problem = "image {} is not in quarantine because of its patient; list what is, and give its number"
