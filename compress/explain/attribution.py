@@ -50,7 +50,7 @@ def attribute(model: Model, images: NDArray[np.float32], finding: str) -> NDArra
 
 
 def log_odds(logits: torch.Tensor, task: Task, finding: str) -> torch.Tensor:
-    """`bench.occlusion.log_odds` with gradients: ``[n]`` of logits ``[n, labels]``."""
+    """`runtime.occlusion.log_odds` with gradients: ``[n]`` of logits ``[n, labels]``."""
     index = task.labels.index(finding)
     if task.kind == "multilabel":
         return logits[:, index]

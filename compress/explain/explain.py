@@ -29,7 +29,6 @@ from medfm_compress.bench.evaluate.attribution_agreement import (
     overlap,
     rank_correlation,
 )
-from medfm_compress.bench.evaluate.occlusion import occlusion_map
 from medfm_compress.bench.evaluate.subprocess_inference import labelled_cases
 from medfm_compress.compress.explain.attribution import attribute, method_of, randomised
 from medfm_compress.compress.explain.options import ExplainOptions
@@ -45,6 +44,7 @@ from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.occlusion import occlusion_map
 from medfm_compress.runtime.preprocess import normalise
 from medfm_compress.runtime.progress import Progress, counted, no_progress
 from medfm_compress.runtime.sessions.protocol import Session
@@ -212,8 +212,12 @@ def _viewers(
     session, spec = open_variant(bundle, variant, options.threads), bundle.manifest.image_spec
 
     def viewer(name: str, session: Session, spec: ImageSpec) -> _Viewer:
+        def logits_of(image: FloatArray) -> FloatArray:
+            logits: FloatArray = session.run({session.input_names[0]: image})[session.output_names[0]]
+            return logits
+
         def map_of(image: FloatArray) -> FloatArray:
-            return occlusion_map(session, image, teacher.task, finding, options.occlusion)
+            return occlusion_map(logits_of, image, teacher.task, finding, options.occlusion)
 
         return _Viewer(name, "occlusion", spec, map_of)
 

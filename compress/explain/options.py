@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from medfm_compress.bench.evaluate.occlusion import OcclusionOptions
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.occlusion import OcclusionOptions
 
 Method = Literal["occlusion", "gradient"]
 

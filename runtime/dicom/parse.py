@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from medfm_compress.runtime.dicom.overlays import OVERLAY_TAGS
 from medfm_compress.runtime.errors import ImageRefused
@@ -24,6 +25,8 @@ _SMALL_READ_BYTES = 8
 _MAX_VALUE_BYTES = 64 * 1024
 _MAX_TABLE_BYTES = 2 * 1024**2  # sequences of lookup tables, and palettes; one table has at most 128 KiB
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_DESCRIBING_GROUPS = (0x0008, 0x0010, 0x0018, 0x0020, 0x0032, 0x0040)
+_FIRST_PIXEL_TAG = min(_PIXEL_TAGS)
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _KEYWORDS = (
     *("SOPClassUID", "Modality", "PresentationIntentType", "ViewPosition", "BodyPartExamined", "NumberOfFrames"),
@@ -75,28 +78,46 @@ def parse(data: bytes, name: str) -> Dataset:
     Raises:
         ImageRefused: no transfer syntax, or too many bytes, elements or values, or sequences nested too deep.
     """
+    return _checked(data, name, _KEYWORDS)
+
+
+def parse_header(data: bytes, name: str) -> Dataset:
+    """Like `parse`, every attribute before the pixels: for who has to say whose image it is."""
+    return _checked(data, name, None)
+
+
+def _checked(data: bytes, name: str, keywords: Sequence[Any] | None) -> Dataset:
     try:
-        ds = _parsed(data, name)
+        ds = _parsed(data, name, keywords)
     except RecursionError:
         raise ImageRefused(f"{name}: sequences are nested deeper than in any image; export it again") from None
-    _check_values(ds, name)
+    _check_values(ds, name, everything=keywords is not None)
     return ds
 
 
-def _parsed(data: bytes, name: str) -> Dataset:
+def _parsed(data: bytes, name: str, keywords: Sequence[Any] | None) -> Dataset:
+    """The attributes of ``keywords``; all that stand before the pixels where it is None."""
     from pydicom import dcmread
     from pydicom.filereader import read_dataset
     from pydicom.tag import Tag
 
     deflated_at, meta = _file_meta(data, name)
+    before_pixels = None if keywords else lambda tag, _vr, _length: tag >= _FIRST_PIXEL_TAG
     if deflated_at is not None:
         file = _MeteredFile(_inflated(data[deflated_at:], name), name)
-        tags = [Tag(keyword) for keyword in _KEYWORDS]
-        ds: Dataset = read_dataset(file, is_implicit_VR=False, is_little_endian=True, specific_tags=tags)
+        tags = [Tag(keyword) for keyword in keywords] if keywords else None
+        ds: Dataset = read_dataset(
+            file, is_implicit_VR=False, is_little_endian=True, stop_when=before_pixels, specific_tags=tags
+        )
         ds.file_meta = meta
         ds.set_original_encoding(is_implicit_vr=False, is_little_endian=True)
         return ds
-    ds = dcmread(_MeteredFile(data, name), force=True, specific_tags=list(_KEYWORDS))
+    ds = dcmread(
+        _MeteredFile(data, name),
+        force=True,
+        specific_tags=list(keywords) if keywords else None,
+        stop_before_pixels=keywords is None,
+    )
     if "TransferSyntaxUID" not in ds.file_meta:
         _assume_transfer_syntax(ds, name)
     return ds
@@ -129,13 +150,18 @@ def _inflated(deflated: bytes, name: str) -> bytes:
     return inflated
 
 
-def _check_values(ds: Dataset, name: str) -> None:
-    """Refuse a value so long that converting it, which comes later and only where it is needed, would take seconds."""
+def _check_values(ds: Dataset, name: str, *, everything: bool) -> None:
+    """Refuse a value so long that converting it, which comes later and only where it is needed, would take seconds.
+
+    Vendors' own attributes and colour profiles are long, and nobody asks for them: without ``everything`` they may be.
+    """
     from pydicom.datadict import keyword_for_tag
 
     for element in ds.values():
         value = element.value
         if element.tag in _PIXEL_TAGS or not isinstance(value, bytes):
+            continue
+        if not everything and element.tag.group not in _DESCRIBING_GROUPS:
             continue
         is_table = keyword_for_tag(element.tag).endswith(("Sequence", "Data"))
         limit = _MAX_TABLE_BYTES if is_table else _MAX_VALUE_BYTES

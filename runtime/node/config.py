@@ -19,6 +19,8 @@ from medfm_compress.runtime.errors import InputError, quoted
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: no backslash, no control characters
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 Port = Annotated[int, Meta(ge=1, le=65535)]
+FilePath = Annotated[str, Meta(min_length=1, extra={"path": True})]
+"""Of a file or folder; relative to the folder of the configuration."""
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86400, extra={"unit": "s"})]
 
 
@@ -29,21 +31,22 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         check(self)
 
 
-class TlsConfig(_Section):
+class TlsConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """DICOM over TLS, both sides shown by certificates (PS3.15 B.9 and later: the BCP 195 profile, TLS 1.2 at least).
 
     Attributes:
         certificate: PEM file of this side's certificate chain.
         key: PEM file of its private key.
-        authorities: PEM file of the certificate authorities that the other side's certificate must come from.
+        authorities: PEM file of the certificate authorities that the other side's certificate must come from; of one
+            that is called it must also name the host, as it stands in the configuration.
     """
 
-    certificate: str
-    key: str
-    authorities: str
+    certificate: FilePath
+    key: FilePath
+    authorities: FilePath
 
 
-class SenderConfig(_Section):
+class SenderConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may send.
 
     Attributes:
@@ -70,14 +73,14 @@ class SenderConfig(_Section):
                 ) from None
 
 
-class PeerAddress(_Section):
+class PeerAddress(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a DICOM application listens."""
 
     host: str
     port: Port
 
 
-class ReceiveConfig(_Section):
+class ReceiveConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The listener for C-STORE, C-ECHO and storage commitment.
 
     Attributes:
@@ -109,7 +112,7 @@ class ReceiveConfig(_Section):
         check_different("senders", [sender.ae_title for sender in self.senders])
 
 
-class WatchConfig(_Section):
+class WatchConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A folder that others put DICOM files into. A file is taken once it is durable in the spool, and removed then.
 
     Attributes:
@@ -119,13 +122,13 @@ class WatchConfig(_Section):
         priority: of its images.
     """
 
-    folder: str
+    folder: FilePath
     settle_s: Seconds = 2.0
     every_s: Seconds = 1.0
     priority: Annotated[int, Meta(ge=0, le=9)] = 5
 
 
-class StowConfig(_Section):
+class StowConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """DICOMweb's STOW-RS (PS3.18 10.5) as a way in.
 
     Attributes:
@@ -137,9 +140,9 @@ class StowConfig(_Section):
 
     port: Port
     host: str = "127.0.0.1"
-    token_file: str | None = None
-    certificate: str | None = None
-    key: str | None = None
+    token_file: FilePath | None = None
+    certificate: FilePath | None = None
+    key: FilePath | None = None
     priority: Annotated[int, Meta(ge=0, le=9)] = 5
 
     def __post_init__(self) -> None:
@@ -152,7 +155,7 @@ class StowConfig(_Section):
             )
 
 
-class SpoolConfig(_Section):
+class SpoolConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much the node keeps, and for how long.
 
     Attributes:
@@ -174,7 +177,7 @@ class SpoolConfig(_Section):
     without_patient_id: Literal["quarantine", "accept"] = "quarantine"
 
 
-class EngineConfig(_Section):
+class EngineConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What reads the images: a device folder (installed, activated, rolled back), or a bundle as it is.
 
     Attributes:
@@ -189,12 +192,12 @@ class EngineConfig(_Section):
         shadow: let a candidate that waits in the device folder predict too, and count it.
     """
 
-    device: str | None = None
-    bundle: str | None = None
+    device: FilePath | None = None
+    bundle: FilePath | None = None
     threads: Annotated[int, Meta(ge=1)] | None = None
-    cache: str | None = None
+    cache: FilePath | None = None
     atypical: Atypical = "withhold"
-    trust_store: str | None = None
+    trust_store: FilePath | None = None
     allow_unsigned: bool = False
     unverified: bool = False
     shadow: bool = False
@@ -207,7 +210,7 @@ class EngineConfig(_Section):
             raise InputError("unverified is for a bundle; what runs in a device folder was settled by its activation")
 
 
-class CodeConfig(_Section):
+class CodeConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A coded concept (PS3.3 8.8): e.g. ``233604007``, ``SCT``, ``Pneumonia``."""
 
     value: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -215,7 +218,7 @@ class CodeConfig(_Section):
     meaning: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
-class ResultsConfig(_Section):
+class ResultsConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is made of a prediction.
 
     Attributes:
@@ -239,11 +242,12 @@ class ResultsConfig(_Section):
     uid_root: Annotated[str, Meta(pattern=r"^[0-2](\.(0|[1-9][0-9]*))+$", max_length=24)] = "2.25"
 
 
-class RetryConfig(_Section):
+class RetryConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of what a destination refused for the moment: the wait doubles from ``first_s`` to ``longest_s``.
 
     Attributes:
-        give_up_days: after which it goes to quarantine; it stays there until it is replayed.
+        give_up_days: after which it goes to quarantine; it stays there until it is replayed. An object is not
+            given up while its destination cannot be reached, however long.
     """
 
     first_s: Seconds = 5.0
@@ -251,7 +255,7 @@ class RetryConfig(_Section):
     give_up_days: Annotated[float, Meta(gt=0, le=365, extra={"unit": "days"})] = 7.0
 
 
-class PacsConfig(_Section):
+class PacsConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A DICOM destination of the results.
 
     Attributes:
@@ -286,7 +290,7 @@ class PacsConfig(_Section):
                 check_ae_title(title)
 
 
-class FhirConfig(_Section):
+class FhirConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A FHIR R4 server that gets a ``DiagnosticReport`` with its ``Observation``s as one transaction.
 
     Attributes:
@@ -298,8 +302,8 @@ class FhirConfig(_Section):
 
     name: str
     url: str
-    token_file: str | None = None
-    authorities: str | None = None
+    token_file: FilePath | None = None
+    authorities: FilePath | None = None
     timeout_s: Seconds = 30.0
     retry: RetryConfig = RetryConfig()
 
@@ -319,7 +323,7 @@ class FhirConfig(_Section):
             raise InputError(f"url is {quoted(self.url)}; patients' results leave this machine by https only")
 
 
-class OperateConfig(_Section):
+class OperateConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What watches over the node.
 
     Attributes:
@@ -334,15 +338,16 @@ class OperateConfig(_Section):
     stop_s: Seconds = 30.0
 
 
-class NodeConfig(_Section):
+class NodeConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole node.
 
     Attributes:
         folder: of the spool, the audit trail and the node's state; of the user's own, nobody else may write to it.
-        pacs: where results go; may be empty, then they wait in the spool and nothing is forgotten.
+        pacs: where results go, as DICOM objects.
+        fhir: where they go as FHIR reports.
     """
 
-    folder: str
+    folder: FilePath
     receive: ReceiveConfig
     engine: EngineConfig
     spool: SpoolConfig = SpoolConfig()
@@ -355,7 +360,7 @@ class NodeConfig(_Section):
 
     def __post_init__(self) -> None:
         check(self)
-        check_different("pacs and fhir", [destination.name for destination in (*self.pacs, *self.fhir)])
+        check_different("pacs and fhir", [*(pacs.name for pacs in self.pacs), *(fhir.name for fhir in self.fhir)])
         if not self.pacs and not self.fhir:
             raise InputError("neither pacs nor fhir names a destination; give at least one, or results go nowhere")
 

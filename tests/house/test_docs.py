@@ -13,6 +13,7 @@ import typer
 
 from medfm_compress.cli import reference
 from medfm_compress.cli.app import build_app
+from medfm_compress.cli.default_command import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -20,7 +21,7 @@ PAGES = sorted(
     for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "experiments").rglob("*.md"))
     if path.name != "CHANGELOG.md"  # tells of what was
 )
-FOLDERS = "bench|compress|data|docs|examples|experiments|export|medfm_compress|runtime|scripts|tests"
+FOLDERS = "bench|compress|data|docs|examples|experiments|export|medfm_compress|packaging|runtime|scripts|tests"
 PATH = re.compile(rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]*[\w/])")
 OTHERS_OPTIONS = {
     "--import-mode",
@@ -43,8 +44,9 @@ def commands() -> Mapping[str, Any]:
     group = typer.main.get_command(build_app())
     actual: dict[str, Any] = {}
     for name, command in group.commands.items():  # type: ignore[attr-defined]
-        actual[name] = command
-        for below, inner in getattr(command, "commands", {}).items():
+        inner_commands = getattr(command, "commands", {})
+        actual[name] = inner_commands.get(DEFAULT, command)
+        for below, inner in inner_commands.items():
             actual[f"{name} {below}"] = inner
     return actual
 

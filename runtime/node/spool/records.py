@@ -7,10 +7,13 @@ from typing import Literal
 
 import msgspec
 
-InstanceState = Literal["waiting", "reading", "read", "quarantined", "done"]
-"""``read``: its objects are being delivered; ``done``: all of them are, and the files are gone."""
+InstanceState = Literal["waiting", "reading", "read", "quarantined", "done", "discarded"]
+"""``read``: its objects are being delivered; ``done``: all of them are, and the files are gone; ``discarded``: taken
+out of quarantine for good, and about to go."""
+PATIENT_ACCEPTED = "patient-accepted"
+"""Reason code of an instance that waits again because an operator says that its patient is the study's."""
 DeliveryState = Literal["waiting", "delivered", "committed", "quarantined"]
-"""``delivered``: it answered success and storage commitment is awaited; ``committed``: it may be forgotten."""
+"""``delivered``: the destination answered success, commitment is awaited; ``committed``: it may be forgotten."""
 ObjectKind = Literal["sr", "sc", "seg", "fhir"]
 
 
@@ -97,3 +100,57 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     first_attempt_at: float | None = None
     transaction_uid: str = ""
     reason: str = ""
+
+
+class CommitmentRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Storage commitment that a sender asked for and has not been answered yet.
+
+    Attributes:
+        requester: its AE title.
+        items: pairs of SOP class and SOP instance UID.
+        attempts: how often the answer was tried.
+    """
+
+    id: int
+    requester: str
+    transaction_uid: str
+    items: tuple[tuple[str, str], ...]
+    asked_at: float
+    attempts: int = 0
+
+
+class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance in quarantine, or a delivery, without patient data.
+
+    Attributes:
+        id: of the instance, or of the delivery.
+        destination: of a delivery; empty for an instance.
+    """
+
+    id: int
+    destination: str
+    reason_code: str
+    reason: str
+    received_at: float
+
+
+class SpoolCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the spool holds.
+
+    Attributes:
+        instances: state → number.
+        deliveries: destination → state → number.
+        quarantine: reason code → number of instances.
+        bytes: of the files.
+        oldest_waiting_at: seconds since 1970 when the oldest instance that waits was received; None where none does.
+        oldest_undelivered_at: likewise of the oldest that some destination still lacks.
+        commitments: requests of senders that are not answered yet.
+    """
+
+    instances: dict[InstanceState, int]
+    deliveries: dict[str, dict[DeliveryState, int]]
+    quarantine: dict[str, int]
+    bytes: int
+    oldest_waiting_at: float | None
+    oldest_undelivered_at: float | None
+    commitments: int

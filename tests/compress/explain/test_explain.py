@@ -17,7 +17,6 @@ pytest.importorskip("timm")
 from medfm_compress.__main__ import main
 from medfm_compress.bench.evaluate.attribution_agreement import load_explanations, overlap, rank_correlation
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
-from medfm_compress.bench.evaluate.occlusion import OcclusionOptions
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.compress.explain.explain import _stretched, explain, on_grid, sample_positions
 from medfm_compress.compress.explain.options import ExplainOptions
@@ -28,6 +27,7 @@ from medfm_compress.export.onnx_export import export_onnx
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle
 from medfm_compress.runtime.bundle.manifest import Provenance
 from medfm_compress.runtime.errors import InputError, StudyError
+from medfm_compress.runtime.occlusion import OcclusionOptions
 from medfm_compress.runtime.task import Task
 
 COARSE = OcclusionOptions(patch=1 / 4, stride=1 / 4)

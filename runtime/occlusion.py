@@ -3,8 +3,8 @@
     h(p) = mean over windows w that cover pixel p of  s(x) − s(x with w replaced by the baseline)
 
 x the network's input, s the finding's log-odds. Zeiler & Fergus, Visualizing and Understanding Convolutional Networks
-(2014). It needs no gradients, only a `Session`, so it looks at the very engine that will run on the device, quantized
-or not. Windows are relative to the input, so networks of different input size get the same windows.
+(2014). It needs no gradients, only the network's logits, so it looks at the very engine that runs on the device,
+quantized or not. Windows are relative to the input, so networks of different input size get the same windows.
 
     s = z_f                              multi-label
     s = z_f − log Σ_{g ≠ f} exp(z_g)     binary and multi-class: log p_f / (1 − p_f), free of saturation
@@ -15,7 +15,7 @@ The baseline is the image's own mean a channel, or the image blurred; black woul
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -24,10 +24,11 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.task import Task
 
 FloatArray = NDArray[np.float32]
+Logits = Callable[[FloatArray], NDArray[Any]]
+"""A network: normalised input ``[1, C, H, W]``, float32 → logits ``[1, labels]``."""
 Baseline = Literal["mean", "blurred"]
 Window = tuple[slice, slice]
 
@@ -54,14 +55,14 @@ class OcclusionOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 def occlusion_map(
-    session: Session, image: FloatArray, task: Task, finding: str, options: OcclusionOptions | None = None
+    logits_of: Logits, image: FloatArray, task: Task, finding: str, options: OcclusionOptions | None = None
 ) -> FloatArray:
     """Map of how much each place speaks for ``finding``; negative where covering it raises the score.
 
     Args:
-        session: run once on the image and once a window, at batch size 1 as on the device.
+        logits_of: the network; run once on the image and once a window, at batch size 1 as on the device.
         image: normalised input ``[1, C, H, W]``, float32.
-        task: of the session.
+        task: of the network.
         finding: one of ``task.findings``.
         options: see `OcclusionOptions`.
 
@@ -74,12 +75,12 @@ def occlusion_map(
     options = options or OcclusionOptions()
     height, width = image.shape[2:]
     substitute = np.broadcast_to(_baseline(image, options.baseline), image.shape)
-    whole = _score(session, image, task, finding)
+    whole = _score(logits_of, image, task, finding)
     drops, counts = np.zeros((height, width)), np.zeros((height, width))
     covered = image.copy()
     for rows, columns in windows(height, width, options):
         covered[..., rows, columns] = substitute[..., rows, columns]
-        drops[rows, columns] += whole - _score(session, covered, task, finding)
+        drops[rows, columns] += whole - _score(logits_of, covered, task, finding)
         counts[rows, columns] += 1
         covered[..., rows, columns] = image[..., rows, columns]
     heat: FloatArray = (drops / counts).astype(np.float32)
@@ -143,9 +144,8 @@ def _box_blur(image: FloatArray, axis: int, part: int = 8) -> FloatArray:
     return blurred
 
 
-def _score(session: Session, image: FloatArray, task: Task, finding: str) -> float:
-    logits = session.run({session.input_names[0]: image})[session.output_names[0]]
-    score = float(log_odds(logits, task, finding)[0])
+def _score(logits_of: Logits, image: FloatArray, task: Task, finding: str) -> float:
+    score = float(log_odds(logits_of(image), task, finding)[0])
     if not np.isfinite(score):
         raise InputError("the network's logits are not finite on a covered image; run it in a higher precision")
     return score

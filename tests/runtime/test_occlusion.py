@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from medfm_compress.bench.evaluate.occlusion import OcclusionOptions, log_odds, occlusion_map, windows
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.sessions.protocol import SessionInfo
+from medfm_compress.runtime.occlusion import OcclusionOptions, log_odds, occlusion_map, windows
 from medfm_compress.runtime.task import Task
 
 MULTILABEL = Task(kind="multilabel", labels=("opacity", "effusion"))
@@ -18,19 +17,15 @@ BINARY = Task(kind="binary", labels=("normal", "opacity"))
 
 
 class Fake:
-    """A session around a function of the image ``[1, C, H, W]`` that gives logits ``[1, labels]``."""
-
-    input_names = ("image",)
-    output_names = ("logits",)
-    info = SessionInfo(backend="fake", version="0", provider="cpu", precision="fp32", threads=1)
+    """A network around a function of the image ``[1, C, H, W]`` that gives logits ``[1, labels]``; counts its runs."""
 
     def __init__(self, function: Callable[[np.ndarray], list[float]]) -> None:
         self._function = function
         self.calls = 0
 
-    def run(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    def __call__(self, image: np.ndarray) -> np.ndarray:
         self.calls += 1
-        return {"logits": np.array([self._function(inputs["image"])], np.float32)}
+        return np.array([self._function(image)], np.float32)
 
 
 def image(side: int = 32, channels: int = 1) -> np.ndarray:
@@ -38,9 +33,9 @@ def image(side: int = 32, channels: int = 1) -> np.ndarray:
 
 
 @pytest.mark.parametrize("baseline", ["mean", "blurred"])
-def test_a_network_that_looks_at_one_quadrant_is_hot_there_only(baseline: Any) -> None:
-    session = Fake(lambda x: [0.0, float((x[0, 0, :16, 16:] ** 2).sum())])
-    heat = occlusion_map(session, image(), BINARY, "opacity", OcclusionOptions(baseline=baseline))
+def test_a_explainedthat_looks_at_one_quadrant_is_hot_there_only(baseline: Any) -> None:
+    explained = Fake(lambda x: [0.0, float((x[0, 0, :16, 16:] ** 2).sum())])
+    heat = occlusion_map(explained, image(), BINARY, "opacity", OcclusionOptions(baseline=baseline))
     assert heat.shape == (32, 32) and heat.dtype == np.float32
     assert (heat[:14, 18:] != 0).all()
     assert np.count_nonzero(heat[18:]) == np.count_nonzero(heat[:, :14]) == 0
@@ -68,8 +63,8 @@ def test_maps_are_captum_s() -> None:
             baselines=torch.from_numpy(values).mean(dim=(2, 3), keepdim=True).expand(1, 3, 32, 32),
             target=1,
         )
-        session = Fake(lambda x: network(torch.from_numpy(x))[0].tolist())
-        heat = occlusion_map(session, values, MULTILABEL, "effusion")
+        explained = Fake(lambda x: network(torch.from_numpy(x))[0].tolist())
+        heat = occlusion_map(explained, values, MULTILABEL, "effusion")
     np.testing.assert_allclose(heat, reference[0, 0].numpy(), atol=1e-5)
 
 
@@ -89,11 +84,11 @@ def test_networks_of_any_size_get_the_same_windows() -> None:
 
 
 def test_the_image_is_not_changed_and_runs_are_counted() -> None:
-    values, session = image(), Fake(lambda x: [0.0, float(x.sum())])
+    values, explained = image(), Fake(lambda x: [0.0, float(x.sum())])
     before = values.copy()
-    occlusion_map(session, values, BINARY, "opacity")
+    occlusion_map(explained, values, BINARY, "opacity")
     assert np.array_equal(values, before)
-    assert session.calls == 1 + 15 * 15
+    assert explained.calls == 1 + 15 * 15
 
 
 def test_log_odds_are_those_of_the_probabilities() -> None:

@@ -1,0 +1,165 @@
+"""What is to be seen of a node from another process, running or not; and its replay."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.node.config import NodeConfig
+from medfm_compress.runtime.node.health import HOST
+from medfm_compress.runtime.node.spool.overview import SpoolView
+
+SPOOL = "spool"
+_TIMEOUT_S = 3.0
+_DELIVERY = "d"
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """What `overview` saw.
+
+    Attributes:
+        health: ``ok``, ``unavailable``, or ``not running``.
+        reasons: why it is not well.
+        instances: state → images.
+        deliveries: destination → state → results.
+        quarantine: reason → images.
+        bytes: of all files.
+        oldest_waiting_s: age of the image that waits longest.
+    """
+
+    health: str
+    reasons: tuple[str, ...]
+    instances: dict[str, int]
+    deliveries: dict[str, dict[str, int]]
+    quarantine: dict[str, int]
+    bytes: int
+    oldest_waiting_s: float | None
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing in quarantine.
+
+    Attributes:
+        name: a number for an image, ``d`` and a number for a result on its way; what `replay` takes.
+        what: ``image``, or ``result to DESTINATION``.
+        since: when the image was received, UTC.
+        code: a word for metrics.
+        reason: a sentence.
+    """
+
+    name: str
+    what: str
+    since: str
+    code: str
+    reason: str
+
+
+def overview(config: NodeConfig) -> Overview:
+    """Look at the node of ``config``; raises InputError where it never ran."""
+    with closing(_view(config)) as view:
+        counts = view.counts()
+    health, reasons = _health(config.operate.port)
+    oldest = counts.oldest_waiting_at
+    return Overview(
+        health=health,
+        reasons=reasons,
+        instances={str(state): count for state, count in counts.instances.items()},
+        deliveries={
+            name: {str(state): count for state, count in states.items()} for name, states in counts.deliveries.items()
+        },
+        quarantine=dict(counts.quarantine),
+        bytes=counts.bytes,
+        oldest_waiting_s=None if oldest is None else max(0.0, time.time() - oldest),
+    )
+
+
+def quarantined(config: NodeConfig) -> list[Entry]:
+    """All that is set aside."""
+    with closing(_view(config)) as view:
+        entries = view.quarantined()
+    return [
+        Entry(
+            name=f"{_DELIVERY}{entry.id}" if entry.destination else str(entry.id),
+            what=f"result to {entry.destination}" if entry.destination else "image",
+            since=datetime.fromtimestamp(entry.received_at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S"),
+            code=entry.reason_code,
+            reason=entry.reason,
+        )
+        for entry in entries
+    ]
+
+
+def replay(config: NodeConfig, names: Sequence[str], *, accept_patient: bool = False) -> list[str]:
+    """Take what is called ``names``, or ``all``, out of quarantine, to be tried again; what was.
+
+    Args:
+        config: of the node.
+        names: see `Entry.name`.
+        accept_patient: the images' studies are of these images' patients from now on.
+
+    Raises:
+        InputError: a name that is none, or is not in quarantine; nothing of its kind has changed then.
+    """
+    everything = list(names) == ["all"]
+    if accept_patient and (everything or any(name.startswith(_DELIVERY) for name in names)):
+        raise InputError("whose images are accepted is to be looked at one by one; give ids of images, not all")
+    chosen = [entry.name for entry in quarantined(config)] if everything else list(dict.fromkeys(names))
+    images, deliveries = _split(chosen)
+    with closing(_view(config)) as view:
+        if accept_patient:
+            view.accept_patient(images)
+        elif images:
+            view.replay(images)
+        if deliveries:
+            view.replay_deliveries(deliveries)
+    return chosen
+
+
+def discard(config: NodeConfig, names: Sequence[str]) -> list[str]:
+    """Give up what is called ``names`` in quarantine, for good; what was.
+
+    Raises:
+        InputError: a name that is none, or is not in quarantine; nothing of its kind has changed then.
+    """
+    chosen = list(dict.fromkeys(names))
+    with closing(_view(config)) as view:
+        view.discard(*_split(chosen))
+    return chosen
+
+
+def _split(names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Numbers of images, and of results."""
+    images: list[int] = []
+    deliveries: list[int] = []
+    for name in names:
+        number = name.removeprefix(_DELIVERY)
+        if not number.isdecimal() or len(number) > 18:
+            raise InputError(f"{name!r} is no id; give those that 'serve quarantine' lists")
+        (images if number == name else deliveries).append(int(number))
+    return images, deliveries
+
+
+def _view(config: NodeConfig) -> SpoolView:
+    return SpoolView(Path(config.folder) / SPOOL)
+
+
+def _health(port: int) -> tuple[str, tuple[str, ...]]:
+    if not port:
+        return "not known, operate.port is 0", ()
+    connection = http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health")
+        answer = msgspec.json.decode(connection.getresponse().read(1 << 16), type=dict[str, object])
+        reasons = answer.get("reasons")
+        return str(answer.get("status")), tuple(map(str, reasons)) if isinstance(reasons, list) else ()
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError):
+        return "not running", ()
+    finally:
+        connection.close()

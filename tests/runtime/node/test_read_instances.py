@@ -1,0 +1,311 @@
+"""An image becomes results or goes to quarantine with a reason, whatever it is; nothing is lost and nobody named."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import node_scene
+import pytest
+
+from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.node.audit import Audit, verify
+from medfm_compress.runtime.node.config import SpoolConfig
+from medfm_compress.runtime.node.identifiers import Marks
+from medfm_compress.runtime.node.metrics import Metrics
+from medfm_compress.runtime.node.open_engine import open_engine
+from medfm_compress.runtime.node.progress import Progress
+from medfm_compress.runtime.node.read_instances import Reader, same_pixels
+from medfm_compress.runtime.node.spool.overview import SpoolView
+from medfm_compress.runtime.node.spool.spool import Spool
+
+Make = Callable[..., "Scene"]
+
+
+class Scene:
+    def __init__(self, folder: Path, opener: Any = open_engine, **changes: Any) -> None:
+        self.config = node_scene.config(folder, **changes)
+        self.folder = Path(self.config.folder)
+        self.folder.mkdir(exist_ok=True)
+        self.spool = Spool(self.folder / "spool", self.config.spool)
+        self.audit = Audit(self.folder, Marks.of_folder(self.folder))
+        self.metrics = Metrics()
+        self.reader = Reader(
+            self.config,
+            self.spool,
+            audit=self.audit,
+            metrics=self.metrics,
+            progress=Progress(),
+            opener=opener,
+        )
+
+    def read(self, *images: bytes, **arrival: Any) -> list[str]:
+        """Accept and read; how many objects or which reason each one has got."""
+        ids = [node_scene.accept(self.spool, image, **arrival) for image in images]
+        while (claimed := self.spool.claim()) is not None:
+            self.reader.read(claimed)
+        return [self.outcome(number) for number in ids]
+
+    def outcome(self, number: int) -> str:
+        instance = self.spool.instance(number)
+        assert instance is not None
+        return instance.reason_code or instance.state
+
+    def close(self) -> None:
+        self.spool.close()
+        self.audit.close()
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    scenes: list[Scene] = []
+
+    def build(**arguments: Any) -> Scene:
+        scenes.append(Scene(tmp_path, **arguments))
+        return scenes[-1]
+
+    yield build
+    for scene in scenes:
+        scene.close()
+
+
+def test_an_image_becomes_a_report_that_refers_to_it(make: Make) -> None:
+    from pydicom import dcmread
+
+    scene, image = make(), node_scene.image()
+    assert scene.read(image) == ["read"]
+    (delivery,) = scene.spool.due_deliveries("archive", 2e9, 10)
+    report = dcmread(delivery.path)
+    assert report.PatientID == node_scene.PATIENT_ID and report.Modality == "SR"
+    referenced = (
+        report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    )
+    assert referenced.ReferencedSOPInstanceUID == node_scene.uid_of(image)
+    assert scene.metrics.value("read_total", outcome="read") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"PatientID": ""}, "no-patient-id"),
+        ({"PatientID": "   "}, "no-patient-id"),
+        ({"PatientID": None}, "no-patient-id"),
+        ({"SpecificCharacterSet": "ISO_IR 999"}, "character-set"),
+        ({"StudyInstanceUID": ""}, "no-study"),
+        ({"Modality": "CR", "NumberOfFrames": "3"}, "image-refused"),
+        ({"PixelData": b"\0\0"}, "image-refused"),
+    ],
+)
+def test_what_is_not_certain_goes_to_quarantine(make: Make, change: dict[str, Any], expected: str) -> None:
+    scene = make()
+    assert scene.read(node_scene.image(change=change), node_scene.image(1)) == [expected, "read"]
+    assert scene.metrics.value("quarantined_total", reason=expected) == 1
+
+
+@pytest.mark.parametrize(
+    ("terms", "raw", "expected"),
+    [
+        (b"ISO_IR 192", "Müller^Ä".encode(), "read"),
+        (b"ISO_IR 192", "Müller^Ä".encode("latin-1"), "character-set"),
+        (b"ISO_IR 100", "Müller^Ä".encode("latin-1"), "read"),
+        (b"", "Müller^Ä".encode("latin-1"), "character-set"),
+        (b"\\ISO 2022 IR 87", b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "read"),
+        (b"", b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "character-set"),
+        (b"\\ISO 2022 IR 149", b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7", "read"),
+    ],
+)
+def test_text_that_cannot_be_decoded(make: Make, terms: bytes, raw: bytes, expected: str) -> None:
+    place = node_scene.PATIENT_NAME.encode()
+    image = node_scene.image(change={"PatientName": "A" * 60, "SpecificCharacterSet": "X" * 16})
+    padded = raw + b" " * (60 - len(raw))
+    altered = image.replace(b"A" * 60, padded).replace(b"X" * 16, terms + b" " * (16 - len(terms)))
+    assert altered != image and place not in altered
+    scene = make()
+    assert scene.read(altered) == [expected]
+
+
+def test_a_study_that_changes_its_patient(make: Make) -> None:
+    first = node_scene.image(1, study="s")
+    second = node_scene.image(2, study="s", change={"PatientID": "OTHER"})
+    issuer = node_scene.image(3, study="s", change={"IssuerOfPatientID": "ELSEWHERE"})
+    assert make().read(first, second, node_scene.image(4, study="s"), issuer) == [
+        "read",
+        "other-patient",
+        "read",
+        "other-patient",
+    ]
+
+
+def test_a_patient_who_was_corrected_is_accepted_by_name_alone(make: Make) -> None:
+    scene, corrected = make(), {"PatientID": "CORRECTED"}
+    wrong, right, later = (node_scene.image(n, study="s", change=corrected if n > 1 else {}) for n in (1, 2, 3))
+    assert scene.read(wrong, right) == ["read", "other-patient"]
+    scene.spool.replay()
+    assert scene.read() == [] and scene.outcome(2) == "other-patient"  # no replay changes whose study it is
+    view = SpoolView(scene.spool.folder)
+    assert view.accept_patient([2]) == 1
+    view.close()
+    assert scene.read(later) == ["read"] and scene.outcome(2) == "read"
+
+
+def test_one_uid_of_two_images(make: Make) -> None:
+    scene, image = make(), node_scene.image(1)
+    other = node_scene.image(2, change={"SOPInstanceUID": node_scene.uid_of(image)})
+    same = node_scene.image(1, change={"StationName": "ANOTHER"})
+    assert scene.read(image, other, same) == ["read", "same-uid", "read"]
+    assert len(scene.spool.due_deliveries("archive", 2e9, 10)) == 1
+    assert scene.metrics.value("read_total", outcome="repeated") == 1
+
+
+def test_a_corrected_image_is_read_after_the_first_went_to_quarantine(make: Make) -> None:
+    scene = make()
+    wrong = node_scene.image(1, change={"PatientID": ""})
+    assert scene.read(wrong, node_scene.image(1)) == ["no-patient-id", "read"]
+    assert len(scene.spool.due_deliveries("archive", 2e9, 10)) == 1
+
+
+def test_another_uid_than_announced(make: Make) -> None:
+    assert make().read(node_scene.image(), sop_instance_uid="1.2.3") == ["uid-mismatch"]
+
+
+def test_no_dicom_at_all(make: Make) -> None:
+    scene, image = make(), node_scene.image()
+    assert scene.read(image[:400] + b"\xff" * 3000) in (["header-unreadable"], ["uid-mismatch"])
+
+
+def test_an_image_without_patient_id_may_be_accepted(make: Make) -> None:
+    scene = make(spool=SpoolConfig(min_free_gb=0, without_patient_id="accept"))
+    assert scene.read(node_scene.image(change={"PatientID": ""})) == ["read"]
+
+
+class Failing:
+    """An engine that raises; then a real one."""
+
+    def __init__(self, error: BaseException, times: int = 10**9) -> None:
+        self.error, self.times = error, times
+
+    def __call__(self, config: Any) -> Any:
+        engine = open_engine(config)
+        real = engine.predict
+
+        def predict(*arguments: Any, **options: Any) -> Any:
+            if self.times > 0:
+                self.times -= 1
+                raise self.error
+            return real(*arguments, **options)
+
+        engine.predict = predict  # type: ignore[method-assign]
+        return engine
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Zzyzx"), MemoryError(), RecursionError(), KeyError("PatientID")])
+def test_an_error_that_nobody_expected(make: Make, error: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    scene = make(opener=Failing(error, 1))
+    assert scene.read(node_scene.image(), node_scene.image(1)) == ["internal-error", "read"]
+    reasons = [entry.reason for entry in scene.spool.quarantined()]
+    assert type(error).__name__ in reasons[0] and "Zzyzx" not in reasons[0]
+
+
+def test_an_engine_that_may_not_run_takes_no_image_down(make: Make) -> None:
+    opener = Failing(BundleRefused("goldens give another result"), 1)
+    scene = make(opener=opener)
+    number = node_scene.accept(scene.spool, node_scene.image())
+    claimed = scene.spool.claim()
+    assert claimed is not None
+    scene.reader.read(claimed)
+    assert scene.outcome(number) == "waiting"
+    assert "does not read" in scene.reader.fault
+    assert scene.metrics.value("engine_ready") == 0
+    assert scene.reader._reopen() and not scene.reader.fault
+    claimed = scene.spool.claim()
+    assert claimed is not None and claimed.attempts == 1
+    scene.reader.read(claimed)
+    assert scene.outcome(number) == "read"
+
+
+def test_an_engine_that_always_fails_at_one_image_reads_the_others(make: Make) -> None:
+    scene = make(opener=Failing(InputError("its folder cannot be used"), 4))
+    number = node_scene.accept(scene.spool, node_scene.image())
+    for _ in range(scene.config.spool.attempts + 1):
+        assert scene.outcome(number) == "waiting"
+        claimed = scene.spool.claim()
+        assert claimed is not None and claimed.attempts == 1
+        scene.reader.read(claimed)
+        assert scene.reader._reopen()
+    assert scene.outcome(number) == "engine-fails"
+    assert scene.read(node_scene.image(1)) == ["read"]
+
+
+def test_a_device_folder_that_is_damaged_takes_no_image_down(make: Make, tmp_path: Path) -> None:
+    from medfm_compress.runtime.device.folder import DeviceFolder
+    from medfm_compress.runtime.node.config import EngineConfig
+
+    node_scene.config(tmp_path)
+    device = DeviceFolder(tmp_path / "device")
+    device.install(tmp_path / "tiny.medfm")
+    device.activate()
+    scene = make(engine=EngineConfig(device=str(tmp_path / "device"), threads=1))
+    for path in (tmp_path / "device").glob("state-*.json"):
+        path.write_bytes(b"damaged")
+    number = node_scene.accept(scene.spool, node_scene.image())
+    claimed = scene.spool.claim()
+    assert claimed is not None
+    scene.reader.read(claimed)
+    assert scene.outcome(number) == "waiting" and scene.reader.fault
+
+
+def test_a_disk_without_room_takes_no_image_down(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = make()
+    number = node_scene.accept(scene.spool, node_scene.image())
+    monkeypatch.setattr("medfm_compress.runtime.node.read_instances._AGAIN_S", 0.0)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.spool, "finish", full)
+        claimed = scene.spool.claim()
+        assert claimed is not None
+        scene.reader.read(claimed)
+    assert scene.outcome(number) == "waiting"
+
+
+def test_a_device_folder_is_followed(make: Make, tmp_path: Path) -> None:
+    from medfm_compress.runtime.device.folder import DeviceFolder
+    from medfm_compress.runtime.node.config import EngineConfig
+
+    node_scene.config(tmp_path)  # makes the bundle
+    device = DeviceFolder(tmp_path / "device")
+    device.install(tmp_path / "tiny.medfm")
+    device.activate()
+    scene = make(engine=EngineConfig(device=str(tmp_path / "device"), threads=1))
+    assert scene.read(node_scene.image()) == ["read"]
+    trial = device.state.trial
+    assert trial is not None and trial.predicted == 1
+
+
+def test_nothing_of_the_patient_is_in_audit_metrics_or_log(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    scene = make()
+    images = [node_scene.image(change={"PatientID": ""}), node_scene.image(1)]
+    scene.read(*images)
+    scene.close()
+    text = scene.metrics.text() + caplog.text
+    text += "".join(path.read_text() for path in (scene.folder / "audit").iterdir())
+    for word in (*node_scene.PATIENT_NAME.split("^"), node_scene.PATIENT_ID, *map(node_scene.uid_of, images)):
+        assert word not in text
+    assert verify(scene.folder).head.number >= 2
+
+
+def test_pixels_are_compared_and_not_bytes() -> None:
+    from pydicom import dcmread
+
+    data = node_scene.image()
+    dataset = dcmread(io.BytesIO(data))
+    dataset.compress("1.2.840.10008.1.2.5", generate_instance_uid=False)
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    assert same_pixels(data, file.getvalue())
+    assert not same_pixels(data, node_scene.image(1))
+    assert same_pixels(b"none", b"none") and not same_pixels(b"none", b"other")
