@@ -290,7 +290,7 @@ def test_rules_accept_absent_attributes_but_for_the_modality(make_dicom):
         ({"Rows": 32}, "more than one frame"),
         ({"PhotometricInterpretation": "HSV"}, "photometric interpretation is HSV"),
         ({"PhotometricInterpretation": "RGB"}, "1 samples per pixel; RGB has 3"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "palette does not match"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "palette has no data for red"),
         ({"WindowCenter": 10, "WindowWidth": 0}, "WindowWidth is 0; it must be at least 1"),
         ({"WindowCenter": 10, "WindowWidth": 0, "VOILUTFunction": "SIGMOID"}, "above 0 for SIGMOID"),
         ({"WindowCenter": 10, "WindowWidth": 5, "VOILUTFunction": "CUBIC"}, "VOI LUT Function must be one of"),
