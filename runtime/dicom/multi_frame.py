@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from medfm_compress.runtime.dicom.checks import Layout, whole_number
+from medfm_compress.runtime.dicom.frame import check_fragments
 from medfm_compress.runtime.dicom.functional_groups import has_groups, with_groups_of
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
@@ -81,7 +82,7 @@ def with_pixels_of(ds: Dataset, frame: Frame, layout: Layout, name: str) -> Data
         if keyword in alone:
             del alone[keyword]
     is_encapsulated = ds.file_meta.TransferSyntaxUID.is_encapsulated
-    pixels = (_encapsulated if is_encapsulated else _native)(ds, frame, layout, name)
+    pixels = _encapsulated(ds, frame, name) if is_encapsulated else _native(ds, frame, layout, name)
     # A new element: the data sets share the others.
     alone["PixelData"] = DataElement(ds["PixelData"].tag, ds["PixelData"].VR, pixels)
     alone["PixelData"].is_undefined_length = is_encapsulated
@@ -96,8 +97,10 @@ def _native(ds: Dataset, frame: Frame, layout: Layout, name: str) -> bytes:
     if 8 * actual >= (frame.of + 1) * bits and bits > 16:
         raise ImageRefused(f"{name}: {actual} bytes of pixel data for {expected}, so more than {frame.of} frames")
     if bits % 8:  # one bit a pixel, the first in the lowest (PS3.5 8.1.1)
-        every = np.unpackbits(np.frombuffer(ds.PixelData, np.uint8), bitorder="little")
-        return np.packbits(every[(frame.number - 1) * bits : frame.number * bits], bitorder="little").tobytes()
+        start = (frame.number - 1) * bits
+        around = np.frombuffer(ds.PixelData[start // 8 : -(-(start + bits) // 8)], np.uint8)
+        own = np.unpackbits(around, bitorder="little")[start % 8 : start % 8 + bits]
+        return np.packbits(own, bitorder="little").tobytes()
     if ds.file_meta.TransferSyntaxUID == _BIG_ENDIAN and layout.bits_allocated == 8 and bits % 16:
         # Bytes are swapped within words there (PS3.5 A.3 and annex D), and here a word belongs to two frames.
         raise ImageRefused(f"{name}: big-endian frames of an odd number of bytes; export it in little endian")
@@ -111,10 +114,10 @@ def frame_bits(layout: Layout) -> int:
     return layout.rows * layout.columns * samples * layout.bits_allocated
 
 
-def _encapsulated(ds: Dataset, frame: Frame, layout: Layout, name: str) -> bytes:
-    del layout
+def _encapsulated(ds: Dataset, frame: Frame, name: str) -> bytes:
     from pydicom.encaps import encapsulate, get_frame, parse_basic_offsets, parse_fragments
 
+    check_fragments(ds.PixelData, name)
     extended = None
     if "ExtendedOffsetTable" in ds and "ExtendedOffsetTableLengths" in ds:
         extended = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths)

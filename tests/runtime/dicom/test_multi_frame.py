@@ -103,6 +103,22 @@ def test_big_endian_frames_are_cut_where_words_end(make_dicom):
         read_dicom(odd, numbered(2))
 
 
+def test_encapsulated_frames_are_found_by_an_extended_offset_table(make_dicom):
+    from pydicom.encaps import encapsulate_extended
+
+    frames = stack(3, shape=(40, 48))
+    coded = [jpeg(frame, "JPEG2000") for frame in frames]
+    ds = encapsulated(make_dicom, frames[0], coded, J2K, has_bot=False)
+    ds.PixelData, ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = encapsulate_extended(coded)
+    for number in (1, 2, 3):
+        np.testing.assert_array_equal(
+            read_dicom(ds, numbered(number)).values, frames[number - 1].astype(np.uint16) * 257
+        )
+    ds.ExtendedOffsetTable = ds.ExtendedOffsetTable[:16]
+    with pytest.raises(ImageRefused, match="name 2 frames, its Number of Frames is 3"):
+        read_dicom(ds, FIRST)
+
+
 @pytest.mark.parametrize("has_bot", [True, False])
 def test_encapsulated_frames_are_found_with_and_without_an_offset_table(make_dicom, has_bot):
     frames = stack(3, shape=(40, 48))
