@@ -122,16 +122,16 @@ def test_what_a_bundle_takes_is_set_by_command_before_the_model_s_own(folder):
     done = call("export", folder / "model", "--study", folder / "study", "--out", out, "--dicom-modality", "DX",
                 "--dicom-sop-class", "1.2.840.10008.5.1.4.1.1.1.1", "--dicom-view", "PA", "--dicom-body-part", "CHEST",
                 "--dicom-laterality", "U", "--min-spacing-mm", "0.1", "--max-spacing-mm", "0.2",
-                "--min-side-px", "40")  # fmt: skip
+                "--min-side-px", "24")  # fmt: skip
     assert done.returncode == 0, done.stderr
     words = ("modality DX", "SOP class 1.2.840.10008.5.1.4.1.1.1.1", "view PA", "body part CHEST", "laterality U",
              "spacing 0.1 to 0.2 mm")  # fmt: skip
     shown = call("inspect", out).stdout
     for word in words:
         assert word in done.stdout and word in shown
-    assert "at least 40 px" in shown
+    assert "at least 24 px" in shown
     opened = Bundle.open(out).manifest
-    assert opened.schema_version == 6 and opened.image_spec.min_side_px == 40
+    assert opened.schema_version == 6 and opened.image_spec.min_side_px == 24
 
 
 def with_channels(study, *, differ):
