@@ -9,8 +9,8 @@ memory or time than the limits is ended, which is a result as well.
 from __future__ import annotations
 
 import json
-import re
 import os
+import re
 import subprocess
 import sys
 import time
