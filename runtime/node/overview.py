@@ -18,7 +18,7 @@ from medfm_compress.runtime.node.spool.overview import SpoolView
 
 SPOOL = "spool"
 _TIMEOUT_S = 3.0
-_DELIVERY = "d"
+_DELIVERY, _RESULT_TO = "d", "result to "
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +87,7 @@ def quarantined(config: NodeConfig) -> list[Entry]:
     return [
         Entry(
             name=f"{_DELIVERY}{entry.id}" if entry.destination else str(entry.id),
-            what=f"result to {entry.destination}" if entry.destination else "image",
+            what=_RESULT_TO + entry.destination if entry.destination else "image",
             since=datetime.fromtimestamp(entry.received_at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S"),
             code=entry.reason_code,
             reason=entry.reason,
@@ -97,12 +97,20 @@ def quarantined(config: NodeConfig) -> list[Entry]:
 
 
 def replay(config: NodeConfig, names: Sequence[str]) -> list[str]:
-    """Take what is called ``names``, or ``all``, out of quarantine; what was.
+    """Take what is called ``names``, or ``all`` that can be, out of quarantine; what was.
 
     Raises:
-        InputError: a name that is none, or is not in quarantine; nothing of its kind has changed then.
+        InputError: a name that is none, is not in quarantine, or is a result for a destination that the configuration
+            does not name; nothing of its kind has changed then.
     """
-    chosen = [entry.name for entry in quarantined(config)] if list(names) == ["all"] else list(dict.fromkeys(names))
+    entries = quarantined(config)
+    nowhere = {entry.name for entry in entries if not _leads_somewhere(entry, config)}
+    if list(names) == ["all"]:
+        chosen = [entry.name for entry in entries if entry.name not in nowhere]
+    else:
+        chosen = list(dict.fromkeys(names))
+    for name in nowhere.intersection(chosen):
+        raise InputError(f"{name} is a result for a destination that the configuration does not name; name it there")
     images: list[int] = []
     deliveries: list[int] = []
     for name in chosen:
@@ -116,6 +124,12 @@ def replay(config: NodeConfig, names: Sequence[str]) -> list[str]:
         if deliveries:
             view.replay_deliveries(deliveries)
     return chosen
+
+
+def _leads_somewhere(entry: Entry, config: NodeConfig) -> bool:
+    """Whether it is an image, or a result for a destination that there is."""
+    places = {_RESULT_TO + destination.name for destination in (*config.pacs, *config.fhir)}
+    return not entry.what.startswith(_RESULT_TO) or entry.what in places
 
 
 def _view(config: NodeConfig) -> SpoolView:

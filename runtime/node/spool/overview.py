@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.node.spool.records import Quarantined, SpoolCounts
 from medfm_compress.runtime.node.spool.schema import connect
 
@@ -29,19 +30,34 @@ class SpoolView:
 
     def counts(self) -> SpoolCounts:
         """As `counts`."""
-        return counts(self._database)
+        with _usable():
+            return counts(self._database)
 
     def quarantined(self) -> list[Quarantined]:
         """As `quarantined`."""
-        return quarantined(self._database)
+        with _usable():
+            return quarantined(self._database)
 
     def replay(self, instance_ids: Sequence[int] | None = None) -> int:
         """As `replay`; the node sees it within seconds."""
-        return replay(self._database, instance_ids)
+        with _usable():
+            return replay(self._database, instance_ids)
 
     def replay_deliveries(self, delivery_ids: Sequence[int] | None = None) -> int:
         """As `replay_deliveries`; the node sees it within seconds."""
-        return replay_deliveries(self._database, delivery_ids)
+        with _usable():
+            return replay_deliveries(self._database, delivery_ids)
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    """Raise InputError where the database is damaged, locked, or cannot be written."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise InputError(
+            f"the spool's database cannot be used: {in_one_line(exc)}; make room, or put it back from a copy"
+        ) from None
 
 
 def counts(database: sqlite3.Connection) -> SpoolCounts:

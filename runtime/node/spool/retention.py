@@ -59,6 +59,7 @@ class Retention(Commitments):
                 self.quarantine(
                     row["id"], "file-damaged", "its file is missing or shortened; have the sender send it again"
                 )
+        self.end_waits(_DAY_S)  # the clock may have been wrong when they began
         self._used_bytes = sum(row["bytes"] for row in (*instances, *objects))
 
     def _forget_records(self, before: float) -> None:
