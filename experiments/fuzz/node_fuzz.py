@@ -52,19 +52,10 @@ CHUNK = 250
 _PIECE = 8192
 _SEEDS_UID = "1.2.826.0.1.3680043.10.1.99999999"
 _ENDS = frozenset(
-    [
-        "read",
-        "done",
-        "image-refused",
-        "header-unreadable",
-        "uid-mismatch",
-        "no-study",
-        "no-patient-id",
-        "other-patient",
-        "character-set",
-        "same-uid",
-        "missing-decoder",
-    ]
+    (
+        *("read", "done", "image-refused", "header-unreadable", "uid-mismatch", "no-study", "no-patient-id"),
+        *("other-patient", "character-set", "same-uid", "missing-decoder"),
+    )
 )
 _ARBITRARY_CR = "1.2.840.10008.5.1.4.1.1.1"
 
