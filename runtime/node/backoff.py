@@ -11,6 +11,7 @@ import hashlib
 from medfm_compress.runtime.node.config import RetryConfig
 
 DAY_S = 86400.0
+FEWEST_ATTEMPTS = 8
 
 
 def wait_s(retry: RetryConfig, failures: int, key: str) -> float:
@@ -20,6 +21,11 @@ def wait_s(retry: RetryConfig, failures: int, key: str) -> float:
     return longest * (1 - fraction / 2)
 
 
-def gives_up(retry: RetryConfig, first_attempt_at: float | None, now: float) -> bool:
-    """Whether what was first tried at ``first_attempt_at`` has been tried for long enough."""
-    return first_attempt_at is not None and now - first_attempt_at >= retry.give_up_days * DAY_S
+def gives_up(retry: RetryConfig, first_attempt_at: float | None, now: float, attempts: int = FEWEST_ATTEMPTS) -> bool:
+    """Whether what was first tried at ``first_attempt_at`` has been tried for long enough, and often enough.
+
+    Time alone does not tell: the clock may have been put right in between, or the destination out of reach.
+    """
+    if first_attempt_at is None or attempts < FEWEST_ATTEMPTS:
+        return False
+    return now - first_attempt_at >= retry.give_up_days * DAY_S

@@ -144,7 +144,7 @@ class CommitmentAnswers:
 
     def _put_off(self, asked: Any, wait: float, problem: str) -> None:
         now = self._clock()
-        if gives_up(self._retry, asked.asked_at, now):
+        if gives_up(self._retry, asked.asked_at, now, asked.attempts + 1):
             _log.error("%s never took a report of storage commitment: %s", asked.requester, problem)
             self._observer.record("commitment-report-given-up", sender=asked.requester, reason=problem)
             self._spool.commitment_answered(asked.id)

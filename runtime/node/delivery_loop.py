@@ -191,7 +191,7 @@ class DeliveryLoop:
             self._refuse(delivery, outcome.code, outcome.reason)
             return True
         now = self._clock()
-        if gives_up(self._retry, delivery.first_attempt_at, now):
+        if gives_up(self._retry, delivery.first_attempt_at, now, delivery.attempts + 1):
             self._refuse(delivery, "given-up", f"given up after {self._retry.give_up_days:g} days: {outcome.reason}")
         else:
             key = f"{self.destination}/{delivery.id}"

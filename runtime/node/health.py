@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
 
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.node.http_places import HttpPlaces
 
 HOST = "127.0.0.1"
 _NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -41,7 +41,7 @@ class Health:
         self._metrics = metrics
         handler = type("_Bound", (_Handler,), {"health": self})
         try:
-            self._server = _Server((HOST, port), handler)
+            self._server = HttpPlaces((HOST, port), handler, places=_MOST_REQUESTS, asking_s=_TIMEOUT_S)
         except OSError as exc:
             raise InputError(
                 f"health and metrics cannot listen at {HOST}:{port}: {exc.strerror}; give another operate.port"
@@ -73,33 +73,6 @@ class Health:
         reasons = self._answers[path]()
         status = "ok" if not reasons else "unavailable"
         return 503 if reasons else 200, "application/json", json.dumps({"status": status, "reasons": reasons}) + "\n"
-
-
-class _Server(ThreadingHTTPServer):
-    """Of few threads: one that asks too often waits, and images come first."""
-
-    daemon_threads = True
-    request_queue_size = _MOST_REQUESTS
-    allow_reuse_address = True
-
-    def __init__(self, *arguments: Any) -> None:
-        self._room = threading.BoundedSemaphore(_MOST_REQUESTS)
-        super().__init__(*arguments)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._room.acquire(timeout=_TIMEOUT_S):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: who hangs up in the middle of a question is no news."""
 
 
 class _Handler(BaseHTTPRequestHandler):

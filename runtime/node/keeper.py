@@ -7,8 +7,10 @@ import sqlite3
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from medfm_compress.runtime.errors import in_one_line
 from medfm_compress.runtime.node.audit import Audit
 from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.progress import Progress
@@ -17,18 +19,34 @@ from medfm_compress.runtime.node.spool.spool import Spool
 NAME = "keeper"
 EVERY_S = 2.0
 _LIMIT_S = 300.0
+_CLOCK_STEP_S = 5.0
 
 _log = logging.getLogger("medfm_compress.runtime.node")
 
 
 class Keeper:
-    """A thread that looks after the spool."""
+    """A thread that looks after the spool.
 
-    def __init__(self, spool: Spool, audit: Audit, metrics: Metrics, progress: Progress) -> None:
+    Attributes:
+        fault: why it cannot; empty while it can.
+    """
+
+    fault = ""
+
+    def __init__(
+        self,
+        spool: Spool,
+        audit: Audit,
+        metrics: Metrics,
+        progress: Progress,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._spool, self._audit, self._metrics, self._progress = spool, audit, metrics, progress
+        self._clock, self._seen_at = clock, clock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
-        metrics.gauge("start_time_seconds", time.time())
+        metrics.gauge("start_time_seconds", self._seen_at)
 
     def start(self) -> None:
         """Begin."""
@@ -42,8 +60,13 @@ class Keeper:
             self._thread.join(within_s)
 
     def look(self) -> None:
-        """Forget what is done, and count the rest."""
-        self._spool.forget_done(time.time())
+        """Forget what is done, count the rest, and see whether the clock has gone back."""
+        now, before = self._clock(), self._seen_at
+        if now < before - _CLOCK_STEP_S:
+            _log.warning("the clock has gone back by %.0f s: what waited for a time is tried now", before - now)
+            self._spool.end_waits()
+        self._seen_at = now
+        self._spool.forget_done(now)
         for uid in self._spool.forget_discarded():
             self._audit.record("discarded", instance=uid)
         counts = self._spool.counts()
@@ -59,7 +82,7 @@ class Keeper:
         self._metrics.gauges("quarantine", {(("reason", reason),): n for reason, n in counts.quarantine.items()})
         self._metrics.gauge("spool_bytes", counts.bytes)
         oldest = counts.oldest_waiting_at
-        self._metrics.gauge("oldest_waiting_seconds", max(0.0, time.time() - oldest) if oldest is not None else 0.0)
+        self._metrics.gauge("oldest_waiting_seconds", max(0.0, now - oldest) if oldest is not None else 0.0)
         self._metrics.gauge("resident_bytes", resident_bytes())
 
     def _run(self) -> None:
@@ -67,8 +90,12 @@ class Keeper:
             self._progress.beat(NAME)
             try:
                 self.look()
+                fault = ""
             except (OSError, sqlite3.Error) as exc:  # a full disk: again later
-                _log.error("the spool cannot be looked after: %s", type(exc).__name__)
+                fault = f"the spool cannot be looked after: {in_one_line(exc)}"
+            if fault and fault != self.fault:
+                _log.error("%s; trying again", fault)
+            self.fault = fault
 
 
 def resident_bytes() -> int:

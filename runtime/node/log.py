@@ -2,7 +2,8 @@
 
 Only the project's own words are printed, with marks in place of UIDs. What a library says may quote a data set:
 pynetdicom prints whole ones, pydicom and highdicom name values. Of their records the level, the logger and the place
-are kept and the words dropped; of an exception the type and the places, for its words may quote a file as well.
+are kept and the words dropped; of an exception the type and the places, for its words may quote a file as well. No more
+than `MAX_OF_LIBRARIES` such lines a minute: whoever sends garbage makes several a connection.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +27,8 @@ OURS = "medfm_compress"
 _WITHHELD = "a library's words are not logged, they may name a patient"
 _SILENT = ("pynetdicom", "pydicom", "highdicom", "PIL", "urllib3", "asyncio")
 _MOST_FRAMES = 8
+MAX_OF_LIBRARIES = 60
+_MINUTE_S = 60.0
 
 _log = logging.getLogger("medfm_compress.runtime.node")
 
@@ -56,10 +60,35 @@ class _Formatter(logging.Formatter):
         return self._marks.hidden(printable(record.getMessage()))
 
 
+class Sparing(logging.Filter):
+    """Lets through all of our own lines, and of libraries' lines so many a minute; of the rest one line tells."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock, self._lock = clock, threading.Lock()
+        self._count, self._minute_from = 0, clock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is printed."""
+        if _is_ours(record.name):
+            return True
+        with self._lock:
+            now, rest = self._clock(), 0
+            if now - self._minute_from >= _MINUTE_S:
+                rest = self._count - MAX_OF_LIBRARIES
+                self._count, self._minute_from = 0, now
+            self._count += 1
+            is_one_too_many = self._count > MAX_OF_LIBRARIES
+        if rest > 0:
+            _log.warning("%d more lines of libraries were left out in a minute", rest)
+        return not is_one_too_many
+
+
 def set_up_log(form: Literal["json", "text"], level: str, marks: Marks) -> None:
     """Let this process log so, and in no other way; uncaught exceptions too."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(form, marks))
+    handler.addFilter(Sparing())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

@@ -18,7 +18,7 @@ from medfm_compress.runtime.node.spool.overview import SpoolView
 
 SPOOL = "spool"
 _TIMEOUT_S = 3.0
-_DELIVERY = "d"
+_DELIVERY, _RESULT_TO = "d", "result to "
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +87,7 @@ def quarantined(config: NodeConfig) -> list[Entry]:
     return [
         Entry(
             name=f"{_DELIVERY}{entry.id}" if entry.destination else str(entry.id),
-            what=f"result to {entry.destination}" if entry.destination else "image",
+            what=_RESULT_TO + entry.destination if entry.destination else "image",
             since=datetime.fromtimestamp(entry.received_at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S"),
             code=entry.reason_code,
             reason=entry.reason,
@@ -97,7 +97,7 @@ def quarantined(config: NodeConfig) -> list[Entry]:
 
 
 def replay(config: NodeConfig, names: Sequence[str], *, accept_patient: bool = False) -> list[str]:
-    """Take what is called ``names``, or ``all``, out of quarantine, to be tried again; what was.
+    """Take what is called ``names``, or ``all`` that can be, out of quarantine, to be tried again; what was.
 
     Args:
         config: of the node.
@@ -105,12 +105,19 @@ def replay(config: NodeConfig, names: Sequence[str], *, accept_patient: bool = F
         accept_patient: the images' studies are of these images' patients from now on.
 
     Raises:
-        InputError: a name that is none, or is not in quarantine; nothing of its kind has changed then.
+        InputError: a name that is none, is not in quarantine, or is a result for a destination that the configuration
+            does not name; nothing of its kind has changed then.
     """
     everything = list(names) == ["all"]
     if accept_patient and (everything or any(name.startswith(_DELIVERY) for name in names)):
         raise InputError("whose images are accepted is to be looked at one by one; give ids of images, not all")
-    chosen = [entry.name for entry in quarantined(config)] if everything else list(dict.fromkeys(names))
+    entries = quarantined(config)
+    nowhere = {entry.name for entry in entries if not _leads_somewhere(entry, config)}
+    chosen = list(dict.fromkeys(names))
+    if everything:
+        chosen = [entry.name for entry in entries if entry.name not in nowhere]
+    for name in nowhere.intersection(chosen):
+        raise InputError(f"{name} is a result for a destination that the configuration does not name; name it there")
     images, deliveries = _split(chosen)
     with closing(_view(config)) as view:
         if accept_patient:
@@ -144,6 +151,12 @@ def _split(names: Sequence[str]) -> tuple[list[int], list[int]]:
             raise InputError(f"{name!r} is no id; give those that 'serve quarantine' lists")
         (images if number == name else deliveries).append(int(number))
     return images, deliveries
+
+
+def _leads_somewhere(entry: Entry, config: NodeConfig) -> bool:
+    """Whether it is an image, or a result for a destination that there is."""
+    places = {_RESULT_TO + destination.name for destination in (*config.pacs, *config.fhir)}
+    return not entry.what.startswith(_RESULT_TO) or entry.what in places
 
 
 def _view(config: NodeConfig) -> SpoolView:

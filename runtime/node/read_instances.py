@@ -76,7 +76,7 @@ class Reader:
         self._audit, self._metrics, self._progress = audit, metrics, progress
         self._opener = opener
         self._engine: Engine | ActiveEngine | None = opener(config.engine)
-        self.fault = ""
+        self.fault = self.spool_fault = ""
         self._current: SpooledInstance | None = None
         self._failed_at = (0, 0)  # the image at which the engine failed last, how often in a row
         self._stop = threading.Event()
@@ -113,6 +113,7 @@ class Reader:
             except (OSError, sqlite3.Error) as exc:
                 self._wait_for_room(exc)
                 continue
+            self.spool_fault = ""
             if instance is None:
                 self._spool.wait(_IDLE_S)
             else:
@@ -277,7 +278,10 @@ class Reader:
         return True
 
     def _wait_for_room(self, error: OSError | sqlite3.Error) -> None:
-        _log.error("the spool cannot be written (%s); trying again", in_one_line(error))
+        fault = f"the spool cannot be written: {in_one_line(error)}"
+        if fault != self.spool_fault:
+            _log.error("%s; trying again", fault)
+        self.spool_fault = fault
         self._stop.wait(_AGAIN_S / 5)
 
 

@@ -67,6 +67,7 @@ class Node:
             undo.callback(self.spool.close)
             self.audit = Audit(folder, Marks.of_folder(folder))
             undo.callback(self.audit.close)
+            self._set_destinations()
             observer = NodeObserver(self.metrics, self.audit, self.spool)
             self.reader = Reader(config, self.spool, audit=self.audit, metrics=self.metrics, progress=self.progress)
             title = config.receive.ae_title
@@ -144,13 +145,30 @@ class Node:
         """Why the node is not well."""
         dead = [f"{name} has ended" for name in self.progress.dead()]
         stuck = [f"{name} does not get on" for name in self.progress.stuck()]
-        return [*dead, *stuck, *([self.reader.fault] if self.reader.fault else [])]
+        return [*dead, *stuck, *filter(None, self._part_faults())]
+
+    def _part_faults(self) -> list[str]:
+        return [self.reader.fault, self.reader.spool_fault, self._keeper.fault]
 
     def unready(self) -> list[str]:
         """Why no image is accepted."""
         if self._stop.is_set():
             return ["the node is stopping"]
-        return [] if self.spool.has_room() else ["the spool is full, senders are answered with out of resources"]
+        try:
+            has_room = self.spool.has_room()
+        except OSError as exc:
+            return [f"the spool cannot be used: {in_one_line(exc)}"]
+        return [] if has_room else ["the spool is full, senders are answered with out of resources"]
+
+    def _set_destinations(self) -> None:
+        """Results of an earlier configuration for a destination that is gone are seen, not forgotten."""
+        aside, taken_up = self.spool.set_destinations(_names(self.config))
+        if aside:
+            _log.error("%d results are for destinations that the configuration does not name: in quarantine", aside)
+        if taken_up:
+            _log.info("%d results are for destinations that the configuration names again: they are sent", taken_up)
+        if aside or taken_up:
+            self.audit.record("destinations-changed", set_aside=aside, taken_up=taken_up)
 
     def _parts(self) -> list[tuple[str, Any]]:
         """Every part that has a thread of its own, except those that beat."""

@@ -5,8 +5,8 @@ of them by the Store Instances Response Module (PS3.18 annex I.2), as DICOM JSON
 
     200 all stored · 202 some · 409 none · 503 none, for lack of room · 400, 401, 404, 405, 411, 413, 415 as in HTTP
 
-Bounds: `MAX_REQUESTS` at one time, a request within `_BASE_S` and a second for every 64 KB of it, its objects as those
-of ``receive``.
+Bounds: `MAX_REQUESTS` at one time, the headers of one within `ASKING_S`, all of it within `_BASE_S` and a second for
+every 64 KB of it, its objects as those of ``receive``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from __future__ import annotations
 import hmac
 import logging
 import re
-import socket
 import ssl
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.node.config import NodeConfig, StowConfig
+from medfm_compress.runtime.node.http_places import HttpPlaces
 from medfm_compress.runtime.node.multipart import Multipart
 from medfm_compress.runtime.node.spool.spool import Spool, SpoolFull
 from medfm_compress.runtime.node.store_response import Outcome, as_json, as_xml
@@ -31,6 +31,7 @@ from medfm_compress.runtime.regular_file import read_regular
 
 SENDER = "stow"
 MAX_REQUESTS = 16
+ASKING_S = 15.0
 MAX_BODY_BYTES = 64 * 10**9
 _SLOWEST_BYTES_PER_S = 64 * 1024
 _BASE_S = 60.0
@@ -136,48 +137,26 @@ class Stow:
         except SpoolFull:
             self.refused("spool-full")
             return Outcome("", "", _OUT_OF_RESOURCES)
+        except OSError as exc:
+            _log.error("an object could not be written: %s", in_one_line(exc))
+            self.refused("not-written")
+            return Outcome("", "", _OUT_OF_RESOURCES)
         self._metrics.count("received", way=SENDER)
         self._audit.record("received", way=SENDER, instance=taken.instance_id, repeated=taken.repeated)
         return Outcome(taken.sop_class_uid, taken.sop_instance_uid, 0)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 32
-    allow_reuse_address = True
-
+class _Server(HttpPlaces):
     def __init__(self, stow: Stow, address: tuple[str, int], context: ssl.SSLContext | None) -> None:
-        self.stow, self._context, self._places = stow, context, threading.BoundedSemaphore(MAX_REQUESTS)
-        self.busy, self._lock = 0, threading.Lock()
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, _Handler)
+        self.stow = stow
+        super().__init__(address, _Handler, places=MAX_REQUESTS, asking_s=ASKING_S, context=context)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.acquire(blocking=False):
-            self.stow.refused("connections")
-            self.shutdown_request(request)
-            return
-        with self._lock:
-            self.busy += 1
-        super().process_request(request, client_address)
+    def refused(self, reason: str) -> None:
+        self.stow.refused(reason)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            request.settimeout(_BASE_S)
-            if self._context is not None:
-                request = self._context.wrap_socket(request, server_side=True)
-            super().process_request_thread(request, client_address)
-        except OSError:
-            self.stow.refused("tls")
-            self.shutdown_request(request)
-        finally:
-            with self._lock:
-                self.busy -= 1
-            self._places.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A peer that went away or was too slow."""
-        self.stow.refused("broken-off")
+class _BrokenOff(Exception):
+    """A peer that went away in the middle of its request, or was too slow."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -199,6 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif int(length) > MAX_BODY_BYTES:
             self._refuse(413, f"a request may have {MAX_BODY_BYTES} bytes")
         else:
+            self.server.has_asked()
             self._store(int(length), path[1] or "")
 
     def handle_expect_100(self) -> bool:
@@ -221,8 +201,11 @@ class _Handler(BaseHTTPRequestHandler):
         def read(size: int) -> bytes:
             nonlocal left
             if time.monotonic() > until:
-                raise TimeoutError
-            data = self.rfile.read1(min(size, left)) if left else b""
+                raise _BrokenOff
+            try:
+                data = self.rfile.read1(min(size, left)) if left else b""
+            except OSError as exc:
+                raise _BrokenOff from exc
             left -= len(data)
             return data
 

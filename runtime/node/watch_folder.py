@@ -1,19 +1,21 @@
 """A folder that others put DICOM files into: each is copied to the spool, durably, and removed then.
 
 A file is complete once neither its size nor its time has changed for ``settle_s``. A node that ends between the two
-steps takes it again, which adds nothing. What is no image stays where it is, and is spoken of once.
+steps takes it again, which adds nothing. What is no image stays where it is, and is spoken of once;
+what cannot be read or removed is tried again, less and less often.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import stat
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.node.config import WatchConfig
@@ -26,7 +28,16 @@ MAX_FILES = 100_000  # looked at in one round
 _MAX_BYTES = 4096 * 10**6
 _CHUNK_BYTES = 1024**2
 _Signature = tuple[int, int, int]  # inode, size, time of change
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 5.0, 600.0
 _log = logging.getLogger(__name__)
+
+
+class _Left(NamedTuple):
+    """A file that is left there, for ever or for a while."""
+
+    signature: _Signature
+    until: float
+    wait_s: float = 0.0
 
 
 class WatchFolder:
@@ -37,7 +48,8 @@ class WatchFolder:
         self._intake = Intake(spool, SENDER, config.priority, _MAX_BYTES)
         self._folder = Path(config.folder)
         self._seen: dict[Path, tuple[_Signature, float]] = {}  # since when it is as it is
-        self._passed_over: dict[Path, _Signature] = {}
+        self._left: dict[Path, _Left] = {}
+        self._is_too_many = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch-folder", daemon=True)
 
@@ -67,30 +79,32 @@ class WatchFolder:
 
     def look(self) -> int:
         """Take every file that is complete; return how many were taken."""
-        taken, seen, passed_over = 0, {}, {}
-        for path, signature in _files(self._folder):
+        taken, seen, left = 0, {}, {}
+        for path, signature in (files := list(_files(self._folder))):
             if self._stopping.is_set():
                 return taken
-            if self._passed_over.get(path) == signature:
-                passed_over[path] = signature
-                continue
-            now = time.monotonic()
-            known, since = self._seen.get(path, (signature, now))
-            since = since if known == signature else now
-            if now - since < self._config.settle_s:
+            now, known = time.monotonic(), self._left.get(path)
+            before, since = self._seen.get(path, (signature, now))
+            since = since if before == signature else now
+            if known is not None and known.signature == signature:
+                left[path] = known
+            if now - since < self._config.settle_s or (path in left and now < left[path].until):
                 seen[path] = (signature, since)
                 continue
             try:
                 taken += self._take(path, signature)
+                left.pop(path, None)
             except NotTaken as exc:
-                passed_over[path] = signature
+                left[path] = _Left(signature, math.inf)
                 self._tell(exc.code, in_one_line(exc))
-            except SpoolFull:
+            except SpoolFull:  # what comes after it is not forgotten
+                self._seen, self._left = self._seen | seen | {path: (signature, since)}, self._left | left
+                return taken
+            except OSError as exc:  # changed, removed, not readable or not removable
                 seen[path] = (signature, since)
-                break
-            except OSError as exc:  # changed, removed or not readable: again when it has settled
-                _log.warning("a file in the watched folder cannot be taken: %s", in_one_line(exc))
-        self._seen, self._passed_over = seen, passed_over
+                left[path] = self._put_off(known, signature, exc)
+        self._seen, self._left = seen, left
+        self._tell_of_number(len(files))
         return taken
 
     def _run(self) -> None:
@@ -103,10 +117,31 @@ class WatchFolder:
     def _take(self, path: Path, signature: _Signature) -> int:
         with open_regular(path, getattr(os, "O_NOFOLLOW", 0)) as file:
             taken = take(_unchanged(file, signature), self._intake)
-        path.unlink()
+        if _signature(path.lstat()) == signature:  # else another has its name by now
+            path.unlink()
         self._metrics.count("received", way=SENDER)
         self._audit.record("received", way=SENDER, instance=taken.instance_id, repeated=taken.repeated)
         return 1
+
+    def _put_off(self, before: _Left | None, signature: _Signature, error: OSError) -> _Left:
+        """Until when a file is left alone that could not be taken; twice as long every time it is as it was."""
+        if before is None or before.signature != signature:
+            _log.warning("a file in the watched folder cannot be taken: %s; trying again", in_one_line(error))
+            wait = _FIRST_WAIT_S
+        else:
+            wait = min(2 * before.wait_s, _LONGEST_WAIT_S)
+        return _Left(signature, time.monotonic() + wait, wait)
+
+    def _tell_of_number(self, count: int) -> None:
+        """Files beyond `MAX_FILES` are not reached: somebody has to take those away that are left there."""
+        is_too_many = count >= MAX_FILES
+        if is_too_many and not self._is_too_many:
+            _log.error(
+                "the watched folder holds more than %d files, and not all are reached; move away those that are left "
+                "there",
+                MAX_FILES,
+            )
+        self._is_too_many = is_too_many
 
     def _tell(self, code: str, message: str) -> None:
         _log.warning("a file in the watched folder is left there: %s", message)

@@ -44,6 +44,19 @@ class Commitments(Deliveries):
         """The answer could not be given; not again before ``at`` (seconds since 1970)."""
         self._change_request(request_id, "due_at = ?", at)
 
+    def end_waits(self, longer_than_s: float = 0.0) -> None:
+        """Let what waits for a time be due now, if it is so far away: where the clock has gone back."""
+        now = self._clock()
+        latest = now + longer_than_s
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE deliveries SET due_at = ? WHERE state IN ('waiting', 'delivered') AND due_at > ?", (now, latest)
+            )
+            database.execute(
+                "UPDATE commitments SET due_at = ? WHERE answered_at IS NULL AND due_at > ?", (now, latest)
+            )
+        self.notify()
+
     def lookup(self, sop_instance_uids: Iterable[str]) -> dict[str, str]:
         """Of those instances that are held, or were read and delivered: SOP instance UID → SOP class UID."""
         uids, held = list(sop_instance_uids), {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
+import msgspec
+
 from medfm_compress.runtime.node.spool.reading import Reading
 from medfm_compress.runtime.node.spool.records import Delivery
 from medfm_compress.runtime.node.spool.store import OBJECTS
@@ -14,6 +16,7 @@ _SELECT = (
     "objects.file FROM deliveries JOIN objects ON objects.id = deliveries.object_id "
     "JOIN instances ON instances.id = objects.instance_id "
 )
+NO_DESTINATION = "the configuration has no destination of this name; give it one, and start the node again"
 _TRANSACTIONS = 8  # of a delivery, that a report may still come for
 _ATTEMPTED = "attempts = attempts + 1, first_attempt_at = COALESCE(first_attempt_at, ?)"
 
@@ -65,6 +68,27 @@ class Deliveries(Reading):
             destination,
         )
         return None if row is None or row["due"] is None else float(row["due"])
+
+    def set_destinations(self, names: Iterable[str]) -> tuple[int, int]:
+        """Set aside what is owed to none of ``names``, and take up again what is owed to one that was missing before.
+
+        Returns:
+            How many deliveries were set aside, and how many taken up.
+        """
+        known = msgspec.json.encode(sorted(names)).decode()
+        with self._transaction() as database:
+            aside = database.execute(
+                "UPDATE deliveries SET state = 'quarantined', reason = ? WHERE state IN ('waiting', 'delivered') "
+                "AND destination NOT IN (SELECT value FROM json_each(?))",
+                (NO_DESTINATION, known),
+            ).rowcount
+            taken_up = database.execute(
+                "UPDATE deliveries SET state = 'waiting', reason = '', due_at = 0, first_attempt_at = NULL "
+                "WHERE state = 'quarantined' AND reason = ? AND destination IN (SELECT value FROM json_each(?))",
+                (NO_DESTINATION, known),
+            ).rowcount
+        self.notify()
+        return aside, taken_up
 
     def sent(self, delivery_id: int) -> None:
         """The destination answered success; its storage commitment is awaited."""

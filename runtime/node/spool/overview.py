@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.node.spool.records import PATIENT_ACCEPTED, Quarantined, SpoolCounts
 from medfm_compress.runtime.node.spool.schema import connect
 
+# What is done is many times what is held: every query begins at the index of states, which CROSS JOIN keeps it to.
+_HELD = "('waiting', 'reading', 'read', 'quarantined')"
+_OBJECTS = "CROSS JOIN objects ON objects.instance_id = instances.id"
 _NOT_THERE = "number {} is not in quarantine; list what is, and give its number"
 
 
@@ -31,36 +35,52 @@ class SpoolView:
 
     def counts(self) -> SpoolCounts:
         """As `counts`."""
-        return counts(self._database)
+        with _usable():
+            return counts(self._database)
 
     def quarantined(self) -> list[Quarantined]:
         """As `quarantined`."""
-        return quarantined(self._database)
+        with _usable():
+            return quarantined(self._database)
 
     def replay(self, instance_ids: Sequence[int] | None = None) -> int:
         """As `replay`; the node sees it within seconds."""
-        return replay(self._database, instance_ids)
+        with _usable():
+            return replay(self._database, instance_ids)
 
     def replay_deliveries(self, delivery_ids: Sequence[int] | None = None) -> int:
         """As `replay_deliveries`; the node sees it within seconds."""
-        return replay_deliveries(self._database, delivery_ids)
+        with _usable():
+            return replay_deliveries(self._database, delivery_ids)
 
     def accept_patient(self, instance_ids: Sequence[int]) -> int:
         """As `accept_patient`; likewise."""
-        return accept_patient(self._database, instance_ids)
+        with _usable():
+            return accept_patient(self._database, instance_ids)
 
     def discard(self, instance_ids: Sequence[int], delivery_ids: Sequence[int]) -> int:
         """As `discard`; files go when the node looks after its spool."""
-        return discard(self._database, instance_ids, delivery_ids)
+        with _usable():
+            return discard(self._database, instance_ids, delivery_ids)
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    """Raise InputError where the database is damaged, locked, or cannot be written."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise InputError(
+            f"the spool's database cannot be used: {in_one_line(exc)}; make room, or put it back from a copy"
+        ) from None
 
 
 def counts(database: sqlite3.Connection) -> SpoolCounts:
     """What the spool holds."""
     deliveries: dict[str, dict[str, int]] = {}
     for destination, state, number in database.execute(
-        "SELECT destination, deliveries.state, COUNT(*) FROM deliveries "
-        "JOIN objects ON objects.id = deliveries.object_id "
-        "JOIN instances ON instances.id = objects.instance_id WHERE instances.state != 'done' "
+        f"SELECT destination, deliveries.state, COUNT(*) FROM instances {_OBJECTS} "  # noqa: S608 -- constants
+        f"CROSS JOIN deliveries ON deliveries.object_id = objects.id WHERE instances.state IN {_HELD} "
         "GROUP BY destination, deliveries.state"
     ):
         deliveries.setdefault(destination, {})[state] = number
@@ -71,11 +91,10 @@ def counts(database: sqlite3.Connection) -> SpoolCounts:
             database, "SELECT reason_code, COUNT(*) FROM instances WHERE state = 'quarantined' GROUP BY reason_code"
         ),
         bytes=int(
-            _value(database, "SELECT TOTAL(bytes) FROM instances WHERE state != 'done'")
+            _value(database, f"SELECT TOTAL(bytes) FROM instances WHERE state IN {_HELD}")  # noqa: S608 -- constants
             + _value(
                 database,
-                "SELECT TOTAL(objects.bytes) FROM objects JOIN instances ON instances.id = objects.instance_id "
-                "WHERE instances.state != 'done'",
+                f"SELECT TOTAL(objects.bytes) FROM instances {_OBJECTS} WHERE instances.state IN {_HELD}",  # noqa: S608
             )
         ),
         oldest_waiting_at=_value(database, "SELECT MIN(received_at) FROM instances WHERE state = 'waiting'"),

@@ -152,6 +152,12 @@ class Receiving(Store):
         Raises:
             SpoolFull, OSError: nothing was accepted.
         """
+        try:
+            return self._accept(incoming, arrival)
+        except sqlite3.Error as exc:
+            raise OSError(f"the spool's database: {exc}") from exc
+
+    def _accept(self, incoming: IncomingFile, arrival: Arrival) -> Accepted:
         digest = incoming.digest()
         known = self._known(arrival.sop_instance_uid, digest)
         if known is not None:
@@ -162,9 +168,9 @@ class Receiving(Store):
         try:
             self._disk.sync_folder(target.parent)
             accepted = self._insert(incoming, arrival, digest)
-        except BaseException as exc:
-            if isinstance(exc, sqlite3.Error):  # its row may yet turn up: the file stays until reconciled
-                raise OSError(f"the spool's database: {exc}") from exc
+        except sqlite3.Error:  # its row may yet turn up: the file stays until reconciled
+            raise
+        except BaseException:
             self._remove_unaccepted(target, incoming.size)
             raise
         if accepted.repeated:  # by another association, meanwhile

@@ -8,10 +8,13 @@ from medfm_compress.runtime.node.spool.commitments import Commitments
 from medfm_compress.runtime.node.spool.store import INCOMING, INSTANCES, OBJECTS
 
 _DAY_S = 86400.0
+_RECORDS_EVERY_S = 600.0  # all records are looked at for it
 
 
 class Retention(Commitments):
     """The spool as its keeper sees it."""
+
+    _records_forgotten_at = -_RECORDS_EVERY_S
 
     def forget_done(self, now: float) -> int:
         """Remove the files of every instance whose deliveries are all committed, and records past ``keep_days``.
@@ -31,7 +34,9 @@ class Retention(Commitments):
             self._remove(INSTANCES, row["file"], row["bytes"])
             for item in self._rows("SELECT file, bytes FROM objects WHERE instance_id = ?", row["id"]):
                 self._remove(OBJECTS, item["file"], item["bytes"])
-        self._forget_records(now - self.config.keep_days * _DAY_S)
+        if abs(now - self._records_forgotten_at) >= _RECORDS_EVERY_S:
+            self._forget_records(now - self.config.keep_days * _DAY_S)
+            self._records_forgotten_at = now
         return len(rows)
 
     def forget_discarded(self) -> tuple[str, ...]:
@@ -69,6 +74,7 @@ class Retention(Commitments):
                 self.quarantine(
                     row["id"], "file-damaged", "its file is missing or shortened; have the sender send it again"
                 )
+        self.end_waits(_DAY_S)  # the clock may have been wrong when they began
         self._used_bytes = sum(row["bytes"] for row in (*instances, *objects))
 
     def _forget_records(self, before: float) -> None:

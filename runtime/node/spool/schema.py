@@ -12,6 +12,7 @@ from pathlib import Path
 from medfm_compress.runtime.errors import InputError, in_one_line
 
 DATABASE = "spool.sqlite"
+INCOMING, INSTANCES, OBJECTS = "incoming", "instances", "objects"
 VERSION = 1
 BUSY_S = 30.0
 
@@ -123,6 +124,16 @@ def connect(folder: Path, *, make: bool = False) -> sqlite3.Connection:
     return connection
 
 
+def _check_empty(folder: Path) -> None:
+    """Raise InputError where files lie in the spool whose database is new: it names none of them, so all would go."""
+    for name in (INSTANCES, OBJECTS):
+        if (folder / name).is_dir() and any((folder / name).iterdir()):
+            raise InputError(
+                f"the spool {in_one_line(folder)} holds images or results, but its database {DATABASE} is missing or "
+                "empty; put that back, or move the folder away to begin a new one and send the images in it again"
+            )
+
+
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
@@ -131,6 +142,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
+            _check_empty(path.parent)
             for statement in TABLES.split(";\n"):
                 connection.execute(statement)
             connection.execute("INSERT INTO settings VALUES ('key', randomblob(32))")

@@ -11,6 +11,7 @@ At least once: work that was interrupted is done again; UIDs make the repeat the
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -47,6 +48,11 @@ class Spool(Retention):
         try:
             super().__init__(folder, config, clock)
             self.reconcile()
+        except (sqlite3.Error, OSError) as exc:
+            self._held.close()
+            raise InputError(
+                f"cannot use the spool {in_one_line(folder)}: {in_one_line(exc)}; make room, or let this user write"
+            ) from None
         except BaseException:
             self._held.close()
             raise

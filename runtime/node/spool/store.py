@@ -16,9 +16,9 @@ from pathlib import Path
 from medfm_compress.runtime.device.disk import Disk
 from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.node.config import SpoolConfig
-from medfm_compress.runtime.node.spool.schema import connect
+from medfm_compress.runtime.node.spool.schema import INCOMING, INSTANCES, OBJECTS, connect
 
-INCOMING, INSTANCES, OBJECTS = "incoming", "instances", "objects"
+__all__ = ["INCOMING", "INSTANCES", "OBJECTS", "Store"]
 
 
 class Store:

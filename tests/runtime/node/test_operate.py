@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import re
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.node import metrics as metrics_module
 from medfm_compress.runtime.node import systemd
 from medfm_compress.runtime.node.health import Health
+from medfm_compress.runtime.node.log import MAX_OF_LIBRARIES, Sparing
 from medfm_compress.runtime.node.metrics import HELP, MAX_SERIES, Metrics
 from medfm_compress.runtime.node.progress import Progress
 
@@ -171,3 +173,18 @@ def test_the_log_names_no_patient(form: str) -> None:
         entries = [json.loads(row) for row in rows]
         assert {"at", "level", "logger", "message"} <= set(entries[0])
         assert [entry["level"] for entry in entries].count("critical") == 2
+
+
+def test_libraries_cannot_fill_the_disk_with_their_log(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    sparing = Sparing(clock=lambda: now)
+
+    def passed(name: str, count: int) -> int:
+        records = [logging.makeLogRecord({"name": name, "msg": "x"}) for _ in range(count)]
+        return sum(sparing.filter(record) for record in records)
+
+    assert passed("pynetdicom.dul", 1000) == MAX_OF_LIBRARIES
+    assert passed("medfm_compress.runtime.node", 1000) == 1000
+    now = 61.0
+    assert passed("pynetdicom.dul", 1) == 1
+    assert f"{1000 - MAX_OF_LIBRARIES} more lines of libraries" in caplog.text

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import node_scene
 import pytest
+from running_node import until
 
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.node.audit import Audit, verify
@@ -309,3 +311,27 @@ def test_pixels_are_compared_and_not_bytes() -> None:
     assert same_pixels(data, file.getvalue())
     assert not same_pixels(data, node_scene.image(1))
     assert same_pixels(b"none", b"none") and not same_pixels(b"none", b"other")
+
+
+def test_a_spool_that_cannot_be_written_is_a_fault_until_it_can(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medfm_compress.runtime.node.read_instances._AGAIN_S", 0.05)
+    scene = make()
+    fail, tries = [True], []
+    claim = scene.spool.claim
+
+    def broken() -> Any:
+        tries.append(1)
+        if fail[0]:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+        return claim()
+
+    scene.spool.claim = broken  # type: ignore[method-assign]
+    scene.reader.start()
+    until(lambda: len(tries) > 3)
+    assert "malformed" in scene.reader.spool_fault
+    assert caplog.text.count("the spool cannot be written") == 1
+    fail[0] = False
+    until(lambda: not scene.reader.spool_fault)
+    assert scene.reader.stop(5)

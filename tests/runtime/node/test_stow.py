@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.node.config import StowConfig
 from medfm_compress.runtime.node.multipart import Multipart
 from medfm_compress.runtime.node.spool.spool import Spool
-from medfm_compress.runtime.node.stow import Stow
+from medfm_compress.runtime.node.stow import MAX_REQUESTS, Stow
 from tests.helpers.node_receiver import CR_IMAGE, Notes, accepted_uids, free_port, image_file, node_config
 from tests.helpers.spool_scene import structured_report
 
@@ -165,3 +166,34 @@ def test_parts_are_the_same_however_the_body_arrives(size: int) -> None:
         return piece
 
     assert [b"".join(chunks) for _, chunks in Multipart(read, TYPE).parts()] == contents
+
+
+def test_nobody_holds_a_place_without_asking(scene: Scene) -> None:
+    dripping = [socket.create_connection(("127.0.0.1", scene[0].port)) for _ in range(3 * MAX_REQUESTS)]
+    try:
+        for connection in dripping:
+            connection.sendall(b"POST /studies HTTP/1.1\r\nX-a: b\r\n")
+        assert post(scene, multipart([image_file("1.2.3")]))[0] == 200
+    finally:
+        for connection in dripping:
+            connection.close()
+
+
+def test_who_does_not_come_to_the_point_is_cut_off(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene[0]._server, "_asking_s", 0.5)
+    with socket.create_connection(("127.0.0.1", scene[0].port)) as connection:
+        with pytest.raises(OSError):
+            for _ in range(100):  # a byte before every time limit of one step
+                connection.sendall(b"X")
+                time.sleep(0.1)
+        assert post(scene, multipart([image_file("1.2.3")]))[0] == 200
+
+
+def test_a_disk_that_fails_is_a_service_that_is_not_available(scene: Scene) -> None:
+    def fails(*_: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    scene[1].accept = fails  # type: ignore[method-assign]
+    status, answer = post(scene, multipart([image_file("1.2.3")]))
+    assert status == 503 and b"42752" in answer
+    assert not list((scene[1].folder / "incoming").iterdir())

@@ -107,3 +107,57 @@ def test_a_folder_that_is_not_there_is_refused(scene: Scene, tmp_path: Path) -> 
     config = WatchConfig(folder=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"watch\.folder .* is no folder"):
         WatchFolder(config, scene[1], scene[2], scene[2]).start()
+
+
+def test_a_file_that_cannot_be_removed_is_tried_less_and_less_often(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch, spool, _, folder = scene
+    now, tries = [1000.0], []
+    monkeypatch.setattr("medfm_compress.runtime.node.watch_folder.time.monotonic", lambda: now[0])
+
+    def refuses(path: Path) -> None:
+        tries.append(now[0])
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuses)
+        (folder / "a.dcm").write_bytes(image_file("1.2.3.1"))
+        for _ in range(3600):
+            watch.look()
+            now[0] += 1
+    assert 6 < len(tries) < 20 and tries[-1] - tries[-2] >= 600
+    assert caplog.text.count("cannot be taken") == 1
+    assert accepted_uids(spool) == {"1.2.3.1"}
+    now[0] += 600
+    watch.look()
+    assert list(folder.iterdir()) == [] and spool.counts().instances == {"waiting": 1}
+
+
+def test_what_takes_the_name_of_a_file_that_was_just_taken_is_taken_as_well(scene: Scene) -> None:
+    watch, spool, _, folder = scene
+    (folder / "a.dcm").write_bytes(image_file("1.2.3.1"))
+    accept = spool.accept
+
+    def meanwhile(*arguments: object) -> object:
+        (folder / ".b").write_bytes(image_file("1.2.3.2"))
+        (folder / ".b").rename(folder / "a.dcm")
+        spool.accept = accept  # type: ignore[method-assign]
+        return accept(*arguments)  # type: ignore[arg-type]
+
+    spool.accept = meanwhile  # type: ignore[method-assign, assignment]
+    for _ in range(4):
+        watch.look()
+    assert accepted_uids(spool) == {"1.2.3.1", "1.2.3.2"}
+
+
+def test_more_files_than_are_looked_at_are_spoken_of(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch, _, _, folder = scene
+    monkeypatch.setattr("medfm_compress.runtime.node.watch_folder.MAX_FILES", 2)
+    for number in range(3):
+        (folder / f"{number}.txt").write_bytes(b"no image")
+    for _ in range(4):
+        watch.look()
+    assert caplog.text.count("move away") == 1
