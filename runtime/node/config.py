@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.engine import Atypical
 from medfm_compress.runtime.errors import InputError, quoted
+from medfm_compress.runtime.loopback import is_loopback
 
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: no backslash, no control characters
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -382,11 +383,3 @@ def check_different(what: str, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{what} has {quoted(twice[0])} twice; give every one a name of its own")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -25,6 +25,7 @@ from medfm_compress.runtime.errors import (
     TrustRefused,
     in_one_line,
 )
+from medfm_compress.runtime.heat_map import HeatMap, heat_map
 from medfm_compress.runtime.images.size_limits import read_limited
 from medfm_compress.runtime.node.audit import Audit
 from medfm_compress.runtime.node.config import EngineConfig, NodeConfig
@@ -33,7 +34,6 @@ from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.open_engine import current, open_engine
 from medfm_compress.runtime.node.progress import Progress
 from medfm_compress.runtime.node.results.assessment import ReadBy
-from medfm_compress.runtime.node.results.heat_map import HeatMap, heat_map
 from medfm_compress.runtime.node.results.results import Results
 from medfm_compress.runtime.node.spool.records import ResultObject, SpooledInstance
 from medfm_compress.runtime.node.spool.spool import Spool
