@@ -58,7 +58,8 @@ def heat_map(
     chosen = finding if finding is not None and prediction.probabilities else finding_to_explain(prediction)
     if chosen is None:
         return None
-    runs = 1 + sum(1 for _ in windows(*tensor.shape[2:], OcclusionOptions()))
+    height, width = tensor.shape[2:]
+    runs = 1 + len(list(windows(height, width, OcclusionOptions())))
     return HeatMap(
         finding=chosen,
         evidence=occlusion_map(_counting(engine, runs, on_step), tensor, engine.task, chosen),
@@ -98,8 +99,9 @@ def _warmth(heat: HeatMap) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Colour ``[H, W, 3]`` in 0 to 255, and opacity ``[H, W, 1]`` in [0, 1]."""
     evidence = np.clip(heat.evidence, 0, None)
     largest = float(evidence.max())
-    part = (evidence / largest if largest > 0 else evidence)[..., None]
-    return _COLD + part * (_HOT - _COLD), _OPACITY * np.sqrt(part)
+    part = (evidence / largest if largest > 0 else evidence)[..., None].astype(np.float32)
+    opacity: NDArray[np.float32] = np.float32(_OPACITY) * np.sqrt(part)
+    return _COLD + part * (_HOT - _COLD), opacity
 
 
 def _counting(engine: Engine, runs: int, on_step: OnStep | None) -> Callable[[NDArray[np.float32]], NDArray[Any]]:

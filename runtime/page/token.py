@@ -40,6 +40,12 @@ def token_of(path: str | Path) -> str:
     return token
 
 
+def check_token(path: str | None) -> None:
+    """Raise InputError where the file ``path`` is there and holds no token that can be used; nothing is made."""
+    if path is not None and Path(path).exists():
+        token_of(path)
+
+
 def _make_missing(file: Path) -> None:
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)

@@ -84,7 +84,7 @@ async function read(chosen) {
 function refuse(name, words, exitCode) {
   outcome(exitCode === 4 ? "Refused" : "Not read", name);
   const message = byId("outcome-words");
-  message.textContent = sentence(words);
+  message.textContent = sentence(words.replace(/^image data: /, "")); // its name stands above
   message.classList.add("refused");
   show(message, true);
   byId("outcome-by").textContent = exitCode === 4 ? "No finding is given rather than a wrong one." : "";
@@ -105,7 +105,7 @@ function describe(name, answer) {
   if (answer.not_reliable) {
     const message = byId("outcome-words");
     const typicality = answer.typicality === null ? "" : ` (typicality ${answer.typicality.toPrecision(3)})`;
-    message.textContent = `${sentence(answer.not_reliable + typicality)}`;
+    message.textContent = sentence(answer.not_reliable + typicality);
     message.classList.add("refused");
     show(message, true);
   }
@@ -115,7 +115,7 @@ function describe(name, answer) {
   limitRows(sorted.length);
   byId("remarks").replaceChildren(...answer.remarks.map(({ words }) => make("li", { text: sentence(words) })));
   show(byId("remarks-part"), answer.remarks.length > 0);
-  byId("outcome-by").textContent = `Read by ${answer.variant} in ${answer.elapsed_ms.toFixed(1)} ms.`;
+  byId("outcome-by").textContent = `Read by ${answer.variant} in ${answer.elapsed_ms < 10 ? answer.elapsed_ms.toFixed(1) : Math.round(answer.elapsed_ms)} ms.`;
   showPicture(answer);
   offerMap(answer);
   byId("outcome").focus();
@@ -138,13 +138,12 @@ function row({ name, probability, threshold, called }) {
     point.style.left = `${100 * threshold}%`;
     bar.append(point);
   }
-  const words = threshold === null ? WORDS[called] : `${WORDS[called]} (from ${threshold.toFixed(3)})`;
+  const words = threshold === null ? WORDS[called] : `${WORDS[called]}; operating point ${threshold.toFixed(3)}`;
   const line = make("div", { kind: "line", children: [
     make("span", { kind: "name", text: name }),
-    make("span", { kind: "word", text: words }),
     make("span", { kind: "value", text: probability.toFixed(3) }),
   ] });
-  return make("li", { kind: called ? "called" : "", children: [line, bar] });
+  return make("li", { kind: called ? "called" : "", children: [line, bar, make("span", { kind: "word", text: words })] });
 }
 
 function limitRows(count) {
