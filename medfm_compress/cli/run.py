@@ -71,9 +71,7 @@ def run(
     code = EXIT_OK
     choice = EngineChoice(backend, threads, unverified, cache, shadow, trust_store, allow_unsigned)
     with (
-        open_engine(
-            bundle, EngineChoice(backend, threads, unverified, cache, shadow, trust_store, allow_unsigned)
-        ) as engine,
+        open_engine(bundle, choice) as engine,
         console.json_list() as add,
     ):
         rows = Rows(engine.task, longest)

@@ -86,15 +86,14 @@ def quarantined(database: sqlite3.Connection) -> list[Quarantined]:
 
 
 def delivery_states(database: sqlite3.Connection, instance_ids: Sequence[int]) -> dict[int, str]:
-    """Instance → ``under way``, ``delivered``, or ``set aside`` where some destination refused; unknown ones are absent."""
-    marks = ", ".join("?" * len(instance_ids))
-    rows = database.execute(
+    """Instance → ``under way``, ``delivered``, or ``set aside`` where a destination refused; unknown: absent."""
+    query = (
         "SELECT id, CASE WHEN state = 'done' THEN 'delivered' WHEN EXISTS (SELECT 1 FROM deliveries JOIN objects "
         "ON objects.id = object_id WHERE instance_id = instances.id AND deliveries.state = 'quarantined') "
-        f"THEN 'set aside' ELSE 'under way' END AS delivery FROM instances WHERE id IN ({marks})",
-        tuple(instance_ids),
+        "THEN 'set aside' ELSE 'under way' END AS delivery FROM instances WHERE id = ?"
     )
-    return {row["id"]: row["delivery"] for row in rows}
+    rows = (database.execute(query, (identity,)).fetchone() for identity in instance_ids)
+    return {row["id"]: row["delivery"] for row in rows if row is not None}
 
 
 def replay(database: sqlite3.Connection, instance_ids: Sequence[int] | None = None) -> int:

@@ -92,7 +92,7 @@ function quarantineRow(entry) {
     "aria-label": `Replay ${entry.what} ${entry.name}` });
   button.addEventListener("click", () => replay(button, entry.name));
   return make("tr", { children: [
-    cell(`${entry.what} ${entry.name}`),
+    cell(`${entry.what} ${entry.name}`, { kind: "nowrap" }),
     cell(entry.code, { small: sentence(entry.reason), strong: true }),
     cell(moment(entry.received_at), { kind: "nowrap" }),
     make("td", { kind: "act", children: [button] }),
