@@ -95,8 +95,8 @@ PY
   finetune "$out/coarse/study-$4.csv" "$1" 224 "$5" 0.0003 "$out/$1" --weights "$coarse/stretched.safetensors"
 }
 
-# ViT-B starts as a wider DeiT-tiny: copies of its channels, each shared among k, compute the same (Net2Net, Chen
-# et al. 2016); noise of a fifth of each weight makes the copies differ.
+# The larger ViTs start as a wider DeiT-tiny: copies of its channels, each shared among k, compute the same (Net2Net, Chen
+# et al. 2016); noise of a twentieth of each weight makes the copies differ.
 wide() { # wide NAME FACTOR
   local start=$out/coarse/$1.safetensors
   train deit_tiny_patch16_224
@@ -129,7 +129,7 @@ def widened(name, tensor):
 
 
 def disturbed(tensor):
-    return (tensor * (1 + 0.2 * torch.randn_like(tensor))).contiguous() if tensor.ndim > 1 else tensor.contiguous()
+    return (tensor * (1 + 0.05 * torch.randn_like(tensor))).contiguous() if tensor.ndim > 1 else tensor.contiguous()
 
 
 tensors = load_file(folder / "model.safetensors")
@@ -152,7 +152,8 @@ cnn() { # cnn NAME EPOCHS [CASES]: at 96 px, which costs a fifth; filters and st
 train() {
   case $1 in
     vit_base_*) wide "$1" 4 ;;
-    deit_* | vit_small_*) vit "$1" 2000 8 300 2 ;;
+    vit_small_*) wide "$1" 2 ;;
+    deit_*) vit "$1" 2000 8 300 2 ;;
     resnet50 | densenet121) cnn "$1" 3 ;;
     convnext_* | regnety_* | efficientnetv2_*) cnn "$1" 4 1000 ;;
     swin_* | tiny_vit_* | coatnet_* | maxvit_*) finetune "$out/study.csv" "$1" 224 5 0.0005 "$out/$1" ;;

@@ -146,9 +146,9 @@ def serve(folder: Path, port: int, leave_out: str | None) -> None:
     spool = PromisingSpool(folder / "node" / "spool", SPOOL)
     spool.marks = os.open(folder / "marks", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     if leave_out == "file":
-        IncomingFile.sync = lambda _: None  # type: ignore[method-assign]
+        IncomingFile.sync = lambda _: None  # type: ignore[method-assign, assignment]
     elif leave_out == "folder":
-        spool._disk.sync_folder = lambda _: None  # type: ignore[method-assign]
+        spool._disk.sync_folder = lambda _: None  # type: ignore[method-assign, assignment]
     elif leave_out == "commit":
         spool._connection.execute("PRAGMA synchronous = NORMAL")
     Receiver(node_config(folder / "node", port), spool, Nobody(), Nobody()).start()

@@ -39,7 +39,8 @@ class TlsConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
     Attributes:
         certificate: PEM file of this side's certificate chain.
         key: PEM file of its private key.
-        authorities: PEM file of the certificate authorities that the other side's certificate must come from.
+        authorities: PEM file of the certificate authorities that the other side's certificate must come from; of one
+            that is called it must also name the host, as it stands in the configuration.
     """
 
     certificate: FilePath
@@ -247,7 +248,8 @@ class RetryConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Of what a destination refused for the moment: the wait doubles from ``first_s`` to ``longest_s``.
 
     Attributes:
-        give_up_days: after which it goes to quarantine; it stays there until it is replayed.
+        give_up_days: after which it goes to quarantine; it stays there until it is replayed. An object is not
+            given up while its destination cannot be reached, however long.
     """
 
     first_s: Seconds = 5.0

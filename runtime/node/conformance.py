@@ -1,6 +1,6 @@
 """The DICOM conformance statement in the structure of PS3.2 annex N, from the tables that the code itself uses.
 
-medfm-compress serve conformance > docs/dicom-conformance.md
+medfm-compress serve conformance > docs/node-conformance.md
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from medfm_compress.runtime.node.results import codes, document, secondary_captu
 from medfm_compress.runtime.node.results.source_study import UTF_8
 from medfm_compress.runtime.node.sop_classes import image_sop_classes, transfer_syntaxes
 
-_MADE = "<!-- Made by: medfm-compress serve conformance > docs/dicom-conformance.md -->"
+_MADE = "<!-- Made by: medfm-compress serve conformance > docs/node-conformance.md -->"
 _RESULTS = (structured_report.SOP_CLASS_UID, secondary_capture.SOP_CLASS_UID)
 _STORE_ANSWERS: Mapping[int, tuple[str, str]] = {
     storing.SUCCESS: ("Success", "the object is on the disk, its file and folder synced, its record committed"),

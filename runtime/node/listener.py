@@ -1,6 +1,7 @@
 """pynetdicom's acceptor, with bounds: what a peer can make it hold, wait for or do.
 
-    connections       by address before anything is read; a bounded number; TLS in a thread of its own, in bounded time
+    connections       by address before anything is read; a bounded number, of which the longest silent goes first;
+                      TLS in a thread of its own, in bounded time
     PDU               no longer than `MAX_PDU_BYTES`, whole within ``idle_s``; the connection is closed otherwise
     association       by AE title and address, with those presentation contexts that this caller has use for
     command set       no longer than `MAX_COMMAND_BYTES`; one request at a time (a few, where the peer does not wait)
@@ -15,6 +16,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from io import BytesIO
@@ -37,6 +39,8 @@ MAX_PDU_BYTES = 1024**2
 MAX_COMMAND_BYTES = 64 * 1024
 MAX_DATA_SET_BYTES = 4 * 1024**2
 _MAX_PIPELINED = 4
+_HANDSHAKE_S = 10.0
+_LIMIT_EXCEEDED = (2, 3, 2)  # PS3.8 table 9-21: transient, provider (presentation), local limit exceeded
 _PDU_TYPES = range(1, 8)
 _log = logging.getLogger(__name__)
 
@@ -66,7 +70,10 @@ class Server(ThreadedAssociationServer):
     def __init__(self, host: Host, ae: ApplicationEntity, address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
         self.host, self.tls, self.idle_s = host, tls, float(ae.network_timeout or 60)
         self.family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._bound_connections = 2 * ae.maximum_associations + 16
+        self._max_associations = ae.maximum_associations
+        self._max_connections = 2 * ae.maximum_associations + 16
+        ae.maximum_associations = 10**6  # pynetdicom's own count holds connections that never say a word
+        self._handshakes, self._lock = 0, threading.Lock()
         super().__init__(ae, address, ae.ae_title, [], request_handler=_Handler)
         ae._servers.append(self)
 
@@ -87,20 +94,39 @@ class Server(ThreadedAssociationServer):
         if not self.host.may_connect(str(client_address[0])):
             self.host.dropped("address")
             return False
-        if len(self.active_associations) >= self._bound_connections:
+        associations: list[Any] = self.active_associations
+        if len(associations) + self._handshakes >= self._max_connections:
             self.host.dropped("connections")
-            return False
+            silent = [association for association in associations if association.requestor.primitive is None]
+            if not silent:
+                return False
+            min(silent, key=lambda association: association.began).cut()
         return True
+
+    def admit(self, association: _Association) -> bool:
+        """Whether there is a place for one more association."""
+        with self._lock:
+            others: list[Any] = self.active_associations
+            if sum(other.is_admitted for other in others) >= self._max_associations:
+                return False
+            association.is_admitted = True
+            return True
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Shake hands, where TLS is asked for, and begin an association."""
         if self.tls is not None:
+            with self._lock:
+                self._handshakes += 1
             try:
+                request.settimeout(min(_HANDSHAKE_S, self.idle_s))
                 request = self.tls.wrap_socket(request, server_side=True)
             except OSError:  # SSLError is one
                 self.host.dropped("tls")
                 self.shutdown_request(request)
                 return
+            finally:
+                with self._lock:
+                    self._handshakes -= 1
         super().finish_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -122,7 +148,8 @@ class _Association(Association):
     def __init__(self, server: Server, connection: socket.socket, handler: RequestHandler) -> None:
         super().__init__(server.ae, "acceptor")
         self._server, self.daemon, self.dul.daemon = server, True, True
-        self.name = f"AcceptorThread@{self.name}"  # by which pynetdicom knows it
+        self.name: str = f"AcceptorThread@{id(self):x}"  # by which pynetdicom knows it
+        self.began, self.is_admitted = time.monotonic(), False
         self.dimse: _Dimse = _Dimse(self, server.host)
         self.acse: _Acse = _Acse(self, server.host)
         self.acceptor.maximum_length = server.ae.maximum_pdu_size
@@ -135,6 +162,10 @@ class _Association(Association):
             if event.is_intervention and handlers:
                 self.bind(event, *handlers)
         self.set_socket(_Socket(self, connection, server.host, server.idle_s))
+
+    def cut(self) -> None:
+        """End a connection on which no association was asked for."""
+        self.dul.socket.end()
 
     def run_reactor(self) -> None:
         try:
@@ -164,7 +195,7 @@ class _Socket(AssociationSocket):
                 self.socket.settimeout(max(0.01, self._until - time.monotonic()))
                 received = self.socket.recv_into(view[count:])
                 if not received:
-                    self._end()
+                    self.end()
                     return data[:count]
                 count += received
                 if time.monotonic() > self._until:
@@ -172,7 +203,7 @@ class _Socket(AssociationSocket):
         except TimeoutError:
             self._refuse("too-slow")
         except OSError:
-            self._end()
+            self.end()
             raise
         finally:
             view.release()
@@ -192,10 +223,10 @@ class _Socket(AssociationSocket):
 
     def _refuse(self, reason: str) -> None:
         self._host.dropped(reason)
-        self._end()
+        self.end()
         raise OSError(reason)
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Close the connection; an association that was never asked for is not waited for any longer."""
         self._shutdown_socket()
         if self.assoc.requestor.primitive is None:
@@ -215,6 +246,9 @@ class _Acse(ACSE):
         verdict = self._host.contexts_for(
             str(request.calling_ae_title).strip(), str(request.called_ae_title).strip(), address
         )
+        if not isinstance(verdict, tuple) and not self.assoc._server.admit(self.assoc):
+            self._host.dropped("associations")
+            verdict = _LIMIT_EXCEEDED
         if isinstance(verdict, tuple):
             self.requestor.ae_title = request.calling_ae_title
             self.send_reject(*verdict)
@@ -250,7 +284,7 @@ class _Dimse(DIMSEServiceProvider):
             try:
                 self._check_bounds(value)
                 part = P_DATA()
-                part.presentation_data_value_list = [[context_id, value]]  # type: ignore[list-item]  # lists are checked for
+                part.presentation_data_value_list = [[context_id, value]]  # a tuple is refused
                 super().receive_primitive(part)
                 self._divert()
             except TooLarge:

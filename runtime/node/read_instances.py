@@ -20,8 +20,11 @@ import numpy as np
 from medfm_compress.runtime.engine import Engine, Prediction
 from medfm_compress.runtime.errors import (
     BundleRefused,
+    ImageRefused,
+    InputError,
     MedfmError,
     MissingDependency,
+    Refused,
     TrustRefused,
     in_one_line,
 )
@@ -77,6 +80,7 @@ class Reader:
         self.fault = ""
         self.last_results = LastResults()
         self._current: SpooledInstance | None = None
+        self._failed_at = (0, 0)  # the image at which the engine failed last, how often in a row
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
         metrics.gauge("engine_ready", 1)
@@ -128,8 +132,7 @@ class Reader:
             outcome = "quarantined"
         except (BundleRefused, TrustRefused) as exc:
             self._go_without_engine(exc)
-            self._give_back(instance)
-            outcome = "given-back"
+            outcome = self._put_back_after_engine(instance)
         except MedfmError as exc:
             code = "missing-decoder" if isinstance(exc, MissingDependency) else "image-refused"
             self._quarantine(instance, code, in_one_line(exc))
@@ -168,7 +171,7 @@ class Reader:
 
     def _predict(self, header: Dataset, data: bytes, instance: SpooledInstance) -> tuple[tuple[ResultObject, ...], str]:
         engine = self.engine()
-        prediction: Prediction = engine.predict(data, atypical=self._config.engine.atypical)
+        prediction = self._predicted(engine, data)
         self.last_results.add(instance, prediction)
         answering = current(engine)
         wants_map = self._config.results.heat_map and self._config.pacs and prediction.probabilities
@@ -180,6 +183,29 @@ class Reader:
             heat_map=_heat_map(answering, data, prediction) if wants_map else None,
         )
         return objects, "read" if prediction.probabilities else "withheld"
+
+    def _predicted(self, engine: Engine | ActiveEngine, data: bytes) -> Prediction:
+        """The engine's answer; BundleRefused where it is the engine that has failed, and not the image."""
+        try:
+            return engine.predict(data, atypical=self._config.engine.atypical)
+        except (ImageRefused, MissingDependency):
+            raise
+        except InputError as exc:  # closed, or its folder cannot be used
+            raise BundleRefused(in_one_line(exc)) from exc
+        except Refused as exc:
+            if isinstance(engine, Engine) or _is_readable(engine):
+                raise
+            raise BundleRefused(in_one_line(exc)) from exc
+
+    def _put_back_after_engine(self, instance: SpooledInstance) -> str:
+        """To the queue; to quarantine where it is always this image at which the engine fails, once it reads again."""
+        same = self._failed_at[0] == instance.id
+        self._failed_at = (instance.id, self._failed_at[1] + 1 if same else 1)
+        if self._failed_at[1] > self._config.spool.attempts:
+            self._quarantine(instance, "engine-fails", f"the engine failed at this image {self._failed_at[1]} times")
+            return "quarantined"
+        self._give_back(instance)
+        return "given-back"
 
     def _is_repeat(self, instance: SpooledInstance) -> bool:
         """Whether an image of the same UID was read before and shows the same; raises Unusable where one shows another.
@@ -205,7 +231,8 @@ class Reader:
         self._spool.finish(instance, objects)
         self._audit.record(
             "read",
-            instance=instance.arrival.sop_instance_uid,
+            instance=instance.id,
+            uid=instance.arrival.sop_instance_uid,
             outcome=outcome,
             results=len(objects),
             model=current(self._engine).manifest.model_digest if self._engine else "",
@@ -219,7 +246,9 @@ class Reader:
             self._wait_for_room(exc)
             return
         self._metrics.count("quarantined_total", reason=code)
-        self._audit.record("quarantined", instance=instance.arrival.sop_instance_uid, code=code, reason=reason)
+        self._audit.record(
+            "quarantined", instance=instance.id, uid=instance.arrival.sop_instance_uid, code=code, reason=reason
+        )
         _log.warning("image %d is in quarantine (%s): %s", instance.id, code, reason)
 
     def _give_back(self, instance: SpooledInstance) -> None:
@@ -253,6 +282,15 @@ class Reader:
     def _wait_for_room(self, error: OSError | sqlite3.Error) -> None:
         _log.error("the spool cannot be written (%s); trying again", in_one_line(error))
         self._stop.wait(_AGAIN_S / 5)
+
+
+def _is_readable(engine: ActiveEngine) -> bool:
+    """Whether it is known what is active."""
+    try:
+        engine.device.read()
+    except MedfmError:
+        return False
+    return True
 
 
 def _heat_map(engine: Engine, data: bytes, prediction: Prediction) -> HeatMap | None:

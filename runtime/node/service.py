@@ -99,9 +99,9 @@ class Node:
         self._keeper.start()
         self._health = self._make_health()
         self._page = self._make_page()
-        self._ways_in = self._make_ways_in()
-        for way in self._ways_in:
+        for way in self._make_ways_in():
             way.start()
+            self._ways_in.append(way)
         for name, part in self._parts():
             self.progress.watch(name, partial(_is_alive, part))
         head = self.audit.head

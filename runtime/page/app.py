@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from medfm_compress.runtime.errors import InputError, MedfmError, Refused
+from medfm_compress.runtime.errors import EXIT_INTERNAL, InputError, MedfmError, Refused
 from medfm_compress.runtime.page.access import Access, Objection
 from medfm_compress.runtime.page.guard import Guard, refusal
 from medfm_compress.runtime.page.queue import Queue
@@ -77,7 +77,14 @@ class Page:
             Route("/api/queue", self.queue),
             Route("/api/replay", self.replay, methods=["POST"]),
         ]
-        app = Starlette(routes=routes, exception_handlers={MedfmError: _answer_error, HTTPException: _answer_unknown})
+        app = Starlette(
+            routes=routes,
+            exception_handlers={
+                MedfmError: _answer_error,
+                HTTPException: _answer_unknown,
+                Exception: _answer_fault,
+            },
+        )
         return Guard(app, self._access)
 
     async def log_in(self, request: Request) -> Response:
@@ -167,6 +174,12 @@ async def _answer_error(_: Request, exc: Exception) -> Response:
     if isinstance(exc, NotTaken):
         return refusal(str(exc), exc.status)
     return refusal(str(exc), 422 if isinstance(exc, Refused) else 400, exc.exit_code)
+
+
+async def _answer_fault(_: Request, exc: Exception) -> Response:
+    """By its kind alone: its words may hold what an image says."""
+    sentence = f"internal error ({type(exc).__name__}); nothing of the image was kept, try again"
+    return refusal(sentence, 500, EXIT_INTERNAL)
 
 
 async def _answer_unknown(_: Request, exc: Exception) -> Response:

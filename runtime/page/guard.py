@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from medfm_compress.runtime.errors import EXIT_INTERNAL, EXIT_UNUSABLE
+from medfm_compress.runtime.errors import EXIT_UNUSABLE
 from medfm_compress.runtime.page.access import Access
 
 POLICY = "; ".join(
@@ -55,12 +55,9 @@ class Guard:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        is_begun = False
 
         async def guarded(message: Message) -> None:
-            nonlocal is_begun
             if message["type"] == "http.response.start":
-                is_begun = True
                 message = {**message, "headers": [*message.get("headers", []), *_RAW]}
             await send(message)
 
@@ -74,9 +71,6 @@ class Guard:
             return
         except Exception as exc:  # noqa: BLE001 -- its words may hold what an image says
             _log.error("the page failed at a request: %s", type(exc).__name__)
-            if not is_begun:
-                sentence = f"internal error ({type(exc).__name__}); nothing of the image was kept, try again"
-                await refusal(sentence, 500, EXIT_INTERNAL)(scope, receive, guarded)
 
 
 def refusal(sentence: str, status: int, exit_code: int = EXIT_UNUSABLE, **more: Any) -> JSONResponse:

@@ -17,8 +17,8 @@ import tiny_bundle
 
 from medfm_compress.runtime.engine import Engine
 
-for library in ("starlette", "uvicorn"):
-    pytest.importorskip(library, reason="the page's libraries are not installed")
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
 
 from medfm_compress.runtime.page.reading import Source
 from medfm_compress.runtime.page.server import PageServer

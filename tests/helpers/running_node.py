@@ -24,7 +24,14 @@ LONGEST_S = 60.0
 class RunningNode:
     """`start` it, `kill` it, `stop` it, again and again."""
 
-    def __init__(self, config: NodeConfig, folder: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self._prefix = prefix
         self.config, self.file, self.log = config, folder / "node.yaml", folder / "node.log"
         self.file.write_bytes(msgspec.json.encode(msgspec.to_builtins(config)))
         self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(environment or {})}
@@ -32,7 +39,7 @@ class RunningNode:
 
     def start(self, *, wait: bool = True) -> None:
         """Run it, until it is ready where ``wait``."""
-        command = [sys.executable, "-m", "medfm_compress", "serve", str(self.file)]
+        command = [*self._prefix, sys.executable, "-m", "medfm_compress", "serve", str(self.file)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
         if wait:

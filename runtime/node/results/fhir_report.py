@@ -151,9 +151,9 @@ def _status(assessment: Assessment) -> str:
     return "preliminary" if assessment.is_research else "final"
 
 
-def _plain(value: object) -> str:
+def _plain(value: Any) -> str:
     """An identifier as it stands; several values as DICOM writes them."""
-    several = value if isinstance(value, list) or hasattr(value, "append") else [value or ""]
+    several: Any = value if isinstance(value, list) or hasattr(value, "append") else [value or ""]
     return "\\".join(one_line(str(one)) for one in several)
 
 

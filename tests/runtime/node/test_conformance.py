@@ -9,11 +9,11 @@ import pytest
 pytest.importorskip("pynetdicom")
 from medfm_compress.runtime.node.conformance import _STORE_ANSWERS, statement
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "dicom-conformance.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "node-conformance.md"
 
 
 def test_the_page_is_current() -> None:
-    """``medfm-compress serve conformance > docs/dicom-conformance.md`` makes it."""
+    """``medfm-compress serve conformance > docs/node-conformance.md`` makes it."""
     assert PAGE.read_text() == statement()
 
 

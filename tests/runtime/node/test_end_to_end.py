@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from medfm_compress.runtime.node.audit import verify
-from medfm_compress.runtime.node.config import NodeConfig, SpoolConfig
+from medfm_compress.runtime.node.config import NodeConfig, SpoolConfig, StowConfig, WatchConfig
 
 pytest.importorskip("pynetdicom")
 
@@ -128,3 +130,45 @@ def test_a_full_spool_refuses_and_goes_on(tmp_path: Path) -> None:
     finally:
         if not node.has_ended():
             node.kill()
+
+
+def test_a_watched_folder_and_stow(tmp_path: Path, config: NodeConfig) -> None:
+    (tmp_path / "watched").mkdir()
+    watch = WatchConfig(folder=str(tmp_path / "watched"), settle_s=0.2, every_s=0.1)
+    both = replace(config, watch=watch, stow=StowConfig(port=node_scene.free_port()))
+    node = RunningNode(both, tmp_path)
+    node.start()
+    try:
+        (by_folder,) = write(tmp_path / "watched", 1)
+        body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + node_scene.image(1) + b"\r\n--b--\r\n"
+        connection = http.client.HTTPConnection("127.0.0.1", both.stow.port, timeout=20)  # type: ignore[union-attr]
+        kind = 'multipart/related; type="application/dicom"; boundary=b'
+        connection.request("POST", "/studies", body, {"Content-Type": kind, "Accept": "application/dicom+json"})
+        assert connection.getresponse().status == 200
+        connection.close()
+        until(lambda: node.states() == {"read": 2} and not by_folder.exists())
+        assert node.stop() == 0
+    finally:
+        if not node.has_ended():
+            node.kill()
+
+
+def test_traffic_goes_to_loopback_only(tmp_path: Path, config: NodeConfig) -> None:
+    trace = tmp_path / "trace.txt"
+    calls = "trace=connect,sendto,sendmsg,sendmmsg,bind"
+    node = RunningNode(config, tmp_path, prefix=(program("strace"), "-D", "-f", "-qq", "-e", calls, "-o", str(trace)))
+    files = write(tmp_path / "in", 2)
+    with archive(tmp_path, config):
+        node.start()
+        try:
+            assert stored(node.send(files), files) == files
+            until(lambda: node.states() == {"done": 2})
+            assert node.stop() == 0
+        finally:
+            if not node.has_ended():
+                node.kill()
+    # to port 0 nothing is sent: so the C library asks which of its own addresses it would use
+    calls_made = [line for line in trace.read_text().splitlines() if "AF_INET" in line and "htons(0)" not in line]
+    found = [re.search(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"', line) for line in calls_made]
+    assert {address for match in found if match for address in match.groups() if address} <= {"127.0.0.1", "::1"}
+    assert len([match for match in found if match]) >= 3  # two listeners, and the archive

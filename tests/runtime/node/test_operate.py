@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.node import metrics as metrics_module
 from medfm_compress.runtime.node import systemd
 from medfm_compress.runtime.node.health import Health
-from medfm_compress.runtime.node.metrics import MAX_SERIES, Metrics
+from medfm_compress.runtime.node.metrics import HELP, MAX_SERIES, Metrics
 from medfm_compress.runtime.node.progress import Progress
 
 UID = "1.2.826.0.1.3680043.8.498.12345678901234567890"
@@ -34,6 +36,15 @@ def test_metrics_read_as_prometheus_wants_them() -> None:
     assert 'medfm_node_read_seconds_bucket{le="0.25"} 1\n' in text
     assert 'medfm_node_read_seconds_bucket{le="+Inf"} 2\n' in text
     assert "medfm_node_read_seconds_count 2\n" in text and "medfm_node_read_seconds_sum 7200.2\n" in text
+
+
+def test_every_name_that_is_counted_is_explained() -> None:
+    room = Path(metrics_module.__file__).parent
+    code = "".join(path.read_text() for path in room.rglob("*.py"))
+    counted = set(re.findall(r"\.count\(\s*\"(\w+)\"", code))
+    set_or_observed = set(re.findall(r"\.(?:gauges?|observe)\(\s*\"(\w+)\"", code))
+    names = {name if name.endswith("_total") else f"{name}_total" for name in counted} | set_or_observed
+    assert len(names) > 15 and names == set(HELP)
 
 
 def test_labels_are_escaped_and_bounded() -> None:

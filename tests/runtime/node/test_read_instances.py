@@ -10,7 +10,7 @@ from typing import Any
 import node_scene
 import pytest
 
-from medfm_compress.runtime.errors import BundleRefused
+from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.node.audit import Audit, verify
 from medfm_compress.runtime.node.config import SpoolConfig
 from medfm_compress.runtime.node.identifiers import Marks
@@ -199,18 +199,48 @@ def test_an_engine_that_may_not_run_takes_no_image_down(make: Make) -> None:
     opener = Failing(BundleRefused("goldens give another result"), 1)
     scene = make(opener=opener)
     number = node_scene.accept(scene.spool, node_scene.image())
-    for _ in range(3):  # more than the image has attempts
-        claimed = scene.spool.claim()
-        assert claimed is not None
-        scene.reader.read(claimed)
-        assert scene.outcome(number) == "waiting"
-        assert "does not read" in scene.reader.fault or "no engine" in scene.reader.fault
+    claimed = scene.spool.claim()
+    assert claimed is not None
+    scene.reader.read(claimed)
+    assert scene.outcome(number) == "waiting"
+    assert "does not read" in scene.reader.fault
     assert scene.metrics.value("engine_ready") == 0
     assert scene.reader._reopen() and not scene.reader.fault
     claimed = scene.spool.claim()
     assert claimed is not None and claimed.attempts == 1
     scene.reader.read(claimed)
     assert scene.outcome(number) == "read"
+
+
+def test_an_engine_that_always_fails_at_one_image_reads_the_others(make: Make) -> None:
+    scene = make(opener=Failing(InputError("its folder cannot be used"), 4))
+    number = node_scene.accept(scene.spool, node_scene.image())
+    for _ in range(scene.config.spool.attempts + 1):
+        assert scene.outcome(number) == "waiting"
+        claimed = scene.spool.claim()
+        assert claimed is not None and claimed.attempts == 1
+        scene.reader.read(claimed)
+        assert scene.reader._reopen()
+    assert scene.outcome(number) == "engine-fails"
+    assert scene.read(node_scene.image(1)) == ["read"]
+
+
+def test_a_device_folder_that_is_damaged_takes_no_image_down(make: Make, tmp_path: Path) -> None:
+    from medfm_compress.runtime.device.folder import DeviceFolder
+    from medfm_compress.runtime.node.config import EngineConfig
+
+    node_scene.config(tmp_path)
+    device = DeviceFolder(tmp_path / "device")
+    device.install(tmp_path / "tiny.medfm")
+    device.activate()
+    scene = make(engine=EngineConfig(device=str(tmp_path / "device"), threads=1))
+    for path in (tmp_path / "device").glob("state-*.json"):
+        path.write_bytes(b"damaged")
+    number = node_scene.accept(scene.spool, node_scene.image())
+    claimed = scene.spool.claim()
+    assert claimed is not None
+    scene.reader.read(claimed)
+    assert scene.outcome(number) == "waiting" and scene.reader.fault
 
 
 def test_a_disk_without_room_takes_no_image_down(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -311,6 +311,18 @@ def test_parallel_associations_are_served_and_further_ones_rejected_for_the_mome
         first.release()
 
 
+def test_many_who_say_nothing_keep_nobody_out(tmp_path: Path) -> None:
+    with receiving(tmp_path, max_associations=2) as (receiver, spool, notes):
+        silent = [socket.create_connection(("127.0.0.1", receiver.port)) for _ in range(60)]
+        wait_until(lambda: "connections" in notes.reasons())
+        association = associate(receiver)
+        assert send(association, "1.2.3.1") == 0
+        association.release()
+        for peer in silent:
+            peer.close()
+        assert accepted_uids(spool) == {"1.2.3.1"}
+
+
 def test_a_port_that_is_taken_is_said_in_one_sentence(scene: Scene, tmp_path: Path) -> None:
     config = node_config(tmp_path, port=scene[0].port)
     notes = Notes()
