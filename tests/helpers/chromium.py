@@ -147,7 +147,12 @@ class Tab:
 
     def press(self, key: str, code: int, *, text: str = "", modifiers: int = 0) -> None:
         """A key, e.g. ``Tab``, 9."""
-        shared = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
+        shared = {
+            "key": key,
+            "code": "Space" if key == " " else key,
+            "windowsVirtualKeyCode": code,
+            "modifiers": modifiers,
+        }
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **shared)
         self.call("Input.dispatchKeyEvent", type="keyUp", **shared)
 
