@@ -191,6 +191,7 @@ class Engine:
 
     def _predict(self, pixels: Pixels, start: float, *, withholds: bool) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.colour_kind import colour_flags
+        from medfm_compress.runtime.dicom.rules import kind_flags
         from medfm_compress.runtime.preprocess import preprocess
 
         tensor = preprocess(pixels, self.manifest.image_spec)
@@ -205,6 +206,7 @@ class Engine:
             label=task.labels[int(scores[0].argmax())] if task.kind == "multiclass" and given else None,
             flags=(
                 *pixels.flags,
+                *kind_flags(pixels, self.manifest.image_spec.dicom),
                 *colour_flags(pixels, self.manifest.image_spec),
                 *((NOT_RELIABLE_FLAG,) if not_reliable else ()),
                 *self._standing_flags,

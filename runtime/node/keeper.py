@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+from medfm_compress.runtime.node.audit import Audit
 from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.progress import Progress
 from medfm_compress.runtime.node.spool.spool import Spool
@@ -23,8 +24,8 @@ _log = logging.getLogger("medfm_compress.runtime.node")
 class Keeper:
     """A thread that looks after the spool."""
 
-    def __init__(self, spool: Spool, metrics: Metrics, progress: Progress) -> None:
-        self._spool, self._metrics, self._progress = spool, metrics, progress
+    def __init__(self, spool: Spool, audit: Audit, metrics: Metrics, progress: Progress) -> None:
+        self._spool, self._audit, self._metrics, self._progress = spool, audit, metrics, progress
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
         metrics.gauge("start_time_seconds", time.time())
@@ -43,6 +44,8 @@ class Keeper:
     def look(self) -> None:
         """Forget what is done, and count the rest."""
         self._spool.forget_done(time.time())
+        for uid in self._spool.forget_discarded():
+            self._audit.record("discarded", instance=uid)
         counts = self._spool.counts()
         self._metrics.gauges("instances", {(("state", state),): n for state, n in counts.instances.items()})
         self._metrics.gauges(

@@ -97,19 +97,41 @@ def quarantined(config: NodeConfig) -> list[Entry]:
     ]
 
 
-def replay(config: NodeConfig, names: Sequence[str]) -> list[str]:
-    """Take what is called ``names``, or ``all``, out of quarantine; what was.
+def replay(config: NodeConfig, names: Sequence[str], *, accept_patient: bool = False) -> list[str]:
+    """Take what is called ``names``, or ``all``, out of quarantine, to be tried again; what was.
+
+    Args:
+        config: of the node.
+        names: see `Entry.name`.
+        accept_patient: the images' studies are of these images' patients from now on.
 
     Raises:
         InputError: a name that is none, or is not in quarantine; nothing of its kind has changed then.
     """
-    chosen = [entry.name for entry in quarantined(config)] if list(names) == ["all"] else list(dict.fromkeys(names))
+    everything = list(names) == ["all"]
+    if accept_patient and (everything or any(name.startswith(_DELIVERY) for name in names)):
+        raise InputError("whose images are accepted is to be looked at one by one; give ids of images, not all")
+    chosen = [entry.name for entry in quarantined(config)] if everything else list(dict.fromkeys(names))
     images, deliveries = numbers_of(chosen)
     with closing(_view(config)) as view:
-        if images:
+        if accept_patient:
+            view.accept_patient(images)
+        elif images:
             view.replay(images)
         if deliveries:
             view.replay_deliveries(deliveries)
+    return chosen
+
+
+def discard(config: NodeConfig, names: Sequence[str]) -> list[str]:
+    """Give up what is called ``names`` in quarantine, for good; what was.
+
+    Raises:
+        InputError: a name that is none, or is not in quarantine; nothing of its kind has changed then.
+    """
+    chosen = list(dict.fromkeys(names))
+    with closing(_view(config)) as view:
+        view.discard(*numbers_of(chosen))
     return chosen
 
 
@@ -125,7 +147,7 @@ def numbers_of(names: Sequence[str]) -> tuple[list[int], list[int]]:
     for name in names:
         number = name.removeprefix(_DELIVERY)
         if not (number.isascii() and number.isdecimal()) or len(number) > 18:
-            raise InputError(f"{in_one_line(name)!r} is no id; give those that 'serve quarantine' lists, or all")
+            raise InputError(f"{in_one_line(name)!r} is no id; give those that 'serve quarantine' lists")
         (images if number == name else deliveries).append(int(number))
     return images, deliveries
 

@@ -39,7 +39,7 @@ from medfm_compress.runtime.node.open_engine import current, open_engine
 from medfm_compress.runtime.node.progress import Progress
 from medfm_compress.runtime.node.results.assessment import ReadBy
 from medfm_compress.runtime.node.results.results import Results
-from medfm_compress.runtime.node.spool.records import ResultObject, SpooledInstance
+from medfm_compress.runtime.node.spool.records import PATIENT_ACCEPTED, ResultObject, SpooledInstance
 from medfm_compress.runtime.node.spool.spool import Spool
 
 if TYPE_CHECKING:
@@ -153,8 +153,13 @@ class Reader:
         header = read_header(data)
         needs_id = self._config.spool.without_patient_id == "quarantine"
         check_header(header, instance.arrival, needs_patient_id=needs_id)
-        if not self._spool.study_patient(text_of(header, "StudyInstanceUID"), patient_of(header)):
-            raise Unusable("other-patient", "an earlier image of this study names another patient; correct one of them")
+        study, accepted = text_of(header, "StudyInstanceUID"), instance.reason_code == PATIENT_ACCEPTED
+        if not self._spool.study_patient(study, patient_of(header), replaces=accepted):
+            raise Unusable(
+                "other-patient",
+                "an earlier image of this study names another patient; correct one of them, or replay this one with "
+                "--accept-patient if it is right",
+            )
         if self._is_repeat(instance):
             self._finish(instance, (), "repeated")
             return "repeated"

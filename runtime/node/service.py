@@ -75,7 +75,7 @@ class Node:
             self._posters = [FhirPoster(fhir, self.spool, observer) for fhir in config.fhir]
             self._reports = CommitmentReports([deliverer.commitment for deliverer in self._deliverers])
             self._answers = CommitmentAnswers(config.receive, self.spool, observer)
-            self._keeper = Keeper(self.spool, self.metrics, self.progress)
+            self._keeper = Keeper(self.spool, self.audit, self.metrics, self.progress)
             self._to_close = undo.pop_all()
 
     @property
@@ -186,9 +186,7 @@ class Node:
 
     def _make_ways_in(self) -> list[Any]:
         config = self.config
-        ways: list[Any] = [
-            Receiver(config, self.spool, self.audit, self.metrics, commitment=self._answers, reports=self._reports)
-        ]
+        ways: list[Any] = []
         if config.watch is not None:
             from medfm_compress.runtime.node.watch_folder import WatchFolder
 
@@ -197,6 +195,9 @@ class Node:
             from medfm_compress.runtime.node.stow import Stow
 
             ways.append(Stow(config, self.spool, self.audit, self.metrics))
+        ways.append(
+            Receiver(config, self.spool, self.audit, self.metrics, commitment=self._answers, reports=self._reports)
+        )  # the last: who reaches it finds the others there
         return ways
 
     def _fail(self, dead: list[str], stuck: list[str]) -> int:

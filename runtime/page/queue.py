@@ -29,7 +29,7 @@ class ReadImage(msgspec.Struct, frozen=True, kw_only=True):
         probabilities: of all findings; empty where none is given.
         not_reliable: why no finding is given; else empty.
         flags: in words.
-        delivery: ``under way``, ``delivered`` or ``set aside``.
+        delivery: ``under way``, ``delivered``, ``set aside`` or ``given up``.
     """
 
     number: int
