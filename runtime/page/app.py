@@ -32,7 +32,7 @@ from medfm_compress.runtime.errors import EXIT_INTERNAL, InputError, MedfmError,
 from medfm_compress.runtime.page.access import Access, Objection
 from medfm_compress.runtime.page.guard import Guard, refusal
 from medfm_compress.runtime.page.queue import Queue
-from medfm_compress.runtime.page.reading import HeatMapJob, ReadingDesk, Source
+from medfm_compress.runtime.page.reading import ReadingDesk, Source
 from medfm_compress.runtime.page.upload import NotTaken, Places, receive
 
 FILES = {
@@ -117,8 +117,8 @@ class Page:
             image = await receive(request, self._max_bytes)
         if self.desk.running_maps >= MOST_MAPS:
             raise NotTaken("other heat maps are under way; try again in a moment", 503)
-        job = self.desk.map(image, None if finding is None else int(finding))
-        return StreamingResponse(_progress(job), media_type="application/x-ndjson")
+        lines = _progress(self.desk, image, None if finding is None else int(finding))
+        return StreamingResponse(lines, media_type="application/x-ndjson")
 
     async def queue(self, _: Request) -> Response:
         """What waits, what was found, what was set aside."""
@@ -136,8 +136,9 @@ class Page:
         return self._queue
 
 
-async def _progress(job: HeatMapJob) -> AsyncIterator[bytes]:
-    """Lines until the map is there; whoever stops listening cancels it."""
+async def _progress(desk: ReadingDesk, image: bytes, finding: int | None) -> AsyncIterator[bytes]:
+    """Lines until the map is there; it begins with the first listener, and whoever stops listening cancels it."""
+    job = desk.map(image, finding)
     result = asyncio.wrap_future(job.result)
     try:
         while not (await asyncio.wait({result}, timeout=_TICK_S))[0]:
