@@ -75,6 +75,6 @@ async def receive(request: Request, max_bytes: int) -> bytes:
 def _too_large(max_bytes: int) -> NotTaken:
     return NotTaken(
         f"the image is larger than the {max_bytes // 10**6} MB that this page takes; give a smaller one, or start the "
-        "page with a larger --max-upload-mb",
+        "page with a larger --max-upload",
         413,
     )

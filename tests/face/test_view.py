@@ -30,6 +30,7 @@ def test_a_page_until_a_signal_ends_it(tiny, tmp_path, number, code) -> None:
     connection = http.client.HTTPConnection(url.split("/")[2], timeout=10)
     connection.request("GET", "/")
     assert connection.getresponse().status == 200
+    connection.close()
     process.send_signal(number)
     out, error = process.communicate(timeout=20)
     assert (process.returncode, out) == (code, "") and "Traceback" not in error and token not in error

@@ -37,9 +37,13 @@ def chromium(folder: Path) -> Iterator[Browser]:
     sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     command = [program, *_OPTIONS, *sandbox, f"--user-data-dir={folder}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    browser: Browser | None = None
     try:
-        yield Browser(_port(folder, process))
+        browser = Browser(_port(folder, process))
+        yield browser
     finally:
+        for tab in browser.tabs if browser is not None else ():
+            tab.hang_up()
         process.terminate()
         try:
             process.wait(10)
@@ -52,7 +56,7 @@ class Browser:
     """`open` tabs of it."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self._port, self.tabs = port, []
 
     def open(self, url: str = "about:blank", *, width: int = 1280, height: int = 900, dark: bool = False) -> Tab:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=LONGEST_S)
@@ -60,6 +64,7 @@ class Browser:
         target = json.loads(connection.getresponse().read())
         connection.close()
         tab = Tab(self._port, target["webSocketDebuggerUrl"].split(str(self._port), 1)[1])
+        self.tabs.append(tab)
         for domain in ("Page", "Network", "Runtime", "Log", "DOM"):
             tab.call(f"{domain}.enable")
         tab.size(width, height)
@@ -201,6 +206,10 @@ class Tab:
     def close(self) -> None:
         with contextlib.suppress(OSError, AssertionError):
             self.call("Page.close")
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Let go of the tab, which goes on."""
         self._socket.close()
 
     def _send(self, data: bytes) -> None:

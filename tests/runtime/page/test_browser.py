@@ -131,35 +131,36 @@ def test_hostile_files_are_refused(tab, tmp_path) -> None:
     assert len(tab.requested()) == before  # it was never sent
 
 
-def test_by_the_keyboard_alone(browser, server, image) -> None:
-    tab = browser.open(server.address)
-    tab.wait_for("login")
-    tab.until("document.activeElement.id === 'token'")
-    tab.type("wrong" * 8)
-    tab.press(*ENTER, text="\r")
-    tab.wait_for("login-error")
-    tab.run("document.getElementById('token').select()")
-    tab.type(Client(server).token)
-    tab.press(*ENTER, text="\r")
-    tab.wait_for("image")
-    reached = []
-    for _ in range(6):
-        tab.press(*TAB)
-        reached.append(focus(tab))
-    assert "file" in reached and "log-out" in reached
-    tab.give(image)  # what the system's own dialogue does
-    tab.wait_for("picture")
-    tab.until("document.activeElement.id === 'outcome'")
-    for _ in range(12):
-        tab.press(*TAB)
-        if focus(tab) == "map-start":
-            break
-    assert focus(tab) == "map-start"
-    outline = tab.run("getComputedStyle(document.activeElement).outlineStyle")
-    assert outline == "solid"
-    tab.press(*SPACE, text=" ")
-    tab.until("!document.getElementById('layer').hidden")
-    tab.close()
+def test_by_the_keyboard_alone(browser, engine, image) -> None:
+    with served(engine) as server:  # where nobody has a session yet
+        tab = browser.open(server.address)
+        tab.wait_for("login")
+        tab.until("document.activeElement.id === 'token'")
+        tab.type("wrong" * 8)
+        tab.press(*ENTER, text="\r")
+        tab.wait_for("login-error")
+        tab.run("document.getElementById('token').select()")
+        tab.type(Client(server).token)
+        tab.press(*ENTER, text="\r")
+        tab.wait_for("image")
+        reached = []
+        for _ in range(6):
+            tab.press(*TAB)
+            reached.append(focus(tab))
+        assert "file" in reached and "log-out" in reached
+        tab.give(image)  # what the system's own dialogue does
+        tab.wait_for("picture")
+        tab.until("document.activeElement.id === 'outcome'")
+        for _ in range(12):
+            tab.press(*TAB)
+            if focus(tab) == "map-start":
+                break
+        assert focus(tab) == "map-start"
+        outline = tab.run("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline == "solid"
+        tab.press(*SPACE, text=" ")
+        tab.until("!document.getElementById('layer').hidden")
+        tab.close()
 
 
 def test_a_heat_map_can_be_cancelled(browser, engine, image, monkeypatch) -> None:
