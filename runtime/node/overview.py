@@ -11,10 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.node.config import NodeConfig
 from medfm_compress.runtime.node.health import HOST
 from medfm_compress.runtime.node.spool.overview import SpoolView
+from medfm_compress.runtime.node.spool.records import Quarantined
 
 SPOOL = "spool"
 _TIMEOUT_S = 3.0
@@ -86,7 +87,7 @@ def quarantined(config: NodeConfig) -> list[Entry]:
         entries = view.quarantined()
     return [
         Entry(
-            name=f"{_DELIVERY}{entry.id}" if entry.destination else str(entry.id),
+            name=entry_name(entry),
             what=_RESULT_TO + entry.destination if entry.destination else "image",
             since=datetime.fromtimestamp(entry.received_at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S"),
             code=entry.reason_code,
@@ -118,7 +119,7 @@ def replay(config: NodeConfig, names: Sequence[str], *, accept_patient: bool = F
         chosen = [entry.name for entry in entries if entry.name not in nowhere]
     for name in nowhere.intersection(chosen):
         raise InputError(f"{name} is a result for a destination that the configuration does not name; name it there")
-    images, deliveries = _split(chosen)
+    images, deliveries = numbers_of(chosen)
     with closing(_view(config)) as view:
         if accept_patient:
             view.accept_patient(images)
@@ -137,18 +138,23 @@ def discard(config: NodeConfig, names: Sequence[str]) -> list[str]:
     """
     chosen = list(dict.fromkeys(names))
     with closing(_view(config)) as view:
-        view.discard(*_split(chosen))
+        view.discard(*numbers_of(chosen))
     return chosen
 
 
-def _split(names: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Numbers of images, and of results."""
+def entry_name(entry: Quarantined) -> str:
+    """What `replay` takes."""
+    return f"{_DELIVERY}{entry.id}" if entry.destination else str(entry.id)
+
+
+def numbers_of(names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Numbers of images and of deliveries, by their names; raises InputError for one that is none."""
     images: list[int] = []
     deliveries: list[int] = []
     for name in names:
         number = name.removeprefix(_DELIVERY)
-        if not number.isdecimal() or len(number) > 18:
-            raise InputError(f"{name!r} is no id; give those that 'serve quarantine' lists")
+        if not (number.isascii() and number.isdecimal()) or len(number) > 18:
+            raise InputError(f"{in_one_line(name)!r} is no id; give those that 'serve quarantine' lists")
         (images if number == name else deliveries).append(int(number))
     return images, deliveries
 

@@ -114,6 +114,19 @@ def quarantined(database: sqlite3.Connection) -> list[Quarantined]:
     return [Quarantined(**dict(row)) for row in rows]
 
 
+def delivery_states(database: sqlite3.Connection, instance_ids: Sequence[int]) -> dict[int, str]:
+    """Instance → ``under way``, ``delivered``, or ``set aside`` or ``given up`` where a destination refused."""
+    query = (
+        "SELECT instances.id, CASE WHEN TOTAL(deliveries.state = 'quarantined') THEN 'set aside' "
+        "WHEN instances.state = 'discarded' OR TOTAL(deliveries.reason = 'discarded') THEN 'given up' "
+        "WHEN instances.state = 'done' THEN 'delivered' ELSE 'under way' END AS delivery FROM instances "
+        "LEFT JOIN objects ON objects.instance_id = instances.id LEFT JOIN deliveries ON object_id = objects.id "
+        "WHERE instances.id = ? GROUP BY instances.id"
+    )
+    rows = (database.execute(query, (identity,)).fetchone() for identity in instance_ids)
+    return {row["id"]: row["delivery"] for row in rows if row is not None}
+
+
 def accept_patient(database: sqlite3.Connection, instance_ids: Sequence[int]) -> int:
     """Let instances of another patient wait again, whose patient is their study's from then on; return how many.
 

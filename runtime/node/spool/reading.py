@@ -116,6 +116,15 @@ class Reading(Receiving):
         row = self._row("SELECT * FROM instances WHERE id = ?", instance_id)
         return None if row is None else self._instance(row)
 
+    def in_order(self, most: int) -> list[SpooledInstance]:
+        """Those that are being read, and those that wait in the order in which they will be; ``most`` at most."""
+        rows = self._rows(
+            "SELECT * FROM instances WHERE state IN ('reading', 'waiting') "
+            "ORDER BY state, priority DESC, id LIMIT ?",  # reading comes before waiting
+            most,
+        )
+        return [self._instance(row) for row in rows]
+
     def _is_being_read(self, instance_id: int) -> bool:
         row = self._row("SELECT state FROM instances WHERE id = ?", instance_id)
         return row is not None and row["state"] == "reading"
