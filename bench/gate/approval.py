@@ -33,7 +33,7 @@ def approve(bundle: Bundle, report: Path, policy: LoadedPolicy) -> Cited:
             f"no verdict of {bundle.path.name} cites report {cited.report_sha256[:12]} under policy "
             f"{cited.policy_sha256[:12]}; record it with 'medfm-compress gate {report} --policy … --bundle …'"
         )
-    decision = judge_report(JudgeRequest(report, data, policy, bundle.path))
+    decision = judge_report(JudgeRequest(report, data, policy, bundle.path, accept_changed_policy=None))
     derived = {judged.variant: judged.outcome for judged in decision.verdict.variants}
     for variant, outcome in recorded.items():
         if derived.get(variant) != outcome:

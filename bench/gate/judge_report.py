@@ -32,7 +32,8 @@ class JudgeRequest(NamedTuple):
         bundle: that the report must be of, every variant of which must have passed; None asks nothing of it.
         study: likewise, the study.
         baseline: an earlier report on the same cases, shown and not judged.
-        accept_changed_policy: judge by another policy than the report was made under, and say so.
+        accept_changed_policy: judge by another policy than the report was made under, and say so; None where that
+            cannot be asked for.
         notes: sentences for the verdict.
     """
 
@@ -42,7 +43,7 @@ class JudgeRequest(NamedTuple):
     bundle: Path | None = None
     study: Path | None = None
     baseline: Path | None = None
-    accept_changed_policy: bool = False
+    accept_changed_policy: bool | None = False
     notes: tuple[str, ...] = ()
 
 
@@ -77,15 +78,19 @@ def record_verdicts(decision: Decision, data: bytes, bundle: Path, out: Path) ->
     return len(opened.signed.signatures)
 
 
-def _policy_notes(made: Report, declared: LoadedPolicy, accepted: bool) -> tuple[str, ...]:
+def _policy_notes(made: Report, declared: LoadedPolicy, accepted: bool | None) -> tuple[str, ...]:
     """What must be said where the policy is not the one that the report was made under."""
     if declared.sha256 == made.policy_sha256:
         return ()
     text = f"the policy (sha256 {declared.sha256[:12]}) is not the one that the report was made under"
     if not accepted:
         raise InputError(
-            f"{text} ({made.policy_sha256[:12]}): it must be written before the test cases are evaluated; give that "
-            "one, or --accept-changed-policy to judge by this one and have the verdict say so"
+            f"{text} ({made.policy_sha256[:12]}): it must be written before the test cases are evaluated; give that one"
+            + (
+                ""
+                if accepted is None
+                else ", or --accept-changed-policy to judge by this one and have the verdict say so"
+            )
         )
     return (f"{text} ({made.policy_sha256[:12]}): it is not known to be older than the evaluation of the test cases",)
 

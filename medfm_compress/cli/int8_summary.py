@@ -33,3 +33,13 @@ def print_no_int8(manifest: Manifest) -> None:
         console.say("no INT8 variant ships:")
     for reason in reasons:
         console.say(f"  {reason}")
+
+
+def print_needed_instructions(manifest: Manifest) -> None:
+    """Say so where no variant runs on a CPU without certain instructions; nothing where one does."""
+    needed = [" and ".join(variant.instruction_set) for variant in manifest.variants if variant.device == "cpu"]
+    if needed and all(needed):
+        console.say(
+            f"every variant needs a CPU with {'; or '.join(dict.fromkeys(needed))}, and refuses to run on another: "
+            "--keep-fp32 ships one for every CPU beside them"
+        )

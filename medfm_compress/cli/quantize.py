@@ -10,7 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import BundleOut, Images, MaybeStudy, Overwrite
 from medfm_compress.cli.command import command
-from medfm_compress.cli.int8_summary import print_no_int8, why_no_int8
+from medfm_compress.cli.int8_summary import print_needed_instructions, print_no_int8, why_no_int8
 from medfm_compress.cli.model_summary import print_unlabelled
 from medfm_compress.cli.next_command import after_quantize, print_next
 from medfm_compress.cli.outputs import check_file_out
@@ -84,6 +84,7 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
     if not quantized.applied:
         console.say("Nothing applied: no candidate is both faithful and faster than FP32; the bundle keeps FP32.")
     print_no_int8(quantized.manifest)
+    print_needed_instructions(quantized.manifest)
     if study is None:
         print_unlabelled(quantized.manifest)
         console.say(f"wrote {out}; a labelled study and a policy prove it: see 'medfm-compress bench --help'")

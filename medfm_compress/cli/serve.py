@@ -90,10 +90,12 @@ def quarantine(config: Config) -> None:
 
     def describe() -> None:
         console.table(
-            ["id", "what", "since", "reason"],
-            [[entry.name, entry.what, entry.since, f"{entry.code}: {entry.reason}"] for entry in entries],
-            left=(0, 1, 2, 3),
+            ["id", "what", "from", "since", "reason"],
+            [[entry.name, entry.what, entry.sender, entry.since, f"{entry.code}: {entry.reason}"] for entry in entries],
+            left=(0, 1, 2, 3, 4),
         )
+        if entries:
+            console.say("--json names each one's SOP instance UID and file, e.g. for dcmdump")
         console.say(f"{len(entries)} in quarantine; 'serve replay CONFIG ID' tries one again, 'discard' removes it")
 
     console.emit(lambda: entries, describe)
@@ -188,12 +190,14 @@ def _print_lines(text: str) -> None:
 
 def _print_overview(seen: Any) -> None:
     console.say(f"node:        {seen.health}")
-    for reason in seen.reasons:
-        console.say(f"             {reason}")
+    for line in (*seen.reasons, *seen.remarks):
+        console.say(f"             {line}")
     console.say(f"images:      {_counted(seen.instances)}")
     console.say(f"spool:       {seen.bytes / 1e9:.3g} GB")
     if seen.oldest_waiting_s is not None:
         console.say(f"oldest:      waits for {seen.oldest_waiting_s:.0f} s")
+    if seen.oldest_undelivered_s is not None:
+        console.say(f"undelivered: for {seen.oldest_undelivered_s:.0f} s at most")
     for destination, states in sorted(seen.deliveries.items()):
         console.say(f"{f'to {destination}:':12} {_counted(states)}")
     if seen.quarantine:

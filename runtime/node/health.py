@@ -25,7 +25,15 @@ Reasons = Callable[[], list[str]]
 class Health:
     """The listener."""
 
-    def __init__(self, port: int, *, faults: Reasons, unready: Reasons, metrics: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        faults: Reasons,
+        unready: Reasons,
+        metrics: Callable[[], str],
+        remarks: Reasons = list,
+    ) -> None:
         """Listen at ``port`` of loopback.
 
         Args:
@@ -33,12 +41,13 @@ class Health:
             faults: why the node is not well; empty while it is.
             unready: why it takes no images; empty while it does.
             metrics: the text for Prometheus.
+            remarks: what an operator should know beside that, e.g. a destination that cannot be reached.
 
         Raises:
             InputError: the port is taken.
         """
         self._answers: dict[str, Reasons] = {"/health": faults, "/ready": lambda: [*faults(), *unready()]}
-        self._metrics = metrics
+        self._metrics, self._remarks = metrics, remarks
         handler = type("_Bound", (_Handler,), {"health": self})
         try:
             self._server = HttpPlaces((HOST, port), handler, places=_MOST_REQUESTS, asking_s=_TIMEOUT_S)
@@ -72,7 +81,8 @@ class Health:
             return 404, "text/plain; charset=utf-8", "there are /health, /ready and /metrics\n"
         reasons = self._answers[path]()
         status = "ok" if not reasons else "unavailable"
-        return 503 if reasons else 200, "application/json", json.dumps({"status": status, "reasons": reasons}) + "\n"
+        text = json.dumps({"status": status, "reasons": reasons, "remarks": self._remarks()}) + "\n"
+        return 503 if reasons else 200, "application/json", text
 
 
 class _Handler(BaseHTTPRequestHandler):

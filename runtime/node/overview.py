@@ -28,20 +28,24 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         health: ``ok``, ``unavailable``, or ``not running``.
         reasons: why it is not well.
+        remarks: what else is to be known, e.g. a destination that cannot be reached.
         instances: state → images.
         deliveries: destination → state → results.
         quarantine: reason → images.
         bytes: of all files.
-        oldest_waiting_s: age of the image that waits longest.
+        oldest_waiting_s: age of the image that waits longest to be read.
+        oldest_undelivered_s: age of the image whose result is owed longest.
     """
 
     health: str
     reasons: tuple[str, ...]
+    remarks: tuple[str, ...]
     instances: dict[str, int]
     deliveries: dict[str, dict[str, int]]
     quarantine: dict[str, int]
     bytes: int
     oldest_waiting_s: float | None
+    oldest_undelivered_s: float | None
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,34 +54,41 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: a number for an image, ``d`` and a number for a result on its way; what `replay` takes.
         what: ``image``, or ``result to DESTINATION``.
+        sender: of the image.
         since: when the image was received, UTC.
         code: a word for metrics.
         reason: a sentence.
+        sop_instance_uid: of the image.
+        file: that holds the image, or the result.
     """
 
     name: str
     what: str
+    sender: str
     since: str
     code: str
     reason: str
+    sop_instance_uid: str
+    file: str
 
 
 def overview(config: NodeConfig) -> Overview:
     """Look at the node of ``config``; raises InputError where it never ran."""
     with closing(_view(config)) as view:
         counts = view.counts()
-    health, reasons = _health(config.operate.port)
-    oldest = counts.oldest_waiting_at
+    health, reasons, remarks = _health(config.operate.port)
     return Overview(
         health=health,
         reasons=reasons,
+        remarks=remarks,
         instances={str(state): count for state, count in counts.instances.items()},
         deliveries={
             name: {str(state): count for state, count in states.items()} for name, states in counts.deliveries.items()
         },
         quarantine=dict(counts.quarantine),
         bytes=counts.bytes,
-        oldest_waiting_s=None if oldest is None else max(0.0, time.time() - oldest),
+        oldest_waiting_s=_age_s(counts.oldest_waiting_at),
+        oldest_undelivered_s=_age_s(counts.oldest_undelivered_at),
     )
 
 
@@ -92,6 +103,9 @@ def quarantined(config: NodeConfig) -> list[Entry]:
             since=datetime.fromtimestamp(entry.received_at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S"),
             code=entry.reason_code,
             reason=entry.reason,
+            sender=entry.sender,
+            sop_instance_uid=entry.sop_instance_uid,
+            file=str(Path(config.folder) / SPOOL / entry.file),
         )
         for entry in entries
     ]
@@ -161,7 +175,9 @@ def numbers_of(names: Sequence[str]) -> tuple[list[int], list[int]]:
 
 def _leads_somewhere(entry: Entry, config: NodeConfig) -> bool:
     """Whether it is an image, or a result for a destination that there is."""
-    places = {_RESULT_TO + name for name in (*(pacs.name for pacs in config.pacs), *(fhir.name for fhir in config.fhir))}
+    places = {
+        _RESULT_TO + name for name in (*(pacs.name for pacs in config.pacs), *(fhir.name for fhir in config.fhir))
+    }
     return not entry.what.startswith(_RESULT_TO) or entry.what in places
 
 
@@ -169,16 +185,22 @@ def _view(config: NodeConfig) -> SpoolView:
     return SpoolView(Path(config.folder) / SPOOL)
 
 
-def _health(port: int) -> tuple[str, tuple[str, ...]]:
+def _age_s(at: float | None) -> float | None:
+    return None if at is None else max(0.0, time.time() - at)
+
+
+def _health(port: int) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """The state of a node that runs, why it is not well, and what else it says."""
     if not port:
-        return "not known, operate.port is 0", ()
+        return "not known, operate.port is 0", (), ()
     connection = http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", "/health")
         answer = msgspec.json.decode(connection.getresponse().read(1 << 16), type=dict[str, object])
-        reasons = answer.get("reasons")
-        return str(answer.get("status")), tuple(map(str, reasons)) if isinstance(reasons, list) else ()
+        lists = [answer.get(key) for key in ("reasons", "remarks")]
+        reasons, remarks = (tuple(map(str, lines)) if isinstance(lines, list) else () for lines in lists)
+        return str(answer.get("status")), reasons, remarks
     except (OSError, http.client.HTTPException, msgspec.MsgspecError):
-        return "not running", ()
+        return "not running", (), ()
     finally:
         connection.close()

@@ -32,6 +32,7 @@ _REJECTED_CALLING, _REJECTED_CALLED = (1, 1, 3), (1, 1, 7)  # PS3.8 table 9-21: 
 _REJECTED_LIMIT = (2, 3, 2)  # transient, provider (presentation): local limit exceeded
 _NOT_AUTHORIZED, _NO_SUCH_ACTION, _FAILURE = 0x0124, 0x0123, 0x0110
 _STOP_S = 10.0
+_SAY_EVERY_S = 10.0  # one line for each reason
 _log = logging.getLogger(__name__)
 
 
@@ -82,6 +83,7 @@ class Receiver:
         self._senders = {sender.ae_title.strip(): sender for sender in config.receive.senders}
         self._rates = {title: RateLimit(config.receive.max_objects_per_minute) for title in self._senders}
         self._rate_lock, self._stopping = threading.Lock(), False
+        self._said: dict[str, float] = {}
         self._server: Any = None
         self._thread: threading.Thread | None = None
 
@@ -155,14 +157,15 @@ class Receiver:
         """What this caller may do, or why it may not."""
         sender = self._senders.get(calling)
         if called != self._config.ae_title.strip():
-            return self._rejected("called-ae-title", _REJECTED_CALLED)
+            return self._rejected("called-ae-title", _REJECTED_CALLED, f"{in_one_line(repr(called))} was called")
         if self._stopping:
             return self._rejected("stopping", _REJECTED_LIMIT)
         if sender is not None and _calls_from(sender, address):
             return _contexts(images=True)
         if self._reports is not None and calling in {title.strip() for title in self._reports.ae_titles}:
             return _contexts(images=False)
-        return self._rejected("calling-ae-title", _REJECTED_CALLING)
+        known = "calls from another address" if sender is not None else "is not among receive.senders"
+        return self._rejected("calling-ae-title", _REJECTED_CALLING, f"{in_one_line(repr(calling))} {known}")
 
     def begin_store(self, association: Association, command_set: Any, transfer_syntax_uid: str) -> Storing:
         """Where the data set of a C-STORE goes."""
@@ -179,13 +182,17 @@ class Receiver:
         )
         return Storing(self._spool, self._config, arrival, "" if within else "rate")
 
-    def dropped(self, reason: str) -> None:
-        """A peer was not let in, or went over a bound."""
+    def dropped(self, reason: str, detail: str = "") -> None:
+        """A peer was not let in, or went over a bound; ``detail`` goes to the log alone."""
         self._metrics.count("refused", reason=reason)
         self._audit.record("refused", way="dicom", reason=reason)
+        now = time.monotonic()
+        if now - self._said.get(reason, -_SAY_EVERY_S) >= _SAY_EVERY_S:  # strangers shall not fill the log
+            self._said[reason] = now
+            _log.warning("a caller was refused (%s)%s", reason, f": {detail}" if detail else "")
 
-    def _rejected(self, reason: str, verdict: tuple[int, int, int]) -> tuple[int, int, int]:
-        self.dropped(reason)
+    def _rejected(self, reason: str, verdict: tuple[int, int, int], detail: str = "") -> tuple[int, int, int]:
+        self.dropped(reason, detail)
         return verdict
 
     def _entity(self) -> Any:

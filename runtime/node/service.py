@@ -152,6 +152,15 @@ class Node:
     def _part_faults(self) -> list[str]:
         return [self.reader.fault, self.reader.spool_fault, self._keeper.fault]
 
+    def remarks(self) -> list[str]:
+        """Which destinations are left alone at present, and why; their results wait."""
+        names = [*(pacs.name for pacs in self.config.pacs), *(fhir.name for fhir in self.config.fhir)]
+        problems = [
+            *(deliverer.problem for deliverer in self._deliverers),
+            *(poster.problem for poster in self._posters),
+        ]
+        return [f"{name} is left alone: {why}" for name, why in zip(names, problems, strict=True) if why]
+
     def unready(self) -> list[str]:
         """Why no image is accepted."""
         if self._stop.is_set():
@@ -190,7 +199,7 @@ class Node:
         port = self.config.operate.port
         if not port:
             return None
-        health = Health(port, faults=self.faults, unready=self.unready, metrics=self.metrics.text)
+        health = Health(port, faults=self.faults, unready=self.unready, metrics=self.metrics.text, remarks=self.remarks)
         health.start()
         return health
 

@@ -106,8 +106,10 @@ def counts(database: sqlite3.Connection) -> SpoolCounts:
 def quarantined(database: sqlite3.Connection) -> list[Quarantined]:
     """Instances and deliveries that were set aside, by their time of arrival."""
     rows = database.execute(
-        "SELECT id, '' AS destination, reason_code, reason, received_at FROM instances WHERE state = 'quarantined' "
-        "UNION ALL SELECT deliveries.id, destination, 'delivery-refused', deliveries.reason, received_at "
+        "SELECT id, '' AS destination, sender, sop_instance_uid, 'instances/' || file AS file, reason_code, reason, "
+        "received_at FROM instances WHERE state = 'quarantined' "
+        "UNION ALL SELECT deliveries.id, destination, sender, instances.sop_instance_uid, 'objects/' || objects.file, "
+        "'delivery-refused', deliveries.reason, received_at "
         "FROM deliveries JOIN objects ON objects.id = object_id JOIN instances ON instances.id = instance_id "
         "WHERE deliveries.state = 'quarantined' ORDER BY received_at"
     ).fetchall()

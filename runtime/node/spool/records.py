@@ -120,15 +120,21 @@ class CommitmentRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
-    """An instance in quarantine, or a delivery, without patient data.
+    """An instance in quarantine, or a delivery, for the operator: it names the image, and no patient.
 
     Attributes:
         id: of the instance, or of the delivery.
         destination: of a delivery; empty for an instance.
+        sender: of the image.
+        sop_instance_uid: of the image.
+        file: of the image, or of the result, in the spool's folder.
     """
 
     id: int
     destination: str
+    sender: str
+    sop_instance_uid: str
+    file: str
     reason_code: str
     reason: str
     received_at: float

@@ -78,8 +78,8 @@ def test_health_says_why_not() -> None:
     health = Health(0, faults=lambda: faults, unready=lambda: ["full"], metrics=lambda: "m 1\n")
     health.start()
     try:
-        assert ask(health.port, "/health") == (200, '{"status": "ok", "reasons": []}\n')
-        assert ask(health.port, "/ready") == (503, '{"status": "unavailable", "reasons": ["full"]}\n')
+        assert ask(health.port, "/health") == (200, '{"status": "ok", "reasons": [], "remarks": []}\n')
+        assert ask(health.port, "/ready") == (503, '{"status": "unavailable", "reasons": ["full"], "remarks": []}\n')
         faults.append("the reader has ended")
         assert ask(health.port, "/health")[0] == 503
         assert ask(health.port, "/metrics") == (200, "m 1\n")

@@ -11,11 +11,12 @@ from PIL import Image
 from signing import Signer, cited_by, make_store, signed_bundle
 
 from medfm_compress.cli.main import run
+from medfm_compress.runtime import engine as engines
 from medfm_compress.runtime.bundle import archive
 from medfm_compress.runtime.bundle import bundle as bundles
 from medfm_compress.runtime.bundle.bundle import Bundle, model_digest, rewrite_bundle
 from medfm_compress.runtime.engine import Engine
-from medfm_compress.runtime.errors import BundleRefused, Refused
+from medfm_compress.runtime.errors import BundleRefused, Refused, TrustRefused
 from medfm_compress.runtime.trust import standing as standings
 from medfm_compress.runtime.trust.store_changes import remove_key
 
@@ -198,6 +199,26 @@ def test_an_expired_key(scene, capsys, monkeypatch):
     monkeypatch.setattr(standings, "clock_now", lambda: "9999-06-01T00:00:00Z")
     code, out, err = answer(scene, capsys)
     assert (code, out) == (4, "") and "the key of 'Build' expired on 9999-01-01" in err
+
+
+@pytest.mark.parametrize("signer", [BUILDER, APPROVER], ids=["builder", "approver"])
+def test_a_key_that_is_revoked_stops_an_engine_that_runs(scene, tiny, monkeypatch, signer):
+    engine = Engine(scene / "good.medfm", trust=scene / "trust")
+    remove_key(scene / "trust", signer.public.key_id, revoke="stolen")
+    assert engine.predict(tiny.image()).probabilities  # the store is asked every half minute
+    monkeypatch.setattr(engines, "TRUST_EVERY_S", 0.0)
+    for _ in range(2):
+        with pytest.raises(BundleRefused, match="revoked"):
+            engine.predict(tiny.image())
+
+
+def test_an_engine_that_runs_goes_on_as_long_as_it_is_trusted(scene, tiny, monkeypatch):
+    monkeypatch.setattr(engines, "TRUST_EVERY_S", 0.0)
+    engine = Engine(scene / "good.medfm", trust=scene / "trust")
+    assert engine.predict(tiny.image()).flags == Engine(scene / "good.medfm").predict(tiny.image()).flags
+    (scene / "trust").rename(scene / "elsewhere")
+    with pytest.raises(TrustRefused):
+        engine.predict(tiny.image())
 
 
 def test_a_clock_of_1970_is_flagged(scene, tiny, monkeypatch):
