@@ -31,7 +31,14 @@ from medfm_compress.runtime.errors import (
 from medfm_compress.runtime.images.size_limits import read_limited
 from medfm_compress.runtime.node.audit import Audit
 from medfm_compress.runtime.node.config import EngineConfig, NodeConfig
-from medfm_compress.runtime.node.header_checks import Unusable, check_header, patient_of, read_header, text_of
+from medfm_compress.runtime.node.header_checks import (
+    Unusable,
+    check_header,
+    check_identity,
+    patient_of,
+    read_header,
+    text_of,
+)
 from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.open_engine import current, open_engine
 from medfm_compress.runtime.node.progress import Progress
@@ -150,6 +157,7 @@ class Reader:
     def _read(self, instance: SpooledInstance) -> str:
         data = read_limited(instance.path)
         header = read_header(data)
+        check_identity(data)
         needs_id = self._config.spool.without_patient_id == "quarantine"
         check_header(header, instance.arrival, needs_patient_id=needs_id)
         if not self._spool.study_patient(text_of(header, "StudyInstanceUID"), patient_of(header)):
