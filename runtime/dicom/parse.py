@@ -98,7 +98,7 @@ def repeated(data: bytes, tags: Sequence[int], name: str) -> list[int]:
 
     def note(tag: Any, _vr: Any, _length: int) -> bool:
         seen[int(tag)] += 1
-        return tag.group < _FIRST_GROUP  # padding
+        return bool(tag.group < _FIRST_GROUP)  # padding
 
     with suppress(Exception):  # of a damaged file what comes before the damage counts
         deflated_at, _ = _file_meta(data, name)

@@ -128,7 +128,8 @@ def replay(config: NodeConfig, names: Sequence[str]) -> list[str]:
 
 def _leads_somewhere(entry: Entry, config: NodeConfig) -> bool:
     """Whether it is an image, or a result for a destination that there is."""
-    places = {_RESULT_TO + destination.name for destination in (*config.pacs, *config.fhir)}
+    names = [*(pacs.name for pacs in config.pacs), *(fhir.name for fhir in config.fhir)]
+    places = {_RESULT_TO + name for name in names}
     return not entry.what.startswith(_RESULT_TO) or entry.what in places
 
 
