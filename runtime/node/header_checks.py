@@ -123,7 +123,8 @@ def _is_decodable(header: Dataset, tag: object, terms: tuple[str, ...], encoding
     from pydicom.datadict import dictionary_VR
     from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, PN_DELIMS, TEXT_VR_DELIMS
 
-    element = header.get_item(tag)
+    with decoding(_NAME, "DICOM"):  # of a representation that there is none of, a value is asked for here
+        element = header.get_item(tag)
     value = getattr(element, "value", None)
     if not isinstance(value, bytes):
         return True

@@ -353,3 +353,9 @@ def _deflated(data: bytes) -> bytes:
     place = head.index(b"\x02\x00\x10\x00UI") + 6
     head = head[:140] + length.to_bytes(4, "little") + head[144:place] + (22).to_bytes(2, "little") + head[place + 2 :]
     return head + squeezer.compress(data[meta:]) + squeezer.flush()
+
+
+def test_an_attribute_of_no_value_representation_is_a_fault_of_the_image(make: Make) -> None:
+    image = node_scene.image()
+    place = image.index(b"\x08\x00\x20\x00DA\x08\0") + 4
+    assert make().read(image[:place] + b"D@\0\0" + image[place + 4 + 8 :]) == ["image-refused"]
