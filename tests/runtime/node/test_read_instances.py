@@ -359,3 +359,14 @@ def test_an_attribute_of_no_value_representation_is_a_fault_of_the_image(make: M
     image = node_scene.image()
     place = image.index(b"\x08\x00\x20\x00DA\x08\0") + 4
     assert make().read(image[:place] + b"D@\0\0" + image[place + 4 + 8 :]) == ["image-refused"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"), [(b"\x20\x00\x10\x00SH", "image-refused"), (b"\x08\x00\x30\x10LO", "read")]
+)
+def test_text_that_is_said_to_be_bytes_is_no_error_of_the_node(make: Make, tag: bytes, expected: str) -> None:
+    image = node_scene.image(change={"StudyID": "S1", "StudyDescription": "chest"})
+    place = image.index(tag)
+    length = int.from_bytes(image[place + 6 : place + 8], "little")
+    bytes_instead = tag[:4] + b"OB\0\0" + length.to_bytes(4, "little")
+    assert make().read(image[:place] + bytes_instead + image[place + 8 :]) == [expected]
