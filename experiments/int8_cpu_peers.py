@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -44,7 +45,7 @@ def watched(command: list[str], log: Path) -> dict[str, object]:
     seconds = time.perf_counter() - start
     if not reason and process.returncode:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        reason = lines[-1][:200] if lines else f"exit code {process.returncode}"
+        reason = re.sub(r"(/[\w.-]+){2,}", "…", lines[-1])[:200] if lines else f"exit code {process.returncode}"
     return {"seconds": round(seconds, 1), "peak_mb": round(peak_mb), "reason": reason}
 
 

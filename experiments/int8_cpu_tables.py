@@ -9,6 +9,7 @@ interval over the interleaved rounds (`bench.speedup`): above 1, ours is faster.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def duels(records: list[dict[str, Any]]) -> list[str]:
     title = "## Against every peer: its latency over ours, ours with at most its error"
     lines = [title, "", *_duel_head()]
     for record in records:
-        for peer in PEERS:
+        for peer in filter(partial(_took_part, record), PEERS):
             error = error_of(record, peer)
             mine = [fastest(record, cell, OURS, np.inf if error is None else error) for cell in CELLS]
             usual = [fastest(record, cell, USUAL) for cell in CELLS]
@@ -195,7 +196,7 @@ def table_of(record: dict[str, Any]) -> list[str]:
     lines = [f"## {record['model']}", ""]
     lines.append(f"{machine['cpu_model']}, {machine['allowed_cpus']} CPUs; ours: " + "; ".join(_methods(record)))
     lines += ["", "| | " + " | ".join(CELLS.values()) + " | error | agreement |", "|---" * 7 + "|"]
-    for name in NAMES:
+    for name in filter(partial(_took_part, record), NAMES):
         cells = [quartiles(measurement(record, cell, name)) for cell in CELLS]
         note = _why(record, name) if set(cells) == {ABSENT} else ""
         cells += [_shown(error_of(record, name)), _shown(record["errors"].get("agreement", {}).get(name))]
@@ -221,6 +222,13 @@ _FIGURES = (("speedup", ".2f"), ("error", ".4f"))
 
 def _methods(record: dict[str, Any]) -> list[str]:
     return [f"{name} {about['method']}" for name, about in record["ours"].items()]
+
+
+def _took_part(record: dict[str, Any], name: str) -> bool:
+    """Whether it was timed, or failed; not where nobody made it for this network."""
+    return not _why(record, name).startswith(("fails: was not made", "fails: chosen for two", "was not timed")) or any(
+        measurement(record, cell, name) for cell in CELLS
+    )
 
 
 def _why(record: dict[str, Any], name: str) -> str:

@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ import numpy as np
 
 from medfm_compress.runtime.bundle.bundle import Bundle
 
-KINDS = {"cr": (2000, "CR"), "ct": (512, "CT")}
+KINDS = {"cr": (2000, "CR"), "ct": (512, "CT"), "small": (128, "CT")}
 """Side in pixels of 16 bits, and modality."""
 _CLASSES = {"CR": "1.2.840.10008.5.1.4.1.1.1", "CT": "1.2.840.10008.5.1.4.1.1.2"}
 _LONGEST_S = 3600.0
@@ -183,6 +184,7 @@ def with_node(bundle: Path, folder: Path, ports: Ports, paths: Sequence[Path], s
             "port": ports.node,
             "senders": [{"ae_title": "SCANNER"}],
             "max_objects_per_minute": 10**6,
+            "idle_s": 900,
         },
         "engine": {"bundle": str(bundle.absolute()), "threads": 1, "atypical": "flag", "unverified": True},
         "spool": {"min_free_gb": 0},
@@ -198,14 +200,10 @@ def with_node(bundle: Path, folder: Path, ports: Ports, paths: Sequence[Path], s
         running(command, folder, lambda: "ok" in ask(ports.health, "/ready")) as process,
     ):
         ready_s = time.perf_counter() - began
-        memory = [resident_mb(process.pid)]
         start = time.perf_counter()
-        received_s = send(paths, senders, ports.node, "MEDFM")
-        step = max(1, len(paths) // 20)
-        for goal in range(step, len(paths) + 1, step):
-            until(lambda goal=goal: sent(ports.health) >= goal, ports.health)  # type: ignore[misc]
-            memory.append(resident_mb(process.pid))
-        until(lambda: sent(ports.health) >= len(paths))
+        with watched_memory(process.pid, ports.health) as memory:
+            received_s = send(paths, senders, ports.node, "MEDFM")
+            until(lambda: sent(ports.health) >= len(paths), ports.health)
         delivered_s = time.perf_counter() - start
         until(lambda: len(ask(ports.health, "/metrics")) > 0 and in_state(ports.health, "done") >= len(paths))
         forgotten_s = time.perf_counter() - start
@@ -218,7 +216,7 @@ def with_node(bundle: Path, folder: Path, ports: Ports, paths: Sequence[Path], s
         "latency_s": {"p50": float(np.quantile(latencies, 0.5)), "p99": float(np.quantile(latencies, 0.99))},
         "latencies": len(latencies),
         "ready_s": ready_s,
-        "resident_mb": {"first": memory[0], "half": statistics.median(memory[len(memory) // 2 :]), "last": memory[-1]},
+        "resident_mb": summary_of(memory),
     }
 
 
@@ -229,6 +227,40 @@ def sent(port: int) -> float:
         for line in ask(port, "/metrics").splitlines()
         if "deliveries_sent_total{" in line
     )
+
+
+@contextlib.contextmanager
+def watched_memory(process: int, health: int) -> Iterator[list[tuple[float, float]]]:
+    """Results sent so far and resident MB, every second while the block runs."""
+    seen = [(0.0, resident_mb(process))]
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            with contextlib.suppress(OSError, StopIteration):
+                seen.append((sent(health), resident_mb(process)))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def summary_of(memory: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """At the start, the median of each tenth of the images, the most, and the end."""
+    last = max(done for done, _ in memory) or 1.0
+    tenths: list[list[float]] = [[] for _ in range(10)]
+    for done, mb in memory[1:]:
+        tenths[min(9, int(10 * done / last))].append(mb)
+    return {
+        "first": memory[0][1],
+        "tenths": [round(statistics.median(values), 1) if values else None for values in tenths],
+        "most": max(mb for _, mb in memory),
+        "last": memory[-1][1],
+    }
 
 
 def in_state(port: int, state: str) -> float:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def device_spec(spec: ImageSpec, step: ExportStep, study: Study, progress: Progress) -> ImageSpec:
-    """``spec`` with the DICOM modalities and the kind of colour that the model is for.
+    """``spec`` with the DICOM files, the size and the kind of colour that the model is for.
 
     Raises:
-        InputError: images of the other kind are to be refused, and which that is is not known.
+        InputError: images of the other kind are to be refused, and which that is is not known; or a range is empty.
     """
-    return with_colour_rule(with_modalities(spec, step, study), step, study, progress)
+    return with_colour_rule(with_dicom_kind(with_modalities(spec, step, study), step), step, study, progress)
 
 
 def with_modalities(spec: ImageSpec, step: ExportStep, study: Study) -> ImageSpec:
@@ -33,6 +33,24 @@ def with_modalities(spec: ImageSpec, step: ExportStep, study: Study) -> ImageSpe
     if not found and isinstance(study.source, Files):
         found = modalities(study.source.root, [case.image for case in study.cases])
     return msgspec.structs.replace(spec, dicom=msgspec.structs.replace(spec.dicom, modalities=tuple(found)))
+
+
+def with_dicom_kind(spec: ImageSpec, step: ExportStep) -> ImageSpec:
+    """``spec`` with what was asked of classes, views, parts, sides, spacing and size, else its own.
+
+    Raises:
+        InputError: the least spacing is above the greatest.
+    """
+    asked = {
+        "sop_classes": step.dicom_sop_class,
+        "view_positions": step.dicom_view,
+        "body_parts": step.dicom_body_part,
+        "lateralities": step.dicom_laterality,
+        "min_spacing_mm": step.min_spacing_mm,
+        "max_spacing_mm": step.max_spacing_mm,
+    }
+    rules = msgspec.structs.replace(spec.dicom, **{name: value for name, value in asked.items() if value})
+    return msgspec.structs.replace(spec, dicom=rules, min_side_px=step.min_side_px or spec.min_side_px)
 
 
 def with_colour_rule(spec: ImageSpec, step: ExportStep, study: Study, progress: Progress) -> ImageSpec:

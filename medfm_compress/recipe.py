@@ -139,6 +139,13 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         intended_use: what the bundle is for, in one sentence.
         dicom_modality: of the DICOM files that the device may predict on, e.g. ``DX``; without any, the model's own,
             else those of the study's DICOM files.
+        dicom_sop_class: of the DICOM files that the device may predict on, a UID; without any, the model's own.
+        dicom_view: view position of those files, e.g. ``PA``; without any, the model's own.
+        dicom_body_part: of those files, e.g. ``CHEST``; without any, the model's own.
+        dicom_laterality: of those files, ``R``, ``L``, ``U`` or ``B``; without any, the model's own.
+        min_spacing_mm: least distance of pixels of those files in mm; a file that does not say it is refused.
+        max_spacing_mm: greatest distance of pixels of those files in mm; a file that does not say it is refused.
+        min_side_px: shorter side that an image must have; by default the model's own.
         image_colour: kind of images that the model is for, ``grey`` or ``colour``; ``study`` is the model's own rule,
             else what the study's images show; ``any`` states nothing, and no image is flagged.
         other_colour: what the device does with an image of the other kind: ``flag`` its prediction, or ``refuse`` it.
@@ -149,15 +156,31 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     rule: str = "youden"
     intended_use: str = NOT_FOR_CLINICAL_USE
     dicom_modality: tuple[str, ...] = ()
+    dicom_sop_class: tuple[str, ...] = ()
+    dicom_view: tuple[str, ...] = ()
+    dicom_body_part: tuple[str, ...] = ()
+    dicom_laterality: tuple[str, ...] = ()
+    min_spacing_mm: Annotated[float, Meta(gt=0, le=100)] | None = None
+    max_spacing_mm: Annotated[float, Meta(gt=0, le=100)] | None = None
+    min_side_px: Annotated[int, Meta(ge=1, le=65535)] | None = None
     image_colour: Literal["study", "grey", "colour", "any"] = "study"
     other_colour: Literal["flag", "refuse"] = "flag"
     false_refusal_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
 
     def __post_init__(self) -> None:
         parse_rule(self.rule)
-        wrong = [name for name in self.dicom_modality if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", name)]
+        for name, tag, example in (
+            ("dicom_modality", "(0008,0060)", "DX, CR or MG"),
+            ("dicom_view", "(0018,5101)", "PA or AP"),
+            ("dicom_body_part", "(0018,0015)", "CHEST"),
+            ("dicom_laterality", "(0020,0062)", "L or R"),
+        ):
+            wrong = [value for value in getattr(self, name) if not re.fullmatch(r"[A-Z0-9_ ]{1,16}", value)]
+            if wrong:
+                raise InputError(f"{name} is {wrong[0]!r}; write a code of {tag} such as {example}")
+        wrong = [uid for uid in self.dicom_sop_class if not re.fullmatch(r"[0-9]+(\.[0-9]+)+", uid) or len(uid) > 64]
         if wrong:
-            raise InputError(f"dicom_modality is {wrong[0]!r}; write a code of (0008,0060) such as DX, CR or MG")
+            raise InputError(f"dicom_sop_class is {wrong[0]!r}; write a UID such as 1.2.840.10008.5.1.4.1.1.1.1 (DX)")
 
 
 class BenchStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

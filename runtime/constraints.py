@@ -96,7 +96,7 @@ def read_annotation(annotation: Any) -> Field:
         inner = read_annotation(arguments[0])
         return inner._replace(meta=next((part for part in arguments[1:] if isinstance(part, msgspec.Meta)), inner.meta))
     if origin in (typing.Union, types.UnionType):
-        kinds = [part for part in arguments if part is not types.NoneType]
+        kinds = [part for part in arguments if part not in (types.NoneType, msgspec.UnsetType)]
         field = read_annotation(kinds[0]) if len(kinds) == 1 else Field(base=object)  # several kinds bound nothing
         return field._replace(optional=len(kinds) < len(arguments))
     if origin is Literal:

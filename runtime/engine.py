@@ -37,6 +37,8 @@ UNVERIFIED_FLAG = "unverified-model"
 NOT_RELIABLE_FLAG = "not-reliable"
 UNSIGNED_FLAG = "unsigned-bundle"
 CLOCK_FLAG = "clock-is-wrong"
+TRUST_EVERY_S = 30.0
+"""A trust store is asked again before the first prediction that comes so much later: a key may have been revoked."""
 START_GOLDENS = 1
 """Golden cases replayed at the start: one already passes through every operator; ``inspect --verify`` replays all."""
 
@@ -136,6 +138,7 @@ class Engine:
             raise InputError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
+        self._trust, self._allow_unsigned, self._trusted_at = trust, allow_unsigned, time.monotonic()
         self.bundle = _opened(bundle, find_store(trust), allow_unsigned)
         self.variant = _choose(self.bundle, backend, unverified)
         self.task: Task = self.manifest.task_of(self.variant)
@@ -173,6 +176,7 @@ class Engine:
         Raises:
             ImageRefused: the image is unreadable or not what the bundle was made for.
             Refused: the network's output, or a probability that follows from it, is not finite.
+            BundleRefused, TrustRefused: the trust store does not trust the bundle any more; see `check_trust`.
             InputError: the engine is closed, or the source is of no known kind.
         """
         return self.predict_with_input(source, atypical=atypical)[0]
@@ -186,11 +190,14 @@ class Engine:
         if atypical not in ("withhold", "flag"):
             raise InputError(f"atypical is {atypical!r}; it must be 'withhold' or 'flag'")
         start = time.perf_counter()
+        if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
+            self.check_trust()
         pixels = read_image(source, self.manifest.image_spec.dicom)
         return self._predict(pixels, start, withholds=atypical == "withhold")
 
     def _predict(self, pixels: Pixels, start: float, *, withholds: bool) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.colour_kind import colour_flags
+        from medfm_compress.runtime.dicom.rules import kind_flags
         from medfm_compress.runtime.preprocess import preprocess
 
         tensor = preprocess(pixels, self.manifest.image_spec)
@@ -205,6 +212,7 @@ class Engine:
             label=task.labels[int(scores[0].argmax())] if task.kind == "multiclass" and given else None,
             flags=(
                 *pixels.flags,
+                *kind_flags(pixels, self.manifest.image_spec.dicom),
                 *colour_flags(pixels, self.manifest.image_spec),
                 *((NOT_RELIABLE_FLAG,) if not_reliable else ()),
                 *self._standing_flags,
@@ -253,6 +261,21 @@ class Engine:
         if values.shape != features.shape or not np.isfinite(values).all():
             raise Refused("the network's features of this image are not finite or misshapen; no result is given")
         return self._judge.judge(values, tensor)
+
+    def check_trust(self) -> None:
+        """Ask the trust store that counts here again, as it is now.
+
+        Raises:
+            BundleRefused: a key was revoked or has expired, so that nobody trusted stands behind the bundle any more.
+            TrustRefused: the store cannot be relied on.
+        """
+        store = find_store(self._trust)
+        if store is not None:
+            bundle = self.bundle.held_against(store, allow_unsigned=self._allow_unsigned)
+            reason = choice.verdict_incompatibility(bundle, self.variant) if self.verified else ""
+            if reason:
+                raise BundleRefused(f"{bundle.path.name}: {reason}")
+        self._trusted_at = time.monotonic()
 
     def replay_goldens(self) -> float:
         """Replay every golden case of the variant; the relative logit error.

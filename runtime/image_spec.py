@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -13,8 +14,17 @@ Resize = Literal["stretch", "shortest", "longest"]
 Filter = Literal["nearest", "bilinear", "bicubic"]
 Window = Literal["file", "full_range", "fixed"]
 ColourKind = Literal["grey", "colour"]
+FrameChoice = Literal["first", "middle", "numbered"]
 
 MAX_SIDE_PX = 4096
+_OF_PIXELS = (
+    *("window", "window_center", "window_width", "window_number", "window_explanation"),
+    *("frame", "frame_number"),
+)
+_OF_SCHEMA_6 = (
+    *("window_number", "window_explanation", "sop_classes", "lateralities", "min_spacing_mm", "max_spacing_mm"),
+    *("frame", "frame_number"),
+)
 LARGEST_SHIFT = 1e6
 """Of mean, std and 1 / std: what comes of them stays far inside the range of float32."""
 
@@ -22,17 +32,28 @@ LARGEST_SHIFT = 1e6
 class DicomRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which DICOM images a network was made for, and how their values become presentation values.
 
-    Empty tuples accept anything. An attribute that is absent from a file is accepted unless it is ``Modality``, which
-    is type 1 in every image IOD (PS3.3 C.7.3.1.1.1).
+    Empty tuples accept anything. An attribute that is absent from a file is accepted unless it is ``Modality`` or ``SOP
+    Class UID``, which are type 1 in every image IOD (PS3.3 C.7.3.1.1.1, C.12.1), or the spacing where a range is given.
+    What is UNSET is left out of the JSON, so that digests of older bundles hold.
 
     Attributes:
         modalities: allowed ``Modality`` (0008,0060), e.g. ``("CR", "DX")``.
         view_positions: allowed ``ViewPosition`` (0018,5101), e.g. ``("PA", "AP")``.
         body_parts: allowed ``BodyPartExamined`` (0018,0015), upper case.
-        window: ``file`` applies the file's first VOI LUT or window (full range where it has none), ``full_range``
+        window: ``file`` applies the file's VOI LUT or window (full range where it has none), ``full_range``
             ignores it, ``fixed`` applies ``window_center`` / ``window_width`` to the modality values.
         window_center: in modality units (e.g. HU); only with ``fixed``.
         window_width: in modality units, >= 1; only with ``fixed``.
+        window_number: which of the file's several VOI LUTs or windows, counted from 1; absent it is the first that is
+            not empty; only with ``file``.
+        window_explanation: which of them, by its explanation (0028,1055) or (0028,3003); only with ``file``.
+        sop_classes: allowed ``SOP Class UID`` (0008,0016), e.g. ``("1.2.840.10008.5.1.4.1.1.1.1",)``.
+        lateralities: allowed ``ImageLaterality`` (0020,0062), else ``FrameLaterality`` or ``Laterality``: R, L, U, B.
+        min_spacing_mm: least distance of rows and of columns; a file that does not say it is refused.
+        max_spacing_mm: greatest distance of rows and of columns; a file that does not say it is refused.
+        frame: which frame of a multi-frame image is the image: the ``first``, the ``middle`` one (of an even number
+            the earlier), or that of ``frame_number``; absent, multi-frame images are refused.
+        frame_number: counted from 1; only with ``numbered``.
     """
 
     modalities: tuple[str, ...] = ()
@@ -41,6 +62,14 @@ class DicomRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     window: Window = "file"
     window_center: float | None = None
     window_width: float | None = None
+    window_number: int | msgspec.UnsetType = msgspec.UNSET
+    window_explanation: str | msgspec.UnsetType = msgspec.UNSET
+    sop_classes: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    lateralities: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    min_spacing_mm: float | msgspec.UnsetType = msgspec.UNSET
+    max_spacing_mm: float | msgspec.UnsetType = msgspec.UNSET
+    frame: FrameChoice | msgspec.UnsetType = msgspec.UNSET
+    frame_number: int | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         fixed = self.window == "fixed"
@@ -48,6 +77,45 @@ class DicomRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise InputError("window_center and window_width go with window 'fixed', and it needs both")
         if self.window_width is not None and self.window_width < 1:
             raise InputError(f"window_width is {self.window_width}; it must be at least 1 (PS3.3 C.11.2.1.2.1)")
+        self._check_choices()
+        self._check_spacing()
+
+    def _check_choices(self) -> None:
+        chosen = (self.window_number, self.window_explanation)
+        if chosen != (msgspec.UNSET, msgspec.UNSET) and (self.window != "file" or msgspec.UNSET not in chosen):
+            raise InputError("window_number or window_explanation, one of them, goes with window 'file' alone")
+        if (self.frame == "numbered") != (self.frame_number is not msgspec.UNSET):
+            raise InputError("frame_number goes with frame 'numbered', and it needs one")
+        for name, number in (("window_number", self.window_number), ("frame_number", self.frame_number)):
+            if number is not msgspec.UNSET and number < 1:
+                raise InputError(f"{name} is {number}; the first is 1")
+        if self.window_explanation is not msgspec.UNSET and not self.window_explanation.strip():
+            raise InputError("window_explanation is empty; write it as the files do, e.g. LUNG, or leave it out")
+
+    def _check_spacing(self) -> None:
+        low, high = self.spacing_range_mm
+        if not 0 <= low <= high or high == 0:
+            raise InputError(f"pixel spacing from {low} to {high} mm holds none; min_spacing_mm must be the smaller")
+
+    @property
+    def spacing_range_mm(self) -> tuple[float, float]:
+        """Least and greatest distance of pixels; from 0 to infinity where neither is declared."""
+        low = 0.0 if self.min_spacing_mm is msgspec.UNSET else self.min_spacing_mm
+        return low, math.inf if self.max_spacing_mm is msgspec.UNSET else self.max_spacing_mm
+
+    @property
+    def declares_kind(self) -> bool:
+        """Whether they say of which kind images must be, by modality or SOP class."""
+        return bool(self.modalities or self.sop_classes)
+
+    @property
+    def has_later_rules(self) -> bool:
+        """Whether a rule is set that bundles before schema 6 did not know."""
+        return any(getattr(self, name) is not msgspec.UNSET for name in _OF_SCHEMA_6)
+
+    def for_pixels(self) -> DicomRules:
+        """What of the rules decides the values of an image that is let in, without what decides who is let in."""
+        return DicomRules(**{name: getattr(self, name) for name in _OF_PIXELS})
 
 
 class ColourRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from medfm_compress.compress.training.job import Images
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
-from medfm_compress.runtime.image_spec import DicomRules, ImageSpec
+from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
 
@@ -117,6 +117,4 @@ def check_labels(study: Study, task: Task, name: str) -> None:
 
 def pixels_of(spec: ImageSpec) -> ImageSpec:
     """What of a spec decides the pixels that a network learns from: not which files a device lets in or flags."""
-    rules = spec.dicom
-    window = DicomRules(window=rules.window, window_center=rules.window_center, window_width=rules.window_width)
-    return msgspec.structs.replace(spec, dicom=window, colour_rule=msgspec.UNSET)
+    return msgspec.structs.replace(spec, dicom=spec.dicom.for_pixels(), colour_rule=msgspec.UNSET)

@@ -11,8 +11,9 @@ in the file, all of shape ``[1]``:
     with the window rule "file": window_center, window_width float64 and voi_lut_function int64 (0 LINEAR,
     1 LINEAR_EXACT, 2 SIGMOID); a width of 0 where the file has no window
 
-A file with a Modality LUT or VOI LUT Sequence cannot be passed: its tables are no numbers. All is computed in float64
-and rounded to 16 bits as the runtime does, so that the P-values are the same.
+A file with a Modality LUT, VOI LUT or Presentation LUT Sequence cannot be passed: its tables are no numbers; nor can
+one of more than 16 bits. Of several frames and windows the host takes those that the spec's rules name. All is computed
+in float64 and rounded to 16 bits as the runtime does, so that the P-values are the same.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ COMMANDS = (
     "explain_difference",
     "gate",
     "run",
+    "view",
     "inspect",
     "doctor",
     "demo",

@@ -11,13 +11,14 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import STUDY_KINDS, Images, Overwrite
 from medfm_compress.cli.command import command
-from medfm_compress.cli.model_summary import describe_colour_rule, print_unlabelled
+from medfm_compress.cli.model_summary import describe_colour_rule, dicom_in_words, print_unlabelled
 from medfm_compress.cli.next_command import after_export, print_next
 from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, onnx_source
 from medfm_compress.export.self_contained.options import SelfContainedOptions
 from medfm_compress.onnx_model import CaseSource, export_onnx_model
 from medfm_compress.recipe import ExportStep
+from medfm_compress.runtime.dicom.rules import KIND_NOT_DECLARED
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _export_self_contained(request: _Request, options: SelfContainedOptions, out
         if request.cases.study or request.cases.images or request.step != ExportStep():
             raise InputError(
                 f"{model} is a bundle, whose thresholds and words are decided; leave --study, --rule, --images, "
-                "--intended-use and --dicom-modality out"
+                "--intended-use, --dicom-modality and the like out"
             )
         return export_self_contained(Bundle.open(model), options, out, console.progress)
     with tempfile.TemporaryDirectory(prefix="medfm-export-") as scratch:
@@ -145,11 +146,12 @@ def _print_manifest(manifest: Manifest, out: Path, study: Path | None, images: P
             f"{point.label}: threshold {point.threshold:.3f} by {point.rule} (validation sensitivity "
             f"{point.sensitivity:.3f} of {point.positives}, specificity {point.specificity:.3f} of {point.negatives})"
         )
-    accepted = ", ".join(manifest.image_spec.dicom.modalities)
+    accepted = dicom_in_words(manifest.image_spec)
     console.say(
-        f"DICOM files of modality {accepted} are accepted, and no others"
-        if accepted
-        else "DICOM files of every modality are accepted; name those that it was made for: --dicom-modality DX"
+        f"DICOM files of {accepted} are accepted, and no others"
+        if manifest.image_spec.dicom.declares_kind
+        else f"DICOM files of every modality are accepted{f' ({accepted})' if accepted else ''}, and their predictions "
+        f"flagged {KIND_NOT_DECLARED}; name those that it was made for: --dicom-modality DX"
     )
     console.say(describe_colour_rule(manifest.image_spec))
     print_unlabelled(manifest)

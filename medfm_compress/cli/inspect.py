@@ -10,7 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Bundle
 from medfm_compress.cli.command import command
-from medfm_compress.cli.model_summary import describe_colour_rule
+from medfm_compress.cli.model_summary import describe_colour_rule, dicom_in_words
 from medfm_compress.runtime.errors import EXIT_REFUSED, MedfmError
 
 if TYPE_CHECKING:
@@ -127,17 +127,9 @@ def _print_operating_points(manifest: Manifest) -> None:
 
 
 def _input_in_words(spec: ImageSpec) -> str:
-    accepted = "; ".join(
-        f"{name} {', '.join(values)}"
-        for name, values in (
-            ("modality", spec.dicom.modalities),
-            ("view", spec.dicom.view_positions),
-            ("body part", spec.dicom.body_parts),
-        )
-        if values
-    )
     words = f"{spec.width_px}×{spec.height_px} px {spec.colour}, resize {spec.resize} ({spec.filter})"
-    return f"{words}; DICOM {accepted or 'of any kind'}; {describe_colour_rule(spec)}"
+    kind = dicom_in_words(spec) if spec.dicom.declares_kind else f"of any kind; {dicom_in_words(spec)}".rstrip("; ")
+    return f"{words}, at least {spec.min_side_px} px; DICOM {kind}; {describe_colour_rule(spec)}"
 
 
 def _tabulate(variants: list[dict[str, Any]]) -> None:

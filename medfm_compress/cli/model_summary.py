@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +33,35 @@ def print_model(model: Model, out: Path, next_command: str, more: Mapping[str, A
     document = {"model": str(out), "name": model.name, "parameters": parameters, "steps": steps}
     document |= {"next": next_command, **more}
     console.emit(lambda: document, describe)
+
+
+def dicom_in_words(spec: ImageSpec) -> str:
+    """Which DICOM files a bundle with ``spec`` takes, and which of their frames and windows; empty for any, the usual.
+
+    It is what `export` and `inspect` say.
+    """
+    rules = spec.dicom
+    low, high = rules.spacing_range_mm
+    words = [
+        f"{name} {', '.join(values)}"
+        for name, values in (
+            ("modality", rules.modalities),
+            ("SOP class", rules.sop_classes or ()),
+            ("view", rules.view_positions),
+            ("body part", rules.body_parts),
+            ("laterality", rules.lateralities or ()),
+        )
+        if values
+    ]
+    if (low, high) != (0, math.inf):
+        words.append(f"spacing {low:g} mm and more" if high == math.inf else f"spacing {low:g} to {high:g} mm")
+    if rules.frame:
+        words.append(
+            f"of several frames {rules.frame if rules.frame != 'numbered' else f'number {rules.frame_number}'}"
+        )
+    if rules.window_number or rules.window_explanation:
+        words.append(f"window {rules.window_number or rules.window_explanation}")
+    return "; ".join(words)
 
 
 def print_unlabelled(manifest: Manifest) -> None:

@@ -69,6 +69,8 @@ _EXAMPLES: Mapping[str, Any] = MappingProxyType(
         "stow.token_file": "stow.token",
         "stow.certificate": "node.pem",
         "stow.key": "node.key",
+        "page.token_file": "page.token",
+        "page.urgent": ["pneumothorax"],
         "certificate": "node.pem",
         "key": "node.key",
         "authorities": "authorities.pem",

@@ -105,7 +105,7 @@ def _default(declared: msgspec.structs.FieldInfo, field: Field) -> str:
     if isinstance(value, msgspec.Struct):
         changes = _changes(value)
         return f"`{msgspec.json.encode(changes).decode()}`" if changes else ""
-    return "" if value in (None, "", (), {}) else f"`{msgspec.json.encode(value).decode()}`"
+    return "" if value in (None, "", (), {}, msgspec.UNSET) else f"`{msgspec.json.encode(value).decode()}`"
 
 
 def _changes(value: msgspec.Struct) -> dict[str, Any]:

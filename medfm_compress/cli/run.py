@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import TrustStoreOption
 from medfm_compress.cli.command import command
+from medfm_compress.cli.engine_choice import EngineChoice, is_folder, open_engine
 from medfm_compress.cli.prediction_rows import Rows, as_line
 from medfm_compress.runtime.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNUSABLE, InputError, MedfmError, Refused
 from medfm_compress.runtime.images.find_files import find_files, why_no_image
@@ -63,13 +64,14 @@ def run(
     """
     if cache == Path():
         raise InputError("--cache is empty or '.'; give the path of a folder for compiled models")
-    folders = any(map(_is_folder, images))
+    folders = any(map(is_folder, images))
     files, longest = _survey(images) if folders else (len(images), 0)
     say = (lambda _: None) if console.wants_json() else console.say
     tally: Counter[str] = Counter()
     code = EXIT_OK
+    choice = EngineChoice(backend, threads, unverified, cache, shadow, trust_store, allow_unsigned)
     with (
-        _open(bundle, EngineChoice(backend, threads, unverified, cache, shadow, trust_store, allow_unsigned)) as engine,
+        open_engine(bundle, choice) as engine,
         console.json_list() as add,
     ):
         rows = Rows(engine.task, longest)
@@ -89,56 +91,6 @@ def run(
         raise typer.Exit(code)
 
 
-class EngineChoice(NamedTuple):
-    """How the options say that the engine is to be opened."""
-
-    backend: str | None
-    threads: int | None
-    unverified: bool
-    cache: Path | None
-    shadow: bool
-    trust_store: Path | None
-    allow_unsigned: bool
-
-
-def _open(bundle: Path, choice: EngineChoice) -> Engine | ActiveEngine:
-    backend, unverified = choice.backend, choice.unverified
-    if _is_folder(bundle):
-        if unverified or backend is not None:
-            option = "--unverified" if unverified else "--backend"
-            raise InputError(
-                f"{option} is for bundles; what runs in the device folder {bundle} was settled by its activation"
-            )
-        return _open_active(bundle, choice)
-    from medfm_compress.runtime.engine import Engine
-
-    if choice.shadow:
-        raise InputError(f"--shadow needs a device folder, in which a candidate waits; {bundle} is none")
-    return Engine(
-        bundle,
-        backend=backend,
-        threads=choice.threads,
-        unverified=unverified,
-        cache_dir=choice.cache,
-        trust=choice.trust_store,
-        allow_unsigned=choice.allow_unsigned,
-    )
-
-
-def _open_active(folder: Path, choice: EngineChoice) -> ActiveEngine:
-    """The active bundle, counted; with ``shadow`` the candidate beside it."""
-    from medfm_compress.runtime.device.active_engine import ActiveEngine, Observer
-    from medfm_compress.runtime.device.folder import DeviceFolder
-    from medfm_compress.runtime.monitor.monitor import Monitor
-    from medfm_compress.runtime.monitor.shadow import Shadow
-
-    device = DeviceFolder(folder, trust=choice.trust_store, allow_unsigned=choice.allow_unsigned)
-    if choice.shadow and device.state.candidate is None:
-        raise InputError(f"no candidate waits in the device folder {folder}; install one first")
-    observers: list[Observer] = [Monitor(folder), *([Shadow(device)] if choice.shadow else [])]
-    return ActiveEngine(device, threads=choice.threads, cache_dir=choice.cache, observers=observers)
-
-
 def _survey(images: list[Path]) -> tuple[int, int]:
     """How many files there are to look at, and the length of the longest path; nothing of them is kept."""
     files, longest = 0, 0
@@ -149,14 +101,14 @@ def _survey(images: list[Path]) -> tuple[int, int]:
 
 def _files(images: list[Path]) -> Iterator[Path]:
     for image in images:
-        yield from find_files(image) if _is_folder(image) else (image,)
+        yield from find_files(image) if is_folder(image) else (image,)
 
 
 def _outcomes(engine: Engine | ActiveEngine, images: list[Path], atypical: Atypical) -> Iterator[tuple[Path, Outcome]]:
     """Every file with its outcome; last, every folder without an image."""
     empty = []
     for image in images:
-        if not _is_folder(image):
+        if not is_folder(image):
             yield image, _predict(engine, image, atypical)
             continue
         found = False
@@ -170,7 +122,7 @@ def _outcomes(engine: Engine | ActiveEngine, images: list[Path], atypical: Atypi
 
 
 def _predict(engine: Engine | ActiveEngine, image: Path, atypical: Atypical) -> Prediction | MedfmError:
-    if _is_folder(image):  # others were entered
+    if is_folder(image):  # others were entered
         return InputError("the folder cannot be listed; make it readable")
     try:
         return engine.predict(image, atypical=atypical)
@@ -200,10 +152,3 @@ def _as_json(image: Path, outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, MedfmError):
         return {"image": str(image), "error": str(outcome), "exit_code": outcome.exit_code}
     return {"image": str(image), **msgspec.to_builtins(outcome)}
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name that no file can have
-        return False

@@ -10,7 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.command import command
 from medfm_compress.cli.default_command import GroupWithDefault
-from medfm_compress.runtime.errors import EXIT_REFUSED, EXIT_UNUSABLE
+from medfm_compress.runtime.errors import EXIT_REFUSED, EXIT_UNUSABLE, InputError
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.node.config import NodeConfig
@@ -94,7 +94,7 @@ def quarantine(config: Config) -> None:
             [[entry.name, entry.what, entry.since, f"{entry.code}: {entry.reason}"] for entry in entries],
             left=(0, 1, 2, 3),
         )
-        console.say(f"{len(entries)} in quarantine; 'serve replay CONFIG ID' tries one again")
+        console.say(f"{len(entries)} in quarantine; 'serve replay CONFIG ID' tries one again, 'discard' removes it")
 
     console.emit(lambda: entries, describe)
 
@@ -104,12 +104,32 @@ def quarantine(config: Config) -> None:
 def replay(
     config: Config,
     ids: Annotated[list[str], typer.Argument(help="Of 'serve quarantine'; 'all' for everything.", metavar="ID")],
+    accept_patient: Annotated[
+        bool,
+        typer.Option("--accept-patient", help="Of images in other-patient: the study is of their patient from now on."),
+    ] = False,
 ) -> None:
     """Take images and results out of quarantine, to be tried again; the node need not run."""
     from medfm_compress.runtime.node.overview import replay as replay_all
 
-    done = replay_all(_read(config), tuple(ids))
+    done = replay_all(_read(config), tuple(ids), accept_patient=accept_patient)
     console.emit(lambda: {"replayed": done}, lambda: console.say(f"{len(done)} will be tried again"))
+
+
+@app.command()
+@command()
+def discard(
+    config: Config,
+    ids: Annotated[list[str], typer.Argument(help="Of 'serve quarantine', one by one.", metavar="ID")],
+    yes: Annotated[bool, typer.Option("--yes", help="They are to go for good.")] = False,
+) -> None:
+    """Remove images from quarantine for good, and give up results; the node need not run."""
+    from medfm_compress.runtime.node.overview import discard as discard_all
+
+    if not yes:
+        raise InputError(f"{len(ids)} would go for good, and nothing brings them back; add --yes")
+    done = discard_all(_read(config), tuple(ids))
+    console.emit(lambda: {"discarded": done}, lambda: console.say(f"{len(done)} discarded"))
 
 
 @app.command()

@@ -114,6 +114,12 @@ class ActiveEngine:
         self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
     ) -> Prediction:
         """Predict for one image, and count it while the bundle is on trial; see `Engine.predict`."""
+        return self.predict_with_input(source, atypical=atypical)[0]
+
+    def predict_with_input(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+    ) -> tuple[Prediction, NetworkInput]:
+        """`predict`, and what the network was given."""
         self._follow()
         self._replay_if_due()
         try:
@@ -127,7 +133,7 @@ class ActiveEngine:
             raise
         self._tell(lambda observer: observer.predicted(source, prediction, seen))
         self._count(refused=not prediction.probabilities)  # withheld: a bundle that finds every image unlike is bad too
-        return prediction
+        return prediction, seen
 
     def replay_goldens(self) -> float:
         """Replay all golden cases now; the relative logit error.

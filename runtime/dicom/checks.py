@@ -1,4 +1,4 @@
-"""Which DICOM images are read at all, and which of them a network was made for.
+"""Which DICOM images are read at all.
 
 Everything here looks at attributes only, before a pixel is decoded or allocated.
 """
@@ -9,7 +9,6 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from medfm_compress.runtime.errors import ImageRefused
-from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.images.size_limits import check_decoded, check_extent
 
 if TYPE_CHECKING:
@@ -62,11 +61,10 @@ class Layout(NamedTuple):
 
 
 def check_object(ds: Dataset, name: str) -> None:
-    """Refuse what is not one single-frame image for presentation.
+    """Refuse what is not an image for presentation.
 
     Raises:
-        ImageRefused: segmentation, dose grid, parametric map, presentation state, a multi-frame or enhanced object,
-            raw detector data, or no pixels.
+        ImageRefused: segmentation, dose grid, parametric map, presentation state, raw detector data, or no pixels.
     """
     known = _OBJECTS.get(str(ds.get("SOPClassUID", ""))) or _MODALITIES.get(code(ds, "Modality"))
     if known:
@@ -75,33 +73,8 @@ def check_object(ds: Dataset, name: str) -> None:
         raise ImageRefused(f"{name}: floating-point pixels (a parametric map), not an image")
     if "PixelData" not in ds or "Rows" not in ds:
         raise ImageRefused(f"{name}: this DICOM file holds no image (no Pixel Data); give an image file")
-    frames = whole_number(ds, "NumberOfFrames", name, default=1)
-    if frames != 1:
-        raise ImageRefused(f"{name}: {frames} frames, a multi-frame object or 3-D volume, out of scope; give one frame")
-    if "SharedFunctionalGroupsSequence" in ds or "PerFrameFunctionalGroupsSequence" in ds:
-        # Their rescale and window live inside the functional groups (PS3.3 C.7.6.16); ignoring those would be wrong.
-        raise ImageRefused(f"{name}: an enhanced multi-frame object, out of scope; give a classic single-frame image")
     if code(ds, "PresentationIntentType") == "FOR PROCESSING":
         raise ImageRefused(f"{name}: raw detector data (FOR PROCESSING); give the image FOR PRESENTATION")
-
-
-def check_rules(ds: Dataset, rules: DicomRules, name: str) -> None:
-    """Refuse an image the network was not made for.
-
-    Raises:
-        ImageRefused: its modality, view position or body part is not among those allowed, or it names no modality.
-    """
-    modality = code(ds, "Modality")
-    if rules.modalities and not modality:
-        raise ImageRefused(f"{name}: no Modality (0008,0060); allowed are {_listed(rules.modalities)}")
-    for label, value, allowed in (
-        ("modality", modality, rules.modalities),
-        ("view position", code(ds, "ViewPosition"), rules.view_positions),
-        ("body part", code(ds, "BodyPartExamined"), rules.body_parts),
-    ):
-        if allowed and value and value not in {item.upper() for item in allowed}:
-            shown = value if _CODE_STRING.fullmatch(value) else "not a code"
-            raise ImageRefused(f"{name}: the {label} is {shown}; this network was made for {_listed(allowed)}")
 
 
 def layout_of(ds: Dataset, name: str) -> Layout:
@@ -109,7 +82,7 @@ def layout_of(ds: Dataset, name: str) -> Layout:
 
     Raises:
         ImageRefused: an attribute is missing, the image is too large, or bits, samples and photometric interpretation
-            do not make an 8- or 16-bit grey or colour image.
+            do not make a grey or colour image of 1 to 32 bits.
     """
     layout = Layout(
         rows=whole_number(ds, "Rows", name),
@@ -124,18 +97,32 @@ def layout_of(ds: Dataset, name: str) -> Layout:
     _check_bits(ds, layout, name)
     _check_photometric(layout, name)
     # A palette turns one index into three entries of up to 16 bits.
-    decoded = 6 if layout.is_palette else layout.samples * (layout.bits_allocated // 8)
+    decoded = 6 if layout.is_palette else layout.samples * -(-layout.bits_allocated // 8)
     check_decoded(layout.rows, layout.columns, decoded, name)
     return layout
 
 
 def _check_bits(ds: Dataset, layout: Layout, name: str) -> None:
+    """PS3.5 8.1.1: one bit, or whole bytes; 24 and 64 bits are in no image that a decoder here reads."""
     allocated, stored = layout.bits_allocated, layout.bits_stored
-    if allocated not in (8, 16) or not 2 <= stored <= allocated:
-        raise ImageRefused(f"{name}: {stored} bits stored in {allocated}; 2 to 16 bits in 8 or 16 are allowed")
+    if allocated not in (1, 8, 16, 32) or not 1 <= stored <= allocated:
+        raise ImageRefused(f"{name}: {stored} bits stored in {allocated}; 1 to 32 bits in 1, 8, 16 or 32 are allowed")
+    if stored == 1 and layout.is_signed:
+        raise ImageRefused(f"{name}: one signed bit a pixel holds 0 and -1; export the image again")
+    if allocated == 1:
+        _check_packed(ds, layout, name)
     high_bit = whole_number(ds, "HighBit", name, default=stored - 1)
     if high_bit != stored - 1:
         raise ImageRefused(f"{name}: High Bit is {high_bit} with {stored} bits stored; it must be {stored - 1}")
+
+
+def _check_packed(ds: Dataset, layout: Layout, name: str) -> None:
+    """Eight pixels a byte, the first in the lowest bit, is certain for native grey in little endian (PS3.5 8.1.1)."""
+    syntax = ds.file_meta.TransferSyntaxUID
+    if not layout.is_grey or syntax.is_encapsulated or not syntax.is_little_endian:
+        raise ImageRefused(
+            f"{name}: pixels of one bit that are compressed, big-endian or no greys; export it with 8 bits allocated"
+        )
 
 
 def _check_photometric(layout: Layout, name: str) -> None:
@@ -143,10 +130,12 @@ def _check_photometric(layout: Layout, name: str) -> None:
     if samples == 3 and layout.photometric not in _COLOUR:
         shown = layout.photometric if _CODE_STRING.fullmatch(layout.photometric) else "missing or no code"
         raise ImageRefused(
-            f"{name}: the photometric interpretation is {shown}; allowed are {_listed((*_GREY, _PALETTE, *_COLOUR))}"
+            f"{name}: the photometric interpretation is {shown}; allowed are {listed((*_GREY, _PALETTE, *_COLOUR))}"
         )
     if layout.samples != samples:
         raise ImageRefused(f"{name}: {layout.samples} samples per pixel; {layout.photometric} has {samples}")
+    if layout.is_palette and layout.bits_allocated > 16:
+        raise ImageRefused(f"{name}: a palette has 8 or 16 bits allocated (PS3.3 C.7.6.3.1.2); this has 32")
     if layout.is_signed and not layout.is_grey:
         raise ImageRefused(f"{name}: signed colour pixels; colour is unsigned (PS3.3 C.7.6.3)")
 
@@ -176,5 +165,11 @@ def whole_number(ds: Dataset, keyword: str, name: str, default: int | None = Non
     return default
 
 
-def _listed(allowed: tuple[str, ...]) -> str:
+def listed(allowed: tuple[str, ...]) -> str:
+    """With commas, for an error."""
     return ", ".join(allowed)
+
+
+def shown_code(value: str) -> str:
+    """The value where it is a code string, so that no other text of a file gets into a message."""
+    return value if _CODE_STRING.fullmatch(value) else "not a code"

@@ -35,6 +35,7 @@ class JpegHeader(NamedTuple):
         extent: height, width, components.
         precision: bits of a sample.
         is_dct: baseline, extended or progressive; not lossless, not JPEG-LS.
+        process: the marker of the frame, SOFn.
         component_ids: one byte each.
         is_chroma_subsampled: the first of several components has more samples than another.
         is_jfif: an APP0 segment of JFIF (T.871): YCbCr where there are three components.
@@ -44,6 +45,7 @@ class JpegHeader(NamedTuple):
     extent: Extent
     precision: int
     is_dct: bool
+    process: int
     component_ids: bytes
     is_chroma_subsampled: bool
     is_jfif: bool
@@ -93,6 +95,7 @@ def jpeg_header(frame: bytes) -> JpegHeader | None:
         Extent(int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), count),
         precision=body[0],
         is_dct=marker not in (_SOF_LOSSLESS, _SOF_JPEG_LS),
+        process=marker,
         component_ids=body[6::3],
         is_chroma_subsampled=len(set(body[7::3])) > 1,
         is_jfif=any(segment.marker == _APP0 and segment.body[:5] == b"JFIF\0" for segment in segments),
@@ -114,6 +117,17 @@ def without_colour_marks(frame: bytes) -> bytes:
         if segment.marker not in (_APP0, _APP14):
             parts.append(frame[start:at])
     return b"".join([*parts, frame[at:]])
+
+
+def with_sequential_scan(frame: bytes) -> bytes:
+    """A sequential frame of one scan that says so: all coefficients, 0 to 63, in full (T.81 table B.3).
+
+    Some writers put other numbers there, which sequential decoders are free to ignore and complain of.
+    """
+    at = 2
+    for segment in _segments(frame):
+        at = frame.index(b"\xff" + bytes([segment.marker]), at) + 4 + len(segment.body)
+    return frame[: at - 3] + b"\x00\x3f\x00" + frame[at:]
 
 
 def _segments(frame: bytes) -> Iterator[_Segment]:

@@ -15,9 +15,11 @@ from medfm_compress.runtime.images.pixels import Pixels
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_MOST_BITS, _WHITE = 16, 65_535
+
 
 def rgb_pixels(ds: Dataset, layout: Layout, values: NDArray[Any], name: str) -> Pixels:
-    """RGB at the file's own depth; flagged where a palette fills less than half of its depth.
+    """RGB at the file's own depth, of more than 16 bits the nearest of 16; flagged where a palette is dark.
 
     Args:
         ds: the attributes.
@@ -31,8 +33,10 @@ def rgb_pixels(ds: Dataset, layout: Layout, values: NDArray[Any], name: str) -> 
     white = 2**layout.bits_stored - 1
     if int(values.max()) > white:
         raise ImageRefused(f"{name}: pixels exceed the {layout.bits_stored} bits stored; export the image again")
+    if not layout.is_palette and layout.bits_stored > _MOST_BITS:
+        return Pixels.from_integers(np.rint(values * (_WHITE / white)).astype(np.uint16))
     if not layout.is_palette:
-        return Pixels(values, 0.0, float(white))
+        return Pixels(values.astype(np.uint16) if values.itemsize > 2 else values, 0.0, float(white))
     return _through_palette(ds, values, white, name)
 
 
@@ -54,6 +58,8 @@ def _palette(ds: Dataset, colour: str, name: str) -> Lut:
     """One table. pydicom's own lookup does not swap the bytes of big-endian palettes."""
     stem = f"{colour}PaletteColorLookupTable"
     descriptor, plain, segmented = (ds.get(key) for key in (f"{stem}Descriptor", f"{stem}Data", f"Segmented{stem}Data"))
+    if not plain and not segmented:
+        raise ImageRefused(f"{name}: its palette has no data for {colour.lower()}; export the image as RGB")
     if plain is not None:
         lut = lut_of(descriptor, plain, little_endian=is_little_endian(ds))
     else:

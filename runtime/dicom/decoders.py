@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.checks import Layout
-from medfm_compress.runtime.dicom.gdcm_process import decode_apart
+from medfm_compress.runtime.dicom.codestream import jpeg_header
+from medfm_compress.runtime.dicom.gdcm_process import DEEP_BITS, EXTENDED, decode_apart
 from medfm_compress.runtime.errors import ImageRefused, MissingDependency
 from medfm_compress.runtime.images.quiet_decoders import quiet
 
@@ -80,7 +82,6 @@ def decode_frame(
                 raise
             continue
         return values, (SECOND_DECODER,) if attempt else ()
-    # 12-bit JPEG has no decoder with a permissive licence.
     syntax = ds.file_meta.TransferSyntaxUID.name
     raise ImageRefused(
         f"{name}: no installed decoder ({', '.join(plugins)}) reads these {syntax} pixels ({layout.bits_stored} bits), "
@@ -113,3 +114,12 @@ def plugins_for(ds: Dataset, name: str) -> tuple[str, ...]:
     known = [plugin for plugin in _PLUGINS if plugin in available]
     others = [plugin for plugin in available if plugin not in (*known, _LAST_RESORT)]
     return tuple(known + others) or available
+
+
+def plugins_of_frame(ds: Dataset, frame: bytes, plugins: tuple[str, ...]) -> tuple[str, ...]:
+    """``plugins``, but GDCM alone for lossy JPEG of 12 bits, which no other reads and which pydicom asks it not for."""
+    if str(ds.file_meta.TransferSyntaxUID) != EXTENDED:
+        return plugins
+    header = jpeg_header(frame)
+    is_deep = header is not None and header.precision == DEEP_BITS
+    return (_LAST_RESORT,) if is_deep and find_spec("gdcm") else plugins

@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 from medfm_compress.runtime.dicom.checks import Layout
 from medfm_compress.runtime.dicom.coded_colour import CodedColour, jpeg_2000_colour, jpeg_colour
-from medfm_compress.runtime.dicom.codestream import Extent, is_complete, jpeg_header, without_colour_marks
+from medfm_compress.runtime.dicom.codestream import (
+    Extent,
+    is_complete,
+    jpeg_header,
+    with_sequential_scan,
+    without_colour_marks,
+)
+from medfm_compress.runtime.dicom.gdcm_process import DEEP_BITS
 from medfm_compress.runtime.dicom.jpeg_2000 import coding_of, is_jpeg_2000, unwrap
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.images.completeness import check_scans
@@ -14,6 +21,16 @@ from medfm_compress.runtime.images.completeness import check_scans
 _MAX_FRAGMENTS = 100_000
 _ITEM = b"\xfe\xff\x00\xe0"
 _RLE_HEADER_BYTES = 64
+_EXTENDED = 0xC1
+# Of the code in the frame, by transfer syntax (PS3.5 A.4): SOFn of JPEG; JPEG 2000 and HTJ2K are one family.
+_PROCESSES = {
+    "1.2.840.10008.1.2.4.50": (0xC0, 0xC1, 0xC2),  # progressive has lost its own, and is met here
+    "1.2.840.10008.1.2.4.51": (0xC0, 0xC1, 0xC2),
+    "1.2.840.10008.1.2.4.57": (0xC3,),
+    "1.2.840.10008.1.2.4.70": (0xC3,),
+    "1.2.840.10008.1.2.4.80": (0xF7,),
+    "1.2.840.10008.1.2.4.81": (0xF7,),
+}
 _SIGN = {False: "unsigned", True: "signed"}
 
 
@@ -69,6 +86,23 @@ def _expanded_length(segment: bytes, limit: int) -> int:
     return length
 
 
+def check_process(frame: bytes, syntax: str, name: str) -> None:
+    """Refuse a frame that is coded otherwise than the transfer syntax says, as where it changes within a file.
+
+    Raises:
+        ImageRefused: it is.
+    """
+    header = None if is_jpeg_2000(frame) else jpeg_header(frame)
+    if syntax in _PROCESSES:
+        fits = not is_jpeg_2000(frame) and (header is None or header.process in _PROCESSES[syntax])
+    else:
+        fits = header is None
+    if not fits:  # what is neither is damaged, which plain_frame says
+        raise ImageRefused(
+            f"{name}: its frame is coded otherwise than its transfer syntax says; export the image again"
+        )
+
+
 def plain_frame(frame: bytes, layout: Layout, name: str) -> PlainFrame:
     """Check a JPEG, JPEG-LS or JPEG 2000 frame and take off what decoders disagree about.
 
@@ -111,7 +145,8 @@ def _plain_jpeg(frame: bytes, layout: Layout, name: str) -> PlainFrame:
     if header is None:  # refused above; this tells the type checker
         raise AssertionError
     if layout.samples != 3:
-        return PlainFrame(frame, None, False, header.precision)
+        is_deep = header.process == _EXTENDED and header.precision == DEEP_BITS
+        return PlainFrame(with_sequential_scan(frame) if is_deep else frame, None, False, header.precision)
     colour = jpeg_colour(layout.photometric, header, name)
     plain = without_colour_marks(frame) if header.is_dct else frame
     return PlainFrame(plain, colour, header.is_dct, header.precision)

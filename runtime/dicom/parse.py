@@ -33,11 +33,13 @@ _FIRST_GROUP = 0x0008
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _KEYWORDS = (
     *("SOPClassUID", "Modality", "PresentationIntentType", "ViewPosition", "BodyPartExamined", "NumberOfFrames"),
+    *("StudyInstanceUID", "ImageLaterality", "FrameLaterality", "Laterality"),
+    *("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "BurnedInAnnotation"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "LossyImageCompression"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
-    *("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth"),
+    *("VOILUTSequence", "VOILUTFunction", "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation"),
     *("PresentationLUTShape", "PresentationLUTSequence"),
     *(
         f"{kind}{colour}PaletteColorLookupTable{part}"

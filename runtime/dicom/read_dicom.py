@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.dicom.checks import Layout, check_object, check_rules, code, layout_of
+from medfm_compress.runtime.dicom.checks import Layout, check_object, code, layout_of
 from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
+from medfm_compress.runtime.dicom.codestream import jpeg_header
 from medfm_compress.runtime.dicom.colour import rgb_pixels
-from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, plugins_for
+from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, plugins_for, plugins_of_frame
 from medfm_compress.runtime.dicom.examination import examination
-from medfm_compress.runtime.dicom.frame import check_fragments, check_rle, plain_frame
-from medfm_compress.runtime.dicom.grey import p_value_table
+from medfm_compress.runtime.dicom.frame import check_fragments, check_process, check_rle, plain_frame
+from medfm_compress.runtime.dicom.grey import MOST_TABLED_BITS, deep_p_values, p_value_table
+from medfm_compress.runtime.dicom.multi_frame import chosen_frame, frame_bits, with_attributes_of, with_pixels_of
 from medfm_compress.runtime.dicom.overlays import overlay_bits
 from medfm_compress.runtime.dicom.parse import parse
+from medfm_compress.runtime.dicom.rules import check_rules
 from medfm_compress.runtime.dicom.spacing import spacing_mm
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
@@ -56,7 +59,7 @@ _PIXEL_KEYWORDS = (
 
 
 def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -> Pixels:
-    """Decode one single-frame DICOM image.
+    """Decode one DICOM image, of several frames the one that the rules name.
 
     Args:
         source: path of, or bytes of, a DICOM file with or without preamble, or a pydicom ``Dataset`` with its
@@ -71,7 +74,7 @@ def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -
         too dark, and ``second-decoder`` where the first decoder raised and a later one read the pixels.
 
     Raises:
-        ImageRefused: not an image, not one the rules allow, several frames, more than 16 bits, damaged, truncated,
+        ImageRefused: not an image, not one the rules allow, several frames and no rule for them, damaged, truncated,
             too large, without a transfer syntax, or in one that no installed decoder reads.
         MissingDependency: pydicom or a decoder is missing, or installed and broken.
     """
@@ -97,23 +100,30 @@ def decode_dicom(data: bytes, name: str, rules: DicomRules) -> Pixels:
 
 def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
     check_object(ds, name)
+    frame = chosen_frame(ds, rules, name)
+    ds = with_attributes_of(ds, frame, name)
     check_rules(ds, rules, name)
     layout = layout_of(ds, name)
     # The table comes before the pixels: a bad window is found without decoding anything.
-    table, flags = p_value_table(ds, layout, rules, name) if layout.is_grey else (None, ())
+    tabled = layout.is_grey and layout.bits_stored <= MOST_TABLED_BITS
+    table, flags = p_value_table(ds, layout, rules, name) if tabled else (None, ())
     flags += _quality_flags(ds)
+    ds = with_pixels_of(ds, frame, layout, name)
     values, remarks = _stored(ds, layout, name)
     flags += tuple(remark for remark in remarks if remark not in flags)
-    if table is None:
+    if not layout.is_grey:
         pixels = rgb_pixels(ds, layout, values, name)
         return pixels._replace(flags=flags + pixels.flags, **_context(ds))
     codes = _codes(values, layout, name, overlays=overlay_bits(ds, layout), lossy=LOSSY in flags)
+    if table is None:
+        shown, remarks = deep_p_values(ds, layout, rules, codes, name)
+        return Pixels.from_integers(shown, remarks + flags)._replace(**_context(ds))
     return Pixels.from_integers(table[codes], flags)._replace(**_context(ds))
 
 
 def _context(ds: Dataset) -> dict[str, Any]:
     """What statistics need to know of an image beside its pixels."""
-    return {"spacing_mm": spacing_mm(ds), "examination": examination(ds)}
+    return {"spacing_mm": spacing_mm(ds), "examination": examination(ds), "is_dicom": True}
 
 
 def _quality_flags(ds: Dataset) -> tuple[str, ...]:
@@ -137,6 +147,7 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple
         check_fragments(ds.PixelData, name)
         if str(syntax).startswith(_CODES_WITH_SIZE):
             ds, flags = _with_plain_frame(ds, layout, name)
+            plugins = plugins_of_frame(ds, _frame(ds), plugins)
         elif syntax == _RLE:
             check_rle(_frame(ds), layout, name)
     values, remarks = decode_frame(ds, plugins, layout, name)
@@ -151,12 +162,10 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple
 
 def _check_length(ds: Dataset, layout: Layout, name: str) -> None:
     """PS3.5 8.1.1; data for a whole further frame are no padding either."""
-    samples = 2 if layout.photometric == "YBR_FULL_422" else layout.samples  # two luma to one pair of chroma
-    expected = layout.rows * layout.columns * samples * (layout.bits_allocated // 8)
-    actual = len(ds.PixelData)
+    expected, actual = -(-frame_bits(layout) // 8), len(ds.PixelData)
     if actual < expected:
         raise ImageRefused(f"{name}: the pixel data are truncated, {actual} of {expected} bytes; export it again")
-    if samples < layout.samples and 3 * expected <= 2 * actual < 4 * expected:
+    if layout.photometric == "YBR_FULL_422" and 3 * expected <= 2 * actual < 4 * expected:
         raise ImageRefused(
             f"{name}: labelled YBR_FULL_422, but its {actual} bytes are those of three full samples a pixel (4:4:4), "
             "YBR_FULL or RGB; correct the label"
@@ -174,7 +183,9 @@ def _with_plain_frame(ds: Dataset, layout: Layout, name: str) -> tuple[Dataset, 
     from pydicom import Dataset
     from pydicom.encaps import encapsulate
 
-    frame = plain_frame(_frame(ds), layout, name)
+    coded = _frame(ds)
+    check_process(coded, str(ds.file_meta.TransferSyntaxUID), name)
+    frame = plain_frame(coded, layout, name)
     plain = Dataset()
     plain.file_meta = ds.file_meta
     for keyword in _PIXEL_KEYWORDS:
@@ -195,9 +206,11 @@ def _check_blocks(ds: Dataset, values: NDArray[Any], plugins: tuple[str, ...], l
     came before, so that they are always decoded twice.
     """
     frame = _frame(ds)
+    header = jpeg_header(frame)
+    precision = header.precision if header else layout.bits_stored
     if str(ds.file_meta.TransferSyntaxUID) in _LOSSLESS_JPEG:
         altered = with_noise_for_end(frame)
-    elif np.all(values[-1, -1] == 2 ** (layout.bits_stored - 1)):
+    elif np.all(values[-1, -1] == 2 ** (precision - 1)):
         altered = with_noise_behind_scans(frame)
     else:
         altered = frame

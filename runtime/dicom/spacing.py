@@ -12,13 +12,19 @@ _KEYWORDS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 _LARGEST_MM = 100.0
 
 
-def spacing_mm(ds: Dataset) -> float | None:
-    """Geometric mean of the spacing of rows and columns in mm; None where no attribute gives a sensible one."""
+def spacing_of(ds: Dataset) -> tuple[float, float] | None:
+    """Spacing of rows and of columns in mm; None where no attribute gives a sensible one."""
     for keyword in _KEYWORDS:
         try:
             rows, columns = (float(value) for value in ds[keyword].value)
-        except Exception:  # noqa: BLE001, S112 -- absent or malformed: nothing hangs on it but statistics
+        except Exception:  # noqa: BLE001, S112 -- absent or malformed, which is as if it were not said
             continue
         if 0 < rows <= _LARGEST_MM and 0 < columns <= _LARGEST_MM:
-            return math.sqrt(rows * columns)
+            return rows, columns
     return None
+
+
+def spacing_mm(ds: Dataset) -> float | None:
+    """Geometric mean of the spacing of rows and columns in mm; None where no attribute gives a sensible one."""
+    spacing = spacing_of(ds)
+    return None if spacing is None else math.sqrt(spacing[0] * spacing[1])

@@ -18,6 +18,7 @@ class Pixels(NamedTuple):
         flags: quality remarks that a prediction carries on, e.g. ``lossy-compressed``.
         spacing_mm: between pixels, where a DICOM file says it; the geometric mean of rows and columns.
         examination: a mark that images of one DICOM study share, of no meaning outside this process.
+        is_dicom: whether they come from a DICOM image.
     """
 
     values: NDArray[Any]
@@ -26,6 +27,7 @@ class Pixels(NamedTuple):
     flags: tuple[str, ...] = ()
     spacing_mm: float | None = None
     examination: bytes | None = None
+    is_dicom: bool = False
 
     @property
     def is_colour(self) -> bool:

@@ -15,6 +15,8 @@ from msgspec import UNSET, Meta, UnsetType
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.engine import Atypical
 from medfm_compress.runtime.errors import InputError, quoted
+from medfm_compress.runtime.loopback import is_loopback
+from medfm_compress.runtime.page.settings import PageSettings
 
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: no backslash, no control characters
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -323,6 +325,24 @@ class FhirConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InputError(f"url is {quoted(self.url)}; patients' results leave this machine by https only")
 
 
+class PageConfig(PageSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A page for people in a browser: what waits, what was found, what was set aside; and an image can be tried.
+
+    Attributes:
+        port: to listen at; 0: any that is free.
+        host: address to listen at; other than loopback only with ``token_file``, ``certificate`` and ``key``.
+        token_file: holds the token that opens the page; made with a random one where it is missing. By default
+            ``page.token`` in the node's folder.
+        certificate: PEM file; with ``key`` the page is served over HTTPS only, under the names in the certificate.
+        key: PEM file of the private key.
+        max_upload_mb: of one image.
+        urgent: findings that go to the top of the results once they are called; empty: every one.
+    """
+
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8470
+    urgent: tuple[str, ...] = ()
+
+
 class OperateConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What watches over the node.
 
@@ -356,6 +376,7 @@ class NodeConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     fhir: tuple[FhirConfig, ...] = ()
     watch: WatchConfig | None = None
     stow: StowConfig | None = None
+    page: PageConfig | None = None
     operate: OperateConfig = OperateConfig()
 
     def __post_init__(self) -> None:
@@ -384,11 +405,3 @@ def check_different(what: str, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{what} has {quoted(twice[0])} twice; give every one a name of its own")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

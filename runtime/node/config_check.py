@@ -38,6 +38,7 @@ def faults(config: NodeConfig) -> list[Fault]:
     """All of them; empty where the node may be started."""
     return [
         *_missing(),
+        *_page(config),
         *_folders(config),
         *_ports(config),
         *_certificates(config),
@@ -64,6 +65,20 @@ def _missing() -> Iterator[Fault]:
         yield Fault(f"a DICOM node needs {' and '.join(absent)}: {INSTALL}")
 
 
+def _page(config: NodeConfig) -> Iterator[Fault]:
+    """Its libraries, and the names in its certificate; the token file is made at the start where it is missing."""
+    if config.page is None:
+        return
+    from medfm_compress.runtime.page.server import check_installed, served_names
+    from medfm_compress.runtime.page.token import check_token
+
+    for check in (check_installed, lambda: served_names(config.page), lambda: check_token(config.page.token_file)):
+        try:
+            check()
+        except MedfmError as exc:
+            yield Fault(f"page: {exc}")
+
+
 def _folders(config: NodeConfig) -> Iterator[Fault]:
     folder = Path(config.folder)
     existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
@@ -85,6 +100,8 @@ def _ports(config: NodeConfig) -> Iterator[Fault]:
     listeners = [("receive", config.receive.host, config.receive.port)]
     if config.stow is not None:
         listeners.append(("stow", config.stow.host, config.stow.port))
+    if config.page is not None:
+        listeners.append(("page", config.page.host, config.page.port))
     if config.operate.port:
         listeners.append(("operate", "127.0.0.1", config.operate.port))
     with contextlib.ExitStack() as held:  # so that two listeners of one port are found as well
@@ -190,7 +207,9 @@ def _engine(config: NodeConfig) -> Iterator[Fault]:
         return
     try:
         known = current(engine).task.findings
-        for name in sorted(set(config.results.findings) - set(known)):
-            yield Fault(f"results.findings: the bundle has no finding {name!r}; it has {', '.join(known)}")
+        urgent = config.page.urgent if config.page is not None else ()
+        for key, names in (("results.findings", config.results.findings), ("page.urgent", urgent)):
+            for name in sorted(set(names) - set(known)):
+                yield Fault(f"{key}: the bundle has no finding {name!r}; it has {', '.join(known)}")
     finally:
         engine.close()

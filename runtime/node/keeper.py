@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medfm_compress.runtime.errors import in_one_line
+from medfm_compress.runtime.node.audit import Audit
 from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.progress import Progress
 from medfm_compress.runtime.node.spool.spool import Spool
@@ -33,9 +34,15 @@ class Keeper:
     fault = ""
 
     def __init__(
-        self, spool: Spool, metrics: Metrics, progress: Progress, *, clock: Callable[[], float] = time.time
+        self,
+        spool: Spool,
+        audit: Audit,
+        metrics: Metrics,
+        progress: Progress,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._spool, self._metrics, self._progress = spool, metrics, progress
+        self._spool, self._audit, self._metrics, self._progress = spool, audit, metrics, progress
         self._clock, self._seen_at = clock, clock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
@@ -60,6 +67,8 @@ class Keeper:
             self._spool.end_waits()
         self._seen_at = now
         self._spool.forget_done(now)
+        for uid in self._spool.forget_discarded():
+            self._audit.record("discarded", instance=uid)
         counts = self._spool.counts()
         self._metrics.gauges("instances", {(("state", state),): n for state, n in counts.instances.items()})
         self._metrics.gauges(

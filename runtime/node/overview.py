@@ -11,10 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.node.config import NodeConfig
 from medfm_compress.runtime.node.health import HOST
 from medfm_compress.runtime.node.spool.overview import SpoolView
+from medfm_compress.runtime.node.spool.records import Quarantined
 
 SPOOL = "spool"
 _TIMEOUT_S = 3.0
@@ -86,7 +87,7 @@ def quarantined(config: NodeConfig) -> list[Entry]:
         entries = view.quarantined()
     return [
         Entry(
-            name=f"{_DELIVERY}{entry.id}" if entry.destination else str(entry.id),
+            name=entry_name(entry),
             what=_RESULT_TO + entry.destination if entry.destination else "image",
             since=datetime.fromtimestamp(entry.received_at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S"),
             code=entry.reason_code,
@@ -96,34 +97,66 @@ def quarantined(config: NodeConfig) -> list[Entry]:
     ]
 
 
-def replay(config: NodeConfig, names: Sequence[str]) -> list[str]:
-    """Take what is called ``names``, or ``all`` that can be, out of quarantine; what was.
+def replay(config: NodeConfig, names: Sequence[str], *, accept_patient: bool = False) -> list[str]:
+    """Take what is called ``names``, or ``all`` that can be, out of quarantine, to be tried again; what was.
+
+    Args:
+        config: of the node.
+        names: see `Entry.name`.
+        accept_patient: the images' studies are of these images' patients from now on.
 
     Raises:
         InputError: a name that is none, is not in quarantine, or is a result for a destination that the configuration
             does not name; nothing of its kind has changed then.
     """
+    everything = list(names) == ["all"]
+    if accept_patient and (everything or any(name.startswith(_DELIVERY) for name in names)):
+        raise InputError("whose images are accepted is to be looked at one by one; give ids of images, not all")
     entries = quarantined(config)
     nowhere = {entry.name for entry in entries if not _leads_somewhere(entry, config)}
-    if list(names) == ["all"]:
+    chosen = list(dict.fromkeys(names))
+    if everything:
         chosen = [entry.name for entry in entries if entry.name not in nowhere]
-    else:
-        chosen = list(dict.fromkeys(names))
     for name in nowhere.intersection(chosen):
         raise InputError(f"{name} is a result for a destination that the configuration does not name; name it there")
-    images: list[int] = []
-    deliveries: list[int] = []
-    for name in chosen:
-        number = name.removeprefix(_DELIVERY)
-        if not number.isdecimal() or len(number) > 18:
-            raise InputError(f"{name!r} is no id; give those that 'serve quarantine' lists, or all")
-        (images if number == name else deliveries).append(int(number))
+    images, deliveries = numbers_of(chosen)
     with closing(_view(config)) as view:
-        if images:
+        if accept_patient:
+            view.accept_patient(images)
+        elif images:
             view.replay(images)
         if deliveries:
             view.replay_deliveries(deliveries)
     return chosen
+
+
+def discard(config: NodeConfig, names: Sequence[str]) -> list[str]:
+    """Give up what is called ``names`` in quarantine, for good; what was.
+
+    Raises:
+        InputError: a name that is none, or is not in quarantine; nothing of its kind has changed then.
+    """
+    chosen = list(dict.fromkeys(names))
+    with closing(_view(config)) as view:
+        view.discard(*numbers_of(chosen))
+    return chosen
+
+
+def entry_name(entry: Quarantined) -> str:
+    """What `replay` takes."""
+    return f"{_DELIVERY}{entry.id}" if entry.destination else str(entry.id)
+
+
+def numbers_of(names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Numbers of images and of deliveries, by their names; raises InputError for one that is none."""
+    images: list[int] = []
+    deliveries: list[int] = []
+    for name in names:
+        number = name.removeprefix(_DELIVERY)
+        if not (number.isascii() and number.isdecimal()) or len(number) > 18:
+            raise InputError(f"{in_one_line(name)!r} is no id; give those that 'serve quarantine' lists")
+        (images if number == name else deliveries).append(int(number))
+    return images, deliveries
 
 
 def _leads_somewhere(entry: Entry, config: NodeConfig) -> bool:

@@ -28,6 +28,7 @@ from medfm_compress.runtime.errors import (
     TrustRefused,
     in_one_line,
 )
+from medfm_compress.runtime.heat_map import HeatMap, heat_map
 from medfm_compress.runtime.images.size_limits import read_limited
 from medfm_compress.runtime.node.audit import Audit
 from medfm_compress.runtime.node.config import EngineConfig, NodeConfig
@@ -39,13 +40,13 @@ from medfm_compress.runtime.node.header_checks import (
     read_header,
     text_of,
 )
+from medfm_compress.runtime.node.last_results import LastResults
 from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.open_engine import current, open_engine
 from medfm_compress.runtime.node.progress import Progress
 from medfm_compress.runtime.node.results.assessment import ReadBy
-from medfm_compress.runtime.node.results.heat_map import HeatMap, heat_map
 from medfm_compress.runtime.node.results.results import Results
-from medfm_compress.runtime.node.spool.records import ResultObject, SpooledInstance
+from medfm_compress.runtime.node.spool.records import PATIENT_ACCEPTED, ResultObject, SpooledInstance
 from medfm_compress.runtime.node.spool.spool import Spool
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Reader:
         self._opener = opener
         self._engine: Engine | ActiveEngine | None = opener(config.engine)
         self.fault = self.spool_fault = ""
+        self.last_results = LastResults()
         self._current: SpooledInstance | None = None
         self._failed_at = (0, 0)  # the image at which the engine failed last, how often in a row
         self._stop = threading.Event()
@@ -160,27 +162,38 @@ class Reader:
         check_identity(data)
         needs_id = self._config.spool.without_patient_id == "quarantine"
         check_header(header, instance.arrival, needs_patient_id=needs_id)
-        if not self._spool.study_patient(text_of(header, "StudyInstanceUID"), patient_of(header)):
-            raise Unusable("other-patient", "an earlier image of this study names another patient; correct one of them")
+        study, accepted = text_of(header, "StudyInstanceUID"), instance.reason_code == PATIENT_ACCEPTED
+        if not self._spool.study_patient(study, patient_of(header), replaces=accepted):
+            raise Unusable(
+                "other-patient",
+                "an earlier image of this study names another patient; correct one of them, or replay this one with "
+                "--accept-patient if it is right",
+            )
         if self._is_repeat(instance):
             self._finish(instance, (), "repeated")
             return "repeated"
-        objects, outcome = self._predict(header, data, instance.received_at)
+        objects, outcome = self._predict(header, data, instance)
         self._finish(instance, objects, outcome)
         return outcome
 
-    def _predict(self, header: Dataset, data: bytes, received_at: float) -> tuple[tuple[ResultObject, ...], str]:
+    def engine(self) -> Engine | ActiveEngine:
+        """The engine that reads now; raises BundleRefused where none may."""
         engine = self._engine
         if engine is None:
-            raise BundleRefused("no engine is open")
+            raise BundleRefused(self.fault or "no engine is open; try again in a moment")
+        return engine
+
+    def _predict(self, header: Dataset, data: bytes, instance: SpooledInstance) -> tuple[tuple[ResultObject, ...], str]:
+        engine = self.engine()
         prediction = self._predicted(engine, data)
+        self.last_results.add(instance, prediction)
         answering = current(engine)
         wants_map = self._config.results.heat_map and self._config.pacs and prediction.probabilities
         objects = self._results.make_objects(
             header,
             prediction,
             ReadBy.of(answering),
-            received_at=received_at,
+            received_at=instance.received_at,
             heat_map=_heat_map(answering, data, prediction) if wants_map else None,
         )
         return objects, "read" if prediction.probabilities else "withheld"

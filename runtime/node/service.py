@@ -61,6 +61,7 @@ class Node:
         self._stop = threading.Event()
         self._signal = 0
         self._health: Health | None = None
+        self._page: Any = None
         self._ways_in: list[Any] = []
         with ExitStack() as undo:
             self.spool = Spool(folder / SPOOL, config.spool)
@@ -75,7 +76,7 @@ class Node:
             self._posters = [FhirPoster(fhir, self.spool, observer) for fhir in config.fhir]
             self._reports = CommitmentReports([deliverer.commitment for deliverer in self._deliverers])
             self._answers = CommitmentAnswers(config.receive, self.spool, observer)
-            self._keeper = Keeper(self.spool, self.metrics, self.progress)
+            self._keeper = Keeper(self.spool, self.audit, self.metrics, self.progress)
             self._to_close = undo.pop_all()
 
     @property
@@ -98,6 +99,7 @@ class Node:
         self.reader.start()
         self._keeper.start()
         self._health = self._make_health()
+        self._page = self._make_page()
         for way in self._make_ways_in():
             way.start()
             self._ways_in.append(way)
@@ -129,7 +131,7 @@ class Node:
         """Stop in order, within ``operate.stop_s``; what is not finished is done again after the next start."""
         systemd.notify(systemd.STOPPING)
         until = time.monotonic() + self.config.operate.stop_s
-        _stop_all([(way, 0.5) for way in self._ways_in], until)
+        _stop_all([(way, 0.5) for way in (*self._ways_in, *((self._page,) if self._page is not None else ()))], until)
         _stop_all([(self.reader, 0.75)], until)
         _stop_all([(part, 1.0) for part in (*self._deliverers, *self._posters, self._answers)], until)
         self._keeper.stop(5.0)
@@ -181,6 +183,7 @@ class Node:
             ("storage commitment", self._answers),
             *((type(way).__name__, way) for way in self._ways_in),
             *((("health", self._health),) if self._health is not None else ()),
+            *((("page", self._page),) if self._page is not None else ()),
         ]
 
     def _make_health(self) -> Health | None:
@@ -190,6 +193,14 @@ class Node:
         health = Health(port, faults=self.faults, unready=self.unready, metrics=self.metrics.text)
         health.start()
         return health
+
+    def _make_page(self) -> Any:
+        """The page for people, which answers; None where there is none."""
+        if self.config.page is None:
+            return None
+        from medfm_compress.runtime.node.open_page import open_page
+
+        return open_page(self.config, self.reader, self.spool, self.audit, self.faults)
 
     def _make_ways_in(self) -> list[Any]:
         config = self.config

@@ -17,7 +17,7 @@ from medfm_compress.compress.networks.model import Architecture, Model, create_m
 from medfm_compress.data.dicom_header import modalities
 from medfm_compress.data.open import open_study
 from medfm_compress.data.synthetic import draw_study
-from medfm_compress.device_spec import with_colour_rule, with_modalities
+from medfm_compress.device_spec import with_colour_rule, with_dicom_kind, with_modalities
 from medfm_compress.recipe import ExportStep
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import InputError
@@ -104,6 +104,34 @@ def test_export_says_what_it_will_accept(folder):
     assert done.returncode == 0, done.stderr
     assert "modality MG, CR are accepted" in done.stdout
     assert Bundle.open(folder / "mg.medfm").manifest.image_spec.dicom.modalities == ("MG", "CR")
+
+
+def test_what_a_bundle_takes_is_set_by_command_before_the_model_s_own(folder):
+    spec = msgspec.structs.replace(tiny_study.SPEC, dicom=DicomRules(view_positions=("PA",), lateralities=("L",)))
+    assert with_dicom_kind(spec, ExportStep()) == spec
+    asked = with_dicom_kind(spec, ExportStep(dicom_view=("AP",), min_side_px=48, max_spacing_mm=0.2))
+    assert asked.dicom == DicomRules(view_positions=("AP",), lateralities=("L",), max_spacing_mm=0.2)
+    assert asked.min_side_px == 48
+    with pytest.raises(InputError, match="holds none"):
+        with_dicom_kind(spec, ExportStep(min_spacing_mm=0.3, max_spacing_mm=0.2))
+    wrong = {"dicom_view": "p a!", "dicom_body_part": "chest", "dicom_laterality": "l", "dicom_sop_class": "DX"}
+    for name, value in wrong.items():
+        with pytest.raises(InputError, match=f"{name} is '{value}'; write a"):
+            ExportStep(**{name: (value,)})
+    out = folder / "kind.medfm"
+    done = call("export", folder / "model", "--study", folder / "study", "--out", out, "--dicom-modality", "DX",
+                "--dicom-sop-class", "1.2.840.10008.5.1.4.1.1.1.1", "--dicom-view", "PA", "--dicom-body-part", "CHEST",
+                "--dicom-laterality", "U", "--min-spacing-mm", "0.1", "--max-spacing-mm", "0.2",
+                "--min-side-px", "24")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    words = ("modality DX", "SOP class 1.2.840.10008.5.1.4.1.1.1.1", "view PA", "body part CHEST", "laterality U",
+             "spacing 0.1 to 0.2 mm")  # fmt: skip
+    shown = call("inspect", out).stdout
+    for word in words:
+        assert word in done.stdout and word in shown
+    assert "at least 24 px" in shown
+    opened = Bundle.open(out).manifest
+    assert opened.schema_version == 6 and opened.image_spec.min_side_px == 24
 
 
 def with_channels(study, *, differ):

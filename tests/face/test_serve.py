@@ -216,6 +216,29 @@ def test_quarantine_and_replay_without_a_running_node(tmp_path: Path, capsys: py
     assert "images:      3 waiting" in capsys.readouterr().out
 
 
+def test_discarded_is_gone_for_good_and_asked_for_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from medfm_compress.runtime.node.spool.spool import Spool
+
+    path = written(tmp_path)
+    config = read_node_config(path)
+    spool = Spool(Path(config.folder) / "spool", config.spool)
+    ids = [node_scene.accept(spool, node_scene.image(number)) for number in range(2)]
+    spool.quarantine(ids[0], "image-refused", "three frames; give one")
+    assert run(["serve", "discard", str(path), str(ids[0])]) == 2
+    assert "--yes" in capsys.readouterr().err
+    for wrong in ("all", str(ids[1]), "d1"):
+        assert run(["serve", "discard", str(path), wrong, "--yes"]) == 2
+    assert run(["serve", "replay", str(path), str(ids[0]), "--accept-patient"]) == 2  # it is there for another reason
+    assert run(["serve", "discard", str(path), str(ids[0]), "--yes"]) == 0
+    again = node_scene.accept(spool, node_scene.image(0))  # not answered with success for what is about to go
+    assert spool.forget_discarded() == () and spool.claim().id == again
+    spool.quarantine(again, "image-refused", "three frames; give one")
+    assert run(["serve", "discard", str(path), str(again), "--yes"]) == 0
+    assert spool.forget_discarded() == (node_scene.uid_of(node_scene.image(0)),)
+    assert spool.instance(again) is None and spool.counts().instances == {"waiting": 1}
+    spool.close()
+
+
 @pytest.mark.parametrize("arguments", [["node.yaml"], ["conformance"]])
 def test_without_the_extra_the_pip_command_is_named(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "hidden").mkdir()

@@ -19,9 +19,14 @@ TRAINING = [
     "sklearn",
     "onnx",
     "pynetdicom",
+    "starlette",
+    "uvicorn",
     "highdicom",
 ]
-NEEDS_AN_EXTRA = ["medfm_compress.runtime.node.listener"]  # subclasses of pynetdicom; its one importer asks first
+NEEDS_AN_EXTRA = [  # made of what the libraries of an extra have; their one importer asks for these first
+    "medfm_compress.runtime.node.listener",
+    *(f"medfm_compress.runtime.page.{name}" for name in ("app", "connection", "guard", "upload")),
+]
 START_S = 0.35
 
 # Python reports every connection and every name look-up to audit hooks (PEP 578).

@@ -17,6 +17,11 @@ def templates(root: Path) -> set[str]:
     return {f"medfm_compress/{path.relative_to(root).as_posix()}" for path in (root / "bench").rglob("*.j2")}
 
 
+def static_files(root: Path) -> set[str]:
+    folder = root / "runtime" / "page" / "static"
+    return {f"medfm_compress/{path.relative_to(root).as_posix()}" for path in folder.iterdir()}
+
+
 def names(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return {name for name in archive.namelist() if not name.endswith("/")}
@@ -26,7 +31,7 @@ def test_wheel_has_exactly_the_tree_s_modules_and_templates(wheel: Path, root: P
     face = {path.relative_to(root).as_posix() for path in (root / "medfm_compress").rglob("*.py")}
     rooms = {f"medfm_compress/{path.relative_to(root).as_posix()}" for room in ROOMS for path in modules(root, room)}
     packed = {name for name in names(wheel) if ".dist-info/" not in name}
-    assert packed == {*face, *rooms, *templates(root), "medfm_compress/py.typed"}
+    assert packed == {*face, *rooms, *templates(root), *static_files(root), "medfm_compress/py.typed"}
 
 
 def test_wheel_has_the_templates_of_every_page(wheel: Path, root: Path) -> None:

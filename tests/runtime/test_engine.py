@@ -254,7 +254,8 @@ def test_an_image_of_the_other_kind_of_colour_is_flagged(tiny, tmp_path, photogr
     grey_rule = msgspec.structs.replace(tiny.SPEC, colour_rule=ColourRule(images="grey"))
     with Engine(tiny.bundle(tmp_path / "grey.medfm", spec=grey_rule), threads=1) as engine:
         assert engine.predict(photograph).flags == ("colour-image-for-grey-model",)
-        assert engine.predict(make_dicom(photograph)).flags == ("colour-image-for-grey-model",)
+        undeclared = "dicom-kind-not-declared"  # for the bundle names no modality
+        assert engine.predict(make_dicom(photograph)).flags == (undeclared, "colour-image-for-grey-model")
         equal = np.repeat(photograph[..., :1], 3, axis=2)
         assert engine.predict(equal).flags == engine.predict(photograph[..., 0]).flags == ()
         assert "colour-image-for-grey-model" not in engine.predict(make_dicom(photograph[..., 0])).flags

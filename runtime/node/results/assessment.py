@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from medfm_compress import __version__
-from medfm_compress.runtime.engine import CLOCK_FLAG, NOT_RELIABLE_FLAG, UNSIGNED_FLAG, UNVERIFIED_FLAG, Prediction
+from medfm_compress.runtime.engine import Prediction
 from medfm_compress.runtime.node.config import ResultsConfig
 from medfm_compress.runtime.node.results.codes import Code, finding_code, one_line, shortened
 from medfm_compress.runtime.node.results.source_study import (
@@ -21,27 +21,14 @@ from medfm_compress.runtime.node.results.source_study import (
     source_procedures,
 )
 from medfm_compress.runtime.node.results.uids import make_uid
+from medfm_compress.runtime.remarks import FLAGS, RESEARCH
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
     from medfm_compress.runtime.engine import Engine
 
-RESEARCH = "Research result, not for clinical use"
 MODEL_NAME = "medfm-compress node"
-_FLAGS = {
-    NOT_RELIABLE_FLAG: "the image is unlike those that the network was made for",
-    UNVERIFIED_FLAG: "no passing verdict stands behind the network",
-    UNSIGNED_FLAG: "no trusted signature stands behind the network or its verdict",
-    CLOCK_FLAG: "the clock of the device showed an earlier time than was certainly reached",
-    "lossy-compressed": "the image was compressed with loss",
-    "burned-in-annotation": "the image has annotations burned in",
-    "no-window": "the image names no window, so its whole range was taken",
-    "colour-label-contradicted": "the image is coded in another colour than it says",
-    "precision-below-bits-stored": "the image may be too dark: its pixels have fewer bits than it says",
-    "second-decoder": "the first decoder could not read the image, a second did",
-    "colour-image-for-grey-model": "the image has colour and the network knows grey alone",
-}
 
 
 class ReadBy(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,7 +208,7 @@ def _remarks(prediction: Prediction, config: ResultsConfig, not_assessed: str) -
     if prediction.label is not None:
         remarks.append(f"Most probable class: {one_line(prediction.label)}")
     for flag in prediction.flags:
-        remarks.append(f"Remark {flag}: {_FLAGS[flag]}" if flag in _FLAGS else f"Remark {one_line(flag)}")
+        remarks.append(f"Remark {flag}: {FLAGS[flag]}" if flag in FLAGS else f"Remark {one_line(flag)}")
     if prediction.typicality is not None:
         remarks.append(f"Typicality of the image: {prediction.typicality:.3g}")
     if prediction.intended_use:

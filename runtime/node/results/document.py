@@ -7,9 +7,10 @@ import struct
 from typing import TYPE_CHECKING
 
 from medfm_compress import __version__
-from medfm_compress.runtime.node.results.assessment import MODEL_NAME, RESEARCH, Assessment
+from medfm_compress.runtime.node.results.assessment import MODEL_NAME, Assessment
 from medfm_compress.runtime.node.results.codes import Code, shortened
 from medfm_compress.runtime.node.results.uids import UUID_ROOT, make_uid
+from medfm_compress.runtime.remarks import RESEARCH
 
 if TYPE_CHECKING:
     from pydicom import Dataset

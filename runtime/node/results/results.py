@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from medfm_compress.runtime.heat_map import HeatMap
 from medfm_compress.runtime.node.config import ResultsConfig
 from medfm_compress.runtime.node.results import secondary_capture as capture
 from medfm_compress.runtime.node.results import structured_report as report
 from medfm_compress.runtime.node.results.assessment import ReadBy, assess
 from medfm_compress.runtime.node.results.fhir_report import fhir_report, report_uid
-from medfm_compress.runtime.node.results.heat_map import HeatMap
 from medfm_compress.runtime.node.spool.records import ObjectKind, ResultObject
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medfm_compress.runtime.node.results.assessment import RESEARCH, Assessment
+from medfm_compress.runtime.heat_map import HeatMap, overlay
+from medfm_compress.runtime.node.results.assessment import Assessment
 from medfm_compress.runtime.node.results.codes import Code, one_line, shortened
 from medfm_compress.runtime.node.results.document import (
     coded,
@@ -19,8 +19,8 @@ from medfm_compress.runtime.node.results.document import (
     new_document,
     series_description,
 )
-from medfm_compress.runtime.node.results.heat_map import HeatMap
 from medfm_compress.runtime.node.results.source_study import copied_value
+from medfm_compress.runtime.remarks import RESEARCH
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,8 +31,6 @@ SOP_CLASS_UID = "1.2.840.10008.5.1.4.1.1.7"
 _SERIES_NUMBER = 9902
 _LEAST_SIDE_PX = 512
 _TEXT_PX, _LINE_PX, _MARGIN_PX = 16, 22, 6
-_OPACITY = 0.55
-_COLD, _HOT = np.array([170, 0, 60], np.float32), np.array([255, 230, 0], np.float32)
 _SOURCE_PURPOSE = Code("121322", "DCM", "Source image for image processing operation")
 
 
@@ -60,17 +58,6 @@ def secondary_capture(assessment: Assessment, heat: HeatMap) -> bytes:
     ds.PixelData = data + b"\0" * (len(data) % 2)
     ds["PixelData"].VR = "OB"
     return file_bytes(ds)
-
-
-def overlay(heat: HeatMap) -> NDArray[np.uint8]:
-    """``heat.picture`` under its evidence, uint8 ``[H, W, 3]``: red is little, yellow most, grey none or against."""
-    evidence = np.clip(heat.evidence, 0, None)
-    largest = float(evidence.max())
-    part = (evidence / largest if largest > 0 else evidence)[..., None]
-    colour = _COLD + part * (_HOT - _COLD)
-    opacity = _OPACITY * np.sqrt(part)
-    shown: NDArray[np.uint8] = np.rint(heat.picture * (1 - opacity) + colour * opacity).astype(np.uint8)
-    return shown
 
 
 def _source_reference(assessment: Assessment) -> Dataset:

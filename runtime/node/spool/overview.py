@@ -1,4 +1,4 @@
-"""What the spool holds, counted; what is in quarantine; and its replay. Also from another process, beside the node."""
+"""What the spool holds, counted; what is in quarantine, and its way out. Also from another process, beside the node."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from medfm_compress.runtime.errors import InputError, in_one_line
-from medfm_compress.runtime.node.spool.records import Quarantined, SpoolCounts
+from medfm_compress.runtime.node.spool.records import PATIENT_ACCEPTED, Quarantined, SpoolCounts
 from medfm_compress.runtime.node.spool.schema import connect
 
 # What is done is many times what is held: every query begins at the index of states, which CROSS JOIN keeps it to.
 _HELD = "('waiting', 'reading', 'read', 'quarantined')"
 _OBJECTS = "CROSS JOIN objects ON objects.instance_id = instances.id"
+_NOT_THERE = "number {} is not in quarantine; list what is, and give its number"
 
 
 class SpoolView:
@@ -51,6 +52,16 @@ class SpoolView:
         """As `replay_deliveries`; the node sees it within seconds."""
         with _usable():
             return replay_deliveries(self._database, delivery_ids)
+
+    def accept_patient(self, instance_ids: Sequence[int]) -> int:
+        """As `accept_patient`; likewise."""
+        with _usable():
+            return accept_patient(self._database, instance_ids)
+
+    def discard(self, instance_ids: Sequence[int], delivery_ids: Sequence[int]) -> int:
+        """As `discard`; files go when the node looks after its spool."""
+        with _usable():
+            return discard(self._database, instance_ids, delivery_ids)
 
 
 @contextmanager
@@ -103,6 +114,44 @@ def quarantined(database: sqlite3.Connection) -> list[Quarantined]:
     return [Quarantined(**dict(row)) for row in rows]
 
 
+def delivery_states(database: sqlite3.Connection, instance_ids: Sequence[int]) -> dict[int, str]:
+    """Instance → ``under way``, ``delivered``, or ``set aside`` or ``given up`` where a destination refused."""
+    query = (
+        "SELECT instances.id, CASE WHEN TOTAL(deliveries.state = 'quarantined') THEN 'set aside' "
+        "WHEN instances.state = 'discarded' OR TOTAL(deliveries.reason = 'discarded') THEN 'given up' "
+        "WHEN instances.state = 'done' THEN 'delivered' ELSE 'under way' END AS delivery FROM instances "
+        "LEFT JOIN objects ON objects.instance_id = instances.id LEFT JOIN deliveries ON object_id = objects.id "
+        "WHERE instances.id = ? GROUP BY instances.id"
+    )
+    rows = (database.execute(query, (identity,)).fetchone() for identity in instance_ids)
+    return {row["id"]: row["delivery"] for row in rows if row is not None}
+
+
+def accept_patient(database: sqlite3.Connection, instance_ids: Sequence[int]) -> int:
+    """Let instances of another patient wait again, whose patient is their study's from then on; return how many.
+
+    Raises:
+        InputError: one of them is not in quarantine because of its patient; nothing has changed then.
+    """
+    update = (
+        "UPDATE instances SET state = 'waiting', attempts = 0, deadline_at = NULL, reason = '', "  # noqa: S608
+        f"reason_code = '{PATIENT_ACCEPTED}' WHERE state = 'quarantined' AND reason_code = 'other-patient'"
+    )
+    problem = "image {} is not in quarantine because of its patient; list what is, and give its number"
+    return _change(database, update, instance_ids, problem)
+
+
+def discard(database: sqlite3.Connection, instance_ids: Sequence[int], delivery_ids: Sequence[int]) -> int:
+    """Give up what is in quarantine: images go for good, results are not sent any more; return how many.
+
+    Raises:
+        InputError: one of them is not in quarantine; nothing of its kind has changed then.
+    """
+    images = "UPDATE instances SET state = 'discarded' WHERE state = 'quarantined'"
+    results = "UPDATE deliveries SET state = 'committed', reason = 'discarded' WHERE state = 'quarantined'"
+    return _change(database, images, instance_ids, _NOT_THERE) + _change(database, results, delivery_ids, _NOT_THERE)
+
+
 def replay(database: sqlite3.Connection, instance_ids: Sequence[int] | None = None) -> int:
     """Let instances wait again as if they had just arrived, without a deadline; return how many.
 
@@ -128,13 +177,16 @@ def _replay(database: sqlite3.Connection, table: str, change: str, ids: Sequence
     update = f"UPDATE {table} SET state = 'waiting', {change} WHERE state = 'quarantined'"  # noqa: S608 -- constants of this file
     if ids is None:
         return database.execute(update).rowcount
+    return _change(database, update, ids, _NOT_THERE)
+
+
+def _change(database: sqlite3.Connection, update: str, ids: Sequence[int], problem: str) -> int:
+    """Run ``update`` on each of ``ids``, all or none."""
     database.execute("BEGIN IMMEDIATE")
     try:
         for identity in ids:
             if database.execute(f"{update} AND id = ?", (identity,)).rowcount != 1:
-                raise InputError(
-                    f"number {identity} of {table} is not in quarantine; list what is, and give its number"
-                )
+                raise InputError(problem.format(identity))
         database.execute("COMMIT")
     except BaseException:
         database.execute("ROLLBACK")

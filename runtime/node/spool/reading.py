@@ -75,18 +75,20 @@ class Reading(Receiving):
                 (reason_code, reason, instance_id),
             )
 
-    def study_patient(self, study_uid: str, patient_digest: str) -> bool:
+    def study_patient(self, study_uid: str, patient_digest: str, *, replaces: bool = False) -> bool:
         """Whether the study is of this patient; whoever asks first fixes it.
 
         Args:
             study_uid: Study Instance UID.
             patient_digest: anything that stands for the patient; what is kept is a digest with a key of this spool.
+            replaces: it is of this patient from now on, whoever asked first.
         """
         study, patient = self._keyed(f"study:{study_uid}"), self._keyed(f"patient:{patient_digest}")
         with self._transaction() as database:
             database.execute(
-                "INSERT INTO studies VALUES (?, ?, ?) ON CONFLICT (study) DO UPDATE SET seen_at = excluded.seen_at",
-                (study, patient, self._clock()),
+                "INSERT INTO studies VALUES (?, ?, ?) ON CONFLICT (study) DO UPDATE SET seen_at = excluded.seen_at, "
+                "patient = iif(?, excluded.patient, patient)",
+                (study, patient, self._clock(), replaces),
             )
             row = database.execute("SELECT patient FROM studies WHERE study = ?", (study,)).fetchone()
         return bool(row["patient"] == patient)
@@ -113,6 +115,15 @@ class Reading(Receiving):
         """One instance by its id."""
         row = self._row("SELECT * FROM instances WHERE id = ?", instance_id)
         return None if row is None else self._instance(row)
+
+    def in_order(self, most: int) -> list[SpooledInstance]:
+        """Those that are being read, and those that wait in the order in which they will be; ``most`` at most."""
+        rows = self._rows(
+            "SELECT * FROM instances WHERE state IN ('reading', 'waiting') "
+            "ORDER BY state, priority DESC, id LIMIT ?",  # reading comes before waiting
+            most,
+        )
+        return [self._instance(row) for row in rows]
 
     def _is_being_read(self, instance_id: int) -> bool:
         row = self._row("SELECT state FROM instances WHERE id = ?", instance_id)

@@ -182,7 +182,8 @@ class Receiving(Store):
     def _known(self, sop_instance_uid: str, digest: str) -> int | None:
         """The instance with these bytes, unless its file has vanished, which no crash of the node or machine does."""
         row = self._row(
-            "SELECT id, state, file, bytes FROM instances WHERE sop_instance_uid = ? AND digest = ?",
+            "SELECT id, state, file, bytes FROM instances WHERE sop_instance_uid = ? AND digest = ? "
+            "AND state != 'discarded'",
             *(sop_instance_uid, digest),
         )
         if row is None or not (row["state"] == "done" or self._is_whole(row["file"], row["bytes"])):

@@ -7,8 +7,11 @@ from typing import Literal
 
 import msgspec
 
-InstanceState = Literal["waiting", "reading", "read", "quarantined", "done"]
-"""``read``: its objects are being delivered; ``done``: all of them are, and the files are gone."""
+InstanceState = Literal["waiting", "reading", "read", "quarantined", "done", "discarded"]
+"""``read``: its objects are being delivered; ``done``: all of them are, and the files are gone; ``discarded``: taken
+out of quarantine for good, and about to go."""
+PATIENT_ACCEPTED = "patient-accepted"
+"""Reason code of an instance that waits again because an operator says that its patient is the study's."""
 DeliveryState = Literal["waiting", "delivered", "committed", "quarantined"]
 """``delivered``: the destination answered success, commitment is awaited; ``committed``: it may be forgotten."""
 ObjectKind = Literal["sr", "sc", "seg", "fhir"]

@@ -39,6 +39,16 @@ class Retention(Commitments):
             self._records_forgotten_at = now
         return len(rows)
 
+    def forget_discarded(self) -> tuple[str, ...]:
+        """Remove what an operator took out of quarantine for good; the SOP instance UIDs."""
+        with self._transaction() as database:
+            rows = database.execute(
+                "DELETE FROM instances WHERE state = 'discarded' RETURNING file, bytes, sop_instance_uid"
+            ).fetchall()
+        for row in rows:
+            self._remove(INSTANCES, row["file"], row["bytes"])
+        return tuple(row["sop_instance_uid"] for row in rows)
+
     def reconcile(self) -> None:
         """Make rows and files agree; for the one process that holds the spool, before anything else.
 

@@ -72,6 +72,11 @@ class Spool(Retention):
         with self._lock:
             return overview.quarantined(self._connection)
 
+    def delivery_states(self, instance_ids: Sequence[int]) -> dict[int, str]:
+        """As `overview.delivery_states`."""
+        with self._lock:
+            return overview.delivery_states(self._connection, instance_ids)
+
     def replay(self, instance_ids: Sequence[int] | None = None) -> int:
         """Let instances in quarantine wait again, by default all; return how many.
 

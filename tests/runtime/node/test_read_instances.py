@@ -21,6 +21,7 @@ from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.open_engine import open_engine
 from medfm_compress.runtime.node.progress import Progress
 from medfm_compress.runtime.node.read_instances import Reader, same_pixels
+from medfm_compress.runtime.node.spool.overview import SpoolView
 from medfm_compress.runtime.node.spool.spool import Spool
 
 EXPLICIT, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
@@ -139,6 +140,18 @@ def test_a_study_that_changes_its_patient(make: Make) -> None:
         "read",
         "other-patient",
     ]
+
+
+def test_a_patient_who_was_corrected_is_accepted_by_name_alone(make: Make) -> None:
+    scene, corrected = make(), {"PatientID": "CORRECTED"}
+    wrong, right, later = (node_scene.image(n, study="s", change=corrected if n > 1 else {}) for n in (1, 2, 3))
+    assert scene.read(wrong, right) == ["read", "other-patient"]
+    scene.spool.replay()
+    assert scene.read() == [] and scene.outcome(2) == "other-patient"  # no replay changes whose study it is
+    view = SpoolView(scene.spool.folder)
+    assert view.accept_patient([2]) == 1
+    view.close()
+    assert scene.read(later) == ["read"] and scene.outcome(2) == "read"
 
 
 def test_one_uid_of_two_images(make: Make) -> None:

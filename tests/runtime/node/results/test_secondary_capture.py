@@ -8,8 +8,7 @@ from msgspec.structs import replace
 from node_results import CONFIG, PREDICTION, WITHHELD, heat, made, read, synthetic
 
 from medfm_compress.runtime.engine import Engine
-from medfm_compress.runtime.node.results.heat_map import finding_to_explain, heat_map
-from medfm_compress.runtime.node.results.secondary_capture import overlay
+from medfm_compress.runtime.heat_map import finding_to_explain, heat_map, overlay
 from medfm_compress.runtime.occlusion import occlusion_map
 
 

@@ -23,7 +23,7 @@ from node_results import (
 )
 
 from medfm_compress.runtime.node.config import CodeConfig, ResultsConfig
-from medfm_compress.runtime.node.results.assessment import RESEARCH
+from medfm_compress.runtime.remarks import RESEARCH
 
 # Of the real files one of each kind: vendors, modalities, character sets, several of the chest network's own.
 REAL = (

@@ -115,7 +115,7 @@ def test_an_image_that_ends_the_node_is_quarantined_after_its_attempts_and_can_b
 
     view = SpoolView(spool.folder)
     [item] = view.quarantined()
-    with pytest.raises(InputError, match="number 77 of instances is not in quarantine"):
+    with pytest.raises(InputError, match="number 77 is not in quarantine"):
         view.replay([item.id, 77])
     assert spool.claim() is None
     assert view.replay([item.id]) == 1
@@ -183,11 +183,25 @@ def test_retry_waits_and_refusal_waits_for_replay(spool: Spool, clock: Clock) ->
     assert len(spool.due_deliveries("pacs", clock.now + 7, 10)) == 1
 
 
+def test_a_result_that_is_given_up_does_not_hold_its_image(spool: Spool, clock: Clock) -> None:
+    accept(spool)
+    spool.finish(claimed(spool), [result()])
+    [delivery] = spool.due_deliveries("pacs", clock.now, 10)
+    spool.refused(delivery.id, "never")
+    assert spool.forget_done(clock.now) == 0
+    view = SpoolView(spool.folder)
+    assert view.discard([], [delivery.id]) == 1
+    view.close()
+    assert spool.forget_done(clock.now) == 1 and files(spool) == []
+
+
 def test_a_study_keeps_the_patient_who_came_first(spool: Spool) -> None:
     assert spool.study_patient("1.2.3", "patient 1")
     assert spool.study_patient("1.2.3", "patient 1")
     assert not spool.study_patient("1.2.3", "patient 2")
     assert spool.study_patient("1.2.4", "patient 2")
+    assert spool.study_patient("1.2.3", "patient 2", replaces=True)
+    assert spool.study_patient("1.2.3", "patient 2") and not spool.study_patient("1.2.3", "patient 1")
     content = b"".join(path.read_bytes() for path in spool.folder.glob("spool.sqlite*"))
     assert b"patient 1" not in content
 

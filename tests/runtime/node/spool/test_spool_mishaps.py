@@ -10,8 +10,10 @@ import pytest
 from bare_spool import CONFIG, Clock, accept, claimed, reopened, result
 
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.node.audit import Audit
 from medfm_compress.runtime.node.backoff import FEWEST_ATTEMPTS, gives_up
 from medfm_compress.runtime.node.config import RetryConfig
+from medfm_compress.runtime.node.identifiers import Marks
 from medfm_compress.runtime.node.keeper import Keeper
 from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.progress import Progress
@@ -73,7 +75,8 @@ def test_a_broken_database_is_said_in_one_sentence(spool: Spool) -> None:
 
 
 def test_waits_end_where_the_clock_goes_back(spool: Spool, clock: Clock) -> None:
-    keeper = Keeper(spool, Metrics(), Progress(), clock=clock)
+    folder = spool.folder.parent
+    keeper = Keeper(spool, Audit(folder, Marks.of_folder(folder)), Metrics(), Progress(), clock=clock)
     accept(spool)
     clock.now += YEARS
     spool.finish(claimed(spool), [result()])

@@ -1,0 +1,25 @@
+"""What the flags of a prediction mean, in words for people."""
+
+from __future__ import annotations
+
+from medfm_compress.runtime.engine import CLOCK_FLAG, NOT_RELIABLE_FLAG, UNSIGNED_FLAG, UNVERIFIED_FLAG
+
+RESEARCH = "Research result, not for clinical use"
+FLAGS = {
+    NOT_RELIABLE_FLAG: "the image is unlike those that the network was made for",
+    UNVERIFIED_FLAG: "no passing verdict stands behind the network",
+    UNSIGNED_FLAG: "no trusted signature stands behind the network or its verdict",
+    CLOCK_FLAG: "the clock of the device showed an earlier time than was certainly reached",
+    "lossy-compressed": "the image was compressed with loss",
+    "burned-in-annotation": "the image has annotations burned in",
+    "no-window": "the image names no window, so its whole range was taken",
+    "colour-label-contradicted": "the image is coded in another colour than it says",
+    "precision-below-bits-stored": "the image may be too dark: its pixels have fewer bits than it says",
+    "second-decoder": "the first decoder could not read the image, a second did",
+    "colour-image-for-grey-model": "the image has colour and the network knows grey alone",
+}
+
+
+def flag_in_words(flag: str) -> str:
+    """A sentence without its full stop; the flag itself where it has none."""
+    return FLAGS.get(flag, flag)
