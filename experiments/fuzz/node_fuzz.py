@@ -54,7 +54,7 @@ _SEEDS_UID = "1.2.826.0.1.3680043.10.1.99999999"
 _ENDS = frozenset(
     (
         *("read", "done", "image-refused", "header-unreadable", "uid-mismatch", "no-study", "no-patient-id"),
-        *("other-patient", "character-set", "same-uid", "missing-decoder"),
+        *("other-patient", "character-set", "same-uid", "missing-decoder", "identity-twice"),
     )
 )
 _ARBITRARY_CR = "1.2.840.10008.5.1.4.1.1.1"

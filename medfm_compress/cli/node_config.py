@@ -18,11 +18,13 @@ from medfm_compress.cli.docstrings import attributes, summary
 from medfm_compress.data.strict_yaml import load_yaml
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.constraints import Field, fields
-from medfm_compress.runtime.errors import InputError, in_one_line
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.node.config import NodeConfig
+from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
 
 T = TypeVar("T", bound=msgspec.Struct)
+_MAX_BYTES = 4 << 20
 _WIDTH = 118
 _HEAD = """\
 # A DICOM node of medfm-compress: images in, structured reports out; docs/node.md is its guide.
@@ -86,11 +88,9 @@ def read_node_config(path: Path) -> NodeConfig:
         InputError: it cannot be read, is not YAML, or has a key or value that is not allowed.
     """
     try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise InputError(
-            f"cannot read {in_one_line(path)}: {exc.strerror}; give a configuration, 'serve init' writes one"
-        ) from None
+        data = read_regular(path, _MAX_BYTES, "the configuration")
+    except InputError as exc:
+        raise InputError(f"{exc}; give a configuration, 'serve init' writes one") from None
     return with_paths_from(path.absolute().parent, convert(load_yaml(data, path.name), NodeConfig, source=path.name))
 
 

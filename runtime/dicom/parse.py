@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from medfm_compress.runtime.dicom.overlays import OVERLAY_TAGS
@@ -27,6 +29,7 @@ _MAX_TABLE_BYTES = 2 * 1024**2  # sequences of lookup tables, and palettes; one 
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _DESCRIBING_GROUPS = (0x0008, 0x0010, 0x0018, 0x0020, 0x0032, 0x0040)
 _FIRST_PIXEL_TAG = min(_PIXEL_TAGS)
+_FIRST_GROUP = 0x0008
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _KEYWORDS = (
     *("SOPClassUID", "Modality", "PresentationIntentType", "ViewPosition", "BodyPartExamined", "NumberOfFrames"),
@@ -84,6 +87,31 @@ def parse(data: bytes, name: str) -> Dataset:
 def parse_header(data: bytes, name: str) -> Dataset:
     """Like `parse`, every attribute before the pixels: for who has to say whose image it is."""
     return _checked(data, name, None)
+
+
+def repeated(data: bytes, tags: Sequence[int], name: str) -> list[int]:
+    """Those of ``tags`` that stand more than once in the data set (PS3.5 7.1 allows one), wherever; raises nothing.
+
+    Readers differ in which one they believe. What follows the pixels is looked at as far as it can be read.
+    """
+    from pydicom.filereader import read_dataset, read_partial
+
+    seen: Counter[int] = Counter()
+
+    def note(tag: Any, _vr: Any, _length: int) -> bool:
+        seen[int(tag)] += 1
+        return bool(tag.group < _FIRST_GROUP)  # padding
+
+    with suppress(Exception):  # of a damaged file what comes before the damage counts
+        deflated_at, _ = _file_meta(data, name)
+        if deflated_at is not None:
+            inflated = _MeteredFile(_inflated(data[deflated_at:], name), name)
+            read_dataset(
+                inflated, is_implicit_VR=False, is_little_endian=True, stop_when=note, specific_tags=list(tags)
+            )
+        else:
+            read_partial(_MeteredFile(data, name), stop_when=note, force=True, specific_tags=list(tags))
+    return [tag for tag in tags if seen[tag] > 1]
 
 
 def _checked(data: bytes, name: str, keywords: Sequence[Any] | None) -> Dataset:

@@ -15,8 +15,10 @@ from medfm_compress.runtime.errors import EXIT_UNUSABLE, MedfmError, MissingDepe
 from medfm_compress.runtime.node.config import NodeConfig, PacsConfig, TlsConfig
 from medfm_compress.runtime.node.open_engine import current, open_engine
 from medfm_compress.runtime.ownership import is_foreign, is_private
+from medfm_compress.runtime.regular_file import read_regular
 
 NEEDED = ("pynetdicom",)
+_LONGEST_TOKEN = 4096
 INSTALL = "pip install 'medfm-compress[node]'"
 
 
@@ -169,9 +171,9 @@ def _tokens(config: NodeConfig) -> Iterator[Fault]:
         if path is None:
             continue
         try:
-            if not Path(path).read_text(encoding="ascii").strip():
+            if not read_regular(path, _LONGEST_TOKEN, "the token").decode("ascii").strip():
                 yield Fault(f"{name}.token_file: {path} is empty; put the token into it")
-        except (OSError, ValueError) as exc:
+        except (MedfmError, ValueError) as exc:
             yield Fault(f"{name}.token_file: {path} cannot be read: {in_one_line(exc)}; give a file with the token")
 
 

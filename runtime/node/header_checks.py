@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 _ASCII_TERMS = ("", "ISO_IR 6", "ISO 2022 IR 6")
 _GROUPS = (0x0008, 0x0010, 0x0020, 0x0032, 0x0040)  # what results copy stands in these
+_IDENTITY = (
+    *("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "SpecificCharacterSet"),
+)
 _ESCAPE = 0x1B
 _NAME = "the image"
 
@@ -43,6 +47,20 @@ def read_header(data: bytes) -> Dataset:
             return parse_header(data, _NAME)
     except ImageRefused as exc:
         raise Unusable("header-unreadable", str(exc)) from None
+
+
+def check_identity(data: bytes) -> None:
+    """Raise Unusable where a DICOM file says twice whose or which image it is: another reader may believe the other."""
+    from pydicom.datadict import keyword_for_tag, tag_for_keyword
+
+    from medfm_compress.runtime.dicom.parse import repeated
+
+    with decoding(_NAME, "DICOM"):
+        twice = repeated(data, [tag for keyword in _IDENTITY if (tag := tag_for_keyword(keyword))], _NAME)
+    if twice:
+        raise Unusable(
+            "identity-twice", f"the data set has {keyword_for_tag(twice[0])} more than once; export it again"
+        )
 
 
 def check_header(header: Dataset, arrival: Arrival, *, needs_patient_id: bool) -> None:
@@ -105,7 +123,8 @@ def _is_decodable(header: Dataset, tag: object, terms: tuple[str, ...], encoding
     from pydicom.datadict import dictionary_VR
     from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, PN_DELIMS, TEXT_VR_DELIMS
 
-    element = header.get_item(tag)
+    with decoding(_NAME, "DICOM"):  # of a representation that there is none of, a value is asked for here
+        element = header.get_item(tag)
     value = getattr(element, "value", None)
     if not isinstance(value, bytes):
         return True

@@ -175,9 +175,8 @@ def numbers_of(names: Sequence[str]) -> tuple[list[int], list[int]]:
 
 def _leads_somewhere(entry: Entry, config: NodeConfig) -> bool:
     """Whether it is an image, or a result for a destination that there is."""
-    places = {
-        _RESULT_TO + name for name in (*(pacs.name for pacs in config.pacs), *(fhir.name for fhir in config.fhir))
-    }
+    names = [*(pacs.name for pacs in config.pacs), *(fhir.name for fhir in config.fhir)]
+    places = {_RESULT_TO + name for name in names}
     return not entry.what.startswith(_RESULT_TO) or entry.what in places
 
 

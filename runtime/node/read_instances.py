@@ -32,7 +32,14 @@ from medfm_compress.runtime.heat_map import HeatMap, heat_map
 from medfm_compress.runtime.images.size_limits import read_limited
 from medfm_compress.runtime.node.audit import Audit
 from medfm_compress.runtime.node.config import EngineConfig, NodeConfig
-from medfm_compress.runtime.node.header_checks import Unusable, check_header, patient_of, read_header, text_of
+from medfm_compress.runtime.node.header_checks import (
+    Unusable,
+    check_header,
+    check_identity,
+    patient_of,
+    read_header,
+    text_of,
+)
 from medfm_compress.runtime.node.last_results import LastResults
 from medfm_compress.runtime.node.metrics import Metrics
 from medfm_compress.runtime.node.open_engine import current, open_engine
@@ -152,6 +159,7 @@ class Reader:
     def _read(self, instance: SpooledInstance) -> str:
         data = read_limited(instance.path)
         header = read_header(data)
+        check_identity(data)
         needs_id = self._config.spool.without_patient_id == "quarantine"
         check_header(header, instance.arrival, needs_patient_id=needs_id)
         study, accepted = text_of(header, "StudyInstanceUID"), instance.reason_code == PATIENT_ACCEPTED

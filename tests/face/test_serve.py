@@ -249,3 +249,15 @@ def test_without_the_extra_the_pip_command_is_named(tmp_path: Path, arguments: l
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pip install 'medfm-compress[node]'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="devices are files of their own kind")
+def test_files_that_never_end_are_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "/dev/zero", "--check"]) == 2
+    assert "not a regular file" in capsys.readouterr().err
+    plain = msgspec.to_builtins(node_scene.config(tmp_path))
+    plain["fhir"] = [{"name": "f", "url": "https://127.0.0.1/fhir", "token_file": "/dev/zero"}]
+    path = tmp_path / "node.yaml"
+    path.write_bytes(msgspec.json.encode(plain))
+    assert run(["serve", str(path), "--check"]) == 2
+    assert "token_file" in capsys.readouterr().out

@@ -245,7 +245,13 @@ def _copied_items(items: Any, depth: int) -> list[Dataset]:
 
 
 def _check_text(value: Any, vr: str, keyword: str) -> None:
-    """Refuse text that was decoded with replacement characters, and an identity longer than any."""
+    """Refuse text that was decoded with replacement characters, and an identity that is no text or longer than any."""
+    from pydicom.multival import MultiValue
+    from pydicom.valuerep import PersonName
+
+    parts = value if isinstance(value, MultiValue) else [value]
+    if (keyword in _IDENTIFYING or vr == "PN") and not all(isinstance(part, str | PersonName) for part in parts):
+        raise ImageRefused(f"the image's {keyword} is not of its value representation; correct it")
     if vr in _TEXT and "\ufffd" in str(value):
         raise ImageRefused("the image's text is not of the character set that it names (0008,0005); correct it")
     if (keyword in _IDENTIFYING or vr == "PN") and len(str(value)) > _LONGEST_IDENTITY:
@@ -259,6 +265,8 @@ def _is_valid(value: Any, vr: str) -> bool:
 
     for one in value if isinstance(value, MultiValue) else [value]:
         plain = str(getattr(one, "original_string", one)) if vr in ("DS", "IS", "DA", "TM", "DT") else one
+        if isinstance(plain, bytes):
+            return False
         try:
             validate_value(vr, plain, config.RAISE)
             if vr == "DA" and plain:

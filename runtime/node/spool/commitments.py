@@ -64,7 +64,8 @@ class Commitments(Deliveries):
             some = uids[start : start + _AT_ONCE]
             rows = self._rows(
                 "SELECT sop_instance_uid, sop_class_uid FROM instances "  # noqa: S608 -- question marks only
-                f"WHERE sop_instance_uid IN ({', '.join('?' * len(some))})",
+                f"WHERE sop_instance_uid IN ({', '.join('?' * len(some))}) "
+                "AND reason_code != 'file-damaged' AND state != 'discarded'",
                 *some,
             )
             held.update({row["sop_instance_uid"]: row["sop_class_uid"] for row in rows})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sqlite3
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from medfm_compress.runtime.node.read_instances import Reader, same_pixels
 from medfm_compress.runtime.node.spool.overview import SpoolView
 from medfm_compress.runtime.node.spool.spool import Spool
 
+EXPLICIT, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
 Make = Callable[..., "Scene"]
 
 
@@ -335,3 +337,49 @@ def test_a_spool_that_cannot_be_written_is_a_fault_until_it_can(
     fail[0] = False
     until(lambda: not scene.reader.spool_fault)
     assert scene.reader.stop(5)
+
+
+_OTHER_PATIENT = b"\x10\x00\x20\x00LO\x06\x00OTHER "
+
+
+@pytest.mark.parametrize("deflated", [False, True])
+@pytest.mark.parametrize("place", ["before", "after", "end"])
+def test_an_image_that_names_two_patients_goes_to_quarantine(make: Make, place: str, deflated: bool) -> None:
+    scene, image = make(), node_scene.image()
+    first = image.index(b"\x10\x00\x20\x00LO")
+    behind = first + 8 + int.from_bytes(image[first + 6 : first + 8], "little")
+    at = {"before": first, "after": behind, "end": len(image)}[place]
+    twice = image[:at] + _OTHER_PATIENT + image[at:]
+    if deflated:
+        image, twice = (_deflated(data) for data in (image, twice))
+    uid, syntax = node_scene.uid_of(image), DEFLATED if deflated else EXPLICIT
+    assert scene.read(twice, sop_instance_uid=uid, transfer_syntax_uid=syntax) == ["identity-twice"]
+    assert scene.read(image, sop_instance_uid=uid, transfer_syntax_uid=syntax) == ["read"]
+    assert scene.read(node_scene.image(1) + b"\0" * 100_001) == ["read"]
+
+
+def _deflated(data: bytes) -> bytes:
+    meta = 132 + 12 + int.from_bytes(data[140:144], "little")
+    squeezer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    head = data[:meta].replace(EXPLICIT.encode() + b"\0", DEFLATED.encode())
+    length = int.from_bytes(head[140:144], "little") + len(head) - meta
+    place = head.index(b"\x02\x00\x10\x00UI") + 6
+    head = head[:140] + length.to_bytes(4, "little") + head[144:place] + (22).to_bytes(2, "little") + head[place + 2 :]
+    return head + squeezer.compress(data[meta:]) + squeezer.flush()
+
+
+def test_an_attribute_of_no_value_representation_is_a_fault_of_the_image(make: Make) -> None:
+    image = node_scene.image()
+    place = image.index(b"\x08\x00\x20\x00DA\x08\0") + 4
+    assert make().read(image[:place] + b"D@\0\0" + image[place + 4 + 8 :]) == ["image-refused"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"), [(b"\x20\x00\x10\x00SH", "image-refused"), (b"\x08\x00\x30\x10LO", "read")]
+)
+def test_text_that_is_said_to_be_bytes_is_no_error_of_the_node(make: Make, tag: bytes, expected: str) -> None:
+    image = node_scene.image(change={"StudyID": "S1", "StudyDescription": "chest"})
+    place = image.index(tag)
+    length = int.from_bytes(image[place + 6 : place + 8], "little")
+    bytes_instead = tag[:4] + b"OB\0\0" + length.to_bytes(4, "little")
+    assert make().read(image[:place] + bytes_instead + image[place + 8 :]) == [expected]
