@@ -189,8 +189,8 @@ def _commitment() -> str:
   {commitment.NO_SUCH_INSTANCE:04X}H no such object instance, {commitment_answers.CLASS_CONFLICT:04X}H class-instance
   conflict. N-ACTION is answered {commitment.NOT_AUTHORIZED:04X}H to a sender without such an address.
 - **This is no archive.** Commitment of an image says that the node has it durably, or has read it and the archives have
-  committed its results; its pixels are deleted then. A modality must delete nothing because of it: configure deletion by
-  the archive's commitment.
+  committed its results; its pixels are deleted then. A modality must delete nothing because of it: let it delete by the
+  archive's commitment alone.
 """
 
 
