@@ -144,7 +144,9 @@ class Engine:
         self.task: Task = self.manifest.task_of(self.variant)
         self.verified = not choice.verdict_incompatibility(self.bundle, self.variant)
         if not self.verified:
-            _log.warning("variant %s has no passing verdict; used because of --unverified", self.variant.name)
+            _log.warning(
+                "variant %s has no passing verdict; used all the same, as unverified was asked for", self.variant.name
+            )
         cache = None if cache_dir is None else str(cache_dir)
         session = open_variant(self.bundle, self.variant, threads or usable_cores(), cache)
         _check_names(session, self.manifest)

@@ -75,7 +75,8 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
         console.table(headers, rows, left=(0, len(headers) - 1))
         for candidate in tried:
             if not candidate.variant:
-                console.say(f"{candidate.method} does not apply: {candidate.reason}")
+                verb = "were not tried" if candidate.method == "further candidates" else "does not apply"
+                console.say(f"{candidate.method} {verb}: {candidate.reason}")
         console.say()
     if any(candidate.pareto for candidate in quantized.candidates):
         console.say("* of all, no other is both faster and more faithful")

@@ -193,7 +193,7 @@ def _print_overview(seen: Any) -> None:
     for line in (*seen.reasons, *seen.remarks):
         console.say(f"             {line}")
     console.say(f"images:      {_counted(seen.instances)}")
-    console.say(f"spool:       {seen.bytes / 1e9:.3g} GB")
+    console.say(f"spool:       {seen.bytes / 1e6:,.1f} MB")
     if seen.oldest_waiting_s is not None:
         console.say(f"oldest:      waits for {seen.oldest_waiting_s:.0f} s")
     if seen.oldest_undelivered_s is not None:

@@ -263,7 +263,7 @@ class PacsConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     Attributes:
         name: in records and messages.
         ae_title: that is called.
-        calling_ae_title: by default that of `ReceiveConfig`.
+        calling_ae_title: by default ``receive.ae_title``.
         commitment: ask for storage commitment, and forget a result only after it.
         commitment_host: where storage commitment is asked for, if not at ``host``; likewise the port and AE title.
         commitment_wait_s: a request without an answer is repeated after so long.
