@@ -121,6 +121,7 @@ def _peer(
     if not decoder:
         return NONE, None, None
     ds = dcmread(native, force=True)
+    values: NDArray[np.int64] | None
     if (slope := ds.get("RescaleSlope")) is not None and slope != int(slope):
         values, shower = _by_pydicom(ds), "pydicom"  # dcm2pnm rounds modality values to whole numbers before the window
     elif ds.PhotometricInterpretation.startswith("YBR_FULL"):
@@ -160,7 +161,7 @@ def _by_pydicom(ds: Any) -> NDArray[np.int64]:
     shown = apply_voi_lut(apply_modality_lut(ds.pixel_array, ds), ds)
     low = -(2 ** (ds.BitsStored - 1)) if ds.PixelRepresentation else 0
     least, greatest = (ds.RescaleSlope * (low + end) + ds.RescaleIntercept for end in (0, 2**ds.BitsStored - 1))
-    values = np.rint((shown - least) / (greatest - least) * 65_535).astype(np.int64)
+    values: NDArray[np.int64] = np.rint((shown - least) / (greatest - least) * 65_535).astype(np.int64)
     return 65_535 - values if ds.PhotometricInterpretation == "MONOCHROME1" else values
 
 
@@ -180,7 +181,8 @@ def _by_formula(ds: Any) -> NDArray[np.int64]:
 def _palette_by_pydicom(ds: Any) -> NDArray[np.int64]:
     from pydicom.pixels import apply_color_lut
 
-    return apply_color_lut(ds.pixel_array, ds).astype(np.int64)
+    coloured: NDArray[np.int64] = apply_color_lut(ds.pixel_array, ds).astype(np.int64)
+    return coloured
 
 
 def _png(path: Path) -> NDArray[np.int64]:

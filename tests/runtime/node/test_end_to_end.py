@@ -15,10 +15,11 @@ import pytest
 from msgspec.structs import replace
 
 from medfm_compress.runtime.node.audit import verify
-from medfm_compress.runtime.node.config import NodeConfig, SpoolConfig, StowConfig, WatchConfig
+from medfm_compress.runtime.node.config import FhirConfig, NodeConfig, SpoolConfig, StowConfig, WatchConfig
 
 pytest.importorskip("pynetdicom")
 
+from fhir_server import FhirServer
 from node_peers import archive, read_images, uids, write
 from real_peers import program
 from running_node import RunningNode, json_lines, metric, stored, until
@@ -172,3 +173,20 @@ def test_traffic_goes_to_loopback_only(tmp_path: Path, config: NodeConfig) -> No
     found = [re.search(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"', line) for line in calls_made]
     assert {address for match in found if match for address in match.groups() if address} <= {"127.0.0.1", "::1"}
     assert len([match for match in found if match]) >= 3  # two listeners, and the archive
+
+
+def test_a_report_reaches_a_record_system(tmp_path: Path, config: NodeConfig) -> None:
+    server = FhirServer()
+    only_records = replace(config, pacs=(), fhir=(FhirConfig(name="records", url=server.url),))
+    running, files = RunningNode(only_records, tmp_path), write(tmp_path / "in", 2)
+    try:
+        running.start()
+        assert stored(running.send(files), files) == files
+        until(lambda: running.states() == {"done": 2})
+        reports = [resource for resource in server.kept.values() if type(resource).__name__ == "DiagnosticReport"]
+        assert len(reports) == 2 and {report.status for report in reports} == {"preliminary"}
+        assert running.stop() == 0
+    finally:
+        if running.process is not None and running.process.poll() is None:
+            running.kill()
+        server.close()
