@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("pynetdicom")
+
 SCRIPT = Path(__file__).resolve().parents[3] / "experiments" / "node_kill.py"
 
 

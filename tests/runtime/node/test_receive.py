@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("pynetdicom")
 from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, build_context, build_role

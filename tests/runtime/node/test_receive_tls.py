@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("pynetdicom")
+
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.node.config import TlsConfig
 from medfm_compress.runtime.node.receive import Receiver

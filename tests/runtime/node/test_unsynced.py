@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("pynetdicom")
+
 SLOW = pytest.mark.slow
 SCRIPT = Path(__file__).resolve().parents[3] / "experiments" / "node_unsynced.py"
 
