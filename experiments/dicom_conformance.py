@@ -93,6 +93,9 @@ def row_of(folder: Path, name: str, scratch: Path) -> Row:
     return Row(*facts, f"refused: {reason}")
 
 
+_NAMES = {"1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression"}  # newer than some of pydicom's dictionaries
+
+
 def _facts(path: Path) -> tuple[str, str, str, str]:
     from pydicom import dcmread
 
@@ -103,7 +106,7 @@ def _facts(path: Path) -> tuple[str, str, str, str]:
     frames = ds.get_item("NumberOfFrames")
     count = "1" if frames is None else str(getattr(frames.value, "decode", lambda: frames.value)()).strip()
     return (
-        syntax.name if syntax else "none",
+        _NAMES.get(str(syntax), syntax.name) if syntax else "none",
         str(ds.get("PhotometricInterpretation", "")) or "none",
         bits if "BitsAllocated" in ds else "none",
         count,

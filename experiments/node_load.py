@@ -141,7 +141,7 @@ def send(paths: Sequence[Path], senders: int, port: int, title: str) -> float:
     processes = []
     for number in range(senders):
         share = paths[number::senders]
-        command = ["storescu", "-pdu", "131072", "-aet", "SCANNER", "-aec", title, "127.0.0.1", str(port)]
+        command = ["/usr/bin/storescu", "-pdu", "131072", "-aet", "SCANNER", "-aec", title, "127.0.0.1", str(port)]
         if share:
             listed = [*command, *map(str, share)]
             processes.append(subprocess.Popen(listed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
@@ -292,7 +292,7 @@ def resident_mb(process: int) -> float:
 
 def with_storescp(folder: Path, ports: Ports, paths: Sequence[Path], senders: int) -> dict[str, Any]:
     """Images into dcmtk's receiver."""
-    command = ["storescp", "--fork", "-pdu", "131072", "-od", str(folder), str(ports.store)]
+    command = ["/usr/bin/storescp", "--fork", "-pdu", "131072", "-od", str(folder), str(ports.store)]
     with running(command, folder, lambda: listens(ports.store)):
         seconds = send(paths, senders, ports.store, "STORESCP")
     return {"peer": "storescp", "received_per_s": len(paths) / seconds}

@@ -59,7 +59,7 @@ def run(folder: Path, images: int, side: int, repeats: int) -> dict[str, Any]:
     for number, path in enumerate(files):
         uid = f"1.2.3.{number}"
         path.write_bytes(file_header(CR_IMAGE, uid, _EXPLICIT) + cr_image(uid, side, bytes([number])))
-    peer = ["storescp", "-pdu", "131072", "-aet", "MEDFM", "-od"]
+    peer = ["/usr/bin/storescp", "-pdu", "131072", "-aet", "MEDFM", "-od"]
     commands: dict[str, Callable[[Path, int], list[str]]] = {
         "node": lambda place, port: [sys.executable, __file__, "--serve", str(place), "--port", str(port)],
         "storescp": lambda place, port: [*peer, str(place), str(port)],
@@ -85,7 +85,7 @@ def transfer(command: Callable[[Path, int], list[str]], place: Path, files: list
     process = subprocess.Popen(command(place, port))
     try:
         wait_for(port)
-        sender = ["storescu", "-pdu", "131072", "-aet", "MODALITY", "-aec", "MEDFM", "127.0.0.1", str(port)]
+        sender = ["/usr/bin/storescu", "-pdu", "131072", "-aet", "MODALITY", "-aec", "MEDFM", "127.0.0.1", str(port)]
         start = time.perf_counter()
         subprocess.run([*sender, *map(str, files)], check=True)
         return time.perf_counter() - start

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -16,9 +18,16 @@ from typing import Any
 import pytest
 
 
+def find(name: str) -> str | None:
+    """Path of a program outside this environment, where pynetdicom has scripts that are called like DCMTK's tools."""
+    own = Path(sys.executable).parent
+    places = [place for place in os.environ.get("PATH", "").split(os.pathsep) if place and Path(place) != own]
+    return shutil.which(name, path=os.pathsep.join(places))
+
+
 def program(name: str, *folders: str) -> str:
     """Path of a program; the test is skipped where it is absent."""
-    path = shutil.which(name) or next((f"{folder}/{name}" for folder in folders if Path(folder, name).exists()), None)
+    path = find(name) or next((f"{folder}/{name}" for folder in folders if Path(folder, name).exists()), None)
     if path is None:
         pytest.skip(f"{name} is not installed")
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import struct
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import real_peers
 
 pytest.importorskip("pynetdicom")
 from pydicom import Dataset
@@ -78,9 +78,7 @@ def incoming(spool: Spool) -> list[Path]:
 
 
 def run(program: str, *arguments: object, title: str = SENDER) -> subprocess.CompletedProcess[str]:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
-    command = [program, "-aet", title, "-aec", TITLE, "127.0.0.1", *map(str, arguments)]
+    command = [real_peers.program(program), "-aet", title, "-aec", TITLE, "127.0.0.1", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -269,6 +267,7 @@ def test_a_command_set_without_end_is_cut_off(scene: Scene) -> None:
     association.kill()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of the peer, that is cut off
 def test_a_peer_that_does_not_wait_for_answers_is_cut_off(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     receiver, spool, notes = scene
     gate = threading.Event()

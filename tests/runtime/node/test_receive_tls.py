@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import real_peers
 
 pytest.importorskip("pynetdicom")
 
@@ -34,10 +34,18 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def storescu(scene: Scene, folder: Path, *options: object) -> int:
-    if shutil.which("storescu") is None:
-        pytest.skip("storescu is not installed")
     (folder / "a.dcm").write_bytes(image_file("1.2.3.1"))
-    command = ["storescu", *options, "-aet", SENDER, "-aec", TITLE, "127.0.0.1", scene[0].port, folder / "a.dcm"]
+    command = [
+        real_peers.program("storescu"),
+        *options,
+        "-aet",
+        SENDER,
+        "-aec",
+        TITLE,
+        "127.0.0.1",
+        scene[0].port,
+        folder / "a.dcm",
+    ]
     return subprocess.run([str(part) for part in command], capture_output=True, timeout=60, check=False).returncode
 
 

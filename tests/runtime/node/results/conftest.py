@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import real_peers
 
 from medfm_compress.runtime.node.spool.records import ResultObject
 
@@ -19,9 +19,7 @@ def program() -> Run:
     """Runs a program; the test is skipped where it is not installed."""
 
     def run(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        if shutil.which(name) is None:
-            pytest.skip(f"{name} is not installed")
-        command = [name, *map(str, arguments)]
+        command = [real_peers.program(name), *map(str, arguments)]
         return subprocess.run(command, check=False, capture_output=True, text=True, errors="replace", timeout=60)
 
     return run
