@@ -6,7 +6,6 @@ The face reads it from YAML; nothing else configures the node.
 from __future__ import annotations
 
 import ipaddress
-import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,10 +15,9 @@ from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.engine import Atypical
 from medfm_compress.runtime.errors import InputError, quoted
 from medfm_compress.runtime.loopback import is_loopback
+from medfm_compress.runtime.node.names import check_ae_title, check_different, check_name
 from medfm_compress.runtime.page.settings import PageSettings
 
-_AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2: no backslash, no control characters
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 Port = Annotated[int, Meta(ge=1, le=65535)]
 FilePath = Annotated[str, Meta(min_length=1, extra={"path": True})]
 """Of a file or folder; relative to the folder of the configuration."""
@@ -384,24 +382,3 @@ class NodeConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True
         check_different("pacs and fhir", [*(pacs.name for pacs in self.pacs), *(fhir.name for fhir in self.fhir)])
         if not self.pacs and not self.fhir:
             raise InputError("neither pacs nor fhir names a destination; give at least one, or results go nowhere")
-
-
-def check_ae_title(title: str) -> None:
-    """Raise InputError unless ``title`` is an AE title (PS3.5 6.2, value representation AE)."""
-    if not _AE_TITLE.fullmatch(title) or not title.strip():
-        raise InputError(
-            f"AE title {quoted(title)} cannot be used; give 1 to 16 ASCII characters, not only spaces, no backslash"
-        )
-
-
-def check_name(name: str) -> None:
-    """Raise InputError unless ``name`` may stand for a destination."""
-    if not _NAME.fullmatch(name):
-        raise InputError(f"name {quoted(name)} cannot be used; give up to 64 letters, digits, '.', '_' and '-'")
-
-
-def check_different(what: str, names: list[str]) -> None:
-    """Raise InputError where two of ``names`` are the same."""
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{what} has {quoted(twice[0])} twice; give every one a name of its own")

@@ -21,6 +21,7 @@ from medfm_compress.runtime.node.commitment import CommitmentUser
 from medfm_compress.runtime.node.config import PacsConfig
 from medfm_compress.runtime.node.delivery_loop import (
     DeliveryLoop,
+    Destination,
     Never,
     NobodyWatches,
     NotNow,
@@ -42,7 +43,7 @@ _VERIFICATION = Proposal("1.2.840.10008.1.1", (IMPLICIT_LITTLE,))
 _LINGER_S = 2.0
 
 
-class Deliverer:
+class Deliverer(Destination):
     """Thread that sends results to one PACS, and asks it for storage commitment."""
 
     def __init__(
@@ -58,18 +59,7 @@ class Deliverer:
         title = config.calling_ae_title if isinstance(config.calling_ae_title, str) else calling_ae_title
         self.commitment = CommitmentUser(config, title, spool, observer, clock=clock)
         channel = _PacsChannel(_peer(config, title), self.commitment)
-        self._loop = DeliveryLoop(config.name, config.retry, spool, channel, observer, clock=clock)
-        self.start, self.stop = self._loop.start, self._loop.stop
-
-    @property
-    def problem(self) -> str:
-        """Why the PACS is left alone at present; empty while it works."""
-        return self._loop.problem
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._loop.is_alive
+        super().__init__(DeliveryLoop(config.name, config.retry, spool, channel, observer, clock=clock))
 
 
 class _Header(NamedTuple):

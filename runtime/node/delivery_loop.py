@@ -247,3 +247,21 @@ class DeliveryLoop:
             self._channel.close()
         except Exception as exc:  # noqa: BLE001 -- whatever it was, the association is given up
             _log.warning("parting from %s failed: %s", self.destination, type(exc).__name__)
+
+
+class Destination:
+    """What a node has of a destination: its loop, started, stopped and looked at."""
+
+    def __init__(self, loop: DeliveryLoop) -> None:
+        self._loop = loop
+        self.start, self.stop = loop.start, loop.stop
+
+    @property
+    def problem(self) -> str:
+        """Why the destination is left alone at present; empty while it works."""
+        return self._loop.problem
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._loop.is_alive

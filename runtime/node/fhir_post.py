@@ -28,6 +28,7 @@ from medfm_compress.runtime.node.association import Unreachable
 from medfm_compress.runtime.node.config import FhirConfig
 from medfm_compress.runtime.node.delivery_loop import (
     DeliveryLoop,
+    Destination,
     Never,
     NobodyWatches,
     NotNow,
@@ -49,7 +50,7 @@ _NOT_ABOUT_THE_REPORT = frozenset({401, 407})
 _LONGEST_RETRY_AFTER_S = 86400.0
 
 
-class FhirPoster:
+class FhirPoster(Destination):
     """Thread that posts reports to one FHIR server."""
 
     def __init__(
@@ -61,18 +62,9 @@ class FhirPoster:
         clock: Callable[[], float] = time.time,
     ) -> None:
         channel = _FhirChannel(config, spool)
-        self._loop = DeliveryLoop(config.name, config.retry, spool, channel, observer or NobodyWatches(), clock=clock)
-        self.start, self.stop = self._loop.start, self._loop.stop
-
-    @property
-    def problem(self) -> str:
-        """Why the server is left alone at present; empty while it works."""
-        return self._loop.problem
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._loop.is_alive
+        super().__init__(
+            DeliveryLoop(config.name, config.retry, spool, channel, observer or NobodyWatches(), clock=clock)
+        )
 
 
 class Answer(NamedTuple):

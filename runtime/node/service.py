@@ -155,10 +155,7 @@ class Node:
     def remarks(self) -> list[str]:
         """Which destinations are left alone at present, and why; their results wait."""
         names = [*(pacs.name for pacs in self.config.pacs), *(fhir.name for fhir in self.config.fhir)]
-        problems = [
-            *(deliverer.problem for deliverer in self._deliverers),
-            *(poster.problem for poster in self._posters),
-        ]
+        problems = [part.problem for part in (*self._deliverers, *self._posters)]
         return [f"{name} is left alone: {why}" for name, why in zip(names, problems, strict=True) if why]
 
     def unready(self) -> list[str]:
