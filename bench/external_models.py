@@ -102,7 +102,7 @@ def _from_onnx(path: Path, said: Ending | Literal[""], spec: ImageSpec, task: Ta
     incompatibility = _incompatibility(graph, spec, task) or _not_logits(graph, said, path.name, task)
     if incompatibility:
         raise InputError(f"{path.name} cannot be an external model: {incompatibility}")
-    ending = said or graph.endings[task.kind == "multilabel"]
+    ending = said or graph.endings[task.independent]
     arguments = {"model": str(path), "threads": threads, "precision": "int8" if graph.quantized else "fp32"}
     plain = SessionRef(opener=f"{BACKENDS['onnxruntime']}:open_session", arguments=arguments)
     undoing = SessionRef(opener=_UNDOING_OPENER, arguments={**arguments, "ending": ending})
@@ -136,7 +136,7 @@ def _incompatibility(graph: OnnxGraph, spec: ImageSpec, task: Task) -> str:
 
 def _not_logits(graph: OnnxGraph, said: Ending | Literal[""], name: str, task: Task) -> str:
     """Why its output cannot be read as logits of ``task``, in one sentence; empty where it can."""
-    exclusive = task.kind != "multilabel"
+    exclusive = not task.independent
     ending = said or graph.endings[not exclusive]
     if ending is None:
         return (

@@ -36,7 +36,7 @@ def what_cannot_be_learned(study: Study) -> Iterator[str]:
     untrained = [label for label, count in counts.items() if not count]
     if untrained:
         yield f"train has no case of {', '.join(map(repr, untrained))}, which can therefore not be learned"
-    always = [label for label, count in counts.items() if count == len(train) and study.kind == "multilabel"]
+    always = [label for label, count in counts.items() if count == len(train) and study.independent]
     if always:
         yield f"every case of train has {', '.join(map(repr, always))}, which can therefore not be learned"
 

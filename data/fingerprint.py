@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from medfm_compress.data.study import ImageSource, Study
+from medfm_compress.data.study import Case, ImageSource, Study
 from medfm_compress.runtime.errors import ImageRefused, InputError, StudyError
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.threads import map_in_threads
@@ -52,6 +52,17 @@ def study_fingerprint(study: Study) -> str:
         StudyError: an image cannot be read.
     """
     hashes = content_hashes(study.source, [case.image for case in study.cases])
-    plain = [msgspec.to_builtins(msgspec.structs.replace(case, image="", mask="")) for case in study.cases]
-    rows = list(zip(plain, hashes, strict=True))
-    return digest({"kind": study.kind, "labels": study.labels, "cases": rows})
+    rows = list(zip(map(_plain, study.cases), hashes, strict=True))
+    masks = {"masks": _mask_hashes(study)} if study.kind == "segmentation" else {}
+    return digest({"kind": study.kind, "labels": study.labels, "cases": rows} | masks)
+
+
+def _plain(case: Case) -> dict[str, object]:
+    """What of a case counts beside its files; the empty ``mask`` keeps the digests of studies without masks."""
+    plain: dict[str, object] = msgspec.to_builtins(msgspec.structs.replace(case, image="", masks=()))
+    return {name: value for name, value in plain.items() if name != "masks"} | {"mask": ""}
+
+
+def _mask_hashes(study: Study) -> list[list[str]]:
+    folder = study.root if study.root.is_dir() else study.root.parent
+    return [[file_sha256(folder / name) if name else "" for name in case.masks] for case in study.cases]

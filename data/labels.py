@@ -38,7 +38,7 @@ def label_names(values: Iterable[str]) -> tuple[str, ...]:
 def describe_order(study: Study) -> str:
     """The rule that put the labels in their order, in words."""
     labels = study.labels
-    if study.kind == "multilabel":
+    if study.independent:
         return "in the order of the label columns"
     if all(label.isdecimal() for label in labels):
         rule = "as numbers"
@@ -189,7 +189,7 @@ def class_counts(study: Study, split: str) -> Counter[str]:
 
 def names_of(study: Study, case: Case) -> tuple[str, ...]:
     """Names behind a target: one, or in a multi-label study every finding that is 1."""
-    if study.kind == "multilabel":
+    if study.independent:
         return tuple(label for label, value in zip(study.labels, case.target, strict=False) if value)
     return tuple(study.labels[value] for value in case.target)
 

@@ -8,6 +8,7 @@
    ``label``      name of the class (binary and multi-class), empty where unlabelled
    ``label:NAME`` 0 or 1, one column a finding, instead of ``label``: a multi-label study
    ``mask``       path of a mask, optional; with it ``label`` may be absent
+   ``mask:NAME``  path of a mask, one column a structure: without labels, a segmentation study; see `masks`
    ``patient``    key that clusters cases, optional; read (hashed) from DICOM files where the column is absent
    others         subgroups; ages in a column ``age`` (``57``, ``045Y``, ``60-69``, ``90+`` …) are read as decades
    =============  ======================================================================================
@@ -39,12 +40,14 @@ from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules
 
 
-def open_study(path: str | Path, *, dicom_rules: DicomRules | None = None) -> Study:
+def open_study(path: str | Path, *, dicom_rules: DicomRules | None = None, structures: tuple[str, ...] = ()) -> Study:
     """Open a study; images are not decoded, but every file a table names must exist.
 
     Args:
         path: see above.
         dicom_rules: which DICOM images are accepted when they are read, and their window; by default any.
+        structures: names of what the masks show; they make it a segmentation study. A table of ``mask:NAME`` columns
+            without labels is one without being asked.
 
     Returns:
         The study, its labels in a fixed order.
@@ -56,12 +59,13 @@ def open_study(path: str | Path, *, dicom_rules: DicomRules | None = None) -> St
     if not path.exists():
         raise StudyError(f"{path} does not exist; give a folder, a CSV file or a MedMNIST .npz")
     if path.is_dir():
-        return _open_folder(path, rules)
+        return _open_folder(path, rules, structures)
     refuse_volume_files([path.name])
     if path.suffix.lower() == ".csv":
         from medfm_compress.data.table_study import open_table
 
-        return open_table(path, rules)
+        return open_table(path, rules, structures)
+    _refuse_structures(path, structures)
     if path.suffix.lower() == ".npz":
         from medfm_compress.data.medmnist import open_medmnist
 
@@ -69,14 +73,20 @@ def open_study(path: str | Path, *, dicom_rules: DicomRules | None = None) -> St
     raise StudyError(f"{path} is no study; give a folder, a CSV file or a MedMNIST .npz")
 
 
-def _open_folder(path: Path, rules: DicomRules) -> Study:
+def _open_folder(path: Path, rules: DicomRules, structures: tuple[str, ...]) -> Study:
     if (path / "cases.csv").is_file():
         from medfm_compress.data.table_study import open_table
 
-        return open_table(path / "cases.csv", rules)
+        return open_table(path / "cases.csv", rules, structures)
+    _refuse_structures(path, structures)
     from medfm_compress.data.folders import open_folder
 
     try:
         return open_folder(path, rules)
     except OSError as exc:
         raise StudyError(f"{path} cannot be read: {exc.strerror}; check its permissions") from None
+
+
+def _refuse_structures(path: Path, structures: tuple[str, ...]) -> None:
+    if structures:
+        raise StudyError(f"{path} has no table with masks; masks of {', '.join(structures)} stand in a cases.csv")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.data.written_forms import normal_form
 from medfm_compress.runtime.images.pixels import Pixels
-from medfm_compress.runtime.task import TaskKind
+from medfm_compress.runtime.task import INDEPENDENT_KINDS, TaskKind
 
 Split = Literal["train", "val", "test", "unlabelled"]
 
@@ -23,10 +23,12 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         image: path relative to the study, or a key inside its file; unique in the study.
         split: ``train``, ``val``, ``test`` or any other name (kept, never trained on).
-        target: binary and multiclass: ``(index of the label,)``; multilabel: one 0/1 a label; empty if unlabelled.
+        target: binary and multiclass: ``(index of the label,)``; multilabel: one 0/1 a label; segmentation: likewise,
+            whether its mask shows the structure anywhere; empty if unlabelled.
         patient: key that clusters cases, as it is written; empty where the study has none (the case is then its own
             cluster).
-        mask: path of a mask relative to the study, or empty.
+        masks: paths relative to the study: one file that holds every structure, or one a structure, in their order
+            and empty where a structure has none; empty where nobody drew the case.
         subgroups: further columns, e.g. ``{"sex": "F"}``.
     """
 
@@ -34,7 +36,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     split: str
     target: tuple[int, ...] = ()
     patient: str = ""
-    mask: str = ""
+    masks: tuple[str, ...] = ()
     subgroups: dict[str, str] = {}
 
     @property
@@ -64,12 +66,12 @@ class ImageSource(Protocol):
 
 
 class Study(msgspec.Struct, frozen=True, kw_only=True):
-    """Cases with labels; immutable.
+    """Cases with labels, of a segmentation study with masks; immutable.
 
     Attributes:
         root: folder or file it was opened from.
-        kind: task kind that the label columns imply.
-        labels: names, in the order of the network's outputs.
+        kind: task kind that the label columns imply, or ``segmentation``.
+        labels: names, in the order of the network's outputs; of a segmentation study the structures.
         cases: all of them, in the table's order.
         source: decodes the images.
         remarks: what opening it passed over or took for something else, one sentence each.
@@ -87,8 +89,13 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(case for case in self.cases if case.split == name)
 
     def targets(self, cases: tuple[Case, ...]) -> NDArray[np.int64]:
-        """Targets ``[n, 1]`` (binary, multiclass) or ``[n, labels]`` (multilabel), int64, of labelled cases."""
+        """Targets ``[n, 1]`` (binary, multiclass) or ``[n, labels]`` (independent), int64, of labelled cases."""
         return np.array([case.target for case in cases], dtype=np.int64)
+
+    @property
+    def independent(self) -> bool:
+        """Whether a case may have several labels, or none; see `Task.independent`."""
+        return self.kind in INDEPENDENT_KINDS
 
     def subgroup_names(self) -> tuple[str, ...]:
         """Subgroup columns in the order of the table."""

@@ -16,6 +16,7 @@ from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.regular_file import read_regular
 
+MASK, MASK_PREFIX = "mask", "mask:"
 _MOST_BYTES = 1 << 30
 
 
@@ -31,6 +32,16 @@ class Table(NamedTuple):
     path: Path
     columns: tuple[str, ...]
     rows: tuple[dict[str, str], ...]
+
+    @property
+    def mask_columns(self) -> tuple[str, ...]:
+        """``mask``, or the columns ``mask:NAME``, one a structure."""
+        return tuple(name for name in self.columns if name == MASK or name.startswith(MASK_PREFIX))
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """Names of the structures that have a column of their own."""
+        return tuple(name.removeprefix(MASK_PREFIX).strip() for name in self.mask_columns if name != MASK)
 
     @property
     def label_columns(self) -> tuple[str, ...]:
@@ -84,27 +95,39 @@ def write_table(study: Study, path: Path) -> None:
     Images below the folder of ``path`` are written relative to it, all others as absolute paths.
     """
     folder = path.absolute().parent
-    labels = (
-        [PREFIX + label for label in study.labels] if study.kind == "multilabel" else ["label"] * bool(study.labels)
-    )
-    optional = [name for name in ("mask", "patient") if any(getattr(case, name) for case in study.cases)]
+    labels, masks = _label_columns(study), _mask_columns(study)
+    optional = ["patient"] if any(case.patient for case in study.cases) else []
     subgroups = study.subgroup_names()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "split", *labels, *optional, *subgroups])
+    writer.writerow(["image", "split", *labels, *masks, *optional, *subgroups])
     for case in study.cases:
-        cells = {"mask": _place(study, case.mask, folder), "patient": case.patient}
+        drawn = [_place(study, mask, folder) for mask in case.masks] or [""] * len(masks)
         groups = [case.subgroups.get(name, "") for name in subgroups]
         targets = _label_cells(study, case, len(labels))
         image = _place(study, case.image, folder)
-        writer.writerow([image, case.split, *targets, *(cells[name] for name in optional), *groups])
+        writer.writerow([image, case.split, *targets, *drawn, *([case.patient] * len(optional)), *groups])
     write_atomically(path, text.getvalue().encode())
 
 
+def _label_columns(study: Study) -> list[str]:
+    if study.kind == "segmentation":
+        return []
+    return [PREFIX + label for label in study.labels] if study.independent else ["label"] * bool(study.labels)
+
+
+def _mask_columns(study: Study) -> list[str]:
+    """One column for a file of everything; else, and always in a segmentation study of one structure, one each."""
+    count = max((len(case.masks) for case in study.cases), default=0)
+    if study.kind == "segmentation" and count == len(study.labels):
+        return [MASK_PREFIX + label for label in study.labels]
+    return [MASK] * min(count, 1)
+
+
 def _label_cells(study: Study, case: Case, width: int) -> Sequence[str]:
-    if not case.target:
+    if not case.target or not width:
         return [""] * width
-    return [str(value) for value in case.target] if study.kind == "multilabel" else names_of(study, case)
+    return [str(value) for value in case.target] if study.independent else names_of(study, case)
 
 
 def _place(study: Study, image: str, folder: Path) -> str:

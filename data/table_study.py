@@ -12,51 +12,58 @@ from msgspec.structs import replace
 from medfm_compress.data.dicom_header import Header, is_dicom_file, read_header
 from medfm_compress.data.dicom_patients import patients_of
 from medfm_compress.data.labels import LEARNED, PREFIX, check_classes, check_names, exclusive_study, independent_targets
+from medfm_compress.data.masks import label_map, presence
 from medfm_compress.data.missing_values import is_missing
 from medfm_compress.data.recorded_groups import recorded, unrecorded_remarks
 from medfm_compress.data.sources import ARCHIVE_MARK, Arrays, Files
 from medfm_compress.data.study import Case, ImageSource, Study
-from medfm_compress.data.table import Table, read_table, require_columns
+from medfm_compress.data.table import MASK_PREFIX, Table, read_table, require_columns
 from medfm_compress.data.volumes import refuse_series, refuse_volume_files
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.threads import map_in_threads
 
 _RESERVED = ("image", "split", "label", "mask", "patient")
 _RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _MISSPELT = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 _SERIES_SAMPLE = 64
+_WORKERS = 2
 
 _log = logging.getLogger(__name__)
 
 
-def open_table(path: Path, rules: DicomRules) -> Study:
-    """Open a CSV file; see `medfm_compress.data.open` for the columns.
+def open_table(path: Path, rules: DicomRules, structures: tuple[str, ...] = ()) -> Study:
+    """Open a CSV file; see `medfm_compress.data.open` for the columns and what ``structures`` are.
 
     Raises:
         StudyError: anything about the table or its files that stands in the way, in one sentence.
     """
     table = read_table(path)
     require_columns(table, ("image", "split"))
-    _check_label_columns(table)
+    structures = _structures(table, structures)
+    if not structures:
+        _check_label_columns(table)
     _check_splits(table)
     images = [row["image"] for row in table.rows]
     _check_images(table, images)
     source, keys = _source(table, images, rules)
     if isinstance(source, Files):
         _check_files(table, source.root, images)
-    _check_files(table, path.parent, [row.get("mask", "") for row in table.rows])
+    mask_columns = table.mask_columns
+    _check_files(table, path.parent, [row[name] for row in table.rows for name in mask_columns])
     headers = _headers(table, source, keys)
     patients = patients_of(headers)
     cases = [
-        _case(row, key, headers.get(key, Header()), patients.keys.get(key, ""))
+        _case(row, key, mask_columns, headers.get(key, Header()), patients.keys.get(key, ""))
         for row, key in zip(table.rows, keys, strict=True)
     ]
-    study = _labelled(table, source, cases)
+    study = _drawn(table, source, cases, structures) if structures else _labelled(table, source, cases)
     columns = [name for name in table.columns if name == "patient" or _is_group(name)]
     return replace(study, remarks=(*study.remarks, *patients.remarks, *unrecorded_remarks(table.rows, columns)))
 
 
-def _case(row: Mapping[str, str], key: str, header: Header, patient: str) -> Case:
+def _case(row: Mapping[str, str], key: str, mask_columns: Sequence[str], header: Header, patient: str) -> Case:
+    masks = tuple(row[name] for name in mask_columns)
     subgroups = {name: recorded(name, value) for name, value in row.items() if _is_group(name)}
     for name, value in (("sex", header.sex), ("age", header.age)):
         if value:
@@ -66,13 +73,40 @@ def _case(row: Mapping[str, str], key: str, header: Header, patient: str) -> Cas
         image=key,
         split=row["split"],
         patient=patient if is_missing(written) else written,
-        mask=row.get("mask", ""),
+        masks=masks if any(masks) else (),
         subgroups=subgroups,
     )
 
 
 def _is_group(column: str) -> bool:
-    return column not in _RESERVED and not column.startswith(PREFIX)
+    return column not in _RESERVED and not column.startswith((PREFIX, MASK_PREFIX))
+
+
+def _structures(table: Table, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """What the masks show, where the table is one of masks or was asked for them; empty for a table of labels."""
+    named = table.structures
+    if named and wanted and named != wanted:
+        raise StudyError(
+            f"{table.path.name} has masks of {', '.join(named)}, and {', '.join(wanted)} is asked for; they must "
+            "agree, in this order"
+        )
+    if wanted and not table.mask_columns:
+        raise StudyError(f"{table.path.name} has no column 'mask'; masks of {', '.join(wanted)} are needed")
+    structures = wanted or (() if "label" in table.columns or table.findings else named)
+    check_names(structures, f"{table.path.name}: the structures")
+    return structures
+
+
+def _drawn(table: Table, source: ImageSource, cases: Sequence[Case], structures: tuple[str, ...]) -> Study:
+    """A segmentation study; every mask is read, for what it shows."""
+    study = Study(root=table.path, kind="segmentation", labels=structures, cases=tuple(cases), source=source)
+
+    def target_of(case: Case) -> tuple[int, ...]:
+        return presence(label_map(study, case), len(structures)) if case.masks else ()
+
+    targets = list(map_in_threads(target_of, study.cases, _WORKERS))  # Pillow releases the GIL
+    done = tuple(replace(case, target=target) for case, target in zip(study.cases, targets, strict=True))
+    return replace(study, cases=done)
 
 
 def _labelled(table: Table, source: ImageSource, cases: Sequence[Case]) -> Study:

@@ -38,7 +38,7 @@ def probabilities(logits: NDArray[Any], task: Task) -> NDArray[np.float64]:
 
 def _activated(scaled: NDArray[np.float64], task: Task) -> NDArray[np.float64]:
     """Sigmoid or softmax ``[n, findings]`` of ``[n, labels]``; NaN where it is not defined."""
-    if task.kind == "multilabel":
+    if task.independent:
         return np.exp(-np.logaddexp(0.0, -scaled))
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     softmax: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)

@@ -8,7 +8,8 @@ Relative logit error, over n cases (z_q measured, z reference, z̄ the per-outpu
 
     ‖z_q − z‖_F / max(‖z − z̄‖_F, 0.01 ‖z‖_F, 1e-6)
 
-For softmax tasks each case's mean logit is subtracted from both first, because softmax ignores it. The two floors
+What the task's activation ignores is taken from both first (of a softmax each case's mean logit); of a segmentation
+every pixel counts as a case (see `tasks`). The two floors
 keep the quotient meaningful where the cases hardly differ (or there is one only): rounding is relative to ‖z‖.
 """
 
@@ -29,6 +30,7 @@ from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.tasks.table import rules_of
 
 GOLDEN_COUNT = 4
 MAX_GOLDENS = 64
@@ -91,16 +93,17 @@ def read_golden_inputs(bundle: Bundle, count: int | None = None) -> NDArray[np.f
 
 
 def read_golden_logits(bundle: Bundle, variant: Variant) -> NDArray[np.float32]:
-    """Stored logits ``[n, labels]``, float32, of ``variant`` on the golden inputs."""
+    """Stored logits ``[n, …]``, float32, of ``variant`` on the golden inputs."""
     logits = read_npy(bundle, golden_member(variant.name), np.dtype(np.float32))
-    fits = logits.ndim == 2 and len(logits) > 0 and logits.shape[1] == len(bundle.manifest.task.labels)
+    task, spec = bundle.manifest.task, bundle.manifest.image_spec
+    fits = logits.size > 0 and logits.shape[1:] == rules_of(task).logits_shape(task, spec)[1:]
     if not fits or not np.isfinite(logits).all():
         raise BundleRefused(f"{bundle.path.name}: golden logits of {variant.name} do not fit its task")
     return logits.astype(np.float32)
 
 
 def run_goldens(session: Session, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits ``[n, labels]`` of ``session`` on ``inputs`` ``[n, C, H, W]``, one case at a time as the device does."""
+    """Logits ``[n, …]`` of ``session`` on ``inputs`` ``[n, C, H, W]``, one case at a time as the device does."""
     name, output = session.input_names[0], session.output_names[0]
     return np.concatenate([session.run({name: inputs[i : i + 1]})[output] for i in range(len(inputs))])
 
@@ -138,7 +141,8 @@ def _check_decisions(
 
     Engines that were compiled here are held to the float network's logits, so their error may be far above rounding.
     """
-    before, now = (probabilities(logits, task) for logits in (expected, measured))
+    by_case = (rules_of(task).case_logits(logits, task) for logits in (expected, measured))
+    before, now = (probabilities(logits, task) for logits in by_case)
     turned = decisions(before, task) != decisions(now, task)
     turned &= np.abs(now - before) > _AT_THRESHOLD
     if turned.any():
@@ -164,16 +168,17 @@ def _run_of(variant: Variant, session: Session, inputs: NDArray[np.float32]) -> 
 
 
 def relative_logit_error(measured: NDArray[Any], reference: NDArray[Any], task: Task | None = None) -> float:
-    """Relative logit error (see above) of ``measured`` against ``reference``, both ``[n, labels]``; 0 is equal.
+    """Relative logit error (see above) of ``measured`` against ``reference``, both ``[n, …]``; 0 is equal.
 
-    Without a ``task``, or for a multilabel one, logits are compared as they are. Not finite anywhere is ``inf``.
+    Without a ``task`` logits ``[n, labels]`` are compared as they are. Not finite anywhere is ``inf``.
 
     Raises:
-        InputError: the shapes differ or are not two-dimensional.
+        InputError: the shapes differ or are not the task's.
     """
     z_q, z = np.asarray(measured, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    if z_q.shape != z.shape or z.ndim != 2:
-        raise InputError(f"logits of shapes {z_q.shape} and {z.shape} cannot be compared; both must be [n, labels]")
+    if z_q.shape != z.shape or z.ndim != (4 if task is not None and task.is_dense else 2):
+        needed = "[n, structures, height, width]" if task is not None and task.is_dense else "[n, labels]"
+        raise InputError(f"logits of shapes {z_q.shape} and {z.shape} cannot be compared; both must be {needed}")
     if not (np.isfinite(z_q).all() and np.isfinite(z).all()):
         return float("inf")
     largest = max(np.abs(z_q).max(initial=0), np.abs(z).max(initial=0))
@@ -201,11 +206,8 @@ def _is_slight(part: NDArray[np.float32], stored: NDArray[np.float32], task: Tas
 
 
 def _compared(logits: NDArray[np.float64], task: Task | None) -> NDArray[np.float64]:
-    """Logits ``[n, labels]`` without what a softmax ignores."""
-    if task is None or task.kind == "multilabel":
-        return logits
-    centred: NDArray[np.float64] = logits - logits.mean(axis=1, keepdims=True)
-    return centred
+    """Logits ``[rows, labels]`` without what the activation ignores."""
+    return logits if task is None else rules_of(task).comparable(logits, task)
 
 
 def _scale(z: NDArray[np.float64]) -> float:

@@ -100,7 +100,7 @@ def log_odds(logits: NDArray[Any], task: Task, finding: str) -> NDArray[np.float
         raise InputError(f"logits have shape {values.shape}; the task needs [n, {len(task.labels)}]")
     index = task.labels.index(finding)
     own: NDArray[np.float64] = values[:, index]
-    if task.kind == "multilabel":
+    if task.independent:
         return own
     others = np.delete(values, index, axis=1)
     return np.asarray(own - np.logaddexp.reduce(others, axis=1))

@@ -8,7 +8,11 @@ import msgspec
 
 from medfm_compress.runtime.errors import InputError
 
-TaskKind = Literal["binary", "multiclass", "multilabel"]
+TaskKind = Literal["binary", "multiclass", "multilabel", "segmentation"]
+INDEPENDENT_KINDS: frozenset[TaskKind] = frozenset({"multilabel", "segmentation"})
+"""Kinds whose findings do not exclude each other in one image: a target is a row of 0 and 1."""
+MOST_STRUCTURES = 254
+"""A label map is of bytes; 0 is the background, and 255 is left for pixels that nobody judged."""
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 """Fits lie in [0.05, 20]. Far smaller ones make logits overflow, far larger ones make every probability the same."""
@@ -48,10 +52,15 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Classification: logits of shape ``[n, len(labels)]``, float32, in the order of ``labels``.
+    """What a network's logits, float32 in the order of ``labels``, mean.
 
-    ``binary`` is two mutually exclusive labels of which ``findings`` (the second) is the finding, ``multiclass`` any
-    number of them (softmax over temperature-scaled logits); ``multilabel`` is independent findings (sigmoid).
+    Classification, logits ``[n, len(labels)]``: ``binary`` is two mutually exclusive labels of which ``findings`` (the
+    second) is the finding, ``multiclass`` any number of them (softmax over temperature-scaled logits); ``multilabel``
+    is independent findings (sigmoid).
+
+    ``segmentation``, logits ``[n, len(labels), height, width]``: a map for each structure; at every pixel the
+    structures and the background, whose logit is 0 and has no map, exclude each other (softmax; of one structure, a
+    sigmoid). Which structures an image shows are its findings.
 
     Attributes:
         kind: see above.
@@ -68,9 +77,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels) or not all(self.labels):
             raise InputError(f"labels {self.labels} must be unique and not empty")
-        least = 1 if self.kind == "multilabel" else 2
+        least = 1 if self.independent else 2
         if len(self.labels) < least or (self.kind == "binary" and len(self.labels) != 2):
             raise InputError(f"a {self.kind} task cannot have the {len(self.labels)} label(s) {self.labels}")
+        if self.kind == "segmentation":
+            self._check_segmentation()
         if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             raise InputError(
                 f"temperature is {self.temperature}; it must be {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
@@ -83,6 +94,22 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InputError(
                 f"operating points for {sorted(unknown)}, which are not findings of this task: {self.findings}"
             )
+
+    def _check_segmentation(self) -> None:
+        if len(self.labels) > MOST_STRUCTURES:
+            raise InputError(f"{len(self.labels)} structures; a label map holds at most {MOST_STRUCTURES}")
+        if self.operating_points:
+            raise InputError("a segmentation task has no operating points: each pixel is what is most probable there")
+
+    @property
+    def independent(self) -> bool:
+        """Whether an image may show several findings; those of the other kinds exclude each other."""
+        return self.kind in INDEPENDENT_KINDS
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the network answers for every pixel."""
+        return self.kind == "segmentation"
 
     @property
     def findings(self) -> tuple[str, ...]:

@@ -234,7 +234,7 @@ def _logits(session: Session, image: NDArray[np.float32], labels: int) -> NDArra
 
 def _truth(targets: NDArray[np.int64], task: Task) -> NDArray[np.int64]:
     """0/1 ``[n, findings]`` of targets as `Study` gives them."""
-    if task.kind == "multilabel":
+    if task.independent:
         return targets
     one_hot: NDArray[np.int64] = (targets == np.arange(len(task.labels))).astype(np.int64)
     return one_hot[:, 1:] if task.kind == "binary" else one_hot

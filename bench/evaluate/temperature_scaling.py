@@ -59,7 +59,7 @@ def calibrate(evaluation: Evaluation, task: Task) -> Calibrated:
     few = _too_few(truth, patients, task)
     if few:
         return _kept(evaluation, task, few)
-    exclusive = task.kind != "multilabel"
+    exclusive = not task.independent
     fit = fit_temperature(
         evaluation.logits, truth, exclusive=exclusive, clusters=patients, held_against=task.temperature
     )
@@ -98,7 +98,7 @@ def _too_few(truth: Integers, patients: Integers, task: Task) -> str:
     total = int(patients.max()) + 1
     if total < MIN_PATIENTS:
         return f"{_counted(patients)} are too few, {MIN_PATIENTS} patients are needed"
-    if task.kind == "multilabel":
+    if task.independent:
         classes = [truth.any(axis=1), ~truth.all(axis=1)]
     else:
         commonest = truth[:, truth.sum(axis=0).argmax()] == 1

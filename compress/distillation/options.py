@@ -62,4 +62,4 @@ def default_losses(task: Task) -> dict[str, float]:
     No other term was better by more than the spread of seeds, for any pair of families that was tried: see
     docs/results/distillation.md.
     """
-    return {"sigmoid": 1.0} if task.kind == "multilabel" else {"kl": 1.0}
+    return {"sigmoid": 1.0} if task.independent else {"kl": 1.0}

@@ -105,7 +105,7 @@ def _check_cached(
 def metric_of(logits: Tensor, targets: NDArray[np.int64], task: Task) -> TeacherMetric:
     """The metric of logits ``[n, labels]`` on targets ``[n, 1]`` or ``[n, labels]``."""
     wide = logits.double()
-    scores = (wide.sigmoid() if task.kind == "multilabel" else wide.softmax(1)).numpy()
+    scores = (wide.sigmoid() if task.independent else wide.softmax(1)).numpy()
     truth = one_hot(targets, task)
     areas: dict[str, float] = {}
     below: list[str] = []
@@ -120,7 +120,7 @@ def metric_of(logits: Tensor, targets: NDArray[np.int64], task: Task) -> Teacher
         spread = math.sqrt((positives + negatives + 1) / (12 * positives * negatives))
         if (0.5 - areas[name]) / spread > quantile:
             below.append(f"AUROC {areas[name]:.3f} for {name!r} (chance is 0.5)")
-    if task.kind == "multilabel" or len(task.labels) < 3:
+    if task.independent or len(task.labels) < 3:
         return TeacherMetric(areas, None, None, tuple(below))
     accuracy, chance = _accuracy(scores, truth)
     if chance < 1 and (chance - accuracy) / math.sqrt(chance * (1 - chance) / len(truth)) > quantile:

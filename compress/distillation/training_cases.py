@@ -99,7 +99,7 @@ def gather_training_cases(
 
 
 def _width(study: Study) -> int:
-    return len(study.labels) if study.kind == "multilabel" else 1
+    return len(study.labels) if study.independent else 1
 
 
 def _is_labelled(case: Case) -> bool:

@@ -52,7 +52,7 @@ def attribute(model: Model, images: NDArray[np.float32], finding: str) -> NDArra
 def log_odds(logits: torch.Tensor, task: Task, finding: str) -> torch.Tensor:
     """`runtime.occlusion.log_odds` with gradients: ``[n]`` of logits ``[n, labels]``."""
     index = task.labels.index(finding)
-    if task.kind == "multilabel":
+    if task.independent:
         return logits[:, index]
     others = [number for number in range(len(task.labels)) if number != index]
     return logits[:, index] - torch.logsumexp(logits[:, others], dim=1)

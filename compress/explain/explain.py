@@ -186,7 +186,7 @@ def _finding(study: Study, teacher: Task, bundle: Task, requested: str) -> str:
 
 def _has(study: Study, cases: tuple[Case, ...], finding: str) -> NDArray[np.bool_]:
     index, targets = study.labels.index(finding), study.targets(cases)
-    return np.asarray(targets[:, index] == 1 if study.kind == "multilabel" else targets[:, 0] == index)
+    return np.asarray(targets[:, index] == 1 if study.independent else targets[:, 0] == index)
 
 
 def _student(bundle: Bundle, folder: str | Path) -> Model:

@@ -31,7 +31,7 @@ def inverse_frequency(targets: Tensor, task: Task) -> Tensor:
     Returns:
         A weight a class, or for multi-label tasks the weight of a label's positives: negatives over positives.
     """
-    if task.kind == "multilabel":
+    if task.independent:
         positives = targets.sum(0).clamp(min=1).float()
         return ((len(targets) - positives).clamp(min=1) / positives).clamp(max=_LARGEST)
     return _mean_one(1 / _counts(targets, task), targets, task)
@@ -39,7 +39,7 @@ def inverse_frequency(targets: Tensor, task: Task) -> Tensor:
 
 def effective_number(targets: Tensor, task: Task) -> Tensor:
     """Weights ``[labels]`` float32; arguments and result as of `inverse_frequency`."""
-    if task.kind == "multilabel":
+    if task.independent:
         positives = targets.sum(0).clamp(min=1).float()
         negatives = (len(targets) - positives).clamp(min=1)
         return (_effective(negatives) / _effective(positives)).clamp(max=_LARGEST)

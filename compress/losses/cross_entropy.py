@@ -20,7 +20,7 @@ class CrossEntropy:
     """Weighted by ``weights`` ``[labels]``."""
 
     def __init__(self, weights: Tensor, task: Task) -> None:
-        self._weights, self._independent = weights, task.kind == "multilabel"
+        self._weights, self._independent = weights, task.independent
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss ``[b]`` of logits ``[b, labels]`` and targets ``[b, 1]`` or ``[b, labels]``."""

@@ -33,7 +33,7 @@ class Decoupled:
 
     def applies_to(self, task: Task) -> str:
         """Not to independent labels."""
-        return "its labels are independent; use 'sigmoid'" if task.kind == "multilabel" else ""
+        return "its labels are independent; use 'sigmoid'" if task.independent else ""
 
     def __call__(self, batch: DistillationBatch) -> Tensor:
         """Weighted divergences of each case ``[b]``."""

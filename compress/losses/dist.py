@@ -32,7 +32,7 @@ class Correlation:
 
     def applies_to(self, task: Task) -> str:
         """Not to independent labels."""
-        return "its labels are independent; use 'sigmoid'" if task.kind == "multilabel" else ""
+        return "its labels are independent; use 'sigmoid'" if task.independent else ""
 
     def __call__(self, batch: DistillationBatch) -> Tensor:
         """Loss of each case ``[b]``; the second sum is the same for all of them."""

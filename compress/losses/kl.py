@@ -26,7 +26,7 @@ class SoftLabels:
 
     def applies_to(self, task: Task) -> str:
         """Not to independent labels, whose probabilities do not sum to 1."""
-        return "its labels are independent; use 'sigmoid'" if task.kind == "multilabel" else ""
+        return "its labels are independent; use 'sigmoid'" if task.independent else ""
 
     def __call__(self, batch: DistillationBatch) -> Tensor:
         """Divergence of each case ``[b]``."""

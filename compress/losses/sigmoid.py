@@ -27,7 +27,7 @@ class SigmoidLabels:
 
     def applies_to(self, task: Task) -> str:
         """Not to exclusive labels, where one probability decides the others."""
-        return "" if task.kind == "multilabel" else "its labels exclude each other; use 'kl'"
+        return "" if task.independent else "its labels exclude each other; use 'kl'"
 
     def __call__(self, batch: DistillationBatch) -> Tensor:
         """Divergence of each case ``[b]``."""

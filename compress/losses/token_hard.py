@@ -22,7 +22,7 @@ class HardToken:
     teacher_features: tuple[str, ...] = ()
 
     def __init__(self, task: Task) -> None:
-        self._independent = task.kind == "multilabel"
+        self._independent = task.independent
 
     def applies_to(self, task: Task) -> str:
         """To every task."""

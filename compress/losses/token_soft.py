@@ -22,7 +22,7 @@ class SoftToken:
     teacher_features: tuple[str, ...] = ()
 
     def __init__(self, temperature: float, task: Task) -> None:
-        self._term = SigmoidLabels(temperature) if task.kind == "multilabel" else SoftLabels(temperature)
+        self._term = SigmoidLabels(temperature) if task.independent else SoftLabels(temperature)
 
     def applies_to(self, task: Task) -> str:
         """To every task."""

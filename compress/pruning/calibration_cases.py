@@ -44,7 +44,7 @@ def validation_set(study: Study, model: Model, progress: Progress, seed: int = 0
         StudyError: as `training_batches`.
     """
     batches = _batches(study, "val", VALIDATION_CASES, model, progress, seed)
-    return ValidationSet(batches, auroc_of(model.task), centred=model.task.kind != "multilabel")
+    return ValidationSet(batches, auroc_of(model.task), centred=not model.task.independent)
 
 
 def auroc_of(task: Task) -> Callable[[Tensor, Tensor], float | None]:

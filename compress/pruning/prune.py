@@ -161,7 +161,7 @@ def _describe(small: PrunedModule, goal: PruningGoal) -> str:
 
 def loss_of(task: Task) -> Loss:
     """Mean cross-entropy of a study's targets, binary where findings are independent."""
-    if task.kind == "multilabel":
+    if task.independent:
         return lambda logits, targets: functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
     return lambda logits, targets: functional.cross_entropy(logits, targets.flatten())
 

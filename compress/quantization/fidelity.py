@@ -70,7 +70,7 @@ def fidelity(logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> 
 
 def changed_decisions(logits: Logits, fp32_logits: Logits, task: Task) -> float:
     """Share of decisions, in [0, 1], that differ between logits ``[n, labels]`` (see above)."""
-    if task.kind == "multilabel":
+    if task.independent:
         return float(((logits > 0) != (fp32_logits > 0)).mean())
     return float((logits.argmax(1) != fp32_logits.argmax(1)).mean())
 

@@ -47,7 +47,7 @@ class EnsembleTeacher:
         if features:
             raise InputError(f"feature {features[0]!r} cannot be had of several teachers: their means give logits only")
         logits = [teacher.answer(images).logits / teacher.card.task.temperature for teacher in self.teachers]
-        mean = mean_of(torch.stack(logits), exclusive=self.card.task.kind != "multilabel")
+        mean = mean_of(torch.stack(logits), exclusive=not self.card.task.independent)
         return TeacherOutputs(finite(mean, self.card.name))
 
 

@@ -99,7 +99,7 @@ def _ending(graph: OnnxGraph, outputs: Tensor, source: TeacherSource, study: Tas
     Raises:
         ModelError: nothing proves it, or it cannot be so.
     """
-    exclusive, values = study.kind != "multilabel", outputs.numpy()
+    exclusive, values = not study.independent, outputs.numpy()
     maker = maker_of_output(graph.content)
     ending = source.outputs or proven_ending(values, maker, exclusive=exclusive)
     if ending is None:

@@ -164,7 +164,7 @@ def unmapped(model: Model) -> Model:
     """The model with the labels and the classifier of its publisher; itself where nothing was mapped."""
     if not isinstance(model.module, MappedNetwork):
         return model
-    kind: TaskKind = "multilabel" if model.task.kind == "multilabel" else "multiclass"
+    kind: TaskKind = "multilabel" if model.task.independent else "multiclass"
     task = Task(kind=kind, labels=model.module.label_map.theirs, temperature=model.task.temperature)
     return replace(model, module=model.module.network, task=task)
 
@@ -178,7 +178,7 @@ def mapped(network: nn.Module, label_map: LabelMap | None) -> nn.Module:
 
 
 def _check_kind(name: str, kind: TaskKind | None, study: Task) -> None:
-    if kind is not None and (kind == "multilabel") != (study.kind == "multilabel"):
+    if kind is not None and (kind == "multilabel") != (study.independent):
         raise ModelError(
             f"{name} is a {kind} teacher and the study is {study.kind}: probabilities of exclusive labels and of "
             "independent findings cannot be turned into each other; choose a teacher or a study of the same kind"
@@ -197,7 +197,7 @@ def _labels(name: str, outputs: int, known: Labelled, own_labels: tuple[str, ...
         raise ModelError(_unknown(name, outputs, study))
     if len(set(labels)) != len(labels):
         raise ModelError(f"the labels {','.join(labels)} of {name} name one twice; give each output its own name")
-    pair = outputs == 1 and len(labels) == 2 and study.kind != "multilabel"
+    pair = outputs == 1 and len(labels) == 2 and not study.independent
     if len(labels) != outputs and not pair:
         raise ModelError(
             f"{name} has {outputs} outputs, but {len(labels)} labels ({_listed(labels)}); give one for each output, "
@@ -242,7 +242,7 @@ def _groups(name: str, theirs: tuple[str, ...], study: Task, mapping: Mapping[st
             f"does, e.g. {example}"
         )
     several = [label for label, group in zip(study.labels, groups, strict=True) if len(group) > 1]
-    if several and study.kind == "multilabel":
+    if several and study.independent:
         raise ModelError(
             f"several labels of {name} mean {several[0]!r}, but probabilities of independent findings cannot be added; "
             "map one of them"

@@ -71,7 +71,7 @@ def _differ(left: Tensor, right: Tensor, task: Task, *, coarse: bool) -> bool:
 
 def _probabilities(logits: Tensor, task: Task) -> Tensor:
     wide = logits.double()
-    return wide.sigmoid() if task.kind == "multilabel" else wide.softmax(1)
+    return wide.sigmoid() if task.independent else wide.softmax(1)
 
 
 def _most(left: Tensor, right: Tensor) -> float:

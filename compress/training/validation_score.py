@@ -60,7 +60,7 @@ def auroc_scorer(val: Dataset, spec: ImageSpec, task: Task, config: TrainingConf
 def mean_auroc(logits: Tensor, targets: NDArray[np.int64], task: Task) -> float:
     """Mean over findings of logits ``[n, labels]``; 0 where they are not finite."""
     wide = logits.double()
-    scores = torch.sigmoid(wide) if task.kind == "multilabel" else torch.softmax(wide, dim=1)
+    scores = torch.sigmoid(wide) if task.independent else torch.softmax(wide, dim=1)
     if not torch.isfinite(scores).all():
         return 0.0
     truth = one_hot(targets, task)
@@ -70,7 +70,7 @@ def mean_auroc(logits: Tensor, targets: NDArray[np.int64], task: Task) -> float:
 
 def one_hot(targets: NDArray[Any], task: Task) -> NDArray[np.int64]:
     """0/1 ``[n, labels]`` of targets ``[n, 1]`` (index) or ``[n, labels]`` (already 0/1)."""
-    if task.kind == "multilabel":
+    if task.independent:
         return targets
     columns: NDArray[np.int64] = (targets == np.arange(len(task.labels))).astype(np.int64)
     return columns

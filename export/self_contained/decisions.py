@@ -44,7 +44,7 @@ def add_decisions(graph: GraphBuilder, logits: Value, task: Task) -> Decisions:
 
 
 def _activated(graph: GraphBuilder, scaled: Value, task: Task) -> Value:
-    if task.kind == "multilabel":
+    if task.independent:
         one = graph.constant(1, np.float64)
         return graph.apply("Div", one, graph.apply("Add", one, graph.apply("Exp", graph.apply("Neg", scaled))))
     softmax = graph.apply("Softmax", scaled, axis=1)

@@ -33,6 +33,7 @@ from medfm_compress.runtime.bundle.manifest import (
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, quoted, refusing
 from medfm_compress.runtime.strict_json import decode, digest, encode
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.tasks.table import rules_of
 from medfm_compress.runtime.trust.signature import FOLDER, MAX_SIGNATURE_BYTES, MAX_SIGNATURES
 from medfm_compress.runtime.trust.standing import Standing, check_signatures
 from medfm_compress.runtime.trust.store import TrustStore
@@ -313,21 +314,32 @@ def contradiction(manifest: Manifest) -> str:
     strangers = sorted({verdict.variant for verdict in manifest.verdicts} - set(variants))
     if strangers:
         return f"a verdict names variant {strangers[0]!r}, which it does not have"
-    return _tensor_contradiction(manifest) or _decision_contradiction(manifest)
+    return _tensor_contradiction(manifest) or _spec_contradiction(manifest) or _decision_contradiction(manifest)
 
 
 def _tensor_contradiction(manifest: Manifest) -> str:
-    """A classifier has one image in, of the spec's shape, and one row of logits out."""
+    """A bundle has one image in, of the spec's shape, and logits out, of the shape that its kind of task has."""
     images = [tensor.shape for tensor in manifest.inputs if tensor.role == "image"]
     logits = [tensor.shape for tensor in manifest.outputs if tensor.role == "logits"]
     if images != [manifest.image_spec.shape] or len(manifest.inputs) != 1:
         return f"its inputs are {images}; one image of shape {manifest.image_spec.shape} is what its image spec gives"
     features = [tensor for tensor in manifest.outputs if tensor.role == "features"]
     expected = int(manifest.typicality is not msgspec.UNSET)
-    if logits != [(1, len(manifest.task.labels))] or len(manifest.outputs) != 1 + expected:
-        return f"its outputs are {logits}; one of shape (1, {len(manifest.task.labels)}) is what its task needs"
+    rules = rules_of(manifest.task)
+    shape = rules.logits_shape(manifest.task, manifest.image_spec)
+    if logits != [shape] or len(manifest.outputs) != 1 + expected:
+        return f"its outputs are {logits}; one of shape {shape} is what its task needs"
     if manifest.outputs[0].role != "logits" or len(features) != expected:
         return "its outputs must be the logits and, where it tells how usual an image is, after them the features"
+    return ""
+
+
+def _spec_contradiction(manifest: Manifest) -> str:
+    """The answer must cover what the task asks of the image."""
+    try:
+        rules_of(manifest.task).check_spec(manifest.task, manifest.image_spec)
+    except InputError as exc:
+        return str(exc)
     return ""
 
 

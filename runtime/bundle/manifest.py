@@ -10,7 +10,7 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import OperatingPoint, Task
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """The newest schema; a bundle is written in the oldest that holds it (see `schema_of`)."""
 MAX_GOLDEN_TOLERANCE = 0.25
 """Two and a half times what `export` allows its roughest precision (int8, 0.1); above it a replay proves nothing."""
@@ -224,9 +224,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def schema_of(manifest: Manifest) -> int:
     """The oldest schema that holds ``manifest``.
 
-    6 with a rule for DICOM images that bundles before did not know, 5 with typicality or a release, 4 with an engine
-    of a GPU or a colour rule, 3 with INT8 beside BF16 or for weights alone, 2 with own decisions, else 1.
+    7 with a task that is no classification, 6 with a rule for DICOM images that bundles before did not know, 5 with
+    typicality or a release, 4 with an engine of a GPU or a colour rule, 3 with INT8 beside BF16 or for weights alone,
+    2 with own decisions, else 1.
     """
+    if manifest.task.is_dense:
+        return 7
     if manifest.image_spec.dicom.has_later_rules:
         return 6
     if manifest.typicality is not msgspec.UNSET or manifest.release is not msgspec.UNSET:

@@ -73,7 +73,7 @@ def test_label_columns_of_0_and_1_make_a_multilabel_study(folder: Path) -> None:
 def test_a_table_with_masks_needs_no_labels(folder: Path) -> None:
     study = open_study(write(folder, "image,split,mask\na.png,train,b.png\n"))
     assert study.labels == ()
-    assert study.cases[0].mask == "b.png"
+    assert study.cases[0].masks == ("b.png",)
 
 
 @pytest.mark.parametrize(

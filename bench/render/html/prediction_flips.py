@@ -116,7 +116,7 @@ def _kinds(report: Report, flips: Mapping[str, Sequence[Flip]]) -> dict[str, str
 def _totals(report: Report, flips: Mapping[str, Sequence[Flip]]) -> list[KindCounts]:
     rows = []
     for name, changes in flips.items():
-        for finding in report.task.findings if report.task.kind == "multilabel" else ("",):
+        for finding in report.task.findings if report.task.independent else ("",):
             of_finding = [flip for flip in changes if not finding or flip.finding == finding]
             kinds = Counter(flip.kind for flip in of_finding)
             rows.append(KindCounts(name_with_origin(report, name), finding, kinds, _p_value(of_finding)))

@@ -1,0 +1,1 @@
+"""What differs between kinds of task on the device; `table` finds it."""
