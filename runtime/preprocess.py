@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,3 +213,34 @@ def _centre(plane: FloatArray, height: int, width: int) -> FloatArray:
         plane = np.pad(plane, ((before[0], after[0]), (before[1], after[1])))
     top, left = round((plane.shape[0] - height) / 2), round((plane.shape[1] - width) / 2)
     return plane[top : top + height, left : left + width]
+
+
+class Layout(NamedTuple):
+    """The rectangle of the network's grid that shows the image; the rest is padding.
+
+    Attributes:
+        top: first row.
+        left: first column.
+        rows: height of the resized image.
+        columns: width of the resized image.
+    """
+
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+
+def layout(height: int, width: int, spec: ImageSpec) -> Layout:
+    """Where :func:`prepare` puts an image of ``height`` × ``width`` px whose every pixel it keeps.
+
+    Raises:
+        InputError: ``spec`` crops, so that a part of the image lies outside the grid.
+    """
+    if spec.resize == "shortest" or spec.crop_fraction != 1:
+        raise InputError(
+            f"the image spec crops (resize {spec.resize!r}, crop_fraction {spec.crop_fraction:g}); what the network "
+            "answers can be laid on the image with resize 'stretch' or 'longest' and crop_fraction 1"
+        )
+    rows, columns = _resized_size(height, width, spec)
+    return Layout((spec.height_px - rows) // 2, (spec.width_px - columns) // 2, rows, columns)
