@@ -34,7 +34,7 @@ class SlideSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         max_missing: share of tissue tiles without an answer (unread, or not reliable) above which no label is given.
     """
 
-    tile_um_per_px: Annotated[float, Meta(gt=0, le=100, extra={"unit": "µm"})]
+    tile_um_per_px: Annotated[float, Meta(gt=0, le=100)]
     overlap: Annotated[float, Meta(ge=0, le=0.75)] = 0.0
     tissue: TissueRule = "saturation"
     min_tissue: Annotated[float, Meta(ge=0, le=1)] = 0.1
