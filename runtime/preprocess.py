@@ -5,6 +5,8 @@
     y = crop(resize(x))                           antialiased; cubic coefficient a = -0.5; geometry as timm's evaluation
     z = (clip(y, 0, 1) - mean) / std              per channel
 
+Where the spec names a stain, it is normalised between resize and crop (`medfm_compress.runtime.stain`).
+
 All of it is float32. The resize is Pillow's on 32-bit float planes (mode ``F``), so 16-bit images keep their depth.
 """
 
@@ -36,7 +38,7 @@ _TIMM_FILTERS: dict[str, Filter] = {"nearest": "nearest", "bilinear": "bilinear"
 
 
 def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
-    """Everything but the normalisation: intensity, colour, resize, crop.
+    """Everything but the normalisation: intensity, colour, resize, stain, crop.
 
     Args:
         pixels: ``[H, W]`` or ``[H, W, 3]`` at their own bit depth.
@@ -47,12 +49,17 @@ def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
 
     Raises:
         ImageRefused: the image is smaller than ``spec.min_side_px``, so elongated that its resized form is absurd, or
-            of a kind of colour that ``spec.colour_rule`` refuses.
+            of a kind of colour that ``spec.colour_rule`` refuses, or of none of the stains that ``spec.stain`` asks for.
     """
     height, width = pixels.values.shape[:2]
     _check_size(height, width, spec)
     check_colour(pixels, spec)
-    planes = [_fit(plane, spec) for plane in _planes(pixels, spec)]
+    planes = [_resized(plane, spec) for plane in _planes(pixels, spec)]
+    if spec.stain:
+        from medfm_compress.runtime.stain.table import normalise_stain
+
+        planes = list(normalise_stain(np.stack(planes * (3 // len(planes))), spec.stain))
+    planes = [_centre(plane, spec.height_px, spec.width_px) for plane in planes]
     stacked = np.stack(planes * (spec.channels // len(planes)))
     return np.clip(stacked, 0.0, 1.0, out=stacked)
 
@@ -175,9 +182,8 @@ def _scaled(values: NDArray[Any], pixels: Pixels) -> FloatArray:
     return plane
 
 
-def _fit(plane: FloatArray, spec: ImageSpec) -> FloatArray:
-    resized = _resize(plane, _resized_size(plane.shape[0], plane.shape[1], spec), spec.filter)
-    return _centre(resized, spec.height_px, spec.width_px)
+def _resized(plane: FloatArray, spec: ImageSpec) -> FloatArray:
+    return _resize(plane, _resized_size(plane.shape[0], plane.shape[1], spec), spec.filter)
 
 
 def _resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
