@@ -31,13 +31,12 @@ _UNIT = 2.0**-53
 _ROUNDINGS_OF_WEIGHTS = 32
 _OUTPUTS = 15  # of one product; the sixteenth column is the error bound
 # Of one product, in multiplications: below what OpenBLAS gives to several threads, which belong to the engine.
-_LARGEST_PRODUCT = 250_000
-_CACHED_VALUES = 128 * 1024  # float64 at a time, 1 MiB
+_LARGEST_PRODUCT = 4 * 65_536
 _LEAST_FACTOR, _LEAST_PIXELS = 2.0, 1 << 16
 
 
 class _Block(NamedTuple):
-    """Outputs ``first`` to ``last`` of a row are columns ``left`` to ``right`` times ``weights``; then their bound.
+    """Outputs ``first`` to ``last`` of a row are columns ``left`` to ``right`` times ``weights``, whose last is the bound.
 
     Attributes:
         taps: 1 where a column is a tap of an output, and 0 elsewhere; without the bound.
@@ -71,7 +70,7 @@ def shortened(rows: Rows, height: int, old_width: int, new_width: int) -> NDArra
     blocks = _blocks(old_width, new_width)
     result = np.empty((height, new_width), np.float32)
     widest = max(block.weights.size for block in blocks)
-    step = max(1, min(_LARGEST_PRODUCT // widest, _CACHED_VALUES // old_width))
+    step = max(1, _LARGEST_PRODUCT // widest)
     for start in range(0, height, step):
         given = rows(start, min(start + step, height))
         low, high = _ends(given, blocks, new_width)
@@ -85,15 +84,10 @@ def shortened(rows: Rows, height: int, old_width: int, new_width: int) -> NDArra
 def _ends(given: NDArray[np.float32], blocks: tuple[_Block, ...], new_width: int) -> tuple[NDArray[np.float32], ...]:
     """``p - e`` and ``p + e``, rounded; ``[rows, new_width]``."""
     x = given.astype(np.float64)
-    products = np.empty((len(x), new_width))
-    errors = np.empty_like(products)
-    for block in blocks:
-        product = x[:, block.left : block.right] @ block.weights
-        products[:, block.first : block.last] = product[:, :-1]
-        errors[:, block.first : block.last] = product[:, -1:]
-    low = np.subtract(products, errors, dtype=np.float64).astype(np.float32)
-    products += errors
-    return low, products.astype(np.float32)
+    products = np.stack([x[:, block.left : block.right] @ block.weights for block in blocks], axis=1)
+    sums, errors = products[..., :-1], products[..., -1:]
+    low, high = ((sums + end).astype(np.float32) for end in (-errors, errors))
+    return low.reshape(len(x), -1)[:, :new_width], high.reshape(len(x), -1)[:, :new_width]
 
 
 def _differs(
@@ -101,6 +95,8 @@ def _differs(
 ) -> NDArray[np.bool_]:
     """Which values may be the one or the other. Those about 0 that have only black taps are 0, which ``low`` is made."""
     differs: NDArray[np.bool_] = low != high
+    if not differs.any():
+        return differs
     around_zero = differs & (low <= 0) & (high >= 0)
     of_outputs = around_zero.any(axis=0)
     for block in blocks:
@@ -132,7 +128,7 @@ def _blocks(old: int, new: int) -> tuple[_Block, ...]:
     for start in range(0, new, _OUTPUTS):
         stop = min(start + _OUTPUTS, new)
         left, right = int(first[start]), int(last[stop - 1])
-        inside = np.zeros((right - left, stop - start + 1))
+        inside = np.zeros((right - left, _OUTPUTS + 1))
         for output in range(start, stop):
             begin, end = first[output] - left, last[output] - left
             inside[begin:end, output - start] = weights[: end - begin, output]
