@@ -13,6 +13,7 @@ import msgspec
 from medfm_compress.data.colour_kind import case_colour, colour_of, study_colour_kind
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
+from medfm_compress.data.stain_fit import with_stain
 from medfm_compress.data.study import Study
 from medfm_compress.data.table import write_table
 from medfm_compress.early_refusals import refuse_misspelt, refuse_to_overwrite, refuse_to_replace_inputs
@@ -112,11 +113,12 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
     refuse_misspelt(step.model)
     import torch
 
+    from medfm_compress.compress.networks.architecture import parse_arguments
     from medfm_compress.compress.networks.build import build_model
     from medfm_compress.compress.training.dataset import task_of
     from medfm_compress.compress.training.finetune import finetune as train_teacher
 
-    cases = _open(study, progress, step.dicom)
+    cases = _open(study, progress, step.dicom, step.structure)
     torch.manual_seed(step.training.seed)
     model = build_model(
         step.model,
@@ -124,8 +126,9 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
         size_px=step.image_size,
         colour=step.colour or colour_of(cases),
         weights=Path(step.weights) if step.weights else None,
+        arguments=parse_arguments(step.network_argument),
     )
-    spec = msgspec.structs.replace(model.spec, dicom=step.dicom)
+    spec = with_stain(msgspec.structs.replace(model.spec, dicom=step.dicom), step.stain)
     model = dataclasses.replace(
         model, spec=spec, licence=step.licence or model.licence, intended_use=step.intended_use or model.intended_use
     )
@@ -247,9 +250,7 @@ def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
     )
 
 
-def _open(
-    path: Path, progress: Progress, rules: DicomRules | None = None, structures: tuple[str, ...] = ()
-) -> Study:
+def _open(path: Path, progress: Progress, rules: DicomRules | None = None, structures: tuple[str, ...] = ()) -> Study:
     """A study; what opening it passed over or took for something else is said."""
     study = open_study(path, dicom_rules=rules, structures=structures)
     for sentence in study.remarks:
