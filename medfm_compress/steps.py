@@ -247,9 +247,11 @@ def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
     )
 
 
-def _open(path: Path, progress: Progress, rules: DicomRules | None = None) -> Study:
+def _open(
+    path: Path, progress: Progress, rules: DicomRules | None = None, structures: tuple[str, ...] = ()
+) -> Study:
     """A study; what opening it passed over or took for something else is said."""
-    study = open_study(path, dicom_rules=rules)
+    study = open_study(path, dicom_rules=rules, structures=structures)
     for sentence in study.remarks:
         progress(f"note: {sentence}")
     return study
@@ -281,7 +283,7 @@ def export(
         steps=(*loaded.provenance.steps, *_intention(loaded)),
         recipe_sha256=recipe_sha256,
     )
-    cases = _open(study, progress, loaded.spec.dicom)
+    cases = _open(study, progress, loaded.spec.dicom, loaded.task.structures)
     draft = BundleDraft(
         name=name or loaded.name,
         spec=device_spec(loaded.spec, step, cases, progress),
