@@ -20,7 +20,8 @@ from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.pruning.calibration_cases import training_batches, validation_set
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
-from medfm_compress.compress.quantization.fidelity import case_logits, changed_decisions
+from medfm_compress.compress.quantization.fidelity import case_logits
+from medfm_compress.compress.quantization.kinds.table import judge_of
 from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, SECOND_ESTIMATOR
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.data.study import Study
@@ -98,7 +99,7 @@ def judge_int8(
         calibrated_on=len(inputs.train),
         judged_on=len(inputs.val),
         relative_logit_error=relative_logit_error(int8, fp32, student.task),
-        changed_decisions=changed_decisions(int8, fp32, student.task),
+        changed_decisions=judge_of(student.task).changed(int8, fp32, student.task),
         auroc_original=whole.auroc(torch.from_numpy(before), targets),
         auroc_fp32=whole.auroc(torch.from_numpy(fp32), targets),
         auroc_int8=whole.auroc(torch.from_numpy(int8), targets),
@@ -112,7 +113,7 @@ def _nearest(
     """The estimator whose INT8 logits are nearer to ``fp32``, as the method's name, and those logits."""
     onnx = portable(export_onnx(student.module, student.spec, student.task).content)
     statistics = calibrate(onnx, [inputs.train], threads=usable_cores())
-    builder = GraphBuilder(onnx, statistics, inputs.train[:SAMPLE])
+    builder = GraphBuilder(onnx, statistics, inputs.train[:SAMPLE], student.task)
     tried = []
     for estimator in (DEFAULT_ESTIMATOR, SECOND_ESTIMATOR):
         method = msgspec.structs.replace(int8_method(goal), estimator=estimator)
