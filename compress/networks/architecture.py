@@ -1,10 +1,14 @@
-"""`Architecture`: how a network is built, and the name that a command line gives it: ``LIBRARY:NAME``, or a timm name."""
+"""`Architecture`: how a network is built, and its name on a command line: ``LIBRARY:NAME``, or a timm name."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
+
+from medfm_compress.runtime.errors import InputError
 
 OF_SEGMENTATION = ("smp", "monai")
 """Libraries whose networks answer for every pixel; a name of theirs begins with the library and a colon."""
@@ -46,3 +50,25 @@ def split_name(name: str) -> tuple[str, str]:
     """Library and name within it: ``smp:unet/tu-resnet18`` is ``("smp", "unet/tu-resnet18")``."""
     library, colon, rest = name.partition(":")
     return (library, rest) if colon and library in OF_SEGMENTATION else ("timm", name)
+
+
+def parse_arguments(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Keyword arguments from text: JSON, or else the text itself; ``64,32,16`` is a list.
+
+    Raises:
+        InputError: a list of which one part is no number.
+    """
+    return {name: _parsed(name, text.strip()) for name, text in texts.items()}
+
+
+def _parsed(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    if "," not in text:
+        return text
+    try:
+        return json.loads(f"[{text.strip(',')}]")
+    except ValueError:
+        raise InputError(f"network argument {name} is {text!r}; give a number, a word or numbers with commas") from None

@@ -1,8 +1,8 @@
 """A network of segmentation that starts from the weights of a classifier: its encoder takes them.
 
-A file is of the encoder where no tensor of it is called as the whole network's are (``encoder.…``), and fits where every
-tensor that the encoder has is in it; what it has beyond (classifier, last convolution) is left out. timm calls the same
-layer ``stages.0.…`` in a classifier and ``stages_0.…`` in some encoders.
+A file is of the encoder where no tensor of it is called as the whole network's are (``encoder.…``), and fits where
+every tensor that the encoder has is in it; what it has beyond (classifier, last convolution) is left out. timm calls
+the same layer ``stages.0.…`` in a classifier and ``stages_0.…`` in some encoders.
 """
 
 from __future__ import annotations

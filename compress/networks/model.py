@@ -17,7 +17,7 @@ import msgspec
 import torch
 from torch import nn
 
-from medfm_compress.compress.networks.architecture import Architecture as Architecture
+from medfm_compress.compress.networks.architecture import Architecture
 from medfm_compress.compress.networks.heads import begin_at_zero, classifier_names
 from medfm_compress.compress.networks.libraries import library_of
 from medfm_compress.runtime.atomic_write import replacing, write_atomically

@@ -1,4 +1,4 @@
-"""Two-dimensional networks of MONAI that answer for every pixel: ``monai:unet``, ``monai:segresnet``, ``monai:unetr`` ….
+"""Two-dimensional networks of MONAI that answer for every pixel: ``monai:unet``, ``monai:segresnet`` ….
 
 Sizes are those of a network that trains on a workstation; any argument of the constructor may be given instead.
 """
@@ -111,7 +111,7 @@ def create(architecture: Architecture) -> nn.Module:
             raise MissingDependency(f"monai:{architecture.name} needs einops: pip install einops")
         try:
             module: nn.Module = getattr(nets, _NETWORKS[architecture.name].kind)(**architecture.arguments)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 -- a constructor raises what it likes
             raise ModelError(
                 f"monai:{architecture.name} cannot be built with {architecture.arguments}: {_first_line(exc)}"
             ) from None

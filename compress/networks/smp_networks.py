@@ -1,6 +1,6 @@
 """Networks of segmentation-models-pytorch: ``DECODER/ENCODER``, e.g. ``unet/tu-mobilenetv3_small_100``.
 
-An encoder ``tu-NAME`` is timm's network NAME; any other is the library's own (``resnet34``). Nothing is ever downloaded.
+An encoder ``tu-NAME`` is timm's network NAME; any other is the library's own (``resnet34``). Nothing is downloaded.
 
 The library's decoders are as wide for every encoder (256 to 16 channels of a U-Net), which in a small network is most
 of the work. Here, unless the arguments say otherwise, a decoder follows its encoder, c_s the encoder's channels at
@@ -124,7 +124,7 @@ def create(architecture: Architecture) -> nn.Module:
         import segmentation_models_pytorch as smp
     except ImportError as exc:
         raise MissingDependency(
-            f"networks of segmentation need segmentation-models-pytorch ({exc}): pip install segmentation-models-pytorch"
+            f"smp:{architecture.name} needs its library ({exc}): pip install segmentation-models-pytorch"
         ) from None
     check_decoder(architecture.name)
     make = getattr(smp, _DECODERS[architecture.name][0])
@@ -133,7 +133,7 @@ def create(architecture: Architecture) -> nn.Module:
         module: nn.Module = make(**{**architecture.arguments, "encoder_weights": None})
     except ModelError:
         raise
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 -- a constructor raises what it likes
         raise ModelError(
             f"smp:{architecture.name} cannot be built with {architecture.arguments}: {_first_line(exc)}"
         ) from None

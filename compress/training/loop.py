@@ -154,6 +154,8 @@ class _Run:
         device = self.fabric.device
         images = raw.images.to(device, non_blocking=True)
         extras = {name: tensor.to(device, non_blocking=True) for name, tensor in raw.extras.items()}
+        for name in self.job.moving:
+            extras[name] = self.job.views.move(extras[name], epoch, raw.cases)
         images = (self.job.views.apply(images, epoch, raw.cases) - self.mean) / self.std
         return Batch(images.contiguous(memory_format=torch.channels_last), raw.cases, epoch, extras)
 
