@@ -283,7 +283,7 @@ def export(
         steps=(*loaded.provenance.steps, *_intention(loaded)),
         recipe_sha256=recipe_sha256,
     )
-    cases = _open(study, progress, loaded.spec.dicom)
+    cases = _open(study, progress, loaded.spec.dicom, loaded.task.structures)
     draft = BundleDraft(
         name=name or loaded.name,
         spec=device_spec(loaded.spec, step, cases, progress),

@@ -215,8 +215,8 @@ def judge(trial: CandidateTrial, reference: CandidateTrial, validation: Validati
     if trial.export is None or reference.logits is None:
         return trial
     logits = case_logits(trial.export.session, validation.inputs)
-    error, accuracy_drop, changed = fidelity(logits, reference.logits, validation)
-    return msgspec.structs.replace(trial, logits=logits, error=error, accuracy_drop=accuracy_drop, changed_decisions=changed)
+    error, drop, changed = fidelity(logits, reference.logits, validation)
+    return msgspec.structs.replace(trial, logits=logits, error=error, accuracy_drop=drop, changed_decisions=changed)
 
 
 def session_ms(sessions: Sequence[Session], image: NDArray[np.float32], rounds: int) -> tuple[list[float], ...]:

@@ -1,4 +1,4 @@
-"""Judge a candidate: how far its logits are from FP32 on validation cases, and what that does to accuracy and decisions.
+"""Judge a candidate: how far its logits are from FP32 on validation cases, and what accuracy and decisions lose by it.
 
 What accuracy and a decision are, the kind of task says; see `kinds.table`.
 """
