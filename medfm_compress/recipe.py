@@ -85,6 +85,7 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         licence: of the weights; every student inherits it.
         intended_use: what the publisher of the weights says they are for.
         dicom: rules for DICOM input, which every student and bundle inherits.
+        stain: file of 'slide fit-stain': the stain that images are normalised to, likewise.
         training: how.
     """
 
@@ -100,6 +101,7 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     licence: str = ""
     intended_use: str = ""
     dicom: Annotated[DicomRules, RECIPE_ONLY] = DicomRules()
+    stain: str = ""
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
@@ -321,7 +323,7 @@ def resolved(recipe: Recipe, folder: Path) -> Recipe:
         return path(name) if name and Path(path(name)).exists() else name
 
     def started(step: Step) -> Step:
-        changed = {name: path(getattr(step, name)) for name in ("weights", "folder") if hasattr(step, name)}
+        changed = {name: path(getattr(step, name)) for name in ("weights", "folder", "stain") if hasattr(step, name)}
         more = {"more": tuple(map(path, step.more))} if hasattr(step, "more") else {}
         return replace(step, **changed, **more)
 

@@ -13,6 +13,7 @@ import msgspec
 from medfm_compress.data.colour_kind import case_colour, colour_of, study_colour_kind
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
+from medfm_compress.data.stain_fit import with_stain
 from medfm_compress.data.study import Study
 from medfm_compress.data.table import write_table
 from medfm_compress.early_refusals import refuse_misspelt, refuse_to_overwrite, refuse_to_replace_inputs
@@ -127,7 +128,7 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
         weights=Path(step.weights) if step.weights else None,
         arguments=parse_arguments(step.network_argument),
     )
-    spec = msgspec.structs.replace(model.spec, dicom=step.dicom)
+    spec = with_stain(msgspec.structs.replace(model.spec, dicom=step.dicom), step.stain)
     model = dataclasses.replace(
         model, spec=spec, licence=step.licence or model.licence, intended_use=step.intended_use or model.intended_use
     )

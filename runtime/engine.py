@@ -165,6 +165,11 @@ class Engine:
         """The bundle's manifest."""
         return self.bundle.manifest
 
+    @property
+    def standing_flags(self) -> tuple[str, ...]:
+        """What every prediction of this engine says, whatever the image: of verdict and signatures."""
+        return self._standing_flags
+
     def predict(
         self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
     ) -> Prediction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -130,11 +130,69 @@ class ColourRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     others: Literal["flag", "refuse"] = "flag"
 
 
+StainVector = tuple[float, float, float]
+_STAIN_STATISTICS = 1e3
+"""Largest of a reference: optical densities of 8-bit pixels are below 6, their logarithms within ±3."""
+
+
+class MacenkoStain(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="method", tag="macenko"
+):
+    """Stain normalisation after Macenko (2009) to a reference; see `medfm_compress.runtime.stain`.
+
+    Attributes:
+        hematoxylin: optical density of the reference's first stain in red, green and blue; of length 1.
+        eosin: of its second stain.
+        concentrations: the 99th percentile of either stain in the reference, > 0.
+        others: what becomes of an image whose stains cannot be told (blank, or of another colour): ``keep`` it as it is,
+            or ``refuse`` it.
+    """
+
+    hematoxylin: StainVector
+    eosin: StainVector
+    concentrations: tuple[float, float]
+    others: Literal["keep", "refuse"] = "keep"
+
+    def __post_init__(self) -> None:
+        for name, vector in (("hematoxylin", self.hematoxylin), ("eosin", self.eosin)):
+            if not abs(math.hypot(*vector) - 1) <= 1e-3 or min(vector) < -1e-3:  # NaN fails this too
+                raise InputError(f"{name} is {vector}; a stain's optical densities are at least 0 and of length 1")
+        if math.dist(self.hematoxylin, self.eosin) < 1e-2:
+            raise InputError(f"hematoxylin and eosin are {self.hematoxylin} and {self.eosin}; they must differ")
+        if not all(0 < value <= _STAIN_STATISTICS for value in self.concentrations):
+            raise InputError(f"concentrations are {self.concentrations}; each must be above 0")
+
+
+class ReinhardStain(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="method", tag="reinhard"
+):
+    """Colour transfer after Reinhard (2001) to a reference; see `medfm_compress.runtime.stain`.
+
+    Attributes:
+        mean: of the reference's tissue in l, α and β.
+        std: likewise, each > 0.
+        others: as of `MacenkoStain`.
+    """
+
+    mean: StainVector
+    std: StainVector
+    others: Literal["keep", "refuse"] = "keep"
+
+    def __post_init__(self) -> None:
+        if not all(-_STAIN_STATISTICS <= value <= _STAIN_STATISTICS for value in self.mean):
+            raise InputError(f"mean of the stain's reference is {self.mean}; every value must be finite")
+        if not all(1e-6 <= value <= _STAIN_STATISTICS for value in self.std):
+            raise InputError(f"std of the stain's reference is {self.std}; every value must be above 0")
+
+
+StainRule: TypeAlias = MacenkoStain | ReinhardStain
+
+
 class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Preprocessing from decoded pixels to one network input of shape ``[channels, height_px, width_px]``, float32.
 
-    The order is fixed: presentation values at their own bit depth → [0, 1] → colour → resize → centre crop → clip to
-    [0, 1] → ``(x - mean) / std``. The resize filters are those that ONNX ``Resize`` can express (antialiased, cubic
+    The order is fixed: presentation values at their own bit depth → [0, 1] → colour → resize → stain → centre crop →
+    clip to [0, 1] → ``(x - mean) / std``. The resize filters are those that ONNX ``Resize`` can express (antialiased, cubic
     coefficient -0.5), so the whole of it can be moved into a graph.
 
     Attributes:
@@ -150,6 +208,7 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         dicom: rules for DICOM input.
         colour_rule: which kind of images, by colour, the network was made for; absent it is unknown, and nothing is
             flagged. Left out of the JSON where absent, so that digests of older bundles hold.
+        stain: normalisation of a histological stain, of rgb alone; absent colours stay what they are. Left out likewise.
     """
 
     height_px: int
@@ -163,6 +222,7 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     min_side_px: int = 32
     dicom: DicomRules = DicomRules()
     colour_rule: ColourRule | msgspec.UnsetType = msgspec.UNSET
+    stain: StainRule | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         for name, side in (("height_px", self.height_px), ("width_px", self.width_px)):
@@ -176,6 +236,8 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise InputError(
                 f"colour {self.colour!r} needs {self.channels} mean and std values, got {self.mean}, {self.std}"
             )
+        if self.stain is not msgspec.UNSET and self.colour != "rgb":
+            raise InputError(f"colour is {self.colour!r}; a stain is normalised in rgb alone")
         if not all(-LARGEST_SHIFT <= value <= LARGEST_SHIFT for value in self.mean):
             raise InputError(f"mean is {self.mean}; every value must be within ±{LARGEST_SHIFT:g}")
         if not all(1 / LARGEST_SHIFT <= value <= LARGEST_SHIFT for value in self.std):
