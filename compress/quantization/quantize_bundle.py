@@ -217,16 +217,18 @@ def _timer(spec: ImageSpec, validation: ValidationSet, options: QuantizeOptions,
 
 
 def _limits(options: QuantizeOptions, validation: ValidationSet) -> Limits:
+    judge = judge_of(validation.task)
+    least = judge.least_change(len(validation.cases))
     return Limits(
         error=options.error_limit,
-        accuracy_drop=judge_of(validation.task).limit(options),
-        metric=judge_of(validation.task).metric,
+        accuracy_drop=judge.limit(options),
+        metric=judge.metric,
         rounds=options.rounds,
         threads=options.threads,
         budget=Budget(options.time_budget_s),
         weight_bits=_WEIGHT_BITS[options.weights_only],
         nncf=options.nncf,
-        changed_decisions=1.0 if validation.labelled else max(options.decision_limit, 1 / len(validation.cases)),
+        changed_decisions=1.0 if validation.labelled else max(options.decision_limit, least),
     )
 
 

@@ -46,6 +46,10 @@ class ClassificationJudge:
         columns = range(len(table.findings))
         return [auroc(table.scores[:, i], table.truth[:, i]) for i in columns if len(np.unique(table.truth[:, i])) == 2]
 
+    def least_change(self, cases: int) -> float:
+        """One case."""
+        return 1 / cases
+
     def changed(self, logits: Logits, fp32_logits: Logits, task: Task) -> float:
         """Share of decisions that differ between logits ``[n, labels]`` (see above)."""
         if task.independent:

@@ -56,6 +56,10 @@ class SegmentationJudge:
         numbers = range(1, logits.shape[1] + 1)
         return [float(dice(called == number, truth == number).mean()) for number in numbers]
 
+    def least_change(self, cases: int) -> float:
+        """Nothing: there are pixels enough."""
+        return 0.0
+
     def changed(self, logits: Logits, fp32_logits: Logits, task: Task) -> float:
         """Share of pixels that are called otherwise."""
         return float((label_maps(logits) != label_maps(fp32_logits)).mean())

@@ -37,6 +37,10 @@ class Judge(Protocol):
         """The metric of each finding that the labelled cases can tell of."""
         ...
 
+    def least_change(self, cases: int) -> float:
+        """The share of decisions that may change in any case, of so many cases without labels."""
+        ...
+
     def changed(self, logits: Logits, fp32_logits: Logits, task: Task) -> float:
         """Share of decisions, in [0, 1], that differ."""
         ...
