@@ -51,7 +51,7 @@ class CaseSource(NamedTuple):
         if self.images is not None:
             study = open_images(self.images, task, spec, self.least, self.most, self.seed)
         else:
-            study = open_study(self.study or Path(), dicom_rules=spec.dicom)
+            study = open_study(self.study or Path(), dicom_rules=spec.dicom, structures=task.structures)
         for sentence in study.remarks:
             progress(f"note: {sentence}")
         return study

@@ -113,11 +113,12 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
     refuse_misspelt(step.model)
     import torch
 
+    from medfm_compress.compress.networks.architecture import parse_arguments
     from medfm_compress.compress.networks.build import build_model
     from medfm_compress.compress.training.dataset import task_of
     from medfm_compress.compress.training.finetune import finetune as train_teacher
 
-    cases = _open(study, progress, step.dicom)
+    cases = _open(study, progress, step.dicom, step.structure)
     torch.manual_seed(step.training.seed)
     model = build_model(
         step.model,
@@ -125,6 +126,7 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
         size_px=step.image_size,
         colour=step.colour or colour_of(cases),
         weights=Path(step.weights) if step.weights else None,
+        arguments=parse_arguments(step.network_argument),
     )
     spec = with_stain(msgspec.structs.replace(model.spec, dicom=step.dicom), step.stain)
     model = dataclasses.replace(
@@ -248,9 +250,9 @@ def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
     )
 
 
-def _open(path: Path, progress: Progress, rules: DicomRules | None = None) -> Study:
+def _open(path: Path, progress: Progress, rules: DicomRules | None = None, structures: tuple[str, ...] = ()) -> Study:
     """A study; what opening it passed over or took for something else is said."""
-    study = open_study(path, dicom_rules=rules)
+    study = open_study(path, dicom_rules=rules, structures=structures)
     for sentence in study.remarks:
         progress(f"note: {sentence}")
     return study
@@ -282,7 +284,7 @@ def export(
         steps=(*loaded.provenance.steps, *_intention(loaded)),
         recipe_sha256=recipe_sha256,
     )
-    cases = _open(study, progress, loaded.spec.dicom)
+    cases = _open(study, progress, loaded.spec.dicom, loaded.task.structures)
     draft = BundleDraft(
         name=name or loaded.name,
         spec=device_spec(loaded.spec, step, cases, progress),

@@ -7,14 +7,15 @@
 
 Where the spec names a stain, it is normalised between resize and crop (`medfm_compress.runtime.stain`).
 
-All of it is float32. The resize is Pillow's on 32-bit float planes (mode ``F``), so 16-bit images keep their depth.
+All of it is float32. The resize is Pillow's on 32-bit float planes (mode ``F``), so 16-bit images keep their depth; the
+rows of a large image are shortened by `reduction`, to the same bits. No float copy of a large image is made.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.colour_kind import check_colour
 from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import Colour, Filter, ImageSpec, Resize
+from medfm_compress.runtime.reduction import is_worth_while, shortened
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.images.pixels import Pixels
@@ -160,30 +162,48 @@ def _check_size(height: int, width: int, spec: ImageSpec) -> None:
         )
 
 
-def _planes(pixels: Pixels, spec: ImageSpec) -> list[FloatArray]:
-    """One or three float32 planes in [0, 1]; a grey image for a colour network stays one plane until it is resized."""
-    if not pixels.is_colour:
-        return [_scaled(pixels.values, pixels)]
-    channels = [_scaled(pixels.values[..., index], pixels) for index in range(3)]
-    if spec.colour == "rgb":
-        return channels
-    red, green, blue = channels
-    luma: FloatArray = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
-    return [luma]
+class _Plane(NamedTuple):
+    """One channel of an image, of which float32 values in [0, 1] are made where they are needed.
+
+    Attributes:
+        values: ``[H, W]``, or ``[H, W, 3]`` of which the brightness is meant.
+        low: value that stands for 0.
+        high: value that stands for 1.
+    """
+
+    values: NDArray[Any]
+    low: float
+    high: float
+
+    def rows(self, start: int, stop: int) -> FloatArray:
+        """``[stop - start, W]``."""
+        part = self.values[start:stop]
+        if part.ndim == 2:
+            return self._scaled(part)
+        red, green, blue = (self._scaled(part[..., channel]) for channel in range(3))
+        luma: FloatArray = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+        return luma
+
+    def _scaled(self, part: NDArray[Any]) -> FloatArray:
+        # Divided, not multiplied by a reciprocal: x / 255 and (257 x) / 65535 are the same float32, so an 8-bit image
+        # and its 16-bit copy give the same tensor.
+        scaled = part.astype(np.float32)
+        if self.low != 0:
+            scaled -= np.float32(self.low)
+        scaled /= np.float32(self.high - self.low)
+        return scaled
 
 
-def _scaled(values: NDArray[Any], pixels: Pixels) -> FloatArray:
-    # Divided, not multiplied by a reciprocal: x / 255 and (257 x) / 65535 are the same float32, so an 8-bit image and
-    # its 16-bit copy give the same tensor.
-    plane = values.astype(np.float32)
-    if pixels.low != 0:
-        plane -= np.float32(pixels.low)
-    plane /= np.float32(pixels.high - pixels.low)
-    return plane
+def _planes(pixels: Pixels, spec: ImageSpec) -> list[_Plane]:
+    """One or three planes; a grey image for a colour network stays one plane until it is resized."""
+    values = pixels.values
+    channels = [values[..., index] for index in range(3)] if pixels.is_colour and spec.colour == "rgb" else [values]
+    return [_Plane(channel, pixels.low, pixels.high) for channel in channels]
 
 
-def _resized(plane: FloatArray, spec: ImageSpec) -> FloatArray:
-    return _resize(plane, _resized_size(plane.shape[0], plane.shape[1], spec), spec.filter)
+def _resized(plane: _Plane, spec: ImageSpec) -> FloatArray:
+    height, width = plane.values.shape[:2]
+    return _resize(plane, _resized_size(height, width, spec), spec.filter)
 
 
 def _resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
@@ -200,14 +220,19 @@ def _resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
-def _resize(plane: FloatArray, size: tuple[int, int], name: Filter) -> FloatArray:
-    if plane.shape == size:
-        return plane
+def _resize(plane: _Plane, size: tuple[int, int], name: Filter) -> FloatArray:
+    height, width = plane.values.shape[:2]
+    if (height, width) == size:
+        return plane.rows(0, height)
     from PIL import Image
 
-    image = Image.fromarray(np.ascontiguousarray(plane))
+    is_unsigned = plane.low == 0 and plane.values.dtype.kind == "u"
+    if name == "bicubic" and is_unsigned and is_worth_while(height, width, size[1]):
+        shorter = shortened(plane.rows, height, width, size[1])
+    else:
+        shorter = np.ascontiguousarray(plane.rows(0, height))
     method = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
-    resized = image.resize((size[1], size[0]), method.get(name, Image.Resampling.BICUBIC))
+    resized = Image.fromarray(shorter).resize((size[1], size[0]), method.get(name, Image.Resampling.BICUBIC))
     return np.asarray(resized, np.float32)
 
 
@@ -219,3 +244,34 @@ def _centre(plane: FloatArray, height: int, width: int) -> FloatArray:
         plane = np.pad(plane, ((before[0], after[0]), (before[1], after[1])))
     top, left = round((plane.shape[0] - height) / 2), round((plane.shape[1] - width) / 2)
     return plane[top : top + height, left : left + width]
+
+
+class Layout(NamedTuple):
+    """The rectangle of the network's grid that shows the image; the rest is padding.
+
+    Attributes:
+        top: first row.
+        left: first column.
+        rows: height of the resized image.
+        columns: width of the resized image.
+    """
+
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+
+def layout(height: int, width: int, spec: ImageSpec) -> Layout:
+    """Where :func:`prepare` puts an image of ``height`` × ``width`` px whose every pixel it keeps.
+
+    Raises:
+        InputError: ``spec`` crops, so that a part of the image lies outside the grid.
+    """
+    if spec.resize == "shortest" or spec.crop_fraction != 1:
+        raise InputError(
+            f"the image spec crops (resize {spec.resize!r}, crop_fraction {spec.crop_fraction:g}); what the network "
+            "answers can be laid on the image with resize 'stretch' or 'longest' and crop_fraction 1"
+        )
+    rows, columns = _resized_size(height, width, spec)
+    return Layout((spec.height_px - rows) // 2, (spec.width_px - columns) // 2, rows, columns)

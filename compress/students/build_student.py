@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from medfm_compress.compress.networks.build import build_model
-from medfm_compress.compress.networks.model import CARD, Model, check_name, load_model
+from medfm_compress.compress.networks.libraries import check_network_name
+from medfm_compress.compress.networks.model import CARD, Model, load_model
 from medfm_compress.compress.students.auto_select import AUTO, Auto, auto_select
 from medfm_compress.compress.students.scaled import PREFIX, parse_scale, scale_model
 from medfm_compress.runtime.errors import InputError, ModelError
@@ -69,7 +70,7 @@ def check_student_name(name: str) -> None:
     if name.startswith(PREFIX):
         parse_scale(name)
     elif name != AUTO and not (Path(name) / CARD).is_file():
-        check_name(name)
+        check_network_name(name)
 
 
 def _from_folder(folder: Path, task: Task, weights: Path | None) -> Model:
