@@ -244,8 +244,7 @@ def prune(
     from medfm_compress.compress.teachers.open import open_teacher
 
     student = load_model(model)
-    structures = student.task.labels if student.task.is_dense else ()
-    cases = _open(study, progress, student.spec.dicom, structures)
+    cases = _open(study, progress, student.spec.dicom, student.task.structures)
     _warn_of_modality(cases, options.training.modality, progress)
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
     check_teacher((cases,), teacher, None, progress, options.distillation)  # what is refused writes nothing
