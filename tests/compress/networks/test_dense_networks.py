@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from medfm_compress.compress.networks.architecture import Architecture
+from medfm_compress.compress.networks.backbone import BackboneCard, save_backbone
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.networks.listed_names import refuse_unlisted
 from medfm_compress.compress.networks.masking import Masking
