@@ -15,6 +15,7 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.preprocess import preprocess
+from medfm_compress.runtime.segmentation.label_map import lay_on_image
 from medfm_compress.runtime.slides.journal import NOT_RELIABLE, PREDICTED, TileAnswer
 from medfm_compress.runtime.slides.slide import Picture
 from medfm_compress.runtime.task import Task, TaskKind
@@ -90,11 +91,12 @@ class SegmentedTiles:
         return spec.height_px, spec.width_px
 
     def answer(self, engine: Engine, region: Picture) -> TileAnswer:
-        """Probabilities × 255 of every pixel; the scores are the highest of them."""
-        task = engine.task
-        logits = engine.logits(preprocess(Pixels.from_integers(region), engine.manifest.image_spec))
+        """Probabilities × 255 of every pixel that shows the tile; the scores are the highest of the network's."""
+        task, spec = engine.task, engine.manifest.image_spec
+        logits = engine.logits(preprocess(Pixels.from_integers(region), spec))
         scores = probabilities(rules_of(task).case_logits(logits, task), task)[0].astype(np.float32)
-        return TileAnswer(PREDICTED, scores, np.rint(255 * _pixel_probabilities(logits[0])).astype(np.uint8))
+        laid = lay_on_image(logits, task, spec, spec.height_px, spec.width_px, keep_probabilities=True)
+        return TileAnswer(PREDICTED, scores, np.rint(255 * np.asarray(laid.probabilities)).astype(np.uint8))
 
     def tile_map(self, answer: TileAnswer, cells: tuple[int, int]) -> NDArray[np.float32]:
         """As it was stored."""
@@ -104,15 +106,6 @@ class SegmentedTiles:
         """A Gaussian about the middle; at least a thousandth at the corners."""
         bells = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in cells]
         return np.maximum(np.outer(*bells), 1e-3).astype(np.float32)
-
-
-def _pixel_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """p_k = exp(z_k) / (1 + Σ_j exp z_j) for ``[structures, height, width]``."""
-    wide = logits.astype(np.float64)
-    highest = np.maximum(wide.max(axis=0), 0)
-    powers = np.exp(wide - highest)
-    probability: NDArray[np.float64] = powers / (np.exp(-highest) + powers.sum(axis=0))
-    return probability
 
 
 _CLASSIFIED = ClassifiedTiles()

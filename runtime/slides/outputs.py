@@ -153,7 +153,9 @@ def _write_pictures(scan: Scan, heat: Path, finding: str, kept: list[tuple[float
         small = file.read_region(0, 0, len(file.levels) - 1, level.width, level.height)[..., 0]
     cells = [extent / side for extent, side in zip(scan.tiling.extent, scan.tiling.cell_side, strict=True)]
     down, across = (min(1.0, part / whole) for part, whole in zip(cells, scan.tiling.map_shape, strict=True))
-    note = f"{scan.slide.name}; grey bands: not read" if scan.seen.unread.any() else scan.slide.name
+    note = "; ".join(
+        [scan.slide.name, "tissue without colour: no answer", *(["grey bands: not read"] * bool(scan.seen.unread.any()))]
+    )
     write_overlay(
         heat.with_name(heat.stem.replace("heat-", "overlay-", 1) + ".png"),
         overlay(scan.seen, small, (down, across)),
