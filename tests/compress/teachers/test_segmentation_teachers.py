@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.networks.model import save_model
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
+from medfm_compress.compress.teachers.onnx_network import network_of_onnx
 from medfm_compress.compress.teachers.open import TeacherSource, open_teacher
 from medfm_compress.compress.teachers.structure_mapping import structure_map
 from medfm_compress.compress.teachers.teacher import Teacher
@@ -82,7 +83,7 @@ def test_a_state_dict_of_the_library_with_a_wider_decoder(tmp_path: Path) -> Non
         with torch.inference_mode():
             assert torch.allclose(teacher.answer(images).logits, model.module((images - mean) / std), atol=1e-5)
     assert "map" in teacher.card.features
-    with pytest.raises(ModelError, match=r"does not fit the architecture .* architecture: arguments"):
+    with pytest.raises(ModelError, match=r"does not fit the architecture.*architecture: arguments"):
         opened("smp:unet/tu-mobilenetv3_small_100", ONE, tmp_path, {"labels": ["lesion"]}, weights=weights)
     with pytest.raises(ModelError, match="give its labels in the order of its outputs"):
         opened(f"smp:unet/{ENCODER}", ONE, tmp_path, weights=weights)
