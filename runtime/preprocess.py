@@ -51,7 +51,7 @@ def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
 
     Raises:
         ImageRefused: the image is smaller than ``spec.min_side_px``, so elongated that its resized form is absurd, or
-            of a kind of colour that ``spec.colour_rule`` refuses, or of none of the stains that ``spec.stain`` asks for.
+            of a kind of colour that ``spec.colour_rule`` refuses, or without the stains that ``spec.stain`` asks for.
     """
     height, width = pixels.values.shape[:2]
     _check_size(height, width, spec)

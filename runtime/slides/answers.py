@@ -127,7 +127,7 @@ def answers_of(task: Task) -> TileAnswers:
     """
     if task.kind not in _ANSWERS:
         raise InputError(
-            f"the bundle is of kind {task.kind!r}, whose answers of tiles make no map of a slide; allowed are bundles of "
+            f"the bundle is of kind {task.kind!r}, whose answers of tiles make no map of a slide; allowed are those of "
             f"{', '.join(_ANSWERS)}"
         )
     return _ANSWERS[task.kind]

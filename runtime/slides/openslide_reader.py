@@ -49,7 +49,9 @@ class OpenSlideSlide:
         self.name, self._path = path.name, path
         self._lock = threading.Lock()
         self._slide = self._open()
-        self.levels = levels_of([(int(width), int(height)) for width, height in self._slide.level_dimensions], self.name)
+        self.levels = levels_of(
+            [(int(width), int(height)) for width, height in self._slide.level_dimensions], self.name
+        )
         self.um_per_px = self._resolution()
 
     def _open(self) -> Any:

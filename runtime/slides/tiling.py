@@ -1,8 +1,8 @@
 """The tiles of a slide at one resolution, and which of them show tissue.
 
 A tile shows ``width_px`` × ``height_px`` pixels of the network at ``tile_um_per_px``. It is divided into cells, and the
-step from one tile to the next is a whole number of them, so that every cell of the maps belongs to the same part of each
-tile that shows it. Tiles begin at the upper left corner; the last ones may reach beyond the slide, where it is white.
+step from one tile to the next is a whole number of them, so that every cell of the maps belongs to the same part of
+each tile that shows it. Tiles begin at the upper left; the last ones may reach beyond the slide, into white.
 Of a spec that crops its centre, what is read is larger than what is shown, by a margin on every side.
 """
 
@@ -22,7 +22,7 @@ from medfm_compress.runtime.slides.slide import Picture, Slide
 from medfm_compress.runtime.slides.tissue import tissue_mask
 
 _COARSER = 1.1
-"""A slide may be this much coarser than the network's resolution: 0.25 µm is written as 0.2522 or 0.27 by some scanners."""
+"""A slide may be this much coarser than the network's resolution: 0.25 µm is 0.2522 or 0.27 to some scanners."""
 
 
 class Box(NamedTuple):
@@ -111,7 +111,9 @@ def make_tiling(slide: Slide, um_per_px: tuple[float, float], spec: ImageSpec, s
         for number, level in enumerate(slide.levels)
         if all(own <= wanted * 1.001 for own, wanted in zip(level.downsample, reduction, strict=True))
     ]
-    return Tiling(rows, columns, cells, (step[0], step[1]), side, 1 / spec.crop_fraction, max(levels, default=0), extent)
+    return Tiling(
+        rows, columns, cells, (step[0], step[1]), side, 1 / spec.crop_fraction, max(levels, default=0), extent
+    )
 
 
 def tissue_tiles(tiling: Tiling, seen: Overview, settings: SlideSettings) -> NDArray[np.int64]:

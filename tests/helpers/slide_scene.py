@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import tiny_bundle
-from jpeg_slide import write_jpeg_slide
 from msgspec.structs import replace
 from PIL import Image
 
+from jpeg_slide import write_jpeg_slide
 from medfm_compress.runtime.bundle.bundle import write_bundle
 from medfm_compress.runtime.golden_cases import golden_files, make_goldens, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_bundle
 from msgspec.structs import replace
+from stained_image import UNIT, stained
 
 from medfm_compress.runtime.bundle.bundle import Bundle, write_bundle
 from medfm_compress.runtime.bundle.manifest import schema_of
@@ -18,8 +19,6 @@ from medfm_compress.runtime.stain import macenko, reinhard
 from medfm_compress.runtime.stain.optical_density import optical_density
 from medfm_compress.runtime.stain.table import normalise_stain
 
-HE = np.array([[0.5626, 0.2159], [0.7201, 0.8012], [0.4062, 0.5581]])
-UNIT = HE / np.linalg.norm(HE, axis=0)
 MACENKO = MacenkoStain(
     hematoxylin=tuple(UNIT[:, 0].tolist()), eosin=tuple(UNIT[:, 1].tolist()), concentrations=(1.9705, 1.0308)
 )
@@ -27,18 +26,8 @@ REINHARD = ReinhardStain(mean=(-0.65, -0.23, 0.01), std=(0.27, 0.14, 0.02))
 SPEC = ImageSpec(height_px=48, width_px=48, colour="rgb", mean=(0.0,) * 3, std=(1.0,) * 3, min_side_px=8)
 
 
-def stained(seed=0, side=48, matrix=UNIT, scale=(1.5, 0.8)):
-    """An image of two dyes in known amounts, uint8 RGB; a quarter of it is glass."""
-    rng = np.random.default_rng(seed)
-    amounts = rng.gamma(2.0, 0.5, (side * side, 2)) * scale
-    amounts[rng.random(len(amounts)) < 0.2, 0] = 0
-    amounts[rng.random(len(amounts)) < 0.2, 1] = 0
-    amounts[: side * side // 4] = 0
-    return np.clip(240 * np.exp(-amounts @ matrix.T) - 1, 0, 255).astype(np.uint8).reshape(side, side, 3)
-
-
 def torchstain_like(image, reference, full):
-    """Macenko as torchstain's numpy back end has it (Io 240, α 1, β 0.15), but for the sign of the first eigenvector."""
+    """Macenko as torchstain's numpy back end has it (Io 240, α 1, β 0.15), with eigenvectors turned to the positive."""
     od = -np.log((image.reshape(-1, 3).astype(float) + 1) / 240)
     kept = od[~np.any(od < 0.15, axis=1)]
     _, vectors = np.linalg.eigh(np.cov(kept.T))
@@ -78,8 +67,8 @@ def test_two_scanners_of_one_section_become_alike():
 def lab_by_loops(pixels):
     """Reinhard's equations 4 and 6, written out a pixel."""
     rows = []
-    for r, g, b in pixels:
-        r, g, b = ((255 * value + 1) / 256 for value in (r, g, b))
+    for pixel in pixels:
+        r, g, b = ((255 * value + 1) / 256 for value in pixel)
         lms = (
             0.3811 * r + 0.5783 * g + 0.0402 * b,
             0.1967 * r + 0.7244 * g + 0.0782 * b,

@@ -141,7 +141,9 @@ def test_absurd_directories_are_refused(tmp_path, reader, change):
         open_slide(path, reader=reader)
 
 
-@pytest.mark.parametrize("content", [b"", b"no slide at all", b"\x89PNG\r\n\x1a\nrubbish", b"II*\0\xff\xff\xff\xff", b"II+\0"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no slide at all", b"\x89PNG\r\n\x1a\nrubbish", b"II*\0\xff\xff\xff\xff", b"II+\0"]
+)
 def test_what_is_no_slide_is_refused_with_the_reason_of_each_reader(tmp_path, content):
     path = tmp_path / "slide.tif"
     path.write_bytes(content)
