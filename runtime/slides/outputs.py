@@ -133,8 +133,8 @@ def _withheld(scan: Scan, summary: _Summary) -> str:
         return f"{unread} tiles could not be read, and the settings refuse a label then"
     if not summary.counts[PREDICTED] or unread + unlike > scan.settings.max_missing * len(scan.tiles):
         return (
-            f"{unread} of {len(scan.tiles)} tissue tiles could not be read, {unlike} are unlike the training images, and at "
-            f"most {scan.settings.max_missing:.0%} may lack an answer"
+            f"{unread} of {len(scan.tiles)} tissue tiles could not be read, {unlike} are unlike the training images; "
+            f"at most {scan.settings.max_missing:.0%} may lack an answer"
         )
     return ""
 

@@ -78,7 +78,7 @@ def test_slides_go_through_the_paired_comparison_clustered_by_patient():
         for bundle in (good, bad)
     }
     assert (results["good"].cases, results["good"].patients, results["good"].patients_with) == (60, 30, 15)
-    assert results["good"].difference.value == 0 and results["bad"].difference.value == pytest.approx(-0.5)
+    assert results["good"].difference.estimate == 0 and results["bad"].difference.estimate == pytest.approx(-0.5)
     assert results["bad"].smallest_loss > 0.1
 
 
