@@ -127,7 +127,7 @@ def test_stains_of_a_study(tmp_path, capsys):
     rule = json.loads((tmp_path / "macenko.json").read_text())
     assert np.linalg.norm(rule["hematoxylin"]) == pytest.approx(1, abs=1e-4)
     Image.fromarray(np.full((40, 40, 3), 240, np.uint8)).save(tmp_path / "white.png")
-    (tmp_path / "cases.csv").write_text("image,split,label\nwhite.png,train,a\n0.png,val,b\n")
+    (tmp_path / "cases.csv").write_text("image,split,label\nwhite.png,train,a\n0.png,val,a\n1.png,other,b\n")
     capsys.readouterr()
     assert call(tmp_path, "fit-stain", "@cases.csv", "--out", "@white.json") == 2
     assert "no stains that can be told" in capsys.readouterr().err

@@ -224,10 +224,11 @@ def test_a_full_disk_is_said_and_what_is_done_is_kept(classifier, scene, slide, 
 
 def test_pictures_can_be_opened_and_show_the_heat(classifier, scene, slide, tmp_path):
     scan(classifier, slide, scene.SETTINGS, tmp_path / "out")
-    overlay = np.asarray(Image.open(tmp_path / "out" / "overlay-opacity.png"))
+    with Image.open(tmp_path / "out" / "overlay-opacity.png") as file:
+        overlay = np.asarray(file)
     assert np.ptp(overlay[:60, 30:800].astype(int)) < 15  # glass stays glass
     stained, plain = overlay[300:400, 300:600].astype(int), scene.picture()[300:400, 300:600].astype(int)
     assert np.abs(stained - plain).mean() > 10
-    sheet = Image.open(tmp_path / "out" / "top-opacity.png")
-    assert sheet.size[0] == 4 * 240 + 16 and sheet.size[1] > 3 * 224
+    with Image.open(tmp_path / "out" / "top-opacity.png") as sheet:
+        assert sheet.size[0] == 4 * 240 + 16 and sheet.size[1] > 3 * 224
     assert json.loads((tmp_path / "out" / "result.json").read_text())["slide"] == "slide.tif"
