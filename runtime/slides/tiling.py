@@ -11,16 +11,18 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.slides.overview import Overview
 from medfm_compress.runtime.slides.settings import SlideSettings
 from medfm_compress.runtime.slides.slide import Picture, Slide
 from medfm_compress.runtime.slides.tissue import tissue_mask
 
+_SAME = 0.01
 _COARSER = 1.1
 """A slide may be this much coarser than the network's resolution: 0.25 µm is 0.2522 or 0.27 to some scanners."""
 
@@ -92,7 +94,9 @@ def make_tiling(slide: Slide, um_per_px: tuple[float, float], spec: ImageSpec, s
 
     Raises:
         ImageRefused: the slide is coarser than the network's resolution.
+        InputError: the bundle was trained at another resolution than the settings'.
     """
+    _check_trained_at(spec, settings)
     reduction = [settings.tile_um_per_px / own for own in um_per_px]  # across, down
     if min(reduction) < 1 / _COARSER:
         raise ImageRefused(
@@ -114,6 +118,18 @@ def make_tiling(slide: Slide, um_per_px: tuple[float, float], spec: ImageSpec, s
     return Tiling(
         rows, columns, cells, (step[0], step[1]), side, 1 / spec.crop_fraction, max(levels, default=0), extent
     )
+
+
+def _check_trained_at(spec: ImageSpec, settings: SlideSettings) -> None:
+    """Raises InputError where the bundle says at which resolution it was trained, and the settings say another."""
+    if not spec.tiles or spec.tiles.mm_per_px is msgspec.UNSET:
+        return
+    trained = 1000 * spec.tiles.mm_per_px
+    if abs(settings.tile_um_per_px / trained - 1) > _SAME:
+        raise InputError(
+            f"tile_um_per_px is {settings.tile_um_per_px:g} and the bundle was trained at {trained:g} µm a pixel; "
+            "write that into the settings"
+        )
 
 
 def tissue_tiles(tiling: Tiling, seen: Overview, settings: SlideSettings) -> NDArray[np.int64]:

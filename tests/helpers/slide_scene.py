@@ -71,8 +71,9 @@ def classifier(path: Path, seed: int = 0) -> Path:
     return tiny_bundle.bundle(path, spec=spec, model=tiny_bundle.network(seed=seed))
 
 
-def segmenter(path: Path) -> Path:
+def segmenter(path: Path, **changes) -> Path:
     """A bundle whose structures are where red, or green, is above half: logit 20 (x − 0.5) a pixel."""
+    spec = replace(SPEC, **changes)
     from onnx import TensorProto, helper, numpy_helper
 
     weights = np.array([[20, 0, 0], [0, 20, 0]], np.float32)[..., None, None]
@@ -86,12 +87,12 @@ def segmenter(path: Path) -> Path:
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     model = made.SerializeToString()
-    manifest = tiny_bundle.draft((tiny_bundle.ORT,), STRUCTURES, SPEC)
+    manifest = tiny_bundle.draft((tiny_bundle.ORT,), STRUCTURES, spec)
     output = replace(manifest.outputs[0], shape=(1, 2, 32, 32))
-    inputs = make_goldens(SPEC, count=2)
+    inputs = make_goldens(spec, count=2)
     session = open_session_from_bytes("onnxruntime", [model], 1, "fp32")
     logits = {tiny_bundle.ORT.name: run_goldens(session, inputs)}
-    write_bundle(path, replace(manifest, outputs=(output,)), {"model.onnx": model} | golden_files(inputs, logits, SPEC))
+    write_bundle(path, replace(manifest, outputs=(output,)), {"model.onnx": model} | golden_files(inputs, logits, spec))
     return path
 
 

@@ -12,9 +12,9 @@ from stained_image import UNIT, stained
 from medfm_compress.runtime.bundle.bundle import Bundle, write_bundle
 from medfm_compress.runtime.bundle.manifest import schema_of
 from medfm_compress.runtime.errors import ImageRefused, InputError
-from medfm_compress.runtime.image_spec import ImageSpec, MacenkoStain, ReinhardStain
+from medfm_compress.runtime.image_spec import ImageSpec, MacenkoStain, ReinhardStain, Tiles
 from medfm_compress.runtime.images.pixels import Pixels
-from medfm_compress.runtime.preprocess import prepare
+from medfm_compress.runtime.preprocess import prepare, prepare_tile
 from medfm_compress.runtime.stain import macenko, reinhard
 from medfm_compress.runtime.stain.optical_density import optical_density
 from medfm_compress.runtime.stain.table import normalise_stain
@@ -144,6 +144,15 @@ def test_preparing_normalises_what_was_resized_and_pads_with_black_afterwards():
     assert (prepared[:, :12] == 0).all() and (prepared[:, 36:] == 0).all()
     assert np.allclose(prepared[:, 12:36], expected, atol=0.03)  # clipped before or after
     assert np.abs(prepared - plain).mean() > 0.01
+
+
+def test_tiles_of_a_sliding_window_are_normalised_one_by_one():
+    spec = replace(SPEC, tiles=Tiles(), stain=MACENKO)
+    pixels = Pixels.from_integers(stained(1, side=96))
+    tile = prepare_tile(pixels, spec, 30, -8)
+    seen = prepare_tile(pixels, replace(spec, stain=msgspec.UNSET), 30, -8)[:, :, 8:]
+    assert np.array_equal(tile[:, :, 8:], normalise_stain(seen, MACENKO)) and (tile[:, :, :8] == 0).all()
+    assert np.abs(tile[:, :, 8:] - seen).mean() > 0.01
 
 
 def test_a_grey_image_for_a_colour_network_is_kept():
