@@ -65,6 +65,18 @@ def damage_tile(path: Path, number: int, level: int = 0) -> None:
         stream.write(b"\0" * (count - count // 3))
 
 
+def lose_tile(path: Path, number: int) -> None:
+    """Say that a tile of level 0 lies beyond the end of the file."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        tag = file.pages[0].tags["TileOffsets"]
+        size = 8 if int(tag.dtype) == 16 else 4
+    with path.open("r+b") as stream:
+        stream.seek(tag.valueoffset + size * number)
+        stream.write((1 << 31).to_bytes(size, "little"))
+
+
 def classifier(path: Path, seed: int = 0) -> Path:
     """A bundle of the tiny classifier (grey, 32 px)."""
     spec = replace(tiny_bundle.SPEC, min_side_px=8)

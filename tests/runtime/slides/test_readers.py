@@ -11,6 +11,7 @@ from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.slides import table
 from medfm_compress.runtime.slides.slide import RegionUnreadable
 from medfm_compress.runtime.slides.table import open_slide
+from medfm_compress.runtime.threads import map_in_threads
 
 
 def check_pixels(slide, picture, tolerance=0):
@@ -104,6 +105,24 @@ def test_a_damaged_tile_is_said_and_the_others_are_read(scene, picture, tmp_path
         with pytest.raises(RegionUnreadable, match="tile"):
             slide.read_region(column * side + 5, row * side + 5, 0, 20, 20)
         assert slide.read_region(0, 0, 0, 60, 60).min() > 200
+
+
+def test_openslide_loses_the_damaged_region_alone_whatever_other_threads_read(scene, picture, tmp_path):
+    pytest.importorskip("openslide")
+    path = scene.write_deflate(tmp_path / "slide.tif", picture)
+    scene.lose_tile(path, 19)
+
+    def read(number):
+        row, column = divmod(number % 40, 8)
+        try:
+            part = slide.read_region(column * 128 + 5, row * 128 + 5, 0, 20, 20)
+        except RegionUnreadable:
+            return False
+        return np.array_equal(part, picture[row * 128 + 5 :, column * 128 + 5 :][:20, :20]) or column == 7
+
+    with open_slide(path, reader="openslide") as slide:
+        read_well = list(map_in_threads(read, range(120), 4))
+    assert [number for number, good in enumerate(read_well) if not good] == [19, 59, 99]
 
 
 def test_a_truncated_slide_is_said(scene, picture, tmp_path):
