@@ -1,4 +1,4 @@
-"""Networks that answer for every pixel: by name, at the input's own size, saved and loaded, from a classifier's weights."""
+"""Networks that answer for every pixel: by name, at the input's size, saved and loaded, from a classifier's file."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 pytest.importorskip("segmentation_models_pytorch")
 pytest.importorskip("monai")
 
-import timm  # noqa: E402
-import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+import timm
+import torch
+from safetensors.torch import save_file
 
-from medfm_compress.compress.networks.architecture import Architecture  # noqa: E402
-from medfm_compress.compress.networks.build import build_model  # noqa: E402
-from medfm_compress.compress.networks.listed_names import refuse_unlisted  # noqa: E402
-from medfm_compress.compress.networks.model import create_module, load_model, save_model  # noqa: E402
-from medfm_compress.compress.networks.monai_networks import NETWORKS  # noqa: E402
-from medfm_compress.compress.networks.smp_networks import DECODERS  # noqa: E402
-from medfm_compress.runtime.errors import ModelError  # noqa: E402
-from medfm_compress.runtime.task import Task  # noqa: E402
+from medfm_compress.compress.networks.architecture import Architecture
+from medfm_compress.compress.networks.build import build_model
+from medfm_compress.compress.networks.listed_names import refuse_unlisted
+from medfm_compress.compress.networks.model import create_module, load_model, save_model
+from medfm_compress.compress.networks.monai_networks import NETWORKS
+from medfm_compress.compress.networks.smp_networks import DECODERS
+from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.task import Task
 
 _TASK = Task(kind="segmentation", labels=("nucleus", "border"))
 _ENCODER = "tu-mobilenetv3_small_050"
