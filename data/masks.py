@@ -31,11 +31,16 @@ def label_map(study: Study, case: Case) -> LabelMap:
     Raises:
         StudyError: it cannot be read, has a value that stands for nothing, or draws a pixel twice.
     """
-    folder = study.root if study.root.is_dir() else study.root.parent
+    folder = mask_folder(study)
     try:
         return read_label_map([folder / name if name else None for name in case.masks], study.labels)
     except ImageRefused as exc:
         raise StudyError(f"mask of {case.image!r}: {exc}") from None
+
+
+def mask_folder(study: Study) -> Path:
+    """Folder that the paths of masks start from."""
+    return study.root if study.root.is_dir() else study.root.parent
 
 
 def read_label_map(files: Sequence[Path | None], structures: Sequence[str]) -> LabelMap:

@@ -114,7 +114,7 @@ def check_input(card: BackboneCard, architecture: Architecture) -> None:
         ModelError: another number of colours, or another size where the architecture fixes it.
     """
     before, now = card.architecture.arguments, architecture.arguments
-    if before.get("in_chans", 3) != now.get("in_chans", 3):
+    if before.get("in_chans", 3) != now.get("in_chans", now.get("in_channels", 3)):
         colour = "grey" if before.get("in_chans", 3) == 1 else "rgb"
         raise ModelError(f"{card.name} was pre-trained on {colour} images; give --colour {colour}")
     if "img_size" in now and before.get("img_size") != now["img_size"]:

@@ -13,6 +13,7 @@ from medfm_compress.export.self_contained.portable import portable_variant
 from medfm_compress.export.self_contained.preprocessing import GraphForm
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress, no_progress
 
 
@@ -31,11 +32,16 @@ def export_self_contained(
     """Write preprocessing, a variant's network and its decisions to ``path``, after their parity was checked.
 
     Raises:
-        InputError: no variant is portable, the file would differ from the engine, or cannot be written. Nothing is left
+        InputError: no variant is portable, the bundle normalises stains, the file would differ from the engine, or cannot be written. Nothing is left
             behind.
     """
     variant = portable_variant(bundle, options.variant)
     form = GraphForm(pixels=options.pixels, resize=options.resize_with)
+    if bundle.manifest.image_spec.stain:
+        raise InputError(
+            f"{bundle.path.name} normalises the stain of its images, which looks at each image as a whole (percentiles, "
+            "eigenvectors) and which no ONNX graph holds here; run the bundle itself, or train without --stain"
+        )
     progress(f"composing {variant.name} with preprocessing and decisions")
     manifest = bundle.manifest
     model = compose(bundle.read(variant.files[0]), manifest.image_spec, manifest.task_of(variant), form)

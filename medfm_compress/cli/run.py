@@ -145,10 +145,8 @@ def _as_word(outcome: Outcome) -> str:
 
 
 def _as_json(image: Path, outcome: Outcome) -> dict[str, Any]:
-    import msgspec
-
     if isinstance(outcome, str):
         return {"image": str(image), "skipped": outcome}
     if isinstance(outcome, MedfmError):
         return {"image": str(image), "error": str(outcome), "exit_code": outcome.exit_code}
-    return {"image": str(image), **msgspec.to_builtins(outcome)}
+    return {"image": str(image), **outcome.row()}

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.dicom.checks import Layout, check_object, code, layout_of
 from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
 from medfm_compress.runtime.dicom.codestream import jpeg_header
+from medfm_compress.runtime.dicom.codes import codes_of, looked_up, native_pixels
 from medfm_compress.runtime.dicom.colour import rgb_pixels
 from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, plugins_for, plugins_of_frame
 from medfm_compress.runtime.dicom.examination import examination
@@ -114,11 +115,11 @@ def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
     if not layout.is_grey:
         pixels = rgb_pixels(ds, layout, values, name)
         return pixels._replace(flags=flags + pixels.flags, **_context(ds))
-    codes = _codes(values, layout, name, overlays=overlay_bits(ds, layout), lossy=LOSSY in flags)
+    codes = codes_of(values, layout, name, overlays=overlay_bits(ds, layout), lossy=LOSSY in flags)
     if table is None:
         shown, remarks = deep_p_values(ds, layout, rules, codes, name)
         return Pixels.from_integers(shown, remarks + flags)._replace(**_context(ds))
-    return Pixels.from_integers(table[codes], flags)._replace(**_context(ds))
+    return Pixels.from_integers(looked_up(table, codes), flags)._replace(**_context(ds))
 
 
 def _context(ds: Dataset) -> dict[str, Any]:
@@ -143,6 +144,8 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple
     syntax, plugins = ds.file_meta.TransferSyntaxUID, plugins_for(ds, name)
     if not syntax.is_encapsulated:
         _check_length(ds, layout, name)
+        if layout.samples == 1 and layout.bits_allocated > 1 and syntax.is_little_endian:
+            return native_pixels(ds.PixelData, layout), ()
     else:
         check_fragments(ds.PixelData, name)
         if str(syntax).startswith(_CODES_WITH_SIZE):
@@ -243,35 +246,3 @@ def _frame(ds: Dataset) -> bytes:
         offsets = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths)
     frame: bytes = get_frame(ds.PixelData, 0, number_of_frames=1, extended_offsets=offsets)
     return frame
-
-
-def _codes(values: NDArray[Any], layout: Layout, name: str, *, overlays: int, lossy: bool) -> NDArray[Any]:
-    """The stored bits as unsigned numbers below ``2 ** bits_stored``.
-
-    Unused high bits must be zero, repeat the sign (PS3.5 8.1.1), or be those that ``overlays`` names. Anything else is
-    a wrong Bits Stored, which masking would turn into noise. A lossy decoder may overshoot and is clipped.
-    """
-    bits = layout.bits_stored
-    if lossy:
-        half = 2 ** (bits - 1)
-        low, high = (-half, half - 1) if layout.is_signed else (0, 2 * half - 1)
-        values = np.clip(values, low, high)
-    if bits == 8 * values.dtype.itemsize:
-        return values.view(f"u{values.dtype.itemsize}")
-    word = np.dtype(f"u{values.dtype.itemsize}").type
-    # Python's ~ gives a negative number, which an unsigned word does not take.
-    kept = word(~overlays & (2 ** (8 * values.dtype.itemsize) - 1))
-    unsigned: NDArray[Any] = values.view(word) & kept
-    used: NDArray[Any] = unsigned & word(2**bits - 1)
-    extended: NDArray[Any] | bool = False
-    if layout.is_signed:
-        extended = unsigned == _sign_extended(used, bits, values.dtype).view(word) & kept
-    if not np.all((unsigned == used) | extended):
-        raise ImageRefused(f"{name}: pixels exceed the {bits} bits stored; export the image again")
-    return used
-
-
-def _sign_extended(used: NDArray[Any], bits: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    shift = 8 * dtype.itemsize - bits
-    extended: NDArray[Any] = (used << shift).view(dtype) >> shift
-    return extended

@@ -25,6 +25,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _INFLATE_PIECE = 64 * 1024
 
 _SOF_PROGRESSIVE, _SOS, _EOI = 0xC2, 0xDA, b"\xff\xd9"
+_FILL = 0xFF
 _COEFFICIENTS = 64
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # stuffing, restarts and fill bytes are none
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -162,8 +163,11 @@ def _is_scan(body: bytes) -> bool:
 
 
 def _end_of_scans(jpeg: bytes) -> int | None:
-    """Where the first image's EOI marker stands, or None."""
-    return next((at for at in _markers(jpeg) if jpeg[at : at + 2] == _EOI), None)
+    """Where the first image's EOI marker stands, fill bytes before it (T.81, B.1.1.2) and all, or None."""
+    at = next((at for at in _markers(jpeg) if jpeg[at : at + 2] == _EOI), None)
+    while at is not None and jpeg[at - 1] == _FILL:
+        at -= 1
+    return at
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
