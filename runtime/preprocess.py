@@ -302,7 +302,7 @@ def at_resolution(pixels: Pixels, spec: ImageSpec) -> Pixels:
             f"{spec.tiles.mm_per_px:g} mm: give the region of interest"
         )
     channels = np.moveaxis(pixels.values, -1, 0) if pixels.is_colour else pixels.values[None]
-    planes = [_resize(channel.astype(np.float32), (height, width), spec.filter) for channel in channels]
+    planes = [_resize(_Plane(channel.astype(np.float32), 0.0, 1.0), (height, width), spec.filter) for channel in channels]
     values = np.clip(np.stack(planes, axis=-1) if pixels.is_colour else planes[0], pixels.low, pixels.high)
     return pixels._replace(values=values, spacing_mm=spec.tiles.mm_per_px)
 
@@ -318,10 +318,10 @@ def prepare_tile(pixels: Pixels, spec: ImageSpec, top: int, left: int) -> FloatA
     """
     first, before = (max(top, 0), max(left, 0)), (max(-top, 0), max(-left, 0))
     part = pixels.values[first[0] : top + spec.height_px, first[1] : left + spec.width_px]
-    planes = [np.clip(plane, 0.0, 1.0) for plane in _planes(pixels._replace(values=part), spec)]
+    planes = [plane.rows(0, len(part)) for plane in _planes(pixels._replace(values=part), spec)]
     tile = np.zeros((spec.channels, spec.height_px, spec.width_px), np.float32)
     rows, columns = part.shape[:2]
-    tile[:, before[0] : before[0] + rows, before[1] : before[1] + columns] = np.stack(planes)
+    tile[:, before[0] : before[0] + rows, before[1] : before[1] + columns] = np.clip(np.stack(planes), 0, 1)
     return tile
 
 
