@@ -67,7 +67,7 @@ def dicom_in_words(spec: ImageSpec) -> str:
 def print_unlabelled(manifest: Manifest) -> None:
     """That a bundle was made with images without labels, and what follows; nothing where there were labels."""
     if any(UNLABELLED in step for step in manifest.provenance.steps):
-        console.say(f"{UNLABELLED}; AUROC is not known")
+        console.say(f"{UNLABELLED}; {'mean Dice' if manifest.task.is_dense else 'AUROC'} is not known")
     if manifest.task.is_dense:
         console.say(f"segmentation of {', '.join(manifest.task.labels)}: each pixel is what is most probable there")
         console.say(f"images are {describe_fit(manifest.image_spec)}")
