@@ -1,4 +1,4 @@
-"""A slide of 20,000 × 20,000 px out of real tiles: memory, time, kill and resume, and whether planted tumours are found.
+"""A slide of 20,000 × 20,000 px out of real tiles: memory, time, kill and resume, and whether tumours are found.
 
     python experiments/slide_run.py make DATA/lung-histology slide.tif [--side 20000]
     python experiments/slide_run.py measure bundle.medfm slide.tif settings.json OUT
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jpeg_slide import write_jpeg_slide
 from numpy.typing import NDArray
 from PIL import Image
 
+from jpeg_slide import write_jpeg_slide
 from medfm_compress.bench.stats.auroc import clustered_areas
 
 Picture = NDArray[np.uint8]
@@ -32,7 +32,10 @@ UM_PER_PX = 0.5
 EACH = 48  # tiles of each kind that are kept in memory
 GLASS = 242
 KINDS = ("glass", "benign", "adenocarcinoma", "squamous")
-DISCS = {"adenocarcinoma": (0.36, 0.40, 0.09), "squamous": (0.62, 0.60, 0.07)}  # down, across, radius; parts of the side
+DISCS = {
+    "adenocarcinoma": (0.36, 0.40, 0.09),
+    "squamous": (0.62, 0.60, 0.07),
+}  # down, across, radius; parts of the side
 
 
 def layout(side: int) -> NDArray[np.uint8]:
@@ -79,7 +82,9 @@ def make(data: Path, path: Path, side: int) -> None:
     start = time.monotonic()
     write_jpeg_slide(path, (side, side), tile_of, UM_PER_PX)
     path.with_suffix(".truth.json").write_text(json.dumps({"kinds": KINDS, "layout": kinds.tolist()}))
-    print(f"wrote {path}: {path.stat().st_size / 1e6:.0f} MB in {time.monotonic() - start:.0f} s")
+    print(  # noqa: T201
+        f"wrote {path}: {path.stat().st_size / 1e6:.0f} MB in {time.monotonic() - start:.0f} s"
+    )
 
 
 def command(arguments: list[str]) -> list[str]:
@@ -142,7 +147,7 @@ def measure(bundle: Path, slide: Path, settings: Path, out: Path) -> None:
     same = names == sorted(path.name for path in (out / "killed").iterdir()) and all(
         (out / "whole" / name).read_bytes() == (out / "killed" / name).read_bytes() for name in names
     )
-    print(
+    print(  # noqa: T201
         json.dumps(
             {
                 "slide": slide.name,

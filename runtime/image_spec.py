@@ -168,8 +168,8 @@ class MacenkoStain(
         hematoxylin: optical density of the reference's first stain in red, green and blue; of length 1.
         eosin: of its second stain.
         concentrations: the 99th percentile of either stain in the reference, > 0.
-        others: what becomes of an image whose stains cannot be told (blank, or of another colour): ``keep`` it as it is,
-            or ``refuse`` it.
+        others: what becomes of an image whose stains cannot be told (blank, or of another colour): ``keep`` it as it
+            is, or ``refuse`` it.
     """
 
     hematoxylin: StainVector
@@ -216,8 +216,8 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Preprocessing from decoded pixels to one network input of shape ``[channels, height_px, width_px]``, float32.
 
     The order is fixed: presentation values at their own bit depth → [0, 1] → colour → resize → stain → centre crop →
-    clip to [0, 1] → ``(x - mean) / std``. The resize filters are those that ONNX ``Resize`` can express (antialiased, cubic
-    coefficient -0.5), so the whole of it can be moved into a graph.
+    clip to [0, 1] → ``(x - mean) / std``. The resize filters are those that ONNX ``Resize`` can express (antialiased,
+    cubic coefficient -0.5), so the whole of it can be moved into a graph.
 
     Attributes:
         height_px: network input height, 8 to 4096.
@@ -234,7 +234,7 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         dicom: rules for DICOM input.
         colour_rule: which kind of images, by colour, the network was made for; absent it is unknown, and nothing is
             flagged. Left out of the JSON where absent, so that digests of older bundles hold.
-        stain: normalisation of a histological stain, of rgb alone; absent colours stay what they are. Left out likewise.
+        stain: normalisation of a histological stain, of rgb alone; absent, colours stay as they are. Left out likewise.
     """
 
     height_px: int
@@ -265,6 +265,8 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise InputError(
                 f"colour {self.colour!r} needs {self.channels} mean and std values, got {self.mean}, {self.std}"
             )
+        if self.stain and self.tiles:
+            raise InputError("a stain is normalised over the whole image, which tiles never are; leave one of them out")
         if self.stain is not msgspec.UNSET and self.colour != "rgb":
             raise InputError(f"colour is {self.colour!r}; a stain is normalised in rgb alone")
         if not all(-LARGEST_SHIFT <= value <= LARGEST_SHIFT for value in self.mean):

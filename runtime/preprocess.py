@@ -52,18 +52,14 @@ def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
 
     Raises:
         ImageRefused: the image is smaller than ``spec.min_side_px``, so elongated that its resized form is absurd, or
-            of a kind of colour that ``spec.colour_rule`` refuses, or of none of the stains that ``spec.stain`` asks for.
+            of a kind of colour that ``spec.colour_rule`` refuses, or without the stains that ``spec.stain`` asks for.
     """
     if spec.tiles:
         return _centre_tile(pixels, spec)
     height, width = pixels.values.shape[:2]
     _check_size(height, width, spec)
     check_colour(pixels, spec)
-    planes = [_resized(plane, spec) for plane in _planes(pixels, spec)]
-    if spec.stain:
-        from medfm_compress.runtime.stain.table import normalise_stain
-
-        planes = list(normalise_stain(np.stack(planes * (3 // len(planes))), spec.stain))
+    planes = _stained([_resized(plane, spec) for plane in _planes(pixels, spec)], spec)
     planes = [_centre(plane, spec.height_px, spec.width_px) for plane in planes]
     stacked = np.stack(planes * (spec.channels // len(planes)))
     return np.clip(stacked, 0.0, 1.0, out=stacked)
@@ -204,6 +200,15 @@ def _planes(pixels: Pixels, spec: ImageSpec) -> list[_Plane]:
     return [_Plane(channel, pixels.low, pixels.high) for channel in channels]
 
 
+def _stained(planes: list[FloatArray], spec: ImageSpec) -> list[FloatArray]:
+    """The planes with their stain normalised, where the spec names one; a grey image becomes three planes then."""
+    if not spec.stain:
+        return planes
+    from medfm_compress.runtime.stain.table import normalise_stain
+
+    return list(normalise_stain(np.stack(planes * (3 // len(planes))), spec.stain))
+
+
 def _resized(plane: _Plane, spec: ImageSpec) -> FloatArray:
     height, width = plane.values.shape[:2]
     return _resize(plane, _resized_size(height, width, spec), spec.filter)
@@ -318,7 +323,8 @@ def prepare_tile(pixels: Pixels, spec: ImageSpec, top: int, left: int) -> FloatA
     """
     first, before = (max(top, 0), max(left, 0)), (max(-top, 0), max(-left, 0))
     part = pixels.values[first[0] : top + spec.height_px, first[1] : left + spec.width_px]
-    planes = [np.clip(plane, 0.0, 1.0) for plane in _planes(pixels._replace(values=part), spec)]
+    scaled = [plane.rows(0, part.shape[0]) for plane in _planes(pixels._replace(values=part), spec)]
+    planes = [np.clip(plane, 0.0, 1.0) for plane in _stained(scaled, spec)]
     tile = np.zeros((spec.channels, spec.height_px, spec.width_px), np.float32)
     rows, columns = part.shape[:2]
     tile[:, before[0] : before[0] + rows, before[1] : before[1] + columns] = np.stack(planes)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -92,7 +93,7 @@ class SegmentedTiles:
 
     def answer(self, engine: Engine, region: Picture) -> TileAnswer:
         """Probabilities × 255 of every pixel that shows the tile; the scores are the highest of the network's."""
-        task, spec = engine.task, engine.manifest.image_spec
+        task, spec = engine.task, tile_spec(engine.manifest.image_spec)
         logits = engine.logits(preprocess(Pixels.from_integers(region), spec))
         scores = probabilities(rules_of(task).case_logits(logits, task), task)[0].astype(np.float32)
         laid = lay_on_image(logits, task, spec, spec.height_px, spec.width_px, keep_probabilities=True)
@@ -106,6 +107,14 @@ class SegmentedTiles:
         """A Gaussian about the middle; at least a thousandth at the corners."""
         bells = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in cells]
         return np.maximum(np.outer(*bells), 1e-3).astype(np.float32)
+
+
+def tile_spec(spec: ImageSpec) -> ImageSpec:
+    """What reduces a tile of a slide, which shows just what the network's input shows, to that input.
+
+    A spec of a sliding window does not resize; on a slide the windows are the tiles that were read.
+    """
+    return msgspec.structs.replace(spec, tiles=msgspec.UNSET, resize="stretch") if spec.tiles else spec
 
 
 _CLASSIFIED = ClassifiedTiles()
@@ -127,7 +136,7 @@ def answers_of(task: Task) -> TileAnswers:
     """
     if task.kind not in _ANSWERS:
         raise InputError(
-            f"the bundle is of kind {task.kind!r}, whose answers of tiles make no map of a slide; allowed are bundles of "
+            f"the bundle is of kind {task.kind!r}, whose answers of tiles make no map of a slide; allowed are those of "
             f"{', '.join(_ANSWERS)}"
         )
     return _ANSWERS[task.kind]

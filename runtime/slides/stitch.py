@@ -58,7 +58,7 @@ class Stitched:
 
 def write_heat_map(path: Path, stitched: Stitched, findings: tuple[str, ...], finding: str,
                    um_per_px: tuple[float, float]) -> None:  # fmt: skip
-    """The heat map of one finding; ``um_per_px`` is of a cell, (across, down). Raises InputError if it cannot be written."""
+    """The heat map of one finding; ``um_per_px`` is of a cell, (across, down). Raises InputError if unwritable."""
     index = findings.index(finding)
 
     def tile_of(row: int, column: int) -> Grey:
@@ -71,7 +71,7 @@ def write_heat_map(path: Path, stitched: Stitched, findings: tuple[str, ...], fi
 
 def write_label_map(path: Path, stitched: Stitched, labels: tuple[str, ...], um_per_px: tuple[float, float]
                     ) -> NDArray[np.int64]:  # fmt: skip
-    """The label map of a segmentation; cells of each structure, int64 ``[labels]``. Raises like :func:`write_heat_map`."""
+    """The label map of a segmentation; cells of each structure, int64 ``[labels]``. Raises as `write_heat_map`."""
     counts = np.zeros(256, np.int64)
     height, width = stitched.tiling.map_shape
 

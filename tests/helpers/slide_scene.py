@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import tiny_bundle
-from jpeg_slide import write_jpeg_slide
 from msgspec.structs import replace
 from PIL import Image
 
+from jpeg_slide import write_jpeg_slide
 from medfm_compress.runtime.bundle.bundle import write_bundle
 from medfm_compress.runtime.golden_cases import golden_files, make_goldens, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -65,14 +65,27 @@ def damage_tile(path: Path, number: int, level: int = 0) -> None:
         stream.write(b"\0" * (count - count // 3))
 
 
+def lose_tile(path: Path, number: int) -> None:
+    """Say that a tile of level 0 lies beyond the end of the file."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        tag = file.pages[0].tags["TileOffsets"]
+        size = 8 if int(tag.dtype) == 16 else 4
+    with path.open("r+b") as stream:
+        stream.seek(tag.valueoffset + size * number)
+        stream.write((1 << 31).to_bytes(size, "little"))
+
+
 def classifier(path: Path, seed: int = 0) -> Path:
     """A bundle of the tiny classifier (grey, 32 px)."""
     spec = replace(tiny_bundle.SPEC, min_side_px=8)
     return tiny_bundle.bundle(path, spec=spec, model=tiny_bundle.network(seed=seed))
 
 
-def segmenter(path: Path) -> Path:
+def segmenter(path: Path, **changes) -> Path:
     """A bundle whose structures are where red, or green, is above half: logit 20 (x − 0.5) a pixel."""
+    spec = replace(SPEC, **changes)
     from onnx import TensorProto, helper, numpy_helper
 
     weights = np.array([[20, 0, 0], [0, 20, 0]], np.float32)[..., None, None]
@@ -86,12 +99,12 @@ def segmenter(path: Path) -> Path:
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     model = made.SerializeToString()
-    manifest = tiny_bundle.draft((tiny_bundle.ORT,), STRUCTURES, SPEC)
+    manifest = tiny_bundle.draft((tiny_bundle.ORT,), STRUCTURES, spec)
     output = replace(manifest.outputs[0], shape=(1, 2, 32, 32))
-    inputs = make_goldens(SPEC, count=2)
+    inputs = make_goldens(spec, count=2)
     session = open_session_from_bytes("onnxruntime", [model], 1, "fp32")
     logits = {tiny_bundle.ORT.name: run_goldens(session, inputs)}
-    write_bundle(path, replace(manifest, outputs=(output,)), {"model.onnx": model} | golden_files(inputs, logits, SPEC))
+    write_bundle(path, replace(manifest, outputs=(output,)), {"model.onnx": model} | golden_files(inputs, logits, spec))
     return path
 
 

@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 import tiny_bundle
 from msgspec.structs import replace
+from stained_image import UNIT, stained
 
 from medfm_compress.runtime.bundle.bundle import Bundle, write_bundle
 from medfm_compress.runtime.bundle.manifest import schema_of
 from medfm_compress.runtime.errors import ImageRefused, InputError
-from medfm_compress.runtime.image_spec import ImageSpec, MacenkoStain, ReinhardStain
+from medfm_compress.runtime.image_spec import ImageSpec, MacenkoStain, ReinhardStain, Tiles
 from medfm_compress.runtime.images.pixels import Pixels
-from medfm_compress.runtime.preprocess import prepare
+from medfm_compress.runtime.preprocess import prepare, prepare_tile
 from medfm_compress.runtime.stain import macenko, reinhard
 from medfm_compress.runtime.stain.optical_density import optical_density
 from medfm_compress.runtime.stain.table import normalise_stain
 
-HE = np.array([[0.5626, 0.2159], [0.7201, 0.8012], [0.4062, 0.5581]])
-UNIT = HE / np.linalg.norm(HE, axis=0)
 MACENKO = MacenkoStain(
     hematoxylin=tuple(UNIT[:, 0].tolist()), eosin=tuple(UNIT[:, 1].tolist()), concentrations=(1.9705, 1.0308)
 )
@@ -27,18 +26,8 @@ REINHARD = ReinhardStain(mean=(-0.65, -0.23, 0.01), std=(0.27, 0.14, 0.02))
 SPEC = ImageSpec(height_px=48, width_px=48, colour="rgb", mean=(0.0,) * 3, std=(1.0,) * 3, min_side_px=8)
 
 
-def stained(seed=0, side=48, matrix=UNIT, scale=(1.5, 0.8)):
-    """An image of two dyes in known amounts, uint8 RGB; a quarter of it is glass."""
-    rng = np.random.default_rng(seed)
-    amounts = rng.gamma(2.0, 0.5, (side * side, 2)) * scale
-    amounts[rng.random(len(amounts)) < 0.2, 0] = 0
-    amounts[rng.random(len(amounts)) < 0.2, 1] = 0
-    amounts[: side * side // 4] = 0
-    return np.clip(240 * np.exp(-amounts @ matrix.T) - 1, 0, 255).astype(np.uint8).reshape(side, side, 3)
-
-
 def torchstain_like(image, reference, full):
-    """Macenko as torchstain's numpy back end has it (Io 240, α 1, β 0.15), but for the sign of the first eigenvector."""
+    """Macenko as torchstain's numpy back end has it (Io 240, α 1, β 0.15), with eigenvectors turned to the positive."""
     od = -np.log((image.reshape(-1, 3).astype(float) + 1) / 240)
     kept = od[~np.any(od < 0.15, axis=1)]
     _, vectors = np.linalg.eigh(np.cov(kept.T))
@@ -67,19 +56,31 @@ def test_macenko_finds_the_dyes_that_an_image_was_made_of():
     assert np.degrees(np.arccos(cosines)).max() < 3
 
 
-def test_two_scanners_of_one_section_become_alike():
-    one, other = stained(3, scale=(1.5, 0.8)), stained(3, scale=(0.9, 1.3))
-    for rule in (MACENKO, REINHARD):
-        before = np.abs(one.astype(float) - other).mean() / 255
-        planes = [normalise_stain((i / 255).astype(np.float32).transpose(2, 0, 1), rule) for i in (one, other)]
-        assert np.abs(planes[0] - planes[1]).mean() < 0.4 * before
+def planes_of(image):
+    return (image / 255).astype(np.float32).transpose(2, 0, 1)
+
+
+def test_a_section_that_took_other_amounts_of_dye_becomes_alike():
+    one, other = (planes_of(stained(3, scale=scale)) for scale in ((1.5, 0.8), (0.9, 1.3)))
+    before = np.abs(one - other).mean()
+    assert np.abs(normalise_stain(one, MACENKO) - normalise_stain(other, MACENKO)).mean() < 0.4 * before
+
+
+def test_a_scanner_of_other_colour_is_brought_to_the_reference():
+    thick = planes_of(stained(3, scale=(3.0, 2.0)))
+    measured = reinhard.measure(thick.reshape(3, -1).T)
+    rule = ReinhardStain(mean=tuple(measured.mean.tolist()), std=tuple(measured.std.tolist()))
+    other = thick * np.float32([0.8, 0.9, 0.95])[:, None, None]
+    seen = (thick < 0.7).all(axis=0)
+    before, after = ((v - thick)[:, seen].mean(axis=1) for v in (other, normalise_stain(other, rule)))
+    assert np.abs(after).max() < 0.4 * np.abs(before).max()
 
 
 def lab_by_loops(pixels):
     """Reinhard's equations 4 and 6, written out a pixel."""
     rows = []
-    for r, g, b in pixels:
-        r, g, b = ((255 * value + 1) / 256 for value in (r, g, b))
+    for pixel in pixels:
+        r, g, b = ((255 * value + 1) / 256 for value in pixel)
         lms = (
             0.3811 * r + 0.5783 * g + 0.0402 * b,
             0.1967 * r + 0.7244 * g + 0.0782 * b,
@@ -143,6 +144,15 @@ def test_preparing_normalises_what_was_resized_and_pads_with_black_afterwards():
     assert (prepared[:, :12] == 0).all() and (prepared[:, 36:] == 0).all()
     assert np.allclose(prepared[:, 12:36], expected, atol=0.03)  # clipped before or after
     assert np.abs(prepared - plain).mean() > 0.01
+
+
+def test_tiles_of_a_sliding_window_are_normalised_one_by_one():
+    spec = replace(SPEC, tiles=Tiles(), stain=MACENKO)
+    pixels = Pixels.from_integers(stained(1, side=96))
+    tile = prepare_tile(pixels, spec, 30, -8)
+    seen = prepare_tile(pixels, replace(spec, stain=msgspec.UNSET), 30, -8)[:, :, 8:]
+    assert np.array_equal(tile[:, :, 8:], normalise_stain(seen, MACENKO)) and (tile[:, :, :8] == 0).all()
+    assert np.abs(tile[:, :, 8:] - seen).mean() > 0.01
 
 
 def test_a_grey_image_for_a_colour_network_is_kept():

@@ -11,6 +11,7 @@ from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.slides import table
 from medfm_compress.runtime.slides.slide import RegionUnreadable
 from medfm_compress.runtime.slides.table import open_slide
+from medfm_compress.runtime.threads import map_in_threads
 
 
 def check_pixels(slide, picture, tolerance=0):
@@ -106,6 +107,24 @@ def test_a_damaged_tile_is_said_and_the_others_are_read(scene, picture, tmp_path
         assert slide.read_region(0, 0, 0, 60, 60).min() > 200
 
 
+def test_openslide_loses_the_damaged_region_alone_whatever_other_threads_read(scene, picture, tmp_path):
+    pytest.importorskip("openslide")
+    path = scene.write_deflate(tmp_path / "slide.tif", picture)
+    scene.lose_tile(path, 19)
+
+    def read(number):
+        row, column = divmod(number % 40, 8)
+        try:
+            part = slide.read_region(column * 128 + 5, row * 128 + 5, 0, 20, 20)
+        except RegionUnreadable:
+            return False
+        return np.array_equal(part, picture[row * 128 + 5 :, column * 128 + 5 :][:20, :20]) or column == 7
+
+    with open_slide(path, reader="openslide") as slide:
+        read_well = list(map_in_threads(read, range(120), 4))
+    assert [number for number, good in enumerate(read_well) if not good] == [19, 59, 99]
+
+
 def test_a_truncated_slide_is_said(scene, picture, tmp_path):
     path = tmp_path / "slide.tif"
     scene.write_jpeg(path, picture)  # its directories stand at the end
@@ -141,7 +160,9 @@ def test_absurd_directories_are_refused(tmp_path, reader, change):
         open_slide(path, reader=reader)
 
 
-@pytest.mark.parametrize("content", [b"", b"no slide at all", b"\x89PNG\r\n\x1a\nrubbish", b"II*\0\xff\xff\xff\xff", b"II+\0"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no slide at all", b"\x89PNG\r\n\x1a\nrubbish", b"II*\0\xff\xff\xff\xff", b"II+\0"]
+)
 def test_what_is_no_slide_is_refused_with_the_reason_of_each_reader(tmp_path, content):
     path = tmp_path / "slide.tif"
     path.write_bytes(content)

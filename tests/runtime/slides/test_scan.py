@@ -14,6 +14,7 @@ from PIL import Image
 
 from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import ImageRefused, InputError
+from medfm_compress.runtime.image_spec import Tiles
 from medfm_compress.runtime.slides import journal as journal_module
 from medfm_compress.runtime.slides import scan as scan_module
 from medfm_compress.runtime.slides.outputs import write_outputs
@@ -30,6 +31,13 @@ def classifier(scene, tmp_path_factory):
 @pytest.fixture(scope="module")
 def segmenter(scene, tmp_path_factory):
     path = scene.segmenter(tmp_path_factory.mktemp("bundle") / "dense.medfm")
+    with Engine(path, threads=1, unverified=True) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def windowed(scene, tmp_path_factory):
+    path = scene.segmenter(tmp_path_factory.mktemp("bundle") / "tiles.medfm", tiles=Tiles(mm_per_px=0.001))
     with Engine(path, threads=1, unverified=True) as engine:
         yield engine
 
@@ -101,6 +109,14 @@ def test_a_segmentation_is_stitched_to_what_one_pass_would_give(segmenter, scene
     assert (labels == best).mean() > 0.99
     assert result.area_mm2["red"] == pytest.approx((labels == 1).sum() * 1e-6, rel=1e-6)
     assert result.findings == {"red": None, "green": None}
+
+
+def test_a_bundle_of_a_sliding_window_gives_the_same_on_a_slide(segmenter, windowed, scene, slide, tmp_path):
+    plain, tiled = (scan(engine, slide, scene.SETTINGS, tmp_path / engine.manifest.model_digest[:8]) for engine in
+                    (segmenter, windowed))  # fmt: skip
+    assert plain.probabilities == tiled.probabilities and plain.area_mm2 == tiled.area_mm2
+    with pytest.raises(InputError, match="trained at 1 µm a pixel"):
+        scan(windowed, slide, replace(scene.SETTINGS, tile_um_per_px=2.0), tmp_path / "out")
 
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(classifier, scene, slide, tmp_path, monkeypatch):
@@ -224,10 +240,11 @@ def test_a_full_disk_is_said_and_what_is_done_is_kept(classifier, scene, slide, 
 
 def test_pictures_can_be_opened_and_show_the_heat(classifier, scene, slide, tmp_path):
     scan(classifier, slide, scene.SETTINGS, tmp_path / "out")
-    overlay = np.asarray(Image.open(tmp_path / "out" / "overlay-opacity.png"))
+    with Image.open(tmp_path / "out" / "overlay-opacity.png") as file:
+        overlay = np.asarray(file)
     assert np.ptp(overlay[:60, 30:800].astype(int)) < 15  # glass stays glass
     stained, plain = overlay[300:400, 300:600].astype(int), scene.picture()[300:400, 300:600].astype(int)
     assert np.abs(stained - plain).mean() > 10
-    sheet = Image.open(tmp_path / "out" / "top-opacity.png")
-    assert sheet.size[0] == 4 * 240 + 16 and sheet.size[1] > 3 * 224
+    with Image.open(tmp_path / "out" / "top-opacity.png") as sheet:
+        assert sheet.size[0] == 4 * 240 + 16 and sheet.size[1] > 3 * 224
     assert json.loads((tmp_path / "out" / "result.json").read_text())["slide"] == "slide.tif"

@@ -118,5 +118,5 @@ def test_tiles_cover_the_slide_and_overlap_as_declared(scene, picture, tmp_path,
             box = tiling.box(row, column)
             assert box.width > 0 and box.height > 0
             covered[box.y : box.y + box.height, box.x : box.x + box.width] += 1
-    assert covered.min() >= 1 and covered[300, 400] == round(1 / (1 - overlap)) ** 2 or overlap == 0.25
+    assert (covered.min() >= 1 and covered[300, 400] == round(1 / (1 - overlap)) ** 2) or overlap == 0.25
     assert tiling.step == (round(8 * (1 - overlap)),) * 2
