@@ -174,7 +174,6 @@ FAMILIES = (
     Family("SegFormer's decoder", "smp:segformer/tu-mobilenetv3_small_100"),
     Family("SegFormer, MiT encoder", "smp:segformer/mit_b0"),
     Family("UPerNet", "smp:upernet/tu-mobilenetv3_small_100"),
-    Family("MAnet", "smp:manet/tu-mobilenetv3_small_100", round_to=8),
     Family("LinkNet", "smp:linknet/tu-mobilenetv3_small_100", round_to=8),
     Family("MONAI UNet", "monai:unet", round_to=8, quick=True),
     Family("MONAI BasicUNet", "monai:basicunet", round_to=8),

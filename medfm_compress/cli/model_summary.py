@@ -67,8 +67,8 @@ def dicom_in_words(spec: ImageSpec) -> str:
 def print_unlabelled(manifest: Manifest) -> None:
     """That a bundle was made with images without labels, and what follows; nothing where there were labels."""
     if any(UNLABELLED in step for step in manifest.provenance.steps):
-        console.say(f"{UNLABELLED}; AUROC is not known")
-    if not manifest.task.operating_points and manifest.task.kind != "multiclass":
+        console.say(f"{UNLABELLED}; {'mean Dice' if manifest.task.is_dense else 'AUROC'} is not known")
+    if not manifest.task.operating_points and manifest.task.kind not in ("multiclass", "segmentation"):
         console.say("no operating points were chosen: findings are called at probability 0.5")
 
 
