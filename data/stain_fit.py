@@ -1,7 +1,7 @@
 """The reference of a stain normalisation, measured on training images.
 
-Tissue pixels of up to 200 images, evenly chosen and 4,000 of each, are taken together; what `medfm_compress.runtime.stain`
-measures of one image is measured of all of them. So the reference is the colours that the network was trained on, and
+Tissue pixels of up to 200 images, evenly chosen and 4,000 of each, are taken together; what `runtime.stain` measures of
+one image is measured of all of them. So the reference is the colours that the network was trained on, and
 an image of the training set changes little.
 """
 

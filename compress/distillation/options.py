@@ -41,7 +41,7 @@ class Distillation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     label_loss: LabelLoss | None = None
     balanced: bool = True
     views: Annotated[int, Meta(ge=1, le=10_000)] = 6
-    output_stride: Literal[1, 2, 4, 8] = 2
+    output_stride: Annotated[int, Meta(ge=1, le=16)] = 2
     views_seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
     unlabelled: bool = True
     label_weight_column: str = ""

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medfm_compress.bench.stats.dice import dice
+from medfm_compress.bench.stats.overlap import dice
 from medfm_compress.compress.training.segmentation import label_map_of
 from medfm_compress.runtime.task import Task
 

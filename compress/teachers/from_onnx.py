@@ -31,6 +31,7 @@ from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.tasks.table import rules_of
 
 _STEPS = {"softmax": "log of its softmax", "sigmoid": "log-odds of its sigmoid"}
 
@@ -76,6 +77,7 @@ def open_onnx(source: TeacherSource, study: Task, content: bytes | None = None) 
         raise ModelError(_other_kind(graph.name, study))
     if spec is not None:
         check_fits(graph, spec)
+        rules_of(study).check_spec(study, spec)
     questions = open_questions(graph, source, study)
     if spec is None or len(questions.lacking) > 1:
         raise questions.asked()

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medfm_compress.bench.stats.dice import dice
+from medfm_compress.bench.stats.overlap import dice
 from medfm_compress.compress.losses.pixels import UNJUDGED
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.dataset import Dataset, LabelMaps

@@ -133,7 +133,9 @@ def choose(
 def fit_stain(
     study: StudyArgument,
     out: SettingsOut,
-    method: Annotated[StainMethod, typer.Option(help="Macenko's unmixing of two stains, or Reinhard's colours.")] = "macenko",
+    method: Annotated[
+        StainMethod, typer.Option(help="Macenko's unmixing of two stains, or Reinhard's colours.")
+    ] = "macenko",
     split: Annotated[str, typer.Option(help="Training images of the study.")] = "train",
     refuse: Annotated[
         bool, typer.Option("--refuse", help="Refuse images whose stains cannot be told, instead of keeping them.")
@@ -230,5 +232,3 @@ def _print_result(result: SlideResult, out: Path, cost: dict[str, float]) -> Non
     if result.flags:
         console.say(f"  flags: {', '.join(result.flags)}")
     console.say(f"wrote {out} in {cost['seconds']:.1f} s, at most {cost['peak_mb']} MB of memory")
-
-

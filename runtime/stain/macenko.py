@@ -8,8 +8,8 @@
 Source: Macenko et al., A method for normalizing histology slides for quantitative analysis, ISBI 2009. An eigenvector's
 sign is arbitrary; the first is turned towards positive densities, so that no angle wraps around.
 
-The stains of an image cannot be told where less than 5% of its pixels are tissue, where one of the two directions is more
-than 30° from its reference (other dyes, ink, no stain at all), or where a stain is nowhere.
+The stains of an image cannot be told where less than 5% of its pixels are tissue, where one of the two directions is
+more than 30° from its reference (other dyes, ink, no stain at all), or where a stain is nowhere.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.bench.stats.dice import dice
+from medfm_compress.bench.stats.overlap import dice
 from medfm_compress.compress.quantization.kinds.validation_set import Logits, ValidationSet
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.data.study import Case, Study
