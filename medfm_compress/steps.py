@@ -164,7 +164,8 @@ def distill(
 
     check_student_name(step.student)
     auto = _auto(step, progress, out, on_choice)
-    cases = _open(study, progress)
+    structures = step.structure or _structures((*(one.source for one in teachers), step.student))
+    cases = _open(study, progress, structures=structures)
     _warn_of_modality(cases, step.training.modality, progress)
     teacher = open_teacher(teachers, task_of(cases), step.training, step.distillation.teacher_precision)
     torch.manual_seed(step.training.seed)
@@ -172,9 +173,17 @@ def distill(
     student = _student(teacher.card, own, step, auto)
     rules = teacher.card.spec.dicom
     more = tuple(_open(Path(path), progress, rules) for path in step.more)
-    studies = (open_study(study, dicom_rules=rules), *more)
+    studies = (open_study(study, dicom_rules=rules, structures=structures), *more)
     check_teacher(studies, teacher, out, progress, step.distillation)
     return train_student(studies, teacher, student, step.training, out, progress, step.distillation)
+
+
+def _structures(models: tuple[str, ...]) -> tuple[str, ...]:
+    """What a model folder among ``models`` draws; nothing where none is a segmentation."""
+    from medfm_compress.compress.networks.model import CARD, load_model_card
+
+    tasks = [load_model_card(folder).task for folder in models if Path(folder, CARD).is_file()]
+    return next((task.labels for task in tasks if task.is_dense), ())
 
 
 def _auto(step: DistillStep, progress: Progress, out: Path, on_choice: Callable[[Choice], None]) -> Auto | None:
@@ -196,13 +205,15 @@ def _auto(step: DistillStep, progress: Progress, out: Path, on_choice: Callable[
 
 def _student(teacher: TeacherCard, own: Model | None, step: DistillStep, auto: Auto | None) -> Model:
     """The student with the teacher's task and, but for its size, the teacher's spec."""
+    from medfm_compress.compress.networks.architecture import parse_arguments
     from medfm_compress.compress.students.build_student import build_student
 
     spec = teacher.spec
     if step.image_size:
         spec = msgspec.structs.replace(spec, height_px=step.image_size, width_px=step.image_size)
     weights = Path(step.weights) if step.weights else None
-    student = build_student(step.student, teacher.task, spec, weights, own, auto)
+    arguments = parse_arguments(step.network_argument)
+    student = build_student(step.student, teacher.task, spec, weights, own, auto, arguments)
     if step.image_size and student.spec.shape[2:] != spec.shape[2:]:
         raise ModelError(
             f"student {step.student} takes {student.spec.height_px}×{student.spec.width_px} px and --image-size is "
@@ -233,7 +244,7 @@ def prune(
     from medfm_compress.compress.teachers.open import open_teacher
 
     student = load_model(model)
-    cases = _open(study, progress, student.spec.dicom)
+    cases = _open(study, progress, student.spec.dicom, student.task.structures)
     _warn_of_modality(cases, options.training.modality, progress)
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
     check_teacher((cases,), teacher, None, progress, options.distillation)  # what is refused writes nothing

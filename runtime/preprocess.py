@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,16 +52,14 @@ def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
 
     Raises:
         ImageRefused: the image is smaller than ``spec.min_side_px``, so elongated that its resized form is absurd, or
-            of a kind of colour that ``spec.colour_rule`` refuses, or of none of the stains that ``spec.stain`` asks for.
+            of a kind of colour that ``spec.colour_rule`` refuses, or without the stains that ``spec.stain`` asks for.
     """
+    if spec.tiles:
+        return _centre_tile(pixels, spec)
     height, width = pixels.values.shape[:2]
     _check_size(height, width, spec)
     check_colour(pixels, spec)
-    planes = [_resized(plane, spec) for plane in _planes(pixels, spec)]
-    if spec.stain:
-        from medfm_compress.runtime.stain.table import normalise_stain
-
-        planes = list(normalise_stain(np.stack(planes * (3 // len(planes))), spec.stain))
+    planes = _stained([_resized(plane, spec) for plane in _planes(pixels, spec)], spec)
     planes = [_centre(plane, spec.height_px, spec.width_px) for plane in planes]
     stacked = np.stack(planes * (spec.channels // len(planes)))
     return np.clip(stacked, 0.0, 1.0, out=stacked)
@@ -201,6 +200,15 @@ def _planes(pixels: Pixels, spec: ImageSpec) -> list[_Plane]:
     return [_Plane(channel, pixels.low, pixels.high) for channel in channels]
 
 
+def _stained(planes: list[FloatArray], spec: ImageSpec) -> list[FloatArray]:
+    """The planes with their stain normalised, where the spec names one; a grey image becomes three planes then."""
+    if not spec.stain:
+        return planes
+    from medfm_compress.runtime.stain.table import normalise_stain
+
+    return list(normalise_stain(np.stack(planes * (3 // len(planes))), spec.stain))
+
+
 def _resized(plane: _Plane, spec: ImageSpec) -> FloatArray:
     height, width = plane.values.shape[:2]
     return _resize(plane, _resized_size(height, width, spec), spec.filter)
@@ -266,12 +274,78 @@ def layout(height: int, width: int, spec: ImageSpec) -> Layout:
     """Where :func:`prepare` puts an image of ``height`` × ``width`` px whose every pixel it keeps.
 
     Raises:
-        InputError: ``spec`` crops, so that a part of the image lies outside the grid.
+        InputError: ``spec`` crops or is of tiles, so that a part of the image lies outside the grid.
     """
-    if spec.resize == "shortest" or spec.crop_fraction != 1:
+    if spec.tiles or spec.resize == "shortest" or spec.crop_fraction != 1:
         raise InputError(
-            f"the image spec crops (resize {spec.resize!r}, crop_fraction {spec.crop_fraction:g}); what the network "
-            "answers can be laid on the image with resize 'stretch' or 'longest' and crop_fraction 1"
+            f"the network does not see the whole image at once (resize {spec.resize!r}, crop_fraction "
+            f"{spec.crop_fraction:g}{', tiles' if spec.tiles else ''}); its answer is laid on the image with resize "
+            "'stretch' or 'longest', crop_fraction 1 and no tiles"
         )
     rows, columns = _resized_size(height, width, spec)
     return Layout((spec.height_px - rows) // 2, (spec.width_px - columns) // 2, rows, columns)
+
+
+def at_resolution(pixels: Pixels, spec: ImageSpec) -> Pixels:
+    """The image at the distance of pixels that the tiles of ``spec`` ask for; itself where they ask for none.
+
+    Raises:
+        ImageRefused: it does not say its own, or would be larger than any image that is read.
+    """
+    if not spec.tiles or spec.tiles.mm_per_px is msgspec.UNSET or pixels.spacing_mm == spec.tiles.mm_per_px:
+        return pixels
+    if not pixels.spacing_mm:
+        raise ImageRefused(
+            f"the network was made for {spec.tiles.mm_per_px:g} mm a pixel, and the image does not say the distance of "
+            "its pixels: give a DICOM file with Pixel Spacing"
+        )
+    ratio = pixels.spacing_mm / spec.tiles.mm_per_px
+    height, width = (max(1, round(side * ratio)) for side in pixels.values.shape[:2])
+    if height * width > MAX_RESIZED_PIXELS:
+        raise ImageRefused(
+            f"the image has pixels of {pixels.spacing_mm:g} mm and would be {width}×{height} px at the network's "
+            f"{spec.tiles.mm_per_px:g} mm: give the region of interest"
+        )
+    channels = np.moveaxis(pixels.values, -1, 0) if pixels.is_colour else pixels.values[None]
+    planes = [_resize(_Plane(channel.astype(np.float32), 0.0, 1.0), (height, width), spec.filter) for channel in channels]
+    values = np.clip(np.stack(planes, axis=-1) if pixels.is_colour else planes[0], pixels.low, pixels.high)
+    return pixels._replace(values=values, spacing_mm=spec.tiles.mm_per_px)
+
+
+def prepare_tile(pixels: Pixels, spec: ImageSpec, top: int, left: int) -> FloatArray:
+    """One tile of an image that is at its resolution: as of :func:`prepare`, black where it lies outside the image.
+
+    Args:
+        pixels: of :func:`at_resolution`.
+        spec: with tiles.
+        top: row of the image where the tile begins; below 0 outside it.
+        left: column likewise.
+    """
+    first, before = (max(top, 0), max(left, 0)), (max(-top, 0), max(-left, 0))
+    part = pixels.values[first[0] : top + spec.height_px, first[1] : left + spec.width_px]
+    scaled = [plane.rows(0, part.shape[0]) for plane in _planes(pixels._replace(values=part), spec)]
+    planes = [np.clip(plane, 0.0, 1.0) for plane in _stained(scaled, spec)]
+    tile = np.zeros((spec.channels, spec.height_px, spec.width_px), np.float32)
+    rows, columns = part.shape[:2]
+    tile[:, before[0] : before[0] + rows, before[1] : before[1] + columns] = np.stack(planes)
+    return tile
+
+
+def tile_grid(height: int, width: int, spec: ImageSpec) -> Layout:
+    """Where an image lies on the grid that tiles move over: in its middle where a side is shorter than the tile's."""
+    top, left = max(0, spec.height_px - height) // 2, max(0, spec.width_px - width) // 2
+    return Layout(top, left, height, width)
+
+
+def _centre_tile(pixels: Pixels, spec: ImageSpec) -> FloatArray:
+    """The tile in the middle of the image: what stands for it where one input is looked at."""
+    height, width = pixels.values.shape[:2]
+    if min(height, width) < spec.min_side_px:
+        _check_size(height, width, spec)
+    check_colour(pixels, spec)
+    pixels = at_resolution(pixels, spec)
+    height, width = pixels.values.shape[:2]
+    grid = tile_grid(height, width, spec)
+    top = (height - spec.height_px) // 2 if height > spec.height_px else -grid.top
+    left = (width - spec.width_px) // 2 if width > spec.width_px else -grid.left
+    return prepare_tile(pixels, spec, top, left)

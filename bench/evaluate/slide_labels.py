@@ -1,7 +1,8 @@
 """Slides as cases: what their tiles' probabilities say of each slide, and how that is chosen on validation slides.
 
 Every slide is one row of an `Evaluation`, of the patient that its study names, so that bench's paired comparison,
-clustered by patient, and the gate take slides as they take images. A slide's "logit" is the log-odds of its probability.
+clustered by patient, and the gate take slides as they take images. A slide's "logit" is the log-odds of its
+probability.
 """
 
 from __future__ import annotations
@@ -49,8 +50,14 @@ class ChosenAggregation(NamedTuple):
     candidates: tuple[Candidate, ...]
 
 
-def slide_evaluation(  # noqa: PLR0913 (what is evaluated takes four nouns, how takes two)
-    tiles: Sequence[TileScores], study: Study, cases: tuple[Case, ...], task: Task, settings: SlideSettings, *, name: str
+def slide_evaluation(
+    tiles: Sequence[TileScores],
+    study: Study,
+    cases: tuple[Case, ...],
+    task: Task,
+    settings: SlideSettings,
+    *,
+    name: str,
 ) -> Evaluation:
     """One row a slide.
 
@@ -92,12 +99,15 @@ def choose_aggregation(
     """The aggregation of the largest mean AUROC over the findings, and a threshold a finding by ``rule``.
 
     Args:
-        tiles, study, cases, task: as of :func:`slide_evaluation`; validation slides, never those that are judged.
+        tiles: of each of ``cases``, in their order.
+        study: whose images are slides.
+        cases: validation slides, never those that are judged.
+        task: of the bundle.
         settings: everything else stays as it is there.
         rule: as of `operating_points`.
 
     Raises:
-        InputError: as :func:`slide_evaluation`, or a finding without slides that have it or without slides that lack it.
+        InputError: as :func:`slide_evaluation`, or a finding that every slide has, or none.
     """
     tried = []
     for aggregation, top in CANDIDATES:

@@ -123,6 +123,11 @@ def published(module: nn.Module) -> Mapping[str, Any]:
     return {}
 
 
+def class_of(name: str) -> str:
+    """What MONAI calls a network."""
+    return _NETWORKS[name].kind
+
+
 def head_of(module: nn.Module) -> str:
     """Prefix, dot included, of the layer that gives the logits; empty for a network of another library."""
     if not type(module).__module__.startswith("monai."):

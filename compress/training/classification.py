@@ -39,13 +39,14 @@ class ClassificationTraining:
         self,
         groups: Sequence[tuple[Study, tuple[Case, ...]]],
         labelled: Tensor,
+        task: Task,
         spec: ImageSpec,
-        cache: Path,
+        cache: Path | None,
         progress: Progress,
     ) -> Callable[[Tensor], Tensor]:
         """Int64 ``[b, 1]`` or ``[b, labels]``; class 0 for cases without a label."""
         cases = [case for _, cases in groups for case in cases]
-        width = max((len(case.target) for case, known in zip(cases, labelled, strict=True) if known), default=1)
+        width = len(task.labels) if task.independent else 1
         rows = [case.target if known else (0,) * width for case, known in zip(cases, labelled, strict=True)]
         every = torch.tensor(rows, dtype=torch.int64)
         return lambda index: every[index]

@@ -99,7 +99,7 @@ def _job(
     val = load_dataset(study, "val", model.spec, cache, progress)
     term = make_label_term(label_loss, torch.from_numpy(study.targets(cases)), model.task, balanced=balanced)
     everyone = torch.ones(len(cases), dtype=torch.bool)
-    targets = rules.targets([(study, cases)], everyone, model.spec, cache, progress)
+    targets = rules.targets([(study, cases)], everyone, model.task, model.spec, cache, progress)
     identity = {
         "study": fingerprint,
         "config": config.outcome(),

@@ -41,13 +41,14 @@ class TrainingRules(Protocol):
         ...
 
     def targets(
-        self, groups: Groups, labelled: Tensor, spec: ImageSpec, cache: Path, progress: Progress
+        self, groups: Groups, labelled: Tensor, task: Task, spec: ImageSpec, cache: Path | None, progress: Progress
     ) -> Callable[[Tensor], Tensor]:
         """What a label term is given for cases ``[b]``, numbered through the groups.
 
         Args:
             groups: studies with their cases.
             labelled: bool ``[n]``; what the others are given has no meaning, or says that nobody judged.
+            task: of the study that gives the labels.
             spec: of the network.
             cache: folder of prepared images and masks.
             progress: is told.

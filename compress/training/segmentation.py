@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medfm_compress.bench.stats.dice import dice
+from medfm_compress.bench.stats.overlap import dice
 from medfm_compress.compress.losses.pixels import UNJUDGED
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.dataset import Dataset, LabelMaps
@@ -51,8 +51,9 @@ class SegmentationTraining:
         self,
         groups: Sequence[tuple[Study, tuple[Case, ...]]],
         labelled: Tensor,
+        task: Task,
         spec: ImageSpec,
-        cache: Path,
+        cache: Path | None,
         progress: Progress,
     ) -> Callable[[Tensor], Tensor]:
         """Label maps uint8 ``[b, height, width]``; 255 throughout those of cases without one."""
@@ -94,6 +95,12 @@ def mean_dice(batches: Iterable[Tensor], label_maps: LabelMaps) -> float:
 
 def dice_of(logits: Tensor, truth: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Dice ``[b, structures]`` of logits ``[b, structures, h, w]`` against label maps ``[b, h, w]``."""
-    best, structure = logits.max(1)
-    drawn = torch.where(best >= 0, structure + 1, 0).numpy()
+    drawn = label_map_of(logits)
     return np.stack([dice(drawn == k, truth == k) for k in range(1, logits.shape[1] + 1)], axis=1)
+
+
+def label_map_of(logits: Tensor) -> NDArray[np.uint8]:
+    """Label maps ``[b, h, w]`` of logits ``[b, structures, h, w]``: what is most probable at each pixel."""
+    best, structure = logits.max(1)
+    label_maps: NDArray[np.uint8] = torch.where(best >= 0, structure + 1, 0).to(torch.uint8).numpy()
+    return label_maps

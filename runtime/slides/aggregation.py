@@ -1,8 +1,8 @@
 """From the probabilities of tiles to that of their slide, one tile after the other.
 
-    max         max_i p_i
-    mean-top    mean of the k largest p_i (of all, where there are fewer)
-    noisy-or    1 − Π_i (1 − p_i), as −expm1(Σ log1p(−p_i))
+max         max_i p_i
+mean-top    mean of the k largest p_i (of all, where there are fewer)
+noisy-or    1 − Π_i (1 − p_i), as −expm1(Σ log1p(−p_i))
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +16,7 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.preprocess import preprocess
+from medfm_compress.runtime.segmentation.label_map import lay_on_image
 from medfm_compress.runtime.slides.journal import NOT_RELIABLE, PREDICTED, TileAnswer
 from medfm_compress.runtime.slides.slide import Picture
 from medfm_compress.runtime.task import Task, TaskKind
@@ -90,11 +92,12 @@ class SegmentedTiles:
         return spec.height_px, spec.width_px
 
     def answer(self, engine: Engine, region: Picture) -> TileAnswer:
-        """Probabilities × 255 of every pixel; the scores are the highest of them."""
-        task = engine.task
-        logits = engine.logits(preprocess(Pixels.from_integers(region), engine.manifest.image_spec))
+        """Probabilities × 255 of every pixel that shows the tile; the scores are the highest of the network's."""
+        task, spec = engine.task, tile_spec(engine.manifest.image_spec)
+        logits = engine.logits(preprocess(Pixels.from_integers(region), spec))
         scores = probabilities(rules_of(task).case_logits(logits, task), task)[0].astype(np.float32)
-        return TileAnswer(PREDICTED, scores, np.rint(255 * _pixel_probabilities(logits[0])).astype(np.uint8))
+        laid = lay_on_image(logits, task, spec, spec.height_px, spec.width_px, keep_probabilities=True)
+        return TileAnswer(PREDICTED, scores, np.rint(255 * np.asarray(laid.probabilities)).astype(np.uint8))
 
     def tile_map(self, answer: TileAnswer, cells: tuple[int, int]) -> NDArray[np.float32]:
         """As it was stored."""
@@ -106,13 +109,12 @@ class SegmentedTiles:
         return np.maximum(np.outer(*bells), 1e-3).astype(np.float32)
 
 
-def _pixel_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """p_k = exp(z_k) / (1 + Σ_j exp z_j) for ``[structures, height, width]``."""
-    wide = logits.astype(np.float64)
-    highest = np.maximum(wide.max(axis=0), 0)
-    powers = np.exp(wide - highest)
-    probability: NDArray[np.float64] = powers / (np.exp(-highest) + powers.sum(axis=0))
-    return probability
+def tile_spec(spec: ImageSpec) -> ImageSpec:
+    """What reduces a tile of a slide, which shows just what the network's input shows, to that input.
+
+    A spec of a sliding window does not resize; on a slide the windows are the tiles that were read.
+    """
+    return msgspec.structs.replace(spec, tiles=msgspec.UNSET, resize="stretch") if spec.tiles else spec
 
 
 _CLASSIFIED = ClassifiedTiles()
@@ -134,7 +136,7 @@ def answers_of(task: Task) -> TileAnswers:
     """
     if task.kind not in _ANSWERS:
         raise InputError(
-            f"the bundle is of kind {task.kind!r}, whose answers of tiles make no map of a slide; allowed are bundles of "
+            f"the bundle is of kind {task.kind!r}, whose answers of tiles make no map of a slide; allowed are those of "
             f"{', '.join(_ANSWERS)}"
         )
     return _ANSWERS[task.kind]

@@ -49,7 +49,9 @@ class OpenSlideSlide:
         self.name, self._path = path.name, path
         self._lock = threading.Lock()
         self._slide = self._open()
-        self.levels = levels_of([(int(width), int(height)) for width, height in self._slide.level_dimensions], self.name)
+        self.levels = levels_of(
+            [(int(width), int(height)) for width, height in self._slide.level_dimensions], self.name
+        )
         self.um_per_px = self._resolution()
 
     def _open(self) -> Any:
@@ -69,18 +71,29 @@ class OpenSlideSlide:
         """See `Slide`."""
         check_region(width, height, self.name)
         across, down = self.levels[level].downsample
+        region = (round(x * across), round(y * down)), level, (width, height)
         slide = self._slide
         try:
-            image = slide.read_region((round(x * across), round(y * down)), level, (width, height))
-        except Exception as exc:  # noqa: BLE001 -- OpenSlide's own errors, and those of what it calls
-            with self._lock:
-                if self._slide is slide:
-                    self._slide = self._open()
-            raise RegionUnreadable(f"{self.name}, level {level}: {in_one_line(exc)}") from None
+            image = slide.read_region(*region)
+        except Exception:  # noqa: BLE001 -- OpenSlide's own errors, and those of what it calls
+            image = self._read_alone(slide, region)
         rgba = np.asarray(image, np.uint16)
         alpha = rgba[..., 3:]
-        region: Picture = ((rgba[..., :3] * alpha + WHITE * (255 - alpha) + 127) // 255).astype(np.uint8)
-        return region
+        picture: Picture = ((rgba[..., :3] * alpha + WHITE * (255 - alpha) + 127) // 255).astype(np.uint8)
+        return picture
+
+    def _read_alone(self, failed: Any, region: tuple[Any, ...]) -> Any:
+        """Read a region that ``failed`` did not give once more: the error may be of what another thread read."""
+        fresh = self._open()
+        try:
+            return fresh.read_region(*region)
+        except Exception as exc:  # noqa: BLE001 -- likewise
+            raise RegionUnreadable(f"{self.name}, level {region[1]}: {in_one_line(exc)}") from None
+        finally:
+            fresh.close()
+            with self._lock:
+                if self._slide is failed:
+                    self._slide = self._open()
 
     def close(self) -> None:
         """See `Slide`."""

@@ -133,7 +133,7 @@ def _withheld(scan: Scan, summary: _Summary) -> str:
         return f"{unread} tiles could not be read, and the settings refuse a label then"
     if not summary.counts[PREDICTED] or unread + unlike > scan.settings.max_missing * len(scan.tiles):
         return (
-            f"{unread} of {len(scan.tiles)} tissue tiles could not be read and {unlike} are unlike the training images; "
+            f"{unread} of {len(scan.tiles)} tissue tiles could not be read, {unlike} are unlike the training images; "
             f"at most {scan.settings.max_missing:.0%} may lack an answer"
         )
     return ""
@@ -153,7 +153,13 @@ def _write_pictures(scan: Scan, heat: Path, finding: str, kept: list[tuple[float
         small = file.read_region(0, 0, len(file.levels) - 1, level.width, level.height)[..., 0]
     cells = [extent / side for extent, side in zip(scan.tiling.extent, scan.tiling.cell_side, strict=True)]
     down, across = (min(1.0, part / whole) for part, whole in zip(cells, scan.tiling.map_shape, strict=True))
-    note = f"{scan.slide.name}; grey bands: not read" if scan.seen.unread.any() else scan.slide.name
+    note = "; ".join(
+        [
+            scan.slide.name,
+            "tissue without colour: no answer",
+            *(["grey bands: not read"] * bool(scan.seen.unread.any())),
+        ]
+    )
     write_overlay(
         heat.with_name(heat.stem.replace("heat-", "overlay-", 1) + ".png"),
         overlay(scan.seen, small, (down, across)),

@@ -69,7 +69,7 @@ def overlay(seen: Overview, heat: NDArray[np.uint8], extent: tuple[float, float]
 
 
 def write_overlay(path: Path, picture: Picture, finding: str, note: str) -> None:
-    """``picture`` with a colour bar at its right and a line of text below; raises InputError if it cannot be written."""
+    """``picture`` with a colour bar at its right and two lines below; raises InputError if it cannot be written."""
     from PIL import Image, ImageDraw
 
     height, width = picture.shape[:2]

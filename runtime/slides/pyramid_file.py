@@ -33,7 +33,7 @@ class TileFormat(NamedTuple):
 
     Attributes:
         shape: of a tile's pixels.
-        tags: TIFF's, of what is in the file: bits (258), compression (259), photometric (262), samples (277), and others.
+        tags: TIFF's, of what is in the file: bits (258), compression (259), photometric (262), samples (277) …
         encode: pixels → bytes.
         decode: bytes → pixels, as a flat array.
     """
@@ -138,7 +138,7 @@ def _four(file: BinaryIO, level: _Level, place_of: tuple[int, int], form: TileFo
     return block
 
 
-def _write_directory(  # noqa: PLR0913 (a directory says all of these)
+def _write_directory(
     file: BinaryIO, link: int, level: _Level, reduced: bool, um_per_px: tuple[float, float], text: str, form: TileFormat
 ) -> int:
     """Append the level's directory and let ``link`` point to it; where its own link to the next one is."""

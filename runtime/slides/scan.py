@@ -77,7 +77,7 @@ def open_scan(
 
     Raises:
         ImageRefused: no slide, no resolution, scanned too coarsely, or no tissue.
-        InputError: the bundle's answers make no map, a threshold of an unknown finding, or the folder cannot be written.
+        InputError: the bundle's answers make no map, a threshold of an unknown finding, or an unwritable folder.
     """
     answers, spec = answers_of(engine.task), engine.manifest.image_spec
     check_findings(settings, engine.task.findings)
@@ -97,7 +97,9 @@ def open_scan(
         except OSError as exc:
             raise InputError(f"cannot write {folder}: {exc.strerror}; choose another folder") from None
         depends = _depends_on(engine, slide, sha256, um_per_px, settings)
-        journal = Journal(folder / JOURNAL, [*depends, tiles.tolist()], len(engine.task.findings), answers.map_shape(spec))
+        journal = Journal(
+            folder / JOURNAL, [*depends, tiles.tolist()], len(engine.task.findings), answers.map_shape(spec)
+        )
         try:
             yield Scan(slide, sha256, um_per_px, settings, seen, tiling, tiles, journal, answers)
         finally:

@@ -22,8 +22,8 @@ class SlideSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How a slide is cut into tiles, read, and summed up to a label.
 
     Attributes:
-        tile_um_per_px: micrometres a pixel of the network's input; a slide is read at its next finer level and reduced by
-            the bundle's own filter.
+        tile_um_per_px: micrometres a pixel of the network's input; a slide is read at its next finer level and reduced
+            by the bundle's own filter.
         overlap: of neighbouring tiles, as a part of their side.
         tissue: which tiles are read: those that show tissue by its saturation, or everything.
         min_tissue: share of a tile that must be tissue.

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.segmentation.label_map import label_map_of
 from medfm_compress.runtime.slides.answers import TileAnswers
 from medfm_compress.runtime.slides.journal import PREDICTED, Journal
 from medfm_compress.runtime.slides.pyramid_file import TILE_PX, Grey, write_pyramid
@@ -57,7 +58,7 @@ class Stitched:
 
 def write_heat_map(path: Path, stitched: Stitched, findings: tuple[str, ...], finding: str,
                    um_per_px: tuple[float, float]) -> None:  # fmt: skip
-    """The heat map of one finding; ``um_per_px`` is of a cell, (across, down). Raises InputError if it cannot be written."""
+    """The heat map of one finding; ``um_per_px`` is of a cell, (across, down). Raises InputError if unwritable."""
     index = findings.index(finding)
 
     def tile_of(row: int, column: int) -> Grey:
@@ -70,13 +71,13 @@ def write_heat_map(path: Path, stitched: Stitched, findings: tuple[str, ...], fi
 
 def write_label_map(path: Path, stitched: Stitched, labels: tuple[str, ...], um_per_px: tuple[float, float]
                     ) -> NDArray[np.int64]:  # fmt: skip
-    """The label map of a segmentation; cells of each structure, int64 ``[labels]``. Raises like :func:`write_heat_map`."""
+    """The label map of a segmentation; cells of each structure, int64 ``[labels]``. Raises as `write_heat_map`."""
     counts = np.zeros(256, np.int64)
     height, width = stitched.tiling.map_shape
 
     def tile_of(row: int, column: int) -> Grey:
         values, seen = stitched.block(row * TILE_PX, column * TILE_PX, TILE_PX, len(labels))
-        tile = label_map_of(values)
+        tile = label_map_of(values, len(labels)).copy()
         tile[~seen] = UNSEEN_LABEL
         tile[max(0, height - row * TILE_PX) :] = 0
         tile[:, max(0, width - column * TILE_PX) :] = 0
@@ -89,13 +90,6 @@ def write_label_map(path: Path, stitched: Stitched, labels: tuple[str, ...], um_
         description=LABEL_TEXT.format(labels=named),
     )  # fmt: skip
     return counts[1 : len(labels) + 1]
-
-
-def label_map_of(probabilities: NDArray[np.float32]) -> Grey:
-    """uint8 ``[h, w]`` of ``[structures, h, w]``: 0 where the background, 1 − Σ p, is the most probable."""
-    background = 1 - probabilities.sum(axis=0)
-    best = probabilities.argmax(axis=0)
-    return np.where(probabilities.max(axis=0) >= background, best + 1, 0).astype(np.uint8)
 
 
 def mean_of_seen(block: Grey) -> Grey:

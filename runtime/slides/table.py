@@ -92,5 +92,3 @@ def open_slide(path: str | Path, *, reader: str = "") -> Slide:
     if not reasons:
         raise ImageRefused(f"there is no reader {reader!r}; choose one of {', '.join(r.name for r in READERS)}")
     raise ImageRefused(f"{path.name} is no slide that can be read ({'; '.join(reasons)})")
-
-

@@ -1,9 +1,9 @@
 """One page of a TIFF file as tiles: where each is, and what its bytes become.
 
-Only what a tile needs is read. Strips are tiles as wide as the page; strips without compression are cut into lower ones,
-so that none is larger than what one may hold in memory. JPEG tiles are made whole files by the page's tables (TIFF
-Technical Note 2) and go through the same checks as any JPEG; deflate is checked by its own sum; LZW and PackBits go
-through libtiff, as a TIFF of one strip.
+Only what a tile needs is read. Strips are tiles as wide as the page; strips without compression are cut into lower
+ones, so that none is larger than what one may hold in memory. JPEG tiles are made whole files by the page's tables
+(TIFF Technical Note 2) and go through the same checks as any JPEG; deflate is checked by its own sum; LZW and PackBits
+go through libtiff, as a TIFF of one strip.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def decode_tile(data: bytes, page: TiffPage, row: int, name: str) -> Picture:
     try:
         values = _decoded(data, page, shape, name)
     except MedfmError as exc:
-        raise RegionUnreadable(f"{name}: {exc}") from None
-    except Exception as exc:
+        raise RegionUnreadable(f"{name}: {str(exc).removeprefix(f'{name}: ')}") from None
+    except Exception as exc:  # noqa: BLE001 -- whatever decoders make of damaged bytes
         raise RegionUnreadable(f"{name}: a tile is damaged: {in_one_line(exc)}") from None
     if page.photometric == _WHITE_IS_ZERO:
         values = 255 - values

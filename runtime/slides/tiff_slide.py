@@ -20,9 +20,7 @@ _CACHE_BYTES = 48 << 20
 class TiffSlide:
     """See `Slide`. Tiles that were decoded last are kept, up to 48 MiB: tiles of the network share them."""
 
-    def __init__(
-        self, path: Path, pages: list[TiffPage], um_per_px: tuple[float, float] | None, backend: str
-    ) -> None:
+    def __init__(self, path: Path, pages: list[TiffPage], um_per_px: tuple[float, float] | None, backend: str) -> None:
         self.name, self.backend, self.um_per_px = path.name, backend, um_per_px
         self.levels = levels_of([(page.width, page.height) for page in pages], path.name)
         self._pages = pages

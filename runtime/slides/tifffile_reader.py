@@ -51,7 +51,7 @@ def _area(page: Any) -> int:
 
 
 def _is_reduced(page: Any, full: Any) -> bool:
-    """Whether a page is a smaller copy: tiled as slides are (labels and thumbnails are not), in the same proportions."""
+    """Whether a page is a smaller copy: tiled as slides are (labels and thumbnails are not), of the same shape."""
     if page is full or not page.is_tiled or not full.is_tiled or _area(page) >= _area(full):
         return False
     across, down = full.imagewidth / page.imagewidth, full.imagelength / page.imagelength

@@ -1,8 +1,8 @@
 """The tiles of a slide at one resolution, and which of them show tissue.
 
 A tile shows ``width_px`` × ``height_px`` pixels of the network at ``tile_um_per_px``. It is divided into cells, and the
-step from one tile to the next is a whole number of them, so that every cell of the maps belongs to the same part of each
-tile that shows it. Tiles begin at the upper left corner; the last ones may reach beyond the slide, where it is white.
+step from one tile to the next is a whole number of them, so that every cell of the maps belongs to the same part of
+each tile that shows it. Tiles begin at the upper left; the last ones may reach beyond the slide, into white.
 Of a spec that crops its centre, what is read is larger than what is shown, by a margin on every side.
 """
 
@@ -11,18 +11,20 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.slides.overview import Overview
 from medfm_compress.runtime.slides.settings import SlideSettings
 from medfm_compress.runtime.slides.slide import Picture, Slide
 from medfm_compress.runtime.slides.tissue import tissue_mask
 
+_SAME = 0.01
 _COARSER = 1.1
-"""A slide may be this much coarser than the network's resolution: 0.25 µm is written as 0.2522 or 0.27 by some scanners."""
+"""A slide may be this much coarser than the network's resolution: 0.25 µm is 0.2522 or 0.27 to some scanners."""
 
 
 class Box(NamedTuple):
@@ -92,7 +94,9 @@ def make_tiling(slide: Slide, um_per_px: tuple[float, float], spec: ImageSpec, s
 
     Raises:
         ImageRefused: the slide is coarser than the network's resolution.
+        InputError: the bundle was trained at another resolution than the settings'.
     """
+    _check_trained_at(spec, settings)
     reduction = [settings.tile_um_per_px / own for own in um_per_px]  # across, down
     if min(reduction) < 1 / _COARSER:
         raise ImageRefused(
@@ -111,7 +115,21 @@ def make_tiling(slide: Slide, um_per_px: tuple[float, float], spec: ImageSpec, s
         for number, level in enumerate(slide.levels)
         if all(own <= wanted * 1.001 for own, wanted in zip(level.downsample, reduction, strict=True))
     ]
-    return Tiling(rows, columns, cells, (step[0], step[1]), side, 1 / spec.crop_fraction, max(levels, default=0), extent)
+    return Tiling(
+        rows, columns, cells, (step[0], step[1]), side, 1 / spec.crop_fraction, max(levels, default=0), extent
+    )
+
+
+def _check_trained_at(spec: ImageSpec, settings: SlideSettings) -> None:
+    """Raises InputError where the bundle says at which resolution it was trained, and the settings say another."""
+    if not spec.tiles or spec.tiles.mm_per_px is msgspec.UNSET:
+        return
+    trained = 1000 * spec.tiles.mm_per_px
+    if abs(settings.tile_um_per_px / trained - 1) > _SAME:
+        raise InputError(
+            f"tile_um_per_px is {settings.tile_um_per_px:g} and the bundle was trained at {trained:g} µm a pixel; "
+            "write that into the settings"
+        )
 
 
 def tissue_tiles(tiling: Tiling, seen: Overview, settings: SlideSettings) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """Where a slide shows tissue: glass has no saturation, stained tissue has.
 
-    S = (max − min) / max of red, green and blue          0 where max < 26 (ink and edges of glass are black, not stained)
+    S = (max − min) / max of red, green and blue          0 where max < 26 (ink is black, not stained)
     threshold = Otsu's of the histogram of S, kept within 0.04 to 0.2
     mask = opening of {S > threshold} with a 3 × 3 square: single cells of dust go
 
@@ -23,7 +23,7 @@ _BINS = 256
 
 
 def tissue_mask(picture: Picture, unread: Mask) -> Mask:
-    """bool ``[h, w]`` of uint8 ``[h, w, 3]``; pixels that are ``unread`` count for nothing and are no tissue."""
+    """Bool ``[h, w]`` of uint8 ``[h, w, 3]``; pixels that are ``unread`` count for nothing and are no tissue."""
     values = picture.astype(np.float32)
     most = values.max(axis=2)
     saturation = np.where(most < _BLACK, 0.0, (most - values.min(axis=2)) / np.maximum(most, 1.0))

@@ -8,8 +8,8 @@
 Source: Macenko et al., A method for normalizing histology slides for quantitative analysis, ISBI 2009. An eigenvector's
 sign is arbitrary; the first is turned towards positive densities, so that no angle wraps around.
 
-The stains of an image cannot be told where less than 5% of its pixels are tissue, where one of the two directions is more
-than 30° from its reference (other dyes, ink, no stain at all), or where a stain is nowhere.
+The stains of an image cannot be told where less than 5% of its pixels are tissue, where one of the two directions is
+more than 30° from its reference (other dyes, ink, no stain at all), or where a stain is nowhere.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _directions(seen: FloatArray) -> FloatArray | None:
     plane[:, 0] *= np.sign(plane[:, 0].sum()) or 1.0
     angles = np.arctan2(seen @ plane[:, 1], seen @ plane[:, 0])
     low, high = np.percentile(angles, (PERCENTILE, 100.0 - PERCENTILE))
-    ends = plane @ np.array([[np.cos(low), np.cos(high)], [np.sin(low), np.sin(high)]])
+    ends: FloatArray = plane @ np.array([[np.cos(low), np.cos(high)], [np.sin(low), np.sin(high)]])
     if abs(high - low) < 1e-3 or ends.min() < -0.2:  # one colour; or no dye takes light away so
         return None
     ends = np.clip(ends, 0.0, None)

@@ -8,7 +8,7 @@ Source: Reinhard et al., Color transfer between images, IEEE Computer Graphics a
 4, 6 and 10. Mean and std are of pixels that are tissue (`optical_density`), or the share of glass in an image would
 decide its colour.
 
-The colours of an image cannot be told where less than 5% of its pixels are tissue, or where tissue is all of one colour.
+The colours of an image cannot be told where less than 5% of its pixels are tissue, or where it is all of one colour.
 """
 
 from __future__ import annotations

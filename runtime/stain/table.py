@@ -20,10 +20,7 @@ def normalise_stain(planes: NDArray[np.float32], rule: StainRule) -> NDArray[np.
         ImageRefused: see above.
     """
     pixels = planes.reshape(3, -1).T.astype(np.float64)
-    if isinstance(rule, MacenkoStain):
-        normalised = macenko.normalise(pixels, rule)
-    else:
-        normalised = reinhard.normalise(pixels, rule)
+    normalised = macenko.normalise(pixels, rule) if isinstance(rule, MacenkoStain) else reinhard.normalise(pixels, rule)
     if normalised is not None:
         return np.ascontiguousarray(normalised.T, np.float32).reshape(planes.shape)
     if rule.others == "refuse":

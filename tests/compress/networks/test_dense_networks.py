@@ -1,4 +1,4 @@
-"""Networks that answer for every pixel: by name, at the input's own size, saved and loaded, from a classifier's weights."""
+"""Networks that answer for every pixel: by name, at the input's size, saved and loaded, from a classifier's file."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import pytest
 pytest.importorskip("segmentation_models_pytorch")
 pytest.importorskip("monai")
 
-import timm  # noqa: E402
-import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+import timm
+import torch
+from safetensors.torch import save_file
 
-from medfm_compress.compress.networks.architecture import Architecture  # noqa: E402
-from medfm_compress.compress.networks.build import build_model  # noqa: E402
-from medfm_compress.compress.networks.listed_names import refuse_unlisted  # noqa: E402
-from medfm_compress.compress.networks.model import create_module, load_model, save_model  # noqa: E402
-from medfm_compress.compress.networks.monai_networks import NETWORKS  # noqa: E402
-from medfm_compress.compress.networks.smp_networks import DECODERS  # noqa: E402
-from medfm_compress.runtime.errors import ModelError  # noqa: E402
-from medfm_compress.runtime.task import Task  # noqa: E402
+from medfm_compress.compress.networks.architecture import Architecture
+from medfm_compress.compress.networks.backbone import BackboneCard, save_backbone
+from medfm_compress.compress.networks.build import build_model
+from medfm_compress.compress.networks.listed_names import refuse_unlisted
+from medfm_compress.compress.networks.masking import Masking
+from medfm_compress.compress.networks.model import create_module, load_model, save_model
+from medfm_compress.compress.networks.monai_networks import NETWORKS
+from medfm_compress.compress.networks.smp_networks import DECODERS
+from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.task import Task
 
 _TASK = Task(kind="segmentation", labels=("nucleus", "border"))
 _ENCODER = "tu-mobilenetv3_small_050"
@@ -117,3 +119,25 @@ def test_the_whole_network_starts_from_its_own_file_with_a_new_head(tmp_path: Pa
 def test_a_library_that_is_not_known_is_refused() -> None:
     with pytest.raises(ModelError, match="those that can be built are timm, smp, monai"):
         create_module(msgspec.structs.replace(Architecture(name="resnet18"), library="keras"))
+
+
+def test_the_encoder_starts_from_what_pretraining_made(tmp_path: Path) -> None:
+    binary = Task(kind="binary", labels=("no", "yes"))
+    learned = build_model("mobilenetv3_small_050", binary, size_px=64, colour="grey")
+    card = BackboneCard(
+        name=learned.name,
+        architecture=learned.architecture,
+        spec=learned.spec,
+        masking=Masking(),
+        images=1,
+        epochs=1,
+        seed=0,
+        score=0.0,
+        licence="MIT",
+    )
+    save_backbone(learned.module, card, tmp_path)
+    model = build_model(f"smp:unet/{_ENCODER}", _TASK, size_px=64, colour="grey", weights=tmp_path)
+    assert torch.equal(model.module.encoder.model.conv_stem.weight, learned.module.conv_stem.weight)
+    assert model.licence == "MIT"
+    with pytest.raises(ModelError, match="give --colour grey"):
+        build_model(f"smp:unet/{_ENCODER}", _TASK, size_px=64, colour="rgb", weights=tmp_path)
