@@ -75,7 +75,7 @@ def why_none(header: Dataset, label_map: NDArray[np.uint8]) -> str:
         )
     if size != label_map.shape:
         return (
-            f"the label map is {label_map.shape[0]} × {label_map.shape[1]} px and the image says {size[0]} × {size[1]}; "
+            f"the label map is {label_map.shape[0]} × {label_map.shape[1]} px the image says {size[0]} × {size[1]}: "
             "no DICOM Segmentation is made that does not lie on its pixels"
         )
     return ""
