@@ -170,6 +170,8 @@ def _add_geometry(header: Dataset, ds: Dataset) -> None:
         ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = frame_of_reference.FrameOfReferenceUID, ""
         for frame in ds.PerFrameFunctionalGroupsSequence:
             frame.PlanePositionSequence = [position]
+    else:
+        ds.PatientOrientation = ""  # it must be there where the plane is not (C.7.6.1.1.1)
     ds.SharedFunctionalGroupsSequence = [shared]
 
 
