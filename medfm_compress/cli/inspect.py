@@ -130,6 +130,8 @@ def _print_operating_points(manifest: Manifest) -> None:
 
 def _input_in_words(spec: ImageSpec) -> str:
     words = f"{spec.width_px}×{spec.height_px} px {spec.colour}, {describe_fit(spec)}"
+    if spec.stain:
+        words += f", stain after {type(spec.stain).__name__.removesuffix('Stain')}"
     kind = dicom_in_words(spec) if spec.dicom.declares_kind else f"of any kind; {dicom_in_words(spec)}".rstrip("; ")
     return f"{words}, at least {spec.min_side_px} px; DICOM {kind}; {describe_colour_rule(spec)}"
 
