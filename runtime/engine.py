@@ -390,4 +390,3 @@ def _check_names(session: Session, manifest: Manifest) -> None:
             f"the model has inputs {in_one_line(session.input_names)} and outputs {in_one_line(session.output_names)}; "
             f"its manifest says {in_one_line(sorted(inputs))} and {in_one_line(sorted(outputs))}"
         )
-

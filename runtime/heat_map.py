@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.occlusion import OcclusionOptions, occlusion_map, windows
 
@@ -52,7 +53,8 @@ def heat_map(
         on_step: see `OnStep`.
 
     Raises:
-        InputError: the network is a segmentation, there is no such finding, the logits of a covered image are not finite, or the engine is closed.
+        InputError: the network is a segmentation.
+        InputError: there is no such finding, the logits of a covered image are not finite, or the engine is closed.
         Refused: likewise, by the engine.
     """
     if engine.task.is_dense:

@@ -1,4 +1,4 @@
-"""A picture for people: the image, its structures outlined and tinted, with a legend and what the picture is not for."""
+"""A picture for people: the image, its structures outlined and tinted, a legend, and what the picture is not for."""
 
 from __future__ import annotations
 
@@ -117,9 +117,9 @@ def _legend(name: str, segmentation: Segmentation) -> str:
     count = segmentation.area_px[name]
     if not count:
         return f"{name}   none found"
-    area = segmentation.area_mm2
-    regions = len(segmentation.regions[name])
-    size = f"{count:,} px" if area is None else f"{area[name]:,.4g} mm²" if area[name] < 1e4 else f"{area[name]:,.0f} mm²"
+    area, regions = segmentation.area_mm2, len(segmentation.regions[name])
+    digits = ",.4g" if area is None or area[name] < 1e4 else ",.0f"
+    size = f"{count:,} px" if area is None else f"{area[name]:{digits}} mm²"
     return f"{name}   {size}   {regions} region{'' if regions == 1 else 's'}"
 
 
