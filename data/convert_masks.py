@@ -114,6 +114,26 @@ def structure_from(text: str) -> Structure:
     return Structure(name, tuple(map(int, parts)))
 
 
+def conversion_from(
+    structures: Sequence[str], background: Sequence[str], instances: bool, boundary_px: int, nearest: bool
+) -> Conversion:
+    """From the words of options; see `structure_from`.
+
+    Raises:
+        InputError: they say no conversion.
+    """
+    parsed = tuple(map(structure_from, structures))
+    values = []
+    for text in background:
+        match = _COLOUR.fullmatch(text.strip())
+        if bool(match) != any(structure.is_colour for structure in parsed) or not (match or _WHOLE.fullmatch(text)):
+            raise InputError(f"--background {text!r}: write a value, or #RRGGBB where the structures are colours")
+        values.append(int(match[1], 16) if match else int(text))
+    return Conversion(
+        structures=parsed, background=tuple(values), instances=instances, boundary_px=boundary_px, nearest=nearest
+    )
+
+
 class Converted(NamedTuple):
     """The new study, how many masks were made now, and how many were there already."""
 
