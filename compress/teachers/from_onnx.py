@@ -130,7 +130,7 @@ def _other_kind(name: str, study: Task) -> str:
             "image's size for each structure"
         )
     return (
-        f"{name} answers for every pixel, and the study is {study.kind}; give a study with masks, and its --structure"
+        f"{name} answers for every pixel and the study is {study.kind}; give a study with masks and its --structure"
     )
 
 
