@@ -271,7 +271,7 @@ def _reload(folder: Path) -> dict[str, bool]:
 
 
 def export_parity(model: Model, family: Family) -> float:
-    """Largest difference to PyTorch of ONNX Runtime, of a segmentation of OpenVINO too, relative to the largest logit."""
+    """Largest difference of ONNX Runtime, of a segmentation OpenVINO too, to PyTorch, relative to the largest logit."""
     import onnxruntime
 
     from medfm_compress.export.onnx_export import export_onnx
