@@ -1,7 +1,7 @@
 """How often the interval of the paired difference of mean Dice holds the true one, and how often a bad bundle passes.
 
-Cases of a patient share an effect; Dice is skewed: most cases near 0.9, some badly overlapped, few missed altogether. The
-bundle loses the same everywhere (``spread``), or loses all of some patients' structures and nothing else (``few``).
+Cases of a patient share an effect; Dice is skewed: most cases near 0.9, some badly overlapped, few missed altogether.
+The bundle loses the same everywhere (``spread``), or loses all of some patients' structures and nothing else (``few``).
 
     python -m mask_coverage OUT.json
 """
@@ -30,7 +30,8 @@ def main(out: Path) -> None:
         for cases in (50, 150, 600):
             for a_patient in (1, 3):
                 rows.append(_row(loss, cases, a_patient))
-                print(json.dumps(rows[-1]), flush=True)
+                sys.stdout.write(json.dumps(rows[-1]) + "\n")
+                sys.stdout.flush()
     out.write_text(json.dumps(rows, indent=1) + "\n")
 
 

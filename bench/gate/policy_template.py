@@ -41,9 +41,9 @@ _SEGMENTATION = """\
 # Required comparisons: bundle - teacher on the same cases, paired, clustered by patient. An entry passes where the
 # interval of the difference of the means rules out a loss of 'margin' or more in the metric's own unit.
 # Metrics of masks, one value a case: dice, iou, surface_dice, lesion_sensitivity, small_lesion_sensitivity; and, of
-# which a rise is the loss, hd95 (px, or mm where every image says its spacing) and false_positives_per_image. Of whether
-# an image shows the structure at all: auroc, sensitivity, specificity. Cases that do not show a structure are left out
-# of its Dice, distances and sensitivities, and count for its false positives.
+# which a rise is the loss, hd95 (px, or mm where every image says its spacing) and false_positives_per_image. Of
+# whether an image shows the structure at all: auroc, sensitivity, specificity. Cases that do not show a structure are
+# left out of its Dice, distances and sensitivities, and count for its false positives.
 non_inferiority:
   - metric: dice
     margin: 0.02
@@ -85,8 +85,8 @@ robustness:
 
 """
 _PERTURBED_MASKS = """\
-# What the bundle may lose beyond the teacher when the images are perturbed: noise, exposure, gamma, contrast, jpeg, blur,
-# each at severities 1 to 3. (rotation and shift would move an image away from its mask.)
+# What the bundle may lose beyond the teacher when the images are perturbed: noise, exposure, gamma, contrast, jpeg or
+# blur, each at severities 1 to 3. (rotation and shift would move an image away from its mask.)
 robustness:
   #- {metric: dice, margin: 0.05, perturbations: [noise, exposure, blur], severities: [1, 2]}
 
@@ -126,7 +126,11 @@ SEGMENTATION_STARTER = f"{_HEAD}{_SEGMENTATION}{_SUBGROUPS}{_PERTURBED_MASKS}{_R
 
 
 def write_starter(path: str | Path, *, segmentation: bool = False) -> tuple[Path, ...]:
-    """Write the starter, that for a segmentation where it is asked for, to ``path`` and, beside it, the schema that editors complete and check it by.
+    """Write the starter to ``path`` and, beside it, the schema that editors complete and check it by.
+
+    Args:
+        path: of the policy; nothing may be there.
+        segmentation: write the one for networks that draw masks.
 
     Returns:
         What was written; a schema that is there already is left as it is.

@@ -59,7 +59,8 @@ def test_a_bundle_that_draws_less_is_seen_in_every_file(study, tmp_path: Path) -
     report = bench_bundle(bundle, teacher, study, POLICY, out, BenchOptions(plan=QUICK, files=2))
     assert load_report(out / "report.json") == report
     first, second = (np.array(table.case_metrics["dice"], float) for table in report.evaluations)
-    assert np.nanmean(first) > 0.9 > 0.7 > np.nanmean(second)
+    assert np.nanmean(first) > 0.9
+    assert np.nanmean(second) < 0.7
     assert report.teacher_decides == OWN
     assert judge(report).outcome == "fail"
     assert judge_evidence(recompute(report, POLICY.policy), POLICY.policy, policy_sha256="0" * 64).outcome == "fail"
@@ -69,7 +70,6 @@ def test_a_bundle_that_draws_less_is_seen_in_every_file(study, tmp_path: Path) -
     assert ".png" not in page.replace("image/png", "")
     assert gallery.count("<article>") == 40
     assert "data:image/png" in gallery
-    assert all(len(stages) == 4 for m in report.measurements for stages in m.end_to_end_ms[:0] or [(0, 0, 0, 0)])
 
 
 def test_other_rules_for_masks_need_another_bench(study, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_bench_judges_what_the_device_gives(study, tmp_path: Path, tiles: bo
     for path in folder:
         path.mkdir()
     table = evaluate_model(model, study, cases, QUICK, folder, no_progress, MaskOptions(keep=kept))
-    engine = Engine.open(bundle, allow_unverified=True)
+    engine = Engine(bundle, unverified=True, threads=1)
     for row, case in enumerate(cases):
         prediction = engine.predict(study.root / case.image)
         drawn = read_kept_map(kept, "teacher", row)

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
 from medfm_compress.bench.evaluate.prediction_flips import find_flips
-from medfm_compress.bench.evaluate.robustness import compare_drops
+from medfm_compress.bench.evaluate.robustness import PerturbedTables, compare_drops
 from medfm_compress.bench.gate.consistent_scores import check_consistent
 from medfm_compress.bench.gate.gate import gather, judge_evidence
 from medfm_compress.bench.types.evaluation import Evaluation
@@ -142,8 +142,6 @@ def test_perturbations_that_move_the_image_are_refused(teacher) -> None:
 
 
 def test_what_a_bundle_loses_on_perturbed_images_is_compared(study, drawn, teacher) -> None:
-    from medfm_compress.bench.evaluate.robustness import PerturbedTables
-
     required = Robustness(metric="dice", margin=0.05, perturbations=("noise",), severities=(1,))
     policy = msgspec.structs.replace(POLICY, robustness=(required,))
     bundle = drawn_masks.evaluation(study, drawn, "bundle")

@@ -145,7 +145,7 @@ def test_the_schema_refuses_what_the_reader_refuses(text: str) -> None:
         parse_policy(text.encode())
 
 
-def complaints(value: Any, shape: dict[str, Any], shapes: dict[str, Any]) -> list[str]:
+def complaints(value: Any, shape: dict[str, Any], shapes: dict[str, Any]) -> list[str]:  # noqa: PLR0912
     """What the words of JSON Schema that the schema uses say against ``value``."""
     if "$ref" in shape:
         shape = {**shape, **shapes[shape["$ref"].rpartition("/")[2]]}
