@@ -265,8 +265,6 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise InputError(
                 f"colour {self.colour!r} needs {self.channels} mean and std values, got {self.mean}, {self.std}"
             )
-        if self.stain and self.tiles:
-            raise InputError("a stain is normalised over the whole image, which tiles never are; leave one of them out")
         if self.stain is not msgspec.UNSET and self.colour != "rgb":
             raise InputError(f"colour is {self.colour!r}; a stain is normalised in rgb alone")
         if not all(-LARGEST_SHIFT <= value <= LARGEST_SHIFT for value in self.mean):
