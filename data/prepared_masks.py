@@ -6,8 +6,7 @@ structure is made up between two; padding is background. The geometry is that of
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from medfm_compress.data.fingerprint import file_sha256
 from medfm_compress.data.masks import label_map, mask_folder
 from medfm_compress.data.study import Case, Study
-from medfm_compress.runtime.atomic_write import write_atomically
+from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import layout
@@ -55,19 +54,27 @@ def prepared_masks(
     if cached is not None:
         return cached
 
+    rows = _rows(study, cases, spec, progress)
+    if path is None or not cases:
+        maps = np.empty(shape, np.uint8)
+        for number, row in enumerate(rows):
+            maps[number] = row
+        return maps
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in rows:
+            file.write(row.tobytes())
+    stored: LabelMaps = np.load(path, mmap_mode="r", allow_pickle=False)
+    return stored
+
+
+def _rows(study: Study, cases: Sequence[Case], spec: ImageSpec, progress: Progress | None) -> Iterator[LabelMaps]:
     def prepare_mask(case: Case) -> LabelMaps:
         return fit_mask(label_map(study, case), spec)
 
-    maps = np.empty(shape, np.uint8)
     prepared = map_in_threads(prepare_mask, cases, _WORKERS)  # Pillow releases the GIL
-    for number in counted(range(len(cases)), "prepare masks", len(cases), progress):
-        maps[number] = next(prepared)
-    if path is None:
-        return maps
-    stored = io.BytesIO()
-    np.save(stored, maps, allow_pickle=False)
-    write_atomically(path, stored.getvalue())
-    return _open_cache(path, shape) if cases else maps  # type: ignore[return-value]
+    return counted(prepared, "prepare masks", len(cases), progress)
 
 
 def fit_mask(mask: LabelMaps, spec: ImageSpec) -> LabelMaps:

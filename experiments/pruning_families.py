@@ -27,9 +27,9 @@ import msgspec
 import torch
 from torch import nn
 
-from medfm_compress.compress.networks.architecture import Wanted
+from medfm_compress.compress.networks.architecture import Architecture, Wanted
 from medfm_compress.compress.networks.libraries import library_for
-from medfm_compress.compress.networks.model import Architecture, Model, create_module, load_model, save_model
+from medfm_compress.compress.networks.model import Model, create_module, load_model, save_model
 from medfm_compress.compress.pruning.apply import DOES_NOT_RUN
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.prune import PrunedModule, prune_module

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, Refused
 from medfm_compress.runtime.remarks import flag_in_words
 
 if TYPE_CHECKING:
@@ -77,7 +77,28 @@ class SegmentationFiles:
             for structure, plane in zip(segmentation.structures, segmentation.probabilities, strict=True):
                 path = folders.probabilities / f"{name}-{_plain(structure)}.png"
                 self._put(written, f"probability of {structure}", path, files.probability_png(plane))
+        if folders.dicom_seg is not None:
+            self._put(written, "dicom_seg", folders.dicom_seg / f"{name}.dcm", self._dicom_seg(image, prediction))
         return written
+
+    def _dicom_seg(self, image: Path, prediction: Prediction) -> bytes:
+        import time
+
+        from medfm_compress.runtime.dicom.parse import parse_header
+        from medfm_compress.runtime.images.file_types import HEAD_BYTES, kind_of
+        from medfm_compress.runtime.images.size_limits import read_limited
+        from medfm_compress.runtime.node.config import ResultsConfig
+        from medfm_compress.runtime.node.results.assessment import ReadBy, assess
+        from medfm_compress.runtime.node.results.segmentation_object import segmentation_object
+        from medfm_compress.runtime.page.reading import current
+
+        data = read_limited(image)
+        if kind_of(data[:HEAD_BYTES]) != "dicom" or prediction.segmentation is None:
+            raise Refused(f"{image.name} is no DICOM file, so that no DICOM Segmentation can refer to it")
+        read_by = ReadBy.of(current(self._engine))
+        header = parse_header(data, image.name)
+        assessment = assess(header, prediction, read_by, ResultsConfig(), time.time())
+        return segmentation_object(assessment, prediction.segmentation)
 
     def _overlay(self, image: Path, prediction: Prediction) -> bytes:
         from medfm_compress.runtime.page.reading import current

@@ -21,9 +21,9 @@ from medfm_compress.runtime.segmentation.result import Segmentation
 
 Colour = tuple[int, int, int]
 COLOURS: tuple[Colour, ...] = (
+    (0, 158, 115),  # bluish green, which tissue seldom is
     (230, 159, 0),  # orange
     (86, 180, 233),  # sky blue
-    (0, 158, 115),  # bluish green
     (240, 228, 66),  # yellow
     (0, 114, 178),  # blue
     (213, 94, 0),  # vermilion

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.errors import InputError, Refused
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import layout
+from medfm_compress.runtime.segmentation.enlarged_mask import enlarged_mask
 from medfm_compress.runtime.task import Task
 
 LabelMap = NDArray[np.uint8]
@@ -107,6 +108,10 @@ def lay_on_image(
 
 def laid(maps: Planes, height: int, width: int, *, keep_probabilities: bool = False) -> Laid:
     """Probability maps ``[structures, h, w]`` that show exactly the image, at ``height`` × ``width`` px."""
+    if len(maps) == 1 and not keep_probabilities:
+        mask = enlarged_mask(maps[0], height, width)
+        if mask is not None:
+            return Laid(mask)
     resized = (resize_plane(plane, height, width) for plane in maps)
     if not keep_probabilities:
         return Laid(label_map_of(resized, len(maps)))
