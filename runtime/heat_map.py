@@ -52,9 +52,14 @@ def heat_map(
         on_step: see `OnStep`.
 
     Raises:
-        InputError: there is no such finding, the logits of a covered image are not finite, or the engine is closed.
+        InputError: the network is a segmentation, there is no such finding, the logits of a covered image are not finite, or the engine is closed.
         Refused: likewise, by the engine.
     """
+    if engine.task.is_dense:
+        raise InputError(
+            "a heat map explains what is said of a whole image; a segmentation says of every pixel what it shows: look "
+            "at its label map ('medfm-compress run BUNDLE IMAGE --overlay FOLDER')"
+        )
     chosen = finding if finding is not None and prediction.probabilities else finding_to_explain(prediction)
     if chosen is None:
         return None

@@ -5,6 +5,8 @@
     y = crop(resize(x))                           antialiased; cubic coefficient a = -0.5; geometry as timm's evaluation
     z = (clip(y, 0, 1) - mean) / std              per channel
 
+Where the spec names a stain, it is normalised between resize and crop (`medfm_compress.runtime.stain`).
+
 All of it is float32. The resize is Pillow's on 32-bit float planes (mode ``F``), so 16-bit images keep their depth; the
 rows of a large image are shortened by `reduction`, to the same bits. No float copy of a large image is made.
 """
@@ -15,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,7 +41,7 @@ _TIMM_FILTERS: dict[str, Filter] = {"nearest": "nearest", "bilinear": "bilinear"
 
 
 def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
-    """Everything but the normalisation: intensity, colour, resize, crop.
+    """Everything but the normalisation: intensity, colour, resize, stain, crop.
 
     Args:
         pixels: ``[H, W]`` or ``[H, W, 3]`` at their own bit depth.
@@ -49,12 +52,15 @@ def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
 
     Raises:
         ImageRefused: the image is smaller than ``spec.min_side_px``, so elongated that its resized form is absurd, or
-            of a kind of colour that ``spec.colour_rule`` refuses.
+            of a kind of colour that ``spec.colour_rule`` refuses, or without the stains that ``spec.stain`` asks for.
     """
+    if spec.tiles:
+        return _centre_tile(pixels, spec)
     height, width = pixels.values.shape[:2]
     _check_size(height, width, spec)
     check_colour(pixels, spec)
-    planes = [_fit(plane, spec) for plane in _planes(pixels, spec)]
+    planes = _stained([_resized(plane, spec) for plane in _planes(pixels, spec)], spec)
+    planes = [_centre(plane, spec.height_px, spec.width_px) for plane in planes]
     stacked = np.stack(planes * (spec.channels // len(planes)))
     return np.clip(stacked, 0.0, 1.0, out=stacked)
 
@@ -194,10 +200,18 @@ def _planes(pixels: Pixels, spec: ImageSpec) -> list[_Plane]:
     return [_Plane(channel, pixels.low, pixels.high) for channel in channels]
 
 
-def _fit(plane: _Plane, spec: ImageSpec) -> FloatArray:
+def _stained(planes: list[FloatArray], spec: ImageSpec) -> list[FloatArray]:
+    """The planes with their stain normalised, where the spec names one; a grey image becomes three planes then."""
+    if not spec.stain:
+        return planes
+    from medfm_compress.runtime.stain.table import normalise_stain
+
+    return list(normalise_stain(np.stack(planes * (3 // len(planes))), spec.stain))
+
+
+def _resized(plane: _Plane, spec: ImageSpec) -> FloatArray:
     height, width = plane.values.shape[:2]
-    resized = _resize(plane, _resized_size(height, width, spec), spec.filter)
-    return _centre(resized, spec.height_px, spec.width_px)
+    return _resize(plane, _resized_size(height, width, spec), spec.filter)
 
 
 def _resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
@@ -238,3 +252,100 @@ def _centre(plane: FloatArray, height: int, width: int) -> FloatArray:
         plane = np.pad(plane, ((before[0], after[0]), (before[1], after[1])))
     top, left = round((plane.shape[0] - height) / 2), round((plane.shape[1] - width) / 2)
     return plane[top : top + height, left : left + width]
+
+
+class Layout(NamedTuple):
+    """The rectangle of the network's grid that shows the image; the rest is padding.
+
+    Attributes:
+        top: first row.
+        left: first column.
+        rows: height of the resized image.
+        columns: width of the resized image.
+    """
+
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+
+def layout(height: int, width: int, spec: ImageSpec) -> Layout:
+    """Where :func:`prepare` puts an image of ``height`` × ``width`` px whose every pixel it keeps.
+
+    Raises:
+        InputError: ``spec`` crops or is of tiles, so that a part of the image lies outside the grid.
+    """
+    if spec.tiles or spec.resize == "shortest" or spec.crop_fraction != 1:
+        raise InputError(
+            f"the network does not see the whole image at once (resize {spec.resize!r}, crop_fraction "
+            f"{spec.crop_fraction:g}{', tiles' if spec.tiles else ''}); its answer is laid on the image with resize "
+            "'stretch' or 'longest', crop_fraction 1 and no tiles"
+        )
+    rows, columns = _resized_size(height, width, spec)
+    return Layout((spec.height_px - rows) // 2, (spec.width_px - columns) // 2, rows, columns)
+
+
+def at_resolution(pixels: Pixels, spec: ImageSpec) -> Pixels:
+    """The image at the distance of pixels that the tiles of ``spec`` ask for; itself where they ask for none.
+
+    Raises:
+        ImageRefused: it does not say its own, or would be larger than any image that is read.
+    """
+    if not spec.tiles or spec.tiles.mm_per_px is msgspec.UNSET or pixels.spacing_mm == spec.tiles.mm_per_px:
+        return pixels
+    if not pixels.spacing_mm:
+        raise ImageRefused(
+            f"the network was made for {spec.tiles.mm_per_px:g} mm a pixel, and the image does not say the distance of "
+            "its pixels: give a DICOM file with Pixel Spacing"
+        )
+    ratio = pixels.spacing_mm / spec.tiles.mm_per_px
+    height, width = (max(1, round(side * ratio)) for side in pixels.values.shape[:2])
+    if height * width > MAX_RESIZED_PIXELS:
+        raise ImageRefused(
+            f"the image has pixels of {pixels.spacing_mm:g} mm and would be {width}×{height} px at the network's "
+            f"{spec.tiles.mm_per_px:g} mm: give the region of interest"
+        )
+    channels = np.moveaxis(pixels.values, -1, 0) if pixels.is_colour else pixels.values[None]
+    planes = [_resize(_Plane(channel.astype(np.float32), 0.0, 1.0), (height, width), spec.filter) for channel in channels]
+    values = np.clip(np.stack(planes, axis=-1) if pixels.is_colour else planes[0], pixels.low, pixels.high)
+    return pixels._replace(values=values, spacing_mm=spec.tiles.mm_per_px)
+
+
+def prepare_tile(pixels: Pixels, spec: ImageSpec, top: int, left: int) -> FloatArray:
+    """One tile of an image that is at its resolution: as of :func:`prepare`, black where it lies outside the image.
+
+    Args:
+        pixels: of :func:`at_resolution`.
+        spec: with tiles.
+        top: row of the image where the tile begins; below 0 outside it.
+        left: column likewise.
+    """
+    first, before = (max(top, 0), max(left, 0)), (max(-top, 0), max(-left, 0))
+    part = pixels.values[first[0] : top + spec.height_px, first[1] : left + spec.width_px]
+    scaled = [plane.rows(0, part.shape[0]) for plane in _planes(pixels._replace(values=part), spec)]
+    planes = [np.clip(plane, 0.0, 1.0) for plane in _stained(scaled, spec)]
+    tile = np.zeros((spec.channels, spec.height_px, spec.width_px), np.float32)
+    rows, columns = part.shape[:2]
+    tile[:, before[0] : before[0] + rows, before[1] : before[1] + columns] = np.stack(planes)
+    return tile
+
+
+def tile_grid(height: int, width: int, spec: ImageSpec) -> Layout:
+    """Where an image lies on the grid that tiles move over: in its middle where a side is shorter than the tile's."""
+    top, left = max(0, spec.height_px - height) // 2, max(0, spec.width_px - width) // 2
+    return Layout(top, left, height, width)
+
+
+def _centre_tile(pixels: Pixels, spec: ImageSpec) -> FloatArray:
+    """The tile in the middle of the image: what stands for it where one input is looked at."""
+    height, width = pixels.values.shape[:2]
+    if min(height, width) < spec.min_side_px:
+        _check_size(height, width, spec)
+    check_colour(pixels, spec)
+    pixels = at_resolution(pixels, spec)
+    height, width = pixels.values.shape[:2]
+    grid = tile_grid(height, width, spec)
+    top = (height - spec.height_px) // 2 if height > spec.height_px else -grid.top
+    left = (width - spec.width_px) // 2 if width > spec.width_px else -grid.left
+    return prepare_tile(pixels, spec, top, left)

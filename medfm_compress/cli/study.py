@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ import msgspec
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Overwrite, StudyArgument
+from medfm_compress.cli.arguments import Overwrite, Structures, StudyArgument
 from medfm_compress.cli.command import command
 from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.data.splitting import SplitPlan
@@ -19,6 +20,7 @@ from medfm_compress.runtime.errors import EXIT_INCONCLUSIVE, EXIT_UNUSABLE
 if TYPE_CHECKING:
     from medfm_compress.bench.gate.enough_patients import Need
     from medfm_compress.data.check import StudyCheck
+    from medfm_compress.data.check_masks import MaskCheck
     from medfm_compress.data.splitting import SplitResult
 
 _SHOWN = 5
@@ -31,6 +33,7 @@ app = typer.Typer(help="Check a study, or cut its splits by patient.", no_args_i
 @command()
 def check(
     study: StudyArgument,
+    structure: Structures = None,
     accept_leakage: Annotated[
         bool, typer.Option("--accept-leakage", help="Report patients or copies in several splits, but do not fail.")
     ] = False,
@@ -39,16 +42,16 @@ def check(
     ] = None,
     test_split: Annotated[str, typer.Option("--split", help="The split that --policy is about.")] = "test",
 ) -> None:
-    """Read every image; count; look for leakage.
+    """Read every image and mask; count; look for leakage.
 
-    Exit code 2 for leakage or for images that cannot be used, 3 for a split that is too small for the policy.
+    Exit code 2 for leakage or for images or masks that cannot be used, 3 for a split that is too small for the policy.
     """
     from medfm_compress.bench.gate.enough_patients import patients_needed
     from medfm_compress.bench.gate.policy_file import load_policy
     from medfm_compress.data.check import check_study
     from medfm_compress.data.open import open_study
 
-    opened = open_study(study)
+    opened = open_study(study, structures=tuple(structure or ()), read_masks=False)
     needs = patients_needed(opened, load_policy(policy).policy, test_split) if policy else ()
     checked = check_study(opened, progress=console.progress)
 
@@ -72,22 +75,31 @@ def split(
     study: StudyArgument,
     plan: SplitPlan,
     out: Annotated[Path, typer.Option("--out", help="CSV file to write; it may lie outside the study.")],
+    structure: Structures = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Cut train, val and test by patient, stratified by label, and write a new CSV; the study itself is not changed."""
+    """Cut train, val and test by patient, stratified by label, and write a new CSV; the study itself is not changed.
+
+    Of a segmentation study, stratified by which structures an image shows; its labels stay as a column.
+    """
     check_file_out(out, ".csv", overwrite)
     from medfm_compress.data.open import open_study
     from medfm_compress.data.splitting import split_study
     from medfm_compress.data.table import write_table
 
-    result = split_study(open_study(study), plan)
+    result = split_study(open_study(study, structures=tuple(structure or ())), plan)
     write_table(result.study, out)
     console.emit(lambda: _split_as_json(result, out), lambda: _print_split(result, out))
 
 
 def _split_as_json(result: SplitResult, out: Path) -> dict[str, object]:
     sizes = {name: len(result.study.split(name)) for name in ("train", "val", "test")}
-    return {"study": str(out), "images": sizes, "dropped": [case.image for case in result.dropped]}
+    return {
+        "study": str(out),
+        "images": sizes,
+        "dropped": [case.image for case in result.dropped],
+        "undrawn": [case.image for case in result.undrawn],
+    }
 
 
 def _print_check(checked: StudyCheck, path: Path, accept_leakage: bool) -> None:
@@ -108,6 +120,8 @@ def _print_check(checked: StudyCheck, path: Path, accept_leakage: bool) -> None:
         more = [f"and {len(sizes) - _SHOWN_VALUES} more"] if len(sizes) > _SHOWN_VALUES else []
         console.say()
         console.say(f"{name}: {', '.join(shown + more)}")
+    if checked.masks:
+        _print_masks(checked.masks)
     console.say()
     _print_images(checked)
     for sentence in checked.remarks:
@@ -120,6 +134,29 @@ def _print_check(checked: StudyCheck, path: Path, accept_leakage: bool) -> None:
         console.say("cut the splits with 'medfm-compress study split', or accept the leakage with --accept-leakage")
     elif not checked.errors:
         console.say(_conclusion(checked))
+
+
+def _print_masks(masks: MaskCheck) -> None:
+    console.say()
+    console.say("share of the image that a structure covers, of the masks that show it:")
+    rows = [
+        [
+            split,
+            name,
+            str(shown.cases),
+            *(f"{share:.2%}" for share in (shown.area_p5, shown.area_median, shown.area_p95)),
+        ]
+        for split, found in masks.splits.items()
+        for name, shown in found.structures.items()
+    ]
+    console.table(["split", "structure", "masks", "5%", "median", "95%"], rows)
+    console.say()
+    console.table(
+        ["split", "drawn", "of them empty", "undrawn"],
+        [[split, *map(str, (found.drawn, found.empty, found.undrawn))] for split, found in masks.splits.items()],
+    )
+    for bad in masks.unusable[:_SHOWN]:
+        console.say(f"  {bad.reason}")
 
 
 def _conclusion(checked: StudyCheck) -> str:
@@ -180,4 +217,10 @@ def _print_split(result: SplitResult, out: Path) -> None:
         console.say(f"note: {sentence}")
     if result.dropped:
         console.say(f"dropped {len(result.dropped)} images that share a patient or an exact copy with test")
+    if result.undrawn:
+        console.say(f"{len(result.undrawn)} images without a mask are 'unlabelled' now")
+    labelled = any(name == "label" or name.startswith("label:") for name in study.subgroup_names())
+    if study.kind == "segmentation" and labelled:
+        wanted = " ".join(f"--structure {shlex.quote(label)}" for label in study.labels)
+        console.say(f"its labels are kept; as a study of masks it is opened with {wanted}")
     console.say(f"wrote {out}; it can be used wherever a study is asked for")
