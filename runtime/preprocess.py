@@ -307,7 +307,9 @@ def at_resolution(pixels: Pixels, spec: ImageSpec) -> Pixels:
             f"{spec.tiles.mm_per_px:g} mm: give the region of interest"
         )
     channels = np.moveaxis(pixels.values, -1, 0) if pixels.is_colour else pixels.values[None]
-    planes = [_resize(_Plane(channel.astype(np.float32), 0.0, 1.0), (height, width), spec.filter) for channel in channels]
+    planes = [
+        _resize(_Plane(channel.astype(np.float32), 0.0, 1.0), (height, width), spec.filter) for channel in channels
+    ]
     values = np.clip(np.stack(planes, axis=-1) if pixels.is_colour else planes[0], pixels.low, pixels.high)
     return pixels._replace(values=values, spacing_mm=spec.tiles.mm_per_px)
 
