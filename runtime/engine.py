@@ -167,6 +167,7 @@ class Engine:
         )
         self._session: Session | None = session
         self.info: SessionInfo = session.info
+        self._workers = max(1, usable_cores() // self.info.threads)
         release_freed_memory()
 
     @property
@@ -229,8 +230,7 @@ class Engine:
         from medfm_compress.runtime.dicom.rules import kind_flags
 
         spec = self.manifest.image_spec
-        workers = max(1, usable_cores() // self.info.threads)
-        network = Network(self._run, self._logits_of, self.task, spec, workers, keep_probabilities)
+        network = Network(self._run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
         answer = ask_of(self.task)(network, pixels)
         typicality, not_reliable = self._judged(answer.outputs, answer.tensor)
         given = not (not_reliable and withholds)

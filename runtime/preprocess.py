@@ -82,9 +82,13 @@ def normalise(prepared: NDArray[Any], spec: ImageSpec) -> FloatArray:
         raise InputError(
             f"the array has shape {prepared.shape}; a {spec.colour} spec needs [..., {spec.channels}, height, width]"
         )
+    return _normalised(prepared, spec, None)
+
+
+def _normalised(prepared: NDArray[Any], spec: ImageSpec, out: FloatArray | None) -> FloatArray:
     mean = np.asarray(spec.mean, np.float32)[:, None, None]
     std = np.asarray(spec.std, np.float32)[:, None, None]
-    result: FloatArray = np.subtract(prepared, mean, dtype=np.float32)
+    result: FloatArray = np.subtract(prepared, mean, out=out, dtype=np.float32)
     result /= std
     return result
 
@@ -95,7 +99,8 @@ def preprocess(pixels: Pixels, spec: ImageSpec) -> FloatArray:
     Raises:
         ImageRefused: see :func:`prepare`.
     """
-    return normalise(prepare(pixels, spec)[None], spec)
+    prepared = prepare(pixels, spec)[None]
+    return _normalised(prepared, spec, prepared)
 
 
 def spec_from_timm(
