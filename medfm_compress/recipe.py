@@ -151,6 +151,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         other_colour: what the device does with an image of the other kind: ``flag`` its prediction, or ``refuse`` it.
         false_refusal_rate: share of images like the validation cases that the device may call not reliable, so as to
             tell those that are unlike the training cases; 0 stores nothing of it.
+        heat_map: give the network class activation maps as a further output, so that the device shows where it looked
+            at no run more; it is said where it has none. Off, variants are as they were.
     """
 
     rule: str = "youden"
@@ -166,6 +168,7 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     image_colour: Literal["study", "grey", "colour", "any"] = "study"
     other_colour: Literal["flag", "refuse"] = "flag"
     false_refusal_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
+    heat_map: bool = False
 
     def __post_init__(self) -> None:
         parse_rule(self.rule)

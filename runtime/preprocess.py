@@ -146,7 +146,7 @@ def _check_size(height: int, width: int, spec: ImageSpec) -> None:
             f"the image is {width}×{height} px; its shorter side must be at least {spec.min_side_px} px: "
             "give the image at its original size"
         )
-    rows, columns = _resized_size(height, width, spec)
+    rows, columns = resized_size(height, width, spec)
     if rows * columns > MAX_RESIZED_PIXELS:
         raise ImageRefused(
             f"the image is {width}×{height} px, too elongated for this network: give the region of interest"
@@ -176,11 +176,11 @@ def _scaled(values: NDArray[Any], pixels: Pixels) -> FloatArray:
 
 
 def _fit(plane: FloatArray, spec: ImageSpec) -> FloatArray:
-    resized = _resize(plane, _resized_size(plane.shape[0], plane.shape[1], spec), spec.filter)
+    resized = _resize(plane, resized_size(plane.shape[0], plane.shape[1], spec), spec.filter)
     return _centre(resized, spec.height_px, spec.width_px)
 
 
-def _resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
+def resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     """(height, width) after the resize and before the crop, with the rounding of timm and torchvision."""
     target_h = math.floor(spec.height_px / spec.crop_fraction)
     target_w = math.floor(spec.width_px / spec.crop_fraction)
