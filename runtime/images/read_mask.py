@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import ImageRefused
-from medfm_compress.runtime.images.completeness import check_png, check_tiff
+from medfm_compress.runtime.images.completeness import check_chunks, check_rows, check_tiff
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, kind_of, raster_format
 from medfm_compress.runtime.images.libtiff_errors import tiff_errors
 from medfm_compress.runtime.images.quiet_decoders import decoding
@@ -82,7 +82,8 @@ def open_mask(data: bytes, kind: str, name: str) -> Any:
         if (pages := getattr(image, "n_frames", 1)) != 1:
             raise ImageRefused(f"{name} has {pages} pages; a mask has one")
         if kind == "PNG":
-            check_png(data, name)
+            check_chunks(data, name)
+            check_rows(data, name)
             if data[24] > 8 and image.mode in _COLOURS:  # IHDR: width, height, bit depth; Pillow drops the low byte
                 raise ImageRefused(f"{name} has {data[24]} bits a colour; save it with one number a pixel")
         if kind == "TIFF":
