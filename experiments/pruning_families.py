@@ -27,9 +27,9 @@ import msgspec
 import torch
 from torch import nn
 
-from medfm_compress.compress.networks.architecture import Wanted
+from medfm_compress.compress.networks.architecture import Architecture, Wanted
 from medfm_compress.compress.networks.libraries import library_for
-from medfm_compress.compress.networks.model import Architecture, Model, create_module, load_model, save_model
+from medfm_compress.compress.networks.model import Model, create_module, load_model, save_model
 from medfm_compress.compress.pruning.apply import DOES_NOT_RUN
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.prune import PrunedModule, prune_module
@@ -271,7 +271,7 @@ def _reload(folder: Path) -> dict[str, bool]:
 
 
 def export_parity(model: Model, family: Family) -> float:
-    """Largest difference to PyTorch of ONNX Runtime, of a segmentation of OpenVINO too, relative to the largest logit."""
+    """Largest difference of ONNX Runtime, of a segmentation OpenVINO too, to PyTorch, relative to the largest logit."""
     import onnxruntime
 
     from medfm_compress.export.onnx_export import export_onnx

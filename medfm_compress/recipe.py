@@ -26,7 +26,7 @@ from medfm_compress.data.strict_yaml import MAX_YAML_BYTES, load_yaml
 from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.image_spec import Colour, DicomRules
+from medfm_compress.runtime.image_spec import MOST_OVERLAP, Blending, Colour, DicomRules
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
 
@@ -162,8 +162,14 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         image_colour: kind of images that the model is for, ``grey`` or ``colour``; ``study`` is the model's own rule,
             else what the study's images show; ``any`` states nothing, and no image is flagged.
         other_colour: what the device does with an image of the other kind: ``flag`` its prediction, or ``refuse`` it.
+        tile_overlap: share of a side that neighbouring tiles have in common, where the input of a segmentation slides
+            over the image at the image's own size; without it, the image is resized to the input.
+        tile_blending: how tiles that overlap are joined, ``gaussian`` or ``constant``.
+        tile_mm_per_px: distance of pixels that images are brought to before they are cut into tiles.
         false_refusal_rate: share of images like the validation cases that the device may call not reliable, so as to
             tell those that are unlike the training cases; 0 stores nothing of it.
+        heat_map: give the network class activation maps as a further output, so that the device shows where it looked
+            at no run more; it is said where it has none. Off, variants are as they were.
     """
 
     rule: str = "youden"
@@ -178,10 +184,16 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     min_side_px: Annotated[int, Meta(ge=1, le=65535)] | None = None
     image_colour: Literal["study", "grey", "colour", "any"] = "study"
     other_colour: Literal["flag", "refuse"] = "flag"
+    tile_overlap: Annotated[float, Meta(ge=0, le=MOST_OVERLAP)] | None = None
+    tile_blending: Blending = "gaussian"
+    tile_mm_per_px: Annotated[float, Meta(gt=0, le=100)] | None = None
     false_refusal_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
+    heat_map: bool = False
 
     def __post_init__(self) -> None:
         parse_rule(self.rule)
+        if self.tile_overlap is None and (self.tile_blending != "gaussian" or self.tile_mm_per_px is not None):
+            raise InputError("tile_blending and tile_mm_per_px go with tile_overlap; give it, e.g. 0.25")
         for name, tag, example in (
             ("dicom_modality", "(0008,0060)", "DX, CR or MG"),
             ("dicom_view", "(0018,5101)", "PA or AP"),

@@ -303,6 +303,7 @@ def export(
         provenance=provenance,
         intended_use=step.intended_use,
         false_refusal_rate=step.false_refusal_rate,
+        heat_map=step.heat_map,
     )
     with replacing(out) as temporary:
         manifest = build_bundle(

@@ -32,5 +32,5 @@ class ChannelWise:
     def __call__(self, batch: DistillationBatch) -> Tensor:
         """Mean over structures of each case ``[b]``."""
         cases, structures = batch.student.shape[:2]
-        maps = (logits.flatten(2).flatten(0, 1) for logits in (batch.student, batch.teacher))
-        return softened_kl(*maps, self._temperature).reshape(cases, structures).mean(1)
+        student, teacher = (logits.flatten(2).flatten(0, 1) for logits in (batch.student, batch.teacher))
+        return softened_kl(student, teacher, self._temperature).reshape(cases, structures).mean(1)

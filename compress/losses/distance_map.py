@@ -28,7 +28,7 @@ def _distance_to(mask: Tensor) -> Tensor:
     squared = _within_rows(mask).square()
     rows = torch.arange(height, device=mask.device, dtype=torch.float32)
     parts = []
-    for chunk in rows.split(_ROWS):
+    for chunk in torch.split(rows, _ROWS):
         offsets = (chunk[:, None] - rows[None, :]).square()  # [chunk, h]
         parts.append((squared[:, None] + offsets[None, :, :, None]).amin(2))
     return torch.cat(parts, dim=1).sqrt()

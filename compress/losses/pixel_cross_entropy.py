@@ -23,4 +23,4 @@ class PixelCrossEntropy:
 
 def pixel_cross_entropy(log_p: Tensor, truth: Drawn) -> Tensor:
     """The formula above ``[b]`` of log-probabilities ``[b, 1 + structures, h, w]``."""
-    return mean_over(-log_p.gather(1, truth.index[:, None]).squeeze(1), truth.judged)
+    return mean_over(-log_p.gather(1, truth.classes[:, None]).squeeze(1), truth.judged)

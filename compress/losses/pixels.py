@@ -32,12 +32,12 @@ class Drawn(NamedTuple):
     """A truth, ready to be multiplied.
 
     Attributes:
-        index: int64 ``[b, h, w]``, 0 where nobody judged.
+        classes: int64 ``[b, h, w]``, 0 where nobody judged.
         judged: float32 ``[b, h, w]``, 0 or 1.
         structures: float32 ``[b, structures, h, w]``, 1 where the structure is.
     """
 
-    index: Tensor
+    classes: Tensor
     judged: Tensor
     structures: Tensor
 
@@ -45,9 +45,9 @@ class Drawn(NamedTuple):
 def drawn(truth: Tensor, structures: int) -> Drawn:
     """Label maps ``[b, h, w]`` of integers."""
     judged = truth != UNJUDGED
-    index = torch.where(judged, truth, 0).long()
-    planes = torch.stack([index == number for number in range(1, structures + 1)], dim=1)
-    return Drawn(index, judged.float(), planes.float())
+    classes = torch.where(judged, truth, 0).long()
+    planes = torch.stack([classes == number for number in range(1, structures + 1)], dim=1)
+    return Drawn(classes, judged.float(), planes.float())
 
 
 def mean_over(values: Tensor, judged: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import msgspec
 from torch import nn
 
+from medfm_compress.compress.networks.architecture import Architecture
 from medfm_compress.compress.networks.heads import classifier_names
 from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.networks.model import CARD as MODEL_CARD
-from medfm_compress.compress.networks.model import NO_ORIGIN, Architecture, Origin
+from medfm_compress.compress.networks.model import NO_ORIGIN, Origin
 from medfm_compress.compress.networks.model import WEIGHTS as MODEL_WEIGHTS
 from medfm_compress.data.fingerprint import file_sha256
 from medfm_compress.runtime.atomic_write import replacing, write_atomically

@@ -12,12 +12,12 @@ from typing import Any, cast
 import msgspec
 from torch import nn
 
-from medfm_compress.compress.networks.architecture import Wanted, split_name
+from medfm_compress.compress.networks.architecture import Architecture, Wanted, split_name
 from medfm_compress.compress.networks.backbone import BackboneCard, check_input, find_start
 from medfm_compress.compress.networks.encoder_weights import is_of_encoder, load_encoder
 from medfm_compress.compress.networks.heads import begin_at_zero, classifier_names
 from medfm_compress.compress.networks.libraries import library_for
-from medfm_compress.compress.networks.model import Architecture, Model, Origin, create_module, load_weights
+from medfm_compress.compress.networks.model import Model, Origin, create_module, load_weights
 from medfm_compress.compress.networks.smp_networks import TIMM_ENCODER
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import Colour, ImageSpec
@@ -150,7 +150,8 @@ def check_runs(module: nn.Module, name: str, shape: tuple[int, ...], answer: tup
     for step in _STEPS:
         side = -(-size_px // step) * step
         if side != size_px and not _problem(module, (*shape[:2], side, side), (answer[0], side, side)):
-            raise ModelError(f"{name} cannot take {size_px} px; give a multiple of {step}, e.g. {side}")
+            way_out = f"give a multiple of {step}, e.g. {side}" if size_px % 32 else f"it is too small: give {side}"
+            raise ModelError(f"{name} cannot take {size_px} px; {way_out}")
     raise ModelError(f"{name} cannot run at {size_px} px: {problem}")
 
 

@@ -26,7 +26,7 @@ def load_encoder(module: nn.Module, path: Path) -> None:
     Raises:
         ModelError: a tensor of the encoder that the file lacks, or has in another shape.
     """
-    encoder: nn.Module = getattr(module.encoder, "model", module.encoder)  # type: ignore[assignment,arg-type]
+    encoder: nn.Module = getattr(module.encoder, "model", module.encoder)  # type: ignore[arg-type]
     state, own = read_state_dict(path), encoder.state_dict()
     known = {name: flat for name in state for flat in (name, name.replace(".", "_", 1)) if flat in own}
     kept = {flat: state[name] for name, flat in known.items()}

@@ -247,6 +247,8 @@ def _members(group: Any, graph: Any, names: dict[nn.Module, str], module: nn.Mod
         elif part in names:
             weights = _weights(part, side)
             size = weights[0][0].shape[weights[0][1]] if weights else len(indices)
+            if size == 1 < len(indices):  # one number for all channels, a PReLU's or a gate's
+                continue
             yield Member(names[part], side, size, indices, roots, weights, item.dep)
 
 

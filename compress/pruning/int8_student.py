@@ -140,8 +140,9 @@ def _logits(model: Model, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
 def _objection(result: Int8Student, task: Task) -> str:
     """By the limits that `quantize` has where nothing else is asked for."""
     limits = QuantizeOptions()
-    if not result.relative_logit_error <= limits.error_limit:
-        return f"relative logit error {result.relative_logit_error:.3g} is above the limit {limits.error_limit:g}"
+    most = judge_of(task).error_limit(limits)
+    if not result.relative_logit_error <= most:
+        return f"relative logit error {result.relative_logit_error:.3g} is above the limit {most:g}"
     if result.score_fp32 is not None and result.score_int8 is not None:
         drop, limit = result.score_fp32 - result.score_int8, judge_of(task).limit(limits)
         if drop > limit:

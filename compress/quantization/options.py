@@ -23,6 +23,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         targets: where it will run, e.g. ``openvino:cpu`` or ``tensorrt:cuda:int8``; without any, every CPU engine that
             the bundle has an FP32 variant for.
         error_limit: largest relative logit error on validation cases that is kept.
+        pixel_error_limit: likewise, of a segmentation: logits of most pixels may move and call none of them otherwise.
         auroc_limit: largest fall of AUROC on validation cases that is kept.
         dice_limit: largest fall of a structure's mean Dice on them that is kept, of a segmentation.
         decision_limit: largest share of decisions (of a segmentation, of pixels) that may change, on cases without
@@ -44,6 +45,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
     targets: Annotated[tuple[str, ...], TARGETS] = ()
     error_limit: Annotated[float, Meta(gt=0)] = 0.03
+    pixel_error_limit: Annotated[float, Meta(gt=0)] = 0.1
     auroc_limit: Annotated[float, Meta(ge=0)] = 0.02
     dice_limit: Annotated[float, Meta(ge=0)] = 0.01
     decision_limit: Annotated[float, Meta(ge=0, le=1)] = 0.02

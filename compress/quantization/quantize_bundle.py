@@ -220,7 +220,7 @@ def _limits(options: QuantizeOptions, validation: ValidationSet) -> Limits:
     judge = judge_of(validation.task)
     least = judge.least_change(len(validation.cases))
     return Limits(
-        error=options.error_limit,
+        error=judge.error_limit(options),
         accuracy_drop=judge.limit(options),
         metric=judge.metric,
         rounds=options.rounds,

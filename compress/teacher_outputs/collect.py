@@ -108,7 +108,8 @@ def reduced(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Maps of logits ``[n, structures, h, w]`` averaged to ``shape`` of one case, and what float16 holds of them."""
     if logits.ndim == 2:
         return logits
-    return functional.adaptive_avg_pool2d(logits, shape[1:]).clamp(-_LARGEST, _LARGEST)
+    height, width = shape[1:]
+    return functional.adaptive_avg_pool2d(logits, (height, width)).clamp(-_LARGEST, _LARGEST)
 
 
 class _Collector:

@@ -71,7 +71,7 @@ def _smp(name: str, state: Mapping[str, Tensor], source: TeacherSource, spec: Im
 
 def _widths(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Channels that the blocks of a U-Net's decoder give, as the weights have them; nothing for another decoder."""
-    widths = []
+    widths: list[int] = []
     while (weight := state.get(f"decoder.blocks.{len(widths)}.conv2.0.weight")) is not None:
         widths.append(len(weight))
     return {"decoder_channels": widths} if widths else {}

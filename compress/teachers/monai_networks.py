@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from medfm_compress.compress.networks.model import Architecture, create_module
+from medfm_compress.compress.networks.architecture import Architecture
+from medfm_compress.compress.networks.model import create_module
 from medfm_compress.compress.networks.monai_networks import NETWORKS as DENSE_NETWORKS
 from medfm_compress.compress.networks.monai_networks import class_of
 from medfm_compress.compress.teachers.from_torchvision import build_torchvision, check_torchvision_name, own_input

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medfm_compress.compress.networks.architecture import Architecture
 from medfm_compress.compress.networks.model import (
-    Architecture,
     Model,
     Origin,
     fit,

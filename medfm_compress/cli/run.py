@@ -70,6 +70,9 @@ def run(
     contours: Annotated[
         Path | None, typer.Option(help="Of a segmentation: folder for outlines (JSON, polygons in pixels).")
     ] = None,
+    dicom_seg: Annotated[
+        Path | None, typer.Option(help="Of a segmentation and DICOM images: folder for DICOM Segmentation objects.")
+    ] = None,
 ) -> None:
     """Predict for images with a bundle. A refused image gets its reason, the others are still done (exit code 4).
 
@@ -89,7 +92,7 @@ def run(
         console.json_list() as add,
     ):
         rows = Rows(engine.task, longest)
-        files = SegmentationFiles(engine, Folders(masks, overlay, probabilities, contours))
+        files = SegmentationFiles(engine, Folders(masks, overlay, probabilities, contours, dicom_seg))
         if folders:
             say(rows.header)
         outcomes = _outcomes(_Predictor(engine, atypical, files), images)

@@ -1,9 +1,9 @@
 """A segmentation as files: label map and probabilities as PNG, outlines as JSON. Nothing of the image's header goes in.
 
-    label map      8 bits, a palette: index 0 background (black), k the k-th structure, in colours that people who
-                   confuse red and green tell apart (Okabe & Ito, Color universal design, 2008)
-    probability    16 bits, grey, a file a structure: p = value / 65535
-    outlines       polygons in pixels of the image, (0, 0) the outer corner of the first pixel; see `contours`
+label map      8 bits, a palette: index 0 background (black), k the k-th structure, in colours that people who
+confuse red and green tell apart (Okabe & Ito, Color universal design, 2008)
+probability    16 bits, grey, a file a structure: p = value / 65535
+outlines       polygons in pixels of the image, (0, 0) the outer corner of the first pixel; see `contours`
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from medfm_compress.runtime.segmentation.result import Segmentation
 
 Colour = tuple[int, int, int]
 COLOURS: tuple[Colour, ...] = (
+    (0, 158, 115),  # bluish green, which tissue seldom is
     (230, 159, 0),  # orange
     (86, 180, 233),  # sky blue
-    (0, 158, 115),  # bluish green
     (240, 228, 66),  # yellow
     (0, 114, 178),  # blue
     (213, 94, 0),  # vermilion

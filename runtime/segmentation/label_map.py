@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.errors import InputError, Refused
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import layout
+from medfm_compress.runtime.segmentation.enlarged_mask import enlarged_mask
 from medfm_compress.runtime.task import Task
 
 LabelMap = NDArray[np.uint8]
@@ -38,7 +39,7 @@ class Laid(NamedTuple):
 
 
 def probability_maps(logits: NDArray[Any], task: Task) -> Planes:
-    """Probabilities of the structures, float32 of the logits' own shape ``[structures, h, w]`` or ``[1, structures, …]``.
+    """Probabilities of the structures, float32 of the logits' own shape: ``[structures, h, w]`` or ``[1, …]`` of it.
 
     Raises:
         InputError: another number of maps than the task has structures.
@@ -107,6 +108,10 @@ def lay_on_image(
 
 def laid(maps: Planes, height: int, width: int, *, keep_probabilities: bool = False) -> Laid:
     """Probability maps ``[structures, h, w]`` that show exactly the image, at ``height`` × ``width`` px."""
+    if len(maps) == 1 and not keep_probabilities:
+        mask = enlarged_mask(maps[0], height, width)
+        if mask is not None:
+            return Laid(mask)
     resized = (resize_plane(plane, height, width) for plane in maps)
     if not keep_probabilities:
         return Laid(label_map_of(resized, len(maps)))

@@ -87,4 +87,5 @@ def _reduced(slide: Slide, number: int, factor: int, cells: _Cells) -> Picture:
     down = np.add.reduceat(region, np.arange(0, height, factor), axis=0)
     sums = np.add.reduceat(down, np.arange(0, width, factor), axis=1)
     counts = np.outer(np.diff([*range(0, height, factor), height]), np.diff([*range(0, width, factor), width]))
-    return np.rint(sums / counts[..., None]).astype(np.uint8)
+    picture: Picture = np.rint(sums / counts[..., None]).astype(np.uint8)
+    return picture

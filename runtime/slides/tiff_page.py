@@ -131,7 +131,7 @@ def decode_tile(data: bytes, page: TiffPage, row: int, name: str) -> Picture:
     try:
         values = _decoded(data, page, shape, name)
     except MedfmError as exc:
-        raise RegionUnreadable(f"{name}: {exc}") from None
+        raise RegionUnreadable(f"{name}: {str(exc).removeprefix(f'{name}: ')}") from None
     except Exception as exc:  # noqa: BLE001 -- whatever decoders make of damaged bytes
         raise RegionUnreadable(f"{name}: a tile is damaged: {in_one_line(exc)}") from None
     if page.photometric == _WHITE_IS_ZERO:

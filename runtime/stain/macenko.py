@@ -65,7 +65,7 @@ def _directions(seen: FloatArray) -> FloatArray | None:
     plane[:, 0] *= np.sign(plane[:, 0].sum()) or 1.0
     angles = np.arctan2(seen @ plane[:, 1], seen @ plane[:, 0])
     low, high = np.percentile(angles, (PERCENTILE, 100.0 - PERCENTILE))
-    ends = plane @ np.array([[np.cos(low), np.cos(high)], [np.sin(low), np.sin(high)]])
+    ends: FloatArray = plane @ np.array([[np.cos(low), np.cos(high)], [np.sin(low), np.sin(high)]])
     if abs(high - low) < 1e-3 or ends.min() < -0.2:  # one colour; or no dye takes light away so
         return None
     ends = np.clip(ends, 0.0, None)

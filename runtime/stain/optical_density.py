@@ -22,7 +22,8 @@ MIN_TISSUE = 0.05
 
 def optical_density(pixels: NDArray[np.floating]) -> FloatArray:
     """OD, float64 of the shape of ``pixels``, which are in [0, 1]; filters may overshoot, and are clipped."""
-    return -np.log((255.0 * np.clip(pixels, 0, 1).astype(np.float64) + 1.0) / LIGHT)
+    density: FloatArray = -np.log((255.0 * np.clip(pixels, 0, 1).astype(np.float64) + 1.0) / LIGHT)
+    return density
 
 
 def light(density: FloatArray) -> FloatArray:

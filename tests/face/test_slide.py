@@ -13,6 +13,11 @@ pytest.importorskip("tifffile")
 slide_scene = pytest.importorskip("slide_scene")
 
 from medfm_compress.cli.main import run  # noqa: E402
+from medfm_compress.data.stain_fit import with_stain  # noqa: E402
+from medfm_compress.recipe import DistillStep, FinetuneStep, Recipe, resolved  # noqa: E402
+from medfm_compress.runtime.errors import InputError  # noqa: E402
+from medfm_compress.runtime.image_spec import MacenkoStain  # noqa: E402
+from medfm_compress.runtime.strict_json import encode  # noqa: E402
 
 
 @pytest.fixture
@@ -131,3 +136,22 @@ def test_stains_of_a_study(tmp_path, capsys):
     capsys.readouterr()
     assert call(tmp_path, "fit-stain", "@cases.csv", "--out", "@white.json") == 2
     assert "no stains that can be told" in capsys.readouterr().err
+
+
+def test_a_stain_file_becomes_part_of_the_spec_or_is_refused(tmp_path):
+    rule = MacenkoStain(hematoxylin=(0.65, 0.76, 0.0), eosin=(0.09, 0.98, 0.17), concentrations=(2.8, 3.3))
+    (tmp_path / "stain.json").write_bytes(encode(rule))
+    assert with_stain(slide_scene.SPEC, str(tmp_path / "stain.json")).stain == rule
+    assert with_stain(slide_scene.SPEC, "") == slide_scene.SPEC
+    for content in (b"{}", b'{"method": "vahadane"}', b"no json"):
+        (tmp_path / "stain.json").write_bytes(content)
+        with pytest.raises(InputError, match="stain"):
+            with_stain(slide_scene.SPEC, str(tmp_path / "stain.json"))
+
+
+def test_a_recipe_names_its_stain_relative_to_itself(tmp_path):
+    step = FinetuneStep(model="resnet10t", stain="stain.json")
+    recipe = Recipe(
+        name="x", study="study", policy="policy.yaml", teacher=step, distill=DistillStep(student="resnet10t")
+    )
+    assert resolved(recipe, tmp_path).teacher.stain == str(tmp_path / "stain.json")

@@ -24,6 +24,10 @@ class ClassificationJudge:
 
     metric = "AUROC"
 
+    def error_limit(self, options: QuantizeOptions) -> float:
+        """``error_limit``."""
+        return options.error_limit
+
     def limit(self, options: QuantizeOptions) -> float:
         """``auroc_limit``."""
         return options.auroc_limit

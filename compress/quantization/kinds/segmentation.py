@@ -31,6 +31,10 @@ class SegmentationJudge:
 
     metric = "mean Dice"
 
+    def error_limit(self, options: QuantizeOptions) -> float:
+        """``pixel_error_limit``."""
+        return options.pixel_error_limit
+
     def limit(self, options: QuantizeOptions) -> float:
         """``dice_limit``."""
         return options.dice_limit

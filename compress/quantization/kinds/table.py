@@ -21,6 +21,10 @@ class Judge(Protocol):
     metric: str
     """What falls where accuracy falls, in words."""
 
+    def error_limit(self, options: QuantizeOptions) -> float:
+        """The largest relative logit error that is kept."""
+        ...
+
     def limit(self, options: QuantizeOptions) -> float:
         """The largest fall of the metric that is kept."""
         ...

@@ -112,3 +112,11 @@ def test_sensitivity_of_pixels_is_relative_to_their_spread(study: Study, model: 
             remove_channels(model.module, [group], {group.name: point.kept}, search.importance_scores)
             cut = model.module(images).numpy()
     assert np.isclose(point.error, relative_logit_error(cut, whole, model.task), rtol=1e-3)
+
+
+def test_a_slope_that_all_channels_share_is_no_channel() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.PReLU(), nn.Conv2d(32, 1, 3, padding=1)).eval()
+    pruned = prune_module(network, torch.zeros(1, 3, 16, 16), PruningGoal(macs=0.6, round_to=8))
+    assert [(change.name, change.after) for change in pruned.widths] == [("0", 16)]
+    assert pruned.module[1].weight.shape == (1,)
