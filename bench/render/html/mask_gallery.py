@@ -27,7 +27,7 @@ from medfm_compress.runtime.images.pixels import Pixels
 
 MOST_CASES = 40
 SIDE_PX = 480
-_DASH_PX = 8
+_DASH_PX, _LINE_PX = 10, 3
 # Okabe and Ito's colours, which colour-blind readers tell apart: truth, teacher, bundle.
 COLOURS = {"truth": (240, 228, 66), "teacher": (86, 180, 233), "bundle": (213, 94, 0)}
 _HEX = {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in COLOURS.items()}
@@ -117,7 +117,8 @@ def _figures(teacher: Evaluation, other: Evaluation, row: int, column: int) -> s
 def outlines(pixels: Pixels, label_maps: Sequence[NDArray[np.uint8]]) -> Picture:
     """The image ``[H, W, 3]``, uint8, with three outlines over it, so enlarged or thinned that they can be told apart.
 
-    The truth's is broad, the teacher's thin and the bundle's thin and dashed: where they coincide all three are seen.
+    The truth's runs around its pixels, the teacher's within and the bundle's within and dashed: where they coincide all
+    three are seen.
 
     Args:
         pixels: the image.
@@ -133,9 +134,7 @@ def outlines(pixels: Pixels, label_maps: Sequence[NDArray[np.uint8]]) -> Picture
         large = _enlarged(shown[::step, ::step], times)
         for number in range(1, int(large.max(initial=0)) + 1):
             mask = large == number
-            line = boundary(mask)
-            if name == "truth":
-                line |= _beside(mask)
+            line = _ring(mask, outside=name == "truth")
             picture[line & dashes if name == "bundle" else line] = COLOURS[name]
     return picture
 
@@ -143,6 +142,16 @@ def outlines(pixels: Pixels, label_maps: Sequence[NDArray[np.uint8]]) -> Picture
 def _enlarged(values: NDArray[Any], times: int) -> NDArray[Any]:
     """Every pixel ``times`` × ``times`` as large."""
     return values.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _ring(mask: NDArray[np.bool_], *, outside: bool) -> NDArray[np.bool_]:
+    """An outline of ``mask`` of `_LINE_PX`, within its pixels or around them."""
+    ring = np.zeros_like(mask)
+    for _ in range(_LINE_PX):
+        edge = _beside(mask) if outside else boundary(mask)
+        ring |= edge
+        mask = mask | edge if outside else mask & ~edge
+    return ring
 
 
 def _beside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
