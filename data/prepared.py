@@ -101,7 +101,7 @@ def _write(file: BinaryIO, shape: tuple[int, ...], batches: Iterator[tuple[int, 
 
 
 def _spread(file: BinaryIO, shape: tuple[int, ...], count: int) -> None:
-    """Give the ``count`` images that were written with one channel all of them; the last first, so that none is lost."""
+    """Give the ``count`` images that were written with one channel all of them; the last first: none is lost."""
     begin, plane = file.tell(), 4 * math.prod(shape[2:])
     begin -= count * plane
     for first in reversed(range(0, count, _BATCH)):

@@ -1,10 +1,11 @@
 """From a file to a finding, stage by stage: p50 and p99 of each on one thread, of this tree and of others beside it.
 
-    python experiments/file_to_finding.py RADIOGRAPH.jpeg --bundle DEMO.medfm [--beside TREE] [--rounds 5] [--repeats 9]
+    python experiments/file_to_finding.py RADIOGRAPH.jpeg --bundle DEMO.medfm [--beside TREE]
 
 The picture is made 2,000 × 2,000 and 512 × 512 with 12 bits and noise of ±4, and written in every format that an
 installed encoder writes; DCMTK's ``dcmcjpeg`` makes lossless JPEG. No encoder of HTJ2K is among the dependencies: give
-files of it with ``--more``. Fresh processes of the trees take turns, so that a machine that slows down slows them alike.
+files of it with ``--more``. Fresh processes of the trees take turns, so that a
+machine that slows down slows them alike.
 
 Stages: *read* the file's bytes; *decode* to stored values; *window* them to presentation values (of a PNG or JPEG that
 is part of decoding); *resize* (`prepare`); *normalise*; *infer*; *decide* (probabilities and operating points). Infer
