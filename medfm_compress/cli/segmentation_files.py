@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,7 +40,7 @@ class SegmentationFiles:
             InputError: files of a bundle that is no segmentation, or a folder that is a file.
         """
         self._engine, self._folders = engine, folders
-        self._names: dict[str, int] = {}
+        self._names: set[str] = set()
         for option, folder in folders._asdict().items():
             if folder is None:
                 continue
@@ -60,28 +62,38 @@ class SegmentationFiles:
             InputError: a folder cannot be written.
             Refused: no DICOM Segmentation can be made of this image.
         """
-        segmentation = prediction.segmentation
-        if segmentation is None or not any(self._folders):
+        from medfm_compress.runtime.atomic_write import write_atomically
+
+        if prediction.segmentation is None or not any(self._folders):
             return {}
-        name, folders = self._name_of(image), self._folders
-        written: dict[str, str] = {}
+        contents = list(self._contents(image, self._name_of(image), prediction, prediction.segmentation))
+        for _, path, content in contents:  # all of an image's, or, where one cannot be made, none
+            write_atomically(path, content)
+        return {kind: str(path) for kind, path, _ in contents}
+
+    def _contents(
+        self, image: Path, name: str, prediction: Prediction, segmentation: Segmentation
+    ) -> Iterator[tuple[str, Path, bytes]]:
+        """Kind, path and content of each file."""
         from medfm_compress.runtime.segmentation import files
 
+        folders = self._folders
         if folders.masks is not None:
-            self._put(written, "mask", folders.masks / f"{name}.png", files.label_map_png(segmentation.label_map))
+            yield "mask", folders.masks / f"{name}.png", files.label_map_png(segmentation.label_map)
         if folders.contours is not None:
-            self._put(written, "contours", folders.contours / f"{name}.json", files.outlines_json(segmentation))
+            yield "contours", folders.contours / f"{name}.json", files.outlines_json(segmentation)
         if folders.overlay is not None:
-            self._put(written, "overlay", folders.overlay / f"{name}.png", self._overlay(image, prediction))
+            yield "overlay", folders.overlay / f"{name}.png", self._overlay(image, prediction, segmentation)
         if folders.probabilities is not None and segmentation.probabilities is not None:
-            for structure, plane in zip(segmentation.structures, segmentation.probabilities, strict=True):
-                path = folders.probabilities / f"{name}-{_plain(structure)}.png"
-                self._put(written, f"probability of {structure}", path, files.probability_png(plane))
+            maps = zip(segmentation.structures, segmentation.probabilities, strict=True)
+            for number, (structure, plane) in enumerate(maps, start=1):
+                path = folders.probabilities / f"{name}-{number}-{_plain(structure)}.png"
+                yield f"probability of {structure}", path, files.probability_png(plane)
         if folders.dicom_seg is not None:
-            self._put(written, "dicom_seg", folders.dicom_seg / f"{name}.dcm", self._dicom_seg(image, prediction))
-        return written
+            path = folders.dicom_seg / f"{name}.dcm"
+            yield "dicom_seg", path, self._dicom_seg(image, prediction, segmentation)
 
-    def _dicom_seg(self, image: Path, prediction: Prediction) -> bytes:
+    def _dicom_seg(self, image: Path, prediction: Prediction, segmentation: Segmentation) -> bytes:
         import time
 
         from medfm_compress.runtime.dicom.parse import parse_header
@@ -93,42 +105,35 @@ class SegmentationFiles:
         from medfm_compress.runtime.page.reading import current
 
         data = read_limited(image)
-        if kind_of(data[:HEAD_BYTES]) != "dicom" or prediction.segmentation is None:
+        if kind_of(data[:HEAD_BYTES]) != "dicom":
             raise Refused(f"{image.name} is no DICOM file, so that no DICOM Segmentation can refer to it")
         read_by = ReadBy.of(current(self._engine))
         header = parse_header(data, image.name)
         assessment = assess(header, prediction, read_by, ResultsConfig(), time.time())
-        return segmentation_object(assessment, prediction.segmentation)
+        return segmentation_object(assessment, segmentation)
 
-    def _overlay(self, image: Path, prediction: Prediction) -> bytes:
+    def _overlay(self, image: Path, prediction: Prediction, segmentation: Segmentation) -> bytes:
         from medfm_compress.runtime.page.reading import current
         from medfm_compress.runtime.read_image import read_image
         from medfm_compress.runtime.segmentation.overlay import Caption, overlay_png
 
         manifest = current(self._engine).manifest
         remarks = tuple(f"{flag_in_words(flag).capitalize()}." for flag in prediction.flags)
-        segmentation: Segmentation | None = prediction.segmentation
-        if segmentation is None:
-            raise InputError("the prediction has no segmentation")
         pixels = read_image(image, manifest.image_spec.dicom)
         return overlay_png(pixels, segmentation, Caption(manifest.name, prediction.model_digest, remarks))
 
     def _name_of(self, image: Path) -> str:
+        """A name that no image before has had."""
         from medfm_compress.runtime.images.file_types import HEAD_BYTES, kind_of
+        from medfm_compress.runtime.images.size_limits import read_limited
 
-        with image.open("rb") as file:
-            is_dicom = kind_of(file.read(HEAD_BYTES)) == "dicom"
-        name = f"dicom-{hashlib.sha256(image.read_bytes()).hexdigest()[:16]}" if is_dicom else image.stem
-        self._names[name] = self._names.get(name, 0) + 1
-        return name if self._names[name] == 1 else f"{name}-{self._names[name]}"
-
-    @staticmethod
-    def _put(written: dict[str, str], kind: str, path: Path, content: bytes) -> None:
-        from medfm_compress.runtime.atomic_write import write_atomically
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-        written[kind] = str(path)
+        data = read_limited(image)
+        is_dicom = kind_of(data[:HEAD_BYTES]) == "dicom"
+        first = f"dicom-{hashlib.sha256(data).hexdigest()[:16]}" if is_dicom else image.stem
+        names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
+        name = next(name for name in names if name not in self._names)
+        self._names.add(name)
+        return name
 
 
 def _plain(structure: str) -> str:

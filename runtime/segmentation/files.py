@@ -1,9 +1,9 @@
 """A segmentation as files: label map and probabilities as PNG, outlines as JSON. Nothing of the image's header goes in.
 
-    label map      8 bits, a palette: index 0 background (black), k the k-th structure, in colours that people who
-                   confuse red and green tell apart (Okabe & Ito, Color universal design, 2008)
-    probability    16 bits, grey, a file a structure: p = value / 65535
-    outlines       polygons in pixels of the image, (0, 0) the outer corner of the first pixel; see `contours`
+label map      8 bits, a palette: index 0 background (black), k the k-th structure, in colours that people who
+confuse red and green tell apart (Okabe & Ito, Color universal design, 2008)
+probability    16 bits, grey, a file a structure: p = value / 65535
+outlines       polygons in pixels of the image, (0, 0) the outer corner of the first pixel; see `contours`
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Laid(NamedTuple):
 
 
 def probability_maps(logits: NDArray[Any], task: Task) -> Planes:
-    """Probabilities of the structures, float32 of the logits' own shape ``[structures, h, w]`` or ``[1, structures, …]``.
+    """Probabilities of the structures, float32 of the logits' own shape: ``[structures, h, w]`` or ``[1, …]`` of it.
 
     Raises:
         InputError: another number of maps than the task has structures.

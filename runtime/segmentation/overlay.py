@@ -1,8 +1,9 @@
-"""A picture for people: the image, its structures outlined and tinted, with a legend and what the picture is not for."""
+"""A picture for people: the image, its structures outlined and tinted, a legend, and what the picture is not for."""
 
 from __future__ import annotations
 
 import io
+import unicodedata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -89,11 +90,11 @@ def _captioned(drawn: Image.Image, segmentation: Segmentation, caption: Caption)
     text_px = max(14, round(max(drawn.size) / 64))
     font, small = _font(text_px), _font(max(12, round(text_px * 0.8)))
     margin, line = text_px, round(text_px * 1.6)
-    legend = [_legend(name, segmentation) for name in segmentation.structures]
+    legend = [_legend(number, name, segmentation) for number, name in enumerate(segmentation.structures, start=1)]
     width = max(drawn.width, 420)
     notes = [
         line_
-        for sentence in (f"{NOT_FOR_DIAGNOSIS} {caption.model}, model {caption.digest[:12]}", *caption.remarks)
+        for sentence in (f"{NOT_FOR_DIAGNOSIS} {_ascii(caption.model)}, model {caption.digest[:12]}", *caption.remarks)
         for line_ in _wrapped(sentence, small, width - 2 * margin)
     ]
     height = drawn.height + 2 * margin + line * len(legend) + round(line * 0.85) * len(notes)
@@ -104,7 +105,7 @@ def _captioned(drawn: Image.Image, segmentation: Segmentation, caption: Caption)
         pen.rounded_rectangle(
             (margin, y + text_px * 0.15, margin + text_px, y + text_px * 1.15), text_px * 0.2, colour_of(number)
         )
-        pen.text((margin + text_px * 1.7, y), text, _INK, font)
+        _write(pen, (margin + text_px * 1.7, y), text, font)
         y += line
     for text in notes:
         pen.text((margin, y + text_px * 0.2), text, _PALE, small)
@@ -112,15 +113,33 @@ def _captioned(drawn: Image.Image, segmentation: Segmentation, caption: Caption)
     return picture
 
 
-def _legend(name: str, segmentation: Segmentation) -> str:
+def _legend(number: int, name: str, segmentation: Segmentation) -> str:
     """``lesion   12.4 mm²   2 regions``."""
-    count = segmentation.area_px[name]
+    count, shown = segmentation.area_px[name], _ascii(name) or f"structure {number}"
     if not count:
-        return f"{name}   none found"
-    area = segmentation.area_mm2
-    regions = len(segmentation.regions[name])
-    size = f"{count:,} px" if area is None else f"{area[name]:,.4g} mm²" if area[name] < 1e4 else f"{area[name]:,.0f} mm²"
-    return f"{name}   {size}   {regions} region{'' if regions == 1 else 's'}"
+        return f"{shown}   none found"
+    area, regions = segmentation.area_mm2, len(segmentation.regions[name])
+    digits = ",.4g" if area is None or area[name] < 1e4 else ",.0f"
+    size = f"{count:,} px" if area is None else f"{area[name]:{digits}} mm²"
+    return f"{shown}   {size}   {regions} region{'' if regions == 1 else 's'}"
+
+
+def _ascii(text: str) -> str:
+    """``text`` in letters that the built-in font has, accents left out; empty where that leaves others."""
+    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+    kept = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return kept if kept.isascii() and kept.isprintable() else ""
+
+
+def _write(pen: Any, at: tuple[float, float], text: str, font: Any) -> None:
+    """``text``; a ² is a small 2 that is raised, since the built-in font has none."""
+    x, y = at
+    for number, part in enumerate(text.split("²")):
+        if number:
+            pen.text((x, y), "2", _INK, _font(round(font.size * 0.65)))
+            x += font.size * 0.45
+        pen.text((x, y), part, _INK, font)
+        x += font.getlength(part)
 
 
 def _wrapped(text: str, font: Any, width: int) -> list[str]:

@@ -56,9 +56,7 @@ class Segmentation:
     def regions(self) -> dict[str, tuple[Region, ...]]:
         """Structure → its connected regions (8 neighbours), the largest first."""
         of_px = None if self.spacing_mm is None else self.spacing_mm**2
-        return {
-            name: regions_of(self.mask(name), of_px) if self.area_px[name] else () for name in self.structures
-        }
+        return {name: regions_of(self.mask(name), of_px) if self.area_px[name] else () for name in self.structures}
 
     def summary(self) -> dict[str, Any]:
         """Size, areas and regions as JSON has them: numbers and no arrays."""

@@ -96,16 +96,14 @@ def _blend(
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Rows of the grid that no further tile reaches, with their first row's number."""
     tile_h, tile_w = weights.shape
-    sums: NDArray[np.float32] | None = None
+    first = next(answers)
+    answers = itertools.chain([first], answers)
+    sums = np.zeros((len(first), tile_h, width), np.float32)
     total = np.zeros((tile_h, width), np.float32)
     for number, top in enumerate(tops):
         for left in lefts:
-            logits = next(answers)
-            if sums is None:
-                sums = np.zeros((len(logits), tile_h, width), np.float32)
-            sums[:, :, left : left + tile_w] += logits * weights
+            sums[:, :, left : left + tile_w] += next(answers) * weights
             total[:, left : left + tile_w] += weights
-        assert sums is not None  # noqa: S101 -- there is a tile in every row
         done = (tops[number + 1] if number + 1 < len(tops) else top + tile_h) - top
         yield top, sums[:, :done] / total[:done]
         _shift(sums, done)

@@ -22,7 +22,7 @@ class ClassificationRules:
     def check_spec(self, task: Task, spec: ImageSpec) -> None:
         """Raises InputError where the input is a tile: the answer is of the image as a whole."""
         if spec.tiles:
-            raise InputError(f"the image spec has tiles, which are for segmentations; a {task.kind} network sees it all")
+            raise InputError(f"the image spec has tiles, which are for segmentations; the task is {task.kind}")
 
     def comparable(self, logits: NDArray[Any], task: Task) -> NDArray[np.float64]:
         """The logits; of labels that exclude each other less each case's mean, which a softmax ignores."""

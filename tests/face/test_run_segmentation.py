@@ -96,7 +96,7 @@ def test_files_show_the_same_label_map(bundle, image, tmp_path, capsys) -> None:
     assert main(["run", str(bundle), str(image), "--unverified", "--json", *options]) == EXIT_OK
     written = json.loads(capsys.readouterr().out)[0]["files"]
     assert {Path(path).name for path in written.values()} == {
-        *("slice.png", "slice.json", "slice-bright.png", "slice-dark.png")
+        *("slice.png", "slice.json", "slice-1-bright.png", "slice-2-dark.png")
     }
     with Engine(bundle, unverified=True) as engine:
         prediction = engine.predict(image, keep_probabilities=True)
@@ -112,7 +112,7 @@ def test_files_show_the_same_label_map(bundle, image, tmp_path, capsys) -> None:
     assert [len(rings[name]) for name in ("bright", "dark")] == [1, 2]
     picture = Image.open(written["overlay"])
     assert picture.width >= 450 and picture.height > picture.width * 60 / 90
-    assert not list(tmp_path.rglob("*.tmp*"))
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_a_dicom_image_names_no_patient_and_gives_a_segmentation_of_its_own(bundle, tmp_path, capsys) -> None:
@@ -128,8 +128,19 @@ def test_a_dicom_image_names_no_patient_and_gives_a_segmentation_of_its_own(bund
     assert np.array_equal(planes[0], np.asarray(Image.open(written["mask"])))
 
 
+def test_images_of_one_name_do_not_replace_each_other(bundle, image, tmp_path, capsys) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "slice.png").write_bytes(image.read_bytes())
+    folder = tmp_path / "m"
+    command = ["run", str(bundle), str(image), str(other / "slice.png"), "--unverified", "--masks", str(folder)]
+    assert main(command) == EXIT_OK
+    assert sorted(path.name for path in folder.iterdir()) == ["slice-2.png", "slice.png"]
+
+
 def test_what_cannot_be_written_is_said(bundle, image, tmp_path, capsys) -> None:
-    assert main(["run", str(bundle), str(image), "--unverified", "--dicom-seg", str(tmp_path / "s")]) == EXIT_REFUSED
+    options = ["--dicom-seg", str(tmp_path / "s"), "--masks", str(tmp_path / "s")]
+    assert main(["run", str(bundle), str(image), "--unverified", *options]) == EXIT_REFUSED
     assert "is no DICOM file" in capsys.readouterr().out
     assert not (tmp_path / "s").exists()
     assert main(["run", str(bundle), str(image), "--unverified", "--masks", str(image)]) == EXIT_UNUSABLE

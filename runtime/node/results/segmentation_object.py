@@ -75,7 +75,7 @@ def why_none(header: Dataset, label_map: NDArray[np.uint8]) -> str:
         )
     if size != label_map.shape:
         return (
-            f"the label map is {label_map.shape[0]} × {label_map.shape[1]} px and the image says {size[0]} × {size[1]}; "
+            f"the label map is {label_map.shape[0]} × {label_map.shape[1]} px the image says {size[0]} × {size[1]}: "
             "no DICOM Segmentation is made that does not lie on its pixels"
         )
     return ""
@@ -170,6 +170,8 @@ def _add_geometry(header: Dataset, ds: Dataset) -> None:
         ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = frame_of_reference.FrameOfReferenceUID, ""
         for frame in ds.PerFrameFunctionalGroupsSequence:
             frame.PlanePositionSequence = [position]
+    else:
+        ds.PatientOrientation = ""  # it must be there where the plane is not (C.7.6.1.1.1)
     ds.SharedFunctionalGroupsSequence = [shared]
 
 
