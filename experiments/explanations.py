@@ -173,7 +173,9 @@ def judge(options: argparse.Namespace) -> None:
             )
             if number < PERTURBED_CASES:
                 area = insertion_deletion(
-                    _probability(viewers["FP32 ONNX Runtime"], seen["teacher"]), image, on_input(predicted(activation), SPEC)
+                    _probability(viewers["FP32 ONNX Runtime"], seen["teacher"]),
+                    image,
+                    on_input(predicted(activation), SPEC),
                 )
                 note(name, insertion=area.insertion, deletion=area.deletion)
         note("middle of the image", pointing=float(mask[mask.shape[0] // 2, mask.shape[1] // 2] != 0))

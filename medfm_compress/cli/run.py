@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -13,6 +13,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.arguments import TrustStoreOption
 from medfm_compress.cli.command import command
 from medfm_compress.cli.engine_choice import EngineChoice, is_folder, open_engine
+from medfm_compress.cli.heat_map_folder import HeatMapFolder
 from medfm_compress.cli.prediction_rows import Rows, as_line
 from medfm_compress.runtime.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNUSABLE, InputError, MedfmError, Refused
 from medfm_compress.runtime.images.find_files import find_files, why_no_image
@@ -52,6 +53,10 @@ def run(
     shadow: Annotated[
         bool, typer.Option("--shadow", help="With a device folder: let the candidate predict too, and only count it.")
     ] = False,
+    heatmap: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a PNG an image: where the network looked. Of a bundle exported with --heat-map."),
+    ] = None,
     trust_store: TrustStoreOption = None,
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Also use a bundle that no trusted key signed; flagged.")
@@ -74,21 +79,31 @@ def run(
         open_engine(bundle, choice) as engine,
         console.json_list() as add,
     ):
+        drawing = HeatMapFolder(heatmap, engine) if heatmap is not None else None
         rows = Rows(engine.task, longest)
         if folders:
             say(rows.header)
-        outcomes = _outcomes(engine, images, atypical)
+        outcomes = _outcomes(engine, images, _Options(atypical, drawing))
         for image, outcome in counted(outcomes, "predict", files, console.progress if folders else None):
             code = max(code, _exit_code(outcome))
             tally[_as_word(outcome)] += 1
             add(_as_json(image, outcome))
             say(rows.row(image, outcome) if folders else as_line(image, outcome))
+    if drawing is not None:
+        say(drawing.summary)
     if folders:
         unlike = f"{tally[_NOT_RELIABLE]} {_NOT_RELIABLE}, " if tally[_NOT_RELIABLE] else ""
         skipped = f"{tally['skipped']} other files skipped"
         say(f"{tally['predicted']} predicted, {unlike}{tally['refused']} refused, {skipped}")
     if code:
         raise typer.Exit(code)
+
+
+class _Options(NamedTuple):
+    """What becomes of an unusual image, and where heat maps go; None draws none."""
+
+    atypical: Atypical
+    drawing: HeatMapFolder | None
 
 
 def _survey(images: list[Path]) -> tuple[int, int]:
@@ -104,28 +119,32 @@ def _files(images: list[Path]) -> Iterator[Path]:
         yield from find_files(image) if is_folder(image) else (image,)
 
 
-def _outcomes(engine: Engine | ActiveEngine, images: list[Path], atypical: Atypical) -> Iterator[tuple[Path, Outcome]]:
+def _outcomes(engine: Engine | ActiveEngine, images: list[Path], options: _Options) -> Iterator[tuple[Path, Outcome]]:
     """Every file with its outcome; last, every folder without an image."""
     empty = []
     for image in images:
         if not is_folder(image):
-            yield image, _predict(engine, image, atypical)
+            yield image, _predict(engine, image, options)
             continue
         found = False
         for path in find_files(image):
             reason = why_no_image(path)
             found = found or not reason
-            yield path, reason or _predict(engine, path, atypical)
+            yield path, reason or _predict(engine, path, options)
         empty += [] if found else [image]
     for folder in empty:
         yield folder, InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")
 
 
-def _predict(engine: Engine | ActiveEngine, image: Path, atypical: Atypical) -> Prediction | MedfmError:
+def _predict(engine: Engine | ActiveEngine, image: Path, options: _Options) -> Prediction | MedfmError:
     if is_folder(image):  # others were entered
         return InputError("the folder cannot be listed; make it readable")
     try:
-        return engine.predict(image, atypical=atypical)
+        if options.drawing is None:
+            return engine.predict(image, atypical=options.atypical)
+        prediction, seen = engine.predict_with_input(image, atypical=options.atypical)
+        options.drawing.draw(image, prediction, seen)
+        return prediction
     except MedfmError as exc:
         return exc
 
