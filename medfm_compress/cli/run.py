@@ -13,6 +13,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.arguments import TrustStoreOption
 from medfm_compress.cli.command import command
 from medfm_compress.cli.engine_choice import EngineChoice, is_folder, open_engine
+from medfm_compress.cli.heat_map_folder import HeatMapFolder
 from medfm_compress.cli.prediction_rows import Rows, as_line
 from medfm_compress.cli.segmentation_files import Folders, SegmentationFiles
 from medfm_compress.runtime.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNUSABLE, InputError, MedfmError, Refused
@@ -54,6 +55,10 @@ def run(
     shadow: Annotated[
         bool, typer.Option("--shadow", help="With a device folder: let the candidate predict too, and only count it.")
     ] = False,
+    heatmap: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a PNG an image: where the network looked. Of a bundle exported with --heat-map."),
+    ] = None,
     trust_store: TrustStoreOption = None,
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Also use a bundle that no trusted key signed; flagged.")
@@ -91,22 +96,37 @@ def run(
         open_engine(bundle, choice) as engine,
         console.json_list() as add,
     ):
+        drawing = HeatMapFolder(heatmap, engine) if heatmap is not None else None
         rows = Rows(engine.task, longest)
         files = SegmentationFiles(engine, Folders(masks, overlay, probabilities, contours, dicom_seg))
         if folders:
             say(rows.header)
+<<<<<<< HEAD
         outcomes = _outcomes(_Predictor(engine, atypical, files), images)
         for image, (outcome, written) in counted(outcomes, "predict", count, console.progress if folders else None):
+=======
+        outcomes = _outcomes(engine, images, _Options(atypical, drawing))
+        for image, outcome in counted(outcomes, "predict", files, console.progress if folders else None):
+>>>>>>> seg-explain
             code = max(code, _exit_code(outcome))
             tally[_as_word(outcome)] += 1
             add(_as_json(image, outcome, written))
             say(rows.row(image, outcome) if folders else as_line(image, outcome))
+    if drawing is not None:
+        say(drawing.summary)
     if folders:
         unlike = f"{tally[_NOT_RELIABLE]} {_NOT_RELIABLE}, " if tally[_NOT_RELIABLE] else ""
         skipped = f"{tally['skipped']} other files skipped"
         say(f"{tally['predicted']} predicted, {unlike}{tally['refused']} refused, {skipped}")
     if code:
         raise typer.Exit(code)
+
+
+class _Options(NamedTuple):
+    """What becomes of an unusual image, and where heat maps go; None draws none."""
+
+    atypical: Atypical
+    drawing: HeatMapFolder | None
 
 
 def _survey(images: list[Path]) -> tuple[int, int]:
@@ -122,6 +142,7 @@ def _files(images: list[Path]) -> Iterator[Path]:
         yield from find_files(image) if is_folder(image) else (image,)
 
 
+<<<<<<< HEAD
 class _Predictor(NamedTuple):
     """What is done for every image."""
 
@@ -143,21 +164,48 @@ class _Predictor(NamedTuple):
 
 
 def _outcomes(predict: _Predictor, images: list[Path]) -> Iterator[tuple[Path, tuple[Outcome, Written]]]:
+=======
+def _outcomes(engine: Engine | ActiveEngine, images: list[Path], options: _Options) -> Iterator[tuple[Path, Outcome]]:
+>>>>>>> seg-explain
     """Every file with its outcome; last, every folder without an image."""
     empty = []
     for image in images:
         if not is_folder(image):
+<<<<<<< HEAD
             yield image, predict(image)
+=======
+            yield image, _predict(engine, image, options)
+>>>>>>> seg-explain
             continue
         found = False
         for path in find_files(image):
             reason = why_no_image(path)
             found = found or not reason
+<<<<<<< HEAD
             yield path, (reason, {}) if reason else predict(path)
         empty += [] if found else [image]
     for folder in empty:
         error = InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")
         yield folder, (error, {})
+=======
+            yield path, reason or _predict(engine, path, options)
+        empty += [] if found else [image]
+    for folder in empty:
+        yield folder, InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")
+
+
+def _predict(engine: Engine | ActiveEngine, image: Path, options: _Options) -> Prediction | MedfmError:
+    if is_folder(image):  # others were entered
+        return InputError("the folder cannot be listed; make it readable")
+    try:
+        if options.drawing is None:
+            return engine.predict(image, atypical=options.atypical)
+        prediction, seen = engine.predict_with_input(image, atypical=options.atypical)
+        options.drawing.draw(image, prediction, seen)
+        return prediction
+    except MedfmError as exc:
+        return exc
+>>>>>>> seg-explain
 
 
 def _exit_code(outcome: Outcome) -> int:
