@@ -101,13 +101,8 @@ def run(
         files = SegmentationFiles(engine, Folders(masks, overlay, probabilities, contours, dicom_seg))
         if folders:
             say(rows.header)
-<<<<<<< HEAD
-        outcomes = _outcomes(_Predictor(engine, atypical, files), images)
+        outcomes = _outcomes(_Predictor(engine, atypical, files, drawing), images)
         for image, (outcome, written) in counted(outcomes, "predict", count, console.progress if folders else None):
-=======
-        outcomes = _outcomes(engine, images, _Options(atypical, drawing))
-        for image, outcome in counted(outcomes, "predict", files, console.progress if folders else None):
->>>>>>> seg-explain
             code = max(code, _exit_code(outcome))
             tally[_as_word(outcome)] += 1
             add(_as_json(image, outcome, written))
@@ -120,13 +115,6 @@ def run(
         say(f"{tally['predicted']} predicted, {unlike}{tally['refused']} refused, {skipped}")
     if code:
         raise typer.Exit(code)
-
-
-class _Options(NamedTuple):
-    """What becomes of an unusual image, and where heat maps go; None draws none."""
-
-    atypical: Atypical
-    drawing: HeatMapFolder | None
 
 
 def _survey(images: list[Path]) -> tuple[int, int]:
@@ -142,70 +130,45 @@ def _files(images: list[Path]) -> Iterator[Path]:
         yield from find_files(image) if is_folder(image) else (image,)
 
 
-<<<<<<< HEAD
 class _Predictor(NamedTuple):
-    """What is done for every image."""
+    """What is done for every image; ``drawing`` is where heat maps go, None draws none."""
 
     engine: Engine | ActiveEngine
     atypical: Atypical
     files: SegmentationFiles
+    drawing: HeatMapFolder | None
 
     def __call__(self, image: Path) -> tuple[Outcome, Written]:
         """The prediction and the files that were written of it; an error is what it was refused for."""
         if is_folder(image):  # others were entered
             return InputError("the folder cannot be listed; make it readable"), {}
         try:
-            prediction = self.engine.predict(
+            prediction, seen = self.engine.predict_with_input(
                 image, atypical=self.atypical, keep_probabilities=self.files.needs_probabilities
             )
+            if self.drawing is not None:
+                self.drawing.draw(image, prediction, seen)
             return prediction, self.files.write(image, prediction)
         except MedfmError as exc:
             return exc, {}
 
 
 def _outcomes(predict: _Predictor, images: list[Path]) -> Iterator[tuple[Path, tuple[Outcome, Written]]]:
-=======
-def _outcomes(engine: Engine | ActiveEngine, images: list[Path], options: _Options) -> Iterator[tuple[Path, Outcome]]:
->>>>>>> seg-explain
     """Every file with its outcome; last, every folder without an image."""
     empty = []
     for image in images:
         if not is_folder(image):
-<<<<<<< HEAD
             yield image, predict(image)
-=======
-            yield image, _predict(engine, image, options)
->>>>>>> seg-explain
             continue
         found = False
         for path in find_files(image):
             reason = why_no_image(path)
             found = found or not reason
-<<<<<<< HEAD
             yield path, (reason, {}) if reason else predict(path)
         empty += [] if found else [image]
     for folder in empty:
         error = InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")
         yield folder, (error, {})
-=======
-            yield path, reason or _predict(engine, path, options)
-        empty += [] if found else [image]
-    for folder in empty:
-        yield folder, InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")
-
-
-def _predict(engine: Engine | ActiveEngine, image: Path, options: _Options) -> Prediction | MedfmError:
-    if is_folder(image):  # others were entered
-        return InputError("the folder cannot be listed; make it readable")
-    try:
-        if options.drawing is None:
-            return engine.predict(image, atypical=options.atypical)
-        prediction, seen = engine.predict_with_input(image, atypical=options.atypical)
-        options.drawing.draw(image, prediction, seen)
-        return prediction
-    except MedfmError as exc:
-        return exc
->>>>>>> seg-explain
 
 
 def _exit_code(outcome: Outcome) -> int:
