@@ -32,7 +32,7 @@ _ROUNDINGS_OF_WEIGHTS = 32
 _OUTPUTS = 15  # of one product; the sixteenth column is the error bound
 # Of one product, in multiplications: below what OpenBLAS gives to several threads, which belong to the engine.
 _LARGEST_PRODUCT = 4 * 65_536
-_LEAST_FACTOR, _LEAST_PIXELS = 2.0, 1 << 16
+_LEAST_FACTOR, _LEAST_PIXELS = 2.0, 1 << 19
 
 
 class _Block(NamedTuple):
