@@ -102,7 +102,9 @@ def _differs(
     for block in blocks:
         outputs = slice(block.first, block.last)
         if of_outputs[outputs].any():
-            is_black = given[:, block.left : block.right] @ block.taps == 0  # a sum of what is not below 0
+            is_black: NDArray[np.bool_] = np.asarray(
+                given[:, block.left : block.right] @ block.taps == 0
+            )  # a sum of what is not below 0
             low[:, outputs][is_black] = 0
             differs[:, outputs][is_black] = False
     return differs
