@@ -21,8 +21,8 @@ def write_label_map(path: Path, values: NDArray[np.uint8]) -> None:
         temporary.write_bytes(png_bytes(values))
 
 
-def png_bytes(values: NDArray[np.uint8]) -> bytes:
-    """The PNG file of an array of bytes, grey ``[height, width]`` or colour ``[height, width, 3]``."""
+def png_bytes(values: NDArray[np.unsignedinteger]) -> bytes:
+    """The PNG file of grey ``[height, width]`` of 8 or 16 bits, or colour ``[height, width, 3]`` of 8."""
     from PIL import Image
 
     file = io.BytesIO()

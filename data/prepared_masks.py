@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,9 +17,9 @@ from medfm_compress.data.fingerprint import file_sha256
 from medfm_compress.data.masks import label_map, mask_folder
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.atomic_write import replacing
-from medfm_compress.runtime.errors import StudyError
+from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.preprocess import layout
+from medfm_compress.runtime.preprocess import layout, tile_grid
 from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.threads import map_in_threads
@@ -78,10 +79,16 @@ def _rows(study: Study, cases: Sequence[Case], spec: ImageSpec, progress: Progre
 
 
 def fit_mask(mask: LabelMaps, spec: ImageSpec) -> LabelMaps:
-    """A label map ``[H, W]`` on the network's grid ``[height_px, width_px]``."""
+    """A label map ``[H, W]`` on the network's grid ``[height_px, width_px]``; of tiles the one in the image's middle.
+
+    Raises:
+        InputError: ``spec`` crops, or brings images to a resolution that a mask does not say.
+    """
     from PIL import Image
 
     height, width = mask.shape
+    if spec.tiles:
+        return _centre_tile(mask, spec)
     place = layout(height, width, spec)
     resized = Image.fromarray(mask).resize((place.columns, place.rows), Image.Resampling.NEAREST)
     fitted = np.zeros((spec.height_px, spec.width_px), np.uint8)
@@ -89,10 +96,26 @@ def fit_mask(mask: LabelMaps, spec: ImageSpec) -> LabelMaps:
     return fitted
 
 
+def _centre_tile(mask: LabelMaps, spec: ImageSpec) -> LabelMaps:
+    """Of an image that is smaller than a tile, the image in the middle of one."""
+    if spec.tiles and spec.tiles.mm_per_px is not msgspec.UNSET:
+        raise InputError(
+            f"the image spec brings images to {spec.tiles.mm_per_px:g} mm a pixel, which masks do not follow; cut "
+            "images and masks with 'medfm-compress study tiles --mm-per-px' and use the tiles"
+        )
+    height, width = mask.shape
+    grid = tile_grid(height, width, spec)
+    top, left = max(0, height - spec.height_px) // 2, max(0, width - spec.width_px) // 2
+    part = mask[top : top + spec.height_px, left : left + spec.width_px]
+    fitted = np.zeros((spec.height_px, spec.width_px), np.uint8)
+    fitted[grid.top : grid.top + part.shape[0], grid.left : grid.left + part.shape[1]] = part
+    return fitted
+
+
 def _key(study: Study, cases: Sequence[Case], spec: ImageSpec) -> str:
     folder = mask_folder(study)
     hashes = [[file_sha256(folder / name) if name else "" for name in case.masks] for case in cases]
-    return digest([_VERSION, spec.height_px, spec.width_px, spec.resize, study.labels, hashes])
+    return digest([_VERSION, spec.height_px, spec.width_px, spec.resize, spec.tiles or "", study.labels, hashes])
 
 
 def _open_cache(path: Path, shape: tuple[int, ...]) -> LabelMaps | None:

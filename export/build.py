@@ -16,6 +16,7 @@ from medfm_compress.bench.measure.machine import library_versions
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.export.cases import check_labels
+from medfm_compress.export.heat_map import HeatMapOutput, check_maps, heat_map_output
 from medfm_compress.export.onnx_export import INPUT, OUTPUT, export_onnx
 from medfm_compress.export.openvino_ir import to_openvino_ir
 from medfm_compress.export.operating_points import decide_on_validation
@@ -61,7 +62,8 @@ _SUFFIXES: Mapping[Backend, tuple[str, ...]] = MappingProxyType(
 class BundleDraft(msgspec.Struct, frozen=True, kw_only=True):
     """What a bundle says of itself beyond the network: see `Manifest`.
 
-    Of the false-refusal rate see `Typicality`; where the study is too small for it, or it is 0, nothing is stored.
+    Of the false-refusal rate see `Typicality`; where the study is too small for it, or it is 0, nothing is stored. With
+    ``heat_map`` the network gives class activation maps as well, where it has any (see `cam_output`).
     """
 
     name: str
@@ -70,6 +72,7 @@ class BundleDraft(msgspec.Struct, frozen=True, kw_only=True):
     provenance: Provenance
     intended_use: str
     false_refusal_rate: float = FALSE_REFUSAL_RATE
+    heat_map: bool = False
 
 
 class Network(NamedTuple):
@@ -153,7 +156,8 @@ def bundle_of_network(
     if study is not None:
         check_labels(study, draft.task)
     why_no_typicality = "" if study is None else why_not(study, draft.false_refusal_rate)
-    exports, lines = _fp32_exports(network.content, network.reference, draft, progress)
+    mapped = heat_map_output(network.content) if draft.heat_map else HeatMapOutput(network.content)
+    exports, lines = _fp32_exports(mapped.content, network.reference, draft, progress)
     steps = [*network.steps, *(f"export: {line}" for line in lines)]
     task = draft.task
     if study is not None:
@@ -165,10 +169,16 @@ def bundle_of_network(
     files = bundle_files(exports, draft.spec)
     stored, line = _typicality(exports, study, draft, why_no_typicality, progress)
     steps += [f"export: {line}"] if line else []
+    if mapped.line:
+        progress(mapped.line)
+        steps.append(f"export: {mapped.line}")
+        check_maps(mapped, [export.session for export in exports], draft.spec)
     manifest = _draft_manifest(msgspec.structs.replace(draft, task=task), exports, steps)
     if stored is not None:
         manifest = msgspec.structs.replace(manifest, outputs=(*manifest.outputs, stored.output), typicality=stored.rule)
         files |= stored.files
+    if mapped.output is not None:
+        manifest = msgspec.structs.replace(manifest, outputs=(*manifest.outputs, mapped.output))
     return write_bundle(path, manifest, files)
 
 

@@ -90,6 +90,7 @@ def export_onnx_model(
         ),
         intended_use=use or step.intended_use,
         false_refusal_rate=step.false_refusal_rate,
+        heat_map=step.heat_map,
     )
     with replacing(out) as temporary:
         return bundle_of_network(

@@ -168,6 +168,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         tile_mm_per_px: distance of pixels that images are brought to before they are cut into tiles.
         false_refusal_rate: share of images like the validation cases that the device may call not reliable, so as to
             tell those that are unlike the training cases; 0 stores nothing of it.
+        heat_map: give the network class activation maps as a further output, so that the device shows where it looked
+            at no run more; it is said where it has none. Off, variants are as they were.
     """
 
     rule: str = "youden"
@@ -186,6 +188,7 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tile_blending: Blending = "gaussian"
     tile_mm_per_px: Annotated[float, Meta(gt=0, le=100)] | None = None
     false_refusal_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
+    heat_map: bool = False
 
     def __post_init__(self) -> None:
         parse_rule(self.rule)

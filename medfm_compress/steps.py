@@ -303,6 +303,7 @@ def export(
         provenance=provenance,
         intended_use=step.intended_use,
         false_refusal_rate=step.false_refusal_rate,
+        heat_map=step.heat_map,
     )
     with replacing(out) as temporary:
         manifest = build_bundle(
@@ -379,7 +380,7 @@ def bench(
     opened, of_variants = Bundle.open(bundle), tuple(target for target in targets if not is_torch(target))
     lacking = unavailable_variants(opened, of_variants)
     on_gpu = any(v.device != "cpu" for v in chosen_variants(opened, of_variants) if v.name not in lacking)
-    cases = _open(study, progress, opened.manifest.image_spec.dicom)
+    cases = _open(study, progress, opened.manifest.image_spec.dicom, opened.manifest.task.structures)
     teacher = Reference(teachers, task_of(cases), threads)
     with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
         options = BenchOptions(

@@ -30,6 +30,7 @@ from medfm_compress.runtime.trust.store import TrustStore, find_store
 if TYPE_CHECKING:
     import pydicom
 
+    from medfm_compress.runtime.class_activation import ClassActivation
     from medfm_compress.runtime.images.pixels import Pixels
     from medfm_compress.runtime.typicality import TypicalityJudge
 
@@ -94,12 +95,14 @@ class NetworkInput(NamedTuple):
         spacing_mm: of the pixels before any resizing, where a DICOM file says it.
         examination: a mark that images of one DICOM study share, of no meaning outside this process.
         scores: finding → its probability, of an image that is not reliable as well.
+        activation: class activation maps of the same run, where the bundle gives them.
     """
 
     tensor: NDArray[np.float32]
     spacing_mm: float | None
     examination: bytes | None = None
     scores: Mapping[str, float] = MappingProxyType({})
+    activation: ClassActivation | None = None
 
 
 class Engine:
@@ -167,6 +170,7 @@ class Engine:
         )
         self._session: Session | None = session
         self.info: SessionInfo = session.info
+        self._workers = max(1, usable_cores() // self.info.threads)
         release_freed_memory()
 
     @property
@@ -229,8 +233,7 @@ class Engine:
         from medfm_compress.runtime.dicom.rules import kind_flags
 
         spec = self.manifest.image_spec
-        workers = max(1, usable_cores() // self.info.threads)
-        network = Network(self._run, self._logits_of, self.task, spec, workers, keep_probabilities)
+        network = Network(self._run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
         answer = ask_of(self.task)(network, pixels)
         typicality, not_reliable = self._judged(answer.outputs, answer.tensor)
         given = not (not_reliable and withholds)
@@ -254,7 +257,9 @@ class Engine:
             intended_use=self.manifest.intended_use,
             elapsed_ms=(time.perf_counter() - start) * 1e3,
         )
-        return prediction, NetworkInput(answer.tensor, pixels.spacing_mm, pixels.examination, answer.probabilities)
+        activation = self._activation(answer.outputs)
+        known = answer.probabilities
+        return prediction, NetworkInput(answer.tensor, pixels.spacing_mm, pixels.examination, known, activation)
 
     def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         """Raw logits ``[1, labels]``, or a map a structure, of one preprocessed image ``[1, C, H, W]``, float32.
@@ -264,6 +269,26 @@ class Engine:
             InputError: the engine is closed, or the tensor has another shape.
         """
         return self._logits_of(self._run(tensor))
+
+    def activation(self, tensor: NDArray[np.float32]) -> ClassActivation | None:
+        """Class activation maps of one preprocessed image ``[1, C, H, W]``; None where the bundle gives none.
+
+        Raises:
+            Refused, InputError: as of `logits`.
+        """
+        return self._activation(self._run(tensor)) if self.manifest.cam is not None else None
+
+    def _activation(self, outputs: Mapping[str, NDArray[Any]]) -> ClassActivation | None:
+        """None as well where the maps are not finite: a heat map is left out, a finding is not."""
+        cam = self.manifest.cam
+        if cam is None:
+            return None
+        from medfm_compress.runtime.class_activation import ClassActivation
+
+        maps = np.asarray(outputs[cam.name], np.float32)
+        if maps.shape != cam.shape or not np.isfinite(maps).all():
+            return None
+        return ClassActivation(maps[0], self._logits_of(outputs)[0])
 
     def _run(self, tensor: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
         session = self._session

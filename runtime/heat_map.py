@@ -1,4 +1,7 @@
-"""Where the network looked: an occlusion map by the very engine that gave the finding, and the picture of it."""
+"""Where the network looked, by the very engine that gave the finding, and the picture of it.
+
+A bundle with class activation maps (`class_activation`) gives a map with its finding; any other by occlusion.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.class_activation import ClassActivation, grey_picture, on_image, on_input
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.occlusion import OcclusionOptions, occlusion_map, windows
+from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.engine import Engine, Prediction
+
+OCCLUSION, ACTIVATION = "occlusion", "class activation"
 
 OnStep = Callable[[int, int], None]
 """Called before every run of the network with how many are done and how many there are; what it raises ends the map."""
@@ -26,13 +34,16 @@ class HeatMap(NamedTuple):
 
     Attributes:
         finding: that was explained.
-        evidence: float32 ``[H, W]``, log-odds that covering a place takes away; negative where it adds some.
-        picture: uint8 ``[H, W, 3]``, the image as the network saw it, before normalisation.
+        evidence: float32 ``[H, W]``, log-odds that covering a place takes away, or that it adds; negative where it
+            speaks against the finding.
+        picture: uint8 ``[H, W, 3]``, the image as the network saw it, before normalisation, or as it is in the file.
+        method: ``occlusion`` or ``class activation``.
     """
 
     finding: str
     evidence: NDArray[np.float32]
     picture: NDArray[np.uint8]
+    method: str = OCCLUSION
 
 
 def heat_map(
@@ -46,7 +57,7 @@ def heat_map(
     """Map of one finding in ``prediction``; None where no finding is given.
 
     Args:
-        engine: that predicted; run some 226 times.
+        engine: that predicted; run once where its bundle gives class activation maps, else some 226 times.
         tensor: what it was given, ``[1, C, H, W]``, normalised (`NetworkInput.tensor`).
         prediction: of this image.
         finding: to be explained; by default the one that matters most.
@@ -65,13 +76,38 @@ def heat_map(
     chosen = finding if finding is not None and prediction.probabilities else finding_to_explain(prediction)
     if chosen is None:
         return None
+    spec = engine.manifest.image_spec
+    activation = engine.activation(tensor)
+    if activation is not None:
+        evidence = on_input(activation.evidence(engine.task, chosen), spec)
+        return HeatMap(chosen, evidence, picture_of(tensor, spec), ACTIVATION)
     height, width = tensor.shape[2:]
     runs = 1 + len(list(windows(height, width, OcclusionOptions())))
     return HeatMap(
         finding=chosen,
         evidence=occlusion_map(_counting(engine, runs, on_step), tensor, engine.task, chosen),
-        picture=picture_of(tensor, engine.manifest.image_spec),
+        picture=picture_of(tensor, spec),
     )
+
+
+def heat_map_of_image(
+    activation: ClassActivation, pixels: Pixels, spec: ImageSpec, task: Task, finding: str
+) -> HeatMap:
+    """Map of ``finding`` at the image's own size, from the run that gave it; the image in grey, for colour is the map's.
+
+    Args:
+        activation: of the image (`NetworkInput.activation`).
+        pixels: of the image.
+        spec: of the bundle.
+        task: of the variant that predicted.
+        finding: to be explained.
+
+    Raises:
+        InputError: there is no such finding.
+    """
+    height, width = pixels.values.shape[:2]
+    evidence = on_image(activation.evidence(task, finding), spec, height, width)
+    return HeatMap(finding, evidence, grey_picture(pixels), ACTIVATION)
 
 
 def finding_to_explain(prediction: Prediction) -> str | None:

@@ -82,9 +82,13 @@ def normalise(prepared: NDArray[Any], spec: ImageSpec) -> FloatArray:
         raise InputError(
             f"the array has shape {prepared.shape}; a {spec.colour} spec needs [..., {spec.channels}, height, width]"
         )
+    return _normalised(prepared, spec, None)
+
+
+def _normalised(prepared: NDArray[Any], spec: ImageSpec, out: FloatArray | None) -> FloatArray:
     mean = np.asarray(spec.mean, np.float32)[:, None, None]
     std = np.asarray(spec.std, np.float32)[:, None, None]
-    result: FloatArray = np.subtract(prepared, mean, dtype=np.float32)
+    result: FloatArray = np.subtract(prepared, mean, out=out, dtype=np.float32)
     result /= std
     return result
 
@@ -95,7 +99,8 @@ def preprocess(pixels: Pixels, spec: ImageSpec) -> FloatArray:
     Raises:
         ImageRefused: see :func:`prepare`.
     """
-    return normalise(prepare(pixels, spec)[None], spec)
+    prepared = prepare(pixels, spec)[None]
+    return _normalised(prepared, spec, prepared)
 
 
 def spec_from_timm(
@@ -154,7 +159,7 @@ def _check_size(height: int, width: int, spec: ImageSpec) -> None:
             f"the image is {width}×{height} px; its shorter side must be at least {spec.min_side_px} px: "
             "give the image at its original size"
         )
-    rows, columns = _resized_size(height, width, spec)
+    rows, columns = resized_size(height, width, spec)
     if rows * columns > MAX_RESIZED_PIXELS:
         raise ImageRefused(
             f"the image is {width}×{height} px, too elongated for this network: give the region of interest"
@@ -211,10 +216,10 @@ def _stained(planes: list[FloatArray], spec: ImageSpec) -> list[FloatArray]:
 
 def _resized(plane: _Plane, spec: ImageSpec) -> FloatArray:
     height, width = plane.values.shape[:2]
-    return _resize(plane, _resized_size(height, width, spec), spec.filter)
+    return _resize(plane, resized_size(height, width, spec), spec.filter)
 
 
-def _resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
+def resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     """(height, width) after the resize and before the crop, with the rounding of timm and torchvision."""
     target_h = math.floor(spec.height_px / spec.crop_fraction)
     target_w = math.floor(spec.width_px / spec.crop_fraction)
@@ -282,7 +287,7 @@ def layout(height: int, width: int, spec: ImageSpec) -> Layout:
             f"{spec.crop_fraction:g}{', tiles' if spec.tiles else ''}); its answer is laid on the image with resize "
             "'stretch' or 'longest', crop_fraction 1 and no tiles"
         )
-    rows, columns = _resized_size(height, width, spec)
+    rows, columns = resized_size(height, width, spec)
     return Layout((spec.height_px - rows) // 2, (spec.width_px - columns) // 2, rows, columns)
 
 

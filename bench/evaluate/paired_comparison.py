@@ -247,6 +247,8 @@ def _cluster_maximum(values: Integers, clusters: Integers) -> Integers:
 
 
 def _compare(question: _Question, metrics: tuple[Metric, ...]) -> list[Comparison]:
+    if not metrics:
+        return []
     find = _without_intervals if question.too_few else _with_intervals
     answers = find(question, metrics)
     return [_comparison(question, metric, answers[metric]) for metric in metrics if metric in answers]

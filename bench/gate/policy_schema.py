@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from medfm_compress.bench.types.metric import ALL_METRICS, REPORTED_ONLY
+from medfm_compress.bench.types.metric import ALL_METRICS, REPORTED_ONLY, UNBOUNDED
 from medfm_compress.bench.types.policy import MOST_RESAMPLES, Policy
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -53,6 +53,13 @@ _RANGES: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
+_SHARE_BELOW_1 = {
+    "if": {"properties": {"metric": {"enum": sorted(UNBOUNDED)}}, "required": ["metric"]},
+    "else": {"properties": {"margin": {"exclusiveMaximum": 1}}},
+}
+_CONDITIONS = {"NonInferiority": _SHARE_BELOW_1, "Robustness": _SHARE_BELOW_1}
+
+
 def policy_schema() -> dict[str, Any]:
     """The schema, as plain data."""
     _, components = msgspec.json.schema_components([Policy], ref_template="#/$defs/{name}")
@@ -73,7 +80,13 @@ def _described(name: str, shape: dict[str, Any]) -> dict[str, Any]:
         key: {"description": attributes[key], **_property(name, key, value)}
         for key, value in shape["properties"].items()
     }
-    return {**shape, "title": _TITLES[name], "description": whole, "properties": properties}
+    return {
+        **shape,
+        "title": _TITLES[name],
+        "description": whole,
+        "properties": properties,
+        **_CONDITIONS.get(name, {}),
+    }
 
 
 def _property(name: str, key: str, value: dict[str, Any]) -> dict[str, Any]:

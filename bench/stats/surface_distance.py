@@ -11,8 +11,8 @@ d(y, x)² = min over rows r of (y − r)² + h(r, x)²; rows are tried from the 
 (y − r)² alone exceeds what it has, so that masks that are alike take few.
 
 Sources: Nikolov et al., J. Med. Internet Res. 23 (2021) e26151 (surface Dice); Huttenlocher et al., IEEE TPAMI 15
-(1993) 850–863, with the 95th percentile as is usual since; the definitions are MONAI's. DeepMind's ``surface-distance`` weighs
-boundary elements between pixels by their length instead: it differs by a fraction of a pixel.
+(1993) 850–863, with the 95th percentile as is usual since; the definitions are MONAI's. DeepMind's ``surface-distance``
+weighs boundary elements between pixels by their length instead: it differs by a fraction of a pixel.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ MaskMetric = Literal[
     "small_lesion_sensitivity",
     "false_positives_per_image",
 ]
-Metric = CaseMetric | MaskMetric
+Metric = Literal[CaseMetric, MaskMetric]
 METRICS: tuple[Metric, ...] = get_args(CaseMetric)
 """Of scores and decisions: one of each a case and finding."""
 MASK_METRICS: tuple[MaskMetric, ...] = get_args(MaskMetric)

@@ -182,7 +182,8 @@ def _check_grids(teacher: TeacherCard, student: Model) -> None:
         return
     padded = "longest" in (theirs.resize, own.resize)
     shapes = (theirs.height_px * own.width_px, own.height_px * theirs.width_px)
-    if theirs.resize != own.resize or (padded and shapes[0] != shapes[1]):
+    same = (theirs.resize, theirs.tiles) == (own.resize, own.tiles)
+    if not same or (padded and shapes[0] != shapes[1]):
         raise ModelError(
             f"{teacher.name} sees images {theirs.resize} to {theirs.height_px}×{theirs.width_px} and {student.name} "
             f"{own.resize} to {own.height_px}×{own.width_px}, so that a pixel of one is no pixel of the other; give a "

@@ -178,7 +178,7 @@ def _finding(study: Study, teacher: Task, bundle: Task, requested: str) -> str:
     check_labels(study, bundle)
     if teacher.is_dense:
         raise InputError(
-            "explain asks where in an image a classifier looks, and this teacher answers for every pixel: its label maps "
+            "explain asks where in an image a classifier looks, and this teacher answers for every pixel: its maps "
             "say it themselves; compare them with 'medfm-compress bench'"
         )
     if not requested and len(teacher.findings) == 1:

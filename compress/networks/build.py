@@ -150,7 +150,8 @@ def check_runs(module: nn.Module, name: str, shape: tuple[int, ...], answer: tup
     for step in _STEPS:
         side = -(-size_px // step) * step
         if side != size_px and not _problem(module, (*shape[:2], side, side), (answer[0], side, side)):
-            raise ModelError(f"{name} cannot take {size_px} px; give a multiple of {step}, e.g. {side}")
+            way_out = f"give a multiple of {step}, e.g. {side}" if size_px % 32 else f"it is too small: give {side}"
+            raise ModelError(f"{name} cannot take {size_px} px; {way_out}")
     raise ModelError(f"{name} cannot run at {size_px} px: {problem}")
 
 

@@ -28,7 +28,7 @@ class ClassificationPruning:
 
     def targets(self, study: Study, cases: Sequence[Case], spec: ImageSpec, progress: Progress) -> Tensor:
         """Int64 ``[n, 1]`` or ``[n, labels]``."""
-        return torch.from_numpy(study.targets(cases))
+        return torch.from_numpy(study.targets(tuple(cases)))
 
     def loss(self, task: Task) -> Loss:
         """Mean cross-entropy of a study's targets, binary where findings are independent."""

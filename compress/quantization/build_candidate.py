@@ -33,7 +33,9 @@ from medfm_compress.compress.quantization.range_estimators import Range, estimat
 from medfm_compress.compress.quantization.smoothquant import Smoothed, smooth
 from medfm_compress.compress.quantization.tensorrt_graphs import write_precision
 from medfm_compress.compress.quantization.weight_only import weight_only
+from medfm_compress.export.heat_map import with_maps_of
 from medfm_compress.export.openvino_ir import to_openvino_ir
+from medfm_compress.export.passes.cam_output import remove_maps
 from medfm_compress.export.passes.pipeline import for_onnxruntime, simplify
 from medfm_compress.export.passes.read import read_graph
 from medfm_compress.export.trained_ranges import take_ranges
@@ -95,6 +97,7 @@ class GraphBuilder:
         self._statistics = statistics
         self._inputs = inputs
         self._model = read_graph(onnx)
+        self._has_maps = remove_maps(self._model)  # they go into each candidate, behind what it quantizes
         self._trained = take_ranges(self._model)
         self._smooth = lru_cache(maxsize=1)(self._smoothed)
         self._divide = lru_cache(maxsize=1)(self._divided)
@@ -133,7 +136,7 @@ class GraphBuilder:
         else:
             place = PLACEMENTS[backend][method.placement]
             quantized = write_qdq(model, place(model, method.excluded, reduced=method.reduced), ranges)
-        content = serialise(quantized)
+        content = serialise(self._with_maps(quantized, model))
         return tuple(to_openvino_ir(content)) if backend == "openvino" else (content,)
 
     def tensorrt_graph(self, precision: Precision, method: Method | None = None, keep: Collection[str] = ()) -> bytes:
@@ -147,7 +150,8 @@ class GraphBuilder:
         present = {node.name for node in model.graph}
         estimator = DEFAULT_ESTIMATOR if method is None else method.estimator
         kept = [name for name in keep if name in present]
-        return serialise(write_precision(model, precision, statistics, keep=kept, estimator=estimator).model)
+        written = write_precision(model, precision, statistics, keep=kept, estimator=estimator).model
+        return serialise(self._with_maps(written, model))
 
     def islands(self, task: Task) -> Islands:
         """The nodes that stay in FP32 beside FP16, found on calibration cases; see `float32_islands`."""
@@ -180,10 +184,15 @@ class GraphBuilder:
         method = msgspec.structs.replace(method, rest="fp32")  # the files are the same
         if self._last_of_nncf is None or self._last_of_nncf[0] != (backend, method):
             # A graph that is quantized by NNCF gets the backend's own passes as well.
-            graph = serialise(self._prepared(backend, Method(weight_bits=method.weight_bits))[0])
+            prepared = self._prepared(backend, Method(weight_bits=method.weight_bits))[0]
+            graph = serialise(self._with_maps(prepared, prepared))
             job = NncfJob.of(method, backend, self._task)
             self._last_of_nncf = (backend, method), quantize_with_nncf(graph, self._inputs, job, deadline)
         return self._last_of_nncf[1]
+
+    def _with_maps(self, quantized: ir.Model, prepared: ir.Model) -> ir.Model:
+        """``quantized`` with the class activation maps of ``prepared``, where the graph had them."""
+        return with_maps_of(quantized, prepared) if self._has_maps else quantized
 
     def divides(self) -> bool:
         """Whether SmoothQuant by multiplications finds outlier channels."""

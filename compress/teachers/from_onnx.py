@@ -129,9 +129,7 @@ def _other_kind(name: str, study: Task) -> str:
             f"{name} gives one answer an image, which is no mask; a teacher of a segmentation gives a map of the "
             "image's size for each structure"
         )
-    return (
-        f"{name} answers for every pixel, and the study is {study.kind}; give a study with masks, and its --structure"
-    )
+    return f"{name} answers for every pixel and the study is {study.kind}; give a study with masks and its --structure"
 
 
 def _require_background(name: str, label_map: OutputsMap | None, study: Task) -> None:

@@ -327,10 +327,23 @@ def _tensor_contradiction(manifest: Manifest) -> str:
     expected = int(manifest.typicality is not msgspec.UNSET)
     rules = rules_of(manifest.task)
     shape = rules.logits_shape(manifest.task, manifest.image_spec)
-    if logits != [shape] or len(manifest.outputs) != 1 + expected:
+    further = [tensor for tensor in manifest.outputs if tensor is not manifest.cam]
+    if logits != [shape] or len(further) != 1 + expected:
         return f"its outputs are {logits}; one of shape {shape} is what its task needs"
     if manifest.outputs[0].role != "logits" or len(features) != expected:
         return "its outputs must be the logits and, where it tells how usual an image is, after them the features"
+    return _cam_contradiction(manifest)
+
+
+def _cam_contradiction(manifest: Manifest) -> str:
+    """Class activation maps are the last output, one map a label, of at least two places."""
+    cam = manifest.cam
+    if cam is None:
+        return ""
+    fits = len(cam.shape) == 4 and cam.shape[:2] == (1, len(manifest.task.labels)) and min(cam.shape[2:]) >= 1
+    if not fits or cam.shape[2] * cam.shape[3] < 2 or cam is not manifest.outputs[-1]:
+        labels = len(manifest.task.labels)
+        return f"its class activation maps have shape {cam.shape}; the last output, of [1, {labels}, h, w], is needed"
     return ""
 
 

@@ -38,10 +38,10 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One input or output of the network: name, role (``image``; ``logits``, ``features``), shape, float32."""
+    """One input or output of the network: name, role (``image``; ``logits``, ``features``, ``cam``), shape, float32."""
 
     name: str
-    role: Literal["image", "logits", "features"]
+    role: Literal["image", "logits", "features", "cam"]
     shape: tuple[int, ...]
 
 
@@ -198,6 +198,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise InputError(f"release is {self.release}; it must be 1 to {MAX_RELEASE}")
 
     @property
+    def cam(self) -> Tensor | None:
+        """The output of class activation maps ``[1, labels, h, w]``; None for a bundle without. Since schema 7."""
+        return next((tensor for tensor in self.outputs if tensor.role == "cam"), None)
+
+    @property
     def release_number(self) -> int:
         """The release, 0 for a bundle without one, which is older than all others."""
         return 0 if self.release is msgspec.UNSET else self.release
@@ -224,11 +229,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def schema_of(manifest: Manifest) -> int:
     """The oldest schema that holds ``manifest``.
 
-    7 with a task that is no classification or a stain that is normalised, 6 with a rule for DICOM images that bundles
-    before did not know, 5 with typicality or a release, 4 with an engine of a GPU or a colour rule, 3 with INT8 beside
-    BF16 or for weights alone, 2 with own decisions, else 1.
+    7 with a task that is no classification, class activation maps or a stain that is normalised, 6 with a rule for
+    DICOM images that bundles before did not know, 5 with typicality or a release, 4 with an engine of a GPU or a colour
+    rule, 3 with INT8 beside BF16 or for weights alone, 2 with own decisions, else 1.
     """
-    if manifest.task.is_dense or manifest.image_spec.stain is not msgspec.UNSET:
+    dense, stained = manifest.task.is_dense, manifest.image_spec.stain is not msgspec.UNSET
+    if dense or stained or manifest.cam is not None:
         return 7
     if manifest.image_spec.dicom.has_later_rules:
         return 6

@@ -54,9 +54,7 @@ def codes_of(values: NDArray[Any], layout: Layout, name: str, *, overlays: int, 
     return used
 
 
-def _check_unused(
-    unsigned: NDArray[Any], used: NDArray[Any], layout: Layout, overlays: int, name: str
-) -> None:
+def _check_unused(unsigned: NDArray[Any], used: NDArray[Any], layout: Layout, overlays: int, name: str) -> None:
     size = 8 * unsigned.dtype.itemsize
     word = unsigned.dtype.type
     kept = word(~overlays & (2**size - 1))  # Python's ~ gives a negative number, which an unsigned word does not take

@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.checks import Layout, check_object, code, layout_of
 from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
-from medfm_compress.runtime.dicom.codestream import jpeg_header
 from medfm_compress.runtime.dicom.codes import codes_of, looked_up, native_pixels
+from medfm_compress.runtime.dicom.codestream import jpeg_header
 from medfm_compress.runtime.dicom.colour import rgb_pixels
-from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, plugins_for, plugins_of_frame
+from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, is_heard, plugins_for, plugins_of_frame
 from medfm_compress.runtime.dicom.examination import examination
 from medfm_compress.runtime.dicom.frame import check_fragments, check_process, check_rle, plain_frame
 from medfm_compress.runtime.dicom.grey import MOST_TABLED_BITS, deep_p_values, p_value_table
 from medfm_compress.runtime.dicom.multi_frame import chosen_frame, frame_bits, with_attributes_of, with_pixels_of
 from medfm_compress.runtime.dicom.overlays import overlay_bits
 from medfm_compress.runtime.dicom.parse import parse
+from medfm_compress.runtime.dicom.rle import rle_pixels
 from medfm_compress.runtime.dicom.rules import check_rules
 from medfm_compress.runtime.dicom.spacing import spacing_mm
 from medfm_compress.runtime.errors import ImageRefused
@@ -152,7 +153,11 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple
             ds, flags = _with_plain_frame(ds, layout, name)
             plugins = plugins_of_frame(ds, _frame(ds), plugins)
         elif syntax == _RLE:
-            check_rle(_frame(ds), layout, name)
+            coded = _frame(ds)
+            plain = rle_pixels(coded, layout)
+            if plain is not None:
+                return plain, ()
+            check_rle(coded, layout, name)
     values, remarks = decode_frame(ds, plugins, layout, name)
     if str(syntax) in (*_DCT, *_LOSSLESS_JPEG):
         _check_blocks(ds, values, plugins, layout, name)
@@ -205,14 +210,14 @@ def _with_plain_frame(ds: Dataset, layout: Layout, name: str) -> tuple[Dataset, 
 def _check_blocks(ds: Dataset, values: NDArray[Any], plugins: tuple[str, ...], layout: Layout, name: str) -> None:
     """Refuse a JPEG that lacks blocks or scans before its end marker; decoders fill them in silence.
 
-    With mid-grey in the DCT processes, so that another last pixel proves them whole; the lossless processes repeat what
-    came before, so that they are always decoded twice.
+    With mid-grey in the DCT processes, so that another last pixel proves them whole. The lossless processes repeat what
+    came before, and GDCM says so on standard error: where that is not heard, they are decoded twice.
     """
     frame = _frame(ds)
     header = jpeg_header(frame)
     precision = header.precision if header else layout.bits_stored
     if str(ds.file_meta.TransferSyntaxUID) in _LOSSLESS_JPEG:
-        altered = with_noise_for_end(frame)
+        altered = frame if is_heard(plugins) else with_noise_for_end(frame)
     elif np.all(values[-1, -1] == 2 ** (precision - 1)):
         altered = with_noise_behind_scans(frame)
     else:

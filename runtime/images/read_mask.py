@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import ImageRefused
-from medfm_compress.runtime.images.completeness import check_png, check_tiff
+from medfm_compress.runtime.images.completeness import check_chunks, check_rows, check_tiff
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, kind_of, raster_format
 from medfm_compress.runtime.images.libtiff_errors import tiff_errors
 from medfm_compress.runtime.images.quiet_decoders import decoding
@@ -44,6 +44,30 @@ def read_mask(path: Path) -> NDArray[np.integer]:
     return _values(image, path.name)
 
 
+def read_colours(path: Path, *, lossy: bool = False) -> NDArray[np.int32]:
+    """Colours ``[height, width]`` of a mask as whole numbers 0xRRGGBB; grey ones have three equal bytes.
+
+    Args:
+        path: a PNG, TIFF or BMP file.
+        lossy: also a JPEG file.
+
+    Raises:
+        ImageRefused: as `read_mask`, but for the colour.
+    """
+    data = read_limited(path)
+    kind = raster_format(data[:HEAD_BYTES]) or ""
+    if kind not in ("PNG", "TIFF", "BMP") and not (lossy and kind == "JPEG"):
+        raise ImageRefused(_refusal(path.name, kind, data))
+    image = open_mask(data, kind, path.name)
+    if image.mode not in ("1", "L", "P", *_COLOURS):
+        raise ImageRefused(f"{path.name} is a {image.mode} image, which has no colours of 8 bits")
+    if "A" in image.mode and image.getchannel("A").getextrema() != (255, 255):
+        raise ImageRefused(f"{path.name} is transparent in places; flatten it")
+    planes = np.asarray(image.convert("RGB")).astype(np.int32)
+    packed: NDArray[np.int32] = planes[..., 0] << 16 | planes[..., 1] << 8 | planes[..., 2]
+    return packed
+
+
 def open_mask(data: bytes, kind: str, name: str) -> Any:
     """The decoded Pillow image of a mask, upright; every pixel of it was in the file.
 
@@ -58,7 +82,8 @@ def open_mask(data: bytes, kind: str, name: str) -> Any:
         if (pages := getattr(image, "n_frames", 1)) != 1:
             raise ImageRefused(f"{name} has {pages} pages; a mask has one")
         if kind == "PNG":
-            check_png(data, name)
+            check_chunks(data, name)
+            check_rows(data, name)
             if data[24] > 8 and image.mode in _COLOURS:  # IHDR: width, height, bit depth; Pillow drops the low byte
                 raise ImageRefused(f"{name} has {data[24]} bits a colour; save it with one number a pixel")
         if kind == "TIFF":

@@ -101,12 +101,13 @@ class SegmentedTiles:
 
     def tile_map(self, answer: TileAnswer, cells: tuple[int, int]) -> NDArray[np.float32]:
         """As it was stored."""
-        return answer.map.astype(np.float32) / 255
+        return np.divide(answer.map, 255, dtype=np.float32)
 
     def weights(self, cells: tuple[int, int]) -> NDArray[np.float32]:
         """A Gaussian about the middle; at least a thousandth at the corners."""
         bells = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in cells]
-        return np.maximum(np.outer(*bells), 1e-3).astype(np.float32)
+        weights: NDArray[np.float32] = np.maximum(np.outer(*bells), 1e-3).astype(np.float32)
+        return weights
 
 
 def tile_spec(spec: ImageSpec) -> ImageSpec:

@@ -65,7 +65,8 @@ def overlay(seen: Overview, heat: NDArray[np.uint8], extent: tuple[float, float]
     unread = np.asarray(Image.fromarray(seen.unread).resize((width, height), Image.Resampling.NEAREST))
     hatched = unread & ((np.add.outer(np.arange(height), np.arange(width)) // 4) % 2 == 0)
     picture[unread], picture[hatched] = 230, 90
-    return np.rint(picture).astype(np.uint8)
+    rounded: Picture = np.rint(picture).astype(np.uint8)
+    return rounded
 
 
 def write_overlay(path: Path, picture: Picture, finding: str, note: str) -> None:

@@ -33,7 +33,8 @@ class PictureSlide:
     backend = "picture"
 
     def __init__(self, name: str, values: Picture) -> None:
-        self.name, self.um_per_px = name, None
+        self.name = name
+        self.um_per_px: tuple[float, float] | None = None
         self.levels = levels_of([(values.shape[1], values.shape[0])], name)
         self._values = values
 

@@ -97,7 +97,8 @@ def mean_of_seen(block: Grey) -> Grey:
     four = block.reshape(block.shape[0] // 2, 2, -1, 2).swapaxes(1, 2).reshape(block.shape[0] // 2, -1, 4)
     seen = (four > 0).sum(axis=2)
     sums = four.sum(axis=2, dtype=np.uint32)
-    return ((sums + seen // 2) // np.maximum(seen, 1)).astype(np.uint8)
+    means: Grey = ((sums + seen // 2) // np.maximum(seen, 1)).astype(np.uint8)
+    return means
 
 
 def upper_left(block: Grey) -> Grey:

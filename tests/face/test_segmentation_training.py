@@ -57,7 +57,7 @@ def test_a_structure_is_asked_for_and_its_model_carries_it_on(
     assert model.architecture.arguments["decoder_channels"] == [32, 16, 16, 16, 16]
     # the teacher says that the study is one of masks
     code, out, error = run(
-        *(capsys, "distill", teacher, "--student", f"smp:fpn/{ENCODER}", "--study", table, "--out", student),
+        *(capsys, "distill", teacher, "--student", f"smp:linknet/{ENCODER}", "--study", table, "--out", student),
         *("--views", "1", *FAST),
     )
     assert code == 0, error

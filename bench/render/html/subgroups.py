@@ -95,9 +95,10 @@ def _is_named(column: str, subgroup: str) -> bool:
 
 
 def _metrics(compared: Sequence[Comparison]) -> list[Metric]:
-    """Those that are required or compared by group; else AUROC."""
+    """Those that are required or compared by group; else AUROC, of masks Dice."""
     shown = [entry.metric for entry in compared if entry.margin is not None or entry.subgroup]
-    return sorted(dict.fromkeys(shown or ["auroc"]), key=ALL_METRICS.index)
+    usual: Metric = "dice" if any(entry.metric == "dice" for entry in compared) else "auroc"
+    return sorted(dict.fromkeys(shown or [usual]), key=ALL_METRICS.index)
 
 
 def _plot(policy: Policy, compared: Sequence[Comparison]) -> GroupPlot:

@@ -1,16 +1,16 @@
 """The heat map over the image, as a secondary capture (PS3.3 A.8.1): a picture that any viewer shows.
 
-It shows the image as the network saw it (resized, cropped), warm where covering a place takes evidence for the finding
-away, and says below it what it is, for a picture travels without its report.
+It shows the image as the network saw it (resized, cropped), warm where a place speaks for the finding, and says below it what it is, for a picture travels without its report.
 """
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medfm_compress.runtime.heat_map import HeatMap, overlay
+from medfm_compress.runtime.heat_map import ACTIVATION, OCCLUSION, HeatMap, overlay
 from medfm_compress.runtime.node.results.assessment import Assessment
 from medfm_compress.runtime.node.results.codes import Code, one_line, shortened
 from medfm_compress.runtime.node.results.document import (
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SOP_CLASS_UID = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary Capture Image Storage."""
 _SERIES_NUMBER = 9902
+_METHODS = MappingProxyType({OCCLUSION: "Occlusion sensitivity", ACTIVATION: "Class activation map"})
 _LEAST_SIDE_PX = 512
 _TEXT_PX, _LINE_PX, _MARGIN_PX = 16, 22, 6
 _SOURCE_PURPOSE = Code("121322", "DCM", "Source image for image processing operation")
@@ -44,7 +45,7 @@ def secondary_capture(assessment: Assessment, heat: HeatMap) -> bytes:
     laterality = copied_value(assessment.header, "Laterality")
     ds.Laterality = laterality if laterality in ("L", "R") else ""
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
-    ds.DerivationDescription = shortened(f"Occlusion sensitivity of {heat.finding} over the network's input", 1024)
+    ds.DerivationDescription = shortened(f"{_METHODS[heat.method]} of {heat.finding} over the network's input", 1024)
     ds.SourceImageSequence = [_source_reference(assessment)]
     ds.LossyImageCompression = "01" if "lossy-compressed" in assessment.prediction.flags else "00"
     if "burned-in-annotation" in assessment.prediction.flags:
@@ -96,4 +97,4 @@ def _words(assessment: Assessment, heat: HeatMap) -> list[str]:
     what = f"{shortened(name, 40)}: probability {finding.probability:.2f}"
     how = "warm places speak for it" if float(heat.evidence.max()) > 0 else "no place speaks for it"
     research = [RESEARCH.upper()] if assessment.is_research else []
-    return [*research, what, f"AI heat map (occlusion): {how}"]
+    return [*research, what, f"AI heat map ({heat.method}): {how}"]

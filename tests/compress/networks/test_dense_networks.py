@@ -49,6 +49,11 @@ def test_a_size_that_a_network_cannot_take_is_refused_with_the_multiple_it_needs
         build_model(name, _TASK, size_px=72, colour="rgb")
 
 
+def test_a_size_that_is_too_small_is_refused() -> None:
+    with pytest.raises(ModelError, match="cannot take 32 px; it is too small: give 64"):
+        build_model("smp:fpn/" + _ENCODER, _TASK, size_px=32, colour="rgb")
+
+
 def test_a_decoder_is_as_wide_as_its_encoder_unless_it_is_said() -> None:
     small = build_model("smp:unet/tu-mobilenetv3_small_100", _TASK, size_px=64, colour="rgb")
     assert small.architecture.arguments["decoder_channels"] == [48, 32, 16, 16, 16]

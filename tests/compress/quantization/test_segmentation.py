@@ -137,14 +137,13 @@ def test_quantize_ships_int8_on_both_engines_that_answers_as_its_goldens_say(
         time_budget_s=0.0,
         pixel_error_limit=0.2,
         dice_limit=0.05,
-        optimised=False,
         reduced_range=False,
     )
     out = tmp_path / "int8.medfm"
     quantized = quantize_bundle(source, study, out, options)
     assert quantized.judged_by == "relative logit error and mean Dice" and quantized.applied
     kept = {candidate.variant: candidate for candidate in quantized.candidates if candidate.kept}
-    assert set(kept) == {"onnxruntime-cpu-int8", "openvino-cpu-int8"}
+    assert {"onnxruntime-cpu-int8", "openvino-cpu-int8"} < set(kept), "and ONNX Runtime's own form of its variant"
     assert all(abs(candidate.accuracy_drop) <= 0.05 for candidate in kept.values())
     bundle = Bundle.open(out)
     for variant in bundle.manifest.variants:

@@ -25,7 +25,7 @@ from medfm_compress.compress.teachers.open import TeacherSource, open_teacher
 from medfm_compress.compress.teachers.structure_mapping import structure_map
 from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.task import Task
 
 STUDY = Task(kind="segmentation", labels=("nucleus", "border"))
@@ -89,7 +89,7 @@ def test_a_state_dict_of_the_library_with_a_wider_decoder(tmp_path: Path) -> Non
         opened(f"smp:unet/{ENCODER}", ONE, tmp_path, weights=weights)
     with pytest.raises(ModelError, match=r"2 labels .* give one for each output"):
         opened(f"smp:unet/{ENCODER}", STUDY, tmp_path, {"labels": ["nucleus", "border"]}, weights=weights)
-    with pytest.raises(ModelError, match="the image spec crops"):
+    with pytest.raises(InputError, match="the image spec crops"):
         opened(f"smp:unet/{ENCODER}", ONE, tmp_path, {"labels": ["lesion"], "resize": "shortest"}, weights=weights)
 
 

@@ -1,0 +1,103 @@
+"""Where the network looked, from the run that gave the finding: class activation maps as evidence at the image's own size.
+
+M_k ``[h, w]`` are the network's output ``cam``: what each place adds to logit k (Zhou et al. 2016; see
+`export.passes.cam_output`). A finding's evidence is what a place adds to its log-odds, to first order:
+
+    E = M_f                                            findings that do not exclude each other
+    E = M_f − Σ_{g ≠ f} q_g M_g,  q = softmax of the others' logits       binary and multi-class
+
+A map is laid on the image by its geometry: image pixel → network's input → place, linear between the places' centres.
+What the network did not see (cropped away) has no evidence.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.images.pixels import Pixels
+from medfm_compress.runtime.preprocess import LUMA, resized_size
+from medfm_compress.runtime.task import Task
+
+FloatArray = NDArray[np.float32]
+
+
+class ClassActivation(NamedTuple):
+    """Of one image.
+
+    Attributes:
+        maps: M, float32 ``[labels, h, w]``.
+        logits: float32 ``[labels]``.
+    """
+
+    maps: FloatArray
+    logits: FloatArray
+
+    def evidence(self, task: Task, finding: str) -> FloatArray:
+        """E of ``finding``, ``[h, w]``, in units of log-odds before any temperature.
+
+        Raises:
+            InputError: there is no such finding.
+        """
+        if finding not in task.findings:
+            raise InputError(f"there is no finding {finding!r}; choose of {', '.join(task.findings)}")
+        index = task.labels.index(finding)
+        if task.independent:
+            return self.maps[index]
+        others = [number for number in range(len(task.labels)) if number != index]
+        weights = np.exp(self.logits[others] - self.logits[others].max())
+        rest = np.tensordot(weights / weights.sum(), self.maps[others], axes=1)
+        return np.asarray(self.maps[index] - rest, np.float32)
+
+
+def on_input(evidence: FloatArray, spec: ImageSpec) -> FloatArray:
+    """Evidence ``[h, w]`` on the network's input, ``[height_px, width_px]``."""
+    rows = _between(np.arange(spec.height_px) + 0.5, spec.height_px, evidence.shape[0])
+    columns = _between(np.arange(spec.width_px) + 0.5, spec.width_px, evidence.shape[1])
+    return np.asarray(rows @ evidence @ columns.T, np.float32)
+
+
+def on_image(evidence: FloatArray, spec: ImageSpec, height: int, width: int) -> FloatArray:
+    """Evidence ``[h, w]`` on an image of ``height`` × ``width`` px before preprocessing; 0 where it was cropped away."""
+    resized = resized_size(height, width, spec)
+    rows = _seen(height, resized[0], spec.height_px, evidence.shape[0])
+    columns = _seen(width, resized[1], spec.width_px, evidence.shape[1])
+    return np.asarray(rows @ evidence @ columns.T, np.float32)
+
+
+def grey_picture(pixels: Pixels) -> NDArray[np.uint8]:
+    """The image in grey, uint8 ``[H, W, 3]``, so that colour is the map's alone."""
+    values = pixels.values.astype(np.float32)
+    if pixels.is_colour:
+        values = values @ np.asarray(LUMA, np.float32)
+    part = np.clip((values - pixels.low) / (pixels.high - pixels.low), 0, 1)
+    return np.repeat(np.rint(255 * part).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _seen(side: int, resized: int, network: int, places: int) -> FloatArray:
+    """Interpolation matrix ``[side, places]`` from places to pixels of the image; a pixel not seen has a row of 0.
+
+    A resized image is padded or cropped about its centre, as in `preprocess`.
+    """
+    short = max(0, network - resized)
+    start = round((resized + short - network) / 2) - short // 2
+    positions = (np.arange(side) + 0.5) * resized / side - start
+    matrix = _between(positions, network, places)
+    matrix[(positions < 0) | (positions > network)] = 0
+    return matrix
+
+
+def _between(positions: NDArray[np.float64], network: int, places: int) -> FloatArray:
+    """Interpolation matrix ``[n, places]`` at ``positions`` of an input of ``network`` pixels; level at the borders."""
+    at = np.clip(positions * places / network - 0.5, 0, places - 1)
+    left = np.minimum(at.astype(np.int64), max(places - 2, 0))
+    matrix = np.zeros((len(at), places), np.float32)
+    rows = np.arange(len(at))
+    matrix[rows, left] = 1 - (at - left)
+    if places > 1:
+        matrix[rows, left + 1] = at - left
+    return matrix
