@@ -257,7 +257,7 @@ def _comparison(question: _Question, metric: Metric, answer: _Answer) -> Compari
         subgroup=question.group.name if question.group else "",
         cases=len(sample.truth),
         patients=int(sample.clusters.max()) + 1,
-        patients_with=_patients(sample, sample.truth == 1),
+        patients_with=len(np.unique(sample.clusters[sample.truth == 1])),
         teacher=answer.teacher,
         bundle=answer.bundle,
         difference=answer.difference,
@@ -381,10 +381,6 @@ def _clipped(interval: Interval, ends: tuple[float, float]) -> Interval:
 def _most(metric: Metric) -> float:
     """The largest value that ``metric`` can take."""
     return -math.log(LOG_CLIP) if metric == "log_loss" else 1.0
-
-
-def _patients(sample: Sample, rows: NDArray[np.bool_]) -> int:
-    return len(np.unique(sample.clusters[rows]))
 
 
 def _level(policy: Policy) -> float:
