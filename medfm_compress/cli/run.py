@@ -13,6 +13,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.arguments import TrustStoreOption
 from medfm_compress.cli.command import command
 from medfm_compress.cli.engine_choice import EngineChoice, is_folder, open_engine
+from medfm_compress.cli.heat_map_folder import HeatMapFolder
 from medfm_compress.cli.prediction_rows import Rows, as_line
 from medfm_compress.cli.segmentation_files import Folders, SegmentationFiles
 from medfm_compress.runtime.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNUSABLE, InputError, MedfmError, Refused
@@ -54,6 +55,10 @@ def run(
     shadow: Annotated[
         bool, typer.Option("--shadow", help="With a device folder: let the candidate predict too, and only count it.")
     ] = False,
+    heatmap: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a PNG an image: where the network looked. Of a bundle exported with --heat-map."),
+    ] = None,
     trust_store: TrustStoreOption = None,
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Also use a bundle that no trusted key signed; flagged.")
@@ -91,16 +96,19 @@ def run(
         open_engine(bundle, choice) as engine,
         console.json_list() as add,
     ):
+        drawing = HeatMapFolder(heatmap, engine) if heatmap is not None else None
         rows = Rows(engine.task, longest)
         files = SegmentationFiles(engine, Folders(masks, overlay, probabilities, contours, dicom_seg))
         if folders:
             say(rows.header)
-        outcomes = _outcomes(_Predictor(engine, atypical, files), images)
+        outcomes = _outcomes(_Predictor(engine, atypical, files, drawing), images)
         for image, (outcome, written) in counted(outcomes, "predict", count, console.progress if folders else None):
             code = max(code, _exit_code(outcome))
             tally[_as_word(outcome)] += 1
             add(_as_json(image, outcome, written))
             say(rows.row(image, outcome) if folders else as_line(image, outcome))
+    if drawing is not None:
+        say(drawing.summary)
     if folders:
         unlike = f"{tally[_NOT_RELIABLE]} {_NOT_RELIABLE}, " if tally[_NOT_RELIABLE] else ""
         skipped = f"{tally['skipped']} other files skipped"
@@ -123,20 +131,23 @@ def _files(images: list[Path]) -> Iterator[Path]:
 
 
 class _Predictor(NamedTuple):
-    """What is done for every image."""
+    """What is done for every image; ``drawing`` is where heat maps go, None draws none."""
 
     engine: Engine | ActiveEngine
     atypical: Atypical
     files: SegmentationFiles
+    drawing: HeatMapFolder | None
 
     def __call__(self, image: Path) -> tuple[Outcome, Written]:
         """The prediction and the files that were written of it; an error is what it was refused for."""
         if is_folder(image):  # others were entered
             return InputError("the folder cannot be listed; make it readable"), {}
         try:
-            prediction = self.engine.predict(
+            prediction, seen = self.engine.predict_with_input(
                 image, atypical=self.atypical, keep_probabilities=self.files.needs_probabilities
             )
+            if self.drawing is not None:
+                self.drawing.draw(image, prediction, seen)
             return prediction, self.files.write(image, prediction)
         except MedfmError as exc:
             return exc, {}

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.checks import Layout, check_object, code, layout_of
 from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
-from medfm_compress.runtime.dicom.codestream import jpeg_header
 from medfm_compress.runtime.dicom.codes import codes_of, looked_up, native_pixels
+from medfm_compress.runtime.dicom.codestream import jpeg_header
 from medfm_compress.runtime.dicom.colour import rgb_pixels
 from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, is_heard, plugins_for, plugins_of_frame
 from medfm_compress.runtime.dicom.examination import examination

@@ -110,7 +110,10 @@ REFUSED = {
         "Tanh stands between",
     ),
     "first-token": (lambda: Tokens(nn.Identity(), nn.Identity(), mean=False), "one token"),
-    "one-place": (lambda: nn.Sequential(nn.Conv2d(6, 6, (8, 12)), nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 2, 1)), "1 × 1"),
+    "one-place": (
+        lambda: nn.Sequential(nn.Conv2d(6, 6, (8, 12)), nn.AdaptiveAvgPool2d(1), nn.Conv2d(6, 2, 1)),
+        "1 × 1",
+    ),
     "flattened": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(576, 2)), "one by one"),
     "pooled-in-part": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d((2, 2)), nn.Flatten(), nn.Linear(24, 2)), "one by"),
 }
