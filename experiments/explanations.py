@@ -3,9 +3,9 @@
     python experiments/explanations.py prepare OUT --weights FILE --study FOLDER
     python experiments/explanations.py judge OUT --weights FILE --study FOLDER [--cases N]
 
-``FILE`` is ``efficientnet-lite0-skin-lesion-224.safetensors``, ``FOLDER`` the skin-lesion study, split as its JSON says.
-``prepare`` writes ``plain.medfm`` (without maps), ``fp32.medfm`` and ``int8.medfm``; ``judge`` writes ``result.json``.
-A map is of the class that its own network predicts; it is laid on the image at its own size, where the mask is drawn.
+``FILE`` is ``efficientnet-lite0-skin-lesion-224.safetensors``, ``FOLDER`` the skin-lesion study, split as its JSON
+says. ``prepare`` writes ``plain.medfm`` (without maps), ``fp32.medfm`` and ``int8.medfm``; ``judge`` writes
+``result.json``. A map is of the class that its own network predicts; it is laid on the image at its own size, where the mask is drawn.
 """
 
 from __future__ import annotations
@@ -172,11 +172,8 @@ def judge(options: argparse.Namespace) -> None:
                 changed=float(activation.logits.argmax() != seen["teacher"].logits.argmax()),
             )
             if number < PERTURBED_CASES:
-                area = insertion_deletion(
-                    _probability(viewers["FP32 ONNX Runtime"], seen["teacher"]),
-                    image,
-                    on_input(predicted(activation), SPEC),
-                )
+                score = _probability(viewers["FP32 ONNX Runtime"], seen["teacher"])
+                area = insertion_deletion(score, image, on_input(predicted(activation), SPEC))
                 note(name, insertion=area.insertion, deletion=area.deletion)
         note("middle of the image", pointing=float(mask[mask.shape[0] // 2, mask.shape[1] // 2] != 0))
         note("middle of the image", area=float((mask != 0).mean()))

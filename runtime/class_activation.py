@@ -1,4 +1,4 @@
-"""Where the network looked, from the run that gave the finding: class activation maps as evidence at the image's own size.
+"""Where the network looked, from the run that gave the finding: class activation maps laid on the image.
 
 M_k ``[h, w]`` are the network's output ``cam``: what each place adds to logit k (Zhou et al. 2016; see
 `export.passes.cam_output`). A finding's evidence is what a place adds to its log-odds, to first order:
@@ -62,7 +62,7 @@ def on_input(evidence: FloatArray, spec: ImageSpec) -> FloatArray:
 
 
 def on_image(evidence: FloatArray, spec: ImageSpec, height: int, width: int) -> FloatArray:
-    """Evidence ``[h, w]`` on an image of ``height`` × ``width`` px before preprocessing; 0 where it was cropped away."""
+    """Evidence ``[h, w]`` on an image of ``height`` × ``width`` px before preprocessing; 0 where it was cropped."""
     resized = resized_size(height, width, spec)
     rows = _seen(height, resized[0], spec.height_px, evidence.shape[0])
     columns = _seen(width, resized[1], spec.width_px, evidence.shape[1])

@@ -91,12 +91,7 @@ def test_a_place_is_its_cell():
     places = np.zeros((4, 8), np.float32)
     places[1, 6] = 1
     heat = on_input(places, spec)
-    assert heat.shape == (32, 64) and np.unravel_index(heat.argmax(), heat.shape) in (
-        (11, 51),
-        (12, 52),
-        (11, 52),
-        (12, 51),
-    )
+    assert heat.shape == (32, 64) and heat.max() == heat[11:13, 51:53].max()
 
 
 def test_it_is_exported_on_demand_alone(bundles):

@@ -1,6 +1,7 @@
 """The heat map over the image, as a secondary capture (PS3.3 A.8.1): a picture that any viewer shows.
 
-It shows the image as the network saw it (resized, cropped), warm where a place speaks for the finding, and says below it what it is, for a picture travels without its report.
+It shows the image as the network saw it (resized, cropped), warm where a place speaks for the finding, and says below
+it what it is, for a picture travels without its report.
 """
 
 from __future__ import annotations
