@@ -20,6 +20,7 @@ from medfm_compress.runtime.errors import BundleRefused, ImageRefused, InputErro
 from medfm_compress.runtime.monitor.reference import Reference, input_features, make_reference, reference_member
 from medfm_compress.runtime.preprocess import preprocess
 from medfm_compress.runtime.progress import Progress, counted, no_progress
+from medfm_compress.runtime.segmentation.segment import of_logits
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import open_variant
 from medfm_compress.runtime.task import Task
@@ -50,6 +51,11 @@ def add_reference(
     source = with_rules(study.source, spec.dicom)
     cases = _one_a_patient(study.split(split))
     cases = cases[:: max(1, -(-len(cases) // MAX_CASES))]
+    if spec.tiles:
+        raise InputError(
+            "the bundle takes images tile by tile, of which no reference is made; monitor bundles whose input is the "
+            "whole image"
+        )
     inputs: list[dict[str, float]] = []
     scores: dict[str, dict[str, list[float]]] = {
         opened.variant.name: {name: [] for name in opened.task.findings} for opened in variants
@@ -58,14 +64,14 @@ def add_reference(
     for case in counted(cases, "look at cases", len(cases), progress):
         try:
             pixels = source.read(case.image)
-            seen = NetworkInput(preprocess(pixels, spec), pixels.spacing_mm)
+            seen, size = NetworkInput(preprocess(pixels, spec), pixels.spacing_mm), pixels.values.shape[:2]
         except ImageRefused as exc:
             raise StudyError(
                 f"image {case.image!r}: {exc}; 'medfm-compress study check' lists every such image"
             ) from None
         inputs.append(input_features(seen, spec))
         for opened in variants:
-            probability, typicality = opened.answer(seen, bundle)
+            probability, typicality = opened.answer(seen, size, bundle)
             for name, value in probability.items():
                 scores[opened.variant.name][name].append(value)
             if typicality is not None:
@@ -95,11 +101,18 @@ class _Opened(NamedTuple):
     session: Session
     judge: TypicalityJudge | None
 
-    def answer(self, seen: NetworkInput, bundle: Bundle) -> tuple[dict[str, float], float | None]:
-        """Probability of every finding, and typicality where the bundle tells it."""
+    def answer(
+        self, seen: NetworkInput, size: tuple[int, ...], bundle: Bundle
+    ) -> tuple[dict[str, float], float | None]:
+        """Probability of every finding in an image of ``size`` px, and typicality where the bundle tells it."""
         names = [tensor.name for tensor in bundle.manifest.outputs]
         outputs = self.session.run({bundle.manifest.inputs[0].name: seen.tensor})
-        row = probabilities(np.asarray(outputs[names[0]]), self.task)[0].tolist()
+        logits = np.asarray(outputs[names[0]])
+        if self.task.is_dense:
+            height, width = size
+            row = of_logits(logits, self.task, bundle.manifest.image_spec, height, width).peaks.tolist()
+        else:
+            row = probabilities(logits, self.task)[0].tolist()
         judged = self.judge.judge(np.asarray(outputs[names[1]]), seen.tensor).typicality if self.judge else None
         return dict(zip(self.task.findings, row, strict=True)), judged
 

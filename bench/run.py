@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -13,6 +14,8 @@ import msgspec
 from medfm_compress.bench.evaluate.attribution_agreement import load_explanations
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
 from medfm_compress.bench.evaluate.fidelity import fidelity
+from medfm_compress.bench.evaluate.kinds import check_policy
+from medfm_compress.bench.evaluate.mask_evaluation import MaskOptions
 from medfm_compress.bench.evaluate.paired_comparison import compare
 from medfm_compress.bench.evaluate.perturb import perturbed_study
 from medfm_compress.bench.evaluate.prediction_flips import write_flips
@@ -40,11 +43,12 @@ from medfm_compress.bench.models import (
 )
 from medfm_compress.bench.options import BenchOptions
 from medfm_compress.bench.render.html.gallery import write_gallery
+from medfm_compress.bench.render.html.mask_gallery import write_mask_gallery
 from medfm_compress.bench.render.html.page import render_html
 from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, Report, Speedup, save_report, teacher_beside
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.policy import Policy, check_finding
+from medfm_compress.bench.types.policy import Policy
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.atomic_write import write_atomically
@@ -81,14 +85,14 @@ def bench_bundle(
     progress, out = progress or no_progress, Path(out_dir)
     bundle, cases = Bundle.open(bundle_path), labelled_cases(study, options.split)
     load_explanations(out, model_digest=bundle.model_digest)  # refused now, not after an hour
-    for entry in policy.policy.robustness:
-        check_finding(entry.finding, bundle.manifest.task.findings)
+    check_policy(policy.policy, bundle.manifest.task)
     left_out = unavailable_variants(bundle, options.targets)
     for name, reason in left_out.items():
         progress(f"left out {name}: {reason}")
     machine, fingerprint = describe_machine(), study_fingerprint(study)
     files = image_files(study, cases, options.files)
-    with tempfile.TemporaryDirectory(prefix="medfm-engines-") as engines:
+    with tempfile.TemporaryDirectory(prefix="medfm-engines-") as engines, _map_folder(study) as maps:
+        masks = MaskOptions(policy.policy.masks, maps)
         chosen = variant_models(bundle, options.plan.threads, options.targets, files, Path(engines))
         variants = tuple(model for model in chosen if model.name not in left_out)
         externals = tuple(
@@ -102,7 +106,7 @@ def bench_bundle(
             externals = tuple(decided(external, calibration).model for external in externals)
             log_evaluation(out, _log_entry(bundle, policy, fingerprint, options.split, len(cases)))
             evaluations = [
-                _only_columns(evaluate_model(model, study, cases, options.plan, folder, progress), policy.policy)
+                _only_columns(evaluate_model(model, study, cases, options.plan, folder, progress, masks), policy.policy)
                 for model in (candidate, *variants, *externals)
             ]
             perturbed = evaluate_perturbed(
@@ -113,28 +117,38 @@ def bench_bundle(
         measurements = measure([candidate, *variants, *externals, *others], options.plan, progress, batches)
         scenarios = run_scenarios((candidate, *variants), options, progress)
         slowdowns = measure_slowdowns(bundle, options, progress, left_out)
-    progress("compare")
-    results = Results(
-        bundle=bundle,
-        policy=policy,
-        teacher_name=teacher.name,
-        study_fingerprint=fingerprint,
-        split=options.split,
-        machine=machine,
-        models=(candidate, *variants, *externals),
-        teacher_decides=rule,
-        external_models=tuple(external.name for external in externals),
-        evaluations=tuple(evaluations),
-        measurements=measurements,
-        scenarios=scenarios,
-        slowdowns=slowdowns,
-        left_out=left_out,
-        perturbed=perturbed,
-    )
-    report = build_report(results, out)
-    local = write_case_files(out, study, bundle.manifest.image_spec, evaluations)
-    write_report(report, out, local)
-    return report
+        progress("compare")
+        results = Results(
+            bundle=bundle,
+            policy=policy,
+            teacher_name=teacher.name,
+            study_fingerprint=fingerprint,
+            split=options.split,
+            machine=machine,
+            models=(candidate, *variants, *externals),
+            teacher_decides=rule,
+            external_models=tuple(external.name for external in externals),
+            evaluations=tuple(evaluations),
+            measurements=measurements,
+            scenarios=scenarios,
+            slowdowns=slowdowns,
+            left_out=left_out,
+            perturbed=perturbed,
+        )
+        report = build_report(results, out)
+        local = write_case_files(out, study, bundle.manifest.image_spec, evaluations, maps)
+        write_report(report, out, local)
+        return report
+
+
+@contextlib.contextmanager
+def _map_folder(study: Study) -> Iterator[Path | None]:
+    """A folder for label maps while a bench of a segmentation lasts; None for any other."""
+    if study.kind != "segmentation":
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="medfm-maps-") as folder:
+        yield Path(folder)
 
 
 def evaluate_perturbed(
@@ -162,7 +176,8 @@ def evaluate_perturbed(
         altered = perturbed_study(study, perturbation, severity)
         with tempfile.TemporaryDirectory(dir=folders.temporary) as scratch:
             folder = Folders(Path(scratch), Path(scratch))
-            evaluations = [evaluate_model(model, altered, cases, plan, folder, progress) for model in models]
+            masks = MaskOptions(policy.masks)
+            evaluations = [evaluate_model(model, altered, cases, plan, folder, progress, masks) for model in models]
         bare = [msgspec.structs.replace(evaluation, subgroups={}) for evaluation in evaluations]
         tables.append(
             PerturbedTables(
@@ -227,13 +242,20 @@ def measure_slowdowns(
     )
 
 
-def write_case_files(folder: Path, study: Study, spec: ImageSpec, evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
+def write_case_files(
+    folder: Path, study: Study, spec: ImageSpec, evaluations: Sequence[Evaluation], maps: Path | None = None
+) -> tuple[str, ...]:
     """Write ``flips.csv`` and ``gallery.html``, which name cases and show images, and must stay at home.
+
+    ``maps`` is where label maps were kept, of a segmentation.
 
     Returns the names of those that there was something to write for.
     """
     teacher, *others = evaluations
-    written = write_flips(folder, teacher, others), write_gallery(folder, study, spec, teacher, others)
+    gallery = write_gallery(folder, study, spec, teacher, others)
+    if maps is not None:
+        gallery = write_mask_gallery(folder, study, (teacher, *others), maps)
+    written = write_flips(folder, teacher, others), gallery
     return tuple(path.name for path in written if path)
 
 

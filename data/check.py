@@ -1,5 +1,7 @@
 """`check_study`: what stands in a study, and what would spoil an experiment on it.
 
+A segmentation study may be opened without its masks being read: they are read here, once, with their images.
+
 Leakage is a patient, or an exact copy of an image, in more than one of train, val and test: the test score then
 measures memory. Files are read and hashed once; two images are copies where their stored bytes are equal.
 """
@@ -13,6 +15,15 @@ from typing import NamedTuple
 
 import msgspec
 
+from medfm_compress.data.check_masks import (
+    InspectedMask,
+    MaskCheck,
+    check_masks,
+    inspect_mask,
+    mask_errors,
+    mask_remarks,
+    with_targets,
+)
 from medfm_compress.data.check_remarks import class_sizes, identifying_reason, remarks_on, what_cannot_be_learned
 from medfm_compress.data.labels import LEARNED, describe_order
 from medfm_compress.data.study import Case, Study
@@ -79,6 +90,7 @@ class StudyCheck(msgspec.Struct, frozen=True, kw_only=True):
         leakage: one sentence for each way in which two splits share something.
         errors: one sentence for each thing that must be mended before training.
         remarks: one sentence for each thing worth knowing.
+        masks: of a segmentation study, what they show; ``classes`` counts the images that show each structure.
     """
 
     kind: TaskKind
@@ -97,10 +109,11 @@ class StudyCheck(msgspec.Struct, frozen=True, kw_only=True):
     leakage: tuple[str, ...]
     errors: tuple[str, ...]
     remarks: tuple[str, ...]
+    masks: MaskCheck | None = None
 
 
 class _Inspection(NamedTuple):
-    """One image: size, whether it is blank, content hash, kind of colour; or why it cannot be read."""
+    """One image: size, whether it is blank, content hash, kind of colour, its mask; or why it cannot be read."""
 
     case: Case
     size: tuple[int, int] = (0, 0)
@@ -108,6 +121,7 @@ class _Inspection(NamedTuple):
     content: str = ""
     reason: str = ""
     colour: ColourKind | None = None
+    mask: InspectedMask | None = None
 
 
 def check_study(study: Study, *, progress: Callable[[str], None] | None = None) -> StudyCheck:
@@ -121,12 +135,18 @@ def check_study(study: Study, *, progress: Callable[[str], None] | None = None) 
         Findings. Whether leakage is acceptable is for the caller to say.
     """
     inspections = list(_inspections(study, progress))
+    if study.kind == "segmentation":
+        study = with_targets(study, [inspected.mask for inspected in inspections])
+        cases = {case.image: case for case in study.cases}
+        inspections = [inspected._replace(case=cases[inspected.case.image]) for inspected in inspections]
     readable = [inspected for inspected in inspections if not inspected.reason]
     unreadable = tuple(
         Unreadable(inspected.case.image, inspected.reason) for inspected in inspections if inspected.reason
     )
     copies = _copies(readable)
     splits, other_colour = _split_names(study), _other_colour(readable)
+    dense = study.kind == "segmentation"
+    masks = check_masks(study, [inspected.mask for inspected in inspections], splits) if dense else None
     return StudyCheck(
         kind=study.kind,
         labels=study.labels,
@@ -141,9 +161,14 @@ def check_study(study: Study, *, progress: Callable[[str], None] | None = None) 
         shared_patients=_shared_patients(study),
         odd_sizes=_odd_sizes(readable),
         leakage=tuple(_leakage(study, readable)),
-        errors=tuple(_errors(study, unreadable, copies)),
+        errors=(*_errors(study, unreadable, copies), *(mask_errors(study, masks) if masks else ())),
         other_colour=other_colour,
-        remarks=(*remarks_on(study), *_colour_remarks(readable, other_colour)),
+        remarks=(
+            *remarks_on(study),
+            *_colour_remarks(readable, other_colour),
+            *(mask_remarks(study, masks) if masks else ()),
+        ),
+        masks=masks,
     )
 
 
@@ -156,7 +181,8 @@ def _inspections(study: Study, progress: Callable[[str], None] | None) -> Iterat
             return _Inspection(case, reason=str(exc))
         height, width = (int(side) for side in pixels.values.shape[:2])
         is_blank = bool(pixels.values.min() == pixels.values.max())
-        return _Inspection(case, (height, width), is_blank, content, colour=colour_kind(pixels))
+        mask = inspect_mask(study, case, (height, width)) if study.kind == "segmentation" else None
+        return _Inspection(case, (height, width), is_blank, content, colour=colour_kind(pixels), mask=mask)
 
     inspected = map_in_threads(inspect_case, study.cases, _WORKERS)
     yield from counted(inspected, "read images", len(study.cases), progress)

@@ -36,7 +36,9 @@ def what_cannot_be_learned(study: Study) -> Iterator[str]:
     untrained = [label for label, count in counts.items() if not count]
     if untrained:
         yield f"train has no case of {', '.join(map(repr, untrained))}, which can therefore not be learned"
-    always = [label for label, count in counts.items() if count == len(train) and study.independent]
+    # Of a segmentation every image may show a structure: it is learned from where in them it is.
+    whole = study.independent and study.kind != "segmentation"
+    always = [label for label, count in counts.items() if count == len(train) and whole]
     if always:
         yield f"every case of train has {', '.join(map(repr, always))}, which can therefore not be learned"
 
@@ -49,6 +51,11 @@ def remarks_on(study: Study) -> Iterator[str]:
         yield (
             f"may identify patients: {named}. 'study split' copies such columns into its table; no model, bundle or "
             "report holds them, unless a policy divides patients by them"
+        )
+    if study.mask_columns:
+        yield (
+            f"the masks of {', '.join(map(repr, study.mask_columns))} were not looked at; --structure NAME, once for "
+            "each structure that they show, makes it a segmentation study"
         )
     if not study.labels:
         yield "no labels: nothing can be trained or evaluated on this study"

@@ -38,6 +38,8 @@ def label_names(values: Iterable[str]) -> tuple[str, ...]:
 def describe_order(study: Study) -> str:
     """The rule that put the labels in their order, in words."""
     labels = study.labels
+    if study.kind == "segmentation":
+        return "in the order of their values in a mask, from 1"
     if study.independent:
         return "in the order of the label columns"
     if all(label.isdecimal() for label in labels):

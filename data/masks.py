@@ -6,7 +6,9 @@ A label map is uint8 ``[height, width]``: 0 background, k the k-th structure. It
     one file for several             0 background, k the k-th structure (nnU-Net's convention)
     one file a structure             each as for one; no pixel may belong to two
 
-A file that is absent for a structure (an empty cell) draws nothing of it. Masks are as large as their image.
+A file that is absent for a structure (an empty cell) draws nothing of it. One file that stands for all of several
+structures is the second form, whether it has a column ``mask`` or the cell of every ``mask:NAME``. Masks are as large
+as their image, and lie on it as it is read: turned as its EXIF orientation says.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.data.sources import size_of
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import ImageRefused, StudyError
 from medfm_compress.runtime.images.read_mask import read_mask
@@ -26,16 +29,55 @@ _SHOWN = 6
 
 
 def label_map(study: Study, case: Case) -> LabelMap:
-    """The label map of a drawn case, at the size that it was drawn at.
+    """The label map of a drawn case, as large as its image.
+
+    Raises:
+        StudyError: it cannot be read, has a value that stands for nothing, draws a pixel twice, or is of another size
+            than the image.
+    """
+    drawn = drawn_map(study, case)
+    try:
+        if size_of(study.source, case.image) != drawn.shape:
+            check_size(drawn, case, study.source.read(case.image).values.shape[:2])
+    except ImageRefused as exc:
+        raise StudyError(f"image {case.image!r}: {exc}") from None
+    return drawn
+
+
+def drawn_map(study: Study, case: Case) -> LabelMap:
+    """The label map of a drawn case, at the size that it was drawn at, whatever its image's is.
 
     Raises:
         StudyError: it cannot be read, has a value that stands for nothing, or draws a pixel twice.
     """
-    folder = study.root if study.root.is_dir() else study.root.parent
+    folder = mask_folder(study)
     try:
         return read_label_map([folder / name if name else None for name in case.masks], study.labels)
     except ImageRefused as exc:
         raise StudyError(f"mask of {case.image!r}: {exc}") from None
+
+
+def check_size(drawn: LabelMap, case: Case, size: Sequence[int]) -> None:
+    """Refuse a mask of another size than its image as that is read, (height, width) px.
+
+    Raises:
+        StudyError: saying both sizes, and whether a turn would make them equal.
+    """
+    height, width = (int(side) for side in size)
+    if drawn.shape == (height, width):
+        return
+    turned = drawn.shape == (width, height)
+    hint = (
+        "it lies on its side: turn it as the image's EXIF orientation turns the image"
+        if turned
+        else "draw it on this image, at its own size"
+    )
+    raise StudyError(f"mask of {case.image!r}: it is {_size(drawn)} and the image {width}×{height} px; {hint}")
+
+
+def mask_folder(study: Study) -> Path:
+    """Folder that the paths of masks start from."""
+    return study.root if study.root.is_dir() else study.root.parent
 
 
 def read_label_map(files: Sequence[Path | None], structures: Sequence[str]) -> LabelMap:
@@ -63,25 +105,32 @@ def read_label_map(files: Sequence[Path | None], structures: Sequence[str]) -> L
 
 
 def _of_one(values: NDArray[np.integer], name: str) -> NDArray[np.bool_]:
-    present = np.unique(values)
+    present = values_in(values)
     others = present[present != 0]
     if len(others) > 1:
         raise ImageRefused(
-            f"{name} has the values {_listed(present)}; 0 and one other are a mask of one structure. Convert it with "
+            f"{name} has the values {listed(present)}; 0 and one other are a mask of one structure. Convert it with "
             "'medfm-compress study masks'"
         )
     return np.asarray(values != 0)
 
 
 def _of_several(values: NDArray[np.integer], name: str, count: int) -> LabelMap:
-    present = np.unique(values)
+    present = values_in(values)
     unknown = present[(present < 0) | (present > count)]
     if len(unknown):
         raise ImageRefused(
-            f"{name} has the values {_listed(unknown)}, which stand for nothing: 0 is the background and 1 to {count} "
+            f"{name} has the values {listed(unknown)}, which stand for nothing: 0 is the background and 1 to {count} "
             "the structures in their order. Convert it with 'medfm-compress study masks'"
         )
     return values.astype(np.uint8)
+
+
+def values_in(values: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The distinct values of an array of whole numbers, in order."""
+    if values.dtype.itemsize > 2:
+        return np.unique(values)
+    return np.flatnonzero(np.bincount(values.reshape(-1)))
 
 
 def presence(drawn: LabelMap, structures: int) -> tuple[int, ...]:
@@ -94,6 +143,7 @@ def _size(drawn: NDArray[np.generic]) -> str:
     return f"{drawn.shape[1]}×{drawn.shape[0]} px"
 
 
-def _listed(values: NDArray[np.integer]) -> str:
+def listed(values: NDArray[np.integer]) -> str:
+    """The first few of some values, and how many there are."""
     more = f" … ({len(values)} in all)" if len(values) > _SHOWN else ""
     return ", ".join(str(int(value)) for value in values[:_SHOWN]) + more

@@ -8,7 +8,8 @@
    ``label``      name of the class (binary and multi-class), empty where unlabelled
    ``label:NAME`` 0 or 1, one column a finding, instead of ``label``: a multi-label study
    ``mask``       path of a mask, optional; with it ``label`` may be absent
-   ``mask:NAME``  path of a mask, one column a structure: without labels, a segmentation study; see `masks`
+   ``mask:NAME``  path of a mask, one column a structure: without labels, a segmentation study; see `masks`. Empty cells
+                  throughout: nobody drew the image. Of a segmentation study ``label`` is kept as a subgroup
    ``patient``    key that clusters cases, optional; read (hashed) from DICOM files where the column is absent
    others         subgroups; ages in a column ``age`` (``57``, ``045Y``, ``60-69``, ``90+`` …) are read as decades
    =============  ======================================================================================
@@ -40,7 +41,13 @@ from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules
 
 
-def open_study(path: str | Path, *, dicom_rules: DicomRules | None = None, structures: tuple[str, ...] = ()) -> Study:
+def open_study(
+    path: str | Path,
+    *,
+    dicom_rules: DicomRules | None = None,
+    structures: tuple[str, ...] = (),
+    read_masks: bool = True,
+) -> Study:
     """Open a study; images are not decoded, but every file a table names must exist.
 
     Args:
@@ -48,6 +55,8 @@ def open_study(path: str | Path, *, dicom_rules: DicomRules | None = None, struc
         dicom_rules: which DICOM images are accepted when they are read, and their window; by default any.
         structures: names of what the masks show; they make it a segmentation study. A table of ``mask:NAME`` columns
             without labels is one without being asked.
+        read_masks: of a segmentation study, whether every mask is read for what it shows, and refused where it cannot
+            be used; without, no case has a target. `check_study` reads them itself, and names all that are unusable.
 
     Returns:
         The study, its labels in a fixed order.
@@ -59,12 +68,12 @@ def open_study(path: str | Path, *, dicom_rules: DicomRules | None = None, struc
     if not path.exists():
         raise StudyError(f"{path} does not exist; give a folder, a CSV file or a MedMNIST .npz")
     if path.is_dir():
-        return _open_folder(path, rules, structures)
+        return _open_folder(path, rules, structures, read_masks)
     refuse_volume_files([path.name])
     if path.suffix.lower() == ".csv":
         from medfm_compress.data.table_study import open_table
 
-        return open_table(path, rules, structures)
+        return open_table(path, rules, structures, read_masks=read_masks)
     _refuse_structures(path, structures)
     if path.suffix.lower() == ".npz":
         from medfm_compress.data.medmnist import open_medmnist
@@ -73,11 +82,11 @@ def open_study(path: str | Path, *, dicom_rules: DicomRules | None = None, struc
     raise StudyError(f"{path} is no study; give a folder, a CSV file or a MedMNIST .npz")
 
 
-def _open_folder(path: Path, rules: DicomRules, structures: tuple[str, ...]) -> Study:
+def _open_folder(path: Path, rules: DicomRules, structures: tuple[str, ...], read_masks: bool) -> Study:
     if (path / "cases.csv").is_file():
         from medfm_compress.data.table_study import open_table
 
-        return open_table(path / "cases.csv", rules, structures)
+        return open_table(path / "cases.csv", rules, structures, read_masks=read_masks)
     _refuse_structures(path, structures)
     from medfm_compress.data.folders import open_folder
 

@@ -23,6 +23,7 @@ Plane = NDArray[np.floating[Any]]
 _RIB_SPACING = 0.165
 _LUNG_X, _LUNG_Y = 0.42, -0.06
 _HILUM_X, _HILUM_Y = 0.17, -0.02
+_OUTLINE = 0.5
 
 
 class Body(NamedTuple):
@@ -188,6 +189,19 @@ def render(grid: Grid, body: Body, exposure: Exposure, blobs: Sequence[Blob], rn
     for blob in blobs:
         dense += _shadow(x, y, blob, coarse) * (0.25 + 0.75 * inside) * outline
     return _exposed(np.maximum(dense, 0), exposure, rng)
+
+
+def opacity_mask(grid: Grid, body: Body, exposure: Exposure, opacities: Sequence[Blob]) -> NDArray[np.bool_]:
+    """Where an opacity casts at least half of its own deepest shadow, bool ``[size_px, size_px]``.
+
+    A reader who outlines a soft shadow follows about this contour; it says nothing of how faint the opacity is.
+    """
+    x, y = _moved(grid, exposure)
+    coarse = _texture(np.random.default_rng(body.seed), grid.coarse)
+    shown = np.zeros(x.shape, np.bool_)
+    for blob in opacities:
+        shown |= _shadow(x, y, blob._replace(strength=1.0), coarse) >= _OUTLINE
+    return shown
 
 
 def _blob(*values: float) -> Blob:

@@ -18,6 +18,7 @@ from medfm_compress.data.npy_rows import read_npy_header
 from medfm_compress.data.study import ImageSource
 from medfm_compress.runtime.errors import ImageRefused, StudyError
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.images.image_size import image_size
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.images.size_limits import MAX_DECODED_BYTES, read_limited
 from medfm_compress.runtime.read_image import pixels_from_array, read_image
@@ -138,6 +139,19 @@ def with_rules(source: ImageSource, rules: DicomRules) -> ImageSource:
         return Files(source.root, rules)
     anew = getattr(source, "with_rules", None)
     return source if anew is None else cast(ImageSource, anew(rules))
+
+
+def size_of(source: ImageSource, image: str) -> tuple[int, int]:
+    """(height, width) px of an image as it is read, from its header where that tells.
+
+    Raises:
+        ImageRefused: it cannot be read.
+    """
+    size = image_size(source.root / image) if isinstance(source, Files) else None
+    if size is not None:
+        return size
+    height, width = source.read(image).values.shape[:2]
+    return int(height), int(width)
 
 
 def locate(source: ImageSource, image: str) -> str:

@@ -2,7 +2,8 @@
 
 Cases that share a patient, or whose stored images are identical, form a group; a group goes to one split as a whole.
 Groups are dealt label by label (a group's label is its rarest), shuffled, each to the split that lacks most cases. Of a
-multi-label study, combinations of findings are dealt; rare ones together.
+multi-label study, combinations of findings are dealt, of a segmentation study combinations of structures that an image
+shows; rare ones together. What nobody drew is set apart as ``unlabelled``.
 """
 
 from __future__ import annotations
@@ -51,10 +52,17 @@ class SplitPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class SplitResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The new study, and the cases that were left out because they leak."""
+    """What came of it.
+
+    Attributes:
+        study: with the new splits.
+        dropped: cases that were left out because they leak.
+        undrawn: cases of a segmentation study without a mask, which are ``unlabelled`` now.
+    """
 
     study: Study
     dropped: tuple[Case, ...]
+    undrawn: tuple[Case, ...] = ()
 
 
 def split_study(study: Study, plan: SplitPlan) -> SplitResult:
@@ -63,6 +71,8 @@ def split_study(study: Study, plan: SplitPlan) -> SplitResult:
     Raises:
         StudyError: patients that stand in the kept test split and elsewhere, unless they may be dropped; too few cases.
     """
+    undrawn = tuple(c for c in study.cases if study.kind == "segmentation" and not c.masks and c.split in LEARNED)
+    study = _set_apart(study, undrawn)
     group = _groups(study)
     kept = {c.image for c in study.cases if plan.keep_test and c.split == "test"}
     if plan.keep_test and not kept:
@@ -84,7 +94,17 @@ def split_study(study: Study, plan: SplitPlan) -> SplitResult:
     )
     result = msgspec.structs.replace(study, cases=cases)
     check_classes(result)
-    return SplitResult(study=result, dropped=leaking)
+    return SplitResult(study=result, dropped=leaking, undrawn=undrawn)
+
+
+def _set_apart(study: Study, cases: tuple[Case, ...]) -> Study:
+    images = {case.image for case in cases}
+    return msgspec.structs.replace(
+        study,
+        cases=tuple(
+            msgspec.structs.replace(case, split="unlabelled") if case.image in images else case for case in study.cases
+        ),
+    )
 
 
 def _groups(study: Study) -> dict[str, int]:

@@ -75,6 +75,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
         cases: all of them, in the table's order.
         source: decodes the images.
         remarks: what opening it passed over or took for something else, one sentence each.
+        mask_columns: of its table, one for each of a case's masks; of a segmentation study they follow from the labels.
     """
 
     root: Path
@@ -83,6 +84,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     cases: tuple[Case, ...]
     source: ImageSource
     remarks: tuple[str, ...] = ()
+    mask_columns: tuple[str, ...] = ()
 
     def split(self, name: str) -> tuple[Case, ...]:
         """Labelled and unlabelled cases of one split, in the table's order."""

@@ -1,5 +1,7 @@
 """Draw a study: synthetic chest radiographs with and without an opacity, as DICOM files with a ``cases.csv``.
 
+With masks it is a segmentation study: a PNG an image, 255 where an opacity is, all 0 where there is none.
+
 Everything comes from the seed: equal arguments give equal bytes. It is for demonstrations and tests. It is hard enough
 that a network does not reach an AUROC of 1, and says nothing about real patients.
 """
@@ -8,12 +10,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medfm_compress.data.mask_files import write_label_map
 from medfm_compress.data.open import open_study
 from medfm_compress.data.radiograph import (
     Grid,
@@ -22,6 +26,7 @@ from medfm_compress.data.radiograph import (
     draw_exposure,
     draw_opacities,
     make_grid,
+    opacity_mask,
     render,
 )
 from medfm_compress.data.study import Study
@@ -45,8 +50,23 @@ class _Patient(NamedTuple):
     ill: bool
 
 
+class _Drawn(NamedTuple):
+    """An image: its name, label, DICOM file, and where opacities are."""
+
+    name: str
+    label: str
+    file: bytes
+    mask: NDArray[np.bool_]
+
+
 def draw_study(
-    folder: str | Path, *, patients: int, seed: int, size_px: int = 160, shares: Mapping[str, float] = SHARES
+    folder: str | Path,
+    *,
+    patients: int,
+    seed: int,
+    size_px: int = 160,
+    shares: Mapping[str, float] = SHARES,
+    masks: bool = False,
 ) -> Study:
     """Draw a study of ``patients`` patients, about 1.4 images each.
 
@@ -57,6 +77,7 @@ def draw_study(
         seed: of everything.
         size_px: rows and columns of each image, 64 to 1024.
         shares: of the patients, by split; they sum to 1.
+        masks: write ``masks/*.png`` and a column ``mask:opacity`` in place of ``label``; the images are the same.
 
     Returns:
         The opened study.
@@ -70,24 +91,28 @@ def draw_study(
             "and a seed from 0 are needed"
         )
     folder, grid = Path(folder), make_grid(size_px)
-    _make_room(folder)
+    _make_room(folder, ("images", "masks") if masks else ("images",))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "split", "label", "patient", "age_group", "sex", "site"])
+    writer.writerow(["image", "split", "mask:opacity" if masks else "label", "patient", "age_group", "sex", "site"])
     for number, patient in enumerate(_draw_patients(patients, seed, shares)):
-        for image, label, data in _draw_images(grid, patient, np.random.default_rng([seed, 1, number]), seed):
-            (folder / image).write_bytes(data)
-            writer.writerow(
-                [image, patient.split, label, patient.name, _age_group(patient.age), patient.sex, patient.site.name]
-            )
+        for drawn in _draw_images(grid, patient, np.random.default_rng([seed, 1, number]), seed):
+            (folder / "images" / f"{drawn.name}.dcm").write_bytes(drawn.file)
+            truth = drawn.label
+            if masks:
+                truth = f"masks/{drawn.name}.png"
+                write_label_map(folder / truth, drawn.mask.astype(np.uint8) * 255)
+            group = [patient.name, _age_group(patient.age), patient.sex, patient.site.name]
+            writer.writerow([f"images/{drawn.name}.dcm", patient.split, truth, *group])
     write_atomically(folder / "cases.csv", text.getvalue().encode())
     return open_study(folder)
 
 
-def _make_room(folder: Path) -> None:
+def _make_room(folder: Path, kinds: Sequence[str]) -> None:
     """Create the folder, and remove the table of an earlier study: while it is absent the study is not complete."""
     try:
-        (folder / "images").mkdir(parents=True, exist_ok=True)
+        for kind in kinds:
+            (folder / kind).mkdir(parents=True, exist_ok=True)
         (folder / "cases.csv").unlink(missing_ok=True)
     except OSError as exc:
         raise InputError(f"cannot write {folder}: {exc.strerror}; choose a folder that is writable") from None
@@ -117,10 +142,7 @@ def _draw_patients(count: int, seed: int, shares: Mapping[str, float]) -> list[_
     ]
 
 
-def _draw_images(
-    grid: Grid, patient: _Patient, rng: np.random.Generator, seed: int
-) -> Iterator[tuple[str, str, bytes]]:
-    """Path, label and file of each image of a patient."""
+def _draw_images(grid: Grid, patient: _Patient, rng: np.random.Generator, seed: int) -> Iterator[_Drawn]:
     body = draw_body(rng, female=patient.sex == "F", age=patient.age)
     opacities = draw_opacities(rng, body) if patient.ill else ()
     harmless = draw_distractors(rng, body)
@@ -130,7 +152,12 @@ def _draw_images(
         subject = Subject(f"{seed}/{patient.name}/{number}", patient.name, patient.sex, patient.age, number)
         data = dicom_bytes(density, patient.site, subject, gain=float(np.exp(rng.normal(0, 0.12))))
         is_called = patient.ill != (rng.uniform() < _FLIPPED)
-        yield f"images/{patient.name}_{number}.dcm", "opacity" if is_called else "normal", data
+        yield _Drawn(
+            f"{patient.name}_{number}",
+            "opacity" if is_called else "normal",
+            data,
+            opacity_mask(grid, body, exposure, opacities),
+        )
 
 
 def _age_group(age: int) -> str:

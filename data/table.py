@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfm_compress.data.labels import PREFIX, names_of
+from medfm_compress.data.masks import mask_folder
 from medfm_compress.data.sources import ARCHIVE_MARK, locate
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.atomic_write import write_atomically
@@ -102,7 +103,7 @@ def write_table(study: Study, path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "split", *labels, *masks, *optional, *subgroups])
     for case in study.cases:
-        drawn = [_place(study, mask, folder) for mask in case.masks] or [""] * len(masks)
+        drawn = _mask_cells(study, case, len(masks), folder)
         groups = [case.subgroups.get(name, "") for name in subgroups]
         targets = _label_cells(study, case, len(labels))
         image = _place(study, case.image, folder)
@@ -117,11 +118,16 @@ def _label_columns(study: Study) -> list[str]:
 
 
 def _mask_columns(study: Study) -> list[str]:
-    """One column for a file of everything; else, and always in a segmentation study of one structure, one each."""
-    count = max((len(case.masks) for case in study.cases), default=0)
-    if study.kind == "segmentation" and count == len(study.labels):
+    """Of a segmentation study one a structure, so that the table says what its masks show; else those it came with."""
+    if study.kind == "segmentation":
         return [MASK_PREFIX + label for label in study.labels]
-    return [MASK] * min(count, 1)
+    return list(study.mask_columns)
+
+
+def _mask_cells(study: Study, case: Case, width: int, folder: Path) -> list[str]:
+    """Paths; a file that holds every structure stands for each of them."""
+    paths = [_path_from(folder, mask_folder(study) / mask) if mask else "" for mask in case.masks] or [""]
+    return paths * width if len(paths) == 1 else paths
 
 
 def _label_cells(study: Study, case: Case, width: int) -> Sequence[str]:
@@ -132,9 +138,14 @@ def _label_cells(study: Study, case: Case, width: int) -> Sequence[str]:
 
 def _place(study: Study, image: str, folder: Path) -> str:
     file, mark, key = locate(study.source, image).partition(ARCHIVE_MARK)
-    path = Path(file + ".npz" if mark else file)
-    text = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
-    return (f"{text}#{key}" if mark else text) if image else ""
+    text = _path_from(folder, Path(file + ".npz" if mark else file))
+    return f"{text}#{key}" if mark else text
+
+
+def _path_from(folder: Path, path: Path) -> str:
+    """Relative where it lies below the folder, else absolute."""
+    path = path.absolute()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

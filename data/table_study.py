@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 from medfm_compress.data.dicom_header import Header, is_dicom_file, read_header
 from medfm_compress.data.dicom_patients import patients_of
 from medfm_compress.data.labels import LEARNED, PREFIX, check_classes, check_names, exclusive_study, independent_targets
-from medfm_compress.data.masks import label_map, presence
+from medfm_compress.data.masks import drawn_map, presence
 from medfm_compress.data.missing_values import is_missing
 from medfm_compress.data.recorded_groups import recorded, unrecorded_remarks
 from medfm_compress.data.sources import ARCHIVE_MARK, Arrays, Files
@@ -32,8 +33,8 @@ _WORKERS = 2
 _log = logging.getLogger(__name__)
 
 
-def open_table(path: Path, rules: DicomRules, structures: tuple[str, ...] = ()) -> Study:
-    """Open a CSV file; see `medfm_compress.data.open` for the columns and what ``structures`` are.
+def open_table(path: Path, rules: DicomRules, structures: tuple[str, ...] = (), *, read_masks: bool = True) -> Study:
+    """Open a CSV file; see `medfm_compress.data.open` for the columns and what ``structures`` and ``read_masks`` are.
 
     Raises:
         StudyError: anything about the table or its files that stands in the way, in one sentence.
@@ -57,7 +58,12 @@ def open_table(path: Path, rules: DicomRules, structures: tuple[str, ...] = ()) 
         _case(row, key, mask_columns, headers.get(key, Header()), patients.keys.get(key, ""))
         for row, key in zip(table.rows, keys, strict=True)
     ]
-    study = _drawn(table, source, cases, structures) if structures else _labelled(table, source, cases)
+    if structures:
+        cases = [_with_labels(case, row) for case, row in zip(cases, table.rows, strict=True)]
+        study = _drawn(table, source, cases, structures)
+        study = with_presence(study) if read_masks else study
+    else:
+        study = replace(_labelled(table, source, cases), mask_columns=mask_columns)
     columns = [name for name in table.columns if name == "patient" or _is_group(name)]
     return replace(study, remarks=(*study.remarks, *patients.remarks, *unrecorded_remarks(table.rows, columns)))
 
@@ -97,16 +103,56 @@ def _structures(table: Table, wanted: tuple[str, ...]) -> tuple[str, ...]:
     return structures
 
 
+def _with_labels(case: Case, row: Mapping[str, str]) -> Case:
+    """A case of a segmentation study whose label is kept, as a group of cases; one file for all masks counts once."""
+    kept = {name: value for name, value in row.items() if name == "label" or name.startswith(PREFIX)}
+    labels = {name: "" if is_missing(value) else value for name, value in kept.items()}
+    masks = case.masks[:1] if case.masks and set(case.masks) == {case.masks[0]} else case.masks
+    return replace(case, subgroups=case.subgroups | labels, masks=masks)
+
+
 def _drawn(table: Table, source: ImageSource, cases: Sequence[Case], structures: tuple[str, ...]) -> Study:
-    """A segmentation study; every mask is read, for what it shows."""
-    study = Study(root=table.path, kind="segmentation", labels=structures, cases=tuple(cases), source=source)
+    """A segmentation study whose masks were not read yet."""
+    undrawn = Counter(case.split for case in cases if not case.masks and case.split in LEARNED)
+    remarks = tuple(
+        f"{count} of {sum(case.split == split for case in cases)} images of {split} have no mask and are left out; an "
+        "image without any structure needs an empty mask"
+        for split, count in undrawn.items()
+    )
+    return Study(
+        root=table.path, kind="segmentation", labels=structures, cases=tuple(cases), source=source, remarks=remarks
+    )
+
+
+def with_presence(study: Study) -> Study:
+    """The study with targets: every mask is read, for what it shows.
+
+    Raises:
+        StudyError: a mask that cannot be used, or a structure that no mask of train shows.
+    """
 
     def target_of(case: Case) -> tuple[int, ...]:
-        return presence(label_map(study, case), len(structures)) if case.masks else ()
+        return presence(drawn_map(study, case), len(study.labels)) if case.masks else ()
 
     targets = list(map_in_threads(target_of, study.cases, _WORKERS))  # Pillow releases the GIL
     done = tuple(replace(case, target=target) for case, target in zip(study.cases, targets, strict=True))
+    check_shown(done, study.labels, study.root.name)
     return replace(study, cases=done)
+
+
+def check_shown(cases: Sequence[Case], structures: Sequence[str], name: str) -> None:
+    """Refuse training masks that never show a structure.
+
+    Raises:
+        StudyError: naming the first such structure.
+    """
+    drawn = [case.target for case in cases if case.split == "train" and case.target]
+    absent = [structure for k, structure in enumerate(structures) if drawn and not any(target[k] for target in drawn)]
+    if absent:
+        raise StudyError(
+            f"{name}: none of the {len(drawn)} masks of train shows {absent[0]!r}, which can therefore not be learned; "
+            "give masks that show it, or leave the structure out"
+        )
 
 
 def _labelled(table: Table, source: ImageSource, cases: Sequence[Case]) -> Study:

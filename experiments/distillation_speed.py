@@ -122,7 +122,7 @@ def engine_epoch(setup: Setup) -> dict[str, float]:
         views=CycledViews(plan.augmentation, len(setup.images), lambda epoch: plan.seeds[0]),
         mean=model.spec.mean,
         std=model.spec.std,
-        extras=extras_of(training_cases, setup.store, ()),
+        extras=extras_of(training_cases, lambda cases: training_cases.targets[cases].clamp(min=0), setup.store, ()),
         score=lambda network: 0.0,
     )
     config = TrainingConfig(epochs=1, batch_size=BATCH, learning_rate=RATE, patience=0, precision="fp32", device="cpu")

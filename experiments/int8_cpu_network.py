@@ -14,7 +14,7 @@ import msgspec
 from int8_cpu_agreement import Agreement
 
 if TYPE_CHECKING:
-    from medfm_compress.compress.quantization.fidelity import ValidationSet
+    from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
     from medfm_compress.runtime.image_spec import ImageSpec
     from medfm_compress.runtime.task import Task
 
@@ -81,7 +81,7 @@ def judges_of(work: Path) -> ValidationSet:
     """Validation cases without labels: candidates are judged by their logits alone."""
     import numpy as np
 
-    from medfm_compress.compress.quantization.fidelity import ValidationSet
+    from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
     from medfm_compress.data.study import Study
 
     network = load_network(work)

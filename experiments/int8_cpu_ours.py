@@ -109,7 +109,7 @@ def choose(work: Path, plan: Plan) -> None:
     batched = _larger(work, images) if BATCH in plan.batches else None
     for threads, most_error, backend in product(plan.threads, plan.most_errors, TARGETS):
         budget = Budget(plan.budget_s)
-        limits = Limits(error=most_error, auroc_drop=0.02, rounds=40, threads=threads, budget=budget, nncf=True)
+        limits = Limits(error=most_error, accuracy_drop=0.02, rounds=40, threads=threads, budget=budget, nncf=True)
         start = time.perf_counter()
         searched = search_candidates(group_of(backend, graph, threads), builder, validation, limits, _print_line)
         (tried,) = choose_variants([searched], lambda *_: (), timer_of(work, limits, plan.budget_s), limits)

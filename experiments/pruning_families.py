@@ -1,12 +1,12 @@
 """Prune a small member of every family of networks to half its MACs, and write down what happened.
 
     python experiments/pruning_families.py table             # all families → docs/pruning/families.md, some minutes
-    python experiments/pruning_families.py table resnet10t   # only its row, the others stay
+    python experiments/pruning_families.py table resnet10t   # only its row, the others stay; or smp:unet/NAME …
     python experiments/pruning_families.py reload FOLDER     # in a fresh process: do the saved networks answer alike?
 
 Networks are untrained, with random normalisation statistics, layer scales and position tables, so that nothing is an
 identity by accident. A family is either pruned, saved, loaded again in a fresh process (equal to the bit) and exported
-(ONNX Runtime within `PARITY` of the largest logit), or refused with a sentence that says why.
+(within `PARITY` of the largest logit; segmentations in OpenVINO too), or refused with a sentence that says why.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ import msgspec
 import torch
 from torch import nn
 
-from medfm_compress.compress.networks.model import Architecture, Model, create_module, load_model, save_model
+from medfm_compress.compress.networks.architecture import Architecture, Wanted
+from medfm_compress.compress.networks.libraries import library_for
+from medfm_compress.compress.networks.model import Model, create_module, load_model, save_model
+from medfm_compress.compress.pruning.apply import DOES_NOT_RUN
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.prune import PrunedModule, prune_module
 from medfm_compress.compress.pruning.sensitivity import ValidationSet
@@ -39,6 +42,7 @@ from medfm_compress.runtime.task import Task
 PAGE = Path(__file__).parents[1] / "docs" / "pruning" / "families.md"
 PARITY = 1e-5  # largest difference of a logit, relative to the largest logit
 TASK = Task(kind="binary", labels=("normal", "opacity"))
+DENSE = Task(kind="segmentation", labels=("lesion",))
 
 State = Literal["pruned", "refused", "crashed"]
 
@@ -49,7 +53,7 @@ class Family:
 
     Attributes:
         name: of the family.
-        network: timm name.
+        network: timm name, or what the command line calls a network of another library.
         px: height and width.
         arguments: of ``timm.create_model``; they make the network small.
         round_to: widths are multiples of it; 8 where the network is too narrow for 16.
@@ -67,11 +71,24 @@ class Family:
         """An untrained model whose every parameter matters."""
         torch.manual_seed(0)
         architecture = Architecture(name=self.network, arguments={"num_classes": 2, **self.arguments})
+        if self.is_dense:
+            library, name = library_for(self.network, DENSE)
+            architecture = library.draft(name, Wanted(1, 3, self.px, dict(self.arguments)))
         module = create_module(architecture)
         _stir(module)
         black, white = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         spec = ImageSpec(height_px=self.px, width_px=self.px, colour="rgb", mean=black, std=white)
-        return Model(self.name, module, spec, TASK, architecture)
+        return Model(self.name, module, spec, DENSE if self.is_dense else TASK, architecture)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it answers for every pixel."""
+        return ":" in self.network
+
+    @property
+    def place(self) -> str:
+        """A folder's name."""
+        return self.network.replace(":", "-").replace("/", "-")
 
     def images(self, count: int = 2) -> torch.Tensor:
         """Float32 ``[count, 3, px, px]``, 0 to 1, the same every time."""
@@ -150,6 +167,21 @@ FAMILIES = (
     Family("LeViT", "levit_128s", 224, round_to=8),
     Family("PiT", "pit_ti_224", 224),
     Family("CrossViT", "crossvit_tiny_240", 240),
+    Family("U-Net", "smp:unet/tu-mobilenetv3_small_100", round_to=8, quick=True),
+    Family("U-Net++", "smp:unetplusplus/tu-mobilenetv3_small_100", round_to=8),
+    Family("FPN", "smp:fpn/tu-mobilenetv3_small_100", quick=True),
+    Family("DeepLabV3+", "smp:deeplabv3plus/tu-mobilenetv3_small_100"),
+    Family("SegFormer's decoder", "smp:segformer/tu-mobilenetv3_small_100"),
+    Family("SegFormer, MiT encoder", "smp:segformer/mit_b0"),
+    Family("UPerNet", "smp:upernet/tu-mobilenetv3_small_100"),
+    Family("LinkNet", "smp:linknet/tu-mobilenetv3_small_100", round_to=8),
+    Family("MONAI UNet", "monai:unet", round_to=8, quick=True),
+    Family("MONAI BasicUNet", "monai:basicunet", round_to=8),
+    Family("MONAI AttentionUnet", "monai:attentionunet", round_to=8),
+    Family("MONAI DynUNet", "monai:dynunet", round_to=8),
+    Family("MONAI SegResNet", "monai:segresnet", round_to=8),
+    Family("MONAI UNETR", "monai:unetr", round_to=8),
+    Family("MONAI SwinUNETR", "monai:swinunetr", round_to=8),
 )
 
 
@@ -199,7 +231,8 @@ def prune_family(family: Family, folder: Path) -> tuple[Outcome, Model | None]:
 
 def _validation_set(family: Family) -> ValidationSet:
     """A few random images: which widths go does not matter here, but every kind of unit has to be tried."""
-    return ValidationSet([(family.images(4), torch.zeros(4, 1, dtype=torch.int64))], lambda *_: None, centred=True)
+    batch = (family.images(4), torch.zeros(4, 1, dtype=torch.int64))
+    return ValidationSet([batch], lambda *_: None, centred=not family.is_dense)
 
 
 def _shrinks(small: PrunedModule) -> str:
@@ -210,7 +243,7 @@ def _shrinks(small: PrunedModule) -> str:
 def _save(model: Model, family: Family, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    place = folder / family.network
+    place = folder / family.place
     save_model(model, place)
     with torch.no_grad():
         save_file({"images": family.images(), "logits": model.module(family.images())}, place / "answers.safetensors")
@@ -238,7 +271,7 @@ def _reload(folder: Path) -> dict[str, bool]:
 
 
 def export_parity(model: Model, family: Family) -> float:
-    """Largest difference between ONNX Runtime and PyTorch, relative to the largest logit."""
+    """Largest difference of ONNX Runtime, of a segmentation OpenVINO too, to PyTorch, relative to the largest logit."""
     import onnxruntime
 
     from medfm_compress.export.onnx_export import export_onnx
@@ -246,10 +279,33 @@ def export_parity(model: Model, family: Family) -> float:
     exported = export_onnx(model.module, model.spec, model.task)
     session = onnxruntime.InferenceSession(exported.content, providers=["CPUExecutionProvider"])
     image = family.images(1)
-    (logits,) = session.run(["logits"], {"image": image.numpy()})
+    answers = session.run(["logits"], {"image": image.numpy()})
+    if family.is_dense:
+        answers.append(_of_openvino(exported.content, image))
     with torch.no_grad():
         expected = model.module(image)
-    return float((torch.from_numpy(logits) - expected).abs().max() / expected.abs().max())
+    apart = max(float((torch.from_numpy(logits) - expected).abs().max()) for logits in answers)
+    return apart / float(expected.abs().max())
+
+
+def _of_openvino(onnx: bytes, image: torch.Tensor) -> Any:
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(onnx, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return compiled(image.numpy())[0]
+
+
+def trains(model: Model, family: Family) -> bool:
+    """Whether a step of training goes through the pruned network, with a finite gradient in every weight."""
+    model.module.train().requires_grad_(True)
+    try:
+        model.module(family.images(2)).square().mean().backward()
+    except DOES_NOT_RUN:
+        return False
+    finally:
+        model.module.eval()
+    return all(weight.grad is None or bool(weight.grad.isfinite().all()) for weight in model.module.parameters())
 
 
 def try_families(families: Sequence[Family], folder: Path, *, export: bool) -> list[Outcome]:
@@ -259,10 +315,12 @@ def try_families(families: Sequence[Family], folder: Path, *, export: bool) -> l
         outcome, model = prune_family(family, folder)
         if export and model is not None:
             outcome = dataclasses.replace(outcome, parity=export_parity(model, family))
+        if family.is_dense and model is not None and not trains(model, family):
+            outcome = dataclasses.replace(outcome, state="crashed", refusal="a step of training does not go through it")
         outcomes.append(outcome)
         sys.stderr.write(f"{row(outcome)}\n")
     same = reload_all(folder)
-    return [dataclasses.replace(outcome, reload=same.get(outcome.family.network)) for outcome in outcomes]
+    return [dataclasses.replace(outcome, reload=same.get(outcome.family.place)) for outcome in outcomes]
 
 
 def row(outcome: Outcome) -> str:
@@ -286,7 +344,9 @@ Written by `python experiments/pruning_families.py table`; do not edit. A small,
 pruned to half its multiply-accumulates at widths in multiples of 16, with every lever of the default allocation
 (channels, heads, token width, whole blocks), saved, loaded in a fresh process and exported to
 ONNX. *Equal* means the fresh process gives the same logits to the bit; *parity* is the largest difference between ONNX
-Runtime and PyTorch relative to the largest logit. A family that cannot be pruned is refused with the sentence shown;
+Runtime (of segmentations OpenVINO too) and PyTorch relative to the largest logit. Through a pruned segmentation a step
+of training goes as well. Steps of 8 are what `prune` itself takes for a segmentation's groups of fewer than 32
+channels. A family that cannot be pruned is refused with the sentence shown;
 no wrong network is ever returned.
 
 | family | example | MACs kept | what shrinks (units) | what stays and why, or the refusal | reload | parity |

@@ -29,17 +29,21 @@ _LEAST = 1e-7  # of a probability, as in `graph_ending`
 
 
 class OutputMap(NamedTuple):
-    """What becomes of a graph's outputs ``[1, outputs]``.
+    """What becomes of a graph's outputs ``[1, outputs]``, or maps ``[1, outputs, height, width]``.
 
     Attributes:
         ending: what they are: ``logits``, or probabilities of a ``softmax`` or of ``sigmoid``.
         single: one output z of a binary network, made the pair (0, z).
         groups: outputs that mean each label, whose exponentials are added; empty leaves them as they are.
+        background: maps that the background is made of; the logarithm of their sum is subtracted from the others.
+        implied: whether the background has a logit of 0 besides.
     """
 
     ending: str = "logits"
     single: bool = False
     groups: tuple[tuple[int, ...], ...] = ()
+    background: tuple[int, ...] = ()
+    implied: bool = True
 
 
 class Adopted(NamedTuple):
@@ -105,7 +109,7 @@ def adopt_onnx(
     """The graph that a bundle holds.
 
     Args:
-        content: a float32 file with one image input and one output ``[n, outputs]``.
+        content: a float32 file with one image input and one output ``[n, outputs]``, or of maps, laid out as the input.
         spec: gives the sides of the input.
         layout: of the input.
         outputs: what they are, and which labels they mean.
@@ -127,8 +131,9 @@ def adopt_onnx(
         if proto.functions:
             proto = onnx.inliner.inline_local_functions(proto)
         _rename(proto.graph, facts.inputs[0].name)
-        _join(proto.graph, layout, outputs)
-        _state_ports(proto.graph, spec, labels)
+        dense = len(facts.outputs[0].shape or ()) == 4
+        _join(proto.graph, layout, outputs, dense=dense)
+        _state_ports(proto.graph, spec, (1, labels, *spec.shape[2:]) if dense else (1, labels))
         inferred = _inferred(proto, spec)
         proto = simplified(inferred, features=features)
     nested = read_facts(proto.SerializeToString()).nested
@@ -225,7 +230,7 @@ def _rename(graph: Any, image: str) -> None:
             value.name = renamed.get(value.name, value.name)
 
 
-def _join(graph: Any, layout: Layout, outputs: OutputMap) -> None:
+def _join(graph: Any, layout: Layout, outputs: OutputMap, *, dense: bool) -> None:
     """Operators before and behind theirs: the layout of the image, logits out of probabilities, labels."""
     from onnx import helper
 
@@ -236,12 +241,17 @@ def _join(graph: Any, layout: Layout, outputs: OutputMap) -> None:
             node.input[:] = [inner if name == INPUT else name for name in node.input]
         graph.node.insert(0, helper.make_node("Transpose", [INPUT], [inner], "image/layout", perm=[0, 2, 3, 1]))
     behind = _Behind(graph, theirs)
+    if dense and layout == "nhwc":
+        behind.node("Transpose", [theirs], perm=[0, 3, 1, 2])
     if outputs.ending != "logits":
         behind.logits(outputs.ending)
     if outputs.single:
         behind.pair()
+    maps = behind.value
     if outputs.groups:
         behind.groups(outputs.groups)
+    if outputs.background:
+        behind.minus_background(maps, outputs.background, implied=outputs.implied)
     behind.node("Identity", [behind.value], OUTPUT)
 
 
@@ -294,13 +304,21 @@ class _Behind:
             columns.append(self.node("ReduceLogSumExp", [part, axes], keepdims=1))
         self.node("Concat", columns, axis=1)
 
+    def minus_background(self, maps: str, background: tuple[int, ...], *, implied: bool) -> None:
+        """Z_k − log Σ exp of the maps of the background, e⁰ among them where it is implied."""
+        structures, self.value = self.value, maps
+        self.groups((background,))
+        if implied:
+            self.node("Softplus", [self.value])
+        self.node("Sub", [structures, self.value])
 
-def _state_ports(graph: Any, spec: ImageSpec, labels: int) -> None:
+
+def _state_ports(graph: Any, spec: ImageSpec, logits: tuple[int, ...]) -> None:
     from onnx import TensorProto, helper
 
     del graph.input[:], graph.output[:]
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, spec.shape))
-    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [1, labels]))
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, logits))
 
 
 def _inferred(proto: Any, spec: ImageSpec) -> Any:

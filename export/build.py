@@ -43,6 +43,7 @@ from medfm_compress.runtime.sessions.instruction_sets import instructions
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import is_available, open_session_from_bytes
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.tasks.table import rules_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +79,7 @@ class Network(NamedTuple):
     """A network as a bundle holds it.
 
     Attributes:
-        content: ONNX with input ``image`` ``[1, C, H, W]`` and output ``logits`` ``[1, labels]``, float32.
+        content: ONNX with input ``image`` ``[1, C, H, W]`` and output ``logits`` as its task has it, float32.
         reference: what it must compute, on normalised inputs.
         steps: what was done so far.
     """
@@ -116,7 +117,7 @@ def build_bundle(
     An engine that cannot run the network, or computes something else, is left out, and it is said why.
 
     Args:
-        module: maps ``[1, C, H, W]`` to logits ``[1, labels]``; left as it is.
+        module: maps ``[1, C, H, W]`` to logits ``[1, labels]`` or ``[1, structures, H, W]``; left as it is.
         draft: name, preprocessing, task, provenance and intended use.
         path: of the new ``.medfm`` file.
         study: its validation cases give temperature and operating points; without it the task keeps those it has.
@@ -128,6 +129,7 @@ def build_bundle(
         InputError: labels that differ from the study's, a module that cannot be exported, no engine that computes what
             the module computes, a file that cannot be written. Nothing is left behind.
     """
+    rules_of(draft.task).check_spec(draft.task, draft.spec)
     if study is not None:
         check_labels(study, draft.task)
     progress("exporting to ONNX")
@@ -313,7 +315,7 @@ def _draft_manifest(draft: BundleDraft, exports: tuple[Export, ...], steps: list
         task=draft.task,
         image_spec=draft.spec,
         inputs=(Tensor(name=INPUT, role="image", shape=draft.spec.shape),),
-        outputs=(Tensor(name=OUTPUT, role="logits", shape=(1, len(draft.task.labels))),),
+        outputs=(Tensor(name=OUTPUT, role="logits", shape=rules_of(draft.task).logits_shape(draft.task, draft.spec)),),
         variants=tuple(export.variant for export in exports),
         members=(),
         provenance=provenance,

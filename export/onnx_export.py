@@ -17,6 +17,7 @@ from medfm_compress.export.passes.pipeline import simplify
 from medfm_compress.export.quiet_exporter import quiet_exporter
 from medfm_compress.export.source_modules import keep_source_module
 from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.tasks.table import rules_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,21 +45,22 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def export_onnx(module: nn.Module, spec: ImageSpec, task: Task, *, features: bool = False) -> Exported:
-    """Export ``module`` with input ``image`` ``spec.shape`` and output ``logits`` ``[1, labels]``, float32.
+    """Export ``module`` with input ``image`` ``spec.shape`` and output ``logits`` as its task has it, float32.
 
     With ``features`` the graph has a second output of that name, where there is one (see `features_output`).
 
     The module itself is left as it is: a float32 CPU copy in eval mode is traced.
 
     Raises:
-        ModelError: it does not take the spec's input, does not give one logit a label, or neither exporter can trace
-            it.
+        ModelError: it does not take the spec's input, does not give one logit a label (one map a structure), or neither
+            exporter can trace it.
     """
     import torch
 
     copied = copy.deepcopy(module).float().cpu().eval()
     example = torch.zeros(spec.shape)
-    _check_output(copied, example, task)
+    shape = rules_of(task).logits_shape(task, spec)
+    _check_output(copied, example, task, shape)
     with quiet_exporter(), torch.no_grad():
         model, exporter, reason = _trace(copied, example)
         model = simplified(model, features=features)
@@ -88,7 +90,7 @@ def finished(model: Any, spec: ImageSpec) -> bytes:
     return content
 
 
-def _check_output(module: nn.Module, example: Tensor, task: Task) -> None:
+def _check_output(module: nn.Module, example: Tensor, task: Task, expected: tuple[int, ...]) -> None:
     import torch
 
     try:
@@ -97,7 +99,6 @@ def _check_output(module: nn.Module, example: Tensor, task: Task) -> None:
     except (RuntimeError, AssertionError, ValueError, TypeError) as exc:
         message = _one_line(exc)
         raise ModelError(f"the model does not take an input of shape {tuple(example.shape)}: {message}") from exc
-    expected = (1, len(task.labels))
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if shape != expected:
         raise ModelError(f"the model returns {shape}; the task's labels {task.labels} need one tensor {expected}")

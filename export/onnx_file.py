@@ -166,10 +166,10 @@ def _ports(facts: OnnxFacts) -> str:
             f"has the input {image}; an image has four sides, [n, channels, height, width] or [n, height, width, "
             "channels]: volumes, texts and tables are not supported"
         )
-    if output.shape is not None and len(output.shape) != 2:
+    if output.shape is not None and len(output.shape) not in (2, 4):
         return (
-            f"has the output {output}; a classifier gives [n, labels]: segmentation, detection and reading of text "
-            "are not supported"
+            f"has the output {output}; a classifier gives [n, labels], a segmentation [n, maps, height, width]: "
+            "detection and reading of text are not supported"
         )
     return ""
 

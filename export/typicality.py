@@ -73,6 +73,8 @@ def why_not(study: Study, rate: float) -> str:
     """Why the study is too small for typicality; empty where it is not."""
     if not rate:
         return "not asked for"
+    if study.kind == "segmentation":
+        return "a segmentation answers for pixels and has no row of features of an image"
     training, validation = len(study.split("train")), len(study.split("val"))
     if training < LEAST_TRAINING_CASES:
         return f"{training} training cases; at least {LEAST_TRAINING_CASES} are needed"

@@ -11,7 +11,7 @@ from medfm_compress.data.dicom_header import modalities
 from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.image_spec import ColourRule, ImageSpec
+from medfm_compress.runtime.image_spec import ColourRule, ImageSpec, Tiles
 from medfm_compress.runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -24,7 +24,17 @@ def device_spec(spec: ImageSpec, step: ExportStep, study: Study, progress: Progr
     Raises:
         InputError: images of the other kind are to be refused, and which that is is not known; or a range is empty.
     """
-    return with_colour_rule(with_dicom_kind(with_modalities(spec, step, study), step), step, study, progress)
+    spec = with_dicom_kind(with_modalities(with_tiles(spec, step), step, study), step)
+    return with_colour_rule(spec, step, study, progress)
+
+
+def with_tiles(spec: ImageSpec, step: ExportStep) -> ImageSpec:
+    """``spec`` whose input slides over the image, where that was asked; else its own."""
+    if step.tile_overlap is None:
+        return spec
+    of_px = msgspec.UNSET if step.tile_mm_per_px is None else step.tile_mm_per_px
+    tiles = Tiles(overlap=step.tile_overlap, blending=step.tile_blending, mm_per_px=of_px)
+    return msgspec.structs.replace(spec, tiles=tiles)
 
 
 def with_modalities(spec: ImageSpec, step: ExportStep, study: Study) -> ImageSpec:

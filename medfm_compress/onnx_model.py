@@ -42,7 +42,7 @@ class CaseSource(NamedTuple):
         """Raises InputError unless one of the two is given."""
         if (self.study is None) == (self.images is None):
             raise InputError(
-                "give one of --study (labelled: thresholds are chosen, AUROC is judged) and --images (a folder without "
+                "give one of --study (labelled: thresholds are chosen, accuracy is judged) and --images (a folder without "
                 "labels: relative logit error and agreement alone are judged)"
             )
 
@@ -51,7 +51,7 @@ class CaseSource(NamedTuple):
         if self.images is not None:
             study = open_images(self.images, task, spec, self.least, self.most, self.seed)
         else:
-            study = open_study(self.study or Path(), dicom_rules=spec.dicom)
+            study = open_study(self.study or Path(), dicom_rules=spec.dicom, structures=task.structures)
         for sentence in study.remarks:
             progress(f"note: {sentence}")
         return study

@@ -110,7 +110,7 @@ class Job:
         if settings is None:
             return TeacherInput(self._recipe.teachers)
         make = partial(steps.prepare_teacher, table.path, settings, self._progress)
-        reads = [table, *_named(settings.weights, settings.folder)]
+        reads = [table, *_named(settings.weights, settings.folder, settings.stain)]
         folder = self._cache.step("teacher", ModelFolder(self._out / "teacher"), reads, _deciding(settings), make)
         return TeacherInput((TeacherSource(source=str(folder.path)),))
 

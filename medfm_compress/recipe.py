@@ -26,7 +26,7 @@ from medfm_compress.data.strict_yaml import MAX_YAML_BYTES, load_yaml
 from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.image_spec import Colour, DicomRules
+from medfm_compress.runtime.image_spec import MOST_OVERLAP, Blending, Colour, DicomRules
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
 
@@ -67,40 +67,47 @@ class PretrainStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the teacher comes from: a model folder as it stands, or a timm model that is trained here.
+    """Where the teacher comes from: a model folder as it stands, or a network that is trained here.
 
     Attributes:
         folder: a model folder, relative to the recipe; nothing else is read then.
-        model: timm name, or ``hf-hub:owner/name`` (this asks for the network).
-        weights: local safetensors, state dict or backbone folder of ``pretrain`` to start from.
+        model: timm name, or ``hf-hub:owner/name`` (this asks for the network); of a segmentation
+            ``smp:DECODER/ENCODER``, e.g. smp:unet/tu-resnet18, or ``monai:NAME``, e.g. monai:segresnet.
+        network_argument: of the network's constructor, over those that follow from its name, e.g.
+            decoder_channels=64,32,16,16,16.
+        weights: local safetensors, state dict or backbone folder of ``pretrain`` to start from; the encoder of a
+            segmentation starts from a classifier's.
+        structure: name of what the study's masks show; it makes the network one that answers for every pixel.
         image_size: network input in pixels.
         colour: of the images; without it, that of the study's first training image.
-        balanced: weight the loss by inverse class frequency.
-        label_loss: loss against the labels.
+        balanced: weight the loss of a classification by inverse class frequency.
+        label_loss: loss against the labels; without it ``cross-entropy``, of a segmentation ``dice-ce``.
         licence: of the weights; every student inherits it.
         intended_use: what the publisher of the weights says they are for.
         dicom: rules for DICOM input, which every student and bundle inherits.
+        stain: file of 'slide fit-stain': the stain that images are normalised to, likewise.
         training: how.
     """
 
     folder: Annotated[str, RECIPE_ONLY] = ""
     model: Annotated[str, ARGUMENT] = ""
+    network_argument: dict[str, str] = {}
     weights: str = ""
+    structure: tuple[str, ...] = ()
     image_size: Annotated[int, IMAGE_SIZE] = 224
     colour: Colour | None = None
     balanced: bool = True
-    label_loss: LabelLoss = "cross-entropy"
+    label_loss: LabelLoss | None = None
     licence: str = ""
     intended_use: str = ""
     dicom: Annotated[DicomRules, RECIPE_ONLY] = DicomRules()
+    stain: str = ""
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
         check(self)
         if bool(self.folder) == bool(self.model):
-            raise InputError(
-                "a teacher is either a model folder ('folder') or a timm model ('model'); give one of them"
-            )
+            raise InputError("a teacher is either a model folder ('folder') or a network ('model'); give one of them")
 
 
 class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,8 +115,12 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         student: timm name, model folder (e.g. of ``prune``), ``scaled:width=0.5,depth=0.5`` (a copy of the teacher), or
-            ``auto``: the largest that keeps to a latency.
-        weights: local safetensors, state dict or backbone folder of ``pretrain`` to start from.
+            ``auto``: the largest that keeps to a latency; of a segmentation ``smp:DECODER/ENCODER`` or ``monai:NAME``.
+        network_argument: of the student's constructor, over those that follow from its name, e.g.
+            decoder_channels=64,32,16,16,16.
+        weights: local safetensors, state dict or backbone folder of ``pretrain`` to start from; the encoder of a
+            segmentation starts from a classifier's.
+        structure: name of what the study's masks show, where neither its columns nor the teacher say it.
         image_size: student's input in pixels; 0 is the teacher's.
         max_latency_ms: with student ``auto``: latency of one image.
         target: with student ``auto``: where it will run, e.g. ``openvino:cpu:int8:2``.
@@ -119,7 +130,9 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     student: str
+    network_argument: dict[str, str] = {}
     weights: str = ""
+    structure: tuple[str, ...] = ()
     image_size: int = 0
     max_latency_ms: Annotated[float, Meta(ge=0, extra={"unit": "ms"})] = 0.0
     target: Annotated[str, TARGETS] = "openvino:cpu"
@@ -149,6 +162,10 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         image_colour: kind of images that the model is for, ``grey`` or ``colour``; ``study`` is the model's own rule,
             else what the study's images show; ``any`` states nothing, and no image is flagged.
         other_colour: what the device does with an image of the other kind: ``flag`` its prediction, or ``refuse`` it.
+        tile_overlap: share of a side that neighbouring tiles have in common, where the input of a segmentation slides
+            over the image at the image's own size; without it, the image is resized to the input.
+        tile_blending: how tiles that overlap are joined, ``gaussian`` or ``constant``.
+        tile_mm_per_px: distance of pixels that images are brought to before they are cut into tiles.
         false_refusal_rate: share of images like the validation cases that the device may call not reliable, so as to
             tell those that are unlike the training cases; 0 stores nothing of it.
         heat_map: give the network class activation maps as a further output, so that the device shows where it looked
@@ -167,11 +184,16 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     min_side_px: Annotated[int, Meta(ge=1, le=65535)] | None = None
     image_colour: Literal["study", "grey", "colour", "any"] = "study"
     other_colour: Literal["flag", "refuse"] = "flag"
+    tile_overlap: Annotated[float, Meta(ge=0, le=MOST_OVERLAP)] | None = None
+    tile_blending: Blending = "gaussian"
+    tile_mm_per_px: Annotated[float, Meta(gt=0, le=100)] | None = None
     false_refusal_rate: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
     heat_map: bool = False
 
     def __post_init__(self) -> None:
         parse_rule(self.rule)
+        if self.tile_overlap is None and (self.tile_blending != "gaussian" or self.tile_mm_per_px is not None):
+            raise InputError("tile_blending and tile_mm_per_px go with tile_overlap; give it, e.g. 0.25")
         for name, tag, example in (
             ("dicom_modality", "(0008,0060)", "DX, CR or MG"),
             ("dicom_view", "(0018,5101)", "PA or AP"),
@@ -313,7 +335,7 @@ def resolved(recipe: Recipe, folder: Path) -> Recipe:
         return path(name) if name and Path(path(name)).exists() else name
 
     def started(step: Step) -> Step:
-        changed = {name: path(getattr(step, name)) for name in ("weights", "folder") if hasattr(step, name)}
+        changed = {name: path(getattr(step, name)) for name in ("weights", "folder", "stain") if hasattr(step, name)}
         more = {"more": tuple(map(path, step.more))} if hasattr(step, "more") else {}
         return replace(step, **changed, **more)
 

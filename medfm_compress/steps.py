@@ -13,6 +13,7 @@ import msgspec
 from medfm_compress.data.colour_kind import case_colour, colour_of, study_colour_kind
 from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
+from medfm_compress.data.stain_fit import with_stain
 from medfm_compress.data.study import Study
 from medfm_compress.data.table import write_table
 from medfm_compress.early_refusals import refuse_misspelt, refuse_to_overwrite, refuse_to_replace_inputs
@@ -112,11 +113,12 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
     refuse_misspelt(step.model)
     import torch
 
+    from medfm_compress.compress.networks.architecture import parse_arguments
     from medfm_compress.compress.networks.build import build_model
     from medfm_compress.compress.training.dataset import task_of
     from medfm_compress.compress.training.finetune import finetune as train_teacher
 
-    cases = _open(study, progress, step.dicom)
+    cases = _open(study, progress, step.dicom, step.structure)
     torch.manual_seed(step.training.seed)
     model = build_model(
         step.model,
@@ -124,8 +126,9 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
         size_px=step.image_size,
         colour=step.colour or colour_of(cases),
         weights=Path(step.weights) if step.weights else None,
+        arguments=parse_arguments(step.network_argument),
     )
-    spec = msgspec.structs.replace(model.spec, dicom=step.dicom)
+    spec = with_stain(msgspec.structs.replace(model.spec, dicom=step.dicom), step.stain)
     model = dataclasses.replace(
         model, spec=spec, licence=step.licence or model.licence, intended_use=step.intended_use or model.intended_use
     )
@@ -161,7 +164,8 @@ def distill(
 
     check_student_name(step.student)
     auto = _auto(step, progress, out, on_choice)
-    cases = _open(study, progress)
+    structures = step.structure or _structures((*(one.source for one in teachers), step.student))
+    cases = _open(study, progress, structures=structures)
     _warn_of_modality(cases, step.training.modality, progress)
     teacher = open_teacher(teachers, task_of(cases), step.training, step.distillation.teacher_precision)
     torch.manual_seed(step.training.seed)
@@ -169,9 +173,17 @@ def distill(
     student = _student(teacher.card, own, step, auto)
     rules = teacher.card.spec.dicom
     more = tuple(_open(Path(path), progress, rules) for path in step.more)
-    studies = (open_study(study, dicom_rules=rules), *more)
+    studies = (open_study(study, dicom_rules=rules, structures=structures), *more)
     check_teacher(studies, teacher, out, progress, step.distillation)
     return train_student(studies, teacher, student, step.training, out, progress, step.distillation)
+
+
+def _structures(models: tuple[str, ...]) -> tuple[str, ...]:
+    """What a model folder among ``models`` draws; nothing where none is a segmentation."""
+    from medfm_compress.compress.networks.model import CARD, load_model_card
+
+    tasks = [load_model_card(folder).task for folder in models if Path(folder, CARD).is_file()]
+    return next((task.labels for task in tasks if task.is_dense), ())
 
 
 def _auto(step: DistillStep, progress: Progress, out: Path, on_choice: Callable[[Choice], None]) -> Auto | None:
@@ -193,13 +205,15 @@ def _auto(step: DistillStep, progress: Progress, out: Path, on_choice: Callable[
 
 def _student(teacher: TeacherCard, own: Model | None, step: DistillStep, auto: Auto | None) -> Model:
     """The student with the teacher's task and, but for its size, the teacher's spec."""
+    from medfm_compress.compress.networks.architecture import parse_arguments
     from medfm_compress.compress.students.build_student import build_student
 
     spec = teacher.spec
     if step.image_size:
         spec = msgspec.structs.replace(spec, height_px=step.image_size, width_px=step.image_size)
     weights = Path(step.weights) if step.weights else None
-    student = build_student(step.student, teacher.task, spec, weights, own, auto)
+    arguments = parse_arguments(step.network_argument)
+    student = build_student(step.student, teacher.task, spec, weights, own, auto, arguments)
     if step.image_size and student.spec.shape[2:] != spec.shape[2:]:
         raise ModelError(
             f"student {step.student} takes {student.spec.height_px}×{student.spec.width_px} px and --image-size is "
@@ -230,7 +244,7 @@ def prune(
     from medfm_compress.compress.teachers.open import open_teacher
 
     student = load_model(model)
-    cases = _open(study, progress, student.spec.dicom)
+    cases = _open(study, progress, student.spec.dicom, student.task.structures)
     _warn_of_modality(cases, options.training.modality, progress)
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
     check_teacher((cases,), teacher, None, progress, options.distillation)  # what is refused writes nothing
@@ -247,9 +261,9 @@ def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
     )
 
 
-def _open(path: Path, progress: Progress, rules: DicomRules | None = None) -> Study:
+def _open(path: Path, progress: Progress, rules: DicomRules | None = None, structures: tuple[str, ...] = ()) -> Study:
     """A study; what opening it passed over or took for something else is said."""
-    study = open_study(path, dicom_rules=rules)
+    study = open_study(path, dicom_rules=rules, structures=structures)
     for sentence in study.remarks:
         progress(f"note: {sentence}")
     return study
@@ -281,7 +295,7 @@ def export(
         steps=(*loaded.provenance.steps, *_intention(loaded)),
         recipe_sha256=recipe_sha256,
     )
-    cases = _open(study, progress, loaded.spec.dicom)
+    cases = _open(study, progress, loaded.spec.dicom, loaded.task.structures)
     draft = BundleDraft(
         name=name or loaded.name,
         spec=device_spec(loaded.spec, step, cases, progress),
@@ -366,7 +380,7 @@ def bench(
     opened, of_variants = Bundle.open(bundle), tuple(target for target in targets if not is_torch(target))
     lacking = unavailable_variants(opened, of_variants)
     on_gpu = any(v.device != "cpu" for v in chosen_variants(opened, of_variants) if v.name not in lacking)
-    cases = _open(study, progress, opened.manifest.image_spec.dicom)
+    cases = _open(study, progress, opened.manifest.image_spec.dicom, opened.manifest.task.structures)
     teacher = Reference(teachers, task_of(cases), threads)
     with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
         options = BenchOptions(

@@ -12,11 +12,13 @@ What the network did not see (cropped away) has no evidence.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.bundle.manifest import Tensor
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.images.pixels import Pixels
@@ -52,6 +54,16 @@ class ClassActivation(NamedTuple):
         weights = np.exp(self.logits[others] - self.logits[others].max())
         rest = np.tensordot(weights / weights.sum(), self.maps[others], axes=1)
         return np.asarray(self.maps[index] - rest, np.float32)
+
+
+def read_activation(
+    outputs: Mapping[str, NDArray[Any]], cam: Tensor, logits: NDArray[np.float32]
+) -> ClassActivation | None:
+    """Of a network's outputs; None where the maps are not finite: a heat map is left out then, a finding is not."""
+    maps = np.asarray(outputs[cam.name], np.float32)
+    if maps.shape != cam.shape or not np.isfinite(maps).all():
+        return None
+    return ClassActivation(maps[0], logits[0])
 
 
 def on_input(evidence: FloatArray, spec: ImageSpec) -> FloatArray:

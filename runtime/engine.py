@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime import variant_selection as choice
-from medfm_compress.runtime.activation import decisions, probabilities
+from medfm_compress.runtime.answers.answer import Network
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.cpu import read_cpu, usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in_one_line, refusing
 from medfm_compress.runtime.heap import release_freed_memory
+from medfm_compress.runtime.segmentation.result import Segmentation
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
 from medfm_compress.runtime.sessions.table import BACKENDS, open_variant
 from medfm_compress.runtime.task import Task
@@ -64,6 +65,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         model_digest: of the bundle.
         intended_use: as the bundle's maker declared it.
         elapsed_ms: from the source to this answer.
+        segmentation: of a segmentation, its label map and what follows from it; None where none is given. Then a
+            finding is called where the map shows it anywhere, and its probability is the highest of a pixel's.
     """
 
     probabilities: dict[str, float]
@@ -76,6 +79,12 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     elapsed_ms: float
     typicality: float | None = None
     not_reliable: str = ""
+    segmentation: Segmentation | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The prediction as JSON has it: of a segmentation numbers and no maps, of others nothing of it."""
+        row = {name: getattr(self, name) for name in self.__struct_fields__ if name != "segmentation"}
+        return row if self.segmentation is None else row | {"segmentation": self.segmentation.summary()}
 
 
 class NetworkInput(NamedTuple):
@@ -161,6 +170,7 @@ class Engine:
         )
         self._session: Session | None = session
         self.info: SessionInfo = session.info
+        self._workers = max(1, usable_cores() // self.info.threads)
         release_freed_memory()
 
     @property
@@ -168,8 +178,17 @@ class Engine:
         """The bundle's manifest."""
         return self.bundle.manifest
 
+    @property
+    def standing_flags(self) -> tuple[str, ...]:
+        """What every prediction of this engine says, whatever the image: of verdict and signatures."""
+        return self._standing_flags
+
     def predict(
-        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        atypical: Atypical = "withhold",
+        keep_probabilities: bool = False,
     ) -> Prediction:
         """Predict for one image: a path or the bytes of a DICOM, PNG or JPEG file, a dataset, or an array.
 
@@ -177,6 +196,7 @@ class Engine:
             source: the image.
             atypical: what becomes of one that is unlike those the network was made for (see `typicality`): ``withhold``
                 gives no finding and says why, ``flag`` gives findings and the flag ``not-reliable``.
+            keep_probabilities: of a segmentation, also give the probability of every pixel.
 
         Raises:
             ImageRefused: the image is unreadable or not what the bundle was made for.
@@ -184,10 +204,14 @@ class Engine:
             BundleRefused, TrustRefused: the trust store does not trust the bundle any more; see `check_trust`.
             InputError: the engine is closed, or the source is of no known kind.
         """
-        return self.predict_with_input(source, atypical=atypical)[0]
+        return self.predict_with_input(source, atypical=atypical, keep_probabilities=keep_probabilities)[0]
 
     def predict_with_input(
-        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        atypical: Atypical = "withhold",
+        keep_probabilities: bool = False,
     ) -> tuple[Prediction, NetworkInput]:
         """:func:`predict`, and what the network was given, for whoever watches it."""
         from medfm_compress.runtime.read_image import read_image
@@ -198,27 +222,31 @@ class Engine:
         if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
             self.check_trust()
         pixels = read_image(source, self.manifest.image_spec.dicom)
-        return self._predict(pixels, start, withholds=atypical == "withhold")
+        withholds = atypical == "withhold"
+        return self._predict(pixels, start, withholds=withholds, keep_probabilities=keep_probabilities)
 
-    def _predict(self, pixels: Pixels, start: float, *, withholds: bool) -> tuple[Prediction, NetworkInput]:
+    def _predict(
+        self, pixels: Pixels, start: float, *, withholds: bool, keep_probabilities: bool
+    ) -> tuple[Prediction, NetworkInput]:
+        from medfm_compress.runtime.answers.table import ask_of
         from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.dicom.rules import kind_flags
-        from medfm_compress.runtime.preprocess import preprocess
 
-        tensor = preprocess(pixels, self.manifest.image_spec)
-        outputs = self._run(tensor)
-        task = self.task
-        scores = probabilities(self._logits_of(outputs), task)
-        typicality, not_reliable = self._judged(outputs, tensor)
+        spec = self.manifest.image_spec
+        network = Network(self._run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
+        answer = ask_of(self.task)(network, pixels)
+        typicality, not_reliable = self._judged(answer.outputs, answer.tensor)
         given = not (not_reliable and withholds)
         prediction = Prediction(
-            probabilities=dict(zip(task.findings, scores[0].tolist(), strict=True)) if given else {},
-            findings=_called(scores, task) if given else {},
-            label=task.labels[int(scores[0].argmax())] if task.kind == "multiclass" and given else None,
+            probabilities=answer.probabilities if given else {},
+            findings=answer.findings if given else {},
+            label=answer.label if given else None,
+            segmentation=answer.segmentation if given else None,
             flags=(
                 *pixels.flags,
-                *kind_flags(pixels, self.manifest.image_spec.dicom),
-                *colour_flags(pixels, self.manifest.image_spec),
+                *kind_flags(pixels, spec.dicom),
+                *colour_flags(pixels, spec),
+                *answer.flags,
                 *((NOT_RELIABLE_FLAG,) if not_reliable else ()),
                 *self._standing_flags,
             ),
@@ -229,12 +257,11 @@ class Engine:
             intended_use=self.manifest.intended_use,
             elapsed_ms=(time.perf_counter() - start) * 1e3,
         )
-        known = dict(zip(task.findings, scores[0].tolist(), strict=True))
-        activation = self._activation(outputs)
-        return prediction, NetworkInput(tensor, pixels.spacing_mm, pixels.examination, known, activation)
+        kept = answer.probabilities, self._activation(answer.outputs)
+        return prediction, NetworkInput(answer.tensor, pixels.spacing_mm, pixels.examination, *kept)
 
     def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Raw logits ``[1, labels]`` of one preprocessed image ``[1, C, H, W]``, float32.
+        """Raw logits ``[1, labels]``, or a map a structure, of one preprocessed image ``[1, C, H, W]``, float32.
 
         Raises:
             Refused: an output that is not finite or has another shape.
@@ -251,16 +278,11 @@ class Engine:
         return self._activation(self._run(tensor)) if self.manifest.cam is not None else None
 
     def _activation(self, outputs: Mapping[str, NDArray[Any]]) -> ClassActivation | None:
-        """None as well where the maps are not finite: a heat map is left out, a finding is not."""
-        cam = self.manifest.cam
-        if cam is None:
+        if self.manifest.cam is None:
             return None
-        from medfm_compress.runtime.class_activation import ClassActivation
+        from medfm_compress.runtime.class_activation import read_activation
 
-        maps = np.asarray(outputs[cam.name], np.float32)
-        if maps.shape != cam.shape or not np.isfinite(maps).all():
-            return None
-        return ClassActivation(maps[0], self._logits_of(outputs)[0])
+        return read_activation(outputs, self.manifest.cam, self._logits_of(outputs))
 
     def _run(self, tensor: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
         session = self._session
@@ -387,13 +409,3 @@ def _check_names(session: Session, manifest: Manifest) -> None:
             f"the model has inputs {in_one_line(session.input_names)} and outputs {in_one_line(session.output_names)}; "
             f"its manifest says {in_one_line(sorted(inputs))} and {in_one_line(sorted(outputs))}"
         )
-
-
-def _called(scores: NDArray[np.float64], task: Task) -> dict[str, bool | None]:
-    """Decision for each finding; None for one without an operating point (a multiclass argmax needs none)."""
-    pointed = {point.label for point in task.operating_points}
-    called = decisions(scores, task)[0]
-    return {
-        finding: bool(value) if finding in pointed or task.kind == "multiclass" else None
-        for finding, value in zip(task.findings, called, strict=True)
-    }

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.class_activation import ClassActivation, grey_picture, on_image, on_input
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.occlusion import OcclusionOptions, occlusion_map, windows
@@ -63,9 +64,15 @@ def heat_map(
         on_step: see `OnStep`.
 
     Raises:
+        InputError: the network is a segmentation.
         InputError: there is no such finding, the logits of a covered image are not finite, or the engine is closed.
         Refused: likewise, by the engine.
     """
+    if engine.task.is_dense:
+        raise InputError(
+            "a heat map explains what is said of a whole image; a segmentation says of every pixel what it shows: look "
+            "at its label map ('medfm-compress run BUNDLE IMAGE --overlay FOLDER')"
+        )
     chosen = finding if finding is not None and prediction.probabilities else finding_to_explain(prediction)
     if chosen is None:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -13,6 +13,7 @@ Colour = Literal["grey", "rgb"]
 Resize = Literal["stretch", "shortest", "longest"]
 Filter = Literal["nearest", "bilinear", "bicubic"]
 Window = Literal["file", "full_range", "fixed"]
+Blending = Literal["gaussian", "constant"]
 ColourKind = Literal["grey", "colour"]
 FrameChoice = Literal["first", "middle", "numbered"]
 
@@ -25,6 +26,7 @@ _OF_SCHEMA_6 = (
     *("window_number", "window_explanation", "sop_classes", "lateralities", "min_spacing_mm", "max_spacing_mm"),
     *("frame", "frame_number"),
 )
+MOST_OVERLAP = 0.9
 LARGEST_SHIFT = 1e6
 """Of mean, std and 1 / std: what comes of them stays far inside the range of float32."""
 
@@ -118,6 +120,28 @@ class DicomRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return DicomRules(**{name: getattr(self, name) for name in _OF_PIXELS})
 
 
+class Tiles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A sliding window: the image is not resized to the network's input, the input moves over it.
+
+    Attributes:
+        overlap: of neighbouring tiles, as a fraction of their side, 0 to 0.9.
+        blending: how logits of tiles that overlap are joined: weighted by a ``gaussian`` about the tile's middle, or
+            by a ``constant``.
+        mm_per_px: distance of pixels that the network was trained at; images are brought to it first, and one that does
+            not say its own is refused. Absent, pixels are taken as they are.
+    """
+
+    overlap: float = 0.25
+    blending: Blending = "gaussian"
+    mm_per_px: float | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap <= MOST_OVERLAP:
+            raise InputError(f"overlap of tiles is {self.overlap}; it must be 0 to {MOST_OVERLAP:g}")
+        if self.mm_per_px is not msgspec.UNSET and not 1e-5 <= self.mm_per_px <= 100:
+            raise InputError(f"mm_per_px of tiles is {self.mm_per_px}; it must be 0.00001 to 100")
+
+
 class ColourRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which images a network was made for, by what they show: a grey JPEG of three equal channels is a grey image.
 
@@ -130,12 +154,70 @@ class ColourRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     others: Literal["flag", "refuse"] = "flag"
 
 
+StainVector = tuple[float, float, float]
+_STAIN_STATISTICS = 1e3
+"""Largest of a reference: optical densities of 8-bit pixels are below 6, their logarithms within ±3."""
+
+
+class MacenkoStain(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="method", tag="macenko"
+):
+    """Stain normalisation after Macenko (2009) to a reference; see `medfm_compress.runtime.stain`.
+
+    Attributes:
+        hematoxylin: optical density of the reference's first stain in red, green and blue; of length 1.
+        eosin: of its second stain.
+        concentrations: the 99th percentile of either stain in the reference, > 0.
+        others: what becomes of an image whose stains cannot be told (blank, or of another colour): ``keep`` it as it
+            is, or ``refuse`` it.
+    """
+
+    hematoxylin: StainVector
+    eosin: StainVector
+    concentrations: tuple[float, float]
+    others: Literal["keep", "refuse"] = "keep"
+
+    def __post_init__(self) -> None:
+        for name, vector in (("hematoxylin", self.hematoxylin), ("eosin", self.eosin)):
+            if not abs(math.hypot(*vector) - 1) <= 0.02 or min(vector) < -1e-3:  # NaN fails this too
+                raise InputError(f"{name} is {vector}; a stain's optical densities are at least 0 and of length 1")
+        if math.dist(self.hematoxylin, self.eosin) < 1e-2:
+            raise InputError(f"hematoxylin and eosin are {self.hematoxylin} and {self.eosin}; they must differ")
+        if not all(0 < value <= _STAIN_STATISTICS for value in self.concentrations):
+            raise InputError(f"concentrations are {self.concentrations}; each must be above 0")
+
+
+class ReinhardStain(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="method", tag="reinhard"
+):
+    """Colour transfer after Reinhard (2001) to a reference; see `medfm_compress.runtime.stain`.
+
+    Attributes:
+        mean: of the reference's tissue in l, α and β.
+        std: likewise, each > 0.
+        others: as of `MacenkoStain`.
+    """
+
+    mean: StainVector
+    std: StainVector
+    others: Literal["keep", "refuse"] = "keep"
+
+    def __post_init__(self) -> None:
+        if not all(-_STAIN_STATISTICS <= value <= _STAIN_STATISTICS for value in self.mean):
+            raise InputError(f"mean of the stain's reference is {self.mean}; every value must be finite")
+        if not all(1e-6 <= value <= _STAIN_STATISTICS for value in self.std):
+            raise InputError(f"std of the stain's reference is {self.std}; every value must be above 0")
+
+
+StainRule: TypeAlias = MacenkoStain | ReinhardStain
+
+
 class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Preprocessing from decoded pixels to one network input of shape ``[channels, height_px, width_px]``, float32.
 
-    The order is fixed: presentation values at their own bit depth → [0, 1] → colour → resize → centre crop → clip to
-    [0, 1] → ``(x - mean) / std``. The resize filters are those that ONNX ``Resize`` can express (antialiased, cubic
-    coefficient -0.5), so the whole of it can be moved into a graph.
+    The order is fixed: presentation values at their own bit depth → [0, 1] → colour → resize → stain → centre crop →
+    clip to [0, 1] → ``(x - mean) / std``. The resize filters are those that ONNX ``Resize`` can express (antialiased,
+    cubic coefficient -0.5), so the whole of it can be moved into a graph.
 
     Attributes:
         height_px: network input height, 8 to 4096.
@@ -145,11 +227,14 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         filter: antialiased resampling filter.
         crop_fraction: the image is resized to ``floor(size / crop_fraction)`` and centre-cropped, in (0, 1].
         min_side_px: images with a shorter side below this are refused.
+        tiles: the input is a tile of a sliding window, and ``resize`` and ``filter`` do nothing; absent, the image is
+            resized. Left out of the JSON where absent.
         mean: per channel, in units of [0, 1], within ±1e6.
         std: per channel, > 0, 1e-6 to 1e6.
         dicom: rules for DICOM input.
         colour_rule: which kind of images, by colour, the network was made for; absent it is unknown, and nothing is
             flagged. Left out of the JSON where absent, so that digests of older bundles hold.
+        stain: normalisation of a histological stain, of rgb alone; absent, colours stay as they are. Left out likewise.
     """
 
     height_px: int
@@ -161,8 +246,10 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     filter: Filter = "bicubic"
     crop_fraction: float = 1.0
     min_side_px: int = 32
+    tiles: Tiles | msgspec.UnsetType = msgspec.UNSET
     dicom: DicomRules = DicomRules()
     colour_rule: ColourRule | msgspec.UnsetType = msgspec.UNSET
+    stain: StainRule | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         for name, side in (("height_px", self.height_px), ("width_px", self.width_px)):
@@ -170,12 +257,16 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 raise InputError(f"{name} is {side}; it must be 8 to {MAX_SIDE_PX}")
         if not 0.1 <= self.crop_fraction <= 1:
             raise InputError(f"crop_fraction is {self.crop_fraction}; it must be in [0.1, 1]")
+        if self.tiles and self.crop_fraction != 1:
+            raise InputError(f"crop_fraction is {self.crop_fraction}; an image that is cut into tiles is not cropped")
         if self.min_side_px < 1:
             raise InputError(f"min_side_px is {self.min_side_px}; it must be at least 1")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise InputError(
                 f"colour {self.colour!r} needs {self.channels} mean and std values, got {self.mean}, {self.std}"
             )
+        if self.stain is not msgspec.UNSET and self.colour != "rgb":
+            raise InputError(f"colour is {self.colour!r}; a stain is normalised in rgb alone")
         if not all(-LARGEST_SHIFT <= value <= LARGEST_SHIFT for value in self.mean):
             raise InputError(f"mean is {self.mean}; every value must be within ±{LARGEST_SHIFT:g}")
         if not all(1 / LARGEST_SHIFT <= value <= LARGEST_SHIFT for value in self.std):

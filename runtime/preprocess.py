@@ -5,21 +5,26 @@
     y = crop(resize(x))                           antialiased; cubic coefficient a = -0.5; geometry as timm's evaluation
     z = (clip(y, 0, 1) - mean) / std              per channel
 
-All of it is float32. The resize is Pillow's on 32-bit float planes (mode ``F``), so 16-bit images keep their depth.
+Where the spec names a stain, it is normalised between resize and crop (`medfm_compress.runtime.stain`).
+
+All of it is float32. The resize is Pillow's on 32-bit float planes (mode ``F``), so 16-bit images keep their depth; the
+rows of a large image are shortened by `reduction`, to the same bits. No float copy of a large image is made.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.colour_kind import check_colour
 from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import Colour, Filter, ImageSpec, Resize
+from medfm_compress.runtime.reduction import is_worth_while, shortened
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.images.pixels import Pixels
@@ -36,7 +41,7 @@ _TIMM_FILTERS: dict[str, Filter] = {"nearest": "nearest", "bilinear": "bilinear"
 
 
 def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
-    """Everything but the normalisation: intensity, colour, resize, crop.
+    """Everything but the normalisation: intensity, colour, resize, stain, crop.
 
     Args:
         pixels: ``[H, W]`` or ``[H, W, 3]`` at their own bit depth.
@@ -47,12 +52,15 @@ def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
 
     Raises:
         ImageRefused: the image is smaller than ``spec.min_side_px``, so elongated that its resized form is absurd, or
-            of a kind of colour that ``spec.colour_rule`` refuses.
+            of a kind of colour that ``spec.colour_rule`` refuses, or without the stains that ``spec.stain`` asks for.
     """
+    if spec.tiles:
+        return _centre_tile(pixels, spec)
     height, width = pixels.values.shape[:2]
     _check_size(height, width, spec)
     check_colour(pixels, spec)
-    planes = [_fit(plane, spec) for plane in _planes(pixels, spec)]
+    planes = _stained([_resized(plane, spec) for plane in _planes(pixels, spec)], spec)
+    planes = [_centre(plane, spec.height_px, spec.width_px) for plane in planes]
     stacked = np.stack(planes * (spec.channels // len(planes)))
     return np.clip(stacked, 0.0, 1.0, out=stacked)
 
@@ -74,9 +82,13 @@ def normalise(prepared: NDArray[Any], spec: ImageSpec) -> FloatArray:
         raise InputError(
             f"the array has shape {prepared.shape}; a {spec.colour} spec needs [..., {spec.channels}, height, width]"
         )
+    return _normalised(prepared, spec, None)
+
+
+def _normalised(prepared: NDArray[Any], spec: ImageSpec, out: FloatArray | None) -> FloatArray:
     mean = np.asarray(spec.mean, np.float32)[:, None, None]
     std = np.asarray(spec.std, np.float32)[:, None, None]
-    result: FloatArray = np.subtract(prepared, mean, dtype=np.float32)
+    result: FloatArray = np.subtract(prepared, mean, out=out, dtype=np.float32)
     result /= std
     return result
 
@@ -87,7 +99,8 @@ def preprocess(pixels: Pixels, spec: ImageSpec) -> FloatArray:
     Raises:
         ImageRefused: see :func:`prepare`.
     """
-    return normalise(prepare(pixels, spec)[None], spec)
+    prepared = prepare(pixels, spec)[None]
+    return _normalised(prepared, spec, prepared)
 
 
 def spec_from_timm(
@@ -153,31 +166,57 @@ def _check_size(height: int, width: int, spec: ImageSpec) -> None:
         )
 
 
-def _planes(pixels: Pixels, spec: ImageSpec) -> list[FloatArray]:
-    """One or three float32 planes in [0, 1]; a grey image for a colour network stays one plane until it is resized."""
-    if not pixels.is_colour:
-        return [_scaled(pixels.values, pixels)]
-    channels = [_scaled(pixels.values[..., index], pixels) for index in range(3)]
-    if spec.colour == "rgb":
-        return channels
-    red, green, blue = channels
-    luma: FloatArray = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
-    return [luma]
+class _Plane(NamedTuple):
+    """One channel of an image, of which float32 values in [0, 1] are made where they are needed.
+
+    Attributes:
+        values: ``[H, W]``, or ``[H, W, 3]`` of which the brightness is meant.
+        low: value that stands for 0.
+        high: value that stands for 1.
+    """
+
+    values: NDArray[Any]
+    low: float
+    high: float
+
+    def rows(self, start: int, stop: int) -> FloatArray:
+        """``[stop - start, W]``."""
+        part = self.values[start:stop]
+        if part.ndim == 2:
+            return self._scaled(part)
+        red, green, blue = (self._scaled(part[..., channel]) for channel in range(3))
+        luma: FloatArray = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+        return luma
+
+    def _scaled(self, part: NDArray[Any]) -> FloatArray:
+        # Divided, not multiplied by a reciprocal: x / 255 and (257 x) / 65535 are the same float32, so an 8-bit image
+        # and its 16-bit copy give the same tensor.
+        scaled = part.astype(np.float32)
+        if self.low != 0:
+            scaled -= np.float32(self.low)
+        scaled /= np.float32(self.high - self.low)
+        return scaled
 
 
-def _scaled(values: NDArray[Any], pixels: Pixels) -> FloatArray:
-    # Divided, not multiplied by a reciprocal: x / 255 and (257 x) / 65535 are the same float32, so an 8-bit image and
-    # its 16-bit copy give the same tensor.
-    plane = values.astype(np.float32)
-    if pixels.low != 0:
-        plane -= np.float32(pixels.low)
-    plane /= np.float32(pixels.high - pixels.low)
-    return plane
+def _planes(pixels: Pixels, spec: ImageSpec) -> list[_Plane]:
+    """One or three planes; a grey image for a colour network stays one plane until it is resized."""
+    values = pixels.values
+    channels = [values[..., index] for index in range(3)] if pixels.is_colour and spec.colour == "rgb" else [values]
+    return [_Plane(channel, pixels.low, pixels.high) for channel in channels]
 
 
-def _fit(plane: FloatArray, spec: ImageSpec) -> FloatArray:
-    resized = _resize(plane, resized_size(plane.shape[0], plane.shape[1], spec), spec.filter)
-    return _centre(resized, spec.height_px, spec.width_px)
+def _stained(planes: list[FloatArray], spec: ImageSpec) -> list[FloatArray]:
+    """The planes with their stain normalised, where the spec names one; a grey image becomes three planes then."""
+    if not spec.stain:
+        return planes
+    from medfm_compress.runtime.stain.table import normalise_stain
+
+    return list(normalise_stain(np.stack(planes * (3 // len(planes))), spec.stain))
+
+
+def _resized(plane: _Plane, spec: ImageSpec) -> FloatArray:
+    height, width = plane.values.shape[:2]
+    return _resize(plane, resized_size(height, width, spec), spec.filter)
 
 
 def resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
@@ -194,14 +233,19 @@ def resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
     return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
-def _resize(plane: FloatArray, size: tuple[int, int], name: Filter) -> FloatArray:
-    if plane.shape == size:
-        return plane
+def _resize(plane: _Plane, size: tuple[int, int], name: Filter) -> FloatArray:
+    height, width = plane.values.shape[:2]
+    if (height, width) == size:
+        return plane.rows(0, height)
     from PIL import Image
 
-    image = Image.fromarray(np.ascontiguousarray(plane))
+    is_unsigned = plane.low == 0 and plane.values.dtype.kind == "u"
+    if name == "bicubic" and is_unsigned and is_worth_while(height, width, size[1]):
+        shorter = shortened(plane.rows, height, width, size[1])
+    else:
+        shorter = np.ascontiguousarray(plane.rows(0, height))
     method = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
-    resized = image.resize((size[1], size[0]), method.get(name, Image.Resampling.BICUBIC))
+    resized = Image.fromarray(shorter).resize((size[1], size[0]), method.get(name, Image.Resampling.BICUBIC))
     return np.asarray(resized, np.float32)
 
 
@@ -213,3 +257,102 @@ def _centre(plane: FloatArray, height: int, width: int) -> FloatArray:
         plane = np.pad(plane, ((before[0], after[0]), (before[1], after[1])))
     top, left = round((plane.shape[0] - height) / 2), round((plane.shape[1] - width) / 2)
     return plane[top : top + height, left : left + width]
+
+
+class Layout(NamedTuple):
+    """The rectangle of the network's grid that shows the image; the rest is padding.
+
+    Attributes:
+        top: first row.
+        left: first column.
+        rows: height of the resized image.
+        columns: width of the resized image.
+    """
+
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+
+def layout(height: int, width: int, spec: ImageSpec) -> Layout:
+    """Where :func:`prepare` puts an image of ``height`` × ``width`` px whose every pixel it keeps.
+
+    Raises:
+        InputError: ``spec`` crops or is of tiles, so that a part of the image lies outside the grid.
+    """
+    if spec.tiles or spec.resize == "shortest" or spec.crop_fraction != 1:
+        raise InputError(
+            f"the network does not see the whole image at once (resize {spec.resize!r}, crop_fraction "
+            f"{spec.crop_fraction:g}{', tiles' if spec.tiles else ''}); its answer is laid on the image with resize "
+            "'stretch' or 'longest', crop_fraction 1 and no tiles"
+        )
+    rows, columns = resized_size(height, width, spec)
+    return Layout((spec.height_px - rows) // 2, (spec.width_px - columns) // 2, rows, columns)
+
+
+def at_resolution(pixels: Pixels, spec: ImageSpec) -> Pixels:
+    """The image at the distance of pixels that the tiles of ``spec`` ask for; itself where they ask for none.
+
+    Raises:
+        ImageRefused: it does not say its own, or would be larger than any image that is read.
+    """
+    if not spec.tiles or spec.tiles.mm_per_px is msgspec.UNSET or pixels.spacing_mm == spec.tiles.mm_per_px:
+        return pixels
+    if not pixels.spacing_mm:
+        raise ImageRefused(
+            f"the network was made for {spec.tiles.mm_per_px:g} mm a pixel, and the image does not say the distance of "
+            "its pixels: give a DICOM file with Pixel Spacing"
+        )
+    ratio = pixels.spacing_mm / spec.tiles.mm_per_px
+    height, width = (max(1, round(side * ratio)) for side in pixels.values.shape[:2])
+    if height * width > MAX_RESIZED_PIXELS:
+        raise ImageRefused(
+            f"the image has pixels of {pixels.spacing_mm:g} mm and would be {width}×{height} px at the network's "
+            f"{spec.tiles.mm_per_px:g} mm: give the region of interest"
+        )
+    channels = np.moveaxis(pixels.values, -1, 0) if pixels.is_colour else pixels.values[None]
+    planes = [
+        _resize(_Plane(channel.astype(np.float32), 0.0, 1.0), (height, width), spec.filter) for channel in channels
+    ]
+    values = np.clip(np.stack(planes, axis=-1) if pixels.is_colour else planes[0], pixels.low, pixels.high)
+    return pixels._replace(values=values, spacing_mm=spec.tiles.mm_per_px)
+
+
+def prepare_tile(pixels: Pixels, spec: ImageSpec, top: int, left: int) -> FloatArray:
+    """One tile of an image that is at its resolution: as of :func:`prepare`, black where it lies outside the image.
+
+    Args:
+        pixels: of :func:`at_resolution`.
+        spec: with tiles.
+        top: row of the image where the tile begins; below 0 outside it.
+        left: column likewise.
+    """
+    first, before = (max(top, 0), max(left, 0)), (max(-top, 0), max(-left, 0))
+    part = pixels.values[first[0] : top + spec.height_px, first[1] : left + spec.width_px]
+    scaled = [plane.rows(0, part.shape[0]) for plane in _planes(pixels._replace(values=part), spec)]
+    planes = [np.clip(plane, 0.0, 1.0) for plane in _stained(scaled, spec)]
+    tile = np.zeros((spec.channels, spec.height_px, spec.width_px), np.float32)
+    rows, columns = part.shape[:2]
+    tile[:, before[0] : before[0] + rows, before[1] : before[1] + columns] = np.stack(planes)
+    return tile
+
+
+def tile_grid(height: int, width: int, spec: ImageSpec) -> Layout:
+    """Where an image lies on the grid that tiles move over: in its middle where a side is shorter than the tile's."""
+    top, left = max(0, spec.height_px - height) // 2, max(0, spec.width_px - width) // 2
+    return Layout(top, left, height, width)
+
+
+def _centre_tile(pixels: Pixels, spec: ImageSpec) -> FloatArray:
+    """The tile in the middle of the image: what stands for it where one input is looked at."""
+    height, width = pixels.values.shape[:2]
+    if min(height, width) < spec.min_side_px:
+        _check_size(height, width, spec)
+    check_colour(pixels, spec)
+    pixels = at_resolution(pixels, spec)
+    height, width = pixels.values.shape[:2]
+    grid = tile_grid(height, width, spec)
+    top = (height - spec.height_px) // 2 if height > spec.height_px else -grid.top
+    left = (width - spec.width_px) // 2 if width > spec.width_px else -grid.left
+    return prepare_tile(pixels, spec, top, left)

@@ -16,6 +16,7 @@ FLAGS = {
     "colour-label-contradicted": "the image is coded in another colour than it says",
     "precision-below-bits-stored": "the image may be too dark: its pixels have fewer bits than it says",
     "second-decoder": "the first decoder could not read the image, a second did",
+    "image-smaller-than-tile": "the image is smaller than the network's tile and was surrounded with black",
     "colour-image-for-grey-model": "the image has colour and the network knows grey alone",
 }
 

@@ -112,6 +112,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.kind == "segmentation"
 
     @property
+    def structures(self) -> tuple[str, ...]:
+        """What the masks of its study show; none unless it is a segmentation."""
+        return self.labels if self.is_dense else ()
+
+    @property
     def findings(self) -> tuple[str, ...]:
         """Labels that have a score of their own: the second of a binary task, else all."""
         return self.labels[1:] if self.kind == "binary" else self.labels

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.bench.types.evaluation import Evaluation
+from medfm_compress.bench.types.mask_rules import MaskRules
+from medfm_compress.bench.types.metric import MASK_METRICS, UNBOUNDED
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.errors import InputError
@@ -19,6 +21,7 @@ from medfm_compress.runtime.preprocess import normalise
 from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.tasks.table import rules_of
 
 
 class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +40,9 @@ class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         decisions: n rows of 0/1.
         clusters: one number a case; equal numbers are one patient.
         subgroups: column name → n values.
+        case_metrics: metric of masks → n rows of one value a finding, null where a case has none.
+        mask_rules: by which those were computed.
+        distance_unit: of their distances.
     """
 
     name: str
@@ -48,6 +54,9 @@ class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     decisions: tuple[tuple[int, ...], ...]
     clusters: tuple[int, ...]
     subgroups: dict[str, tuple[str, ...]] = {}
+    case_metrics: dict[str, tuple[tuple[float | None, ...], ...]] = {}
+    mask_rules: MaskRules | None = None
+    distance_unit: str = ""
 
     @classmethod
     def from_evaluation(cls, evaluation: Evaluation) -> EvaluationTable:
@@ -67,6 +76,9 @@ class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             decisions=tuple(map(tuple, evaluation.decisions.tolist())),
             clusters=tuple(number_clusters(evaluation.clusters).tolist()),
             subgroups=dict(evaluation.subgroups),
+            case_metrics={name: _rows(values) for name, values in evaluation.case_metrics.items()},
+            mask_rules=evaluation.mask_rules,
+            distance_unit=evaluation.distance_unit,
         )
 
     def to_evaluation(self) -> Evaluation:
@@ -86,6 +98,9 @@ class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 clusters=tuple(str(number) for number in self.clusters),
                 findings=self.findings,
                 subgroups=dict(self.subgroups),
+                case_metrics={name: np.array(rows, dtype=np.float64) for name, rows in self.case_metrics.items()},
+                mask_rules=self.mask_rules,
+                distance_unit=self.distance_unit,
             )
         except (ValueError, OverflowError):
             raise InputError(
@@ -114,6 +129,7 @@ def check_evaluation(evaluation: Evaluation) -> None:
         if length != cases:
             raise InputError(f"{column} of evaluation {name!r} have length {length}; there are {cases} cases")
     _check_values(evaluation)
+    _check_case_metrics(evaluation)
 
 
 def _check_values(evaluation: Evaluation) -> None:
@@ -129,6 +145,24 @@ def _check_values(evaluation: Evaluation) -> None:
     for column in ("truth", "decisions"):
         if not np.isin(getattr(evaluation, column), (0, 1)).all():
             raise InputError(f"{column} of evaluation {evaluation.name!r} must be 0 or 1")
+
+
+def _check_case_metrics(evaluation: Evaluation) -> None:
+    name, shape = evaluation.name, evaluation.truth.shape
+    if evaluation.case_metrics and set(evaluation.case_metrics) != set(MASK_METRICS):
+        raise InputError(f"evaluation {name!r} has other metrics of masks than {', '.join(MASK_METRICS)}")
+    for metric, values in evaluation.case_metrics.items():
+        if values.shape != shape:
+            raise InputError(f"{metric} of evaluation {name!r} has shape {values.shape}; cases by findings is {shape}")
+        present = values[~np.isnan(values)]
+        most = np.inf if metric in UNBOUNDED else 1.0
+        if not ((present >= 0) & (present <= most) & np.isfinite(present)).all():
+            raise InputError(f"{metric} of evaluation {name!r} is out of range; make the report again")
+
+
+def _rows(values: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:
+    """Rows as JSON has them, which knows no NaN."""
+    return tuple(tuple(None if np.isnan(value) else value for value in row) for row in values.tolist())
 
 
 def number_clusters(clusters: tuple[str, ...]) -> NDArray[np.int64]:
@@ -148,7 +182,7 @@ def evaluate(  # noqa: PLR0913 (what is evaluated takes five nouns, how takes th
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Run ``session`` over ``cases`` at batch size 1, as the device does.
+    """Run ``session`` over ``cases`` at batch size 1, as the device does; of maps each case's peaks are taken.
 
     Args:
         session: one image input, one logits output.
@@ -168,19 +202,25 @@ def evaluate(  # noqa: PLR0913 (what is evaluated takes five nouns, how takes th
 
     check_cases(study, cases, task)
     images = prepared_images(study, cases, spec, cache_dir, progress)
+    shape = rules_of(task).logits_shape(task, spec)
     logits = np.empty((len(cases), len(task.labels)), dtype=np.float64)
     for row in counted(range(len(cases)), f"evaluate {name}", len(cases), progress):
-        logits[row] = _logits(session, normalise(np.asarray(images[row : row + 1]), spec), len(task.labels))
+        answer = _logits(session, normalise(np.asarray(images[row : row + 1]), spec), shape)
+        logits[row] = rules_of(task).case_logits(answer, task)[0]
     return tabulate(logits, study, cases, task, name=name)
 
 
 def tabulate(logits: NDArray[Any], study: Study, cases: tuple[Case, ...], task: Task, *, name: str) -> Evaluation:
     """Turn the logits ``[n, labels]`` of ``cases``, wherever they were computed, into an evaluation.
 
+    Maps ``[n, labels, height, width]`` count by their peaks, and masks are not looked at (see `mask_evaluation`).
+
     Raises:
         InputError: as :func:`evaluate`.
     """
     check_cases(study, cases, task)
+    if task.is_dense and logits.ndim > 2:
+        logits = rules_of(task).case_logits(logits, task)
     if logits.shape != (len(cases), len(task.labels)):
         raise InputError(f"logits of {name!r} have shape {logits.shape}; {(len(cases), len(task.labels))} is needed")
     if not np.isfinite(logits).all():
@@ -224,12 +264,11 @@ def check_cases(study: Study, cases: tuple[Case, ...], task: Task) -> None:
         )
 
 
-def _logits(session: Session, image: NDArray[np.float32], labels: int) -> NDArray[Any]:
-    answer = session.run({session.input_names[0]: image})[session.output_names[0]]
-    if answer.shape != (1, labels):
-        raise InputError(f"the session gives logits of shape {answer.shape}; the task needs {(1, labels)}")
-    row: NDArray[Any] = answer[0]
-    return row
+def _logits(session: Session, image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[Any]:
+    answer: NDArray[Any] = session.run({session.input_names[0]: image})[session.output_names[0]]
+    if answer.shape != shape:
+        raise InputError(f"the session gives logits of shape {answer.shape}; the task needs {shape}")
+    return answer
 
 
 def _truth(targets: NDArray[np.int64], task: Task) -> NDArray[np.int64]:

@@ -9,6 +9,8 @@ score's, which allows for a loss in few patients that the sample does not hold. 
 - The two models are one network in two engines (`_same_output`): the difference is 0, with no width.
 - A metric that is undefined for one of the two (the PPV of a model that calls nothing) gives no comparison.
 
+Metrics of masks, of which every case has a value, are compared by their means: see `mask_comparison`.
+
 Groups of patients are compared like the whole, each on its own cases. What is not required of them is left out, but for
 AUROC, since a wall of figures hides the one that matters.
 """
@@ -24,6 +26,14 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.evaluate.confusion_matrix import Confusion, are_labels_exclusive, confusion, confusion_matrix
 from medfm_compress.bench.evaluate.evaluate import check_evaluation, number_clusters
+from medfm_compress.bench.evaluate.kinds import kind_of_evaluation
+from medfm_compress.bench.evaluate.mask_comparison import (
+    case_values,
+    compare_means,
+    is_same,
+    too_few_values,
+    without_interval,
+)
 from medfm_compress.bench.evaluate.subgroups import Group, divide, restrict
 from medfm_compress.bench.stats import bootstrap, bootstrap_difference
 from medfm_compress.bench.stats.auroc import area_interval, clustered_areas
@@ -34,7 +44,7 @@ from medfm_compress.bench.stats.patient_effects import has_effects, own_effects,
 from medfm_compress.bench.stats.score_interval import least_loss, p_score_below, score_interval
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.interval import Interval
-from medfm_compress.bench.types.metric import LOWER_IS_BETTER, METRICS, Metric
+from medfm_compress.bench.types.metric import LOWER_IS_BETTER, MASK_METRICS, Metric
 from medfm_compress.bench.types.policy import NonInferiority, Policy
 from medfm_compress.runtime.errors import InputError
 
@@ -75,7 +85,7 @@ def compare(teacher: Evaluation, bundle: Evaluation, policy: Policy) -> tuple[Co
     """Compare ``bundle`` (one variant) with ``teacher``.
 
     Returns:
-        For each finding every metric that is defined for both, in the order of `METRICS`; then, where the labels
+        For each finding every metric that is defined for both, in the order of its kind; then, where the labels
         exclude each other, the accuracy over all of them under the finding ``""``. After that the same for every group
         of the policy's subgroups, with AUROC and what the policy requires there.
 
@@ -94,17 +104,47 @@ def compare(teacher: Evaluation, bundle: Evaluation, policy: Policy) -> tuple[Co
 
 def _compare_group(teacher: Evaluation, bundle: Evaluation, policy: Policy, group: Group | None) -> list[Comparison]:
     comparisons: list[Comparison] = []
+    kind = kind_of_evaluation(teacher)
     for number, finding in enumerate(teacher.findings):
-        metrics = METRICS if group is None else _required_metrics(policy, finding, group.column)
-        comparisons += _compare(_by_finding(teacher, bundle, policy, number, group), metrics)
+        column = None if group is None else group.column
+        metrics = tuple(
+            metric
+            for metric in kind.metrics
+            if column is None or metric == kind.headline or policy.requirement(metric, finding, column)
+        )
+        question = _by_finding(teacher, bundle, policy, number, group)
+        comparisons += _compare_masks(question, (teacher, bundle), number, metrics)
+        comparisons += _compare(question, tuple(metric for metric in metrics if metric not in MASK_METRICS))
     wants_overall = group is None or policy.requirement("accuracy", "", group.column) is not None
     if wants_overall and are_labels_exclusive(teacher) and are_labels_exclusive(bundle):
         comparisons += _compare(_overall(teacher, bundle, policy, group), ("accuracy",))
     return comparisons
 
 
-def _required_metrics(policy: Policy, finding: str, column: str) -> tuple[Metric, ...]:
-    return tuple(metric for metric in METRICS if metric == "auroc" or policy.requirement(metric, finding, column))
+def _compare_masks(
+    question: _Question, models: tuple[Evaluation, Evaluation], number: int, metrics: tuple[Metric, ...]
+) -> list[Comparison]:
+    """Metrics of masks of one finding, each on the cases that have a value."""
+    comparisons = []
+    for metric in metrics:
+        if metric not in MASK_METRICS:
+            continue
+        cases = case_values(models, metric, number)
+        if not len(cases.clusters):
+            continue
+        required, policy = _requirement(question, metric), question.policy
+        lacking = too_few_values(models[0], metric, number, policy)
+        margin, same = required.margin if required else None, question.same and is_same(cases.values, metric)
+        answer = (
+            without_interval(cases, metric, policy)
+            if lacking
+            else compare_means(cases, metric, policy, margin, seed=question.seed, same=same)
+        )
+        comparison = _comparison(question, metric, _Answer(*answer))
+        comparisons.append(
+            msgspec.structs.replace(comparison, cases=len(cases.clusters), patients=cases.patients, too_few=lacking)
+        )
+    return comparisons
 
 
 def check_same_cases(teacher: Evaluation, bundle: Evaluation) -> None:
@@ -125,8 +165,10 @@ def check_same_cases(teacher: Evaluation, bundle: Evaluation) -> None:
         raise InputError(f"{bundle.name!r} has other truth or patients than {teacher.name!r}; evaluate both again")
 
 
-def too_few(evaluation: Evaluation, finding: str, policy: Policy) -> str:
+def too_few(evaluation: Evaluation, finding: str, policy: Policy, metric: Metric = "auroc") -> str:
     """Why the cases are too few to judge ``finding`` (``""`` for all labels together); empty where they suffice."""
+    if metric in MASK_METRICS:
+        return too_few_values(evaluation, metric, evaluation.findings.index(finding), policy)
     clusters = number_clusters(evaluation.clusters)
     counts = [("patients", len(np.unique(clusters)), policy.min_clusters)]
     if finding:
@@ -205,6 +247,8 @@ def _cluster_maximum(values: Integers, clusters: Integers) -> Integers:
 
 
 def _compare(question: _Question, metrics: tuple[Metric, ...]) -> list[Comparison]:
+    if not metrics:
+        return []
     find = _without_intervals if question.too_few else _with_intervals
     answers = find(question, metrics)
     return [_comparison(question, metric, answers[metric]) for metric in metrics if metric in answers]

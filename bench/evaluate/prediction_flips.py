@@ -2,6 +2,9 @@
 
 A flip is *harmful* where the teacher alone is right and *beneficial* where the variant alone is. Where labels exclude
 each other both can be wrong in different ways: *neither*.
+
+Of a segmentation a flip is a structure that was lost or invented: one model's label map shows it and the other's does
+not, or both show it and one of them elsewhere, with a Dice below the declared value while the other reaches it.
 """
 
 from __future__ import annotations
@@ -63,6 +66,8 @@ KINDS: dict[str, Direction] = {
     "false alarm gone": "beneficial",
 }
 """Of a finding; by (truth, what the variant decides): (1, 0), (0, 1), (1, 1), (0, 0)."""
+OVERLAP_KINDS: dict[str, Direction] = {"lost: drawn elsewhere": "harmful", "regained: drawn in place": "beneficial"}
+"""Of a structure that both models draw."""
 
 
 def find_flips(teacher: Evaluation, bundle: Evaluation) -> tuple[Flip, ...]:
@@ -74,6 +79,7 @@ def find_flips(teacher: Evaluation, bundle: Evaluation) -> tuple[Flip, ...]:
     check_same_cases(teacher, bundle)
     exclusive = are_labels_exclusive(teacher) and are_labels_exclusive(bundle)
     flips = _of_labels(teacher, bundle) if exclusive else _of_findings(teacher, bundle)
+    flips += _of_overlap(teacher, bundle)
     return tuple(
         sorted(flips, key=lambda flip: (_ORDER.index(flip.direction), -abs(flip.bundle_score - flip.teacher_score)))
     )
@@ -139,6 +145,35 @@ def _of_findings(teacher: Evaluation, bundle: Evaluation) -> list[Flip]:
             )
         )
     return prediction_flips
+
+
+def _of_overlap(teacher: Evaluation, bundle: Evaluation) -> list[Flip]:
+    """Structures that both draw, of which one does not meet the true one."""
+    if not teacher.case_metrics or teacher.mask_rules is None:
+        return []
+    before, after = (model.case_metrics["dice"] for model in (teacher, bundle))
+    least = teacher.mask_rules.lost_below_dice
+    both = (teacher.decisions == 1) & (bundle.decisions == 1)
+    flips = []
+    for case, column in np.argwhere(both & ((before < least) != (after < least))).tolist():
+        finding, lost = teacher.findings[column], bool(after[case, column] < least)
+        kind = "lost: drawn elsewhere" if lost else "regained: drawn in place"
+        flips.append(
+            Flip(
+                case=case,
+                variant=bundle.name,
+                finding=finding,
+                truth=finding,
+                teacher=f"{finding}, Dice {before[case, column]:.2f}",
+                bundle=f"{finding}, Dice {after[case, column]:.2f}",
+                teacher_score=float(teacher.scores[case, column]),
+                bundle_score=float(bundle.scores[case, column]),
+                direction=OVERLAP_KINDS[kind],
+                kind=kind,
+                subgroups=_subgroups(teacher, case),
+            )
+        )
+    return flips
 
 
 def _of_labels(teacher: Evaluation, bundle: Evaluation) -> list[Flip]:

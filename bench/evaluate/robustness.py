@@ -9,9 +9,11 @@ import msgspec
 import numpy as np
 
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable, number_clusters
+from medfm_compress.bench.evaluate.mask_comparison import CaseValues, case_values
 from medfm_compress.bench.evaluate.paired_comparison import check_same_cases, too_few
 from medfm_compress.bench.stats import bootstrap
 from medfm_compress.bench.stats.auroc import clustered_areas
+from medfm_compress.bench.stats.case_means import resample_mean
 from medfm_compress.bench.stats.drop_difference import (
     WEIGHTS,
     areas_drop_difference,
@@ -22,7 +24,7 @@ from medfm_compress.bench.stats.drop_difference import (
 from medfm_compress.bench.stats.metrics import Sample, WeightedMetrics
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.interval import Interval
-from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
+from medfm_compress.bench.types.metric import LOWER_IS_BETTER, MASK_METRICS, Metric
 from medfm_compress.bench.types.perturbation import PerturbationName
 from medfm_compress.bench.types.policy import Policy
 from medfm_compress.bench.types.robustness import DropComparison
@@ -125,9 +127,14 @@ def _compare(
         clean[0].truth[:, column],
         number_clusters(clean[0].clusters),
     )
-    values = WeightedMetrics(sample, (question.metric,)).unweighted()[:, 0]
-    lacking = too_few(clean[0], question.finding, policy)
-    interval, p_worse = _judged(question, sample, policy) if not lacking else (None, 1.0)
+    lacking = too_few(clean[0], question.finding, policy, question.metric)
+    if question.metric in MASK_METRICS:
+        cases = case_values(four, question.metric, column)
+        values = cases.values.mean(axis=1) if len(cases.clusters) else np.zeros(4)
+        interval, p_worse = _judged_means(question, cases, policy) if not lacking else (None, 1.0)
+    else:
+        values = WeightedMetrics(sample, (question.metric,)).unweighted()[:, 0]
+        interval, p_worse = _judged(question, sample, policy) if not lacking else (None, 1.0)
     if interval is None:
         interval = Interval(
             estimate=float(WEIGHTS @ values), low=-2.0, high=2.0, level=1 - 2 * policy.alpha, method=UNDEFINED
@@ -145,6 +152,14 @@ def _compare(
         p_worse=p_worse,
         too_few=lacking,
     )
+
+
+def _judged_means(question: Asked, cases: CaseValues, policy: Policy) -> tuple[Interval | None, float]:
+    """Likewise of the means of values that each case has."""
+    seed, errors = (policy.seed, len(question.name)), question.metric in LOWER_IS_BETTER
+    resampled = resample_mean(cases.values, cases.clusters, resamples=policy.resamples, seed=seed)
+    interval = resampled_drop_difference(resampled, cases.patients, 1 - 2 * policy.alpha)
+    return interval, p_resampled_drop_below(resampled, -question.margin, errors=errors)
 
 
 def _judged(question: Asked, sample: Sample, policy: Policy) -> tuple[Interval | None, float]:

@@ -103,6 +103,7 @@ def restrict(evaluation: Evaluation, rows: Rows) -> Evaluation:
         decisions=evaluation.decisions[rows],
         clusters=tuple(evaluation.clusters[row] for row in numbers),
         subgroups={name: tuple(values[row] for row in numbers) for name, values in evaluation.subgroups.items()},
+        case_metrics={metric: values[rows] for metric, values in evaluation.case_metrics.items()},
     )
 
 

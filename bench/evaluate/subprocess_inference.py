@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from medfm_compress.bench.evaluate.evaluate import check_cases, tabulate
+from medfm_compress.bench.evaluate.evaluate import check_cases
+from medfm_compress.bench.evaluate.kinds import Subject, kind_of
+from medfm_compress.bench.evaluate.mask_evaluation import DEFAULT_MASKS, MaskOptions
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.measure.worker import Evaluate, Open
 from medfm_compress.bench.measure.worker_process import Worker
@@ -20,8 +23,10 @@ from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.preprocess import normalise
 from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.strict_json import digest
+from medfm_compress.runtime.tasks.table import rules_of
 
 _CHUNK = 64
+_CHUNK_VALUES = 1 << 24  # logits that one chunk may have: 64 MiB of float32
 
 
 class Folders(NamedTuple):
@@ -44,7 +49,13 @@ def labelled_cases(study: Study, split: str) -> tuple[Case, ...]:
 
 
 def evaluate_model(
-    model: ModelUnderTest, study: Study, cases: tuple[Case, ...], plan: Plan, folder: Folders, progress: Progress
+    model: ModelUnderTest,
+    study: Study,
+    cases: tuple[Case, ...],
+    plan: Plan,
+    folder: Folders,
+    progress: Progress,
+    masks: MaskOptions = DEFAULT_MASKS,
 ) -> Evaluation:
     """Per-case table of ``model`` on ``cases``.
 
@@ -55,24 +66,59 @@ def evaluate_model(
         plan: threads and time-out of the process.
         folder: for temporary arrays, shared by models with equal specs, and for prepared images.
         progress: told now and then.
+        masks: of a segmentation: how they are judged, and where label maps are kept.
 
     Raises:
         InputError: the study's labels are not the model's, an image cannot be used, or the model cannot run or
             gives logits that are not finite.
     """
     check_cases(study, cases, model.task)
-    inputs = _write_inputs(model, study, cases, folder, progress)
-    outputs = folder.temporary / "logits.npy"
-    shape = (len(cases), len(model.task.labels))
-    np.lib.format.open_memmap(outputs, mode="w+", dtype=np.float32, shape=shape).flush()
+    inputs = None if model.spec.tiles else _write_inputs(model, study, cases, folder, progress)
     progress(f"evaluate {model.name} on {len(cases)} cases")
     with Worker(model.name, plan.threads, plan.timeout_s) as worker:
         worker.ask(Open(session=model.session, spec=model.spec, task=model.task))
-        for start in counted(range(0, len(cases), _CHUNK), f"evaluate {model.name}", len(cases), progress, _CHUNK):
-            stop = min(start + _CHUNK, len(cases))
-            worker.ask(Evaluate(inputs=str(inputs), outputs=str(outputs), start=start, stop=stop))
-    logits = np.load(outputs, allow_pickle=False)
-    return tabulate(logits, study, cases, model.task, name=model.name)
+        answers = _WorkerAnswers(worker, model, folder.temporary, (inputs, len(cases)), progress)
+        return kind_of(model.task).evaluate(answers, Subject(study, cases, model.spec, model.task, model.name, masks))
+
+
+class _WorkerAnswers:
+    """`Answers` of a model in a process of its own, which reads inputs and writes logits as files."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        model: ModelUnderTest,
+        folder: Path,
+        inputs: tuple[Path | None, int],
+        progress: Progress,
+    ) -> None:
+        self._worker, self._model, self._folder, self._progress = worker, model, folder, progress
+        self._inputs, self._count = inputs
+        self._shape = rules_of(model.task).logits_shape(model.task, model.spec)[1:]
+
+    def of_cases(self) -> Iterator[NDArray[Any]]:
+        """Logits of so many cases at a time that they take bounded memory."""
+        size = max(1, min(_CHUNK, _CHUNK_VALUES // int(np.prod(self._shape))))
+        outputs = self._empty("logits.npy", (min(size, self._count), *self._shape))
+        name = f"evaluate {self._model.name}"
+        for start in counted(range(0, self._count, size), name, self._count, self._progress, size):
+            stop = min(start + size, self._count)
+            request = Evaluate(inputs=str(self._inputs), outputs=str(outputs), start=start, stop=stop, first=start)
+            self._worker.ask(request)
+            yield np.load(outputs, allow_pickle=False)[: stop - start]
+
+    def of_input(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        """Logits of one input."""
+        inputs = self._folder / "tile.npy"
+        np.save(inputs, values)
+        outputs = self._empty("tile-logits.npy", (1, *self._shape))
+        self._worker.ask(Evaluate(inputs=str(inputs), outputs=str(outputs), start=0, stop=1))
+        return np.asarray(np.load(outputs, allow_pickle=False))
+
+    def _empty(self, name: str, shape: tuple[int, ...]) -> Path:
+        path = self._folder / name
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+        return path
 
 
 def image_files(study: Study, cases: Sequence[Case], count: int) -> tuple[str, ...]:

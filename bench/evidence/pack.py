@@ -86,7 +86,8 @@ def pack_evidence(request: PackRequest, out: Path, private: Ed25519PrivateKey) -
     derived = derive(sources)
     created, salt = utc_date(), request.salt or secrets.token_bytes(SALT_BYTES)
     report = parse_report(sources[REPORT], source=REPORT)
-    ids = case_ids(report, salt, open_study(request.study) if request.study else None)
+    study = open_study(request.study, structures=report.task.structures) if request.study else None
+    ids = case_ids(report, salt, study)
     here = replace(describe_machine(), load_average=-1.0)  # nothing is timed here
     environment = Environment(measured_on=report.machine, packed_on=here)
     members = {

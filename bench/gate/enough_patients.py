@@ -2,9 +2,10 @@
 
 However alike bundle and teacher are, a margin Δ is excluded only by more than z² (1 − Δ) / Δ patients in whom the loss
 could sit (see `stats.score_interval`): for sensitivity the ill, for AUROC the rarer of ill and healthy, for balanced
-accuracy half as many of each. One healthy patient above all m ill ones may cost average precision H(m) / m, H the
-harmonic numbers; it takes the m at which z² H(m) / m falls below Δ. PPV, NPV and F1 depend on what will be called, log
-loss has no such bound; they are left out.
+accuracy half as many of each, for a share that masks have (Dice) those with the structure. One healthy patient above
+all m ill ones may cost average precision H(m) / m, H the harmonic numbers; it takes the m at which z² H(m) / m falls
+below Δ. PPV, NPV and F1 depend on what will be called, small lesions on what is small, log loss, distances and counts
+have no such bound; they are left out.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _WHOSE: dict[Metric, tuple[int, ...]] = {
     "sensitivity": (1,),
     "specificity": (0,),
     "balanced_accuracy": (1, 0),
+    "dice": (1,),
+    "iou": (1,),
+    "surface_dice": (1,),
+    "lesion_sensitivity": (1,),
 }
 
 

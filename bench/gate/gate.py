@@ -17,8 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
+
 from medfm_compress.bench.evaluate.confusion_matrix import are_labels_exclusive
 from medfm_compress.bench.evaluate.fidelity import check_fidelity, fidelity
+from medfm_compress.bench.evaluate.kinds import check_policy
 from medfm_compress.bench.evaluate.paired_comparison import compare, too_few
 from medfm_compress.bench.evaluate.robustness import asked, compare_drops
 from medfm_compress.bench.evaluate.subgroups import Group, divide, restrict
@@ -31,6 +34,7 @@ from medfm_compress.bench.report import Report
 from medfm_compress.bench.stats.holm import holm
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation, Fidelity
 from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.metric import MASK_METRICS, Metric
 from medfm_compress.bench.types.policy import Policy, check_finding
 from medfm_compress.bench.types.robustness import DropComparison
 from medfm_compress.bench.types.verdict import Check, VariantVerdict, Verdict
@@ -89,6 +93,7 @@ def gather(teacher: Evaluation, variants: Iterable[Evaluation], policy: Policy, 
     Raises:
         InputError: evaluations of different cases, or a subgroup column that the study lacks.
     """
+    check_policy(policy, task)
     populations, notes = _populations(teacher, policy)
     variants = tuple(variants)
     return Evidence(
@@ -97,8 +102,23 @@ def gather(teacher: Evaluation, variants: Iterable[Evaluation], policy: Policy, 
         comparisons=tuple(comparison for variant in variants for comparison in compare(teacher, variant, policy)),
         fidelity=tuple(fidelity(teacher, variant, task) for variant in variants),
         shipped=tuple(variant.name for variant in variants),
-        notes=notes,
+        notes=(*notes, *mask_notes(teacher)),
     )
+
+
+def mask_notes(teacher: Evaluation) -> tuple[str, ...]:
+    """How many cases have no mask of a structure to be held against, and in which unit distances are."""
+    if not teacher.case_metrics:
+        return ()
+    notes = [f"distances are in {teacher.distance_unit}"] if teacher.distance_unit else []
+    for column, finding in enumerate(teacher.findings):
+        absent = int(np.isnan(teacher.case_metrics["dice"][:, column]).sum())
+        if absent:
+            notes.append(
+                f"{absent} of {len(teacher.images)} cases do not show {finding}; they are left out of its Dice, "
+                "distances and sensitivity, and count for its false positives"
+            )
+    return tuple(notes)
 
 
 def judge(report: Report) -> Verdict:
@@ -124,6 +144,7 @@ def recompute(report: Report, policy: Policy, shipped: Iterable[str] = ()) -> Ev
     Raises:
         InputError: as :func:`gather`.
     """
+    _check_mask_rules(report, policy)
     for table in report.evaluations:
         check_consistent(table.to_evaluation(), report.task_of(table.name))
     for perturbed in report.perturbed:
@@ -134,6 +155,17 @@ def recompute(report: Report, policy: Policy, shipped: Iterable[str] = ()) -> Ev
     evidence = gather(teacher, judged, policy, report.task)
     drops = compare_drops([teacher, *judged], report.perturbed, policy)
     return _measured(evidence._replace(drops=drops), report, shipped)
+
+
+def _check_mask_rules(report: Report, policy: Policy) -> None:
+    """Raises InputError where metrics of masks were computed by other rules than ``policy`` declares."""
+    rules = report.teacher.mask_rules
+    if rules is not None and rules != policy.masks:
+        changed = [name for name in rules.__struct_fields__ if getattr(rules, name) != getattr(policy.masks, name)]
+        raise InputError(
+            f"the masks of this report were judged by other rules than the policy's ({', '.join(changed)} differ); "
+            "bench the bundle again under this policy"
+        )
 
 
 def _measured(evidence: Evidence, report: Report, shipped: Iterable[str] = ()) -> Evidence:
@@ -223,7 +255,8 @@ def _findings(teacher: Evaluation) -> tuple[str, ...]:
 def _populations(teacher: Evaluation, policy: Policy) -> tuple[tuple[Population, ...], tuple[str, ...]]:
     """All cases and every group, and for how many cases a column is not recorded."""
     findings = _findings(teacher)
-    populations = [Population("", "", {finding: too_few(teacher, finding, policy) for finding in findings})]
+    lacking = {finding: too_few(teacher, finding, policy) for finding in findings}
+    populations = [Population("", "", lacking, lacking_values=_lacking_values(teacher, policy))]
     notes = []
     for rule in policy.subgroups:
         division = divide(teacher, rule, policy)
@@ -240,10 +273,23 @@ def _populations(teacher: Evaluation, policy: Policy) -> tuple[tuple[Population,
 def _population(teacher: Evaluation, group: Group, policy: Policy, *, optional: bool) -> Population:
     findings = _findings(teacher)
     if not group.rows.any():
-        return Population(group.column, group.name, dict.fromkeys(findings, "no case is in this group"), optional)
+        nobody = "no case is in this group"
+        values = dict.fromkeys(_lacking_values(teacher, policy), nobody)
+        return Population(group.column, group.name, dict.fromkeys(findings, nobody), optional, values)
     part = restrict(teacher, group.rows)
     lacking = {finding: too_few(part, finding, policy) for finding in findings}
-    return Population(group.column, group.name, lacking, optional)
+    return Population(group.column, group.name, lacking, optional, _lacking_values(part, policy))
+
+
+def _lacking_values(evaluation: Evaluation, policy: Policy) -> dict[tuple[Metric, str], str]:
+    """Metric of masks that ``policy`` requires, and finding → why there are too few cases with a value."""
+    required = {entry.metric for entry in policy.non_inferiority} & set(evaluation.case_metrics)
+    return {
+        (metric, finding): too_few(evaluation, finding, policy, metric)
+        for metric in MASK_METRICS
+        if metric in required
+        for finding in evaluation.findings
+    }
 
 
 def _required(policy: Policy, evidence: Evidence) -> tuple[tuple[Required, ...], tuple[str, ...]]:
@@ -262,8 +308,8 @@ def _required(policy: Policy, evidence: Evidence) -> tuple[tuple[Required, ...],
         if policy.requirement(entry.metric, finding, entry.subgroup) is entry
         and (finding or entry.metric == "accuracy")
     ]
-    waived = [entry for entry in spelt if entry.population.optional and entry.population.lacking[entry.finding]]
-    notes = tuple(f"not judged: {entry.name}: {entry.population.lacking[entry.finding]}" for entry in waived)
+    waived = [entry for entry in spelt if entry.population.optional and entry.lacking]
+    notes = tuple(f"not judged: {entry.name}: {entry.lacking}" for entry in waived)
     return tuple(entry for entry in spelt if entry not in waived), notes
 
 

@@ -96,7 +96,7 @@ def _policy_notes(made: Report, declared: LoadedPolicy, accepted: bool | None) -
 
 
 def _check_study(path: Path, made: Report) -> None:
-    fingerprint = study_fingerprint(open_study(path))
+    fingerprint = study_fingerprint(open_study(path, structures=made.task.structures))
     if fingerprint != made.study_fingerprint:
         raise InputError(
             f"the report is of study {made.study_fingerprint[:12]}, {path} is study {fingerprint[:12]}: other cases, "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from medfm_compress.bench.stats.power import reach
@@ -22,6 +24,10 @@ UNDEFINED: dict[Metric, str] = {
     "balanced_accuracy": "undefined: all cases are of one class",
     "auroc": "undefined: all cases are of one class",
     "auprc": "undefined: no case has the finding",
+    "small_lesion_sensitivity": "undefined: no case has a small region of it",
+    **dict.fromkeys(
+        ("dice", "iou", "surface_dice", "hd95", "lesion_sensitivity"), "undefined: no case shows the structure"
+    ),
 }
 Key = tuple[str, str, str, str]
 
@@ -34,12 +40,18 @@ class Population(NamedTuple):
         name: of the group.
         lacking: finding → why there are too few patients to judge it; empty where they suffice.
         optional: a group whose lack of patients is named and asks nothing.
+        lacking_values: metric of masks and finding → likewise, since such a metric has cases of its own.
     """
 
     column: str
     name: str
     lacking: dict[str, str]
     optional: bool = False
+    lacking_values: Mapping[tuple[Metric, str], str] = MappingProxyType({})
+
+    def lacks(self, metric: Metric, finding: str) -> str:
+        """Why there are too few patients to judge ``metric`` of ``finding``; empty where they suffice."""
+        return self.lacking_values.get((metric, finding), self.lacking[finding])
 
 
 class Required(NamedTuple):
@@ -55,6 +67,11 @@ class Required(NamedTuple):
         whose = f"{self.entry.metric} of {self.finding}" if self.finding else f"{self.entry.metric} over all labels"
         return f"{whose}, {self.population.name}" if self.population.name else whose
 
+    @property
+    def lacking(self) -> str:
+        """Why there are too few patients to judge it; empty where they suffice."""
+        return self.population.lacks(self.entry.metric, self.finding)
+
     def key(self, variant: str) -> Key:
         """Which comparison of ``variant`` answers it."""
         return (variant, self.entry.metric, self.finding, self.population.name)
@@ -68,7 +85,7 @@ def check_required(
     floors = (("teacher", entry.teacher_floor), ("bundle", entry.bundle_floor))
     bound = "ceiling" if entry.metric in LOWER_IS_BETTER else "floor"
     names = {whose: f"{name}, {bound} of the {whose}" for whose, floor in floors if floor is not None}
-    lacking = requirement.population.lacking[requirement.finding]
+    lacking = requirement.lacking
     incompatibility = f"too few cases: {lacking}" if lacking else absent
     if comparison is not None and not lacking:
         incompatibility = _incompatibility(comparison, entry.margin, alpha)

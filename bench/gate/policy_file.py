@@ -25,7 +25,7 @@ from msgspec.inspect import (
     type_info,
 )
 
-from medfm_compress.bench.types.metric import LOWER_IS_BETTER, REPORTED_ONLY
+from medfm_compress.bench.types.metric import LOWER_IS_BETTER, REPORTED_ONLY, UNBOUNDED
 from medfm_compress.bench.types.policy import MOST_WHOLE, NonInferiority, Policy
 from medfm_compress.data.strict_yaml import MAX_YAML_BYTES, load_yaml
 from medfm_compress.runtime.errors import InputError, in_one_line
@@ -123,7 +123,7 @@ def _check_limits(policy: Policy, source: str) -> None:
 
 def _check_floor(entry: NonInferiority, name: str, source: str) -> None:
     floor = getattr(entry, name)
-    most = math.inf if entry.metric == "log_loss" else 1.0
+    most = math.inf if entry.metric == "log_loss" or entry.metric in UNBOUNDED else 1.0
     if floor is not None and not 0 <= floor <= most:
         kind = "ceiling" if entry.metric in LOWER_IS_BETTER else "floor"
         allowed = "at least 0" if math.isinf(most) else "between 0 and 1"

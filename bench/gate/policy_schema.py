@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from medfm_compress.bench.types.metric import METRICS, REPORTED_ONLY
+from medfm_compress.bench.types.metric import ALL_METRICS, REPORTED_ONLY, UNBOUNDED
 from medfm_compress.bench.types.policy import MOST_RESAMPLES, Policy
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -22,8 +22,9 @@ _TITLES = {
     "FidelityLimits": "Fidelity limits",
     "SubgroupRule": "Subgroup rule",
     "Robustness": "Required comparison on perturbed images",
+    "MaskRules": "How masks are judged",
 }
-_SECTIONS = ("budget", "fidelity", "subgroups", "robustness")
+_SECTIONS = ("budget", "fidelity", "subgroups", "robustness", "masks")
 _POSITIVE = {"exclusiveMinimum": 0}
 _RANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("Policy", "non_inferiority"): {"minItems": 1},
@@ -33,18 +34,30 @@ _RANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("Policy", "alpha"): {"exclusiveMinimum": 0, "exclusiveMaximum": 0.5},
     ("Policy", "resamples"): {"minimum": 1000, "maximum": MOST_RESAMPLES},
     ("Policy", "seed"): {"minimum": 0},
-    ("NonInferiority", "metric"): {"enum": [metric for metric in METRICS if metric not in REPORTED_ONLY]},
-    ("NonInferiority", "margin"): {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    ("NonInferiority", "metric"): {"enum": [metric for metric in ALL_METRICS if metric not in REPORTED_ONLY]},
+    ("NonInferiority", "margin"): {"exclusiveMinimum": 0},
     ("NonInferiority", "teacher_floor"): {"minimum": 0},
     ("NonInferiority", "bundle_floor"): {"minimum": 0},
     ("SubgroupRule", "column"): {"minLength": 1},
-    ("Robustness", "metric"): {"enum": [metric for metric in METRICS if metric not in REPORTED_ONLY]},
-    ("Robustness", "margin"): {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    ("Robustness", "metric"): {"enum": [metric for metric in ALL_METRICS if metric not in REPORTED_ONLY]},
+    ("Robustness", "margin"): {"exclusiveMinimum": 0},
     ("Robustness", "perturbations"): {"uniqueItems": True},
     ("Robustness", "severities"): {"uniqueItems": True},
+    ("MaskRules", "surface_tolerance_px"): {"minimum": 0},
+    ("MaskRules", "surface_tolerance_mm"): {"minimum": 0},
+    ("MaskRules", "lesion_overlap"): {"exclusiveMinimum": 0, "maximum": 1},
+    ("MaskRules", "small_lesion_percent"): {"exclusiveMinimum": 0, "maximum": 100},
+    ("MaskRules", "lost_below_dice"): {"minimum": 0, "maximum": 1},
     ("FidelityLimits", "max_relative_logit_error"): _POSITIVE,
     ("FidelityLimits", "min_agreement"): {"exclusiveMinimum": 0, "maximum": 1},
 }
+
+
+_SHARE_BELOW_1 = {
+    "if": {"properties": {"metric": {"enum": sorted(UNBOUNDED)}}, "required": ["metric"]},
+    "else": {"properties": {"margin": {"exclusiveMaximum": 1}}},
+}
+_CONDITIONS = {"NonInferiority": _SHARE_BELOW_1, "Robustness": _SHARE_BELOW_1}
 
 
 def policy_schema() -> dict[str, Any]:
@@ -67,7 +80,13 @@ def _described(name: str, shape: dict[str, Any]) -> dict[str, Any]:
         key: {"description": attributes[key], **_property(name, key, value)}
         for key, value in shape["properties"].items()
     }
-    return {**shape, "title": _TITLES[name], "description": whole, "properties": properties}
+    return {
+        **shape,
+        "title": _TITLES[name],
+        "description": whole,
+        "properties": properties,
+        **_CONDITIONS.get(name, {}),
+    }
 
 
 def _property(name: str, key: str, value: dict[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import encode
 
 SCHEMA_FILE = "policy.schema.json"
-STARTER = f"""\
+_HEAD = f"""\
 # yaml-language-server: $schema={SCHEMA_FILE}
 #
 # What must hold before a bundle ships. Commit this file before any model has seen a test case: the report cites its
 # hash, and the gate refuses a policy that changed afterwards. Remove a '#' that no space follows to switch a line on.
 
+"""
+_CLASSIFICATION = """\
 # Required comparisons: bundle - teacher on the same cases, paired, clustered by patient. An entry passes where the
 # interval of the difference rules out a loss of 'margin' or more in the metric's own unit (0.02: two points of AUROC).
 # Metrics: auroc, auprc, accuracy, balanced_accuracy, sensitivity, specificity, ppv, npv, f1; and the errors brier and
@@ -30,24 +32,66 @@ non_inferiority:
     teacher_floor: 0.80         # its interval must lie above: a poor teacher proves nothing; for the errors a ceiling
     #bundle_floor: 0.80
     #finding: pneumonia         # one finding; without it, every finding of the task
-  #- {{metric: sensitivity, margin: 0.05}}
-  #- {{metric: brier, margin: 0.01, bundle_floor: 0.20}}
-  #- {{metric: auroc, margin: 0.05, subgroup: sex}}         # in every group of a column declared below
+  #- {metric: sensitivity, margin: 0.05}
+  #- {metric: brier, margin: 0.01, bundle_floor: 0.20}
+  #- {metric: auroc, margin: 0.05, subgroup: sex}         # in every group of a column declared below
 
+"""
+_SEGMENTATION = """\
+# Required comparisons: bundle - teacher on the same cases, paired, clustered by patient. An entry passes where the
+# interval of the difference of the means rules out a loss of 'margin' or more in the metric's own unit.
+# Metrics of masks, one value a case: dice, iou, surface_dice, lesion_sensitivity, small_lesion_sensitivity; and, of
+# which a rise is the loss, hd95 (px, or mm where every image says its spacing) and false_positives_per_image. Of
+# whether an image shows the structure at all: auroc, sensitivity, specificity. Cases that do not show a structure are
+# left out of its Dice, distances and sensitivities, and count for its false positives.
+non_inferiority:
+  - metric: dice
+    margin: 0.02
+    teacher_floor: 0.70         # its interval must lie above: a poor teacher proves nothing; for hd95 a ceiling
+    #bundle_floor: 0.70
+    #finding: lesion            # one structure; without it, every structure of the task
+  - {metric: lesion_sensitivity, margin: 0.05}
+  - {metric: false_positives_per_image, margin: 0.25}
+  #- {metric: small_lesion_sensitivity, margin: 0.10}      # lost small lesions hide in every other figure
+  #- {metric: surface_dice, margin: 0.05}
+  #- {metric: hd95, margin: 5}
+  #- {metric: dice, margin: 0.05, subgroup: sex}           # in every group of a column declared below
+
+# How masks are held against the truth.
+masks:
+  #surface_tolerance_px: 2.0    # outlines no farther apart are the same in surface_dice
+  #surface_tolerance_mm: 1.0    # where every image says its spacing
+  #lesion_overlap: 0.1          # a drawn region finds a true one from this intersection over union on
+  #small_lesion_percent: 1.0    # of its image: a true region below it is a small one
+  #lost_below_dice: 0.1         # a structure that both draw counts as lost by the one whose Dice is below this
+
+"""
+_SUBGROUPS = """\
 # Columns of the study whose groups are compared one by one. Without cuts every value is a group; cuts divide a number:
 # [40, 70] makes < 40, 40 to below 70, and >= 70. A group with too few patients is inconclusive, or, with 'named', only
 # named in the verdict's notes.
 subgroups:
-  #- {{column: sex}}
-  #- {{column: age, cuts: [40, 70], when_too_few: named}}
-  #- {{column: age × sex}}       # every combination of their groups
+  #- {column: sex}
+  #- {column: age, cuts: [40, 70], when_too_few: named}
+  #- {column: age × sex}       # every combination of their groups
 
+"""
+_PERTURBED = """\
 # What the bundle may lose beyond the teacher when the images are perturbed: noise, exposure, gamma, contrast, jpeg,
 # blur, rotation, shift, each at severities 1 to 3. Every condition is evaluated on all test cases and takes its time.
 robustness:
-  #- {{metric: auroc, margin: 0.05, severities: [1, 2]}}
-  #- {{metric: sensitivity, margin: 0.10, perturbations: [exposure, blur], severities: [1]}}
+  #- {metric: auroc, margin: 0.05, severities: [1, 2]}
+  #- {metric: sensitivity, margin: 0.10, perturbations: [exposure, blur], severities: [1]}
 
+"""
+_PERTURBED_MASKS = """\
+# What the bundle may lose beyond the teacher when the images are perturbed: noise, exposure, gamma, contrast, jpeg or
+# blur, each at severities 1 to 3. (rotation and shift would move an image away from its mask.)
+robustness:
+  #- {metric: dice, margin: 0.05, perturbations: [noise, exposure, blur], severities: [1, 2]}
+
+"""
+_REST = """\
 # How near to the teacher every variant must stay, case by case.
 fidelity:
   #max_relative_logit_error: 0.10   # for a quantized teacher, not for a student of another architecture
@@ -77,10 +121,16 @@ alpha: 0.025                    # one-sided; 0.025 gives two-sided 95% intervals
 resamples: 2000
 seed: 0
 """
+STARTER = f"{_HEAD}{_CLASSIFICATION}{_SUBGROUPS}{_PERTURBED}{_REST}"
+SEGMENTATION_STARTER = f"{_HEAD}{_SEGMENTATION}{_SUBGROUPS}{_PERTURBED_MASKS}{_REST}"
 
 
-def write_starter(path: str | Path) -> tuple[Path, ...]:
+def write_starter(path: str | Path, *, segmentation: bool = False) -> tuple[Path, ...]:
     """Write the starter to ``path`` and, beside it, the schema that editors complete and check it by.
+
+    Args:
+        path: of the policy; nothing may be there.
+        segmentation: write the one for networks that draw masks.
 
     Returns:
         What was written; a schema that is there already is left as it is.
@@ -94,7 +144,7 @@ def write_starter(path: str | Path) -> tuple[Path, ...]:
     if path.exists() or path.is_symlink():
         raise InputError(f"{path} exists and is not overwritten; name another file, or remove it first")
     written = [path]
-    write_atomically(path, STARTER.encode())
+    write_atomically(path, (SEGMENTATION_STARTER if segmentation else STARTER).encode())
     schema = path.parent / SCHEMA_FILE
     if not schema.exists():
         write_atomically(schema, encode(policy_schema()))

@@ -9,8 +9,10 @@ from medfm_compress.runtime.sessions.operators import read_self_contained
 
 Maker = Literal["softmax", "sigmoid", "log-softmax", "log", "product", "squashed", ""]
 
+# Probabilities stay probabilities; of maps also where they are turned or made larger.
 _PASSING = frozenset(
     {"Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "QuantizeLinear", "DequantizeLinear"}
+    | {"Transpose", "Resize"}
 )
 _MAKERS: dict[str, Maker] = {
     "Softmax": "softmax",

@@ -29,6 +29,7 @@ from medfm_compress.bench.measure.stopwatch import is_stable, timed_ms, without_
 from medfm_compress.bench.types.gpu_state import GpuState
 from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.sessions.onnxruntime_providers import PROVIDERS
 from medfm_compress.runtime.sessions.protocol import Batched, DeviceTimed, Session, SessionInfo, SessionRef
 from medfm_compress.runtime.task import Task
@@ -73,15 +74,16 @@ class TimeBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="evaluate"):
-    """Run rows ``start`` to ``stop`` of the file ``inputs`` into the same rows of ``outputs``.
+    """Run rows ``start`` to ``stop`` of the file ``inputs``; row ``first`` of it becomes the first of ``outputs``.
 
-    Both are ``.npy`` files that exist: float32 ``[n, C, H, W]`` and float32 ``[n, labels]``.
+    Both are ``.npy`` files that exist: float32 ``[n, C, H, W]`` and float32 ``[k, …]``, logits of the task's shape.
     """
 
     inputs: str
     outputs: str
     start: int
     stop: int
+    first: int = 0
 
 
 class Inspect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="inspect"):
@@ -142,20 +144,41 @@ class OpenedModel:
 
     def predict(self, file: str) -> tuple[float, ...]:
         """The whole way of one image file, and how many ms each of `STAGES` took."""
-        from medfm_compress.runtime.activation import decisions, probabilities
         from medfm_compress.runtime.preprocess import preprocess
         from medfm_compress.runtime.read_image import read_image
 
         stamps = [time.perf_counter_ns()]
         pixels = read_image(file, self._spec.dicom)
         stamps.append(time.perf_counter_ns())
-        values = preprocess(pixels, self._spec)
-        stamps.append(time.perf_counter_ns())
-        logits = self.run(values)
-        stamps.append(time.perf_counter_ns())
-        decisions(probabilities(logits, self._task), self._task)
-        stamps.append(time.perf_counter_ns())
+        if self._spec.tiles:
+            stamps += self._by_tiles(pixels)
+        else:
+            values = preprocess(pixels, self._spec)
+            stamps.append(time.perf_counter_ns())
+            logits = self.run(values)
+            stamps.append(time.perf_counter_ns())
+            self._conclude(logits, pixels)
+            stamps.append(time.perf_counter_ns())
         return tuple((later - earlier) / 1e6 for earlier, later in itertools.pairwise(stamps))
+
+    def _by_tiles(self, pixels: Pixels) -> tuple[int, int, int]:
+        """Stamps behind preprocessing, inference and the rest, which go tile by tile: all of it is the inference."""
+        from medfm_compress.runtime.segmentation.segment import segment
+
+        before = time.perf_counter_ns()
+        segment(self.run, pixels, self._task, self._spec)
+        after = time.perf_counter_ns()
+        return before, after, after
+
+    def _conclude(self, logits: NDArray[Any], pixels: Pixels) -> None:
+        """What follows from logits: probabilities and decisions, or the label map at the image's own size."""
+        from medfm_compress.runtime.activation import decisions, probabilities
+        from medfm_compress.runtime.segmentation.segment import of_logits
+
+        if self._task.is_dense:
+            of_logits(logits, self._task, self._spec, *pixels.values.shape[:2])
+        else:
+            decisions(probabilities(logits, self._task), self._task)
 
     def answer(self, request: WarmUp | Time | TimeBatch | Evaluate | Load) -> Reply:
         """Do what ``request`` says."""
@@ -279,9 +302,9 @@ class OpenedModel:
         logits = np.load(request.outputs, mmap_mode="r+", allow_pickle=False)
         for row in range(request.start, request.stop):
             found = self.run(np.array(inputs[row : row + 1], dtype=np.float32))
-            if found.shape != (1, logits.shape[1]):
-                raise InputError(f"the session gives logits {found.shape}; the task needs (1, {logits.shape[1]})")
-            logits[row] = found[0]
+            if found.shape != (1, *logits.shape[1:]):
+                raise InputError(f"the session gives logits {found.shape}; the task needs {(1, *logits.shape[1:])}")
+            logits[row - request.first] = found[0]
         logits.flush()
         return Reply(calls=request.stop - request.start)
 

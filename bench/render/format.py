@@ -21,6 +21,13 @@ METRIC_NAMES: dict[Metric, str] = {
     "brier": "Brier score",
     "log_loss": "Log loss",
     "ece": "ECE",
+    "dice": "Dice",
+    "iou": "IoU",
+    "surface_dice": "Surface Dice",
+    "hd95": "HD95",
+    "lesion_sensitivity": "Lesion sensitivity",
+    "small_lesion_sensitivity": "Sensitivity, small lesions",
+    "false_positives_per_image": "False positives per image",
 }
 _HASH = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{40,}(?![0-9A-Za-z])")
 _SHORT = 12

@@ -1,9 +1,10 @@
-"""The models of a report as points of latency and AUROC."""
+"""The models of a report as points of latency and AUROC, of a segmentation of latency and Dice."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from medfm_compress.bench.evaluate.kinds import kind_of
 from medfm_compress.bench.measure.percentile_bounds import percentile_bounds
 from medfm_compress.bench.render.model_names import model_name
 from medfm_compress.bench.report import TEACHER, Report
@@ -17,14 +18,14 @@ class ParetoPoint(NamedTuple):
     Attributes:
         name: as people read it.
         latency_ms: median of the session; its interval may reach to infinity.
-        auroc: with its interval.
+        merit: AUROC or Dice, with its interval.
         series: number of its colour and mark.
         hollow: whether it has no evaluation of its own and is given the teacher's AUROC.
     """
 
     name: str
     latency_ms: Interval
-    auroc: Interval
+    merit: Interval
     series: int
     hollow: bool
 
@@ -46,7 +47,7 @@ def pareto_points(report: Report, finding: str) -> tuple[ParetoPoint, ...]:
             ParetoPoint(
                 name=model_name(report, measurement.name),
                 latency_ms=median_interval(measurement),
-                auroc=areas[measurement.name if own else TEACHER],
+                merit=areas[measurement.name if own else TEACHER],
                 series=names.index(measurement.name) if own else 0,
                 hollow=not own,
             )
@@ -55,15 +56,10 @@ def pareto_points(report: Report, finding: str) -> tuple[ParetoPoint, ...]:
 
 
 def auroc_of(report: Report, finding: str) -> dict[str, Interval]:
-    """Name of each evaluated model → its AUROC of ``finding`` on all cases, where an interval was computed."""
-    areas: dict[str, Interval] = {}
+    """Name of each evaluated model → its AUROC (Dice) of ``finding`` on all cases, where an interval was computed."""
+    metric, areas = kind_of(report.task).headline, dict[str, Interval]()
     for compared in report.comparisons:
-        if (
-            compared.metric == "auroc"
-            and compared.finding == finding
-            and not compared.subgroup
-            and not compared.too_few
-        ):
+        if compared.metric == metric and compared.finding == finding and not compared.subgroup and not compared.too_few:
             areas.setdefault(TEACHER, compared.teacher)
             areas[compared.variant] = compared.bundle
     return areas

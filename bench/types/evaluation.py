@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.bench.types.interval import Interval
+from medfm_compress.bench.types.mask_rules import MaskRules
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 
 
@@ -16,13 +17,18 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: e.g. ``teacher`` or a variant's name.
         images: case keys, length n.
-        logits: ``[n, labels]`` float64.
+        logits: ``[n, labels]`` float64; of a segmentation those of each structure's highest probability in the image.
         scores: calibrated probabilities ``[n, findings]`` float64.
         truth: 0/1 ``[n, findings]`` int64.
-        decisions: 0/1 ``[n, findings]`` int64, at the stored operating points (argmax for multiclass).
+        decisions: 0/1 ``[n, findings]`` int64, at the stored operating points (argmax for multiclass); of a
+            segmentation whether the label map shows the structure anywhere.
         clusters: patient keys, length n.
         findings: names of the columns.
         subgroups: column name → values, each of length n.
+        case_metrics: of a segmentation, a metric of `MASK_METRICS` → ``[n, findings]`` float64, NaN where a case has
+            no value (see `evaluate.mask_metrics`); else empty.
+        mask_rules: by which those were computed.
+        distance_unit: of their distances, ``mm`` or ``px``; empty without any.
     """
 
     name: str
@@ -34,6 +40,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     clusters: tuple[str, ...]
     findings: tuple[str, ...]
     subgroups: dict[str, tuple[str, ...]] = {}
+    case_metrics: dict[str, NDArray[np.float64]] = {}
+    mask_rules: MaskRules | None = None
+    distance_unit: str = ""
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -23,6 +23,8 @@ from typing import Literal, get_args
 
 PerturbationName = Literal["noise", "exposure", "gamma", "contrast", "jpeg", "blur", "rotation", "shift"]
 PERTURBATIONS: tuple[PerturbationName, ...] = get_args(PerturbationName)
+MOVING: frozenset[PerturbationName] = frozenset({"rotation", "shift"})
+"""Those that move what an image shows, so that a mask of it no longer fits."""
 SEVERITIES: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)
 STRENGTHS: MappingProxyType[PerturbationName, tuple[float, float, float]] = MappingProxyType(
     {

@@ -10,7 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from medfm_compress.bench.types.metric import REPORTED_ONLY, Metric
+from medfm_compress.bench.types.mask_rules import MaskRules
+from medfm_compress.bench.types.metric import REPORTED_ONLY, UNBOUNDED, Metric
 from medfm_compress.bench.types.perturbation import PERTURBATIONS, SEVERITIES, PerturbationName
 from medfm_compress.runtime.errors import InputError
 
@@ -60,7 +61,7 @@ class NonInferiority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     Attributes:
         metric: what is compared; `REPORTED_ONLY` ones cannot be required.
-        margin: in the metric's own unit, > 0 and < 1.
+        margin: in the metric's own unit, > 0; of all but distances and counts < 1.
         finding: one finding, or empty for every finding.
         subgroup: a column that `Policy.subgroups` declares, for every group of it; empty for all cases together.
         teacher_floor: the lower end of the teacher's own interval must reach it (a bad teacher proves nothing); for
@@ -77,8 +78,7 @@ class NonInferiority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "subgroup", intersection(self.subgroup))
-        if not 0 < self.margin < 1:
-            raise InputError(f"margin is {self.margin}; it must be above 0 and below 1")
+        _check_margin(self.metric, self.margin)
         if self.metric in REPORTED_ONLY:
             raise InputError(f"{self.metric} is biased on few cases and cannot be required; require brier or log_loss")
 
@@ -102,7 +102,7 @@ class Robustness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         metric: what is compared; `REPORTED_ONLY` ones cannot be required.
-        margin: in the metric's own unit, > 0 and < 1.
+        margin: in the metric's own unit, > 0; of all but distances and counts < 1.
         perturbations: which; without any, all of `PERTURBATIONS`.
         severities: of 1, 2 and 3; without any, all three.
         finding: one finding, or empty for every finding.
@@ -115,8 +115,7 @@ class Robustness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     finding: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 < self.margin < 1:
-            raise InputError(f"margin is {self.margin}; it must be above 0 and below 1")
+        _check_margin(self.metric, self.margin)
         if self.metric in REPORTED_ONLY:
             raise InputError(f"{self.metric} is biased on few cases and cannot be required; require brier or log_loss")
         for name, every in (("perturbations", PERTURBATIONS), ("severities", SEVERITIES)):
@@ -173,6 +172,7 @@ class FidelityLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 MOST_RESAMPLES = 100_000  # the noise of an end is then 1/50 of a standard error; more would only take time
 MOST_WHOLE = (1 << 63) - 1  # a report, which repeats its policy, holds no larger one
+MOST_DISTANCE = 1e6  # px, mm or regions: no image has more
 MOST_ENTRIES = 1000  # a metric of every finding in every group by name; each entry costs an interval
 
 
@@ -185,6 +185,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         fidelity: hard limits on the difference case by case.
         subgroups: columns whose groups are compared one by one.
         robustness: required comparisons on perturbed images.
+        masks: how masks of a segmentation are held against the truth.
         min_positives: fewer patients with a finding (cases, where no patient is known) make it inconclusive before
             any interval is computed; at least 2.
         min_negatives: likewise, patients with a case without it.
@@ -199,6 +200,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     fidelity: FidelityLimits = FidelityLimits()
     subgroups: tuple[SubgroupRule, ...] = ()
     robustness: tuple[Robustness, ...] = ()
+    masks: MaskRules = MaskRules()
     min_positives: int = 20
     min_negatives: int = 20
     min_clusters: int = 40
@@ -249,6 +251,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """
         entries = {(entry.metric, entry.finding, entry.subgroup): entry for entry in self.non_inferiority}
         return entries.get((metric, finding, column)) or entries.get((metric, "", column))
+
+
+def _check_margin(metric: Metric, margin: float) -> None:
+    if metric in UNBOUNDED:
+        if not 0 < margin <= MOST_DISTANCE:
+            raise InputError(f"margin of {metric} is {margin}; it must be above 0 and at most {MOST_DISTANCE:g}")
+    elif not 0 < margin < 1:
+        raise InputError(f"margin is {margin}; it must be above 0 and below 1")
 
 
 def _refuse_repeated(entries: Sequence[NonInferiority]) -> None:

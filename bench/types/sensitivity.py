@@ -23,13 +23,13 @@ class SensitivityPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     Attributes:
         kept: how many of the group stay, 0 for a dropped block.
         error: relative logit error, >= 0.
-        auroc: in [0, 1], or None where it was not measured.
+        score: in [0, 1], or None where it was not measured.
         removed_ms: what it saves on the target, milliseconds an image, or None where it is not known.
     """
 
     kept: int
     error: float
-    auroc: float | None = None
+    score: float | None = None
     removed_ms: float | None = None
 
 
@@ -84,7 +84,8 @@ class SensitivityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         cases: how many were used.
         curves: in the order of the network.
         allocation: how the chosen widths were found, a sentence; empty where none were chosen.
-        auroc: of the whole model, None where it was not measured.
+        score: of the whole model, None where it was not measured.
+        score_name: what the score is, in words.
         cost: unit of the next two, ``ms``, ``MACs`` or ``bytes``; empty where there is none.
         cost_before: of the whole model.
         cost_after: with the chosen widths.
@@ -96,7 +97,8 @@ class SensitivityReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     cases: int
     curves: tuple[SensitivityCurve, ...]
     allocation: str = ""
-    auroc: float | None = None
+    score: float | None = None
+    score_name: str = "AUROC"
     cost: str = ""
     cost_before: float = 0.0
     cost_after: float = 0.0

@@ -14,8 +14,9 @@ from pathlib import Path
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from medfm_compress.compress.distillation.options import Distillation, default_losses
+from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.distillation.training_cases import TrainingCases, Weighing, gather_training_cases
 from medfm_compress.compress.losses.base import DistillationBatch, Term
 from medfm_compress.compress.losses.registry import (
@@ -23,6 +24,7 @@ from medfm_compress.compress.losses.registry import (
     FeatureShapes,
     LabelTerm,
     Setting,
+    label_terms_of,
     make_label_term,
     make_term,
 )
@@ -40,10 +42,11 @@ from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.dataset import check_labels, load_dataset, load_images, pixels_of
 from medfm_compress.compress.training.distributed import is_first
 from medfm_compress.compress.training.job import Batch, Job, Trained
+from medfm_compress.compress.training.kinds import training_rules
 from medfm_compress.compress.training.loop import train
-from medfm_compress.compress.training.validation_score import auroc_scorer
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
+from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.task import Task
@@ -79,6 +82,7 @@ def distill(
     study, card = studies[0], teacher.card
     check_labels(study, card.task, card.name)
     check_labels(study, student.task, student.name)
+    _check_grids(card, student)
     course = _Course(study, card, student, config, out / "training", with_losses(distillation, student.task))
     weighing = Weighing(
         distillation.teacher_weight, distillation.label_weight_column, distillation.teacher_weight_column
@@ -90,13 +94,17 @@ def distill(
     if isinstance(teacher, OutputCache):
         teacher.check(training_cases.groups)
     store = teacher if isinstance(teacher, OutputCache) else _ask(course, teacher, training_cases, progress)
+    if student.task.is_dense:
+        height, width = store.header.logits_shape[1:]
+        progress(f"teacher: maps of logits kept at {height}×{width} in float16")
     trained, ranges = _train(course, training_cases, store, progress)
     step = (
         f"distilled {student.name} from {card.name}: {len(trained.history)} epochs, "
         f"losses {_describe(course.distillation.losses)}, temperature {distillation.temperature:g}, "
         f"teacher weight {distillation.teacher_weight:g}, {training_cases.unlabelled} unlabelled cases, "
-        f"seed {config.seed}, "
-        f"validation AUROC {trained.best:.4f}" + (f", {len(ranges)} layers with INT8 values" if ranges else "")
+        + (f"maps kept at 1/{store.header.stride} of the teacher's size, " if student.task.is_dense else "")
+        + f"seed {config.seed}, validation {training_rules(student.task).score} {trained.best:.4f}"
+        + (f", {len(ranges)} layers with INT8 values" if ranges else "")
     )
     origin = Origin(
         teacher=card.identity,
@@ -125,7 +133,11 @@ def lineage(teacher: tuple[str, ...], student: tuple[str, ...], step: str) -> tu
 
 def with_losses(distillation: Distillation, task: Task) -> Distillation:
     """Fill the losses in that were left to the default of the task."""
-    return msgspec.structs.replace(distillation, losses=distillation.losses or default_losses(task))
+    return msgspec.structs.replace(
+        distillation,
+        losses=distillation.losses or training_rules(task).distillation_losses(task),
+        label_loss=distillation.label_loss or label_terms_of(task)[0],
+    )
 
 
 class StudentLearner(nn.Module):
@@ -145,15 +157,38 @@ class StudentLearner(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             inputs = DistillationBatch(
                 student=logits,
-                teacher=extras["teacher"],
+                teacher=_on_grid(extras["teacher"], logits),
                 student_features={name: value.float() for name, value in outputs.features.items()},
                 teacher_features={k.removeprefix("teacher:"): v for k, v in extras.items() if k.startswith("teacher:")},
             )
-            learned = sum((weight * term(inputs) for weight, term in self._terms), torch.zeros_like(logits[:, 0]))
-            # Where there is no label its weight is 0; class 0 only keeps the arithmetic defined.
-            labelled = self._label_term(logits, extras["targets"].clamp(min=0))
+            learned = sum((weight * term(inputs) for weight, term in self._terms), logits.new_zeros(len(logits)))
+            # Where there is no label its weight is 0, whatever the target says.
+            labelled = self._label_term(logits, extras["targets"])
             loss: Tensor = (extras["teacher_weight"] * learned + extras["label_weight"] * labelled).mean()
         return loss
+
+
+def _on_grid(teacher: Tensor, student: Tensor) -> Tensor:
+    """The teacher's maps of logits, bilinear at the size of the student's; logits of images as they are."""
+    if teacher.ndim == 2 or teacher.shape[2:] == student.shape[2:]:
+        return teacher
+    return functional.interpolate(teacher, size=student.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _check_grids(teacher: TeacherCard, student: Model) -> None:
+    """Raises ModelError where a point of the student's maps lies elsewhere in the image than the teacher's."""
+    theirs, own = teacher.spec, student.spec
+    if not student.task.is_dense:
+        return
+    padded = "longest" in (theirs.resize, own.resize)
+    shapes = (theirs.height_px * own.width_px, own.height_px * theirs.width_px)
+    same = (theirs.resize, theirs.tiles) == (own.resize, own.tiles)
+    if not same or (padded and shapes[0] != shapes[1]):
+        raise ModelError(
+            f"{teacher.name} sees images {theirs.resize} to {theirs.height_px}×{theirs.width_px} and {student.name} "
+            f"{own.resize} to {own.height_px}×{own.width_px}, so that a pixel of one is no pixel of the other; give a "
+            "student that is prepared as the teacher is, at any size of the same shape"
+        )
 
 
 @dataclass(frozen=True)
@@ -200,6 +235,7 @@ def _ask(course: _Course, teacher: Teacher, training_cases: TrainingCases, progr
         plan=plan,
         features=tuple(name for name in _features_of(distillation) if name in teacher.card.features),
         precision=distillation.teacher_precision,
+        stride=distillation.output_stride,
     )
     return collect_outputs(teacher, request, course.folder / "teacher-outputs", progress)
 
@@ -230,7 +266,10 @@ def _job(course: _Course, training_cases: TrainingCases, store: OutputCache, pro
     labelled = training_cases.targets[training_cases.has_label]
     distillation = course.distillation
     label_term = make_label_term(distillation.label_loss, labelled, student.task, balanced=distillation.balanced)
-    plan = store.plan
+    plan, rules = store.plan, training_rules(student.task)
+    targets = rules.targets(
+        training_cases.groups, training_cases.has_label, student.task, student.spec, cache, progress
+    )
     return Job(
         learner=StudentLearner(student.module, _terms(course, store), label_term),
         network=student.module,
@@ -240,22 +279,24 @@ def _job(course: _Course, training_cases: TrainingCases, store: OutputCache, pro
         ),
         mean=student.spec.mean,
         std=student.spec.std,
-        extras=extras_of(training_cases, store, _features_of(distillation)),
-        score=auroc_scorer(val, student.spec, student.task, config),
+        extras=extras_of(training_cases, targets, store, _features_of(distillation)),
+        moving=rules.moving,
+        score=rules.scorer(val, student.spec, student.task, config),
+        score_name=f"val {rules.score}",
         checkpoint=course.folder / course.checkpoint,
         fingerprint=course.fingerprint(training_cases, store),
     )
 
 
 def extras_of(
-    training_cases: TrainingCases, store: OutputCache, features: tuple[str, ...]
+    training_cases: TrainingCases, targets: Callable[[Tensor], Tensor], store: OutputCache, features: tuple[str, ...]
 ) -> Callable[[Tensor, int], Mapping[str, Tensor]]:
     """Targets, weights, and the teacher's logits (``teacher``) and features (``teacher:NAME``) of a batch's cases."""
 
     def look_up(cases: Tensor, epoch: int) -> Mapping[str, Tensor]:
         answers = store.lookup(epoch % len(store.plan.seeds), cases, features)
         return {
-            "targets": training_cases.targets[cases],
+            "targets": targets(cases),
             "label_weight": training_cases.label_weight[cases],
             "teacher_weight": training_cases.teacher_weight[cases],
             "teacher": answers.logits,

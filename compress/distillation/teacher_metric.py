@@ -11,6 +11,7 @@ Psychol. Meas. 20 (1960) 37–46: t_j and p_j are the shares of label j among th
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
@@ -22,11 +23,14 @@ from torch import Tensor
 
 from medfm_compress.bench.stats.auroc import auroc
 from medfm_compress.compress.distillation.options import Distillation
-from medfm_compress.compress.distillation.training_cases import Weighing, gather_training_cases
+from medfm_compress.compress.distillation.teacher_dice import TeacherDice, dice_metric, resized
+from medfm_compress.compress.distillation.training_cases import TrainingCases, Weighing, gather_training_cases
 from medfm_compress.compress.teachers.output_cache import OutputCache
-from medfm_compress.compress.teachers.teacher import BATCH, Teacher, TeacherCard
+from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard, batch_of
+from medfm_compress.compress.training.augment import draw_view, move_maps
 from medfm_compress.compress.training.dataset import check_labels, load_dataset
 from medfm_compress.compress.training.job import gather
+from medfm_compress.compress.training.kinds import training_rules
 from medfm_compress.compress.training.validation_score import one_hot
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import ModelError
@@ -86,8 +90,18 @@ def check_teacher(
         return
     cache = None if out is None else out / "training" / "cache"
     val = load_dataset(study, "val", card.spec, cache, progress)
-    rows = np.array_split(np.arange(len(val.images)), math.ceil(len(val.images) / BATCH))
-    logits = torch.cat([teacher.answer(torch.from_numpy(gather(val.images, index))).logits for index in rows])
+    rows = np.array_split(np.arange(len(val.images)), math.ceil(len(val.images) / batch_of(card.task)))
+    answers = (teacher.answer(torch.from_numpy(gather(val.images, index))).logits for index in rows)
+    if val.label_maps is not None:
+        drawn = (val.label_maps[index] for index in rows)
+        _tell_metric(
+            dice_metric(zip(answers, drawn, strict=True), card.task),
+            card,
+            f"{len(val.images)} validation cases",
+            progress,
+        )
+        return
+    logits = torch.cat(list(answers))
     _tell(logits, val.targets, card, f"{len(val.targets)} validation cases", progress)
 
 
@@ -97,7 +111,10 @@ def _check_cached(
     cases = gather_training_cases(studies[0], Weighing(1.0), unlabelled=distillation.unlabelled, more=studies[1:])
     store.check(cases.groups)
     labelled = torch.nonzero(cases.has_label)[:, 0]
-    if len(labelled):
+    if len(labelled) and store.card.task.is_dense:
+        metric = dice_metric(_cached_maps(store, cases, labelled, progress), store.card.task)
+        _tell_metric(metric, store.card, f"{len(labelled)} training cases", progress)
+    elif len(labelled):
         logits, targets = store.lookup(0, labelled, ()).logits, cases.targets[labelled].numpy()
         _tell(logits, targets, store.card, f"{len(labelled)} training cases", progress)
 
@@ -134,12 +151,28 @@ def _accuracy(scores: NDArray[np.float64], truth: NDArray[np.int64]) -> tuple[fl
     return float((answers * truth).sum(1).mean()), float((answers.mean(0) * truth.mean(0)).sum())
 
 
+def _cached_maps(
+    store: OutputCache, cases: TrainingCases, labelled: Tensor, progress: Progress
+) -> Iterator[tuple[Tensor, NDArray[np.uint8]]]:
+    """The first view's maps of logits and, moved likewise, the truth, at the teacher's size."""
+    rules = training_rules(store.card.task)
+    spec, view = store.card.spec, draw_view(store.plan.augmentation, len(cases.targets), store.plan.seeds[0])
+    targets = rules.targets(cases.groups, cases.has_label, store.card.task, spec, None, progress)
+    for index in torch.split(labelled, batch_of(store.card.task)):
+        truth = move_maps(targets(index), view, index).numpy()
+        yield resized(store.lookup(0, index, ()).logits, truth), truth
+
+
 def _tell(logits: Tensor, targets: NDArray[np.int64], card: TeacherCard, cases: str, progress: Progress) -> None:
-    metric = metric_of(logits, targets, card.task)
+    _tell_metric(metric_of(logits, targets, card.task), card, cases, progress)
+
+
+def _tell_metric(metric: TeacherMetric | TeacherDice, card: TeacherCard, cases: str, progress: Progress) -> None:
     progress(f"teacher: {metric} on {cases}")
     if metric.below:
+        what = "maps are likely inverted or in another order" if card.task.is_dense else "labels are likely swapped"
         raise ModelError(
-            f"the teacher {card.name} is worse than chance on {cases}: {'; '.join(metric.below)}; its labels are "
-            "likely swapped, and it would teach the opposite: correct the order of --teacher-labels, or say with --map "
-            "THEIRS=OURS which of its labels means which of the study's (in a recipe 'labels' and 'mapping')"
+            f"the teacher {card.name} is worse than chance on {cases}: {'; '.join(metric.below)}; its {what}, and it "
+            "would teach the opposite: correct the order of --teacher-labels, or say with --map THEIRS=OURS which of "
+            "its labels means which of the study's (in a recipe 'labels' and 'mapping')"
         )

@@ -176,6 +176,11 @@ def on_grid(values: FloatArray, height: int, width: int) -> FloatArray:
 def _finding(study: Study, teacher: Task, bundle: Task, requested: str) -> str:
     check_labels(study, teacher)
     check_labels(study, bundle)
+    if teacher.is_dense:
+        raise InputError(
+            "explain asks where in an image a classifier looks, and this teacher answers for every pixel: its maps "
+            "say it themselves; compare them with 'medfm-compress bench'"
+        )
     if not requested and len(teacher.findings) == 1:
         return teacher.findings[0]
     if requested not in teacher.findings:

@@ -77,6 +77,15 @@ def _on_tokens(call: LayerCall) -> bool:
     return call.kind == "linear" or (call.kind == "attention" and not call.image)
 
 
+def _windows(call: LayerCall) -> dict[str, Attribute]:
+    return {
+        "kernel_shape": call.kernel,
+        "strides": call.stride,
+        "pads": call.padding,
+        "dilations": call.dilation,
+    }
+
+
 class _Graph:
     """Nodes and weights, one after the other; random numbers are the same every time."""
 
@@ -92,6 +101,8 @@ class _Graph:
             result = self._attention(call, name)
         elif call.kind == "linear":
             result = self._linear(INPUT, call.inputs, call.outputs, name)
+        elif call.kind == "transposed":
+            result = self._transposed(INPUT, call, name)
         else:
             result = self._conv(INPUT, call, name)
         self.sums.append(self._node("Add", [self.sums[-1], result], f"{name}_sum") if self.sums else result)
@@ -145,14 +156,14 @@ class _Graph:
         shape = (call.outputs, inputs, *call.kernel)
         weight = self._weight(shape, float(np.prod(shape[1:])) ** -0.5, f"{name}_weight")
         bias = self._weight((call.outputs,), 0.1, f"{name}_bias")
-        about: dict[str, Attribute] = {
-            "kernel_shape": call.kernel,
-            "strides": call.stride,
-            "pads": call.padding,
-            "dilations": call.dilation,
-            "group": groups,
-        }
-        return self._node("Conv", [value, weight, bias], name, about)
+        return self._node("Conv", [value, weight, bias], name, _windows(call) | {"group": groups})
+
+    def _transposed(self, value: str, call: LayerCall, name: str) -> str:
+        shape = (call.inputs, call.outputs // call.groups, *call.kernel)
+        weight = self._weight(shape, float(call.inputs) ** -0.5, f"{name}_weight")
+        bias = self._weight((call.outputs,), 0.1, f"{name}_bias")
+        about = _windows(call) | {"group": call.groups, "output_padding": call.output_padding}
+        return self._node("ConvTranspose", [value, weight, bias], name, about)
 
     def _reshape(self, value: str, shape: tuple[int, ...]) -> str:
         return self._node("Reshape", [value, self._constant(np.array(shape, np.int64), f"{value}_shape")], f"{value}_r")

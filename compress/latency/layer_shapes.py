@@ -18,7 +18,7 @@ from torch import nn
 
 from medfm_compress.compress.networks.attention_layers import Attention
 
-Kind = Literal["conv", "depthwise", "linear", "attention", "norm"]
+Kind = Literal["conv", "transposed", "depthwise", "linear", "attention", "norm"]
 Pair = tuple[int, int]
 _ACTIVATIONS = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
 _PACKED = 3  # queries, keys and values, which the export writes as layers of their own
@@ -39,6 +39,7 @@ class LayerCall(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         kernel: height and width.
         stride: down and to the right.
         padding: top, left, bottom, right.
+        output_padding: of a transposed convolution, down and to the right.
         dilation: down and to the right.
         groups: of a convolution that is not depthwise.
         head_dim: width of one head's value.
@@ -60,6 +61,7 @@ class LayerCall(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     kernel: Pair = (1, 1)
     stride: Pair = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    output_padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
     head_dim: int = 0
@@ -151,6 +153,8 @@ class _Listener:
 def _description_of(part: nn.Module) -> Describe | None:
     if isinstance(part, nn.Conv2d):
         return _conv
+    if isinstance(part, nn.ConvTranspose2d):
+        return _transposed
     if isinstance(part, nn.Linear):
         return _linear
     weight = getattr(part, "weight", None)
@@ -177,6 +181,23 @@ def _conv(part: nn.Conv2d, image: torch.Tensor, result: torch.Tensor) -> LayerCa
         padding=(top, left, bottom, right),
         dilation=(part.dilation[0], part.dilation[1]),
         groups=1 if depthwise else part.groups,
+    )
+
+
+def _transposed(part: nn.ConvTranspose2d, image: torch.Tensor, _: torch.Tensor) -> LayerCall:
+    down, right = (int(pad) for pad in part.padding)
+    return LayerCall(
+        kind="transposed",
+        inputs=part.in_channels,
+        outputs=part.out_channels,
+        batch=image.shape[0],
+        size=(image.shape[2], image.shape[3]),
+        kernel=(part.kernel_size[0], part.kernel_size[1]),
+        stride=(part.stride[0], part.stride[1]),
+        padding=(down, right, down, right),
+        output_padding=(part.output_padding[0], part.output_padding[1]),
+        dilation=(part.dilation[0], part.dilation[1]),
+        groups=part.groups,
     )
 
 

@@ -194,6 +194,8 @@ def _copies(call: LayerCall) -> int:
     """How many copies stand beside each other: more of small layers."""
     height, width = ((call.size[i] + call.padding[i] + call.padding[i + 2]) // call.stride[i] for i in (0, 1))
     macs = call.batch * height * width * call.kernel[0] * call.kernel[1] * call.inputs * call.outputs / call.groups
+    if call.kind == "transposed":  # every pixel that is read meets the whole kernel
+        macs = call.batch * np.prod([*call.size, *call.kernel]) * call.inputs * call.outputs / call.groups
     if call.kind == "linear":
         macs = call.rows * call.inputs * call.outputs
     if call.kind == "attention":

@@ -16,8 +16,8 @@ class DistillationBatch:
     """One batch of ``b`` cases, everything float32 on one device.
 
     Attributes:
-        student: logits ``[b, labels]``, with gradient.
-        teacher: logits ``[b, labels]``.
+        student: logits ``[b, labels]``, of a segmentation ``[b, structures, h, w]``; with gradient.
+        teacher: logits of the same shape.
         student_features: name → tensor, see `features`; with gradient.
         teacher_features: likewise, of the teacher.
     """

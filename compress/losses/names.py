@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-LabelLoss = Literal["cross-entropy", "focal", "class-balanced"]
+LabelLoss = Literal["cross-entropy", "focal", "class-balanced", "dice-ce", "focal-tversky", "boundary"]
 LossName = Literal[
-    "kl", "sigmoid", "token-hard", "token-soft", "decoupled", "dist", "feature", "attention", "relational"
+    "kl",
+    "sigmoid",
+    "token-hard",
+    "token-soft",
+    "decoupled",
+    "dist",
+    "feature",
+    "attention",
+    "relational",
+    "pixel-kl",
+    "channel-wise",
+    "boundary-kl",
 ]
 LOSS_NAMES: tuple[LossName, ...] = get_args(LossName)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from torch import Tensor
 
 from medfm_compress.compress.losses.attention import AttentionTransfer
 from medfm_compress.compress.losses.base import Term
+from medfm_compress.compress.losses.boundary import Boundary
+from medfm_compress.compress.losses.boundary_kl import BoundaryKl
+from medfm_compress.compress.losses.channel_wise import ChannelWise
 from medfm_compress.compress.losses.class_weights import effective_number, inverse_frequency, no_weights
 from medfm_compress.compress.losses.cross_entropy import CrossEntropy
 from medfm_compress.compress.losses.decoupled import Decoupled
+from medfm_compress.compress.losses.dice_ce import DiceCrossEntropy
 from medfm_compress.compress.losses.dist import Correlation
 from medfm_compress.compress.losses.feature import Hint
 from medfm_compress.compress.losses.focal import Focal
+from medfm_compress.compress.losses.focal_tversky import FocalTversky
 from medfm_compress.compress.losses.kl import SoftLabels
 from medfm_compress.compress.losses.names import LabelLoss
+from medfm_compress.compress.losses.pixel_cross_entropy import PixelCrossEntropy
+from medfm_compress.compress.losses.pixel_kl import PixelKl
 from medfm_compress.compress.losses.relational import Relations
 from medfm_compress.compress.losses.sigmoid import SigmoidLabels
 from medfm_compress.compress.losses.token_hard import HardToken
@@ -26,9 +33,22 @@ from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task
 
 LabelTerm = Callable[[Tensor, Tensor], Tensor]
-"""(logits ``[b, labels]``, targets ``[b, 1]`` or ``[b, labels]``) → loss of each case ``[b]``."""
+"""(logits ``[b, labels]``, targets ``[b, 1]`` or ``[b, labels]``) → loss of each case ``[b]``.
 
-LABEL_TERMS: tuple[LabelLoss, ...] = get_args(LabelLoss)
+Of a segmentation: (logits ``[b, structures, h, w]``, label maps ``[b, h, w]``).
+"""
+
+LABEL_TERMS: tuple[LabelLoss, ...] = ("cross-entropy", "focal", "class-balanced")
+"""Label terms of classification, the default first."""
+PIXEL_LABEL_TERMS: Mapping[LabelLoss, Callable[[], LabelTerm]] = MappingProxyType(
+    {
+        "dice-ce": DiceCrossEntropy,
+        "focal-tversky": FocalTversky,
+        "cross-entropy": PixelCrossEntropy,
+        "boundary": Boundary,
+    }
+)
+"""Label terms of segmentation, the default first."""
 
 
 class FeatureShapes(NamedTuple):
@@ -57,8 +77,14 @@ TERMS: Mapping[str, Callable[[Setting], Term]] = MappingProxyType(
         "feature": lambda setting: Hint(setting.shapes.student["map"][0], setting.shapes.teacher["map"][0]),
         "attention": lambda setting: AttentionTransfer(),
         "relational": lambda setting: Relations(),
+        "pixel-kl": lambda setting: PixelKl(setting.temperature),
+        "channel-wise": lambda setting: ChannelWise(setting.temperature),
+        "boundary-kl": lambda setting: BoundaryKl(setting.temperature),
     }
 )
+
+PIXEL_TERMS: frozenset[str] = frozenset({"pixel-kl", "channel-wise", "boundary-kl", "feature", "attention"})
+"""Terms that mean something where a network answers for every pixel."""
 
 TEACHER_FEATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -84,6 +110,11 @@ def make_term(name: str, setting: Setting) -> Term:
     """
     if name not in TERMS:
         raise InputError(f"no distillation loss is called {name!r}; choose of {', '.join(TERMS)}")
+    if setting.task.is_dense and name not in PIXEL_TERMS:
+        raise InputError(
+            f"loss {name!r} does not fit a {setting.task.kind} task: it compares one answer an image; choose of "
+            f"{', '.join(term for term in TERMS if term in PIXEL_TERMS)}"
+        )
     _require(name, "student", STUDENT_FEATURES.get(name, ()), setting.shapes.student)
     _require(name, "teacher", TEACHER_FEATURES.get(name, ()), setting.shapes.teacher)
     term = TERMS[name](setting)
@@ -101,20 +132,30 @@ def _require(name: str, who: str, needed: tuple[str, ...], available: Mapping[st
         raise InputError(f"loss {name!r} needs the {who}'s {missing[0]!r}, but the {who} gives {gives}; {hint}")
 
 
-def make_label_term(name: str, targets: Tensor, task: Task, *, balanced: bool) -> LabelTerm:
+def label_terms_of(task: Task) -> tuple[LabelLoss, ...]:
+    """Names of the label terms of a task, the default first."""
+    return tuple(PIXEL_LABEL_TERMS) if task.is_dense else LABEL_TERMS
+
+
+def make_label_term(name: LabelLoss | None, targets: Tensor, task: Task, *, balanced: bool) -> LabelTerm:
     """A label term, with weights from the training targets.
 
     Args:
-        name: of ``LABEL_TERMS``; ``class-balanced`` is cross-entropy weighted by effective numbers.
+        name: of `label_terms_of`, None for the default; ``class-balanced`` is cross-entropy weighted by effective
+            numbers.
         targets: ``[n, 1]`` or ``[n, labels]`` int64 of the labelled training cases.
         task: of the study.
-        balanced: weight ``cross-entropy`` and ``focal`` by inverse frequency.
+        balanced: weight ``cross-entropy`` and ``focal`` of a classification by inverse frequency.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or one of another kind of task.
     """
-    if name not in LABEL_TERMS:
-        raise InputError(f"no label loss is called {name!r}; choose of {', '.join(LABEL_TERMS)}")
+    known = label_terms_of(task)
+    name = name or known[0]
+    if name not in known:
+        raise InputError(f"no label loss of a {task.kind} task is called {name!r}; choose of {', '.join(known)}")
+    if task.is_dense:
+        return PIXEL_LABEL_TERMS[name]()
     if name == "class-balanced":
         return CrossEntropy(effective_number(targets, task), task)
     weights = inverse_frequency(targets, task) if balanced else no_weights(task)

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import msgspec
 from torch import nn
 
+from medfm_compress.compress.networks.architecture import Architecture
 from medfm_compress.compress.networks.heads import classifier_names
 from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.networks.model import CARD as MODEL_CARD
-from medfm_compress.compress.networks.model import NO_ORIGIN, Architecture, Origin
+from medfm_compress.compress.networks.model import NO_ORIGIN, Origin
 from medfm_compress.compress.networks.model import WEIGHTS as MODEL_WEIGHTS
 from medfm_compress.data.fingerprint import file_sha256
 from medfm_compress.runtime.atomic_write import replacing, write_atomically
@@ -114,7 +115,7 @@ def check_input(card: BackboneCard, architecture: Architecture) -> None:
         ModelError: another number of colours, or another size where the architecture fixes it.
     """
     before, now = card.architecture.arguments, architecture.arguments
-    if before.get("in_chans", 3) != now.get("in_chans", 3):
+    if before.get("in_chans", 3) != now.get("in_chans", now.get("in_channels", 3)):
         colour = "grey" if before.get("in_chans", 3) == 1 else "rgb"
         raise ModelError(f"{card.name} was pre-trained on {colour} images; give --colour {colour}")
     if "img_size" in now and before.get("img_size") != now["img_size"]:

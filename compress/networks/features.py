@@ -8,7 +8,8 @@
 ``token``       ``[n, labels]``    logits of a distillation token (Touvron et al. 2021), in training only
 ==============  =================  ======================================================================
 
-Read through ``forward_features`` and ``forward_head``, which every timm network has.
+Read through ``forward_features`` and ``forward_head``, which every timm network has; of a network with an encoder and
+a decoder, ``map`` is the encoder's deepest, and there is no embedding.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Tapped(nn.Module):
         """Logits and features of normalised images ``[n, channels, height, width]``."""
         if not self.requested:
             return Outputs(self.network(images), {})
+        if is_encoder_decoder(self.network):
+            return self._decoded(images)
         inner = self.network.forward_features(images)  # type: ignore[operator]
         logits = self.network.forward_head(inner)  # type: ignore[operator]
         features: dict[str, Tensor] = {}
@@ -55,6 +58,12 @@ class Tapped(nn.Module):
             features["embedding"] = self.network.forward_head(inner, pre_logits=True).flatten(1)  # type: ignore[operator]
         if any(name in self.requested for name in _MAPS):
             features.update(self._maps(inner))
+        return Outputs(logits, {name: features[name] for name in self.requested if name in features})
+
+    def _decoded(self, images: Tensor) -> Outputs:
+        maps = self.network.encoder(images)  # type: ignore[operator]
+        logits = self.network.segmentation_head(self.network.decoder(maps))  # type: ignore[operator]
+        features = {"map": maps[-1], "attention": attention_of(maps[-1])}
         return Outputs(logits, {name: features[name] for name in self.requested if name in features})
 
     def _maps(self, inner: Tensor) -> dict[str, Tensor]:
@@ -71,7 +80,8 @@ def tapped(network: nn.Module, requested: tuple[str, ...]) -> Tapped:
 
 def offered(network: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Shapes of one case's features, without the batch axis, of a network on images of ``shape`` ``[n, c, h, w]``."""
-    if not (hasattr(network, "forward_features") and hasattr(network, "forward_head")):
+    timm_like = hasattr(network, "forward_features") and hasattr(network, "forward_head")
+    if not (timm_like or is_encoder_decoder(network)):
         return {}
     was_training = network.training
     with torch.inference_mode():
@@ -81,6 +91,11 @@ def offered(network: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, 
     if hasattr(network, "set_distilled_training"):
         shapes["token"] = tuple(outputs.logits.shape[1:])
     return shapes
+
+
+def is_encoder_decoder(network: nn.Module) -> bool:
+    """Whether a network is built as those of segmentation-models-pytorch are."""
+    return all(hasattr(network, part) for part in ("encoder", "decoder", "segmentation_head"))
 
 
 def as_map(inner: object, network: nn.Module) -> Tensor | None:

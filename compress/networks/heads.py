@@ -12,12 +12,34 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from medfm_compress.compress.networks.monai_networks import head_of
+from medfm_compress.compress.networks.smp_networks import ENCODER, HEAD
+
 
 def classifier_names(module: nn.Module) -> tuple[str, ...]:
-    """Prefixes, dot included, of the parameters of a network's classifier or classifiers; as timm states them."""
+    """Prefixes, dot included, of the parameters of a network's classifier or classifiers; as timm states them.
+
+    Of a network that answers for every pixel, the layer that gives the logits.
+    """
+    if hasattr(module, "segmentation_head"):
+        return (HEAD,)
+    if head := head_of(module):
+        return (head,)
     published = getattr(module, "pretrained_cfg", None) or {}
     classifier = published.get("classifier") or ("head", "fc", "classifier")
     return tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
+
+
+def backbone_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters that a file of weights usually brings: all but the classifier's, of U-Nets the encoder's.
+
+    Those of a decoder are as new as the head where the encoder starts from a classifier's weights.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    if hasattr(module, "segmentation_head"):
+        return tuple(name for name in names if name.startswith(ENCODER))
+    heads = classifier_names(module)
+    return tuple(name for name in names if not name.startswith(heads))
 
 
 def begin_at_zero(module: nn.Module, names: Iterable[str]) -> None:

@@ -7,10 +7,12 @@ import re
 from functools import cache
 from pathlib import Path
 
+from medfm_compress.compress.networks.architecture import split_name
 from medfm_compress.compress.networks.similar_names import resembling
 from medfm_compress.runtime.errors import ModelError
 
 _REGISTERED = re.compile(r"^@register_model\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+_ENCODER = "tu-"  # before the name of a timm network that is an encoder
 _HUBS = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
@@ -20,6 +22,12 @@ def refuse_unlisted(name: str) -> None:
     Raises:
         ModelError: timm has no such network; the nearest names are said.
     """
+    library, inner = split_name(name)
+    if library != "timm":
+        encoder = inner.rpartition("/")[2]
+        if not encoder.startswith(_ENCODER):
+            return  # the library itself says what it has
+        name = encoder.removeprefix(_ENCODER)
     source, names = _timm()
     base = name.partition(".")[0]
     if not names or name.startswith(_HUBS) or base in names or re.search(rf"[\"\']{re.escape(base)}[\"\'.]", source):

@@ -17,8 +17,9 @@ import msgspec
 import torch
 from torch import nn
 
+from medfm_compress.compress.networks.architecture import Architecture
 from medfm_compress.compress.networks.heads import begin_at_zero, classifier_names
-from medfm_compress.compress.networks.similar_names import nearest
+from medfm_compress.compress.networks.libraries import library_of
 from medfm_compress.runtime.atomic_write import replacing, write_atomically
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -30,22 +31,6 @@ WEIGHTS = "model.safetensors"
 SCHEMA_VERSION = 2
 _METADATA = "_metadata"  # where PyTorch keeps the versions of a state dict's layers
 _COUNTER = ".num_batches_tracked"  # old files have none, and nothing in evaluation reads it
-
-
-class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to build the module: a timm name, its arguments, and what was pruned away afterwards.
-
-    Attributes:
-        library: ``timm``.
-        name: timm model name.
-        arguments: keyword arguments of ``timm.create_model`` (``img_size``, ``in_chans``, ``num_classes`` …).
-        pruning: plan of `pruning.plan`, empty for an unpruned network.
-    """
-
-    library: str = "timm"
-    name: str
-    arguments: dict[str, Any] = {}
-    pruning: dict[str, Any] = {}
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,7 +70,8 @@ class Model:
 
     Attributes:
         name: what reports call it.
-        module: maps ``[n, channels, height, width]`` to logits ``[n, labels]``.
+        module: maps ``[n, channels, height, width]`` to logits ``[n, labels]``, of a segmentation
+            ``[n, structures, height, width]``.
         spec: its preprocessing.
         task: its outputs.
         architecture: how to build the module again.
@@ -112,19 +98,6 @@ class Model:
         return digest.hexdigest()
 
 
-def check_name(name: str) -> None:
-    """Whether timm, or a hub, is asked for a network of this name.
-
-    Raises:
-        ModelError: timm has none; the nearest names are said.
-    """
-    import timm
-
-    if not name.startswith("hf-hub:") and not timm.is_model(name):
-        near = ", ".join(nearest(name)) or "nothing; see timm.list_models()"
-        raise ModelError(f"timm has no model {name!r}; near it: {near}")
-
-
 def create_module(architecture: Architecture) -> nn.Module:
     """Build an untrained module in eval mode.
 
@@ -132,15 +105,7 @@ def create_module(architecture: Architecture) -> nn.Module:
         ModelError: unknown library or name, arguments that the architecture does not take, or a pruning plan that
             does not fit.
     """
-    import timm
-
-    if architecture.library != "timm":
-        raise ModelError(f"architecture library is {architecture.library!r}; only 'timm' can be built")
-    check_name(architecture.name)
-    try:
-        module: nn.Module = timm.create_model(architecture.name, pretrained=False, **architecture.arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as exc:
-        raise ModelError(f"{architecture.name} cannot be built with {architecture.arguments}: {exc}") from None
+    module = library_of(architecture).create(architecture)
     if architecture.pruning:
         from medfm_compress.compress.networks.pruning_plan import apply_pruning_plan
 

@@ -217,17 +217,20 @@ def _why_not(group: Any, graph: Any, barriers: Mapping[tuple[nn.Module, Side], s
 
 
 def _unsupported(part: Any) -> str:
-    if isinstance(part, nn.Conv2d) and part.groups > 1 and not part.groups == part.in_channels == part.out_channels:
+    if isinstance(part, nn.modules.conv._ConvNd) and part.groups > 1 and not _is_depthwise(part):
         return f"they meet a convolution in {part.groups} groups"
     if isinstance(part, nn.GroupNorm) and part.num_groups != 1:
         return f"they meet a GroupNorm with {part.num_groups} groups"
     if isinstance(part, nn.LayerNorm) and len(part.normalized_shape) != 1:
         return "they meet a LayerNorm over several dimensions"
-    if isinstance(part, nn.modules.conv._ConvNd) and part.transposed:
-        return "they meet a transposed convolution"
     if isinstance(part, (nn.MultiheadAttention, nn.LSTM, nn.Embedding)):
         return f"they meet a {type(part).__name__}"
     return ""
+
+
+def _is_depthwise(part: nn.modules.conv._ConvNd) -> bool:
+    """Whether it is one that torch-pruning takes for depthwise; of transposed ones it does not."""
+    return not part.transposed and part.groups == part.in_channels == part.out_channels
 
 
 def _side(graph: Any, item: Any) -> Side:
@@ -244,6 +247,8 @@ def _members(group: Any, graph: Any, names: dict[nn.Module, str], module: nn.Mod
         elif part in names:
             weights = _weights(part, side)
             size = weights[0][0].shape[weights[0][1]] if weights else len(indices)
+            if size == 1 < len(indices):  # one number for all channels, a PReLU's or a gate's
+                continue
             yield Member(names[part], side, size, indices, roots, weights, item.dep)
 
 
@@ -251,8 +256,13 @@ def _weights(part: nn.Module, side: Side) -> tuple[tuple[nn.Parameter, int], ...
     """Tensors of a layer that shrink with its ``side``, each with the dimension."""
     own = dict(part.named_parameters(recurse=False))
     if side == "in":
-        return ((own["weight"], 1),)
-    return tuple((parameter, 0) for parameter in own.values())
+        return ((own["weight"], input_axis(part)),)
+    return tuple((parameter, 1 - input_axis(part) if parameter.ndim > 1 else 0) for parameter in own.values())
+
+
+def input_axis(part: nn.Module) -> int:
+    """The axis of a layer's weight that its inputs stand along: 1, and 0 of a transposed convolution."""
+    return 0 if isinstance(part, nn.modules.conv._ConvNd) and part.transposed else 1
 
 
 def parameter_member(

@@ -16,6 +16,7 @@ from medfm_compress.compress.pruning.choices import (
 from medfm_compress.runtime.errors import InputError
 
 GOALS = ("speedup", "latency_ms", "macs", "size_mb")
+_NARROW = 32
 _WIDE = 128  # from here on INT8 kernels gain by multiples of 32; below, steps of 32 would be too coarse
 
 
@@ -38,6 +39,7 @@ class PruningGoal:
         repair: fit what is left of a layer's weights to the outputs that it had, see `reconstruct`.
         merge_tokens: tokens that each block of a ViT merges, see `tokens`; 0 for none.
         int8: whether the target is INT8.
+        narrow_step: what ``round_to`` 0 takes for groups of fewer than 32 channels.
     """
 
     macs: float | None = None
@@ -53,6 +55,7 @@ class PruningGoal:
     repair: bool = True
     merge_tokens: int = 0
     int8: bool = False
+    narrow_step: int = 16
 
     def __post_init__(self) -> None:
         goals = {name: value for name in GOALS if (value := getattr(self, name)) is not None}
@@ -90,4 +93,8 @@ class PruningGoal:
 
     def step(self, width: int) -> int:
         """What the widths of a group of ``width`` become multiples of."""
-        return self.round_to or (32 if self.int8 and width >= _WIDE else 16)
+        if self.round_to:
+            return self.round_to
+        if width < _NARROW:
+            return self.narrow_step
+        return 32 if self.int8 and width >= _WIDE else 16

@@ -1,4 +1,4 @@
-"""What INT8 does to the pruned student, where the goal was INT8 time: its own logits and AUROC, not FP32's.
+"""What INT8 does to the pruned student, where the goal was INT8 time: its own logits and accuracy, not FP32's.
 
 While widths are chosen, INT8 networks are timed with made-up ranges, because the time does not depend on them. What is
 judged here at the end is calibrated on training cases, with the estimator (extremes, or least squared error) that is
@@ -20,7 +20,8 @@ from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.pruning.calibration_cases import training_batches, validation_set
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
-from medfm_compress.compress.quantization.fidelity import case_logits, changed_decisions
+from medfm_compress.compress.quantization.fidelity import case_logits
+from medfm_compress.compress.quantization.kinds.table import judge_of
 from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, SECOND_ESTIMATOR
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.data.study import Study
@@ -30,6 +31,7 @@ from medfm_compress.runtime.errors import BundleRefused, ModelError
 from medfm_compress.runtime.golden_cases import relative_logit_error
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
+from medfm_compress.runtime.task import Task
 
 _CALIBRATION_CASES = 64
 
@@ -43,9 +45,10 @@ class Int8Student(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         judged_on: validation cases.
         relative_logit_error: of its INT8 logits against its own FP32 ones.
         changed_decisions: share of decisions that differ between the two.
-        auroc_original: mean over findings, of the original in FP32; None where cases of a class are lacking.
-        auroc_fp32: of the student in FP32, likewise.
-        auroc_int8: of the student in INT8, likewise.
+        score_original: mean over findings, of the original in FP32; None where cases of a class are lacking.
+        score_fp32: of the student in FP32, likewise.
+        score_int8: of the student in INT8, likewise.
+        score_name: what the score is, in words.
         reason: why it is not fit to ship as it is; empty where it is.
     """
 
@@ -54,9 +57,10 @@ class Int8Student(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     judged_on: int = 0
     relative_logit_error: float = 0.0
     changed_decisions: float = 0.0
-    auroc_original: float | None = None
-    auroc_fp32: float | None = None
-    auroc_int8: float | None = None
+    score_original: float | None = None
+    score_fp32: float | None = None
+    score_int8: float | None = None
+    score_name: str = "AUROC"
     reason: str = ""
 
 
@@ -98,12 +102,13 @@ def judge_int8(
         calibrated_on=len(inputs.train),
         judged_on=len(inputs.val),
         relative_logit_error=relative_logit_error(int8, fp32, student.task),
-        changed_decisions=changed_decisions(int8, fp32, student.task),
-        auroc_original=whole.auroc(torch.from_numpy(before), targets),
-        auroc_fp32=whole.auroc(torch.from_numpy(fp32), targets),
-        auroc_int8=whole.auroc(torch.from_numpy(int8), targets),
+        changed_decisions=judge_of(student.task).changed(int8, fp32, student.task),
+        score_original=whole.score(torch.from_numpy(before), targets),
+        score_fp32=whole.score(torch.from_numpy(fp32), targets),
+        score_int8=whole.score(torch.from_numpy(int8), targets),
+        score_name=whole.score_name,
     )
-    return msgspec.structs.replace(result, reason=_objection(result))
+    return msgspec.structs.replace(result, reason=_objection(result, student.task))
 
 
 def _nearest(
@@ -112,7 +117,7 @@ def _nearest(
     """The estimator whose INT8 logits are nearer to ``fp32``, as the method's name, and those logits."""
     onnx = portable(export_onnx(student.module, student.spec, student.task).content)
     statistics = calibrate(onnx, [inputs.train], threads=usable_cores())
-    builder = GraphBuilder(onnx, statistics, inputs.train[:SAMPLE])
+    builder = GraphBuilder(onnx, statistics, inputs.train[:SAMPLE], student.task)
     tried = []
     for estimator in (DEFAULT_ESTIMATOR, SECOND_ESTIMATOR):
         method = msgspec.structs.replace(int8_method(goal), estimator=estimator)
@@ -132,13 +137,14 @@ def _logits(model: Model, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     return logits
 
 
-def _objection(result: Int8Student) -> str:
+def _objection(result: Int8Student, task: Task) -> str:
     """By the limits that `quantize` has where nothing else is asked for."""
     limits = QuantizeOptions()
-    if not result.relative_logit_error <= limits.error_limit:
-        return f"relative logit error {result.relative_logit_error:.3g} is above the limit {limits.error_limit:g}"
-    if result.auroc_fp32 is not None and result.auroc_int8 is not None:
-        drop = result.auroc_fp32 - result.auroc_int8
-        if drop > limits.auroc_limit:
-            return f"AUROC falls by {drop:.3g} from FP32 to INT8, the limit is {limits.auroc_limit:g}"
+    most = judge_of(task).error_limit(limits)
+    if not result.relative_logit_error <= most:
+        return f"relative logit error {result.relative_logit_error:.3g} is above the limit {most:g}"
+    if result.score_fp32 is not None and result.score_int8 is not None:
+        drop, limit = result.score_fp32 - result.score_int8, judge_of(task).limit(limits)
+        if drop > limit:
+            return f"{judge_of(task).metric} falls by {drop:.3g} from FP32 to INT8, the limit is {limit:g}"
     return ""

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from medfm_compress.compress.pruning.apply import DOES_NOT_RUN, remove_channels, temporarily
-from medfm_compress.compress.pruning.channel_groups import ChannelGroup, Protected
+from medfm_compress.compress.pruning.channel_groups import ChannelGroup, Protected, input_axis
 
 _TOLERANCE = 1e-3  # of the largest logit
-_PLAIN = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
+_PLAIN = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
 
 
 def check_in_isolation(
@@ -75,5 +75,6 @@ def _silence(module: nn.Module, group: ChannelGroup, gone: set[int]) -> None:
             part = module.get_submodule(member.layer)
             old: Tensor = part.weight  # type: ignore[assignment]
             weight = old.clone()
-            weight[:, [i for i, root in zip(member.indices, member.roots, strict=True) if root in gone]] = 0
+            silent = [i for i, root in zip(member.indices, member.roots, strict=True) if root in gone]
+            weight.transpose(0, input_axis(part))[silent] = 0
             part.weight = nn.Parameter(weight, old.requires_grad)

@@ -26,8 +26,9 @@ from medfm_compress.compress.pruning.calibration_cases import training_batches, 
 from medfm_compress.compress.pruning.goal import PruningGoal
 from medfm_compress.compress.pruning.importance import NEEDS_CASES
 from medfm_compress.compress.pruning.int8_student import judge_int8
+from medfm_compress.compress.pruning.kinds import pruning_rules
 from medfm_compress.compress.pruning.options import PruneOptions
-from medfm_compress.compress.pruning.prune import loss_of, prune
+from medfm_compress.compress.pruning.prune import prune
 from medfm_compress.compress.pruning.record import RECORD, PruningRecord, Step, record_step
 from medfm_compress.compress.pruning.sensitivity_record import sensitivity_of
 from medfm_compress.compress.pruning.sparsity import keep_sparse, sparsify, verify_sparse
@@ -208,7 +209,7 @@ def _data(
     needs_train = goal.importance in NEEDS_CASES or goal.repair
     return PruningData(
         train=training_batches(run.study, model, progress, seed) if needs_train else (),
-        loss=loss_of(model.task),
+        loss=pruning_rules(model.task).loss(model.task),
         validation=validation_set(run.study, model, progress, seed) if goal.allocation == "measured" else None,
         target_latency=target_latency,
         curves=curves,

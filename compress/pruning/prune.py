@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medfm_compress.compress.networks.macs import count_macs
 from medfm_compress.compress.networks.model import Model
@@ -25,12 +24,11 @@ from medfm_compress.compress.networks.pruning_plan import PruningPlan, differenc
 from medfm_compress.compress.networks.token_merging import merge_tokens
 from medfm_compress.compress.pruning.channel_groups import Kind, Protected
 from medfm_compress.compress.pruning.goal import PruningGoal
-from medfm_compress.compress.pruning.importance import Loss
+from medfm_compress.compress.pruning.kinds import pruning_rules
 from medfm_compress.compress.pruning.sensitivity import SensitivityPoints
 from medfm_compress.compress.pruning.width_search import NO_DATA, Before, PruningData, WidthSearch
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.strict_json import convert
-from medfm_compress.runtime.task import Task
 
 
 @dataclass(frozen=True)
@@ -117,6 +115,7 @@ def prune(model: Model, goal: PruningGoal, data: PruningData = NO_DATA) -> Prune
         InputError: a goal that needs cases or a target that are not given.
         ModelError: the goal is out of reach, or the network does not run at smaller widths.
     """
+    goal = dataclasses.replace(goal, narrow_step=pruning_rules(model.task).narrow_step)
     small = prune_module(model.module, torch.zeros(model.spec.shape), goal, data)
     earlier = model.architecture.pruning
     first = convert(earlier, PruningPlan, source="pruning plan", error=ModelError) if earlier else None
@@ -148,7 +147,8 @@ def _head_width(module: nn.Module) -> int:
 
 def _describe(small: PrunedModule, goal: PruningGoal) -> str:
     kept = small.plan.macs_after / small.plan.macs_before
-    rounding = f"multiples of {goal.round_to}" if goal.round_to else "multiples of 16 or 32"
+    finest = "" if goal.narrow_step == 16 else f"{goal.narrow_step}, "
+    rounding = f"multiples of {goal.round_to}" if goal.round_to else f"multiples of {finest}16 or 32"
     parts = [
         f"prune: {kept:.3f} of the MACs kept, widths in {rounding}, {goal.importance}, {goal.allocation} allocation"
     ]
@@ -157,13 +157,6 @@ def _describe(small: PrunedModule, goal: PruningGoal) -> str:
     if goal.merge_tokens:
         parts.append(f"{goal.merge_tokens} tokens merged a block")
     return ", ".join(parts)
-
-
-def loss_of(task: Task) -> Loss:
-    """Mean cross-entropy of a study's targets, binary where findings are independent."""
-    if task.independent:
-        return lambda logits, targets: functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
-    return lambda logits, targets: functional.cross_entropy(logits, targets.flatten())
 
 
 def prune_module(module: nn.Module, example: Tensor, goal: PruningGoal, data: PruningData = NO_DATA) -> PrunedModule:

@@ -5,9 +5,9 @@ computed once more. Sensitivity is the square of the relative logit error,
 
     d = ||z' - z||_F^2 / ||z - z̄||_F^2
 
-z the logits of the whole network, z̄ their mean over the cases; for softmax tasks each case's mean logit is taken off
-first. Errors of different groups are close to independent, so that squares add up; between the widths that were tried,
-sensitivity is interpolated, and it never falls with more removed.
+z the logits of the whole network, z̄ their mean over the cases, of a segmentation over all pixels of the cases; for
+softmax tasks each case's mean logit is taken off first. Errors of different groups are close to independent, so that
+squares add up; between the widths that were tried, sensitivity is interpolated, and it never falls with more removed.
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ class ValidationSet(NamedTuple):
 
     Attributes:
         batches: normalised images and targets, held in memory.
-        auroc: gives the AUROC of logits ``[n, labels]`` and targets, or None.
+        score: gives the accuracy of logits ``[n, …]`` and targets, or None.
         centred: whether each case's mean logit is taken off.
+        score_name: what the score is, in words.
     """
 
     batches: Sequence[Batch]
-    auroc: Callable[[Tensor, Tensor], float | None]
+    score: Callable[[Tensor, Tensor], float | None]
     centred: bool
+    score_name: str = "AUROC"
 
 
 def measure_sensitivity(
@@ -74,10 +76,10 @@ def measure_sensitivity(
     if not validation.batches:
         raise InputError("no cases to measure sensitivity on; give validation cases, or take allocation 'uniform'")
     whole = _all_logits(module, validation)
-    spread = _centre(whole, validation.centred)
+    spread = _answers(_centre(whole, validation.centred))
     scale = float((spread - spread.mean(0)).square().sum()) or 1.0
     targets = torch.cat([targets for _, targets in validation.batches])
-    first = SensitivityPoint(kept=-1, error=0.0, auroc=validation.auroc(whole, targets))
+    first = SensitivityPoint(kept=-1, error=0.0, score=validation.score(whole, targets))
     for group in counted(groups, "groups tried", len(groups), progress):
         if group.name in known:
             continue
@@ -90,7 +92,7 @@ def measure_sensitivity(
                 continue
             error = float((_centre(logits - whole, validation.centred)).square().sum()) / scale
             points.append(
-                SensitivityPoint(kept=width, error=min(error**0.5, _HOPELESS), auroc=validation.auroc(logits, targets))
+                SensitivityPoint(kept=width, error=min(error**0.5, _HOPELESS), score=validation.score(logits, targets))
             )
         known[group.name] = tuple(points)
     return {group.name: known[group.name] for group in groups}
@@ -148,7 +150,7 @@ def sensitivity_from_importance(group: ChannelGroup, importance_scores: Tensor, 
 
 
 def _all_logits(module: nn.Module, validation: ValidationSet) -> Tensor:
-    """Logits of all cases ``[n, labels]`` float64, on the CPU."""
+    """Logits of all cases ``[n, …]`` float64, on the CPU."""
     device = next(module.parameters()).device
     with torch.inference_mode():
         return torch.cat([module(images.to(device)).double().cpu() for images, _ in validation.batches])
@@ -156,3 +158,8 @@ def _all_logits(module: nn.Module, validation: ValidationSet) -> Tensor:
 
 def _centre(logits: Tensor, centred: bool) -> Tensor:
     return logits - logits.mean(1, keepdim=True) if centred else logits
+
+
+def _answers(logits: Tensor) -> Tensor:
+    """One row an answer: a case, or a pixel of one."""
+    return logits.movedim(1, -1).flatten(0, -2) if logits.ndim > 2 else logits

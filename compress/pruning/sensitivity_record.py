@@ -7,8 +7,8 @@ from medfm_compress.compress.pruning.record import Group, Step
 from medfm_compress.compress.pruning.sensitivity import ValidationSet
 
 _METRIC = (
-    "Relative logit error against the whole model, and AUROC, on validation cases; each group is cut alone, what reads "
-    "it is repaired, and nothing has recovered yet"
+    "Relative logit error against the whole model, and {score}, on validation cases; each group is cut alone, what "
+    "reads it is repaired, and nothing has recovered yet"
 )
 
 
@@ -25,11 +25,12 @@ def sensitivity_of(step: Step, model: str, target: str, validation: ValidationSe
     return SensitivityReport(
         model=model,
         target=target,
-        metric=_METRIC,
+        metric=_METRIC.format(score=validation.score_name),
         cases=sum(len(images) for images, _ in validation.batches),
         curves=tuple(_curve(group) for group in step.groups if len(group.points) > 1),
         allocation=step.goal,
-        auroc=whole.auroc if whole else None,
+        score=whole.score if whole else None,
+        score_name=validation.score_name,
         cost=step.unit,
         cost_before=step.before,
         cost_after=step.measured,

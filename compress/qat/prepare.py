@@ -104,9 +104,11 @@ def _pools(calls: list[Call], layers: Mapping[str, Weighted]) -> dict[nn.Module,
 
 
 def _logits(network: nn.Module, images: Tensor) -> NDArray[np.float32]:
+    """One row an answer: an image, or a pixel of one."""
     with torch.no_grad():
-        logits: NDArray[np.float32] = torch.cat([network(part) for part in torch.split(images, 16)]).numpy()
-    return logits
+        logits = torch.cat([network(part) for part in torch.split(images, 16)])
+    rows: NDArray[np.float32] = logits.movedim(1, -1).flatten(0, -2).numpy()
+    return rows
 
 
 def _with_quantizers(folded: nn.Module, ranges: Mapping[str, Range], *, reduced: bool) -> nn.Module:

@@ -19,7 +19,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         speedup_interval: 95 % of that ratio, from one interleaved run of fresh processes over the finalists of all
             targets, what ships beside them, and FP32; None for what was ranked in one process only, and for FP32.
         relative_logit_error: against FP32 on validation cases.
-        auroc_drop: largest fall of a finding's AUROC on the labelled ones among them; 0 where they cannot tell.
+        accuracy_drop: largest fall of a finding's AUROC, or of a structure's mean Dice, on the labelled ones among
+            them; 0 where they cannot tell.
         changed_decisions: share of decisions on validation cases that differ from those of FP32 (see `fidelity`).
         size_bytes: of its files.
         pareto: no other candidate of this run that could run is both faster and more faithful.
@@ -34,7 +35,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     speedup: float = 0.0
     speedup_interval: Interval | None = None
     relative_logit_error: float = 0.0
-    auroc_drop: float = 0.0
+    accuracy_drop: float = 0.0
     changed_decisions: float = 0.0
     size_bytes: int = 0
     pareto: bool = False

@@ -29,7 +29,8 @@ from medfm_compress.compress.quantization.candidate_trial import (
     rejection_reason,
     trials_of,
 )
-from medfm_compress.compress.quantization.fidelity import ValidationSet, case_logits, fidelity
+from medfm_compress.compress.quantization.fidelity import case_logits, fidelity
+from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
 from medfm_compress.compress.quantization.methods import (
     DEFAULT_ESTIMATOR,
     TRAINED,
@@ -214,8 +215,8 @@ def judge(trial: CandidateTrial, reference: CandidateTrial, validation: Validati
     if trial.export is None or reference.logits is None:
         return trial
     logits = case_logits(trial.export.session, validation.inputs)
-    error, auroc_drop, changed = fidelity(logits, reference.logits, validation)
-    return msgspec.structs.replace(trial, logits=logits, error=error, auroc_drop=auroc_drop, changed_decisions=changed)
+    error, drop, changed = fidelity(logits, reference.logits, validation)
+    return msgspec.structs.replace(trial, logits=logits, error=error, accuracy_drop=drop, changed_decisions=changed)
 
 
 def session_ms(sessions: Sequence[Session], image: NDArray[np.float32], rounds: int) -> tuple[list[float], ...]:

@@ -22,8 +22,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         error: largest relative logit error on validation cases, > 0.
-        auroc_drop: largest fall of a finding's AUROC on them, >= 0.
+        accuracy_drop: largest fall of a finding's AUROC, or of a structure's mean Dice, on them, >= 0.
         changed_decisions: largest share of decisions on them that may change, of cases without labels; 1 is any.
+        metric: what falls, in words.
         rounds: interleaved latency rounds, fewer where a network is slow.
         threads: of the sessions that are timed.
         weight_bits: 8 or 4 to compress weights only; the clock then decides nothing, since size is what hurts.
@@ -32,13 +33,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     error: float
-    auroc_drop: float
+    accuracy_drop: float
     rounds: int
     threads: int
     budget: Budget
     weight_bits: Literal[0, 4, 8] = 0
     nncf: bool = False
     changed_decisions: float = 1.0
+    metric: str = "AUROC"
 
 
 class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +57,7 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
         speedup_interval: of fresh, interleaved processes; None where it was timed in this process only.
         measurement: of its fresh process.
         error: relative logit error on validation cases.
-        auroc_drop: see `Candidate`.
+        accuracy_drop: see `Candidate`.
         changed_decisions: likewise.
         size_bytes: of its files.
         logits: on the validation cases that judge.
@@ -77,7 +79,7 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
     speedup_interval: Interval | None = None
     measurement: Measurement | None = None
     error: float = 0.0
-    auroc_drop: float = 0.0
+    accuracy_drop: float = 0.0
     changed_decisions: float = 0.0
     size_bytes: int = 0
     logits: NDArray[np.float32] | None = None
@@ -123,8 +125,9 @@ def infidelity(trial: CandidateTrial, limits: Limits) -> str:
     """Why a trial is too far from FP32 to ship; empty where it is not."""
     if not trial.error <= limits.error:
         return f"relative logit error {trial.error:.3g} is above the limit {limits.error:g}"
-    if not trial.auroc_drop <= limits.auroc_drop:
-        return f"AUROC falls by {trial.auroc_drop:.3g} on validation cases, the limit is {limits.auroc_drop:g}"
+    if not trial.accuracy_drop <= limits.accuracy_drop:
+        fall = f"{limits.metric} falls by {trial.accuracy_drop:.3g} on validation cases"
+        return f"{fall}, the limit is {limits.accuracy_drop:g}"
     if not trial.changed_decisions <= limits.changed_decisions:
         return f"{trial.changed_decisions:.1%} of decisions change, the limit is {limits.changed_decisions:.1%}"
     return ""

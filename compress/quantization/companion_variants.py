@@ -15,7 +15,7 @@ from medfm_compress.bench.measure.latency import Plan
 from medfm_compress.bench.measure.restricted_isa import Isa, Model, speedup_on
 from medfm_compress.compress.quantization.candidate_search import Builder, Group, judge, open_method
 from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial, Limits, rejection_reason
-from medfm_compress.compress.quantization.fidelity import ValidationSet
+from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.export.build import Export
 from medfm_compress.export.ort_format import optimise_export

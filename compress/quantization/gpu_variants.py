@@ -20,9 +20,10 @@ import msgspec
 from medfm_compress.bench.measure.speedup import speedup
 from medfm_compress.compress.quantization.build_candidate import GraphBuilder
 from medfm_compress.compress.quantization.candidate_trial import Attempt, CandidateTrial, Limits, infidelity, trials_of
-from medfm_compress.compress.quantization.fidelity import Logits, ValidationSet, case_logits, fidelity
+from medfm_compress.compress.quantization.fidelity import case_logits, fidelity
 from medfm_compress.compress.quantization.final_timing import Timer
 from medfm_compress.compress.quantization.float16_emulation import EmulatedSession
+from medfm_compress.compress.quantization.kinds.validation_set import Logits, ValidationSet
 from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, SECOND_ESTIMATOR, DoesNotApply, Method
 from medfm_compress.export.build import Export, make_variant, open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Precision
@@ -129,8 +130,8 @@ def _judged(trial: CandidateTrial, validation: ValidationSet, fp32_logits: Logit
     if trial.export is None:
         return trial
     logits = case_logits(trial.export.session, validation.inputs)
-    error, auroc_drop, changed = fidelity(logits, fp32_logits, validation)
-    return msgspec.structs.replace(trial, logits=logits, error=error, auroc_drop=auroc_drop, changed_decisions=changed)
+    error, drop, changed = fidelity(logits, fp32_logits, validation)
+    return msgspec.structs.replace(trial, logits=logits, error=error, accuracy_drop=drop, changed_decisions=changed)
 
 
 def _settled(trials: Sequence[CandidateTrial], limits: Limits) -> list[CandidateTrial]:

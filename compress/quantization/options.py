@@ -23,9 +23,11 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         targets: where it will run, e.g. ``openvino:cpu`` or ``tensorrt:cuda:int8``; without any, every CPU engine that
             the bundle has an FP32 variant for.
         error_limit: largest relative logit error on validation cases that is kept.
+        pixel_error_limit: likewise, of a segmentation: logits of most pixels may move and call none of them otherwise.
         auroc_limit: largest fall of AUROC on validation cases that is kept.
-        decision_limit: largest share of decisions that may change, on cases without labels, where AUROC cannot tell;
-            one of the cases may at least.
+        dice_limit: largest fall of a structure's mean Dice on them that is kept, of a segmentation.
+        decision_limit: largest share of decisions (of a segmentation, of pixels) that may change, on cases without
+            labels, where no accuracy can be told; one of the cases may at least.
         time_budget_s: of each target, after which no further candidate is begun, in seconds of processor time; 0 tries
             one INT8 candidate.
         weights_only: compress weights only, in 8 or 4 bits, where size is what hurts; time then decides nothing.
@@ -43,7 +45,9 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
     targets: Annotated[tuple[str, ...], TARGETS] = ()
     error_limit: Annotated[float, Meta(gt=0)] = 0.03
+    pixel_error_limit: Annotated[float, Meta(gt=0)] = 0.1
     auroc_limit: Annotated[float, Meta(ge=0)] = 0.02
+    dice_limit: Annotated[float, Meta(ge=0)] = 0.01
     decision_limit: Annotated[float, Meta(ge=0, le=1)] = 0.02
     time_budget_s: Annotated[float, Meta(ge=0, extra={"unit": "s"})] = 300.0
     weights_only: Literal["", "int8", "int4"] = ""

@@ -24,7 +24,7 @@ most probabilities are below one step of 1/255."""
 _ABSORBED = ("Relu", "Clip")
 _MOVES_NUMBERS = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
 _PATCH = 4  # least size of a patch in pixels
-_PASSES_ON = ("Add", "Concat", "GlobalAveragePool", *_MOVES_NUMBERS)
+_PASSES_ON = ("Add", "Concat", "GlobalAveragePool", "Resize", *_MOVES_NUMBERS)
 
 
 def place(
@@ -64,7 +64,7 @@ def place(
             needed |= {result.name, *(value.name for value in _inputs([node]))}
             made.add(result.name)
             nodes.append(node)
-            if node.op_type in _MOVES_NUMBERS:
+            if node.op_type in _MOVES_NUMBERS or node.op_type == "Resize":
                 ties[result.name or ""] = _inputs([node])[0].name or ""
     needed |= {_result(layer).name for layer in chosen if layer.node.op_type == "Conv"}
     if joined:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Literal
 
 from medfm_compress.compress.quantization.qdq import Placement
-from medfm_compress.compress.quantization.weights import is_constant, is_probability, layers
+from medfm_compress.compress.quantization.weights import attribute, is_constant, is_probability, layers
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,6 +34,7 @@ def place(
     attention: bool = True,
     probabilities: bool = False,
     sums: Sums = "float",
+    joined: bool = False,
     reduced: bool = False,
 ) -> Placement:
     """Pairs on the inputs of Conv, ConvTranspose, Gemm and MatMul, and where they cost less than they save.
@@ -44,10 +45,12 @@ def place(
         attention: products of two activations too, without what a softmax gives (QKᵀ, not PV).
         probabilities: what a softmax gives too (PV); faster, but most probabilities are below one step of 1/255.
         sums: what residual sums read; see `Sums`.
+        joined: what is concatenated is in bytes before, all of it in one range, so that concatenating is copying bytes.
         reduced: 7-bit weights.
     """
     chosen = [layer for layer in layers(model.graph) if layer.name not in exclude]
-    names = dict.fromkeys(_origin(layer.input) for layer in chosen)
+    ties: dict[str, str] = {}
+    names = dict.fromkeys(name for layer in chosen for name in _sources(layer.input, ties, joined=joined))
     symmetric: set[str] = set()
     for node in _of_two_activations(model, "MatMul", exclude) if attention else ():
         inputs = [value for value in node.inputs if value is not None]
@@ -65,6 +68,7 @@ def place(
         activations=tuple(names),
         layers=tuple(layer.name for layer in chosen),
         floats=frozenset(exclude).union(_names_of(model, "Add") if sums == "float" else ()),
+        ties=tuple(ties.items()),
         symmetric=frozenset(symmetric),
         reduced=reduced,
     )
@@ -81,6 +85,28 @@ def _of_two_activations(model: ir.Model, operator: str, exclude: Collection[str]
             yield node
 
 
+def _sources(value: ir.Value, ties: dict[str, str], *, joined: bool) -> Iterator[str]:
+    """Where the pairs go for a layer that reads ``value``; parts of what is concatenated get its range in ``ties``."""
+    name = _origin(value)
+    while value.name != name and (producer := value.producer()) is not None and producer.inputs[0] is not None:
+        value = producer.inputs[0]
+    producer = value.producer()
+    parts = [part for part in producer.inputs if part is not None] if producer is not None else []
+    if not joined or producer is None or producer.op_type != "Concat" or any(map(is_constant, parts)):
+        yield name
+        return
+    for part in parts:
+        for source in _sources(part, ties, joined=joined):
+            ties.setdefault(source, name)
+            yield source
+
+
+def _moves_numbers(node: ir.Node) -> bool:
+    return node.op_type in _MOVES_NUMBERS or (
+        node.op_type == "Resize" and attribute(node, "mode", "nearest") == "nearest"
+    )
+
+
 def _is_turned(value: ir.Value) -> bool:
     """A pair right behind a Transpose is moved above it, and turning bytes takes longer than turning floats."""
     producer = value.producer()
@@ -90,7 +116,7 @@ def _is_turned(value: ir.Value) -> bool:
 def _origin(value: ir.Value) -> str:
     """The value that holds the same numbers before operators that only move them, where nothing else reads it."""
     producer = value.producer()
-    while producer is not None and producer.op_type in _MOVES_NUMBERS:
+    while producer is not None and _moves_numbers(producer):
         before = producer.inputs[0]
         if before is None or len(before.uses()) > 1 or is_constant(before) or _is_turned(before):
             break

@@ -27,12 +27,14 @@ from medfm_compress.compress.quantization.candidate import Candidate
 from medfm_compress.compress.quantization.candidate_search import search_candidates
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, Limits, opened, trials_of
 from medfm_compress.compress.quantization.companion_variants import CompanionBuilder
-from medfm_compress.compress.quantization.fidelity import ValidationSet, case_logits
+from medfm_compress.compress.quantization.fidelity import case_logits
 from medfm_compress.compress.quantization.final_choice import Attempts, choose_variants
 from medfm_compress.compress.quantization.final_timing import Timer, final_plan, time_in_fresh_processes
 from medfm_compress.compress.quantization.gpu_variants import BACKEND as TENSORRT
 from medfm_compress.compress.quantization.gpu_variants import gpu_attempts, gpu_precisions
 from medfm_compress.compress.quantization.heat_map_agreement import heat_map_lines
+from medfm_compress.compress.quantization.kinds.table import judge_of
+from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.compress.quantization.options import MIN_CALIBRATION_CASES, QuantizeOptions
 from medfm_compress.compress.quantization.preference import Preferred, in_order
@@ -62,7 +64,7 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         manifest: of the bundle that was written.
         candidates: in the order tried, FP32 of each backend first.
-        labelled: AUROC could tell; otherwise fidelity was judged by logits alone.
+        labelled: accuracy could be told; otherwise fidelity was judged by logits alone.
         applied: at least one faster variant is in the bundle; otherwise it holds what the source held.
         calibration_images: the training cases that were used.
     """
@@ -76,7 +78,7 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def judged_by(self) -> str:
         """What decided whether a candidate is faithful, in words."""
-        return "relative logit error and AUROC" if self.labelled else UNLABELLED
+        return f"relative logit error and {judge_of(self.manifest.task).metric}" if self.labelled else UNLABELLED
 
 
 class _Shipping(NamedTuple):
@@ -127,7 +129,7 @@ def quantize_bundle(
         attempts += gpu_attempts(precisions, builder, validation, _limits(options, validation), progress, timer)
     steps = _steps(attempts, options, len(cases), validation)
     shipping = [trial for trial in trials_of(attempts) if trial.kept]
-    if options.rechoose:
+    if options.rechoose and not bundle.manifest.task.is_dense:  # whose pixels are called by the highest probability
         progress("choosing thresholds of the new variants on validation cases")
         shipping, lines = _recalibrated(shipping, validation, bundle)
         steps += lines
@@ -176,10 +178,12 @@ def _calibrated(study: Study, cases: tuple[Case, ...], bundle: Bundle, progress:
 
 
 def _validation_set(bundle: Bundle, study: Study, options: QuantizeOptions, progress: Progress) -> ValidationSet:
-    cases = sample_cases(study, "val", options.validation_samples, options.seed)
+    task, spec = bundle.manifest.task, bundle.manifest.image_spec
+    judge = judge_of(task)
+    cases = sample_cases(study, "val", min(options.validation_samples, judge.most_cases(task, spec)), options.seed)
     progress(f"reading {len(cases)} validation cases")
-    inputs = network_inputs(study, cases, bundle.manifest.image_spec)
-    return ValidationSet(study=study, cases=cases, inputs=inputs, task=bundle.manifest.task)
+    inputs = network_inputs(study, cases, spec)
+    return ValidationSet(study=study, cases=cases, inputs=inputs, task=task, truth=judge.truth(study, cases, spec))
 
 
 def _attempted(
@@ -216,15 +220,18 @@ def _timer(spec: ImageSpec, validation: ValidationSet, options: QuantizeOptions,
 
 
 def _limits(options: QuantizeOptions, validation: ValidationSet) -> Limits:
+    judge = judge_of(validation.task)
+    least = judge.least_change(len(validation.cases))
     return Limits(
-        error=options.error_limit,
-        auroc_drop=options.auroc_limit,
+        error=judge.error_limit(options),
+        accuracy_drop=judge.limit(options),
+        metric=judge.metric,
         rounds=options.rounds,
         threads=options.threads,
         budget=Budget(options.time_budget_s),
         weight_bits=_WEIGHT_BITS[options.weights_only],
         nncf=options.nncf,
-        changed_decisions=1.0 if validation.labelled else max(options.decision_limit, 1 / len(validation.cases)),
+        changed_decisions=1.0 if validation.labelled else max(options.decision_limit, least),
     )
 
 
@@ -245,9 +252,8 @@ def _recalibrated(
 ) -> tuple[list[CandidateTrial], list[str]]:
     """Shipping trials with thresholds from all labelled validation cases, and the lines for the provenance."""
     task = bundle.manifest.task
-    labelled = np.array([bool(case.target) for case in validation.cases])
     shipping = [
-        _Shipping(trial, trial.export, [trial.logits[labelled]])
+        _Shipping(trial, trial.export, [trial.logits[validation.are_labelled]])
         for trial in trials
         if trial.export is not None and trial.logits is not None
     ]
@@ -270,7 +276,7 @@ def _complete(shipping: list[_Shipping], validation: ValidationSet, bundle: Bund
         inputs = network_inputs(validation.study, rest[start : start + _CHUNK], bundle.manifest.image_spec)
         for variant in shipping:
             variant.logits.append(case_logits(variant.export.session, inputs))
-    return (*(case for case in validation.cases if case.target), *rest)
+    return (*validation.labelled_cases, *rest)
 
 
 def _write(
@@ -345,7 +351,8 @@ def _level_line(place: Preferred) -> str:
 def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int, validation: ValidationSet) -> list[str]:
     lines = [f"quantize: calibrated on {calibrated} training cases, seed {options.seed}"]
     if not validation.labelled:
-        lines.append(f"quantize: {UNLABELLED}, on {len(validation.cases)} images; AUROC is not known")
+        unknown = judge_of(validation.task).metric
+        lines.append(f"quantize: {UNLABELLED}, on {len(validation.cases)} images; {unknown} is not known")
     for attempt in attempts:
         if isinstance(attempt, DoesNotApply):
             lines.append(f"quantize: {attempt.candidate} does not apply: {attempt.reason}")
@@ -378,7 +385,7 @@ def _candidate(trial: CandidateTrial, *, pareto: bool) -> Candidate:
         speedup=trial.speedup,
         speedup_interval=trial.speedup_interval,
         relative_logit_error=trial.error,
-        auroc_drop=trial.auroc_drop,
+        accuracy_drop=trial.accuracy_drop,
         changed_decisions=trial.changed_decisions,
         size_bytes=trial.size_bytes,
         pareto=pareto,

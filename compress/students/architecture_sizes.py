@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from torch import nn
 
-from medfm_compress.compress.networks.model import Architecture, create_module
+from medfm_compress.compress.networks.architecture import Architecture
+from medfm_compress.compress.networks.model import create_module
 from medfm_compress.runtime.errors import ModelError
 
 ROUND_TO = 16

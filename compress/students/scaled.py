@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 from torch import nn
 
+from medfm_compress.compress.networks.architecture import Architecture
 from medfm_compress.compress.networks.build import build_model
-from medfm_compress.compress.networks.model import Architecture, Model, Origin, create_module
+from medfm_compress.compress.networks.model import Model, Origin, create_module
 from medfm_compress.compress.students.architecture_sizes import Sizes, resized, scaled, sizes_of
 from medfm_compress.compress.students.weight_selection import State, select_weights
 from medfm_compress.compress.teachers.label_mapping import unmapped

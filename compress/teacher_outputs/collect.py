@@ -10,17 +10,20 @@ import msgspec
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from medfm_compress.compress.teacher_outputs.fastest_engine import fastest_engine
 from medfm_compress.compress.teachers.output_cache import Groups, Header, OutputCache, ViewPlan, hash_of_cases
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
-from medfm_compress.compress.teachers.teacher import BATCH, Teacher
+from medfm_compress.compress.teachers.teacher import Teacher, batch_of
 from medfm_compress.compress.training.augment import View, apply_view, draw_view
 from medfm_compress.compress.training.distributed import rank, wait, world_size
 from medfm_compress.compress.training.job import Images, gather
 from medfm_compress.runtime.progress import Progress, Tick
 
 _REPORT_EVERY_S = 1.0
+_SHARD_BYTES = 1 << 26  # of logits in memory
+_LARGEST = 3e4  # of a logit; float16 ends at 65504
 
 
 class OutputRequest(NamedTuple):
@@ -32,6 +35,7 @@ class OutputRequest(NamedTuple):
         plan: the views.
         features: of the teacher to keep beside its logits.
         precision: ``auto``, ``fp32``, ``bf16`` or ``int8``, see `fastest_engine`.
+        stride: of the maps of a segmentation, see `Header`.
     """
 
     images: Images
@@ -39,6 +43,7 @@ class OutputRequest(NamedTuple):
     plan: ViewPlan
     features: tuple[str, ...] = ()
     precision: str = "auto"
+    stride: int = 1
 
 
 def collect_outputs(teacher: Teacher, request: OutputRequest, folder: Path, progress: Progress) -> OutputCache:
@@ -82,7 +87,7 @@ def collect_outputs(teacher: Teacher, request: OutputRequest, folder: Path, prog
 def _header(teacher: Teacher, request: OutputRequest) -> Header:
     images = request.images
     first = teacher.answer(torch.from_numpy(gather(images, np.arange(min(2, len(images))))), request.features)
-    return Header(
+    header = Header(
         teacher=teacher.card,
         engine=teacher.engine,
         precision=request.precision,
@@ -90,7 +95,21 @@ def _header(teacher: Teacher, request: OutputRequest) -> Header:
         cases_sha256=hash_of_cases(request.groups),
         cases=len(images),
         features={name: tuple(value.shape[1:]) for name, value in first.features.items()},
+        stride=request.stride if teacher.card.task.is_dense else 1,
     )
+    if not teacher.card.task.is_dense:
+        return header
+    case_bytes = 4 * int(np.prod(header.logits_shape))
+    cases = max(batch_of(teacher.card.task), min(header.shard_cases, _SHARD_BYTES // case_bytes))
+    return msgspec.structs.replace(header, shard_cases=cases)
+
+
+def reduced(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Maps of logits ``[n, structures, h, w]`` averaged to ``shape`` of one case, and what float16 holds of them."""
+    if logits.ndim == 2:
+        return logits
+    height, width = shape[1:]
+    return functional.adaptive_avg_pool2d(logits, (height, width)).clamp(-_LARGEST, _LARGEST)
 
 
 class _Collector:
@@ -98,18 +117,20 @@ class _Collector:
 
     def __init__(self, teacher: Teacher, request: OutputRequest, store: OutputCache) -> None:
         self.teacher, self.request, self.store = teacher, request, store
+        self._size = batch_of(teacher.card.task)
         self._view_number = -1
         self._view: View | None = None
 
     def shard(self, view: int, shard: int) -> TeacherOutputs:
         rows = torch.tensor(self.store.header.rows(shard))
-        parts = [self._batch(index, self._drawn(view)) for index in torch.split(rows, BATCH)]
+        parts = [self._batch(index, self._drawn(view)) for index in torch.split(rows, self._size)]
         features = {name: torch.cat([part.features[name] for part in parts]) for name in self.store.header.features}
         return TeacherOutputs(torch.cat([part.logits for part in parts]), features)
 
     def _batch(self, index: Tensor, view: View) -> TeacherOutputs:
         images = torch.from_numpy(gather(self.request.images, index.numpy()))
-        return self.teacher.answer(apply_view(images, view, index), self.request.features)
+        answers = self.teacher.answer(apply_view(images, view, index), self.request.features)
+        return TeacherOutputs(reduced(answers.logits, self.store.header.logits_shape), answers.features)
 
     def _drawn(self, number: int) -> View:
         if self._view is None or self._view_number != number:

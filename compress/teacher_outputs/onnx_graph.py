@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from medfm_compress.compress.networks.features import Tapped
 from medfm_compress.compress.networks.model import Model
+from medfm_compress.compress.teachers.teacher import batch_of
 from medfm_compress.export.onnx_export import OPSET
 from medfm_compress.export.quiet_exporter import quiet_exporter
 from medfm_compress.runtime.errors import ModelError
 
-BATCH = 32
 IMAGE = "image"
 LOGITS = "logits"
 
@@ -38,8 +38,9 @@ class _Listed(nn.Module):
 
 
 def export_graph(model: Model, features: tuple[str, ...]) -> bytes:
-    """Serialized ONNX: ``image`` ``[BATCH, c, h, w]`` normalised → ``logits`` and the named ``features``, float32.
+    """Serialized ONNX: ``image`` ``[n, c, h, w]`` normalised → ``logits`` and the named ``features``, float32.
 
+    n is fixed, see `batch_of`.
     The module itself is left as it is: a float32 CPU copy in eval mode is traced.
 
     Raises:
@@ -48,7 +49,7 @@ def export_graph(model: Model, features: tuple[str, ...]) -> bytes:
     listed = nn.Module.eval(_Listed(copy.deepcopy(model.module).float().cpu(), features))
     try:
         with quiet_exporter(), torch.no_grad():
-            traced = _traced(listed, torch.zeros(BATCH, *model.spec.shape[1:]), [LOGITS, *features])
+            traced = _traced(listed, torch.zeros(batch_of(model.task), *model.spec.shape[1:]), [LOGITS, *features])
             return _simplified(traced)
     except Exception as exc:  # exporters raise anything; PyTorch still runs what they cannot trace
         cause = " ".join(str(exc).split())[:200] or type(exc).__name__

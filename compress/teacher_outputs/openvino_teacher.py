@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medfm_compress.compress.teacher_outputs.onnx_graph import BATCH, IMAGE, LOGITS
+from medfm_compress.compress.teacher_outputs.onnx_graph import IMAGE, LOGITS
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher, finite
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
+from medfm_compress.compress.teachers.teacher import batch_of
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.sessions import openvino
 
 
 class OpenVinoTeacher:
-    """Answers as the module does, but for rounding, `BATCH` images at a time."""
+    """Answers as the module does, but for rounding, as many images at a time as its graph takes."""
 
     def __init__(
         self, origin: ModuleTeacher, files: Sequence[bytes], features: tuple[str, ...], precision: str
@@ -28,6 +29,7 @@ class OpenVinoTeacher:
             BundleRefused: it cannot run the graph in this precision here.
         """
         self.card = origin.card
+        self._batch = batch_of(origin.card.task)
         self.engine = f"openvino {precision}"
         self.features = features
         threads = max(1, min(torch.get_num_threads(), usable_cores()))
@@ -43,14 +45,14 @@ class OpenVinoTeacher:
             raise InputError(
                 f"feature {unknown[0]!r} was not asked for when {self.card.name} was opened, only {available}"
             )
-        parts = [self._run(part) for part in torch.split(images, BATCH)]
+        parts = [self._run(part) for part in torch.split(images, self._batch)]
         outputs = {name: torch.cat([part[name] for part in parts]) for name in (LOGITS, *features)}
         logits = finite(outputs.pop(LOGITS), self.card.name)
         return TeacherOutputs(logits, outputs)
 
     def _run(self, images: Tensor) -> dict[str, Tensor]:
-        """All outputs on up to `BATCH` images; the graph's batch is fixed, so that a shorter one is filled up."""
-        batch = torch.zeros(BATCH, *images.shape[1:])
+        """All outputs on up to a batch of images; the graph's batch is fixed, so that a shorter one is filled up."""
+        batch = torch.zeros(self._batch, *images.shape[1:])
         batch[: len(images)] = (images - self._mean) / self._std
         outputs = self._session.run({IMAGE: batch.numpy()})
         return {name: torch.from_numpy(values)[: len(images)] for name, values in outputs.items()}

@@ -1,7 +1,7 @@
 """What an ONNX file does not say of itself, as a YAML file: read for every command, and written ready to be filled in.
 
-Its keys are those of `ImageSpec`, and beside them ``labels``, ``map``, ``outputs``, ``kind``, ``licence`` and
-``intended_use``. A file with the keys of `ImageSpec` alone, YAML or JSON, is one as well.
+Its keys are those of `ImageSpec`, and beside them ``labels``, ``map``, ``outputs``, ``kind``, ``licence``,
+``intended_use`` and ``architecture``. A file with the keys of `ImageSpec` alone, YAML or JSON, is one as well.
 """
 
 from __future__ import annotations
@@ -27,11 +27,22 @@ _MOST_BYTES = 1 << 18
 _SHOWN = 20  # labels
 
 
+class NetworkArguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a network was built, beyond its name.
+
+    Attributes:
+        arguments: of its constructor, e.g. ``decoder_channels: [512, 256, 128, 64, 32]``.
+    """
+
+    arguments: dict[str, Any] = {}
+
+
 class Beside(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a description says beside the `ImageSpec`; see `TeacherSource`.
 
     Attributes:
         kind: of the labels, where no study says it.
+        architecture: of a network of segmentation: ``arguments`` that its name does not say.
     """
 
     labels: tuple[str, ...] = ()
@@ -40,6 +51,7 @@ class Beside(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     kind: TaskKind | None = None
     licence: str = ""
     intended_use: str = ""
+    architecture: NetworkArguments = NetworkArguments()
 
 
 class Description(NamedTuple):

@@ -2,6 +2,7 @@
 
     z = log (1/M Σ_m softmax(z_m / T_m))                                        mutually exclusive labels
     z = log p − log(1 − p),  p = 1/M Σ_m sigmoid(z_m / T_m)                      independent findings
+    z_k = log p_k − log p_0,  p = 1/M Σ_m softmax((0, z_m) / T_m)                every pixel of a segmentation
 
 M teachers, z_m the logits of one, T_m the temperature of its calibration. Lakshminarayanan et al. 2017, "Simple and
 scalable predictive uncertainty estimation using deep ensembles", average probabilities; Hinton et al. 2015, "Distilling
@@ -46,8 +47,11 @@ class EnsembleTeacher:
         """See `Teacher`; there are no features."""
         if features:
             raise InputError(f"feature {features[0]!r} cannot be had of several teachers: their means give logits only")
-        logits = [teacher.answer(images).logits / teacher.card.task.temperature for teacher in self.teachers]
-        mean = mean_of(torch.stack(logits), exclusive=not self.card.task.independent)
+        logits = torch.stack([one.answer(images).logits / one.card.task.temperature for one in self.teachers])
+        if self.card.task.is_dense:
+            mean = mean_of_maps(logits)
+        else:
+            mean = mean_of(logits, exclusive=not self.card.task.independent)
         return TeacherOutputs(finite(mean, self.card.name))
 
 
@@ -56,6 +60,13 @@ def mean_of(logits: Tensor, *, exclusive: bool) -> Tensor:
     if exclusive:
         return _mean(functional.log_softmax(logits, -1))
     return _mean(functional.logsigmoid(logits)) - _mean(functional.logsigmoid(-logits))
+
+
+def mean_of_maps(logits: Tensor) -> Tensor:
+    """Logits ``[n, structures, h, w]`` of the mean probabilities of ``[teachers, n, structures, h, w]``."""
+    background = torch.zeros_like(logits[:, :, :1])
+    mean = _mean(functional.log_softmax(torch.cat([background, logits], 2), 2))
+    return mean[:, 1:] - mean[:, :1]
 
 
 def joined_card(cards: Sequence[TeacherCard]) -> TeacherCard:

@@ -23,7 +23,7 @@ def open_folder(source: TeacherSource, study: Task) -> Model:
     if source.given_spec() not in (None, model.spec):
         raise ModelError(f"{source.source} has a spec of its own; leave --teacher-spec out")
     known = Labelled(model.task.labels, model.task.kind, model.task.temperature)
-    settled = settle(model.name, count_outputs(model.module, model.spec, model.name), known, source, study)
+    settled = settle(model.name, count_outputs(model.module, model.spec, model.name, study), known, source, study)
     origin = Origin(
         teacher=model.provenance.teacher,
         study_fingerprint=model.provenance.study_fingerprint,

@@ -12,8 +12,9 @@ from typing import Any, cast
 
 from torch import nn
 
+from medfm_compress.compress.networks.architecture import Architecture
 from medfm_compress.compress.networks.build import from_hub
-from medfm_compress.compress.networks.model import Architecture, Model
+from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.teachers.from_timm import published_spec
 from medfm_compress.compress.teachers.label_mapping import Labelled
 from medfm_compress.compress.teachers.pretrained import Published, as_model

@@ -19,17 +19,19 @@ from medfm_compress.bench.measure.graph_ending import (
     proven_ending,
 )
 from medfm_compress.bench.measure.output_maker import maker_of_output
-from medfm_compress.compress.teachers.label_mapping import UNKNOWN, LabelMap, settle
+from medfm_compress.compress.teachers.label_mapping import UNKNOWN, OutputsMap, settle
 from medfm_compress.compress.teachers.module_teacher import finite
-from medfm_compress.compress.teachers.onnx_graph import OnnxGraph, check_fits, probe
+from medfm_compress.compress.teachers.onnx_graph import OnnxGraph, check_fits, probe, rows_of
 from medfm_compress.compress.teachers.onnx_questions import open_questions
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.teachers.steadiness import check_steady
+from medfm_compress.compress.teachers.structure_mapping import BACKGROUND, StructureMap
 from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.tasks.table import rules_of
 
 _STEPS = {"softmax": "log of its softmax", "sigmoid": "log-odds of its sigmoid"}
 
@@ -37,7 +39,7 @@ _STEPS = {"softmax": "log of its softmax", "sigmoid": "log-odds of its sigmoid"}
 class OnnxTeacher:
     """Answers with an ONNX graph, as many images at a time as its input takes."""
 
-    def __init__(self, graph: OnnxGraph, card: TeacherCard, ending: Ending, label_map: LabelMap | None) -> None:
+    def __init__(self, graph: OnnxGraph, card: TeacherCard, ending: Ending, label_map: OutputsMap | None) -> None:
         self.card = card
         self.engine = f"onnxruntime {graph.precision}"
         self.graph, self._ending, self.label_map = graph, ending, label_map
@@ -71,14 +73,19 @@ def open_onnx(source: TeacherSource, study: Task, content: bytes | None = None) 
     source.refuse("weights")
     graph = OnnxGraph(source.source, content)
     spec = source.given_spec()
+    if graph.is_dense != study.is_dense:
+        raise ModelError(_other_kind(graph.name, study))
     if spec is not None:
         check_fits(graph, spec)
+        rules_of(study).check_spec(study, spec)
     questions = open_questions(graph, source, study)
     if spec is None or len(questions.lacking) > 1:
         raise questions.asked()
     outputs = probe(graph, spec)
     ending = _ending(graph, outputs, source, study)
     settled = settle(graph.name, outputs.shape[1], UNKNOWN, source, study)
+    if ending == "softmax":
+        _require_background(graph.name, settled.label_map, study)
     card = TeacherCard(
         name=graph.name,
         identity=f"{graph.name}@{_identity(graph, ending, settled.label_map, source.labels)}",
@@ -99,7 +106,9 @@ def _ending(graph: OnnxGraph, outputs: Tensor, source: TeacherSource, study: Tas
     Raises:
         ModelError: nothing proves it, or it cannot be so.
     """
-    exclusive, values = not study.independent, outputs.numpy()
+    exclusive, values = not study.independent, rows_of(outputs).numpy()
+    if study.is_dense:
+        exclusive = values.shape[1] > 1
     maker = maker_of_output(graph.content)
     ending = source.outputs or proven_ending(values, maker, exclusive=exclusive)
     if ending is None:
@@ -109,9 +118,27 @@ def _ending(graph: OnnxGraph, outputs: Tensor, source: TeacherSource, study: Tas
         raise ModelError(f"--teacher-outputs {ending} cannot be so for {graph.name}: {wrong}; correct the option")
     # Whoever says that they are logits knows better than the operator.
     against = contradiction(ending, "" if source.outputs else maker, outputs.shape[1], exclusive=exclusive)
-    if against:
+    if against and not (study.is_dense and ending == "sigmoid"):  # maps of sigmoids are one of the two usual forms
         raise ModelError(f"{graph.name} cannot teach this study: {against}")
     return ending
+
+
+def _other_kind(name: str, study: Task) -> str:
+    if study.is_dense:
+        return (
+            f"{name} gives one answer an image, which is no mask; a teacher of a segmentation gives a map of the "
+            "image's size for each structure"
+        )
+    return f"{name} answers for every pixel and the study is {study.kind}; give a study with masks and its --structure"
+
+
+def _require_background(name: str, label_map: OutputsMap | None, study: Task) -> None:
+    """A softmax over structures alone calls every pixel one of them."""
+    if study.is_dense and (not isinstance(label_map, StructureMap) or label_map.implied):
+        raise ModelError(
+            f"{name} ends in a softmax over its maps, and none of its labels is {BACKGROUND!r}; say which map is the "
+            f"background's with --teacher-labels, e.g. {BACKGROUND},{','.join(study.labels)}"
+        )
 
 
 def _ask(name: str) -> str:
@@ -129,7 +156,7 @@ def _steps(graph: OnnxGraph, ending: Ending, source: TeacherSource) -> tuple[str
     return (f"{graph.name}: outputs said to be logits",) if source.outputs else ()
 
 
-def _identity(graph: OnnxGraph, ending: Ending, label_map: LabelMap | None, labels: tuple[str, ...]) -> str:
+def _identity(graph: OnnxGraph, ending: Ending, label_map: OutputsMap | None, labels: tuple[str, ...]) -> str:
     """Sha256 of the file where it answers as it stands, else of the file and what is done to its answers."""
     file = hashlib.sha256(graph.content).hexdigest()
     if ending == "logits" and label_map is None:

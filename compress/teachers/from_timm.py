@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from medfm_compress.compress.networks.build import takes_image_size
-from medfm_compress.compress.networks.model import Architecture, Model, create_module
+from medfm_compress.compress.networks.architecture import Architecture
+from medfm_compress.compress.networks.model import Model, create_module
+from medfm_compress.compress.networks.timm_networks import takes_image_size
 from medfm_compress.compress.teachers.pretrained import Published, as_model, load_all, read_weights
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.runtime.errors import InputError, ModelError

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from medfm_compress.compress.networks.model import Architecture, Model
+from medfm_compress.compress.networks.architecture import Architecture
+from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.networks.similar_names import resembling
 from medfm_compress.compress.teachers.pretrained import Published, as_model, first_line, load_all, read_weights
 from medfm_compress.compress.teachers.source import TeacherSource

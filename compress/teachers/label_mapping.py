@@ -20,8 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from medfm_compress.compress.networks.features import is_encoder_decoder
 from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.teachers.source import TeacherSource
+from medfm_compress.compress.teachers.structure_mapping import StructureMap, structure_map
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.task import Task, TaskKind
 
@@ -77,6 +79,10 @@ class LabelMap(NamedTuple):
         return self.single or self.groups != tuple((index,) for index in range(outputs))
 
 
+OutputsMap = LabelMap | StructureMap
+"""What turns a teacher's outputs into logits of a study's labels."""
+
+
 class Settled(NamedTuple):
     """How a teacher's outputs are read.
 
@@ -86,7 +92,7 @@ class Settled(NamedTuple):
         steps: what was done, for the record.
     """
 
-    label_map: LabelMap | None
+    label_map: OutputsMap | None
     task: Task
     steps: tuple[str, ...]
 
@@ -109,7 +115,9 @@ def settle(name: str, outputs: int, known: Labelled, source: TeacherSource, stud
         _check_kind(name, known.kind, study)
     theirs = _labels(name, outputs, known, source.labels, study)
     groups = _groups(name, theirs, study, source.mapping)
-    label_map = LabelMap(groups, theirs, outputs == 1 and len(theirs) == 2, known.temperature)
+    label_map: OutputsMap = LabelMap(groups, theirs, outputs == 1 and len(theirs) == 2, known.temperature)
+    if study.is_dense:
+        label_map = structure_map(groups, theirs)
     task = Task(kind=study.kind, labels=study.labels, temperature=known.temperature)
     steps = (_describe(name, theirs, groups, study),) if label_map.changes(outputs) else ()
     return Settled(label_map if label_map.changes(outputs) else None, task, steps)
@@ -120,7 +128,7 @@ class MappedNetwork(nn.Module):
 
     groups: Tensor
 
-    def __init__(self, network: nn.Module, label_map: LabelMap) -> None:
+    def __init__(self, network: nn.Module, label_map: OutputsMap) -> None:
         super().__init__()
         self.network, self.label_map = network, label_map
         pairs = [(index, label) for label, group in enumerate(label_map.groups) for index in group]
@@ -129,6 +137,24 @@ class MappedNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[n, labels]`` of the study."""
         return self.label_map(self.network(images))
+
+
+class MappedEncoderDecoder(MappedNetwork):
+    """Likewise, with the parts that `features` reads of an encoder with a decoder."""
+
+    @property
+    def encoder(self) -> object:
+        """Of the network itself."""
+        return self.network.encoder
+
+    @property
+    def decoder(self) -> object:
+        """Of the network itself."""
+        return self.network.decoder
+
+    def segmentation_head(self, decoded: Tensor) -> Tensor:
+        """Logits ``[n, structures, h, w]`` of the study."""
+        return self.label_map(self.network.segmentation_head(decoded))  # type: ignore[operator]
 
 
 class MappedTimmNetwork(MappedNetwork):
@@ -162,22 +188,26 @@ class MappedTimmNetwork(MappedNetwork):
 
 def unmapped(model: Model) -> Model:
     """The model with the labels and the classifier of its publisher; itself where nothing was mapped."""
-    if not isinstance(model.module, MappedNetwork):
+    if not isinstance(model.module, MappedNetwork) or isinstance(model.module.label_map, StructureMap):
         return model
     kind: TaskKind = "multilabel" if model.task.independent else "multiclass"
     task = Task(kind=kind, labels=model.module.label_map.theirs, temperature=model.task.temperature)
     return replace(model, module=model.module.network, task=task)
 
 
-def mapped(network: nn.Module, label_map: LabelMap | None) -> nn.Module:
+def mapped(network: nn.Module, label_map: OutputsMap | None) -> nn.Module:
     """``network`` as it is where there is nothing to map, else wrapped."""
     if label_map is None:
         return network
+    if is_encoder_decoder(network):
+        return nn.Module.eval(MappedEncoderDecoder(network, label_map))
     is_timm = hasattr(network, "forward_features") and hasattr(network, "forward_head")
     return nn.Module.eval((MappedTimmNetwork if is_timm else MappedNetwork)(network, label_map))
 
 
 def _check_kind(name: str, kind: TaskKind | None, study: Task) -> None:
+    if study.is_dense or kind == "segmentation":
+        return  # the shape of its outputs said already whether it answers for every pixel
     if kind is not None and (kind == "multilabel") != (study.independent):
         raise ModelError(
             f"{name} is a {kind} teacher and the study is {study.kind}: probabilities of exclusive labels and of "
@@ -242,7 +272,7 @@ def _groups(name: str, theirs: tuple[str, ...], study: Task, mapping: Mapping[st
             f"does, e.g. {example}"
         )
     several = [label for label, group in zip(study.labels, groups, strict=True) if len(group) > 1]
-    if several and study.independent:
+    if several and study.independent and not study.is_dense:
         raise ModelError(
             f"several labels of {name} mean {several[0]!r}, but probabilities of independent findings cannot be added; "
             "map one of them"
@@ -261,5 +291,6 @@ def _describe(name: str, theirs: tuple[str, ...], groups: Groups, study: Task) -
     ]
     used = {index for group in groups for index in group}
     left = [their for index, their in enumerate(theirs) if index not in used]
-    rest = f"; left out: {_listed(tuple(left))}" if left else ""
+    gone = "background" if study.is_dense else "left out"
+    rest = f"; {gone}: {_listed(tuple(left))}" if left else ""
     return f"labels of {name}: {', '.join(parts)}{rest}"

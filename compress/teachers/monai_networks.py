@@ -1,15 +1,19 @@
-"""The 2-D classification networks that a MONAI bundle may name; nothing else is built, nothing imported by name."""
+"""The 2-D networks that a MONAI bundle may name; nothing else is built, nothing imported by name."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
-from medfm_compress.compress.networks.model import Architecture, create_module
+from medfm_compress.compress.networks.architecture import Architecture
+from medfm_compress.compress.networks.model import create_module
+from medfm_compress.compress.networks.monai_networks import NETWORKS as DENSE_NETWORKS
+from medfm_compress.compress.networks.monai_networks import class_of
 from medfm_compress.compress.teachers.from_torchvision import build_torchvision, check_torchvision_name, own_input
 from medfm_compress.compress.teachers.monai_config import TARGET
 from medfm_compress.compress.teachers.pretrained import first_line
@@ -20,6 +24,8 @@ NETWORKS = (
     *("ResNet", "resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200"),
     *("SEResNet50", "SEResNet101", "SEResNet152", "SEResNext50", "SEResNext101", "SENet154", "TorchVisionFCModel"),
 )
+DENSE = MappingProxyType({class_of(name): name for name in DENSE_NETWORKS})
+"""Networks that answer for every pixel: MONAI's class → its name in `networks.monai_networks`."""
 _MONAI, _TORCHVISION, _TIMM = "monai.networks.nets.", "torchvision.models.", "timm.create_model"
 _DOWNLOADS = ("pretrained", "weights", "progress")  # the bundle has weights of its own
 _OF_TIMM = frozenset(("num_classes", "in_chans", "img_size", "global_pool", "drop_rate", "drop_path_rate"))
@@ -48,10 +54,13 @@ def build_network(definition: Mapping[str, Any], bundle: str) -> tuple[nn.Module
         architecture = Architecture(name=str(arguments.pop("model_name", "")), arguments=arguments)
         return _build_timm(architecture), architecture
     name = target.rsplit(".", 1)[-1]
+    if name in DENSE and target in (name, _MONAI + name):
+        dense = Architecture(library="monai", name=DENSE[name], arguments=arguments)
+        return create_module(dense), dense
     if name not in NETWORKS or not (target == name or target.startswith(_MONAI)):
         raise ModelError(
             f"the network of {bundle} is {target!r}, which is not built; allowed are torchvision.models.NAME, {_TIMM}, "
-            f"and of MONAI {', '.join(NETWORKS)}"
+            f"and of MONAI {', '.join((*NETWORKS, *DENSE))}"
         )
     if name == "TorchVisionFCModel":
         _check_inner(definition, bundle)
@@ -94,7 +103,7 @@ def _build_monai(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 def _check_arguments(arguments: Mapping[str, Any], bundle: str) -> None:
     if arguments.get("spatial_dims", 2) != 2 or arguments.get("dim", 2) != 2:
-        raise ModelError(f"the network of {bundle} is not 2-D; only images of two dimensions can be classified")
+        raise ModelError(f"the network of {bundle} is not 2-D; only images of two dimensions are taken")
     text = repr(arguments)
     if TARGET in text:
         raise ModelError(f"an argument of the network of {bundle} is itself built ({text[:200]}); give plain values")

@@ -1,4 +1,7 @@
-"""An ONNX file as ONNX Runtime runs it: one image input, one output ``[n, outputs]``, any number of images."""
+"""An ONNX file as ONNX Runtime runs it: one image input, one output, any number of images.
+
+The output is ``[n, outputs]``, or a map an output, ``[n, outputs, h, w]``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medfm_compress.compress.teachers.teacher import BATCH
+from medfm_compress.compress.teachers.teacher import BATCH, DENSE_BATCH
 from medfm_compress.export.adopt_onnx import Layout
 from medfm_compress.export.onnx_file import read_onnx_file
 from medfm_compress.runtime.cpu import usable_cores
@@ -23,7 +26,11 @@ _CHANNELS = (1, 3)
 
 
 class OnnxGraph:
-    """An ONNX file with one image input and one output ``[n, outputs]``."""
+    """An ONNX file with one image input and one output.
+
+    Attributes:
+        is_dense: whether it answers for every pixel.
+    """
 
     def __init__(self, path: str, content: bytes | None = None) -> None:
         """Open it; ``content`` stands for the file's own.
@@ -40,15 +47,17 @@ class OnnxGraph:
             self._session = onnxruntime.from_bytes([self.content], threads, self.precision)
         except BundleRefused as exc:
             raise ModelError(f"{path} cannot be run: {exc}") from None
-        self.input, self.output, sides = _ports(path, self._session)
+        self.input, self.output, sides, self.is_dense = _ports(path, self._session)
         self.layout: Layout = "nhwc" if sides[3] in _CHANNELS and sides[1] not in _CHANNELS else "nchw"
         self.shape = sides if self.layout == "nchw" else (sides[0], sides[3], sides[1], sides[2])
-        self._most = 1 if _scales_by_batch(self.content) else BATCH
+        self._most = 1 if _scales_by_batch(self.content) else DENSE_BATCH if self.is_dense else BATCH
 
     def run(self, images: Tensor) -> Tensor:
-        """Outputs ``[n, outputs]`` float32 on normalised images ``[n, c, h, w]``; a short batch is filled up.
+        """Outputs ``[n, outputs]`` or ``[n, outputs, h, w]`` float32 on normalised images ``[n, c, h, w]``.
 
-        A graph that takes ``[n, h, w, c]`` gets them so.
+        A short batch is filled up.
+
+        A graph that takes ``[n, h, w, c]`` gets them so, and gives its maps so.
 
         Images go one at a time where the graph scales them by the largest of their batch, as dynamic quantization does.
         """
@@ -59,7 +68,8 @@ class OnnxGraph:
             oriented = batch if self.layout == "nchw" else batch.permute(0, 2, 3, 1)
             values = self._session.run({self.input: oriented.contiguous().numpy()})[self.output]
             outputs.append(torch.from_numpy(np.array(values, np.float32))[: len(part)])
-        return torch.cat(outputs)
+        every = torch.cat(outputs)
+        return every.permute(0, 3, 1, 2) if self.is_dense and self.layout == "nhwc" else every
 
 
 def _scales_by_batch(content: bytes) -> bool:
@@ -69,8 +79,8 @@ def _scales_by_batch(content: bytes) -> bool:
         return False
 
 
-def _ports(path: str, session: onnxruntime.OnnxRuntimeSession) -> tuple[str, str, tuple[int, ...]]:
-    """Name of the input and of the output, and the input's sides; a free side is 0."""
+def _ports(path: str, session: onnxruntime.OnnxRuntimeSession) -> tuple[str, str, tuple[int, ...], bool]:
+    """Name of the input and of the output, the input's sides, a free one 0, and whether the output has maps."""
     inputs, outputs = session.ports()
     if len(inputs) != 1 or len(outputs) != 1:
         names = ", ".join(port[0] for port in (*inputs, *outputs))
@@ -79,12 +89,17 @@ def _ports(path: str, session: onnxruntime.OnnxRuntimeSession) -> tuple[str, str
             "and one output of logits: export it again without the others"
         )
     (image, image_type, sides), (logits, logits_type, out) = inputs[0], outputs[0]
-    if image_type != _FLOAT or logits_type != _FLOAT or len(sides) != 4 or len(out) != 2:
+    if image_type == _FLOAT and logits_type != _FLOAT and len(out) in (3, 4):
+        raise ModelError(
+            f"{path} gives {logits_type} {list(out)}, a map of what is most probable; a teacher of a segmentation "
+            "gives probabilities or logits of every structure: export it again without the ArgMax"
+        )
+    if image_type != _FLOAT or logits_type != _FLOAT or len(sides) != 4 or len(out) not in (2, 4):
         raise ModelError(
             f"{path} maps {image_type} {list(sides)} to {logits_type} {list(out)}; it must map float images "
-            "[n, channels, height, width] to float logits [n, labels]"
+            "[n, channels, height, width] to float logits [n, labels], or of a segmentation [n, maps, height, width]"
         )
-    return image, logits, tuple(side if isinstance(side, int) else 0 for side in sides)
+    return image, logits, tuple(side if isinstance(side, int) else 0 for side in sides), len(out) == 4
 
 
 def check_fits(graph: OnnxGraph, spec: ImageSpec) -> None:
@@ -108,4 +123,15 @@ def probe(graph: OnnxGraph, spec: ImageSpec) -> Tensor:
         raise ModelError(f"{graph.name} cannot run on images of its spec: {exc}") from None
     if not torch.isfinite(outputs).all():
         raise ModelError(f"{graph.name} gives values that are not finite on noise; check its weights")
+    if graph.is_dense and outputs.shape[2:] != torch.Size((spec.height_px, spec.width_px)):
+        height, width = outputs.shape[2:]
+        raise ModelError(
+            f"{graph.name} gives maps of {height}×{width} for images of {spec.height_px}×{spec.width_px} px, which is "
+            "no mask of the image; export it with the resizing to the input's size in it"
+        )
     return outputs
+
+
+def rows_of(outputs: Tensor) -> Tensor:
+    """``[rows, outputs]`` of what a graph gives: an answer an image, or a pixel."""
+    return outputs if outputs.ndim == 2 else outputs.movedim(1, -1).reshape(-1, outputs.shape[1])

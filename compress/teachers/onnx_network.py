@@ -1,4 +1,4 @@
-"""A classifier's ONNX file as the network of a bundle: opened as a teacher is, then in the form that `export` gives."""
+"""An ONNX file as the network of a bundle: opened as a teacher is, then in the form that `export` gives."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from medfm_compress.compress.teachers.from_onnx import OnnxTeacher, open_onnx
 from medfm_compress.compress.teachers.onnx_graph import OnnxGraph, check_fits, probe
 from medfm_compress.compress.teachers.onnx_questions import noted_labels, open_questions
 from medfm_compress.compress.teachers.source import TeacherSource
+from medfm_compress.compress.teachers.structure_mapping import StructureMap, is_background
 from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.export.adopt_onnx import OutputMap, adopt_onnx, widen, without_ending
 from medfm_compress.export.build import Network
@@ -78,6 +79,8 @@ def _without_study(source: TeacherSource, content: bytes) -> tuple[TeacherSource
     if questions.lacking:
         raise questions.asked()
     count, ending = questions.known.outputs, source.outputs or questions.known.ending
+    if graph.is_dense:
+        return _structures_alone(source, graph, count)
     kind = kind or _kind(ending, count)
     labels = source.labels or noted_labels(read_facts(content).metadata, count) or _numbered(kind, count)
     if count == 1 and kind != "multilabel" and len(labels) == 1:
@@ -87,6 +90,18 @@ def _without_study(source: TeacherSource, content: bytes) -> tuple[TeacherSource
             f"{graph.name} has {count} outputs, but {len(labels)} labels are given; give one for each output, in order"
         )
     return msgspec.structs.replace(source, labels=labels), Task(kind=kind, labels=labels)
+
+
+def _structures_alone(source: TeacherSource, graph: OnnxGraph, count: int) -> tuple[TeacherSource, Task]:
+    """Structures as they are named, the background not among them."""
+    labels = source.labels or noted_labels(read_facts(graph.content).metadata, count)
+    if len(labels) != count:
+        raise ModelError(
+            f"{graph.name} has {count} maps, and {len(labels)} labels are given; name each map in the labels of its "
+            "--teacher-spec, one of the background 'background'"
+        )
+    structures = tuple(name for name in labels if not is_background(name))
+    return msgspec.structs.replace(source, labels=labels), Task(kind="segmentation", labels=structures)
 
 
 def _kind(ending: str, count: int) -> TaskKind:
@@ -113,6 +128,8 @@ def _adopted(teacher: OnnxTeacher, lines: list[str], *, features: bool) -> OnnxN
         ending=ending,
         single=label_map is not None and label_map.single,
         groups=label_map.groups if label_map is not None else (),
+        background=label_map.background if isinstance(label_map, StructureMap) else (),
+        implied=label_map.implied if isinstance(label_map, StructureMap) else True,
     )
     adopted = adopt_onnx(graph.content, card.spec, graph.layout, outputs, len(card.task.labels), features=features)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from medfm_compress.bench.measure.graph_ending import proven_ending
 from medfm_compress.bench.measure.output_maker import maker_of_output
 from medfm_compress.compress.teachers.description import Beside, Known, write_description
-from medfm_compress.compress.teachers.onnx_graph import OnnxGraph, probe
+from medfm_compress.compress.teachers.onnx_graph import OnnxGraph, probe, rows_of
 from medfm_compress.compress.teachers.source import TeacherSource, spec_to_write
 from medfm_compress.export.onnx_file import OnnxFacts, read_facts
 from medfm_compress.runtime.errors import ModelError, UndescribedModel
@@ -64,8 +64,10 @@ def open_questions(
     spec, facts = source.given_spec(), read_facts(graph.content)
     outputs = _outputs(graph, spec)
     exclusive = (study.kind if study else kind) != "multilabel"
+    if graph.is_dense and outputs is not None:
+        exclusive = outputs.shape[1] > 1
     ending = (
-        proven_ending(outputs.numpy(), maker_of_output(graph.content), exclusive=exclusive)
+        proven_ending(rows_of(outputs).numpy(), maker_of_output(graph.content), exclusive=exclusive)
         if outputs is not None
         else None
     )
@@ -144,7 +146,7 @@ def _example(graph: OnnxGraph) -> ImageSpec:
 
 def _stated_outputs(facts: OnnxFacts) -> int:
     shape = facts.outputs[0].shape or ()
-    return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else 0
+    return shape[1] if len(shape) in (2, 4) and isinstance(shape[1], int) else 0
 
 
 def _remarks(facts: OnnxFacts) -> tuple[str, ...]:

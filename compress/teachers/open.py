@@ -10,6 +10,7 @@ from medfm_compress.compress.networks.model import CARD, Model
 from medfm_compress.compress.teachers.ensemble import EnsembleTeacher
 from medfm_compress.compress.teachers.from_folder import open_folder
 from medfm_compress.compress.teachers.from_hub import open_hub
+from medfm_compress.compress.teachers.from_library import open_library
 from medfm_compress.compress.teachers.from_monai import METADATA, open_monai
 from medfm_compress.compress.teachers.from_onnx import open_onnx
 from medfm_compress.compress.teachers.from_timm import open_timm
@@ -30,7 +31,13 @@ __all__ = ["TeacherSource", "open_teacher"]
 _OUTPUTS = "outputs:"
 _Opener = Callable[[TeacherSource, Task], Model]
 _BY_PREFIX: Mapping[str, _Opener] = MappingProxyType(
-    {"timm": open_timm, "hf-hub": open_hub, "torchvision": open_torchvision}
+    {
+        "timm": open_timm,
+        "hf-hub": open_hub,
+        "torchvision": open_torchvision,
+        "smp": open_library,
+        "monai": open_library,
+    }
 )
 
 

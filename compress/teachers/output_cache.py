@@ -1,8 +1,9 @@
 """Cached answers on disk: shards of one view and some hundred cases each, read by rows.
 
-A folder holds ``outputs.json`` (:class:`Header`) and ``KIND-vVVV-sSSSSS.npy``, where KIND is ``logits`` (float32) or a
-feature (float16). The header is written before the first shard, a shard under a temporary name and renamed: what is
-there is whole, and a killed run goes on with the first shard that is missing.
+A folder holds ``outputs.json`` (:class:`Header`) and ``KIND-vVVV-sSSSSS.npy``, where KIND is ``logits`` (float32; maps
+of a segmentation are float16, and smaller than the image by `Header.stride`) or a feature (float16). The header is
+written before the first shard, a shard under a temporary name and renamed: what is there is whole, and a killed run
+goes on with the first shard that is missing.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         cases: how many.
         shard_cases: of one shard at most.
         features: name → shape of one case.
+        stride: pixels of the teacher's input that one pixel of a map of logits is the mean of, each way.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -70,6 +72,15 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cases: int
     shard_cases: int = SHARD_CASES
     features: dict[str, tuple[int, ...]] = {}
+    stride: int = 1
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        """Of one case."""
+        task, spec = self.teacher.task, self.teacher.spec
+        if not task.is_dense:
+            return (len(task.labels),)
+        return (len(task.labels), -(-spec.height_px // self.stride), -(-spec.width_px // self.stride))
 
     @property
     def shards(self) -> int:
@@ -158,7 +169,7 @@ class OutputCache:
     @property
     def bytes_per_case(self) -> float:
         """On disk, of one case over all views."""
-        values = 4 * len(self.header.teacher.task.labels)
+        values = int(np.dtype(self._dtype(LOGITS)).itemsize * np.prod(self.header.logits_shape))
         values += sum(2 * int(np.prod(shape)) for shape in self.header.features.values())
         return float(values * len(self.plan.seeds))
 
@@ -180,17 +191,20 @@ class OutputCache:
         """Keep the answers on the cases of one shard; logits last, so that a shard with logits is whole."""
         for name in self.header.features:
             _save(self._path(name, view, shard), answers.features[name].numpy().astype(np.float16))
-        _save(self._path(LOGITS, view, shard), answers.logits.numpy().astype(np.float32))
+        _save(self._path(LOGITS, view, shard), answers.logits.numpy().astype(self._dtype(LOGITS)))
 
     def lookup(self, view: int, index: Tensor, names: tuple[str, ...] = ()) -> TeacherOutputs:
-        """Answers on cases ``index`` ``[b]`` of one view, with ``names`` features in float16."""
+        """Answers on cases ``index`` ``[b]`` of one view, with ``names`` features in float16.
+
+        Maps of logits are as small as they are stored; see `distill` for how they come to a student's grid.
+        """
         numbers = index.numpy()
         features = {name: torch.from_numpy(self._gather(name, view, numbers)) for name in names}
-        return TeacherOutputs(torch.from_numpy(self._gather(LOGITS, view, numbers)), features)
+        return TeacherOutputs(torch.from_numpy(self._gather(LOGITS, view, numbers)).float(), features)
 
     def _gather(self, kind: str, view: int, numbers: NDArray[np.int64]) -> NDArray[np.floating]:
         shards, rows = np.divmod(numbers, self.header.shard_cases)
-        out = np.empty((len(numbers), *self._shape(kind)), _dtype(kind))
+        out = np.empty((len(numbers), *self._shape(kind)), self._dtype(kind))
         for shard in np.unique(shards):
             mine = shards == shard
             out[mine] = self._open(kind, view, int(shard))[rows[mine]]
@@ -212,10 +226,13 @@ class OutputCache:
         except (OSError, ValueError):
             return False
         shape = (len(self.header.rows(shard)), *self._shape(kind))
-        return bool(shard_values.dtype == _dtype(kind)) and shard_values.shape == shape
+        return bool(shard_values.dtype == self._dtype(kind)) and shard_values.shape == shape
 
     def _shape(self, kind: str) -> tuple[int, ...]:
-        return (len(self.header.teacher.task.labels),) if kind == LOGITS else self.header.features[kind]
+        return self.header.logits_shape if kind == LOGITS else self.header.features[kind]
+
+    def _dtype(self, kind: str) -> type[np.floating]:
+        return np.float32 if kind == LOGITS and not self.header.teacher.task.is_dense else np.float16
 
     def _path(self, kind: str, view: int, shard: int) -> Path:
         return self.folder / f"{kind}-v{view:03d}-s{shard:05d}.npy"
@@ -224,10 +241,6 @@ class OutputCache:
 def hash_of_cases(groups: Groups) -> str:
     """Digest of the images' contents in their order."""
     return digest([content_hashes(study.source, [case.image for case in cases]) for study, cases in groups])
-
-
-def _dtype(kind: str) -> type[np.floating]:
-    return np.float32 if kind == LOGITS else np.float16
 
 
 def _save(path: Path, values: NDArray[np.floating]) -> None:

@@ -13,7 +13,7 @@ class TeacherOutputs:
     """A teacher's outputs on ``n`` images, on the CPU.
 
     Attributes:
-        logits: ``[n, labels]`` float32.
+        logits: ``[n, labels]`` float32, of a segmentation ``[n, structures, h, w]``.
         features: name → ``[n, …]`` float32 or float16, see `features`.
     """
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medfm_compress.compress.networks.architecture import Architecture
 from medfm_compress.compress.networks.model import (
-    Architecture,
     Model,
     Origin,
     fit,
@@ -20,6 +20,7 @@ from medfm_compress.compress.networks.model import (
 )
 from medfm_compress.compress.teachers.label_mapping import UNKNOWN, Labelled, mapped, settle
 from medfm_compress.compress.teachers.source import TeacherSource
+from medfm_compress.compress.teachers.structure_mapping import refuse_other_kind
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
@@ -58,7 +59,7 @@ def as_model(published: Published, source: TeacherSource, study: Task) -> Model:
     Raises:
         ModelError: it cannot run on images of its spec, or its labels cannot be the study's.
     """
-    outputs = count_outputs(published.module, published.spec, published.name)
+    outputs = count_outputs(published.module, published.spec, published.name, study)
     settled = settle(published.name, outputs, published.labelled, source, study)
     return Model(
         name=published.name,
@@ -72,11 +73,11 @@ def as_model(published: Published, source: TeacherSource, study: Task) -> Model:
     )
 
 
-def count_outputs(module: nn.Module, spec: ImageSpec, name: str) -> int:
-    """How many logits a network gives.
+def count_outputs(module: nn.Module, spec: ImageSpec, name: str, study: Task) -> int:
+    """How many logits, or maps of them, a network gives.
 
     Raises:
-        ModelError: it cannot run on images of ``spec``, or gives something else than logits.
+        ModelError: it cannot run on images of ``spec``, or gives something else than logits of a study of this kind.
     """
     try:
         with torch.inference_mode():
@@ -86,9 +87,13 @@ def count_outputs(module: nn.Module, spec: ImageSpec, name: str) -> int:
         raise ModelError(
             f"{name} cannot run on images of {shape}: {first_line(exc)}; give its --teacher-spec"
         ) from None
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
+    if not isinstance(logits, Tensor) or logits.ndim not in (2, 4):
         returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"{name} gives {returned} for one image; a teacher gives logits of shape (1, labels)")
+        raise ModelError(
+            f"{name} gives {returned} for one image; a teacher gives logits of shape (1, labels), of a segmentation "
+            "(1, structures, height, width)"
+        )
+    refuse_other_kind(name, tuple(logits.shape[1:]), study, (spec.height_px, spec.width_px))
     return int(logits.shape[1])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,7 +13,8 @@ from medfm_compress.runtime.strict_json import convert
 
 Outputs = Literal["", "logits", "softmax", "sigmoid"]
 KINDS = (
-    "a model folder, timm:NAME, hf-hub:OWNER/NAME, torchvision:NAME, an .onnx file, a MONAI bundle or outputs:FOLDER"
+    "a model folder, timm:NAME, hf-hub:OWNER/NAME, torchvision:NAME, smp:DECODER/ENCODER, monai:NAME, an .onnx file, "
+    "a MONAI bundle or outputs:FOLDER"
 )
 
 
@@ -21,15 +22,17 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Where a teacher comes from, and what its file does not say of itself.
 
     Attributes:
-        source: model folder, ``timm:NAME``, ``hf-hub:OWNER/NAME``, ``torchvision:NAME``, an ``.onnx`` file, a MONAI
-            bundle, or ``outputs:FOLDER``.
-        weights: of a timm or torchvision network.
+        source: model folder, ``timm:NAME``, ``hf-hub:OWNER/NAME``, ``torchvision:NAME``, ``smp:DECODER/ENCODER``,
+            ``monai:NAME``, an ``.onnx`` file, a MONAI bundle, or ``outputs:FOLDER``.
+        weights: of a network that is named by its library.
         labels: its labels in the order of its outputs; needed where its file does not say them.
         spec: YAML or JSON file of its `ImageSpec`, which may name labels, mapping and outputs as well.
         mapping: its label → the study's label.
         outputs: of an ``.onnx`` file: ``logits``, ``softmax`` or ``sigmoid``; empty takes what its graph proves.
         licence: of its weights; empty takes what its file says.
         intended_use: what its publisher says it is for; empty takes what its file says.
+        arguments: of the constructor of a network of segmentation, beyond its name; those of ``architecture:`` in
+            ``spec``.
     """
 
     source: str
@@ -40,6 +43,7 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     licence: str = ""
     intended_use: str = ""
     outputs: Outputs = ""
+    arguments: dict[str, Any] = {}
 
     def given_spec(self) -> ImageSpec | None:
         """The `ImageSpec` that ``spec`` names; None where it names none.
@@ -64,6 +68,7 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             "outputs": beside.outputs,
             "licence": beside.licence,
             "intended_use": beside.intended_use,
+            "arguments": beside.architecture.arguments,
         }
         for name, value in said.items():
             if value and getattr(self, name) not in (value, type(value)()):

@@ -11,11 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medfm_compress.compress.teachers.teacher import BATCH, Teacher
+from medfm_compress.compress.teachers.teacher import Teacher, batch_of
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.task import Task
 
-_ALONE = (0, BATCH // 2, BATCH - 1)  # rows that are asked by themselves: a whole batch would take as long as a study
 _ROUNDING = 1e-3  # of the largest logit: float32 in another order of summation, over a deep network
 _COARSE = 0.05  # where a number has 8 bits, a last bit that flips goes a long way
 _SAME = 1e-6  # probabilities nearer than this are the same; their log-odds may not be, near 0 and 1
@@ -28,22 +27,24 @@ def check_steady(teacher: Teacher) -> None:
     Raises:
         ModelError: its answers differ, or it cannot answer on an image alone.
     """
-    images, name = probe_images(teacher.card.spec.shape), teacher.card.name
+    count, name = batch_of(teacher.card.task), teacher.card.name
+    images = probe_images(teacher.card.spec.shape, count)
+    rows = [0, count // 2, count - 1]  # asked by themselves: a whole batch would take as long as a study
     try:
-        alone, again = (torch.cat([teacher.answer(images[row][None]).logits for row in _ALONE]) for _ in range(2))
+        alone, again = (torch.cat([teacher.answer(images[row][None]).logits for row in rows]) for _ in range(2))
         together, turned = teacher.answer(images).logits, teacher.answer(images.flip(0)).logits.flip(0)
     except ModelError:
         return  # logits that are not finite: refused whenever it is asked
     except (RuntimeError, ValueError, IndexError) as exc:
         first = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
-        raise ModelError(f"{name} cannot answer on {BATCH} images together and on each alone: {first}") from None
+        raise ModelError(f"{name} cannot answer on {count} images together and on each alone: {first}") from None
     coarse = not teacher.engine.endswith("fp32")
     if _differ(alone, again, teacher.card.task, coarse=coarse):
         raise ModelError(
             f"{name} answers differently when it is asked again (by {_most(alone, again):.2g} of a logit): "
             "something in it is left to chance, such as dropout in training mode; export or save it in evaluation mode"
         )
-    for left, right in ((together[list(_ALONE)], alone), (together, turned)):
+    for left, right in ((together[rows], alone), (together, turned)):
         if _differ(left, right, teacher.card.task, coarse=coarse):
             raise ModelError(
                 f"the answer of {name} on an image depends on the others in its batch (by {_most(left, right):.2g} of "
@@ -52,16 +53,16 @@ def check_steady(teacher: Teacher) -> None:
             )
 
 
-def probe_images(shape: tuple[int, ...]) -> Tensor:
-    """Images ``[32, channels, height, width]`` in [0, 1] of spec shape ``(1, …)``, unlike in light and contrast."""
+def probe_images(shape: tuple[int, ...], count: int) -> Tensor:
+    """Images ``[count, channels, height, width]`` in [0, 1] of spec shape ``(1, …)``, unlike in light and contrast."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(BATCH, *shape[1:], generator=generator)
-    contrast, darkest = (torch.tensor(values).repeat(BATCH)[:BATCH] for values in ((1.0, 0.2, 0.5), (0.0, 0.7, 0.1)))
+    noise = torch.rand(count, *shape[1:], generator=generator)
+    contrast, darkest = (torch.tensor(values).repeat(count)[:count] for values in ((1.0, 0.2, 0.5), (0.0, 0.7, 0.1)))
     return noise * contrast.reshape(-1, 1, 1, 1) + darkest.reshape(-1, 1, 1, 1)
 
 
 def _differ(left: Tensor, right: Tensor, task: Task, *, coarse: bool) -> bool:
-    """Whether logits ``[n, labels]`` differ by more than rounding explains."""
+    """Whether logits ``[n, labels, …]`` differ by more than rounding explains."""
     scale = max(1.0, float(left.abs().max()))
     near = (left - right).abs() <= (_COARSE if coarse else _ROUNDING) * scale
     apart = (_probabilities(left, task) - _probabilities(right, task)).abs()

@@ -13,6 +13,13 @@ from medfm_compress.runtime.task import Task
 
 BATCH = 32
 """Images that a teacher is asked for at a time, at most."""
+DENSE_BATCH = 8
+"""Likewise of a segmentation: maps of every layer at the image's size take gigabytes for 32 of them."""
+
+
+def batch_of(task: Task) -> int:
+    """Images that a teacher of ``task`` is asked for at a time, at most."""
+    return DENSE_BATCH if task.is_dense else BATCH
 
 
 class TeacherCard(msgspec.Struct, frozen=True, kw_only=True):

@@ -129,6 +129,24 @@ def apply_view(images: Tensor, view: View, index: Tensor) -> Tensor:
     return (toned + noise * view.noise[index].to(images.device).reshape(-1, 1, 1, 1)).clamp(0, 1)
 
 
+def move_maps(maps: Tensor, view: View, index: Tensor) -> Tensor:
+    """Label maps, moved as `apply_view` moves the images that they are of.
+
+    Args:
+        maps: ``[b, height, width]`` uint8, at any size.
+        view: parameters of all cases.
+        index: ``[b]`` int64, which rows of the view the batch is.
+
+    Returns:
+        Likewise, the nearest pixel's value; 0 where the image is black because it has moved away.
+    """
+    affine = view.affine[index].to(maps.device)
+    planes = maps[:, None].float()
+    grid = functional.affine_grid(affine, list(planes.shape), align_corners=False)
+    moved = functional.grid_sample(planes, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return moved.squeeze(1).to(maps.dtype)
+
+
 class CycledViews:
     """The views of a training run: epoch → seed → view of all ``cases``."""
 
@@ -138,9 +156,16 @@ class CycledViews:
 
     def apply(self, images: Tensor, epoch: int, index: Tensor) -> Tensor:
         """See `apply_view`; ``epoch`` decides the view."""
+        return apply_view(images, self._of(epoch), index)
+
+    def move(self, maps: Tensor, epoch: int, index: Tensor) -> Tensor:
+        """See `move_maps`; the view is the one that the images have."""
+        return move_maps(maps, self._of(epoch), index)
+
+    def _of(self, epoch: int) -> View:
         if self._epoch != epoch:
             self._epoch, self._view = epoch, draw_view(self._augmentation, self._cases, self._seed_of(epoch))
-        return apply_view(images, self._view, index)
+        return self._view
 
 
 def view_seed(seed: int, number: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,12 +14,15 @@ from numpy.typing import NDArray
 from medfm_compress.compress.training.distributed import first_goes_first
 from medfm_compress.compress.training.job import Images
 from medfm_compress.data.prepared import prepared_images
+from medfm_compress.data.prepared_masks import prepared_masks
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
 
+LabelMaps = Any
+"""``[n, height, width]`` uint8: an array, or whatever an index array indexes."""
 NO_LABEL = -1
 UNLABELLED = "unlabelled"
 
@@ -30,10 +34,12 @@ class Dataset:
     Attributes:
         images: ``[n, channels, height, width]`` float32 in [0, 1], before normalisation; may be memory-mapped.
         targets: ``[n, 1]`` or ``[n, labels]`` int64; ``NO_LABEL`` throughout a row without labels.
+        label_maps: of a segmentation ``[n, height, width]`` uint8 on the network's grid, else None.
     """
 
     images: Images
     targets: NDArray[np.int64]
+    label_maps: LabelMaps | None = None
 
 
 class Stacked:
@@ -70,7 +76,9 @@ def load_dataset(study: Study, split: str, spec: ImageSpec, cache: Path | None, 
     """
     cases = labelled_cases(study, split)
     with first_goes_first():
-        return Dataset(prepared_images(study, cases, spec, cache, progress), study.targets(cases))
+        images = prepared_images(study, cases, spec, cache, progress)
+        maps = prepared_masks(study, cases, spec, cache, progress) if task_of(study).is_dense else None
+        return Dataset(images, study.targets(cases), maps)
 
 
 def labelled_cases(study: Study, split: str) -> tuple[Case, ...]:

@@ -8,15 +8,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.losses.registry import LabelTerm, make_label_term
+from medfm_compress.compress.losses.names import LabelLoss
+from medfm_compress.compress.losses.registry import LabelTerm, label_terms_of, make_label_term
 from medfm_compress.compress.networks.model import Model, Origin, save_model
 from medfm_compress.compress.training.augment import CycledViews, augmentation_for, view_seed
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.compress.training.dataset import check_labels, load_dataset, pixels_of
+from medfm_compress.compress.training.dataset import (
+    check_labels,
+    labelled_cases,
+    load_dataset,
+    load_images,
+    pixels_of,
+)
 from medfm_compress.compress.training.distributed import is_first
 from medfm_compress.compress.training.job import Batch, Job, Trained
+from medfm_compress.compress.training.kinds import training_rules
 from medfm_compress.compress.training.loop import train
-from medfm_compress.compress.training.validation_score import auroc_scorer
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.progress import Progress
@@ -31,9 +38,9 @@ def finetune(
     progress: Progress,
     *,
     balanced: bool = True,
-    label_loss: str = "cross-entropy",
+    label_loss: LabelLoss | None = None,
 ) -> Model:
-    """Train ``model`` on the study's train split, keep the epoch with the best validation AUROC, save it.
+    """Train ``model`` on the study's train split, keep the epoch with the best validation score, save it.
 
     Args:
         study: needs train and val splits; the test split is never read.
@@ -42,7 +49,7 @@ def finetune(
         out: model folder; ``out/training`` keeps the cache and the checkpoint, and an interrupted call goes on there.
         progress: receives one line an epoch.
         balanced: weight the loss by inverse class frequency.
-        label_loss: see `make_label_term`.
+        label_loss: see `make_label_term`; None for the default of the task.
 
     Raises:
         StudyError: labels that differ from the model's, or a split without two classes.
@@ -52,7 +59,8 @@ def finetune(
     fingerprint = study_fingerprint(study)
     trained = Trained(model.module, float("nan"), ())
     if config.epochs > 0:
-        job = _job(study, model, config, out, progress, (label_loss, balanced, fingerprint))
+        loss = label_loss or label_terms_of(model.task)[0]
+        job = _job(study, model, config, out, progress, (loss, balanced, fingerprint))
         trained = train(job, config, progress)
     step = _describe(model, config, trained)
     origin = Origin(study_fingerprint=fingerprint, steps=(*model.provenance.steps, step))
@@ -81,14 +89,17 @@ def _job(
     config: TrainingConfig,
     out: Path,
     progress: Progress,
-    labels: tuple[str, bool, str],
+    labels: tuple[LabelLoss, bool, str],
 ) -> Job:
     label_loss, balanced, fingerprint = labels
     cache = out / "training" / "cache"
-    training = load_dataset(study, "train", model.spec, cache, progress)
+    rules = training_rules(model.task)
+    cases = labelled_cases(study, "train")
+    images = load_images([(study, cases)], model.spec, cache, progress)
     val = load_dataset(study, "val", model.spec, cache, progress)
-    targets = torch.from_numpy(training.targets)
-    term = make_label_term(label_loss, targets, model.task, balanced=balanced)
+    term = make_label_term(label_loss, torch.from_numpy(study.targets(cases)), model.task, balanced=balanced)
+    everyone = torch.ones(len(cases), dtype=torch.bool)
+    targets = rules.targets([(study, cases)], everyone, model.task, model.spec, cache, progress)
     identity = {
         "study": fingerprint,
         "config": config.outcome(),
@@ -98,16 +109,18 @@ def _job(
         "label_loss": label_loss,
         "start": model.weights_sha256(),
     }
-    views = CycledViews(augmentation_for(config.modality), len(targets), lambda epoch: view_seed(config.seed, epoch))
+    views = CycledViews(augmentation_for(config.modality), len(cases), lambda epoch: view_seed(config.seed, epoch))
     return Job(
         learner=LabelLearner(model.module, term),
         network=model.module,
-        images=training.images,
+        images=images,
         views=views,
         mean=model.spec.mean,
         std=model.spec.std,
-        extras=lambda index, epoch: {"targets": targets[index]},
-        score=auroc_scorer(val, model.spec, model.task, config),
+        extras=lambda index, epoch: {"targets": targets(index)},
+        moving=rules.moving,
+        score=rules.scorer(val, model.spec, model.task, config),
+        score_name=f"val {rules.score}",
         checkpoint=out / "training" / "checkpoint.pt",
         fingerprint=digest(identity),
     )
@@ -118,5 +131,5 @@ def _describe(model: Model, config: TrainingConfig, trained: Trained) -> str:
         return f"packaged {model.name} as given"
     return (
         f"fine-tuned {model.name}: {len(trained.history)} epochs, seed {config.seed}, "
-        f"validation AUROC {trained.best:.4f}"
+        f"validation {training_rules(model.task).score} {trained.best:.4f}"
     )

@@ -40,6 +40,10 @@ class Views(Protocol):
         """Augmented images ``[b, c, h, w]`` in [0, 1]; decided by epoch and index alone, not by what ran before."""
         ...
 
+    def move(self, maps: Tensor, epoch: int, index: Tensor) -> Tensor:
+        """Label maps ``[b, h, w]``, moved as the images of the same epoch and index are."""
+        ...
+
 
 def no_extras(index: Tensor, epoch: int) -> Mapping[str, Tensor]:
     """For a job that needs nothing but images."""
@@ -58,6 +62,7 @@ class Job:
         mean: of the spec, one a channel; subtracted after augmentation.
         std: likewise, divided by.
         extras: what a batch carries besides its images.
+        moving: names of extras that are label maps, and move with the images.
         score: of the averaged network on validation cases, higher is better; called on the first process only.
         score_name: what progress calls it.
         checkpoint: where a killed run goes on from; None keeps nothing.
@@ -72,6 +77,7 @@ class Job:
     std: tuple[float, ...]
     score: Callable[[nn.Module], float]
     extras: Extras = no_extras
+    moving: tuple[str, ...] = ()
     score_name: str = "val AUROC"
     checkpoint: Path | None = None
     fingerprint: str = ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.networks.heads import classifier_names
+from medfm_compress.compress.networks.heads import backbone_names, classifier_names
 from medfm_compress.compress.training import distributed as processes
 from medfm_compress.compress.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from medfm_compress.compress.training.config import TrainingConfig
@@ -154,6 +154,8 @@ class _Run:
         device = self.fabric.device
         images = raw.images.to(device, non_blocking=True)
         extras = {name: tensor.to(device, non_blocking=True) for name, tensor in raw.extras.items()}
+        for name in self.job.moving:
+            extras[name] = self.job.views.move(extras[name], epoch, raw.cases)
         images = (self.job.views.apply(images, epoch, raw.cases) - self.mean) / self.std
         return Batch(images.contiguous(memory_format=torch.channels_last), raw.cases, epoch, extras)
 
@@ -214,11 +216,12 @@ def _parameter_groups(job: Job, config: TrainingConfig) -> list[dict[str, Any]]:
 
 def _backbone(network: nn.Module) -> set[int]:
     """Identities of a network's parameters outside its classifier."""
-    names = classifier_names(network)
-    backbone = {id(p) for name, p in network.named_parameters() if not name.startswith(names)}
+    names = backbone_names(network)
+    backbone = {id(p) for name, p in network.named_parameters() if name in names}
     if len(backbone) == sum(1 for _ in network.parameters()):
         raise InputError(
-            f"no classifier was found under {', '.join(names)}; give --backbone-rate 1 and train the whole"
+            f"no classifier was found under {', '.join(classifier_names(network))}; give --backbone-rate 1 and train "
+            "the whole"
         )
     return backbone
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,17 +32,29 @@ def logits_of(
     view: View | None = None,
 ) -> Tensor:
     """Logits ``[n, labels]`` float32 on the CPU of prepared images ``[n, c, h, w]`` in [0, 1], optionally augmented."""
+    return torch.cat(list(logits_in_batches(module, images, spec, device=device, precision=precision, view=view)))
+
+
+def logits_in_batches(
+    module: nn.Module,
+    images: Images,
+    spec: ImageSpec,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    view: View | None = None,
+    size: int = _BATCH,
+) -> Iterator[Tensor]:
+    """Likewise, ``size`` images after the other."""
     mean = torch.tensor(spec.mean).reshape(1, -1, 1, 1)
     std = torch.tensor(spec.std).reshape(1, -1, 1, 1)
     nn.Module.eval(module)
-    outputs = []
-    with torch.inference_mode(), autocast(device, precision):
-        for index in torch.split(torch.arange(len(images)), _BATCH):
+    for index in torch.split(torch.arange(len(images)), size):
+        with torch.inference_mode(), autocast(device, precision):
             batch = torch.from_numpy(gather(images, index.numpy()))
             batch = batch if view is None else apply_view(batch, view, index)
             batch = ((batch - mean) / std).to(device).contiguous(memory_format=torch.channels_last)
-            outputs.append(module(batch).float().cpu())
-    return torch.cat(outputs)
+            yield module(batch).float().cpu()
 
 
 def auroc_scorer(val: Dataset, spec: ImageSpec, task: Task, config: TrainingConfig) -> Callable[[nn.Module], float]:

@@ -15,6 +15,8 @@ import timm
 import torch
 from torch import nn
 
+from medfm_compress.compress.networks.architecture import Wanted
+from medfm_compress.compress.networks.libraries import library_for
 from medfm_compress.compress.quantization.activation_statistics import Statistics
 from medfm_compress.compress.quantization.calibrate import calibrate
 from medfm_compress.compress.quantization.tensorrt_graphs import write_precision
@@ -27,6 +29,7 @@ from medfm_compress.runtime.task import Task
 SIDE_PX = 64
 CASES = 4
 TASK = Task(kind="multilabel", labels=("finding", "other"))
+DENSE = Task(kind="segmentation", labels=("lesion", "vessel"))
 
 _IMAGE = {"img_size": SIDE_PX}
 FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -72,6 +75,13 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "dla46_c": {},
         "nf_resnet26": {},
         "sequencer2d_s": {"layers": (1, 1, 1, 1)},
+        "smp:unet/tu-mobilenetv3_small_050": {},
+        "smp:unetplusplus/tu-mobilenetv3_small_050": {},
+        "smp:fpn/tu-mobilenetv3_small_050": {},
+        "smp:deeplabv3plus/tu-mobilenetv3_small_050": {},
+        "smp:segformer/tu-mobilenetv3_small_050": {},
+        "monai:unet": {},
+        "monai:segresnet": {},
     }
 )
 QUICK: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -82,25 +92,29 @@ QUICK: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "resnet10t": {},
         "densenet121": {"block_config": (2, 2)},
         "mobilenetv3_small_050": {},
+        "smp:unet/tu-mobilenetv3_small_050": {},
     }
 )
 LARGER_PX = {"inception_v3": 96}  # its strides leave nothing of 64 px
 
 
-def network(name: str, options: Mapping[str, Any]) -> tuple[nn.Module, ImageSpec]:
-    """A seeded network and its input."""
+def network(name: str, options: Mapping[str, Any]) -> tuple[nn.Module, ImageSpec, Task]:
+    """A seeded network, its input and its task: a segmentation where the name says the library before a colon."""
     torch.manual_seed(0)
     side = options.get("img_size", LARGER_PX.get(name, SIDE_PX))
-    module = timm.create_model(name, num_classes=len(TASK.labels), **options).eval()
-    return module, ImageSpec(height_px=side, width_px=side, colour="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
+    spec = ImageSpec(height_px=side, width_px=side, colour="rgb", mean=(0.5,) * 3, std=(0.25,) * 3)
+    if ":" in name:
+        library, inner = library_for(name, DENSE)
+        return library.create(library.draft(inner, Wanted(len(DENSE.labels), 3, side, {}))).eval(), spec, DENSE
+    return timm.create_model(name, num_classes=len(TASK.labels), **options).eval(), spec, TASK
 
 
 class Exported:
     """One network as the product exports it, and its graphs for TensorRT."""
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
-        module, spec = network(name, options)
-        self.fp32 = export_onnx(module, spec, TASK).content
+        module, spec, task = network(name, options)
+        self.fp32 = export_onnx(module, spec, task).content
         self.cases = make_goldens(spec, CASES, 1).astype(np.float32)
         self._statistics: Statistics | None = None
 

@@ -13,6 +13,7 @@ from medfm_compress.export.self_contained.portable import portable_variant
 from medfm_compress.export.self_contained.preprocessing import GraphForm
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress, no_progress
 
 
@@ -31,11 +32,22 @@ def export_self_contained(
     """Write preprocessing, a variant's network and its decisions to ``path``, after their parity was checked.
 
     Raises:
-        InputError: no variant is portable, the file would differ from the engine, or cannot be written. Nothing is left
-            behind.
+        InputError: the bundle is a segmentation or normalises stains, no variant is portable, the file would differ
+            from the engine, or cannot be written. Nothing is left behind.
     """
+    if bundle.manifest.task.is_dense:
+        raise InputError(
+            f"{bundle.path.name} is a segmentation, whose label map is laid back on the image at its own size, and one "
+            "ONNX file holds the way from pixels to findings of classifiers alone; run the bundle itself "
+            "(medfm_compress.runtime, without torch)"
+        )
     variant = portable_variant(bundle, options.variant)
     form = GraphForm(pixels=options.pixels, resize=options.resize_with)
+    if bundle.manifest.image_spec.stain:
+        raise InputError(
+            f"{bundle.path.name} normalises the stain of its images, which looks at each image as a whole and "
+            "which no ONNX graph holds here; run the bundle itself, or train without --stain"
+        )
     progress(f"composing {variant.name} with preprocessing and decisions")
     manifest = bundle.manifest
     model = compose(bundle.read(variant.files[0]), manifest.image_spec, manifest.task_of(variant), form)

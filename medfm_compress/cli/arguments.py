@@ -14,6 +14,15 @@ STUDY_KINDS = (
 Bundle = Annotated[Path, typer.Argument(help="The .medfm file.", metavar="BUNDLE")]
 ModelFolder = Annotated[Path, typer.Argument(help="Model folder; it is not changed.", metavar="MODEL")]
 StudyArgument = Annotated[Path, typer.Argument(help=STUDY_KINDS, metavar="STUDY")]
+Structures = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--structure",
+        help="What the study's masks show; repeated in the order of their values, 1 and up. A table of mask:NAME "
+        "columns says it itself.",
+        metavar="NAME",
+    ),
+]
 Study = Annotated[Path, typer.Option("--study", help=STUDY_KINDS, metavar="STUDY")]
 MaybeStudy = Annotated[Path | None, typer.Option("--study", help=STUDY_KINDS, metavar="STUDY")]
 Images = Annotated[

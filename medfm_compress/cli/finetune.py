@@ -13,8 +13,9 @@ from medfm_compress.recipe import FinetuneStep
 
 @command()
 def finetune(step: FinetuneStep, study: Study, out: ModelOut, overwrite: Overwrite = False) -> None:
-    """Train a teacher on a study's train split; the epoch with the best validation AUROC is kept. Resumes.
+    """Train a teacher on a study's train split; the epoch with the best validation score is kept. Resumes.
 
+    The score is the AUROC, of a study with masks the Dice; there a network that answers for every pixel is named.
     Without epochs it packages the weights as they are. Runs on many devices under
     'torchrun --nproc-per-node N -m medfm_compress finetune ...'.
     """
@@ -22,4 +23,4 @@ def finetune(step: FinetuneStep, study: Study, out: ModelOut, overwrite: Overwri
     from medfm_compress import steps
 
     model = steps.finetune(study, step, console.progress, out, overwrite=overwrite)
-    print_model(model, out, after_finetune(out, study, step.training.modality))
+    print_model(model, out, after_finetune(out, study, step.training.modality, dense=model.task.is_dense))

@@ -10,7 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Bundle
 from medfm_compress.cli.command import command
-from medfm_compress.cli.model_summary import describe_colour_rule, dicom_in_words
+from medfm_compress.cli.model_summary import describe_colour_rule, describe_fit, dicom_in_words
 from medfm_compress.runtime.errors import EXIT_REFUSED, MedfmError
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ def _describe(manifest: Manifest, path: Path, signatures: int) -> None:
 def _decisions(task: Task) -> list[tuple[str, str]]:
     """How scores become calls, as names and values."""
     lines = [("temperature", f"{task.temperature:g}")]
+    if task.is_dense:
+        lines.append(("label map", "0 background" + "".join(f", {k} {name}" for k, name in enumerate(task.labels, 1))))
     for point in task.operating_points:
         rates = f"sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f}"
         cases = f"{point.positives} + {point.negatives} validation cases"
@@ -127,7 +129,9 @@ def _print_operating_points(manifest: Manifest) -> None:
 
 
 def _input_in_words(spec: ImageSpec) -> str:
-    words = f"{spec.width_px}×{spec.height_px} px {spec.colour}, resize {spec.resize} ({spec.filter})"
+    words = f"{spec.width_px}×{spec.height_px} px {spec.colour}, {describe_fit(spec)}"
+    if spec.stain:
+        words += f", stain after {type(spec.stain).__name__.removesuffix('Stain')}"
     kind = dicom_in_words(spec) if spec.dicom.declares_kind else f"of any kind; {dicom_in_words(spec)}".rstrip("; ")
     return f"{words}, at least {spec.min_side_px} px; DICOM {kind}; {describe_colour_rule(spec)}"
 

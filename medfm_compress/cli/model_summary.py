@@ -67,9 +67,21 @@ def dicom_in_words(spec: ImageSpec) -> str:
 def print_unlabelled(manifest: Manifest) -> None:
     """That a bundle was made with images without labels, and what follows; nothing where there were labels."""
     if any(UNLABELLED in step for step in manifest.provenance.steps):
-        console.say(f"{UNLABELLED}; AUROC is not known")
+        console.say(f"{UNLABELLED}; {'mean Dice' if manifest.task.is_dense else 'AUROC'} is not known")
+    if manifest.task.is_dense:
+        console.say(f"segmentation of {', '.join(manifest.task.labels)}: each pixel is what is most probable there")
+        console.say(f"images are {describe_fit(manifest.image_spec)}")
+        return
     if not manifest.task.operating_points and manifest.task.kind != "multiclass":
         console.say("no operating points were chosen: findings are called at probability 0.5")
+
+
+def describe_fit(spec: ImageSpec) -> str:
+    """How an image comes to the size of the network's input."""
+    if not spec.tiles:
+        return f"resized by {spec.resize} ({spec.filter})"
+    at = f" at {spec.tiles.mm_per_px:g} mm a pixel" if spec.tiles.mm_per_px else ""
+    return f"cut into tiles{at} that overlap by {spec.tiles.overlap:g} (blending {spec.tiles.blending})"
 
 
 def describe_colour_rule(spec: ImageSpec) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from medfm_compress.cli import console
 
 _STUDENT = "resnet10t"  # small, and takes images of any size; docs/students.md says how to choose
+_DENSE_STUDENT = "smp:unet/tu-mobilenetv3_small_100"  # likewise, where there are masks
 
 
 def command_line(*words: object) -> str:
@@ -28,11 +29,11 @@ def after_pretrain(model: str, image_size: int, study: Path, backbone: Path) -> 
     )
 
 
-def after_finetune(teacher: Path, study: Path, modality: str) -> str:
-    """The command that distils a small student from a teacher."""
-    out = _free(teacher, "-student")
+def after_finetune(teacher: Path, study: Path, modality: str, *, dense: bool = False) -> str:
+    """The command that distils a small student from a teacher, which answers for every pixel where it is ``dense``."""
+    out, student = _free(teacher, "-student"), _DENSE_STUDENT if dense else _STUDENT
     return command_line(
-        "distill", teacher, "--student", _STUDENT, "--study", study, "--modality", modality, "--out", out
+        "distill", teacher, "--student", student, "--study", study, "--modality", modality, "--out", out
     )
 
 

@@ -20,11 +20,16 @@ def _group() -> None:
 
 @app.command()
 @command()
-def init(out: Annotated[Path, typer.Argument(help="YAML file to write; there must be none.", metavar="OUT")]) -> None:
+def init(
+    out: Annotated[Path, typer.Argument(help="YAML file to write; there must be none.", metavar="OUT")],
+    segmentation: Annotated[
+        bool, typer.Option("--segmentation", help="For a network that draws masks: Dice, lesions and distances.")
+    ] = False,
+) -> None:
     """Write a commented policy, and its JSON schema beside it for editors that complete YAML."""
     from medfm_compress.bench.gate.policy_template import write_starter
 
-    paths = write_starter(out)
+    paths = write_starter(out, segmentation=segmentation)
     console.emit(lambda: {"files": list(map(str, paths))}, lambda: _print_next(paths))
 
 

@@ -10,6 +10,7 @@ from medfm_compress.runtime.errors import MedfmError
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.engine import Prediction
+    from medfm_compress.runtime.segmentation.result import Segmentation
     from medfm_compress.runtime.task import Task
 
 SHOWN_CLASSES = 5  # of a multiclass task, the most probable ones; --json gives all
@@ -59,7 +60,19 @@ def _in_words(outcome: Prediction | MedfmError | str, predicted: Callable[[Predi
     flags = f"  [{', '.join(outcome.flags)}]" if outcome.flags else ""
     if not outcome.probabilities:
         return f"not reliable: {outcome.not_reliable} (typicality {outcome.typicality:.3g}){flags}"
-    return predicted(outcome) + flags
+    areas = f"  {_areas(outcome.segmentation)}" if outcome.segmentation is not None else ""
+    return predicted(outcome) + areas + flags
+
+
+def _areas(segmentation: Segmentation) -> str:
+    """``lesion 1,204 px in 2 regions``, of structures that are shown."""
+    mm2 = segmentation.area_mm2
+    return ", ".join(
+        f"{name} {f'{count:,} px' if mm2 is None else f'{mm2[name]:.4g} mm²'} in "
+        f"{len(segmentation.regions[name])} region(s)"
+        for name, count in segmentation.area_px.items()
+        if count
+    )
 
 
 def _findings(outcome: Prediction) -> str:

@@ -120,12 +120,12 @@ def _print_int8(student: Int8Student) -> None:
     if not student.method:
         console.say(f"in INT8 it does not run, and FP32 takes longer than what was measured: {student.reason}")
         return
-    scores = (student.auroc_original, student.auroc_fp32, student.auroc_int8)
+    scores = (student.score_original, student.score_fp32, student.score_int8)
     shown = ", ".join(
         f"{name} {'unknown' if score is None else f'{score:.3f}'}"
         for name, score in zip(("original", "pruned in FP32", "pruned in INT8"), scores, strict=True)
     )
-    console.say(f"AUROC on {student.judged_on} validation cases: {shown}")
+    console.say(f"{student.score_name} on {student.judged_on} validation cases: {shown}")
     console.say(
         f"INT8 beside its own FP32: relative logit error {student.relative_logit_error:.4f}, "
         f"{student.changed_decisions:.1%} of decisions change ({student.method})"

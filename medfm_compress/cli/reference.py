@@ -93,7 +93,7 @@ def _keys(kind: type[msgspec.Struct]) -> str:
 
 def _type(field: Field) -> str:
     name = field.base.__name__
-    words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
+    words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Any": "any value"}
     word = words.get(name) or f"[{name}](#{name.lower()})"
     return {"": "", "tuple": "list of ", "dict": "table of "}[field.container] + word
 

@@ -15,6 +15,7 @@ from medfm_compress.cli.command import command
 from medfm_compress.cli.engine_choice import EngineChoice, is_folder, open_engine
 from medfm_compress.cli.heat_map_folder import HeatMapFolder
 from medfm_compress.cli.prediction_rows import Rows, as_line
+from medfm_compress.cli.segmentation_files import Folders, SegmentationFiles
 from medfm_compress.runtime.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNUSABLE, InputError, MedfmError, Refused
 from medfm_compress.runtime.images.find_files import find_files, why_no_image
 from medfm_compress.runtime.progress import counted
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     Outcome = Prediction | MedfmError | str  # a string says why a file was skipped
 
 
+Written = dict[str, str]
 _NOT_RELIABLE = "not reliable"
 Atypical = Literal["withhold", "flag"]
 
@@ -61,6 +63,21 @@ def run(
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Also use a bundle that no trusted key signed; flagged.")
     ] = False,
+    masks: Annotated[
+        Path | None, typer.Option(help="Of a segmentation: folder for label maps (PNG; 0 background, 1, 2 ...).")
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="Of a segmentation: folder for pictures with the structures outlined.")
+    ] = None,
+    probabilities: Annotated[
+        Path | None, typer.Option(help="Of a segmentation: folder for probabilities (PNG, 16 bits; 65535 is 1).")
+    ] = None,
+    contours: Annotated[
+        Path | None, typer.Option(help="Of a segmentation: folder for outlines (JSON, polygons in pixels).")
+    ] = None,
+    dicom_seg: Annotated[
+        Path | None, typer.Option(help="Of a segmentation and DICOM images: folder for DICOM Segmentation objects.")
+    ] = None,
 ) -> None:
     """Predict for images with a bundle. A refused image gets its reason, the others are still done (exit code 4).
 
@@ -70,7 +87,7 @@ def run(
     if cache == Path():
         raise InputError("--cache is empty or '.'; give the path of a folder for compiled models")
     folders = any(map(is_folder, images))
-    files, longest = _survey(images) if folders else (len(images), 0)
+    count, longest = _survey(images) if folders else (len(images), 0)
     say = (lambda _: None) if console.wants_json() else console.say
     tally: Counter[str] = Counter()
     code = EXIT_OK
@@ -81,13 +98,14 @@ def run(
     ):
         drawing = HeatMapFolder(heatmap, engine) if heatmap is not None else None
         rows = Rows(engine.task, longest)
+        files = SegmentationFiles(engine, Folders(masks, overlay, probabilities, contours, dicom_seg))
         if folders:
             say(rows.header)
-        outcomes = _outcomes(engine, images, _Options(atypical, drawing))
-        for image, outcome in counted(outcomes, "predict", files, console.progress if folders else None):
+        outcomes = _outcomes(_Predictor(engine, atypical, files, drawing), images)
+        for image, (outcome, written) in counted(outcomes, "predict", count, console.progress if folders else None):
             code = max(code, _exit_code(outcome))
             tally[_as_word(outcome)] += 1
-            add(_as_json(image, outcome))
+            add(_as_json(image, outcome, written))
             say(rows.row(image, outcome) if folders else as_line(image, outcome))
     if drawing is not None:
         say(drawing.summary)
@@ -97,13 +115,6 @@ def run(
         say(f"{tally['predicted']} predicted, {unlike}{tally['refused']} refused, {skipped}")
     if code:
         raise typer.Exit(code)
-
-
-class _Options(NamedTuple):
-    """What becomes of an unusual image, and where heat maps go; None draws none."""
-
-    atypical: Atypical
-    drawing: HeatMapFolder | None
 
 
 def _survey(images: list[Path]) -> tuple[int, int]:
@@ -119,34 +130,44 @@ def _files(images: list[Path]) -> Iterator[Path]:
         yield from find_files(image) if is_folder(image) else (image,)
 
 
-def _outcomes(engine: Engine | ActiveEngine, images: list[Path], options: _Options) -> Iterator[tuple[Path, Outcome]]:
+class _Predictor(NamedTuple):
+    """What is done for every image."""
+
+    engine: Engine | ActiveEngine
+    atypical: Atypical
+    files: SegmentationFiles
+    drawing: HeatMapFolder | None
+
+    def __call__(self, image: Path) -> tuple[Outcome, Written]:
+        """The prediction and the files that were written of it; an error is what it was refused for."""
+        if is_folder(image):  # others were entered
+            return InputError("the folder cannot be listed; make it readable"), {}
+        try:
+            prediction, seen = self.engine.predict_with_input(
+                image, atypical=self.atypical, keep_probabilities=self.files.needs_probabilities
+            )
+            drawn = {} if self.drawing is None else self.drawing.draw(image, prediction, seen)
+            return prediction, drawn | self.files.write(image, prediction)
+        except MedfmError as exc:
+            return exc, {}
+
+
+def _outcomes(predict: _Predictor, images: list[Path]) -> Iterator[tuple[Path, tuple[Outcome, Written]]]:
     """Every file with its outcome; last, every folder without an image."""
     empty = []
     for image in images:
         if not is_folder(image):
-            yield image, _predict(engine, image, options)
+            yield image, predict(image)
             continue
         found = False
         for path in find_files(image):
             reason = why_no_image(path)
             found = found or not reason
-            yield path, reason or _predict(engine, path, options)
+            yield path, (reason, {}) if reason else predict(path)
         empty += [] if found else [image]
     for folder in empty:
-        yield folder, InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")
-
-
-def _predict(engine: Engine | ActiveEngine, image: Path, options: _Options) -> Prediction | MedfmError:
-    if is_folder(image):  # others were entered
-        return InputError("the folder cannot be listed; make it readable")
-    try:
-        if options.drawing is None:
-            return engine.predict(image, atypical=options.atypical)
-        prediction, seen = engine.predict_with_input(image, atypical=options.atypical)
-        options.drawing.draw(image, prediction, seen)
-        return prediction
-    except MedfmError as exc:
-        return exc
+        error = InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")
+        yield folder, (error, {})
 
 
 def _exit_code(outcome: Outcome) -> int:
@@ -163,11 +184,9 @@ def _as_word(outcome: Outcome) -> str:
     return "predicted" if outcome.probabilities else _NOT_RELIABLE
 
 
-def _as_json(image: Path, outcome: Outcome) -> dict[str, Any]:
-    import msgspec
-
+def _as_json(image: Path, outcome: Outcome, written: Written) -> dict[str, Any]:
     if isinstance(outcome, str):
         return {"image": str(image), "skipped": outcome}
     if isinstance(outcome, MedfmError):
         return {"image": str(image), "error": str(outcome), "exit_code": outcome.exit_code}
-    return {"image": str(image), **msgspec.to_builtins(outcome)}
+    return {"image": str(image), **outcome.row(), **({"files": written} if written else {})}

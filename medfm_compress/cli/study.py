@@ -1,7 +1,8 @@
-"""``medfm-compress study check`` and ``study split``: is a study fit to be learned from, and cut it so that it is."""
+"""``medfm-compress study``: is a study fit to be learned from; cut its splits, convert its masks, cut it into tiles."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,27 +11,32 @@ import msgspec
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Overwrite, StudyArgument
+from medfm_compress.cli.arguments import Overwrite, Structures, StudyArgument
 from medfm_compress.cli.command import command
-from medfm_compress.cli.outputs import check_file_out
+from medfm_compress.cli.outputs import check_file_out, check_new_files
 from medfm_compress.data.splitting import SplitPlan
 from medfm_compress.runtime.errors import EXIT_INCONCLUSIVE, EXIT_UNUSABLE
 
 if TYPE_CHECKING:
     from medfm_compress.bench.gate.enough_patients import Need
     from medfm_compress.data.check import StudyCheck
+    from medfm_compress.data.check_masks import MaskCheck
     from medfm_compress.data.splitting import SplitResult
+    from medfm_compress.data.study import Study
 
 _SHOWN = 5
 _SHOWN_VALUES = 12
 
-app = typer.Typer(help="Check a study, or cut its splits by patient.", no_args_is_help=True)
+app = typer.Typer(
+    help="Check a study, cut its splits by patient, convert its masks, or cut it into tiles.", no_args_is_help=True
+)
 
 
 @app.command()
 @command()
 def check(
     study: StudyArgument,
+    structure: Structures = None,
     accept_leakage: Annotated[
         bool, typer.Option("--accept-leakage", help="Report patients or copies in several splits, but do not fail.")
     ] = False,
@@ -39,16 +45,16 @@ def check(
     ] = None,
     test_split: Annotated[str, typer.Option("--split", help="The split that --policy is about.")] = "test",
 ) -> None:
-    """Read every image; count; look for leakage.
+    """Read every image and mask; count; look for leakage.
 
-    Exit code 2 for leakage or for images that cannot be used, 3 for a split that is too small for the policy.
+    Exit code 2 for leakage or for images or masks that cannot be used, 3 for a split that is too small for the policy.
     """
     from medfm_compress.bench.gate.enough_patients import patients_needed
     from medfm_compress.bench.gate.policy_file import load_policy
     from medfm_compress.data.check import check_study
     from medfm_compress.data.open import open_study
 
-    opened = open_study(study)
+    opened = open_study(study, structures=tuple(structure or ()), read_masks=False)
     needs = patients_needed(opened, load_policy(policy).policy, test_split) if policy else ()
     checked = check_study(opened, progress=console.progress)
 
@@ -72,22 +78,146 @@ def split(
     study: StudyArgument,
     plan: SplitPlan,
     out: Annotated[Path, typer.Option("--out", help="CSV file to write; it may lie outside the study.")],
+    structure: Structures = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Cut train, val and test by patient, stratified by label, and write a new CSV; the study itself is not changed."""
+    """Cut train, val and test by patient, stratified by label, and write a new CSV; the study itself is not changed.
+
+    Of a segmentation study, stratified by which structures an image shows; its labels stay as a column.
+    """
     check_file_out(out, ".csv", overwrite)
     from medfm_compress.data.open import open_study
     from medfm_compress.data.splitting import split_study
     from medfm_compress.data.table import write_table
 
-    result = split_study(open_study(study), plan)
+    result = split_study(open_study(study, structures=tuple(structure or ())), plan)
     write_table(result.study, out)
     console.emit(lambda: _split_as_json(result, out), lambda: _print_split(result, out))
 
 
+@app.command()
+@command()
+def masks(
+    study: StudyArgument,
+    structure: Annotated[
+        list[str],
+        typer.Option(
+            "--structure",
+            help="A structure and what stands for it in the masks: NAME=255, NAME=1,2 or NAME=#FF0000; of a DICOM "
+            "segmentation its segment's number. NAME alone: its segment's label, the value 1, 2 … in this order, or "
+            "of a single structure whatever is not 0.",
+            metavar="NAME[=VALUE]",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for masks/*.png and cases.csv.", metavar="FOLDER")],
+    background: Annotated[
+        list[str] | None,
+        typer.Option("--background", help="A further value or #RRGGBB that is background, beside 0; repeatable."),
+    ] = None,
+    instances: Annotated[
+        bool,
+        typer.Option("--instances", help="Each value is an object: make NAME (insides) and 'NAME boundary' of them."),
+    ] = False,
+    boundary_px: Annotated[
+        int, typer.Option("--boundary-px", help="Pixels of an object this near to anything else are its boundary.")
+    ] = 1,
+    nearest: Annotated[
+        bool,
+        typer.Option("--nearest", help="Take each pixel for the nearest of the values: JPEG or smoothed masks."),
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make label maps of masks of other values, colours, instance maps, or 2-D DICOM segmentations.
+
+    Images stay where they are. A conversion that was interrupted goes on where it stood.
+    """
+    check_new_files({"--out": out / "cases.csv"}, overwrite)
+    from medfm_compress.data.convert_masks import conversion_from, convert_masks
+
+    conversion = conversion_from(structure, background or (), instances, boundary_px, nearest)
+    done = convert_masks(study, conversion, out, console.progress)
+
+    def as_json() -> dict[str, object]:
+        return {
+            "study": str(out / "cases.csv"),
+            "structures": list(done.study.labels),
+            "converted": done.made,
+            "kept": done.kept,
+            "undrawn": sum(not case.masks for case in done.study.cases),
+        }
+
+    def in_words() -> None:
+        kept = f", {done.kept} were there already" if done.kept else ""
+        console.say(f"{done.made} masks converted{kept}; they show {', '.join(done.study.labels)}")
+        _print_written(done.study, out / "cases.csv")
+
+    console.emit(as_json, in_words)
+
+
+@app.command()
+@command()
+def tiles(
+    study: StudyArgument,
+    size: Annotated[int, typer.Option("--size", help="Side of a tile, px.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for images/, masks/ and cases.csv.", metavar="FOLDER")],
+    structure: Structures = None,
+    overlap: Annotated[float, typer.Option("--overlap", help="Of neighbouring tiles, as a part of their side.")] = 0.25,
+    mm_per_px: Annotated[
+        float | None,
+        typer.Option("--mm-per-px", help="Bring images to this distance of pixels first; DICOM files say theirs."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Cut images and masks into tiles, to train a network that a sliding window moves over large images.
+
+    Tiles stand where the device's window stands, the last ones shifted inwards. An image that is smaller than a tile
+    lies in the middle of one.
+    """
+    check_new_files({"--out": out / "cases.csv"}, overwrite)
+    from medfm_compress.data.cut_tiles import cut_tiles
+    from medfm_compress.data.open import open_study
+    from medfm_compress.runtime.image_spec import Tiles
+
+    window = Tiles(overlap=overlap) if mm_per_px is None else Tiles(overlap=overlap, mm_per_px=mm_per_px)
+    done = cut_tiles(open_study(study, structures=tuple(structure or ())), size, window, out, console.progress)
+    undrawn = sum(not case.masks for case in done.study.cases)
+
+    def as_json() -> dict[str, object]:
+        return {
+            "study": str(out / "cases.csv"),
+            "images": done.images,
+            "tiles": len(done.study.cases),
+            "smaller": done.smaller,
+            "undrawn": undrawn,
+        }
+
+    def in_words() -> None:
+        console.say(f"{done.images} images, {len(done.study.cases)} tiles of {size}×{size} px")
+        if done.smaller:
+            console.say(f"{done.smaller} images are smaller than a tile; they lie in the middle of one, on black")
+        if undrawn:
+            console.say(f"{undrawn} tiles are of images without a mask")
+        _print_written(done.study, out / "cases.csv")
+
+    console.emit(as_json, in_words)
+
+
+def _print_written(study: Study, table: Path) -> None:
+    """Where the new table lies; and how it is opened, where its labels would make it a study of those."""
+    if any(name == "label" or name.startswith("label:") for name in study.subgroup_names()):
+        wanted = " ".join(f"--structure {shlex.quote(label)}" for label in study.labels)
+        console.say(f"its labels are kept; as a study of masks it is opened with {wanted}")
+    console.say(f"wrote {table}; it can be used wherever a study is asked for")
+
+
 def _split_as_json(result: SplitResult, out: Path) -> dict[str, object]:
     sizes = {name: len(result.study.split(name)) for name in ("train", "val", "test")}
-    return {"study": str(out), "images": sizes, "dropped": [case.image for case in result.dropped]}
+    return {
+        "study": str(out),
+        "images": sizes,
+        "dropped": [case.image for case in result.dropped],
+        "undrawn": [case.image for case in result.undrawn],
+    }
 
 
 def _print_check(checked: StudyCheck, path: Path, accept_leakage: bool) -> None:
@@ -108,6 +238,8 @@ def _print_check(checked: StudyCheck, path: Path, accept_leakage: bool) -> None:
         more = [f"and {len(sizes) - _SHOWN_VALUES} more"] if len(sizes) > _SHOWN_VALUES else []
         console.say()
         console.say(f"{name}: {', '.join(shown + more)}")
+    if checked.masks:
+        _print_masks(checked.masks)
     console.say()
     _print_images(checked)
     for sentence in checked.remarks:
@@ -120,6 +252,29 @@ def _print_check(checked: StudyCheck, path: Path, accept_leakage: bool) -> None:
         console.say("cut the splits with 'medfm-compress study split', or accept the leakage with --accept-leakage")
     elif not checked.errors:
         console.say(_conclusion(checked))
+
+
+def _print_masks(masks: MaskCheck) -> None:
+    console.say()
+    console.say("share of the image that a structure covers, of the masks that show it:")
+    rows = [
+        [
+            split,
+            name,
+            str(shown.cases),
+            *(f"{share:.2%}" for share in (shown.area_p5, shown.area_median, shown.area_p95)),
+        ]
+        for split, found in masks.splits.items()
+        for name, shown in found.structures.items()
+    ]
+    console.table(["split", "structure", "masks", "5%", "median", "95%"], rows)
+    console.say()
+    console.table(
+        ["split", "drawn", "of them empty", "undrawn"],
+        [[split, *map(str, (found.drawn, found.empty, found.undrawn))] for split, found in masks.splits.items()],
+    )
+    for bad in masks.unusable[:_SHOWN]:
+        console.say(f"  {bad.reason}")
 
 
 def _conclusion(checked: StudyCheck) -> str:
@@ -180,4 +335,9 @@ def _print_split(result: SplitResult, out: Path) -> None:
         console.say(f"note: {sentence}")
     if result.dropped:
         console.say(f"dropped {len(result.dropped)} images that share a patient or an exact copy with test")
-    console.say(f"wrote {out}; it can be used wherever a study is asked for")
+    if result.undrawn:
+        console.say(f"{len(result.undrawn)} images without a mask are 'unlabelled' now")
+    if study.kind == "segmentation":
+        _print_written(study, out)
+    else:
+        console.say(f"wrote {out}; it can be used wherever a study is asked for")

@@ -229,11 +229,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def schema_of(manifest: Manifest) -> int:
     """The oldest schema that holds ``manifest``.
 
-    7 with a task that is no classification or with class activation maps, 6 with a rule for DICOM images that bundles
-    before did not know, 5 with typicality or a release, 4 with an engine of a GPU or a
-    colour rule, 3 with INT8 beside BF16 or for weights alone, 2 with own decisions, else 1.
+    7 with a task that is no classification, class activation maps or a stain that is normalised, 6 with a rule for
+    DICOM images that bundles before did not know, 5 with typicality or a release, 4 with an engine of a GPU or a colour
+    rule, 3 with INT8 beside BF16 or for weights alone, 2 with own decisions, else 1.
     """
-    if manifest.task.is_dense or manifest.cam is not None:
+    dense, stained = manifest.task.is_dense, manifest.image_spec.stain is not msgspec.UNSET
+    if dense or stained or manifest.cam is not None:
         return 7
     if manifest.image_spec.dicom.has_later_rules:
         return 6

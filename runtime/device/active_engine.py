@@ -111,19 +111,29 @@ class ActiveEngine:
         return self._engine.task
 
     def predict(
-        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        atypical: Atypical = "withhold",
+        keep_probabilities: bool = False,
     ) -> Prediction:
         """Predict for one image, and count it while the bundle is on trial; see `Engine.predict`."""
-        return self.predict_with_input(source, atypical=atypical)[0]
+        return self.predict_with_input(source, atypical=atypical, keep_probabilities=keep_probabilities)[0]
 
     def predict_with_input(
-        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        atypical: Atypical = "withhold",
+        keep_probabilities: bool = False,
     ) -> tuple[Prediction, NetworkInput]:
         """`predict`, and what the network was given."""
         self._follow()
         self._replay_if_due()
         try:
-            prediction, seen = self._engine.predict_with_input(source, atypical=atypical)
+            prediction, seen = self._engine.predict_with_input(
+                source, atypical=atypical, keep_probabilities=keep_probabilities
+            )
         except InputError:  # of the caller, not of the bundle
             raise
         except Exception as exc:

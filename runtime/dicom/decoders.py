@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.checks import Layout
 from medfm_compress.runtime.dicom.codestream import jpeg_header
-from medfm_compress.runtime.dicom.gdcm_process import DEEP_BITS, EXTENDED, decode_apart
+from medfm_compress.runtime.dicom.gdcm_process import DEEP_BITS, EXTENDED, decode_apart, is_apart
 from medfm_compress.runtime.errors import ImageRefused, MissingDependency
 from medfm_compress.runtime.images.quiet_decoders import quiet
 
@@ -114,6 +114,11 @@ def plugins_for(ds: Dataset, name: str) -> tuple[str, ...]:
     known = [plugin for plugin in _PLUGINS if plugin in available]
     others = [plugin for plugin in available if plugin not in (*known, _LAST_RESORT)]
     return tuple(known + others) or available
+
+
+def is_heard(plugins: tuple[str, ...]) -> bool:
+    """Whether these decoders raise at whatever is missing from a lossless JPEG: GDCM alone does, in its own process."""
+    return plugins == (_LAST_RESORT,) and is_apart()
 
 
 def plugins_of_frame(ds: Dataset, frame: bytes, plugins: tuple[str, ...]) -> tuple[str, ...]:

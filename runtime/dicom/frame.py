@@ -15,12 +15,12 @@ from medfm_compress.runtime.dicom.codestream import (
 )
 from medfm_compress.runtime.dicom.gdcm_process import DEEP_BITS
 from medfm_compress.runtime.dicom.jpeg_2000 import coding_of, is_jpeg_2000, unwrap
+from medfm_compress.runtime.dicom.rle import HEADER_BYTES, segment_starts
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.images.completeness import check_scans
 
 _MAX_FRAGMENTS = 100_000
 _ITEM = b"\xfe\xff\x00\xe0"
-_RLE_HEADER_BYTES = 64
 _EXTENDED = 0xC1
 # Of the code in the frame, by transfer syntax (PS3.5 A.4): SOFn of JPEG; JPEG 2000 and HTJ2K are one family.
 _PROCESSES = {
@@ -66,11 +66,10 @@ def check_rle(frame: bytes, layout: Layout, name: str) -> None:
     Raises:
         ImageRefused: a segment has more than twice the bytes of its plane, or the header names none or too many.
     """
-    count = int.from_bytes(frame[:4], "little")
-    starts = [int.from_bytes(frame[4 * at : 4 * at + 4], "little") for at in range(1, min(count, 15) + 1)]
+    starts = segment_starts(frame)
     plane = layout.rows * layout.columns
-    for start, end in zip(starts, [*starts[1:], len(frame)], strict=True):
-        if start < _RLE_HEADER_BYTES or end < start or _expanded_length(frame[start:end], 2 * plane) > 2 * plane:
+    for start, end in zip(starts, starts[1:], strict=False):
+        if start < HEADER_BYTES or end < start or _expanded_length(frame[start:end], 2 * plane) > 2 * plane:
             raise ImageRefused(f"{name}: its RLE segments do not fit Rows and Columns; export the image again")
 
 

@@ -121,16 +121,19 @@ def decode_apart(ds: Dataset) -> NDArray[Any]:
     attributes = {keyword: ds[keyword].value for keyword in _PIXEL_KEYWORDS if keyword in ds}
     frame: bytes = ds.PixelData
     request = _Request(syntax=str(ds.file_meta.TransferSyntaxUID), attributes=attributes, frame_bytes=len(frame))
-    if not _can_start():
+    if not is_apart():
         return _decode(request, frame)
     reply, pixels = _PROCESS.ask(request, frame)
     if reply.error:
         raise DecoderFailed(reply.error)
-    return np.frombuffer(bytearray(pixels), np.dtype(reply.dtype)).reshape(reply.shape)
+    return np.frombuffer(pixels, np.dtype(reply.dtype)).reshape(reply.shape)
 
 
-def _can_start() -> bool:
-    """Whether this is a Python interpreter that can be started once more, and no program that embeds one."""
+def is_apart() -> bool:
+    """Whether GDCM gets a process of its own, in which it is heard where it says that a frame is damaged.
+
+    Where this is a Python interpreter that can be started once more, and no program that embeds one.
+    """
     return bool(sys.executable) and Path(sys.executable).stem.lower().startswith(("python", "pypy"))
 
 

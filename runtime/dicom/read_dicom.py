@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.checks import Layout, check_object, code, layout_of
 from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
+from medfm_compress.runtime.dicom.codes import codes_of, looked_up, native_pixels
 from medfm_compress.runtime.dicom.codestream import jpeg_header
 from medfm_compress.runtime.dicom.colour import rgb_pixels
-from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, plugins_for, plugins_of_frame
+from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, is_heard, plugins_for, plugins_of_frame
 from medfm_compress.runtime.dicom.examination import examination
 from medfm_compress.runtime.dicom.frame import check_fragments, check_process, check_rle, plain_frame
 from medfm_compress.runtime.dicom.grey import MOST_TABLED_BITS, deep_p_values, p_value_table
 from medfm_compress.runtime.dicom.multi_frame import chosen_frame, frame_bits, with_attributes_of, with_pixels_of
 from medfm_compress.runtime.dicom.overlays import overlay_bits
 from medfm_compress.runtime.dicom.parse import parse
+from medfm_compress.runtime.dicom.rle import rle_pixels
 from medfm_compress.runtime.dicom.rules import check_rules
 from medfm_compress.runtime.dicom.spacing import spacing_mm
 from medfm_compress.runtime.errors import ImageRefused
@@ -114,11 +116,11 @@ def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
     if not layout.is_grey:
         pixels = rgb_pixels(ds, layout, values, name)
         return pixels._replace(flags=flags + pixels.flags, **_context(ds))
-    codes = _codes(values, layout, name, overlays=overlay_bits(ds, layout), lossy=LOSSY in flags)
+    codes = codes_of(values, layout, name, overlays=overlay_bits(ds, layout), lossy=LOSSY in flags)
     if table is None:
         shown, remarks = deep_p_values(ds, layout, rules, codes, name)
         return Pixels.from_integers(shown, remarks + flags)._replace(**_context(ds))
-    return Pixels.from_integers(table[codes], flags)._replace(**_context(ds))
+    return Pixels.from_integers(looked_up(table, codes), flags)._replace(**_context(ds))
 
 
 def _context(ds: Dataset) -> dict[str, Any]:
@@ -143,13 +145,19 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple
     syntax, plugins = ds.file_meta.TransferSyntaxUID, plugins_for(ds, name)
     if not syntax.is_encapsulated:
         _check_length(ds, layout, name)
+        if layout.samples == 1 and layout.bits_allocated > 1 and syntax.is_little_endian:
+            return native_pixels(ds.PixelData, layout), ()
     else:
         check_fragments(ds.PixelData, name)
         if str(syntax).startswith(_CODES_WITH_SIZE):
             ds, flags = _with_plain_frame(ds, layout, name)
             plugins = plugins_of_frame(ds, _frame(ds), plugins)
         elif syntax == _RLE:
-            check_rle(_frame(ds), layout, name)
+            coded = _frame(ds)
+            plain = rle_pixels(coded, layout)
+            if plain is not None:
+                return plain, ()
+            check_rle(coded, layout, name)
     values, remarks = decode_frame(ds, plugins, layout, name)
     if str(syntax) in (*_DCT, *_LOSSLESS_JPEG):
         _check_blocks(ds, values, plugins, layout, name)
@@ -202,14 +210,14 @@ def _with_plain_frame(ds: Dataset, layout: Layout, name: str) -> tuple[Dataset, 
 def _check_blocks(ds: Dataset, values: NDArray[Any], plugins: tuple[str, ...], layout: Layout, name: str) -> None:
     """Refuse a JPEG that lacks blocks or scans before its end marker; decoders fill them in silence.
 
-    With mid-grey in the DCT processes, so that another last pixel proves them whole; the lossless processes repeat what
-    came before, so that they are always decoded twice.
+    With mid-grey in the DCT processes, so that another last pixel proves them whole. The lossless processes repeat what
+    came before, and GDCM says so on standard error: where that is not heard, they are decoded twice.
     """
     frame = _frame(ds)
     header = jpeg_header(frame)
     precision = header.precision if header else layout.bits_stored
     if str(ds.file_meta.TransferSyntaxUID) in _LOSSLESS_JPEG:
-        altered = with_noise_for_end(frame)
+        altered = frame if is_heard(plugins) else with_noise_for_end(frame)
     elif np.all(values[-1, -1] == 2 ** (precision - 1)):
         altered = with_noise_behind_scans(frame)
     else:
@@ -243,35 +251,3 @@ def _frame(ds: Dataset) -> bytes:
         offsets = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths)
     frame: bytes = get_frame(ds.PixelData, 0, number_of_frames=1, extended_offsets=offsets)
     return frame
-
-
-def _codes(values: NDArray[Any], layout: Layout, name: str, *, overlays: int, lossy: bool) -> NDArray[Any]:
-    """The stored bits as unsigned numbers below ``2 ** bits_stored``.
-
-    Unused high bits must be zero, repeat the sign (PS3.5 8.1.1), or be those that ``overlays`` names. Anything else is
-    a wrong Bits Stored, which masking would turn into noise. A lossy decoder may overshoot and is clipped.
-    """
-    bits = layout.bits_stored
-    if lossy:
-        half = 2 ** (bits - 1)
-        low, high = (-half, half - 1) if layout.is_signed else (0, 2 * half - 1)
-        values = np.clip(values, low, high)
-    if bits == 8 * values.dtype.itemsize:
-        return values.view(f"u{values.dtype.itemsize}")
-    word = np.dtype(f"u{values.dtype.itemsize}").type
-    # Python's ~ gives a negative number, which an unsigned word does not take.
-    kept = word(~overlays & (2 ** (8 * values.dtype.itemsize) - 1))
-    unsigned: NDArray[Any] = values.view(word) & kept
-    used: NDArray[Any] = unsigned & word(2**bits - 1)
-    extended: NDArray[Any] | bool = False
-    if layout.is_signed:
-        extended = unsigned == _sign_extended(used, bits, values.dtype).view(word) & kept
-    if not np.all((unsigned == used) | extended):
-        raise ImageRefused(f"{name}: pixels exceed the {bits} bits stored; export the image again")
-    return used
-
-
-def _sign_extended(used: NDArray[Any], bits: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    shift = 8 * dtype.itemsize - bits
-    extended: NDArray[Any] = (used << shift).view(dtype) >> shift
-    return extended

@@ -25,6 +25,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _INFLATE_PIECE = 64 * 1024
 
 _SOF_PROGRESSIVE, _SOS, _EOI = 0xC2, 0xDA, b"\xff\xd9"
+_FILL = 0xFF
 _COEFFICIENTS = 64
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # stuffing, restarts and fill bytes are none
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -36,37 +37,47 @@ _MAX_SCANNED_PIXELS = 20 * MAX_PIXELS  # about two seconds of scans without any 
 _PLANAR_CONFIGURATION, _SEPARATE_PLANES = 284, 2
 
 
-def check_png(data: bytes, name: str) -> None:
-    """Refuse a PNG that a decoder may fill with black rows.
+def check_chunks(data: bytes, name: str) -> None:
+    """Refuse a PNG that is damaged or does not end.
 
     Raises:
-        ImageRefused: a chunk ends early or fails its CRC, there is no IEND, or IDAT inflates to too few bytes.
+        ImageRefused: a chunk ends early or fails its CRC, or there is no IEND.
     """
-    parts, header, ended = [], b"", False
-    for kind, body, is_intact in _chunks(data):
+    ended = False
+    for kind, _, is_intact in _chunks(data):
         if not is_intact:
             raise ImageRefused(f"{name}: a chunk of the PNG file is damaged (its CRC differs); export the image again")
-        header = bytes(body) if kind == b"IHDR" and not header else header
         ended = kind == b"IEND"
-        if kind == b"IDAT":
-            parts.append(body)
     if not ended:
         raise ImageRefused(f"{name}: the PNG file is damaged, truncated: it has no end (IEND); copy it again")
+
+
+def check_rows(data: bytes, name: str) -> None:
+    """Refuse a PNG that lacks rows, which decoders leave black: all of it is inflated once more, and counted.
+
+    Raises:
+        ImageRefused: IDAT inflates to too few bytes.
+    """
+    parts, header = [], b""
+    for kind, body, _ in _chunks(data, with_crc=False):
+        header = bytes(body) if kind == b"IHDR" and not header else header
+        if kind == b"IDAT":
+            parts.append(body)
     expected = _filtered_bytes(header)
     if expected is None or _inflated_bytes(b"".join(parts), expected) < expected:
         raise ImageRefused(f"{name}: the PNG file is damaged, truncated: rows are missing; export the image again")
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
-    """Type, data and whether the CRC agrees, for every whole chunk up to IEND."""
+def _chunks(data: bytes, *, with_crc: bool = True) -> Iterator[tuple[bytes, memoryview, bool]]:
+    """Type, data and whether the CRC agrees, for every whole chunk up to IEND; ``with_crc=False`` takes it to agree."""
     view, at = memoryview(data), _PNG_SIGNATURE_BYTES
     while at + 12 <= len(data):
         length = int.from_bytes(view[at : at + 4], "big")
         end = at + 8 + length
         if end + 4 > len(data):
             return
-        kind = bytes(view[at + 4 : at + 8])
-        yield kind, view[at + 8 : end], zlib.crc32(view[at + 4 : end]) == int.from_bytes(view[end : end + 4], "big")
+        kind, crc = bytes(view[at + 4 : at + 8]), int.from_bytes(view[end : end + 4], "big")
+        yield kind, view[at + 8 : end], not with_crc or zlib.crc32(view[at + 4 : end]) == crc
         if kind == b"IEND":
             return
         at = end + 4
@@ -162,8 +173,11 @@ def _is_scan(body: bytes) -> bool:
 
 
 def _end_of_scans(jpeg: bytes) -> int | None:
-    """Where the first image's EOI marker stands, or None."""
-    return next((at for at in _markers(jpeg) if jpeg[at : at + 2] == _EOI), None)
+    """Where the first image's EOI marker stands, fill bytes before it (T.81, B.1.1.2) and all, or None."""
+    at = next((at for at in _markers(jpeg) if jpeg[at : at + 2] == _EOI), None)
+    while at is not None and jpeg[at - 1] == _FILL:
+        at -= 1
+    return at
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:

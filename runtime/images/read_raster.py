@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import ImageRefused, MissingDependency
 from medfm_compress.runtime.images.completeness import (
-    check_png,
+    check_chunks,
+    check_rows,
     check_scans,
     check_tiff,
     lacks_scans,
@@ -80,30 +81,47 @@ def _decode(data: bytes, kind: str, opener: Callable[[io.BytesIO], Image], name:
         _refuse_pages(image, name)
         _refuse_deep_colour(image, data, kind, name)
         bits, inverted = _tiff_depth(image, kind)
-        if kind == "PNG":
-            check_png(data, name)
         if kind == "TIFF":
             check_tiff(image, name)
         if kind == "JPEG":
             check_scans(data, image.height, image.width, name)
-        _load(image, kind, name)
+        _load(image, data, kind, name)
         if kind == "JPEG":
             _check_jpeg(data, image, opener, name)
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in _SIXTEEN_BIT:
-            return _sixteen_bit(upright, bits, inverted=inverted)
-        return Pixels.from_integers(np.asarray(_eight_bit(upright, name)))
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode in _SIXTEEN_BIT:
+            return _sixteen_bit(image, bits, inverted=inverted)
+        return Pixels.from_integers(np.asarray(_eight_bit(image, name)))
 
 
-def _load(image: Image, kind: str, name: str) -> None:
-    """Decode the pixels; of a TIFF libtiff may say that they are damaged, and Pillow go on."""
-    if kind != "TIFF":
+def _load(image: Image, data: bytes, kind: str, name: str) -> None:
+    """Decode the pixels, all of them: of a PNG or TIFF a decoder may leave some out and go on."""
+    if kind == "PNG":
+        _load_png(image, data, name)
+    elif kind == "TIFF":
+        with tiff_errors() as errors:
+            image.load()
+        if errors.count:
+            raise ImageRefused(f"{name}: the pixels of the TIFF file are damaged; export the image again")
+    else:
         image.load()
-        return
-    with tiff_errors() as errors:
+
+
+def _load_png(image: Image, data: bytes, name: str) -> None:
+    check_chunks(data, name)
+    try:
         image.load()
-    if errors.count:
-        raise ImageRefused(f"{name}: the pixels of the TIFF file are damaged; export the image again")
+    except OSError:
+        check_rows(data, name)
+        raise
+    if not _has_last_row(image):
+        check_rows(data, name)
+
+
+def _has_last_row(image: Image) -> bool:
+    """Whether the decoder came to the end of a PNG for certain: it goes from top to bottom, and begins with black."""
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    return not image.info.get("interlace") and bool(np.asarray(last).any())
 
 
 def _opener(kind: str) -> Callable[[io.BytesIO], Image]:
@@ -186,7 +204,7 @@ def _tiff_depth(image: Image, kind: str) -> tuple[int, bool]:
 
 
 def _sixteen_bit(image: Image, bits: int, *, inverted: bool) -> Pixels:
-    values: NDArray[np.uint16] = np.asarray(image).astype(np.uint16)
+    values: NDArray[np.uint16] = np.asarray(image).astype(np.uint16, copy=False)
     white = 2 ** min(bits, 16) - 1
     return Pixels(np.subtract(white, values, dtype=np.uint16) if inverted else values, 0.0, float(white))
 

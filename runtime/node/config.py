@@ -224,6 +224,9 @@ class ResultsConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         status: ``research`` marks every object as not for clinical use; ``clinical`` is for an approved product.
         sr: a structured report (TID 1500).
+        seg: of a segmentation, a DICOM Segmentation that lies on the image.
+        segment_categories: structure of the bundle → the code of what kind of thing it is, e.g. ``85756007``, ``SCT``,
+            ``Tissue``; one without is a ``Morphologically Abnormal Structure``.
         heat_map: a secondary capture that shows where the network looked; hundreds of runs an image.
         findings: finding of the bundle → its code; one without is coded in a private scheme, with its name as meaning.
         manufacturer: of the results (0008,0070).
@@ -234,6 +237,8 @@ class ResultsConfig(_Section, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     status: Literal["research", "clinical"] = "research"
     sr: bool = True
+    seg: bool = True
+    segment_categories: dict[str, CodeConfig] = {}
     heat_map: bool = False
     findings: dict[str, CodeConfig] = {}
     manufacturer: Annotated[str, Meta(min_length=1, max_length=64)] = "medfm-compress"

@@ -10,12 +10,18 @@ from collections.abc import Iterable, Mapping
 from medfm_compress.runtime.constraints import fields
 from medfm_compress.runtime.node import association, commitment, commitment_answers, deliver, receive, statuses, storing
 from medfm_compress.runtime.node.config import OperateConfig, PacsConfig, ReceiveConfig, RetryConfig, SpoolConfig
-from medfm_compress.runtime.node.results import codes, document, secondary_capture, structured_report
+from medfm_compress.runtime.node.results import (
+    codes,
+    document,
+    secondary_capture,
+    segmentation_object,
+    structured_report,
+)
 from medfm_compress.runtime.node.results.source_study import UTF_8
 from medfm_compress.runtime.node.sop_classes import image_sop_classes, transfer_syntaxes
 
 _MADE = "<!-- Made by: medfm-compress serve conformance > docs/node-conformance.md -->"
-_RESULTS = (structured_report.SOP_CLASS_UID, secondary_capture.SOP_CLASS_UID)
+_RESULTS = (structured_report.SOP_CLASS_UID, secondary_capture.SOP_CLASS_UID, segmentation_object.SOP_CLASS_UID)
 _STORE_ANSWERS: Mapping[int, tuple[str, str]] = {
     storing.SUCCESS: ("Success", "the object is on the disk, its file and folder synced, its record committed"),
     storing.OUT_OF_RESOURCES: (

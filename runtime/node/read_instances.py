@@ -189,6 +189,7 @@ class Reader:
         self.last_results.add(instance, prediction)
         answering = current(engine)
         wants_map = self._config.results.heat_map and self._config.pacs and prediction.probabilities
+        wants_map = wants_map and not answering.task.is_dense  # its label map says where
         objects = self._results.make_objects(
             header,
             prediction,

@@ -116,12 +116,17 @@ class ReadingDesk:
                 for name in engine.task.findings
             ],
             "has_queue": self._source.queue is not None,
+            "is_segmentation": engine.task.is_dense,
         }
 
     def _predict(self, image: bytes) -> Json:
         engine = self._source.engine()
         prediction, seen = engine.predict_with_input(image, atypical=self._source.atypical)
-        return _describe(current(engine), prediction, seen)
+        described = _describe(current(engine), prediction, seen)
+        drawn = None if prediction.segmentation is None else _outlined(current(engine), image, prediction)
+        if drawn is None:
+            return described
+        return described | {"picture": _png(drawn), "width": drawn.shape[1], "height": drawn.shape[0]}
 
     def _map(self, image: bytes, number: int | None, job: HeatMapJob) -> Json:
         """By the engine itself: what looks on has counted this image when it was predicted."""
@@ -181,6 +186,18 @@ def _describe(engine: Engine, prediction: Prediction, seen: NetworkInput) -> Jso
         "width": seen.tensor.shape[3],
         "height": seen.tensor.shape[2],
     }
+
+
+def _outlined(engine: Engine, image: bytes, prediction: Prediction) -> NDArray[np.uint8] | None:
+    """The image with its structures outlined and a legend, uint8 ``[H, W, 3]``; None where nothing is given."""
+    from medfm_compress.runtime.read_image import read_image
+    from medfm_compress.runtime.segmentation.overlay import Caption, overlay
+
+    if prediction.segmentation is None:
+        return None
+    pixels = read_image(image, engine.manifest.image_spec.dicom)
+    caption = Caption(engine.manifest.name, prediction.model_digest)
+    return np.asarray(overlay(pixels, prediction.segmentation, caption), np.uint8)
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:

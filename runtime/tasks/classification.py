@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
 
@@ -19,7 +20,9 @@ class ClassificationRules:
         return (1, len(task.labels))
 
     def check_spec(self, task: Task, spec: ImageSpec) -> None:
-        """Any spec will do: the answer is of the image as a whole."""
+        """Raises InputError where the input is a tile: the answer is of the image as a whole."""
+        if spec.tiles:
+            raise InputError(f"the image spec has tiles, which are for segmentations; the task is {task.kind}")
 
     def comparable(self, logits: NDArray[Any], task: Task) -> NDArray[np.float64]:
         """The logits; of labels that exclude each other less each case's mean, which a softmax ignores."""

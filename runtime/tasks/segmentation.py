@@ -26,7 +26,7 @@ class SegmentationRules:
 
     def check_spec(self, task: Task, spec: ImageSpec) -> None:
         """Raises InputError where the input shows a part of the image only, so that the rest had no answer."""
-        if spec.crop_fraction != 1 or spec.resize == "shortest":
+        if not spec.tiles and (spec.crop_fraction != 1 or spec.resize == "shortest"):
             raise InputError(
                 f"the image spec crops (resize {spec.resize!r}, crop_fraction {spec.crop_fraction:g}); a segmentation "
                 "must see the whole image: use resize 'stretch' or 'longest' and crop_fraction 1"

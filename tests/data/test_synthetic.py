@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from medfm_compress.data.check import check_study
+from medfm_compress.data.masks import label_map
 from medfm_compress.data.study import Study
 from medfm_compress.data.synthetic import draw_study
 from medfm_compress.runtime.errors import InputError
@@ -86,3 +87,28 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         draw_study(tmp_path / "file", patients=20, seed=0)
+
+
+def test_masks_show_the_opacities_and_leave_the_images_as_they_are(drawn: Study, tmp_path: Path) -> None:
+    masked = draw_study(tmp_path, patients=40, seed=1, size_px=64, masks=True)
+    assert (masked.kind, masked.labels) == ("segmentation", ("opacity",))
+    names = [case.image for case in drawn.cases]
+    assert [case.image for case in masked.cases] == names
+    assert all((tmp_path / name).read_bytes() == (drawn.root.parent / name).read_bytes() for name in names)
+    called = np.array([case.target[0] for case in drawn.cases])
+    shown = np.array([case.target[0] for case in masked.cases])
+    assert 0 < np.mean(called != shown) < 0.1  # a report may be wrong, a mask is not
+    shares = [float(label_map(masked, case).mean()) for case in masked.cases if case.target[0]]
+    assert 0.01 < np.mean(shares) < 0.1
+
+
+def test_within_its_mask_an_opacity_makes_the_image_brighter(drawn: Study, tmp_path: Path) -> None:
+    masked = draw_study(tmp_path, patients=40, seed=1, size_px=64, masks=True)
+    differences = []
+    for case in masked.cases:
+        if case.target[0]:
+            mask = label_map(masked, case) > 0
+            ring = ndimage.binary_dilation(mask, iterations=4) & ~ndimage.binary_dilation(mask, iterations=1)
+            values = masked.source.read(case.image).values / 65535
+            differences.append(values[mask].mean() - values[ring].mean())
+    assert np.mean(differences) > 0.02

@@ -13,7 +13,8 @@ import tiny_study
 from PIL import Image
 
 from medfm_compress.cli.int8_summary import why_no_int8
-from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model
+from medfm_compress.compress.networks.architecture import Architecture
+from medfm_compress.compress.networks.model import Model, create_module, save_model
 from medfm_compress.data.dicom_header import modalities
 from medfm_compress.data.open import open_study
 from medfm_compress.data.synthetic import draw_study

@@ -18,7 +18,8 @@ from typer.testing import CliRunner  # noqa: E402
 
 from medfm_compress.bench.report import load_report  # noqa: E402
 from medfm_compress.cli.gate import gate  # noqa: E402
-from medfm_compress.compress.networks.model import Architecture, Model, create_module, save_model  # noqa: E402
+from medfm_compress.compress.networks.architecture import Architecture  # noqa: E402
+from medfm_compress.compress.networks.model import Model, create_module, save_model  # noqa: E402
 from medfm_compress.runtime.bundle.bundle import Bundle  # noqa: E402
 from medfm_compress.runtime.errors import MissingDependency  # noqa: E402
 

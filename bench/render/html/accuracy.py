@@ -18,6 +18,8 @@ _TITLES: dict[AxisGroup, str] = {
     "shares": "Higher is better: hatching on the left",
     "errors": "Errors, lower is better: hatching on the right",
     "log_loss": "Log loss, lower is better, on a scale of its own",
+    "distances": "Distances, lower is better, in px or mm",
+    "counts": "Regions made up, lower is better",
 }
 Spans = Mapping[AxisGroup, tuple[float, float]]
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from medfm_compress.runtime.task import Task
+
 Key = Literal[
     "change", "protocol", "cases", "checks", "groups", "robustness", "flips", "accuracy", "curves", "calibration",
-    "explanations", "speed", "tradeoff", "limits", "candidates", "provenance", "reading",
+    "explanations", "speed", "tradeoff", "limits", "candidates", "provenance", "reading", "masks", "lesions",
 ]  # fmt: skip
 
 
@@ -59,7 +61,25 @@ OUTLINE: tuple[Part, ...] = (
 )
 
 
+_OF_MASKS: dict[Key, tuple[Key, str]] = {
+    "curves": ("masks", "Overlap with the truth, case by case"),
+    "calibration": ("lesions", "Lesions found, lost and made up"),
+}
+"""Section → what stands in its place where the network answers for every pixel."""
+
+
+def outline_of(task: Task) -> tuple[Part, ...]:
+    """The outline of a report on ``task``."""
+    if not task.is_dense:
+        return OUTLINE
+    return tuple(
+        part._replace(sections=tuple(_OF_MASKS.get(key, (key, title)) for key, title in part.sections))
+        for part in OUTLINE
+    )
+
+
 def number(key: Key) -> int:
-    """Number of a section, counted through all parts from 1."""
+    """Number of a section, counted through all parts from 1; one that stands in another's place has its number."""
+    places = {instead: replaced for replaced, (instead, _) in _OF_MASKS.items()}
     keys = [section for part in OUTLINE for section, _ in part.sections]
-    return keys.index(key) + 1
+    return keys.index(places.get(key, key)) + 1

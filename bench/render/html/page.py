@@ -12,8 +12,9 @@ from medfm_compress.bench.render.html.context import cases_view, provenance_view
 from medfm_compress.bench.render.html.curves import curves_view
 from medfm_compress.bench.render.html.gallery import GALLERY_HTML
 from medfm_compress.bench.render.html.latency import speed_view
+from medfm_compress.bench.render.html.masks import lesions_view, masks_view
 from medfm_compress.bench.render.html.modifications import candidates_view, change_view
-from medfm_compress.bench.render.html.outline import OUTLINE, Key
+from medfm_compress.bench.render.html.outline import Key, outline_of
 from medfm_compress.bench.render.html.pareto import tradeoff_view
 from medfm_compress.bench.render.html.prediction_flips import flips_view
 from medfm_compress.bench.render.html.protocol import protocol_view
@@ -49,6 +50,8 @@ _VIEWS: Mapping[Key, Callable[[Report], object]] = {
     "candidates": candidates_view,
     "provenance": provenance_view,
     "reading": lambda _: None,
+    "masks": masks_view,
+    "lesions": lesions_view,
 }
 
 
@@ -68,12 +71,14 @@ def render_html(report: Report, verdict: Verdict, local_files: Sequence[str] = (
     unknown = [name for name in local_files if name not in LOCAL_FILES]
     if unknown:
         raise InputError(f"the report links no file {unknown[0]!r}; it links {', '.join(LOCAL_FILES)}")
+    outline = outline_of(report.task)
+    keys = [key for part in outline for key, _ in part.sections]
     values = {
         "report": report,
         "verdict": verdict,
         "verdict_view": verdict_view(report, verdict),
-        "outline": OUTLINE,
+        "outline": outline,
         "local_files": {name: LOCAL_FILES[name] for name in local_files},
-        "views": {key: view(report) for key, view in _VIEWS.items()},
+        "views": {key: _VIEWS[key](report) for key in keys},
     }
     return render("report.html.j2", values)

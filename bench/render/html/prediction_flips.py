@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from medfm_compress.bench.evaluate.prediction_flips import KINDS, Flip, find_flips
+from medfm_compress.bench.evaluate.prediction_flips import KINDS, OVERLAP_KINDS, Flip, find_flips
 from medfm_compress.bench.render.format import number
 from medfm_compress.bench.render.html.rendering import drawing
 from medfm_compress.bench.render.model_names import name_with_origin
@@ -29,7 +29,7 @@ _PARTS = {
     "neither": "Both are wrong, in different ways",
     "beneficial": "Beneficial, the bundle alone is right",
 }
-_DIRECTIONS: Mapping[str, str] = {**KINDS, "newly wrong": "harmful", "newly right": "beneficial"}
+_DIRECTIONS: Mapping[str, str] = {**KINDS, **OVERLAP_KINDS, "newly wrong": "harmful", "newly right": "beneficial"}
 
 
 class KindCounts(NamedTuple):

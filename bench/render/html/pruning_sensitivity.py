@@ -29,10 +29,10 @@ class SensitivityView(NamedTuple):
         tiles: at its top.
         facts: under them.
         worst: name and plot of the groups that hurt most.
-        worst_have_auroc: whether those plots show it.
-        has_auroc: whether the loss of AUROC is known.
+        worst_have_score: whether those plots show it.
+        has_score: whether the loss of the score is known.
         error_classes: what the shades of the errors mean, lightest first.
-        loss_classes: likewise, of the loss of AUROC.
+        loss_classes: likewise, of the loss of the score.
         strips: title and drawing of all groups, kind by kind in the order of the network.
         ranked: all groups, worst first.
         kinds: how people call them.
@@ -42,8 +42,8 @@ class SensitivityView(NamedTuple):
     tiles: list[Tile]
     facts: dict[str, str]
     worst: list[tuple[str, Markup]]
-    worst_have_auroc: bool
-    has_auroc: bool
+    worst_have_score: bool
+    has_score: bool
     error_classes: list[str]
     loss_classes: list[str]
     strips: list[tuple[str, Markup]]
@@ -69,7 +69,7 @@ def render_sensitivity(report: SensitivityReport) -> str:
 def _view(report: SensitivityReport) -> SensitivityView:
     ranked = report.ranked()
     shown, points = ranked[:_PANELS], [point for curve in report.curves for point in curve.points]
-    has_auroc = report.auroc is not None and any(point.auroc is not None for point in points)
+    has_score = report.score is not None and any(point.score is not None for point in points)
     return SensitivityView(
         tiles=_tiles(report),
         facts={
@@ -79,13 +79,13 @@ def _view(report: SensitivityReport) -> SensitivityView:
             "Chosen widths": report.allocation,
         },
         worst=[
-            (curve.name, drawing(plot)) for curve, plot in zip(shown, panel_plots(shown, report.auroc), strict=True)
+            (curve.name, drawing(plot)) for curve, plot in zip(shown, panel_plots(shown, report.score), strict=True)
         ],
-        worst_have_auroc=any(point.auroc is not None for curve in shown for point in curve.points),
-        has_auroc=has_auroc,
+        worst_have_score=any(point.score is not None for curve in shown for point in curve.points),
+        has_score=has_score,
         error_classes=_classes(CLASSES),
         loss_classes=_classes(LOSSES),
-        strips=_strips(report, report.auroc if has_auroc else None),
+        strips=_strips(report, report.score if has_score else None),
         ranked=ranked,
         kinds=_KINDS,
         is_timed=any(point.removed_ms is not None for point in points),
@@ -117,12 +117,12 @@ def _classes(edges: Sequence[float]) -> list[str]:
     return [f"below {edges[0]:g}", *between, f"{edges[-1]:g} and more"]
 
 
-def _strips(report: SensitivityReport, auroc: float | None) -> list[tuple[str, Markup]]:
+def _strips(report: SensitivityReport, score: float | None) -> list[tuple[str, Markup]]:
     ranks = {curve.name: rank for rank, curve in enumerate(report.ranked(), 1)}
     strips = []
     for kind, title in _KINDS.items():
         curves = [curve for curve in report.curves if curve.kind == kind]
         for start in range(0, len(curves), _PER_FIGURE):
-            drawn = strip_plot(curves[start : start + _PER_FIGURE], ranks, auroc)
+            drawn = strip_plot(curves[start : start + _PER_FIGURE], ranks, score, report.score_name)
             strips.append((title + (", continued" if start else ""), drawing(drawn)))
     return strips

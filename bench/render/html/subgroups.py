@@ -20,7 +20,7 @@ from medfm_compress.bench.render.html.rendering import drawing
 from medfm_compress.bench.render.plots.forest import forest_axis, forest_range, forest_row
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.types.evaluation import Comparison
-from medfm_compress.bench.types.metric import LOWER_IS_BETTER, METRICS, Metric
+from medfm_compress.bench.types.metric import ALL_METRICS, LOWER_IS_BETTER, Metric
 from medfm_compress.bench.types.policy import Policy
 
 
@@ -95,9 +95,10 @@ def _is_named(column: str, subgroup: str) -> bool:
 
 
 def _metrics(compared: Sequence[Comparison]) -> list[Metric]:
-    """Those that are required or compared by group; else AUROC."""
+    """Those that are required or compared by group; else AUROC, of masks Dice."""
     shown = [entry.metric for entry in compared if entry.margin is not None or entry.subgroup]
-    return sorted(dict.fromkeys(shown or ["auroc"]), key=METRICS.index)
+    usual: Metric = "dice" if any(entry.metric == "dice" for entry in compared) else "auroc"
+    return sorted(dict.fromkeys(shown or [usual]), key=ALL_METRICS.index)
 
 
 def _plot(policy: Policy, compared: Sequence[Comparison]) -> GroupPlot:

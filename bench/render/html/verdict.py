@@ -14,6 +14,7 @@ from medfm_compress.bench.types.metric import Metric
 from medfm_compress.bench.types.verdict import Check, Verdict
 
 _USUAL: tuple[Metric, ...] = ("auroc", "sensitivity", "specificity")
+_USUAL_OF_MASKS: tuple[Metric, ...] = ("dice", "lesion_sensitivity", "false_positives_per_image")
 
 
 class Unmet(NamedTuple):
@@ -72,7 +73,8 @@ def _metric_tiles(report: Report, variant: str) -> list[Tile]:
     """Of the metrics that a clinician looks for first, those that are not required of all cases already."""
     compared = [entry for entry in report.comparisons if entry.variant == variant and not entry.subgroup]
     required = {entry.metric for entry in compared if entry.margin is not None}
-    free = [[entry for entry in compared if entry.metric == metric] for metric in _USUAL if metric not in required]
+    usual = _USUAL_OF_MASKS if report.task.is_dense else _USUAL
+    free = [[entry for entry in compared if entry.metric == metric] for metric in usual if metric not in required]
     return [_metric_tile(report, max(entries, key=lambda entry: entry.largest_loss)) for entries in free if entries]
 
 

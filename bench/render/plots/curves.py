@@ -99,6 +99,14 @@ def scatter_plot(cloud: Scatter, *, title: str) -> str:
     return _labelled(parts, title, "teacher's probability", "variant's probability")
 
 
+def overlap_plot(kept: Places, lost: Places, regained: Places, *, title: str) -> str:
+    """Variant's Dice over the teacher's; structures that only one of them met stand out by shape."""
+    parts = [unit_grid(_X, _Y), line(_X.at(0), _Y.at(0), _X.at(1), _Y.at(1), "chance"), dots(_placed(kept), "cloud")]
+    parts += [flip_mark(x, y, harmful=False) for x, y in _placed(regained)]
+    parts += [flip_mark(x, y, harmful=True) for x, y in _placed(lost)]
+    return _labelled(parts, title, "teacher's Dice", "variant's Dice")
+
+
 def flip_mark(x: float, y: float, *, harmful: bool) -> str:
     """A full diamond for harm, an open ring for benefit."""
     if harmful:

@@ -14,7 +14,7 @@ from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 FOREST_WIDTH = 232
 FOREST_HEIGHT = 30
 LEAST_SPAN = 0.01
-AxisGroup = Literal["shares", "errors", "log_loss"]
+AxisGroup = Literal["shares", "errors", "log_loss", "distances", "counts"]
 
 
 class Drawable(Protocol):
@@ -42,9 +42,14 @@ class Drawable(Protocol):
 
 
 def axis_group(metric: Metric) -> AxisGroup:
-    """Which metrics share an axis: shares of cases, errors in [0, 1], and log loss, which has no upper end."""
-    if metric == "log_loss":
-        return "log_loss"
+    """Which metrics share an axis: shares, errors in [0, 1]; what has no upper end has one of its own."""
+    own: dict[Metric, AxisGroup] = {
+        "log_loss": "log_loss",
+        "hd95": "distances",
+        "false_positives_per_image": "counts",
+    }
+    if metric in own:
+        return own[metric]
     return "errors" if metric in LOWER_IS_BETTER else "shares"
 
 

@@ -82,29 +82,29 @@ def stage_box(index: int, x: float, y: float, width: float, height: float) -> st
     return f'<rect class="stage t{index % 4}" {place}/>{pattern}'
 
 
-def pareto_plot(pareto_points: Sequence[ParetoPoint], *, title: str) -> str:
-    """AUROC over median latency (logarithmic), intervals both ways, the front as a step line."""
+def pareto_plot(pareto_points: Sequence[ParetoPoint], *, title: str, merit: str = "AUROC") -> str:
+    """``merit`` over median latency (logarithmic), intervals both ways, the front as a step line."""
     width, height, left, foot = 900, 380, 64, 330
     x_axis, y_axis = _pareto_axes(pareto_points, left, width, foot)
     parts = [log_grid(x_axis, y_axis.stop, foot)]
     for tick in ticks(y_axis.low, y_axis.high):
         place = y_axis.at(tick)
         parts += [line(left, place, x_axis.stop, place, "grid"), text(left - 8, place + 4, f"{tick:.3g}", "tick end")]
-    best = front([(point.latency_ms.estimate, point.auroc.estimate) for point in pareto_points])
+    best = front([(point.latency_ms.estimate, point.merit.estimate) for point in pareto_points])
     parts.append(_front_line([pareto_points[number] for number in best], x_axis, y_axis))
-    labels = _label_heights([(x_axis.at(c.latency_ms.estimate), y_axis.at(c.auroc.estimate)) for c in pareto_points])
+    labels = _label_heights([(x_axis.at(c.latency_ms.estimate), y_axis.at(c.merit.estimate)) for c in pareto_points])
     for number, point in enumerate(pareto_points):
         parts.append(_marked_point(point, x_axis, y_axis, beaten=number not in best))
     for number, point in enumerate(pareto_points):  # Over all marks and lines.
         parts.append(_label(point, x_axis, y_axis, beaten=number not in best, label_y=labels[number]))
     words = "median latency of the session in ms, logarithmic"
-    parts += [text((left + x_axis.stop) / 2, foot + 38, words, "axis middle"), upright(14, foot / 2 + 6, "AUROC")]
+    parts += [text((left + x_axis.stop) / 2, foot + 38, words, "axis middle"), upright(14, foot / 2 + 6, merit)]
     return svg(width, height, title, "".join(parts), "drawing pareto")
 
 
 def _pareto_axes(pareto_points: Sequence[ParetoPoint], left: float, width: float, foot: float) -> tuple[Axis, Axis]:
     times = [v for c in pareto_points for v in (c.latency_ms.low, c.latency_ms.high, c.latency_ms.estimate)]
-    areas = [v for c in pareto_points for v in (c.auroc.low, c.auroc.high, c.auroc.estimate)]
+    areas = [v for c in pareto_points for v in (c.merit.low, c.merit.high, c.merit.estimate)]
     times, areas = ([v for v in values if math.isfinite(v)] for values in (times, areas))
     air = 0.12 * max(max(areas) - min(areas), 0.01)
     # Names stand to the right of their marks: room for that of the slowest.
@@ -118,7 +118,7 @@ def _front_line(best: Sequence[ParetoPoint], x_axis: Axis, y_axis: Axis) -> str:
         return ""
     points = [(x_axis.at(best[0].latency_ms.estimate), y_axis.start)]
     for point in best:
-        x, y = x_axis.at(point.latency_ms.estimate), y_axis.at(point.auroc.estimate)
+        x, y = x_axis.at(point.latency_ms.estimate), y_axis.at(point.merit.estimate)
         points += [(x, points[-1][1]), (x, y)]
     points.append((x_axis.stop, points[-1][1]))
     drawn = " ".join(f"{x:g},{y:g}" for x, y in points)
@@ -126,9 +126,9 @@ def _front_line(best: Sequence[ParetoPoint], x_axis: Axis, y_axis: Axis) -> str:
 
 
 def _marked_point(point: ParetoPoint, x_axis: Axis, y_axis: Axis, *, beaten: bool) -> str:
-    x, y = x_axis.at(point.latency_ms.estimate), y_axis.at(point.auroc.estimate)
+    x, y = x_axis.at(point.latency_ms.estimate), y_axis.at(point.merit.estimate)
     style, parts = f"error {series_class(point.series)}", []
-    time, area = point.latency_ms, point.auroc
+    time, area = point.latency_ms, point.merit
     if math.isfinite(time.high):
         parts.append(line(x_axis.at(time.low), y, x_axis.at(time.high), y, style))
     if math.isfinite(area.low) and math.isfinite(area.high):
@@ -142,7 +142,7 @@ def _marked_point(point: ParetoPoint, x_axis: Axis, y_axis: Axis, *, beaten: boo
 
 
 def _label(point: ParetoPoint, x_axis: Axis, y_axis: Axis, *, beaten: bool, label_y: float) -> str:
-    x, y = x_axis.at(point.latency_ms.estimate), y_axis.at(point.auroc.estimate)
+    x, y = x_axis.at(point.latency_ms.estimate), y_axis.at(point.merit.estimate)
     far = abs(label_y - y) > 12
     leader = line(x + 7, y + (4 if label_y > y else -4), x + 13, label_y, "leader") if far else ""
     return leader + text(

@@ -14,24 +14,26 @@ LOSSES = (0.002, 0.005, 0.01, 0.02, 0.05)
 _ROW, _NAME, _LONGEST = 17, 232, 32
 
 
-def panel_plots(curves: Sequence[SensitivityCurve], auroc: float | None) -> list[str]:
-    """One drawing a group, all on the same axes; AUROC below the error where it was measured."""
+def panel_plots(curves: Sequence[SensitivityCurve], score: float | None) -> list[str]:
+    """One drawing a group, all on the same axes; the score below the error where it was measured."""
     points = [point for curve in curves for point in curve.points]
     errors = [point.error for point in points]
-    areas = [point.auroc for point in points if point.auroc is not None]
+    areas = [point.score for point in points if point.score is not None]
     low = min(max(min(errors) / 1.3, 1e-4), 0.05)
     y = Axis(low, max(max(errors) * 1.3, 1.2), 128, 8, log=True)
-    z = Axis(min([*areas, auroc or 1.0]) - 0.01, max([*areas, auroc or 0.0]) + 0.005, 222, 162)
+    z = Axis(min([*areas, score or 1.0]) - 0.01, max([*areas, score or 0.0]) + 0.005, 222, 162)
     return [_panel(curve, y, z if areas else None) for curve in curves]
 
 
-def strip_plot(curves: Sequence[SensitivityCurve], ranks: Mapping[str, int], auroc: float | None) -> str:
-    """One row a group, left whole, right removed; beside it what is lost of ``auroc``, the whole model's."""
+def strip_plot(
+    curves: Sequence[SensitivityCurve], ranks: Mapping[str, int], score: float | None, score_name: str = "AUROC"
+) -> str:
+    """One row a group, left whole, right removed; beside it what is lost of ``score``, the whole model's."""
     top, end = 20, 900 - 16
     bottom = top + _ROW * len(curves)
-    axes = [Axis(0, 1, _NAME + 34, end)] if auroc is None else [Axis(0, 1, _NAME + 34, 552), Axis(0, 1, 602, end)]
+    axes = [Axis(0, 1, _NAME + 34, end)] if score is None else [Axis(0, 1, _NAME + 34, 552), Axis(0, 1, 602, end)]
     parts = []
-    for axis, words in zip(axes, ("fraction removed: error", "fraction removed: loss of AUROC"), strict=False):
+    for axis, words in zip(axes, ("fraction removed: error", f"fraction removed: loss of {score_name}"), strict=False):
         parts += [text(axis.at(v), top - 6, f"{v:.0%}", "tick middle") for v in (0, 0.25, 0.5, 0.75, 1)]
         parts.append(text((axis.start + axis.stop) / 2, bottom + 16, words, "axis middle"))
     for place, curve in enumerate(curves):
@@ -41,13 +43,13 @@ def strip_plot(curves: Sequence[SensitivityCurve], ranks: Mapping[str, int], aur
         parts.append(text(_NAME, y + 12, name, f"row-name end{hot}"))
         parts.append(text(_NAME + 26, y + 12, str(rank), f"tick end{hot}"))
         parts.append(_cells(curve, axes[0], y, None))
-        if auroc is not None:
-            parts.append(_cells(curve, axes[1], y, auroc))
+        if score is not None:
+            parts.append(_cells(curve, axes[1], y, score))
     return svg(900, bottom + 24, f"Sensitivity of {counted(len(curves), 'group')}", "".join(parts), "strip")
 
 
 def shade_class(style: str, place: int) -> str:
-    """Class of the ``place``-th shade of errors (``h``) or losses of AUROC (``a``); the lightest is common to both."""
+    """Class of the ``place``-th shade of errors (``h``) or losses of score (``a``); the lightest is common to both."""
     return f"{style}{place}" if place else "h0"
 
 
@@ -63,7 +65,7 @@ def _panel(curve: SensitivityCurve, y: Axis, z: Axis | None) -> str:
         parts += [line(x.start, v, x.stop, v, "grid") for v in (z.start, z.stop)]
         parts += [text(x.start - 6, z.at(v) + 4, f"{v:.2f}", "tick end") for v in (z.low, z.high)]
         parts.append(
-            _path([(x.at(curve.removed(p.kept)), z.at(p.auroc)) for p in points if p.auroc is not None], "auroc")
+            _path([(x.at(curve.removed(p.kept)), z.at(p.score)) for p in points if p.score is not None], "score")
         )
     place = x.at(curve.removed(curve.chosen))
     parts.append(line(place, y.stop, place, foot, "pick"))
@@ -77,17 +79,17 @@ def _path(places: Sequence[tuple[float, float]], style: str) -> str:
     return f'<polyline class="path {style}" points="{drawn}"/>{dots}'
 
 
-def _cells(curve: SensitivityCurve, axis: Axis, y: float, auroc: float | None) -> str:
+def _cells(curve: SensitivityCurve, axis: Axis, y: float, score: float | None) -> str:
     """One cell a width that was tried, as far as halfway to its neighbours; the whole group is the first."""
     tried: list[tuple[float, float]] = [(0.0, 0.0)]
     for point in sorted(curve.points, key=lambda point: -point.kept):
-        if auroc is None:
+        if score is None:
             tried.append((curve.removed(point.kept), point.error))
-        elif point.auroc is not None:
-            tried.append((curve.removed(point.kept), auroc - point.auroc))
+        elif point.score is not None:
+            tried.append((curve.removed(point.kept), score - point.score))
     middles = [(left + right) / 2 for (left, _), (right, _) in pairwise(tried)]
     last = min(1.0, tried[-1][0] + (tried[-1][0] - middles[-1] if middles else 0.0))
-    style, edges = ("h", CLASSES) if auroc is None else ("a", LOSSES)
+    style, edges = ("h", CLASSES) if score is None else ("a", LOSSES)
     parts = []
     for (_, value), left, right in zip(tried, [0.0, *middles], [*middles, last], strict=True):
         shade = shade_class(style, sum(value >= edge for edge in edges))

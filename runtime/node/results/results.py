@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from medfm_compress.runtime.heat_map import HeatMap
 from medfm_compress.runtime.node.config import ResultsConfig
 from medfm_compress.runtime.node.results import secondary_capture as capture
+from medfm_compress.runtime.node.results import segmentation_object as segmentation
 from medfm_compress.runtime.node.results import structured_report as report
 from medfm_compress.runtime.node.results.assessment import ReadBy, assess
 from medfm_compress.runtime.node.results.fhir_report import fhir_report, report_uid
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from medfm_compress.runtime.engine import Prediction
+
+_log = logging.getLogger(__name__)
 
 
 class Results:
@@ -63,6 +67,13 @@ class Results:
             objects.append(
                 self._dicom("sr", report.SOP_CLASS_UID, assessment.uid("sr"), report.structured_report(assessment))
             )
+        if self._pacs and self._config.seg and prediction.segmentation is not None:
+            reason = segmentation.why_none(header, prediction.segmentation.label_map)
+            if reason:
+                _log.warning("%s", reason)
+            else:
+                content = segmentation.segmentation_object(assessment, prediction.segmentation)
+                objects.append(self._dicom("seg", segmentation.SOP_CLASS_UID, assessment.uid("seg"), content))
         if self._pacs and heat_map is not None and assessment.findings:
             content = capture.secondary_capture(assessment, heat_map)
             objects.append(self._dicom("sc", capture.SOP_CLASS_UID, assessment.uid("sc"), content))

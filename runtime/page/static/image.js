@@ -165,8 +165,10 @@ function showPicture({ picture: base64, width, height }) {
   image.src = picture;
   image.width = width;
   image.height = height;
-  image.alt = "The image as the network sees it";
-  byId("seen-caption").textContent = `As the network sees it: ${width} × ${height} px, cut and resized`;
+  const outlined = facts.is_segmentation;
+  image.alt = outlined ? "The image with its structures outlined" : "The image as the network sees it";
+  byId("seen-caption").textContent = outlined ? "What the network marks, at the image's own size"
+    : `As the network sees it: ${width} × ${height} px, cut and resized`;
   show(byId("seen"), true);
   document.body.classList.add("has-image");
 }
@@ -176,7 +178,7 @@ function offerMap({ findings }) {
   select.replaceChildren(...findings.map(({ name, number }) => make("option", { text: name, value: number })));
   const chosen = findings.find((finding) => finding.is_chosen);
   if (chosen) select.value = String(chosen.number);
-  show(byId("map-tools"), findings.length > 0);
+  show(byId("map-tools"), findings.length > 0 && !facts.is_segmentation);
   byId("map-words").textContent = "";
 }
 

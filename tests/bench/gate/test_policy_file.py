@@ -14,8 +14,9 @@ import yaml
 
 from medfm_compress.bench.gate.policy_file import load_policy, parse_policy
 from medfm_compress.bench.gate.policy_schema import describe, policy_schema
-from medfm_compress.bench.gate.policy_template import STARTER, write_starter
-from medfm_compress.bench.types.metric import METRICS
+from medfm_compress.bench.gate.policy_template import SEGMENTATION_STARTER, STARTER, write_starter
+from medfm_compress.bench.types.mask_rules import MaskRules
+from medfm_compress.bench.types.metric import ALL_METRICS
 from medfm_compress.bench.types.policy import Budget, FidelityLimits, NonInferiority, Policy, Robustness, SubgroupRule
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import encode
@@ -27,7 +28,9 @@ ODD_SCALARS = (
     *("9" * 5000, "!!int 0x", "!!bool maybe", "2026-01-01T99:99:99Z"),
 )
 ENTRY = "non_inferiority: [{metric: auroc, margin: 0.02}]\n"
-SWITCHED_ON = re.sub(r"^( *)#(?=\S)", r"\1", STARTER, flags=re.MULTILINE)
+SWITCHED_ON, SEGMENTATION_SWITCHED_ON = (
+    re.sub(r"^( *)#(?=\S)", r"\1", text, flags=re.MULTILINE) for text in (STARTER, SEGMENTATION_STARTER)
+)
 
 
 def test_the_starter_is_a_policy_that_asks_little() -> None:
@@ -35,6 +38,26 @@ def test_the_starter_is_a_policy_that_asks_little() -> None:
     (required,) = policy.non_inferiority
     assert (required.metric, required.teacher_floor) == ("auroc", 0.8)
     assert policy == Policy(non_inferiority=(required,))
+
+
+def test_the_starter_for_a_segmentation_asks_for_overlap_and_lesions(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    write_starter(path, segmentation=True)
+    assert path.read_text() == SEGMENTATION_STARTER
+    policy = load_policy(path).policy
+    assert [entry.metric for entry in policy.non_inferiority] == [
+        "dice",
+        "lesion_sensitivity",
+        "false_positives_per_image",
+    ]
+    assert policy.masks == MaskRules()
+
+
+def test_a_distance_may_have_a_margin_above_1_and_a_share_may_not() -> None:
+    required = "non_inferiority: [{metric: %s, margin: 5, teacher_floor: 20}]"
+    assert parse_policy((required % "hd95").encode()).policy.non_inferiority[0].margin == 5
+    with pytest.raises(InputError, match="margin is 5"):
+        parse_policy((required % "surface_dice").encode())
 
 
 def test_the_starter_with_every_setting_switched_on_leaves_no_key_out() -> None:
@@ -73,11 +96,11 @@ def test_the_docs_explain_every_key_and_their_example_is_a_policy() -> None:
     explained = {
         name for cell in re.findall(r"^\| (`.+?) \|", text, flags=re.M) for name in re.findall(r"`(\w+)`", cell)
     }
-    sections = {"non_inferiority", "budget", "fidelity", "subgroups", "robustness"}
+    sections = {"non_inferiority", "budget", "fidelity", "subgroups", "robustness", "masks"}
     assert {f"## `{section}`" in text for section in sections} == {True}
-    for kind in (Policy, Budget, FidelityLimits, NonInferiority, SubgroupRule, Robustness):
+    for kind in (Policy, Budget, FidelityLimits, NonInferiority, SubgroupRule, Robustness, MaskRules):
         assert set(kind.__struct_fields__) - sections <= explained, kind
-    assert set(METRICS) <= explained
+    assert set(ALL_METRICS) <= explained
     example, *_ = re.findall(r"```yaml\n(.*?)```", text, flags=re.S)
     assert parse_policy(example.encode()).policy.subgroups
 
@@ -91,10 +114,10 @@ def test_every_object_of_the_schema_is_closed_and_every_key_explained() -> None:
             assert entry["description"].strip(), name
             assert "`" not in entry["description"]
     offered = schema["$defs"]["NonInferiority"]["properties"]["metric"]["enum"]
-    assert set(METRICS) - set(offered) == {"ece"}
+    assert set(ALL_METRICS) - set(offered) == {"ece"}
 
 
-@pytest.mark.parametrize("text", [STARTER, SWITCHED_ON])
+@pytest.mark.parametrize("text", [STARTER, SWITCHED_ON, SEGMENTATION_STARTER, SEGMENTATION_SWITCHED_ON])
 def test_the_schema_takes_the_starter(text: str) -> None:
     assert complaints(yaml.safe_load(text), policy_schema(), policy_schema()["$defs"]) == []
 
@@ -106,6 +129,10 @@ def test_the_schema_takes_the_starter(text: str) -> None:
         "non_inferiority: [{metric: ece, margin: 0.02}]",
         "non_inferiority: [{metric: auroc, margin: 1}]",
         "non_inferiority: [{metric: auroc}]",
+        "non_inferiority: [{metric: hd95, margin: 0}]",
+        ENTRY + "robustness: [{metric: dice, margin: 2}]",
+        ENTRY + "masks: {lesion_overlap: 0}",
+        ENTRY + "masks: {lost_below_dice: 2}",
         "non_inferiority: []",
         ENTRY + "budget: {p50_ms: fast}\n",
         ENTRY + "budget: {p50_ms: 0}\n",
@@ -118,7 +145,7 @@ def test_the_schema_refuses_what_the_reader_refuses(text: str) -> None:
         parse_policy(text.encode())
 
 
-def complaints(value: Any, shape: dict[str, Any], shapes: dict[str, Any]) -> list[str]:
+def complaints(value: Any, shape: dict[str, Any], shapes: dict[str, Any]) -> list[str]:  # noqa: PLR0912
     """What the words of JSON Schema that the schema uses say against ``value``."""
     if "$ref" in shape:
         shape = {**shape, **shapes[shape["$ref"].rpartition("/")[2]]}
@@ -133,8 +160,11 @@ def complaints(value: Any, shape: dict[str, Any], shapes: dict[str, Any]) -> lis
     if "enum" in shape and value not in shape["enum"]:
         return [f"{value!r} is none of {shape['enum']}"]
     against = [f"{name} is missing" for name in shape.get("required", ()) if name not in value]
+    if "if" in shape and complaints(value, shape["if"], shapes):
+        against += complaints(value, shape["else"], shapes)
     if isinstance(value, dict):
-        against += [f"{key} is unknown" for key in value if key not in shape["properties"]]
+        if shape.get("additionalProperties") is False:
+            against += [f"{key} is unknown" for key in value if key not in shape["properties"]]
         for key, entry in value.items():
             against += complaints(entry, shape["properties"].get(key, {}), shapes)
     if isinstance(value, list):

@@ -57,15 +57,15 @@ class Page(HTMLParser):
         return sum(style in (attributes.get("class") or "").split() for _, attributes in self.tags)
 
 
-def curve(number: int, *, worst: float = 0.2, auroc: bool = False, kind: Any = "channels") -> SensitivityCurve:
+def curve(number: int, *, worst: float = 0.2, score: bool = False, kind: Any = "channels") -> SensitivityCurve:
     if kind == "block":
-        point = SensitivityPoint(kept=0, error=worst, auroc=0.9 if auroc else None)
+        point = SensitivityPoint(kept=0, error=worst, score=0.9 if score else None)
         return SensitivityCurve(name=f"stage.{number}", kind=kind, width=1, points=(point,), chosen=1)
     points = tuple(
         SensitivityPoint(
             kept=kept,
             error=worst * ((64 - kept) / 32) ** 2,
-            auroc=0.95 - worst * (64 - kept) / 400 if auroc else None,
+            score=0.95 - worst * (64 - kept) / 400 if score else None,
             removed_ms=(64 - kept) / 100,
         )
         for kept in (48, 32, 16)
@@ -73,7 +73,7 @@ def curve(number: int, *, worst: float = 0.2, auroc: bool = False, kind: Any = "
     return SensitivityCurve(name=f"layer.{number}", kind=kind, width=64, points=points, chosen=32 if number % 2 else 64)
 
 
-def report(curves: tuple[SensitivityCurve, ...], auroc: float | None = None) -> SensitivityReport:
+def report(curves: tuple[SensitivityCurve, ...], score: float | None = None) -> SensitivityReport:
     return SensitivityReport(
         model="small",
         target="openvino:cpu:fp32:1",
@@ -81,19 +81,19 @@ def report(curves: tuple[SensitivityCurve, ...], auroc: float | None = None) -> 
         cases=64,
         curves=curves,
         allocation="least error for each millisecond",
-        auroc=auroc,
+        score=score,
         cost="ms",
         cost_before=12.5,
         cost_after=8.0,
     )
 
 
-def mixed(auroc: bool = False) -> SensitivityReport:
+def mixed(score: bool = False) -> SensitivityReport:
     kinds = ("channels", "channels", "heads", "embedding", "block")
     curves = tuple(
-        curve(number, worst=0.05 * (number + 1), auroc=auroc, kind=kind) for number, kind in enumerate(kinds)
+        curve(number, worst=0.05 * (number + 1), score=score, kind=kind) for number, kind in enumerate(kinds)
     )
-    return report(curves, 0.95 if auroc else None)
+    return report(curves, 0.95 if score else None)
 
 
 def test_the_worst_group_comes_first_everywhere() -> None:
@@ -150,15 +150,15 @@ def test_darker_is_worse() -> None:
 
 
 def test_auroc_is_drawn_only_where_it_was_measured() -> None:
-    without, with_it = (render_sensitivity(mixed(auroc)) for auroc in (False, True))
+    without, with_it = (render_sensitivity(mixed(score)) for score in (False, True))
     assert "Loss of AUROC" not in without and "Loss of AUROC" in with_it
     assert Page(with_it).count("cell") == 2 * Page(without).count("cell")
-    assert Page(without).count("auroc") == 0 and Page(with_it).count("auroc") > 0
+    assert Page(without).count("score") == 0 and Page(with_it).count("score") > 0
 
 
 @pytest.mark.parametrize("count", [1, 150])
 def test_any_number_of_groups_is_drawn_inside_its_frame(count: int) -> None:
-    sensitivity = report(tuple(curve(number, worst=0.002 * (number + 1), auroc=True) for number in range(count)), 0.95)
+    sensitivity = report(tuple(curve(number, worst=0.002 * (number + 1), score=True) for number in range(count)), 0.95)
     content = render_sensitivity(sensitivity)
     page = Page(content)
     assert page.count("cell") == 2 * 4 * count
@@ -177,7 +177,7 @@ def test_any_number_of_groups_is_drawn_inside_its_frame(count: int) -> None:
 
 
 def test_the_page_needs_nothing_and_runs_nothing() -> None:
-    page = Page(render_sensitivity(mixed(auroc=True)))
+    page = Page(render_sensitivity(mixed(score=True)))
     tags = {tag for tag, _ in page.tags}
     assert not tags & {"script", "img", "link", "iframe", "a", "object"}
     names = {name for _, attributes in page.tags for name in attributes}
@@ -194,7 +194,7 @@ def test_names_are_escaped() -> None:
 
 
 def test_both_files_are_written_and_the_json_reads_back(tmp_path: Path) -> None:
-    sensitivity = mixed(auroc=True)
+    sensitivity = mixed(score=True)
     page, data = write_sensitivity(sensitivity, tmp_path / "out")
     assert (page.name, data.name) == (SENSITIVITY_HTML, SENSITIVITY_JSON)
     assert page.read_text("utf-8") == render_sensitivity(sensitivity)

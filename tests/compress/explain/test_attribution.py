@@ -15,8 +15,9 @@ pytest.importorskip("captum", reason="Grad-CAM is Captum's")
 from medfm_compress.compress.explain.attention_rollout import attention_rollout, has_rollout
 from medfm_compress.compress.explain.attribution import attribute, log_odds, method_of, randomised
 from medfm_compress.compress.explain.gradcam import grad_cam, last_feature_map
+from medfm_compress.compress.networks.architecture import Architecture
 from medfm_compress.compress.networks.build import build_model
-from medfm_compress.compress.networks.model import Architecture, Model, create_module
+from medfm_compress.compress.networks.model import Model, create_module
 from medfm_compress.runtime import occlusion
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task

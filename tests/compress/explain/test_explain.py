@@ -20,7 +20,8 @@ from medfm_compress.bench.evaluate.evaluate import EvaluationTable
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.compress.explain.explain import _stretched, explain, on_grid, sample_positions
 from medfm_compress.compress.explain.options import ExplainOptions
-from medfm_compress.compress.networks.model import Architecture, Model, create_module, load_model, save_model
+from medfm_compress.compress.networks.architecture import Architecture
+from medfm_compress.compress.networks.model import Model, create_module, load_model, save_model
 from medfm_compress.data.open import open_study
 from medfm_compress.data.study import Case, Study
 from medfm_compress.export.onnx_export import export_onnx

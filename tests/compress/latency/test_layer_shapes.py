@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -96,3 +98,26 @@ def test_an_attention_over_pixels_and_a_norm_with_its_activation() -> None:
     kinds = {name: call.kind for name, call in calls.items()}
     assert kinds["stem.norm1"] == "norm"  # a normalisation with an activation inside
     assert "stages.0.blocks.0" not in kinds
+
+
+def test_a_transposed_convolution_is_told_and_timed_as_what_it_is() -> None:
+    """Its graph of copies gives the size that PyTorch gives."""
+    import onnxruntime
+
+    from medfm_compress.compress.latency.layer_graphs import input_shape, layer_graph
+
+    module = nn.Sequential(nn.ConvTranspose2d(3, 8, 3, stride=2, padding=1, output_padding=1), nn.ReLU())
+    (call,) = calls_of(module, 8).values()
+    assert (call.kind, call.inputs, call.outputs, call.elements, call.activated) == (
+        "transposed",
+        3,
+        8,
+        8 * 16 * 16,
+        True,
+    )
+    graph = onnx.load_from_string(layer_graph(call.at(2, 4), 2))
+    assert input_shape(call.at(2, 4)) == (1, 2, 8, 8)
+    graph.graph.output.extend([onnx.helper.make_tensor_value_info("layer0", onnx.TensorProto.FLOAT, None)])
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    maps = session.run(["layer0"], {session.get_inputs()[0].name: np.zeros((1, 2, 8, 8), np.float32)})[0]
+    assert maps.shape == (1, 4, 16, 16)

@@ -8,8 +8,8 @@ import pytest
 
 constants = pytest.importorskip("huggingface_hub.constants")
 
+from medfm_compress.compress.networks.architecture import Architecture  # noqa: E402
 from medfm_compress.compress.networks.build import from_hub  # noqa: E402
-from medfm_compress.compress.networks.model import Architecture  # noqa: E402
 from medfm_compress.runtime.errors import ModelError  # noqa: E402
 
 

@@ -12,8 +12,9 @@ timm = pytest.importorskip("timm")
 pytest.importorskip("torch_pruning")
 
 import pruning_families as script  # noqa: E402
+from medfm_compress.compress.networks.architecture import Architecture  # noqa: E402
 from medfm_compress.compress.networks.attention_layers import find_attentions, why_sealed  # noqa: E402
-from medfm_compress.compress.networks.model import Architecture, create_module  # noqa: E402
+from medfm_compress.compress.networks.model import create_module  # noqa: E402
 from medfm_compress.compress.pruning.apply import remove_channels  # noqa: E402
 from medfm_compress.compress.pruning.channel_groups import ChannelGroup, head_groups  # noqa: E402
 from medfm_compress.compress.pruning.linear_attention import linear_attention_groups  # noqa: E402

@@ -70,15 +70,15 @@ def test_a_student_that_rounds_well_is_told_to_be_fit(study: Study) -> None:
     assert result.reason == "" and result.method.startswith("int8-")
     assert (result.calibrated_on, result.judged_on) == (32, 16)
     assert 0 < result.relative_logit_error < 0.03
-    assert result.auroc_original == result.auroc_fp32 is not None
-    assert result.auroc_int8 == pytest.approx(result.auroc_fp32, abs=0.02)
+    assert result.score_original == result.score_fp32 is not None
+    assert result.score_int8 == pytest.approx(result.score_fp32, abs=0.02)
 
 
 def test_a_student_that_rounds_badly_is_not(study: Study) -> None:
     result = judged(model_with(3e4), model_with(1.0), study)
     assert result.relative_logit_error > 0.03
     assert "above the limit 0.03" in result.reason
-    assert result.auroc_fp32 == pytest.approx(result.auroc_original, abs=0.05)
+    assert result.score_fp32 == pytest.approx(result.score_original, abs=0.05)
 
 
 def test_a_student_that_does_not_run_in_int8_says_why(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

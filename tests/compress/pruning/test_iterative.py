@@ -231,8 +231,8 @@ def test_cases_are_normalised_and_only_from_their_split(study: Study) -> None:
     assert sum(len(images) for images, _ in validation.batches) == 16
     assert abs(float(torch.cat([images for images, _ in train]).mean())) < 2.5
     truth = torch.cat([targets for _, targets in validation.batches])
-    assert validation.auroc(torch.stack([-truth[:, 0], truth[:, 0]], 1).double(), truth) == 1.0
-    assert validation.auroc(torch.zeros(3, 2).double(), torch.ones(3, 1, dtype=torch.int64)) is None, "one class alone"
+    assert validation.score(torch.stack([-truth[:, 0], truth[:, 0]], 1).double(), truth) == 1.0
+    assert validation.score(torch.zeros(3, 2).double(), torch.ones(3, 1, dtype=torch.int64)) is None, "one class alone"
     other = Task(kind="binary", labels=("healthy", "ill"))
     import dataclasses
 

@@ -22,7 +22,8 @@ from medfm_compress.compress.networks.pruning_plan import PruningPlan, apply_pla
 from medfm_compress.compress.pruning.apply import remove_channels  # noqa: E402
 from medfm_compress.compress.pruning.channel_groups import find_channel_groups, head_groups  # noqa: E402
 from medfm_compress.compress.pruning.goal import PruningGoal  # noqa: E402
-from medfm_compress.compress.pruning.prune import loss_of, prune, prune_module  # noqa: E402
+from medfm_compress.compress.pruning.kinds import pruning_rules  # noqa: E402
+from medfm_compress.compress.pruning.prune import prune, prune_module  # noqa: E402
 from medfm_compress.compress.pruning.width_search import PruningData  # noqa: E402
 from medfm_compress.runtime.errors import InputError, ModelError  # noqa: E402
 from medfm_compress.runtime.image_spec import ImageSpec  # noqa: E402
@@ -282,9 +283,8 @@ def test_model_is_pruned_with_a_record_and_saves_like_any_other(tmp_path: Any) -
 def test_taylor_reads_targets_as_a_study_gives_them(kind: Any, targets: list[list[int]]) -> None:
     model = small_model(kind)
     batch = (torch.rand(2, *model.spec.shape[1:]), torch.tensor(targets))
-    pruned = prune(
-        model, PruningGoal(macs=0.5, importance="taylor"), PruningData(train=[batch] * 8, loss=loss_of(model.task))
-    )
+    data = PruningData(train=[batch] * 8, loss=pruning_rules(model.task).loss(model.task))
+    pruned = prune(model, PruningGoal(macs=0.5, importance="taylor"), data)
     assert pruned.macs_after <= 0.5 * pruned.macs_before
     assert all(parameter.grad is None for parameter in pruned.model.module.parameters())
 

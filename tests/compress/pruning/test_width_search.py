@@ -166,7 +166,7 @@ def test_a_cut_that_does_not_run_or_answers_nothing_is_hopeless() -> None:
     )
     curves = measure_sensitivity(module, [broken], ranking, validation(), None, {}, lambda _: None)
     assert [trial.error for trial in curves[group.name][1:]] == [1e3] * len(tried_widths(group))
-    assert all(trial.auroc is None for trial in curves[group.name][1:])
+    assert all(trial.score is None for trial in curves[group.name][1:])
 
 
 def test_damage_between_trials_is_interpolated_and_never_falls() -> None:

@@ -13,8 +13,8 @@ from medfm_compress.compress.quantization import fidelity as judge
 from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.candidate_search import Group, search_candidates
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, Limits
-from medfm_compress.compress.quantization.fidelity import ValidationSet
 from medfm_compress.compress.quantization.final_choice import choose_variants
+from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.compress.quantization.nncf_settings import MISSING, NncfSettings
 from medfm_compress.export.build import Export, make_variant
@@ -110,7 +110,7 @@ def search(validation, plans, *, error=0.05, budget=60.0, floats=(), backend="op
     )
     limits = Limits(
         error=error,
-        auroc_drop=0.02,
+        accuracy_drop=0.02,
         rounds=5,
         threads=1,
         budget=Budget(budget),

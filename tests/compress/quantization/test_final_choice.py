@@ -13,7 +13,7 @@ from medfm_compress.compress.quantization.final_timing import LEAST_ROUNDS, fina
 from medfm_compress.compress.quantization.methods import DoesNotApply, Method
 from medfm_compress.export.build import Export, make_variant
 
-LIMITS = Limits(error=0.05, auroc_drop=0.02, rounds=40, threads=1, budget=Budget(0.0))
+LIMITS = Limits(error=0.05, accuracy_drop=0.02, rounds=40, threads=1, budget=Budget(0.0))
 
 
 def trial(name: str, ms: float, *, backend: str = "openvino", error: float = 0.01, **fields) -> CandidateTrial:

@@ -380,3 +380,51 @@ def test_openvino_does_not_turn_bytes_where_floats_are_turned_faster() -> None:
     model = network(ATTENTION)
     assert "o2" in placement_openvino.place(model).activations
     assert "o1" not in placement_openvino.place(model).activations
+
+
+DECODER = """<ir_version: 10, opset_import: ["" : 20]>
+net (float[1, 8, 16, 16] image) => (float[1, 8, 16, 16] logits)
+<float[8, 8, 3, 3] w0, float[8, 8, 3, 3] w1, float[8, 16, 3, 3] w2, float[4] twice = {1.0, 1.0, 2.0, 2.0}>
+{
+  [enter] a = Conv <pads = [1, 1, 1, 1]> (image, w0)
+  [relu0] skip = Relu (a)
+  [down] b = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (skip, w1)
+  [relu1] deep = Relu (b)
+  [up] wide = Resize <mode = "MODE", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor">
+    (deep, , twice)
+  [join] both = Concat <axis = 1> (wide, skip)
+  [merge] c = Conv <pads = [1, 1, 1, 1]> (both, w2)
+  [act] logits = Gelu (c)
+}"""
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_onnxruntime_resizes_and_joins_bytes(tmp_path: Path, mode: str) -> None:
+    model = network(DECODER.replace("MODE", mode))
+    placement = placement_onnxruntime.place(model)
+    assert dict(placement.ties)["wide"] == "deep", "a pixel between others lies in their range"
+    ran = operators(write_qdq(model, placement, ranges(model)), tmp_path)
+    assert ran["QLinearConv"] == 3 and ran["QLinearConcat"] == 1 and ran["Resize"] == 1
+    pairs = {"nearest": 1, "linear": 2}[mode]  # at the two ends; what computes between pixels does it in floats
+    assert ran["DequantizeLinear"] == pairs == ran["QuantizeLinear"]
+
+
+def test_openvino_joins_bytes_of_one_range_when_asked() -> None:
+    model = network(DECODER.replace("MODE", "nearest"))
+    assert set(placement_openvino.place(model).activations) == {"image", "skip", "both"}
+    joined = placement_openvino.place(model, joined=True)
+    assert set(joined.activations) == {"image", "skip", "deep"}, "above what only moves numbers"
+    assert dict(joined.ties) == {"deep": "both", "skip": "both"}
+    between = placement_openvino.place(network(DECODER.replace("MODE", "linear")), joined=True)
+    assert set(between.activations) == {"image", "skip", "wide"}, "what computes between pixels works on floats"
+
+
+def test_openvino_joined_decoder_answers_as_the_float_one() -> None:
+    import openvino
+
+    model = network(DECODER.replace("MODE", "nearest"))
+    quantized = write_qdq(model, placement_openvino.place(model, joined=True, reduced=REDUCED), ranges(model))
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(serialise(quantized), b""), "CPU")
+    results, expected = compiled(image(model))[0], session(serialise(model)).run(None, {"image": image(model)})[0]
+    assert np.linalg.norm(results - expected) < 0.04 * np.linalg.norm(expected)

@@ -189,14 +189,14 @@ def test_what_the_chain_does_to_other_keys_is_not_the_images() -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "monai.networks.nets.UNet", "scripts.DenseNet121", "torchvision.models.os", "", "builtins.eval"],
+    ["os.system", "monai.networks.nets.VNet", "scripts.DenseNet121", "torchvision.models.os", "", "builtins.eval"],
 )
 def test_a_network_that_is_not_in_the_list_is_refused(target: str, tmp_path: Path) -> None:
     folder = publish(tmp_path / "b", {}, {"network_def": {"_target_": target, "command": "touch ran"}})
     message = "no classification model 'os'" if target.startswith("torchvision") else "DenseNet121"
     with pytest.raises(ModelError, match=message):
         opened(folder)
-    assert "UNet" not in NETWORKS and not Path("ran").exists()
+    assert "VNet" not in NETWORKS and not Path("ran").exists()
 
 
 @pytest.mark.parametrize(

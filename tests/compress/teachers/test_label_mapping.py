@@ -12,10 +12,11 @@ from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.networks.features import offered, tapped
 from medfm_compress.compress.networks.model import Model, save_model
-from medfm_compress.compress.teacher_outputs.onnx_graph import BATCH, IMAGE, export_graph
+from medfm_compress.compress.teacher_outputs.onnx_graph import IMAGE, export_graph
 from medfm_compress.compress.teachers.label_mapping import Labelled, LabelMap, Settled, mapped, settle, unmapped
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.teachers.open import TeacherSource, open_teacher
+from medfm_compress.compress.teachers.teacher import BATCH
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.task import Task

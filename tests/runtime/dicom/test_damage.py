@@ -172,6 +172,18 @@ def test_a_lossless_jpeg_frame_whose_end_marker_comes_early_is_refused(make_dico
             read_dicom(encapsulated(make_dicom, early, uid))
 
 
+def test_fill_bytes_before_the_end_marker_of_a_lossless_jpeg_are_no_damage(make_dicom):
+    """As encoders write them to make the frame even (T.81, B.1.1.2); they belong to the marker, not to the samples."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    for fill in (1, 2, 3):
+        frame = lossless_jpeg(noise)[:-2] + b"\xff" * fill + b"\xff\xd9"
+        pixels = read_dicom(encapsulated(make_dicom, frame, "1.2.840.10008.1.2.4.70"))
+        np.testing.assert_array_equal(pixels.values, noise.astype(np.uint16) * 257)
+        early = frame[: len(frame) // 2].rstrip(b"\xff") + b"\xff" * fill + b"\xff\xd9"
+        with pytest.raises(ImageRefused, match="truncated"):
+            read_dicom(encapsulated(make_dicom, early, "1.2.840.10008.1.2.4.70"))
+
+
 def in_16_bits(make_dicom, frame, uid, **changes):
     """A frame of 64×64 in a data set that says 16 bits allocated and 12 stored, unless ``changes`` says otherwise."""
     ds = make_dicom(RAMP12, **({"BitsStored": 12} | changes))

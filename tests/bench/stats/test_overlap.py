@@ -9,8 +9,10 @@ from scipy.spatial.distance import dice as dissimilarity
 from sklearn.metrics import f1_score
 
 from medfm_compress.bench.stats.bootstrap import interval
-from medfm_compress.bench.stats.dice import dice, resample_mean
+from medfm_compress.bench.stats.case_means import resample_mean
+from medfm_compress.bench.stats.overlap import dice, iou
 from medfm_compress.runtime.errors import InputError
+from tests.bench.stats.masks import pairs
 
 
 def test_sklearn_and_scipy_agree_on_every_case() -> None:
@@ -21,12 +23,23 @@ def test_sklearn_and_scipy_agree_on_every_case() -> None:
         assert ours == pytest.approx(1 - dissimilarity(t.ravel(), p.ravel()))
 
 
+def test_monai_agrees_on_every_pair() -> None:
+    torch = pytest.importorskip("torch")
+    metrics = pytest.importorskip("monai.metrics")
+    for predicted, truth in pairs():
+        tensors = [torch.from_numpy(mask[None, None]) for mask in (predicted, truth)]
+        assert dice(predicted[None], truth[None])[0] == pytest.approx(float(metrics.compute_dice(*tensors)))
+        assert iou(predicted[None], truth[None])[0] == pytest.approx(float(metrics.compute_iou(*tensors)))
+
+
 def test_empty_masks() -> None:
     nothing, something = np.zeros((1, 4, 4), bool), np.eye(4, dtype=bool)[None]
     assert dice(nothing, nothing).tolist() == [1]
     assert dice(something, nothing).tolist() == [0]
     assert dice(nothing, something).tolist() == [0]
     assert dice(something, something).tolist() == [1]
+    assert iou(nothing, nothing).tolist() == [1]
+    assert iou(something, nothing).tolist() == iou(nothing, something).tolist() == [0]
 
 
 def test_the_mean_difference_of_single_cases_is_scipys_bootstrap() -> None:

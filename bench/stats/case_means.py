@@ -1,12 +1,8 @@
-"""Dice's overlap of two masks, case by case, and the paired comparison of two models' mean of such values.
+"""Means over cases of values that each case has by itself, such as Dice's, resampled by patient.
 
-    Dice(P, T) = 2 |P ∩ T| / (|P| + |T|) ,   1 where both are empty
+    m_model = Σ_i v_i / n ,   patients drawn whole, the same ones for every model
 
-Both empty counts as 1 by convention: nothing was there and nothing was drawn, which is right. An empty truth with any
-pixel drawn is 0. The mean over the cases is compared by `bootstrap`, patients drawn whole.
-
-Sources: Dice, Ecology 26 (1945) 297–302; the convention for empty masks: Maier-Hein et al., Nature Methods 21 (2024)
-195–212 (Metrics reloaded), which asks that it be stated.
+so that the difference of two models' means is paired. A case without a value is left out before, of every model.
 """
 
 from __future__ import annotations
@@ -15,30 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.bench.stats import bootstrap
+from medfm_compress.bench.stats.score_interval import Effects
 from medfm_compress.runtime.errors import InputError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-
-def dice(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Floats:
-    """Dice of each case, in [0, 1].
-
-    Args:
-        predicted: [n, ...], masks.
-        truth: the same shape.
-
-    Raises:
-        InputError: the shapes differ, or the masks are not boolean.
-    """
-    if predicted.shape != truth.shape or predicted.ndim < 2:
-        raise InputError(f"masks of shape {predicted.shape} and {truth.shape}; both must be [cases, ...] of one shape")
-    if predicted.dtype != np.bool_ or truth.dtype != np.bool_:
-        raise InputError(f"masks are {predicted.dtype} and {truth.dtype}; threshold them to booleans first")
-    pixels = tuple(range(1, truth.ndim))
-    both = (predicted & truth).sum(axis=pixels)
-    either = predicted.sum(axis=pixels) + truth.sum(axis=pixels)
-    return np.where(either > 0, 2 * both / np.maximum(either, 1), 1.0)
 
 
 def resample_mean(
@@ -47,7 +24,7 @@ def resample_mean(
     """Resample the means of per-case values of several models on the same cases, by patient.
 
     Args:
-        values: [models, n], e.g. `dice`.
+        values: [models, n], e.g. Dice's.
         clusters: [n], patients, numbered 0 … clusters − 1 without gaps.
         resamples: how many.
         seed: equal seeds give equal resamples.
@@ -72,3 +49,19 @@ def resample_mean(
 
     strata = np.zeros(len(sums), dtype=np.int64)
     return bootstrap.resample(means, strata, cases=len(sums), resamples=resamples, seed=seed)
+
+
+def mean_effects(values: Floats, clusters: Integers, lowest: float, highest: float) -> Effects:
+    """What each patient does to the mean of ``values``, and what one does all whose cases have the lowest or highest.
+
+    Args:
+        values: [n], of one model, or the differences of two.
+        clusters: [n], patients, numbered without gaps.
+        lowest: value of a case that is lost as far as it can be.
+        highest: of one that is gained as far.
+    """
+    mean, cases = float(values.mean()), np.bincount(clusters)
+    scale = len(cases) / len(values)
+    patients = np.bincount(clusters, weights=values - mean) * scale
+    most = float(cases.max()) * scale
+    return Effects(mean, patients, min((lowest - mean) * most, 0.0), max((highest - mean) * most, 0.0))

@@ -1,0 +1,146 @@
+"""Kind of task → how its models are evaluated and what of them is compared: what differs stands behind this table.
+
+classification      one row of logits a case                       metrics of scores and decisions
+segmentation        maps, each laid on its image and held          metrics of masks, and of whether the image
+against its mask, case by case                 shows the structure at all
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.bench.evaluate.evaluate import tabulate
+from medfm_compress.bench.evaluate.mask_evaluation import MaskOptions, tabulate_masks
+from medfm_compress.bench.types.evaluation import Evaluation
+from medfm_compress.bench.types.metric import MASK_METRICS, METRICS, Metric
+from medfm_compress.bench.types.perturbation import MOVING, PERTURBATIONS
+from medfm_compress.bench.types.policy import Policy, check_finding
+from medfm_compress.data.masks import label_map
+from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.segmentation.segment import Segmented, of_logits, segment
+from medfm_compress.runtime.task import Task, TaskKind
+
+Logits = NDArray[Any]
+PRESENCE_METRICS: tuple[Metric, ...] = ("auroc", "sensitivity", "specificity")
+"""Of whether an image shows a structure; the others describe probabilities, which a highest pixel's is not."""
+
+
+class Answers(Protocol):
+    """A model that answers, wherever it runs."""
+
+    def of_cases(self) -> Iterator[Logits]:
+        """Logits ``[k, …]`` of the cases in order, some at a time."""
+        ...
+
+    def of_input(self, values: NDArray[np.float32]) -> Logits:
+        """Logits ``[1, …]`` of one network input ``[1, C, H, W]``."""
+        ...
+
+
+class Subject(NamedTuple):
+    """What is evaluated on what."""
+
+    study: Study
+    cases: tuple[Case, ...]
+    spec: ImageSpec
+    task: Task
+    name: str
+    options: MaskOptions
+
+
+Evaluator = Callable[[Answers, Subject], Evaluation]
+
+
+class KindOfTask(NamedTuple):
+    """What the bench asks of one kind.
+
+    Attributes:
+        evaluate: the per-case table from answers.
+        metrics: that are compared, in the order of reports.
+        headline: the one that every group of patients shows.
+    """
+
+    evaluate: Evaluator
+    metrics: tuple[Metric, ...]
+    headline: Metric
+
+
+def _rows(answers: Answers, subject: Subject) -> Evaluation:
+    logits = np.concatenate(list(answers.of_cases()))
+    return tabulate(logits, subject.study, subject.cases, subject.task, name=subject.name)
+
+
+def _maps(answers: Answers, subject: Subject) -> Evaluation:
+    segmented = _by_tiles(answers, subject) if subject.spec.tiles else _as_a_whole(answers, subject)
+    study, cases, _, task, name, options = subject
+    return tabulate_masks(segmented, study, cases, task, name=name, options=options)
+
+
+def _as_a_whole(answers: Answers, subject: Subject) -> Iterator[Segmented]:
+    cases = iter(subject.cases)
+    for chunk in answers.of_cases():
+        bad = int((~np.isfinite(chunk)).reshape(len(chunk), -1).any(axis=1).sum())
+        if bad:
+            raise InputError(f"{subject.name!r} gives logits that are not finite; run it in a higher precision")
+        for logits in chunk:
+            height, width = label_map(subject.study, next(cases)).shape
+            yield of_logits(logits[None], subject.task, subject.spec, height, width)
+
+
+def _by_tiles(answers: Answers, subject: Subject) -> Iterator[Segmented]:
+    for case in subject.cases:
+        pixels = subject.study.source.read(case.image)
+        yield segment(answers.of_input, pixels, subject.task, subject.spec)
+
+
+_CLASSIFICATION = KindOfTask(_rows, METRICS, "auroc")
+_KINDS: Mapping[TaskKind, KindOfTask] = MappingProxyType(
+    {
+        "binary": _CLASSIFICATION,
+        "multiclass": _CLASSIFICATION,
+        "multilabel": _CLASSIFICATION,
+        "segmentation": KindOfTask(_maps, (*MASK_METRICS, *PRESENCE_METRICS), "dice"),
+    }
+)
+
+
+def kind_of(task: Task) -> KindOfTask:
+    """What differs for ``task``."""
+    return _KINDS[task.kind]
+
+
+def kind_of_evaluation(evaluation: Evaluation) -> KindOfTask:
+    """Likewise for a table, which knows no task: those with metrics of masks are of a segmentation."""
+    return _KINDS["segmentation" if evaluation.case_metrics else "multilabel"]
+
+
+def check_policy(policy: Policy, task: Task) -> None:
+    """Check that ``policy`` asks for nothing that ``task`` does not have.
+
+    Raises:
+        InputError: a metric of another kind of task, a perturbation that moves the image and not its mask, or a finding
+            of ``robustness`` that the task lacks.
+    """
+    for entry in policy.robustness:
+        check_finding(entry.finding, task.findings)
+        moving = sorted(MOVING.intersection(entry.perturbations)) if task.is_dense else ()
+        if moving:
+            still = ", ".join(name for name in PERTURBATIONS if name not in MOVING)
+            raise InputError(
+                f"robustness under {' and '.join(moving)} would move the images away from their masks; name others in "
+                f"'perturbations': {still}"
+            )
+    allowed = kind_of(task).metrics
+    for required in (*policy.non_inferiority, *policy.robustness):
+        if required.metric not in allowed:
+            what = "a segmentation" if task.is_dense else f"a {task.kind} task"
+            raise InputError(
+                f"the policy requires {required.metric}, which {what} does not have; it has {', '.join(allowed)}"
+            )

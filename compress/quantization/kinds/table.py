@@ -1,0 +1,66 @@
+"""Kind of task → how a candidate's answers are judged. What differs between kinds is asked for here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+from medfm_compress.compress.quantization.kinds.classification import ClassificationJudge
+from medfm_compress.compress.quantization.kinds.segmentation import SegmentationJudge
+from medfm_compress.compress.quantization.kinds.validation_set import Logits, ValidationSet
+from medfm_compress.compress.quantization.options import QuantizeOptions
+from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.task import Task, TaskKind
+
+
+class Judge(Protocol):
+    """How answers of one kind of task are judged."""
+
+    metric: str
+    """What falls where accuracy falls, in words."""
+
+    def error_limit(self, options: QuantizeOptions) -> float:
+        """The largest relative logit error that is kept."""
+        ...
+
+    def limit(self, options: QuantizeOptions) -> float:
+        """The largest fall of the metric that is kept."""
+        ...
+
+    def most_cases(self, task: Task, spec: ImageSpec) -> int:
+        """How many validation cases may judge, so that their inputs and logits stay in memory."""
+        ...
+
+    def truth(self, study: Study, cases: tuple[Case, ...], spec: ImageSpec) -> object:
+        """What is known of the cases beyond their targets, in a form of the kind's own."""
+        ...
+
+    def scores(self, logits: Logits, validation: ValidationSet) -> list[float]:
+        """The metric of each finding that the labelled cases can tell of."""
+        ...
+
+    def least_change(self, cases: int) -> float:
+        """The share of decisions that may change in any case, of so many cases without labels."""
+        ...
+
+    def changed(self, logits: Logits, fp32_logits: Logits, task: Task) -> float:
+        """Share of decisions, in [0, 1], that differ."""
+        ...
+
+
+_CLASSIFICATION = ClassificationJudge()
+_JUDGES: Mapping[TaskKind, Judge] = MappingProxyType(
+    {
+        "binary": _CLASSIFICATION,
+        "multiclass": _CLASSIFICATION,
+        "multilabel": _CLASSIFICATION,
+        "segmentation": SegmentationJudge(),
+    }
+)
+
+
+def judge_of(task: Task) -> Judge:
+    """Who judges answers to ``task``."""
+    return _JUDGES[task.kind]

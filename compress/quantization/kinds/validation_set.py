@@ -1,0 +1,41 @@
+"""`ValidationSet`: the cases that candidates are judged on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.task import Task
+
+Logits = NDArray[np.float32]
+
+
+class ValidationSet(NamedTuple):
+    """Validation cases that candidates are judged on, and their inputs ``[n, C, H, W]``.
+
+    ``truth`` is what the task's kind wants to know of the labelled ones beyond their targets; see `kinds.table`.
+    """
+
+    study: Study
+    cases: tuple[Case, ...]
+    inputs: NDArray[np.float32]
+    task: Task
+    truth: object = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any case has a label, so that accuracy can be told."""
+        return any(case.target for case in self.cases)
+
+    @property
+    def are_labelled(self) -> NDArray[np.bool_]:
+        """Which cases have a label, ``[n]``."""
+        return np.array([bool(case.target) for case in self.cases])
+
+    @property
+    def labelled_cases(self) -> tuple[Case, ...]:
+        """The cases that have a label."""
+        return tuple(case for case in self.cases if case.target)
