@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class HeatMapFolder:
-    """A folder of heat maps, named as their images are (`ImageNames`): PNG, and of a DICOM image a secondary capture."""
+    """A folder of heat maps, named by `ImageNames`: PNG, and of a DICOM image a secondary capture as well."""
 
     def __init__(self, folder: Path, engine: Engine | ActiveEngine) -> None:
         """Make the folder.
