@@ -87,7 +87,12 @@ def cut_tiles(study: Study, size: int, tiles: Tiles, out: Path, progress: Progre
 
 
 def _cut(study: Study, case: Case, spec: ImageSpec, overlap: float, out: Path) -> _TilesOf:
-    pixels = at_resolution(study.source.read(case.image), spec)
+    pixels = study.source.read(case.image)
+    if spec.tiles and spec.tiles.mm_per_px is not msgspec.UNSET and not pixels.spacing_mm:
+        raise ImageRefused(
+            "it does not say the distance of its pixels; leave --mm-per-px out, or give DICOM files with Pixel Spacing"
+        )
+    pixels = at_resolution(pixels, spec)
     height, width = pixels.values.shape[:2]
     mask = _resized(label_map(study, case), height, width) if case.masks else None
     values = _stored(pixels)

@@ -43,12 +43,17 @@ class NpyRows:
         dtype: of its values.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, channels: int | None = None) -> None:
         """Open it and read its header.
+
+        Args:
+            path: of the file.
+            channels: length of the second axis as it is to be seen; where the file has 1, it is repeated.
 
         Raises:
             OSError: it cannot be opened.
-            ValueError: it is no whole ``.npy`` file of plain numbers in C order, with at least one axis.
+            ValueError: it is no whole ``.npy`` file of plain numbers in C order, with at least one axis, or has another
+                number of channels than 1 and ``channels``.
         """
         self._path = path
         with open_regular(path) as file:
@@ -59,6 +64,11 @@ class NpyRows:
             self._row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
             if os.fstat(file.fileno()).st_size != self._start + len(self) * self._row_bytes:
                 raise ValueError(f"{path} is not whole")
+            self._stored = self.shape
+            if channels is not None:
+                if self.shape[1:2] not in ((1,), (channels,)):
+                    raise ValueError(f"{path} has not 1 or {channels} channels")
+                self.shape = (self.shape[0], channels, *self.shape[2:])
             self._handle = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._handle)
         self._lock = threading.Lock()
@@ -72,12 +82,12 @@ class NpyRows:
         if rows.ndim == 0:
             row: NDArray[Any] = self[rows.reshape(1)][0]
             return row
-        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        out = np.empty((len(rows), *self._stored[1:]), self.dtype)
         target = out.reshape(-1).view(np.uint8).data
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of runs of rows that follow one another
         for start, stop in zip(starts, np.append(starts, len(rows))[1:], strict=True):
             self._read(int(rows[start]), target[start * self._row_bytes : stop * self._row_bytes])
-        return out
+        return out if self._stored == self.shape else np.repeat(out, self.shape[1], axis=1)
 
     def _read(self, row: int, target: memoryview) -> None:
         at, done = self._start + row * self._row_bytes, 0

@@ -2,11 +2,13 @@
 
 The cache is one ``.npy`` a set of cases, named by a digest of everything that its values depend on: the preprocessing,
 the libraries that carry it out, and the content of every image in its order. Nothing stale can be read under that name.
+Where all images are grey, a network of three channels finds one in the file, which is repeated when it is read.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, overload
@@ -23,6 +25,7 @@ from medfm_compress.data.study import Case, ImageSource, Study
 from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.errors import ImageRefused, StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.images.quiet_decoders import quiet
 from medfm_compress.runtime.preprocess import prepare
 from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.strict_json import digest
@@ -81,11 +84,35 @@ def prepared_images(
     cached = _open_cache(path, shape)
     if cached is not None:
         return cached
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        _write_header(file, shape)
-        for _, batch in _batches(source, names, spec, progress):
-            file.write(batch.tobytes())
-    return NpyRows(path)
+    with replacing(path) as temporary, temporary.open("w+b") as file:
+        _write(file, shape, _batches(source, names, spec, progress))
+    return NpyRows(path, shape[1])
+
+
+def _write(file: BinaryIO, shape: tuple[int, ...], batches: Iterator[tuple[int, Prepared]]) -> None:
+    """One channel of each image, until one comes whose channels are not equal: then all, of those before it too."""
+    stored = 1
+    _write_header(file, (shape[0], stored, *shape[2:]))
+    for start, batch in batches:
+        if stored < shape[1] and not (batch[:, :1] == batch[:, 1:]).all():
+            stored = shape[1]
+            _spread(file, shape, start)
+        file.write(batch[:, :stored].tobytes())
+
+
+def _spread(file: BinaryIO, shape: tuple[int, ...], count: int) -> None:
+    """Give the ``count`` images that were written with one channel all of them; the last first: none is lost."""
+    begin, plane = file.tell(), 4 * math.prod(shape[2:])
+    begin -= count * plane
+    for first in reversed(range(0, count, _BATCH)):
+        images = min(_BATCH, count - first)
+        file.seek(begin + first * plane)
+        grey = np.frombuffer(file.read(images * plane), np.float32).reshape(images, 1, *shape[2:])
+        file.seek(begin + first * plane * shape[1])
+        file.write(np.repeat(grey, shape[1], axis=1).tobytes())
+    file.seek(0)
+    _write_header(file, shape)
+    file.seek(begin + count * plane * shape[1])
 
 
 def _batches(
@@ -100,8 +127,9 @@ def _batches(
             raise StudyError(f"image {name!r}: {exc}; 'medfm-compress study check' lists every such image") from None
 
     prepared = map_in_threads(prepare_image, names, _WORKERS)  # Pillow and the DICOM codecs release the GIL
-    for start in counted(range(0, len(names), _BATCH), "prepare images", len(names), progress, _BATCH):
-        yield start, np.stack(list(itertools.islice(prepared, _BATCH)))
+    with quiet():  # once, and not for each of thousands of small images
+        for start in counted(range(0, len(names), _BATCH), "prepare images", len(names), progress, _BATCH):
+            yield start, np.stack(list(itertools.islice(prepared, _BATCH)))
 
 
 def _key(source: ImageSource, names: Sequence[str], spec: ImageSpec) -> str:
@@ -129,7 +157,7 @@ def _open_cache(path: Path, shape: tuple[int, ...]) -> NpyRows | None:
     if not path.is_file():
         return None
     try:
-        cached = NpyRows(path)
+        cached = NpyRows(path, shape[1])
     except (OSError, ValueError):
         return None
     return cached if cached.shape == shape and cached.dtype == np.float32 else None

@@ -19,7 +19,7 @@ from medfm_compress.bench.evaluate.mask_comparison import CaseValues, compare_me
 from medfm_compress.bench.types.policy import NonInferiority, Policy
 
 MARGIN = 0.05
-STUDIES = 400
+STUDIES = 300
 POLICY = Policy(non_inferiority=(NonInferiority(metric="dice", margin=MARGIN),), resamples=1000)
 
 

@@ -5,9 +5,9 @@ Pillow (mode ``F``) makes row after row, and only then column after column. Valu
     r_j = float32(s_j),    s_j = Σ_i w_ij x_i  added up in float64 from the first of n taps to the last,
     w_ij = k((i + 1/2 - c_j) / f) / Σ_i k(…),    c_j = (j + 1/2) f,    f = old width / new width,
 
-which takes most of the time of a resize. (The bilinear filter has half as many taps, and Pillow is as fast.) A matrix product gives p_j, the same sum in another order. Of either sum the error
-is at most n u Σ_i |w_ij x_i| to first order in u = 2⁻⁵³ (Higham, Accuracy and Stability of Numerical Algorithms, 2002,
-section 3.1). So for x ≥ 0
+which takes most of the time of a resize. (The bilinear filter has half as many taps, and Pillow is as fast.) A matrix
+product gives p_j, the same sum in another order. Of either the error is at most n u Σ_i |w_ij x_i| to first order in
+u = 2⁻⁵³ (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). So for x ≥ 0
 
     |p_j - s_j|  ≤  e_j = 2 (n + 32) u max|w| Σ_i x_i
 
@@ -36,7 +36,7 @@ _LEAST_FACTOR, _LEAST_PIXELS = 2.0, 1 << 16
 
 
 class _Block(NamedTuple):
-    """Outputs ``first`` to ``last`` of a row are columns ``left`` to ``right`` times ``weights``, whose last is the bound.
+    """Outputs ``first`` to ``last``: columns ``left`` to ``right`` of a row times ``weights``, whose last is for e.
 
     Attributes:
         taps: 1 where a column is a tap of an output, and 0 elsewhere; without the bound.
@@ -93,7 +93,7 @@ def _ends(given: NDArray[np.float32], blocks: tuple[_Block, ...], new_width: int
 def _differs(
     given: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32], blocks: tuple[_Block, ...]
 ) -> NDArray[np.bool_]:
-    """Which values may be the one or the other. Those about 0 that have only black taps are 0, which ``low`` is made."""
+    """Which values may be the one or the other; those that have only black taps are 0, which ``low`` is made."""
     differs: NDArray[np.bool_] = low != high
     if not differs.any():
         return differs
@@ -140,7 +140,7 @@ def _blocks(old: int, new: int) -> tuple[_Block, ...]:
 
 
 def _weights(old: int, new: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """First tap of each output and the one behind its last; and w of the taps from the first on, ``[most taps, new]``."""
+    """First tap of each output and the one behind its last; and w from the first tap on, ``[most taps, new]``."""
     factor = old / new
     centre = (np.arange(new) + 0.5) * factor
     first = np.maximum((centre - 2.0 * factor + 0.5).astype(np.intp), 0)

@@ -102,15 +102,16 @@ def gather(teacher: Evaluation, variants: Iterable[Evaluation], policy: Policy, 
         comparisons=tuple(comparison for variant in variants for comparison in compare(teacher, variant, policy)),
         fidelity=tuple(fidelity(teacher, variant, task) for variant in variants),
         shipped=tuple(variant.name for variant in variants),
-        notes=(*notes, *mask_notes(teacher)),
+        notes=(*notes, *mask_notes(teacher, policy)),
     )
 
 
-def mask_notes(teacher: Evaluation) -> tuple[str, ...]:
+def mask_notes(teacher: Evaluation, policy: Policy) -> tuple[str, ...]:
     """How many cases have no mask of a structure to be held against, and in which unit distances are."""
     if not teacher.case_metrics:
         return ()
-    notes = [f"distances are in {teacher.distance_unit}"] if teacher.distance_unit else []
+    far = {entry.metric for entry in policy.non_inferiority} & {"hd95", "surface_dice"}
+    notes = [f"distances are in {teacher.distance_unit}"] if far else []
     for column, finding in enumerate(teacher.findings):
         absent = int(np.isnan(teacher.case_metrics["dice"][:, column]).sum())
         if absent:

@@ -131,7 +131,7 @@ def _files(images: list[Path]) -> Iterator[Path]:
 
 
 class _Predictor(NamedTuple):
-    """What is done for every image."""
+    """What is done for every image; ``drawing`` is where heat maps go, None draws none."""
 
     engine: Engine | ActiveEngine
     atypical: Atypical

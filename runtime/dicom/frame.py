@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from medfm_compress.runtime.dicom.checks import Layout
@@ -68,7 +69,7 @@ def check_rle(frame: bytes, layout: Layout, name: str) -> None:
     """
     starts = segment_starts(frame)
     plane = layout.rows * layout.columns
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in pairwise(starts):
         if start < HEADER_BYTES or end < start or _expanded_length(frame[start:end], 2 * plane) > 2 * plane:
             raise ImageRefused(f"{name}: its RLE segments do not fit Rows and Columns; export the image again")
 

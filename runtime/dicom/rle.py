@@ -6,6 +6,8 @@ what comes after, so a segment is decoded as one long row.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,7 +34,7 @@ def rle_pixels(frame: bytes, layout: Layout) -> NDArray[np.signedinteger] | NDAr
     if layout.samples != 1 or size < 1 or len(starts) != size + 1 or starts[0] < HEADER_BYTES:
         return None
     planes = np.empty((layout.rows * layout.columns, size), np.uint8)
-    for at, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for at, (start, end) in enumerate(pairwise(starts)):
         plane = _plane(frame[start:end], len(planes))
         if plane is None:
             return None
@@ -42,7 +44,7 @@ def rle_pixels(frame: bytes, layout: Layout) -> NDArray[np.signedinteger] | NDAr
 
 
 def _plane(segment: bytes, length: int) -> NDArray[np.uint8] | None:
-    """The ``length`` bytes that ``segment`` expands to; None where they are not complete with its end and no earlier."""
+    """The ``length`` bytes that ``segment`` expands to; None where they are not complete just with its end."""
     from PIL import Image
 
     image = Image.new("L", (length, 1))

@@ -37,6 +37,12 @@ _MAX_SCANNED_PIXELS = 20 * MAX_PIXELS  # about two seconds of scans without any 
 _PLANAR_CONFIGURATION, _SEPARATE_PLANES = 284, 2
 
 
+def check_png(data: bytes, name: str) -> None:
+    """`check_chunks` and `check_rows`."""
+    check_chunks(data, name)
+    check_rows(data, name)
+
+
 def check_chunks(data: bytes, name: str) -> None:
     """Refuse a PNG that is damaged or does not end.
 

@@ -50,7 +50,7 @@ def _edges(shown: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int6
     framed = np.pad(shown, 1)
     inside = framed[1:-1, 1:-1]
     parts = []
-    for direction, (neighbour, corner) in enumerate(
+    for number, (neighbour, corner) in enumerate(
         (
             (framed[:-2, 1:-1], (0, 0)),  # above: to the right, from the upper left corner
             (framed[1:-1, 2:], (1, 0)),  # right: down, from the upper right
@@ -59,7 +59,7 @@ def _edges(shown: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int6
         )
     ):
         rows, columns = np.nonzero(inside & ~neighbour)
-        parts.append((columns + corner[0], rows + corner[1], np.full(len(rows), direction)))
+        parts.append((columns + corner[0], rows + corner[1], np.full(len(rows), number)))
     x, y, direction = (np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
     return x, y, direction
 

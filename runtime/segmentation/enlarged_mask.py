@@ -72,5 +72,5 @@ def _interpolated(
         (wide[at].astype(np.float64) * first + wide[at + 1].astype(np.float64) * second).astype(np.float32)
         for at in (corner, corner + plane.shape[1])
     )
-    value = upper.astype(np.float64) * rows.first[y] + lower.astype(np.float64) * rows.second[y]
+    value: NDArray[np.float64] = upper.astype(np.float64) * rows.first[y] + lower.astype(np.float64) * rows.second[y]
     return value.astype(np.float32)

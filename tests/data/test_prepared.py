@@ -71,6 +71,29 @@ def test_a_truncated_cache_file_is_replaced(in_memory: Callable[..., Study], tmp
     assert np.array_equal(prepared_images(study, study.cases, SPEC, tmp_path), before)
 
 
+def test_grey_is_stored_once_and_comes_back_as_often_as_the_network_has_channels(
+    in_memory: Callable[..., Study], tmp_path: Path
+) -> None:
+    study = in_memory([Case(image=f"{n}", split="train", target=(n % 2,)) for n in range(300)])
+    arrays = study.source.arrays  # type: ignore[attr-defined]
+    grey = {
+        name: np.ascontiguousarray(values if values.ndim == 2 else values[..., 0]) for name, values in arrays.items()
+    }
+    for number, coloured in enumerate(((), ("0",), ("299",), ("5", "130"))):
+        for name, values in grey.items():
+            arrays[name] = np.stack([values, values // 2, values], axis=-1) if name in coloured else values
+        folder = tmp_path / f"{number}"
+        for _ in range(2):
+            images = prepared_images(study, study.cases, SPEC, folder)
+            direct = np.stack([prepare(study.source.read(case.image), SPEC) for case in study.cases])
+            assert images.shape == direct.shape and images[:].tobytes() == direct.tobytes()
+            assert np.array_equal(images[np.array([299, 0, 5])], direct[[299, 0, 5]])
+            assert np.array_equal(images[7], direct[7])
+        (path,) = folder.iterdir()
+        stored = np.load(path, allow_pickle=False)
+        assert stored.shape == (300, 3 if coloured else 1, 24, 32)
+
+
 def test_dicom_is_windowed_by_the_spec_and_not_by_the_study(drawn: Study) -> None:
     rules = DicomRules(window="full_range")
     case = drawn.cases[0]

@@ -58,6 +58,13 @@ def bundle(tmp_path_factory) -> Path:
     return path
 
 
+def run(arguments: list[str]) -> int:
+    """The command's exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
 @pytest.fixture
 def image(tmp_path) -> Path:
     values = np.full((60, 90), 100, np.uint8)
@@ -78,9 +85,9 @@ def dicom(folder: Path) -> Path:
 
 
 def test_rows_say_areas_and_regions(bundle, image, capsys) -> None:
-    assert main(["run", str(bundle), str(image), "--unverified"]) == EXIT_OK
+    assert run(["run", str(bundle), str(image), "--unverified"]) == EXIT_OK
     assert "dark" in (line := capsys.readouterr().out) and "in 2 region(s)" in line
-    assert main(["run", str(bundle), str(image), "--unverified", "--json"]) == EXIT_OK
+    assert run(["run", str(bundle), str(image), "--unverified", "--json"]) == EXIT_OK
     (row,) = json.loads(capsys.readouterr().out)
     assert row["findings"] == {"bright": True, "dark": True}
     said = row["segmentation"]
@@ -93,7 +100,7 @@ def test_rows_say_areas_and_regions(bundle, image, capsys) -> None:
 def test_files_show_the_same_label_map(bundle, image, tmp_path, capsys) -> None:
     folders = {name: tmp_path / name for name in ("masks", "overlay", "probabilities", "contours")}
     options = [part for name, folder in folders.items() for part in (f"--{name}", str(folder))]
-    assert main(["run", str(bundle), str(image), "--unverified", "--json", *options]) == EXIT_OK
+    assert run(["run", str(bundle), str(image), "--unverified", "--json", *options]) == EXIT_OK
     written = json.loads(capsys.readouterr().out)[0]["files"]
     assert {Path(path).name for path in written.values()} == {
         *("slice.png", "slice.json", "slice-1-bright.png", "slice-2-dark.png")
@@ -118,7 +125,7 @@ def test_files_show_the_same_label_map(bundle, image, tmp_path, capsys) -> None:
 def test_a_dicom_image_names_no_patient_and_gives_a_segmentation_of_its_own(bundle, tmp_path, capsys) -> None:
     source, folder = dicom(tmp_path), tmp_path / "seg"
     command = ["run", str(bundle), str(source), "--unverified", "--json", "--dicom-seg", str(folder)]
-    assert main([*command, "--masks", str(folder)]) == EXIT_OK
+    assert run([*command, "--masks", str(folder)]) == EXIT_OK
     written = json.loads(capsys.readouterr().out)[0]["files"]
     assert sorted(written) == ["dicom_seg", "mask"]
     assert all("Secret" not in path.name for path in folder.iterdir())
@@ -134,21 +141,21 @@ def test_images_of_one_name_do_not_replace_each_other(bundle, image, tmp_path, c
     (other / "slice.png").write_bytes(image.read_bytes())
     folder = tmp_path / "m"
     command = ["run", str(bundle), str(image), str(other / "slice.png"), "--unverified", "--masks", str(folder)]
-    assert main(command) == EXIT_OK
+    assert run(command) == EXIT_OK
     assert sorted(path.name for path in folder.iterdir()) == ["slice-2.png", "slice.png"]
 
 
 def test_what_cannot_be_written_is_said(bundle, image, tmp_path, capsys) -> None:
     options = ["--dicom-seg", str(tmp_path / "s"), "--masks", str(tmp_path / "s")]
-    assert main(["run", str(bundle), str(image), "--unverified", *options]) == EXIT_REFUSED
+    assert run(["run", str(bundle), str(image), "--unverified", *options]) == EXIT_REFUSED
     assert "is no DICOM file" in capsys.readouterr().out
     assert not (tmp_path / "s").exists()
-    assert main(["run", str(bundle), str(image), "--unverified", "--masks", str(image)]) == EXIT_UNUSABLE
+    assert run(["run", str(bundle), str(image), "--unverified", "--masks", str(image)]) == EXIT_UNUSABLE
     assert "give the path of a folder" in capsys.readouterr().err
 
 
 def test_inspect_and_export_say_what_the_label_map_holds(bundle, capsys) -> None:
-    assert main(["inspect", str(bundle), "--verify"]) == EXIT_OK
+    assert run(["inspect", str(bundle), "--verify"]) == EXIT_OK
     said = capsys.readouterr().out
     assert "segmentation: bright, dark" in said
     assert "0 background, 1 bright, 2 dark" in said
@@ -167,9 +174,9 @@ def test_what_explains_an_image_as_a_whole_is_refused(bundle, image, tmp_path) -
 
 def test_an_output_that_is_no_mask_gives_no_result(bundle, image) -> None:
     with Engine(bundle, unverified=True) as engine:
-        run = engine._session.run
+        infer = engine._session.run
         for wrong in (lambda z: z * np.nan, lambda z: z[:, :1], lambda z: z[:, :, 1:]):
-            engine._session = type("S", (), {"run": lambda _, x, w=wrong: {"logits": w(run(x)["logits"])}})()
+            engine._session = type("S", (), {"run": lambda _, x, w=wrong: {"logits": w(infer(x)["logits"])}})()
             with pytest.raises(Refused, match="not finite or misshapen"):
                 engine.predict(image)
 

@@ -85,25 +85,35 @@ def classifier(path: Path, seed: int = 0) -> Path:
 
 def segmenter(path: Path, **changes) -> Path:
     """A bundle whose structures are where red, or green, is above half: logit 20 (x − 0.5) a pixel."""
-    spec = replace(SPEC, **changes)
+    return _bundle(path, [("Conv", "image W b", "logits")], STRUCTURES, (1, 2, 32, 32), changes)
+
+
+def colour_classifier(path: Path, **changes) -> Path:
+    """A bundle of a classifier in colour, by the means of red and green."""
+    nodes = [("Conv", "image W b", "c"), ("GlobalAveragePool", "c", "p"), ("Flatten", "p", "logits")]
+    return _bundle(path, nodes, Task(kind="multilabel", labels=("red", "green")), (1, 2), changes)
+
+
+def _bundle(path: Path, nodes: list, task: Task, shape: tuple[int, ...], changes: dict) -> Path:
     from onnx import TensorProto, helper, numpy_helper
 
+    spec = replace(SPEC, **changes)
     weights = np.array([[20, 0, 0], [0, 20, 0]], np.float32)[..., None, None]
     constants = {"W": weights, "b": np.full(2, -10, np.float32)}
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["image", "W", "b"], ["logits"])],
+        [helper.make_node(kind, inputs.split(), [output]) for kind, inputs, output in nodes],
         "g",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     model = made.SerializeToString()
-    manifest = tiny_bundle.draft((tiny_bundle.ORT,), STRUCTURES, spec)
-    output = replace(manifest.outputs[0], shape=(1, 2, 32, 32))
+    manifest = tiny_bundle.draft((tiny_bundle.ORT,), task, spec)
     inputs = make_goldens(spec, count=2)
     session = open_session_from_bytes("onnxruntime", [model], 1, "fp32")
     logits = {tiny_bundle.ORT.name: run_goldens(session, inputs)}
+    output = replace(manifest.outputs[0], shape=shape)
     write_bundle(path, replace(manifest, outputs=(output,)), {"model.onnx": model} | golden_files(inputs, logits, spec))
     return path
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from medfm_compress.runtime.images.pixels import Pixels
 
 MOST_CASES = 40
 SIDE_PX = 480
+_DASH_PX, _LINE_PX = 10, 3
 # Okabe and Ito's colours, which colour-blind readers tell apart: truth, teacher, bundle.
 COLOURS = {"truth": (240, 228, 66), "teacher": (86, 180, 233), "bundle": (213, 94, 0)}
 _HEX = {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in COLOURS.items()}
@@ -114,18 +115,47 @@ def _figures(teacher: Evaluation, other: Evaluation, row: int, column: int) -> s
 
 
 def outlines(pixels: Pixels, label_maps: Sequence[NDArray[np.uint8]]) -> Picture:
-    """The image ``[H, W, 3]``, uint8, at most about `SIDE_PX` on its longer side, with three outlines over it.
+    """The image ``[H, W, 3]``, uint8, with three outlines over it, so enlarged or thinned that they can be told apart.
+
+    The truth's runs around its pixels, the teacher's within and the bundle's within and dashed: where they coincide all
+    three are seen.
 
     Args:
         pixels: the image.
         label_maps: truth, teacher and bundle, ``[H, W]`` each.
     """
-    step = max(1, -(-max(label_maps[0].shape) // SIDE_PX))
-    values = pixels.values[::step, ::step].astype(np.float64)
+    longest = max(label_maps[0].shape)
+    step, times = max(1, -(-longest // SIDE_PX)), max(1, SIDE_PX // longest)
+    values = _enlarged(pixels.values[::step, ::step], times).astype(np.float64)
     grey = np.clip((values - pixels.low) / max(pixels.high - pixels.low, 1e-9), 0, 1)
     picture = np.rint(255 * (grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, axis=-1))).astype(np.uint8)
-    for colour, shown in zip(COLOURS.values(), label_maps, strict=True):
-        small = shown[::step, ::step]
-        for number in range(1, int(small.max(initial=0)) + 1):
-            picture[boundary(small == number)] = colour
+    dashes = np.add.outer(*map(np.arange, picture.shape[:2])) // _DASH_PX % 2 == 0
+    for name, shown in zip(COLOURS, label_maps, strict=True):
+        large = _enlarged(shown[::step, ::step], times)
+        for number in range(1, int(large.max(initial=0)) + 1):
+            mask = large == number
+            line = _ring(mask, outside=name == "truth")
+            picture[line & dashes if name == "bundle" else line] = COLOURS[name]
     return picture
+
+
+def _enlarged(values: NDArray[Any], times: int) -> NDArray[Any]:
+    """Every pixel ``times`` × ``times`` as large."""
+    return values.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def _ring(mask: NDArray[np.bool_], *, outside: bool) -> NDArray[np.bool_]:
+    """An outline of ``mask`` of `_LINE_PX`, within its pixels or around them."""
+    ring = np.zeros_like(mask)
+    for _ in range(_LINE_PX):
+        edge = _beside(mask) if outside else boundary(mask)
+        ring |= edge
+        mask = mask | edge if outside else mask & ~edge
+    return ring
+
+
+def _beside(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels with a neighbour in ``mask``: the outer boundary, without the picture's own border."""
+    padded = np.pad(mask, 1)
+    beside: NDArray[np.bool_] = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+    return beside & ~mask

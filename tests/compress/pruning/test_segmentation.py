@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,15 +13,22 @@ pytest.importorskip("torch_pruning")
 import tiny_segmentation  # noqa: E402
 from torch import nn  # noqa: E402
 
+from medfm_compress.compress.distillation.options import Distillation  # noqa: E402
 from medfm_compress.compress.networks.architecture import Architecture  # noqa: E402
-from medfm_compress.compress.networks.model import Model  # noqa: E402
+from medfm_compress.compress.networks.build import build_model  # noqa: E402
+from medfm_compress.compress.networks.model import Model, load_model  # noqa: E402
 from medfm_compress.compress.pruning.calibration_cases import training_batches, validation_set  # noqa: E402
 from medfm_compress.compress.pruning.goal import PruningGoal  # noqa: E402
+from medfm_compress.compress.pruning.iterative import PruningRun, prune_and_recover  # noqa: E402
 from medfm_compress.compress.pruning.kinds import pruning_rules  # noqa: E402
+from medfm_compress.compress.pruning.options import PruneOptions  # noqa: E402
 from medfm_compress.compress.pruning.prune import prune, prune_module  # noqa: E402
 from medfm_compress.compress.pruning.record import record_step  # noqa: E402
 from medfm_compress.compress.pruning.sensitivity_record import sensitivity_of  # noqa: E402
 from medfm_compress.compress.pruning.width_search import PruningData  # noqa: E402
+from medfm_compress.compress.teachers.module_teacher import ModuleTeacher  # noqa: E402
+from medfm_compress.compress.training.config import TrainingConfig  # noqa: E402
+from medfm_compress.compress.training.dataset import task_of  # noqa: E402
 from medfm_compress.data.study import Study  # noqa: E402
 from medfm_compress.runtime.progress import no_progress  # noqa: E402
 
@@ -120,3 +129,28 @@ def test_a_slope_that_all_channels_share_is_no_channel() -> None:
     pruned = prune_module(network, torch.zeros(1, 3, 16, 16), PruningGoal(macs=0.6, round_to=8))
     assert [(change.name, change.after) for change in pruned.widths] == [("0", 16)]
     assert pruned.module[1].weight.shape == (1,)
+
+
+def test_a_pruned_network_recovers_from_what_it_was_and_comes_back_from_disk(tmp_path: Path) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    from drawn_discs import open_discs
+
+    study = open_discs(tmp_path / "discs", squares=True)
+    torch.manual_seed(0)
+    model = build_model("smp:unet/tu-mobilenetv3_small_050", task_of(study), size_px=32, colour="rgb")
+    training = TrainingConfig(epochs=1, batch_size=8, precision="fp32", modality="dermoscopy")
+    options = PruneOptions(
+        max_macs=0.6,
+        target="",
+        allocation="global",
+        depth=False,
+        training=training,
+        distillation=Distillation(views=1, teacher_precision="fp32"),
+    )
+    run = PruningRun(study, ModuleTeacher(model), options, tmp_path / "out", no_progress)
+    record = prune_and_recover(run, model)
+    assert record.macs_after <= 0.6 * record.macs_before
+    small = load_model(tmp_path / "out")
+    assert [step.split()[0].strip(":") for step in small.provenance.steps] == ["prune", "distilled"]
+    with torch.no_grad():
+        assert small.module(torch.rand(1, 3, 32, 32)).shape == (1, 2, 32, 32)

@@ -1,4 +1,4 @@
-"""Small networks of six families in every precision through TensorRT, on every commit: acceptance, not numerics.
+"""Small networks of seven families in every precision through TensorRT, on every commit: acceptance, not numerics.
 
 The whole table of docs/results/tensorrt-acceptance.md is built again by the slow test.
 """
