@@ -1,7 +1,7 @@
 """Heat maps that survive compression: one dermoscopy teacher, its FP32 and INT8 bundles, against each other and masks.
 
     python experiments/explanations.py prepare OUT --weights FILE --study FOLDER
-    python experiments/explanations.py judge OUT --weights FILE --study FOLDER [--cases N]
+    python experiments/explanations.py judge OUT --weights FILE --study FOLDER [--cases N] [--seconds S]
 
 ``FILE`` is ``efficientnet-lite0-skin-lesion-224.safetensors``, ``FOLDER`` the skin-lesion study, split as its JSON
 says. ``prepare`` writes ``plain.medfm`` (without maps), ``fp32.medfm`` and ``int8.medfm``; ``judge`` writes
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ SPEC = ImageSpec(
 )
 TASK = Task(kind="binary", labels=("other", "melanoma"))
 FINDING = "melanoma"
-PERTURBED_CASES = 40
+PERTURBED_CASES = 30
 RESAMPLES = 2000
 
 Activate = Callable[[NDArray[np.float32]], ClassActivation]
@@ -138,7 +139,9 @@ def judge(options: argparse.Namespace) -> None:
     """Maps of everybody on the test cases, against the teacher's and the masks."""
     study, drawn = split(options.study), open_study(options.study, structures=("lesion",))
     masks = {case.image: case for case in drawn.cases if case.masks}
-    cases = [case for case in study.split("test") if case.image in masks][: options.cases]
+    cases = [case for case in study.split("test") if case.image in masks]
+    order = np.random.default_rng(0).permutation(len(cases))[: options.cases]
+    started = time.monotonic()
     module = network(options.weights)
     viewers: dict[str, Activate] = {
         "teacher": by_torch(module),
@@ -155,7 +158,9 @@ def judge(options: argparse.Namespace) -> None:
             rows[name].setdefault(key, []).append(value)
 
     gradient = []
-    for number, case in enumerate(cases):
+    for number, case in enumerate(cases[position] for position in order):
+        if time.monotonic() - started > options.seconds:
+            break
         image = network_inputs(study, [case], SPEC)
         mask = label_map(drawn, masks[case.image])
         seen = {name: activate(image) for name, activate in viewers.items()}
@@ -180,9 +185,30 @@ def judge(options: argparse.Namespace) -> None:
         note("middle of the image", area=float((mask != 0).mean()))
     table = {name: _row(name, row, rows["teacher"]) for name, row in rows.items()}
     table["grad-cam against the teacher's maps, rank"] = {"lowest": min(gradient)}
-    table["cases"] = {"count": len(cases)}
+    table["cost"] = cost(options.out, image)
+    table["cases"] = {"count": len(rows["teacher"]["pointing"])}
     (options.out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1))
     sys.stdout.write((options.out / "result.json").read_text())
+
+
+def cost(out: Path, image: NDArray[np.float32], rounds: int = 60) -> dict[str, list[float]]:
+    """Milliseconds of one run without and with maps, in turns, of the FP32 engines: medians, and the median ratio."""
+    rows = {}
+    for engine in ("onnxruntime", "openvino"):
+        sessions = []
+        for name in ("plain", "fp32"):
+            bundle = Bundle.open(out / f"{name}.medfm")
+            variant = next(v for v in bundle.manifest.variants if v.name.startswith(f"{engine}-cpu-fp32"))
+            sessions.append(open_variant(bundle, variant, 1))
+        times = np.empty((rounds, 2))
+        for turn in range(-5, rounds):
+            for number, session in enumerate(sessions):
+                start = time.perf_counter()
+                session.run({"image": image})
+                times[max(turn, 0), number] = 1e3 * (time.perf_counter() - start)
+        ratio = float(np.median(times[:, 1] / times[:, 0]))
+        rows[engine] = [round(float(value), 3) for value in (*np.median(times, axis=0), ratio)]
+    return rows
 
 
 def _probability(activate: Activate, teacher: ClassActivation) -> Callable[[NDArray[np.float32]], float]:
@@ -217,6 +243,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--study", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=170, help="After which no further case is begun.")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
