@@ -85,7 +85,7 @@ def by_torch(module: Any) -> Activate:
 def by_variant(bundle: Path, name: str) -> Activate:
     """A variant's own output."""
     opened = Bundle.open(bundle)
-    variant = next(v for v in opened.manifest.variants if v.name.startswith(name))
+    variant = next(v for v in opened.manifest.variants if v.name == name)
     session = open_variant(opened, variant, 1)
 
     def activate(image: NDArray[np.float32]) -> ClassActivation:
@@ -147,8 +147,11 @@ def judge(options: argparse.Namespace) -> None:
         "teacher": by_torch(module),
         "FP32 ONNX Runtime": by_variant(options.out / "fp32.medfm", "onnxruntime-cpu-fp32"),
         "FP32 OpenVINO": by_variant(options.out / "fp32.medfm", "openvino-cpu-fp32"),
-        "INT8 ONNX Runtime": by_variant(options.out / "int8.medfm", "onnxruntime-cpu-int8"),
-        "INT8 OpenVINO": by_variant(options.out / "int8.medfm", "openvino-cpu-int8"),
+        **{
+            variant.name: by_variant(options.out / "int8.medfm", variant.name)
+            for variant in Bundle.open(options.out / "int8.medfm").manifest.variants
+            if variant.precision != "fp32"
+        },
         "random weights": by_torch(network(None)),
     }
     rows: dict[str, dict[str, list[float]]] = {name: {} for name in [*viewers, "middle of the image"]}
