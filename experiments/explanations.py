@@ -1,17 +1,19 @@
 """Heat maps that survive compression: one dermoscopy teacher, its FP32 and INT8 bundles, against each other and masks.
 
     python experiments/explanations.py prepare OUT --weights FILE --study FOLDER
-    python experiments/explanations.py judge OUT --weights FILE --study FOLDER [--cases N]
+    python experiments/explanations.py judge OUT --weights FILE --study FOLDER [--cases N] [--seconds S]
 
-``FILE`` is ``efficientnet-lite0-skin-lesion-224.safetensors``, ``FOLDER`` the skin-lesion study, split as its JSON says.
-``prepare`` writes ``plain.medfm`` (without maps), ``fp32.medfm`` and ``int8.medfm``; ``judge`` writes ``result.json``.
-A map is of the class that its own network predicts; it is laid on the image at its own size, where the mask is drawn.
+``FILE`` is ``efficientnet-lite0-skin-lesion-224.safetensors``, ``FOLDER`` the skin-lesion study, split as its JSON
+says. ``prepare`` writes ``plain.medfm`` (without maps), ``fp32.medfm`` and ``int8.medfm``; ``judge`` writes
+``result.json``. A map is of the class that its own network predicts; it is laid on the image at its own
+size, where the mask is drawn.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ SPEC = ImageSpec(
 )
 TASK = Task(kind="binary", labels=("other", "melanoma"))
 FINDING = "melanoma"
-PERTURBED_CASES = 40
+PERTURBED_CASES = 30
 RESAMPLES = 2000
 
 Activate = Callable[[NDArray[np.float32]], ClassActivation]
@@ -83,7 +85,7 @@ def by_torch(module: Any) -> Activate:
 def by_variant(bundle: Path, name: str) -> Activate:
     """A variant's own output."""
     opened = Bundle.open(bundle)
-    variant = next(v for v in opened.manifest.variants if v.name.startswith(name))
+    variant = next(v for v in opened.manifest.variants if v.name == name)
     session = open_variant(opened, variant, 1)
 
     def activate(image: NDArray[np.float32]) -> ClassActivation:
@@ -137,14 +139,19 @@ def judge(options: argparse.Namespace) -> None:
     """Maps of everybody on the test cases, against the teacher's and the masks."""
     study, drawn = split(options.study), open_study(options.study, structures=("lesion",))
     masks = {case.image: case for case in drawn.cases if case.masks}
-    cases = [case for case in study.split("test") if case.image in masks][: options.cases]
+    cases = [case for case in study.split("test") if case.image in masks]
+    order = np.random.default_rng(0).permutation(len(cases))[: options.cases]
+    started = time.monotonic()
     module = network(options.weights)
     viewers: dict[str, Activate] = {
         "teacher": by_torch(module),
         "FP32 ONNX Runtime": by_variant(options.out / "fp32.medfm", "onnxruntime-cpu-fp32"),
         "FP32 OpenVINO": by_variant(options.out / "fp32.medfm", "openvino-cpu-fp32"),
-        "INT8 ONNX Runtime": by_variant(options.out / "int8.medfm", "onnxruntime-cpu-int8"),
-        "INT8 OpenVINO": by_variant(options.out / "int8.medfm", "openvino-cpu-int8"),
+        **{
+            variant.name: by_variant(options.out / "int8.medfm", variant.name)
+            for variant in Bundle.open(options.out / "int8.medfm").manifest.variants
+            if variant.precision != "fp32"
+        },
         "random weights": by_torch(network(None)),
     }
     rows: dict[str, dict[str, list[float]]] = {name: {} for name in [*viewers, "middle of the image"]}
@@ -154,7 +161,9 @@ def judge(options: argparse.Namespace) -> None:
             rows[name].setdefault(key, []).append(value)
 
     gradient = []
-    for number, case in enumerate(cases):
+    for number, case in enumerate(cases[position] for position in order):
+        if time.monotonic() - started > options.seconds:
+            break
         image = network_inputs(study, [case], SPEC)
         mask = label_map(drawn, masks[case.image])
         seen = {name: activate(image) for name, activate in viewers.items()}
@@ -172,19 +181,37 @@ def judge(options: argparse.Namespace) -> None:
                 changed=float(activation.logits.argmax() != seen["teacher"].logits.argmax()),
             )
             if number < PERTURBED_CASES:
-                area = insertion_deletion(
-                    _probability(viewers["FP32 ONNX Runtime"], seen["teacher"]),
-                    image,
-                    on_input(predicted(activation), SPEC),
-                )
+                score = _probability(viewers["FP32 ONNX Runtime"], seen["teacher"])
+                area = insertion_deletion(score, image, on_input(predicted(activation), SPEC))
                 note(name, insertion=area.insertion, deletion=area.deletion)
         note("middle of the image", pointing=float(mask[mask.shape[0] // 2, mask.shape[1] // 2] != 0))
         note("middle of the image", area=float((mask != 0).mean()))
     table = {name: _row(name, row, rows["teacher"]) for name, row in rows.items()}
     table["grad-cam against the teacher's maps, rank"] = {"lowest": min(gradient)}
-    table["cases"] = {"count": len(cases)}
+    table["cost"] = cost(options.out, image)
+    table["cases"] = {"count": len(rows["teacher"]["pointing"])}
     (options.out / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1))
     sys.stdout.write((options.out / "result.json").read_text())
+
+
+def cost(out: Path, image: NDArray[np.float32], rounds: int = 60) -> dict[str, list[float]]:
+    """Milliseconds of one run without and with maps, in turns, of the FP32 engines: medians, and the median ratio."""
+    rows = {}
+    for engine in ("onnxruntime", "openvino"):
+        sessions = []
+        for name in ("plain", "fp32"):
+            bundle = Bundle.open(out / f"{name}.medfm")
+            variant = next(v for v in bundle.manifest.variants if v.name.startswith(f"{engine}-cpu-fp32"))
+            sessions.append(open_variant(bundle, variant, 1))
+        times = np.empty((rounds, 2))
+        for turn in range(-5, rounds):
+            for number, session in enumerate(sessions):
+                start = time.perf_counter()
+                session.run({"image": image})
+                times[max(turn, 0), number] = 1e3 * (time.perf_counter() - start)
+        ratio = float(np.median(times[:, 1] / times[:, 0]))
+        rows[engine] = [round(float(value), 3) for value in (*np.median(times, axis=0), ratio)]
+    return rows
 
 
 def _probability(activate: Activate, teacher: ClassActivation) -> Callable[[NDArray[np.float32]], float]:
@@ -219,6 +246,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--study", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=170, help="After which no further case is begun.")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

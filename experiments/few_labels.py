@@ -2,16 +2,16 @@
 
     python experiments/few_labels.py OUT --study FOLDER --encoder NAME=ARCHITECTURE[:FILE] … [--size PX] [--draws N]
 
-Every encoder's features (the mean of its last feature map) of at most `MOST` training and `MOST` test cases are computed
-once and kept in ``OUT/NAME-STUDY.npz``. Then, for 5, 20 and 100 cases a class, ``--draws`` draws of training cases, one
-patient or group at most once where there are enough of them, are classified on all test cases
+Every encoder's features (the mean of its last feature map) of at most `MOST` training and `MOST` test cases are
+computed once and kept in ``OUT/NAME-STUDY.npz``. Then, for 5, 20 and 100 cases a class, ``--draws`` draws of training
+cases, one patient or group at most once where there are enough of them, are classified on all test cases
 
-    prototypes      p ∝ exp(cos(x − μ, m_k − μ) / 0.1),  m_k the class means of the draw, μ their mean (Snell et al. 2017)
-    linear probe    logistic regression, features scaled to unit variance by the draw, L2 with C = 0.01 … 1 by the number
+    prototypes      p ∝ exp(cos(x − μ, m_k − μ) / 0.1),  m_k the draw's class means, μ theirs (Snell et al. 2017)
+    linear probe    logistic regression, features scaled to unit variance by the draw, L2, C from 0.01 to 1
 
-and by the same draws for every encoder, so that encoders differ by nothing else. ``OUT/STUDY.json`` receives macro AUROC
-and balanced accuracy: the mean over draws and the 2.5 and 97.5 percentiles of the draws. These tell what a new draw of
-labels would give on these test cases; what other test cases would give they do not tell.
+and by the same draws for every encoder, so that encoders differ by nothing else. ``OUT/STUDY.json`` receives macro
+AUROC and balanced accuracy: the mean over draws and the 2.5 and 97.5 percentiles of the draws. These tell what a
+new draw of labels would give on these test cases; what other test cases would give they do not tell.
 """
 
 from __future__ import annotations

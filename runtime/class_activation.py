@@ -1,4 +1,4 @@
-"""Where the network looked, from the run that gave the finding: class activation maps as evidence at the image's own size.
+"""Where the network looked, from the run that gave the finding: class activation maps laid on the image.
 
 M_k ``[h, w]`` are the network's output ``cam``: what each place adds to logit k (Zhou et al. 2016; see
 `export.passes.cam_output`). A finding's evidence is what a place adds to its log-odds, to first order:
@@ -12,11 +12,13 @@ What the network did not see (cropped away) has no evidence.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.bundle.manifest import Tensor
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.images.pixels import Pixels
@@ -54,6 +56,16 @@ class ClassActivation(NamedTuple):
         return np.asarray(self.maps[index] - rest, np.float32)
 
 
+def read_activation(
+    outputs: Mapping[str, NDArray[Any]], cam: Tensor, logits: NDArray[np.float32]
+) -> ClassActivation | None:
+    """Of a network's outputs; None where the maps are not finite: a heat map is left out then, a finding is not."""
+    maps = np.asarray(outputs[cam.name], np.float32)
+    if maps.shape != cam.shape or not np.isfinite(maps).all():
+        return None
+    return ClassActivation(maps[0], logits[0])
+
+
 def on_input(evidence: FloatArray, spec: ImageSpec) -> FloatArray:
     """Evidence ``[h, w]`` on the network's input, ``[height_px, width_px]``."""
     rows = _between(np.arange(spec.height_px) + 0.5, spec.height_px, evidence.shape[0])
@@ -62,7 +74,7 @@ def on_input(evidence: FloatArray, spec: ImageSpec) -> FloatArray:
 
 
 def on_image(evidence: FloatArray, spec: ImageSpec, height: int, width: int) -> FloatArray:
-    """Evidence ``[h, w]`` on an image of ``height`` × ``width`` px before preprocessing; 0 where it was cropped away."""
+    """Evidence ``[h, w]`` on an image of ``height`` × ``width`` px before preprocessing; 0 where it was cropped."""
     resized = resized_size(height, width, spec)
     rows = _seen(height, resized[0], spec.height_px, evidence.shape[0])
     columns = _seen(width, resized[1], spec.width_px, evidence.shape[1])

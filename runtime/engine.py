@@ -257,9 +257,8 @@ class Engine:
             intended_use=self.manifest.intended_use,
             elapsed_ms=(time.perf_counter() - start) * 1e3,
         )
-        activation = self._activation(answer.outputs)
-        known = answer.probabilities
-        return prediction, NetworkInput(answer.tensor, pixels.spacing_mm, pixels.examination, known, activation)
+        kept = answer.probabilities, self._activation(answer.outputs)
+        return prediction, NetworkInput(answer.tensor, pixels.spacing_mm, pixels.examination, *kept)
 
     def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
         """Raw logits ``[1, labels]``, or a map a structure, of one preprocessed image ``[1, C, H, W]``, float32.
@@ -279,16 +278,11 @@ class Engine:
         return self._activation(self._run(tensor)) if self.manifest.cam is not None else None
 
     def _activation(self, outputs: Mapping[str, NDArray[Any]]) -> ClassActivation | None:
-        """None as well where the maps are not finite: a heat map is left out, a finding is not."""
-        cam = self.manifest.cam
-        if cam is None:
+        if self.manifest.cam is None:
             return None
-        from medfm_compress.runtime.class_activation import ClassActivation
+        from medfm_compress.runtime.class_activation import read_activation
 
-        maps = np.asarray(outputs[cam.name], np.float32)
-        if maps.shape != cam.shape or not np.isfinite(maps).all():
-            return None
-        return ClassActivation(maps[0], self._logits_of(outputs)[0])
+        return read_activation(outputs, self.manifest.cam, self._logits_of(outputs))
 
     def _run(self, tensor: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
         session = self._session

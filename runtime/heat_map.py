@@ -93,7 +93,7 @@ def heat_map(
 def heat_map_of_image(
     activation: ClassActivation, pixels: Pixels, spec: ImageSpec, task: Task, finding: str
 ) -> HeatMap:
-    """Map of ``finding`` at the image's own size, from the run that gave it; the image in grey, for colour is the map's.
+    """Map of ``finding`` at the image's own size, from the run that gave it; the image is grey under it.
 
     Args:
         activation: of the image (`NetworkInput.activation`).

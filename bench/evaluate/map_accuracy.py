@@ -1,8 +1,8 @@
-"""Whether a heat map shows the right place: the pointing game against masks, insertion and deletion against the network.
+"""Whether a heat map shows the right place: the pointing game against masks, insertion and deletion.
 
     pointing     1 where the map's highest value lies within the mask, else 0 (Zhang et al. 2016)
-    deletion     mean over i of s(x with its hottest i/n replaced by the image's mean)         low: the map named what counts
-    insertion    mean over i of s(the image's mean with its hottest i/n shown)                 high: likewise
+    deletion     mean over i of s(x with its hottest i/n replaced by the image's mean)     low is good
+    insertion    mean over i of s(the image's mean with its hottest i/n shown)             high is good
 
 s is the probability of the finding; i = 0 … n steps, the area under the curve by trapezoids (Petsiuk et al. 2018). None
 of the three is 0 or 1 for a map that tells nothing: hold them against the middle of the image, which lesions often

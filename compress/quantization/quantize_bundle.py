@@ -32,6 +32,7 @@ from medfm_compress.compress.quantization.final_choice import Attempts, choose_v
 from medfm_compress.compress.quantization.final_timing import Timer, final_plan, time_in_fresh_processes
 from medfm_compress.compress.quantization.gpu_variants import BACKEND as TENSORRT
 from medfm_compress.compress.quantization.gpu_variants import gpu_attempts, gpu_precisions
+from medfm_compress.compress.quantization.heat_map_agreement import heat_map_lines
 from medfm_compress.compress.quantization.kinds.table import judge_of
 from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
 from medfm_compress.compress.quantization.methods import DoesNotApply
@@ -133,6 +134,8 @@ def quantize_bundle(
         shipping, lines = _recalibrated(shipping, validation, bundle)
         steps += lines
     scores = _typicality_files(bundle, shipping, study, progress)
+    exports = [opened(trial) for trial in shipping if trial.name != "fp32"]
+    steps += heat_map_lines(bundle, exports, validation.inputs)
     manifest = _write(bundle, out_path, shipping, attempts, steps, scores)
     return Quantized(
         manifest=manifest,

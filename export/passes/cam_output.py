@@ -4,8 +4,8 @@
     M_kp = Σ_c W_kc · A_cp                         so that  z_k = b_k + mean over p of M_kp
 
 Zhou et al., Learning Deep Features for Discriminative Localization (2016). No gradient is needed, and nothing is
-approximated: a map's mean is the logit without its bias. Where a layer norm stands between mean and classifier (ConvNeXt,
-a ViT that pools its patches), its own mean m and deviation s of this image make it linear as well:
+approximated: a map's mean is the logit without its bias. Where a layer norm stands between mean and classifier
+(ConvNeXt, a ViT that pools its patches), its own mean m and deviation s of this image make it linear as well:
 
     M_kp = Σ_c W_kc γ_c (A_cp − m) / s
 """
@@ -121,7 +121,7 @@ def add_maps(model: ir.Model, feature_map: LastFeatureMap) -> None:
     graph.outputs.append(result)
 
 
-def _before(head: _Head, node: ir.Node | None) -> _Head | str:
+def _before(head: _Head, node: ir.Node | None) -> _Head | str:  # noqa: PLR0911 - one kind of node a line
     """The head one node further from the logits; else what stands in the way."""
     if node is None or node.domain not in ("", "ai.onnx"):
         return "its classifier does not read the mean of a feature map"
@@ -155,7 +155,7 @@ def _through_norm(head: _Head, node: ir.Node, value: ir.Value) -> _Head | str:
     return _Head(value, weights, value.name or "", float(attribute(node, "epsilon", 1e-5)))
 
 
-def _matrix(node: ir.Node, value: ir.Value) -> Matrix | None:
+def _matrix(node: ir.Node, value: ir.Value) -> Matrix | None:  # noqa: PLR0911 - one kind of node a line
     """What the node multiplies a row with, ``[out, in]``; None where it does something else or the row is none."""
     numbers = [array for array in map(constant, node.inputs) if array is not None]
     if not _is_row(value) or not numbers:

@@ -1,21 +1,24 @@
-"""What ``run --heatmap`` writes: a PNG an image, at the image's own size, from the run that gave the finding."""
+"""What ``run --heatmap`` writes: a picture an image, at the image's own size, from the run that gave the finding."""
 
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medfm_compress.cli.image_names import ImageNames, is_dicom
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.device.active_engine import ActiveEngine
     from medfm_compress.runtime.engine import Engine, NetworkInput, Prediction
+    from medfm_compress.runtime.heat_map import HeatMap
 
 
 class HeatMapFolder:
-    """A folder of heat maps, named as their images are; of images of one name the later ones are numbered."""
+    """A folder of heat maps, named by `ImageNames`: PNG, and of a DICOM image a secondary capture as well."""
 
     def __init__(self, folder: Path, engine: Engine | ActiveEngine) -> None:
         """Make the folder.
@@ -23,15 +26,18 @@ class HeatMapFolder:
         Raises:
             InputError: the bundle gives no heat map, or the folder cannot be made or already holds something.
         """
-        from medfm_compress.runtime.engine import Engine
+        from medfm_compress.runtime.page.reading import current
 
-        self._engine = engine
-        opened = engine if isinstance(engine, Engine) else engine.engine
-        if opened.manifest.cam is None:
+        self._engine, self._folder = engine, folder
+        self._names, self._drawn, self._without = ImageNames(), 0, 0
+        bundle = current(engine).bundle
+        if bundle.manifest.cam is None:
             raise InputError(
-                f"{opened.bundle.path.name} gives no heat map; export the model with --heat-map, which says whether it "
-                "has one, or look at it with 'medfm-compress view', which needs none"
+                f"{bundle.path.name} gives no heat map; export the model with --heat-map, which says whether it has "
+                "one, or look at it with 'medfm-compress view', which needs none"
             )
+        if folder == Path():
+            raise InputError("--heatmap is empty or '.'; give the path of a new or empty folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             holds = any(folder.iterdir())
@@ -39,16 +45,15 @@ class HeatMapFolder:
             raise InputError(f"cannot write to {folder}: {exc.strerror}; give another folder") from None
         if holds:
             raise InputError(f"{folder} already holds something; give --heatmap a new or empty folder")
-        self._folder, self._names, self._without = folder, set[str](), 0
 
     @property
     def summary(self) -> str:
         """How many pictures lie where."""
         without = f"; {self._without} images without a finding to explain" if self._without else ""
-        return f"{len(self._names)} heat maps in {self._folder}, which show images of patients{without}"
+        return f"{self._drawn} heat maps in {self._folder}, which show images of patients{without}"
 
-    def draw(self, image: Path, prediction: Prediction, seen: NetworkInput) -> None:
-        """Write the map of the finding that matters most; none where no finding is given.
+    def draw(self, image: Path, prediction: Prediction, seen: NetworkInput) -> dict[str, str]:
+        """Write the map of the finding that matters most, none where no finding is given; what was written, by kind.
 
         Raises:
             ImageRefused: the image cannot be read any more.
@@ -56,26 +61,36 @@ class HeatMapFolder:
         """
         from PIL import Image
 
-        from medfm_compress.runtime.engine import Engine
         from medfm_compress.runtime.heat_map import finding_to_explain, heat_map_of_image, overlay
+        from medfm_compress.runtime.images.size_limits import read_limited
+        from medfm_compress.runtime.page.reading import current
         from medfm_compress.runtime.read_image import read_image
 
-        engine = self._engine if isinstance(self._engine, Engine) else self._engine.engine
-        finding = finding_to_explain(prediction)
+        engine, finding = current(self._engine), finding_to_explain(prediction)
         if finding is None or seen.activation is None:
             self._without += 1
-            return
-        spec = engine.manifest.image_spec
-        pixels = read_image(image, spec.dicom)
-        picture = overlay(heat_map_of_image(seen.activation, pixels, spec, engine.task, finding))
+            return {}
+        spec, data, name = engine.manifest.image_spec, read_limited(image), self._names.name_of(image)
+        pixels = read_image(data, spec.dicom)
+        heat = heat_map_of_image(seen.activation, pixels, spec, engine.task, finding)
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "PNG")
-        write_atomically(self._folder / self._name(image), buffer.getvalue())
+        Image.fromarray(overlay(heat)).save(buffer, "PNG")
+        contents = {f"{name}.png": buffer.getvalue()}
+        if is_dicom(data):
+            contents[f"{name}.dcm"] = self._secondary_capture(data, image, prediction, heat)
+        for file, content in contents.items():
+            write_atomically(self._folder / file, content)
+        self._drawn += 1
+        kinds = ("heat map", "heat map (DICOM)")
+        return {kind: str(self._folder / file) for kind, file in zip(kinds, contents, strict=False)}
 
-    def _name(self, image: Path) -> str:
-        name, number = f"{image.stem}.png", 1
-        while name in self._names:
-            number += 1
-            name = f"{image.stem}-{number}.png"
-        self._names.add(name)
-        return name
+    def _secondary_capture(self, data: bytes, image: Path, prediction: Prediction, heat: HeatMap) -> bytes:
+        from medfm_compress.runtime.dicom.parse import parse_header
+        from medfm_compress.runtime.node.config import ResultsConfig
+        from medfm_compress.runtime.node.results.assessment import ReadBy, assess
+        from medfm_compress.runtime.node.results.secondary_capture import secondary_capture
+        from medfm_compress.runtime.page.reading import current
+
+        read_by = ReadBy.of(current(self._engine))
+        header = parse_header(data, image.name)
+        return secondary_capture(assess(header, prediction, read_by, ResultsConfig(), time.time()), heat)

@@ -146,9 +146,8 @@ class _Predictor(NamedTuple):
             prediction, seen = self.engine.predict_with_input(
                 image, atypical=self.atypical, keep_probabilities=self.files.needs_probabilities
             )
-            if self.drawing is not None:
-                self.drawing.draw(image, prediction, seen)
-            return prediction, self.files.write(image, prediction)
+            drawn = {} if self.drawing is None else self.drawing.draw(image, prediction, seen)
+            return prediction, drawn | self.files.write(image, prediction)
         except MedfmError as exc:
             return exc, {}
 

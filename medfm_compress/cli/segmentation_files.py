@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from medfm_compress.cli.image_names import ImageNames
 from medfm_compress.runtime.errors import InputError, Refused
 from medfm_compress.runtime.remarks import flag_in_words
 
@@ -40,7 +39,7 @@ class SegmentationFiles:
             InputError: files of a bundle that is no segmentation, or a folder that is a file.
         """
         self._engine, self._folders = engine, folders
-        self._names: set[str] = set()
+        self._names = ImageNames()
         for option, folder in folders._asdict().items():
             if folder is None:
                 continue
@@ -66,7 +65,7 @@ class SegmentationFiles:
 
         if prediction.segmentation is None or not any(self._folders):
             return {}
-        contents = list(self._contents(image, self._name_of(image), prediction, prediction.segmentation))
+        contents = list(self._contents(image, self._names.name_of(image), prediction, prediction.segmentation))
         for _, path, content in contents:  # all of an image's, or, where one cannot be made, none
             write_atomically(path, content)
         return {kind: str(path) for kind, path, _ in contents}
@@ -121,19 +120,6 @@ class SegmentationFiles:
         remarks = tuple(f"{flag_in_words(flag).capitalize()}." for flag in prediction.flags)
         pixels = read_image(image, manifest.image_spec.dicom)
         return overlay_png(pixels, segmentation, Caption(manifest.name, prediction.model_digest, remarks))
-
-    def _name_of(self, image: Path) -> str:
-        """A name that no image before has had."""
-        from medfm_compress.runtime.images.file_types import HEAD_BYTES, kind_of
-        from medfm_compress.runtime.images.size_limits import read_limited
-
-        data = read_limited(image)
-        is_dicom = kind_of(data[:HEAD_BYTES]) == "dicom"
-        first = f"dicom-{hashlib.sha256(data).hexdigest()[:16]}" if is_dicom else image.stem
-        names = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
-        name = next(name for name in names if name not in self._names)
-        self._names.add(name)
-        return name
 
 
 def _plain(structure: str) -> str:

@@ -148,6 +148,7 @@ class ReadingDesk:
         return {
             "finding": heat.finding,
             "layer": _png(layer(heat)),
+            "method": heat.method,
             "speaks_for_it": bool(heat.evidence.max() > 0),
             "strongest": float(heat.evidence.max()),
         }

@@ -79,7 +79,10 @@ def test_a_map_lies_where_the_network_saw_it(resize, size):
     values = (y / size[0] * 100 + x / size[1] * 100 + 50).astype(np.uint8)
     seen = prepare(Pixels.from_integers(values), spec)[0]
     laid = on_image(seen, spec, *size)
-    known = laid > 0.1 if resize == "longest" else laid != 0
+    known = laid != 0
+    if resize == "longest":  # what lies beside the image reaches into it by half a place
+        known = np.zeros(size, bool)
+        known[4:-4, 4:-4] = True
     assert 0.3 < known.mean() <= 1
     assert np.abs(laid - values / 255)[known].max() < 0.06
     if resize == "shortest" and size[0] != size[1]:
@@ -91,12 +94,7 @@ def test_a_place_is_its_cell():
     places = np.zeros((4, 8), np.float32)
     places[1, 6] = 1
     heat = on_input(places, spec)
-    assert heat.shape == (32, 64) and np.unravel_index(heat.argmax(), heat.shape) in (
-        (11, 51),
-        (12, 52),
-        (11, 52),
-        (12, 51),
-    )
+    assert heat.shape == (32, 64) and heat.max() == heat[11:13, 51:53].max()
 
 
 def test_it_is_exported_on_demand_alone(bundles):
@@ -133,7 +131,7 @@ def test_the_command_draws_it_at_the_images_own_size(bundles, tmp_path):
         assert picture.size == (40, 50) and picture.mode == "RGB"
         assert np.ptp(np.asarray(picture).astype(int), axis=2).max() > 20  # in colour somewhere
     again = CliRunner().invoke(build_app(), arguments)
-    assert again.exit_code == 2 and "new or empty folder" in again.output
+    assert isinstance(again.exception, InputError) and "new or empty folder" in str(again.exception)
 
 
 def test_a_bundle_without_says_how_to_get_one(bundles, tmp_path):
@@ -147,5 +145,5 @@ def test_a_bundle_without_says_how_to_get_one(bundles, tmp_path):
         str(tmp_path / "m"),
     ]
     done = CliRunner().invoke(build_app(), arguments)
-    assert done.exit_code == 2 and "--heat-map" in done.output, done.output
+    assert isinstance(done.exception, InputError) and "--heat-map" in str(done.exception)
     assert not (tmp_path / "m").exists()

@@ -1,6 +1,7 @@
 """The heat map over the image, as a secondary capture (PS3.3 A.8.1): a picture that any viewer shows.
 
-It shows the image as the network saw it (resized, cropped), warm where a place speaks for the finding, and says below it what it is, for a picture travels without its report.
+It shows the image as the network saw it (resized, cropped), or at its own size, warm where a place speaks for the
+finding, and says below it what it is, for a picture travels without its report.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def secondary_capture(assessment: Assessment, heat: HeatMap) -> bytes:
     laterality = copied_value(assessment.header, "Laterality")
     ds.Laterality = laterality if laterality in ("L", "R") else ""
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
-    ds.DerivationDescription = shortened(f"{_METHODS[heat.method]} of {heat.finding} over the network's input", 1024)
+    ds.DerivationDescription = shortened(f"{_METHODS[heat.method]} of {heat.finding}", 1024)
     ds.SourceImageSequence = [_source_reference(assessment)]
     ds.LossyImageCompression = "01" if "lossy-compressed" in assessment.prediction.flags else "00"
     if "burned-in-annotation" in assessment.prediction.flags:

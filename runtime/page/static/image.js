@@ -238,7 +238,7 @@ async function lastLine(response, own) {
   return answer;
 }
 
-function showMap({ finding, layer: base64, speaks_for_it: speaks, strongest }) {
+function showMap({ finding, layer: base64, method, speaks_for_it: speaks, strongest }) {
   layer = pictureUrl(base64, layer);
   const image = byId("layer");
   image.src = layer;
@@ -246,10 +246,14 @@ function showMap({ finding, layer: base64, speaks_for_it: speaks, strongest }) {
   applyStrength();
   show(image, true);
   show(byId("map-shown"), speaks);
+  const isCovered = method === "occlusion";
+  const warmest = isCovered
+    ? `covering the warmest takes away ${strongest.toFixed(2)} log-odds`
+    : `the warmest adds ${strongest.toFixed(2)} to the sum whose mean over all places is the log-odds, but for a constant`;
+  const none = isCovered ? "covering none of them lowers its probability" : "all of them add to what speaks against it";
   byId("map-words").textContent = speaks
-    ? `Warm places speak for ${finding}: covering the warmest takes away ${strongest.toFixed(2)} log-odds. A heat map `
-      + "shows where the network looked, not that it is right."
-    : `No place speaks for ${finding}: covering none of them lowers its probability.`;
+    ? `Warm places speak for ${finding}: ${warmest}. A heat map shows where the network looked, not that it is right.`
+    : `No place speaks for ${finding}: ${none}.`;
 }
 
 function applyStrength() {

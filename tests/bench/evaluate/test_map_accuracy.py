@@ -31,8 +31,8 @@ def test_the_right_map_loses_the_score_at_once_and_the_wrong_one_last():
 
     right = insertion_deletion(score, image, image[0, 0])
     wrong = insertion_deletion(score, image, -image[0, 0])
-    assert right.insertion > 0.9 > 0.2 > right.deletion
-    assert wrong.insertion < 0.2 < 0.9 < wrong.deletion
+    assert right.insertion > 0.9 and right.deletion < 0.2
+    assert wrong.insertion < 0.2 and wrong.deletion > 0.9
 
 
 def test_areas_are_by_trapezoids():
