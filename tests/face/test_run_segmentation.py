@@ -117,8 +117,8 @@ def test_files_show_the_same_label_map(bundle, image, tmp_path, capsys) -> None:
     assert np.abs(np.asarray(probability) / 65535 - maps[0]).max() < 1e-5
     rings = json.loads(Path(written["contours"]).read_bytes())["structures"]
     assert [len(rings[name]) for name in ("bright", "dark")] == [1, 2]
-    picture = Image.open(written["overlay"])
-    assert picture.width >= 450 and picture.height > picture.width * 60 / 90
+    with Image.open(written["overlay"]) as picture:
+        assert picture.width >= 450 and picture.height > picture.width * 60 / 90
     assert not list(tmp_path.rglob("*.partial"))
 
 
