@@ -42,7 +42,7 @@ class CaseSource(NamedTuple):
         """Raises InputError unless one of the two is given."""
         if (self.study is None) == (self.images is None):
             raise InputError(
-                "give one of --study (labelled: thresholds are chosen, accuracy is judged) and --images (a folder without "
+                "give one of --study (labelled: thresholds are chosen, accuracy judged) and --images (a folder without "
                 "labels: relative logit error and agreement alone are judged)"
             )
 

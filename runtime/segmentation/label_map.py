@@ -97,10 +97,10 @@ def lay_on_image(
         InputError: logits or spec do not fit.
         Refused: a logit is not finite.
     """
-    maps = probability_maps(logits, task)
+    maps: Planes = probability_maps(logits, task)
     maps = maps.reshape(maps.shape[-3:])
-    if maps.shape[-2:] != (spec.height_px, spec.width_px):
-        raise InputError(f"maps are {maps.shape[-2:]}, the network's input {(spec.height_px, spec.width_px)}")
+    if maps.shape[1:] != (spec.height_px, spec.width_px):
+        raise InputError(f"maps are {maps.shape[1:]}, the network's input {(spec.height_px, spec.width_px)}")
     place = layout(height, width, spec)
     shown = maps[:, place.top : place.top + place.rows, place.left : place.left + place.columns]
     return laid(shown, height, width, keep_probabilities=keep_probabilities)
