@@ -263,7 +263,7 @@ def _mapped(
         shown = ", ".join(f"#{int(v):06X}" for v in unknown[:6]) if conversion.in_colour else listed(unknown)
         raise ImageRefused(
             f"{name} has the values {shown}, which stand for nothing; name them with --structure NAME=VALUE or "
-            "--background VALUE"
+            "--background VALUE, or say --instances where each is an object"
         )
     lookup = np.array([known[int(value)] for value in present], np.uint8)
     mapped: LabelMap = lookup[where.reshape(values.shape)]

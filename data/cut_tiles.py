@@ -25,8 +25,8 @@ from medfm_compress.data.study import Case, Study
 from medfm_compress.data.table import write_table
 from medfm_compress.data.table_study import check_shown
 from medfm_compress.runtime.atomic_write import write_atomically
-from medfm_compress.runtime.errors import ImageRefused, StudyError
-from medfm_compress.runtime.image_spec import DicomRules, ImageSpec, Tiles
+from medfm_compress.runtime.errors import ImageRefused, InputError, StudyError
+from medfm_compress.runtime.image_spec import MAX_SIDE_PX, DicomRules, ImageSpec, Tiles
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.preprocess import at_resolution
 from medfm_compress.runtime.progress import Progress, counted
@@ -68,7 +68,12 @@ def cut_tiles(study: Study, size: int, tiles: Tiles, out: Path, progress: Progre
         InputError: an argument out of its range, or ``out`` cannot be written.
     """
     if study.kind != "segmentation":
-        raise StudyError(f"{study.root.name} is no study of masks: a label is of an image as a whole, not of its tiles")
+        raise StudyError(
+            f"{study.root.name} is no study of masks, and a label is of an image as a whole and not of its tiles: give "
+            "one with mask:NAME columns, or --structure NAME"
+        )
+    if not 8 <= size <= MAX_SIDE_PX:
+        raise InputError(f"--size is {size}; it must be 8 to {MAX_SIDE_PX}")
     spec = ImageSpec(height_px=size, width_px=size, colour="rgb", mean=(0.0,) * 3, std=(1.0,) * 3, tiles=tiles)
 
     def cut(case: Case) -> _TilesOf:

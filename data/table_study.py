@@ -22,6 +22,7 @@ from medfm_compress.data.table import MASK_PREFIX, Table, read_table, require_co
 from medfm_compress.data.volumes import refuse_series, refuse_volume_files
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.task import MOST_STRUCTURES
 from medfm_compress.runtime.threads import map_in_threads
 
 _RESERVED = ("image", "split", "label", "mask", "patient")
@@ -98,7 +99,15 @@ def _structures(table: Table, wanted: tuple[str, ...]) -> tuple[str, ...]:
         )
     if wanted and not table.mask_columns:
         raise StudyError(f"{table.path.name} has no column 'mask'; masks of {', '.join(wanted)} are needed")
+    if named and len(named) < len(table.mask_columns):
+        raise StudyError(f"{table.path.name} has both 'mask' and '{MASK_PREFIX}…' columns; keep one kind")
     structures = wanted or (() if "label" in table.columns or table.findings else named)
+    if not all(name.strip() for name in structures) or len(set(structures)) != len(structures):
+        raise StudyError(
+            f"{table.path.name}: the structures are {', '.join(map(repr, structures))}; give each one name of its own"
+        )
+    if len(structures) > MOST_STRUCTURES:
+        raise StudyError(f"{len(structures)} structures; a label map holds at most {MOST_STRUCTURES}")
     check_names(structures, f"{table.path.name}: the structures")
     return structures
 

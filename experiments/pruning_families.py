@@ -177,11 +177,8 @@ FAMILIES = (
     Family("LinkNet", "smp:linknet/tu-mobilenetv3_small_100", round_to=8),
     Family("MONAI UNet", "monai:unet", round_to=8, quick=True),
     Family("MONAI BasicUNet", "monai:basicunet", round_to=8),
-    Family("MONAI AttentionUnet", "monai:attentionunet", round_to=8),
     Family("MONAI DynUNet", "monai:dynunet", round_to=8),
     Family("MONAI SegResNet", "monai:segresnet", round_to=8),
-    Family("MONAI UNETR", "monai:unetr", round_to=8),
-    Family("MONAI SwinUNETR", "monai:swinunetr", round_to=8),
 )
 
 

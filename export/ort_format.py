@@ -72,8 +72,8 @@ def optimise_export(portable: Export, spec: ImageSpec, cpu: Cpu | None = None) -
     except BundleRefused as exc:
         return Optimised(reason=f"the optimised file cannot be opened: {exc}")
     inputs = make_goldens(spec)
-    answers = (run_goldens(session, inputs) for session in (export.session, portable.session))
-    error = relative_logit_error(*(logits.reshape(len(logits), -1) for logits in answers))  # of maps as well
+    own, plain = (run_goldens(session, inputs) for session in (export.session, portable.session))
+    error = relative_logit_error(own.reshape(len(own), -1), plain.reshape(len(plain), -1))  # of maps as well
     if not error <= LARGEST_DIFFERENCE:
         return Optimised(reason=f"the optimised file computes something else: relative logit error {error:.3g}")
     return Optimised(export=export)

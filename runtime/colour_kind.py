@@ -82,7 +82,9 @@ def _cells(pixels: Pixels) -> NDArray[np.float32]:
     rows, columns = (max(1, side // step) for side, step in zip(sides, steps, strict=True))
     down, across = values.shape[0] // rows, values.shape[1] // columns
     whole = values[: down * rows, : across * columns].reshape(down, rows, across, columns, 3)
-    means: NDArray[np.float32] = whole.mean(axis=(1, 3), dtype=np.float32).reshape(-1, 3)
+    # Sums of at most 64 values of 16 bits are exact in float32, in whatever order; this one is the fastest.
+    sums = whole.sum(axis=1, dtype=np.float32).sum(axis=2)
+    means: NDArray[np.float32] = sums.reshape(-1, 3) / np.float32(rows * columns)
     means -= np.float32(pixels.low)
     means /= np.float32(pixels.high - pixels.low)
     return means
@@ -93,6 +95,11 @@ def _residue(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     brightness = cells @ _LUMA
     chroma = cells - brightness[:, None]
     residue = np.zeros(len(cells), np.float32)
-    for level in np.array_split(np.argsort(brightness, kind="stable"), min(_LEVELS, len(cells))):
-        residue[level] = np.abs(chroma[level] - np.median(chroma[level], axis=0)).max(axis=1)
+    levels = min(_LEVELS, len(cells))
+    each, larger = divmod(len(cells), levels)
+    order = np.argsort(brightness, kind="stable")
+    border = larger * (each + 1)
+    for level in (order[:border].reshape(larger, each + 1), order[border:].reshape(levels - larger, each)):
+        if level.size:
+            residue[level] = np.abs(chroma[level] - np.median(chroma[level], axis=1, keepdims=True)).max(axis=2)
     return residue

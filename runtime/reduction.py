@@ -32,7 +32,7 @@ _ROUNDINGS_OF_WEIGHTS = 32
 _OUTPUTS = 15  # of one product; the sixteenth column is the error bound
 # Of one product, in multiplications: below what OpenBLAS gives to several threads, which belong to the engine.
 _LARGEST_PRODUCT = 4 * 65_536
-_LEAST_FACTOR, _LEAST_PIXELS = 2.0, 1 << 16
+_LEAST_FACTOR, _LEAST_PIXELS = 2.0, 1 << 19
 
 
 class _Block(NamedTuple):
@@ -94,15 +94,14 @@ def _differs(
     given: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32], blocks: tuple[_Block, ...]
 ) -> NDArray[np.bool_]:
     """Which values may be the one or the other; those that have only black taps are 0, which ``low`` is made."""
-    differs: NDArray[np.bool_] = low != high
+    differs: NDArray[np.bool_] = np.not_equal(low, high)
     if not differs.any():
         return differs
-    around_zero = differs & (low <= 0) & (high >= 0)
-    of_outputs = around_zero.any(axis=0)
+    of_outputs = np.any(differs & (low <= 0) & (high >= 0), axis=0)
     for block in blocks:
         outputs = slice(block.first, block.last)
         if of_outputs[outputs].any():
-            is_black = given[:, block.left : block.right] @ block.taps == 0  # a sum of what is not below 0
+            is_black = np.equal(given[:, block.left : block.right] @ block.taps, 0)  # a sum of what is not below 0
             low[:, outputs][is_black] = 0
             differs[:, outputs][is_black] = False
     return differs

@@ -138,9 +138,8 @@ def check_policy(policy: Policy, task: Task) -> None:
                 f"'perturbations': {still}"
             )
     allowed = kind_of(task).metrics
-    for required in (*policy.non_inferiority, *policy.robustness):
-        if required.metric not in allowed:
+    required = [*(entry.metric for entry in policy.non_inferiority), *(entry.metric for entry in policy.robustness)]
+    for metric in required:
+        if metric not in allowed:
             what = "a segmentation" if task.is_dense else f"a {task.kind} task"
-            raise InputError(
-                f"the policy requires {required.metric}, which {what} does not have; it has {', '.join(allowed)}"
-            )
+            raise InputError(f"the policy requires {metric}, which {what} does not have; it has {', '.join(allowed)}")

@@ -118,8 +118,10 @@ def compare_means(
     return MeanComparison(own[0], own[1], difference, p_worse, least_loss(effects, policy.alpha, errors=errors))
 
 
-def without_interval(cases: CaseValues, metric: Metric, policy: Policy) -> MeanComparison:
-    """The means, and the widest intervals; of `UNBOUNDED` metrics they are not finite, so shown as one value."""
+def without_interval(
+    cases: CaseValues, metric: Metric, policy: Policy, margin: float | None, *, seed: tuple[int, ...], same: bool
+) -> MeanComparison:
+    """The means with the widest intervals, of a distance or count as wide as the worst case; as `compare_means`."""
     level, most = 1 - 2 * policy.alpha, 1.0
     if metric in UNBOUNDED:
         most = _most(cases.values, metric)

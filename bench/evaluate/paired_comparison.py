@@ -126,24 +126,18 @@ def _compare_masks(
 ) -> list[Comparison]:
     """Metrics of masks of one finding, each on the cases that have a value."""
     comparisons = []
-    for metric in metrics:
-        if metric not in MASK_METRICS:
-            continue
-        cases = case_values(models, metric, number)
+    for metric in (metric for metric in metrics if metric in MASK_METRICS):
+        required, cases = _requirement(question, metric), case_values(models, metric, number)
+        margin = required.margin if required else None
+        lacking = too_few_values(models[0], metric, number, question.policy)
         if not len(cases.clusters):
             continue
-        required, policy = _requirement(question, metric), question.policy
-        lacking = too_few_values(models[0], metric, number, policy)
-        margin, same = required.margin if required else None, question.same and is_same(cases.values, metric)
-        answer = (
-            without_interval(cases, metric, policy)
-            if lacking
-            else compare_means(cases, metric, policy, margin, seed=question.seed, same=same)
-        )
-        comparison = _comparison(question, metric, _Answer(*answer))
-        comparisons.append(
-            msgspec.structs.replace(comparison, cases=len(cases.clusters), patients=cases.patients, too_few=lacking)
-        )
+        same = question.same and is_same(cases.values, metric)
+        compare_values = without_interval if lacking else compare_means
+        answer = compare_values(cases, metric, question.policy, margin, seed=question.seed, same=same)
+        compared = _comparison(question, metric, _Answer(*answer))
+        own = {"cases": len(cases.clusters), "patients": cases.patients, "too_few": lacking}
+        comparisons.append(msgspec.structs.replace(compared, **own))
     return comparisons
 
 
@@ -263,7 +257,7 @@ def _comparison(question: _Question, metric: Metric, answer: _Answer) -> Compari
         subgroup=question.group.name if question.group else "",
         cases=len(sample.truth),
         patients=int(sample.clusters.max()) + 1,
-        patients_with=_patients(sample, sample.truth == 1),
+        patients_with=len(np.unique(sample.clusters[sample.truth == 1])),
         teacher=answer.teacher,
         bundle=answer.bundle,
         difference=answer.difference,
@@ -387,10 +381,6 @@ def _clipped(interval: Interval, ends: tuple[float, float]) -> Interval:
 def _most(metric: Metric) -> float:
     """The largest value that ``metric`` can take."""
     return -math.log(LOG_CLIP) if metric == "log_loss" else 1.0
-
-
-def _patients(sample: Sample, rows: NDArray[np.bool_]) -> int:
-    return len(np.unique(sample.clusters[rows]))
 
 
 def _level(policy: Policy) -> float:

@@ -62,6 +62,6 @@ def mean_effects(values: Floats, clusters: Integers, lowest: float, highest: flo
     """
     mean, cases = float(values.mean()), np.bincount(clusters)
     scale = len(cases) / len(values)
-    patients = np.bincount(clusters, weights=values - mean) * scale
+    patients = np.bincount(clusters, weights=values - mean).astype(np.float64) * scale
     most = float(cases.max()) * scale
     return Effects(mean, patients, min((lowest - mean) * most, 0.0), max((highest - mean) * most, 0.0))

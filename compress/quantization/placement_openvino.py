@@ -34,7 +34,6 @@ def place(
     attention: bool = True,
     probabilities: bool = False,
     sums: Sums = "float",
-    joined: bool = False,
     reduced: bool = False,
 ) -> Placement:
     """Pairs on the inputs of Conv, ConvTranspose, Gemm and MatMul, and where they cost less than they save.
@@ -45,12 +44,10 @@ def place(
         attention: products of two activations too, without what a softmax gives (QKᵀ, not PV).
         probabilities: what a softmax gives too (PV); faster, but most probabilities are below one step of 1/255.
         sums: what residual sums read; see `Sums`.
-        joined: what is concatenated is in bytes before, all of it in one range, so that concatenating is copying bytes.
         reduced: 7-bit weights.
     """
     chosen = [layer for layer in layers(model.graph) if layer.name not in exclude]
-    ties: dict[str, str] = {}
-    names = dict.fromkeys(name for layer in chosen for name in _sources(layer.input, ties, joined=joined))
+    names = dict.fromkeys(_origin(layer.input) for layer in chosen)
     symmetric: set[str] = set()
     for node in _of_two_activations(model, "MatMul", exclude) if attention else ():
         inputs = [value for value in node.inputs if value is not None]
@@ -68,7 +65,6 @@ def place(
         activations=tuple(names),
         layers=tuple(layer.name for layer in chosen),
         floats=frozenset(exclude).union(_names_of(model, "Add") if sums == "float" else ()),
-        ties=tuple(ties.items()),
         symmetric=frozenset(symmetric),
         reduced=reduced,
     )
@@ -83,22 +79,6 @@ def _of_two_activations(model: ir.Model, operator: str, exclude: Collection[str]
         constants = any(is_constant(value) for value in node.inputs)
         if node.op_type == operator and node.name not in exclude and not constants:
             yield node
-
-
-def _sources(value: ir.Value, ties: dict[str, str], *, joined: bool) -> Iterator[str]:
-    """Where the pairs go for a layer that reads ``value``; parts of what is concatenated get its range in ``ties``."""
-    name = _origin(value)
-    while value.name != name and (producer := value.producer()) is not None and producer.inputs[0] is not None:
-        value = producer.inputs[0]
-    producer = value.producer()
-    parts = [part for part in producer.inputs if part is not None] if producer is not None else []
-    if not joined or producer is None or producer.op_type != "Concat" or any(map(is_constant, parts)):
-        yield name
-        return
-    for part in parts:
-        for source in _sources(part, ties, joined=joined):
-            ties.setdefault(source, name)
-            yield source
 
 
 def _moves_numbers(node: ir.Node) -> bool:

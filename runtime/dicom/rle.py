@@ -53,4 +53,5 @@ def _plane(segment: bytes, length: int) -> NDArray[np.uint8] | None:
     taken, _ = decoder.decode(segment[:-_END])
     if taken < 0 or decoder.decode(segment[taken:])[0] >= 0:  # below 0: complete
         return None
-    return np.asarray(image)[0]
+    plane: NDArray[np.uint8] = np.asarray(image)[0]
+    return plane

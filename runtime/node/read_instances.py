@@ -189,13 +189,13 @@ class Reader:
         self.last_results.add(instance, prediction)
         answering = current(engine)
         wants_map = self._config.results.heat_map and self._config.pacs and prediction.probabilities
-        wants_map = wants_map and not answering.task.is_dense  # its label map says where
+        explains = wants_map and not answering.task.is_dense  # whose label map says where
         objects = self._results.make_objects(
             header,
             prediction,
             ReadBy.of(answering),
             received_at=instance.received_at,
-            heat_map=_heat_map(answering, data, prediction) if wants_map else None,
+            heat_map=_heat_map(answering, data, prediction) if explains else None,
         )
         return objects, "read" if prediction.probabilities else "withheld"
 

@@ -52,7 +52,7 @@ def probability_maps(logits: NDArray[Any], task: Task) -> Planes:
         raise Refused("a logit is not finite; no result is given")
     z = np.asarray(z, np.float64) / task.temperature
     highest = np.maximum(z.max(axis=-3, keepdims=True), 0)
-    powers = np.exp(z - highest)
+    powers: NDArray[np.float64] = np.exp(z - highest)
     powers /= np.exp(-highest) + powers.sum(axis=-3, keepdims=True)
     return powers.astype(np.float32)
 
@@ -99,8 +99,8 @@ def lay_on_image(
     """
     maps = probability_maps(logits, task)
     maps = maps.reshape(maps.shape[-3:])
-    if maps.shape[1:] != (spec.height_px, spec.width_px):
-        raise InputError(f"maps are {maps.shape[1:]}, the network's input {(spec.height_px, spec.width_px)}")
+    if maps.shape[-2:] != (spec.height_px, spec.width_px):
+        raise InputError(f"maps are {maps.shape[-2:]}, the network's input {(spec.height_px, spec.width_px)}")
     place = layout(height, width, spec)
     shown = maps[:, place.top : place.top + place.rows, place.left : place.left + place.columns]
     return laid(shown, height, width, keep_probabilities=keep_probabilities)

@@ -42,7 +42,8 @@ class Segmentation:
     @cached_property
     def area_px(self) -> dict[str, int]:
         """Structure → pixels that show it."""
-        counts = np.bincount(self.label_map.reshape(-1), minlength=len(self.structures) + 1)
+        parts = np.array_split(self.label_map, max(1, self.label_map.size >> 20))  # bincount widens to 8 bytes a pixel
+        counts = np.sum([np.bincount(rows.reshape(-1), minlength=len(self.structures) + 1) for rows in parts], axis=0)
         return {name: int(counts[number]) for number, name in enumerate(self.structures, start=1)}
 
     @property

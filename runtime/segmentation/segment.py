@@ -106,4 +106,5 @@ def _by_tiles(
 
 
 def _peaks(maps: Planes) -> NDArray[np.float64]:
-    return maps.reshape(len(maps), -1).max(axis=1).astype(np.float64)
+    peaks: NDArray[np.float64] = maps.reshape(len(maps), -1).max(axis=1).astype(np.float64)
+    return peaks

@@ -75,7 +75,8 @@ def sliding_logits(run: Run, pixels: Pixels, spec: ImageSpec, workers: int = 1) 
 
     def answer(corner: tuple[int, int]) -> NDArray[Any]:
         tile = prepare_tile(pixels, spec, corner[0] - grid.top, corner[1] - grid.left)
-        return run(normalise(tile[None], spec))[0]
+        logits: NDArray[Any] = run(normalise(tile[None], spec))[0]
+        return logits
 
     answers = map_in_threads(answer, itertools.product(tops, lefts), workers)
     weights = blending_weights(spec.height_px, spec.width_px, spec.tiles.blending)
@@ -119,4 +120,5 @@ def _shift(rows: NDArray[np.float32], count: int) -> None:
 
 def _gaussian(side: int) -> NDArray[np.float32]:
     x = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
-    return np.exp(x**2 / np.float32(-2 * (SIGMA_OF_TILE * side) ** 2))
+    weights: NDArray[np.float32] = np.exp(x**2 / np.float32(-2 * (SIGMA_OF_TILE * side) ** 2))
+    return weights

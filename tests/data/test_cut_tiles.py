@@ -93,7 +93,7 @@ def test_what_cannot_be_cut_is_refused(study: Study, tmp_path: Path) -> None:
         cut_tiles(open_study(write_labels(tmp_path / "labels")), 32, Tiles(), tmp_path / "out")
     with pytest.raises(StudyError, match=r"image 'a\.png'.*it does not say the distance"):
         cut_tiles(study, 32, Tiles(mm_per_px=0.5), tmp_path / "out")
-    with pytest.raises(InputError, match="height_px is 4"):
+    with pytest.raises(InputError, match="--size is 4"):
         cut_tiles(study, 4, Tiles(), tmp_path / "out")
     assert not (tmp_path / "out" / "cases.csv").exists()
 

@@ -174,3 +174,24 @@ def test_the_fingerprint_follows_the_masks(tmp_path: Path) -> None:
     before = study_fingerprint(open_study(tmp_path))
     saved(tmp_path / "m.png", np.roll(DRAWN, 1))
     assert study_fingerprint(open_study(tmp_path)) != before
+
+
+@pytest.mark.parametrize(
+    ("columns", "structures", "match"),
+    [
+        ("mask,mask:a", ("a",), "keep one kind"),
+        ("mask:a,mask: a", (), "one name of its own"),
+        ("mask:,x", (), "one name of its own"),
+        ("mask,x", ("a", "a"), "one name of its own"),
+        ("mask,x", ("a", "A"), "differ only in case"),
+        ("mask:a,x", ("b",), "they must agree"),
+        ("x,y", ("a",), "no column 'mask'"),
+    ],
+)
+def test_structures_that_are_in_doubt_are_refused(
+    tmp_path: Path, columns: str, structures: tuple[str, ...], match: str
+) -> None:
+    saved(tmp_path / "i.png", DRAWN)
+    table(tmp_path, f"image,split,{columns}\ni.png,train,i.png,i.png\n")
+    with pytest.raises(StudyError, match=match):
+        open_study(tmp_path, structures=structures)

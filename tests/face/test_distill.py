@@ -174,7 +174,7 @@ def test_a_teacher_that_returns_nan(capsys, study, tmp_path):
         (("--teacher-weight", "2"), "--teacher-weight is 2; it must be 0 to 1"),
         (("--temperature", "0"), "--temperature is 0; it must be above 0"),
         (("--label-weight-column", "quality"), "no column 'quality'"),
-        (("--label-loss", "hinge"), "--label-loss is 'hinge'; it must be cross-entropy, focal or class-balanced"),
+        (("--label-loss", "hinge"), "--label-loss is 'hinge'; it must be cross-entropy, focal, class-balanced, "),
         (("--teacher-precision", "fp64"), "'fp64'"),
         (("--max-latency", "10ms"), "--student auto"),
         (("--teacher-labels", "a,b", "--teacher-labels", "a,b"), "--teacher-labels is given 2 times for 1 teachers"),

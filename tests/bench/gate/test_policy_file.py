@@ -170,7 +170,7 @@ def complaints(value: Any, shape: dict[str, Any], shapes: dict[str, Any]) -> lis
     if isinstance(value, list):
         against += [f"{shape['minItems']} at least"] if len(value) < shape.get("minItems", 0) else []
         for entry in value:
-            against += complaints(entry, shape["items"], shapes)
+            against += complaints(entry, shape.get("items", {}), shapes)
     if isinstance(value, int | float):
         low, high = shape.get("minimum"), shape.get("maximum")
         above, below = shape.get("exclusiveMinimum"), shape.get("exclusiveMaximum")
@@ -202,7 +202,10 @@ def test_yaml_and_json_say_the_same_and_the_hash_is_of_the_bytes(tmp_path: Path)
         (ENTRY + "margins: 3\n", "unknown key 'margins'; allowed are non_inferiority, budget"),
         (ENTRY + "budget: {p50: 3}\n", "policy: budget has the unknown key 'p50'; allowed are p50_ms, p99_ms"),
         ("non_inferiority: [{metric: auroc, margin: 0.02, group: sex}]", "entry 1 has the unknown key 'group'"),
-        ("non_inferiority: [{metric: dice, margin: 0.02}]", "metric is 'dice'; it must be one of .*auroc.*sensitivity"),
+        (
+            "non_inferiority: [{metric: kappa, margin: 0.02}]",
+            "metric is 'kappa'; it must be one of .*auroc.*sensitivity",
+        ),
         ("non_inferiority: [{metric: [f1], margin: 0.02}]", "metric is"),
         ("non_inferiority: [{metric: ece, margin: 0.02}]", "ece is biased on few cases.*require brier or log_loss"),
         ("non_inferiority: [{metric: auroc, margin: }]", "margin is empty"),

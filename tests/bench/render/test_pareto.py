@@ -41,7 +41,7 @@ def test_teacher_in_another_engine_has_the_teachers_area_and_is_hollow(full: Mod
     teacher, elsewhere = by_name["Teacher (coatnet_nano_rw_224)"], by_name["teacher in OpenVINO"]
     assert elsewhere.hollow
     assert not teacher.hollow
-    assert elsewhere.auroc == teacher.auroc
+    assert elsewhere.merit == teacher.merit
     assert elsewhere.latency_ms.estimate < teacher.latency_ms.estimate
     assert full.EXTERNAL in by_name
 

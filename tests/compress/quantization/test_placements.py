@@ -409,22 +409,15 @@ def test_onnxruntime_resizes_and_joins_bytes(tmp_path: Path, mode: str) -> None:
     assert ran["DequantizeLinear"] == pairs == ran["QuantizeLinear"]
 
 
-def test_openvino_joins_bytes_of_one_range_when_asked() -> None:
-    model = network(DECODER.replace("MODE", "nearest"))
-    assert set(placement_openvino.place(model).activations) == {"image", "skip", "both"}
-    joined = placement_openvino.place(model, joined=True)
-    assert set(joined.activations) == {"image", "skip", "deep"}, "above what only moves numbers"
-    assert dict(joined.ties) == {"deep": "both", "skip": "both"}
-    between = placement_openvino.place(network(DECODER.replace("MODE", "linear")), joined=True)
-    assert set(between.activations) == {"image", "skip", "wide"}, "what computes between pixels works on floats"
-
-
-def test_openvino_joined_decoder_answers_as_the_float_one() -> None:
-    import openvino
-
-    model = network(DECODER.replace("MODE", "nearest"))
-    quantized = write_qdq(model, placement_openvino.place(model, joined=True, reduced=REDUCED), ranges(model))
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(serialise(quantized), b""), "CPU")
-    results, expected = compiled(image(model))[0], session(serialise(model)).run(None, {"image": image(model)})[0]
-    assert np.linalg.norm(results - expected) < 0.04 * np.linalg.norm(expected)
+def test_openvino_rounds_above_a_resize_that_only_moves_numbers() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    net (float[1, 8, 8, 8] image) => (float[1, 8, 16, 16] logits)
+    <float[8, 8, 3, 3] w0, float[8, 8, 3, 3] w1, float[4] twice = {1.0, 1.0, 2.0, 2.0}>
+    {
+      [one] a = Conv <pads = [1, 1, 1, 1]> (image, w0)
+      [up] b = Resize <mode = "MODE", coordinate_transformation_mode = "asymmetric"> (a, , twice)
+      [two] logits = Conv <pads = [1, 1, 1, 1]> (b, w1)
+    }"""
+    for mode, place in {"nearest": "a", "linear": "b"}.items():
+        model = network(text.replace("MODE", mode))
+        assert set(placement_openvino.place(model).activations) == {"image", place}
