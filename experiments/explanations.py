@@ -2,11 +2,12 @@
 
     python experiments/explanations.py prepare OUT --weights FILE --study FOLDER
     python experiments/explanations.py judge OUT --weights FILE --study FOLDER [--cases N] [--seconds S]
+    python experiments/explanations.py candidates OUT --weights FILE --study FOLDER
 
 ``FILE`` is ``efficientnet-lite0-skin-lesion-224.safetensors``, ``FOLDER`` the skin-lesion study, split as its JSON
 says. ``prepare`` writes ``plain.medfm`` (without maps), ``fp32.medfm`` and ``int8.medfm``; ``judge`` writes
-``result.json``. A map is of the class that its own network predicts; it is laid on the image at its own
-size, where the mask is drawn.
+``result.json``; ``candidates`` quantizes without a limit of error and writes ``candidates.json``.
+A map is of the class that its own network predicts; it is laid on the image at its own size, where the mask is drawn.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from safetensors.torch import load_file
 from medfm_compress.bench.evaluate.attribution_agreement import overlap, rank_correlation
 from medfm_compress.bench.evaluate.map_accuracy import insertion_deletion, points_at
 from medfm_compress.compress.explain.gradcam import grad_cam
+from medfm_compress.compress.quantization.build_candidate import GraphBuilder, portable
+from medfm_compress.compress.quantization.calibrate import calibrate
+from medfm_compress.compress.quantization.methods import Method
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
 from medfm_compress.data.masks import label_map
@@ -35,12 +39,14 @@ from medfm_compress.data.open import open_study
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.study import Study
 from medfm_compress.export.build import BundleDraft, build_bundle
-from medfm_compress.export.cases import network_inputs
+from medfm_compress.export.cases import network_inputs, sample_cases
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Provenance
 from medfm_compress.runtime.class_activation import ClassActivation, on_image, on_input
+from medfm_compress.runtime.golden_cases import relative_logit_error
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.sessions.table import open_variant
+from medfm_compress.runtime.sessions.protocol import Session
+from medfm_compress.runtime.sessions.table import open_session_from_bytes, open_variant
 from medfm_compress.runtime.task import Task
 
 SPEC = ImageSpec(
@@ -86,13 +92,7 @@ def by_variant(bundle: Path, name: str) -> Activate:
     """A variant's own output."""
     opened = Bundle.open(bundle)
     variant = next(v for v in opened.manifest.variants if v.name == name)
-    session = open_variant(opened, variant, 1)
-
-    def activate(image: NDArray[np.float32]) -> ClassActivation:
-        outputs = session.run({"image": image})
-        return ClassActivation(outputs["cam"][0], outputs["logits"][0])
-
-    return activate
+    return by_session(open_variant(opened, variant, 1))
 
 
 def predicted(activation: ClassActivation) -> NDArray[np.float32]:
@@ -194,6 +194,44 @@ def judge(options: argparse.Namespace) -> None:
     sys.stdout.write((options.out / "result.json").read_text())
 
 
+def candidates(options: argparse.Namespace) -> None:
+    """INT8 of each engine as it comes, whatever its error: how far its maps and its answers move, on 150 test cases."""
+    study = split(options.study)
+    bundle = Bundle.open(options.out / "fp32.medfm")
+    source = portable(bundle.read("models/onnxruntime-cpu-fp32.onnx"))
+    inputs = network_inputs(study, sample_cases(study, "train", 64, 0), SPEC)
+    builder = GraphBuilder(source, calibrate(source, iter([inputs]), threads=1), inputs[:32], TASK)
+    images = network_inputs(study, sample_cases(study, "test", 150, 0), SPEC)[:, None]
+    float32 = by_variant(options.out / "fp32.medfm", "onnxruntime-cpu-fp32")
+    expected = [float32(image) for image in images]
+    table = {}
+    for engine in ("onnxruntime", "openvino"):
+        for name, method in (("plain", Method()), ("smoothquant", Method(smoothquant=True))):
+            session = open_session_from_bytes(engine, list(builder.build(engine, method)), 1, "int8")
+            own = [by_session(session)(image) for image in images]
+            pairs = list(zip(own, expected, strict=True))
+            ranks = [rank_correlation(*(a.evidence(TASK, FINDING) for a in pair)) for pair in pairs]
+            logits = [np.stack([a.logits for a in each]) for each in (own, expected)]
+            table[f"{engine} {name}"] = {
+                "relative logit error": round(relative_logit_error(*logits, TASK), 4),
+                "rank": interval(np.array(ranks)),
+                "rank 5th percentile": round(float(np.quantile(ranks, 0.05)), 4),
+                "changed": float((logits[0].argmax(1) != logits[1].argmax(1)).mean()),
+            }
+    (options.out / "candidates.json").write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1))
+    sys.stdout.write((options.out / "candidates.json").read_text())
+
+
+def by_session(session: Session) -> Activate:
+    """An opened session's own output."""
+
+    def activate(image: NDArray[np.float32]) -> ClassActivation:
+        outputs = session.run({"image": image})
+        return ClassActivation(outputs["cam"][0], outputs["logits"][0])
+
+    return activate
+
+
 def cost(out: Path, image: NDArray[np.float32], rounds: int = 60) -> dict[str, list[float]]:
     """Milliseconds of one run without and with maps, in turns, of the FP32 engines: medians, and the median ratio."""
     rows = {}
@@ -241,7 +279,7 @@ def _row(name: str, row: dict[str, list[float]], teacher: dict[str, list[float]]
 def main() -> None:
     """Prepare or judge."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=("prepare", "judge"))
+    parser.add_argument("step", choices=("prepare", "judge", "candidates"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--study", type=Path, required=True)
@@ -250,7 +288,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    {"prepare": prepare, "judge": judge}[options.step](options)
+    {"prepare": prepare, "judge": judge, "candidates": candidates}[options.step](options)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class Features(NamedTuple):
 
 def features_of(study: Study, name: str, encoder: str, size: int, out: Path) -> Features:
     """Computed once, then read."""
-    path = out / f"{name}-{study.root.name}.npz"
+    path = out / f"{name}-{name_of(study)}.npz"
     if not path.is_file():
         module = _encoder(encoder)
         spec = ImageSpec(height_px=size, width_px=size, colour="rgb", mean=(0.498,) * 3, std=(0.502,) * 3)
@@ -72,6 +72,11 @@ def features_of(study: Study, name: str, encoder: str, size: int, out: Path) -> 
         np.savez_compressed(path, **arrays._asdict())
     with np.load(path, allow_pickle=False) as kept:
         return Features(**{key: kept[key] for key in Features._fields})
+
+
+def name_of(study: Study) -> str:
+    """Of its folder."""
+    return (study.root if study.root.is_dir() else study.root.parent).name
 
 
 def _encoder(encoder: str) -> Any:
@@ -201,7 +206,7 @@ def main() -> None:
         features = features_of(study, name, encoder, options.size, options.out)
         table[name] = {"width": features.train.shape[1], "rows": curve(features, options.draws)}
         sys.stdout.write(f"{name} {table[name]}\n")
-    (options.out / f"{study.root.name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1))
+    (options.out / f"{name_of(study)}.json").write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1))
 
 
 if __name__ == "__main__":
