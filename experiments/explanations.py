@@ -213,7 +213,7 @@ def candidates(options: argparse.Namespace) -> None:
             ranks = [rank_correlation(*(a.evidence(TASK, FINDING) for a in pair)) for pair in pairs]
             logits = [np.stack([a.logits for a in each]) for each in (own, expected)]
             table[f"{engine} {name}"] = {
-                "relative logit error": round(relative_logit_error(*logits, TASK), 4),
+                "relative logit error": round(relative_logit_error(logits[0], logits[1], TASK), 4),
                 "rank": interval(np.array(ranks)),
                 "rank 5th percentile": round(float(np.quantile(ranks, 0.05)), 4),
                 "changed": float((logits[0].argmax(1) != logits[1].argmax(1)).mean()),

@@ -115,7 +115,7 @@ def draw(features: Features, shots: int, seed: int) -> NDArray[np.int64]:
     for label in np.unique(features.train_class):
         order = random.permutation(np.flatnonzero(features.train_class == label)).tolist()
         seen: dict[str, int] = defaultdict(int)
-        ranked = []
+        ranked: list[tuple[int, int, int]] = []
         for position in order:
             ranked.append((seen[features.train_group[position]], len(ranked), position))
             seen[features.train_group[position]] += 1

@@ -42,4 +42,4 @@ def write_jpeg_slide(
 
 def _halve(block: Picture) -> Picture:
     four = block.reshape(TILE_PX, 2, TILE_PX, 2, 3).astype(np.uint16)
-    return ((four.sum(axis=(1, 3)) + 2) // 4).astype(np.uint8)
+    return np.asarray((four.sum(axis=(1, 3)) + 2) // 4, np.uint8)

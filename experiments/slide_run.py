@@ -45,7 +45,7 @@ def layout(side: int) -> NDArray[np.uint8]:
     kinds = (((y - 0.5) / 0.38) ** 2 + ((x - 0.5) / 0.32) ** 2 < 1).astype(np.uint8)
     for kind, (down, across, radius) in DISCS.items():
         kinds[(y - down) ** 2 + (x - across) ** 2 < radius**2] = KINDS.index(kind)
-    return kinds
+    return np.asarray(kinds, np.uint8)
 
 
 def read_tiles(data: Path) -> dict[str, list[Picture]]:
@@ -69,7 +69,7 @@ def make(data: Path, path: Path, side: int) -> None:
         if row >= kinds.shape[0] or column >= kinds.shape[1] or kinds[row, column] == 0:
             return glass
         of_kind = tiles[KINDS[kinds[row, column]]]
-        return of_kind[chosen[row, column] % len(of_kind)]
+        return np.asarray(of_kind[chosen[row, column] % len(of_kind)], np.uint8)
 
     def tile_of(row: int, column: int) -> Picture:
         top, left = row * FILE_TILE_PX, column * FILE_TILE_PX

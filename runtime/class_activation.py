@@ -49,7 +49,7 @@ class ClassActivation(NamedTuple):
             raise InputError(f"there is no finding {finding!r}; choose of {', '.join(task.findings)}")
         index = task.labels.index(finding)
         if task.independent:
-            return self.maps[index]
+            return np.asarray(self.maps[index], np.float32)
         others = [number for number in range(len(task.labels)) if number != index]
         weights = np.exp(self.logits[others] - self.logits[others].max())
         rest = np.tensordot(weights / weights.sum(), self.maps[others], axes=1)
@@ -68,8 +68,8 @@ def read_activation(
 
 def on_input(evidence: FloatArray, spec: ImageSpec) -> FloatArray:
     """Evidence ``[h, w]`` on the network's input, ``[height_px, width_px]``."""
-    rows = _between(np.arange(spec.height_px) + 0.5, spec.height_px, evidence.shape[0])
-    columns = _between(np.arange(spec.width_px) + 0.5, spec.width_px, evidence.shape[1])
+    rows = _between(np.arange(spec.height_px, dtype=np.float64) + 0.5, spec.height_px, evidence.shape[0])
+    columns = _between(np.arange(spec.width_px, dtype=np.float64) + 0.5, spec.width_px, evidence.shape[1])
     return np.asarray(rows @ evidence @ columns.T, np.float32)
 
 

@@ -97,8 +97,8 @@ def lay_on_image(
         InputError: logits or spec do not fit.
         Refused: a logit is not finite.
     """
-    maps: Planes = probability_maps(logits, task)
-    maps = maps.reshape(maps.shape[-3:])
+    given = probability_maps(logits, task)
+    maps = given.reshape(-1, *given.shape[-2:])
     if maps.shape[1:] != (spec.height_px, spec.width_px):
         raise InputError(f"maps are {maps.shape[1:]}, the network's input {(spec.height_px, spec.width_px)}")
     place = layout(height, width, spec)
