@@ -51,6 +51,9 @@ _EXAMPLES: Mapping[str, Any] = MappingProxyType(
         "engine.trust_store": "/etc/medfm-compress/trust",
         "spool.deadline_s": 3600,
         "results.findings": {"pneumonia": {"value": "233604007", "scheme": "SCT", "meaning": "Pneumonia"}},
+        "results.segment_categories": {
+            "tumour": {"value": "49755003", "scheme": "SCT", "meaning": "Morphologically Abnormal Structure"}
+        },
         "results.institution": "General Hospital",
         "pacs.name": "archive",
         "pacs.ae_title": "ORTHANC",

@@ -341,7 +341,7 @@ def test_groups_are_judged_one_by_one(write_report, folder):
 
 def test_a_policy_that_names_what_nobody_measures_is_one_sentence(write_report, folder):
     write_report()
-    (folder / "wider.yaml").write_text("non_inferiority: [{metric: dice, margin: 0.1}]")
+    (folder / "wider.yaml").write_text("non_inferiority: [{metric: jaccard, margin: 0.1}]")
     assert "it must be one of accuracy, auprc, auroc" in complaint(invoke(folder, policy="wider.yaml"))
     (folder / "wider.yaml").write_text("non_inferiority: [{metric: auroc, margin: 0.1, finding: nodule}]")
     lines = complaint(invoke(folder, "--accept-changed-policy", policy="wider.yaml"))

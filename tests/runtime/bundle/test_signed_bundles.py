@@ -24,6 +24,7 @@ DIGESTS = {  # as the writer of the time computed them
     4: "eab9afe2ffa9c97114768d4c0759c6abaf5e6cccadd969d633d1079c87d7f854",
     5: "b024c887950192a762d046ba9344c0df6769de4a2a8825c7ee8ec180b2a65206",  # the first with a release, signed twice
     6: "9cb512e73cb937ef9577eb70b7e1307954c1c0fa1246f01cc9a55589a21b8675",  # every rule of DICOM images since then
+    7: "a69251a953c92d70f414edc264eb79696b38f214143fe992f61ff0e8c9021b45",  # a segmentation by tiles
 }
 BUILDER, APPROVER = Signer.make("Build", "builder"), Signer.make("Chief", "approver")
 
