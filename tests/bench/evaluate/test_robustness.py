@@ -148,11 +148,9 @@ def test_an_entry_that_cannot_be_judged_is_refused(wrong):
 
 def test_a_finding_that_the_task_lacks_is_refused_by_name(make_evaluation):
     rules = policy(one(finding="nope"))
-    evidence = gather(
-        make_evaluation(), (make_evaluation("int8"),), rules, Task(kind="multilabel", labels=("opacity",))
-    )
+    task = Task(kind="multilabel", labels=("opacity",))
     with pytest.raises(InputError, match="'nope'"):
-        judge_evidence(evidence, rules, policy_sha256="p" * 64)
+        gather(make_evaluation(), (make_evaluation("int8"),), rules, task)
 
 
 def test_other_cases_are_refused(make_evaluation):
