@@ -11,7 +11,14 @@ from medfm_compress.cli.arguments import Bundle, Overwrite, Policy, ReportOut, S
 from medfm_compress.cli.command import command
 from medfm_compress.cli.next_command import after_bench
 from medfm_compress.cli.outputs import check_report_out
-from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, teacher_sources
+from medfm_compress.cli.teacher_options import (
+    TeacherLabels,
+    TeacherOutputs,
+    TeacherSpec,
+    TeacherWeights,
+    teacher_sources,
+    with_weights,
+)
 from medfm_compress.recipe import BenchStep
 
 if TYPE_CHECKING:
@@ -33,6 +40,7 @@ def bench(
     policy: Policy,
     out: ReportOut,
     overwrite: Overwrite = False,
+    teacher_weights: TeacherWeights = None,
     teacher_spec: TeacherSpec = None,
     teacher_labels: TeacherLabels = None,
     teacher_outputs: TeacherOutputs = None,
@@ -50,7 +58,7 @@ def bench(
     from medfm_compress.teacher_baselines import require_toolchain
 
     require_toolchain()
-    sources = teacher_sources(teacher, teacher_spec, teacher_labels, teacher_outputs)
+    sources = with_weights(teacher_sources(teacher, teacher_spec, teacher_labels, teacher_outputs), teacher_weights)
     report = steps.bench(study, sources, bundle, load_policy(policy), step, console.progress, out)
     verdict = judge(report)
     console.emit(

@@ -15,7 +15,14 @@ from medfm_compress.cli.next_command import after_distill
 from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.cli.parse_units import parse_pairs
 from medfm_compress.cli.streams import flush_out
-from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, per_teacher, teacher_sources
+from medfm_compress.cli.teacher_options import (
+    TeacherLabels,
+    TeacherOutputs,
+    TeacherSpec,
+    TeacherWeights,
+    teacher_sources,
+    with_weights,
+)
 from medfm_compress.recipe import DistillStep
 
 if TYPE_CHECKING:
@@ -34,9 +41,7 @@ def distill(
     study: Study,
     out: ModelOut,
     overwrite: Overwrite = False,
-    teacher_weights: Annotated[
-        list[str] | None, typer.Option(help="Weights of a timm or torchvision teacher; the n-th for the n-th teacher.")
-    ] = None,
+    teacher_weights: TeacherWeights = None,
     teacher_labels: TeacherLabels = None,
     teacher_spec: TeacherSpec = None,
     teacher_outputs: TeacherOutputs = None,
@@ -56,15 +61,12 @@ def distill(
     sources = tuple(
         msgspec.structs.replace(
             source,
-            weights=weights,
             mapping=parse_pairs(label_map, "--map"),
             licence=teacher_licence,
             intended_use=teacher_intended_use,
         )
-        for source, weights in zip(
-            teacher_sources(teachers, teacher_spec, teacher_labels, teacher_outputs),
-            per_teacher(teacher_weights, teachers, "--teacher-weights"),
-            strict=True,
+        for source in with_weights(
+            teacher_sources(teachers, teacher_spec, teacher_labels, teacher_outputs), teacher_weights
         )
     )
     choices: list[Choice] = []

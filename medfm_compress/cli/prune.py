@@ -12,7 +12,14 @@ from medfm_compress.cli.arguments import ModelFolder, ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.next_command import after_distill, print_next
 from medfm_compress.cli.outputs import refuse_empty
-from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, teacher_sources
+from medfm_compress.cli.teacher_options import (
+    TeacherLabels,
+    TeacherOutputs,
+    TeacherSpec,
+    TeacherWeights,
+    teacher_sources,
+    with_weights,
+)
 from medfm_compress.compress.pruning.options import PruneOptions
 
 if TYPE_CHECKING:
@@ -30,6 +37,7 @@ def prune(
     teacher: Annotated[
         list[str] | None, typer.Option(help="What it recovers from, see distill; the original by default.")
     ] = None,
+    teacher_weights: TeacherWeights = None,
     teacher_spec: TeacherSpec = None,
     teacher_labels: TeacherLabels = None,
     teacher_outputs: TeacherOutputs = None,
@@ -41,7 +49,8 @@ def prune(
     refuse_empty(out)
     from medfm_compress import steps
 
-    sources = teacher_sources(teacher or [], teacher_spec, teacher_labels, teacher_outputs)
+    named = teacher_sources(teacher or [], teacher_spec, teacher_labels, teacher_outputs)
+    sources = with_weights(named, teacher_weights)
     record = steps.prune(study, sources, model, options, console.progress, out, overwrite=overwrite)
     following = after_distill(out, study)
 

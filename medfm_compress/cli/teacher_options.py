@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
+from msgspec.structs import replace
 
 from medfm_compress.compress.teachers.source import Outputs, TeacherSource
 from medfm_compress.runtime.errors import InputError
 
+TeacherWeights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--teacher-weights", help="Weights of a teacher that is named by its network; the n-th for the n-th teacher."
+    ),
+]
 TeacherSpec = Annotated[
     list[str] | None,
     typer.Option(
@@ -51,6 +58,12 @@ def teacher_sources(
         )
         for source, spec, listed, gives in rows
     )
+
+
+def with_weights(sources: tuple[TeacherSource, ...], weights: list[str] | None) -> tuple[TeacherSource, ...]:
+    """The teachers with the files of their weights; raises InputError as `per_teacher`."""
+    files = per_teacher(weights, [source.source for source in sources], "--teacher-weights")
+    return tuple(replace(source, weights=file) for source, file in zip(sources, files, strict=True))
 
 
 def onnx_source(

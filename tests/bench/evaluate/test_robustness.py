@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
 from medfm_compress.bench.evaluate.robustness import PerturbedTables, asked, compare_drops, conditions
 from medfm_compress.bench.gate.drop_checks import NOT_EVALUATED, check_drops
-from medfm_compress.bench.gate.gate import gather, judge_evidence
+from medfm_compress.bench.gate.gate import gather
 from medfm_compress.bench.stats.auroc import clustered_areas
 from medfm_compress.bench.stats.drop_difference import areas_drop_difference, p_areas_drop_below
 from medfm_compress.bench.types.policy import NonInferiority, Policy, Robustness
