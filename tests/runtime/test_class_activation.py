@@ -136,7 +136,6 @@ def test_the_command_draws_it_at_the_images_own_size(bundles, tmp_path):
 
 def test_a_bundle_without_says_how_to_get_one(bundles, tmp_path):
     arguments = [
-        "--json",
         "run",
         str(bundles[False]),
         str(image(tmp_path)),
