@@ -7,8 +7,9 @@
 
 Where the spec names a stain, it is normalised between resize and crop (`medfm_compress.runtime.stain`).
 
-All of it is float32. The resize is Pillow's on 32-bit float planes (mode ``F``), so 16-bit images keep their depth; the
-rows of a large image are shortened by `reduction`, to the same bits. No float copy of a large image is made.
+All of it is float32. The resize is Pillow's on 32-bit float planes (mode ``F``), so 16-bit images keep their depth: first
+the rows, then the columns, since Pillow alone begins with what it takes to be quicker, and the order changes the last
+bit. The rows of a large image are shortened by `reduction`, to the same bits. No float copy of a large image is made.
 """
 
 from __future__ import annotations
@@ -239,14 +240,14 @@ def _resize(plane: _Plane, size: tuple[int, int], name: Filter) -> FloatArray:
         return plane.rows(0, height)
     from PIL import Image
 
+    methods = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
+    method = methods.get(name, Image.Resampling.BICUBIC)
     is_unsigned = plane.low == 0 and plane.values.dtype.kind == "u"
     if name == "bicubic" and is_unsigned and is_worth_while(height, width, size[1]):
-        shorter = shortened(plane.rows, height, width, size[1])
+        rows = Image.fromarray(shortened(plane.rows, height, width, size[1]))
     else:
-        shorter = np.ascontiguousarray(plane.rows(0, height))
-    method = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
-    resized = Image.fromarray(shorter).resize((size[1], size[0]), method.get(name, Image.Resampling.BICUBIC))
-    return np.asarray(resized, np.float32)
+        rows = Image.fromarray(np.ascontiguousarray(plane.rows(0, height))).resize((size[1], height), method)
+    return np.asarray(rows.resize((size[1], size[0]), method), np.float32)
 
 
 def _centre(plane: FloatArray, height: int, width: int) -> FloatArray:

@@ -1,6 +1,6 @@
 """Rows of an image made shorter by the antialiased bicubic filter: Pillow's values, bit for bit, by matrix products.
 
-Pillow (mode ``F``) makes row after row, and only then column after column. Value j of a shortened row is
+Value j of a row that Pillow (mode ``F``) shortens is
 
     r_j = float32(s_j),    s_j = Σ_i w_ij x_i  added up in float64 from the first of n taps to the last,
     w_ij = k((i + 1/2 - c_j) / f) / Σ_i k(…),    c_j = (j + 1/2) f,    f = old width / new width,

@@ -16,13 +16,14 @@ from medfm_compress.runtime.reduction import is_worth_while, shortened
 
 
 def plainly_resized(pixels, size, method):
-    """Float copies of the whole image, and Pillow."""
+    """Float copies of the whole image, and Pillow, which is told to shorten rows before columns."""
     planes = pixels.values[..., None] if pixels.values.ndim == 2 else pixels.values
     scaled = [
         (planes[..., at].astype(np.float32) - np.float32(pixels.low)) / np.float32(pixels.high - pixels.low)
         for at in range(planes.shape[-1])
     ]
-    return [np.asarray(Image.fromarray(plane).resize(size, method)) for plane in scaled]
+    rows = [Image.fromarray(plane).resize((size[0], len(plane)), method) for plane in scaled]
+    return [np.asarray(plane.resize(size, method)) for plane in rows]
 
 
 def plain_codes(values, layout, name, *, overlays, lossy):
@@ -68,6 +69,7 @@ def images():
     yield "one grey", np.full((400, 600), 77, np.uint8)
     yield "stripes", np.tile(np.array([0, 255], np.uint8), (400, 300))
     yield "colour", rng.integers(0, 256, (301, 640, 3)).astype(np.uint8)
+    yield "tall", rng.integers(0, 256, (3000, 300)).astype(np.uint8)
     yield "wide", rng.integers(0, 256, (40, 5000)).astype(np.uint8)
 
 
