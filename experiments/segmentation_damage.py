@@ -1,7 +1,7 @@
 """Planted damage on real masks: what the gate says of a bundle whose label maps are spoilt on purpose.
 
 The bundle's own label maps are the reference; the candidates are the same maps untouched, with small regions lost, with
-every outline drawn in by 3 px, and with those of one group of patients drawn in by 5 px.
+every outline drawn in by 3 and by 5 px, and with those of one group of patients drawn in by 8 px.
 
     python experiments/segmentation_damage.py BUNDLE.medfm cases.csv GROUP_COLUMN GROUP OUT.json
 """
@@ -73,8 +73,9 @@ def main() -> None:
         "untouched": lambda shown, case: shown,
         "small regions lost": lambda shown, case: without_small(shown),
         "outlines drawn in by 3 px": lambda shown, case: eroded(shown, 3),
-        f"{column} = {group} drawn in by 5 px": lambda shown, case: (
-            eroded(shown, 5) if case.subgroups.get(column) == group else shown
+        "outlines drawn in by 5 px": lambda shown, case: eroded(shown, 5),
+        f"{column} = {group} drawn in by 8 px": lambda shown, case: (
+            eroded(shown, 8) if case.subgroups.get(column) == group else shown
         ),
     }
 
@@ -90,7 +91,9 @@ def main() -> None:
         verdict = judge_evidence(gather(teacher, [candidate], policy, task), policy, policy_sha256="0" * 64)
         result[name] = {
             "verdict": verdict.outcome,
-            "failed": [check.name for check in verdict.variants[0].checks if check.outcome == "fail"],
+            "not passed": {
+                check.name: check.outcome for check in verdict.variants[0].checks if check.outcome != "pass"
+            },
             "changed maps": sum(not np.array_equal(a, b) for a, b in zip(maps, spoilt, strict=True)),
             "cases": len(cases),
         }

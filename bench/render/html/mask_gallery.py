@@ -60,15 +60,20 @@ def write_mask_gallery(folder: str | Path, study: Study, models: Sequence[Evalua
     """
     path = Path(folder) / GALLERY_HTML
     teacher, *others = models
-    worst = [(row, other) for other in others for row in worst_first(teacher, other)[:MOST_CASES]]
-    worst.sort(key=lambda pair: _change(teacher, pair[1])[pair[0]])
-    cards = [card for row, other in worst[:MOST_CASES] if (card := _card(study, teacher, other, row, maps))]
+    cards = [card for row, other in _worst(teacher, others) if (card := _card(study, teacher, other, row, maps))]
     if not cards:
         path.unlink(missing_ok=True)
         return None
     values = {"cards": cards, "cases": len(teacher.images), "colours": _HEX}
     write_atomically(path, render("mask_gallery.html.j2", values).encode())
     return path
+
+
+def _worst(teacher: Evaluation, others: Sequence[Evaluation]) -> list[tuple[int, Evaluation]]:
+    """The worst cases, each once, with the variant that lost the most there."""
+    changes = np.stack([_change(teacher, other) for other in others])
+    rows = np.argsort(changes.min(axis=0), kind="stable")[:MOST_CASES]
+    return [(int(row), others[int(changes[:, row].argmin())]) for row in rows]
 
 
 def worst_first(teacher: Evaluation, other: Evaluation) -> list[int]:
