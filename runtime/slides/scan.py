@@ -109,7 +109,7 @@ def open_scan(
 def answer_tiles(scan: Scan, engine: Engine, threads: int = 1, progress: Progress = no_progress) -> None:
     """Answer every tile that the journal lacks, each at batch 1, on ``threads`` threads; in order.
 
-    A tile that the bundle's own rules refuse (of another colour, without its stains) is not reliable, and the rest go on.
+    A tile that the bundle's own rules refuse (of another colour, without its stains) is not reliable; the rest go on.
 
     Raises:
         Refused: the network gives no result.

@@ -197,9 +197,7 @@ def test_a_corrupt_tile_is_named_and_its_place_is_no_part_of_the_answer(classifi
 
 
 @pytest.mark.parametrize("kind", ["colour_classifier", "segmenter"])
-def test_a_tile_that_the_bundle_refuses_is_not_reliable_and_the_others_are_answered(
-    kind, scene, slide, tmp_path
-):
+def test_a_tile_that_the_bundle_refuses_is_not_reliable_and_the_others_are_answered(kind, scene, slide, tmp_path):
     stain = MacenkoStain(
         hematoxylin=(0.65, 0.7, 0.29), eosin=(0.07, 0.99, 0.11), concentrations=(2.0, 1.0), others="refuse"
     )
