@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medfm_compress.cli.engine_choice import is_folder
 from medfm_compress.runtime.errors import InputError
 
 
@@ -75,7 +76,7 @@ def check_new_folders(folders: Mapping[str, Path | None], images: Sequence[Path]
             raise InputError(f"{taken[place]} and {option} are both {folder}; give each a folder of its own")
         if holds:
             raise InputError(f"{folder} already holds something; give {option} a new or empty folder")
-        searched = (image for image in images if os.path.isdir(image))
+        searched = filter(is_folder, images)
         inside = next((image for image in searched if image.resolve() in (place, *place.parents)), None)
         if inside is not None:
             raise InputError(f"{option} lies in {inside}, where images are looked for; give a folder elsewhere")
