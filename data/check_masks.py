@@ -11,12 +11,13 @@ import msgspec
 import numpy as np
 
 from medfm_compress.data.labels import LEARNED
-from medfm_compress.data.masks import check_size, drawn_map
+from medfm_compress.data.masks import check_size, drawn_map, drawn_values
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import MedfmError
 
 _QUANTILES = (0.05, 0.5, 0.95)
 _MOST = 0.5
+_MOST_VALUES = 4
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,19 +66,25 @@ class MaskCheck(msgspec.Struct, frozen=True, kw_only=True):
         splits: see the type.
         unusable: masks that cannot be read, have values that stand for nothing, or are of another size than the image.
         shared: groups of images whose masks are one file, or equal ones, that show something.
+        values: structure → value that its own files draw it with → in how many.
     """
 
     splits: dict[str, MasksOfSplit]
     unusable: tuple[UnusableMask, ...]
     shared: tuple[tuple[str, ...], ...]
+    values: dict[str, dict[int, int]]
 
 
 class InspectedMask(NamedTuple):
-    """A mask: each structure's share of the image, and a digest of the drawing; or why it cannot be used."""
+    """A mask: each structure's share of the image, and a digest of the drawing; or why it cannot be used.
+
+    ``values`` are those that the structures are drawn with, as `masks.drawn_values` has them.
+    """
 
     areas: tuple[float, ...] = ()
     content: str = ""
     reason: str = ""
+    values: tuple[int, ...] = ()
 
 
 def inspect_mask(study: Study, case: Case, size: tuple[int, int]) -> InspectedMask | None:
@@ -87,11 +94,12 @@ def inspect_mask(study: Study, case: Case, size: tuple[int, int]) -> InspectedMa
     try:
         drawn = drawn_map(study, case)
         check_size(drawn, case, size)
+        values = drawn_values(study, case)
     except MedfmError as exc:
         return InspectedMask(reason=str(exc))
     counts = np.bincount(drawn.reshape(-1), minlength=len(study.labels) + 1)[1 : len(study.labels) + 1]
     content = hashlib.sha256(b"%d %d " % drawn.shape + drawn.tobytes()).hexdigest() if counts.any() else ""
-    return InspectedMask(tuple(float(count) / drawn.size for count in counts), content)
+    return InspectedMask(tuple(float(count) / drawn.size for count in counts), content, values=values)
 
 
 def with_targets(study: Study, masks: Sequence[InspectedMask | None]) -> Study:
@@ -116,7 +124,13 @@ def check_masks(study: Study, masks: Sequence[InspectedMask | None], splits: Seq
         },
         unusable=tuple(UnusableMask(case.image, mask.reason) for case, mask in rows if mask and mask.reason),
         shared=tuple(tuple(images) for images in by_content.values() if len(images) > 1),
+        values={label: _values([mask for mask in masks if mask], k) for k, label in enumerate(study.labels)},
     )
+
+
+def _values(masks: Sequence[InspectedMask], structure: int) -> dict[int, int]:
+    found = Counter(mask.values[structure] for mask in masks if mask.values and mask.values[structure])
+    return dict(found.most_common())
 
 
 def _of_split(labels: Sequence[str], masks: Sequence[InspectedMask | None]) -> MasksOfSplit:
@@ -165,6 +179,13 @@ def mask_remarks(study: Study, masks: MaskCheck) -> Iterator[str]:
     empty = {split: found.empty for split, found in masks.splits.items() if found.empty}
     if empty:
         yield f"empty masks, of images that show no structure: {_listed(empty)}"
+    for label, values in masks.values.items():
+        if len(values) > 1:
+            shown = ", ".join(f"{value} in {count}" for value, count in list(values.items())[:_MOST_VALUES])
+            yield (
+                f"{label!r} is drawn with {len(values)} values, {shown} mask(s); see that all of them mean it, and "
+                "convert them with 'medfm-compress study masks' where they do not"
+            )
     for label in study.labels:
         large = {split: found.structures[label] for split, found in masks.splits.items()}
         if any(shown.cases and shown.area_median > _MOST for shown in large.values()):

@@ -57,6 +57,18 @@ def drawn_map(study: Study, case: Case) -> LabelMap:
         raise StudyError(f"mask of {case.image!r}: {exc}") from None
 
 
+def drawn_values(study: Study, case: Case) -> tuple[int, ...]:
+    """Of each structure, in order, the value that its own file draws it with; 0 where it draws none.
+
+    None at all where one file draws several structures by their numbers. The case's masks were read before.
+    """
+    if len(case.masks) == 1 < len(study.labels):
+        return ()
+    folder = mask_folder(study)
+    files = (read_mask(folder / name) if name else np.zeros(1, np.uint8) for name in case.masks)
+    return tuple(int(values.max() or values.min()) for values in files)
+
+
 def check_size(drawn: LabelMap, case: Case, size: Sequence[int]) -> None:
     """Refuse a mask of another size than its image as that is read, (height, width) px.
 

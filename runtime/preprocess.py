@@ -298,15 +298,19 @@ def at_resolution(pixels: Pixels, spec: ImageSpec) -> Pixels:
     Raises:
         ImageRefused: it does not say its own, or would be larger than any image that is read.
     """
-    if not spec.tiles or spec.tiles.mm_per_px is msgspec.UNSET or pixels.spacing_mm == spec.tiles.mm_per_px:
+    if not spec.tiles or spec.tiles.mm_per_px is msgspec.UNSET:
         return pixels
     if not pixels.spacing_mm:
         raise ImageRefused(
             f"the network was made for {spec.tiles.mm_per_px:g} mm a pixel, and the image does not say the distance of "
             "its pixels: give a DICOM file with Pixel Spacing"
         )
-    ratio = pixels.spacing_mm / spec.tiles.mm_per_px
-    height, width = (max(1, round(side * ratio)) for side in pixels.values.shape[:2])
+    own = pixels.spacing_mm * math.sqrt(pixels.aspect), pixels.spacing_mm / math.sqrt(pixels.aspect)  # rows, columns
+    height, width = (
+        max(1, round(side * mm / spec.tiles.mm_per_px)) for side, mm in zip(pixels.values.shape[:2], own, strict=True)
+    )
+    if (height, width) == pixels.values.shape[:2]:
+        return pixels
     if height * width > MAX_RESIZED_PIXELS:
         raise ImageRefused(
             f"the image has pixels of {pixels.spacing_mm:g} mm and would be {width}×{height} px at the network's "
@@ -317,7 +321,7 @@ def at_resolution(pixels: Pixels, spec: ImageSpec) -> Pixels:
         _resize(_Plane(channel.astype(np.float32), 0.0, 1.0), (height, width), spec.filter) for channel in channels
     ]
     values = np.clip(np.stack(planes, axis=-1) if pixels.is_colour else planes[0], pixels.low, pixels.high)
-    return pixels._replace(values=values, spacing_mm=spec.tiles.mm_per_px)
+    return pixels._replace(values=values, spacing_mm=spec.tiles.mm_per_px, aspect=1.0)
 
 
 def prepare_tile(pixels: Pixels, spec: ImageSpec, top: int, left: int) -> FloatArray:

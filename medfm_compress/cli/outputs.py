@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medfm_compress.cli.engine_choice import is_folder
 from medfm_compress.runtime.errors import InputError
 
 
@@ -50,6 +51,36 @@ def check_report_out(out: Path, overwrite: bool, holds: Sequence[str] = REPORT_F
     there = [name for name in holds if os.path.lexists(out / name)]
     if there and not overwrite:
         raise InputError(f"--out {out} has {there[0]} already; name another folder, or replace it with --overwrite")
+
+
+def check_new_folders(folders: Mapping[str, Path | None], images: Sequence[Path]) -> None:
+    """Said before any work: of files that are named after images, each option has a new or empty folder of its own.
+
+    Else an image, or another option's file, would be replaced; and what is written among images would be read as one.
+
+    Raises:
+        InputError: an empty path, a file, a folder that holds something, that two options share, or that lies in a
+            folder of ``images``.
+    """
+    taken: dict[Path, str] = {}
+    for option, folder in folders.items():
+        if folder is None:
+            continue
+        if folder == Path() or (os.path.lexists(folder) and not folder.is_dir()):
+            raise InputError(f"{option} is {str(folder)!r}; give the path of a folder")
+        try:
+            place, holds = folder.resolve(), folder.is_dir() and any(folder.iterdir())
+        except (OSError, ValueError, RuntimeError) as exc:
+            raise InputError(f"{option}: {folder} cannot be looked into ({exc}); give another folder") from None
+        if place in taken:
+            raise InputError(f"{taken[place]} and {option} are both {folder}; give each a folder of its own")
+        if holds:
+            raise InputError(f"{folder} already holds something; give {option} a new or empty folder")
+        searched = filter(is_folder, images)
+        inside = next((image for image in searched if image.resolve() in (place, *place.parents)), None)
+        if inside is not None:
+            raise InputError(f"{option} lies in {inside}, where images are looked for; give a folder elsewhere")
+        taken[place] = option
 
 
 def check_new_files(files: Mapping[str, Path | None], overwrite: bool) -> None:

@@ -14,6 +14,7 @@ from medfm_compress.cli.arguments import TrustStoreOption
 from medfm_compress.cli.command import command
 from medfm_compress.cli.engine_choice import EngineChoice, is_folder, open_engine
 from medfm_compress.cli.heat_map_folder import HeatMapFolder
+from medfm_compress.cli.outputs import check_new_folders
 from medfm_compress.cli.prediction_rows import Rows, as_line
 from medfm_compress.cli.segmentation_files import Folders, SegmentationFiles
 from medfm_compress.runtime.errors import EXIT_OK, EXIT_REFUSED, EXIT_UNUSABLE, InputError, MedfmError, Refused
@@ -86,6 +87,8 @@ def run(
     """
     if cache == Path():
         raise InputError("--cache is empty or '.'; give the path of a folder for compiled models")
+    places = Folders(masks, overlay, probabilities, contours, dicom_seg)
+    check_new_folders({"--heatmap": heatmap, **places.by_option()}, images)
     folders = any(map(is_folder, images))
     count, longest = _survey(images) if folders else (len(images), 0)
     say = (lambda _: None) if console.wants_json() else console.say
@@ -98,7 +101,7 @@ def run(
     ):
         drawing = HeatMapFolder(heatmap, engine) if heatmap is not None else None
         rows = Rows(engine.task, longest)
-        files = SegmentationFiles(engine, Folders(masks, overlay, probabilities, contours, dicom_seg))
+        files = SegmentationFiles(engine, places)
         if folders:
             say(rows.header)
         outcomes = _outcomes(_Predictor(engine, atypical, files, drawing), images)

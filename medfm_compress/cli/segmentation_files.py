@@ -25,6 +25,10 @@ class Folders(NamedTuple):
     contours: Path | None = None
     dicom_seg: Path | None = None
 
+    def by_option(self) -> dict[str, Path | None]:
+        """Option of ``run`` → its folder."""
+        return {f"--{name.replace('_', '-')}": folder for name, folder in self._asdict().items()}
+
 
 class SegmentationFiles:
     """Writes the files of one ``run``.
@@ -36,18 +40,13 @@ class SegmentationFiles:
         """Check what was asked for.
 
         Raises:
-            InputError: files of a bundle that is no segmentation, or a folder that is a file.
+            InputError: files of a bundle that is no segmentation.
         """
         self._engine, self._folders = engine, folders
         self._names = ImageNames()
-        for option, folder in folders._asdict().items():
-            if folder is None:
-                continue
-            name = f"--{option.replace('_', '-')}"
-            if not engine.task.is_dense:
-                raise InputError(f"{name} is for segmentations; the bundle is {engine.task.kind}: leave it out")
-            if folder == Path() or (folder.exists() and not folder.is_dir()):
-                raise InputError(f"{name} is {str(folder)!r}; give the path of a folder")
+        asked = [option for option, folder in folders.by_option().items() if folder is not None]
+        if asked and not engine.task.is_dense:
+            raise InputError(f"{asked[0]} is for segmentations; the bundle is {engine.task.kind}: leave it out")
 
     @property
     def needs_probabilities(self) -> bool:

@@ -31,7 +31,7 @@ from medfm_compress.runtime.dicom.overlays import overlay_bits
 from medfm_compress.runtime.dicom.parse import parse
 from medfm_compress.runtime.dicom.rle import rle_pixels
 from medfm_compress.runtime.dicom.rules import check_rules
-from medfm_compress.runtime.dicom.spacing import spacing_mm
+from medfm_compress.runtime.dicom.spacing import mean_and_aspect
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.images.completeness import lacks_scans, with_noise_behind_scans, with_noise_for_end
@@ -125,7 +125,8 @@ def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
 
 def _context(ds: Dataset) -> dict[str, Any]:
     """What statistics need to know of an image beside its pixels."""
-    return {"spacing_mm": spacing_mm(ds), "examination": examination(ds), "is_dicom": True}
+    spacing, aspect = mean_and_aspect(ds)
+    return {"spacing_mm": spacing, "aspect": aspect, "examination": examination(ds), "is_dicom": True}
 
 
 def _quality_flags(ds: Dataset) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def spacing_of(ds: Dataset) -> tuple[float, float] | None:
     return None
 
 
-def spacing_mm(ds: Dataset) -> float | None:
-    """Geometric mean of the spacing of rows and columns in mm; None where no attribute gives a sensible one."""
+def mean_and_aspect(ds: Dataset) -> tuple[float | None, float]:
+    """Geometric mean of the spacing of rows and columns in mm, and rows over columns; None and 1 where none is said."""
     spacing = spacing_of(ds)
-    return None if spacing is None else math.sqrt(spacing[0] * spacing[1])
+    return (None, 1.0) if spacing is None else (math.sqrt(spacing[0] * spacing[1]), spacing[0] / spacing[1])

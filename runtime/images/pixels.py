@@ -19,6 +19,7 @@ class Pixels(NamedTuple):
         spacing_mm: between pixels, where a DICOM file says it; the geometric mean of rows and columns.
         examination: a mark that images of one DICOM study share, of no meaning outside this process.
         is_dicom: whether they come from a DICOM image.
+        aspect: distance of rows over distance of columns, of pixels that are not square.
     """
 
     values: NDArray[Any]
@@ -28,6 +29,7 @@ class Pixels(NamedTuple):
     spacing_mm: float | None = None
     examination: bytes | None = None
     is_dicom: bool = False
+    aspect: float = 1.0
 
     @property
     def is_colour(self) -> bool:

@@ -30,7 +30,7 @@ class TileAnswer(NamedTuple):
 
     Attributes:
         status: `PREDICTED`, `UNREAD` or `NOT_RELIABLE`.
-        scores: float32 ``[findings]``; 0 where there is none.
+        scores: float32 ``[findings]``; NaN where there is none.
         map: uint8 ``[findings, down, across]`` of a segmentation, probabilities × 255; else empty.
     """
 
@@ -51,7 +51,7 @@ class Journal:
         self.path, self._findings, self._map_shape = path, findings, map_shape
         self._map_bytes = findings * map_shape[0] * map_shape[1] if map_shape else 0
         self._size = 1 + 4 * findings + self._map_bytes + 4
-        header = f"medfm slide journal 1 {self._size} {digest(depends_on)}\n".encode()
+        header = f"medfm slide journal 2 {self._size} {digest(depends_on)}\n".encode()
         self._start = len(header)
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)

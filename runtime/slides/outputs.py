@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -75,7 +76,7 @@ def _walk(scan: Scan, findings: tuple[str, ...], table: Path) -> _Summary:
         for tile, answer in tile_scores(scan):
             row, column = divmod(tile, scan.tiling.columns)
             box = scan.tiling.box(row, column)
-            shown = [f"{score:.6g}" if answer.status != UNREAD else "" for score in answer.scores.tolist()]
+            shown = ["" if math.isnan(score) else f"{score:.6g}" for score in answer.scores.tolist()]
             file.write(",".join([str(row), str(column), *map(str, box), _STATUS[answer.status], *shown]) + "\n")
             summary.counts[answer.status] += 1
             if answer.status == UNREAD and len(summary.unread) < MAX_LISTED:
@@ -133,8 +134,8 @@ def _withheld(scan: Scan, summary: _Summary) -> str:
         return f"{unread} tiles could not be read, and the settings refuse a label then"
     if not summary.counts[PREDICTED] or unread + unlike > scan.settings.max_missing * len(scan.tiles):
         return (
-            f"{unread} of {len(scan.tiles)} tissue tiles could not be read, {unlike} are unlike the training images; "
-            f"at most {scan.settings.max_missing:.0%} may lack an answer"
+            f"{unread} of {len(scan.tiles)} tissue tiles could not be read, {unlike} are unlike the training images or "
+            f"refused by the bundle's rules of images; at most {scan.settings.max_missing:.0%} may lack an answer"
         )
     return ""
 

@@ -18,7 +18,7 @@ from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.progress import Progress, counted, no_progress
 from medfm_compress.runtime.slides.answers import TileAnswers, answers_of
-from medfm_compress.runtime.slides.journal import UNREAD, Journal, TileAnswer, sha256_of
+from medfm_compress.runtime.slides.journal import NOT_RELIABLE, UNREAD, Journal, TileAnswer, sha256_of
 from medfm_compress.runtime.slides.overview import Overview, overview
 from medfm_compress.runtime.slides.settings import SlideSettings, check_findings
 from medfm_compress.runtime.slides.slide import RegionUnreadable, Slide
@@ -109,19 +109,24 @@ def open_scan(
 def answer_tiles(scan: Scan, engine: Engine, threads: int = 1, progress: Progress = no_progress) -> None:
     """Answer every tile that the journal lacks, each at batch 1, on ``threads`` threads; in order.
 
+    A tile that the bundle's own rules refuse (of another colour, without its stains) is not reliable; the rest go on.
+
     Raises:
         Refused: the network gives no result.
         InputError: the journal cannot be written.
     """
-    empty = _unread(engine, scan)
+    unread, refused = (_no_answer(engine, scan, status) for status in (UNREAD, NOT_RELIABLE))
 
     def answer(number: int) -> TileAnswer:
         row, column = divmod(int(scan.tiles[number]), scan.tiling.columns)
         try:
             region = scan.tiling.read(scan.slide, row, column)
         except RegionUnreadable:
-            return empty
-        return scan.answers.answer(engine, region)
+            return unread
+        try:
+            return scan.answers.answer(engine, region)
+        except ImageRefused:
+            return refused
 
     left = range(scan.journal.done, len(scan.tiles))
     if left and scan.journal.done:
@@ -137,11 +142,11 @@ def tile_scores(scan: Scan) -> Iterator[tuple[int, TileAnswer]]:
         yield int(tile), scan.journal.read(number)
 
 
-def _unread(engine: Engine, scan: Scan) -> TileAnswer:
+def _no_answer(engine: Engine, scan: Scan, status: int) -> TileAnswer:
     shape = scan.answers.map_shape(engine.manifest.image_spec)
     findings = len(engine.task.findings)
     maps = np.zeros((findings, *shape) if shape else (0,), np.uint8)
-    return TileAnswer(UNREAD, np.zeros(findings, np.float32), maps)
+    return TileAnswer(status, np.full(findings, np.nan, np.float32), maps)
 
 
 def _resolution(slide: Slide, declared: float | None) -> tuple[float, float]:

@@ -61,6 +61,16 @@ def test_every_unusable_mask_is_named(tmp_path: Path) -> None:
     assert any("3 mask(s) cannot be used" in error for error in checked.errors)
 
 
+def test_a_structure_that_is_drawn_with_several_values_is_remarked_on(tmp_path: Path) -> None:
+    checked = write(tmp_path, {"a": square(10, 1), "b": square(11, 2), "c": square(12, 1), "d": square(0)})
+    assert checked.masks is not None
+    assert checked.masks.values == {"lesion": {1: 2, 2: 1}}
+    assert any("'lesion' is drawn with 2 values, 1 in 2, 2 in 1 mask(s)" in remark for remark in checked.remarks)
+    (tmp_path / "same").mkdir()
+    checked = write(tmp_path / "same", {"a": square(10, 2), "b": square(11, 2), "c": square(0)})
+    assert not any("values" in remark for remark in checked.remarks)
+
+
 def test_one_file_for_two_images_is_an_error_where_it_shows_something(tmp_path: Path) -> None:
     checked = write(tmp_path, {"a": square(10), "b": "a-mask.png", "c": square(12), "d": square(12)})
     assert any("2 images share a mask file" in error for error in checked.errors)

@@ -125,10 +125,10 @@ def test_files_show_the_same_label_map(bundle, image, tmp_path, capsys) -> None:
 def test_a_dicom_image_names_no_patient_and_gives_a_segmentation_of_its_own(bundle, tmp_path, capsys) -> None:
     source, folder = dicom(tmp_path), tmp_path / "seg"
     command = ["run", str(bundle), str(source), "--unverified", "--json", "--dicom-seg", str(folder)]
-    assert run([*command, "--masks", str(folder)]) == EXIT_OK
+    assert run([*command, "--masks", str(tmp_path / "m")]) == EXIT_OK
     written = json.loads(capsys.readouterr().out)[0]["files"]
     assert sorted(written) == ["dicom_seg", "mask"]
-    assert all("Secret" not in path.name for path in folder.iterdir())
+    assert all("Secret" not in Path(path).name for path in written.values())
     seg = highdicom.seg.segread(io.BytesIO(Path(written["dicom_seg"]).read_bytes()))
     uid = pydicom.dcmread(source).SOPInstanceUID
     planes = seg.get_pixels_by_source_instance([uid], combine_segments=True, ignore_spatial_locations=True)
@@ -146,12 +146,33 @@ def test_images_of_one_name_do_not_replace_each_other(bundle, image, tmp_path, c
 
 
 def test_what_cannot_be_written_is_said(bundle, image, tmp_path, capsys) -> None:
-    options = ["--dicom-seg", str(tmp_path / "s"), "--masks", str(tmp_path / "s")]
+    options = ["--dicom-seg", str(tmp_path / "s"), "--masks", str(tmp_path / "m")]
     assert run(["run", str(bundle), str(image), "--unverified", *options]) == EXIT_REFUSED
     assert "is no DICOM file" in capsys.readouterr().out
-    assert not (tmp_path / "s").exists()
+    assert not (tmp_path / "s").exists() and not (tmp_path / "m").exists()
     assert run(["run", str(bundle), str(image), "--unverified", "--masks", str(image)]) == EXIT_UNUSABLE
     assert "give the path of a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--masks", "images"), "already holds something"),
+        (("--masks", "m", "--overlay", "m"), "give each a folder of its own"),
+        (("--masks", "m", "--contours", "images/../m"), "give each a folder of its own"),
+        (("--masks", "images/found/masks"), "where images are looked for"),
+        (("--overlay", ""), "give the path of a folder"),
+    ],
+)
+def test_no_image_and_no_other_file_is_replaced(bundle, image, tmp_path, capsys, options, sentence) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "slice.png").write_bytes(image.read_bytes())
+    places = [part if part.startswith("--") or not part else str(tmp_path / part) for part in options]
+    assert run(["run", str(bundle), str(folder), "--unverified", *places]) == EXIT_UNUSABLE
+    assert sentence in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["slice.png"]
+    assert (folder / "slice.png").read_bytes() == image.read_bytes()
 
 
 def test_inspect_and_export_say_what_the_label_map_holds(bundle, capsys) -> None:

@@ -17,7 +17,7 @@ from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import ImageSpec, Tiles
 from medfm_compress.runtime.images.pixels import Pixels
-from medfm_compress.runtime.preprocess import normalise, prepare
+from medfm_compress.runtime.preprocess import at_resolution, normalise, prepare
 from medfm_compress.runtime.segmentation.segment import SMALLER_THAN_TILE, segment
 from medfm_compress.runtime.segmentation.windows import sliding_logits, tile_starts
 from medfm_compress.runtime.task import Task
@@ -156,6 +156,14 @@ def test_pixels_are_brought_to_the_distance_that_the_network_was_made_for() -> N
         segment(lambda x: x[:, :1], Pixels.from_integers(values), task, spec)
     with pytest.raises(ImageRefused, match="region of interest"):
         segment(lambda x: x[:, :1], pixels._replace(spacing_mm=5000.0), task, spec)
+
+
+def test_pixels_that_are_not_square_are_made_square() -> None:
+    spec = spec_of(mm_per_px=0.5)
+    pixels = Pixels.from_integers(image(60, 90))._replace(spacing_mm=0.5, aspect=4.0)  # rows 1 mm, columns 0.25 mm
+    there = at_resolution(pixels, spec)
+    assert there.values.shape == (120, 45, 3)
+    assert (there.spacing_mm, there.aspect) == (0.5, 1.0)
 
 
 def test_one_input_of_a_sliding_window_is_the_tile_in_the_middle() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import ImageRefused, InputError
-from medfm_compress.runtime.image_spec import Tiles
+from medfm_compress.runtime.image_spec import MacenkoStain, Tiles
 from medfm_compress.runtime.slides import journal as journal_module
 from medfm_compress.runtime.slides import scan as scan_module
 from medfm_compress.runtime.slides.outputs import write_outputs
@@ -194,6 +194,21 @@ def test_a_corrupt_tile_is_named_and_its_place_is_no_part_of_the_answer(classifi
     assert not strict.probabilities and not strict.findings and "could not be read" in strict.withheld
     many = scan(classifier, slide, replace(settings, max_missing=0.05), tmp_path / "many")
     assert not many.probabilities and "16 of" in many.withheld
+
+
+@pytest.mark.parametrize("kind", ["colour_classifier", "segmenter"])
+def test_a_tile_that_the_bundle_refuses_is_not_reliable_and_the_others_are_answered(kind, scene, slide, tmp_path):
+    stain = MacenkoStain(
+        hematoxylin=(0.65, 0.7, 0.29), eosin=(0.07, 0.99, 0.11), concentrations=(2.0, 1.0), others="refuse"
+    )
+    bundle = getattr(scene, kind)(tmp_path / "stained.medfm", stain=stain)
+    with Engine(bundle, threads=1, unverified=True) as engine:
+        result = scan(engine, slide, scene.SETTINGS, tmp_path / "out")
+    assert result.tiles.not_reliable > 0 and result.tiles.unread == 0
+    assert result.tiles.answered + result.tiles.not_reliable == result.tiles.tissue
+    assert "refused by the bundle's rules" in result.withheld
+    refused = [row for row in rows_of(tmp_path / "out") if row["status"] == "not reliable"]
+    assert len(refused) == result.tiles.not_reliable and all(row["red"] == "" for row in refused)
 
 
 def test_thresholds_call(classifier, scene, slide, tmp_path):
