@@ -44,6 +44,7 @@ def test_pairs_are_those_of_brute_force() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("threshold", [0.1, 0.5])
 def test_panoptica_counts_the_same(threshold: float) -> None:
+    pytest.importorskip("plotly")  # without it panoptica cannot be imported
     panoptica = pytest.importorskip("panoptica")
     evaluator = panoptica.Panoptica_Evaluator(
         expected_input=panoptica.InputType.SEMANTIC,
