@@ -8,13 +8,8 @@
 Where the spec names a stain, it is normalised between resize and crop (`medfm_compress.runtime.stain`).
 
 All of it is float32. The resize is Pillow's on 32-bit float planes (mode ``F``), so 16-bit images keep their depth:
-<<<<<<< HEAD
-first the rows, then the columns, since Pillow alone begins with what it takes to be quicker, and the order changes the
-last bit. The rows of a large image are shortened by `reduction`, to the same bits; no float copy of it is made.
-=======
 rows first, then columns, since Pillow alone begins with what it takes to be quicker, and the order changes the last
 bit. Rows of a large image are shortened by `reduction`, to the same bits. No float copy of a large image is made.
->>>>>>> breaker
 """
 
 from __future__ import annotations
