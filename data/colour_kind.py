@@ -21,7 +21,8 @@ def colour_of(study: Study) -> Colour:
     """
     cases = [case for case in study.split("train") if case.target]
     if not cases:
-        raise StudyError(f"{study.root} has no labelled image in split 'train'; cut one with 'study split'")
+        missing = "image with a mask" if study.kind == "segmentation" else "labelled image"
+        raise StudyError(f"{study.root} has no {missing} in split 'train'; cut one with 'study split', or add some")
     return case_colour(study, cases[0])
 
 

@@ -3,7 +3,7 @@
 Tiles stand where the sliding window of the device stands: every ⌊size (1 − overlap)⌋ px, the last of a row and column
 shifted inwards to end with the image. An image that is smaller than a tile lies in the middle of one, on black and
 background. With ``mm_per_px`` images are brought to that distance of pixels first, as the device does; masks follow by
-the nearest pixel. Split, patient and subgroups stay; tiles of an image without patient share the image as theirs.
+the nearest pixel. Split, patient and subgroups stay; tiles of an image without patient share a name as theirs.
 """
 
 from __future__ import annotations
@@ -114,14 +114,14 @@ def _cut(study: Study, case: Case, spec: ImageSpec, overlap: float, out: Path) -
                 drawn = _tile(mask, top, left, spec)
                 _write_once(out / "masks" / file, drawn)
                 masks, target = (f"masks/{file}",), presence(drawn, len(study.labels))
-            cases.append(_tile_case(case, f"images/{file}", masks, target))
+            cases.append(_tile_case(case, name, f"images/{file}", masks, target))
     return _TilesOf(cases, height < spec.height_px or width < spec.width_px)
 
 
-def _tile_case(case: Case, image: str, masks: tuple[str, ...], target: tuple[int, ...]) -> Case:
+def _tile_case(case: Case, name: str, image: str, masks: tuple[str, ...], target: tuple[int, ...]) -> Case:
     groups = {f"image_{name}" if name.startswith(_LABELS) else name: value for name, value in case.subgroups.items()}
     return msgspec.structs.replace(
-        case, image=image, masks=masks, target=target, subgroups=groups, patient=case.patient or case.image
+        case, image=image, masks=masks, target=target, subgroups=groups, patient=case.patient or name
     )
 
 

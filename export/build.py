@@ -161,7 +161,8 @@ def bundle_of_network(
     steps = [*network.steps, *(f"export: {line}" for line in lines)]
     task = draft.task
     if study is not None:
-        progress("deciding temperature and operating points on validation cases")
+        if not task.is_dense:
+            progress("deciding temperature and operating points on validation cases")
         decided = decide_on_validation(exports[0].session, study, draft.spec, task, rule)
         task, steps = decided.task, [*steps, f"export: {decided.line}"]
         calibrated_on = msgspec.structs.replace(draft.provenance, calibration_fingerprint=study_fingerprint(study))

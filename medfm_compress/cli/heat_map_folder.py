@@ -31,6 +31,8 @@ class HeatMapFolder:
         self._engine, self._folder = engine, folder
         self._names, self._drawn, self._without = ImageNames(), 0, 0
         bundle = current(engine).bundle
+        if bundle.manifest.task.is_dense:
+            raise InputError(f"{bundle.path.name} draws structures and gives no heat map; --overlay shows what it drew")
         if bundle.manifest.cam is None:
             raise InputError(
                 f"{bundle.path.name} gives no heat map; export the model with --heat-map, which says whether it has "

@@ -48,12 +48,15 @@ def after_export(bundle: Path, study: Path | None, images: Path | None = None) -
     return command_line("quantize", bundle, *cases, "--out", _free(bundle.with_suffix(""), "-int8.medfm"))
 
 
-def after_quantize(bundle: Path, study: Path) -> str:
-    """The command that begins a policy beside the bundle, or that holds the study against the one there."""
+def after_quantize(bundle: Path, study: Path, *, dense: bool = False) -> str:
+    """The command that begins a policy beside the bundle, or that holds the study against the one there.
+
+    With ``dense`` the bundle draws masks.
+    """
     policy = bundle.parent / "policy.yaml"
     if policy.exists():
         return command_line("study", "check", study, "--policy", policy)
-    return command_line("policy", "init", policy)
+    return command_line("policy", "init", policy, *(["--segmentation"] if dense else []))
 
 
 def after_bench(report: Path, policy: Path, bundle: Path) -> str:

@@ -91,7 +91,7 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
         console.say(f"wrote {out}; a labelled study and a policy prove it: see 'medfm-compress bench --help'")
         return
     console.say(f"wrote {out}; its teacher and a policy prove it: see 'medfm-compress bench --help'")
-    print_next(after_quantize(out, study))
+    print_next(after_quantize(out, study, dense=quantized.manifest.task.is_dense))
 
 
 def _without_agreement(row: list[str]) -> list[str]:
