@@ -59,6 +59,7 @@ class Node:
         folder = Path(config.folder)
         self.metrics, self.progress = Metrics(), Progress()
         self._stop = threading.Event()
+        self._receives = threading.Event()
         self._signal = 0
         self._health: Health | None = None
         self._page: Any = None
@@ -103,6 +104,7 @@ class Node:
         for way in self._make_ways_in():
             way.start()
             self._ways_in.append(way)
+        self._receives.set()
         for name, part in self._parts():
             self.progress.watch(name, partial(_is_alive, part))
         head = self.audit.head
@@ -162,6 +164,8 @@ class Node:
         """Why no image is accepted."""
         if self._stop.is_set():
             return ["the node is stopping"]
+        if not self._receives.is_set():
+            return ["the node is starting"]
         try:
             has_room = self.spool.has_room()
         except OSError as exc:

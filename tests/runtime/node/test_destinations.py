@@ -51,3 +51,13 @@ def test_a_node_without_its_database_does_not_start(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(InputError, match="database"):
         Node(config)
+
+
+def test_a_node_is_ready_once_every_way_in_is_open(tmp_path: Path) -> None:
+    node = Node(node_scene.config(tmp_path))
+    assert node.unready() == ["the node is starting"]
+    try:
+        node.start()
+        assert node.unready() == []
+    finally:
+        node.stop()
