@@ -30,10 +30,10 @@ from medfm_compress.runtime.bundle.manifest import (
     Variant,
     schema_of,
 )
+from medfm_compress.runtime.bundle.task_contradiction import task_contradiction
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, quoted, refusing
 from medfm_compress.runtime.strict_json import decode, digest, encode
 from medfm_compress.runtime.task import Task
-from medfm_compress.runtime.tasks.table import rules_of
 from medfm_compress.runtime.trust.signature import FOLDER, MAX_SIGNATURE_BYTES, MAX_SIGNATURES
 from medfm_compress.runtime.trust.standing import Standing, check_signatures
 from medfm_compress.runtime.trust.store import TrustStore
@@ -314,56 +314,7 @@ def contradiction(manifest: Manifest) -> str:
     strangers = sorted({verdict.variant for verdict in manifest.verdicts} - set(variants))
     if strangers:
         return f"a verdict names variant {strangers[0]!r}, which it does not have"
-    return _tensor_contradiction(manifest) or _spec_contradiction(manifest) or _decision_contradiction(manifest)
-
-
-def _tensor_contradiction(manifest: Manifest) -> str:
-    """A bundle has one image in, of the spec's shape, and logits out, of the shape that its kind of task has."""
-    images = [tensor.shape for tensor in manifest.inputs if tensor.role == "image"]
-    logits = [tensor.shape for tensor in manifest.outputs if tensor.role == "logits"]
-    if images != [manifest.image_spec.shape] or len(manifest.inputs) != 1:
-        return f"its inputs are {images}; one image of shape {manifest.image_spec.shape} is what its image spec gives"
-    features = [tensor for tensor in manifest.outputs if tensor.role == "features"]
-    expected = int(manifest.typicality is not msgspec.UNSET)
-    rules = rules_of(manifest.task)
-    shape = rules.logits_shape(manifest.task, manifest.image_spec)
-    further = [tensor for tensor in manifest.outputs if tensor is not manifest.cam]
-    if logits != [shape] or len(further) != 1 + expected:
-        return f"its outputs are {logits}; one of shape {shape} is what its task needs"
-    if manifest.outputs[0].role != "logits" or len(features) != expected:
-        return "its outputs must be the logits and, where it tells how usual an image is, after them the features"
-    return _cam_contradiction(manifest)
-
-
-def _cam_contradiction(manifest: Manifest) -> str:
-    """Class activation maps are the last output, one map a label, of at least two places."""
-    cam = manifest.cam
-    if cam is None:
-        return ""
-    fits = len(cam.shape) == 4 and cam.shape[:2] == (1, len(manifest.task.labels)) and min(cam.shape[2:]) >= 1
-    if not fits or cam.shape[2] * cam.shape[3] < 2 or cam is not manifest.outputs[-1]:
-        labels = len(manifest.task.labels)
-        return f"its class activation maps have shape {cam.shape}; the last output, of [1, {labels}, h, w], is needed"
-    return ""
-
-
-def _spec_contradiction(manifest: Manifest) -> str:
-    """The answer must cover what the task asks of the image."""
-    try:
-        rules_of(manifest.task).check_spec(manifest.task, manifest.image_spec)
-    except InputError as exc:
-        return str(exc)
-    return ""
-
-
-def _decision_contradiction(manifest: Manifest) -> str:
-    """Temperatures and operating points of variants must fit the task."""
-    for variant in manifest.variants:
-        try:
-            manifest.task_of(variant)
-        except InputError as exc:
-            return f"variant {variant.name!r} does not fit its task: {exc}"
-    return ""
+    return task_contradiction(manifest)
 
 
 def _model_files(variants: Iterable[Variant]) -> set[str]:
