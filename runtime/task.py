@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, TypeVar
 
 import msgspec
 
 from medfm_compress.runtime.errors import InputError
 
 TaskKind = Literal["binary", "multiclass", "multilabel", "segmentation"]
+_T = TypeVar("_T")
 INDEPENDENT_KINDS: frozenset[TaskKind] = frozenset({"multilabel", "segmentation"})
 """Kinds whose findings do not exclude each other in one image: a target is a row of 0 and 1."""
 MOST_STRUCTURES = 254
@@ -16,6 +19,12 @@ MOST_STRUCTURES = 254
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 """Fits lie in [0.05, 20]. Far smaller ones make logits overflow, far larger ones make every probability the same."""
+
+
+def by_kind(classification: _T, segmentation: _T) -> Mapping[TaskKind, _T]:
+    """A room's table of what differs between kinds of task."""
+    table: dict[TaskKind, _T] = dict.fromkeys(("binary", "multiclass", "multilabel"), classification)
+    return MappingProxyType(table | {"segmentation": segmentation})
 
 
 class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,7 +8,6 @@ against its mask, case by case                 shows the structure at all
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,7 +24,7 @@ from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.segmentation.segment import Segmented, of_logits, segment
-from medfm_compress.runtime.task import Task, TaskKind
+from medfm_compress.runtime.task import Task, TaskKind, by_kind
 
 Logits = NDArray[Any]
 PRESENCE_METRICS: tuple[Metric, ...] = ("auroc", "sensitivity", "specificity")
@@ -100,14 +99,8 @@ def _by_tiles(answers: Answers, subject: Subject) -> Iterator[Segmented]:
         yield segment(answers.of_input, pixels, subject.task, subject.spec)
 
 
-_CLASSIFICATION = KindOfTask(_rows, METRICS, "auroc")
-_KINDS: Mapping[TaskKind, KindOfTask] = MappingProxyType(
-    {
-        "binary": _CLASSIFICATION,
-        "multiclass": _CLASSIFICATION,
-        "multilabel": _CLASSIFICATION,
-        "segmentation": KindOfTask(_maps, (*MASK_METRICS, *PRESENCE_METRICS), "dice"),
-    }
+_KINDS: Mapping[TaskKind, KindOfTask] = by_kind(
+    KindOfTask(_rows, METRICS, "auroc"), KindOfTask(_maps, (*MASK_METRICS, *PRESENCE_METRICS), "dice")
 )
 
 

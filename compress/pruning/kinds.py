@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Protocol
 
 from torch import Tensor
@@ -14,7 +13,7 @@ from medfm_compress.compress.pruning.segmentation import SegmentationPruning
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
-from medfm_compress.runtime.task import Task, TaskKind
+from medfm_compress.runtime.task import Task, TaskKind, by_kind
 
 
 class PruningRules(Protocol):
@@ -47,15 +46,7 @@ class PruningRules(Protocol):
         ...
 
 
-_CLASSIFICATION = ClassificationPruning()
-_RULES: Mapping[TaskKind, PruningRules] = MappingProxyType(
-    {
-        "binary": _CLASSIFICATION,
-        "multiclass": _CLASSIFICATION,
-        "multilabel": _CLASSIFICATION,
-        "segmentation": SegmentationPruning(),
-    }
-)
+_RULES: Mapping[TaskKind, PruningRules] = by_kind(ClassificationPruning(), SegmentationPruning())
 
 
 def pruning_rules(task: Task) -> PruningRules:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from medfm_compress.compress.training.segmentation import SegmentationTraining
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
-from medfm_compress.runtime.task import Task, TaskKind
+from medfm_compress.runtime.task import Task, TaskKind, by_kind
 
 Groups = Sequence[tuple[Study, tuple[Case, ...]]]
 
@@ -56,15 +55,7 @@ class TrainingRules(Protocol):
         ...
 
 
-_CLASSIFICATION = ClassificationTraining()
-_RULES: Mapping[TaskKind, TrainingRules] = MappingProxyType(
-    {
-        "binary": _CLASSIFICATION,
-        "multiclass": _CLASSIFICATION,
-        "multilabel": _CLASSIFICATION,
-        "segmentation": SegmentationTraining(),
-    }
-)
+_RULES: Mapping[TaskKind, TrainingRules] = by_kind(ClassificationTraining(), SegmentationTraining())
 
 
 def training_rules(task: Task) -> TrainingRules:

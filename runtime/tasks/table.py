@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.task import Task, TaskKind
+from medfm_compress.runtime.task import Task, TaskKind, by_kind
 from medfm_compress.runtime.tasks.classification import ClassificationRules
 from medfm_compress.runtime.tasks.segmentation import SegmentationRules
 
@@ -35,15 +34,7 @@ class TaskRules(Protocol):
         ...
 
 
-_CLASSIFICATION = ClassificationRules()
-_RULES: Mapping[TaskKind, TaskRules] = MappingProxyType(
-    {
-        "binary": _CLASSIFICATION,
-        "multiclass": _CLASSIFICATION,
-        "multilabel": _CLASSIFICATION,
-        "segmentation": SegmentationRules(),
-    }
-)
+_RULES: Mapping[TaskKind, TaskRules] = by_kind(ClassificationRules(), SegmentationRules())
 
 
 def rules_of(task: Task) -> TaskRules:

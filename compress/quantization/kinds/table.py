@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Protocol
 
 from medfm_compress.compress.quantization.kinds.classification import ClassificationJudge
@@ -12,7 +11,7 @@ from medfm_compress.compress.quantization.kinds.validation_set import Logits, Va
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.task import Task, TaskKind
+from medfm_compress.runtime.task import Task, TaskKind, by_kind
 
 
 class Judge(Protocol):
@@ -50,15 +49,7 @@ class Judge(Protocol):
         ...
 
 
-_CLASSIFICATION = ClassificationJudge()
-_JUDGES: Mapping[TaskKind, Judge] = MappingProxyType(
-    {
-        "binary": _CLASSIFICATION,
-        "multiclass": _CLASSIFICATION,
-        "multilabel": _CLASSIFICATION,
-        "segmentation": SegmentationJudge(),
-    }
-)
+_JUDGES: Mapping[TaskKind, Judge] = by_kind(ClassificationJudge(), SegmentationJudge())
 
 
 def judge_of(task: Task) -> Judge:
