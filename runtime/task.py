@@ -10,9 +10,9 @@ import msgspec
 
 from medfm_compress.runtime.errors import InputError
 
-TaskKind = Literal["binary", "multiclass", "multilabel", "segmentation"]
+TaskKind = Literal["binary", "multiclass", "multilabel", "segmentation", "anomaly"]
 _T = TypeVar("_T")
-INDEPENDENT_KINDS: frozenset[TaskKind] = frozenset({"multilabel", "segmentation"})
+INDEPENDENT_KINDS: frozenset[TaskKind] = frozenset({"multilabel", "segmentation", "anomaly"})
 """Kinds whose findings do not exclude each other in one image: a target is a row of 0 and 1."""
 MOST_STRUCTURES = 254
 """A label map is of bytes; 0 is the background, and 255 is left for pixels that nobody judged."""
@@ -21,10 +21,11 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 """Fits lie in [0.05, 20]. Far smaller ones make logits overflow, far larger ones make every probability the same."""
 
 
-def by_kind(classification: _T, segmentation: _T) -> Mapping[TaskKind, _T]:
-    """A room's table of what differs between kinds of task."""
+def by_kind(classification: _T, segmentation: _T, anomaly: _T | None = None) -> Mapping[TaskKind, _T]:
+    """A room's table of what differs between kinds of task; an anomaly score is one logit, as a finding's is."""
     table: dict[TaskKind, _T] = dict.fromkeys(("binary", "multiclass", "multilabel"), classification)
-    return MappingProxyType(table | {"segmentation": segmentation})
+    scored = classification if anomaly is None else anomaly
+    return MappingProxyType(table | {"segmentation": segmentation, "anomaly": scored})
 
 
 class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +72,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     structures and the background, whose logit is 0 and has no map, exclude each other (softmax; of one structure, a
     sigmoid). Which structures an image shows are its findings.
 
+    ``anomaly``, logits ``[n, 1]``: how unlike the normal training cases an image is, the greater the less normal; its
+    one label names what is not normal. The logit is a distance, shifted and scaled; its sigmoid orders images and is
+    compared with the threshold, and is no probability of disease.
+
     Attributes:
         kind: see above.
         labels: unique names, at least two (one for multilabel).
@@ -91,6 +96,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InputError(f"a {self.kind} task cannot have the {len(self.labels)} label(s) {self.labels}")
         if self.kind == "segmentation":
             self._check_segmentation()
+        if self.kind == "anomaly" and len(self.labels) != 1:
+            raise InputError(f"an anomaly task has one label, what is not normal; got {self.labels}")
         if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             raise InputError(
                 f"temperature is {self.temperature}; it must be {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"

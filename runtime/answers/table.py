@@ -19,4 +19,6 @@ def ask_of(task: Task) -> Ask:
     return segment_image
 
 
-_ASKS: Mapping[TaskKind, Ask] = MappingProxyType({"binary": classify, "multiclass": classify, "multilabel": classify})
+_ASKS: Mapping[TaskKind, Ask] = MappingProxyType(
+    dict.fromkeys(("binary", "multiclass", "multilabel", "anomaly"), classify)
+)

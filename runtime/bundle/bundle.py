@@ -43,7 +43,7 @@ GOLDEN_INPUTS = "goldens/inputs.npy"
 MAX_MANIFEST_BYTES = 4 << 20
 
 _DIGESTED = ("task", "image_spec", "inputs", "outputs", "variants")
-_DIGESTED_IF_SET = ("typicality",)  # of later schemas, so that older digests stay what they are
+_DIGESTED_IF_SET = ("typicality", "columns")  # of later schemas, so that older digests stay what they are
 
 
 class _SchemaOnly(msgspec.Struct, frozen=True):

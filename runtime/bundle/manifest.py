@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
+from medfm_compress.runtime.columns import Column, check_columns
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import OperatingPoint, Task
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """The newest schema; a bundle is written in the oldest that holds it (see `schema_of`)."""
 MAX_GOLDEN_TOLERANCE = 0.25
 """Two and a half times what `export` allows its roughest precision (int8, 0.1); above it a replay proves nothing."""
@@ -38,10 +40,18 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One input or output of the network: name, role (``image``; ``logits``, ``features``, ``cam``), shape, float32."""
+    """One input or output of the network, float32.
+
+    Attributes:
+        name: unique among inputs, or outputs.
+        role: of inputs ``image`` and, since schema 8, ``column`` (see `runtime.columns`); of outputs ``logits``,
+            ``features``, ``cam``, and since schema 8 ``anomaly_map`` ``[1, 1, h, w]`` (the anomaly score of every
+            place) and ``nearest`` ``[1, k]`` (numbers of the most similar training cases, whole).
+        shape: with the batch axis of 1 first.
+    """
 
     name: str
-    role: Literal["image", "logits", "features", "cam"]
+    role: Literal["image", "column", "logits", "features", "cam", "anomaly_map", "nearest"]
     shape: tuple[int, ...]
 
 
@@ -192,10 +202,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verdicts: tuple[StoredVerdict, ...] = ()
     typicality: Typicality | msgspec.UnsetType = msgspec.UNSET
     release: int | msgspec.UnsetType = msgspec.UNSET
+    columns: tuple[Column, ...] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
+        check_columns(self.told)
         if self.release is not msgspec.UNSET and not 1 <= self.release <= MAX_RELEASE:
             raise InputError(f"release is {self.release}; it must be 1 to {MAX_RELEASE}")
+
+    @property
+    def told(self) -> tuple[Column, ...]:
+        """What the network takes beside the image, in the order of its inputs; since schema 8."""
+        return () if self.columns is msgspec.UNSET else self.columns
 
     @property
     def cam(self) -> Tensor | None:
@@ -227,26 +244,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def schema_of(manifest: Manifest) -> int:
-    """The oldest schema that holds ``manifest``.
-
-    7 with a task that is no classification, class activation maps or a stain that is normalised, 6 with a rule for
-    DICOM images that bundles before did not know, 5 with typicality or a release, 4 with an engine of a GPU or a colour
-    rule, 3 with INT8 beside BF16 or for weights alone, 2 with own decisions, else 1.
-    """
-    dense, stained = manifest.task.is_dense, manifest.image_spec.stain is not msgspec.UNSET
-    if dense or stained or manifest.cam is not None:
-        return 7
-    if manifest.image_spec.dicom.has_later_rules:
-        return 6
-    if manifest.typicality is not msgspec.UNSET or manifest.release is not msgspec.UNSET:
-        return 5
-    ruled = manifest.image_spec.colour_rule is not msgspec.UNSET
-    if ruled or any(_is_of_schema_4(variant) for variant in manifest.variants):
-        return 4
-    if any(variant.precision in OF_SCHEMA_3 for variant in manifest.variants):
-        return 3
-    return 2 if any(variant.decides_itself for variant in manifest.variants) else 1
+    """The oldest schema that holds ``manifest``: the newest of which it has something, see `_SINCE`; else 1."""
+    return next((schema for schema, has in _SINCE if has(manifest)), 1)
 
 
 def _is_of_schema_4(variant: Variant) -> bool:
     return variant.backend == "tensorrt" or variant.device not in ("cpu", "cuda") or variant.precision in OF_SCHEMA_4
+
+
+_SINCE: tuple[tuple[int, Callable[[Manifest], bool]], ...] = (
+    (8, lambda it: it.task.kind == "anomaly" or it.columns is not msgspec.UNSET),
+    (7, lambda it: it.task.is_dense or it.image_spec.stain is not msgspec.UNSET or it.cam is not None),
+    (6, lambda it: it.image_spec.dicom.has_later_rules),
+    (5, lambda it: it.typicality is not msgspec.UNSET or it.release is not msgspec.UNSET),
+    (4, lambda it: it.image_spec.colour_rule is not msgspec.UNSET or any(map(_is_of_schema_4, it.variants))),
+    (3, lambda it: any(variant.precision in OF_SCHEMA_3 for variant in it.variants)),
+    (2, lambda it: any(variant.decides_itself for variant in it.variants)),
+)
+"""Newest first: a schema, and whether a manifest has what only it and later ones hold."""
