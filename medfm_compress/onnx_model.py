@@ -72,7 +72,7 @@ def export_onnx_model(
 
     labels = open_study(cases.study) if cases.study is not None else None
     progress(f"reading {source.source}")
-    task = Task(kind=labels.kind, labels=labels.labels) if labels is not None else None
+    task = labels.task if labels is not None else None
     adopted = network_of_onnx(source, task, features=wants_features(labels, step.false_refusal_rate))
     card = adopted.card
     study = cases.open(card.task, card.spec, progress)

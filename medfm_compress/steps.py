@@ -271,7 +271,7 @@ def _open(path: Path, progress: Progress, rules: DicomRules | None = None, struc
 
 def task_of(cases: Study) -> Task:
     """What a study asks of a network."""
-    return Task(kind=cases.kind, labels=cases.labels)
+    return cases.task
 
 
 def export(

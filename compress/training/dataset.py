@@ -107,7 +107,7 @@ def load_images(
 
 def task_of(study: Study) -> Task:
     """The task that a study's label columns imply."""
-    return Task(kind=study.kind, labels=study.labels)
+    return study.task
 
 
 def check_labels(study: Study, task: Task, name: str) -> None:
