@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.data.written_forms import normal_form
 from medfm_compress.runtime.images.pixels import Pixels
-from medfm_compress.runtime.task import INDEPENDENT_KINDS, TaskKind
+from medfm_compress.runtime.task import INDEPENDENT_KINDS, Task, TaskKind
 
 Split = Literal["train", "val", "test", "unlabelled"]
 
@@ -24,11 +24,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         image: path relative to the study, or a key inside its file; unique in the study.
         split: ``train``, ``val``, ``test`` or any other name (kept, never trained on).
         target: binary and multiclass: ``(index of the label,)``; multilabel: one 0/1 a label; segmentation: likewise,
-            whether its mask shows the structure anywhere; empty if unlabelled.
+            whether its mask shows the structure anywhere; anomaly: ``(1,)`` unless its label is a normal one; empty if
+            unlabelled.
         patient: key that clusters cases, as it is written; empty where the study has none (the case is then its own
             cluster).
         masks: paths relative to the study: one file that holds every structure, or one a structure, in their order
-            and empty where a structure has none; empty where nobody drew the case.
+            and empty where a structure has none; empty where nobody drew the case. Of an anomaly study they show where
+            the abnormality is.
         subgroups: further columns, e.g. ``{"sex": "F"}``.
     """
 
@@ -70,12 +72,14 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         root: folder or file it was opened from.
-        kind: task kind that the label columns imply, or ``segmentation``.
-        labels: names, in the order of the network's outputs; of a segmentation study the structures.
+        kind: task kind that the label columns imply, or ``segmentation`` or ``anomaly``.
+        labels: names, in the order of the network's outputs; of a segmentation study the structures, of an anomaly
+            study the one word for what is not normal.
         cases: all of them, in the table's order.
         source: decodes the images.
         remarks: what opening it passed over or took for something else, one sentence each.
         mask_columns: of its table, one for each of a case's masks; of a segmentation study they follow from the labels.
+        normal: of an anomaly study, the labels of its table that are normal; a case's own is its subgroup ``label``.
     """
 
     root: Path
@@ -85,6 +89,7 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     source: ImageSource
     remarks: tuple[str, ...] = ()
     mask_columns: tuple[str, ...] = ()
+    normal: tuple[str, ...] = ()
 
     def split(self, name: str) -> tuple[Case, ...]:
         """Labelled and unlabelled cases of one split, in the table's order."""
@@ -93,6 +98,16 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     def targets(self, cases: tuple[Case, ...]) -> NDArray[np.int64]:
         """Targets ``[n, 1]`` (binary, multiclass) or ``[n, labels]`` (independent), int64, of labelled cases."""
         return np.array([case.target for case in cases], dtype=np.int64)
+
+    @property
+    def task(self) -> Task:
+        """What it asks of a network."""
+        return Task(kind=self.kind, labels=self.labels, normal=self.normal or msgspec.UNSET)
+
+    def fits(self, task: Task) -> bool:
+        """Whether kind, labels in their order, and of anomalies the normal labels are those of ``task``."""
+        own = (self.kind, self.labels, frozenset(self.normal))
+        return own == (task.kind, task.labels, frozenset(task.normal_labels))
 
     @property
     def independent(self) -> bool:

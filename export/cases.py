@@ -21,11 +21,16 @@ def check_labels(study: Study, task: Task) -> None:
     Raises:
         StudyError: they do not.
     """
-    if (study.kind, study.labels) != (task.kind, task.labels):
+    if not study.fits(task):
         raise StudyError(
-            f"the model's labels are {task.kind} {task.labels}, those of {study.root.name} are {study.kind} "
-            f"{study.labels}; use the study that the model was made for"
+            f"the model's labels are {task.kind} {task.labels}{_normal(task.normal_labels)}, those of "
+            f"{study.root.name} are {study.kind} {study.labels}{_normal(study.normal)}; use the study that the model "
+            "was made for"
         )
+
+
+def _normal(labels: tuple[str, ...]) -> str:
+    return f" beside the normal {labels}" if labels else ""
 
 
 def sample_cases(study: Study, split: str, count: int, seed: int) -> tuple[Case, ...]:

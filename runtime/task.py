@@ -79,6 +79,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Attributes:
         kind: see above.
         labels: unique names, at least two (one for multilabel).
+        normal: of an anomaly task the names of the study's labels that are normal; every other label is its finding. A
+            study is opened with them wherever the model meets one. Since schema 8; unset, it is left out of the JSON.
         temperature: logits are divided by it before the activation, 0.001 to 1000 (Guo et al. 2017).
         operating_points: at most one a finding; empty until `export` has seen validation cases.
     """
@@ -87,6 +89,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     labels: tuple[str, ...]
     temperature: float = 1.0
     operating_points: tuple[OperatingPoint, ...] = ()
+    normal: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels) or not all(self.labels):
@@ -96,8 +99,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InputError(f"a {self.kind} task cannot have the {len(self.labels)} label(s) {self.labels}")
         if self.kind == "segmentation":
             self._check_segmentation()
-        if self.kind == "anomaly" and len(self.labels) != 1:
-            raise InputError(f"an anomaly task has one label, what is not normal; got {self.labels}")
+        self._check_anomaly()
         if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             raise InputError(
                 f"temperature is {self.temperature}; it must be {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
@@ -116,6 +118,19 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InputError(f"{len(self.labels)} structures; a label map holds at most {MOST_STRUCTURES}")
         if self.operating_points:
             raise InputError("a segmentation task has no operating points: each pixel is what is most probable there")
+
+    def _check_anomaly(self) -> None:
+        if self.kind == "anomaly" and len(self.labels) != 1:
+            raise InputError(f"an anomaly task has one label, what is not normal; got {self.labels}")
+        if self.normal_labels and self.kind != "anomaly":
+            raise InputError(f"a {self.kind} task has no normal labels; got {self.normal_labels}")
+        if len(set(self.normal_labels)) != len(self.normal_labels) or not all(self.normal_labels):
+            raise InputError(f"normal labels {self.normal_labels} must be unique and not empty")
+
+    @property
+    def normal_labels(self) -> tuple[str, ...]:
+        """Labels of its study that are normal; none unless it is an anomaly task."""
+        return () if self.normal is msgspec.UNSET else self.normal
 
     @property
     def independent(self) -> bool:

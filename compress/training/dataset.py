@@ -107,7 +107,7 @@ def load_images(
 
 def task_of(study: Study) -> Task:
     """The task that a study's label columns imply."""
-    return Task(kind=study.kind, labels=study.labels)
+    return study.task
 
 
 def check_labels(study: Study, task: Task, name: str) -> None:
@@ -116,7 +116,7 @@ def check_labels(study: Study, task: Task, name: str) -> None:
     Raises:
         StudyError: they differ.
     """
-    if (study.kind, study.labels) != (task.kind, task.labels):
+    if not study.fits(task):
         raise StudyError(
             f"{name} knows {task.kind} {task.labels}, but {study.root} has {study.kind} {study.labels}; use one label "
             "set, or say with --map which of a teacher's labels means which of the study's"
