@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.data.written_forms import normal_form
+from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.task import INDEPENDENT_KINDS, Task, TaskKind
 
@@ -24,7 +25,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         image: path relative to the study, or a key inside its file; unique in the study.
         split: ``train``, ``val``, ``test`` or any other name (kept, never trained on).
         target: binary and multiclass: ``(index of the label,)``; multilabel: one 0/1 a label; segmentation: likewise,
-            whether its mask shows the structure anywhere; anomaly: ``(1,)`` unless its label is a normal one; empty if
+            whether its mask shows the structure anywhere; anomaly: ``(0,)`` a normal case, ``(1,)`` another; empty if
             unlabelled.
         patient: key that clusters cases, as it is written; empty where the study has none (the case is then its own
             cluster).
@@ -101,13 +102,8 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def task(self) -> Task:
-        """What it asks of a network."""
+        """What the study asks of a network; nothing is decided yet."""
         return Task(kind=self.kind, labels=self.labels, normal=self.normal or msgspec.UNSET)
-
-    def fits(self, task: Task) -> bool:
-        """Whether kind, labels in their order, and of anomalies the normal labels are those of ``task``."""
-        own = (self.kind, self.labels, frozenset(self.normal))
-        return own == (task.kind, task.labels, frozenset(task.normal_labels))
 
     @property
     def independent(self) -> bool:
@@ -118,3 +114,17 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
         """Subgroup columns in the order of the table."""
         names: Mapping[str, None] = {name: None for case in self.cases for name in case.subgroups}
         return tuple(names)
+
+
+def check_normal(study: Study, task: Task) -> None:
+    """What a study takes for normal must be what an anomaly task was fitted on; of other tasks nothing is checked.
+
+    Raises:
+        StudyError: it is not.
+    """
+    if set(study.normal) != set(task.normal_labels):
+        theirs, ours = (", ".join(names) or "nothing" for names in (task.normal_labels, study.normal))
+        raise StudyError(
+            f"the model takes {theirs} for normal, {study.root.name} was opened with {ours} as normal; open the study "
+            "with the labels that the model was fitted on, or fit it on these"
+        )

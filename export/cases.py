@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.data.prepared import prepared_images
-from medfm_compress.data.study import Case, Study
+from medfm_compress.data.study import Case, Study, check_normal
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.preprocess import normalise
@@ -16,21 +16,17 @@ from medfm_compress.runtime.task import Task
 
 
 def check_labels(study: Study, task: Task) -> None:
-    """Labels of study and task must agree in kind, names and order.
+    """Labels of study and task must agree in kind, names and order; of an anomaly task, the normal ones too.
 
     Raises:
         StudyError: they do not.
     """
-    if not study.fits(task):
+    check_normal(study, task)
+    if (study.kind, study.labels) != (task.kind, task.labels):
         raise StudyError(
-            f"the model's labels are {task.kind} {task.labels}{_normal(task.normal_labels)}, those of "
-            f"{study.root.name} are {study.kind} {study.labels}{_normal(study.normal)}; use the study that the model "
-            "was made for"
+            f"the model's labels are {task.kind} {task.labels}, those of {study.root.name} are {study.kind} "
+            f"{study.labels}; use the study that the model was made for"
         )
-
-
-def _normal(labels: tuple[str, ...]) -> str:
-    return f" beside the normal {labels}" if labels else ""
 
 
 def sample_cases(study: Study, split: str, count: int, seed: int) -> tuple[Case, ...]:

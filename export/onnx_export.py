@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from medfm_compress.export.module_outputs import EXTRA, LOGITS, named, output_names
 from medfm_compress.export.passes.features_output import FEATURES, features_output
 from medfm_compress.export.passes.pipeline import simplify
 from medfm_compress.export.quiet_exporter import quiet_exporter
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.task import Task
 
 INPUT = "image"
-OUTPUT = "logits"
+OUTPUT = LOGITS
 OPSET = 20  # the first with Gelu, which both engines have a kernel for
 
 
@@ -47,7 +48,8 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
 def export_onnx(module: nn.Module, spec: ImageSpec, task: Task, *, features: bool = False) -> Exported:
     """Export ``module`` with input ``image`` ``spec.shape`` and output ``logits`` as its task has it, float32.
 
-    With ``features`` the graph has a second output of that name, where there is one (see `features_output`).
+    Further outputs are those that it names (see `module_outputs`). With ``features`` the graph has one of that name
+    behind the logits, where there is one (see `features_output`).
 
     The module itself is left as it is: a float32 CPU copy in eval mode is traced.
 
@@ -95,7 +97,7 @@ def _check_output(module: nn.Module, example: Tensor, task: Task, expected: tupl
 
     try:
         with torch.no_grad():
-            output = module(example)
+            output = named(module, module(example))[OUTPUT]
     except (RuntimeError, AssertionError, ValueError, TypeError) as exc:
         message = _one_line(exc)
         raise ModelError(f"the model does not take an input of shape {tuple(example.shape)}: {message}") from exc
@@ -124,7 +126,7 @@ def _dynamo(module: nn.Module, example: Tensor) -> Any:
         (example,),
         dynamo=True,
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=list(output_names(module)),
         opset_version=OPSET,
         verbose=False,
         optimize=True,
@@ -143,7 +145,7 @@ def _torchscript(module: nn.Module, example: Tensor) -> Any:
         buffer,  # type: ignore[arg-type]
         dynamo=False,
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=list(output_names(module)),
         opset_version=OPSET,
         do_constant_folding=True,
     )
@@ -188,7 +190,8 @@ def _check_model(model: Any, spec: ImageSpec) -> None:
     onnx.checker.check_model(model)
     shape = tuple(dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim)
     names = [value.name for value in (*model.graph.input, *model.graph.output)]
-    if names[:2] != [INPUT, OUTPUT] or names[2:] not in ([], [FEATURES]) or shape != spec.shape:
+    known = [name for name in (FEATURES, *EXTRA) if name in names]
+    if names != [INPUT, OUTPUT, *known] or shape != spec.shape:
         raise ModelError(f"the exported graph has {names} and input {shape}, not {[INPUT, OUTPUT]} and {spec.shape}")
 
 

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.export.module_outputs import LOGITS, module_outputs
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.golden_cases import make_goldens, relative_logit_error, run_goldens
 
@@ -101,15 +102,5 @@ def module_logits(module: nn.Module) -> Logits:
 
     A copy in eval mode is run; the module keeps its mode, dtype and device.
     """
-    import copy
-
-    import torch
-
-    copied = copy.deepcopy(module).float().cpu().eval()
-
-    def logits(inputs: NDArray[np.float32]) -> NDArray[Any]:
-        with torch.no_grad():
-            rows = [copied(torch.from_numpy(inputs[i : i + 1])).numpy() for i in range(len(inputs))]
-        return np.concatenate(rows)
-
-    return logits
+    outputs = module_outputs(module)
+    return lambda inputs: outputs(inputs)[LOGITS]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.mask_rules import MaskRules
 from medfm_compress.bench.types.metric import MASK_METRICS, UNBOUNDED
-from medfm_compress.data.study import Case, Study
+from medfm_compress.data.study import Case, Study, check_normal
 from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -251,6 +251,7 @@ def check_cases(study: Study, cases: tuple[Case, ...], task: Task) -> None:
 
     Raises:
         InputError: no cases, an unlabelled one, or labels that differ from the task's in name, order or kind.
+        StudyError: the study takes other labels for normal than the task.
     """
     if not cases:
         raise InputError("there are no cases to evaluate; choose a split that has some")
@@ -262,6 +263,7 @@ def check_cases(study: Study, cases: tuple[Case, ...], task: Task) -> None:
             f"the study is {study.kind} with labels {study.labels}, the model {task.kind} with {task.labels}; "
             "they must agree, in this order"
         )
+    check_normal(study, task)
 
 
 def _logits(session: Session, image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[Any]:
