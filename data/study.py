@@ -30,7 +30,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         patient: key that clusters cases, as it is written; empty where the study has none (the case is then its own
             cluster).
         masks: paths relative to the study: one file that holds every structure, or one a structure, in their order
-            and empty where a structure has none; empty where nobody drew the case.
+            and empty where a structure has none; empty where nobody drew the case. Of an anomaly study they show where
+            the abnormality is.
         subgroups: further columns, e.g. ``{"sex": "F"}``.
     """
 
@@ -72,13 +73,14 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         root: folder or file it was opened from.
-        kind: task kind that the label columns imply, or ``segmentation``, or ``anomaly``.
-        labels: names, in the order of the network's outputs; of a segmentation study the structures.
+        kind: task kind that the label columns imply, or ``segmentation`` or ``anomaly``.
+        labels: names, in the order of the network's outputs; of a segmentation study the structures, of an anomaly
+            study the one word for what is not normal.
         cases: all of them, in the table's order.
         source: decodes the images.
         remarks: what opening it passed over or took for something else, one sentence each.
         mask_columns: of its table, one for each of a case's masks; of a segmentation study they follow from the labels.
-        normal: of an anomaly study: the labels whose cases are normal, as its table has them.
+        normal: of an anomaly study, the labels of its table that are normal; a case's own is its subgroup ``label``.
     """
 
     root: Path

@@ -15,7 +15,7 @@ from medfm_compress.compress.training.distributed import first_goes_first
 from medfm_compress.compress.training.job import Images
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.prepared_masks import prepared_masks
-from medfm_compress.data.study import Case, Study
+from medfm_compress.data.study import Case, Study, check_normal
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
@@ -116,6 +116,7 @@ def check_labels(study: Study, task: Task, name: str) -> None:
     Raises:
         StudyError: they differ.
     """
+    check_normal(study, task)
     if (study.kind, study.labels) != (task.kind, task.labels):
         raise StudyError(
             f"{name} knows {task.kind} {task.labels}, but {study.root} has {study.kind} {study.labels}; use one label "
