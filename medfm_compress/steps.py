@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from medfm_compress.bench.gate.policy_file import LoadedPolicy
     from medfm_compress.bench.report import Report
     from medfm_compress.bench.types.verdict import Verdict
+    from medfm_compress.compress.anomaly.options import AnomalyFit, EncoderSource
     from medfm_compress.compress.explain.explain import Explained
     from medfm_compress.compress.explain.options import ExplainOptions
     from medfm_compress.compress.networks.model import Model
@@ -249,6 +250,28 @@ def prune(
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
     check_teacher((cases,), teacher, None, progress, options.distillation)  # what is refused writes nothing
     return prune_and_recover(PruningRun(cases, teacher, options, out, progress), student)
+
+
+def fit_anomaly(
+    study: Path,
+    normal: tuple[str, ...],
+    encoder: EncoderSource,
+    options: AnomalyFit,
+    progress: Progress,
+    out: Path,
+    *,
+    overwrite: bool = True,
+) -> Model:
+    """Fit a scorer on the embeddings of the normal cases of a study."""
+    refuse_to_overwrite(out, overwrite)
+    if Path(encoder.encoder).resolve() == out.resolve():
+        raise ModelError(f"--out {out} is the encoder that it is made of, and would replace it; name another folder")
+    refuse_misspelt(encoder.encoder)
+    from medfm_compress.compress.anomaly.fit import fit_anomaly_model
+    from medfm_compress.compress.anomaly.open_encoder import open_encoder
+
+    cases = _with_remarks(open_study(study, normal=normal), progress)
+    return fit_anomaly_model(cases, open_encoder(encoder, cases), options, out, progress)
 
 
 def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
