@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.bundle.manifest import Tensor
+from medfm_compress.runtime.bundle.manifest import ANOMALY_MAP, NEAREST, Tensor
 from medfm_compress.runtime.errors import ModelError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 LOGITS = "logits"
 Role = Literal["anomaly_map", "nearest"]
-ANOMALY_MAP: Role = "anomaly_map"
-NEAREST: Role = "nearest"
 EXTRA: tuple[Role, ...] = (ANOMALY_MAP, NEAREST)
 """Beside the logits, in the order that a graph has them."""
 

@@ -35,7 +35,7 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         label: the finding it decides.
         threshold: the finding is called where the calibrated probability is >= this, in [0, 1].
         rule: how it was chosen, e.g. ``youden`` or ``sensitivity>=0.95``.
-        sensitivity: on the validation cases, in [0, 1].
+        sensitivity: on the validation cases, in [0, 1]; 0, and not known, where there are no positives.
         specificity: on the validation cases, in [0, 1].
         positives: validation cases with the finding, >= 0.
         negatives: validation cases without it, >= 0.

@@ -33,6 +33,8 @@ _WHOSE: dict[Metric, tuple[int, ...]] = {
     "iou": (1,),
     "surface_dice": (1,),
     "lesion_sensitivity": (1,),
+    "pixel_auroc": (1,),
+    "pro": (1,),
 }
 
 

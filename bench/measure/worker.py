@@ -27,6 +27,7 @@ from medfm_compress.bench.measure.load_scenario import Load, LoadOutcome, LoadPl
 from medfm_compress.bench.measure.onnx_io import OnnxGraph, inspect_onnx
 from medfm_compress.bench.measure.stopwatch import is_stable, timed_ms, without_collector
 from medfm_compress.bench.types.gpu_state import GpuState
+from medfm_compress.runtime.bundle.manifest import ANOMALY_MAP
 from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.images.pixels import Pixels
@@ -77,6 +78,7 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Run rows ``start`` to ``stop`` of the file ``inputs``; row ``first`` of it becomes the first of ``outputs``.
 
     Both are ``.npy`` files that exist: float32 ``[n, C, H, W]`` and float32 ``[k, …]``, logits of the task's shape.
+    Where ``maps`` names a file and the session gives anomaly maps, it is written: float32 ``[stop - start, h, w]``.
     """
 
     inputs: str
@@ -84,6 +86,7 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     start: int
     stop: int
     first: int = 0
+    maps: str = ""
 
 
 class Inspect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="inspect"):
@@ -300,12 +303,18 @@ class OpenedModel:
     def _evaluate(self, request: Evaluate) -> Reply:
         inputs = np.load(request.inputs, mmap_mode="r", allow_pickle=False)
         logits = np.load(request.outputs, mmap_mode="r+", allow_pickle=False)
+        maps: list[NDArray[np.float32]] = []
         for row in range(request.start, request.stop):
-            found = self.run(np.array(inputs[row : row + 1], dtype=np.float32))
+            answers = self._session.run({self._name: np.array(inputs[row : row + 1], dtype=np.float32)})
+            found = answers[self._output]
+            if request.maps and ANOMALY_MAP in answers:
+                maps.append(np.asarray(answers[ANOMALY_MAP], np.float32)[0, 0])
             if found.shape != (1, *logits.shape[1:]):
                 raise InputError(f"the session gives logits {found.shape}; the task needs {(1, *logits.shape[1:])}")
             logits[row - request.first] = found[0]
         logits.flush()
+        if maps:
+            np.save(request.maps, np.stack(maps))
         return Reply(calls=request.stop - request.start)
 
 
