@@ -375,6 +375,7 @@ def export(
     model: Path, study: Path, step: ExportStep, name: str, recipe_sha256: str, progress: Progress, out: Path
 ) -> Manifest:
     """Write the FP32 bundle of a model folder, its parity with the module checked."""
+    from medfm_compress.compress.anomaly.nearest_cases import load_nearest_cases
     from medfm_compress.compress.networks.model import load_model
     from medfm_compress.compress.pruning.exported_sparsity import check_exported_sparsity
     from medfm_compress.compress.qat.ranges_file import load_ranges
@@ -401,6 +402,7 @@ def export(
         intended_use=step.intended_use,
         false_refusal_rate=step.false_refusal_rate,
         heat_map=step.heat_map,
+        nearest=load_nearest_cases(model),
     )
     with replacing(out) as temporary:
         manifest = build_bundle(
