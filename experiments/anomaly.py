@@ -11,8 +11,8 @@
 ``FOLDER`` holds ``polyps``, ``lung-histology`` and ``chest-xray-pneumonia``; ``FILE`` is ImageNet's weights of
 ``tf_efficientnet_lite0``. ``studies`` writes a table a study; ``students`` one encoder folder a study; ``modules`` fits
 scorers and scores the test cases in PyTorch; ``bundles`` exports and quantizes; ``judge`` evaluates every variant;
-``controls`` asks how well border, brightness and JPEG size alone tell the same cases; ``tables`` prints all as Markdown.
-What is there is not made again.
+``controls`` asks how well border, brightness and JPEG size alone tell the same cases; ``tables`` prints all as
+Markdown. What is there is not made again.
 """
 
 from __future__ import annotations
