@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from medfm_compress.export.module_outputs import EXTRA, LOGITS, named, output_names
+from medfm_compress.export.passes.compact_memory import compact_memory
 from medfm_compress.export.passes.features_output import FEATURES, features_output
 from medfm_compress.export.passes.pipeline import simplify
 from medfm_compress.export.quiet_exporter import quiet_exporter
@@ -77,6 +78,7 @@ def simplified(model: Any, *, features: bool = False) -> Any:
     simplify(graph)
     if features:
         features_output(graph)
+    compact_memory(graph)
     return ir.to_proto(graph)
 
 

@@ -28,6 +28,12 @@ def keep_source_module(node: Any) -> None:
         node.metadata_props.add(key=SOURCE_MODULE, value=module)
 
 
+def named_module(node: ir.Node) -> str:
+    """The path of the module that ``node`` itself says that it came from; empty where it does not say."""
+    metadata = node.metadata_props
+    return metadata.get(SOURCE_MODULE, "") or _from_scopes(metadata.get(_DYNAMO, "")) or _from_name(node.name or "")
+
+
 def module_of(node: ir.Node) -> str:
     """The path of the module that ``node`` came from, or the nearest node's that has one; readers go before makers."""
     seen, front = {node}, [node]

@@ -41,7 +41,7 @@ FEWEST = 8
 """Normal cases of train, and of val, that something is told from."""
 USUAL_LENGTH = 64
 """Of an encoder that is not distilled."""
-_NORMAL = 1.4826  # standard deviations of a normal distribution in a median absolute deviation
+_UNUSUAL = 0.95  # quantile of normal scores that becomes 1, the median being 0
 _BATCH = 32
 
 
@@ -93,10 +93,11 @@ def fit_anomaly_model(study: Study, opened: OpenedEncoder, options: AnomalyFit, 
         *([line] if line else []),
         f"fitted {options.scorer} on {len(train)} normal cases of {opened.name}, {plan.encoder.width} numbers: "
         f"{fitted}; "
-        f"scores of {len(val)} normal validation cases have median {median:.4g} and spread {spread:.4g}",
+        f"scores of {len(val)} normal validation cases have median {median:.4g}, and {spread:.4g} more at their 95th "
+        "percentile",
     )
-    for step in steps:
-        progress(step)
+    if line:
+        progress(line)
     model = Model(
         name=f"{opened.name}-{options.scorer}-{plan.encoder.width}",
         module=network,
@@ -152,11 +153,13 @@ def _encoder(
 
 
 def _standardise(network: AnomalyNetwork, images: Images, spec: ImageSpec) -> tuple[float, float]:
-    """Set median and spread (median absolute deviation, as a standard deviation) of the scores of ``images``."""
+    """Set what makes the scores of ``images`` 0 at their median and 1 at their 95th percentile; both are returned.
+
+    Probabilities of scores of this size are not rounded to 1.
+    """
     scores = torch.cat(list(logits_in_batches(_First(network), images, spec, size=_BATCH))).flatten().double()
     median = scores.median()
-    spread = _NORMAL * (scores - median).abs().median()
-    spread = spread if spread > 0 else scores.std()
+    spread = torch.quantile(scores, _UNUSUAL) - median
     if not torch.isfinite(spread) or spread <= 0:
         raise InputError(
             "the scores of all normal validation cases are the same, or not finite; give more of them, or another "

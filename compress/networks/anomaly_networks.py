@@ -2,8 +2,8 @@ r"""Networks that score anomalies: an encoder and a scorer in one graph, `Archit
 
 .. math:: z = (s - m) / d
 
-s the scorer's score, m the median and d the spread of the scores of normal validation cases, so that 0 is a usual
-normal image, whatever the scorer. Maps are in the same unit.
+s the scorer's score, m the median of the scores of normal validation cases and d what lies between it and their 95th
+percentile, so that 0 is a usual normal image and 1 an unusual one, whatever the scorer. Maps are in the same unit.
 """
 
 from __future__ import annotations

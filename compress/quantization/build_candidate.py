@@ -36,6 +36,7 @@ from medfm_compress.compress.quantization.weight_only import weight_only
 from medfm_compress.export.heat_map import with_maps_of
 from medfm_compress.export.openvino_ir import to_openvino_ir
 from medfm_compress.export.passes.cam_output import remove_maps
+from medfm_compress.export.passes.compact_memory import compact_memory, scorer_nodes
 from medfm_compress.export.passes.pipeline import for_onnxruntime, simplify
 from medfm_compress.export.passes.read import read_graph
 from medfm_compress.export.trained_ranges import take_ranges
@@ -99,6 +100,7 @@ class GraphBuilder:
         self._model = read_graph(onnx)
         self._has_maps = remove_maps(self._model)  # they go into each candidate, behind what it quantizes
         self._trained = take_ranges(self._model)
+        self._scorer = tuple(node.name or "" for node in scorer_nodes(self._model))
         self._smooth = lru_cache(maxsize=1)(self._smoothed)
         self._divide = lru_cache(maxsize=1)(self._divided)
 
@@ -130,13 +132,15 @@ class GraphBuilder:
             return self._made_by_nncf(backend, method, deadline)
         model, ranges = self._prepared(backend, method)
         if method.weight_bits:
-            quantized = weight_only(model, method.weight_bits, backend)
+            quantized = weight_only(model, method.weight_bits, backend, self._scorer)
         elif method.placement == DYNAMIC:
-            quantized = quantize_dynamic(model, exclude=method.excluded, reduced=method.reduced)
+            quantized = quantize_dynamic(model, exclude=self._floats(method), reduced=method.reduced)
         else:
             place = PLACEMENTS[backend][method.placement]
-            quantized = write_qdq(model, place(model, method.excluded, reduced=method.reduced), ranges)
-        content = serialise(self._with_maps(quantized, model))
+            quantized = write_qdq(model, place(model, self._floats(method), reduced=method.reduced), ranges)
+        whole = self._with_maps(quantized, model)
+        compact_memory(whole)
+        content = serialise(whole)
         return tuple(to_openvino_ir(content)) if backend == "openvino" else (content,)
 
     def tensorrt_graph(self, precision: Precision, method: Method | None = None, keep: Collection[str] = ()) -> bytes:
@@ -162,13 +166,17 @@ class GraphBuilder:
         model, ranges = self._prepared(backend, method)
         place = PLACEMENTS[backend][method.placement]
         ranked = rank_layers(model, ranges, place, self._inputs[:_RANKING], deadline=time.monotonic() + _RANKING_S)
-        return tuple(layer.name for layer in ranked)
+        return tuple(layer.name for layer in ranked if layer.name not in self._scorer)
+
+    def _floats(self, method: Method) -> tuple[str, ...]:
+        """Nodes that stay in float: those that ``method`` names, and the whole of a scorer of anomalies."""
+        return (*method.excluded, *self._scorer)
 
     def _prepared(self, backend: Backend, method: Method) -> tuple[ir.Model, dict[str, Range]]:
         """The float graph that Q/DQ goes into, and the range of every value of it."""
         model, statistics = self._rescaled(method.smoothquant, method.divided)
         if method.bias_correction:
-            model = correct_biases(model, statistics, exclude=method.excluded, reduced=method.reduced)
+            model = correct_biases(model, statistics, exclude=self._floats(method), reduced=method.reduced)
         if backend == "onnxruntime":
             model = for_onnxruntime(model, quantized=not method.weight_bits)[0]
         if method.estimator != TRAINED:
@@ -186,7 +194,7 @@ class GraphBuilder:
             # A graph that is quantized by NNCF gets the backend's own passes as well.
             prepared = self._prepared(backend, Method(weight_bits=method.weight_bits))[0]
             graph = serialise(self._with_maps(prepared, prepared))
-            job = NncfJob.of(method, backend, self._task)
+            job = NncfJob.of(msgspec.structs.replace(method, excluded=self._floats(method)), backend, self._task)
             self._last_of_nncf = (backend, method), quantize_with_nncf(graph, self._inputs, job, deadline)
         return self._last_of_nncf[1]
 

@@ -30,6 +30,7 @@ from medfm_compress.compress.quantization.candidate_trial import (
     trials_of,
 )
 from medfm_compress.compress.quantization.fidelity import case_logits, fidelity
+from medfm_compress.compress.quantization.kinds.table import judge_of
 from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
 from medfm_compress.compress.quantization.methods import (
     DEFAULT_ESTIMATOR,
@@ -143,6 +144,8 @@ def search_candidates(
         progress(f"{backend}: {candidate if isinstance(candidate, Method) else candidate.name}")
         trial = open_method(candidate, group, builder, limits) if isinstance(candidate, Method) else candidate
         attempts.append(_tried(trial, reference, attempts, validation, limits))
+        if remark := _remark(attempts[-1], reference, validation):
+            progress(f"{backend}: {remark}")
         attempts[:] = _close_losers(attempts, limits)
         release_freed_memory()
     return tuple(attempts)
@@ -181,6 +184,14 @@ def _tried(
         return _judged(trial, reference, attempts, validation, limits)
     except InputError as exc:  # what others made may open and not run
         return msgspec.structs.replace(trial, export=None, reason=f"cannot be run: {exc}")
+
+
+def _remark(attempt: Attempt, reference: CandidateTrial, validation: ValidationSet) -> str:
+    """Which cases a candidate differs on, where the kind of task wants that said."""
+    if isinstance(attempt, DoesNotApply) or attempt.logits is None or reference.logits is None:
+        return ""
+    words = judge_of(validation.task).remarks(attempt.logits, reference.logits, validation)
+    return f"{attempt.name} {words}" if words else ""
 
 
 def _judged(

@@ -129,7 +129,7 @@ def quantize_bundle(
         attempts += gpu_attempts(precisions, builder, validation, _limits(options, validation), progress, timer)
     steps = _steps(attempts, options, len(cases), validation)
     shipping = [trial for trial in trials_of(attempts) if trial.kept]
-    if options.rechoose and not bundle.manifest.task.is_dense:  # whose pixels are called by the highest probability
+    if options.rechoose and judge_of(bundle.manifest.task).chooses_thresholds:
         progress("choosing thresholds of the new variants on validation cases")
         shipping, lines = _recalibrated(shipping, validation, bundle)
         steps += lines
@@ -180,7 +180,8 @@ def _calibrated(study: Study, cases: tuple[Case, ...], bundle: Bundle, progress:
 def _validation_set(bundle: Bundle, study: Study, options: QuantizeOptions, progress: Progress) -> ValidationSet:
     task, spec = bundle.manifest.task, bundle.manifest.image_spec
     judge = judge_of(task)
-    cases = sample_cases(study, "val", min(options.validation_samples, judge.most_cases(task, spec)), options.seed)
+    wanted = min(judge.wanted_cases(options), judge.most_cases(task, spec))
+    cases = sample_cases(study, "val", wanted, options.seed)
     progress(f"reading {len(cases)} validation cases")
     inputs = network_inputs(study, cases, spec)
     return ValidationSet(study=study, cases=cases, inputs=inputs, task=task, truth=judge.truth(study, cases, spec))
@@ -221,7 +222,6 @@ def _timer(spec: ImageSpec, validation: ValidationSet, options: QuantizeOptions,
 
 def _limits(options: QuantizeOptions, validation: ValidationSet) -> Limits:
     judge = judge_of(validation.task)
-    least = judge.least_change(len(validation.cases))
     return Limits(
         error=judge.error_limit(options),
         accuracy_drop=judge.limit(options),
@@ -231,7 +231,7 @@ def _limits(options: QuantizeOptions, validation: ValidationSet) -> Limits:
         budget=Budget(options.time_budget_s),
         weight_bits=_WEIGHT_BITS[options.weights_only],
         nncf=options.nncf,
-        changed_decisions=1.0 if validation.labelled else max(options.decision_limit, least),
+        changed_decisions=judge.decision_limit(options, validation),
     )
 
 

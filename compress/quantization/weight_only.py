@@ -8,6 +8,7 @@ Runtime does so for the INT4 ones, as ``com.microsoft::MatMulNBits``, and expand
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -36,13 +37,14 @@ class Blocks(NamedTuple):
     scales: NDArray[np.float32]
 
 
-def weight_only(model: ir.Model, bits: int, backend: Backend) -> ir.Model:
+def weight_only(model: ir.Model, bits: int, backend: Backend, exclude: Collection[str] = ()) -> ir.Model:
     """A new model whose layers keep their weights in ``bits`` bits.
 
     Args:
         model: float32.
         bits: 8 or 4.
         backend: whose form INT4 weights take.
+        exclude: names of layers that stay in float.
 
     Raises:
         InputError: other bits.
@@ -53,13 +55,14 @@ def weight_only(model: ir.Model, bits: int, backend: Backend) -> ir.Model:
         raise InputError(f"weights of {bits} bits cannot be written: allowed are {BITS}")
     compressed = model.clone()
     if bits == 4:
-        blocked = [layer for layer in layers(compressed.graph) if _has_blocks(layer)]
+        every = [layer for layer in layers(compressed.graph) if layer.name not in exclude]
+        blocked = [layer for layer in every if _has_blocks(layer)]
         for layer in blocked:
             (_as_matmul_nbits if backend == "onnxruntime" else _behind_dequantize)(compressed.graph, layer)
         if blocked:
             _declare(compressed, backend)
         RemoveUnusedNodesPass()(compressed)
-    rest = tuple(layer.name for layer in layers(compressed.graph))
+    rest = tuple(layer.name for layer in layers(compressed.graph) if layer.name not in exclude)
     return write_qdq(compressed, Placement(layers=rest), {})
 
 

@@ -1,6 +1,6 @@
 r"""A memory of normal embeddings in few bytes, and the nearest of them to a query.
 
-.. math:: \arg\min_j \|q - m_j\|^2 = \arg\min_j \bigl(\|m_j\|^2 - 2 q^\top m_j\bigr)
+.. math:: \arg\min_j \|q - m_j\|^2 = \arg\min_j \bigl(\tfrac{1}{2} \|m_j\|^2 - q^\top m_j\bigr)
 
 One matrix product finds the nearest rows, and since what is left out is the same for all of them, it orders them
 rightly. The difference of large squares would lose the digits of a small distance, so that the distances of the k rows
@@ -60,7 +60,7 @@ class Memory(nn.Module):
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Distances and row numbers ``[n, count]`` of the rows nearest to ``queries`` ``[n, width]``, nearest first."""
         rows = self.dense(queries.dtype)
-        order = rows.square().sum(1) - 2 * queries @ rows.transpose(0, 1)
+        order = rows.square().sum(1) / 2 - queries @ rows.transpose(0, 1)
         index = torch.topk(order, count, dim=1, largest=False).indices
         difference = rows[index] - queries[:, None, :]
         return difference.square().sum(2).sqrt(), index

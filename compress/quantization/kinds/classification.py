@@ -23,6 +23,11 @@ class ClassificationJudge:
     """See `Judge`."""
 
     metric = "AUROC"
+    chooses_thresholds = True
+
+    def wanted_cases(self, options: QuantizeOptions) -> int:
+        """``validation_samples``."""
+        return options.validation_samples
 
     def error_limit(self, options: QuantizeOptions) -> float:
         """``error_limit``."""
@@ -54,8 +59,16 @@ class ClassificationJudge:
         """One case."""
         return 1 / cases
 
+    def decision_limit(self, options: QuantizeOptions, validation: ValidationSet) -> float:
+        """Any where accuracy can be told; else ``decision_limit``, one case at least."""
+        return 1.0 if validation.labelled else max(options.decision_limit, self.least_change(len(validation.cases)))
+
     def changed(self, logits: Logits, fp32_logits: Logits, task: Task) -> float:
         """Share of decisions that differ between logits ``[n, labels]`` (see above)."""
         if task.independent:
             return float(((logits > 0) != (fp32_logits > 0)).mean())
         return float((logits.argmax(1) != fp32_logits.argmax(1)).mean())
+
+    def remarks(self, logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> str:
+        """Nothing: shares say enough."""
+        return ""

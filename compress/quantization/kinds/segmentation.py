@@ -30,6 +30,11 @@ class SegmentationJudge:
     """See `Judge`."""
 
     metric = "mean Dice"
+    chooses_thresholds = False  # a pixel is what is most probable there
+
+    def wanted_cases(self, options: QuantizeOptions) -> int:
+        """``validation_samples``."""
+        return options.validation_samples
 
     def error_limit(self, options: QuantizeOptions) -> float:
         """``pixel_error_limit``."""
@@ -64,9 +69,17 @@ class SegmentationJudge:
         """Nothing: there are pixels enough."""
         return 0.0
 
+    def decision_limit(self, options: QuantizeOptions, validation: ValidationSet) -> float:
+        """Any where accuracy can be told; else ``decision_limit``."""
+        return 1.0 if validation.labelled else max(options.decision_limit, self.least_change(len(validation.cases)))
+
     def changed(self, logits: Logits, fp32_logits: Logits, task: Task) -> float:
         """Share of pixels that are called otherwise."""
         return float((label_maps(logits) != label_maps(fp32_logits)).mean())
+
+    def remarks(self, logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> str:
+        """Nothing: shares say enough."""
+        return ""
 
 
 def label_maps(logits: Logits) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from medfm_compress.compress.quantization.kinds.anomaly import AnomalyJudge
 from medfm_compress.compress.quantization.kinds.classification import ClassificationJudge
 from medfm_compress.compress.quantization.kinds.segmentation import SegmentationJudge
 from medfm_compress.compress.quantization.kinds.validation_set import Logits, ValidationSet
@@ -19,6 +20,12 @@ class Judge(Protocol):
 
     metric: str
     """What falls where accuracy falls, in words."""
+    chooses_thresholds: bool
+    """Whether a candidate that is kept gets thresholds of its own."""
+
+    def wanted_cases(self, options: QuantizeOptions) -> int:
+        """How many validation cases shall judge, if there is memory for them."""
+        ...
 
     def error_limit(self, options: QuantizeOptions) -> float:
         """The largest relative logit error that is kept."""
@@ -44,12 +51,20 @@ class Judge(Protocol):
         """The share of decisions that may change in any case, of so many cases without labels."""
         ...
 
+    def decision_limit(self, options: QuantizeOptions, validation: ValidationSet) -> float:
+        """The largest share of decisions that may change."""
+        ...
+
     def changed(self, logits: Logits, fp32_logits: Logits, task: Task) -> float:
         """Share of decisions, in [0, 1], that differ."""
         ...
 
+    def remarks(self, logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> str:
+        """Which cases differ, for the console alone, behind a candidate's name; empty where nothing is to be said."""
+        ...
 
-_JUDGES: Mapping[TaskKind, Judge] = by_kind(ClassificationJudge(), SegmentationJudge())
+
+_JUDGES: Mapping[TaskKind, Judge] = by_kind(ClassificationJudge(), SegmentationJudge(), AnomalyJudge())
 
 
 def judge_of(task: Task) -> Judge:
