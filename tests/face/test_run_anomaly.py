@@ -10,7 +10,7 @@ import pytest
 import scored_bundle as scored
 from PIL import Image
 
-from medfm_compress.cli.main import main
+from medfm_compress.__main__ import main
 from medfm_compress.export.self_contained.build import export_self_contained
 from medfm_compress.export.self_contained.options import SelfContainedOptions
 from medfm_compress.runtime import Bundle

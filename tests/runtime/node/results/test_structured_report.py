@@ -260,6 +260,6 @@ def test_highdicom_reads_reports_of_real_files_back(shared_data) -> None:
 def test_an_anomaly_score_is_no_probability() -> None:
     scored = replace(PREDICTION, is_score=True, nearest=("ab" * 32,))
     report = read(made(synthetic(), scored)["sr"])
-    text = str(report)
+    text = report.to_json()
     assert "ANOMALY-SCORE" in text and "122157" not in text
     assert "anomaly score >= 0.5" in text and "no probability of disease" in text and "ab" * 32 in text
