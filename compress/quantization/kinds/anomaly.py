@@ -1,7 +1,7 @@
-"""Anomalies: the same score and the same decision as FP32 on every validation case, for there is little else to judge by.
+"""Anomalies: the same score and the same decision as FP32 on every validation case.
 
-Validation cases are normal, all or nearly all, so that no AUROC can be told of them: what moves a score, or calls a case
-otherwise by the bundle's own threshold, is what is judged. See `export.agreement` for how far a score may move.
+Validation cases are normal, all or nearly all, so that no AUROC can be told of them: what moves a score, or calls a
+case otherwise by the bundle's own threshold, is what is judged. See `export.agreement` for how far a score may move.
 
 changed decisions = share of cases that do not agree
 
