@@ -44,6 +44,7 @@ class Reference:
             MissingDependency: PyTorch is not installed.
         """
         require_toolchain()
+        from medfm_compress.compress.networks.model import load_model
         from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
         from medfm_compress.compress.teachers.session import OPENER, open_live_teacher
 
@@ -57,6 +58,7 @@ class Reference:
         session = SessionRef(opener=OPENER, arguments=arguments)
         if self.model is not None and _is_own_folder(sources, self.model):
             session = folder_session(sources[0].source, threads)  # without what opens other kinds
+            self.model = load_model(sources[0].source)  # with every output that it has
         self.ref = TeacherRef(
             name=teacher.card.name,
             session=session,

@@ -66,6 +66,24 @@ masks:
   #lost_below_dice: 0.1         # a structure that both draw counts as lost by the one whose Dice is below this
 
 """
+_ANOMALY = """\
+# Required comparisons: bundle - teacher on the same cases, paired, clustered by patient. An entry passes where the
+# interval of the difference rules out a loss of 'margin' or more in the metric's own unit (0.02: two points of AUROC).
+# Metrics of images: auroc, auprc, accuracy, balanced_accuracy, sensitivity, specificity, ppv, npv, f1. Of places, where
+# abnormal cases have a mask and the models give a map: pixel_auroc, and pro (per-region overlap, up to 30% of normal
+# pixels called). A score that orders images is no probability: there is no brier, log_loss or ece.
+non_inferiority:
+  - metric: auroc
+    margin: 0.05
+    teacher_floor: 0.70         # its interval must lie above: a poor teacher proves nothing
+    #bundle_floor: 0.70
+  - {metric: specificity, margin: 0.05}                     # false alarms, at the threshold of each
+  #- {metric: sensitivity, margin: 0.10}
+  #- {metric: pixel_auroc, margin: 0.05}
+  #- {metric: pro, margin: 0.10}                           # lost at pixel level hides in every figure of images
+  #- {metric: auroc, margin: 0.05, subgroup: sex}          # in every group of a column declared below
+
+"""
 _SUBGROUPS = """\
 # Columns of the study whose groups are compared one by one. Without cuts every value is a group; cuts divide a number:
 # [40, 70] makes < 40, 40 to below 70, and >= 70. A group with too few patients is inconclusive, or, with 'named', only
@@ -122,15 +140,16 @@ resamples: 2000
 seed: 0
 """
 STARTER = f"{_HEAD}{_CLASSIFICATION}{_SUBGROUPS}{_PERTURBED}{_REST}"
+ANOMALY_STARTER = f"{_HEAD}{_ANOMALY}{_SUBGROUPS}{_PERTURBED}{_REST}"
 SEGMENTATION_STARTER = f"{_HEAD}{_SEGMENTATION}{_SUBGROUPS}{_PERTURBED_MASKS}{_REST}"
 
 
-def write_starter(path: str | Path, *, segmentation: bool = False) -> tuple[Path, ...]:
+def write_starter(path: str | Path, starter: str = STARTER) -> tuple[Path, ...]:
     """Write the starter to ``path`` and, beside it, the schema that editors complete and check it by.
 
     Args:
         path: of the policy; nothing may be there.
-        segmentation: write the one for networks that draw masks.
+        starter: one of the three above, by the kind of network.
 
     Returns:
         What was written; a schema that is there already is left as it is.
@@ -144,7 +163,7 @@ def write_starter(path: str | Path, *, segmentation: bool = False) -> tuple[Path
     if path.exists() or path.is_symlink():
         raise InputError(f"{path} exists and is not overwritten; name another file, or remove it first")
     written = [path]
-    write_atomically(path, (SEGMENTATION_STARTER if segmentation else STARTER).encode())
+    write_atomically(path, starter.encode())
     schema = path.parent / SCHEMA_FILE
     if not schema.exists():
         write_atomically(schema, encode(policy_schema()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from medfm_compress.compress.networks.first_output import logits_alone
 from medfm_compress.compress.networks.model import Model, Origin, load_model
 from medfm_compress.compress.teachers.label_mapping import Labelled, mapped, settle
 from medfm_compress.compress.teachers.pretrained import count_outputs
@@ -28,7 +29,8 @@ def open_folder(source: TeacherSource, study: Task) -> Model:
             f"{_words(study.normal_labels)}; give a teacher that was fitted on the same normal labels"
         )
     known = Labelled(model.task.labels, model.task.kind, model.task.temperature)
-    settled = settle(model.name, count_outputs(model.module, model.spec, model.name, study), known, source, study)
+    module = logits_alone(model.module)
+    settled = settle(model.name, count_outputs(module, model.spec, model.name, study), known, source, study)
     origin = Origin(
         teacher=model.provenance.teacher,
         study_fingerprint=model.provenance.study_fingerprint,
@@ -37,7 +39,7 @@ def open_folder(source: TeacherSource, study: Task) -> Model:
     same = settled.label_map is None and (model.task.kind, model.task.labels) == (study.kind, study.labels)
     return replace(
         model,
-        module=mapped(model.module, settled.label_map),
+        module=mapped(module, settled.label_map),
         task=model.task if same else settled.task,
         licence=source.licence or model.licence,
         intended_use=source.intended_use or model.intended_use,

@@ -9,6 +9,7 @@ import typer
 
 from medfm_compress.cli import console
 from medfm_compress.cli.command import command
+from medfm_compress.runtime.errors import InputError
 
 app = typer.Typer(help="Begin a policy.", no_args_is_help=True)
 
@@ -25,11 +26,16 @@ def init(
     segmentation: Annotated[
         bool, typer.Option("--segmentation", help="For a network that draws masks: Dice, lesions and distances.")
     ] = False,
+    anomaly: Annotated[
+        bool, typer.Option("--anomaly", help="For an anomaly score: AUROC, false alarms, and places.")
+    ] = False,
 ) -> None:
     """Write a commented policy, and its JSON schema beside it for editors that complete YAML."""
-    from medfm_compress.bench.gate.policy_template import write_starter
+    from medfm_compress.bench.gate.policy_template import ANOMALY_STARTER, SEGMENTATION_STARTER, STARTER, write_starter
 
-    paths = write_starter(out, segmentation=segmentation)
+    if segmentation and anomaly:
+        raise InputError("--segmentation and --anomaly are two kinds of network; give one of them")
+    paths = write_starter(out, SEGMENTATION_STARTER if segmentation else ANOMALY_STARTER if anomaly else STARTER)
     console.emit(lambda: {"files": list(map(str, paths))}, lambda: _print_next(paths))
 
 

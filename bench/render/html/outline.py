@@ -7,13 +7,14 @@ modifications, modification protocol, impact assessment.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.task import Task, TaskKind, by_kind
 
 Key = Literal[
     "change", "protocol", "cases", "checks", "groups", "robustness", "flips", "accuracy", "curves", "calibration",
-    "explanations", "speed", "tradeoff", "limits", "candidates", "provenance", "reading", "masks", "lesions",
+    "explanations", "speed", "tradeoff", "limits", "candidates", "provenance", "reading", "masks", "lesions", "places",
 ]  # fmt: skip
 
 
@@ -61,25 +62,28 @@ OUTLINE: tuple[Part, ...] = (
 )
 
 
-_OF_MASKS: dict[Key, tuple[Key, str]] = {
-    "curves": ("masks", "Overlap with the truth, case by case"),
-    "calibration": ("lesions", "Lesions found, lost and made up"),
-}
-"""Section → what stands in its place where the network answers for every pixel."""
+_INSTEAD: Mapping[TaskKind, Mapping[Key, tuple[Key, str]]] = by_kind(
+    {},
+    {
+        "curves": ("masks", "Overlap with the truth, case by case"),
+        "calibration": ("lesions", "Lesions found, lost and made up"),
+    },
+    {"calibration": ("places", "Where images are abnormal")},
+)
+"""Kind of task → section → what stands in its place."""
 
 
 def outline_of(task: Task) -> tuple[Part, ...]:
     """The outline of a report on ``task``."""
-    if not task.is_dense:
-        return OUTLINE
+    instead = _INSTEAD[task.kind]
     return tuple(
-        part._replace(sections=tuple(_OF_MASKS.get(key, (key, title)) for key, title in part.sections))
+        part._replace(sections=tuple(instead.get(key, (key, title)) for key, title in part.sections))
         for part in OUTLINE
     )
 
 
 def number(key: Key) -> int:
     """Number of a section, counted through all parts from 1; one that stands in another's place has its number."""
-    places = {instead: replaced for replaced, (instead, _) in _OF_MASKS.items()}
+    places = {own: replaced for kind in _INSTEAD.values() for replaced, (own, _) in kind.items()}
     keys = [section for part in OUTLINE for section, _ in part.sections]
     return keys.index(places.get(key, key)) + 1

@@ -16,6 +16,7 @@ from medfm_compress.bench.render.html.masks import lesions_view, masks_view
 from medfm_compress.bench.render.html.modifications import candidates_view, change_view
 from medfm_compress.bench.render.html.outline import Key, outline_of
 from medfm_compress.bench.render.html.pareto import tradeoff_view
+from medfm_compress.bench.render.html.places import places_view
 from medfm_compress.bench.render.html.prediction_flips import flips_view
 from medfm_compress.bench.render.html.protocol import protocol_view
 from medfm_compress.bench.render.html.rendering import render
@@ -52,6 +53,7 @@ _VIEWS: Mapping[Key, Callable[[Report], object]] = {
     "reading": lambda _: None,
     "masks": masks_view,
     "lesions": lesions_view,
+    "places": places_view,
 }
 
 

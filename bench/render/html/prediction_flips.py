@@ -139,12 +139,14 @@ def _legend() -> dict[str, Markup]:
 
 
 def _scatters(report: Report, teacher: Evaluation, variants: Sequence[Evaluation]) -> list[tuple[str, Markup]]:
+    measure = "probability" if report.task.gives_probabilities else "score"
     figures = []
     for variant in variants:
         for column, finding in enumerate(teacher.findings[:_MOST_SCATTERS]):
             caption = f"{variant.name}: {finding}" if len(teacher.findings) > 1 else variant.name
             title = f"Scores of {variant.name} over the teacher's, {finding}"
-            figures.append((caption, drawing(scatter_plot(_cloud(report, teacher, variant, column), title=title))))
+            cloud = _cloud(report, teacher, variant, column)
+            figures.append((caption, drawing(scatter_plot(cloud, title=title, measure=measure))))
     return figures
 
 

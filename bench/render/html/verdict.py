@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from medfm_compress.bench.gate.gate import noise_notes
@@ -12,9 +13,13 @@ from medfm_compress.bench.report import TEACHER, Report
 from medfm_compress.bench.types.evaluation import Comparison
 from medfm_compress.bench.types.metric import Metric
 from medfm_compress.bench.types.verdict import Check, Verdict
+from medfm_compress.runtime.task import TaskKind, by_kind
 
-_USUAL: tuple[Metric, ...] = ("auroc", "sensitivity", "specificity")
-_USUAL_OF_MASKS: tuple[Metric, ...] = ("dice", "lesion_sensitivity", "false_positives_per_image")
+_USUAL: Mapping[TaskKind, tuple[Metric, ...]] = by_kind(
+    ("auroc", "sensitivity", "specificity"),
+    ("dice", "lesion_sensitivity", "false_positives_per_image"),
+    ("auroc", "sensitivity", "specificity", "pro"),
+)
 
 
 class Unmet(NamedTuple):
@@ -73,7 +78,7 @@ def _metric_tiles(report: Report, variant: str) -> list[Tile]:
     """Of the metrics that a clinician looks for first, those that are not required of all cases already."""
     compared = [entry for entry in report.comparisons if entry.variant == variant and not entry.subgroup]
     required = {entry.metric for entry in compared if entry.margin is not None}
-    usual = _USUAL_OF_MASKS if report.task.is_dense else _USUAL
+    usual = _USUAL[report.task.kind]
     free = [[entry for entry in compared if entry.metric == metric] for metric in usual if metric not in required]
     return [_metric_tile(report, max(entries, key=lambda entry: entry.largest_loss)) for entries in free if entries]
 

@@ -87,8 +87,8 @@ def reliability_plot(before: Sequence[Bin], after: Sequence[Bin], *, index: int,
     return _labelled(parts, title, "mean predicted probability", "share with the finding")
 
 
-def scatter_plot(cloud: Scatter, *, title: str) -> str:
-    """Variant over teacher score; cases decided differently stand out by shape."""
+def scatter_plot(cloud: Scatter, *, title: str, measure: str = "probability") -> str:
+    """Variant over teacher score, which is a ``measure``; cases decided differently stand out by shape."""
     parts = [unit_grid(_X, _Y), line(_X.at(0), _Y.at(0), _X.at(1), _Y.at(1), "chance")]
     parts += [dots(_placed(cloud.negatives), "cloud"), crosses(_placed(cloud.positives), "cloud plus")]
     if cloud.thresholds:
@@ -96,7 +96,7 @@ def scatter_plot(cloud: Scatter, *, title: str) -> str:
         parts += [line(across, _Y.start, across, _Y.stop, "threshold"), line(_X.start, up, _X.stop, up, "threshold")]
     parts += [flip_mark(x, y, harmful=False) for x, y in _placed(cloud.beneficial)]
     parts += [flip_mark(x, y, harmful=True) for x, y in _placed(cloud.harmful)]
-    return _labelled(parts, title, "teacher's probability", "variant's probability")
+    return _labelled(parts, title, f"teacher's {measure}", f"variant's {measure}")
 
 
 def overlap_plot(kept: Places, lost: Places, regained: Places, *, title: str) -> str:

@@ -12,14 +12,16 @@ import msgspec
 import pytest
 import yaml
 
+from medfm_compress.bench.evaluate.kinds import check_policy
 from medfm_compress.bench.gate.policy_file import load_policy, parse_policy
 from medfm_compress.bench.gate.policy_schema import describe, policy_schema
-from medfm_compress.bench.gate.policy_template import SEGMENTATION_STARTER, STARTER, write_starter
+from medfm_compress.bench.gate.policy_template import ANOMALY_STARTER, SEGMENTATION_STARTER, STARTER, write_starter
 from medfm_compress.bench.types.mask_rules import MaskRules
 from medfm_compress.bench.types.metric import ALL_METRICS
 from medfm_compress.bench.types.policy import Budget, FidelityLimits, NonInferiority, Policy, Robustness, SubgroupRule
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import encode
+from medfm_compress.runtime.task import Task
 
 ROOT = Path(__file__).resolve().parents[3]
 # What PyYAML's constructors answer with errors that are none of its own: of types, attributes, indices and values.
@@ -28,9 +30,8 @@ ODD_SCALARS = (
     *("9" * 5000, "!!int 0x", "!!bool maybe", "2026-01-01T99:99:99Z"),
 )
 ENTRY = "non_inferiority: [{metric: auroc, margin: 0.02}]\n"
-SWITCHED_ON, SEGMENTATION_SWITCHED_ON = (
-    re.sub(r"^( *)#(?=\S)", r"\1", text, flags=re.MULTILINE) for text in (STARTER, SEGMENTATION_STARTER)
-)
+STARTERS = (STARTER, SEGMENTATION_STARTER, ANOMALY_STARTER)
+SWITCHED_ON, *OTHERS_SWITCHED_ON = (re.sub(r"^( *)#(?=\S)", r"\1", text, flags=re.MULTILINE) for text in STARTERS)
 
 
 def test_the_starter_is_a_policy_that_asks_little() -> None:
@@ -42,7 +43,7 @@ def test_the_starter_is_a_policy_that_asks_little() -> None:
 
 def test_the_starter_for_a_segmentation_asks_for_overlap_and_lesions(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
-    write_starter(path, segmentation=True)
+    write_starter(path, SEGMENTATION_STARTER)
     assert path.read_text() == SEGMENTATION_STARTER
     policy = load_policy(path).policy
     assert [entry.metric for entry in policy.non_inferiority] == [
@@ -51,6 +52,14 @@ def test_the_starter_for_a_segmentation_asks_for_overlap_and_lesions(tmp_path: P
         "false_positives_per_image",
     ]
     assert policy.masks == MaskRules()
+
+
+def test_the_starter_for_an_anomaly_score_asks_for_ranking_and_false_alarms() -> None:
+    policy = parse_policy(ANOMALY_STARTER.encode()).policy
+    assert [entry.metric for entry in policy.non_inferiority] == ["auroc", "specificity"]
+    check_policy(policy, Task(kind="anomaly", labels=("abnormal",), normal=("normal",)))
+    switched_on = parse_policy(OTHERS_SWITCHED_ON[1].encode()).policy
+    assert {"pixel_auroc", "pro"} <= {entry.metric for entry in switched_on.non_inferiority}
 
 
 def test_a_distance_may_have_a_margin_above_1_and_a_share_may_not() -> None:
@@ -117,7 +126,7 @@ def test_every_object_of_the_schema_is_closed_and_every_key_explained() -> None:
     assert set(ALL_METRICS) - set(offered) == {"ece"}
 
 
-@pytest.mark.parametrize("text", [STARTER, SWITCHED_ON, SEGMENTATION_STARTER, SEGMENTATION_SWITCHED_ON])
+@pytest.mark.parametrize("text", [*STARTERS, SWITCHED_ON, *OTHERS_SWITCHED_ON])
 def test_the_schema_takes_the_starter(text: str) -> None:
     assert complaints(yaml.safe_load(text), policy_schema(), policy_schema()["$defs"]) == []
 
