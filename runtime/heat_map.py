@@ -5,6 +5,7 @@ A bundle with class activation maps (`class_activation`) gives a map with its fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,7 @@ from medfm_compress.runtime.task import Task
 if TYPE_CHECKING:
     from medfm_compress.runtime.engine import Engine, Prediction
 
-OCCLUSION, ACTIVATION = "occlusion", "class activation"
+OCCLUSION, ACTIVATION, ANOMALY = "occlusion", "class activation", "anomaly map"
 
 OnStep = Callable[[int, int], None]
 """Called before every run of the network with how many are done and how many there are; what it raises ends the map."""
@@ -37,13 +38,16 @@ class HeatMap(NamedTuple):
         evidence: float32 ``[H, W]``, log-odds that covering a place takes away, or that it adds; negative where it
             speaks against the finding.
         picture: uint8 ``[H, W, 3]``, the image as the network saw it, before normalisation, or as it is in the file.
-        method: ``occlusion`` or ``class activation``.
+        method: ``occlusion``, ``class activation`` or ``anomaly map``; of the last the evidence is the logit of the
+            score at a place, 0 that of a usual normal image.
+        full: evidence that is painted in full colour; 0 is the most that there is.
     """
 
     finding: str
     evidence: NDArray[np.float32]
     picture: NDArray[np.uint8]
     method: str = OCCLUSION
+    full: float = 0.0
 
 
 def heat_map(
@@ -80,7 +84,7 @@ def heat_map(
     activation = engine.activation(tensor)
     if activation is not None:
         evidence = on_input(activation.evidence(engine.task, chosen), spec)
-        return HeatMap(chosen, evidence, picture_of(tensor, spec), ACTIVATION)
+        return HeatMap(chosen, evidence, picture_of(tensor, spec), *_manner(engine.task))
     height, width = tensor.shape[2:]
     runs = 1 + len(list(windows(height, width, OcclusionOptions())))
     return HeatMap(
@@ -107,7 +111,16 @@ def heat_map_of_image(
     """
     height, width = pixels.values.shape[:2]
     evidence = on_image(activation.evidence(task, finding), spec, height, width)
-    return HeatMap(finding, evidence, grey_picture(pixels), ACTIVATION)
+    return HeatMap(finding, evidence, grey_picture(pixels), *_manner(task))
+
+
+def _manner(task: Task) -> tuple[str, float]:
+    """Method and full colour of a map that comes with the answer: of an anomaly, what would be called by itself."""
+    if task.gives_probabilities:
+        return ACTIVATION, 0.0
+    threshold = next((point.threshold for point in task.operating_points), 0.0)
+    called = math.log(threshold) - math.log1p(-threshold) if 0 < threshold < 1 else 0.0
+    return ANOMALY, max(called * task.temperature, 0.0)
 
 
 def finding_to_explain(prediction: Prediction) -> str | None:
@@ -125,7 +138,10 @@ def picture_of(tensor: NDArray[np.float32], spec: ImageSpec) -> NDArray[np.uint8
 
 
 def overlay(heat: HeatMap) -> NDArray[np.uint8]:
-    """``heat.picture`` under its evidence, uint8 ``[H, W, 3]``: red is little, yellow most, grey none or against."""
+    """``heat.picture`` under its evidence, uint8 ``[H, W, 3]``: red is little, yellow most, grey none or against.
+
+    Of an anomaly map yellow is what would be called by itself, so that a normal image stays grey.
+    """
     colour, opacity = _warmth(heat)
     shown: NDArray[np.uint8] = np.rint(heat.picture * (1 - opacity) + colour * opacity).astype(np.uint8)
     return shown
@@ -141,8 +157,8 @@ def layer(heat: HeatMap) -> NDArray[np.uint8]:
 def _warmth(heat: HeatMap) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Colour ``[H, W, 3]`` in 0 to 255, and opacity ``[H, W, 1]`` in [0, 1]."""
     evidence = np.clip(heat.evidence, 0, None)
-    largest = float(evidence.max())
-    part = (evidence / largest if largest > 0 else evidence)[..., None].astype(np.float32)
+    largest = heat.full or float(evidence.max())
+    part = np.clip(evidence / largest if largest > 0 else evidence, 0, 1)[..., None].astype(np.float32)
     opacity: NDArray[np.float32] = np.float32(_OPACITY) * np.sqrt(part)
     return _COLD + part * (_HOT - _COLD), opacity
 

@@ -60,6 +60,15 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 f"{self.label!r} has {self.positives} positives and {self.negatives} negatives; count them"
             )
 
+    @property
+    def rates(self) -> str:
+        """What it held on the validation cases, in words; of one chosen by normal cases alone, what those tell."""
+        if not self.positives:
+            normal = f"{self.negatives} normal validation cases"
+            return f"specificity {self.specificity:.3f} on {normal}; sensitivity is not known"
+        cases = f"{self.positives} + {self.negatives} validation cases"
+        return f"sensitivity {self.sensitivity:.3f}, specificity {self.specificity:.3f} on {cases}"
+
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a network's logits, float32 in the order of ``labels``, mean.

@@ -53,13 +53,15 @@ def model_card(decision: Decision, manifest: Manifest, limits: str) -> str:
 def _task(manifest: Manifest) -> str:
     task = manifest.task
     points = [
-        f"- {escape(point.label)} is called from {point.threshold:.4g} ({escape(point.rule)}; sensitivity "
-        f"{point.sensitivity:.3f}, specificity {point.specificity:.3f} on {point.positives} + {point.negatives} "
-        "validation cases)"
+        f"- {escape(point.label)} is called from {point.threshold:.4g} ({escape(point.rule)}; {point.rates})"
         for point in task.operating_points
     ]
     labels = ", ".join(escape(label) for label in task.labels)
-    return "\n".join([f"Task: {task.kind} classification of {labels}, temperature {task.temperature:g}.", *points])
+    what = f"Task: {task.kind} classification of {labels}, temperature {task.temperature:g}."
+    if task.normal_labels:
+        normal = ", ".join(escape(label) for label in task.normal_labels)
+        what = f"Task: score of how unlike {normal} an image is; it orders images and is no probability of disease."
+    return "\n".join([what, *points])
 
 
 def _prevalence(decision: Decision) -> str:

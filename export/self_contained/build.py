@@ -32,14 +32,19 @@ def export_self_contained(
     """Write preprocessing, a variant's network and its decisions to ``path``, after their parity was checked.
 
     Raises:
-        InputError: the bundle is a segmentation or normalises stains, no variant is portable, the file would differ
-            from the engine, or cannot be written. Nothing is left behind.
+        InputError: the bundle is a segmentation, scores anomalies or normalises stains, no variant is portable, the
+            file would differ from the engine, or cannot be written. Nothing is left behind.
     """
     if bundle.manifest.task.is_dense:
         raise InputError(
             f"{bundle.path.name} is a segmentation, whose label map is laid back on the image at its own size, and one "
             "ONNX file holds the way from pixels to findings of classifiers alone; run the bundle itself "
             "(medfm_compress.runtime, without torch)"
+        )
+    if not bundle.manifest.task.gives_probabilities:
+        raise InputError(
+            f"{bundle.path.name} scores anomalies, and one ONNX file holds the way from pixels to findings of "
+            "classifiers alone; run the bundle itself (medfm_compress.runtime, without torch)"
         )
     variant = portable_variant(bundle, options.variant)
     form = GraphForm(pixels=options.pixels, resize=options.resize_with)

@@ -142,10 +142,7 @@ def _print_manifest(manifest: Manifest, out: Path, study: Path | None, images: P
     console.table(["variant", "size"], rows)
     console.say(f"temperature {manifest.task.temperature:g}")
     for point in manifest.task.operating_points:
-        console.say(
-            f"{point.label}: threshold {point.threshold:.3f} by {point.rule} (validation sensitivity "
-            f"{point.sensitivity:.3f} of {point.positives}, specificity {point.specificity:.3f} of {point.negatives})"
-        )
+        console.say(f"{point.label}: threshold {point.threshold:.3f} by {point.rule} ({point.rates})")
     accepted = dicom_in_words(manifest.image_spec)
     console.say(
         f"DICOM files of {accepted} are accepted, and no others"

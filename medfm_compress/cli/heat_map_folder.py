@@ -33,7 +33,12 @@ class HeatMapFolder:
         bundle = current(engine).bundle
         if bundle.manifest.task.is_dense:
             raise InputError(f"{bundle.path.name} draws structures and gives no heat map; --overlay shows what it drew")
-        if bundle.manifest.cam is None:
+        if bundle.manifest.place_map is None and not bundle.manifest.task.gives_probabilities:
+            raise InputError(
+                f"{bundle.path.name} scores images as a whole and gives no anomaly map; fit it with --scorer patches, "
+                "or look at it with 'medfm-compress view', which covers one place after the other"
+            )
+        if bundle.manifest.place_map is None:
             raise InputError(
                 f"{bundle.path.name} gives no heat map; export the model with --heat-map, which says whether it has "
                 "one, or look at it with 'medfm-compress view', which needs none"

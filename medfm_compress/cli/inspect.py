@@ -113,10 +113,12 @@ def _decisions(task: Task) -> list[tuple[str, str]]:
     lines = [("temperature", f"{task.temperature:g}")]
     if task.is_dense:
         lines.append(("label map", "0 background" + "".join(f", {k} {name}" for k, name in enumerate(task.labels, 1))))
+    if task.normal_labels:
+        normal = f"{', '.join(task.normal_labels)}; the score orders images and is no probability of disease"
+        lines.append(("normal", normal))
     for point in task.operating_points:
-        rates = f"sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f}"
-        cases = f"{point.positives} + {point.negatives} validation cases"
-        lines.append(("called at", f"{point.label} >= {point.threshold:.4g} ({point.rule}; {rates} on {cases})"))
+        held = f"{point.rule}; {point.rates}"
+        lines.append(("called at", f"{point.label} >= {point.threshold:.4g} ({held})"))
     return lines
 
 

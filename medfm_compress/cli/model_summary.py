@@ -73,7 +73,8 @@ def print_unlabelled(manifest: Manifest) -> None:
         console.say(f"images are {describe_fit(manifest.image_spec)}")
         return
     if not manifest.task.operating_points and manifest.task.kind != "multiclass":
-        console.say("no operating points were chosen: findings are called at probability 0.5")
+        measure = "probability" if manifest.task.gives_probabilities else "score"
+        console.say(f"no operating points were chosen: findings are called at {measure} 0.5")
 
 
 def describe_fit(spec: ImageSpec) -> str:

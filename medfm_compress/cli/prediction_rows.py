@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SHOWN_CLASSES = 5  # of a multiclass task, the most probable ones; --json gives all
 _COLUMNS = 4  # findings that have a column of their own
 _LONGEST_NAME = 120  # characters of a path that the columns behind it are aligned for
+_SHOWN_OF_HASH = 12  # of a SHA-256; --json gives it whole
 _CALLED = {True: "called", False: "not called", None: "no operating point"}
 
 
@@ -35,8 +36,10 @@ class Rows:
         """Columns for the findings of ``task`` and paths of up to ``longest`` characters."""
         self._image = max(min(longest, _LONGEST_NAME), len("image"))
         single = task.kind != "multiclass" and len(task.findings) <= _COLUMNS
-        self._columns = {name: max(len(name), len("0.000 not called")) for name in task.findings} if single else {}
-        headers = [f"{name:{width}}" for name, width in self._columns.items()] or ["findings"]
+        heads = {name: name if task.gives_probabilities else f"{name} score" for name in task.findings}
+        widths = {name: max(len(head), len("0.000 not called")) for name, head in heads.items()}
+        self._columns = widths if single else {}
+        headers = [f"{heads[name]:{width}}" for name, width in self._columns.items()] or ["findings"]
         self.header = "  ".join([f"{'image':{self._image}}", *headers]).rstrip()
 
     def row(self, image: Path, outcome: Prediction | MedfmError | str) -> str:
@@ -61,7 +64,8 @@ def _in_words(outcome: Prediction | MedfmError | str, predicted: Callable[[Predi
     if not outcome.probabilities:
         return f"not reliable: {outcome.not_reliable} (typicality {outcome.typicality:.3g}){flags}"
     areas = f"  {_areas(outcome.segmentation)}" if outcome.segmentation is not None else ""
-    return predicted(outcome) + areas + flags
+    alike = f"  most like training case {outcome.nearest[0][:_SHOWN_OF_HASH]}" if outcome.nearest else ""
+    return predicted(outcome) + areas + alike + flags
 
 
 def _areas(segmentation: Segmentation) -> str:
@@ -79,4 +83,7 @@ def _findings(outcome: Prediction) -> str:
     names = list(outcome.probabilities)
     if outcome.label is not None:
         names = sorted(names, key=outcome.probabilities.__getitem__, reverse=True)[:SHOWN_CLASSES]
-    return ", ".join(f"{name} {outcome.probabilities[name]:.3f} ({_CALLED[outcome.findings[name]]})" for name in names)
+    what = " score" if outcome.is_score else ""
+    return ", ".join(
+        f"{name}{what} {outcome.probabilities[name]:.3f} ({_CALLED[outcome.findings[name]]})" for name in names
+    )

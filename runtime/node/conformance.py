@@ -251,7 +251,8 @@ and its bytes, or are in {UTF_8} where they hold text beyond ASCII of their own.
 
 Findings have the codes of the configuration; one without has a code of the private scheme `{codes.PRIVATE_SCHEME}`
 ({codes.PRIVATE_SCHEME_NAME}, UID {codes.PRIVATE_SCHEME_UID}), which the object identifies. Presence:
-{_code(codes.PRESENT)}, {_code(codes.ABSENT)}; probability: {_code(codes.PROBABILITY)}, in {_code(codes.NO_UNITS)}.
+{_code(codes.PRESENT)}, {_code(codes.ABSENT)}; probability: {_code(codes.PROBABILITY)}, in {_code(codes.NO_UNITS)};
+of an anomaly its score: {_code(codes.ANOMALY_SCORE)}, likewise.
 
 ### 7.3 Private attributes, SOP classes and transfer syntaxes
 

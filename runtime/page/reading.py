@@ -110,13 +110,14 @@ class ReadingDesk:
                 {
                     "name": name,
                     "threshold": points[name].threshold if name in points else None,
-                    "sensitivity": points[name].sensitivity if name in points else None,
+                    "sensitivity": points[name].sensitivity if name in points and points[name].positives else None,
                     "specificity": points[name].specificity if name in points else None,
                 }
                 for name in engine.task.findings
             ],
             "has_queue": self._source.queue is not None,
             "is_segmentation": engine.task.is_dense,
+            "measure": "probability" if engine.task.gives_probabilities else "score",
         }
 
     def _predict(self, image: bytes) -> Json:

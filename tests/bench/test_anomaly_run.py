@@ -85,7 +85,8 @@ def test_images_and_places_are_compared_and_nothing_is_a_probability(study, bund
 
     assert load_report(out / "report.json") == report
     assert report.teacher_decides == CHOSEN
-    assert report.teacher_operating_points == report.task.operating_points  # the same network, by the same cases
+    (own,), (theirs,) = report.teacher_operating_points, report.task.operating_points
+    assert own.threshold == pytest.approx(theirs.threshold, abs=1e-6)  # the same network, by the same normal cases
     assert judge(report).outcome == "pass"
     assert judge_evidence(recompute(report, POLICY.policy), POLICY.policy, policy_sha256="0" * 64).outcome == "pass"
     compared = {entry.metric: entry for entry in report.comparisons if entry.variant == report.variants[0]}

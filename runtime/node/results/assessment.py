@@ -12,7 +12,14 @@ import msgspec
 from medfm_compress import __version__
 from medfm_compress.runtime.engine import Prediction
 from medfm_compress.runtime.node.config import ResultsConfig
-from medfm_compress.runtime.node.results.codes import Code, finding_code, one_line, shortened
+from medfm_compress.runtime.node.results.codes import (
+    ANOMALY_SCORE,
+    PROBABILITY,
+    Code,
+    finding_code,
+    one_line,
+    shortened,
+)
 from medfm_compress.runtime.node.results.source_study import (
     SourceImage,
     copied_study,
@@ -60,9 +67,10 @@ class CodedFinding:
 
     Attributes:
         name: of the bundle's label.
-        probability: in [0, 1].
+        probability: in [0, 1]; of an anomaly a score, see `measure`.
         called: whether it is above its operating point; None where it has none.
         threshold: the operating point; None for none.
+        measure: what the number is, `PROBABILITY` or `ANOMALY_SCORE`.
     """
 
     name: str
@@ -70,13 +78,19 @@ class CodedFinding:
     probability: float
     called: bool | None
     threshold: float | None
+    measure: Code = PROBABILITY
+
+    @property
+    def measure_word(self) -> str:
+        """``probability`` or ``anomaly score``."""
+        return "probability" if self.measure == PROBABILITY else "anomaly score"
 
     @property
     def operating_point(self) -> str:
         """As a sentence."""
         if self.threshold is None:
             return "operating point: none, so that it is neither called nor excluded"
-        return f"operating point: probability >= {self.threshold:.6g}"
+        return f"operating point: {self.measure_word} >= {self.threshold:.6g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +191,7 @@ def assess(
             probability=probability,
             called=prediction.findings.get(name),
             threshold=read_by.thresholds.get(name),
+            measure=ANOMALY_SCORE if prediction.is_score else PROBABILITY,
         )
         for name, probability in prediction.probabilities.items()
     )
@@ -209,6 +224,10 @@ def _remarks(prediction: Prediction, config: ResultsConfig, not_assessed: str) -
         remarks.append(f"Most probable class: {one_line(prediction.label)}")
     for flag in prediction.flags:
         remarks.append(f"Remark {flag}: {FLAGS[flag]}" if flag in FLAGS else f"Remark {one_line(flag)}")
+    if prediction.is_score:
+        remarks.append("The score says how unlike normal training images the image is; it is no probability of disease")
+    if prediction.nearest:
+        remarks.append(f"Most like the training image with SHA-256 {prediction.nearest[0]}")
     if prediction.typicality is not None:
         remarks.append(f"Typicality of the image: {prediction.typicality:.3g}")
     if prediction.intended_use:

@@ -40,6 +40,7 @@ PRESENT = Code("52101004", "SCT", "Present")  # CID 240
 ABSENT = Code("272519000", "SCT", "Absent")
 PRESENCE = Code("121052", "DCM", "Presence of property")
 PROBABILITY = Code("122157", "DCM", "Probability")
+ANOMALY_SCORE = Code("ANOMALY-SCORE", PRIVATE_SCHEME, "Anomaly score, no probability of disease")
 NO_UNITS = Code("1", "UCUM", "no units")
 
 # Acquisition modalities, CID 29; of others the report names none.

@@ -23,7 +23,6 @@ from medfm_compress.runtime.node.results.codes import (
     PRESENT,
     PRIVATE_SCHEME,
     PRIVATE_SCHEME_UID,
-    PROBABILITY,
     Code,
     one_line,
 )
@@ -90,7 +89,7 @@ def _observation(assessment: Assessment, finding: CodedFinding, device: Resource
         **value,
         "method": {"text": "; ".join((*filter(None, algorithm), finding.operating_point))},
         "device": device,
-        "component": [{"code": _concept(PROBABILITY), "valueQuantity": probability}],
+        "component": [{"code": _concept(finding.measure), "valueQuantity": probability}],
         "note": [{"text": remark} for remark in assessment.remarks],
         "derivedFrom": [_study(assessment)],
     }
@@ -116,7 +115,8 @@ def _report(assessment: Assessment, results: list[Resource]) -> Resource:
 
 def _sentence(finding: CodedFinding) -> str:
     called = {True: ", present", False: ", absent", None: ""}[finding.called]
-    return f"{one_line(finding.name)}: probability {finding.probability:.3f}{called} ({finding.operating_point})"
+    measured = f"{finding.measure_word} {finding.probability:.3f}"
+    return f"{one_line(finding.name)}: {measured}{called} ({finding.operating_point})"
 
 
 def _about(assessment: Assessment) -> Resource:

@@ -95,7 +95,7 @@ def _words(assessment: Assessment, heat: HeatMap) -> list[str]:
     """Lines of ASCII, which the built-in font has; a finding's name beyond it is given by its code."""
     finding = next(item for item in assessment.findings if item.name == heat.finding)
     name = one_line(finding.name) if finding.name.isascii() else f"{finding.code.scheme} {finding.code.value}"
-    what = f"{shortened(name, 40)}: probability {finding.probability:.2f}"
+    what = f"{shortened(name, 40)}: {finding.measure_word} {finding.probability:.2f}"
     how = "warm places speak for it" if float(heat.evidence.max()) > 0 else "no place speaks for it"
     research = [RESEARCH.upper()] if assessment.is_research else []
     return [*research, what, f"AI heat map ({heat.method}): {how}"]

@@ -27,7 +27,6 @@ from medfm_compress.runtime.node.results.codes import (
     PRIVATE_SCHEME,
     PRIVATE_SCHEME_NAME,
     PRIVATE_SCHEME_UID,
-    PROBABILITY,
     Code,
     modality_code,
     one_line,
@@ -73,7 +72,7 @@ def structured_report(assessment: Assessment) -> bytes:
     requests = copied_requests(assessment.header, assessment.study)
     if requests:
         ds.ReferencedRequestSequence = requests
-    if any(finding.code.scheme == PRIVATE_SCHEME for finding in assessment.findings):
+    if any(PRIVATE_SCHEME in (finding.code.scheme, finding.measure.scheme) for finding in assessment.findings):
         ds.CodingSchemeIdentificationSequence = [_private_scheme()]
     ds.ValueType, ds.ContinuityOfContent = "CONTAINER", "SEPARATE"
     ds.ConceptNameCodeSequence = [coded(_dcm("126000", "Imaging Measurement Report"))]
@@ -131,7 +130,7 @@ def _group(assessment: Assessment, finding: CodedFinding) -> Item:
         code_item("CONTAINS", _dcm("121071", "Finding"), finding.code),
         *_algorithm(assessment, finding),
         image_item(_dcm("121112", "Source of Measurement"), assessment.image),
-        number_item(PROBABILITY, _decimal(finding.probability), NO_UNITS),
+        number_item(finding.measure, _decimal(finding.probability), NO_UNITS),
     ]
     if finding.called is not None:
         items.append(code_item("CONTAINS", PRESENCE, PRESENT if finding.called else ABSENT))

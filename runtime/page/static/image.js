@@ -126,7 +126,7 @@ function title({ findings, label, not_reliable: notReliable }) {
   if (label !== null) return label;
   const called = findings.filter((finding) => finding.called);
   if (called.length) return `Called: ${called.map(({ name }) => name).join(", ")}`;
-  return findings.some((finding) => finding.called === null) ? "Probabilities" : "No finding is called";
+  return findings.some((finding) => finding.called === null) ? (facts.measure === "score" ? "Score" : "Probabilities") : "No finding is called";
 }
 
 function row({ name, probability, threshold, called }) {
@@ -246,11 +246,18 @@ function showMap({ finding, layer: base64, method, speaks_for_it: speaks, strong
   applyStrength();
   show(image, true);
   show(byId("map-shown"), speaks);
+  if (method === "anomaly map") {
+    byId("map-words").textContent = speaks
+      ? `Warm places are unlike the normal training images; yellow alone would be called. A heat map shows where the `
+        + `network looked, not that it is right.`
+      : "No place is less usual than a usual normal image.";
+    return;
+  }
   const isCovered = method === "occlusion";
   const warmest = isCovered
     ? `covering the warmest takes away ${strongest.toFixed(2)} log-odds`
     : `the warmest adds ${strongest.toFixed(2)} to the sum whose mean over all places is the log-odds, but for a constant`;
-  const none = isCovered ? "covering none of them lowers its probability" : "all of them add to what speaks against it";
+  const none = isCovered ? `covering none of them lowers its ${facts.measure}` : "all of them add to what speaks against it";
   byId("map-words").textContent = speaks
     ? `Warm places speak for ${finding}: ${warmest}. A heat map shows where the network looked, not that it is right.`
     : `No place speaks for ${finding}: ${none}.`;

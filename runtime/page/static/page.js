@@ -62,14 +62,15 @@ function describe(facts) {
   show(byId("use"), true);
   byId("limit").textContent = `, up to ${Math.floor(facts.max_upload_bytes / 1e6)} MB`;
   byId("about-input").textContent = `It sees every image at ${facts.input}.`;
-  byId("about-findings").replaceChildren(...facts.findings.map(describeFinding));
+  byId("about-findings").replaceChildren(...facts.findings.map((finding) => describeFinding(finding, facts.measure)));
 }
 
-function describeFinding({ name, threshold, sensitivity, specificity }) {
+function describeFinding({ name, threshold, sensitivity, specificity }, measure) {
+  const found = sensitivity === null ? "" : `sensitivity ${percent(sensitivity)}, `;
   const words = threshold === null
     ? "no operating point"
-    : `called from a probability of ${threshold.toFixed(3)} on; on its validation cases sensitivity `
-      + `${percent(sensitivity)}, specificity ${percent(specificity)}`;
+    : `called from a ${measure} of ${threshold.toFixed(3)} on; on its validation cases ${found}`
+      + `specificity ${percent(specificity)}`;
   return make("li", { children: [make("b", { text: name }), make("span", { text: words })] });
 }
 
