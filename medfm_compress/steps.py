@@ -244,9 +244,11 @@ def prune(
     from medfm_compress.compress.distillation.teacher_metric import check_teacher
     from medfm_compress.compress.networks.model import load_model
     from medfm_compress.compress.pruning.iterative import PruningRun, prune_and_recover
+    from medfm_compress.compress.pruning.kinds import check_prunable
     from medfm_compress.compress.teachers.open import open_teacher
 
     student = load_model(model)
+    check_prunable(student)
     cases = _open_of(student.task, study, progress, student.spec.dicom)
     _warn_of_modality(cases, options.training.modality, progress)
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)

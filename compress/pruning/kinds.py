@@ -7,10 +7,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.pruning.classification import ClassificationPruning
 from medfm_compress.compress.pruning.importance import Loss
 from medfm_compress.compress.pruning.segmentation import SegmentationPruning
 from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task, TaskKind, by_kind
@@ -52,3 +54,12 @@ _RULES: Mapping[TaskKind, PruningRules] = by_kind(ClassificationPruning(), Segme
 def pruning_rules(task: Task) -> PruningRules:
     """The rules of a task's kind."""
     return _RULES[task.kind]
+
+
+def check_prunable(model: Model) -> None:
+    """Raises ModelError for a network that is fitted and not trained: what it remembers is of the whole encoder."""
+    if model.task.kind == "anomaly":
+        raise ModelError(
+            f"{model.name} compares embeddings with stored ones, which mean nothing behind a pruned encoder; prune the "
+            "model that the encoder is made of, and fit again with 'medfm-compress anomaly fit'"
+        )

@@ -33,6 +33,7 @@ from medfm_compress.compress.quantization.range_estimators import Range, estimat
 from medfm_compress.compress.quantization.smoothquant import Smoothed, smooth
 from medfm_compress.compress.quantization.tensorrt_graphs import write_precision
 from medfm_compress.compress.quantization.weight_only import weight_only
+from medfm_compress.compress.quantization.weights import WEIGHTED
 from medfm_compress.export.heat_map import with_maps_of
 from medfm_compress.export.openvino_ir import to_openvino_ir
 from medfm_compress.export.passes.cam_output import remove_maps
@@ -100,7 +101,9 @@ class GraphBuilder:
         self._model = read_graph(onnx)
         self._has_maps = remove_maps(self._model)  # they go into each candidate, behind what it quantizes
         self._trained = take_ranges(self._model)
-        self._scorer = tuple(node.name or "" for node in scorer_nodes(self._model))
+        scorer = scorer_nodes(self._model)
+        self._scorer = tuple(node.name or "" for node in scorer)
+        self._scorer_layers = tuple(node.name or "" for node in scorer if node.op_type in WEIGHTED)  # that NNCF knows
         self._smooth = lru_cache(maxsize=1)(self._smoothed)
         self._divide = lru_cache(maxsize=1)(self._divided)
 
@@ -194,7 +197,8 @@ class GraphBuilder:
             # A graph that is quantized by NNCF gets the backend's own passes as well.
             prepared = self._prepared(backend, Method(weight_bits=method.weight_bits))[0]
             graph = serialise(self._with_maps(prepared, prepared))
-            job = NncfJob.of(msgspec.structs.replace(method, excluded=self._floats(method)), backend, self._task)
+            floats = (*method.excluded, *self._scorer_layers)
+            job = NncfJob.of(msgspec.structs.replace(method, excluded=floats), backend, self._task)
             self._last_of_nncf = (backend, method), quantize_with_nncf(graph, self._inputs, job, deadline)
         return self._last_of_nncf[1]
 

@@ -45,4 +45,4 @@ def fidelity(logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> 
     judge = judge_of(validation.task)
     before, after = (judge.scores(answers, validation) for answers in (fp32_logits, logits))
     drops = [whole - less for whole, less in zip(before, after, strict=True)]
-    return Fidelity(error, max(drops, default=0.0), judge.changed(logits, fp32_logits, validation.task))
+    return Fidelity(error, max(drops, default=0.0), judge.changed_of(logits, fp32_logits, validation))

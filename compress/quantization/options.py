@@ -24,6 +24,8 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             the bundle has an FP32 variant for.
         error_limit: largest relative logit error on validation cases that is kept.
         pixel_error_limit: likewise, of a segmentation: logits of most pixels may move and call none of them otherwise.
+        score_error_limit: likewise, of an anomaly score, whose spread over normal cases is small; each of them has to
+            agree besides.
         auroc_limit: largest fall of AUROC on validation cases that is kept.
         dice_limit: largest fall of a structure's mean Dice on them that is kept, of a segmentation.
         decision_limit: largest share of decisions (of a segmentation, of pixels) that may change, on cases without
@@ -46,6 +48,7 @@ class QuantizeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     targets: Annotated[tuple[str, ...], TARGETS] = ()
     error_limit: Annotated[float, Meta(gt=0)] = 0.03
     pixel_error_limit: Annotated[float, Meta(gt=0)] = 0.1
+    score_error_limit: Annotated[float, Meta(gt=0)] = 0.1
     auroc_limit: Annotated[float, Meta(ge=0)] = 0.02
     dice_limit: Annotated[float, Meta(ge=0)] = 0.01
     decision_limit: Annotated[float, Meta(ge=0, le=1)] = 0.02

@@ -16,6 +16,7 @@ import numpy as np
 from medfm_compress.bench.evaluate.operating_points import choose_operating_point
 from medfm_compress.bench.evaluate.temperature_scaling import MIN_OF_RARER_CLASS, calibrate, rescore
 from medfm_compress.bench.types.evaluation import Evaluation
+from medfm_compress.bench.types.operating_rule import needs_positives
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import OperatingPoint, Task
@@ -40,7 +41,9 @@ def recalibrate_thresholds(variant: Variant, evaluation: Evaluation, task: Task)
         InputError: the evaluation is not in order, or does not fit the task.
     """
     few = _too_few(evaluation, task)
-    if few:
+    if task.kind == "anomaly":
+        calibrated, lines = task, []  # whose scores are no probabilities
+    elif few:
         calibrated, lines = task, [f"temperature stays {task.temperature:g}: a threshold that stays was chosen at it"]
     else:
         calibrated_task = calibrate(evaluation, task)
@@ -63,6 +66,8 @@ def _too_few(evaluation: Evaluation, task: Task) -> dict[str, str]:
     """Finding with a threshold → why its cases are too few to choose it again; the others are left out."""
     patients, reasons = np.array(evaluation.clusters), {}
     for point in task.operating_points:
+        if not needs_positives(point.rule):
+            continue
         truth = evaluation.truth[:, evaluation.findings.index(point.label)]
         with_it, without = (len(set(patients[truth == value].tolist())) for value in (1, 0))
         if min(with_it, without) < MIN_OF_RARER_CLASS:

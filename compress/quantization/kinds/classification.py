@@ -69,6 +69,10 @@ class ClassificationJudge:
             return float(((logits > 0) != (fp32_logits > 0)).mean())
         return float((logits.argmax(1) != fp32_logits.argmax(1)).mean())
 
+    def changed_of(self, logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> float:
+        """`changed`."""
+        return self.changed(logits, fp32_logits, validation.task)
+
     def remarks(self, logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> str:
         """Nothing: shares say enough."""
         return ""

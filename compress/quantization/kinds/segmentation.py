@@ -77,6 +77,10 @@ class SegmentationJudge:
         """Share of pixels that are called otherwise."""
         return float((label_maps(logits) != label_maps(fp32_logits)).mean())
 
+    def changed_of(self, logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> float:
+        """`changed`."""
+        return self.changed(logits, fp32_logits, validation.task)
+
     def remarks(self, logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> str:
         """Nothing: shares say enough."""
         return ""

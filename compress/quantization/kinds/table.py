@@ -59,6 +59,10 @@ class Judge(Protocol):
         """Share of decisions, in [0, 1], that differ."""
         ...
 
+    def changed_of(self, logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> float:
+        """Share of decisions of the validation cases, in [0, 1], that differ."""
+        ...
+
     def remarks(self, logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> str:
         """Which cases differ, for the console alone, behind a candidate's name; empty where nothing is to be said."""
         ...
