@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime import variant_selection as choice
+from medfm_compress.runtime.anomaly_map import AnomalyMap
 from medfm_compress.runtime.answers.answer import Network
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import NEAREST, Manifest, Variant
@@ -69,8 +70,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         segmentation: of a segmentation, its label map and what follows from it; None where none is given. Then a
             finding is called where the map shows it anywhere, and its probability is the highest of a pixel's.
         is_score: of an anomaly: ``probabilities`` hold a score in [0, 1] that orders images, no probability of disease.
-        anomaly_map: of an anomaly, where the bundle gives one: float32 ``[H, W]`` at the image's own size, the logit of
-            the score at each place; NaN where the network did not see the image.
+        anomaly_map: of an anomaly, where the bundle gives one: the logit of the score at each place; its ``on_image()``
+            has the image's own size.
         nearest: of an anomaly, where the bundle gives them: SHA-256 of the files of the training cases that the image
             is most like, the most similar first.
     """
@@ -87,7 +88,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     not_reliable: str = ""
     segmentation: Segmentation | None = None
     is_score: bool = False
-    anomaly_map: NDArray[np.float32] | None = None
+    anomaly_map: AnomalyMap | None = None
     nearest: tuple[str, ...] = ()
 
     def row(self) -> dict[str, Any]:

@@ -181,6 +181,11 @@ def _finding(study: Study, teacher: Task, bundle: Task, requested: str) -> str:
             "explain asks where in an image a classifier looks, and this teacher answers for every pixel: its maps "
             "say it themselves; compare them with 'medfm-compress bench'"
         )
+    if not teacher.gives_probabilities:
+        raise InputError(
+            "explain asks where in an image a classifier looks, and this teacher scores anomalies: see its map with "
+            "'medfm-compress run BUNDLE IMAGE --heatmap FOLDER', and compare maps with 'medfm-compress bench'"
+        )
     if not requested and len(teacher.findings) == 1:
         return teacher.findings[0]
     if requested not in teacher.findings:

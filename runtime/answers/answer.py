@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from medfm_compress.runtime.anomaly_map import AnomalyMap
     from medfm_compress.runtime.image_spec import ImageSpec
     from medfm_compress.runtime.images.pixels import Pixels
     from medfm_compress.runtime.segmentation.result import Segmentation
@@ -49,8 +50,7 @@ class Answer(NamedTuple):
         label: the most probable class of a multiclass task, else None.
         segmentation: of a segmentation.
         flags: quality remarks.
-        anomaly_map: of a network that gives one: float32 ``[H, W]`` at the image's own size, in the unit of the logit;
-            NaN where the network did not see the image.
+        anomaly_map: of a network that gives one: where the image is unlike normal ones.
     """
 
     tensor: NDArray[np.float32]
@@ -60,7 +60,7 @@ class Answer(NamedTuple):
     label: str | None = None
     segmentation: Segmentation | None = None
     flags: tuple[str, ...] = ()
-    anomaly_map: NDArray[np.float32] | None = None
+    anomaly_map: AnomalyMap | None = None
 
 
 class Ask(Protocol):

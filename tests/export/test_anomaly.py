@@ -231,10 +231,12 @@ def test_the_device_says_score_place_and_nearest_cases(tmp_path):
             z >= np.log(manifest.task.operating_points[0].threshold / (1 - manifest.task.operating_points[0].threshold))
         )
     }
-    assert prediction.anomaly_map is not None and prediction.anomaly_map.shape == pixels.shape[:2]
-    row, column = np.unravel_index(np.nanargmax(prediction.anomaly_map), pixels.shape[:2])
+    assert prediction.anomaly_map is not None
+    shown = prediction.anomaly_map.on_image()
+    assert shown.shape == pixels.shape[:2]
+    row, column = np.unravel_index(np.nanargmax(shown), pixels.shape[:2])
     assert tiny_anomaly.spot_of(spotted.image)[max(row - 3, 0) : row + 4, max(column - 3, 0) : column + 4].any()
-    assert prediction.anomaly_map.max() <= places.max().item() + 1e-4
+    assert shown.max() <= places.max().item() + 1e-4
     assert prediction.nearest == (tiny_anomaly.HASHES[int(nearest[0, 0])],)
     document = prediction.row()
     assert "probabilities" not in document and set(document["scores"]) == {"abnormal"}

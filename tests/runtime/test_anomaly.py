@@ -39,9 +39,10 @@ def test_a_score_a_map_at_the_images_own_size_and_hashes(engine):
 
     assert prediction.is_score and prediction.findings == {"abnormal": True}
     assert prediction.probabilities["abnormal"] == pytest.approx(1 / (1 + math.exp(-1.92)), abs=0.02)
-    assert prediction.anomaly_map is not None and prediction.anomaly_map.shape == (64, 96)
-    assert prediction.anomaly_map.dtype == np.float32
-    row, column = np.unravel_index(prediction.anomaly_map.argmax(), (64, 96))
+    assert prediction.anomaly_map is not None
+    shown = prediction.anomaly_map.on_image()
+    assert (shown.shape, shown.dtype) == ((64, 96), np.float32)
+    row, column = np.unravel_index(shown.argmax(), (64, 96))
     assert 40 <= row < 56 and 6 <= column < 24
     assert prediction.nearest[0] in scored.HASHES and len(set(prediction.nearest)) == 2
     assert int(prediction.nearest[0], 16) - 1 in (40, 48, 41, 49)  # rows 5 and 6, columns 0 and 1 of 8 × 8
@@ -66,9 +67,11 @@ def test_what_was_cropped_away_is_not_seen(tmp_path):
     spec = replace(tiny.SPEC, resize="shortest")
     path = scored.bundle(tmp_path / "c.medfm", spec=spec)
     with Engine(path, unverified=True, threads=1) as engine:
-        places = engine.predict(scored.image(64, 128)).anomaly_map
+        found = engine.predict(scored.image(64, 128)).anomaly_map
 
-    assert places is not None and places.shape == (64, 128)
+    assert found is not None
+    places = found.on_image()
+    assert places.shape == (64, 128)
     assert np.isnan(places[:, :32]).all() and np.isnan(places[:, 96:]).all()
     assert np.isfinite(places[:, 33:95]).all()
 
@@ -84,7 +87,8 @@ def test_the_heat_map_is_the_map_and_a_normal_image_stays_grey(engine):
     prediction, seen = engine.predict_with_input(scored.image())
     pixels = Pixels.from_integers(scored.image())
     heat = heat_map_of_image(seen.activation, pixels, tiny.SPEC, engine.task, "abnormal")
-    np.testing.assert_allclose(heat.evidence, prediction.anomaly_map, atol=1e-5)
+    assert prediction.anomaly_map is not None
+    np.testing.assert_allclose(heat.evidence, prediction.anomaly_map.on_image(), atol=1e-5)
     assert heat.method == ANOMALY and heat.full == pytest.approx(math.log(3))
     picture = overlay(heat).astype(int)
     assert (picture[48, 12] != heat.picture[48, 12]).any()

@@ -255,7 +255,7 @@ function showMap({ finding, layer: base64, method, speaks_for_it: speaks, strong
   }
   const isCovered = method === "occlusion";
   const warmest = isCovered
-    ? `covering the warmest takes away ${strongest.toFixed(2)} log-odds`
+    ? `covering the warmest takes away ${strongest.toFixed(2)} ${facts.measure === "score" ? "of the score’s logit" : "log-odds"}`
     : `the warmest adds ${strongest.toFixed(2)} to the sum whose mean over all places is the log-odds, but for a constant`;
   const none = isCovered ? `covering none of them lowers its ${facts.measure}` : "all of them add to what speaks against it";
   byId("map-words").textContent = speaks
