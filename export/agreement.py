@@ -72,8 +72,8 @@ def differences(
     """
     z, measured = (np.asarray(logits, np.float64) for logits in (reference, candidate))
     if not np.isfinite(measured).all():
-        rows = np.flatnonzero(~np.isfinite(measured).all(axis=1))
-        return tuple(Difference(int(row), float(z[row, 0]), float("nan"), True) for row in rows)
+        broken = np.flatnonzero(~np.isfinite(measured).all(axis=1))
+        return tuple(Difference(int(row), float(z[row, 0]), float("nan"), True) for row in broken)
     before, after = (
         decisions(probabilities(x, task), task)[:, 0] for x, task in zip((z, measured), tasks, strict=True)
     )
