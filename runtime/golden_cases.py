@@ -92,9 +92,7 @@ def golden_files(inputs: NetworkInputs, logits: Mapping[str, NDArray[Any]], spec
 
 
 def read_golden_inputs(bundle: Bundle, count: int | None = None) -> NetworkInputs:
-    """Network inputs of the bundle's golden cases, or of the first ``count``: images ``[n, C, H, W]``, normalised
-    float32, and the columns that the bundle's network takes.
-    """
+    """Network inputs, float32, of the bundle's golden cases, or of the first ``count``; with columns if it has any."""
     spec = bundle.manifest.image_spec
     levels = read_npy(bundle, GOLDEN_INPUTS, np.dtype(np.uint8))
     if levels.shape[1:] != spec.shape[1:] or not 1 <= len(levels) <= MAX_GOLDENS:

@@ -14,8 +14,8 @@ SEX = CategoricalColumn(name="sex", categories=("F", "M"), missing="category")
 
 def test_values_stay_what_stored_logits_were_made_from() -> None:
     values = [golden_values([AGE, SEX], case) for case in range(4)]
-    assert [value["sex"] for value in values] == ["F", "M", None, "F"]
-    np.testing.assert_allclose([value["age"] for value in values], [0, 0, 0, 0], atol=1e-4)
+    assert [value["sex"] for value in values] == [None, "F", "M", None]
+    np.testing.assert_allclose([value["age"] for value in values], [47.5790, 22.8757, 60.0000, 50.4609], atol=1e-4)
 
 
 def test_numbers_stay_in_their_range_and_differ() -> None:
