@@ -56,19 +56,19 @@ class FusionNetwork(nn.Module):
         return tuple(given[name] for name in self.column_widths)
 
 
-def fused(module: nn.Module, fusion: Fusion, labels: int, shape: tuple[int, ...]) -> FusionNetwork:
+def fused(module: nn.Module, fusion: Fusion) -> FusionNetwork:
     """A network whose classifier is replaced by a head that reads columns too; ``module`` is changed.
 
-    Args:
-        module: a network of timm.
-        fusion: how, and of which columns.
-        labels: logits.
-        shape: ``[1, channels, height, width]`` of its images.
-
     Raises:
-        ModelError: its classifier cannot be taken off, or it then gives no pooled embedding.
+        ModelError: its classifier cannot be taken off.
     """
-    return FusionNetwork(_headless(module), _head(fusion, _embedding(module, shape), labels), fusion.widths)
+    reset = getattr(module, "reset_classifier", None)
+    if reset is None:
+        raise ModelError(f"{type(module).__name__} has no classifier that can be replaced; give a network of timm")
+    reset(0)
+    numbers = sum(fusion.widths.values())
+    head = fusion_head(fusion.method, fusion.embedding, numbers, fusion.labels, fusion.hidden)
+    return FusionNetwork(module, head, fusion.widths)
 
 
 def with_fusion(model: Model, columns: Sequence[Column], method: FusionMethod, hidden: int) -> Model:
@@ -86,46 +86,38 @@ def with_fusion(model: Model, columns: Sequence[Column], method: FusionMethod, h
         )
     if model.architecture.pruning or model.architecture.library != "timm":
         raise ModelError(f"{model.name} cannot be given columns: give a network of timm that is not pruned")
-    fusion = Fusion(method=method, hidden=hidden, widths={column.name: column.width for column in columns})
-    module = fused(model.module, fusion, len(model.task.labels), model.spec.shape)
+    fusion = Fusion(
+        method=method,
+        hidden=hidden,
+        widths={column.name: column.width for column in columns},
+        embedding=_embedding(model.module, model.spec.shape),
+        labels=len(model.task.labels),
+    )
     return dataclasses.replace(
         model,
-        module=nn.Module.eval(module),
+        module=nn.Module.eval(fused(model.module, fusion)),
         columns=tuple(columns),
         architecture=msgspec.structs.replace(model.architecture, fusion=fusion),
     )
 
 
-def create_fused(module: nn.Module, architecture: Architecture, fusion: Fusion) -> FusionNetwork:
-    """The untrained network of an architecture with columns, of its encoder as timm builds it.
+def _embedding(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """Numbers of the pooled embedding of a network of timm.
 
     Raises:
-        ModelError: as `fused`.
+        ModelError: it gives none.
     """
-    labels = int(architecture.arguments.get("num_classes", 0))
-    channels, side = int(architecture.arguments.get("in_chans", 3)), architecture.arguments.get("img_size", fusion.size_px)
-    return fused(module, fusion, labels, (1, channels, int(side), int(side)))
-
-
-def _head(fusion: Fusion, embedding: int, labels: int) -> nn.Module:
-    return fusion_head(fusion.method, embedding, sum(fusion.widths.values()), labels, fusion.hidden)
-
-
-def _headless(module: nn.Module) -> nn.Module:
-    reset = getattr(module, "reset_classifier", None)
-    if reset is None:
-        raise ModelError(f"{type(module).__name__} has no classifier that can be replaced; give a network of timm")
-    reset(0)
-    return module
-
-
-def _embedding(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Numbers of the pooled embedding."""
     training = module.training
     module.eval()
-    with torch.inference_mode():
-        pooled = module(torch.zeros(shape))
-    module.train(training)
+    try:
+        with torch.inference_mode():
+            inner = module.forward_features(torch.zeros(shape))  # type: ignore[operator]
+            pooled = module.forward_head(inner, pre_logits=True)  # type: ignore[operator]
+    except (AttributeError, TypeError, RuntimeError) as exc:
+        first = (str(exc).splitlines() or [type(exc).__name__])[0]
+        raise ModelError(f"{type(module).__name__} gives no pooled embedding ({first}); give a network of timm") from None
+    finally:
+        module.train(training)
     if not isinstance(pooled, Tensor) or pooled.ndim != 2:
         raise ModelError(f"{type(module).__name__} gives no pooled embedding [n, d] without its classifier")
     return int(pooled.shape[1])
