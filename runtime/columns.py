@@ -56,6 +56,8 @@ class NumericColumn(
 
     def __post_init__(self) -> None:
         _check_names(self.name, self.dicom)
+        for field in ("minimum", "maximum", "mean", "standard_deviation"):  # 0 and 0.0 are one bundle, of one digest
+            msgspec.structs.force_setattr(self, field, float(getattr(self, field)))
         numbers = (self.minimum, self.maximum, self.mean, self.standard_deviation)
         if not all(map(math.isfinite, numbers)) or not self.minimum < self.maximum:
             raise InputError(
@@ -74,6 +76,11 @@ class NumericColumn(
     def allowed(self) -> str:
         """What a value may be, in words."""
         return f"{self.minimum:g} to {self.maximum:g} {self.unit}"
+
+    @property
+    def imputes(self) -> str:
+        """What stands for a missing value that is imputed, in words."""
+        return f"{self.mean:g} {self.unit}"
 
     @property
     def width(self) -> int:
@@ -141,6 +148,11 @@ class CategoricalColumn(
     def allowed(self) -> str:
         """What a value may be, in words."""
         return f"one of {', '.join(self.categories)}"
+
+    @property
+    def imputes(self) -> str:
+        """What stands for a missing value that is imputed, in words."""
+        return self.imputed
 
     @property
     def width(self) -> int:
