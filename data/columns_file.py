@@ -96,6 +96,18 @@ def load_columns(path: str | Path, study: Study) -> tuple[Column, ...]:
     return tuple(_measured(study, draft, column) for draft, column in zip(drafts, columns, strict=True))
 
 
+def describe(column: Column) -> str:
+    """A column in a line, with what was measured for it."""
+    missing = {"refuse": "refused", "impute": "imputed", "category": "a category of its own"}[column.missing]
+    if isinstance(column, NumericColumn):
+        return (
+            f"{column.name}: {column.minimum:g} to {column.maximum:g} {column.unit}, mean {column.mean:.4g}, standard "
+            f"deviation {column.standard_deviation:.4g}, a missing one is {missing}"
+        )
+    imputed = f" as {column.imputed}" if column.imputed else ""
+    return f"{column.name}: {', '.join(column.categories)}; a missing one is {missing}{imputed}"
+
+
 def read_drafts(path: str | Path) -> tuple[NumericDraft | CategoricalDraft, ...]:
     """What stands in the file; raises InputError where it is no file of columns."""
     source = f"columns file {path}"
