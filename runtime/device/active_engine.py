@@ -21,6 +21,7 @@ from medfm_compress.runtime.device.folder import DeviceFolder
 from medfm_compress.runtime.device.state import DeviceState, Installed
 from medfm_compress.runtime.engine import Atypical, Engine, NetworkInput, Prediction
 from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, Refused, in_one_line
+from medfm_compress.runtime.fill_columns import Values
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
@@ -114,16 +115,20 @@ class ActiveEngine:
         self,
         source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
         *,
+        columns: Values | None = None,
         atypical: Atypical = "withhold",
         keep_probabilities: bool = False,
     ) -> Prediction:
         """Predict for one image, and count it while the bundle is on trial; see `Engine.predict`."""
-        return self.predict_with_input(source, atypical=atypical, keep_probabilities=keep_probabilities)[0]
+        return self.predict_with_input(
+            source, columns=columns, atypical=atypical, keep_probabilities=keep_probabilities
+        )[0]
 
     def predict_with_input(
         self,
         source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
         *,
+        columns: Values | None = None,
         atypical: Atypical = "withhold",
         keep_probabilities: bool = False,
     ) -> tuple[Prediction, NetworkInput]:
@@ -132,7 +137,7 @@ class ActiveEngine:
         self._replay_if_due()
         try:
             prediction, seen = self._engine.predict_with_input(
-                source, atypical=atypical, keep_probabilities=keep_probabilities
+                source, columns=columns, atypical=atypical, keep_probabilities=keep_probabilities
             )
         except InputError:  # of the caller, not of the bundle
             raise

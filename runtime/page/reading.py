@@ -138,7 +138,7 @@ class ReadingDesk:
         prediction, seen = engine.predict_with_input(image, atypical=self._source.atypical)
         heat = heat_map(
             engine,
-            seen.tensor,
+            seen.inputs,
             prediction,
             finding=None if number is None else findings[number],
             on_step=job.step,
