@@ -319,6 +319,7 @@ def export(
         intended_use=step.intended_use,
         false_refusal_rate=step.false_refusal_rate,
         heat_map=step.heat_map,
+        columns=loaded.columns,
     )
     with replacing(out) as temporary:
         manifest = build_bundle(
