@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from medfm_compress.runtime import network_inputs as runtime_inputs
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.network_inputs import NetworkInputs, columns_of, images_of
 
@@ -69,6 +70,12 @@ def as_tensors(inputs: NetworkInputs) -> Inputs:
     """Arrays as tensors that share their memory."""
     columns = {name: torch.from_numpy(rows) for name, rows in columns_of(inputs).items()}
     return with_columns(torch.from_numpy(images_of(inputs)), columns)
+
+
+def as_arrays(inputs: Inputs) -> NetworkInputs:
+    """Tensors on the CPU as arrays that share their memory."""
+    columns = {name: rows.numpy() for name, rows in columns_in(inputs).items()}
+    return runtime_inputs.with_columns(images_in(inputs).numpy(), columns)
 
 
 def in_parts(inputs: Inputs, size: int) -> Iterator[Inputs]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -46,7 +45,7 @@ class Dataset:
     images: Images
     targets: NDArray[np.int64]
     label_maps: LabelMaps | None = None
-    columns: Columns = MappingProxyType({})
+    columns: Columns = field(default_factory=dict)
 
 
 class Stacked:

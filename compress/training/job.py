@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -90,7 +90,7 @@ class Job:
     std: tuple[float, ...]
     score: Callable[[nn.Module], float]
     extras: Extras = no_extras
-    columns: Columns = MappingProxyType({})
+    columns: Columns = field(default_factory=dict)
     moving: tuple[str, ...] = ()
     score_name: str = "val AUROC"
     checkpoint: Path | None = None

@@ -29,6 +29,11 @@ class Concatenation(nn.Module):
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
 
+    @property
+    def embedding(self) -> int:
+        """Numbers of the pooled embedding."""
+        return self.classifier.in_features - self.branch[-2].out_features  # type: ignore[operator]
+
     def forward(self, embedding: Tensor, columns: Tensor) -> Tensor:
         """Logits ``[n, labels]`` of ``[n, embedding]`` and ``[n, numbers]``."""
         logits: Tensor = self.classifier(torch.cat((embedding, self.branch(columns)), dim=1))

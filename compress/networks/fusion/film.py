@@ -34,6 +34,11 @@ class Film(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    @property
+    def embedding(self) -> int:
+        """Numbers of the pooled embedding."""
+        return self.classifier.in_features
+
     def forward(self, embedding: Tensor, columns: Tensor) -> Tensor:
         """Logits ``[n, labels]`` of ``[n, embedding]`` and ``[n, numbers]``."""
         features = self.branch(columns)

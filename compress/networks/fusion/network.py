@@ -9,7 +9,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.networks.architecture import Architecture, Fusion, FusionMethod
+from medfm_compress.compress.networks.architecture import HIDDEN, Fusion, FusionMethod
 from medfm_compress.compress.networks.fusion.table import fusion_head
 from medfm_compress.compress.networks.inputs import Columned, columns_in
 from medfm_compress.compress.networks.model import Model
@@ -40,6 +40,12 @@ class FusionNetwork(nn.Module):
             return self.fuse(self.encoder(inputs.images), self.in_order(inputs))
         return self.fuse(self.encoder(inputs), columns)
 
+    @property
+    def embedding(self) -> int:
+        """Numbers of the pooled embedding now, pruned or not."""
+        width: int = self.fusion.embedding  # type: ignore[assignment]
+        return width
+
     def fuse(self, embedding: Tensor, columns: Sequence[Tensor]) -> Tensor:
         """Logits of a pooled embedding ``[n, embedding]`` and each column ``[n, width]``."""
         if len(columns) != len(self.column_widths):
@@ -54,6 +60,12 @@ class FusionNetwork(nn.Module):
         if lacking:
             raise InputError(f"the network takes the column {lacking[0]!r}; got {', '.join(given) or 'none'}")
         return tuple(given[name] for name in self.column_widths)
+
+
+def column_branch_of(module: nn.Module) -> nn.Module | None:
+    """The layers that read the columns alone; None of a network without columns."""
+    branch: nn.Module | None = module.fusion.branch if isinstance(module, FusionNetwork) else None  # type: ignore[assignment]
+    return branch
 
 
 def fused(module: nn.Module, fusion: Fusion) -> FusionNetwork:
@@ -71,7 +83,9 @@ def fused(module: nn.Module, fusion: Fusion) -> FusionNetwork:
     return FusionNetwork(module, head, fusion.widths)
 
 
-def with_fusion(model: Model, columns: Sequence[Column], method: FusionMethod, hidden: int) -> Model:
+def with_fusion(
+    model: Model, columns: Sequence[Column], method: FusionMethod = "concatenation", hidden: int = HIDDEN
+) -> Model:
     """A classifier of images as one of images and ``columns``, its encoder's weights kept; ``model`` is used up.
 
     Raises:
