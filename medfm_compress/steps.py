@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from medfm_compress.data.colour_kind import case_colour, colour_of, study_colour_kind
-from medfm_compress.data.open import open_study
+from medfm_compress.data.open import open_study, open_study_of
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.stain_fit import with_stain
 from medfm_compress.data.study import Study
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from medfm_compress.bench.gate.policy_file import LoadedPolicy
     from medfm_compress.bench.report import Report
     from medfm_compress.bench.types.verdict import Verdict
+    from medfm_compress.compress.anomaly.options import AnomalyFit, EncoderSource
     from medfm_compress.compress.explain.explain import Explained
     from medfm_compress.compress.explain.options import ExplainOptions
     from medfm_compress.compress.networks.model import Model
@@ -259,11 +260,33 @@ def prune(
     from medfm_compress.compress.teachers.open import open_teacher
 
     student = load_model(model)
-    cases = _open(study, progress, student.spec.dicom, student.task.structures)
+    cases = _open_of(student.task, study, progress, student.spec.dicom)
     _warn_of_modality(cases, options.training.modality, progress)
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
     check_teacher((cases,), teacher, None, progress, options.distillation)  # what is refused writes nothing
     return prune_and_recover(PruningRun(cases, teacher, options, out, progress), student)
+
+
+def fit_anomaly(
+    study: Path,
+    normal: tuple[str, ...],
+    encoder: EncoderSource,
+    options: AnomalyFit,
+    progress: Progress,
+    out: Path,
+    *,
+    overwrite: bool = True,
+) -> Model:
+    """Fit a scorer on the embeddings of the normal cases of a study."""
+    refuse_to_overwrite(out, overwrite)
+    if Path(encoder.encoder).resolve() == out.resolve():
+        raise ModelError(f"--out {out} is the encoder that it is made of, and would replace it; name another folder")
+    refuse_misspelt(encoder.encoder)
+    from medfm_compress.compress.anomaly.fit import fit_anomaly_model
+    from medfm_compress.compress.anomaly.open_encoder import open_encoder
+
+    cases = _with_remarks(open_study(study, normal=normal), progress)
+    return fit_anomaly_model(cases, open_encoder(encoder, cases), options, out, progress)
 
 
 def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
@@ -278,7 +301,15 @@ def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
 
 def _open(path: Path, progress: Progress, rules: DicomRules | None = None, structures: tuple[str, ...] = ()) -> Study:
     """A study; what opening it passed over or took for something else is said."""
-    study = open_study(path, dicom_rules=rules, structures=structures)
+    return _with_remarks(open_study(path, dicom_rules=rules, structures=structures), progress)
+
+
+def _open_of(task: Task, path: Path, progress: Progress, rules: DicomRules) -> Study:
+    """Likewise, for a model of ``task``."""
+    return _with_remarks(open_study_of(task, path, rules), progress)
+
+
+def _with_remarks(study: Study, progress: Progress) -> Study:
     for sentence in study.remarks:
         progress(f"note: {sentence}")
     return study
@@ -286,7 +317,7 @@ def _open(path: Path, progress: Progress, rules: DicomRules | None = None, struc
 
 def task_of(cases: Study) -> Task:
     """What a study asks of a network."""
-    return Task(kind=cases.kind, labels=cases.labels)
+    return cases.task
 
 
 def export(
@@ -310,7 +341,7 @@ def export(
         steps=(*loaded.provenance.steps, *_intention(loaded)),
         recipe_sha256=recipe_sha256,
     )
-    cases = _open(study, progress, loaded.spec.dicom, loaded.task.structures)
+    cases = _open_of(loaded.task, study, progress, loaded.spec.dicom)
     draft = BundleDraft(
         name=name or loaded.name,
         spec=device_spec(loaded.spec, step, cases, progress),
@@ -396,7 +427,7 @@ def bench(
     opened, of_variants = Bundle.open(bundle), tuple(target for target in targets if not is_torch(target))
     lacking = unavailable_variants(opened, of_variants)
     on_gpu = any(v.device != "cpu" for v in chosen_variants(opened, of_variants) if v.name not in lacking)
-    cases = _open(study, progress, opened.manifest.image_spec.dicom, opened.manifest.task.structures)
+    cases = _open_of(opened.manifest.task, study, progress, opened.manifest.image_spec.dicom)
     teacher = Reference(teachers, task_of(cases), threads)
     with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
         options = BenchOptions(
