@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from medfm_compress.compress.anomaly.options import AnomalyFit, EncoderSource
     from medfm_compress.compress.explain.explain import Explained
     from medfm_compress.compress.explain.options import ExplainOptions
+    from medfm_compress.compress.networks.encoder_folder import StoredEncoder
     from medfm_compress.compress.networks.model import Model
     from medfm_compress.compress.pretrain.pretrain import Pretrained
     from medfm_compress.compress.pruning.options import PruneOptions
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from medfm_compress.recipe import (
         BenchStep,
         DistillStep,
+        EmbedStep,
         FinetuneStep,
         PretrainStep,
     )
@@ -267,6 +269,70 @@ def prune(
     return prune_and_recover(PruningRun(cases, teacher, options, out, progress), student)
 
 
+def embed(
+    study: Path,
+    normal: tuple[str, ...],
+    teachers: tuple[str, ...],
+    step: EmbedStep,
+    progress: Progress,
+    out: Path,
+    *,
+    overwrite: bool = True,
+) -> StoredEncoder:
+    """Distil the features of the teachers, encoders each, into the network that ``step`` names."""
+    refuse_to_overwrite(out, overwrite)
+    if out.resolve() in {Path(name).resolve() for name in teachers}:
+        raise ModelError(f"--out {out} is one of the teachers, and would be replaced; name another folder")
+    refuse_misspelt(step.student, *teachers)
+    import torch
+
+    from medfm_compress.compress.embedding.distill import choose_cases, distill_embedding
+    from medfm_compress.compress.embedding.encoder_teacher import open_teachers
+    from medfm_compress.compress.networks.build import build_model
+
+    first = _with_remarks(open_study(study, normal=normal), progress)
+    studies = (first, *(_open(Path(path), progress) for path in step.more))
+    _warn_of_modality(first, step.training.modality, progress)
+    sources = _encoder_sources(teachers, step)
+    cases = choose_cases(studies)
+    teacher = open_teachers(sources, cases.training[0], step.embedding, step.training, out / "training" / "cache")
+    spec = teacher.card.spec
+    torch.manual_seed(step.training.seed)
+    student = build_model(
+        step.student,
+        Task(kind="binary", labels=("absent", "present")),  # a classifier has to have some; it is left out
+        size_px=spec.height_px,
+        colour=spec.colour,
+        weights=Path(step.weights) if step.weights else None,
+        spec=spec,
+    )
+    return distill_embedding(studies, teacher, student, step.training, out, progress, step.embedding)
+
+
+def _encoder_sources(teachers: tuple[str, ...], step: EmbedStep) -> tuple[EncoderSource, ...]:
+    """Where the teachers come from; weights go to those that are no folder, in their order."""
+    from medfm_compress.compress.anomaly.options import EncoderSource
+
+    named = [name for name in teachers if not Path(name).is_dir() and not name.startswith("hf-hub:")]
+    if len(named) != len(step.teacher_weights):
+        raise InputError(
+            f"{len(named)} teacher(s) are timm names and {len(step.teacher_weights)} --teacher-weights are given; give "
+            "one for each, in their order"
+        )
+    weights = dict(zip(named, step.teacher_weights, strict=True))
+    return tuple(
+        EncoderSource(
+            encoder=name,
+            weights=weights.get(name, ""),
+            level=() if Path(name, "encoder.json").is_file() else step.level,
+            licence=step.licence,
+            intended_use=step.intended_use,
+            **({} if Path(name).is_dir() else {"image_size": step.image_size, "colour": step.colour}),
+        )
+        for name in teachers
+    )
+
+
 def fit_anomaly(
     study: Path,
     normal: tuple[str, ...],
@@ -324,6 +390,7 @@ def export(
     model: Path, study: Path, step: ExportStep, name: str, recipe_sha256: str, progress: Progress, out: Path
 ) -> Manifest:
     """Write the FP32 bundle of a model folder, its parity with the module checked."""
+    from medfm_compress.compress.anomaly.nearest_cases import load_nearest_cases
     from medfm_compress.compress.networks.model import load_model
     from medfm_compress.compress.pruning.exported_sparsity import check_exported_sparsity
     from medfm_compress.compress.qat.ranges_file import load_ranges
@@ -351,6 +418,7 @@ def export(
         false_refusal_rate=step.false_refusal_rate,
         heat_map=step.heat_map,
         columns=loaded.columns,
+        nearest=load_nearest_cases(model),
     )
     with replacing(out) as temporary:
         manifest = build_bundle(

@@ -95,8 +95,8 @@ def fit_anomaly_model(study: Study, opened: OpenedEncoder, options: AnomalyFit, 
         f"{fitted}; "
         f"scores of {len(val)} normal validation cases have median {median:.4g} and spread {spread:.4g}",
     )
-    for step in steps:
-        progress(step)
+    if line:
+        progress(line)
     model = Model(
         name=f"{opened.name}-{options.scorer}-{plan.encoder.width}",
         module=network,

@@ -15,6 +15,7 @@ COMMANDS = (
     "pretrain",
     "finetune",
     "distill",
+    "embed",
     "prune",
     "export",
     "quantize",
