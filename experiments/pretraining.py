@@ -1,6 +1,6 @@
 """What pre-training of the teacher is worth: to the teacher itself, and to a small student that is distilled from it.
 
-    python experiments/pretraining.py OUT --studies FOLDER --weights FILE [--size PX] [--seeds N] [--one]
+    python experiments/pretraining.py OUT --studies FOLDER --weights FILE [--size PX] [--seeds N] [--minutes N]
 
 ``FOLDER`` holds the tables of `distillation_studies.py`; ``FILE`` is ImageNet weights of timm's tf_efficientnet_lite0.
 On each of `STUDIES` and with every seed the same teacher is trained from random weights and from ``FILE``, for the same
@@ -9,8 +9,8 @@ one more student learns from the labels alone. A student's seed is its teacher's
 differ by their teacher alone.
 
 ``OUT/results.json`` receives a row a training, with its AUROC on val and test, and ``OUT/ID.npy`` the test scores, as
-they end; what has ended is skipped, and an interrupted training goes on at its last epoch. ``--one`` ends after one
-training. ``pretraining_table.py OUT`` makes the tables of docs/results/pretraining.md of them.
+they end; what has ended is skipped, and an interrupted training goes on at its last epoch. After ``--minutes`` no
+further training is begun. ``pretraining_table.py OUT`` makes the tables of docs/results/pretraining.md of them.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from medfm_compress.data.colour_kind import colour_of
 from medfm_compress.data.open import open_study
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.atomic_write import write_atomically
+from medfm_compress.runtime.progress import Tick
 from medfm_compress.runtime.strict_json import decode, encode
 
 TEACHER, STUDENT = "tf_efficientnet_lite0", "resnet10t"
@@ -61,8 +62,8 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
 
 
 STUDIES = {
-    "skin": Course(modality="dermoscopy", teacher_epochs=8, student_epochs=12),
-    "chest-tenth": Course(modality="radiograph", teacher_epochs=14, student_epochs=20),
+    "skin": Course(modality="dermoscopy", teacher_epochs=5, student_epochs=6),
+    "chest-tenth": Course(modality="radiograph", teacher_epochs=8, student_epochs=10),
 }
 
 
@@ -110,6 +111,8 @@ def plan(seeds: int) -> Iterator[Training]:
             for start in ("imagenet", "random"):
                 yield Training(seed=seed, study=study, network="teacher", start=start)
                 yield Training(seed=seed, study=study, network="student", start=start)
+    for seed in range(seeds):
+        for study in STUDIES:
             yield Training(seed=seed, study=study, network="student", start="labels")
 
 
@@ -150,6 +153,7 @@ def trained(training: Training, study: Study, folder: Path, options: argparse.Na
         patience=0,
         seed=training.seed,
         device="cpu",
+        precision="fp32" if training.network == "teacher" else "auto",  # bf16 is slower for depthwise convolutions here
         modality=course.modality,
     ).starting(pretrained=weights is not None)
     if training.network == "teacher" or training.start == "labels":
@@ -160,7 +164,9 @@ def trained(training: Training, study: Study, folder: Path, options: argparse.Na
 
 
 def say(line: str) -> None:
-    """A line of progress."""
+    """A line of progress, but for those that count parts."""
+    if isinstance(line, Tick):
+        return
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -171,9 +177,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--studies", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--one", action="store_true", help="end after one training")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.json"
@@ -181,7 +187,10 @@ def main() -> None:
     missing = [training for training in plan(options.seeds) if training not in {row.training for row in done}]
     if not missing:
         say("nothing left to train")
-    for training in missing[: 1 if options.one else None]:
+    began = time.monotonic()
+    for training in missing:
+        if time.monotonic() - began > 60 * options.minutes:
+            break
         say(f"{training.id}: {len(missing)} trainings to go")
         done.append(run(training, options))
         write_atomically(path, encode(done))

@@ -19,6 +19,7 @@ COMMANDS = (
     "export",
     "quantize",
     "bench",
+    "few_labels",
     "explain",
     "explain_difference",
     "gate",
