@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -65,6 +65,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         model_digest: of the bundle.
         intended_use: as the bundle's maker declared it.
         elapsed_ms: from the source to this answer.
+        frame: which frame of several it is of, counted from 1; None where it is of the image.
+        frames: of how many frames it is, where it joins the answers for several.
         segmentation: of a segmentation, its label map and what follows from it; None where none is given. Then a
             finding is called where the map shows it anywhere, and its probability is the highest of a pixel's.
     """
@@ -80,10 +82,13 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     typicality: float | None = None
     not_reliable: str = ""
     segmentation: Segmentation | None = None
+    frame: int | None = None
+    frames: int | None = None
 
     def row(self) -> dict[str, Any]:
         """The prediction as JSON has it: of a segmentation numbers and no maps, of others nothing of it."""
         row = {name: getattr(self, name) for name in self.__struct_fields__ if name != "segmentation"}
+        row = {name: value for name, value in row.items() if name not in ("frame", "frames") or value is not None}
         return row if self.segmentation is None else row | {"segmentation": self.segmentation.summary()}
 
 
@@ -221,9 +226,50 @@ class Engine:
         start = time.perf_counter()
         if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
             self.check_trust()
-        pixels = read_image(source, self.manifest.image_spec.dicom)
-        withholds = atypical == "withhold"
+        rules, withholds = self.manifest.image_spec.dicom, atypical == "withhold"
+        if rules.frame_aggregation:
+            from medfm_compress.runtime.answers.frames import joined
+
+            prediction, seen = joined(self._frames(source, withholds), rules.frame_aggregation, self.task)
+            return msgspec.structs.replace(prediction, elapsed_ms=(time.perf_counter() - start) * 1e3), seen
+        pixels = read_image(source, rules)
         return self._predict(pixels, start, withholds=withholds, keep_probabilities=keep_probabilities)
+
+    def predict_frames(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+    ) -> Iterator[Prediction]:
+        """A prediction for each frame in its order; see `predict_frames_with_input`."""
+        return (prediction for prediction, _ in self.predict_frames_with_input(source, atypical=atypical))
+
+    def predict_frames_with_input(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+    ) -> Iterator[tuple[Prediction, NetworkInput]]:
+        """A prediction for each frame in its order, of a bundle whose rule is to answer for ``each``; see `predict`.
+
+        An image of one frame has one prediction. One frame is in memory at a time.
+
+        Raises:
+            InputError: the bundle has another rule.
+            ImageRefused, Refused: as of `predict`, of the first frame that cannot be read.
+        """
+        if self.manifest.image_spec.dicom.frame_aggregation != "each":
+            raise InputError("the bundle does not answer for each frame; use predict")
+        if atypical not in ("withhold", "flag"):
+            raise InputError(f"atypical is {atypical!r}; it must be 'withhold' or 'flag'")
+        if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
+            self.check_trust()
+        yield from self._frames(source, atypical == "withhold")
+
+    def _frames(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], withholds: bool
+    ) -> Iterator[tuple[Prediction, NetworkInput]]:
+        from medfm_compress.runtime.read_image import read_frames
+
+        start = time.perf_counter()
+        for number, pixels in enumerate(read_frames(source, self.manifest.image_spec.dicom), 1):
+            prediction, seen = self._predict(pixels, start, withholds=withholds, keep_probabilities=False)
+            yield msgspec.structs.replace(prediction, frame=number), seen
+            start = time.perf_counter()
 
     def _predict(
         self, pixels: Pixels, start: float, *, withholds: bool, keep_probabilities: bool
