@@ -197,7 +197,8 @@ def _only_columns(evaluation: Evaluation, policy: Policy) -> Evaluation:
 
 
 def _external_model(path: Path, bundle: Bundle, threads: int, files: tuple[str, ...]) -> ModelUnderTest:
-    external = external_model(path, bundle.manifest.image_spec, bundle.manifest.task, threads)
+    manifest = bundle.manifest
+    external = external_model(path, manifest.image_spec, manifest.task, threads, manifest.told)
     return msgspec.structs.replace(external, files=files)
 
 

@@ -59,9 +59,12 @@ def study_fingerprint(study: Study) -> str:
 
 
 def _plain(case: Case) -> dict[str, object]:
-    """What of a case counts beside its files; the empty ``mask`` keeps the digests of studies without masks."""
+    """What of a case counts beside its files; the empty ``mask`` keeps the digests of studies without masks.
+
+    Of ages their groups count: the exact ones change what a model with columns learns, which has a digest of its own.
+    """
     plain: dict[str, object] = msgspec.to_builtins(msgspec.structs.replace(case, image="", masks=()))
-    return {name: value for name, value in plain.items() if name != "masks"} | {"mask": ""}
+    return {name: value for name, value in plain.items() if name not in ("masks", "written")} | {"mask": ""}
 
 
 def _mask_hashes(study: Study) -> list[list[str]]:

@@ -33,6 +33,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
             and empty where a structure has none; empty where nobody drew the case. Of an anomaly study they show where
             the abnormality is.
         subgroups: further columns, e.g. ``{"sex": "F"}``.
+        written: of those that stand for a group, such as ages, the value as it is written: ``{"age": "57"}``.
     """
 
     image: str
@@ -41,6 +42,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     patient: str = ""
     masks: tuple[str, ...] = ()
     subgroups: dict[str, str] = {}
+    written: dict[str, str] = {}
+
+    def value(self, column: str) -> str:
+        """What one of the further columns says, as it is written; empty where nothing is recorded."""
+        return self.written.get(column) or self.subgroups.get(column, "")
 
     @property
     def patient_key(self) -> str:

@@ -80,6 +80,7 @@ def open_table(
 def _case(row: Mapping[str, str], key: str, mask_columns: Sequence[str], header: Header, patient: str) -> Case:
     masks = tuple(row[name] for name in mask_columns)
     subgroups = {name: recorded(name, value) for name, value in row.items() if _is_group(name)}
+    kept = {name: row[name] for name, group in subgroups.items() if group != row[name] and not is_missing(row[name])}
     for name, value in (("sex", header.sex), ("age", header.age)):
         if value:
             subgroups.setdefault(name, value)
@@ -90,6 +91,7 @@ def _case(row: Mapping[str, str], key: str, mask_columns: Sequence[str], header:
         patient=patient if is_missing(written) else written,
         masks=masks if any(masks) else (),
         subgroups=subgroups,
+        written=kept,
     )
 
 

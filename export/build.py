@@ -5,7 +5,7 @@ Nothing is written before everything has passed, and then atomically.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,9 +37,11 @@ from medfm_compress.runtime.bundle.manifest import (
     Tensor,
     Variant,
 )
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import usable_cores
+from medfm_compress.runtime.dicom.attributes import check_attributes
 from medfm_compress.runtime.errors import InputError, MedfmError
-from medfm_compress.runtime.golden_cases import golden_files, make_goldens, run_goldens
+from medfm_compress.runtime.golden_cases import golden_files, make_golden_inputs, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.nearest_cases import nearest_file
 from medfm_compress.runtime.progress import Progress, no_progress
@@ -67,8 +69,9 @@ class BundleDraft(msgspec.Struct, frozen=True, kw_only=True):
     """What a bundle says of itself beyond the network: see `Manifest`.
 
     Of the false-refusal rate see `Typicality`; where the study is too small for it, or it is 0, nothing is stored. With
-    ``heat_map`` the network gives class activation maps as well, where it has any (see `cam_output`). ``nearest`` are
-    hex SHA-256 of the training cases that its output of that name numbers.
+    ``heat_map`` the network gives class activation maps as well, where it has any (see `cam_output`). Columns are what
+    the network takes beside the image, in the order of its inputs. ``nearest`` are hex SHA-256 of the training cases
+    that its output of that name numbers.
     """
 
     name: str
@@ -78,6 +81,7 @@ class BundleDraft(msgspec.Struct, frozen=True, kw_only=True):
     intended_use: str
     false_refusal_rate: float = FALSE_REFUSAL_RATE
     heat_map: bool = False
+    columns: tuple[Column, ...] = ()
     nearest: tuple[str, ...] = ()
 
 
@@ -85,7 +89,8 @@ class Network(NamedTuple):
     """A network as a bundle holds it.
 
     Attributes:
-        content: ONNX with input ``image`` ``[1, C, H, W]`` and output ``logits`` as its task has it, float32.
+        content: ONNX with input ``image`` ``[1, C, H, W]``, one input a column, and output ``logits`` as its
+            task has it, float32.
         reference: what it must compute, on normalised inputs.
         steps: what was done so far.
         extra: its outputs behind the logits.
@@ -127,8 +132,8 @@ def build_bundle(
     An engine that cannot run the network, or computes something else, is left out, and it is said why.
 
     Args:
-        module: maps ``[1, C, H, W]`` to logits ``[1, labels]`` or ``[1, structures, H, W]``, and what else it names
-            (see `module_outputs`); left as it is.
+        module: maps ``[1, C, H, W]``, and columns where there are any, to logits ``[1, labels]`` or
+            ``[1, structures, H, W]``, and what else it names (see `module_outputs`); left as it is.
         draft: name, preprocessing, task, provenance and intended use.
         path: of the new ``.medfm`` file.
         study: its validation cases give temperature and operating points; without it the task keeps those it has.
@@ -142,10 +147,12 @@ def build_bundle(
             is left behind.
     """
     rules_of(draft.task).check_spec(draft.task, draft.spec)
+    check_attributes(draft.columns)
     if study is not None:
         check_labels(study, draft.task)
     progress("exporting to ONNX")
-    exported = export_onnx(module, draft.spec, draft.task, features=wants_features(study, draft.false_refusal_rate))
+    features = wants_features(study, draft.false_refusal_rate)
+    exported = export_onnx(module, draft.spec, draft.task, columns=draft.columns, features=features)
     steps = [f"export: ONNX by torch's {exported.exporter} exporter" + _because(exported.reason)]
     content = exported.content
     if ranges:
@@ -171,7 +178,7 @@ def bundle_of_network(
     elif needed := export_rules(draft.task).needs_study:
         raise InputError(f"a bundle of an anomaly score is made with a study: {needed}")
     why_no_typicality = "" if study is None else why_not(study, draft.false_refusal_rate)
-    mapped = heat_map_output(network.content) if draft.heat_map else HeatMapOutput(network.content)
+    mapped = _with_maps(network.content, draft)
     members = _nearest_files(network, draft)
     exports, lines = _fp32_exports(network._replace(content=mapped.content), draft, progress)
     steps = [*network.steps, *(f"export: {line}" for line in lines)]
@@ -182,7 +189,7 @@ def bundle_of_network(
         steps += [f"export: {line}" for line in (*decided.lines, *filter(None, decided.refused))]
         calibrated_on = msgspec.structs.replace(draft.provenance, calibration_fingerprint=study_fingerprint(study))
         draft = msgspec.structs.replace(draft, provenance=calibrated_on)
-    files = bundle_files(exports, draft.spec) | members
+    files = bundle_files(exports, draft.spec, draft.columns) | members
     stored, line = _typicality(exports, study, draft, why_no_typicality, progress)
     steps += [f"export: {line}"] if line else []
     if mapped.line:
@@ -196,6 +203,12 @@ def bundle_of_network(
     if mapped.output is not None:
         manifest = msgspec.structs.replace(manifest, outputs=(*manifest.outputs, mapped.output))
     return write_bundle(path, manifest, files)
+
+
+def _with_maps(content: bytes, draft: BundleDraft) -> HeatMapOutput:
+    if draft.heat_map and draft.columns:
+        return HeatMapOutput(content, line="no heat map: the classifier reads columns beside the image")
+    return heat_map_output(content) if draft.heat_map else HeatMapOutput(content)
 
 
 def wants_features(study: Study | None, false_refusal_rate: float) -> bool:
@@ -249,13 +262,13 @@ def open_export(variant: Variant, contents: tuple[bytes, ...], threads: int = 1)
     return Export(variant=variant, contents=contents, session=session)
 
 
-def bundle_files(exports: tuple[Export, ...], spec: ImageSpec) -> dict[str, bytes]:
+def bundle_files(exports: tuple[Export, ...], spec: ImageSpec, columns: Sequence[Column] = ()) -> dict[str, bytes]:
     """Members of a bundle: model files, golden inputs and each variant's own logits on them.
 
     Raises:
         InputError: variants share a file and give it different contents.
     """
-    inputs = make_goldens(spec)
+    inputs = make_golden_inputs(spec, columns)
     logits = {export.variant.name: run_goldens(export.session, inputs) for export in exports}
     files: dict[str, bytes] = {}
     for export in exports:
@@ -278,7 +291,7 @@ def _decided(
     if kind.progress:
         progress(kind.progress)
     sessions = [export.session for export in exports]
-    exported = ExportedNetwork(network.reference, sessions, draft.spec, draft.task)
+    exported = ExportedNetwork(network.reference, sessions, draft.spec, draft.task, draft.columns)
     return kind.decide(exported, study, rule or kind.default_rule)
 
 
@@ -316,7 +329,7 @@ def _fp32_exports(network: Network, draft: BundleDraft, progress: Progress) -> t
         progress(f"checking parity of {backend}")
         try:
             export = _fp32_export(backend, network.content)
-            parity = check_parity(network.reference, export.session, draft.spec, draft.task)
+            parity = check_parity(network.reference, export.session, draft.spec, draft.task, columns=draft.columns)
             if network.outputs is not None:
                 check_extra_outputs(network.outputs, export.session, draft.spec, len(draft.nearest))
             lines.append(str(parity))
@@ -347,7 +360,8 @@ def _typicality(
         return None, f"whether an image is unlike the training images will not be told: {why}"
     progress("describing training and validation images, so that unlike ones can be told")
     names = [export.variant.name for export in exports]
-    stored = store_typicality(exports[0].session, names, study, draft.spec, draft.false_refusal_rate)
+    rate = draft.false_refusal_rate
+    stored = store_typicality(exports[0].session, names, study, draft.spec, rate, draft.columns)
     return stored, str(stored.rule)
 
 
@@ -364,7 +378,11 @@ def _draft_manifest(
         name=draft.name,
         task=draft.task,
         image_spec=draft.spec,
-        inputs=(Tensor(name=INPUT, role="image", shape=draft.spec.shape),),
+        inputs=(
+            Tensor(name=INPUT, role="image", shape=draft.spec.shape),
+            *(Tensor(name=column.name, role="column", shape=(1, column.width)) for column in draft.columns),
+        ),
+        columns=draft.columns or msgspec.UNSET,
         outputs=(
             Tensor(name=OUTPUT, role="logits", shape=rules_of(draft.task).logits_shape(draft.task, draft.spec)),
             *extra,

@@ -21,6 +21,7 @@ from medfm_compress.data.study import Study
 from medfm_compress.export.agreement import by_name, differences, in_numbers, validation_answers
 from medfm_compress.export.operating_points import decide_on_validation
 from medfm_compress.export.parity import Logits
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions.protocol import Session
@@ -51,12 +52,14 @@ class ExportedNetwork(NamedTuple):
         sessions: that compute the same on synthetic inputs.
         spec: of the input.
         task: nothing of it is decided yet.
+        columns: that it takes beside the image.
     """
 
     reference: Logits
     sessions: Sequence[Session]
     spec: ImageSpec
     task: Task
+    columns: tuple[Column, ...] = ()
 
 
 class ExportRules(NamedTuple):
@@ -76,7 +79,7 @@ class ExportRules(NamedTuple):
 
 
 def _of_both_outcomes(network: ExportedNetwork, study: Study, rule: str) -> Decided:
-    decided = decide_on_validation(network.sessions[0], study, network.spec, network.task, rule)
+    decided = decide_on_validation(network.sessions[0], study, network.spec, network.task, rule, network.columns)
     every = ("",) * len(network.sessions)
     return Decided(decided.task, (decided.line,), every, every)
 
@@ -100,6 +103,8 @@ def _on_normal_cases(network: ExportedNetwork, study: Study, rule: str) -> Decid
             f"{study.root.name} has no normal case ({', '.join(study.normal)}) in split 'val', on which the threshold "
             "is chosen; cut one with 'medfm-compress study split'"
         )
+    if network.columns:
+        raise InputError("an anomaly score takes the image alone; fit it on an encoder without columns")
     answers = validation_answers(network.reference, network.sessions, study, cases, network.spec)
     undecided = msgspec.structs.replace(network.task, temperature=1.0, operating_points=())
     are_normal = np.array([case.target == (0,) for case in cases])

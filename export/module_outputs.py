@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime.bundle.manifest import ANOMALY_MAP, NEAREST, Tensor
 from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.network_inputs import NetworkInputs, arguments_of, rows_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,8 +32,8 @@ EXTRA: tuple[Role, ...] = (ANOMALY_MAP, NEAREST)
 
 Rows = dict[str, NDArray[Any]]
 """Output name → float32 ``[n, …]``."""
-Outputs = Callable[[NDArray[np.float32]], Rows]
-"""Normalised inputs ``[n, C, H, W]`` float32 → what a network says of them."""
+Outputs = Callable[[NetworkInputs], Rows]
+"""Normalised inputs of n cases → what a network says of them."""
 
 
 def output_names(module: nn.Module) -> tuple[str, ...]:
@@ -71,9 +72,9 @@ def module_outputs(module: nn.Module) -> Outputs:
 
     copied = copy.deepcopy(module).float().cpu().eval()
 
-    def outputs(inputs: NDArray[np.float32]) -> Rows:
+    def outputs(inputs: NetworkInputs) -> Rows:
         with torch.no_grad():
-            rows = [named(copied, copied(torch.from_numpy(inputs[i : i + 1]))) for i in range(len(inputs))]
+            rows = [named(copied, copied(*map(torch.from_numpy, arguments_of(case)))) for case in rows_of(inputs)]
         return {name: np.concatenate([row[name].numpy() for row in rows]) for name in output_names(copied)}
 
     return outputs

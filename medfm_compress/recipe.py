@@ -17,6 +17,7 @@ from medfm_compress.bench.types.target import TARGETS
 from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.embedding.options import EmbeddingDistillation
 from medfm_compress.compress.losses.names import LabelLoss
+from medfm_compress.compress.networks.architecture import FusionMethod
 from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.quantization.options import QuantizeOptions
@@ -27,7 +28,7 @@ from medfm_compress.data.strict_yaml import MAX_YAML_BYTES, load_yaml
 from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.image_spec import MOST_OVERLAP, Blending, Colour, DicomRules
+from medfm_compress.runtime.image_spec import MOST_OVERLAP, Blending, Colour, DicomRules, FrameAggregation, Side
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
 
@@ -121,6 +122,8 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         intended_use: what the publisher of the weights says they are for.
         dicom: rules for DICOM input, which every student and bundle inherits.
         stain: file of 'slide fit-stain': the stain that images are normalised to, likewise.
+        columns: file of what the network is given beside the image (age, sex …), see 'study columns'.
+        fusion: with ``columns``: how they join the image's embedding, ``concatenation`` or ``film``.
         training: how.
     """
 
@@ -137,6 +140,8 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     intended_use: str = ""
     dicom: Annotated[DicomRules, RECIPE_ONLY] = DicomRules()
     stain: str = ""
+    columns: str = ""
+    fusion: FusionMethod = "concatenation"
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
@@ -160,6 +165,8 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         max_latency_ms: with student ``auto``: latency of one image.
         target: with student ``auto``: where it will run, e.g. ``openvino:cpu:int8:2``.
         more: another study, learned from without its labels.
+        columns: file of what the student is given beside the image, whatever the teacher is, see 'study columns'.
+        fusion: with ``columns``: how they join the image's embedding, ``concatenation`` or ``film``.
         training: how.
         distillation: from what.
     """
@@ -172,6 +179,8 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_latency_ms: Annotated[float, Meta(ge=0, extra={"unit": "ms"})] = 0.0
     target: Annotated[str, TARGETS] = "openvino:cpu"
     more: tuple[str, ...] = ()
+    columns: str = ""
+    fusion: FusionMethod = "concatenation"
     training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=2e-3, patience=10)
     distillation: Distillation = Distillation()
 
@@ -192,6 +201,12 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         dicom_view: view position of those files, e.g. ``PA``; without any, the model's own.
         dicom_body_part: of those files, e.g. ``CHEST``; without any, the model's own.
         dicom_laterality: of those files, ``R``, ``L``, ``U`` or ``B``; without any, the model's own.
+        dicom_orientation: directions of rows and columns in the patient that those files are turned to, e.g. ``LF``; a
+            file that does not say how it lies is refused. The study's DICOM files are turned likewise.
+        dicom_mirror_to: side of the body, ``R`` or ``L``; files of the other side are mirrored to look like it, and one
+            that does not say its side is refused. The study's DICOM files likewise.
+        dicom_frames: of a file with several frames, answer for all: the ``max`` or the ``mean`` of each finding's
+            probability over them, or an answer for ``each``; by default the model's own rule, else it is refused.
         min_spacing_mm: least distance of pixels of those files in mm; a file that does not say it is refused.
         max_spacing_mm: greatest distance of pixels of those files in mm; a file that does not say it is refused.
         min_side_px: shorter side that an image must have; by default the model's own.
@@ -215,6 +230,9 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     dicom_view: tuple[str, ...] = ()
     dicom_body_part: tuple[str, ...] = ()
     dicom_laterality: tuple[str, ...] = ()
+    dicom_orientation: Annotated[str, Meta(pattern="^([LRAPHF]{2})?$")] = ""
+    dicom_mirror_to: Side | None = None
+    dicom_frames: FrameAggregation | None = None
     min_spacing_mm: Annotated[float, Meta(gt=0, le=100)] | None = None
     max_spacing_mm: Annotated[float, Meta(gt=0, le=100)] | None = None
     min_side_px: Annotated[int, Meta(ge=1, le=65535)] | None = None
@@ -372,7 +390,9 @@ def resolved(recipe: Recipe, folder: Path) -> Recipe:
         return path(name) if name and Path(path(name)).exists() else name
 
     def started(step: Step) -> Step:
-        changed = {name: path(getattr(step, name)) for name in ("weights", "folder", "stain") if hasattr(step, name)}
+        changed = {
+            name: path(getattr(step, name)) for name in ("weights", "folder", "stain", "columns") if hasattr(step, name)
+        }
         more = {"more": tuple(map(path, step.more))} if hasattr(step, "more") else {}
         return replace(step, **changed, **more)
 

@@ -56,6 +56,8 @@ class NumericColumn(
 
     def __post_init__(self) -> None:
         _check_names(self.name, self.dicom)
+        for field in ("minimum", "maximum", "mean", "standard_deviation"):  # 0 and 0.0 are one bundle, of one digest
+            msgspec.structs.force_setattr(self, field, float(getattr(self, field)))
         numbers = (self.minimum, self.maximum, self.mean, self.standard_deviation)
         if not all(map(math.isfinite, numbers)) or not self.minimum < self.maximum:
             raise InputError(
@@ -69,6 +71,16 @@ class NumericColumn(
             )
         if not self.unit:
             raise InputError(f"column {self.name!r} has no unit; name it, or write '1' for a number without one")
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        return f"{self.minimum:g} to {self.maximum:g} {self.unit}"
+
+    @property
+    def imputes(self) -> str:
+        """What stands for a missing value that is imputed, in words."""
+        return f"{self.mean:g} {self.unit}"
 
     @property
     def width(self) -> int:
@@ -104,6 +116,7 @@ class CategoricalColumn(
         missing: see `Missing`; ``impute`` takes `imputed`.
         imputed: the most frequent category of the training cases; empty where missing is not imputed.
         dicom: keyword of the DICOM attribute that has it, e.g. ``PatientSex``; empty where none has.
+        codes: what the attribute says → category, where the two differ, e.g. ``F`` → ``female``.
     """
 
     name: str
@@ -111,6 +124,7 @@ class CategoricalColumn(
     missing: Missing = "refuse"
     imputed: str = ""
     dicom: str = ""
+    codes: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         _check_names(self.name, self.dicom)
@@ -125,6 +139,20 @@ class CategoricalColumn(
                 f"column {self.name!r}: missing is {self.missing!r} and imputed is {self.imputed!r}; with 'impute' "
                 "name one of the categories, else none"
             )
+        strange = sorted(set(self.codes.values()) - set(self.categories))
+        if strange or (self.codes and not self.dicom):
+            what = f"codes for {strange[0]!r}, which is no category" if strange else "codes and no DICOM keyword"
+            raise InputError(f"column {self.name!r} has {what}; codes say which category a DICOM value stands for")
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, in words."""
+        return f"one of {', '.join(self.categories)}"
+
+    @property
+    def imputes(self) -> str:
+        """What stands for a missing value that is imputed, in words."""
+        return self.imputed
 
     @property
     def width(self) -> int:

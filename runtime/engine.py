@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -19,9 +20,12 @@ from medfm_compress.runtime.anomaly_map import AnomalyMap
 from medfm_compress.runtime.answers.answer import Network
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import NEAREST, Manifest, Variant
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import read_cpu, usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in_one_line, refusing
+from medfm_compress.runtime.fill_columns import Values, fill_columns, keywords_of
 from medfm_compress.runtime.heap import release_freed_memory
+from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
 from medfm_compress.runtime.segmentation.result import Segmentation
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
 from medfm_compress.runtime.sessions.table import BACKENDS, open_variant
@@ -67,8 +71,12 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         model_digest: of the bundle.
         intended_use: as the bundle's maker declared it.
         elapsed_ms: from the source to this answer.
+        frame: which frame of several it is of, counted from 1; None where it is of the image.
+        frames: of how many frames it is, where it joins the answers for several.
         segmentation: of a segmentation, its label map and what follows from it; None where none is given. Then a
             finding is called where the map shows it anywhere, and its probability is the highest of a pixel's.
+        columns: of a model that takes columns, where each came from: ``argument``, the keyword of a DICOM attribute,
+            ``imputed`` or ``missing``. Their values are not kept.
         is_score: of an anomaly: ``probabilities`` hold a score in [0, 1] that orders images, no probability of disease.
         anomaly_map: of an anomaly, where the bundle gives one: the logit of the score at each place; its ``on_image()``
             has the image's own size.
@@ -87,20 +95,24 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     typicality: float | None = None
     not_reliable: str = ""
     segmentation: Segmentation | None = None
+    columns: dict[str, str] = {}
     is_score: bool = False
     anomaly_map: AnomalyMap | None = None
     nearest: tuple[str, ...] = ()
+    frame: int | None = None
+    frames: int | None = None
 
     def row(self) -> dict[str, Any]:
         """The prediction as JSON has it: no maps, and of what is of one kind of task alone nothing for the others."""
         row = {name: getattr(self, name) for name in self.__struct_fields__ if name not in _OF_ONE_KIND}
+        row |= {name: value for name in ("columns", "frame", "frames") if (value := getattr(self, name))}
         if self.is_score:
             row = {"scores" if name == "probabilities" else name: value for name, value in row.items()}
             row |= {"nearest": self.nearest} if self.nearest else {}
         return row if self.segmentation is None else row | {"segmentation": self.segmentation.summary()}
 
 
-_OF_ONE_KIND = frozenset({"segmentation", "is_score", "anomaly_map", "nearest"})
+_OF_ONE_KIND = frozenset({"segmentation", "columns", "is_score", "anomaly_map", "nearest", "frame", "frames"})
 
 
 class NetworkInput(NamedTuple):
@@ -112,6 +124,8 @@ class NetworkInput(NamedTuple):
         examination: a mark that images of one DICOM study share, of no meaning outside this process.
         scores: finding → its probability, of an image that is not reliable as well.
         activation: class activation maps of the same run, or the anomaly map, where the bundle gives them.
+        columns: column → float32 ``[1, width]``, what the network was given beside the tensor.
+        given: columns as the caller gave them.
     """
 
     tensor: NDArray[np.float32]
@@ -119,6 +133,13 @@ class NetworkInput(NamedTuple):
     examination: bytes | None = None
     scores: Mapping[str, float] = MappingProxyType({})
     activation: ClassActivation | None = None
+    columns: Mapping[str, NDArray[np.float32]] = MappingProxyType({})
+    given: Values = MappingProxyType({})
+
+    @property
+    def inputs(self) -> NetworkInputs:
+        """Image and columns together, as `Engine.logits` takes them."""
+        return with_columns(self.tensor, self.columns)
 
 
 class Engine:
@@ -178,6 +199,7 @@ class Engine:
         cache = None if cache_dir is None else str(cache_dir)
         session = open_variant(self.bundle, self.variant, threads or usable_cores(), cache)
         _check_names(session, self.manifest)
+        _check_columns(self.bundle)
         self.golden_error = _qualify(self.bundle, self.variant, session)
         self._judge = typicality_judge(self.bundle, self.variant)
         self._nearest = nearest_cases(self.bundle)
@@ -196,6 +218,11 @@ class Engine:
         return self.bundle.manifest
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the network takes beside the image; nothing of most."""
+        return self.manifest.told
+
+    @property
     def standing_flags(self) -> tuple[str, ...]:
         """What every prediction of this engine says, whatever the image: of verdict and signatures."""
         return self._standing_flags
@@ -204,6 +231,7 @@ class Engine:
         self,
         source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
         *,
+        columns: Values | None = None,
         atypical: Atypical = "withhold",
         keep_probabilities: bool = False,
     ) -> Prediction:
@@ -211,22 +239,28 @@ class Engine:
 
         Args:
             source: the image.
+            columns: of a model that takes columns, what is known of the patient, e.g. ``{"age": 63, "sex": "F"}``.
+                What is not given is read from the DICOM attribute that the column names, where the file has it.
             atypical: what becomes of one that is unlike those the network was made for (see `typicality`): ``withhold``
                 gives no finding and says why, ``flag`` gives findings and the flag ``not-reliable``.
             keep_probabilities: of a segmentation, also give the probability of every pixel.
 
         Raises:
-            ImageRefused: the image is unreadable or not what the bundle was made for.
+            ImageRefused: the image is unreadable or not what the bundle was made for; or a column is missing where it
+                may not be, out of its range, of no known category, or contradicts the file.
             Refused: the network's output, or a probability that follows from it, is not finite.
             BundleRefused, TrustRefused: the trust store does not trust the bundle any more; see `check_trust`.
-            InputError: the engine is closed, or the source is of no known kind.
+            InputError: the engine is closed, the source is of no known kind, or the model has no such column.
         """
-        return self.predict_with_input(source, atypical=atypical, keep_probabilities=keep_probabilities)[0]
+        return self.predict_with_input(
+            source, columns=columns, atypical=atypical, keep_probabilities=keep_probabilities
+        )[0]
 
     def predict_with_input(
         self,
         source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
         *,
+        columns: Values | None = None,
         atypical: Atypical = "withhold",
         keep_probabilities: bool = False,
     ) -> tuple[Prediction, NetworkInput]:
@@ -238,30 +272,82 @@ class Engine:
         start = time.perf_counter()
         if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
             self.check_trust()
-        pixels = read_image(source, self.manifest.image_spec.dicom)
-        withholds = atypical == "withhold"
-        return self._predict(pixels, start, withholds=withholds, keep_probabilities=keep_probabilities)
+        rules, withholds, given = self.manifest.image_spec.dicom, atypical == "withhold", columns or {}
+        if rules.frame_aggregation:
+            from medfm_compress.runtime.answers.frames import joined
+
+            prediction, seen = joined(self._frames(source, withholds, given), rules.frame_aggregation, self.task)
+            return msgspec.structs.replace(prediction, elapsed_ms=(time.perf_counter() - start) * 1e3), seen
+        pixels = read_image(source, rules, keywords_of(self.manifest.told))
+        return self._predict(pixels, given, start, withholds=withholds, keep_probabilities=keep_probabilities)
+
+    def predict_frames(
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        columns: Values | None = None,
+        atypical: Atypical = "withhold",
+    ) -> Iterator[Prediction]:
+        """A prediction for each frame in its order; see `predict_frames_with_input`."""
+        answers = self.predict_frames_with_input(source, columns=columns, atypical=atypical)
+        return (prediction for prediction, _ in answers)
+
+    def predict_frames_with_input(
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        columns: Values | None = None,
+        atypical: Atypical = "withhold",
+    ) -> Iterator[tuple[Prediction, NetworkInput]]:
+        """A prediction for each frame in its order, of a bundle whose rule is to answer for ``each``; see `predict`.
+
+        An image of one frame has one prediction. One frame is in memory at a time.
+
+        Raises:
+            InputError: the bundle has another rule.
+            ImageRefused, Refused: as of `predict`, of the first frame that cannot be read.
+        """
+        if self.manifest.image_spec.dicom.frame_aggregation != "each":
+            raise InputError("the bundle does not answer for each frame; use predict")
+        if atypical not in ("withhold", "flag"):
+            raise InputError(f"atypical is {atypical!r}; it must be 'withhold' or 'flag'")
+        if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
+            self.check_trust()
+        yield from self._frames(source, atypical == "withhold", columns or {})
+
+    def _frames(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], withholds: bool, given: Values
+    ) -> Iterator[tuple[Prediction, NetworkInput]]:
+        from medfm_compress.runtime.read_image import read_frames
+
+        start, keywords = time.perf_counter(), keywords_of(self.manifest.told)
+        for number, pixels in enumerate(read_frames(source, self.manifest.image_spec.dicom, keywords), 1):
+            prediction, seen = self._predict(pixels, given, start, withholds=withholds, keep_probabilities=False)
+            yield msgspec.structs.replace(prediction, frame=number), seen
+            start = time.perf_counter()
 
     def _predict(
-        self, pixels: Pixels, start: float, *, withholds: bool, keep_probabilities: bool
+        self, pixels: Pixels, given: Values, start: float, *, withholds: bool, keep_probabilities: bool
     ) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.answers.table import ask_of
         from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.dicom.rules import kind_flags
 
         spec = self.manifest.image_spec
-        network = Network(self._run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
+        filled = fill_columns(self.manifest.told, given, pixels.attributes)
+        run = partial(self._run_beside, filled.inputs)
+        network = Network(run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
         answer = ask_of(self.task)(network, pixels)
         typicality, not_reliable = self._judged(answer.outputs, answer.tensor)
-        given = not (not_reliable and withholds)
+        is_given = not (not_reliable and withholds)
         prediction = Prediction(
-            probabilities=answer.probabilities if given else {},
-            findings=answer.findings if given else {},
-            label=answer.label if given else None,
-            segmentation=answer.segmentation if given else None,
+            probabilities=answer.probabilities if is_given else {},
+            findings=answer.findings if is_given else {},
+            label=answer.label if is_given else None,
+            segmentation=answer.segmentation if is_given else None,
             is_score=not self.task.gives_probabilities,
-            anomaly_map=answer.anomaly_map if given else None,
-            nearest=self._nearest_of(answer.outputs) if given else (),
+            anomaly_map=answer.anomaly_map if is_given else None,
+            nearest=self._nearest_of(answer.outputs) if is_given else (),
             flags=(
                 *pixels.flags,
                 *kind_flags(pixels, spec.dicom),
@@ -276,26 +362,46 @@ class Engine:
             model_digest=self.manifest.model_digest,
             intended_use=self.manifest.intended_use,
             elapsed_ms=(time.perf_counter() - start) * 1e3,
+            columns=filled.sources,
         )
-        kept = answer.probabilities, self._activation(answer.outputs)
-        return prediction, NetworkInput(answer.tensor, pixels.spacing_mm, pixels.examination, *kept)
+        seen = NetworkInput(
+            answer.tensor,
+            pixels.spacing_mm,
+            pixels.examination,
+            scores=answer.probabilities,
+            activation=self._activation(answer.outputs),
+            columns=filled.inputs,
+            given=given,
+        )
+        return prediction, seen
 
-    def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+    def inputs_of(self, source: str | Path | bytes | pydicom.Dataset, columns: Values | None = None) -> NetworkInputs:
+        """What the network is given for an image that is not tiled; arguments and errors as of `predict`."""
+        from medfm_compress.runtime.preprocess import preprocess
+        from medfm_compress.runtime.read_image import read_image
+
+        spec, told = self.manifest.image_spec, self.manifest.told
+        pixels = read_image(source, spec.dicom, keywords_of(told))
+        return with_columns(preprocess(pixels, spec), fill_columns(told, columns or {}, pixels.attributes).inputs)
+
+    def logits(self, inputs: NetworkInputs) -> NDArray[np.float32]:
         """Raw logits ``[1, labels]``, or a map a structure, of one preprocessed image ``[1, C, H, W]``, float32.
+
+        A model with columns takes them beside the image.
 
         Raises:
             Refused: an output that is not finite or has another shape.
-            InputError: the engine is closed, or the tensor has another shape.
+            InputError: the engine is closed, or an input has another shape.
         """
-        return self._logits_of(self._run(tensor))
+        return self._logits_of(self._run(inputs))
 
-    def activation(self, tensor: NDArray[np.float32]) -> ClassActivation | None:
+    def activation(self, inputs: NetworkInputs) -> ClassActivation | None:
         """Class activation maps of one preprocessed image ``[1, C, H, W]``; None where the bundle gives none.
 
         Raises:
             Refused, InputError: as of `logits`.
         """
-        return self._activation(self._run(tensor)) if self.manifest.place_map is not None else None
+        return self._activation(self._run(inputs)) if self.manifest.place_map is not None else None
 
     def _activation(self, outputs: Mapping[str, NDArray[Any]]) -> ClassActivation | None:
         places = self.manifest.place_map
@@ -309,14 +415,22 @@ class Engine:
         """Hashes of the training cases that the network names; none where the bundle names none."""
         return () if self._nearest is None else self._nearest.named(outputs[NEAREST])
 
-    def _run(self, tensor: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+    def _run_beside(
+        self, columns: Mapping[str, NDArray[np.float32]], tensor: NDArray[np.float32]
+    ) -> Mapping[str, NDArray[Any]]:
+        return self._run(with_columns(tensor, columns))
+
+    def _run(self, inputs: NetworkInputs) -> Mapping[str, NDArray[Any]]:
         session = self._session
         if session is None:
             raise InputError("the engine is closed; open a new one")
-        if tensor.shape != self.manifest.image_spec.shape:
-            raise InputError(f"the network takes {self.manifest.image_spec.shape}, got {tensor.shape}")
+        fed = feed([tensor.name for tensor in self.manifest.inputs], inputs)
+        for tensor in self.manifest.inputs:
+            if fed[tensor.name].shape != tensor.shape:
+                what = "" if tensor.role == "image" else f" as {tensor.name}"
+                raise InputError(f"the network takes {tensor.shape}{what}, got {fed[tensor.name].shape}")
         with refusing(Refused, "the network gives no result for this image"):
-            return session.run({self.manifest.inputs[0].name: tensor})
+            return session.run(fed)
 
     def _logits_of(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         with refusing(Refused, "the network gives no result for this image"):
@@ -433,6 +547,18 @@ def _qualify(bundle: Bundle, variant: Variant, session: Session) -> float:
         if compiled is not None:
             compiled.unlink(missing_ok=True)
         raise
+
+
+def _check_columns(bundle: Bundle) -> None:
+    """What columns are read from must be what may be read, whoever made the bundle."""
+    if not bundle.manifest.told:
+        return
+    from medfm_compress.runtime.dicom.attributes import check_attributes
+
+    try:
+        check_attributes(bundle.manifest.told)
+    except InputError as exc:
+        raise BundleRefused(f"{bundle.path.name}: {exc}") from exc
 
 
 def _check_names(session: Session, manifest: Manifest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from medfm_compress.bench.types.mask_rules import MaskRules
 from medfm_compress.bench.types.metric import MASK_METRICS, PLACE_METRICS, UNBOUNDED
 from medfm_compress.data.study import Case, Study, check_normal
 from medfm_compress.runtime.activation import decisions, probabilities
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
 from medfm_compress.runtime.preprocess import normalise
 from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.sessions.protocol import Session
@@ -172,7 +175,7 @@ def number_clusters(clusters: tuple[str, ...]) -> NDArray[np.int64]:
     return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
 
 
-def evaluate(  # noqa: PLR0913 (what is evaluated takes five nouns, how takes three)
+def evaluate(  # noqa: PLR0913 (what is evaluated takes six nouns, how takes three)
     session: Session,
     study: Study,
     cases: tuple[Case, ...],
@@ -180,33 +183,40 @@ def evaluate(  # noqa: PLR0913 (what is evaluated takes five nouns, how takes th
     task: Task,
     *,
     name: str,
+    columns: Sequence[Column] = (),
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Run ``session`` over ``cases`` at batch size 1, as the device does; of maps each case's peaks are taken.
 
     Args:
-        session: one image input, one logits output.
+        session: one image input, and one of each column's name; one logits output.
         study: decodes the images and knows the labels.
         cases: labelled cases of it.
         spec: preprocessing of the network.
         task: labels, temperature and operating points.
         name: ``teacher`` or a variant's name.
+        columns: that the network takes beside the image, from the study.
         cache_dir: where prepared images are kept between runs; none keeps nothing.
         progress: called with one line now and then.
 
     Raises:
         InputError: no cases, an unlabelled case, other labels than the task's, or logits that do not fit it.
         ImageRefused: an image that cannot be read.
+        StudyError: the study lacks a column, or has values that it does not take.
     """
+    from medfm_compress.data.case_columns import case_columns
     from medfm_compress.data.prepared import prepared_images
 
     check_cases(study, cases, task)
+    beside = case_columns(study, cases, columns)
     images = prepared_images(study, cases, spec, cache_dir, progress)
     shape = rules_of(task).logits_shape(task, spec)
     logits = np.empty((len(cases), len(task.labels)), dtype=np.float64)
     for row in counted(range(len(cases)), f"evaluate {name}", len(cases), progress):
-        answer = _logits(session, normalise(np.asarray(images[row : row + 1]), spec), shape)
+        image = normalise(np.asarray(images[row : row + 1]), spec)
+        inputs = with_columns(image, {column: rows[row : row + 1] for column, rows in beside.items()})
+        answer = _logits(session, inputs, shape)
         logits[row] = rules_of(task).case_logits(answer, task)[0]
     return tabulate(logits, study, cases, task, name=name)
 
@@ -267,8 +277,8 @@ def check_cases(study: Study, cases: tuple[Case, ...], task: Task) -> None:
     check_normal(study, task)
 
 
-def _logits(session: Session, image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[Any]:
-    answer: NDArray[Any] = session.run({session.input_names[0]: image})[session.output_names[0]]
+def _logits(session: Session, inputs: NetworkInputs, shape: tuple[int, ...]) -> NDArray[Any]:
+    answer: NDArray[Any] = session.run(feed(session.input_names, inputs))[session.output_names[0]]
     if answer.shape != shape:
         raise InputError(f"the session gives logits of shape {answer.shape}; the task needs {shape}")
     return answer

@@ -22,7 +22,7 @@ _CALLED = {True: "called", False: "not called", None: "no operating point"}
 
 def as_line(image: Path, outcome: Prediction | MedfmError | str) -> str:
     """``chest.dcm: opacity 0.913 (called)``."""
-    return f"{image.name}: {_in_words(outcome, _findings)}"
+    return f"{image.name}{_frame(outcome)}: {_in_words(outcome, _findings)}"
 
 
 class Rows:
@@ -45,7 +45,7 @@ class Rows:
     def row(self, image: Path, outcome: Prediction | MedfmError | str) -> str:
         """The row of an image: what was predicted, why it was refused, or why it was skipped."""
         text = _in_words(outcome, self._cells if self._columns else _findings)
-        return f"{image!s:{self._image}}  {text}"
+        return f"{f'{image}{_frame(outcome)}':{self._image}}  {text}"
 
     def _cells(self, outcome: Prediction) -> str:
         cells = (
@@ -53,6 +53,11 @@ class Rows:
             for name, width in self._columns.items()
         )
         return "  ".join(cells).rstrip()
+
+
+def _frame(outcome: Prediction | MedfmError | str) -> str:
+    number = None if isinstance(outcome, (str, MedfmError)) else outcome.frame
+    return "" if number is None else f", frame {number}"
 
 
 def _in_words(outcome: Prediction | MedfmError | str, predicted: Callable[[Prediction], str]) -> str:
@@ -65,7 +70,9 @@ def _in_words(outcome: Prediction | MedfmError | str, predicted: Callable[[Predi
         return f"not reliable: {outcome.not_reliable} (typicality {outcome.typicality:.3g}){flags}"
     areas = f"  {_areas(outcome.segmentation)}" if outcome.segmentation is not None else ""
     alike = f"  most like training case {outcome.nearest[0][:_SHOWN_OF_HASH]}" if outcome.nearest else ""
-    return predicted(outcome) + areas + alike + flags
+    beside = "".join(f", {name} {source}" for name, source in outcome.columns.items())
+    told = f"  ({beside.removeprefix(', ')})" if beside else ""
+    return predicted(outcome) + areas + alike + told + flags
 
 
 def _areas(segmentation: Segmentation) -> str:

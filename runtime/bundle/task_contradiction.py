@@ -17,11 +17,18 @@ def task_contradiction(manifest: Manifest) -> str:
 
 
 def _tensor_contradiction(manifest: Manifest) -> str:
-    """A bundle has one image in, of the spec's shape, and logits out, of the shape that its kind of task has."""
+    """A bundle has one image and its columns in, and logits out, of the shape that its kind of task has."""
     images = [tensor.shape for tensor in manifest.inputs if tensor.role == "image"]
     logits = [tensor.shape for tensor in manifest.outputs if tensor.role == "logits"]
-    if images != [manifest.image_spec.shape] or len(manifest.inputs) != 1:
+    if images != [manifest.image_spec.shape] or manifest.inputs[0].role != "image":
         return f"its inputs are {images}; one image of shape {manifest.image_spec.shape} is what its image spec gives"
+    taken = [(tensor.name, tensor.shape) for tensor in manifest.inputs[1:]]
+    told = [(column.name, (1, column.width)) for column in manifest.told]
+    if taken != told:
+        return f"its inputs beside the image are {_in_words(taken)}; its columns give {_in_words(told)}"
+    names = [tensor.name for tensor in (*manifest.inputs, *manifest.outputs)]
+    if told and len(set(names)) != len(names):
+        return f"two of its tensors have one name: {', '.join(names)}"
     rules = rules_of(manifest.task)
     shape = rules.logits_shape(manifest.task, manifest.image_spec)
     if logits != [shape]:
@@ -52,6 +59,10 @@ def _score_contradiction(manifest: Manifest) -> str:
     if nearest is not None and (len(nearest.shape) != 2 or nearest.shape[0] != 1 or nearest.shape[1] < 1):
         return f"its nearest cases have shape {nearest.shape}; [1, k] is needed"
     return ""
+
+
+def _in_words(inputs: list[tuple[str, tuple[int, ...]]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in inputs) or "none"
 
 
 def _cam_contradiction(manifest: Manifest) -> str:

@@ -101,6 +101,17 @@ def test_a_categorical_column_that_makes_no_sense(change: dict[str, object], sai
         msgspec.structs.replace(SEX, **change)
 
 
+def test_whole_numbers_make_the_same_column() -> None:
+    assert msgspec.json.encode(AGE) == msgspec.json.encode(msgspec.structs.replace(AGE, minimum=0.0, maximum=120.0))
+
+
+def test_codes_say_categories_of_an_attribute() -> None:
+    with pytest.raises(InputError, match="codes for 'X', which is no category"):
+        msgspec.structs.replace(SEX, codes={"F": "X"})
+    with pytest.raises(InputError, match="codes and no DICOM keyword"):
+        msgspec.structs.replace(SEX, codes={"F": "F"}, dicom="")
+
+
 def test_columns_are_read_back_as_they_were_written() -> None:
     columns: tuple[Column, ...] = (AGE, SEX)
 
