@@ -182,8 +182,9 @@ def scores_of_modules(name: str, out: Path, weights: Path) -> None:
             inputs, seen = network_inputs(study, study.split("test"), model.spec), model.spec
         assert inputs is not None  # noqa: S101 - the first spec is seen
         scores = module_outputs(model.module)(inputs)["logits"][:, 0]
-        rows.append({"fit": one._asdict(), "name": one.name, "auroc": intervals(study, scores)})
-        say(name, one.name, rows[-1]["auroc"]["all"])
+        areas = intervals(study, scores)
+        rows.append({"fit": one, "name": one.name, "auroc": areas})
+        say(name, one.name, areas["all"])
     path.write_bytes(msgspec.json.encode(rows))
 
 
@@ -206,7 +207,8 @@ def interval(
 ) -> tuple[float, float, float]:
     """AUROC, and the ends of its 95 % interval."""
     _, numbers = np.unique(np.array(clusters), return_inverse=True)
-    area = area_interval(clustered_areas(np.asarray(scores, float)[None], truth, numbers), 0, 0.95)
+    areas = clustered_areas(np.asarray(scores, float)[None], truth.astype(np.int64), numbers.astype(np.int64))
+    area = area_interval(areas, 0, 0.95)
     return round(area.estimate, 4), round(area.low, 4), round(area.high, 4)
 
 
