@@ -7,7 +7,7 @@ inputs to calibrate and judge on; from there on everybody reads the work folder 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -16,7 +16,7 @@ from int8_cpu_agreement import Agreement
 if TYPE_CHECKING:
     from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
     from medfm_compress.runtime.image_spec import ImageSpec
-    from medfm_compress.runtime.task import Task, TaskKind
+    from medfm_compress.runtime.task import Task
 
 FILE = "network.json"
 REAL = "about.json"  # of a folder of `real_weights`
@@ -41,7 +41,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    kind: TaskKind
+    kind: Literal["binary", "multiclass", "multilabel", "segmentation", "anomaly"]
     shape: tuple[int, int, int]
     outputs: int
     module: str
