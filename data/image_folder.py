@@ -42,7 +42,7 @@ def open_images(folder: Path, task: Task, spec: ImageSpec, least: int, most: int
         raise StudyError(f"--images {folder} is no folder; give a folder of images, or a labelled study with --study")
     names = [path.relative_to(folder).as_posix() for path in images_below(folder)]
     source = Files(folder, spec.dicom)
-    study = Study(root=folder, kind=task.kind, labels=task.labels, cases=(), source=source)
+    study = Study(root=folder, kind=task.kind, labels=task.labels, normal=task.normal_labels, cases=(), source=source)
     refused: list[str] = []
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(names))
     used = list(islice(_usable(study, [names[i] for i in order], spec, refused), max(most, _needed(least))))
@@ -54,6 +54,7 @@ def open_images(folder: Path, task: Task, spec: ImageSpec, least: int, most: int
         root=folder,
         kind=task.kind,
         labels=task.labels,
+        normal=task.normal_labels,
         cases=tuple(sorted(cases, key=lambda case: case.image)),
         source=source,
         remarks=remarks,

@@ -41,7 +41,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    kind: Literal["binary", "multiclass", "multilabel", "segmentation"]
+    kind: Literal["binary", "multiclass", "multilabel", "segmentation", "anomaly"]
     shape: tuple[int, int, int]
     outputs: int
     module: str

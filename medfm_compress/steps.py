@@ -322,17 +322,18 @@ def _encoder_sources(teachers: tuple[str, ...], step: EmbedStep) -> tuple[Encode
             "one for each, in their order"
         )
     weights = dict(zip(named, step.teacher_weights, strict=True))
-    return tuple(
-        EncoderSource(
-            encoder=name,
-            weights=weights.get(name, ""),
-            level=() if Path(name, "encoder.json").is_file() else step.level,
-            licence=step.licence,
-            intended_use=step.intended_use,
-            **({} if Path(name).is_dir() else {"image_size": step.image_size, "colour": step.colour}),
+
+    def source_of(name: str) -> EncoderSource:
+        source = EncoderSource(encoder=name, licence=step.licence, intended_use=step.intended_use)
+        if not Path(name, "encoder.json").is_file():
+            source = msgspec.structs.replace(source, level=step.level)
+        if Path(name).is_dir():
+            return source
+        return msgspec.structs.replace(
+            source, weights=weights.get(name, ""), image_size=step.image_size, colour=step.colour
         )
-        for name in teachers
-    )
+
+    return tuple(map(source_of, teachers))
 
 
 def fit_anomaly(

@@ -22,7 +22,7 @@ MOST_CANDIDATES = 100_000
 class Coreset(NamedTuple):
     """Numbers of the chosen rows ``[count]`` in the order of their choice, and the radius within which all lie."""
 
-    index: Tensor
+    chosen: Tensor
     radius: float
 
 

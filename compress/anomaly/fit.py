@@ -245,7 +245,7 @@ def _with_memory(fitting: _Fitting, rows: Tensor, cases: Tensor) -> _Fitted:
     scorer = create_scorer(options.scorer, plan)
     memory = scorer.memory
     assert isinstance(memory, Memory)  # noqa: S101 - both scorers have one
-    memory.fill(rows[coreset.index], cases[coreset.index])
+    memory.fill(rows[coreset.chosen], cases[coreset.chosen])
     size = count * row_bytes(plan.encoder.width, options.storage) / 1e6
     return (
         scorer,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medfm_compress.compress.networks.encoder import Encoder, enlarged
+from medfm_compress.compress.networks.encoder import Encoder, enlarged, finest_grid
 from medfm_compress.compress.training.job import Images
 from medfm_compress.compress.training.validation_score import logits_in_batches
 from medfm_compress.runtime.errors import ModelError
@@ -33,7 +33,7 @@ class _Levels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.encoder.maps(images)
-        grid = max((tuple(level.shape[2:]) for level in maps), key=lambda size: size[0] * size[1])
+        grid = finest_grid(maps)
         joined = torch.cat([enlarged(level, grid) for level in maps], dim=1).flatten(2)
         chosen = torch.randperm(joined.shape[2], generator=self._generator)[:PLACES]
         return joined[:, :, chosen].transpose(1, 2).reshape(-1, joined.shape[1])
@@ -52,20 +52,20 @@ def project_on_principal_components(encoder: Encoder, images: Images, spec: Imag
         ModelError: the feature maps are the same everywhere, or there are fewer places than numbers in the embedding.
     """
     rows = torch.cat(list(logits_in_batches(_Levels(encoder, seed), images, spec, size=_BATCH))).double()
-    channels = [int(project.weight.shape[1]) for project in encoder.projections]  # type: ignore[union-attr,arg-type]
     if len(rows) <= encoder.width or not torch.isfinite(rows).all():
         raise ModelError(
             f"an embedding of {encoder.width} numbers takes more than {encoder.width} finite places, and there are "
             f"{len(rows)}; give more normal images, or a smaller --length"
         )
     mean = rows.mean(0)
-    scales = torch.cat([_root_mean_square(part).expand(part.shape[1]) for part in (rows - mean).split(channels, dim=1)])
+    levels = torch.split(rows - mean, encoder.channels, 1)  # type: ignore[no-untyped-call]
+    scales = torch.cat([_root_mean_square(level).expand(level.shape[1]) for level in levels])
     scaled = (rows - mean) / scales
     values, vectors = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     kept = values[: encoder.width].sum()
     weight = (vectors[:, : encoder.width].T / scales / kept.sqrt()).float()
-    _set(encoder, weight, -(weight.double() @ mean).float(), channels)
+    encoder.project_by(weight, -(weight.double() @ mean).float())
     return float(kept / values.sum())
 
 
@@ -74,10 +74,3 @@ def _root_mean_square(part: Tensor) -> Tensor:
     if level <= 0:
         raise ModelError("a feature map of the encoder is the same everywhere; give other --level, or other weights")
     return level
-
-
-def _set(encoder: Encoder, weight: Tensor, bias: Tensor, channels: list[int]) -> None:
-    with torch.no_grad():
-        for project, part in zip(encoder.projections, weight.split(channels, dim=1), strict=True):
-            project.weight.copy_(part[:, :, None, None])  # type: ignore[union-attr,operator]
-        encoder.projections[0].bias.copy_(bias)  # type: ignore[union-attr,operator]

@@ -44,4 +44,5 @@ def shrunk_covariance(rows: Tensor) -> Shrunk:
 def whitening(covariance: Tensor) -> Tensor:
     """R ``[d, d]`` float32 with RᵀR the inverse of ``covariance``."""
     lower = torch.linalg.cholesky(covariance)
-    return torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False).float()
+    inverse: Tensor = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
+    return inverse.float()

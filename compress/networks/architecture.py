@@ -43,7 +43,7 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How to build the module: a network's name, its arguments, and what was pruned away afterwards.
 
     Attributes:
-        library: ``timm``, ``smp`` (segmentation-models-pytorch) or ``monai``; see `libraries`.
+        library: ``timm``, ``smp`` (segmentation-models-pytorch), ``monai`` or ``anomaly``; see `libraries`.
         name: of the network in its library, e.g. ``resnet50``, ``unet``, ``segresnet``.
         arguments: keyword arguments of its constructor (``img_size``, ``in_chans``, ``encoder_name`` …).
         pruning: plan of `pruning.plan`, empty for an unpruned network.

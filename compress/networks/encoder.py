@@ -49,6 +49,7 @@ class Encoder(nn.Module):
     Attributes:
         network: up to the last level that is read.
         width: numbers of the embedding.
+        channels: of each level.
     """
 
     def __init__(self, network: nn.Module, plan: EncoderPlan) -> None:
@@ -57,7 +58,7 @@ class Encoder(nn.Module):
         check_encoder(network, plan.network.name)
         levels = list(plan.levels)
         network.prune_intermediate_layers(levels, prune_norm=True, prune_head=True)  # type: ignore[operator]
-        self.network, self.levels, self.width = network, levels, plan.width
+        self.network, self.levels, self.width, self.channels = network, levels, plan.width, list(plan.channels)
         self.projections = nn.ModuleList(
             nn.Conv2d(channels, plan.width, 1, bias=number == 0) for number, channels in enumerate(plan.channels)
         )
@@ -87,12 +88,26 @@ class Encoder(nn.Module):
     def places_of(self, maps: list[Tensor]) -> Tensor:
         """``[n, width, h, w]`` of what `maps` gives."""
         projected = [project(level) for project, level in zip(self.projections, maps, strict=True)]
-        grid = max((tuple(level.shape[2:]) for level in maps), key=lambda size: size[0] * size[1])
+        grid = finest_grid(maps)
         return neighbourhood_means(total([enlarged(level, grid) for level in projected]))
+
+    def project_by(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the projections in place: float32 ``[width, channels]`` of all levels together, and ``[width]``."""
+        first, *_ = projections = [layer for layer in self.projections if isinstance(layer, nn.Conv2d)]
+        with torch.no_grad():
+            for layer, part in zip(projections, torch.split(weight, self.channels, 1), strict=True):
+                layer.weight.copy_(part[:, :, None, None])
+            if first.bias is not None:
+                first.bias.copy_(bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """The embedding ``[n, width]``."""
         return self.embedding(images)
+
+
+def finest_grid(maps: list[Tensor]) -> tuple[int, int]:
+    """Height and width of the level with most places."""
+    return max(((int(level.shape[2]), int(level.shape[3])) for level in maps), key=lambda size: size[0] * size[1])
 
 
 def total(parts: list[Tensor]) -> Tensor:

@@ -120,3 +120,17 @@ def test_folders_of_classes_have_normal_labels_too(tmp_path: Path) -> None:
         Image.fromarray(np.full((40, 40), int(label), np.uint8)).save(tmp_path / split / label / "a.png")
     study = open_study(tmp_path, normal=("0",))
     assert [case.target for case in study.cases] == [(1,), (0,), (1,)]
+
+
+def test_images_without_labels_are_taken_for_a_model_of_anomalies(tmp_path: Path) -> None:
+    from medfm_compress.data.image_folder import open_images
+    from medfm_compress.runtime.image_spec import ImageSpec
+
+    task = Task(kind="anomaly", labels=("abnormal",), normal=("benign",))
+    for number in range(12):
+        values = np.random.default_rng(number).integers(0, 255, (40, 40), dtype=np.uint8)
+        Image.fromarray(values).save(tmp_path / f"{number}.png")
+    spec = ImageSpec(height_px=32, width_px=32, colour="grey", mean=(0.5,), std=(0.5,))
+    study = open_images(tmp_path, task, spec, 8, 64, 0)
+    check_labels(study, task)
+    assert not any(case.target for case in study.cases)
