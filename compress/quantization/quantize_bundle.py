@@ -51,6 +51,7 @@ from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.golden_cases import golden_files, read_golden_inputs, run_goldens
 from medfm_compress.runtime.heap import release_freed_memory
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.network_inputs import NetworkInputs
 from medfm_compress.runtime.progress import Progress, counted, no_progress
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
 
@@ -319,7 +320,7 @@ def _typicality_files(
     return files
 
 
-def _golden_logits(bundle: Bundle, export: Export, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _golden_logits(bundle: Bundle, export: Export, inputs: NetworkInputs) -> NDArray[np.float32]:
     """Its own logits on the goldens; of an engine that the device builds those of the FP32 network."""
     if export.variant.device == "cpu":
         return run_goldens(export.session, inputs)
