@@ -24,7 +24,7 @@ PER_YEAR: Mapping[str, float] = MappingProxyType({"years": 1.0, "months": 12.0, 
 """Unit of a column of ages → how many of it a year has."""
 _SEXES = MappingProxyType({"female": "f", "woman": "f", "male": "m", "man": "m", "other": "o"})
 _COMMA = re.compile(r"(?<=\d),(?=\d)")
-_NO_AGE = re.compile(r"0+y", re.IGNORECASE)
+_NO_AGE = re.compile(r"0+[wmy]", re.IGNORECASE)
 
 
 def column_value(column: Column, text: str) -> float | str | None:
@@ -44,7 +44,7 @@ def column_value(column: Column, text: str) -> float | str | None:
 
 def _category(column: CategoricalColumn, text: str) -> str | None:
     by_form = {normal_form(category): category for category in column.categories}
-    form = normal_form(text)
+    form = normal_form(column.codes.get(text, text))
     if form in by_form:
         return by_form[form]
     if is_missing(text) or is_no_label(text):

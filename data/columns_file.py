@@ -21,6 +21,7 @@ from medfm_compress.data.case_columns import case_columns, values_of
 from medfm_compress.data.strict_yaml import MAX_YAML_BYTES, load_yaml
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.columns import CategoricalColumn, Column, Missing, NumericColumn, check_columns
+from medfm_compress.runtime.dicom.attributes import check_attributes
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
@@ -65,13 +66,19 @@ class CategoricalDraft(
     missing: Missing = "refuse"
     imputed: str = ""
     dicom: str = ""
+    codes: dict[str, str] = {}
 
     def column(self) -> CategoricalColumn:
         """With the first category for an imputed one that is not known yet."""
         first = self.categories[0] if self.categories else ""
         imputed = self.imputed or (first if self.missing == "impute" else "")
         return CategoricalColumn(
-            name=self.name, categories=self.categories, missing=self.missing, imputed=imputed, dicom=self.dicom
+            name=self.name,
+            categories=self.categories,
+            missing=self.missing,
+            imputed=imputed,
+            dicom=self.dicom,
+            codes=self.codes,
         )
 
 
@@ -91,9 +98,22 @@ def load_columns(path: str | Path, study: Study) -> tuple[Column, ...]:
     drafts = read_drafts(path)
     columns = tuple(draft.column() for draft in drafts)
     check_columns(columns)
+    check_attributes(columns)
     cases = tuple(case for case in study.split("train") if case.target) or study.split("train")
     case_columns(study, cases, columns)  # refuses what a column does not take
     return tuple(_measured(study, draft, column) for draft, column in zip(drafts, columns, strict=True))
+
+
+def describe(column: Column) -> str:
+    """A column in a line, with what was measured for it."""
+    missing = {"refuse": "refused", "impute": "imputed", "category": "a category of its own"}[column.missing]
+    if isinstance(column, NumericColumn):
+        return (
+            f"{column.name}: {column.minimum:g} to {column.maximum:g} {column.unit}, mean {column.mean:.4g}, standard "
+            f"deviation {column.standard_deviation:.4g}, a missing one is {missing}"
+        )
+    imputed = f" as {column.imputed}" if column.imputed else ""
+    return f"{column.name}: {', '.join(column.categories)}; a missing one is {missing}{imputed}"
 
 
 def read_drafts(path: str | Path) -> tuple[NumericDraft | CategoricalDraft, ...]:

@@ -16,6 +16,7 @@ from medfm_compress.bench.types.operating_rule import parse_rule
 from medfm_compress.bench.types.target import TARGETS
 from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.losses.names import LabelLoss
+from medfm_compress.compress.networks.architecture import FusionMethod
 from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.quantization.options import QuantizeOptions
@@ -86,6 +87,8 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         intended_use: what the publisher of the weights says they are for.
         dicom: rules for DICOM input, which every student and bundle inherits.
         stain: file of 'slide fit-stain': the stain that images are normalised to, likewise.
+        columns: file of what the network is given beside the image (age, sex …), see 'study columns'.
+        fusion: with ``columns``: how they join the image's embedding, ``concatenation`` or ``film``.
         training: how.
     """
 
@@ -102,6 +105,8 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     intended_use: str = ""
     dicom: Annotated[DicomRules, RECIPE_ONLY] = DicomRules()
     stain: str = ""
+    columns: str = ""
+    fusion: FusionMethod = "concatenation"
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
@@ -125,6 +130,8 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         max_latency_ms: with student ``auto``: latency of one image.
         target: with student ``auto``: where it will run, e.g. ``openvino:cpu:int8:2``.
         more: another study, learned from without its labels.
+        columns: file of what the student is given beside the image, whatever the teacher is, see 'study columns'.
+        fusion: with ``columns``: how they join the image's embedding, ``concatenation`` or ``film``.
         training: how.
         distillation: from what.
     """
@@ -137,6 +144,8 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_latency_ms: Annotated[float, Meta(ge=0, extra={"unit": "ms"})] = 0.0
     target: Annotated[str, TARGETS] = "openvino:cpu"
     more: tuple[str, ...] = ()
+    columns: str = ""
+    fusion: FusionMethod = "concatenation"
     training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=2e-3, patience=10)
     distillation: Distillation = Distillation()
 
@@ -335,7 +344,7 @@ def resolved(recipe: Recipe, folder: Path) -> Recipe:
         return path(name) if name and Path(path(name)).exists() else name
 
     def started(step: Step) -> Step:
-        changed = {name: path(getattr(step, name)) for name in ("weights", "folder", "stain") if hasattr(step, name)}
+        changed = {name: path(getattr(step, name)) for name in ("weights", "folder", "stain", "columns") if hasattr(step, name)}
         more = {"more": tuple(map(path, step.more))} if hasattr(step, "more") else {}
         return replace(step, **changed, **more)
 

@@ -132,6 +132,8 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
     model = dataclasses.replace(
         model, spec=spec, licence=step.licence or model.licence, intended_use=step.intended_use or model.intended_use
     )
+    if step.columns:
+        model = _with_columns(model, step, cases, progress)
     if step.training.epochs:
         _warn_of_modality(cases, step.training.modality, progress)
     published = Path(step.weights).is_file() or step.model.startswith("hf-hub:")  # a folder is `pretrain`'s
@@ -171,11 +173,24 @@ def distill(
     torch.manual_seed(step.training.seed)
     own = unmapped(teacher.model) if isinstance(teacher, ModuleTeacher) else None
     student = _student(teacher.card, own, step, auto)
+    if step.columns:
+        student = _with_columns(student, step, cases, progress)
     rules = teacher.card.spec.dicom
     more = tuple(_open(Path(path), progress, rules) for path in step.more)
     studies = (open_study(study, dicom_rules=rules, structures=structures), *more)
     check_teacher(studies, teacher, out, progress, step.distillation)
     return train_student(studies, teacher, student, step.training, out, progress, step.distillation)
+
+
+def _with_columns(model: Model, step: FinetuneStep | DistillStep, cases: Study, progress: Progress) -> Model:
+    """``model`` as a network of images and of the columns that ``step`` names; what was measured for them is said."""
+    from medfm_compress.compress.networks.fusion.network import with_fusion
+    from medfm_compress.data.columns_file import describe, load_columns
+
+    columns = load_columns(step.columns, cases)
+    for column in columns:
+        progress(f"column {describe(column)}")
+    return with_fusion(model, columns, step.fusion)
 
 
 def _structures(models: tuple[str, ...]) -> tuple[str, ...]:
@@ -304,6 +319,7 @@ def export(
         intended_use=step.intended_use,
         false_refusal_rate=step.false_refusal_rate,
         heat_map=step.heat_map,
+        columns=loaded.columns,
     )
     with replacing(out) as temporary:
         manifest = build_bundle(

@@ -26,7 +26,6 @@ _DTYPES = MappingProxyType({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16
 class TorchSession:
     """Inference of one module; the model given is left as it is."""
 
-    input_names: tuple[str, ...] = ("image",)
     output_names: tuple[str, ...] = ("logits",)
 
     def __init__(
@@ -38,15 +37,16 @@ class TorchSession:
             MissingDependency: ``torch.compile`` fails here, e.g. because there is no C++ compiler.
         """
         self._device, self._dtype = device, _DTYPES[precision]
+        self.input_names = ("image", *(column.name for column in model.columns))
         module = model.module.eval()
         if device != "cpu" or precision != "fp32":
             module = copy.deepcopy(module).to(device, self._dtype)
         if device == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        self._module: Callable[[torch.Tensor], Any] = module
+        self._module: Callable[..., Any] = module
         if compiled:
             self._module = torch.compile(module)
-            self._compile(model.spec.shape)
+            self._compile(model)
         self.info = SessionInfo(
             backend="torch-compile" if compiled else "torch",
             version=str(torch.__version__),
@@ -56,7 +56,7 @@ class TorchSession:
         )
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Logits ``[n, labels]`` float32 of images ``[n, channels, height, width]`` float32.
+        """Logits ``[n, labels]`` float32 of images ``[n, channels, height, width]`` and columns ``[n, width]``, float32.
 
         They are copied to the host, which waits for the GPU.
         """
@@ -75,13 +75,14 @@ class TorchSession:
 
     def _logits(self, inputs: Mapping[str, Array]) -> torch.Tensor:
         with torch.inference_mode():
-            images = torch.from_numpy(inputs["image"]).to(self._device).to(self._dtype)
-            logits: torch.Tensor = self._module(images)
+            arguments = [torch.from_numpy(inputs[name]).to(self._device).to(self._dtype) for name in self.input_names]
+            logits: torch.Tensor = self._module(*arguments)
         return logits
 
-    def _compile(self, shape: tuple[int, ...]) -> None:
+    def _compile(self, model: Model) -> None:
+        columns = {column.name: np.zeros((1, column.width), np.float32) for column in model.columns}
         with refusing(MissingDependency, "torch.compile cannot compile the network here"):
-            self._logits({"image": np.zeros(shape, np.float32)})
+            self._logits({"image": np.zeros(model.spec.shape, np.float32), **columns})
 
 
 def unavailable(device: str) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from medfm_compress.compress.networks.features import is_encoder_decoder
 from medfm_compress.compress.networks.model import Model
+from medfm_compress.compress.networks.inputs import Columned, widths_of
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.teachers.structure_mapping import StructureMap, structure_map
 from medfm_compress.runtime.errors import ModelError
@@ -134,9 +135,14 @@ class MappedNetwork(nn.Module):
         pairs = [(index, label) for label, group in enumerate(label_map.groups) for index in group]
         self.register_buffer("groups", torch.tensor(pairs, dtype=torch.int64))
 
-    def forward(self, images: Tensor) -> Tensor:
+    @property
+    def column_widths(self) -> dict[str, int]:
+        """Of the network itself."""
+        return widths_of(self.network)
+
+    def forward(self, *inputs: Tensor | Columned) -> Tensor:
         """Logits ``[n, labels]`` of the study."""
-        return self.label_map(self.network(images))
+        return self.label_map(self.network(*inputs))
 
 
 class MappedEncoderDecoder(MappedNetwork):
