@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from click.testing import Result
@@ -14,7 +15,9 @@ from typer.testing import CliRunner
 from medfm_compress.cli.export import export
 from medfm_compress.cli.inspect import inspect
 from medfm_compress.cli.run import run
+from medfm_compress.export.difference.explain import explain_difference
 from medfm_compress.runtime import Engine
+from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.slides.scan import SlideFile, open_scan
 from medfm_compress.runtime.slides.settings import SlideSettings
@@ -147,6 +150,9 @@ def test_what_takes_no_columns_says_so(folder: Path) -> None:
     assert "takes columns beside the image (age, sex, view)" in str(result.exception) and not out.exists()
     heat = invoke(run, folder / "columns.medfm", folder / "a/one.png", *GIVEN, "--heatmap", folder / "maps")
     assert "gives no heat map" in str(heat.exception)
+    pair = ("onnxruntime-cpu-fp32", "other")
+    with pytest.raises(InputError, match="layers are compared of networks of the image alone"):
+        explain_difference(Bundle.open(folder / "columns.medfm"), pair, np.zeros((1, 1, 32, 32), np.float32))
     scan = SlideFile(folder / "slide.tif", None, "")
     with (
         Engine(folder / "columns.medfm") as engine,
