@@ -12,7 +12,10 @@ import tiny_bundle
 
 from medfm_compress.bench.evaluate.perturb import perturbed_study, unperturbed
 from medfm_compress.bench.evaluate.subprocess_inference import Folders, evaluate_model, image_files
+from medfm_compress.bench.evidence.model_card import model_card
 from medfm_compress.bench.external_models import external_model
+from medfm_compress.bench.gate.decision import Decision
+from medfm_compress.bench.gate.gate import judge_evidence, recompute
 from medfm_compress.bench.gate.policy_file import LoadedPolicy
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.models import TeacherRef, variant_models
@@ -156,3 +159,8 @@ def test_a_whole_bench(tmp_path: Path, study: Study) -> None:
     assert {comparison.variant for comparison in report.comparisons} >= {tiny_bundle.ORT.name, "plain"}
     assert any(comparison.subgroup.startswith("sex") for comparison in report.comparisons)
     assert all("age" not in table.subgroups for table in report.evaluations)
+    evidence = recompute(report, POLICY.policy)
+    verdict = judge_evidence(evidence, POLICY.policy, policy_sha256=POLICY.sha256)
+    decision = Decision(verdict, evidence, POLICY.policy, report)
+    card = model_card(decision, Bundle.open(bundle).manifest, "")
+    assert "Beside the image it is given:\n- age: 0 to 110 years, from PatientAge; no answer without it" in card
