@@ -15,6 +15,7 @@ from medfm_compress.bench.measure.load_scenario import Harness, LoadPlan, Scenar
 from medfm_compress.bench.types.operating_rule import parse_rule
 from medfm_compress.bench.types.target import TARGETS
 from medfm_compress.compress.distillation.options import Distillation
+from medfm_compress.compress.embedding.options import EmbeddingDistillation
 from medfm_compress.compress.losses.names import LabelLoss
 from medfm_compress.compress.networks.architecture import FusionMethod
 from medfm_compress.compress.networks.masking import Masking
@@ -62,6 +63,40 @@ class PretrainStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dicom: Annotated[DicomRules, RECIPE_ONLY] = DicomRules()
     training: TrainingConfig = TrainingConfig(epochs=100, batch_size=64, patience=0)
     masking: Masking = Masking()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class EmbedStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Teachers' features, and the small encoder that learns them.
+
+    Attributes:
+        teacher_weights: of a teacher that is a timm name, in the order of these: local safetensors, state dict or
+            backbone folder.
+        level: number of a teacher's feature map that is read, from 0; without any, those of strides 8 and 16.
+        student: timm name of the encoder's network.
+        weights: local safetensors, state dict or backbone folder of ``pretrain`` that the student starts from.
+        image_size: input of student and named teachers in pixels; that of a teacher's folder where there is one.
+        colour: of the images; without it, that of the study's first training image.
+        more: another study whose images are learned from.
+        licence: of the teachers' weights, where no folder says it.
+        intended_use: what their publisher says they are for, likewise.
+        training: how.
+        embedding: what is learned.
+    """
+
+    teacher_weights: tuple[str, ...] = ()
+    level: tuple[int, ...] = ()
+    student: str
+    weights: str = ""
+    image_size: Annotated[int, IMAGE_SIZE] = 224
+    colour: Colour | None = None
+    more: tuple[str, ...] = ()
+    licence: str = ""
+    intended_use: str = ""
+    training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=2e-3, patience=0)
+    embedding: EmbeddingDistillation = EmbeddingDistillation()
 
     def __post_init__(self) -> None:
         check(self)
@@ -157,7 +192,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What the bundle says of itself, and the rule of its operating points.
 
     Attributes:
-        rule: of the operating points, on validation cases: ``youden``, ``sensitivity>=0.95`` or ``specificity>=0.90``.
+        rule: of the operating points, on validation cases: ``youden``, ``sensitivity>=0.95``, ``specificity>=0.90`` or
+            ``false-alarm-rate<=0.05``; without it ``youden``, of an anomaly score a false-alarm rate of 0.05.
         intended_use: what the bundle is for, in one sentence.
         dicom_modality: of the DICOM files that the device may predict on, e.g. ``DX``; without any, the model's own,
             else those of the study's DICOM files.
@@ -181,7 +217,7 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             at no run more; it is said where it has none. Off, variants are as they were.
     """
 
-    rule: str = "youden"
+    rule: str = ""
     intended_use: str = NOT_FOR_CLINICAL_USE
     dicom_modality: tuple[str, ...] = ()
     dicom_sop_class: tuple[str, ...] = ()
@@ -200,7 +236,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     heat_map: bool = False
 
     def __post_init__(self) -> None:
-        parse_rule(self.rule)
+        if self.rule:
+            parse_rule(self.rule)
         if self.tile_overlap is None and (self.tile_blending != "gaussian" or self.tile_mm_per_px is not None):
             raise InputError("tile_blending and tile_mm_per_px go with tile_overlap; give it, e.g. 0.25")
         for name, tag, example in (

@@ -18,7 +18,7 @@ from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime import variant_selection as choice
 from medfm_compress.runtime.answers.answer import Network
 from medfm_compress.runtime.bundle.bundle import Bundle
-from medfm_compress.runtime.bundle.manifest import Manifest, Variant
+from medfm_compress.runtime.bundle.manifest import NEAREST, Manifest, Variant
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import read_cpu, usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in_one_line, refusing
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from medfm_compress.runtime.class_activation import ClassActivation
     from medfm_compress.runtime.images.pixels import Pixels
+    from medfm_compress.runtime.nearest_cases import NearestCases
     from medfm_compress.runtime.typicality import TypicalityJudge
 
 Atypical = Literal["withhold", "flag"]
@@ -73,6 +74,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             finding is called where the map shows it anywhere, and its probability is the highest of a pixel's.
         columns: of a model that takes columns, where each came from: ``argument``, the keyword of a DICOM attribute,
             ``imputed`` or ``missing``. Their values are not kept.
+        is_score: of an anomaly: ``probabilities`` hold a score in [0, 1] that orders images, no probability of disease.
+        anomaly_map: of an anomaly, where the bundle gives one: float32 ``[H, W]`` at the image's own size, the logit of
+            the score at each place; NaN where the network did not see the image.
+        nearest: of an anomaly, where the bundle gives them: SHA-256 of the files of the training cases that the image
+            is most like, the most similar first.
     """
 
     probabilities: dict[str, float]
@@ -87,12 +93,21 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     not_reliable: str = ""
     segmentation: Segmentation | None = None
     columns: dict[str, str] = {}
+    is_score: bool = False
+    anomaly_map: NDArray[np.float32] | None = None
+    nearest: tuple[str, ...] = ()
 
     def row(self) -> dict[str, Any]:
-        """The prediction as JSON has it: of a segmentation numbers and no maps, of others nothing of it."""
-        row = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("segmentation", "columns")}
+        """The prediction as JSON has it: no maps, and of what is of one kind of task alone nothing for the others."""
+        row = {name: getattr(self, name) for name in self.__struct_fields__ if name not in _OF_ONE_KIND}
         row |= {"columns": self.columns} if self.columns else {}
+        if self.is_score:
+            row = {"scores" if name == "probabilities" else name: value for name, value in row.items()}
+            row |= {"nearest": self.nearest} if self.nearest else {}
         return row if self.segmentation is None else row | {"segmentation": self.segmentation.summary()}
+
+
+_OF_ONE_KIND = frozenset({"segmentation", "columns", "is_score", "anomaly_map", "nearest"})
 
 
 class NetworkInput(NamedTuple):
@@ -103,7 +118,7 @@ class NetworkInput(NamedTuple):
         spacing_mm: of the pixels before any resizing, where a DICOM file says it.
         examination: a mark that images of one DICOM study share, of no meaning outside this process.
         scores: finding → its probability, of an image that is not reliable as well.
-        activation: class activation maps of the same run, where the bundle gives them.
+        activation: class activation maps of the same run, or the anomaly map, where the bundle gives them.
         columns: column → float32 ``[1, width]``, what the network was given beside the tensor.
         given: columns as the caller gave them.
     """
@@ -182,6 +197,7 @@ class Engine:
         _check_columns(self.bundle)
         self.golden_error = _qualify(self.bundle, self.variant, session)
         self._judge = typicality_judge(self.bundle, self.variant)
+        self._nearest = nearest_cases(self.bundle)
         self._standing_flags = (
             *(() if self.verified else (UNVERIFIED_FLAG,)),
             *_trust_flags(self.bundle, self.variant),
@@ -277,6 +293,9 @@ class Engine:
             findings=answer.findings if given else {},
             label=answer.label if given else None,
             segmentation=answer.segmentation if given else None,
+            is_score=not self.task.gives_probabilities,
+            anomaly_map=answer.anomaly_map if given else None,
+            nearest=self._nearest_of(answer.outputs) if given else (),
             flags=(
                 *pixels.flags,
                 *kind_flags(pixels, spec.dicom),
@@ -322,14 +341,19 @@ class Engine:
         Raises:
             Refused, InputError: as of `logits`.
         """
-        return self._activation(self._run(inputs)) if self.manifest.cam is not None else None
+        return self._activation(self._run(inputs)) if self.manifest.place_map is not None else None
 
     def _activation(self, outputs: Mapping[str, NDArray[Any]]) -> ClassActivation | None:
-        if self.manifest.cam is None:
+        places = self.manifest.place_map
+        if places is None:
             return None
         from medfm_compress.runtime.class_activation import read_activation
 
-        return read_activation(outputs, self.manifest.cam, self._logits_of(outputs))
+        return read_activation(outputs, places, self._logits_of(outputs))
+
+    def _nearest_of(self, outputs: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+        """Hashes of the training cases that the network names; none where the bundle names none."""
+        return () if self._nearest is None else self._nearest.named(outputs[NEAREST])
 
     def _run_beside(
         self, columns: Mapping[str, NDArray[np.float32]], tensor: NDArray[np.float32]
@@ -438,6 +462,15 @@ def typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None
     from medfm_compress.runtime.typicality import TypicalityJudge
 
     return TypicalityJudge(bundle, variant)
+
+
+def nearest_cases(bundle: Bundle) -> NearestCases | None:
+    """Hashes of the training cases that it names; None where it names none. BundleRefused where they are damaged."""
+    if bundle.manifest.output(NEAREST) is None:
+        return None
+    from medfm_compress.runtime.nearest_cases import NearestCases
+
+    return NearestCases(bundle)
 
 
 def _qualify(bundle: Bundle, variant: Variant, session: Session) -> float:
