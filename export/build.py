@@ -70,8 +70,8 @@ class BundleDraft(msgspec.Struct, frozen=True, kw_only=True):
 
     Of the false-refusal rate see `Typicality`; where the study is too small for it, or it is 0, nothing is stored. With
     ``heat_map`` the network gives class activation maps as well, where it has any (see `cam_output`). Columns are what
-    the network takes beside the image, in the order of its inputs. ``nearest`` are hex SHA-256 of the training cases that
-    its output of that name numbers.
+    the network takes beside the image, in the order of its inputs. ``nearest`` are hex SHA-256 of the training cases
+    that its output of that name numbers.
     """
 
     name: str
