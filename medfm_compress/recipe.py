@@ -28,7 +28,7 @@ from medfm_compress.data.strict_yaml import MAX_YAML_BYTES, load_yaml
 from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.image_spec import MOST_OVERLAP, Blending, Colour, DicomRules
+from medfm_compress.runtime.image_spec import MOST_OVERLAP, Blending, Colour, DicomRules, FrameAggregation, Side
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
 
@@ -201,6 +201,12 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         dicom_view: view position of those files, e.g. ``PA``; without any, the model's own.
         dicom_body_part: of those files, e.g. ``CHEST``; without any, the model's own.
         dicom_laterality: of those files, ``R``, ``L``, ``U`` or ``B``; without any, the model's own.
+        dicom_orientation: directions of rows and columns in the patient that those files are turned to, e.g. ``LF``; a
+            file that does not say how it lies is refused. The study's DICOM files are turned likewise.
+        dicom_mirror_to: side of the body, ``R`` or ``L``; files of the other side are mirrored to look like it, and one
+            that does not say its side is refused. The study's DICOM files likewise.
+        dicom_frames: of a file with several frames, answer for all: the ``max`` or the ``mean`` of each finding's
+            probability over them, or an answer for ``each``; by default the model's own rule, else it is refused.
         min_spacing_mm: least distance of pixels of those files in mm; a file that does not say it is refused.
         max_spacing_mm: greatest distance of pixels of those files in mm; a file that does not say it is refused.
         min_side_px: shorter side that an image must have; by default the model's own.
@@ -224,6 +230,9 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     dicom_view: tuple[str, ...] = ()
     dicom_body_part: tuple[str, ...] = ()
     dicom_laterality: tuple[str, ...] = ()
+    dicom_orientation: Annotated[str, Meta(pattern="^([LRAPHF]{2})?$")] = ""
+    dicom_mirror_to: Side | None = None
+    dicom_frames: FrameAggregation | None = None
     min_spacing_mm: Annotated[float, Meta(gt=0, le=100)] | None = None
     max_spacing_mm: Annotated[float, Meta(gt=0, le=100)] | None = None
     min_side_px: Annotated[int, Meta(ge=1, le=65535)] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -22,7 +22,7 @@ from medfm_compress.runtime.bundle.manifest import NEAREST, Manifest, Variant
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import read_cpu, usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in_one_line, refusing
-from medfm_compress.runtime.fill_columns import Filled, Values, fill_columns, keywords_of
+from medfm_compress.runtime.fill_columns import Values, fill_columns, keywords_of
 from medfm_compress.runtime.heap import release_freed_memory
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
 from medfm_compress.runtime.segmentation.result import Segmentation
@@ -70,6 +70,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         model_digest: of the bundle.
         intended_use: as the bundle's maker declared it.
         elapsed_ms: from the source to this answer.
+        frame: which frame of several it is of, counted from 1; None where it is of the image.
+        frames: of how many frames it is, where it joins the answers for several.
         segmentation: of a segmentation, its label map and what follows from it; None where none is given. Then a
             finding is called where the map shows it anywhere, and its probability is the highest of a pixel's.
         columns: of a model that takes columns, where each came from: ``argument``, the keyword of a DICOM attribute,
@@ -92,6 +94,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     typicality: float | None = None
     not_reliable: str = ""
     segmentation: Segmentation | None = None
+    frame: int | None = None
+    frames: int | None = None
     columns: dict[str, str] = {}
     is_score: bool = False
     anomaly_map: NDArray[np.float32] | None = None
@@ -100,6 +104,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def row(self) -> dict[str, Any]:
         """The prediction as JSON has it: no maps, and of what is of one kind of task alone nothing for the others."""
         row = {name: getattr(self, name) for name in self.__struct_fields__ if name not in _OF_ONE_KIND}
+        row = {name: value for name, value in row.items() if name not in ("frame", "frames") or value is not None}
         row |= {"columns": self.columns} if self.columns else {}
         if self.is_score:
             row = {"scores" if name == "probabilities" else name: value for name, value in row.items()}
@@ -267,22 +272,71 @@ class Engine:
         start = time.perf_counter()
         if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
             self.check_trust()
-        pixels = read_image(source, self.manifest.image_spec.dicom, keywords_of(self.manifest.told))
-        given = columns or {}
-        filled = fill_columns(self.manifest.told, given, pixels.attributes)
-        prediction, seen = self._predict(
-            pixels, filled, start, withholds=atypical == "withhold", keep_probabilities=keep_probabilities
-        )
-        return prediction, seen._replace(columns=filled.inputs, given=given)
+        rules, withholds, given = self.manifest.image_spec.dicom, atypical == "withhold", columns or {}
+        if rules.frame_aggregation:
+            from medfm_compress.runtime.answers.frames import joined
+
+            frames = self._frames(source, given, withholds)
+            prediction, seen = joined(frames, rules.frame_aggregation, self.task)
+            return msgspec.structs.replace(prediction, elapsed_ms=(time.perf_counter() - start) * 1e3), seen
+        pixels = read_image(source, rules, keywords_of(self.columns))
+        return self._predict(pixels, given, start, withholds=withholds, keep_probabilities=keep_probabilities)
+
+    def predict_frames(
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        columns: Values | None = None,
+        atypical: Atypical = "withhold",
+    ) -> Iterator[Prediction]:
+        """A prediction for each frame in its order; see `predict_frames_with_input`."""
+        answers = self.predict_frames_with_input(source, columns=columns, atypical=atypical)
+        return (prediction for prediction, _ in answers)
+
+    def predict_frames_with_input(
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        columns: Values | None = None,
+        atypical: Atypical = "withhold",
+    ) -> Iterator[tuple[Prediction, NetworkInput]]:
+        """A prediction for each frame in its order, of a bundle whose rule is to answer for ``each``; see `predict`.
+
+        An image of one frame has one prediction. One frame is in memory at a time.
+
+        Raises:
+            InputError: the bundle has another rule.
+            ImageRefused, Refused: as of `predict`, of the first frame that cannot be read.
+        """
+        if self.manifest.image_spec.dicom.frame_aggregation != "each":
+            raise InputError("the bundle does not answer for each frame; use predict")
+        if atypical not in ("withhold", "flag"):
+            raise InputError(f"atypical is {atypical!r}; it must be 'withhold' or 'flag'")
+        if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
+            self.check_trust()
+        yield from self._frames(source, columns or {}, atypical == "withhold")
+
+    def _frames(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], given: Values, withholds: bool
+    ) -> Iterator[tuple[Prediction, NetworkInput]]:
+        from medfm_compress.runtime.read_image import read_frames
+
+        start = time.perf_counter()
+        rules, keywords = self.manifest.image_spec.dicom, keywords_of(self.columns)
+        for number, pixels in enumerate(read_frames(source, rules, keywords), 1):
+            prediction, seen = self._predict(pixels, given, start, withholds=withholds, keep_probabilities=False)
+            yield msgspec.structs.replace(prediction, frame=number), seen
+            start = time.perf_counter()
 
     def _predict(
-        self, pixels: Pixels, filled: Filled, start: float, *, withholds: bool, keep_probabilities: bool
+        self, pixels: Pixels, given: Values, start: float, *, withholds: bool, keep_probabilities: bool
     ) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.answers.table import ask_of
         from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.dicom.rules import kind_flags
 
         spec = self.manifest.image_spec
+        filled = fill_columns(self.columns, given, pixels.attributes)
         run = partial(self._run_beside, filled.inputs)
         network = Network(run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
         answer = ask_of(self.task)(network, pixels)
@@ -312,17 +366,12 @@ class Engine:
             elapsed_ms=(time.perf_counter() - start) * 1e3,
             columns=filled.sources,
         )
-        kept = answer.probabilities, self._activation(answer.outputs)
+        kept = answer.probabilities, self._activation(answer.outputs), filled.inputs, given
         return prediction, NetworkInput(answer.tensor, pixels.spacing_mm, pixels.examination, *kept)
 
     def inputs_of(self, source: str | Path | bytes | pydicom.Dataset, columns: Values | None = None) -> NetworkInputs:
-        """What the network is given for an image that is not tiled; arguments and errors as of `predict`."""
-        from medfm_compress.runtime.preprocess import preprocess
-        from medfm_compress.runtime.read_image import read_image
-
-        spec, told = self.manifest.image_spec, self.manifest.told
-        pixels = read_image(source, spec.dicom, keywords_of(told))
-        return with_columns(preprocess(pixels, spec), fill_columns(told, columns or {}, pixels.attributes).inputs)
+        """What the network is given for an image, of several frames that in which most was found; see `predict`."""
+        return self.predict_with_input(source, columns=columns, atypical="flag")[1].inputs
 
     def logits(self, inputs: NetworkInputs) -> NDArray[np.float32]:
         """Raw logits ``[1, labels]``, or a map a structure, of one preprocessed image ``[1, C, H, W]``, float32.

@@ -266,6 +266,7 @@ def _is_of_schema_4(variant: Variant) -> bool:
 
 _SINCE: tuple[tuple[int, Callable[[Manifest], bool]], ...] = (
     (8, lambda it: it.task.kind == "anomaly" or it.columns is not msgspec.UNSET),
+    (8, lambda it: it.image_spec.dicom.has_rules_of_schema_8),
     (7, lambda it: it.task.is_dense or it.image_spec.stain is not msgspec.UNSET or it.cam is not None),
     (6, lambda it: it.image_spec.dicom.has_later_rules),
     (5, lambda it: it.typicality is not msgspec.UNSET or it.release is not msgspec.UNSET),
