@@ -329,14 +329,14 @@ class Engine:
             start = time.perf_counter()
 
     def _predict(
-        self, pixels: Pixels, given: Values, start: float, *, withholds: bool, keep_probabilities: bool
+        self, pixels: Pixels, known: Values, start: float, *, withholds: bool, keep_probabilities: bool
     ) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.answers.table import ask_of
         from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.dicom.rules import kind_flags
 
         spec = self.manifest.image_spec
-        filled = fill_columns(self.columns, given, pixels.attributes)
+        filled = fill_columns(self.columns, known, pixels.attributes)
         run = partial(self._run_beside, filled.inputs)
         network = Network(run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
         answer = ask_of(self.task)(network, pixels)
@@ -366,7 +366,7 @@ class Engine:
             elapsed_ms=(time.perf_counter() - start) * 1e3,
             columns=filled.sources,
         )
-        kept = answer.probabilities, self._activation(answer.outputs), filled.inputs, given
+        kept = answer.probabilities, self._activation(answer.outputs), filled.inputs, known
         return prediction, NetworkInput(answer.tensor, pixels.spacing_mm, pixels.examination, *kept)
 
     def inputs_of(self, source: str | Path | bytes | pydicom.Dataset, columns: Values | None = None) -> NetworkInputs:
