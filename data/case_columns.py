@@ -96,9 +96,7 @@ def attributes_of_cases(study: Study, cases: Sequence[Case], keywords: Sequence[
     if not isinstance(source, Files) or not _has_dicom(study):
         return []
     paths = [source.root / case.image for case in cases]
-    return [
-        attributes_of(path, keywords) if is_dicom_file(path) else dict.fromkeys(keywords, "") for path in paths
-    ]
+    return [attributes_of(path, keywords) if is_dicom_file(path) else dict.fromkeys(keywords, "") for path in paths]
 
 
 def _of_header(study: Study, case: Case, column: Column) -> str:

@@ -116,7 +116,9 @@ def column_name(text: str) -> str:
 
 def _numbers(seen: _Seen) -> list[float] | None:
     """In years where they are ages; None where one is no number."""
-    unbounded = NumericColumn(name=column_name(seen.name), unit="years", minimum=-1e300, maximum=1e300, dicom=seen.dicom)
+    unbounded = NumericColumn(
+        name=column_name(seen.name), unit="years", minimum=-1e300, maximum=1e300, dicom=seen.dicom
+    )
     try:
         return [float(value) for text in seen.texts if (value := column_value(unbounded, text)) is not None]
     except InputError:

@@ -344,7 +344,9 @@ def resolved(recipe: Recipe, folder: Path) -> Recipe:
         return path(name) if name and Path(path(name)).exists() else name
 
     def started(step: Step) -> Step:
-        changed = {name: path(getattr(step, name)) for name in ("weights", "folder", "stain", "columns") if hasattr(step, name)}
+        changed = {
+            name: path(getattr(step, name)) for name in ("weights", "folder", "stain", "columns") if hasattr(step, name)
+        }
         more = {"more": tuple(map(path, step.more))} if hasattr(step, "more") else {}
         return replace(step, **changed, **more)
 

@@ -16,7 +16,6 @@ from medfm_compress.compress.networks.inputs import widths_of
 from medfm_compress.compress.networks.monai_networks import head_of
 from medfm_compress.compress.networks.smp_networks import ENCODER, HEAD
 
-
 FUSION = "fusion."
 """Of a network of images and columns: what joins them and gives the logits."""
 

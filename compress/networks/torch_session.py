@@ -56,7 +56,7 @@ class TorchSession:
         )
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Logits ``[n, labels]`` float32 of images ``[n, channels, height, width]`` and columns ``[n, width]``, float32.
+        """Logits ``[n, labels]`` of images ``[n, channels, height, width]`` and columns ``[n, width]``, all float32.
 
         They are copied to the host, which waits for the GPU.
         """

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from medfm_compress.compress.networks.features import is_encoder_decoder
-from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.networks.inputs import Columned, widths_of
+from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.teachers.structure_mapping import StructureMap, structure_map
 from medfm_compress.runtime.errors import ModelError

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from medfm_compress.compress.teachers.description import ASKED, Description, read_description
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.strict_json import convert
@@ -33,6 +34,7 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         intended_use: what its publisher says it is for; empty takes what its file says.
         arguments: of the constructor of a network of segmentation, beyond its name; those of ``architecture:`` in
             ``spec``.
+        columns: of an ``.onnx`` file with inputs beside the image: what each is, as it was trained.
     """
 
     source: str
@@ -44,6 +46,7 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     intended_use: str = ""
     outputs: Outputs = ""
     arguments: dict[str, Any] = {}
+    columns: tuple[Column, ...] = ()
 
     def given_spec(self) -> ImageSpec | None:
         """The `ImageSpec` that ``spec`` names; None where it names none.
@@ -69,6 +72,7 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             "licence": beside.licence,
             "intended_use": beside.intended_use,
             "arguments": beside.architecture.arguments,
+            "columns": beside.columns,
         }
         for name, value in said.items():
             if value and getattr(self, name) not in (value, type(value)()):

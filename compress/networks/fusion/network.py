@@ -129,7 +129,9 @@ def _embedding(module: nn.Module, shape: tuple[int, ...]) -> int:
             pooled = module.forward_head(inner, pre_logits=True)  # type: ignore[operator]
     except (AttributeError, TypeError, RuntimeError) as exc:
         first = (str(exc).splitlines() or [type(exc).__name__])[0]
-        raise ModelError(f"{type(module).__name__} gives no pooled embedding ({first}); give a network of timm") from None
+        raise ModelError(
+            f"{type(module).__name__} gives no pooled embedding ({first}); give a network of timm"
+        ) from None
     finally:
         module.train(training)
     if not isinstance(pooled, Tensor) or pooled.ndim != 2:
