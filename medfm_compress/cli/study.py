@@ -212,7 +212,7 @@ def columns(
 ) -> None:
     """Propose a file of columns: what a network can be given beside the image, from the table and DICOM headers.
 
-    Look at every line before you train with it ('finetune --columns'): ranges, categories, what a missing value becomes.
+    Look at every line before you train with it (--columns): ranges, categories, what a missing value becomes.
     """
     check_file_out(out, ".yaml", overwrite)
     from medfm_compress.data.column_proposal import propose_columns
