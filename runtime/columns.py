@@ -36,7 +36,7 @@ class NumericColumn(
 
     Attributes:
         name: of the study's column and of the network's input.
-        unit: that values are in, e.g. ``years``.
+        unit: that values are in, e.g. ``years``; it may stand behind a value that is text (``63 years``).
         minimum: smallest value that is accepted.
         maximum: largest one.
         mean: μ of the training cases, within the range.
@@ -56,6 +56,8 @@ class NumericColumn(
 
     def __post_init__(self) -> None:
         _check_names(self.name, self.dicom)
+        for field in ("minimum", "maximum", "mean", "standard_deviation"):  # 0 and 0.0 are one bundle, of one digest
+            msgspec.structs.force_setattr(self, field, float(getattr(self, field)))
         numbers = (self.minimum, self.maximum, self.mean, self.standard_deviation)
         if not all(map(math.isfinite, numbers)) or not self.minimum < self.maximum:
             raise InputError(
@@ -76,6 +78,11 @@ class NumericColumn(
         return f"{self.minimum:g} to {self.maximum:g} {self.unit}"
 
     @property
+    def imputes(self) -> str:
+        """What stands for a missing value that is imputed, in words."""
+        return f"{self.mean:g} {self.unit}"
+
+    @property
     def width(self) -> int:
         """Numbers that the network is given."""
         return 2 if self.missing == "category" else 1
@@ -89,7 +96,7 @@ class NumericColumn(
         if value is None:
             _check_may_be_missing(self.name, self.missing)
             return np.array([0, 1] if self.missing == "category" else [0], np.float32)
-        number = _number(self.name, value)
+        number = _number(self.name, value, self.unit)
         if not self.minimum <= number <= self.maximum:
             raise InputError(
                 f"{self.name} is {number:g} {self.unit}; the model takes {self.minimum:g} to {self.maximum:g}"
@@ -133,14 +140,20 @@ class CategoricalColumn(
                 "name one of the categories, else none"
             )
         strange = sorted(set(self.codes.values()) - set(self.categories))
-        if strange or (self.codes and not self.dicom):
+        if strange or (self.codes and not self.dicom) or len(self.codes) > MOST_CATEGORIES:
             what = f"codes for {strange[0]!r}, which is no category" if strange else "codes and no DICOM keyword"
+            what = what if len(self.codes) <= MOST_CATEGORIES else f"{len(self.codes)} codes"
             raise InputError(f"column {self.name!r} has {what}; codes say which category a DICOM value stands for")
 
     @property
     def allowed(self) -> str:
         """What a value may be, in words."""
         return f"one of {', '.join(self.categories)}"
+
+    @property
+    def imputes(self) -> str:
+        """What stands for a missing value that is imputed, in words."""
+        return self.imputed
 
     @property
     def width(self) -> int:
@@ -209,11 +222,18 @@ def _check_may_be_missing(name: str, missing: Missing) -> None:
         raise InputError(f"{name} is missing, and the model gives no answer without it; give its value")
 
 
-def _number(name: str, value: float | str) -> float:
+def without_unit(text: str, unit: str) -> str:
+    """``text`` without spaces around it and without ``unit``, if that stands behind a space at its end."""
+    number, _, behind = text.strip().partition(" ")
+    return number if behind.strip() == unit else text.strip()
+
+
+def _number(name: str, value: float | str, unit: str) -> float:
+    """In ``unit``, which may stand behind it."""
     try:
-        number = float(value)
+        number = float(without_unit(value, unit) if isinstance(value, str) else value)
     except ValueError:
-        raise InputError(f"{name} is {value!r}; give a number") from None
+        raise InputError(f"{name} is {value!r}; give a number, in {unit}") from None
     if not math.isfinite(number):
-        raise InputError(f"{name} is {value!r}; give a finite number")
+        raise InputError(f"{name} is {value!r}; give a finite number, in {unit}")
     return number

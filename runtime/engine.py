@@ -19,6 +19,7 @@ from medfm_compress.runtime import variant_selection as choice
 from medfm_compress.runtime.answers.answer import Network
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import read_cpu, usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in_one_line, refusing
 from medfm_compress.runtime.fill_columns import Filled, Values, fill_columns, keywords_of
@@ -194,6 +195,11 @@ class Engine:
     def manifest(self) -> Manifest:
         """The bundle's manifest."""
         return self.bundle.manifest
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the network takes beside the image; nothing of most."""
+        return self.manifest.told
 
     @property
     def standing_flags(self) -> tuple[str, ...]:

@@ -75,7 +75,8 @@ class OnnxGraph:
 
         A graph that takes ``[n, h, w, c]`` gets them so, and gives its maps so.
 
-        Columns of other names than the graph's are not read. Images go one at a time where the graph scales them by the largest of their batch, as dynamic quantization does.
+        Columns of other names than the graph's are not read. Images go one at a time where the graph scales them by
+        the largest of their batch, as dynamic quantization does.
         """
         fixed = self.shape[0]
         outputs = []

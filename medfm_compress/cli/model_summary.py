@@ -15,6 +15,7 @@ from medfm_compress.cli.next_command import print_next
 if TYPE_CHECKING:
     from medfm_compress.compress.networks.model import Model
     from medfm_compress.runtime.bundle.manifest import Manifest
+    from medfm_compress.runtime.columns import Column
     from medfm_compress.runtime.image_spec import ImageSpec
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -62,6 +63,13 @@ def dicom_in_words(spec: ImageSpec) -> str:
     if rules.window_number or rules.window_explanation:
         words.append(f"window {rules.window_number or rules.window_explanation}")
     return "; ".join(words)
+
+
+def column_in_words(column: Column) -> str:
+    """What a column is, where it comes from, and what becomes of a missing one."""
+    absent = {"refuse": "no answer without it", "impute": f"imputed as {column.imputes}", "category": "may be missing"}
+    source = f", from {column.dicom}" if column.dicom else ""
+    return f"{column.name}, {column.allowed}{source}; {absent[column.missing]}"
 
 
 def print_unlabelled(manifest: Manifest) -> None:

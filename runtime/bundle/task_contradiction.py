@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from medfm_compress.runtime.bundle.manifest import Manifest
@@ -39,7 +41,7 @@ def _tensor_contradiction(manifest: Manifest) -> str:
     return _cam_contradiction(manifest)
 
 
-def _in_words(inputs: list[tuple[str, tuple[int, ...]]]) -> str:
+def _in_words(inputs: Sequence[tuple[str, tuple[int, ...]]]) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in inputs) or "none"
 
 

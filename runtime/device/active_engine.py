@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.device.folder import DeviceFolder
 from medfm_compress.runtime.device.state import DeviceState, Installed
 from medfm_compress.runtime.engine import Atypical, Engine, NetworkInput, Prediction
@@ -110,6 +111,11 @@ class ActiveEngine:
     def task(self) -> Task:
         """What its outputs mean."""
         return self._engine.task
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What it takes beside the image."""
+        return self._engine.columns
 
     def predict(
         self,

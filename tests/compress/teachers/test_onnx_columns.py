@@ -70,7 +70,7 @@ def test_columns_that_are_not_the_file_s_inputs(tmp_path: Path, columns: tuple[C
 def test_two_inputs_of_one_name(tmp_path: Path) -> None:
     proto = onnx.load_model_from_string(tiny_columns.network())
     proto.graph.input[2].name = "age"
-    with pytest.raises(ModelError, match="two inputs called 'age'|[Dd]uplicate"):
+    with pytest.raises(ModelError, match=r"two inputs called 'age'|[Dd]uplicate"):
         open_onnx(source_of(tmp_path, proto.SerializeToString()), STUDY)
 
 
