@@ -78,7 +78,8 @@ def open_onnx(source: TeacherSource, study: Task, content: bytes | None = None) 
     source.refuse("weights")
     graph = OnnxGraph(source.source, content)
     spec = source.given_spec()
-    _check_columns(graph, source.columns)
+    columns = source.given_columns()
+    _check_columns(graph, columns)
     if graph.is_dense != study.is_dense:
         raise ModelError(_other_kind(graph.name, study))
     if spec is not None:
@@ -100,7 +101,7 @@ def open_onnx(source: TeacherSource, study: Task, content: bytes | None = None) 
         licence=source.licence,
         intended_use=source.intended_use,
         steps=(*_steps(graph, ending, source), *settled.steps),
-        columns=source.columns or msgspec.UNSET,
+        columns=columns or msgspec.UNSET,
     )
     teacher = OnnxTeacher(graph, card, ending, settled.label_map)
     check_steady(teacher)

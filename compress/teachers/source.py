@@ -34,7 +34,6 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         intended_use: what its publisher says it is for; empty takes what its file says.
         arguments: of the constructor of a network of segmentation, beyond its name; those of ``architecture:`` in
             ``spec``.
-        columns: of an ``.onnx`` file with inputs beside the image: what each is, as it was trained.
     """
 
     source: str
@@ -46,7 +45,6 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     intended_use: str = ""
     outputs: Outputs = ""
     arguments: dict[str, Any] = {}
-    columns: tuple[Column, ...] = ()
 
     def given_spec(self) -> ImageSpec | None:
         """The `ImageSpec` that ``spec`` names; None where it names none.
@@ -55,6 +53,14 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             ModelError: the file cannot be read, or is no spec.
         """
         return self._description().spec if self.spec else None
+
+    def given_columns(self) -> tuple[Column, ...]:
+        """What the inputs of an ``.onnx`` file beside the image are, as the file of ``spec`` says it; none without.
+
+        Raises:
+            ModelError: as `given_spec`.
+        """
+        return self._description().beside.columns if self.spec else ()
 
     def described(self) -> TeacherSource:
         """This source with what the file of ``spec`` says beside the preprocessing.
@@ -72,7 +78,6 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             "licence": beside.licence,
             "intended_use": beside.intended_use,
             "arguments": beside.architecture.arguments,
-            "columns": beside.columns,
         }
         for name, value in said.items():
             if value and getattr(self, name) not in (value, type(value)()):

@@ -79,7 +79,7 @@ def test_a_number_s_mean_is_not_guessed(tmp_path: Path) -> None:
     text = (tmp_path / "net.yaml").read_text().replace('"mean":50.0,', "")
     (tmp_path / "net.yaml").write_text(text)
     with pytest.raises(ModelError, match="does not say mean of the column 'age'"):
-        TeacherSource(source=str(tmp_path / "net.onnx"), spec=str(tmp_path / "net.yaml")).described()
+        TeacherSource(source=str(tmp_path / "net.onnx"), spec=str(tmp_path / "net.yaml")).given_columns()
 
 
 def test_columns_for_a_file_that_takes_none(tmp_path: Path) -> None:
