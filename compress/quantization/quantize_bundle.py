@@ -116,8 +116,7 @@ def quantize_bundle(
     check_labels(study, bundle.manifest.task)
     _source_variant(bundle)
     cpu, gpu = _by_device(options.targets)
-    _refuse_columns(bundle, gpu)
-    precisions = gpu_precisions(gpu)
+    precisions = gpu_precisions(gpu, bundle.manifest.told)
     variants = variants_of(bundle, cpu) if cpu or not gpu else ()
     cases = sample_cases(study, "train", options.samples, options.seed)
     if len(cases) < MIN_CALIBRATION_CASES:
@@ -146,15 +145,6 @@ def quantize_bundle(
         labelled=validation.labelled,
         calibration_images=tuple(case.image for case in cases),
     )
-
-
-def _refuse_columns(bundle: Bundle, gpu: Sequence[str]) -> None:
-    """Raises InputError where a network with columns is to become a variant of TensorRT."""
-    if gpu and bundle.manifest.told:
-        raise InputError(
-            f"{bundle.path.name} takes columns beside the image, and {gpu[0]} has the image alone; give targets of "
-            "openvino:cpu or onnxruntime:cpu"
-        )
 
 
 def _by_device(targets: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -188,7 +178,6 @@ def _calibrated(study: Study, cases: tuple[Case, ...], bundle: Bundle, progress:
 
 
 def _inputs(bundle: Bundle, study: Study, cases: Sequence[Case]) -> NetworkInputs:
-    """What the bundle's network is given of ``cases``."""
     return case_inputs(study, cases, bundle.manifest.image_spec, bundle.manifest.told)
 
 
