@@ -111,6 +111,6 @@ def widths_of(module: nn.Module) -> dict[str, int]:
 
 
 def example(module: nn.Module, images: Tensor) -> Inputs:
-    """``images`` ``[n, …]`` as what ``module`` can be called with, its columns all at one half: for shapes and tracing."""
+    """``images`` ``[n, …]`` and columns that are all one half: what ``module`` can be traced with."""
     widths = widths_of(module)
     return with_columns(images, {name: images.new_full((len(images), width), 0.5) for name, width in widths.items()})

@@ -74,8 +74,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         check_columns(self.told)
         if list(widths.items()) != list(told.items()):
             raise ModelError(
-                f"{self.name} is described with the columns {told or 'none'}, and its network takes {widths or 'none'}; "
-                "restore its card or train again"
+                f"{self.name} is described with the columns {told or 'none'}, and its network takes "
+                f"{widths or 'none'}; restore its card or train again"
             )
 
     @property
