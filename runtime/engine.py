@@ -104,15 +104,14 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def row(self) -> dict[str, Any]:
         """The prediction as JSON has it: no maps, and of what is of one kind of task alone nothing for the others."""
         row = {name: getattr(self, name) for name in self.__struct_fields__ if name not in _OF_ONE_KIND}
-        row = {name: value for name, value in row.items() if name not in ("frame", "frames") or value is not None}
-        row |= {"columns": self.columns} if self.columns else {}
+        row |= {name: value for name in ("columns", "frame", "frames") if (value := getattr(self, name))}
         if self.is_score:
             row = {"scores" if name == "probabilities" else name: value for name, value in row.items()}
             row |= {"nearest": self.nearest} if self.nearest else {}
         return row if self.segmentation is None else row | {"segmentation": self.segmentation.summary()}
 
 
-_OF_ONE_KIND = frozenset({"segmentation", "columns", "is_score", "anomaly_map", "nearest"})
+_OF_ONE_KIND = frozenset({"segmentation", "columns", "is_score", "anomaly_map", "nearest", "frame", "frames"})
 
 
 class NetworkInput(NamedTuple):
@@ -341,15 +340,15 @@ class Engine:
         network = Network(run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
         answer = ask_of(self.task)(network, pixels)
         typicality, not_reliable = self._judged(answer.outputs, answer.tensor)
-        given = not (not_reliable and withholds)
+        is_given = not (not_reliable and withholds)
         prediction = Prediction(
-            probabilities=answer.probabilities if given else {},
-            findings=answer.findings if given else {},
-            label=answer.label if given else None,
-            segmentation=answer.segmentation if given else None,
+            probabilities=answer.probabilities if is_given else {},
+            findings=answer.findings if is_given else {},
+            label=answer.label if is_given else None,
+            segmentation=answer.segmentation if is_given else None,
             is_score=not self.task.gives_probabilities,
-            anomaly_map=answer.anomaly_map if given else None,
-            nearest=self._nearest_of(answer.outputs) if given else (),
+            anomaly_map=answer.anomaly_map if is_given else None,
+            nearest=self._nearest_of(answer.outputs) if is_given else (),
             flags=(
                 *pixels.flags,
                 *kind_flags(pixels, spec.dicom),
@@ -366,8 +365,16 @@ class Engine:
             elapsed_ms=(time.perf_counter() - start) * 1e3,
             columns=filled.sources,
         )
-        kept = answer.probabilities, self._activation(answer.outputs), filled.inputs, known
-        return prediction, NetworkInput(answer.tensor, pixels.spacing_mm, pixels.examination, *kept)
+        seen = NetworkInput(
+            answer.tensor,
+            pixels.spacing_mm,
+            pixels.examination,
+            scores=answer.probabilities,
+            activation=self._activation(answer.outputs),
+            columns=filled.inputs,
+            given=known,
+        )
+        return prediction, seen
 
     def inputs_of(self, source: str | Path | bytes | pydicom.Dataset, columns: Values | None = None) -> NetworkInputs:
         """What the network is given for an image, of several frames that in which most was found; see `predict`."""

@@ -20,6 +20,7 @@ COMMANDS = (
     "export",
     "quantize",
     "bench",
+    "few_labels",
     "explain",
     "explain_difference",
     "gate",
