@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import InputError
 
+Value = float | str | None
+Values = Mapping[str, Value]
+"""Column → what it says; None, like a column that is left out, is a missing value."""
 Missing = Literal["refuse", "impute", "category"]
 """What becomes of a case without a value: no answer, the value of the training cases, or a category of its own."""
 MOST_COLUMNS, MOST_CATEGORIES = 64, 256
@@ -87,7 +90,7 @@ class NumericColumn(
         """Numbers that the network is given."""
         return 2 if self.missing == "category" else 1
 
-    def encoded(self, value: float | str | None) -> NDArray[np.float32]:
+    def encoded(self, value: Value) -> NDArray[np.float32]:
         """``[width]`` float32 of ``value``, in the column's unit; None where it is missing.
 
         Raises:
@@ -160,7 +163,7 @@ class CategoricalColumn(
         """Numbers that the network is given."""
         return len(self.categories) + (self.missing == "category")
 
-    def encoded(self, value: float | str | None) -> NDArray[np.float32]:
+    def encoded(self, value: Value) -> NDArray[np.float32]:
         """``[width]`` float32 of ``value``, one of the categories; None where it is missing.
 
         Raises:
@@ -193,9 +196,7 @@ def check_columns(columns: Sequence[Column]) -> None:
         raise InputError(f"{len(columns)} columns; a model takes at most {MOST_COLUMNS}")
 
 
-def encode_columns(
-    columns: Sequence[Column], values: Mapping[str, float | str | None]
-) -> dict[str, NDArray[np.float32]]:
+def encode_columns(columns: Sequence[Column], values: Values) -> dict[str, NDArray[np.float32]]:
     """Inputs of the network for one case: name → float32 ``[1, width]``; a column that ``values`` lacks is missing.
 
     Raises:

@@ -17,13 +17,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.columns import CategoricalColumn, Column, NumericColumn, encode_columns, without_unit
+from medfm_compress.runtime.columns import (
+    CategoricalColumn,
+    Column,
+    NumericColumn,
+    Value,
+    Values,
+    encode_columns,
+    without_unit,
+)
 from medfm_compress.runtime.dicom.attributes import AGE, AGE_UNITS, representation_of
 from medfm_compress.runtime.errors import ImageRefused, InputError
-
-Value = float | str | None
-Values = Mapping[str, Value]
-"""Column → what it says; None, like a column that is left out, is a missing value."""
 
 ARGUMENT, MISSING, IMPUTED = "argument", "missing", "imputed"
 _AGE = re.compile(r"(\d{1,3})([DWMY])")

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.columns import Column
+from medfm_compress.runtime.columns import Column, Values
 from medfm_compress.runtime.device.folder import DeviceFolder
 from medfm_compress.runtime.device.state import DeviceState, Installed
-from medfm_compress.runtime.engine import Atypical, Engine, NetworkInput, Prediction
+from medfm_compress.runtime.engine import Atypical, Engine
 from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, Refused, in_one_line
-from medfm_compress.runtime.fill_columns import Values
+from medfm_compress.runtime.prediction import NetworkInput, Prediction
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:

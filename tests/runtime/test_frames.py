@@ -8,9 +8,10 @@ import tiny_bundle as tiny
 from msgspec.structs import replace
 
 from medfm_compress.runtime.answers.frames import FRAMES_LEFT_OUT, joined
-from medfm_compress.runtime.engine import Engine, NetworkInput, Prediction
+from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.prediction import NetworkInput, Prediction
 from medfm_compress.runtime.read_image import read_frames, read_image
 from medfm_compress.runtime.task import Task
 from medfm_compress.runtime.tasks.table import rules_of

@@ -9,10 +9,10 @@ from released_bundle import as_release
 
 from medfm_compress.runtime import ActiveEngine, DeviceFolder, Engine
 from medfm_compress.runtime.device.options import DeviceOptions
-from medfm_compress.runtime.engine import Prediction
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.monitor.report import make_report
 from medfm_compress.runtime.monitor.shadow import SHIFT_EDGES, Shadow, ShadowRecord, compare, read_shadow
+from medfm_compress.runtime.prediction import Prediction
 from tests.helpers import tiny_columns
 from tests.helpers.tiny_columns import AGE, COLUMNS
 
