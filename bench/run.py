@@ -48,6 +48,7 @@ from medfm_compress.bench.render.html.page import render_html
 from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, Report, Speedup, save_report, teacher_beside
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.perturbation import MOVING
 from medfm_compress.bench.types.policy import Policy
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Case, Study
@@ -176,7 +177,7 @@ def evaluate_perturbed(
         altered = perturbed_study(study, perturbation, severity)
         with tempfile.TemporaryDirectory(dir=folders.temporary) as scratch:
             folder = Folders(Path(scratch), Path(scratch))
-            masks = MaskOptions(policy.masks)
+            masks = MaskOptions(policy.masks, fit=perturbation not in MOVING)
             evaluations = [evaluate_model(model, altered, cases, plan, folder, progress, masks) for model in models]
         bare = [msgspec.structs.replace(evaluation, subgroups={}) for evaluation in evaluations]
         tables.append(

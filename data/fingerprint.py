@@ -53,8 +53,9 @@ def study_fingerprint(study: Study) -> str:
     """
     hashes = content_hashes(study.source, [case.image for case in study.cases])
     rows = list(zip(map(_plain, study.cases), hashes, strict=True))
-    masks = {"masks": _mask_hashes(study)} if study.kind == "segmentation" else {}
-    return digest({"kind": study.kind, "labels": study.labels, "cases": rows} | masks)
+    own: dict[str, object] = {"masks": _mask_hashes(study)} if study.kind in ("segmentation", "anomaly") else {}
+    own |= {"normal": study.normal} if study.normal else {}
+    return digest({"kind": study.kind, "labels": study.labels, "cases": rows} | own)
 
 
 def _plain(case: Case) -> dict[str, object]:

@@ -72,6 +72,7 @@ def prepared_images(
         StudyError: an image cannot be read or prepared; names it.
         InputError: the cache cannot be written.
     """
+    _check_masks(cases, spec)
     source = with_rules(study.source, spec.dicom)
     names = [case.image for case in cases]
     shape = (len(names), *spec.shape[1:])
@@ -87,6 +88,15 @@ def prepared_images(
     with replacing(path) as temporary, temporary.open("w+b") as file:
         _write(file, shape, _batches(source, names, spec, progress))
     return NpyRows(path, shape[1])
+
+
+def _check_masks(cases: Sequence[Case], spec: ImageSpec) -> None:
+    """Masks lie on the pixels as they are stored, and a turned image would be held against the wrong ones."""
+    if spec.dicom.turns and any(any(case.masks) for case in cases):
+        raise StudyError(
+            "the model turns DICOM images (orientation, mirrored_to), and the study's masks lie on them as they are "
+            "stored; use a study without masks, or a model that turns nothing"
+        )
 
 
 def _write(file: BinaryIO, shape: tuple[int, ...], batches: Iterator[tuple[int, Prepared]]) -> None:

@@ -112,7 +112,7 @@ def write_table(study: Study, path: Path) -> None:
 
 
 def _label_columns(study: Study) -> list[str]:
-    if study.kind == "segmentation":
+    if study.kind in ("segmentation", "anomaly"):  # their labels are a subgroup
         return []
     return [PREFIX + label for label in study.labels] if study.independent else ["label"] * bool(study.labels)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.data.case_columns import case_columns
 from medfm_compress.data.prepared import prepared_images
-from medfm_compress.data.study import Case, Study
+from medfm_compress.data.study import Case, Study, check_normal
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -19,11 +19,12 @@ from medfm_compress.runtime.task import Task
 
 
 def check_labels(study: Study, task: Task) -> None:
-    """Labels of study and task must agree in kind, names and order.
+    """Labels of study and task must agree in kind, names and order; of an anomaly task, the normal ones too.
 
     Raises:
         StudyError: they do not.
     """
+    check_normal(study, task)
     if (study.kind, study.labels) != (task.kind, task.labels):
         raise StudyError(
             f"the model's labels are {task.kind} {task.labels}, those of {study.root.name} are {study.kind} "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from medfm_compress.export.module_outputs import EXTRA, LOGITS, named, output_names
 from medfm_compress.export.passes.features_output import FEATURES, features_output
 from medfm_compress.export.passes.pipeline import simplify
 from medfm_compress.export.quiet_exporter import quiet_exporter
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.task import Task
 
 INPUT = "image"
-OUTPUT = "logits"
+OUTPUT = LOGITS
 OPSET = 20  # the first with Gelu, which both engines have a kernel for
 
 
@@ -51,8 +52,9 @@ def export_onnx(
 ) -> Exported:
     """Export ``module`` with input ``image`` ``spec.shape`` and output ``logits`` as its task has it, float32.
 
-    A network with ``columns`` is called as ``module(image, *columns)``; each is an input of its own name.
-    With ``features`` the graph has a second output of that name, where there is one (see `features_output`).
+    A network with ``columns`` is called as ``module(image, *columns)``; each is an input of its own name. Further outputs
+    are those that it names (see `module_outputs`). With ``features`` the graph has one of that name behind the logits,
+    where there is one (see `features_output`).
 
     The module itself is left as it is: a float32 CPU copy in eval mode is traced.
 
@@ -101,7 +103,7 @@ def _check_output(module: nn.Module, example: tuple[Tensor, ...], task: Task, ex
 
     try:
         with torch.no_grad():
-            output = module(*example)
+            output = named(module, module(*example))[OUTPUT]
     except (RuntimeError, AssertionError, ValueError, TypeError) as exc:
         message = _one_line(exc)
         shapes = " and ".join(str(tuple(tensor.shape)) for tensor in example)
@@ -133,7 +135,7 @@ def _dynamo(module: nn.Module, example: tuple[Tensor, ...], names: list[str]) ->
         example,
         dynamo=True,
         input_names=names,
-        output_names=[OUTPUT],
+        output_names=list(output_names(module)),
         opset_version=OPSET,
         verbose=False,
         optimize=True,
@@ -152,7 +154,7 @@ def _torchscript(module: nn.Module, example: tuple[Tensor, ...], names: list[str
         buffer,  # type: ignore[arg-type]
         dynamo=False,
         input_names=names,
-        output_names=[OUTPUT],
+        output_names=list(output_names(module)),
         opset_version=OPSET,
         do_constant_folding=True,
     )
@@ -198,9 +200,10 @@ def _check_model(model: Any, spec: ImageSpec, columns: Sequence[Column]) -> None
     inputs = [(value.name, tuple(dim.dim_value for dim in _sides(value))) for value in model.graph.input]
     expected = [(INPUT, spec.shape), *((column.name, (1, column.width)) for column in columns)]
     outputs = [value.name for value in model.graph.output]
-    if inputs != expected or outputs not in ([OUTPUT], [OUTPUT, FEATURES]):
+    known = [OUTPUT, *(name for name in (FEATURES, *EXTRA) if name in outputs)]
+    if inputs != expected or outputs != known:
         raise ModelError(
-            f"the exported graph has the inputs {inputs} and the outputs {outputs}, not {expected} and {[OUTPUT]}"
+            f"the exported graph has the inputs {inputs} and the outputs {outputs}, not {expected} and {known}"
         )
     read = {name for node in model.graph.node for name in node.input}
     unread = [column.name for column in columns if column.name not in read]

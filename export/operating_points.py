@@ -30,14 +30,12 @@ def decide_on_validation(
     """Fit the temperature, then choose one operating point a finding on the calibrated scores.
 
     A multiclass task gets a temperature only, since it calls its most probable class; without validation cases it
-    keeps the one it has. Of a segmentation there is nothing to decide.
+    keeps the one it has.
 
     Raises:
         StudyError: no labelled validation case.
         InputError: an unknown rule, or a finding without positive or negative validation cases.
     """
-    if task.is_dense:
-        return Decided(task=task, line="nothing to decide: each pixel is what is most probable there")
     # Points that the task may already have are thresholds for other scores.
     undecided = msgspec.structs.replace(task, operating_points=())
     cases = tuple(case for case in study.split("val") if case.target)

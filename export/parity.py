@@ -13,9 +13,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.export.module_outputs import LOGITS, module_outputs
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.golden_cases import make_golden_inputs, relative_logit_error, run_goldens
-from medfm_compress.runtime.network_inputs import NetworkInputs, arguments_of, rows_of
+from medfm_compress.runtime.network_inputs import NetworkInputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,15 +110,5 @@ def module_logits(module: nn.Module) -> Logits:
 
     A copy in eval mode is run; the module keeps its mode, dtype and device.
     """
-    import copy
-
-    import torch
-
-    copied = copy.deepcopy(module).float().cpu().eval()
-
-    def logits(inputs: NetworkInputs) -> NDArray[Any]:
-        with torch.no_grad():
-            rows = [copied(*map(torch.from_numpy, arguments_of(case))).numpy() for case in rows_of(inputs)]
-        return np.concatenate(rows)
-
-    return logits
+    outputs = module_outputs(module)
+    return lambda inputs: outputs(inputs)[LOGITS]

@@ -10,7 +10,8 @@ most 64 and a quarter of n; σ² is the mean of the others (the maximum likeliho
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +30,7 @@ from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.network_inputs import feed, images_of, rows_of
 from medfm_compress.runtime.sessions.protocol import Session
+from medfm_compress.runtime.task import TaskKind
 from medfm_compress.runtime.threads import map_in_threads
 from medfm_compress.runtime.typicality import (
     Gaussian,
@@ -48,6 +50,12 @@ _MOST_DIRECTIONS = 64
 _UNIT = 0.95
 _CHUNK = 32
 _SMALLEST_UNIT = 1e-6
+_WITHOUT: Mapping[TaskKind, str] = MappingProxyType(
+    {
+        "segmentation": "a segmentation answers for pixels and has no row of features of an image",
+        "anomaly": "an anomaly score says itself how unlike the normal training images an image is",
+    }
+)
 _FLOOR = 1e-4  # of a variance, as a share of the mean one; float32 leaves a rest of 1e-7
 
 
@@ -75,8 +83,8 @@ def why_not(study: Study, rate: float) -> str:
     """Why the study is too small for typicality; empty where it is not."""
     if not rate:
         return "not asked for"
-    if study.kind == "segmentation":
-        return "a segmentation answers for pixels and has no row of features of an image"
+    if study.kind in _WITHOUT:
+        return _WITHOUT[study.kind]
     training, validation = len(study.split("train")), len(study.split("val"))
     if training < LEAST_TRAINING_CASES:
         return f"{training} training cases; at least {LEAST_TRAINING_CASES} are needed"

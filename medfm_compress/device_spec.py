@@ -46,20 +46,25 @@ def with_modalities(spec: ImageSpec, step: ExportStep, study: Study) -> ImageSpe
 
 
 def with_dicom_kind(spec: ImageSpec, step: ExportStep) -> ImageSpec:
-    """``spec`` with what was asked of classes, views, parts, sides, spacing and size, else its own.
+    """``spec`` with what was asked of classes, views, parts, sides, orientation, frames, spacing and size.
 
     Raises:
-        InputError: the least spacing is above the greatest.
+        InputError: the least spacing is above the greatest, or the orientation names one axis twice.
     """
     asked = {
         "sop_classes": step.dicom_sop_class,
         "view_positions": step.dicom_view,
         "body_parts": step.dicom_body_part,
         "lateralities": step.dicom_laterality,
+        "orientation": step.dicom_orientation,
+        "mirrored_to": step.dicom_mirror_to,
         "min_spacing_mm": step.min_spacing_mm,
         "max_spacing_mm": step.max_spacing_mm,
     }
-    rules = msgspec.structs.replace(spec.dicom, **{name: value for name, value in asked.items() if value})
+    given: dict[str, object] = {name: value for name, value in asked.items() if value}
+    if step.dicom_frames is not None:
+        given |= {"frame": "all", "frame_number": msgspec.UNSET, "frame_aggregation": step.dicom_frames}
+    rules = msgspec.structs.replace(spec.dicom, **given)
     return msgspec.structs.replace(spec, dicom=rules, min_side_px=step.min_side_px or spec.min_side_px)
 
 

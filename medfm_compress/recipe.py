@@ -15,6 +15,7 @@ from medfm_compress.bench.measure.load_scenario import Harness, LoadPlan, Scenar
 from medfm_compress.bench.types.operating_rule import parse_rule
 from medfm_compress.bench.types.target import TARGETS
 from medfm_compress.compress.distillation.options import Distillation
+from medfm_compress.compress.embedding.options import EmbeddingDistillation
 from medfm_compress.compress.losses.names import LabelLoss
 from medfm_compress.compress.networks.architecture import FusionMethod
 from medfm_compress.compress.networks.masking import Masking
@@ -27,7 +28,7 @@ from medfm_compress.data.strict_yaml import MAX_YAML_BYTES, load_yaml
 from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.image_spec import MOST_OVERLAP, Blending, Colour, DicomRules
+from medfm_compress.runtime.image_spec import MOST_OVERLAP, Blending, Colour, DicomRules, FrameAggregation, Side
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
 
@@ -62,6 +63,40 @@ class PretrainStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dicom: Annotated[DicomRules, RECIPE_ONLY] = DicomRules()
     training: TrainingConfig = TrainingConfig(epochs=100, batch_size=64, patience=0)
     masking: Masking = Masking()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class EmbedStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Teachers' features, and the small encoder that learns them.
+
+    Attributes:
+        teacher_weights: of a teacher that is a timm name, in the order of these: local safetensors, state dict or
+            backbone folder.
+        level: number of a teacher's feature map that is read, from 0; without any, those of strides 8 and 16.
+        student: timm name of the encoder's network.
+        weights: local safetensors, state dict or backbone folder of ``pretrain`` that the student starts from.
+        image_size: input of student and named teachers in pixels; that of a teacher's folder where there is one.
+        colour: of the images; without it, that of the study's first training image.
+        more: another study whose images are learned from.
+        licence: of the teachers' weights, where no folder says it.
+        intended_use: what their publisher says they are for, likewise.
+        training: how.
+        embedding: what is learned.
+    """
+
+    teacher_weights: tuple[str, ...] = ()
+    level: tuple[int, ...] = ()
+    student: str
+    weights: str = ""
+    image_size: Annotated[int, IMAGE_SIZE] = 224
+    colour: Colour | None = None
+    more: tuple[str, ...] = ()
+    licence: str = ""
+    intended_use: str = ""
+    training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=2e-3, patience=0)
+    embedding: EmbeddingDistillation = EmbeddingDistillation()
 
     def __post_init__(self) -> None:
         check(self)
@@ -157,7 +192,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What the bundle says of itself, and the rule of its operating points.
 
     Attributes:
-        rule: of the operating points, on validation cases: ``youden``, ``sensitivity>=0.95`` or ``specificity>=0.90``.
+        rule: of the operating points, on validation cases: ``youden``, ``sensitivity>=0.95``, ``specificity>=0.90`` or
+            ``false-alarm-rate<=0.05``; without it ``youden``, of an anomaly score a false-alarm rate of 0.05.
         intended_use: what the bundle is for, in one sentence.
         dicom_modality: of the DICOM files that the device may predict on, e.g. ``DX``; without any, the model's own,
             else those of the study's DICOM files.
@@ -165,6 +201,12 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         dicom_view: view position of those files, e.g. ``PA``; without any, the model's own.
         dicom_body_part: of those files, e.g. ``CHEST``; without any, the model's own.
         dicom_laterality: of those files, ``R``, ``L``, ``U`` or ``B``; without any, the model's own.
+        dicom_orientation: directions of rows and columns in the patient that those files are turned to, e.g. ``LF``; a
+            file that does not say how it lies is refused. The study's DICOM files are turned likewise.
+        dicom_mirror_to: side of the body, ``R`` or ``L``; files of the other side are mirrored to look like it, and one
+            that does not say its side is refused. The study's DICOM files likewise.
+        dicom_frames: of a file with several frames, answer for all: the ``max`` or the ``mean`` of each finding's
+            probability over them, or an answer for ``each``; by default the model's own rule, else it is refused.
         min_spacing_mm: least distance of pixels of those files in mm; a file that does not say it is refused.
         max_spacing_mm: greatest distance of pixels of those files in mm; a file that does not say it is refused.
         min_side_px: shorter side that an image must have; by default the model's own.
@@ -181,13 +223,16 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             at no run more; it is said where it has none. Off, variants are as they were.
     """
 
-    rule: str = "youden"
+    rule: str = ""
     intended_use: str = NOT_FOR_CLINICAL_USE
     dicom_modality: tuple[str, ...] = ()
     dicom_sop_class: tuple[str, ...] = ()
     dicom_view: tuple[str, ...] = ()
     dicom_body_part: tuple[str, ...] = ()
     dicom_laterality: tuple[str, ...] = ()
+    dicom_orientation: Annotated[str, Meta(pattern="^([LRAPHF]{2})?$")] = ""
+    dicom_mirror_to: Side | None = None
+    dicom_frames: FrameAggregation | None = None
     min_spacing_mm: Annotated[float, Meta(gt=0, le=100)] | None = None
     max_spacing_mm: Annotated[float, Meta(gt=0, le=100)] | None = None
     min_side_px: Annotated[int, Meta(ge=1, le=65535)] | None = None
@@ -200,7 +245,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     heat_map: bool = False
 
     def __post_init__(self) -> None:
-        parse_rule(self.rule)
+        if self.rule:
+            parse_rule(self.rule)
         if self.tile_overlap is None and (self.tile_blending != "gaussian" or self.tile_mm_per_px is not None):
             raise InputError("tile_blending and tile_mm_per_px go with tile_overlap; give it, e.g. 0.25")
         for name, tag, example in (

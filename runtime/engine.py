@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -18,11 +18,11 @@ from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime import variant_selection as choice
 from medfm_compress.runtime.answers.answer import Network
 from medfm_compress.runtime.bundle.bundle import Bundle
-from medfm_compress.runtime.bundle.manifest import Manifest, Variant
+from medfm_compress.runtime.bundle.manifest import NEAREST, Manifest, Variant
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import read_cpu, usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in_one_line, refusing
-from medfm_compress.runtime.fill_columns import Filled, Values, fill_columns, keywords_of
+from medfm_compress.runtime.fill_columns import Values, fill_columns, keywords_of
 from medfm_compress.runtime.heap import release_freed_memory
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
 from medfm_compress.runtime.segmentation.result import Segmentation
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from medfm_compress.runtime.class_activation import ClassActivation
     from medfm_compress.runtime.images.pixels import Pixels
+    from medfm_compress.runtime.nearest_cases import NearestCases
     from medfm_compress.runtime.typicality import TypicalityJudge
 
 Atypical = Literal["withhold", "flag"]
@@ -69,10 +70,17 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         model_digest: of the bundle.
         intended_use: as the bundle's maker declared it.
         elapsed_ms: from the source to this answer.
+        frame: which frame of several it is of, counted from 1; None where it is of the image.
+        frames: of how many frames it is, where it joins the answers for several.
         segmentation: of a segmentation, its label map and what follows from it; None where none is given. Then a
             finding is called where the map shows it anywhere, and its probability is the highest of a pixel's.
         columns: of a model that takes columns, where each came from: ``argument``, the keyword of a DICOM attribute,
             ``imputed`` or ``missing``. Their values are not kept.
+        is_score: of an anomaly: ``probabilities`` hold a score in [0, 1] that orders images, no probability of disease.
+        anomaly_map: of an anomaly, where the bundle gives one: float32 ``[H, W]`` at the image's own size, the logit of
+            the score at each place; NaN where the network did not see the image.
+        nearest: of an anomaly, where the bundle gives them: SHA-256 of the files of the training cases that the image
+            is most like, the most similar first.
     """
 
     probabilities: dict[str, float]
@@ -87,12 +95,23 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     not_reliable: str = ""
     segmentation: Segmentation | None = None
     columns: dict[str, str] = {}
+    is_score: bool = False
+    anomaly_map: NDArray[np.float32] | None = None
+    nearest: tuple[str, ...] = ()
+    frame: int | None = None
+    frames: int | None = None
 
     def row(self) -> dict[str, Any]:
-        """The prediction as JSON has it: of a segmentation numbers and no maps, of others nothing of it."""
-        row = {name: getattr(self, name) for name in self.__struct_fields__ if name not in ("segmentation", "columns")}
-        row |= {"columns": self.columns} if self.columns else {}
+        """The prediction as JSON has it: no maps, and of what is of one kind of task alone nothing for the others."""
+        row = {name: getattr(self, name) for name in self.__struct_fields__ if name not in _OF_ONE_KIND}
+        row |= {name: value for name in ("columns", "frame", "frames") if (value := getattr(self, name))}
+        if self.is_score:
+            row = {"scores" if name == "probabilities" else name: value for name, value in row.items()}
+            row |= {"nearest": self.nearest} if self.nearest else {}
         return row if self.segmentation is None else row | {"segmentation": self.segmentation.summary()}
+
+
+_OF_ONE_KIND = frozenset({"segmentation", "columns", "is_score", "anomaly_map", "nearest", "frame", "frames"})
 
 
 class NetworkInput(NamedTuple):
@@ -103,7 +122,7 @@ class NetworkInput(NamedTuple):
         spacing_mm: of the pixels before any resizing, where a DICOM file says it.
         examination: a mark that images of one DICOM study share, of no meaning outside this process.
         scores: finding → its probability, of an image that is not reliable as well.
-        activation: class activation maps of the same run, where the bundle gives them.
+        activation: class activation maps of the same run, or the anomaly map, where the bundle gives them.
         columns: column → float32 ``[1, width]``, what the network was given beside the tensor.
         given: columns as the caller gave them.
     """
@@ -182,6 +201,7 @@ class Engine:
         _check_columns(self.bundle)
         self.golden_error = _qualify(self.bundle, self.variant, session)
         self._judge = typicality_judge(self.bundle, self.variant)
+        self._nearest = nearest_cases(self.bundle)
         self._standing_flags = (
             *(() if self.verified else (UNVERIFIED_FLAG,)),
             *_trust_flags(self.bundle, self.variant),
@@ -251,32 +271,82 @@ class Engine:
         start = time.perf_counter()
         if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
             self.check_trust()
-        pixels = read_image(source, self.manifest.image_spec.dicom, keywords_of(self.manifest.told))
-        given = columns or {}
-        filled = fill_columns(self.manifest.told, given, pixels.attributes)
-        prediction, seen = self._predict(
-            pixels, filled, start, withholds=atypical == "withhold", keep_probabilities=keep_probabilities
-        )
-        return prediction, seen._replace(columns=filled.inputs, given=given)
+        rules, withholds, given = self.manifest.image_spec.dicom, atypical == "withhold", columns or {}
+        if rules.frame_aggregation:
+            from medfm_compress.runtime.answers.frames import joined
+
+            prediction, seen = joined(self._frames(source, withholds, given), rules.frame_aggregation, self.task)
+            return msgspec.structs.replace(prediction, elapsed_ms=(time.perf_counter() - start) * 1e3), seen
+        pixels = read_image(source, rules, keywords_of(self.manifest.told))
+        return self._predict(pixels, given, start, withholds=withholds, keep_probabilities=keep_probabilities)
+
+    def predict_frames(
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        columns: Values | None = None,
+        atypical: Atypical = "withhold",
+    ) -> Iterator[Prediction]:
+        """A prediction for each frame in its order; see `predict_frames_with_input`."""
+        answers = self.predict_frames_with_input(source, columns=columns, atypical=atypical)
+        return (prediction for prediction, _ in answers)
+
+    def predict_frames_with_input(
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        columns: Values | None = None,
+        atypical: Atypical = "withhold",
+    ) -> Iterator[tuple[Prediction, NetworkInput]]:
+        """A prediction for each frame in its order, of a bundle whose rule is to answer for ``each``; see `predict`.
+
+        An image of one frame has one prediction. One frame is in memory at a time.
+
+        Raises:
+            InputError: the bundle has another rule.
+            ImageRefused, Refused: as of `predict`, of the first frame that cannot be read.
+        """
+        if self.manifest.image_spec.dicom.frame_aggregation != "each":
+            raise InputError("the bundle does not answer for each frame; use predict")
+        if atypical not in ("withhold", "flag"):
+            raise InputError(f"atypical is {atypical!r}; it must be 'withhold' or 'flag'")
+        if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
+            self.check_trust()
+        yield from self._frames(source, atypical == "withhold", columns or {})
+
+    def _frames(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], withholds: bool, given: Values
+    ) -> Iterator[tuple[Prediction, NetworkInput]]:
+        from medfm_compress.runtime.read_image import read_frames
+
+        start, keywords = time.perf_counter(), keywords_of(self.manifest.told)
+        for number, pixels in enumerate(read_frames(source, self.manifest.image_spec.dicom, keywords), 1):
+            prediction, seen = self._predict(pixels, given, start, withholds=withholds, keep_probabilities=False)
+            yield msgspec.structs.replace(prediction, frame=number), seen
+            start = time.perf_counter()
 
     def _predict(
-        self, pixels: Pixels, filled: Filled, start: float, *, withholds: bool, keep_probabilities: bool
+        self, pixels: Pixels, given: Values, start: float, *, withholds: bool, keep_probabilities: bool
     ) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.answers.table import ask_of
         from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.dicom.rules import kind_flags
 
         spec = self.manifest.image_spec
+        filled = fill_columns(self.manifest.told, given, pixels.attributes)
         run = partial(self._run_beside, filled.inputs)
         network = Network(run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
         answer = ask_of(self.task)(network, pixels)
         typicality, not_reliable = self._judged(answer.outputs, answer.tensor)
-        given = not (not_reliable and withholds)
+        is_given = not (not_reliable and withholds)
         prediction = Prediction(
-            probabilities=answer.probabilities if given else {},
-            findings=answer.findings if given else {},
-            label=answer.label if given else None,
-            segmentation=answer.segmentation if given else None,
+            probabilities=answer.probabilities if is_given else {},
+            findings=answer.findings if is_given else {},
+            label=answer.label if is_given else None,
+            segmentation=answer.segmentation if is_given else None,
+            is_score=not self.task.gives_probabilities,
+            anomaly_map=answer.anomaly_map if is_given else None,
+            nearest=self._nearest_of(answer.outputs) if is_given else (),
             flags=(
                 *pixels.flags,
                 *kind_flags(pixels, spec.dicom),
@@ -293,8 +363,16 @@ class Engine:
             elapsed_ms=(time.perf_counter() - start) * 1e3,
             columns=filled.sources,
         )
-        kept = answer.probabilities, self._activation(answer.outputs)
-        return prediction, NetworkInput(answer.tensor, pixels.spacing_mm, pixels.examination, *kept)
+        seen = NetworkInput(
+            answer.tensor,
+            pixels.spacing_mm,
+            pixels.examination,
+            scores=answer.probabilities,
+            activation=self._activation(answer.outputs),
+            columns=filled.inputs,
+            given=given,
+        )
+        return prediction, seen
 
     def inputs_of(self, source: str | Path | bytes | pydicom.Dataset, columns: Values | None = None) -> NetworkInputs:
         """What the network is given for an image that is not tiled; arguments and errors as of `predict`."""
@@ -322,14 +400,19 @@ class Engine:
         Raises:
             Refused, InputError: as of `logits`.
         """
-        return self._activation(self._run(inputs)) if self.manifest.cam is not None else None
+        return self._activation(self._run(inputs)) if self.manifest.place_map is not None else None
 
     def _activation(self, outputs: Mapping[str, NDArray[Any]]) -> ClassActivation | None:
-        if self.manifest.cam is None:
+        places = self.manifest.place_map
+        if places is None:
             return None
         from medfm_compress.runtime.class_activation import read_activation
 
-        return read_activation(outputs, self.manifest.cam, self._logits_of(outputs))
+        return read_activation(outputs, places, self._logits_of(outputs))
+
+    def _nearest_of(self, outputs: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+        """Hashes of the training cases that the network names; none where the bundle names none."""
+        return () if self._nearest is None else self._nearest.named(outputs[NEAREST])
 
     def _run_beside(
         self, columns: Mapping[str, NDArray[np.float32]], tensor: NDArray[np.float32]
@@ -438,6 +521,15 @@ def typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None
     from medfm_compress.runtime.typicality import TypicalityJudge
 
     return TypicalityJudge(bundle, variant)
+
+
+def nearest_cases(bundle: Bundle) -> NearestCases | None:
+    """Hashes of the training cases that it names; None where it names none. BundleRefused where they are damaged."""
+    if bundle.manifest.output(NEAREST) is None:
+        return None
+    from medfm_compress.runtime.nearest_cases import NearestCases
+
+    return NearestCases(bundle)
 
 
 def _qualify(bundle: Bundle, variant: Variant, session: Session) -> float:

@@ -15,13 +15,19 @@ Filter = Literal["nearest", "bilinear", "bicubic"]
 Window = Literal["file", "full_range", "fixed"]
 Blending = Literal["gaussian", "constant"]
 ColourKind = Literal["grey", "colour"]
-FrameChoice = Literal["first", "middle", "numbered"]
+FrameChoice = Literal["first", "middle", "numbered", "all"]
+FrameAggregation = Literal["max", "mean", "each"]
+Side = Literal["L", "R"]
+
+AXES = {"L": 0, "R": 0, "A": 1, "P": 1, "H": 2, "F": 2}
+"""A direction in the patient and its axis (PS3.3 C.7.6.1.1.1)."""
 
 MAX_SIDE_PX = 4096
 _OF_PIXELS = (
     *("window", "window_center", "window_width", "window_number", "window_explanation"),
-    *("frame", "frame_number"),
+    *("frame", "frame_number", "frame_aggregation", "orientation", "mirrored_to"),
 )
+_OF_SCHEMA_8 = ("frame_aggregation", "orientation", "mirrored_to")
 _OF_SCHEMA_6 = (
     *("window_number", "window_explanation", "sop_classes", "lateralities", "min_spacing_mm", "max_spacing_mm"),
     *("frame", "frame_number"),
@@ -54,8 +60,14 @@ class DicomRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         min_spacing_mm: least distance of rows and of columns; a file that does not say it is refused.
         max_spacing_mm: greatest distance of rows and of columns; a file that does not say it is refused.
         frame: which frame of a multi-frame image is the image: the ``first``, the ``middle`` one (of an even number
-            the earlier), or that of ``frame_number``; absent, multi-frame images are refused.
+            the earlier), that of ``frame_number``, or ``all``, each by itself; absent, multi-frame images are refused.
         frame_number: counted from 1; only with ``numbered``.
+        frame_aggregation: what the answers for ``all`` frames become: the ``max`` or the ``mean`` of each finding's
+            probability, or one answer for ``each``; only with ``all``, which needs it.
+        orientation: directions of rows and columns in the patient that the network was made for, e.g. ``LF``; an image
+            that lies otherwise is turned, one that does not say how it lies is refused.
+        mirrored_to: images of the other side of the body are mirrored, so that all look like this one; an image that
+            does not say its side is refused.
     """
 
     modalities: tuple[str, ...] = ()
@@ -72,6 +84,9 @@ class DicomRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_spacing_mm: float | msgspec.UnsetType = msgspec.UNSET
     frame: FrameChoice | msgspec.UnsetType = msgspec.UNSET
     frame_number: int | msgspec.UnsetType = msgspec.UNSET
+    frame_aggregation: FrameAggregation | msgspec.UnsetType = msgspec.UNSET
+    orientation: str | msgspec.UnsetType = msgspec.UNSET
+    mirrored_to: Side | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         fixed = self.window == "fixed"
@@ -88,6 +103,14 @@ class DicomRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise InputError("window_number or window_explanation, one of them, goes with window 'file' alone")
         if (self.frame == "numbered") != (self.frame_number is not msgspec.UNSET):
             raise InputError("frame_number goes with frame 'numbered', and it needs one")
+        if (self.frame == "all") != (self.frame_aggregation is not msgspec.UNSET):
+            raise InputError("frame_aggregation goes with frame 'all', and it needs one: max, mean or each")
+        axes = [] if self.orientation is msgspec.UNSET else [AXES.get(letter) for letter in self.orientation]
+        if self.orientation is not msgspec.UNSET and (len(axes) != 2 or None in axes or axes[0] == axes[1]):
+            raise InputError(
+                f"orientation is {self.orientation!r}; write the directions of rows and of columns, two of L, R, A, P, "
+                "H and F on two axes, e.g. LF"
+            )
         for name, number in (("window_number", self.window_number), ("frame_number", self.frame_number)):
             if number is not msgspec.UNSET and number < 1:
                 raise InputError(f"{name} is {number}; the first is 1")
@@ -114,6 +137,16 @@ class DicomRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def has_later_rules(self) -> bool:
         """Whether a rule is set that bundles before schema 6 did not know."""
         return any(getattr(self, name) is not msgspec.UNSET for name in _OF_SCHEMA_6)
+
+    @property
+    def has_rules_of_schema_8(self) -> bool:
+        """Whether a rule is set that bundles before schema 8 did not know."""
+        return any(getattr(self, name) is not msgspec.UNSET for name in _OF_SCHEMA_8)
+
+    @property
+    def turns(self) -> bool:
+        """Whether an image may be turned or mirrored, so that its pixels lie otherwise than they are stored."""
+        return self.orientation is not msgspec.UNSET or self.mirrored_to is not msgspec.UNSET
 
     def for_pixels(self) -> DicomRules:
         """What of the rules decides the values of an image that is let in, without what decides who is let in."""

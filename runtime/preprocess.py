@@ -60,10 +60,16 @@ def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
     height, width = pixels.values.shape[:2]
     _check_size(height, width, spec)
     check_colour(pixels, spec)
-    planes = _stained([_resized(plane, spec) for plane in _planes(pixels, spec)], spec)
-    planes = [_centre(plane, spec.height_px, spec.width_px) for plane in planes]
-    stacked = np.stack(planes * (spec.channels // len(planes)))
-    return np.clip(stacked, 0.0, 1.0, out=stacked)
+    planes = _planes(pixels, spec)
+    result = np.empty(spec.shape[1:], np.float32)
+    if spec.stain:
+        for target, stained in zip(result, _stained([_resized(plane, spec) for plane in planes], spec), strict=True):
+            np.clip(_centre(stained, *target.shape), 0.0, 1.0, out=target)
+        return result
+    for target, plane in zip(result, planes, strict=False):
+        _fill(target, plane, spec)
+    result[len(planes) :] = result[0]  # a grey image
+    return result
 
 
 def normalise(prepared: NDArray[Any], spec: ImageSpec) -> FloatArray:
@@ -180,6 +186,13 @@ class _Plane(NamedTuple):
     low: float
     high: float
 
+    @property
+    def is_full_range(self) -> bool:
+        """Whether no value of it is outside [0, 1]; of a brightness it may be, by a rounding."""
+        values = self.values
+        whole = values.dtype.kind == "u" and values.ndim == 2
+        return whole and self.low == 0 and self.high == np.iinfo(values.dtype).max
+
     def rows(self, start: int, stop: int) -> FloatArray:
         """``[stop - start, W]``."""
         part = self.values[start:stop]
@@ -189,10 +202,18 @@ class _Plane(NamedTuple):
         luma: FloatArray = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
         return luma
 
-    def _scaled(self, part: NDArray[Any]) -> FloatArray:
+    def write(self, target: FloatArray) -> None:
+        """All rows to ``[H, W]``."""
+        if self.values.ndim == 2:
+            self._scaled(self.values, target)
+        else:
+            target[:] = self.rows(0, len(target))
+
+    def _scaled(self, part: NDArray[Any], target: FloatArray | None = None) -> FloatArray:
         # Divided, not multiplied by a reciprocal: x / 255 and (257 x) / 65535 are the same float32, so an 8-bit image
         # and its 16-bit copy give the same tensor.
-        scaled = part.astype(np.float32)
+        scaled = np.empty(part.shape, np.float32) if target is None else target
+        np.copyto(scaled, part)
         if self.low != 0:
             scaled -= np.float32(self.low)
         scaled /= np.float32(self.high - self.low)
@@ -213,6 +234,16 @@ def _stained(planes: list[FloatArray], spec: ImageSpec) -> list[FloatArray]:
     from medfm_compress.runtime.stain.table import normalise_stain
 
     return list(normalise_stain(np.stack(planes * (3 // len(planes))), spec.stain))
+
+
+def _fill(target: FloatArray, plane: _Plane, spec: ImageSpec) -> None:
+    """One channel of the network's input; of an image that has its size nothing is made but that."""
+    if plane.values.shape[:2] != target.shape or resized_size(*target.shape, spec) != target.shape:
+        np.clip(_centre(_resized(plane, spec), *target.shape), 0.0, 1.0, out=target)
+        return
+    plane.write(target)
+    if not plane.is_full_range:
+        np.clip(target, 0.0, 1.0, out=target)
 
 
 def _resized(plane: _Plane, spec: ImageSpec) -> FloatArray:

@@ -5,7 +5,7 @@ Whatever cannot be read with certainty is refused with one sentence that names t
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -51,6 +51,33 @@ def read_image(source: Source, rules: DicomRules = _ANY, attributes: Collection[
     from medfm_compress.runtime.dicom.read_dicom import read_dicom
 
     return read_dicom(source, rules, attributes)
+
+
+def read_frames(source: Source, rules: DicomRules, attributes: Collection[str] = ()) -> Iterator[Pixels]:
+    """Every frame of a DICOM image, each decoded when it is asked for; any other image itself.
+
+    Raises:
+        ImageRefused: as of :func:`read_image`, of the frame that is asked for.
+    """
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        data, name = read_limited(path), path.name
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        data, name = bytes(source), "image data"
+    elif isinstance(source, np.ndarray):
+        yield pixels_from_array(source)
+        return
+    else:
+        from medfm_compress.runtime.dicom.read_dicom import dataset_frames
+
+        yield from dataset_frames(source, rules, attributes)
+        return
+    if kind_of(data[:HEAD_BYTES]) != "dicom":
+        yield _decode(data, name, rules, attributes)
+        return
+    from medfm_compress.runtime.dicom.read_dicom import decoded_frames
+
+    yield from decoded_frames(data, name, rules, attributes)
 
 
 def is_image_file(path: str | Path) -> bool:

@@ -29,7 +29,7 @@ Rows = Callable[[int, int], NDArray[np.float32]]
 
 _UNIT = 2.0**-53
 _ROUNDINGS_OF_WEIGHTS = 32
-_OUTPUTS = 15  # of one product; the sixteenth column is the error bound
+_OUTPUTS = 7  # of one product; the eighth column is the error bound. More share fewer taps, and fewer fill no register
 # Of one product, in multiplications: below what OpenBLAS gives to several threads, which belong to the engine.
 _LARGEST_PRODUCT = 4 * 65_536
 _LEAST_FACTOR, _LEAST_PIXELS = 2.0, 1 << 19
@@ -48,6 +48,13 @@ class _Block(NamedTuple):
     right: int
     weights: NDArray[np.float64]
     taps: NDArray[np.float32]
+
+
+class _Room(NamedTuple):
+    """Where rows ``[step, old width]`` and their products ``[step, blocks, outputs + 1]`` are kept meanwhile."""
+
+    rows: NDArray[np.float64]
+    products: NDArray[np.float64]
 
 
 def is_worth_while(height: int, old_width: int, new_width: int) -> bool:
@@ -70,10 +77,11 @@ def shortened(rows: Rows, height: int, old_width: int, new_width: int) -> NDArra
     blocks = _blocks(old_width, new_width)
     result = np.empty((height, new_width), np.float32)
     widest = max(block.weights.size for block in blocks)
-    step = max(1, _LARGEST_PRODUCT // widest)
+    step = min(height, max(1, _LARGEST_PRODUCT // widest))
+    room = _Room(np.empty((step, old_width)), np.empty((step, len(blocks), _OUTPUTS + 1)))
     for start in range(0, height, step):
         given = rows(start, min(start + step, height))
-        low, high = _ends(given, blocks, new_width)
+        low, high = _ends(given, blocks, new_width, room)
         uncertain = np.flatnonzero(_differs(given, low, high, blocks).any(axis=1))
         if uncertain.size:
             low[uncertain] = _by_pillow(given[uncertain], new_width)
@@ -81,12 +89,16 @@ def shortened(rows: Rows, height: int, old_width: int, new_width: int) -> NDArra
     return result
 
 
-def _ends(given: NDArray[np.float32], blocks: tuple[_Block, ...], new_width: int) -> tuple[NDArray[np.float32], ...]:
+def _ends(
+    given: NDArray[np.float32], blocks: tuple[_Block, ...], new_width: int, room: _Room
+) -> tuple[NDArray[np.float32], ...]:
     """``p - e`` and ``p + e``, rounded; ``[rows, new_width]``."""
-    x = given.astype(np.float64)
-    products = np.stack([x[:, block.left : block.right] @ block.weights for block in blocks], axis=1)
+    x, products = room.rows[: len(given)], room.products[: len(given)]
+    np.copyto(x, given)
+    for at, block in enumerate(blocks):
+        np.matmul(x[:, block.left : block.right], block.weights, out=products[:, at])
     sums, errors = products[..., :-1], products[..., -1:]
-    low, high = ((sums + end).astype(np.float32) for end in (-errors, errors))
+    low, high = (end(sums, errors).astype(np.float32) for end in (np.subtract, np.add))
     return low.reshape(len(x), -1)[:, :new_width], high.reshape(len(x), -1)[:, :new_width]
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.mask_rules import MaskRules
-from medfm_compress.bench.types.metric import MASK_METRICS, UNBOUNDED
-from medfm_compress.data.study import Case, Study
+from medfm_compress.bench.types.metric import MASK_METRICS, PLACE_METRICS, UNBOUNDED
+from medfm_compress.data.study import Case, Study, check_normal
 from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError
@@ -43,7 +43,7 @@ class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         decisions: n rows of 0/1.
         clusters: one number a case; equal numbers are one patient.
         subgroups: column name → n values.
-        case_metrics: metric of masks → n rows of one value a finding, null where a case has none.
+        case_metrics: metric of masks or places → n rows of one value a finding, null where a case has none.
         mask_rules: by which those were computed.
         distance_unit: of their distances.
     """
@@ -152,8 +152,9 @@ def _check_values(evaluation: Evaluation) -> None:
 
 def _check_case_metrics(evaluation: Evaluation) -> None:
     name, shape = evaluation.name, evaluation.truth.shape
-    if evaluation.case_metrics and set(evaluation.case_metrics) != set(MASK_METRICS):
-        raise InputError(f"evaluation {name!r} has other metrics of masks than {', '.join(MASK_METRICS)}")
+    if set(evaluation.case_metrics) not in (set(), set(MASK_METRICS), set(PLACE_METRICS)):
+        known = f"{', '.join(MASK_METRICS)}, nor {', '.join(PLACE_METRICS)}"
+        raise InputError(f"evaluation {name!r} has metrics of cases that are neither {known}")
     for metric, values in evaluation.case_metrics.items():
         if values.shape != shape:
             raise InputError(f"{metric} of evaluation {name!r} has shape {values.shape}; cases by findings is {shape}")
@@ -261,6 +262,7 @@ def check_cases(study: Study, cases: tuple[Case, ...], task: Task) -> None:
 
     Raises:
         InputError: no cases, an unlabelled one, or labels that differ from the task's in name, order or kind.
+        StudyError: the study takes other labels for normal than the task.
     """
     if not cases:
         raise InputError("there are no cases to evaluate; choose a split that has some")
@@ -272,6 +274,7 @@ def check_cases(study: Study, cases: tuple[Case, ...], task: Task) -> None:
             f"the study is {study.kind} with labels {study.labels}, the model {task.kind} with {task.labels}; "
             "they must agree, in this order"
         )
+    check_normal(study, task)
 
 
 def _logits(session: Session, inputs: NetworkInputs, shape: tuple[int, ...]) -> NDArray[Any]:

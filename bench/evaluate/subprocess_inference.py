@@ -114,11 +114,20 @@ class _WorkerAnswers:
 
     def of_cases(self) -> Iterator[NDArray[Any]]:
         """Logits of so many cases at a time that they take bounded memory."""
+        yield from (logits for logits, _ in self._chunks(maps=""))
+
+    def with_maps(self) -> Iterator[tuple[NDArray[Any], NDArray[np.float32] | None]]:
+        """Likewise, with the anomaly maps of a model that gives them."""
+        yield from self._chunks(maps=str(self._folder / "maps.npy"))
+
+    def _chunks(self, maps: str) -> Iterator[tuple[NDArray[Any], NDArray[np.float32] | None]]:
         size = max(1, min(_CHUNK, _CHUNK_VALUES // int(np.prod(self._shape))))
         outputs = self._empty("logits.npy", (min(size, self._count), *self._shape))
         name = f"evaluate {self._model.name}"
         for start in counted(range(0, self._count, size), name, self._count, self._progress, size):
             stop = min(start + size, self._count)
+            if maps:
+                Path(maps).unlink(missing_ok=True)
             self._worker.ask(
                 Evaluate(
                     inputs=str(self._inputs.images),
@@ -127,9 +136,11 @@ class _WorkerAnswers:
                     start=start,
                     stop=stop,
                     first=start,
+                    maps=maps,
                 )
             )
-            yield np.load(outputs, allow_pickle=False)[: stop - start]
+            written = np.load(maps, allow_pickle=False) if maps and Path(maps).is_file() else None
+            yield np.load(outputs, allow_pickle=False)[: stop - start], written
 
     def of_input(self, values: NDArray[np.float32]) -> NDArray[Any]:
         """Logits of one input."""

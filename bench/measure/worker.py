@@ -27,6 +27,7 @@ from medfm_compress.bench.measure.load_scenario import Load, LoadOutcome, LoadPl
 from medfm_compress.bench.measure.onnx_io import OnnxGraph, inspect_onnx
 from medfm_compress.bench.measure.stopwatch import is_stable, timed_ms, without_collector
 from medfm_compress.bench.types.gpu_state import GpuState
+from medfm_compress.runtime.bundle.manifest import ANOMALY_MAP
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.fill_columns import fill_columns, keywords_of
@@ -86,6 +87,7 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Both are ``.npy`` files that exist: float32 ``[n, C, H, W]`` and float32 ``[k, …]``, logits of the task's shape.
     ``columns`` is an ``.npz`` file with float32 ``[n, width]`` of each column; empty for a network without.
+    Where ``maps`` names a file and the session gives anomaly maps, it is written: float32 ``[stop - start, h, w]``.
     """
 
     inputs: str
@@ -94,6 +96,7 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     start: int
     stop: int
     first: int = 0
+    maps: str = ""
 
 
 class Inspect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="inspect"):
@@ -321,13 +324,20 @@ class OpenedModel:
         inputs = np.load(request.inputs, mmap_mode="r", allow_pickle=False)
         logits = np.load(request.outputs, mmap_mode="r+", allow_pickle=False)
         columns = _columns_in(request.columns, [column.name for column in self._columns])
+        maps: list[NDArray[np.float32]] = []
         for row in range(request.start, request.stop):
             image = np.array(inputs[row : row + 1], dtype=np.float32)
-            found = self.run(with_columns(image, {name: rows[row : row + 1] for name, rows in columns.items()}))
+            case = with_columns(image, {name: rows[row : row + 1] for name, rows in columns.items()})
+            answers = self._session.run(feed(self._session.input_names, case))
+            found = answers[self._output]
+            if request.maps and ANOMALY_MAP in answers:
+                maps.append(np.asarray(answers[ANOMALY_MAP], np.float32)[0, 0])
             if found.shape != (1, *logits.shape[1:]):
                 raise InputError(f"the session gives logits {found.shape}; the task needs {(1, *logits.shape[1:])}")
             logits[row - request.first] = found[0]
         logits.flush()
+        if maps:
+            np.save(request.maps, np.stack(maps))
         return Reply(calls=request.stop - request.start)
 
 

@@ -113,11 +113,16 @@ class Model:
 
     def weights_sha256(self) -> str:
         """Hex sha256 over names, shapes and float32 bytes of all parameters and buffers."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(_tensors(self.module).items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
+        return sha256_of(self.module)
+
+
+def sha256_of(module: nn.Module) -> str:
+    """Hex sha256 over names, shapes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(module).items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def create_module(architecture: Architecture) -> nn.Module:

@@ -119,7 +119,7 @@ def settle(name: str, outputs: int, known: Labelled, source: TeacherSource, stud
     label_map: OutputsMap = LabelMap(groups, theirs, outputs == 1 and len(theirs) == 2, known.temperature)
     if study.is_dense:
         label_map = structure_map(groups, theirs)
-    task = Task(kind=study.kind, labels=study.labels, temperature=known.temperature)
+    task = Task(kind=study.kind, labels=study.labels, temperature=known.temperature, normal=study.normal)
     steps = (_describe(name, theirs, groups, study),) if label_map.changes(outputs) else ()
     return Settled(label_map if label_map.changes(outputs) else None, task, steps)
 

@@ -18,7 +18,7 @@ from medfm_compress.compress.training.job import Columns, Images
 from medfm_compress.data.case_columns import case_columns, columns_digest
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.prepared_masks import prepared_masks
-from medfm_compress.data.study import Case, Study
+from medfm_compress.data.study import Case, Study, check_normal
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -138,7 +138,7 @@ def columns_identity(groups: Sequence[tuple[Study, tuple[Case, ...]]], columns: 
 
 def task_of(study: Study) -> Task:
     """The task that a study's label columns imply."""
-    return Task(kind=study.kind, labels=study.labels)
+    return study.task
 
 
 def check_labels(study: Study, task: Task, name: str) -> None:
@@ -147,6 +147,7 @@ def check_labels(study: Study, task: Task, name: str) -> None:
     Raises:
         StudyError: they differ.
     """
+    check_normal(study, task)
     if (study.kind, study.labels) != (task.kind, task.labels):
         raise StudyError(
             f"{name} knows {task.kind} {task.labels}, but {study.root} has {study.kind} {study.labels}; use one label "

@@ -38,6 +38,10 @@ class HeatMapFolder:
                 f"{bundle.path.name} gives no heat map; export the model with --heat-map, which says whether it has "
                 "one, or look at it with 'medfm-compress view', which needs none"
             )
+        if bundle.manifest.image_spec.dicom.frame == "all":
+            raise InputError(
+                f"{bundle.path.name} answers for all frames of an image, and a heat map is of one; leave --heatmap out"
+            )
         if folder == Path():
             raise InputError("--heatmap is empty or '.'; give the path of a new or empty folder")
         try:

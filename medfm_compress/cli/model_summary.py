@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from medfm_compress.compress.networks.model import Model
     from medfm_compress.runtime.bundle.manifest import Manifest
     from medfm_compress.runtime.columns import Column
-    from medfm_compress.runtime.image_spec import ImageSpec
+    from medfm_compress.runtime.image_spec import DicomRules, ImageSpec
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -56,10 +56,12 @@ def dicom_in_words(spec: ImageSpec) -> str:
     ]
     if (low, high) != (0, math.inf):
         words.append(f"spacing {low:g} mm and more" if high == math.inf else f"spacing {low:g} to {high:g} mm")
+    if rules.orientation:
+        words.append(f"turned so that rows and columns run to {rules.orientation}")
+    if rules.mirrored_to:
+        words.append(f"mirrored to side {rules.mirrored_to}")
     if rules.frame:
-        words.append(
-            f"of several frames {rules.frame if rules.frame != 'numbered' else f'number {rules.frame_number}'}"
-        )
+        words.append(f"of several frames {_frame_in_words(rules)}")
     if rules.window_number or rules.window_explanation:
         words.append(f"window {rules.window_number or rules.window_explanation}")
     return "; ".join(words)
@@ -70,6 +72,12 @@ def column_in_words(column: Column) -> str:
     absent = {"refuse": "no answer without it", "impute": f"imputed as {column.imputes}", "category": "may be missing"}
     source = f", from {column.dicom}" if column.dicom else ""
     return f"{column.name}, {column.allowed}{source}; {absent[column.missing]}"
+
+
+def _frame_in_words(rules: DicomRules) -> str:
+    if rules.frame == "all":
+        return "an answer for each" if rules.frame_aggregation == "each" else f"the {rules.frame_aggregation} of all"
+    return f"number {rules.frame_number}" if rules.frame == "numbered" else str(rules.frame)
 
 
 def print_unlabelled(manifest: Manifest) -> None:

@@ -21,7 +21,7 @@ _CALLED = {True: "called", False: "not called", None: "no operating point"}
 
 def as_line(image: Path, outcome: Prediction | MedfmError | str) -> str:
     """``chest.dcm: opacity 0.913 (called)``."""
-    return f"{image.name}: {_in_words(outcome, _findings)}"
+    return f"{image.name}{_frame(outcome)}: {_in_words(outcome, _findings)}"
 
 
 class Rows:
@@ -42,7 +42,7 @@ class Rows:
     def row(self, image: Path, outcome: Prediction | MedfmError | str) -> str:
         """The row of an image: what was predicted, why it was refused, or why it was skipped."""
         text = _in_words(outcome, self._cells if self._columns else _findings)
-        return f"{image!s:{self._image}}  {text}"
+        return f"{f'{image}{_frame(outcome)}':{self._image}}  {text}"
 
     def _cells(self, outcome: Prediction) -> str:
         cells = (
@@ -50,6 +50,11 @@ class Rows:
             for name, width in self._columns.items()
         )
         return "  ".join(cells).rstrip()
+
+
+def _frame(outcome: Prediction | MedfmError | str) -> str:
+    number = None if isinstance(outcome, (str, MedfmError)) else outcome.frame
+    return "" if number is None else f", frame {number}"
 
 
 def _in_words(outcome: Prediction | MedfmError | str, predicted: Callable[[Prediction], str]) -> str:

@@ -154,10 +154,29 @@ class _Predictor(NamedTuple):
     drawing: HeatMapFolder | None
     told: GivenColumns
 
-    def __call__(self, image: Path) -> tuple[Outcome, Written]:
-        """The prediction and the files that were written of it; an error is what it was refused for."""
+    def __call__(self, image: Path) -> Iterator[tuple[Outcome, Written]]:
+        """Each prediction and the files that were written of it; an error is what it was refused for."""
         if is_folder(image):  # others were entered
-            return InputError("the folder cannot be listed; make it readable"), {}
+            yield InputError("the folder cannot be listed; make it readable"), {}
+        elif self._answers_for_each_frame:
+            yield from self._frames(image)
+        else:
+            yield self._image(image)
+
+    @property
+    def _answers_for_each_frame(self) -> bool:
+        from medfm_compress.runtime.page.reading import current
+
+        return current(self.engine).manifest.image_spec.dicom.frame_aggregation == "each"
+
+    def _frames(self, image: Path) -> Iterator[tuple[Outcome, Written]]:
+        try:
+            for prediction in self.engine.predict_frames(image, atypical=self.atypical):
+                yield prediction, {}
+        except MedfmError as exc:
+            yield exc, {}
+
+    def _image(self, image: Path) -> tuple[Outcome, Written]:
         try:
             prediction, seen = self.engine.predict_with_input(
                 image,
@@ -172,17 +191,18 @@ class _Predictor(NamedTuple):
 
 
 def _outcomes(predict: _Predictor, images: list[Path]) -> Iterator[tuple[Path, tuple[Outcome, Written]]]:
-    """Every file with its outcome; last, every folder without an image."""
+    """Every file with its outcome, of several frames that of each; last, every folder without an image."""
     empty = []
     for image in images:
         if not is_folder(image):
-            yield image, predict(image)
+            yield from ((image, outcome) for outcome in predict(image))
             continue
         found = False
         for path in find_files(image):
             reason = why_no_image(path)
             found = found or not reason
-            yield path, (reason, {}) if reason else predict(path)
+            outcomes = iter([(reason, {})]) if reason else predict(path)
+            yield from ((path, outcome) for outcome in outcomes)
         empty += [] if found else [image]
     for folder in empty:
         error = InputError("the folder holds no image; give one with DICOM, PNG, JPEG, TIFF or BMP files")

@@ -26,16 +26,24 @@ def classify(network: Network, pixels: Pixels) -> Answer:
         tensor=tensor,
         outputs=outputs,
         probabilities=dict(zip(task.findings, scores[0].tolist(), strict=True)),
-        findings=_called(scores, task),
-        label=task.labels[int(scores[0].argmax())] if task.kind == "multiclass" else None,
+        findings=called(scores, task),
+        label=label_of(scores, task),
     )
 
 
-def _called(scores: NDArray[np.float64], task: Task) -> dict[str, bool | None]:
-    """Decision for each finding; None for one without an operating point (a multiclass argmax needs none)."""
+def label_of(scores: NDArray[np.float64], task: Task) -> str | None:
+    """The most probable class of a multiclass task by ``scores`` ``[1, findings]``, else None."""
+    return task.labels[int(scores[0].argmax())] if task.kind == "multiclass" else None
+
+
+def called(scores: NDArray[np.float64], task: Task) -> dict[str, bool | None]:
+    """Decision for each finding by ``scores`` ``[1, findings]``.
+
+    None for one without an operating point (a multiclass argmax needs none).
+    """
     pointed = {point.label for point in task.operating_points}
-    called = decisions(scores, task)[0]
+    decided = decisions(scores, task)[0]
     return {
         finding: bool(value) if finding in pointed or task.kind == "multiclass" else None
-        for finding, value in zip(task.findings, called, strict=True)
+        for finding, value in zip(task.findings, decided, strict=True)
     }

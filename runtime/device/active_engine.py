@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -148,13 +148,34 @@ class ActiveEngine:
         except InputError:  # of the caller, not of the bundle
             raise
         except Exception as exc:
-            error = exc
-            self._tell(lambda observer: observer.refused(source, error))
-            self._count(refused=True)
+            self._note_refusal(source, exc)
             raise
+        self._note(source, prediction, seen)
+        return prediction, seen
+
+    def _note(self, source: Any, prediction: Prediction, seen: NetworkInput) -> None:
         self._tell(lambda observer: observer.predicted(source, prediction, seen))
         self._count(refused=not prediction.probabilities)  # withheld: a bundle that finds every image unlike is bad too
-        return prediction, seen
+
+    def _note_refusal(self, source: Any, error: Exception) -> None:
+        self._tell(lambda observer: observer.refused(source, error))
+        self._count(refused=True)
+
+    def predict_frames(
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+    ) -> Iterator[Prediction]:
+        """`Engine.predict_frames`, each counted while the bundle is on trial."""
+        self._follow()
+        self._replay_if_due()
+        try:
+            for prediction, seen in self._engine.predict_frames_with_input(source, atypical=atypical):
+                self._note(source, prediction, seen)
+                yield prediction
+        except InputError:  # of the caller, not of the bundle
+            raise
+        except Exception as exc:
+            self._note_refusal(source, exc)
+            raise
 
     def replay_goldens(self) -> float:
         """Replay all golden cases now; the relative logit error.

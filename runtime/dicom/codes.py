@@ -81,5 +81,5 @@ def looked_up(table: NDArray[np.uint16], codes: NDArray[Any]) -> NDArray[np.uint
         part = given[start : start + _AT_ONCE]
         np.copyto(indices[: part.size], part)
         # "clip", since numpy gives up its output buffer for "raise"; no code is beyond the table.
-        np.take(table, indices[: part.size], out=found[start : start + part.size], mode="clip")
+        table.take(indices[: part.size], out=found[start : start + part.size], mode="clip")
     return entries

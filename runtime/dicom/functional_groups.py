@@ -1,8 +1,9 @@
 """Functional groups of enhanced multi-frame objects: the attributes of one frame, put where a single frame has them.
 
 Sources: PS3.3 C.7.6.16.1.1 and C.7.6.16.1.2 (a macro stands in the shared groups or in those of every frame, never in
-both), C.7.6.16.2.1 (Pixel Measures), C.7.6.16.2.8 (Frame Anatomy), C.7.6.16.2.9 (Pixel Value Transformation),
-C.7.6.16.2.10 (Frame VOI LUT). Real World Value Mapping is for measuring and not for display, and is not applied.
+both), C.7.6.16.2.1 (Pixel Measures), C.7.6.16.2.4 (Plane Orientation), C.7.6.16.2.8 (Frame Anatomy), C.7.6.16.2.9
+(Pixel Value Transformation), C.7.6.16.2.10 (Frame VOI LUT), C.7.6.16.2.15 (Patient Orientation in Frame). Real World
+Value Mapping is for measuring and not for display, and is not applied.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _SHARED, _PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 _MACROS = {
     "PixelMeasuresSequence": ("PixelSpacing",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PatientOrientationInFrameSequence": ("PatientOrientation",),
     "FrameAnatomySequence": ("FrameLaterality",),
     "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope"),
     "FrameVOILUTSequence": (

@@ -39,25 +39,49 @@ def chosen_frame(ds: Dataset, rules: DicomRules, name: str) -> Frame:
         ImageRefused: there are several and no rule, there is none of that number, or the object is an enhanced one and
             there is no rule.
     """
+    if rules.frame is not msgspec.UNSET:
+        return _named_frame(frame_count(ds, name), rules, name)
     frames = whole_number(ds, "NumberOfFrames", name, default=1)
-    if rules.frame is msgspec.UNSET:
-        if frames != 1:
-            raise ImageRefused(
-                f"{name}: {frames} frames, a multi-frame object or 3-D volume, out of scope; give one frame, or a "
-                "model with a frame rule"
-            )
-        if has_groups(ds):
-            raise ImageRefused(
-                f"{name}: an enhanced multi-frame object, out of scope; give a classic single-frame image, or a model "
-                "with a frame rule"
-            )
-        return Frame(1, 1)
-    if frames < 1:
-        raise ImageRefused(f"{name}: its Number of Frames is {frames}; export it again")
-    number = {"first": 1, "middle": (frames + 1) // 2}.get(rules.frame, rules.frame_number or 1)
+    if frames != 1:
+        raise ImageRefused(
+            f"{name}: {frames} frames, a multi-frame object or 3-D volume, out of scope; give one frame, or a model "
+            "with a frame rule"
+        )
+    if has_groups(ds):
+        raise ImageRefused(
+            f"{name}: an enhanced multi-frame object, out of scope; give a classic single-frame image, or a model with "
+            "a frame rule"
+        )
+    return Frame(1, 1)
+
+
+def _named_frame(frames: int, rules: DicomRules, name: str) -> Frame:
+    if rules.frame == "all" and frames > 1:
+        raise ImageRefused(
+            f"{name}: {frames} frames, and one image is needed here; this network answers for all of them when it "
+            "predicts"
+        )
+    number = {"first": 1, "all": 1, "middle": (frames + 1) // 2}.get(str(rules.frame), rules.frame_number or 1)
     if number > frames:
         raise ImageRefused(f"{name}: has {frames} frames, and this network was made for frame {number}")
     return Frame(number, frames)
+
+
+def frame_count(ds: Dataset, name: str) -> int:
+    """Number of Frames, 1 where it is absent.
+
+    Raises:
+        ImageRefused: it is no number, or below 1.
+    """
+    frames = whole_number(ds, "NumberOfFrames", name, default=1)
+    if frames < 1:
+        raise ImageRefused(f"{name}: its Number of Frames is {frames}; export it again")
+    return frames
+
+
+def numbered(rules: DicomRules, number: int) -> DicomRules:
+    """``rules`` for one frame of those that they all take."""
+    return msgspec.structs.replace(rules, frame="numbered", frame_number=number, frame_aggregation=msgspec.UNSET)
 
 
 def with_attributes_of(ds: Dataset, frame: Frame, name: str) -> Dataset:

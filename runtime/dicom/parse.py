@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from medfm_compress.runtime.dicom.overlays import OVERLAY_TAGS
@@ -20,6 +21,7 @@ from medfm_compress.runtime.images.size_limits import MAX_DECODED_BYTES
 if TYPE_CHECKING:
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
+    from pydicom.tag import BaseTag
 
 MAX_INFLATED_BYTES = MAX_DECODED_BYTES + 16 * 1024**2  # the largest image, and its other attributes
 MAX_SMALL_READS = 500_000  # two or three to an element or item; a single-frame image has hundreds
@@ -34,6 +36,7 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 _KEYWORDS = (
     *("SOPClassUID", "Modality", "PresentationIntentType", "ViewPosition", "BodyPartExamined", "NumberOfFrames"),
     *("StudyInstanceUID", "ImageLaterality", "FrameLaterality", "Laterality"),
+    *("PatientOrientation", "ImageOrientationPatient"),
     *("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "BurnedInAnnotation"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns"),
@@ -126,30 +129,51 @@ def _checked(data: bytes, name: str, keywords: Sequence[Any] | None) -> Dataset:
 
 def _parsed(data: bytes, name: str, keywords: Sequence[Any] | None) -> Dataset:
     """The attributes of ``keywords``; all that stand before the pixels where it is None."""
-    from pydicom import dcmread
-    from pydicom.filereader import read_dataset
-    from pydicom.tag import Tag
+    from pydicom.filereader import read_dataset, read_partial
 
+    tags = list(_tags(tuple(keywords))) if keywords else None
     deflated_at, meta = _file_meta(data, name)
-    before_pixels = None if keywords else lambda tag, _vr, _length: tag >= _FIRST_PIXEL_TAG
+    stop = _Once(tags, name) if tags else _is_behind_attributes
     if deflated_at is not None:
         file = _MeteredFile(_inflated(data[deflated_at:], name), name)
-        tags = [Tag(keyword) for keyword in keywords] if keywords else None
         ds: Dataset = read_dataset(
-            file, is_implicit_VR=False, is_little_endian=True, stop_when=before_pixels, specific_tags=tags
+            file, is_implicit_VR=False, is_little_endian=True, stop_when=stop, specific_tags=tags
         )
         ds.file_meta = meta
         ds.set_original_encoding(is_implicit_vr=False, is_little_endian=True)
         return ds
-    ds = dcmread(
-        _MeteredFile(data, name),
-        force=True,
-        specific_tags=list(keywords) if keywords else None,
-        stop_before_pixels=keywords is None,
-    )
+    ds = read_partial(_MeteredFile(data, name), stop, force=True, specific_tags=tags)
     if "TransferSyntaxUID" not in ds.file_meta:
         _assume_transfer_syntax(ds, name)
     return ds
+
+
+def _is_behind_attributes(tag: int, _vr: str | None, _length: int) -> bool:
+    return tag >= _FIRST_PIXEL_TAG
+
+
+class _Once:
+    """Lets each element that is asked for stand once (PS3.5 7.1): readers differ in which of two they believe."""
+
+    def __init__(self, tags: Sequence[int], name: str) -> None:
+        self._left, self._asked, self._name = set(tags), frozenset(tags), name
+
+    def __call__(self, tag: int, _vr: str | None, _length: int) -> bool:
+        if tag in self._left:
+            self._left.remove(tag)
+        elif tag in self._asked:
+            raise ImageRefused(
+                f"{self._name}: attribute {tag >> 16:04x},{tag & 0xFFFF:04x} stands twice; export the image again"
+            )
+        return False
+
+
+@lru_cache(maxsize=4)
+def _tags(keywords: tuple[Any, ...]) -> tuple[BaseTag, ...]:
+    """Looking a hundred keywords up takes as long as all else of a small file."""
+    from pydicom.tag import Tag
+
+    return tuple(Tag(keyword) for keyword in keywords)
 
 
 def _file_meta(data: bytes, name: str) -> tuple[int | None, FileMetaDataset | None]:

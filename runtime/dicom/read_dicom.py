@@ -12,7 +12,7 @@ on do not carry them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,16 @@ from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders,
 from medfm_compress.runtime.dicom.examination import examination
 from medfm_compress.runtime.dicom.frame import check_fragments, check_process, check_rle, plain_frame
 from medfm_compress.runtime.dicom.grey import MOST_TABLED_BITS, deep_p_values, p_value_table
-from medfm_compress.runtime.dicom.multi_frame import chosen_frame, frame_bits, with_attributes_of, with_pixels_of
+from medfm_compress.runtime.dicom.multi_frame import (
+    Frame,
+    chosen_frame,
+    frame_bits,
+    frame_count,
+    numbered,
+    with_attributes_of,
+    with_pixels_of,
+)
+from medfm_compress.runtime.dicom.orientation import turn_of, turned
 from medfm_compress.runtime.dicom.overlays import overlay_bits
 from medfm_compress.runtime.dicom.parse import parse
 from medfm_compress.runtime.dicom.rle import rle_pixels
@@ -50,6 +59,7 @@ BURNED_IN = "burned-in-annotation"
 LOW_PRECISION = "precision-below-bits-stored"
 
 _ANY = DicomRules()
+_DATASET = "DICOM dataset"
 # PS3.5 A.4: these always lose; plain JPEG 2000 (.91) and HTJ2K (.203) may be reversible and then say so.
 _ALWAYS_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81")
 _DCT = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
@@ -91,12 +101,41 @@ def read_dicom(
         return decode_dicom(read_limited(path), path.name, rules, attributes)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return decode_dicom(bytes(source), "DICOM data", rules, attributes)
-    name = "DICOM dataset"
+    import_decoders()
+    with decoding(_DATASET, "DICOM"):
+        _check_syntax(source)
+        return _with_attributes(_pixels(source, rules, _DATASET), source, attributes)
+
+
+def dataset_frames(source: Dataset, rules: DicomRules, attributes: Collection[str] = ()) -> Iterator[Pixels]:
+    """:func:`read_dicom` for each frame of a data set in turn; ``rules`` take all of them."""
+    import_decoders()
+    with decoding(_DATASET, "DICOM"):
+        _check_syntax(source)
+    yield from _frames(source, rules, _DATASET, attributes)
+
+
+def decoded_frames(data: bytes, name: str, rules: DicomRules, attributes: Collection[str] = ()) -> Iterator[Pixels]:
+    """:func:`decode_dicom` for each frame of a file in turn; ``rules`` take all of them."""
     import_decoders()
     with decoding(name, "DICOM"):
-        if not getattr(source, "file_meta", None):
-            raise ImageRefused(f"{name}: no transfer syntax; set ds.file_meta.TransferSyntaxUID")
-        return _with_attributes(_pixels(source, rules, name), source, attributes)
+        ds = parse(data, name)
+    yield from _frames(ds, rules, name, attributes)
+
+
+def _frames(ds: Dataset, rules: DicomRules, name: str, attributes: Collection[str]) -> Iterator[Pixels]:
+    with decoding(name, "DICOM"):
+        check_object(ds, name)
+        count = frame_count(ds, name)
+    for number in range(1, count + 1):
+        with decoding(name, "DICOM"):
+            pixels = _with_attributes(_pixels(ds, numbered(rules, number), name), ds, attributes)
+        yield pixels
+
+
+def _check_syntax(ds: Dataset) -> None:
+    if not getattr(ds, "file_meta", None):
+        raise ImageRefused(f"{_DATASET}: no transfer syntax; set ds.file_meta.TransferSyntaxUID")
 
 
 def decode_dicom(data: bytes, name: str, rules: DicomRules, attributes: Collection[str] = ()) -> Pixels:
@@ -116,6 +155,12 @@ def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
     frame = chosen_frame(ds, rules, name)
     ds = with_attributes_of(ds, frame, name)
     check_rules(ds, rules, name)
+    turn = turn_of(ds, rules, name)
+    return turned(_presented(ds, frame, rules, name), turn)
+
+
+def _presented(ds: Dataset, frame: Frame, rules: DicomRules, name: str) -> Pixels:
+    """Presentation values as they are stored, not turned."""
     layout = layout_of(ds, name)
     # The table comes before the pixels: a bad window is found without decoding anything.
     tabled = layout.is_grey and layout.bits_stored <= MOST_TABLED_BITS

@@ -23,6 +23,11 @@ class ClassificationRules:
         """Raises InputError where the input is a tile: the answer is of the image as a whole."""
         if spec.tiles:
             raise InputError(f"the image spec has tiles, which are for segmentations; the task is {task.kind}")
+        if spec.dicom.frame_aggregation == "max" and task.kind == "multiclass":
+            raise InputError(
+                "frame_aggregation is 'max', and the greatest probabilities of classes that exclude each other add up "
+                "to more than 1; use mean or each"
+            )
 
     def comparable(self, logits: NDArray[Any], task: Task) -> NDArray[np.float64]:
         """The logits; of labels that exclude each other less each case's mean, which a softmax ignores."""

@@ -25,7 +25,12 @@ class SegmentationRules:
         return (1, len(task.labels), spec.height_px, spec.width_px)
 
     def check_spec(self, task: Task, spec: ImageSpec) -> None:
-        """Raises InputError where the input shows a part of the image only, so that the rest had no answer."""
+        """Raises InputError where the answer would not lie on the stored pixels of one image, all of them."""
+        if spec.dicom.turns or spec.dicom.frame_aggregation:
+            raise InputError(
+                "the DICOM rules turn images or take all frames; a segmentation answers for the stored pixels of one: "
+                "leave orientation, mirrored_to and frame 'all' out"
+            )
         if not spec.tiles and (spec.crop_fraction != 1 or spec.resize == "shortest"):
             raise InputError(
                 f"the image spec crops (resize {spec.resize!r}, crop_fraction {spec.crop_fraction:g}); a segmentation "
