@@ -37,9 +37,10 @@ class Columned:
         """Those of some cases."""
         return Columned(self.images[cases], {name: rows[cases] for name, rows in self.columns.items()})
 
-    def to(self, *where: torch.device | torch.dtype | str) -> Columned:
+    def to(self, where: torch.device | torch.dtype | str) -> Columned:
         """Likewise on another device, or in another precision."""
-        return Columned(self.images.to(*where), {name: rows.to(*where) for name, rows in self.columns.items()})
+        columns = {name: rows.to(where) for name, rows in self.columns.items()}  # type: ignore[call-overload]
+        return Columned(self.images.to(where), columns)  # type: ignore[call-overload]
 
 
 Inputs = Tensor | Columned

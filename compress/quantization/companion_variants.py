@@ -76,7 +76,8 @@ class CompanionBuilder:
         """
         if trial.export is None or reference.export is None or trial.variant.backend != "openvino":
             return trial
-        models = tuple(_model_of(one, self.validation.columns) for one in (reference.export, trial.export))
+        columns = self.validation.columns
+        models = _model_of(reference.export, columns), _model_of(trial.export, columns)
         plan = msgspec.structs.replace(_PLAN, threads=self.limits.threads)
         for isa, needs in _LESSER:
             if speedup_on(isa, models, self.spec, self.validation.task, plan).low > 1:
