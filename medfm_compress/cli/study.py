@@ -230,7 +230,8 @@ def columns(
         return {"out": str(out), "columns": list(proposal.columns), "left_out": proposal.left_out}
 
     def in_words() -> None:
-        console.say(proposal.text.rstrip())
+        for line in proposal.text.splitlines():
+            console.say(line)
         for name, reason in proposal.left_out.items():
             console.say(f"left out {name}: {reason}")
         console.say(f"wrote {out}; check it, and give it to 'medfm-compress finetune' or 'distill' with --columns")

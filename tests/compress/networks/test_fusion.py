@@ -69,6 +69,18 @@ def test_film_is_the_formula_and_concatenation_too(method: FusionMethod) -> None
     torch.testing.assert_close(network(given), z)
 
 
+@torch.no_grad()
+def test_a_saved_network_keeps_the_order_of_its_columns(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = build_model("mobilenetv3_small_050", TASK, size_px=32, colour="grey")
+    model, given = with_fusion(plain, (SEX, AGE), "concatenation", hidden=8), inputs()
+    for parameter in model.module.fusion.parameters():  # type: ignore[union-attr]
+        torch.nn.init.normal_(parameter, std=0.3)
+    loaded = load_model(save_model(model, tmp_path / "model"))
+    assert loaded.columns == (SEX, AGE) and list(loaded.module.column_widths) == ["sex", "age"]  # type: ignore[arg-type]
+    assert torch.equal(loaded.module(given), model.module(given))
+
+
 def test_lacking_columns_are_refused() -> None:
     module = fused("film").module
     with pytest.raises(InputError, match="takes the columns age, sex"):
