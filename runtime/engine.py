@@ -18,13 +18,23 @@ from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime import variant_selection as choice
 from medfm_compress.runtime.answers.answer import Network
 from medfm_compress.runtime.bundle.bundle import Bundle
-from medfm_compress.runtime.bundle.manifest import NEAREST, Manifest, Variant
+from medfm_compress.runtime.bundle.manifest import NEAREST, Manifest
 from medfm_compress.runtime.columns import Column, Values
-from medfm_compress.runtime.cpu import read_cpu, usable_cores
-from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in_one_line, refusing
+from medfm_compress.runtime.cpu import usable_cores
+from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, refusing
 from medfm_compress.runtime.fill_columns import fill_columns, keywords_of
 from medfm_compress.runtime.heap import release_freed_memory
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
+from medfm_compress.runtime.opening import (
+    check_columns_of,
+    check_names,
+    choose_variant,
+    nearest_cases,
+    opened,
+    qualify,
+    trust_flags,
+    typicality_judge,
+)
 from medfm_compress.runtime.prediction import NetworkInput, Prediction
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
 from medfm_compress.runtime.sessions.table import BACKENDS, open_variant
@@ -36,18 +46,12 @@ if TYPE_CHECKING:
 
     from medfm_compress.runtime.class_activation import ClassActivation
     from medfm_compress.runtime.images.pixels import Pixels
-    from medfm_compress.runtime.nearest_cases import NearestCases
-    from medfm_compress.runtime.typicality import TypicalityJudge
 
 Atypical = Literal["withhold", "flag"]
 UNVERIFIED_FLAG = "unverified-model"
 NOT_RELIABLE_FLAG = "not-reliable"
-UNSIGNED_FLAG = "unsigned-bundle"
-CLOCK_FLAG = "clock-is-wrong"
 TRUST_EVERY_S = 30.0
 """A trust store is asked again before the first prediction that comes so much later: a key may have been revoked."""
-START_GOLDENS = 1
-"""Golden cases replayed at the start: one already passes through every operator; ``inspect --verify`` replays all."""
 
 _log = logging.getLogger("medfm_compress.runtime")
 
@@ -98,8 +102,8 @@ class Engine:
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
         self._trust, self._allow_unsigned, self._trusted_at = trust, allow_unsigned, time.monotonic()
-        self.bundle = _opened(bundle, find_store(trust), allow_unsigned)
-        self.variant = _choose(self.bundle, backend, unverified)
+        self.bundle = opened(bundle, find_store(trust), allow_unsigned)
+        self.variant = choose_variant(self.bundle, backend, unverified)
         self.task: Task = self.manifest.task_of(self.variant)
         self.verified = not choice.verdict_incompatibility(self.bundle, self.variant)
         if not self.verified:
@@ -108,14 +112,14 @@ class Engine:
             )
         cache = None if cache_dir is None else str(cache_dir)
         session = open_variant(self.bundle, self.variant, threads or usable_cores(), cache)
-        _check_names(session, self.manifest)
-        _check_columns(self.bundle)
-        self.golden_error = _qualify(self.bundle, self.variant, session)
+        check_names(session, self.manifest)
+        check_columns_of(self.bundle)
+        self.golden_error = qualify(self.bundle, self.variant, session)
         self._judge = typicality_judge(self.bundle, self.variant)
         self._nearest = nearest_cases(self.bundle)
         self._standing_flags = (
             *(() if self.verified else (UNVERIFIED_FLAG,)),
-            *_trust_flags(self.bundle, self.variant),
+            *trust_flags(self.bundle, self.variant),
         )
         self._session: Session | None = session
         self.info: SessionInfo = session.info
@@ -393,86 +397,3 @@ class Engine:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _opened(bundle: str | Path | Bundle, store: TrustStore | None, allow_unsigned: bool) -> Bundle:
-    if not isinstance(bundle, Bundle):
-        return Bundle.open(bundle, whole=False, trust=store, allow_unsigned=allow_unsigned)
-    return bundle if store is None else bundle.held_against(store, allow_unsigned=allow_unsigned)
-
-
-def _trust_flags(bundle: Bundle, variant: Variant) -> tuple[str, ...]:
-    """What every prediction says of the signatures; nothing where no trust store was asked."""
-    standing, verdict = bundle.standing, bundle.verdict(variant.name)
-    if standing is None:
-        return ()
-    missing = standing.untrusted or (choice.unsigned_verdict(bundle, verdict) if verdict else "")
-    if missing:
-        _log.warning("%s is used although %s", bundle.path.name, missing)
-    return (*((UNSIGNED_FLAG,) if missing else ()), *((CLOCK_FLAG,) if standing.clock_is_behind else ()))
-
-
-def _choose(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:
-    passed_over: list[str] = []
-    for variant, reason in choice.incompatibilities(bundle, choice.Machine(cpu=read_cpu()), backend, unverified):
-        if not reason:
-            _log.info("variant %s (%s) chosen; passed over: %s", variant.name, variant.target, passed_over or "none")
-            return variant
-        passed_over.append(f"{variant.name}: {in_one_line(reason)}")
-    raise BundleRefused(f"{bundle.path.name} has no variant that may run here: " + "; ".join(passed_over))
-
-
-def typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None:
-    """What tells whether an image is usual; None where the bundle does not tell. BundleRefused where it is damaged."""
-    if bundle.manifest.typicality is msgspec.UNSET:
-        return None
-    from medfm_compress.runtime.typicality import TypicalityJudge
-
-    return TypicalityJudge(bundle, variant)
-
-
-def nearest_cases(bundle: Bundle) -> NearestCases | None:
-    """Hashes of the training cases that it names; None where it names none. BundleRefused where they are damaged."""
-    if bundle.manifest.output(NEAREST) is None:
-        return None
-    from medfm_compress.runtime.nearest_cases import NearestCases
-
-    return NearestCases(bundle)
-
-
-def _qualify(bundle: Bundle, variant: Variant, session: Session) -> float:
-    """Relative logit error on golden cases: on one, or on all of them for an engine that this machine compiled itself.
-
-    Such an engine, if it fails, is forgotten: the next start builds another, which may pass.
-    """
-    if variant.device == "cpu":
-        return goldens.replay_goldens(bundle, variant, session, START_GOLDENS)
-    try:
-        return goldens.replay_goldens(bundle, variant, session)
-    except BundleRefused:
-        compiled: Path | None = getattr(session, "compiled", None)
-        if compiled is not None:
-            compiled.unlink(missing_ok=True)
-        raise
-
-
-def _check_columns(bundle: Bundle) -> None:
-    """What columns are read from must be what may be read, whoever made the bundle."""
-    if not bundle.manifest.told:
-        return
-    from medfm_compress.runtime.dicom.attributes import check_attributes
-
-    try:
-        check_attributes(bundle.manifest.told)
-    except InputError as exc:
-        raise BundleRefused(f"{bundle.path.name}: {exc}") from exc
-
-
-def _check_names(session: Session, manifest: Manifest) -> None:
-    """The model file must have the tensors that the manifest says."""
-    inputs, outputs = {t.name for t in manifest.inputs}, {t.name for t in manifest.outputs}
-    if set(session.input_names) != inputs or set(session.output_names) != outputs:
-        raise BundleRefused(
-            f"the model has inputs {in_one_line(session.input_names)} and outputs {in_one_line(session.output_names)}; "
-            f"its manifest says {in_one_line(sorted(inputs))} and {in_one_line(sorted(outputs))}"
-        )
