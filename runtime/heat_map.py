@@ -20,7 +20,8 @@ from medfm_compress.runtime.occlusion import OcclusionOptions, occlusion_map, wi
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.engine import Engine, Prediction
+    from medfm_compress.runtime.engine import Engine
+    from medfm_compress.runtime.prediction import Prediction
 
 OCCLUSION, ACTIVATION = "occlusion", "class activation"
 

@@ -24,7 +24,8 @@ from medfm_compress.runtime.progress import counted
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.device.active_engine import ActiveEngine
-    from medfm_compress.runtime.engine import Engine, Prediction
+    from medfm_compress.runtime.engine import Engine
+    from medfm_compress.runtime.prediction import Prediction
 
     Outcome = Prediction | MedfmError | str  # a string says why a file was skipped
 
@@ -171,7 +172,7 @@ class _Predictor(NamedTuple):
 
     def _frames(self, image: Path) -> Iterator[tuple[Outcome, Written]]:
         try:
-            for prediction in self.engine.predict_frames(image, atypical=self.atypical):
+            for prediction in self.engine.predict_frames(image, columns=self.told.of(image), atypical=self.atypical):
                 yield prediction, {}
         except MedfmError as exc:
             yield exc, {}
