@@ -10,13 +10,40 @@ interpreter free while it waits.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
 ALONE = threading.RLock()
 """Held while an engine is imported, opened, or run for the first time."""
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import an engine alone.
+
+    Raises:
+        KeyboardInterrupt: the user interrupted it; a C++ binding that was being loaded makes an ImportError of that,
+            which would look like an engine that is not installed.
+    """
+    with ALONE:
+        try:
+            yield
+        except ImportError as exc:
+            interrupt = _interrupt_behind(exc)
+            if interrupt is not None:
+                raise interrupt from None
+            raise
+
+
+def _interrupt_behind(exc: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt that ``exc`` was made of; None where it was none."""
+    behind: BaseException | None = exc
+    while behind is not None and not isinstance(behind, KeyboardInterrupt):
+        behind = behind.__cause__ or behind.__context__
+    return behind
 
 
 class FirstUse:

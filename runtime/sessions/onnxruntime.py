@@ -22,7 +22,7 @@ from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency, refusing
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions.devices import DEVICES
-from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
+from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse, importing
 from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
 from medfm_compress.runtime.sessions.onnxruntime_providers import missing, provider_of, use
 from medfm_compress.runtime.sessions.operators import is_ort_format, read_operators, read_self_contained
@@ -145,7 +145,7 @@ def import_onnxruntime() -> Any:
     From 1.32 on, importing it already writes to ``~/.cache/Microsoft`` unless the environment forbids it beforehand.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    with ALONE:
+    with importing():
         import onnxruntime
 
     onnxruntime.disable_telemetry_events()

@@ -23,7 +23,7 @@ from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency, refusing
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions import compiled_cache
-from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
+from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse, importing
 from medfm_compress.runtime.sessions.operators import is_ort_format, read_self_contained
 from medfm_compress.runtime.sessions.protocol import MAX_MODEL_BYTES, Array, Availability, SessionInfo, as_float32
 
@@ -182,7 +182,7 @@ def import_openvino() -> Any:
     loaded = sys.modules.get(BACKEND)
     if loaded is not None:
         return loaded
-    with ALONE, _hidden(_TELEMETRY), _hidden(_TOOLS):
+    with importing(), _hidden(_TELEMETRY), _hidden(_TOOLS):
         return importlib.import_module(BACKEND)
 
 

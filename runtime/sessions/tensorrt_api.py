@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from medfm_compress.runtime.errors import MissingDependency
-from medfm_compress.runtime.sessions.first_use import ALONE
+from medfm_compress.runtime.sessions.first_use import importing
 
 MODULES = ("tensorrt", "tensorrt_rtx")
 NEEDS = "pip install tensorrt (from NVIDIA; on a Jetson it comes with JetPack)"
@@ -91,7 +91,7 @@ def import_tensorrt() -> Bindings:
     reasons = []
     for name in MODULES:
         try:
-            with ALONE:
+            with importing():
                 module = importlib.import_module(name)
             return bindings_of(module, name)
         except ImportError as exc:

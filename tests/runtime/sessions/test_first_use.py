@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_bundle
 
-from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse
+from medfm_compress.runtime.sessions.first_use import ALONE, FirstUse, importing
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
 
 
@@ -83,3 +84,19 @@ def test_a_session_waits_for_the_lock_before_its_first_run_and_never_after(backe
     with ALONE:
         at_once(run, 2)
         assert done.is_set()
+
+
+def test_an_interrupt_that_a_binding_hides_in_an_import_error_is_an_interrupt() -> None:
+    def load() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as exc:
+            raise ImportError("initialization failed") from exc
+
+    with pytest.raises(KeyboardInterrupt), importing():
+        load()
+
+
+def test_an_engine_that_is_not_installed_stays_an_import_error() -> None:
+    with pytest.raises(ImportError, match="no_such_engine"), importing():
+        importlib.import_module("no_such_engine")
