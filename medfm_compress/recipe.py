@@ -160,8 +160,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             file that does not say how it lies is refused. The study's DICOM files are turned likewise.
         dicom_mirror_to: side of the body, ``R`` or ``L``; files of the other side are mirrored to look like it, and one
             that does not say its side is refused. The study's DICOM files likewise.
-        dicom_frames: of a file with several frames, answer for all: the ``max`` or the ``mean`` of each finding's
-            probability over them, or an answer for ``each``; by default the model's own rule, else it is refused.
+        dicom_frames: what a file with several frames gets: the ``max`` or the ``mean`` of each finding's probability
+            over all of them, or an answer for ``each``; by default the model's own rule, else it is refused.
         min_spacing_mm: least distance of pixels of those files in mm; a file that does not say it is refused.
         max_spacing_mm: greatest distance of pixels of those files in mm; a file that does not say it is refused.
         min_side_px: shorter side that an image must have; by default the model's own.
