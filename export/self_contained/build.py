@@ -32,8 +32,8 @@ def export_self_contained(
     """Write preprocessing, a variant's network and its decisions to ``path``, after their parity was checked.
 
     Raises:
-        InputError: the bundle is a segmentation, normalises stains, turns images or joins frames, no variant is portable, the file would differ
-            from the engine, or cannot be written. Nothing is left behind.
+        InputError: the bundle is a segmentation, normalises stains, turns images or joins frames, no variant is
+            portable, the file would differ from the engine, or cannot be written. Nothing is left behind.
     """
     if bundle.manifest.task.is_dense:
         raise InputError(
