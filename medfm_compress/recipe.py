@@ -185,7 +185,7 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     dicom_view: tuple[str, ...] = ()
     dicom_body_part: tuple[str, ...] = ()
     dicom_laterality: tuple[str, ...] = ()
-    dicom_orientation: Annotated[str, Meta(pattern="^([LRAPHF]{2})?$")] = ""
+    dicom_orientation: str = ""
     dicom_mirror_to: Side | None = None
     dicom_frames: FrameAggregation | None = None
     min_spacing_mm: Annotated[float, Meta(gt=0, le=100)] | None = None
@@ -203,6 +203,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         parse_rule(self.rule)
         if self.tile_overlap is None and (self.tile_blending != "gaussian" or self.tile_mm_per_px is not None):
             raise InputError("tile_blending and tile_mm_per_px go with tile_overlap; give it, e.g. 0.25")
+        if self.dicom_orientation:
+            DicomRules(orientation=self.dicom_orientation)  # says what is wrong with it
         for name, tag, example in (
             ("dicom_modality", "(0008,0060)", "DX, CR or MG"),
             ("dicom_view", "(0018,5101)", "PA or AP"),
