@@ -2,7 +2,8 @@
 
 A bundle brings its own preprocessing, labels and temperature. A bare ONNX file brings none: the preprocessing and the
 labels of the bundle under test are assumed, and what can be checked is checked: one float32 input NCHW with a batch of
-one or free, and a first output of one value a label. What that output is, logits or probabilities, is proven by the
+one or free, beside it inputs called like columns of the bundle and as wide, and a first output of one value a label.
+What that output is, logits or probabilities, is proven by the
 graph (see `graph_ending`) or said behind the path: ``FILE.onnx#logits``, ``#softmax`` or ``#sigmoid``.
 """
 
@@ -10,18 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import msgspec
 import numpy as np
 
 from medfm_compress.bench.measure.graph_ending import ENDINGS, Ending, contradiction, disproof
 from medfm_compress.bench.measure.latency import ModelUnderTest
-from medfm_compress.bench.measure.onnx_io import OnnxGraph, Port, fits
+from medfm_compress.bench.measure.onnx_io import OnnxGraph, Port, image_of, takes
 from medfm_compress.bench.measure.worker import Inspect
 from medfm_compress.bench.measure.worker_process import Worker
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Variant
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions.protocol import SessionRef
@@ -36,7 +38,9 @@ _UNDOING_OPENER = "medfm_compress.bench.measure.probability_session:open_session
 _INSPECTION_S = 120.0
 
 
-def external_model(path: str | Path, spec: ImageSpec, task: Task, threads: int) -> ModelUnderTest:
+def external_model(
+    path: str | Path, spec: ImageSpec, task: Task, threads: int, columns: Sequence[Column] = ()
+) -> ModelUnderTest:
     """A model from a file that another tool made; its name is the file's, without the suffix.
 
     Args:
@@ -46,6 +50,7 @@ def external_model(path: str | Path, spec: ImageSpec, task: Task, threads: int) 
         spec: of the bundle under test, assumed for an ONNX file.
         task: likewise; operating points are not taken over, since another model's scores are on another scale.
         threads: of its engine, >= 1.
+        columns: of the bundle under test; an ONNX file may take any of them, by their names.
 
     Raises:
         InputError: the file cannot be read, is neither of the two, or does not fit; says what it has and what it needs.
@@ -60,7 +65,7 @@ def external_model(path: str | Path, spec: ImageSpec, task: Task, threads: int) 
         return _from_bundle(Path(file).resolve(), variant, threads)
     if variant and variant not in ENDINGS:
         raise InputError(f"{text} says that the file gives {variant!r}; it must be one of {', '.join(ENDINGS)}")
-    return _from_onnx(Path(file).resolve(), cast(Ending, variant), spec, task, threads)
+    return _from_onnx(Path(file).resolve(), cast(Ending, variant), _Beside(spec, task, tuple(columns)), threads)
 
 
 def _from_bundle(path: Path, name: str, threads: int) -> ModelUnderTest:
@@ -76,6 +81,7 @@ def _from_bundle(path: Path, name: str, threads: int) -> ModelUnderTest:
         ),
         spec=bundle.manifest.image_spec,
         task=bundle.manifest.task_of(variant),
+        columns=bundle.manifest.told,
         size_bytes=bundle.variant_bytes(variant),
     )
 
@@ -94,12 +100,26 @@ def _choose(bundle: Bundle, name: str) -> Variant:
     raise InputError(f"the external model {bundle.path.name} has {lacking}; it has {there}")
 
 
-def _from_onnx(path: Path, said: Ending | Literal[""], spec: ImageSpec, task: Task, threads: int) -> ModelUnderTest:
+class _Beside(NamedTuple):
+    """What an ONNX file must fit: of the bundle under test."""
+
+    spec: ImageSpec
+    task: Task
+    columns: tuple[Column, ...]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Column → numbers that it is."""
+        return {column.name: column.width for column in self.columns}
+
+
+def _from_onnx(path: Path, said: Ending | Literal[""], beside: _Beside, threads: int) -> ModelUnderTest:
+    spec, task, columns = beside
     with Worker(path.name, 1, _INSPECTION_S) as worker:
-        graph = worker.ask(Inspect(model=str(path), shape=spec.shape)).graph
+        graph = worker.ask(Inspect(model=str(path), shape=spec.shape, widths=beside.widths)).graph
     if graph is None:
         raise InputError(f"{path.name} could not be inspected")
-    incompatibility = _incompatibility(graph, spec, task) or _not_logits(graph, said, path.name, task)
+    incompatibility = _incompatibility(graph, beside) or _not_logits(graph, said, path.name, task)
     if incompatibility:
         raise InputError(f"{path.name} cannot be an external model: {incompatibility}")
     ending = said or graph.endings[task.independent]
@@ -111,17 +131,29 @@ def _from_onnx(path: Path, said: Ending | Literal[""], spec: ImageSpec, task: Ta
         session=plain if ending == "logits" else undoing,
         spec=spec,
         task=msgspec.structs.replace(task, temperature=1.0, operating_points=()),
+        columns=tuple(column for column in columns if any(port.name == column.name for port in graph.inputs)),
         size_bytes=path.stat().st_size,
     )
 
 
-def _incompatibility(graph: OnnxGraph, spec: ImageSpec, task: Task) -> str:
+def _incompatibility(graph: OnnxGraph, beside: _Beside) -> str:
     """Why the graph does not fit, in one sentence; empty where it does."""
+    spec, task, columns = beside
     needed = f"float32 {_sides(spec.shape)} (batch, channels, height, width; the batch may be free)"
-    if len(graph.inputs) != 1:
+    taken = image_of(graph, beside.widths)
+    if taken is None and columns:
+        inputs = ", ".join(f"{port.name!r} {_described(port)}" for port in graph.inputs)
+        return (
+            f"its inputs are {inputs}; allowed are one image, {needed}, and beside it columns of the bundle by their "
+            f"names: {', '.join(beside.widths)}"
+        )
+    if taken is None:
         return f"it has {len(graph.inputs)} inputs, one is allowed, {needed}; export it with the image alone"
-    (taken,) = graph.inputs
-    if taken.type != "tensor(float)" or not fits(taken.shape, spec.shape):
+    for port in graph.inputs:
+        width = beside.widths.get(port.name)
+        if width is not None and not takes(port, (1, width)):
+            return f"its input {port.name!r} is {_described(port)}; the bundle's column is float32 {_sides((1, width))}"
+    if not takes(taken, spec.shape):
         return (
             f"its input is {_described(taken)}, needed is {needed}; export it like that, without preprocessing inside"
         )

@@ -17,6 +17,7 @@ from medfm_compress.bench.types.target import names_device
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
@@ -44,6 +45,7 @@ class TeacherRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         task: its own temperature and operating points; without points they are chosen here, on validation cases.
         size_bytes: of its weights.
         licence: of its weights.
+        columns: that it takes beside the image.
     """
 
     name: str
@@ -52,6 +54,7 @@ class TeacherRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     task: Task
     size_bytes: int
     licence: str = ""
+    columns: tuple[Column, ...] = ()
 
 
 def teacher_model(teacher: TeacherRef, files: tuple[str, ...]) -> ModelUnderTest:
@@ -61,6 +64,7 @@ def teacher_model(teacher: TeacherRef, files: tuple[str, ...]) -> ModelUnderTest
         session=teacher.session,
         spec=teacher.spec,
         task=teacher.task,
+        columns=teacher.columns,
         size_bytes=teacher.size_bytes,
         files=files,
     )
@@ -137,6 +141,7 @@ def variant_models(
             ),
             spec=bundle.manifest.image_spec,
             task=bundle.manifest.task_of(variant),
+            columns=bundle.manifest.told,
             size_bytes=bundle.variant_bytes(variant),
             files=files,
         )

@@ -9,15 +9,17 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from medfm_compress.data.case_columns import case_columns
 from medfm_compress.data.sources import with_rules
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.activation import probabilities
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.cpu import read_cpu, usable_cores
-from medfm_compress.runtime.engine import NetworkInput
 from medfm_compress.runtime.errors import BundleRefused, ImageRefused, InputError, StudyError
 from medfm_compress.runtime.monitor.reference import Reference, input_features, make_reference, reference_member
+from medfm_compress.runtime.network_inputs import feed
+from medfm_compress.runtime.prediction import NetworkInput
 from medfm_compress.runtime.preprocess import preprocess
 from medfm_compress.runtime.progress import Progress, counted, no_progress
 from medfm_compress.runtime.segmentation.segment import of_logits
@@ -61,10 +63,13 @@ def add_reference(
         opened.variant.name: {name: [] for name in opened.task.findings} for opened in variants
     }
     usual: dict[str, list[float]] = {opened.variant.name: [] for opened in variants if opened.judge}
-    for case in counted(cases, "look at cases", len(cases), progress):
+    beside = case_columns(study, cases, bundle.manifest.told)
+    for row, case in counted(list(enumerate(cases)), "look at cases", len(cases), progress):
         try:
             pixels = source.read(case.image)
-            seen, size = NetworkInput(preprocess(pixels, spec), pixels.spacing_mm), pixels.values.shape[:2]
+            columns = {name: rows[row : row + 1] for name, rows in beside.items()}
+            seen = NetworkInput(preprocess(pixels, spec), pixels.spacing_mm, columns=columns)
+            size = pixels.values.shape[:2]
         except ImageRefused as exc:
             raise StudyError(
                 f"image {case.image!r}: {exc}; 'medfm-compress study check' lists every such image"
@@ -106,7 +111,7 @@ class _Opened(NamedTuple):
     ) -> tuple[dict[str, float], float | None]:
         """Probability of every finding in an image of ``size`` px, and typicality where the bundle tells it."""
         names = [tensor.name for tensor in bundle.manifest.outputs]
-        outputs = self.session.run({bundle.manifest.inputs[0].name: seen.tensor})
+        outputs = self.session.run(feed(self.session.input_names, seen.inputs))
         logits = np.asarray(outputs[names[0]])
         if self.task.is_dense:
             height, width = size

@@ -48,6 +48,7 @@ from medfm_compress.bench.render.html.page import render_html
 from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, Report, Speedup, save_report, teacher_beside
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.bench.types.perturbation import MOVING
 from medfm_compress.bench.types.policy import Policy
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Case, Study
@@ -176,7 +177,7 @@ def evaluate_perturbed(
         altered = perturbed_study(study, perturbation, severity)
         with tempfile.TemporaryDirectory(dir=folders.temporary) as scratch:
             folder = Folders(Path(scratch), Path(scratch))
-            masks = MaskOptions(policy.masks)
+            masks = MaskOptions(policy.masks, fit=perturbation not in MOVING)
             evaluations = [evaluate_model(model, altered, cases, plan, folder, progress, masks) for model in models]
         bare = [msgspec.structs.replace(evaluation, subgroups={}) for evaluation in evaluations]
         tables.append(
@@ -196,7 +197,8 @@ def _only_columns(evaluation: Evaluation, policy: Policy) -> Evaluation:
 
 
 def _external_model(path: Path, bundle: Bundle, threads: int, files: tuple[str, ...]) -> ModelUnderTest:
-    external = external_model(path, bundle.manifest.image_spec, bundle.manifest.task, threads)
+    manifest = bundle.manifest
+    external = external_model(path, manifest.image_spec, manifest.task, threads, manifest.told)
     return msgspec.structs.replace(external, files=files)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from medfm_compress.data.identifiers import identifying
 from medfm_compress.data.labels import LEARNED, class_counts
+from medfm_compress.data.normal_labels import normal_cases
 from medfm_compress.data.study import Study
 from medfm_compress.data.written_forms import normal_form, similar_forms
 
@@ -30,7 +31,7 @@ def identifying_reason(study: Study, column: str) -> str:
 def what_cannot_be_learned(study: Study) -> Iterator[str]:
     """Labels that no case of train has, and findings that all of them have."""
     train = study.split("train")
-    if not train:
+    if not train or study.kind == "anomaly":  # of which opening it made sure
         return
     counts = class_sizes(study, "train")
     untrained = [label for label, count in counts.items() if not count]
@@ -52,7 +53,7 @@ def remarks_on(study: Study) -> Iterator[str]:
             f"may identify patients: {named}. 'study split' copies such columns into its table; no model, bundle or "
             "report holds them, unless a policy divides patients by them"
         )
-    if study.mask_columns:
+    if study.mask_columns and not study.normal:
         yield (
             f"the masks of {', '.join(map(repr, study.mask_columns))} were not looked at; --structure NAME, once for "
             "each structure that they show, makes it a segmentation study"
@@ -128,6 +129,9 @@ def _small_splits(study: Study) -> Iterator[str]:
         cases, sizes = study.split(split), class_sizes(study, split)
         if not cases or not study.labels:
             continue
+        if study.normal:
+            normal = len(normal_cases(study, split))
+            sizes = {"normal": normal} if split == "val" else {"normal": normal, **sizes}
         if len(cases) < _FEW_CASES or min(sizes.values()) < _FEW_PER_CLASS:
             smallest = min(sizes, key=lambda label: sizes[label])
             yield (

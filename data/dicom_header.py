@@ -64,6 +64,18 @@ def read_header(path: Path) -> Header:
         return Header()
 
 
+def attributes_of(path: Path, keywords: Sequence[str]) -> dict[str, str]:
+    """DICOM attributes of one file as they are written, empty where it does not have them or cannot be parsed."""
+    try:
+        with decoding(path.name, "DICOM"):
+            from pydicom import dcmread
+
+            ds = dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(keywords))
+            return {keyword: _text(ds, keyword) for keyword in keywords}
+    except ImageRefused:
+        return dict.fromkeys(keywords, "")
+
+
 def key_of(*parts: str) -> str:
     """First 16 hex digits of a sha256, so that what a header says of a person enters no table."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

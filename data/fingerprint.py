@@ -53,14 +53,18 @@ def study_fingerprint(study: Study) -> str:
     """
     hashes = content_hashes(study.source, [case.image for case in study.cases])
     rows = list(zip(map(_plain, study.cases), hashes, strict=True))
-    masks = {"masks": _mask_hashes(study)} if study.kind == "segmentation" else {}
-    return digest({"kind": study.kind, "labels": study.labels, "cases": rows} | masks)
+    own: dict[str, object] = {"masks": _mask_hashes(study)} if study.kind in ("segmentation", "anomaly") else {}
+    own |= {"normal": study.normal} if study.normal else {}
+    return digest({"kind": study.kind, "labels": study.labels, "cases": rows} | own)
 
 
 def _plain(case: Case) -> dict[str, object]:
-    """What of a case counts beside its files; the empty ``mask`` keeps the digests of studies without masks."""
+    """What of a case counts beside its files; the empty ``mask`` keeps the digests of studies without masks.
+
+    Of ages their groups count: the exact ones change what a model with columns learns, which has a digest of its own.
+    """
     plain: dict[str, object] = msgspec.to_builtins(msgspec.structs.replace(case, image="", masks=()))
-    return {name: value for name, value in plain.items() if name != "masks"} | {"mask": ""}
+    return {name: value for name, value in plain.items() if name not in ("masks", "written")} | {"mask": ""}
 
 
 def _mask_hashes(study: Study) -> list[list[str]]:

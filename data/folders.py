@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from medfm_compress.data.dicom_header import Header, is_dicom_file, read_header
 from medfm_compress.data.dicom_patients import Patients, patients_of
-from medfm_compress.data.labels import exclusive_study
+from medfm_compress.data.normal_labels import labelled_study, refuse_normal
 from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Case, Study
 from medfm_compress.data.unread_files import by_suffix
@@ -25,7 +25,7 @@ _SPLITS = {
 }  # fmt: skip
 
 
-def open_folder(root: Path, rules: DicomRules) -> Study:
+def open_folder(root: Path, rules: DicomRules, normal: tuple[str, ...] = ()) -> Study:
     """Open ``root/class/*``, ``root/{train,val,test}/class/*`` or a folder of unlabelled images.
 
     Raises:
@@ -35,13 +35,14 @@ def open_folder(root: Path, rules: DicomRules) -> Study:
     labelled = _by_class(splits or {root: "train"})
     refuse_volume_files(path.name for path, _, _ in labelled)
     if not labelled or (not splits and _is_dicom_archive(root)):
+        refuse_normal(root, normal)
         return _unlabelled(root, rules)
     headers = _headers(root, (path for path, _, _ in labelled))
     patients = patients_of(headers)
     cases = [_case(root, path, split, headers, patients) for path, split, _ in labelled]
     passed_over = _passed_over(root, [path for path, _, _ in labelled])
     try:
-        study = exclusive_study(root, Files(root, rules), cases, [name for _, _, name in labelled])
+        study = labelled_study(root, Files(root, rules), cases, [name for _, _, name in labelled], normal)
     except StudyError as exc:
         # What was passed over may be the class that is said to be lacking.
         raise StudyError("; ".join((str(exc), *passed_over))) from None

@@ -40,6 +40,8 @@ def describe_order(study: Study) -> str:
     labels = study.labels
     if study.kind == "segmentation":
         return "in the order of their values in a mask, from 1"
+    if study.kind == "anomaly":
+        return f"whatever is not {' or '.join(map(repr, study.normal))}"
     if study.independent:
         return "in the order of the label columns"
     if all(label.isdecimal() for label in labels):
@@ -64,13 +66,8 @@ def exclusive_study(root: Path, source: ImageSource, cases: Sequence[Case], name
         StudyError: a single label, a label that is a word for no value, or a number for none beside words, labels that
             differ only in writing, a case of train, val or test without label, or a class that train lacks.
     """
-    check_names(names, f"{root.name}: the labels", _missing_labels(cases, names))
+    check_label_names(root, cases, names)
     labels = label_names(names)
-    if (word := _stand_in_beside_words(labels)) is not None:
-        raise StudyError(
-            f"{root.name}: the label {word!r} ({names.count(word)} cases) stands beside words, like a number for a "
-            "missing value; leave the label empty in split 'unlabelled', or give the class another name"
-        )
     if len(labels) == 1:
         raise StudyError(f"{root.name}: every label is {labels[0]!r}; at least two different labels are needed")
     index = {name: (number,) for number, name in enumerate(labels)}
@@ -81,6 +78,20 @@ def exclusive_study(root: Path, source: ImageSource, cases: Sequence[Case], name
     )
     check_classes(study)
     return study
+
+
+def check_label_names(root: Path, cases: Sequence[Case], names: Sequence[str]) -> None:
+    """Refuse labels that are words or numbers for no value, and two that differ only in writing.
+
+    Raises:
+        StudyError: naming the first.
+    """
+    check_names(names, f"{root.name}: the labels", _missing_labels(cases, names))
+    if (word := _stand_in_beside_words(label_names(names))) is not None:
+        raise StudyError(
+            f"{root.name}: the label {word!r} ({names.count(word)} cases) stands beside words, like a number for a "
+            "missing value; leave the label empty in split 'unlabelled', or give the class another name"
+        )
 
 
 def _stand_in_beside_words(labels: Sequence[str]) -> str | None:
@@ -174,6 +185,8 @@ def check_classes(study: Study) -> None:
             f"{study.root.name}: {len(bare)} cases of train, val or test have no label, first {bare[0]!r}; label them "
             "or set their split to 'unlabelled'"
         )
+    if study.kind == "anomaly":  # what is not normal is never learned
+        return
     trained = class_counts(study, "train")
     for split in ("val", "test") if study.split("train") else ():
         lacking = [label for label in class_counts(study, split) if label not in trained]

@@ -11,7 +11,8 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from medfm_compress.data.labels import check_classes, exclusive_study
+from medfm_compress.data.labels import check_classes
+from medfm_compress.data.normal_labels import labelled_study, refuse_normal
 from medfm_compress.data.sources import Arrays, array_names, load_array
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
@@ -19,7 +20,7 @@ from medfm_compress.runtime.errors import StudyError
 _SPLITS = ("train", "val", "test")
 
 
-def open_medmnist(path: Path) -> Study:
+def open_medmnist(path: Path, normal: tuple[str, ...] = ()) -> Study:
     """Open one file.
 
     Raises:
@@ -34,7 +35,8 @@ def open_medmnist(path: Path) -> Study:
     rows = [(split, number, row) for split, array in labels.items() for number, row in enumerate(array.tolist())]
     cases = [Case(image=f"{split}/{number}", split=split) for split, number, _ in rows]
     if widths == {1}:
-        return exclusive_study(path, source, cases, [str(row[0]) for _, _, row in rows])
+        return labelled_study(path, source, cases, [str(row[0]) for _, _, row in rows], normal)
+    refuse_normal(path, normal)
     return _multilabel(path, source, [(case, tuple(row)) for case, (_, _, row) in zip(cases, rows, strict=True)])
 
 

@@ -39,6 +39,7 @@ from medfm_compress.data.study import Study
 from medfm_compress.data.volumes import refuse_volume_files
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.task import Task
 
 
 def open_study(
@@ -46,6 +47,7 @@ def open_study(
     *,
     dicom_rules: DicomRules | None = None,
     structures: tuple[str, ...] = (),
+    normal: tuple[str, ...] = (),
     read_masks: bool = True,
 ) -> Study:
     """Open a study; images are not decoded, but every file a table names must exist.
@@ -55,6 +57,8 @@ def open_study(
         dicom_rules: which DICOM images are accepted when they are read, and their window; by default any.
         structures: names of what the masks show; they make it a segmentation study. A table of ``mask:NAME`` columns
             without labels is one without being asked.
+        normal: names of the labels that are normal; they make it an anomaly study, see `normal_labels`. Masks then show
+            where the abnormality is.
         read_masks: of a segmentation study, whether every mask is read for what it shows, and refused where it cannot
             be used; without, no case has a target. `check_study` reads them itself, and names all that are unusable.
 
@@ -65,33 +69,45 @@ def open_study(
         StudyError: the path, the table, its files or its labels cannot be used; one sentence says why.
     """
     path, rules = Path(path), dicom_rules or DicomRules()
+    if structures and normal:
+        raise StudyError(
+            f"the structures {', '.join(structures)} make a segmentation study of {path}, and the normal labels "
+            f"{', '.join(normal)} an anomaly study; give one of them"
+        )
     if not path.exists():
         raise StudyError(f"{path} does not exist; give a folder, a CSV file or a MedMNIST .npz")
     if path.is_dir():
-        return _open_folder(path, rules, structures, read_masks)
+        return _open_folder(path, rules, structures, normal, read_masks)
     refuse_volume_files([path.name])
     if path.suffix.lower() == ".csv":
         from medfm_compress.data.table_study import open_table
 
-        return open_table(path, rules, structures, read_masks=read_masks)
+        return open_table(path, rules, structures, normal, read_masks=read_masks)
     _refuse_structures(path, structures)
     if path.suffix.lower() == ".npz":
         from medfm_compress.data.medmnist import open_medmnist
 
-        return open_medmnist(path)
+        return open_medmnist(path, normal)
     raise StudyError(f"{path} is no study; give a folder, a CSV file or a MedMNIST .npz")
 
 
-def _open_folder(path: Path, rules: DicomRules, structures: tuple[str, ...], read_masks: bool) -> Study:
+def open_study_of(task: Task, path: str | Path, dicom_rules: DicomRules | None = None) -> Study:
+    """Open a study for a model of ``task``: with its structures, and with its normal labels; see `open_study`."""
+    return open_study(path, dicom_rules=dicom_rules, structures=task.structures, normal=task.normal_labels)
+
+
+def _open_folder(
+    path: Path, rules: DicomRules, structures: tuple[str, ...], normal: tuple[str, ...], read_masks: bool
+) -> Study:
     if (path / "cases.csv").is_file():
         from medfm_compress.data.table_study import open_table
 
-        return open_table(path / "cases.csv", rules, structures, read_masks=read_masks)
+        return open_table(path / "cases.csv", rules, structures, normal, read_masks=read_masks)
     _refuse_structures(path, structures)
     from medfm_compress.data.folders import open_folder
 
     try:
-        return open_folder(path, rules)
+        return open_folder(path, rules, normal)
     except OSError as exc:
         raise StudyError(f"{path} cannot be read: {exc.strerror}; check its permissions") from None
 

@@ -14,6 +14,11 @@ _AGE_COLUMN = re.compile(r"(patient)?[ _-]*age([ _-]*(in[ _-]*)?(y|yr|yrs|years?
 _SHOWN = 4
 
 
+def is_age(column: str) -> bool:
+    """Whether a column of this name is read as ages: ``age``, ``Patient Age``, ``age_years``."""
+    return bool(_AGE_COLUMN.fullmatch(column))
+
+
 def recorded(column: str, value: str) -> str:
     """The group that ``value`` stands for; empty where it says that nothing was recorded, or cannot be.
 
@@ -22,7 +27,7 @@ def recorded(column: str, value: str) -> str:
     """
     if is_missing(value):
         return ""
-    if not _AGE_COLUMN.fullmatch(column):
+    if not is_age(column):
         return value
     low, high = age_range(value)
     if math.isnan(low):
@@ -35,7 +40,7 @@ def recorded(column: str, value: str) -> str:
 def unrecorded_remarks(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> tuple[str, ...]:
     """One sentence for each column in which filled cells count as not recorded or are no age, with their values."""
     unrecorded: dict[str, Counter[str]] = {column: Counter() for column in columns}
-    no_age: dict[str, Counter[str]] = {column: Counter() for column in columns if _AGE_COLUMN.fullmatch(column)}
+    no_age: dict[str, Counter[str]] = {column: Counter() for column in columns if is_age(column)}
     for row in rows:
         for column, counts in unrecorded.items():
             value = row.get(column, "")

@@ -3,7 +3,8 @@
 Cases that share a patient, or whose stored images are identical, form a group; a group goes to one split as a whole.
 Groups are dealt label by label (a group's label is its rarest), shuffled, each to the split that lacks most cases. Of a
 multi-label study, combinations of findings are dealt, of a segmentation study combinations of structures that an image
-shows; rare ones together. What nobody drew is set apart as ``unlabelled``.
+shows; rare ones together. What nobody drew is set apart as ``unlabelled``. Of an anomaly study, whose abnormal cases
+teach nothing, a new test split gets every group that has one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from medfm_compress.data.fingerprint import content_hashes
 from medfm_compress.data.labels import LEARNED, check_classes
+from medfm_compress.data.normal_labels import is_normal
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
 
@@ -86,7 +88,13 @@ def split_study(study: Study, plan: SplitPlan) -> SplitResult:
             "(--drop-leaking) or cut a new test split"
         )
     dropped = {c.image for c in leaking}
-    assigned = _deal([c for c in cut if c.image not in dropped], group, plan)
+    dealt = [c for c in cut if c.image not in dropped]
+    if study.normal and not plan.keep_test:
+        tested = {group[c.image] for c in dealt if not is_normal(c)}
+        assigned = _deal([c for c in dealt if group[c.image] not in tested], group, plan)
+        assigned |= {c.image: "test" for c in dealt if group[c.image] in tested}
+    else:
+        assigned = _deal(dealt, group, plan)
     cases = tuple(
         msgspec.structs.replace(case, split=assigned.get(case.image, case.split))
         for case in study.cases

@@ -104,7 +104,7 @@ def write_table(study: Study, path: Path) -> None:
     writer.writerow(["image", "split", *labels, *masks, *optional, *subgroups])
     for case in study.cases:
         drawn = _mask_cells(study, case, len(masks), folder)
-        groups = [case.subgroups.get(name, "") for name in subgroups]
+        groups = [case.value(name) for name in subgroups]
         targets = _label_cells(study, case, len(labels))
         image = _place(study, case.image, folder)
         writer.writerow([image, case.split, *targets, *drawn, *([case.patient] * len(optional)), *groups])
@@ -112,7 +112,7 @@ def write_table(study: Study, path: Path) -> None:
 
 
 def _label_columns(study: Study) -> list[str]:
-    if study.kind == "segmentation":
+    if study.kind in ("segmentation", "anomaly"):  # their labels are a subgroup
         return []
     return [PREFIX + label for label in study.labels] if study.independent else ["label"] * bool(study.labels)
 

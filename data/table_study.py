@@ -12,9 +12,10 @@ from msgspec.structs import replace
 
 from medfm_compress.data.dicom_header import Header, is_dicom_file, read_header
 from medfm_compress.data.dicom_patients import patients_of
-from medfm_compress.data.labels import LEARNED, PREFIX, check_classes, check_names, exclusive_study, independent_targets
+from medfm_compress.data.labels import LEARNED, PREFIX, check_classes, check_names, independent_targets
 from medfm_compress.data.masks import drawn_map, presence
 from medfm_compress.data.missing_values import is_missing
+from medfm_compress.data.normal_labels import labelled_study, refuse_normal
 from medfm_compress.data.recorded_groups import recorded, unrecorded_remarks
 from medfm_compress.data.sources import ARCHIVE_MARK, Arrays, Files
 from medfm_compress.data.study import Case, ImageSource, Study
@@ -34,15 +35,22 @@ _WORKERS = 2
 _log = logging.getLogger(__name__)
 
 
-def open_table(path: Path, rules: DicomRules, structures: tuple[str, ...] = (), *, read_masks: bool = True) -> Study:
-    """Open a CSV file; see `medfm_compress.data.open` for the columns and what ``structures`` and ``read_masks`` are.
+def open_table(
+    path: Path,
+    rules: DicomRules,
+    structures: tuple[str, ...] = (),
+    normal: tuple[str, ...] = (),
+    *,
+    read_masks: bool = True,
+) -> Study:
+    """Open a CSV file; see `medfm_compress.data.open` for the columns and the other arguments.
 
     Raises:
         StudyError: anything about the table or its files that stands in the way, in one sentence.
     """
     table = read_table(path)
     require_columns(table, ("image", "split"))
-    structures = _structures(table, structures)
+    structures = () if normal else _structures(table, structures)
     if not structures:
         _check_label_columns(table)
     _check_splits(table)
@@ -64,7 +72,7 @@ def open_table(path: Path, rules: DicomRules, structures: tuple[str, ...] = (), 
         study = _drawn(table, source, cases, structures)
         study = with_presence(study) if read_masks else study
     else:
-        study = replace(_labelled(table, source, cases), mask_columns=mask_columns)
+        study = replace(_labelled(table, source, cases, normal), mask_columns=mask_columns)
     columns = [name for name in table.columns if name == "patient" or _is_group(name)]
     return replace(study, remarks=(*study.remarks, *patients.remarks, *unrecorded_remarks(table.rows, columns)))
 
@@ -72,6 +80,7 @@ def open_table(path: Path, rules: DicomRules, structures: tuple[str, ...] = (), 
 def _case(row: Mapping[str, str], key: str, mask_columns: Sequence[str], header: Header, patient: str) -> Case:
     masks = tuple(row[name] for name in mask_columns)
     subgroups = {name: recorded(name, value) for name, value in row.items() if _is_group(name)}
+    kept = {name: row[name] for name, group in subgroups.items() if group != row[name] and not is_missing(row[name])}
     for name, value in (("sex", header.sex), ("age", header.age)):
         if value:
             subgroups.setdefault(name, value)
@@ -82,6 +91,7 @@ def _case(row: Mapping[str, str], key: str, mask_columns: Sequence[str], header:
         patient=patient if is_missing(written) else written,
         masks=masks if any(masks) else (),
         subgroups=subgroups,
+        written=kept,
     )
 
 
@@ -164,9 +174,10 @@ def check_shown(cases: Sequence[Case], structures: Sequence[str], name: str) -> 
         )
 
 
-def _labelled(table: Table, source: ImageSource, cases: Sequence[Case]) -> Study:
+def _labelled(table: Table, source: ImageSource, cases: Sequence[Case], normal: tuple[str, ...]) -> Study:
     if not table.findings:
-        return exclusive_study(table.path, source, cases, [row.get("label", "") for row in table.rows])
+        return labelled_study(table.path, source, cases, [row.get("label", "") for row in table.rows], normal)
+    refuse_normal(table.path, normal)
     targets = [independent_targets(row, table.label_columns, table.path.name) for row in table.rows]
     done = tuple(replace(case, target=target) for case, target in zip(cases, targets, strict=True))
     study = Study(root=table.path, kind="multilabel", labels=table.findings, cases=done, source=source)

@@ -7,20 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.data.case_columns import case_columns
 from medfm_compress.data.prepared import prepared_images
-from medfm_compress.data.study import Case, Study
+from medfm_compress.data.study import Case, Study, check_normal
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.network_inputs import NetworkInputs, with_columns
 from medfm_compress.runtime.preprocess import normalise
 from medfm_compress.runtime.task import Task
 
 
 def check_labels(study: Study, task: Task) -> None:
-    """Labels of study and task must agree in kind, names and order.
+    """Labels of study and task must agree in kind, names and order; of an anomaly task, the normal ones too.
 
     Raises:
         StudyError: they do not.
     """
+    check_normal(study, task)
     if (study.kind, study.labels) != (task.kind, task.labels):
         raise StudyError(
             f"the model's labels are {task.kind} {task.labels}, those of {study.root.name} are {study.kind} "
@@ -39,6 +43,15 @@ def sample_cases(study: Study, split: str, count: int, seed: int) -> tuple[Case,
         raise StudyError(f"{study.root.name} has no case in split {split!r}; cut one with 'medfm-compress study split'")
     chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(cases))[:count]
     return tuple(cases[i] for i in sorted(chosen.tolist()))
+
+
+def case_inputs(study: Study, cases: Sequence[Case], spec: ImageSpec, columns: Sequence[Column] = ()) -> NetworkInputs:
+    """`network_inputs` with the columns beside them; the images alone of a network without.
+
+    Raises:
+        StudyError: an image cannot be used, or the study lacks a column or has values that it does not take.
+    """
+    return with_columns(network_inputs(study, cases, spec), case_columns(study, cases, columns))
 
 
 def network_inputs(study: Study, cases: Sequence[Case], spec: ImageSpec) -> NDArray[np.float32]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from medfm_compress.export.module_outputs import EXTRA, LOGITS, named, output_names
 from medfm_compress.export.passes.features_output import FEATURES, features_output
 from medfm_compress.export.passes.pipeline import simplify
 from medfm_compress.export.quiet_exporter import quiet_exporter
@@ -22,11 +24,12 @@ from medfm_compress.runtime.tasks.table import rules_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from medfm_compress.runtime.columns import Column
     from medfm_compress.runtime.image_spec import ImageSpec
     from medfm_compress.runtime.task import Task
 
 INPUT = "image"
-OUTPUT = "logits"
+OUTPUT = LOGITS
 OPSET = 20  # the first with Gelu, which both engines have a kernel for
 
 
@@ -44,27 +47,32 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def export_onnx(module: nn.Module, spec: ImageSpec, task: Task, *, features: bool = False) -> Exported:
+def export_onnx(
+    module: nn.Module, spec: ImageSpec, task: Task, *, columns: Sequence[Column] = (), features: bool = False
+) -> Exported:
     """Export ``module`` with input ``image`` ``spec.shape`` and output ``logits`` as its task has it, float32.
 
-    With ``features`` the graph has a second output of that name, where there is one (see `features_output`).
+    A network with ``columns`` is called as ``module(image, *columns)``; each is an input of its own name. Further
+    outputs are those that it names (see `module_outputs`). With ``features`` the graph has one of that name behind the
+    logits, where there is one (see `features_output`).
 
     The module itself is left as it is: a float32 CPU copy in eval mode is traced.
 
     Raises:
-        ModelError: it does not take the spec's input, does not give one logit a label (one map a structure), or neither
-            exporter can trace it.
+        ModelError: it does not take the spec's input and the columns, does not give one logit a label (one map a
+            structure), does not read a column, or neither exporter can trace it.
     """
     import torch
 
     copied = copy.deepcopy(module).float().cpu().eval()
-    example = torch.zeros(spec.shape)
+    example = (torch.zeros(spec.shape), *(torch.zeros(1, column.width) for column in columns))
+    names = [INPUT, *(column.name for column in columns)]
     shape = rules_of(task).logits_shape(task, spec)
     _check_output(copied, example, task, shape)
     with quiet_exporter(), torch.no_grad():
-        model, exporter, reason = _trace(copied, example)
+        model, exporter, reason = _trace(copied, example, names)
         model = simplified(model, features=features)
-    return Exported(content=finished(model, spec), exporter=exporter, reason=reason)
+    return Exported(content=finished(model, spec, columns), exporter=exporter, reason=reason)
 
 
 def simplified(model: Any, *, features: bool = False) -> Any:
@@ -78,53 +86,56 @@ def simplified(model: Any, *, features: bool = False) -> Any:
     return ir.to_proto(graph)
 
 
-def finished(model: Any, spec: ImageSpec) -> bytes:
+def finished(model: Any, spec: ImageSpec, columns: Sequence[Column] = ()) -> bytes:
     """The serialized ``model``, without a trace of the machine that made it; equal bytes for an equal model.
 
     Raises:
-        ModelError: its input or output is not what a bundle's has.
+        ModelError: its inputs or output are not what a bundle's has.
     """
     _strip(model)
-    _check_model(model, spec)
+    _check_model(model, spec, columns)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
-def _check_output(module: nn.Module, example: Tensor, task: Task, expected: tuple[int, ...]) -> None:
+def _check_output(module: nn.Module, example: tuple[Tensor, ...], task: Task, expected: tuple[int, ...]) -> None:
     import torch
 
     try:
         with torch.no_grad():
-            output = module(example)
+            output = named(module, module(*example))[OUTPUT]
     except (RuntimeError, AssertionError, ValueError, TypeError) as exc:
         message = _one_line(exc)
-        raise ModelError(f"the model does not take an input of shape {tuple(example.shape)}: {message}") from exc
+        shapes = " and ".join(str(tuple(tensor.shape)) for tensor in example)
+        raise ModelError(f"the model does not take an input of shape {shapes}: {message}") from exc
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if shape != expected:
         raise ModelError(f"the model returns {shape}; the task's labels {task.labels} need one tensor {expected}")
 
 
-def _trace(module: nn.Module, example: Tensor) -> tuple[Any, Literal["dynamo", "torchscript"], str]:
+def _trace(
+    module: nn.Module, example: tuple[Tensor, ...], names: list[str]
+) -> tuple[Any, Literal["dynamo", "torchscript"], str]:
     try:
-        return _dynamo(module, example), "dynamo", ""
+        return _dynamo(module, example, names), "dynamo", ""
     except Exception as first:  # noqa: BLE001 - exporters raise anything; the other one may still work
         reason = _one_line(first)
     try:
-        return _torchscript(module, example), "torchscript", reason
+        return _torchscript(module, example, names), "torchscript", reason
     except Exception as second:
         message = f"dynamo: {reason}; torchscript: {_one_line(second)}"
         raise ModelError(f"the model cannot be exported to ONNX ({message})") from second
 
 
-def _dynamo(module: nn.Module, example: Tensor) -> Any:
+def _dynamo(module: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> Any:
     import torch
 
     program = torch.onnx.export(
         module,
-        (example,),
+        example,
         dynamo=True,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
+        input_names=names,
+        output_names=list(output_names(module)),
         opset_version=OPSET,
         verbose=False,
         optimize=True,
@@ -132,18 +143,18 @@ def _dynamo(module: nn.Module, example: Tensor) -> Any:
     return program.model_proto  # type: ignore[union-attr]
 
 
-def _torchscript(module: nn.Module, example: Tensor) -> Any:
+def _torchscript(module: nn.Module, example: tuple[Tensor, ...], names: list[str]) -> Any:
     import onnx
     import torch
 
     buffer = io.BytesIO()
     torch.onnx.export(
         module,
-        (example,),
+        example,
         buffer,  # type: ignore[arg-type]
         dynamo=False,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
+        input_names=names,
+        output_names=list(output_names(module)),
         opset_version=OPSET,
         do_constant_folding=True,
     )
@@ -182,14 +193,26 @@ def _strip_node(node: Any) -> None:
             _strip_graph(graph)
 
 
-def _check_model(model: Any, spec: ImageSpec) -> None:
+def _check_model(model: Any, spec: ImageSpec, columns: Sequence[Column]) -> None:
     import onnx
 
     onnx.checker.check_model(model)
-    shape = tuple(dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim)
-    names = [value.name for value in (*model.graph.input, *model.graph.output)]
-    if names[:2] != [INPUT, OUTPUT] or names[2:] not in ([], [FEATURES]) or shape != spec.shape:
-        raise ModelError(f"the exported graph has {names} and input {shape}, not {[INPUT, OUTPUT]} and {spec.shape}")
+    inputs = [(value.name, tuple(dim.dim_value for dim in _sides(value))) for value in model.graph.input]
+    expected = [(INPUT, spec.shape), *((column.name, (1, column.width)) for column in columns)]
+    outputs = [value.name for value in model.graph.output]
+    known = [OUTPUT, *(name for name in (FEATURES, *EXTRA) if name in outputs)]
+    if inputs != expected or outputs != known:
+        raise ModelError(
+            f"the exported graph has the inputs {inputs} and the outputs {outputs}, not {expected} and {known}"
+        )
+    read = {name for node in model.graph.node for name in node.input}
+    unread = [column.name for column in columns if column.name not in read]
+    if unread:
+        raise ModelError(f"the network does not read its column {unread[0]!r}; leave it out of the columns")
+
+
+def _sides(value: Any) -> Any:
+    return value.type.tensor_type.shape.dim
 
 
 def _one_line(exc: BaseException) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +24,10 @@ import msgspec
 
 from medfm_compress.export.build import Export, open_export
 from medfm_compress.runtime.bundle.manifest import Variant
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import Cpu, read_cpu
 from medfm_compress.runtime.errors import BundleRefused
-from medfm_compress.runtime.golden_cases import make_goldens, relative_logit_error, run_goldens
+from medfm_compress.runtime.golden_cases import make_golden_inputs, relative_logit_error, run_goldens
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions import onnxruntime as backend
 from medfm_compress.runtime.sessions.instruction_sets import InstructionSet
@@ -52,13 +54,16 @@ class Optimised(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def optimise_export(portable: Export, spec: ImageSpec, cpu: Cpu | None = None) -> Optimised:
+def optimise_export(
+    portable: Export, spec: ImageSpec, cpu: Cpu | None = None, columns: Sequence[Column] = ()
+) -> Optimised:
     """Give an ONNX Runtime variant a second form that is optimised for this machine's class of CPU.
 
     Args:
         portable: the variant as plain ONNX; left as it is, and to be shipped behind the optimised one.
         spec: of its input.
         cpu: this machine's, read where it is not given.
+        columns: that it takes beside the image.
     """
     if portable.variant.backend != backend.BACKEND:
         return Optimised(reason=f"{portable.variant.backend} compiles by itself and keeps it in a cache")
@@ -71,7 +76,7 @@ def optimise_export(portable: Export, spec: ImageSpec, cpu: Cpu | None = None) -
         export = open_export(variant, (content,), portable.session.info.threads)
     except BundleRefused as exc:
         return Optimised(reason=f"the optimised file cannot be opened: {exc}")
-    inputs = make_goldens(spec)
+    inputs = make_golden_inputs(spec, columns)
     own, plain = (run_goldens(session, inputs) for session in (export.session, portable.session))
     error = relative_logit_error(own.reshape(len(own), -1), plain.reshape(len(plain), -1))  # of maps as well
     if not error <= LARGEST_DIFFERENCE:

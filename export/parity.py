@@ -5,7 +5,7 @@ The measure is the relative logit error of `goldens`; the limit depends on the a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.export.module_outputs import LOGITS, module_outputs
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.golden_cases import make_goldens, relative_logit_error, run_goldens
+from medfm_compress.runtime.golden_cases import make_golden_inputs, relative_logit_error, run_goldens
+from medfm_compress.runtime.network_inputs import NetworkInputs
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from medfm_compress.runtime.columns import Column
     from medfm_compress.runtime.image_spec import ImageSpec
     from medfm_compress.runtime.sessions.protocol import Session
     from medfm_compress.runtime.task import Task
@@ -32,7 +35,7 @@ TOLERANCES = MappingProxyType(TOLERANCES | {"int8-fp16": 1e-1, "fp8": 1e-1, "fp8
 # Weights alone in 8 or 4 bits: the arithmetic is float32, in other orders.
 TOLERANCES = MappingProxyType(TOLERANCES | {"int8-weights": 1e-2, "int4-weights": 1e-2})
 
-Logits = Callable[[NDArray[np.float32]], NDArray[Any]]
+Logits = Callable[[NetworkInputs], NDArray[Any]]
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,21 +63,27 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_parity(
-    reference: Logits, candidate: Session, spec: ImageSpec, task: Task, count: int = PARITY_CASES
+    reference: Logits,
+    candidate: Session,
+    spec: ImageSpec,
+    task: Task,
+    count: int = PARITY_CASES,
+    columns: Sequence[Column] = (),
 ) -> Parity:
     """Compare ``candidate`` with ``reference`` on ``count`` synthetic inputs.
 
     Args:
-        reference: normalised inputs ``[n, C, H, W]`` float32 → logits ``[n, labels]``.
+        reference: normalised inputs ``[n, C, H, W]`` float32, and columns if there are any → logits ``[n, labels]``.
         candidate: an opened session; its declared precision sets the tolerance.
         spec: gives the inputs.
         task: says what of the logits matters.
         count: synthetic cases, 1 to 64.
+        columns: that the network takes beside the image.
 
     Raises:
         InputError: the relative logit error is above the tolerance, or a logit is not finite.
     """
-    inputs = make_goldens(spec, count, seed=1)  # not the bundle's own goldens (seed 0)
+    inputs = make_golden_inputs(spec, columns, count, seed=1)  # not the bundle's own goldens (seed 0)
     expected, logits = np.asarray(reference(inputs), dtype=np.float64), run_goldens(candidate, inputs)
     name = f"{candidate.info.backend} {candidate.info.precision}"
     if expected.shape != logits.shape:
@@ -97,19 +106,9 @@ def check_parity(
 
 
 def module_logits(module: nn.Module) -> Logits:
-    """A function from inputs ``[n, C, H, W]`` to the module's logits, one case at a time, float32 on the CPU.
+    """A function from inputs of n cases to the module's logits, one case at a time, float32 on the CPU.
 
     A copy in eval mode is run; the module keeps its mode, dtype and device.
     """
-    import copy
-
-    import torch
-
-    copied = copy.deepcopy(module).float().cpu().eval()
-
-    def logits(inputs: NDArray[np.float32]) -> NDArray[Any]:
-        with torch.no_grad():
-            rows = [copied(torch.from_numpy(inputs[i : i + 1])).numpy() for i in range(len(inputs))]
-        return np.concatenate(rows)
-
-    return logits
+    outputs = module_outputs(module)
+    return lambda inputs: outputs(inputs)[LOGITS]

@@ -10,7 +10,8 @@ most 64 and a quarter of n; σ² is the mean of the others (the maximum likeliho
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -18,15 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.data.study import Case, Study
-from medfm_compress.export.cases import network_inputs, sample_cases
+from medfm_compress.export.cases import case_inputs, sample_cases
 from medfm_compress.export.passes.features_output import FEATURES as OUTPUT
 from medfm_compress.runtime.bundle.arrays import to_npy
 from medfm_compress.runtime.bundle.bundle import Bundle, typicality_member
 from medfm_compress.runtime.bundle.manifest import Tensor, Typicality
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.network_inputs import feed, images_of, rows_of
 from medfm_compress.runtime.sessions.protocol import Session
+from medfm_compress.runtime.task import TaskKind
 from medfm_compress.runtime.threads import map_in_threads
 from medfm_compress.runtime.typicality import (
     Gaussian,
@@ -46,6 +50,12 @@ _MOST_DIRECTIONS = 64
 _UNIT = 0.95
 _CHUNK = 32
 _SMALLEST_UNIT = 1e-6
+_WITHOUT: Mapping[TaskKind, str] = MappingProxyType(
+    {
+        "segmentation": "a segmentation answers for pixels and has no row of features of an image",
+        "anomaly": "an anomaly score says itself how unlike the normal training images an image is",
+    }
+)
 _FLOOR = 1e-4  # of a variance, as a share of the mean one; float32 leaves a rest of 1e-7
 
 
@@ -73,8 +83,8 @@ def why_not(study: Study, rate: float) -> str:
     """Why the study is too small for typicality; empty where it is not."""
     if not rate:
         return "not asked for"
-    if study.kind == "segmentation":
-        return "a segmentation answers for pixels and has no row of features of an image"
+    if study.kind in _WITHOUT:
+        return _WITHOUT[study.kind]
     training, validation = len(study.split("train")), len(study.split("val"))
     if training < LEAST_TRAINING_CASES:
         return f"{training} training cases; at least {LEAST_TRAINING_CASES} are needed"
@@ -85,7 +95,12 @@ def why_not(study: Study, rate: float) -> str:
 
 
 def store_typicality(
-    session: Session, variants: Sequence[str], study: Study, spec: ImageSpec, rate: float
+    session: Session,
+    variants: Sequence[str],
+    study: Study,
+    spec: ImageSpec,
+    rate: float,
+    columns: Sequence[Column] = (),
 ) -> StoredTypicality:
     """Fit on training cases, score validation cases, once for all ``variants``, which compute the same.
 
@@ -95,12 +110,13 @@ def store_typicality(
         study: large enough, see `why_not`.
         spec: of the input.
         rate: of false refusals, in (0, 1).
+        columns: that the network takes beside the image; they are not judged.
 
     Raises:
         StudyError: an image cannot be read, or features are not finite.
     """
-    model = fit_typicality(session, study, spec)
-    scores = validation_scores(model, session, study, spec)
+    model = fit_typicality(session, study, spec, columns)
+    scores = validation_scores(model, session, study, spec, columns)
     rule = Typicality(
         false_refusal_rate=rate,
         training_cases=min(len(study.split("train")), MOST_TRAINING_CASES),
@@ -117,8 +133,9 @@ def rescored(bundle: Bundle, session: Session, study: Study) -> bytes:
     Raises:
         StudyError: an image cannot be read, or other validation cases than those the bundle was exported with.
     """
-    scores = validation_scores(read_model(bundle), session, study, bundle.manifest.image_spec)
-    rule = bundle.manifest.typicality
+    manifest = bundle.manifest
+    scores = validation_scores(read_model(bundle), session, study, manifest.image_spec, manifest.told)
+    rule = manifest.typicality
     if rule is not msgspec.UNSET and len(scores) != rule.validation_cases:
         raise StudyError(
             f"{study.root.name} has {len(scores)} validation cases for typicality, the bundle was exported with "
@@ -127,40 +144,45 @@ def rescored(bundle: Bundle, session: Session, study: Study) -> bytes:
     return to_npy(scores)
 
 
-def fit_typicality(session: Session, study: Study, spec: ImageSpec) -> TypicalityModel:
+def fit_typicality(session: Session, study: Study, spec: ImageSpec, columns: Sequence[Column] = ()) -> TypicalityModel:
     """Statistics of at most 500 training cases.
 
     Args:
         session: of the network with the output ``features``.
         study: with training cases.
         spec: of the input.
+        columns: beside it.
 
     Raises:
         StudyError: an image cannot be read, or features are not finite.
     """
     cases = sample_cases(study, "train", MOST_TRAINING_CASES, seed=0)
-    described = describe(session, study, cases, spec)
+    described = describe(session, study, cases, spec, columns)
     return TypicalityModel(*(fit_gaussian(x) for x in described))
 
 
-def validation_scores(model: TypicalityModel, session: Session, study: Study, spec: ImageSpec) -> NDArray[np.float32]:
+def validation_scores(
+    model: TypicalityModel, session: Session, study: Study, spec: ImageSpec, columns: Sequence[Column] = ()
+) -> NDArray[np.float32]:
     """Strangeness of the validation cases (at most 300), sorted, float32 ``[n]``."""
     cases = sample_cases(study, "val", MOST_VALIDATION_CASES, seed=0)
-    described = describe(session, study, cases, spec)
+    described = describe(session, study, cases, spec, columns)
     scores: NDArray[np.float32] = np.sort(strangest(model.parts(*described))).astype(np.float32)
     return scores
 
 
-def describe(session: Session, study: Study, cases: Sequence[Case], spec: ImageSpec) -> Described:
+def describe(
+    session: Session, study: Study, cases: Sequence[Case], spec: ImageSpec, columns: Sequence[Column] = ()
+) -> Described:
     """Descriptions of ``cases`` as the device will see them, one case at a time."""
     features: list[NDArray[np.float32]] = []
     pixels: list[NDArray[np.float32]] = []
     workers = max(1, usable_cores() // session.info.threads)
     for start in range(0, len(cases), _CHUNK):
-        inputs = network_inputs(study, cases[start : start + _CHUNK], spec)
-        pixels.append(describe_pixels(inputs))
-        rows = [inputs[i : i + 1] for i in range(len(inputs))]
-        features += map_in_threads(lambda row: session.run({session.input_names[0]: row})[OUTPUT], rows, workers)
+        inputs = case_inputs(study, cases[start : start + _CHUNK], spec, columns)
+        pixels.append(describe_pixels(images_of(inputs)))
+        rows = list(rows_of(inputs))
+        features += map_in_threads(lambda row: session.run(feed(session.input_names, row))[OUTPUT], rows, workers)
     described = Described(np.concatenate(features).astype(np.float32), np.concatenate(pixels))
     if not all(np.isfinite(x).all() for x in described):
         raise StudyError(f"the network's features of {study.root.name} are not finite")

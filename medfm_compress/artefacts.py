@@ -20,7 +20,7 @@ from medfm_compress.data.open import open_study
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import digest
 
-MODEL_CARDS = ("model.json", "backbone.json")  # written last: a folder with one is finished
+MODEL_CARDS = ("model.json", "backbone.json", "encoder.json")  # written last: a folder with one is finished
 _WORKING_FOLDER = "training"  # of a model folder: caches and checkpoints, which are not the model
 
 

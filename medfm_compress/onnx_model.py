@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from medfm_compress.data.image_folder import open_images
-from medfm_compress.data.open import open_study
+from medfm_compress.data.open import open_study, open_study_of
 from medfm_compress.data.study import Study
 from medfm_compress.device_spec import device_spec
 from medfm_compress.recipe import ExportStep
@@ -51,7 +51,7 @@ class CaseSource(NamedTuple):
         if self.images is not None:
             study = open_images(self.images, task, spec, self.least, self.most, self.seed)
         else:
-            study = open_study(self.study or Path(), dicom_rules=spec.dicom, structures=task.structures)
+            study = open_study_of(task, self.study or Path(), spec.dicom)
         for sentence in study.remarks:
             progress(f"note: {sentence}")
         return study
@@ -72,7 +72,7 @@ def export_onnx_model(
 
     labels = open_study(cases.study) if cases.study is not None else None
     progress(f"reading {source.source}")
-    task = Task(kind=labels.kind, labels=labels.labels) if labels is not None else None
+    task = labels.task if labels is not None else None
     adopted = network_of_onnx(source, task, features=wants_features(labels, step.false_refusal_rate))
     card = adopted.card
     study = cases.open(card.task, card.spec, progress)

@@ -110,7 +110,7 @@ class Job:
         if settings is None:
             return TeacherInput(self._recipe.teachers)
         make = partial(steps.prepare_teacher, table.path, settings, self._progress)
-        reads = [table, *_named(settings.weights, settings.folder, settings.stain)]
+        reads = [table, *_named(settings.weights, settings.folder, settings.stain, settings.columns)]
         folder = self._cache.step("teacher", ModelFolder(self._out / "teacher"), reads, _deciding(settings), make)
         return TeacherInput((TeacherSource(source=str(folder.path)),))
 
@@ -118,7 +118,8 @@ class Job:
         """The student, distilled."""
         settings = self._recipe.distill
         make = partial(steps.distill, table.path, teacher.sources, settings, self._progress)
-        reads: list[Input] = [table, teacher, *_named(settings.student, settings.weights), *_studies(settings.more)]
+        reads: list[Input] = [table, teacher, *_named(settings.student, settings.weights, settings.columns)]
+        reads += _studies(settings.more)
         return self._cache.step("distill", ModelFolder(self._out / "student"), reads, _deciding(settings), make)
 
     def pruned(self, table: StudyTable, teacher: TeacherInput, student: ModelFolder) -> ModelFolder:

@@ -15,7 +15,9 @@ from medfm_compress.bench.measure.load_scenario import Harness, LoadPlan, Scenar
 from medfm_compress.bench.types.operating_rule import parse_rule
 from medfm_compress.bench.types.target import TARGETS
 from medfm_compress.compress.distillation.options import Distillation
+from medfm_compress.compress.embedding.options import EmbeddingDistillation
 from medfm_compress.compress.losses.names import LabelLoss
+from medfm_compress.compress.networks.architecture import FusionMethod
 from medfm_compress.compress.networks.masking import Masking
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.quantization.options import QuantizeOptions
@@ -66,6 +68,40 @@ class PretrainStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         check(self)
 
 
+class EmbedStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Teachers' features, and the small encoder that learns them.
+
+    Attributes:
+        teacher_weights: of a teacher that is a timm name, in the order of these: local safetensors, state dict or
+            backbone folder.
+        level: number of a teacher's feature map that is read, from 0; without any, those of strides 8 and 16.
+        student: timm name of the encoder's network.
+        weights: local safetensors, state dict or backbone folder of ``pretrain`` that the student starts from.
+        image_size: input of student and named teachers in pixels; that of a teacher's folder where there is one.
+        colour: of the images; without it, that of the study's first training image.
+        more: another study whose images are learned from.
+        licence: of the teachers' weights, where no folder says it.
+        intended_use: what their publisher says they are for, likewise.
+        training: how.
+        embedding: what is learned.
+    """
+
+    teacher_weights: tuple[str, ...] = ()
+    level: tuple[int, ...] = ()
+    student: str
+    weights: str = ""
+    image_size: Annotated[int, IMAGE_SIZE] = 224
+    colour: Colour | None = None
+    more: tuple[str, ...] = ()
+    licence: str = ""
+    intended_use: str = ""
+    training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=2e-3, patience=0)
+    embedding: EmbeddingDistillation = EmbeddingDistillation()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the teacher comes from: a model folder as it stands, or a network that is trained here.
 
@@ -86,6 +122,8 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         intended_use: what the publisher of the weights says they are for.
         dicom: rules for DICOM input, which every student and bundle inherits.
         stain: file of 'slide fit-stain': the stain that images are normalised to, likewise.
+        columns: file of what the network is given beside the image (age, sex …), see 'study columns'.
+        fusion: with ``columns``: how they join the image's embedding, ``concatenation`` or ``film``.
         training: how.
     """
 
@@ -102,6 +140,8 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     intended_use: str = ""
     dicom: Annotated[DicomRules, RECIPE_ONLY] = DicomRules()
     stain: str = ""
+    columns: str = ""
+    fusion: FusionMethod = "concatenation"
     training: TrainingConfig = TrainingConfig()
 
     def __post_init__(self) -> None:
@@ -125,6 +165,8 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         max_latency_ms: with student ``auto``: latency of one image.
         target: with student ``auto``: where it will run, e.g. ``openvino:cpu:int8:2``.
         more: another study, learned from without its labels.
+        columns: file of what the student is given beside the image, whatever the teacher is, see 'study columns'.
+        fusion: with ``columns``: how they join the image's embedding, ``concatenation`` or ``film``.
         training: how.
         distillation: from what.
     """
@@ -137,6 +179,8 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_latency_ms: Annotated[float, Meta(ge=0, extra={"unit": "ms"})] = 0.0
     target: Annotated[str, TARGETS] = "openvino:cpu"
     more: tuple[str, ...] = ()
+    columns: str = ""
+    fusion: FusionMethod = "concatenation"
     training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=2e-3, patience=10)
     distillation: Distillation = Distillation()
 
@@ -148,7 +192,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What the bundle says of itself, and the rule of its operating points.
 
     Attributes:
-        rule: of the operating points, on validation cases: ``youden``, ``sensitivity>=0.95`` or ``specificity>=0.90``.
+        rule: of the operating points, on validation cases: ``youden``, ``sensitivity>=0.95``, ``specificity>=0.90`` or
+            ``false-alarm-rate<=0.05``; without it ``youden``, of an anomaly score a false-alarm rate of 0.05.
         intended_use: what the bundle is for, in one sentence.
         dicom_modality: of the DICOM files that the device may predict on, e.g. ``DX``; without any, the model's own,
             else those of the study's DICOM files.
@@ -178,7 +223,7 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             at no run more; it is said where it has none. Off, variants are as they were.
     """
 
-    rule: str = "youden"
+    rule: str = ""
     intended_use: str = NOT_FOR_CLINICAL_USE
     dicom_modality: tuple[str, ...] = ()
     dicom_sop_class: tuple[str, ...] = ()
@@ -200,7 +245,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     heat_map: bool = False
 
     def __post_init__(self) -> None:
-        parse_rule(self.rule)
+        if self.rule:
+            parse_rule(self.rule)
         if self.tile_overlap is None and (self.tile_blending != "gaussian" or self.tile_mm_per_px is not None):
             raise InputError("tile_blending and tile_mm_per_px go with tile_overlap; give it, e.g. 0.25")
         if self.dicom_orientation:
@@ -346,7 +392,9 @@ def resolved(recipe: Recipe, folder: Path) -> Recipe:
         return path(name) if name and Path(path(name)).exists() else name
 
     def started(step: Step) -> Step:
-        changed = {name: path(getattr(step, name)) for name in ("weights", "folder", "stain") if hasattr(step, name)}
+        changed = {
+            name: path(getattr(step, name)) for name in ("weights", "folder", "stain", "columns") if hasattr(step, name)
+        }
         more = {"more": tuple(map(path, step.more))} if hasattr(step, "more") else {}
         return replace(step, **changed, **more)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from medfm_compress.data.colour_kind import case_colour, colour_of, study_colour_kind
-from medfm_compress.data.open import open_study
+from medfm_compress.data.open import open_study, open_study_of
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.stain_fit import with_stain
 from medfm_compress.data.study import Study
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from medfm_compress.bench.gate.policy_file import LoadedPolicy
     from medfm_compress.bench.report import Report
     from medfm_compress.bench.types.verdict import Verdict
+    from medfm_compress.compress.anomaly.options import AnomalyFit, EncoderSource
     from medfm_compress.compress.explain.explain import Explained
     from medfm_compress.compress.explain.options import ExplainOptions
+    from medfm_compress.compress.networks.encoder_folder import StoredEncoder
     from medfm_compress.compress.networks.model import Model
     from medfm_compress.compress.pretrain.pretrain import Pretrained
     from medfm_compress.compress.pruning.options import PruneOptions
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from medfm_compress.recipe import (
         BenchStep,
         DistillStep,
+        EmbedStep,
         FinetuneStep,
         PretrainStep,
     )
@@ -132,6 +135,8 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
     model = dataclasses.replace(
         model, spec=spec, licence=step.licence or model.licence, intended_use=step.intended_use or model.intended_use
     )
+    if step.columns:
+        model = _with_columns(model, step, cases, progress)
     if step.training.epochs:
         _warn_of_modality(cases, step.training.modality, progress)
     published = Path(step.weights).is_file() or step.model.startswith("hf-hub:")  # a folder is `pretrain`'s
@@ -171,11 +176,24 @@ def distill(
     torch.manual_seed(step.training.seed)
     own = unmapped(teacher.model) if isinstance(teacher, ModuleTeacher) else None
     student = _student(teacher.card, own, step, auto)
+    if step.columns:
+        student = _with_columns(student, step, cases, progress)
     rules = teacher.card.spec.dicom
     more = tuple(_open(Path(path), progress, rules) for path in step.more)
     studies = (open_study(study, dicom_rules=rules, structures=structures), *more)
     check_teacher(studies, teacher, out, progress, step.distillation)
     return train_student(studies, teacher, student, step.training, out, progress, step.distillation)
+
+
+def _with_columns(model: Model, step: FinetuneStep | DistillStep, cases: Study, progress: Progress) -> Model:
+    """``model`` as a network of images and of the columns that ``step`` names; what was measured for them is said."""
+    from medfm_compress.compress.networks.fusion.network import with_fusion
+    from medfm_compress.data.columns_file import describe, load_columns
+
+    columns = load_columns(step.columns, cases)
+    for column in columns:
+        progress(f"column {describe(column)}")
+    return with_fusion(model, columns, step.fusion)
 
 
 def _structures(models: tuple[str, ...]) -> tuple[str, ...]:
@@ -244,11 +262,97 @@ def prune(
     from medfm_compress.compress.teachers.open import open_teacher
 
     student = load_model(model)
-    cases = _open(study, progress, student.spec.dicom, student.task.structures)
+    cases = _open_of(student.task, study, progress, student.spec.dicom)
     _warn_of_modality(cases, options.training.modality, progress)
     teacher = open_teacher(sources, task_of(cases), options.training, options.distillation.teacher_precision)
     check_teacher((cases,), teacher, None, progress, options.distillation)  # what is refused writes nothing
     return prune_and_recover(PruningRun(cases, teacher, options, out, progress), student)
+
+
+def embed(
+    study: Path,
+    normal: tuple[str, ...],
+    teachers: tuple[str, ...],
+    step: EmbedStep,
+    progress: Progress,
+    out: Path,
+    *,
+    overwrite: bool = True,
+) -> StoredEncoder:
+    """Distil the features of the teachers, encoders each, into the network that ``step`` names."""
+    refuse_to_overwrite(out, overwrite)
+    if out.resolve() in {Path(name).resolve() for name in teachers}:
+        raise ModelError(f"--out {out} is one of the teachers, and would be replaced; name another folder")
+    refuse_misspelt(step.student, *teachers)
+    import torch
+
+    from medfm_compress.compress.embedding.distill import choose_cases, distill_embedding
+    from medfm_compress.compress.embedding.encoder_teacher import open_teachers
+    from medfm_compress.compress.networks.build import build_model
+
+    first = _with_remarks(open_study(study, normal=normal), progress)
+    studies = (first, *(_open(Path(path), progress) for path in step.more))
+    _warn_of_modality(first, step.training.modality, progress)
+    sources = _encoder_sources(teachers, step)
+    cases = choose_cases(studies)
+    teacher = open_teachers(sources, cases.training[0], step.embedding, step.training, out / "training" / "cache")
+    spec = teacher.card.spec
+    torch.manual_seed(step.training.seed)
+    student = build_model(
+        step.student,
+        Task(kind="binary", labels=("absent", "present")),  # a classifier has to have some; it is left out
+        size_px=spec.height_px,
+        colour=spec.colour,
+        weights=Path(step.weights) if step.weights else None,
+        spec=spec,
+    )
+    return distill_embedding(studies, teacher, student, step.training, out, progress, step.embedding)
+
+
+def _encoder_sources(teachers: tuple[str, ...], step: EmbedStep) -> tuple[EncoderSource, ...]:
+    """Where the teachers come from; weights go to those that are no folder, in their order."""
+    from medfm_compress.compress.anomaly.options import EncoderSource
+
+    named = [name for name in teachers if not Path(name).is_dir() and not name.startswith("hf-hub:")]
+    if len(named) != len(step.teacher_weights):
+        raise InputError(
+            f"{len(named)} teacher(s) are timm names and {len(step.teacher_weights)} --teacher-weights are given; give "
+            "one for each, in their order"
+        )
+    weights = dict(zip(named, step.teacher_weights, strict=True))
+    return tuple(
+        EncoderSource(
+            encoder=name,
+            weights=weights.get(name, ""),
+            level=() if Path(name, "encoder.json").is_file() else step.level,
+            licence=step.licence,
+            intended_use=step.intended_use,
+            **({} if Path(name).is_dir() else {"image_size": step.image_size, "colour": step.colour}),
+        )
+        for name in teachers
+    )
+
+
+def fit_anomaly(
+    study: Path,
+    normal: tuple[str, ...],
+    encoder: EncoderSource,
+    options: AnomalyFit,
+    progress: Progress,
+    out: Path,
+    *,
+    overwrite: bool = True,
+) -> Model:
+    """Fit a scorer on the embeddings of the normal cases of a study."""
+    refuse_to_overwrite(out, overwrite)
+    if Path(encoder.encoder).resolve() == out.resolve():
+        raise ModelError(f"--out {out} is the encoder that it is made of, and would replace it; name another folder")
+    refuse_misspelt(encoder.encoder)
+    from medfm_compress.compress.anomaly.fit import fit_anomaly_model
+    from medfm_compress.compress.anomaly.open_encoder import open_encoder
+
+    cases = _with_remarks(open_study(study, normal=normal), progress)
+    return fit_anomaly_model(cases, open_encoder(encoder, cases), options, out, progress)
 
 
 def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
@@ -263,7 +367,15 @@ def _warn_of_modality(cases: Study, modality: str, progress: Progress) -> None:
 
 def _open(path: Path, progress: Progress, rules: DicomRules | None = None, structures: tuple[str, ...] = ()) -> Study:
     """A study; what opening it passed over or took for something else is said."""
-    study = open_study(path, dicom_rules=rules, structures=structures)
+    return _with_remarks(open_study(path, dicom_rules=rules, structures=structures), progress)
+
+
+def _open_of(task: Task, path: Path, progress: Progress, rules: DicomRules) -> Study:
+    """Likewise, for a model of ``task``."""
+    return _with_remarks(open_study_of(task, path, rules), progress)
+
+
+def _with_remarks(study: Study, progress: Progress) -> Study:
     for sentence in study.remarks:
         progress(f"note: {sentence}")
     return study
@@ -271,13 +383,14 @@ def _open(path: Path, progress: Progress, rules: DicomRules | None = None, struc
 
 def task_of(cases: Study) -> Task:
     """What a study asks of a network."""
-    return Task(kind=cases.kind, labels=cases.labels)
+    return cases.task
 
 
 def export(
     model: Path, study: Path, step: ExportStep, name: str, recipe_sha256: str, progress: Progress, out: Path
 ) -> Manifest:
     """Write the FP32 bundle of a model folder, its parity with the module checked."""
+    from medfm_compress.compress.anomaly.nearest_cases import load_nearest_cases
     from medfm_compress.compress.networks.model import load_model
     from medfm_compress.compress.pruning.exported_sparsity import check_exported_sparsity
     from medfm_compress.compress.qat.ranges_file import load_ranges
@@ -295,7 +408,7 @@ def export(
         steps=(*loaded.provenance.steps, *_intention(loaded)),
         recipe_sha256=recipe_sha256,
     )
-    cases = _open(study, progress, loaded.spec.dicom, loaded.task.structures)
+    cases = _open_of(loaded.task, study, progress, loaded.spec.dicom)
     draft = BundleDraft(
         name=name or loaded.name,
         spec=device_spec(loaded.spec, step, cases, progress),
@@ -304,6 +417,8 @@ def export(
         intended_use=step.intended_use,
         false_refusal_rate=step.false_refusal_rate,
         heat_map=step.heat_map,
+        columns=loaded.columns,
+        nearest=load_nearest_cases(model),
     )
     with replacing(out) as temporary:
         manifest = build_bundle(
@@ -380,7 +495,7 @@ def bench(
     opened, of_variants = Bundle.open(bundle), tuple(target for target in targets if not is_torch(target))
     lacking = unavailable_variants(opened, of_variants)
     on_gpu = any(v.device != "cpu" for v in chosen_variants(opened, of_variants) if v.name not in lacking)
-    cases = _open(study, progress, opened.manifest.image_spec.dicom, opened.manifest.task.structures)
+    cases = _open_of(opened.manifest.task, study, progress, opened.manifest.image_spec.dicom)
     teacher = Reference(teachers, task_of(cases), threads)
     with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
         options = BenchOptions(
@@ -421,8 +536,15 @@ def explain(
     from medfm_compress.compress.teachers.session import open_live_teacher
     from medfm_compress.runtime.bundle.bundle import Bundle
 
-    cases = _open(study, progress, Bundle.open(bundle).manifest.image_spec.dicom)
+    manifest = Bundle.open(bundle).manifest
+    cases = _open(study, progress, manifest.image_spec.dicom)
     teacher = open_live_teacher(teachers, task_of(cases))
+    for name, columns in ((manifest.name, manifest.told), (teacher.card.name, teacher.card.told)):
+        if columns:
+            raise ModelError(
+                f"{name} takes columns beside the image ({columns[0].name} …), and explain changes images alone; "
+                "give a teacher and a bundle of the image alone"
+            )
     if not isinstance(teacher, ModuleTeacher):
         raise ModelError(
             f"explain holds agreement against the teacher with random weights, and {teacher.card.name} is no single "

@@ -7,7 +7,8 @@ M_k ``[h, w]`` are the network's output ``cam``: what each place adds to logit k
     E = M_f − Σ_{g ≠ f} q_g M_g,  q = softmax of the others' logits       binary and multi-class
 
 A map is laid on the image by its geometry: image pixel → network's input → place, linear between the places' centres.
-What the network did not see (cropped away) has no evidence.
+What the network did not see (cropped away) has no evidence. An anomaly map (``anomaly_map``) is laid on it likewise:
+its evidence is the anomaly score of a place.
 """
 
 from __future__ import annotations
@@ -75,10 +76,24 @@ def on_input(evidence: FloatArray, spec: ImageSpec) -> FloatArray:
 
 def on_image(evidence: FloatArray, spec: ImageSpec, height: int, width: int) -> FloatArray:
     """Evidence ``[h, w]`` on an image of ``height`` × ``width`` px before preprocessing; 0 where it was cropped."""
-    resized = resized_size(height, width, spec)
-    rows = _seen(height, resized[0], spec.height_px, evidence.shape[0])
-    columns = _seen(width, resized[1], spec.width_px, evidence.shape[1])
+    rows, columns = _placed(evidence, spec, height, width)
     return np.asarray(rows @ evidence @ columns.T, np.float32)
+
+
+def score_on_image(scores: FloatArray, spec: ImageSpec, height: int, width: int) -> FloatArray:
+    """Likewise scores of places, of which 0 is one like any other; NaN where the image was cropped."""
+    rows, columns = _placed(scores, spec, height, width)
+    laid: FloatArray = np.asarray(rows @ scores @ columns.T, np.float32)
+    laid[~rows.any(axis=1)] = np.nan
+    laid[:, ~columns.any(axis=1)] = np.nan
+    return laid
+
+
+def _placed(values: FloatArray, spec: ImageSpec, height: int, width: int) -> tuple[FloatArray, FloatArray]:
+    """Interpolation matrices of rows and of columns, see `_seen`."""
+    resized = resized_size(height, width, spec)
+    rows = _seen(height, resized[0], spec.height_px, values.shape[0])
+    return rows, _seen(width, resized[1], spec.width_px, values.shape[1])
 
 
 def grey_picture(pixels: Pixels) -> NDArray[np.uint8]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -17,11 +18,24 @@ from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime import variant_selection as choice
 from medfm_compress.runtime.answers.answer import Network
 from medfm_compress.runtime.bundle.bundle import Bundle
-from medfm_compress.runtime.bundle.manifest import Manifest, Variant
-from medfm_compress.runtime.cpu import read_cpu, usable_cores
-from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in_one_line, refusing
+from medfm_compress.runtime.bundle.manifest import NEAREST, Manifest
+from medfm_compress.runtime.columns import Column, Values
+from medfm_compress.runtime.cpu import usable_cores
+from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, refusing
+from medfm_compress.runtime.fill_columns import fill_columns, keywords_of
 from medfm_compress.runtime.heap import release_freed_memory
-from medfm_compress.runtime.segmentation.result import Segmentation
+from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
+from medfm_compress.runtime.opening import (
+    check_columns_of,
+    check_names,
+    choose_variant,
+    nearest_cases,
+    opened,
+    qualify,
+    trust_flags,
+    typicality_judge,
+)
+from medfm_compress.runtime.prediction import NetworkInput, Prediction
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
 from medfm_compress.runtime.sessions.table import BACKENDS, open_variant
 from medfm_compress.runtime.task import Task
@@ -32,82 +46,14 @@ if TYPE_CHECKING:
 
     from medfm_compress.runtime.class_activation import ClassActivation
     from medfm_compress.runtime.images.pixels import Pixels
-    from medfm_compress.runtime.typicality import TypicalityJudge
 
 Atypical = Literal["withhold", "flag"]
 UNVERIFIED_FLAG = "unverified-model"
 NOT_RELIABLE_FLAG = "not-reliable"
-UNSIGNED_FLAG = "unsigned-bundle"
-CLOCK_FLAG = "clock-is-wrong"
 TRUST_EVERY_S = 30.0
 """A trust store is asked again before the first prediction that comes so much later: a key may have been revoked."""
-START_GOLDENS = 1
-"""Golden cases replayed at the start: one already passes through every operator; ``inspect --verify`` replays all."""
 
 _log = logging.getLogger("medfm_compress.runtime")
-
-
-class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the network says of one image.
-
-    Attributes:
-        probabilities: finding → calibrated probability in [0, 1].
-        findings: finding → called at its operating point or not; None where it has none.
-        label: the most probable class of a multiclass task, else None.
-        typicality: how usual the image is among those that the network was made for, in (0, 1], see `typicality`; None
-            where the bundle does not tell.
-        not_reliable: why no finding is given; then probabilities and findings are empty. Empty where one is.
-        flags: quality remarks on the image, e.g. ``colour-image-for-grey-model``; ``not-reliable``;
-            ``unverified-model`` where no passing verdict stands behind it, ``unsigned-bundle`` where a trust store was
-            asked and no trusted builder stands behind the bundle, or no trusted approver behind its verdict,
-            ``clock-is-wrong`` where the clock shows an earlier time than was certainly reached.
-        variant: which variant of the bundle answered.
-        model_digest: of the bundle.
-        intended_use: as the bundle's maker declared it.
-        elapsed_ms: from the source to this answer.
-        frame: which frame of several it is of, counted from 1; None where it is of the image.
-        frames: of how many frames it is, where it joins the answers for several.
-        segmentation: of a segmentation, its label map and what follows from it; None where none is given. Then a
-            finding is called where the map shows it anywhere, and its probability is the highest of a pixel's.
-    """
-
-    probabilities: dict[str, float]
-    findings: dict[str, bool | None]
-    label: str | None
-    flags: tuple[str, ...]
-    variant: str
-    model_digest: str
-    intended_use: str
-    elapsed_ms: float
-    typicality: float | None = None
-    not_reliable: str = ""
-    segmentation: Segmentation | None = None
-    frame: int | None = None
-    frames: int | None = None
-
-    def row(self) -> dict[str, Any]:
-        """The prediction as JSON has it: of a segmentation numbers and no maps, of others nothing of it."""
-        row = {name: getattr(self, name) for name in self.__struct_fields__ if name != "segmentation"}
-        row = {name: value for name, value in row.items() if name not in ("frame", "frames") or value is not None}
-        return row if self.segmentation is None else row | {"segmentation": self.segmentation.summary()}
-
-
-class NetworkInput(NamedTuple):
-    """What the network was given for one image, and what it answered whatever was made of it.
-
-    Attributes:
-        tensor: ``[1, C, H, W]``, float32, normalised.
-        spacing_mm: of the pixels before any resizing, where a DICOM file says it.
-        examination: a mark that images of one DICOM study share, of no meaning outside this process.
-        scores: finding → its probability, of an image that is not reliable as well.
-        activation: class activation maps of the same run, where the bundle gives them.
-    """
-
-    tensor: NDArray[np.float32]
-    spacing_mm: float | None
-    examination: bytes | None = None
-    scores: Mapping[str, float] = MappingProxyType({})
-    activation: ClassActivation | None = None
 
 
 class Engine:
@@ -156,8 +102,8 @@ class Engine:
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
         self._trust, self._allow_unsigned, self._trusted_at = trust, allow_unsigned, time.monotonic()
-        self.bundle = _opened(bundle, find_store(trust), allow_unsigned)
-        self.variant = _choose(self.bundle, backend, unverified)
+        self.bundle = opened(bundle, find_store(trust), allow_unsigned)
+        self.variant = choose_variant(self.bundle, backend, unverified)
         self.task: Task = self.manifest.task_of(self.variant)
         self.verified = not choice.verdict_incompatibility(self.bundle, self.variant)
         if not self.verified:
@@ -166,12 +112,14 @@ class Engine:
             )
         cache = None if cache_dir is None else str(cache_dir)
         session = open_variant(self.bundle, self.variant, threads or usable_cores(), cache)
-        _check_names(session, self.manifest)
-        self.golden_error = _qualify(self.bundle, self.variant, session)
+        check_names(session, self.manifest)
+        check_columns_of(self.bundle)
+        self.golden_error = qualify(self.bundle, self.variant, session)
         self._judge = typicality_judge(self.bundle, self.variant)
+        self._nearest = nearest_cases(self.bundle)
         self._standing_flags = (
             *(() if self.verified else (UNVERIFIED_FLAG,)),
-            *_trust_flags(self.bundle, self.variant),
+            *trust_flags(self.bundle, self.variant),
         )
         self._session: Session | None = session
         self.info: SessionInfo = session.info
@@ -184,6 +132,11 @@ class Engine:
         return self.bundle.manifest
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the network takes beside the image; nothing of most."""
+        return self.manifest.told
+
+    @property
     def standing_flags(self) -> tuple[str, ...]:
         """What every prediction of this engine says, whatever the image: of verdict and signatures."""
         return self._standing_flags
@@ -192,6 +145,7 @@ class Engine:
         self,
         source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
         *,
+        columns: Values | None = None,
         atypical: Atypical = "withhold",
         keep_probabilities: bool = False,
     ) -> Prediction:
@@ -199,22 +153,28 @@ class Engine:
 
         Args:
             source: the image.
+            columns: of a model that takes columns, what is known of the patient, e.g. ``{"age": 63, "sex": "F"}``.
+                What is not given is read from the DICOM attribute that the column names, where the file has it.
             atypical: what becomes of one that is unlike those the network was made for (see `typicality`): ``withhold``
                 gives no finding and says why, ``flag`` gives findings and the flag ``not-reliable``.
             keep_probabilities: of a segmentation, also give the probability of every pixel.
 
         Raises:
-            ImageRefused: the image is unreadable or not what the bundle was made for.
+            ImageRefused: the image is unreadable or not what the bundle was made for; or a column is missing where it
+                may not be, out of its range, of no known category, or contradicts the file.
             Refused: the network's output, or a probability that follows from it, is not finite.
             BundleRefused, TrustRefused: the trust store does not trust the bundle any more; see `check_trust`.
-            InputError: the engine is closed, or the source is of no known kind.
+            InputError: the engine is closed, the source is of no known kind, or the model has no such column.
         """
-        return self.predict_with_input(source, atypical=atypical, keep_probabilities=keep_probabilities)[0]
+        return self.predict_with_input(
+            source, columns=columns, atypical=atypical, keep_probabilities=keep_probabilities
+        )[0]
 
     def predict_with_input(
         self,
         source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
         *,
+        columns: Values | None = None,
         atypical: Atypical = "withhold",
         keep_probabilities: bool = False,
     ) -> tuple[Prediction, NetworkInput]:
@@ -226,23 +186,33 @@ class Engine:
         start = time.perf_counter()
         if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
             self.check_trust()
-        rules, withholds = self.manifest.image_spec.dicom, atypical == "withhold"
+        rules, withholds, given = self.manifest.image_spec.dicom, atypical == "withhold", columns or {}
         if rules.frame_aggregation:
             from medfm_compress.runtime.answers.frames import joined
 
-            prediction, seen = joined(self._frames(source, withholds), rules.frame_aggregation, self.task)
+            frames = self._frames(source, given, withholds)
+            prediction, seen = joined(frames, rules.frame_aggregation, self.task)
             return msgspec.structs.replace(prediction, elapsed_ms=(time.perf_counter() - start) * 1e3), seen
-        pixels = read_image(source, rules)
-        return self._predict(pixels, start, withholds=withholds, keep_probabilities=keep_probabilities)
+        pixels = read_image(source, rules, keywords_of(self.columns))
+        return self._predict(pixels, given, start, withholds=withholds, keep_probabilities=keep_probabilities)
 
     def predict_frames(
-        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        columns: Values | None = None,
+        atypical: Atypical = "withhold",
     ) -> Iterator[Prediction]:
         """A prediction for each frame in its order; see `predict_frames_with_input`."""
-        return (prediction for prediction, _ in self.predict_frames_with_input(source, atypical=atypical))
+        answers = self.predict_frames_with_input(source, columns=columns, atypical=atypical)
+        return (prediction for prediction, _ in answers)
 
     def predict_frames_with_input(
-        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        columns: Values | None = None,
+        atypical: Atypical = "withhold",
     ) -> Iterator[tuple[Prediction, NetworkInput]]:
         """A prediction for each frame in its order, of a bundle whose rule is to answer for ``each``; see `predict`.
 
@@ -258,36 +228,42 @@ class Engine:
             raise InputError(f"atypical is {atypical!r}; it must be 'withhold' or 'flag'")
         if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
             self.check_trust()
-        yield from self._frames(source, atypical == "withhold")
+        yield from self._frames(source, columns or {}, atypical == "withhold")
 
     def _frames(
-        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], withholds: bool
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], given: Values, withholds: bool
     ) -> Iterator[tuple[Prediction, NetworkInput]]:
         from medfm_compress.runtime.read_image import read_frames
 
         start = time.perf_counter()
-        for number, pixels in enumerate(read_frames(source, self.manifest.image_spec.dicom), 1):
-            prediction, seen = self._predict(pixels, start, withholds=withholds, keep_probabilities=False)
+        rules, keywords = self.manifest.image_spec.dicom, keywords_of(self.columns)
+        for number, pixels in enumerate(read_frames(source, rules, keywords), 1):
+            prediction, seen = self._predict(pixels, given, start, withholds=withholds, keep_probabilities=False)
             yield msgspec.structs.replace(prediction, frame=number), seen
             start = time.perf_counter()
 
     def _predict(
-        self, pixels: Pixels, start: float, *, withholds: bool, keep_probabilities: bool
+        self, pixels: Pixels, known: Values, start: float, *, withholds: bool, keep_probabilities: bool
     ) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.answers.table import ask_of
         from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.dicom.rules import kind_flags
 
         spec = self.manifest.image_spec
-        network = Network(self._run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
+        filled = fill_columns(self.columns, known, pixels.attributes)
+        run = partial(self._run_beside, filled.inputs)
+        network = Network(run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
         answer = ask_of(self.task)(network, pixels)
         typicality, not_reliable = self._judged(answer.outputs, answer.tensor)
-        given = not (not_reliable and withholds)
+        is_given = not (not_reliable and withholds)
         prediction = Prediction(
-            probabilities=answer.probabilities if given else {},
-            findings=answer.findings if given else {},
-            label=answer.label if given else None,
-            segmentation=answer.segmentation if given else None,
+            probabilities=answer.probabilities if is_given else {},
+            findings=answer.findings if is_given else {},
+            label=answer.label if is_given else None,
+            segmentation=answer.segmentation if is_given else None,
+            is_score=not self.task.gives_probabilities,
+            anomaly_map=answer.anomaly_map if is_given else None,
+            nearest=self._nearest_of(answer.outputs) if is_given else (),
             flags=(
                 *pixels.flags,
                 *kind_flags(pixels, spec.dicom),
@@ -302,42 +278,70 @@ class Engine:
             model_digest=self.manifest.model_digest,
             intended_use=self.manifest.intended_use,
             elapsed_ms=(time.perf_counter() - start) * 1e3,
+            columns=filled.sources,
         )
-        kept = answer.probabilities, self._activation(answer.outputs)
-        return prediction, NetworkInput(answer.tensor, pixels.spacing_mm, pixels.examination, *kept)
+        seen = NetworkInput(
+            answer.tensor,
+            pixels.spacing_mm,
+            pixels.examination,
+            scores=answer.probabilities,
+            activation=self._activation(answer.outputs),
+            columns=filled.inputs,
+            given=known,
+        )
+        return prediction, seen
 
-    def logits(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+    def inputs_of(self, source: str | Path | bytes | pydicom.Dataset, columns: Values | None = None) -> NetworkInputs:
+        """What the network is given for an image, of several frames that in which most was found; see `predict`."""
+        return self.predict_with_input(source, columns=columns, atypical="flag")[1].inputs
+
+    def logits(self, inputs: NetworkInputs) -> NDArray[np.float32]:
         """Raw logits ``[1, labels]``, or a map a structure, of one preprocessed image ``[1, C, H, W]``, float32.
+
+        A model with columns takes them beside the image.
 
         Raises:
             Refused: an output that is not finite or has another shape.
-            InputError: the engine is closed, or the tensor has another shape.
+            InputError: the engine is closed, or an input has another shape.
         """
-        return self._logits_of(self._run(tensor))
+        return self._logits_of(self._run(inputs))
 
-    def activation(self, tensor: NDArray[np.float32]) -> ClassActivation | None:
+    def activation(self, inputs: NetworkInputs) -> ClassActivation | None:
         """Class activation maps of one preprocessed image ``[1, C, H, W]``; None where the bundle gives none.
 
         Raises:
             Refused, InputError: as of `logits`.
         """
-        return self._activation(self._run(tensor)) if self.manifest.cam is not None else None
+        return self._activation(self._run(inputs)) if self.manifest.place_map is not None else None
 
     def _activation(self, outputs: Mapping[str, NDArray[Any]]) -> ClassActivation | None:
-        if self.manifest.cam is None:
+        places = self.manifest.place_map
+        if places is None:
             return None
         from medfm_compress.runtime.class_activation import read_activation
 
-        return read_activation(outputs, self.manifest.cam, self._logits_of(outputs))
+        return read_activation(outputs, places, self._logits_of(outputs))
 
-    def _run(self, tensor: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+    def _nearest_of(self, outputs: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+        """Hashes of the training cases that the network names; none where the bundle names none."""
+        return () if self._nearest is None else self._nearest.named(outputs[NEAREST])
+
+    def _run_beside(
+        self, columns: Mapping[str, NDArray[np.float32]], tensor: NDArray[np.float32]
+    ) -> Mapping[str, NDArray[Any]]:
+        return self._run(with_columns(tensor, columns))
+
+    def _run(self, inputs: NetworkInputs) -> Mapping[str, NDArray[Any]]:
         session = self._session
         if session is None:
             raise InputError("the engine is closed; open a new one")
-        if tensor.shape != self.manifest.image_spec.shape:
-            raise InputError(f"the network takes {self.manifest.image_spec.shape}, got {tensor.shape}")
+        fed = feed([tensor.name for tensor in self.manifest.inputs], inputs)
+        for tensor in self.manifest.inputs:
+            if fed[tensor.name].shape != tensor.shape:
+                what = "" if tensor.role == "image" else f" as {tensor.name}"
+                raise InputError(f"the network takes {tensor.shape}{what}, got {fed[tensor.name].shape}")
         with refusing(Refused, "the network gives no result for this image"):
-            return session.run({self.manifest.inputs[0].name: tensor})
+            return session.run(fed)
 
     def _logits_of(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         with refusing(Refused, "the network gives no result for this image"):
@@ -393,65 +397,3 @@ class Engine:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _opened(bundle: str | Path | Bundle, store: TrustStore | None, allow_unsigned: bool) -> Bundle:
-    if not isinstance(bundle, Bundle):
-        return Bundle.open(bundle, whole=False, trust=store, allow_unsigned=allow_unsigned)
-    return bundle if store is None else bundle.held_against(store, allow_unsigned=allow_unsigned)
-
-
-def _trust_flags(bundle: Bundle, variant: Variant) -> tuple[str, ...]:
-    """What every prediction says of the signatures; nothing where no trust store was asked."""
-    standing, verdict = bundle.standing, bundle.verdict(variant.name)
-    if standing is None:
-        return ()
-    missing = standing.untrusted or (choice.unsigned_verdict(bundle, verdict) if verdict else "")
-    if missing:
-        _log.warning("%s is used although %s", bundle.path.name, missing)
-    return (*((UNSIGNED_FLAG,) if missing else ()), *((CLOCK_FLAG,) if standing.clock_is_behind else ()))
-
-
-def _choose(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:
-    passed_over: list[str] = []
-    for variant, reason in choice.incompatibilities(bundle, choice.Machine(cpu=read_cpu()), backend, unverified):
-        if not reason:
-            _log.info("variant %s (%s) chosen; passed over: %s", variant.name, variant.target, passed_over or "none")
-            return variant
-        passed_over.append(f"{variant.name}: {in_one_line(reason)}")
-    raise BundleRefused(f"{bundle.path.name} has no variant that may run here: " + "; ".join(passed_over))
-
-
-def typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None:
-    """What tells whether an image is usual; None where the bundle does not tell. BundleRefused where it is damaged."""
-    if bundle.manifest.typicality is msgspec.UNSET:
-        return None
-    from medfm_compress.runtime.typicality import TypicalityJudge
-
-    return TypicalityJudge(bundle, variant)
-
-
-def _qualify(bundle: Bundle, variant: Variant, session: Session) -> float:
-    """Relative logit error on golden cases: on one, or on all of them for an engine that this machine compiled itself.
-
-    Such an engine, if it fails, is forgotten: the next start builds another, which may pass.
-    """
-    if variant.device == "cpu":
-        return goldens.replay_goldens(bundle, variant, session, START_GOLDENS)
-    try:
-        return goldens.replay_goldens(bundle, variant, session)
-    except BundleRefused:
-        compiled: Path | None = getattr(session, "compiled", None)
-        if compiled is not None:
-            compiled.unlink(missing_ok=True)
-        raise
-
-
-def _check_names(session: Session, manifest: Manifest) -> None:
-    """The model file must have the tensors that the manifest says."""
-    inputs, outputs = {t.name for t in manifest.inputs}, {t.name for t in manifest.outputs}
-    if set(session.input_names) != inputs or set(session.output_names) != outputs:
-        raise BundleRefused(
-            f"the model has inputs {in_one_line(session.input_names)} and outputs {in_one_line(session.output_names)}; "
-            f"its manifest says {in_one_line(sorted(inputs))} and {in_one_line(sorted(outputs))}"
-        )

@@ -16,7 +16,7 @@ keep the quotient meaningful where the cases hardly differ (or there is one only
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,11 @@ from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.bundle.arrays import read_npy, to_npy
 from medfm_compress.runtime.bundle.bundle import GOLDEN_INPUTS, Bundle, golden_member
 from medfm_compress.runtime.bundle.manifest import Variant
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
+from medfm_compress.runtime.golden_columns import golden_columns
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.network_inputs import NetworkInputs, feed, images_of, rows_of, with_columns
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.task import Task
 from medfm_compress.runtime.tasks.table import rules_of
@@ -57,11 +60,18 @@ def make_goldens(spec: ImageSpec, count: int = GOLDEN_COUNT, seed: int = 0) -> N
     return _normalised(np.repeat(grey, spec.channels, axis=1), spec)
 
 
-def golden_files(inputs: NDArray[np.float32], logits: Mapping[str, NDArray[Any]], spec: ImageSpec) -> dict[str, bytes]:
+def make_golden_inputs(
+    spec: ImageSpec, columns: Sequence[Column] = (), count: int = GOLDEN_COUNT, seed: int = 0
+) -> NetworkInputs:
+    """`make_goldens` with the columns of a network beside them (see `golden_columns`); the images alone without."""
+    return with_columns(make_goldens(spec, count, seed), golden_columns(columns, count, seed))
+
+
+def golden_files(inputs: NetworkInputs, logits: Mapping[str, NDArray[Any]], spec: ImageSpec) -> dict[str, bytes]:
     """Members for a bundle: ``goldens/inputs.npy`` and one ``goldens/<variant>.npy`` for each entry of ``logits``.
 
     Args:
-        inputs: from `make_goldens`, ``[n, C, H, W]``.
+        inputs: from `make_goldens` or `make_golden_inputs`; of columns nothing is stored.
         logits: variant name → its own logits on ``inputs``, ``[n, labels]``.
         spec: the one that ``inputs`` were made for.
 
@@ -69,7 +79,7 @@ def golden_files(inputs: NDArray[np.float32], logits: Mapping[str, NDArray[Any]]
         InputError: inputs that `make_goldens` did not make for ``spec``, or logits that are not finite.
     """
     shape = (1, -1, 1, 1)
-    prepared = inputs * np.reshape(spec.std, shape) + np.reshape(spec.mean, shape)
+    prepared = images_of(inputs) * np.reshape(spec.std, shape) + np.reshape(spec.mean, shape)
     levels = np.rint(prepared * _LEVELS)
     if np.abs(levels - prepared * _LEVELS).max() > 0.05 or levels.min() < 0 or levels.max() > _LEVELS:
         raise InputError("golden inputs must come from make_goldens with the same image spec")
@@ -81,15 +91,16 @@ def golden_files(inputs: NDArray[np.float32], logits: Mapping[str, NDArray[Any]]
     return files
 
 
-def read_golden_inputs(bundle: Bundle, count: int | None = None) -> NDArray[np.float32]:
-    """Network inputs ``[n, C, H, W]`` of the bundle's golden cases, or of the first ``count``, normalised float32."""
+def read_golden_inputs(bundle: Bundle, count: int | None = None) -> NetworkInputs:
+    """Network inputs, float32, of the bundle's golden cases, or of the first ``count``; with columns if it has any."""
     spec = bundle.manifest.image_spec
     levels = read_npy(bundle, GOLDEN_INPUTS, np.dtype(np.uint8))
     if levels.shape[1:] != spec.shape[1:] or not 1 <= len(levels) <= MAX_GOLDENS:
         raise BundleRefused(
             f"{bundle.path.name}: golden inputs have shape {levels.shape}, which its spec does not give"
         )
-    return _normalised(levels[:count], spec)
+    images = _normalised(levels[:count], spec)
+    return with_columns(images, golden_columns(bundle.manifest.told, len(images)))
 
 
 def read_golden_logits(bundle: Bundle, variant: Variant) -> NDArray[np.float32]:
@@ -102,10 +113,10 @@ def read_golden_logits(bundle: Bundle, variant: Variant) -> NDArray[np.float32]:
     return logits.astype(np.float32)
 
 
-def run_goldens(session: Session, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits ``[n, …]`` of ``session`` on ``inputs`` ``[n, C, H, W]``, one case at a time as the device does."""
-    name, output = session.input_names[0], session.output_names[0]
-    return np.concatenate([session.run({name: inputs[i : i + 1]})[output] for i in range(len(inputs))])
+def run_goldens(session: Session, inputs: NetworkInputs) -> NDArray[np.float32]:
+    """Logits ``[n, …]`` of ``session`` on ``inputs`` of n cases, one case at a time as the device does."""
+    names, output = session.input_names, session.output_names[0]
+    return np.concatenate([session.run(feed(names, case))[output] for case in rows_of(inputs)])
 
 
 def replay_goldens(bundle: Bundle, variant: Variant, session: Session, count: int | None = None) -> float:
@@ -154,7 +165,7 @@ def _check_decisions(
         )
 
 
-def _run_of(variant: Variant, session: Session, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _run_of(variant: Variant, session: Session, inputs: NetworkInputs) -> NDArray[np.float32]:
     """Logits of ``variant`` on ``inputs``; raises BundleRefused where it does not run on them or gives no numbers."""
     what = f"variant {variant.name} does not run on its golden cases"
     with refusing(BundleRefused, what):

@@ -15,11 +15,13 @@ from medfm_compress.runtime.class_activation import ClassActivation, grey_pictur
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.images.pixels import Pixels
+from medfm_compress.runtime.network_inputs import NetworkInputs, columns_of, images_of, with_columns
 from medfm_compress.runtime.occlusion import OcclusionOptions, occlusion_map, windows
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.engine import Engine, Prediction
+    from medfm_compress.runtime.engine import Engine
+    from medfm_compress.runtime.prediction import Prediction
 
 OCCLUSION, ACTIVATION = "occlusion", "class activation"
 
@@ -48,7 +50,7 @@ class HeatMap(NamedTuple):
 
 def heat_map(
     engine: Engine,
-    tensor: NDArray[np.float32],
+    inputs: NetworkInputs,
     prediction: Prediction,
     *,
     finding: str | None = None,
@@ -58,7 +60,7 @@ def heat_map(
 
     Args:
         engine: that predicted; run once where its bundle gives class activation maps, else some 226 times.
-        tensor: what it was given, ``[1, C, H, W]``, normalised (`NetworkInput.tensor`).
+        inputs: what it was given (`NetworkInput.inputs`); columns stay while parts of the image are covered.
         prediction: of this image.
         finding: to be explained; by default the one that matters most.
         on_step: see `OnStep`.
@@ -76,8 +78,8 @@ def heat_map(
     chosen = finding if finding is not None and prediction.probabilities else finding_to_explain(prediction)
     if chosen is None:
         return None
-    spec = engine.manifest.image_spec
-    activation = engine.activation(tensor)
+    spec, tensor = engine.manifest.image_spec, images_of(inputs)
+    activation = engine.activation(inputs)
     if activation is not None:
         evidence = on_input(activation.evidence(engine.task, chosen), spec)
         return HeatMap(chosen, evidence, picture_of(tensor, spec), ACTIVATION)
@@ -85,7 +87,7 @@ def heat_map(
     runs = 1 + len(list(windows(height, width, OcclusionOptions())))
     return HeatMap(
         finding=chosen,
-        evidence=occlusion_map(_counting(engine, runs, on_step), tensor, engine.task, chosen),
+        evidence=occlusion_map(_counting(engine, inputs, runs, on_step), tensor, engine.task, chosen),
         picture=picture_of(tensor, spec),
     )
 
@@ -147,14 +149,15 @@ def _warmth(heat: HeatMap) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return _COLD + part * (_HOT - _COLD), opacity
 
 
-def _counting(engine: Engine, runs: int, on_step: OnStep | None) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
-    """The network, which tells of every run before it."""
-    if on_step is None:
-        return engine.logits
-    done = iter(range(runs))
+def _counting(
+    engine: Engine, inputs: NetworkInputs, runs: int, on_step: OnStep | None
+) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
+    """The network on another image beside the columns of ``inputs``; it tells of every run before it."""
+    columns, done = columns_of(inputs), iter(range(runs))
 
     def logits_of(image: NDArray[np.float32]) -> NDArray[Any]:
-        on_step(next(done), runs)
-        return engine.logits(image)
+        if on_step is not None:
+            on_step(next(done), runs)
+        return engine.logits(with_columns(image, columns))
 
     return logits_of

@@ -5,7 +5,7 @@ Whatever cannot be read with certainty is refused with one sentence that names t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 _ANY = DicomRules()
 
 
-def read_image(source: Source, rules: DicomRules = _ANY) -> Pixels:
+def read_image(source: Source, rules: DicomRules = _ANY, attributes: Collection[str] = ()) -> Pixels:
     """Decode one 2-D image.
 
     Args:
         source: path of, or bytes of, a DICOM, PNG, JPEG, TIFF or BMP file; a pydicom ``Dataset``; or an array
             ``[H, W]`` or ``[H, W, 3]`` of uint8 or uint16 (full range) or float in [0, 1].
         rules: what DICOM images are accepted, and their window; other sources ignore them.
+        attributes: keywords of DICOM attributes to be read along, for columns beside the image.
 
     Returns:
         Presentation values at their own bit depth.
@@ -44,16 +45,18 @@ def read_image(source: Source, rules: DicomRules = _ANY) -> Pixels:
         return pixels_from_array(source)
     if isinstance(source, (str, Path)):
         path = Path(source)
-        return _decode(read_limited(path), path.name, rules)
+        return _decode(read_limited(path), path.name, rules, attributes)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(bytes(source), "image data", rules)
+        return _decode(bytes(source), "image data", rules, attributes)
     from medfm_compress.runtime.dicom.read_dicom import read_dicom
 
-    return read_dicom(source, rules)
+    return read_dicom(source, rules, attributes)
 
 
-def read_frames(source: Source, rules: DicomRules) -> Iterator[Pixels]:
+def read_frames(source: Source, rules: DicomRules, attributes: Collection[str] = ()) -> Iterator[Pixels]:
     """Every frame of a DICOM image, each decoded when it is asked for; any other image itself.
+
+    Arguments are those of :func:`read_image`.
 
     Raises:
         ImageRefused: as of :func:`read_image`, of the frame that is asked for.
@@ -69,14 +72,14 @@ def read_frames(source: Source, rules: DicomRules) -> Iterator[Pixels]:
     else:
         from medfm_compress.runtime.dicom.read_dicom import dataset_frames
 
-        yield from dataset_frames(source, rules)
+        yield from dataset_frames(source, rules, attributes)
         return
     if kind_of(data[:HEAD_BYTES]) != "dicom":
-        yield _decode(data, name, rules)
+        yield _decode(data, name, rules, attributes)
         return
     from medfm_compress.runtime.dicom.read_dicom import decoded_frames
 
-    yield from decoded_frames(data, name, rules)
+    yield from decoded_frames(data, name, rules, attributes)
 
 
 def is_image_file(path: str | Path) -> bool:
@@ -120,12 +123,12 @@ def _check_shape(shape: tuple[int, ...], name: str) -> None:
     raise ImageRefused(f"{name}: shape is {shape}; it must be [height, width] or [height, width, 3]")
 
 
-def _decode(data: bytes, name: str, rules: DicomRules) -> Pixels:
+def _decode(data: bytes, name: str, rules: DicomRules, attributes: Collection[str]) -> Pixels:
     kind: Kind = kind_of(data[:HEAD_BYTES])
     if kind == "dicom":
         from medfm_compress.runtime.dicom.read_dicom import decode_dicom
 
-        return decode_dicom(data, name, rules)
+        return decode_dicom(data, name, rules, attributes)
     if kind == "raster":
         from medfm_compress.runtime.images.read_raster import decode_raster
 

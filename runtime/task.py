@@ -35,7 +35,7 @@ class OperatingPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         label: the finding it decides.
         threshold: the finding is called where the calibrated probability is >= this, in [0, 1].
         rule: how it was chosen, e.g. ``youden`` or ``sensitivity>=0.95``.
-        sensitivity: on the validation cases, in [0, 1].
+        sensitivity: on the validation cases, in [0, 1]; 0, and not known, where there are no positives.
         specificity: on the validation cases, in [0, 1].
         positives: validation cases with the finding, >= 0.
         negatives: validation cases without it, >= 0.
@@ -73,20 +73,24 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sigmoid). Which structures an image shows are its findings.
 
     ``anomaly``, logits ``[n, 1]``: how unlike the normal training cases an image is, the greater the less normal; its
-    one label names what is not normal. The logit is a distance, shifted and scaled; its sigmoid orders images and is
-    compared with the threshold, and is no probability of disease.
+    one label names what is not normal, and ``normal`` are the labels of the study that were taken for normal. The logit
+    is a distance, shifted and scaled; its sigmoid orders images and is compared with the threshold, and is no
+    probability of disease.
 
     Attributes:
         kind: see above.
         labels: unique names, at least two (one for multilabel).
         temperature: logits are divided by it before the activation, 0.001 to 1000 (Guo et al. 2017).
         operating_points: at most one a finding; empty until `export` has seen validation cases.
+        normal: of ``anomaly`` alone: labels of the study whose cases are normal; read it through `normal_labels`. Unset
+            it is left out of the JSON. Since schema 8.
     """
 
     kind: TaskKind
     labels: tuple[str, ...]
     temperature: float = 1.0
     operating_points: tuple[OperatingPoint, ...] = ()
+    normal: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) != len(self.labels) or not all(self.labels):
@@ -96,8 +100,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InputError(f"a {self.kind} task cannot have the {len(self.labels)} label(s) {self.labels}")
         if self.kind == "segmentation":
             self._check_segmentation()
-        if self.kind == "anomaly" and len(self.labels) != 1:
-            raise InputError(f"an anomaly task has one label, what is not normal; got {self.labels}")
+        self._check_normal()
         if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             raise InputError(
                 f"temperature is {self.temperature}; it must be {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
@@ -111,6 +114,17 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 f"operating points for {sorted(unknown)}, which are not findings of this task: {self.findings}"
             )
 
+    def _check_normal(self) -> None:
+        names = self.normal_labels
+        if self.kind != "anomaly":
+            if names:
+                raise InputError(f"a {self.kind} task names normal labels {names}; an anomaly task alone has them")
+            return
+        if len(self.labels) != 1:
+            raise InputError(f"an anomaly task has one label, what is not normal; got {self.labels}")
+        if not names or len(set(names)) != len(names) or not all(names):
+            raise InputError(f"an anomaly task names the labels that are normal, each once; got {names}")
+
     def _check_segmentation(self) -> None:
         if len(self.labels) > MOST_STRUCTURES:
             raise InputError(f"{len(self.labels)} structures; a label map holds at most {MOST_STRUCTURES}")
@@ -121,6 +135,16 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def independent(self) -> bool:
         """Whether an image may show several findings; those of the other kinds exclude each other."""
         return self.kind in INDEPENDENT_KINDS
+
+    @property
+    def normal_labels(self) -> tuple[str, ...]:
+        """Labels of the study whose cases are normal; none unless it is an anomaly task."""
+        return () if self.normal is msgspec.UNSET else self.normal
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether a score is meant as a probability; that of an anomaly orders images and is none."""
+        return self.kind != "anomaly"
 
     @property
     def is_dense(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.mask_rules import MaskRules
-from medfm_compress.bench.types.metric import MASK_METRICS, UNBOUNDED
-from medfm_compress.data.study import Case, Study
+from medfm_compress.bench.types.metric import MASK_METRICS, PLACE_METRICS, UNBOUNDED
+from medfm_compress.data.study import Case, Study, check_normal
 from medfm_compress.runtime.activation import decisions, probabilities
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
 from medfm_compress.runtime.preprocess import normalise
 from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.sessions.protocol import Session
@@ -40,7 +43,7 @@ class EvaluationTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         decisions: n rows of 0/1.
         clusters: one number a case; equal numbers are one patient.
         subgroups: column name → n values.
-        case_metrics: metric of masks → n rows of one value a finding, null where a case has none.
+        case_metrics: metric of masks or places → n rows of one value a finding, null where a case has none.
         mask_rules: by which those were computed.
         distance_unit: of their distances.
     """
@@ -149,8 +152,9 @@ def _check_values(evaluation: Evaluation) -> None:
 
 def _check_case_metrics(evaluation: Evaluation) -> None:
     name, shape = evaluation.name, evaluation.truth.shape
-    if evaluation.case_metrics and set(evaluation.case_metrics) != set(MASK_METRICS):
-        raise InputError(f"evaluation {name!r} has other metrics of masks than {', '.join(MASK_METRICS)}")
+    if set(evaluation.case_metrics) not in (set(), set(MASK_METRICS), set(PLACE_METRICS)):
+        known = f"{', '.join(MASK_METRICS)}, nor {', '.join(PLACE_METRICS)}"
+        raise InputError(f"evaluation {name!r} has metrics of cases that are neither {known}")
     for metric, values in evaluation.case_metrics.items():
         if values.shape != shape:
             raise InputError(f"{metric} of evaluation {name!r} has shape {values.shape}; cases by findings is {shape}")
@@ -171,7 +175,7 @@ def number_clusters(clusters: tuple[str, ...]) -> NDArray[np.int64]:
     return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
 
 
-def evaluate(  # noqa: PLR0913 (what is evaluated takes five nouns, how takes three)
+def evaluate(  # noqa: PLR0913 (what is evaluated takes six nouns, how takes three)
     session: Session,
     study: Study,
     cases: tuple[Case, ...],
@@ -179,33 +183,40 @@ def evaluate(  # noqa: PLR0913 (what is evaluated takes five nouns, how takes th
     task: Task,
     *,
     name: str,
+    columns: Sequence[Column] = (),
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Run ``session`` over ``cases`` at batch size 1, as the device does; of maps each case's peaks are taken.
 
     Args:
-        session: one image input, one logits output.
+        session: one image input, and one of each column's name; one logits output.
         study: decodes the images and knows the labels.
         cases: labelled cases of it.
         spec: preprocessing of the network.
         task: labels, temperature and operating points.
         name: ``teacher`` or a variant's name.
+        columns: that the network takes beside the image, from the study.
         cache_dir: where prepared images are kept between runs; none keeps nothing.
         progress: called with one line now and then.
 
     Raises:
         InputError: no cases, an unlabelled case, other labels than the task's, or logits that do not fit it.
         ImageRefused: an image that cannot be read.
+        StudyError: the study lacks a column, or has values that it does not take.
     """
+    from medfm_compress.data.case_columns import case_columns
     from medfm_compress.data.prepared import prepared_images
 
     check_cases(study, cases, task)
+    beside = case_columns(study, cases, columns)
     images = prepared_images(study, cases, spec, cache_dir, progress)
     shape = rules_of(task).logits_shape(task, spec)
     logits = np.empty((len(cases), len(task.labels)), dtype=np.float64)
     for row in counted(range(len(cases)), f"evaluate {name}", len(cases), progress):
-        answer = _logits(session, normalise(np.asarray(images[row : row + 1]), spec), shape)
+        image = normalise(np.asarray(images[row : row + 1]), spec)
+        inputs = with_columns(image, {column: rows[row : row + 1] for column, rows in beside.items()})
+        answer = _logits(session, inputs, shape)
         logits[row] = rules_of(task).case_logits(answer, task)[0]
     return tabulate(logits, study, cases, task, name=name)
 
@@ -251,6 +262,7 @@ def check_cases(study: Study, cases: tuple[Case, ...], task: Task) -> None:
 
     Raises:
         InputError: no cases, an unlabelled one, or labels that differ from the task's in name, order or kind.
+        StudyError: the study takes other labels for normal than the task.
     """
     if not cases:
         raise InputError("there are no cases to evaluate; choose a split that has some")
@@ -262,10 +274,11 @@ def check_cases(study: Study, cases: tuple[Case, ...], task: Task) -> None:
             f"the study is {study.kind} with labels {study.labels}, the model {task.kind} with {task.labels}; "
             "they must agree, in this order"
         )
+    check_normal(study, task)
 
 
-def _logits(session: Session, image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[Any]:
-    answer: NDArray[Any] = session.run({session.input_names[0]: image})[session.output_names[0]]
+def _logits(session: Session, inputs: NetworkInputs, shape: tuple[int, ...]) -> NDArray[Any]:
+    answer: NDArray[Any] = session.run(feed(session.input_names, inputs))[session.output_names[0]]
     if answer.shape != shape:
         raise InputError(f"the session gives logits of shape {answer.shape}; the task needs {shape}")
     return answer

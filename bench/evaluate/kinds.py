@@ -3,6 +3,8 @@
 classification      one row of logits a case                       metrics of scores and decisions
 segmentation        maps, each laid on its image and held          metrics of masks, and of whether the image
 against its mask, case by case                 shows the structure at all
+anomaly             one score a case, and where the network     metrics of scores and decisions but for those of
+                    gives one, a map held against the mask      probabilities, and of places
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.bench.evaluate.anomaly_evaluation import tabulate_anomalies
 from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.bench.evaluate.mask_evaluation import MaskOptions, tabulate_masks
 from medfm_compress.bench.types.evaluation import Evaluation
-from medfm_compress.bench.types.metric import MASK_METRICS, METRICS, Metric
+from medfm_compress.bench.types.metric import MASK_METRICS, METRICS, PLACE_METRICS, Metric
 from medfm_compress.bench.types.perturbation import MOVING, PERTURBATIONS
 from medfm_compress.bench.types.policy import Policy, check_finding
 from medfm_compress.data.masks import label_map
@@ -31,11 +34,19 @@ PRESENCE_METRICS: tuple[Metric, ...] = ("auroc", "sensitivity", "specificity")
 """Of whether an image shows a structure; the others describe probabilities, which a highest pixel's is not."""
 
 
+SCORE_METRICS: tuple[Metric, ...] = tuple(name for name in METRICS if name not in ("brier", "log_loss", "ece"))
+"""Of a score that is no probability."""
+
+
 class Answers(Protocol):
     """A model that answers, wherever it runs."""
 
     def of_cases(self) -> Iterator[Logits]:
         """Logits ``[k, …]`` of the cases in order, some at a time."""
+        ...
+
+    def with_maps(self) -> Iterator[tuple[Logits, NDArray[np.float32] | None]]:
+        """Likewise, each with the anomaly maps ``[k, h, w]`` of the same cases; None of a model without."""
         ...
 
     def of_input(self, values: NDArray[np.float32]) -> Logits:
@@ -76,6 +87,15 @@ def _rows(answers: Answers, subject: Subject) -> Evaluation:
     return tabulate(logits, subject.study, subject.cases, subject.task, name=subject.name)
 
 
+def _scores(answers: Answers, subject: Subject) -> Evaluation:
+    study, cases, spec, task, name, options = subject
+    chunks = list(answers.with_maps())
+    logits = np.concatenate([part for part, _ in chunks])
+    maps = [part for _, part in chunks if part is not None]
+    found = np.concatenate(maps) if len(maps) == len(chunks) and options.fit else None
+    return tabulate_anomalies(logits, found, study, cases, task, spec, name)
+
+
 def _maps(answers: Answers, subject: Subject) -> Evaluation:
     segmented = _by_tiles(answers, subject) if subject.spec.tiles else _as_a_whole(answers, subject)
     study, cases, _, task, name, options = subject
@@ -100,7 +120,9 @@ def _by_tiles(answers: Answers, subject: Subject) -> Iterator[Segmented]:
 
 
 _KINDS: Mapping[TaskKind, KindOfTask] = by_kind(
-    KindOfTask(_rows, METRICS, "auroc"), KindOfTask(_maps, (*MASK_METRICS, *PRESENCE_METRICS), "dice")
+    KindOfTask(_rows, METRICS, "auroc"),
+    KindOfTask(_maps, (*MASK_METRICS, *PRESENCE_METRICS), "dice"),
+    KindOfTask(_scores, (*SCORE_METRICS, *PLACE_METRICS), "auroc"),
 )
 
 
@@ -110,7 +132,9 @@ def kind_of(task: Task) -> KindOfTask:
 
 
 def kind_of_evaluation(evaluation: Evaluation) -> KindOfTask:
-    """Likewise for a table, which knows no task: those with metrics of masks are of a segmentation."""
+    """Likewise for a table, which knows no task: its metrics of cases tell what it is of."""
+    if set(evaluation.case_metrics) == set(PLACE_METRICS):
+        return _KINDS["anomaly"]
     return _KINDS["segmentation" if evaluation.case_metrics else "multilabel"]
 
 
@@ -123,7 +147,8 @@ def check_policy(policy: Policy, task: Task) -> None:
     """
     for entry in policy.robustness:
         check_finding(entry.finding, task.findings)
-        moving = sorted(MOVING.intersection(entry.perturbations)) if task.is_dense else ()
+        held_by_masks = task.is_dense or entry.metric in PLACE_METRICS
+        moving = sorted(MOVING.intersection(entry.perturbations)) if held_by_masks else ()
         if moving:
             still = ", ".join(name for name in PERTURBATIONS if name not in MOVING)
             raise InputError(
@@ -134,5 +159,5 @@ def check_policy(policy: Policy, task: Task) -> None:
     required = [*(entry.metric for entry in policy.non_inferiority), *(entry.metric for entry in policy.robustness)]
     for metric in required:
         if metric not in allowed:
-            what = "a segmentation" if task.is_dense else f"a {task.kind} task"
+            what = "a segmentation" if task.is_dense else f"a task of kind {task.kind}"
             raise InputError(f"the policy requires {metric}, which {what} does not have; it has {', '.join(allowed)}")

@@ -38,10 +38,12 @@ class MaskOptions(NamedTuple):
     Attributes:
         rules: tolerances and thresholds.
         keep: folder that receives a PNG a case and model; None keeps none.
+        fit: whether masks lie on the images as they are; not where these were turned or shifted.
     """
 
     rules: MaskRules = MaskRules()
     keep: Path | None = None
+    fit: bool = True
 
 
 DEFAULT_MASKS = MaskOptions()

@@ -6,6 +6,8 @@ validation case. Among all of them (and 0, which calls everything) a rule picks 
 - ``youden``: largest sensitivity + specificity − 1 (Youden, Cancer 3 (1950) 32–35); of equals the more sensitive.
 - ``sensitivity>=0.95``: the highest threshold that reaches the sensitivity, hence the best specificity.
 - ``specificity>=0.90``: the lowest threshold that reaches the specificity, hence the best sensitivity.
+- ``false-alarm-rate<=0.05``: by cases without the finding alone, with a margin for their number (see
+  `stats.conformal_threshold`): above s_(k), below whatever case scores next.
 
 A multiclass task gets no operating points: its classes exclude each other and a case gets the most probable one, while
 one-vs-rest thresholds would call several classes for one case, or none. Sensitivity and specificity of a class are then
@@ -21,9 +23,10 @@ from numpy.typing import NDArray
 
 from medfm_compress.bench.evaluate.evaluate import check_evaluation, number_clusters
 from medfm_compress.bench.stats.clustered_proportion import clustered_wilson
+from medfm_compress.bench.stats.conformal_threshold import conformal_score
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.interval import Interval
-from medfm_compress.bench.types.operating_rule import parse_rule
+from medfm_compress.bench.types.operating_rule import needs_positives, parse_rule
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import OperatingPoint
 
@@ -58,10 +61,10 @@ def choose_operating_points(evaluation: Evaluation, *, rule: str) -> tuple[Opera
 
     Args:
         evaluation: of validation cases, never of test cases.
-        rule: ``youden``, ``sensitivity>=X`` or ``specificity>=X`` with X in (0, 1].
+        rule: ``youden``, ``sensitivity>=X`` or ``specificity>=X`` with X in (0, 1], or ``false-alarm-rate<=X``.
 
     Raises:
-        InputError: an unknown rule, or a finding without positive or without negative cases.
+        InputError: an unknown rule, or a finding without positive or without negative cases, or with too few of them.
     """
     check_evaluation(evaluation)
     parse_rule(rule)
@@ -75,6 +78,8 @@ def choose_operating_point(finding: str, scores: Floats, truth: NDArray[np.int64
     Raises:
         InputError: as :func:`choose_operating_points`.
     """
+    if not needs_positives(rule):
+        return _by_normal_cases(finding, scores, truth, rule)
     positives, negatives = int(truth.sum()), int(len(truth) - truth.sum())
     if not positives or not negatives:
         raise InputError(
@@ -91,6 +96,29 @@ def choose_operating_point(finding: str, scores: Floats, truth: NDArray[np.int64
         specificity=float(candidates.specificity[chosen]),
         positives=positives,
         negatives=negatives,
+    )
+
+
+def _by_normal_cases(finding: str, scores: Floats, truth: NDArray[np.int64], rule: str) -> OperatingPoint:
+    """The threshold that cases without the finding give; those with it, if there are any, are only counted."""
+    normal, other = scores[truth == 0], scores[truth == 1]
+    reached = conformal_score(normal, parse_rule(rule)[1])
+    if not reached < 1:
+        raise InputError(
+            f"{finding!r} scores 1 on normal validation cases, so that no threshold can lie above them; standardise "
+            "the score by the normal validation cases"
+        )
+    above = normal[normal > reached]
+    threshold = (reached + (float(above.min()) if len(above) else 1.0)) / 2
+    threshold = threshold if threshold > reached else float(np.nextafter(reached, 2))
+    return OperatingPoint(
+        label=finding,
+        threshold=threshold,
+        rule=rule,
+        sensitivity=float((other >= threshold).mean()) if len(other) else 0.0,
+        specificity=float((normal < threshold).mean()),
+        positives=len(other),
+        negatives=len(normal),
     )
 
 

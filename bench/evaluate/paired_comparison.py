@@ -44,7 +44,7 @@ from medfm_compress.bench.stats.patient_effects import has_effects, own_effects,
 from medfm_compress.bench.stats.score_interval import least_loss, p_score_below, score_interval
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.interval import Interval
-from medfm_compress.bench.types.metric import LOWER_IS_BETTER, MASK_METRICS, Metric
+from medfm_compress.bench.types.metric import LOWER_IS_BETTER, PER_CASE_METRICS, Metric
 from medfm_compress.bench.types.policy import NonInferiority, Policy
 from medfm_compress.runtime.errors import InputError
 
@@ -114,7 +114,7 @@ def _compare_group(teacher: Evaluation, bundle: Evaluation, policy: Policy, grou
         )
         question = _by_finding(teacher, bundle, policy, number, group)
         comparisons += _compare_masks(question, (teacher, bundle), number, metrics)
-        comparisons += _compare(question, tuple(metric for metric in metrics if metric not in MASK_METRICS))
+        comparisons += _compare(question, tuple(metric for metric in metrics if metric not in PER_CASE_METRICS))
     wants_overall = group is None or policy.requirement("accuracy", "", group.column) is not None
     if wants_overall and are_labels_exclusive(teacher) and are_labels_exclusive(bundle):
         comparisons += _compare(_overall(teacher, bundle, policy, group), ("accuracy",))
@@ -126,7 +126,7 @@ def _compare_masks(
 ) -> list[Comparison]:
     """Metrics of masks of one finding, each on the cases that have a value."""
     comparisons = []
-    for metric in (metric for metric in metrics if metric in MASK_METRICS):
+    for metric in (metric for metric in metrics if metric in PER_CASE_METRICS):
         required, cases = _requirement(question, metric), case_values(models, metric, number)
         margin = required.margin if required else None
         lacking = too_few_values(models[0], metric, number, question.policy)
@@ -161,7 +161,7 @@ def check_same_cases(teacher: Evaluation, bundle: Evaluation) -> None:
 
 def too_few(evaluation: Evaluation, finding: str, policy: Policy, metric: Metric = "auroc") -> str:
     """Why the cases are too few to judge ``finding`` (``""`` for all labels together); empty where they suffice."""
-    if metric in MASK_METRICS:
+    if metric in PER_CASE_METRICS:
         return too_few_values(evaluation, metric, evaluation.findings.index(finding), policy)
     clusters = number_clusters(evaluation.clusters)
     counts = [("patients", len(np.unique(clusters)), policy.min_clusters)]

@@ -74,6 +74,14 @@ def perturbed_study(study: Study, perturbation: PerturbationName, severity: int)
     return msgspec.structs.replace(study, source=PerturbedImages(study.source, perturbation, severity))
 
 
+def unperturbed(study: Study) -> Study:
+    """The study whose images a perturbed one shows; any other as it is."""
+    source = study.source
+    while isinstance(source, PerturbedImages):
+        source = source.source
+    return msgspec.structs.replace(study, source=source)
+
+
 def perturb(pixels: Pixels, perturbation: PerturbationName, severity: int, key: str) -> Pixels:
     """``pixels`` perturbed as ``key`` decides, float32 with black at 0 and white at 1."""
     values = (pixels.values.astype(np.float32) - np.float32(pixels.low)) / np.float32(pixels.high - pixels.low)

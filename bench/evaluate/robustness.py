@@ -24,7 +24,7 @@ from medfm_compress.bench.stats.drop_difference import (
 from medfm_compress.bench.stats.metrics import Sample, WeightedMetrics
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.interval import Interval
-from medfm_compress.bench.types.metric import LOWER_IS_BETTER, MASK_METRICS, Metric
+from medfm_compress.bench.types.metric import LOWER_IS_BETTER, PER_CASE_METRICS, Metric
 from medfm_compress.bench.types.perturbation import PerturbationName
 from medfm_compress.bench.types.policy import Policy
 from medfm_compress.bench.types.robustness import DropComparison
@@ -128,7 +128,7 @@ def _compare(
         number_clusters(clean[0].clusters),
     )
     lacking = too_few(clean[0], question.finding, policy, question.metric)
-    if question.metric in MASK_METRICS:
+    if question.metric in PER_CASE_METRICS:
         cases = case_values(four, question.metric, column)
         values = cases.values.mean(axis=1) if len(cases.clusters) else np.zeros(4)
         interval, p_worse = _judged_means(question, cases, policy) if not lacking else (None, 1.0)

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from medfm_compress.bench.evaluate.evaluate import check_cases
 from medfm_compress.bench.evaluate.kinds import Subject, kind_of
 from medfm_compress.bench.evaluate.mask_evaluation import DEFAULT_MASKS, MaskOptions
+from medfm_compress.bench.evaluate.perturb import unperturbed
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.measure.worker import Evaluate, Open
 from medfm_compress.bench.measure.worker_process import Worker
 from medfm_compress.bench.types.evaluation import Evaluation
+from medfm_compress.data.case_columns import case_columns
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Case, Study
-from medfm_compress.runtime.errors import StudyError
+from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.preprocess import normalise
 from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.strict_json import digest
@@ -71,14 +73,28 @@ def evaluate_model(
     Raises:
         InputError: the study's labels are not the model's, an image cannot be used, or the model cannot run or
             gives logits that are not finite.
+        StudyError: the study lacks a column that the model takes, or has values that it does not take.
     """
     check_cases(study, cases, model.task)
+    if model.columns and model.spec.tiles:
+        raise InputError(
+            f"{model.name} takes columns beside the image and reads it by tiles, which cannot be evaluated"
+        )
+    columns = _write_columns(model, study, cases, folder)
     inputs = None if model.spec.tiles else _write_inputs(model, study, cases, folder, progress)
     progress(f"evaluate {model.name} on {len(cases)} cases")
     with Worker(model.name, plan.threads, plan.timeout_s) as worker:
-        worker.ask(Open(session=model.session, spec=model.spec, task=model.task))
-        answers = _WorkerAnswers(worker, model, folder.temporary, (inputs, len(cases)), progress)
+        worker.ask(Open(session=model.session, spec=model.spec, task=model.task, columns=model.columns))
+        answers = _WorkerAnswers(worker, model, folder.temporary, _Inputs(inputs, columns, len(cases)), progress)
         return kind_of(model.task).evaluate(answers, Subject(study, cases, model.spec, model.task, model.name, masks))
+
+
+class _Inputs(NamedTuple):
+    """Files of network inputs (no ``images`` of tiles, empty ``columns`` without any), and how many cases they hold."""
+
+    images: Path | None
+    columns: str
+    cases: int
 
 
 class _WorkerAnswers:
@@ -89,23 +105,42 @@ class _WorkerAnswers:
         worker: Worker,
         model: ModelUnderTest,
         folder: Path,
-        inputs: tuple[Path | None, int],
+        inputs: _Inputs,
         progress: Progress,
     ) -> None:
         self._worker, self._model, self._folder, self._progress = worker, model, folder, progress
-        self._inputs, self._count = inputs
+        self._inputs, self._count = inputs, inputs.cases
         self._shape = rules_of(model.task).logits_shape(model.task, model.spec)[1:]
 
     def of_cases(self) -> Iterator[NDArray[Any]]:
         """Logits of so many cases at a time that they take bounded memory."""
+        yield from (logits for logits, _ in self._chunks(maps=""))
+
+    def with_maps(self) -> Iterator[tuple[NDArray[Any], NDArray[np.float32] | None]]:
+        """Likewise, with the anomaly maps of a model that gives them."""
+        yield from self._chunks(maps=str(self._folder / "maps.npy"))
+
+    def _chunks(self, maps: str) -> Iterator[tuple[NDArray[Any], NDArray[np.float32] | None]]:
         size = max(1, min(_CHUNK, _CHUNK_VALUES // int(np.prod(self._shape))))
         outputs = self._empty("logits.npy", (min(size, self._count), *self._shape))
         name = f"evaluate {self._model.name}"
         for start in counted(range(0, self._count, size), name, self._count, self._progress, size):
             stop = min(start + size, self._count)
-            request = Evaluate(inputs=str(self._inputs), outputs=str(outputs), start=start, stop=stop, first=start)
-            self._worker.ask(request)
-            yield np.load(outputs, allow_pickle=False)[: stop - start]
+            if maps:
+                Path(maps).unlink(missing_ok=True)
+            self._worker.ask(
+                Evaluate(
+                    inputs=str(self._inputs.images),
+                    columns=self._inputs.columns,
+                    outputs=str(outputs),
+                    start=start,
+                    stop=stop,
+                    first=start,
+                    maps=maps,
+                )
+            )
+            written = np.load(maps, allow_pickle=False) if maps and Path(maps).is_file() else None
+            yield np.load(outputs, allow_pickle=False)[: stop - start], written
 
     def of_input(self, values: NDArray[np.float32]) -> NDArray[Any]:
         """Logits of one input."""
@@ -128,6 +163,17 @@ def image_files(study: Study, cases: Sequence[Case], count: int) -> tuple[str, .
         return ()
     paths = [study.source.root / cases[number].image for number in chosen]
     return tuple(str(path.resolve()) for path in paths) if all(path.is_file() for path in paths) else ()
+
+
+def _write_columns(model: ModelUnderTest, study: Study, cases: tuple[Case, ...], folder: Folders) -> str:
+    """What the model is given beside the images, as ``.npz``; empty where it takes none."""
+    if not model.columns:
+        return ""
+    path = folder.temporary / f"columns-{digest([model.columns, [case.image for case in cases]])[:16]}.npz"
+    if not path.is_file():
+        arrays: dict[str, Any] = dict(case_columns(unperturbed(study), cases, model.columns))
+        np.savez(path, **arrays)
+    return str(path)
 
 
 def _write_inputs(

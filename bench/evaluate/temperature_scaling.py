@@ -55,6 +55,8 @@ def calibrate(evaluation: Evaluation, task: Task) -> Calibrated:
     check_evaluation(evaluation)
     if evaluation.findings != task.findings:
         raise InputError(f"the evaluation is of {evaluation.findings}, the task of {task.findings}; they must agree")
+    if not task.gives_probabilities:
+        return _kept(evaluation, task, "the score is no probability")
     truth, patients = all_labels(evaluation, task), number_clusters(evaluation.clusters)
     few = _too_few(truth, patients, task)
     if few:

@@ -32,7 +32,7 @@ from medfm_compress.bench.evidence.pack_file import (
 )
 from medfm_compress.bench.measure.machine import describe_machine
 from medfm_compress.bench.report import MAX_REPORT_BYTES, parse_report
-from medfm_compress.data.open import open_study
+from medfm_compress.data.open import open_study_of
 from medfm_compress.data.strict_yaml import MAX_YAML_BYTES
 from medfm_compress.runtime.bundle.bundle import Bundle, utc_date
 from medfm_compress.runtime.regular_file import read_regular
@@ -86,7 +86,7 @@ def pack_evidence(request: PackRequest, out: Path, private: Ed25519PrivateKey) -
     derived = derive(sources)
     created, salt = utc_date(), request.salt or secrets.token_bytes(SALT_BYTES)
     report = parse_report(sources[REPORT], source=REPORT)
-    study = open_study(request.study, structures=report.task.structures) if request.study else None
+    study = open_study_of(report.task, request.study) if request.study else None
     ids = case_ids(report, salt, study)
     here = replace(describe_machine(), load_average=-1.0)  # nothing is timed here
     environment = Environment(measured_on=report.machine, packed_on=here)

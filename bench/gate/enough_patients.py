@@ -22,7 +22,6 @@ from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.metric import Metric
 from medfm_compress.bench.types.policy import NonInferiority, Policy
 from medfm_compress.data.study import Study
-from medfm_compress.runtime.task import Task
 
 _WHOSE: dict[Metric, tuple[int, ...]] = {
     "auroc": (1, 0),
@@ -34,6 +33,8 @@ _WHOSE: dict[Metric, tuple[int, ...]] = {
     "iou": (1,),
     "surface_dice": (1,),
     "lesion_sensitivity": (1,),
+    "pixel_auroc": (1,),
+    "pro": (1,),
 }
 
 
@@ -65,7 +66,7 @@ def patients_needed(study: Study, policy: Policy, split: str = "test") -> tuple[
         InputError: ``split`` has no labelled case, or the study lacks a column or finding that the policy names.
     """
     cases = tuple(case for case in study.split(split) if case.target)
-    task = Task(kind=study.kind, labels=study.labels)
+    task = study.task
     evaluation = tabulate(np.zeros((len(cases), len(study.labels))), study, cases, task, name=split)
     needs: list[Need] = []
     for entry in policy.non_inferiority:

@@ -34,7 +34,7 @@ from medfm_compress.bench.report import Report
 from medfm_compress.bench.stats.holm import holm
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation, Fidelity
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.metric import MASK_METRICS, Metric
+from medfm_compress.bench.types.metric import PER_CASE_METRICS, PLACE_METRICS, Metric
 from medfm_compress.bench.types.policy import Policy, check_finding
 from medfm_compress.bench.types.robustness import DropComparison
 from medfm_compress.bench.types.verdict import Check, VariantVerdict, Verdict
@@ -108,6 +108,8 @@ def gather(teacher: Evaluation, variants: Iterable[Evaluation], policy: Policy, 
 
 def mask_notes(teacher: Evaluation, policy: Policy) -> tuple[str, ...]:
     """How many cases have no mask of a structure to be held against, and in which unit distances are."""
+    if set(teacher.case_metrics) == set(PLACE_METRICS):
+        return _place_notes(teacher)
     if not teacher.case_metrics:
         return ()
     far = {entry.metric for entry in policy.non_inferiority} & {"hd95", "surface_dice"}
@@ -120,6 +122,15 @@ def mask_notes(teacher: Evaluation, policy: Policy) -> tuple[str, ...]:
                 "distances and sensitivity, and count for its false positives"
             )
     return tuple(notes)
+
+
+def _place_notes(teacher: Evaluation) -> tuple[str, ...]:
+    """How many of the abnormal cases nobody drew; nothing where none was drawn, and no place was looked at."""
+    drawn = np.isfinite(teacher.case_metrics["pro"][:, 0])
+    lacking = int((teacher.truth[:, 0] == 1).sum() - drawn.sum())
+    if not drawn.any() or not lacking:
+        return ()
+    return (f"{lacking} abnormal cases have no mask; they are left out of pixel AUROC and per-region overlap",)
 
 
 def judge(report: Report) -> Verdict:
@@ -287,7 +298,7 @@ def _lacking_values(evaluation: Evaluation, policy: Policy) -> dict[tuple[Metric
     required = {entry.metric for entry in policy.non_inferiority} & set(evaluation.case_metrics)
     return {
         (metric, finding): too_few(evaluation, finding, policy, metric)
-        for metric in MASK_METRICS
+        for metric in PER_CASE_METRICS
         if metric in required
         for finding in evaluation.findings
     }

@@ -17,7 +17,7 @@ from medfm_compress.bench.gate.gate import judge_evidence, recompute, stored_ver
 from medfm_compress.bench.gate.policy_file import LoadedPolicy
 from medfm_compress.bench.report import Report, load_report, parse_report
 from medfm_compress.data.fingerprint import study_fingerprint
-from medfm_compress.data.open import open_study
+from medfm_compress.data.open import open_study_of
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, utc_date
 from medfm_compress.runtime.errors import InputError
 
@@ -96,7 +96,7 @@ def _policy_notes(made: Report, declared: LoadedPolicy, accepted: bool | None) -
 
 
 def _check_study(path: Path, made: Report) -> None:
-    fingerprint = study_fingerprint(open_study(path, structures=made.task.structures))
+    fingerprint = study_fingerprint(open_study_of(made.task, path))
     if fingerprint != made.study_fingerprint:
         raise InputError(
             f"the report is of study {made.study_fingerprint[:12]}, {path} is study {fingerprint[:12]}: other cases, "

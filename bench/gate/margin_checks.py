@@ -25,6 +25,7 @@ UNDEFINED: dict[Metric, str] = {
     "auroc": "undefined: all cases are of one class",
     "auprc": "undefined: no case has the finding",
     "small_lesion_sensitivity": "undefined: no case has a small region of it",
+    **dict.fromkeys(("pixel_auroc", "pro"), "undefined: no abnormal case has a mask, or a model gives no anomaly map"),
     **dict.fromkeys(
         ("dice", "iou", "surface_dice", "hd95", "lesion_sensitivity"), "undefined: no case shows the structure"
     ),

@@ -28,6 +28,7 @@ from medfm_compress.bench.measure.energy import COUNTERS
 from medfm_compress.bench.measure.worker import STAGES, Open, Reply, Time, TimeBatch, WarmUp, device_of
 from medfm_compress.bench.measure.worker_process import Worker
 from medfm_compress.bench.types.measurement import BatchTiming, Measurement
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -48,6 +49,7 @@ class ModelUnderTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         session: how its process opens it.
         spec: its input; also the preprocessing of the end-to-end time.
         task: what its logits mean; also the activation of the end-to-end time.
+        columns: that it takes beside the image.
         size_bytes: of the files it needs.
         files: image files for the end-to-end time; without any, that is not measured.
         environment: variables that its process has besides, e.g. ``ONEDNN_MAX_CPU_ISA``.
@@ -58,6 +60,7 @@ class ModelUnderTest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     spec: ImageSpec
     task: Task
     size_bytes: int = 0
+    columns: tuple[Column, ...] = ()
     files: tuple[str, ...] = ()
     environment: dict[str, str] = {}
 
@@ -209,7 +212,7 @@ def _fitting(plan: Plan, call_ms: float) -> int:
 
 def open_request(model: ModelUnderTest) -> Open:
     """What its process must be told first."""
-    return Open(session=model.session, spec=model.spec, task=model.task, files=model.files)
+    return Open(session=model.session, spec=model.spec, task=model.task, columns=model.columns, files=model.files)
 
 
 def checked_info(opened: Reply, name: str, threads: int) -> SessionInfo:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-Run = Callable[[NDArray[np.float32]], NDArray[Any]]
+from medfm_compress.runtime.network_inputs import NetworkInputs
+
+Run = Callable[[NetworkInputs], NDArray[Any]]
 
 
 class Library:
@@ -23,8 +24,8 @@ class Library:
         batch: samples that the engine takes at once.
     """
 
-    def __init__(self, inputs: NDArray[np.float32], run: Run, most: int) -> None:
-        """Take inputs ``[n, C, H, W]``, an engine for ``[b, C, H, W]``, and the ``most`` to hand it at once."""
+    def __init__(self, inputs: NetworkInputs, run: Run, most: int) -> None:
+        """Take inputs of n cases, an engine for those of b, and the ``most`` to hand it at once."""
         self._inputs, self._run = inputs, run
         self.count = len(inputs)
         self.batch = most if most > 1 and _takes_batches(inputs, run) else 1
@@ -41,8 +42,8 @@ class Library:
             self._run(self._inputs[list(samples)])
 
 
-def _takes_batches(inputs: NDArray[np.float32], run: Run) -> bool:
+def _takes_batches(inputs: NetworkInputs, run: Run) -> bool:
     try:
-        return len(run(np.repeat(inputs[:1], 2, axis=0))) == 2
+        return len(run(inputs[[0, 0]])) == 2
     except Exception:  # noqa: BLE001 - an engine refuses a batch in whatever way it likes
         return False

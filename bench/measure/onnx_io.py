@@ -6,7 +6,8 @@ process and not the bench.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -50,8 +51,10 @@ class OnnxGraph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     values: tuple[tuple[float, ...], ...] = ()
 
 
-def inspect_onnx(model: str, shape: Sequence[int]) -> OnnxGraph:
+def inspect_onnx(model: str, shape: Sequence[int], widths: Mapping[str, int] = MappingProxyType({})) -> OnnxGraph:
     """Read the ONNX file at path ``model`` and run it on made-up inputs ``shape`` where it takes them.
+
+    Inputs called as ``widths`` has them are columns, float32 ``[1, width]``.
 
     Raises:
         InputError: the file cannot be read.
@@ -68,15 +71,15 @@ def inspect_onnx(model: str, shape: Sequence[int]) -> OnnxGraph:
         outputs=tuple(_port(*port) for port in outputs),
         quantized=quantized,
     )
-    if len(graph.inputs) != 1 or graph.inputs[0].type != "tensor(float)" or not fits(graph.inputs[0].shape, shape):
+    shapes = shapes_of(graph, shape, widths)
+    if len(shapes) != len(graph.inputs) or not all(takes(port, shapes[port.name]) for port in graph.inputs):
         return graph
     random = np.random.default_rng(0)
-    inputs_made_up = [
-        strength * random.standard_normal(tuple(shape), dtype=np.float32) for strength in np.linspace(0.1, 3, _RUNS)
-    ]
-    runs = [
-        session.run({graph.inputs[0].name: made_up.astype(np.float32)})[outputs[0][0]] for made_up in inputs_made_up
-    ]
+    runs = []
+    for strength in np.linspace(0.1, 3, _RUNS):
+        noise = {name: random.standard_normal(sides, dtype=np.float32) for name, sides in shapes.items()}
+        made_up = {name: (strength * values).astype(np.float32) for name, values in noise.items()}
+        runs.append(session.run(made_up)[outputs[0][0]])
     graph = msgspec.structs.replace(graph, answer=runs[0].shape)
     if runs[0].ndim != 2:
         return graph
@@ -87,6 +90,26 @@ def inspect_onnx(model: str, shape: Sequence[int]) -> OnnxGraph:
         endings=(proven_ending(values, maker, exclusive=True), proven_ending(values, maker, exclusive=False)),
         values=tuple(tuple(row) for row in np.nan_to_num(values).tolist()),
     )
+
+
+def image_of(graph: OnnxGraph, widths: Mapping[str, int]) -> Port | None:
+    """The one input that no column is called like; None where there is not one."""
+    images = [port for port in graph.inputs if port.name not in widths]
+    return images[0] if len(images) == 1 else None
+
+
+def shapes_of(graph: OnnxGraph, shape: Sequence[int], widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Input → shape that it must take: the image's, and of columns their width; none where the image is not plain."""
+    image = image_of(graph, widths)
+    if image is None:
+        return {}
+    columns = {port.name: (1, widths[port.name]) for port in graph.inputs if port.name in widths}
+    return {image.name: tuple(shape), **columns}
+
+
+def takes(port: Port, shape: Sequence[int]) -> bool:
+    """Whether a port takes float32 of ``shape``."""
+    return port.type == "tensor(float)" and fits(port.shape, shape)
 
 
 def fits(sides: Sequence[int | None], shape: Sequence[int]) -> bool:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,9 +27,14 @@ from medfm_compress.bench.measure.load_scenario import Load, LoadOutcome, LoadPl
 from medfm_compress.bench.measure.onnx_io import OnnxGraph, inspect_onnx
 from medfm_compress.bench.measure.stopwatch import is_stable, timed_ms, without_collector
 from medfm_compress.bench.types.gpu_state import GpuState
+from medfm_compress.runtime.bundle.manifest import ANOMALY_MAP
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError, in_one_line
+from medfm_compress.runtime.fill_columns import fill_columns, keywords_of
+from medfm_compress.runtime.golden_columns import golden_columns, golden_values
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.images.pixels import Pixels
+from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
 from medfm_compress.runtime.sessions.onnxruntime_providers import PROVIDERS
 from medfm_compress.runtime.sessions.protocol import Batched, DeviceTimed, Session, SessionInfo, SessionRef
 from medfm_compress.runtime.task import Task
@@ -42,11 +47,15 @@ STAGES = ("read", "preprocess", "infer", "postprocess")
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="open"):
-    """Open a session and make one prediction: from the first file if there are any, else from made-up input."""
+    """Open a session and make one prediction: from the first file if there are any, else from made-up input.
+
+    Columns are made up always (see `golden_columns`): what a prediction costs does not hang on their values.
+    """
 
     session: SessionRef
     spec: ImageSpec
     task: Task
+    columns: tuple[Column, ...] = ()
     files: tuple[str, ...] = ()
 
 
@@ -77,20 +86,28 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Run rows ``start`` to ``stop`` of the file ``inputs``; row ``first`` of it becomes the first of ``outputs``.
 
     Both are ``.npy`` files that exist: float32 ``[n, C, H, W]`` and float32 ``[k, …]``, logits of the task's shape.
+    ``columns`` is an ``.npz`` file with float32 ``[n, width]`` of each column; empty for a network without.
+    Where ``maps`` names a file and the session gives anomaly maps, it is written: float32 ``[stop - start, h, w]``.
     """
 
     inputs: str
     outputs: str
+    columns: str = ""
     start: int
     stop: int
     first: int = 0
+    maps: str = ""
 
 
 class Inspect(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="inspect"):
-    """Look at the ONNX file ``model`` with ONNX Runtime, and run it on made-up inputs of shape ``shape``."""
+    """Look at the ONNX file ``model`` with ONNX Runtime, and run it on made-up inputs of shape ``shape``.
+
+    ``widths`` are those of columns that it may take beside the image.
+    """
 
     model: str
     shape: tuple[int, ...]
+    widths: dict[str, int] = {}
 
 
 Request = Inspect | Open | WarmUp | Time | TimeBatch | Evaluate | Load
@@ -130,17 +147,21 @@ class OpenedModel:
         self._on_gpu = device_of(self._session.info) != "cpu"
         self._energy: EnergyCounter | None = None
         self._spec, self._task, self._files = request.spec, request.task, request.files
-        self._name = self._session.input_names[0]
+        self._columns, self._values = request.columns, golden_values(request.columns, 0)
         self._output = self._session.output_names[0]
-        self._input = np.random.default_rng(0).standard_normal(request.spec.shape, dtype=np.float32)
+        self._input = self._made_up(1)
         if self._files:
             self.predict(self._files[0])
         else:
             self.run(self._input)
 
-    def run(self, values: NDArray[np.float32]) -> NDArray[Any]:
-        """Logits ``[1, labels]`` of one input ``[1, C, H, W]``."""
-        return self._session.run({self._name: values})[self._output]
+    def run(self, inputs: NetworkInputs) -> NDArray[Any]:
+        """Logits ``[1, labels]`` of one image ``[1, C, H, W]``, and of the columns beside it."""
+        return self._session.run(feed(self._session.input_names, inputs))[self._output]
+
+    def _made_up(self, count: int, seed: int = 0) -> NetworkInputs:
+        images = np.random.default_rng(seed).standard_normal((count, *self._spec.shape[1:]), dtype=np.float32)
+        return with_columns(images, golden_columns(self._columns, count, seed))
 
     def predict(self, file: str) -> tuple[float, ...]:
         """The whole way of one image file, and how many ms each of `STAGES` took."""
@@ -148,12 +169,13 @@ class OpenedModel:
         from medfm_compress.runtime.read_image import read_image
 
         stamps = [time.perf_counter_ns()]
-        pixels = read_image(file, self._spec.dicom)
+        pixels = read_image(file, self._spec.dicom, keywords_of(self._columns))
         stamps.append(time.perf_counter_ns())
         if self._spec.tiles:
             stamps += self._by_tiles(pixels)
         else:
-            values = preprocess(pixels, self._spec)
+            beside = fill_columns(self._columns, self._values, {}).inputs
+            values = with_columns(preprocess(pixels, self._spec), beside)
             stamps.append(time.perf_counter_ns())
             logits = self.run(values)
             stamps.append(time.perf_counter_ns())
@@ -166,7 +188,8 @@ class OpenedModel:
         from medfm_compress.runtime.segmentation.segment import segment
 
         before = time.perf_counter_ns()
-        segment(self.run, pixels, self._task, self._spec)
+        beside = fill_columns(self._columns, self._values, {}).inputs
+        segment(lambda tile: self.run(with_columns(tile, beside)), pixels, self._task, self._spec)
         after = time.perf_counter_ns()
         return before, after, after
 
@@ -255,14 +278,14 @@ class OpenedModel:
         session = self._session
         if not isinstance(session, DeviceTimed):
             return []
-        times = [session.device_ms({self._name: self._input}) for _ in range(calls)]
+        times = [session.device_ms(feed(self._session.input_names, self._input)) for _ in range(calls)]
         return [round(value, 5) for value in times if value is not None]
 
     def _time_batch(self, request: TimeBatch) -> Reply:
         fixed = self._session.batch if isinstance(self._session, Batched) else None
         if fixed not in (None, request.batch):
             return Reply(reason=f"its batch is fixed at {fixed}")
-        images = np.random.default_rng(0).standard_normal((request.batch, *self._spec.shape[1:]), dtype=np.float32)
+        images = self._made_up(request.batch)
         samples: list[float] = []
         try:
             outputs = self.run(images)
@@ -287,26 +310,43 @@ class OpenedModel:
         outcome = msgspec.structs.replace(outcome, batched=library.batch > 1, made_up=not self._files)
         return Reply(load=outcome)
 
-    def _inputs(self, plan: LoadPlan) -> NDArray[np.float32]:
+    def _inputs(self, plan: LoadPlan) -> NetworkInputs:
         """What queries ask about: the files, preprocessed, or made-up values."""
         from medfm_compress.runtime.preprocess import preprocess
         from medfm_compress.runtime.read_image import read_image
 
         if not self._files:
-            shape = (plan.inputs, *self._spec.shape[1:])
-            return np.random.default_rng(plan.seed).standard_normal(shape, dtype=np.float32)
-        return np.concatenate([preprocess(read_image(file, self._spec.dicom), self._spec) for file in self._files])
+            return self._made_up(plan.inputs, plan.seed)
+        images = [preprocess(read_image(file, self._spec.dicom), self._spec) for file in self._files]
+        return with_columns(np.concatenate(images), golden_columns(self._columns, len(images)))
 
     def _evaluate(self, request: Evaluate) -> Reply:
         inputs = np.load(request.inputs, mmap_mode="r", allow_pickle=False)
         logits = np.load(request.outputs, mmap_mode="r+", allow_pickle=False)
+        columns = _columns_in(request.columns, [column.name for column in self._columns])
+        maps: list[NDArray[np.float32]] = []
         for row in range(request.start, request.stop):
-            found = self.run(np.array(inputs[row : row + 1], dtype=np.float32))
+            image = np.array(inputs[row : row + 1], dtype=np.float32)
+            case = with_columns(image, {name: rows[row : row + 1] for name, rows in columns.items()})
+            answers = self._session.run(feed(self._session.input_names, case))
+            found = answers[self._output]
+            if request.maps and ANOMALY_MAP in answers:
+                maps.append(np.asarray(answers[ANOMALY_MAP], np.float32)[0, 0])
             if found.shape != (1, *logits.shape[1:]):
                 raise InputError(f"the session gives logits {found.shape}; the task needs {(1, *logits.shape[1:])}")
             logits[row - request.first] = found[0]
         logits.flush()
+        if maps:
+            np.save(request.maps, np.stack(maps))
         return Reply(calls=request.stop - request.start)
+
+
+def _columns_in(file: str, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """The arrays of an ``.npz`` file; none where none is named."""
+    if not file:
+        return {}
+    with np.load(file, allow_pickle=False) as stored:
+        return {name: np.asarray(stored[name], np.float32) for name in names}
 
 
 def peak_rss_bytes() -> int:
@@ -356,7 +396,7 @@ def serve(lines: Iterator[bytes], replies: IO[bytes]) -> None:
         try:
             request = msgspec.json.decode(line, type=Request)
             if isinstance(request, Inspect):
-                reply = Reply(graph=inspect_onnx(request.model, request.shape))
+                reply = Reply(graph=inspect_onnx(request.model, request.shape, request.widths))
             elif isinstance(request, Open):
                 model = OpenedModel(request)
                 reply = model.opened()

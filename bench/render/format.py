@@ -28,6 +28,8 @@ METRIC_NAMES: dict[Metric, str] = {
     "lesion_sensitivity": "Lesion sensitivity",
     "small_lesion_sensitivity": "Sensitivity, small lesions",
     "false_positives_per_image": "False positives per image",
+    "pixel_auroc": "Pixel AUROC",
+    "pro": "Per-region overlap",
 }
 _HASH = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{40,}(?![0-9A-Za-z])")
 _SHORT = 12

@@ -26,7 +26,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         findings: names of the columns.
         subgroups: column name → values, each of length n.
         case_metrics: of a segmentation, a metric of `MASK_METRICS` → ``[n, findings]`` float64, NaN where a case has
-            no value (see `evaluate.mask_metrics`); else empty.
+            no value (see `evaluate.mask_metrics`); likewise of an anomaly score, whose are `PLACE_METRICS` (see
+            `evaluate.anomaly_evaluation`); else empty.
         mask_rules: by which those were computed.
         distance_unit: of their distances, ``mm`` or ``px``; empty without any.
     """

@@ -27,12 +27,16 @@ MaskMetric = Literal[
     "small_lesion_sensitivity",
     "false_positives_per_image",
 ]
-Metric = Literal[CaseMetric, MaskMetric]
+PlaceMetric = Literal["pixel_auroc", "pro"]
+Metric = Literal[CaseMetric, MaskMetric, PlaceMetric]
 METRICS: tuple[Metric, ...] = get_args(CaseMetric)
 """Of scores and decisions: one of each a case and finding."""
 MASK_METRICS: tuple[MaskMetric, ...] = get_args(MaskMetric)
 """Of masks: every case has a value of its own, of which the mean is compared."""
-ALL_METRICS: tuple[Metric, ...] = (*METRICS, *MASK_METRICS)
+PLACE_METRICS: tuple[PlaceMetric, ...] = get_args(PlaceMetric)
+"""Of anomaly maps: likewise."""
+PER_CASE_METRICS: tuple[Metric, ...] = (*MASK_METRICS, *PLACE_METRICS)
+ALL_METRICS: tuple[Metric, ...] = (*METRICS, *PER_CASE_METRICS)
 LOWER_IS_BETTER: frozenset[Metric] = frozenset({"brier", "log_loss", "ece", "hd95", "false_positives_per_image"})
 """Errors: for them a rise is the loss, so a margin bounds the upper end of bundle − teacher."""
 UNBOUNDED: frozenset[Metric] = frozenset({"hd95", "false_positives_per_image"})

@@ -39,7 +39,14 @@ from medfm_compress.compress.teachers.output_cache import OutputCache, ViewPlan
 from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard
 from medfm_compress.compress.training.augment import CycledViews, augmentation_for, view_seed
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.compress.training.dataset import check_labels, load_dataset, load_images, pixels_of
+from medfm_compress.compress.training.dataset import (
+    check_labels,
+    columns_identity,
+    load_columns,
+    load_dataset,
+    load_images,
+    pixels_of,
+)
 from medfm_compress.compress.training.distributed import is_first
 from medfm_compress.compress.training.job import Batch, Job, Trained
 from medfm_compress.compress.training.kinds import training_rules
@@ -83,6 +90,7 @@ def distill(
     check_labels(study, card.task, card.name)
     check_labels(study, student.task, student.name)
     _check_grids(card, student)
+    _check_qat(student, distillation)
     course = _Course(study, card, student, config, out / "training", with_losses(distillation, student.task))
     weighing = Weighing(
         distillation.teacher_weight, distillation.label_weight_column, distillation.teacher_weight_column
@@ -152,7 +160,7 @@ class StudentLearner(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean loss of a batch; its extras are what `extras_of` looks up. A scalar."""
-        outputs = self.student(batch.images)
+        outputs = self.student(batch.inputs)
         logits, extras = outputs.logits.float(), batch.extras
         with torch.autocast(logits.device.type, enabled=False):
             inputs = DistillationBatch(
@@ -173,6 +181,15 @@ def _on_grid(teacher: Tensor, student: Tensor) -> Tensor:
     if teacher.ndim == 2 or teacher.shape[2:] == student.shape[2:]:
         return teacher
     return functional.interpolate(teacher, size=student.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _check_qat(student: Model, distillation: Distillation) -> None:
+    """Raises ModelError for a student whose layers cannot be trained with INT8 values."""
+    if distillation.qat and student.columns:
+        raise ModelError(
+            f"{student.name} takes columns beside the image, and training with INT8 values knows images alone; leave "
+            "--qat out: 'medfm-compress quantize' calibrates with the columns"
+        )
 
 
 def _check_grids(teacher: TeacherCard, student: Model) -> None:
@@ -219,6 +236,7 @@ class _Course:
                 "spec": pixels_of(self.student.spec),
                 "start": self.student.weights_sha256(),
             }
+            | columns_identity(training_cases.groups, self.student.columns)
         )
 
 
@@ -236,6 +254,7 @@ def _ask(course: _Course, teacher: Teacher, training_cases: TrainingCases, progr
         features=tuple(name for name in _features_of(distillation) if name in teacher.card.features),
         precision=distillation.teacher_precision,
         stride=distillation.output_stride,
+        columns=load_columns(training_cases.groups, teacher.card.told),
     )
     return collect_outputs(teacher, request, course.folder / "teacher-outputs", progress)
 
@@ -261,7 +280,7 @@ def _train(
 
 def _job(course: _Course, training_cases: TrainingCases, store: OutputCache, progress: Progress) -> Job:
     student, config, cache = course.student, course.config, course.folder / "cache"
-    val = load_dataset(course.study, "val", student.spec, cache, progress)
+    val = load_dataset(course.study, "val", student.spec, cache, progress, student.columns)
     images = load_images(training_cases.groups, student.spec, cache, progress)
     labelled = training_cases.targets[training_cases.has_label]
     distillation = course.distillation
@@ -280,6 +299,7 @@ def _job(course: _Course, training_cases: TrainingCases, store: OutputCache, pro
         mean=student.spec.mean,
         std=student.spec.std,
         extras=extras_of(training_cases, targets, store, _features_of(distillation)),
+        columns=load_columns(training_cases.groups, student.columns),
         moving=rules.moving,
         score=rules.scorer(val, student.spec, student.task, config),
         score_name=f"val {rules.score}",

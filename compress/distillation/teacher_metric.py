@@ -25,10 +25,11 @@ from medfm_compress.bench.stats.auroc import auroc
 from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.distillation.teacher_dice import TeacherDice, dice_metric, resized
 from medfm_compress.compress.distillation.training_cases import TrainingCases, Weighing, gather_training_cases
+from medfm_compress.compress.networks.inputs import Inputs, with_columns
 from medfm_compress.compress.teachers.output_cache import OutputCache
 from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard, batch_of
 from medfm_compress.compress.training.augment import draw_view, move_maps
-from medfm_compress.compress.training.dataset import check_labels, load_dataset
+from medfm_compress.compress.training.dataset import Dataset, check_labels, load_dataset
 from medfm_compress.compress.training.job import gather
 from medfm_compress.compress.training.kinds import training_rules
 from medfm_compress.compress.training.validation_score import one_hot
@@ -89,9 +90,9 @@ def check_teacher(
         _check_cached(studies, teacher, distillation or Distillation(), progress)
         return
     cache = None if out is None else out / "training" / "cache"
-    val = load_dataset(study, "val", card.spec, cache, progress)
+    val = load_dataset(study, "val", card.spec, cache, progress, card.told)
     rows = np.array_split(np.arange(len(val.images)), math.ceil(len(val.images) / batch_of(card.task)))
-    answers = (teacher.answer(torch.from_numpy(gather(val.images, index))).logits for index in rows)
+    answers = (teacher.answer(_inputs_of(val, index)).logits for index in rows)
     if val.label_maps is not None:
         drawn = (val.label_maps[index] for index in rows)
         _tell_metric(
@@ -103,6 +104,12 @@ def check_teacher(
         return
     logits = torch.cat(list(answers))
     _tell(logits, val.targets, card, f"{len(val.targets)} validation cases", progress)
+
+
+def _inputs_of(val: Dataset, index: NDArray[np.int64]) -> Inputs:
+    """Cases ``index`` of a data set, as a teacher is asked of them."""
+    columns = {name: rows[torch.from_numpy(index)] for name, rows in val.columns.items()}
+    return with_columns(torch.from_numpy(gather(val.images, index)), columns)
 
 
 def _check_cached(

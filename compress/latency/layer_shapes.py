@@ -16,6 +16,7 @@ import msgspec
 import torch
 from torch import nn
 
+from medfm_compress.compress.networks import inputs
 from medfm_compress.compress.networks.attention_layers import Attention
 
 Kind = Literal["conv", "transposed", "depthwise", "linear", "attention", "norm"]
@@ -108,7 +109,7 @@ def layer_calls(module: nn.Module, example: torch.Tensor, attentions: Sequence[A
     training = {part: part.training for part in module.modules()}
     try:
         with torch.no_grad():
-            module.eval()(example)
+            module.eval()(inputs.example(module, example))
     finally:
         for hook in hooks:
             hook.remove()

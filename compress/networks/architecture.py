@@ -4,14 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from medfm_compress.runtime.errors import InputError
 
 OF_SEGMENTATION = ("smp", "monai")
 """Libraries whose networks answer for every pixel; a name of theirs begins with the library and a colon."""
+
+
+FusionMethod = Literal["concatenation", "film"]
+"""How columns beside the image join the embedding; see `fusion`."""
+HIDDEN = 32
+"""Features that columns become, where nobody says another number."""
+
+
+class Fusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The head of a network that takes columns beside the image.
+
+    Attributes:
+        method: see `FusionMethod`.
+        widths: column → numbers that it is, in the order of the network's inputs.
+        embedding: numbers of the encoder's pooled embedding, before any pruning.
+        labels: logits.
+        hidden: features that the columns become.
+    """
+
+    method: FusionMethod = "concatenation"
+    widths: dict[str, Annotated[int, Meta(ge=1)]]
+    embedding: Annotated[int, Meta(ge=1)]
+    labels: Annotated[int, Meta(ge=1)]
+    hidden: Annotated[int, Meta(ge=1, le=4096)] = HIDDEN
 
 
 class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,12 +47,14 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         name: of the network in its library, e.g. ``resnet50``, ``unet``, ``segresnet``.
         arguments: keyword arguments of its constructor (``img_size``, ``in_chans``, ``encoder_name`` …).
         pruning: plan of `pruning.plan`, empty for an unpruned network.
+        fusion: of a network of images and columns: what takes the place of its classifier.
     """
 
     library: str = "timm"
     name: str
     arguments: dict[str, Any] = {}
     pruning: dict[str, Any] = {}
+    fusion: Fusion | msgspec.UnsetType = msgspec.UNSET
 
 
 class Wanted(NamedTuple):

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from medfm_compress.compress.networks import inputs
 from medfm_compress.compress.networks.token_merging import unmerge_tokens
 from medfm_compress.runtime.errors import ModelError
 
@@ -120,7 +121,7 @@ def _calls(module: nn.Module, names: Iterable[str], images: torch.Tensor) -> dic
         module.get_submodule(name).register_forward_hook(_recorder(calls), with_kwargs=True)
         for name, calls in calls_by_name.items()
     ]
-    module(images)
+    module(inputs.example(module, images))
     for hook in hooks:
         hook.remove()
     once = {name: calls[0] for name, calls in calls_by_name.items() if len(calls) == 1}
@@ -158,7 +159,7 @@ def _runs_without(module: nn.Module, names: Iterable[str], images: torch.Tensor)
     trial = copy.deepcopy(module).eval()
     drop_blocks(trial, names)
     try:
-        trial(images)
+        trial(inputs.example(trial, images))
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, IndexError):
         return False
     return True

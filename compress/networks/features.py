@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medfm_compress.compress.networks.fusion.network import FusionNetwork
+from medfm_compress.compress.networks.inputs import Inputs, example, images_in
 from medfm_compress.compress.networks.token_merging import merged_tokens
 
 FEATURES = ("embedding", "map", "attention", "token")
@@ -42,10 +44,13 @@ class Tapped(nn.Module):
         super().__init__()
         self.network, self.requested = network, requested
 
-    def forward(self, images: Tensor) -> Outputs:
-        """Logits and features of normalised images ``[n, channels, height, width]``."""
+    def forward(self, inputs: Inputs) -> Outputs:
+        """Logits and features of normalised images ``[n, channels, height, width]``, and of the columns beside them."""
         if not self.requested:
-            return Outputs(self.network(images), {})
+            return Outputs(self.network(inputs), {})
+        if isinstance(self.network, FusionNetwork):
+            return self._fused(self.network, inputs)
+        images = images_in(inputs)
         if is_encoder_decoder(self.network):
             return self._decoded(images)
         inner = self.network.forward_features(images)  # type: ignore[operator]
@@ -57,7 +62,7 @@ class Tapped(nn.Module):
         if "embedding" in self.requested:
             features["embedding"] = self.network.forward_head(inner, pre_logits=True).flatten(1)  # type: ignore[operator]
         if any(name in self.requested for name in _MAPS):
-            features.update(self._maps(inner))
+            features.update(self._maps(inner, self.network))
         return Outputs(logits, {name: features[name] for name in self.requested if name in features})
 
     def _decoded(self, images: Tensor) -> Outputs:
@@ -66,26 +71,36 @@ class Tapped(nn.Module):
         features = {"map": maps[-1], "attention": attention_of(maps[-1])}
         return Outputs(logits, {name: features[name] for name in self.requested if name in features})
 
-    def _maps(self, inner: Tensor) -> dict[str, Tensor]:
-        grid = as_map(inner, self.network)
+    def _fused(self, network: FusionNetwork, inputs: Inputs) -> Outputs:
+        """The embedding and the maps are the encoder's, before the columns join."""
+        inner = network.encoder.forward_features(images_in(inputs))  # type: ignore[operator]
+        embedding = network.encoder.forward_head(inner, pre_logits=True)  # type: ignore[operator]
+        features = {"embedding": embedding, **self._maps(inner, network.encoder)}
+        logits = network.fuse(embedding, network.in_order(inputs))
+        return Outputs(logits, {name: features[name] for name in self.requested if name in features})
+
+    @staticmethod
+    def _maps(inner: Tensor, network: nn.Module) -> dict[str, Tensor]:
+        grid = as_map(inner, network)
         return {} if grid is None else {"map": grid, "attention": attention_of(grid)}
 
 
 def tapped(network: nn.Module, requested: tuple[str, ...]) -> Tapped:
     """A network that also gives ``requested`` features; a distillation token answers on its own from then on."""
-    if "token" in requested:
+    if "token" in requested and not isinstance(network, FusionNetwork):
         network.set_distilled_training(True)  # type: ignore[operator]
     return Tapped(network, requested)
 
 
 def offered(network: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Shapes of one case's features, without the batch axis, of a network on images of ``shape`` ``[n, c, h, w]``."""
-    timm_like = hasattr(network, "forward_features") and hasattr(network, "forward_head")
+    encoder = network.encoder if isinstance(network, FusionNetwork) else network
+    timm_like = hasattr(encoder, "forward_features") and hasattr(encoder, "forward_head")
     if not (timm_like or is_encoder_decoder(network)):
         return {}
     was_training = network.training
     with torch.inference_mode():
-        outputs = Tapped(nn.Module.eval(network), ("embedding", *_MAPS))(torch.zeros(1, *shape[1:]))
+        outputs = Tapped(nn.Module.eval(network), ("embedding", *_MAPS))(example(network, torch.zeros(1, *shape[1:])))
     network.train(was_training)
     shapes = {name: tuple(value.shape[1:]) for name, value in outputs.features.items()}
     if hasattr(network, "set_distilled_training"):

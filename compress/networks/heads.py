@@ -12,8 +12,12 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from medfm_compress.compress.networks.inputs import widths_of
 from medfm_compress.compress.networks.monai_networks import head_of
 from medfm_compress.compress.networks.smp_networks import ENCODER, HEAD
+
+FUSION = "fusion."
+"""Of a network of images and columns: what joins them and gives the logits."""
 
 
 def classifier_names(module: nn.Module) -> tuple[str, ...]:
@@ -23,6 +27,8 @@ def classifier_names(module: nn.Module) -> tuple[str, ...]:
     """
     if hasattr(module, "segmentation_head"):
         return (HEAD,)
+    if widths_of(module):
+        return (FUSION,)
     if head := head_of(module):
         return (head,)
     published = getattr(module, "pretrained_cfg", None) or {}

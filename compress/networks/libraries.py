@@ -5,6 +5,8 @@
 ``smp``    `smp_networks`: one answer a pixel          ``smp:unet/tu-mobilenetv3_small_100``
 ``monai``  `monai_networks`: one answer a pixel        ``monai:segresnet``
 =========  ==========================================  ==================================================
+
+Of ``anomaly`` (`anomaly_networks`, an encoder with a scorer) no network is built by name; 'anomaly fit' makes them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from medfm_compress.compress.networks import monai_networks, smp_networks, timm_networks
+from medfm_compress.compress.networks import anomaly_networks, monai_networks, smp_networks, timm_networks
 from medfm_compress.compress.networks.architecture import Architecture, Wanted, split_name
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.task import Task
@@ -45,7 +47,7 @@ class Library(Protocol):
 
 
 _LIBRARIES: Mapping[str, Library] = MappingProxyType(
-    {"timm": timm_networks, "smp": smp_networks, "monai": monai_networks}
+    {"timm": timm_networks, "smp": smp_networks, "monai": monai_networks, "anomaly": anomaly_networks}
 )
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from medfm_compress.compress.networks import inputs
+
 
 @dataclass(frozen=True)
 class Macs:
@@ -33,7 +35,7 @@ def count_macs(module: nn.Module, example: torch.Tensor) -> Macs:
     module.requires_grad_(False)  # the counter hooks what requires one, which some networks do not survive
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            module(example)
+            module(inputs.example(module, example))
     finally:
         module.train(training)
         for parameter in learning:

@@ -21,6 +21,7 @@ from medfm_compress.compress.networks.architecture import Architecture
 from medfm_compress.compress.networks.heads import begin_at_zero, classifier_names
 from medfm_compress.compress.networks.libraries import library_of
 from medfm_compress.runtime.atomic_write import replacing, write_atomically
+from medfm_compress.runtime.columns import Column, check_columns
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.strict_json import decode, encode
@@ -28,7 +29,9 @@ from medfm_compress.runtime.task import Task
 
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""The newest; a card is written in 2 where its network takes no columns."""
+_WITHOUT_COLUMNS = 2
 _METADATA = "_metadata"  # where PyTorch keeps the versions of a state dict's layers
 _COUNTER = ".num_batches_tracked"  # old files have none, and nothing in evaluation reads it
 
@@ -51,7 +54,7 @@ NO_ORIGIN = Origin()
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Content of ``model.json``."""
+    """Content of ``model.json``; ``columns`` since schema 3."""
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -62,6 +65,27 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     intended_use: str = ""
     provenance: Origin = NO_ORIGIN
     weights_sha256: str = ""
+    columns: tuple[Column, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        fusion = self.architecture.fusion
+        widths = {} if fusion is msgspec.UNSET else fusion.widths
+        told = {column.name: column.width for column in self.told}
+        check_columns(self.told)
+        if widths != told:
+            raise ModelError(
+                f"{self.name} is described with the columns {told or 'none'}, and its network takes "
+                f"{widths or 'none'}; restore its card or train again"
+            )
+        if fusion is not msgspec.UNSET:  # the file has an object's keys in alphabetical order
+            ordered = msgspec.structs.replace(fusion, widths=told)
+            architecture = msgspec.structs.replace(self.architecture, fusion=ordered)
+            msgspec.structs.force_setattr(self, "architecture", architecture)
+
+    @property
+    def told(self) -> tuple[Column, ...]:
+        """What the network takes beside the image."""
+        return () if self.columns is msgspec.UNSET else self.columns
 
 
 @dataclass(frozen=True)
@@ -71,13 +95,14 @@ class Model:
     Attributes:
         name: what reports call it.
         module: maps ``[n, channels, height, width]`` to logits ``[n, labels]``, of a segmentation
-            ``[n, structures, height, width]``.
+            ``[n, structures, height, width]``; a network with columns takes them as further arguments, in their order.
         spec: its preprocessing.
         task: its outputs.
         architecture: how to build the module again.
         licence: of the weights; a student inherits its teacher's.
         intended_use: what the weights' publisher says they are for; likewise inherited.
         provenance: where the weights came from.
+        columns: that the network takes beside the image.
     """
 
     name: str
@@ -88,14 +113,20 @@ class Model:
     licence: str = ""
     provenance: Origin = NO_ORIGIN
     intended_use: str = ""
+    columns: tuple[Column, ...] = ()
 
     def weights_sha256(self) -> str:
         """Hex sha256 over names, shapes and float32 bytes of all parameters and buffers."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(_tensors(self.module).items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
+        return sha256_of(self.module)
+
+
+def sha256_of(module: nn.Module) -> str:
+    """Hex sha256 over names, shapes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(module).items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def create_module(architecture: Architecture) -> nn.Module:
@@ -106,6 +137,10 @@ def create_module(architecture: Architecture) -> nn.Module:
             does not fit.
     """
     module = library_of(architecture).create(architecture)
+    if architecture.fusion is not msgspec.UNSET:
+        from medfm_compress.compress.networks.fusion.network import fused
+
+        module = fused(module, architecture.fusion)
     if architecture.pruning:
         from medfm_compress.compress.networks.pruning_plan import apply_pruning_plan
 
@@ -146,6 +181,7 @@ def load_model(folder: str | Path) -> Model:
         licence=card.licence,
         provenance=card.provenance,
         intended_use=card.intended_use,
+        columns=card.told,
     )
     if card.weights_sha256 and model.weights_sha256() != card.weights_sha256:
         raise ModelError(f"{folder}: {WEIGHTS} is not the file that {CARD} describes; restore it or train again")
@@ -161,6 +197,7 @@ def save_model(model: Model, folder: str | Path) -> Path:
     with replacing(folder / WEIGHTS) as temporary:
         save_file(_tensors(model.module), temporary)
     card = ModelCard(
+        schema_version=SCHEMA_VERSION if model.columns else _WITHOUT_COLUMNS,
         name=model.name,
         architecture=model.architecture,
         spec=model.spec,
@@ -169,6 +206,7 @@ def save_model(model: Model, folder: str | Path) -> Path:
         intended_use=model.intended_use,
         provenance=model.provenance,
         weights_sha256=model.weights_sha256(),
+        columns=model.columns or msgspec.UNSET,
     )
     write_atomically(folder / CARD, encode(card))
     return folder

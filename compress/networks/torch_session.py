@@ -16,6 +16,7 @@ import torch
 
 from medfm_compress.bench.types.target import DEVICES
 from medfm_compress.compress.networks.model import Model, load_model
+from medfm_compress.export.module_outputs import output_names
 from medfm_compress.runtime.errors import InputError, MissingDependency, refusing
 from medfm_compress.runtime.sessions.protocol import Array, SessionInfo
 
@@ -26,9 +27,6 @@ _DTYPES = MappingProxyType({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16
 class TorchSession:
     """Inference of one module; the model given is left as it is."""
 
-    input_names: tuple[str, ...] = ("image",)
-    output_names: tuple[str, ...] = ("logits",)
-
     def __init__(
         self, model: Model, device: str, threads: int, precision: str = "fp32", *, compiled: bool = False
     ) -> None:
@@ -38,15 +36,17 @@ class TorchSession:
             MissingDependency: ``torch.compile`` fails here, e.g. because there is no C++ compiler.
         """
         self._device, self._dtype = device, _DTYPES[precision]
+        self.input_names = ("image", *(column.name for column in model.columns))
+        self.output_names = output_names(model.module)
         module = model.module.eval()
         if device != "cpu" or precision != "fp32":
             module = copy.deepcopy(module).to(device, self._dtype)
         if device == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        self._module: Callable[[torch.Tensor], Any] = module
+        self._module: Callable[..., Any] = module
         if compiled:
             self._module = torch.compile(module)
-            self._compile(model.spec.shape)
+            self._compile(model)
         self.info = SessionInfo(
             backend="torch-compile" if compiled else "torch",
             version=str(torch.__version__),
@@ -56,11 +56,14 @@ class TorchSession:
         )
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Logits ``[n, labels]`` float32 of images ``[n, channels, height, width]`` float32.
+        """Logits ``[n, labels]``, and whatever else the module returns, of images ``[n, channels, height, width]``.
 
-        They are copied to the host, which waits for the GPU.
+        A network with columns takes them beside the images, ``[n, width]`` each.
+
+        All are float32. They are copied to the host, which waits for the GPU.
         """
-        return {"logits": self._logits(inputs).float().cpu().numpy()}
+        answers = self._answers(inputs)
+        return {name: answer.float().cpu().numpy() for name, answer in zip(self.output_names, answers, strict=True)}
 
     def device_ms(self, inputs: Mapping[str, Array]) -> float | None:
         """Time on the GPU of one run, copies included, by CUDA events; ms. None on a CPU."""
@@ -68,20 +71,22 @@ class TorchSession:
             return None
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         first.record()
-        self._logits(inputs).float().cpu()
+        for answer in self._answers(inputs):
+            answer.float().cpu()
         last.record()
         last.synchronize()
         return float(first.elapsed_time(last))
 
-    def _logits(self, inputs: Mapping[str, Array]) -> torch.Tensor:
+    def _answers(self, inputs: Mapping[str, Array]) -> tuple[torch.Tensor, ...]:
         with torch.inference_mode():
-            images = torch.from_numpy(inputs["image"]).to(self._device).to(self._dtype)
-            logits: torch.Tensor = self._module(images)
-        return logits
+            arguments = [torch.from_numpy(inputs[name]).to(self._device).to(self._dtype) for name in self.input_names]
+            answer = self._module(*arguments)
+        return answer if isinstance(answer, tuple) else (answer,)
 
-    def _compile(self, shape: tuple[int, ...]) -> None:
+    def _compile(self, model: Model) -> None:
+        columns = {column.name: np.zeros((1, column.width), np.float32) for column in model.columns}
         with refusing(MissingDependency, "torch.compile cannot compile the network here"):
-            self._logits({"image": np.zeros(shape, np.float32)})
+            self._answers({"image": np.zeros(model.spec.shape, np.float32), **columns})
 
 
 def unavailable(device: str) -> str:

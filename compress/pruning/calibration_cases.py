@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from medfm_compress.compress.networks.inputs import with_columns
 from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.pruning.importance import Batch
 from medfm_compress.compress.pruning.kinds import pruning_rules
 from medfm_compress.compress.pruning.sensitivity import ValidationSet
-from medfm_compress.compress.training.dataset import check_labels, labelled_cases
+from medfm_compress.compress.training.dataset import check_labels, labelled_cases, load_columns
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.progress import Progress
@@ -22,7 +23,8 @@ def training_batches(study: Study, model: Model, progress: Progress, seed: int =
     """At most as many training cases as the kind of task reads.
 
     Returns:
-        Images float32 ``[n, channels, height, width]`` and targets as `PruningRules.targets` gives them.
+        Images float32 ``[n, channels, height, width]`` with the model's columns, and targets as
+        `PruningRules.targets` gives them.
 
     Raises:
         StudyError: labels that are not the model's, or no training cases of two classes.
@@ -46,13 +48,15 @@ def _batches(study: Study, split: str, count: int, model: Model, progress: Progr
     check_labels(study, model.task, model.name)
     cases = draw(labelled_cases(study, split), count, seed)
     images = prepared_images(study, cases, model.spec, None, progress)
+    columns = load_columns([(study, cases)], model.columns)
     rules = pruning_rules(model.task)
     targets = rules.targets(study, cases, model.spec, progress)
     mean = np.array(model.spec.mean, np.float32).reshape(-1, 1, 1)
     std = np.array(model.spec.std, np.float32).reshape(-1, 1, 1)
     batches, count = [], -(-len(cases) // rules.batch)
     for index in np.array_split(np.arange(len(cases)), count):  # no rest of one: it has no variance
-        batches.append((torch.from_numpy((images[index] - mean) / std), targets[index]))
+        beside = {name: rows[torch.from_numpy(index)] for name, rows in columns.items()}
+        batches.append((with_columns(torch.from_numpy((images[index] - mean) / std), beside), targets[index]))
     return batches
 
 

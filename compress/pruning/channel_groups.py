@@ -16,7 +16,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
+from medfm_compress.compress.networks import inputs
 from medfm_compress.compress.networks.attention_layers import Attention, set_heads, why_sealed
+from medfm_compress.compress.networks.fusion.network import column_branch_of
 from medfm_compress.compress.networks.token_merging import unmerged
 from medfm_compress.runtime.errors import ModelError
 
@@ -134,9 +136,9 @@ def _trace(module: nn.Module, example: torch.Tensor) -> Any:
         with torch.enable_grad(), unmerged(module):  # merging changes no channel, and its indexing cannot be traced
             return tp.DependencyGraph().build_dependency(
                 module,
-                example_inputs=(example,),
+                example_inputs=(inputs.example(module, example),),
                 # The product puts an operation of its own behind the classifier, which is then seen to be the output.
-                forward_fn=lambda network, inputs: network(*inputs) * 1.0,
+                forward_fn=lambda network, arguments: network(*arguments) * 1.0,
                 verbose=False,
             )
     except Exception as exc:  # whatever its tracing stumbles over: it names no common base
@@ -170,6 +172,9 @@ def _barriers(
         barriers[module.get_submodule(f"{attention.name}.proj"), "in"] = "they are the heads of attention"
     for part, reason in repeated.items():
         barriers.update({(part, side): reason for side in sides})
+    branch = column_branch_of(module)
+    if branch is not None:
+        barriers.update({(part, side): "they are of the columns" for part in branch.modules() for side in sides})
     return barriers
 
 
@@ -183,7 +188,7 @@ def _called_twice(module: nn.Module, example: torch.Tensor) -> dict[nn.Module, s
     owners = (part for part in module.modules() if next(part.parameters(recurse=False), None) is not None)
     hooks = [part.register_forward_hook(count) for part in owners]
     with torch.no_grad():
-        module(example)
+        module(inputs.example(module, example))
     for hook in hooks:
         hook.remove()
     twice = (part for part, number in calls.items() if number > 1)

@@ -24,11 +24,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from medfm_compress.compress.networks.inputs import Inputs
 from medfm_compress.compress.pruning.channel_groups import ChannelGroup, Member
 from medfm_compress.compress.pruning.choices import IMPORTANCES, Importance
 from medfm_compress.runtime.errors import InputError, ModelError
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+Batch = tuple[Inputs, torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 NEEDS_CASES: frozenset[Importance] = frozenset(IMPORTANCES) - {"magnitude"}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from medfm_compress.compress.networks import inputs
 from medfm_compress.compress.pruning.apply import DOES_NOT_RUN, remove_channels, temporarily
 from medfm_compress.compress.pruning.channel_groups import ChannelGroup, Protected, input_axis
 
@@ -48,7 +49,7 @@ def _why_not(module: nn.Module, example: Tensor, group: ChannelGroup) -> str:
     try:
         with temporarily(module):
             remove_channels(module, [group], {group.name: narrowest}, {group.name: order})
-            without = module(example)
+            without = module(inputs.example(module, example))
     except DOES_NOT_RUN:
         return "the network does not run without them"
     if not _comparable(module, group):
@@ -56,7 +57,7 @@ def _why_not(module: nn.Module, example: Tensor, group: ChannelGroup) -> str:
     gone = set(torch.argsort(order, stable=True)[: group.width - narrowest].tolist())
     with temporarily(module):
         _silence(module, group, gone)
-        silent = module(example)
+        silent = module(inputs.example(module, example))
     apart = (without - silent).abs().max()
     return "" if apart <= _TOLERANCE * silent.abs().max() else "the network answers otherwise without them"
 

@@ -18,6 +18,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from medfm_compress.compress.networks.fusion.network import FusionNetwork
 from medfm_compress.compress.networks.macs import count_macs
 from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.networks.pruning_plan import PruningPlan, differences, merge_plans, shapes_of
@@ -134,7 +135,13 @@ def prune(model: Model, goal: PruningGoal, data: PruningData = NO_DATA) -> Prune
 
 def restate(small: nn.Module, whole: nn.Module) -> None:
     """Tell ``small`` how wide its features are now, where timm keeps it as a number, in place."""
-    before, after = _head_width(whole), _head_width(small)
+    if isinstance(small, FusionNetwork) and isinstance(whole, FusionNetwork):
+        _restate(small.encoder, whole.embedding, small.embedding)
+    else:
+        _restate(small, _head_width(whole), _head_width(small))
+
+
+def _restate(small: nn.Module, before: int, after: int) -> None:
     for name in ("num_features", "head_hidden_size", "embed_dim"):
         if before and after and getattr(small, name, None) == before:
             setattr(small, name, after)

@@ -14,12 +14,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from medfm_compress.compress.quantization import placement_onnxruntime, placement_openvino
 from medfm_compress.compress.quantization.activation_statistics import Statistics
 from medfm_compress.compress.quantization.bias_correction import correct_biases
+from medfm_compress.compress.quantization.column_branch import column_branch
 from medfm_compress.compress.quantization.dynamic import quantize_dynamic
 from medfm_compress.compress.quantization.explicit_smoothing import smooth_explicitly
 from medfm_compress.compress.quantization.float32_islands import Islands, find_islands
@@ -40,6 +39,7 @@ from medfm_compress.export.passes.pipeline import for_onnxruntime, simplify
 from medfm_compress.export.passes.read import read_graph
 from medfm_compress.export.trained_ranges import take_ranges
 from medfm_compress.runtime.bundle.manifest import Backend, Precision
+from medfm_compress.runtime.network_inputs import NetworkInputs, images_of
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
@@ -85,10 +85,8 @@ PLACEMENTS: MappingProxyType[Backend, MappingProxyType[str, Place]] = MappingPro
 class GraphBuilder:
     """The candidates of one float graph; see `candidate_search.Builder`."""
 
-    def __init__(
-        self, onnx: bytes, statistics: Statistics, inputs: NDArray[np.float32], task: Task | None = None
-    ) -> None:
-        """Keep a graph, what calibration measured on it, and `SAMPLE` of its inputs ``[n, C, H, W]``.
+    def __init__(self, onnx: bytes, statistics: Statistics, inputs: NetworkInputs, task: Task | None = None) -> None:
+        """Keep a graph, what calibration measured on it, and `SAMPLE` of its inputs: images ``[n, C, H, W]``, columns.
 
         ``task`` says what its logits mean; without one they are compared as they are.
         """
@@ -112,7 +110,7 @@ class GraphBuilder:
         model, _ = self._prepared(backend, Method())
         names: dict[Placement, str] = {}
         for name, place in PLACEMENTS[backend].items():
-            names.setdefault(place(model), name)
+            names.setdefault(place(model, column_branch(model)), name)
         dynamic = (DYNAMIC,) if backend == "onnxruntime" and has_attention(self._model) else ()
         return (*names.values(), *dynamic)
 
@@ -132,10 +130,10 @@ class GraphBuilder:
         if method.weight_bits:
             quantized = weight_only(model, method.weight_bits, backend)
         elif method.placement == DYNAMIC:
-            quantized = quantize_dynamic(model, exclude=method.excluded, reduced=method.reduced)
+            quantized = quantize_dynamic(model, exclude=_excluded(model, method), reduced=method.reduced)
         else:
             place = PLACEMENTS[backend][method.placement]
-            quantized = write_qdq(model, place(model, method.excluded, reduced=method.reduced), ranges)
+            quantized = write_qdq(model, place(model, _excluded(model, method), reduced=method.reduced), ranges)
         content = serialise(self._with_maps(quantized, model))
         return tuple(to_openvino_ir(content)) if backend == "openvino" else (content,)
 
@@ -155,12 +153,12 @@ class GraphBuilder:
 
     def islands(self, task: Task) -> Islands:
         """The nodes that stay in FP32 beside FP16, found on calibration cases; see `float32_islands`."""
-        return find_islands(self._model, self._inputs[:_ISLAND_CASES], task)
+        return find_islands(self._model, images_of(self._inputs[:_ISLAND_CASES]), task)
 
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
         """Node names of the layers whose own quantization moves the output most, most harmful first."""
         model, ranges = self._prepared(backend, method)
-        place = PLACEMENTS[backend][method.placement]
+        place = partial(PLACEMENTS[backend][method.placement], exclude=column_branch(model))
         ranked = rank_layers(model, ranges, place, self._inputs[:_RANKING], deadline=time.monotonic() + _RANKING_S)
         return tuple(layer.name for layer in ranked)
 
@@ -168,7 +166,7 @@ class GraphBuilder:
         """The float graph that Q/DQ goes into, and the range of every value of it."""
         model, statistics = self._rescaled(method.smoothquant, method.divided)
         if method.bias_correction:
-            model = correct_biases(model, statistics, exclude=method.excluded, reduced=method.reduced)
+            model = correct_biases(model, statistics, exclude=_excluded(model, method), reduced=method.reduced)
         if backend == "onnxruntime":
             model = for_onnxruntime(model, quantized=not method.weight_bits)[0]
         if method.estimator != TRAINED:
@@ -178,6 +176,8 @@ class GraphBuilder:
 
     def nncf(self, backend: Backend) -> NncfSettings | str:
         """What NNCF is told first, or why it cannot be asked."""
+        if len(self._model.graph.inputs) > 1:
+            return "NNCF is asked about networks of images alone"
         return first_settings(backend, attention=has_attention(self._model)) if is_installed() else MISSING
 
     def _made_by_nncf(self, backend: Backend, method: Method, deadline: float) -> tuple[bytes, ...]:
@@ -187,7 +187,7 @@ class GraphBuilder:
             prepared = self._prepared(backend, Method(weight_bits=method.weight_bits))[0]
             graph = serialise(self._with_maps(prepared, prepared))
             job = NncfJob.of(method, backend, self._task)
-            self._last_of_nncf = (backend, method), quantize_with_nncf(graph, self._inputs, job, deadline)
+            self._last_of_nncf = (backend, method), quantize_with_nncf(graph, images_of(self._inputs), job, deadline)
         return self._last_of_nncf[1]
 
     def _with_maps(self, quantized: ir.Model, prepared: ir.Model) -> ir.Model:
@@ -208,6 +208,11 @@ class GraphBuilder:
 
     def _smoothed(self) -> Smoothed:
         return smooth(self._model, self._statistics, inputs=self._inputs)
+
+
+def _excluded(model: ir.Model, method: Method) -> tuple[str, ...]:
+    """Layers of ``model`` that stay in float: those the method names, and the columns' own."""
+    return (*method.excluded, *column_branch(model))
 
 
 def portable(onnx: bytes) -> bytes:

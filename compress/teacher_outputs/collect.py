@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from medfm_compress.compress.teacher_outputs.fastest_engine import fastest_engine
+from medfm_compress.compress.networks.inputs import Inputs, map_images, with_columns
+from medfm_compress.compress.teacher_outputs.fastest_engine import Asked, fastest_engine
 from medfm_compress.compress.teachers.output_cache import Groups, Header, OutputCache, ViewPlan, hash_of_cases
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import Teacher, batch_of
 from medfm_compress.compress.training.augment import View, apply_view, draw_view
 from medfm_compress.compress.training.distributed import rank, wait, world_size
-from medfm_compress.compress.training.job import Images, gather
+from medfm_compress.compress.training.job import Columns, Images, gather
 from medfm_compress.runtime.progress import Progress, Tick
 
 _REPORT_EVERY_S = 1.0
@@ -36,6 +39,7 @@ class OutputRequest(NamedTuple):
         features: of the teacher to keep beside its logits.
         precision: ``auto``, ``fp32``, ``bf16`` or ``int8``, see `fastest_engine`.
         stride: of the maps of a segmentation, see `Header`.
+        columns: of the teacher beside the images, ``[n, width]`` each.
     """
 
     images: Images
@@ -44,6 +48,12 @@ class OutputRequest(NamedTuple):
     features: tuple[str, ...] = ()
     precision: str = "auto"
     stride: int = 1
+    columns: Columns = MappingProxyType({})
+
+    def inputs(self, index: NDArray[np.int64]) -> Inputs:
+        """Cases ``index`` ``[b]``, as a teacher is asked of them."""
+        rows = {name: values[torch.from_numpy(index)] for name, values in self.columns.items()}
+        return with_columns(torch.from_numpy(gather(self.images, index)), rows)
 
 
 def collect_outputs(teacher: Teacher, request: OutputRequest, folder: Path, progress: Progress) -> OutputCache:
@@ -66,9 +76,8 @@ def collect_outputs(teacher: Teacher, request: OutputRequest, folder: Path, prog
     if store is not None and not store.missing():
         wait()
         return store
-    fast = fastest_engine(
-        teacher, request.images, request.features, request.precision, len(request.plan.seeds), progress
-    )
+    asked = Asked(len(request.images), request.inputs, request.features, len(request.plan.seeds))
+    fast = fastest_engine(teacher, asked, request.precision, progress)
     header = msgspec.structs.replace(header, engine=fast.engine)
     if rank() == 0:
         OutputCache.begin(folder, header)
@@ -86,13 +95,13 @@ def collect_outputs(teacher: Teacher, request: OutputRequest, folder: Path, prog
 
 def _header(teacher: Teacher, request: OutputRequest) -> Header:
     images = request.images
-    first = teacher.answer(torch.from_numpy(gather(images, np.arange(min(2, len(images))))), request.features)
+    first = teacher.answer(request.inputs(np.arange(min(2, len(images)))), request.features)
     header = Header(
         teacher=teacher.card,
         engine=teacher.engine,
         precision=request.precision,
         plan=request.plan,
-        cases_sha256=hash_of_cases(request.groups),
+        cases_sha256=hash_of_cases(request.groups, teacher.card.told),
         cases=len(images),
         features={name: tuple(value.shape[1:]) for name, value in first.features.items()},
         stride=request.stride if teacher.card.task.is_dense else 1,
@@ -128,8 +137,8 @@ class _Collector:
         return TeacherOutputs(torch.cat([part.logits for part in parts]), features)
 
     def _batch(self, index: Tensor, view: View) -> TeacherOutputs:
-        images = torch.from_numpy(gather(self.request.images, index.numpy()))
-        answers = self.teacher.answer(apply_view(images, view, index), self.request.features)
+        inputs = map_images(lambda images: apply_view(images, view, index), self.request.inputs(index.numpy()))
+        answers = self.teacher.answer(inputs, self.request.features)
         return TeacherOutputs(reduced(answers.logits, self.store.header.logits_shape), answers.features)
 
     def _drawn(self, number: int) -> View:

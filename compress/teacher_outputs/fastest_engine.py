@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medfm_compress.bench.measure.stopwatch import Effort, interleaved_p50_ms
+from medfm_compress.compress.networks.inputs import Inputs, images_in, in_parts
 from medfm_compress.compress.teacher_outputs.onnx_graph import export_graph, quantized_graph
 from medfm_compress.compress.teacher_outputs.openvino_teacher import OpenVinoTeacher
 from medfm_compress.compress.teachers.ensemble import EnsembleTeacher
@@ -26,7 +28,6 @@ from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import Teacher, batch_of
 from medfm_compress.compress.training.device import best_precision
 from medfm_compress.compress.training.distributed import agree, is_first
-from medfm_compress.compress.training.job import Images, gather
 from medfm_compress.runtime.cpu import missing_flags, read_cpu
 from medfm_compress.runtime.errors import InputError, MedfmError
 from medfm_compress.runtime.golden_cases import relative_logit_error
@@ -47,17 +48,38 @@ _SLOWER = 1.1  # as slow as PyTorch, within what a shared machine adds
 _EFFORT = Effort(least_rounds=3, most_rounds=10, seconds=1.0)  # of a batch, in turns with PyTorch
 
 
-class Probe(NamedTuple):
-    """Images to compare on, and the outputs of PyTorch in fp32 on them.
+class Asked(NamedTuple):
+    """What a teacher will be asked for.
 
     Attributes:
-        images: ``[n, c, h, w]`` float32 in [0, 1].
+        cases: how many.
+        inputs: (rows ``[b]``) → the images ``[b, c, h, w]`` in [0, 1] of these cases, and their columns.
         features: names of those that will be collected.
-        reference: the teacher in PyTorch fp32.
-        outputs: its logits and features on ``images``.
+        views: of each case.
     """
 
-    images: Tensor
+    cases: int
+    inputs: Callable[[NDArray[np.int64]], Inputs]
+    features: tuple[str, ...]
+    views: int
+
+    def spread(self, most: int) -> Inputs:
+        """Up to ``most`` of the cases, evenly spaced: the same ones in every run."""
+        count = min(most, self.cases)
+        return self.inputs(np.linspace(0, self.cases - 1, count).round().astype(np.int64))
+
+
+class Probe(NamedTuple):
+    """Cases to compare on, and the outputs of PyTorch in fp32 on them.
+
+    Attributes:
+        inputs: images ``[n, c, h, w]`` float32 in [0, 1], and columns.
+        features: names of those that will be collected.
+        reference: the teacher in PyTorch fp32.
+        outputs: its logits and features on ``inputs``.
+    """
+
+    inputs: Inputs
     features: tuple[str, ...]
     reference: ModuleTeacher
     outputs: TeacherOutputs
@@ -65,20 +87,16 @@ class Probe(NamedTuple):
 
 def fastest_engine(
     teacher: Teacher,
-    images: Images,
-    features: tuple[str, ...],
+    asked: Asked,
     precision: str,
-    views: int,
     progress: Progress,
 ) -> Teacher:
     """The same teacher in the fastest engine and precision that stay faithful here.
 
     Args:
         teacher: one that is no PyTorch module comes back as it is; of an ensemble each member is replaced.
-        images: ``[n, c, h, w]`` float32 in [0, 1], that outputs will be collected on; some of them are compared.
-        features: names of those that will be collected.
+        asked: what outputs will be collected on; some of it is compared.
         precision: ``auto``, ``fp32`` (PyTorch), ``bf16`` or ``int8``; what fails falls back to PyTorch in fp32.
-        views: of each image that outputs will be collected on.
         progress: told what is used, how fast and how faithful it is, and why not something else.
 
     Raises:
@@ -89,16 +107,17 @@ def fastest_engine(
         raise InputError(f"teacher_precision is {precision!r}; it must be {', '.join(PRECISIONS)}")
     if isinstance(teacher, EnsembleTeacher):
         return EnsembleTeacher(
-            [fastest_engine(member, images, (), precision, views, progress) for member in teacher.teachers]
+            [fastest_engine(member, asked._replace(features=()), precision, progress) for member in teacher.teachers]
         )
     if not isinstance(teacher, ModuleTeacher):
         return teacher
     reference = in_pytorch(teacher, "fp32")
-    worth = len(images) * views >= WORTH
+    worth = asked.cases * asked.views >= WORTH
     openers = _candidates(teacher, precision, worth=worth) if precision != "fp32" else {}
-    builder = _EngineBuilder(teacher, features, partial(_spread, images, _CALIBRATION * batch_of(teacher.card.task)))
+    calibration = partial(asked.spread, _CALIBRATION * batch_of(teacher.card.task))
+    builder = _EngineBuilder(teacher, asked.features, calibration)
     if is_first():
-        name, fastest = _fastest(openers, builder, partial(_probe, reference, images, features), progress)
+        name, fastest = _fastest(openers, builder, partial(_probe, reference, asked), progress)
         agree(name)
         if fastest is None:
             progress(f"teacher: {reference.engine}")
@@ -145,7 +164,7 @@ class Faithful(NamedTuple):
 class _EngineBuilder:
     """Makes the candidates; the network is exported once for all of them, when the first one needs it."""
 
-    def __init__(self, teacher: ModuleTeacher, features: tuple[str, ...], calibration: Callable[[], Tensor]) -> None:
+    def __init__(self, teacher: ModuleTeacher, features: tuple[str, ...], calibration: Callable[[], Inputs]) -> None:
         self.teacher, self.features, self._calibration = teacher, features, calibration
 
     @cached_property
@@ -158,7 +177,7 @@ class _EngineBuilder:
     def openvino_int8(self, rest: str) -> OpenVinoTeacher:
         spec = self.teacher.model.spec
         mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (spec.mean, spec.std))
-        files = quantized_graph(self.graph, ((self._calibration() - mean) / std).numpy())
+        files = quantized_graph(self.graph, ((images_in(self._calibration()) - mean) / std).numpy())
         return OpenVinoTeacher(self.teacher, files, self.features, rest)
 
     def pytorch(self, precision: str) -> ModuleTeacher:
@@ -173,7 +192,7 @@ def _candidates(teacher: ModuleTeacher, precision: str, *, worth: bool) -> dict[
     openers: dict[str, _Opener] = {}
     cpu = read_cpu()
     has_bf16 = not missing_flags(BF16, cpu)
-    if teacher.device == "cpu" and worth:
+    if teacher.device == "cpu" and worth and not teacher.card.told:  # its graph has the image alone
         if precision == "int8" and not missing_flags(U8S8, cpu):
             rest = "int8-bf16" if has_bf16 else "int8"
             openers["openvino int8"] = lambda builder: builder.openvino_int8(rest)
@@ -191,27 +210,27 @@ def in_pytorch(teacher: ModuleTeacher, precision: str) -> ModuleTeacher:
     return teacher if teacher.precision == precision else ModuleTeacher(teacher.model, teacher.device, precision)
 
 
-def _probe(reference: ModuleTeacher, images: Images, features: tuple[str, ...]) -> Probe:
-    chosen = _spread(images, _PROBES * batch_of(reference.card.task))
-    return Probe(chosen, features, reference, TeacherOutputs(*_outputs(reference, chosen, features)))
+def _probe(reference: ModuleTeacher, asked: Asked) -> Probe:
+    chosen = asked.spread(_PROBES * batch_of(reference.card.task))
+    return Probe(chosen, asked.features, reference, TeacherOutputs(*_outputs(reference, chosen, asked.features)))
 
 
 def _check_faithful(make: Callable[[], Teacher], probe: Probe) -> Faithful | str:
     """The candidate, or why not."""
     try:
         teacher = make()
-        logits, features = _outputs(teacher, probe.images, probe.features)
+        logits, features = _outputs(teacher, probe.inputs, probe.features)
     except MedfmError as exc:
         return str(exc)
     task = teacher.card.task
     error = relative_logit_error(logits.numpy(), probe.outputs.logits.numpy(), task)
     limit = (DENSE_LIMITS if task.is_dense else LIMITS)[_kind(teacher.engine)]
     if not error <= limit:
-        return f"relative logit error {error:.2g} on {len(probe.images)} images, allowed is {limit:g}"
+        return f"relative logit error {error:.2g} on {len(probe.inputs)} images, allowed is {limit:g}"
     for name, values in features.items():
         if not torch.isfinite(values).all():
             return f"feature {name!r} is not finite"
-    batch = probe.images[: batch_of(task)]
+    batch = probe.inputs[: batch_of(task)]
     calls = [partial(candidate.answer, batch, probe.features) for candidate in (probe.reference, teacher)]
     reference_ms, candidate_ms = interleaved_p50_ms(calls, _EFFORT)
     if candidate_ms > reference_ms * _SLOWER:
@@ -223,14 +242,7 @@ def _kind(engine: str) -> str:
     return engine.rsplit(maxsplit=1)[-1].partition("-")[0]
 
 
-def _outputs(teacher: Teacher, images: Tensor, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-    parts = [teacher.answer(part, names) for part in torch.split(images, batch_of(teacher.card.task))]
+def _outputs(teacher: Teacher, inputs: Inputs, names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    parts = [teacher.answer(part, names) for part in in_parts(inputs, batch_of(teacher.card.task))]
     features = {name: torch.cat([part.features[name] for part in parts]) for name in names}
     return torch.cat([part.logits for part in parts]), features
-
-
-def _spread(images: Images, most: int) -> Tensor:
-    """Up to ``most`` of the images, evenly spaced: the same ones in every run."""
-    count = min(most, len(images))
-    rows = np.linspace(0, len(images) - 1, count).round().astype(np.int64)
-    return torch.from_numpy(gather(images, rows))

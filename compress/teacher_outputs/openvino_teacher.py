@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medfm_compress.compress.networks.inputs import Inputs, images_in
 from medfm_compress.compress.teacher_outputs.onnx_graph import IMAGE, LOGITS
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher, finite
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
@@ -37,15 +38,15 @@ class OpenVinoTeacher:
         self._mean = torch.tensor(origin.model.spec.mean).reshape(1, -1, 1, 1)
         self._std = torch.tensor(origin.model.spec.std).reshape(1, -1, 1, 1)
 
-    def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
-        """See `Teacher`."""
+    def answer(self, inputs: Inputs, features: tuple[str, ...] = ()) -> TeacherOutputs:
+        """See `Teacher`; of a network without columns."""
         unknown = sorted(set(features) - set(self.features))
         if unknown:
             available = ", ".join(self.features) or "no features"
             raise InputError(
                 f"feature {unknown[0]!r} was not asked for when {self.card.name} was opened, only {available}"
             )
-        parts = [self._run(part) for part in torch.split(images, self._batch)]
+        parts = [self._run(part) for part in torch.split(images_in(inputs), self._batch)]
         outputs = {name: torch.cat([part[name] for part in parts]) for name in (LOGITS, *features)}
         logits = finite(outputs.pop(LOGITS), self.card.name)
         return TeacherOutputs(logits, outputs)

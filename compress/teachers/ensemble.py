@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medfm_compress.compress.networks.inputs import Inputs
 from medfm_compress.compress.teachers.module_teacher import finite
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import Teacher, TeacherCard
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.strict_json import digest
@@ -43,11 +45,11 @@ class EnsembleTeacher:
         self.card = joined_card([teacher.card for teacher in teachers])
         self.engine = " + ".join(dict.fromkeys(teacher.engine for teacher in teachers))
 
-    def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
+    def answer(self, inputs: Inputs, features: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`; there are no features."""
         if features:
             raise InputError(f"feature {features[0]!r} cannot be had of several teachers: their means give logits only")
-        logits = torch.stack([one.answer(images).logits / one.card.task.temperature for one in self.teachers])
+        logits = torch.stack([one.answer(inputs).logits / one.card.task.temperature for one in self.teachers])
         if self.card.task.is_dense:
             mean = mean_of_maps(logits)
         else:
@@ -89,7 +91,21 @@ def joined_card(cards: Sequence[TeacherCard]) -> TeacherCard:
         intended_use=_joined([card.intended_use for card in cards]),
         steps=(*dict.fromkeys(step for card in cards for step in card.steps), f"mean of the probabilities of {names}"),
         family=families.pop() if len(families) == 1 else "",
+        columns=_united(cards) or msgspec.UNSET,
     )
+
+
+def _united(cards: Sequence[TeacherCard]) -> tuple[Column, ...]:
+    """The columns of all teachers, each once; raises ModelError where two define one name differently."""
+    columns: dict[str, Column] = {}
+    for card in cards:
+        for column in card.told:
+            if columns.setdefault(column.name, column) != column:
+                raise ModelError(
+                    f"the teachers define the column {column.name!r} differently; average teachers that were trained "
+                    "with one columns file"
+                )
+    return tuple(columns.values())
 
 
 def _mean(log_probabilities: Tensor) -> Tensor:

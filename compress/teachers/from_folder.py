@@ -22,6 +22,11 @@ def open_folder(source: TeacherSource, study: Task) -> Model:
     model = load_model(source.source)
     if source.given_spec() not in (None, model.spec):
         raise ModelError(f"{source.source} has a spec of its own; leave --teacher-spec out")
+    if frozenset(model.task.normal_labels) != frozenset(study.normal_labels):
+        raise ModelError(
+            f"{source.source} takes {_words(model.task.normal_labels)} for normal and the study "
+            f"{_words(study.normal_labels)}; give a teacher that was fitted on the same normal labels"
+        )
     known = Labelled(model.task.labels, model.task.kind, model.task.temperature)
     settled = settle(model.name, count_outputs(model.module, model.spec, model.name, study), known, source, study)
     origin = Origin(
@@ -38,3 +43,7 @@ def open_folder(source: TeacherSource, study: Task) -> Model:
         intended_use=source.intended_use or model.intended_use,
         provenance=origin,
     )
+
+
+def _words(normal: tuple[str, ...]) -> str:
+    return " or ".join(map(repr, normal)) or "nothing"

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from medfm_compress.compress.networks.features import is_encoder_decoder
+from medfm_compress.compress.networks.inputs import Columned, widths_of
 from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.teachers.structure_mapping import StructureMap, structure_map
@@ -118,7 +119,7 @@ def settle(name: str, outputs: int, known: Labelled, source: TeacherSource, stud
     label_map: OutputsMap = LabelMap(groups, theirs, outputs == 1 and len(theirs) == 2, known.temperature)
     if study.is_dense:
         label_map = structure_map(groups, theirs)
-    task = Task(kind=study.kind, labels=study.labels, temperature=known.temperature)
+    task = Task(kind=study.kind, labels=study.labels, temperature=known.temperature, normal=study.normal)
     steps = (_describe(name, theirs, groups, study),) if label_map.changes(outputs) else ()
     return Settled(label_map if label_map.changes(outputs) else None, task, steps)
 
@@ -134,9 +135,14 @@ class MappedNetwork(nn.Module):
         pairs = [(index, label) for label, group in enumerate(label_map.groups) for index in group]
         self.register_buffer("groups", torch.tensor(pairs, dtype=torch.int64))
 
-    def forward(self, images: Tensor) -> Tensor:
+    @property
+    def column_widths(self) -> dict[str, int]:
+        """Of the network itself."""
+        return widths_of(self.network)
+
+    def forward(self, *inputs: Tensor | Columned) -> Tensor:
         """Logits ``[n, labels]`` of the study."""
-        return self.label_map(self.network(images))
+        return self.label_map(self.network(*inputs))
 
 
 class MappedEncoderDecoder(MappedNetwork):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from medfm_compress.compress.networks.features import family_of, offered, tapped
+from medfm_compress.compress.networks.inputs import Inputs, chosen, map_images
 from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import TeacherCard
@@ -24,13 +26,16 @@ class ModuleTeacher:
         self._mean = torch.tensor(model.spec.mean).reshape(1, -1, 1, 1)
         self._std = torch.tensor(model.spec.std).reshape(1, -1, 1, 1)
 
-    def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
+    def answer(self, inputs: Inputs, features: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`."""
-        normalised = ((images - self._mean) / self._std).to(self.device).contiguous(memory_format=torch.channels_last)
+        normalised = map_images(self._normalised, chosen(inputs, [column.name for column in self.card.told]))
         with torch.inference_mode(), autocast(self.device, self.precision):
-            outputs = tapped(self._network, features)(normalised)
+            outputs = tapped(self._network, features)(normalised.to(self.device))
         values = {name: value.float().cpu() for name, value in outputs.features.items()}
         return TeacherOutputs(finite(outputs.logits.float().cpu(), self.card.name), values)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return ((images - self._mean) / self._std).to(self.device).contiguous(memory_format=torch.channels_last)
 
 
 def card_of(model: Model) -> TeacherCard:
@@ -46,6 +51,7 @@ def card_of(model: Model) -> TeacherCard:
         steps=model.provenance.steps,
         family=family_of(model.module),
         features=tuple(name for name in shapes if name != "token"),
+        columns=model.columns or msgspec.UNSET,
     )
 
 

@@ -20,10 +20,12 @@ from torch import Tensor
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import TeacherCard
 from medfm_compress.compress.training.augment import Augmentation
+from medfm_compress.data.case_columns import columns_digest
 from medfm_compress.data.fingerprint import content_hashes
 from medfm_compress.data.npy_rows import NpyRows
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.atomic_write import replacing, write_atomically
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import ModelError, StudyError
 from medfm_compress.runtime.strict_json import decode, digest, encode
 
@@ -56,7 +58,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         engine: in which engine and precision, e.g. ``pytorch fp32``.
         precision: that was asked for, e.g. ``auto``.
         plan: on which views.
-        cases_sha256: content of the images, in their order; no names.
+        cases_sha256: content of the images, in their order, and of the columns beside them; no names.
         cases: how many.
         shard_cases: of one shard at most.
         features: name → shape of one case.
@@ -176,7 +178,7 @@ class OutputCache:
     def check(self, groups: Groups) -> None:
         """Raises StudyError unless these are the cases that were answered on, in this order."""
         cases = sum(len(cases) for _, cases in groups)
-        if cases != self.header.cases or hash_of_cases(groups) != self.header.cases_sha256:
+        if cases != self.header.cases or hash_of_cases(groups, self.card.told) != self.header.cases_sha256:
             raise StudyError(
                 f"the answers in {self.folder} are on {self.header.cases} other cases than the study's {cases} "
                 "training and unlabelled ones; give the study (and --more, --no-unlabelled) that they were made with"
@@ -238,9 +240,12 @@ class OutputCache:
         return self.folder / f"{kind}-v{view:03d}-s{shard:05d}.npy"
 
 
-def hash_of_cases(groups: Groups) -> str:
-    """Digest of the images' contents in their order."""
-    return digest([content_hashes(study.source, [case.image for case in cases]) for study, cases in groups])
+def hash_of_cases(groups: Groups, columns: Sequence[Column] = ()) -> str:
+    """Digest of the images' contents in their order, and of the values of ``columns`` beside them."""
+    images = [content_hashes(study.source, [case.image for case in cases]) for study, cases in groups]
+    if not columns:
+        return digest(images)
+    return digest([images, [columns_digest(study, cases, columns) for study, cases in groups]])
 
 
 def _save(path: Path, values: NDArray[np.floating]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import torch
 
+from medfm_compress.compress.networks.inputs import with_columns
 from medfm_compress.compress.networks.torch_session import TorchSession, unavailable
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.teachers.open import open_teacher
@@ -25,11 +26,11 @@ OPENER = "medfm_compress.compress.teachers.session:open_session"
 class TeacherSession:
     """A teacher that is no single module: an ONNX file, or several of whatever kind."""
 
-    input_names: tuple[str, ...] = ("image",)
     output_names: tuple[str, ...] = ("logits",)
 
     def __init__(self, teacher: Teacher, threads: int) -> None:
         self._teacher = teacher
+        self.input_names = ("image", *(column.name for column in teacher.card.told))
         self._mean = torch.tensor(teacher.card.spec.mean).reshape(1, -1, 1, 1)
         self._std = torch.tensor(teacher.card.spec.std).reshape(1, -1, 1, 1)
         engine, _, precision = teacher.engine.partition(" ")
@@ -43,9 +44,10 @@ class TeacherSession:
         )
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Logits ``[n, labels]`` float32 of normalised images ``[n, channels, height, width]`` float32."""
+        """Logits ``[n, labels]`` float32 of normalised images ``[n, channels, height, width]`` and columns, float32."""
         images = torch.from_numpy(inputs["image"]) * self._std + self._mean  # a teacher normalises itself
-        return {"logits": self._teacher.answer(images).logits.numpy()}
+        columns = {name: torch.from_numpy(inputs[name]) for name in self.input_names[1:]}
+        return {"logits": self._teacher.answer(with_columns(images, columns)).logits.numpy()}
 
 
 def open_live_teacher(sources: tuple[TeacherSource, ...], task: Task) -> Teacher:

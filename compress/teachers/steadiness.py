@@ -11,8 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medfm_compress.compress.networks.inputs import with_columns
 from medfm_compress.compress.teachers.teacher import Teacher, batch_of
 from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.golden_columns import golden_columns
 from medfm_compress.runtime.task import Task
 
 _ROUNDING = 1e-3  # of the largest logit: float32 in another order of summation, over a deep network
@@ -28,11 +30,16 @@ def check_steady(teacher: Teacher) -> None:
         ModelError: its answers differ, or it cannot answer on an image alone.
     """
     count, name = batch_of(teacher.card.task), teacher.card.name
-    images = probe_images(teacher.card.spec.shape, count)
+    columns = golden_columns(teacher.card.told, count)
+    images = with_columns(
+        probe_images(teacher.card.spec.shape, count),
+        {name: torch.from_numpy(values) for name, values in columns.items()},
+    )
+    backwards = torch.arange(count).flip(0)
     rows = [0, count // 2, count - 1]  # asked by themselves: a whole batch would take as long as a study
     try:
-        alone, again = (torch.cat([teacher.answer(images[row][None]).logits for row in rows]) for _ in range(2))
-        together, turned = teacher.answer(images).logits, teacher.answer(images.flip(0)).logits.flip(0)
+        alone, again = (torch.cat([teacher.answer(images[row : row + 1]).logits for row in rows]) for _ in range(2))
+        together, turned = teacher.answer(images).logits, teacher.answer(images[backwards]).logits.flip(0)
     except ModelError:
         return  # logits that are not finite: refused whenever it is asked
     except (RuntimeError, ValueError, IndexError) as exc:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import msgspec
-from torch import Tensor
 
+from medfm_compress.compress.networks.inputs import Inputs
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
 
@@ -35,6 +36,7 @@ class TeacherCard(msgspec.Struct, frozen=True, kw_only=True):
         steps: what was done to it, in order.
         family: ``cnn``, ``vit``, ``hybrid``, or empty where its layers cannot be seen.
         features: names of `features` that it can give; empty where only logits come out.
+        columns: that it takes beside the image; not set for none.
     """
 
     name: str
@@ -46,6 +48,12 @@ class TeacherCard(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[str, ...] = ()
     family: str = ""
     features: tuple[str, ...] = ()
+    columns: tuple[Column, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def told(self) -> tuple[Column, ...]:
+        """What it takes beside the image, in the order of its inputs."""
+        return () if self.columns is msgspec.UNSET else self.columns
 
 
 class Teacher(Protocol):
@@ -55,12 +63,14 @@ class Teacher(Protocol):
     engine: str
     """In which engine and precision it answers, e.g. ``pytorch fp32``; other ones give slightly other answers."""
 
-    def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
+    def answer(self, inputs: Inputs, features: tuple[str, ...] = ()) -> TeacherOutputs:
         """Outputs on images ``[n, channels, height, width]`` float32 in [0, 1], prepared by ``card.spec``.
 
-        The teacher applies mean and std itself. ``features`` are features, of ``card.features``.
+        The teacher applies mean and std itself. ``features`` are features, of ``card.features``. Of columns beside the
+        images those of ``card.columns`` are read.
 
         Raises:
+            InputError: one of them is lacking.
             ModelError: logits that are not finite.
         """
         ...

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medfm_compress.compress.training.distributed import first_goes_first
-from medfm_compress.compress.training.job import Images
+from medfm_compress.compress.training.job import Columns, Images
+from medfm_compress.data.case_columns import case_columns, columns_digest
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.prepared_masks import prepared_masks
-from medfm_compress.data.study import Case, Study
+from medfm_compress.data.study import Case, Study, check_normal
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
@@ -35,11 +39,13 @@ class Dataset:
         images: ``[n, channels, height, width]`` float32 in [0, 1], before normalisation; may be memory-mapped.
         targets: ``[n, 1]`` or ``[n, labels]`` int64; ``NO_LABEL`` throughout a row without labels.
         label_maps: of a segmentation ``[n, height, width]`` uint8 on the network's grid, else None.
+        columns: that the network takes beside the images, ``[n, width]`` each.
     """
 
     images: Images
     targets: NDArray[np.int64]
     label_maps: LabelMaps | None = None
+    columns: Columns = field(default_factory=dict)
 
 
 class Stacked:
@@ -68,17 +74,25 @@ class Stacked:
         return out
 
 
-def load_dataset(study: Study, split: str, spec: ImageSpec, cache: Path | None, progress: Progress) -> Dataset:
-    """The labelled cases of one split, prepared once and cached.
+def load_dataset(
+    study: Study,
+    split: str,
+    spec: ImageSpec,
+    cache: Path | None,
+    progress: Progress,
+    columns: Sequence[Column] = (),
+) -> Dataset:
+    """The labelled cases of one split, prepared once and cached, with the values of ``columns``.
 
     Raises:
-        StudyError: the split has no labelled case, or fewer than two classes.
+        StudyError: the split has no labelled case, or fewer than two classes, or values that a column does not take.
     """
     cases = labelled_cases(study, split)
+    values = load_columns([(study, cases)], columns)
     with first_goes_first():
         images = prepared_images(study, cases, spec, cache, progress)
         maps = prepared_masks(study, cases, spec, cache, progress) if task_of(study).is_dense else None
-        return Dataset(images, study.targets(cases), maps)
+        return Dataset(images, study.targets(cases), maps, values)
 
 
 def labelled_cases(study: Study, split: str) -> tuple[Case, ...]:
@@ -105,9 +119,26 @@ def load_images(
     return parts[0] if len(parts) == 1 else Stacked(parts)
 
 
+def load_columns(groups: Sequence[tuple[Study, tuple[Case, ...]]], columns: Sequence[Column]) -> dict[str, Tensor]:
+    """The values of ``columns`` of cases of several studies, in this order: name → float32 ``[n, width]``.
+
+    Raises:
+        StudyError: a study without such a column, or values that it does not take.
+    """
+    parts = [case_columns(study, cases, columns) for study, cases in groups if cases] if columns else []
+    return {column.name: torch.from_numpy(np.concatenate([part[column.name] for part in parts])) for column in columns}
+
+
+def columns_identity(groups: Sequence[tuple[Study, tuple[Case, ...]]], columns: Sequence[Column]) -> dict[str, object]:
+    """What of ``columns`` and of their values decides what is learned, for a fingerprint; nothing without columns."""
+    if not columns:
+        return {}
+    return {"columns": columns, "values": [columns_digest(study, cases, columns) for study, cases in groups]}
+
+
 def task_of(study: Study) -> Task:
     """The task that a study's label columns imply."""
-    return Task(kind=study.kind, labels=study.labels)
+    return study.task
 
 
 def check_labels(study: Study, task: Task, name: str) -> None:
@@ -116,6 +147,7 @@ def check_labels(study: Study, task: Task, name: str) -> None:
     Raises:
         StudyError: they differ.
     """
+    check_normal(study, task)
     if (study.kind, study.labels) != (task.kind, task.labels):
         raise StudyError(
             f"{name} knows {task.kind} {task.labels}, but {study.root} has {study.kind} {study.labels}; use one label "

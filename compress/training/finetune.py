@@ -15,7 +15,9 @@ from medfm_compress.compress.training.augment import CycledViews, augmentation_f
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.dataset import (
     check_labels,
+    columns_identity,
     labelled_cases,
+    load_columns,
     load_dataset,
     load_images,
     pixels_of,
@@ -52,7 +54,8 @@ def finetune(
         label_loss: see `make_label_term`; None for the default of the task.
 
     Raises:
-        StudyError: labels that differ from the model's, or a split without two classes.
+        StudyError: labels that differ from the model's, a split without two classes, or values that the model's
+            columns do not take.
         InputError: a loss that is no longer finite, or an unknown one.
     """
     check_labels(study, model.task, model.name)
@@ -79,7 +82,7 @@ class LabelLearner(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean label loss of a batch whose extras hold ``targets``; a scalar."""
-        loss: Tensor = self._term(self.network(batch.images).float(), batch.extras["targets"]).mean()
+        loss: Tensor = self._term(self.network(batch.inputs).float(), batch.extras["targets"]).mean()
         return loss
 
 
@@ -96,7 +99,8 @@ def _job(
     rules = training_rules(model.task)
     cases = labelled_cases(study, "train")
     images = load_images([(study, cases)], model.spec, cache, progress)
-    val = load_dataset(study, "val", model.spec, cache, progress)
+    columns = load_columns([(study, cases)], model.columns)
+    val = load_dataset(study, "val", model.spec, cache, progress, model.columns)
     term = make_label_term(label_loss, torch.from_numpy(study.targets(cases)), model.task, balanced=balanced)
     everyone = torch.ones(len(cases), dtype=torch.bool)
     targets = rules.targets([(study, cases)], everyone, model.task, model.spec, cache, progress)
@@ -108,7 +112,7 @@ def _job(
         "balanced": balanced,
         "label_loss": label_loss,
         "start": model.weights_sha256(),
-    }
+    } | columns_identity([(study, cases)], model.columns)
     views = CycledViews(augmentation_for(config.modality), len(cases), lambda epoch: view_seed(config.seed, epoch))
     return Job(
         learner=LabelLearner(model.module, term),
@@ -118,6 +122,7 @@ def _job(
         mean=model.spec.mean,
         std=model.spec.std,
         extras=lambda index, epoch: {"targets": targets(index)},
+        columns=columns,
         moving=rules.moving,
         score=rules.scorer(val, model.spec, model.task, config),
         score_name=f"val {rules.score}",

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medfm_compress.compress.networks.inputs import Inputs, with_columns
+
 Images = Any
 """``[n, channels, height, width]`` float32 in [0, 1]: an array, a memory map, whatever an index array indexes."""
+Columns = Mapping[str, Tensor]
+"""Column → float32 ``[n, width]`` on the CPU."""
 Extras = Callable[[Tensor, int], Mapping[str, Tensor]]
 """(case index ``[b]``, epoch) → name → tensor ``[b, …]`` on the CPU."""
 
@@ -25,12 +30,19 @@ class Batch(NamedTuple):
         cases: ``[b]`` int64 on the CPU, which training cases they are.
         epoch: number of the epoch, from 0.
         extras: what the job's ``extras`` looked up for them, e.g. targets and a teacher's answers.
+        columns: of the network beside its images, ``[b, width]`` each.
     """
 
     images: Tensor
     cases: Tensor
     epoch: int
     extras: dict[str, Tensor]
+    columns: Mapping[str, Tensor] = MappingProxyType({})
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the network is called with."""
+        return with_columns(self.images, self.columns)
 
 
 class Views(Protocol):
@@ -62,6 +74,7 @@ class Job:
         mean: of the spec, one a channel; subtracted after augmentation.
         std: likewise, divided by.
         extras: what a batch carries besides its images.
+        columns: that the network takes beside them: name → ``[n, width]`` of all training cases.
         moving: names of extras that are label maps, and move with the images.
         score: of the averaged network on validation cases, higher is better; called on the first process only.
         score_name: what progress calls it.
@@ -77,6 +90,7 @@ class Job:
     std: tuple[float, ...]
     score: Callable[[nn.Module], float]
     extras: Extras = no_extras
+    columns: Columns = field(default_factory=dict)
     moving: tuple[str, ...] = ()
     score_name: str = "val AUROC"
     checkpoint: Path | None = None

@@ -157,7 +157,8 @@ class _Run:
         for name in self.job.moving:
             extras[name] = self.job.views.move(extras[name], epoch, raw.cases)
         images = (self.job.views.apply(images, epoch, raw.cases) - self.mean) / self.std
-        return Batch(images.contiguous(memory_format=torch.channels_last), raw.cases, epoch, extras)
+        columns = {name: rows[raw.cases].to(device) for name, rows in self.job.columns.items()}
+        return Batch(images.contiguous(memory_format=torch.channels_last), raw.cases, epoch, extras, columns)
 
     def _record(self, loss: float, score: float, seconds: float, waited: float) -> None:
         number, state = len(self.state.history), self.state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medfm_compress.bench.stats.auroc import auroc
-from medfm_compress.compress.training.augment import View, apply_view
+from medfm_compress.compress.networks.inputs import with_columns
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.dataset import Dataset
 from medfm_compress.compress.training.device import autocast, best_device, best_precision
-from medfm_compress.compress.training.job import Images, gather
+from medfm_compress.compress.training.job import Columns, Images, gather
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
 
@@ -29,10 +30,10 @@ def logits_of(
     *,
     device: str = "cpu",
     precision: str = "fp32",
-    view: View | None = None,
+    columns: Columns = MappingProxyType({}),
 ) -> Tensor:
-    """Logits ``[n, labels]`` float32 on the CPU of prepared images ``[n, c, h, w]`` in [0, 1], optionally augmented."""
-    return torch.cat(list(logits_in_batches(module, images, spec, device=device, precision=precision, view=view)))
+    """Logits ``[n, labels]`` float32 on the CPU of prepared images ``[n, c, h, w]`` in [0, 1] and their columns."""
+    return torch.cat(list(logits_in_batches(module, images, spec, device=device, precision=precision, columns=columns)))
 
 
 def logits_in_batches(
@@ -42,7 +43,7 @@ def logits_in_batches(
     *,
     device: str = "cpu",
     precision: str = "fp32",
-    view: View | None = None,
+    columns: Columns = MappingProxyType({}),
     size: int = _BATCH,
 ) -> Iterator[Tensor]:
     """Likewise, ``size`` images after the other."""
@@ -52,9 +53,9 @@ def logits_in_batches(
     for index in torch.split(torch.arange(len(images)), size):
         with torch.inference_mode(), autocast(device, precision):
             batch = torch.from_numpy(gather(images, index.numpy()))
-            batch = batch if view is None else apply_view(batch, view, index)
             batch = ((batch - mean) / std).to(device).contiguous(memory_format=torch.channels_last)
-            yield module(batch).float().cpu()
+            beside = {name: rows[index].to(device) for name, rows in columns.items()}
+            yield module(with_columns(batch, beside)).float().cpu()
 
 
 def auroc_scorer(val: Dataset, spec: ImageSpec, task: Task, config: TrainingConfig) -> Callable[[nn.Module], float]:
@@ -63,7 +64,7 @@ def auroc_scorer(val: Dataset, spec: ImageSpec, task: Task, config: TrainingConf
     precision = best_precision(config.precision, device)
 
     def score(network: nn.Module) -> float:
-        logits = logits_of(network, val.images, spec, device=device, precision=precision)
+        logits = logits_of(network, val.images, spec, device=device, precision=precision, columns=val.columns)
         return mean_auroc(logits, val.targets, task)
 
     return score

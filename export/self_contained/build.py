@@ -32,14 +32,20 @@ def export_self_contained(
     """Write preprocessing, a variant's network and its decisions to ``path``, after their parity was checked.
 
     Raises:
-        InputError: the bundle is a segmentation, normalises stains, turns images or joins frames, no variant is
-            portable, the file would differ from the engine, or cannot be written. Nothing is left behind.
+        InputError: the bundle is a segmentation, takes columns, normalises stains, turns images or joins frames, no
+            variant is portable, the file would differ from the engine, or cannot be written. Nothing is left behind.
     """
     if bundle.manifest.task.is_dense:
         raise InputError(
             f"{bundle.path.name} is a segmentation, whose label map is laid back on the image at its own size, and one "
             "ONNX file holds the way from pixels to findings of classifiers alone; run the bundle itself "
             "(medfm_compress.runtime, without torch)"
+        )
+    if bundle.manifest.told:
+        names = ", ".join(column.name for column in bundle.manifest.told)
+        raise InputError(
+            f"{bundle.path.name} takes columns beside the image ({names}), which are read, checked and filled by rules "
+            "that no ONNX graph holds here; run the bundle itself (medfm_compress.runtime, without torch)"
         )
     variant = portable_variant(bundle, options.variant)
     form = GraphForm(pixels=options.pixels, resize=options.resize_with)

@@ -15,10 +15,12 @@ COMMANDS = (
     "pretrain",
     "finetune",
     "distill",
+    "embed",
     "prune",
     "export",
     "quantize",
     "bench",
+    "few_labels",
     "explain",
     "explain_difference",
     "gate",
@@ -29,7 +31,7 @@ COMMANDS = (
     "demo",
 )
 """Each a module of this package with a function of the same name."""
-GROUPS = ("study", "slide", "policy", "recipe", "bundle", "trust", "evidence", "device", "monitor", "serve")
+GROUPS = ("study", "slide", "anomaly", "policy", "recipe", "bundle", "trust", "evidence", "device", "monitor", "serve")
 """Each a module of this package with an ``app`` of commands."""
 PROGRAM = "medfm-compress"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}

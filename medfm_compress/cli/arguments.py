@@ -23,6 +23,14 @@ Structures = Annotated[
         metavar="NAME",
     ),
 ]
+NormalLabels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--normal",
+        help="A label of the study that is normal; may be repeated. Every other label is abnormal then.",
+        metavar="LABEL",
+    ),
+]
 Study = Annotated[Path, typer.Option("--study", help=STUDY_KINDS, metavar="STUDY")]
 MaybeStudy = Annotated[Path | None, typer.Option("--study", help=STUDY_KINDS, metavar="STUDY")]
 Images = Annotated[

@@ -13,8 +13,9 @@ from medfm_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.device.active_engine import ActiveEngine
-    from medfm_compress.runtime.engine import Engine, NetworkInput, Prediction
+    from medfm_compress.runtime.engine import Engine
     from medfm_compress.runtime.heat_map import HeatMap
+    from medfm_compress.runtime.prediction import NetworkInput, Prediction
 
 
 class HeatMapFolder:

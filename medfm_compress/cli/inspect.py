@@ -10,7 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Bundle
 from medfm_compress.cli.command import command
-from medfm_compress.cli.model_summary import describe_colour_rule, describe_fit, dicom_in_words
+from medfm_compress.cli.model_summary import column_in_words, describe_colour_rule, describe_fit, dicom_in_words
 from medfm_compress.runtime.errors import EXIT_REFUSED, MedfmError
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def _examine(bundle: OpenedBundle, variant: Variant, verify: bool) -> dict[str, 
 
 
 def _replay(bundle: OpenedBundle, variant: Variant) -> dict[str, Any]:
-    from medfm_compress.runtime.engine import typicality_judge
     from medfm_compress.runtime.golden_cases import replay_goldens
+    from medfm_compress.runtime.opening import typicality_judge
     from medfm_compress.runtime.sessions.table import open_variant
 
     try:
@@ -92,6 +92,7 @@ def _describe(manifest: Manifest, path: Path, signatures: int) -> None:
         "intended use": manifest.intended_use,
         "task": f"{task.kind}: {', '.join(task.labels)}",
         "input": _input_in_words(manifest.image_spec),
+        **{f"column {number}": column_in_words(column) for number, column in enumerate(manifest.told, start=1)},
         "teacher": provenance.teacher,
         "teacher licence": provenance.teacher_licence,
         "student": provenance.student,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from medfm_compress.runtime.errors import MedfmError
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.engine import Prediction
+    from medfm_compress.runtime.prediction import Prediction
     from medfm_compress.runtime.segmentation.result import Segmentation
     from medfm_compress.runtime.task import Task
 
@@ -66,7 +66,8 @@ def _in_words(outcome: Prediction | MedfmError | str, predicted: Callable[[Predi
     if not outcome.probabilities:
         return f"not reliable: {outcome.not_reliable} (typicality {outcome.typicality:.3g}){flags}"
     areas = f"  {_areas(outcome.segmentation)}" if outcome.segmentation is not None else ""
-    return predicted(outcome) + areas + flags
+    beside = "".join(f", {name} {source}" for name, source in outcome.columns.items())
+    return predicted(outcome) + areas + (f"  ({beside.removeprefix(', ')})" if beside else "") + flags
 
 
 def _areas(segmentation: Segmentation) -> str:

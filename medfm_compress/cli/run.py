@@ -11,6 +11,7 @@ import typer
 
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import TrustStoreOption
+from medfm_compress.cli.column_options import GivenColumns, given_columns
 from medfm_compress.cli.command import command
 from medfm_compress.cli.engine_choice import EngineChoice, is_folder, open_engine
 from medfm_compress.cli.heat_map_folder import HeatMapFolder
@@ -23,7 +24,8 @@ from medfm_compress.runtime.progress import counted
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.device.active_engine import ActiveEngine
-    from medfm_compress.runtime.engine import Engine, Prediction
+    from medfm_compress.runtime.engine import Engine
+    from medfm_compress.runtime.prediction import Prediction
 
     Outcome = Prediction | MedfmError | str  # a string says why a file was skipped
 
@@ -79,6 +81,16 @@ def run(
     dicom_seg: Annotated[
         Path | None, typer.Option(help="Of a segmentation and DICOM images: folder for DICOM Segmentation objects.")
     ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a model that takes columns: a value for all images, age=63. What is not given comes from DICOM.",
+            metavar="NAME=VALUE",
+        ),
+    ] = None,
+    columns: Annotated[
+        Path | None, typer.Option(help="CSV of columns: 'image' (name, or path from its end) and one a column.")
+    ] = None,
 ) -> None:
     """Predict for images with a bundle. A refused image gets its reason, the others are still done (exit code 4).
 
@@ -101,10 +113,11 @@ def run(
     ):
         drawing = HeatMapFolder(heatmap, engine) if heatmap is not None else None
         rows = Rows(engine.task, longest)
+        told = given_columns(engine.columns, column, columns, _files(images) if columns else ())
         files = SegmentationFiles(engine, places)
         if folders:
             say(rows.header)
-        outcomes = _outcomes(_Predictor(engine, atypical, files, drawing), images)
+        outcomes = _outcomes(_Predictor(engine, atypical, files, drawing, told), images)
         for image, (outcome, written) in counted(outcomes, "predict", count, console.progress if folders else None):
             code = max(code, _exit_code(outcome))
             tally[_as_word(outcome)] += 1
@@ -134,12 +147,13 @@ def _files(images: list[Path]) -> Iterator[Path]:
 
 
 class _Predictor(NamedTuple):
-    """What is done for every image; ``drawing`` is where heat maps go, None draws none."""
+    """What is done for every image; ``drawing`` is where heat maps go, None draws none; ``told`` what is known."""
 
     engine: Engine | ActiveEngine
     atypical: Atypical
     files: SegmentationFiles
     drawing: HeatMapFolder | None
+    told: GivenColumns
 
     def __call__(self, image: Path) -> Iterator[tuple[Outcome, Written]]:
         """Each prediction and the files that were written of it; an error is what it was refused for."""
@@ -158,7 +172,7 @@ class _Predictor(NamedTuple):
 
     def _frames(self, image: Path) -> Iterator[tuple[Outcome, Written]]:
         try:
-            for prediction in self.engine.predict_frames(image, atypical=self.atypical):
+            for prediction in self.engine.predict_frames(image, columns=self.told.of(image), atypical=self.atypical):
                 yield prediction, {}
         except MedfmError as exc:
             yield exc, {}
@@ -166,7 +180,10 @@ class _Predictor(NamedTuple):
     def _image(self, image: Path) -> tuple[Outcome, Written]:
         try:
             prediction, seen = self.engine.predict_with_input(
-                image, atypical=self.atypical, keep_probabilities=self.files.needs_probabilities
+                image,
+                columns=self.told.of(image),
+                atypical=self.atypical,
+                keep_probabilities=self.files.needs_probabilities,
             )
             drawn = {} if self.drawing is None else self.drawing.draw(image, prediction, seen)
             return prediction, drawn | self.files.write(image, prediction)

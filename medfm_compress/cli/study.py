@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from medfm_compress.cli import console
-from medfm_compress.cli.arguments import Overwrite, Structures, StudyArgument
+from medfm_compress.cli.arguments import NormalLabels, Overwrite, Structures, StudyArgument
 from medfm_compress.cli.command import command
 from medfm_compress.cli.outputs import check_file_out, check_new_files
 from medfm_compress.data.splitting import SplitPlan
@@ -37,6 +37,7 @@ app = typer.Typer(
 def check(
     study: StudyArgument,
     structure: Structures = None,
+    normal: NormalLabels = None,
     accept_leakage: Annotated[
         bool, typer.Option("--accept-leakage", help="Report patients or copies in several splits, but do not fail.")
     ] = False,
@@ -54,7 +55,7 @@ def check(
     from medfm_compress.data.check import check_study
     from medfm_compress.data.open import open_study
 
-    opened = open_study(study, structures=tuple(structure or ()), read_masks=False)
+    opened = open_study(study, structures=tuple(structure or ()), normal=tuple(normal or ()), read_masks=False)
     needs = patients_needed(opened, load_policy(policy).policy, test_split) if policy else ()
     checked = check_study(opened, progress=console.progress)
 
@@ -79,18 +80,21 @@ def split(
     plan: SplitPlan,
     out: Annotated[Path, typer.Option("--out", help="CSV file to write; it may lie outside the study.")],
     structure: Structures = None,
+    normal: NormalLabels = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Cut train, val and test by patient, stratified by label, and write a new CSV; the study itself is not changed.
 
-    Of a segmentation study, stratified by which structures an image shows; its labels stay as a column.
+    Of a segmentation study, stratified by which structures an image shows; its labels stay as a column. Of an anomaly
+    study (--normal) all that is abnormal goes to a new test split, for nothing is learned from it.
     """
     check_file_out(out, ".csv", overwrite)
     from medfm_compress.data.open import open_study
     from medfm_compress.data.splitting import split_study
     from medfm_compress.data.table import write_table
 
-    result = split_study(open_study(study, structures=tuple(structure or ())), plan)
+    opened = open_study(study, structures=tuple(structure or ()), normal=tuple(normal or ()))
+    result = split_study(opened, plan)
     write_table(result.study, out)
     console.emit(lambda: _split_as_json(result, out), lambda: _print_split(result, out))
 
@@ -198,6 +202,39 @@ def tiles(
         if undrawn:
             console.say(f"{undrawn} tiles are of images without a mask")
         _print_written(done.study, out / "cases.csv")
+
+    console.emit(as_json, in_words)
+
+
+@app.command()
+@command()
+def columns(
+    study: StudyArgument,
+    out: Annotated[Path, typer.Option("--out", help="YAML file to write.")],
+    structure: Structures = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Propose a file of columns: what a network can be given beside the image, from the table and DICOM headers.
+
+    Look at every line before you train with it (--columns): ranges, categories, what a missing value becomes.
+    """
+    check_file_out(out, ".yaml", overwrite)
+    from medfm_compress.data.column_proposal import propose_columns
+    from medfm_compress.data.open import open_study
+    from medfm_compress.runtime.atomic_write import write_atomically
+
+    proposal = propose_columns(open_study(study, structures=tuple(structure or ()), read_masks=False))
+    write_atomically(out, proposal.text.encode())
+
+    def as_json() -> dict[str, object]:
+        return {"out": str(out), "columns": list(proposal.columns), "left_out": proposal.left_out}
+
+    def in_words() -> None:
+        for line in proposal.text.splitlines():
+            console.say(line)
+        for name, reason in proposal.left_out.items():
+            console.say(f"left out {name}: {reason}")
+        console.say(f"wrote {out}; check it, and give it to 'medfm-compress finetune' or 'distill' with --columns")
 
     console.emit(as_json, in_words)
 

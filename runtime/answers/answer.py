@@ -49,6 +49,8 @@ class Answer(NamedTuple):
         label: the most probable class of a multiclass task, else None.
         segmentation: of a segmentation.
         flags: quality remarks.
+        anomaly_map: of a network that gives one: float32 ``[H, W]`` at the image's own size, in the unit of the logit;
+            NaN where the network did not see the image.
     """
 
     tensor: NDArray[np.float32]
@@ -58,6 +60,7 @@ class Answer(NamedTuple):
     label: str | None = None
     segmentation: Segmentation | None = None
     flags: tuple[str, ...] = ()
+    anomaly_map: NDArray[np.float32] | None = None
 
 
 class Ask(Protocol):

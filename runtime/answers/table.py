@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from medfm_compress.runtime.answers.anomaly import score_image
 from medfm_compress.runtime.answers.answer import Ask
 from medfm_compress.runtime.answers.classification import classify
 from medfm_compress.runtime.task import Task, TaskKind
@@ -20,5 +21,5 @@ def ask_of(task: Task) -> Ask:
 
 
 _ASKS: Mapping[TaskKind, Ask] = MappingProxyType(
-    dict.fromkeys(("binary", "multiclass", "multilabel", "anomaly"), classify)
+    {"binary": classify, "multiclass": classify, "multilabel": classify, "anomaly": score_image}
 )

@@ -22,6 +22,7 @@ import msgspec
 
 from medfm_compress.runtime.bundle import archive
 from medfm_compress.runtime.bundle.manifest import (
+    NEAREST,
     SCHEMA_VERSION,
     Manifest,
     Member,
@@ -40,6 +41,7 @@ from medfm_compress.runtime.trust.store import TrustStore
 
 MANIFEST = "manifest.json"
 GOLDEN_INPUTS = "goldens/inputs.npy"
+NEAREST_CASES = "nearest/cases.npy"
 MAX_MANIFEST_BYTES = 4 << 20
 
 _DIGESTED = ("task", "image_spec", "inputs", "outputs", "variants")
@@ -261,7 +263,7 @@ def model_digest(manifest: Mapping[str, Any]) -> str:
     names = {file for variant in manifest["variants"] for file in variant["files"]}
     if "typicality" in model:
         names |= {name for name in (member["path"] for member in manifest["members"]) if is_typicality_member(name)}
-    names |= {GOLDEN_INPUTS} | {golden_member(variant["name"]) for variant in manifest["variants"]}
+    names |= {GOLDEN_INPUTS, NEAREST_CASES} | {golden_member(variant["name"]) for variant in manifest["variants"]}
     model["files"] = {member["path"]: member["sha256"] for member in manifest["members"] if member["path"] in names}
     return digest(model)
 
@@ -308,6 +310,7 @@ def contradiction(manifest: Manifest) -> str:
     needed = _model_files(manifest.variants) | {GOLDEN_INPUTS}
     if manifest.typicality is not msgspec.UNSET:
         needed |= {typicality_member(name) for name in variants}
+    needed |= {NEAREST_CASES} if manifest.output(NEAREST) is not None else set()
     missing = sorted(needed - set(members))
     if missing:
         return f"its variants need {missing[0]!r}, which is not among its members"

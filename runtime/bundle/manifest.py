@@ -26,6 +26,9 @@ Device = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 Precision = Literal[
     "fp32", "bf16", "fp16", "fp8", "fp8-fp16", "int8", "int8-bf16", "int8-fp16", "int8-weights", "int4-weights"
 ]  # fmt: skip
+ANOMALY_MAP: Literal["anomaly_map"] = "anomaly_map"
+NEAREST: Literal["nearest"] = "nearest"
+"""Outputs that come with an anomaly score, named as their roles."""
 OF_SCHEMA_3 = ("int8-bf16", "int8-weights", "int4-weights")
 OF_SCHEMA_4 = ("fp8", "fp8-fp16", "int8-fp16")
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -217,7 +220,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def cam(self) -> Tensor | None:
         """The output of class activation maps ``[1, labels, h, w]``; None for a bundle without. Since schema 7."""
-        return next((tensor for tensor in self.outputs if tensor.role == "cam"), None)
+        return self.output("cam")
+
+    @property
+    def place_map(self) -> Tensor | None:
+        """The output that says of places what the logits say of the image: an anomaly map, or maps of classes."""
+        return self.output(ANOMALY_MAP) or self.cam
+
+    def output(self, role: str) -> Tensor | None:
+        """The output of that role; None for a bundle without."""
+        return next((tensor for tensor in self.outputs if tensor.role == role), None)
 
     @property
     def release_number(self) -> int:

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.columns import Column, Values
 from medfm_compress.runtime.device.folder import DeviceFolder
 from medfm_compress.runtime.device.state import DeviceState, Installed
-from medfm_compress.runtime.engine import Atypical, Engine, NetworkInput, Prediction
+from medfm_compress.runtime.engine import Atypical, Engine
 from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, Refused, in_one_line
+from medfm_compress.runtime.prediction import NetworkInput, Prediction
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
@@ -110,20 +112,29 @@ class ActiveEngine:
         """What its outputs mean."""
         return self._engine.task
 
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What it takes beside the image."""
+        return self._engine.columns
+
     def predict(
         self,
         source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
         *,
+        columns: Values | None = None,
         atypical: Atypical = "withhold",
         keep_probabilities: bool = False,
     ) -> Prediction:
         """Predict for one image, and count it while the bundle is on trial; see `Engine.predict`."""
-        return self.predict_with_input(source, atypical=atypical, keep_probabilities=keep_probabilities)[0]
+        return self.predict_with_input(
+            source, columns=columns, atypical=atypical, keep_probabilities=keep_probabilities
+        )[0]
 
     def predict_with_input(
         self,
         source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
         *,
+        columns: Values | None = None,
         atypical: Atypical = "withhold",
         keep_probabilities: bool = False,
     ) -> tuple[Prediction, NetworkInput]:
@@ -132,7 +143,7 @@ class ActiveEngine:
         self._replay_if_due()
         try:
             prediction, seen = self._engine.predict_with_input(
-                source, atypical=atypical, keep_probabilities=keep_probabilities
+                source, columns=columns, atypical=atypical, keep_probabilities=keep_probabilities
             )
         except InputError:  # of the caller, not of the bundle
             raise
@@ -151,13 +162,18 @@ class ActiveEngine:
         self._count(refused=True)
 
     def predict_frames(
-        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        columns: Values | None = None,
+        atypical: Atypical = "withhold",
     ) -> Iterator[Prediction]:
         """`Engine.predict_frames`, each counted while the bundle is on trial."""
         self._follow()
         self._replay_if_due()
         try:
-            for prediction, seen in self._engine.predict_frames_with_input(source, atypical=atypical):
+            answers = self._engine.predict_frames_with_input(source, columns=columns, atypical=atypical)
+            for prediction, seen in answers:
                 self._note(source, prediction, seen)
                 yield prediction
         except InputError:  # of the caller, not of the bundle

@@ -6,13 +6,12 @@ import statistics
 import time
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from medfm_compress.runtime.device.options import DEFAULT_MAX_LATENCY_MS
 from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import BundleRefused
 from medfm_compress.runtime.golden_cases import read_golden_inputs
+from medfm_compress.runtime.network_inputs import NetworkInputs
 
 _RUNS = 8
 
@@ -47,7 +46,7 @@ def self_test(engine: Engine, max_latency_ms: float = DEFAULT_MAX_LATENCY_MS) ->
     """
     error = engine.replay_goldens()
     inputs = read_golden_inputs(engine.bundle)
-    latency_ms = statistics.median(_time_ms(engine, inputs[i % len(inputs)][None]) for i in range(_RUNS))
+    latency_ms = statistics.median(_time_ms(engine, inputs[i % len(inputs) :][:1]) for i in range(_RUNS))
     if latency_ms > max_latency_ms:
         raise BundleRefused(
             f"variant {engine.variant.name} takes {latency_ms:.3g} ms for one image on this machine, allowed are "
@@ -56,7 +55,7 @@ def self_test(engine: Engine, max_latency_ms: float = DEFAULT_MAX_LATENCY_MS) ->
     return SelfTest(variant=engine.variant.name, golden_cases=len(inputs), golden_error=error, latency_ms=latency_ms)
 
 
-def _time_ms(engine: Engine, tensor: NDArray[np.float32]) -> float:
+def _time_ms(engine: Engine, inputs: NetworkInputs) -> float:
     start = time.perf_counter()
-    engine.logits(tensor)
+    engine.logits(inputs)
     return (time.perf_counter() - start) * 1e3

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -71,12 +71,13 @@ class _MeteredFile(io.BytesIO):
         return super().read(size)
 
 
-def parse(data: bytes, name: str) -> Dataset:
+def parse(data: bytes, name: str, further: Collection[str] = ()) -> Dataset:
     """Read the attributes that decide about pixels.
 
     Args:
         data: a DICOM file, with or without preamble.
         name: what to call it in an error.
+        further: keywords of others to be read.
 
     Returns:
         A data set with its ``file_meta``, which names a transfer syntax.
@@ -84,7 +85,7 @@ def parse(data: bytes, name: str) -> Dataset:
     Raises:
         ImageRefused: no transfer syntax, or too many bytes, elements or values, or sequences nested too deep.
     """
-    return _checked(data, name, _KEYWORDS)
+    return _checked(data, name, (*_KEYWORDS, *further))
 
 
 def parse_header(data: bytes, name: str) -> Dataset:

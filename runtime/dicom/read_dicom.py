@@ -1,7 +1,8 @@
 """DICOM to presentation values: what is not one certain image is refused.
 
-Only the attributes that decide about pixels are read from a file; name, number and birth date of the patient are never
-in memory, and no message or log record holds a value of the file other than codes and sizes.
+Only the attributes that decide about pixels are read from a file, and those that columns name (see `attributes`); name,
+number and birth date of the patient are never in memory, and no message or log record holds a value of the file other
+than codes and sizes.
 
 The order is: attributes (`checks`) → the compressed frame's own header (`frame`) → decoding by pydicom's plugins
 (`decoders`) → grey values (`grey`) or colour (`colour`). ICC profiles are not applied: images that networks are trained
@@ -11,13 +12,14 @@ on do not carry them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.dicom.attributes import read_attributes
 from medfm_compress.runtime.dicom.checks import Layout, check_object, code, layout_of
 from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
 from medfm_compress.runtime.dicom.codes import codes_of, looked_up, native_pixels
@@ -71,13 +73,16 @@ _PIXEL_KEYWORDS = (
 )
 
 
-def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -> Pixels:
+def read_dicom(
+    source: str | Path | bytes | Dataset, rules: DicomRules = _ANY, attributes: Collection[str] = ()
+) -> Pixels:
     """Decode one DICOM image, of several frames the one that the rules name.
 
     Args:
         source: path of, or bytes of, a DICOM file with or without preamble, or a pydicom ``Dataset`` with its
             ``file_meta``; a data set is not changed.
         rules: which images are accepted, and how they are windowed.
+        attributes: keywords of those to be read along (see `read_attributes`).
 
     Returns:
         Grey: uint16 P-values, 0 black and 65535 white, MONOCHROME1 inverted. Colour: RGB, uint8 or uint16. Flags:
@@ -93,38 +98,38 @@ def read_dicom(source: str | Path | bytes | Dataset, rules: DicomRules = _ANY) -
     """
     if isinstance(source, (str, Path)):
         path = Path(source)
-        return decode_dicom(read_limited(path), path.name, rules)
+        return decode_dicom(read_limited(path), path.name, rules, attributes)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return decode_dicom(bytes(source), "DICOM data", rules)
+        return decode_dicom(bytes(source), "DICOM data", rules, attributes)
     import_decoders()
     with decoding(_DATASET, "DICOM"):
         _check_syntax(source)
-        return _pixels(source, rules, _DATASET)
+        return _with_attributes(_pixels(source, rules, _DATASET), source, attributes)
 
 
-def dataset_frames(source: Dataset, rules: DicomRules) -> Iterator[Pixels]:
+def dataset_frames(source: Dataset, rules: DicomRules, attributes: Collection[str] = ()) -> Iterator[Pixels]:
     """:func:`read_dicom` for each frame of a data set in turn; ``rules`` take all of them."""
     import_decoders()
     with decoding(_DATASET, "DICOM"):
         _check_syntax(source)
-    yield from _frames(source, rules, _DATASET)
+    yield from _frames(source, rules, _DATASET, attributes)
 
 
-def decoded_frames(data: bytes, name: str, rules: DicomRules) -> Iterator[Pixels]:
+def decoded_frames(data: bytes, name: str, rules: DicomRules, attributes: Collection[str] = ()) -> Iterator[Pixels]:
     """:func:`decode_dicom` for each frame of a file in turn; ``rules`` take all of them."""
     import_decoders()
     with decoding(name, "DICOM"):
-        ds = parse(data, name)
-    yield from _frames(ds, rules, name)
+        ds = parse(data, name, attributes)
+    yield from _frames(ds, rules, name, attributes)
 
 
-def _frames(ds: Dataset, rules: DicomRules, name: str) -> Iterator[Pixels]:
+def _frames(ds: Dataset, rules: DicomRules, name: str, attributes: Collection[str]) -> Iterator[Pixels]:
     with decoding(name, "DICOM"):
         check_object(ds, name)
         count = frame_count(ds, name)
     for number in range(1, count + 1):
         with decoding(name, "DICOM"):
-            pixels = _pixels(ds, numbered(rules, number), name)
+            pixels = _with_attributes(_pixels(ds, numbered(rules, number), name), ds, attributes)
         yield pixels
 
 
@@ -133,11 +138,16 @@ def _check_syntax(ds: Dataset) -> None:
         raise ImageRefused(f"{_DATASET}: no transfer syntax; set ds.file_meta.TransferSyntaxUID")
 
 
-def decode_dicom(data: bytes, name: str, rules: DicomRules) -> Pixels:
+def decode_dicom(data: bytes, name: str, rules: DicomRules, attributes: Collection[str] = ()) -> Pixels:
     """:func:`read_dicom` for the bytes of a file that errors call ``name``."""
     import_decoders()
     with decoding(name, "DICOM"):
-        return _pixels(parse(data, name), rules, name)
+        ds = parse(data, name, attributes)
+        return _with_attributes(_pixels(ds, rules, name), ds, attributes)
+
+
+def _with_attributes(pixels: Pixels, ds: Dataset, keywords: Collection[str]) -> Pixels:
+    return pixels._replace(attributes=read_attributes(ds, keywords)) if keywords else pixels
 
 
 def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ class Pixels(NamedTuple):
         examination: a mark that images of one DICOM study share, of no meaning outside this process.
         is_dicom: whether they come from a DICOM image.
         aspect: distance of rows over distance of columns, of pixels that are not square.
+        attributes: DICOM keyword → text, of those that were asked for and that the file has.
     """
 
     values: NDArray[Any]
@@ -30,6 +33,7 @@ class Pixels(NamedTuple):
     examination: bytes | None = None
     is_dicom: bool = False
     aspect: float = 1.0
+    attributes: Mapping[str, str] = MappingProxyType({})
 
     @property
     def is_colour(self) -> bool:

@@ -18,15 +18,17 @@ import msgspec
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.columns import Values
 from medfm_compress.runtime.device.disk import writing
 from medfm_compress.runtime.device.folder import DeviceFolder
 from medfm_compress.runtime.device.lock import exclusive
 from medfm_compress.runtime.device.sealed_json import read_sealed, write_sealed
 from medfm_compress.runtime.device.state import DeviceState, Installed
-from medfm_compress.runtime.engine import Engine, NetworkInput, Prediction
+from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import InputError, MedfmError, Refused, in_one_line
 from medfm_compress.runtime.monitor.histogram import Count
 from medfm_compress.runtime.monitor.monitor import EVERY, FOLDER, LOCK
+from medfm_compress.runtime.prediction import NetworkInput, Prediction
 
 if TYPE_CHECKING:
     import pydicom
@@ -134,14 +136,14 @@ class Shadow:
         self._record = ShadowRecord(active=bundle.manifest_sha256, candidate=state.candidate.manifest_sha256)
 
     def predicted(
-        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], prediction: Prediction, _: NetworkInput
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], prediction: Prediction, seen: NetworkInput
     ) -> None:
         """Let the candidate predict for the same image."""
-        self._count(source, prediction)
+        self._count(source, prediction, seen.given)
 
     def refused(self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], _: Exception) -> None:
         """Let the candidate predict for an image that the active bundle refused."""
-        self._count(source, None)
+        self._count(source, None, {})
 
     def replayed(self, error: float | None) -> None:
         """Nothing of a candidate hangs on it."""
@@ -159,12 +161,13 @@ class Shadow:
             self._record = ShadowRecord(active=self._record.active, candidate=self._record.candidate)
             self._unwritten = 0
 
-    def _count(self, source: Any, active: Prediction | None) -> None:
+    def _count(self, source: Any, active: Prediction | None, given: Values) -> None:
         engine = self._engine
         if engine is None or self._record is None:
             return
         try:
-            candidate = engine.predict(source)
+            taken = {column.name for column in engine.manifest.told}
+            candidate = engine.predict(source, columns={name: given[name] for name in given if name in taken})
         except Exception:  # noqa: BLE001 -- a candidate may do anything but reach the active bundle's answer
             candidate = None
         with self._lock:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.fill_columns import only_by_argument
 from medfm_compress.runtime.node.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -18,8 +19,21 @@ def open_engine(config: EngineConfig) -> Engine | ActiveEngine:
 
     Raises:
         BundleRefused, TrustRefused, Refused: it may not run here; see `Engine` and `ActiveEngine`.
-        InputError: a file that cannot be read, or ``shadow`` where nothing waits to be one.
+        InputError: a file that cannot be read, ``shadow`` where nothing waits to be one, or a bundle that takes a
+            column which no DICOM attribute gives.
     """
+    engine = _opened(config)
+    names = only_by_argument(current(engine).manifest.told)
+    if names:
+        engine.close()
+        raise InputError(
+            f"the bundle gives no answer without {', '.join(names)}, which no DICOM attribute has, and a node fills "
+            "columns from DICOM alone; name the attribute in the column's definition, or use 'medfm-compress run'"
+        )
+    return engine
+
+
+def _opened(config: EngineConfig) -> Engine | ActiveEngine:
     if config.device is not None:
         return _open_active(Path(config.device), config)
     from medfm_compress.runtime.engine import Engine

@@ -12,12 +12,12 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medfm_compress.runtime.engine import Engine, Prediction
+from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import (
     BundleRefused,
     ImageRefused,
@@ -28,6 +28,7 @@ from medfm_compress.runtime.errors import (
     TrustRefused,
     in_one_line,
 )
+from medfm_compress.runtime.fill_columns import keywords_of
 from medfm_compress.runtime.heat_map import HeatMap, heat_map
 from medfm_compress.runtime.images.size_limits import read_limited
 from medfm_compress.runtime.node.audit import Audit
@@ -48,6 +49,7 @@ from medfm_compress.runtime.node.results.assessment import ReadBy
 from medfm_compress.runtime.node.results.results import Results
 from medfm_compress.runtime.node.spool.records import PATIENT_ACCEPTED, ResultObject, SpooledInstance
 from medfm_compress.runtime.node.spool.spool import Spool
+from medfm_compress.runtime.prediction import Prediction
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -237,7 +239,8 @@ class Reader:
                 raise Unusable(
                     "same-uid", "an image of this SOP Instance UID was read before, and cannot be compared now"
                 )
-            if not same_pixels(read_limited(other.path), read_limited(instance.path)):
+            beside = keywords_of(current(self._engine).manifest.told) if self._engine else ()
+            if not same_pixels(read_limited(other.path), read_limited(instance.path), beside):
                 raise Unusable("same-uid", "another image has this SOP Instance UID; every image needs one of its own")
             is_read = is_read or was_read
         return is_read
@@ -312,20 +315,19 @@ def _is_readable(engine: ActiveEngine) -> bool:
 
 
 def _heat_map(engine: Engine, data: bytes, prediction: Prediction) -> HeatMap | None:
-    from medfm_compress.runtime.preprocess import preprocess
-    from medfm_compress.runtime.read_image import read_image
-
-    spec = engine.manifest.image_spec
-    return heat_map(engine, preprocess(read_image(data, spec.dicom), spec), prediction)
+    return heat_map(engine, engine.inputs_of(data), prediction)
 
 
-def same_pixels(first: bytes, second: bytes) -> bool:
-    """Whether two DICOM files show the same image; of what cannot be decoded, whether the bytes are the same."""
+def same_pixels(first: bytes, second: bytes, attributes: Collection[str] = ()) -> bool:
+    """Whether two DICOM files show the same image; of what cannot be decoded, whether the bytes are the same.
+
+    ``attributes`` are keywords of those that a network reads beside it: they must say the same, too.
+    """
     from medfm_compress.runtime.read_image import read_image
 
     try:
-        images = [read_image(data) for data in (first, second)]
+        a, b = (read_image(data, attributes=attributes) for data in (first, second))
     except MedfmError:
         return first == second
-    a, b = images
-    return a.values.shape == b.values.shape and a[1:3] == b[1:3] and bool(np.array_equal(a.values, b.values))
+    same = a.values.shape == b.values.shape and a[1:3] == b[1:3] and bool(np.array_equal(a.values, b.values))
+    return same and a.attributes == b.attributes

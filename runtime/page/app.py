@@ -9,6 +9,9 @@
     GET  /api/queue           of a node
     POST /api/replay          {"names"}
 
+Of a model that takes columns both POSTs of an image have a header ``Medfm-Columns``, a JSON object of what is known,
+percent-encoded: an address would stand in histories and logs.
+
 Errors are JSON with the sentence and the exit code that the command line has for them.
 """
 
@@ -16,8 +19,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from importlib import resources
 from typing import TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from starlette.applications import Starlette
@@ -32,7 +37,7 @@ from medfm_compress.runtime.errors import EXIT_INTERNAL, InputError, MedfmError,
 from medfm_compress.runtime.page.access import Access, Objection
 from medfm_compress.runtime.page.guard import Guard, refusal
 from medfm_compress.runtime.page.queue import Queue
-from medfm_compress.runtime.page.reading import ReadingDesk, Source
+from medfm_compress.runtime.page.reading import HeatMapJob, ReadingDesk, Source
 from medfm_compress.runtime.page.upload import NotTaken, Places, receive
 
 FILES = {
@@ -41,9 +46,11 @@ FILES = {
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/dom.js": ("dom.js", "text/javascript; charset=utf-8"),
     "/image.js": ("image.js", "text/javascript; charset=utf-8"),
+    "/columns.js": ("columns.js", "text/javascript; charset=utf-8"),
     "/queue.js": ("queue.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+COLUMNS_HEADER = "medfm-columns"
 MOST_MAPS = 4
 _TICK_S = 0.15
 _SMALL_BYTES = 64 * 1024
@@ -104,20 +111,22 @@ class Page:
 
     async def predict(self, request: Request) -> Response:
         """One image."""
+        columns = _columns(request)
         with self.places.one():
             image = await receive(request, self._max_bytes)
-            return JSONResponse(await asyncio.wrap_future(self.desk.predict(image)))
+            return JSONResponse(await asyncio.wrap_future(self.desk.predict(image, columns)))
 
     async def heat_map(self, request: Request) -> Response:
         """The heat map of one image, and how far it is; ``?finding=`` has the number of the finding."""
         finding = request.query_params.get("finding")
         if finding is not None and not (finding.isdecimal() and len(finding) < 6):
             raise InputError("finding is no number; give that of one of the bundle's findings, from 0")
+        columns = _columns(request)
         with self.places.one():
             image = await receive(request, self._max_bytes)
         if self.desk.running_maps >= MOST_MAPS:
             raise NotTaken("other heat maps are under way; try again in a moment", 503)
-        lines = _progress(self.desk, image, None if finding is None else int(finding))
+        lines = _progress(partial(self.desk.map, image, None if finding is None else int(finding), columns))
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
     async def queue(self, _: Request) -> Response:
@@ -136,9 +145,9 @@ class Page:
         return self._queue
 
 
-async def _progress(desk: ReadingDesk, image: bytes, finding: int | None) -> AsyncIterator[bytes]:
+async def _progress(begin: Callable[[], HeatMapJob]) -> AsyncIterator[bytes]:
     """Lines until the map is there; it begins with the first listener, and whoever stops listening cancels it."""
-    job = desk.map(image, finding)
+    job = begin()
     result = asyncio.wrap_future(job.result)
     try:
         while not (await asyncio.wait({result}, timeout=_TICK_S))[0]:
@@ -159,6 +168,17 @@ async def _small(request: Request, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError:
         raise InputError("the request is not what this page sends; reload it") from None
+
+
+def _columns(request: Request) -> dict[str, float | str | None]:
+    """What the page was told beside the image; nothing where there is no such header."""
+    text = request.headers.get(COLUMNS_HEADER, "")
+    if not text:
+        return {}
+    try:
+        return msgspec.json.decode(unquote(text[:_SMALL_BYTES], errors="strict"), type=dict[str, float | str | None])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise InputError("the values beside the image are not what this page sends; reload it") from None
 
 
 def _file(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:

@@ -10,11 +10,13 @@ import io
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.columns import Column, Values
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.heat_map import finding_to_explain, heat_map, layer, picture_of
 from medfm_compress.runtime.page.queue import Queue
@@ -22,7 +24,8 @@ from medfm_compress.runtime.remarks import flag_in_words
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.device.active_engine import ActiveEngine
-    from medfm_compress.runtime.engine import Atypical, Engine, NetworkInput, Prediction
+    from medfm_compress.runtime.engine import Atypical, Engine
+    from medfm_compress.runtime.prediction import NetworkInput, Prediction
 
 Json = dict[str, Any]
 
@@ -83,15 +86,15 @@ class ReadingDesk:
         """Heat maps that wait or are under way."""
         return len(self._jobs)
 
-    def predict(self, image: bytes) -> Future[Json]:
-        """What the network says of ``image``; the future raises what `Engine.predict` does."""
-        return self._predicting.submit(self._predict, image)
+    def predict(self, image: bytes, columns: Values = MappingProxyType({})) -> Future[Json]:
+        """What the network says of ``image`` beside ``columns``; the future raises what `Engine.predict` does."""
+        return self._predicting.submit(self._predict, image, columns)
 
-    def map(self, image: bytes, finding: int | None) -> HeatMapJob:
+    def map(self, image: bytes, finding: int | None, columns: Values = MappingProxyType({})) -> HeatMapJob:
         """Begin the heat map of a finding by its number, or of the one that matters most."""
         job = HeatMapJob()
         self._jobs.add(job)
-        job.result = self._mapping.submit(self._map, image, finding, job)
+        job.result = self._mapping.submit(self._map, image, columns, finding, job)
         job.result.add_done_callback(lambda _: self._jobs.discard(job))
         return job
 
@@ -117,28 +120,29 @@ class ReadingDesk:
             ],
             "has_queue": self._source.queue is not None,
             "is_segmentation": engine.task.is_dense,
+            "columns": [_column(column) for column in engine.columns],
         }
 
-    def _predict(self, image: bytes) -> Json:
+    def _predict(self, image: bytes, columns: Values) -> Json:
         engine = self._source.engine()
-        prediction, seen = engine.predict_with_input(image, atypical=self._source.atypical)
+        prediction, seen = engine.predict_with_input(image, columns=columns, atypical=self._source.atypical)
         described = _describe(current(engine), prediction, seen)
         drawn = None if prediction.segmentation is None else _outlined(current(engine), image, prediction)
         if drawn is None:
             return described
         return described | {"picture": _png(drawn), "width": drawn.shape[1], "height": drawn.shape[0]}
 
-    def _map(self, image: bytes, number: int | None, job: HeatMapJob) -> Json:
+    def _map(self, image: bytes, columns: Values, number: int | None, job: HeatMapJob) -> Json:
         """By the engine itself: what looks on has counted this image when it was predicted."""
         job.step(0, 0)
         engine = current(self._source.engine())
         findings = engine.task.findings
         if number is not None and not 0 <= number < len(findings):
             raise InputError(f"there is no finding number {number}; there are {len(findings)}, from 0")
-        prediction, seen = engine.predict_with_input(image, atypical=self._source.atypical)
+        prediction, seen = engine.predict_with_input(image, columns=columns, atypical=self._source.atypical)
         heat = heat_map(
             engine,
-            seen.tensor,
+            seen.inputs,
             prediction,
             finding=None if number is None else findings[number],
             on_step=job.step,
@@ -152,6 +156,17 @@ class ReadingDesk:
             "speaks_for_it": bool(heat.evidence.max() > 0),
             "strongest": float(heat.evidence.max()),
         }
+
+
+def _column(column: Column) -> Json:
+    """A column as the page asks for it: a choice of categories, or a number."""
+    return {
+        "name": column.name,
+        "categories": list(getattr(column, "categories", ())),
+        "allowed": column.allowed,
+        "is_needed": column.missing == "refuse",
+        "dicom": column.dicom,
+    }
 
 
 def current(engine: Engine | ActiveEngine) -> Engine:
@@ -181,6 +196,7 @@ def _describe(engine: Engine, prediction: Prediction, seen: NetworkInput) -> Jso
         "not_reliable": prediction.not_reliable,
         "typicality": prediction.typicality,
         "remarks": [{"flag": flag, "words": flag_in_words(flag)} for flag in prediction.flags],
+        "columns": prediction.columns,
         "variant": prediction.variant,
         "elapsed_ms": prediction.elapsed_ms,
         "picture": _png(picture_of(seen.tensor, engine.manifest.image_spec)),

@@ -77,8 +77,12 @@ def open_scan(
 
     Raises:
         ImageRefused: no slide, no resolution, scanned too coarsely, or no tissue.
-        InputError: the bundle's answers make no map, a threshold of an unknown finding, or an unwritable folder.
+        InputError: the bundle's answers make no map, it takes columns beside the image, a threshold of an unknown
+            finding, or an unwritable folder.
     """
+    if engine.manifest.told:
+        names = ", ".join(column.name for column in engine.manifest.told)
+        raise InputError(f"the bundle takes columns beside the image ({names}), and a slide is read without any")
     answers, spec = answers_of(engine.task), engine.manifest.image_spec
     check_findings(settings, engine.task.findings)
     with open_slide(file.path, reader=file.reader) as slide:

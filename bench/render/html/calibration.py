@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from markupsafe import Markup
 
@@ -92,5 +93,5 @@ def _bins(reliability: Reliability) -> list[Bin]:
 
 def _is_scaled(table: EvaluationTable, task: Task) -> bool:
     """Whether the scores are other than the logits at temperature 1."""
-    plain = probabilities(np.array(table.logits), Task(kind=task.kind, labels=task.labels))
+    plain = probabilities(np.array(table.logits), msgspec.structs.replace(task, temperature=1.0, operating_points=()))
     return bool(np.abs(plain - np.array(table.scores)).max() > _SAME)

@@ -26,8 +26,8 @@ export class Refusal extends Error {
 }
 
 /** The answer of the server to a GET, or to a POST where there is a body. */
-export async function ask(path, body, signal) {
-  const options = { method: body === undefined ? "GET" : "POST", body, signal, cache: "no-store",
+export async function ask(path, body, signal, headers = {}) {
+  const options = { method: body === undefined ? "GET" : "POST", body, signal, headers, cache: "no-store",
     credentials: "same-origin" };
   let response;
   try {

@@ -1,5 +1,6 @@
 // An image: chosen or dropped, read by the server, its findings as bars, and the heat map over it on request.
 
+import { columnHeaders, sourcesInWords, startColumns } from "./columns.js";
 import { ask, byId, make, pictureUrl, sentence, show } from "./dom.js";
 
 const FEW = 8; // findings that are shown at once
@@ -13,6 +14,7 @@ let layer = null;
 
 export function startImage(given) {
   facts = given;
+  startColumns(facts.columns, () => file !== null && read(file));
   const drop = byId("drop");
   byId("file").addEventListener("change", (event) => choose(event.target.files));
   for (const kind of ["dragover", "dragenter"]) {
@@ -69,12 +71,13 @@ async function read(chosen) {
   working.textContent = `Reading ${chosen.name} …`;
   show(working, true);
   try {
-    const answer = await (await ask("/api/predict", chosen, own.signal)).json();
+    const answer = await (await ask("/api/predict", chosen, own.signal, columnHeaders())).json();
     if (own !== reading) return;
     file = chosen;
     describe(chosen.name, answer);
   } catch (error) {
     if (own !== reading || error.name === "AbortError") return;
+    file = facts.columns.length ? chosen : null; // its values may be given yet
     refuse(chosen.name, error.message, error.exitCode);
   } finally {
     if (own === reading) show(working, false);
@@ -115,7 +118,7 @@ function describe(name, answer) {
   limitRows(sorted.length);
   byId("remarks").replaceChildren(...answer.remarks.map(({ words }) => make("li", { text: sentence(words) })));
   show(byId("remarks-part"), answer.remarks.length > 0);
-  byId("outcome-by").textContent = `Read by ${answer.variant} in ${answer.elapsed_ms < 10 ? answer.elapsed_ms.toFixed(1) : Math.round(answer.elapsed_ms)} ms.`;
+  byId("outcome-by").textContent = `Read by ${answer.variant} in ${answer.elapsed_ms < 10 ? answer.elapsed_ms.toFixed(1) : Math.round(answer.elapsed_ms)} ms.${sourcesInWords(answer.columns)}`;
   showPicture(answer);
   offerMap(answer);
   byId("outcome").focus();
@@ -197,7 +200,7 @@ async function makeMap() {
   mapIsRunning(true);
   try {
     const path = `/api/heat-map?finding=${byId("map-finding").value}`;
-    const answer = await lastLine(await ask(path, file, own.signal), own);
+    const answer = await lastLine(await ask(path, file, own.signal, columnHeaders()), own);
     if (own === mapping && file !== null) showMap(answer);
   } catch (error) {
     byId("map-words").textContent = own.signal.aborted ? "Cancelled." : sentence(error.message);

@@ -226,11 +226,15 @@ def test_openvino_answers_as_pytorch_does(discs, model, output_request):
         quick.answer(images, ("map",))
 
 
+def asked_of(request: OutputRequest) -> fast.Asked:
+    return fast.Asked(len(request.images), request.inputs, (), 2)
+
+
 def test_an_engine_that_is_unfaithful_is_not_used(model, output_request, monkeypatch):
     monkeypatch.setattr(fast, "WORTH", 1)
     monkeypatch.setattr(fast, "LIMITS", {"fp32": -1.0, "bf16": -1.0, "int8": -1.0})
     lines = []
-    chosen = fastest_engine(ModuleTeacher(model), output_request.images, (), "auto", 2, lines.append)
+    chosen = fastest_engine(ModuleTeacher(model), asked_of(output_request), "auto", lines.append)
     assert chosen.engine == "pytorch fp32"
     assert any(line.startswith("teacher: not in openvino fp32: relative logit error") for line in lines)
     assert lines[-1] == "teacher: pytorch fp32"
@@ -240,21 +244,21 @@ def test_an_engine_that_is_faithful_and_no_slower_is_used(model, output_request,
     monkeypatch.setattr(fast, "WORTH", 1)
     monkeypatch.setattr(fast, "_SLOWER", 1000.0)
     lines = []
-    chosen = fastest_engine(ModuleTeacher(model), output_request.images, (), "auto", 2, lines.append)
+    chosen = fastest_engine(ModuleTeacher(model), asked_of(output_request), "auto", lines.append)
     assert chosen.engine.startswith("openvino")
     assert "relative logit error" in lines[-1]
 
 
 def test_few_questions_are_not_worth_a_conversion(model, output_request):
-    chosen = fastest_engine(ModuleTeacher(model), output_request.images, (), "auto", 2, silent)
+    chosen = fastest_engine(ModuleTeacher(model), asked_of(output_request), "auto", silent)
     assert chosen.engine.startswith("pytorch")
 
 
 def test_an_unknown_precision(model, output_request):
     with pytest.raises(InputError, match="teacher_precision is 'fp64'; it must be auto, fp32, bf16, int8"):
-        fastest_engine(ModuleTeacher(model), output_request.images, (), "fp64", 2, silent)
+        fastest_engine(ModuleTeacher(model), asked_of(output_request), "fp64", silent)
 
 
 def test_a_teacher_that_is_no_module_stays_as_it_is(model, output_request):
     teacher = CountingTeacher(model)
-    assert fastest_engine(teacher, output_request.images, (), "bf16", 2, silent) is teacher
+    assert fastest_engine(teacher, asked_of(output_request), "bf16", silent) is teacher

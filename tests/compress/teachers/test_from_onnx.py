@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
-from medfm_compress.compress.teacher_outputs.fastest_engine import fastest_engine
+from medfm_compress.compress.teacher_outputs.fastest_engine import Asked, fastest_engine
 from medfm_compress.compress.teachers.from_onnx import OnnxTeacher
 from medfm_compress.compress.teachers.open import TeacherSource, open_teacher
 from medfm_compress.compress.training.config import TrainingConfig
@@ -374,7 +374,8 @@ def test_a_dynamically_quantized_file_answers_one_image_at_a_time(tmp_path: Path
 def test_a_file_keeps_its_engine(tmp_path: Path) -> None:
     teacher = opened(write(tmp_path / "net.onnx"), labels=STUDY.labels)
     images = np.zeros((2, 3, 8, 8), np.float32)
-    assert fastest_engine(teacher, images, (), "auto", 1, lambda text: None) is teacher
+    asked = Asked(2, lambda rows: torch.from_numpy(images[rows]), (), 1)
+    assert fastest_engine(teacher, asked, "auto", lambda text: None) is teacher
 
 
 @pytest.mark.shared

@@ -25,7 +25,9 @@ DIGESTS = {  # as the writer of the time computed them
     5: "b024c887950192a762d046ba9344c0df6769de4a2a8825c7ee8ec180b2a65206",  # the first with a release, signed twice
     6: "9cb512e73cb937ef9577eb70b7e1307954c1c0fa1246f01cc9a55589a21b8675",  # every rule of DICOM images since then
     7: "a69251a953c92d70f414edc264eb79696b38f214143fe992f61ff0e8c9021b45",  # a segmentation by tiles
+    8: "fd3110134421ae133aa56efbffca2f0067e9aa53dc6d0e01dadc20d508408129",  # a classifier that takes columns
 }
+GIVEN = {8: {"age": 63, "sex": "female"}}
 BUILDER, APPROVER = Signer.make("Build", "builder"), Signer.make("Chief", "approver")
 
 
@@ -40,7 +42,8 @@ def test_a_bundle_of_every_schema_is_read_runs_and_can_be_signed(schema, tmp_pat
     assert opened.manifest.schema_version == schema and opened.model_digest == DIGESTS[schema]
     assert opened.manifest.release_number == (3 if schema == 5 else 0)
     with Engine(STORED / f"schema{schema}.medfm", threads=1) as engine:
-        assert engine.verified and engine.predict(tiny.image()).probabilities.keys() == {"opacity"}
+        assert engine.verified
+        assert engine.predict(tiny.image(), columns=GIVEN.get(schema)).probabilities.keys() == {"opacity"}
     copy = tmp_path / "copy.medfm"
     copy.write_bytes((STORED / f"schema{schema}.medfm").read_bytes())
     store = make_store(tmp_path / "trust", BUILDER, APPROVER)
@@ -49,7 +52,7 @@ def test_a_bundle_of_every_schema_is_read_runs_and_can_be_signed(schema, tmp_pat
     APPROVER.sign(BUILDER.sign(copy))
     assert Bundle.open(copy).signed.manifest == opened.signed.manifest  # byte for byte
     with Engine(copy, threads=1, trust=store) as engine:
-        assert engine.verified and engine.predict(tiny.image()).flags == ()
+        assert engine.verified and engine.predict(tiny.image(), columns=GIVEN.get(schema)).flags == ()
 
 
 @pytest.mark.parametrize("schema", DIGESTS)

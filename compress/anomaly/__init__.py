@@ -1,0 +1,1 @@
+"""Anomaly models: a scorer is fitted on the embeddings of normal cases."""

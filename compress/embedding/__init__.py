@@ -1,0 +1,1 @@
+"""Embeddings: teachers' features are distilled into a small encoder, at several nested lengths."""

@@ -1,0 +1,1 @@
+"""What an embedding is compared with: modules without trained weights, whose buffers are the normal cases."""
