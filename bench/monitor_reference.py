@@ -16,10 +16,10 @@ from medfm_compress.runtime.activation import probabilities
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle
 from medfm_compress.runtime.bundle.manifest import Variant
 from medfm_compress.runtime.cpu import read_cpu, usable_cores
-from medfm_compress.runtime.engine import NetworkInput
 from medfm_compress.runtime.errors import BundleRefused, ImageRefused, InputError, StudyError
 from medfm_compress.runtime.monitor.reference import Reference, input_features, make_reference, reference_member
 from medfm_compress.runtime.network_inputs import feed
+from medfm_compress.runtime.prediction import NetworkInput
 from medfm_compress.runtime.preprocess import preprocess
 from medfm_compress.runtime.progress import Progress, counted, no_progress
 from medfm_compress.runtime.segmentation.segment import of_logits

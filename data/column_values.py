@@ -71,7 +71,8 @@ def _age(column: NumericColumn, text: str) -> float:
     per_year = PER_YEAR.get(column.unit)
     if low != high or not is_possible(low, high) or _NO_AGE.fullmatch(text.strip()):
         raise InputError(
-            f"{column.name} is {text!r}, which is no exact age; write it as 57, 045Y or 6 months, below a year as 011M or 005D"
+            f"{column.name} is {text!r}, which is no exact age; write it as 57, 045Y or 6 months, below a year as 011M "
+            "or 005D"
         )
     if per_year is None:
         raise InputError(

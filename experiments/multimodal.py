@@ -21,6 +21,7 @@ from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.bench.evaluate.paired_comparison import compare
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.policy import NonInferiority, Policy
+from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.networks.model import CARD, load_model
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.teachers.source import TeacherSource
@@ -100,15 +101,18 @@ def train(arm: Arm, seed: int, folder: Path, options: argparse.Namespace) -> Non
             model=TEACHER,
             weights=str(options.weights),
             image_size=options.size,
-            training=TrainingConfig(epochs=options.epochs, patience=0, seed=seed, modality="dermoscopy", device="cpu"),
+            training=TrainingConfig(
+                epochs=-(-options.epochs // 2), patience=0, seed=seed, modality="dermoscopy", device="cpu"
+            ),
             **(given if arm.teacher else {}),
         )
         steps.finetune(table, step, print_line, teacher)
     if not (folder / "student" / CARD).is_file():
         training = TrainingConfig(
-            epochs=2 * options.epochs, learning_rate=2e-3, patience=0, seed=seed, modality="dermoscopy", device="cpu"
+            epochs=options.epochs, learning_rate=2e-3, patience=0, seed=seed, modality="dermoscopy", device="cpu"
         )
-        step = DistillStep(student=STUDENT, training=training, **(given if arm.student else {}))
+        labelled = Distillation(views=2, unlabelled=False)  # images without labels have neither age nor sex
+        step = DistillStep(student=STUDENT, training=training, distillation=labelled, **(given if arm.student else {}))
         steps.distill(table, (TeacherSource(source=str(teacher)),), step, print_line, folder / "student")
     bundle = folder / "student.medfm"
     if not bundle.is_file():
@@ -171,7 +175,7 @@ def main() -> None:
     parser.add_argument("--study", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=6, help="of a student; a teacher has half")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=list(ARMS))
     options = parser.parse_args()

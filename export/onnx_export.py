@@ -54,8 +54,8 @@ def export_onnx(
     """Export ``module`` with input ``image`` ``spec.shape`` and output ``logits`` as its task has it, float32.
 
     A network with ``columns`` is called as ``module(image, *columns)``; each is an input of its own name. Further
-    outputs are those that it names (see `module_outputs`). With ``features`` the graph has one of that name behind the logits,
-    where there is one (see `features_output`).
+    outputs are those that it names (see `module_outputs`). With ``features`` the graph has one of that name behind the
+    logits, where there is one (see `features_output`).
 
     The module itself is left as it is: a float32 CPU copy in eval mode is traced.
 

@@ -178,6 +178,9 @@ def distill(
     student = _student(teacher.card, own, step, auto)
     if step.columns:
         student = _with_columns(student, step, cases, progress)
+    if teacher.card.told and not student.columns:
+        beside = ", ".join(column.name for column in teacher.card.told)
+        progress(f"the student sees the image alone, its teacher also {beside}; --columns gives them to the student")
     rules = teacher.card.spec.dicom
     more = tuple(_open(Path(path), progress, rules) for path in step.more)
     studies = (open_study(study, dicom_rules=rules, structures=structures), *more)
@@ -539,8 +542,15 @@ def explain(
     from medfm_compress.compress.teachers.session import open_live_teacher
     from medfm_compress.runtime.bundle.bundle import Bundle
 
-    cases = _open(study, progress, Bundle.open(bundle).manifest.image_spec.dicom)
+    manifest = Bundle.open(bundle).manifest
+    cases = _open(study, progress, manifest.image_spec.dicom)
     teacher = open_live_teacher(teachers, task_of(cases))
+    for name, columns in ((manifest.name, manifest.told), (teacher.card.name, teacher.card.told)):
+        if columns:
+            raise ModelError(
+                f"{name} takes columns beside the image ({columns[0].name} …), and explain changes images alone; "
+                "give a teacher and a bundle of the image alone"
+            )
     if not isinstance(teacher, ModuleTeacher):
         raise ModelError(
             f"explain holds agreement against the teacher with random weights, and {teacher.card.name} is no single "

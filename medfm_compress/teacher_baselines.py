@@ -66,6 +66,7 @@ class Reference:
             task=teacher.card.task,
             size_bytes=_size_bytes(sources, teacher),
             licence=teacher.card.licence,
+            columns=teacher.card.told,
         )
 
 
@@ -150,13 +151,14 @@ def teacher_rows(
         from medfm_compress.export.onnx_export import export_onnx
 
         progress("export the teacher for other engines")
-        path.write_bytes(export_onnx(model.module, model.spec, model.task).content)
+        path.write_bytes(export_onnx(model.module, model.spec, model.task, columns=model.columns).content)
     return tuple(
         ModelUnderTest(
             name=row_name(target),
             session=session,
             spec=model.spec,
             task=model.task,
+            columns=model.columns,
             size_bytes=teacher.ref.size_bytes if is_torch(target.backend) else path.stat().st_size,
         )
         for target in possible
@@ -205,7 +207,8 @@ def _computes_the_same(ref: SessionRef, target: Target, model: Model, progress: 
 
     try:
         with refusing(InputError, "it cannot run"):
-            check_parity(module_logits(model.module), _opened(ref, target, model), model.spec, model.task)
+            session = _opened(ref, target, model)
+            check_parity(module_logits(model.module), session, model.spec, model.task, columns=model.columns)
     except MedfmError as exc:
         reason = str(exc).removesuffix("; nothing was written")
         progress(f"no row for the {row_name(target)}: {reason}")

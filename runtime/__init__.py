@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.bundle.bundle import Bundle
     from medfm_compress.runtime.device.active_engine import ActiveEngine
     from medfm_compress.runtime.device.folder import DeviceFolder
-    from medfm_compress.runtime.engine import Engine, Prediction
+    from medfm_compress.runtime.engine import Engine
     from medfm_compress.runtime.image_spec import ImageSpec
+    from medfm_compress.runtime.prediction import Prediction
     from medfm_compress.runtime.task import Task
     from medfm_compress.runtime.trust.store import TrustStore
 
@@ -25,7 +26,7 @@ _HOME = {
     "DeviceFolder": "medfm_compress.runtime.device.folder",
     "Engine": "medfm_compress.runtime.engine",
     "ImageSpec": "medfm_compress.runtime.image_spec",
-    "Prediction": "medfm_compress.runtime.engine",
+    "Prediction": "medfm_compress.runtime.prediction",
     "Task": "medfm_compress.runtime.task",
     "TrustStore": "medfm_compress.runtime.trust.store",
 }

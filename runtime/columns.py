@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import InputError
 
+Value = float | str | None
+Values = Mapping[str, Value]
+"""Column → what it says; None, like a column that is left out, is a missing value."""
 Missing = Literal["refuse", "impute", "category"]
 """What becomes of a case without a value: no answer, the value of the training cases, or a category of its own."""
 MOST_COLUMNS, MOST_CATEGORIES = 64, 256
@@ -36,7 +39,7 @@ class NumericColumn(
 
     Attributes:
         name: of the study's column and of the network's input.
-        unit: that values are in, e.g. ``years``.
+        unit: that values are in, e.g. ``years``; it may stand behind a value that is text (``63 years``).
         minimum: smallest value that is accepted.
         maximum: largest one.
         mean: μ of the training cases, within the range.
@@ -87,7 +90,7 @@ class NumericColumn(
         """Numbers that the network is given."""
         return 2 if self.missing == "category" else 1
 
-    def encoded(self, value: float | str | None) -> NDArray[np.float32]:
+    def encoded(self, value: Value) -> NDArray[np.float32]:
         """``[width]`` float32 of ``value``, in the column's unit; None where it is missing.
 
         Raises:
@@ -96,7 +99,7 @@ class NumericColumn(
         if value is None:
             _check_may_be_missing(self.name, self.missing)
             return np.array([0, 1] if self.missing == "category" else [0], np.float32)
-        number = _number(self.name, value)
+        number = _number(self.name, value, self.unit)
         if not self.minimum <= number <= self.maximum:
             raise InputError(
                 f"{self.name} is {number:g} {self.unit}; the model takes {self.minimum:g} to {self.maximum:g}"
@@ -140,8 +143,9 @@ class CategoricalColumn(
                 "name one of the categories, else none"
             )
         strange = sorted(set(self.codes.values()) - set(self.categories))
-        if strange or (self.codes and not self.dicom):
+        if strange or (self.codes and not self.dicom) or len(self.codes) > MOST_CATEGORIES:
             what = f"codes for {strange[0]!r}, which is no category" if strange else "codes and no DICOM keyword"
+            what = what if len(self.codes) <= MOST_CATEGORIES else f"{len(self.codes)} codes"
             raise InputError(f"column {self.name!r} has {what}; codes say which category a DICOM value stands for")
 
     @property
@@ -159,7 +163,7 @@ class CategoricalColumn(
         """Numbers that the network is given."""
         return len(self.categories) + (self.missing == "category")
 
-    def encoded(self, value: float | str | None) -> NDArray[np.float32]:
+    def encoded(self, value: Value) -> NDArray[np.float32]:
         """``[width]`` float32 of ``value``, one of the categories; None where it is missing.
 
         Raises:
@@ -192,9 +196,7 @@ def check_columns(columns: Sequence[Column]) -> None:
         raise InputError(f"{len(columns)} columns; a model takes at most {MOST_COLUMNS}")
 
 
-def encode_columns(
-    columns: Sequence[Column], values: Mapping[str, float | str | None]
-) -> dict[str, NDArray[np.float32]]:
+def encode_columns(columns: Sequence[Column], values: Values) -> dict[str, NDArray[np.float32]]:
     """Inputs of the network for one case: name → float32 ``[1, width]``; a column that ``values`` lacks is missing.
 
     Raises:
@@ -221,11 +223,18 @@ def _check_may_be_missing(name: str, missing: Missing) -> None:
         raise InputError(f"{name} is missing, and the model gives no answer without it; give its value")
 
 
-def _number(name: str, value: float | str) -> float:
+def without_unit(text: str, unit: str) -> str:
+    """``text`` without spaces around it and without ``unit``, if that stands behind a space at its end."""
+    number, _, behind = text.strip().partition(" ")
+    return number if behind.strip() == unit else text.strip()
+
+
+def _number(name: str, value: float | str, unit: str) -> float:
+    """In ``unit``, which may stand behind it."""
     try:
-        number = float(value)
+        number = float(without_unit(value, unit) if isinstance(value, str) else value)
     except ValueError:
-        raise InputError(f"{name} is {value!r}; give a number") from None
+        raise InputError(f"{name} is {value!r}; give a number, in {unit}") from None
     if not math.isfinite(number):
-        raise InputError(f"{name} is {value!r}; give a finite number")
+        raise InputError(f"{name} is {value!r}; give a finite number, in {unit}")
     return number

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -16,17 +16,26 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime import variant_selection as choice
-from medfm_compress.runtime.anomaly_map import AnomalyMap
 from medfm_compress.runtime.answers.answer import Network
 from medfm_compress.runtime.bundle.bundle import Bundle
-from medfm_compress.runtime.bundle.manifest import NEAREST, Manifest, Variant
-from medfm_compress.runtime.columns import Column
-from medfm_compress.runtime.cpu import read_cpu, usable_cores
-from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, in_one_line, refusing
-from medfm_compress.runtime.fill_columns import Values, fill_columns, keywords_of
+from medfm_compress.runtime.bundle.manifest import NEAREST, Manifest
+from medfm_compress.runtime.columns import Column, Values
+from medfm_compress.runtime.cpu import usable_cores
+from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, refusing
+from medfm_compress.runtime.fill_columns import fill_columns, keywords_of
 from medfm_compress.runtime.heap import release_freed_memory
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
-from medfm_compress.runtime.segmentation.result import Segmentation
+from medfm_compress.runtime.opening import (
+    check_columns_of,
+    check_names,
+    choose_variant,
+    nearest_cases,
+    opened,
+    qualify,
+    trust_flags,
+    typicality_judge,
+)
+from medfm_compress.runtime.prediction import NetworkInput, Prediction
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
 from medfm_compress.runtime.sessions.table import BACKENDS, open_variant
 from medfm_compress.runtime.task import Task
@@ -37,109 +46,14 @@ if TYPE_CHECKING:
 
     from medfm_compress.runtime.class_activation import ClassActivation
     from medfm_compress.runtime.images.pixels import Pixels
-    from medfm_compress.runtime.nearest_cases import NearestCases
-    from medfm_compress.runtime.typicality import TypicalityJudge
 
 Atypical = Literal["withhold", "flag"]
 UNVERIFIED_FLAG = "unverified-model"
 NOT_RELIABLE_FLAG = "not-reliable"
-UNSIGNED_FLAG = "unsigned-bundle"
-CLOCK_FLAG = "clock-is-wrong"
 TRUST_EVERY_S = 30.0
 """A trust store is asked again before the first prediction that comes so much later: a key may have been revoked."""
-START_GOLDENS = 1
-"""Golden cases replayed at the start: one already passes through every operator; ``inspect --verify`` replays all."""
 
 _log = logging.getLogger("medfm_compress.runtime")
-
-
-class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the network says of one image.
-
-    Attributes:
-        probabilities: finding → calibrated probability in [0, 1].
-        findings: finding → called at its operating point or not; None where it has none.
-        label: the most probable class of a multiclass task, else None.
-        typicality: how usual the image is among those that the network was made for, in (0, 1], see `typicality`; None
-            where the bundle does not tell.
-        not_reliable: why no finding is given; then probabilities and findings are empty. Empty where one is.
-        flags: quality remarks on the image, e.g. ``colour-image-for-grey-model``; ``not-reliable``;
-            ``unverified-model`` where no passing verdict stands behind it, ``unsigned-bundle`` where a trust store was
-            asked and no trusted builder stands behind the bundle, or no trusted approver behind its verdict,
-            ``clock-is-wrong`` where the clock shows an earlier time than was certainly reached.
-        variant: which variant of the bundle answered.
-        model_digest: of the bundle.
-        intended_use: as the bundle's maker declared it.
-        elapsed_ms: from the source to this answer.
-        frame: which frame of several it is of, counted from 1; None where it is of the image.
-        frames: of how many frames it is, where it joins the answers for several.
-        segmentation: of a segmentation, its label map and what follows from it; None where none is given. Then a
-            finding is called where the map shows it anywhere, and its probability is the highest of a pixel's.
-        columns: of a model that takes columns, where each came from: ``argument``, the keyword of a DICOM attribute,
-            ``imputed`` or ``missing``. Their values are not kept.
-        is_score: of an anomaly: ``probabilities`` hold a score in [0, 1] that orders images, no probability of disease.
-        anomaly_map: of an anomaly, where the bundle gives one: the logit of the score at each place; its ``on_image()``
-            has the image's own size.
-        nearest: of an anomaly, where the bundle gives them: SHA-256 of the files of the training cases that the image
-            is most like, the most similar first.
-    """
-
-    probabilities: dict[str, float]
-    findings: dict[str, bool | None]
-    label: str | None
-    flags: tuple[str, ...]
-    variant: str
-    model_digest: str
-    intended_use: str
-    elapsed_ms: float
-    typicality: float | None = None
-    not_reliable: str = ""
-    segmentation: Segmentation | None = None
-    columns: dict[str, str] = {}
-    is_score: bool = False
-    anomaly_map: AnomalyMap | None = None
-    nearest: tuple[str, ...] = ()
-    frame: int | None = None
-    frames: int | None = None
-
-    def row(self) -> dict[str, Any]:
-        """The prediction as JSON has it: no maps, and of what is of one kind of task alone nothing for the others."""
-        row = {name: getattr(self, name) for name in self.__struct_fields__ if name not in _OF_ONE_KIND}
-        row |= {name: value for name in ("columns", "frame", "frames") if (value := getattr(self, name))}
-        if self.is_score:
-            row = {"scores" if name == "probabilities" else name: value for name, value in row.items()}
-            row |= {"nearest": self.nearest} if self.nearest else {}
-        return row if self.segmentation is None else row | {"segmentation": self.segmentation.summary()}
-
-
-_OF_ONE_KIND = frozenset({"segmentation", "columns", "is_score", "anomaly_map", "nearest", "frame", "frames"})
-
-
-class NetworkInput(NamedTuple):
-    """What the network was given for one image, and what it answered whatever was made of it.
-
-    Attributes:
-        tensor: ``[1, C, H, W]``, float32, normalised.
-        spacing_mm: of the pixels before any resizing, where a DICOM file says it.
-        examination: a mark that images of one DICOM study share, of no meaning outside this process.
-        scores: finding → its probability, of an image that is not reliable as well.
-        activation: class activation maps of the same run, or the anomaly map, where the bundle gives them.
-        columns: column → float32 ``[1, width]``, what the network was given beside the tensor.
-        given: columns as the caller gave them.
-    """
-
-    tensor: NDArray[np.float32]
-    spacing_mm: float | None
-    examination: bytes | None = None
-    scores: Mapping[str, float] = MappingProxyType({})
-    activation: ClassActivation | None = None
-    columns: Mapping[str, NDArray[np.float32]] = MappingProxyType({})
-    given: Values = MappingProxyType({})
-
-    @property
-    def inputs(self) -> NetworkInputs:
-        """Image and columns together, as `Engine.logits` takes them."""
-        return with_columns(self.tensor, self.columns)
 
 
 class Engine:
@@ -188,8 +102,8 @@ class Engine:
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
         self._trust, self._allow_unsigned, self._trusted_at = trust, allow_unsigned, time.monotonic()
-        self.bundle = _opened(bundle, find_store(trust), allow_unsigned)
-        self.variant = _choose(self.bundle, backend, unverified)
+        self.bundle = opened(bundle, find_store(trust), allow_unsigned)
+        self.variant = choose_variant(self.bundle, backend, unverified)
         self.task: Task = self.manifest.task_of(self.variant)
         self.verified = not choice.verdict_incompatibility(self.bundle, self.variant)
         if not self.verified:
@@ -198,14 +112,14 @@ class Engine:
             )
         cache = None if cache_dir is None else str(cache_dir)
         session = open_variant(self.bundle, self.variant, threads or usable_cores(), cache)
-        _check_names(session, self.manifest)
-        _check_columns(self.bundle)
-        self.golden_error = _qualify(self.bundle, self.variant, session)
+        check_names(session, self.manifest)
+        check_columns_of(self.bundle)
+        self.golden_error = qualify(self.bundle, self.variant, session)
         self._judge = typicality_judge(self.bundle, self.variant)
         self._nearest = nearest_cases(self.bundle)
         self._standing_flags = (
             *(() if self.verified else (UNVERIFIED_FLAG,)),
-            *_trust_flags(self.bundle, self.variant),
+            *trust_flags(self.bundle, self.variant),
         )
         self._session: Session | None = session
         self.info: SessionInfo = session.info
@@ -276,9 +190,10 @@ class Engine:
         if rules.frame_aggregation:
             from medfm_compress.runtime.answers.frames import joined
 
-            prediction, seen = joined(self._frames(source, withholds, given), rules.frame_aggregation, self.task)
+            frames = self._frames(source, given, withholds)
+            prediction, seen = joined(frames, rules.frame_aggregation, self.task)
             return msgspec.structs.replace(prediction, elapsed_ms=(time.perf_counter() - start) * 1e3), seen
-        pixels = read_image(source, rules, keywords_of(self.manifest.told))
+        pixels = read_image(source, rules, keywords_of(self.columns))
         return self._predict(pixels, given, start, withholds=withholds, keep_probabilities=keep_probabilities)
 
     def predict_frames(
@@ -313,28 +228,29 @@ class Engine:
             raise InputError(f"atypical is {atypical!r}; it must be 'withhold' or 'flag'")
         if time.monotonic() - self._trusted_at >= TRUST_EVERY_S:
             self.check_trust()
-        yield from self._frames(source, atypical == "withhold", columns or {})
+        yield from self._frames(source, columns or {}, atypical == "withhold")
 
     def _frames(
-        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], withholds: bool, given: Values
+        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], given: Values, withholds: bool
     ) -> Iterator[tuple[Prediction, NetworkInput]]:
         from medfm_compress.runtime.read_image import read_frames
 
-        start, keywords = time.perf_counter(), keywords_of(self.manifest.told)
-        for number, pixels in enumerate(read_frames(source, self.manifest.image_spec.dicom, keywords), 1):
+        start = time.perf_counter()
+        rules, keywords = self.manifest.image_spec.dicom, keywords_of(self.columns)
+        for number, pixels in enumerate(read_frames(source, rules, keywords), 1):
             prediction, seen = self._predict(pixels, given, start, withholds=withholds, keep_probabilities=False)
             yield msgspec.structs.replace(prediction, frame=number), seen
             start = time.perf_counter()
 
     def _predict(
-        self, pixels: Pixels, given: Values, start: float, *, withholds: bool, keep_probabilities: bool
+        self, pixels: Pixels, known: Values, start: float, *, withholds: bool, keep_probabilities: bool
     ) -> tuple[Prediction, NetworkInput]:
         from medfm_compress.runtime.answers.table import ask_of
         from medfm_compress.runtime.colour_kind import colour_flags
         from medfm_compress.runtime.dicom.rules import kind_flags
 
         spec = self.manifest.image_spec
-        filled = fill_columns(self.manifest.told, given, pixels.attributes)
+        filled = fill_columns(self.columns, known, pixels.attributes)
         run = partial(self._run_beside, filled.inputs)
         network = Network(run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
         answer = ask_of(self.task)(network, pixels)
@@ -371,18 +287,13 @@ class Engine:
             scores=answer.probabilities,
             activation=self._activation(answer.outputs),
             columns=filled.inputs,
-            given=given,
+            given=known,
         )
         return prediction, seen
 
     def inputs_of(self, source: str | Path | bytes | pydicom.Dataset, columns: Values | None = None) -> NetworkInputs:
-        """What the network is given for an image that is not tiled; arguments and errors as of `predict`."""
-        from medfm_compress.runtime.preprocess import preprocess
-        from medfm_compress.runtime.read_image import read_image
-
-        spec, told = self.manifest.image_spec, self.manifest.told
-        pixels = read_image(source, spec.dicom, keywords_of(told))
-        return with_columns(preprocess(pixels, spec), fill_columns(told, columns or {}, pixels.attributes).inputs)
+        """What the network is given for an image, of several frames that in which most was found; see `predict`."""
+        return self.predict_with_input(source, columns=columns, atypical="flag")[1].inputs
 
     def logits(self, inputs: NetworkInputs) -> NDArray[np.float32]:
         """Raw logits ``[1, labels]``, or a map a structure, of one preprocessed image ``[1, C, H, W]``, float32.
@@ -486,86 +397,3 @@ class Engine:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _opened(bundle: str | Path | Bundle, store: TrustStore | None, allow_unsigned: bool) -> Bundle:
-    if not isinstance(bundle, Bundle):
-        return Bundle.open(bundle, whole=False, trust=store, allow_unsigned=allow_unsigned)
-    return bundle if store is None else bundle.held_against(store, allow_unsigned=allow_unsigned)
-
-
-def _trust_flags(bundle: Bundle, variant: Variant) -> tuple[str, ...]:
-    """What every prediction says of the signatures; nothing where no trust store was asked."""
-    standing, verdict = bundle.standing, bundle.verdict(variant.name)
-    if standing is None:
-        return ()
-    missing = standing.untrusted or (choice.unsigned_verdict(bundle, verdict) if verdict else "")
-    if missing:
-        _log.warning("%s is used although %s", bundle.path.name, missing)
-    return (*((UNSIGNED_FLAG,) if missing else ()), *((CLOCK_FLAG,) if standing.clock_is_behind else ()))
-
-
-def _choose(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:
-    passed_over: list[str] = []
-    for variant, reason in choice.incompatibilities(bundle, choice.Machine(cpu=read_cpu()), backend, unverified):
-        if not reason:
-            _log.info("variant %s (%s) chosen; passed over: %s", variant.name, variant.target, passed_over or "none")
-            return variant
-        passed_over.append(f"{variant.name}: {in_one_line(reason)}")
-    raise BundleRefused(f"{bundle.path.name} has no variant that may run here: " + "; ".join(passed_over))
-
-
-def typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None:
-    """What tells whether an image is usual; None where the bundle does not tell. BundleRefused where it is damaged."""
-    if bundle.manifest.typicality is msgspec.UNSET:
-        return None
-    from medfm_compress.runtime.typicality import TypicalityJudge
-
-    return TypicalityJudge(bundle, variant)
-
-
-def nearest_cases(bundle: Bundle) -> NearestCases | None:
-    """Hashes of the training cases that it names; None where it names none. BundleRefused where they are damaged."""
-    if bundle.manifest.output(NEAREST) is None:
-        return None
-    from medfm_compress.runtime.nearest_cases import NearestCases
-
-    return NearestCases(bundle)
-
-
-def _qualify(bundle: Bundle, variant: Variant, session: Session) -> float:
-    """Relative logit error on golden cases: on one, or on all of them for an engine that this machine compiled itself.
-
-    Such an engine, if it fails, is forgotten: the next start builds another, which may pass.
-    """
-    if variant.device == "cpu":
-        return goldens.replay_goldens(bundle, variant, session, START_GOLDENS)
-    try:
-        return goldens.replay_goldens(bundle, variant, session)
-    except BundleRefused:
-        compiled: Path | None = getattr(session, "compiled", None)
-        if compiled is not None:
-            compiled.unlink(missing_ok=True)
-        raise
-
-
-def _check_columns(bundle: Bundle) -> None:
-    """What columns are read from must be what may be read, whoever made the bundle."""
-    if not bundle.manifest.told:
-        return
-    from medfm_compress.runtime.dicom.attributes import check_attributes
-
-    try:
-        check_attributes(bundle.manifest.told)
-    except InputError as exc:
-        raise BundleRefused(f"{bundle.path.name}: {exc}") from exc
-
-
-def _check_names(session: Session, manifest: Manifest) -> None:
-    """The model file must have the tensors that the manifest says."""
-    inputs, outputs = {t.name for t in manifest.inputs}, {t.name for t in manifest.outputs}
-    if set(session.input_names) != inputs or set(session.output_names) != outputs:
-        raise BundleRefused(
-            f"the model has inputs {in_one_line(session.input_names)} and outputs {in_one_line(session.output_names)}; "
-            f"its manifest says {in_one_line(sorted(inputs))} and {in_one_line(sorted(outputs))}"
-        )

@@ -17,13 +17,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.columns import CategoricalColumn, Column, NumericColumn, encode_columns
+from medfm_compress.runtime.columns import (
+    CategoricalColumn,
+    Column,
+    NumericColumn,
+    Value,
+    Values,
+    encode_columns,
+    without_unit,
+)
 from medfm_compress.runtime.dicom.attributes import AGE, AGE_UNITS, representation_of
 from medfm_compress.runtime.errors import ImageRefused, InputError
-
-Value = float | str | None
-Values = Mapping[str, Value]
-"""Column → what it says; None, like a column that is left out, is a missing value."""
 
 ARGUMENT, MISSING, IMPUTED = "argument", "missing", "imputed"
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
@@ -102,6 +106,7 @@ def _chosen(column: Column, given: Value, attributes: Mapping[str, str]) -> tupl
         return told.value, column.dicom
     if given is None:
         return _missing(column)
+    given = _as_written(column, given)
     try:
         column.encoded(given)
     except InputError as exc:
@@ -112,6 +117,19 @@ def _chosen(column: Column, given: Value, attributes: Mapping[str, str]) -> tupl
             "that is wrong, or leave the argument out"
         )
     return given, ARGUMENT
+
+
+def _as_written(column: Column, given: float | str) -> float | str:
+    """A value of the caller; an age may be written as DICOM does, a number with its unit behind it."""
+    if isinstance(column, CategoricalColumn) or not isinstance(given, str):
+        return given
+    text = given.strip()
+    if representation_of(column) == AGE and _AGE.fullmatch(text):
+        told = _age(column, text)
+        if told.value is None:
+            raise ImageRefused(f"{column.name} is given as {text}, which {told.fault}")
+        return told.value
+    return without_unit(text, column.unit)
 
 
 def _missing(column: Column) -> tuple[None, str]:

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.class_activation import ClassActivation, grey_picture, on_image, on_input
+from medfm_compress.runtime.bundle.manifest import ANOMALY_MAP
+from medfm_compress.runtime.class_activation import (
+    CAM,
+    CLASS_TOKEN,
+    ClassActivation,
+    grey_picture,
+    on_image,
+    on_input,
+)
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.images.pixels import Pixels
@@ -21,9 +30,12 @@ from medfm_compress.runtime.occlusion import OcclusionOptions, occlusion_map, wi
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.engine import Engine, Prediction
+    from medfm_compress.runtime.engine import Engine
+    from medfm_compress.runtime.prediction import Prediction
 
-OCCLUSION, ACTIVATION, ANOMALY = "occlusion", "class activation", "anomaly map"
+OCCLUSION, ACTIVATION, CLASS_TOKEN_ATTENTION = "occlusion", "class activation", "class token attention"
+ANOMALY = "anomaly map"
+_METHODS = MappingProxyType({CAM: ACTIVATION, CLASS_TOKEN: CLASS_TOKEN_ATTENTION, ANOMALY_MAP: ANOMALY})
 
 OnStep = Callable[[int, int], None]
 """Called before every run of the network with how many are done and how many there are; what it raises ends the map."""
@@ -39,8 +51,8 @@ class HeatMap(NamedTuple):
         evidence: float32 ``[H, W]``, log-odds that covering a place takes away, or that it adds; negative where it
             speaks against the finding.
         picture: uint8 ``[H, W, 3]``, the image as the network saw it, before normalisation, or as it is in the file.
-        method: ``occlusion``, ``class activation`` or ``anomaly map``; of the last the evidence is the logit of the
-            score at a place, 0 that of a usual normal image.
+        method: ``occlusion``, ``class activation``, of a ViT that reads one token ``class token attention``, or
+            ``anomaly map``: then the evidence is the logit of the score at a place, 0 that of a usual normal image.
         full: evidence that is painted in full colour; 0 is the most that there is.
     """
 
@@ -85,7 +97,8 @@ def heat_map(
     activation = engine.activation(inputs)
     if activation is not None:
         evidence = on_input(activation.evidence(engine.task, chosen), spec)
-        return HeatMap(chosen, evidence, picture_of(tensor, spec), *_manner(engine.task))
+        method, full = method_of(activation), called_from(engine.task)
+        return HeatMap(chosen, evidence, picture_of(tensor, spec), method, full)
     height, width = tensor.shape[2:]
     runs = 1 + len(list(windows(height, width, OcclusionOptions())))
     return HeatMap(
@@ -112,16 +125,21 @@ def heat_map_of_image(
     """
     height, width = pixels.values.shape[:2]
     evidence = on_image(activation.evidence(task, finding), spec, height, width)
-    return HeatMap(finding, evidence, grey_picture(pixels), *_manner(task))
+    return HeatMap(finding, evidence, grey_picture(pixels), method_of(activation), called_from(task))
 
 
-def _manner(task: Task) -> tuple[str, float]:
-    """Method and full colour of a map that comes with the answer: of an anomaly, what would be called by itself."""
+def method_of(activation: ClassActivation) -> str:
+    """How the maps of a run were made, in words."""
+    return _METHODS.get(activation.output, ACTIVATION)
+
+
+def called_from(task: Task) -> float:
+    """The logit from which a place of an anomaly map would be called by itself; 0 of other tasks, and without one."""
     if task.gives_probabilities:
-        return ACTIVATION, 0.0
+        return 0.0
     threshold = next((point.threshold for point in task.operating_points), 0.0)
     called = math.log(threshold) - math.log1p(-threshold) if 0 < threshold < 1 else 0.0
-    return ANOMALY, max(called * task.temperature, 0.0)
+    return max(called * task.temperature, 0.0)
 
 
 def finding_to_explain(prediction: Prediction) -> str | None:
@@ -136,6 +154,12 @@ def picture_of(tensor: NDArray[np.float32], spec: ImageSpec) -> NDArray[np.uint8
     seen = np.rint(255 * np.clip(tensor[0] * scale + shift, 0, 1)).astype(np.uint8)
     picture: NDArray[np.uint8] = np.repeat(seen, 3 // len(seen), axis=0).transpose(1, 2, 0)
     return picture
+
+
+def scale_bar(height: int, width: int) -> NDArray[np.uint8]:
+    """The colours of `overlay` on an even grey, from no evidence to the most of a map: uint8 ``[height, width, 3]``."""
+    evidence = np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (height, width))
+    return overlay(HeatMap("", evidence, np.full((height, width, 3), 128, np.uint8)))
 
 
 def overlay(heat: HeatMap) -> NDArray[np.uint8]:

@@ -56,6 +56,8 @@ def read_image(source: Source, rules: DicomRules = _ANY, attributes: Collection[
 def read_frames(source: Source, rules: DicomRules, attributes: Collection[str] = ()) -> Iterator[Pixels]:
     """Every frame of a DICOM image, each decoded when it is asked for; any other image itself.
 
+    Arguments are those of :func:`read_image`.
+
     Raises:
         ImageRefused: as of :func:`read_image`, of the frame that is asked for.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from medfm_compress.runtime.engine import CLOCK_FLAG, NOT_RELIABLE_FLAG, UNSIGNED_FLAG, UNVERIFIED_FLAG
+from medfm_compress.runtime.engine import NOT_RELIABLE_FLAG, UNVERIFIED_FLAG
+from medfm_compress.runtime.opening import CLOCK_FLAG, UNSIGNED_FLAG
 
 RESEARCH = "Research result, not for clinical use"
 FLAGS = {

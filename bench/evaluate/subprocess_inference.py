@@ -94,7 +94,7 @@ class _Inputs(NamedTuple):
 
     images: Path | None
     columns: str
-    count: int
+    cases: int
 
 
 class _WorkerAnswers:
@@ -109,7 +109,7 @@ class _WorkerAnswers:
         progress: Progress,
     ) -> None:
         self._worker, self._model, self._folder, self._progress = worker, model, folder, progress
-        self._inputs, self._count = inputs, inputs.count
+        self._inputs, self._count = inputs, inputs.cases
         self._shape = rules_of(model.task).logits_shape(model.task, model.spec)[1:]
 
     def of_cases(self) -> Iterator[NDArray[Any]]:

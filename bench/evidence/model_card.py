@@ -32,6 +32,7 @@ def model_card(decision: Decision, manifest: Manifest, limits: str) -> str:
         "## Intended use",
         escape(manifest.intended_use),
         _task(manifest),
+        *_columns(manifest),
         "## Training data",
         f"Study `{origin.study_fingerprint or 'not recorded'}`; temperature and thresholds from study "
         f"`{origin.calibration_fingerprint or 'not recorded'}`. Teacher: {escape(origin.teacher or 'not recorded')}, "
@@ -62,6 +63,18 @@ def _task(manifest: Manifest) -> str:
         normal = ", ".join(escape(label) for label in task.normal_labels)
         what = f"Task: score of how unlike {normal} an image is; it orders images and is no probability of disease."
     return "\n".join([what, *points])
+
+
+def _columns(manifest: Manifest) -> Iterator[str]:
+    """What the network is given beside the image; nothing of most."""
+    absent = {"refuse": "no answer without it", "impute": "imputed", "category": "may be missing"}
+    if manifest.told:
+        lines = [
+            f"- {escape(column.name)}: {escape(column.allowed)}{f', from {column.dicom}' if column.dicom else ''}; "
+            f"{absent[column.missing]}"
+            for column in manifest.told
+        ]
+        yield "\n".join(["Beside the image it is given:", *lines])
 
 
 def _prevalence(decision: Decision) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfm_compress.bench.measure.latency import ModelUnderTest
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions.protocol import SessionRef
 from medfm_compress.runtime.sessions.table import BACKENDS
@@ -23,6 +24,7 @@ class EngineFiles(NamedTuple):
         precision: to run it in.
         threads: of the session.
         device: that the backend drives.
+        columns: that the network takes beside the image.
     """
 
     backend: str
@@ -30,6 +32,7 @@ class EngineFiles(NamedTuple):
     precision: str
     threads: int
     device: str = "cpu"
+    columns: tuple[Column, ...] = ()
 
 
 def write_model(stem: Path, name: str, files: EngineFiles, spec: ImageSpec, task: Task) -> ModelUnderTest:
@@ -59,4 +62,5 @@ def model_at(path: Path, name: str, files: EngineFiles, spec: ImageSpec, task: T
         spec=spec,
         task=task,
         size_bytes=sum(map(len, files.contents)),
+        columns=files.columns,
     )

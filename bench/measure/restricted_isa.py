@@ -18,6 +18,7 @@ from medfm_compress.bench.measure.model_files import EngineFiles, write_model
 from medfm_compress.bench.measure.speedup import cost_ratio
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
@@ -29,10 +30,11 @@ DEFAULT_PLAN = Plan(rounds=20, turn_ms=50.0, warm_up_s=3.0)
 
 
 class Model(NamedTuple):
-    """An OpenVINO IR (``.xml``, ``.bin``) or one ONNX file, and the precision to run it in."""
+    """An OpenVINO IR (``.xml``, ``.bin``) or one ONNX file, the precision to run it in, and the columns it takes."""
 
     contents: tuple[bytes, ...]
     precision: str
+    columns: tuple[Column, ...] = ()
 
 
 def p50_ms_on(
@@ -64,12 +66,16 @@ def _measured(isa: Isa, models: Sequence[Model], spec: ImageSpec, task: Task, pl
     with tempfile.TemporaryDirectory(prefix="medfm-isa-") as folder:
         written = [
             _restricted(write_model(Path(folder) / str(number), f"model {number}", files, spec, task), isa)
-            for number, files in enumerate(EngineFiles("openvino", *model, plan.threads) for model in models)
+            for number, files in enumerate(_files_of(model, plan.threads) for model in models)
         ]
         try:
             return measure(written, plan)
         except InputError as exc:
             raise InputError(f"a model cannot be timed with {isa}: {exc}") from None
+
+
+def _files_of(model: Model, threads: int) -> EngineFiles:
+    return EngineFiles("openvino", model.contents, model.precision, threads, columns=model.columns)
 
 
 def _restricted(model: ModelUnderTest, isa: Isa) -> ModelUnderTest:

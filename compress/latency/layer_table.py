@@ -32,7 +32,10 @@ from medfm_compress.compress.latency.layer_shapes import LayerCall
 from medfm_compress.compress.latency.network_latency import int8_method
 from medfm_compress.compress.quantization.activation_statistics import Statistics, TensorStatistics
 from medfm_compress.export.passes.read import parse_onnx
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.golden_columns import golden_columns
+from medfm_compress.runtime.network_inputs import feed, with_columns
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
@@ -131,17 +134,20 @@ def default_record() -> Path:
     return folder / "medfm-compress" / "layer-latency.json"
 
 
-def measure_ms(files: Sequence[bytes], goal: LatencyGoal, shape: tuple[int, ...]) -> float:
+def measure_ms(
+    files: Sequence[bytes], goal: LatencyGoal, shape: tuple[int, ...], columns: Sequence[Column] = ()
+) -> float:
     """Median time in ms of a whole network, on the same clock as its layers.
 
     Args:
         files: what the goal's engine opens, see `network_latency.engine_files`.
         goal: the target.
         shape: of the image, ``[1, channels, height, width]``.
+        columns: beside it.
     """
     target = goal.target
     session = open_session_from_bytes(goal.backend, files, target.threads, target.precision, device=target.device)
-    return interleaved_p50_ms([_calling(session, shape)], _NETWORK, _clock(goal))[0]
+    return interleaved_p50_ms([_calling(session, shape, columns)], _NETWORK, _clock(goal))[0]
 
 
 class EngineTimer:
@@ -185,8 +191,9 @@ def _clock(goal: LatencyGoal) -> Callable[[], float]:
     return time.process_time if goal.target.threads == 1 and goal.target.device == "cpu" else time.perf_counter
 
 
-def _calling(session: Session, shape: tuple[int, ...]) -> Callable[[], object]:
-    noise = {session.input_names[0]: np.random.default_rng(0).standard_normal(shape, np.float32)}
+def _calling(session: Session, shape: tuple[int, ...], columns: Sequence[Column] = ()) -> Callable[[], object]:
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    noise = feed(session.input_names, with_columns(images, golden_columns(columns, len(images))))
     return lambda: session.run(noise)
 
 

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.measure.machine import describe_machine
@@ -29,9 +28,12 @@ from medfm_compress.compress.networks.build import build_model
 from medfm_compress.compress.networks.macs import count_macs
 from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.quantization.methods import Method, Rest
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError, Refused
+from medfm_compress.runtime.golden_columns import golden_columns
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
@@ -157,10 +159,10 @@ def engine_files(model: Model, goal: LatencyGoal) -> tuple[bytes, ...]:
     from medfm_compress.export.onnx_export import export_onnx
     from medfm_compress.export.openvino_ir import to_openvino_ir
 
-    onnx = export_onnx(model.module, model.spec, model.task).content
+    onnx = export_onnx(model.module, model.spec, model.task, columns=model.columns).content
     precision = goal.target.precision
     if precision in ("int8", "int8-bf16"):
-        onnx, noise = portable(onnx), _noise(model.spec)
+        onnx, noise = portable(onnx), noisy_inputs(model.spec, model.columns)
         return GraphBuilder(onnx, calibrate(onnx, [noise]), noise).build(goal.backend, int8_method(goal))
     return tuple(to_openvino_ir(onnx)) if goal.backend == "openvino" else (onnx,)
 
@@ -194,7 +196,7 @@ def _estimate(name: str, prepared: _Prepared, progress: Progress) -> NetworkLate
         session = open_session_from_bytes(
             goal.backend, contents, goal.target.threads, goal.target.precision, device=goal.target.device
         )
-        image = {session.input_names[0]: _noise(spec)[:1]}
+        image = feed(session.input_names, noisy_inputs(spec, model.columns, 1))
         (estimate_ms,) = interleaved_p50_ms([lambda: session.run(image)], _EFFORT)
     except (InputError, Refused) as exc:
         progress(f"{name}: left out, {exc}")
@@ -222,6 +224,7 @@ def _timed(
     )
 
 
-def _noise(spec: ImageSpec) -> NDArray[np.float32]:
-    """Made-up normalised inputs ``[4, c, h, w]`` float32."""
-    return np.random.default_rng(0).standard_normal((_NOISE, *spec.shape[1:]), dtype=np.float32)
+def noisy_inputs(spec: ImageSpec, columns: Sequence[Column] = (), count: int = _NOISE) -> NetworkInputs:
+    """Made-up normalised images ``[count, c, h, w]`` float32, and made-up values of ``columns``."""
+    images = np.random.default_rng(0).standard_normal((count, *spec.shape[1:]), dtype=np.float32)
+    return with_columns(images, golden_columns(columns, count))

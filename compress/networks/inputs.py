@@ -37,9 +37,10 @@ class Columned:
         """Those of some cases."""
         return Columned(self.images[cases], {name: rows[cases] for name, rows in self.columns.items()})
 
-    def to(self, *where: torch.device | torch.dtype | str) -> Columned:
+    def to(self, where: torch.device | torch.dtype | str) -> Columned:
         """Likewise on another device, or in another precision."""
-        return Columned(self.images.to(*where), {name: rows.to(*where) for name, rows in self.columns.items()})
+        columns = {name: rows.to(where) for name, rows in self.columns.items()}  # type: ignore[call-overload]
+        return Columned(self.images.to(where), columns)  # type: ignore[call-overload]
 
 
 Inputs = Tensor | Columned
@@ -111,6 +112,6 @@ def widths_of(module: nn.Module) -> dict[str, int]:
 
 
 def example(module: nn.Module, images: Tensor) -> Inputs:
-    """``images`` ``[n, …]`` as what ``module`` can be called with, its columns all at one half: for shapes and tracing."""
+    """``images`` ``[n, …]`` and columns that are all one half: what ``module`` can be traced with."""
     widths = widths_of(module)
     return with_columns(images, {name: images.new_full((len(images), width), 0.5) for name, width in widths.items()})

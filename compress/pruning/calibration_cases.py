@@ -23,7 +23,8 @@ def training_batches(study: Study, model: Model, progress: Progress, seed: int =
     """At most as many training cases as the kind of task reads.
 
     Returns:
-        Images float32 ``[n, channels, height, width]`` with the model's columns, and targets as `PruningRules.targets` gives them.
+        Images float32 ``[n, channels, height, width]`` with the model's columns, and targets as
+        `PruningRules.targets` gives them.
 
     Raises:
         StudyError: labels that are not the model's, or no training cases of two classes.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.compress.latency.latency_goal import LatencyGoal
 from medfm_compress.compress.latency.network_latency import int8_method
+from medfm_compress.compress.networks.inputs import as_arrays, as_tensors, in_parts, joined
 from medfm_compress.compress.networks.model import Model
 from medfm_compress.compress.pruning.calibration_cases import training_batches, validation_set
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
@@ -29,6 +30,7 @@ from medfm_compress.export.onnx_export import export_onnx
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import BundleRefused, ModelError
 from medfm_compress.runtime.golden_cases import relative_logit_error
+from medfm_compress.runtime.network_inputs import NetworkInputs
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
 from medfm_compress.runtime.task import Task
@@ -65,10 +67,10 @@ class Int8Student(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class _Inputs(NamedTuple):
-    """Normalised images ``[n, c, h, w]``."""
+    """Normalised images ``[n, c, h, w]``, and columns."""
 
-    train: NDArray[np.float32]
-    val: NDArray[np.float32]
+    train: NetworkInputs
+    val: NetworkInputs
 
 
 def judge_int8(
@@ -88,8 +90,8 @@ def judge_int8(
     train = training_batches(study, student, progress, seed)
     whole = validation_set(study, student, progress, seed)
     inputs = _Inputs(
-        torch.cat([images for images, _ in train])[:_CALIBRATION_CASES].numpy(),
-        torch.cat([images for images, _ in whole.batches]).numpy(),
+        as_arrays(joined([images for images, _ in train])[:_CALIBRATION_CASES]),
+        as_arrays(joined([images for images, _ in whole.batches])),
     )
     targets = torch.cat([answers for _, answers in whole.batches])
     fp32, before = (_logits(model, inputs.val) for model in (student, original))
@@ -115,7 +117,7 @@ def _nearest(
     student: Model, inputs: _Inputs, fp32: NDArray[np.float32], goal: LatencyGoal
 ) -> tuple[str, NDArray[np.float32]]:
     """The estimator whose INT8 logits are nearer to ``fp32``, as the method's name, and those logits."""
-    onnx = portable(export_onnx(student.module, student.spec, student.task).content)
+    onnx = portable(export_onnx(student.module, student.spec, student.task, columns=student.columns).content)
     statistics = calibrate(onnx, [inputs.train], threads=usable_cores())
     builder = GraphBuilder(onnx, statistics, inputs.train[:SAMPLE], student.task)
     tried = []
@@ -128,11 +130,11 @@ def _nearest(
     return min(tried, key=lambda pair: relative_logit_error(pair[1], fp32, student.task))
 
 
-def _logits(model: Model, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _logits(model: Model, inputs: NetworkInputs) -> NDArray[np.float32]:
     module = model.module.eval()
     device = next(module.parameters()).device
     with torch.no_grad():
-        parts = [module(part.to(device)).float().cpu() for part in torch.split(torch.from_numpy(inputs), 16)]
+        parts = [module(part.to(device)).float().cpu() for part in in_parts(as_tensors(inputs), 16)]
     logits: NDArray[np.float32] = torch.cat(parts).numpy()
     return logits
 

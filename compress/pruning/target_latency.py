@@ -75,7 +75,8 @@ class TargetLatency:
         the scale of `measure`, which is slower by much the same factor for every layer.
         """
         example = torch.zeros(self._model.spec.shape)
-        in_process_ms = measure_ms(self._files(module), self._goal, self._model.spec.shape)
+        model = self._model
+        in_process_ms = measure_ms(self._files(module), self._goal, model.spec.shape, model.columns)
         return _Scaled(latency_cost(module, example, self._table, in_process_ms), self.measure(module) / in_process_ms)
 
     def measure(self, module: nn.Module) -> float:
@@ -108,7 +109,12 @@ class TargetLatency:
             models = []
             for number, (name, module) in enumerate(modules.items()):
                 files = EngineFiles(
-                    self._goal.backend, self._files(module), target.precision, target.threads, target.device
+                    self._goal.backend,
+                    self._files(module),
+                    target.precision,
+                    target.threads,
+                    target.device,
+                    self._model.columns,
                 )
                 models.append(write_model(Path(scratch) / str(number), name, files, spec, task))
             return measure(models, plan)

@@ -14,12 +14,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from medfm_compress.compress.quantization import placement_onnxruntime, placement_openvino
 from medfm_compress.compress.quantization.activation_statistics import Statistics
 from medfm_compress.compress.quantization.bias_correction import correct_biases
+from medfm_compress.compress.quantization.column_branch import column_branch
 from medfm_compress.compress.quantization.dynamic import quantize_dynamic
 from medfm_compress.compress.quantization.explicit_smoothing import smooth_explicitly
 from medfm_compress.compress.quantization.float32_islands import Islands, find_islands
@@ -42,6 +41,7 @@ from medfm_compress.export.passes.pipeline import for_onnxruntime, simplify
 from medfm_compress.export.passes.read import read_graph
 from medfm_compress.export.trained_ranges import take_ranges
 from medfm_compress.runtime.bundle.manifest import Backend, Precision
+from medfm_compress.runtime.network_inputs import NetworkInputs, images_of
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
@@ -87,10 +87,8 @@ PLACEMENTS: MappingProxyType[Backend, MappingProxyType[str, Place]] = MappingPro
 class GraphBuilder:
     """The candidates of one float graph; see `candidate_search.Builder`."""
 
-    def __init__(
-        self, onnx: bytes, statistics: Statistics, inputs: NDArray[np.float32], task: Task | None = None
-    ) -> None:
-        """Keep a graph, what calibration measured on it, and `SAMPLE` of its inputs ``[n, C, H, W]``.
+    def __init__(self, onnx: bytes, statistics: Statistics, inputs: NetworkInputs, task: Task | None = None) -> None:
+        """Keep a graph, what calibration measured on it, and `SAMPLE` of its inputs: images ``[n, C, H, W]``, columns.
 
         ``task`` says what its logits mean; without one they are compared as they are.
         """
@@ -117,7 +115,7 @@ class GraphBuilder:
         model, _ = self._prepared(backend, Method())
         names: dict[Placement, str] = {}
         for name, place in PLACEMENTS[backend].items():
-            names.setdefault(place(model), name)
+            names.setdefault(place(model, column_branch(model)), name)
         dynamic = (DYNAMIC,) if backend == "onnxruntime" and has_attention(self._model) else ()
         return (*names.values(), *dynamic)
 
@@ -137,10 +135,10 @@ class GraphBuilder:
         if method.weight_bits:
             quantized = weight_only(model, method.weight_bits, backend, self._scorer)
         elif method.placement == DYNAMIC:
-            quantized = quantize_dynamic(model, exclude=self._floats(method), reduced=method.reduced)
+            quantized = quantize_dynamic(model, exclude=self._floats(model, method), reduced=method.reduced)
         else:
             place = PLACEMENTS[backend][method.placement]
-            quantized = write_qdq(model, place(model, self._floats(method), reduced=method.reduced), ranges)
+            quantized = write_qdq(model, place(model, self._floats(model, method), reduced=method.reduced), ranges)
         whole = self._with_maps(quantized, model)
         compact_memory(whole)
         content = serialise(whole)
@@ -162,24 +160,24 @@ class GraphBuilder:
 
     def islands(self, task: Task) -> Islands:
         """The nodes that stay in FP32 beside FP16, found on calibration cases; see `float32_islands`."""
-        return find_islands(self._model, self._inputs[:_ISLAND_CASES], task)
+        return find_islands(self._model, images_of(self._inputs[:_ISLAND_CASES]), task)
 
     def most_harmful(self, backend: Backend, method: Method) -> tuple[str, ...]:
         """Node names of the layers whose own quantization moves the output most, most harmful first."""
         model, ranges = self._prepared(backend, method)
-        place = PLACEMENTS[backend][method.placement]
+        place = partial(PLACEMENTS[backend][method.placement], exclude=column_branch(model))
         ranked = rank_layers(model, ranges, place, self._inputs[:_RANKING], deadline=time.monotonic() + _RANKING_S)
         return tuple(layer.name for layer in ranked if layer.name not in self._scorer)
 
-    def _floats(self, method: Method) -> tuple[str, ...]:
-        """Nodes that stay in float: those that ``method`` names, and the whole of a scorer of anomalies."""
-        return (*method.excluded, *self._scorer)
+    def _floats(self, model: ir.Model, method: Method) -> tuple[str, ...]:
+        """Nodes of ``model`` that stay in float: those the method names, the columns' own, a scorer of anomalies."""
+        return (*method.excluded, *column_branch(model), *self._scorer)
 
     def _prepared(self, backend: Backend, method: Method) -> tuple[ir.Model, dict[str, Range]]:
         """The float graph that Q/DQ goes into, and the range of every value of it."""
         model, statistics = self._rescaled(method.smoothquant, method.divided)
         if method.bias_correction:
-            model = correct_biases(model, statistics, exclude=self._floats(method), reduced=method.reduced)
+            model = correct_biases(model, statistics, exclude=self._floats(model, method), reduced=method.reduced)
         if backend == "onnxruntime":
             model = for_onnxruntime(model, quantized=not method.weight_bits)[0]
         if method.estimator != TRAINED:
@@ -189,6 +187,8 @@ class GraphBuilder:
 
     def nncf(self, backend: Backend) -> NncfSettings | str:
         """What NNCF is told first, or why it cannot be asked."""
+        if len(self._model.graph.inputs) > 1:
+            return "NNCF is asked about networks of images alone"
         return first_settings(backend, attention=has_attention(self._model)) if is_installed() else MISSING
 
     def _made_by_nncf(self, backend: Backend, method: Method, deadline: float) -> tuple[bytes, ...]:
@@ -199,7 +199,7 @@ class GraphBuilder:
             graph = serialise(self._with_maps(prepared, prepared))
             floats = (*method.excluded, *self._scorer_layers)
             job = NncfJob.of(msgspec.structs.replace(method, excluded=floats), backend, self._task)
-            self._last_of_nncf = (backend, method), quantize_with_nncf(graph, self._inputs, job, deadline)
+            self._last_of_nncf = (backend, method), quantize_with_nncf(graph, images_of(self._inputs), job, deadline)
         return self._last_of_nncf[1]
 
     def _with_maps(self, quantized: ir.Model, prepared: ir.Model) -> ir.Model:

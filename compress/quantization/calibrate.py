@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medfm_compress.compress.quantization.activation_statistics import (
     CaseStatistics,
@@ -27,6 +26,14 @@ from medfm_compress.compress.quantization.channel_rescaling import groups
 from medfm_compress.compress.quantization.weights import WEIGHTED, is_constant, layers
 from medfm_compress.export.passes.read import parse_onnx
 from medfm_compress.runtime.errors import InputError, MedfmError
+from medfm_compress.runtime.network_inputs import (
+    NetworkInputs,
+    columns_of,
+    feed,
+    images_of,
+    joined,
+    with_columns,
+)
 from medfm_compress.runtime.progress import Progress, no_progress
 from medfm_compress.runtime.sessions.onnxruntime import import_onnxruntime
 from medfm_compress.runtime.threads import map_in_threads
@@ -65,6 +72,7 @@ class _Plan:
     """What calibration keeps of the graph, which itself is dropped once ONNX Runtime has it."""
 
     image: str
+    columns: tuple[str, ...]
     batch: int
     probes: tuple[Probe, ...]
     makers: Mapping[str, str]  # value name → operator and node
@@ -78,14 +86,14 @@ class _Slice(NamedTuple):
 
 
 def calibrate(
-    onnx: bytes, inputs: Iterable[NDArray[np.float32]], threads: int = 1, progress: Progress = no_progress
+    onnx: bytes, inputs: Iterable[NetworkInputs], threads: int = 1, progress: Progress = no_progress
 ) -> Statistics:
     """Statistics of the activations that enter or leave an operator that some placement may quantize, by value name.
 
     Args:
-        onnx: a serialized FP32 model with one input and its weights inside.
-        inputs: batches ``[n, C, H, W]`` of normalised inputs, any n; they are run in slices of the graph's own batch
-            size (1 where it is free; a last slice that is too short is filled up with its last case).
+        onnx: a serialized FP32 model with one image input, and columns beside it or none, its weights inside.
+        inputs: batches of normalised images ``[n, C, H, W]`` with the columns, any n; they are run in slices of the
+            graph's own batch size (1 where it is free; a last slice that is too short is filled up with its last case).
         threads: that each run a case.
         progress: hears how many cases are done.
 
@@ -97,7 +105,7 @@ def calibrate(
     running = {probe.name: RunningStatistics(probe.axis) for probe in plan.probes}
     count = 0
 
-    def measure(numbered: tuple[int, NDArray[np.float32]]) -> _Slice:
+    def measure(numbered: tuple[int, NetworkInputs]) -> _Slice:
         return _measured(session, plan, *numbered)
 
     for part in map_in_threads(measure, enumerate(_runs(inputs, plan.batch)), threads):
@@ -205,7 +213,7 @@ def _prepared(onnx: bytes) -> tuple[_Plan, Any]:
         raise InputError(f"the model cannot be read as ONNX: {_first_line(exc)}") from exc
     plan = _plan(model)
     del proto.graph.output[:]
-    for name in [probe.name for probe in plan.probes if probe.name != plan.image]:
+    for name in [probe.name for probe in plan.probes if probe.name not in (plan.image, *plan.columns)]:
         proto.graph.output.add(name=name).type.tensor_type.elem_type = onnx_library.TensorProto.FLOAT
     content = proto.SerializeToString()
     del proto, model  # a second copy of the weights
@@ -213,13 +221,15 @@ def _prepared(onnx: bytes) -> tuple[_Plan, Any]:
 
 
 def _plan(model: ir.Model) -> _Plan:
-    names = [_name(value) for value in model.graph.inputs]
-    if len(names) != 1:
-        raise InputError(f"the model has the inputs {names}; calibration takes models with one image input")
-    shape = model.graph.inputs[0].shape
+    image, *columns = model.graph.inputs
+    if any(value.shape is None or len(value.shape) != 2 for value in columns):
+        names = [_name(value) for value in model.graph.inputs]
+        raise InputError(f"the model has the inputs {names}; calibration takes one image, and columns [n, width]")
+    shape = image.shape
     first = shape[0] if shape is not None and len(shape) else 1
     makers = {_name(value): f"{node.op_type} {node.name!r}" for node in model.graph for value in node.outputs}
-    return _Plan(names[0], first if isinstance(first, int) and first > 0 else 1, probes_of(model), makers)
+    batch = first if isinstance(first, int) and first > 0 else 1
+    return _Plan(_name(image), tuple(map(_name, columns)), batch, probes_of(model), makers)
 
 
 def _session(content: bytes) -> Any:
@@ -239,24 +249,31 @@ def _session(content: bytes) -> Any:
     return session
 
 
-def _runs(inputs: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
+def _runs(inputs: Iterable[NetworkInputs], size: int) -> Iterator[NetworkInputs]:
     for batch in inputs:
-        if batch.ndim != 4:
-            raise InputError(f"a calibration input has shape {batch.shape}; give batches [n, C, H, W]")
+        images = images_of(batch)
+        if images.ndim != 4:
+            raise InputError(f"a calibration input has shape {images.shape}; give batches [n, C, H, W]")
         for start in range(0, len(batch), size):
-            yield np.ascontiguousarray(batch[start : start + size], dtype=np.float32)
+            yield _contiguous(batch[start : start + size])
 
 
-def _measured(session: Any, plan: _Plan, turn: int, batch: NDArray[np.float32]) -> _Slice:
+def _contiguous(batch: NetworkInputs) -> NetworkInputs:
+    columns = {name: np.ascontiguousarray(rows, np.float32) for name, rows in columns_of(batch).items()}
+    return with_columns(np.ascontiguousarray(images_of(batch), dtype=np.float32), columns)
+
+
+def _measured(session: Any, plan: _Plan, turn: int, batch: NetworkInputs) -> _Slice:
     """Run ``batch``, the slice number ``turn``, and measure its activations."""
     missing = plan.batch - len(batch)
-    filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
+    filled = joined([batch, *[batch[-1:]] * missing]) if missing else batch
     names = [output.name for output in session.get_outputs()]
+    given = feed((plan.image, *plan.columns), filled)
     try:
-        outputs = session.run(names, {plan.image: filled})
+        outputs = session.run(names, given)
     except Exception as exc:
-        raise InputError(f"the model does not take inputs {filled.shape}: {_first_line(exc)}") from exc
-    values = {plan.image: filled, **dict(zip(names, outputs, strict=True))}
+        raise InputError(f"the model does not take inputs {images_of(filled).shape}: {_first_line(exc)}") from exc
+    values = {**given, **dict(zip(names, outputs, strict=True))}
     return _Slice(
         len(batch), {probe.name: case_statistics(values[probe.name], probe.axis, turn) for probe in plan.probes}
     )
@@ -272,6 +289,8 @@ def _add(running: Mapping[str, RunningStatistics], part: _Slice, plan: _Plan, ca
 
 def _not_finite(plan: _Plan, name: str, case: int, count: int) -> str:
     cases = f"case {case}" if count == 1 else f"cases {case} to {case + count - 1}"
+    if name in plan.columns:
+        return f"the column {name!r} of calibration {cases} (counted from 0) is NaN or infinite; check its values"
     if name == plan.image:
         return f"the input {name!r} of calibration {cases} (counted from 0) is NaN or infinite; check that image"
     return (

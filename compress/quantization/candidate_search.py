@@ -16,7 +16,6 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from medfm_compress.bench.measure.speedup import ratio_of_medians
 from medfm_compress.bench.measure.stopwatch import Effort, interleaved_ms
@@ -48,6 +47,7 @@ from medfm_compress.export.build import open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
 from medfm_compress.runtime.heap import release_freed_memory
+from medfm_compress.runtime.network_inputs import NetworkInputs, feed
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 
@@ -141,7 +141,8 @@ def search_candidates(
         if isinstance(candidate, DoesNotApply):
             attempts.append(candidate)
             continue
-        progress(f"{backend}: {candidate if isinstance(candidate, Method) else candidate.name}")
+        name = candidate if isinstance(candidate, Method) else candidate.name
+        progress(f"{backend}: {name}; work left: {limits.budget.left_in_words()}")
         trial = open_method(candidate, group, builder, limits) if isinstance(candidate, Method) else candidate
         attempts.append(_tried(trial, reference, attempts, validation, limits))
         if remark := _remark(attempts[-1], reference, validation):
@@ -230,9 +231,9 @@ def judge(trial: CandidateTrial, reference: CandidateTrial, validation: Validati
     return msgspec.structs.replace(trial, logits=logits, error=error, accuracy_drop=drop, changed_decisions=changed)
 
 
-def session_ms(sessions: Sequence[Session], image: NDArray[np.float32], rounds: int) -> tuple[list[float], ...]:
-    """Cost of calls of each session on one input ``[1, C, H, W]`` in ms, in turns, in this process, one a round."""
-    calls = [partial(session.run, {session.input_names[0]: image}) for session in sessions]
+def session_ms(sessions: Sequence[Session], case: NetworkInputs, rounds: int) -> tuple[list[float], ...]:
+    """Cost of calls of each session on the inputs of one case in ms, in turns, in this process, one a round."""
+    calls = [partial(session.run, feed(session.input_names, case)) for session in sessions]
     effort = Effort(least_rounds=min(_LEAST_ROUNDS, rounds), most_rounds=rounds, seconds=_SECONDS)
     on_one_thread = all(session.info.threads == 1 for session in sessions)
     return interleaved_ms(calls, effort, time.process_time if on_one_thread else time.perf_counter)

@@ -19,6 +19,7 @@ from medfm_compress.compress.quantization.kinds.validation_set import Validation
 from medfm_compress.compress.quantization.methods import DoesNotApply
 from medfm_compress.export.build import Export
 from medfm_compress.export.ort_format import optimise_export
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.image_spec import ImageSpec
 
 _PLAN = Plan(rounds=8, turn_ms=10.0, min_calls=1, warm_up_s=0.3)  # a sign is wanted, no figure
@@ -75,7 +76,8 @@ class CompanionBuilder:
         """
         if trial.export is None or reference.export is None or trial.variant.backend != "openvino":
             return trial
-        models = _model_of(reference.export), _model_of(trial.export)
+        columns = self.validation.columns
+        models = _model_of(reference.export, columns), _model_of(trial.export, columns)
         plan = msgspec.structs.replace(_PLAN, threads=self.limits.threads)
         for isa, needs in _LESSER:
             if speedup_on(isa, models, self.spec, self.validation.task, plan).low > 1:
@@ -89,7 +91,7 @@ class CompanionBuilder:
         """ONNX Runtime's own form of a candidate; none for another backend."""
         if best.export is None or best.variant.backend != "onnxruntime":
             return ()
-        optimised = optimise_export(best.export, self.spec)
+        optimised = optimise_export(best.export, self.spec, columns=self.validation.columns)
         name = f"{best.name}+optimised"
         if optimised.export is None:
             return (DoesNotApply(candidate=name, reason=optimised.reason),)
@@ -103,8 +105,8 @@ class CompanionBuilder:
         return (judge(_beside(trial, best), reference, self.validation),)
 
 
-def _model_of(export: Export) -> Model:
-    return Model(export.contents, export.variant.precision)
+def _model_of(export: Export, columns: tuple[Column, ...]) -> Model:
+    return Model(export.contents, export.variant.precision, columns)
 
 
 def _beside(trial: CandidateTrial, best: CandidateTrial) -> CandidateTrial:

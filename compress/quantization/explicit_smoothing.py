@@ -33,6 +33,7 @@ from medfm_compress.compress.quantization.smoothquant import (
 )
 from medfm_compress.compress.quantization.weights import Layer, layers
 from medfm_compress.export.passes.graph import add_constant, graph_of, remove_unused
+from medfm_compress.runtime.network_inputs import NetworkInputs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -41,7 +42,7 @@ _WORTH = 4.0  # largest channel over the median one, below which one range serve
 
 
 def smooth_explicitly(
-    model: ir.Model, statistics: Statistics, strength: float = 0.5, inputs: NDArray[np.float32] | None = None
+    model: ir.Model, statistics: Statistics, strength: float = 0.5, inputs: NetworkInputs | None = None
 ) -> Smoothed:
     """A new model with multiplications where outlier channels enter matrix products; ``model`` is left as it is.
 
@@ -49,7 +50,7 @@ def smooth_explicitly(
         model: a float graph, after `smoothquant.smooth` where that applies.
         statistics: of its activations.
         strength: α in [0, 1].
-        inputs: some cases ``[n, C, H, W]`` that give the new activations a histogram; 16 or more.
+        inputs: some cases that give the new activations a histogram; 16 or more.
     """
     new, updated, smoothed = model.clone(), dict(statistics), list[str]()
     for value, readers in list(_read_by_products(new.graph)):

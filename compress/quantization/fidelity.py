@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medfm_compress.compress.quantization.kinds.table import judge_of
 from medfm_compress.compress.quantization.kinds.validation_set import Logits, ValidationSet
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.golden_cases import relative_logit_error
+from medfm_compress.runtime.network_inputs import NetworkInputs, feed
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.threads import map_in_threads
 
@@ -26,12 +26,12 @@ class Fidelity(NamedTuple):
     changed_decisions: float = 0.0
 
 
-def case_logits(session: Session, inputs: NDArray[np.float32]) -> Logits:
-    """Logits ``[n, …]`` of ``inputs`` ``[n, C, H, W]``, one case at a time as the device does, on every core."""
-    name, output = session.input_names[0], session.output_names[0]
+def case_logits(session: Session, inputs: NetworkInputs) -> Logits:
+    """Logits ``[n, …]`` of ``inputs`` of n cases, one case at a time as the device does, on every core."""
+    names, output = session.input_names, session.output_names[0]
 
     def logits_of(number: int) -> Logits:
-        return np.asarray(session.run({name: inputs[number : number + 1]})[output], dtype=np.float32)
+        return np.asarray(session.run(feed(names, inputs[number : number + 1]))[output], dtype=np.float32)
 
     workers = max(1, usable_cores() // session.info.threads)
     return np.concatenate(list(map_in_threads(logits_of, range(len(inputs)), workers)))

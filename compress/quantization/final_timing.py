@@ -10,6 +10,7 @@ from medfm_compress.bench.measure.latency import Plan, measure
 from medfm_compress.bench.measure.model_files import EngineFiles, write_model
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.quantization.candidate_trial import CandidateTrial, opened
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
 
@@ -25,7 +26,7 @@ _SHARE = 0.2  # of the search's time budget
 
 
 def time_in_fresh_processes(
-    trials: Sequence[CandidateTrial], spec: ImageSpec, task: Task, plan: Plan
+    trials: Sequence[CandidateTrial], spec: ImageSpec, task: Task, plan: Plan, columns: Sequence[Column] = ()
 ) -> tuple[Measurement, ...]:
     """Measure opened ``trials`` against each other, in their order.
 
@@ -34,6 +35,7 @@ def time_in_fresh_processes(
         spec: of their input.
         task: what their logits mean.
         plan: see `final_plan`.
+        columns: that the network takes beside the image.
 
     Raises:
         InputError: one of them cannot run in a process of its own.
@@ -42,7 +44,8 @@ def time_in_fresh_processes(
         models = []
         for number, trial in enumerate(trials):
             variant = trial.variant
-            files = EngineFiles(variant.backend, opened(trial).contents, variant.precision, plan.threads)
+            contents = opened(trial).contents
+            files = EngineFiles(variant.backend, contents, variant.precision, plan.threads, columns=tuple(columns))
             models.append(write_model(Path(scratch) / str(number), f"{number} {variant.name}", files, spec, task))
         return measure(models, plan)
 

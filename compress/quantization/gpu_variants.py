@@ -27,6 +27,7 @@ from medfm_compress.compress.quantization.kinds.validation_set import Logits, Va
 from medfm_compress.compress.quantization.methods import DEFAULT_ESTIMATOR, SECOND_ESTIMATOR, DoesNotApply, Method
 from medfm_compress.export.build import Export, make_variant, open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Precision
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError, MedfmError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.devices import DEVICES
@@ -46,12 +47,17 @@ _METHODS = tuple(
 )
 
 
-def gpu_precisions(targets: Sequence[str]) -> tuple[Precision, ...]:
-    """The precisions that ``targets`` (``tensorrt:cuda[:precision]``) ask for, each once.
+def gpu_precisions(targets: Sequence[str], columns: Sequence[Column] = ()) -> tuple[Precision, ...]:
+    """The precisions that ``targets`` (``tensorrt:cuda[:precision]``) ask for, each once; for a network of ``columns``.
 
     Raises:
-        InputError: a precision that no graph is made for.
+        InputError: a precision that no graph is made for, or a network that takes more than the image.
     """
+    if targets and columns:
+        raise InputError(
+            f"the network takes columns beside the image ({columns[0].name} …), and {targets[0]} has the image alone; "
+            "give targets of openvino:cpu or onnxruntime:cpu"
+        )
     named = [([*target.split(":"), DEFAULT_PRECISION])[2] for target in targets]
     for precision in named:
         if precision not in PRECISIONS:

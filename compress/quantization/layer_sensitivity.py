@@ -19,6 +19,7 @@ from medfm_compress.compress.quantization.qdq import Placement, affine
 from medfm_compress.compress.quantization.weights import Layer, constant, layers, quantize_weight
 from medfm_compress.export.passes.graph import SAME_AS, add_constant, graph_of
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.network_inputs import NetworkInputs, feed
 from medfm_compress.runtime.sessions.onnxruntime import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def rank_layers(
     model: ir.Model,
     ranges: Mapping[str, tuple[float, float]],
     place: Place,
-    inputs: NDArray[np.float32],
+    inputs: NetworkInputs,
     *,
     deadline: float | None = None,
     threads: int = 1,
@@ -65,10 +66,10 @@ def rank_layers(
     Those that time did not suffice for come last, by ``local``.
 
     Args:
-        model: the float graph; one input, whose first dimension is 1 or free.
+        model: the float graph, whose inputs have 1 or a free number of cases.
         ranges: of its activations.
         place: where quantization would go.
-        inputs: a few cases ``[n, C, H, W]``.
+        inputs: a few cases: images ``[n, C, H, W]``, and columns.
         deadline: `time.monotonic` at which to stop; layers with the largest local error are measured first.
         threads: of ONNX Runtime.
     """
@@ -81,7 +82,7 @@ def rank_layers(
     reference = np.concatenate([network.run(inputs[i : i + 1]) for i in range(len(inputs))])
     tallies = {name: _Tally() for name in names}
     for i in range(len(inputs)):
-        layer_deltas = _deltas(deltas, network.image, inputs[i : i + 1])
+        layer_deltas = _deltas(deltas, feed(network.inputs, inputs[i : i + 1]))
         for name, (_, size) in layer_deltas.items():
             tallies[name].local += size / len(inputs) if np.isfinite(size) else 0.0  # 0/0: a layer of zeros
         for name in sorted(names, key=lambda name: -tallies[name].local):
@@ -112,15 +113,15 @@ class _Network:
     """The float network, with something added to the result of one layer."""
 
     def __init__(self, model: ir.Model, names: Collection[str], threads: int) -> None:
-        self.image = str(model.graph.inputs[0].name)
+        self.inputs = [str(value.name) for value in model.graph.inputs]
         self._session = _session(_with_addends(model, names), threads)
         self._zeros = {f"{name}{_ADDEND}": np.zeros((), np.float32) for name in names}
 
     def run(
-        self, image: NDArray[np.float32], name: str | None = None, delta: NDArray[np.float32] | None = None
+        self, case: NetworkInputs, name: str | None = None, delta: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Logits ``[1, labels]`` of ``image`` with ``delta`` added to the result of layer ``name``."""
-        feeds = {self.image: image, **self._zeros}
+        """Logits ``[1, labels]`` of ``case`` with ``delta`` added to the result of layer ``name``."""
+        feeds = {**feed(self.inputs, case), **self._zeros}
         if name is not None and delta is not None:
             feeds[f"{name}{_ADDEND}"] = delta
         logits: NDArray[np.float32] = self._session.run(None, feeds)[0]
@@ -134,10 +135,10 @@ def logit_spread(logits: NDArray[np.float32]) -> float:
     return max(spread, _SPREAD_FLOOR * float(np.linalg.norm(z)), _ABSOLUTE_FLOOR) / float(np.sqrt(len(z)))
 
 
-def _deltas(session: Any, image: str, case: NDArray[np.float32]) -> dict[str, tuple[NDArray[np.float32], float]]:
+def _deltas(session: Any, feeds: dict[str, NDArray[np.float32]]) -> dict[str, tuple[NDArray[np.float32], float]]:
     """Of each layer: δ, and ‖δ‖ over the norm of its result."""
     names = [output.name for output in session.get_outputs()]
-    outputs = dict(zip(names, session.run(names, {image: case}), strict=True))
+    outputs = dict(zip(names, session.run(names, feeds), strict=True))
     return {
         name.removesuffix(_DELTA): (delta, float(outputs[name.removesuffix(_DELTA) + _RATIO]))
         for name, delta in outputs.items()

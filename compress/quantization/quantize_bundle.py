@@ -42,7 +42,7 @@ from medfm_compress.compress.quantization.targets import make_group, variants_of
 from medfm_compress.compress.quantization.thresholds import recalibrate_thresholds
 from medfm_compress.data.study import Case, Study
 from medfm_compress.export.build import Export, make_variant, versions
-from medfm_compress.export.cases import check_labels, network_inputs, sample_cases
+from medfm_compress.export.cases import case_inputs, check_labels, sample_cases
 from medfm_compress.export.typicality import rescored
 from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, typicality_member, utc_date
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
@@ -51,6 +51,7 @@ from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.golden_cases import golden_files, read_golden_inputs, run_goldens
 from medfm_compress.runtime.heap import release_freed_memory
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.network_inputs import NetworkInputs, images_of
 from medfm_compress.runtime.progress import Progress, counted, no_progress
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
 
@@ -115,7 +116,7 @@ def quantize_bundle(
     check_labels(study, bundle.manifest.task)
     _source_variant(bundle)
     cpu, gpu = _by_device(options.targets)
-    precisions = gpu_precisions(gpu)
+    precisions = gpu_precisions(gpu, bundle.manifest.told)
     variants = variants_of(bundle, cpu) if cpu or not gpu else ()
     cases = sample_cases(study, "train", options.samples, options.seed)
     if len(cases) < MIN_CALIBRATION_CASES:
@@ -135,7 +136,7 @@ def quantize_bundle(
         steps += lines
     scores = _typicality_files(bundle, shipping, study, progress)
     exports = [opened(trial) for trial in shipping if trial.name != "fp32"]
-    steps += heat_map_lines(bundle, exports, validation.inputs)
+    steps += heat_map_lines(bundle, exports, images_of(validation.inputs))
     manifest = _write(bundle, out_path, shipping, attempts, steps, scores)
     return Quantized(
         manifest=manifest,
@@ -165,16 +166,19 @@ def _source_variant(bundle: Bundle) -> Variant:
 
 def _calibrated(study: Study, cases: tuple[Case, ...], bundle: Bundle, progress: Progress) -> GraphBuilder:
     onnx = _source_graph(bundle)
-    spec = bundle.manifest.image_spec
     progress(f"calibrating on {len(cases)} training cases")
 
-    def stream() -> Iterator[NDArray[np.float32]]:
+    def stream() -> Iterator[NetworkInputs]:
         for start in counted(range(0, len(cases), _CHUNK), "calibrate", len(cases), progress, _CHUNK):
-            yield network_inputs(study, cases[start : start + _CHUNK], spec)
+            yield _inputs(bundle, study, cases[start : start + _CHUNK])
 
     statistics = calibrate(onnx, stream(), threads=usable_cores())
     release_freed_memory()  # that of ONNX Runtime and of all activations
-    return GraphBuilder(onnx, statistics, network_inputs(study, cases[:SAMPLE], spec), bundle.manifest.task)
+    return GraphBuilder(onnx, statistics, _inputs(bundle, study, cases[:SAMPLE]), bundle.manifest.task)
+
+
+def _inputs(bundle: Bundle, study: Study, cases: Sequence[Case]) -> NetworkInputs:
+    return case_inputs(study, cases, bundle.manifest.image_spec, bundle.manifest.told)
 
 
 def _validation_set(bundle: Bundle, study: Study, options: QuantizeOptions, progress: Progress) -> ValidationSet:
@@ -183,8 +187,9 @@ def _validation_set(bundle: Bundle, study: Study, options: QuantizeOptions, prog
     wanted = min(judge.wanted_cases(options), judge.most_cases(task, spec))
     cases = sample_cases(study, "val", wanted, options.seed)
     progress(f"reading {len(cases)} validation cases")
-    inputs = network_inputs(study, cases, spec)
-    return ValidationSet(study=study, cases=cases, inputs=inputs, task=task, truth=judge.truth(study, cases, spec))
+    inputs = _inputs(bundle, study, cases)
+    truth = judge.truth(study, cases, spec)
+    return ValidationSet(study, cases, inputs, task, truth, bundle.manifest.told)
 
 
 def _attempted(
@@ -215,7 +220,7 @@ def _timer(spec: ImageSpec, validation: ValidationSet, options: QuantizeOptions,
     def timer(trials: Sequence[CandidateTrial]) -> Sequence[Measurement]:
         progress(f"timing {len(trials)} variants of all targets in turns, each in a fresh process")
         plan = final_plan(trials, options.rounds, options.threads, options.time_budget_s)
-        return time_in_fresh_processes(trials, spec, validation.task, plan)
+        return time_in_fresh_processes(trials, spec, validation.task, plan, validation.columns)
 
     return timer
 
@@ -273,7 +278,7 @@ def _complete(shipping: list[_Shipping], validation: ValidationSet, bundle: Bund
     judged = {case.image for case in validation.cases}
     rest = tuple(case for case in validation.study.split("val") if case.target and case.image not in judged)
     for start in range(0, len(rest) if shipping else 0, _CHUNK):
-        inputs = network_inputs(validation.study, rest[start : start + _CHUNK], bundle.manifest.image_spec)
+        inputs = _inputs(bundle, validation.study, rest[start : start + _CHUNK])
         for variant in shipping:
             variant.logits.append(case_logits(variant.export.session, inputs))
     return (*validation.labelled_cases, *rest)
@@ -319,7 +324,7 @@ def _typicality_files(
     return files
 
 
-def _golden_logits(bundle: Bundle, export: Export, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _golden_logits(bundle: Bundle, export: Export, inputs: NetworkInputs) -> NDArray[np.float32]:
     """Its own logits on the goldens; of an engine that the device builds those of the FP32 network."""
     if export.variant.device == "cpu":
         return run_goldens(export.session, inputs)

@@ -23,6 +23,7 @@ from medfm_compress.compress.quantization.activation_statistics import Statistic
 from medfm_compress.compress.quantization.calibrate import calibrate
 from medfm_compress.compress.quantization.channel_rescaling import Group, finish, groups, input_maxima, rescale
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.network_inputs import NetworkInputs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,7 +48,7 @@ class Smoothed(NamedTuple):
 
 
 def smooth(
-    model: ir.Model, statistics: Statistics, strength: float = 0.5, inputs: NDArray[np.float32] | None = None
+    model: ir.Model, statistics: Statistics, strength: float = 0.5, inputs: NetworkInputs | None = None
 ) -> Smoothed:
     """Move outliers of activations into weights, as far as that folds; ``model`` is left as it is.
 
@@ -55,7 +56,7 @@ def smooth(
         model: a float graph.
         statistics: of its activations.
         strength: α in [0, 1]; 1 makes all channels of an activation equal, 0 those of the weight.
-        inputs: some cases ``[n, C, H, W]`` that give the rescaled activations a histogram anew; 16 or more.
+        inputs: some cases that give the rescaled activations a histogram anew; 16 or more.
 
     Raises:
         InputError: a strength outside [0, 1].
@@ -77,9 +78,7 @@ def smooth(
     return Smoothed(new, updated, tuple(smoothed))
 
 
-def with_histograms(
-    model: ir.Model, statistics: Statistics, inputs: NDArray[np.float32]
-) -> dict[str, TensorStatistics]:
+def with_histograms(model: ir.Model, statistics: Statistics, inputs: NetworkInputs) -> dict[str, TensorStatistics]:
     """``statistics`` with what is missing in them taken from a few cases; the extremes over all cases stay."""
     measured = calibrate(_serialised(model), [inputs])
     return {

@@ -70,6 +70,10 @@ def scale_model(teacher: Model, scale: Scale, task: Task, spec: ImageSpec) -> Mo
         ModelError: a teacher that cannot be scaled, with what to do instead, or a size that it cannot take.
     """
     teacher, name = unmapped(teacher), _timm_name(teacher)
+    if teacher.columns:
+        raise ModelError(
+            f"{teacher.name} takes columns beside the image, and a scaled copy sees images alone; {_INSTEAD}"
+        )
     if teacher.architecture.pruning:
         raise ModelError(f"{teacher.name} is pruned, and its layers no longer follow one width; {_INSTEAD}")
     whole = build_model(name, task, size_px=spec.height_px, colour=spec.colour, spec=spec)

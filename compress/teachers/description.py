@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 
 from medfm_compress.data.strict_yaml import load_yaml
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.image_spec import Colour, Filter, ImageSpec, Resize
 from medfm_compress.runtime.regular_file import read_regular
@@ -43,6 +44,7 @@ class Beside(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         kind: of the labels, where no study says it.
         architecture: of a network of segmentation: ``arguments`` that its name does not say.
+        columns: inputs of an ONNX file beside the image, see `runtime.columns`; nothing of them is measured.
     """
 
     labels: tuple[str, ...] = ()
@@ -52,6 +54,7 @@ class Beside(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     licence: str = ""
     intended_use: str = ""
     architecture: NetworkArguments = NetworkArguments()
+    columns: tuple[Column, ...] = ()
 
 
 class Description(NamedTuple):
@@ -107,6 +110,7 @@ def read_description(path: str, *, alone: bool = False) -> Description:
     beside = {name: values.pop(name) for name in Beside.__struct_fields__ if name in values}
     if alone:
         _check_whole(values, source)
+    _check_moments(beside.get("columns"), source)
     spec = convert(values, ImageSpec, source=source, error=ModelError)
     _check_unit(spec, source)
     return Description(spec=spec, beside=convert(beside, Beside, source=source, error=ModelError))
@@ -121,6 +125,18 @@ def _check_whole(values: Mapping[str, Any], source: str) -> None:
             f"{source} does not say {', '.join(absent)}, and a wrong guess would be a silent wrong answer; add what "
             f"the network was trained with{allowed}"
         )
+
+
+def _check_moments(columns: Any, source: str) -> None:
+    """Raises ModelError for a numeric column without mean and standard deviation, which nothing but training knows."""
+    for column in columns if isinstance(columns, list) else []:
+        numeric = isinstance(column, dict) and column.get("kind") == "numeric"
+        lacking = [name for name in ("mean", "standard_deviation") if numeric and name not in column]
+        if lacking:
+            raise ModelError(
+                f"{source} does not say {' and '.join(lacking)} of the column {column.get('name')!r}; give those that "
+                "the network was trained with, or 0 and 1 where it takes the number as it is"
+            )
 
 
 def _check_unit(spec: ImageSpec, source: str) -> None:

@@ -7,7 +7,9 @@ proves it, ``--teacher-outputs`` must say what comes out.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from medfm_compress.bench.measure.graph_ending import (
     proven_ending,
 )
 from medfm_compress.bench.measure.output_maker import maker_of_output
+from medfm_compress.compress.networks.inputs import Inputs, map_images
 from medfm_compress.compress.teachers.label_mapping import UNKNOWN, OutputsMap, settle
 from medfm_compress.compress.teachers.module_teacher import finite
 from medfm_compress.compress.teachers.onnx_graph import OnnxGraph, check_fits, probe, rows_of
@@ -28,6 +31,7 @@ from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.teachers.steadiness import check_steady
 from medfm_compress.compress.teachers.structure_mapping import BACKGROUND, StructureMap
 from medfm_compress.compress.teachers.teacher import TeacherCard
+from medfm_compress.runtime.columns import Column, check_columns
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.task import Task
@@ -51,13 +55,14 @@ class OnnxTeacher:
         """What the graph's outputs are."""
         return self._ending
 
-    def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
+    def answer(self, inputs: Inputs, features: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`; there are no features."""
         if features:
             raise InputError(
                 f"feature {features[0]!r} cannot be had of {self.card.name}: an ONNX file gives logits only"
             )
-        outputs = finite(self.graph.run((images - self._mean) / self._std), self.card.name)
+        normalised = map_images(lambda images: (images - self._mean) / self._std, inputs)
+        outputs = finite(self.graph.run(normalised), self.card.name)
         logits = torch.from_numpy(logits_of_outputs(outputs.numpy(), self._ending))
         return TeacherOutputs(logits if self.label_map is None else self.label_map(logits))
 
@@ -73,6 +78,8 @@ def open_onnx(source: TeacherSource, study: Task, content: bytes | None = None) 
     source.refuse("weights")
     graph = OnnxGraph(source.source, content)
     spec = source.given_spec()
+    columns = source.given_columns()
+    _check_columns(graph, columns)
     if graph.is_dense != study.is_dense:
         raise ModelError(_other_kind(graph.name, study))
     if spec is not None:
@@ -94,10 +101,36 @@ def open_onnx(source: TeacherSource, study: Task, content: bytes | None = None) 
         licence=source.licence,
         intended_use=source.intended_use,
         steps=(*_steps(graph, ending, source), *settled.steps),
+        columns=columns or msgspec.UNSET,
     )
     teacher = OnnxTeacher(graph, card, ending, settled.label_map)
     check_steady(teacher)
     return teacher
+
+
+def _check_columns(graph: OnnxGraph, columns: Sequence[Column]) -> None:
+    """Raises ModelError where the columns that were described are not the inputs that the graph has."""
+    check_columns(columns)
+    described = {column.name: column.width for column in columns}
+    inputs = ", ".join(f"{name} [n, {width}]" for name, width in graph.widths.items()) or "none"
+    if graph.widths and not described:
+        raise ModelError(
+            f"{graph.name} has inputs beside the image ({inputs}), and nothing says what they are; describe each under "
+            "'columns:' in its --teacher-spec, as it was trained: kind, name, unit, minimum, maximum, mean, "
+            "standard_deviation, or categories"
+        )
+    if set(described) != set(graph.widths):
+        raise ModelError(
+            f"{graph.name} has inputs beside the image ({inputs}), and the columns described are "
+            f"{', '.join(described)}; each input needs a column of its name, and each column an input"
+        )
+    wrong = [name for name, width in described.items() if graph.widths[name] != width]
+    if wrong:
+        raise ModelError(
+            f"{graph.name} takes {graph.widths[wrong[0]]} number(s) as {wrong[0]!r}, and the column described gives "
+            f"{described[wrong[0]]}; correct its categories, or what a missing value becomes (missing: category adds "
+            "one number)"
+        )
 
 
 def _ending(graph: OnnxGraph, outputs: Tensor, source: TeacherSource, study: Task) -> Ending:

@@ -22,6 +22,7 @@ from medfm_compress.export.adopt_onnx import OutputMap, adopt_onnx, widen, witho
 from medfm_compress.export.build import Network
 from medfm_compress.export.onnx_file import read_facts, read_onnx_file, refuse_unfit
 from medfm_compress.runtime.errors import ModelError, refusing
+from medfm_compress.runtime.network_inputs import NetworkInputs, images_of
 from medfm_compress.runtime.task import Task, TaskKind
 
 _SAME = 1e-4  # of a probability, with its last operator and without it
@@ -133,8 +134,8 @@ def _adopted(teacher: OnnxTeacher, lines: list[str], *, features: bool) -> OnnxN
     )
     adopted = adopt_onnx(graph.content, card.spec, graph.layout, outputs, len(card.task.labels), features=features)
 
-    def reference(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        values = graph.run(torch.from_numpy(inputs)).numpy()
+    def reference(inputs: NetworkInputs) -> NDArray[np.float32]:
+        values = graph.run(torch.from_numpy(images_of(inputs))).numpy()
         logits = torch.from_numpy(logits_of_outputs(values, ending))
         mapped: NDArray[np.float32] = (logits if label_map is None else label_map(logits)).numpy()
         return mapped

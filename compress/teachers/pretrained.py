@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medfm_compress.compress.networks.architecture import Architecture
+from medfm_compress.compress.networks.inputs import example
 from medfm_compress.compress.networks.model import (
     Model,
     Origin,
@@ -81,7 +82,7 @@ def count_outputs(module: nn.Module, spec: ImageSpec, name: str, study: Task) ->
     """
     try:
         with torch.inference_mode():
-            logits = module(torch.zeros(spec.shape))
+            logits = module(example(module, torch.zeros(spec.shape)))
     except (RuntimeError, AssertionError, ValueError, IndexError) as exc:
         shape = f"{spec.channels}×{spec.height_px}×{spec.width_px}"
         raise ModelError(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from medfm_compress.compress.teachers.description import ASKED, Description, read_description
+from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.strict_json import convert
@@ -52,6 +53,14 @@ class TeacherSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             ModelError: the file cannot be read, or is no spec.
         """
         return self._description().spec if self.spec else None
+
+    def given_columns(self) -> tuple[Column, ...]:
+        """What the inputs of an ``.onnx`` file beside the image are, as the file of ``spec`` says it; none without.
+
+        Raises:
+            ModelError: as `given_spec`.
+        """
+        return self._description().beside.columns if self.spec else ()
 
     def described(self) -> TeacherSource:
         """This source with what the file of ``spec`` says beside the preprocessing.

@@ -45,12 +45,19 @@ def explain_difference(
         progress: told what begins.
 
     Raises:
-        InputError: an unknown variant, twice the same, or two whose layers cannot be matched.
+        InputError: an unknown variant, twice the same, two whose layers cannot be matched, or a network that takes
+            columns beside the image.
         BundleRefused: a variant does not open here.
         MissingDependency: its engine is not installed.
     """
     if names[0] == names[1]:
         raise InputError(f"both variants are {names[0]}; name two different ones")
+    if bundle.manifest.told:
+        beside = ", ".join(column.name for column in bundle.manifest.told)
+        raise InputError(
+            f"{bundle.path.name} takes columns beside the image ({beside}), and layers are compared of networks of the "
+            "image alone; 'medfm-compress bench' compares what the variants answer"
+        )
     variants = [bundle.variant(name) for name in names]
     progress(f"opening {names[0]} and {names[1]}")
     a, b = (ExposedNetwork(open_network(bundle, variant, threads), cases[:1]) for variant in variants)

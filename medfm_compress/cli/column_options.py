@@ -14,9 +14,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from medfm_compress.cli.parse_units import parse_pairs
-from medfm_compress.runtime.columns import Column
+from medfm_compress.runtime.columns import Column, Values
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.fill_columns import Values
 from medfm_compress.runtime.regular_file import read_regular
 
 IMAGE = "image"

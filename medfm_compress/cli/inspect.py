@@ -70,8 +70,8 @@ def _examine(bundle: OpenedBundle, variant: Variant, verify: bool) -> dict[str, 
 
 
 def _replay(bundle: OpenedBundle, variant: Variant) -> dict[str, Any]:
-    from medfm_compress.runtime.engine import typicality_judge
     from medfm_compress.runtime.golden_cases import replay_goldens
+    from medfm_compress.runtime.opening import typicality_judge
     from medfm_compress.runtime.sessions.table import open_variant
 
     try:

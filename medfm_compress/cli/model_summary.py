@@ -67,17 +67,17 @@ def dicom_in_words(spec: ImageSpec) -> str:
     return "; ".join(words)
 
 
+def _frame_in_words(rules: DicomRules) -> str:
+    if rules.frame == "all":
+        return "an answer for each" if rules.frame_aggregation == "each" else f"the {rules.frame_aggregation} of all"
+    return f"number {rules.frame_number}" if rules.frame == "numbered" else str(rules.frame)
+
+
 def column_in_words(column: Column) -> str:
     """What a column is, where it comes from, and what becomes of a missing one."""
     absent = {"refuse": "no answer without it", "impute": f"imputed as {column.imputes}", "category": "may be missing"}
     source = f", from {column.dicom}" if column.dicom else ""
     return f"{column.name}, {column.allowed}{source}; {absent[column.missing]}"
-
-
-def _frame_in_words(rules: DicomRules) -> str:
-    if rules.frame == "all":
-        return "an answer for each" if rules.frame_aggregation == "each" else f"the {rules.frame_aggregation} of all"
-    return f"number {rules.frame_number}" if rules.frame == "numbered" else str(rules.frame)
 
 
 def print_unlabelled(manifest: Manifest) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from medfm_compress.runtime.errors import MedfmError
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.engine import Prediction
+    from medfm_compress.runtime.prediction import Prediction
     from medfm_compress.runtime.segmentation.result import Segmentation
     from medfm_compress.runtime.task import Task
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,8 @@ from medfm_compress.runtime.progress import counted
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.device.active_engine import ActiveEngine
-    from medfm_compress.runtime.engine import Engine, Prediction
+    from medfm_compress.runtime.engine import Engine
+    from medfm_compress.runtime.prediction import Prediction
 
     Outcome = Prediction | MedfmError | str  # a string says why a file was skipped
 
@@ -106,14 +108,13 @@ def run(
     tally: Counter[str] = Counter()
     code = EXIT_OK
     choice = EngineChoice(backend, threads, unverified, cache, shadow, trust_store, allow_unsigned)
-    with (
-        open_engine(bundle, choice) as engine,
-        console.json_list() as add,
-    ):
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(open_engine(bundle, choice))
         drawing = HeatMapFolder(heatmap, engine) if heatmap is not None else None
         rows = Rows(engine.task, longest)
         told = given_columns(engine.columns, column, columns, _files(images) if columns else ())
         files = SegmentationFiles(engine, places)
+        add = stack.enter_context(console.json_list())  # last: what is refused before any image is no empty list
         if folders:
             say(rows.header)
         outcomes = _outcomes(_Predictor(engine, atypical, files, drawing, told), images)
@@ -171,7 +172,7 @@ class _Predictor(NamedTuple):
 
     def _frames(self, image: Path) -> Iterator[tuple[Outcome, Written]]:
         try:
-            for prediction in self.engine.predict_frames(image, atypical=self.atypical):
+            for prediction in self.engine.predict_frames(image, columns=self.told.of(image), atypical=self.atypical):
                 yield prediction, {}
         except MedfmError as exc:
             yield exc, {}

@@ -12,7 +12,8 @@ from medfm_compress.runtime.remarks import flag_in_words
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.device.active_engine import ActiveEngine
-    from medfm_compress.runtime.engine import Engine, Prediction
+    from medfm_compress.runtime.engine import Engine
+    from medfm_compress.runtime.prediction import Prediction
     from medfm_compress.runtime.segmentation.result import Segmentation
 
 

@@ -206,6 +206,39 @@ def tiles(
     console.emit(as_json, in_words)
 
 
+@app.command()
+@command()
+def columns(
+    study: StudyArgument,
+    out: Annotated[Path, typer.Option("--out", help="YAML file to write.")],
+    structure: Structures = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Propose a file of columns: what a network can be given beside the image, from the table and DICOM headers.
+
+    Look at every line before you train with it (--columns): ranges, categories, what a missing value becomes.
+    """
+    check_file_out(out, ".yaml", overwrite)
+    from medfm_compress.data.column_proposal import propose_columns
+    from medfm_compress.data.open import open_study
+    from medfm_compress.runtime.atomic_write import write_atomically
+
+    proposal = propose_columns(open_study(study, structures=tuple(structure or ()), read_masks=False))
+    write_atomically(out, proposal.text.encode())
+
+    def as_json() -> dict[str, object]:
+        return {"out": str(out), "columns": list(proposal.columns), "left_out": proposal.left_out}
+
+    def in_words() -> None:
+        for line in proposal.text.splitlines():
+            console.say(line)
+        for name, reason in proposal.left_out.items():
+            console.say(f"left out {name}: {reason}")
+        console.say(f"wrote {out}; check it, and give it to 'medfm-compress finetune' or 'distill' with --columns")
+
+    console.emit(as_json, in_words)
+
+
 def _print_written(study: Study, table: Path) -> None:
     """Where the new table lies; and how it is opened, where its labels would make it a study of those."""
     if any(name == "label" or name.startswith("label:") for name in study.subgroup_names()):

@@ -22,8 +22,8 @@ from medfm_compress.runtime.answers.classification import called, label_of
 from medfm_compress.runtime.errors import ImageRefused
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.engine import NetworkInput, Prediction
     from medfm_compress.runtime.image_spec import FrameAggregation
+    from medfm_compress.runtime.prediction import NetworkInput, Prediction
     from medfm_compress.runtime.task import Task
 
 FRAMES_LEFT_OUT = "frames-left-out"

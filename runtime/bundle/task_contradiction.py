@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 
@@ -61,7 +62,7 @@ def _score_contradiction(manifest: Manifest) -> str:
     return ""
 
 
-def _in_words(inputs: list[tuple[str, tuple[int, ...]]]) -> str:
+def _in_words(inputs: Sequence[tuple[str, tuple[int, ...]]]) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in inputs) or "none"
 
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.columns import Column
+from medfm_compress.runtime.columns import Column, Values
 from medfm_compress.runtime.device.folder import DeviceFolder
 from medfm_compress.runtime.device.state import DeviceState, Installed
-from medfm_compress.runtime.engine import Atypical, Engine, NetworkInput, Prediction
+from medfm_compress.runtime.engine import Atypical, Engine
 from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, Refused, in_one_line
-from medfm_compress.runtime.fill_columns import Values
+from medfm_compress.runtime.prediction import NetworkInput, Prediction
 from medfm_compress.runtime.task import Task
 
 if TYPE_CHECKING:
@@ -162,13 +162,18 @@ class ActiveEngine:
         self._count(refused=True)
 
     def predict_frames(
-        self, source: str | Path | bytes | pydicom.Dataset | NDArray[Any], *, atypical: Atypical = "withhold"
+        self,
+        source: str | Path | bytes | pydicom.Dataset | NDArray[Any],
+        *,
+        columns: Values | None = None,
+        atypical: Atypical = "withhold",
     ) -> Iterator[Prediction]:
         """`Engine.predict_frames`, each counted while the bundle is on trial."""
         self._follow()
         self._replay_if_due()
         try:
-            for prediction, seen in self._engine.predict_frames_with_input(source, atypical=atypical):
+            answers = self._engine.predict_frames_with_input(source, columns=columns, atypical=atypical)
+            for prediction, seen in answers:
                 self._note(source, prediction, seen)
                 yield prediction
         except InputError:  # of the caller, not of the bundle

@@ -119,7 +119,7 @@ def decoded_frames(data: bytes, name: str, rules: DicomRules, attributes: Collec
     """:func:`decode_dicom` for each frame of a file in turn; ``rules`` take all of them."""
     import_decoders()
     with decoding(name, "DICOM"):
-        ds = parse(data, name)
+        ds = parse(data, name, attributes)
     yield from _frames(ds, rules, name, attributes)
 
 

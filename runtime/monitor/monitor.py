@@ -20,7 +20,7 @@ from medfm_compress.runtime.device.disk import Disk, discard, writing
 from medfm_compress.runtime.device.lock import exclusive
 from medfm_compress.runtime.device.sealed_json import read_sealed, write_sealed
 from medfm_compress.runtime.device.state import Installed
-from medfm_compress.runtime.engine import Engine, NetworkInput, Prediction
+from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import MedfmError, Refused, in_one_line
 from medfm_compress.runtime.monitor.record import SCHEMA_VERSION, Record, Seen, Watched, add_replay, count, this_week
 from medfm_compress.runtime.monitor.reference import (
@@ -30,6 +30,7 @@ from medfm_compress.runtime.monitor.reference import (
     output_features,
     read_reference,
 )
+from medfm_compress.runtime.prediction import NetworkInput, Prediction
 
 FOLDER = "monitor"
 LOCK = "lock"

@@ -14,10 +14,10 @@ import numpy as np
 
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Variant
-from medfm_compress.runtime.engine import NetworkInput, Prediction
 from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.monitor.histogram import Histogram, summarise
+from medfm_compress.runtime.prediction import NetworkInput, Prediction
 from medfm_compress.runtime.strict_json import decode, encode
 
 MEMBER = "monitor/reference.json"

@@ -18,16 +18,17 @@ import msgspec
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.columns import Values
 from medfm_compress.runtime.device.disk import writing
 from medfm_compress.runtime.device.folder import DeviceFolder
 from medfm_compress.runtime.device.lock import exclusive
 from medfm_compress.runtime.device.sealed_json import read_sealed, write_sealed
 from medfm_compress.runtime.device.state import DeviceState, Installed
-from medfm_compress.runtime.engine import Engine, NetworkInput, Prediction
+from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import InputError, MedfmError, Refused, in_one_line
-from medfm_compress.runtime.fill_columns import Values
 from medfm_compress.runtime.monitor.histogram import Count
 from medfm_compress.runtime.monitor.monitor import EVERY, FOLDER, LOCK
+from medfm_compress.runtime.prediction import NetworkInput, Prediction
 
 if TYPE_CHECKING:
     import pydicom

@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
-from medfm_compress.runtime.engine import Prediction
 from medfm_compress.runtime.node.spool.records import SpooledInstance
+from medfm_compress.runtime.prediction import Prediction
 
 MOST = 200
 

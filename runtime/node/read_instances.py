@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medfm_compress.runtime.engine import Engine, Prediction
+from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import (
     BundleRefused,
     ImageRefused,
@@ -49,6 +49,7 @@ from medfm_compress.runtime.node.results.assessment import ReadBy
 from medfm_compress.runtime.node.results.results import Results
 from medfm_compress.runtime.node.spool.records import PATIENT_ACCEPTED, ResultObject, SpooledInstance
 from medfm_compress.runtime.node.spool.spool import Spool
+from medfm_compress.runtime.prediction import Prediction
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -196,7 +197,7 @@ class Reader:
             prediction,
             ReadBy.of(answering),
             received_at=instance.received_at,
-            heat_map=_heat_map(answering, data, prediction) if explains else None,
+            heat_map=_heat_map(answering, data, prediction) if explains and not prediction.frames else None,
         )
         return objects, "read" if prediction.probabilities else "withheld"
 

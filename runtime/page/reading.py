@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.columns import Column
+from medfm_compress.runtime.columns import Column, Values
 from medfm_compress.runtime.errors import InputError
-from medfm_compress.runtime.fill_columns import Values
 from medfm_compress.runtime.heat_map import finding_to_explain, heat_map, layer, picture_of
 from medfm_compress.runtime.page.queue import Queue
 from medfm_compress.runtime.remarks import flag_in_words
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.device.active_engine import ActiveEngine
-    from medfm_compress.runtime.engine import Atypical, Engine, NetworkInput, Prediction
+    from medfm_compress.runtime.engine import Atypical, Engine
+    from medfm_compress.runtime.prediction import NetworkInput, Prediction
 
 Json = dict[str, Any]
 

@@ -108,7 +108,9 @@ def test_split_cuts_all_three_anew(study: Path, tmp_path: Path) -> None:
 
 
 def test_options_that_do_not_fit_together(study: Path, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="either keep the given test split"):
+    with pytest.raises(
+        StudyError, match="leave the one that the study has as it is with --keep-test, or cut a new one"
+    ):
         run("split", study, "--out", tmp_path / "x.csv")
     with pytest.raises(InputError, match=r"--out is .*; give the path of a \.csv file"):
         run("split", study, "--out", tmp_path / "x.txt", "--keep-test")
@@ -155,3 +157,30 @@ def test_a_policy_of_another_finding_is_unusable(study: Path, tmp_path: Path) ->
     policy.write_text("non_inferiority: [{metric: auroc, margin: 0.02, finding: xyz}]\n")
     with pytest.raises(InputError, match="the policy names finding 'xyz', which this task lacks; it has mass"):
         run("check", study, "--policy", policy)
+
+
+def test_columns_are_proposed_and_what_is_left_out_is_said(study: Path, tmp_path: Path) -> None:
+    lines = (study / "cases.csv").read_text().splitlines()
+    head, *rows = (line.split(",") for line in lines)
+    ages = ["57", "045Y", "", "63"]
+    table = [[*head, "age", "sex", "birth_date"]] + [
+        [*row, ages[n % 4], ("female", "male")[n % 2], "1960-01-01"] for n, row in enumerate(rows)
+    ]
+    (study / "cases.csv").write_text("\n".join(map(",".join, table)) + "\n")
+    out = tmp_path / "columns.yaml"
+    code, text = run("columns", study, "--out", out)
+    assert code == 0
+    assert '{kind: numeric, name: age, unit: "years", minimum: 0, maximum: 120, missing: impute' in out.read_text()
+    assert "left out birth_date: it may identify patients (by its name)" in text
+    code, text = run("columns", study, "--out", out, "--overwrite", "--json")
+    assert json.loads(text)["columns"] == ["site", "age", "sex"]
+    with pytest.raises(InputError, match="exists; name another"):
+        run("columns", study, "--out", out)
+
+
+def test_a_study_without_anything_beside_its_images(study: Path, tmp_path: Path) -> None:
+    rows = [line.rsplit(",", 1)[0] for line in (study / "cases.csv").read_text().splitlines()]
+    (study / "cases.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(StudyError, match="nothing beside the images"):
+        run("columns", study, "--out", tmp_path / "columns.yaml")
+    assert not (tmp_path / "columns.yaml").exists()

@@ -14,13 +14,13 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from medfm_compress.data.synthetic_dicom import SITES, Subject, dicom_bytes
-from medfm_compress.runtime.engine import Prediction
 from medfm_compress.runtime.heat_map import HeatMap
 from medfm_compress.runtime.images.quiet_decoders import quiet
 from medfm_compress.runtime.node.config import CodeConfig, ResultsConfig
 from medfm_compress.runtime.node.results.assessment import ReadBy
 from medfm_compress.runtime.node.results.results import Results
 from medfm_compress.runtime.node.spool.records import ResultObject
+from medfm_compress.runtime.prediction import Prediction
 
 _CHARACTER_SET = 0x00080005
 ARRIVED = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC

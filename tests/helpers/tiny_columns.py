@@ -13,6 +13,7 @@ from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime.bundle.bundle import rewrite_bundle, write_bundle
 from medfm_compress.runtime.bundle.manifest import Manifest, Tensor, Variant
 from medfm_compress.runtime.columns import CategoricalColumn, Column, NumericColumn
+from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
 from tests.helpers import tiny_bundle
 
@@ -58,9 +59,11 @@ def network(columns: Sequence[Column] = COLUMNS, labels: int = 2, seed: int = 0)
     return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
 
 
-def draft(variants: tuple[Variant, ...], columns: tuple[Column, ...] = COLUMNS) -> Manifest:
+def draft(
+    variants: tuple[Variant, ...], columns: tuple[Column, ...] = COLUMNS, spec: ImageSpec = tiny_bundle.SPEC
+) -> Manifest:
     """A manifest as its maker hands it to `write_bundle`."""
-    plain = tiny_bundle.draft(variants)
+    plain = tiny_bundle.draft(variants, spec=spec)
     inputs = tuple(Tensor(name=column.name, role="column", shape=(1, column.width)) for column in columns)
     return replace(plain, inputs=(*plain.inputs, *inputs), columns=columns)
 
@@ -71,6 +74,7 @@ def bundle(
     *,
     columns: tuple[Column, ...] = COLUMNS,
     model: bytes | None = None,
+    spec: ImageSpec = tiny_bundle.SPEC,
 ) -> Path:
     """Write a bundle to ``path`` with a passing verdict on every variant."""
     content = model or network(columns)
@@ -80,6 +84,6 @@ def bundle(
         session = open_session_from_bytes(variant.backend, [content], 1, variant.precision)
         logits[variant.name] = goldens.run_goldens(session, inputs)
     files = {variants[0].files[0]: content} | goldens.golden_files(inputs, logits, tiny_bundle.SPEC)
-    write_bundle(path, draft(variants, columns), files)
+    write_bundle(path, draft(variants, columns, spec), files)
     rewrite_bundle(path, path, verdicts=[tiny_bundle.verdict(path, variant.name, "pass") for variant in variants])
     return path

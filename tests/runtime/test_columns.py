@@ -101,6 +101,21 @@ def test_a_categorical_column_that_makes_no_sense(change: dict[str, object], sai
         msgspec.structs.replace(SEX, **change)
 
 
+@pytest.mark.parametrize("text", ["70 years", " 70 ", "7e1"])
+def test_a_unit_may_stand_behind_a_number(text: str) -> None:
+    np.testing.assert_array_equal(encode_columns([AGE], {"age": text})["age"], [[1.0]])
+
+
+def test_a_number_without_a_unit_is_not_cut() -> None:
+    count = NumericColumn(name="parity", unit="1", minimum=0, maximum=99)
+    np.testing.assert_array_equal(encode_columns([count], {"parity": "11"})["parity"], [[11.0]])
+
+
+def test_another_unit_is_no_number() -> None:
+    with pytest.raises(InputError, match="'70 months'; give a number, in years"):
+        encode_columns([AGE], {"age": "70 months"})
+
+
 def test_whole_numbers_make_the_same_column() -> None:
     assert msgspec.json.encode(AGE) == msgspec.json.encode(msgspec.structs.replace(AGE, minimum=0.0, maximum=120.0))
 

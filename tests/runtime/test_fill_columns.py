@@ -44,6 +44,15 @@ def test_ages_of_every_unit(text: str, expected: float) -> None:
     assert years(text) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(("text", "expected"), [("063Y", 63), ("006M", 0.5), ("63 years", 63)])
+def test_an_argument_may_be_written_as_dicom_does(text: str, expected: float) -> None:
+    plain = replace(AGE, mean=0, standard_deviation=1)
+    filled = fill_columns([plain], {"age": text}, {})
+    assert float(filled.inputs["age"][0, 0]) == pytest.approx(expected) and filled.sources == {"age": "argument"}
+    with pytest.raises(ImageRefused, match="age is given as 000Y, which is 0 years"):
+        fill_columns([plain], {"age": "000Y"}, {})
+
+
 def test_an_age_in_months() -> None:
     months = NumericColumn(name="age", unit="months", minimum=0, maximum=240, dicom="PatientAge")
     assert fill_columns([months], {}, {"PatientAge": "002Y"}).inputs["age"][0, 0] == pytest.approx(24)

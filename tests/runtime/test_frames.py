@@ -8,12 +8,14 @@ import tiny_bundle as tiny
 from msgspec.structs import replace
 
 from medfm_compress.runtime.answers.frames import FRAMES_LEFT_OUT, joined
-from medfm_compress.runtime.engine import Engine, NetworkInput, Prediction
+from medfm_compress.runtime.engine import Engine
 from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.prediction import NetworkInput, Prediction
 from medfm_compress.runtime.read_image import read_frames, read_image
 from medfm_compress.runtime.task import Task
 from medfm_compress.runtime.tasks.table import rules_of
+from tests.helpers import tiny_columns
 
 FRAMES = np.random.default_rng(1).integers(0, 256, (4, 48, 40), dtype=np.uint8)
 FRAMES //= np.array([1, 2, 4, 8], np.uint8).reshape(4, 1, 1)
@@ -53,6 +55,27 @@ def test_the_answers_of_frames_are_joined_and_decided_as_one(tmp_path, make_dico
             next(engine.predict_frames(cine))
         plain = engine.predict(FRAMES[0]).row()
         assert ("frames" not in plain and "frame" in plain) or "frame" not in plain
+
+
+@pytest.mark.parametrize("how", ["max", "each"])
+def test_every_frame_stands_beside_the_same_columns(tmp_path, make_dicom, how):
+    ds = make_dicom(FRAMES[0], NumberOfFrames=len(FRAMES), PatientAge="063Y", PatientSex="M")
+    ds.PixelData = FRAMES.tobytes()
+    spec = replace(tiny.SPEC, dicom=DicomRules(modalities=("DX",), frame="all", frame_aggregation=how))
+    with Engine(tiny_columns.bundle(tmp_path / "columns.medfm", spec=spec), threads=1) as engine:
+        given = {"age": 63, "sex": "male", "view": "AP"}
+        singles = [engine.predict(make_dicom(frame), columns=given).probabilities["opacity"] for frame in FRAMES]
+        if how == "each":
+            answers = list(engine.predict_frames(ds, columns={"view": "AP"}))
+            assert [answer.probabilities["opacity"] for answer in answers] == pytest.approx(singles)
+        else:
+            prediction, seen = engine.predict_with_input(ds, columns={"view": "AP"})
+            assert prediction.probabilities["opacity"] == pytest.approx(max(singles))
+            np.testing.assert_array_equal(engine.inputs_of(ds, {"view": "AP"}).images, seen.tensor)
+            answers = [prediction]
+        assert {answer.columns["age"] for answer in answers} == {"PatientAge"}
+        with pytest.raises(ImageRefused, match="something else"):
+            engine.predict(ds, columns={"age": 3})
 
 
 def test_each_frame_has_its_answer(tmp_path, make_dicom, cine):

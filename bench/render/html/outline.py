@@ -67,6 +67,7 @@ _INSTEAD: Mapping[TaskKind, Mapping[Key, tuple[Key, str]]] = by_kind(
     {
         "curves": ("masks", "Overlap with the truth, case by case"),
         "calibration": ("lesions", "Lesions found, lost and made up"),
+        "flips": ("flips", "Structures lost or invented"),
     },
     {"calibration": ("places", "Where images are abnormal")},
 )

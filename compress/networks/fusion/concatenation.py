@@ -24,7 +24,7 @@ class Concatenation(nn.Module):
 
     def __init__(self, embedding: int, numbers: int, labels: int, hidden: int) -> None:
         super().__init__()
-        self.branch = column_branch(numbers, hidden)
+        self.branch, self.hidden = column_branch(numbers, hidden), hidden
         self.classifier = nn.Linear(embedding + hidden, labels)
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
@@ -32,7 +32,7 @@ class Concatenation(nn.Module):
     @property
     def embedding(self) -> int:
         """Numbers of the pooled embedding."""
-        return self.classifier.in_features - self.branch[-2].out_features  # type: ignore[operator]
+        return self.classifier.in_features - self.hidden
 
     def forward(self, embedding: Tensor, columns: Tensor) -> Tensor:
         """Logits ``[n, labels]`` of ``[n, embedding]`` and ``[n, numbers]``."""

@@ -1,5 +1,6 @@
-r"""FiLM: the columns scale and shift every channel of the pooled embedding (Perez et al. 2018, "FiLM: Visual Reasoning
-with a General Conditioning Layer", eq. 2).
+r"""FiLM: the columns scale and shift every channel of the pooled embedding.
+
+Perez et al. 2018, "FiLM: Visual Reasoning with a General Conditioning Layer", eq. 2:
 
     h' = (1 + G u + g) * h + B u + b,    z = W h' + w
 

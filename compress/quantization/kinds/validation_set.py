@@ -8,22 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.data.study import Case, Study
+from medfm_compress.runtime.columns import Column
+from medfm_compress.runtime.network_inputs import NetworkInputs
 from medfm_compress.runtime.task import Task
 
 Logits = NDArray[np.float32]
 
 
 class ValidationSet(NamedTuple):
-    """Validation cases that candidates are judged on, and their inputs ``[n, C, H, W]``.
+    """Validation cases that candidates are judged on, and their inputs: images ``[n, C, H, W]``, and columns.
 
-    ``truth`` is what the task's kind wants to know of the labelled ones beyond their targets; see `kinds.table`.
+    ``columns`` are those that the network takes. ``truth`` is what the task's kind wants to know of the labelled ones
+    beyond their targets; see `kinds.table`.
     """
 
     study: Study
     cases: tuple[Case, ...]
-    inputs: NDArray[np.float32]
+    inputs: NetworkInputs
     task: Task
     truth: object = None
+    columns: tuple[Column, ...] = ()
 
     @property
     def labelled(self) -> bool:

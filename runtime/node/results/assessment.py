@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from medfm_compress import __version__
-from medfm_compress.runtime.engine import Prediction
 from medfm_compress.runtime.node.config import ResultsConfig
 from medfm_compress.runtime.node.results.codes import (
     ANOMALY_SCORE,
@@ -28,6 +27,7 @@ from medfm_compress.runtime.node.results.source_study import (
     source_procedures,
 )
 from medfm_compress.runtime.node.results.uids import make_uid
+from medfm_compress.runtime.prediction import Prediction
 from medfm_compress.runtime.remarks import FLAGS, RESEARCH
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from medfm_compress.runtime.node.spool.records import ObjectKind, ResultObject
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from medfm_compress.runtime.engine import Prediction
+    from medfm_compress.runtime.prediction import Prediction
 
 _log = logging.getLogger(__name__)
 

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from released_bundle import as_release
 
-from medfm_compress.runtime import ActiveEngine, Engine
-from medfm_compress.runtime.engine import Prediction
+from medfm_compress.runtime import ActiveEngine, DeviceFolder, Engine
+from medfm_compress.runtime.device.options import DeviceOptions
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.monitor.report import make_report
 from medfm_compress.runtime.monitor.shadow import SHIFT_EDGES, Shadow, ShadowRecord, compare, read_shadow
+from medfm_compress.runtime.prediction import Prediction
+from tests.helpers import tiny_columns
+from tests.helpers.tiny_columns import AGE, COLUMNS
 
 
 @pytest.fixture
@@ -51,10 +54,10 @@ def test_refusals_are_told_apart(device, candidate, make_images, monkeypatch):
     shadow = Shadow(device)
     real = Engine.predict
 
-    def refuse(engine, source):
+    def refuse(engine, source, **options):
         if np.asarray(source).shape == (44, 44):
             raise RuntimeError("a candidate may do anything")
-        return real(engine, source)
+        return real(engine, source, **options)
 
     monkeypatch.setattr(Engine, "predict", refuse)  # of the candidate; the active bundle's is another method
     with ActiveEngine(device, observers=[shadow]) as engine:
@@ -72,6 +75,21 @@ def test_refusals_are_told_apart(device, candidate, make_images, monkeypatch):
         1,
         0,
     )
+
+
+@pytest.mark.parametrize("columns", [COLUMNS, (AGE,), ()], ids=["the same", "fewer", "none"])
+def test_a_candidate_is_told_what_the_active_bundle_is(tiny, tmp_path, columns):
+    device = DeviceFolder(tmp_path / "device", options=DeviceOptions(backend="onnxruntime", threads=1, trial=0))
+    device.install(as_release(tiny_columns.bundle(tmp_path / "a.medfm"), tmp_path / "active.medfm", 1))
+    device.activate()
+    plain = tiny_columns.bundle(tmp_path / "b.medfm", columns=columns) if columns else tiny.bundle(tmp_path / "b.medfm")
+    device.install(as_release(plain, tmp_path / "candidate.medfm", 2))
+    with ActiveEngine(device, observers=[Shadow(device)]) as engine:
+        assert engine.columns == COLUMNS
+        prediction = engine.predict(tiny.image(), columns={"age": 63, "sex": "male"})
+    assert prediction.columns["age"] == "argument"
+    record = read_shadow(device, device.state)
+    assert (record.predicted, record.refused_by_candidate) == (1, 0)
 
 
 def test_without_a_candidate_nothing_runs_beside(device, make_images, caplog):

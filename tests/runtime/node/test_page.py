@@ -19,7 +19,6 @@ from chromium import chromium
 from page_scene import Client
 from running_node import until
 
-from medfm_compress.runtime.engine import Prediction
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.node.config import PageConfig
 from medfm_compress.runtime.node.config_check import faults
@@ -27,6 +26,7 @@ from medfm_compress.runtime.node.last_results import MOST, LastResults
 from medfm_compress.runtime.node.page_queue import PageQueue
 from medfm_compress.runtime.node.service import Node
 from medfm_compress.runtime.node.spool.spool import Spool
+from medfm_compress.runtime.prediction import Prediction
 
 SECRETS = (node_scene.PATIENT_NAME, node_scene.PATIENT_ID, "Zzyzx")
 

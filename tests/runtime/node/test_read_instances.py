@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import node_scene
 import pytest
 from running_node import until
@@ -23,6 +24,7 @@ from medfm_compress.runtime.node.progress import Progress
 from medfm_compress.runtime.node.read_instances import Reader, same_pixels
 from medfm_compress.runtime.node.spool.overview import SpoolView
 from medfm_compress.runtime.node.spool.spool import Spool
+from tests.helpers import tiny_columns
 
 EXPLICIT, DEFLATED = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
 Make = Callable[..., "Scene"]
@@ -313,6 +315,28 @@ def test_pixels_are_compared_and_not_bytes() -> None:
     assert same_pixels(data, file.getvalue())
     assert not same_pixels(data, node_scene.image(1))
     assert same_pixels(b"none", b"none") and not same_pixels(b"none", b"other")
+
+
+def test_what_a_network_reads_beside_the_pixels_is_compared_too() -> None:
+    data, older = node_scene.image(), node_scene.image(change={"PatientAge": "061Y"})
+    assert same_pixels(data, older)
+    assert not same_pixels(data, older, ["PatientAge"]) and same_pixels(data, data, ["PatientAge"])
+
+
+def test_columns_are_read_from_the_image_alone(make: Make, tmp_path: Path) -> None:
+    tiny_columns.bundle(tmp_path / "tiny.medfm")
+    scene = make()
+    with_age = node_scene.image(1, change={"ViewPosition": "AP"})
+    without = node_scene.image(2, change={"ViewPosition": "AP", "PatientAge": None})
+    unborn = node_scene.image(3, change={"ViewPosition": "AP", "PatientAge": "000Y"})
+    assert scene.read(with_age, without, unborn) == ["read", "image-refused", "image-refused"]
+
+
+def test_a_bundle_whose_column_no_image_has_is_not_opened(tmp_path: Path) -> None:
+    age = msgspec.structs.replace(tiny_columns.AGE, dicom="")
+    tiny_columns.bundle(tmp_path / "tiny.medfm", columns=(age, *tiny_columns.COLUMNS[1:]))
+    with pytest.raises(InputError, match="no answer without age, which no DICOM attribute has"):
+        open_engine(node_scene.config(tmp_path).engine)
 
 
 def test_a_spool_that_cannot_be_written_is_a_fault_until_it_can(

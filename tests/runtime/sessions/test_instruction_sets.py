@@ -110,7 +110,7 @@ def test_the_engine_takes_the_reduced_range_where_the_full_one_saturates(
     tiny, tmp_path, monkeypatch, caplog, cpu, chosen, message
 ):
     path = saturating_bundle(tiny, tmp_path / "a.medfm")
-    monkeypatch.setattr("medfm_compress.runtime.engine.read_cpu", lambda: cpu)
+    monkeypatch.setattr("medfm_compress.runtime.opening.read_cpu", lambda: cpu)
     with caplog.at_level(logging.INFO, "medfm_compress.runtime"), Engine(path, threads=1, unverified=True) as engine:
         assert engine.variant.name == engine.predict(tiny.image()).variant == chosen
     assert message in caplog.text
