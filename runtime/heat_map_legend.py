@@ -35,7 +35,7 @@ _HOW = MappingProxyType(
         OCCLUSION: "what covering a place takes from its log-odds",
         ACTIVATION: "what places of the last feature map add to its log-odds on average",
         CLASS_TOKEN_ATTENTION: "what patches add to its log-odds on average in the last attention",
-        ANOMALY: "how unlike normal images places are, from a usual one's most to what is called",
+        ANOMALY: "how unlike normal images places are, from usual to what is called by itself",
     }
 )
 
@@ -69,7 +69,8 @@ def legend_lines(
     strongest = float(heat.evidence.max())
     found = finding if probability is None else f"{finding}: {measure} {probability:.2f}"
     if strongest <= 0:
-        return [found, f"AI heat map ({heat.method}): no place speaks for it"]
+        nothing = "no place is less usual than normal images" if heat.method == ANOMALY else "no place speaks for it"
+        return [found, f"AI heat map ({heat.method}): {nothing}"]
     return [found, f"AI heat map ({heat.method}): {_HOW[heat.method]}, at most {strongest:.2f}"]
 
 
@@ -101,7 +102,7 @@ def with_legend(heat: HeatMap, lines: Sequence[str], picture: NDArray[np.uint8] 
         bar = scale_bar(layout.text, layout.width - 2 * layout.margin)
         whole.paste(Image.fromarray(bar), (layout.margin, top))
         for text, x, anchor in (
-            ("none, or against", layout.margin, "la"),
+            ("usual" if heat.method == ANOMALY else "none, or against", layout.margin, "la"),
             ("called" if heat.full else "most", layout.width - layout.margin, "ra"),
         ):
             drawing.text((x, top + layout.line), text, _WHITE, font, anchor=anchor)
