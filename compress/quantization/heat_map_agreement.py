@@ -1,4 +1,4 @@
-"""Whether a quantized variant looks where the FP32 network looks: rank correlation of their class activation maps."""
+"""Whether a quantized variant looks where the FP32 network looks: rank correlation of their maps of places."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CASES = 64
 
 
 def heat_map_lines(bundle: Bundle, exports: Sequence[Export], inputs: NDArray[np.float32]) -> list[str]:
-    """A line for the provenance on each of ``exports``; nothing where ``bundle`` has no class activation maps.
+    """A line for the provenance on each of ``exports``; nothing where ``bundle`` has no maps of places.
 
     Args:
         bundle: with an FP32 variant for ONNX Runtime.
@@ -27,10 +27,11 @@ def heat_map_lines(bundle: Bundle, exports: Sequence[Export], inputs: NDArray[np
         inputs: of validation cases, ``[n, C, H, W]``; at most 64 are looked at.
     """
     manifest = bundle.manifest
-    if manifest.cam is None:
+    places = manifest.place_map
+    if places is None:
         return []
     source = next(v for v in manifest.variants if v.backend == "onnxruntime" and v.precision == "fp32")
-    reference, cam = open_variant(bundle, source, 1), manifest.cam.name
+    reference, cam = open_variant(bundle, source, 1), places.name
     expected = [activation(reference, image, cam) for image in inputs[:CASES, None]]
     lines = []
     for export in (export for export in exports if export.variant.device == "cpu"):
