@@ -269,6 +269,7 @@ class Engine:
                 *kind_flags(pixels, spec.dicom),
                 *colour_flags(pixels, spec),
                 *answer.flags,
+                *filled.flags,
                 *((NOT_RELIABLE_FLAG,) if not_reliable else ()),
                 *self._standing_flags,
             ),

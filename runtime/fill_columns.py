@@ -29,6 +29,7 @@ from medfm_compress.runtime.columns import (
 from medfm_compress.runtime.dicom.attributes import AGE, AGE_UNITS, representation_of
 from medfm_compress.runtime.errors import ImageRefused, InputError
 
+MISSING_FLAG = "column-missing"
 ARGUMENT, MISSING, IMPUTED = "argument", "missing", "imputed"
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
 _AGE_LETTERS = {"D": "days", "W": "weeks", "M": "months", "Y": "years"}
@@ -46,6 +47,11 @@ class Filled(NamedTuple):
 
     inputs: dict[str, NDArray[np.float32]]
     sources: dict[str, str]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a prediction says of them: whether one was missing."""
+        return (MISSING_FLAG,) if {IMPUTED, MISSING}.intersection(self.sources.values()) else ()
 
 
 class _FileValue(NamedTuple):

@@ -69,6 +69,8 @@ def test_a_dicom_without_them_is_refused_or_filled_as_declared(engine, make_dico
         engine.predict(make_dicom(STORED))
     prediction = engine.predict(make_dicom(STORED), columns={"age": 63})
     assert prediction.columns == {"age": "argument", "sex": "missing", "view": "imputed"}
+    assert "column-missing" in prediction.flags
+    assert "column-missing" not in engine.predict(make_dicom(STORED), columns=GIVEN).flags
 
 
 @pytest.mark.parametrize("age", ["000Y", "200Y", "063"])
