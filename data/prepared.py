@@ -7,7 +7,6 @@ Where all images are grey, a network of three channels finds one in the file, wh
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,15 +77,15 @@ def prepared_images(
     shape = (len(names), *spec.shape[1:])
     if cache is None or not names:
         images = np.empty(shape, np.float32)
-        for start, batch in _batches(source, names, spec, progress):
-            images[start : start + len(batch)] = batch
+        for place, image in enumerate(_prepared(source, names, spec, progress)):
+            images[place] = image
         return images
     path = cache / f"prepared-{_key(source, names, spec)[:32]}.npy"
     cached = _open_cache(path, shape)
     if cached is not None:
         return cached
     with replacing(path) as temporary, temporary.open("w+b") as file:
-        _write(file, shape, _batches(source, names, spec, progress))
+        _write(file, shape, _prepared(source, names, spec, progress))
     return NpyRows(path, shape[1])
 
 
@@ -99,15 +98,16 @@ def _check_masks(cases: Sequence[Case], spec: ImageSpec) -> None:
         )
 
 
-def _write(file: BinaryIO, shape: tuple[int, ...], batches: Iterator[tuple[int, Prepared]]) -> None:
+def _write(file: BinaryIO, shape: tuple[int, ...], images: Iterator[Prepared]) -> None:
     """One channel of each image, until one comes whose channels are not equal: then all, of those before it too."""
     stored = 1
     _write_header(file, (shape[0], stored, *shape[2:]))
-    for start, batch in batches:
-        if stored < shape[1] and not (batch[:, :1] == batch[:, 1:]).all():
+    for place, image in enumerate(images):
+        if stored < len(image):
             stored = shape[1]
-            _spread(file, shape, start)
-        file.write(batch[:, :stored].tobytes())
+            _spread(file, shape, place)
+        for _ in range(stored // len(image)):
+            file.write(image.data)
 
 
 def _spread(file: BinaryIO, shape: tuple[int, ...], count: int) -> None:
@@ -125,21 +125,21 @@ def _spread(file: BinaryIO, shape: tuple[int, ...], count: int) -> None:
     file.seek(begin + count * plane * shape[1])
 
 
-def _batches(
+def _prepared(
     source: ImageSource, names: Sequence[str], spec: ImageSpec, progress: Progress | None
-) -> Iterator[tuple[int, Prepared]]:
-    """First index and images of one batch after the other."""
+) -> Iterator[Prepared]:
+    """Each image ``[channels, height_px, width_px]``, or ``[1, …]`` where its channels are equal."""
 
     def prepare_image(name: str) -> Prepared:
         try:
-            return prepare(source.read(name), spec)
+            image = prepare(source.read(name), spec)
         except ImageRefused as exc:
             raise StudyError(f"image {name!r}: {exc}; 'medfm-compress study check' lists every such image") from None
+        return image[:1] if all(np.array_equal(image[0], channel) for channel in image[1:]) else image
 
     prepared = map_in_threads(prepare_image, names, _WORKERS)  # Pillow and the DICOM codecs release the GIL
     with quiet():  # once, and not for each of thousands of small images
-        for start in counted(range(0, len(names), _BATCH), "prepare images", len(names), progress, _BATCH):
-            yield start, np.stack(list(itertools.islice(prepared, _BATCH)))
+        yield from counted(prepared, "prepare images", len(names), progress)
 
 
 def _key(source: ImageSource, names: Sequence[str], spec: ImageSpec) -> str:

@@ -148,6 +148,9 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         check(self)
         if bool(self.folder) == bool(self.model):
             raise InputError("a teacher is either a model folder ('folder') or a network ('model'); give one of them")
+        if self.folder and self.columns:
+            raise InputError("a model folder has its columns already; leave 'columns' out, or give a network ('model')")
+        _check_fusion(self.columns, self.fusion)
 
 
 class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -186,6 +189,12 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         check(self)
+        _check_fusion(self.columns, self.fusion)
+
+
+def _check_fusion(columns: str, fusion: FusionMethod) -> None:
+    if fusion != "concatenation" and not columns:
+        raise InputError(f"fusion {fusion!r} joins columns, and none are given; give --columns, or leave --fusion out")
 
 
 class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,8 +214,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             file that does not say how it lies is refused. The study's DICOM files are turned likewise.
         dicom_mirror_to: side of the body, ``R`` or ``L``; files of the other side are mirrored to look like it, and one
             that does not say its side is refused. The study's DICOM files likewise.
-        dicom_frames: of a file with several frames, answer for all: the ``max`` or the ``mean`` of each finding's
-            probability over them, or an answer for ``each``; by default the model's own rule, else it is refused.
+        dicom_frames: what a file with several frames gets: the ``max`` or the ``mean`` of each finding's probability
+            over all of them, or an answer for ``each``; by default the model's own rule, else it is refused.
         min_spacing_mm: least distance of pixels of those files in mm; a file that does not say it is refused.
         max_spacing_mm: greatest distance of pixels of those files in mm; a file that does not say it is refused.
         min_side_px: shorter side that an image must have; by default the model's own.
@@ -230,7 +239,7 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     dicom_view: tuple[str, ...] = ()
     dicom_body_part: tuple[str, ...] = ()
     dicom_laterality: tuple[str, ...] = ()
-    dicom_orientation: Annotated[str, Meta(pattern="^([LRAPHF]{2})?$")] = ""
+    dicom_orientation: str = ""
     dicom_mirror_to: Side | None = None
     dicom_frames: FrameAggregation | None = None
     min_spacing_mm: Annotated[float, Meta(gt=0, le=100)] | None = None
@@ -249,6 +258,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             parse_rule(self.rule)
         if self.tile_overlap is None and (self.tile_blending != "gaussian" or self.tile_mm_per_px is not None):
             raise InputError("tile_blending and tile_mm_per_px go with tile_overlap; give it, e.g. 0.25")
+        if self.dicom_orientation:
+            DicomRules(orientation=self.dicom_orientation)  # says what is wrong with it
         for name, tag, example in (
             ("dicom_modality", "(0008,0060)", "DX, CR or MG"),
             ("dicom_view", "(0018,5101)", "PA or AP"),

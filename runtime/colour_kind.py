@@ -78,18 +78,19 @@ def check_colour(pixels: Pixels, spec: ImageSpec) -> None:
 
 def _spread(cells: Planes) -> NDArray[np.float32]:
     red, green, blue = cells
-    return np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    spread: NDArray[np.float32] = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return spread
 
 
 def _is_grey(cells: Planes) -> bool:
     spread = _spread(cells)
-    return _quantile_is_below(spread, spread <= _GREY_SPREAD, _GREY_SHARE, lambda value: value <= _GREY_SPREAD)
+    return _quantile_is_below(spread, spread <= _GREY_SPREAD, _GREY_SHARE, lambda value: bool(value <= _GREY_SPREAD))
 
 
 def _has_residue(cells: Planes) -> bool:
-    residue = _residue(cells)
-    share = 1 - _COLOUR_SHARE
-    return not _quantile_is_below(residue, residue < _COLOUR_RESIDUE, share, lambda value: value < _COLOUR_RESIDUE)
+    residue, share = _residue(cells), 1 - _COLOUR_SHARE
+    below = residue < _COLOUR_RESIDUE
+    return not _quantile_is_below(residue, below, share, lambda value: bool(value < _COLOUR_RESIDUE))
 
 
 def _quantile_is_below(
@@ -102,7 +103,7 @@ def _quantile_is_below(
     """
     place, count = share * (len(values) - 1), int(np.count_nonzero(below))
     if abs(count - place) <= 2:
-        return bool(is_below(np.quantile(values, share)))
+        return is_below(np.float32(np.quantile(values, share)))
     return count > place
 
 
@@ -127,11 +128,13 @@ def _sums(values: NDArray[Any], grid: tuple[int, int, int, int]) -> NDArray[Any]
     down, rows, across, columns = grid
     if values.dtype.kind == "f":
         whole = values.reshape(*grid, 3)
-        return whole.sum(axis=1, dtype=np.float32).sum(axis=2).reshape(-1, 3).T.copy()
+        of_floats: NDArray[np.float32] = whole.sum(axis=1, dtype=np.float32).sum(axis=2).reshape(-1, 3).T.copy()
+        return of_floats
     wider = np.dtype(f"u{2 * values.dtype.itemsize}")
     of_rows = values.reshape(down, rows, across * columns * 3).sum(axis=1, dtype=wider)
     parts = np.ascontiguousarray(of_rows.reshape(down * across, columns * 3).T).reshape(columns, 3, -1)
-    return parts.sum(axis=0, dtype=wider)
+    sums: NDArray[Any] = parts.sum(axis=0, dtype=wider)
+    return sums
 
 
 def _residue(cells: Planes) -> NDArray[np.float32]:

@@ -238,8 +238,9 @@ def _stained(planes: list[FloatArray], spec: ImageSpec) -> list[FloatArray]:
 
 def _fill(target: FloatArray, plane: _Plane, spec: ImageSpec) -> None:
     """One channel of the network's input; of an image that has its size nothing is made but that."""
-    if plane.values.shape[:2] != target.shape or resized_size(*target.shape, spec) != target.shape:
-        np.clip(_centre(_resized(plane, spec), *target.shape), 0.0, 1.0, out=target)
+    height, width = target.shape
+    if plane.values.shape[:2] != (height, width) or resized_size(height, width, spec) != (height, width):
+        np.clip(_centre(_resized(plane, spec), height, width), 0.0, 1.0, out=target)
         return
     plane.write(target)
     if not plane.is_full_range:

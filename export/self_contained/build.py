@@ -32,8 +32,8 @@ def export_self_contained(
     """Write preprocessing, a variant's network and its decisions to ``path``, after their parity was checked.
 
     Raises:
-        InputError: the bundle is a segmentation, takes columns or normalises stains, no variant is portable, the file
-            would differ from the engine, or cannot be written. Nothing is left behind.
+        InputError: the bundle is a segmentation, takes columns, normalises stains, turns images or joins frames, no
+            variant is portable, the file would differ from the engine, or cannot be written. Nothing is left behind.
     """
     if bundle.manifest.task.is_dense:
         raise InputError(
@@ -49,6 +49,12 @@ def export_self_contained(
         )
     variant = portable_variant(bundle, options.variant)
     form = GraphForm(pixels=options.pixels, resize=options.resize_with)
+    rules = bundle.manifest.image_spec.dicom
+    if rules.turns or rules.frame_aggregation:
+        raise InputError(
+            f"{bundle.path.name} turns DICOM images or answers for all of their frames, by attributes of the file that "
+            "a graph does not see; run the bundle itself (medfm_compress.runtime, without torch)"
+        )
     if bundle.manifest.image_spec.stain:
         raise InputError(
             f"{bundle.path.name} normalises the stain of its images, which looks at each image as a whole and "

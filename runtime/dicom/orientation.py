@@ -130,7 +130,7 @@ def _between(found: str, wanted: str, name: str) -> Turn:
             f"{name}: rows and columns run to {found}, so it shows another plane than the network was made for, whose "
             f"run to {wanted}"
         )
-    row, column = found[::-1] if is_transposed else found
+    row, column = tuple(found[::-1] if is_transposed else found)
     return Turn(is_transposed, upside_down=column != wanted[1], mirrored=row != wanted[0])
 
 

@@ -128,6 +128,11 @@ def with_noise_behind_scans(jpeg: bytes) -> bytes | None:
     return jpeg[:at] + _NOISE + b"\xff" + due + _NOISE + jpeg[at:]
 
 
+def has_end(jpeg: bytes) -> bool:
+    """Whether a JPEG has an end-of-image marker."""
+    return _end_of_scans(jpeg) is not None
+
+
 def with_noise_for_end(jpeg: bytes) -> bytes | None:
     """The lossless JPEG with more entropy-coded bytes in place of its end-of-image marker, or None where it has none.
 

@@ -17,6 +17,7 @@ from medfm_compress.runtime.images.completeness import (
     check_rows,
     check_scans,
     check_tiff,
+    has_end,
     lacks_scans,
     with_noise_behind_scans,
 )
@@ -150,13 +151,12 @@ def _check_jpeg(data: bytes, image: Image, opener: Callable[[io.BytesIO], Image]
     """
     last = image.getpixel((image.width - 1, image.height - 1))
     is_suspect = last in (_MID_GREY, (_MID_GREY,) * 3) or "progressive" in image.info
-    altered = with_noise_behind_scans(data)
-    if altered is None:
+    if not has_end(data):
         raise ImageRefused(f"{name}: the JPEG file is damaged, truncated: it has no end marker; copy it again")
     if lacks_scans(data):
         raise ImageRefused(f"{name}: the JPEG file is damaged, truncated: scans are missing; export it again")
     if is_suspect:
-        with opener(io.BytesIO(altered)) as other:
+        with opener(io.BytesIO(with_noise_behind_scans(data) or data)) as other:
             if other.tobytes() != image.tobytes():
                 raise ImageRefused(f"{name}: the JPEG file is damaged, truncated: blocks are missing; export it again")
 

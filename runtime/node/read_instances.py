@@ -197,7 +197,7 @@ class Reader:
             prediction,
             ReadBy.of(answering),
             received_at=instance.received_at,
-            heat_map=_heat_map(answering, data, prediction) if explains else None,
+            heat_map=_heat_map(answering, data, prediction) if explains and not prediction.frames else None,
         )
         return objects, "read" if prediction.probabilities else "withheld"
 

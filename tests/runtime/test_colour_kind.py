@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
+from medfm_compress.runtime import colour_kind as colour_kind_module
 from medfm_compress.runtime.colour_kind import COLOUR_FOR_GREY, GREY_FOR_COLOUR, colour_flags, colour_kind
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import ColourRule, ImageSpec
@@ -172,3 +173,70 @@ def test_no_real_image_is_taken_for_the_other_kind(
     kinds = [colour_kind(read_image(shared_data / name / image)) for image in images[:: max(1, len(images) // 100)]]
     assert false_kind not in kinds
     assert sum(kind is not None for kind in kinds) >= at_least * len(kinds)
+
+
+def plain_cells(pixels: Pixels) -> NDArray[np.float32]:
+    """Mean colours ``[cells, 3]`` by numpy's own sums."""
+    sides = [-(-size // 48) for size in pixels.values.shape[:2]]
+    steps = [-(-side // 8) for side in sides]
+    values = pixels.values[:: steps[0], :: steps[1]]
+    rows, columns = (max(1, side // step) for side, step in zip(sides, steps, strict=True))
+    down, across = values.shape[0] // rows, values.shape[1] // columns
+    whole = values[: down * rows, : across * columns].reshape(down, rows, across, columns, 3)
+    means = whole.sum(axis=1, dtype=np.float32).sum(axis=2).reshape(-1, 3) / np.float32(rows * columns)
+    return (means - np.float32(pixels.low)) / np.float32(pixels.high - pixels.low)
+
+
+def plain_residue(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A median of each level of brightness by numpy's own."""
+    brightness = cells @ np.array((0.299, 0.587, 0.114), np.float32)
+    chroma, residue = cells - brightness[:, None], np.zeros(len(cells), np.float32)
+    for level in np.array_split(np.argsort(brightness, kind="stable"), min(16, len(cells))):
+        residue[level] = np.abs(chroma[level] - np.median(chroma[level], axis=0)).max(axis=1)
+    return residue
+
+
+def plain_kind(pixels: Pixels) -> str | None:
+    """Two quantiles by numpy's own."""
+    cells = plain_cells(pixels)
+    spread = cells.max(axis=1) - cells.min(axis=1)
+    if np.quantile(spread, 0.9) <= colour_kind_module._GREY_SPREAD:
+        return "grey"
+    residue = np.quantile(plain_residue(cells), 0.75) >= colour_kind_module._COLOUR_RESIDUE
+    return "colour" if spread.mean() >= 0.25 or residue else None
+
+
+def various() -> list[Pixels]:
+    random = np.random.default_rng(0)
+    result = [jpeg(photograph(seed)) for seed in range(3)] + [jpeg(tint(field())) for tint in TINTS.values()]
+    for shape in ((1, 1), (1, 7), (3, 100), (48, 48), (49, 97), (224, 224), (900, 40), (16, 1), (17, 1)):
+        for dtype in (np.uint8, np.uint16):
+            most = np.iinfo(dtype).max
+            values = random.integers(0, most, (*shape, 3), endpoint=True).astype(dtype)
+            pale = (values // 50 + random.integers(0, most // 2, (*shape, 1)).astype(dtype)).astype(dtype)
+            result += [Pixels.from_integers(part) for part in (values, pale, np.full_like(values, most))]
+            result.append(Pixels(values % 200, 0.0, 200.0))
+        result.append(Pixels(random.random((*shape, 3)).astype(np.float32), 0.0, 1.0))
+    return result
+
+
+def test_the_quick_way_is_the_plain_one_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = set()
+    for pixels in various():
+        cells = plain_cells(pixels)
+        assert np.ascontiguousarray(colour_kind_module._cells(pixels).T).tobytes() == cells.tobytes()
+        residue = plain_residue(cells)
+        assert (
+            np.sort(colour_kind_module._residue(np.ascontiguousarray(cells.T))).tobytes() == np.sort(residue).tobytes()
+        )
+        spread = cells.max(axis=1) - cells.min(axis=1)
+        limits = [(0.015, 0.014), (float(np.quantile(spread, 0.9)), float(np.quantile(residue, 0.75)))]
+        for grey, colour in [*limits, (limits[1][0] - 1e-7, limits[1][1] + 1e-7)]:
+            monkeypatch.setattr(colour_kind_module, "_GREY_SPREAD", grey)
+            monkeypatch.setattr(colour_kind_module, "_COLOUR_RESIDUE", colour)
+            kind = colour_kind(pixels)
+            kinds.add(kind)
+            assert kind == plain_kind(pixels)
+            assert (colour_flags(pixels, RGB) == (GREY_FOR_COLOUR,)) == (kind == "grey")
+            assert (colour_flags(pixels, GREY) == (COLOUR_FOR_GREY,)) == (kind == "colour")
+    assert kinds == {"grey", "colour", None}

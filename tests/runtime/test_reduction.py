@@ -92,6 +92,25 @@ def test_a_resize_is_pillows_to_the_bit(kind, side, monkeypatch):
         assert prepare(pixels, spec).tobytes() == np.clip(np.stack(expected), 0, 1).tobytes()
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("colour", ["grey", "rgb"])
+@pytest.mark.parametrize("high", [1.0, 0.9])
+def test_an_image_of_the_networks_size_is_scaled_and_clipped(dtype, colour, high):
+    rng = np.random.default_rng(0)
+    channels = 3 if colour == "rgb" else 1
+    spec = ImageSpec(height_px=40, width_px=56, colour=colour, mean=(0.5,) * channels, std=(0.25,) * channels)
+    most = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    for shape in ((40, 56), (40, 56, 3)):
+        values = rng.random(shape).astype(dtype) if most == 1 else rng.integers(0, most, shape, dtype, endpoint=True)
+        pixels = Pixels(values, 0.0, float(round(most * high) if most > 1 else high))
+        scaled = values.astype(np.float32) / np.float32(pixels.high)
+        planes = [scaled[..., at] for at in range(3)] if len(shape) == 3 else [scaled]
+        if len(planes) == 3 and colour == "grey":
+            planes = [LUMA[0] * planes[0] + LUMA[1] * planes[1] + LUMA[2] * planes[2]]
+        expected = np.clip(np.stack(planes * (channels // len(planes))), 0, 1)
+        assert prepare(pixels, spec).tobytes() == expected.tobytes()
+
+
 def test_rows_that_no_bound_decides_are_pillows(monkeypatch):
     """Bounds so wide that nothing is certain: every row is given to Pillow, and the result is the same."""
     from medfm_compress.runtime import reduction
