@@ -33,7 +33,7 @@ MISSING_FLAG = "column-missing"
 ARGUMENT, MISSING, IMPUTED = "argument", "missing", "imputed"
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
 _AGE_LETTERS = {"D": "days", "W": "weeks", "M": "months", "Y": "years"}
-_OLDEST_DAYS = 130 * 365.25
+_OLDEST_DAYS = 125 * 365.25  # nobody on record was older than 122
 _CLOSE = 1e-3  # of a number and the same one in a file, which may be rounded
 
 
