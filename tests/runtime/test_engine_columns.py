@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 
 import msgspec
 import numpy as np
@@ -79,6 +80,15 @@ def test_an_age_that_is_none(engine, make_dicom, age: str) -> None:
         ds = make_dicom(STORED, PatientAge=age)
     with pytest.raises(ImageRefused, match="PatientAge of the file"):
         engine.predict(ds)
+
+
+def test_an_age_that_stands_twice_is_not_believed(engine, make_dicom, dicom_bytes) -> None:
+    once = struct.pack("<HH", 0x0010, 0x1010) + b"AS" + struct.pack("<H", 4) + b"063Y"
+    data = dicom_bytes(make_dicom(STORED, PatientAge="063Y"))
+    twice = data.replace(once, once + once.replace(b"063Y", b"005Y"))
+    assert len(twice) == len(data) + len(once) and engine.predict(data).columns["age"] == "PatientAge"
+    with pytest.raises(ImageRefused, match="attribute 0010,1010 stands twice"):
+        engine.predict(twice)
 
 
 def test_nothing_of_a_patient_is_logged(engine, make_dicom, caplog) -> None:
