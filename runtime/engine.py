@@ -250,14 +250,11 @@ class Engine:
 
         spec = self.manifest.image_spec
         filled = fill_columns(self.columns, known, pixels.attributes)
-        network = Network(
-            lambda tensor: self._run(with_columns(tensor, filled.inputs)),
-            self._logits_of,
-            self.task,
-            spec,
-            self._workers,
-            keep_probabilities,
-        )
+
+        def run(tensor: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+            return self._run(with_columns(tensor, filled.inputs))
+
+        network = Network(run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
         answer = ask_of(self.task)(network, pixels)
         typicality, not_reliable = self._judged(answer.outputs, answer.tensor)
         is_given = not (not_reliable and withholds)
