@@ -9,7 +9,7 @@ from medfm_compress.data.number_ranges import number_range
 from medfm_compress.data.written_forms import normal_form
 
 _OLDEST_YEARS = 125  # nobody on record was older than 122
-_PER_YEAR = {"d": 365.25, "w": 52.18, "m": 12.0, "y": 1.0}
+_PER_YEAR = {"d": 365.25, "w": 365.25 / 7, "m": 12.0, "y": 1.0}
 _UNIT = re.compile(
     r"(?<=[\d+])\s*(?:(d)(?:ays?)?|(w)(?:ks?|eeks?)?|(m)(?:o|os|on|ths?|onths?)?|(y)(?:rs?|ears?|o|/o)?)\b\.?(?: old)?"
 )

@@ -17,10 +17,11 @@ from medfm_compress.data.missing_values import is_missing, is_no_label
 from medfm_compress.data.recorded_groups import is_age
 from medfm_compress.data.written_forms import normal_form
 from medfm_compress.runtime.columns import CategoricalColumn, Column, NumericColumn
+from medfm_compress.runtime.dicom.attributes import AGE_UNITS
 from medfm_compress.runtime.errors import InputError
 
 AGE, SEX = "PatientAge", "PatientSex"
-PER_YEAR: Mapping[str, float] = MappingProxyType({"years": 1.0, "months": 12.0, "weeks": 52.18, "days": 365.25})
+PER_YEAR: Mapping[str, float] = MappingProxyType({unit: AGE_UNITS["years"] / days for unit, days in AGE_UNITS.items()})
 """Unit of a column of ages → how many of it a year has."""
 _SEXES = MappingProxyType({"female": "f", "woman": "f", "male": "m", "man": "m", "other": "o"})
 _COMMA = re.compile(r"(?<=\d),(?=\d)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -251,7 +250,10 @@ class Engine:
 
         spec = self.manifest.image_spec
         filled = fill_columns(self.columns, known, pixels.attributes)
-        run = partial(self._run_beside, filled.inputs)
+
+        def run(tensor: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+            return self._run(with_columns(tensor, filled.inputs))
+
         network = Network(run, self._logits_of, self.task, spec, self._workers, keep_probabilities)
         answer = ask_of(self.task)(network, pixels)
         typicality, not_reliable = self._judged(answer.outputs, answer.tensor)
@@ -269,6 +271,7 @@ class Engine:
                 *kind_flags(pixels, spec.dicom),
                 *colour_flags(pixels, spec),
                 *answer.flags,
+                *filled.flags,
                 *((NOT_RELIABLE_FLAG,) if not_reliable else ()),
                 *self._standing_flags,
             ),
@@ -325,11 +328,6 @@ class Engine:
     def _nearest_of(self, outputs: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
         """Hashes of the training cases that the network names; none where the bundle names none."""
         return () if self._nearest is None else self._nearest.named(outputs[NEAREST])
-
-    def _run_beside(
-        self, columns: Mapping[str, NDArray[np.float32]], tensor: NDArray[np.float32]
-    ) -> Mapping[str, NDArray[Any]]:
-        return self._run(with_columns(tensor, columns))
 
     def _run(self, inputs: NetworkInputs) -> Mapping[str, NDArray[Any]]:
         session = self._session

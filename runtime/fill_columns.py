@@ -29,10 +29,11 @@ from medfm_compress.runtime.columns import (
 from medfm_compress.runtime.dicom.attributes import AGE, AGE_UNITS, representation_of
 from medfm_compress.runtime.errors import ImageRefused, InputError
 
+MISSING_FLAG = "column-missing"
 ARGUMENT, MISSING, IMPUTED = "argument", "missing", "imputed"
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
 _AGE_LETTERS = {"D": "days", "W": "weeks", "M": "months", "Y": "years"}
-_OLDEST_DAYS = 130 * 365.25
+_OLDEST_DAYS = 125 * 365.25  # nobody on record was older than 122
 _CLOSE = 1e-3  # of a number and the same one in a file, which may be rounded
 
 
@@ -46,6 +47,11 @@ class Filled(NamedTuple):
 
     inputs: dict[str, NDArray[np.float32]]
     sources: dict[str, str]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a prediction says of them: whether one was missing."""
+        return (MISSING_FLAG,) if {IMPUTED, MISSING}.intersection(self.sources.values()) else ()
 
 
 class _FileValue(NamedTuple):

@@ -42,7 +42,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         segmentation: of a segmentation, its label map and what follows from it; None where none is given. Then a
             finding is called where the map shows it anywhere, and its probability is the highest of a pixel's.
         columns: of a model that takes columns, where each came from: ``argument``, the keyword of a DICOM attribute,
-            ``imputed`` or ``missing``. Their values are not kept.
+            ``imputed`` or ``missing`` (then there is the flag ``column-missing``). Their values are not kept.
         is_score: of an anomaly: ``probabilities`` hold a score in [0, 1] that orders images, no probability of disease.
         anomaly_map: of an anomaly, where the bundle gives one: the logit of the score at each place; its ``on_image()``
             has the image's own size.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from medfm_compress.runtime.answers.frames import FRAMES_LEFT_OUT
 from medfm_compress.runtime.engine import NOT_RELIABLE_FLAG, UNVERIFIED_FLAG
+from medfm_compress.runtime.fill_columns import MISSING_FLAG
 from medfm_compress.runtime.opening import CLOCK_FLAG, UNSIGNED_FLAG
 
 RESEARCH = "Research result, not for clinical use"
@@ -11,6 +13,8 @@ FLAGS = {
     UNVERIFIED_FLAG: "no passing verdict stands behind the network",
     UNSIGNED_FLAG: "no trusted signature stands behind the network or its verdict",
     CLOCK_FLAG: "the clock of the device showed an earlier time than was certainly reached",
+    MISSING_FLAG: "a value beside the image was missing, and the network was told so or given one that is usual",
+    FRAMES_LEFT_OUT: "frames that are unlike those that the network was made for were left out",
     "lossy-compressed": "the image was compressed with loss",
     "burned-in-annotation": "the image has annotations burned in",
     "no-window": "the image names no window, so its whole range was taken",

@@ -7,7 +7,6 @@ counts or dates something. What is read is what the columns name, nothing else.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from types import MappingProxyType
@@ -101,6 +100,8 @@ def _check_attribute(column: Column) -> None:
     keyword, name = column.dicom, column.name
     representation = _representation(keyword)
     if not representation:
+        import difflib  # of a fault alone
+
         near = difflib.get_close_matches(keyword, ("PatientAge", "ViewPosition", *UNITS, *_TERMS), 1)
         hint = f"; do you mean {near[0]!r}?" if near else ""
         raise InputError(f"column {name!r} comes from {keyword!r}, which is no DICOM keyword{hint}")

@@ -19,14 +19,17 @@ from medfm_compress.bench.gate.gate import judge_evidence, recompute
 from medfm_compress.bench.gate.policy_file import LoadedPolicy
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.models import TeacherRef, variant_models
+from medfm_compress.bench.monitor_reference import add_reference
 from medfm_compress.bench.options import BenchOptions
 from medfm_compress.bench.run import bench_bundle
 from medfm_compress.bench.types.policy import Budget, NonInferiority, Policy, SubgroupRule
 from medfm_compress.data.case_columns import case_columns
 from medfm_compress.data.open import open_study
 from medfm_compress.data.study import Study
+from medfm_compress.runtime import Engine
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import InputError, StudyError
+from medfm_compress.runtime.monitor.reference import read_reference
 from medfm_compress.runtime.network_inputs import feed, with_columns
 from medfm_compress.runtime.preprocess import preprocess
 from medfm_compress.runtime.progress import no_progress
@@ -105,6 +108,20 @@ def test_a_case_without_a_value_that_must_be_known(tmp_path: Path, model: ModelU
 def test_it_is_timed_with_columns_and_from_file_to_finding(model: ModelUnderTest) -> None:
     (measurement,) = measure([model], QUICK)
     assert min(measurement.session_ms) > 0 and measurement.stages_ms
+
+
+def test_a_reference_for_monitoring_is_of_cases_with_their_columns(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "many", [str(20 + number % 60) for number in range(80)])
+    bundle = Bundle.open(tiny_columns.bundle(tmp_path / "columns.medfm"))
+    add_reference(bundle, study, tmp_path / "with.medfm")
+    with Engine(tmp_path / "with.medfm", threads=1) as engine:
+        known = read_reference(engine.bundle, engine.variant).features(engine.variant.name)["score of opacity"]
+        counts = [0] * len(known.counts)
+        for case in study.split("val"):
+            values = {name: case.value(name) or None for name in ("age", "sex", "view")}
+            image = np.asarray(study.source.read(case.image).values)
+            counts[known.bin_of(engine.predict(image, columns=values).probabilities["opacity"])] += 1
+    assert sum(abs(a - b) for a, b in zip(counts, known.counts, strict=True)) <= 2
 
 
 def external(tmp_path: Path, content: bytes, columns=COLUMNS) -> ModelUnderTest:

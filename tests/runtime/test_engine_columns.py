@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 
 import msgspec
 import numpy as np
@@ -69,6 +70,8 @@ def test_a_dicom_without_them_is_refused_or_filled_as_declared(engine, make_dico
         engine.predict(make_dicom(STORED))
     prediction = engine.predict(make_dicom(STORED), columns={"age": 63})
     assert prediction.columns == {"age": "argument", "sex": "missing", "view": "imputed"}
+    assert "column-missing" in prediction.flags
+    assert "column-missing" not in engine.predict(make_dicom(STORED), columns=GIVEN).flags
 
 
 @pytest.mark.parametrize("age", ["000Y", "200Y", "063"])
@@ -77,6 +80,15 @@ def test_an_age_that_is_none(engine, make_dicom, age: str) -> None:
         ds = make_dicom(STORED, PatientAge=age)
     with pytest.raises(ImageRefused, match="PatientAge of the file"):
         engine.predict(ds)
+
+
+def test_an_age_that_stands_twice_is_not_believed(engine, make_dicom, dicom_bytes) -> None:
+    once = struct.pack("<HH", 0x0010, 0x1010) + b"AS" + struct.pack("<H", 4) + b"063Y"
+    data = dicom_bytes(make_dicom(STORED, PatientAge="063Y"))
+    twice = data.replace(once, once + once.replace(b"063Y", b"005Y"))
+    assert len(twice) == len(data) + len(once) and engine.predict(data).columns["age"] == "PatientAge"
+    with pytest.raises(ImageRefused, match="attribute 0010,1010 stands twice"):
+        engine.predict(twice)
 
 
 def test_nothing_of_a_patient_is_logged(engine, make_dicom, caplog) -> None:

@@ -20,6 +20,7 @@ from medfm_compress.runtime.bundle.bundle import model_digest
 from medfm_compress.runtime.errors import BundleRefused, InputError, MedfmError, in_one_line, quoted, refusing
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.sessions import onnxruntime as ort_backend
+from tests.helpers import tiny_columns
 
 needs_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 
@@ -69,11 +70,11 @@ def replaced(manifest, at, value):
     return changed
 
 
-def use(path, image) -> str:
+def use(path, image, columns=None) -> str:
     """Open it and predict; the error of the tree that comes out, empty where none does."""
     try:
         with Engine(path, threads=1, unverified=True) as engine:
-            scores = engine.predict(image).probabilities
+            scores = engine.predict(image, columns=columns).probabilities
     except MedfmError as exc:
         assert "\n" not in str(exc) and len(str(exc)) < 2000
         return str(exc)
@@ -91,6 +92,20 @@ def test_any_value_anywhere_in_the_manifest(tiny, whole, tmp_path):
             path = written(tmp_path / "a.medfm", replaced(manifest, at, value), members)
             refused += bool(use(path, tiny.image()))
     assert refused > len(places)
+
+
+def test_any_value_anywhere_in_the_columns(tiny, tmp_path):
+    path = tiny_columns.bundle(tmp_path / "columns.medfm")
+    members = {entry.name: archive.read_member(path, entry) for entry in archive.read_directory(path)}
+    manifest = msgspec.json.decode(members.pop("manifest.json"))
+    places = [at for at in leaves(manifest) if at and at[0] in ("columns", "inputs")]
+    draw = random.Random(0)
+    messages = set()
+    for at in places:
+        for value in draw.sample(HOSTILE, 2):
+            path = written(tmp_path / "a.medfm", replaced(manifest, at, value), members)
+            messages.add(use(path, tiny.image(), {"age": 63, "sex": "female", "view": "AP"}))
+    assert len(messages) > 20
 
 
 @pytest.mark.parametrize("member", ["goldens/inputs.npy", "goldens/onnxruntime-cpu-fp32.npy", "model.onnx"])

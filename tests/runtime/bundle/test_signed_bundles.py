@@ -27,7 +27,7 @@ DIGESTS = {  # as the writer of the time computed them
     7: "a69251a953c92d70f414edc264eb79696b38f214143fe992f61ff0e8c9021b45",  # a segmentation by tiles
     8: "fd3110134421ae133aa56efbffca2f0067e9aa53dc6d0e01dadc20d508408129",  # a classifier that takes columns
 }
-GIVEN = {8: {"age": 63, "sex": "female"}}
+GIVEN = {8: {"age": 63, "sex": "female", "view": "AP"}}
 BUILDER, APPROVER = Signer.make("Build", "builder"), Signer.make("Chief", "approver")
 
 
