@@ -22,6 +22,7 @@ from medfm_compress.bench.evaluate.paired_comparison import compare
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.policy import NonInferiority, Policy
 from medfm_compress.compress.distillation.options import Distillation
+from medfm_compress.compress.networks.architecture import FusionMethod
 from medfm_compress.compress.networks.model import CARD, load_model
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.teachers.source import TeacherSource
@@ -52,7 +53,7 @@ class Arm(NamedTuple):
 
     teacher: bool
     student: bool
-    fusion: str = "concatenation"
+    fusion: FusionMethod = "concatenation"
 
 
 ARMS = {
@@ -95,29 +96,30 @@ def train(arm: Arm, seed: int, folder: Path, options: argparse.Namespace) -> Non
     """The arm's teacher and student as model folders, and the student's bundles; what is there is kept."""
     table, columns = prepare(options)
     teacher = options.out / f"teacher-{arm.fusion if arm.teacher else 'image'}-{seed}"
-    given = {"columns": str(columns), "fusion": arm.fusion}
+    name, fusion = str(columns), arm.fusion
     if not (teacher / CARD).is_file():
-        step = FinetuneStep(
+        tuned = FinetuneStep(
             model=TEACHER,
             weights=str(options.weights),
             image_size=options.size,
             training=TrainingConfig(
                 epochs=-(-options.epochs // 2), patience=0, seed=seed, modality="dermoscopy", device="cpu"
             ),
-            **(given if arm.teacher else {}),
         )
-        steps.finetune(table, step, print_line, teacher)
+        tuned = msgspec.structs.replace(tuned, columns=name, fusion=fusion) if arm.teacher else tuned
+        steps.finetune(table, tuned, print_line, teacher)
     if not (folder / "student" / CARD).is_file():
         training = TrainingConfig(
             epochs=options.epochs, learning_rate=2e-3, patience=0, seed=seed, modality="dermoscopy", device="cpu"
         )
         labelled = Distillation(views=2, unlabelled=False)  # images without labels have neither age nor sex
-        step = DistillStep(student=STUDENT, training=training, distillation=labelled, **(given if arm.student else {}))
-        steps.distill(table, (TeacherSource(source=str(teacher)),), step, print_line, folder / "student")
+        distilled = DistillStep(student=STUDENT, training=training, distillation=labelled)
+        distilled = msgspec.structs.replace(distilled, columns=name, fusion=fusion) if arm.student else distilled
+        steps.distill(table, (TeacherSource(source=str(teacher)),), distilled, print_line, folder / "student")
     bundle = folder / "student.medfm"
     if not bundle.is_file():
-        step = ExportStep(false_refusal_rate=0.0)
-        steps.export(folder / "student", table, step, "student", "", print_line, bundle)
+        exported = ExportStep(false_refusal_rate=0.0)
+        steps.export(folder / "student", table, exported, "student", "", print_line, bundle)
     if not (folder / "int8.medfm").is_file():
         search = QuantizeOptions(targets=("openvino:cpu", "onnxruntime:cpu"), time_budget_s=30.0, keep_fp32=True)
         steps.quantize(CaseSource(table), bundle, search, print_line, folder / "int8.medfm")

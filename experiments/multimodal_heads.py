@@ -50,6 +50,7 @@ ARMS: dict[str, FusionMethod | None] = {
     "concatenation": "concatenation",
     "film": "film",
 }
+Array = NDArray[np.floating]
 _HIDDEN, _EPOCHS, _CHUNK = 32, 30, 32
 _POLICY = Policy(non_inferiority=(NonInferiority(metric="auroc", margin=0.03),))
 
@@ -82,7 +83,7 @@ class Unchanged:
         return maps
 
 
-def embeddings(study: Study, cases: dict[str, tuple[Case, ...]], options: argparse.Namespace) -> dict[str, NDArray]:
+def embeddings(study: Study, cases: dict[str, tuple[Case, ...]], options: argparse.Namespace) -> dict[str, Array]:
     """Split → ``[n, 1280, 1, 1]`` float32, kept in ``OUT/embeddings.npz``."""
     path = options.out / "embeddings.npz"
     if path.is_file():
@@ -96,7 +97,7 @@ def embeddings(study: Study, cases: dict[str, tuple[Case, ...]], options: argpar
         with torch.inference_mode():
             parts = [model.module(part) for part in torch.split(torch.from_numpy(images), _CHUNK)]
         rows[split] = torch.cat(parts).numpy()[:, :, None, None]
-    np.savez(path, **rows)
+    np.savez(path, **rows)  # type: ignore[arg-type]
     return rows
 
 
@@ -111,7 +112,7 @@ class Trial:
         self.values = {name: load_columns([(self.study, cases)], self.columns) for name, cases in self.cases.items()}
         self.task = task_of(self.study)
 
-    def logits(self, name: str, seed: int) -> NDArray:
+    def logits(self, name: str, seed: int) -> Array:
         """Of the test cases ``[n, labels]``, of the arm's head trained with ``seed``."""
         torch.manual_seed(seed)
         method, blind = ARMS[name], name == "columns alone"
@@ -140,7 +141,7 @@ class Trial:
         best = train(job, config, no_progress).network
         return self._answers(best, "test", blind, mean, std).numpy()
 
-    def _images(self, split: str, blind: bool) -> NDArray:
+    def _images(self, split: str, blind: bool) -> Array:
         images = self.embedded[split].astype(np.float32)
         return np.zeros_like(images) if blind else images
 
@@ -153,7 +154,7 @@ class Trial:
         widths = {column.name: column.width for column in self.columns}
         return FusionNetwork(nn.Flatten(), fusion_head(method, width, sum(widths.values()), labels, _HIDDEN), widths)
 
-    def _answers(self, module: nn.Module, split: str, blind: bool, mean: NDArray, std: NDArray) -> Tensor:
+    def _answers(self, module: nn.Module, split: str, blind: bool, mean: Array, std: Array) -> Tensor:
         images = (self._images(split, blind) - mean[:, None, None]) / std[:, None, None]
         columns = self.values[split] if isinstance(module, FusionNetwork) else {}
         with torch.inference_mode():

@@ -14,6 +14,7 @@ from medfm_compress.compress.anomaly.options import EncoderSource
 from medfm_compress.compress.anomaly.principal import project_on_principal_components
 from medfm_compress.compress.embedding.options import EmbeddingDistillation
 from medfm_compress.compress.networks.encoder import enlarged, shortened
+from medfm_compress.compress.networks.inputs import Inputs, images_in
 from medfm_compress.compress.networks.model import sha256_of
 from medfm_compress.compress.teachers.outputs import TeacherOutputs
 from medfm_compress.compress.teachers.teacher import TeacherCard
@@ -60,9 +61,9 @@ class EncoderTeacher:
         """Numbers of all their embeddings together."""
         return sum(one.plan.width for one in self.encoders)
 
-    def answer(self, images: Tensor, features: tuple[str, ...] = ()) -> TeacherOutputs:
+    def answer(self, inputs: Inputs, features: tuple[str, ...] = ()) -> TeacherOutputs:
         """See `Teacher`; ``embedding`` ``[n, width]`` and ``places`` ``[n, width, h, w]`` on the first one's grid."""
-        embeddings, places = zip(*(self._of(one, images) for one in self.encoders), strict=True)
+        embeddings, places = zip(*(self._of(one, images_in(inputs)) for one in self.encoders), strict=True)
         grid = tuple(places[0].shape[2:])
         every = {
             EMBEDDING: torch.cat(embeddings, dim=1),

@@ -26,14 +26,14 @@ class Fusion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
         method: see `FusionMethod`.
-        widths: column → numbers that it is, in the order of the network's inputs.
+        widths: column and the numbers that it is, in the order of the network's inputs.
         embedding: numbers of the encoder's pooled embedding, before any pruning.
         labels: logits.
         hidden: features that the columns become.
     """
 
     method: FusionMethod = "concatenation"
-    widths: dict[str, Annotated[int, Meta(ge=1)]]
+    widths: tuple[tuple[str, Annotated[int, Meta(ge=1)]], ...]
     embedding: Annotated[int, Meta(ge=1)]
     labels: Annotated[int, Meta(ge=1)]
     hidden: Annotated[int, Meta(ge=1, le=4096)] = HIDDEN

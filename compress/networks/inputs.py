@@ -39,8 +39,8 @@ class Columned:
 
     def to(self, where: torch.device | torch.dtype | str) -> Columned:
         """Likewise on another device, or in another precision."""
-        columns = {name: rows.to(where) for name, rows in self.columns.items()}  # type: ignore[call-overload]
-        return Columned(self.images.to(where), columns)  # type: ignore[call-overload]
+        columns = {name: rows.to(where) for name, rows in self.columns.items()}
+        return Columned(self.images.to(where), columns)
 
 
 Inputs = Tensor | Columned

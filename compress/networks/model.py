@@ -69,18 +69,14 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def __post_init__(self) -> None:
         fusion = self.architecture.fusion
-        widths = {} if fusion is msgspec.UNSET else fusion.widths
-        told = {column.name: column.width for column in self.told}
+        widths = () if fusion is msgspec.UNSET else fusion.widths
+        told = tuple((column.name, column.width) for column in self.told)
         check_columns(self.told)
         if widths != told:
             raise ModelError(
                 f"{self.name} is described with the columns {told or 'none'}, and its network takes "
                 f"{widths or 'none'}; restore its card or train again"
             )
-        if fusion is not msgspec.UNSET:  # the file has an object's keys in alphabetical order
-            ordered = msgspec.structs.replace(fusion, widths=told)
-            architecture = msgspec.structs.replace(self.architecture, fusion=ordered)
-            msgspec.structs.force_setattr(self, "architecture", architecture)
 
     @property
     def told(self) -> tuple[Column, ...]:

@@ -14,6 +14,7 @@ from medfm_compress import steps
 from medfm_compress.compress.distillation.distill import distill
 from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.networks.model import Model, load_model
+from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.teachers.ensemble import EnsembleTeacher
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
@@ -123,6 +124,17 @@ def test_training_for_int8_is_refused(teacher: Path, study: Path, tmp_path: Path
         distill(
             (open_study(study),), ModuleTeacher(model), model, training(1), tmp_path, silent, Distillation(qat=True)
         )
+
+
+def test_pruned_by_cases_with_columns_and_recovered(teacher: Path, study: Path, tmp_path: Path) -> None:
+    options = PruneOptions(
+        max_macs=0.8, target="", depth=False, training=training(2), distillation=Distillation(views=1, unlabelled=False)
+    )
+    record = steps.prune(study, (), teacher, options, silent, tmp_path / "pruned")
+    assert record.macs_after < 0.85 * record.macs_before
+    small = load_model(tmp_path / "pruned")
+    assert [column.name for column in small.columns] == ["age", "sex"]
+    assert auroc_of(small, study) > 0.9
 
 
 def test_exported_and_quantized_with_columns_among_the_calibration(teacher: Path, study: Path, tmp_path: Path) -> None:

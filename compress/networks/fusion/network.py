@@ -78,9 +78,9 @@ def fused(module: nn.Module, fusion: Fusion) -> FusionNetwork:
     if reset is None:
         raise ModelError(f"{type(module).__name__} has no classifier that can be replaced; give a network of timm")
     reset(0)
-    numbers = sum(fusion.widths.values())
-    head = fusion_head(fusion.method, fusion.embedding, numbers, fusion.labels, fusion.hidden)
-    return FusionNetwork(module, head, fusion.widths)
+    widths = dict(fusion.widths)
+    head = fusion_head(fusion.method, fusion.embedding, sum(widths.values()), fusion.labels, fusion.hidden)
+    return FusionNetwork(module, head, widths)
 
 
 def with_fusion(
@@ -103,7 +103,7 @@ def with_fusion(
     fusion = Fusion(
         method=method,
         hidden=hidden,
-        widths={column.name: column.width for column in columns},
+        widths=tuple((column.name, column.width) for column in columns),
         embedding=_embedding(model.module, model.spec.shape),
         labels=len(model.task.labels),
     )
