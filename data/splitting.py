@@ -43,9 +43,14 @@ class SplitPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def __post_init__(self) -> None:
         if not 0 < self.val < 1 or not 0 <= self.test < 1 or self.val + self.test >= 1:
             raise StudyError(f"val {self.val} and test {self.test} must be fractions whose sum is below 1, val above 0")
-        if self.keep_test == (self.test > 0):
+        if self.keep_test and self.test > 0:
             raise StudyError(
-                "either keep the given test split (--keep-test) or give the fraction of a new one (--test 0.2)"
+                f"keep_test leaves the test split as it is, and test {self.test} cuts a new one; give one of them"
+            )
+        if not self.keep_test and not self.test:
+            raise StudyError(
+                f"val {self.val} alone does not say what becomes of the test split: leave the one that the study has "
+                "as it is with --keep-test, or cut a new one, e.g. --test 0.2"
             )
         if self.drop_leaking and not self.keep_test:
             raise StudyError("drop_leaking goes with keep_test: splits that are cut anew by patient do not leak")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 from collections import Counter
@@ -31,6 +32,7 @@ _RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _MISSPELT = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
 _SERIES_SAMPLE = 64
 _WORKERS = 2
+_NEAR = 0.8  # of difflib: one letter too many or too few, or another one in its place
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ def open_table(
     """
     table = read_table(path)
     require_columns(table, ("image", "split"))
+    _check_prefixes(table)
     structures = () if normal else _structures(table, structures)
     if not structures:
         _check_label_columns(table)
@@ -99,13 +102,30 @@ def _is_group(column: str) -> bool:
     return column not in _RESERVED and not column.startswith((PREFIX, MASK_PREFIX))
 
 
+def _check_prefixes(table: Table) -> None:
+    """Refuse a column ``masks:x`` or ``Label:x``, which would silently be one more group of cases.
+
+    Raises:
+        StudyError: naming the column and what it probably means.
+    """
+    prefixes = (MASK_PREFIX.removesuffix(":"), PREFIX.removesuffix(":"))
+    for column in table.columns:
+        written, colon, name = column.partition(":")
+        near = difflib.get_close_matches(written.strip().lower(), prefixes, 1, _NEAR) if colon else []
+        if near and written != near[0]:
+            raise StudyError(
+                f"{table.path.name} has a column {column!r}; write '{near[0]}:{name.strip()}' if it is that, else give "
+                "the column another name"
+            )
+
+
 def _structures(table: Table, wanted: tuple[str, ...]) -> tuple[str, ...]:
     """What the masks show, where the table is one of masks or was asked for them; empty for a table of labels."""
     named = table.structures
     if named and wanted and named != wanted:
         raise StudyError(
             f"{table.path.name} has masks of {', '.join(named)}, and {', '.join(wanted)} is asked for; they must "
-            "agree, in this order"
+            "agree, in this order; leave --structure out, since the columns say it"
         )
     if wanted and not table.mask_columns:
         raise StudyError(f"{table.path.name} has no column 'mask'; masks of {', '.join(wanted)} are needed")

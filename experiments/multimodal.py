@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--study", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=6, help="of a student; a teacher starts trained, and has half")
+    parser.add_argument("--epochs", type=int, default=6, help="of a student; a teacher has half")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=list(ARMS))
     options = parser.parse_args()

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfm_compress.artefacts import MODEL_CARDS
+from medfm_compress.runtime.device.lock import exclusive
 from medfm_compress.runtime.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from medfm_compress.compress.teachers.source import TeacherSource
+
+_LOCK = Path("training", "checkpoint.lock")  # what `training.loop` holds while it trains
+_PATIENCE_S = 0.5  # another process of the same training may be looking too
 
 
 def refuse_misspelt(*names: str) -> None:
@@ -32,6 +36,9 @@ def refuse_to_overwrite(out: Path, overwrite: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; a model is a folder: name another")
+    if (out / _LOCK).is_file():
+        with exclusive(out / _LOCK, _PATIENCE_S, "trains in"):
+            pass  # said before the teacher is asked, and not only when the training begins
     if overwrite or not out.is_dir():
         return
     finished = any((out / card).exists() for card in MODEL_CARDS)

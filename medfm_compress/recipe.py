@@ -148,6 +148,9 @@ class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         check(self)
         if bool(self.folder) == bool(self.model):
             raise InputError("a teacher is either a model folder ('folder') or a network ('model'); give one of them")
+        if self.folder and self.columns:
+            raise InputError("a model folder has its columns already; leave 'columns' out, or give a network ('model')")
+        _check_fusion(self.columns, self.fusion)
 
 
 class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -186,6 +189,12 @@ class DistillStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         check(self)
+        _check_fusion(self.columns, self.fusion)
+
+
+def _check_fusion(columns: str, fusion: FusionMethod) -> None:
+    if fusion != "concatenation" and not columns:
+        raise InputError(f"fusion {fusion!r} joins columns, and none are given; give --columns, or leave --fusion out")
 
 
 class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

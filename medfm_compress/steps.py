@@ -178,6 +178,9 @@ def distill(
     student = _student(teacher.card, own, step, auto)
     if step.columns:
         student = _with_columns(student, step, cases, progress)
+    if teacher.card.told and not student.columns:
+        beside = ", ".join(column.name for column in teacher.card.told)
+        progress(f"the student sees the image alone, its teacher also {beside}; --columns gives them to the student")
     rules = teacher.card.spec.dicom
     more = tuple(_open(Path(path), progress, rules) for path in step.more)
     studies = (open_study(study, dicom_rules=rules, structures=structures), *more)

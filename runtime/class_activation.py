@@ -1,7 +1,8 @@
 """Where the network looked, from the run that gave the finding: class activation maps laid on the image.
 
-M_k ``[h, w]`` are the network's output ``cam``: what each place adds to logit k (Zhou et al. 2016; see
-`export.passes.cam_output`). A finding's evidence is what a place adds to its log-odds, to first order:
+M_k ``[h, w]`` are the network's output of role ``cam``: what each place adds to logit k by way of the last feature map
+(Zhou et al. 2016; see `export.passes.cam_output`), or of a ViT's class token by way of the last attention
+(`export.passes.class_token_output`). A finding's evidence is what a place adds to its log-odds, to first order:
 
     E = M_f                                            findings that do not exclude each other
     E = M_f − Σ_{g ≠ f} q_g M_g,  q = softmax of the others' logits       binary and multi-class
@@ -27,6 +28,9 @@ from medfm_compress.runtime.preprocess import LUMA, resized_size
 from medfm_compress.runtime.task import Task
 
 FloatArray = NDArray[np.float32]
+CAM, CLASS_TOKEN = "cam", "class_token_cam"
+MAP_OUTPUTS = (CAM, CLASS_TOKEN)
+"""Names of outputs of maps, of role ``cam``: of a last feature map, and of a class token's attention."""
 
 
 class ClassActivation(NamedTuple):
@@ -35,10 +39,12 @@ class ClassActivation(NamedTuple):
     Attributes:
         maps: M, float32 ``[labels, h, w]``.
         logits: float32 ``[labels]``.
+        output: name of the network's output, one of `MAP_OUTPUTS`.
     """
 
     maps: FloatArray
     logits: FloatArray
+    output: str = CAM
 
     def evidence(self, task: Task, finding: str) -> FloatArray:
         """E of ``finding``, ``[h, w]``, in units of log-odds before any temperature.
@@ -64,7 +70,7 @@ def read_activation(
     maps = np.asarray(outputs[cam.name], np.float32)
     if maps.shape != cam.shape or not np.isfinite(maps).all():
         return None
-    return ClassActivation(maps[0], logits[0])
+    return ClassActivation(maps[0], logits[0], cam.name)
 
 
 def on_input(evidence: FloatArray, spec: ImageSpec) -> FloatArray:

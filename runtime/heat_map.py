@@ -6,12 +6,20 @@ A bundle with class activation maps (`class_activation`) gives a map with its fi
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.class_activation import ClassActivation, grey_picture, on_image, on_input
+from medfm_compress.runtime.class_activation import (
+    CAM,
+    CLASS_TOKEN,
+    ClassActivation,
+    grey_picture,
+    on_image,
+    on_input,
+)
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.images.pixels import Pixels
@@ -23,7 +31,8 @@ if TYPE_CHECKING:
     from medfm_compress.runtime.engine import Engine
     from medfm_compress.runtime.prediction import Prediction
 
-OCCLUSION, ACTIVATION = "occlusion", "class activation"
+OCCLUSION, ACTIVATION, CLASS_TOKEN_ATTENTION = "occlusion", "class activation", "class token attention"
+_METHODS = MappingProxyType({CAM: ACTIVATION, CLASS_TOKEN: CLASS_TOKEN_ATTENTION})
 
 OnStep = Callable[[int, int], None]
 """Called before every run of the network with how many are done and how many there are; what it raises ends the map."""
@@ -39,7 +48,7 @@ class HeatMap(NamedTuple):
         evidence: float32 ``[H, W]``, log-odds that covering a place takes away, or that it adds; negative where it
             speaks against the finding.
         picture: uint8 ``[H, W, 3]``, the image as the network saw it, before normalisation, or as it is in the file.
-        method: ``occlusion`` or ``class activation``.
+        method: ``occlusion``, ``class activation`` or, of a ViT that reads one token, ``class token attention``.
     """
 
     finding: str
@@ -82,7 +91,7 @@ def heat_map(
     activation = engine.activation(inputs)
     if activation is not None:
         evidence = on_input(activation.evidence(engine.task, chosen), spec)
-        return HeatMap(chosen, evidence, picture_of(tensor, spec), ACTIVATION)
+        return HeatMap(chosen, evidence, picture_of(tensor, spec), method_of(activation))
     height, width = tensor.shape[2:]
     runs = 1 + len(list(windows(height, width, OcclusionOptions())))
     return HeatMap(
@@ -109,7 +118,12 @@ def heat_map_of_image(
     """
     height, width = pixels.values.shape[:2]
     evidence = on_image(activation.evidence(task, finding), spec, height, width)
-    return HeatMap(finding, evidence, grey_picture(pixels), ACTIVATION)
+    return HeatMap(finding, evidence, grey_picture(pixels), method_of(activation))
+
+
+def method_of(activation: ClassActivation) -> str:
+    """How the maps of a run were made, in words."""
+    return _METHODS.get(activation.output, ACTIVATION)
 
 
 def finding_to_explain(prediction: Prediction) -> str | None:
@@ -124,6 +138,12 @@ def picture_of(tensor: NDArray[np.float32], spec: ImageSpec) -> NDArray[np.uint8
     seen = np.rint(255 * np.clip(tensor[0] * scale + shift, 0, 1)).astype(np.uint8)
     picture: NDArray[np.uint8] = np.repeat(seen, 3 // len(seen), axis=0).transpose(1, 2, 0)
     return picture
+
+
+def scale_bar(height: int, width: int) -> NDArray[np.uint8]:
+    """The colours of `overlay` on an even grey, from no evidence to the most of a map: uint8 ``[height, width, 3]``."""
+    evidence = np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (height, width))
+    return overlay(HeatMap("", evidence, np.full((height, width, 3), 128, np.uint8)))
 
 
 def overlay(heat: HeatMap) -> NDArray[np.uint8]:

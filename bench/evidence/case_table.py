@@ -55,7 +55,7 @@ def case_ids(report: Report, salt: bytes, study: Study | None = None) -> CaseIds
 
 
 def case_csv(report: Report, ids: CaseIds) -> bytes:
-    """The table: two hashes, the columns, the truth, then scores and decisions of every evaluation."""
+    """The table: two hashes, the columns, the truth, then scores, decisions and metrics of masks of each evaluation."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([_head(report), *_rows(report, ids)])
     return text.getvalue().encode()
@@ -100,7 +100,8 @@ def _check_ids(ids: CaseIds, clusters: Sequence[int], source: str) -> None:
 def _head(report: Report) -> list[str]:
     names = [f"truth {finding}" for finding in report.teacher.findings]
     for table in report.evaluations:
-        names += [f"{what} {finding}, {table.name}" for what in ("score", "decision") for finding in table.findings]
+        told = ("score", "decision", *table.case_metrics)
+        names += [f"{what} {finding}, {table.name}" for what in told for finding in table.findings]
     return [csv_cell(name) for name in ("case", "patient", *report.teacher.subgroups, *names)]
 
 
@@ -119,7 +120,13 @@ def _rows(report: Report, ids: CaseIds) -> list[list[str]]:
 
 
 def _answers(table: EvaluationTable, row: int) -> list[str]:
-    return [*(repr(float(score)) for score in table.scores[row]), *(str(value) for value in table.decisions[row])]
+    """Of one case; a metric that it does not have, such as the Dice of a structure that is not there, is empty."""
+    metrics = [value for rows in table.case_metrics.values() for value in rows[row]]
+    return [
+        *(repr(float(score)) for score in table.scores[row]),
+        *(str(value) for value in table.decisions[row]),
+        *("" if value is None else repr(float(value)) for value in metrics),
+    ]
 
 
 def _hash(salt: bytes, key: str) -> str:

@@ -21,12 +21,11 @@ from medfm_compress.compress.few_labels.curve import (
     spread,
 )
 from medfm_compress.compress.few_labels.draws import draw
-from medfm_compress.compress.few_labels.encoder import embed
+from medfm_compress.compress.few_labels.encoder import FrozenEncoder, embed
 from medfm_compress.compress.few_labels.linear_classifier import Floats, Integers, LinearClassifier
 from medfm_compress.compress.few_labels.linear_probe import linear_probe
 from medfm_compress.compress.few_labels.options import ClassifierName, FewLabelsOptions
 from medfm_compress.compress.few_labels.prototypes import prototypes
-from medfm_compress.compress.networks.model import Model
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.bundle.bundle import utc_date
@@ -90,7 +89,7 @@ class LabelledCases(NamedTuple):
 
 
 def few_labels(
-    encoders: Mapping[str, Model],
+    encoders: Mapping[str, FrozenEncoder],
     study: Study,
     options: FewLabelsOptions,
     progress: Progress,
@@ -138,7 +137,7 @@ def few_labels(
 
 
 def _log_look(
-    encoders: Mapping[str, Model], study: Study, options: FewLabelsOptions, cases: int, log: Path | None
+    encoders: Mapping[str, FrozenEncoder], study: Study, options: FewLabelsOptions, cases: int, log: Path | None
 ) -> None:
     """As `bench` logs it, without a policy: whoever chooses by these curves has chosen on the test split."""
     if options.split != TEST:
@@ -154,7 +153,7 @@ def _log_look(
             split=options.split,
             cases=cases,
             policy_sha256="",
-            model_digest=encoder.weights_sha256(),
+            model_digest=encoder.digest,
             study_fingerprint=study_fingerprint(study),
         )
         log_evaluation(log, entry)
@@ -171,7 +170,7 @@ class _Scene(NamedTuple):
     options: FewLabelsOptions
 
     def curves(
-        self, encoder: Model, progress: Progress
+        self, encoder: FrozenEncoder, progress: Progress
     ) -> tuple[int, dict[tuple[ClassifierName, int], dict[str, Resampled]]]:
         """Length of the embedding; metrics by classifier and number of cases."""
         known = embed(encoder, self.study, [self.train.cases[at] for at in self.drawn], progress)

@@ -10,6 +10,8 @@ import os
 import time
 from collections.abc import Callable
 
+from medfm_compress.runtime.progress import duration_in_words
+
 _WALL = 5.0  # seconds of the clock for each second of work
 
 
@@ -35,13 +37,18 @@ class Budget:
             work: clock of processor time, in s.
             wall: clock that goes on while the process waits, in s.
         """
-        self._work, self._wall = work, wall
+        self._work, self._wall, self._work_s = work, wall, work_s
         self._work_end, self._wall_end = work() + work_s, wall() + _WALL * work_s
 
     def deadline(self) -> float:
         """`time.monotonic` at which a single candidate should end that takes long: twice the work that is left."""
         left = max(self._work_end - self._work(), 0.0)
         return min(self._wall_end, self._wall() + 2 * left)
+
+    def left_in_words(self) -> str:
+        """How much of it is left, e.g. ``2 min of 5 min``, for a line of progress."""
+        left = min(max(self._work_end - self._work(), 0.0), self._work_s)
+        return f"{duration_in_words(left)} of {duration_in_words(self._work_s)}"
 
     def exhausted(self) -> str:
         """Why nothing further is begun; empty while there is something left."""

@@ -140,7 +140,8 @@ def search_candidates(
         if isinstance(candidate, DoesNotApply):
             attempts.append(candidate)
             continue
-        progress(f"{backend}: {candidate if isinstance(candidate, Method) else candidate.name}")
+        name = candidate if isinstance(candidate, Method) else candidate.name
+        progress(f"{backend}: {name}; work left: {limits.budget.left_in_words()}")
         trial = open_method(candidate, group, builder, limits) if isinstance(candidate, Method) else candidate
         attempts.append(_tried(trial, reference, attempts, validation, limits))
         attempts[:] = _close_losers(attempts, limits)

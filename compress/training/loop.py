@@ -9,6 +9,9 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +27,7 @@ from medfm_compress.compress.training.job import Batch, Job, Trained
 from medfm_compress.compress.training.prefetch import Prefetcher, Raw, plan_epoch
 from medfm_compress.compress.training.schedule import rate
 from medfm_compress.compress.training.tensorboard import TensorBoardLog
+from medfm_compress.runtime.device.lock import exclusive
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress, Tick, no_progress
 
@@ -32,28 +36,41 @@ if TYPE_CHECKING:
 
 _TELL_EVERY_S = 1.0
 _CLIP = 1.0
+_PATIENCE_S = 0.5  # a command that only looks whether somebody trains here holds the lock for a moment
 
 
 def train(job: Job, config: TrainingConfig, progress: Progress) -> Trained:
     """Train ``job.learner`` in place and return the best moving average of ``job.network``.
 
     Raises:
-        InputError: fewer training cases than a step needs, a loss that is no longer finite, or a device whose memory
-            does not suffice.
+        InputError: fewer training cases than a step needs, a loss that is no longer finite, a device whose memory does
+            not suffice, or another training that writes the same checkpoint.
     """
     fabric = processes.start(config)
     told_at = progress if processes.is_first() else no_progress
     share_processors(fabric.device.type, told_at)
-    run = _Run(job, config, fabric, told_at)
-    run.resume()
-    try:
-        while not run.finished:
-            run.epoch()
-    except torch.OutOfMemoryError:
-        raise _out_of_memory(job, config) from None
-    finally:
-        run.log.close()
-    return run.result()
+    with _alone(job.checkpoint):
+        run = _Run(job, config, fabric, told_at)
+        run.resume()
+        try:
+            while not run.finished:
+                run.epoch()
+        except torch.OutOfMemoryError:
+            raise _out_of_memory(job, config) from None
+        finally:
+            run.log.close()
+        return run.result()
+
+
+@contextmanager
+def _alone(checkpoint: Path | None) -> Iterator[None]:
+    """No second training writes ``checkpoint`` meanwhile: each would go on from what the other left."""
+    if checkpoint is None or not processes.is_first():
+        yield
+        return
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(checkpoint.with_suffix(".lock"), _PATIENCE_S, "trains in"):
+        yield
 
 
 class _Run:

@@ -16,18 +16,15 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medfm_compress.export.passes.graph import add_constant, attribute, constant, static_shape
+from medfm_compress.export.passes.graph import add_constant, attribute, constant, free_name, static_shape
+from medfm_compress.export.passes.linear_head import Head, Matrix, head_before, is_row
+from medfm_compress.runtime.class_activation import CAM, MAP_OUTPUTS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-CAM = "cam"
-_MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Transpose")
 _POOLS = ("GlobalAveragePool", "ReduceMean", "AveragePool")
-
-Matrix = NDArray[np.float32]
 
 
 class LastFeatureMap(NamedTuple):
@@ -50,15 +47,6 @@ class LastFeatureMap(NamedTuple):
     epsilon: float = 0.0
 
 
-class _Head(NamedTuple):
-    """What lies between a value and the logits: ``weights`` ``[K, its width]``, and a layer norm behind it, if any."""
-
-    value: ir.Value
-    weights: Matrix
-    normed: str = ""
-    epsilon: float = 0.0
-
-
 def cam_output(model: ir.Model) -> str:
     """Add the output ``cam`` ``[1, K, h, w]`` in place; else why there is none, as a phrase, and nothing is changed."""
     feature_map = find_feature_map(model)
@@ -69,11 +57,11 @@ def cam_output(model: ir.Model) -> str:
 
 
 def remove_maps(model: ir.Model) -> bool:
-    """Take the output ``cam`` and what only it needs away; whether there was one."""
+    """Take the output of maps and what only it needs away; whether there was one."""
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     outputs = model.graph.outputs
-    found = [value for value in outputs if value.name == CAM]
+    found = [value for value in outputs if value.name in MAP_OUTPUTS]
     for value in found:
         outputs.remove(value)
     if found:
@@ -87,12 +75,12 @@ def find_feature_map(model: ir.Model) -> LastFeatureMap | str:
     shape = static_shape(logits)
     if shape is None or len(shape) != 2 or shape[0] != 1:
         return "its output is not one row of logits"
-    head: _Head | str = _Head(logits, np.eye(shape[1], dtype=np.float32))
+    head: Head | str = Head(logits, np.eye(shape[1], dtype=np.float32))
     while not isinstance(head, str):
         node = head.value.producer()
         if node is not None and node.op_type in _POOLS and node.domain in ("", "ai.onnx"):
             return _pooled(head, node, model)
-        head = _before(head, node)
+        head = head_before(head, node)
     return head
 
 
@@ -107,85 +95,32 @@ def add_maps(model: ir.Model, feature_map: LastFeatureMap) -> None:
     graph, (classes, channels) = model.graph, feature_map.weights.shape
     places = math.prod(feature_map.grid)
     size = (places, channels) if feature_map.is_channels_last else (channels, places)
-    values = _node(graph, "Reshape", [_read(graph, feature_map.name), _sizes(graph, size)], "places")
+    values = map_node(graph, "Reshape", [read_value(graph, feature_map.name), sizes_of(graph, size)], "places")
     if feature_map.is_channels_last:
-        values = _node(graph, "Transpose", [values], "channels_first", {"perm": [1, 0]})
+        values = map_node(graph, "Transpose", [values], "channels_first", {"perm": [1, 0]})
     maps = values
     if not _is_identity(feature_map.weights):
-        maps = _node(graph, "MatMul", [add_constant(graph, f"{CAM}_weights", feature_map.weights), values], "products")
+        maps = map_node(
+            graph, "MatMul", [add_constant(graph, f"{CAM}_weights", feature_map.weights), values], "products"
+        )
     if feature_map.normed:
         maps = _normed(graph, maps, feature_map)
-    result = _node(graph, "Reshape", [maps, _sizes(graph, (1, classes, *feature_map.grid))], "maps")
+    result = map_node(graph, "Reshape", [maps, sizes_of(graph, (1, classes, *feature_map.grid))], "maps")
     result.name, result.shape = CAM, ir.Shape((1, classes, *feature_map.grid))
     result.type = ir.TensorType(ir.DataType.FLOAT)
     graph.outputs.append(result)
 
 
-def _before(head: _Head, node: ir.Node | None) -> _Head | str:  # noqa: PLR0911 - one kind of node a line
-    """The head one node further from the logits; else what stands in the way."""
-    if node is None or node.domain not in ("", "ai.onnx"):
-        return "its classifier does not read the mean of a feature map"
-    entering = [value for value in node.inputs if value is not None and constant(value) is None]
-    if len(entering) != 1:
-        return f"{node.op_type} joins {len(entering)} values between its last feature map and its logits"
-    value = entering[0]
-    if node.op_type in _MOVES or (node.op_type in ("Add", "Sub") and node.inputs[0] is value):
-        return head._replace(value=value) if _is_row(value) else "its classifier reads places of a map one by one"
-    if node.op_type == "Add":
-        return head._replace(value=value)
-    if node.op_type == "LayerNormalization" and not head.normed:
-        return _through_norm(head, node, value)
-    matrix = _matrix(node, value)
-    if matrix is None or head.normed:
-        return _obstacle(node)
-    return head._replace(value=value, weights=np.asarray(head.weights @ matrix, np.float32))
-
-
-def _obstacle(node: ir.Node) -> str:
-    if node.op_type in ("Slice", "Gather"):
-        return "its classifier reads one token, not the mean of all places"
-    return f"{node.op_type} stands between the mean of its last feature map and its logits"
-
-
-def _through_norm(head: _Head, node: ir.Node, value: ir.Value) -> _Head | str:
-    gamma = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    if gamma is None or not _is_row(value) or gamma.size != head.weights.shape[1]:
-        return "LayerNormalization stands over more than the mean of its last feature map"
-    weights = np.asarray(head.weights * gamma.reshape(1, -1), np.float32)
-    return _Head(value, weights, value.name or "", float(attribute(node, "epsilon", 1e-5)))
-
-
-def _matrix(node: ir.Node, value: ir.Value) -> Matrix | None:  # noqa: PLR0911 - one kind of node a line
-    """What the node multiplies a row with, ``[out, in]``; None where it does something else or the row is none."""
-    numbers = [array for array in map(constant, node.inputs) if array is not None]
-    if not _is_row(value) or not numbers:
-        return None
-    first, width = numbers[0], math.prod(static_shape(value) or ())
-    if node.op_type == "Gemm" and node.inputs[0] is value and not attribute(node, "transA", 0):
-        turned = first if attribute(node, "transB", 0) else first.T
-        return np.asarray(turned * attribute(node, "alpha", 1.0), np.float32)
-    if node.op_type == "MatMul" and node.inputs[0] is value and first.ndim == 2:
-        return np.asarray(first.T, np.float32)
-    if node.op_type == "Conv" and attribute(node, "group", 1) == 1 and first.shape[1:] == (width, 1, 1):
-        return np.asarray(first[:, :, 0, 0], np.float32)
-    if node.op_type in ("Mul", "Div") and node.inputs[0] is value and first.size in (1, width):
-        factors = np.broadcast_to(first.reshape(-1).astype(np.float32), (width,))
-        return np.diag(factors if node.op_type == "Mul" else 1 / factors)
-    if node.op_type == "Gather" and first.ndim == 1 and attribute(node, "axis", 0) in (1, -1):
-        return np.eye(width, dtype=np.float32)[first.astype(np.int64)]
-    return None
-
-
-def _pooled(head: _Head, node: ir.Node, model: ir.Model) -> LastFeatureMap | str:
+def _pooled(head: Head, node: ir.Node, model: ir.Model) -> LastFeatureMap | str:
     """The map that ``node`` takes the mean of, if of all its places."""
     source, kept = node.inputs[0], static_shape(node.inputs[0])
-    if source is None or kept is None or not _is_row(node.outputs[0]):
+    if source is None or kept is None or not is_row(node.outputs[0]):
         return "the mean of its last feature map is not over all places"
     channels, axes = head.weights.shape[1], _axes(node, kept)
     if not axes or math.prod(kept) != channels * math.prod(kept[axis] for axis in axes):
         return "the mean of its last feature map is not over all places"
     places = tuple(kept[axis] for axis in axes)
-    grid = places if len(places) == 2 else _grid(places[0], model)
+    grid = places if len(places) == 2 else grid_of(places[0], model)
     if grid is None:
         return f"its {places[0]} tokens are no grid of places"
     if math.prod(grid) == 1:
@@ -206,7 +141,7 @@ def _axes(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     return axes if axes in ((2, 3), (1, 2), (1,), (0,), (2,)) and len(axes) == (2 if len(shape) == 4 else 1) else ()
 
 
-def _grid(places: int, model: ir.Model) -> tuple[int, int] | None:
+def grid_of(places: int, model: ir.Model) -> tuple[int, int] | None:
     """Rows and columns of tokens that have the image's aspect."""
     image = static_shape(model.graph.inputs[0])
     if image is None or len(image) != 4:
@@ -223,17 +158,17 @@ def _normed(graph: ir.Graph, maps: ir.Value, feature_map: LastFeatureMap) -> ir.
     mean_of = add_constant(graph, f"{CAM}_mean", np.full((channels, 1), 1 / channels, np.float32))
     sums = add_constant(graph, f"{CAM}_sums", weights.sum(axis=1, keepdims=True).astype(np.float32))
     epsilon = add_constant(graph, f"{CAM}_epsilon", np.array([[feature_map.epsilon]], np.float32))
-    row = _node(graph, "Reshape", [_read(graph, feature_map.normed), _sizes(graph, (1, channels))], "row")
-    mean = _node(graph, "MatMul", [row, mean_of], "row_mean")
-    centred = _node(graph, "Sub", [row, mean], "row_centred")
-    square = _node(graph, "Mul", [centred, centred], "row_square")
-    variance = _node(graph, "MatMul", [square, mean_of], "row_variance")
-    deviation = _node(graph, "Sqrt", [_node(graph, "Add", [variance, epsilon], "row_floor")], "row_deviation")
-    shift = _node(graph, "Mul", [sums, mean], "shift")
-    return _node(graph, "Div", [_node(graph, "Sub", [maps, shift], "shifted"), deviation], "scaled")
+    row = map_node(graph, "Reshape", [read_value(graph, feature_map.normed), sizes_of(graph, (1, channels))], "row")
+    mean = map_node(graph, "MatMul", [row, mean_of], "row_mean")
+    centred = map_node(graph, "Sub", [row, mean], "row_centred")
+    square = map_node(graph, "Mul", [centred, centred], "row_square")
+    variance = map_node(graph, "MatMul", [square, mean_of], "row_variance")
+    deviation = map_node(graph, "Sqrt", [map_node(graph, "Add", [variance, epsilon], "row_floor")], "row_deviation")
+    shift = map_node(graph, "Mul", [sums, mean], "shift")
+    return map_node(graph, "Div", [map_node(graph, "Sub", [maps, shift], "shifted"), deviation], "scaled")
 
 
-def _read(graph: ir.Graph, name: str) -> ir.Value:
+def read_value(graph: ir.Graph, name: str) -> ir.Value:
     """The value of that name as float32, behind its Q/DQ where it has one."""
     import onnx_ir as ir
 
@@ -241,28 +176,26 @@ def _read(graph: ir.Graph, name: str) -> ir.Value:
     value = values.get(f"{name}_dequantized") or values[name]
     if value.dtype in (None, ir.DataType.FLOAT):
         return value
-    return _node(graph, "Cast", [value], f"{name}_float", {"to": int(ir.DataType.FLOAT)})
+    return map_node(graph, "Cast", [value], f"{name}_float", {"to": int(ir.DataType.FLOAT)})
 
 
-def _node(
+def map_node(
     graph: ir.Graph, kind: str, inputs: list[ir.Value], name: str, attributes: dict[str, int | list[int]] | None = None
 ) -> ir.Value:
+    """A new last node of the graph, of float32."""
     import onnx_ir as ir
 
-    node = ir.node(kind, inputs, attributes, name=f"{CAM}_{name}")
-    node.outputs[0].name = f"{CAM}_{name}"
+    free = free_name(f"{CAM}_{name}", [node.name or "" for node in graph])
+    node = ir.node(kind, inputs, attributes, name=free)
+    node.outputs[0].name = free
     node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     graph.append(node)
     return node.outputs[0]
 
 
-def _sizes(graph: ir.Graph, sizes: tuple[int, ...]) -> ir.Value:
+def sizes_of(graph: ir.Graph, sizes: tuple[int, ...]) -> ir.Value:
+    """An initializer of a shape."""
     return add_constant(graph, f"{CAM}_shape", np.array(sizes, np.int64))
-
-
-def _is_row(value: ir.Value | None) -> bool:
-    shape = static_shape(value)
-    return bool(shape) and math.prod(shape or ()) == max(shape or (0,))
 
 
 def _is_identity(weights: Matrix) -> bool:

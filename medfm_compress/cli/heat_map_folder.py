@@ -1,4 +1,4 @@
-"""What ``run --heatmap`` writes: a picture an image, at the image's own size, from the run that gave the finding."""
+"""What ``run --heatmap`` writes: a picture an image, at its own size with a legend below, from the run of the finding."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ class HeatMapFolder:
         """
         from PIL import Image
 
-        from medfm_compress.runtime.heat_map import finding_to_explain, heat_map_of_image, overlay
+        from medfm_compress.runtime.heat_map import finding_to_explain, heat_map_of_image
+        from medfm_compress.runtime.heat_map_legend import drawable, legend_lines, with_legend
         from medfm_compress.runtime.images.size_limits import read_limited
         from medfm_compress.runtime.page.reading import current
         from medfm_compress.runtime.read_image import read_image
@@ -81,7 +82,9 @@ class HeatMapFolder:
         pixels = read_image(data, spec.dicom)
         heat = heat_map_of_image(seen.activation, pixels, spec, engine.task, finding)
         buffer = io.BytesIO()
-        Image.fromarray(overlay(heat)).save(buffer, "PNG")
+        number = engine.task.findings.index(finding) + 1
+        lines = legend_lines(heat, drawable(finding, number), prediction.probabilities[finding])
+        Image.fromarray(with_legend(heat, lines)).save(buffer, "PNG")
         contents = {f"{name}.png": buffer.getvalue()}
         if is_dicom(data):
             contents[f"{name}.dcm"] = self._secondary_capture(data, image, prediction, heat)

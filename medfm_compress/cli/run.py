@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,14 +108,13 @@ def run(
     tally: Counter[str] = Counter()
     code = EXIT_OK
     choice = EngineChoice(backend, threads, unverified, cache, shadow, trust_store, allow_unsigned)
-    with (
-        open_engine(bundle, choice) as engine,
-        console.json_list() as add,
-    ):
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(open_engine(bundle, choice))
         drawing = HeatMapFolder(heatmap, engine) if heatmap is not None else None
         rows = Rows(engine.task, longest)
         told = given_columns(engine.columns, column, columns, _files(images) if columns else ())
         files = SegmentationFiles(engine, places)
+        add = stack.enter_context(console.json_list())  # last: what is refused before any image is no empty list
         if folders:
             say(rows.header)
         outcomes = _outcomes(_Predictor(engine, atypical, files, drawing, told), images)

@@ -17,25 +17,32 @@ _PAUSE_S = 0.02
 
 
 @contextmanager
-def exclusive(path: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
+def exclusive(
+    path: Path, patience_s: float = PATIENCE_S, doing: str = "is changing the device folder"
+) -> Iterator[None]:
     """Hold the lock file at ``path`` inside the block; it is made where it is missing, and never removed.
 
+    Args:
+        path: of the lock file; what it locks is its folder.
+        patience_s: how long another process may still hold it.
+        doing: what a process does that holds it, before the folder's name.
+
     Raises:
-        InputError: another process holds it for longer than ``patience_s``, or it cannot be opened.
+        InputError: another process holds it for longer, or it cannot be opened.
     """
     with writing(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
-        _wait(handle, path, time.monotonic() + patience_s)
+        _wait(handle, path, time.monotonic() + patience_s, doing)
         yield
     finally:
         os.close(handle)  # and with it the lock
 
 
-def _wait(handle: int, path: Path, until: float) -> None:
+def _wait(handle: int, path: Path, until: float, doing: str) -> None:
     while not _try(handle):
         if time.monotonic() >= until:
-            raise InputError(f"another process is changing the device folder {in_one_line(path.parent)}; try again")
+            raise InputError(f"another process {doing} {in_one_line(path.parent)}; try again")
         time.sleep(_PAUSE_S)
 
 

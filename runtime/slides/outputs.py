@@ -21,6 +21,7 @@ from medfm_compress.runtime.slides.result import MAX_LISTED, UNREAD_FLAG, SlideR
 from medfm_compress.runtime.slides.scan import Scan, tile_scores
 from medfm_compress.runtime.slides.slide import RegionUnreadable
 from medfm_compress.runtime.slides.stitch import Stitched, write_heat_map, write_label_map
+from medfm_compress.runtime.slides.tiling import shown_tissue
 from medfm_compress.runtime.strict_json import encode
 
 RESULT, TILES = "result.json", "tiles.csv"
@@ -163,7 +164,7 @@ def _write_pictures(scan: Scan, heat: Path, finding: str, kept: list[tuple[float
     )
     write_overlay(
         heat.with_name(heat.stem.replace("heat-", "overlay-", 1) + ".png"),
-        overlay(scan.seen, small, (down, across)),
+        overlay(scan.seen, small, (down, across), shown_tissue(scan.seen, scan.settings)),
         finding,
         note,
     )

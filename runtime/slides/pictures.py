@@ -44,12 +44,16 @@ def colours(probabilities: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.stack([np.interp(places, steps, channel) for channel in _VIRIDIS.T], axis=-1).astype(np.float32)
 
 
-def overlay(seen: Overview, heat: NDArray[np.uint8], extent: tuple[float, float]) -> Picture:
+def overlay(
+    seen: Overview, heat: NDArray[np.uint8], extent: tuple[float, float], tissue: NDArray[np.bool_] | None = None
+) -> Picture:
     """The slide at a longest side of at most 1024 px, under its heat map.
 
     Args:
         seen: the slide made small.
         heat: as `stitch` stores it, ``[h, w]``, at any size.
+        tissue: ``[h, w]`` of ``seen``: what of it may be coloured, since a tile at the rim is glass for the most part;
+            None for all of it.
         extent: which part of ``heat``, (down, across) in (0, 1], shows the slide; the rest lies beyond its edges.
     """
     from PIL import Image
@@ -60,7 +64,10 @@ def overlay(seen: Overview, heat: NDArray[np.uint8], extent: tuple[float, float]
     rows = np.minimum((np.arange(height) + 0.5) / height * extent[0] * heat.shape[0], heat.shape[0] - 1)
     columns = np.minimum((np.arange(width) + 0.5) / width * extent[1] * heat.shape[1], heat.shape[1] - 1)
     shown = heat[np.ix_(rows.astype(int), columns.astype(int))]
-    opacity = np.where(shown > 0, _OPACITY, 0)[..., None]
+    coloured = shown > 0
+    if tissue is not None:
+        coloured &= np.asarray(Image.fromarray(tissue).resize((width, height), Image.Resampling.NEAREST))
+    opacity = np.where(coloured, _OPACITY, 0)[..., None]
     picture = base * (1 - opacity) + colours((shown.astype(np.float32) - 1) / 254) * opacity
     unread = np.asarray(Image.fromarray(seen.unread).resize((width, height), Image.Resampling.NEAREST))
     hatched = unread & ((np.add.outer(np.arange(height), np.arange(width)) // 4) % 2 == 0)

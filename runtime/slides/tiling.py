@@ -20,10 +20,11 @@ from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.slides.overview import Overview
 from medfm_compress.runtime.slides.settings import SlideSettings
 from medfm_compress.runtime.slides.slide import Picture, Slide
-from medfm_compress.runtime.slides.tissue import tissue_mask
+from medfm_compress.runtime.slides.tissue import grown, tissue_mask
 
 _SAME = 0.01
 _COARSER = 1.1
+_SHOWN_AROUND = 2  # cells of the overview
 """A slide may be this much coarser than the network's resolution: 0.25 µm is 0.2522 or 0.27 to some scanners."""
 
 
@@ -149,6 +150,11 @@ def tissue_tiles(tiling: Tiling, seen: Overview, settings: SlideSettings) -> NDA
     )  # fmt: skip
     shares = counts / np.outer(bottoms - tops, rights - lefts)
     return np.flatnonzero((shares >= settings.min_tissue) & (counts > 0)).astype(np.int64)
+
+
+def shown_tissue(seen: Overview, settings: SlideSettings) -> NDArray[np.bool_] | None:
+    """Where an overlay may be coloured: tissue and a little around it; None where everything is read as tissue."""
+    return None if settings.tissue == "everything" else grown(tissue_mask(seen.picture, seen.unread), _SHOWN_AROUND)
 
 
 def _edges(tiling: Tiling, axis: int, scale: float, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

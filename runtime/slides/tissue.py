@@ -48,6 +48,13 @@ def opened(mask: Mask) -> Mask:
     return _extreme(_extreme(mask, grow=False), grow=True)
 
 
+def grown(mask: Mask, cells: int) -> Mask:
+    """``mask`` and what lies within ``cells`` of it."""
+    for _ in range(cells):
+        mask = _extreme(mask, grow=True)
+    return mask
+
+
 def _extreme(mask: Mask, *, grow: bool) -> Mask:
     padded = np.pad(mask, 1, constant_values=not grow)
     combine = np.logical_or if grow else np.logical_and

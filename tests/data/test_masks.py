@@ -186,6 +186,8 @@ def test_the_fingerprint_follows_the_masks(tmp_path: Path) -> None:
         ("mask,x", ("a", "A"), "differ only in case"),
         ("mask:a,x", ("b",), "they must agree"),
         ("x,y", ("a",), "no column 'mask'"),
+        ("masks:a,x", (), "has a column 'masks:a'; write 'mask:a' if it is that"),
+        ("mask:a,Label: b", (), "has a column 'Label: b'; write 'label:b' if it is that"),
     ],
 )
 def test_structures_that_are_in_doubt_are_refused(

@@ -12,9 +12,11 @@ pytest.importorskip("timm")
 
 from medfm_compress.__main__ import main  # noqa: E402
 from medfm_compress.compress.few_labels.encoder import embed, open_encoder  # noqa: E402
-from medfm_compress.compress.networks.model import load_model  # noqa: E402
+from medfm_compress.compress.networks.build import build_model  # noqa: E402
+from medfm_compress.compress.networks.model import load_model, save_model  # noqa: E402
 from medfm_compress.data.open import open_study  # noqa: E402
 from medfm_compress.export.cases import network_inputs  # noqa: E402
+from medfm_compress.runtime.task import Task  # noqa: E402
 
 
 def call(*arguments):
@@ -130,3 +132,15 @@ def test_a_backbone_of_pretrain_is_an_encoder(discs_path, tmp_path, capsys):
     capsys.readouterr()
     assert few(backbone, discs_path, "--cases", "4", "--out", tmp_path / "model", "--json") == 0
     assert json.loads(capsys.readouterr().out)["model"] == str(tmp_path / "model")
+
+
+def test_a_network_of_two_heads_has_curves_and_no_model(discs_path, tmp_path, capsys):
+    torch.manual_seed(0)
+    task = Task(kind="binary", labels=("0", "1"))
+    model = build_model("deit_tiny_distilled_patch16_224", task, size_px=32, colour="grey")
+    save_model(model, tmp_path / "deit")
+    assert few(tmp_path / "deit", discs_path, "--cases", "4", "-q") == 0
+    capsys.readouterr()
+    assert few(tmp_path / "deit", discs_path, "--cases", "4", "--out", tmp_path / "model") == 2
+    assert "is not one linear layer on its embedding of 192; leave --out away" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()

@@ -108,7 +108,9 @@ def test_split_cuts_all_three_anew(study: Path, tmp_path: Path) -> None:
 
 
 def test_options_that_do_not_fit_together(study: Path, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="either keep the given test split"):
+    with pytest.raises(
+        StudyError, match="leave the one that the study has as it is with --keep-test, or cut a new one"
+    ):
         run("split", study, "--out", tmp_path / "x.csv")
     with pytest.raises(InputError, match=r"--out is .*; give the path of a \.csv file"):
         run("split", study, "--out", tmp_path / "x.txt", "--keep-test")

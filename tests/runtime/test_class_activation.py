@@ -128,8 +128,10 @@ def test_the_command_draws_it_at_the_images_own_size(bundles, tmp_path):
     assert done.exit_code == 0 and "2 heat maps" in done.output, done.output
     assert sorted(path.name for path in out.iterdir()) == ["a-2.png", "a.png"]
     with Image.open(out / "a.png") as picture:
-        assert picture.size == (40, 50) and picture.mode == "RGB"
-        assert np.ptp(np.asarray(picture).astype(int), axis=2).max() > 20  # in colour somewhere
+        assert picture.size[0] >= 40 and picture.size[1] > 90 and picture.mode == "RGB"  # the image, and a legend
+        pixels = np.asarray(picture).astype(int)
+        assert np.ptp(pixels[:50, :40], axis=2).max() > 20  # in colour somewhere
+        assert pixels[:50, 40:].max() == 0 and pixels[50:].max() == 255  # the legend touches no pixel of the image
     again = CliRunner().invoke(build_app(), arguments)
     assert isinstance(again.exception, InputError) and "new or empty folder" in str(again.exception)
 

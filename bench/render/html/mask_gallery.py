@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.bench.evaluate.mask_evaluation import read_kept_map
-from medfm_compress.bench.evaluate.prediction_flips import find_flips
+from medfm_compress.bench.evaluate.prediction_flips import Flip, find_flips
 from medfm_compress.bench.render.html.gallery import GALLERY_HTML, Picture, data_uri
 from medfm_compress.bench.render.html.rendering import render
 from medfm_compress.bench.stats.surface_distance import boundary
@@ -43,7 +43,7 @@ class MaskCard(NamedTuple):
     refusal: str
     groups: str
     figures: Sequence[str]
-    flips: Sequence[str]
+    flips: Sequence[Flip]
 
 
 def write_mask_gallery(folder: str | Path, study: Study, models: Sequence[Evaluation], maps: Path) -> Path | None:
@@ -104,7 +104,7 @@ def _card(study: Study, teacher: Evaluation, other: Evaluation, row: int, maps: 
         refusal = str(exc)
     groups = " · ".join(f"{name}: {values[row] or 'not recorded'}" for name, values in teacher.subgroups.items())
     figures = [_figures(teacher, other, row, column) for column in range(len(teacher.findings))]
-    flips = [f"{flip.finding}: {flip.kind}" for flip in find_flips(teacher, other) if flip.case == row]
+    flips = [flip for flip in find_flips(teacher, other) if flip.case == row]
     return MaskCard(row + 1, image, other.name, picture, refusal, groups, figures, flips)
 
 

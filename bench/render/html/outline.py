@@ -64,6 +64,7 @@ OUTLINE: tuple[Part, ...] = (
 _OF_MASKS: dict[Key, tuple[Key, str]] = {
     "curves": ("masks", "Overlap with the truth, case by case"),
     "calibration": ("lesions", "Lesions found, lost and made up"),
+    "flips": ("flips", "Structures lost or invented"),
 }
 """Section → what stands in its place where the network answers for every pixel."""
 

@@ -23,14 +23,12 @@ from medfm_compress.bench.render.html.residual_risk import limits_view
 from medfm_compress.bench.render.html.robustness import robustness_view
 from medfm_compress.bench.render.html.subgroups import groups_view
 from medfm_compress.bench.render.html.verdict import verdict_view
+from medfm_compress.bench.render.html.words import words_of
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.types.verdict import Verdict
 from medfm_compress.runtime.errors import InputError
 
-LOCAL_FILES: Mapping[str, str] = {
-    FLIPS_CSV: "every decision that changed, with the real image names, for an audit",
-    GALLERY_HTML: "pictures of those cases as the network saw them",
-}
+LOCAL_FILES = (FLIPS_CSV, GALLERY_HTML)
 # Section → what its template `<key>.html.j2` shows beside report and verdict.
 _VIEWS: Mapping[Key, Callable[[Report], object]] = {
     "change": change_view,
@@ -71,14 +69,16 @@ def render_html(report: Report, verdict: Verdict, local_files: Sequence[str] = (
     unknown = [name for name in local_files if name not in LOCAL_FILES]
     if unknown:
         raise InputError(f"the report links no file {unknown[0]!r}; it links {', '.join(LOCAL_FILES)}")
-    outline = outline_of(report.task)
+    outline, words = outline_of(report.task), words_of(report.task)
+    contents = {FLIPS_CSV: words.flips_file, GALLERY_HTML: words.gallery_file}
     keys = [key for part in outline for key, _ in part.sections]
     values = {
         "report": report,
         "verdict": verdict,
         "verdict_view": verdict_view(report, verdict),
         "outline": outline,
-        "local_files": {name: LOCAL_FILES[name] for name in local_files},
+        "words": words,
+        "local_files": {name: contents[name] for name in local_files},
         "views": {key: _VIEWS[key](report) for key in keys},
     }
     return render("report.html.j2", values)

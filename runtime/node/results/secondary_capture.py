@@ -10,8 +10,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from medfm_compress.runtime.heat_map import ACTIVATION, OCCLUSION, HeatMap, overlay
+from medfm_compress.runtime.heat_map import ACTIVATION, CLASS_TOKEN_ATTENTION, OCCLUSION, HeatMap, overlay
+from medfm_compress.runtime.heat_map_legend import legend_lines, with_legend
 from medfm_compress.runtime.node.results.assessment import Assessment
 from medfm_compress.runtime.node.results.codes import Code, one_line, shortened
 from medfm_compress.runtime.node.results.document import (
@@ -24,15 +26,19 @@ from medfm_compress.runtime.node.results.source_study import copied_value
 from medfm_compress.runtime.remarks import RESEARCH
 
 if TYPE_CHECKING:
-    from PIL import Image
     from pydicom import Dataset
 
 SOP_CLASS_UID = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary Capture Image Storage."""
 _SERIES_NUMBER = 9902
-_METHODS = MappingProxyType({OCCLUSION: "Occlusion sensitivity", ACTIVATION: "Class activation map"})
+_METHODS = MappingProxyType(
+    {
+        OCCLUSION: "Occlusion sensitivity",
+        ACTIVATION: "Class activation map",
+        CLASS_TOKEN_ATTENTION: "Values of the last attention of the class token",
+    }
+)
 _LEAST_SIDE_PX = 512
-_TEXT_PX, _LINE_PX, _MARGIN_PX = 16, 22, 6
 _SOURCE_PURPOSE = Code("121322", "DCM", "Source image for image processing operation")
 
 
@@ -52,7 +58,7 @@ def secondary_capture(assessment: Assessment, heat: HeatMap) -> bytes:
     if "burned-in-annotation" in assessment.prediction.flags:
         ds.BurnedInAnnotation = "YES"
     ds.ImageComments = shortened(" ".join(assessment.remarks), 1000)
-    pixels = np.asarray(_picture(assessment, heat))
+    pixels = _picture(assessment, heat)
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     ds.Rows, ds.Columns = pixels.shape[:2]
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
@@ -75,27 +81,19 @@ def _source_reference(assessment: Assessment) -> Dataset:
     return item
 
 
-def _picture(assessment: Assessment, heat: HeatMap) -> Image.Image:
-    """The overlay, enlarged by a whole number, and the words below it."""
-    from PIL import Image, ImageDraw, ImageFont
+def _picture(assessment: Assessment, heat: HeatMap) -> NDArray[np.uint8]:
+    """The overlay, enlarged by a whole number, and its legend below it."""
+    from PIL import Image
 
     shown = Image.fromarray(overlay(heat))
     times = -(-_LEAST_SIDE_PX // min(shown.size))
     shown = shown.resize((shown.width * times, shown.height * times), Image.Resampling.BICUBIC)
-    words = _words(assessment, heat)
-    whole = Image.new("RGB", (shown.width, shown.height + len(words) * _LINE_PX + 2 * _MARGIN_PX))
-    whole.paste(shown)
-    drawing, font = ImageDraw.Draw(whole), ImageFont.load_default(_TEXT_PX)
-    for line, text in enumerate(words):
-        drawing.text((_MARGIN_PX, shown.height + _MARGIN_PX + line * _LINE_PX), text, (255, 255, 255), font)
-    return whole
+    return with_legend(heat, _words(assessment, heat), np.asarray(shown))
 
 
 def _words(assessment: Assessment, heat: HeatMap) -> list[str]:
     """Lines of ASCII, which the built-in font has; a finding's name beyond it is given by its code."""
     finding = next(item for item in assessment.findings if item.name == heat.finding)
     name = one_line(finding.name) if finding.name.isascii() else f"{finding.code.scheme} {finding.code.value}"
-    what = f"{shortened(name, 40)}: probability {finding.probability:.2f}"
-    how = "warm places speak for it" if float(heat.evidence.max()) > 0 else "no place speaks for it"
     research = [RESEARCH.upper()] if assessment.is_research else []
-    return [*research, what, f"AI heat map ({heat.method}): {how}"]
+    return [*research, *legend_lines(heat, shortened(name, 40), finding.probability)]

@@ -250,12 +250,15 @@ function showMap({ finding, layer: base64, method, speaks_for_it: speaks, strong
   show(image, true);
   show(byId("map-shown"), speaks);
   const isCovered = method === "occlusion";
-  const warmest = isCovered
-    ? `covering the warmest takes away ${strongest.toFixed(2)} log-odds`
-    : `the warmest adds ${strongest.toFixed(2)} to the sum whose mean over all places is the log-odds, but for a constant`;
+  const most = strongest.toFixed(2);
+  const warmest = {
+    occlusion: `covering the warmest takes away ${most} log-odds`,
+    "class activation": `the warmest adds ${most} to the sum whose mean over all places is the log-odds, but for a constant`,
+    "class token attention": `the warmest adds ${most} to the sum whose mean is what the last attention adds to the log-odds`,
+  }[method];
   const none = isCovered ? "covering none of them lowers its probability" : "all of them add to what speaks against it";
   byId("map-words").textContent = speaks
-    ? `Warm places speak for ${finding}: ${warmest}. A heat map shows where the network looked, not that it is right.`
+    ? `Warm places speak for ${finding}: ${warmest} (${method}). A heat map shows where the network looked, not that it is right.`
     : `No place speaks for ${finding}: ${none}.`;
 }
 

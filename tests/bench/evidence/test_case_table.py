@@ -50,6 +50,20 @@ def test_cells_that_a_spreadsheet_runs_do_not(tiny):
     check_case_csv(content, report, "p")
 
 
+def test_metrics_of_masks_have_columns(tiny):
+    table = EvaluationTable.from_evaluation(evaluation("teacher", 3))
+    finding = table.findings[0]
+    metrics = {"dice": ((0.25,), (None,), (1.0,)), "hd95": ((3.5,), (None,), (0.0,))}
+    report = OfTables(replace(table, findings=(finding,), case_metrics=metrics))
+    content = case_csv(report, case_ids(report, b"salt"))
+    rows = list(csv.reader(io.StringIO(content.decode())))
+    assert rows[0][-2:] == [f"dice {finding}, teacher", f"hd95 {finding}, teacher"]
+    assert [row[-2:] for row in rows[1:]] == [["0.25", "3.5"], ["", ""], ["1.0", "0.0"]]
+    check_case_csv(content, report, "p")
+    with pytest.raises(EvidenceRefused, match=f"case 3, column 'dice {finding}, teacher'"):
+        check_case_csv(content.replace(b"1.0,0.0", b"0.9,0.0"), report, "p")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"\xff", "is no table"), (b"a,b\n", "cases.csv has 0 cases"), (b"", "cases.csv is empty")],

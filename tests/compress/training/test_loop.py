@@ -17,6 +17,8 @@ from medfm_compress.compress.training.ema import ExponentialMovingAverage, decay
 from medfm_compress.compress.training.loop import train
 from medfm_compress.compress.training.prefetch import Prefetcher, plan_epoch
 from medfm_compress.compress.training.schedule import rate
+from medfm_compress.early_refusals import refuse_to_overwrite
+from medfm_compress.runtime.device.lock import exclusive
 from medfm_compress.runtime.errors import InputError
 
 SCRIPT = Path(engine_job.__file__)
@@ -26,6 +28,19 @@ make_job, network = engine_job.make_job, engine_job.network
 
 def quiet(text):
     pass
+
+
+def test_a_second_training_in_one_folder_is_refused(tmp_path):
+    checkpoint = tmp_path / "training" / "checkpoint.pt"
+    checkpoint.parent.mkdir()
+    with exclusive(checkpoint.with_suffix(".lock")):
+        with pytest.raises(InputError, match=r"another process trains in .*training; try again"):
+            train(make_job(checkpoint), CONFIG, quiet)
+        with pytest.raises(InputError, match=r"another process trains in .*training; try again"):
+            refuse_to_overwrite(tmp_path, overwrite=True)
+    assert not checkpoint.exists()
+    refuse_to_overwrite(tmp_path, overwrite=False)  # the file alone locks nothing
+    assert len(train(make_job(checkpoint), replace(CONFIG, epochs=1), quiet).history) == 1
 
 
 def weights(module):

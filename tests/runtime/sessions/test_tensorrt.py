@@ -14,11 +14,13 @@ import simulated_gpu
 
 from medfm_compress.runtime import Engine
 from medfm_compress.runtime.bundle.manifest import Variant
+from medfm_compress.runtime.columns import encode_columns
 from medfm_compress.runtime.doctor import examine
 from medfm_compress.runtime.errors import BundleRefused, InputError, MissingDependency
 from medfm_compress.runtime.sessions import cuda_driver, tensorrt
 from medfm_compress.runtime.sessions import onnxruntime as ort_backend
 from medfm_compress.runtime.sessions.cuda_driver import CudaFailed, Driver, OutOfGpuMemory
+from tests.helpers import tiny_columns
 
 TRT = Variant(
     name="tensorrt-cuda-fp16", files=("model.onnx",), backend="tensorrt", device="cuda", precision="fp16",
@@ -67,6 +69,26 @@ def test_captured_or_not_the_results_are_the_same(tiny, trt, image, monkeypatch,
     for seed in range(3):  # new inputs reach a captured graph
         inputs = {"image": np.random.default_rng(seed).normal(size=(1, 1, 32, 32)).astype(np.float32)}
         assert np.array_equal(session.run(inputs)["logits"], expected(tiny, inputs))
+
+
+def test_columns_are_inputs_by_their_names(tiny, trt, image):
+    columns = encode_columns(tiny_columns.COLUMNS, {"age": 63, "sex": "male", "view": "AP"})
+    inputs = {**columns, **image}  # in another order than the network has them
+    session = tensorrt.from_bytes([tiny_columns.network()], 1)
+    plain = ort_backend.from_bytes([tiny_columns.network()], 1).run(inputs)["logits"]
+    assert session.input_names == ("image", "age", "sex", "view") and session.batch == 1
+    assert np.array_equal(session.run(inputs)["logits"], plain)
+    with pytest.raises(InputError, match="tensorrt cannot run on sex of"):
+        session.run({**inputs, "sex": np.zeros((1, 2), np.float32)})
+    with pytest.raises(InputError, match="inputs are"):
+        session.run(image)
+
+
+def test_a_bundle_with_columns_is_qualified_and_predicts(tiny, trt, tmp_path):
+    path = tiny_columns.bundle(tmp_path / "columns.medfm", (TRT,))
+    with Engine(path) as engine:
+        prediction = engine.predict(tiny.image(), columns={"age": 63})
+    assert prediction.variant == TRT.name and prediction.columns["age"] == "argument"
 
 
 def test_a_graph_that_is_not_faster_is_not_used(tiny, trt, image, monkeypatch):

@@ -7,10 +7,11 @@ import pytest
 
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.slides import overview as overview_module
-from medfm_compress.runtime.slides.overview import overview
+from medfm_compress.runtime.slides.overview import Overview, overview
+from medfm_compress.runtime.slides.pictures import overlay
 from medfm_compress.runtime.slides.settings import SlideSettings
 from medfm_compress.runtime.slides.table import open_slide
-from medfm_compress.runtime.slides.tiling import make_tiling, tissue_tiles
+from medfm_compress.runtime.slides.tiling import make_tiling, shown_tissue, tissue_tiles
 from medfm_compress.runtime.slides.tissue import opened, otsu_threshold, tissue_mask
 
 
@@ -26,6 +27,19 @@ def test_otsu_is_the_threshold_of_scikit_image_or_of_brute_force():
 
     best = min(range(1, 256), key=within)
     assert otsu_threshold(values) == pytest.approx(edges[best], abs=1e-9)
+
+
+def test_glass_within_a_tile_of_tissue_has_no_colour():
+    picture = np.full((64, 64, 3), 243, np.uint8)
+    picture[:, :8] = (180, 90, 160)  # the rim of tissue, an eighth of each tile
+    seen = Overview(picture, np.zeros((64, 64), bool), (8.0, 8.0))
+    tissue = shown_tissue(seen, SlideSettings(tile_um_per_px=1.0))
+    shown = overlay(seen, np.full((1, 1), 200, np.uint8), (1.0, 1.0), tissue)
+    assert (shown[:, 12:] == 243).all()
+    assert (shown[:, :8] != picture[:, :8]).any(axis=2).all()
+    everything = SlideSettings(tile_um_per_px=1.0, tissue="everything")
+    assert shown_tissue(seen, everything) is None
+    assert (overlay(seen, np.full((1, 1), 200, np.uint8), (1.0, 1.0)) != picture).any(axis=2).all()
 
 
 def test_opening_takes_dust_and_keeps_what_is_large():
