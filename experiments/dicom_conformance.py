@@ -13,7 +13,7 @@ import csv
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medfm_compress.runtime.dicom.read_dicom import read_dicom
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.runtime.images.pixels import Pixels
+from medfm_compress.runtime.read_image import read_frames, read_image
 
 TOOLS = ("dcm2pnm", "dcmdjpeg", "dcmdjpls", "dcmdrle", "dcmconv")
-RULES = {"any": DicomRules(), "frame first": DicomRules(frame="first")}
+ALL = DicomRules(frame="all", frame_aggregation="each")
+RULES = {"any": DicomRules(), "all frames": ALL}
 _UNCOMPRESS = {
     "1.2.840.10008.1.2.4.5": "dcmdjpeg",
     "1.2.840.10008.1.2.4.7": "dcmdjpeg",
@@ -80,17 +82,26 @@ def row_of(folder: Path, name: str, scratch: Path) -> Row:
     reason = ""
     for rule, rules in RULES.items():
         try:
-            pixels = read_dicom(folder / name, rules)
+            frames = [read_image(folder / name)] if rule == "any" else read_frames(folder / name, rules)
+            return Row(*facts, rule, *_compared(folder / name, frames, scratch))
         except ImageRefused as refused:
             reason = str(refused).partition(": ")[2]
-            continue
-        white = int(pixels.high)
-        peer, theirs, kept = _peer(folder / name, pixels.is_colour, white, scratch)
-        if theirs is None:
-            return Row(*facts, rule, peer, "", str(white))
-        difference = np.abs(pixels.values.astype(np.int64) - theirs)[kept]
-        return Row(*facts, rule, peer, str(int(difference.max())), str(white))
     return Row(*facts, f"refused: {reason}")
+
+
+def _compared(path: Path, frames: Iterable[Pixels], scratch: Path) -> tuple[str, str, str]:
+    """Peer, the largest difference of any frame, and white."""
+    native = scratch / "native.dcm"
+    peer, largest, white = "", -1, 0
+    decoder = ""
+    for number, pixels in enumerate(frames, 1):
+        decoder = decoder or _uncompressed(path, native)
+        white = int(pixels.high)
+        peer, theirs, kept = _peer(native, decoder, pixels.is_colour, white, number)
+        if theirs is None:
+            return peer, "", str(white)
+        largest = max(largest, int(np.abs(pixels.values.astype(np.int64) - theirs)[kept].max()))
+    return peer, str(largest), str(white)
 
 
 _NAMES = {"1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression"}  # newer than some of pydicom's dictionaries
@@ -114,23 +125,21 @@ def _facts(path: Path) -> tuple[str, str, str, str]:
 
 
 def _peer(
-    path: Path, is_colour: bool, white: int, scratch: Path
+    native: Path, decoder: str, is_colour: bool, white: int, number: int
 ) -> tuple[str, NDArray[np.int64] | None, NDArray[np.bool_] | None]:
-    """Who decodes the file, its presentation values in steps of ``white``, and which pixels are no padding."""
+    """Who decodes frame ``number``, its presentation values in steps of ``white``, and which pixels are no padding."""
     from pydicom import dcmread
 
-    native = scratch / "native.dcm"
-    decoder = _uncompressed(path, native)
     if not decoder:
         return NONE, None, None
-    ds = dcmread(native, force=True)
+    ds = _with_frame(dcmread(native, force=True), number)
     values: NDArray[np.int64] | None
     if (slope := ds.get("RescaleSlope")) is not None and slope != int(slope):
         values, shower = _by_pydicom(ds), "pydicom"  # dcm2pnm rounds modality values to whole numbers before the window
     elif ds.PhotometricInterpretation.startswith("YBR_FULL"):
         values, shower = _by_formula(ds), "formula"  # dcm2pnm's tables are up to 2 of 255 beside it
     else:
-        values, shower = _by_dcm2pnm(ds, native, scratch, is_colour=is_colour, white=white), "dcm2pnm"
+        values, shower = _by_dcm2pnm(ds, native, number, is_colour=is_colour, white=white), "dcm2pnm"
     if values is None and ds.PhotometricInterpretation == "PALETTE COLOR":  # segmented
         values, shower = _palette_by_pydicom(ds), "pydicom"
     if values is None and ds.PhotometricInterpretation == "RGB" and ds.BitsAllocated == 32:
@@ -140,17 +149,27 @@ def _peer(
         return f"{decoder}; dcm2pnm refuses it", None, None
     kept = np.ones(values.shape[:2], bool)
     if not is_colour and "PixelPaddingValue" in ds:  # dcm2pnm does not mask it
-        stored = ds.pixel_array if ds.pixel_array.ndim == 2 else ds.pixel_array[0]
-        kept = stored != ds.PixelPaddingValue
+        kept = ds.pixel_array != ds.PixelPaddingValue
     return f"{decoder}, {shower}", values, kept
 
 
-def _by_dcm2pnm(ds: Any, native: Path, scratch: Path, *, is_colour: bool, white: int) -> NDArray[np.int64] | None:
-    picture = scratch / "picture"
+def _with_frame(ds: Any, number: int) -> Any:
+    """The data set with the pixels of one frame, of whole bytes; itself where there is one."""
+    frames = int(ds.get("NumberOfFrames") or 1)
+    if frames > 1:
+        samples = 2 if ds.PhotometricInterpretation == "YBR_FULL_422" else ds.get("SamplesPerPixel", 1)
+        size = ds.Rows * ds.Columns * samples * ds.BitsAllocated // 8
+        ds.PixelData = ds.PixelData[(number - 1) * size : number * size]
+        ds.NumberOfFrames = 1
+    return ds
+
+
+def _by_dcm2pnm(ds: Any, native: Path, number: int, *, is_colour: bool, white: int) -> NDArray[np.int64] | None:
+    picture = native.with_name("picture")
     picture.unlink(missing_ok=True)
     # A PNG of 16 bits in colour is one that Pillow reads as 8 bits; DCMTK's PPM is plain text.
     kind = "+opw" if is_colour and white > 255 else "+on2" if white > 255 else "+on"
-    options = [kind, "-O", "+F", "1", *_window(ds)]
+    options = [kind, "-O", "+F", str(number), *_window(ds)]
     done = subprocess.run([_DCM2PNM, "-q", *options, native, picture], capture_output=True, check=False)
     if done.returncode or not picture.is_file():
         return None
@@ -283,13 +302,13 @@ _INTRODUCTION = """# DICOM conformance, file by file
 Made by `experiments/dicom_conformance.py` from 115 public test files of pydicom, pylibjpeg, highdicom and
 torchxrayvision; a test makes the table again and compares. The rules stand in [dicom-images.md](dicom-images.md).
 
-- **rule**: `any` is a model that declares nothing, `frame first` one that takes the first frame of several.
+- **rule**: `any` is a model that declares nothing, `all frames` one that answers for each of several frames.
 - **peer**: who decoded the stored values (DCMTK's `dcmdjpeg`, `dcmdjpls`, `dcmdrle`, `dcmconv`; GDCM called directly
   for JPEG 2000), and who made presentation values of them: `dcm2pnm` of DCMTK; `pydicom` for rescale slopes that are no
   whole number, where dcm2pnm rounds modality values before the window (PS3.3 C.11.1.1.2 does not), and for segmented
   palettes, which it refuses; `formula` for YBR_FULL, where its tables are up to 2 of 255 beside C.7.6.3.1.2.
-- **difference**: the largest over all pixels and channels, in steps of **white**; pixels of padding are left out. Where
-  a window gives 16 bits, 1 is the rounding of its last step.
+- **difference**: the largest over all frames, pixels and channels, in steps of **white**; pixels of padding are left
+  out. Where a window gives 16 bits, 1 is the rounding of its last step.
 - HTJ2K and JPEG-LS of 7 bits are read by none of these peers.
 """
 

@@ -115,7 +115,7 @@ def _cells(pixels: Pixels) -> Planes:
     values = values[:: steps[0], :: steps[1]]
     rows, columns = (max(1, side // step) for side, step in zip(sides, steps, strict=True))
     down, across = values.shape[0] // rows, values.shape[1] // columns
-    sums = _sums(values[: down * rows, : across * columns], (down, rows, across, columns))
+    sums = _sums(values[: down * rows], (down, rows, across, columns))
     means: Planes = sums.astype(np.float32)
     means /= np.float32(rows * columns)
     means -= np.float32(pixels.low)
@@ -124,14 +124,14 @@ def _cells(pixels: Pixels) -> Planes:
 
 
 def _sums(values: NDArray[Any], grid: tuple[int, int, int, int]) -> NDArray[Any]:
-    """Of the values of each cell, ``[3, cells]``; of whole numbers exact, at most 64 of 16 bits."""
+    """Of each cell, ``[3, cells]``, of rows that may be longer; of whole numbers exact, at most 64 of 16 bits."""
     down, rows, across, columns = grid
     if values.dtype.kind == "f":
-        whole = values.reshape(*grid, 3)
+        whole = values[:, : across * columns].reshape(*grid, 3)
         of_floats: NDArray[np.float32] = whole.sum(axis=1, dtype=np.float32).sum(axis=2).reshape(-1, 3).T.copy()
         return of_floats
     wider = np.dtype(f"u{2 * values.dtype.itemsize}")
-    of_rows = values.reshape(down, rows, across * columns * 3).sum(axis=1, dtype=wider)
+    of_rows = values.reshape(down, rows, -1).sum(axis=1, dtype=wider)[:, : across * columns * 3]
     parts = np.ascontiguousarray(of_rows.reshape(down * across, columns * 3).T).reshape(columns, 3, -1)
     sums: NDArray[Any] = parts.sum(axis=0, dtype=wider)
     return sums

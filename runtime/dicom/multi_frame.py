@@ -8,6 +8,7 @@ All that comes after sees the frame alone, so that it is checked and decoded as 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -21,6 +22,9 @@ from medfm_compress.runtime.image_spec import DicomRules
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+MOST_FRAMES = 10_000
+"""That are answered for: five minutes of a film, and at some milliseconds a frame as long to answer."""
 
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
@@ -89,8 +93,15 @@ def with_attributes_of(ds: Dataset, frame: Frame, name: str) -> Dataset:
     return with_groups_of(ds, frame.number, frame.of, name) if has_groups(ds) else ds
 
 
-def with_pixels_of(ds: Dataset, frame: Frame, layout: Layout, name: str) -> Dataset:
+def with_pixels_of(ds: Dataset, frame: Frame, layout: Layout, name: str, alone: bytes = b"") -> Dataset:
     """``ds`` with the pixels of the frame alone; itself where it is the only one.
+
+    Args:
+        ds: of all frames.
+        frame: which.
+        layout: of each.
+        name: what to call the file in an error.
+        alone: its pixel data where it was already found, see `all_encapsulated`.
 
     Raises:
         ImageRefused: the pixel data are not those of so many frames, or it is not certain where the frame lies.
@@ -99,18 +110,18 @@ def with_pixels_of(ds: Dataset, frame: Frame, layout: Layout, name: str) -> Data
         return ds
     from pydicom import DataElement, Dataset
 
-    alone = Dataset()
-    alone.update(ds)
-    alone.file_meta = ds.file_meta
+    single = Dataset()
+    single.update(ds)
+    single.file_meta = ds.file_meta
     for keyword in ("NumberOfFrames", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
-        if keyword in alone:
-            del alone[keyword]
+        if keyword in single:
+            del single[keyword]
     is_encapsulated = ds.file_meta.TransferSyntaxUID.is_encapsulated
-    pixels = _encapsulated(ds, frame, name) if is_encapsulated else _native(ds, frame, layout, name)
+    pixels = alone or (_encapsulated(ds, frame, name) if is_encapsulated else _native(ds, frame, layout, name))
     # A new element: the data sets share the others.
-    alone["PixelData"] = DataElement(ds["PixelData"].tag, ds["PixelData"].VR, pixels)
-    alone["PixelData"].is_undefined_length = is_encapsulated
-    return alone
+    single["PixelData"] = DataElement(ds["PixelData"].tag, ds["PixelData"].VR, pixels)
+    single["PixelData"].is_undefined_length = is_encapsulated
+    return single
 
 
 def _native(ds: Dataset, frame: Frame, layout: Layout, name: str) -> bytes:
@@ -139,21 +150,41 @@ def frame_bits(layout: Layout) -> int:
 
 
 def _encapsulated(ds: Dataset, frame: Frame, name: str) -> bytes:
-    from pydicom.encaps import encapsulate, get_frame, parse_basic_offsets, parse_fragments
+    from pydicom.encaps import encapsulate, get_frame
 
-    check_fragments(ds.PixelData, name)
-    extended = None
-    if "ExtendedOffsetTable" in ds and "ExtendedOffsetTableLengths" in ds:
-        extended = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths)
-        count = len(ds.ExtendedOffsetTable) // 8
-    else:
-        data = io.BytesIO(ds.PixelData)
-        offsets = parse_basic_offsets(data)
-        count = len(offsets) if offsets else parse_fragments(data)[0]
-        if offsets != sorted(set(offsets)):
-            raise ImageRefused(f"{name}: its offset table names no order of frames; export it again")
-    if count != frame.of:
-        raise ImageRefused(f"{name}: its pixel data name {count} frames, its Number of Frames is {frame.of}")
+    extended = _checked_offsets(ds, frame.of, name)
     alone = get_frame(ds.PixelData, frame.number - 1, number_of_frames=frame.of, extended_offsets=extended)
     encapsulated: bytes = encapsulate([alone])
     return encapsulated
+
+
+def all_encapsulated(ds: Dataset, count: int, name: str) -> Iterator[bytes]:
+    """Pixel data of each frame alone, in one pass: to look each up by itself takes the square of their number.
+
+    Raises:
+        ImageRefused: it is not certain where frames lie.
+    """
+    from pydicom.encaps import encapsulate, generate_frames
+
+    extended = _checked_offsets(ds, count, name)
+    for alone in generate_frames(ds.PixelData, number_of_frames=count, extended_offsets=extended):
+        yield encapsulate([alone])
+
+
+def _checked_offsets(ds: Dataset, count: int, name: str) -> tuple[bytes, bytes] | None:
+    """The extended offset table, if there is one; there are as many frames as Number of Frames says."""
+    from pydicom.encaps import parse_basic_offsets, parse_fragments
+
+    check_fragments(ds.PixelData, name)
+    if "ExtendedOffsetTable" in ds and "ExtendedOffsetTableLengths" in ds:
+        extended = ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths
+        found = len(ds.ExtendedOffsetTable) // 8
+    else:
+        data, extended = io.BytesIO(ds.PixelData), None
+        offsets = parse_basic_offsets(data)
+        found = len(offsets) if offsets else parse_fragments(data)[0]
+        if offsets != sorted(set(offsets)):
+            raise ImageRefused(f"{name}: its offset table names no order of frames; export it again")
+    if found != count:
+        raise ImageRefused(f"{name}: its pixel data name {found} frames, its Number of Frames is {count}")
+    return extended

@@ -30,7 +30,9 @@ from medfm_compress.runtime.dicom.examination import examination
 from medfm_compress.runtime.dicom.frame import check_fragments, check_process, check_rle, plain_frame
 from medfm_compress.runtime.dicom.grey import MOST_TABLED_BITS, deep_p_values, p_value_table
 from medfm_compress.runtime.dicom.multi_frame import (
+    MOST_FRAMES,
     Frame,
+    all_encapsulated,
     chosen_frame,
     frame_bits,
     frame_count,
@@ -127,9 +129,14 @@ def _frames(ds: Dataset, rules: DicomRules, name: str, attributes: Collection[st
     with decoding(name, "DICOM"):
         check_object(ds, name)
         count = frame_count(ds, name)
+        if count > MOST_FRAMES:
+            raise ImageRefused(f"{name}: {count} frames; at most {MOST_FRAMES} are answered for, give a part of them")
+        is_encapsulated = count > 1 and ds.file_meta.TransferSyntaxUID.is_encapsulated
+        coded = all_encapsulated(ds, count, name) if is_encapsulated else iter(())
     for number in range(1, count + 1):
         with decoding(name, "DICOM"):
-            pixels = _with_attributes(_pixels(ds, numbered(rules, number), name), ds, attributes)
+            pixels = _pixels(ds, numbered(rules, number), name, next(coded, b""))
+            pixels = _with_attributes(pixels, ds, attributes)
         yield pixels
 
 
@@ -150,23 +157,23 @@ def _with_attributes(pixels: Pixels, ds: Dataset, keywords: Collection[str]) -> 
     return pixels._replace(attributes=read_attributes(ds, keywords)) if keywords else pixels
 
 
-def _pixels(ds: Dataset, rules: DicomRules, name: str) -> Pixels:
+def _pixels(ds: Dataset, rules: DicomRules, name: str, coded: bytes = b"") -> Pixels:
     check_object(ds, name)
     frame = chosen_frame(ds, rules, name)
     ds = with_attributes_of(ds, frame, name)
     check_rules(ds, rules, name)
     turn = turn_of(ds, rules, name)
-    return turned(_presented(ds, frame, rules, name), turn)
+    return turned(_presented(ds, frame, rules, name, coded), turn)
 
 
-def _presented(ds: Dataset, frame: Frame, rules: DicomRules, name: str) -> Pixels:
+def _presented(ds: Dataset, frame: Frame, rules: DicomRules, name: str, coded: bytes) -> Pixels:
     """Presentation values as they are stored, not turned."""
     layout = layout_of(ds, name)
     # The table comes before the pixels: a bad window is found without decoding anything.
     tabled = layout.is_grey and layout.bits_stored <= MOST_TABLED_BITS
     table, flags = p_value_table(ds, layout, rules, name) if tabled else (None, ())
     flags += _quality_flags(ds)
-    ds = with_pixels_of(ds, frame, layout, name)
+    ds = with_pixels_of(ds, frame, layout, name, coded)
     values, remarks = _stored(ds, layout, name)
     flags += tuple(remark for remark in remarks if remark not in flags)
     if not layout.is_grey:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ _OPENERS = MappingProxyType(
         "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
     }
 )
+_ORIENTATION = 0x0112  # EXIF 2.32, 4.6.4; XMP has it as tiff:Orientation
+_XMP_ORIENTATION = re.compile(rb"""tiff:Orientation=["'](\d)["']|<tiff:Orientation>(\d)<""")
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 _WHITE_IS_ZERO = 0
 _MID_GREY = 128
@@ -89,10 +92,26 @@ def _decode(data: bytes, kind: str, opener: Callable[[io.BytesIO], Image], name:
         _load(image, data, kind, name)
         if kind == "JPEG":
             _check_jpeg(data, image, opener, name)
+        _check_orientation(image, name)
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode in _SIXTEEN_BIT:
             return _sixteen_bit(image, bits, inverted=inverted)
         return Pixels.from_integers(np.asarray(_eight_bit(image, name)))
+
+
+def _check_orientation(image: Image, name: str) -> None:
+    """Refuse an image of which EXIF and XMP say different orientations, each of which turns it otherwise."""
+    packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    found = _XMP_ORIENTATION.search(packet if isinstance(packet, bytes) else packet.encode())
+    if found is None:
+        return
+    of_exif = image.getexif().get(_ORIENTATION)  # that of XMP where EXIF says none
+    of_xmp = int(found[1] or found[2])
+    if of_exif is not None and of_exif != of_xmp:
+        raise ImageRefused(
+            f"{name}: its EXIF orientation and that of its XMP differ, so it is not certain which way up it is; save "
+            "it again upright"
+        )
 
 
 def _load(image: Image, data: bytes, kind: str, name: str) -> None:

@@ -140,3 +140,17 @@ def test_real_radiographs_are_bit_equal_too(shared_data: Path, tmp_path: Path) -
     images = prepared_images(study, cases, spec, tmp_path)
     for number in (0, 7, 15):
         assert np.array_equal(images[number], prepare(study.source.read(cases[number].image), spec))
+
+
+def test_a_model_that_turns_images_is_not_held_against_masks_as_they_are_stored(
+    in_memory: Callable[..., Study], tmp_path: Path
+) -> None:
+    cases = [Case(image="0", split="train", target=(0,), masks=("0.png",)), Case(image="1", split="train", target=(0,))]
+    study = in_memory(cases)
+    for rules in (DicomRules(orientation="LF"), DicomRules(mirrored_to="R")):
+        spec = replace(SPEC, dicom=rules)
+        for cache in (None, tmp_path):
+            with pytest.raises(StudyError, match="the study's masks lie on them as they are stored"):
+                prepared_images(study, study.cases, spec, cache)
+        assert len(prepared_images(study, study.cases[1:], spec, None)) == 1
+    assert len(prepared_images(study, study.cases, SPEC, None)) == 2

@@ -255,3 +255,23 @@ def test_rules_of_frames_are_checked():
     for wrong in ({"frame": "numbered"}, {"frame_number": 2}, {"frame": "numbered", "frame_number": 0}):
         with pytest.raises(InputError, match="frame"):
             DicomRules(**wrong)
+
+
+@pytest.mark.parametrize("has_bot", [True, False])
+def test_all_frames_are_those_that_each_number_names(make_dicom, has_bot):
+    from medfm_compress.runtime.read_image import read_frames
+
+    everything = DicomRules(frame="all", frame_aggregation="each")
+    frames = stack(4)
+    coded = encapsulated(make_dicom, frames[0], [jpeg(frame) for frame in frames], JPEG, has_bot=has_bot)
+    for ds in (coded, several(make_dicom, frames)):
+        shown = list(read_frames(ds, everything))
+        assert len(shown) == 4
+        for number, pixels in enumerate(shown, 1):
+            np.testing.assert_array_equal(pixels.values, read_dicom(ds, numbered(number)).values)
+    coded.NumberOfFrames = 5
+    with pytest.raises(ImageRefused, match="name 4 frames, its Number of Frames is 5"):
+        next(read_frames(coded, everything))
+    coded.NumberOfFrames = 10_001
+    with pytest.raises(ImageRefused, match="at most 10000 are answered for"):
+        next(read_frames(coded, everything))

@@ -77,6 +77,43 @@ def test_exif_orientation_is_applied(kind):
         np.testing.assert_array_equal(upright, np.rot90(RGB8, -1))
 
 
+TURNED = {
+    **dict.fromkeys((0, 1, 9), lambda stored: stored),  # 0 and 9 are reserved: as it is
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+def test_every_orientation_is_turned_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for stored in (RGB8, GREY8):
+        np.testing.assert_array_equal(read_image(encode(stored, "PNG", exif=exif)).values, TURNED[orientation](stored))
+
+
+def with_xmp(orientation, exif_orientation):
+    exif = Image.Exif()
+    if exif_orientation:
+        exif[0x0112] = exif_orientation
+    packet = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'
+    return encode(RGB8, "JPEG", quality=100, exif=exif, xmp=packet.encode())
+
+
+def test_orientations_that_contradict_each_other_are_refused():
+    for exif, xmp in ((6, 6), (None, 6)):
+        assert read_image(with_xmp(xmp, exif)).values.shape == (64, 48, 3)
+    assert read_image(with_xmp(1, None)).values.shape == RGB8.shape
+    for exif, xmp in ((6, 1), (1, 6), (6, 8)):
+        with pytest.raises(ImageRefused, match="EXIF orientation and that of its XMP differ"):
+            read_image(with_xmp(xmp, exif))
+
+
 def transparent():
     image = Image.fromarray(RGB8).convert("RGBA")
     image.putpixel((3, 3), (0, 0, 0, 10))
