@@ -148,8 +148,8 @@ def test_a_network_of_two_heads_has_curves_and_no_model(discs_path, tmp_path, ca
 
 def test_an_encoder_of_embed_has_curves_and_no_model(encoder, discs_path, tmp_path, capsys):
     distilled = tmp_path / "distilled"
-    assert call("embed", encoder, "--study", discs_path, "--student", "test_resnet", "--epochs", 1, "--length", 8,
-                "--batch-size", 16, "--device", "cpu", "--precision", "fp32", "--out", distilled, "-q") == 0  # fmt: skip
+    learn = ("--epochs", 1, "--length", 8, "--batch-size", 16, "--device", "cpu", "--precision", "fp32", "-q")
+    assert call("embed", encoder, "--study", discs_path, "--student", "test_resnet", *learn, "--out", distilled) == 0
     capsys.readouterr()
     assert few(distilled, discs_path, "--cases", "4", "--json", "-q") == 0
     assert list(json.loads(capsys.readouterr().out)["curves"]["widths"].values()) == [8]
