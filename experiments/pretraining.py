@@ -159,7 +159,7 @@ def trained(training: Training, study: Study, folder: Path, options: argparse.Na
     if training.network == "teacher" or training.start == "labels":
         return finetune(study, model, config, folder, say)
     teacher = load_model(options.out / msgspec.structs.replace(training, network="teacher").id)
-    learned = Distillation(views=3, unlabelled=False)
+    learned = Distillation(views=3, unlabelled=False, teacher_precision="fp32")
     return distill((study,), ModuleTeacher(teacher), model, config, folder, say, learned)
 
 

@@ -1,7 +1,7 @@
-"""`FrozenEncoder`: a network whose embeddings are classified, from a model folder or a backbone folder.
+"""`FrozenEncoder`: a network whose embeddings are classified, from a model, a backbone or an encoder folder.
 
 The embedding is what enters the network's own classifier, pooled; of a network with an encoder and a decoder, the mean
-of the encoder's deepest map over its places.
+of the encoder's deepest map over its places; of an encoder of ``embed``, what it was distilled to give.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from medfm_compress.compress.few_labels.linear_classifier import Floats
 from medfm_compress.compress.networks.backbone import CARD as BACKBONE_CARD
 from medfm_compress.compress.networks.backbone import find_start
+from medfm_compress.compress.networks.encoder_folder import CARD as ENCODER_CARD
+from medfm_compress.compress.networks.encoder_folder import load_encoder
 from medfm_compress.compress.networks.features import offered, tapped
 from medfm_compress.compress.networks.model import CARD as MODEL_CARD
 from medfm_compress.compress.networks.model import Model, create_module, load_model, load_weights
@@ -66,20 +68,31 @@ def open_encoders(folders: Sequence[Path]) -> dict[str, FrozenEncoder]:
 
 
 def open_encoder(folder: Path) -> FrozenEncoder:
-    """The network of a model folder, or of a backbone folder of ``pretrain``; its own classifier is not looked at.
+    """The network of a model folder, a backbone folder of ``pretrain`` or an encoder folder of ``embed``.
+
+    A model's own classifier is not looked at.
 
     Raises:
-        ModelError: a folder of neither kind, a damaged one, or a network that gives no embedding.
+        ModelError: a folder of no such kind, a damaged one, or a network that gives no embedding of an image alone.
     """
+    if (folder / ENCODER_CARD).is_file():
+        encoder, card = (stored := load_encoder(folder)).encoder, stored.card
+        return FrozenEncoder(card.name, card.spec, nn.Module.eval(encoder), card.weights_sha256, None)
     if (folder / MODEL_CARD).is_file():
         model = load_model(folder)
     elif (folder / BACKBONE_CARD).is_file():
         model = _open_backbone(folder)
     else:
         raise ModelError(
-            f"{folder} is no encoder: it has neither a {MODEL_CARD} nor a {BACKBONE_CARD}; give the folder that "
-            "'finetune', 'distill' or 'pretrain' wrote. Weights in a file become one by 'finetune NAME --weights FILE "
-            "--epochs 0'"
+            f"{folder} is no encoder: it has no {MODEL_CARD}, {BACKBONE_CARD} or {ENCODER_CARD}; give the folder that "
+            "'finetune', 'distill', 'pretrain' or 'embed' wrote. Weights in a file become one by 'finetune NAME "
+            "--weights FILE --epochs 0'"
+        )
+    if model.columns:
+        names = ", ".join(column.name for column in model.columns)
+        raise ModelError(
+            f"{folder}: {model.name} takes columns beside the image ({names}), and few labels are drawn for images "
+            "alone; give an encoder without columns"
         )
     return FrozenEncoder(model.name, model.spec, _embedding_of(model, folder), model.weights_sha256(), model)
 

@@ -108,7 +108,7 @@ def test_what_cannot_be_drawn_is_said(encoder, discs_path, more, sentence, capsy
 
 def test_what_is_no_encoder_is_said(encoder, discs_path, tmp_path, capsys):
     assert few(tmp_path, discs_path) == 2
-    assert "is no encoder: it has neither a model.json nor a backbone.json" in capsys.readouterr().err
+    assert "is no encoder: it has no model.json, backbone.json or encoder.json" in capsys.readouterr().err
     assert few(encoder, discs_path, encoder) == 2
     assert "one is given twice" in capsys.readouterr().err
 
@@ -144,3 +144,14 @@ def test_a_network_of_two_heads_has_curves_and_no_model(discs_path, tmp_path, ca
     assert few(tmp_path / "deit", discs_path, "--cases", "4", "--out", tmp_path / "model") == 2
     assert "is not one linear layer on its embedding of 192; leave --out away" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+def test_an_encoder_of_embed_has_curves_and_no_model(encoder, discs_path, tmp_path, capsys):
+    distilled = tmp_path / "distilled"
+    learn = ("--epochs", 1, "--length", 8, "--batch-size", 16, "--device", "cpu", "--precision", "fp32", "-q")
+    assert call("embed", encoder, "--study", discs_path, "--student", "test_resnet", *learn, "--out", distilled) == 0
+    capsys.readouterr()
+    assert few(distilled, discs_path, "--cases", "4", "--json", "-q") == 0
+    assert list(json.loads(capsys.readouterr().out)["curves"]["widths"].values()) == [8]
+    assert few(distilled, discs_path, "--cases", "4", "--out", tmp_path / "model") == 2
+    assert "has no classifier of its own that is one linear layer" in capsys.readouterr().err
