@@ -54,7 +54,6 @@ from medfm_compress.runtime.sessions.table import open_variant
 TEACHER, STUDENT, SIDE_PX = "tf_efficientnet_lite0", "mobilenetv3_small_100", 128
 LENGTHS = (16, 32, 64)
 SCORERS = ("knn", "mahalanobis", "patches")
-EPOCHS = 24
 
 
 class Source(NamedTuple):
@@ -70,6 +69,7 @@ class Source(NamedTuple):
     val: int
     test_normal: int
     test_abnormal: int
+    epochs: int = 24
     crop: float = 1.0
     student: str = ""
 
@@ -77,8 +77,8 @@ class Source(NamedTuple):
 SOURCES = {
     "polyps": Source("polyps", ("polyp",), "endoscopy", 112, 48, 40, 20),
     "polyps-middle": Source("polyps", ("polyp",), "endoscopy", 112, 48, 40, 20, crop=0.75, student="polyps"),
-    "histology": Source("lung-histology", ("benign",), "histology", 300, 100, 150, 300),
-    "chest": Source("chest-xray-pneumonia", ("normal",), "radiograph", 300, 100, 234, 390),
+    "histology": Source("lung-histology", ("benign",), "histology", 300, 100, 150, 300, epochs=10),
+    "chest": Source("chest-xray-pneumonia", ("normal",), "radiograph", 300, 100, 234, 390, epochs=10),
 }
 
 
@@ -139,7 +139,12 @@ def train_student(name: str, out: Path, weights: Path) -> None:
         teacher_weights=(str(weights),),
         image_size=SIDE_PX,
         colour="rgb",
-        training=TrainingConfig(epochs=EPOCHS, learning_rate=2e-3, patience=0, modality=source.modality),  # type: ignore[arg-type]
+        training=TrainingConfig(
+            epochs=source.epochs,
+            learning_rate=2e-3,
+            patience=0,
+            modality=source.modality,  # type: ignore[arg-type]
+        ),
         embedding=EmbeddingDistillation(length=LENGTHS),
     )
     steps.embed(out / f"{name}.csv", source.normal, (TEACHER,), step, tell, folder)
