@@ -68,6 +68,12 @@ def normal_cases(study: Study, split: str) -> tuple[Case, ...]:
     return tuple(case for case in study.split(split) if is_normal(case))
 
 
+def without_abnormal(study: Study, split: str) -> tuple[Case, ...]:
+    """The cases of one split, in the table's order, but those that are known to be abnormal."""
+    cases = study.split(split)
+    return tuple(case for case in cases if not case.target or is_normal(case)) if study.normal else cases
+
+
 def _divided(case: Case, name: str, normal: tuple[str, ...]) -> Case:
     target = (int(name not in normal),) if name else ()
     return replace(case, target=target, subgroups=case.subgroups | {LABEL: name})

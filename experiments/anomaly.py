@@ -27,6 +27,7 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from medfm_compress import steps
 from medfm_compress.bench.stats.auroc import area_interval, clustered_areas
@@ -37,6 +38,7 @@ from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.normal_labels import is_normal
 from medfm_compress.data.open import open_study
+from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Case, Study
 from medfm_compress.data.table import write_table
 from medfm_compress.export.cases import network_inputs
@@ -46,16 +48,19 @@ from medfm_compress.recipe import EmbedStep, ExportStep
 from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import MedfmError
+from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.sessions.table import open_variant
 
 TEACHER, STUDENT, SIDE_PX = "tf_efficientnet_lite0", "mobilenetv3_small_100", 128
 LENGTHS = (16, 32, 64)
 SCORERS = ("knn", "mahalanobis", "patches")
-EPOCHS = 24
 
 
 class Source(NamedTuple):
-    """A study: its folder, its normal labels, the kind of its images, and cases of each split at most."""
+    """A study: its folder, its normal labels, the kind of its images, and cases of each split at most.
+
+    Of ``crop`` only the middle is kept, as a part of each side; ``student`` is another study whose encoder serves.
+    """
 
     folder: str
     normal: tuple[str, ...]
@@ -64,12 +69,16 @@ class Source(NamedTuple):
     val: int
     test_normal: int
     test_abnormal: int
+    epochs: int = 24
+    crop: float = 1.0
+    student: str = ""
 
 
 SOURCES = {
     "polyps": Source("polyps", ("polyp",), "endoscopy", 112, 48, 40, 20),
-    "histology": Source("lung-histology", ("benign",), "histology", 300, 100, 150, 300),
-    "chest": Source("chest-xray-pneumonia", ("normal",), "radiograph", 300, 100, 234, 390),
+    "polyps-middle": Source("polyps", ("polyp",), "endoscopy", 112, 48, 40, 20, crop=0.75, student="polyps"),
+    "histology": Source("lung-histology", ("benign",), "histology", 300, 100, 150, 300, epochs=10),
+    "chest": Source("chest-xray-pneumonia", ("normal",), "radiograph", 300, 100, 234, 390, epochs=10),
 }
 
 
@@ -77,7 +86,23 @@ def write_studies(data: Path, out: Path) -> None:
     """A table a study, of absolute paths."""
     for name, source in SOURCES.items():
         if not (out / f"{name}.csv").exists():
-            write_table(cut(open_study(data / source.folder, normal=source.normal), source, name), out / f"{name}.csv")
+            study = cut(open_study(data / source.folder, normal=source.normal), source, name)
+            if source.crop < 1:
+                study = middles(study, source.crop, out / f"{name}-images")
+            write_table(study, out / f"{name}.csv")
+
+
+def middles(study: Study, part: float, folder: Path) -> Study:
+    """The study with the middle of each image in the place of the whole, without masks."""
+    folder.mkdir(exist_ok=True)
+    cases = []
+    for number, case in enumerate(study.cases):
+        pixels = study.source.read(case.image).values
+        top, left = (int(side * (1 - part) / 2) for side in pixels.shape[:2])
+        Image.fromarray(pixels[top : len(pixels) - top, left : pixels.shape[1] - left]).save(folder / f"{number}.png")
+        cases.append(msgspec.structs.replace(case, image=f"{number}.png", masks=()))
+    source = Files(folder, DicomRules())
+    return msgspec.structs.replace(study, root=folder, cases=tuple(cases), source=source, mask_columns=())
 
 
 def cut(study: Study, source: Source, name: str) -> Study:
@@ -106,18 +131,28 @@ def some(cases: Sequence[Case], count: int) -> list[Case]:
 
 def train_student(name: str, out: Path, weights: Path) -> None:
     """The encoder folder of one study."""
-    source, folder = SOURCES[name], out / f"{name}-student"
-    if (folder / "encoder.json").exists():
+    source, folder = SOURCES[name], student_of(name, out)
+    if source.student or (folder / "encoder.json").exists():
         return
     step = EmbedStep(
         student=STUDENT,
         teacher_weights=(str(weights),),
         image_size=SIDE_PX,
         colour="rgb",
-        training=TrainingConfig(epochs=EPOCHS, learning_rate=2e-3, patience=0, modality=source.modality),  # type: ignore[arg-type]
+        training=TrainingConfig(
+            epochs=source.epochs,
+            learning_rate=2e-3,
+            patience=0,
+            modality=source.modality,  # type: ignore[arg-type]
+        ),
         embedding=EmbeddingDistillation(length=LENGTHS),
     )
     steps.embed(out / f"{name}.csv", source.normal, (TEACHER,), step, tell, folder)
+
+
+def student_of(name: str, out: Path) -> Path:
+    """The encoder folder that serves a study."""
+    return out / f"{SOURCES[name].student or name}-student"
 
 
 class Fit(NamedTuple):
@@ -135,7 +170,8 @@ class Fit(NamedTuple):
 
 
 FITS = (
-    *(Fit(encoder, scorer, length) for encoder in ("teacher", "student") for scorer in SCORERS for length in LENGTHS),
+    *(Fit("student", scorer, length) for scorer in SCORERS for length in LENGTHS),
+    *(Fit("teacher", scorer, length) for scorer in SCORERS for length in LENGTHS if length != 32),
     Fit("student", "patches", 64, "int8"),
 )
 
@@ -148,7 +184,10 @@ def fit(name: str, one: Fit, out: Path, weights: Path) -> Path:
     if one.encoder == "teacher":
         source = EncoderSource(encoder=TEACHER, weights=str(weights), image_size=SIDE_PX, colour="rgb")
     else:
-        source = EncoderSource(encoder=str(out / f"{name}-student"))
+        source = EncoderSource(encoder=str(student_of(name, out)))
+    (folder / "training").mkdir(parents=True, exist_ok=True)
+    if not (folder / "training" / "cache").exists():  # prepared images are the same for all
+        (folder / "training" / "cache").symlink_to(out / f"{name}-cache", target_is_directory=True)
     options = AnomalyFit(scorer=one.scorer, length=one.length, storage=one.storage)  # type: ignore[arg-type]
     steps.fit_anomaly(out / f"{name}.csv", SOURCES[name].normal, source, options, quietly, folder)
     return folder
@@ -176,7 +215,7 @@ def scores_of_modules(name: str, out: Path, weights: Path) -> None:
     study = open_study(out / f"{name}.csv", normal=SOURCES[name].normal)
     inputs, seen = None, None
     for one in FITS:
-        if one.name in rows or (one.encoder == "student" and not (out / f"{name}-student" / "encoder.json").exists()):
+        if one.name in rows or (one.encoder == "student" and not (student_of(name, out) / "encoder.json").exists()):
             continue
         model = load_model(fit(name, one, out, weights))
         if inputs is None or seen != model.spec:
@@ -344,6 +383,8 @@ def main() -> int:
     torch.set_num_threads(1)
     out, weights = arguments.out, arguments.weights
     out.mkdir(parents=True, exist_ok=True)
+    for name in SOURCES:
+        (out / f"{name}-cache").mkdir(exist_ok=True)
     if arguments.part == "studies":
         write_studies(arguments.data, out)
     elif arguments.part == "tables":

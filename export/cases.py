@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.data.case_columns import case_columns
+from medfm_compress.data.normal_labels import without_abnormal
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Case, Study, check_normal
 from medfm_compress.runtime.columns import Column
@@ -33,12 +34,12 @@ def check_labels(study: Study, task: Task) -> None:
 
 
 def sample_cases(study: Study, split: str, count: int, seed: int) -> tuple[Case, ...]:
-    """At most ``count`` cases of one split, drawn without replacement, in the table's order.
+    """At most ``count`` cases of one split, drawn without replacement, in the table's order; of train none abnormal.
 
     Raises:
         StudyError: the split is empty.
     """
-    cases = study.split(split)
+    cases = without_abnormal(study, split) if split == "train" else study.split(split)
     if not cases:
         raise StudyError(f"{study.root.name} has no case in split {split!r}; cut one with 'medfm-compress study split'")
     chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(cases))[:count]

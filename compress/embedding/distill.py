@@ -29,7 +29,7 @@ from medfm_compress.compress.training.distributed import is_first
 from medfm_compress.compress.training.job import Batch, Images, Job, Trained, gather
 from medfm_compress.compress.training.loop import train
 from medfm_compress.data.fingerprint import study_fingerprint
-from medfm_compress.data.normal_labels import is_normal
+from medfm_compress.data.normal_labels import without_abnormal
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
@@ -61,7 +61,7 @@ def choose_cases(studies: tuple[Study, ...]) -> Cases:
 
 
 def _usable(study: Study, splits: tuple[str, ...]) -> tuple[Case, ...]:
-    cases = tuple(c for c in study.cases if c.split in splits and (not study.normal or not c.target or is_normal(c)))
+    cases = tuple(case for split in splits for case in without_abnormal(study, split))
     if len(cases) < 2:
         what = "normal image" if study.normal else "image"
         raise StudyError(

@@ -15,7 +15,7 @@ from medfm_compress.data.normal_labels import normal_cases
 from medfm_compress.data.open import open_study, open_study_of
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.table import write_table
-from medfm_compress.export.cases import check_labels
+from medfm_compress.export.cases import check_labels, sample_cases
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.task import Task
 
@@ -46,6 +46,7 @@ def test_normal_labels_make_one_finding_of_all_others(tmp_path: Path) -> None:
     assert [case.target[0] for case in study.cases] == [0, 0, 1, 0, 0, 1, 1]
     assert [case.subgroups["label"] for case in study.cases] == [label for _, label in ROWS]
     assert [case.image for case in normal_cases(study, "train")] == ["0.png", "1.png"]
+    assert sample_cases(study, "train", 9, 0) == study.cases[:2], "what is abnormal calibrates nothing"
     assert "1 of 3 cases of train are not normal; nothing is learned or decided from them" in study.remarks
     assert study.task == Task(kind="anomaly", labels=("abnormal",), normal=("benign", "scar"))
 
