@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 SIDE = 224
 
 
-def images() -> dict[str, tuple[str, NDArray[np.uint8]]]:
+def images() -> dict[str, tuple[Literal["grey", "rgb"], NDArray[np.uint8]]]:
     """Name → colour of the network, and an image: a photograph's colours, one grey in three channels, one channel."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
@@ -59,7 +59,7 @@ def network(channels: int) -> bytes:
     return model
 
 
-def write_bundle(path: Path, colour: str) -> None:
+def write_bundle(path: Path, colour: Literal["grey", "rgb"]) -> None:
     """A bundle of the network for both engines, with a rule of colour and no verdict."""
     from medfm_compress.runtime import golden_cases as goldens
     from medfm_compress.runtime.bundle.bundle import write_bundle as write
@@ -72,7 +72,7 @@ def write_bundle(path: Path, colour: str) -> None:
     spec = ImageSpec(
         height_px=SIDE,
         width_px=SIDE,
-        colour=colour,  # type: ignore[arg-type]
+        colour=colour,
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
         colour_rule=ColourRule(images="colour" if colour == "rgb" else "grey"),
@@ -81,7 +81,7 @@ def write_bundle(path: Path, colour: str) -> None:
         label="b", threshold=0.5, rule="youden", sensitivity=0.9, specificity=0.8, positives=40, negatives=60
     )
     variants = tuple(
-        Variant(name=f"{backend}-cpu-fp32", files=("model.onnx",), backend=backend, device="cpu", precision="fp32")  # type: ignore[arg-type]
+        Variant(name=f"{backend}-cpu-fp32", files=("model.onnx",), backend=backend, device="cpu", precision="fp32")
         for backend in ("openvino", "onnxruntime")
     )
     model, inputs = network(channels), goldens.make_goldens(spec, count=1)

@@ -38,7 +38,7 @@ def exported(module: nn.Module, example: torch.Tensor, exporter: str, batch: str
     with quiet_exporter(), torch.no_grad():
         if batch == "1":
             trace = onnx_export._dynamo if exporter == "dynamo" else onnx_export._torchscript
-            model = onnx_export.simplified(trace(module, example))
+            model = onnx_export.simplified(trace(module, (example,), ["image"]))
         else:
             model = _dynamic(module, example.repeat(2, 1, 1, 1), exporter)
     content: bytes = model.SerializeToString()

@@ -40,7 +40,7 @@ def write_studies(grey: Path, colour: Path, folder: Path) -> None:
                     small = image.convert(mode).resize((SIDE, SIDE))
                 for turn in range(4):
                     file = folder / f"{name} {kind}" / f"{number}-{turn}.{ending}"
-                    small.rotate(90 * turn).save(file, **({"quality": 90} if kind == "JPEG" else {}))
+                    small.rotate(90 * turn).save(file, quality=90)  # PNG has none, and ignores it
 
 
 def measure(folder: Path) -> dict[str, list[float]]:

@@ -1,6 +1,6 @@
-"""A heat map with its legend below it: scale bar, finding, method; for a picture travels without its report.
+"""A heat map with its legend below it (scale bar, finding, method), for a picture travels without its report.
 
-The bar runs through the colours of the map, from a place without evidence (the image's own grey) to the map's strongest.
+The bar runs through the colours of the map, from a place without evidence (the image's own grey) to the strongest one.
 Dark red to yellow becomes lighter all the way, so that colour-blind readers, and grey printers, tell its ends apart.
 """
 

@@ -58,7 +58,7 @@ def project_on_principal_components(encoder: Encoder, images: Images, spec: Imag
             f"{len(rows)}; give more normal images, or a smaller --length"
         )
     mean = rows.mean(0)
-    levels = torch.split(rows - mean, encoder.channels, 1)  # type: ignore[no-untyped-call]
+    levels = torch.split(rows - mean, encoder.channels, 1)
     scales = torch.cat([_root_mean_square(level).expand(level.shape[1]) for level in levels])
     scaled = (rows - mean) / scales
     values, vectors = torch.linalg.eigh(scaled.T @ scaled / len(scaled))

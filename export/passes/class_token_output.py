@@ -142,7 +142,7 @@ def find_class_token(model: ir.Model) -> ClassToken | str:
 
 
 def add_class_token_maps(model: ir.Model, found: ClassToken) -> None:
-    """Add the output ``class_token_cam`` ``[1, K, h, w]`` to the graph it was found in, or to a quantized form of it."""
+    """Add the output ``class_token_cam`` ``[1, K, h, w]`` to the graph it was found in, or to its quantized form."""
     import onnx_ir as ir
 
     graph, classes = model.graph, len(found.weights)

@@ -88,5 +88,6 @@ def _matrix(node: ir.Node, value: ir.Value) -> Matrix | None:  # noqa: PLR0911 -
 
 
 def is_row(value: ir.Value | None) -> bool:
+    """Whether all of its elements stand along one axis; a value of unknown shape is none."""
     shape = static_shape(value)
     return bool(shape) and math.prod(shape or ()) == max(shape or (0,))

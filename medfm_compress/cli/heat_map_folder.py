@@ -1,4 +1,4 @@
-"""What ``run --heatmap`` writes: a picture an image, at its own size with a legend below, from the run of the finding."""
+"""What ``run --heatmap`` writes: a picture an image, at its own size with a legend, from the run of the finding."""
 
 from __future__ import annotations
 

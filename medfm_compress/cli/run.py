@@ -109,7 +109,8 @@ def run(
     code = EXIT_OK
     choice = EngineChoice(backend, threads, unverified, cache, shadow, trust_store, allow_unsigned)
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(open_engine(bundle, choice))
+        engine = open_engine(bundle, choice)
+        stack.callback(engine.close)
         drawing = HeatMapFolder(heatmap, engine) if heatmap is not None else None
         rows = Rows(engine.task, longest)
         told = given_columns(engine.columns, column, columns, _files(images) if columns else ())
