@@ -44,12 +44,12 @@ from medfm_compress.data.table import write_table
 from medfm_compress.export.cases import network_inputs
 from medfm_compress.export.module_outputs import module_outputs
 from medfm_compress.onnx_model import CaseSource
-from medfm_compress.recipe import EmbedStep, ExportStep
 from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import MedfmError
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.sessions.table import open_variant
+from medfm_compress.step_settings import EmbedStep, ExportStep
 
 TEACHER, STUDENT, SIDE_PX = "tf_efficientnet_lite0", "mobilenetv3_small_100", 128
 LENGTHS = (16, 32, 64)

@@ -35,13 +35,13 @@ from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.table import write_table
 from medfm_compress.export.cases import case_inputs
 from medfm_compress.onnx_model import CaseSource
-from medfm_compress.recipe import DistillStep, ExportStep, FinetuneStep
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.golden_cases import run_goldens
 from medfm_compress.runtime.progress import no_progress
 from medfm_compress.runtime.sessions.table import open_variant
 from medfm_compress.runtime.strict_json import encode
+from medfm_compress.step_settings import DistillStep, ExportStep, FinetuneStep
 
 TEACHER, STUDENT = "tf_efficientnet_lite0", "resnet10t"
 _POLICY = Policy(non_inferiority=(NonInferiority(metric="auroc", margin=0.03),))

@@ -12,11 +12,12 @@ from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.open import open_study
 from medfm_compress.data.synthetic import draw_study
-from medfm_compress.recipe import BenchStep, DistillStep, ExportStep, FinetuneStep, LoadedRecipe, Recipe
+from medfm_compress.recipe import LoadedRecipe, Recipe
 from medfm_compress.runtime.atomic_write import write_atomically
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.strict_json import digest
+from medfm_compress.step_settings import BenchStep, DistillStep, ExportStep, FinetuneStep
 
 PATIENTS = 1400
 # Half of them are test patients: they cost little time, and a margin takes them (`study check --policy` says how many).

@@ -15,7 +15,7 @@ from medfm_compress.runtime.image_spec import ColourRule, ImageSpec, Tiles
 from medfm_compress.runtime.progress import Progress
 
 if TYPE_CHECKING:
-    from medfm_compress.recipe import ExportStep
+    from medfm_compress.step_settings import ExportStep
 
 
 def device_spec(spec: ImageSpec, step: ExportStep, study: Study, progress: Progress) -> ImageSpec:

@@ -9,13 +9,13 @@ from medfm_compress.data.image_folder import open_images
 from medfm_compress.data.open import open_study, open_study_of
 from medfm_compress.data.study import Study
 from medfm_compress.device_spec import device_spec
-from medfm_compress.recipe import ExportStep
 from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE, Manifest, Provenance
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
+from medfm_compress.step_settings import ExportStep
 
 if TYPE_CHECKING:
     from medfm_compress.compress.teachers.source import TeacherSource

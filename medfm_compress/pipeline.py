@@ -20,10 +20,11 @@ from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.early_refusals import refuse_misspelt
 from medfm_compress.onnx_model import CaseSource
-from medfm_compress.recipe import DistillStep, FinetuneStep, LoadedRecipe, PretrainStep, with_backbone
+from medfm_compress.recipe import LoadedRecipe, with_backbone
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.step_cache import StepCache
+from medfm_compress.step_settings import DistillStep, FinetuneStep, PretrainStep
 
 Trained = TypeVar("Trained", PretrainStep, FinetuneStep, DistillStep, PruneOptions)
 

@@ -23,9 +23,9 @@ from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.synthetic import draw_study
 from medfm_compress.onnx_model import CaseSource
-from medfm_compress.recipe import DistillStep, ExportStep, FinetuneStep
 from medfm_compress.runtime.bundle.bundle import Bundle, golden_member, write_bundle
 from medfm_compress.runtime.bundle.manifest import Variant
+from medfm_compress.step_settings import DistillStep, ExportStep, FinetuneStep
 from medfm_compress.teacher_baselines import unavailable
 
 MADE = ("tensorrt:cuda:fp16", "tensorrt:cuda:bf16", "tensorrt:cuda:int8")

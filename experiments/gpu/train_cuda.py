@@ -26,7 +26,7 @@ from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.synthetic import draw_study
-from medfm_compress.recipe import DistillStep, FinetuneStep
+from medfm_compress.step_settings import DistillStep, FinetuneStep
 
 RUNS = (
     ("cuda", "fp32", False),

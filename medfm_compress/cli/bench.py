@@ -19,7 +19,7 @@ from medfm_compress.cli.teacher_options import (
     teacher_sources,
     with_weights,
 )
-from medfm_compress.recipe import BenchStep
+from medfm_compress.step_settings import BenchStep
 
 if TYPE_CHECKING:
     from medfm_compress.bench.measure.load_scenario import ScenarioResult

@@ -23,7 +23,7 @@ from medfm_compress.cli.teacher_options import (
     teacher_sources,
     with_weights,
 )
-from medfm_compress.recipe import DistillStep
+from medfm_compress.step_settings import DistillStep
 
 if TYPE_CHECKING:
     from medfm_compress.compress.students.auto_select import Choice

@@ -13,7 +13,7 @@ from medfm_compress.cli.arguments import NormalLabels, Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.next_command import command_line, print_next
 from medfm_compress.cli.outputs import refuse_empty
-from medfm_compress.recipe import EmbedStep
+from medfm_compress.step_settings import EmbedStep
 
 if TYPE_CHECKING:
     from medfm_compress.compress.networks.encoder_folder import EncoderCard

@@ -17,9 +17,9 @@ from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, onnx_source
 from medfm_compress.export.self_contained.options import SelfContainedOptions
 from medfm_compress.onnx_model import CaseSource, export_onnx_model
-from medfm_compress.recipe import ExportStep
 from medfm_compress.runtime.dicom.rules import KIND_NOT_DECLARED
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.step_settings import ExportStep
 
 if TYPE_CHECKING:
     from medfm_compress.compress.teachers.source import TeacherSource

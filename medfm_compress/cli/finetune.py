@@ -8,7 +8,7 @@ from medfm_compress.cli.command import command
 from medfm_compress.cli.model_summary import print_model
 from medfm_compress.cli.next_command import after_finetune
 from medfm_compress.cli.outputs import refuse_empty
-from medfm_compress.recipe import FinetuneStep
+from medfm_compress.step_settings import FinetuneStep
 
 
 @command()

@@ -118,7 +118,7 @@ def _bench(study: Path, teacher: Path, bundle: Path, declared: LoadedPolicy, pla
 
     from medfm_compress import steps
     from medfm_compress.compress.teachers.source import TeacherSource
-    from medfm_compress.recipe import BenchStep
+    from medfm_compress.step_settings import BenchStep
 
     sources = (TeacherSource(source=str(teacher)),)
     steps.bench(study, sources, bundle, declared, BenchStep(plan=plan), console.progress, out)

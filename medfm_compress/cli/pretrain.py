@@ -13,7 +13,7 @@ from medfm_compress.cli.arguments import Overwrite, Study
 from medfm_compress.cli.command import command
 from medfm_compress.cli.next_command import after_pretrain, print_next
 from medfm_compress.cli.outputs import refuse_empty
-from medfm_compress.recipe import PretrainStep
+from medfm_compress.step_settings import PretrainStep
 
 if TYPE_CHECKING:
     from medfm_compress.compress.networks.backbone import BackboneCard

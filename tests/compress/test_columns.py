@@ -25,9 +25,9 @@ from medfm_compress.compress.training.dataset import load_dataset
 from medfm_compress.compress.training.validation_score import logits_of, mean_auroc
 from medfm_compress.data.open import open_study
 from medfm_compress.onnx_model import CaseSource
-from medfm_compress.recipe import DistillStep, ExportStep, FinetuneStep
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import InputError, ModelError, StudyError
+from medfm_compress.step_settings import DistillStep, ExportStep, FinetuneStep
 
 NETWORK = "mobilenetv3_small_050"
 COLUMNS = (

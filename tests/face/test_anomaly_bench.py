@@ -22,11 +22,11 @@ from medfm_compress.compress.anomaly.options import AnomalyFit, EncoderSource  #
 from medfm_compress.compress.networks.build import build_model  # noqa: E402
 from medfm_compress.compress.networks.model import save_model  # noqa: E402
 from medfm_compress.compress.teachers.source import TeacherSource  # noqa: E402
-from medfm_compress.recipe import BenchStep, ExportStep  # noqa: E402
 from medfm_compress.runtime.engine import Engine  # noqa: E402
 from medfm_compress.runtime.errors import MedfmError  # noqa: E402
 from medfm_compress.runtime.progress import no_progress  # noqa: E402
 from medfm_compress.runtime.task import Task  # noqa: E402
+from medfm_compress.step_settings import BenchStep, ExportStep  # noqa: E402
 
 STEP = BenchStep(
     plan=Plan(rounds=2, turn_ms=1, min_calls=2, max_calls=3, warm_up_s=0.1), targets=("onnxruntime:cpu", "torch:cpu")

@@ -16,9 +16,9 @@ from medfm_compress.cli import console, progress_bar
 from medfm_compress.cli.next_command import after_bench, after_distill
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.quantization.targets import for_engines
-from medfm_compress.recipe import FinetuneStep
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Tick, counted
+from medfm_compress.step_settings import FinetuneStep
 
 
 def test_a_table_for_a_pipe_is_aligned_and_has_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

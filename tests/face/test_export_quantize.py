@@ -19,11 +19,11 @@ from medfm_compress.data.dicom_header import modalities
 from medfm_compress.data.open import open_study
 from medfm_compress.data.synthetic import draw_study
 from medfm_compress.device_spec import with_colour_rule, with_dicom_kind, with_modalities
-from medfm_compress.recipe import ExportStep
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ColourRule, DicomRules
-from medfm_compress.steps import _warn_of_modality
+from medfm_compress.step_settings import ExportStep
+from medfm_compress.steps.studies import warn_of_modality
 
 
 def call(*arguments):
@@ -202,9 +202,9 @@ def test_colour_images_under_the_default_modality_are_warned_of_and_grey_ones_ar
     colour = save_study(tmp_path / "colour", study, images)
     equal = save_study(tmp_path / "equal", study, with_channels(study, differ=False))
     for cases, modality in ((equal, "radiograph"), (study, "radiograph"), (colour, "dermoscopy")):
-        _warn_of_modality(cases, modality, lines.append)
+        warn_of_modality(cases, modality, lines.append)
     assert not lines
-    _warn_of_modality(colour, "radiograph", lines.append)
+    warn_of_modality(colour, "radiograph", lines.append)
     assert "the images are in colour and --modality is 'radiograph'" in lines[0]
 
 

@@ -13,8 +13,8 @@ from medfm_compress import steps
 from medfm_compress.__main__ import main
 from medfm_compress.cli.outputs import REPORT_FILES
 from medfm_compress.compress.training.config import TrainingConfig
-from medfm_compress.recipe import ExportStep, FinetuneStep
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.step_settings import ExportStep, FinetuneStep
 
 MODELS = {
     "finetune": ("finetune", "resnet10t", "--study", "none", "--image-size", "32"),

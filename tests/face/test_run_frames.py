@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from medfm_compress.cli.model_summary import dicom_in_words
 from medfm_compress.cli.run import run
 from medfm_compress.device_spec import with_dicom_kind
-from medfm_compress.recipe import ExportStep
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import DicomRules
+from medfm_compress.step_settings import ExportStep
 
 FRAMES = np.random.default_rng(1).integers(0, 256, (3, 48, 40), dtype=np.uint8)
 

@@ -14,10 +14,11 @@ slide_scene = pytest.importorskip("slide_scene")
 
 from medfm_compress.cli.main import run  # noqa: E402
 from medfm_compress.data.stain_fit import with_stain  # noqa: E402
-from medfm_compress.recipe import DistillStep, FinetuneStep, Recipe, resolved  # noqa: E402
+from medfm_compress.recipe import Recipe, resolved  # noqa: E402
 from medfm_compress.runtime.errors import InputError  # noqa: E402
 from medfm_compress.runtime.image_spec import MacenkoStain  # noqa: E402
 from medfm_compress.runtime.strict_json import encode  # noqa: E402
+from medfm_compress.step_settings import DistillStep, FinetuneStep  # noqa: E402
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from medfm_compress.compress.networks.model import save_model, sha256_of
 from medfm_compress.compress.teachers.output_cache import OutputCache
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.open import open_study
-from medfm_compress.recipe import EmbedStep
 from medfm_compress.runtime.errors import InputError, ModelError, StudyError
 from medfm_compress.runtime.task import Task
+from medfm_compress.step_settings import EmbedStep
 
 STEP = EmbedStep(
     student="test_resnet",

@@ -26,9 +26,9 @@ from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.compress.training.dataset import task_of
 from medfm_compress.compress.training.finetune import finetune
 from medfm_compress.data.study import Case
-from medfm_compress.recipe import PretrainStep
 from medfm_compress.runtime.errors import InputError, ModelError, StudyError
 from medfm_compress.runtime.task import Task
+from medfm_compress.step_settings import PretrainStep
 
 FAST = TrainingConfig(epochs=2, batch_size=12, learning_rate=3e-3, ema=0.8, patience=0, precision="fp32", device="cpu")
 ONE = msgspec.structs.replace(FAST, epochs=1)

@@ -148,7 +148,7 @@ def test_an_export_keeps_sparse_weights_sparse_or_is_refused(
     import msgspec
 
     from medfm_compress import steps
-    from medfm_compress.recipe import ExportStep
+    from medfm_compress.step_settings import ExportStep
 
     run(study, tmp_path / "sparse", msgspec.structs.replace(OPTIONS, steps=1, sparse=True))
     lines: list[str] = []

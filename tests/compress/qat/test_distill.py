@@ -38,7 +38,6 @@ from medfm_compress.compress.training.dataset import task_of
 from medfm_compress.data.study import Study
 from medfm_compress.export.onnx_export import export_onnx
 from medfm_compress.export.trained_ranges import attach_ranges, take_ranges
-from medfm_compress.recipe import ExportStep
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError
@@ -48,6 +47,7 @@ from medfm_compress.runtime.sessions.instruction_sets import multiplies_exactly
 from medfm_compress.runtime.sessions.table import open_session_from_bytes
 from medfm_compress.runtime.strict_json import convert
 from medfm_compress.runtime.task import Task
+from medfm_compress.step_settings import ExportStep
 from medfm_compress.steps import export
 
 FAST = TrainingConfig(epochs=2, batch_size=12, learning_rate=1e-3, ema=0.5, patience=0, precision="fp32")

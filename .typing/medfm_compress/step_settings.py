@@ -1,0 +1,1 @@
+../../medfm_compress/step_settings.py

@@ -1,1 +1,0 @@
-../../medfm_compress/steps.py

@@ -1,0 +1,108 @@
+"""Steps of an anomaly model: the encoder that is distilled, and the scorer that is fitted behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from medfm_compress.data.open import open_study
+from medfm_compress.early_refusals import refuse_misspelt, refuse_to_overwrite
+from medfm_compress.runtime.errors import InputError, ModelError
+from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.task import Task
+from medfm_compress.steps.studies import open_cases, warn_of_modality, with_remarks
+
+if TYPE_CHECKING:
+    from medfm_compress.compress.anomaly.options import AnomalyFit, EncoderSource
+    from medfm_compress.compress.networks.encoder_folder import StoredEncoder
+    from medfm_compress.compress.networks.model import Model
+    from medfm_compress.step_settings import EmbedStep
+
+
+def embed(
+    study: Path,
+    normal: tuple[str, ...],
+    teachers: tuple[str, ...],
+    step: EmbedStep,
+    progress: Progress,
+    out: Path,
+    *,
+    overwrite: bool = True,
+) -> StoredEncoder:
+    """Distil the features of the teachers, encoders each, into the network that ``step`` names."""
+    refuse_to_overwrite(out, overwrite)
+    if out.resolve() in {Path(name).resolve() for name in teachers}:
+        raise ModelError(f"--out {out} is one of the teachers, and would be replaced; name another folder")
+    refuse_misspelt(step.student, *teachers)
+    import torch
+
+    from medfm_compress.compress.embedding.distill import choose_cases, distill_embedding
+    from medfm_compress.compress.embedding.encoder_teacher import open_teachers
+    from medfm_compress.compress.networks.build import build_model
+
+    first = with_remarks(open_study(study, normal=normal), progress)
+    studies = (first, *(open_cases(Path(path), progress) for path in step.more))
+    warn_of_modality(first, step.training.modality, progress)
+    sources = _encoder_sources(teachers, step)
+    cases = choose_cases(studies)
+    teacher = open_teachers(sources, cases.training[0], step.embedding, step.training, out / "training" / "cache")
+    spec = teacher.card.spec
+    torch.manual_seed(step.training.seed)
+    student = build_model(
+        step.student,
+        Task(kind="binary", labels=("absent", "present")),  # a classifier has to have some; it is left out
+        size_px=spec.height_px,
+        colour=spec.colour,
+        weights=Path(step.weights) if step.weights else None,
+        spec=spec,
+    )
+    return distill_embedding(studies, teacher, student, step.training, out, progress, step.embedding)
+
+
+def _encoder_sources(teachers: tuple[str, ...], step: EmbedStep) -> tuple[EncoderSource, ...]:
+    """Where the teachers come from; weights go to those that are no folder, in their order."""
+    from medfm_compress.compress.anomaly.options import EncoderSource
+
+    named = [name for name in teachers if not Path(name).is_dir() and not name.startswith("hf-hub:")]
+    if len(named) != len(step.teacher_weights):
+        raise InputError(
+            f"{len(named)} teacher(s) are timm names and {len(step.teacher_weights)} --teacher-weights are given; give "
+            "one for each, in their order"
+        )
+    weights = dict(zip(named, step.teacher_weights, strict=True))
+
+    def source_of(name: str) -> EncoderSource:
+        source = EncoderSource(encoder=name, licence=step.licence, intended_use=step.intended_use)
+        if not Path(name, "encoder.json").is_file():
+            source = msgspec.structs.replace(source, level=step.level)
+        if Path(name).is_dir():
+            return source
+        return msgspec.structs.replace(
+            source, weights=weights.get(name, ""), image_size=step.image_size, colour=step.colour
+        )
+
+    return tuple(map(source_of, teachers))
+
+
+def fit_anomaly(
+    study: Path,
+    normal: tuple[str, ...],
+    encoder: EncoderSource,
+    options: AnomalyFit,
+    progress: Progress,
+    out: Path,
+    *,
+    overwrite: bool = True,
+) -> Model:
+    """Fit a scorer on the embeddings of the normal cases of a study."""
+    refuse_to_overwrite(out, overwrite)
+    if Path(encoder.encoder).resolve() == out.resolve():
+        raise ModelError(f"--out {out} is the encoder that it is made of, and would replace it; name another folder")
+    refuse_misspelt(encoder.encoder)
+    from medfm_compress.compress.anomaly.fit import fit_anomaly_model
+    from medfm_compress.compress.anomaly.open_encoder import open_encoder
+
+    cases = with_remarks(open_study(study, normal=normal), progress)
+    return fit_anomaly_model(cases, open_encoder(encoder, cases), options, out, progress)

@@ -1,0 +1,115 @@
+"""Steps that judge a bundle: report, where it looks, verdict."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from medfm_compress.runtime.errors import ModelError
+from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.regular_file import read_regular
+from medfm_compress.steps.studies import open_cases, open_cases_of
+
+if TYPE_CHECKING:
+    from medfm_compress.bench.gate.policy_file import LoadedPolicy
+    from medfm_compress.bench.report import Report
+    from medfm_compress.bench.types.verdict import Verdict
+    from medfm_compress.compress.explain.explain import Explained
+    from medfm_compress.compress.explain.options import ExplainOptions
+    from medfm_compress.compress.teachers.open import TeacherSource
+    from medfm_compress.step_settings import BenchStep
+
+
+def bench(
+    study: Path,
+    teachers: tuple[TeacherSource, ...],
+    bundle: Path,
+    policy: LoadedPolicy,
+    step: BenchStep,
+    progress: Progress,
+    out: Path,
+) -> Report:
+    """Evaluate and time a bundle against its teacher, with the teacher's rows in the other engines."""
+    from medfm_compress.bench.models import chosen_variants, unavailable_variants
+    from medfm_compress.bench.options import BenchOptions
+    from medfm_compress.bench.run import bench_bundle
+    from medfm_compress.bench.types.target import is_torch, split_targets
+    from medfm_compress.runtime.bundle.bundle import Bundle
+    from medfm_compress.teacher_baselines import Reference, check_devices, row_targets, teacher_rows
+
+    targets, target_threads = split_targets(step.targets)
+    check_devices(targets)
+    threads = target_threads or step.plan.threads
+    opened, of_variants = Bundle.open(bundle), tuple(target for target in targets if not is_torch(target))
+    lacking = unavailable_variants(opened, of_variants)
+    on_gpu = any(v.device != "cpu" for v in chosen_variants(opened, of_variants) if v.name not in lacking)
+    cases = open_cases_of(opened.manifest.task, study, progress, opened.manifest.image_spec.dicom)
+    teacher = Reference(teachers, cases.task, threads)
+    with tempfile.TemporaryDirectory(prefix="medfm-teacher-") as scratch:
+        options = BenchOptions(
+            plan=msgspec.structs.replace(step.plan, threads=threads),
+            targets=of_variants,
+            others=teacher_rows(teacher, threads, Path(scratch), row_targets(targets, on_gpu=on_gpu), progress),
+            external_models=tuple(map(Path, step.external_models)),
+            baseline=Path(step.baseline) if step.baseline else None,
+            pairs=step.pairs,
+            scenarios=step.scenarios,
+            harness=step.harness,
+            load=step.load,
+            cache_dir=Path(step.cache) if step.cache else None,
+            batch_sweep=step.batch_sweep,
+        )
+        return bench_bundle(bundle, teacher.ref, cases, policy, out, options, progress)
+
+
+def explain(
+    bundle: Path,
+    teachers: tuple[TeacherSource, ...],
+    study: Path,
+    options: ExplainOptions,
+    progress: Progress,
+    out: Path,
+    student: Path | None = None,
+) -> Explained:
+    """Compare where teacher and student look; the teacher has to be a network, whose weights the floor draws anew."""
+    for source in teachers:
+        if source.source.lower().endswith(".onnx"):
+            raise ModelError(
+                f"{source.source} is an ONNX teacher, which cannot be explained: agreement is held against the teacher "
+                "with random weights, and an ONNX file's cannot be drawn; give the model folder, or the timm, "
+                "torchvision or hub network, that it was exported from"
+            )
+    from medfm_compress.compress.explain.explain import explain as compare_maps
+    from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
+    from medfm_compress.compress.teachers.session import open_live_teacher
+    from medfm_compress.runtime.bundle.bundle import Bundle
+
+    manifest = Bundle.open(bundle).manifest
+    cases = open_cases(study, progress, manifest.image_spec.dicom)
+    teacher = open_live_teacher(teachers, cases.task)
+    for name, columns in ((manifest.name, manifest.told), (teacher.card.name, teacher.card.told)):
+        if columns:
+            raise ModelError(
+                f"{name} takes columns beside the image ({columns[0].name} …), and explain changes images alone; "
+                "give a teacher and a bundle of the image alone"
+            )
+    if not isinstance(teacher, ModuleTeacher):
+        raise ModelError(
+            f"explain holds agreement against the teacher with random weights, and {teacher.card.name} is no single "
+            "network whose weights can be drawn; give a model folder, or a timm, torchvision or hub network"
+        )
+    return compare_maps(bundle, teacher.model, cases, out, options, student_folder=student, progress=progress)
+
+
+def gate(report: Path, policy: LoadedPolicy, bundle: Path, out: Path) -> Verdict:
+    """Judge a report by the policy that it was made under, and write a copy of the bundle that carries the verdict."""
+    from medfm_compress.bench.gate.judge_report import JudgeRequest, judge_report, record_verdicts
+    from medfm_compress.bench.report import MAX_REPORT_BYTES
+
+    data = read_regular(report, MAX_REPORT_BYTES, "report")
+    decision = judge_report(JudgeRequest(report, data, policy, bundle))
+    record_verdicts(decision, data, bundle, out)
+    return decision.verdict
