@@ -61,9 +61,9 @@ def test_embed_fit_and_export(study: Path, teacher: Path, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--normal", "healthy"), "has no label 'healthy' that could be normal; its labels are 'lesion', 'normal'"),
+        (("--normal", "healthy"), "has no label 'healthy' that could be normal; its labels are 'normal', 'lesion'"),
         (("--normal", "lesion"), "2 normal cases in split 'train'; at least 8 are needed"),
-        (("--normal", "normal", "--memory-budget", "10B"), "5 neighbours need"),
+        (("--normal", "normal", "--memory-budget", "0.01kB"), "5 neighbours need"),
         (("--normal", "normal", "--weights", "x"), "is a model folder and says it itself; leave --weights out"),
         (("--normal", "normal", "--length", "9999"), "--length"),
     ],
