@@ -176,12 +176,23 @@ def _load(model: bytes, threads: int, precision: str, device: str) -> Any:
     try:
         session = onnxruntime.InferenceSession(model, options, providers=providers, **_PLAIN_START)
     except Exception as exc:
-        raise BundleRefused(f"onnxruntime cannot load the model: {_first_line(exc)}") from exc
+        raise BundleRefused(f"onnxruntime cannot load the model: {_why(exc)}") from exc
     with contextlib.suppress(AttributeError):  # gone from the versions that never fall back
         session.disable_fallback()
     if hasattr(session, "_model_bytes"):
         session._model_bytes = None  # kept for the fall-back only: the size of the model in memory
     return session
+
+
+def _why(exc: Exception) -> str:
+    """The first line of an error, or what lies behind it where kernels are kept to the exact ones."""
+    reason = _first_line(exc)
+    if "NOT_IMPLEMENTED" in reason and "QLinear" in reason and not multiplies_exactly(read_cpu()):
+        return (
+            "it multiplies signed by signed bytes (QLinear…), which a CPU without VNNI, as this one, would do wrongly; "
+            "quantize it with unsigned activations (QUInt8), or in QDQ form"
+        )
+    return reason
 
 
 def _check_content(model: bytes, precision: str) -> None:

@@ -128,7 +128,7 @@ def test_training_for_int8_is_refused(teacher: Path, study: Path, tmp_path: Path
 
 def test_pruned_by_cases_with_columns_and_recovered(teacher: Path, study: Path, tmp_path: Path) -> None:
     options = PruneOptions(
-        max_macs=0.8, target="", depth=False, training=training(2), distillation=Distillation(views=1, unlabelled=False)
+        max_macs=0.8, target="", depth=False, training=training(8), distillation=Distillation(views=1, unlabelled=False)
     )
     record = steps.prune(study, (), teacher, options, silent, tmp_path / "pruned")
     assert record.macs_after < 0.85 * record.macs_before

@@ -40,7 +40,7 @@ def graph_of(exporter: str) -> ir.Graph:
         content = export_onnx(Network(), SPEC, Task(kind="multilabel", labels=("a", "b", "c"))).content
         return ir.from_proto(onnx.load_model_from_string(content)).graph
     with quiet_exporter():
-        model = simplified(_torchscript(Network().eval(), torch.zeros(1, 3, 8, 8)))
+        model = simplified(_torchscript(Network().eval(), (torch.zeros(1, 3, 8, 8),), ["image"]))
     _strip(model)
     return ir.from_proto(model).graph
 

@@ -106,7 +106,7 @@ def test_the_device_finds_the_square(study, bundle):
     mask = np.asarray(Image.open(study / "46-mask.png")) > 0
     assert prediction.anomaly_map is not None
     shown = prediction.anomaly_map.on_image()
-    assert shown[mask].mean() > shown[~mask].mean()
+    assert np.nanmean(shown[mask]) > np.nanmean(shown[~mask])  # NaN is what the network does not see
     assert len(prediction.nearest) >= 1
 
 

@@ -46,7 +46,7 @@ def no_gpu(monkeypatch):
 def play(monkeypatch, int8_ms):
     """Stand in for the fresh processes, which have no simulated GPU; floats take 2 ms."""
 
-    def fresh(trials, spec, task, plan):
+    def fresh(trials, spec, task, plan, columns=()):
         times = [int8_ms if trial.variant.precision == "int8" else 2.0 for trial in trials]
         return [Measurement(name="x", target="played", calls_per_round=2, session_ms=(ms,) * 20) for ms in times]
 

@@ -45,7 +45,7 @@ def play_clocks(monkeypatch, fp32_ms, int8_ms, fresh_ms=None):
     def of_trial(trial):
         return int8_ms if trial.variant.precision == "int8" else fp32_ms
 
-    def fresh(trials, spec, task, plan):
+    def fresh(trials, spec, task, plan, columns=()):
         latencies = [(fresh_ms or of_trial)(trial) for trial in trials]
         return [
             Measurement(name=str(number), target="played", session_ms=(ms,) * 20, calls_per_round=2)
