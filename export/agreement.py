@@ -88,14 +88,14 @@ def in_numbers(found: Sequence[Difference], count: int) -> str:
     return f"{len(found)} of {count} validation cases ({turned} by the decision)"
 
 
-def by_name(found: Sequence[Difference], cases: Sequence[Case]) -> str:
-    """The cases that differ, by number, from 1, and image: for the console alone."""
+def by_name(found: Sequence[Difference], cases: Sequence[Case], shown: int = _SHOWN) -> str:
+    """The first ``shown`` cases that differ, by number, from 1, and image: for the console alone."""
     lines = [
         f"case {difference.case + 1} ({cases[difference.case].image}): {difference.candidate:.4g} where the reference "
         f"says {difference.reference:.4g}{', decided otherwise' if difference.decides_otherwise else ''}"
-        for difference in found[:_SHOWN]
+        for difference in found[:shown]
     ]
-    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    more = f"; and {len(found) - shown} more" if len(found) > shown else ""
     return "; ".join(lines) + more
 
 

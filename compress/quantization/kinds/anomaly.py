@@ -21,11 +21,12 @@ from medfm_compress.bench.evaluate.operating_points import choose_operating_poin
 from medfm_compress.compress.quantization.kinds.classification import ClassificationJudge
 from medfm_compress.compress.quantization.kinds.validation_set import Logits, ValidationSet
 from medfm_compress.compress.quantization.options import QuantizeOptions
-from medfm_compress.export.agreement import Difference, by_name, differences
+from medfm_compress.export.agreement import Difference, by_name, differences, in_numbers
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
 
+_SHOWN = 2
 _MOST_VALUES = 2**27  # of the inputs: 512 MiB; 2,700 cases of 128 px in colour
 _PRECISION = "int8"  # whose tolerance is the widest of those that are tried
 
@@ -54,9 +55,12 @@ class AnomalyJudge(ClassificationJudge):
         return len(self._differences(logits, fp32_logits, validation)) / len(logits)
 
     def remarks(self, logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> str:
-        """The cases that do not agree, by number and image."""
+        """How many cases do not agree, and the first of them by number and image."""
         found = self._differences(logits, fp32_logits, validation)
-        return f"does not agree with FP32 on {by_name(found, validation.cases)}" if found else ""
+        if not found:
+            return ""
+        counted = in_numbers(found, len(logits))
+        return f"does not agree with FP32 on {counted}: {by_name(found, validation.cases, _SHOWN)}"
 
     def _differences(self, logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> tuple[Difference, ...]:
         tasks = validation.task, own_decisions(logits, validation)
