@@ -191,3 +191,13 @@ def test_a_saved_teacher_is_the_same_teacher(made: dict[str, tuple[Model, Path]]
     folder = save_model(teacher, tmp_path / "teacher")
     explain(bundle, load_model(folder), study, tmp_path / "out", msgspec.structs.replace(DEVICE, cases=2))
     assert load_explanations(tmp_path / "out", teacher=f"{teacher.name}@{teacher.weights_sha256()}")
+
+
+def test_the_command_exports_a_model_folder_by_itself(
+    made: dict[str, tuple[Model, Path]], study_folder: Path, tmp_path: Path
+) -> None:
+    teacher, bundle = made["class activation"]  # opened as a teacher it keeps its channels last
+    folder = save_model(teacher, tmp_path / "teacher")
+    words = ("explain", bundle, "--teacher", folder, "--study", study_folder, "--out", tmp_path / "o")
+    assert run(*words, "--method", "device", "--cases", "2") == 0
+    assert min(load_explanations(tmp_path / "o")[0].rank_correlation) > 0.999
