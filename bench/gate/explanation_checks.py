@@ -27,7 +27,7 @@ CHECK_NAMES = {
 }
 MISSING = (
     "no agreement of this variant's maps with this teacher's is in the report; run 'medfm-compress explain' with the "
-    "same --teacher and --out, then bench again"
+    "same teacher, into the report's folder, then bench again"
 )
 _NAMED = 3
 

@@ -84,7 +84,7 @@ def explain(
     pictures are `write_pictures`'s. These files hold images of patients: they stay where the study may be.
 
     Args:
-        bundle_path: whose variants are held against the teacher: by ``device`` all that can run here, else one.
+        bundle_path: whose variants are held against the teacher: by ``device`` all that `bench` evaluates, else one.
         teacher: the teacher; its weights are drawn anew for the floor, which a bundle's (``device`` alone) cannot be.
         study: with labelled cases in the split.
         out: folder of the report.

@@ -18,8 +18,8 @@ class ExplainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """What to explain, and how.
 
     Attributes:
-        variant: of the bundle; empty takes the first that can run here, with ``device`` all that can. Not with
-            ``gradient``.
+        variant: of the bundle; empty takes the first that can run here, with ``device`` all that bench evaluates. Not
+            with ``gradient``.
         finding: whose score is explained; may be empty where the task has one finding.
         cases: that are looked at, half of them with the finding where there are enough.
         method: ``occlusion`` runs teacher and variant as they are, ``gradient`` reads the PyTorch modules of teacher

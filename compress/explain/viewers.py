@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.bench.evaluate.attribution_agreement import RANDOMISED
+from medfm_compress.bench.models import unavailable_variants
 from medfm_compress.compress.explain.attribution import attribute, method_of, randomised
 from medfm_compress.compress.explain.options import ExplainOptions
 from medfm_compress.compress.networks.model import Model, load_model
@@ -142,10 +143,16 @@ def _by_device(bundle: Bundle, teacher: Reference, finding: str, options: Explai
         ahead = [_by_own_map(TEACHER, *mapped, teacher, finding)]
         floor = _exported(randomised(teacher.network, options.seed), options.threads, check=False)
         behind = [_by_own_map(RANDOMISED, *floor, teacher, finding)]
-    variants = _variants(bundle, options.variant)
+    variants = _variants(bundle, options.variant) if options.variant else _evaluated(bundle)
     seen = Reference(bundle, bundle.manifest.image_spec, bundle.manifest.task, "")
     asked = [_by_own_map(v.name, open_variant(bundle, v, options.threads), own, seen, finding) for v in variants]
     return (*ahead, *asked, *behind)
+
+
+def _evaluated(bundle: Bundle) -> tuple[Variant, ...]:
+    """Those that `bench` evaluates on this machine, so that the gate finds all of them."""
+    lacking = unavailable_variants(bundle)
+    return tuple(variant for variant in bundle.manifest.variants if variant.name not in lacking)
 
 
 def _maps_of(bundle: Bundle) -> Tensor:
