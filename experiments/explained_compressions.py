@@ -39,6 +39,7 @@ from medfm_compress.compress.networks.model import CARD, Model, save_model
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.quantization.quantize_bundle import quantize_bundle
+from medfm_compress.compress.quantization.targets import for_engines
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.data.study import Study
@@ -56,8 +57,9 @@ POLICY = Policy(non_inferiority=(NonInferiority(metric="auroc", margin=0.05),))
 def compressions(options: argparse.Namespace) -> None:
     """INT8, pruned and distilled: the maps of each against the teacher's and the masks, on cases drawn by `explain`."""
     out, whole = options.out, split(options.study)
-    kept = [case for case in whole.cases if case.split != "train"]
-    kept += sample_cases(whole, "train", options.train, 0) if options.train else whole.split("train")
+    kept = list(whole.split("test"))
+    for name in ("train", "val"):
+        kept += sample_cases(whole, name, options.trial, 0) if options.trial else whole.split(name)
     study = replace(whole, cases=tuple(kept))
     write_table(study, out / "study.csv")
     architecture = Architecture(name="tf_efficientnet_lite0", arguments={"num_classes": 2})
@@ -71,10 +73,10 @@ def compressions(options: argparse.Namespace) -> None:
             steps.export(folder, out / "study.csv", step, name, "", print, out / f"{name}.medfm")
     if not (out / "int8.medfm").is_file():
         quick = QuantizeOptions(
-            samples=96, validation_samples=64, rounds=5, nncf=False, optimised=False, reduced_range=False,
+            targets=("openvino:cpu:int8:1",), samples=96, validation_samples=64, rounds=5, nncf=False, optimised=False,
             time_budget_s=options.budget, error_limit=INT8_ERROR,
         )  # fmt: skip
-        quantize_bundle(out / "teacher.medfm", study, out / "int8.medfm", quick, print)
+        quantize_bundle(out / "teacher.medfm", study, out / "int8.medfm", for_engines(quick), print)
     table = {name: _agreements(name, teacher, study, options) for name in ("teacher", "int8", "pruned", "distilled")}
     (out / "compressions.json").write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=1))
     sys.stdout.write((out / "compressions.json").read_text())
@@ -146,8 +148,8 @@ def main() -> None:
         "--cases", type=int, default=376, help="Test cases, half of them melanomas; all 188 by default."
     )
     parser.add_argument("--epochs", type=int, default=0, help="Of both trainings; 0 takes their own, 10 and 30.")
-    parser.add_argument("--train", type=int, default=0, help="Training cases, for a trial; 0 takes all.")
-    parser.add_argument("--budget", type=float, default=90, help="Seconds for INT8 of each engine.")
+    parser.add_argument("--trial", type=int, default=0, help="Cases of train and of val, for a trial; 0 takes all.")
+    parser.add_argument("--budget", type=float, default=90, help="Seconds of the search for INT8.")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
