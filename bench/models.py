@@ -46,6 +46,7 @@ class TeacherRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         size_bytes: of its weights.
         licence: of its weights.
         columns: that it takes beside the image.
+        identity: ``name@sha256`` of all that decides its answers; empty where it is not known.
     """
 
     name: str
@@ -55,6 +56,7 @@ class TeacherRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     size_bytes: int
     licence: str = ""
     columns: tuple[Column, ...] = ()
+    identity: str = ""
 
 
 def teacher_model(teacher: TeacherRef, files: tuple[str, ...]) -> ModelUnderTest:

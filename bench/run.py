@@ -49,7 +49,7 @@ from medfm_compress.bench.report import REPORT_SCHEMA_VERSION, Report, Speedup, 
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.perturbation import MOVING
-from medfm_compress.bench.types.policy import Policy
+from medfm_compress.bench.types.policy import ExplanationLimits, Policy
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.atomic_write import write_atomically
@@ -85,7 +85,9 @@ def bench_bundle(
     """
     progress, out = progress or no_progress, Path(out_dir)
     bundle, cases = Bundle.open(bundle_path), labelled_cases(study, options.split)
-    load_explanations(out, model_digest=bundle.model_digest)  # refused now, not after an hour
+    explained = load_explanations(out, model_digest=bundle.model_digest, teacher=teacher.identity)  # refused now
+    if policy.policy.explanations != ExplanationLimits() and not explained:
+        progress(f"the policy limits explanations, and none is in {out}: the gate will miss them; run 'explain' first")
     check_policy(policy.policy, bundle.manifest.task)
     left_out = unavailable_variants(bundle, options.targets)
     for name, reason in left_out.items():

@@ -6,7 +6,8 @@
 
 ``FILE`` is ``efficientnet-lite0-skin-lesion-224.safetensors``, ``FOLDER`` the skin-lesion study, split as its JSON
 says. ``prepare`` writes ``plain.medfm`` (without maps), ``fp32.medfm`` and ``int8.medfm``; ``judge`` writes
-``result.json``; ``candidates`` quantizes without a limit of error and writes ``candidates.json``.
+``result.json``; ``candidates`` quantizes without a limit of error and writes ``candidates.json``. What became
+of a pruned and a distilled student's maps: ``explained_compressions.py``.
 A map is of the class that its own network predicts; it is laid on the image at its own size, where the mask is drawn.
 """
 

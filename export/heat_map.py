@@ -87,7 +87,7 @@ def find_maps(model: ir.Model) -> LastFeatureMap | ClassToken | str:
     token = find_class_token(model)
     if isinstance(token, ClassToken):
         return token
-    return f"{feature_map}, and {token}" if "one token" in feature_map else feature_map
+    return f"{feature_map}, and {token}" if "one token" in feature_map and token != feature_map else feature_map
 
 
 def with_maps_of(quantized: ir.Model, prepared: ir.Model) -> ir.Model:

@@ -57,7 +57,7 @@ def export_onnx(
     outputs are those that it names (see `module_outputs`). With ``features`` the graph has one of that name behind the
     logits, where there is one (see `features_output`).
 
-    The module itself is left as it is: a float32 CPU copy in eval mode is traced.
+    The module itself is left as it is: a float32 CPU copy in eval mode is traced, contiguous.
 
     Raises:
         ModelError: it does not take the spec's input and the columns, does not give one logit a label (one map a
@@ -66,6 +66,7 @@ def export_onnx(
     import torch
 
     copied = copy.deepcopy(module).float().cpu().eval()
+    copied.to(memory_format=torch.contiguous_format)  # of one with channels last, strides would be written as Gathers
     example = (torch.zeros(spec.shape), *(torch.zeros(1, column.width) for column in columns))
     names = [INPUT, *(column.name for column in columns)]
     shape = rules_of(task).logits_shape(task, spec)

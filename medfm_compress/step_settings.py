@@ -219,8 +219,9 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         tile_mm_per_px: distance of pixels that images are brought to before they are cut into tiles.
         false_refusal_rate: share of images like the validation cases that the device may call not reliable, so as to
             tell those that are unlike the training cases; 0 stores nothing of it.
-        heat_map: give the network class activation maps as a further output, so that the device shows where it looked
-            at no run more; it is said where it has none. Off, variants are as they were.
+        heat_map: give the network maps of where a finding comes from as a further output (class activation maps; of a
+            ViT's class token those of its last attention), so that the device shows where it looked at no run more; it
+            is said where it has none. Off, variants are as they were.
     """
 
     rule: str = ""

@@ -67,6 +67,7 @@ class Reference:
             size_bytes=_size_bytes(sources, teacher),
             licence=teacher.card.licence,
             columns=teacher.card.told,
+            identity=teacher.card.identity,
         )
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 OCCLUSION, ACTIVATION, CLASS_TOKEN_ATTENTION = "occlusion", "class activation", "class token attention"
 ANOMALY = "anomaly map"
-_METHODS = MappingProxyType({CAM: ACTIVATION, CLASS_TOKEN: CLASS_TOKEN_ATTENTION, ANOMALY_MAP: ANOMALY})
+METHODS = MappingProxyType({CAM: ACTIVATION, CLASS_TOKEN: CLASS_TOKEN_ATTENTION, ANOMALY_MAP: ANOMALY})
 
 OnStep = Callable[[int, int], None]
 """Called before every run of the network with how many are done and how many there are; what it raises ends the map."""
@@ -130,7 +130,7 @@ def heat_map_of_image(
 
 def method_of(activation: ClassActivation) -> str:
     """How the maps of a run were made, in words."""
-    return _METHODS.get(activation.output, ACTIVATION)
+    return METHODS.get(activation.output, ACTIVATION)
 
 
 def called_from(task: Task) -> float:

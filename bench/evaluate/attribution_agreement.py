@@ -47,6 +47,9 @@ class ExplanationAgreement(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
         rank_correlation: Spearman's ρ over the pixels, in [-1, 1].
         overlap: share of the hottest tenth of the pixels that both have, in [0, 1].
         cases: position of each case in the report's tables.
+        pointing: of the variant's map, 1 where its highest value lies in the mask of the finding, else 0 (a share where
+            it is reached twice); null for a case without the finding or without a mask; empty where none has one.
+        teacher_pointing: likewise of the teacher's map.
     """
 
     variant: str
@@ -55,6 +58,8 @@ class ExplanationAgreement(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     rank_correlation: tuple[float, ...]
     overlap: tuple[float, ...]
     cases: tuple[int, ...]
+    pointing: tuple[float | None, ...] = ()
+    teacher_pointing: tuple[float | None, ...] = ()
 
 
 class ExplanationOrigin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,7 +105,7 @@ def overlap(first: NDArray[Any], second: NDArray[Any]) -> float:
 
 
 def load_explanations(
-    report_folder: str | Path, *, model_digest: str = "", cases_sha256: str = ""
+    report_folder: str | Path, *, model_digest: str = "", cases_sha256: str = "", teacher: str = ""
 ) -> tuple[ExplanationAgreement, ...]:
     """What ``explain`` wrote below ``report_folder``; nothing where it was never run there.
 
@@ -108,9 +113,11 @@ def load_explanations(
         report_folder: of the bench; the files are in its ``explanations``.
         model_digest: of the bundle that is reported; empty does not ask.
         cases_sha256: of the cases that are reported; empty does not ask.
+        teacher: ``name@sha256`` of the teacher that is reported; empty does not ask.
 
     Raises:
-        InputError: a file is missing, too large, damaged or altered, or the maps are of another bundle or other cases.
+        InputError: a file is missing, too large, damaged or altered, or the maps are of another bundle, another teacher
+            or other cases.
     """
     folder = Path(report_folder) / FOLDER
     if not (folder / AGREEMENT).is_file():
@@ -118,6 +125,7 @@ def load_explanations(
     origin = decode(_read(folder / ORIGIN), ExplanationOrigin, source=str(folder / ORIGIN))
     required = {
         "another bundle": (model_digest, origin.model_digest),
+        "another teacher": (teacher, origin.teacher),
         "other cases": (cases_sha256, origin.cases_sha256),
     }
     for noun, (expected, recorded) in required.items():
@@ -168,8 +176,20 @@ def _check_row(row: ExplanationAgreement, source: str) -> None:
         raise InputError(
             f"{source}: {row.variant!r} names cases {row.cases}; positions must differ and not be negative"
         )
-    ranges = (("rank_correlation", row.rank_correlation, -1.0), ("overlap", row.overlap, 0.0))
+    points = (row.pointing, row.teacher_pointing)
+    if any(points) and {len(row.pointing), len(row.teacher_pointing)} != {len(row.cases)}:
+        raise InputError(
+            f"{source}: pointing of {row.variant!r} has {list(map(len, points))} values; one a case is needed"
+        )
+    if any((own is None) != (other is None) for own, other in zip(*points, strict=True)):
+        raise InputError(f"{source}: {row.variant!r} and the teacher point at masks of different cases")
+    ranges: tuple[tuple[str, tuple[float | None, ...], float], ...] = (
+        ("rank_correlation", row.rank_correlation, -1.0),
+        ("overlap", row.overlap, 0.0),
+        ("pointing", row.pointing, 0.0),
+        ("teacher_pointing", row.teacher_pointing, 0.0),
+    )
     for name, values, low in ranges:
-        odd = [value for value in values if not low <= value <= 1.0]
+        odd = [value for value in values if value is not None and not low <= value <= 1.0]
         if odd:
             raise InputError(f"{source}: {name} of {row.variant!r} holds {odd[0]}; it must be in [{low:g}, 1]")

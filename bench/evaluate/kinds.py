@@ -21,7 +21,7 @@ from medfm_compress.bench.evaluate.mask_evaluation import MaskOptions, tabulate_
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.metric import MASK_METRICS, METRICS, PLACE_METRICS, Metric
 from medfm_compress.bench.types.perturbation import MOVING, PERTURBATIONS
-from medfm_compress.bench.types.policy import Policy, check_finding
+from medfm_compress.bench.types.policy import ExplanationLimits, Policy, check_finding
 from medfm_compress.data.masks import label_map
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import InputError
@@ -142,9 +142,14 @@ def check_policy(policy: Policy, task: Task) -> None:
     """Check that ``policy`` asks for nothing that ``task`` does not have.
 
     Raises:
-        InputError: a metric of another kind of task, a perturbation that moves the image and not its mask, or a finding
-            of ``robustness`` that the task lacks.
+        InputError: a metric of another kind of task, a perturbation that moves the image and not its mask, a finding
+            of ``robustness`` that the task lacks, or ``explanations`` of a task that `explain` does not explain.
     """
+    if policy.explanations != ExplanationLimits() and (task.is_dense or not task.gives_probabilities):
+        raise InputError(
+            "the policy limits explanations, which compare where classifiers look, and this is a task of kind "
+            f"{task.kind}; leave 'explanations' out: its maps are compared by its metrics"
+        )
     for entry in policy.robustness:
         check_finding(entry.finding, task.findings)
         held_by_masks = task.is_dense or entry.metric in PLACE_METRICS

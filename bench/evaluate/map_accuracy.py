@@ -11,12 +11,15 @@ fill, and against the network with random weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.bench.evaluate.attribution_agreement import ExplanationAgreement
+from medfm_compress.bench.evaluate.mask_comparison import CaseValues, MeanComparison, compare_means
+from medfm_compress.bench.types.policy import Policy
 from medfm_compress.runtime.errors import InputError
 
 STEPS = 10
@@ -41,6 +44,26 @@ def points_at(heat: NDArray[np.floating], mask: NDArray[np.generic]) -> float:
     if not inside.any():
         raise InputError("the mask draws nothing, so that nothing can be pointed at")
     return float(inside[heat == heat.max()].mean())
+
+
+def compare_pointing(
+    row: ExplanationAgreement, clusters: Sequence[int], policy: Policy
+) -> tuple[MeanComparison, CaseValues] | None:
+    """The pointing game of a variant against the teacher's, paired, by patient; None where no case has a mask.
+
+    Args:
+        row: of the report.
+        clusters: patient of each case of the report's tables, by number.
+        policy: α, resamples and seed.
+    """
+    drawn = [number for number, points in enumerate(row.pointing) if points is not None]
+    if not drawn or max(row.cases) >= len(clusters):
+        return None
+    values = np.array([[points[number] for number in drawn] for points in (row.teacher_pointing, row.pointing)], float)
+    patients = np.unique([clusters[row.cases[number]] for number in drawn], return_inverse=True)[1].astype(np.int64)
+    cases = CaseValues(values, patients)
+    # A share of cases, as a mean Dice is one of pixels: a case can be lost by 1.
+    return compare_means(cases, "dice", policy, None, seed=(policy.seed,), same=False), cases
 
 
 def insertion_deletion(

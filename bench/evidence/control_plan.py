@@ -83,7 +83,11 @@ def _test(decision: Decision, variant: str, check: Check, where: str) -> str:
     if comparison is not None:
         method = escape(comparison.difference.method or "paired difference")
         return f"{method}; {comparison.cases} cases, {comparison.patients} patients"
-    kinds = {"budget": "measured on the machine in `environment.json`", "fidelity": "case by case against the teacher"}
+    kinds = {
+        "budget": "measured on the machine in `environment.json`",
+        "fidelity": "case by case against the teacher",
+        "explanations": "order statistics of the median over patients",
+    }
     return kinds.get(where.partition(".")[0], "the interval of the model's own value")
 
 

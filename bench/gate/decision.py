@@ -11,6 +11,7 @@ from medfm_compress.bench.evaluate.fidelity import check_fidelity
 from medfm_compress.bench.evaluate.robustness import asked
 from medfm_compress.bench.gate.baseline_report import BaselineComparison
 from medfm_compress.bench.gate.budget import check_budget
+from medfm_compress.bench.gate.explanation_checks import CHECK_NAMES
 from medfm_compress.bench.gate.gate import Evidence
 from medfm_compress.bench.gate.margin_checks import Required
 from medfm_compress.bench.report import Report
@@ -78,6 +79,7 @@ def policy_keys(decision: Decision) -> dict[str, PolicyKey]:
     for limit in FidelityLimits.__struct_fields__:
         for check in check_fidelity(msgspec.structs.replace(FidelityLimits(), **{limit: 1.0}), None):
             keys[check.name] = ("fidelity", limit)
+    keys |= {name: ("explanations", limit) for limit, name in CHECK_NAMES.items()}
     return keys
 
 

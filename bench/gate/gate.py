@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medfm_compress.bench.evaluate.attribution_agreement import ExplanationAgreement
 from medfm_compress.bench.evaluate.confusion_matrix import are_labels_exclusive
 from medfm_compress.bench.evaluate.fidelity import check_fidelity, fidelity
 from medfm_compress.bench.evaluate.kinds import check_policy
@@ -28,6 +29,7 @@ from medfm_compress.bench.evaluate.subgroups import Group, divide, restrict
 from medfm_compress.bench.gate.budget import check_budget
 from medfm_compress.bench.gate.consistent_scores import check_consistent
 from medfm_compress.bench.gate.drop_checks import check_drops
+from medfm_compress.bench.gate.explanation_checks import check_explanations
 from medfm_compress.bench.gate.margin_checks import UNDEFINED, Key, Population, Required, check_required
 from medfm_compress.bench.measure.latency_regression import Slowdown
 from medfm_compress.bench.report import Report
@@ -66,6 +68,8 @@ class Evidence(NamedTuple):
         noise: reasons to distrust the timings.
         left_out: shipped variant → why it could not be evaluated on its device.
         drops: of every variant, on perturbed images.
+        explanations: agreement of heat maps with the teacher's, where it was recorded.
+        clusters: patient of each case, by number.
     """
 
     findings: tuple[str, ...]
@@ -80,6 +84,8 @@ class Evidence(NamedTuple):
     noise: tuple[str, ...] = ()
     left_out: Mapping[str, str] = MappingProxyType({})
     drops: tuple[DropComparison, ...] = ()
+    explanations: tuple[ExplanationAgreement, ...] = ()
+    clusters: tuple[int, ...] = ()
 
     @property
     def findings_alone(self) -> tuple[str, ...]:
@@ -190,6 +196,8 @@ def _measured(evidence: Evidence, report: Report, shipped: Iterable[str] = ()) -
         notes=(*evidence.notes, *report.notes, *noise_notes(report.noise)),
         noise=report.noise,
         left_out=report.left_out,
+        explanations=report.explanations,
+        clusters=report.teacher.clusters,
     )
 
 
@@ -227,6 +235,9 @@ def judge_evidence(evidence: Evidence, policy: Policy, *, policy_sha256: str, no
         near = next((entry for entry in evidence.fidelity if entry.variant == variant), None)
         checks += check_drops(asked(policy, evidence.findings_alone), variant, evidence.drops, policy.alpha)
         checks += check_fidelity(policy.fidelity, near)
+        checks += check_explanations(
+            policy.explanations, variant, evidence.explanations, evidence.clusters, policy.alpha
+        )
         checks += check_budget(policy.budget, variant, evidence.measurements, evidence.slowdowns, evidence.noise)
         outcome = _worst(check.outcome for check in checks)
         verdicts.append(VariantVerdict(variant=variant, outcome=outcome, checks=tuple(checks)))

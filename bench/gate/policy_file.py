@@ -114,6 +114,9 @@ def _check_limits(policy: Policy, source: str) -> None:
         for name, limit in msgspec.structs.asdict(getattr(policy, section)).items():
             if limit is not None and not 0 < limit <= MOST_WHOLE:
                 raise InputError(f"{source}: {section}.{name} is {limit}; it must be above 0, and below 2^63")
+    for name, limit in msgspec.structs.asdict(policy.explanations).items():
+        if limit is not None and not 0 < limit <= 1:
+            raise InputError(f"{source}: explanations.{name} is {limit}; it must be above 0 and at most 1")
     if policy.fidelity.min_agreement is not None and policy.fidelity.min_agreement > 1:
         raise InputError(f"{source}: fidelity.min_agreement is {policy.fidelity.min_agreement}; a share is at most 1")
     for entry in policy.non_inferiority:

@@ -20,11 +20,12 @@ _TITLES = {
     "NonInferiority": "Required comparison",
     "Budget": "Budget",
     "FidelityLimits": "Fidelity limits",
+    "ExplanationLimits": "Limits on the agreement of heat maps",
     "SubgroupRule": "Subgroup rule",
     "Robustness": "Required comparison on perturbed images",
     "MaskRules": "How masks are judged",
 }
-_SECTIONS = ("budget", "fidelity", "subgroups", "robustness", "masks")
+_SECTIONS = ("budget", "fidelity", "explanations", "subgroups", "robustness", "masks")
 _POSITIVE = {"exclusiveMinimum": 0}
 _RANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("Policy", "non_inferiority"): {"minItems": 1},
@@ -50,6 +51,8 @@ _RANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("MaskRules", "lost_below_dice"): {"minimum": 0, "maximum": 1},
     ("FidelityLimits", "max_relative_logit_error"): _POSITIVE,
     ("FidelityLimits", "min_agreement"): {"exclusiveMinimum": 0, "maximum": 1},
+    ("ExplanationLimits", "min_rank_correlation"): {"exclusiveMinimum": 0, "maximum": 1},
+    ("ExplanationLimits", "min_overlap"): {"exclusiveMinimum": 0, "maximum": 1},
 }
 
 

@@ -115,6 +115,12 @@ fidelity:
   #max_relative_logit_error: 0.10   # for a quantized teacher, not for a student of another architecture
   #min_agreement: 0.95              # share of patients with no changed decision, lower end of its interval
 
+# Whether every variant looks where the teacher looks, by the agreement of their heat maps; of a classification. Needs
+# 'medfm-compress explain' with the same --teacher and --out before bench.
+explanations:
+  #min_rank_correlation: 0.90       # of the median case, lower end of its interval
+  #min_overlap: 0.70                # likewise; chance gives 0.1
+
 # Hard limits for every variant; leave out what does not bind. Times are in ms at batch 1, sizes in bytes.
 budget:
   #p50_ms: 50                   # the network alone, median

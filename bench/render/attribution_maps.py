@@ -1,7 +1,8 @@
 """Pictures for the gallery from the folder ``explanations``: what `explain` wrote there, as arrays without code.
 
 ``maps.npz`` holds ``images`` uint8 ``[n, H, W, 3]`` (the network's input), ``teacher`` and ``variant`` float32
-``[n, H, W]`` in [0, 1]; the maps of each row of ``agreement.json`` follow one another, in the order of its cases.
+``[n, H, W]`` in [0, 1]; the maps of each row of ``agreement.json`` follow one another, of the cases that ``cases``
+names, in the order in which the row has them.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def read_pairs(report_folder: Path, cases_sha256: str = "") -> tuple[Explanation
     if not rows:
         return ()
     path = report_folder / FOLDER / MAPS
-    images, teacher, variant = _arrays(path)
-    captions = [caption for row in rows for caption in _captions(row)]
+    images, teacher, variant, cases = _arrays(path)
+    captions = [caption for row in rows for caption in _captions(row, frozenset(cases.tolist()))]
     if len(captions) != len(images):
         raise InputError(
             f"{path} holds {len(images)} maps for {len(captions)} cases; run 'medfm-compress explain' again"
@@ -58,10 +59,11 @@ def read_pairs(report_folder: Path, cases_sha256: str = "") -> tuple[Explanation
     return tuple(ExplanationPair(image, first, second, *text) for image, first, second, text in pairs)
 
 
-def _arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+def _arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             images, teacher, variant = archive["images"], archive["teacher"], archive["variant"]
+            cases = archive["cases"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
         raise InputError(f"cannot read {path}: {exc}; run 'medfm-compress explain' again") from None
     fits = images.ndim == 4 and images.shape[3] == 3 and {teacher.shape, variant.shape} == {images.shape[:3]}
@@ -70,11 +72,11 @@ def _arrays(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray
             f"{path} holds images {images.shape} {images.dtype} and maps {teacher.shape}, {variant.shape}; "
             "[n, H, W, 3] uint8 and twice [n, H, W] are needed: run 'medfm-compress explain' again"
         )
-    return images, teacher, variant
+    return images, teacher, variant, cases
 
 
-def _captions(row: ExplanationAgreement) -> list[tuple[str, str]]:
-    """Title and details of each case of one row."""
+def _captions(row: ExplanationAgreement, shown: frozenset[int]) -> list[tuple[str, str]]:
+    """Title and details of each case of one row that is shown."""
     other = "the teacher with random weights (the floor)" if row.variant == RANDOMISED else row.variant
     return [
         (
@@ -82,4 +84,5 @@ def _captions(row: ExplanationAgreement) -> list[tuple[str, str]]:
             f"{row.method}; rank correlation {number(rank, 2)}, overlap of the hottest tenth {number(overlap, 2)}",
         )
         for case, rank, overlap in zip(row.cases, row.rank_correlation, row.overlap, strict=True)
+        if case in shown
     ]

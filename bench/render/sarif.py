@@ -30,6 +30,7 @@ _HELP = {
     "floor": "A model's own value does not reach what the policy asks of it.",
     "budget": "A variant costs more than the policy allows, or it was not measured.",
     "fidelity": "A variant's outputs differ from the teacher's by more than the policy allows.",
+    "explanations": "A variant's heat maps differ from the teacher's by more than allowed, or were not compared.",
     "check": "A check of the gate did not pass.",
 }
 

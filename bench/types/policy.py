@@ -170,6 +170,18 @@ class FidelityLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     min_agreement: float | None = None
 
 
+class ExplanationLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How alike the heat maps of a variant and its teacher must be (`explain`); absent limits do not bind.
+
+    Attributes:
+        min_rank_correlation: lower end of the interval of the median over cases of Spearman's ρ, above 0 to 1.
+        min_overlap: likewise of the share of the hottest tenth of the pixels that both have; chance gives 0.1.
+    """
+
+    min_rank_correlation: float | None = None
+    min_overlap: float | None = None
+
+
 MOST_RESAMPLES = 100_000  # the noise of an end is then 1/50 of a standard error; more would only take time
 MOST_WHOLE = (1 << 63) - 1  # a report, which repeats its policy, holds no larger one
 MOST_DISTANCE = 1e6  # px, mm or regions: no image has more
@@ -183,6 +195,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         non_inferiority: required comparisons; at least one.
         budget: hard limits.
         fidelity: hard limits on the difference case by case.
+        explanations: limits on the agreement of heat maps.
         subgroups: columns whose groups are compared one by one.
         robustness: required comparisons on perturbed images.
         masks: how masks of a segmentation are held against the truth.
@@ -198,6 +211,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     non_inferiority: tuple[NonInferiority, ...]
     budget: Budget = Budget()
     fidelity: FidelityLimits = FidelityLimits()
+    explanations: ExplanationLimits = ExplanationLimits()
     subgroups: tuple[SubgroupRule, ...] = ()
     robustness: tuple[Robustness, ...] = ()
     masks: MaskRules = MaskRules()

@@ -1,6 +1,7 @@
 """Do teacher and student look at the same places? Attribution maps of both on a few cases, and how far they agree.
 
-Like is compared with like: by default both are explained by occlusion, which looks at the engine that will really run.
+Like is compared with like: by default both are explained by occlusion, which looks at the engine that will really run;
+by ``device`` it is the maps that the networks give themselves, in the run of the finding.
 The teacher with random weights gives the floor that any agreement must be held against (Adebayo et al. 2018).
 
 This looks at images of the split, usually ``test``, and at no metric of it: it is not an evaluation, nothing is chosen
@@ -13,9 +14,9 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,30 +31,26 @@ from medfm_compress.bench.evaluate.attribution_agreement import (
     rank_correlation,
 )
 from medfm_compress.bench.evaluate.subprocess_inference import labelled_cases
-from medfm_compress.compress.explain.attribution import attribute, method_of, randomised
 from medfm_compress.compress.explain.options import ExplainOptions
 from medfm_compress.compress.explain.pictures import write_pictures
-from medfm_compress.compress.networks.model import Model, load_model
-from medfm_compress.compress.networks.torch_session import TorchSession
+from medfm_compress.compress.explain.pointing import mask_of, pointing
+from medfm_compress.compress.explain.viewers import Reference, Viewer, check_view, viewers_of
+from medfm_compress.compress.networks.model import Model
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.study import Case, Study
 from medfm_compress.export.cases import check_labels
 from medfm_compress.runtime.atomic_write import replacing, write_atomically
 from medfm_compress.runtime.bundle.bundle import Bundle
-from medfm_compress.runtime.bundle.manifest import Variant
-from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.occlusion import occlusion_map
 from medfm_compress.runtime.preprocess import normalise
 from medfm_compress.runtime.progress import Progress, counted, no_progress
-from medfm_compress.runtime.sessions.protocol import Session
-from medfm_compress.runtime.sessions.table import open_variant
 from medfm_compress.runtime.strict_json import encode
 from medfm_compress.runtime.task import Task
-from medfm_compress.runtime.variant_selection import Machine, incompatibility
 
 FloatArray = NDArray[np.float32]
+MOST_PICTURED = 16
+"""Cases of which maps and pictures are kept: those that agree least."""
 
 
 class Explained(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,26 +58,16 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         folder: that was written.
-        agreements: the variant's row, then the randomised teacher's.
+        agreements: a row a variant, then the randomised teacher's where there is one.
     """
 
     folder: Path
     agreements: tuple[ExplanationAgreement, ...]
 
 
-@dataclass(frozen=True)
-class _Viewer:
-    """A network that can be asked where it looks: normalised image ``[1, C, H, W]`` → map ``[h, w]``."""
-
-    name: str
-    method: str
-    spec: ImageSpec
-    map_of: Callable[[FloatArray], FloatArray]
-
-
 def explain(
     bundle_path: str | Path,
-    teacher: Model,
+    teacher: Model | Bundle,
     study: Study,
     out: str | Path,
     options: ExplainOptions | None = None,
@@ -90,15 +77,15 @@ def explain(
 ) -> Explained:
     """Write ``explanations`` below ``out``: ``maps.npz``, ``agreement.json``, ``origin.json``, pictures; all or none.
 
-    The maps of each row of the agreement follow one another in ``maps.npz``, in the order of its cases: ``images``
-    uint8 ``[m, H, W, 3]``, ``teacher`` and ``variant`` float32 ``[m, H, W]``, each map stretched to [0, 1]: above 0.5
-    speaks for the finding and below it against, or from 0 on where maps have no sign (attention rollout). H and W are
-    the teacher's; a map of another size is resized bilinearly. The pictures are `write_pictures`'s. These files hold
-    images of patients: they stay where the study may be.
+    ``maps.npz`` holds the maps of `MOST_PICTURED` cases at most, row after row of the agreement: ``images`` uint8
+    ``[m, H, W, 3]``, ``teacher`` and ``variant`` float32 ``[m, H, W]``, each map stretched to [0, 1]: above 0.5
+    speaks for the finding and below it against, or from 0 on where maps have no sign (attention rollout); ``cases``
+    int64, the positions of those cases. H and W are the teacher's; a map of another size is resized bilinearly. The
+    pictures are `write_pictures`'s. These files hold images of patients: they stay where the study may be.
 
     Args:
-        bundle_path: whose variant is held against the teacher.
-        teacher: the teacher; its weights are drawn anew for the floor, so it has to be a network.
+        bundle_path: whose variants are held against the teacher: by ``device`` all that `bench` evaluates, else one.
+        teacher: the teacher; its weights are drawn anew for the floor, which a bundle's (``device`` alone) cannot be.
         study: with labelled cases in the split.
         out: folder of the report.
         options: see `ExplainOptions`.
@@ -108,18 +95,16 @@ def explain(
     Raises:
         BundleRefused: the bundle is damaged.
         InputError: labels that differ, no such finding or variant, networks that see different parts of an image,
-            another student than the bundle's, or a network that the method cannot read.
+            another student than the bundle's, or a network that the method cannot read, which it says why.
         StudyError: no labelled case in the split, or an image that cannot be used.
     """
     options = options or ExplainOptions()
     bundle = Bundle.open(bundle_path)
-    finding = _finding(study, teacher.task, bundle.manifest.task, options.finding)
-    if (student_folder is None) == (options.method == "gradient"):
-        raise InputError("--student, the model folder that the bundle was exported from, goes with --method gradient")
-    student = _student(bundle, student_folder) if student_folder is not None else None
+    reference = Reference.of(teacher)
+    finding = _finding(study, reference.task, bundle.manifest.task, options.finding)
     torch.set_num_threads(options.threads)
-    viewers = _viewers(bundle, teacher, student, finding, options)
-    _check_view(viewers)
+    viewers = viewers_of(bundle, reference, student_folder, finding, options)
+    check_view(viewers)
     cases = labelled_cases(study, options.split)
     positions = sample_positions(cases, _has(study, cases, finding), options.cases, options.seed)
     shown = [cases[position] for position in positions]
@@ -127,19 +112,24 @@ def explain(
         model_digest=bundle.model_digest,
         cases_sha256=hashlib.sha256("\0".join(case.image for case in cases).encode()).hexdigest(),
         split=options.split,
-        teacher=f"{teacher.name}@{teacher.weights_sha256()}",
+        teacher=reference.identity,
     )
     _require_writable(Path(out))
-    maps = [_maps(viewer, study, shown, teacher.spec, progress) for viewer in viewers]
+    grid = reference.spec
+    with_finding = _has(study, tuple(shown), finding)
+    masks = [mask_of(study, case, finding) if has else None for case, has in zip(shown, with_finding, strict=True)]
+    looks = [_look(viewer, study, shown, masks, grid, progress) for viewer in viewers]
     rows = tuple(
-        _agreement((viewers[0], viewer), (maps[0], other), finding, positions)
-        for viewer, other in zip(viewers[1:], maps[1:], strict=True)
+        _agreement((viewers[0], viewer), (looks[0], look), finding, positions)
+        for viewer, look in zip(viewers[1:], looks[1:], strict=True)
     )
-    images, stretched = _pictures(study, shown, teacher.spec), [_stretched(other) for other in maps]
+    kept = _least_alike(rows)
+    images = _pictures(study, [shown[row] for row in kept], grid)
+    stretched, places = [_stretched(look.maps[kept]) for look in looks], [positions[row] for row in kept]
     with _replaced(Path(out) / explanations.FOLDER) as folder:
-        _write_maps(folder / explanations.MAPS, images, stretched)
+        _write_maps(folder / explanations.MAPS, images, stretched, places)
         names = [viewer.name for viewer in viewers]
-        write_pictures(folder, images, list(zip(names, stretched, strict=True)), positions)
+        write_pictures(folder, images, list(zip(names, stretched, strict=True)), places)
         write_atomically(folder / explanations.AGREEMENT, encode(rows))
         write_atomically(folder / explanations.ORIGIN, encode(origin))
     return Explained(folder=Path(out) / explanations.FOLDER, agreements=rows)
@@ -199,93 +189,37 @@ def _has(study: Study, cases: tuple[Case, ...], finding: str) -> NDArray[np.bool
     return np.asarray(targets[:, index] == 1 if study.independent else targets[:, 0] == index)
 
 
-def _student(bundle: Bundle, folder: str | Path) -> Model:
-    student = load_model(folder)
-    made_of, own = bundle.manifest.provenance.student, f"{student.name}@{student.weights_sha256()}"
-    if made_of and made_of != own:
-        raise InputError(f"{folder} is {own[:60]}, the bundle was exported from {made_of[:60]}; give that model folder")
-    return student
+class _Look(NamedTuple):
+    """What one network looks at: maps ``[n, H, W]`` on one grid, and whether each points at what was drawn."""
+
+    maps: FloatArray
+    pointing: tuple[float | None, ...]
 
 
-def _viewers(
-    bundle: Bundle, teacher: Model, student: Model | None, finding: str, options: ExplainOptions
-) -> tuple[_Viewer, ...]:
-    """Teacher, variant or student, randomised teacher."""
-    floor = randomised(teacher, options.seed)
-    if student is not None:
-        return (
-            _by_gradient("teacher", teacher, finding),
-            _by_gradient(f"{student.name} (PyTorch)", student, finding),
-            _by_gradient(explanations.RANDOMISED, floor, finding),
-        )
-    variant = _variant(bundle, options.variant)
-    session, spec = open_variant(bundle, variant, options.threads), bundle.manifest.image_spec
-
-    def viewer(name: str, session: Session, spec: ImageSpec) -> _Viewer:
-        def logits_of(image: FloatArray) -> FloatArray:
-            logits: FloatArray = session.run({session.input_names[0]: image})[session.output_names[0]]
-            return logits
-
-        def map_of(image: FloatArray) -> FloatArray:
-            return occlusion_map(logits_of, image, teacher.task, finding, options.occlusion)
-
-        return _Viewer(name, "occlusion", spec, map_of)
-
-    return (
-        viewer("teacher", TorchSession(teacher, "cpu", options.threads), teacher.spec),
-        viewer(variant.name, session, spec),
-        viewer(explanations.RANDOMISED, TorchSession(floor, "cpu", options.threads), floor.spec),
-    )
-
-
-def _by_gradient(name: str, model: Model, finding: str) -> _Viewer:
-    return _Viewer(name, method_of(model), model.spec, lambda image: attribute(model, image, finding)[0])
-
-
-def _variant(bundle: Bundle, name: str) -> Variant:
-    """The variant called ``name``, or the first that can run here."""
-    machine = Machine(cpu=read_cpu())
-    if name:
-        requested = bundle.variant(name)
-        reason = incompatibility(requested, machine)
-        if reason:
-            raise InputError(f"variant {name!r} cannot run here: {reason}")
-        return requested
-    for variant in bundle.manifest.variants:
-        if not incompatibility(variant, machine):
-            return variant
-    raise InputError(f"no variant of {bundle.path.name} can run here; 'medfm-compress inspect' says why")
-
-
-def _check_view(viewers: Sequence[_Viewer]) -> None:
-    """Maps can only be laid over each other where the networks see the same part of an image."""
-    views = [(viewer.spec.resize, viewer.spec.crop_fraction, _aspect(viewer.spec)) for viewer in viewers]
-    for viewer, view in zip(viewers, views, strict=True):
-        if view != views[0]:
-            raise InputError(
-                f"teacher and {viewer.name} see different parts of an image (resize, crop, aspect {views[0]} and "
-                f"{view}); their maps cannot be laid over each other"
-            )
-
-
-def _aspect(spec: ImageSpec) -> float:
-    return round(spec.width_px / spec.height_px, 3)
-
-
-def _maps(viewer: _Viewer, study: Study, cases: Sequence[Case], grid: ImageSpec, progress: Progress) -> FloatArray:
-    """Maps ``[n, H, W]`` of ``cases`` on the grid of ``grid``."""
-    prepared = prepared_images(study, cases, viewer.spec, None)
+def _look(
+    viewer: Viewer,
+    study: Study,
+    cases: Sequence[Case],
+    masks: Sequence[NDArray[np.bool_] | None],
+    grid: ImageSpec,
+    progress: Progress,
+) -> _Look:
+    """Of ``cases``, on the grid of ``grid``."""
     maps = np.empty((len(cases), grid.height_px, grid.width_px), np.float32)
+    points = []
     for row in counted(range(len(cases)), f"{viewer.name}: {viewer.method}", len(cases), progress):
-        own_map = viewer.map_of(normalise(prepared[row : row + 1], viewer.spec))
+        prepared = prepared_images(study, cases[row : row + 1], viewer.spec, None)
+        own_map = viewer.map_of(normalise(prepared, viewer.spec))
         maps[row] = on_grid(own_map, grid.height_px, grid.width_px)
-    return maps
+        points.append(pointing(own_map, viewer.spec, masks[row]))
+    return _Look(maps, tuple(points))
 
 
 def _agreement(
-    viewers: tuple[_Viewer, _Viewer], maps: tuple[FloatArray, FloatArray], finding: str, positions: tuple[int, ...]
+    viewers: tuple[Viewer, Viewer], looks: tuple[_Look, _Look], finding: str, positions: tuple[int, ...]
 ) -> ExplanationAgreement:
-    pairs = list(zip(*maps, strict=True))
+    pairs = list(zip(looks[0].maps, looks[1].maps, strict=True))
+    drawn = any(point is not None for point in looks[0].pointing)
     return ExplanationAgreement(
         variant=viewers[1].name,
         finding=finding,
@@ -293,7 +227,15 @@ def _agreement(
         rank_correlation=tuple(rank_correlation(*pair) for pair in pairs),
         overlap=tuple(overlap(*pair) for pair in pairs),
         cases=positions,
+        pointing=looks[1].pointing if drawn else (),
+        teacher_pointing=looks[0].pointing if drawn else (),
     )
+
+
+def _least_alike(rows: Sequence[ExplanationAgreement]) -> list[int]:
+    """Ascending numbers of the cases on which some variant agrees least with the teacher, `MOST_PICTURED` at most."""
+    lowest = np.min([row.rank_correlation for row in rows if row.variant != explanations.RANDOMISED], axis=0)
+    return sorted(np.argsort(lowest, kind="stable")[:MOST_PICTURED].tolist())
 
 
 def _pictures(study: Study, cases: Sequence[Case], spec: ImageSpec) -> NDArray[np.uint8]:
@@ -302,7 +244,7 @@ def _pictures(study: Study, cases: Sequence[Case], spec: ImageSpec) -> NDArray[n
     return np.repeat(prepared, 3 // spec.channels, axis=1).transpose(0, 2, 3, 1)
 
 
-def _write_maps(path: Path, pictures: NDArray[np.uint8], maps: Sequence[FloatArray]) -> None:
+def _write_maps(path: Path, pictures: NDArray[np.uint8], maps: Sequence[FloatArray], positions: Sequence[int]) -> None:
     teacher, *others = maps
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
@@ -310,6 +252,7 @@ def _write_maps(path: Path, pictures: NDArray[np.uint8], maps: Sequence[FloatArr
             images=np.concatenate([pictures] * len(others)),
             teacher=np.concatenate([teacher] * len(others)),
             variant=np.concatenate(others),
+            cases=np.array(positions, np.int64),
         )
 
 

@@ -11,18 +11,20 @@ from medfm_compress.runtime.constraints import check
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.occlusion import OcclusionOptions
 
-Method = Literal["occlusion", "gradient"]
+Method = Literal["occlusion", "gradient", "device"]
 
 
 class ExplainOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to explain, and how.
 
     Attributes:
-        variant: of the bundle; empty takes the first that can run here. Only with ``occlusion``.
+        variant: of the bundle; empty takes the first that can run here, with ``device`` all that bench evaluates. Not
+            with ``gradient``.
         finding: whose score is explained; may be empty where the task has one finding.
         cases: that are looked at, half of them with the finding where there are enough.
         method: ``occlusion`` runs teacher and variant as they are, ``gradient`` reads the PyTorch modules of teacher
-            and student: attention rollout for a plain ViT, Grad-CAM for everything else.
+            and student: attention rollout for a plain ViT, Grad-CAM for everything else. ``device`` compares the maps
+            that the networks give with their findings, where both have them (``export --heat-map``), in one run a case.
         split: that the cases come from.
         seed: of the draw and of the random weights.
         threads: of every engine.

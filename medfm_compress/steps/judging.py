@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from medfm_compress.bench.types.verdict import Verdict
     from medfm_compress.compress.explain.explain import Explained
     from medfm_compress.compress.explain.options import ExplainOptions
+    from medfm_compress.compress.networks.model import Model
     from medfm_compress.compress.teachers.open import TeacherSource
+    from medfm_compress.runtime.bundle.bundle import Bundle
+    from medfm_compress.runtime.task import Task
     from medfm_compress.step_settings import BenchStep
 
 
@@ -74,34 +77,52 @@ def explain(
     out: Path,
     student: Path | None = None,
 ) -> Explained:
-    """Compare where teacher and student look; the teacher has to be a network, whose weights the floor draws anew."""
-    for source in teachers:
-        if source.source.lower().endswith(".onnx"):
-            raise ModelError(
-                f"{source.source} is an ONNX teacher, which cannot be explained: agreement is held against the teacher "
-                "with random weights, and an ONNX file's cannot be drawn; give the model folder, or the timm, "
-                "torchvision or hub network, that it was exported from"
-            )
+    """Compare where teacher and student look; the teacher has to be a network, whose weights the floor draws anew.
+
+    With ``device``, which compares maps that networks give themselves, it may be a bundle as well, without a floor.
+    """
     from medfm_compress.compress.explain.explain import explain as compare_maps
-    from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
-    from medfm_compress.compress.teachers.session import open_live_teacher
     from medfm_compress.runtime.bundle.bundle import Bundle
 
     manifest = Bundle.open(bundle).manifest
     cases = open_cases(study, progress, manifest.image_spec.dicom)
-    teacher = open_live_teacher(teachers, cases.task)
-    for name, columns in ((manifest.name, manifest.told), (teacher.card.name, teacher.card.told)):
+    teacher = _explainable(teachers, cases.task)
+    told = (
+        (teacher.path.name, teacher.manifest.told) if isinstance(teacher, Bundle) else (teacher.name, teacher.columns)
+    )
+    for name, columns in ((manifest.name, manifest.told), told):
         if columns:
             raise ModelError(
                 f"{name} takes columns beside the image ({columns[0].name} …), and explain changes images alone; "
                 "give a teacher and a bundle of the image alone"
             )
+    return compare_maps(bundle, teacher, cases, out, options, student_folder=student, progress=progress)
+
+
+def _explainable(teachers: tuple[TeacherSource, ...], task: Task) -> Model | Bundle:
+    """The one network, or bundle, that ``teachers`` name."""
+    from medfm_compress.runtime.bundle.bundle import Bundle
+
+    if len(teachers) == 1 and teachers[0].source.lower().endswith(".medfm"):
+        return Bundle.open(teachers[0].source)
+    for source in teachers:
+        if source.source.lower().endswith(".onnx"):
+            raise ModelError(
+                f"{source.source} is an ONNX teacher, which cannot be explained: agreement is held against the teacher "
+                "with random weights, and an ONNX file's cannot be drawn; give the model folder, or the timm, "
+                "torchvision or hub network, that it was exported from, or with --method device its bundle, if it was "
+                "exported with --heat-map"
+            )
+    from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
+    from medfm_compress.compress.teachers.session import open_live_teacher
+
+    teacher = open_live_teacher(teachers, task)
     if not isinstance(teacher, ModuleTeacher):
         raise ModelError(
             f"explain holds agreement against the teacher with random weights, and {teacher.card.name} is no single "
             "network whose weights can be drawn; give a model folder, or a timm, torchvision or hub network"
         )
-    return compare_maps(bundle, teacher.model, cases, out, options, student_folder=student, progress=progress)
+    return teacher.model
 
 
 def gate(report: Path, policy: LoadedPolicy, bundle: Path, out: Path) -> Verdict:

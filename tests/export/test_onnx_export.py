@@ -104,6 +104,13 @@ class Branching(nn.Module):
         return self.head(flat)
 
 
+def test_channels_last_writes_the_same_file():
+    module = timm_module("test_resnet", 32, sized=False)
+    expected = export_onnx(module, spec_of(32), TASK).content
+    assert export_onnx(module.to(memory_format=torch.channels_last), spec_of(32), TASK).content == expected
+    assert next(module.parameters()).is_contiguous(memory_format=torch.channels_last)  # the module is left as it was
+
+
 def test_torchscript_takes_over_and_the_reason_is_kept():
     exported = export_onnx(Branching(), spec_of(16), TASK)
     assert exported.exporter == "torchscript" and exported.reason

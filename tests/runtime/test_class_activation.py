@@ -21,7 +21,7 @@ from medfm_compress.runtime.occlusion import log_odds
 from medfm_compress.runtime.task import Task
 
 
-def write(path, *, heat_map):
+def write(path, *, heat_map, module=None):
     draft = BundleDraft(
         name="tiny",
         spec=tiny_study.SPEC,
@@ -31,7 +31,7 @@ def write(path, *, heat_map):
         false_refusal_rate=0,
         heat_map=heat_map,
     )
-    build_bundle(tiny_study.make_module(), draft, path)
+    build_bundle(module or tiny_study.make_module(), draft, path)
     return path
 
 
@@ -148,3 +148,47 @@ def test_a_bundle_without_says_how_to_get_one(bundles, tmp_path):
     done = CliRunner().invoke(build_app(), arguments)
     assert isinstance(done.exception, InputError) and "--heat-map" in str(done.exception)
     assert not (tmp_path / "m").exists()
+
+
+@pytest.fixture(scope="module")
+def of_class_token(tmp_path_factory):
+    """A bundle of a ViT that reads its class token."""
+    timm = pytest.importorskip("timm")
+    import torch
+
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 8, "in_chans": 1, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    module = timm.create_model("vit_tiny_patch16_224", num_classes=2, **sizes).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return write(tmp_path_factory.mktemp("token") / "vit.medfm", heat_map=True, module=module)
+
+
+def test_every_engine_gives_a_class_tokens_map_and_calls_it_one(of_class_token, tmp_path):
+    manifest = Bundle.open(of_class_token).manifest
+    assert (manifest.cam.name, manifest.cam.shape) == ("class_token_cam", (1, 2, 4, 4))
+    assert any("class token in the last attention, of 4 × 4 places" in step for step in manifest.provenance.steps)
+    evidence = []
+    for variant in manifest.variants:
+        with Engine(of_class_token, backend=variant.backend, threads=1, unverified=True) as engine:
+            prediction, seen = engine.predict_with_input(image(tmp_path))
+            heat = heat_map(engine, seen.tensor, prediction)
+        assert heat.method == "class token attention" and heat.evidence.shape == (32, 32)
+        evidence.append(heat.evidence)
+    assert np.ptp(evidence[0]) > 0
+    for other in evidence[1:]:
+        assert other == pytest.approx(evidence[0], abs=0.02 * float(np.abs(evidence[0]).max()))
+
+
+def test_the_legend_of_a_class_tokens_map_names_its_method():
+    from medfm_compress.runtime.heat_map import HeatMap
+    from medfm_compress.runtime.heat_map_legend import legend_lines
+
+    evidence = np.array([[0.0, 2.0]], np.float32)
+    heat = HeatMap("spot", evidence, np.zeros((1, 2, 3), np.uint8), "class token attention")
+    assert legend_lines(heat, "spot", 0.75) == [
+        "spot: probability 0.75",
+        "AI heat map (class token attention): what patches add to its log-odds on average in the last attention, "
+        "at most 2.00",
+    ]

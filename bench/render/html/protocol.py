@@ -8,7 +8,7 @@ from typing import NamedTuple
 from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation
 from medfm_compress.bench.render.format import METRIC_NAMES, counted, megabytes, milliseconds
 from medfm_compress.bench.report import Report
-from medfm_compress.bench.types.policy import Budget, FidelityLimits, SubgroupRule
+from medfm_compress.bench.types.policy import Budget, ExplanationLimits, FidelityLimits, SubgroupRule
 
 _MOST_EVALUATIONS = 12
 
@@ -58,6 +58,7 @@ def _limits(report: Report) -> dict[str, str]:
     return {
         "Cost": "; ".join(_budget(policy.budget)) or "no limit",
         "Case by case": "; ".join(_fidelity(policy.fidelity)) or "no limit",
+        "Heat maps": "; ".join(_explanations(policy.explanations)) or "no limit",
         "Groups of patients": "; ".join(_rule(rule) for rule in policy.subgroups) or "none declared",
         "Least number of patients": f"{policy.min_positives} with the finding, {policy.min_negatives} without, "
         f"{policy.min_clusters} in all; fewer are inconclusive before any interval is computed",
@@ -87,6 +88,13 @@ def _fidelity(limits: FidelityLimits) -> Iterator[str]:
         yield f"relative logit error at most {limits.max_relative_logit_error:g}"
     if limits.min_agreement is not None:
         yield f"agreement of decisions at least {100 * limits.min_agreement:g}%"
+
+
+def _explanations(limits: ExplanationLimits) -> Iterator[str]:
+    if limits.min_rank_correlation is not None:
+        yield f"median rank correlation with the teacher's at least {limits.min_rank_correlation:g}"
+    if limits.min_overlap is not None:
+        yield f"median overlap with the teacher's at least {limits.min_overlap:g}"
 
 
 def _rule(rule: SubgroupRule) -> str:

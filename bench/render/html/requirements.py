@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from medfm_compress.bench.gate.budget import Figure, Limit, budget_figures
 from medfm_compress.bench.gate.decision import Decision, required_comparisons
+from medfm_compress.bench.gate.explanation_checks import CHECK_NAMES, median_agreement, values_of
 from medfm_compress.bench.gate.gate import recorded_evidence
 from medfm_compress.bench.gate.margin_checks import Key, describe_difference
 from medfm_compress.bench.render.format import METRIC_NAMES, bounds, factor, milliseconds, number, percent, signed
@@ -113,7 +114,12 @@ def _requirement(check: Check, rows: Rows) -> Requirement:
 
 def _rows(decision: Decision, variant: str) -> dict[str, Row]:
     """Name of a check of ``variant`` → its row."""
-    return {**_comparison_rows(decision, variant), **_fidelity_rows(decision, variant), **_cost_rows(decision, variant)}
+    return {
+        **_comparison_rows(decision, variant),
+        **_fidelity_rows(decision, variant),
+        **_explanation_rows(decision, variant),
+        **_cost_rows(decision, variant),
+    }
 
 
 def _comparison_rows(decision: Decision, variant: str) -> dict[str, Row]:
@@ -175,6 +181,21 @@ def _fidelity_rows(decision: Decision, variant: str) -> dict[str, Row]:
             bundle=agreement,
             required=f"at least {100 * limits.min_agreement:g}%",
         )
+    return rows
+
+
+def _explanation_rows(decision: Decision, variant: str) -> dict[str, Row]:
+    evidence, policy, rows = decision.evidence, decision.policy, {}
+    for agreement in evidence.explanations:
+        for limit, name in CHECK_NAMES.items():
+            least = getattr(policy.explanations, limit)
+            if agreement.variant != variant or least is None or max(agreement.cases) >= len(evidence.clusters):
+                continue
+            found = median_agreement(agreement, values_of(agreement, limit), evidence.clusters, policy.alpha)
+            if found is not None:
+                value = Value(number(found.estimate), bounds(found))
+                words = f"{name[:1].upper()}{name[1:]} with the teacher’s, median case"
+                rows[name] = Row(words, bundle=value, required=f"at least {least:g}")
     return rows
 
 

@@ -18,7 +18,15 @@ from medfm_compress.bench.gate.policy_schema import describe, policy_schema
 from medfm_compress.bench.gate.policy_template import ANOMALY_STARTER, SEGMENTATION_STARTER, STARTER, write_starter
 from medfm_compress.bench.types.mask_rules import MaskRules
 from medfm_compress.bench.types.metric import ALL_METRICS
-from medfm_compress.bench.types.policy import Budget, FidelityLimits, NonInferiority, Policy, Robustness, SubgroupRule
+from medfm_compress.bench.types.policy import (
+    Budget,
+    ExplanationLimits,
+    FidelityLimits,
+    NonInferiority,
+    Policy,
+    Robustness,
+    SubgroupRule,
+)
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import encode
 from medfm_compress.runtime.task import Task
@@ -105,9 +113,10 @@ def test_the_docs_explain_every_key_and_their_example_is_a_policy() -> None:
     explained = {
         name for cell in re.findall(r"^\| (`.+?) \|", text, flags=re.M) for name in re.findall(r"`(\w+)`", cell)
     }
-    sections = {"non_inferiority", "budget", "fidelity", "subgroups", "robustness", "masks"}
+    sections = {"non_inferiority", "budget", "fidelity", "explanations", "subgroups", "robustness", "masks"}
     assert {f"## `{section}`" in text for section in sections} == {True}
-    for kind in (Policy, Budget, FidelityLimits, NonInferiority, SubgroupRule, Robustness, MaskRules):
+    kinds = (Policy, Budget, FidelityLimits, ExplanationLimits, NonInferiority, SubgroupRule, Robustness, MaskRules)
+    for kind in kinds:
         assert set(kind.__struct_fields__) - sections <= explained, kind
     assert set(ALL_METRICS) <= explained
     example, *_ = re.findall(r"```yaml\n(.*?)```", text, flags=re.S)

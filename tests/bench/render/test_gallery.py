@@ -61,6 +61,7 @@ def write_maps(folder: Path, teacher: Evaluation, maps: int = 2) -> None:
         images=np.full((maps, 16, 16, 3), 128, np.uint8),
         teacher=ramp,
         variant=ramp[:, :, ::-1],
+        cases=np.array([0, 2]),
     )
     row = {
         "variant": "v",
@@ -166,7 +167,7 @@ def test_damaged_maps_are_told_and_do_not_end_the_run(tmp_path: Path, study: Stu
         teacher, variant = evaluations(study, cases=3)
     if harm == "pickle":
         path = tmp_path / "explanations" / "maps.npz"
-        np.savez(path, images=np.array([{}], dtype=object), teacher=np.zeros(1), variant=np.zeros(1))
+        np.savez(path, images=np.array([{}], dtype=object), teacher=np.zeros(1), variant=np.zeros(1), cases=np.zeros(1))
     page = write_gallery(tmp_path, study, SPEC, teacher, [variant]).read_text(encoding="utf-8")
     assert "Not shown:" in page
     assert "explain" in page[page.index("Not shown:") :]

@@ -327,8 +327,21 @@ def test_calibration_gives_errors_before_and_after(report: Report, page: str) ->
 
 def test_explanations_show_the_floor(report: Report, page: str) -> None:
     text = section(page, "explanations")
-    assert f"{np.median(report.explanations[0].rank_correlation):.2f}" in text
-    assert "random weights" in text
+    assert f"{np.median(report.explanations[0].rank_correlation):.3f}" in text
+    assert "random weights" in text and "point at what was drawn" not in text
+
+
+def test_pointing_stands_beside_the_teachers(report: Report) -> None:
+    row = report.explanations[0]
+    points = [None if number % 3 == 0 else float(number % 2) for number in range(len(row.cases))]
+    none = tuple(None if value is None else 0.0 for value in points)
+    drawn = msgspec.structs.replace(row, pointing=none, teacher_pointing=tuple(points))
+    shown = msgspec.structs.replace(report, explanations=(drawn,))
+    text = section(render_html(shown, judge(report)), "explanations")
+    own = [value for value in points if value is not None]
+    assert "point at what was drawn" in text
+    teacher, difference = f" {len(own)} {np.mean(own):.2f} ", f" −{np.mean(own):.2f} "
+    assert teacher in text and difference in text[text.index(teacher) :]  # the variant hits nothing
 
 
 def test_unmeasured_and_uncomputed_values_are_dashes(full: ModuleType, report: Report) -> None:

@@ -145,6 +145,11 @@ def test_maps_that_do_not_make_up_the_logits_are_refused(broken):
 
 
 REFUSED = {
+    "relative positions": (
+        "beit_base_patch16_224",
+        {"global_pool": "token", "embed_dim": 32, "num_heads": 2, "depth": 1},
+        "its last attention is not of the form",
+    ),
     "two heads": ("deit_tiny_distilled_patch16_224", {"embed_dim": 32, "num_heads": 2, "depth": 1}, "joins 2 values"),
     "normed queries": ("vit_tiny_patch16_224", {"qk_norm": True, "embed_dim": 32, "num_heads": 2, "depth": 1}, "form"),
     "attention pooling": (
