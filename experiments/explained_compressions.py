@@ -149,7 +149,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=0, help="Of both trainings; 0 takes their own, 10 and 30.")
     parser.add_argument("--trial", type=int, default=0, help="Cases of train and of val, for a trial; 0 takes all.")
-    parser.add_argument("--budget", type=float, default=90, help="Seconds of the search for INT8.")
+    parser.add_argument("--budget", type=float, default=180, help="Seconds of the search for INT8.")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
