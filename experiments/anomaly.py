@@ -77,8 +77,8 @@ class Source(NamedTuple):
 SOURCES = {
     "polyps": Source("polyps", ("polyp",), "endoscopy", 112, 48, 40, 20),
     "polyps-middle": Source("polyps", ("polyp",), "endoscopy", 112, 48, 40, 20, crop=0.75, student="polyps"),
-    "histology": Source("lung-histology", ("benign",), "histology", 300, 100, 150, 300, epochs=10),
-    "chest": Source("chest-xray-pneumonia", ("normal",), "radiograph", 300, 100, 234, 390, epochs=10),
+    "histology": Source("lung-histology", ("benign",), "histology", 300, 100, 150, 300),
+    "chest": Source("chest-xray-pneumonia", ("normal",), "radiograph", 300, 100, 234, 390),
 }
 
 
