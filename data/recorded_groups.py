@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from medfm_compress.data.ages import age_group, age_range, describe, is_possible
-from medfm_compress.data.missing_values import is_missing
+from medfm_compress.data.missing_values import is_missing, is_no_label
 
 _AGE_COLUMN = re.compile(r"(patient)?[ _-]*age([ _-]*(in[ _-]*)?(y|yr|yrs|years?))?", re.IGNORECASE)
 _SHOWN = 4
@@ -46,7 +46,7 @@ def unrecorded_remarks(rows: Iterable[Mapping[str, str]], columns: Sequence[str]
             value = row.get(column, "")
             if value and not recorded(column, value):
                 counts[value] += 1
-            elif value and column in no_age and math.isnan(age_range(value)[0]):
+            elif value and column in no_age and not is_no_label(value) and math.isnan(age_range(value)[0]):
                 no_age[column][value] += 1
     misread = tuple(
         f"{column!r} is no age for {counts.total()} image(s): {_values(counts)}; a policy's cuts put them into no "

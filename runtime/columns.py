@@ -28,6 +28,7 @@ Values = Mapping[str, Value]
 Missing = Literal["refuse", "impute", "category"]
 """What becomes of a case without a value: no answer, the value of the training cases, or a category of its own."""
 MOST_COLUMNS, MOST_CATEGORIES = 64, 256
+_LEAST_DEVIATION = 1e-9  # of the range: with less, values between its ends are no numbers that a network takes
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _KEYWORD = re.compile(r"[A-Z][A-Za-z0-9]{1,62}")
 
@@ -67,10 +68,12 @@ class NumericColumn(
                 f"column {self.name!r} has the range {self.minimum:g} to {self.maximum:g}, mean {self.mean:g} and "
                 f"standard deviation {self.standard_deviation:g}; they must be finite and the range not empty"
             )
-        if not self.minimum <= self.mean <= self.maximum or self.standard_deviation <= 0:
+        least = _LEAST_DEVIATION * min(self.maximum - self.minimum, 1 / _LEAST_DEVIATION)
+        if not self.minimum <= self.mean <= self.maximum or not 0 < least <= self.standard_deviation:
             raise InputError(
                 f"column {self.name!r}: the mean {self.mean:g} must lie in the range {self.minimum:g} to "
-                f"{self.maximum:g} and the standard deviation {self.standard_deviation:g} above 0"
+                f"{self.maximum:g} and the standard deviation {self.standard_deviation:g} be above 0 and at least a "
+                "billionth of its width"
             )
         if not self.unit:
             raise InputError(f"column {self.name!r} has no unit; name it, or write '1' for a number without one")

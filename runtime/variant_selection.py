@@ -58,7 +58,7 @@ def verdict_incompatibility(bundle: Bundle, variant: Variant) -> str:
     """Why the gate's verdict keeps ``variant`` from being used; empty where it passed."""
     verdict = bundle.verdict(variant.name)
     if verdict is None:
-        return "no verdict cites this model; run the gate, or accept it unverified"
+        return "no verdict cites this model; run the gate, or say that it may be used without (--unverified)"
     if verdict.outcome != "pass":
         return f"the gate's verdict on it is {verdict.outcome}"
     unapproved = unsigned_verdict(bundle, verdict)

@@ -109,18 +109,22 @@ robustness:
   #- {metric: dice, margin: 0.05, perturbations: [noise, exposure, blur], severities: [1, 2]}
 
 """
-_REST = """\
+_FIDELITY = """\
 # How near to the teacher every variant must stay, case by case.
 fidelity:
   #max_relative_logit_error: 0.10   # for a quantized teacher, not for a student of another architecture
   #min_agreement: 0.95              # share of patients with no changed decision, lower end of its interval
 
+"""
+_EXPLANATIONS = """\
 # Whether every variant looks where the teacher looks, by the agreement of their heat maps; of a classification. Needs
 # 'medfm-compress explain' with the same --teacher and --out before bench.
 explanations:
   #min_rank_correlation: 0.90       # of the median case, lower end of its interval
   #min_overlap: 0.70                # likewise; chance gives 0.1
 
+"""
+_LIMITS = """\
 # Hard limits for every variant; leave out what does not bind. Times are in ms at batch 1, sizes in bytes.
 budget:
   #p50_ms: 50                   # the network alone, median
@@ -145,9 +149,9 @@ alpha: 0.025                    # one-sided; 0.025 gives two-sided 95% intervals
 resamples: 2000
 seed: 0
 """
-STARTER = f"{_HEAD}{_CLASSIFICATION}{_SUBGROUPS}{_PERTURBED}{_REST}"
-ANOMALY_STARTER = f"{_HEAD}{_ANOMALY}{_SUBGROUPS}{_PERTURBED}{_REST}"
-SEGMENTATION_STARTER = f"{_HEAD}{_SEGMENTATION}{_SUBGROUPS}{_PERTURBED_MASKS}{_REST}"
+STARTER = f"{_HEAD}{_CLASSIFICATION}{_SUBGROUPS}{_PERTURBED}{_FIDELITY}{_EXPLANATIONS}{_LIMITS}"
+ANOMALY_STARTER = f"{_HEAD}{_ANOMALY}{_SUBGROUPS}{_PERTURBED}{_FIDELITY}{_LIMITS}"
+SEGMENTATION_STARTER = f"{_HEAD}{_SEGMENTATION}{_SUBGROUPS}{_PERTURBED_MASKS}{_FIDELITY}{_LIMITS}"
 
 
 def write_starter(path: str | Path, starter: str = STARTER) -> tuple[Path, ...]:

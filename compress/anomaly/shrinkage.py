@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medfm_compress.runtime.errors import StudyError
+
 
 class Shrunk(NamedTuple):
     """Mean ``[d]``, covariance ``[d, d]`` float64, and how far it was drawn, ρ in [0, 1]."""
@@ -42,7 +44,16 @@ def shrunk_covariance(rows: Tensor) -> Shrunk:
 
 
 def whitening(covariance: Tensor) -> Tensor:
-    """R ``[d, d]`` float32 with RᵀR the inverse of ``covariance``."""
-    lower = torch.linalg.cholesky(covariance)
+    """R ``[d, d]`` float32 with RᵀR the inverse of ``covariance``.
+
+    Raises:
+        StudyError: it has none: the cases differ in fewer directions than an embedding has numbers.
+    """
+    lower, failed = torch.linalg.cholesky_ex(covariance)
+    if int(failed) or not torch.isfinite(lower).all() or float(lower.diagonal().min()) <= 0:
+        raise StudyError(
+            f"the normal training images differ in fewer than the {len(covariance)} directions of the embedding (are "
+            "many of them the same?); give more different ones, a smaller --length, or --scorer knn"
+        )
     inverse: Tensor = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
     return inverse.float()

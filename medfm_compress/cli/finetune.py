@@ -23,4 +23,5 @@ def finetune(step: FinetuneStep, study: Study, out: ModelOut, overwrite: Overwri
     from medfm_compress import steps
 
     model = steps.finetune(study, step, console.progress, out, overwrite=overwrite)
-    print_model(model, out, after_finetune(out, study, step.training.modality, dense=model.task.is_dense))
+    dense = model.task.is_dense
+    print_model(model, out, after_finetune(out, study, step.training.modality, dense=dense, columns=step.columns))

@@ -29,11 +29,15 @@ def after_pretrain(model: str, image_size: int, study: Path, backbone: Path) -> 
     )
 
 
-def after_finetune(teacher: Path, study: Path, modality: str, *, dense: bool = False) -> str:
-    """The command that distils a small student from a teacher, which answers for every pixel where it is ``dense``."""
+def after_finetune(teacher: Path, study: Path, modality: str, *, dense: bool = False, columns: str = "") -> str:
+    """The command that distils a small student from a teacher.
+
+    It answers for every pixel where the teacher is ``dense``, and is told ``columns`` as the teacher was.
+    """
     out, student = _free(teacher, "-student"), _DENSE_STUDENT if dense else _STUDENT
+    told = ("--columns", columns) if columns else ()
     return command_line(
-        "distill", teacher, "--student", student, "--study", study, "--modality", modality, "--out", out
+        "distill", teacher, "--student", student, "--study", study, "--modality", modality, *told, "--out", out
     )
 
 

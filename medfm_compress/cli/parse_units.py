@@ -14,7 +14,7 @@ _UNITS: Mapping[str, tuple[Mapping[str, float], str]] = MappingProxyType(
     {
         "ms": ({"ms": 1.0, "s": 1000.0, "": 1.0}, "a time, e.g. 10ms"),
         "s": ({"min": 60.0, "ms": 0.001, "h": 3600.0, "s": 1.0, "": 1.0}, "a duration, e.g. 90s or 5min"),
-        "MB": ({"kb": 0.001, "mb": 1.0, "gb": 1000.0, "": 1.0}, "a size, e.g. 6MB"),
+        "MB": ({"kb": 0.001, "mb": 1.0, "gb": 1000.0, "": 1.0}, "a size in kB, MB or GB, e.g. 6MB"),
     }
 )
 

@@ -85,16 +85,21 @@ def explain(
     from medfm_compress.runtime.bundle.bundle import Bundle
 
     manifest = Bundle.open(bundle).manifest
+    if manifest.task.kind == "anomaly":
+        raise ModelError(
+            f"{manifest.name} gives an anomaly score, and explain compares where findings come from; its own map shows "
+            "where an image is unusual: medfm-compress run --heatmap"
+        )
     cases = open_cases(study, progress, manifest.image_spec.dicom)
     teacher = _explainable(teachers, cases.task)
     told = (
         (teacher.path.name, teacher.manifest.told) if isinstance(teacher, Bundle) else (teacher.name, teacher.columns)
     )
-    for name, columns in ((manifest.name, manifest.told), told):
+    for whose, name, columns in (("bundle", manifest.name, manifest.told), ("teacher", *told)):
         if columns:
             raise ModelError(
-                f"{name} takes columns beside the image ({columns[0].name} …), and explain changes images alone; "
-                "give a teacher and a bundle of the image alone"
+                f"{whose} {name} takes columns beside the image ({', '.join(column.name for column in columns)}), and "
+                "explain gives it none; give a teacher and a bundle of the image alone"
             )
     return compare_maps(bundle, teacher, cases, out, options, student_folder=student, progress=progress)
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from medfm_compress import steps
+from medfm_compress.cli.next_command import after_finetune
 from medfm_compress.compress.distillation.distill import distill
 from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.networks.model import Model, load_model
@@ -153,3 +154,17 @@ def test_targets_of_tensorrt_are_refused(teacher: Path, study: Path, tmp_path: P
     options = QuantizeOptions(samples=16, targets=("tensorrt:cuda:int8",))
     with pytest.raises(InputError, match="has the image alone"):
         steps.quantize(CaseSource(study), tmp_path / "a.medfm", options, silent, tmp_path / "b.medfm")
+
+
+def test_a_kind_of_column_that_there_is_not_is_named(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "columns.yaml").write_text(COLUMNS.replace("numeric", "number"))
+    step = FinetuneStep(model=NETWORK, image_size=32, columns=str(tmp_path / "columns.yaml"), training=training(1))
+    with pytest.raises(StudyError, match="column 1 has the kind 'number'; it must be numeric or categorical"):
+        steps.finetune(study, step, silent, tmp_path / "out")
+    assert not (tmp_path / "out" / "model.json").exists()
+
+
+def test_the_next_command_tells_the_student_what_the_teacher_was_told(tmp_path: Path) -> None:
+    told = after_finetune(tmp_path / "teacher", Path("study"), "dermoscopy", columns="my columns.yaml")
+    assert "--columns 'my columns.yaml' --out" in told
+    assert "--columns" not in after_finetune(tmp_path / "teacher", Path("study"), "dermoscopy")

@@ -138,3 +138,9 @@ def test_dicom_headers_fill_what_a_table_leaves_open(tmp_path: Path) -> None:
     column = CategoricalColumn(name="view_position", categories=("AP", "PA"), missing="category", dicom="ViewPosition")
     rows = case_columns(study, study.cases[:3], (column,))["view_position"]
     np.testing.assert_array_equal(rows, [[0, 1, 0], [1, 0, 0], [0, 0, 1]])
+
+
+def test_a_deviation_that_no_network_could_divide_by_is_refused() -> None:
+    with pytest.raises(InputError, match="at least a billionth of its width"):
+        NumericColumn(name="age", unit="years", minimum=0, maximum=110, mean=50, standard_deviation=1e-310)
+    NumericColumn(name="age", unit="years", minimum=0, maximum=110, mean=50, standard_deviation=0.5)

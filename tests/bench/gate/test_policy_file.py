@@ -68,6 +68,7 @@ def test_the_starter_for_an_anomaly_score_asks_for_ranking_and_false_alarms() ->
     check_policy(policy, Task(kind="anomaly", labels=("abnormal",), normal=("normal",)))
     switched_on = parse_policy(OTHERS_SWITCHED_ON[1].encode()).policy
     assert {"pixel_auroc", "pro"} <= {entry.metric for entry in switched_on.non_inferiority}
+    assert "explanations" not in ANOMALY_STARTER + SEGMENTATION_STARTER  # which bench would refuse
 
 
 def test_a_distance_may_have_a_margin_above_1_and_a_share_may_not() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from medfm_compress.compress.anomaly.shrinkage import shrunk_covariance, whitening
+from medfm_compress.runtime.errors import StudyError
 
 
 @pytest.mark.parametrize(("count", "width"), [(200, 6), (20, 30), (9, 4)])
@@ -29,3 +30,10 @@ def test_whitened_rows_have_the_inverse_as_their_metric() -> None:
 
 def test_rows_that_are_all_alike_have_no_spread() -> None:
     assert shrunk_covariance(torch.ones(4, 3)).shrinkage == 1
+
+
+def test_rows_that_have_no_inverse_are_refused() -> None:
+    twice = torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]).repeat(8, 1)
+    for rows in (torch.ones(8, 3), twice):
+        with pytest.raises(StudyError, match="differ in fewer than the 3 directions"):
+            whitening(shrunk_covariance(rows).covariance)
