@@ -40,6 +40,33 @@ def test_laterality_is_that_of_the_image_before_that_of_the_series(make_dicom):
             read_dicom(make_dicom(RAMP, **attributes), rules)
 
 
+@pytest.mark.parametrize(
+    ("keyword", "values", "rules"),
+    [
+        ("Modality", ["DX", "CR"], DicomRules(modalities=("DX",))),
+        ("ViewPosition", ["PA", "LL"], DicomRules(view_positions=("PA",))),
+        ("BodyPartExamined", ["CHEST", "SKULL"], DicomRules(body_parts=("CHEST",))),
+        ("ImageLaterality", ["L", "R"], DicomRules(lateralities=("L",))),
+        ("FrameLaterality", ["L", "R"], DicomRules(lateralities=("L",))),
+        ("Laterality", ["L", "R"], DicomRules(lateralities=("L",))),
+    ],
+)
+def test_a_code_that_says_two_things_is_not_the_first_of_them(make_dicom, dicom_bytes, keyword, values, rules):
+    assert read_dicom(make_dicom(RAMP, **{keyword: values[0]}), rules).values.size
+    source = make_dicom(RAMP, **{keyword: values})
+    for given in (source, dicom_bytes(source)):
+        with pytest.raises(ImageRefused, match=f"{keyword} has 2 values, {', '.join(values)}; one is allowed"):
+            read_dicom(given, rules)
+    if keyword != "Modality":  # which also tells images from other objects
+        assert read_dicom(source).values.size
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_text_that_is_no_code_is_not_repeated(make_dicom):
+    with pytest.raises(ImageRefused, match="ViewPosition has 2 values, PA, not a code; one is allowed"):
+        read_dicom(make_dicom(RAMP, ViewPosition=["PA", "Doe^Jane"]), DicomRules(view_positions=("PA",)))
+
+
 def test_spacing_of_rows_and_of_columns_lies_in_the_range_also_in_files(make_dicom, dicom_bytes):
     rules = DicomRules(min_spacing_mm=0.1, max_spacing_mm=0.2)
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
