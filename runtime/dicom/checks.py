@@ -6,6 +6,7 @@ Everything here looks at attributes only, before a pixel is decoded or allocated
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from medfm_compress.runtime.errors import ImageRefused
@@ -64,16 +65,17 @@ def check_object(ds: Dataset, name: str) -> None:
     """Refuse what is not an image for presentation.
 
     Raises:
-        ImageRefused: segmentation, dose grid, parametric map, presentation state, raw detector data, or no pixels.
+        ImageRefused: segmentation, dose grid, parametric map, presentation state, raw detector data, or no pixels; or
+            a code of these that says two different things.
     """
-    known = _OBJECTS.get(str(ds.get("SOPClassUID", ""))) or _MODALITIES.get(code(ds, "Modality"))
+    known = _OBJECTS.get(str(ds.get("SOPClassUID", ""))) or _MODALITIES.get(code(ds, "Modality", name))
     if known:
         raise ImageRefused(f"{name}: {known}, not an image; give the image it belongs to")
     if "FloatPixelData" in ds or "DoubleFloatPixelData" in ds:
         raise ImageRefused(f"{name}: floating-point pixels (a parametric map), not an image")
     if "PixelData" not in ds or "Rows" not in ds:
         raise ImageRefused(f"{name}: this DICOM file holds no image (no Pixel Data); give an image file")
-    if code(ds, "PresentationIntentType") == "FOR PROCESSING":
+    if code(ds, "PresentationIntentType", name) == "FOR PROCESSING":
         raise ImageRefused(f"{name}: raw detector data (FOR PROCESSING); give the image FOR PRESENTATION")
 
 
@@ -91,7 +93,7 @@ def layout_of(ds: Dataset, name: str) -> Layout:
         bits_allocated=whole_number(ds, "BitsAllocated", name),
         bits_stored=whole_number(ds, "BitsStored", name),
         is_signed=whole_number(ds, "PixelRepresentation", name) == 1,
-        photometric=code(ds, "PhotometricInterpretation"),
+        photometric=code(ds, "PhotometricInterpretation", name),
     )
     check_extent(layout.rows, layout.columns, name)
     _check_bits(ds, layout, name)
@@ -140,12 +142,22 @@ def _check_photometric(layout: Layout, name: str) -> None:
         raise ImageRefused(f"{name}: signed colour pixels; colour is unsigned (PS3.3 C.7.6.3)")
 
 
-def code(ds: Dataset, keyword: str) -> str:
-    """A code string in upper case without padding; empty where it is absent, the first where there are several."""
+def code(ds: Dataset, keyword: str, name: str) -> str:
+    """A code string of value multiplicity 1 (PS3.6) in upper case without padding; empty where it is absent.
+
+    Raises:
+        ImageRefused: several values that differ; none of them is more certain than another.
+    """
     value = ds.get(keyword)
-    if value is not None and not isinstance(value, str):
-        value = value[0] if len(value) else ""
-    return (value or "").strip().upper()
+    values = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+    texts = (str(part).strip().upper() for part in values if part is not None)
+    said = list(dict.fromkeys(text for text in texts if text))
+    if len(said) > 1:
+        raise ImageRefused(
+            f"{name}: {keyword} has {len(said)} values, {listed(tuple(map(shown_code, said[:4])))}; one is allowed: "
+            "correct it"
+        )
+    return said[0] if said else ""
 
 
 def whole_number(ds: Dataset, keyword: str, name: str, default: int | None = None) -> int:

@@ -168,7 +168,7 @@ def _shown(ds: Dataset, modality: Modality, rules: DicomRules, name: str) -> tup
 
 
 def _is_inverted(ds: Dataset, layout: Layout, name: str) -> bool:
-    shape = code(ds, "PresentationLUTShape")
+    shape = code(ds, "PresentationLUTShape", name)
     if shape not in _SHAPES:
         raise ImageRefused(f"{name}: Presentation LUT must be the shape IDENTITY or INVERSE; export the image again")
     if _SHAPES[shape] not in (None, layout.photometric):

@@ -11,13 +11,12 @@ stored, and Patient Orientation says how these lie.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from medfm_compress.runtime.dicom.checks import code
+from medfm_compress.runtime.dicom.checks import code, shown_code
 from medfm_compress.runtime.dicom.numbers import numbers
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import AXES, DicomRules
@@ -26,7 +25,6 @@ from medfm_compress.runtime.images.pixels import Pixels
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_LETTERS = re.compile(r"[LRAPHF]{1,3}")
 _POSITIVE, _NEGATIVE = "LPH", "RAF"
 _PRINCIPAL = 0.7072  # just above the cosine of 45°: nearer to one axis than to any other
 _UNIT = 1e-3
@@ -94,11 +92,17 @@ def _patient_orientation(ds: Dataset, name: str) -> str:
     if not any(letters):
         return ""
     found = "".join(part[:1] for part in letters)
-    if len(letters) != 2 or not all(map(_LETTERS.fullmatch, letters)) or AXES[found[0]] == AXES[found[1]]:
+    if len(letters) != 2 or not all(map(_is_direction, letters)) or AXES[found[0]] == AXES[found[1]]:
         raise ImageRefused(
             f"{name}: Patient Orientation must be two directions of L, R, A, P, H and F on two axes, such as L\\F"
         )
     return found
+
+
+def _is_direction(letters: str) -> bool:
+    """One letter of each axis at most, so neither ``LR`` nor ``LL``."""
+    axes = {AXES.get(letter) for letter in letters}
+    return None not in axes and 0 < len(axes) == len(letters)
 
 
 def _image_orientation(ds: Dataset, name: str) -> str:
@@ -136,9 +140,14 @@ def _between(found: str, wanted: str, name: str) -> Turn:
 
 def _side(ds: Dataset, name: str) -> str:
     """R or L: of the image or its frame (PS3.3 C.7.6.16.2.8), else of the series (C.7.3.1), which must agree."""
-    sides = {found for key in ("ImageLaterality", "FrameLaterality", "Laterality") if (found := code(ds, key))}
+    sides = {found for key in ("ImageLaterality", "FrameLaterality", "Laterality") if (found := code(ds, key, name))}
     if sides not in ({"R"}, {"L"}):
-        said = "none" if not sides else "that it is of both or of neither" if sides <= {"B", "U"} else "more than one"
+        if sides <= {"B", "U"}:
+            said = "that it is of both or of neither" if sides else "none"
+        elif len(sides) > 1:
+            said = "more than one"
+        else:
+            said = f"what is no side ({shown_code(*sides)})"
         raise ImageRefused(
             f"{name}: the side of the body must be R or L for this network, and the file says {said}; correct its "
             "Image Laterality (0020,0062)"

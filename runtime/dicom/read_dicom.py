@@ -172,7 +172,7 @@ def _presented(ds: Dataset, frame: Frame, rules: DicomRules, name: str, coded: b
     # The table comes before the pixels: a bad window is found without decoding anything.
     tabled = layout.is_grey and layout.bits_stored <= MOST_TABLED_BITS
     table, flags = p_value_table(ds, layout, rules, name) if tabled else (None, ())
-    flags += _quality_flags(ds)
+    flags += _quality_flags(ds, name)
     ds = with_pixels_of(ds, frame, layout, name, coded)
     values, remarks = _stored(ds, layout, name)
     flags += tuple(remark for remark in remarks if remark not in flags)
@@ -192,10 +192,10 @@ def _context(ds: Dataset) -> dict[str, Any]:
     return {"spacing_mm": spacing, "aspect": aspect, "examination": examination(ds), "is_dicom": True}
 
 
-def _quality_flags(ds: Dataset) -> tuple[str, ...]:
-    declared, syntax = code(ds, "LossyImageCompression"), str(ds.file_meta.TransferSyntaxUID)
+def _quality_flags(ds: Dataset, name: str) -> tuple[str, ...]:
+    declared, syntax = code(ds, "LossyImageCompression", name), str(ds.file_meta.TransferSyntaxUID)
     lossy = declared == "01" or syntax in _ALWAYS_LOSSY or (syntax in _MAYBE_LOSSY and declared != "00")
-    burned_in = code(ds, "BurnedInAnnotation") == "YES"
+    burned_in = code(ds, "BurnedInAnnotation", name) == "YES"
     return (LOSSY,) * lossy + (BURNED_IN,) * burned_in
 
 

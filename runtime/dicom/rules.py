@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 KIND_NOT_DECLARED = "dicom-kind-not-declared"
 """Flag of a prediction on a DICOM image by a network that does not say for which modality or SOP class it was made."""
 
+# Of the image, else of the frame (PS3.3 C.7.6.16.2.8), else of the series (C.7.3.1).
+_LATERALITIES = ("ImageLaterality", "FrameLaterality", "Laterality")
 _UID = re.compile(r"[0-9.]{1,64}")
 
 
@@ -27,19 +29,20 @@ def check_rules(ds: Dataset, rules: DicomRules, name: str) -> None:
 
     Raises:
         ImageRefused: its modality, SOP class, view position, body part, laterality or spacing is not among those
-            allowed, or it names no modality, class or spacing where one is asked for.
+            allowed, it names no modality, class or spacing where one is asked for, or says two different codes.
     """
     _check_class(ds, rules, name)
-    modality = code(ds, "Modality")
+    modality = code(ds, "Modality", name)
     if rules.modalities and not modality:
         raise ImageRefused(f"{name}: no Modality (0008,0060); allowed are {listed(rules.modalities)}")
-    for label, value, allowed in (
-        ("modality", modality, rules.modalities),
-        ("view position", code(ds, "ViewPosition"), rules.view_positions),
-        ("body part", code(ds, "BodyPartExamined"), rules.body_parts),
-        ("laterality", _laterality(ds), rules.lateralities or ()),
+    for label, keywords, allowed in (
+        ("modality", ("Modality",), rules.modalities),
+        ("view position", ("ViewPosition",), rules.view_positions),
+        ("body part", ("BodyPartExamined",), rules.body_parts),
+        ("laterality", _LATERALITIES, rules.lateralities or ()),
     ):
-        if allowed and value and value not in {item.upper() for item in allowed}:
+        value = next((found for key in keywords if (found := code(ds, key, name))), "") if allowed else ""
+        if value and value not in {item.upper() for item in allowed}:
             raise ImageRefused(
                 f"{name}: the {label} is {shown_code(value)}; this network was made for {listed(allowed)}"
             )
@@ -54,11 +57,6 @@ def _check_class(ds: Dataset, rules: DicomRules, name: str) -> None:
     if found not in rules.sop_classes:
         shown = found if _UID.fullmatch(found) else "missing or no UID"
         raise ImageRefused(f"{name}: the SOP class is {shown}; this network was made for {listed(rules.sop_classes)}")
-
-
-def _laterality(ds: Dataset) -> str:
-    """Of the image, else of the frame (PS3.3 C.7.6.16.2.8), else of the series (C.7.3.1)."""
-    return next((found for key in ("ImageLaterality", "FrameLaterality", "Laterality") if (found := code(ds, key))), "")
 
 
 def _check_spacing(ds: Dataset, rules: DicomRules, name: str) -> None:

@@ -93,7 +93,7 @@ def _text(value: Any) -> str:
 
 def windowed(ds: Dataset, values: Values, window: Window, name: str) -> Values:
     """PS3.3 C.11.2.1.2 and C.11.2.1.3; LINEAR where VOI LUT Function is absent."""
-    function = code(ds, "VOILUTFunction") or "LINEAR"
+    function = code(ds, "VOILUTFunction", name) or "LINEAR"
     formulas = {"LINEAR": linear, "LINEAR_EXACT": linear_exact, "SIGMOID": sigmoid}
     if function not in formulas:
         raise ImageRefused(f"{name}: VOI LUT Function must be one of {', '.join(formulas)}")

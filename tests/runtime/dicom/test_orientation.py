@@ -87,6 +87,10 @@ def test_the_principal_direction_decides_of_an_image_that_is_a_little_tilted(mak
         ({"PatientOrientation": ["L"]}, "must be two directions"),
         ({"PatientOrientation": ["L", "R"]}, "on two axes"),
         ({"PatientOrientation": ["LE", "V"]}, "must be two directions"),
+        ({"PatientOrientation": ["LR", "F"]}, "must be two directions"),
+        ({"PatientOrientation": ["LL", "FF"]}, "must be two directions"),
+        ({"PatientOrientation": ["L", "FPF"]}, "must be two directions"),
+        ({"PatientOrientation": ["L", ""]}, "must be two directions"),
         ({"ImageOrientationPatient": [1, 0, 0, 0, 0]}, "six numbers"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "right angles"),
         ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "unit vectors"),
@@ -125,11 +129,22 @@ def test_the_other_side_of_the_body_is_mirrored(make_dicom):
         ({"ImageLaterality": "B"}, "of both or of neither"),
         ({"ImageLaterality": "U"}, "of both or of neither"),
         ({"ImageLaterality": "L", "Laterality": "R"}, "more than one"),
+        ({"ImageLaterality": "X"}, r"the file says what is no side \(X\)"),
+        ({"ImageLaterality": ["L", "R"]}, "ImageLaterality has 2 values, L, R; one is allowed"),
+        ({"ImageLaterality": ["R", "L"]}, "ImageLaterality has 2 values, R, L; one is allowed"),
+        ({"Laterality": ["L", "B"]}, "Laterality has 2 values, L, B; one is allowed"),
     ],
 )
 def test_a_side_that_is_not_certain_is_refused(make_dicom, attributes, words):
     with pytest.raises(ImageRefused, match=words):
         shown(make_dicom, DicomRules(mirrored_to="R"), **attributes)
+
+
+def test_a_side_that_is_said_twice_alike_is_one(make_dicom):
+    plain = shown(make_dicom, DicomRules())
+    for said in (["L", "L"], ["L ", "L"], ["L", ""]):
+        mirrored = shown(make_dicom, DicomRules(mirrored_to="R"), ImageLaterality=said)
+        np.testing.assert_array_equal(mirrored, plain[:, ::-1])
 
 
 def test_each_frame_lies_as_its_functional_group_says(make_dicom):

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import tiny_bundle as tiny
 from msgspec.structs import replace
+from pydicom.dataset import Dataset
 
 from medfm_compress.runtime.bundle.bundle import Bundle
+from medfm_compress.runtime.dicom.checks import code
 from medfm_compress.runtime.dicom.read_dicom import read_dicom
 from medfm_compress.runtime.dicom.rules import KIND_NOT_DECLARED
 from medfm_compress.runtime.engine import Engine
@@ -38,6 +40,33 @@ def test_laterality_is_that_of_the_image_before_that_of_the_series(make_dicom):
     for attributes in ({"ImageLaterality": "R"}, {"Laterality": "R"}, {"ImageLaterality": "R", "Laterality": "L"}):
         with pytest.raises(ImageRefused, match="laterality is R; this network was made for L"):
             read_dicom(make_dicom(RAMP, **attributes), rules)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values", "rules"),
+    [
+        ("Modality", ["DX", "CR"], DicomRules(modalities=("DX",))),
+        ("ViewPosition", ["PA", "LL"], DicomRules(view_positions=("PA",))),
+        ("BodyPartExamined", ["CHEST", "SKULL"], DicomRules(body_parts=("CHEST",))),
+        ("ImageLaterality", ["L", "R"], DicomRules(lateralities=("L",))),
+        ("FrameLaterality", ["L", "R"], DicomRules(lateralities=("L",))),
+        ("Laterality", ["L", "R"], DicomRules(lateralities=("L",))),
+    ],
+)
+def test_a_code_that_says_two_things_is_not_the_first_of_them(make_dicom, dicom_bytes, keyword, values, rules):
+    assert read_dicom(make_dicom(RAMP, **{keyword: values[0]}), rules).values.size
+    source = make_dicom(RAMP, **{keyword: values})
+    for given in (source, dicom_bytes(source)):
+        with pytest.raises(ImageRefused, match=f"{keyword} has 2 values, {', '.join(values)}; one is allowed"):
+            read_dicom(given, rules)
+    if keyword != "Modality":  # which also tells images from other objects
+        assert read_dicom(source).values.size
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_text_that_is_no_code_is_not_repeated(make_dicom):
+    with pytest.raises(ImageRefused, match="ViewPosition has 2 values, PA, not a code; one is allowed"):
+        read_dicom(make_dicom(RAMP, ViewPosition=["PA", "Doe^Jane"]), DicomRules(view_positions=("PA",)))
 
 
 def test_spacing_of_rows_and_of_columns_lies_in_the_range_also_in_files(make_dicom, dicom_bytes):
@@ -104,3 +133,10 @@ def test_a_later_rule_is_of_schema_6_and_its_absence_changes_nothing(tmp_path, r
 def test_training_keeps_what_decides_the_pixels():
     rules = DicomRules(modalities=("CT",), sop_classes=(DX,), frame="numbered", frame_number=2, window_number=3)
     assert rules.for_pixels() == DicomRules(frame="numbered", frame_number=2, window_number=3)
+
+
+@pytest.mark.parametrize(("vr", "value"), [("US", 5), ("OB", b"ab"), ("FD", 0.5)])
+def test_a_code_that_is_no_text_is_another_code(vr, value):
+    ds = Dataset()
+    ds.add_new("Modality", vr, value)
+    assert code(ds, "Modality", "image") == str(value).upper()
