@@ -193,12 +193,32 @@ def test_the_hashes_are_of_the_model(path, tmp_path):
         ({"normal": ("",)}, "each once"),
         ({"labels": ("a", "b")}, "one label"),
         ({"kind": "multilabel", "labels": ("a",)}, "names normal labels"),
+        ({"normal": ("normal", "abnormal")}, "'abnormal' is what is not normal"),
+        ({"temperature": 2.0}, "it must be 1"),
+        *(
+            ({"operating_points": (replace(scored.POINT, rule=rule),)}, "it must be false-alarm-rate<=R")
+            for rule in ("youden", "sensitivity>=0.9", "false-alarm-rate<=7", "false-alarm-rate<=0.0", "")
+        ),
     ],
 )
 def test_tasks_that_are_none(changes, said):
     values = {"kind": "anomaly", "labels": ("abnormal",), "normal": ("normal",)} | changes
     with pytest.raises(InputError, match=said):
         Task(**values)
+
+
+def test_a_rule_with_spaces_is_the_rule():
+    replace(scored.TASK, operating_points=(replace(scored.POINT, rule="false-alarm-rate <= 0.10"),))
+
+
+@pytest.mark.parametrize(
+    ("own", "said"), [({"temperature": 2.0}, "must be 1"), ({"rule": "youden"}, "false-alarm-rate<=R")]
+)
+def test_a_variant_keeps_to_the_rules_of_anomalies(tmp_path, own, said):
+    point = replace(scored.POINT, rule=own.get("rule", scored.POINT.rule))
+    variant = replace(tiny.ORT, temperature=own.get("temperature", 1.0), operating_points=(point,))
+    with pytest.raises(InputError, match=f"does not fit its task.*{said}"):
+        write_bundle(tmp_path / "v.medfm", scored.draft(variants=(variant,)), scored.contents(scored.network()))
 
 
 def test_a_bundle_without_map_and_cases_says_neither(tmp_path):
