@@ -162,7 +162,8 @@ class Engine:
             ImageRefused: the image is unreadable or not what the bundle was made for; or a column is missing where it
                 may not be, out of its range, of no known category, or contradicts the file.
             Refused: the network's output, or a probability that follows from it, is not finite.
-            BundleRefused, TrustRefused: the trust store does not trust the bundle any more; see `check_trust`.
+            BundleRefused, TrustRefused: the trust store does not trust the bundle any more (see `check_trust`), or the
+                network gives outputs of other shapes than the manifest says.
             InputError: the engine is closed, the source is of no known kind, or the model has no such column.
         """
         return self.predict_with_input(
@@ -339,7 +340,7 @@ class Engine:
                 what = "" if tensor.role == "image" else f" as {tensor.name}"
                 raise InputError(f"the network takes {tensor.shape}{what}, got {fed[tensor.name].shape}")
         with refusing(Refused, "the network gives no result for this image"):
-            return session.run(fed)
+            return self.manifest.with_shapes_checked(session.run(fed))
 
     def _logits_of(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         with refusing(Refused, "the network gives no result for this image"):

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.bundle.arrays import read_npy, to_npy
 from medfm_compress.runtime.bundle.bundle import GOLDEN_INPUTS, Bundle, golden_member
-from medfm_compress.runtime.bundle.manifest import Variant
+from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
 from medfm_compress.runtime.golden_columns import golden_columns
@@ -113,10 +113,16 @@ def read_golden_logits(bundle: Bundle, variant: Variant) -> NDArray[np.float32]:
     return logits.astype(np.float32)
 
 
-def run_goldens(session: Session, inputs: NetworkInputs) -> NDArray[np.float32]:
-    """Logits ``[n, …]`` of ``session`` on ``inputs`` of n cases, one case at a time as the device does."""
+def run_goldens(session: Session, inputs: NetworkInputs, manifest: Manifest | None = None) -> NDArray[np.float32]:
+    """Logits ``[n, …]`` of ``session`` on ``inputs`` of n cases, one case at a time as the device does.
+
+    Raises:
+        BundleRefused: what comes with an anomaly score has another shape than ``manifest``, if there is one, says.
+    """
     names, output = session.input_names, session.output_names[0]
-    return np.concatenate([session.run(feed(names, case))[output] for case in rows_of(inputs)])
+    answers = (session.run(feed(names, case)) for case in rows_of(inputs))
+    checked = answers if manifest is None else map(manifest.with_shapes_checked, answers)
+    return np.concatenate([answer[output] for answer in checked])
 
 
 def replay_goldens(bundle: Bundle, variant: Variant, session: Session, count: int | None = None) -> float:
@@ -126,13 +132,13 @@ def replay_goldens(bundle: Bundle, variant: Variant, session: Session, count: in
     A part whose logits are slight beside that spread would pass whatever the engine computes: then all are replayed.
 
     Raises:
-        BundleRefused: it is above the variant's tolerance, or the goldens do not fit the bundle.
+        BundleRefused: it is above the variant's tolerance, or goldens or the shapes of outputs do not fit the bundle.
     """
     stored = read_golden_logits(bundle, variant)
     if count is not None and _is_slight(stored[:count], stored, bundle.manifest.task):
         count = None
     inputs = read_golden_inputs(bundle, count)
-    measured, expected = _run_of(variant, session, inputs), stored[:count]
+    measured, expected = _run_of(bundle.manifest, variant, session, inputs), stored[:count]
     if measured.shape != expected.shape or len(stored) < len(inputs):
         raise BundleRefused(f"variant {variant.name} gives logits {measured.shape}, its goldens have {stored.shape}")
     error = _error_of_part(measured, expected, stored, bundle.manifest.task)
@@ -165,12 +171,12 @@ def _check_decisions(
         )
 
 
-def _run_of(variant: Variant, session: Session, inputs: NetworkInputs) -> NDArray[np.float32]:
+def _run_of(manifest: Manifest, variant: Variant, session: Session, inputs: NetworkInputs) -> NDArray[np.float32]:
     """Logits of ``variant`` on ``inputs``; raises BundleRefused where it does not run on them or gives no numbers."""
     what = f"variant {variant.name} does not run on its golden cases"
     with refusing(BundleRefused, what):
         try:
-            measured = run_goldens(session, inputs)
+            measured = run_goldens(session, inputs, manifest)
         except InputError as exc:
             raise BundleRefused(f"{what}: {in_one_line(exc)}") from exc
         if not np.issubdtype(measured.dtype, np.floating):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, TypeVar
@@ -12,6 +13,8 @@ from medfm_compress.runtime.errors import InputError
 
 TaskKind = Literal["binary", "multiclass", "multilabel", "segmentation", "anomaly"]
 _T = TypeVar("_T")
+FALSE_ALARM_RULE = re.compile(r"(false-alarm-rate)<=(0\.\d*[1-9]\d*)")
+"""Of operating points, without spaces: by cases without the finding alone, at a rate above 0 and below 1."""
 INDEPENDENT_KINDS: frozenset[TaskKind] = frozenset({"multilabel", "segmentation", "anomaly"})
 """Kinds whose findings do not exclude each other in one image: a target is a row of 0 and 1."""
 MOST_STRUCTURES = 254
@@ -109,7 +112,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InputError(f"a {self.kind} task cannot have the {len(self.labels)} label(s) {self.labels}")
         if self.kind == "segmentation":
             self._check_segmentation()
-        self._check_normal()
+        if self.kind == "anomaly":
+            self._check_anomaly()
+        elif self.normal_labels:
+            raise InputError(
+                f"a {self.kind} task names normal labels {self.normal_labels}; an anomaly task alone has them"
+            )
         if not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             raise InputError(
                 f"temperature is {self.temperature}; it must be {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
@@ -123,16 +131,26 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 f"operating points for {sorted(unknown)}, which are not findings of this task: {self.findings}"
             )
 
-    def _check_normal(self) -> None:
+    def _check_anomaly(self) -> None:
         names = self.normal_labels
-        if self.kind != "anomaly":
-            if names:
-                raise InputError(f"a {self.kind} task names normal labels {names}; an anomaly task alone has them")
-            return
         if len(self.labels) != 1:
             raise InputError(f"an anomaly task has one label, what is not normal; got {self.labels}")
         if not names or len(set(names)) != len(names) or not all(names):
             raise InputError(f"an anomaly task names the labels that are normal, each once; got {names}")
+        if self.labels[0] in names:
+            raise InputError(
+                f"{self.labels[0]!r} is what is not normal and is among the normal labels {names}; name it otherwise"
+            )
+        if self.temperature != 1:
+            raise InputError(
+                f"temperature is {self.temperature}; an anomaly score is no probability and has none: it must be 1"
+            )
+        for point in self.operating_points:
+            if not FALSE_ALARM_RULE.fullmatch(point.rule.replace(" ", "")):
+                raise InputError(
+                    f"the rule of {point.label!r} is {point.rule!r}; an anomaly score is decided by normal cases: "
+                    "it must be false-alarm-rate<=R with 0 < R < 1"
+                )
 
     def _check_segmentation(self) -> None:
         if len(self.labels) > MOST_STRUCTURES:

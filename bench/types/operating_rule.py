@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.task import FALSE_ALARM_RULE
 
 FALSE_ALARMS = "false-alarm-rate"
 DEFAULT_FALSE_ALARMS = f"{FALSE_ALARMS}<=0.05"
 _RULE = re.compile(r"(sensitivity|specificity)>=(0\.\d+|1(?:\.0+)?)")
-_RATE = re.compile(rf"({FALSE_ALARMS})<=(0\.\d+)")
 
 
 def parse_rule(rule: str) -> tuple[str, float]:
@@ -21,7 +21,7 @@ def parse_rule(rule: str) -> tuple[str, float]:
     if rule == "youden":
         return rule, 0.0
     written = rule.replace(" ", "")
-    match = _RULE.fullmatch(written) or _RATE.fullmatch(written)
+    match = _RULE.fullmatch(written) or FALSE_ALARM_RULE.fullmatch(written)
     if match is None or not float(match[2]) > 0:
         raise InputError(
             f"operating point rule {rule!r} is unknown; write youden, sensitivity>=0.95, specificity>=0.90 or "

@@ -71,12 +71,16 @@ def _examine(bundle: OpenedBundle, variant: Variant, verify: bool) -> dict[str, 
 
 def _replay(bundle: OpenedBundle, variant: Variant) -> dict[str, Any]:
     from medfm_compress.runtime.golden_cases import replay_goldens
-    from medfm_compress.runtime.opening import typicality_judge
+    from medfm_compress.runtime.opening import check_columns_of, check_names, nearest_cases, typicality_judge
     from medfm_compress.runtime.sessions.table import open_variant
 
     try:
-        error = replay_goldens(bundle, variant, open_variant(bundle, variant, threads=1))
+        session = open_variant(bundle, variant, threads=1)
+        check_names(session, bundle.manifest)
+        check_columns_of(bundle)
+        error = replay_goldens(bundle, variant, session)
         typicality_judge(bundle, variant)
+        nearest_cases(bundle)
     except MedfmError as exc:
         return {"verification": str(exc)}
     return {"golden_error": error, "verification": "agrees"}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import msgspec
+from numpy.typing import NDArray
 
 from medfm_compress.runtime.columns import Column, check_columns
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import OperatingPoint, Task
 
@@ -230,6 +231,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def output(self, role: str) -> Tensor | None:
         """The output of that role; None for a bundle without."""
         return next((tensor for tensor in self.outputs if tensor.role == role), None)
+
+    def with_shapes_checked(self, outputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """``outputs`` of one call of the network, as they are.
+
+        Raises:
+            BundleRefused: what comes with an anomaly score has another shape than this manifest says.
+        """
+        for tensor in self.outputs:
+            shape = outputs[tensor.name].shape if tensor.role in (ANOMALY_MAP, NEAREST) else tensor.shape
+            if shape != tensor.shape:
+                raise BundleRefused(
+                    f"the network's output {tensor.name!r} has shape {list(shape)}, its manifest says "
+                    f"{list(tensor.shape)}; no result is given: export the bundle again"
+                )
+        return outputs
 
     @property
     def release_number(self) -> int:

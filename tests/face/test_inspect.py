@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 
 import msgspec
+import numpy as np
 import pytest
+import scored_bundle as scored
 import typer
 from typer.testing import CliRunner
 
 from medfm_compress.cli.inspect import inspect
-from medfm_compress.runtime.bundle.bundle import rewrite_bundle
+from medfm_compress.runtime.bundle.arrays import to_npy
+from medfm_compress.runtime.bundle.bundle import NEAREST_CASES, rewrite_bundle
 from medfm_compress.runtime.errors import BundleRefused
 
 
@@ -73,6 +76,18 @@ def test_a_variant_that_cannot_run_here_has_its_reason(tiny, path):
     rewrite_bundle(path, path, variants=(alien,))
     assert invoke(path, "--verify").exit_code == 4
     assert invoke(path).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("cases", "said"),
+    [(np.zeros((64, 32), np.int8), "must hold uint8"), (np.zeros((64, 31), np.uint8), "holds no SHA-256")],
+)
+def test_nearest_cases_that_no_engine_opens_with_do_not_agree(tmp_path, cases, said):
+    path = scored.bundle(tmp_path / "scored.medfm")
+    assert invoke(path, "--verify").exit_code == 0
+    rewrite_bundle(path, path, files={NEAREST_CASES: to_npy(cases)})
+    result = invoke(path, "--verify")
+    assert result.exit_code == 4 and "disagrees" in result.stdout and said in result.stdout
 
 
 def test_a_damaged_bundle_is_refused(path):

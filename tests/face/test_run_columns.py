@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import typer
 from click.testing import Result
+from msgspec.structs import replace
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -142,6 +143,24 @@ def test_inspect_shows_them(folder: Path) -> None:
     assert "column 1:" in text and "age, 0 to 110 years, from PatientAge; no answer without it" in text
     assert "sex, one of female, male, from PatientSex; may be missing" in text
     assert "view, one of AP, PA, from ViewPosition; imputed as PA" in text and "agrees" in text
+
+
+@pytest.mark.parametrize(
+    ("number", "changes", "said"),
+    [
+        (0, {"dicom": "PatientName"}, "may identify a patient"),
+        (0, {"dicom": "NoSuch"}, "no DICOM keyword"),
+        (0, {"unit": "parsecs"}, "parsecs"),
+        (1, {"codes": {}}, "PatientSex"),
+    ],
+)
+def test_columns_that_no_engine_opens_with_do_not_agree(tmp_path: Path, number: int, changes: dict, said: str) -> None:
+    columns = list(tiny_columns.COLUMNS)
+    columns[number] = replace(columns[number], **changes)
+    path = tiny_columns.bundle(tmp_path / "altered.medfm", columns=tuple(columns))
+    result = invoke(inspect, path, "--verify", "--json")
+    assert result.exit_code == 4
+    assert said in json.loads(result.stdout)["variants"][0]["verification"]
 
 
 def test_what_takes_no_columns_says_so(folder: Path) -> None:

@@ -16,7 +16,7 @@ from medfm_compress.runtime import Bundle, Engine
 from medfm_compress.runtime.bundle.bundle import NEAREST_CASES, write_bundle
 from medfm_compress.runtime.bundle.manifest import Tensor
 from medfm_compress.runtime.class_activation import on_image, score_on_image
-from medfm_compress.runtime.errors import InputError, Refused
+from medfm_compress.runtime.errors import BundleRefused, InputError, Refused
 from medfm_compress.runtime.heat_map import ANOMALY, heat_map, heat_map_of_image, overlay
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.nearest_cases import nearest_file
@@ -139,6 +139,31 @@ def test_outputs_that_contradict_the_task(tmp_path, changes, said):
         write_bundle(tmp_path / "e.medfm", scored.draft(**changes), scored.contents(scored.network()))
 
 
+@pytest.mark.parametrize(
+    ("changed", "name", "declared"),
+    [
+        (replace(scored.MAP, shape=(1, 1, 4, 4)), "anomaly_map", r"\[1, 1, 4, 4\]"),
+        (replace(scored.MAP, shape=(1, 1, 1, 64)), "anomaly_map", r"\[1, 1, 1, 64\]"),
+        (replace(scored.NEAREST, shape=(1, 1)), "nearest", r"\[1, 1\]"),
+        (replace(scored.NEAREST, shape=(1, 3)), "nearest", r"\[1, 3\]"),
+    ],
+)
+def test_outputs_of_other_shapes_than_declared_are_the_bundles_fault(tmp_path, changed, name, declared):
+    outputs = tuple(
+        changed if tensor.name == name else tensor for tensor in (scored.LOGITS, scored.MAP, scored.NEAREST)
+    )
+    write_bundle(tmp_path / "s.medfm", scored.draft(outputs=outputs), scored.contents(scored.network()))
+    with pytest.raises(BundleRefused, match=f"'{name}' has shape .* its manifest says {declared}"):
+        Engine(tmp_path / "s.medfm", unverified=True, threads=1)
+
+
+def test_an_output_whose_shape_changes_later_gives_no_result(engine, monkeypatch):
+    run = engine._session.run
+    monkeypatch.setattr(engine._session, "run", lambda inputs: {**run(inputs), "nearest": np.zeros((1, 3), np.float32)})
+    with pytest.raises(BundleRefused, match=r"'nearest' has shape \[1, 3\]"):
+        engine.predict(scored.image())
+
+
 def test_nearest_cases_need_their_hashes(tmp_path):
     members = scored.contents(scored.network())
     del members[NEAREST_CASES]
@@ -168,12 +193,32 @@ def test_the_hashes_are_of_the_model(path, tmp_path):
         ({"normal": ("",)}, "each once"),
         ({"labels": ("a", "b")}, "one label"),
         ({"kind": "multilabel", "labels": ("a",)}, "names normal labels"),
+        ({"normal": ("normal", "abnormal")}, "'abnormal' is what is not normal"),
+        ({"temperature": 2.0}, "it must be 1"),
+        *(
+            ({"operating_points": (replace(scored.POINT, rule=rule),)}, "it must be false-alarm-rate<=R")
+            for rule in ("youden", "sensitivity>=0.9", "false-alarm-rate<=7", "false-alarm-rate<=0.0", "")
+        ),
     ],
 )
 def test_tasks_that_are_none(changes, said):
     values = {"kind": "anomaly", "labels": ("abnormal",), "normal": ("normal",)} | changes
     with pytest.raises(InputError, match=said):
         Task(**values)
+
+
+def test_a_rule_with_spaces_is_the_rule():
+    replace(scored.TASK, operating_points=(replace(scored.POINT, rule="false-alarm-rate <= 0.10"),))
+
+
+@pytest.mark.parametrize(
+    ("own", "said"), [({"temperature": 2.0}, "must be 1"), ({"rule": "youden"}, "false-alarm-rate<=R")]
+)
+def test_a_variant_keeps_to_the_rules_of_anomalies(tmp_path, own, said):
+    point = replace(scored.POINT, rule=own.get("rule", scored.POINT.rule))
+    variant = replace(tiny.ORT, temperature=own.get("temperature", 1.0), operating_points=(point,))
+    with pytest.raises(InputError, match=f"does not fit its task.*{said}"):
+        write_bundle(tmp_path / "v.medfm", scored.draft(variants=(variant,)), scored.contents(scored.network()))
 
 
 def test_a_bundle_without_map_and_cases_says_neither(tmp_path):
