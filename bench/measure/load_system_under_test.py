@@ -45,5 +45,5 @@ class Library:
 def _takes_batches(inputs: NetworkInputs, run: Run) -> bool:
     try:
         return len(run(inputs[[0, 0]])) == 2
-    except Exception:  # noqa: BLE001 - an engine refuses a batch in whatever way it likes
+    except Exception:  # noqa: BLE001 - any refusal means one input at a time; a real fault shows there again
         return False
