@@ -19,8 +19,8 @@ from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
 from medfm_compress.runtime.task import TaskKind
 
-TODO = "TODO"  # stands in a description for what a person must fill in; with one left it is refused
-"""Stands for what is to be filled in."""
+TODO = "TODO"
+"""Stands in a description for what a person must fill in; with one left it is refused."""
 ASKED = ("height_px", "width_px", "colour", "mean", "std", "resize", "filter")
 """Keys of `ImageSpec` that nothing but a description says of an ONNX file."""
 _ALLOWED = {"colour": get_args(Colour), "resize": get_args(Resize), "filter": get_args(Filter)}
