@@ -136,9 +136,6 @@ def train_student(name: str, out: Path, weights: Path) -> None:
         return
     step = EmbedStep(
         student=STUDENT,
-        teacher_weights=(str(weights),),
-        image_size=SIDE_PX,
-        colour="rgb",
         training=TrainingConfig(
             epochs=source.epochs,
             learning_rate=2e-3,
@@ -147,7 +144,8 @@ def train_student(name: str, out: Path, weights: Path) -> None:
         ),
         embedding=EmbeddingDistillation(length=LENGTHS),
     )
-    steps.embed(out / f"{name}.csv", source.normal, (TEACHER,), step, tell, folder)
+    teacher = EncoderSource(encoder=TEACHER, weights=str(weights), image_size=SIDE_PX, colour="rgb")
+    steps.embed(out / f"{name}.csv", source.normal, (teacher,), step, tell, folder)
 
 
 def student_of(name: str, out: Path) -> Path:

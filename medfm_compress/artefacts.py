@@ -54,6 +54,7 @@ class StudyTable:
     """A study: labels, splits, patients and every image's content, wherever they lie."""
 
     path: Path
+    normal: tuple[str, ...] = ()  # of an anomaly model's
 
     @property
     def finished(self) -> bool:
@@ -63,7 +64,7 @@ class StudyTable:
     @cached_property
     def fingerprint(self) -> str:
         """Hex sha256, see `study_fingerprint`; raises StudyError where it cannot be read."""
-        return study_fingerprint(open_study(self.path))
+        return study_fingerprint(open_study(self.path, normal=self.normal))
 
 
 @dataclass(frozen=True)

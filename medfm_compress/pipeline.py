@@ -1,6 +1,8 @@
 """The walk from a teacher to a verdict; each line is a step, and each step a command.
 
 study → (backbone →) teacher → student (→ pruned) → bundle (→ INT8) → report → verdict
+
+Teacher and student of an anomaly model are scorers: on the teacher's encoder, and on one that learned from it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from medfm_compress.artefacts import BundleFile, Input, ModelFolder, NamedInput,
 from medfm_compress.bench.gate.policy_file import LoadedPolicy, load_policy
 from medfm_compress.bench.report import Report, load_report
 from medfm_compress.bench.types.verdict import Verdict
+from medfm_compress.compress.anomaly.options import EncoderSource
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.early_refusals import refuse_misspelt
@@ -24,9 +27,9 @@ from medfm_compress.recipe import LoadedRecipe, with_backbone
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.step_cache import StepCache
-from medfm_compress.step_settings import DistillStep, FinetuneStep, PretrainStep
+from medfm_compress.step_settings import AnomalyStep, DistillStep, EmbedStep, FinetuneStep, PretrainStep
 
-Trained = TypeVar("Trained", PretrainStep, FinetuneStep, DistillStep, PruneOptions)
+Trained = TypeVar("Trained", PretrainStep, FinetuneStep, DistillStep, EmbedStep, PruneOptions)
 
 
 class Finished(NamedTuple):
@@ -60,14 +63,12 @@ def compress(
     recipe = loaded.recipe
     networks = [step.model for step in (recipe.pretrain, recipe.teacher) if step is not None]
     networks += [teacher.source for teacher in recipe.teachers if teacher.source.startswith("timm:")]
-    refuse_misspelt(*networks, recipe.distill.student)
+    refuse_misspelt(*networks, *_students(recipe.student))
     job = Job(loaded, out, progress, overwrite=overwrite)
 
-    table = job.study(StudyTable(study or Path(loaded.recipe.study)))
+    table = job.study(StudyTable(study or Path(recipe.study), recipe.normal))
     job = job.pretrained(table)
-    teacher = job.teacher(table)
-    student = job.student(table, teacher)
-    student = job.pruned(table, teacher, student)
+    teacher, student = job.models(table)
     bundle = job.exported(table, student)
     bundle = job.quantized(table, bundle)
     report = job.benched(table, teacher, bundle, policy)
@@ -87,8 +88,8 @@ class Job:
     def study(self, source: StudyTable) -> StudyTable:
         """The study with the splits that the recipe asks for."""
         split = self._recipe.split
-        make = partial(steps.prepare_study, source.path, split, self._progress)
-        return self._cache.step("study", StudyTable(self._out / "study.csv"), [source], split, make)
+        make = partial(steps.prepare_study, source.path, source.normal, split, self._progress)
+        return self._cache.step("study", StudyTable(self._out / "study.csv", source.normal), [source], split, make)
 
     def pretrained(self, table: StudyTable) -> Job:
         """This job, going on from a backbone where the recipe has one pre-trained."""
@@ -105,6 +106,32 @@ class Job:
             overwrite=self._overwrite,
         )
 
+    def models(self, table: StudyTable) -> tuple[TeacherInput, ModelFolder]:
+        """Teacher, and the student that is shipped."""
+        how = self._recipe.student
+        if isinstance(how, AnomalyStep):
+            return self._anomaly_models(table, how)
+        teacher = self.teacher(table)
+        return teacher, self.pruned(table, teacher, self.student(table, teacher, how))
+
+    def _anomaly_models(self, table: StudyTable, how: AnomalyStep) -> tuple[TeacherInput, ModelFolder]:
+        """A scorer behind the first teacher's features, and one behind those of the encoder that learned from all."""
+        first = self._fitted("teacher", table, how, how.teachers[0])
+        teacher = TeacherInput((TeacherSource(source=str(first.path)),))
+        if how.embed is None:
+            return teacher, first
+        settings = how.embed
+        make = partial(steps.embed, table.path, how.normal, how.teachers, settings, self._progress)
+        reads = [table, *_encoders(*how.teachers), *_named(settings.weights), *_studies(settings.more)]
+        decides = [how.normal, how.teachers, _deciding(settings)]
+        encoder = self._cache.step("embed", ModelFolder(self._out / "encoder"), reads, decides, make)
+        return teacher, self._fitted("student", table, how, EncoderSource(encoder=str(encoder.path.resolve())))
+
+    def _fitted(self, name: str, table: StudyTable, how: AnomalyStep, encoder: EncoderSource) -> ModelFolder:
+        make = partial(steps.fit_anomaly, table.path, how.normal, encoder, how.fit, self._progress)
+        reads = [table, *_encoders(encoder)]
+        return self._cache.step(name, ModelFolder(self._out / name), reads, [how.normal, encoder, how.fit], make)
+
     def teacher(self, table: StudyTable) -> TeacherInput:
         """What the student learns from: trained here, or whatever the recipe names."""
         settings = self._recipe.teacher
@@ -115,9 +142,8 @@ class Job:
         folder = self._cache.step("teacher", ModelFolder(self._out / "teacher"), reads, _deciding(settings), make)
         return TeacherInput((TeacherSource(source=str(folder.path)),))
 
-    def student(self, table: StudyTable, teacher: TeacherInput) -> ModelFolder:
+    def student(self, table: StudyTable, teacher: TeacherInput, settings: DistillStep) -> ModelFolder:
         """The student, distilled."""
-        settings = self._recipe.distill
         make = partial(steps.distill, table.path, teacher.sources, settings, self._progress)
         reads: list[Input] = [table, teacher, *_named(settings.student, settings.weights, settings.columns)]
         reads += _studies(settings.more)
@@ -178,3 +204,14 @@ def _studies(paths: tuple[str, ...]) -> list[Input]:
 
 def _named(*names: str) -> list[Input]:
     return [NamedInput(name) for name in names if name]
+
+
+def _encoders(*sources: EncoderSource) -> list[Input]:
+    return _named(*(name for source in sources for name in (source.encoder, source.weights)))
+
+
+def _students(how: DistillStep | AnomalyStep) -> tuple[str, ...]:
+    """What may be the name of a network."""
+    if isinstance(how, DistillStep):
+        return (how.student,)
+    return (*(source.encoder for source in how.teachers), *((how.embed.student,) if how.embed else ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +17,15 @@ from medfm_compress.data.strict_yaml import MAX_YAML_BYTES, load_yaml
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
-from medfm_compress.step_settings import BenchStep, DistillStep, ExportStep, FinetuneStep, PretrainStep
+from medfm_compress.step_settings import (
+    AnomalyStep,
+    BenchStep,
+    DistillStep,
+    EmbedStep,
+    ExportStep,
+    FinetuneStep,
+    PretrainStep,
+)
 
 _TAKEN = ("exported", "quantized")  # bundles of the steps before
 _LONGEST_NAME = 100
@@ -33,6 +42,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         teacher: a teacher that is trained here, or a model folder, see `FinetuneStep`.
         teachers: any other teachers, instead of ``teacher``, see `TeacherSource`; several are averaged.
         distill: see `DistillStep`.
+        anomaly: instead of teacher, student and pruning: a model of how unlike the normal cases an image is, see
+            `AnomalyStep`.
         prune: optional, see `PruneOptions`.
         export: see `ExportStep`.
         quantize: optional.
@@ -41,11 +52,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     name: str
-    distill: DistillStep
     policy: str
     pretrain: PretrainStep | None = None
     teacher: FinetuneStep | None = None
     teachers: tuple[TeacherSource, ...] = ()
+    distill: DistillStep | None = None
+    anomaly: AnomalyStep | None = None
     study: str = ""
     split: SplitPlan | None = None
     prune: PruneOptions | None = None
@@ -60,25 +72,67 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise InputError(f"name is {self.name!r}, which a step's own bundle is called; choose another")
         if len(self.name) > _LONGEST_NAME:
             raise InputError(f"name has {len(self.name)} characters; it may have {_LONGEST_NAME}")
-        if (self.teacher is None) == (not self.teachers):
-            raise InputError(
-                "a recipe has either 'teacher' (trained here, or a folder) or 'teachers'; give one of them"
-            )
+        self._check_models()
         if self.pretrain is not None:
             self._check_pretrained(self.pretrain)
 
+    @property
+    def student(self) -> DistillStep | AnomalyStep:
+        """How the network that ships comes about."""
+        how = self.distill if self.anomaly is None else self.anomaly
+        if how is None:
+            raise InputError(
+                "a recipe says how its student learns: 'distill', from a teacher, or 'anomaly', from normal cases; add "
+                "one of them"
+            )
+        return how
+
+    @property
+    def normal(self) -> tuple[str, ...]:
+        """Labels of the study that are normal, of an anomaly model."""
+        return self.student.normal if isinstance(self.student, AnomalyStep) else ()
+
+    def _check_models(self) -> None:
+        if isinstance(self.student, AnomalyStep):
+            others = {"teacher": self.teacher, "teachers": self.teachers, "distill": self.distill, "prune": self.prune}
+            if besides := next((name for name, section in others.items() if section), ""):
+                raise InputError(f"'anomaly' has teachers and student of its own; leave '{besides}' out, or 'anomaly'")
+        elif (self.teacher is None) == (not self.teachers):
+            raise InputError(
+                "a recipe has either 'teacher' (trained here, or a folder) or 'teachers'; give one of them"
+            )
+
     def _check_pretrained(self, pretrain: PretrainStep) -> None:
         """One network starts from the backbone, and from nothing else."""
-        starts = [("teacher", self.teacher.model, self.teacher.weights)] if self.teacher else []
-        starts.append(("distill", self.distill.student, self.distill.weights))
-        section, weights = next(((name, own) for name, model, own in starts if model == pretrain.model), ("", ""))
+        starts = list(self._starts())
+        section, answered = next(((name, own) for name, model, own in starts if model == pretrain.model), ("", ()))
         if not section:
-            raise InputError(f"pretrain trains {pretrain.model!r}, which is neither the teacher nor the student")
-        if weights:
-            raise InputError(f"{section} starts from what 'pretrain' makes; leave its weights {weights!r} out")
+            raise InputError(f"pretrain trains {pretrain.model!r}, which is neither a teacher nor the student")
+        if answered:
+            raise InputError(
+                f"{section} starts from what 'pretrain' makes, which says it itself; leave its {answered[0]} out"
+            )
+
+    def _starts(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+        """Section, network, and what is said that a backbone says, of each network that may start from one."""
+        if self.teacher is not None:
+            yield "teacher", self.teacher.model, _said(self.teacher, "weights")
+        if isinstance(self.student, DistillStep):
+            yield "distill", self.student.student, _said(self.student, "weights")
+            return
+        for source in self.student.teachers:
+            yield "anomaly", source.encoder, _said(source, "weights", "image_size", "colour")
+        if self.student.embed is not None:
+            yield "anomaly.embed", self.student.embed.student, _said(self.student.embed, "weights")
 
 
-Step = TypeVar("Step", PretrainStep, FinetuneStep, DistillStep)
+def _said(section: msgspec.Struct, *names: str) -> tuple[str, ...]:
+    """Those of ``names`` that have another value than their default, e.g. ``weights 'start.safetensors'``."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(section)}
+    return tuple(f"{name} {getattr(section, name)!r}" for name in names if getattr(section, name) != defaults[name])
+
+
+Step = TypeVar("Step", PretrainStep, FinetuneStep, DistillStep, EmbedStep)
 
 
 class LoadedRecipe(msgspec.Struct, frozen=True):
@@ -117,6 +171,19 @@ def resolved(recipe: Recipe, folder: Path) -> Recipe:
         more = {"more": tuple(map(path, step.more))} if hasattr(step, "more") else {}
         return replace(step, **changed, **more)
 
+    def learned(step: DistillStep | None) -> DistillStep | None:
+        return step and replace(started(step), student=path_or_name(step.student))
+
+    def unlike(step: AnomalyStep | None) -> AnomalyStep | None:
+        return step and replace(
+            step,
+            teachers=tuple(
+                replace(source, encoder=path_or_name(source.encoder), weights=path(source.weights))
+                for source in step.teachers
+            ),
+            embed=started(step.embed) if step.embed else None,
+        )
+
     return replace(
         recipe,
         study=path(recipe.study),
@@ -127,7 +194,8 @@ def resolved(recipe: Recipe, folder: Path) -> Recipe:
             replace(source, source=path_or_name(source.source), weights=path(source.weights), spec=path(source.spec))
             for source in recipe.teachers
         ),
-        distill=replace(started(recipe.distill), student=path_or_name(recipe.distill.student)),
+        distill=learned(recipe.distill),
+        anomaly=unlike(recipe.anomaly),
         bench=replace(
             recipe.bench,
             external_models=tuple(map(path, recipe.bench.external_models)),
@@ -138,11 +206,21 @@ def resolved(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def with_backbone(recipe: Recipe, pretrained: PretrainStep, backbone: str) -> Recipe:
-    """``recipe`` whose teacher or student, whichever the pre-trained network is, starts from ``backbone``."""
-    replace = msgspec.structs.replace
-    if recipe.teacher is not None and recipe.teacher.model == pretrained.model:
-        return replace(recipe, pretrain=None, teacher=replace(recipe.teacher, weights=backbone))
-    return replace(recipe, pretrain=None, distill=replace(recipe.distill, weights=backbone))
+    """``recipe`` whose network of the pre-trained one's name, which is the first of them, starts from ``backbone``."""
+    replace, model = msgspec.structs.replace, pretrained.model
+    rest = replace(recipe, pretrain=None)
+    if recipe.teacher is not None and recipe.teacher.model == model:
+        return replace(rest, teacher=replace(recipe.teacher, weights=backbone))
+    student = recipe.student
+    if isinstance(student, DistillStep):
+        return replace(rest, distill=replace(student, weights=backbone))
+    teachers = tuple(
+        replace(source, encoder=backbone) if source.encoder == model else source for source in student.teachers
+    )
+    if teachers != student.teachers:
+        return replace(rest, anomaly=replace(student, teachers=teachers))
+    embed = student.embed and replace(student.embed, weights=backbone)
+    return replace(rest, anomaly=replace(student, embed=embed))
 
 
 def load_recipe(path: Path) -> LoadedRecipe:

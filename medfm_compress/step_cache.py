@@ -6,6 +6,7 @@ package. The output's own content is recorded as well: one that was damaged or r
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ class StepCache:
         started = time.monotonic()
         make(output.path)
         seconds = time.monotonic() - started
-        made = type(output)(output.path)  # type: ignore[call-arg]  # a fresh one: the old may have hashed what was there
+        made = dataclasses.replace(output)  # type: ignore[type-var]  # a fresh one: the old may have hashed what was there
         finished = FinishedStep(key=key, output=made.fingerprint, seconds=round(seconds, 1))
         write_atomically(record, encode(finished))
         self._progress(f"{name}: {seconds:.0f} s")

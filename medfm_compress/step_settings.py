@@ -12,6 +12,7 @@ from medfm_compress.bench.measure.latency import Plan
 from medfm_compress.bench.measure.load_scenario import Harness, LoadPlan, ScenarioName
 from medfm_compress.bench.types.operating_rule import parse_rule
 from medfm_compress.bench.types.target import TARGETS
+from medfm_compress.compress.anomaly.options import AnomalyFit, EncoderSource
 from medfm_compress.compress.distillation.options import Distillation
 from medfm_compress.compress.embedding.options import EmbeddingDistillation
 from medfm_compress.compress.losses.names import LabelLoss
@@ -60,37 +61,51 @@ class PretrainStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class EmbedStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Teachers' features, and the small encoder that learns them.
+    """The small encoder that learns teachers' features; its input is theirs.
 
     Attributes:
-        teacher_weights: of a teacher that is a timm name, in the order of these: local safetensors, state dict or
-            backbone folder.
-        level: number of a teacher's feature map that is read, from 0; without any, those of strides 8 and 16.
         student: timm name of the encoder's network.
         weights: local safetensors, state dict or backbone folder of ``pretrain`` that the student starts from.
-        image_size: input of student and named teachers in pixels; that of a teacher's folder where there is one.
-        colour: of the images; without it, that of the study's first training image.
         more: another study whose images are learned from.
-        licence: of the teachers' weights, where no folder says it.
-        intended_use: what their publisher says they are for, likewise.
         training: how.
         embedding: what is learned.
     """
 
-    teacher_weights: tuple[str, ...] = ()
-    level: tuple[int, ...] = ()
     student: str
     weights: str = ""
-    image_size: Annotated[int, IMAGE_SIZE] = 224
-    colour: Colour | None = None
     more: tuple[str, ...] = ()
-    licence: str = ""
-    intended_use: str = ""
     training: TrainingConfig = TrainingConfig(epochs=30, learning_rate=2e-3, patience=0)
     embedding: EmbeddingDistillation = EmbeddingDistillation()
 
     def __post_init__(self) -> None:
         check(self)
+
+
+class AnomalyStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model that tells how unlike the normal cases an image is.
+
+    Attributes:
+        normal: labels of the study that are normal; every other label is abnormal.
+        teachers: encoders whose features are learned; the bundle is held against the scorer that is fitted on those of
+            the first.
+        embed: the small encoder that learns them, see `EmbedStep`; without it the first teacher itself is shipped.
+        fit: the scorer, of the teacher and of the small encoder alike, see `AnomalyFit`.
+    """
+
+    normal: tuple[str, ...]
+    teachers: tuple[EncoderSource, ...]
+    embed: EmbedStep | None = None
+    fit: AnomalyFit = AnomalyFit()
+
+    def __post_init__(self) -> None:
+        if not self.normal:
+            raise InputError("anomaly names no normal label; name those of the study's labels that are normal")
+        if not self.teachers:
+            raise InputError("anomaly names no teacher; name an encoder whose features are used")
+        if self.embed is None and len(self.teachers) > 1:
+            raise InputError(
+                f"anomaly names {len(self.teachers)} teachers and no 'embed' that learns from them; add it, or name one"
+            )
 
 
 class FinetuneStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import NormalLabels, Overwrite, Study
 from medfm_compress.cli.command import command
+from medfm_compress.cli.named_teachers import NamedTeachers, encoder_sources
 from medfm_compress.cli.next_command import command_line, print_next
 from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.step_settings import EmbedStep
@@ -27,6 +28,7 @@ TEACHER = (
 @command(skip=("training.freeze_backbone", "training.backbone_rate"))
 def embed(
     teachers: Annotated[list[str], typer.Argument(help=TEACHER, metavar="TEACHER")],
+    named: NamedTeachers,
     step: EmbedStep,
     study: Study,
     out: Annotated[Path, typer.Option(help="Encoder folder to write, for 'anomaly fit'.", metavar="FOLDER")],
@@ -41,7 +43,8 @@ def embed(
     refuse_empty(out)
     from medfm_compress import steps
 
-    stored = steps.embed(study, tuple(normal or ()), tuple(teachers), step, console.progress, out, overwrite=overwrite)
+    sources = encoder_sources(tuple(teachers), named)
+    stored = steps.embed(study, tuple(normal or ()), sources, step, console.progress, out, overwrite=overwrite)
     card = stored.card
     console.emit(lambda: _as_json(card, out), lambda: _print(card, out, study, tuple(normal or ())))
 

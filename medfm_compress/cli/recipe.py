@@ -15,12 +15,17 @@ app = typer.Typer(help="Begin a recipe, or print the JSON schema of recipes.", n
 
 @app.command()
 @command()
-def init(out: Annotated[Path, typer.Argument(help="YAML file to write; there must be none.", metavar="OUT")]) -> None:
+def init(
+    out: Annotated[Path, typer.Argument(help="YAML file to write; there must be none.", metavar="OUT")],
+    anomaly: Annotated[
+        bool, typer.Option("--anomaly", help="For a model that tells how unlike the normal cases an image is.")
+    ] = False,
+) -> None:
     """Write a commented recipe, and its JSON schema beside it for editors that complete YAML."""
-    from medfm_compress.cli.recipe_template import write_starter
+    from medfm_compress.cli.recipe_template import ANOMALY_STARTER, STARTER, write_starter
 
-    paths = write_starter(out)
-    console.emit(lambda: {"files": list(map(str, paths))}, lambda: _print_next(paths))
+    paths = write_starter(out, ANOMALY_STARTER if anomaly else STARTER)
+    console.emit(lambda: {"files": list(map(str, paths))}, lambda: _print_next(paths, anomaly))
 
 
 @app.command()
@@ -32,7 +37,8 @@ def schema() -> None:
     console.emit_json(recipe_schema())
 
 
-def _print_next(paths: tuple[Path, ...]) -> None:
+def _print_next(paths: tuple[Path, ...], anomaly: bool) -> None:
     for path in paths:
         console.say(f"wrote {path}")
-    console.say(f"fill in study, teacher and policy, then run 'medfm-compress compress {paths[0]}'")
+    models = "normal labels, teachers" if anomaly else "teacher"
+    console.say(f"fill in study, {models} and policy, then run 'medfm-compress compress {paths[0]}'")

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from medfm_compress.data.open import open_study
 from medfm_compress.early_refusals import refuse_misspelt, refuse_to_overwrite
-from medfm_compress.runtime.errors import InputError, ModelError
+from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
-from medfm_compress.steps.studies import open_cases, warn_of_modality, with_remarks
+from medfm_compress.steps.studies import open_cases, warn_of_modality
 
 if TYPE_CHECKING:
     from medfm_compress.compress.anomaly.options import AnomalyFit, EncoderSource
@@ -24,30 +21,30 @@ if TYPE_CHECKING:
 def embed(
     study: Path,
     normal: tuple[str, ...],
-    teachers: tuple[str, ...],
+    teachers: tuple[EncoderSource, ...],
     step: EmbedStep,
     progress: Progress,
     out: Path,
     *,
     overwrite: bool = True,
 ) -> StoredEncoder:
-    """Distil the features of the teachers, encoders each, into the network that ``step`` names."""
+    """Distil the features of ``teachers`` into the network that ``step`` names."""
     refuse_to_overwrite(out, overwrite)
-    if out.resolve() in {Path(name).resolve() for name in teachers}:
+    names = [teacher.encoder for teacher in teachers]
+    if out.resolve() in {Path(name).resolve() for name in names}:
         raise ModelError(f"--out {out} is one of the teachers, and would be replaced; name another folder")
-    refuse_misspelt(step.student, *teachers)
+    refuse_misspelt(step.student, *names)
     import torch
 
     from medfm_compress.compress.embedding.distill import choose_cases, distill_embedding
     from medfm_compress.compress.embedding.encoder_teacher import open_teachers
     from medfm_compress.compress.networks.build import build_model
 
-    first = with_remarks(open_study(study, normal=normal), progress)
+    first = open_cases(study, progress, normal=normal)
     studies = (first, *(open_cases(Path(path), progress) for path in step.more))
     warn_of_modality(first, step.training.modality, progress)
-    sources = _encoder_sources(teachers, step)
     cases = choose_cases(studies)
-    teacher = open_teachers(sources, cases.training[0], step.embedding, step.training, out / "training" / "cache")
+    teacher = open_teachers(teachers, cases.training[0], step.embedding, step.training, out / "training" / "cache")
     spec = teacher.card.spec
     torch.manual_seed(step.training.seed)
     student = build_model(
@@ -59,31 +56,6 @@ def embed(
         spec=spec,
     )
     return distill_embedding(studies, teacher, student, step.training, out, progress, step.embedding)
-
-
-def _encoder_sources(teachers: tuple[str, ...], step: EmbedStep) -> tuple[EncoderSource, ...]:
-    """Where the teachers come from; weights go to those that are no folder, in their order."""
-    from medfm_compress.compress.anomaly.options import EncoderSource
-
-    named = [name for name in teachers if not Path(name).is_dir() and not name.startswith("hf-hub:")]
-    if len(named) != len(step.teacher_weights):
-        raise InputError(
-            f"{len(named)} teacher(s) are timm names and {len(step.teacher_weights)} --teacher-weights are given; give "
-            "one for each, in their order"
-        )
-    weights = dict(zip(named, step.teacher_weights, strict=True))
-
-    def source_of(name: str) -> EncoderSource:
-        source = EncoderSource(encoder=name, licence=step.licence, intended_use=step.intended_use)
-        if not Path(name, "encoder.json").is_file():
-            source = msgspec.structs.replace(source, level=step.level)
-        if Path(name).is_dir():
-            return source
-        return msgspec.structs.replace(
-            source, weights=weights.get(name, ""), image_size=step.image_size, colour=step.colour
-        )
-
-    return tuple(map(source_of, teachers))
 
 
 def fit_anomaly(
@@ -104,5 +76,5 @@ def fit_anomaly(
     from medfm_compress.compress.anomaly.fit import fit_anomaly_model
     from medfm_compress.compress.anomaly.open_encoder import open_encoder
 
-    cases = with_remarks(open_study(study, normal=normal), progress)
+    cases = open_cases(study, progress, normal=normal)
     return fit_anomaly_model(cases, open_encoder(encoder, cases), options, out, progress)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     pass
 
 
-def prepare_study(source: Path, plan: SplitPlan | None, progress: Progress, out: Path) -> None:
-    """Write the study's table, with new splits where a plan is given.
+def prepare_study(source: Path, normal: tuple[str, ...], plan: SplitPlan | None, progress: Progress, out: Path) -> None:
+    """Write the study's table, with new splits where a plan is given; ``normal`` are the labels of an anomaly study.
 
     Raises:
         StudyError: no labelled test split, or splits that leak.
     """
-    study = open_cases(source, progress)
+    study = open_cases(source, progress, normal=normal)
     if plan is not None:
         result = split_study(study, plan)
         study = result.study
@@ -40,10 +40,14 @@ def prepare_study(source: Path, plan: SplitPlan | None, progress: Progress, out:
 
 
 def open_cases(
-    path: Path, progress: Progress, rules: DicomRules | None = None, structures: tuple[str, ...] = ()
+    path: Path,
+    progress: Progress,
+    rules: DicomRules | None = None,
+    structures: tuple[str, ...] = (),
+    normal: tuple[str, ...] = (),
 ) -> Study:
     """A study; what opening it passed over or took for something else is said."""
-    return with_remarks(open_study(path, dicom_rules=rules, structures=structures), progress)
+    return with_remarks(open_study(path, dicom_rules=rules, structures=structures, normal=normal), progress)
 
 
 def open_cases_of(task: Task, path: Path, progress: Progress, rules: DicomRules) -> Study:

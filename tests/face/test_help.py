@@ -15,7 +15,7 @@ import pytest
 from medfm_compress.__main__ import main
 from medfm_compress.bench.gate.policy_file import load_policy
 from medfm_compress.cli.app import COMMANDS, GROUPS, spelled
-from medfm_compress.cli.recipe_template import STARTER
+from medfm_compress.cli.recipe_template import ANOMALY_STARTER, STARTER
 from medfm_compress.cli.reference import PAGES
 from medfm_compress.recipe import load_recipe
 
@@ -132,15 +132,29 @@ def test_starters_are_valid_and_overwrite_nothing(tmp_path: Path, capsys: pytest
     assert (tmp_path / "recipe.schema.json").read_text() == PAGES["recipe.schema.json"]()
 
 
-def test_the_starter_with_every_line_switched_on_is_a_recipe(tmp_path: Path) -> None:
-    text = "\n".join(
+def _switched_on(starter: str) -> str:
+    return "\n".join(
         line.replace("#", "", 1) if line.lstrip().startswith("#") and line.lstrip()[1:2].strip() else line
-        for line in STARTER.splitlines()
+        for line in starter.splitlines()
     )
-    (tmp_path / "job.yaml").write_text(text)
+
+
+def test_the_starter_with_every_line_switched_on_is_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(_switched_on(STARTER))
     recipe = load_recipe(tmp_path / "job.yaml").recipe
     assert recipe.prune is not None and recipe.prune.min_speedup == 1.5
     assert recipe.split is not None and recipe.split.drop_leaking
+
+
+def test_the_starter_of_an_anomaly_model_is_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["recipe", "init", str(tmp_path / "job.yaml"), "--anomaly"])
+    assert ended.value.code == 0 and "normal labels, teachers and policy" in capsys.readouterr().out
+    recipe = load_recipe(tmp_path / "job.yaml").recipe
+    assert recipe.normal == ("benign",) and recipe.anomaly is not None
+    (tmp_path / "job.yaml").write_text(_switched_on(ANOMALY_STARTER))
+    switched = load_recipe(tmp_path / "job.yaml").recipe.anomaly
+    assert switched is not None and switched.teachers[0].licence == "unknown"
 
 
 def test_the_schema_has_the_ranges_and_texts_of_the_structs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -228,7 +228,7 @@ bench: {baseline: old.medfm, external_models: [other.onnx]}
     [
         ("name: again\n", "given twice"),
         ("teachers: [{source: a.onnx}]\n", "give one of them"),
-        ("pretrain: {model: vit_tiny_patch16_224}\n", "neither the teacher nor the student"),
+        ("pretrain: {model: vit_tiny_patch16_224}\n", "neither a teacher nor the student"),
         ("pretrain: {model: resnet10t}\n", "leave its weights"),
     ],
 )

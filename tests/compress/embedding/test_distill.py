@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from medfm_compress import steps
+from medfm_compress.cli.named_teachers import NamedTeachers, encoder_sources
 from medfm_compress.compress.anomaly.fit import fit_anomaly_model
 from medfm_compress.compress.anomaly.open_encoder import open_encoder
 from medfm_compress.compress.anomaly.options import AnomalyFit, EncoderSource
@@ -33,6 +34,11 @@ STEP = EmbedStep(
 )
 
 
+def source_of(folder: Path) -> EncoderSource:
+    """The encoder in ``folder``."""
+    return EncoderSource(encoder=str(folder))
+
+
 class Interrupted(Exception):
     """Stands for a killed process."""
 
@@ -48,7 +54,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder(anomaly_folder: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     folder, lines = tmp_path_factory.mktemp("encoder") / "out", list[str]()
-    steps.embed(anomaly_folder, ("normal",), (str(teacher),), STEP, lambda line: lines.append(str(line)), folder)
+    steps.embed(anomaly_folder, ("normal",), (source_of(teacher),), STEP, lambda line: lines.append(str(line)), folder)
     return folder, lines
 
 
@@ -75,10 +81,11 @@ def test_a_run_that_was_killed_ends_with_the_same_weights(
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        steps.embed(anomaly_folder, ("normal",), (str(teacher),), STEP, killing, tmp_path / "out")
+        steps.embed(anomaly_folder, ("normal",), (source_of(teacher),), STEP, killing, tmp_path / "out")
     lines: list[str] = []
+    teachers = (source_of(teacher),)
     again = steps.embed(
-        anomaly_folder, ("normal",), (str(teacher),), STEP, lambda line: lines.append(str(line)), tmp_path / "out"
+        anomaly_folder, ("normal",), teachers, STEP, lambda line: lines.append(str(line)), tmp_path / "out"
     )
     assert any(line.startswith("resuming after epoch 2") for line in lines)
     assert sha256_of(again.encoder) == sha256_of(load_encoder(encoder[0]).encoder)
@@ -88,7 +95,9 @@ def test_several_teachers_are_learned_together(
     anomaly_folder: Path, teacher: Path, encoder: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     step = msgspec.structs.replace(STEP, training=msgspec.structs.replace(STEP.training, epochs=1))
-    stored = steps.embed(anomaly_folder, (), (str(teacher), str(encoder[0])), step, lambda _: None, tmp_path)
+    stored = steps.embed(
+        anomaly_folder, (), (source_of(teacher), source_of(encoder[0])), step, lambda _: None, tmp_path
+    )
     assert stored.card.provenance.teacher.count("@") == 2
     answers = OutputCache.open(tmp_path / "training" / "teacher-outputs")
     assert answers.header.features == {"embedding": (16 + 8,), "places": (16 + 8, 8, 8)}
@@ -108,16 +117,16 @@ def test_each_length_can_be_fitted(encoder: tuple[Path, list[str]], anomaly_fold
 
 def test_what_cannot_be_learned_is_said(anomaly_folder: Path, teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"1 teacher\(s\) are timm names and 0 --teacher-weights"):
-        steps.embed(anomaly_folder, (), ("resnet18",), STEP, print, tmp_path / "a")
+        encoder_sources(("resnet18",), NamedTeachers())
     with pytest.raises(ModelError, match="is one of the teachers"):
-        steps.embed(anomaly_folder, (), (str(teacher),), STEP, print, teacher)
+        steps.embed(anomaly_folder, (), (source_of(teacher),), STEP, print, teacher)
     study = open_study(anomaly_folder, normal=("normal",))
     empty = msgspec.structs.replace(study, cases=tuple(c for c in study.cases if c.split == "train"))
     with pytest.raises(StudyError, match="0 normal images in val"):
         choose_cases((empty,))
     none = msgspec.structs.replace(STEP, training=msgspec.structs.replace(STEP.training, epochs=0))
     with pytest.raises(InputError, match="at least one epoch"):
-        steps.embed(anomaly_folder, (), (str(teacher),), none, lambda _: None, tmp_path / "b")
+        steps.embed(anomaly_folder, (), (source_of(teacher),), none, lambda _: None, tmp_path / "b")
 
 
 def test_a_damaged_encoder_folder_is_refused(encoder: tuple[Path, list[str]], tmp_path: Path) -> None:
