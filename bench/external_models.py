@@ -19,7 +19,7 @@ import numpy as np
 from medfm_compress.bench.measure.graph_ending import ENDINGS, Ending, contradiction, disproof
 from medfm_compress.bench.measure.latency import ModelUnderTest
 from medfm_compress.bench.measure.onnx_io import OnnxGraph, Port, image_of, takes
-from medfm_compress.bench.measure.worker import Inspect
+from medfm_compress.bench.measure.requests import Inspect
 from medfm_compress.bench.measure.worker_process import Worker
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Variant

@@ -14,7 +14,7 @@ from medfm_compress.bench.evaluate.kinds import Subject, kind_of
 from medfm_compress.bench.evaluate.mask_evaluation import DEFAULT_MASKS, MaskOptions
 from medfm_compress.bench.evaluate.perturb import unperturbed
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
-from medfm_compress.bench.measure.worker import Evaluate, Open
+from medfm_compress.bench.measure.requests import Evaluate, Open
 from medfm_compress.bench.measure.worker_process import Worker
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.data.case_columns import case_columns

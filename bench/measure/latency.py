@@ -25,7 +25,8 @@ import msgspec
 from msgspec import Meta
 
 from medfm_compress.bench.measure.energy import COUNTERS
-from medfm_compress.bench.measure.worker import STAGES, Open, Reply, Time, TimeBatch, WarmUp, device_of
+from medfm_compress.bench.measure.opened_model import device_of
+from medfm_compress.bench.measure.requests import STAGES, Open, Reply, Time, TimeBatch, WarmUp
 from medfm_compress.bench.measure.worker_process import Worker
 from medfm_compress.bench.types.measurement import BatchTiming, Measurement
 from medfm_compress.runtime.columns import Column

@@ -16,7 +16,7 @@ from medfm_compress.bench.measure.load_scenario import (
     ScenarioResult,
 )
 from medfm_compress.bench.measure.percentile_bounds import finite, percentile_bounds
-from medfm_compress.bench.measure.worker import WarmUp
+from medfm_compress.bench.measure.requests import WarmUp
 from medfm_compress.bench.measure.worker_process import Worker
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress, no_progress

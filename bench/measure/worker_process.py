@@ -22,7 +22,7 @@ from typing import IO
 import msgspec
 
 from medfm_compress.bench.measure.machine import allowed_cpus
-from medfm_compress.bench.measure.worker import Reply, Request
+from medfm_compress.bench.measure.requests import Reply, Request
 from medfm_compress.runtime.errors import InputError
 
 _THREAD_VARIABLES = (

@@ -12,7 +12,7 @@ import pytest
 from medfm_compress.bench.measure import latency as measuring
 from medfm_compress.bench.measure.energy import find_counter
 from medfm_compress.bench.measure.gpu_memory import gpu_bytes_in_use
-from medfm_compress.bench.measure.worker import Reply
+from medfm_compress.bench.measure.requests import Reply
 
 
 def zone(root: Path, path: str, name: str, energy_uj: int, range_uj: int = 1_000_000) -> Path:

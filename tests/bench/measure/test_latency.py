@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from medfm_compress.bench.measure import latency as measuring
-from medfm_compress.bench.measure import stopwatch, worker
+from medfm_compress.bench.measure import requests, stopwatch, worker
 from medfm_compress.bench.measure import worker_process as process
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan, measure
 from medfm_compress.bench.measure.machine import Machine, describe_machine
@@ -146,7 +146,7 @@ def test_process_that_dies_is_named_with_its_last_words() -> None:
     with Worker("doomed", 1, 30) as doomed:
         doomed._process.kill()
         with pytest.raises(InputError, match=r"process of doomed was ended by signal 9"):
-            doomed.ask(worker.WarmUp())
+            doomed.ask(requests.WarmUp())
 
 
 def test_last_line_of_standard_error_is_passed_on() -> None:
@@ -154,13 +154,13 @@ def test_last_line_of_standard_error_is_passed_on() -> None:
         talker._stdin().write(b"not json\n")
         talker._stdin().flush()
         with pytest.raises(InputError, match="talker"):
-            talker.ask(worker.WarmUp())
+            talker.ask(requests.WarmUp())
 
 
 def test_silent_process_times_out(model, tiny: ModuleType) -> None:
     light = model("light", tiny.network())
     with Worker("light", 1, 0.001) as slow, pytest.raises(InputError, match=r"light did not answer within 0\.001 s"):
-        slow.ask(worker.Open(session=light.session, spec=light.spec, task=light.task))
+        slow.ask(requests.Open(session=light.session, spec=light.spec, task=light.task))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -168,14 +168,14 @@ def test_waiting_worker_is_stopped_and_pinned(model, tiny: ModuleType) -> None:
     light = model("light", tiny.network())
     allowed = os.sched_getaffinity(0)
     with Worker("light", 1, 30) as waiting:
-        waiting.ask(worker.Open(session=light.session, spec=light.spec, task=light.task))
+        waiting.ask(requests.Open(session=light.session, spec=light.spec, task=light.task))
         pid = waiting._process.pid
         assert os.sched_getaffinity(pid) == {min(allowed)}
         state = ""
         while state != "T":
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
             assert state in "RST"
-        assert waiting.ask(worker.Time(calls=2)).session_ms
+        assert waiting.ask(requests.Time(calls=2)).session_ms
     assert os.sched_getaffinity(0) == allowed
     assert waiting._process.returncode is not None
 
@@ -208,7 +208,7 @@ def test_worker_answers_a_wrong_request_and_ends() -> None:
 
 def test_request_before_a_session_is_an_error() -> None:
     replies = io.BytesIO()
-    worker.serve(iter([msgspec.json.encode(worker.Time(calls=1))]), replies)
+    worker.serve(iter([msgspec.json.encode(requests.Time(calls=1))]), replies)
     assert b"no session is open" in replies.getvalue()
 
 
@@ -340,7 +340,7 @@ def test_a_worker_imports_nothing_from_the_folder_in_which_the_user_stands(
     light = model("light", tiny.network())
     monkeypatch.chdir(folder)
     with Worker("light", 1, 60) as isolated:
-        reply = isolated.ask(worker.Open(session=light.session, spec=light.spec, task=light.task))
+        reply = isolated.ask(requests.Open(session=light.session, spec=light.spec, task=light.task))
     assert reply.info is not None
     assert not (folder / "imported").exists()
 
