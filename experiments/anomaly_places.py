@@ -3,8 +3,8 @@
     python experiments/anomaly_places.py OUT --study skin-lesion --weights FILE
     medfm-compress compress OUT/job.yaml --out OUT/run
 
-The study has lesion masks. A tile of 64 px without any lesion is *skin*; one of another image, of which a lesion fills 5
-to 60 %, is *lesion*, with its part of the mask. No image gives two tiles. OUT receives ``cases.csv`` with images and
+The study has lesion masks. A tile of 64 px without any lesion is *skin*; one of another image, of which a lesion fills
+5 to 60 %, is *lesion*, with its part of the mask. No image gives two tiles. OUT receives ``cases.csv`` with images and
 masks, and ``darkness.json``: pixel AUROC and per-region overlap of a map that says how dark a pixel is, averaged over
 9 px; it shows whether a network's map knows more than that. Recipe and policy are written where there are none;
 ``--weights`` names ImageNet's weights of tf_efficientnet_lite0 in the recipe.
