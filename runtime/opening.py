@@ -11,14 +11,13 @@ import msgspec
 from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime import variant_selection as choice
 from medfm_compress.runtime.bundle.bundle import Bundle
-from medfm_compress.runtime.bundle.manifest import NEAREST, Manifest, Variant
+from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.trust.store import TrustStore
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.nearest_cases import NearestCases
     from medfm_compress.runtime.typicality import TypicalityJudge
 
 UNSIGNED_FLAG = "unsigned-bundle"
@@ -65,15 +64,6 @@ def typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None
     from medfm_compress.runtime.typicality import TypicalityJudge
 
     return TypicalityJudge(bundle, variant)
-
-
-def nearest_cases(bundle: Bundle) -> NearestCases | None:
-    """Hashes of the training cases that it names; None where it names none. BundleRefused where they are damaged."""
-    if bundle.manifest.output(NEAREST) is None:
-        return None
-    from medfm_compress.runtime.nearest_cases import NearestCases
-
-    return NearestCases(bundle)
 
 
 def qualify(bundle: Bundle, variant: Variant, session: Session) -> float:

@@ -71,7 +71,7 @@ def _examine(bundle: OpenedBundle, variant: Variant, verify: bool) -> dict[str, 
 
 def _replay(bundle: OpenedBundle, variant: Variant) -> dict[str, Any]:
     from medfm_compress.runtime.golden_cases import replay_goldens
-    from medfm_compress.runtime.opening import check_columns_of, check_names, nearest_cases, typicality_judge
+    from medfm_compress.runtime.opening import check_columns_of, check_names, typicality_judge
     from medfm_compress.runtime.sessions.table import open_variant
 
     try:
@@ -80,7 +80,6 @@ def _replay(bundle: OpenedBundle, variant: Variant) -> dict[str, Any]:
         check_columns_of(bundle)
         error = replay_goldens(bundle, variant, session)
         typicality_judge(bundle, variant)
-        nearest_cases(bundle)
     except MedfmError as exc:
         return {"verification": str(exc)}
     return {"golden_error": error, "verification": "agrees"}
