@@ -17,7 +17,13 @@ from medfm_compress.bench.evaluate.mask_evaluation import MaskOptions
 from medfm_compress.bench.evaluate.perturb import perturbed_study
 from medfm_compress.bench.evaluate.prediction_flips import write_flips
 from medfm_compress.bench.evaluate.robustness import PerturbedTables, conditions
-from medfm_compress.bench.evaluate.subprocess_inference import Folders, evaluate_model, image_files, labelled_cases
+from medfm_compress.bench.evaluate.subprocess_inference import (
+    Processes,
+    Scratch,
+    evaluate_model,
+    image_files,
+    labelled_cases,
+)
 from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation, log_evaluation
 from medfm_compress.bench.external_models import external_model
 from medfm_compress.bench.gate.gate import judge
@@ -95,8 +101,8 @@ def bench_bundle(
             _external_model(path, bundle, options.plan.threads, files) for path in options.external_models
         )
         check_names([*variants, *externals, *options.others])
-        with tempfile.TemporaryDirectory(prefix="medfm-bench-") as temporary:
-            folder = Folders(Path(temporary), options.cache_dir or Path(temporary))
+        with tempfile.TemporaryDirectory(prefix="medfm-bench-") as temporary, Processes() as processes:
+            folder = Scratch(Path(temporary), options.cache_dir or Path(temporary), processes)
             calibration = Calibration(bundle.manifest, study, fingerprint, options.plan, folder, progress)
             candidate, rule = decided(teacher_model(teacher, files), calibration)
             externals = tuple(decided(external, calibration).model for external in externals)
@@ -152,7 +158,7 @@ def evaluate_perturbed(
     study: Study,
     cases: tuple[Case, ...],
     policy: Policy,
-    means: tuple[Plan, Folders],
+    means: tuple[Plan, Scratch],
     progress: Progress,
 ) -> tuple[PerturbedTables, ...]:
     """Tables of ``models`` on ``cases`` under every condition of ``policy``; the columns stay with the clean tables.
@@ -171,7 +177,7 @@ def evaluate_perturbed(
         progress(f"evaluate under {perturbation} of severity {severity}")
         altered = perturbed_study(study, perturbation, severity)
         with tempfile.TemporaryDirectory(dir=folders.temporary) as scratch:
-            folder = Folders(Path(scratch), Path(scratch))
+            folder = Scratch(Path(scratch), Path(scratch), folders.processes)
             masks = MaskOptions(policy.masks, fit=perturbation not in MOVING)
             evaluations = [evaluate_model(model, altered, cases, plan, folder, progress, masks) for model in models]
         bare = [msgspec.structs.replace(evaluation, subgroups={}) for evaluation in evaluations]
