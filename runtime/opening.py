@@ -54,7 +54,20 @@ def choose_variant(bundle: Bundle, backend: str | None, unverified: bool) -> Var
             _log.info("variant %s (%s) chosen; passed over: %s", variant.name, variant.target, passed_over or "none")
             return variant
         passed_over.append(f"{variant.name}: {in_one_line(reason)}")
-    raise BundleRefused(f"{bundle.path.name} has no variant that may run here: " + "; ".join(passed_over))
+    advice = "" if unverified else _advice(bundle)
+    raise BundleRefused(f"{bundle.path.name} has no variant that may run here: {'; '.join(passed_over)}{advice}")
+
+
+def _advice(bundle: Bundle) -> str:
+    """What to do about verdicts that are no pass."""
+    verdicts = [bundle.verdict(variant.name) for variant in bundle.manifest.variants]
+    outcomes = {verdict.outcome for verdict in verdicts if verdict is not None}
+    if "inconclusive" in outcomes:
+        return (
+            ". Inconclusive is neither pass nor fail, and the report says what was missing: bench it on more cases and "
+            "run the gate again, or say that it may be used without (--unverified)"
+        )
+    return ". The report says which check failed: have another bundle made" if "fail" in outcomes else ""
 
 
 def typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None:
