@@ -182,7 +182,8 @@ def test_what_takes_no_columns_says_so(folder: Path) -> None:
     result = invoke(export, folder / "columns.medfm", "--self-contained", "--out", out)
     assert "takes columns beside the image (age, sex, view)" in str(result.exception) and not out.exists()
     heat = invoke(run, folder / "columns.medfm", folder / "a/one.png", *GIVEN, "--heatmap", folder / "maps")
-    assert "gives no heat map" in str(heat.exception)
+    assert "takes columns beside the image" in str(heat.exception) and "'medfm-compress view'" in str(heat.exception)
+    assert "--heat-map" not in str(heat.exception), "which refuses columns"
     pair = ("onnxruntime-cpu-fp32", "other")
     with pytest.raises(InputError, match="layers are compared of networks of the image alone"):
         explain_difference(Bundle.open(folder / "columns.medfm"), pair, np.zeros((1, 1, 32, 32), np.float32))
