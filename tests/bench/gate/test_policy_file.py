@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -201,7 +202,9 @@ def complaints(value: Any, shape: dict[str, Any], shapes: dict[str, Any]) -> lis
 
 
 def test_a_docstring_is_split_by_attribute() -> None:
-    whole, attributes = describe(Policy.__doc__ or "")
+    docstring = Policy.__doc__ or ""
+    whole, attributes = describe(docstring)
+    assert (whole, attributes) == describe(inspect.cleandoc(docstring)), "indented or not"
     assert whole == "What must hold, declared before the test split is touched."
     assert set(attributes) == set(Policy.__struct_fields__)
     assert attributes["min_positives"].endswith("before any interval is computed; at least 2.")
