@@ -13,6 +13,7 @@ import tiny_study
 from PIL import Image
 
 from medfm_compress.cli.int8_summary import why_no_int8
+from medfm_compress.cli.model_summary import describe_accepted
 from medfm_compress.compress.networks.architecture import Architecture
 from medfm_compress.compress.networks.model import Model, create_module, save_model
 from medfm_compress.data.dicom_header import modalities
@@ -105,6 +106,15 @@ def test_export_says_what_it_will_accept(folder):
     assert done.returncode == 0, done.stderr
     assert "modality MG, CR are accepted" in done.stdout
     assert Bundle.open(folder / "mg.medfm").manifest.image_spec.dicom.modalities == ("MG", "CR")
+
+
+def test_a_modality_is_suggested_for_grey_images_alone():
+    spec = tiny_study.SPEC
+    assert describe_accepted(spec).endswith("of radiographs --dicom-modality DX")
+    photographs = msgspec.structs.replace(spec, colour_rule=ColourRule(images="colour"))
+    assert describe_accepted(photographs).endswith("their predictions flagged dicom-kind-not-declared")
+    dermoscopy = msgspec.structs.replace(photographs, dicom=DicomRules(modalities=("XC",)))
+    assert describe_accepted(dermoscopy) == "DICOM files of modality XC are accepted, and no others"
 
 
 def test_what_a_bundle_takes_is_set_by_command_before_the_model_s_own(folder):
