@@ -105,11 +105,11 @@ def _describe(manifest: Manifest, path: Path, signatures: int) -> None:
         "made with": ", ".join(f"{name} {version}" for name, version in sorted(provenance.libraries.items())),
     }
     for name, value in facts.items():
-        console.say(f"{name + ':':17}{value or '(not recorded)'}")
+        console.fact(name, value or "(not recorded)")
     for name, value in _decisions(task):
-        console.say(f"{name + ':':17}{value}")
+        console.fact(name, value)
     for number, step in enumerate(provenance.steps, start=1):
-        console.say(f"{f'step {number}:':17}{step}")
+        console.fact(f"step {number}", step)
 
 
 def _decisions(task: Task) -> list[tuple[str, str]]:
