@@ -113,7 +113,8 @@ def read_annotation(annotation: Any) -> Field:
 
 def _by_tag(kinds: list[Any]) -> Mapping[Any, type[msgspec.Struct]]:
     structs = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)]
-    return types.MappingProxyType({kind.__struct_config__.tag: kind for kind in structs})
+    tags = {kind.__struct_config__.tag: kind for kind in structs}
+    return types.MappingProxyType({} if None in tags else tags)
 
 
 def check(value: msgspec.Struct, error: type[InputError] = InputError) -> None:

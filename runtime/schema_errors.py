@@ -17,13 +17,10 @@ _WORDS: Mapping[Any, str] = MappingProxyType(
     {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 )
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
-_OURS = (
-    "Expected `",
-    "Invalid enum value",
-    "Invalid value",
-    "Object ",
-)  # what msgspec says; the rest is a struct's own sentence
-_KEY = re.compile(r"Object (?:contains unknown|missing required) field `([^`]*)`")
+_UNKNOWN = "Object contains unknown field"
+_MISSING = re.compile(r"Object missing required field `([^`]*)`")
+# What msgspec says of a value; the rest is a struct's own sentence.
+_OURS = ("Expected `", "Invalid enum value", "Invalid value")
 _MOST_KEYS = 20  # named in one sentence
 
 
@@ -33,17 +30,15 @@ def explained(value: Any, kind: Any, message: str) -> str:
     Where a key is unknown, every unknown key of ``value`` is named, and not only the first.
     """
     text, _, path = message.partition(" - at `$")
-    if text.startswith("Object contains unknown") and (unknown := unknown_keys(value, kind)):
-        return unknown
+    if text.startswith(_UNKNOWN):
+        return unknown_keys(value, kind) or message
     field, found = _at(value, Field(base=kind), path.rstrip("`"))
     where = path.rstrip("`").removeprefix(".")
-    key = _KEY.match(text)
-    if field is None or not text.startswith(_OURS):
-        return message
-    if key is not None and (_is_struct(field.base) or field.tagged):
-        tags = f", {_tags(field)}" if field.tagged and key[1] == _tag_field(field) else ""
-        return f"{where or 'the file'} lacks the key {key[1]!r}; give it{tags}"
-    if key is not None or isinstance(found, _Missing) or not where:
+    missing = _MISSING.match(text)
+    if field is not None and missing is not None and (_is_struct(field.base) or field.tagged):
+        tags = f", {_tags(field)}" if field.tagged and missing[1] == _tag_field(field) else ""
+        return f"{where or 'the file'} lacks the key {missing[1]!r}; give it{tags}"
+    if field is None or not text.startswith(_OURS) or isinstance(found, _Missing) or not where:
         return message
     must = _allowed(field, found)
     return f"{where} is {_shown(found)}; it must be {must}" if must else message
