@@ -107,7 +107,7 @@ def test_the_bench_judges_what_the_device_gives(study, tmp_path: Path, tiles: bo
     teacher, cases = teacher_of(tmp_path / "teacher.onnx", spec), study.cases[:4]
     model = ModelUnderTest(name="teacher", session=teacher.session, spec=spec, task=teacher.task)
     folder, kept = Scratch(tmp_path / "a", tmp_path / "b"), tmp_path / "kept"
-    for path in folder:
+    for path in (folder.temporary, folder.prepared):
         path.mkdir()
     table = evaluate_model(model, study, cases, QUICK, folder, no_progress, MaskOptions(keep=kept))
     engine = Engine(bundle, unverified=True, threads=1)
