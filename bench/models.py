@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from medfm_compress.bench.evaluate.operating_points import choose_operating_points
-from medfm_compress.bench.evaluate.subprocess_inference import Folders, evaluate_model
+from medfm_compress.bench.evaluate.subprocess_inference import Scratch, evaluate_model
 from medfm_compress.bench.evaluate.temperature_scaling import calibrate
 from medfm_compress.bench.measure.latency import ModelUnderTest, Plan
 from medfm_compress.bench.report import TEACHER
@@ -174,7 +174,7 @@ class Calibration(NamedTuple):
     study: Study
     fingerprint: str
     plan: Plan
-    folder: Folders
+    folder: Scratch
     progress: Progress
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,8 +25,6 @@ from medfm_compress.runtime.dicom.attributes import check_attributes
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.regular_file import read_regular
 from medfm_compress.runtime.strict_json import convert
-
-_KINDS = ("numeric", "categorical")
 
 
 class NumericDraft(
@@ -123,19 +120,10 @@ def read_drafts(path: str | Path) -> tuple[NumericDraft | CategoricalDraft, ...]
     """What stands in the file; raises InputError where it is no file of columns."""
     source = f"columns file {path}"
     values = load_yaml(read_regular(path, MAX_YAML_BYTES, "columns file"), source)
-    _check_kinds(values, source)
     drafts = convert(values, ColumnsFile, source=source).columns
     if not drafts:
         raise StudyError(f"{source} names no column; leave --columns out for a network of the image alone")
     return drafts
-
-
-def _check_kinds(values: Any, source: str) -> None:
-    listed = values.get("columns") if isinstance(values, dict) else None
-    for number, entry in enumerate(listed if isinstance(listed, list) else (), 1):
-        kind = entry.get("kind") if isinstance(entry, dict) else None
-        if isinstance(kind, str) and kind not in _KINDS:
-            raise StudyError(f"{source}: column {number} has the kind {kind!r}; it must be {' or '.join(_KINDS)}")
 
 
 def _measured(study: Study, draft: NumericDraft | CategoricalDraft, column: Column) -> Column:

@@ -16,9 +16,8 @@ from medfm_compress.bench.measure.machine import library_versions
 from medfm_compress.data.fingerprint import study_fingerprint
 from medfm_compress.data.study import Study
 from medfm_compress.export.agreement import check_extra_outputs
-from medfm_compress.export.cases import check_labels
 from medfm_compress.export.heat_map import HeatMapOutput, check_maps, heat_map_output
-from medfm_compress.export.kinds import Decided, ExportedNetwork, export_rules
+from medfm_compress.export.kinds import Decided, ExportedNetwork, check_study, export_rules
 from medfm_compress.export.module_outputs import Outputs, extra_tensors, module_outputs
 from medfm_compress.export.onnx_export import INPUT, OUTPUT, export_onnx
 from medfm_compress.export.openvino_ir import to_openvino_ir
@@ -149,7 +148,7 @@ def build_bundle(
     rules_of(draft.task).check_spec(draft.task, draft.spec)
     check_attributes(draft.columns)
     if study is not None:
-        check_labels(study, draft.task)
+        check_study(study, draft.task, rule)
     progress("exporting to ONNX")
     features = wants_features(study, draft.false_refusal_rate)
     exported = export_onnx(module, draft.spec, draft.task, columns=draft.columns, features=features)
@@ -174,7 +173,7 @@ def bundle_of_network(
 ) -> Manifest:
     """Write the FP32 bundle of a network that is in ONNX already; arguments and errors as of `build_bundle`."""
     if study is not None:
-        check_labels(study, draft.task)
+        check_study(study, draft.task, rule)
     elif needed := export_rules(draft.task).needs_study:
         raise InputError(f"a bundle of an anomaly score is made with a study: {needed}")
     why_no_typicality = "" if study is None else why_not(study, draft.false_refusal_rate)

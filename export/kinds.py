@@ -16,9 +16,11 @@ import numpy as np
 
 from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.bench.evaluate.operating_points import choose_operating_points
-from medfm_compress.bench.types.operating_rule import DEFAULT_FALSE_ALARMS, FALSE_ALARMS, needs_positives
+from medfm_compress.bench.stats.conformal_threshold import check_count
+from medfm_compress.bench.types.operating_rule import DEFAULT_FALSE_ALARMS, FALSE_ALARMS, needs_positives, parse_rule
 from medfm_compress.data.study import Study
 from medfm_compress.export.agreement import by_name, differences, in_numbers, validation_answers
+from medfm_compress.export.cases import check_labels
 from medfm_compress.export.operating_points import decide_on_validation
 from medfm_compress.export.parity import Logits
 from medfm_compress.runtime.columns import Column
@@ -70,12 +72,14 @@ class ExportRules(NamedTuple):
         progress: what is said before it is decided; empty where there is nothing to decide.
         decide: network, study, rule → how its bundle decides; raises StudyError, InputError.
         needs_study: why a bundle cannot be made without one; empty where it can.
+        check: study, rule → nothing; raises StudyError or InputError, before any work, where they cannot decide.
     """
 
     default_rule: str
     progress: str
     decide: Callable[[ExportedNetwork, Study, str], Decided]
     needs_study: str = ""
+    check: Callable[[Study, str], None] = lambda study, rule: None
 
 
 def _of_both_outcomes(network: ExportedNetwork, study: Study, rule: str) -> Decided:
@@ -89,20 +93,27 @@ def _nothing(network: ExportedNetwork, study: Study, rule: str) -> Decided:
     return Decided(network.task, ("nothing to decide: each pixel is what is most probable there",), every, every)
 
 
-def _on_normal_cases(network: ExportedNetwork, study: Study, rule: str) -> Decided:
-    """The threshold of the network itself; then each session against it, on every validation case."""
+def _check_normal_cases(study: Study, rule: str) -> None:
+    """Whether the validation cases can give a threshold by ``rule``, which takes normal ones alone."""
     if needs_positives(rule):
         raise InputError(
             f"rule is {rule!r}, which looks at abnormal validation cases; an anomaly score decides by normal ones "
             f"alone: declare the share of them that may be called, e.g. {DEFAULT_FALSE_ALARMS}"
         )
-    cases = study.split("val")
-    normal = tuple(case for case in cases if case.target == (0,))
+    normal = sum(case.target == (0,) for case in study.split("val"))
     if not normal:
         raise StudyError(
             f"{study.root.name} has no normal case ({', '.join(study.normal)}) in split 'val', on which the threshold "
             "is chosen; cut one with 'medfm-compress study split'"
         )
+    check_count(normal, parse_rule(rule)[1])
+
+
+def _on_normal_cases(network: ExportedNetwork, study: Study, rule: str) -> Decided:
+    """The threshold of the network itself; then each session against it, on every validation case."""
+    _check_normal_cases(study, rule)
+    cases = study.split("val")
+    normal = tuple(case for case in cases if case.target == (0,))
     if network.columns:
         raise InputError("an anomaly score takes the image alone; fit it on an encoder without columns")
     answers = validation_answers(network.reference, network.sessions, study, cases, network.spec)
@@ -133,6 +144,7 @@ _RULES: Mapping[TaskKind, ExportRules] = by_kind(
         "choosing the threshold on normal validation cases, and holding every engine against the network",
         _on_normal_cases,
         "its threshold is chosen on normal validation cases",
+        _check_normal_cases,
     ),
 )
 
@@ -140,3 +152,15 @@ _RULES: Mapping[TaskKind, ExportRules] = by_kind(
 def export_rules(task: Task) -> ExportRules:
     """What differs for ``task``."""
     return _RULES[task.kind]
+
+
+def check_study(study: Study, task: Task, rule: str) -> None:
+    """Check, before any work, that ``study`` can decide for ``task`` by ``rule``, empty for the usual one of its kind.
+
+    Raises:
+        StudyError: other labels than the task's, or no case to decide on.
+        InputError: a rule that does not fit the task, or too few cases for it.
+    """
+    check_labels(study, task)
+    kind = export_rules(task)
+    kind.check(study, rule or kind.default_rule)

@@ -20,7 +20,8 @@ from medfm_compress.data.open import open_study
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.strict_json import digest
 
-MODEL_CARDS = ("model.json", "backbone.json", "encoder.json")  # written last: a folder with one is finished
+ENCODER_CARD = "encoder.json"
+MODEL_CARDS = ("model.json", "backbone.json", ENCODER_CARD)  # written last: a folder with one is finished
 _WORKING_FOLDER = "training"  # of a model folder: caches and checkpoints, which are not the model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medfm_compress.artefacts import MODEL_CARDS
+from medfm_compress.artefacts import ENCODER_CARD, MODEL_CARDS
 from medfm_compress.runtime.device.lock import exclusive
 from medfm_compress.runtime.errors import InputError, ModelError
 
@@ -53,3 +53,13 @@ def refuse_to_replace_inputs(out: Path, teachers: tuple[TeacherSource, ...], stu
     inputs = {Path(source.source.removeprefix("outputs:")).resolve() for source in teachers}
     if out.resolve() in {*inputs, Path(student).resolve()}:
         raise ModelError(f"--out {out} is one of the models it learns from, and would replace it; name another folder")
+
+
+def refuse_classifier_on(encoder: Path) -> None:
+    """What ``embed`` writes has no place for a classifier, which is said before anything is loaded."""
+    if (encoder / ENCODER_CARD).is_file():
+        raise ModelError(
+            f"{encoder} is an encoder of 'embed', which has no classifier of its own that another could take the place "
+            "of; the curves need none, a model folder does: leave --out away, or put a model folder of 'finetune' or "
+            "'distill' or a backbone of 'pretrain' first"
+        )

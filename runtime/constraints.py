@@ -28,6 +28,7 @@ class Field(NamedTuple):
         optional: whether None is allowed.
         choices: of a ``Literal``; empty where it is none.
         meta: bounds of the value or of every item; ``extra`` has what the command line needs.
+        tagged: where the value is one of several structs that a tag tells apart: tag → struct.
     """
 
     base: Any
@@ -35,6 +36,7 @@ class Field(NamedTuple):
     optional: bool = False
     choices: tuple[str | int, ...] = ()
     meta: msgspec.Meta = _NO_META
+    tagged: Mapping[Any, type[msgspec.Struct]] = types.MappingProxyType({})
 
     @property
     def extra(self) -> Mapping[str, Any]:
@@ -97,7 +99,8 @@ def read_annotation(annotation: Any) -> Field:
         return inner._replace(meta=next((part for part in arguments[1:] if isinstance(part, msgspec.Meta)), inner.meta))
     if origin in (typing.Union, types.UnionType):
         kinds = [part for part in arguments if part not in (types.NoneType, msgspec.UnsetType)]
-        field = read_annotation(kinds[0]) if len(kinds) == 1 else Field(base=object)  # several kinds bound nothing
+        several = Field(base=object, tagged=_by_tag(kinds))  # several kinds bound nothing
+        field = read_annotation(kinds[0]) if len(kinds) == 1 else several
         return field._replace(optional=len(kinds) < len(arguments))
     if origin is Literal:
         return Field(base=str, choices=arguments)
@@ -106,6 +109,12 @@ def read_annotation(annotation: Any) -> Field:
     if origin is dict:
         return read_annotation(arguments[1])._replace(container="dict")
     return Field(base=annotation)
+
+
+def _by_tag(kinds: list[Any]) -> Mapping[Any, type[msgspec.Struct]]:
+    structs = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, msgspec.Struct)]
+    tags = {kind.__struct_config__.tag: kind for kind in structs}
+    return types.MappingProxyType({} if None in tags else tags)
 
 
 def check(value: msgspec.Struct, error: type[InputError] = InputError) -> None:

@@ -23,12 +23,12 @@ from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, refusing
 from medfm_compress.runtime.fill_columns import fill_columns, keywords_of
 from medfm_compress.runtime.heap import release_freed_memory
+from medfm_compress.runtime.nearest_cases import nearest_cases
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
 from medfm_compress.runtime.opening import (
     check_columns_of,
     check_names,
     choose_variant,
-    nearest_cases,
     opened,
     qualify,
     trust_flags,

@@ -135,7 +135,21 @@ def _as_written(column: Column, given: float | str) -> float | str:
         if told.value is None:
             raise ImageRefused(f"{column.name} is given as {text}, which {told.fault}")
         return told.value
-    return without_unit(text, column.unit)
+    number = without_unit(text, column.unit)
+    if representation_of(column) == AGE and not _is_number(number):
+        raise ImageRefused(
+            f"{column.name} is given as {text!r}; give a number, in {column.unit}, or an age as DICOM writes it: digits"
+            " and D, W, M or Y, such as 050Y"
+        )
+    return number
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _missing(column: Column) -> tuple[None, str]:

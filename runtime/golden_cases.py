@@ -16,7 +16,7 @@ keep the quotient meaningful where the cases hardly differ (or there is one only
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,18 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.activation import decisions, probabilities
 from medfm_compress.runtime.bundle.arrays import read_npy, to_npy
 from medfm_compress.runtime.bundle.bundle import GOLDEN_INPUTS, Bundle, golden_member
-from medfm_compress.runtime.bundle.manifest import Manifest, Variant
+from medfm_compress.runtime.bundle.manifest import NEAREST, Variant
 from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line, refusing
 from medfm_compress.runtime.golden_columns import golden_columns
 from medfm_compress.runtime.image_spec import ImageSpec
+from medfm_compress.runtime.nearest_cases import nearest_cases
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed, images_of, rows_of, with_columns
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.task import Task
 from medfm_compress.runtime.tasks.table import rules_of
 
+Outputs = Mapping[str, NDArray[Any]]
 GOLDEN_COUNT = 4
 MAX_GOLDENS = 64
 
@@ -113,16 +115,16 @@ def read_golden_logits(bundle: Bundle, variant: Variant) -> NDArray[np.float32]:
     return logits.astype(np.float32)
 
 
-def run_goldens(session: Session, inputs: NetworkInputs, manifest: Manifest | None = None) -> NDArray[np.float32]:
+def run_goldens(
+    session: Session, inputs: NetworkInputs, check: Callable[[Outputs], Outputs] | None = None
+) -> NDArray[np.float32]:
     """Logits ``[n, …]`` of ``session`` on ``inputs`` of n cases, one case at a time as the device does.
 
-    Raises:
-        BundleRefused: what comes with an anomaly score has another shape than ``manifest``, if there is one, says.
+    Every answer goes through ``check``, if there is one, which returns it as it is or raises.
     """
     names, output = session.input_names, session.output_names[0]
     answers = (session.run(feed(names, case)) for case in rows_of(inputs))
-    checked = answers if manifest is None else map(manifest.with_shapes_checked, answers)
-    return np.concatenate([answer[output] for answer in checked])
+    return np.concatenate([answer[output] for answer in (map(check, answers) if check else answers)])
 
 
 def replay_goldens(bundle: Bundle, variant: Variant, session: Session, count: int | None = None) -> float:
@@ -132,13 +134,14 @@ def replay_goldens(bundle: Bundle, variant: Variant, session: Session, count: in
     A part whose logits are slight beside that spread would pass whatever the engine computes: then all are replayed.
 
     Raises:
-        BundleRefused: it is above the variant's tolerance, or goldens or the shapes of outputs do not fit the bundle.
+        BundleRefused: it is above the variant's tolerance, or goldens, the shapes of outputs or the numbers of nearest
+            cases do not fit the bundle.
     """
     stored = read_golden_logits(bundle, variant)
     if count is not None and _is_slight(stored[:count], stored, bundle.manifest.task):
         count = None
     inputs = read_golden_inputs(bundle, count)
-    measured, expected = _run_of(bundle.manifest, variant, session, inputs), stored[:count]
+    measured, expected = _run_of(bundle, variant, session, inputs), stored[:count]
     if measured.shape != expected.shape or len(stored) < len(inputs):
         raise BundleRefused(f"variant {variant.name} gives logits {measured.shape}, its goldens have {stored.shape}")
     error = _error_of_part(measured, expected, stored, bundle.manifest.task)
@@ -171,12 +174,25 @@ def _check_decisions(
         )
 
 
-def _run_of(manifest: Manifest, variant: Variant, session: Session, inputs: NetworkInputs) -> NDArray[np.float32]:
+def _check_of(bundle: Bundle) -> Callable[[Outputs], Outputs]:
+    """What comes with an anomaly score has the shapes of the manifest, and numbers only cases that the bundle names."""
+    nearest = nearest_cases(bundle)
+
+    def check(answer: Outputs) -> Outputs:
+        bundle.manifest.with_shapes_checked(answer)
+        if nearest is not None:
+            nearest.check_numbers(answer[NEAREST])
+        return answer
+
+    return check
+
+
+def _run_of(bundle: Bundle, variant: Variant, session: Session, inputs: NetworkInputs) -> NDArray[np.float32]:
     """Logits of ``variant`` on ``inputs``; raises BundleRefused where it does not run on them or gives no numbers."""
     what = f"variant {variant.name} does not run on its golden cases"
     with refusing(BundleRefused, what):
         try:
-            measured = run_goldens(session, inputs, manifest)
+            measured = run_goldens(session, inputs, _check_of(bundle))
         except InputError as exc:
             raise BundleRefused(f"{what}: {in_one_line(exc)}") from exc
         if not np.issubdtype(measured.dtype, np.floating):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medfm_compress.runtime.bundle.arrays import read_npy, to_npy
 from medfm_compress.runtime.bundle.bundle import NEAREST_CASES
+from medfm_compress.runtime.bundle.manifest import NEAREST
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class NearestCases:
 
     def __init__(self, bundle: Bundle) -> None:
         """Read them; raises BundleRefused where they are damaged."""
+        self._bundle = bundle.path.name
         self._hashes = read_npy(bundle, NEAREST_CASES, np.dtype(np.uint8))
         if self._hashes.ndim != 2 or self._hashes.shape[1] != _BYTES or not len(self._hashes):
             raise BundleRefused(f"{bundle.path.name}: {NEAREST_CASES} holds no SHA-256 of training cases")
@@ -57,12 +59,25 @@ class NearestCases:
         Raises:
             Refused: one is no whole number, or of no case.
         """
+        if fault := self._fault(numbers):
+            raise Refused(f"the network numbers {fault}; no result is given")
+        chosen = dict.fromkeys(np.asarray(numbers).reshape(-1).astype(np.int64).tolist())
+        return tuple(self._hashes[number].tobytes().hex() for number in chosen)
+
+    def check_numbers(self, numbers: NDArray[Any]) -> None:
+        """Raise BundleRefused where the output ``[1, k]`` of a golden case numbers what is no case of the bundle."""
+        if fault := self._fault(numbers):
+            raise BundleRefused(f"{self._bundle}: of a golden case the network numbers {fault}; export the model again")
+
+    def _fault(self, numbers: NDArray[Any]) -> str:
         rows = np.asarray(numbers, np.float64).reshape(-1)
         if not (np.isfinite(rows).all() and (rows == np.rint(rows)).all()):
-            raise Refused("the network numbers training cases by what is no whole number; no result is given")
+            return "training cases by what is no whole number"
         if rows.min(initial=0) < 0 or rows.max(initial=0) >= len(self._hashes):
-            raise Refused(
-                f"the network numbers a training case beyond the {len(self._hashes)} of the bundle; no result is given"
-            )
-        chosen = dict.fromkeys(rows.astype(np.int64).tolist())
-        return tuple(self._hashes[number].tobytes().hex() for number in chosen)
+            return f"a training case beyond the {len(self._hashes)} of the bundle"
+        return ""
+
+
+def nearest_cases(bundle: Bundle) -> NearestCases | None:
+    """Hashes of the training cases that it names; None where it names none. BundleRefused where they are damaged."""
+    return None if bundle.manifest.output(NEAREST) is None else NearestCases(bundle)

@@ -11,14 +11,13 @@ import msgspec
 from medfm_compress.runtime import golden_cases as goldens
 from medfm_compress.runtime import variant_selection as choice
 from medfm_compress.runtime.bundle.bundle import Bundle
-from medfm_compress.runtime.bundle.manifest import NEAREST, Manifest, Variant
+from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.trust.store import TrustStore
 
 if TYPE_CHECKING:
-    from medfm_compress.runtime.nearest_cases import NearestCases
     from medfm_compress.runtime.typicality import TypicalityJudge
 
 UNSIGNED_FLAG = "unsigned-bundle"
@@ -55,7 +54,20 @@ def choose_variant(bundle: Bundle, backend: str | None, unverified: bool) -> Var
             _log.info("variant %s (%s) chosen; passed over: %s", variant.name, variant.target, passed_over or "none")
             return variant
         passed_over.append(f"{variant.name}: {in_one_line(reason)}")
-    raise BundleRefused(f"{bundle.path.name} has no variant that may run here: " + "; ".join(passed_over))
+    advice = "" if unverified else _advice(bundle)
+    raise BundleRefused(f"{bundle.path.name} has no variant that may run here: {'; '.join(passed_over)}{advice}")
+
+
+def _advice(bundle: Bundle) -> str:
+    """What to do about verdicts that are no pass."""
+    verdicts = [bundle.verdict(variant.name) for variant in bundle.manifest.variants]
+    outcomes = {verdict.outcome for verdict in verdicts if verdict is not None}
+    if "inconclusive" in outcomes:
+        return (
+            ". Inconclusive is neither pass nor fail, and the report says what was missing: bench it on more cases and "
+            "run the gate again, or say that it may be used without (--unverified)"
+        )
+    return ". The report says which check failed: have another bundle made" if "fail" in outcomes else ""
 
 
 def typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None:
@@ -65,15 +77,6 @@ def typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None
     from medfm_compress.runtime.typicality import TypicalityJudge
 
     return TypicalityJudge(bundle, variant)
-
-
-def nearest_cases(bundle: Bundle) -> NearestCases | None:
-    """Hashes of the training cases that it names; None where it names none. BundleRefused where they are damaged."""
-    if bundle.manifest.output(NEAREST) is None:
-        return None
-    from medfm_compress.runtime.nearest_cases import NearestCases
-
-    return NearestCases(bundle)
 
 
 def qualify(bundle: Bundle, variant: Variant, session: Session) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,11 +32,39 @@ _CHUNK = 64
 _CHUNK_VALUES = 1 << 24  # logits that one chunk may have: 64 MiB of float32
 
 
-class Folders(NamedTuple):
-    """Where a run keeps its arrays: network inputs and logits while it lasts, prepared images perhaps for longer."""
+class Processes(contextlib.ExitStack):
+    """Processes of models, each started when it is first asked for and ended with this context.
+
+    A model that is asked again (validation cases, test cases, perturbed images) is not opened again: PyTorch alone
+    takes seconds to import.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._workers: dict[str, Worker] = {}
+
+    def of(self, model: ModelUnderTest, plan: Plan) -> Worker:
+        """The process in which ``model`` is open; raises InputError where it cannot be opened."""
+        key = digest([model.name, model.session, model.spec, model.columns])
+        if key not in self._workers:
+            worker = self.enter_context(Worker(model.name, plan.threads, plan.timeout_s))
+            worker.ask(Open(session=model.session, spec=model.spec, task=model.task, columns=model.columns))
+            self._workers[key] = worker
+        return self._workers[key]
+
+
+class Scratch(NamedTuple):
+    """What a run works with while it lasts.
+
+    Attributes:
+        temporary: folder for network inputs and logits.
+        prepared: folder for prepared images, which may be kept for longer.
+        processes: of models that are asked again; without, each evaluation has its own.
+    """
 
     temporary: Path
     prepared: Path
+    processes: Processes | None = None
 
 
 def labelled_cases(study: Study, split: str) -> tuple[Case, ...]:
@@ -55,18 +84,18 @@ def evaluate_model(
     study: Study,
     cases: tuple[Case, ...],
     plan: Plan,
-    folder: Folders,
+    folder: Scratch,
     progress: Progress,
     masks: MaskOptions = DEFAULT_MASKS,
 ) -> Evaluation:
     """Per-case table of ``model`` on ``cases``.
 
     Args:
-        model: opened in a fresh process, so that what it imports never enters this one.
+        model: opened in another process, so that what it imports never enters this one.
         study: where the images come from.
         cases: labelled cases of one split.
         plan: threads and time-out of the process.
-        folder: for temporary arrays, shared by models with equal specs, and for prepared images.
+        folder: temporary arrays, shared by models with equal specs, prepared images, and processes that go on.
         progress: told now and then.
         masks: of a segmentation: how they are judged, and where label maps are kept.
 
@@ -83,8 +112,8 @@ def evaluate_model(
     columns = _write_columns(model, study, cases, folder)
     inputs = None if model.spec.tiles else _write_inputs(model, study, cases, folder, progress)
     progress(f"evaluate {model.name} on {len(cases)} cases")
-    with Worker(model.name, plan.threads, plan.timeout_s) as worker:
-        worker.ask(Open(session=model.session, spec=model.spec, task=model.task, columns=model.columns))
+    with Processes() as own:
+        worker = (folder.processes or own).of(model, plan)
         answers = _WorkerAnswers(worker, model, folder.temporary, _Inputs(inputs, columns, len(cases)), progress)
         return kind_of(model.task).evaluate(answers, Subject(study, cases, model.spec, model.task, model.name, masks))
 
@@ -165,7 +194,7 @@ def image_files(study: Study, cases: Sequence[Case], count: int) -> tuple[str, .
     return tuple(str(path.resolve()) for path in paths) if all(path.is_file() for path in paths) else ()
 
 
-def _write_columns(model: ModelUnderTest, study: Study, cases: tuple[Case, ...], folder: Folders) -> str:
+def _write_columns(model: ModelUnderTest, study: Study, cases: tuple[Case, ...], folder: Scratch) -> str:
     """What the model is given beside the images, as ``.npz``; empty where it takes none."""
     if not model.columns:
         return ""
@@ -177,7 +206,7 @@ def _write_columns(model: ModelUnderTest, study: Study, cases: tuple[Case, ...],
 
 
 def _write_inputs(
-    model: ModelUnderTest, study: Study, cases: tuple[Case, ...], folder: Folders, progress: Progress
+    model: ModelUnderTest, study: Study, cases: tuple[Case, ...], folder: Scratch, progress: Progress
 ) -> Path:
     """Normalised inputs ``[n, C, H, W]`` as ``.npy``, in chunks, so that memory does not grow with the study."""
     keys = [model.spec, [case.image for case in cases]]

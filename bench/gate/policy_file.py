@@ -30,6 +30,7 @@ from medfm_compress.bench.types.policy import MOST_WHOLE, NonInferiority, Policy
 from medfm_compress.data.strict_yaml import MAX_YAML_BYTES, load_yaml
 from medfm_compress.runtime.errors import InputError, in_one_line
 from medfm_compress.runtime.regular_file import read_regular
+from medfm_compress.runtime.schema_errors import unknown_keys
 from medfm_compress.runtime.strict_json import convert
 
 
@@ -61,6 +62,8 @@ def parse_policy(data: bytes, *, source: str = "policy") -> LoadedPolicy:
         raise InputError(f"{source} must be a table of keys; 'medfm-compress policy init policy.yaml' writes a starter")
     # An empty section is what remains when every line of it is commented out.
     present = {key: entry for key, entry in value.items() if entry is not None}
+    if unknown := unknown_keys(present, Policy):
+        raise InputError(f"{source}: {unknown}")
     _check(present, type_info(Policy), source)
     policy = convert(present, Policy, source=source)
     _check_limits(policy, source)
@@ -87,9 +90,6 @@ def _check(value: Any, kind: Type, where: str) -> None:
 
 def _check_table(value: dict[Any, Any], fields: tuple[Field, ...], where: str) -> None:
     known = {field.encode_name: field for field in fields}
-    unknown = [str(key) for key in value if key not in known]
-    if unknown:
-        raise InputError(f"{where} has the unknown key {unknown[0]!r}; allowed are {', '.join(known)}")
     for name, field in known.items():
         if name in value:
             _check(value[name], field.type, f"{where}: {name}")

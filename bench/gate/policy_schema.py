@@ -6,6 +6,7 @@ types check them in code. ``docs/policy.schema.json`` is its output.
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -71,9 +72,12 @@ def policy_schema() -> dict[str, Any]:
 
 
 def describe(docstring: str) -> tuple[str, dict[str, str]]:
-    """Split a Google-style docstring into what it says of the whole and of each attribute, markup removed."""
-    whole, _, rest = docstring.partition("Attributes:")
-    attributes = re.findall(r"^ {8}(\w+): (.+(?:\n {9,}.+)*)", rest, flags=re.MULTILINE)
+    """Split a Google-style docstring into what it says of the whole and of each attribute, markup removed.
+
+    It may be indented as in its file, or not: Python 3.13 and msgspec 0.23 take the indentation away.
+    """
+    whole, _, rest = inspect.cleandoc(docstring).partition("Attributes:")
+    attributes = re.findall(r"^ {4}(\w+): (.+(?:\n {5,}.+)*)", rest, flags=re.MULTILINE)
     return _plain(whole), {name: _plain(text) for name, text in attributes}
 
 

@@ -119,10 +119,11 @@ class OpenedModel:
     def _warm_up(self, request: WarmUp) -> Reply:
         samples: list[float] = []
         stable, deadline = False, time.monotonic() + request.limit_s
-        while not stable and (not samples or time.monotonic() < deadline):
-            samples += timed_ms(self._once, 1)
-            if len(samples) % request.window == 0:
-                stable = is_stable(samples, request.window, request.tolerance)
+        with without_collector():
+            while not stable and (not samples or time.monotonic() < deadline):
+                samples += timed_ms(self._once, 1)
+                if len(samples) % request.window == 0:
+                    stable = is_stable(samples, request.window, request.tolerance)
         median = float(np.median(samples[-request.window :]))
         whole = [sum(self.predict(file)) for file in self._files]
         return Reply(calls=len(samples), stable=stable, median_ms=median, mean_file_ms=float(np.mean(whole or [0])))
@@ -187,8 +188,9 @@ class OpenedModel:
                 return Reply(reason=f"it gives {len(outputs)} outputs for {request.batch} images")
             timed_ms(lambda: self.run(images), _DISCARDED_CALLS)
             deadline = time.monotonic() + request.limit_s
-            while not samples or (len(samples) < request.calls and time.monotonic() < deadline):
-                samples += timed_ms(lambda: self.run(images), 1)
+            with without_collector():
+                while not samples or (len(samples) < request.calls and time.monotonic() < deadline):
+                    samples += timed_ms(lambda: self.run(images), 1)
         except Exception as exc:  # noqa: BLE001 - whatever an engine raises, e.g. that its memory does not suffice
             return Reply(reason=in_one_line(exc))
         return Reply(session_ms=samples)

@@ -26,6 +26,16 @@ def least_cases(rate: float) -> int:
     return math.ceil(1 / rate - 1 - _ROUNDING)
 
 
+def check_count(count: int, rate: float) -> None:
+    """Whether ``count`` normal cases suffice for ``rate``, in (0, 1); raises InputError with how many are needed."""
+    least = least_cases(rate)
+    if count < least:
+        raise InputError(
+            f"{count} normal validation cases cannot promise a false-alarm rate of {rate:g}; {least} are needed: add "
+            "normal cases to split 'val', or declare a higher rate"
+        )
+
+
 def conformal_score(scores: NDArray[np.float64], rate: float) -> float:
     """s_(k): scores above it are called.
 
@@ -36,11 +46,7 @@ def conformal_score(scores: NDArray[np.float64], rate: float) -> float:
     Raises:
         InputError: there are too few; says how many are needed.
     """
-    count, least = len(scores), least_cases(rate)
-    if count < least:
-        raise InputError(
-            f"{count} normal validation cases cannot promise a false-alarm rate of {rate:g}; {least} are needed: add "
-            "normal cases to split 'val', or declare a higher rate"
-        )
+    count = len(scores)
+    check_count(count, rate)
     rank = math.ceil((count + 1) * (1 - rate) - _ROUNDING)
     return float(np.sort(scores)[rank - 1])

@@ -1,7 +1,8 @@
 """Columns beside the image, as ``run`` is given them: ``--column NAME=VALUE`` for all images, or a table of them.
 
 A table's ``image`` is a file's name or as much of its path as tells it from others. A row that stands for two of the
-images is refused before anything is predicted: one of them would be told of another's patient.
+images is refused before anything is predicted: one of them would be told of another's patient. Rows that stand for none
+are said: the table may be of a larger study, or its names may be misspelt.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from medfm_compress.runtime.regular_file import read_regular
 
 IMAGE = "image"
 MOST_BYTES = 256 << 20
+_NAMED = 3  # rows that a remark names
 
 
 class GivenColumns(NamedTuple):
@@ -28,10 +30,12 @@ class GivenColumns(NamedTuple):
     Attributes:
         of_all: column → value, of every image.
         rows: image → column → value; the image's path from its end, as it stands in the table.
+        remark: what a user should know of rows that no image is of; empty where there are none.
     """
 
     of_all: Values = MappingProxyType({})
     rows: Mapping[tuple[str, ...], Values] = MappingProxyType({})
+    remark: str = ""
 
     def of(self, image: Path) -> Values:
         """Of one image; a column that nothing is known of is left out."""
@@ -56,8 +60,8 @@ def given_columns(
     both = sorted(set(of_all) & {name for row in rows.values() for name in row})
     if both:
         raise InputError(f"{both[0]!r} comes from --column and from {table.name}; leave one of them out")
-    _check_images(rows, table, images)
-    return GivenColumns(of_all, rows)
+    owners = _owners(rows, table, images)
+    return GivenColumns(of_all, rows, _remark_on([name for name in rows if name not in owners], len(rows), table))
 
 
 def _check_known(names: Iterable[str], columns: Sequence[Column], where: str) -> None:
@@ -90,8 +94,8 @@ def _read_table(path: Path, columns: Sequence[Column]) -> dict[tuple[str, ...], 
     return rows
 
 
-def _check_images(rows: Mapping[tuple[str, ...], Values], table: Path, images: Iterable[Path]) -> None:
-    """A row is of one image, and an image has one row."""
+def _owners(rows: Mapping[tuple[str, ...], Values], table: Path, images: Iterable[Path]) -> dict[tuple[str, ...], Path]:
+    """Row → its image: a row is of one image at most, and an image has one row at most."""
     owner: dict[tuple[str, ...], Path] = {}
     for image in images:
         parts = image.parts
@@ -103,3 +107,14 @@ def _check_images(rows: Mapping[tuple[str, ...], Values], table: Path, images: I
             raise InputError(
                 f"{table.name}: the row {name!r} stands for {owner[own[0]]} and for {image}; write more of their paths"
             )
+    return owner
+
+
+def _remark_on(unused: Sequence[tuple[str, ...]], rows: int, table: Path) -> str:
+    if not unused:
+        return ""
+    names = ", ".join("/".join(name) for name in unused[:_NAMED]) + (", …" if len(unused) > _NAMED else "")
+    return (
+        f"warning: {len(unused)} of {rows} rows of {table.name} are of none of the images ({names}); write an image's "
+        "name with its ending, or as much of its path as tells it from others"
+    )

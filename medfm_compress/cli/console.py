@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import textwrap
 import time
@@ -19,6 +20,7 @@ from medfm_compress.cli.streams import readable, visible, write_error, write_out
 from medfm_compress.runtime.progress import Tick
 
 _PLAIN_BOX = "    \n    \n -  \n    \n    \n    \n    \n    \n"  # a rule below the headers and nothing else
+_NAME_WIDTH = 17  # of a fact
 _WIDE = 10_000  # columns where no terminal limits a line
 
 
@@ -96,6 +98,16 @@ def is_first_process() -> bool:
 def say(text: str = "") -> None:
     """Print one line for people on standard output, whatever ``text`` holds: see `visible`."""
     _say(visible(text) + "\n")
+
+
+def fact(name: str, value: object) -> None:
+    """Print ``name: value``; on a terminal a long value is broken to its width, and goes on below its beginning."""
+    text = visible(str(value))
+    lines = [text]
+    if sys.stdout.isatty():
+        width = max(shutil.get_terminal_size().columns - _NAME_WIDTH, _NAME_WIDTH)
+        lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [text]
+    _say(f"{visible(name) + ':':{_NAME_WIDTH}}" + f"\n{'':{_NAME_WIDTH}}".join(lines) + "\n")
 
 
 def _say(text: str) -> None:

@@ -11,13 +11,12 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import STUDY_KINDS, Images, Overwrite
 from medfm_compress.cli.command import command
-from medfm_compress.cli.model_summary import describe_colour_rule, dicom_in_words, print_unlabelled
+from medfm_compress.cli.model_summary import describe_accepted, describe_colour_rule, print_unlabelled
 from medfm_compress.cli.next_command import after_export, print_next
 from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, onnx_source
 from medfm_compress.export.self_contained.options import SelfContainedOptions
 from medfm_compress.onnx_model import CaseSource, export_onnx_model
-from medfm_compress.runtime.dicom.rules import KIND_NOT_DECLARED
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.step_settings import ExportStep
 
@@ -143,13 +142,7 @@ def _print_manifest(manifest: Manifest, out: Path, study: Path | None, images: P
     console.say(f"temperature {manifest.task.temperature:g}")
     for point in manifest.task.operating_points:
         console.say(f"{point.label}: threshold {point.threshold:.3f} by {point.rule} ({point.rates})")
-    accepted = dicom_in_words(manifest.image_spec)
-    console.say(
-        f"DICOM files of {accepted} are accepted, and no others"
-        if manifest.image_spec.dicom.declares_kind
-        else f"DICOM files of every modality are accepted{f' ({accepted})' if accepted else ''}, and their predictions "
-        f"flagged {KIND_NOT_DECLARED}; name those that it was made for: --dicom-modality DX"
-    )
+    console.say(describe_accepted(manifest.image_spec))
     console.say(describe_colour_rule(manifest.image_spec))
     print_unlabelled(manifest)
     console.say(f"wrote {out}")

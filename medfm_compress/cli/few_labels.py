@@ -14,7 +14,7 @@ from medfm_compress.cli.next_command import after_distill, print_next
 from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.cli.parse_units import parse_value
 from medfm_compress.compress.few_labels.options import ClassifierName, FewLabelsOptions
-from medfm_compress.early_refusals import refuse_to_overwrite
+from medfm_compress.early_refusals import refuse_classifier_on, refuse_to_overwrite
 
 if TYPE_CHECKING:
     from medfm_compress.compress.few_labels.curve import Spread
@@ -61,6 +61,7 @@ def few_labels(
     if out is not None:
         refuse_empty(out)
         refuse_to_overwrite(out, overwrite)
+        refuse_classifier_on(encoders[0])
     chosen = msgspec.structs.replace(options, cases=_parse_cases(cases))
     opened = open_encoders(encoders)
     first = next(iter(opened.values()))

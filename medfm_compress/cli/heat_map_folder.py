@@ -39,6 +39,11 @@ class HeatMapFolder:
                 f"{bundle.path.name} scores images as a whole and gives no anomaly map; fit it with --scorer patches, "
                 "or look at it with 'medfm-compress view', which covers one place after the other"
             )
+        if bundle.manifest.place_map is None and bundle.manifest.told:
+            raise InputError(
+                f"{bundle.path.name} takes columns beside the image, and no such network gives a heat map itself; look "
+                "at it with 'medfm-compress view', which covers one place after the other"
+            )
         if bundle.manifest.place_map is None:
             raise InputError(
                 f"{bundle.path.name} gives no heat map; export the model with --heat-map, which says whether it has "

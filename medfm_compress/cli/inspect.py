@@ -71,7 +71,7 @@ def _examine(bundle: OpenedBundle, variant: Variant, verify: bool) -> dict[str, 
 
 def _replay(bundle: OpenedBundle, variant: Variant) -> dict[str, Any]:
     from medfm_compress.runtime.golden_cases import replay_goldens
-    from medfm_compress.runtime.opening import check_columns_of, check_names, nearest_cases, typicality_judge
+    from medfm_compress.runtime.opening import check_columns_of, check_names, typicality_judge
     from medfm_compress.runtime.sessions.table import open_variant
 
     try:
@@ -80,7 +80,6 @@ def _replay(bundle: OpenedBundle, variant: Variant) -> dict[str, Any]:
         check_columns_of(bundle)
         error = replay_goldens(bundle, variant, session)
         typicality_judge(bundle, variant)
-        nearest_cases(bundle)
     except MedfmError as exc:
         return {"verification": str(exc)}
     return {"golden_error": error, "verification": "agrees"}
@@ -106,11 +105,11 @@ def _describe(manifest: Manifest, path: Path, signatures: int) -> None:
         "made with": ", ".join(f"{name} {version}" for name, version in sorted(provenance.libraries.items())),
     }
     for name, value in facts.items():
-        console.say(f"{name + ':':17}{value or '(not recorded)'}")
+        console.fact(name, value or "(not recorded)")
     for name, value in _decisions(task):
-        console.say(f"{name + ':':17}{value}")
+        console.fact(name, value)
     for number, step in enumerate(provenance.steps, start=1):
-        console.say(f"{f'step {number}:':17}{step}")
+        console.fact(f"step {number}", step)
 
 
 def _decisions(task: Task) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medfm_compress.bench.types.quantization_step import UNLABELLED
 from medfm_compress.cli import console
 from medfm_compress.cli.next_command import print_next
+from medfm_compress.runtime.dicom.rules import KIND_NOT_DECLARED
 
 if TYPE_CHECKING:
     from medfm_compress.compress.networks.model import Model
@@ -99,6 +100,20 @@ def describe_fit(spec: ImageSpec) -> str:
         return f"resized by {spec.resize} ({spec.filter})"
     at = f" at {spec.tiles.mm_per_px:g} mm a pixel" if spec.tiles.mm_per_px else ""
     return f"cut into tiles{at} that overlap by {spec.tiles.overlap:g} (blending {spec.tiles.blending})"
+
+
+def describe_accepted(spec: ImageSpec) -> str:
+    """Which DICOM files a bundle takes; where it names none, how to name them, unless it is for colour photographs."""
+    accepted = dicom_in_words(spec)
+    if spec.dicom.declares_kind:
+        return f"DICOM files of {accepted} are accepted, and no others"
+    every = (
+        f"DICOM files of every modality are accepted{f' ({accepted})' if accepted else ''}, and their predictions "
+        f"flagged {KIND_NOT_DECLARED}"
+    )
+    if spec.colour_rule and spec.colour_rule.images == "colour":
+        return every
+    return f"{every}; name those that it was made for, of radiographs --dicom-modality DX"
 
 
 def describe_colour_rule(spec: ImageSpec) -> str:

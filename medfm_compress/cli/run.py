@@ -114,6 +114,8 @@ def run(
         drawing = HeatMapFolder(heatmap, engine) if heatmap is not None else None
         rows = Rows(engine.task, longest)
         told = given_columns(engine.columns, column, columns, _files(images) if columns else ())
+        if told.remark:
+            console.progress(told.remark)
         files = SegmentationFiles(engine, places)
         add = stack.enter_context(console.json_list())  # last: what is refused before any image is no empty list
         if folders:

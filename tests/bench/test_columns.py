@@ -11,7 +11,7 @@ import pytest
 import tiny_bundle
 
 from medfm_compress.bench.evaluate.perturb import perturbed_study, unperturbed
-from medfm_compress.bench.evaluate.subprocess_inference import Folders, evaluate_model, image_files
+from medfm_compress.bench.evaluate.subprocess_inference import Scratch, evaluate_model, image_files
 from medfm_compress.bench.evidence.model_card import model_card
 from medfm_compress.bench.external_models import external_model
 from medfm_compress.bench.gate.decision import Decision
@@ -82,7 +82,7 @@ def model(tmp_path: Path, study: Study) -> ModelUnderTest:
 
 def test_every_case_is_answered_with_its_own_columns(tmp_path: Path, study: Study, model: ModelUnderTest) -> None:
     cases = study.split("test")
-    folder = Folders(tmp_path, tmp_path)
+    folder = Scratch(tmp_path, tmp_path)
     evaluation = evaluate_model(model, study, cases, QUICK, folder, no_progress)
 
     session, columns = model.session.open(), case_columns(study, cases, COLUMNS)
@@ -102,7 +102,7 @@ def test_perturbed_images_keep_their_columns(study: Study) -> None:
 def test_a_case_without_a_value_that_must_be_known(tmp_path: Path, model: ModelUnderTest) -> None:
     gaps = write_study(tmp_path / "gaps", ["", *(str(20 + number) for number in range(39))])
     with pytest.raises(StudyError, match=r"1 of 24 cases .* age is missing"):
-        evaluate_model(model, gaps, gaps.split("test"), QUICK, Folders(tmp_path, tmp_path), no_progress)
+        evaluate_model(model, gaps, gaps.split("test"), QUICK, Scratch(tmp_path, tmp_path), no_progress)
 
 
 def test_it_is_timed_with_columns_and_from_file_to_finding(model: ModelUnderTest) -> None:
@@ -133,7 +133,7 @@ def external(tmp_path: Path, content: bytes, columns=COLUMNS) -> ModelUnderTest:
 def test_an_onnx_file_with_several_inputs(tmp_path: Path, study: Study) -> None:
     theirs = external(tmp_path, tiny_columns.network((SEX, AGE)))
     assert [column.name for column in theirs.columns] == ["age", "sex"]
-    evaluation = evaluate_model(theirs, study, study.split("test"), QUICK, Folders(tmp_path, tmp_path), no_progress)
+    evaluation = evaluate_model(theirs, study, study.split("test"), QUICK, Scratch(tmp_path, tmp_path), no_progress)
     assert np.isfinite(evaluation.logits).all() and len(evaluation.images) == 24
     assert external(tmp_path, tiny_bundle.network()).columns == ()
 

@@ -98,7 +98,7 @@ def test_other_rules_for_masks_need_another_bench(study, tmp_path: Path) -> None
 @pytest.mark.parametrize("tiles", [False, True])
 def test_the_bench_judges_what_the_device_gives(study, tmp_path: Path, tiles: bool) -> None:
     from medfm_compress.bench.evaluate.mask_evaluation import MaskOptions, read_kept_map
-    from medfm_compress.bench.evaluate.subprocess_inference import Folders, evaluate_model
+    from medfm_compress.bench.evaluate.subprocess_inference import Scratch, evaluate_model
     from medfm_compress.bench.measure.latency import ModelUnderTest
     from medfm_compress.runtime.progress import no_progress
 
@@ -106,8 +106,8 @@ def test_the_bench_judges_what_the_device_gives(study, tmp_path: Path, tiles: bo
     bundle = drawn_masks.bundle(tmp_path / "spots.medfm", drawn_masks.network(), spec)
     teacher, cases = teacher_of(tmp_path / "teacher.onnx", spec), study.cases[:4]
     model = ModelUnderTest(name="teacher", session=teacher.session, spec=spec, task=teacher.task)
-    folder, kept = Folders(tmp_path / "a", tmp_path / "b"), tmp_path / "kept"
-    for path in folder:
+    folder, kept = Scratch(tmp_path / "a", tmp_path / "b"), tmp_path / "kept"
+    for path in (folder.temporary, folder.prepared):
         path.mkdir()
     table = evaluate_model(model, study, cases, QUICK, folder, no_progress, MaskOptions(keep=kept))
     engine = Engine(bundle, unverified=True, threads=1)

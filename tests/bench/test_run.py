@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from medfm_compress.bench.build_report import noise_reasons
 from medfm_compress.bench.evaluate.operating_points import held
 from medfm_compress.bench.evaluate.subprocess_inference import image_files
 from medfm_compress.bench.evaluate.test_set_log import LOG
@@ -21,7 +22,7 @@ from medfm_compress.bench.measure.machine import describe_machine
 from medfm_compress.bench.models import BUNDLES, CHOSEN, OWN, TeacherRef
 from medfm_compress.bench.options import BenchOptions
 from medfm_compress.bench.report import load_report
-from medfm_compress.bench.run import bench_bundle, noise_reasons
+from medfm_compress.bench.run import bench_bundle
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.policy import Budget, NonInferiority, Policy, Robustness, SubgroupRule
 from medfm_compress.data.fingerprint import study_fingerprint

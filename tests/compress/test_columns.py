@@ -159,7 +159,7 @@ def test_targets_of_tensorrt_are_refused(teacher: Path, study: Path, tmp_path: P
 def test_a_kind_of_column_that_there_is_not_is_named(study: Path, tmp_path: Path) -> None:
     (tmp_path / "columns.yaml").write_text(COLUMNS.replace("numeric", "number"))
     step = FinetuneStep(model=NETWORK, image_size=32, columns=str(tmp_path / "columns.yaml"), training=training(1))
-    with pytest.raises(StudyError, match="column 1 has the kind 'number'; it must be numeric or categorical"):
+    with pytest.raises(InputError, match=r"columns\[0\].kind is 'number'; it must be numeric or categorical"):
         steps.finetune(study, step, silent, tmp_path / "out")
     assert not (tmp_path / "out" / "model.json").exists()
 

@@ -175,3 +175,20 @@ def test_a_warning_of_a_forged_name_stays_one_line() -> None:
             [sys.executable, "-c", program.format(verbose)], capture_output=True, text=True, check=True
         )
         assert done.stderr == f"{name}variant a\\nPASS\\x1b[31m\n"
+
+
+def test_a_long_fact_is_broken_on_a_terminal_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = "fitted patches on 120 normal cases of a network, 64 numbers: " + "; ".join(f"fact {n}" for n in range(40))
+    console.fact("step 3", step)
+    assert capsys.readouterr().out == f"step 3:          {step}\n", "one line, for programs"
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    console.fact("step 3", step)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 3 and max(map(len, lines)) <= 80
+    assert [line[:17].strip() for line in lines] == ["step 3:", *[""] * (len(lines) - 1)]
+    assert " ".join(line[17:] for line in lines) == step
+    console.fact("model digest", "0" * 90)
+    assert capsys.readouterr().out == f"model digest:    {'0' * 90}\n", "what is one word stays one"

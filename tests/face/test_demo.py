@@ -24,9 +24,11 @@ def test_the_demo_ends_with_a_verdict_and_a_file_to_predict(
         teacher=short,
         distill=msgspec.structs.replace(whole.distill, training=student),
         quantize=msgspec.structs.replace(whole.quantize, samples=16, time_budget_s=0, error_limit=1e-9),
-        bench=msgspec.structs.replace(whole.bench, plan=Plan(rounds=10, turn_ms=10, warm_up_s=0.2)),
+        bench=msgspec.structs.replace(
+            whole.bench, plan=Plan(rounds=10, turn_ms=2, min_calls=2, max_calls=3, warm_up_s=0.1)
+        ),
     )
-    monkeypatch.setattr(demo, "PATIENTS", 60)
+    monkeypatch.setattr(demo, "PATIENTS", 40)
     monkeypatch.setattr(demo, "demo_recipe", lambda seed: recipe)
     with pytest.raises(SystemExit) as ended:
         main(["demo", "--out", str(tmp_path / "demo")])

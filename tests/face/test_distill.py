@@ -195,24 +195,21 @@ def test_the_output_may_not_replace_what_it_learns_from(capsys, study, teacher):
     assert "would replace it" in error
 
 
-def test_two_processes_distil_one_student(study, teacher, tmp_path):
+def test_two_processes_distil_one_student(capsys, study, teacher, tmp_path):
     """``torchrun`` runs the command unchanged; the loss follows that of one process with the same global batch."""
-    vit = ("--student", "test_vit")
-    command = ["distill", str(teacher), "--study", str(study), *vit, *SHORT, "--no-unlabelled"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    runs = {
-        "one": [sys.executable, "-m", "medfm_compress"],
-        "two": [sys.executable, *TORCHRUN, "-m", "medfm_compress"],
-    }
+    more = ("--student", "test_vit", "--no-unlabelled")
+    code, _, alone = distil(capsys, study, teacher, tmp_path / "one", *more)
+    assert code == 0, alone
+    command = ["distill", str(teacher), "--study", str(study), *SHORT, *more, "--out", str(tmp_path / "two")]
+    done = subprocess.run(
+        [sys.executable, *TORCHRUN, "-m", "medfm_compress", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     curves = {}
-    for name, starter in runs.items():
-        out = ["--out", str(tmp_path / name)]
-        done = subprocess.run(
-            [*starter, *command, *out], env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        lines = [line for line in done.stderr.splitlines() if line.startswith("epoch")]
-        assert len(lines) == 2, done.stderr  # one process speaks
+    for name, told in {"one": alone, "two": done.stderr}.items():
+        lines = [line for line in told.splitlines() if line.startswith("epoch")]
+        assert len(lines) == 2, told  # one process speaks
         curves[name] = [float(line.split("loss ")[1].split()[0]) for line in lines]
         assert load_model(tmp_path / name).name == "test_vit"
     np.testing.assert_allclose(curves["two"], curves["one"], rtol=2e-3)

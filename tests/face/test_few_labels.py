@@ -113,6 +113,17 @@ def test_what_is_no_encoder_is_said(encoder, discs_path, tmp_path, capsys):
     assert "one is given twice" in capsys.readouterr().err
 
 
+def test_a_classifier_on_an_encoder_of_embed_is_refused_before_it_is_opened(discs_path, tmp_path, capsys, monkeypatch):
+    def opened(*_):
+        raise AssertionError("it was opened")
+
+    monkeypatch.setattr("medfm_compress.compress.few_labels.encoder.open_encoders", opened)
+    (tmp_path / "embedded").mkdir()
+    (tmp_path / "embedded" / "encoder.json").write_text("{}")
+    assert few(tmp_path / "embedded", discs_path, "--out", tmp_path / "model") == 2
+    assert "is an encoder of 'embed', which has no classifier" in capsys.readouterr().err
+
+
 def test_findings_that_do_not_exclude_each_other_are_refused(encoder, tmp_path, capsys):
     from PIL import Image
 

@@ -12,7 +12,7 @@ from medfm_compress.__main__ import main
 from medfm_compress.data.synthetic import draw_study
 
 TRAIN = ("--epochs", "1", "--batch-size", "12", "--precision", "fp32", "--device", "cpu")
-BENCH = ("--rounds", "10", "--turn", "2ms", "--min-calls", "2", "--max-calls", "3", "--warm-up", "200ms")
+BENCH = ("--rounds", "10", "--turn", "2ms", "--min-calls", "2", "--max-calls", "3", "--warm-up", "100ms")
 # What makes a pasted command short here.
 QUICK = {"finetune": TRAIN, "distill": TRAIN, "quantize": ("--samples", "8", "--time-budget", "0")}
 POLICY = "non_inferiority:\n  - {metric: auroc, margin: 0.05}\nmin_positives: 5\nmin_negatives: 5\nmin_clusters: 5\n"

@@ -18,15 +18,15 @@ RECIPE = """\
 name: discs
 policy: policy.yaml
 teacher:
-  model: resnet18
+  model: resnet10t
   image_size: 48
-  training: {epochs: 3, batch_size: 12, learning_rate: 0.003, ema: 0.8, patience: 0, modality: none}
+  training: {epochs: 2, batch_size: 12, learning_rate: 0.003, ema: 0.8, patience: 0, modality: none}
 distill:
-  student: resnet10t
-  training: {epochs: 3, batch_size: 12, learning_rate: 0.003, ema: 0.8, patience: 0, modality: none}
+  student: test_resnet
+  training: {epochs: 2, batch_size: 12, learning_rate: 0.003, ema: 0.8, patience: 0, modality: none}
   distillation: {views: 1}
-quantize: {samples: 32, rounds: 5, error_limit: 0.5, nncf: false}
-bench: {plan: {rounds: 10, turn_ms: 20, warm_up_s: 1}}
+quantize: {samples: 16, rounds: 5, time_budget_s: 0, error_limit: 0.5, nncf: false, reduced_range: false}
+bench: {plan: {rounds: 10, turn_ms: 2, min_calls: 2, max_calls: 3, warm_up_s: 0.1}}
 """
 POLICY = """\
 non_inferiority: [{metric: auroc, margin: 0.1}]
@@ -59,7 +59,7 @@ def test_the_bundle_carries_the_verdict_and_its_origin(job: tuple[Path, Path, Fi
     manifest = Bundle.open(finished.bundle).manifest
     assert {verdict.outcome for verdict in manifest.verdicts} == {"inconclusive"}
     assert {verdict.model_digest for verdict in manifest.verdicts} == {manifest.model_digest}
-    assert manifest.provenance.teacher.startswith("resnet18@")
+    assert manifest.provenance.teacher.startswith("resnet10t@")
     assert manifest.task.operating_points
     assert (finished.report_folder / "report.html").stat().st_size > 10_000
 

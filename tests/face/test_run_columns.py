@@ -83,8 +83,22 @@ def test_a_table_gives_each_image_its_own(folder: Path) -> None:
             for name, values in zip(("a/one.png", "a/two.png", "b/one.png"), given, strict=True)
         ]
     assert probability(result) == pytest.approx(expected, abs=1e-6)
+    assert "warning: 1 of 4 rows of table.csv are of none of the images (elsewhere.png); write" in result.stderr
     sources = [row["columns"]["sex"] for row in json.loads(result.stdout)]
     assert sources == ["argument", "missing", "argument"]
+
+
+def test_rows_of_no_image_are_counted_and_the_first_named(folder: Path) -> None:
+    names = ["one", "a/two", "three.png", "four.png"]
+    rows = table(folder, "image,age\na/one.png,30\n" + "".join(f"{name},40\n" for name in names))
+    result = invoke(run, folder / "columns.medfm", folder / "a/one.png", *GIVEN[2:], "--columns", rows)
+    assert result.exit_code == 0
+    assert "4 of 5 rows of table.csv are of none of the images (one, a/two, three.png, …)" in result.stderr
+    rows.write_text("image,age\na/one.png,30\n")
+    assert (
+        "rows of"
+        not in invoke(run, folder / "columns.medfm", folder / "a/one.png", *GIVEN[2:], "--columns", rows).stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,7 +182,8 @@ def test_what_takes_no_columns_says_so(folder: Path) -> None:
     result = invoke(export, folder / "columns.medfm", "--self-contained", "--out", out)
     assert "takes columns beside the image (age, sex, view)" in str(result.exception) and not out.exists()
     heat = invoke(run, folder / "columns.medfm", folder / "a/one.png", *GIVEN, "--heatmap", folder / "maps")
-    assert "gives no heat map" in str(heat.exception)
+    assert "takes columns beside the image" in str(heat.exception) and "'medfm-compress view'" in str(heat.exception)
+    assert "--heat-map" not in str(heat.exception), "which refuses columns"
     pair = ("onnxruntime-cpu-fp32", "other")
     with pytest.raises(InputError, match="layers are compared of networks of the image alone"):
         explain_difference(Bundle.open(folder / "columns.medfm"), pair, np.zeros((1, 1, 32, 32), np.float32))

@@ -72,9 +72,10 @@ def bare(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.T
     """The wheel with its own dependencies only, as on a device; on this Python and on the oldest supported."""
     base = Path(sys.executable) if request.param == "this" else _find_python(request.param)
     folder = tmp_path_factory.mktemp(f"bare-{request.param}")
-    subprocess.run([str(base), "-m", "venv", str(folder / "venv")], check=True)
+    subprocess.run([str(base), "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
     python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    _pip([str(python), "-m", "pip", "install", "--quiet", str(wheel)])
+    # Byte code is left to the imports: most of what is installed is never imported here.
+    _pip([sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile", str(wheel)])
     (folder / "empty").mkdir()
     return Environment(python, folder / "empty")
 

@@ -101,10 +101,19 @@ def test_the_heat_map_is_the_map_and_a_normal_image_stays_grey(engine):
     assert shown is not None and shown.method == ANOMALY
 
 
-def test_a_number_of_no_case_gives_no_result(tmp_path):
+def test_a_number_of_no_case_on_a_golden_case_is_refused_at_the_opening(tmp_path):
     for beyond, said in ((60.0, "beyond the 64"), (0.5, "no whole number"), (-70.0, "beyond")):
         path = scored.bundle(tmp_path / "d.medfm", scored.network(beyond))
-        with Engine(path, unverified=True, threads=1) as engine, pytest.raises(Refused, match=said):
+        with pytest.raises(BundleRefused, match=f"of a golden case the network numbers .*{said}"):
+            Engine(path, unverified=True, threads=1)
+
+
+def test_a_number_of_no_case_gives_no_result(engine, monkeypatch):
+    run = engine._session.run
+    for beyond, said in ((64.0, "beyond the 64"), (0.5, "no whole number"), (-70.0, "beyond")):
+        wrong = np.full(scored.NEAREST.shape, beyond, np.float32)
+        monkeypatch.setattr(engine._session, "run", lambda inputs, wrong=wrong: {**run(inputs), "nearest": wrong})
+        with pytest.raises(Refused, match=f"{said}.*no result is given"):
             engine.predict(scored.image())
 
 

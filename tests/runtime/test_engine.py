@@ -92,12 +92,24 @@ def test_eight_threads_get_what_one_gets(tiny, passed):
                 assert list(pool.map(lambda image: engine.predict(image).probabilities, images * 10)) == alone * 10
 
 
-@pytest.mark.parametrize("outcome", ["fail", "inconclusive", None])
-def test_without_a_passing_verdict_there_is_no_engine(tiny, tmp_path, outcome):
+@pytest.mark.parametrize(
+    ("outcome", "advice"),
+    [
+        ("fail", "on it is fail. The report says which check failed: have another bundle made"),
+        (
+            "inconclusive",
+            "the report says what was missing: bench it on more cases and run the gate again, or say that",
+        ),
+        (None, "run the gate, or say that it may be used without (--unverified)"),
+    ],
+)
+def test_without_a_passing_verdict_there_is_no_engine(tiny, tmp_path, outcome, advice):
     path = tiny.bundle(tmp_path / "a.medfm", (tiny.OV, tiny.ORT), outcome=outcome)
     with pytest.raises(BundleRefused) as info:
         Engine(path, threads=1)
     assert "openvino-cpu-fp32: " in str(info.value) and "onnxruntime-cpu-fp32: " in str(info.value)
+    assert advice in str(info.value)
+    assert ("--unverified" in str(info.value)) == (outcome != "fail")
     with Engine(path, threads=1, unverified=True) as engine:
         assert engine.predict(tiny.image()).flags == ("unverified-model",)
 

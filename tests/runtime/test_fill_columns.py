@@ -80,6 +80,19 @@ def test_an_age_that_is_none_is_refused_and_not_said(text: str, reason: str) -> 
     assert text not in str(refusal.value).replace("such as 063Y", "")
 
 
+@pytest.mark.parametrize(("given", "value"), [("50Y", 50), ("050Y", 50), ("6M", 0.5), (" 50 years ", 50), ("50", 50)])
+def test_an_age_as_users_write_it(given: str, value: float) -> None:
+    assert (
+        fill_columns([AGE], {"age": given}, {}).inputs["age"] == fill_columns([AGE], {"age": value}, {}).inputs["age"]
+    )
+
+
+@pytest.mark.parametrize("given", ["50y", "1050Y", "fifty", "50 months"])
+def test_an_argument_that_is_no_age_names_both_ways_to_write_one(given: str) -> None:
+    with pytest.raises(ImageRefused, match=f"'{given}'; give a number, in years, or an age .* such as 050Y"):
+        fill_columns([AGE], {"age": given}, {})
+
+
 def test_an_argument_stands_in_for_an_age_that_is_none() -> None:
     filled = fill_columns([AGE], {"age": 50}, {"PatientAge": "000Y"})
     assert filled.sources == {"age": "argument"}

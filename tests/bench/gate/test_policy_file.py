@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -201,7 +202,9 @@ def complaints(value: Any, shape: dict[str, Any], shapes: dict[str, Any]) -> lis
 
 
 def test_a_docstring_is_split_by_attribute() -> None:
-    whole, attributes = describe(Policy.__doc__ or "")
+    docstring = Policy.__doc__ or ""
+    whole, attributes = describe(docstring)
+    assert (whole, attributes) == describe(inspect.cleandoc(docstring)), "indented or not"
     assert whole == "What must hold, declared before the test split is touched."
     assert set(attributes) == set(Policy.__struct_fields__)
     assert attributes["min_positives"].endswith("before any interval is computed; at least 2.")
@@ -218,9 +221,13 @@ def test_yaml_and_json_say_the_same_and_the_hash_is_of_the_bytes(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (ENTRY + "margins: 3\n", "unknown key 'margins'; allowed are non_inferiority, budget"),
-        (ENTRY + "budget: {p50: 3}\n", "policy: budget has the unknown key 'p50'; allowed are p50_ms, p99_ms"),
-        ("non_inferiority: [{metric: auroc, margin: 0.02, group: sex}]", "entry 1 has the unknown key 'group'"),
+        (ENTRY + "margins: 3\n", "the file has no key 'margins'; its keys are non_inferiority, budget"),
+        (ENTRY + "budget: {p50: 3}\n", "policy: budget has no key 'p50'; its keys are p50_ms, p99_ms"),
+        (
+            ENTRY + "margins: 3\nlimit: 2\nbudget: {p50: 3}\n",
+            "no key 'margins' or 'limit'; its keys are .*; budget has no key 'p50'; its keys",
+        ),
+        ("non_inferiority: [{metric: auroc, margin: 0.02, group: sex}]", r"non_inferiority\[0\] has no key 'group'"),
         (
             "non_inferiority: [{metric: kappa, margin: 0.02}]",
             "metric is 'kappa'; it must be one of .*auroc.*sensitivity",

@@ -9,9 +9,9 @@ from types import ModuleType, SimpleNamespace
 import msgspec
 import pytest
 
+from medfm_compress.bench.build_report import noise_reasons
 from medfm_compress.bench.measure.gpu_state import THROTTLING, gpu_states
 from medfm_compress.bench.measure.machine import describe_machine
-from medfm_compress.bench.run import noise_reasons
 from medfm_compress.bench.types.gpu_state import GpuState
 from medfm_compress.bench.types.measurement import Measurement
 

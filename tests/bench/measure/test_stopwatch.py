@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import gc
 
-from medfm_compress.bench.measure.stopwatch import WARM_UP, Effort, interleaved_ms, interleaved_p50_ms
+from medfm_compress.bench.measure.stopwatch import (
+    WARM_UP,
+    Effort,
+    interleaved_ms,
+    interleaved_p50_ms,
+    without_collector,
+)
 
 
 class Clock:
@@ -65,3 +71,18 @@ def test_the_collector_rests_and_wakes() -> None:
     states: list[bool] = []
     interleaved_ms([lambda: states.append(gc.isenabled())], Effort(least_rounds=2, most_rounds=2))
     assert states[WARM_UP:] == [False, False] and gc.isenabled()
+
+
+def test_the_collector_leaves_old_objects_alone() -> None:
+    generations: list[int] = []
+
+    def watch(phase: str, info: dict[str, int]) -> None:
+        generations.append(info["generation"])
+
+    gc.callbacks.append(watch)
+    try:
+        with without_collector():
+            pass
+    finally:
+        gc.callbacks.remove(watch)
+    assert generations and max(generations) < 2
