@@ -89,10 +89,11 @@ def optimise_export(
         return Optimised(reason=f"the optimised file cannot be opened: {exc}")
     inputs = make_golden_inputs(spec, columns)
     own, plain = (_outputs(session, inputs) for session in (export.session, portable.session))
-    error = relative_logit_error(*(logits.reshape(len(logits), -1) for logits, *_ in (own, plain)))  # of maps as well
+    mine, theirs = (logits.reshape(len(logits), -1) for logits, *_ in (own, plain))  # of maps as well
+    error = relative_logit_error(mine, theirs)
     if not error <= LARGEST_DIFFERENCE:
         return Optimised(reason=f"the optimised file computes something else: relative logit error {error:.3g}")
-    is_identical = all(mine.tobytes() == theirs.tobytes() for mine, theirs in zip(own, plain, strict=True))
+    is_identical = all(a.tobytes() == b.tobytes() for a, b in zip(own, plain, strict=True))
     return Optimised(export=export, is_identical=is_identical)
 
 
