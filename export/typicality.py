@@ -28,7 +28,7 @@ from medfm_compress.runtime.columns import Column
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import ImageSpec
-from medfm_compress.runtime.network_inputs import feed, images_of, rows_of
+from medfm_compress.runtime.network_inputs import NetworkInputs, feed, images_of, joined, rows_of
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.task import TaskKind
 from medfm_compress.runtime.threads import map_in_threads
@@ -65,6 +65,20 @@ class StoredTypicality(NamedTuple):
     rule: Typicality
     output: Tensor
     files: dict[str, bytes]
+
+
+class Asked(NamedTuple):
+    """Cases that a network was asked about already.
+
+    Attributes:
+        cases: of the study.
+        inputs: theirs, in their order.
+        features: what it gave, ``[n, d]``, float32.
+    """
+
+    cases: Sequence[Case]
+    inputs: NetworkInputs
+    features: NDArray[np.float32]
 
 
 class Described(NamedTuple):
@@ -127,14 +141,20 @@ def store_typicality(
     return StoredTypicality(rule, output, files)
 
 
-def rescored(bundle: Bundle, session: Session, study: Study) -> bytes:
+def rescored(bundle: Bundle, session: Session, study: Study, asked: Asked | None = None) -> bytes:
     """The member with the validation scores of another variant, by the statistics that ``bundle`` has.
+
+    Args:
+        bundle: has statistics.
+        session: of the variant.
+        study: that the bundle was exported with.
+        asked: cases that ``session`` was asked about already, which it need not be again.
 
     Raises:
         StudyError: an image cannot be read, or other validation cases than those the bundle was exported with.
     """
     manifest = bundle.manifest
-    scores = validation_scores(read_model(bundle), session, study, manifest.image_spec, manifest.told)
+    scores = validation_scores(read_model(bundle), session, study, manifest.image_spec, manifest.told, asked)
     rule = manifest.typicality
     if rule is not msgspec.UNSET and len(scores) != rule.validation_cases:
         raise StudyError(
@@ -162,27 +182,48 @@ def fit_typicality(session: Session, study: Study, spec: ImageSpec, columns: Seq
 
 
 def validation_scores(
-    model: TypicalityModel, session: Session, study: Study, spec: ImageSpec, columns: Sequence[Column] = ()
+    model: TypicalityModel,
+    session: Session,
+    study: Study,
+    spec: ImageSpec,
+    columns: Sequence[Column] = (),
+    asked: Asked | None = None,
 ) -> NDArray[np.float32]:
     """Strangeness of the validation cases (at most 300), sorted, float32 ``[n]``."""
     cases = sample_cases(study, "val", MOST_VALIDATION_CASES, seed=0)
-    described = describe(session, study, cases, spec, columns)
+    described = describe(session, study, cases, spec, columns, asked)
     scores: NDArray[np.float32] = np.sort(strangest(model.parts(*described))).astype(np.float32)
     return scores
 
 
 def describe(
-    session: Session, study: Study, cases: Sequence[Case], spec: ImageSpec, columns: Sequence[Column] = ()
+    session: Session,
+    study: Study,
+    cases: Sequence[Case],
+    spec: ImageSpec,
+    columns: Sequence[Column] = (),
+    asked: Asked | None = None,
 ) -> Described:
-    """Descriptions of ``cases`` as the device will see them, one case at a time."""
+    """Descriptions of ``cases`` as the device will see them, one case at a time; those ``asked`` are not run again."""
     features: list[NDArray[np.float32]] = []
     pixels: list[NDArray[np.float32]] = []
     workers = max(1, usable_cores() // session.info.threads)
+    rows = {} if asked is None else {case.image: row for row, case in enumerate(asked.cases)}
+
+    def of_case(case: tuple[int | None, NetworkInputs]) -> NDArray[np.float32]:
+        row, inputs = case
+        if asked is not None and row is not None:
+            return asked.features[row : row + 1]
+        return session.run(feed(session.input_names, inputs))[OUTPUT]
+
     for start in range(0, len(cases), _CHUNK):
-        inputs = case_inputs(study, cases[start : start + _CHUNK], spec, columns)
-        pixels.append(describe_pixels(images_of(inputs)))
-        rows = list(rows_of(inputs))
-        features += map_in_threads(lambda row: session.run(feed(session.input_names, row))[OUTPUT], rows, workers)
+        chunk = cases[start : start + _CHUNK]
+        known = [rows.get(case.image) for case in chunk]
+        unread = [case for case, row in zip(chunk, known, strict=True) if row is None]
+        read = rows_of(case_inputs(study, unread, spec, columns)) if unread else iter(())
+        inputs = [next(read) if asked is None or row is None else asked.inputs[row : row + 1] for row in known]
+        pixels.append(describe_pixels(images_of(joined(inputs))))
+        features += map_in_threads(of_case, zip(known, inputs, strict=True), workers)
     described = Described(np.concatenate(features).astype(np.float32), np.concatenate(pixels))
     if not all(np.isfinite(x).all() for x in described):
         raise StudyError(f"the network's features of {study.root.name} are not finite")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,16 +24,16 @@ from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import BundleRefused, InputError, Refused, refusing
 from medfm_compress.runtime.fill_columns import fill_columns, keywords_of
 from medfm_compress.runtime.heap import release_freed_memory
-from medfm_compress.runtime.nearest_cases import nearest_cases
+from medfm_compress.runtime.meanwhile import Meanwhile
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed, with_columns
 from medfm_compress.runtime.opening import (
     check_columns_of,
     check_names,
     choose_variant,
     opened,
+    prepare_beside,
     qualify,
     trust_flags,
-    typicality_judge,
 )
 from medfm_compress.runtime.prediction import NetworkInput, Prediction
 from medfm_compress.runtime.sessions.protocol import Session, SessionInfo
@@ -102,7 +103,7 @@ class Engine:
             raise InputError(f"threads is {threads}; it must be at least 1")
         self._trust, self._allow_unsigned, self._trusted_at = trust, allow_unsigned, time.monotonic()
         self.bundle = opened(bundle, find_store(trust), allow_unsigned)
-        self.variant = choose_variant(self.bundle, backend, unverified)
+        self.variant, read = choose_variant(self.bundle, backend, unverified, reads_files=cache_dir is None)
         self.task: Task = self.manifest.task_of(self.variant)
         self.verified = not choice.verdict_incompatibility(self.bundle, self.variant)
         if not self.verified:
@@ -110,12 +111,12 @@ class Engine:
                 "variant %s has no passing verdict; used all the same, as unverified was asked for", self.variant.name
             )
         cache = None if cache_dir is None else str(cache_dir)
-        session = open_variant(self.bundle, self.variant, threads or usable_cores(), cache)
+        session = open_variant(self.bundle, self.variant, threads or usable_cores(), cache, read)
         check_names(session, self.manifest)
         check_columns_of(self.bundle)
+        beside = Meanwhile(partial(prepare_beside, self.bundle, self.variant))
         self.golden_error = qualify(self.bundle, self.variant, session)
-        self._judge = typicality_judge(self.bundle, self.variant)
-        self._nearest = nearest_cases(self.bundle)
+        self._judge, self._nearest = beside.result()
         self._standing_flags = (
             *(() if self.verified else (UNVERIFIED_FLAG,)),
             *trust_flags(self.bundle, self.variant),

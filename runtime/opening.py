@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -14,6 +18,8 @@ from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError, in_one_line
+from medfm_compress.runtime.meanwhile import Meanwhile
+from medfm_compress.runtime.nearest_cases import NearestCases, nearest_cases
 from medfm_compress.runtime.sessions.protocol import Session
 from medfm_compress.runtime.trust.store import TrustStore
 
@@ -24,6 +30,10 @@ UNSIGNED_FLAG = "unsigned-bundle"
 CLOCK_FLAG = "clock-is-wrong"
 START_GOLDENS = 1
 """Golden cases replayed at the start: one already passes through every operator; ``inspect --verify`` replays all."""
+
+_OF_EVERY_IMAGE = ("PIL.Image", "medfm_compress.runtime.read_image", "medfm_compress.runtime.answers.table")
+_OF_DICOM = ("medfm_compress.runtime.dicom.read_dicom", "pydicom")
+_OF_OTHER_FILES = ("medfm_compress.runtime.images.read_raster", "PIL.ImageOps", "PIL.JpegImagePlugin")
 
 _log = logging.getLogger("medfm_compress.runtime")
 
@@ -46,13 +56,36 @@ def trust_flags(bundle: Bundle, variant: Variant) -> tuple[str, ...]:
     return (*((UNSIGNED_FLAG,) if missing else ()), *((CLOCK_FLAG,) if standing.clock_is_behind else ()))
 
 
-def choose_variant(bundle: Bundle, backend: str | None, unverified: bool) -> Variant:
-    """The first variant that may run here; raises BundleRefused with what keeps each from it."""
+class Chosen(NamedTuple):
+    """The variant that runs.
+
+    Attributes:
+        variant: of the bundle.
+        read: gives the contents of its files, checked; once.
+    """
+
+    variant: Variant
+    read: Callable[[], list[bytes]]
+
+
+def choose_variant(bundle: Bundle, backend: str | None, unverified: bool, reads_files: bool = True) -> Chosen:
+    """The first variant that may run here; raises BundleRefused with what keeps each from it.
+
+    With ``reads_files`` its files are read and hashed while its engine is imported, which takes about as long.
+    """
     passed_over: list[str] = []
-    for variant, reason in choice.incompatibilities(bundle, choice.Machine(cpu=read_cpu()), backend, unverified):
+    reading: dict[str, Callable[[], list[bytes]]] = {}
+
+    def begin(variant: Variant) -> None:
+        reading.clear()  # of one whose engine is not there
+        if reads_files:
+            reading[variant.name] = Meanwhile(partial(_contents, bundle, variant)).result
+
+    machine = choice.Machine(cpu=read_cpu())
+    for variant, reason in choice.incompatibilities(bundle, machine, backend, unverified, begin):
         if not reason:
             _log.info("variant %s (%s) chosen; passed over: %s", variant.name, variant.target, passed_over or "none")
-            return variant
+            return Chosen(variant, reading.get(variant.name) or partial(_contents, bundle, variant))
         passed_over.append(f"{variant.name}: {in_one_line(reason)}")
     advice = "" if unverified else _advice(bundle)
     raise BundleRefused(f"{bundle.path.name} has no variant that may run here: {'; '.join(passed_over)}{advice}")
@@ -68,6 +101,32 @@ def _advice(bundle: Bundle) -> str:
             "run the gate again, or say that it may be used without (--unverified)"
         )
     return ". The report says which check failed: have another bundle made" if "fail" in outcomes else ""
+
+
+def _contents(bundle: Bundle, variant: Variant) -> list[bytes]:
+    return [bundle.read(name) for name in variant.files]
+
+
+class Beside(NamedTuple):
+    """What a prediction needs beside the network: see `typicality_judge` and `nearest_cases`."""
+
+    judge: TypicalityJudge | None
+    nearest: NearestCases | None
+
+
+def prepare_beside(bundle: Bundle, variant: Variant) -> Beside:
+    """Read what a prediction needs beside the network, and import what it will most likely use: for a second thread.
+
+    A bundle that names the DICOM images that it accepts will read DICOM, another one most likely a picture.
+
+    Raises:
+        BundleRefused: a member is damaged.
+    """
+    of_files = _OF_DICOM if bundle.manifest.image_spec.dicom.declares_kind else _OF_OTHER_FILES
+    for module in (*_OF_EVERY_IMAGE, *of_files):
+        with contextlib.suppress(Exception):  # the prediction says what is wrong with it
+            importlib.import_module(module)
+    return Beside(typicality_judge(bundle, variant), nearest_cases(bundle))
 
 
 def typicality_judge(bundle: Bundle, variant: Variant) -> TypicalityJudge | None:

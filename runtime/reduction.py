@@ -30,8 +30,9 @@ Rows = Callable[[int, int], NDArray[np.float32]]
 _UNIT = 2.0**-53
 _ROUNDINGS_OF_WEIGHTS = 32
 _OUTPUTS = 7  # of one product; the eighth column is the error bound. More share fewer taps, and fewer fill no register
-# Of one product, in multiplications: below what OpenBLAS gives to several threads, which belong to the engine.
-_LARGEST_PRODUCT = 4 * 65_536
+# Of one product, in multiplications: below what OpenBLAS gives to several threads, which belong to the engine, and few
+# enough that what is kept meanwhile stays in the cache (a quarter of what it would be at four times as many).
+_LARGEST_PRODUCT = 65_536
 _LEAST_FACTOR, _LEAST_PIXELS = 2.0, 1 << 19
 
 

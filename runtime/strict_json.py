@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any, TypeVar
 
 import msgspec
@@ -32,6 +31,8 @@ def decode(
     try:
         decoded = msgspec.json.decode(data, type=kind)
         if unique:
+            import json  # 2 ms of every start
+
             json.loads(data, object_pairs_hook=_named_once)
         return decoded
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as exc:

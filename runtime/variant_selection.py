@@ -28,11 +28,16 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 def incompatibility(variant: Variant, machine: Machine) -> str:
     """Why ``variant`` cannot run on ``machine``, as a phrase; empty where it can."""
+    return _machine_incompatibility(variant, machine.cpu) or _engine_incompatibility(variant, machine)
+
+
+def _machine_incompatibility(variant: Variant, cpu: Cpu) -> str:
+    """Why ``variant`` cannot run with ``cpu``, whatever is installed; empty where it can."""
     impossible = obstacle(variant.backend, variant.device, variant.precision)
     if impossible:
         return impossible
-    missing = missing_flags(variant.instruction_set, machine.cpu)
-    return _in_words(missing, machine.cpu) if missing else _engine_incompatibility(variant, machine)
+    missing = missing_flags(variant.instruction_set, cpu)
+    return _in_words(missing, cpu) if missing else ""
 
 
 def _engine_incompatibility(variant: Variant, machine: Machine) -> str:
@@ -75,17 +80,25 @@ def unsigned_verdict(bundle: Bundle, verdict: StoredVerdict) -> str:
 
 
 def incompatibilities(
-    bundle: Bundle, machine: Machine, backend: str | None, unverified: bool
+    bundle: Bundle,
+    machine: Machine,
+    backend: str | None,
+    unverified: bool,
+    before_its_engine: Callable[[Variant], None] = lambda _: None,
 ) -> Iterator[tuple[Variant, str]]:
-    """Each variant in the bundle's order with its obstacle, found lazily: engines are imported only when reached."""
+    """Each variant in the bundle's order with its obstacle, found lazily: engines are imported only when reached.
+
+    ``before_its_engine`` is told of a variant that only its engine could still keep from running.
+    """
     for variant in bundle.manifest.variants:
         if backend is not None and variant.backend != backend:
             yield variant, f"runs on {variant.backend}; asked for is {backend}"
         else:
-            yield (
-                variant,
-                ("" if unverified else verdict_incompatibility(bundle, variant)) or incompatibility(variant, machine),
-            )
+            reason = "" if unverified else verdict_incompatibility(bundle, variant)
+            reason = reason or _machine_incompatibility(variant, machine.cpu)
+            if not reason:
+                before_its_engine(variant)
+            yield variant, reason or _engine_incompatibility(variant, machine)
 
 
 def version_satisfies(version: str, specifier: str) -> bool:

@@ -229,6 +229,7 @@ def portable(onnx: bytes) -> bytes:
         ModelError: see `read_graph`.
     """
     model = read_graph(onnx)
+    del onnx  # of a large network the only copy that nobody else needs any more
     simplify(model)
     return serialise(model)
 

@@ -28,7 +28,7 @@ from medfm_compress.compress.quantization.candidate_trial import (
     rejection_reason,
     trials_of,
 )
-from medfm_compress.compress.quantization.fidelity import case_logits, fidelity
+from medfm_compress.compress.quantization.fidelity import case_answers, case_logits, fidelity
 from medfm_compress.compress.quantization.kinds.table import judge_of
 from medfm_compress.compress.quantization.kinds.validation_set import ValidationSet
 from medfm_compress.compress.quantization.methods import (
@@ -46,7 +46,7 @@ from medfm_compress.compress.quantization.preference import NEAR, form_of, prefe
 from medfm_compress.export.build import open_export
 from medfm_compress.runtime.bundle.manifest import Backend, Variant
 from medfm_compress.runtime.errors import BundleRefused, InputError, ModelError
-from medfm_compress.runtime.heap import release_freed_memory
+from medfm_compress.runtime.heap import release_unused_memory
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
@@ -148,7 +148,7 @@ def search_candidates(
         if remark := _remark(attempts[-1], reference, validation):
             progress(f"{backend}: {remark}")
         attempts[:] = _close_losers(attempts, limits)
-        release_freed_memory()
+        release_unused_memory()
     return tuple(attempts)
 
 
@@ -226,9 +226,10 @@ def judge(trial: CandidateTrial, reference: CandidateTrial, validation: Validati
     """An opened trial with how faithful it is; one that could not be opened comes back as it is."""
     if trial.export is None or reference.logits is None:
         return trial
-    logits = case_logits(trial.export.session, validation.inputs)
+    logits, features = case_answers(trial.export.session, validation.inputs)
     error, drop, changed = fidelity(logits, reference.logits, validation)
-    return msgspec.structs.replace(trial, logits=logits, error=error, accuracy_drop=drop, changed_decisions=changed)
+    judged = msgspec.structs.replace(trial, logits=logits, features=features)
+    return msgspec.structs.replace(judged, error=error, accuracy_drop=drop, changed_decisions=changed)
 
 
 def session_ms(sessions: Sequence[Session], case: NetworkInputs, rounds: int) -> tuple[list[float], ...]:
@@ -323,4 +324,4 @@ def _contenders(running: Sequence[CandidateTrial]) -> list[CandidateTrial]:
 def _closed(attempt: Attempt) -> Attempt:
     if isinstance(attempt, DoesNotApply):
         return attempt
-    return msgspec.structs.replace(attempt, export=None, logits=None)
+    return msgspec.structs.replace(attempt, export=None, logits=None, features=None)

@@ -61,6 +61,7 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
         changed_decisions: likewise.
         size_bytes: of its files.
         logits: on the validation cases that judge.
+        features: likewise, where the network gives any.
         level_with: names of others that are as fast within noise: of the one that ships those that it was preferred to,
             of these that one. Empty where the clock told.
         companion_of: name of the candidate that it is a second form of; empty for a candidate of its own.
@@ -83,6 +84,7 @@ class CandidateTrial(msgspec.Struct, frozen=True, kw_only=True):
     changed_decisions: float = 0.0
     size_bytes: int = 0
     logits: NDArray[np.float32] | None = None
+    features: NDArray[np.float32] | None = None
     level_with: tuple[str, ...] = ()
     companion_of: str = ""
     kept: bool = False

@@ -102,7 +102,15 @@ class CompanionBuilder:
             export=optimised.export,
             size_bytes=sum(map(len, optimised.export.contents)),
         )
+        if optimised.is_identical:
+            return (_judged_as(best, _beside(trial, best)),)
         return (judge(_beside(trial, best), reference, self.validation),)
+
+
+def _judged_as(best: CandidateTrial, trial: CandidateTrial) -> CandidateTrial:
+    """``trial``, which gives what ``best`` gives to the last bit, with the judgement on ``best``: not asked again."""
+    judged = msgspec.structs.replace(trial, logits=best.logits, features=best.features, error=best.error)
+    return msgspec.structs.replace(judged, accuracy_drop=best.accuracy_drop, changed_decisions=best.changed_decisions)
 
 
 def _model_of(export: Export, columns: tuple[Column, ...]) -> Model:

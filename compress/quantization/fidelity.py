@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medfm_compress.compress.quantization.kinds.table import judge_of
 from medfm_compress.compress.quantization.kinds.validation_set import Logits, ValidationSet
+from medfm_compress.export.passes.features_output import FEATURES
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.golden_cases import relative_logit_error
 from medfm_compress.runtime.network_inputs import NetworkInputs, feed
@@ -26,15 +28,30 @@ class Fidelity(NamedTuple):
     changed_decisions: float = 0.0
 
 
-def case_logits(session: Session, inputs: NetworkInputs) -> Logits:
-    """Logits ``[n, …]`` of ``inputs`` of n cases, one case at a time as the device does, on every core."""
-    names, output = session.input_names, session.output_names[0]
+class Answers(NamedTuple):
+    """What a network gives on n cases: logits ``[n, …]``, and features ``[n, d]`` where it has that output."""
 
-    def logits_of(number: int) -> Logits:
-        return np.asarray(session.run(feed(names, inputs[number : number + 1]))[output], dtype=np.float32)
+    logits: Logits
+    features: NDArray[np.float32] | None
+
+
+def case_answers(session: Session, inputs: NetworkInputs) -> Answers:
+    """What ``session`` gives on ``inputs`` of n cases, one case at a time as the device does, on every core."""
+    names, output = session.input_names, session.output_names[0]
+    wanted = [name for name in (output, FEATURES) if name in session.output_names]
+
+    def answer(number: int) -> list[NDArray[np.float32]]:
+        outputs = session.run(feed(names, inputs[number : number + 1]))
+        return [np.asarray(outputs[name], dtype=np.float32) for name in wanted]
 
     workers = max(1, usable_cores() // session.info.threads)
-    return np.concatenate(list(map_in_threads(logits_of, range(len(inputs)), workers)))
+    parts = [np.concatenate(rows) for rows in zip(*map_in_threads(answer, range(len(inputs)), workers), strict=True)]
+    return Answers(parts[0], parts[1] if len(parts) > 1 else None)
+
+
+def case_logits(session: Session, inputs: NetworkInputs) -> Logits:
+    """The logits of `case_answers` alone."""
+    return case_answers(session, inputs).logits
 
 
 def fidelity(logits: Logits, fp32_logits: Logits, validation: ValidationSet) -> Fidelity:

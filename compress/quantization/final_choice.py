@@ -132,7 +132,7 @@ def _without_losers(attempts: Attempts, limits: Limits) -> Attempts:
             return trial
         is_level = best is not None and any(trial is other for other in best.level)
         names = (best.trial.name,) if best is not None and is_level else ()
-        return msgspec.structs.replace(trial, export=None, logits=None, level_with=names)
+        return msgspec.structs.replace(trial, export=None, logits=None, features=None, level_with=names)
 
     reference, *others = attempts
     return (reference, *(after(other) if isinstance(other, CandidateTrial) else other for other in others))

@@ -40,16 +40,16 @@ from medfm_compress.compress.quantization.options import MIN_CALIBRATION_CASES, 
 from medfm_compress.compress.quantization.preference import Preferred, in_order
 from medfm_compress.compress.quantization.targets import make_group, variants_of
 from medfm_compress.compress.quantization.thresholds import recalibrate_thresholds
+from medfm_compress.compress.quantization.typicality_scores import score_files
 from medfm_compress.data.study import Case, Study
 from medfm_compress.export.build import Export, make_variant, versions
 from medfm_compress.export.cases import case_inputs, check_labels, sample_cases
-from medfm_compress.export.typicality import rescored
-from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, typicality_member, utc_date
+from medfm_compress.runtime.bundle.bundle import Bundle, rewrite_bundle, utc_date
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.cpu import usable_cores
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.golden_cases import golden_files, read_golden_inputs, run_goldens
-from medfm_compress.runtime.heap import release_freed_memory
+from medfm_compress.runtime.heap import release_unused_memory
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.network_inputs import NetworkInputs, images_of
 from medfm_compress.runtime.progress import Progress, counted, no_progress
@@ -134,7 +134,7 @@ def quantize_bundle(
         progress("choosing thresholds of the new variants on validation cases")
         shipping, lines = _recalibrated(shipping, validation, bundle)
         steps += lines
-    scores = _typicality_files(bundle, shipping, study, progress)
+    scores = score_files(bundle, shipping, validation, lambda: _source_graph(bundle), progress)
     exports = [opened(trial) for trial in shipping if trial.name != "fp32"]
     steps += heat_map_lines(bundle, exports, images_of(validation.inputs))
     manifest = _write(bundle, out_path, shipping, attempts, steps, scores)
@@ -166,6 +166,7 @@ def _source_variant(bundle: Bundle) -> Variant:
 
 def _calibrated(study: Study, cases: tuple[Case, ...], bundle: Bundle, progress: Progress) -> GraphBuilder:
     onnx = _source_graph(bundle)
+    release_unused_memory()  # that of the graph as it was read
     progress(f"calibrating on {len(cases)} training cases")
 
     def stream() -> Iterator[NetworkInputs]:
@@ -173,7 +174,7 @@ def _calibrated(study: Study, cases: tuple[Case, ...], bundle: Bundle, progress:
             yield _inputs(bundle, study, cases[start : start + _CHUNK])
 
     statistics = calibrate(onnx, stream(), threads=usable_cores())
-    release_freed_memory()  # that of ONNX Runtime and of all activations
+    release_unused_memory()  # that of ONNX Runtime and of all activations
     return GraphBuilder(onnx, statistics, _inputs(bundle, study, cases[:SAMPLE]), bundle.manifest.task)
 
 
@@ -304,24 +305,6 @@ def _write(
     old = bundle.manifest.provenance
     provenance = msgspec.structs.replace(old, steps=(*old.steps, *steps, *lines), libraries=versions(), date=utc_date())
     return rewrite_bundle(bundle, out_path, variants=variants, files=files, provenance=provenance)
-
-
-def _typicality_files(
-    bundle: Bundle, shipping: Sequence[CandidateTrial], study: Study, progress: Progress
-) -> dict[str, bytes]:
-    """Each new variant's own scores of the validation cases, where the bundle tells unlike images."""
-    if bundle.manifest.typicality is msgspec.UNSET:
-        return {}
-    new = [opened(trial) for trial in shipping if trial.name != "fp32"]
-    if new:
-        progress("scoring validation cases, so that the new variants tell unlike images")
-    files = {}
-    for export in new:
-        session = export.session
-        if export.variant.device != "cpu":  # the device builds it, and is held to the FP32 network
-            session = open_session_from_bytes("onnxruntime", [_source_graph(bundle)], 1, "fp32")
-        files[typicality_member(export.variant.name)] = rescored(bundle, session, study)
-    return files
 
 
 def _golden_logits(bundle: Bundle, export: Export, inputs: NetworkInputs) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Backend, Precision, Variant
 from medfm_compress.runtime.cpu import missing_flags, read_cpu
 from medfm_compress.runtime.errors import BundleRefused, InputError
+from medfm_compress.runtime.heap import release_unused_memory
 from medfm_compress.runtime.sessions.instruction_sets import BF16
 from medfm_compress.runtime.sessions.table import is_available
 
@@ -106,7 +107,9 @@ def _float(backend: Backend, precision: Precision, contents: tuple[bytes, ...], 
 
 def _fused(onnx: bytes, threads: int) -> Attempt:
     """FP32 with the operators that ONNX Runtime runs fastest, e.g. one for a whole attention."""
-    fused, passes = for_onnxruntime(read_graph(portable(onnx)), quantized=False)
+    graph = portable(onnx)
+    release_unused_memory()  # that of the graph as it was read
+    fused, passes = for_onnxruntime(read_graph(graph), quantized=False)
     if not passes:
         return DoesNotApply(candidate="fp32-fused", reason="ONNX Runtime has no faster operators for this graph")
     return _opened("fp32-fused", make_variant("onnxruntime", "fp32", qualifier="fused"), (serialise(fused),), threads)

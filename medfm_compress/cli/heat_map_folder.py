@@ -27,7 +27,7 @@ class HeatMapFolder:
         Raises:
             InputError: the bundle gives no heat map, or the folder cannot be made or already holds something.
         """
-        from medfm_compress.runtime.page.reading import current
+        from medfm_compress.runtime.device.current import current
 
         self._engine, self._folder = engine, folder
         self._names, self._drawn, self._without = ImageNames(), 0, 0
@@ -78,10 +78,10 @@ class HeatMapFolder:
         """
         from PIL import Image
 
+        from medfm_compress.runtime.device.current import current
         from medfm_compress.runtime.heat_map import finding_to_explain, heat_map_of_image
         from medfm_compress.runtime.heat_map_legend import drawable, legend_lines, with_legend
         from medfm_compress.runtime.images.size_limits import read_limited
-        from medfm_compress.runtime.page.reading import current
         from medfm_compress.runtime.read_image import read_image
 
         engine, finding = current(self._engine), finding_to_explain(prediction)
@@ -106,11 +106,11 @@ class HeatMapFolder:
         return {kind: str(self._folder / file) for kind, file in zip(kinds, contents, strict=False)}
 
     def _secondary_capture(self, data: bytes, image: Path, prediction: Prediction, heat: HeatMap) -> bytes:
+        from medfm_compress.runtime.device.current import current
         from medfm_compress.runtime.dicom.parse import parse_header
         from medfm_compress.runtime.node.config import ResultsConfig
         from medfm_compress.runtime.node.results.assessment import ReadBy, assess
         from medfm_compress.runtime.node.results.secondary_capture import secondary_capture
-        from medfm_compress.runtime.page.reading import current
 
         read_by = ReadBy.of(current(self._engine))
         header = parse_header(data, image.name)

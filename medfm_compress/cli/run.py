@@ -169,7 +169,7 @@ class _Predictor(NamedTuple):
 
     @property
     def _answers_for_each_frame(self) -> bool:
-        from medfm_compress.runtime.page.reading import current
+        from medfm_compress.runtime.device.current import current
 
         return current(self.engine).manifest.image_spec.dicom.frame_aggregation == "each"
 

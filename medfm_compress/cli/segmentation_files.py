@@ -95,13 +95,13 @@ class SegmentationFiles:
     def _dicom_seg(self, image: Path, prediction: Prediction, segmentation: Segmentation) -> bytes:
         import time
 
+        from medfm_compress.runtime.device.current import current
         from medfm_compress.runtime.dicom.parse import parse_header
         from medfm_compress.runtime.images.file_types import HEAD_BYTES, kind_of
         from medfm_compress.runtime.images.size_limits import read_limited
         from medfm_compress.runtime.node.config import ResultsConfig
         from medfm_compress.runtime.node.results.assessment import ReadBy, assess
         from medfm_compress.runtime.node.results.segmentation_object import segmentation_object
-        from medfm_compress.runtime.page.reading import current
 
         data = read_limited(image)
         if kind_of(data[:HEAD_BYTES]) != "dicom":
@@ -112,7 +112,7 @@ class SegmentationFiles:
         return segmentation_object(assessment, segmentation)
 
     def _overlay(self, image: Path, prediction: Prediction, segmentation: Segmentation) -> bytes:
-        from medfm_compress.runtime.page.reading import current
+        from medfm_compress.runtime.device.current import current
         from medfm_compress.runtime.read_image import read_image
         from medfm_compress.runtime.segmentation.overlay import Caption, overlay_png
 

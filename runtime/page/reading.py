@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.columns import Column, Values
+from medfm_compress.runtime.device.current import current
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.heat_map import finding_to_explain, heat_map, layer, picture_of
 from medfm_compress.runtime.page.queue import Queue
@@ -168,13 +169,6 @@ def _column(column: Column) -> Json:
         "is_needed": column.missing == "refuse",
         "dicom": column.dicom,
     }
-
-
-def current(engine: Engine | ActiveEngine) -> Engine:
-    """The engine that answers now."""
-    from medfm_compress.runtime.engine import Engine
-
-    return engine if isinstance(engine, Engine) else engine.engine
 
 
 def _describe(engine: Engine, prediction: Prediction, seen: NetworkInput) -> Json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import MappingProxyType, ModuleType
 from typing import cast
 
@@ -60,15 +60,19 @@ def open_session_from_bytes(
     return cast(Session, module.from_bytes(files, threads, precision, device))
 
 
-def open_variant(bundle: Bundle, variant: Variant, threads: int, cache_dir: str | None = None) -> Session:
+def open_variant(
+    bundle: Bundle,
+    variant: Variant,
+    threads: int,
+    cache_dir: str | None = None,
+    read: Callable[[], list[bytes]] | None = None,
+) -> Session:
     """Open ``variant`` of an opened bundle, its files' hashes checked once more; the goldens are not replayed.
 
-    A backend that finds the model compiled in ``cache_dir``, under its files' hashes, does not read the files.
+    A backend that finds the model compiled in ``cache_dir``, under its files' hashes, does not read the files. ``read``
+    gives their contents, checked against the hashes, where that has begun already.
     """
-
-    def read() -> list[bytes]:
-        return [bundle.read(name) for name in variant.files]
-
+    read = read or (lambda: [bundle.read(name) for name in variant.files])
     if variant.backend in _COMPILING:
         digests = [bundle.sha256(name) for name in variant.files]
         module = _module(variant.backend)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 
-from medfm_compress.runtime.heap import release_freed_memory
+from medfm_compress.runtime.heap import release_freed_memory, release_unused_memory
 
 # Many small blocks and one above them that stays: freed, they are the C library's own until it is told otherwise.
 PROGRAM = """
@@ -43,3 +45,18 @@ def test_another_c_library_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     release_freed_memory()
+
+
+def test_what_only_knows_itself_is_collected_first() -> None:
+    class Node:
+        def __init__(self) -> None:
+            self.me = self
+
+    gc.disable()
+    try:
+        left = weakref.ref(Node())
+        assert left() is not None
+        release_unused_memory()
+        assert left() is None
+    finally:
+        gc.enable()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -176,3 +178,17 @@ def plain_native_pixels(data, layout):
     ds.PixelRepresentation, ds.PhotometricInterpretation = int(layout.is_signed), "MONOCHROME2"
     ds.PixelData = data
     return np.ascontiguousarray(pixel_array(ds, correct_unused_bits=False))
+
+
+def test_a_large_image_is_made_smaller_in_little_memory():
+    values = waves(1_400, 1_800)
+    pixels, spec = (
+        Pixels.from_integers(values),
+        ImageSpec(height_px=224, width_px=224, colour="grey", mean=(0.5,), std=(0.25,)),
+    )
+    prepare(pixels, spec)  # weights are made once
+    tracemalloc.start()
+    prepare(pixels, spec)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < values.nbytes  # a float32 copy of it is twice as large

@@ -1,5 +1,8 @@
 """Each portable pass where it applies, where it does not, and that the graph computes the same."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -167,6 +170,15 @@ def test_constants_no_ops_and_batch_norms_are_tidied(graphs):
     model = graphs.read(before)
     assert tidy(model) >= 4 and graphs.ops(model) == ["Conv", "Add"]
     assert graphs.difference(before, model) < CLOSE
+
+
+def test_nobody_keeps_a_graph_that_was_tidied(graphs):
+    model = graphs.read(graphs.build(IMAGE, "c = Conv(x, w) y = Relu(c)", w=graphs.normal(6, 4, 1, 1)))
+    tidy(model)
+    left = weakref.ref(model.graph)
+    del model
+    gc.collect()
+    assert left() is None
 
 
 def test_a_tidy_graph_stays(graphs):
