@@ -92,7 +92,7 @@ def _shows_grey(pixels: Pixels) -> bool:
     """`_is_grey` of all cells; where a part of them has too much spread already, the others change nothing."""
     part = _spread(_cells(pixels, _EVERY))
     _, (down, _, across, _) = _grid(pixels)
-    most = down * across - np.count_nonzero(part > _GREY_SPREAD)  # that can be below
+    most = down * across - int(np.count_nonzero(part > _GREY_SPREAD))  # that can be below
     return most >= _GREY_SHARE * (down * across - 1) - 2 and _is_grey(_cells(pixels))
 
 

@@ -350,9 +350,9 @@ def at_resolution(pixels: Pixels, spec: ImageSpec) -> Pixels:
         )
     own = pixels.spacing_mm * math.sqrt(pixels.aspect), pixels.spacing_mm / math.sqrt(pixels.aspect)  # rows, columns
     height, width = (
-        max(1, round(side * mm / spec.tiles.mm_per_px)) for side, mm in zip(pixels.values.shape[:2], own, strict=True)
+        max(1, round(side * mm / spec.tiles.mm_per_px)) for side, mm in zip(pixels.shape[:2], own, strict=True)
     )
-    if (height, width) == pixels.values.shape[:2]:
+    if (height, width) == pixels.shape[:2]:
         return pixels
     if height * width > MAX_RESIZED_PIXELS:
         raise ImageRefused(
@@ -394,12 +394,12 @@ def tile_grid(height: int, width: int, spec: ImageSpec) -> Layout:
 
 def _centre_tile(pixels: Pixels, spec: ImageSpec) -> FloatArray:
     """The tile in the middle of the image: what stands for it where one input is looked at."""
-    height, width = pixels.values.shape[:2]
+    height, width = pixels.shape[:2]
     if min(height, width) < spec.min_side_px:
         _check_size(height, width, spec)
     check_colour(pixels, spec)
     pixels = at_resolution(pixels, spec)
-    height, width = pixels.values.shape[:2]
+    height, width = pixels.shape[:2]
     grid = tile_grid(height, width, spec)
     top = (height - spec.height_px) // 2 if height > spec.height_px else -grid.top
     left = (width - spec.width_px) // 2 if width > spec.width_px else -grid.left
