@@ -69,7 +69,7 @@ def add_reference(
             pixels = source.read(case.image)
             columns = {name: rows[row : row + 1] for name, rows in beside.items()}
             seen = NetworkInput(preprocess(pixels, spec), pixels.spacing_mm, columns=columns)
-            size = pixels.values.shape[:2]
+            size = pixels.shape[:2]
         except ImageRefused as exc:
             raise StudyError(
                 f"image {case.image!r}: {exc}; 'medfm-compress study check' lists every such image"

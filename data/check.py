@@ -179,7 +179,7 @@ def _inspections(study: Study, progress: Callable[[str], None] | None) -> Iterat
             content = study.source.content_sha256(case.image)
         except MedfmError as exc:
             return _Inspection(case, reason=str(exc))
-        height, width = (int(side) for side in pixels.values.shape[:2])
+        height, width = (int(side) for side in pixels.shape[:2])
         is_blank = bool(pixels.values.min() == pixels.values.max())
         mask = inspect_mask(study, case, (height, width)) if study.kind == "segmentation" else None
         return _Inspection(case, (height, width), is_blank, content, colour=colour_kind(pixels), mask=mask)

@@ -191,7 +191,7 @@ def _converted(study: Study, case: Case, conversion: Conversion) -> LabelMap:
         else:
             drawn = _of_files(files, study, case, conversion)
         if size_of(study.source, case.image) != drawn.shape:
-            check_size(drawn, case, study.source.read(case.image).values.shape[:2])
+            check_size(drawn, case, study.source.read(case.image).shape[:2])
     except ImageRefused as exc:
         raise StudyError(f"mask of {case.image!r}: {exc}") from None
     return drawn

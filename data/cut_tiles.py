@@ -98,7 +98,7 @@ def _cut(study: Study, case: Case, spec: ImageSpec, overlap: float, out: Path) -
             "it does not say the distance of its pixels; leave --mm-per-px out, or give DICOM files with Pixel Spacing"
         )
     pixels = at_resolution(pixels, spec)
-    height, width = pixels.values.shape[:2]
+    height, width = pixels.shape[:2]
     mask = _resized(label_map(study, case), height, width) if case.masks else None
     values = _stored(pixels)
     name = f"{_NAME.sub('_', Path(case.image).stem)[:60]}-{_key(study, case, spec)[:12]}"

@@ -38,7 +38,7 @@ def label_map(study: Study, case: Case) -> LabelMap:
     drawn = drawn_map(study, case)
     try:
         if size_of(study.source, case.image) != drawn.shape:
-            check_size(drawn, case, study.source.read(case.image).values.shape[:2])
+            check_size(drawn, case, study.source.read(case.image).shape[:2])
     except ImageRefused as exc:
         raise StudyError(f"image {case.image!r}: {exc}") from None
     return drawn

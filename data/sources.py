@@ -150,7 +150,7 @@ def size_of(source: ImageSource, image: str) -> tuple[int, int]:
     size = image_size(source.root / image) if isinstance(source, Files) else None
     if size is not None:
         return size
-    height, width = source.read(image).values.shape[:2]
+    height, width = source.read(image).shape[:2]
     return int(height), int(width)
 
 

@@ -7,9 +7,9 @@ installed encoder writes; DCMTK's ``dcmcjpeg`` makes lossless JPEG. No encoder o
 files of it with ``--more``. Fresh processes of the trees take turns, so that a
 machine that slows down slows them alike.
 
-Stages: *read* the file's bytes; *decode* to stored values; *window* them to presentation values (of a PNG or JPEG that
-is part of decoding); *resize* (`prepare`); *normalise*; *infer*; *decide* (probabilities and operating points). Infer
-and decide are the bundle's. *Around* is all but infer.
+Stages: *read* the file's bytes; *decode* to stored values; *window*: the table of their presentation values (of a PNG
+or JPEG that is part of decoding); *resize* (`prepare`), which looks the values of a DICOM image up; *normalise*;
+*infer*; *decide* (probabilities and operating points). Infer and decide are the bundle's. *Around* is all but infer.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ _LEVELS = 16  # of brightness
 _GREY_SPREAD, _GREY_SHARE = 0.015, 0.9  # so little, in so many of the cells: a small coloured mark makes no photograph
 _COLOUR_RESIDUE, _COLOUR_SHARE = 0.014, 0.25
 _STRONG_SPREAD = 0.25  # on average: no tint of film or paper is so strong
+_EVERY = 4  # row of cells is looked at first: enough of a photograph
 _LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 
 
@@ -61,7 +62,7 @@ def colour_flags(pixels: Pixels, spec: ImageSpec) -> tuple[str, ...]:
     if rule.images == "grey":
         return (COLOUR_FOR_GREY,) if colour_kind(pixels) == "colour" else ()
     # Whether what is not grey is in colour decides nothing here, and takes half of the time.
-    return (GREY_FOR_COLOUR,) if not pixels.is_colour or _is_grey(_cells(pixels)) else ()
+    return (GREY_FOR_COLOUR,) if not pixels.is_colour or _shows_grey(pixels) else ()
 
 
 def check_colour(pixels: Pixels, spec: ImageSpec) -> None:
@@ -87,6 +88,18 @@ def _is_grey(cells: Planes) -> bool:
     return _quantile_is_below(spread, spread <= _GREY_SPREAD, _GREY_SHARE, lambda value: bool(value <= _GREY_SPREAD))
 
 
+def _shows_grey(pixels: Pixels) -> bool:
+    """`_is_grey` of all cells; where a part of them has too much spread already, the others change nothing."""
+    few = pixels.values[::_SAMPLES, ::_SAMPLES]
+    if np.any(few[..., 0] != few[..., 2]):  # else the part would say nothing, and take half of the time of all
+        part = _spread(_cells(pixels, _EVERY))
+        _, (down, _, across, _) = _grid(pixels)
+        most = down * across - int(np.count_nonzero(part > _GREY_SPREAD))  # that can be below
+        if most < _GREY_SHARE * (down * across - 1) - 2:
+            return False
+    return _is_grey(_cells(pixels))
+
+
 def _has_residue(cells: Planes) -> bool:
     residue, share = _residue(cells), 1 - _COLOUR_SHARE
     below = residue < _COLOUR_RESIDUE
@@ -107,15 +120,25 @@ def _quantile_is_below(
     return count > place
 
 
-def _cells(pixels: Pixels) -> Planes:
-    """Mean colour of each cell, ``[3, cells]`` in [0, 1]; large cells are sampled evenly."""
-    values: NDArray[Any] = pixels.values
-    sides = [-(-size // _CELLS) for size in values.shape[:2]]
-    steps = [-(-side // _SAMPLES) for side in sides]
-    values = values[:: steps[0], :: steps[1]]
-    rows, columns = (max(1, side // step) for side, step in zip(sides, steps, strict=True))
-    down, across = values.shape[0] // rows, values.shape[1] // columns
-    sums = _sums(values[: down * rows], (down, rows, across, columns))
+def _grid(pixels: Pixels) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """Of rows and columns the step of those looked at; and how many cells, each of how many of them."""
+    height, width = pixels.shape[:2]
+    sides = -(-height // _CELLS), -(-width // _CELLS)
+    steps = -(-sides[0] // _SAMPLES), -(-sides[1] // _SAMPLES)
+    rows, columns = max(1, sides[0] // steps[0]), max(1, sides[1] // steps[1])
+    return steps, (-(-height // steps[0]) // rows, rows, -(-width // steps[1]) // columns, columns)
+
+
+def _cells(pixels: Pixels, every: int = 1) -> Planes:
+    """Mean colour of each cell, ``[3, cells]`` in [0, 1]; large cells are sampled evenly.
+
+    Args:
+        pixels: ``[H, W, 3]``.
+        every: of so many rows of cells the first.
+    """
+    steps, (down, rows, across, columns) = _grid(pixels)
+    values: NDArray[Any] = pixels.values[:: steps[0], :: steps[1]]
+    sums = _sums(values[: down * rows].reshape(down, rows, -1, 3)[::every], across, columns)
     means: Planes = sums.astype(np.float32)
     means /= np.float32(rows * columns)
     means -= np.float32(pixels.low)
@@ -123,11 +146,17 @@ def _cells(pixels: Pixels) -> Planes:
     return means
 
 
-def _sums(values: NDArray[Any], grid: tuple[int, int, int, int]) -> NDArray[Any]:
-    """Of each cell, ``[3, cells]``, of rows that may be longer; of whole numbers exact, at most 64 of 16 bits."""
-    down, rows, across, columns = grid
+def _sums(values: NDArray[Any], across: int, columns: int) -> NDArray[Any]:
+    """Of each cell, ``[3, cells]``, of rows that may be longer; of whole numbers exact, at most 64 of 16 bits.
+
+    Args:
+        values: ``[cells, rows of each, W, 3]``.
+        across: cells in a row.
+        columns: of each.
+    """
+    down, rows = values.shape[:2]
     if values.dtype.kind == "f":
-        whole = values[:, : across * columns].reshape(*grid, 3)
+        whole = values[:, :, : across * columns].reshape(down, rows, across, columns, 3)
         of_floats: NDArray[np.float32] = whole.sum(axis=1, dtype=np.float32).sum(axis=2).reshape(-1, 3).T.copy()
         return of_floats
     wider = np.dtype(f"u{2 * values.dtype.itemsize}")

@@ -123,7 +123,7 @@ def heat_map_of_image(
     Raises:
         InputError: there is no such finding.
     """
-    height, width = pixels.values.shape[:2]
+    height, width = pixels.shape[:2]
     evidence = on_image(activation.evidence(task, finding), spec, height, width)
     return HeatMap(finding, evidence, grey_picture(pixels), method_of(activation), called_from(task))
 

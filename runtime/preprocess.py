@@ -9,7 +9,8 @@ Where the spec names a stain, it is normalised between resize and crop (`medfm_c
 
 All of it is float32. The resize is Pillow's on 32-bit float planes (mode ``F``), so 16-bit images keep their depth:
 rows first, then columns, since Pillow alone begins with what it takes to be quicker, and the order changes the last
-bit. Rows of a large image are shortened by `reduction`, to the same bits. No float copy of a large image is made.
+bit. Rows of a large image are shortened by `reduction`, to the same bits. No float copy of a large image is made; of
+one that is looked up in a table, the table is scaled and not the image.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.colour_kind import check_colour
 from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import Colour, Filter, ImageSpec, Resize
+from medfm_compress.runtime.images.tabled import Tabled, look_up
 from medfm_compress.runtime.reduction import is_worth_while, shortened
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def prepare(pixels: Pixels, spec: ImageSpec) -> FloatArray:
     """
     if spec.tiles:
         return _centre_tile(pixels, spec)
-    height, width = pixels.values.shape[:2]
+    height, width = pixels.shape[:2]
     _check_size(height, width, spec)
     check_colour(pixels, spec)
     planes = _planes(pixels, spec)
@@ -174,54 +176,61 @@ def _check_size(height: int, width: int, spec: ImageSpec) -> None:
 
 
 class _Plane(NamedTuple):
-    """One channel of an image, of which float32 values in [0, 1] are made where they are needed.
+    """One channel of an image, of which float values in [0, 1] are made where they are needed.
 
     Attributes:
         values: ``[H, W]``, or ``[H, W, 3]`` of which the brightness is meant.
         low: value that stands for 0.
         high: value that stands for 1.
+        table: the float value of each of ``values``, which are codes then.
     """
 
     values: NDArray[Any]
     low: float
     high: float
+    table: NDArray[np.floating] | None = None
 
     @property
     def is_full_range(self) -> bool:
         """Whether no value of it is outside [0, 1]; of a brightness it may be, by a rounding."""
         values = self.values
         whole = values.dtype.kind == "u" and values.ndim == 2
-        return whole and self.low == 0 and self.high == np.iinfo(values.dtype).max
+        return whole and self.low == 0 and (self.table is not None or self.high == np.iinfo(values.dtype).max)
 
     def rows(self, start: int, stop: int) -> FloatArray:
         """``[stop - start, W]``."""
-        part = self.values[start:stop]
-        if part.ndim == 2:
-            return self._scaled(part)
-        red, green, blue = (self._scaled(part[..., channel]) for channel in range(3))
-        luma: FloatArray = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
-        return luma
+        rows = np.empty((stop - start, self.values.shape[1]), np.float32)
+        self.write(rows, start)
+        return rows
 
-    def write(self, target: FloatArray) -> None:
-        """All rows to ``[H, W]``."""
-        if self.values.ndim == 2:
-            self._scaled(self.values, target)
+    def write(self, target: NDArray[np.floating], start: int = 0) -> None:
+        """The rows from ``start`` on to ``[rows, W]``, contiguous: float32, or the same values in float64."""
+        part = self.values[start : start + len(target)]
+        if self.table is not None:
+            look_up(self.table.astype(target.dtype, copy=False), part, target)
+        elif target.dtype != np.float32:
+            np.copyto(target, self.rows(start, start + len(target)))
+        elif part.ndim == 2:
+            self._scale(part, target)
         else:
-            target[:] = self.rows(0, len(target))
+            red, green, blue = (self._scale(part[..., at], np.empty(target.shape, np.float32)) for at in range(3))
+            np.copyto(target, LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)
 
-    def _scaled(self, part: NDArray[Any], target: FloatArray | None = None) -> FloatArray:
+    def _scale(self, part: NDArray[Any], target: NDArray[np.floating]) -> NDArray[np.floating]:
         # Divided, not multiplied by a reciprocal: x / 255 and (257 x) / 65535 are the same float32, so an 8-bit image
         # and its 16-bit copy give the same tensor.
-        scaled = np.empty(part.shape, np.float32) if target is None else target
-        np.copyto(scaled, part)
+        np.copyto(target, part)
         if self.low != 0:
-            scaled -= np.float32(self.low)
-        scaled /= np.float32(self.high - self.low)
-        return scaled
+            target -= np.float32(self.low)
+        target /= np.float32(self.high - self.low)
+        return target
 
 
 def _planes(pixels: Pixels, spec: ImageSpec) -> list[_Plane]:
     """One or three planes; a grey image for a colour network stays one plane until it is resized."""
+    if isinstance(pixels.held, Tabled):
+        table = _Plane(pixels.held.table[None], pixels.low, pixels.high).rows(0, 1)[0]
+        return [_Plane(pixels.held.codes, pixels.low, pixels.high, table)]
     values = pixels.values
     channels = [values[..., index] for index in range(3)] if pixels.is_colour and spec.colour == "rgb" else [values]
     return [_Plane(channel, pixels.low, pixels.high) for channel in channels]
@@ -276,9 +285,11 @@ def _resize(plane: _Plane, size: tuple[int, int], name: Filter) -> FloatArray:
     method = methods.get(name, Image.Resampling.BICUBIC)
     is_unsigned = plane.low == 0 and plane.values.dtype.kind == "u"
     if name == "bicubic" and is_unsigned and is_worth_while(height, width, size[1]):
-        rows = Image.fromarray(shortened(plane.rows, height, width, size[1]))
-    else:
-        rows = Image.fromarray(np.ascontiguousarray(plane.rows(0, height))).resize((size[1], height), method)
+        if plane.table is not None:
+            plane = plane._replace(table=plane.table.astype(np.float64))  # once, and not for every few rows
+        columns = Image.fromarray(shortened(plane.write, height, width, size[1])).resize(size, method)
+        return np.ascontiguousarray(np.asarray(columns, np.float32).T)
+    rows = Image.fromarray(plane.rows(0, height)).resize((size[1], height), method)
     return np.asarray(rows.resize((size[1], size[0]), method), np.float32)
 
 
@@ -339,9 +350,9 @@ def at_resolution(pixels: Pixels, spec: ImageSpec) -> Pixels:
         )
     own = pixels.spacing_mm * math.sqrt(pixels.aspect), pixels.spacing_mm / math.sqrt(pixels.aspect)  # rows, columns
     height, width = (
-        max(1, round(side * mm / spec.tiles.mm_per_px)) for side, mm in zip(pixels.values.shape[:2], own, strict=True)
+        max(1, round(side * mm / spec.tiles.mm_per_px)) for side, mm in zip(pixels.shape[:2], own, strict=True)
     )
-    if (height, width) == pixels.values.shape[:2]:
+    if (height, width) == pixels.shape[:2]:
         return pixels
     if height * width > MAX_RESIZED_PIXELS:
         raise ImageRefused(
@@ -353,7 +364,7 @@ def at_resolution(pixels: Pixels, spec: ImageSpec) -> Pixels:
         _resize(_Plane(channel.astype(np.float32), 0.0, 1.0), (height, width), spec.filter) for channel in channels
     ]
     values = np.clip(np.stack(planes, axis=-1) if pixels.is_colour else planes[0], pixels.low, pixels.high)
-    return pixels._replace(values=values, spacing_mm=spec.tiles.mm_per_px, aspect=1.0)
+    return pixels._replace(held=values, spacing_mm=spec.tiles.mm_per_px, aspect=1.0)
 
 
 def prepare_tile(pixels: Pixels, spec: ImageSpec, top: int, left: int) -> FloatArray:
@@ -367,7 +378,7 @@ def prepare_tile(pixels: Pixels, spec: ImageSpec, top: int, left: int) -> FloatA
     """
     first, before = (max(top, 0), max(left, 0)), (max(-top, 0), max(-left, 0))
     part = pixels.values[first[0] : top + spec.height_px, first[1] : left + spec.width_px]
-    scaled = [plane.rows(0, part.shape[0]) for plane in _planes(pixels._replace(values=part), spec)]
+    scaled = [plane.rows(0, part.shape[0]) for plane in _planes(pixels._replace(held=part), spec)]
     planes = [np.clip(plane, 0.0, 1.0) for plane in _stained(scaled, spec)]
     tile = np.zeros((spec.channels, spec.height_px, spec.width_px), np.float32)
     rows, columns = part.shape[:2]
@@ -383,12 +394,12 @@ def tile_grid(height: int, width: int, spec: ImageSpec) -> Layout:
 
 def _centre_tile(pixels: Pixels, spec: ImageSpec) -> FloatArray:
     """The tile in the middle of the image: what stands for it where one input is looked at."""
-    height, width = pixels.values.shape[:2]
+    height, width = pixels.shape[:2]
     if min(height, width) < spec.min_side_px:
         _check_size(height, width, spec)
     check_colour(pixels, spec)
     pixels = at_resolution(pixels, spec)
-    height, width = pixels.values.shape[:2]
+    height, width = pixels.shape[:2]
     grid = tile_grid(height, width, spec)
     top = (height - spec.height_px) // 2 if height > spec.height_px else -grid.top
     left = (width - spec.width_px) // 2 if width > spec.width_px else -grid.left

@@ -25,11 +25,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = Callable[[int, int], NDArray[np.float32]]
+Fill = Callable[[NDArray[np.float64], int], None]
 
 _UNIT = 2.0**-53
 _ROUNDINGS_OF_WEIGHTS = 32
-_OUTPUTS = 7  # of one product; the eighth column is the error bound. More share fewer taps, and fewer fill no register
+_OUTPUTS = 7  # of one product; the eighth row is the error bound. More share fewer taps, and fewer fill no register
 # Of one product, in multiplications: below what OpenBLAS gives to several threads, which belong to the engine, and few
 # enough that what is kept meanwhile stays in the cache (a quarter of what it would be at four times as many).
 _LARGEST_PRODUCT = 65_536
@@ -37,10 +37,11 @@ _LEAST_FACTOR, _LEAST_PIXELS = 2.0, 1 << 19
 
 
 class _Block(NamedTuple):
-    """Outputs ``first`` to ``last``: columns ``left`` to ``right`` of a row times ``weights``, whose last is for e.
+    """Outputs ``first`` to ``last`` of columns ``left`` to ``right``.
 
     Attributes:
-        taps: 1 where a column is a tap of an output, and 0 elsewhere; without the bound.
+        weights: ``[outputs + 1, columns]``; the last row is for e.
+        taps: ``[outputs, columns]``, 1 where a column is a tap of an output, and 0 elsewhere.
     """
 
     first: int
@@ -48,14 +49,7 @@ class _Block(NamedTuple):
     left: int
     right: int
     weights: NDArray[np.float64]
-    taps: NDArray[np.float32]
-
-
-class _Room(NamedTuple):
-    """Where rows ``[step, old width]`` and their products ``[step, blocks, outputs + 1]`` are kept meanwhile."""
-
-    rows: NDArray[np.float64]
-    products: NDArray[np.float64]
+    taps: NDArray[np.float64]
 
 
 def is_worth_while(height: int, old_width: int, new_width: int) -> bool:
@@ -63,60 +57,62 @@ def is_worth_while(height: int, old_width: int, new_width: int) -> bool:
     return old_width >= _LEAST_FACTOR * new_width and height * old_width >= _LEAST_PIXELS
 
 
-def shortened(rows: Rows, height: int, old_width: int, new_width: int) -> NDArray[np.float32]:
-    """What Pillow's bicubic resize to ``(new_width, height)`` gives.
+def shortened(fill: Fill, height: int, old_width: int, new_width: int) -> NDArray[np.float32]:
+    """What Pillow's bicubic resize to ``(new_width, height)`` gives, transposed.
 
     Args:
-        rows: gives rows ``[stop - start, old_width]`` of the image from ``start`` up to ``stop``, none below 0.
+        fill: writes the rows from the given one on to ``[rows, old_width]``: float32 values, none below 0.
         height: number of rows.
         old_width: of the image.
         new_width: at most ``old_width``.
 
     Returns:
-        ``[height, new_width]``.
+        ``[new_width, height]``.
     """
     blocks = _blocks(old_width, new_width)
-    result = np.empty((height, new_width), np.float32)
-    widest = max(block.weights.size for block in blocks)
-    step = min(height, max(1, _LARGEST_PRODUCT // widest))
-    room = _Room(np.empty((step, old_width)), np.empty((step, len(blocks), _OUTPUTS + 1)))
+    step = min(height, max(1, _LARGEST_PRODUCT // max(block.weights.size for block in blocks)))
+    x, products = np.empty((step, old_width)), np.empty((len(blocks), _OUTPUTS + 1, step))
+    result = np.empty((len(blocks), _OUTPUTS, height), np.float32)
     for start in range(0, height, step):
-        given = rows(start, min(start + step, height))
-        low, high = _ends(given, blocks, new_width, room)
-        uncertain = np.flatnonzero(_differs(given, low, high, blocks).any(axis=1))
+        given = x[: height - start]
+        fill(given, start)
+        ends = result[..., start : start + step], np.empty((len(blocks), _OUTPUTS, len(given)), np.float32)
+        _round_ends(given, blocks, products[..., : len(given)], ends)
+        low, high = result.reshape(-1, height)[:new_width, start : start + step], ends[1].reshape(-1, len(given))
+        uncertain = np.flatnonzero(_differs(given, low, high[:new_width], blocks).any(axis=0))
         if uncertain.size:
-            low[uncertain] = _by_pillow(given[uncertain], new_width)
-        result[start : start + step] = low
-    return result
+            low[:, uncertain] = _by_pillow(given[uncertain].astype(np.float32), new_width).T
+    return result.reshape(-1, height)[:new_width]
 
 
-def _ends(
-    given: NDArray[np.float32], blocks: tuple[_Block, ...], new_width: int, room: _Room
-) -> tuple[NDArray[np.float32], ...]:
-    """``p - e`` and ``p + e``, rounded; ``[rows, new_width]``."""
-    x, products = room.rows[: len(given)], room.products[: len(given)]
-    np.copyto(x, given)
+def _round_ends(
+    x: NDArray[np.float64],
+    blocks: tuple[_Block, ...],
+    products: NDArray[np.float64],
+    ends: tuple[NDArray[np.float32], NDArray[np.float32]],
+) -> None:
+    """``p - e`` and ``p + e`` of rows x, ``[blocks, outputs, rows]`` each: what follows in memory is of one output."""
     for at, block in enumerate(blocks):
-        np.matmul(x[:, block.left : block.right], block.weights, out=products[:, at])
-    sums, errors = products[..., :-1], products[..., -1:]
-    low, high = (end(sums, errors).astype(np.float32) for end in (np.subtract, np.add))
-    return low.reshape(len(x), -1)[:, :new_width], high.reshape(len(x), -1)[:, :new_width]
+        np.matmul(block.weights, x[:, block.left : block.right].T, out=products[at])
+    sums, errors = products[:, :-1], products[:, -1:]
+    np.subtract(sums, errors, out=ends[0], casting="same_kind")
+    np.add(sums, errors, out=ends[1], casting="same_kind")
 
 
 def _differs(
-    given: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32], blocks: tuple[_Block, ...]
+    given: NDArray[np.float64], low: NDArray[np.float32], high: NDArray[np.float32], blocks: tuple[_Block, ...]
 ) -> NDArray[np.bool_]:
     """Which values may be the one or the other; those that have only black taps are 0, which ``low`` is made."""
     differs: NDArray[np.bool_] = np.not_equal(low, high)
     if not differs.any():
         return differs
-    of_outputs = np.any(differs & (low <= 0) & (high >= 0), axis=0)
+    of_outputs = np.any(differs & (low <= 0) & (high >= 0), axis=1)
     for block in blocks:
         outputs = slice(block.first, block.last)
         if of_outputs[outputs].any():
-            is_black = np.equal(given[:, block.left : block.right] @ block.taps, 0)  # a sum of what is not below 0
-            low[:, outputs][is_black] = 0
-            differs[:, outputs][is_black] = False
+            is_black = np.equal(block.taps @ given[:, block.left : block.right].T, 0)  # a sum of what is not below 0
+            low[outputs][is_black] = 0
+            differs[outputs][is_black] = False
     return differs
 
 
@@ -140,13 +136,13 @@ def _blocks(old: int, new: int) -> tuple[_Block, ...]:
     for start in range(0, new, _OUTPUTS):
         stop = min(start + _OUTPUTS, new)
         left, right = int(first[start]), int(last[stop - 1])
-        inside = np.zeros((right - left, _OUTPUTS + 1))
+        inside = np.zeros((_OUTPUTS + 1, right - left))
         for output in range(start, stop):
             begin, end = first[output] - left, last[output] - left
-            inside[begin:end, output - start] = weights[: end - begin, output]
-        inside[:, -1] = 2 * (len(weights) + _ROUNDINGS_OF_WEIGHTS) * _UNIT * np.abs(weights[:, start:stop]).max()
-        columns = np.arange(left, right)[:, None]
-        taps = ((columns >= first[start:stop]) & (columns < last[start:stop])).astype(np.float32)
+            inside[output - start, begin:end] = weights[: end - begin, output]
+        inside[-1] = 2 * (len(weights) + _ROUNDINGS_OF_WEIGHTS) * _UNIT * np.abs(weights[:, start:stop]).max()
+        columns = np.arange(left, right)
+        taps = ((columns >= first[start:stop, None]) & (columns < last[start:stop, None])).astype(np.float64)
         blocks.append(_Block(start, stop, left, right, inside, taps))
     return tuple(blocks)
 

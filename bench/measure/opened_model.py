@@ -93,7 +93,7 @@ class OpenedModel:
         from medfm_compress.runtime.segmentation.segment import of_logits
 
         if self._task.is_dense:
-            of_logits(logits, self._task, self._spec, *pixels.values.shape[:2])
+            of_logits(logits, self._task, self._spec, *pixels.shape[:2])
         else:
             decisions(probabilities(logits, self._task), self._task)
 

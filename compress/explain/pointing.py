@@ -33,7 +33,7 @@ def mask_of(study: Study, case: Case, finding: str) -> NDArray[np.bool_] | None:
         return None
     try:
         drawn = np.asarray(read_mask(mask_folder(study) / case.masks[number]) != 0)
-        check_size(drawn.astype(np.uint8), case, study.source.read(case.image).values.shape[:2])
+        check_size(drawn.astype(np.uint8), case, study.source.read(case.image).shape[:2])
     except ImageRefused as exc:
         raise StudyError(f"mask of {case.image!r}: {exc}") from None
     return drawn if drawn.any() else None

@@ -25,5 +25,5 @@ def score_image(network: Network, pixels: Pixels) -> Answer:
     values = np.asarray(found, np.float32)
     if values.ndim != 4 or not np.isfinite(values).all():
         raise Refused("the network's anomaly map of this image is not finite or misshapen; no result is given")
-    height, width = pixels.values.shape[:2]
+    height, width = pixels.shape[:2]
     return answer._replace(anomaly_map=AnomalyMap(values[0, 0], network.spec, height, width))

@@ -28,7 +28,7 @@ def segment_image(network: Network, pixels: Pixels) -> Answer:
 
         answer = segment(run, pixels, task, spec, workers=network.workers, keep_probabilities=keeps)
     else:
-        height, width = pixels.values.shape[:2]
+        height, width = pixels.shape[:2]
         outputs = network.run(tensor)
         answer = of_logits(network.logits_of(outputs), task, spec, height, width, keep_probabilities=keeps)
     segmentation = Segmentation(answer.label_map, task.labels, pixels.spacing_mm, answer.probabilities)

@@ -1,4 +1,4 @@
-"""Stored values as numbers to look up, and the looking up.
+"""Stored values as numbers to look up.
 
 A radiograph has some ten million of them, so each step goes over the image as few times as it can, and a step that only
 some images need asks first (a maximum takes a hundredth of the time of masking and comparing every value).
@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.dicom.checks import Layout
 from medfm_compress.runtime.errors import ImageRefused
 
-_AT_ONCE = 16 * 1024  # values; their indices take 128 KiB of the processor's cache
 
-
-def native_pixels(data: bytes, layout: Layout) -> NDArray[Any]:
+def native_pixels(data: bytes | memoryview, layout: Layout) -> NDArray[Any]:
     """Uncompressed values of one sample a pixel, 8, 16 or 32 bits in little endian (PS3.5 8.1.1): the bytes themselves.
 
     Returns:
@@ -39,14 +37,16 @@ def codes_of(values: NDArray[Any], layout: Layout, name: str, *, overlays: int, 
     """
     bits = layout.bits_stored
     half = 2 ** (bits - 1)
+    word = np.dtype(f"u{values.dtype.itemsize}").type
+    if bits == 8 * values.dtype.itemsize:
+        return values.view(word)
     low, high = (-half, half - 1) if layout.is_signed else (0, 2 * half - 1)
-    least, most = int(values.min()), int(values.max())
+    least, most = int(values.min()) if values.dtype.kind == "i" else 0, int(values.max())
     is_within = low <= least and most <= high
     if lossy and not is_within:
         values, is_within = np.clip(values, low, high), True
-    word = np.dtype(f"u{values.dtype.itemsize}").type
     unsigned: NDArray[Any] = values.view(word)
-    if bits == 8 * values.dtype.itemsize or (is_within and least >= 0):
+    if is_within and least >= 0:
         return unsigned
     used: NDArray[Any] = unsigned & word(2**bits - 1)
     if not is_within:
@@ -65,21 +65,3 @@ def _check_unused(unsigned: NDArray[Any], used: NDArray[Any], layout: Layout, ov
         extended = unsigned & kept == signed.view(word) & kept
     if not np.all((unsigned & kept == used) | extended):
         raise ImageRefused(f"{name}: pixels exceed the {layout.bits_stored} bits stored; export the image again")
-
-
-def looked_up(table: NDArray[np.uint16], codes: NDArray[Any]) -> NDArray[np.uint16]:
-    """``table[codes]``, without a full-size copy of the codes as indices.
-
-    Args:
-        table: an entry for every code.
-        codes: unsigned, below the length of ``table``.
-    """
-    entries = np.empty(codes.shape, table.dtype)
-    given, found = codes.reshape(-1), entries.reshape(-1)
-    indices = np.empty(min(_AT_ONCE, given.size), np.intp)
-    for start in range(0, given.size, _AT_ONCE):
-        part = given[start : start + _AT_ONCE]
-        np.copyto(indices[: part.size], part)
-        # "clip", since numpy gives up its output buffer for "raise"; no code is beyond the table.
-        table.take(indices[: part.size], out=found[start : start + part.size], mode="clip")
-    return entries

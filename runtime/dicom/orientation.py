@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.checks import code, shown_code
 from medfm_compress.runtime.dicom.numbers import numbers
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.image_spec import AXES, DicomRules
 from medfm_compress.runtime.images.pixels import Pixels
+from medfm_compress.runtime.images.tabled import Tabled
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -61,10 +63,15 @@ def turned(pixels: Pixels, turn: Turn) -> Pixels:
     """The image turned; itself where nothing is to be done."""
     if turn == Turn():
         return pixels
-    values: Any = pixels.values.swapaxes(0, 1) if turn.transposed else pixels.values
-    values = values[:: -1 if turn.upside_down else 1, :: -1 if turn.mirrored else 1]
-    aspect = 1 / pixels.aspect if turn.transposed else pixels.aspect
-    return pixels._replace(values=np.ascontiguousarray(values), aspect=aspect)
+    held, aspect = pixels.held, 1 / pixels.aspect if turn.transposed else pixels.aspect
+    if isinstance(held, Tabled):
+        return pixels._replace(held=Tabled(_turned(held.codes, turn), held.table), aspect=aspect)
+    return pixels._replace(held=_turned(held, turn), aspect=aspect)
+
+
+def _turned(values: NDArray[Any], turn: Turn) -> NDArray[Any]:
+    rows = values.swapaxes(0, 1) if turn.transposed else values
+    return np.ascontiguousarray(rows[:: -1 if turn.upside_down else 1, :: -1 if turn.mirrored else 1])
 
 
 def directions(ds: Dataset, name: str) -> str:

@@ -33,6 +33,7 @@ _DESCRIBING_GROUPS = (0x0008, 0x0010, 0x0018, 0x0020, 0x0032, 0x0040)
 _FIRST_PIXEL_TAG = min(_PIXEL_TAGS)
 _FIRST_GROUP = 0x0008
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # little endian; of compressed pixels decoders want bytes
 _KEYWORDS = (
     *("SOPClassUID", "Modality", "PresentationIntentType", "ViewPosition", "BodyPartExamined", "NumberOfFrames"),
     *("StudyInstanceUID", "ImageLaterality", "FrameLaterality", "Laterality"),
@@ -57,17 +58,26 @@ _KEYWORDS = (
 
 
 class _MeteredFile(io.BytesIO):
-    """Bytes that refuse to be read in more small pieces than the elements of any image make."""
+    """Bytes that refuse to be read in more small pieces than the elements of any image make.
 
-    def __init__(self, data: bytes, name: str) -> None:
+    With ``views`` a value longer than any but that of the pixels is no copy: making one takes as long as parsing.
+    """
+
+    def __init__(self, data: bytes, name: str, *, views: bool = False) -> None:
         super().__init__(data)
         self._name, self._small_reads = name, 0
+        self._view = memoryview(data) if views else None
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and 0 <= size <= _SMALL_READ_BYTES:
             self._small_reads += 1
             if self._small_reads > MAX_SMALL_READS:
                 raise ImageRefused(f"{self._name}: more data elements than any image has; export it again")
+        if self._view is not None and size is not None and size > _MAX_TABLE_BYTES:
+            at = self.tell()
+            part = self._view[at : at + size]
+            self.seek(at + len(part))
+            return part  # type: ignore[return-value]
         return super().read(size)
 
 
@@ -80,7 +90,7 @@ def parse(data: bytes, name: str, further: Collection[str] = ()) -> Dataset:
         further: keywords of others to be read.
 
     Returns:
-        A data set with its ``file_meta``, which names a transfer syntax.
+        A data set with its ``file_meta``, which names a transfer syntax. Native pixels may be a view of ``data``.
 
     Raises:
         ImageRefused: no transfer syntax, or too many bytes, elements or values, or sequences nested too deep.
@@ -142,7 +152,8 @@ def _parsed(data: bytes, name: str, keywords: Sequence[Any] | None) -> Dataset:
         ds.file_meta = meta
         ds.set_original_encoding(is_implicit_vr=False, is_little_endian=True)
         return ds
-    ds = read_partial(_MeteredFile(data, name), stop, force=True, specific_tags=tags)
+    views = bool(tags) and meta is not None and meta.TransferSyntaxUID in _NATIVE
+    ds = read_partial(_MeteredFile(data, name, views=views), stop, force=True, specific_tags=tags)
     if "TransferSyntaxUID" not in ds.file_meta:
         _assume_transfer_syntax(ds, name)
     return ds
@@ -212,7 +223,7 @@ def _check_values(ds: Dataset, name: str, *, everything: bool) -> None:
 
     for element in ds.values():
         value = element.value
-        if element.tag in _PIXEL_TAGS or not isinstance(value, bytes):
+        if element.tag in _PIXEL_TAGS or not isinstance(value, (bytes, memoryview)):
             continue
         if not everything and element.tag.group not in _DESCRIBING_GROUPS:
             continue

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.dicom.attributes import read_attributes
 from medfm_compress.runtime.dicom.checks import Layout, check_object, code, layout_of
 from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
-from medfm_compress.runtime.dicom.codes import codes_of, looked_up, native_pixels
+from medfm_compress.runtime.dicom.codes import codes_of, native_pixels
 from medfm_compress.runtime.dicom.codestream import jpeg_header
 from medfm_compress.runtime.dicom.colour import rgb_pixels
 from medfm_compress.runtime.dicom.decoders import decode_frame, import_decoders, is_heard, plugins_for, plugins_of_frame
 from medfm_compress.runtime.dicom.examination import examination
 from medfm_compress.runtime.dicom.frame import check_fragments, check_process, check_rle, plain_frame
-from medfm_compress.runtime.dicom.grey import MOST_TABLED_BITS, deep_p_values, p_value_table
+from medfm_compress.runtime.dicom.grey import MOST_TABLED_BITS, WHITE, deep_p_values, p_value_table
 from medfm_compress.runtime.dicom.multi_frame import (
     MOST_FRAMES,
     Frame,
@@ -52,6 +52,7 @@ from medfm_compress.runtime.images.completeness import lacks_scans, with_noise_b
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.images.quiet_decoders import decoding
 from medfm_compress.runtime.images.size_limits import read_limited
+from medfm_compress.runtime.images.tabled import Tabled
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -183,7 +184,7 @@ def _presented(ds: Dataset, frame: Frame, rules: DicomRules, name: str, coded: b
     if table is None:
         shown, remarks = deep_p_values(ds, layout, rules, codes, name)
         return Pixels.from_integers(shown, remarks + flags)._replace(**_context(ds))
-    return Pixels.from_integers(looked_up(table, codes), flags)._replace(**_context(ds))
+    return Pixels(Tabled(codes, table), 0.0, float(WHITE), flags, **_context(ds))
 
 
 def _context(ds: Dataset) -> dict[str, Any]:

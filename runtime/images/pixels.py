@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.images.tabled import Tabled
+
 
 class Pixels(NamedTuple):
     """Decoded presentation values; larger is brighter.
 
     Attributes:
-        values: ``[height, width]`` (grey) or ``[height, width, 3]`` (RGB); uint8, uint16 or float32.
+        held: ``[height, width]`` (grey) or ``[height, width, 3]`` (RGB), uint8, uint16 or float32; or what ``values``
+            are looked up from.
         low: value that stands for black.
         high: value that stands for white, above ``low``.
         flags: quality remarks that a prediction carries on, e.g. ``lossy-compressed``.
@@ -25,7 +28,7 @@ class Pixels(NamedTuple):
         attributes: DICOM keyword → text, of those that were asked for and that the file has.
     """
 
-    values: NDArray[Any]
+    held: NDArray[Any] | Tabled
     low: float
     high: float
     flags: tuple[str, ...] = ()
@@ -36,9 +39,19 @@ class Pixels(NamedTuple):
     attributes: Mapping[str, str] = MappingProxyType({})
 
     @property
+    def values(self) -> NDArray[Any]:
+        """``[height, width]`` or ``[height, width, 3]``."""
+        return self.held.values if isinstance(self.held, Tabled) else self.held
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the values."""
+        return self.held.shape
+
+    @property
     def is_colour(self) -> bool:
         """Whether the image has three channels."""
-        return self.values.ndim == 3
+        return len(self.shape) == 3
 
     @classmethod
     def from_integers(cls, values: NDArray[Any], flags: tuple[str, ...] = ()) -> Pixels:

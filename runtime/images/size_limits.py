@@ -64,11 +64,11 @@ def is_regular_file(path: Path) -> bool:
 
 
 def _regular_size(path: Path) -> int:
-    if path.is_dir():
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
         raise ImageRefused(f"{path.name}: a folder, not an image; a series of slices (3-D volume) is out of scope")
-    if not is_regular_file(path):
+    if not stat.S_ISREG(found.st_mode):
         raise ImageRefused(f"{path.name}: a device, pipe or socket, not a file; save the image in a file first")
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise ImageRefused(f"{path.name}: {size} bytes; an image file has at most {MAX_FILE_BYTES}")
-    return size
+    if found.st_size > MAX_FILE_BYTES:
+        raise ImageRefused(f"{path.name}: {found.st_size} bytes; an image file has at most {MAX_FILE_BYTES}")
+    return found.st_size

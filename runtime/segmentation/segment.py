@@ -63,7 +63,7 @@ def segment(
     """
     if spec.tiles:
         return _by_tiles(run, pixels, task, spec, workers, keep_probabilities)
-    height, width = pixels.values.shape[:2]
+    height, width = pixels.shape[:2]
     logits = run(preprocess(pixels, spec))
     return of_logits(logits, task, spec, height, width, keep_probabilities=keep_probabilities)
 
@@ -82,9 +82,9 @@ def of_logits(
 def _by_tiles(
     run: Run, pixels: Pixels, task: Task, spec: ImageSpec, workers: int, keep_probabilities: bool
 ) -> Segmented:
-    own = pixels.values.shape[:2]
+    own = pixels.shape[:2]
     pixels = at_resolution(pixels, spec)
-    height, width = pixels.values.shape[:2]
+    height, width = pixels.shape[:2]
     flags = (SMALLER_THAN_TILE,) if height < spec.height_px or width < spec.width_px else ()
     count = len(task.labels)
     keeps = keep_probabilities or (height, width) != own

@@ -67,7 +67,7 @@ def sliding_logits(run: Run, pixels: Pixels, spec: ImageSpec, workers: int = 1) 
     """
     if not spec.tiles:
         raise InputError("the image spec has no tiles; the image is resized to the network's input instead")
-    height, width = pixels.values.shape[:2]
+    height, width = pixels.shape[:2]
     grid = tile_grid(height, width, spec)
     full_h, full_w = max(height, spec.height_px), max(width, spec.width_px)
     tops = tile_starts(full_h, spec.height_px, spec.tiles.overlap)

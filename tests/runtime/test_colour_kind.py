@@ -240,3 +240,25 @@ def test_the_quick_way_is_the_plain_one_to_the_bit(monkeypatch: pytest.MonkeyPat
             assert (colour_flags(pixels, RGB) == (GREY_FOR_COLOUR,)) == (kind == "grey")
             assert (colour_flags(pixels, GREY) == (COLOUR_FOR_GREY,)) == (kind == "colour")
     assert kinds == {"grey", "colour", None}
+
+
+def test_a_photograph_is_told_from_a_part_of_its_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    is_grey = colour_kind_module._is_grey
+    monkeypatch.setattr(colour_kind_module, "_is_grey", lambda cells: (asked.append(cells.shape), is_grey(cells))[1])
+    assert colour_flags(jpeg(photograph(0)), RGB) == ()
+    assert asked == []
+    grey = Pixels.from_integers(np.full((96, 96, 3), 70, np.uint8))
+    assert colour_flags(grey, RGB) == (GREY_FOR_COLOUR,)
+    assert asked == [(3, 48 * 48)]
+
+
+@pytest.mark.parametrize("rows", range(49))
+def test_how_much_of_an_image_is_coloured_counts_and_not_where(rows: int) -> None:
+    """A part of rows that holds all the colour, or none of it, says nothing of the whole by itself."""
+    for step in (1, 4):
+        values = np.full((48, 48, 3), 70, np.uint8)
+        chosen = np.resize(np.argsort(np.arange(48) % step, kind="stable"), 48)[:rows]
+        values[chosen, :, 0] = 90
+        pixels = Pixels.from_integers(values)
+        assert (colour_flags(pixels, RGB) == (GREY_FOR_COLOUR,)) == (plain_kind(pixels) == "grey")

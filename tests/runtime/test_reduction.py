@@ -119,10 +119,12 @@ def test_rows_that_no_bound_decides_are_pillows(monkeypatch):
 
     values = waves(200, 700)
 
-    def rows(start, stop):
-        return values[start:stop].astype(np.float32) / np.float32(65_535)
+    scaled = values.astype(np.float32) / np.float32(65_535)
 
-    expected = np.asarray(Image.fromarray(rows(0, 200)).resize((100, 200), Image.Resampling.BICUBIC))
+    def fill(rows, start):
+        rows[:] = scaled[start : start + len(rows)]
+
+    expected = np.asarray(Image.fromarray(scaled).resize((100, 200), Image.Resampling.BICUBIC))
     given = []
     by_pillow = reduction._by_pillow
     monkeypatch.setattr(
@@ -132,7 +134,7 @@ def test_rows_that_no_bound_decides_are_pillows(monkeypatch):
         monkeypatch.setattr(reduction, "_ROUNDINGS_OF_WEIGHTS", roundings)
         reduction._blocks.cache_clear()
         given.clear()
-        assert shortened(rows, 200, 700, 100).tobytes() == expected.tobytes()
+        assert shortened(fill, 200, 700, 100).T.tobytes() == expected.tobytes()
         assert (sum(given) == 200) == (roundings > 32)
     reduction._blocks.cache_clear()
 
@@ -156,7 +158,7 @@ def test_every_dicom_file_gives_the_pixels_that_plain_ways_give(shared_data, mon
     ]
     fast = [outcome(path) for path in paths]
     monkeypatch.setattr(reading, "codes_of", plain_codes)
-    monkeypatch.setattr(reading, "looked_up", lambda table, codes: table[codes])
+    monkeypatch.setattr(reading, "Tabled", lambda codes, table: table[codes])
     monkeypatch.setattr(reading, "rle_pixels", lambda frame, layout: None)
     monkeypatch.setattr(reading, "is_heard", lambda plugins: False)
     monkeypatch.setattr(reading, "native_pixels", plain_native_pixels)
