@@ -18,10 +18,12 @@ from medfm_compress.data.study import Study
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Manifest, Variant
 from medfm_compress.runtime.columns import Column
+from medfm_compress.runtime.cpu import read_cpu
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.devices import obstacle
+from medfm_compress.runtime.sessions.instruction_sets import lacking
 from medfm_compress.runtime.sessions.protocol import SessionRef
 from medfm_compress.runtime.sessions.table import is_available
 from medfm_compress.runtime.task import OperatingPoint, Task
@@ -86,28 +88,33 @@ def chosen_variants(bundle: Bundle, targets: tuple[str, ...] = ()) -> tuple[Vari
 
 
 def unavailable_variants(bundle: Bundle, targets: tuple[str, ...] = ()) -> dict[str, str]:
-    """Variant → why its device is not to be had on this machine, of those that ``targets`` take.
+    """Variant → why it cannot be judged on this machine, of those that ``targets`` take.
+
+    Its device is not to be had, or the CPU lacks instructions without which its engine computes something else than
+    where it may run.
 
     Raises:
         InputError: no variant fits the targets, one of them names such a device, or no variant is left.
     """
     chosen = chosen_variants(bundle, targets)
-    lacking = {variant.name: reason for variant in chosen if (reason := _unavailable(variant))}
+    reasons = {variant.name: reason for variant in chosen if (reason := _unavailable(variant))}
     for variant in chosen:
         named = [target for target in targets if names_device(target) and _fits(variant, (target,))]
-        if named and variant.name in lacking:
+        if named and variant.name in reasons:
             raise InputError(
-                f"target {named[0]!r} cannot be measured here: {lacking[variant.name]}; leave it out, or bench on a "
+                f"target {named[0]!r} cannot be measured here: {reasons[variant.name]}; leave it out, or bench on a "
                 "machine that has the device"
             )
-    if lacking and len(lacking) == len(chosen):
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in lacking.items())
-        raise InputError(f"no variant can be measured here: {reasons}")
-    return lacking
+    if reasons and len(reasons) == len(chosen):
+        every = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise InputError(f"no variant can be measured here: {every}")
+    return reasons
 
 
 def _unavailable(variant: Variant) -> str:
-    """Why the engine does not run on the variant's device here; empty where it does."""
+    """Why the engine does not compute here what the variant gives where it may run; empty where it does."""
+    if missing := lacking(variant.backend, variant.instruction_set, read_cpu()):
+        return f"this CPU lacks {', '.join(missing)}, without which {variant.backend} computes something else"
     impossible = obstacle(variant.backend, variant.device, variant.precision)
     available = is_available(variant.backend, variant.device) if not impossible else None
     return impossible if available is None else ("" if available.ok else available.reason)

@@ -30,9 +30,9 @@ Fill = Callable[[NDArray[np.float64], int], None]
 _UNIT = 2.0**-53
 _ROUNDINGS_OF_WEIGHTS = 32
 _OUTPUTS = 7  # of one product; the eighth row is the error bound. More share fewer taps, and fewer fill no register
-# Of one product, in multiplications: below what OpenBLAS gives to several threads, which belong to the engine, and few
-# enough that what is kept meanwhile stays in the cache (a quarter of what it would be at four times as many).
-_LARGEST_PRODUCT = 65_536
+# Of one product, in multiplications: below what OpenBLAS gives to several threads, which belong to the engine, and as
+# few as cost no time, since memory is kept for them meanwhile.
+_LARGEST_PRODUCT = 2 * 65_536
 _LEAST_FACTOR, _LEAST_PIXELS = 2.0, 1 << 19
 
 

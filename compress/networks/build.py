@@ -21,8 +21,8 @@ from medfm_compress.compress.networks.model import Model, Origin, create_module,
 from medfm_compress.compress.networks.smp_networks import TIMM_ENCODER
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.image_spec import Colour, ImageSpec
-from medfm_compress.runtime.preprocess import spec_from_timm
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.timm_spec import spec_from_timm
 
 _STEPS = (2, 4, 8, 16, 32, 64)  # of which a network that answers for every pixel may want a multiple
 

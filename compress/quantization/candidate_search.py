@@ -51,6 +51,7 @@ from medfm_compress.runtime.network_inputs import NetworkInputs, feed
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 
+_SATURATES = "the engine saturates with them on this CPU, which has no VNNI: quantize on one that has"
 _FINALISTS = 3
 _PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in this process
 _COMPETITIVE = 1.03  # NNCF's placement is at most so many times slower than what may ship, where noise can tell
@@ -102,6 +103,8 @@ class Group(NamedTuple):
         rests: precisions that what stays in float may have beside INT8.
         variant: what a method makes.
         last: a float trial for when nothing else may ship.
+        reduced: INT8 has weights of 7 bits from the beginning, since with 8 bits the engine saturates on this CPU: what
+            could be judged here is not what would run elsewhere.
     """
 
     reference: CandidateTrial
@@ -109,6 +112,7 @@ class Group(NamedTuple):
     rests: tuple[Rest, ...]
     variant: Callable[[Method], Variant]
     last: Callable[[], Attempt] | None = None
+    reduced: bool = False
 
 
 def search_candidates(
@@ -126,6 +130,8 @@ def search_candidates(
     backend = group.reference.variant.backend
     reference = judge_reference(group.reference, validation, limits)
     attempts: list[Attempt] = [reference]
+    if group.reduced and not limits.weight_bits:
+        attempts.append(DoesNotApply(candidate="int8-of-8-bit-weights", reason=_SATURATES))
     lookup = Lookup(
         standing=lambda: _standing(attempts, limits),
         most_harmful=lambda method: builder.most_harmful(backend, method),
@@ -134,6 +140,7 @@ def search_candidates(
         missed=lambda: _missed(attempts, limits),
         tried=lambda method: any(trial.method == method for trial in trials_of(attempts)),
         nncf=lambda: builder.nncf(backend) if limits.nncf else None,
+        reduced=group.reduced,
         nncf_standing=lambda: _nncf_standing(attempts, limits),
         error_limit=limits.error,
     )
@@ -245,7 +252,8 @@ def _starts(group: Group, builder: Builder, limits: Limits) -> tuple[Method, ...
         return (Method(weight_bits=limits.weight_bits),)
     names = builder.placements(group.reference.variant.backend)
     estimator = TRAINED if builder.trained else DEFAULT_ESTIMATOR
-    return tuple(Method(placement=name, rest=rest, estimator=estimator) for name in names for rest in group.rests)
+    first = Method(estimator=estimator, reduced=group.reduced)
+    return tuple(msgspec.structs.replace(first, placement=name, rest=rest) for name in names for rest in group.rests)
 
 
 def _timely(

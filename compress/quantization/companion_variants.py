@@ -58,8 +58,8 @@ class CompanionBuilder:
         return (*forms, *(self._reduced(best, reference, group) if self.reduced_range else ()))
 
     def _reduced(self, best: CandidateTrial, reference: CandidateTrial, group: Group) -> tuple[Attempt, ...]:
-        """The trial with 7-bit weights of an INT8 candidate; none for a float one."""
-        if best.method is None or best.method.weight_bits:
+        """The trial with 7-bit weights of an INT8 candidate; none for a float one, or one that has such weights."""
+        if best.method is None or best.method.weight_bits or best.method.reduced:
             return ()
         method = msgspec.structs.replace(best.method, reduced=True, rest="fp32")  # a CPU with bf16 has VNNI
         trial = open_method(method, group, self.builder, self.limits)

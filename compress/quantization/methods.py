@@ -115,6 +115,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
         nncf: what NNCF is told first; or why it cannot be asked, or None where nobody wants it to be.
         nncf_standing: the best of NNCF's so far.
         error_limit: largest relative logit error.
+        reduced: weights have 7 bits.
     """
 
     standing: Callable[[], Standing]
@@ -126,6 +127,7 @@ class Lookup(msgspec.Struct, frozen=True, kw_only=True):
     nncf: Callable[[], NncfSettings | str | None] = lambda: None
     nncf_standing: Callable[[], Standing] = lambda: Standing(best=None, within_limits=False)
     error_limit: float = 0.0
+    reduced: bool = False
 
 
 def candidates(starts: tuple[Method, ...], lookup: Lookup) -> Iterator[Method | DoesNotApply]:

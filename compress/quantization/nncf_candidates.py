@@ -54,7 +54,7 @@ def nncf_candidates(lookup: Lookup, rests: Sequence[Rest]) -> Iterator[Method | 
         yield DoesNotApply(candidate="int8-nncf", reason=settings)
         return
     known = lookup.standing().best
-    first = Method(nncf=settings, rest=known.rest if known else rests[0])
+    first = Method(nncf=settings, rest=known.rest if known else rests[0], reduced=lookup.reduced)
     yield first
     for rest in rests:  # the same files
         if rest != first.rest:

@@ -14,8 +14,8 @@ from medfm_compress.compress.teachers.pretrained import Published, as_model, loa
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.image_spec import Colour, ImageSpec
-from medfm_compress.runtime.preprocess import spec_from_timm
 from medfm_compress.runtime.task import Task
+from medfm_compress.runtime.timm_spec import spec_from_timm
 
 _COLOURS: dict[int, Colour] = {1: "grey", 3: "rgb"}
 

@@ -53,6 +53,16 @@ def instructions(backend: Backend, precision: str, *, reduced: bool = False) -> 
     return tuple(need for need in needed if not (reduced and need in U8S8))
 
 
+def lacking(backend: Backend, needed: InstructionSet, cpu: Cpu) -> InstructionSet:
+    """What ``cpu`` lacks of ``needed`` so that an engine would compute something else, and not only be slow.
+
+    ONNX Runtime is told to multiply exactly; without bf16, fp16 or VNNI OpenVINO computes in another precision, or
+    saturates.
+    """
+    exact = U8S8 if backend == "onnxruntime" else ANY
+    return tuple(need for need in missing_flags(needed, cpu) if need not in exact)
+
+
 def multiplies_exactly(cpu: Cpu) -> bool:
     """Whether U8 × S8 products cannot saturate on ``cpu``; False where its flags cannot be read."""
     return not missing_flags(U8S8, cpu)

@@ -8,7 +8,8 @@ import pytest
 from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.images.pixels import Pixels
-from medfm_compress.runtime.preprocess import normalise, prepare, preprocess, spec_from_timm
+from medfm_compress.runtime.preprocess import normalise, prepare, preprocess
+from medfm_compress.runtime.timm_spec import spec_from_timm
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -7,11 +7,11 @@ import msgspec
 import numpy as np
 import pytest
 import tiny_study
+from played_clocks import FEW, play_clocks
 
 from medfm_compress.bench.evaluate.evaluate import evaluate
 from medfm_compress.bench.evaluate.operating_points import choose_operating_points
 from medfm_compress.bench.types.interval import Interval
-from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.quantization import build_candidate, candidate_search
 from medfm_compress.compress.quantization import companion_variants as companion
 from medfm_compress.compress.quantization import quantize_bundle as module_under_test
@@ -29,31 +29,6 @@ from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.golden_cases import replay_goldens
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.sessions.table import open_variant
-
-FEW = QuantizeOptions(samples=16, rounds=5, error_limit=10.0, auroc_limit=1.0, time_budget_s=0.0, optimised=False)
-
-
-def play_clocks(monkeypatch, fp32_ms, int8_ms, fresh_ms=None):
-    """Stand in for both clocks: floats of any precision take as long as FP32.
-
-    ``fresh_ms`` gives the latency of a trial in its fresh process; without it the two clocks agree.
-    """
-
-    def in_process(sessions, image, rounds):
-        return [[int8_ms if session.info.precision == "int8" else fp32_ms] * 5 for session in sessions]
-
-    def of_trial(trial):
-        return int8_ms if trial.variant.precision == "int8" else fp32_ms
-
-    def fresh(trials, spec, task, plan, columns=()):
-        latencies = [(fresh_ms or of_trial)(trial) for trial in trials]
-        return [
-            Measurement(name=str(number), target="played", session_ms=(ms,) * 20, calls_per_round=2)
-            for number, ms in enumerate(latencies)
-        ]
-
-    monkeypatch.setattr(candidate_search, "session_ms", in_process)
-    monkeypatch.setattr(module_under_test, "time_in_fresh_processes", fresh)
 
 
 @pytest.fixture(autouse=True)
