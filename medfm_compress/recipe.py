@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from medfm_compress.bench.types.operating_rule import DEFAULT_FALSE_ALARMS, needs_positives
 from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.quantization.options import QuantizeOptions
 from medfm_compress.compress.teachers.source import TeacherSource
@@ -97,6 +98,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             others = {"teacher": self.teacher, "teachers": self.teachers, "distill": self.distill, "prune": self.prune}
             if besides := next((name for name, section in others.items() if section), ""):
                 raise InputError(f"'anomaly' has teachers and student of its own; leave '{besides}' out, or 'anomaly'")
+            if self.export.rule and needs_positives(self.export.rule):
+                raise InputError(
+                    f"export.rule is {self.export.rule!r}, which looks at abnormal validation cases; an anomaly score "
+                    f"decides by normal ones alone, e.g. {DEFAULT_FALSE_ALARMS}"
+                )
         elif (self.teacher is None) == (not self.teachers):
             raise InputError(
                 "a recipe has either 'teacher' (trained here, or a folder) or 'teachers'; give one of them"

@@ -86,6 +86,7 @@ def test_the_scorer_is_fitted_on_the_teacher_and_on_what_learned_from_it(folder:
         ("  fit:", "pretrain: {model: resnet18}\n#", "neither a teacher nor the student"),
         ("    student: test_resnet", "    student: resnet18\n    weights: a.safetensors", "leave its weights"),
         ("encoder: given", "encoder: resnet18, image_size: 128", "leave its image_size 128 out"),
+        ("  fit:", "export: {rule: youden}\n#", "decides by normal ones alone"),
         ("anomaly:", "anomalies:", "anomalies"),
     ],
 )
