@@ -3,7 +3,7 @@
     python experiments/explained_compressions.py OUT --weights FILE --study FOLDER [--cases N]
 
 ``FILE`` and ``FOLDER`` as of ``explanations.py``. The teacher is quantized, pruned to half of its products (with a
-recovery of 10 epochs) and distilled into a ResNet-10-T (30 epochs from random weights), by the steps that the commands
+recovery of 10 epochs) and distilled into a ResNet-10-T (12 epochs from random weights), by the steps that the commands
 are made of. Maps of each bundle are compared with the teacher's by ``explain --method device``, on ``N`` test cases,
 half of them melanomas: medians by the interval that the gate takes, pointing on the drawn melanomas by the report's.
 AUROC is of the same cases. What is in OUT already is kept, so that a run goes on where it was ended;
@@ -49,7 +49,7 @@ from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.sessions.table import open_variant
 from medfm_compress.step_settings import DistillStep, ExportStep
 
-PRUNED_EPOCHS, DISTILLED_EPOCHS = 10, 30
+PRUNED_EPOCHS, DISTILLED_EPOCHS = 10, 12
 INT8_ERROR = 0.15  # this network's INT8 is far from FP32 with few layers in float: what is asked here is where it looks
 POLICY = Policy(non_inferiority=(NonInferiority(metric="auroc", margin=0.05),))
 
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument(
         "--cases", type=int, default=376, help="Test cases, half of them melanomas; all 188 by default."
     )
-    parser.add_argument("--epochs", type=int, default=0, help="Of both trainings; 0 takes their own, 10 and 30.")
+    parser.add_argument("--epochs", type=int, default=0, help="Of both trainings; 0 takes their own, 10 and 12.")
     parser.add_argument("--trial", type=int, default=0, help="Cases of train and of val, for a trial; 0 takes all.")
     parser.add_argument("--budget", type=float, default=180, help="Seconds of the search for INT8.")
     options = parser.parse_args()
