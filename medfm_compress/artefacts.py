@@ -140,7 +140,7 @@ class NamedInput:
     def fingerprint(self) -> str:
         """Hex sha256 of the content, or of the name where there is none."""
         if self.path.is_dir():
-            is_model = (self.path / "model.json").is_file()
+            is_model = any((self.path / card).is_file() for card in MODEL_CARDS)
             return _folder_sha256(self.path, leave=_WORKING_FOLDER if is_model else "")
         return file_sha256(self.path) if self.path.is_file() else digest(self.name)
 

@@ -20,8 +20,12 @@ class Meanwhile(Generic[Result]):
         """Begin ``call``."""
         self._results: list[Result] = []
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(call,))
-        self._thread.start()
+        self._thread: threading.Thread | None = threading.Thread(target=self._run, args=(call,))
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread is to be had: then not beside, but at once
+            self._thread = None
+            self._run(call)
 
     def _run(self, call: Callable[[], Result]) -> None:
         try:
@@ -31,7 +35,8 @@ class Meanwhile(Generic[Result]):
 
     def result(self) -> Result:
         """Wait for it; raises what the call raised. The result is handed over and not kept."""
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         if self._error is not None:
             raise self._error
         return self._results.pop()

@@ -92,7 +92,8 @@ def make_group(variant: Variant, contents: tuple[bytes, ...], threads: int) -> G
 
     def int8(method: Method) -> Variant:
         made = make_variant(variant.backend, method.precision, qualifier=REDUCED if method.reduced else "")
-        return msgspec.structs.replace(made, instruction_set=(*made.instruction_set, *measured_with))
+        needs = measured_with if method.reduced else ()
+        return msgspec.structs.replace(made, instruction_set=(*made.instruction_set, *needs))
 
     if variant.backend == "onnxruntime":
         fused = partial(_fused, contents[0], threads)

@@ -9,7 +9,7 @@ from medfm_compress.early_refusals import refuse_misspelt, refuse_to_overwrite
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
-from medfm_compress.steps.studies import open_cases, warn_of_modality
+from medfm_compress.steps.studies import open_cases, open_more, warn_of_modality
 
 if TYPE_CHECKING:
     from medfm_compress.compress.anomaly.options import AnomalyFit, EncoderSource
@@ -41,7 +41,7 @@ def embed(
     from medfm_compress.compress.networks.build import build_model
 
     first = open_cases(study, progress, normal=normal)
-    studies = (first, *(open_cases(Path(path), progress) for path in step.more))
+    studies = (first, *open_more(first, step.more, progress, normal=normal))
     warn_of_modality(first, step.training.modality, progress)
     cases = choose_cases(studies)
     teacher = open_teachers(teachers, cases.training[0], step.embedding, step.training, out / "training" / "cache")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import msgspec
 
 from medfm_compress.data.colour_kind import study_colour_kind
+from medfm_compress.data.fingerprint import content_hashes
 from medfm_compress.data.open import open_study, open_study_of
 from medfm_compress.data.splitting import SplitPlan, split_study
 from medfm_compress.data.study import Study
@@ -14,9 +17,6 @@ from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
-
-if TYPE_CHECKING:
-    pass
 
 
 def prepare_study(source: Path, normal: tuple[str, ...], plan: SplitPlan | None, progress: Progress, out: Path) -> None:
@@ -48,6 +48,48 @@ def open_cases(
 ) -> Study:
     """A study; what opening it passed over or took for something else is said."""
     return with_remarks(open_study(path, dicom_rules=rules, structures=structures, normal=normal), progress)
+
+
+def open_more(
+    first: Study,
+    paths: Sequence[str],
+    progress: Progress,
+    rules: DicomRules | None = None,
+    normal: tuple[str, ...] = (),
+) -> tuple[Study, ...]:
+    """Other studies that are learned from, without what ``first`` holds back in val and test.
+
+    An image counts by its content. Where a study shares an image with ``first``, their patients are named alike, and
+    those of val and test are left out with all their images. With ``normal`` a study that has such labels is one of
+    anomalies as well; another one's images are taken as they are.
+
+    Raises:
+        StudyError: a study, or an image, cannot be read.
+    """
+    others = [open_cases(Path(path), progress, rules) for path in paths]
+    if not others:
+        return ()
+    own = dict(zip(content_hashes(first.source, [case.image for case in first.cases]), first.cases, strict=True))
+    held = {content for content, case in own.items() if case.split in ("val", "test")}
+    patients = {case.patient for case in first.cases if case.split in ("val", "test") and case.patient}
+    kept = []
+    for path, other in zip(paths, others, strict=True):
+        has_normal = bool(set(normal) & set(other.labels))
+        study = open_study(Path(path), dicom_rules=rules, normal=normal) if has_normal else other
+        hashes = content_hashes(study.source, [case.image for case in study.cases])
+        named_alike = patients if own.keys() & set(hashes) else set()
+        cases = tuple(
+            case
+            for case, content in zip(study.cases, hashes, strict=True)
+            if content not in held and case.patient not in named_alike
+        )
+        if left_out := len(study.cases) - len(cases):
+            progress(
+                f"note: {left_out} of the {len(study.cases)} images of {path} are left out: the study that is judged "
+                "on holds them, or others of their patients, back in val or test"
+            )
+        kept.append(msgspec.structs.replace(study, cases=cases))
+    return tuple(kept)
 
 
 def open_cases_of(task: Task, path: Path, progress: Progress, rules: DicomRules) -> Study:

@@ -17,7 +17,7 @@ from medfm_compress.early_refusals import refuse_misspelt, refuse_to_overwrite, 
 from medfm_compress.runtime.errors import InputError, ModelError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
-from medfm_compress.steps.studies import open_cases, open_cases_of, warn_of_modality
+from medfm_compress.steps.studies import open_cases, open_cases_of, open_more, warn_of_modality
 
 if TYPE_CHECKING:
     from medfm_compress.compress.networks.model import Model
@@ -50,7 +50,8 @@ def pretrain(study: Path, step: PretrainStep, progress: Progress, out: Path, *, 
     from medfm_compress.compress.pretrain.images import choose_images
     from medfm_compress.compress.pretrain.pretrain import pretrain as train_backbone
 
-    studies = tuple(open_cases(path, progress, step.dicom) for path in (study, *map(Path, step.more)))
+    first = open_cases(study, progress, step.dicom)
+    studies = (first, *open_more(first, step.more, progress, step.dicom))
     torch.manual_seed(step.training.seed)
     model = build_model(
         step.model,
@@ -139,8 +140,8 @@ def distill(
         beside = ", ".join(column.name for column in teacher.card.told)
         progress(f"the student sees the image alone, its teacher also {beside}; --columns gives them to the student")
     rules = teacher.card.spec.dicom
-    more = tuple(open_cases(Path(path), progress, rules) for path in step.more)
-    studies = (open_study(study, dicom_rules=rules, structures=structures), *more)
+    first = open_study(study, dicom_rules=rules, structures=structures)
+    studies = (first, *open_more(first, step.more, progress, rules))
     check_teacher(studies, teacher, out, progress, step.distillation)
     return train_student(studies, teacher, student, step.training, out, progress, step.distillation)
 

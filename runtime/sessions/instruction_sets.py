@@ -56,11 +56,11 @@ def instructions(backend: Backend, precision: str, *, reduced: bool = False) -> 
 def lacking(backend: Backend, needed: InstructionSet, cpu: Cpu) -> InstructionSet:
     """What ``cpu`` lacks of ``needed`` so that an engine would compute something else, and not only be slow.
 
-    ONNX Runtime is told to multiply exactly; without bf16, fp16 or VNNI OpenVINO computes in another precision, or
-    saturates.
+    Without bf16 or fp16 OpenVINO computes in another precision, without VNNI it saturates. ONNX Runtime is told to
+    multiply exactly, and has a form of its own for a class of CPU (see `ort_format`). What else is asked for is speed.
     """
-    exact = U8S8 if backend == "onnxruntime" else ANY
-    return tuple(need for need in missing_flags(needed, cpu) if need not in exact)
+    decisive = (*U8S8, *BF16, *FP16) if backend == "openvino" else ANY
+    return tuple(need for need in missing_flags(needed, cpu) if need in decisive)
 
 
 def multiplies_exactly(cpu: Cpu) -> bool:

@@ -107,11 +107,11 @@ def test_a_recipe_is_refused_for_a_misspelt_student_before_its_first_step(
         ("bench: {scenarios: [serve]}", "bench.scenarios[0] is 'serve'; it must be "),
         ("bench: fast", "bench is 'fast'; it must be a section with the keys plan, targets"),
         ("bench: {plan: {round: 3}}", "bench.plan has no key 'round'; its keys are rounds, turn_ms"),
-        ("bensh: {}", "the file has no key 'bensh'; its keys are name, distill"),
+        ("bensh: {}", "the file has no key 'bensh'; its keys are name, policy"),
         (
             "bensh: {}\nexport: {rules: youden, dicom_modalities: [DX]}\nbench: {pairs: 3}",
-            "the file has no key 'bensh'; its keys are name, distill, policy, pretrain, teacher, teachers, study, "
-            "split, prune, export, quantize and bench; "
+            "the file has no key 'bensh'; its keys are name, policy, pretrain, teacher, teachers, distill, "
+            "anomaly, study, split, prune, export, quantize and bench; "
             "export has no key 'rules' or 'dicom_modalities'; its keys are rule, ",
         ),
         ("study: 5", "study is 5; it must be text"),

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,12 @@ import pytest
 
 
 def find(name: str) -> str | None:
-    """Path of a program outside this environment, where pynetdicom has scripts that are called like DCMTK's tools."""
-    own = Path(sys.executable).parent
-    places = [place for place in os.environ.get("PATH", "").split(os.pathsep) if place and Path(place) != own]
-    return shutil.which(name, path=os.pathsep.join(places))
+    """Path of a program that is no Python script: pynetdicom has some that are called like DCMTK's tools."""
+    for place in filter(None, os.environ.get("PATH", "").split(os.pathsep)):
+        found = shutil.which(name, path=place)
+        if found is not None and b"python" not in Path(found).read_bytes()[:200].split(b"\n")[0]:
+            return found
+    return None
 
 
 def program(name: str, *folders: str) -> str:

@@ -36,3 +36,11 @@ def test_the_result_is_handed_over_and_not_kept():
     left = weakref.ref(result)
     del result
     assert left() is None
+
+
+def test_where_no_thread_is_to_be_had_it_is_called_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert Meanwhile(lambda: 3).result() == 3

