@@ -220,10 +220,10 @@ def with_backbone(recipe: Recipe, pretrained: PretrainStep, backbone: str) -> Re
     student = recipe.student
     if isinstance(student, DistillStep):
         return replace(rest, distill=replace(student, weights=backbone))
-    teachers = tuple(
-        replace(source, encoder=backbone) if source.encoder == model else source for source in student.teachers
-    )
-    if teachers != student.teachers:
+    number = next((number for number, source in enumerate(student.teachers) if source.encoder == model), None)
+    if number is not None:
+        started = replace(student.teachers[number], encoder=backbone)
+        teachers = (*student.teachers[:number], started, *student.teachers[number + 1 :])
         return replace(rest, anomaly=replace(student, teachers=teachers))
     embed = student.embed and replace(student.embed, weights=backbone)
     return replace(rest, anomaly=replace(student, embed=embed))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medfm_compress.compress.anomaly.coreset import MOST_CANDIDATES, greedy_coreset
-from medfm_compress.compress.anomaly.nearest_cases import save_nearest_cases
+from medfm_compress.compress.anomaly.nearest_cases import forget_nearest_cases, save_nearest_cases
 from medfm_compress.compress.anomaly.open_encoder import OpenedEncoder
 from medfm_compress.compress.anomaly.options import AnomalyFit
 from medfm_compress.compress.anomaly.principal import project_on_principal_components
@@ -112,6 +112,7 @@ def fit_anomaly_model(study: Study, opened: OpenedEncoder, options: AnomalyFit, 
             steps=(*opened.provenance.steps, *steps),
         ),
     )
+    forget_nearest_cases(out)
     save_model(model, out)
     if "nearest" in network.output_names:
         hashes = content_hashes(study.source, [case.image for case in train])

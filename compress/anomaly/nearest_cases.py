@@ -36,6 +36,11 @@ def save_nearest_cases(hashes: Sequence[str], weights_sha256: str, folder: Path)
     write_atomically(folder / FILE, encode(cases))
 
 
+def forget_nearest_cases(folder: Path) -> None:
+    """Remove those of a model that was in the folder before."""
+    (folder / FILE).unlink(missing_ok=True)
+
+
 def load_nearest_cases(folder: str | Path) -> tuple[str, ...]:
     """Hex sha256 of the training images, in the order of their numbers; empty for a model that has no such output.
 

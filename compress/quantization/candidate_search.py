@@ -51,7 +51,7 @@ from medfm_compress.runtime.network_inputs import NetworkInputs, feed
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.sessions.protocol import Session
 
-_SATURATES = "the engine saturates with them on this CPU, which has no VNNI: quantize on one that has"
+_WITHOUT_VNNI = "this CPU has no VNNI: engines saturate with them here, or are slow; quantize on one that has"
 _FINALISTS = 3
 _PLAUSIBLE = 1.25  # a finalist is at most so many times slower than the fastest, as timed in this process
 _COMPETITIVE = 1.03  # NNCF's placement is at most so many times slower than what may ship, where noise can tell
@@ -103,8 +103,8 @@ class Group(NamedTuple):
         rests: precisions that what stays in float may have beside INT8.
         variant: what a method makes.
         last: a float trial for when nothing else may ship.
-        reduced: INT8 has weights of 7 bits from the beginning, since with 8 bits the engine saturates on this CPU: what
-            could be judged here is not what would run elsewhere.
+        reduced: INT8 has weights of 7 bits from the beginning, since with 8 bits the engine saturates on this CPU, or
+            is slow: what could be judged here is not what would run elsewhere.
     """
 
     reference: CandidateTrial
@@ -131,7 +131,7 @@ def search_candidates(
     reference = judge_reference(group.reference, validation, limits)
     attempts: list[Attempt] = [reference]
     if group.reduced and not limits.weight_bits:
-        attempts.append(DoesNotApply(candidate="int8-of-8-bit-weights", reason=_SATURATES))
+        attempts.append(DoesNotApply(candidate="int8-of-8-bit-weights", reason=_WITHOUT_VNNI))
     lookup = Lookup(
         standing=lambda: _standing(attempts, limits),
         most_harmful=lambda method: builder.most_harmful(backend, method),

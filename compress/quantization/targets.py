@@ -87,17 +87,17 @@ def make_group(variant: Variant, contents: tuple[bytes, ...], threads: int) -> G
     )
 
     cpu = read_cpu()
-    reduced = variant.backend == "openvino" and not multiplies_exactly(cpu)
-    measured_with = tuple(flag for flag in _BESIDE_VNNI if reduced and flag in cpu.flags)
+    reduced = not multiplies_exactly(cpu)
+    measured_with = tuple(flag for flag in _BESIDE_VNNI if variant.backend == "openvino" and flag in cpu.flags)
 
     def int8(method: Method) -> Variant:
         made = make_variant(variant.backend, method.precision, qualifier=REDUCED if method.reduced else "")
-        needs = measured_with if method.reduced else ()
+        needs = measured_with if reduced and method.reduced else ()
         return msgspec.structs.replace(made, instruction_set=(*made.instruction_set, *needs))
 
     if variant.backend == "onnxruntime":
         fused = partial(_fused, contents[0], threads)
-        return Group(reference=reference, floats=(), rests=("fp32",), variant=int8, last=fused)
+        return Group(reference=reference, floats=(), rests=("fp32",), variant=int8, last=fused, reduced=reduced)
     floats = tuple(partial(_float, variant.backend, precision, contents, threads) for precision in _FLOATS)
     rests: tuple[Rest, ...] = ("fp32", "bf16") if not missing_flags(BF16, cpu) else ("fp32",)
     return Group(reference=reference, floats=floats, rests=rests, variant=int8, reduced=reduced)

@@ -156,9 +156,12 @@ def _meaning(verdict: Verdict) -> list[str]:
     others = sum(check.outcome != "pass" for judged in verdict.variants for check in judged.checks) - 1
     undecided = "these cases do not tell, so it may not ship yet" if here else "a device is missing here"
     meaning = "it must not ship" if verdict.outcome == "fail" else undecided
+    by_teacher = check.name.endswith(" of the teacher")
     remedy = (
-        "it is the teacher that falls short: give a better one, or lower its floor before the test cases are seen"
-        if check.name.endswith(" of the teacher")
+        "it is the teacher that falls short: give a better one"
+        if by_teacher and verdict.outcome == "fail"
+        else "collect more test patients: these do not tell whether the teacher is good enough; do not lower its floor"
+        if by_teacher
         else "bench the bundle on a machine that has the device, or leave its variant out; the others may be used"
         if not here
         else "make the loss smaller (a larger student, more training, stricter limits for INT8), and evaluate once more"

@@ -12,6 +12,7 @@ pytest.importorskip("timm")
 import striped_study  # noqa: E402
 
 from medfm_compress.artefacts import StudyTable  # noqa: E402
+from medfm_compress.compress.anomaly.nearest_cases import load_nearest_cases  # noqa: E402
 from medfm_compress.compress.networks.build import build_model  # noqa: E402
 from medfm_compress.compress.networks.model import load_model, save_model  # noqa: E402
 from medfm_compress.pipeline import Job  # noqa: E402
@@ -72,8 +73,12 @@ def test_the_scorer_is_fitted_on_the_teacher_and_on_what_learned_from_it(folder:
     assert models(folder) == []
     (folder / "job.yaml").write_text(RECIPE.replace("length: 4}", "length: 8}"))
     assert models(folder) == ["teacher", "student"], "the encoder learned both lengths"
-    (folder / "job.yaml").write_text(RECIPE.replace("epochs: 1", "epochs: 2"))
+    (folder / "job.yaml").write_text(RECIPE.replace("epochs: 1", "epochs: 2").replace("mahalanobis", "knn"))
     assert models(folder) == ["teacher", "embed", "student"]
+    assert load_nearest_cases(folder / "out" / "student")
+    (folder / "job.yaml").write_text(RECIPE.replace("epochs: 1", "epochs: 2"))
+    assert models(folder) == ["teacher", "student"]
+    assert load_nearest_cases(folder / "out" / "student") == (), "those of the scorer before are gone"
 
 
 @pytest.mark.parametrize(
@@ -126,6 +131,14 @@ def test_paths_are_relative_to_the_recipe_and_a_backbone_starts_what_it_is_named
     started = with_backbone(recipe, recipe.pretrain, "backbone").anomaly
     assert started is not None and started.teachers[1].encoder == "backbone" and started.teachers[1].licence == "MIT"
     assert started.embed == recipe.anomaly.embed
+
+    twice = text.replace("licence: MIT}", "licence: MIT}, {encoder: resnet18, weights: w.safetensors}")
+    (folder / "job.yaml").write_text(f"{twice}pretrain: {{model: resnet18}}\n")
+    recipe = load_recipe(folder / "job.yaml").recipe
+    assert recipe.anomaly is not None and recipe.pretrain is not None
+    started = with_backbone(recipe, recipe.pretrain, "backbone").anomaly
+    assert started is not None and started.teachers[1].encoder == "backbone"
+    assert started.teachers[2] == recipe.anomaly.teachers[2], "which has weights of its own"
 
     (folder / "job.yaml").write_text(f"{text}pretrain: {{model: resnet10t}}\n")
     recipe = load_recipe(folder / "job.yaml").recipe
