@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from medfm_compress.data.ages import age_group, age_range, describe, is_possible
 from medfm_compress.data.missing_values import is_missing, is_no_label
+from medfm_compress.runtime.columns import is_number
 
 _AGE_COLUMN = re.compile(r"(patient)?[ _-]*age([ _-]*(in[ _-]*)?(y|yr|yrs|years?))?", re.IGNORECASE)
 _SHOWN = 4
@@ -31,7 +32,7 @@ def recorded(column: str, value: str) -> str:
         return value
     low, high = age_range(value)
     if math.isnan(low):
-        return "" if _is_number(value) else value
+        return "" if is_number(value) else value
     if not is_possible(low, high):
         return ""
     return age_group(low, high) if column == "age" else describe(low, high)
@@ -65,11 +66,3 @@ def unrecorded_remarks(rows: Iterable[Mapping[str, str]], columns: Sequence[str]
 def _values(counts: Counter[str]) -> str:
     shown = ", ".join(f"{value!r} ({count})" for value, count in counts.most_common(_SHOWN))
     return shown + (" …" if len(counts) > _SHOWN else "")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -24,6 +24,7 @@ from medfm_compress.runtime.columns import (
     Value,
     Values,
     encode_columns,
+    is_number,
     without_unit,
 )
 from medfm_compress.runtime.dicom.attributes import AGE, AGE_UNITS, representation_of
@@ -136,20 +137,12 @@ def _as_written(column: Column, given: float | str) -> float | str:
             raise ImageRefused(f"{column.name} is given as {text}, which {told.fault}")
         return told.value
     number = without_unit(text, column.unit)
-    if representation_of(column) == AGE and not _is_number(number):
+    if representation_of(column) == AGE and not is_number(number):
         raise ImageRefused(
             f"{column.name} is given as {text!r}; give a number, in {column.unit}, or an age as DICOM writes it: digits"
             " and D, W, M or Y, such as 050Y"
         )
     return number
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _missing(column: Column) -> tuple[None, str]:
