@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from medfm_compress.data.missing_values import is_no_label, is_stand_in
 from medfm_compress.data.study import Case, ImageSource, Study
 from medfm_compress.data.written_forms import normal_form
+from medfm_compress.runtime.columns import is_number
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.task import TaskKind
 
@@ -96,7 +97,7 @@ def check_label_names(root: Path, cases: Sequence[Case], names: Sequence[str]) -
 
 def _stand_in_beside_words(labels: Sequence[str]) -> str | None:
     """A label such as ``-1`` or ``9999`` among labels that are not all numbers."""
-    if all(map(_is_number, labels)):
+    if all(map(is_number, labels)):
         return None
     return next(filter(is_stand_in, labels), None)
 
@@ -110,14 +111,6 @@ def _stand_in_remarks(labels: Sequence[str], names: Sequence[str]) -> tuple[str,
         "value, leave the label empty in split 'unlabelled'"
         for label in filter(is_stand_in, labels)
     )
-
-
-def _is_number(label: str) -> bool:
-    try:
-        float(label)
-    except ValueError:
-        return False
-    return True
 
 
 def check_names(names: Iterable[str], what: str, example: str = "") -> None:

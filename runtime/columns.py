@@ -241,3 +241,12 @@ def _number(name: str, value: float | str, unit: str) -> float:
     if not math.isfinite(number):
         raise InputError(f"{name} is {value!r}; give a finite number, in {unit}")
     return number
+
+
+def is_number(text: str) -> bool:
+    """Whether ``text`` is how a number is written."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
