@@ -14,6 +14,7 @@ from medfm_compress.runtime.strict_json import digest
 from medfm_compress.runtime.threads import map_in_threads
 
 _WORKERS = 4
+_TOGETHER = 16
 _CHUNK_BYTES = 1 << 20
 
 
@@ -42,7 +43,7 @@ def content_hashes(source: ImageSource, images: Sequence[str]) -> list[str]:
         except ImageRefused as exc:
             raise StudyError(f"image {image!r}: {exc}") from None
 
-    return list(map_in_threads(hash_of, images, _WORKERS))  # reading and hashing release the GIL
+    return list(map_in_threads(hash_of, images, _WORKERS, _TOGETHER))  # reading and hashing release the GIL
 
 
 def study_fingerprint(study: Study) -> str:

@@ -33,6 +33,7 @@ from medfm_compress.runtime.threads import map_in_threads
 Prepared = NDArray[np.float32]
 
 _WORKERS = 2
+_TOGETHER = 8
 _BATCH = 128
 
 
@@ -137,7 +138,7 @@ def _prepared(
             raise StudyError(f"image {name!r}: {exc}; 'medfm-compress study check' lists every such image") from None
         return image[:1] if all(np.array_equal(image[0], channel) for channel in image[1:]) else image
 
-    prepared = map_in_threads(prepare_image, names, _WORKERS)  # Pillow and the DICOM codecs release the GIL
+    prepared = map_in_threads(prepare_image, names, _WORKERS, _TOGETHER)  # Pillow and the DICOM codecs release the GIL
     with quiet():  # once, and not for each of thousands of small images
         yield from counted(prepared, "prepare images", len(names), progress)
 

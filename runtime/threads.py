@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -13,7 +14,9 @@ Result = TypeVar("Result")
 _AHEAD = 4
 
 
-def map_in_threads(call: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def map_in_threads(
+    call: Callable[[Item], Result], items: Iterable[Item], workers: int, together: int = 1
+) -> Iterator[Result]:
     """Results of ``call`` for each of ``items``, in their order.
 
     ``Executor.map`` submits everything before it gives the first result, and an interrupt in that time, or an error,
@@ -24,15 +27,22 @@ def map_in_threads(call: Callable[[Item], Result], items: Iterable[Item], worker
         call: must be safe in several threads; only what releases the interpreter lock gains by them.
         items: taken as they are needed.
         workers: threads, at least 1.
+        together: items that one thread takes at a time; more than 1 where an item takes a millisecond or less, of which
+            waking another thread would be a third.
     """
     pool = ThreadPoolExecutor(workers)
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[Future[list[Result]]] = deque()
+    left = iter(items)
     try:
-        for item in items:
-            waiting.append(pool.submit(call, item))
-            if len(waiting) > _AHEAD * workers:
-                yield waiting.popleft().result()
+        while group := list(islice(left, together)):
+            waiting.append(pool.submit(_each, call, group))
+            if len(waiting) > max(workers, _AHEAD * workers // together):
+                yield from waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            yield from waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _each(call: Callable[[Item], Result], group: list[Item]) -> list[Result]:
+    return [call(item) for item in group]

@@ -29,6 +29,32 @@ def test_results_come_in_order_from_several_threads() -> None:
     assert list(map_in_threads(square, [], 2)) == []
 
 
+@pytest.mark.parametrize("together", [3, 8, 500])
+def test_one_thread_takes_several_items_where_that_is_asked_for(together: int) -> None:
+    threads: dict[int, int] = {}
+
+    def note(number: int) -> int:
+        threads[number] = threading.get_ident()
+        return -number
+
+    assert list(map_in_threads(note, range(200), 2, together)) == [-number for number in range(200)]
+    for first in range(0, 200, together):
+        assert len({threads[number] for number in range(first, min(first + together, 200))}) == 1
+
+
+def test_few_groups_are_ahead_of_who_takes_the_results() -> None:
+    taken: list[int] = []
+
+    def items():
+        for number in range(1_000):
+            taken.append(number)
+            yield number
+
+    results = map_in_threads(lambda number: number, items(), 2, 8)
+    assert next(results) == 0
+    assert len(taken) <= 4 * 8
+
+
 def test_items_are_taken_as_they_are_needed_and_nothing_begins_after_an_error() -> None:
     taken: list[int] = []
 
