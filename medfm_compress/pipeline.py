@@ -23,7 +23,7 @@ from medfm_compress.compress.pruning.options import PruneOptions
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.early_refusals import refuse_misspelt
 from medfm_compress.onnx_model import CaseSource
-from medfm_compress.recipe import LoadedRecipe, with_backbone
+from medfm_compress.recipe import LoadedRecipe, missing_file, with_backbone
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.step_cache import StepCache
@@ -61,6 +61,8 @@ def compress(
         raise InputError("the recipe names no study; add 'study:' to it or give --study")
     policy = load_policy(loaded.recipe.policy)
     recipe = loaded.recipe
+    if missing := missing_file(recipe):
+        raise InputError(f"the recipe's {missing}; paths are relative to the recipe")
     networks = [step.model for step in (recipe.pretrain, recipe.teacher) if step is not None]
     networks += [teacher.source for teacher in recipe.teachers if teacher.source.startswith("timm:")]
     refuse_misspelt(*networks, *_students(recipe.student))

@@ -211,6 +211,37 @@ def resolved(recipe: Recipe, folder: Path) -> Recipe:
     )
 
 
+def missing_file(recipe: Recipe) -> str:
+    """The first file or folder that a `resolved` recipe names and that is not there, with its key; empty for none.
+
+    A job of hours must not find out at its last step.
+    """
+    return next((f"{key} names {path}, which does not exist" for key, path in _named(recipe) if _is_missing(path)), "")
+
+
+def _is_missing(path: str) -> bool:
+    return bool(path) and not Path(path.partition("#")[0]).exists()  # what an ONNX file gives stands behind #
+
+
+def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Key and path of all that steps read; networks' names are not of them."""
+    sections: dict[str, msgspec.Struct | None] = {
+        "pretrain": recipe.pretrain,
+        "teacher": recipe.teacher,
+        "distill": recipe.distill,
+        "bench": recipe.bench,
+    }
+    sections |= {f"teachers[{at}]": source for at, source in enumerate(recipe.teachers)}
+    if recipe.anomaly is not None:
+        sections |= {f"anomaly.teachers[{at}]": source for at, source in enumerate(recipe.anomaly.teachers)}
+        sections["anomaly.embed"] = recipe.anomaly.embed
+    for name, section in sections.items():
+        for key in ("weights", "folder", "spec", "stain", "columns", "baseline", "more", "external_models"):
+            value = getattr(section, key, ())
+            for path in (value,) if isinstance(value, str) else value:
+                yield f"{name}.{key}", path
+
+
 def with_backbone(recipe: Recipe, pretrained: PretrainStep, backbone: str) -> Recipe:
     """``recipe`` whose network of the pre-trained one's name, which is the first of them, starts from ``backbone``."""
     replace, model = msgspec.structs.replace, pretrained.model

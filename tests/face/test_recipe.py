@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medfm_compress.bench.gate.policy_file import load_policy
+from medfm_compress.pipeline import compress
 from medfm_compress.recipe import load_recipe
 from medfm_compress.runtime.errors import InputError
 
@@ -50,3 +51,35 @@ def test_a_wrong_recipe_is_one_clear_sentence(text: str, message: str, tmp_path:
 def test_the_examples_are_valid(path: Path) -> None:
     loaded = load_recipe(path)
     load_policy(loaded.recipe.policy)
+
+
+ANOMALY = """\
+name: job
+policy: policy.yaml
+anomaly:
+  normal: [normal]
+  teachers: [{encoder: resnet18, weights: gone.pt}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (GOOD.replace("resnet18}", "resnet18, weights: gone.safetensors}"), r"teacher\.weights"),
+        (GOOD.replace("resnet18}", "resnet18, columns: gone.yaml}"), r"teacher\.columns"),
+        (GOOD.replace("{model: resnet18}", "{folder: gone}"), r"teacher\.folder"),
+        (GOOD.replace("resnet10t}", "resnet10t, more: [here.csv, gone]}"), r"distill\.more"),
+        (GOOD.replace("teacher: {model: resnet18}", "teachers: [{source: here.csv, spec: gone}]"), "spec"),
+        (GOOD + "bench: {external_models: ['here.csv#softmax', 'gone.onnx#softmax']}\n", r"bench\.external_models"),
+        (GOOD + "bench: {baseline: gone.medfm}\n", r"bench\.baseline"),
+        (ANOMALY, r"anomaly\.teachers\[0\]\.weights"),
+    ],
+)
+def test_a_file_that_a_late_step_lacks_is_said_before_the_first(text: str, key: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    (tmp_path / "policy.yaml").write_bytes((EXAMPLES / "chest-xray-policy.yaml").read_bytes())
+    (tmp_path / "here.csv").write_text("image,label\n")
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=rf"{key}.*gone.*does not exist"):
+        compress(load_recipe(tmp_path / "r.yaml"), tmp_path / "here.csv", out, print)
+    assert not out.exists()
