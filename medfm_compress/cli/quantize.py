@@ -19,6 +19,7 @@ from medfm_compress.compress.quantization.options import MIN_CALIBRATION_CASES, 
 from medfm_compress.onnx_model import CaseSource
 
 if TYPE_CHECKING:
+    from medfm_compress.bench.types.interval import Interval
     from medfm_compress.compress.quantization.candidate import Candidate
     from medfm_compress.compress.quantization.quantize_bundle import Quantized
 
@@ -80,8 +81,11 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
         console.say()
     if any(candidate.pareto for candidate in quantized.candidates):
         console.say("* of all, no other is both faster and more faithful")
-    if any(candidate.speedup_interval for candidate in quantized.candidates):
+    candidates = quantized.candidates
+    if any(candidate.speedup_interval for candidate in candidates):
         console.say("the kept ones and their rivals were timed in fresh processes, the others in the search")
+    if any(candidate.speedup_interval and _is_of_processor(candidate.speedup_interval) for candidate in candidates):
+        console.say("p50 is by the clock; a speed-up compares processor time, which other work here disturbs less")
     if not quantized.applied:
         console.say("Nothing applied: no candidate is both faithful and faster than FP32; the bundle keeps FP32.")
     print_no_int8(quantized.manifest)
@@ -92,6 +96,12 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
         return
     console.say(f"wrote {out}; its teacher and a policy prove it: see 'medfm-compress bench --help'")
     print_next(after_quantize(out, study, dense=quantized.manifest.task.is_dense))
+
+
+def _is_of_processor(ratio: Interval) -> bool:
+    from medfm_compress.bench.measure.speedup import PROCESSOR_METHOD
+
+    return ratio.method == PROCESSOR_METHOD
 
 
 def _without_agreement(row: list[str]) -> list[str]:
