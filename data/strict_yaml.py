@@ -1,4 +1,4 @@
-"""YAML as people write it, read strictly: a key that is given twice is refused instead of the last one winning."""
+"""YAML as people write it, read strictly: keys are text, and one that is given twice is refused, where the last won."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from medfm_compress.runtime.errors import InputError, refusing
 MAX_YAML_BYTES = 1 << 18
 """Of a file that people write; PyYAML takes seconds for as much."""
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OF_KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 _MOST_CHARACTERS = 100  # of a number
 
 
@@ -19,7 +20,7 @@ def load_yaml(data: bytes, source: str) -> Any:
     """The one document in ``data``, YAML or JSON, as dicts, lists and scalars.
 
     Raises:
-        InputError: it is too long, is not YAML, or names a key twice; names ``source``.
+        InputError: it is too long, is not YAML, names a key twice, or has a key that is no text; names ``source``.
     """
     if len(data) > MAX_YAML_BYTES:
         raise InputError(f"{source} has {len(data)} bytes; at most {MAX_YAML_BYTES} are read, make it shorter")
@@ -47,11 +48,15 @@ class _Strict(yaml.SafeLoader):
     yaml_constructors = yaml.SafeLoader.yaml_constructors | dict.fromkeys(_NUMBERS, _number)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Construct one mapping; raises ``ConstructorError`` for a repeated key."""
+        """Construct one mapping; raises ``ConstructorError`` for a repeated key, or one that YAML takes for no text."""
         lines: dict[str, list[int]] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):  # no other is hashable
                 lines.setdefault(str(key.value), []).append(key.start_mark.line + 1)
+                if key.tag not in _OF_KEYS:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value} in line {key.start_mark.line + 1} is no text; write it in quotes"
+                    )
         twice = [
             f"key {key} is given twice, in lines {join(map(str, at), 'and')}" for key, at in lines.items() if at[1:]
         ]

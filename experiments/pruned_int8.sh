@@ -6,7 +6,7 @@
 # STUDY is a folder of chest X-rays with cases.csv (image, split, label, patient). Trained, pruned and judged at 128 px, on
 # 1,000 training images, 128 for validation and the official test split, whose patients are in no other split; timed at
 # 224 px, where the same filters run. Leaves OUT/NAME/: teacher, pruned, bundles and reports. What is in OUT is kept. One
-# processor is enough: about 15 minutes a network.
+# processor is enough: about 15 minutes a network; PRECISION=fp32 where the processor has no bf16 of its own.
 set -euo pipefail
 study=$1 out=$2
 shift 2
@@ -71,10 +71,10 @@ one() {
   local at=$out/$1 cases=$out/cases.csv
   mkdir -p "$at"
   step "$at/teacher/model.json" medfm-compress finetune "$1" --study "$cases" --image-size 128 --colour rgb --epochs 5 \
-    --batch-size 16 --learning-rate 0.001 --patience 0 --precision bf16 --device cpu --seed 0 --out "$at/teacher" \
+    --batch-size 16 --learning-rate 0.001 --patience 0 --precision "${PRECISION:-bf16}" --device cpu --seed 0 --out "$at/teacher" \
     --licence "CC BY 4.0 (trained from scratch on chest X-rays of Kermany et al. 2018)"
   step "$at/pruned/model.json" medfm-compress prune "$at/teacher" --study "$cases" --out "$at/pruned" --max-macs 0.5 \
-    --target "" --round-to 32 --epochs 4 --batch-size 16 --learning-rate 0.0005 --precision bf16 --device cpu --seed 0
+    --target "" --round-to 32 --epochs 4 --batch-size 16 --learning-rate 0.0005 --precision "${PRECISION:-bf16}" --device cpu --seed 0
   quantized "$at/pruned" "$cases" "$at/pruned-int8"
   step "$at/accuracy/report.json" medfm-compress bench "$at/pruned-int8.medfm" --teacher "$at/teacher" --study "$cases" \
     --policy "$out/policy.yaml" --out "$at/accuracy" --target openvino:cpu:int8:1 || [ $? -le 3 ]

@@ -61,11 +61,11 @@ def compress(
         raise InputError("the recipe names no study; add 'study:' to it or give --study")
     policy = load_policy(loaded.recipe.policy)
     recipe = loaded.recipe
-    if missing := missing_file(recipe):
-        raise InputError(f"the recipe's {missing}; paths are relative to the recipe")
     networks = [step.model for step in (recipe.pretrain, recipe.teacher) if step is not None]
     networks += [teacher.source for teacher in recipe.teachers if teacher.source.startswith("timm:")]
     refuse_misspelt(*networks, *_students(recipe.student))
+    if missing := missing_file(recipe):
+        raise InputError(f"the recipe's {missing}; paths are relative to the recipe")
     job = Job(loaded, out, progress, overwrite=overwrite)
 
     table = job.study(StudyTable(study or Path(recipe.study), recipe.normal))

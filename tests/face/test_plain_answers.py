@@ -135,6 +135,16 @@ def test_a_missing_key_and_one_that_is_given_twice(tmp_path: Path) -> None:
         load_recipe(tmp_path / "r.yaml")
 
 
+@pytest.mark.parametrize("key", ["1", "no", "~", "2026-01-01", "1.5"])
+def test_a_key_that_yaml_takes_for_no_text(tmp_path: Path, key: str) -> None:
+    (tmp_path / "r.yaml").write_text(f"{RECIPE}{key}: x\n")
+    with pytest.raises(InputError, match=f"key {key} in line 5 is no text; write it in quotes"):
+        load_recipe(tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_text(f"{RECIPE}'{key}': x\n")
+    with pytest.raises(InputError, match=f"no key '{key}'"):
+        load_recipe(tmp_path / "r.yaml")
+
+
 def test_a_name_that_no_file_can_have(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     long = "n" * 300
     for words in (
