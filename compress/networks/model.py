@@ -7,6 +7,8 @@ or written: weights are safetensors, or state dicts loaded with ``weights_only=T
 from __future__ import annotations
 
 import hashlib
+import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -33,6 +35,11 @@ SCHEMA_VERSION = 3
 """The newest; a card is written in 2 where its network takes no columns."""
 _WITHOUT_COLUMNS = 2
 _METADATA = "_metadata"  # where PyTorch keeps the versions of a state dict's layers
+_TORCH_MARKS = (b"PK\x03\x04", b"\x80")  # of torch.save: a zip file, or of old a pickle
+_HEADER_AT, _LONGEST_MARK = 8, 9  # safetensors begin with the length of a JSON header, and the header
+_REFUSED_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
+_PROGRAM = "TorchScript archives"
+_WANTED_WEIGHTS = "give a .safetensors file, or a state dict: torch.save(model.state_dict(), FILE)"
 _COUNTER = ".num_batches_tracked"  # old files have none, and nothing in evaluation reads it
 
 
@@ -327,17 +334,36 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ModelError(f"weights {path} do not exist; give a .safetensors file or a state dict")
     try:
-        if path.suffix == ".safetensors":
+        begin = _begin_of(path)
+        if path.suffix == ".safetensors" or begin[_HEADER_AT:] == b"{":
             return dict(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = _load_state(path) if begin.startswith(_TORCH_MARKS) else None
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as exc:
+        if _PROGRAM in str(exc):
+            raise ModelError(f"{path} is a program (TorchScript) and no file of weights; {_WANTED_WEIGHTS}") from None
         raise ModelError(f"{path} is not readable as safetensors or a state dict: {_first_line(exc)}") from None
-    except Exception as exc:  # noqa: BLE001 -- pickle.UnpicklingError and friends: torch names no common base
-        raise ModelError(f"{path} holds more than tensors and is refused: {_first_line(exc)}") from None
+    except Exception as exc:  # noqa: BLE001 -- UnpicklingError, and whatever a hostile pickle makes torch's reader raise
+        named = _REFUSED_OBJECT.search(str(exc))
+        what = f", among it {named[1]}," if named else ""
+        raise ModelError(f"{path} holds more than tensors{what} and is refused; {_WANTED_WEIGHTS}") from None
+    if loaded is None:
+        network = "; an ONNX file is a whole network: give it as a teacher" if path.suffix == ".onnx" else ""
+        raise ModelError(f"{path} is no file of weights; {_WANTED_WEIGHTS}{network}")
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ModelError(f"{path} is not a state dict of tensors; save model.state_dict()")
     return state
+
+
+def _begin_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_LONGEST_MARK)
+
+
+def _load_state(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about other ways to load it, none of which is meant here
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from medfm_compress.compress.networks.build import build_model
@@ -64,6 +65,36 @@ def test_other_weights_than_the_card_names_are_refused(model: Model, tmp_path: P
     (folder / WEIGHTS).write_bytes(bytes(data))
     with pytest.raises(ModelError, match="is not the file that"):
         load_model(folder)
+
+
+def test_weights_are_told_by_their_content(model: Model, tmp_path: Path) -> None:
+    state = model.module.state_dict()
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "a.bin")
+    torch.save(state, tmp_path / "b.bin")
+    torch.save(state, tmp_path / "c.bin", _use_new_zipfile_serialization=False)
+    for name in ("a.bin", "b.bin", "c.bin"):
+        read = read_state_dict(tmp_path / name)
+        assert all(torch.equal(read[key], tensor) for key, tensor in state.items())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace`:FutureWarning")
+def test_what_is_no_file_of_weights_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    module = torch.nn.Linear(2, 2)
+    torch.save(module, tmp_path / "module.pt")
+    torch.save(module, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    torch.jit.trace(module, torch.zeros(1, 2)).save(tmp_path / "program.pt")
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
+    (tmp_path / "empty.pt").touch()
+    for name, message in {
+        "module.pt": "holds more than tensors, among it torch.nn.modules.linear.Linear,",
+        "old.pt": "holds more than tensors, among it torch.nn.modules.linear.Linear,",
+        "program.pt": "is a program",
+        "net.onnx": "an ONNX file is a whole network: give it as a teacher",
+        "empty.pt": "is no file of weights",
+    }.items():
+        with pytest.raises(ModelError, match=message) as refused:
+            read_state_dict(tmp_path / name)
+        assert "weights_only" not in str(refused.value) and "state_dict()" in str(refused.value)
 
 
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
