@@ -77,7 +77,7 @@ def test_weights_are_told_by_their_content(model: Model, tmp_path: Path) -> None
         assert all(torch.equal(read[key], tensor) for key, tensor in state.items())
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace`:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_what_is_no_file_of_weights_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
     module = torch.nn.Linear(2, 2)
     torch.save(module, tmp_path / "module.pt")
