@@ -131,10 +131,21 @@ def repeated(data: bytes, tags: Sequence[int], name: str) -> list[int]:
 def _checked(data: bytes, name: str, keywords: Sequence[Any] | None) -> Dataset:
     try:
         ds = _parsed(data, name, keywords)
-    except RecursionError:
-        raise ImageRefused(f"{name}: sequences are nested deeper than in any image; export it again") from None
+    except (RecursionError, OSError) as exc:
+        reason = _reason_of(exc)
+        if isinstance(reason, RecursionError):
+            raise ImageRefused(f"{name}: sequences are nested deeper than in any image; export it again") from None
+        raise reason from None
     _check_values(ds, name, everything=keywords is not None)
     return ds
+
+
+def _reason_of(exc: RecursionError | OSError) -> Exception:
+    """What ended reading: pydicom calls whatever happens in the header of a sequence's item an error of the file."""
+    before: BaseException | None = exc
+    while before is not None and not isinstance(before, RecursionError | ImageRefused):
+        before = before.__context__
+    return before or exc
 
 
 def _parsed(data: bytes, name: str, keywords: Sequence[Any] | None) -> Dataset:

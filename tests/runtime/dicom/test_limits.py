@@ -69,6 +69,19 @@ def test_items_and_nesting_are_limited(make_dicom, dicom_bytes):
     refused_quickly(meta + body[:at] + deep + body[at:], "nested deeper than in any image")
 
 
+def called_at(depth, call):
+    return called_at(depth - 1, call) if depth else call()
+
+
+def test_nesting_is_said_wherever_the_stack_ends(make_dicom, dicom_bytes):
+    deep = (struct.pack("<HH", 0x28, 0x3010) + b"SQ\0\0" + b"\xff" * 4 + ITEM + b"\xff" * 4) * 2000
+    meta, body = split(dicom_bytes(make_dicom(GREY)))
+    data = meta + body[: body.index(b"\xe0\x7f\x10\x00")] + deep
+    for depth in range(12):  # between two items' headers there are a few calls
+        with pytest.raises(ImageRefused, match="nested deeper than in any image"):
+            called_at(depth, lambda: parse.parse(data, "x"))
+
+
 def test_a_long_value_is_not_converted(make_dicom, dicom_bytes):
     ds = make_dicom(GREY, WindowCenter="128", WindowWidth="256")
     ds.file_meta.TransferSyntaxUID = IMPLICIT
