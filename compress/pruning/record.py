@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import msgspec
 
+from medfm_compress.bench.measure.speedup import cost_ratio
+from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.bench.types.sensitivity import SensitivityPoint
 from medfm_compress.compress.pruning.channel_groups import Kind
@@ -102,12 +104,9 @@ class PruningRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     int8: Int8Student | None = None
 
     @property
-    def speedup(self) -> float:
-        """Median of the original over that of the result; 0 where nothing was measured."""
-        if not self.measurements:
-            return 0.0
-        before, after = (measurement.quantile_ms(0.5) for measurement in self.measurements)
-        return before / after
+    def speedup(self) -> Interval | None:
+        """Cost of the original over that of the result, see `cost_ratio`; None where nothing was measured."""
+        return cost_ratio(*self.measurements) if self.measurements else None
 
 
 Content = TypeVar("Content", bound=msgspec.Struct)

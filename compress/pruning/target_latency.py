@@ -13,6 +13,7 @@ from torch import nn
 
 from medfm_compress.bench.measure.latency import Plan, measure
 from medfm_compress.bench.measure.model_files import EngineFiles, write_model
+from medfm_compress.bench.measure.speedup import cost_ratio
 from medfm_compress.bench.types.measurement import Measurement
 from medfm_compress.compress.latency.latency_goal import LatencyGoal
 from medfm_compress.compress.latency.layer_table import LatencyTable, default_record, measure_ms
@@ -83,12 +84,12 @@ class TargetLatency:
         """Median time of one image in ms, session alone, by `bench.measure`.
 
         A candidate is timed in turns with the model itself, and its time is given on the scale of when that was timed
-        first: what slows both down for a while changes nothing.
+        first: what slows both down for a while changes nothing. On one thread of a CPU processor times are compared.
         """
         if module is self._model.module:
             return self._own_ms
         own, candidate = self.compare({"original": self._model.module, "candidate": module}, self._plan(_QUICK_ROUNDS))
-        return candidate.quantile_ms(0.5) * self._own_ms / own.quantile_ms(0.5)
+        return self._own_ms * cost_ratio(candidate, own).estimate
 
     @cached_property
     def _own_ms(self) -> float:

@@ -27,7 +27,7 @@ from medfm_compress.compress.quantization.candidate_trial import (
     trials_of,
 )
 from medfm_compress.compress.quantization.final_timing import Timer
-from medfm_compress.compress.quantization.preference import Preferred, prefer
+from medfm_compress.compress.quantization.preference import Preferred, form_of, prefer
 
 Attempts = tuple[Attempt, ...]
 """Of one target, FP32 first."""
@@ -142,8 +142,11 @@ def _settled(attempts: Attempts, limits: Limits) -> Attempts:
     """Every trial but FP32 with its outcome."""
     best = _preferred(attempts, limits)
     winner = best.trial if best else None
+    timed = [trial for trial in trials_of(attempts)[1:] if trial.measurement is not None and not trial.companion_of]
     settled = [
-        _companion_outcome(attempt, winner, limits) if attempt.companion_of else _outcome(attempt, winner, limits)
+        _companion_outcome(attempt, winner, limits)
+        if attempt.companion_of
+        else _outcome(attempt, winner, timed, limits)
         for attempt in trials_of(attempts)[1:]
     ]
     if any(trial.kept and trial.companion_of and not trial.is_fallback for trial in settled):
@@ -155,8 +158,11 @@ def _settled(attempts: Attempts, limits: Limits) -> Attempts:
     )
 
 
-def _outcome(trial: CandidateTrial, winner: CandidateTrial | None, limits: Limits) -> CandidateTrial:
-    reason = _why_kept(trial, limits) if trial is winner else _why_another(trial)
+def _outcome(
+    trial: CandidateTrial, winner: CandidateTrial | None, timed: Sequence[CandidateTrial], limits: Limits
+) -> CandidateTrial:
+    """Its outcome beside ``winner``; ``timed`` competed in fresh processes."""
+    reason = _why_kept(trial, limits) if trial is winner else _why_another(trial, winner, timed)
     return msgspec.structs.replace(trial, kept=trial is winner, reason=rejection_reason(trial, limits) or reason)
 
 
@@ -168,9 +174,14 @@ def _why_kept(winner: CandidateTrial, limits: Limits) -> str:
     return f"fastest within the limits; level within noise with {', '.join(winner.level_with)}, preferred as {_HOW}"
 
 
-def _why_another(trial: CandidateTrial) -> str:
+def _why_another(trial: CandidateTrial, winner: CandidateTrial | None, timed: Sequence[CandidateTrial]) -> str:
     if trial.level_with:
         return f"level within noise with {', '.join(trial.level_with)}, which is preferred as {_HOW}"
+    alike = next((other for other in timed if other is not trial and form_of(other) == form_of(trial)), None)
+    if trial not in timed and alike is not None:
+        return f"runs the same kernels as {alike.name}, which is {_HOW}"
+    if trial in timed and winner is not None:
+        return f"slower than {winner.name} in fresh processes"
     return "another one is faster or more faithful"
 
 

@@ -14,12 +14,20 @@ from medfm_compress.cli.next_command import print_next
 from medfm_compress.runtime.dicom.rules import KIND_NOT_DECLARED
 
 if TYPE_CHECKING:
+    from medfm_compress.bench.types.interval import Interval
     from medfm_compress.compress.networks.model import Model
     from medfm_compress.runtime.bundle.manifest import Manifest
     from medfm_compress.runtime.columns import Column
     from medfm_compress.runtime.image_spec import DicomRules, ImageSpec
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def is_of_processor(ratio: Interval) -> bool:
+    """Whether a ratio of two measurements is of processor time, and not of latency."""
+    from medfm_compress.bench.measure.speedup import PROCESSOR_METHOD
+
+    return ratio.method == PROCESSOR_METHOD
 
 
 def print_model(model: Model, out: Path, next_command: str, more: Mapping[str, Any] = NOTHING) -> None:

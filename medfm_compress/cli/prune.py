@@ -10,6 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import ModelFolder, ModelOut, Overwrite, Study
 from medfm_compress.cli.command import command
+from medfm_compress.cli.model_summary import is_of_processor
 from medfm_compress.cli.next_command import after_distill, print_next
 from medfm_compress.cli.outputs import refuse_empty
 from medfm_compress.cli.teacher_options import (
@@ -23,6 +24,7 @@ from medfm_compress.cli.teacher_options import (
 from medfm_compress.compress.pruning.options import PruneOptions
 
 if TYPE_CHECKING:
+    from medfm_compress.bench.types.interval import Interval
     from medfm_compress.compress.pruning.int8_student import Int8Student
     from medfm_compress.compress.pruning.record import PruningRecord
 
@@ -74,8 +76,8 @@ def _as_json(record: PruningRecord, out: Path) -> dict[str, Any]:
         "predicted": {"value": last.predicted, "unit": last.unit},
         "measured": {"value": last.measured, "unit": last.unit},
         "latency_ms": {measurement.name: measurement.quantile_ms(0.5) for measurement in record.measurements},
-        "speedup": record.speedup or None,
-        "efficiency": _efficiency(record) or None,
+        "speedup": record.speedup and record.speedup.estimate,
+        "efficiency": record.speedup and _efficiency(record, record.speedup),
         "groups": [
             {"name": group.name, "kind": group.kind, "before": group.before, "after": group.after}
             for group in last.groups
@@ -86,9 +88,9 @@ def _as_json(record: PruningRecord, out: Path) -> dict[str, Any]:
     }
 
 
-def _efficiency(record: PruningRecord) -> float:
+def _efficiency(record: PruningRecord, speedup: Interval) -> float:
     """How much of the MACs removed became time saved: speed-up times the fraction of MACs kept; 1 is all."""
-    return record.speedup * record.macs_after / record.macs_before
+    return speedup.estimate * record.macs_after / record.macs_before
 
 
 def _print_record(record: PruningRecord, out: Path) -> None:
@@ -109,10 +111,12 @@ def _print_record(record: PruningRecord, out: Path) -> None:
     if last.unit == "ms":
         off = last.predicted / last.measured - 1
         console.say(f"predicted {last.predicted:.3g} ms, measured while cutting {last.measured:.3g} ms ({off:+.1%})")
-    if record.measurements:
+    if record.speedup is not None:
+        ratio, by = record.speedup, ", processor time" * is_of_processor(record.speedup)
         console.say(
-            f"{record.speedup:.2f}× as fast with {record.macs_after / record.macs_before:.3f} of the MACs: "
-            f"{_efficiency(record):.2f} of what was removed is saved"
+            f"{ratio.estimate:.2f}× as fast ({ratio.low:.2f} to {ratio.high:.2f}{by}) with "
+            f"{record.macs_after / record.macs_before:.3f} of the MACs: {_efficiency(record, ratio):.2f} of what was "
+            "removed is saved"
         )
     if record.int8 is not None:
         _print_int8(record.int8)

@@ -11,7 +11,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.arguments import BundleOut, Images, MaybeStudy, Overwrite
 from medfm_compress.cli.command import command
 from medfm_compress.cli.int8_summary import print_needed_instructions, print_no_int8, why_no_int8
-from medfm_compress.cli.model_summary import print_unlabelled
+from medfm_compress.cli.model_summary import is_of_processor, print_unlabelled
 from medfm_compress.cli.next_command import after_quantize, print_next
 from medfm_compress.cli.outputs import check_file_out
 from medfm_compress.cli.teacher_options import TeacherLabels, TeacherOutputs, TeacherSpec, onnx_source
@@ -19,7 +19,6 @@ from medfm_compress.compress.quantization.options import MIN_CALIBRATION_CASES, 
 from medfm_compress.onnx_model import CaseSource
 
 if TYPE_CHECKING:
-    from medfm_compress.bench.types.interval import Interval
     from medfm_compress.compress.quantization.candidate import Candidate
     from medfm_compress.compress.quantization.quantize_bundle import Quantized
 
@@ -66,11 +65,12 @@ def _as_json(quantized: Quantized) -> dict[str, Any]:
 
 
 def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> None:
+    finally_timed = any(candidate.speedup_interval for candidate in quantized.candidates)
     backends = dict.fromkeys(_backend(candidate) for candidate in quantized.candidates)
     for backend in backends:
         tried = [candidate for candidate in quantized.candidates if _backend(candidate) == backend]
         headers = [backend, "p50 ms", "speed-up", "logit error", "agree", "MB", "outcome"]
-        rows = [_row(candidate) for candidate in tried if candidate.variant]
+        rows = [_row(candidate, finally_timed=finally_timed) for candidate in tried if candidate.variant]
         if quantized.labelled:  # AUROC decides, and is not what a table is read for
             headers, rows = _without_agreement(headers), [_without_agreement(row) for row in rows]
         console.table(headers, rows, left=(0, len(headers) - 1))
@@ -82,9 +82,9 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
     if any(candidate.pareto for candidate in quantized.candidates):
         console.say("* of all, no other is both faster and more faithful")
     candidates = quantized.candidates
-    if any(candidate.speedup_interval for candidate in candidates):
-        console.say("the kept ones and their rivals were timed in fresh processes, the others in the search")
-    if any(candidate.speedup_interval and _is_of_processor(candidate.speedup_interval) for candidate in candidates):
+    if finally_timed:
+        console.say("~ timed in the search; the kept ones and their rivals in fresh processes, in turns")
+    if any(candidate.speedup_interval and is_of_processor(candidate.speedup_interval) for candidate in candidates):
         console.say("p50 is by the clock; a speed-up compares processor time, which other work here disturbs less")
     if not quantized.applied:
         console.say("Nothing applied: no candidate is both faithful and faster than FP32; the bundle keeps FP32.")
@@ -98,12 +98,6 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
     print_next(after_quantize(out, study, dense=quantized.manifest.task.is_dense))
 
 
-def _is_of_processor(ratio: Interval) -> bool:
-    from medfm_compress.bench.measure.speedup import PROCESSOR_METHOD
-
-    return ratio.method == PROCESSOR_METHOD
-
-
 def _without_agreement(row: list[str]) -> list[str]:
     return [*row[:4], *row[5:]]
 
@@ -112,9 +106,10 @@ def _backend(candidate: Candidate) -> str:
     return ":".join(candidate.target.split(":")[:2])
 
 
-def _row(candidate: Candidate) -> list[str]:
+def _row(candidate: Candidate, *, finally_timed: bool) -> list[str]:
     outcome = f"{'kept' if candidate.kept else 'not kept'}: {candidate.reason}"
-    times = [f"{candidate.p50_ms:.2f}", f"{candidate.speedup:.2f}×"] if candidate.p50_ms else ["–"] * 2
+    about = "" if candidate.speedup_interval or candidate.method == "fp32" or not finally_timed else "~"
+    times = [f"{candidate.p50_ms:.2f}", f"{about}{candidate.speedup:.2f}×"] if candidate.p50_ms else ["–"] * 2
     judged = candidate.p50_ms or candidate.relative_logit_error  # what runs on no engine here is judged, not timed
     error = f"{candidate.relative_logit_error:.4f}" if judged else "–"
     agree = f"{1 - candidate.changed_decisions:.1%}" if judged else "–"
