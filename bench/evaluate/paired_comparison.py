@@ -3,7 +3,8 @@
 Accuracy, sensitivity, specificity and their balanced mean have the score interval over patients, which is Tango's where
 each has one case. AUROC has the closed form of `stats.auroc_difference`. All else is bootstrapped with resamples that
 teacher and variant share (`stats.bootstrap_difference`). No interval but log loss's and ECE's is shorter than the
-score's, which allows for a loss in few patients that the sample does not hold. Three cases are handled apart:
+score's, which allows for a loss in few patients that the sample does not hold; of a model's own AUROC and bootstrapped
+metrics this holds where the policy asks for a floor. Three cases are handled apart:
 
 - Too few patients for the policy: the widest interval possible stands in its place, and the reason with it.
 - The two models are one network in two engines (`_same_output`): the difference is 0, with no width.
@@ -41,7 +42,7 @@ from medfm_compress.bench.stats.auroc_difference import area_difference, p_area_
 from medfm_compress.bench.stats.bootstrap_difference import p_resampled_below, resampled_difference
 from medfm_compress.bench.stats.metrics import LOG_CLIP, Sample, WeightedMetrics
 from medfm_compress.bench.stats.patient_effects import has_effects, own_effects, paired_effects
-from medfm_compress.bench.stats.score_interval import least_loss, p_score_below, score_interval
+from medfm_compress.bench.stats.score_interval import least_loss, no_shorter, p_score_below, score_interval
 from medfm_compress.bench.types.evaluation import Comparison, Evaluation
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, PER_CASE_METRICS, Metric
@@ -341,7 +342,7 @@ def _compare_areas(question: _Question) -> _Answer:
     sample, level = question.sample, _level(question.policy)
     areas = clustered_areas(sample.scores, sample.truth, sample.clusters)
     effects = paired_effects(sample, "auroc")
-    own = [area_interval(areas, model, level) for model in (0, 1)]
+    own = [_shown(question, "auroc", model, area_interval(areas, model, level)) for model in (0, 1)]
     required = _requirement(question, "auroc")
     p_worse = p_area_below(areas, effects, -required.margin) if required else None
     return _decided(question, "auroc", own, area_difference(areas, effects, level), p_worse)
@@ -371,7 +372,20 @@ def _own(question: _Question, metric: Metric, model: int, values: bootstrap.Resa
         return _widest(float(single.estimate), level, UNDEFINED, ends)
     if interval.high - interval.low <= TIE and has_effects(metric):
         interval = score_interval(own_effects(question.sample, model, metric), level, METHOD_OWN)
-    return _clipped(interval, ends)
+    return _clipped(_shown(question, metric, model, interval), ends)
+
+
+def _shown(question: _Question, metric: Metric, model: int, interval: Interval) -> Interval:
+    """One model's interval; where a floor is asked of it, no shorter than the score's, so that the floor is shown.
+
+    The usual interval holds where the sample holds whatever is lost: of 20 ill patients of whom 2 % are not seen, two
+    thirds of the samples hold none of these, and DeLong's then lies above the truth.
+    """
+    required = _requirement(question, metric)
+    floors = (required.teacher_floor, required.bundle_floor) if required else (None, None)
+    if floors[model] is None or not has_effects(metric):
+        return interval
+    return _clipped(no_shorter(interval, own_effects(question.sample, model, metric)), (0.0, _most(metric)))
 
 
 def _clipped(interval: Interval, ends: tuple[float, float]) -> Interval:

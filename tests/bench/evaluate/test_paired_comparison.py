@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 import msgspec
 import numpy as np
@@ -165,6 +166,60 @@ def test_a_perfect_model_has_an_interval_below_one(make_evaluation: MakeEvaluati
         assert compared[metric].bundle.high == 1
         assert compared[metric].bundle.estimate == 1
         assert compared[metric].bundle.low < 0.99
+
+
+def test_a_floor_is_held_against_an_interval_that_allows_for_what_the_sample_lacks(
+    make_evaluation: MakeEvaluation,
+) -> None:
+    asked = msgspec.structs.replace(
+        POLICY,
+        non_inferiority=tuple(
+            msgspec.structs.replace(entry, teacher_floor=0.1) if entry.metric not in LOWER_IS_BETTER else entry
+            for entry in POLICY.non_inferiority
+        ),
+    )
+    models = make_evaluation(separation=4.0), make_evaluation("variant", separation=4.0, noise=0.5)
+    without, floored = (by_metric(compare(*models, policy)) for policy in (POLICY, asked))
+    longer = {metric for metric in without if floored[metric].teacher.low < without[metric].teacher.low}
+    assert "auroc" in longer
+    for metric, comparison in floored.items():
+        assert comparison.bundle == without[metric].bundle  # no floor is asked of it
+        assert comparison.difference == without[metric].difference
+        assert 0 <= comparison.teacher.low <= without[metric].teacher.low
+        assert without[metric].teacher.high <= comparison.teacher.high <= 1 or metric in LOWER_IS_BETTER
+
+
+def test_a_floor_above_the_truth_is_hardly_ever_shown() -> None:
+    """Three of a hundred ill are not seen at all; most samples of forty hold none or one of them."""
+    rng = np.random.default_rng(5)
+    policy = Policy(non_inferiority=(NonInferiority(metric="auroc", margin=0.02, bundle_floor=0.5),), resamples=1000)
+    floored = msgspec.structs.replace(policy.non_inferiority[0], bundle_floor=None)
+    plain = msgspec.structs.replace(policy, non_inferiority=(floored,))
+    truth = np.r_[np.zeros(400, np.int64), np.ones(40, np.int64)]
+    area = 0.97 * NormalDist().cdf(4.5 / math.sqrt(2))
+    above = np.zeros(2)
+    for _ in range(40):
+        lost = rng.random(40) < 0.03
+        logits = np.r_[rng.normal(-4, 1, 400), np.where(lost, -20.0, rng.normal(0.5, 1, 40))]
+        models = [table(name, logits + noise, truth) for name, noise in (("t", rng.normal(0, 0.3, 440)), ("b", 0.0))]
+        above += [by_metric(compare(*models, asked))["auroc"].bundle.low > area for asked in (plain, policy)]
+    assert above[0] >= 4  # 2.5 % are promised, that is 1
+    assert above[1] <= 1
+
+
+def table(name: str, logits: np.ndarray, truth: np.ndarray) -> Evaluation:
+    names = tuple(map(str, range(len(truth))))
+    scores = 1 / (1 + np.exp(-logits))[:, None]
+    return Evaluation(
+        name=name,
+        images=names,
+        clusters=names,
+        logits=np.stack([np.zeros(len(truth)), logits], 1),
+        scores=scores,
+        truth=truth[:, None],
+        decisions=(scores > 0.2).astype(np.int64),
+        findings=("opacity",),
+    )
 
 
 def test_all_scores_tied_compares_at_chance(make_evaluation: MakeEvaluation) -> None:
