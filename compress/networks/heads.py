@@ -15,6 +15,7 @@ from torch import nn
 from medfm_compress.compress.networks.inputs import widths_of
 from medfm_compress.compress.networks.monai_networks import head_of
 from medfm_compress.compress.networks.smp_networks import ENCODER, HEAD
+from medfm_compress.runtime.errors import ModelError
 
 FUSION = "fusion."
 """Of a network of images and columns: what joins them and gives the logits."""
@@ -50,9 +51,31 @@ def backbone_names(module: nn.Module) -> tuple[str, ...]:
 
 def begin_at_zero(module: nn.Module, names: Iterable[str]) -> None:
     """Set the last layer of every classifier that ``names`` (prefixes, dot included) call to zero, in place."""
+    for parameter in _last_parameters(module, names):
+        with torch.no_grad():
+            parameter.zero_()
+
+
+def is_at_zero(module: nn.Module) -> bool:
+    """Whether the classifier is as `begin_at_zero` leaves it, so that the network gives every image one answer."""
+    last = _last_parameters(module, classifier_names(module))
+    return bool(last) and not any(parameter.any() for parameter in last)
+
+
+def check_answers(module: nn.Module, name: str) -> None:
+    """Raises ModelError where the classifier `is_at_zero`."""
+    if is_at_zero(module):
+        raise ModelError(
+            f"the classifier of {name} is at zero: it was not trained, and gives every image the same answer; train it "
+            "('finetune' with --epochs above 0), or give weights that have a classifier for these labels"
+        )
+
+
+def _last_parameters(module: nn.Module, names: Iterable[str]) -> list[nn.Parameter]:
+    """Of the last layer of each of ``names``."""
+    found: list[nn.Parameter] = []
     for name in names:
         inside = [layer for path, layer in module.named_modules() if f"{path}.".startswith(name)]
         layers = [layer for layer in inside if isinstance(layer, nn.Linear | nn.Conv2d)]
-        for parameter in layers[-1].parameters() if layers else ():
-            with torch.no_grad():
-                parameter.zero_()
+        found += layers[-1].parameters() if layers else ()
+    return found

@@ -37,6 +37,7 @@ _WITHOUT_COLUMNS = 2
 _METADATA = "_metadata"  # where PyTorch keeps the versions of a state dict's layers
 _TORCH_MARKS = (b"PK\x03\x04", b"\x80")  # of torch.save: a zip file, or of old a pickle
 _HEADER_AT, _LONGEST_MARK = 8, 9  # safetensors begin with the length of a JSON header, and the header
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")  # of timm, and of others
 _REFUSED_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
 _PROGRAM = "TorchScript archives"
 _WANTED_WEIGHTS = "give a .safetensors file, or a state dict: torch.save(model.state_dict(), FILE)"
@@ -279,15 +280,25 @@ def differences(
     """What stands in one and not in the other or has another shape, in words; counters of batches do not matter."""
     problems = []
     for name in sorted(own.keys() | state.keys()):
-        if name in replaced or _same_shape(own, state, name) or (name not in state and name.endswith(_COUNTER)):
+        if name in replaced or (name not in state and name.endswith(_COUNTER)):
             continue
-        if name not in own or name not in state:
+        if _same_shape(own, state, name):
+            problems += _unlike_values(name, own[name], state[name])
+        elif name not in own or name not in state:
             where = "the file has and the network has not" if name in state else "the network has and the file has not"
             problems.append(f"{name!r}, which {where}")
         else:
             theirs, ours = (list(tensors[name].shape) for tensors in (state, own))
             problems.append(f"{name!r}, which is {theirs} in the file and {ours} in the network")
     return sorted(problems, key=lambda text: "which is" not in text)  # another shape says most
+
+
+def _unlike_values(name: str, ours: torch.Tensor, theirs: torch.Tensor) -> list[str]:
+    """Whole numbers in the place of weights lack their scale; what is not finite is no weight."""
+    if ours.is_floating_point() and not theirs.is_floating_point():
+        return [f"{name!r}, which is {str(theirs.dtype).removeprefix('torch.')} in the file and float in the network"]
+    wrong = int((~torch.isfinite(theirs)).sum()) if theirs.is_floating_point() else 0
+    return [f"{name!r}, which is not finite in {wrong} of {theirs.numel()} values"] if wrong else []
 
 
 def colour_hint(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], option: str) -> str:
@@ -349,6 +360,12 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     if loaded is None:
         network = "; an ONNX file is a whole network: give it as a teacher" if path.suffix == ".onnx" else ""
         raise ModelError(f"{path} is no file of weights; {_WANTED_WEIGHTS}{network}")
+    averaged = [key for key in loaded if key in _AVERAGED] if isinstance(loaded, dict) else []
+    if averaged and "state_dict" in loaded:
+        raise ModelError(
+            f"{path} holds two networks, 'state_dict' and {averaged[0]!r}, the moving average of its weights; save the "
+            f"one that is meant, e.g. torch.save(torch.load(FILE, weights_only=True)[{averaged[0]!r}], NEW)"
+        )
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ModelError(f"{path} is not a state dict of tensors; save model.state_dict()")

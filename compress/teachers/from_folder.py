@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from medfm_compress.compress.networks.first_output import logits_alone
+from medfm_compress.compress.networks.heads import check_answers
 from medfm_compress.compress.networks.model import Model, Origin, load_model
 from medfm_compress.compress.teachers.label_mapping import Labelled, mapped, settle
 from medfm_compress.compress.teachers.pretrained import count_outputs
@@ -21,6 +22,7 @@ def open_folder(source: TeacherSource, study: Task) -> Model:
     """
     source.refuse("weights")
     model = load_model(source.source)
+    check_answers(model.module, source.source)
     if source.given_spec() not in (None, model.spec):
         raise ModelError(f"{source.source} has a spec of its own; leave --teacher-spec out")
     if frozenset(model.task.normal_labels) != frozenset(study.normal_labels):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medfm_compress.compress.losses.names import LabelLoss
 from medfm_compress.compress.losses.registry import LabelTerm, label_terms_of, make_label_term
+from medfm_compress.compress.networks.heads import is_at_zero
 from medfm_compress.compress.networks.model import Model, Origin, save_model
 from medfm_compress.compress.training.augment import CycledViews, augmentation_for, view_seed
 from medfm_compress.compress.training.config import TrainingConfig
@@ -65,6 +66,12 @@ def finetune(
         loss = label_loss or label_terms_of(model.task)[0]
         job = _job(study, model, config, out, progress, (loss, balanced, fingerprint))
         trained = train(job, config, progress)
+    elif is_at_zero(model.module):
+        progress(
+            "note: the weights have no classifier for these labels, and nothing trains the new one, which stays at "
+            "zero: the folder serves as an encoder or a start, and is refused by 'export' and as a teacher; give "
+            "--epochs to train it"
+        )
     step = _describe(model, config, trained)
     origin = Origin(study_fingerprint=fingerprint, steps=(*model.provenance.steps, step))
     result = replace(model, module=trained.network, provenance=origin)
@@ -133,7 +140,8 @@ def _job(
 
 def _describe(model: Model, config: TrainingConfig, trained: Trained) -> str:
     if config.epochs == 0:
-        return f"packaged {model.name} as given"
+        without = ", with a classifier at zero that nothing trained" if is_at_zero(model.module) else ""
+        return f"packaged {model.name} as given{without}"
     return (
         f"fine-tuned {model.name}: {len(trained.history)} epochs, seed {config.seed}, "
         f"validation {training_rules(model.task).score} {trained.best:.4f}"

@@ -23,5 +23,7 @@ def finetune(step: FinetuneStep, study: Study, out: ModelOut, overwrite: Overwri
     from medfm_compress import steps
 
     model = steps.finetune(study, step, console.progress, out, overwrite=overwrite)
-    dense = model.task.is_dense
-    print_model(model, out, after_finetune(out, study, step.training.modality, dense=dense, columns=step.columns))
+    from medfm_compress.compress.networks.heads import is_at_zero
+
+    following = after_finetune(out, study, step.training.modality, dense=model.task.is_dense, columns=step.columns)
+    print_model(model, out, "" if is_at_zero(model.module) else following)

@@ -31,14 +31,15 @@ def is_of_processor(ratio: Interval) -> bool:
 
 
 def print_model(model: Model, out: Path, next_command: str, more: Mapping[str, Any] = NOTHING) -> None:
-    """A trained model: where it is, what was done and what goes on from it; ``more`` is for programs."""
+    """A trained model: where it is, what was done and what goes on from it, if anything; ``more`` is for programs."""
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
     steps = list(model.provenance.steps)
 
     def describe() -> None:
         console.say(steps[-1])
         console.say(f"wrote {out} ({model.name}, {parameters / 1e6:.1f} M parameters)")
-        print_next(next_command)
+        if next_command:
+            print_next(next_command)
 
     document = {"model": str(out), "name": model.name, "parameters": parameters, "steps": steps}
     document |= {"next": next_command, **more}

@@ -25,6 +25,7 @@ def export(
 ) -> Manifest:
     """Write the FP32 bundle of a model folder, its parity with the module checked."""
     from medfm_compress.compress.anomaly.nearest_cases import load_nearest_cases
+    from medfm_compress.compress.networks.heads import check_answers
     from medfm_compress.compress.networks.model import load_model
     from medfm_compress.compress.pruning.exported_sparsity import check_exported_sparsity
     from medfm_compress.compress.qat.ranges_file import load_ranges
@@ -33,6 +34,7 @@ def export(
     from medfm_compress.runtime.bundle.manifest import Provenance
 
     loaded = load_model(model)
+    check_answers(loaded.module, str(model))
     own = f"{loaded.name}@{loaded.weights_sha256()}"
     provenance = Provenance(
         teacher=loaded.provenance.teacher or own,

@@ -57,6 +57,31 @@ def teacher(tmp_path_factory):
     return save(tmp_path_factory.mktemp("distill") / "teacher")
 
 
+def called(*words) -> object:
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, words)])
+    return ended.value.code
+
+
+@pytest.mark.parametrize(("labels", "serves"), [(("a", "b", "c"), False), (LABELS, True)])
+def test_weights_without_a_classifier_for_the_labels_are_neither_exported_nor_taught_from(
+    capsys, study, tmp_path, labels, serves
+) -> None:
+    weights = save(tmp_path / "other", labels=labels) / "model.safetensors"
+    start = ("finetune", "test_resnet", "--study", study, "--image-size", 48, "--colour", "grey", "--epochs", 0)
+    assert called(*start, "--weights", weights, "--out", tmp_path / "m") == 0
+    told = capsys.readouterr()
+    assert ("nothing trains the new one" in told.err) == (not serves)
+    assert ("next: " in told.out) == serves
+    assert ("with a classifier at zero" in load_model(tmp_path / "m").provenance.steps[-1]) == (not serves)
+    export = ("export", tmp_path / "m", "--study", study, "--out", tmp_path / "m.medfm")
+    distill = ("distill", tmp_path / "m", "--student", "test_resnet", "--study", study, *FAST, "--out", tmp_path / "s")
+    for words in (export, distill):
+        assert (called(*words) == 0) == serves
+        assert ("gives every image the same answer" in capsys.readouterr().err) == (not serves)
+    assert (tmp_path / "m.medfm").exists() == serves
+
+
 def distil(capsys, study, teacher, out, *more):
     """Run the command; what it prints."""
     teachers = map(str, teacher if isinstance(teacher, tuple) else (teacher,))

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from medfm_compress.compress.networks.build import build_model
+from medfm_compress.compress.networks.heads import check_answers, is_at_zero
 from medfm_compress.compress.networks.model import WEIGHTS, Model, load_model, read_state_dict, save_model
 from medfm_compress.runtime.errors import ModelError
 from medfm_compress.runtime.task import Task
@@ -116,6 +117,48 @@ def test_local_weights_with_another_classifier_keep_the_backbone(model: Model, t
     built = build_model("resnet10t", task, size_px=48, colour="grey", weights=folder / WEIGHTS)
     assert torch.equal(built.module.state_dict()["conv1.0.weight"], model.module.state_dict()["conv1.0.weight"])
     assert built.module(torch.zeros(1, 1, 48, 48)).shape == (1, 3)
+
+
+def test_a_new_classifier_that_nothing_trained_is_told(model: Model, tmp_path: Path) -> None:
+    folder = save_model(model, tmp_path / "m")
+    task = Task(kind="multiclass", labels=("a", "b", "c"))
+    new = build_model("resnet10t", task, size_px=48, colour="grey", weights=folder / WEIGHTS)
+    own = build_model("resnet10t", TASK, size_px=48, colour="grey", weights=folder / WEIGHTS)
+    assert is_at_zero(new.module) and not is_at_zero(own.module) and not is_at_zero(model.module)
+    check_answers(own.module, "own")
+    with pytest.raises(ModelError, match="gives every image the same answer"):
+        check_answers(new.module, "new")
+
+
+def test_a_checkpoint_with_a_moving_average_is_ambiguous(model: Model, tmp_path: Path) -> None:
+    state = model.module.state_dict()
+    for key in ("state_dict_ema", "model_ema"):
+        torch.save({"state_dict": state, key: state, "epoch": 3}, tmp_path / "both.pth")
+        with pytest.raises(ModelError, match=f"'state_dict' and '{key}'"):
+            read_state_dict(tmp_path / "both.pth")
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "one.pth")
+    assert read_state_dict(tmp_path / "one.pth").keys() == state.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: (100 * weight).to(torch.int8), "which is int8 in the file and float in the network"),
+        (lambda weight: weight.index_fill(0, torch.tensor([1]), torch.nan), "is not finite in"),
+        (lambda weight: weight / 0, "is not finite in"),
+    ],
+)
+def test_values_that_are_no_weights_are_refused(model: Model, tmp_path: Path, change, message: str) -> None:
+    state = model.module.state_dict()
+    state["fc.weight"] = change(state["fc.weight"])
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=message):
+        build_model("resnet10t", TASK, size_px=48, colour="grey", weights=tmp_path / "w.pth")
+    half = {
+        name: value.half() if value.is_floating_point() else value for name, value in model.module.state_dict().items()
+    }
+    torch.save(half, tmp_path / "half.pth")
+    build_model("resnet10t", TASK, size_px=48, colour="grey", weights=tmp_path / "half.pth")
 
 
 def test_weights_of_another_architecture_are_refused(model: Model, tmp_path: Path) -> None:
