@@ -149,9 +149,22 @@ _RULES: Mapping[TaskKind, ExportRules] = by_kind(
 )
 
 
+_PROBABLE: tuple[TaskKind, ...] = ("multiclass", "segmentation")
+
+
 def export_rules(task: Task) -> ExportRules:
     """What differs for ``task``."""
     return _RULES[task.kind]
+
+
+def check_rule(kind: TaskKind, rule: str) -> None:
+    """Raises InputError where ``rule``, unless empty or the usual one, decides nothing for tasks of ``kind``."""
+    usual = _RULES[kind].default_rule
+    if kind in _PROBABLE and rule and rule.replace(" ", "") != usual:
+        raise InputError(
+            f"rule is {rule!r}, and a {kind} task has no operating points: what is most probable is called; leave it "
+            "out, or give a study whose labels are findings by themselves (binary or multilabel)"
+        )
 
 
 def check_study(study: Study, task: Task, rule: str) -> None:
@@ -162,5 +175,6 @@ def check_study(study: Study, task: Task, rule: str) -> None:
         InputError: a rule that does not fit the task, or too few cases for it.
     """
     check_labels(study, task)
+    check_rule(task.kind, rule)
     kind = export_rules(task)
     kind.check(study, rule or kind.default_rule)

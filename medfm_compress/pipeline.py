@@ -69,6 +69,8 @@ def compress(
     job = Job(loaded, out, progress, overwrite=overwrite)
 
     table = job.study(StudyTable(study or Path(recipe.study), recipe.normal))
+    if recipe.export.rule:
+        steps.check_rule(table.path, recipe.normal, recipe.export.rule)
     job = job.pretrained(table)
     teacher, student = job.models(table)
     bundle = job.exported(table, student)

@@ -3,11 +3,12 @@
 from medfm_compress.steps.anomaly import embed, fit_anomaly
 from medfm_compress.steps.bundles import export, quantize
 from medfm_compress.steps.judging import bench, explain, gate
-from medfm_compress.steps.studies import prepare_study
+from medfm_compress.steps.studies import check_rule, prepare_study
 from medfm_compress.steps.training import distill, finetune, prepare_teacher, pretrain, prune
 
 __all__ = [
     "bench",
+    "check_rule",
     "distill",
     "embed",
     "explain",

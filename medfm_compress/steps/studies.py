@@ -39,6 +39,13 @@ def prepare_study(source: Path, normal: tuple[str, ...], plan: SplitPlan | None,
     write_table(study, out)
 
 
+def check_rule(path: Path, normal: tuple[str, ...], rule: str) -> None:
+    """Raises InputError where the rule of operating points decides nothing for a study; before any training."""
+    from medfm_compress.export import kinds
+
+    kinds.check_rule(open_study(path, normal=normal, read_masks=False).kind, rule)
+
+
 def open_cases(
     path: Path,
     progress: Progress,

@@ -11,6 +11,7 @@ from torch import nn
 
 from medfm_compress.bench.evaluate.evaluate import evaluate
 from medfm_compress.export.build import BundleDraft, build_bundle, bundle_files, make_variant, open_export
+from medfm_compress.export.kinds import check_rule
 from medfm_compress.runtime.activation import probabilities
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import Provenance
@@ -95,6 +96,24 @@ def test_a_multiclass_task_gets_a_temperature_and_no_points(tmp_path):
         manifest = build_bundle(module, draft(task=task), tmp_path / "a.medfm", study=study)
         assert manifest.task.operating_points == ()
         assert any(message in step for step in manifest.provenance.steps)
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "segmentation"])
+def test_a_rule_that_decides_nothing_is_refused(kind):
+    check_rule(kind, "")
+    check_rule(kind, "youden")
+    check_rule("multilabel", "sensitivity>=0.95")
+    with pytest.raises(InputError, match="has no operating points: what is most probable is called"):
+        check_rule(kind, "sensitivity>=0.95")
+
+
+def test_a_rule_for_labels_that_exclude_each_other_is_refused_before_any_work(tmp_path):
+    labels = ("normal", "spot", "other")
+    study = msgspec.structs.replace(tiny_study.make_study(), kind="multiclass", labels=labels)
+    sketch = draft(task=Task(kind="multiclass", labels=labels))
+    with pytest.raises(InputError, match="no operating points"):
+        build_bundle(tiny_study.make_module(), sketch, tmp_path / "a.medfm", study=study, rule="specificity>=0.9")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_study_the_task_is_kept(tmp_path):
