@@ -208,8 +208,8 @@ class ExportStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         rule: of the operating points, on validation cases: ``youden``, ``sensitivity>=0.95``, ``specificity>=0.90`` or
-            ``false-alarm-rate<=0.05``; without it ``youden``, of an anomaly score a false-alarm rate of 0.05. More than two
-            labels that exclude each other have none: the most probable is called, and a rule is refused.
+            ``false-alarm-rate<=0.05``; without it ``youden``, of an anomaly score a false-alarm rate of 0.05. Three and
+            more labels that exclude each other have none: the most probable is called, and a rule is refused.
         intended_use: what the bundle is for, in one sentence.
         dicom_modality: of the DICOM files that the device may predict on, e.g. ``DX``; without any, the model's own,
             else those of the study's DICOM files.

@@ -22,6 +22,23 @@ def test_type_checker_sees_everything(root: Path) -> None:
         assert link.is_symlink() and link.resolve() == expected.resolve()
 
 
+def test_nothing_that_a_command_wrote_is_kept_in_the_root(root: Path) -> None:
+    if not (shutil.which("git") and (root / ".git").exists()):
+        pytest.skip("no checkout of git")
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout
+    files = {name for name in listed.splitlines() if "/" not in name}
+    assert files == {
+        ".gitignore",
+        ".pre-commit-config.yaml",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "README.md",
+        "action.yml",
+        "pyproject.toml",
+    }
+
+
 def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
     tools = Path(sys.executable).parent
     if not (shutil.which("bash") and (tools / "lint-imports").exists()):
