@@ -3,10 +3,12 @@
     python experiments/statistics_coverage.py areas --studies 4000
     python experiments/statistics_coverage.py shares --studies 1000
     python experiments/statistics_coverage.py bootstrapped --studies 1000
+    python experiments/statistics_coverage.py floors --studies 1000
 
 Every study draws patients whose latent score has a normal distribution, shifted where the finding is present; teacher
 and bundle share part of it. "passes" counts intervals wholly above the true difference: were that the margin, a bundle
-that just fails it would pass. "fails" counts those wholly below. Both should be 2.5%.
+that just fails it would pass. "fails" counts those wholly below. Both should be 2.5%. "floors" asks the same of one
+model's own AUROC, of whose ill patients some are not seen at all.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.bench.stats.auroc import clustered_areas
+from medfm_compress.bench.stats.auroc import area_interval, clustered_areas
 from medfm_compress.bench.stats.auroc_difference import area_difference
 from medfm_compress.bench.stats.bootstrap import Weights, interval, resample
 from medfm_compress.bench.stats.bootstrap_difference import change, resampled_difference
 from medfm_compress.bench.stats.metrics import Sample, WeightedMetrics
-from medfm_compress.bench.stats.patient_effects import has_effects, paired_effects
-from medfm_compress.bench.stats.score_interval import paired_shares, score_interval
+from medfm_compress.bench.stats.patient_effects import has_effects, own_effects, paired_effects
+from medfm_compress.bench.stats.score_interval import no_shorter, paired_shares, score_interval
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 
@@ -100,6 +102,10 @@ BOOTSTRAP_STUDIES = [
     Population(50, 150, 1, (1.7, 1.6), 0.985),
     Population(50, 150, 1, (2.6, 2.2), 0.9),
 ]
+FLOORS = [
+    (ill, healthy, lost) for ill, healthy in ((20, 200), (40, 400), (100, 1000), (40, 40)) for lost in (0.0, 0.01, 0.03)
+]
+SEEN = 3.0  # shift of the latent score of those who are seen
 SHARES = [(50, 0.95, 0.90), (50, 0.90, 0.85), (200, 0.95, 0.90), (500, 0.98, 0.96)]
 
 
@@ -239,7 +245,24 @@ def bootstrapped(studies: int, seed: int) -> Iterator[Count]:
             yield from count(metric, str(population), float(truth[column]), [study[metric] for study in many])
 
 
-PARTS = {"areas": areas, "shares": shares, "bootstrapped": bootstrapped}
+def floors(studies: int, seed: int) -> Iterator[Count]:
+    """Counts for the own AUROC of a model that ``lost`` of the ill rank below everybody."""
+    rng = np.random.default_rng(seed)
+    for ill, healthy, lost in FLOORS:
+        truth = np.repeat([1, 0], [ill, healthy])
+        result = []
+        for _ in range(studies):
+            seen = np.where(rng.random(ill) < lost, -20.0, rng.normal(SEEN, 1, ill))
+            scores = np.concatenate([seen, rng.normal(size=healthy)])[None]
+            sample = Sample(scores, (scores > 0).astype(np.int64), truth, np.arange(len(truth)))
+            alone = area_interval(clustered_areas(scores, truth, sample.clusters), 0, 0.95)
+            ours = no_shorter(alone, own_effects(sample, 0, "auroc"))
+            result.append({"DeLong, logit": ends(alone), "**ours**": ends(ours)})
+        area = (1 - lost) * NormalDist().cdf(SEEN / sqrt(2))
+        yield from count("AUROC", f"{ill} with, {healthy} without; {lost:.0%} of the ill lost", area, result)
+
+
+PARTS = {"areas": areas, "shares": shares, "bootstrapped": bootstrapped, "floors": floors}
 
 
 def main() -> None:
