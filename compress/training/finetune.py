@@ -32,6 +32,8 @@ from medfm_compress.data.study import Study
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.strict_json import digest
 
+_CHANCE = 0.5  # AUROC
+
 
 def finetune(
     study: Study,
@@ -66,18 +68,28 @@ def finetune(
         loss = label_loss or label_terms_of(model.task)[0]
         job = _job(study, model, config, out, progress, (loss, balanced, fingerprint))
         trained = train(job, config, progress)
-    elif is_at_zero(model.module):
-        progress(
-            "note: the weights have no classifier for these labels, and nothing trains the new one, which stays at "
-            "zero: the folder serves as an encoder or a start, and is refused by 'export' and as a teacher; give "
-            "--epochs to train it"
-        )
+    _warn(model, config, trained, progress)
     step = _describe(model, config, trained)
     origin = Origin(study_fingerprint=fingerprint, steps=(*model.provenance.steps, step))
     result = replace(model, module=trained.network, provenance=origin)
     if is_first():
         save_model(result, out)
     return result
+
+
+def _warn(model: Model, config: TrainingConfig, trained: Trained, progress: Progress) -> None:
+    """Say what makes the model one that nobody should go on from."""
+    if config.epochs == 0 and is_at_zero(model.module):
+        progress(
+            "note: the weights have no classifier for these labels, and nothing trains the new one, which stays at "
+            "zero: the folder serves as an encoder or a start, and is refused by 'export' and as a teacher; give "
+            "--epochs to train it"
+        )
+    if config.epochs > 0 and training_rules(model.task).score == "AUROC" and trained.best <= _CHANCE:
+        progress(
+            f"warning: the validation AUROC of {trained.best:.3f} is no better than chance: look at the labels, the "
+            "images and the learning rate before anything is made of this model"
+        )
 
 
 class LabelLearner(nn.Module):

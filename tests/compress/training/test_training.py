@@ -17,6 +17,7 @@ from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.training.config import PRETRAINED_BACKBONE_RATE, TrainingConfig
 from medfm_compress.compress.training.dataset import task_of
 from medfm_compress.compress.training.finetune import finetune
+from medfm_compress.compress.training.job import Job, Trained
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import InputError, StudyError
 from medfm_compress.runtime.images.pixels import Pixels
@@ -47,6 +48,20 @@ def test_finetuning_learns_and_records_what_it_did(discs: Study, tmp_path: Path)
     loaded = load_model(tmp_path / "t")
     assert loaded.weights_sha256() == trained.weights_sha256()
     assert "6 epochs" in loaded.provenance.steps[-1]
+
+
+def test_a_model_that_is_no_better_than_chance_is_named(
+    discs: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for best, warned in ((0.389, True), (0.5, True), (0.81, False)):
+
+        def train(job: Job, *_: object, best: float = best) -> Trained:
+            return Trained(job.network, best, ())
+
+        monkeypatch.setattr("medfm_compress.compress.training.finetune.train", train)
+        lines: list[str] = []
+        finetune(discs, start(discs), FAST, tmp_path / str(best), lines.append)
+        assert any(f"{best:.3f} is no better than chance" in line for line in lines) == warned
 
 
 def test_an_interrupted_training_ends_with_the_same_bits(discs: Study, tmp_path: Path) -> None:
