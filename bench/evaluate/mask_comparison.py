@@ -106,7 +106,7 @@ def compare_means(
     """
     errors, level = metric in LOWER_IS_BETTER, 1 - 2 * policy.alpha
     resampled = resample_mean(cases.values, cases.clusters, resamples=policy.resamples, seed=seed)
-    most = _most(cases.values, metric)
+    most = farthest(cases.values, metric)
     own = [_own(cases, model, resampled, most, level) for model in (0, 1)]
     effects = mean_effects(cases.values[1] - cases.values[0], cases.clusters, -most, most)
     if same:
@@ -124,7 +124,7 @@ def without_interval(
     """The means with the widest intervals, of a distance or count as wide as the worst case; as `compare_means`."""
     level, most = 1 - 2 * policy.alpha, 1.0
     if metric in UNBOUNDED:
-        most = _most(cases.values, metric)
+        most = farthest(cases.values, metric)
     teacher, bundle = (float(row.mean()) for row in cases.values)
     low = 0.0
     return MeanComparison(
@@ -154,7 +154,7 @@ def _p_worse(resampled: bootstrap.Resampled, effects: Effects, margin: float, *,
     return weaker(bootstrap.p_below(signed, -margin), score) if resampled.deletions else score
 
 
-def _most(values: Floats, metric: Metric) -> float:
+def farthest(values: Floats, metric: Metric) -> float:
     """How far a case can be lost: 1 of a share, else as far as the worst case of either model."""
     return max(float(values.max(initial=0)), 1.0) if metric in UNBOUNDED else 1.0
 

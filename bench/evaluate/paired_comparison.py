@@ -7,7 +7,7 @@ score's, which allows for a loss in few patients that the sample does not hold; 
 metrics this holds where the policy asks for a floor. Three cases are handled apart:
 
 - Too few patients for the policy: the widest interval possible stands in its place, and the reason with it.
-- The two models are one network in two engines (`_same_output`): the difference is 0, with no width.
+- The two models are one network in two engines (`same_output`): the difference is 0, with no width.
 - A metric that is undefined for one of the two (the PPV of a model that calls nothing) gives no comparison.
 
 Metrics of masks, of which every case has a value, are compared by their means: see `mask_comparison`.
@@ -188,7 +188,7 @@ def _by_finding(teacher: Evaluation, bundle: Evaluation, policy: Policy, number:
         strata=_cluster_maximum(sample.truth, sample.clusters),
         policy=policy,
         seed=(policy.seed, number),
-        same=_same_output(teacher, bundle, slice(number, number + 1)),
+        same=same_output(teacher, bundle, slice(number, number + 1)),
         too_few=too_few(teacher, teacher.findings[number], policy),
         group=group,
     )
@@ -206,13 +206,13 @@ def _overall(teacher: Evaluation, bundle: Evaluation, policy: Policy, group: Gro
         strata=_cluster_maximum(teacher.truth.argmax(axis=1), clusters),
         policy=policy,
         seed=(policy.seed, len(teacher.findings)),
-        same=_same_output(teacher, bundle, slice(None)),
+        same=same_output(teacher, bundle, slice(None)),
         too_few=too_few(teacher, "", policy),
         group=group,
     )
 
 
-def _same_output(teacher: Evaluation, bundle: Evaluation, findings: slice) -> bool:
+def same_output(teacher: Evaluation, bundle: Evaluation, findings: slice) -> bool:
     """Whether two models are one network in two engines: equal decisions, probabilities and logits but for rounding.
 
     Logits, because probabilities near 0 or 1 differ by nothing while they rank every patient otherwise. Each case's
@@ -311,7 +311,7 @@ def _decided(
 ) -> _Answer:
     """The answer; for equal outputs no difference, which is never worse than a margin."""
     if question.same:
-        return _Answer(own[0], own[1], _no_difference(difference.level), None if p_worse is None else 1.0, 0.0)
+        return _Answer(own[0], own[1], no_difference(difference.level), None if p_worse is None else 1.0, 0.0)
     least = None
     if has_effects(metric):
         effects, errors = paired_effects(question.sample, metric), metric in LOWER_IS_BETTER
@@ -402,7 +402,8 @@ def _level(policy: Policy) -> float:
     return 1 - 2 * policy.alpha
 
 
-def _no_difference(level: float) -> Interval:
+def no_difference(level: float) -> Interval:
+    """Of two engines that compute one network: 0, with no width."""
     return Interval(estimate=0.0, low=0.0, high=0.0, level=level, method="identical outputs", standard_error=0.0)
 
 

@@ -9,11 +9,16 @@ import msgspec
 import numpy as np
 
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable, number_clusters
-from medfm_compress.bench.evaluate.mask_comparison import CaseValues, case_values
-from medfm_compress.bench.evaluate.paired_comparison import check_same_cases, too_few
+from medfm_compress.bench.evaluate.mask_comparison import CaseValues, case_values, farthest, is_same
+from medfm_compress.bench.evaluate.paired_comparison import (
+    check_same_cases,
+    no_difference,
+    same_output,
+    too_few,
+)
 from medfm_compress.bench.stats import bootstrap
 from medfm_compress.bench.stats.auroc import clustered_areas
-from medfm_compress.bench.stats.case_means import resample_mean
+from medfm_compress.bench.stats.case_means import mean_effects, resample_mean
 from medfm_compress.bench.stats.drop_difference import (
     WEIGHTS,
     areas_drop_difference,
@@ -22,6 +27,7 @@ from medfm_compress.bench.stats.drop_difference import (
     resampled_drop_difference,
 )
 from medfm_compress.bench.stats.metrics import Sample, WeightedMetrics
+from medfm_compress.bench.stats.patient_effects import contrast_effects, has_effects
 from medfm_compress.bench.types.evaluation import Evaluation
 from medfm_compress.bench.types.interval import Interval
 from medfm_compress.bench.types.metric import LOWER_IS_BETTER, PER_CASE_METRICS, Metric
@@ -128,13 +134,17 @@ def _compare(
         number_clusters(clean[0].clusters),
     )
     lacking = too_few(clean[0], question.finding, policy, question.metric)
+    same = all(same_output(*pair, slice(column, column + 1)) for pair in (clean, perturbed))
     if question.metric in PER_CASE_METRICS:
         cases = case_values(four, question.metric, column)
         values = cases.values.mean(axis=1) if len(cases.clusters) else np.zeros(4)
+        same = same and all(is_same(cases.values[start : start + 2], question.metric) for start in (0, 2))
         interval, p_worse = _judged_means(question, cases, policy) if not lacking else (None, 1.0)
     else:
         values = WeightedMetrics(sample, (question.metric,)).unweighted()[:, 0]
         interval, p_worse = _judged(question, sample, policy) if not lacking else (None, 1.0)
+    if same and not lacking:
+        interval, p_worse = no_difference(1 - 2 * policy.alpha), 1.0
     if interval is None:
         interval = Interval(
             estimate=float(WEIGHTS @ values), low=-2.0, high=2.0, level=1 - 2 * policy.alpha, method=UNDEFINED
@@ -158,15 +168,18 @@ def _judged_means(question: Asked, cases: CaseValues, policy: Policy) -> tuple[I
     """Likewise of the means of values that each case has."""
     seed, errors = (policy.seed, len(question.name)), question.metric in LOWER_IS_BETTER
     resampled = resample_mean(cases.values, cases.clusters, resamples=policy.resamples, seed=seed)
-    interval = resampled_drop_difference(resampled, cases.patients, 1 - 2 * policy.alpha)
-    return interval, p_resampled_drop_below(resampled, -question.margin, errors=errors)
+    most = farthest(cases.values, question.metric)
+    effects = mean_effects(WEIGHTS @ cases.values, cases.clusters, -most, most)
+    interval = resampled_drop_difference(resampled, effects, cases.patients, 1 - 2 * policy.alpha)
+    return interval, p_resampled_drop_below(resampled, effects, -question.margin, errors=errors)
 
 
 def _judged(question: Asked, sample: Sample, policy: Policy) -> tuple[Interval | None, float]:
-    level = 1 - 2 * policy.alpha
-    if question.metric == "auroc":
+    level, metric = 1 - 2 * policy.alpha, question.metric
+    effects = contrast_effects(sample, metric, WEIGHTS) if has_effects(metric) else None
+    if metric == "auroc" and effects is not None:
         areas = clustered_areas(sample.scores, sample.truth, sample.clusters)
-        return areas_drop_difference(areas, level), p_areas_drop_below(areas, -question.margin)
+        return areas_drop_difference(areas, effects, level), p_areas_drop_below(areas, effects, -question.margin)
     strata = np.zeros(int(sample.clusters.max()) + 1, dtype=np.int64)
     np.maximum.at(strata, sample.clusters, sample.truth)
     resampled = bootstrap.resample(
@@ -177,6 +190,6 @@ def _judged(question: Asked, sample: Sample, policy: Policy) -> tuple[Interval |
         seed=(policy.seed, len(question.name)),
     ).of(lambda values: values[..., 0])
     patients = int(np.bincount(strata).min())
-    interval = resampled_drop_difference(resampled, patients, level)
-    errors = question.metric in LOWER_IS_BETTER
-    return interval, p_resampled_drop_below(resampled, -question.margin, errors=errors)
+    interval = resampled_drop_difference(resampled, effects, patients, level)
+    errors = metric in LOWER_IS_BETTER
+    return interval, p_resampled_drop_below(resampled, effects, -question.margin, errors=errors)

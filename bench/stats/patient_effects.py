@@ -62,14 +62,26 @@ def paired_effects(sample: Sample, metric: Metric) -> Effects:
         sample: of two models.
         metric: one with `has_effects`, defined for both models.
     """
-    first, second = (_influence(sample, model, metric) for model in (0, 1))
+    return contrast_effects(sample, metric, np.array([-1.0, 1.0]))
+
+
+def contrast_effects(sample: Sample, metric: Metric, weights: Floats) -> Effects:
+    """Likewise on Σ ``weights`` · value, of which the last two are −1 and 1: patients are lost between these models.
+
+    Args:
+        sample: of as many models as ``weights``.
+        metric: one with `has_effects`, defined for all of them.
+        weights: e.g. of `drop_difference`.
+    """
+    models = [_influence(sample, model, metric) for model in range(len(weights))]
+    first, second = models[-2:]
     change = _Influence(
-        second.cases - first.cases,
+        np.asarray(weights @ np.stack([model.cases for model in models])),
         (second.right[0] - first.wrong[0], second.right[1] - first.wrong[1]),
         (second.wrong[0] - first.right[0], second.wrong[1] - first.right[1]),
     )
     values = WeightedMetrics(sample, (metric,)).unweighted()[:, 0]
-    return _by_patient(sample, change, float(values[1] - values[0]), centred=metric in RANKED)
+    return _by_patient(sample, change, float(weights @ values), centred=metric in RANKED)
 
 
 def own_effects(sample: Sample, model: int, metric: Metric) -> Effects:

@@ -12,7 +12,9 @@ from medfm_compress.bench.evaluate.robustness import PerturbedTables, asked, com
 from medfm_compress.bench.gate.drop_checks import NOT_EVALUATED, check_drops
 from medfm_compress.bench.gate.gate import gather
 from medfm_compress.bench.stats.auroc import clustered_areas
-from medfm_compress.bench.stats.drop_difference import areas_drop_difference, p_areas_drop_below
+from medfm_compress.bench.stats.drop_difference import WEIGHTS, areas_drop_difference, p_areas_drop_below
+from medfm_compress.bench.stats.metrics import Sample
+from medfm_compress.bench.stats.patient_effects import contrast_effects
 from medfm_compress.bench.types.policy import NonInferiority, Policy, Robustness
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.task import Task
@@ -46,7 +48,8 @@ def areas_of(random, loss, patients=120):
     teacher, bundle = (shared + 0.3 * random.normal(size=patients) for _ in range(2))
     blurred = 0.7 * random.normal(size=patients)
     scores = np.stack([teacher, bundle, teacher + blurred, bundle + blurred - loss * truth])
-    return clustered_areas(scores, truth, np.arange(patients))
+    sample = Sample(scores, (scores > 0).astype(np.int64), truth, np.arange(patients))
+    return clustered_areas(scores, truth, sample.clusters), contrast_effects(sample, "auroc", WEIGHTS)
 
 
 def test_the_estimate_is_the_difference_of_the_changes(make_evaluation):
@@ -62,32 +65,56 @@ def test_the_estimate_is_the_difference_of_the_changes(make_evaluation):
 
 def test_the_variance_is_that_of_repeated_studies():
     random = np.random.default_rng(0)
-    found = [areas_drop_difference(areas_of(random, 0.5), 0.95) for _ in range(300)]
+    found = [areas_drop_difference(*areas_of(random, 0.5), 0.95) for _ in range(300)]
     spread = np.std([interval.estimate for interval in found])
     assert np.median([interval.standard_error for interval in found]) == pytest.approx(spread, rel=0.15)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     random = np.random.default_rng(1)
-    truth = np.mean([areas_drop_difference(areas_of(random, 0.5, 4000), 0.95).estimate for _ in range(20)])
-    found = [areas_drop_difference(areas_of(random, 0.5), 0.95) for _ in range(400)]
+    truth = np.mean([areas_drop_difference(*areas_of(random, 0.5, 4000), 0.95).estimate for _ in range(20)])
+    found = [areas_drop_difference(*areas_of(random, 0.5), 0.95) for _ in range(400)]
     misses = sum(not interval.low <= truth <= interval.high for interval in found)
     assert misses <= 36  # 20 are expected; above 36 by chance once in 3,000
 
 
 def test_the_p_value_inverts_the_interval():
-    areas = areas_of(np.random.default_rng(2), 0.5)
-    interval = areas_drop_difference(areas, 0.95)
-    assert p_areas_drop_below(areas, interval.high) == pytest.approx(0.025, abs=1e-6)
-    assert p_areas_drop_below(areas, interval.low) == pytest.approx(0.975, abs=1e-6)
+    areas, effects = areas_of(np.random.default_rng(2), 0.5)
+    interval = areas_drop_difference(areas, effects, 0.95)
+    assert p_areas_drop_below(areas, effects, interval.high) == pytest.approx(0.025, abs=1e-6)
+    assert p_areas_drop_below(areas, effects, interval.low) == pytest.approx(0.975, abs=1e-6)
 
 
 def test_no_discordance_is_no_certainty():
     truth = np.repeat([0, 1], 30)
-    areas = clustered_areas(np.tile(truth.astype(float), (4, 1)), truth, np.arange(60))
-    interval = areas_drop_difference(areas, 0.95)
+    scores = np.tile(truth.astype(float), (4, 1))
+    sample = Sample(scores, (scores > 0).astype(np.int64), truth, np.arange(60))
+    areas, effects = clustered_areas(scores, truth, sample.clusters), contrast_effects(sample, "auroc", WEIGHTS)
+    interval = areas_drop_difference(areas, effects, 0.95)
     assert interval.estimate == 0 and -0.2 < interval.low < -0.05 and 0.05 < interval.high < 0.2
-    assert p_areas_drop_below(areas, -0.01) == 1.0
+    assert p_areas_drop_below(areas, effects, -0.01) > 0.5
+
+
+@pytest.mark.parametrize("metric", ["auroc", "sensitivity", "auprc"])
+def test_patients_whom_the_bundle_alone_loses_may_not_be_in_the_sample(make_evaluation, metric):
+    """Two of a hundred ill, on perturbed images only: of sixty ill patients a third of the samples hold none."""
+    models = [make_evaluation(name, separation=6.0, noise=noise) for name, noise in (("teacher", 0.0), ("int8", 0.3))]
+    margin = policy(one(metric=metric, margin=0.01))
+    (found,) = compare_drops(models, [tables(*models)], margin)
+    ill = int(models[0].truth.sum())
+    assert abs(found.difference.estimate) < 0.01 and found.largest_loss >= 0.99 * 1.96**2 / (ill + 1.96**2)
+    (check,) = check_drops(asked(margin, models[0].findings), "int8", [found], 0.025)
+    assert check.outcome == "inconclusive"
+
+
+def test_one_network_in_two_engines_loses_nothing(make_evaluation):
+    teacher, blurred = make_evaluation(), make_evaluation(noise=1.0)
+    again, blurred_again = (
+        msgspec.structs.replace(model, name="engine", logits=model.logits + 1e-6) for model in (teacher, blurred)
+    )
+    strict = policy(one(metric="auprc", margin=0.001))
+    (found,) = compare_drops([teacher, again], [tables(blurred, blurred_again)], strict)
+    assert (found.difference.low, found.difference.high, found.p_worse) == (0, 0, 1)
 
 
 @pytest.mark.parametrize("metric", ["sensitivity", "accuracy", "brier", "auprc"])
@@ -98,9 +125,10 @@ def test_other_metrics_are_resampled(make_evaluation, metric):
     assert found.largest_loss > 0.05
     (check,) = check_drops(asked(policy(one(metric=metric)), teacher.findings), "int8", [found], 0.025)
     assert check.outcome == "fail"
-    (same,) = compare_drops([teacher, variant], [tables(teacher, variant)], policy(one(metric=metric)))
+    wide = policy(one(metric=metric, margin=0.3 if metric == "auprc" else 0.05))  # it takes many ill patients
+    (same,) = compare_drops([teacher, variant], [tables(teacher, variant)], wide)
     assert same.difference.estimate == 0
-    (check,) = check_drops(asked(policy(one(metric=metric)), teacher.findings), "int8", [same], 0.025)
+    (check,) = check_drops(asked(wide, teacher.findings), "int8", [same], 0.025)
     assert check.outcome == "pass"
 
 
