@@ -13,6 +13,7 @@ from medfm_compress.runtime.errors import ImageRefused
 
 # 255 of an ICC profile, some hundred of an extended XMP packet, two or three for each of up to 200 scans.
 MAX_SEGMENTS = 1000
+MAX_HEADER_BYTES = 16 * 1024 * 1024  # the largest ICC profile; Pillow takes 0.1 s for each megabyte of some segments
 MAX_FILL_BYTES = 64 * 1024  # writers align a segment to a block of a disk at most
 
 SOS, EOI = 0xDA, 0xD9
@@ -58,17 +59,22 @@ def markers(jpeg: bytes, *, is_jpeg_ls: bool = False) -> Iterator[Marker]:
 
 
 def check_header(jpeg: bytes, name: str, *, is_jpeg_ls: bool = False) -> None:
-    """Refuse a JPEG of far more segments or fill bytes before its first scan than an image has.
+    """Refuse a JPEG of far more segments, bytes in them or fill bytes before its first scan than an image has.
 
     It ends there, so that the pixels of a large image are not searched.
 
     Raises:
-        ImageRefused: more than `MAX_SEGMENTS`, or more than `MAX_FILL_BYTES`.
+        ImageRefused: more than `MAX_SEGMENTS`, `MAX_HEADER_BYTES` or `MAX_FILL_BYTES`.
     """
     count = MarkerCount(name)
     end = 2
     for marker in markers(jpeg, is_jpeg_ls=is_jpeg_ls):
         count.add(marker)
+        if marker.at > MAX_HEADER_BYTES:
+            raise ImageRefused(
+                f"{name}: the JPEG has more than {MAX_HEADER_BYTES} bytes before its first scan, far more than an "
+                "image needs; save it again as a baseline JPEG"
+            )
         if marker.code == SOS:
             return
         end = marker.end

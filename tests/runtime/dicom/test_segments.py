@@ -32,6 +32,10 @@ FLOODS = {  # before the first segment of a JPEG, each worth seconds or gigabyte
     "restarts": (b"\xff\xd0" * 1_000_000, FILL),
     "stuffed bytes": (b"\xff\x00" * 1_000_000, FILL),
     "behind what has no length": ((b"\xff\xf0\xff\xff" + bytes(65533)) * 40, FILL),
+    "large tables": (
+        (b"\xff\xdb\xff\xff" + (bytes([0]) + bytes([1]) * 64) * 1008 + b"\0" * 13) * 300,
+        "before its first scan",
+    ),
     "a comment before each": ((b"\xff" * 1000 + COMMENT) * 2000, FILL),
 }
 
@@ -83,7 +87,7 @@ def test_what_photographs_have_passes(make_dicom):
     exif[0x927C] = b"\xff" * 60_000  # a maker's note of an erased memory
     profile = bytes(range(256)) * 4096  # in 17 segments
     rich = saved(quality=90, icc_profile=profile, exif=exif, comment=b"\xff" * 65_000)
-    packets = (b"\xff\xe1\xff\xff" + b"http://ns.adobe.com/xmp/extension/\0".ljust(65_533, b"\xff")) * 400
+    packets = (b"\xff\xe1\xff\xff" + b"http://ns.adobe.com/xmp/extension/\0".ljust(65_533, b"\xff")) * 200
     padded = rich[:2] + b"\xff" * 40 + packets + bytes(4096) + rich[2:-2] + b"\xff" * 300 + rich[-2:] + rich
     np.testing.assert_array_equal(read_image(padded).values, expected)
     many = saved(quality=90, progressive=True)
