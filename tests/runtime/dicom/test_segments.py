@@ -16,6 +16,7 @@ from pydicom.encaps import encapsulate
 
 from medfm_compress.runtime.dicom.read_dicom import read_dicom
 from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.images.image_size import image_size
 from medfm_compress.runtime.images.read_mask import read_colours, read_mask
 from medfm_compress.runtime.read_image import read_image
 
@@ -157,3 +158,16 @@ def test_segments_are_limited_where_a_mask_may_be_a_jpeg(tmp_path):
     (tmp_path / "mask.jpg").write_bytes(data[:2] + COMMENT * 500_000 + data[2:])
     with pytest.raises(ImageRefused, match=SEGMENTS):
         read_colours(tmp_path / "mask.jpg", lossy=True)
+
+
+@pytest.mark.parametrize("name", ["comments", "fill bytes", "large tables"])
+def test_segments_are_limited_where_only_the_size_is_asked_for(tmp_path, name):
+    flood, words = FLOODS[name]
+    data = saved(quality=90, icc_profile=bytes(600_000))
+    path = tmp_path / "image.jpg"
+    path.write_bytes(data)
+    assert image_size(path) == (64, 64)
+    at = data.index(b"\xff\xdb")
+    path.write_bytes(data[:at] + flood + data[at:])
+    with pytest.raises(ImageRefused, match=words):
+        image_size(path)
