@@ -23,6 +23,10 @@ FLAGS = {
     "second-decoder": "the first decoder could not read the image, a second did",
     "image-smaller-than-tile": "the image is smaller than the network's tile and was surrounded with black",
     "colour-image-for-grey-model": "the image has colour and the network knows grey alone",
+    "grey-image-for-colour-model": "the image is grey and the network knows colour images alone",
+    "dicom-kind-not-declared": "the network does not say for which kinds of DICOM images it was made",
+    "lookup-table-partly-filled": "the image may be too dark: its lookup table fills a part of its range alone",
+    "unread-regions": "regions of the slide could not be read",
 }
 
 

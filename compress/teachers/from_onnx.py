@@ -81,6 +81,9 @@ def open_onnx(source: TeacherSource, study: Task, content: bytes | None = None) 
     columns = source.given_columns()
     _check_columns(graph, columns)
     if graph.is_dense != study.is_dense:
+        if spec is not None:
+            check_fits(graph, spec)
+            probe(graph, spec)  # what gives no maps at all is said so
         raise ModelError(_other_kind(graph.name, study))
     if spec is not None:
         check_fits(graph, spec)

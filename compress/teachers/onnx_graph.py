@@ -141,7 +141,17 @@ def _ports(path: str, image_port: _Port, outputs: Sequence[_Port]) -> tuple[str,
             f"{path} maps {image_type} {list(sides)} to {logits_type} {list(out)}; it must map float images "
             "[n, channels, height, width] to float logits [n, labels], or of a segmentation [n, maps, height, width]"
         )
+    if len(out) == 4 and (1, 1) in (tuple(out[2:]), tuple(out[1:3])):
+        raise ModelError(_flat(path, [side or "n" for side in out]))
     return image, logits, tuple(side if isinstance(side, int) else 0 for side in sides), len(out) == 4
+
+
+def _flat(name: str, sides: Sequence[Any]) -> str:
+    """What is said of an answer for the image as a whole that has sides of one pixel."""
+    return (
+        f"{name} gives [{', '.join(map(str, sides))}]; a classifier's output must be [n, labels], and a segmentation's "
+        "maps as large as the image: export it again with torch.flatten(outputs, 1) as its last step"
+    )
 
 
 def check_fits(graph: OnnxGraph, spec: ImageSpec) -> None:
@@ -166,6 +176,8 @@ def probe(graph: OnnxGraph, spec: ImageSpec) -> Tensor:
         raise ModelError(f"{graph.name} cannot run on images of its spec: {exc}") from None
     if not torch.isfinite(outputs).all():
         raise ModelError(f"{graph.name} gives values that are not finite on noise; check its weights")
+    if graph.is_dense and outputs.shape[2:] == (1, 1):
+        raise ModelError(_flat(graph.name, ["n", *outputs.shape[1:]]))
     if graph.is_dense and outputs.shape[2:] != torch.Size((spec.height_px, spec.width_px)):
         height, width = outputs.shape[2:]
         raise ModelError(

@@ -81,6 +81,11 @@ def refuse_other_kind(name: str, outputs: tuple[int, ...], task: Task, sides: tu
     Raises:
         ModelError: one answer an image where one a pixel is wanted, the other way round, or maps of another size.
     """
+    if outputs[1:] == (1, 1):
+        raise ModelError(
+            f"{name} gives {(1, *outputs)} for one image; a classifier's logits must be (1, labels), and a "
+            "segmentation's maps as large as the image: end it in torch.flatten(logits, 1)"
+        )
     if task.is_dense and len(outputs) != 3:
         raise ModelError(
             f"{name} gives {outputs} for one image, which is no mask; a teacher of a segmentation gives a map of the "

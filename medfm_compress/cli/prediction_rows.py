@@ -22,7 +22,7 @@ _CALLED = {True: "called", False: "not called", None: "no operating point"}
 
 def as_line(image: Path, outcome: Prediction | MedfmError | str) -> str:
     """``chest.dcm: opacity 0.913 (called)``."""
-    return f"{image.name}{_frame(outcome)}: {_in_words(outcome, _findings)}"
+    return f"{image.name}{_frame(outcome)}: {_in_words(image, outcome, _findings)}"
 
 
 class Rows:
@@ -44,7 +44,7 @@ class Rows:
 
     def row(self, image: Path, outcome: Prediction | MedfmError | str) -> str:
         """The row of an image: what was predicted, why it was refused, or why it was skipped."""
-        text = _in_words(outcome, self._cells if self._columns else _findings)
+        text = _in_words(image, outcome, self._cells if self._columns else _findings)
         return f"{f'{image}{_frame(outcome)}':{self._image}}  {text}"
 
     def _cells(self, outcome: Prediction) -> str:
@@ -60,11 +60,11 @@ def _frame(outcome: Prediction | MedfmError | str) -> str:
     return "" if number is None else f", frame {number}"
 
 
-def _in_words(outcome: Prediction | MedfmError | str, predicted: Callable[[Prediction], str]) -> str:
+def _in_words(image: Path, outcome: Prediction | MedfmError | str, predicted: Callable[[Prediction], str]) -> str:
     if isinstance(outcome, str):
         return f"skipped: {outcome}"
     if isinstance(outcome, MedfmError):
-        return f"refused: {outcome}"
+        return f"refused: {str(outcome).removeprefix(f'{image.name}: ')}"  # the name stands before it already
     flags = f"  [{', '.join(outcome.flags)}]" if outcome.flags else ""
     if not outcome.probabilities:
         return f"not reliable: {outcome.not_reliable} (typicality {outcome.typicality:.3g}){flags}"

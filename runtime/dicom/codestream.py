@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from medfm_compress.runtime.dicom.jpeg_2000 import coding_of, is_jpeg_2000
+from medfm_compress.runtime.images.jpeg_markers import MAX_FILL_BYTES, MAX_SEGMENTS
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _SOF_LOSSLESS, _SOF_JPEG_LS, _DHT, _SOS, _APP0, _APP14 = 0xC3, 0xF7, 0xC4, 0xDA, 0xE0, 0xEE
@@ -131,13 +132,17 @@ def with_sequential_scan(frame: bytes) -> bytes:
 
 
 def _segments(frame: bytes) -> Iterator[_Segment]:
-    """Marker segments up to and including the first start of scan; ends early at anything that is no marker."""
+    """Marker segments up to and including the first start of scan; ends early at anything that is no marker.
+
+    Also behind as many as `jpeg_markers.check_header` lets pass, which knows where other decoders see markers.
+    """
     at = 2
-    while at + 4 <= len(frame) and frame[at] == 0xFF:
+    for _ in range(MAX_SEGMENTS):
+        filled = frame[at : at + MAX_FILL_BYTES + 1]
+        at += max(0, len(filled) - len(filled.lstrip(b"\xff")) - 1)
+        if at + 4 > len(frame) or frame[at] != 0xFF:
+            return
         marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
         body = frame[at + 4 : at + 2 + length]
         if length < 2 or len(body) != length - 2:
             return

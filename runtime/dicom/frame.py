@@ -15,22 +15,23 @@ from medfm_compress.runtime.dicom.codestream import (
     without_colour_marks,
 )
 from medfm_compress.runtime.dicom.gdcm_process import DEEP_BITS
-from medfm_compress.runtime.dicom.jpeg_2000 import coding_of, is_jpeg_2000, unwrap
+from medfm_compress.runtime.dicom.jpeg_2000 import coding_of, has_too_many_segments, is_jpeg_2000, unwrap
 from medfm_compress.runtime.dicom.rle import HEADER_BYTES, segment_starts
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.images.completeness import check_scans
+from medfm_compress.runtime.images.jpeg_markers import check_header
 
 _MAX_FRAGMENTS = 100_000
 _ITEM = b"\xfe\xff\x00\xe0"
-_EXTENDED = 0xC1
+_EXTENDED, _JPEG_LS = 0xC1, 0xF7
 # Of the code in the frame, by transfer syntax (PS3.5 A.4): SOFn of JPEG; JPEG 2000 and HTJ2K are one family.
 _PROCESSES = {
     "1.2.840.10008.1.2.4.50": (0xC0, 0xC1, 0xC2),  # progressive has lost its own, and is met here
     "1.2.840.10008.1.2.4.51": (0xC0, 0xC1, 0xC2),
     "1.2.840.10008.1.2.4.57": (0xC3,),
     "1.2.840.10008.1.2.4.70": (0xC3,),
-    "1.2.840.10008.1.2.4.80": (0xF7,),
-    "1.2.840.10008.1.2.4.81": (0xF7,),
+    "1.2.840.10008.1.2.4.80": (_JPEG_LS,),
+    "1.2.840.10008.1.2.4.81": (_JPEG_LS,),
 }
 _SIGN = {False: "unsigned", True: "signed"}
 
@@ -90,8 +91,10 @@ def check_process(frame: bytes, syntax: str, name: str) -> None:
     """Refuse a frame that is coded otherwise than the transfer syntax says, as where it changes within a file.
 
     Raises:
-        ImageRefused: it is.
+        ImageRefused: it is, or its header has far more segments or fill bytes than an image needs.
     """
+    if not is_jpeg_2000(frame):
+        check_header(frame, name, is_jpeg_ls=_JPEG_LS in _PROCESSES.get(syntax, ()))
     header = None if is_jpeg_2000(frame) else jpeg_header(frame)
     if syntax in _PROCESSES:
         fits = not is_jpeg_2000(frame) and (header is None or header.process in _PROCESSES[syntax])
@@ -122,6 +125,11 @@ def _plain_jpeg_2000(frame: bytes, layout: Layout, name: str) -> PlainFrame:
     if wrapped is None:
         raise ImageRefused(f"{name}: the JP2 boxes around the compressed frame are damaged; export the image again")
     stream = wrapped.code_stream
+    if has_too_many_segments(stream):
+        raise ImageRefused(
+            f"{name}: the JPEG 2000 code stream has far more marker segments than an image needs; export the image "
+            "again"
+        )
     coding = coding_of(stream)
     _check_whole(stream, coding and Extent(coding.height, coding.width, coding.components), layout, name)
     if coding is None:  # refused above; this tells the type checker
@@ -141,9 +149,10 @@ def _plain_jpeg_2000(frame: bytes, layout: Layout, name: str) -> PlainFrame:
 def _plain_jpeg(frame: bytes, layout: Layout, name: str) -> PlainFrame:
     header = jpeg_header(frame)
     _check_whole(frame, header and header.extent, layout, name)
-    check_scans(frame, layout.rows, layout.columns, name)
     if header is None:  # refused above; this tells the type checker
         raise AssertionError
+    if header.process != _JPEG_LS:  # which has a scan for each component at most, or no decoder reads it
+        check_scans(frame, layout.rows, layout.columns, name)
     if layout.samples != 3:
         is_deep = header.process == _EXTENDED and header.precision == DEEP_BITS
         return PlainFrame(with_sequential_scan(frame) if is_deep else frame, None, False, header.precision)

@@ -8,6 +8,7 @@ decoders get the code stream alone. Sources: ITU-T T.800 A.4 to A.6 (markers), I
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Literal, NamedTuple
 
 SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
@@ -19,7 +20,9 @@ _SOT, _SOD, _SIZ, _COD = 0x90, 0x93, 0x51, 0x52
 _SOT_MARKER, _SOT_BYTES = b"\xff\x90", 12
 _SIZ_BYTES = 38  # SIZ without its components: marker's length field to Csiz
 _MAX_BOXES = 256
+_MAX_SEGMENTS = 1000  # 255 of each of PPM, TLM and PLM, and some for each component (A.3, table A.2)
 _MAX_TILE_PARTS = 100_000
+_MAX_TILE_SEGMENTS = 100_000  # in the headers of all tile-parts
 _ENUMERATED = 1
 _COLOURS: dict[int, Colour] = {16: "RGB", 17: "grey", 18: "YBR"}
 
@@ -117,6 +120,12 @@ def _is_reordered(box: _Box) -> bool:
     return any(kind != 0 or colour not in (0, channel + 1) for channel, kind, colour in entries)
 
 
+def has_too_many_segments(code_stream: bytes) -> bool:
+    """Whether its main header has more than 1000 marker segments, or those of its tile-parts 100 000 in all."""
+    limited = ((_segments(code_stream), _MAX_SEGMENTS), (_tile_segments(code_stream), _MAX_TILE_SEGMENTS))
+    return any(next(islice(segments, most, None), None) is not None for segments, most in limited)
+
+
 def coding_of(code_stream: bytes) -> Coding | None:
     """What the main header says (A.4.1, A.5.1, A.6.1), or None where it or the header of a tile contradicts it."""
     main = list(_segments(code_stream))
@@ -148,13 +157,18 @@ def coding_of(code_stream: bytes) -> Coding | None:
 
 def _tile_styles(code_stream: bytes) -> Iterator[bytes]:
     """COD segments in the headers of tile-parts, which override the main header for their tile (A.4.2, A.6.1)."""
+    return (body for marker, body in _tile_segments(code_stream) if marker == _COD)
+
+
+def _tile_segments(code_stream: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and body of each segment in the headers of tile-parts."""
     at = _end_of_segments(code_stream, 2)
     for _ in range(_MAX_TILE_PARTS):
         if code_stream[at : at + 2] != _SOT_MARKER:
             return
         # SOT, Lsot (2), Isot (2), Psot (4): the length of the tile-part, 0 in the last one.
         length = int.from_bytes(code_stream[at + 6 : at + 10], "big")
-        yield from (body for marker, body in _segments(code_stream, at + _SOT_BYTES) if marker == _COD)
+        yield from _segments(code_stream, at + _SOT_BYTES)
         if length < _SOT_BYTES:
             return
         at += length

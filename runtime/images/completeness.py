@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.images.jpeg_markers import EOI, SOS, MarkerCount, check_header, markers
 from medfm_compress.runtime.images.size_limits import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -23,11 +25,10 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 # First column, first row, and steps of the seven passes of Adam7 (RFC 2083, 2.6).
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _INFLATE_PIECE = 64 * 1024
+_MAX_CHUNKS = 100_000  # the largest image in IDAT chunks of 2 kB each; libpng makes them of 8 kB
 
-_SOF_PROGRESSIVE, _SOS, _EOI = 0xC2, 0xDA, b"\xff\xd9"
-_FILL = 0xFF
+_SOF_PROGRESSIVE = 0xC2
 _COEFFICIENTS = 64
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # stuffing, restarts and fill bytes are none
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _NOISE = bytes((37 * at + 91) % 251 for at in range(96))  # no 0xFF
 
@@ -35,6 +36,26 @@ _MAX_SCANS = 200  # each coefficient of three components in a scan of its own ta
 _MAX_SCANNED_PIXELS = 20 * MAX_PIXELS  # about two seconds of scans without any data
 
 _PLANAR_CONFIGURATION, _SEPARATE_PLANES = 284, 2
+
+
+def check_parts(data: bytes, kind: str, name: str) -> None:
+    """Refuse a JPEG of far more segments, or a PNG of far more chunks, than an image has, before each is looked at.
+
+    Args:
+        data: the whole file.
+        kind: Pillow's name of its format; of others nothing is looked at.
+        name: what to call it in an error.
+
+    Raises:
+        ImageRefused: there are more than 100 000 chunks, or more than `jpeg_markers.check_header` lets pass.
+    """
+    if kind == "JPEG":
+        check_header(data, name)
+    elif kind == "PNG" and next(islice(_chunks(data, with_crc=False), _MAX_CHUNKS, None), None) is not None:
+        raise ImageRefused(
+            f"{name}: the PNG file has more than {_MAX_CHUNKS} chunks, far more than its pixels need; export the image "
+            "again"
+        )
 
 
 def check_png(data: bytes, name: str) -> None:
@@ -149,13 +170,13 @@ def lacks_scans(jpeg: bytes) -> bool:
 
     Its scans bring bands of coefficients (Ss to Se) down to a bit (Al), which is 0 in the last scan of a band.
     """
-    if bytes((_FILL, _SOF_PROGRESSIVE)) not in jpeg:  # looking for two bytes is a tenth of looking for all markers
+    if bytes((0xFF, _SOF_PROGRESSIVE)) not in jpeg:  # looking for two bytes is a tenth of looking for all markers
         return False
     segments = list(_segments(jpeg))
     frame = next((body for marker, body in segments if marker == _SOF_PROGRESSIVE), b"")
     missing = {(component, index) for component in frame[6::3] for index in range(_COEFFICIENTS)}
     for marker, body in segments:
-        if marker == _SOS and _is_scan(body) and body[-1] & 15 == 0:
+        if marker == SOS and _is_scan(body) and body[-1] & 15 == 0:
             missing -= {(part, index) for part in body[1:-3:2] for index in range(body[-3], body[-2] + 1)}
     return bool(missing)
 
@@ -163,15 +184,19 @@ def lacks_scans(jpeg: bytes) -> bool:
 def check_scans(jpeg: bytes, height: int, width: int, name: str) -> None:
     """Refuse a JPEG of far more scans than pixels need, before a decoder goes over the whole image for each of them.
 
-    A scan without data takes ten bytes, and the time of one with data; one of several components is as many.
+    A scan without data takes ten bytes, and the time of one with data; one of several components is as many. Segments
+    and fill bytes among the scans are counted along.
 
     Raises:
-        ImageRefused: there are more than 200, or more than 20 of the largest image allowed.
+        ImageRefused: there are more than 200, or more than 20 of the largest image allowed, or more segments or fill
+            bytes than `jpeg_markers` lets pass.
     """
     most = min(_MAX_SCANS, _MAX_SCANNED_PIXELS // max(1, height * width))
-    scans = 0
-    for marker, body in _segments(jpeg):
-        if marker == _SOS:
+    scans, count = 0, MarkerCount(name)
+    for marker in markers(jpeg):
+        count.add(marker)
+        if marker.code == SOS:
+            body = jpeg[marker.at + 4 : marker.end]
             scans += max(1, body[0]) if _is_scan(body) else 1
         if scans > most:
             raise ImageRefused(
@@ -187,27 +212,13 @@ def _is_scan(body: bytes) -> bool:
 
 def _end_of_scans(jpeg: bytes) -> int | None:
     """Where the first image's EOI marker stands, fill bytes before it (T.81, B.1.1.2) and all, or None."""
-    at = next((at for at in _markers(jpeg) if jpeg[at : at + 2] == _EOI), None)
-    while at is not None and jpeg[at - 1] == _FILL:
-        at -= 1
-    return at
+    last = next((marker for marker in markers(jpeg) if marker.code == EOI), None)
+    return None if last is None else last.at - last.filler
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
     """Marker and body of each segment of the first image."""
-    for at in _markers(jpeg):
-        yield jpeg[at + 1], jpeg[at + 4 : at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")]
-
-
-def _markers(jpeg: bytes) -> Iterator[int]:
-    """Where markers stand, to the first EOI; entropy-coded data and segments, with their previews, are stepped over."""
-    at = 2
-    while (found := _MARKER.search(jpeg, at)) is not None:
-        at = found.start()
-        yield at
-        if jpeg[at : at + 2] == _EOI:
-            return
-        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return ((marker.code, jpeg[marker.at + 4 : marker.end]) for marker in markers(jpeg))
 
 
 def check_tiff(image: Image, name: str) -> None:

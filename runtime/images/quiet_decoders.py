@@ -15,6 +15,19 @@ from contextlib import ExitStack, contextmanager
 from medfm_compress.runtime.errors import ImageRefused, MedfmError, MissingDependency
 
 _LOGGERS = ("pydicom", "pylibjpeg", "openjpeg", "PIL")
+# By the name of an error or of what it derives from; Pillow's and zlib's own are not imported for it.
+_WORDS = {
+    "UnidentifiedImageError": "its header cannot be read",
+    "SyntaxError": "its header cannot be read",
+    "OSError": "its pixels cannot be decoded to their end",
+    "EOFError": "a part of it ends too early",
+    "LookupError": "a part of it is missing",
+    "AttributeError": "a part of it is missing",
+    "RecursionError": "it is nested too deep",
+    "MemoryError": "it needs more memory than there is",
+    "error": "a part of it ends too early or does not unpack",
+    "ValueError": "a value in it is not allowed",
+}
 
 
 class _Silence:
@@ -59,7 +72,7 @@ def quiet() -> Iterator[None]:
 def decoding(name: str, kind: str) -> Iterator[None]:
     """A block that reads a file which may be hostile: silent, and whatever a decoder raises becomes `ImageRefused`.
 
-    The decoder's own words are dropped, since they quote the file.
+    The decoder's own words are dropped, since they quote the file; what kind of error it was stays, in ours.
 
     Args:
         name: what to call the file.
@@ -82,9 +95,14 @@ def decoding(name: str, kind: str) -> Iterator[None]:
         ) from exc
     except Exception as exc:  # noqa: BLE001 - a damaged file may raise anything inside a decoder
         raise ImageRefused(
-            f"{name}: the {kind} file is damaged, truncated or of an unsupported form ({type(exc).__name__}); "
+            f"{name}: the {kind} file is damaged, truncated or of an unsupported form: {_in_words(exc)}; "
             "export it again"
         ) from None
+
+
+def _in_words(exc: Exception) -> str:
+    """What kind of error a decoder raised."""
+    return next((_WORDS[kind.__name__] for kind in type(exc).__mro__ if kind.__name__ in _WORDS), "its decoder failed")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import ImageRefused
-from medfm_compress.runtime.images.completeness import check_chunks, check_rows, check_tiff
+from medfm_compress.runtime.images.completeness import check_chunks, check_parts, check_rows, check_scans, check_tiff
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, kind_of, raster_format
 from medfm_compress.runtime.images.libtiff_errors import tiff_errors
 from medfm_compress.runtime.images.quiet_decoders import decoding
@@ -76,6 +76,7 @@ def open_mask(data: bytes, kind: str, name: str) -> Any:
     """
     from PIL import Image, ImageOps
 
+    check_parts(data, kind, name)
     with decoding(name, kind), Image.open(io.BytesIO(data), formats=[kind]) as image:
         check_extent(image.height, image.width, name)
         check_decoded(image.height, image.width, _BYTES.get(image.mode, 4), name)
@@ -88,6 +89,8 @@ def open_mask(data: bytes, kind: str, name: str) -> Any:
                 raise ImageRefused(f"{name} has {data[24]} bits a colour; save it with one number a pixel")
         if kind == "TIFF":
             _check_tiff(image, name)
+        if kind == "JPEG":
+            check_scans(data, image.height, image.width, name)
         with tiff_errors() as errors:
             image.load()
         if errors.count:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medfm_compress.runtime.errors import ImageRefused, MissingDependency
 from medfm_compress.runtime.images.completeness import (
     check_chunks,
+    check_parts,
     check_rows,
     check_scans,
     check_tiff,
@@ -79,6 +80,7 @@ def decode_raster(data: bytes, name: str) -> Pixels:
 def _decode(data: bytes, kind: str, opener: Callable[[io.BytesIO], Image], name: str) -> Pixels:
     from PIL import ImageOps
 
+    check_parts(data, kind, name)
     with opener(io.BytesIO(data)) as image:  # reads only the header
         check_extent(image.height, image.width, name)
         check_decoded(image.height, image.width, _bytes_per_pixel(image), name)

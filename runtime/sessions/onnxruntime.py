@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,9 @@ _INTEGER_OPERATORS = frozenset(  # of ONNX, and what ONNX Runtime makes of them
         *("QGemm", "QAttention", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"),
     )
 )
+_WITHOUT_EXACT_KERNEL = re.compile(
+    r"NOT_IMPLEMENTED.*?\b(Q(?:Linear\w+|Gemm|Attention)|(?:MatMul|Conv)Integer\w*)\("
+)  # as ONNX Runtime names an operator, its version in parentheses
 
 Port = tuple[str, str, tuple[int | str | None, ...]]
 
@@ -176,7 +180,9 @@ def _load(model: bytes, threads: int, precision: str, device: str) -> Any:
     try:
         session = onnxruntime.InferenceSession(model, options, providers=providers, **_PLAIN_START)
     except Exception as exc:
-        raise BundleRefused(f"onnxruntime cannot load the model: {_why(exc)}") from exc
+        raise BundleRefused(
+            f"onnxruntime cannot load the model: {reason_in_words(exc, is_exact=multiplies_exactly(read_cpu()))}"
+        ) from exc
     with contextlib.suppress(AttributeError):  # gone from the versions that never fall back
         session.disable_fallback()
     if hasattr(session, "_model_bytes"):
@@ -184,15 +190,21 @@ def _load(model: bytes, threads: int, precision: str, device: str) -> Any:
     return session
 
 
-def _why(exc: Exception) -> str:
-    """The first line of an error, or what lies behind it where kernels are kept to the exact ones."""
+def reason_in_words(exc: Exception, *, is_exact: bool) -> str:
+    """The first line of an error of loading, or what lies behind it where kernels are kept to the exact ones.
+
+    Args:
+        exc: what ONNX Runtime raised.
+        is_exact: whether the CPU multiplies exactly of itself (`instruction_sets.multiplies_exactly`).
+    """
     reason = _first_line(exc)
-    if "NOT_IMPLEMENTED" in reason and "QLinear" in reason and not multiplies_exactly(read_cpu()):
-        return (
-            "it multiplies signed by signed bytes (QLinear…), which a CPU without VNNI, as this one, would do wrongly; "
-            "quantize it with unsigned activations (QUInt8), or in QDQ form"
-        )
-    return reason
+    found = _WITHOUT_EXACT_KERNEL.search(reason)
+    if found is None or is_exact:
+        return reason
+    return (
+        f"it multiplies signed by signed bytes ({found[1]}), which a CPU without VNNI, as this one, would do wrongly; "
+        "quantize it with unsigned activations (QUInt8), or in QDQ form"
+    )
 
 
 def _check_content(model: bytes, precision: str) -> None:

@@ -48,6 +48,7 @@ def test_a_refused_image_does_not_stop_the_others(folder):
     assert result.exit_code == 4
     assert first.startswith("bad.png: refused: ") and second.startswith("absent.png: refused: ")
     assert third.startswith("two.png: opacity")
+    assert [line.count(name) for line, name in ((first, "bad.png"), (second, "absent.png"))] == [1, 1]
 
 
 def test_json_is_one_document(folder):

@@ -16,6 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from medfm_compress.compress.teacher_outputs.fastest_engine import Asked, fastest_engine
 from medfm_compress.compress.teachers.from_onnx import OnnxTeacher
+from medfm_compress.compress.teachers.onnx_network import network_of_onnx
 from medfm_compress.compress.teachers.open import TeacherSource, open_teacher
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.runtime.errors import InputError, ModelError
@@ -166,6 +167,26 @@ def test_other_images_than_the_graph_takes_are_refused(tmp_path: Path) -> None:
     small = ImageSpec(height_px=16, width_px=8, colour="rgb", mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(ModelError, match=r"takes images of 3×8×8 .* describes 3×16×8"):
         opened(write(tmp_path / "net.onnx"), spec=small, labels=STUDY.labels)
+
+
+@pytest.mark.parametrize("declared", [(3, 1, 1), (1, 1, 3), (3, "h", "w")])
+@pytest.mark.parametrize("study", [STUDY, Task(kind="segmentation", labels=("a", "b", "c"))], ids=["labels", "masks"])
+def test_one_answer_an_image_with_sides_of_one_pixel_is_said_so(
+    study: Task, declared: tuple[int | str, ...], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "net.onnx")
+    model = onnx.load(path)
+    shape = [-1, 1, 1, 3] if declared == (1, 1, 3) else [-1, 3, 1, 1]
+    model.graph.initializer.append(numpy_helper.from_array(np.array(shape), "to"))
+    model.graph.node.append(helper.make_node("Reshape", ["x0", "to"], ["y"]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", *declared]))
+    onnx.save(model, path)
+    said = r"gives \[n, (3, 1, 1|1, 1, 3)\]; a classifier's output must be \[n, labels\].*torch\.flatten\(outputs, 1\)"
+    with pytest.raises(ModelError, match=said):
+        opened(path, study, labels=("a", "b", "c"))
+    source = TeacherSource(source=path, spec=str(tmp_path / "net.spec.json"), outputs="logits")
+    with pytest.raises(ModelError, match=said):
+        network_of_onnx(source, None)
 
 
 def test_logits_that_are_not_finite_are_refused_when_asked(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from medfm_compress.compress.networks.model import save_model
 from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
 from medfm_compress.compress.teachers.onnx_network import network_of_onnx
 from medfm_compress.compress.teachers.open import TeacherSource, open_teacher
-from medfm_compress.compress.teachers.structure_mapping import structure_map
+from medfm_compress.compress.teachers.structure_mapping import refuse_other_kind, structure_map
 from medfm_compress.compress.teachers.teacher import Teacher
 from medfm_compress.compress.training.config import TrainingConfig
 from medfm_compress.runtime.errors import InputError, ModelError
@@ -125,6 +125,14 @@ def test_networks_of_the_other_kind_are_refused(tmp_path: Path) -> None:
     named = TeacherSource(source="monai:unet", weights=str(tmp_path / "dense" / "model.safetensors"))
     with pytest.raises(ModelError, match="how its images are prepared"):
         open_teacher((named,), ONE, config)
+
+
+@pytest.mark.parametrize("study", [ONE, Task(kind="binary", labels=("a", "b"))], ids=["masks", "labels"])
+def test_logits_with_sides_of_one_pixel_are_said_so(study: Task) -> None:
+    with pytest.raises(
+        ModelError, match=r"net gives \(1, 3, 1, 1\) for one image; a classifier's logits must be \(1, labels\)"
+    ):
+        refuse_other_kind("net", (3, 1, 1), study, (32, 32))
 
 
 def write_onnx(

@@ -6,17 +6,19 @@ import contextlib
 import gzip
 import io
 import random
+import struct
 import threading
 import time
 import warnings
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.images import libtiff_errors
-from medfm_compress.runtime.images.quiet_decoders import quiet
+from medfm_compress.runtime.images.quiet_decoders import decoding, quiet
 from medfm_compress.runtime.read_image import is_image_file, read_image
 
 GREY8 = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64).astype(np.uint8)
@@ -464,3 +466,31 @@ def test_libtiffs_own_handler_is_back_when_the_last_one_leaves(capfd):
     assert capfd.readouterr().err == ""
     load_with_pillow(damaged)
     assert capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (UnidentifiedImageError("secret"), "its header cannot be read"),
+        (SyntaxError("secret"), "its header cannot be read"),
+        (OSError("secret"), "its pixels cannot be decoded to their end"),
+        (struct.error("secret"), "a part of it ends too early or does not unpack"),
+        (zlib.error("secret"), "a part of it ends too early or does not unpack"),
+        (KeyError("secret"), "a part of it is missing"),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "secret"), "a value in it is not allowed"),
+        (TypeError("secret"), "its decoder failed"),
+    ],
+    ids=repr,
+)
+def test_what_a_decoder_raised_is_said_in_words(error, words):
+    with pytest.raises(ImageRefused) as refused, decoding("x.jpg", "JPEG"):
+        raise error
+    said = f"x.jpg: the JPEG file is damaged, truncated or of an unsupported form: {words}; export it again"
+    assert str(refused.value) == said
+
+
+def test_a_truncated_jpeg_is_refused_without_the_name_of_a_class():
+    data = encode(RGB8, "JPEG")
+    with pytest.raises(ImageRefused, match="its pixels cannot be decoded to their end") as refused:
+        read_image(data[: len(data) // 2])
+    assert "Error" not in str(refused.value)

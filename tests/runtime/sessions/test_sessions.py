@@ -206,3 +206,27 @@ def test_openvino_does_not_report_home(tmp_path):
     environment = {"HOME": str(tmp_path), "PATH": ""}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("operator", "error"),
+    [
+        ("QGemm", "Failed to find kernel for com.microsoft.QGemm(1) (node:'/Gemm_quant' ep:'CPUExecutionProvider')."),
+        ("QLinearConv", "Could not find an implementation for QLinearConv(10) node with name ''"),
+        ("QLinearAdd", "Could not find an implementation for com.microsoft.QLinearAdd(1) node with name 'sum'"),
+        ("QAttention", "Could not find an implementation for QAttention(1) node with name 'QLinearConv(1)'"),
+        ("MatMulInteger", "Could not find an implementation for MatMulInteger(10) node with name ''"),
+    ],
+)
+def test_signed_products_are_said_in_words_where_there_is_no_exact_kernel(operator, error):
+    raised = RuntimeError(f"[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : {error}")
+    said = ort_backend.reason_in_words(raised, is_exact=False)
+    assert f"signed by signed bytes ({operator})" in said and "QUInt8" in said and "NOT_IMPLEMENTED" not in said
+    assert ort_backend.reason_in_words(raised, is_exact=True) == str(raised)
+
+
+@pytest.mark.parametrize(
+    "error", ["NOT_IMPLEMENTED : Conv(11) of QLinearConv", "FAIL : QGemm(1)", "NOT_IMPLEMENTED : Q"]
+)
+def test_other_errors_of_loading_are_kept(error):
+    assert ort_backend.reason_in_words(RuntimeError(error), is_exact=False) == error
