@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.data.written_forms import normal_form
-from medfm_compress.runtime.errors import StudyError
+from medfm_compress.runtime.errors import StudyError, in_one_line
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.task import INDEPENDENT_KINDS, Task, TaskKind
 
 Split = Literal["train", "val", "test", "unlabelled"]
+HOW_TO_LABEL = "put its images into a folder per class, or give a cases.csv with a column 'label' (docs/studies.md)"
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,7 +109,9 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def task(self) -> Task:
-        """What the study asks of a network; nothing is decided yet."""
+        """What the study asks of a network; nothing is decided yet. Raises `StudyError` where it has no labels."""
+        if not self.labels:
+            raise StudyError(f"{in_one_line(self.root)} has no labels; {HOW_TO_LABEL}")
         return Task(kind=self.kind, labels=self.labels, normal=self.normal or msgspec.UNSET)
 
     @property
