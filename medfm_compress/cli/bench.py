@@ -47,9 +47,10 @@ def bench(
 ) -> None:
     """Evaluate and time a bundle against its teacher; the report goes to a folder, the verdict to the gate.
 
-    The teacher always runs in PyTorch, because everything is held against it, on a GPU too where anything else runs
-    there; name torch:cpu alone among its engines to leave its ONNX Runtime and OpenVINO rows out. Variants for a device
-    that this machine lacks are left out and named, unless a target names the device, which is refused.
+    The teacher runs in PyTorch, because everything is held against it, on a GPU too where anything else runs there;
+    name torch:cpu alone among its engines to leave its ONNX Runtime and OpenVINO rows out. One that is an ONNX file
+    runs in ONNX Runtime alone. Variants for a device that this machine lacks are left out and named, unless a target
+    names the device, which is refused.
     """
     check_report_out(out, overwrite)
     from medfm_compress import steps
