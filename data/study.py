@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
@@ -102,6 +103,18 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
     def split(self, name: str) -> tuple[Case, ...]:
         """Labelled and unlabelled cases of one split, in the table's order."""
         return tuple(case for case in self.cases if case.split == name)
+
+    def labelled_split(self, name: str) -> tuple[Case, ...]:
+        """Its cases that have a label; raises `StudyError` where there are none, with the splits that have some."""
+        cases = tuple(case for case in self.split(name) if case.target)
+        if not cases:
+            found = Counter(case.split for case in self.cases if case.target)
+            others = ", ".join(f"{split} ({count})" for split, count in found.items()) or "none"
+            raise StudyError(
+                f"{in_one_line(self.root.name)} has no labelled case in split {name!r}; splits with labelled cases: "
+                f"{others}; name one of them, or cut one with 'medfm-compress study split'"
+            )
+        return cases
 
     def targets(self, cases: tuple[Case, ...]) -> NDArray[np.int64]:
         """Targets ``[n, 1]`` (binary, multiclass) or ``[n, labels]`` (independent), int64, of labelled cases."""

@@ -65,10 +65,10 @@ def patients_needed(study: Study, policy: Policy, split: str = "test") -> tuple[
     """Needs of every requirement of ``policy``; empty groups are left out.
 
     Raises:
-        InputError: ``split`` has no labelled case, or the study lacks a column or finding that the policy names.
+        StudyError: ``split`` has no labelled case.
+        InputError: the study lacks a column or finding that the policy names.
     """
-    cases = tuple(case for case in study.split(split) if case.target)
-    task = study.task
+    task, cases = study.task, study.labelled_split(split)
     evaluation = tabulate(np.zeros((len(cases), len(study.labels))), study, cases, task, name=split)
     needs: list[Need] = []
     for entry in policy.non_inferiority:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.bench.stats.pareto_front import front
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.quantization_step import UNLABELLED, candidate_step
+from medfm_compress.bench.types.quantization_step import UNLABELLED, candidate_step, idle_candidate
 from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
@@ -352,7 +352,7 @@ def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: str, valida
         lines.append(f"quantize: {UNLABELLED}, on {len(validation.cases)} images; {unknown} is not known")
     for attempt in attempts:
         if isinstance(attempt, DoesNotApply):
-            lines.append(f"quantize: {attempt.candidate} does not apply: {attempt.reason}")
+            lines.append(f"quantize: {idle_candidate(attempt.candidate, attempt.reason)}")
         elif attempt.name != "fp32":
             lines.append(candidate_step(attempt.variant.name, attempt.name, attempt.reason, kept=attempt.kept))
     return lines

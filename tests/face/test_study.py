@@ -73,6 +73,13 @@ def test_a_policy_says_how_many_patients_it_takes(study: Path, tmp_path: Path) -
     assert (accuracy["patients"], accuracy["present"]) == (16, 15)
 
 
+def test_a_split_that_is_none_is_named_beside_those_that_are(study: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("non_inferiority:\n  - {metric: auroc, margin: 0.4}\n")
+    with pytest.raises(StudyError, match=r"no labelled case in split 'vall'; .*: train \(50\), test \(30\); name one"):
+        run("check", study, "--policy", policy, "--split", "vall")
+
+
 def test_json_is_one_document(study: Path) -> None:
     code, text = run("check", study, "--json")
     actual = json.loads(text)
