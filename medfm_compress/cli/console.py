@@ -153,8 +153,10 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Collectio
 
     plain = is_plain()
     drawn = io.StringIO()  # Rich hands a stream on at once, and ends the process where its reader has left
-    colours = None if plain else "auto"
-    console = Console(file=drawn, force_terminal=not plain, color_system=colours, width=_WIDE if plain else None)
+    if plain:
+        console = Console(file=drawn, force_terminal=False, color_system=None, width=_WIDE)
+    else:
+        console = Console(file=drawn, force_terminal=True)
     grid = Table(box=Box(_PLAIN_BOX, ascii=True) if plain else SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, header in enumerate(headers):
         grid.add_column(Text(header), justify="left" if number in left else "right", overflow="fold")
