@@ -22,7 +22,6 @@ from medfm_compress.bench.evaluate.subprocess_inference import (
     Scratch,
     evaluate_model,
     image_files,
-    labelled_cases,
 )
 from medfm_compress.bench.evaluate.test_set_log import LoggedEvaluation, log_evaluation
 from medfm_compress.bench.external_models import external_model
@@ -83,7 +82,7 @@ def bench_bundle(
         StudyError: no labelled case in the split, or other labels than the models have.
     """
     progress, out = progress or no_progress, Path(out_dir)
-    bundle, cases = Bundle.open(bundle_path), labelled_cases(study, options.split)
+    bundle, cases = Bundle.open(bundle_path), study.labelled_split(options.split)
     explained = load_explanations(out, model_digest=bundle.model_digest, teacher=teacher.identity)  # refused now
     if policy.policy.explanations != ExplanationLimits() and not explained:
         progress(f"the policy limits explanations, and none is in {out}: the gate will miss them; run 'explain' first")

@@ -94,8 +94,7 @@ def _unlabelled(root: Path, rules: DicomRules) -> Study:
 
 def _passed_over(root: Path, cases: Iterable[Path]) -> tuple[str, ...]:
     """What is said of files below ``root`` that are no case: an image left out unseen changes what is measured."""
-    left = sorted({path for path in root.rglob("*") if path.is_file()} - set(cases))
-    left = [path for path in left if not any(map(_is_hidden, (path, *path.relative_to(root).parents)))]
+    left = files_beside(root, cases)
     images = [path for path in left if _is_listed(path)]
     others = [path for path in left if path not in set(images)]
     sentences = []
@@ -111,6 +110,12 @@ def _passed_over(root: Path, cases: Iterable[Path]) -> tuple[str, ...]:
             "; put them into the folder of a class"
         )
     return tuple(sentences)
+
+
+def files_beside(root: Path, taken: Iterable[Path]) -> list[Path]:
+    """Every file below ``root`` that is not ``taken``, sorted; hidden ones are left out."""
+    left = sorted({path for path in root.rglob("*") if path.is_file()} - set(taken))
+    return [path for path in left if not any(map(_is_hidden, (path, *path.relative_to(root).parents)))]
 
 
 def _case(root: Path, path: Path, split: str, headers: Mapping[str, Header], patients: Patients) -> Case:

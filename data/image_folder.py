@@ -6,16 +6,17 @@ cannot be used is left out and said.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from medfm_compress.data.folders import images_below
+from medfm_compress.data.folders import files_beside, images_below
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Case, Study
+from medfm_compress.data.unread_files import by_suffix
 from medfm_compress.runtime.errors import StudyError, in_one_line
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.task import Task
@@ -40,7 +41,8 @@ def open_images(folder: Path, task: Task, spec: ImageSpec, least: int, most: int
     """
     if not folder.is_dir():
         raise StudyError(f"--images {folder} is no folder; give a folder of images, or a labelled study with --study")
-    names = [path.relative_to(folder).as_posix() for path in images_below(folder)]
+    images = images_below(folder)
+    names = [path.relative_to(folder).as_posix() for path in images]
     source = Files(folder, spec.dicom)
     study = Study(root=folder, kind=task.kind, labels=task.labels, normal=task.normal_labels, cases=(), source=source)
     refused: list[str] = []
@@ -49,7 +51,7 @@ def open_images(folder: Path, task: Task, spec: ImageSpec, least: int, most: int
     if len(used) < _needed(least):
         raise StudyError(_too_few(folder, len(used), least, refused, len(names)))
     cases = (Case(image=name, split="val" if number % _OF_THREE == 1 else "train") for number, name in enumerate(used))
-    remarks = (f"left out {_listed(refused)}",) if refused else ()
+    left_out = (f"left out {_listed(refused)}",) if refused else ()
     return Study(
         root=folder,
         kind=task.kind,
@@ -57,8 +59,18 @@ def open_images(folder: Path, task: Task, spec: ImageSpec, least: int, most: int
         normal=task.normal_labels,
         cases=tuple(sorted(cases, key=lambda case: case.image)),
         source=source,
-        remarks=remarks,
+        remarks=(*_not_read(folder, images), *left_out),
     )
+
+
+def _not_read(folder: Path, images: Sequence[Path]) -> tuple[str, ...]:
+    """What is said of files that are no images: a table among them is one that someone may think is read."""
+    others = files_beside(folder, images)
+    if not others:
+        return ()
+    tables = [path.relative_to(folder).as_posix() for path in others if path.suffix.lower() == ".csv"]
+    labelled = f"; labels in {in_one_line(tables[0])} count with --study alone" if tables else ""
+    return (f"{len(others)} file(s) that are no images are not read: {by_suffix(others)}{labelled}",)
 
 
 def _needed(least: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
@@ -11,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.data.written_forms import normal_form
-from medfm_compress.runtime.errors import StudyError
+from medfm_compress.runtime.errors import StudyError, in_one_line
 from medfm_compress.runtime.images.pixels import Pixels
 from medfm_compress.runtime.task import INDEPENDENT_KINDS, Task, TaskKind
 
 Split = Literal["train", "val", "test", "unlabelled"]
+HOW_TO_LABEL = "put its images into a folder per class, or give a cases.csv with a column 'label' (docs/studies.md)"
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,13 +104,27 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
         """Labelled and unlabelled cases of one split, in the table's order."""
         return tuple(case for case in self.cases if case.split == name)
 
+    def labelled_split(self, name: str) -> tuple[Case, ...]:
+        """Its cases that have a label; raises `StudyError` where there are none, with the splits that have some."""
+        cases = tuple(case for case in self.split(name) if case.target)
+        if not cases:
+            found = Counter(case.split for case in self.cases if case.target)
+            others = ", ".join(f"{split} ({count})" for split, count in found.items()) or "none"
+            raise StudyError(
+                f"{in_one_line(self.root.name)} has no labelled case in split {name!r}; splits with labelled cases: "
+                f"{others}; name one of them, or cut one with 'medfm-compress study split'"
+            )
+        return cases
+
     def targets(self, cases: tuple[Case, ...]) -> NDArray[np.int64]:
         """Targets ``[n, 1]`` (binary, multiclass) or ``[n, labels]`` (independent), int64, of labelled cases."""
         return np.array([case.target for case in cases], dtype=np.int64)
 
     @property
     def task(self) -> Task:
-        """What the study asks of a network; nothing is decided yet."""
+        """What the study asks of a network; nothing is decided yet. Raises `StudyError` where it has no labels."""
+        if not self.labels:
+            raise StudyError(f"{in_one_line(self.root)} has no labels; {HOW_TO_LABEL}")
         return Task(kind=self.kind, labels=self.labels, normal=self.normal or msgspec.UNSET)
 
     @property

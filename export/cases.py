@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from medfm_compress.data.case_columns import case_columns
 from medfm_compress.data.normal_labels import without_abnormal
 from medfm_compress.data.prepared import prepared_images
-from medfm_compress.data.study import Case, Study, check_normal
+from medfm_compress.data.study import HOW_TO_LABEL, Case, Study, check_normal
 from medfm_compress.runtime.columns import Column
-from medfm_compress.runtime.errors import StudyError
+from medfm_compress.runtime.errors import StudyError, in_one_line
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.network_inputs import NetworkInputs, with_columns
 from medfm_compress.runtime.preprocess import normalise
@@ -26,6 +26,8 @@ def check_labels(study: Study, task: Task) -> None:
         StudyError: they do not.
     """
     check_normal(study, task)
+    if not study.labels:
+        raise StudyError(f"{in_one_line(study.root)} has no labels; {HOW_TO_LABEL}")
     if (study.kind, study.labels) != (task.kind, task.labels):
         raise StudyError(
             f"the model's labels are {task.kind} {task.labels}, those of {study.root.name} are {study.kind} "

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from medfm_compress.data.image_folder import open_images
 from medfm_compress.data.open import open_study, open_study_of
-from medfm_compress.data.study import Study
+from medfm_compress.data.study import HOW_TO_LABEL, Study
 from medfm_compress.device_spec import device_spec
 from medfm_compress.runtime.atomic_write import replacing
 from medfm_compress.runtime.bundle.manifest import NOT_FOR_CLINICAL_USE, Manifest, Provenance
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import InputError, StudyError, in_one_line
 from medfm_compress.runtime.image_spec import ImageSpec
 from medfm_compress.runtime.progress import Progress
 from medfm_compress.runtime.task import Task
@@ -52,9 +52,19 @@ class CaseSource(NamedTuple):
             study = open_images(self.images, task, spec, self.least, self.most, self.seed)
         else:
             study = open_study_of(task, self.study or Path(), spec.dicom)
+            _refuse_bare(study)
         for sentence in study.remarks:
             progress(f"note: {sentence}")
         return study
+
+
+def _refuse_bare(study: Study) -> None:
+    """Raises StudyError where nobody says what the images show."""
+    if not study.labels:
+        raise StudyError(
+            f"--study {in_one_line(study.root)} has no labels; give --images FOLDER for a folder of images without "
+            f"labels; or {HOW_TO_LABEL}"
+        )
 
 
 def export_onnx_model(
@@ -71,6 +81,8 @@ def export_onnx_model(
     from medfm_compress.export.build import BundleDraft, bundle_of_network, wants_features
 
     labels = open_study(cases.study) if cases.study is not None else None
+    if labels is not None:
+        _refuse_bare(labels)
     progress(f"reading {source.source}")
     task = labels.task if labels is not None else None
     adopted = network_of_onnx(source, task, features=wants_features(labels, step.false_refusal_rate))

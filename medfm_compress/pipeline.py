@@ -26,7 +26,7 @@ from medfm_compress.onnx_model import CaseSource
 from medfm_compress.recipe import LoadedRecipe, missing_file, with_backbone
 from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.progress import Progress
-from medfm_compress.step_cache import StepCache
+from medfm_compress.step_cache import RECIPE_SHA256, StepCache
 from medfm_compress.step_settings import AnomalyStep, DistillStep, EmbedStep, FinetuneStep, PretrainStep
 
 Trained = TypeVar("Trained", PretrainStep, FinetuneStep, DistillStep, EmbedStep, PruneOptions)
@@ -93,7 +93,8 @@ class Job:
         """The study with the splits that the recipe asks for."""
         split = self._recipe.split
         make = partial(steps.prepare_study, source.path, source.normal, split, self._progress)
-        return self._cache.step("study", StudyTable(self._out / "study.csv", source.normal), [source], split, make)
+        output = StudyTable(self._out / "study.csv", source.normal)
+        return self._cache.step("study", output, [source], split, make, ("split",))
 
     def pretrained(self, table: StudyTable) -> Job:
         """This job, going on from a backbone where the recipe has one pre-trained."""
@@ -128,13 +129,15 @@ class Job:
         make = partial(steps.embed, table.path, how.normal, how.teachers, settings, self._progress)
         reads = [table, *_encoders(*how.teachers), *_named(settings.weights), *_studies(settings.more)]
         decides = [how.normal, how.teachers, _deciding(settings)]
-        encoder = self._cache.step("embed", ModelFolder(self._out / "encoder"), reads, decides, make)
+        keys = ("anomaly.normal", "anomaly.teachers", "anomaly.embed")
+        encoder = self._cache.step("embed", ModelFolder(self._out / "encoder"), reads, decides, make, keys)
         return teacher, self._fitted("student", table, how, EncoderSource(encoder=str(encoder.path.resolve())))
 
     def _fitted(self, name: str, table: StudyTable, how: AnomalyStep, encoder: EncoderSource) -> ModelFolder:
         make = partial(steps.fit_anomaly, table.path, how.normal, encoder, how.fit, self._progress)
         reads = [table, *_encoders(encoder)]
-        return self._cache.step(name, ModelFolder(self._out / name), reads, [how.normal, encoder, how.fit], make)
+        decides, keys = [how.normal, encoder, how.fit], ("anomaly.normal", "anomaly.encoder", "anomaly.fit")
+        return self._cache.step(name, ModelFolder(self._out / name), reads, decides, make, keys)
 
     def teacher(self, table: StudyTable) -> TeacherInput:
         """What the student learns from: trained here, or whatever the recipe names."""
@@ -167,7 +170,8 @@ class Job:
         settings, sha256 = self._recipe.export, self._loaded.sha256
         make = partial(steps.export, student.path, table.path, settings, self._recipe.name, sha256, self._progress)
         output = BundleFile(self._out / "exported.medfm")
-        return self._cache.step("export", output, [table, student], [settings, self._recipe.name, sha256], make)
+        decides, keys = [settings, self._recipe.name, sha256], ("export", "name", RECIPE_SHA256)
+        return self._cache.step("export", output, [table, student], decides, make, keys)
 
     def quantized(self, table: StudyTable, bundle: BundleFile) -> BundleFile:
         """The bundle with INT8 variants, where the recipe asks for that and they are worth it."""
@@ -189,7 +193,8 @@ class Job:
         make = partial(steps.bench, table.path, teacher.sources, bundle.path, policy, kept, self._progress)
         decides = msgspec.structs.replace(settings, cache="")
         reads: list[Input] = [table, teacher, bundle, *_named(*settings.external_models, settings.baseline)]
-        return self._cache.step("bench", ReportFolder(self._out / "report"), reads, [decides, policy.sha256], make)
+        output = ReportFolder(self._out / "report")
+        return self._cache.step("bench", output, reads, [decides, policy.sha256], make, ("bench", "policy"))
 
     def judged(self, report: ReportFolder, bundle: BundleFile, policy: LoadedPolicy) -> Finished:
         """The verdict, and the bundle that carries it."""

@@ -1,4 +1,4 @@
-"""The teacher's rows of a bench: PyTorch, which everything is held against, and its ONNX file in other engines."""
+"""The teacher's rows of a bench: the one that everything is held against, and a network of PyTorch in other engines."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("onnxruntime", "openvino")
 _ONNX = "teacher.onnx"
+_OF_ONNX = Target(backend="onnxruntime")
 
 
 class Reference:
@@ -33,7 +34,8 @@ class Reference:
 
     Attributes:
         ref: how a fresh process opens it.
-        model: the network, where the teacher is one; None for an ONNX file or several teachers.
+        model: the network, where the teacher is one of PyTorch's; None for an ONNX file or several teachers.
+        is_onnx: one ONNX file, which is run in ONNX Runtime.
     """
 
     def __init__(self, sources: Sequence[TeacherSource], task: Task, threads: int) -> None:
@@ -45,6 +47,7 @@ class Reference:
         """
         require_toolchain()
         from medfm_compress.compress.networks.model import load_model
+        from medfm_compress.compress.teachers.from_onnx import OnnxTeacher
         from medfm_compress.compress.teachers.module_teacher import ModuleTeacher
         from medfm_compress.compress.teachers.session import OPENER, open_live_teacher
 
@@ -55,6 +58,7 @@ class Reference:
             "threads": threads,
         }
         self.model = teacher.model if isinstance(teacher, ModuleTeacher) else None
+        self.is_onnx = isinstance(teacher, OnnxTeacher)
         session = SessionRef(opener=OPENER, arguments=arguments)
         if self.model is not None and _is_own_folder(sources, self.model):
             session = folder_session(sources[0].source, threads)  # without what opens other kinds
@@ -143,8 +147,8 @@ def teacher_rows(
     """
     model = teacher.model
     if model is None:
-        for target in targets:
-            progress(f"no row for the {row_name(target)}: this teacher is not one network that can be put there")
+        if targets:
+            progress(_why_alone(teacher, targets))
         return ()
     possible = [target for target in targets if not unavailable(target)]
     path = scratch / _ONNX
@@ -165,6 +169,15 @@ def teacher_rows(
         for target in possible
         if _computes_the_same(session := _session(teacher, target, threads, path), target, model, progress)
     )
+
+
+def _why_alone(teacher: Reference, targets: Sequence[Target]) -> str:
+    """Why a teacher that is no network of PyTorch has no row in any of ``targets``, and where it is timed instead."""
+    others = ", ".join(row_name(target).removeprefix(f"{TEACHER} in ") for target in targets if target != _OF_ONNX)
+    if not teacher.is_onnx:
+        return f"several teachers are timed together, each as it is; they have no row of their own in {others}"
+    rows = f"; it has no row in {others}" if others else ""
+    return f"the teacher is an ONNX file and is timed in {BACKEND_NAMES[_OF_ONNX.backend]} alone{rows}"
 
 
 def row_name(target: Target) -> str:

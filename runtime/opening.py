@@ -98,7 +98,7 @@ def _advice(bundle: Bundle) -> str:
     if "inconclusive" in outcomes:
         return (
             ". Inconclusive is neither pass nor fail, and the report says what was missing: bench it on more cases and "
-            "run the gate again, or say that it may be used without (--unverified)"
+            f"run the gate again, or say that it may be used without ({choice.UNVERIFIED})"
         )
     return ". The report says which check failed: have another bundle made" if "fail" in outcomes else ""
 

@@ -5,6 +5,7 @@ Whatever cannot be read with certainty is refused with one sentence that names t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from medfm_compress.runtime.errors import ImageRefused
+from medfm_compress.runtime.errors import ImageRefused, InputError
 from medfm_compress.runtime.image_spec import DicomRules
 from medfm_compress.runtime.images.file_types import HEAD_BYTES, Kind, kind_of, refusal_of
 from medfm_compress.runtime.images.pixels import Pixels
@@ -40,6 +41,7 @@ def read_image(source: Source, rules: DicomRules = _ANY, attributes: Collection[
 
     Raises:
         ImageRefused: anything that is not one readable, unambiguous 2-D image.
+        InputError: a value of another type.
     """
     if isinstance(source, np.ndarray):
         return pixels_from_array(source)
@@ -48,6 +50,7 @@ def read_image(source: Source, rules: DicomRules = _ANY, attributes: Collection[
         return _decode(read_limited(path), path.name, rules, attributes)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(bytes(source), "image data", rules, attributes)
+    _check_dataset(source)
     from medfm_compress.runtime.dicom.read_dicom import read_dicom
 
     return read_dicom(source, rules, attributes)
@@ -70,6 +73,7 @@ def read_frames(source: Source, rules: DicomRules, attributes: Collection[str] =
         yield pixels_from_array(source)
         return
     else:
+        _check_dataset(source)
         from medfm_compress.runtime.dicom.read_dicom import dataset_frames
 
         yield from dataset_frames(source, rules, attributes)
@@ -80,6 +84,16 @@ def read_frames(source: Source, rules: DicomRules, attributes: Collection[str] =
     from medfm_compress.runtime.dicom.read_dicom import decoded_frames
 
     yield from decoded_frames(data, name, rules, attributes)
+
+
+def _check_dataset(source: object) -> None:
+    """Raises InputError unless ``source`` is a data set of pydicom, which whoever has one has imported."""
+    pydicom = sys.modules.get("pydicom.dataset")
+    if pydicom is None or not isinstance(source, pydicom.Dataset):
+        raise InputError(
+            f"no image can be read from a value of type {type(source).__name__}; give the path or the bytes of a "
+            "DICOM, PNG, JPEG, TIFF or BMP file, a pydicom Dataset, or a numpy array [H, W] or [H, W, 3]"
+        )
 
 
 def is_image_file(path: str | Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import zip_longest
 
 import msgspec
@@ -11,11 +12,13 @@ import msgspec
 from medfm_compress.runtime.bundle.bundle import Bundle
 from medfm_compress.runtime.bundle.manifest import StoredVerdict, Variant
 from medfm_compress.runtime.cpu import Cpu, missing_flags
-from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.errors import BundleRefused, InputError
 from medfm_compress.runtime.sessions.devices import obstacle
 from medfm_compress.runtime.sessions.protocol import Availability
 from medfm_compress.runtime.sessions.table import is_available
 
+UNVERIFIED = "unverified=True"
+"""What messages advise, as `Engine` takes it; see `advising`."""
 _CLAUSE = re.compile(r"(>=|<=|==|!=|>|<)\s*(\d{1,9}(?:\.\d{1,9}){0,9})", re.ASCII)
 
 
@@ -63,13 +66,22 @@ def verdict_incompatibility(bundle: Bundle, variant: Variant) -> str:
     """Why the gate's verdict keeps ``variant`` from being used; empty where it passed."""
     verdict = bundle.verdict(variant.name)
     if verdict is None:
-        return "no verdict cites this model; run the gate, or say that it may be used without (--unverified)"
+        return f"no verdict cites this model; run the gate, or say that it may be used without ({UNVERIFIED})"
     if verdict.outcome != "pass":
         return f"the gate's verdict on it is {verdict.outcome}"
     unapproved = unsigned_verdict(bundle, verdict)
     if unapproved and bundle.standing and not bundle.standing.lenient:
         return f"its verdict does not count: {unapproved}; have an approver sign the bundle"
     return ""
+
+
+@contextmanager
+def advising(option: str) -> Iterator[None]:
+    """Within, a refusal that advises `UNVERIFIED` names ``option`` in its place."""
+    try:
+        yield
+    except BundleRefused as exc:
+        raise BundleRefused(str(exc).replace(UNVERIFIED, option)) from exc
 
 
 def unsigned_verdict(bundle: Bundle, verdict: StoredVerdict) -> str:

@@ -22,7 +22,7 @@ from medfm_compress.data.case_columns import case_columns
 from medfm_compress.data.prepared import prepared_images
 from medfm_compress.data.sources import Files
 from medfm_compress.data.study import Case, Study
-from medfm_compress.runtime.errors import InputError, StudyError
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.preprocess import normalise
 from medfm_compress.runtime.progress import Progress, counted
 from medfm_compress.runtime.strict_json import digest
@@ -65,18 +65,6 @@ class Scratch(NamedTuple):
     temporary: Path
     prepared: Path
     processes: Processes | None = None
-
-
-def labelled_cases(study: Study, split: str) -> tuple[Case, ...]:
-    """Cases of ``split`` that have a label.
-
-    Raises:
-        StudyError: there are none.
-    """
-    cases = tuple(case for case in study.split(split) if case.target)
-    if not cases:
-        raise StudyError(f"{study.root.name} has no labelled case in split {split!r}; cut one or name another split")
-    return cases
 
 
 def evaluate_model(

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable
 from medfm_compress.bench.evaluate.prediction_flips import csv_cell
-from medfm_compress.bench.evaluate.subprocess_inference import labelled_cases
 from medfm_compress.bench.report import Report
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import EvidenceRefused, InputError
@@ -42,7 +41,7 @@ def case_ids(report: Report, salt: bytes, study: Study | None = None) -> CaseIds
     keys = [f"row {number}" for number in range(len(table.clusters))]
     patients = [f"cluster {number}" for number in table.clusters]
     if study is not None:
-        cases = labelled_cases(study, report.split)
+        cases = study.labelled_split(report.split)
         keys, patients = [case.image for case in cases], [case.cluster for case in cases]
         if hashlib.sha256("\0".join(keys).encode()).hexdigest() != table.cases_sha256:
             raise InputError(

@@ -45,12 +45,14 @@ class Need(NamedTuple):
         requirement: e.g. ``auroc of pneumonia, age >= 70, margin 0.02``.
         whose: ``with it``, ``without it`` or ``in all``.
         needed: patients of one image each, at least.
-        present: patients in the split; several images of unlike numbers count for a little less.
+        patients: in the split.
+        present: of them, as many as count: their images by the most that one of them has, since one can carry a loss.
     """
 
     requirement: str
     whose: str
     needed: int
+    patients: int
     present: int
 
     @property
@@ -63,10 +65,10 @@ def patients_needed(study: Study, policy: Policy, split: str = "test") -> tuple[
     """Needs of every requirement of ``policy``; empty groups are left out.
 
     Raises:
-        InputError: ``split`` has no labelled case, or the study lacks a column or finding that the policy names.
+        StudyError: ``split`` has no labelled case.
+        InputError: the study lacks a column or finding that the policy names.
     """
-    cases = tuple(case for case in study.split(split) if case.target)
-    task = study.task
+    task, cases = study.task, study.labelled_split(split)
     evaluation = tabulate(np.zeros((len(cases), len(study.labels))), study, cases, task, name=split)
     needs: list[Need] = []
     for entry in policy.non_inferiority:
@@ -95,20 +97,20 @@ def _needs(evaluation: Evaluation, policy: Policy, entry: NonInferiority, group:
     if entry.metric in ("accuracy", "brier"):
         everybody = np.ones(len(clusters), np.bool_)
         name = f"{entry.metric}{f', {group}' if group else ''}, margin {entry.margin:g}"
-        return [Need(name, "in all", needed, _present(clusters, everybody))]
+        return [Need(name, "in all", needed, *_present(clusters, everybody))]
     needs = []
     for finding in findings:
         positive = evaluation.truth[:, evaluation.findings.index(finding)]
         name = f"{entry.metric} of {finding}{f', {group}' if group else ''}, margin {entry.margin:g}"
         for label in _WHOSE.get(entry.metric, ()):
             whose = "with it" if label else "without it"
-            needs.append(Need(name, whose, needed, _present(clusters, positive == label)))
+            needs.append(Need(name, whose, needed, *_present(clusters, positive == label)))
     return needs
 
 
-def _present(clusters: NDArray[np.int64], rows: NDArray[np.bool_]) -> int:
-    """Patients of ``rows``, as many as if each had the images of the one with the most (see `patient_effects`)."""
+def _present(clusters: NDArray[np.int64], rows: NDArray[np.bool_]) -> tuple[int, int]:
+    """Patients of ``rows``, and as many as if each had the images of the one with the most (see `patient_effects`)."""
     if not rows.any():
-        return 0
+        return 0, 0
     sizes = np.unique(clusters[rows], return_counts=True)[1]
-    return int(sizes.sum() / sizes.max())
+    return len(sizes), int(sizes.sum() / sizes.max())

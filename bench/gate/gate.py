@@ -49,6 +49,7 @@ NOTHING_REQUIRED = (
     "patients, or require a comparison over all of them"
 )
 DEVICE_MISSING = "not evaluated on its device"
+NOT_JUDGED = "not judged: "  # begins a note on a comparison that the policy waives where a group is too small
 NOT_EVALUATED = "this variant was not evaluated; bench it with the others"
 
 
@@ -332,7 +333,7 @@ def _required(policy: Policy, evidence: Evidence) -> tuple[tuple[Required, ...],
         and (finding or entry.metric == "accuracy")
     ]
     waived = [entry for entry in spelt if entry.population.optional and entry.lacking]
-    notes = tuple(f"not judged: {entry.name}: {entry.lacking}" for entry in waived)
+    notes = tuple(f"{NOT_JUDGED}{entry.name}: {entry.lacking}" for entry in waived)
     return tuple(entry for entry in spelt if entry not in waived), notes
 
 

@@ -155,9 +155,11 @@ def _power(comparison: Comparison, loss: str, margin: float) -> str:
         )
     needed = comparison.patients * reachable.times_patients
     if least is not None and least >= margin:
+        several = comparison.cases > comparison.patients
+        fewer = ", of whom fewer count since some have several images," if several else ""
         return (
-            f"{comparison.patients} such patients ({comparison.patients_with} with the finding) cannot rule out a "
-            f"{loss} below {least:.3f} even where nobody is lost, and {margin:.4g} would take about {needed:,.0f}"
+            f"{comparison.patients} such patients ({comparison.patients_with} with the finding){fewer} cannot rule out "
+            f"a {loss} below {least:.3f} even where nobody is lost, and {margin:.4g} would take about {needed:,.0f}"
         )
     return (
         f"were the two equal in truth, {comparison.patients} such patients would rule out a {loss} of "

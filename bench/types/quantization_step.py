@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 UNLABELLED = "no labels: judged by relative logit error and agreement of decisions alone"
 """In the steps of a bundle that was made with images of which nobody says what they show."""
+FURTHER = "further candidates"
+"""Stands for all that a search had no time left for."""
+_IDLE, _NOT_TRIED = "does not apply", "were not tried"
 _REFUSED = re.compile(r"quantize: (?P<variant>.+?) by (?P<method>.+?) refused: (?P<reason>.+)", flags=re.DOTALL)
 
 
@@ -21,6 +24,16 @@ class RefusedCandidate(NamedTuple):
 def candidate_step(variant: str, method: str, reason: str, *, kept: bool) -> str:
     """``quantize: openvino-cpu-bf16 by bf16 kept: fastest within the limits``."""
     return f"quantize: {variant} by {method} {'kept' if kept else 'refused'}: {reason}"
+
+
+def idle_candidate(method: str, reason: str) -> str:
+    """``bf16 does not apply: this CPU lacks avx512_bf16``; `FURTHER` were not tried."""
+    return f"{method} {_NOT_TRIED if method == FURTHER else _IDLE}: {reason}"
+
+
+def keeps_out(step: str) -> bool:
+    """Whether ``step`` says why a candidate does not ship."""
+    return any(f" {word}: " in step for word in ("refused", _IDLE, _NOT_TRIED))
 
 
 def refused_candidate(step: str) -> RefusedCandidate | None:

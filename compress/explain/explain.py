@@ -30,7 +30,6 @@ from medfm_compress.bench.evaluate.attribution_agreement import (
     overlap,
     rank_correlation,
 )
-from medfm_compress.bench.evaluate.subprocess_inference import labelled_cases
 from medfm_compress.compress.explain.options import ExplainOptions
 from medfm_compress.compress.explain.pictures import write_pictures
 from medfm_compress.compress.explain.pointing import mask_of, pointing
@@ -105,7 +104,7 @@ def explain(
     torch.set_num_threads(options.threads)
     viewers = viewers_of(bundle, reference, student_folder, finding, options)
     check_view(viewers)
-    cases = labelled_cases(study, options.split)
+    cases = study.labelled_split(options.split)
     positions = sample_positions(cases, _has(study, cases, finding), options.cases, options.seed)
     shown = [cases[position] for position in positions]
     origin = ExplanationOrigin(

@@ -213,7 +213,7 @@ def labelled_cases(study: Study, split: str) -> LabelledCases:
             f"{study.root.name} is a {study.kind} study; few labels are drawn class by class, which takes a study with "
             "one column 'label'"
         )
-    cases = tuple(case for case in study.split(split) if case.target)
+    cases = study.labelled_split(split)
     present = {case.target[0] for case in cases}
     missing = [label for number, label in enumerate(study.labels) if number not in present]
     if missing:

@@ -19,6 +19,7 @@ import numpy as np
 
 from medfm_compress.bench.measure.speedup import ratio_of_medians
 from medfm_compress.bench.measure.stopwatch import Effort, interleaved_ms
+from medfm_compress.bench.types.quantization_step import FURTHER
 from medfm_compress.compress.quantization.candidate_trial import (
     Attempt,
     CandidateTrial,
@@ -265,7 +266,7 @@ def _timely(
             yield from (open_float() for open_float in group.floats)
         exhausted = limits.budget.exhausted() if number else ""
         if exhausted:
-            yield DoesNotApply(candidate="further candidates", reason=exhausted)
+            yield DoesNotApply(candidate=FURTHER, reason=exhausted)
             break
         yield method
     if group.last is not None and not lookup.standing().within_limits and not limits.weight_bits:

@@ -39,7 +39,7 @@ def heat_map_lines(bundle: Bundle, exports: Sequence[Export], inputs: NDArray[np
         ranks = [_agreement(*pair, manifest.task) for pair in zip(expected, own, strict=True)]
         lines.append(
             f"quantize: {export.variant.name}: heat maps have rank correlation {np.median(ranks):.2f} with those of "
-            f"FP32 (median of {len(ranks)} validation cases, lowest {min(ranks):.2f})"
+            f"FP32 (median of {len(ranks)} cases, lowest {min(ranks):.2f})"
         )
     return lines
 

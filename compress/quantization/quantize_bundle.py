@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from medfm_compress.bench.evaluate.evaluate import tabulate
 from medfm_compress.bench.stats.pareto_front import front
 from medfm_compress.bench.types.measurement import Measurement
-from medfm_compress.bench.types.quantization_step import UNLABELLED, candidate_step
+from medfm_compress.bench.types.quantization_step import UNLABELLED, candidate_step, idle_candidate
 from medfm_compress.compress.quantization.budget import Budget
 from medfm_compress.compress.quantization.build_candidate import SAMPLE, GraphBuilder, portable
 from medfm_compress.compress.quantization.calibrate import calibrate
@@ -121,16 +121,23 @@ def quantize_bundle(
     cases = sample_cases(study, "train", options.samples, options.seed)
     if len(cases) < MIN_CALIBRATION_CASES:
         raise StudyError(f"{len(cases)} training cases; calibration needs at least {MIN_CALIBRATION_CASES}")
+    judging = _judging_cases(bundle, study, options)
+    bare = not any(case.target for case in study.cases)
+    calibrated = f"{len(cases)} {'images' if bare else 'training cases'}"
+    if bare:
+        taken = len(study.split("train") + study.split("val"))
+        progress(f"took {taken} images below {study.root}: {len(cases)} calibrate, {len(judging)} judge")
+    progress(f"calibrating on {calibrated}")
     builder = _calibrated(study, cases, bundle, progress)
-    validation = _validation_set(bundle, study, options, progress)
+    validation = _validation_set(bundle, study, judging, progress)
     spec = bundle.manifest.image_spec
     attempts = _attempted(bundle, variants, builder, validation, options, progress) if variants else ()
     if precisions:
         timer = _timer(spec, validation, options, progress)
         attempts += gpu_attempts(precisions, builder, validation, _limits(options, validation), progress, timer)
-    steps = _steps(attempts, options, len(cases), validation)
+    steps = _steps(attempts, options, calibrated, validation)
     shipping = [trial for trial in trials_of(attempts) if trial.kept]
-    if options.rechoose and judge_of(bundle.manifest.task).chooses_thresholds:
+    if options.rechoose and not bare and judge_of(bundle.manifest.task).chooses_thresholds:
         progress("choosing thresholds of the new variants on validation cases")
         shipping, lines = _recalibrated(shipping, validation, bundle)
         steps += lines
@@ -167,7 +174,6 @@ def _source_variant(bundle: Bundle) -> Variant:
 def _calibrated(study: Study, cases: tuple[Case, ...], bundle: Bundle, progress: Progress) -> GraphBuilder:
     onnx = _source_graph(bundle)
     release_unused_memory()  # that of the graph as it was read
-    progress(f"calibrating on {len(cases)} training cases")
 
     def stream() -> Iterator[NetworkInputs]:
         for start in counted(range(0, len(cases), _CHUNK), "calibrate", len(cases), progress, _CHUNK):
@@ -182,14 +188,17 @@ def _inputs(bundle: Bundle, study: Study, cases: Sequence[Case]) -> NetworkInput
     return case_inputs(study, cases, bundle.manifest.image_spec, bundle.manifest.told)
 
 
-def _validation_set(bundle: Bundle, study: Study, options: QuantizeOptions, progress: Progress) -> ValidationSet:
+def _judging_cases(bundle: Bundle, study: Study, options: QuantizeOptions) -> tuple[Case, ...]:
+    judge = judge_of(bundle.manifest.task)
+    wanted = min(judge.wanted_cases(options), judge.most_cases(bundle.manifest.task, bundle.manifest.image_spec))
+    return sample_cases(study, "val", wanted, options.seed)
+
+
+def _validation_set(bundle: Bundle, study: Study, cases: tuple[Case, ...], progress: Progress) -> ValidationSet:
     task, spec = bundle.manifest.task, bundle.manifest.image_spec
-    judge = judge_of(task)
-    wanted = min(judge.wanted_cases(options), judge.most_cases(task, spec))
-    cases = sample_cases(study, "val", wanted, options.seed)
-    progress(f"reading {len(cases)} validation cases")
+    progress(f"reading {len(cases)} cases that judge")
     inputs = _inputs(bundle, study, cases)
-    truth = judge.truth(study, cases, spec)
+    truth = judge_of(task).truth(study, cases, spec)
     return ValidationSet(study, cases, inputs, task, truth, bundle.manifest.told)
 
 
@@ -336,14 +345,14 @@ def _level_line(place: Preferred) -> str:
     return f"quantize: {place.trial.variant.name} stands before {others}, level with it within noise"
 
 
-def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: int, validation: ValidationSet) -> list[str]:
-    lines = [f"quantize: calibrated on {calibrated} training cases, seed {options.seed}"]
+def _steps(attempts: Attempts, options: QuantizeOptions, calibrated: str, validation: ValidationSet) -> list[str]:
+    lines = [f"quantize: calibrated on {calibrated}, seed {options.seed}"]
     if not validation.labelled:
         unknown = judge_of(validation.task).metric
         lines.append(f"quantize: {UNLABELLED}, on {len(validation.cases)} images; {unknown} is not known")
     for attempt in attempts:
         if isinstance(attempt, DoesNotApply):
-            lines.append(f"quantize: {attempt.candidate} does not apply: {attempt.reason}")
+            lines.append(f"quantize: {idle_candidate(attempt.candidate, attempt.reason)}")
         elif attempt.name != "fp32":
             lines.append(candidate_step(attempt.variant.name, attempt.name, attempt.reason, kept=attempt.kept))
     return lines

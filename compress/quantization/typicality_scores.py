@@ -32,7 +32,7 @@ def score_files(
     new = [trial for trial in shipping if trial.name != "fp32"]
     if not new or bundle.manifest.typicality is msgspec.UNSET:
         return {}
-    progress("scoring validation cases, so that the new variants tell unlike images")
+    progress("scoring the cases that judge, so that the new variants tell unlike images")
     files = {}
     for trial in new:
         session, asked = opened(trial).session, _asked(trial, validation)

@@ -101,9 +101,7 @@ def labelled_cases(study: Study, split: str) -> tuple[Case, ...]:
     Raises:
         StudyError: the split has none, or fewer than two classes.
     """
-    cases = tuple(case for case in study.split(split) if case.target)
-    if not cases:
-        raise StudyError(f"{study.root} has no labelled case in split {split!r}; cut one with 'study split'")
+    cases = study.labelled_split(split)
     if not study.independent and len({case.target for case in cases}) < 2:
         only = study.labels[cases[0].target[0]]
         raise StudyError(f"every case in split {split!r} is {only!r}; two classes are needed to train or to validate")

@@ -47,9 +47,10 @@ def bench(
 ) -> None:
     """Evaluate and time a bundle against its teacher; the report goes to a folder, the verdict to the gate.
 
-    The teacher always runs in PyTorch, because everything is held against it, on a GPU too where anything else runs
-    there; name torch:cpu alone among its engines to leave its ONNX Runtime and OpenVINO rows out. Variants for a device
-    that this machine lacks are left out and named, unless a target names the device, which is refused.
+    The teacher runs in PyTorch, because everything is held against it, on a GPU too where anything else runs there;
+    name torch:cpu alone among its engines to leave its ONNX Runtime and OpenVINO rows out. One that is an ONNX file
+    runs in ONNX Runtime alone. Variants for a device that this machine lacks are left out and named, unless a target
+    names the device, which is refused.
     """
     check_report_out(out, overwrite)
     from medfm_compress import steps
@@ -135,6 +136,8 @@ def print_report(report: Report, verdict: Verdict, out: Path, policy: Path, bund
     console.say(f"verdict: {verdict.outcome}")
     for line in _meaning(verdict):
         console.say(f"  {line}")
+    if waived := not_judged(verdict):
+        console.say(f"  {waived}")
     console.say(f"report:  {out / 'report.html'}")
     console.say(f"judge it with: {after_bench(out / 'report.json', policy, bundle)}")
 
@@ -144,7 +147,8 @@ def _meaning(verdict: Verdict) -> list[str]:
     from medfm_compress.bench.gate.gate import DEVICE_MISSING
 
     if verdict.outcome == "pass":
-        return ["every requirement of the policy holds on these cases; the command below records it in the bundle"]
+        which = "every requirement that was judged" if not_judged(verdict) else "every requirement of the policy"
+        return [f"{which} holds on these cases; the command below records it in the bundle"]
     found = [
         (judged.variant, check)
         for judged in verdict.variants
@@ -172,11 +176,20 @@ def _meaning(verdict: Verdict) -> list[str]:
     return [f"{meaning}: {variant}: {check.name}: {check.reason}{more}", f"next: {remedy}"]
 
 
+def not_judged(verdict: Verdict) -> str:
+    """One line on the comparisons that the policy does not judge in groups with too few cases; empty without any."""
+    from medfm_compress.bench.gate.gate import NOT_JUDGED
+
+    waived = [note.removeprefix(NOT_JUDGED) for note in verdict.notes if note.startswith(NOT_JUDGED)]
+    return f"{NOT_JUDGED}{'; '.join(waived)}" if waived else ""
+
+
 def _name(comparison: Comparison) -> str:
     from medfm_compress.bench.render.format import METRIC_NAMES
 
     where = f", {comparison.subgroup}" if comparison.subgroup else ""
-    return f"{METRIC_NAMES[comparison.metric]} {comparison.finding}{where} ({comparison.variant})"
+    finding = comparison.finding or "all labels together"
+    return f"{METRIC_NAMES[comparison.metric]} {finding}{where} ({comparison.variant})"
 
 
 def _scenario_line(load: ScenarioResult) -> str:

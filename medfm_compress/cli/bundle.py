@@ -16,6 +16,7 @@ from medfm_compress.runtime.errors import EXIT_REFUSED, InputError
 
 if TYPE_CHECKING:
     from medfm_compress.runtime.bundle.bundle import Bundle as OpenedBundle
+    from medfm_compress.runtime.bundle.manifest import Variant
     from medfm_compress.runtime.trust.keys import PublicKey, Role
     from medfm_compress.runtime.trust.signature import Cited
 
@@ -127,7 +128,6 @@ def verify(
     """
     from medfm_compress.runtime.bundle.bundle import Bundle as OpenedBundle
     from medfm_compress.runtime.trust.store import DEFAULT_STORE, VARIABLE, find_store
-    from medfm_compress.runtime.variant_selection import verdict_incompatibility
 
     store = find_store(trust_store)
     if store is None:
@@ -136,11 +136,17 @@ def verify(
             "'medfm-compress trust add'"
         )
     opened = OpenedBundle.open(bundle, trust=store)
-    variants = {variant.name: verdict_incompatibility(opened, variant) for variant in opened.manifest.variants}
+    variants = {variant.name: _why_not(opened, variant) for variant in opened.manifest.variants}
     document = {"bundle": str(bundle), "release": opened.manifest.release_number, "standing": opened.standing}
     console.emit(lambda: {**document, "variants": variants}, lambda: _print_standing(opened, variants))
     if not model_only and all(variants.values()):
         raise typer.Exit(EXIT_REFUSED)
+
+
+def _why_not(opened: OpenedBundle, variant: Variant) -> str:
+    from medfm_compress.runtime.variant_selection import UNVERIFIED, verdict_incompatibility
+
+    return verdict_incompatibility(opened, variant).replace(UNVERIFIED, "--unverified")
 
 
 def _judged_again(opened: OpenedBundle, reports: list[Path], policy: Path) -> tuple[Cited, ...]:

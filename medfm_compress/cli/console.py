@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shutil
@@ -151,15 +152,18 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: Collectio
     from rich.text import Text
 
     plain = is_plain()
-    console = Console(file=sys.stdout, color_system=None if plain else "auto", width=_WIDE if plain else None)
+    drawn = io.StringIO()  # Rich hands a stream on at once, and ends the process where its reader has left
+    if plain:
+        console = Console(file=drawn, force_terminal=False, color_system=None, width=_WIDE)
+    else:
+        console = Console(file=drawn, force_terminal=True)
     grid = Table(box=Box(_PLAIN_BOX, ascii=True) if plain else SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, header in enumerate(headers):
         grid.add_column(Text(header), justify="left" if number in left else "right", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(visible(cell)) for cell in row))
-    with console.capture() as captured:
-        console.print(grid)
-    for line in captured.get().splitlines():
+    console.print(grid)
+    for line in drawn.getvalue().splitlines():
         _say(line.rstrip() + "\n")  # with the colours of the table
 
 

@@ -10,6 +10,7 @@ import typer
 from medfm_compress.cli import console
 from medfm_compress.cli.arguments import Bundle, DeviceFolder, TrustStoreOption
 from medfm_compress.cli.command import command
+from medfm_compress.cli.next_command import command_line
 from medfm_compress.runtime.device.options import DeviceOptions
 from medfm_compress.runtime.errors import InputError
 
@@ -36,7 +37,9 @@ def install(bundle: Bundle, device_folder: DeviceFolder = None, trust_store: Tru
     """
     device = open_device(device_folder, trust=trust_store)
     installed = device.install(bundle)
-    console.emit(lambda: installed, lambda: console.say(f"installed {installed}; activate it with: device activate"))
+    trusting = ("--trust-store", trust_store) if trust_store else ()
+    go_on = command_line("device", "activate", "--device-folder", device.folder, *trusting)
+    console.emit(lambda: installed, lambda: console.say(f"installed {installed}; activate it with: {go_on}"))
 
 
 @app.command()

@@ -35,18 +35,20 @@ def open_engine(bundle: Path, choice: EngineChoice) -> Engine | ActiveEngine:
             )
         return _open_active(bundle, choice)
     from medfm_compress.runtime.engine import Engine
+    from medfm_compress.runtime.variant_selection import advising
 
     if choice.shadow:
         raise InputError(f"--shadow needs a device folder, in which a candidate waits; {bundle} is none")
-    return Engine(
-        bundle,
-        backend=backend,
-        threads=choice.threads,
-        unverified=unverified,
-        cache_dir=choice.cache,
-        trust=choice.trust_store,
-        allow_unsigned=choice.allow_unsigned,
-    )
+    with advising("--unverified"):
+        return Engine(
+            bundle,
+            backend=backend,
+            threads=choice.threads,
+            unverified=unverified,
+            cache_dir=choice.cache,
+            trust=choice.trust_store,
+            allow_unsigned=choice.allow_unsigned,
+        )
 
 
 def _open_active(folder: Path, choice: EngineChoice) -> ActiveEngine:

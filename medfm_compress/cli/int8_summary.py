@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from medfm_compress.bench.types.quantization_step import keeps_out
 from medfm_compress.cli import console
 
 if TYPE_CHECKING:
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
 
 _STEP = "quantize: "
 _BEGINS = f"{_STEP}calibrated on "
-_OF_INT8 = ("refused: ", "does not apply")
 
 
 def why_no_int8(manifest: Manifest) -> list[str]:
@@ -23,7 +23,7 @@ def why_no_int8(manifest: Manifest) -> list[str]:
     if not begun:
         return ["the bundle was not quantized"]
     lines = [step.removeprefix(_STEP) for step in steps[begun[-1] :] if step.startswith(_STEP)]
-    return [line for line in lines if any(word in line for word in _OF_INT8)]
+    return [line for line in lines if keeps_out(line)]
 
 
 def print_no_int8(manifest: Manifest) -> None:

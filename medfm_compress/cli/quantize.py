@@ -65,6 +65,8 @@ def _as_json(quantized: Quantized) -> dict[str, Any]:
 
 
 def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> None:
+    from medfm_compress.bench.types.quantization_step import idle_candidate
+
     finally_timed = any(candidate.speedup_interval for candidate in quantized.candidates)
     backends = dict.fromkeys(_backend(candidate) for candidate in quantized.candidates)
     for backend in backends:
@@ -76,8 +78,7 @@ def _print_candidates(quantized: Quantized, out: Path, study: Path | None) -> No
         console.table(headers, rows, left=(0, len(headers) - 1))
         for candidate in tried:
             if not candidate.variant:
-                verb = "were not tried" if candidate.method == "further candidates" else "does not apply"
-                console.say(f"{candidate.method} {verb}: {candidate.reason}")
+                console.say(idle_candidate(candidate.method, candidate.reason))
         console.say()
     if any(candidate.pareto for candidate in quantized.candidates):
         console.say("* of all, no other is both faster and more faithful")

@@ -67,10 +67,12 @@ def run(
     from medfm_compress.runtime.engine import Engine
     from medfm_compress.runtime.slides.outputs import RESULT, write_outputs
     from medfm_compress.runtime.slides.scan import SlideFile, answer_tiles, open_scan
+    from medfm_compress.runtime.variant_selection import advising
 
     start = time.monotonic()
     options = {"backend": backend, "unverified": unverified, "trust": trust_store, "allow_unsigned": allow_unsigned}
     with (
+        advising("--unverified"),
         Engine(bundle, threads=1, **options) as engine,  # type: ignore[arg-type]
         open_scan(engine, SlideFile(slide, um_per_px, reader), declared, out, console.progress) as scan,
     ):
@@ -118,11 +120,12 @@ def choose(
     from medfm_compress.bench.evaluate.slide_labels import choose_aggregation
     from medfm_compress.data.open import open_study
     from medfm_compress.runtime.engine import Engine
+    from medfm_compress.runtime.variant_selection import advising
 
     opened = open_study(study)
-    cases = tuple(case for case in opened.split(split) if case.target)
+    cases = opened.labelled_split(split)
     options = {"backend": backend, "unverified": unverified, "trust": trust_store, "allow_unsigned": allow_unsigned}
-    with Engine(bundle, threads=1, **options) as engine:  # type: ignore[arg-type]
+    with advising("--unverified"), Engine(bundle, threads=1, **options) as engine:  # type: ignore[arg-type]
         tiles = _tiles_of(engine, opened, cases, declared, (um_per_px, threads, cache))
         chosen = choose_aggregation(tiles, opened, cases, engine.task, declared, rule)
     _write(chosen.settings, out, chosen)

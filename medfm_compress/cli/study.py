@@ -326,8 +326,13 @@ def _print_needs(needs: Sequence[Need], split: str) -> None:
         return
     console.say()
     console.say(f"patients of {split} that the policy takes at least, were bundle and teacher alike:")
-    rows = [[need.requirement, need.whose, str(need.needed), str(need.present)] for need in needs]
-    console.table(["requirement", "patients", "needed", f"in {split}"], rows)
+    rows = [[need.requirement, need.whose, *map(str, (need.patients, need.present, need.needed))] for need in needs]
+    console.table(["requirement", "patients", f"in {split}", "that count", "needed"], rows)
+    if any(need.present < need.patients for need in needs):
+        console.say(
+            "that count: with several images a patient, the images divided by the most that one patient has, since one "
+            "patient can carry a loss in all of his (docs/policy.md)"
+        )
     short = [need for need in needs if not need.met]
     if short:
         console.say(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from medfm_compress.onnx_model import CaseSource, export_onnx_model
 from medfm_compress.runtime.atomic_write import replacing
-from medfm_compress.runtime.progress import Progress
+from medfm_compress.runtime.progress import Progress, no_progress
 from medfm_compress.step_settings import ExportStep
 from medfm_compress.steps.studies import open_cases_of
 
@@ -104,5 +104,6 @@ def quantize(
             bundle = Path(scratch, f"{bundle.stem}.medfm")
             export_onnx_model(source, cases, ExportStep(), progress, bundle)
         manifest = Bundle.open(bundle).manifest
-        study = cases.open(manifest.task, manifest.image_spec, progress)
+        # Of an ONNX file they were opened before, and what is said of them was said then.
+        study = cases.open(manifest.task, manifest.image_spec, progress if source is None else no_progress)
         return quantize_bundle(bundle, study, out, for_engines(options), progress)

@@ -37,17 +37,19 @@ def _opened(config: EngineConfig) -> Engine | ActiveEngine:
     if config.device is not None:
         return _open_active(Path(config.device), config)
     from medfm_compress.runtime.engine import Engine
+    from medfm_compress.runtime.variant_selection import advising
 
     if config.shadow:
         raise InputError("engine.shadow needs engine.device, a device folder in which a candidate waits")
-    return Engine(
-        config.bundle or "",
-        threads=config.threads,
-        unverified=config.unverified,
-        cache_dir=config.cache,
-        trust=config.trust_store,
-        allow_unsigned=config.allow_unsigned,
-    )
+    with advising("engine.unverified: true"):
+        return Engine(
+            config.bundle or "",
+            threads=config.threads,
+            unverified=config.unverified,
+            cache_dir=config.cache,
+            trust=config.trust_store,
+            allow_unsigned=config.allow_unsigned,
+        )
 
 
 def current(engine: Engine | ActiveEngine) -> Engine:

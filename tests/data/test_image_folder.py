@@ -8,6 +8,7 @@ import pytest
 import tiny_onnx
 
 from medfm_compress.data.image_folder import open_images
+from medfm_compress.data.open import open_study
 from medfm_compress.data.study import Study
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.task import Task
@@ -41,8 +42,25 @@ def test_what_cannot_be_used_is_left_out_and_said(tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("no image either")
     study = images_of(folder)
     assert len(study.cases) == 12
-    (remark,) = study.remarks
+    unread, remark = study.remarks
+    assert unread == "1 file(s) that are no images are not read: 1 .txt"
     assert remark.startswith("left out 2 image(s) that cannot be used, the first: image '")
+
+
+def test_a_table_beside_the_images_is_not_read_and_said(tmp_path: Path) -> None:
+    folder = tiny_onnx.draw_images(tmp_path / "x", 12)
+    (folder / "cases.csv").write_text("image,label\n00.png,a\n")
+    (folder / ".hidden.csv").write_text("")
+    (remark,) = images_of(folder).remarks
+    assert remark == ("1 file(s) that are no images are not read: 1 .csv; labels in cases.csv count with --study alone")
+
+
+def test_a_study_without_labels_asks_nothing_of_a_network(tmp_path: Path) -> None:
+    study = open_study(tiny_onnx.draw_images(tmp_path / "x", 2))
+    with pytest.raises(
+        StudyError, match=r"x has no labels; put its images into a folder per class, or give a cases.csv"
+    ):
+        _ = study.task
 
 
 @pytest.mark.parametrize("count", [0, 3, 11])

@@ -60,6 +60,8 @@ def study(here: Path) -> Path:
 def test_images_without_labels_in_two_lines(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_onnx.write(here / "net.onnx", tiny_onnx.make(ending=("Softmax",)), spec=None)
     images = tiny_onnx.draw_images(here / "images", 18)
+    (images / "broken.png").write_text("no image")
+    (images / "cases.csv").write_text("image,label\n00.png,a\n")
     words = ("quantize", "net.onnx", "--images", images, "--out", "small.medfm", *QUICK)
     said = message(*words)
     assert said.startswith("net does not say how its images are prepared, and a wrong guess")
@@ -75,11 +77,16 @@ def test_images_without_labels_in_two_lines(here: Path, capsys: pytest.CaptureFi
     assert done.exit_code == 0, (done.output, done.exception)
     document = json.loads(done.stdout)
     assert document["labelled"] is False and document["calibration_cases"] == 12
+    assert done.stderr.count("left out 1 image") == done.stderr.count("labels in cases.csv count with") == 1
+    assert "took 18 images below images: 12 calibrate, 6 judge\n" in done.stderr.replace(f"{here}/", "")
+    assert "training" not in done.stderr and "validation" not in done.stderr
     assert document["judged_by"].startswith("no labels: judged by relative logit error and agreement")
     assert all("changed_decisions" in candidate for candidate in document["candidates"])
     manifest = Bundle.open(here / "small.medfm").manifest
     assert manifest.task.labels == ("output-0", "output-1", "output-2")
     assert any("no labels: judged by" in step and "on 6 images" in step for step in manifest.provenance.steps)
+    assert "quantize: calibrated on 12 images, seed 0" in manifest.provenance.steps
+    assert not any("training case" in step or "validation case" in step for step in manifest.provenance.steps)
     assert any("its softmax taken off" in step for step in manifest.provenance.steps)
     print_unlabelled(manifest)
     assert capsys.readouterr().out.startswith(
@@ -134,6 +141,8 @@ def test_one_file_asks_for_labels_of_the_study_as_well(here: Path, study: Path) 
     [
         (("quantize", "net.onnx", "--out", "x.medfm"), "one of --study"),
         (("quantize", "net.onnx", "--images", "few", "--study", "few", "--out", "x.medfm"), "one of --study"),
+        (("quantize", "net.onnx", "--study", "few", "--out", "x.medfm"), "few has no labels; give --images FOLDER"),
+        (("export", "net.onnx", "--study", "few", "--out", "x.medfm"), "few has no labels; give --images FOLDER"),
         (("quantize", "net.onnx", "--images", "few", "--out", "x.medfm"), "has 3 images that can be used"),
         (("quantize", "net.onnx", "--images", "none", "--out", "x.medfm"), "has 0 images that can be used"),
         (("quantize", "net.onnx", "--images", "nowhere", "--out", "x.medfm"), "is no folder"),

@@ -15,9 +15,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("timm")
 typer = pytest.importorskip("typer")
 
+from full_report import make_multiclass_report  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from medfm_compress.cli.bench import bench  # noqa: E402
+from medfm_compress.bench.gate.gate import judge  # noqa: E402
+from medfm_compress.bench.types.verdict import Verdict  # noqa: E402
+from medfm_compress.cli.bench import bench, print_report  # noqa: E402
 from medfm_compress.cli.explain import explain  # noqa: E402
 from medfm_compress.cli.prune import prune  # noqa: E402
 from medfm_compress.compress.networks.model import (  # noqa: E402
@@ -191,3 +194,19 @@ def test_prune_and_explain_say_what_an_onnx_teacher_needs(inputs, tmp_path) -> N
     assert "--teacher-spec" in str(CliRunner().invoke(both, pruned).exception)
     pruned += ["--teacher-spec", str(spec), "--teacher-outputs", "softmax"]  # it is opened, and found to give logits
     assert "--teacher-outputs softmax cannot be so" in str(CliRunner().invoke(both, pruned).exception)
+
+
+def test_what_was_not_judged_is_said_beside_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    report = make_multiclass_report(3)
+    words = (report, judge(report), Path("out"), Path("policy.yaml"), Path("b.medfm"))
+    print_report(*words)
+    lines = capsys.readouterr().out.splitlines()
+    assert not any(line.startswith("  not judged") for line in lines)
+    assert any(line.startswith("Accuracy all labels together (") for line in lines)
+    notes = ("not judged: auroc of a, site=B: 3 patients; 30 are needed", "not judged: auroc of b, site=B: no case")
+    verdict = Verdict(outcome="pass", variants=(), policy_sha256="", model_digest="", notes=("another", *notes))
+    print_report(report, verdict, *words[2:])
+    said = capsys.readouterr().out
+    assert "  every requirement that was judged holds on these cases" in said
+    both = "auroc of a, site=B: 3 patients; 30 are needed; auroc of b, site=B: no case"
+    assert f"\n  not judged: {both}\n" in said and "another" not in said

@@ -44,6 +44,7 @@ def device(call, tmp_path):
 def test_install_activate_rollback_status(device, releases):
     code, out, _ = device("install", releases[1])
     assert code == 0 and out.startswith("installed tiny (release 1, ")
+    assert "; activate it with: medfm-compress device activate --device-folder " in out
     code, out, _ = device("activate", "--trial", 0, "--threads", 1)
     assert code == 0
     assert out.splitlines()[0].startswith("self-test: onnxruntime-cpu-fp32, 2 golden cases, relative logit error ")

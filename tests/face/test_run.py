@@ -62,7 +62,8 @@ def test_json_is_one_document(folder):
 
 def test_a_bundle_without_a_verdict_needs_the_flag(tiny, folder):
     path = tiny.bundle(folder / "new.medfm", outcome=None)
-    assert isinstance(invoke(path, folder / "one.png").exception, BundleRefused)
+    refused = invoke(path, folder / "one.png").exception
+    assert isinstance(refused, BundleRefused) and "be used without (--unverified)" in str(refused)
     result = invoke(path, folder / "one.png", "--unverified", "--threads", 1)
     assert result.exit_code == 0 and "[unverified-model]" in result.stdout
 

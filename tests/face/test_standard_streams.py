@@ -14,24 +14,28 @@ from medfm_compress.cli.main import run
 from medfm_compress.runtime import doctor
 
 PROGRAM = (sys.executable, "-m", "medfm_compress")
+ALONE = (sys.executable, "-I", "-m", "medfm_compress")  # as scripts/ci/gate.sh starts it
+SCRIPT = (sys.executable, "-c", "from medfm_compress.__main__ import main; main()")  # what an installer makes
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 CHANGES = {0: {"noise": 0.1}, 1: {"shift": 1.5}, 3: {"noise": 1.2}}
 
 
-def ended(words: tuple[object, ...], redirected: str) -> tuple[int, str]:
+def ended(words: tuple[object, ...], redirected: str, program: tuple[str, ...] = PROGRAM) -> tuple[int, str]:
     """Exit code and standard error of a command that a shell starts with redirected streams."""
-    command = ["bash", "-c", f'"$@" {redirected}', "bash", *PROGRAM, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    command = ["bash", "-c", f'"$@" {redirected}', "bash", *program, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=BUFFERED)
     return done.returncode, done.stderr
 
 
-def ended_unread(words: tuple[object, ...], stderr_too: bool) -> int:
+def ended_unread(words: tuple[object, ...], stderr_too: bool, program: tuple[str, ...] = PROGRAM) -> int:
     """Exit code of a command whose readers have left before it prints anything."""
     read, write = os.pipe()
     os.close(read)
     error = write if stderr_too else subprocess.DEVNULL
     try:
-        command = [*PROGRAM, *map(str, words)]
-        return subprocess.run(command, stdout=write, stderr=error, check=False, timeout=120).returncode
+        command = [*program, *map(str, words)]
+        done = subprocess.run(command, stdout=write, stderr=error, check=False, timeout=120, env=BUFFERED)
+        return done.returncode
     finally:
         os.close(write)
 
@@ -50,6 +54,20 @@ def test_a_verdict_stays_what_it_is(tiny: ModuleType, reports: ModuleType, folde
     assert ended_unread(gate, False) == ended_unread((*gate, "--json"), True) == code
     for closed in (">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "| true; exit ${PIPESTATUS[0]}"):
         assert ended(gate, closed)[0] == code, closed
+
+
+@pytest.mark.parametrize("program", [ALONE, SCRIPT])
+def test_a_table_unread_is_no_fault(
+    tiny: ModuleType, reports: ModuleType, folder: Path, program: tuple[str, ...]
+) -> None:
+    """However the command is started, and with standard error closed too."""
+    reports.write_report(tiny, folder, **CHANGES[0])
+    gate = ("gate", folder / "report.json", "--policy", folder / "policy.yaml")
+    for words in (gate, (*gate, "--json")):
+        assert ended_unread(words, False, program) == ended_unread(words, True, program) == 0
+        for redirected in ("", "2>&-"):
+            code, error = ended(words, f"{redirected} | head -1; exit ${{PIPESTATUS[0]}}", program)
+            assert (code, error) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from medfm_compress import pipeline, step_cache, steps
+from medfm_compress import __version__, pipeline, step_cache, steps
 from medfm_compress.artefacts import BundleFile, ModelFolder, NamedInput, ReportFolder, StudyTable, TeacherInput
 from medfm_compress.compress.teachers.source import TeacherSource
 from medfm_compress.recipe import LoadedRecipe, load_recipe
@@ -119,10 +120,67 @@ def test_nothing_that_is_there_is_replaced_unasked(job: Callable[..., list[str]]
     assert job(overwrite=False)[0] == "distill"
     (tmp_path / "recipe.yaml").write_text(RECIPE + "export: {rule: 'sensitivity>=0.9'}\n")
     before = (tmp_path / "out" / "exported.medfm").read_bytes()
-    with pytest.raises(InputError, match="replace it with --overwrite"):
+    with pytest.raises(InputError) as info:
         job(overwrite=False)
+    assert str(info.value).endswith(
+        "exported.medfm is there and was made by other settings (export.rule); name another folder with --out, or "
+        "replace it with --overwrite"
+    )
     assert (tmp_path / "out" / "exported.medfm").read_bytes() == before
     assert job(overwrite=True)[0] == "export"
+
+
+def test_a_refusal_says_what_changed(
+    job: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> str:
+        with pytest.raises(InputError) as info:
+            job(overwrite=False)
+        return str(info.value).partition("; name another")[0].partition("out/")[2]
+
+    def recipe(text: str) -> None:
+        (tmp_path / "recipe.yaml").write_text(text)
+
+    job()
+    recipe(RECIPE + "# a remark\n")
+    assert refused() == "exported.medfm is there and was made by other settings (the recipe's file)"
+    recipe(RECIPE.replace("resnet10t", "resnet14t") + "split: {seed: 3}\n")
+    assert refused() == "study.csv is there and was made by other settings (split)"
+    recipe(RECIPE.replace("resnet10t", "resnet14t"))
+    (tmp_path / "start.safetensors").write_text("another")
+    changed = "other settings (distill.student) and other inputs (start.safetensors)"
+    assert refused() == f"student is there and was made by {changed}"
+    recipe(RECIPE)
+    assert refused() == "student is there and was made by other inputs (start.safetensors)"
+    monkeypatch.setattr(step_cache, "__version__", "99.0")
+    assert refused() == f"study.csv is there and was made by another version ({__version__})"
+    monkeypatch.undo()
+
+
+def test_what_was_changed_behind_its_step_is_said_to_be(job: Callable[..., list[str]], tmp_path: Path) -> None:
+    job()
+    (tmp_path / "out" / "quantized.medfm").write_text("tampered")
+    with pytest.raises(InputError, match=r"quantized.medfm is there and is not what its step left there; name another"):
+        job(overwrite=False)
+
+
+def test_a_record_of_an_earlier_version_still_counts(job: Callable[..., list[str]], tmp_path: Path) -> None:
+    job()
+    for path in (tmp_path / "out" / "steps").iterdir():
+        record = {key: value for key, value in json.loads(path.read_bytes()).items() if key != "ingredients"}
+        path.write_text(json.dumps(record))
+    assert job(overwrite=False) == []
+    (tmp_path / "recipe.yaml").write_text(RECIPE + "export: {rule: 'sensitivity>=0.9'}\n")
+    with pytest.raises(InputError, match="was made by other settings, inputs or another version; name another"):
+        job(overwrite=False)
+
+
+def test_records_name_no_image_and_no_patient(job: Callable[..., list[str]], tmp_path: Path) -> None:
+    job()
+    for path in (tmp_path / "out" / "steps").iterdir():
+        kept = json.loads(path.read_bytes())["ingredients"]
+        assert set(kept) == {"settings", "inputs", "version"}
+        assert all(len(value) == 64 and set(value) <= set("0123456789abcdef") for value in kept["inputs"].values())
 
 
 def test_a_bundle_of_that_name_that_the_job_did_not_make_stays(job: Callable[..., list[str]], tmp_path: Path) -> None:

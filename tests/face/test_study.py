@@ -51,19 +51,33 @@ def test_a_policy_says_how_many_patients_it_takes(study: Path, tmp_path: Path) -
     policy = tmp_path / "policy.yaml"
     policy.write_text(
         "non_inferiority:\n  - {metric: auroc, margin: 0.4}\n  - {metric: sensitivity, margin: 0.02}\n"
+        "  - {metric: accuracy, margin: 0.4}\n"
         "  - {metric: auroc, margin: 0.4, subgroup: site}\nsubgroups: [{column: site}]\n"
     )
     code, text = run("check", study, "--accept-leakage", "--policy", policy)
     assert code == 3
     # 3.84 · 0.98 / 0.02 = 188.2; the 30 test images are of 15 or 16 patients.
     (row,) = [line for line in text.splitlines() if "sensitivity of mass, margin 0.02" in line]
-    assert row.split()[-2] == "189"
+    assert row.split()[-1] == "189" and row.split()[-2] == row.split()[-3]  # each has one image with it
+    # 30 images of 16 patients, of whom 14 have two: 15 count.
+    (row,) = [line for line in text.splitlines() if line.startswith("accuracy, margin 0.4")]
+    assert row.split()[-5:] == ["in", "all", "16", "15", "6"]
+    assert "in test   that count   needed" in text and "images divided by the most that one patient has" in text
     assert "cannot be shown on this split, however good the bundle" in text
     assert "auroc of mass, site = 0, margin 0.4" in text
     needs = json.loads(run("check", study, "--accept-leakage", "--policy", policy, "--json")[1])["patients_needed"]
     whole = {(need["requirement"], need["whose"]): need for need in needs}
     assert whole["auroc of mass, margin 0.4", "with it"]["needed"] == 6
     assert 5 <= whole["auroc of mass, margin 0.4", "without it"]["present"] <= 16
+    accuracy = whole["accuracy, margin 0.4", "in all"]
+    assert (accuracy["patients"], accuracy["present"]) == (16, 15)
+
+
+def test_a_split_that_is_none_is_named_beside_those_that_are(study: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("non_inferiority:\n  - {metric: auroc, margin: 0.4}\n")
+    with pytest.raises(StudyError, match=r"no labelled case in split 'vall'; .*: train \(50\), test \(30\); name one"):
+        run("check", study, "--policy", policy, "--split", "vall")
 
 
 def test_json_is_one_document(study: Path) -> None:

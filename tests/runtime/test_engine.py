@@ -100,7 +100,7 @@ def test_eight_threads_get_what_one_gets(tiny, passed):
             "inconclusive",
             "the report says what was missing: bench it on more cases and run the gate again, or say that",
         ),
-        (None, "run the gate, or say that it may be used without (--unverified)"),
+        (None, "run the gate, or say that it may be used without (unverified=True)"),
     ],
 )
 def test_without_a_passing_verdict_there_is_no_engine(tiny, tmp_path, outcome, advice):
@@ -109,9 +109,18 @@ def test_without_a_passing_verdict_there_is_no_engine(tiny, tmp_path, outcome, a
         Engine(path, threads=1)
     assert "openvino-cpu-fp32: " in str(info.value) and "onnxruntime-cpu-fp32: " in str(info.value)
     assert advice in str(info.value)
-    assert ("--unverified" in str(info.value)) == (outcome != "fail")
+    assert ("unverified=True" in str(info.value)) == (outcome != "fail")
     with Engine(path, threads=1, unverified=True) as engine:
         assert engine.predict(tiny.image()).flags == ("unverified-model",)
+
+
+@pytest.mark.parametrize("source", [None, 3, {"a": 1}])
+def test_what_is_no_image_is_named_and_what_is_one(tiny, passed, source):
+    with Engine(passed, threads=1) as engine:
+        with pytest.raises(InputError) as info:
+            engine.predict(source)
+        assert str(info.value).startswith(f"no image can be read from a value of type {type(source).__name__}; give ")
+        assert "a pydicom Dataset, or a numpy array [H, W]" in str(info.value)
 
 
 def test_it_passes_over_what_cannot_run_and_says_why(tiny, tmp_path, caplog):

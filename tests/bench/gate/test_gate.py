@@ -148,8 +148,13 @@ def test_a_perfect_class_is_told_how_many_patients_would_do(make_evaluation: Mak
     reason = judge(teacher, variant, rules).variants[0].checks[0].reason
     assert f"({ill} with the finding) cannot rule out a drop below" in reason
     needed = float(re.search(r"0.01 would take about ([\d,]+)", reason)[1].replace(",", ""))
+    assert "of whom fewer count" not in reason  # each has one image
     # 3.84 · 0.99 / 0.01 = 380 ill patients, at the prevalence of the study.
     assert needed == pytest.approx(380 * 500 / ill, rel=0.03)
+    pairs = tuple(f"p{number // 2}" for number in range(500))
+    teacher, variant = (msgspec.structs.replace(model, clusters=pairs) for model in (teacher, variant))
+    reason = judge(teacher, variant, rules).variants[0].checks[0].reason
+    assert "with the finding), of whom fewer count since some have several images, cannot rule out a drop" in reason
 
 
 def test_what_was_not_evaluated_and_what_is_undefined_are_told_apart() -> None:

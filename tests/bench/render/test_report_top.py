@@ -16,7 +16,13 @@ from medfm_compress.bench.render.html.page import render_html
 from medfm_compress.bench.render.html.requirements import MOST_ROWS, cards
 from medfm_compress.bench.report import Report
 from medfm_compress.bench.types.policy import Budget, FidelityLimits, NonInferiority, Policy
-from medfm_compress.bench.types.quantization_step import candidate_step, refused_candidate
+from medfm_compress.bench.types.quantization_step import (
+    FURTHER,
+    candidate_step,
+    idle_candidate,
+    keeps_out,
+    refused_candidate,
+)
 from medfm_compress.bench.types.verdict import Check, Verdict
 
 REFUSED = ("relative logit error 0.124 is above the limit 0.03", "not faster than FP32 on the measuring machine")
@@ -164,6 +170,16 @@ def test_a_step_is_read_as_it_is_written() -> None:
             "refused:" in reason
         )
     assert refused_candidate("quantize: calibrated on 55 training cases, seed 0") is None
+
+
+def test_what_there_was_no_time_for_was_not_tried() -> None:
+    said = [idle_candidate(FURTHER, "the time budget was used up"), idle_candidate("bf16", "this CPU lacks amx_bf16")]
+    assert said == [
+        "further candidates were not tried: the time budget was used up",
+        "bf16 does not apply: this CPU lacks amx_bf16",
+    ]
+    assert all(map(keeps_out, said)) and keeps_out(candidate_step("v", "m", "too far", kept=False))
+    assert not keeps_out("calibrated on 55 images, seed 0")
 
 
 def test_refused_candidates_stand_in_the_appendix_alone(full: ModuleType) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny_onnx
 import torch
 
 from medfm_compress import teacher_baselines
@@ -73,7 +74,23 @@ def test_several_teachers_are_not_one_network(tmp_path: Path, teacher, monkeypat
     monkeypatch.setattr(teacher, "model", None)
     lines: list[str] = []
     assert not teacher_rows(teacher, 1, tmp_path, (BF16,), lines.append)
-    assert "not one network" in lines[0]
+    assert lines == [
+        "several teachers are timed together, each as it is; they have no row of their own in PyTorch, BF16"
+    ]
+
+
+def test_an_onnx_file_is_timed_in_onnx_runtime_and_said_to_be(tmp_path: Path) -> None:
+    path = tiny_onnx.write(tmp_path / "net.onnx")
+    labels = ("a", "b", "c")
+    source = TeacherSource(source=str(path), spec=str(tmp_path / "net.spec.json"), labels=labels)
+    teacher = Reference([source], Task(kind="multiclass", labels=labels), 1)
+    lines: list[str] = []
+    targets = row_targets((), on_gpu=False)
+    assert not teacher_rows(teacher, 1, tmp_path, targets, lines.append)
+    assert not teacher_rows(teacher, 1, tmp_path, (ONNXRUNTIME,), lines.append)
+    timed = "the teacher is an ONNX file and is timed in ONNX Runtime alone"
+    assert lines == [f"{timed}; it has no row in OpenVINO", timed]
+    assert teacher.ref.session.open().info.backend == "onnxruntime"
 
 
 def test_the_targets_say_which_rows_there_are(gpu: None) -> None:
