@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from medfm_compress.data.missing_values import is_no_label, is_stand_in
 from medfm_compress.data.study import Case, ImageSource, Study
 from medfm_compress.data.written_forms import normal_form
-from medfm_compress.runtime.columns import is_number
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.task import TaskKind
+from medfm_compress.runtime.written_numbers import is_number
 
 NEGATIVE_NAMES = (
     "normal", "negative", "no finding", "healthy", "control", "benign", "none", "absent", "other", "no", "false", "0",
