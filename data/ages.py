@@ -20,6 +20,8 @@ def age_range(text: str) -> tuple[float, float]:
 
     Units are those of DICOM age strings (VR AS, PS3.5 6.2) and their English words; a number without one is of years.
     """
+    if any(character.isnumeric() and not character.isdecimal() for character in text):  # raised digits, fractions
+        return math.nan, math.nan
     form = re.sub(r"(?<=\d),(?=\d)", ".", normal_form(text))
     units = {next(filter(None, match.groups())) for match in _UNIT.finditer(form)}
     if len(units) > 1:

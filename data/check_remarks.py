@@ -108,7 +108,8 @@ def _similar_patients(study: Study) -> Iterator[str]:
     across = [group for group in groups if len(set.union(*(splits[key] for key in group)) & set(LEARNED)) > 1]
     where = f", {len(across)} of them in several splits, which would be leakage" if across else ""
     yield (
-        f"{len(groups)} groups of patient keys differ in separators or zeros alone{where}: "
+        f"{len(groups)} groups of patient keys differ in punctuation, zeros, accents or letters that look alike, and "
+        f"in nothing else{where}: "
         f"{_examples(across or groups)}; they count as different patients, so write one patient's key in one way"
     )
 

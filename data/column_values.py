@@ -19,6 +19,7 @@ from medfm_compress.data.written_forms import normal_form
 from medfm_compress.runtime.columns import CategoricalColumn, Column, NumericColumn
 from medfm_compress.runtime.dicom.attributes import AGE_UNITS
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.written_numbers import has_only_ascii_digits, number_of
 
 AGE, SEX = "PatientAge", "PatientSex"
 PER_YEAR: Mapping[str, float] = MappingProxyType({unit: AGE_UNITS["years"] / days for unit, days in AGE_UNITS.items()})
@@ -54,21 +55,26 @@ def _category(column: CategoricalColumn, text: str) -> str | None:
 
 
 def _number(column: NumericColumn, text: str) -> float:
-    try:
-        number = float(_COMMA.sub(".", normal_form(text)))
-    except ValueError:
-        number = math.nan
+    number = _plain_number(text)
     if not math.isfinite(number):
         raise InputError(f"{column.name} is {text!r}, which is no number; give one, in {column.unit}")
     return number
 
 
+def _plain_number(text: str) -> float:
+    """Also with a decimal comma; NaN where it is none, as the device sees it: of ASCII digits."""
+    try:
+        return number_of(_COMMA.sub(".", normal_form(text))) if has_only_ascii_digits(text) else math.nan
+    except ValueError:
+        return math.nan
+
+
 def _age(column: NumericColumn, text: str) -> float:
     """In the column's unit."""
-    try:
-        return float(_COMMA.sub(".", normal_form(text)))
-    except ValueError:
-        low, high = age_range(text)
+    number = _plain_number(text)
+    if math.isfinite(number):
+        return number
+    low, high = age_range(text) if has_only_ascii_digits(text) else (math.nan, math.nan)
     per_year = PER_YEAR.get(column.unit)
     if low != high or not is_possible(low, high) or _NO_AGE.fullmatch(text.strip()):
         raise InputError(

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.data.written_forms import normal_form
+from medfm_compress.runtime.dicom.checks import whole_number
+from medfm_compress.runtime.dicom.numbers import numbers
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.images.quiet_decoders import decoding
 from medfm_compress.runtime.images.size_limits import check_extent, read_limited
@@ -56,7 +58,7 @@ def segmentation_of(path: Path, image: Path, wanted: Sequence[tuple[str, Sequenc
         if str(seg.get("SOPClassUID", "")) not in _SOP_CLASSES:
             raise ImageRefused(f"{path.name} is a DICOM file, but no segmentation; give a PNG mask or a DICOM SEG")
         header = dcmread(image, stop_before_pixels=True, specific_tags=list(_OF_IMAGE))
-        if int(header.get("NumberOfFrames") or 1) > 1:
+        if whole_number(header, "NumberOfFrames", image.name, default=1) > 1:
             raise ImageRefused(f"{image.name} has several frames; a mask is of one 2-D image")
         check_extent(int(seg.Rows), int(seg.Columns), path.name)
         if (seg.Rows, seg.Columns) != (header.get("Rows"), header.get("Columns")):
@@ -76,8 +78,8 @@ def _structures(seg: Dataset, wanted: Sequence[tuple[str, Sequence[int]]], name:
     labels = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in seg.SegmentSequence}
     there = ", ".join(f"{number} {label!r}" for number, label in labels.items())
     found: dict[int, int] = {}
-    for k, (structure, numbers) in enumerate(wanted, start=1):
-        chosen = list(numbers) or [n for n, label in labels.items() if normal_form(label) == normal_form(structure)]
+    for k, (structure, given) in enumerate(wanted, start=1):
+        chosen = list(given) or [n for n, label in labels.items() if normal_form(label) == normal_form(structure)]
         if not chosen and len(wanted) == len(labels) == 1:
             chosen = list(labels)
         if not chosen or not all(number in labels for number in chosen):
@@ -90,7 +92,7 @@ def _structures(seg: Dataset, wanted: Sequence[tuple[str, Sequence[int]]], name:
 
 def _frames_of(seg: Dataset, image: str, name: str) -> list[int]:
     """Numbers, from 0, of the frames that belong to an image."""
-    count = int(seg.get("NumberOfFrames") or 1)
+    count = whole_number(seg, "NumberOfFrames", name, default=1)
     groups = seg.get("PerFrameFunctionalGroupsSequence") or []
     if not 1 <= count <= _MOST_FRAMES or len(groups) != count:
         raise ImageRefused(f"{name} has {count} frames and {len(groups)} functional groups; it is damaged")
@@ -132,8 +134,9 @@ def _check_geometry(seg: Dataset, number: int, header: Dataset, name: str) -> No
     for sequence, keyword, tolerance in _GEOMETRY:
         for group in (seg.PerFrameFunctionalGroupsSequence[number], _shared(seg)):
             items = group.get(sequence)
-            said, of_image = items[0].get(keyword) if items else None, header.get(keyword)
-            if said is None or of_image is None:
+            said = numbers(items[0], keyword, name) if items else []
+            of_image = numbers(header, keyword, "the image")
+            if not said or not of_image:
                 continue
             a, b = np.array(said, np.float64), np.array(of_image, np.float64)
             scale = b if keyword == "PixelSpacing" else 1.0

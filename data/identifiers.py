@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from medfm_compress.runtime.written_numbers import is_number
+
 _WORDS = re.compile(
     r"(^|[_\W])(name|surname|first ?name|last ?name|birth|dob|born|accession|mrn|ssn|nhs|insurance|address|street|zip|"
     r"postcode|phone|telephone|mobile|e?mail|physician|operator|uid|record|file ?number|case ?id|patient ?id|study ?id|"
@@ -42,8 +44,6 @@ def identifying(column: str, values: Sequence[str]) -> str:
 
 def _is_measure(value: str) -> bool:
     """Whether ``value`` is a number as measurements are: with a fraction, or of at most three digits."""
-    try:
-        float(value)
-    except ValueError:
+    if not is_number(value):
         return False
     return "." in value or len(value.strip().lstrip("+-")) <= 3

@@ -1,29 +1,28 @@
 """From label columns to a task: which kind, which names, in which order.
 
 Exclusive labels stand in one column ``label``; two values make a binary task, more a multi-class one. Names that
-usually mean *nothing found* come first, in the order of ``NEGATIVE_NAMES``, then all others alphabetically; a binary
-task's finding is its second label. Labels that are all whole numbers are ordered as numbers. Independent findings stand
-in columns ``label:NAME`` of 0 and 1, in the table's order: a multi-label task.
+usually mean *nothing found* come first, in the order of ``NEGATIVE_NAMES``, then ``no X`` and what says that another
+label is not there (``non-X`` beside ``X``, ``X-`` beside ``X+``), then all others alphabetically; a binary task's
+finding is its second label. Labels that are all whole numbers are ordered as numbers. Independent findings stand in
+columns ``label:NAME`` of 0 and 1, in the table's order: a multi-label task.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from medfm_compress.data.missing_values import is_no_label, is_stand_in
+from medfm_compress.data.opposites import NEGATIVE_NAMES, mixed_answers, negations, plain_name
 from medfm_compress.data.study import Case, ImageSource, Study
 from medfm_compress.data.written_forms import normal_form
-from medfm_compress.runtime.columns import is_number
 from medfm_compress.runtime.errors import StudyError
 from medfm_compress.runtime.task import TaskKind
+from medfm_compress.runtime.written_numbers import is_number
 
-NEGATIVE_NAMES = (
-    "normal", "negative", "no finding", "healthy", "control", "benign", "none", "absent", "other", "no", "false", "0",
-)  # fmt: skip
 PREFIX = "label:"
 LEARNED = ("train", "val", "test")
 
@@ -33,7 +32,8 @@ def label_names(values: Iterable[str]) -> tuple[str, ...]:
     distinct = {value for value in values if value}
     if all(name.isdecimal() for name in distinct):
         return tuple(sorted(distinct, key=lambda name: (int(name), name)))
-    return tuple(sorted(distinct, key=lambda name: (_rank(name), name)))
+    negating = negations(distinct)
+    return tuple(sorted(distinct, key=lambda name: (_rank(name, negating), name)))
 
 
 def describe_order(study: Study) -> str:
@@ -47,8 +47,10 @@ def describe_order(study: Study) -> str:
         return "in the order of the label columns"
     if all(label.isdecimal() for label in labels):
         rule = "as numbers"
-    elif labels and _rank(labels[0]) < len(NEGATIVE_NAMES) + 1:
+    elif labels and _rank(labels[0], ()) <= len(NEGATIVE_NAMES):
         rule = f"{labels[0]!r} first, a usual name for nothing found"
+    elif labels and (other := negations(labels).get(labels[0])):
+        rule = f"{labels[0]!r} first, which says that there is no {other!r}"
     else:
         rule = "alphabetical"
     return f"{rule}; the finding is {labels[1]!r}" if study.kind == "binary" and labels else rule
@@ -65,7 +67,8 @@ def exclusive_study(root: Path, source: ImageSource, cases: Sequence[Case], name
 
     Raises:
         StudyError: a single label, a label that is a word for no value, or a number for none beside words, labels that
-            differ only in writing, a case of train, val or test without label, or a class that train lacks.
+            differ only in writing or say yes and no in several ways, a case of train, val or test without label, or a
+            class that train lacks.
     """
     check_label_names(root, cases, names)
     labels = label_names(names)
@@ -82,7 +85,7 @@ def exclusive_study(root: Path, source: ImageSource, cases: Sequence[Case], name
 
 
 def check_label_names(root: Path, cases: Sequence[Case], names: Sequence[str]) -> None:
-    """Refuse labels that are words or numbers for no value, and two that differ only in writing.
+    """Refuse labels that are words or numbers for no value, two that differ only in writing, and mixed yes and no.
 
     Raises:
         StudyError: naming the first.
@@ -92,6 +95,12 @@ def check_label_names(root: Path, cases: Sequence[Case], names: Sequence[str]) -
         raise StudyError(
             f"{root.name}: the label {word!r} ({names.count(word)} cases) stands beside words, like a number for a "
             "missing value; leave the label empty in split 'unlabelled', or give the class another name"
+        )
+    if ways := mixed_answers(label_names(names)):
+        counted = " and ".join(", ".join(f"{word!r} ({names.count(word)} cases)" for word in way) for way in ways)
+        raise StudyError(
+            f"{root.name}: the labels say yes and no in {len(ways)} ways, {counted}; write them in one, such as 1 and "
+            "0, or give classes that mean something else other names"
         )
 
 
@@ -202,8 +211,8 @@ def names_of(study: Study, case: Case) -> tuple[str, ...]:
     return tuple(study.labels[value] for value in case.target)
 
 
-def _rank(name: str) -> int:
-    plain = " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+def _rank(name: str, negating: Container[str]) -> int:
+    plain = plain_name(name)
     if plain in NEGATIVE_NAMES:
         return NEGATIVE_NAMES.index(plain)
-    return len(NEGATIVE_NAMES) + (not plain.startswith("no "))
+    return len(NEGATIVE_NAMES) + (not plain.startswith("no ") and name not in negating)

@@ -6,6 +6,7 @@ import math
 import re
 
 from medfm_compress.data.written_forms import normal_form
+from medfm_compress.runtime.written_numbers import number_of
 
 _N = r"(\d+(?:\.\d+)?)"
 _RANGE = re.compile(rf"{_N}\s*(?:-|to)\s*{_N}")
@@ -34,7 +35,7 @@ def number_range(text: str) -> tuple[float, float]:
     if match := _AT_MOST.fullmatch(form):
         return -math.inf, float(match[1] or match[2])
     try:
-        number = float(form)
+        number = number_of(form)
     except ValueError:
         return _NONE
     return (number, number) if math.isfinite(number) else _NONE

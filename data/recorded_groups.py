@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from medfm_compress.data.ages import age_group, age_range, describe, is_possible
 from medfm_compress.data.missing_values import is_missing, is_no_label
-from medfm_compress.runtime.columns import is_number
+from medfm_compress.runtime.written_numbers import is_number
 
 _AGE_COLUMN = re.compile(r"(patient)?[ _-]*age([ _-]*(in[ _-]*)?(y|yr|yrs|years?))?", re.IGNORECASE)
 _SHOWN = 4

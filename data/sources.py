@@ -76,7 +76,7 @@ class Arrays:
     def _row(self, image: str) -> NDArray[np.uint8]:
         split, _, number = image.partition("/")
         stack = self.images(split) if split in ("train", "val", "test") else np.empty(0, np.uint8)
-        if not number.isdecimal() or int(number) >= len(stack):
+        if not (number.isascii() and number.isdecimal()) or int(number) >= len(stack):
             raise ImageRefused(f"{self.path.name} holds no image {image!r}; keys are like 'train/0'")
         row: NDArray[np.uint8] = stack[int(number)]
         return row

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.written_numbers import number_of
 
 Value = float | str | None
 Values = Mapping[str, Value]
@@ -235,18 +236,16 @@ def without_unit(text: str, unit: str) -> str:
 def _number(name: str, value: float | str, unit: str) -> float:
     """In ``unit``, which may stand behind it."""
     try:
-        number = float(without_unit(value, unit) if isinstance(value, str) else value)
-    except ValueError:
+        number = number_of(without_unit(value, unit)) if isinstance(value, str) else _plain(value)
+    except (ValueError, TypeError, OverflowError):
         raise InputError(f"{name} is {value!r}; give a number, in {unit}") from None
     if not math.isfinite(number):
         raise InputError(f"{name} is {value!r}; give a finite number, in {unit}")
     return number
 
 
-def is_number(text: str) -> bool:
-    """Whether ``text`` is how a number is written."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _plain(value: object) -> float:
+    """A caller's number; ``True`` is no 1, and bytes are no text."""
+    if isinstance(value, bool | np.bool_ | bytes | bytearray):
+        raise TypeError("not a number")
+    return float(value)  # type: ignore[arg-type]

@@ -24,15 +24,15 @@ from medfm_compress.runtime.columns import (
     Value,
     Values,
     encode_columns,
-    is_number,
     without_unit,
 )
 from medfm_compress.runtime.dicom.attributes import AGE, AGE_UNITS, representation_of
 from medfm_compress.runtime.errors import ImageRefused, InputError
+from medfm_compress.runtime.written_numbers import is_number, number_of
 
 MISSING_FLAG = "column-missing"
 ARGUMENT, MISSING, IMPUTED = "argument", "missing", "imputed"
-_AGE = re.compile(r"(\d{1,3})([DWMY])")
+_AGE = re.compile(r"([0-9]{1,3})([DWMY])")
 _AGE_LETTERS = {"D": "days", "W": "weeks", "M": "months", "Y": "years"}
 _OLDEST_DAYS = 125 * 365.25  # nobody on record was older than 122
 _CLOSE = 1e-3  # of a number and the same one in a file, which may be rounded
@@ -174,7 +174,7 @@ def _of_file(column: Column, text: str) -> _FileValue:
     if representation_of(column) == AGE:
         return _age(column, text)
     try:
-        number = float(text)
+        number = number_of(text)
     except ValueError:
         return _FileValue(fault="is no number")
     if not math.isfinite(number):

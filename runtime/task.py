@@ -13,7 +13,7 @@ from medfm_compress.runtime.errors import InputError
 
 TaskKind = Literal["binary", "multiclass", "multilabel", "segmentation", "anomaly"]
 _T = TypeVar("_T")
-FALSE_ALARM_RULE = re.compile(r"(false-alarm-rate)<=(0\.\d*[1-9]\d*)")
+FALSE_ALARM_RULE = re.compile(r"(false-alarm-rate)<=(0\.[0-9]*[1-9][0-9]*)")
 """Of operating points, without spaces: by cases without the finding alone, at a rate above 0 and below 1."""
 INDEPENDENT_KINDS: frozenset[TaskKind] = frozenset({"multilabel", "segmentation", "anomaly"})
 """Kinds whose findings do not exclude each other in one image: a target is a row of 0 and 1."""

@@ -9,7 +9,7 @@ from medfm_compress.runtime.task import FALSE_ALARM_RULE
 
 FALSE_ALARMS = "false-alarm-rate"
 DEFAULT_FALSE_ALARMS = f"{FALSE_ALARMS}<=0.05"
-_RULE = re.compile(r"(sensitivity|specificity)>=(0\.\d+|1(?:\.0+)?)")
+_RULE = re.compile(r"(sensitivity|specificity)>=(0\.[0-9]+|1(?:\.0+)?)")
 
 
 def parse_rule(rule: str) -> tuple[str, float]:

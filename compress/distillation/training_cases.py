@@ -11,6 +11,7 @@ from torch import Tensor
 from medfm_compress.compress.training.dataset import NO_LABEL, UNLABELLED, labelled_cases
 from medfm_compress.data.study import Case, Study
 from medfm_compress.runtime.errors import StudyError
+from medfm_compress.runtime.written_numbers import number_of
 
 
 class Weighing(NamedTuple):
@@ -127,7 +128,7 @@ def _column(study: Study, cases: tuple[Case, ...], column: str) -> Tensor:
 def _weight(case: Case, column: str) -> float:
     text = case.subgroups.get(column, "")
     try:
-        value = float(text or 1)
+        value = number_of(text or "1")
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from medfm_compress.runtime.errors import InputError
+from medfm_compress.runtime.written_numbers import number_of, whole_number_of
 
 _UNITS: Mapping[str, tuple[Mapping[str, float], str]] = MappingProxyType(
     {
@@ -35,7 +36,7 @@ def parse_value(text: str, option: str, kind: Any, unit: str = "") -> Any:
 def parse_number(text: str, option: str) -> float:
     """A finite number; raises InputError for anything else."""
     try:
-        value = float(text)
+        value = number_of(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
@@ -45,7 +46,7 @@ def parse_number(text: str, option: str) -> float:
 
 def _parse_integer(text: str, option: str) -> int:
     try:
-        return int(text)
+        return whole_number_of(text)
     except ValueError:
         raise InputError(f"{option} is {text!r}; give a whole number") from None
 
@@ -61,7 +62,7 @@ def parse_quantity(text: str, option: str, unit: str) -> float:
     suffix = next(name for name in factors if lower.endswith(name))
     written = f"a number with its unit: {example}"
     try:
-        value = float(lower.removesuffix(suffix)) * factors[suffix]
+        value = number_of(lower.removesuffix(suffix)) * factors[suffix]
     except ValueError:
         value = math.nan
     if not math.isfinite(value):  # also a number that its unit makes too large

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from medfm_compress.runtime.dicom.numbers import integer_from
 from medfm_compress.runtime.errors import ImageRefused
 from medfm_compress.runtime.images.size_limits import check_decoded, check_extent
 
@@ -169,8 +170,8 @@ def whole_number(ds: Dataset, keyword: str, name: str, default: int | None = Non
     try:
         value = ds.get(keyword)  # pydicom converts text to a number here
         if value is not None and value != "":
-            return int(value)
-    except (TypeError, ValueError):
+            return integer_from(value)
+    except (TypeError, ValueError, OverflowError):
         raise ImageRefused(f"{name}: {keyword} is not one integer; export the image again") from None
     if default is None:
         raise ImageRefused(f"{name}: the DICOM file has no {keyword}; export it again")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medfm_compress.runtime.dicom.numbers import integer_from
+
 if TYPE_CHECKING:
     from pydicom import Dataset
 
@@ -52,9 +54,9 @@ def lut_of(descriptor: Any, data: Any, *, little_endian: bool, may_be_negative: 
         little_endian: byte order of ``data`` when it is bytes.
         may_be_negative: inputs can be negative, so a first input above 32767 is a negative one read as unsigned.
     """
-    if descriptor is None or len(descriptor) != 3 or data is None:
+    if (described := _described(descriptor)) is None or data is None:
         return None
-    count, first, bits = (int(value) for value in descriptor)
+    count, first, bits = described
     count = count % 2**16 or 2**16  # a descriptor read as signed shows large counts as negative
     if may_be_negative and first >= 2**15:
         first -= 2**16
@@ -64,14 +66,25 @@ def lut_of(descriptor: Any, data: Any, *, little_endian: bool, may_be_negative: 
     return Lut(first, entries, bits)
 
 
+def _described(descriptor: Any) -> tuple[int, int, int] | None:
+    """Number of entries, first input and bits, or None where these are not three integers."""
+    if descriptor is None or isinstance(descriptor, str) or len(descriptor) != 3:
+        return None
+    try:
+        count, first, bits = map(integer_from, descriptor)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return count, first, bits
+
+
 def segmented_lut_of(descriptor: Any, data: Any, *, little_endian: bool) -> Lut | None:
     """Build a table from segments, or None where they do not expand to the descriptor's length.
 
     Discrete and linear segments are understood, in 8- or 16-bit words. Indirect segments, which repeat others, are not.
     """
-    if descriptor is None or len(descriptor) != 3 or not isinstance(data, bytes):
+    if (described := _described(descriptor)) is None or not isinstance(data, bytes):
         return None
-    count, first, bits = (int(value) for value in descriptor)
+    count, first, bits = described
     words = np.frombuffer(data, np.uint8).astype(np.uint16) if bits == 8 else _words(data, little_endian)
     entries = _expanded(words)
     if entries is None or bits not in (8, 16) or entries.size != (count % 2**16 or 2**16):

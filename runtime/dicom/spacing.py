@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from medfm_compress.runtime.dicom.numbers import decimal_from
+
 if TYPE_CHECKING:
     from pydicom import Dataset
 
@@ -16,7 +18,7 @@ def spacing_of(ds: Dataset) -> tuple[float, float] | None:
     """Spacing of rows and of columns in mm; None where no attribute gives a sensible one."""
     for keyword in _KEYWORDS:
         try:
-            rows, columns = (float(value) for value in ds[keyword].value)
+            rows, columns = (decimal_from(value) for value in ds[keyword].value)
         except Exception:  # noqa: BLE001, S112 -- absent or malformed, which is as if it were not said
             continue
         if 0 < rows <= _LARGEST_MM and 0 < columns <= _LARGEST_MM:

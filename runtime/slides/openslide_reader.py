@@ -23,6 +23,7 @@ from medfm_compress.runtime.slides.slide import (
     levels_of,
     plausible_resolution,
 )
+from medfm_compress.runtime.written_numbers import number_of
 
 
 def openslide_format(path: Path) -> str:
@@ -63,7 +64,7 @@ class OpenSlideSlide:
     def _resolution(self) -> tuple[float, float] | None:
         properties = self._slide.properties
         try:
-            return plausible_resolution(float(properties["openslide.mpp-x"]), float(properties["openslide.mpp-y"]))
+            return plausible_resolution(*(number_of(properties[f"openslide.mpp-{axis}"]) for axis in "xy"))
         except (KeyError, ValueError):
             return None
 

@@ -48,7 +48,7 @@ def answer(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str
     return int(ended.value.code or 0), captured.out, captured.err
 
 
-@pytest.mark.parametrize("text", ["ms", "s", "1e308s", "inf", "nans", "", "-"])
+@pytest.mark.parametrize("text", ["ms", "s", "1e308s", "inf", "nans", "", "-", "1_0ms", "\uff11\uff10ms"])
 def test_a_time_is_a_finite_number_with_its_unit(text: str) -> None:
     with pytest.raises(
         InputError, match=r"--max-latency is '.*'; give a number with its unit: a time, e.g. 10ms"

@@ -124,6 +124,11 @@ def test_an_argument_that_contradicts_the_file(given: dict[str, float | str], at
         ({"age": None}, {}, "age is missing"),
         ({"age": 120}, {}, "takes 0 to 110"),
         ({"age": "nan"}, {}, "finite"),
+        ({"age": "4_5"}, {}, "'4_5'; give a number"),
+        ({"age": "\u0660\u0664\u0665Y"}, {}, "give a number"),
+        ({"age": True}, {}, "give a number"),
+        ({}, {"PatientAge": "4_5Y"}, "is no age"),
+        ({}, {"PatientAge": "\u0660\u0664\u0665Y"}, "is no age"),
         ({"age": 5, "sex": "F"}, {}, "takes female, male"),
         ({"age": 5}, {"PatientSex": "O"}, "PatientSex of the file .* one of female, male"),
         ({"age": 5}, {"ViewPosition": "LATERAL"}, "one of AP, PA"),
@@ -134,7 +139,7 @@ def test_what_is_refused(given: dict[str, float | str | None], attributes: dict[
         fill_columns(COLUMNS, given, attributes)
 
 
-@pytest.mark.parametrize("text", ["heavy", "inf", "nan", "70,5", "70\\71"])
+@pytest.mark.parametrize("text", ["heavy", "inf", "nan", "70,5", "70\\71", "7_0", "\u0667\u0660"])
 def test_a_number_that_is_none(text: str) -> None:
     with pytest.raises(ImageRefused, match="PatientWeight of the file"):
         fill_columns([WEIGHT], {}, {"PatientWeight": text})

@@ -78,7 +78,9 @@ def test_a_finding_with_one_class_is_refused(make_evaluation: MakeEvaluation, va
         choose_operating_points(evaluation, rule="youden")
 
 
-@pytest.mark.parametrize("rule", ["", "f1", "sensitivity>0.9", "sensitivity>=1.5", "specificity>=0.0"])
+@pytest.mark.parametrize(
+    "rule", ["", "f1", "sensitivity>0.9", "sensitivity>=1.5", "specificity>=0.0", "sensitivity>=0.\u0669"]
+)
 def test_an_unknown_rule_is_refused(make_evaluation: MakeEvaluation, rule: str) -> None:
     with pytest.raises(InputError, match="is unknown; write youden"):
         choose_operating_points(make_evaluation(), rule=rule)

@@ -84,7 +84,7 @@ def test_columns_weigh_cases(discs):
     torch.testing.assert_close(training_cases.teacher_weight[:3], torch.tensor([0.0, 0.4, 0.8]))
 
 
-@pytest.mark.parametrize("value", ["much", "-1", "inf"])
+@pytest.mark.parametrize("value", ["much", "-1", "inf", "0_5"])
 def test_a_weight_that_is_no_weight(discs, value):
     with pytest.raises(StudyError, match=f"'trust' of .* is '{value}'; a weight is a number, at least 0"):
         gather_training_cases(with_column(discs, {3: value}), Weighing(0.8, label_column="trust"), unlabelled=True)

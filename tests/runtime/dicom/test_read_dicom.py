@@ -375,12 +375,51 @@ def test_a_table_that_fills_a_fraction_of_its_depth_is_flagged(make_dicom):
         (b"1000,5", "WindowCenter is written with a comma, and DICOM takes a decimal point only"),
         (b"WINDOW", "WindowCenter is text, not a number"),
         (b"NaN   ", "WindowCenter is not a finite number"),
+        (b"1_0   ", "WindowCenter is text, not a number"),
+        (b"1_000 ", "WindowCenter is text, not a number"),
+        (b"10\\1_0", "WindowCenter is text, not a number"),
+        (b"0x10  ", "WindowCenter is text, not a number"),
     ],
 )
 def test_a_window_that_is_no_number_is_named_as_such(make_dicom, dicom_bytes, text, words):
     data = dicom_bytes(make_dicom(RAMP8, WindowCenter="1234.5", WindowWidth="100"))
     with pytest.raises(ImageRefused, match=words):
         read_image(data.replace(b"1234.5", text))
+
+
+@pytest.mark.parametrize("text", ["1_0", "1_0.5", "1e1_0"])
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept", "WindowWidth"])
+def test_an_underscore_makes_no_number(make_dicom, dicom_bytes, keyword, text):
+    attributes = {"RescaleSlope": "1", "RescaleIntercept": "0", "WindowCenter": "128", "WindowWidth": "256"}
+    data = dicom_bytes(make_dicom(RAMP8, **attributes | {keyword: "1234567.8"}))
+    with pytest.raises(ImageRefused, match=f"{keyword} is text, not a number"):
+        read_image(data.replace(b"1234567.8", text.encode().ljust(9)))
+
+
+@pytest.mark.parametrize("representation", ["LO", "UC", "OB"])
+def test_a_decimal_of_another_representation_is_its_text_or_refused(make_dicom, dicom_bytes, representation):
+    """A file may say of any attribute that it is a text, or bytes, of which the first was once a slope of 49."""
+    import pydicom
+
+    ds = make_dicom(RAMP8)
+    ds.RescaleIntercept, value = "0", b"1_" if representation == "OB" else "1_0"
+    ds["RescaleSlope"] = pydicom.DataElement("RescaleSlope", representation, value)
+    with pytest.raises(ImageRefused, match="RescaleSlope is text, not a number"):
+        read_image(dicom_bytes(ds))
+
+
+@pytest.mark.parametrize("text", ["1_", "1.5", "1.", "0x1", "1e0", "\xb9"])
+def test_an_integer_string_is_digits(make_dicom, dicom_bytes, text):
+    data = dicom_bytes(make_dicom(RAMP8, NumberOfFrames="12345678"))
+    with pytest.raises(ImageRefused, match="NumberOfFrames is not one integer"):
+        read_image(data.replace(b"12345678", text.encode("latin-1").ljust(8)))
+
+
+def test_a_spacing_with_an_underscore_is_as_if_not_said(make_dicom, dicom_bytes):
+    data = dicom_bytes(make_dicom(RAMP8, PixelSpacing=["1234567.8", "1"], ImagerPixelSpacing=["0.2", "0.2"]))
+    spacings = [read_dicom(data.replace(b"1234567.8", text)).spacing_mm for text in (b"1_0      ", b"0.5      ")]
+    assert spacings[0] == pytest.approx(0.2)
+    assert spacings[1] != spacings[0]
 
 
 def test_full_length_pixels_labelled_422_are_named_as_such(make_dicom):
