@@ -4,14 +4,16 @@ However alike bundle and teacher are, a margin Δ is excluded only by more than 
 could sit (see `stats.score_interval`): for sensitivity the ill, for AUROC the rarer of ill and healthy, for balanced
 accuracy half as many of each, for a share that masks have (Dice) those with the structure. One healthy patient above
 all m ill ones may cost average precision H(m) / m, H the harmonic numbers; it takes the m at which z² H(m) / m falls
-below Δ. PPV, NPV and F1 depend on what will be called, small lesions on what is small, log loss, distances and counts
-have no such bound; they are left out.
+below Δ. A floor F of a share takes as many as a margin of 1 − F: not even a perfect model's own interval begins above.
+PPV, NPV and F1 depend on what will be called, small lesions on what is small, log loss, distances and counts have
+no such bound; they are left out.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,7 @@ from medfm_compress.bench.evaluate.evaluate import number_clusters, tabulate
 from medfm_compress.bench.evaluate.subgroups import divide, restrict
 from medfm_compress.bench.stats.score_interval import smallest_count, smallest_count_of_precision
 from medfm_compress.bench.types.evaluation import Evaluation
-from medfm_compress.bench.types.metric import Metric
+from medfm_compress.bench.types.metric import LOWER_IS_BETTER, Metric
 from medfm_compress.bench.types.policy import NonInferiority, Policy
 from medfm_compress.data.study import Study
 
@@ -74,6 +76,7 @@ def patients_needed(study: Study, policy: Policy, split: str = "test") -> tuple[
     for entry in policy.non_inferiority:
         for group, part in _populations(evaluation, policy, entry):
             needs += _needs(part, policy, entry, group)
+            needs += _needs_of_floor(part, policy, entry, group)
     return tuple(needs)
 
 
@@ -83,6 +86,18 @@ def _populations(evaluation: Evaluation, policy: Policy, entry: NonInferiority) 
     rule = next(rule for rule in policy.subgroups if rule.column == entry.subgroup)
     groups = divide(evaluation, rule, policy).groups
     return [(group.name, restrict(evaluation, group.rows)) for group in groups if group.rows.any()]
+
+
+def _needs_of_floor(evaluation: Evaluation, policy: Policy, entry: NonInferiority, group: str) -> list[Need]:
+    """Of the higher floor, where a share has one below 1."""
+    floor = max(entry.teacher_floor or 0.0, entry.bundle_floor or 0.0)
+    if not 0 < floor < 1 or entry.metric in LOWER_IS_BETTER:
+        return []
+    as_margin = msgspec.structs.replace(entry, margin=1 - floor, teacher_floor=None, bundle_floor=None)
+    return [
+        need._replace(requirement=need.requirement.replace(f"margin {1 - floor:g}", f"floor {floor:g}"))
+        for need in _needs(evaluation, policy, as_margin, group)
+    ]
 
 
 def _needs(evaluation: Evaluation, policy: Policy, entry: NonInferiority, group: str) -> list[Need]:

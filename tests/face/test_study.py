@@ -73,6 +73,18 @@ def test_a_policy_says_how_many_patients_it_takes(study: Path, tmp_path: Path) -
     assert (accuracy["patients"], accuracy["present"]) == (16, 15)
 
 
+def test_a_policy_says_how_many_patients_a_floor_takes(study: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("non_inferiority: [{metric: auroc, margin: 0.4, teacher_floor: 0.6, bundle_floor: 0.9}]\n")
+    code, text = run("check", study, "--accept-leakage", "--policy", policy)
+    assert code == 3
+    rows = [line for line in text.splitlines() if "auroc of mass, floor 0.9" in line]
+    # 3.84 · 0.9 / 0.1 = 34.6: a perfect area of as many ill patients reaches down to 0.9.
+    assert [row.split()[-1] for row in rows] == ["35", "35"]
+    policy.write_text("non_inferiority: [{metric: brier, margin: 0.4, teacher_floor: 0.1}]\n")  # a ceiling
+    assert "floor" not in run("check", study, "--accept-leakage", "--policy", policy)[1]
+
+
 def test_a_split_that_is_none_is_named_beside_those_that_are(study: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("non_inferiority:\n  - {metric: auroc, margin: 0.4}\n")
