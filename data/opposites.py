@@ -27,6 +27,7 @@ _AFFIRMED = (re.compile(r"(?:with|presence of|positive for) (.+)"), re.compile(r
 _REASSURING = frozenset(
     {*NEGATIVE_NAMES, "clear", "controlled", "differentiated", "healed", "intact", "resolved", "stable"}
 )
+_MOST_WORDS = 8  # before a negation
 _ANSWERS = (
     ("true", "false"), ("yes", "no"), ("1", "0"), ("y", "n"), ("t", "f"), ("positive", "negative"), ("pos", "neg"),
     ("present", "absent"),
@@ -52,8 +53,11 @@ def negations(labels: Iterable[str]) -> dict[str, str]:
 
 
 def _things(forms: Iterable[re.Pattern[str]], name: str) -> Iterator[str]:
-    """What ``name`` says is there, or is not, in each of ``forms``."""
-    return (match[1] for form in forms if (match := form.fullmatch(name)))
+    """What ``name`` says is there, or is not, in each of ``forms``; also behind words for where: ``ct noncovid``."""
+    words = name.split(" ")
+    for place in range(min(len(words), _MOST_WORDS)):
+        head, tail = words[:place], " ".join(words[place:])
+        yield from (" ".join([*head, match[1]]) for form in forms if (match := form.fullmatch(tail)))
 
 
 def mixed_answers(labels: Sequence[str]) -> list[tuple[str, ...]]:

@@ -33,7 +33,9 @@ def table(folder: Path, words: tuple[str, ...]) -> None:
         ("no evidence of disease", "disease"), ("non-malignant", "malignant"), ("no cancer", "cancer"),
         ("benign", "malignant"), ("healthy", "diabetic"), ("benign", "non-benign"), ("healthy", "unhealthy"),
         ("normal", "abnormal"), ("normal", "Not normal"), ("clear", "not clear"), ("healed", "unhealed"),
-        ("differentiated", "undifferentiated"),
+        ("differentiated", "undifferentiated"), ("CT_NonCOVID", "CT_COVID"), ("COVID-19 negative", "COVID-19"),
+        ("lung without nodule", "lung with nodule"), ("skin, not melanoma", "skin, melanoma"),
+        ("non-COVID-19", "COVID-19"),
         ("grass", "reed"), ("node", "nodule"), ("her2+", "her3-"), ("covid", "non-smoker"),
     ],
 )  # fmt: skip
