@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -14,6 +15,9 @@ MAX_YAML_BYTES = 1 << 18
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _OF_KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 _MOST_CHARACTERS = 100  # of a number
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+_EXPONENT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+_NOT_FINITE = (".inf", ".nan")
 
 
 def load_yaml(data: bytes, source: str) -> Any:
@@ -30,18 +34,21 @@ def load_yaml(data: bytes, source: str) -> Any:
 
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
-    """A number of few characters, since YAML's own notations, hexadecimal and base 60 among them, have no end.
+    """A decimal number of few characters: YAML 1.1 reads ``010`` as 8, ``1:30`` as 90 and ``1_0`` as 10.
 
     Raises:
-        ConstructorError: it has more.
+        ConstructorError: it has more characters, or is written otherwise.
     """
-    if len(node.value) > _MOST_CHARACTERS:
-        line = node.start_mark.line + 1
-        raise yaml.constructor.ConstructorError(
-            None, None, f"the number in line {line} has more than {_MOST_CHARACTERS} characters; write a shorter one"
-        )
-    number: int | float = yaml.SafeLoader.yaml_constructors[node.tag](loader, node)
-    return number
+    text, line = node.value, node.start_mark.line + 1
+    if len(text) > _MOST_CHARACTERS:
+        problem = f"the number in line {line} has more than {_MOST_CHARACTERS} characters; write a shorter one"
+        raise yaml.constructor.ConstructorError(None, None, problem)
+    if _DECIMAL.fullmatch(text):
+        return float(text) if node.tag.endswith("float") else int(text)
+    if text.lstrip("+-").lower() in _NOT_FINITE:  # the limits of each key refuse it in words
+        return float(text.replace(".", ""))
+    problem = f"{text} in line {line} is read in several ways; write a decimal number, or text in quotes"
+    raise yaml.constructor.ConstructorError(None, None, problem)
 
 
 class _Strict(yaml.SafeLoader):
@@ -63,3 +70,7 @@ class _Strict(yaml.SafeLoader):
         if twice:
             raise yaml.constructor.ConstructorError(None, None, "; ".join(twice))
         return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.2 takes 1e-3 for a number, and YAML 1.1 for text.
+_Strict.add_implicit_resolver(_NUMBERS[1], _EXPONENT, list("+-.0123456789"))

@@ -135,6 +135,21 @@ def test_a_missing_key_and_one_that_is_given_twice(tmp_path: Path) -> None:
         load_recipe(tmp_path / "r.yaml")
 
 
+@pytest.mark.parametrize("number", ["010", "1_0", "1:30", "0x1F", "0b11", "1_0.5", "00"])
+def test_a_number_that_yaml_reads_otherwise_than_people_do(tmp_path: Path, number: str) -> None:
+    (tmp_path / "r.yaml").write_text(f"{RECIPE}prune: {{max_macs: 0.5, round_to: {number}}}\n")
+    with pytest.raises(InputError, match=f"{number} in line 5 is read in several ways"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize(("written", "meant"), [("1e-3", 0.001), ("2.5E-04", 0.00025), (".5", 0.5), ("1", 1.0)])
+def test_numbers_as_people_write_them(tmp_path: Path, written: str, meant: float) -> None:
+    step = f"distill: {{student: resnet10t, training: {{learning_rate: {written}}}}}"
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("distill: {student: resnet10t}", step))
+    recipe = load_recipe(tmp_path / "r.yaml").recipe
+    assert recipe.distill is not None and recipe.distill.training.learning_rate == meant
+
+
 @pytest.mark.parametrize("key", ["1", "no", "~", "2026-01-01", "1.5"])
 def test_a_key_that_yaml_takes_for_no_text(tmp_path: Path, key: str) -> None:
     (tmp_path / "r.yaml").write_text(f"{RECIPE}{key}: x\n")

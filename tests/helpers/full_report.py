@@ -282,7 +282,7 @@ def _policy() -> Policy:
             NonInferiority(metric="brier", margin=0.01),
             NonInferiority(metric="brier", margin=0.02, subgroup="sex"),
         ),
-        robustness=(Robustness(margin=0.03, perturbations=("blur", "noise"), severities=(1, 3)),),
+        robustness=(Robustness(margin=0.05, perturbations=("blur", "noise"), severities=(1, 3)),),
         budget=Budget(p50_ms=5, min_speedup=10, min_compression=10),
         subgroups=(
             SubgroupRule(column="sex"),
