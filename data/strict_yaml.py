@@ -15,7 +15,7 @@ MAX_YAML_BYTES = 1 << 18
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _OF_KEYS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 _MOST_CHARACTERS = 100  # of a number
-_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*|[1-9][0-9]{0,2}(_[0-9]{3})+)?(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _EXPONENT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
 _NOT_FINITE = (".inf", ".nan")
 
@@ -34,7 +34,7 @@ def load_yaml(data: bytes, source: str) -> Any:
 
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | float:
-    """A decimal number of few characters: YAML 1.1 reads ``010`` as 8, ``1:30`` as 90 and ``1_0`` as 10.
+    """A decimal number of few characters, thousands apart by ``_``: YAML 1.1 reads ``010`` as 8, ``1:30`` as 90.
 
     Raises:
         ConstructorError: it has more characters, or is written otherwise.

@@ -100,7 +100,7 @@ def _check_table(value: dict[Any, Any], fields: tuple[Field, ...], where: str) -
 def _check_number(value: Any, kind: FloatType | IntType, where: str) -> None:
     whole = isinstance(kind, IntType)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        example = "20000000" if whole else "0.02 (and 1.0e+2, not 1e2, which YAML takes for text)"
+        example = "20000000" if whole else "0.02"
         raise InputError(
             f"{where} is {in_one_line(repr(value))}; write a {'whole number' if whole else 'number'}, e.g. {example}"
         )

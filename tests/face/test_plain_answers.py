@@ -135,7 +135,7 @@ def test_a_missing_key_and_one_that_is_given_twice(tmp_path: Path) -> None:
         load_recipe(tmp_path / "r.yaml")
 
 
-@pytest.mark.parametrize("number", ["010", "1_0", "1:30", "0x1F", "0b11", "1_0.5", "00"])
+@pytest.mark.parametrize("number", ["010", "1_0", "10_00", "1:30", "0x1F", "0b11", "1_0.5", "00"])
 def test_a_number_that_yaml_reads_otherwise_than_people_do(tmp_path: Path, number: str) -> None:
     (tmp_path / "r.yaml").write_text(f"{RECIPE}prune: {{max_macs: 0.5, round_to: {number}}}\n")
     with pytest.raises(InputError, match=f"{number} in line 5 is read in several ways"):
