@@ -109,10 +109,13 @@ class Study(msgspec.Struct, frozen=True, kw_only=True):
         cases = tuple(case for case in self.split(name) if case.target)
         if not cases:
             found = Counter(case.split for case in self.cases if case.target)
-            others = ", ".join(f"{split} ({count})" for split, count in found.items()) or "none"
+            others = ", ".join(f"{split} ({count})" for split, count in found.items())
+            remedy = (
+                f"splits with labelled cases: {others}; name one of them, or cut one with 'medfm-compress study split'"
+            )
             raise StudyError(
-                f"{in_one_line(self.root.name)} has no labelled case in split {name!r}; splits with labelled cases: "
-                f"{others}; name one of them, or cut one with 'medfm-compress study split'"
+                f"{in_one_line(self.root.name)} has no labelled case in split {name!r}"
+                f"{f'; {remedy}' if found else f', nor in another; {HOW_TO_LABEL}'}"
             )
         return cases
 

@@ -61,6 +61,8 @@ def test_a_study_without_labels_asks_nothing_of_a_network(tmp_path: Path) -> Non
         StudyError, match=r"x has no labels; put its images into a folder per class, or give a cases.csv"
     ):
         _ = study.task
+    with pytest.raises(StudyError, match=r"no labelled case in split 'train', nor in another; put its images into"):
+        study.labelled_split("train")
 
 
 @pytest.mark.parametrize("count", [0, 3, 11])

@@ -171,7 +171,8 @@ def test_an_onnx_teacher_is_benched_with_what_its_file_does_not_say(inputs, tmp_
     assert "it must be logits, softmax or sigmoid" in str(wrong.exception)
 
 
-def test_prune_and_explain_say_what_an_onnx_teacher_needs(inputs, tmp_path) -> None:
+def test_prune_and_explain_say_what_an_onnx_teacher_needs(inputs, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # likewise
     teacher, spec = onnx_teacher(inputs, tmp_path)
     both = typer.Typer()
     both.command()(prune)

@@ -96,7 +96,7 @@ def test_the_test_split_is_logged(encoder, discs_path, tmp_path, capsys):
         (("--cases", "1,5"), "cases is 1,5; give different numbers, each 2 or more"),
         (("--cases", "5,5"), "give different numbers"),
         (("--split", "train"), "the classifiers learn from train: give val, or test"),
-        (("--split", "nowhere"), "split 'nowhere' of discs.npz has no case of"),
+        (("--split", "nowhere"), "no labelled case in split 'nowhere'; splits with labelled cases: train (48)"),
         (("--draws", "1"), "--draws is 1; it must be 2 to 1000"),
         (("--out", "."), "--out is empty"),
     ],
