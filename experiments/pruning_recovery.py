@@ -163,7 +163,7 @@ def counts(record: PruningRecord) -> dict[str, Any]:
         "predicted_ms": round(last.predicted, 4),
         "measured_ms": round(last.measured, 4),
         "p50_ms": [round(entry.quantile_ms(0.5), 4) for entry in record.measurements],
-        "speedup": round(record.speedup, 3),
+        "speedup": round(record.speedup.estimate, 3) if record.speedup else 0.0,
         "blocks_dropped": sum(group.kind == "block" and group.after == 0 for group in last.groups),
     }
 
