@@ -14,7 +14,7 @@ NEGATIVE_NAMES = (
 _NEGATED = tuple(
     re.compile(form)
     for form in (
-        r"(?:not an?|not|non|no|no evidence of|without|absence of|negative for|free of) (.+)",
+        r"(?:not an?|not|non|no evidence of|no sign of|no|without|absence of|negative for|free of) (.+)",
         r"non(\w{3}.*)",
         r"not(\w{3}.*)",
         r"no(\w{3}.*)",

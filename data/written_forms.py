@@ -18,6 +18,8 @@ _WHOLE_NUMBER = re.compile(r"([0-9]+)(?:\.0*|,0{0,2})?")  # ``7,000`` may be sev
 _LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _POINT_ZERO = re.compile(r"(?<![0-9.])([0-9]+)\.0+$")
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?:[ '][0-9]{3})+")
+_DIGITS_OF_A_NUMBER = 6  # such as those of insured people and registers; ``N1_0001`` is another image than ``N10001``
+_PARTED = re.compile(r"[0-9][^0-9a-z]+[0-9]")
 _AROUND = "+-=[](){}'"
 # In small letters; keys are written in capitals more often, so the Cyrillic v is the b that its capital looks like.
 _LOOK_ALIKES = str.maketrans(
@@ -55,6 +57,12 @@ def similar_forms(texts: Iterable[str]) -> list[tuple[str, ...]]:
     groups: dict[str, list[str]] = defaultdict(list)
     for form in dict.fromkeys(filter(None, map(normal_form, texts))):
         groups[_similar(form) or form].append(form)
+    for parted in [form for group in groups.values() for form in group if _PARTED.search(form)]:
+        joined = "".join(filter(str.isalnum, parted))
+        whole = groups.get(_LEADING_ZEROS.sub("", joined), [])
+        is_number = sum(map(str.isdecimal, joined)) >= _DIGITS_OF_A_NUMBER
+        if is_number and parted not in whole and any(form.isalnum() for form in whole):
+            whole.append(parted)
     return [tuple(sorted(group)) for group in groups.values() if len(group) > 1]
 
 
@@ -62,7 +70,8 @@ def _similar(form: str) -> str:
     """A normal form without punctuation, symbols, leading zeros and accents, with Latin letters for those alike.
 
     Punctuation between two digits stands, whichever it is: ``P-12`` and ``P1-2`` are two patients, ``1.2.840`` and
-    ``1.28.40`` two studies. That of thousands does not.
+    ``1.28.40`` two studies. That of thousands does not. A number of six digits and more is also like the one that has
+    no punctuation at all: ``123-45-6789`` and ``123456789``.
     """
     if not (form.isascii() and form.isalnum()):
         if _THOUSANDS.fullmatch(form.strip(_AROUND)):

@@ -30,6 +30,9 @@ from medfm_compress.step_settings import (
 
 _TAKEN = ("exported", "quantized")  # bundles of the steps before
 _LONGEST_NAME = 100
+_FILES = ("weights", "folder", "spec", "stain", "columns", "baseline", "more", "external_models")
+_FILES_OR_NETWORKS = ("source", "student", "encoder")
+_NETWORKS = ("timm", "hf-hub", "smp", "monai", "scaled")  # what their names begin with
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -219,12 +222,14 @@ def missing_file(recipe: Recipe) -> str:
     return next((f"{key} names {path}, which does not exist" for key, path in _named(recipe) if _is_missing(path)), "")
 
 
-def _is_missing(path: str) -> bool:
-    return bool(path) and not Path(path.partition("#")[0]).exists()  # what an ONNX file gives stands behind #
+def _is_missing(name: str) -> bool:
+    """``outputs:FOLDER``, ``FILE.onnx#softmax`` and ``BUNDLE#VARIANT`` name what is there, too."""
+    path = name.removeprefix("outputs:")
+    return bool(path) and not Path(path).exists() and not Path(path.rpartition("#")[0] or path).exists()
 
 
 def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Key and path of all that steps read; networks' names are not of them."""
+    """Key and path of all that steps read; names of networks are not of them."""
     sections: dict[str, msgspec.Struct | None] = {
         "pretrain": recipe.pretrain,
         "teacher": recipe.teacher,
@@ -236,10 +241,17 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
         sections |= {f"anomaly.teachers[{at}]": source for at, source in enumerate(recipe.anomaly.teachers)}
         sections["anomaly.embed"] = recipe.anomaly.embed
     for name, section in sections.items():
-        for key in ("weights", "folder", "spec", "stain", "columns", "baseline", "more", "external_models"):
+        for key in (*_FILES, *_FILES_OR_NETWORKS):
             value = getattr(section, key, ())
             for path in (value,) if isinstance(value, str) else value:
-                yield f"{name}.{key}", path
+                if key in _FILES or _is_path(path):
+                    yield f"{name}.{key}", path
+
+
+def _is_path(name: str) -> bool:
+    """Whether what may be the name of a network, such as ``resnet18`` or ``smp:unet/tu-resnet18``, is none."""
+    prefix, sign, _ = name.partition(":")
+    return "/" in name and (not sign or prefix not in _NETWORKS)
 
 
 def with_backbone(recipe: Recipe, pretrained: PretrainStep, backbone: str) -> Recipe:

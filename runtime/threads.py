@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from threading import Event
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -30,19 +31,22 @@ def map_in_threads(
         together: items that one thread takes at a time; more than 1 where an item takes a millisecond or less, of which
             waking another thread would be a third.
     """
-    pool = ThreadPoolExecutor(workers)
+    pool, stopped = ThreadPoolExecutor(workers), Event()
     waiting: deque[Future[list[Result]]] = deque()
+    if isinstance(items, Sized):  # every thread gets some
+        together = max(1, min(together, len(items) // (2 * workers)))
+
+    def each(group: list[Item]) -> list[Result]:
+        return [call(item) for item in group if not stopped.is_set()]
+
     left = iter(items)
     try:
         while group := list(islice(left, together)):
-            waiting.append(pool.submit(_each, call, group))
+            waiting.append(pool.submit(each, group))
             if len(waiting) > max(workers, _AHEAD * workers // together):
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
     finally:
+        stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _each(call: Callable[[Item], Result], group: list[Item]) -> list[Result]:
-    return [call(item) for item in group]

@@ -143,7 +143,7 @@ def _compare(
     else:
         values = WeightedMetrics(sample, (question.metric,)).unweighted()[:, 0]
         interval, p_worse = _judged(question, sample, policy) if not lacking else (None, 1.0)
-    if same and not lacking:
+    if same and not lacking and np.isfinite(values).all():
         interval, p_worse = no_difference(1 - 2 * policy.alpha), 1.0
     if interval is None:
         interval = Interval(

@@ -77,7 +77,11 @@ def patients_needed(study: Study, policy: Policy, split: str = "test") -> tuple[
         for group, part in _populations(evaluation, policy, entry):
             needs += _needs(part, policy, entry, group)
             needs += _needs_of_floor(part, policy, entry, group)
-    return tuple(needs)
+    for asked in policy.robustness:  # each perturbation takes the same
+        alike = NonInferiority(metric=asked.metric, margin=asked.margin, finding=asked.finding)
+        for need in _needs(evaluation, policy, alike, ""):
+            needs.append(need._replace(requirement=f"{need.requirement}, perturbed"))
+    return tuple(dict.fromkeys(needs))
 
 
 def _populations(evaluation: Evaluation, policy: Policy, entry: NonInferiority) -> list[tuple[str, Evaluation]]:

@@ -121,6 +121,11 @@ def interval(resampled: Resampled, level: float) -> Interval | None:
     )
 
 
+def is_defined(resampled: Resampled) -> bool:
+    """Whether the statistic is, and in all but `MAX_UNDEFINED` of the resamples."""
+    return _defined(resampled) is not None
+
+
 def p_below(resampled: Resampled, bound: float) -> float:
     """One-sided p-value of "the true value is at least ``bound``", small where it is clearly below.
 

@@ -43,6 +43,8 @@ def p_resampled_below(resampled: Resampled, effects: Effects | None, bound: floa
     if errors:
         p = bootstrap.p_below(change(resampled).of(np.negative), bound)
         return p if effects is None else weaker(p, p_score_below(effects.mirrored(), bound))
+    if not bootstrap.is_defined(change(resampled)):
+        return 1.0
     pair = _pair(resampled)
     p = bootstrap.p_below(change(resampled), bound) if pair is None else p_profile_below(pair, bound)
     return p if effects is None else weaker(p, p_score_below(effects, bound))

@@ -85,8 +85,9 @@ def p_resampled_drop_below(
     values: bootstrap.Resampled, effects: Effects | None, bound: float, *, errors: bool
 ) -> float:
     """Likewise of bootstrapped values; D of errors is taken with its sign turned, so that a loss is negative."""
-    p = bootstrap.p_below(values.of(lambda v: v @ (-WEIGHTS if errors else WEIGHTS)), bound)
-    if effects is None:
+    signed = values.of(lambda v: v @ (-WEIGHTS if errors else WEIGHTS))
+    p = bootstrap.p_below(signed, bound)
+    if effects is None or not bootstrap.is_defined(signed):
         return p
     return weaker(p, p_score_below(effects.mirrored() if errors else effects, bound))
 

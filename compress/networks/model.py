@@ -360,7 +360,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     if loaded is None:
         network = "; an ONNX file is a whole network: give it as a teacher" if path.suffix == ".onnx" else ""
         raise ModelError(f"{path} is no file of weights; {_WANTED_WEIGHTS}{network}")
-    averaged = [key for key in loaded if key in _AVERAGED] if isinstance(loaded, dict) else []
+    averaged = [key for key in _AVERAGED if _holds_tensors(loaded.get(key))] if isinstance(loaded, dict) else []
     if averaged and "state_dict" in loaded:
         raise ModelError(
             f"{path} holds two networks, 'state_dict' and {averaged[0]!r}, the moving average of its weights; save the "
@@ -370,6 +370,10 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ModelError(f"{path} is not a state dict of tensors; save model.state_dict()")
     return state
+
+
+def _holds_tensors(value: object) -> bool:
+    return isinstance(value, dict) and any(isinstance(entry, torch.Tensor) for entry in value.values())
 
 
 def _begin_of(path: Path) -> bytes:

@@ -5,6 +5,7 @@ pydicom makes numbers of text as Python does, which also reads ``1_0``. So the t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,7 @@ def numbers(ds: Dataset, keyword: str, name: str, most: int = 1_000) -> list[flo
         raise ImageRefused(f"{name}: {keyword} {_fault(ds, keyword)}; export the image again") from None
     if value is None or value == "":
         return []
-    values = value if hasattr(value, "__len__") and not isinstance(value, str | bytes) else [value]
+    values = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
     return [_number(ds, keyword, item, name) for item in values[:most]]
 
 
@@ -70,7 +71,10 @@ def _written(value: object) -> object:
     """The text of a decimal or integer string, the number of a binary one."""
     if isinstance(value, bytes):
         raise TypeError("bytes of no value representation that holds numbers")
-    return getattr(value, "original_string", value)
+    text: object = getattr(value, "original_string", value)
+    if isinstance(text, bytes):  # of a person's name
+        raise TypeError("text of a value representation that holds no numbers")
+    return text
 
 
 def _number(ds: Dataset, keyword: str, value: object, name: str) -> float | None:

@@ -8,7 +8,7 @@ import pytest
 
 from medfm_compress.bench.gate.policy_file import load_policy
 from medfm_compress.pipeline import compress
-from medfm_compress.recipe import load_recipe
+from medfm_compress.recipe import load_recipe, missing_file
 from medfm_compress.runtime.errors import InputError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -70,6 +70,10 @@ anomaly:
         (GOOD.replace("{model: resnet18}", "{folder: gone}"), r"teacher\.folder"),
         (GOOD.replace("resnet10t}", "resnet10t, more: [here.csv, gone]}"), r"distill\.more"),
         (GOOD.replace("teacher: {model: resnet18}", "teachers: [{source: here.csv, spec: gone}]"), "spec"),
+        (GOOD.replace("teacher: {model: resnet18}", "teachers: [{source: ./gone}]"), r"teachers\[0\]\.source"),
+        (GOOD.replace("teacher: {model: resnet18}", "teachers: [{source: 'outputs:gone'}]"), "source"),
+        (GOOD.replace("resnet10t}", "../gone/student}"), r"distill\.student"),
+        (ANOMALY.replace("resnet18, weights: gone.pt", "./gone"), r"anomaly\.teachers\[0\]\.encoder"),
         (GOOD + "bench: {external_models: ['here.csv#softmax', 'gone.onnx#softmax']}\n", r"bench\.external_models"),
         (GOOD + "bench: {baseline: gone.medfm}\n", r"bench\.baseline"),
         (ANOMALY, r"anomaly\.teachers\[0\]\.weights"),
@@ -83,3 +87,17 @@ def test_a_file_that_a_late_step_lacks_is_said_before_the_first(text: str, key: 
     with pytest.raises(InputError, match=rf"{key}.*gone.*does not exist"):
         compress(load_recipe(tmp_path / "r.yaml"), tmp_path / "here.csv", out, print)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "student", ["resnet10t", "timm:resnet10t", "smp:unet/tu-resnet18", "hf-hub:owner/name", "auto"]
+)
+def test_names_of_networks_and_files_that_are_there_are_not_missing(tmp_path: Path, student: str) -> None:
+    folder = tmp_path / "run#2"
+    folder.mkdir()
+    for name in ("w.safetensors", "p.onnx", "old.medfm"):
+        (folder / name).touch()
+    text = GOOD.replace("resnet10t}", f"'{student}', weights: 'run#2/w.safetensors'}}")
+    text += "bench: {external_models: ['run#2/p.onnx#softmax', 'run#2/old.medfm#int8'], baseline: 'run#2/old.medfm'}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    assert not missing_file(load_recipe(tmp_path / "r.yaml").recipe)

@@ -37,9 +37,42 @@ def test_one_thread_takes_several_items_where_that_is_asked_for(together: int) -
         threads[number] = threading.get_ident()
         return -number
 
-    assert list(map_in_threads(note, range(200), 2, together)) == [-number for number in range(200)]
+    assert list(map_in_threads(note, iter(range(200)), 2, together)) == [-number for number in range(200)]
     for first in range(0, 200, together):
         assert len({threads[number] for number in range(first, min(first + together, 200))}) == 1
+
+
+def test_few_items_are_shared_among_the_threads() -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    def meet(number: int) -> int:
+        if number in (0, 2):
+            both.wait()  # for ever, if one thread had both
+        return number
+
+    assert list(map_in_threads(meet, [0, 1, 2, 3], 2, 16)) == [0, 1, 2, 3]
+
+
+def test_a_group_that_has_begun_ends_with_the_item_at_hand() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        if number == 8:
+            begun.set()
+            go_on.wait(30)
+        done.append(number)
+        return number
+
+    results = map_in_threads(work, iter(range(1_000)), 1, 8)
+    next(results)
+    assert begun.wait(30)
+    results.close()
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(30)
+    assert done == list(range(9))
 
 
 def test_few_groups_are_ahead_of_who_takes_the_results() -> None:
