@@ -176,7 +176,8 @@ def _judged_means(question: Asked, cases: CaseValues, policy: Policy) -> tuple[I
 
 def _judged(question: Asked, sample: Sample, policy: Policy) -> tuple[Interval | None, float]:
     level, metric = 1 - 2 * policy.alpha, question.metric
-    effects = contrast_effects(sample, metric, WEIGHTS) if has_effects(metric) else None
+    is_defined = bool(np.isfinite(WeightedMetrics(sample, (metric,)).unweighted()).all())
+    effects = contrast_effects(sample, metric, WEIGHTS) if has_effects(metric) and is_defined else None
     if metric == "auroc" and effects is not None:
         areas = clustered_areas(sample.scores, sample.truth, sample.clusters)
         return areas_drop_difference(areas, effects, level), p_areas_drop_below(areas, effects, -question.margin)

@@ -81,6 +81,10 @@ def test_a_policy_says_how_many_patients_a_floor_takes(study: Path, tmp_path: Pa
     rows = [line for line in text.splitlines() if "auroc of mass, floor 0.9" in line]
     # 3.84 · 0.9 / 0.1 = 34.6: a perfect area of as many ill patients reaches down to 0.9.
     assert [row.split()[-1] for row in rows] == ["35", "35"]
+    policy.write_text("non_inferiority: [{metric: auroc, margin: 0.4}]\nrobustness: [{margin: 0.05}]\n")
+    text = run("check", study, "--accept-leakage", "--policy", policy)[1]
+    rows = [line for line in text.splitlines() if "auroc of mass, margin 0.05, perturbed" in line]
+    assert [row.split()[-1] for row in rows] == ["73", "73"]  # 3.84 · 0.95 / 0.05
     policy.write_text("non_inferiority: [{metric: brier, margin: 0.4, teacher_floor: 0.1}]\n")  # a ceiling
     assert "floor" not in run("check", study, "--accept-leakage", "--policy", policy)[1]
 

@@ -107,6 +107,18 @@ def test_patients_whom_the_bundle_alone_loses_may_not_be_in_the_sample(make_eval
     assert check.outcome == "inconclusive"
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_what_is_undefined_on_perturbed_images_stays_inconclusive(make_evaluation, noise):
+    """A model that calls nobody there has no PPV."""
+    models = [make_evaluation(name, noise=own) for name, own in (("teacher", 0.0), ("int8", noise))]
+    silent = [msgspec.structs.replace(model, decisions=np.zeros_like(model.decisions)) for model in models]
+    asked_for = policy(one(metric="ppv"))
+    (found,) = compare_drops(models, [tables(*silent)], asked_for)
+    assert found.p_worse == 1
+    (check,) = check_drops(asked(asked_for, models[0].findings), "int8", [found], 0.025)
+    assert check.outcome == "inconclusive"
+
+
 def test_one_network_in_two_engines_loses_nothing(make_evaluation):
     teacher, blurred = make_evaluation(), make_evaluation(noise=1.0)
     again, blurred_again = (
