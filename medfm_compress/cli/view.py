@@ -13,6 +13,7 @@ from medfm_compress.cli import console
 from medfm_compress.cli.arguments import TrustStoreOption
 from medfm_compress.cli.command import command
 from medfm_compress.cli.engine_choice import EngineChoice, open_engine
+from medfm_compress.cli.streams import flush_out
 from medfm_compress.runtime.errors import EXIT_INTERNAL, EXIT_INTERRUPTED
 from medfm_compress.runtime.page.settings import PageSettings
 
@@ -58,6 +59,7 @@ def view(
         try:
             server.start()
             console.emit(lambda: {"url": server.url}, lambda: console.say(f"open {server.url}"))
+            flush_out()  # also where a file or a pipe listens
             while server.is_alive and not ended.wait(_TICK_S):
                 pass
         finally:
