@@ -183,9 +183,13 @@ def test_a_teacher_that_returns_nan(capsys, study, tmp_path):
     torch.manual_seed(0)
     model = build_model("test_resnet", Task(kind="binary", labels=LABELS), size_px=48, colour="grey")
     with torch.no_grad():
-        model.module.get_classifier().weight[0, 0] = float("nan")
+        model.module.get_classifier().weight.fill_(3e38)
     error = refused(capsys, study, save_model(model, tmp_path / "nan"), tmp_path / "s")
     assert "gives logits that are not finite" in error
+    with torch.no_grad():
+        model.module.get_classifier().weight[0, 0] = float("nan")
+    error = refused(capsys, study, save_model(model, tmp_path / "weights"), tmp_path / "s")
+    assert "which is not finite in 1 of 192 values" in error
 
 
 @pytest.mark.parametrize(

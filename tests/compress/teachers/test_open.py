@@ -161,11 +161,16 @@ def test_a_pickle_with_code_is_refused_and_not_run(source: str, tmp_path: Path) 
     assert not marker.exists()
 
 
-def test_weights_that_are_not_finite_are_refused_when_asked(model: Model, tmp_path: Path) -> None:
+def test_weights_and_answers_that_are_not_finite_are_refused(model: Model, tmp_path: Path) -> None:
     network = timm.create_model("test_resnet", num_classes=2)
+    supplied = {"weights": str(tmp_path / "w.safetensors"), "labels": STUDY.labels}
     network.state_dict()["fc.weight"].fill_(float("nan"))
     save_file(network.state_dict(), tmp_path / "w.safetensors")
-    teacher = opened("timm:test_resnet", weights=str(tmp_path / "w.safetensors"), labels=STUDY.labels)
+    with pytest.raises(ModelError, match="which is not finite in 192 of 192 values"):
+        opened("timm:test_resnet", **supplied)
+    network.state_dict()["fc.weight"].fill_(3e38)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    teacher = opened("timm:test_resnet", **supplied)
     with pytest.raises(ModelError, match="not finite"):
         teacher.answer(torch.rand(1, 3, 160, 160))
 
