@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.bench.evaluate.evaluate import number_clusters
+from medfm_compress.bench.evaluate.same_output import no_difference
 from medfm_compress.bench.stats import bootstrap
 from medfm_compress.bench.stats.bootstrap_difference import change
 from medfm_compress.bench.stats.case_means import mean_effects, resample_mean
@@ -110,8 +111,7 @@ def compare_means(
     own = [_own(cases, model, resampled, most, level) for model in (0, 1)]
     effects = mean_effects(cases.values[1] - cases.values[0], cases.clusters, -most, most)
     if same:
-        nothing = Interval(estimate=0.0, low=0.0, high=0.0, level=level, method="identical outputs", standard_error=0.0)
-        return MeanComparison(own[0], own[1], nothing, None if margin is None else 1.0, 0.0)
+        return MeanComparison(own[0], own[1], no_difference(level), None if margin is None else 1.0, 0.0)
     ends = (-most, most) if metric not in UNBOUNDED else (-np.inf, np.inf)
     difference = _interval(change(resampled), effects, level, ends)
     p_worse = None if margin is None else _p_worse(resampled, effects, margin, errors=errors)

@@ -35,6 +35,7 @@ from medfm_compress.bench.evaluate.mask_comparison import (
     too_few_values,
     without_interval,
 )
+from medfm_compress.bench.evaluate.same_output import no_difference, same_output
 from medfm_compress.bench.evaluate.subgroups import Group, divide, restrict
 from medfm_compress.bench.stats import bootstrap, bootstrap_difference
 from medfm_compress.bench.stats.auroc import area_interval, clustered_areas
@@ -51,8 +52,6 @@ from medfm_compress.runtime.errors import InputError
 
 __all__ = ["Confusion", "check_same_cases", "compare", "confusion", "confusion_matrix", "too_few"]
 
-SAME_OUTPUT = 1e-4
-SAME_LOGIT = 1e-3  # of the teacher's spread over the cases; engines differ by 1e-5
 TIE = 1e-12
 SHARES: frozenset[Metric] = frozenset({"accuracy", "sensitivity", "specificity", "balanced_accuracy"})
 METHOD_OWN = "score over patients, as Wilson's"
@@ -210,28 +209,6 @@ def _overall(teacher: Evaluation, bundle: Evaluation, policy: Policy, group: Gro
         too_few=too_few(teacher, "", policy),
         group=group,
     )
-
-
-def same_output(teacher: Evaluation, bundle: Evaluation, findings: slice) -> bool:
-    """Whether two models are one network in two engines: equal decisions, probabilities and logits but for rounding.
-
-    Logits, because probabilities near 0 or 1 differ by nothing while they rank every patient otherwise. Each case's
-    mean logit, which a softmax ignores, is taken off where the labels exclude each other.
-    """
-    if not (teacher.decisions[:, findings] == bundle.decisions[:, findings]).all():
-        return False
-    if np.abs(teacher.scores[:, findings] - bundle.scores[:, findings]).max() > SAME_OUTPUT:
-        return False
-    first, second = (_comparable(evaluation, findings) for evaluation in (teacher, bundle))
-    spread = float(np.sqrt(((first - first.mean(axis=0)) ** 2).mean()))
-    return float(np.abs(second - first).max()) <= SAME_LOGIT * spread
-
-
-def _comparable(evaluation: Evaluation, findings: slice) -> NDArray[np.float64]:
-    """Logits ``[cases, outputs]`` without what does not matter to the probabilities of ``findings``."""
-    logits = evaluation.logits
-    independent = logits.shape[1] == len(evaluation.findings) and not are_labels_exclusive(evaluation)
-    return logits[:, findings] if independent else logits - logits.mean(axis=1, keepdims=True)
 
 
 def _cluster_maximum(values: Integers, clusters: Integers) -> Integers:
@@ -400,11 +377,6 @@ def _most(metric: Metric) -> float:
 def _level(policy: Policy) -> float:
     """Two-sided level whose ends are one-sided at the policy's α."""
     return 1 - 2 * policy.alpha
-
-
-def no_difference(level: float) -> Interval:
-    """Of two engines that compute one network: 0, with no width."""
-    return Interval(estimate=0.0, low=0.0, high=0.0, level=level, method="identical outputs", standard_error=0.0)
 
 
 def _widest(estimate: float, level: float, method: str, ends: tuple[float, float]) -> Interval:

@@ -10,12 +10,8 @@ import numpy as np
 
 from medfm_compress.bench.evaluate.evaluate import EvaluationTable, number_clusters
 from medfm_compress.bench.evaluate.mask_comparison import CaseValues, case_values, farthest, is_same
-from medfm_compress.bench.evaluate.paired_comparison import (
-    check_same_cases,
-    no_difference,
-    same_output,
-    too_few,
-)
+from medfm_compress.bench.evaluate.paired_comparison import check_same_cases, too_few
+from medfm_compress.bench.evaluate.same_output import no_difference, same_output
 from medfm_compress.bench.stats import bootstrap
 from medfm_compress.bench.stats.auroc import clustered_areas
 from medfm_compress.bench.stats.case_means import mean_effects, resample_mean
