@@ -75,12 +75,11 @@ def patients_needed(study: Study, policy: Policy, split: str = "test") -> tuple[
     needs: list[Need] = []
     for entry in policy.non_inferiority:
         for group, part in _populations(evaluation, policy, entry):
-            needs += _needs(part, policy, entry, group)
+            needs += _needs(part, policy, entry, group, f"margin {entry.margin:g}")
             needs += _needs_of_floor(part, policy, entry, group)
-    for asked in policy.robustness:  # each perturbation takes the same
-        alike = NonInferiority(metric=asked.metric, margin=asked.margin, finding=asked.finding)
-        for need in _needs(evaluation, policy, alike, ""):
-            needs.append(need._replace(requirement=f"{need.requirement}, perturbed"))
+    for drop in policy.robustness:  # each perturbation takes the same
+        alike = NonInferiority(metric=drop.metric, margin=drop.margin, finding=drop.finding)
+        needs += _needs(evaluation, policy, alike, "", f"margin {drop.margin:g}, perturbed")
     return tuple(dict.fromkeys(needs))
 
 
@@ -98,13 +97,11 @@ def _needs_of_floor(evaluation: Evaluation, policy: Policy, entry: NonInferiorit
     if not 0 < floor < 1 or entry.metric in LOWER_IS_BETTER:
         return []
     as_margin = msgspec.structs.replace(entry, margin=1 - floor, teacher_floor=None, bundle_floor=None)
-    return [
-        need._replace(requirement=need.requirement.replace(f"margin {1 - floor:g}", f"floor {floor:g}"))
-        for need in _needs(evaluation, policy, as_margin, group)
-    ]
+    return _needs(evaluation, policy, as_margin, group, f"floor {floor:g}")
 
 
-def _needs(evaluation: Evaluation, policy: Policy, entry: NonInferiority, group: str) -> list[Need]:
+def _needs(evaluation: Evaluation, policy: Policy, entry: NonInferiority, group: str, asked: str) -> list[Need]:
+    """Of what is ``asked``, in words, which is excluded as ``entry`` excludes its margin."""
     clusters = number_clusters(evaluation.clusters)
     margin = min(2 * entry.margin, 0.999) if entry.metric == "balanced_accuracy" else entry.margin
     if entry.metric == "auprc":
@@ -115,12 +112,12 @@ def _needs(evaluation: Evaluation, policy: Policy, entry: NonInferiority, group:
     findings = [entry.finding] if entry.finding else list(evaluation.findings)
     if entry.metric in ("accuracy", "brier"):
         everybody = np.ones(len(clusters), np.bool_)
-        name = f"{entry.metric}{f', {group}' if group else ''}, margin {entry.margin:g}"
+        name = f"{entry.metric}{f', {group}' if group else ''}, {asked}"
         return [Need(name, "in all", needed, *_present(clusters, everybody))]
     needs = []
     for finding in findings:
         positive = evaluation.truth[:, evaluation.findings.index(finding)]
-        name = f"{entry.metric} of {finding}{f', {group}' if group else ''}, margin {entry.margin:g}"
+        name = f"{entry.metric} of {finding}{f', {group}' if group else ''}, {asked}"
         for label in _WHOSE.get(entry.metric, ()):
             whose = "with it" if label else "without it"
             needs.append(Need(name, whose, needed, *_present(clusters, positive == label)))
