@@ -13,7 +13,7 @@ export OMP_NUM_THREADS=1 TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$wor
 run() { # run STAGES [OPTION…]
   local stages=$1
   shift
-  python "$here/int8_cpu.py" "$models" --work "$work" --environments "$environments" --stages "$stages" \
+  python "$here/int8_cpu.py" "$models" --work "$work" --environments "$environments" --stages "$stages" ${RESULTS:+--results "$RESULTS"} \
     ${names:+--names "$names"} ${AGAIN:+--again "$AGAIN"} --time-budget "${BUDGET:-30}" "$@"
 }
 

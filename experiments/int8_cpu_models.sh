@@ -73,13 +73,12 @@ Path(sys.argv[2]).write_bytes(bundle.read(member))
 PY
 }
 
-# A ViT learns nothing from 300 images in minutes: it sees many small ones first, and its position embeddings are stretched.
-vit() { # vit NAME IMAGES_OF_64_PX THEIR_EPOCHS IMAGES_OF_224_PX THEIR_EPOCHS
+# A ViT learns nothing from 300 images in minutes: it sees many of 96 px first, and its position embeddings are stretched.
+vit() { # vit NAME EPOCHS: on 3,265 images of 96 px (all that keep patients apart), then two on 300 of 224 px
   local coarse=$out/coarse/$1
   mkdir -p "$out/coarse"
-  step "$out/coarse/study-$2.csv" cut "$out/coarse/study-$2.csv" "$2"
-  step "$out/coarse/study-$4.csv" cut "$out/coarse/study-$4.csv" "$4"
-  finetune "$out/coarse/study-$2.csv" "$1" 64 "$3" 0.001 "$coarse"
+  step "$out/coarse/study-4000.csv" cut "$out/coarse/study-4000.csv" 4000
+  finetune "$out/coarse/study-4000.csv" "$1" 96 "$2" 0.0005 "$coarse" --batch-size 32
   step "$coarse/stretched.safetensors" python - "$coarse" <<'PY'
 import sys
 from pathlib import Path
@@ -92,10 +91,10 @@ tensors = load_file(folder / "model.safetensors")
 tensors["pos_embed"] = resample_abs_pos_embed(tensors["pos_embed"], [14, 14], num_prefix_tokens=1).contiguous()
 save_file(tensors, folder / "stretched.safetensors")
 PY
-  finetune "$out/coarse/study-$4.csv" "$1" 224 "$5" 0.0003 "$out/$1" --weights "$coarse/stretched.safetensors"
+  finetune "$out/study.csv" "$1" 224 2 0.0003 "$out/$1" --weights "$coarse/stretched.safetensors"
 }
 
-# The larger ViTs start as a wider DeiT-tiny: copies of its channels, each shared among k, compute the same (Net2Net, Chen
+# ViT-B starts as a wider DeiT-tiny: copies of its channels, each shared among k, compute the same (Net2Net, Chen
 # et al. 2016); noise of a twentieth of each weight makes the copies differ.
 wide() { # wide NAME FACTOR
   local start=$out/coarse/$1.safetensors
@@ -152,8 +151,7 @@ cnn() { # cnn NAME EPOCHS [CASES]: at 96 px, which costs a fifth; filters and st
 train() {
   case $1 in
     vit_base_*) wide "$1" 4 ;;
-    vit_small_*) wide "$1" 2 ;;
-    deit_*) vit "$1" 2000 8 300 2 ;;
+    vit_small_* | deit_*) vit "$1" 10 ;;
     resnet50 | densenet121) cnn "$1" 3 ;;
     convnext_* | regnety_* | efficientnetv2_*) cnn "$1" 4 1000 ;;
     swin_* | tiny_vit_* | coatnet_* | maxvit_*) finetune "$out/study.csv" "$1" 224 5 0.0005 "$out/$1" ;;

@@ -97,9 +97,23 @@ def finetune(study: Path, step: FinetuneStep, progress: Progress, out: Path, *, 
         model = _with_columns(model, step, cases, progress)
     if step.training.epochs:
         warn_of_modality(cases, step.training.modality, progress)
+    elif not step.weights and not step.model.startswith("hf-hub:"):
+        model = _as_drawn(model, step.training.seed, progress)
     published = Path(step.weights).is_file() or step.model.startswith("hf-hub:")  # a folder is `pretrain`'s
     training = step.training.starting(pretrained=published)
     return train_teacher(cases, model, training, out, progress, balanced=step.balanced, label_loss=step.label_loss)
+
+
+def _as_drawn(model: Model, seed: int, progress: Progress) -> Model:
+    """A network that no weights were given and that nothing will train, which says so."""
+    progress(
+        "warning: no --weights are given and --epochs 0 trains nothing: the weights stay as drawn at random, so the "
+        "model is a baseline for encoders and for timing, and what it answers about an image means nothing"
+    )
+    origin = msgspec.structs.replace(
+        model.provenance, steps=(*model.provenance.steps, f"drew the weights of {model.name} at random, seed {seed}")
+    )
+    return dataclasses.replace(model, provenance=origin)
 
 
 def distill(

@@ -72,6 +72,7 @@ def test_weights_without_a_classifier_for_the_labels_are_neither_exported_nor_ta
     assert called(*start, "--weights", weights, "--out", tmp_path / "m") == 0
     told = capsys.readouterr()
     assert ("nothing trains the new one" in told.err) == (not serves)
+    assert "drawn at random" not in told.err
     assert ("next: " in told.out) == serves
     assert ("with a classifier at zero" in load_model(tmp_path / "m").provenance.steps[-1]) == (not serves)
     export = ("export", tmp_path / "m", "--study", study, "--out", tmp_path / "m.medfm")
@@ -80,6 +81,13 @@ def test_weights_without_a_classifier_for_the_labels_are_neither_exported_nor_ta
         assert (called(*words) == 0) == serves
         assert ("gives every image the same answer" in capsys.readouterr().err) == (not serves)
     assert (tmp_path / "m.medfm").exists() == serves
+
+
+def test_a_network_that_nothing_gave_weights_says_that_its_answers_mean_nothing(capsys, study, tmp_path) -> None:
+    start = ("finetune", "test_resnet", "--study", study, "--image-size", 48, "--colour", "grey", "--epochs", 0)
+    assert called(*start, "--out", tmp_path / "m") == 0
+    assert "warning: no --weights are given and --epochs 0 trains nothing" in capsys.readouterr().err
+    assert load_model(tmp_path / "m").provenance.steps[0] == "drew the weights of test_resnet at random, seed 0"
 
 
 def distil(capsys, study, teacher, out, *more):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -105,11 +106,18 @@ def _card(decision: Decision, judged: VariantVerdict, most: int) -> Card:
 
 
 def _requirement(check: Check, rows: Rows) -> Requirement:
-    row = rows.get(check.name, Row(check.name[:1].upper() + check.name[1:], is_bare=True))
+    row = rows.get(check.name, Row(_title(check.name), is_bare=True))
     if check.outcome == "pass" and not row.is_bare:
         return Requirement(row, check.outcome, "")
     reason = check.reason.removeprefix(row.repeated)
     return Requirement(row, check.outcome, reason[:1].upper() + reason[1:])
+
+
+def _title(check: str) -> str:
+    """A check's name as a row's: a metric by its written name, else a capital first."""
+    metric = re.match(r"\w+", check)
+    name = METRIC_NAMES.get(metric[0]) if metric else None  # type: ignore[call-overload]
+    return name + check.removeprefix(metric[0]) if metric and name else check[:1].upper() + check[1:]
 
 
 def _rows(decision: Decision, variant: str) -> dict[str, Row]:

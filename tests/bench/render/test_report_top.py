@@ -127,6 +127,13 @@ def test_every_check_of_the_policy_has_its_row(strict: Report) -> None:
         assert all(entry.row.required for entry in card.requirements)
 
 
+def test_what_was_not_compared_goes_by_the_written_name_of_its_metric(strict: Report) -> None:
+    verdict = judge(strict)  # of this report, whose comparisons do not come to the page
+    page = words(top(render_html(msgspec.structs.replace(strict, comparisons=()), verdict)))
+    assert "AUROC of pneumonia" in page and "Brier score of pneumonia" in page
+    assert not re.search(r"Auroc|auroc of|Brier of", page)
+
+
 def test_what_is_not_met_says_why_without_the_figures_again(full: ModuleType) -> None:
     report = full.make_report()
     text = words(top(render_html(report, judge(report))))
