@@ -46,6 +46,7 @@ _LAYER = Effort(least_rounds=12, most_rounds=600, steady_s=0.06, seconds=0.24)
 _NETWORK = Effort(least_rounds=12, most_rounds=600, steady_s=0.8, seconds=3.2)
 _COPIES_MACS = 24e6  # about so many in all copies together, so that their time stands out from that of the call
 _LEAST_COPIES, _MOST_COPIES = 2, 9
+_TELL_EVERY_S = 10.0
 _RANGE = 4.0  # of every activation in the made-up ranges for INT8
 
 
@@ -95,6 +96,7 @@ class LatencyTable:
         self._conditions = [describe_machine().fingerprint, str(goal.target)]
         self._entries = JsonCache(record, _FORMAT, Entry)
         self.timed = 0  # entries that were not known before
+        self._told_at = 0.0
 
     def ms(self, call: LayerCall) -> float:
         """Time in ms of one ``call``, which must be one that `LayerCall.at` gives and no ``norm``."""
@@ -113,8 +115,12 @@ class LatencyTable:
         if key not in self._entries:
             if not self.timed:
                 self._progress("timing layers on the target, each for a fraction of a second")
+                self._told_at = time.monotonic()
             medians = self._timer(graphs(), shape)
             self._put(key, Entry(single_ms=medians[0], copies_ms=medians[-1], copies=copies))
+            if time.monotonic() - self._told_at >= _TELL_EVERY_S:
+                self._told_at = time.monotonic()
+                self._progress(f"timed {self.timed} layers so far")
         return self._entries[key]
 
     def _put(self, key: str, entry: Entry) -> None:

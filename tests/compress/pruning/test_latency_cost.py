@@ -159,12 +159,13 @@ def test_engines_time_real_layers(tmp_path: Path) -> None:
     assert 0 <= table.ms(small) < table.ms(large)
     assert table.floor_ms((1, 3, 16, 16)) > 0
     assert table.timed == 3
-    assert len(described) == 1
+    begun = [line for line in described if line.startswith("timing layers")]
+    assert len(begun) == 1
     again = LatencyTable(ORT, tmp_path / "record.json", described.append, timer=LatencyMeter())
     assert again.ms(large) == table.ms(large)
     assert again.floor_ms((1, 3, 16, 16)) == table.floor_ms((1, 3, 16, 16))
     assert again.timed == 0
-    assert len(described) == 1
+    assert [line for line in described if line.startswith("timing layers")] == begun
 
 
 @pytest.mark.skipif(not is_available("openvino").ok, reason="needs OpenVINO")
@@ -186,6 +187,17 @@ def test_overhead_cancels_and_projections_are_taken_off(tmp_path: Path) -> None:
     assert [layer.outputs for layer in projections(WINDOWS)] == [8, 8, 32]
     assert [layer.rows for layer in projections(WINDOWS)] == [12, 12, 12]
     assert target_latency.calls == table.timed == 4
+
+
+def test_long_timing_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(latency_table.time, "monotonic", lambda: now)
+    described: list[str] = []
+    table = LatencyTable(ORT, tmp_path / "record.json", described.append, timer=LatencyMeter())
+    for rows in (1, 2, 3, 4):
+        now += 6.0
+        table.ms(LayerCall(kind="linear", inputs=8, outputs=8, rows=rows))
+    assert described[1:] == ["timed 3 layers so far"]
 
 
 def test_no_layer_takes_less_than_nothing() -> None:
