@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from int8_cpu_compared import EAGER, LIMITS, OURS, PEERS, TWO_THREADS, ComparedModel, compared_models
+from int8_cpu_compared import FLOATS, LIMITS, OURS, PEERS, TORCH, TWO_THREADS, ComparedModel, compared_models
 from int8_cpu_network import is_network, load_network
 from int8_cpu_ours import MOST_ERROR
 from int8_cpu_tables import write_tables
@@ -137,7 +137,8 @@ class Harness:
             return
         print_line(f"  {threads} threads, batch {batch}")
         everybody = compared_models(work, self.pythons, batch)
-        absent = self._slow(work) | {EAGER: "timed at batch 1 only"} if batch > 1 else {}
+        floats = {name: "timed at batch 1 only" for name, backend, _ in FLOATS if backend == TORCH}
+        absent = self._slow(work) | floats if batch > 1 else {}
         if threads == 1:
             absent |= {name: "chosen for two threads" for name in OURS if name.endswith(TWO_THREADS)}
         if (threads, batch) != (1, 1):

@@ -73,6 +73,7 @@ class Peer(NamedTuple):
 
 FLOATS = (
     (EAGER, TORCH, "fp32"),
+    ("pytorch-bf16", TORCH, "bf16"),
     ("onnxruntime-fp32", "onnxruntime", "fp32"),
     ("openvino-fp32", "openvino", "fp32"),
     ("openvino-bf16", "openvino", "bf16"),
@@ -119,8 +120,12 @@ class Worker:
             session = {"backend": compared_model.backend, "files": compared_model.files}
             model = str(scratch / f"{compared_model.name}.json")
             Path(model).write_text(json.dumps(session | {"precision": compared_model.precision}))
+        words = [compared_model.python or sys.executable, str(PEERS_FOLDER / "network_worker.py")]
+        words += [model, str(threads), str(image)]
+        if compared_model.backend == TORCH and compared_model.precision == "bf16":
+            words.append("bf16")
         self._process = subprocess.Popen(
-            [compared_model.python or sys.executable, PEERS_FOLDER / "network_worker.py", model, str(threads), image],
+            words,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,

@@ -1,11 +1,11 @@
 """A process that runs one network of another runtime and is timed from outside, in turns with others.
 
-python network_worker.py MODEL THREADS IMAGE.npy
+python network_worker.py MODEL THREADS IMAGE.npy [PRECISION]
 
-MODEL is a model folder or ``eager.pt2`` (PyTorch eager, FP32), another ``.pt2`` (`torchao_pt2e`, compiled by Inductor),
-a ``.pte`` (`executorch_xnnpack`), a ``.tflite`` (`litert_int8`), or a ``.json`` with the ``backend``, ``files`` and
-``precision`` of a session of `medfm_compress.runtime`. IMAGE is one input ``[b, C, H, W]``. Once it is warm it writes
-one JSON line; then it answers each line that it reads, in JSON too:
+MODEL is a model folder or ``eager.pt2`` (PyTorch eager, in FP32, or with PRECISION ``bf16`` in that), another
+``.pt2`` (`torchao_pt2e`, compiled by Inductor), a ``.pte`` (`executorch_xnnpack`), a ``.tflite`` (`litert_int8`), or a
+``.json`` with the ``backend``, ``files`` and ``precision`` of a session of `medfm_compress.runtime`. IMAGE is one input
+``[b, C, H, W]``. Once it is warm it writes one JSON line; then it answers each line that it reads, in JSON too:
 
     {"calls": 3, "image": "one.npy"}             -> {"ms": [latencies of 3 calls], "cpu_ms": [processor time of each]}
     {"inputs": "cases.npy", "out": "logits.npy"} -> {"rows": how many were written}
@@ -43,8 +43,8 @@ def load_module(path: str) -> Any:
     return module.eval()
 
 
-def open_torch(model: str, threads: int) -> Run:
-    """PyTorch, eager or compiled."""
+def open_torch(model: str, threads: int, precision: str = "fp32") -> Run:
+    """PyTorch, eager or compiled; with ``bf16`` weights and arithmetic are in it."""
     import torch
 
     torch.set_num_threads(threads)
@@ -58,9 +58,13 @@ def open_torch(model: str, threads: int) -> Run:
         config.freezing = True
         module, without_gradients = torch.compile(torch.export.load(model).module()), torch.no_grad()
 
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    if kind != torch.float32:
+        module = module.to(kind)
+
     def run(image: Any) -> Any:
         with without_gradients:
-            return module(torch.from_numpy(image)).numpy()
+            return module(torch.from_numpy(image).to(kind)).float().numpy()
 
     return run
 
@@ -122,11 +126,11 @@ def answer(run: Run, request: dict[str, Any]) -> dict[str, Any]:
     return {"rows": len(logits)}
 
 
-def main(model: str, threads: str, image: str) -> None:
+def main(model: str, threads: str, image: str, *precision: str) -> None:
     """Open, warm up, answer until standard input ends."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print must not be taken for an answer
-    run, first = OPENERS.get(Path(model).suffix, open_torch)(model, int(threads)), np.load(image)
+    run, first = OPENERS.get(Path(model).suffix, open_torch)(model, int(threads), *precision), np.load(image)
     for _ in range(_WARM_UP):
         run(first)
     replies.write(json.dumps({"ready": True}) + "\n")
