@@ -48,6 +48,11 @@ def add_reference(
     task = bundle.manifest.task
     if (study.kind, study.labels) != (task.kind, task.labels):
         raise InputError(f"the bundle is for {task.kind} {task.labels}, the study for {study.kind} {study.labels}")
+    if split == "train":
+        raise InputError(
+            "the split is train, on which a network is surer than on what it has not seen; give val, or another split "
+            "that it was not trained on"
+        )
     variants = _open(bundle)
     spec = bundle.manifest.image_spec
     source = with_rules(study.source, spec.dicom)

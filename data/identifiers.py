@@ -12,10 +12,15 @@ from collections.abc import Sequence
 from medfm_compress.runtime.written_numbers import is_number
 
 _WORDS = re.compile(
-    r"(^|[_\W])(name|surname|first ?name|last ?name|birth|dob|born|accession|mrn|ssn|nhs|insurance|address|street|zip|"
-    r"postcode|phone|telephone|mobile|e?mail|physician|operator|uid|record|file ?number|case ?id|patient ?id|study ?id|"
-    r"exam ?id|date|time)([_\W]|$)",
+    r"(^|[_\W])(name|surname|firstname|lastname|birth|dob|born|accession|mrn|ssn|nhs|insurance|address|street|zip|"
+    r"postcode|phone|telephone|mobile|e?mail|physician|operator|uid|record|date|time|"
+    r"(file|case|patient|subject|participant|person|study|exam|examination|visit)[_\W]*"
+    r"(ids?|key|code|number|no|nr|identifier))([_\W]|$)",
     re.IGNORECASE,
+)
+# The whole name, without what is no letter.
+_PATIENT = re.compile(
+    r"(patient|subject|participant|person)s?(ids?|uid|key|code|number|no|nr|identifier)?|mrn|pid", re.IGNORECASE
 )
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _DATE = re.compile(r"\d{4}[-./]?[01]\d[-./]?[0-3]\d([T ].*)?|[0-3]?\d[-./][0-3]?\d[-./]\d{2,4}")
@@ -30,7 +35,7 @@ def identifying(column: str, values: Sequence[str]) -> str:
         column: its name.
         values: of every case, empty where not recorded.
     """
-    if _WORDS.search(_CAMEL.sub("_", column)):
+    if _WORDS.search(_CAMEL.sub("_", column)) or is_patient_key(column):
         return "by its name"
     filled = [value for value in values if value]
     if len(filled) < _FEWEST:
@@ -40,6 +45,11 @@ def identifying(column: str, values: Sequence[str]) -> str:
     if len(set(filled)) >= _NEARLY_ALL * len(filled) and not all(map(_is_measure, filled)):
         return "nearly every row has a value of its own"
     return ""
+
+
+def is_patient_key(column: str) -> bool:
+    """Whether a name says that a column tells patients apart: ``Patient``, ``patient_id``, ``SubjectID``, ``MRN``."""
+    return _PATIENT.fullmatch(re.sub(r"[\W_]+", "", column)) is not None
 
 
 def _is_measure(value: str) -> bool:

@@ -145,7 +145,10 @@ def _place(study: Study, image: str, folder: Path) -> str:
 def _path_from(folder: Path, path: Path) -> str:
     """Relative where it lies below the folder, else absolute."""
     path = path.absolute()
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+    text = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+    if text != text.strip():
+        raise StudyError(f"{text!r} begins or ends with a space, which a cell of a table does not keep; rename it")
+    return text
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

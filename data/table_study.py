@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from medfm_compress.data.dicom_header import Header, is_dicom_file, read_header
 from medfm_compress.data.dicom_patients import patients_of
+from medfm_compress.data.identifiers import is_patient_key
 from medfm_compress.data.labels import LEARNED, PREFIX, check_classes, check_names, independent_targets
 from medfm_compress.data.masks import drawn_map, presence
 from medfm_compress.data.missing_values import is_missing
@@ -56,6 +57,7 @@ def open_table(
     structures = () if normal else _structures(table, structures)
     if not structures:
         _check_label_columns(table)
+    _check_patients(table)
     _check_splits(table)
     images = [row["image"] for row in table.rows]
     _check_images(table, images)
@@ -216,6 +218,22 @@ def _check_label_columns(table: Table) -> None:
     labelled = any(row["split"] in LEARNED for row in table.rows)
     if labelled and "mask" not in table.columns:
         require_columns(table, ("label",))
+
+
+def _check_patients(table: Table) -> None:
+    """Refuse a column that tells patients apart under another name, where none is read for that.
+
+    Each image would count as a patient of its own, and splits and intervals would be wrong without a word.
+
+    Raises:
+        StudyError: naming the column.
+    """
+    column = next((name for name in table.columns if is_patient_key(name)), "")
+    if column and "patient" not in table.columns:
+        raise StudyError(
+            f"{table.path.name} has a column {column!r} and no column 'patient', by which images of a patient are kept "
+            "together; rename it to 'patient', or give it another name if it does not tell patients apart"
+        )
 
 
 def _check_splits(table: Table) -> None:

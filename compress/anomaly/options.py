@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from medfm_compress.runtime.constraints import check
+from medfm_compress.runtime.errors import InputError
 from medfm_compress.runtime.image_spec import Colour
 
 
@@ -62,3 +63,8 @@ class AnomalyFit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def __post_init__(self) -> None:
         check(self)
+        if self.scorer != "mahalanobis" and self.memory_rows < self.neighbours:
+            raise InputError(
+                f"{self.neighbours} neighbours are taken and the memory has at most {self.memory_rows} rows; give "
+                "fewer --neighbours or more --memory-rows"
+            )

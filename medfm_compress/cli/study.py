@@ -370,8 +370,8 @@ def _print_split(result: SplitResult, out: Path) -> None:
     for name in splits:
         cases, counts = study.split(name), class_counts(study, name)
         sizes = {label: counts[label] for label in study.labels}
-        clusters = len({case.cluster for case in cases})
-        rows.append([name, str(len(cases)), str(clusters), *_with_shares(sizes, len(cases))])
+        patients = str(len({case.cluster for case in cases})) if any(case.patient_key for case in cases) else "-"
+        rows.append([name, str(len(cases)), patients, *_with_shares(sizes, len(cases))])
     console.table(["split", "images", "patients", *study.labels], rows)
     for sentence in study.remarks:
         console.say(f"note: {sentence}")

@@ -30,7 +30,7 @@ def codes_of(values: NDArray[Any], layout: Layout, name: str, *, overlays: int, 
     """The stored bits as unsigned numbers below ``2 ** bits_stored``.
 
     Unused high bits must be zero, repeat the sign (PS3.5 8.1.1), or be those that ``overlays`` names. Anything else is
-    a wrong Bits Stored, which masking would turn into noise. A lossy decoder may overshoot and is clipped.
+    a wrong Bits Stored, which masking would turn into noise. A ``lossy`` decoder may overshoot and is clipped.
 
     Raises:
         ImageRefused: the unused bits hold something else.

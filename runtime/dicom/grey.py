@@ -157,7 +157,7 @@ def _shown(ds: Dataset, modality: Modality, rules: DicomRules, name: str) -> tup
     if rules.window == "file":
         item = table_item(ds, rules, name)
         if item is not None:
-            lut = _lut(ds, item, name, "VOI", may_be_negative=modality.low < 0)
+            lut = _lut(ds, item, name, "VOI", may_be_negative=modality.low < 0, greatest=modality.high)
             return lut(modality.values) / (2**lut.bits - 1), (PARTLY_FILLED,) * lut.is_partly_filled
         window = window_of(ds, rules, name)
         if window:
@@ -192,17 +192,20 @@ def _without_padding(
 
 
 def _as_stored(value: int, layout: Layout) -> int:
-    """Undo a padding value of signed pixels that was written as unsigned (63536 for -2000)."""
-    wrapped = layout.is_signed and 2 ** (layout.bits_allocated - 1) <= value < 2**layout.bits_allocated
-    return value - 2**layout.bits_allocated if wrapped else value
+    """Undo a padding value that was written with the other sign: 63536 for -2000 where pixels are signed, or -2000."""
+    words, half = 2**layout.bits_allocated, 2 ** (layout.bits_allocated - 1)
+    if layout.is_signed:
+        return value - words if half <= value < words else value
+    return value + words if -half <= value < 0 else value
 
 
-def _lut(ds: Dataset, item: Dataset, name: str, label: str, *, may_be_negative: bool) -> Lut:
+def _lut(ds: Dataset, item: Dataset, name: str, label: str, *, may_be_negative: bool, greatest: float = 0.0) -> Lut:
     lut = lut_of(
         item.get("LUTDescriptor"),
         item.get("LUTData"),
         little_endian=is_little_endian(ds),
         may_be_negative=may_be_negative,
+        greatest=greatest,
     )
     if lut is None:
         raise ImageRefused(f"{name}: its {label} lookup table does not match its descriptor; export the image again")

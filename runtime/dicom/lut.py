@@ -45,7 +45,9 @@ class Lut(NamedTuple):
         return chosen
 
 
-def lut_of(descriptor: Any, data: Any, *, little_endian: bool, may_be_negative: bool = False) -> Lut | None:
+def lut_of(
+    descriptor: Any, data: Any, *, little_endian: bool, may_be_negative: bool = False, greatest: float = 0.0
+) -> Lut | None:
     """Build a table, or None where data and descriptor do not fit each other.
 
     Args:
@@ -53,6 +55,8 @@ def lut_of(descriptor: Any, data: Any, *, little_endian: bool, may_be_negative: 
         data: bytes, or the numbers that pydicom made of them; one number where there is one entry.
         little_endian: byte order of ``data`` when it is bytes.
         may_be_negative: inputs can be negative, so a first input above 32767 is a negative one read as unsigned.
+        greatest: input there can be. Where none is negative, a negative first input is one above 32767 that was read as
+            signed (its VR follows the input, C.11.2.1.1, which implicit VR does not show), unless that exceeds this.
     """
     if (described := _described(descriptor)) is None or data is None:
         return None
@@ -60,6 +64,8 @@ def lut_of(descriptor: Any, data: Any, *, little_endian: bool, may_be_negative: 
     count = count % 2**16 or 2**16  # a descriptor read as signed shows large counts as negative
     if may_be_negative and first >= 2**15:
         first -= 2**16
+    elif not may_be_negative and first < 0 and first + 2**16 <= greatest:
+        first += 2**16
     entries = _unpacked(_words(data, little_endian), count, bits)
     if entries is None or not 8 <= bits <= 16 or int(entries.max()) >= 2**bits:
         return None
@@ -85,7 +91,9 @@ def segmented_lut_of(descriptor: Any, data: Any, *, little_endian: bool) -> Lut 
     if (described := _described(descriptor)) is None or not isinstance(data, bytes):
         return None
     count, first, bits = described
-    words = np.frombuffer(data, np.uint8).astype(np.uint16) if bits == 8 else _words(data, little_endian)
+    words = _words(data + bytes(len(data) % 2), little_endian)
+    if bits == 8:  # two in a word, the first in its low byte
+        words = words.astype("<u2").view(np.uint8).astype(np.uint16)
     entries = _expanded(words)
     if entries is None or bits not in (8, 16) or entries.size != (count % 2**16 or 2**16):
         return None

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfm_compress.runtime.dicom.attributes import read_attributes
-from medfm_compress.runtime.dicom.checks import Layout, check_object, code, layout_of
+from medfm_compress.runtime.dicom.checks import Layout, check_object, code, layout_of, whole_number
 from medfm_compress.runtime.dicom.coded_colour import LABEL_CONTRADICTED
 from medfm_compress.runtime.dicom.codes import codes_of, native_pixels
 from medfm_compress.runtime.dicom.codestream import jpeg_header
@@ -71,8 +71,7 @@ _MAYBE_LOSSY = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 _RLE = "1.2.840.10008.1.2.5"
 _CODES_WITH_SIZE = "1.2.840.10008.1.2.4."  # JPEG, JPEG-LS, JPEG 2000 and HTJ2K
 _PIXEL_KEYWORDS = (
-    *("SamplesPerPixel", "PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
-    "PixelRepresentation",
+    *("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
 )
 
 
@@ -180,10 +179,12 @@ def _presented(ds: Dataset, frame: Frame, rules: DicomRules, name: str, coded: b
     if not layout.is_grey:
         pixels = rgb_pixels(ds, layout, values, name)
         return pixels._replace(flags=flags + pixels.flags, **_context(ds))
-    codes = codes_of(values, layout, name, overlays=overlay_bits(ds, layout), lossy=LOSSY in flags)
+    # What an image went through before does not matter here, only whether this frame's own code loses.
+    lossy = LOSSY in remarks or str(ds.file_meta.TransferSyntaxUID) in _ALWAYS_LOSSY
+    codes = codes_of(values, layout, name, overlays=overlay_bits(ds, layout), lossy=lossy)
     if table is None:
-        shown, remarks = deep_p_values(ds, layout, rules, codes, name)
-        return Pixels.from_integers(shown, remarks + flags)._replace(**_context(ds))
+        shown, said = deep_p_values(ds, layout, rules, codes, name)
+        return Pixels.from_integers(shown, said + flags)._replace(**_context(ds))
     return Pixels(Tabled(codes, table), 0.0, float(WHITE), flags, **_context(ds))
 
 
@@ -209,6 +210,7 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple
     flags: tuple[str, ...] = ()
     syntax, plugins = ds.file_meta.TransferSyntaxUID, plugins_for(ds, name)
     if not syntax.is_encapsulated:
+        _check_planar(ds, layout, name)
         _check_length(ds, layout, name)
         if layout.samples == 1 and layout.bits_allocated > 1 and syntax.is_little_endian:
             return native_pixels(ds.PixelData, layout), ()
@@ -231,6 +233,19 @@ def _stored(ds: Dataset, layout: Layout, name: str) -> tuple[NDArray[Any], tuple
         raise ImageRefused(f"{name}: decoded to shape {values.shape} instead of {expected}; export the image again")
     native: NDArray[Any] = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
     return native, flags + remarks
+
+
+def _check_planar(ds: Dataset, layout: Layout, name: str) -> None:
+    """Whether the colours of native pixels lie beside each other (0) or plane by plane (1); PS3.3 C.7.6.3.1.3."""
+    if layout.samples == 1:
+        return
+    planar = whole_number(ds, "PlanarConfiguration", name)
+    allowed = (0,) if layout.photometric == "YBR_FULL_422" else (0, 1)  # C.7.6.3.1.2
+    if planar not in allowed:
+        raise ImageRefused(
+            f"{name}: Planar Configuration is {planar}; of uncompressed {layout.photometric} it must be "
+            f"{' or '.join(map(str, allowed))}; correct it"
+        )
 
 
 def _check_length(ds: Dataset, layout: Layout, name: str) -> None:
@@ -264,6 +279,8 @@ def _with_plain_frame(ds: Dataset, layout: Layout, name: str) -> tuple[Dataset, 
     for keyword in _PIXEL_KEYWORDS:
         if keyword in ds:
             plain[keyword] = ds[keyword]
+    if layout.samples > 1:
+        plain.PlanarConfiguration = 0  # the frame says how its samples lie, whatever the file says (PS3.5 8.2)
     plain.PhotometricInterpretation = frame.colour.photometric if frame.colour else layout.photometric
     plain.PixelData = encapsulate([frame.data])
     plain["PixelData"].is_undefined_length = True

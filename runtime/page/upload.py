@@ -73,6 +73,8 @@ async def receive(request: Request, max_bytes: int) -> bytes:
 
 
 def _too_large(max_bytes: int) -> NotTaken:
+    if max_bytes < 10**6:  # a form, not an image
+        return NotTaken(f"the request is longer than the {max_bytes} bytes that it may have; send it again", 413)
     return NotTaken(
         f"the image is larger than the {max_bytes // 10**6} MB that this page takes; give a smaller one, or start the "
         "page with a larger --max-upload",

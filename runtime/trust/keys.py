@@ -110,10 +110,14 @@ def make_private_key(path: Path, passphrase: str = "") -> Ed25519PrivateKey:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(pem)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            path.unlink(missing_ok=True)  # half a key is none, and would stand in the way of the next
+            raise
     except FileExistsError:
         raise InputError(f"{in_one_line(path)} exists, and a key is never overwritten; name another file") from None
     except (OSError, ValueError) as exc:

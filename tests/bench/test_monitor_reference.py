@@ -61,3 +61,8 @@ def test_too_few_cases_write_nothing(made, tmp_path):
     with pytest.raises(InputError, match="at least 50"):
         add_reference(Bundle.open(made[0]), made[1], tmp_path / "out.medfm", split="test")
     assert not (tmp_path / "out.medfm").exists()
+
+
+def test_what_was_trained_on_is_no_reference(made, tmp_path):
+    with pytest.raises(InputError, match="the split is train"):
+        add_reference(Bundle.open(made[0]), made[1], tmp_path / "out.medfm", split="train")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medfm_compress.data.identifiers import identifying
+from medfm_compress.data.identifiers import identifying, is_patient_key
 
 NAMES = [
     "accession",
@@ -16,6 +16,8 @@ NAMES = [
     "mrn",
     "e-mail",
     "Study Date",
+    *("patient_id", "PatientID", "Patient-ID", "patient.id", "PATIENTID", "patient", "Subject", "subject_id", "pid"),
+    *("case_id", "StudyID", "exam_id", "FileNumber", "file number", "visit_no", "ParticipantKey", "first_name"),
 ]
 
 
@@ -24,9 +26,40 @@ def test_by_name(column: str) -> None:
     assert identifying(column, ["a"] * 100) == "by its name"
 
 
-@pytest.mark.parametrize("column", ["sex", "age", "site", "scanner", "filename_format", "update", "bodypart", "view"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        "sex",
+        "age",
+        "site",
+        "scanner",
+        "filename_format",
+        "update",
+        "bodypart",
+        "view",
+        "patient_sex",
+        "PatientAge",
+        "patient_weight",
+        "case_mix",
+        "study_arm",
+        "site_id",
+        "scanner_id",
+        "lesion_id",
+        "exam_room",
+        "person_years",
+    ],
+)
 def test_ordinary_columns_are_left_alone(column: str) -> None:
     assert identifying(column, ["a", "b", ""] * 100) == ""
+
+
+@pytest.mark.parametrize(
+    ("column", "tells"),
+    [(name, True) for name in ("Patient", "patient_id", "PatientID", "patients", "SUBJECT", "subject-id", "MRN", "pid")]
+    + [(name, False) for name in ("patient_age", "PatientSex", "case_id", "lesion_id", "patient_group", "subjective")],
+)
+def test_names_that_tell_patients_apart(column: str, tells: bool) -> None:
+    assert is_patient_key(column) is tells
 
 
 @pytest.mark.parametrize(

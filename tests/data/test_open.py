@@ -190,6 +190,24 @@ def test_a_written_table_opens_to_the_same_cases_anywhere(
     assert open_study(folder / "cases2.csv").cases == study.cases
 
 
+@pytest.mark.parametrize("column", ["patient_id", "Patient", "PatientID", "subject"])
+def test_a_column_that_tells_patients_apart_under_another_name_is_refused(folder: Path, column: str) -> None:
+    """Each image would be a patient of its own, in whatever split."""
+    with pytest.raises(StudyError, match=f"has a column '{column}' and no column 'patient'.*rename it to 'patient'"):
+        open_study(write(folder, TABLE.replace("patient", column)))
+    both = TABLE.replace("patient,sex", f"patient,{column}")
+    assert {case.patient for case in open_study(write(folder, both)).cases} == {"p1", "p2", "p3", "p4"}
+
+
+def test_a_name_that_a_cell_does_not_keep_is_refused_before_a_table_is_written(tmp_path: Path) -> None:
+    draw(tmp_path / "s", *(f"train/{label}/{n}.png" for label in (" normal", "mass") for n in range(2)))
+    study = open_study(tmp_path / "s" / "train")
+    with pytest.raises(StudyError, match="begins or ends with a space"):
+        write_table(study, tmp_path / "s" / "train" / "cases.csv")
+    write_table(study, tmp_path / "cases.csv")  # there the space lies within
+    assert len(open_study(tmp_path / "cases.csv").cases) == 4
+
+
 def test_class_folders_with_and_without_splits(tmp_path: Path) -> None:
     draw(tmp_path / "flat", "normal/1.png", "mass/1.png", "mass/deep/2.png", "__MACOSX/mass/1.png")
     (tmp_path / "flat/mass/notes.txt").write_text("not an image")

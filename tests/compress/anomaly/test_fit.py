@@ -60,6 +60,15 @@ def fitted(classifier: Path, study: Study, tmp_path_factory: pytest.TempPathFact
     return models
 
 
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_more_neighbours_than_rows_are_refused_before_an_image_is_read(scorer: str) -> None:
+    if scorer == "mahalanobis":  # which has no memory
+        AnomalyFit(scorer=scorer, neighbours=5, memory_rows=3)
+        return
+    with pytest.raises(InputError, match="5 neighbours are taken and the memory has at most 3 rows"):
+        AnomalyFit(scorer=scorer, neighbours=5, memory_rows=3)
+
+
 def test_what_is_abnormal_scores_higher_and_the_usual_normal_image_scores_0(
     fitted: dict[str, tuple[Model, Path]], study: Study
 ) -> None:

@@ -45,6 +45,18 @@ def test_no_cryptography_is_loaded_where_no_store_is_asked():
     assert done.stdout.strip() == "False"
 
 
+def test_a_key_that_the_disk_does_not_hold_leaves_nothing(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match="No space left on device"):
+            make_private_key(tmp_path / "a.key")
+    assert not list(tmp_path.iterdir())
+    make_private_key(tmp_path / "a.key")
+
+
 def test_a_passphrase_encrypts_it(tmp_path):
     made = make_private_key(tmp_path / "a.key", "swordfish")
     assert is_encrypted(tmp_path / "a.key")
