@@ -105,7 +105,7 @@ def _is_group(column: str) -> bool:
 
 
 def _check_prefixes(table: Table) -> None:
-    """Refuse a column ``masks:x`` or ``Label:x``, which would silently be one more group of cases.
+    """Refuse a column ``masks:x``, ``Label:x`` or ``Mask``, which would silently be one more group of cases.
 
     Raises:
         StudyError: naming the column and what it probably means.
@@ -113,6 +113,16 @@ def _check_prefixes(table: Table) -> None:
     prefixes = (MASK_PREFIX.removesuffix(":"), PREFIX.removesuffix(":"))
     for column in table.columns:
         written, colon, name = column.partition(":")
+        plain = column.lower().removesuffix("s")
+        if (
+            plain in prefixes
+            and plain != column
+            and not any(other.partition(":")[0] == plain for other in table.columns)
+        ):
+            raise StudyError(
+                f"{table.path.name} has a column {column!r} and none {plain!r}; write {plain!r} if it is that, else "
+                "give the column another name"
+            )
         near = difflib.get_close_matches(written.strip().lower(), prefixes, 1, _NEAR) if colon else []
         if near and written != near[0]:
             raise StudyError(

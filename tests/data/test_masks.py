@@ -187,6 +187,8 @@ def test_the_fingerprint_follows_the_masks(tmp_path: Path) -> None:
         ("mask:a,x", ("b",), "they must agree"),
         ("x,y", ("a",), "no column 'mask'"),
         ("masks:a,x", (), "has a column 'masks:a'; write 'mask:a' if it is that"),
+        ("Masks,x", (), "has a column 'Masks' and none 'mask'; write 'mask' if it is that"),
+        ("labels,x", (), "has a column 'labels' and none 'label'; write 'label' if it is that"),
         ("mask:a,Label: b", (), "has a column 'Label: b'; write 'label:b' if it is that"),
     ],
 )

@@ -137,6 +137,14 @@ def test_split_cuts_all_three_anew(study: Path, tmp_path: Path) -> None:
     assert out.read_bytes() == first
 
 
+def test_split_counts_no_patients_where_none_are_known(study: Path, tmp_path: Path) -> None:
+    unknown = study / "unknown.csv"
+    unknown.write_text((study / "cases.csv").read_text().replace("patient", "group"))
+    code, text = run("split", unknown, "--out", tmp_path / "new.csv", "--val", 0.2, "--test", 0.3)
+    rows = [line.split() for line in text.splitlines() if line.split()[:1] in (["train"], ["val"], ["test"])]
+    assert code == 0 and [row[2] for row in rows] == ["-", "-", "-"]
+
+
 def test_options_that_do_not_fit_together(study: Path, tmp_path: Path) -> None:
     with pytest.raises(
         StudyError, match="leave the one that the study has as it is with --keep-test, or cut a new one"
