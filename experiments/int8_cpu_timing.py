@@ -4,7 +4,7 @@ python int8_cpu_timing.py CELL.json OUT.json
 
 After a warm-up, round r asks each model in turn (A B C, A B C, …), so that whatever drifts on the machine meets all
 of them alike; the ratios are taken over rounds (`bench.speedup`). A turn is one call for a slow network and several for
-a fast one; the first of several is not recorded, because the one before has emptied the caches. Some engines are faster
+a fast one, behind one that is not recorded, because the turn before has emptied the caches. Some engines are faster
 in one process than in the next, so all processes are started anew after each share of the rounds.
 """
 
@@ -96,7 +96,7 @@ def rounds_of(cell: Cell, expected: dict[str, float], calls: dict[str, int]) -> 
     """Rounds of one set of processes, given each model's latency in ms and its calls a turn."""
     if not expected:
         return 0
-    turn_s = sum(ms * (calls[name] + (calls[name] > 1)) for name, ms in expected.items()) / 1000
+    turn_s = sum(ms * (calls[name] + 1) for name, ms in expected.items()) / 1000
     least = LEAST_ROUNDS if turn_s < SLOW_ROUND_S else LEAST_SLOW_ROUNDS
     whole = min(max(int(cell.budget_s / turn_s), least), MOST_ROUNDS)
     return -(-whole // cell.processes)
@@ -104,8 +104,7 @@ def rounds_of(cell: Cell, expected: dict[str, float], calls: dict[str, int]) -> 
 
 def take_turn(worker: Worker, calls: int) -> tuple[list[float], list[float]]:
     """The recorded latencies and processor times of one turn, in ms, to the microsecond."""
-    if calls > 1:
-        worker.time(1)
+    worker.time(1)
     wall, cpu = worker.time(calls)
     return [round(ms, 3) for ms in wall], [round(ms, 3) for ms in cpu]
 
