@@ -244,10 +244,10 @@ def _shown(error: float | None) -> str:
     return ABSENT if error is None else f"{error:.4f}"
 
 
-if __name__ == "__main__":
-    write_tables(Path(sys.argv[1]) if sys.argv[1:] else ROOT / "docs" / "results" / "int8-cpu")
-
-
 def _said(reason: object) -> str:
     """Why something failed, as a cell of a table and without the paths of the machine that it failed on."""
     return re.sub(r"(?<![\w.])/(?:[\w.+-]+/)+[\w.+-]*", "…", str(reason)).replace("|", "/")
+
+
+if __name__ == "__main__":
+    write_tables(Path(sys.argv[1]) if sys.argv[1:] else ROOT / "docs" / "results" / "int8-cpu")

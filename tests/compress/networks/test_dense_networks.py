@@ -40,7 +40,10 @@ def test_every_network_answers_at_its_inputs_size_and_comes_back_from_disk(name:
         logits = model.module(images)
         assert logits.shape == (2, 2, 64, 64)
         assert (model.spec.resize, model.spec.crop_fraction, model.spec.colour) == ("stretch", 1.0, "grey")
-        assert torch.equal(load_model(save_model(model, tmp_path)).module(images), logits)
+        read = load_model(save_model(model, tmp_path)).module
+        # The same weights to the bit; how they lie in memory may change the order of a sum.
+        assert all(torch.equal(read.state_dict()[name], tensor) for name, tensor in model.module.state_dict().items())
+        torch.testing.assert_close(read(images), logits, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "multiple"), [("smp:fpn/" + _ENCODER, "32"), ("monai:unet", "16")])

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -314,13 +315,13 @@ def test_parallel_associations_are_served_and_further_ones_rejected_for_the_mome
 
 def test_many_who_say_nothing_keep_nobody_out(tmp_path: Path) -> None:
     with receiving(tmp_path, max_associations=2) as (receiver, spool, notes):
-        silent = [socket.create_connection(("127.0.0.1", receiver.port)) for _ in range(60)]
-        wait_until(lambda: "connections" in notes.reasons())
-        association = associate(receiver)
-        assert send(association, "1.2.3.1") == 0
-        association.release()
-        for peer in silent:
-            peer.close()
+        with ExitStack() as silent:
+            for _ in range(60):
+                silent.enter_context(socket.create_connection(("127.0.0.1", receiver.port)))
+            wait_until(lambda: "connections" in notes.reasons())
+            association = associate(receiver)
+            assert send(association, "1.2.3.1") == 0
+            association.release()
         assert accepted_uids(spool) == {"1.2.3.1"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -65,11 +66,11 @@ def test_others_are_not_spoken_to(scene: Scene, tmp_path: Path) -> None:
 
 
 def test_a_peer_that_is_silent_in_the_handshake_holds_nobody_up(scene: Scene, tmp_path: Path) -> None:
-    silent = [socket.create_connection(("127.0.0.1", scene[0].port)) for _ in range(5)]
     files = ("+tls", tmp_path / "modality.key", tmp_path / "modality.pem", "+cf", tmp_path / "node.pem")
-    assert storescu(scene, tmp_path, *files) == 0
-    for peer in silent:
-        peer.close()
+    with ExitStack() as silent:
+        for _ in range(5):
+            silent.enter_context(socket.create_connection(("127.0.0.1", scene[0].port)))
+        assert storescu(scene, tmp_path, *files) == 0
     wait_until(lambda: scene[2].reasons().count("tls") == 5)
 
 
